@@ -1,0 +1,104 @@
+"""Plateau reduction: a scale that a metric drives, multiplied onto any schedule.
+
+`Plateau` holds the settings, `PlateauState` what has been seen; `Plateau.update` is a pure function from one state to the
+next, so a plateau can be checkpointed, resumed and run for many trials at once. Standard library only.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lightning_modules.checks import require
+from lightning_modules.schedules import Constant, Schedule
+
+__all__ = ["Plateau", "PlateauState"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlateauState:
+    """What a plateau has seen so far.
+
+    Args:
+        scale: Factor on the schedule, from 1 down to the plateau's `min_factor`.
+        best: Best value so far; None before the first.
+        bad_evaluations: Evaluations in a row without improvement.
+        cooldown_left: Evaluations that are still not counted as bad.
+    """
+
+    scale: float = 1.0
+    best: float | None = None
+    bad_evaluations: int = 0
+    cooldown_left: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plateau:
+    """Reduce the lr when a metric has stopped improving, on top of any schedule.
+
+    ``lr(s) = initial_lr * schedule(s) * scale``. After `patience` evaluations without improvement, the next one without
+    improvement multiplies the scale by `factor`.
+
+    Args:
+        factor: What the scale is multiplied by, above 0 and below 1.
+        patience: Evaluations without improvement that are tolerated.
+        threshold: How much better than the best a value must be to count.
+        threshold_mode: Whether `threshold` is a share of the best ("rel") or a difference ("abs").
+        cooldown: Evaluations after a reduction in which nothing is counted as bad.
+        min_factor: Lower bound of the scale, between 0 and 1.
+        mode: Whether the metric should fall ("min") or rise ("max").
+        monitor: Name of the logged metric.
+        schedule: The schedule that the scale multiplies.
+
+    Synonyms: torch ``ReduceLROnPlateau`` (min_lr = min_factor * initial_lr, eps = 0), to which it is equal.
+
+    >>> plateau = Plateau(factor=0.5, patience=1)
+    >>> state = PlateauState()
+    >>> scales = []
+    >>> for loss in (1.0, 0.9, 0.9, 0.9, 0.9):
+    ...     state = plateau.update(state, loss)
+    ...     scales.append(state.scale)
+    >>> scales
+    [1.0, 1.0, 1.0, 0.5, 0.5]
+    """
+
+    factor: float = 0.1
+    patience: int = 10
+    threshold: float = 1e-4
+    threshold_mode: Literal["rel", "abs"] = "rel"
+    cooldown: int = 0
+    min_factor: float = 0.0
+    mode: Literal["min", "max"] = "min"
+    monitor: str = "val/loss"
+    schedule: Schedule = field(default_factory=Constant)
+
+    def __post_init__(self) -> None:
+        require(self, "factor", 0 < self.factor < 1, "0 < factor < 1")
+        require(self, "patience", self.patience >= 0, "patience >= 0")
+        require(self, "threshold", 0 <= self.threshold < math.inf, "threshold >= 0")
+        require(self, "threshold_mode", self.threshold_mode in ("rel", "abs"), 'threshold_mode "rel" or "abs"')
+        require(self, "cooldown", self.cooldown >= 0, "cooldown >= 0")
+        require(self, "min_factor", 0 <= self.min_factor <= 1, "0 <= min_factor <= 1")
+        require(self, "mode", self.mode in ("min", "max"), 'mode "min" or "max"')
+
+    def update(self, state: PlateauState, value: float) -> PlateauState:
+        """Return the state after an evaluation that gave `value`; NaN counts as no improvement."""
+        best, bad, cooldown_left, scale = state.best, state.bad_evaluations, state.cooldown_left, state.scale
+        if self._improves(value, best):
+            best, bad = value, 0
+        else:
+            bad += 1
+        if cooldown_left > 0:
+            cooldown_left -= 1
+            bad = 0
+        if bad > self.patience:
+            scale = max(scale * self.factor, self.min_factor)
+            bad, cooldown_left = 0, self.cooldown
+        return PlateauState(scale=scale, best=best, bad_evaluations=bad, cooldown_left=cooldown_left)
+
+    def _improves(self, value: float, best: float | None) -> bool:
+        sign = 1 if self.mode == "max" else -1
+        if best is None:
+            return sign * value > -math.inf
+        if self.threshold_mode == "abs":
+            return sign * value > sign * best + self.threshold
+        return sign * value > sign * (best * (1 + sign * self.threshold))

@@ -1,0 +1,1 @@
+"""Search learning-rate schedules with Optuna, train with Lightning, record in MLflow."""

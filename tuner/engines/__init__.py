@@ -1,0 +1,1 @@
+"""Where groups of trials are trained; not how."""
