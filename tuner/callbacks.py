@@ -1,0 +1,190 @@
+"""What the tuner hooks into a Lightning training: its history, its reports, its end."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers.logger import Logger
+
+from tuner.messages import EpochReport, Point, StepReport, Verdict
+
+__all__ = ["DivergenceStop", "EpochSeed", "History", "Reporter"]
+
+
+class History(Logger):
+    """Every metric of a training, in memory, in the order it was logged; saved in and restored from checkpoints."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.points: list[Point] = []
+        self.open = True
+
+    @property
+    def name(self) -> str:
+        """Return a name, which Lightning asks for."""
+        return "history"
+
+    @property
+    def version(self) -> int:
+        """Return a version, which Lightning asks for."""
+        return 0
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Ignore hyperparameters: the coordinator records the trial's configuration."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Append metrics, except Lightning's own `epoch` and what it repeats once an epoch has been reported."""
+        if self.open:
+            self.points += [(key, int(step or 0), float(value)) for key, value in metrics.items() if key != "epoch"]
+
+    def state(self) -> dict[str, Any]:
+        """Return the points as tensors, by metric."""
+        grouped: dict[str, tuple[list[int], list[float]]] = {}
+        for key, step, value in self.points:
+            steps, values = grouped.setdefault(key, ([], []))
+            steps.append(step)
+            values.append(value)
+        return {
+            key: {"steps": torch.tensor(steps), "values": torch.tensor(values, dtype=torch.float64)}
+            for key, (steps, values) in grouped.items()
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from the points of a checkpoint."""
+        self.points = [
+            (key, step, value)
+            for key, series in state.items()
+            for step, value in zip(series["steps"].tolist(), series["values"].tolist(), strict=True)
+        ]
+
+
+class EpochSeed(pl.Callback):
+    """Make all randomness of an epoch (dropout) a pure function of the seed and the epoch, so that resuming is exact.
+
+    It seeds at the first batch, not at the start of the epoch: Lightning draws from the global generator in between, in
+    a resumed run other than in a straight one.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        """Seed torch's generators at the first batch of an epoch."""
+        if batch_idx == 0:
+            torch.manual_seed((self.seed * 1_000_003 + trainer.current_epoch + 1) % 2**63)
+
+
+class DivergenceStop(pl.Callback):
+    """End a training whose loss is NaN or infinite: at once on a CPU, within `every` steps on a GPU.
+
+    Reading the loss makes the CPU wait for a GPU, so there it is read every `every` steps, and at the epoch's end.
+    """
+
+    def __init__(self, every: int = 32) -> None:
+        self.every = every
+        self.diverged_at: int | None = None
+        self._finite: torch.Tensor | None = None
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at the loss of a step."""
+        loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
+        finite = torch.isfinite(loss.detach()).all()
+        self._finite = finite if self._finite is None else self._finite & finite
+        if loss.device.type == "cpu" or (batch_idx + 1) % self.every == 0 or trainer.is_last_batch:
+            if not bool(self._finite):
+                self.diverged_at = trainer.global_step - 1
+                trainer.should_stop = True
+                trainer.limit_val_batches = 0  # nothing of this training is worth validating
+            self._finite = None
+
+
+class Reporter(pl.Callback):
+    """Tell the coordinator about steps and epochs, save a checkpoint, and do what the answer says.
+
+    Args:
+        metric: The objective metric.
+        history: The training's logger.
+        report: Called with an `EpochReport`, returns the verdict.
+        progress: Called with a `StepReport` now and then.
+        save: Called after an epoch that is to be continued from, with its number.
+    """
+
+    PROGRESS_SECONDS = 0.5
+
+    def __init__(
+        self,
+        metric: str,
+        history: History,
+        report: Callable[[EpochReport], Verdict],
+        progress: Callable[[StepReport], None],
+        save: Callable[[int], None],
+    ) -> None:
+        self.metric, self.history, self.report, self.progress, self.save = metric, history, report, progress, save
+        self.verdict: Verdict = "continue"
+        self.value: float | None = None
+        self.epochs = 0
+        self.reported_epochs = 0
+        self._reported = 0
+        self._next_progress = 0.0
+        self._first_lr: float | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the history, for the checkpoint."""
+        return {"history": self.history.state(), "epoch": self.epochs, "value": self.value}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the history of a checkpoint."""
+        self.history.restore(state_dict["history"])
+        self.epochs = self.reported_epochs = state_dict["epoch"]
+        self.value = state_dict["value"]
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Record the epoch's metrics again."""
+        self.history.open = True
+        self._first_lr = None
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Tell how far the training is, at most twice a second."""
+        if self._first_lr is None:
+            self._first_lr = self._lr()
+        now = time.monotonic()
+        if now >= self._next_progress:
+            self._next_progress = now + self.PROGRESS_SECONDS
+            self.progress(self._step(trainer))
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Report the epoch, unless the training has diverged in it."""
+        metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        step = trainer.global_step
+        # Lightning logs what it averaged over the epoch's training only after this hook.
+        known = {key for key, at, _ in self.history.points[self._reported :] if at == step}
+        self.history.log_metrics({key: value for key, value in metrics.items() if key not in known}, step)
+        self.history.open = False
+        self.epochs = trainer.current_epoch + 1
+        if self.metric not in metrics or not math.isfinite(metrics[self.metric]):
+            return
+        self.value, self.reported_epochs = metrics[self.metric], self.epochs
+        points = self.history.points[self._reported :]
+        self._reported = len(self.history.points)
+        last_lr = self._lr()
+        rose = self._first_lr is not None and last_lr > self._first_lr
+        self.verdict = self.report(EpochReport(self.epochs, self.value, points, rose, self._step(trainer)))
+        if self.verdict != "continue":
+            trainer.should_stop = True
+        last = self.epochs == trainer.max_epochs
+        if self.verdict == "stop" or (self.verdict == "continue" and not last):
+            self.save(self.epochs)
+
+    def _lr(self) -> float:
+        return next((value for key, _, value in reversed(self.history.points) if key == "lr"), math.nan)
+
+    def _step(self, trainer: pl.Trainer) -> StepReport:
+        total = int(trainer.estimated_stepping_batches)
+        return StepReport(trainer.current_epoch, trainer.global_step, total, self._lr())

@@ -1,0 +1,257 @@
+"""The one process that asks and tells: it hands trials to an engine and keeps the study's books.
+
+The way of a trial: ask -> values -> `Assignment` -> engine -> reports and verdicts -> `result.json` -> tell. A process
+that dies without a result has its trial put back into the queue, under the same number, with the same values and its
+last checkpoint, up to `MAX_CRASHES` times.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from tuner.config import StudyConfig, TrialConfig
+from tuner.engines import Engine
+from tuner.errors import StudyFailedError
+from tuner.messages import Assignment, EpochReport, Group, Slot, StepReport, TrialResult, Verdict
+from tuner.progress import Display
+from tuner.search_space import suggest
+from tuner.storage import StudyStore
+from tuner.tracking import Tracker
+from tuner.training import MODEL_FILE, read_result
+
+__all__ = ["Coordinator"]
+
+MAX_CRASHES = 3
+SAME_ERRORS = 3
+TEST = "test"
+
+STATES = {
+    "complete": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "diverged": TrialState.PRUNED,  # told as bad, never as infinity: Optuna ranks it by what it reported, if anything
+    "failed": TrialState.FAIL,
+}
+
+
+class Coordinator:
+    """Runs a study; it is the engine's `Handler`.
+
+    Args:
+        config: The study.
+        store: The study in Optuna, held by this process.
+        tracker: The study in MLflow.
+        display: What the person sees.
+    """
+
+    def __init__(self, config: StudyConfig, store: StudyStore, tracker: Tracker, display: Display) -> None:
+        self._config, self._store, self._tracker, self._display = config, store, tracker, display
+        self._running: dict[int, Assignment] = {}
+        self._deadline = time.monotonic() + config.timeout if config.timeout else None
+        self._stopping = self._killing = False
+        self._testing = False
+        self._errors: list[str] = []
+
+    def run(self, engine: Engine) -> None:
+        """Bring the study to its end, or as far as time and signals allow.
+
+        Raises:
+            StudyFailedError: If trial after trial fails in the same way.
+        """
+        self._reconcile()
+        self._publish()
+        try:
+            engine.run(self)
+        finally:
+            engine.close()
+            for number in list(self._running):
+                self._suspend(number)
+        if len(self._errors) >= SAME_ERRORS:
+            raise StudyFailedError(f"{SAME_ERRORS} trials in a row failed in the same way: {self._errors[-1]}")
+
+    def stop(self) -> None:
+        """End in order: start nothing, let running trials finish their epoch. The second call kills them."""
+        self._killing = self._stopping
+        self._stopping = True
+        self._display.note("ending after the running epochs; once more to end now" if not self._killing else "ending now")
+
+    @property
+    def is_done(self) -> bool:
+        """Tell whether the study has all its trials."""
+        return len(self._store.finished()) >= self._config.trials
+
+    # -- what the engine calls -----------------------------------------------------------------------------------------
+
+    def next_group(self, slot: Slot) -> Group | None:
+        """Return the next trial for a slot, or the test of the best one when all are trained."""
+        while not self._must_end():
+            finished = len(self._store.finished())
+            if finished + len(self._running) >= self._config.trials:
+                break
+            assignment = self._ask()
+            result = read_result(assignment.directory)
+            if result is None:
+                self._running[assignment.number] = assignment
+                self._display.start(assignment.number, assignment.config, slot)
+                return Group((assignment,))
+            self._finish(assignment, result)  # its process died between the result and the telling
+        return self._test_group()
+
+    def report(self, number: int, report: EpochReport) -> Verdict:
+        """Record an epoch and say how the trial goes on."""
+        prune = self._store.report(number, report.epoch, report.value, may_prune=not report.lr_rose)
+        self._tracker.log_points(number, report.points)
+        self._display.epoch(number, report)
+        return "stop" if self._stopping else "prune" if prune else "continue"
+
+    def progress(self, number: int, report: StepReport) -> None:
+        """Show how far a trial is."""
+        self._display.progress(number, report)
+
+    def done(self, group: Group, results: Sequence[TrialResult]) -> None:
+        """Tell Optuna and MLflow how trials ended."""
+        for assignment, result in zip(group.trials, results, strict=True):
+            if group.task == "test":
+                self._tested(assignment, result)
+            elif result.state == "interrupted":
+                self._suspend(assignment.number)
+            else:
+                self._finish(assignment, result)
+
+    def died(self, group: Group, reason: str) -> None:
+        """Put the trials of a dead process back into the queue, unless they died too often."""
+        for assignment in group.trials:
+            number = assignment.number
+            if group.task == "test":
+                self._display.note(f"the test of trial #{number} {reason}; the next run of the study tests again")
+                continue
+            result = read_result(assignment.directory)
+            if result is not None:
+                self._finish(assignment, result)
+                continue
+            crashes = self._store.trials()[number].user_attrs.get("crashes", 0) + 1
+            self._store.set_attribute(number, "crashes", crashes)
+            if crashes <= MAX_CRASHES:
+                self._display.note(f"trial #{number} {reason}; it goes on from its last checkpoint")
+                self._suspend(number)
+            else:
+                self._finish(assignment, TrialResult("failed", message=f"{reason}, {crashes} times: given up"))
+
+    def tick(self) -> bool:
+        """Redraw; tell the engine to go on, unless everything shall end now."""
+        self._display.tick()
+        return not self._killing
+
+    # -- the books -----------------------------------------------------------------------------------------------------
+
+    def _must_end(self) -> bool:
+        late = self._deadline is not None and time.monotonic() >= self._deadline
+        return self._stopping or late or len(self._errors) >= SAME_ERRORS
+
+    def _ask(self) -> Assignment:
+        trial = self._store.ask()
+        config = TrialConfig.from_values(suggest(trial, self._config.trial))
+        self._tracker.start_trial(trial.number, config)
+        return self._assignment(trial.number, config)
+
+    def _assignment(self, number: int, config: TrialConfig) -> Assignment:
+        directory = self._store.directory / "trials" / str(number)
+        return Assignment(number, config, self._config.objective.metric, directory)
+
+    def _config_of(self, trial: FrozenTrial) -> TrialConfig:
+        return TrialConfig.from_values(suggest(_Replay(trial.params), self._config.trial))
+
+    def _finish(self, assignment: Assignment, result: TrialResult) -> None:
+        number = assignment.number
+        self._running.pop(number, None)
+        attributes: dict[str, Any] = {"state": result.state, "epochs": result.epochs, "seconds": round(result.seconds, 3)}
+        if result.message:
+            attributes["message"] = result.message
+        if result.traceback:
+            attributes["traceback"] = result.traceback
+        if result.diverged_at is not None:
+            attributes["diverged_at"] = result.diverged_at
+        self._store.finish(number, STATES[result.state], result.value, attributes)
+        self._tracker.finish_trial(number, assignment.config, result)
+        if result.state == "failed" and result.message not in self._errors:
+            self._display.note(f"trial #{number} failed: {result.message}")
+        self._errors = [*self._errors, result.message] if result.state == "failed" else []
+        self._errors = [message for message in self._errors if message == result.message]
+        self._display.finish(number, assignment.config, result)
+        self._publish()
+
+    def _suspend(self, number: int) -> None:
+        assignment = self._running.pop(number)
+        self._store.suspend(number)
+        self._tracker.finish_trial(number, assignment.config, TrialResult("interrupted"))
+        self._display.suspend(number)
+
+    def _publish(self) -> None:
+        """Show and record where the study stands; keep the weights of the best trial only."""
+        finished, best = self._store.finished(), self._store.best()
+        self._display.standing(len(finished), self._config.trials, best, self._store.ranking()[:5])
+        for trial in finished:
+            if best is None or trial.number != best.number:
+                (self._store.directory / "trials" / str(trial.number) / MODEL_FILE).unlink(missing_ok=True)
+        summary = None
+        if best is not None:
+            config = self._config_of(best).values()
+            summary = {"number": best.number, "value": best.value, "params": best.params, "config": config}
+        self._tracker.log_study([_row(trial) for trial in finished], summary, len(finished))
+
+    def _reconcile(self) -> None:
+        """Put right what a run that was killed left behind. No other coordinator lives: this one has the lock."""
+        for trial in self._store.trials(TrialState.RUNNING):
+            self._store.suspend(trial.number)  # if it has a result, the next ask finds it
+        finished = {trial.number: trial for trial in self._store.finished()}
+        for number in self._tracker.unfinished(list(finished)):
+            trial = finished[number]
+            config = self._config_of(trial)
+            result = read_result(self._assignment(number, config).directory)
+            if result is None:
+                attributes = trial.user_attrs
+                result = TrialResult(attributes["state"], trial.value, attributes["epochs"], attributes["seconds"])
+            self._tracker.start_trial(number, config)
+            self._tracker.finish_trial(number, config, result)
+
+    # -- the test of the winner ----------------------------------------------------------------------------------------
+
+    def _test_group(self) -> Group | None:
+        best = self._store.best()
+        if self._running or self._testing or self._stopping or not self.is_done or best is None:
+            return None
+        if self._store.study.user_attrs.get(TEST, {}).get("trial") == best.number:
+            return None
+        assignment = self._assignment(best.number, self._config_of(best))
+        if not (assignment.directory / MODEL_FILE).exists():
+            self._display.note(f"the weights of trial #{best.number} are gone: it cannot be tested")
+            return None
+        self._testing = True
+        return Group((assignment,), task="test")
+
+    def _tested(self, assignment: Assignment, result: TrialResult) -> None:
+        metrics = dict(result.metrics)
+        self._store.study.set_user_attr(TEST, {"trial": assignment.number, "metrics": metrics})
+        trained = read_result(assignment.directory)
+        step = max((step for _, step, _ in trained.points), default=0) if trained else 0
+        self._tracker.log_test(assignment.number, metrics, step)
+        self._display.tested(metrics)
+
+
+class _Replay:
+    """Gives the values that a trial drew, in the way of an Optuna trial."""
+
+    def __init__(self, params: Mapping[str, Any]) -> None:
+        self._params = params
+
+    def suggest_int(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        return self._params[name]
+
+    suggest_float = suggest_categorical = suggest_int
+
+
+def _row(trial: FrozenTrial) -> dict[str, Any]:
+    state = trial.user_attrs.get("state", trial.state.name.lower())
+    row = {"number": trial.number, "state": state, "value": trial.value, "seconds": trial.user_attrs.get("seconds")}
+    return row | trial.params

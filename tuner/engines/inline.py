@@ -1,0 +1,23 @@
+"""Trains in the coordinator's own process, one group after another: for debugging."""
+
+from tuner.engines import Handler
+from tuner.messages import Slot
+from tuner.training import run
+
+__all__ = ["InlineEngine"]
+
+
+class InlineEngine:
+    """Runs every group where a debugger sees it."""
+
+    def __init__(self, slot: Slot) -> None:
+        self.slots = [slot]
+
+    def run(self, handler: Handler) -> None:
+        """Work until the handler has no more groups."""
+        while (group := handler.next_group(self.slots[0])) is not None:
+            results = run(group, handler, "cpu" if self.slots[0].gpu is None else "cuda")
+            handler.done(group, results)
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to end."""

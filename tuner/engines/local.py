@@ -1,0 +1,180 @@
+"""Slots of this machine: a fresh process for every group.
+
+The processes are forked from a server that has torch, Lightning and the tuner imported: each begins in milliseconds, with
+memory of its own, and no import is paid twice. A process dies with the server, and with the coordinator.
+"""
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import connection, forkserver
+from multiprocessing.context import ForkServerProcess
+from typing import Any
+
+from tuner.engines import Handler
+from tuner.messages import EpochReport, Group, Slot, StepReport, TrialResult, Verdict
+
+__all__ = ["LocalEngine"]
+
+OUTPUT_FILE = "output.log"
+
+
+@dataclass
+class _Busy:
+    slot: Slot
+    group: Group
+    process: ForkServerProcess
+    pipe: "connection.Connection[Any, Any]"
+
+
+class LocalEngine:
+    """Runs one group in each slot at a time.
+
+    Args:
+        slots: The slots.
+    """
+
+    TICK_SECONDS = 0.2
+
+    def __init__(self, slots: Sequence[Slot]) -> None:
+        self.slots = slots
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["tuner.training"])
+        forkserver.ensure_running()  # its imports take seconds: it begins with them while the study is checked
+        self._busy: list[_Busy] = []
+
+    def run(self, handler: Handler) -> None:
+        """Work until no slot is busy and the handler has no group for any."""
+        while True:
+            used = {busy.slot for busy in self._busy}
+            for slot in self.slots:
+                if slot not in used and (group := handler.next_group(slot)) is not None:
+                    self._start(slot, group)
+            if not self._busy:
+                return
+            self._wait(handler)
+            if not handler.tick():
+                self.close()
+
+    def close(self) -> None:
+        """Kill what is running."""
+        for busy in self._busy:
+            busy.process.kill()
+        for busy in self._busy:
+            busy.process.join()
+            busy.pipe.close()
+        self._busy = []
+
+    def _start(self, slot: Slot, group: Group) -> None:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_work, args=(theirs, slot, group))
+        process.start()
+        theirs.close()
+        self._busy.append(_Busy(slot, group, process, ours))
+
+    def _wait(self, handler: Handler) -> None:
+        ready = set(connection.wait([busy.pipe for busy in self._busy], self.TICK_SECONDS))
+        for busy in list(self._busy):
+            if busy.pipe in ready:
+                try:
+                    message = busy.pipe.recv()
+                except (EOFError, OSError):
+                    self._forget(busy)
+                    handler.died(busy.group, _describe(busy.process.exitcode))
+                else:
+                    self._handle(handler, busy, message)
+
+    def _handle(self, handler: Handler, busy: _Busy, message: Any) -> None:
+        match message:
+            case ("progress", number, report):
+                handler.progress(number, report)
+            case ("report", number, report):
+                verdict = handler.report(number, report)
+                with contextlib.suppress(OSError):  # if it has died meanwhile, the next look at the pipe tells
+                    busy.pipe.send(verdict)
+            case ("done", results):
+                self._forget(busy)
+                handler.done(busy.group, results)
+
+    def _forget(self, busy: _Busy) -> None:
+        busy.process.join()
+        busy.pipe.close()
+        self._busy.remove(busy)
+
+
+class _Pipe:
+    """A training's end of the pipe."""
+
+    def __init__(self, pipe: "connection.Connection[Any, Any]") -> None:
+        self._pipe = pipe
+
+    def report(self, number: int, report: EpochReport) -> Verdict:
+        self._pipe.send(("report", number, report))
+        verdict: Verdict = self._pipe.recv()
+        return verdict
+
+    def progress(self, number: int, report: StepReport) -> None:
+        self._pipe.send(("progress", number, report))
+
+
+def _work(pipe: "connection.Connection[Any, Any]", slot: Slot, group: Group) -> None:
+    """Do a group's task in a process of its own, and send the results."""
+    _die_with_the_coordinator()
+    os.setsid()  # Ctrl-C in the terminal reaches the coordinator only, which then asks for an orderly end
+    if slot.gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(slot.gpu)
+    with _output_to_file(group):
+        import torch
+
+        from tuner.training import run
+
+        torch.set_num_threads(slot.threads)
+        results: list[TrialResult] = run(group, _Pipe(pipe), "cpu" if slot.gpu is None else "cuda")
+    pipe.send(("done", results))
+    pipe.close()
+
+
+def _die_with_the_coordinator() -> None:
+    """End this process when the coordinator or the server that forked it ends, however that happens."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)  # covers the server, our parent
+    coordinator = multiprocessing.parent_process()
+    if coordinator is None:
+        return
+
+    def watch() -> None:
+        connection.wait([coordinator.sentinel])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _output_to_file(group: Group) -> Iterator[None]:
+    """Send all that is printed, by whatever library, to the first trial's directory."""
+    directory = group.trials[0].directory
+    directory.mkdir(parents=True, exist_ok=True)
+    output = os.open(directory / OUTPUT_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(output)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+def _describe(exit_code: int | None) -> str:
+    if exit_code is not None and exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        hint = " (often out of memory: see dmesg)" if name == "SIGKILL" else ""
+        return f"killed by {name}{hint}"
+    return f"ended with status {exit_code} and no result"

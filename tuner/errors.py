@@ -1,0 +1,47 @@
+"""The errors that a person meets.
+
+::
+
+    TunerError                  shown as one message, without a traceback
+    ├── BadInputError           exit 2: the study file, an option or the environment is wrong; every fault is listed
+    ├── StudyRunningError       exit 75: another process runs this study
+    └── StudyFailedError        exit 1: the study cannot go on (the same error again and again, no storage)
+"""
+
+from collections.abc import Sequence
+
+__all__ = ["BadInputError", "StudyFailedError", "StudyRunningError", "TunerError"]
+
+
+class TunerError(Exception):
+    """Base of the errors that end the command with a message.
+
+    Attributes:
+        exit_code: Exit status of the command.
+    """
+
+    exit_code = 1
+
+
+class BadInputError(TunerError):
+    """What was asked cannot be done as written.
+
+    Args:
+        faults: One message for each fault: where it is, what is wrong, what to write.
+    """
+
+    exit_code = 2
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = tuple(faults)
+
+
+class StudyRunningError(TunerError):
+    """Another process holds the lock of the study."""
+
+    exit_code = 75
+
+
+class StudyFailedError(TunerError):
+    """The study cannot go on."""

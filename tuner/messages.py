@@ -1,0 +1,154 @@
+"""What the coordinator, the engines and the trainings say to each other: plain data, no libraries."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from tuner.config import TrialConfig
+
+__all__ = [
+    "Assignment",
+    "Channel",
+    "EpochReport",
+    "Group",
+    "Point",
+    "Points",
+    "Slot",
+    "StepReport",
+    "TrialResult",
+    "Verdict",
+]
+
+Verdict = Literal["continue", "prune", "stop"]
+"""The answer to a report; "stop" means: save, and end, to be continued another time."""
+
+Point = tuple[str, int, float]
+"""Metric, step and value."""
+
+Points = Sequence[Point]
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One trial to train.
+
+    Args:
+        number: Its number in the study.
+        config: Its values.
+        metric: The objective metric.
+        directory: Where its checkpoints, its result and its output belong.
+    """
+
+    number: int
+    config: "TrialConfig"
+    metric: str
+    directory: Path
+
+
+@dataclass(frozen=True)
+class Group:
+    """Trials that one process works on together, and what it does with them."""
+
+    trials: tuple[Assignment, ...]
+    task: Literal["train", "test"] = "train"
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place that trains one group at a time.
+
+    Args:
+        index: Number of the slot, from 0.
+        gpu: The GPU that it uses, as CUDA counts them; None for the CPU.
+        threads: CPU threads that a training in it may use.
+    """
+
+    index: int
+    gpu: int | None
+    threads: int
+
+    @property
+    def device(self) -> str:
+        """Return the device's name, for people."""
+        return "cpu" if self.gpu is None else f"cuda:{self.gpu}"
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """How far a trial is.
+
+    Args:
+        epoch: Epochs that are over.
+        step: Optimizer steps done.
+        total_steps: Optimizer steps in the whole training.
+        lr: Learning rate of the last one.
+    """
+
+    epoch: int
+    step: int
+    total_steps: int
+    lr: float
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What an epoch brought.
+
+    Args:
+        epoch: The epoch, counted from 1.
+        value: The objective metric at its end.
+        points: Every metric logged since the last report; since the beginning, in the first after a resume.
+        lr_rose: Whether the epoch ended at a higher lr than it began with, as after a restart. The metric then says
+            little about the schedule, so it is no time to prune.
+        step: Where the trial is.
+    """
+
+    epoch: int
+    value: float
+    points: Points
+    lr_rose: bool
+    step: StepReport
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """How a trial ended.
+
+    Args:
+        state: "interrupted" means that it can be continued; the others are final.
+        value: Objective metric at the end of the last epoch; None if there is none.
+        epochs: Epochs that are over.
+        seconds: Time it took, all its parts together.
+        message: What went wrong, in a line; empty if nothing did.
+        traceback: Where it went wrong.
+        diverged_at: Step of the first loss that was not finite.
+        metrics: What a test gave.
+        points: Every metric that was logged.
+    """
+
+    state: Literal["complete", "pruned", "diverged", "failed", "interrupted"]
+    value: float | None = None
+    epochs: int = 0
+    seconds: float = 0.0
+    message: str = ""
+    traceback: str = ""
+    diverged_at: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    points: Points = ()
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "TrialResult":
+        """Read what was written as JSON."""
+        return cls(**{**values, "points": [(key, step, value) for key, step, value in values["points"]]})
+
+
+class Channel(Protocol):
+    """How a training speaks to the coordinator, wherever it runs."""
+
+    def report(self, number: int, report: EpochReport) -> Verdict:
+        """Tell about an epoch and return what to do."""
+
+    def progress(self, number: int, report: StepReport) -> None:
+        """Tell how far a trial is."""

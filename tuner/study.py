@@ -1,0 +1,164 @@
+"""``python -m tuner.study``: run a study.
+
+Reads the arguments, loads and checks the study, opens its stores, coordinates, prints the result. Nobody imports it.
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from tuner.errors import BadInputError, TunerError
+
+if TYPE_CHECKING:
+    from tuner.config import StudyConfig
+
+__all__ = ["main"]
+
+DEFAULT_STORAGE = "sqlite:///optuna.db"
+
+EPILOG = """\
+examples:
+  python -m tuner.study                          the quickstart: MNIST-5k, three schedules, two minutes on two cores
+  python -m tuner.study studies/mine.yaml        a study of your own
+  python -m tuner.study --trials 50              the same study, continued to 50 trials in all
+  python -m tuner.study --set trial.trainer.max_epochs=5 --set name=longer
+  python -m tuner.study studies/mine.yaml --dry-run
+
+Run the same command again to continue a study that was interrupted or killed; when it has all its trials it says so.
+Ctrl-C once ends after the running epochs and keeps them, twice ends at once.
+
+exit codes:
+  0 done   1 the study failed   2 bad input   75 the study is already running   130, 143 interrupted
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a study and return the exit code."""
+    options = _parse(arguments)
+    try:
+        return _run(options)
+    except TunerError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tuner.study",
+        description="Search learning-rate schedules: Optuna proposes, Lightning trains, MLflow records.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "study", nargs="?", default="quickstart", help="study file, or the name of a shipped study (default: quickstart)"
+    )
+    parser.add_argument("--trials", type=int, metavar="N", help="trials in all, those of earlier runs included")
+    parser.add_argument("--timeout", metavar="T", help="start no trial after this time: 90s, 30m, 2h, 1h30m")
+    parser.add_argument(
+        "--devices", default="auto", metavar="D", help="auto (all GPUs, else the CPU), cpu, or GPUs such as 0,1"
+    )
+    parser.add_argument(
+        "--per-device", type=int, metavar="K", help="trials at a time on each GPU (default 1), or on the CPU (a core each)"
+    )
+    parser.add_argument(
+        "--engine", choices=("local", "inline"), default="local", help="inline trains in this very process, for debugging"
+    )
+    parser.add_argument("--storage", default=DEFAULT_STORAGE, metavar="URL", help="Optuna's database (default: %(default)s)")
+    parser.add_argument(
+        "--tracking-uri", metavar="URI", help="MLflow's store (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="PATH=VALUE", help="put a value over the study file's; repeatable"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="check everything, train nothing")
+    return parser.parse_args(arguments)
+
+
+def _run(options: argparse.Namespace) -> int:
+    overrides = list(options.set)
+    if options.trials is not None:
+        overrides.append(f"budget.trials={options.trials}")
+    if options.timeout is not None:
+        overrides.append(f"budget.timeout={options.timeout}")
+
+    # Imported here: --help and a wrong option should not wait for torch. The engine's server imports at the same time.
+    from tuner.engines.slots import make_engine, make_slots
+
+    slots = make_slots(options.devices, options.per_device)
+    engine = make_engine(options.engine, slots)
+    try:
+        return _with_engine(options, overrides, engine)
+    finally:
+        engine.close()
+
+
+def _with_engine(options: argparse.Namespace, overrides: Sequence[str], engine: Any) -> int:
+    from rich.console import Console
+
+    from tuner.config import load_study
+    from tuner.coordinator import Coordinator
+    from tuner.progress import Display
+    from tuner.storage import StudyStore
+    from tuner.summary import print_plan, print_summary
+    from tuner.tracking import Tracker, check_tracking_uri, default_tracking_uri
+
+    console = Console()
+    config = load_study(options.study, overrides)
+    uri = options.tracking_uri or default_tracking_uri()
+    check_tracking_uri(uri)
+    identity = {**config.identity, "data digest": _check_data(config)}
+    if options.dry_run:
+        print_plan(console, config, engine.slots, options.storage, uri)
+        return 0
+
+    caught: list[int] = []
+    with StudyStore.open(config, options.storage, identity) as store:
+        tracker = Tracker(config, uri, store.identifier)
+        display = Display(config, console)
+        coordinator = Coordinator(config, store, tracker, display)
+
+        def interrupt(number: int, frame: FrameType | None) -> None:
+            caught.append(number)
+            coordinator.stop()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, interrupt)
+        print_plan(console, config, engine.slots, options.storage, uri)
+        finished = False
+        try:
+            with display:
+                coordinator.run(engine)
+            finished = coordinator.is_done
+        finally:
+            delivered = tracker.close("FINISHED" if finished else "KILLED")
+        print_summary(console, config, store, tracker, options.storage, delivered)
+    return 128 + caught[0] if caught else 0
+
+
+def _check_data(config: "StudyConfig") -> str:
+    """Fetch and load the data before anything is created, and return its digest."""
+    from tuner.config import Component
+    from tuner.search_space import corners
+
+    digests = []
+    for values in corners(config.trial["data"]):
+        try:
+            data = Component.from_values(values).build("data")
+            data.prepare_data()
+            data.setup("fit")
+            data.train_dataloader()
+        except Exception as error:  # the network's, the disk's, or whatever a user's own data module raises
+            raise BadInputError([f"data: {error}"]) from error
+        digests.append(data.digest() if hasattr(data, "digest") else "")
+    return " ".join(dict.fromkeys(digests))
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.exit(code)

@@ -1,0 +1,328 @@
+"""MLflow: the study is a parent run, each trial a child run. The only module that imports mlflow.
+
+The coordinator is the only writer. What it hands over is written by one thread, in order, in batches, so that neither a
+training nor the coordinator waits for it; a store that does not answer is tried again until it does. Every point carries the
+timestamp ``start of its run + step`` in milliseconds: sent twice, it is stored once.
+"""
+
+import csv
+import io
+import json
+import logging
+import queue
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import ErrorCode
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from tuner.config import StudyConfig, TrialConfig
+from tuner.errors import BadInputError
+from tuner.messages import Points, TrialResult
+
+__all__ = ["TRIAL_STATUS", "Tracker", "check_tracking_uri", "default_tracking_uri"]
+
+BATCH = 1000
+TRIAL_STATUS = {
+    "complete": "FINISHED",
+    "pruned": "KILLED",
+    "diverged": "KILLED",
+    "failed": "FAILED",
+    "interrupted": "KILLED",
+}
+"""MLflow's status for each end of a trial; the tag `tuner.state` tells them all apart."""
+
+STUDY_TAG, TRIAL_TAG, STATE_TAG = "tuner.study", "tuner.trial", "tuner.state"
+RETRY_SECONDS = (1, 2, 4, 8, 15, 30, 60)
+
+# What the store refuses for good, whenever it is asked.
+_REFUSALS = frozenset(
+    ErrorCode.Name(code)
+    for code in (ErrorCode.Value("INVALID_PARAMETER_VALUE"), ErrorCode.Value("RESOURCE_DOES_NOT_EXIST"))
+)
+
+_log = logging.getLogger(__name__)
+
+
+def default_tracking_uri() -> str:
+    """Return MLflow's own default: MLFLOW_TRACKING_URI, else ``sqlite:///mlflow.db``."""
+    return mlflow.get_tracking_uri()
+
+
+def check_tracking_uri(uri: str) -> None:
+    """Find out, without creating anything, whether a store of this kind can be used.
+
+    Raises:
+        BadInputError: If it cannot.
+    """
+    parts = urllib.parse.urlsplit(uri)
+    if parts.scheme in ("", "file"):
+        raise BadInputError([f"tracking uri: {uri}: MLflow no longer writes folders of files; use sqlite:///mlflow.db."])
+    if parts.scheme not in ("http", "https"):
+        return
+    shown = urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    try:
+        with urllib.request.urlopen(f"{shown.rstrip('/')}/health", timeout=10):
+            pass
+    except urllib.error.HTTPError:
+        pass  # something answers; what it wants (a login, say) the client will tell
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        raise BadInputError(
+            [
+                f"tracking uri: no MLflow server answers at {shown} ({reason}). "
+                "Start it, or leave the option away to log to a local file."
+            ]
+        ) from None
+
+
+@dataclass
+class _ChildRun:
+    run_id: str
+    start_time: int
+    status: str
+    sent: set[tuple[str, int]] = field(default_factory=set)
+
+
+class Tracker:
+    """Records a study.
+
+    Args:
+        config: The study.
+        uri: MLflow's tracking URI.
+        study_id: What tells this study from others of the same name, in other databases.
+    """
+
+    def __init__(self, config: StudyConfig, uri: str, study_id: str) -> None:
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        self.uri = uri
+        self._config = config
+        self._client = MlflowClient(tracking_uri=uri)
+        self._experiment_id = self._open_experiment()
+        self._parent = self._open_parent(study_id)
+        self._children = dict(self._find_children())
+        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._write, name="tracking", daemon=True)
+        self._thread.start()
+        self._put(lambda: self._client.log_text(self._parent.info.run_id, config.text, "study.yaml"))
+
+    @property
+    def experiment_id(self) -> str:
+        """Return the id of the study's experiment."""
+        return self._experiment_id
+
+    @property
+    def parent_id(self) -> str:
+        """Return the id of the study's run."""
+        return str(self._parent.info.run_id)
+
+    def unfinished(self, numbers: Sequence[int]) -> list[int]:
+        """Return those of the given finished trials whose runs are missing or still open."""
+        return [n for n in numbers if n not in self._children or self._children[n].status == "RUNNING"]
+
+    def start_trial(self, number: int, config: TrialConfig) -> None:
+        """Open a trial's run, or the one that it had before it was cut short."""
+
+        def write() -> None:
+            child = self._children.get(number)
+            if child is not None:
+                self._client.update_run(child.run_id, status="RUNNING")
+                self._client.set_tag(child.run_id, STATE_TAG, "running")
+                child.status = "RUNNING"
+                return
+            run = self._client.create_run(
+                self._experiment_id,
+                run_name=f"#{number} {config.schedule.name}",
+                tags={
+                    MLFLOW_PARENT_RUN_ID: self.parent_id,
+                    STUDY_TAG: self._config.name,
+                    TRIAL_TAG: str(number),
+                    STATE_TAG: "running",
+                },
+            )
+            child = _ChildRun(run.info.run_id, run.info.start_time, "RUNNING")
+            params = [Param(key, _text(value)) for key, value in config.flat().items()]
+            for batch in _batches(params, 100):
+                self._client.log_batch(child.run_id, params=batch)
+            self._children[number] = child
+
+        self._put(write)
+
+    def log_points(self, number: int, points: Points) -> None:
+        """Add metrics to a trial's run; those it has are left out."""
+
+        def write() -> None:
+            child = self._children[number]
+            new = [point for point in points if (point[0], point[1]) not in child.sent]
+            for batch in _batches(new, BATCH):
+                metrics = [Metric(key, value, child.start_time + step, step) for key, step, value in batch]
+                self._client.log_batch(child.run_id, metrics=metrics)
+                child.sent.update((key, step) for key, step, _ in batch)
+
+        self._put(write)
+
+    def finish_trial(self, number: int, config: TrialConfig, result: TrialResult) -> None:
+        """Close a trial's run, with the points that it lacks."""
+        self.log_points(number, result.points)
+
+        def write() -> None:
+            child = self._children[number]
+            tags = {STATE_TAG: result.state, "tuner.epochs": str(result.epochs)}
+            if result.message:
+                tags["tuner.message"] = result.message[:5000]
+            self._client.log_batch(child.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+            if result.traceback:
+                self._client.log_text(child.run_id, result.traceback, "traceback.txt")
+            value = "" if result.value is None else f" {result.value:.4f}"
+            status = TRIAL_STATUS[result.state]
+            self._client.update_run(child.run_id, name=f"#{number} {config.schedule.name}{value}")
+            self._client.set_terminated(child.run_id, status)
+            child.status = status
+            child.sent.clear()
+
+        self._put(write)
+
+    def log_study(self, table: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None, finished: int) -> None:
+        """Write the table of trials, and the best of them, to the study's run."""
+
+        def write() -> None:
+            run_id, now = self.parent_id, int(time.time() * 1000)
+            metrics = [Metric("trials", finished, now, finished)]
+            tags = {}
+            if best is not None:
+                metrics.append(Metric(f"best/{self._config.objective.metric}", best["value"], now, finished))
+                child = self._children.get(best["number"])
+                tags = {"tuner.best_trial": str(best["number"]), "tuner.best_run_id": child.run_id if child else ""}
+                tags["mlflow.note.content"] = _description(self._config, best, finished)
+                self._client.log_dict(run_id, best["config"], "best.yaml")
+            self._client.log_batch(run_id, metrics=metrics, tags=[RunTag(key, value) for key, value in tags.items()])
+            self._client.log_text(run_id, _csv(table), "trials.csv")
+
+        self._put(write)
+
+    def log_test(self, number: int, metrics: Mapping[str, float], step: int) -> None:
+        """Write what the best trial reaches on the test data, to its run and to the study's."""
+
+        def write() -> None:
+            child = self._children[number]
+            for run_id, start in ((child.run_id, child.start_time), (self.parent_id, self._parent.info.start_time)):
+                points = [Metric(key, value, start + step, step) for key, value in metrics.items()]
+                self._client.log_batch(run_id, metrics=points)
+
+        self._put(write)
+
+    def close(self, status: str, patience: float = 30.0) -> bool:
+        """Write what is left, and close the study's run.
+
+        Args:
+            status: MLflow status of the study's run.
+            patience: Seconds to wait for a store that does not answer.
+
+        Returns:
+            Whether everything was written. What was not is sent by the next run of the study.
+        """
+        self._put(lambda: self._client.set_terminated(self.parent_id, status))
+        self._queue.put(None)
+        self._closing.set()
+        self._thread.join(patience)
+        return not self._thread.is_alive()
+
+    def _open_experiment(self) -> str:
+        experiment = self._client.get_experiment_by_name(self._config.name)
+        if experiment is None:
+            return str(self._client.create_experiment(self._config.name))
+        if experiment.lifecycle_stage != "active":
+            raise BadInputError(
+                [f'MLflow: the experiment "{experiment.name}" was deleted. Restore it, or rename the study.']
+            )
+        return str(experiment.experiment_id)
+
+    def _open_parent(self, study_id: str) -> Run:
+        found = self._client.search_runs([self._experiment_id], f"tags.`tuner.study_id` = '{study_id}'", max_results=1)
+        if found:
+            self._client.update_run(found[0].info.run_id, status="RUNNING")
+            return found[0]
+        tags = {STUDY_TAG: self._config.name, "tuner.study_id": study_id}
+        return self._client.create_run(self._experiment_id, run_name=self._config.name, tags=tags)
+
+    def _find_children(self) -> Iterator[tuple[int, _ChildRun]]:
+        token: str | None = None
+        while True:
+            page = self._client.search_runs(
+                [self._experiment_id], f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{self.parent_id}'", page_token=token
+            )
+            for run in page:
+                info = run.info
+                yield int(run.data.tags[TRIAL_TAG]), _ChildRun(info.run_id, info.start_time, info.status)
+            token = page.token
+            if not token:
+                return
+
+    def _put(self, write: Callable[[], None]) -> None:
+        self._queue.put(write)
+
+    def _write(self) -> None:
+        while (write := self._queue.get()) is not None:
+            attempt = 0
+            while True:
+                try:
+                    write()
+                    break
+                except MlflowException as error:
+                    if error.error_code in _REFUSALS:
+                        _log.warning("MLflow refused a record: %s", error.message)
+                        break
+                    self._pause(attempt, error)
+                except KeyError as error:
+                    _log.warning("MLflow has no run for trial %s", error)
+                    break
+                except Exception as error:  # the network's, the database driver's
+                    self._pause(attempt, error)
+                attempt += 1
+
+    def _pause(self, attempt: int, error: Exception) -> None:
+        if attempt == 0:
+            _log.warning("MLflow does not take records at present (%s); trying again", type(error).__name__)
+        # Once the study is over, somebody waits: try often.
+        if self._closing.is_set():
+            time.sleep(1)
+        else:
+            self._closing.wait(RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)])
+
+
+def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    file = io.StringIO()
+    writer = csv.DictWriter(file, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def _description(config: StudyConfig, best: Mapping[str, Any], finished: int) -> str:
+    rows = "\n".join(f"| `{key}` | {_text(value)} |" for key, value in best["params"].items())
+    return (
+        f"**{finished} of {config.trials} trials.** Best: trial #{best['number']}, "
+        f"{config.objective.metric} {best['value']:.4f}.\n\n| searched | best value |\n|---|---|\n{rows}\n"
+    )

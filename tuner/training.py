@@ -1,0 +1,194 @@
+"""Trains a group of trials: the only place that builds a Trainer.
+
+A trial's directory holds its resumable checkpoints, what it printed, and in the end `result.json`: once that file is
+there the trial is over, whatever becomes of the process. It is written after the weights, whole or not at all.
+"""
+
+import dataclasses
+import json
+import logging
+import time
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from lightning_modules import Classifier
+from tuner.callbacks import DivergenceStop, EpochSeed, History, Reporter
+from tuner.checkpoints import (
+    AtomicCheckpointIO,
+    DamagedCheckpointError,
+    load_tensors,
+    write_atomically,
+    write_json,
+)
+from tuner.config import TrialConfig
+from tuner.messages import Assignment, Channel, Group, TrialResult
+
+__all__ = ["MODEL_FILE", "RESULT_FILE", "read_result", "run"]
+
+RESULT_FILE = "result.json"
+MODEL_FILE = "model.ckpt"
+KEPT_CHECKPOINTS = 2
+
+_log = logging.getLogger(__name__)
+
+
+def run(group: Group, channel: Channel, device: str = "cpu") -> list[TrialResult]:
+    """Do a group's task, in this process.
+
+    Args:
+        group: What to do.
+        channel: Where to report; the verdicts come from there.
+        device: "cpu" or "cuda".
+
+    Returns:
+        One result for each trial, in order. Those of a training that is over are in its directory too.
+    """
+    _silence_libraries()
+    if group.task == "test":
+        return [_test(assignment, device) for assignment in group.trials]
+    return [_train(assignment, channel, device) for assignment in group.trials]
+
+
+def read_result(directory: Path) -> TrialResult | None:
+    """Return the result of a trial that is over, or None."""
+    try:
+        return TrialResult.from_json(json.loads((directory / RESULT_FILE).read_bytes()))
+    except FileNotFoundError:
+        return None
+
+
+def resolve_precision(precision: str, device: str) -> str:
+    """Return the precision that "auto" stands for on a device: bf16-mixed where it computes in it, else 32-true."""
+    if precision != "auto":
+        return precision
+    if device == "cuda":
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return "32-true"
+    return "bf16-mixed" if "avx512_bf16" in flags or "amx_bf16" in flags else "32-true"
+
+
+def _train(assignment: Assignment, channel: Channel, device: str) -> TrialResult:
+    started = time.monotonic()
+    try:
+        result = _fit(assignment, channel, device)
+    except Exception as error:  # the user's network, data or schedule: the trial fails, the study goes on
+        message = f"{type(error).__name__}: {error}".splitlines()[0]
+        result = TrialResult("failed", message=message, traceback=traceback.format_exc())
+    result = dataclasses.replace(result, seconds=time.monotonic() - started)
+    if result.state != "interrupted":
+        write_json(assignment.directory / RESULT_FILE, dataclasses.asdict(result))
+        for checkpoint in _checkpoints(assignment.directory):
+            checkpoint.unlink()
+    return result
+
+
+def _fit(assignment: Assignment, channel: Channel, device: str) -> TrialResult:
+    config, directory = assignment.config, assignment.directory
+    resumed_from = _newest_checkpoint(directory)
+    module, data = _build(config)
+    history = History()
+
+    def save(epoch: int) -> None:
+        trainer.save_checkpoint(directory / f"epoch-{epoch:06d}.ckpt")
+        for checkpoint in _checkpoints(directory)[KEPT_CHECKPOINTS:]:
+            checkpoint.unlink()
+
+    reporter = Reporter(
+        metric=assignment.metric,
+        history=history,
+        report=lambda report: channel.report(assignment.number, report),
+        progress=lambda step: channel.progress(assignment.number, step),
+        save=save,
+    )
+    divergence = DivergenceStop()
+    trainer = _trainer(config, device, directory, [EpochSeed(config.seed), divergence, reporter], history)
+    trainer.fit(module, datamodule=data, ckpt_path=resumed_from, weights_only=True)
+
+    outcome = {"value": reporter.value, "epochs": reporter.epochs, "points": history.points}
+    if divergence.diverged_at is not None:
+        message = f"loss was not finite at step {divergence.diverged_at}"
+        return TrialResult("diverged", **outcome, message=message, diverged_at=divergence.diverged_at)
+    if reporter.value is None or reporter.reported_epochs != reporter.epochs:
+        message = f"{assignment.metric} was not finite after epoch {reporter.epochs}"
+        return TrialResult("diverged", **outcome, message=message, diverged_at=trainer.global_step)
+    if reporter.verdict == "prune":
+        return TrialResult("pruned", **outcome)
+    if reporter.epochs < config.trainer.max_epochs:
+        return TrialResult("interrupted", **outcome)
+    weights = {"state_dict": module.model.state_dict()}
+    write_atomically(directory / MODEL_FILE, lambda file: torch.save(weights, file))
+    return TrialResult("complete", **outcome)
+
+
+def _test(assignment: Assignment, device: str) -> TrialResult:
+    started = time.monotonic()
+    module, data = _build(assignment.config)
+    weights = load_tensors(assignment.directory / MODEL_FILE)
+    module.model.load_state_dict(weights["state_dict"])
+    trainer = _trainer(assignment.config, device, assignment.directory, [], None)
+    (metrics,) = trainer.test(module, datamodule=data, verbose=False)
+    return TrialResult("complete", metrics=dict(metrics), seconds=time.monotonic() - started)
+
+
+def _build(config: TrialConfig) -> tuple[Classifier, pl.LightningDataModule]:
+    torch.manual_seed(config.seed)  # the initial weights
+    module = Classifier(
+        config.model.build("model"), config.optimizer.build("optimizer"), config.schedule.build("schedule")
+    )
+    return module, config.data.build("data", seed=config.seed)
+
+
+def _trainer(
+    config: TrialConfig, device: str, directory: Path, callbacks: list[pl.Callback], logger: History | None
+) -> pl.Trainer:
+    return pl.Trainer(
+        accelerator="gpu" if device == "cuda" else "cpu",
+        devices=1,
+        max_epochs=config.trainer.max_epochs,
+        precision=resolve_precision(config.trainer.precision, device),  # type: ignore[arg-type]
+        gradient_clip_val=config.trainer.gradient_clip_val,
+        accumulate_grad_batches=config.trainer.accumulate_grad_batches,
+        callbacks=callbacks,
+        logger=logger or False,
+        log_every_n_steps=1,
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=directory,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+
+
+def _checkpoints(directory: Path) -> list[Path]:
+    """Return the checkpoints of a trial, the newest first."""
+    return sorted(directory.glob("epoch-*.ckpt"), reverse=True)
+
+
+def _newest_checkpoint(directory: Path) -> Path | None:
+    """Return the newest checkpoint that is as it was written; name and remove those that are not."""
+    for leftover in directory.glob("*.tmp"):
+        leftover.unlink()
+    for checkpoint in _checkpoints(directory):
+        try:
+            load_tensors(checkpoint)
+        except DamagedCheckpointError as error:
+            _log.warning("%s; the checkpoint before it is used", error)
+            checkpoint.unlink()
+        else:
+            return checkpoint
+    return None
+
+
+def _silence_libraries() -> None:
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
