@@ -20,9 +20,9 @@ OptimizerCallable = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 class Classifier(pl.LightningModule):
     """Train any network of logits with any optimizer under any schedule.
 
-    Logs `lr` at every step (to the loggers themselves: it is a number on the CPU, and Lightning's own ``log`` would move
-    it to the device and back), and over each epoch `train/loss`, `train/acc`, `val/loss`, `val/acc`, `test/loss` and
-    `test/acc`. A `Plateau` is told its metric after every validation.
+    Logs `lr` at every step (to the loggers themselves: it is a number on the CPU, and Lightning's own ``log`` would
+    move it to the device and back), and over each epoch `train/loss`, `train/acc`, `val/loss`, `val/acc`, `test/loss`
+    and `test/acc`. A `Plateau` is told its metric after every validation.
 
     Args:
         model: Network from a batch of inputs to logits [batch, classes]; it is converted to channels-last.
@@ -38,7 +38,7 @@ class Classifier(pl.LightningModule):
         schedule: Schedule | Plateau = Constant(),  # noqa: B008 - frozen, so it can be shared
     ) -> None:
         super().__init__()
-        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = model.to(memory_format=torch.channels_last)
         self.optimizer = optimizer
         self.schedule = schedule
 

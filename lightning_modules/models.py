@@ -3,20 +3,19 @@
 from collections.abc import Sequence
 from typing import Literal, cast
 
-import torch
 from torch import Tensor, nn
 
 from lightning_modules.checks import require
 
-__all__ = ["MODELS", "MNISTCNN"]
+__all__ = ["MNISTCNN", "MODELS"]
 
 
 class MNISTCNN(nn.Module):
     """The reference CNN for 28 x 28 grey images: three convolutions and three dense layers.
 
-    A 5 x 5 and two 3 x 3 convolutions of stride 1 with "same" padding and bias, each followed by ReLU and a 2 x 2 maximum
-    with "same" padding (28, 14, 7, 4 pixels wide); then two dense layers with ReLU, dropout after the first of them, and
-    the dense layer of the classes. 12,843,694 parameters at the default widths.
+    A 5 x 5 and two 3 x 3 convolutions of stride 1 with "same" padding and bias, each followed by ReLU and a 2 x 2
+    maximum with "same" padding (28, 14, 7, 4 pixels wide); then two dense layers with ReLU, dropout after the first of
+    them, and the dense layer of the classes. 12,843,694 parameters at the default widths.
 
     Args:
         channels: Output channels of the three convolutions.
@@ -43,7 +42,12 @@ class MNISTCNN(nn.Module):
         num_classes: int = 10,
     ) -> None:
         super().__init__()
-        self.channels, self.hidden, self.dropout, self.num_classes = tuple(channels), tuple(hidden), dropout, num_classes
+        self.channels, self.hidden, self.dropout, self.num_classes = (
+            tuple(channels),
+            tuple(hidden),
+            dropout,
+            num_classes,
+        )
         require(self, "channels", _are_widths(self.channels, 3), "three channels of 1 or more")
         require(self, "hidden", _are_widths(self.hidden, 2), "two hidden widths of 1 or more")
         require(self, "dropout", 0 <= dropout < 1, "0 <= dropout < 1")

@@ -21,7 +21,15 @@ from tuner.registry import did_you_mean
 from tuner.search_space import Choices, OneOf, Range, Template, corners, parse_spec, searched
 from tuner.study_file import Document, read_document, read_value
 
-__all__ = ["Component", "StudyConfig", "TrainerConfig", "TrialConfig", "load_study", "parse_duration", "shipped_studies"]
+__all__ = [
+    "Component",
+    "StudyConfig",
+    "TrainerConfig",
+    "TrialConfig",
+    "load_study",
+    "parse_duration",
+    "shipped_studies",
+]
 
 METRICS = ("train/acc", "train/loss", "val/acc", "val/loss")
 COMPONENTS = ("data", "model", "optimizer", "schedule")
@@ -178,7 +186,9 @@ def parse_duration(value: str | int | float) -> float:
     """
     text = str(value).strip()
     parts = re.fullmatch(r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text)
-    seconds = sum(float(n or 0) * unit for n, unit in zip(parts.groups(), (86400, 3600, 60, 1), strict=True)) if parts else 0
+    seconds = (
+        sum(float(n or 0) * unit for n, unit in zip(parts.groups(), (86400, 3600, 60, 1), strict=True)) if parts else 0
+    )
     if seconds <= 0:
         raise ValueError(f'"{value}" is not a duration; write 90s, 30m, 2h or 1h30m')
     return float(seconds)
@@ -391,7 +401,9 @@ class _Checker:
             if name in one_of:
                 inside = [key for key in space if key.startswith(f"{name}.")]
                 if inside:
-                    self.fault(("search_space", inside[0]), f"{name} is chosen by one_of: put it into each choice there.")
+                    self.fault(
+                        ("search_space", inside[0]), f"{name} is chosen by one_of: put it into each choice there."
+                    )
                 template[name] = self.one_of(name, one_of[name], ("search_space", name), sections[name])
             else:
                 template[name] = self.component(name, sections[name], ("trial", name))
@@ -497,7 +509,7 @@ class _Checker:
         types = typing.get_args(hint) or (hint,)
         bounds = [raw.get(key) for key in ("low", "high", "step") if raw.get(key) is not None]
         whole = all(isinstance(bound, int) for bound in bounds)
-        integer = int in types and (float not in types or whole) or (hint is Any and whole)
+        integer = (int in types and (float not in types or whole)) or (hint is Any and whole)
 
         def fault(key: str, message: str) -> None:
             self.fault((*path, key) if key else path, message)
@@ -543,8 +555,13 @@ class _Checker:
             ("trial", kind, key),
         ]
         known = [path for path in candidates if path in self.document.lines]
-        return known[0] if known else ("search_space", kind) if kind in self.document.data.get("search_space", {}) else (
-            "trial", kind)
+        return (
+            known[0]
+            if known
+            else ("search_space", kind)
+            if kind in self.document.data.get("search_space", {})
+            else ("trial", kind)
+        )
 
 
 @dataclass(frozen=True)

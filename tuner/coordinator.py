@@ -74,7 +74,9 @@ class Coordinator:
         """End in order: start nothing, let running trials finish their epoch. The second call kills them."""
         self._killing = self._stopping
         self._stopping = True
-        self._display.note("ending after the running epochs; once more to end now" if not self._killing else "ending now")
+        self._display.note(
+            "ending after the running epochs; once more to end now" if not self._killing else "ending now"
+        )
 
     @property
     def is_done(self) -> bool:
@@ -165,7 +167,11 @@ class Coordinator:
     def _finish(self, assignment: Assignment, result: TrialResult) -> None:
         number = assignment.number
         self._running.pop(number, None)
-        attributes: dict[str, Any] = {"state": result.state, "epochs": result.epochs, "seconds": round(result.seconds, 3)}
+        attributes: dict[str, Any] = {
+            "state": result.state,
+            "epochs": result.epochs,
+            "seconds": round(result.seconds, 3),
+        }
         if result.message:
             attributes["message"] = result.message
         if result.traceback:
@@ -245,10 +251,16 @@ class _Replay:
     def __init__(self, params: Mapping[str, Any]) -> None:
         self._params = params
 
-    def suggest_int(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        return self._params[name]
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        return int(self._params[name])
 
-    suggest_float = suggest_categorical = suggest_int
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        return float(self._params[name])
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        return self._params[name]
 
 
 def _row(trial: FrozenTrial) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Names to classes: the only place where a name in a study file becomes code.
 
-Wherever a short name is accepted, ``package.module:Name`` is too. Importing it runs that module, by design, so such names
-come from the study file that the user gave and from nowhere else.
+Wherever a short name is accepted, ``package.module:Name`` is too. Importing it runs that module, by design, so such
+names come from the study file that the user gave and from nowhere else.
 """
 
 import difflib
@@ -19,7 +19,17 @@ from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapt
 
 from lightning_modules import DATASETS, MODELS, OPTIMIZERS, SCHEDULES, Plateau, Schedule
 
-__all__ = ["KINDS", "Argument", "arguments_of", "build", "check_value", "did_you_mean", "is_schedule", "resolve", "signature_of"]
+__all__ = [
+    "KINDS",
+    "Argument",
+    "arguments_of",
+    "build",
+    "check_value",
+    "did_you_mean",
+    "is_schedule",
+    "resolve",
+    "signature_of",
+]
 
 KINDS: dict[str, Mapping[str, type]] = {
     "data": DATASETS,
@@ -92,7 +102,7 @@ def signature_of(target: Any) -> dict[str, Argument] | None:
     """Return the named arguments of a class or function, or None if it takes any."""
     parameters = list(inspect.signature(target).parameters.values())
     try:
-        hints = typing.get_type_hints(target.__init__ if isinstance(target, type) else target)
+        hints = typing.get_type_hints(target.__init__ if isinstance(target, type) else target)  # type: ignore[misc]
     except Exception:  # a name that only a type checker can resolve: the arguments are still known, their types are not
         hints = {}
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):

@@ -1,20 +1,29 @@
 """Ranges in, values out: what a study searches, its checks, and what a trial draws from it.
 
 A *template* is the `trial` of a study file with every searched place filled by a `Range`, `Choices` or `OneOf`.
-`suggest` walks it with an Optuna trial and returns plain values. The name of a parameter in Optuna is its dotted path, with
-the family in it for what only one family has: ``schedule.exponential.decay_rate``.
+`suggest` walks it with an Optuna trial and returns plain values. The name of a parameter in Optuna is its dotted path,
+with the family in it for what only one family has: ``schedule.exponential.decay_rate``.
 """
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    import optuna
-
-__all__ = ["Choices", "OneOf", "Range", "Spec", "Template", "corners", "parse_spec", "searched", "suggest"]
+__all__ = [
+    "Choices",
+    "Drawing",
+    "OneOf",
+    "Range",
+    "Spec",
+    "Template",
+    "corners",
+    "highest",
+    "parse_spec",
+    "searched",
+    "suggest",
+]
 
 MAX_CHOICES = 1000
 MAX_CORNERS = 256
@@ -126,7 +135,33 @@ def _parse_choices(values: Any, fault: Callable[[str, str], None]) -> Choices | 
     return Choices(tuple(values)) if sound else None
 
 
-def suggest(trial: "optuna.Trial", template: Template, path: str = "") -> Any:
+class Drawing(Protocol):
+    """What draws values: an Optuna trial, or the record of one."""
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        """Return a whole number."""
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        """Return a number."""
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """Return one of the choices."""
+
+
+def highest(template: Template) -> Any:
+    """Return the largest number that a value or spec can be."""
+    match template:
+        case Range(high=high):
+            return high
+        case Choices(values=values):
+            return max(value for value in values if isinstance(value, int | float))
+        case _:
+            return template
+
+
+def suggest(trial: Drawing, template: Template, path: str = "") -> Any:
     """Return the template with every spec replaced by what the trial draws for it."""
     match template:
         case Range(low=low, high=high, log=log, step=step, integer=True):
@@ -182,7 +217,9 @@ def _extremes(template: Template) -> dict[int, list[Any]]:
         case Choices(values=values):
             return {id(template): list(values)}
         case OneOf(options=options):
-            return {id(template): [{"name": name, **values} for name, each in options.items() for values in corners(each)]}
+            return {
+                id(template): [{"name": name, **values} for name, each in options.items() for values in corners(each)]
+            }
         case Mapping():
             return {key: values for value in template.values() for key, values in _extremes(value).items()}
         case _:

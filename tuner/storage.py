@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tuner.config import StudyConfig
 from tuner.errors import BadInputError, StudyFailedError, StudyRunningError
-from tuner.search_space import Choices, Range, searched
+from tuner.search_space import Choices, Range, highest, searched
 
 __all__ = ["StudyStore", "make_pruner", "make_sampler", "state_directory"]
 
@@ -87,8 +87,7 @@ def make_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
         ValueError: If Optuna refuses an option.
     """
     options: dict[str, Any] = dict(config.pruner.arguments)
-    epochs = config.trial["trainer"]["max_epochs"]
-    epochs = int(epochs.high if isinstance(epochs, Range) else max(epochs.values) if isinstance(epochs, Choices) else epochs)
+    epochs = int(highest(config.trial["trainer"]["max_epochs"]))
     third = max(1, -(-epochs // 3))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -180,7 +179,9 @@ class StudyStore:
     def ranking(self) -> list[FrozenTrial]:
         """Return the trials that were trained to their end, the best first."""
         sign = -1 if self._config.objective.direction == "maximize" else 1
-        return sorted(self.trials(TrialState.COMPLETE), key=lambda trial: (sign * cast(float, trial.value), trial.number))
+        return sorted(
+            self.trials(TrialState.COMPLETE), key=lambda trial: (sign * cast(float, trial.value), trial.number)
+        )
 
     def ask(self) -> optuna.Trial:
         """Return the next trial: one that was cut short, if there is any, or a new one."""

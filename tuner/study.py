@@ -55,7 +55,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "study", nargs="?", default="quickstart", help="study file, or the name of a shipped study (default: quickstart)"
+        "study",
+        nargs="?",
+        default="quickstart",
+        help="study file, or the name of a shipped study (default: quickstart)",
     )
     parser.add_argument("--trials", type=int, metavar="N", help="trials in all, those of earlier runs included")
     parser.add_argument("--timeout", metavar="T", help="start no trial after this time: 90s, 30m, 2h, 1h30m")
@@ -63,12 +66,20 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--devices", default="auto", metavar="D", help="auto (all GPUs, else the CPU), cpu, or GPUs such as 0,1"
     )
     parser.add_argument(
-        "--per-device", type=int, metavar="K", help="trials at a time on each GPU (default 1), or on the CPU (a core each)"
+        "--per-device",
+        type=int,
+        metavar="K",
+        help="trials at a time on each GPU (default 1), or on the CPU (a core each)",
     )
     parser.add_argument(
-        "--engine", choices=("local", "inline"), default="local", help="inline trains in this very process, for debugging"
+        "--engine",
+        choices=("local", "inline"),
+        default="local",
+        help="inline trains in this very process, for debugging",
     )
-    parser.add_argument("--storage", default=DEFAULT_STORAGE, metavar="URL", help="Optuna's database (default: %(default)s)")
+    parser.add_argument(
+        "--storage", default=DEFAULT_STORAGE, metavar="URL", help="Optuna's database (default: %(default)s)"
+    )
     parser.add_argument(
         "--tracking-uri", metavar="URI", help="MLflow's store (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)"
     )

@@ -5,6 +5,7 @@ YAML 1.2's rules are used for plain scalars where YAML 1.1's surprise: ``1e-4`` 
 a study.
 """
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -91,7 +92,9 @@ def read_document(path: Path) -> Document:
     data = _parse(text, document)
     if not isinstance(data, dict):
         what = "is empty" if data is None else f"holds a {'list' if isinstance(data, list) else 'single value'}"
-        raise BadInputError([f"{name}: expected a mapping with the keys name, trial, search_space, ...; the file {what}."])
+        raise BadInputError(
+            [f"{name}: expected a mapping with the keys name, trial, search_space, ...; the file {what}."]
+        )
     document.data = data
     return document
 
@@ -130,11 +133,11 @@ def _refuse_what_is_not_plain(text: str, name: str) -> None:
     depth = 0
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            line = event.start_mark.line + 1
+            line = event.start_mark.line + 1 if event.start_mark else 1
             if isinstance(event, yaml.AliasEvent):
                 faults.append(f"{name}:{line}: YAML aliases (*{event.anchor}) are not allowed; write the value out.")
-            elif getattr(event, "tag", None) is not None:
-                faults.append(f"{name}:{line}: YAML tags ({event.tag}) are not allowed.")
+            elif tag := getattr(event, "tag", None):
+                faults.append(f"{name}:{line}: YAML tags ({tag}) are not allowed.")
             if isinstance(event, yaml.CollectionStartEvent):
                 depth += 1
                 if depth > MAX_DEPTH:
@@ -166,15 +169,15 @@ def _build(node: yaml.Node, path: Path_, document: Document, faults: list[str]) 
             document.lines[(*path, key)] = line
             data[key] = _build(value_node, (*path, key), document, faults)
         return data
-    value = _scalar(node)
-    if isinstance(value, float) and value in (float("inf"), float("-inf")) or value != value:
-        faults.append(f"{document.locate(path)}: must be finite (got {node.value}).")
+    value = _scalar(node.value, plain=isinstance(node, yaml.ScalarNode) and node.style is None)
+    if isinstance(value, float) and not math.isfinite(value):
+        faults.append(f"{document.locate(path)}: must be finite (got {value}).")
     return value
 
 
-def _scalar(node: yaml.ScalarNode) -> Any:
-    if node.style is None:  # plain, not quoted
+def _scalar(text: str, plain: bool) -> Any:
+    if plain:  # not quoted
         for pattern, convert in _SCALARS:
-            if pattern.fullmatch(node.value):
-                return convert(node.value)
-    return node.value
+            if pattern.fullmatch(text):
+                return convert(text)
+    return text

@@ -53,10 +53,13 @@ def print_summary(
         for column in ("", config.objective.metric, "schedule", "values"):
             table.add_column(column)
         for trial in top:
-            family = trial.params.get("schedule.name", config.trial["schedule"]["name"] if isinstance(
-                config.trial["schedule"], dict) else "")
+            family = trial.params.get(
+                "schedule.name", config.trial["schedule"]["name"] if isinstance(config.trial["schedule"], dict) else ""
+            )
             values = ", ".join(
-                f"{path.rpartition('.')[2]} {value:.4g}" if isinstance(value, float) else f"{path.rpartition('.')[2]} {value}"
+                f"{path.rpartition('.')[2]} {value:.4g}"
+                if isinstance(value, float)
+                else f"{path.rpartition('.')[2]} {value}"
                 for path, value in trial.params.items()
                 if path != "schedule.name"
             )
@@ -66,8 +69,11 @@ def print_summary(
         if test and test["trial"] == top[0].number:
             values = ", ".join(f"{key} {value:.4f}" for key, value in sorted(test["metrics"].items()))
             console.print(f"best trial #{top[0].number} on the test data: {values}", highlight=False)
-        console.print(f"its weights: {store.directory / 'trials' / str(top[0].number) / 'model.ckpt'}", highlight=False,
-                      soft_wrap=True)
+        console.print(
+            f"its weights: {store.directory / 'trials' / str(top[0].number) / 'model.ckpt'}",
+            highlight=False,
+            soft_wrap=True,
+        )
     plain = tracker.uri.startswith("sqlite:///") and tracker.uri.endswith("/mlflow.db")
     look = "mlflow ui" if plain else f"mlflow ui --backend-store-uri {tracker.uri}"
     if tracker.uri.startswith("http"):
@@ -75,5 +81,6 @@ def print_summary(
     console.print(f"\nlr curves and accuracies: {look}", highlight=False, soft_wrap=True)
     if not delivered:
         console.print(
-            "[yellow]MLflow did not take all records; run the same command again when it is up.[/yellow]", soft_wrap=True
+            "[yellow]MLflow did not take all records; run the same command again when it is up.[/yellow]",
+            soft_wrap=True,
         )

@@ -1,8 +1,8 @@
 """MLflow: the study is a parent run, each trial a child run. The only module that imports mlflow.
 
-The coordinator is the only writer. What it hands over is written by one thread, in order, in batches, so that neither a
-training nor the coordinator waits for it; a store that does not answer is tried again until it does. Every point carries the
-timestamp ``start of its run + step`` in milliseconds: sent twice, it is stored once.
+The coordinator is the only writer. What it hands over is written by one thread, in order, in batches, so that neither
+a training nor the coordinator waits for it; a store that does not answer is tried again until it does. Every point
+carries the timestamp ``start of its run + step`` in milliseconds: sent twice, it is stored once.
 """
 
 import csv
@@ -67,7 +67,9 @@ def check_tracking_uri(uri: str) -> None:
     """
     parts = urllib.parse.urlsplit(uri)
     if parts.scheme in ("", "file"):
-        raise BadInputError([f"tracking uri: {uri}: MLflow no longer writes folders of files; use sqlite:///mlflow.db."])
+        raise BadInputError(
+            [f"tracking uri: {uri}: MLflow no longer writes folders of files; use sqlite:///mlflow.db."]
+        )
     if parts.scheme not in ("http", "https"):
         return
     shown = urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

@@ -10,8 +10,8 @@ import logging
 import time
 import traceback
 import warnings
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -112,20 +112,20 @@ def _fit(assignment: Assignment, channel: Channel, device: str) -> TrialResult:
     trainer = _trainer(config, device, directory, [EpochSeed(config.seed), divergence, reporter], history)
     trainer.fit(module, datamodule=data, ckpt_path=resumed_from, weights_only=True)
 
-    outcome = {"value": reporter.value, "epochs": reporter.epochs, "points": history.points}
+    ended = partial(TrialResult, value=reporter.value, epochs=reporter.epochs, points=history.points)
     if divergence.diverged_at is not None:
         message = f"loss was not finite at step {divergence.diverged_at}"
-        return TrialResult("diverged", **outcome, message=message, diverged_at=divergence.diverged_at)
+        return ended("diverged", message=message, diverged_at=divergence.diverged_at)
     if reporter.value is None or reporter.reported_epochs != reporter.epochs:
         message = f"{assignment.metric} was not finite after epoch {reporter.epochs}"
-        return TrialResult("diverged", **outcome, message=message, diverged_at=trainer.global_step)
+        return ended("diverged", message=message, diverged_at=trainer.global_step)
     if reporter.verdict == "prune":
-        return TrialResult("pruned", **outcome)
+        return ended("pruned")
     if reporter.epochs < config.trainer.max_epochs:
-        return TrialResult("interrupted", **outcome)
+        return ended("interrupted")
     weights = {"state_dict": module.model.state_dict()}
     write_atomically(directory / MODEL_FILE, lambda file: torch.save(weights, file))
-    return TrialResult("complete", **outcome)
+    return ended("complete")
 
 
 def _test(assignment: Assignment, device: str) -> TrialResult:

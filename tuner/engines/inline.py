@@ -1,5 +1,7 @@
 """Trains in the coordinator's own process, one group after another: for debugging."""
 
+from collections.abc import Sequence
+
 from tuner.engines import Handler
 from tuner.messages import Slot
 from tuner.training import run
@@ -11,7 +13,7 @@ class InlineEngine:
     """Runs every group where a debugger sees it."""
 
     def __init__(self, slot: Slot) -> None:
-        self.slots = [slot]
+        self.slots: Sequence[Slot] = (slot,)
 
     def run(self, handler: Handler) -> None:
         """Work until the handler has no more groups."""

@@ -1,7 +1,7 @@
 """Slots of this machine: a fresh process for every group.
 
-The processes are forked from a server that has torch, Lightning and the tuner imported: each begins in milliseconds, with
-memory of its own, and no import is paid twice. A process dies with the server, and with the coordinator.
+The processes are forked from a server that has torch, Lightning and the tuner imported: each begins in milliseconds,
+with memory of its own, and no import is paid twice. A process dies with the server, and with the coordinator.
 """
 
 import contextlib
