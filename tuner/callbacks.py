@@ -36,7 +36,7 @@ class History(Logger):
         """Ignore hyperparameters: the coordinator records the trial's configuration."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append metrics, except Lightning's own `epoch` and what it repeats once an epoch has been reported."""
+        """Append metrics, except Lightning's own `epoch`, and those of a whole epoch: `Reporter` adds these."""
         if self.open:
             self.points += [(key, int(step or 0), float(value)) for key, value in metrics.items() if key != "epoch"]
 
@@ -148,6 +148,10 @@ class Reporter(pl.Callback):
         self.history.open = True
         self._first_lr = None
 
+    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Leave out what Lightning logs from here to the epoch's end."""
+        self.history.open = False
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -163,10 +167,8 @@ class Reporter(pl.Callback):
         """Report the epoch, unless the training has diverged in it."""
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
         step = trainer.global_step
-        # Lightning logs what it averaged over the epoch's training only after this hook.
-        known = {key for key, at, _ in self.history.points[self._reported :] if at == step}
-        self.history.log_metrics({key: value for key, value in metrics.items() if key not in known}, step)
-        self.history.open = False
+        # Lightning itself logs these at another step, and some only after this hook, too late for the checkpoint.
+        self.history.points += [(key, step, value) for key, value in metrics.items()]
         self.epochs = trainer.current_epoch + 1
         if self.metric not in metrics or not math.isfinite(metrics[self.metric]):
             return

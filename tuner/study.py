@@ -137,9 +137,8 @@ def _with_engine(options: argparse.Namespace, overrides: Sequence[str], engine: 
             caught.append(number)
             coordinator.stop()
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, interrupt)
         print_plan(console, config, engine.slots, options.storage, uri)
+        before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
         finished = False
         try:
             with display:
@@ -147,6 +146,8 @@ def _with_engine(options: argparse.Namespace, overrides: Sequence[str], engine: 
             finished = coordinator.is_done
         finally:
             delivered = tracker.close("FINISHED" if finished else "KILLED")
+            for number, handler in before.items():
+                signal.signal(number, handler)
         print_summary(console, config, store, tracker, options.storage, delivered)
     return 128 + caught[0] if caught else 0
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import torch
+
 from tuner.engines import Handler
 from tuner.messages import Slot
 from tuner.training import run
@@ -17,6 +19,7 @@ class InlineEngine:
 
     def run(self, handler: Handler) -> None:
         """Work until the handler has no more groups."""
+        torch.set_num_threads(self.slots[0].threads)
         while (group := handler.next_group(self.slots[0])) is not None:
             results = run(group, handler, "cpu" if self.slots[0].gpu is None else "cuda")
             handler.done(group, results)

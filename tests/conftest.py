@@ -1,0 +1,136 @@
+"""Real studies for the tests: started as a person would start them, looked at in the stores they leave."""
+
+import contextlib
+import io
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tuner.study import main
+
+TINY = Path(__file__).parent / "tiny.yaml"
+
+
+@dataclass
+class StudyFolder:
+    """A folder that `python -m tuner.study` is run in."""
+
+    path: Path
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def start(self, *arguments: str, study: str | Path = TINY) -> "subprocess.Popen[str]":
+        """Start a study in a session of its own, so that all of it can be signalled."""
+        command = [sys.executable, "-m", "tuner.study", str(study), *arguments]
+        process = subprocess.Popen(
+            command, cwd=self.path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        )
+        self.started.append(process)
+        return process
+
+    def run(self, *arguments: str, study: str | Path = TINY, expect: int = 0) -> str:
+        """Run a study to its end and return what it printed."""
+        process = self.start(*arguments, study=study)
+        output, _ = process.communicate(timeout=240)
+        assert process.returncode == expect, output
+        return output
+
+    def call(self, *arguments: str, study: str | Path = TINY, expect: int = 0) -> str:
+        """Run a study in this process, without paying for the imports again, and return what it printed."""
+        output = io.StringIO()
+        options = [str(study), "--engine", "inline", "--per-device", "1", *arguments]
+        with contextlib.chdir(self.path), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            code = main(options)
+        assert code == expect, output.getvalue()
+        return output.getvalue()
+
+    def directory(self, name: str = "tiny") -> Path:
+        return self.path / ".tuner" / name
+
+    def optuna(self, query: str) -> list[tuple]:
+        return self._query("optuna.db", query)
+
+    def mlflow(self, query: str) -> list[tuple]:
+        return self._query("mlflow.db", query)
+
+    def _query(self, database: str, query: str) -> list[tuple]:
+        connection = sqlite3.connect(f"file:{self.path / database}?mode=ro", uri=True, timeout=20)
+        try:
+            return connection.execute(query).fetchall()
+        finally:
+            connection.close()
+
+    def values(self) -> list[tuple]:
+        """Return the final value and parameters of every trial."""
+        return self.optuna(
+            "select number, value from trials join trial_values using (trial_id) order by number"
+        ) + self.optuna("select number, param_name, param_value from trials join trial_params using (trial_id) order by 1, 2")
+
+    def curves(self) -> list[tuple]:
+        """Return every point of every trial's run."""
+        return self.mlflow(
+            "select tags.value, metrics.key, step, metrics.value from metrics join tags using (run_uuid) "
+            "where tags.key = 'tuner.trial' order by cast(tags.value as int), metrics.key, step"
+        )
+
+    def check(self, trials: int, epochs: int, steps: int) -> None:
+        """Check what holds for every finished study, whatever happened on the way."""
+        numbers = [number for (number,) in self.optuna("select number from trials order by number")]
+        assert numbers == list(range(trials)), "exactly the asked trials"
+        assert {state for (state,) in self.optuna("select state from trials")} == {"COMPLETE"}
+        runs = self.mlflow("select value, status from runs join tags using (run_uuid) where key = 'tuner.trial'")
+        assert sorted(runs) == sorted((str(number), "FINISHED") for number in numbers), "one run a trial, all closed"
+        assert self.mlflow("select status from runs join tags using (run_uuid) where key = 'tuner.study_id'") == [
+            ("FINISHED",)
+        ]
+        points = Counter((trial, key) for trial, key, _, _ in self.curves())
+        unique = Counter((trial, key) for trial, key, _ in {point[:3] for point in self.curves()})
+        assert points == unique, "one point a run, metric and step"
+        for number in numbers:
+            assert points[str(number), "lr"] == steps
+            for key in ("train/acc", "train/loss", "val/acc", "val/loss"):
+                assert points[str(number), key] == epochs
+
+    def wait_for(self, what: Callable[[], object], process: "subprocess.Popen[str]", seconds: float = 60) -> None:
+        """Wait until something is true while a study runs."""
+        deadline = time.monotonic() + seconds
+        while not what():
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline, "it did not happen in time"
+            time.sleep(0.02)
+
+    def has_checkpoint(self) -> bool:
+        return any(self.directory().glob("trials/*/epoch-*.ckpt"))
+
+    def close(self) -> None:
+        for process in self.started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            if process.stdout:
+                process.stdout.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[StudyFolder]:
+    """Return an empty folder to run studies in."""
+    folder = StudyFolder(tmp_path)
+    yield folder
+    folder.close()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyFolder]:
+    """Return a folder in which the tiny study was run from beginning to end, on one slot."""
+    folder = StudyFolder(tmp_path_factory.mktemp("undisturbed"))
+    folder.output = folder.run("--per-device", "1")  # type: ignore[attr-defined]
+    yield folder
+    folder.close()

@@ -1,0 +1,371 @@
+"""`python -m tuner.study`, as a person uses it."""
+
+import csv
+import io
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_modules import CosineRestarts
+from tests.conftest import TINY, StudyFolder
+
+EPOCHS, STEPS = 3, 120  # of the tiny study: 4,000 images in batches of 100
+
+
+def test_a_study_leaves_its_trials_in_optuna_and_its_curves_in_mlflow(undisturbed: StudyFolder):
+    undisturbed.check(trials=4, epochs=EPOCHS, steps=STEPS)
+
+
+def test_the_terminal_shows_every_trial_and_the_winner_without_noise(undisturbed: StudyFolder):
+    output = undisturbed.output
+    for number in range(4):
+        assert len(re.findall(rf"^#{number} .*complete", output, re.MULTILINE)) == 1
+    assert "tiny has all its 4 trials (4 complete)" in output
+    assert "mlflow ui" in output
+    assert not re.search(r"warn|INFO|💡|Traceback|alembic", output, re.IGNORECASE)
+
+
+def test_the_curves_in_mlflow_are_those_of_the_schedules(undisturbed: StudyFolder):
+    params: dict[str, dict[str, str]] = {}
+    for trial, key, value in undisturbed.mlflow(
+        "select tags.value, params.key, params.value from params join tags using (run_uuid) where tags.key = 'tuner.trial'"
+    ):
+        params.setdefault(trial, {})[key] = value
+    restarts = {trial: values for trial, values in params.items() if values["schedule.name"] == "cosine_restarts"}
+    assert restarts
+    for trial, values in restarts.items():
+        schedule = CosineRestarts(restart_period=float(values["schedule.restart_period"]))
+        initial_lr = float(values["optimizer.initial_lr"])
+        lr = [value for at, key, _, value in undisturbed.curves() if (at, key) == (trial, "lr")]
+        assert lr == [initial_lr * schedule(step) for step in range(STEPS)]
+
+
+def test_parameters_are_recorded_under_the_dotted_names_of_the_study_file(undisturbed: StudyFolder):
+    keys = {key for (key,) in undisturbed.mlflow("select distinct key from params")}
+    assert {
+        "data.batch_size",
+        "data.name",
+        "model.channels",
+        "optimizer.initial_lr",
+        "optimizer.name",
+        "schedule.name",
+        "seed",
+        "trainer.max_epochs",
+    } <= keys
+
+
+def test_the_parent_run_carries_the_best_trial_the_table_and_the_study_file(undisturbed: StudyFolder):
+    ((artifacts,),) = undisturbed.mlflow(
+        "select artifact_uri from runs join tags using (run_uuid) where key = 'tuner.study_id'"
+    )
+    table = list(csv.DictReader(io.StringIO((Path(artifacts) / "trials.csv").read_text())))
+    assert [row["number"] for row in table] == ["0", "1", "2", "3"]
+    best = max(table, key=lambda row: float(row["value"]))
+    tags = dict(
+        undisturbed.mlflow(
+            "select key, value from tags where run_uuid in (select run_uuid from tags where key = 'tuner.study_id')"
+        )
+    )
+    assert tags["tuner.best_trial"] == best["number"]
+    assert (Path(artifacts) / "study.yaml").read_text().startswith(TINY.read_text())
+
+
+def test_only_the_winner_is_tested_and_its_weights_are_kept(undisturbed: StudyFolder):
+    tested = undisturbed.mlflow(
+        "select tags.value from metrics join tags using (run_uuid) where metrics.key = 'test/acc' and tags.key = 'tuner.trial'"
+    )
+    ((best,),) = undisturbed.optuna(
+        "select number from trials join trial_values using (trial_id) order by value desc, number limit 1"
+    )
+    assert tested == [(str(best),)]
+    weights = list(undisturbed.directory().glob("trials/*/*.ckpt"))
+    assert [path.parent.name for path in weights] == [str(best)]
+    torch.load(weights[0], weights_only=True)
+
+
+def test_a_finished_study_says_so_and_adds_nothing(undisturbed: StudyFolder):
+    before = undisturbed.values(), undisturbed.curves()
+    assert "tiny has all its 4 trials" in undisturbed.call()
+    assert (undisturbed.values(), undisturbed.curves()) == before
+
+
+def test_more_trials_continue_a_study_as_if_they_had_been_asked_at_once(folder: StudyFolder, undisturbed: StudyFolder):
+    folder.call("--trials", "2")
+    folder.check(trials=2, epochs=EPOCHS, steps=STEPS)
+    folder.call("--trials", "4")
+    folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
+    assert folder.values() == undisturbed.values()
+
+
+def test_the_inline_engine_gives_the_same_results(folder: StudyFolder, undisturbed: StudyFolder):
+    folder.call("--trials", "2")
+    assert folder.values() == [row for row in undisturbed.values() if row[0] < 2]
+
+
+def test_a_changed_study_is_refused_with_the_difference_shown(undisturbed: StudyFolder):
+    output = undisturbed.call("--set", "search_space.optimizer.initial_lr.high=1.0", expect=2)
+    assert "search_space.optimizer.initial_lr.high: was 0.03, now 1.0" in output
+    assert "name=" in output
+
+
+def test_a_dry_run_checks_everything_and_creates_nothing(folder: StudyFolder):
+    assert "4 trials" in folder.call("--dry-run")
+    assert list(folder.path.iterdir()) == []
+
+
+def test_bad_input_ends_with_status_2_and_creates_nothing(folder: StudyFolder):
+    output = folder.call("--set", "trial.optimizer.initial_lr=-1", "--set", "search_space={}", expect=2)
+    assert "initial_lr > 0 must hold, but got initial_lr=-1" in output
+    assert "Traceback" not in output
+    assert list(folder.path.iterdir()) == []
+
+
+def test_a_batch_larger_than_the_training_set_is_refused(folder: StudyFolder):
+    output = folder.call("--set", "trial.data.batch_size=5000", expect=2)
+    assert "5000" in output
+    assert "4000" in output
+    assert list(folder.path.iterdir()) == []
+
+
+def test_a_tracking_server_that_does_not_answer_is_told_before_anything_starts(folder: StudyFolder):
+    output = folder.call("--tracking-uri", "http://127.0.0.1:9", expect=2)
+    assert "no MLflow server answers at http://127.0.0.1:9" in output
+    assert list(folder.path.iterdir()) == []
+
+
+def test_a_timeout_starts_no_further_trial(folder: StudyFolder):
+    output = folder.call("--timeout", "1s", "--trials", "50")
+    assert re.search(r"tiny has [1-9]\d? of 50 trials", output)
+
+
+def test_a_diverged_trial_is_pruned_and_the_study_goes_on(folder: StudyFolder):
+    folder.call("--trials", "1", "--set", "search_space.optimizer.initial_lr={low: 1e12, high: 1e13}")
+    assert folder.optuna("select state from trials") == [("PRUNED",)]
+    tags = dict(
+        folder.mlflow("select key, value from tags where run_uuid in (select run_uuid from tags where key = 'tuner.trial')")
+    )
+    assert tags["tuner.state"] == "diverged"
+    assert "not finite at step" in tags["tuner.message"]
+    statuses = folder.mlflow("select status from runs join tags using (run_uuid) where key = 'tuner.trial'")
+    assert statuses == [("KILLED",)]
+
+
+def test_pruned_is_not_failed(folder: StudyFolder):
+    options = ["--set", "pruner={name: successive_halving, min_resource: 1, reduction_factor: 4}"]
+    folder.call("--trials", "6", *options)
+    states = dict(folder.optuna("select state, count(*) from trials group by state"))
+    assert states.keys() == {"COMPLETE", "PRUNED"}
+    statuses = dict(
+        folder.mlflow("select status, count(*) from runs join tags using (run_uuid) where key = 'tuner.trial' group by 1")
+    )
+    assert statuses == {"FINISHED": states["COMPLETE"], "KILLED": states["PRUNED"]}
+
+
+def test_the_same_error_three_times_in_a_row_ends_the_study(folder: StudyFolder):
+    (folder.path / "broken.py").write_text(
+        "import torch\n\n\nclass Net(torch.nn.Linear):\n    def __init__(self):\n        super().__init__(1, 1)\n\n"
+        "    def forward(self, images):\n        raise RuntimeError('this network cannot run')\n"
+    )
+    output = folder.run("--trials", "9", "--set", "trial.model={name: 'broken:Net'}", expect=1)
+    assert "RuntimeError: this network cannot run" in output
+    assert output.count("this network cannot run") <= 2, "an error is shown once"
+    assert folder.optuna("select state, count(*) from trials group by state") == [("FAIL", 3)] or (
+        # a second slot may have begun a fourth before the third was told
+        folder.optuna("select state, count(*) from trials group by state") == [("FAIL", 4)]
+    )
+    traces = [Path(path) / "traceback.txt" for (path,) in folder.mlflow("select artifact_uri from runs where status = 'FAILED'")]
+    assert all("broken.py" in trace.read_text() for trace in traces)
+
+
+def test_help_teaches_and_does_not_wait_for_torch():
+    started = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "tuner.study", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "examples:" in started.stdout
+    assert "exit codes" in started.stdout
+    assert not re.search(r"\| +torch$", started.stderr, re.MULTILINE)
+
+
+def test_a_shipped_study_is_found_by_its_name_from_any_folder(folder: StudyFolder):
+    assert "quickstart: 12 trials" in folder.call("--dry-run", study="quickstart")
+
+
+def test_a_folder_with_spaces_and_letters_of_any_script_will_do(tmp_path: Path):
+    path = tmp_path / "ünï ✓ dir"
+    path.mkdir()
+    folder = StudyFolder(path)
+    folder.call("--trials", "1")
+    folder.check(trials=1, epochs=EPOCHS, steps=STEPS)
+
+
+# -- killed ------------------------------------------------------------------------------------------------------------
+
+
+def children(pid: int) -> list[int]:
+    """Return all processes below one."""
+    table = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    below: dict[int, list[int]] = {}
+    for line in table.splitlines():
+        child, parent = map(int, line.split())
+        below.setdefault(parent, []).append(child)
+    found, todo = [], [pid]
+    while todo:
+        for child in below.get(todo.pop(), []):
+            found.append(child)
+            todo.append(child)
+    return found
+
+
+def slots_of(pid: int) -> list[int]:
+    """Return the training processes: they lead sessions of their own."""
+    return [child for child in children(pid) if os.getsid(child) == child]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def test_a_killed_trial_goes_on_from_its_last_epoch_to_the_very_same_end(folder: StudyFolder, undisturbed: StudyFolder):
+    process = folder.start("--per-device", "1")
+    killed = 0
+    while killed < 2:
+        folder.wait_for(folder.has_checkpoint, process)
+        slots = slots_of(process.pid)
+        if slots:
+            os.kill(slots[0], signal.SIGKILL)
+            killed += 1
+            time.sleep(0.5)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert "killed by SIGKILL" in output
+    folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
+    assert folder.values() == undisturbed.values()
+    assert folder.curves() == undisturbed.curves()
+    assert weights(folder) == weights(undisturbed)
+
+
+def weights(folder: StudyFolder) -> bytes:
+    """Return the bytes of the winner's weights."""
+    (path,) = folder.directory().glob("trials/*/model.ckpt")
+    state = torch.load(path, weights_only=True)["state_dict"]
+    return b"".join(tensor.numpy().tobytes() for tensor in state.values())
+
+
+@pytest.mark.parametrize("victim", ["coordinator", "server", "everything"])
+def test_whatever_is_killed_the_same_command_ends_with_exactly_the_asked_trials(
+    folder: StudyFolder, undisturbed: StudyFolder, victim: str
+):
+    process = folder.start("--per-device", "1")
+    folder.wait_for(folder.has_checkpoint, process)
+    below = children(process.pid)
+    match victim:
+        case "coordinator":
+            os.kill(process.pid, signal.SIGKILL)
+        case "server":
+            slots = slots_of(process.pid)
+            servers = [pid for pid in below if set(children(pid)) & set(slots)]
+            os.kill(servers[0], signal.SIGKILL)
+        case "everything":
+            for pid in (process.pid, *below):
+                os.kill(pid, signal.SIGKILL)
+    process.communicate(timeout=120)
+    deadline = time.monotonic() + 5
+    while any(is_alive(pid) for pid in below):
+        assert time.monotonic() < deadline, "a training outlived its coordinator"
+        time.sleep(0.05)
+    folder.run("--per-device", "1")
+    folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
+    assert folder.values() == undisturbed.values()
+    assert folder.curves() == undisturbed.curves()
+    assert weights(folder) == weights(undisturbed)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_ends_after_the_epoch_and_the_study_can_go_on(
+    folder: StudyFolder, undisturbed: StudyFolder, number: signal.Signals, code: int
+):
+    process = folder.start("--per-device", "1")
+    folder.wait_for(folder.has_checkpoint, process)
+    os.killpg(process.pid, number)  # as a terminal does: to all of the group
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == code, output
+    assert "Traceback" not in output
+    assert folder.optuna("select count(*) from trials where state = 'RUNNING'") == [(0,)]
+    assert folder.mlflow("select count(*) from runs where status = 'RUNNING'") == [(0,)]
+    folder.run("--per-device", "1")
+    folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
+    assert folder.curves() == undisturbed.curves()
+
+
+def test_a_second_interrupt_ends_at_once(folder: StudyFolder):
+    process = folder.start("--per-device", "1", "--set", "trial.data.batch_size=1")
+    folder.wait_for(lambda: slots_of(process.pid), process)
+    time.sleep(1)
+    os.kill(process.pid, signal.SIGINT)
+    time.sleep(0.5)
+    os.kill(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=15)
+    assert process.returncode == 130, output
+    assert folder.optuna("select count(*) from trials where state = 'RUNNING'") == [(0,)]
+
+
+def test_a_second_coordinator_is_refused_and_told_who_holds_the_study(folder: StudyFolder):
+    process = folder.start("--per-device", "1", "--trials", "40")
+    folder.wait_for(folder.has_checkpoint, process)
+    output = folder.run(expect=75)
+    assert f'study "tiny" is already being run by pid {process.pid}' in output
+
+
+def test_a_trial_that_dies_again_and_again_is_given_up_and_the_study_goes_on(folder: StudyFolder):
+    (folder.path / "deadly.py").write_text(
+        "import os\n\nfrom lightning_modules import MNISTCNN\n\n\nclass Net(MNISTCNN):\n"
+        "    def forward(self, images):\n        os._exit(0)\n"
+    )
+    net = "{name: 'deadly:Net', channels: [8, 8, 8], hidden: [32, 16]}"
+    output = folder.run("--trials", "2", "--set", f"trial.model={net}", "--per-device", "1")
+    assert "ended with status 0 and no result, 4 times: given up" in output
+    assert folder.optuna("select number, state from trials order by 1") == [(0, "FAIL"), (1, "FAIL")]
+    assert folder.mlflow("select count(*) from runs where status = 'FAILED'") == [(2,)]
+
+
+def test_a_finished_trial_that_mlflow_has_not_got_is_delivered_by_the_next_run(folder: StudyFolder, undisturbed: StudyFolder):
+    folder.call()
+    with sqlite3.connect(folder.path / "mlflow.db") as database:
+        for table in ("metrics", "latest_metrics", "params", "tags"):
+            database.execute(f"delete from {table} where run_uuid in (select run_uuid from runs where name like '#1 %')")
+        database.execute("delete from runs where name like '#1 %'")
+    database.close()
+    folder.call()
+    folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
+    trained = [point for point in undisturbed.curves() if not point[1].startswith("test/")]
+    assert [point for point in folder.curves() if not point[1].startswith("test/")] == trained
+
+
+def test_a_result_that_was_written_but_not_told_is_told_by_the_next_run(folder: StudyFolder, undisturbed: StudyFolder):
+    """The coordinator died between a trial's `result.json` and Optuna's commit."""
+    folder.call()
+    with sqlite3.connect(folder.path / "optuna.db") as database:
+        database.execute("delete from trial_values where trial_id = (select trial_id from trials where number = 3)")
+        database.execute("update trials set state = 'RUNNING', datetime_complete = null where number = 3")
+    database.close()
+    with sqlite3.connect(folder.path / "mlflow.db") as database:
+        database.execute("update runs set status = 'RUNNING' where name like '#3 %'")
+    database.close()
+    result = json.loads((folder.directory() / "trials" / "3" / "result.json").read_text())
+    output = folder.call()
+    assert result["state"] == "complete"
+    assert "#3" in output
+    folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
+    assert folder.values() == undisturbed.values()
