@@ -75,7 +75,8 @@ class Classifier(pl.LightningModule):
 
     def on_validation_end(self) -> None:
         """Tell a plateau how the validation went."""
-        if not isinstance(self.schedule, Plateau) or self.trainer.sanity_checking or not self.trainer.training:
+        in_training = self.trainer.state.fn == "fit" and not self.trainer.sanity_checking
+        if not isinstance(self.schedule, Plateau) or not in_training:
             return
         metrics = self.trainer.callback_metrics
         if self.schedule.monitor not in metrics:

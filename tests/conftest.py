@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import torch
 
 from tuner.study import main
 
@@ -46,7 +47,7 @@ class StudyFolder:
     def call(self, *arguments: str, study: str | Path = TINY, expect: int = 0) -> str:
         """Run a study in this process, without paying for the imports again, and return what it printed."""
         output = io.StringIO()
-        options = [str(study), "--engine", "inline", "--per-device", "1", *arguments]
+        options = [str(study), "--engine", "inline", "--per-device", "2", *arguments]
         with contextlib.chdir(self.path), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             code = main(options)
         assert code == expect, output.getvalue()
@@ -72,7 +73,9 @@ class StudyFolder:
         """Return the final value and parameters of every trial."""
         return self.optuna(
             "select number, value from trials join trial_values using (trial_id) order by number"
-        ) + self.optuna("select number, param_name, param_value from trials join trial_params using (trial_id) order by 1, 2")
+        ) + self.optuna(
+            "select number, param_name, param_value from trials join trial_params using (trial_id) order by 1, 2"
+        )
 
     def curves(self) -> list[tuple]:
         """Return every point of every trial's run."""
@@ -119,6 +122,12 @@ class StudyFolder:
                 process.stdout.close()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Keep torch from spinning on cores that other processes of a test need."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[StudyFolder]:
     """Return an empty folder to run studies in."""
@@ -129,8 +138,8 @@ def folder(tmp_path: Path) -> Iterator[StudyFolder]:
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyFolder]:
-    """Return a folder in which the tiny study was run from beginning to end, on one slot."""
+    """Return a folder in which the tiny study was run from beginning to end."""
     folder = StudyFolder(tmp_path_factory.mktemp("undisturbed"))
-    folder.output = folder.run("--per-device", "1")  # type: ignore[attr-defined]
+    folder.output = folder.run("--per-device", "2")  # type: ignore[attr-defined]
     yield folder
     folder.close()

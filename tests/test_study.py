@@ -151,7 +151,9 @@ def test_a_diverged_trial_is_pruned_and_the_study_goes_on(folder: StudyFolder):
     folder.call("--trials", "1", "--set", "search_space.optimizer.initial_lr={low: 1e12, high: 1e13}")
     assert folder.optuna("select state from trials") == [("PRUNED",)]
     tags = dict(
-        folder.mlflow("select key, value from tags where run_uuid in (select run_uuid from tags where key = 'tuner.trial')")
+        folder.mlflow(
+            "select key, value from tags where run_uuid in (select run_uuid from tags where key = 'tuner.trial')"
+        )
     )
     assert tags["tuner.state"] == "diverged"
     assert "not finite at step" in tags["tuner.message"]
@@ -165,7 +167,9 @@ def test_pruned_is_not_failed(folder: StudyFolder):
     states = dict(folder.optuna("select state, count(*) from trials group by state"))
     assert states.keys() == {"COMPLETE", "PRUNED"}
     statuses = dict(
-        folder.mlflow("select status, count(*) from runs join tags using (run_uuid) where key = 'tuner.trial' group by 1")
+        folder.mlflow(
+            "select status, count(*) from runs join tags using (run_uuid) where key = 'tuner.trial' group by 1"
+        )
     )
     assert statuses == {"FINISHED": states["COMPLETE"], "KILLED": states["PRUNED"]}
 
@@ -182,7 +186,10 @@ def test_the_same_error_three_times_in_a_row_ends_the_study(folder: StudyFolder)
         # a second slot may have begun a fourth before the third was told
         folder.optuna("select state, count(*) from trials group by state") == [("FAIL", 4)]
     )
-    traces = [Path(path) / "traceback.txt" for (path,) in folder.mlflow("select artifact_uri from runs where status = 'FAILED'")]
+    traces = [
+        Path(path) / "traceback.txt"
+        for (path,) in folder.mlflow("select artifact_uri from runs where status = 'FAILED'")
+    ]
     assert all("broken.py" in trace.read_text() for trace in traces)
 
 
@@ -238,7 +245,7 @@ def is_alive(pid: int) -> bool:
 
 
 def test_a_killed_trial_goes_on_from_its_last_epoch_to_the_very_same_end(folder: StudyFolder, undisturbed: StudyFolder):
-    process = folder.start("--per-device", "1")
+    process = folder.start("--per-device", "2")
     killed = 0
     while killed < 2:
         folder.wait_for(folder.has_checkpoint, process)
@@ -267,7 +274,7 @@ def weights(folder: StudyFolder) -> bytes:
 def test_whatever_is_killed_the_same_command_ends_with_exactly_the_asked_trials(
     folder: StudyFolder, undisturbed: StudyFolder, victim: str
 ):
-    process = folder.start("--per-device", "1")
+    process = folder.start("--per-device", "2")
     folder.wait_for(folder.has_checkpoint, process)
     below = children(process.pid)
     match victim:
@@ -285,7 +292,7 @@ def test_whatever_is_killed_the_same_command_ends_with_exactly_the_asked_trials(
     while any(is_alive(pid) for pid in below):
         assert time.monotonic() < deadline, "a training outlived its coordinator"
         time.sleep(0.05)
-    folder.run("--per-device", "1")
+    folder.run("--per-device", "2")
     folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
     assert folder.values() == undisturbed.values()
     assert folder.curves() == undisturbed.curves()
@@ -296,7 +303,7 @@ def test_whatever_is_killed_the_same_command_ends_with_exactly_the_asked_trials(
 def test_an_interrupt_ends_after_the_epoch_and_the_study_can_go_on(
     folder: StudyFolder, undisturbed: StudyFolder, number: signal.Signals, code: int
 ):
-    process = folder.start("--per-device", "1")
+    process = folder.start("--per-device", "2")
     folder.wait_for(folder.has_checkpoint, process)
     os.killpg(process.pid, number)  # as a terminal does: to all of the group
     output, _ = process.communicate(timeout=60)
@@ -304,13 +311,13 @@ def test_an_interrupt_ends_after_the_epoch_and_the_study_can_go_on(
     assert "Traceback" not in output
     assert folder.optuna("select count(*) from trials where state = 'RUNNING'") == [(0,)]
     assert folder.mlflow("select count(*) from runs where status = 'RUNNING'") == [(0,)]
-    folder.run("--per-device", "1")
+    folder.run("--per-device", "2")
     folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
     assert folder.curves() == undisturbed.curves()
 
 
 def test_a_second_interrupt_ends_at_once(folder: StudyFolder):
-    process = folder.start("--per-device", "1", "--set", "trial.data.batch_size=1")
+    process = folder.start("--per-device", "2", "--set", "trial.data.batch_size=1")
     folder.wait_for(lambda: slots_of(process.pid), process)
     time.sleep(1)
     os.kill(process.pid, signal.SIGINT)
@@ -322,7 +329,7 @@ def test_a_second_interrupt_ends_at_once(folder: StudyFolder):
 
 
 def test_a_second_coordinator_is_refused_and_told_who_holds_the_study(folder: StudyFolder):
-    process = folder.start("--per-device", "1", "--trials", "40")
+    process = folder.start("--per-device", "2", "--trials", "40")
     folder.wait_for(folder.has_checkpoint, process)
     output = folder.run(expect=75)
     assert f'study "tiny" is already being run by pid {process.pid}' in output
@@ -334,17 +341,21 @@ def test_a_trial_that_dies_again_and_again_is_given_up_and_the_study_goes_on(fol
         "    def forward(self, images):\n        os._exit(0)\n"
     )
     net = "{name: 'deadly:Net', channels: [8, 8, 8], hidden: [32, 16]}"
-    output = folder.run("--trials", "2", "--set", f"trial.model={net}", "--per-device", "1")
+    output = folder.run("--trials", "2", "--set", f"trial.model={net}", "--per-device", "2")
     assert "ended with status 0 and no result, 4 times: given up" in output
     assert folder.optuna("select number, state from trials order by 1") == [(0, "FAIL"), (1, "FAIL")]
     assert folder.mlflow("select count(*) from runs where status = 'FAILED'") == [(2,)]
 
 
-def test_a_finished_trial_that_mlflow_has_not_got_is_delivered_by_the_next_run(folder: StudyFolder, undisturbed: StudyFolder):
+def test_a_finished_trial_that_mlflow_has_not_got_is_delivered_by_the_next_run(
+    folder: StudyFolder, undisturbed: StudyFolder
+):
     folder.call()
     with sqlite3.connect(folder.path / "mlflow.db") as database:
         for table in ("metrics", "latest_metrics", "params", "tags"):
-            database.execute(f"delete from {table} where run_uuid in (select run_uuid from runs where name like '#1 %')")
+            database.execute(
+                f"delete from {table} where run_uuid in (select run_uuid from runs where name like '#1 %')"
+            )
         database.execute("delete from runs where name like '#1 %'")
     database.close()
     folder.call()

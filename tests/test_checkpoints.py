@@ -1,0 +1,104 @@
+"""Checkpoints: whole or absent, and never believed unchecked."""
+
+import json
+import multiprocessing
+import os
+import random
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tuner.checkpoints import DamagedCheckpointError, load_tensors, write_atomically, write_json
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    path = tmp_path / "epoch-000001.ckpt"
+    write_atomically(path, lambda file: torch.save({"weights": torch.arange(10_000.0)}, file))
+    return path
+
+
+def test_what_was_written_is_read_and_nothing_else_is_left(checkpoint: Path):
+    assert torch.equal(load_tensors(checkpoint)["weights"], torch.arange(10_000.0))
+    assert list(checkpoint.parent.iterdir()) == [checkpoint]
+
+
+def test_a_single_changed_bit_in_the_tensors_is_noticed(checkpoint: Path):
+    whole = checkpoint.read_bytes()
+    start = whole.index(torch.arange(100.0, 110.0).numpy().tobytes())
+    rng = random.Random(0)
+    for _ in range(50):
+        damaged = bytearray(whole)
+        damaged[start + rng.randrange(30_000)] ^= 1 << rng.randrange(8)
+        checkpoint.write_bytes(damaged)
+        with pytest.raises(DamagedCheckpointError, match=r"epoch-000001\.ckpt"):
+            load_tensors(checkpoint)
+
+
+def test_a_truncated_or_empty_file_is_noticed(checkpoint: Path):
+    whole = checkpoint.read_bytes()
+    rng = random.Random(0)
+    for length in (0, *(rng.randrange(len(whole)) for _ in range(20))):
+        checkpoint.write_bytes(whole[:length])
+        with pytest.raises(DamagedCheckpointError):
+            load_tensors(checkpoint)
+
+
+class Malicious:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused_and_runs_none(tmp_path: Path):
+    path, marker = tmp_path / "evil.ckpt", tmp_path / "ran"
+    torch.save({"weights": Malicious(marker)}, path)
+    with pytest.raises(DamagedCheckpointError):
+        load_tensors(path)
+    assert not marker.exists()
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path):
+    path = tmp_path / "result.json"
+    write_json(path, {"value": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"value": object()})
+    with pytest.raises(RuntimeError, match="half"):
+        write_atomically(path, _write_half)
+    assert json.loads(path.read_text()) == {"value": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def _write_half(file):
+    file.write(b"half")
+    raise RuntimeError("half")
+
+
+def _write_for_ever(path: Path) -> None:
+    number = 0
+    while True:
+        number += 1
+        tensors = {"number": number, "weights": torch.full((300_000,), float(number))}
+        write_atomically(path, lambda file, tensors=tensors: torch.save(tensors, file))
+
+
+def test_a_process_killed_while_writing_leaves_a_whole_checkpoint(tmp_path: Path):
+    path = tmp_path / "epoch-000001.ckpt"
+    rng = random.Random(1)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tuner.checkpoints"])
+    for _ in range(10):
+        process = context.Process(target=_write_for_ever, args=(path,))
+        process.start()
+        deadline = time.monotonic() + 30
+        while not path.exists() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        time.sleep(rng.random() * 0.05)
+        process.kill()
+        process.join()
+        content = load_tensors(path)
+        assert (content["weights"] == content["number"]).all()

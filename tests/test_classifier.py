@@ -1,0 +1,141 @@
+"""The classifier in a stock Trainer, as somebody who reuses it has it."""
+
+from collections import defaultdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers.logger import Logger
+
+from lightning_modules import (
+    MNISTCNN,
+    Adam,
+    Classifier,
+    CosineRestarts,
+    ExponentialDecay,
+    MNIST5kDataModule,
+    Plateau,
+    Schedule,
+)
+
+STEPS = 16  # an epoch: 4,000 images in batches of 250
+
+
+class Recorder(Logger):
+    name = "recorder"
+    version = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.metrics: dict[str, list[tuple[int, float]]] = defaultdict(list)
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        for key, value in metrics.items():
+            self.metrics[key].append((step or 0, value))
+
+
+def fit(schedule: Schedule | Plateau, epochs: int = 2, **options: Any) -> tuple[Recorder, pl.Trainer, Classifier]:
+    torch.manual_seed(0)
+    recorder = Recorder()
+    model = MNISTCNN(channels=(4, 4, 4), hidden=(16, 16))
+    module = Classifier(model, Adam(initial_lr=0.01), schedule)
+    trainer = pl.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=recorder,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **{"log_every_n_steps": 7, **options},
+    )
+    trainer.fit(module, datamodule=MNIST5kDataModule(batch_size=250))
+    return recorder, trainer, module
+
+
+def test_the_lr_of_every_step_is_logged_whatever_log_every_n_steps_is():
+    schedule = CosineRestarts(restart_period=9)
+    recorder, _, _ = fit(schedule, log_every_n_steps=16)
+    assert recorder.metrics["lr"] == [(step, 0.01 * schedule(step)) for step in range(2 * STEPS)]
+
+
+def test_loss_and_accuracy_of_training_and_validation_are_logged_each_epoch():
+    recorder, trainer, module = fit(CosineRestarts(restart_period=9), num_sanity_val_steps=0)
+    for key in ("train/loss", "train/acc", "val/loss", "val/acc"):
+        assert len(recorder.metrics[key]) == 2
+    (metrics,) = trainer.test(module, datamodule=MNIST5kDataModule(), verbose=False)
+    assert metrics.keys() == {"test/loss", "test/acc"}
+
+
+def test_with_accumulation_a_step_is_an_optimizer_update():
+    schedule = ExponentialDecay(decay_rate=0.5, decay_steps=3)
+    recorder, _, _ = fit(schedule, accumulate_grad_batches=4)
+    assert recorder.metrics["lr"] == [(step, 0.01 * schedule(step)) for step in range(2 * STEPS // 4)]
+
+
+def test_a_plateau_is_told_each_validation_but_not_the_sanity_check():
+    plateau = Plateau(factor=0.5, patience=0, threshold=1e9, threshold_mode="abs", monitor="val/acc", mode="max")
+    recorder, _, _ = fit(plateau, epochs=4)
+    first_of_each_epoch = [recorder.metrics["lr"][epoch * STEPS][1] for epoch in range(4)]
+    assert first_of_each_epoch == [0.01, 0.01, 0.005, 0.0025]
+
+
+def test_a_plateau_on_a_metric_that_is_not_logged_says_which_are():
+    with pytest.raises(ValueError, match=r"monitors 'val/accuracy', but only .*'val/acc'"):
+        fit(Plateau(monitor="val/accuracy"))
+
+
+def test_any_torch_optimizer_and_a_plain_csv_logger_will_do(tmp_path: Path):
+    module = Classifier(MNISTCNN(channels=(4, 4, 4), hidden=(16, 16)), partial(torch.optim.NAdam, lr=1e-3))
+    trainer = pl.Trainer(
+        max_steps=3,
+        accelerator="cpu",
+        logger=CSVLogger(tmp_path),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+    )
+    trainer.fit(module, datamodule=MNIST5kDataModule(batch_size=250))
+    trainer.logger.save()
+    assert "lr" in (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text()
+
+
+def test_a_run_cut_at_an_epoch_goes_on_with_the_same_lrs_and_weights(tmp_path: Path):
+    def trainer(epochs: int, recorder: Recorder) -> pl.Trainer:
+        return pl.Trainer(
+            max_epochs=epochs,
+            accelerator="cpu",
+            logger=recorder,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            log_every_n_steps=7,
+        )
+
+    def module() -> Classifier:
+        torch.manual_seed(0)
+        model = MNISTCNN(channels=(4, 4, 4), hidden=(16, 16), dropout=0.0)
+        inner = CosineRestarts(restart_period=20)
+        return Classifier(model, Adam(initial_lr=0.01), Plateau(factor=0.5, patience=0, schedule=inner))
+
+    straight, data = Recorder(), MNIST5kDataModule(batch_size=250)
+    whole = module()
+    trainer(3, straight).fit(whole, datamodule=data)
+
+    begun, rest = Recorder(), Recorder()
+    first = trainer(1, begun)
+    first.fit(module(), datamodule=MNIST5kDataModule(batch_size=250))
+    first.save_checkpoint(tmp_path / "cut.ckpt")
+    second = module()
+    trainer(3, rest).fit(
+        second, datamodule=MNIST5kDataModule(batch_size=250), ckpt_path=tmp_path / "cut.ckpt", weights_only=True
+    )
+    assert begun.metrics["lr"] + rest.metrics["lr"] == straight.metrics["lr"]
+    for one, other in zip(whole.state_dict().values(), second.state_dict().values(), strict=True):
+        assert torch.equal(one, other)

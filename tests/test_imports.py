@@ -1,0 +1,71 @@
+"""Who may import whom: the architecture, as a table."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# What a module may import beside the standard library and its own package's siblings.
+ONLY_HERE = {
+    "mlflow": {"tuner/tracking.py"},
+    "optuna": {"tuner/storage.py", "tuner/coordinator.py", "tuner/progress.py"},
+    "yaml": {"tuner/study_file.py"},
+    "pydantic": {"tuner/registry.py"},
+    "rich": {"tuner/progress.py", "tuner/summary.py", "tuner/study.py"},
+    "mlxtend": {"lightning_modules/data.py"},
+    "torchvision": {"lightning_modules/data.py"},
+}
+STANDARD_LIBRARY_ONLY = {
+    "lightning_modules/schedules.py",
+    "lightning_modules/plateau.py",
+    "lightning_modules/checks.py",
+}
+
+
+def modules() -> list[str]:
+    return sorted(
+        str(path.relative_to(ROOT))
+        for package in ("lightning_modules", "tuner")
+        for path in (ROOT / package).rglob("*.py")
+    )
+
+
+def imports(module: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse((ROOT / module).read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("module", modules())
+def test_each_module_imports_only_what_its_place_allows(module: str):
+    for name in imports(module):
+        package = name.partition(".")[0]
+        assert module in ONLY_HERE.get(package, {module}), f"{module} imports {name}"
+        assert not name.startswith("tuner.study.") and name != "tuner.study", "nobody imports the command"
+        if module.startswith("lightning_modules"):
+            assert package != "tuner", f"{module} imports {name}: the arrow goes from tuner to lightning_modules only"
+        if module.startswith("tuner/engines"):
+            assert package not in {"optuna", "mlflow"}
+
+
+@pytest.mark.parametrize("module", sorted(STANDARD_LIBRARY_ONLY))
+def test_schedules_and_plateau_need_the_standard_library_only(module: str):
+    for name in imports(module):
+        package = name.partition(".")[0]
+        if package == "lightning_modules":
+            file = f"{'/'.join(name.split('.')[:2])}.py"
+            assert file in STANDARD_LIBRARY_ONLY or not (ROOT / file).exists(), f"{module} imports {name}"
+        else:
+            assert package in sys.stdlib_module_names, f"{module} imports {name}"
+
+
+def test_only_training_builds_a_trainer():
+    builders = [module for module in modules() if "pl.Trainer(" in (ROOT / module).read_text()]
+    assert builders == ["tuner/training.py"]

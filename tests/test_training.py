@@ -1,0 +1,174 @@
+"""`train` on real data: its ends, its reports, its way back from a checkpoint."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from tuner.config import TrialConfig
+from tuner.messages import Assignment, EpochReport, Group, StepReport, TrialResult, Verdict
+from tuner.training import MODEL_FILE, RESULT_FILE, read_result, resolve_precision, run
+
+VALUES = {
+    "data": {"name": "mnist_5k", "batch_size": 250},
+    "model": {"name": "mnist_cnn", "channels": [4, 4, 4], "hidden": [16, 16]},
+    "optimizer": {"name": "adam", "initial_lr": 0.01},
+    "schedule": {"name": "cosine_restarts", "restart_period": 20},
+    "trainer": {"max_epochs": 3},
+    "seed": 5,
+}
+STEPS = 16
+
+
+class Answers:
+    """A channel that keeps the reports and answers as told."""
+
+    def __init__(self, *verdicts: Verdict) -> None:
+        self.verdicts = list(verdicts)
+        self.reports: list[EpochReport] = []
+        self.steps: list[StepReport] = []
+
+    def report(self, number: int, report: EpochReport) -> Verdict:
+        self.reports.append(report)
+        return self.verdicts.pop(0) if self.verdicts else "continue"
+
+    def progress(self, number: int, report: StepReport) -> None:
+        self.steps.append(report)
+
+
+def train(directory: Path, channel: Answers, metric: str = "val/acc", **sections: dict) -> TrialResult:
+    values = {key: {**VALUES[key], **sections[key]} if key in sections else VALUES[key] for key in VALUES}
+    config = TrialConfig.from_values(values)
+    (result,) = run(Group((Assignment(0, config, metric, directory),)), channel)
+    return result
+
+
+def weights(directory: Path) -> dict[str, torch.Tensor]:
+    return torch.load(directory / MODEL_FILE, weights_only=True)["state_dict"]
+
+
+def test_a_trial_reports_every_epoch_and_leaves_result_and_weights(tmp_path: Path):
+    channel = Answers()
+    result = train(tmp_path, channel)
+    assert result.state == "complete"
+    assert [report.epoch for report in channel.reports] == [1, 2, 3]
+    assert result.value == channel.reports[-1].value > 0.15
+    assert [point for report in channel.reports for point in report.points] == result.points
+    assert sorted(path.name for path in tmp_path.iterdir()) == [MODEL_FILE, RESULT_FILE]
+    stored = read_result(tmp_path)
+    assert stored == dataclasses.replace(result, points=stored.points)
+    assert list(stored.points) == result.points
+
+
+def test_the_points_are_the_lr_of_every_step_and_the_metrics_of_every_epoch(tmp_path: Path):
+    points = train(tmp_path, Answers()).points
+    assert [step for key, step, _ in points if key == "lr"] == list(range(3 * STEPS))
+    for key in ("train/acc", "train/loss", "val/acc", "val/loss"):
+        assert [step for name, step, _ in points if name == key] == [STEPS, 2 * STEPS, 3 * STEPS]
+
+
+def test_an_epoch_with_a_restart_at_its_end_says_that_the_lr_rose(tmp_path: Path):
+    channel = Answers()
+    train(tmp_path, channel)  # restarts at steps 20 and 40; epochs end after steps 15, 31 and 47
+    assert [report.lr_rose for report in channel.reports] == [False, True, True]
+
+
+def test_a_pruned_trial_stops_at_once_and_says_so(tmp_path: Path):
+    channel = Answers("continue", "prune")
+    result = train(tmp_path, channel)
+    assert (result.state, result.epochs) == ("pruned", 2)
+    assert result.value == channel.reports[-1].value
+    assert read_result(tmp_path).state == "pruned"
+
+
+def test_a_stopped_trial_is_not_over_and_goes_on_to_the_very_same_end(tmp_path: Path):
+    straight, cut = tmp_path / "straight", tmp_path / "cut"
+    whole = train(straight, Answers())
+    assert train(cut, Answers("stop")).state == "interrupted"
+    assert read_result(cut) is None
+    assert train(cut, Answers("stop")).state == "interrupted"
+    channel = Answers()
+    result = train(cut, channel)
+    assert [report.epoch for report in channel.reports] == [3]
+    assert sorted(channel.reports[0].points) == sorted(whole.points), "the first report after a resume has all points"
+    assert result.value == whole.value
+    for one, other in zip(weights(straight).values(), weights(cut).values(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    straight, cut = tmp_path / "straight", tmp_path / "cut"
+    whole = train(straight, Answers())
+    train(cut, Answers("continue", "stop"))
+    older, newest = sorted(cut.glob("epoch-*.ckpt"))
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    channel = Answers()
+    assert train(cut, channel).value == whole.value
+    assert [report.epoch for report in channel.reports] == [2, 3]
+    assert newest.name in caplog.text
+    for one, other in zip(weights(straight).values(), weights(cut).values(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_without_a_usable_checkpoint_a_trial_begins_anew(tmp_path: Path):
+    whole = train(tmp_path / "straight", Answers())
+    cut = tmp_path / "cut"
+    train(cut, Answers("stop"))
+    for checkpoint in cut.glob("epoch-*.ckpt"):
+        checkpoint.write_bytes(b"")
+    channel = Answers()
+    assert train(cut, channel).value == whole.value
+    assert [report.epoch for report in channel.reports] == [1, 2, 3]
+
+
+def test_a_loss_that_is_not_finite_ends_the_trial_at_that_step(tmp_path: Path):
+    channel = Answers()
+    result = train(tmp_path, channel, optimizer={"name": "sgd", "initial_lr": 1e30})
+    assert result.state == "diverged"
+    assert result.diverged_at is not None
+    assert result.diverged_at < STEPS
+    assert channel.reports == []
+    assert max(step for key, step, _ in result.points if key == "lr") == result.diverged_at
+
+
+def test_an_error_of_the_network_fails_the_trial_with_its_traceback(tmp_path: Path):
+    result = train(tmp_path, Answers(), model={"name": "torch.nn:Linear", "channels": None})
+    assert result.state == "failed"
+    assert "TypeError" in result.message
+    assert "Traceback" in result.traceback
+    assert read_result(tmp_path).state == "failed"
+
+
+def test_the_same_seed_gives_the_same_training_and_another_seed_another(tmp_path: Path):
+    first = train(tmp_path / "a", Answers())
+    torch.rand(7)  # whatever the global generator did before
+    assert train(tmp_path / "b", Answers()).points == first.points
+    config = TrialConfig.from_values({**VALUES, "seed": 6})
+    (other,) = run(Group((Assignment(0, config, "val/acc", tmp_path / "c"),)), Answers())
+    assert other.points != first.points
+
+
+def test_the_winner_is_tested_on_the_test_set_with_the_weights_it_ended_with(tmp_path: Path):
+    train(tmp_path, Answers())
+    config = TrialConfig.from_values(VALUES)
+    group = Group((Assignment(0, config, "val/acc", tmp_path),), task="test")
+    (result,) = run(group, Answers())
+    model = config.model.build("model")
+    model.load_state_dict(weights(tmp_path))
+    model.eval()
+    data = config.data.build("data")
+    data.prepare_data()
+    data.setup("test")
+    with torch.no_grad():
+        right = sum((model(images).argmax(1) == labels).sum().item() for images, labels in data.test_dataloader())
+    assert result.metrics["test/acc"] == pytest.approx(right / 500)
+
+
+def test_auto_precision_is_full_where_the_processor_has_no_bf16():
+    flags = Path("/proc/cpuinfo").read_text()
+    expected = "bf16-mixed" if "avx512_bf16" in flags or "amx_bf16" in flags else "32-true"
+    assert resolve_precision("auto", "cpu") == expected
+    assert resolve_precision("64-true", "cpu") == "64-true"
