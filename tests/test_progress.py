@@ -50,6 +50,6 @@ def test_a_file_gets_whole_lines_only():
     play(Console(file=output, width=120))
     lines = output.getvalue().splitlines()
     assert len(lines) == 2
-    assert lines[0].split() == "#0 cosine_restarts initial_lr 0.01 complete val/acc 0.8123 3 epochs, 2 s".split()
+    assert " ".join(lines[0].split()) == "#0 cosine_restarts initial_lr 0.01 complete val/acc 0.8123 3 epochs, 2 s"
     assert lines[1] == "note: trial #1 [killed]"
     assert "\x1b" not in output.getvalue()

@@ -101,7 +101,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path: Path
     straight, cut = tmp_path / "straight", tmp_path / "cut"
     whole = train(straight, Answers())
     train(cut, Answers("continue", "stop"))
-    older, newest = sorted(cut.glob("epoch-*.ckpt"))
+    _, newest = sorted(cut.glob("epoch-*.ckpt"))
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
     newest.write_bytes(content)

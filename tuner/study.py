@@ -129,8 +129,8 @@ def _with_engine(options: argparse.Namespace, overrides: Sequence[str], engine: 
 
     caught: list[int] = []
     with StudyStore.open(config, options.storage, identity) as store:
-        tracker = Tracker(config, uri, store.identifier)
         display = Display(config, console)
+        tracker = Tracker(config, uri, store.identifier, display.note)
         coordinator = Coordinator(config, store, tracker, display)
 
         def interrupt(number: int, frame: FrameType | None) -> None:

@@ -51,8 +51,6 @@ _REFUSALS = frozenset(
     for code in (ErrorCode.Value("INVALID_PARAMETER_VALUE"), ErrorCode.Value("RESOURCE_DOES_NOT_EXIST"))
 )
 
-_log = logging.getLogger(__name__)
-
 
 def default_tracking_uri() -> str:
     """Return MLflow's own default: MLFLOW_TRACKING_URI, else ``sqlite:///mlflow.db``."""
@@ -92,7 +90,7 @@ def check_tracking_uri(uri: str) -> None:
 class _ChildRun:
     run_id: str
     start_time: int
-    status: str
+    state: str
     sent: set[tuple[str, int]] = field(default_factory=set)
 
 
@@ -103,12 +101,14 @@ class Tracker:
         config: The study.
         uri: MLflow's tracking URI.
         study_id: What tells this study from others of the same name, in other databases.
+        warn: Called, from another thread, with what a person should know.
     """
 
-    def __init__(self, config: StudyConfig, uri: str, study_id: str) -> None:
+    def __init__(self, config: StudyConfig, uri: str, study_id: str, warn: Callable[[str], None]) -> None:
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
         self.uri = uri
+        self._warn = warn
         self._config = config
         self._client = MlflowClient(tracking_uri=uri)
         self._experiment_id = self._open_experiment()
@@ -131,8 +131,8 @@ class Tracker:
         return str(self._parent.info.run_id)
 
     def unfinished(self, numbers: Sequence[int]) -> list[int]:
-        """Return those of the given finished trials whose runs are missing or still open."""
-        return [n for n in numbers if n not in self._children or self._children[n].status == "RUNNING"]
+        """Return those of the given finished trials whose runs are missing or do not say so."""
+        return [n for n in numbers if n not in self._children or self._children[n].state in ("running", "interrupted")]
 
     def start_trial(self, number: int, config: TrialConfig) -> None:
         """Open a trial's run, or the one that it had before it was cut short."""
@@ -142,7 +142,7 @@ class Tracker:
             if child is not None:
                 self._client.update_run(child.run_id, status="RUNNING")
                 self._client.set_tag(child.run_id, STATE_TAG, "running")
-                child.status = "RUNNING"
+                child.state = "running"
                 return
             run = self._client.create_run(
                 self._experiment_id,
@@ -154,7 +154,7 @@ class Tracker:
                     STATE_TAG: "running",
                 },
             )
-            child = _ChildRun(run.info.run_id, run.info.start_time, "RUNNING")
+            child = _ChildRun(run.info.run_id, run.info.start_time, "running")
             params = [Param(key, _text(value)) for key, value in config.flat().items()]
             for batch in _batches(params, 100):
                 self._client.log_batch(child.run_id, params=batch)
@@ -188,10 +188,9 @@ class Tracker:
             if result.traceback:
                 self._client.log_text(child.run_id, result.traceback, "traceback.txt")
             value = "" if result.value is None else f" {result.value:.4f}"
-            status = TRIAL_STATUS[result.state]
             self._client.update_run(child.run_id, name=f"#{number} {config.schedule.name}{value}")
-            self._client.set_terminated(child.run_id, status)
-            child.status = status
+            self._client.set_terminated(child.run_id, TRIAL_STATUS[result.state])
+            child.state = result.state
             child.sent.clear()
 
         self._put(write)
@@ -230,7 +229,7 @@ class Tracker:
 
         Args:
             status: MLflow status of the study's run.
-            patience: Seconds to wait for a store that does not answer.
+            patience: Seconds to wait for a store that takes nothing.
 
         Returns:
             Whether everything was written. What was not is sent by the next run of the study.
@@ -238,7 +237,11 @@ class Tracker:
         self._put(lambda: self._client.set_terminated(self.parent_id, status))
         self._queue.put(None)
         self._closing.set()
-        self._thread.join(patience)
+        left, deadline = self._queue.qsize(), time.monotonic() + patience
+        while self._thread.is_alive() and time.monotonic() < deadline:
+            self._thread.join(0.5)
+            if self._queue.qsize() < left:
+                left, deadline = self._queue.qsize(), time.monotonic() + patience
         return not self._thread.is_alive()
 
     def _open_experiment(self) -> str:
@@ -266,8 +269,8 @@ class Tracker:
                 [self._experiment_id], f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{self.parent_id}'", page_token=token
             )
             for run in page:
-                info = run.info
-                yield int(run.data.tags[TRIAL_TAG]), _ChildRun(info.run_id, info.start_time, info.status)
+                tags, info = run.data.tags, run.info
+                yield int(tags[TRIAL_TAG]), _ChildRun(info.run_id, info.start_time, tags.get(STATE_TAG, "running"))
             token = page.token
             if not token:
                 return
@@ -284,11 +287,11 @@ class Tracker:
                     break
                 except MlflowException as error:
                     if error.error_code in _REFUSALS:
-                        _log.warning("MLflow refused a record: %s", error.message)
+                        self._warn(f"MLflow refused a record: {error.message}")
                         break
                     self._pause(attempt, error)
                 except KeyError as error:
-                    _log.warning("MLflow has no run for trial %s", error)
+                    self._warn(f"MLflow has no run for trial #{error}")
                     break
                 except Exception as error:  # the network's, the database driver's
                     self._pause(attempt, error)
@@ -296,7 +299,7 @@ class Tracker:
 
     def _pause(self, attempt: int, error: Exception) -> None:
         if attempt == 0:
-            _log.warning("MLflow does not take records at present (%s); trying again", type(error).__name__)
+            self._warn(f"MLflow takes no records at present ({type(error).__name__}); they are kept and sent later")
         # Once the study is over, somebody waits: try often.
         if self._closing.is_set():
             time.sleep(1)

@@ -1,0 +1,124 @@
+"""Milliseconds a step: a trial as the tuner trains it, beside bare loops of the same network.
+
+Three contenders do the same work (the reference CNN, MNIST-5k, batch 50, Adam, one epoch of 80 steps), in turns, each
+round in a new order, in this one process with the given number of threads:
+
+- tuner: `tuner.training.run`, with its Trainer, callbacks, history and the lr of every step recorded;
+- bare: a loop in plain PyTorch with the same choices (tensors in memory, channels-last, fused Adam);
+- usual: the loop that most examples show (DataLoader over a dataset, NCHW, Adam without fused);
+
+Run it on an idle machine:  python benchmarks/step_time.py --threads 1 --rounds 5
+"""
+
+import argparse
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_modules import MNISTCNN, ExponentialDecay, MNIST5kDataModule
+from tuner.config import TrialConfig
+from tuner.messages import Assignment, EpochReport, Group, StepReport, Verdict
+from tuner.training import run
+
+BATCH, STEPS, INITIAL_LR = 50, 80, 1e-3
+SCHEDULE = {"decay_rate": 0.96, "decay_steps": 20}
+
+
+class Clock:
+    """A channel that notes when each step report came."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, float]] = []
+
+    def report(self, number: int, report: EpochReport) -> Verdict:
+        return "continue"
+
+    def progress(self, number: int, report: StepReport) -> None:
+        self.seen.append((report.step, time.perf_counter()))
+
+
+def tuner() -> float:
+    config = TrialConfig.from_values(
+        {
+            "data": {"name": "mnist_5k", "batch_size": BATCH},
+            "model": {"name": "mnist_cnn"},
+            "optimizer": {"name": "adam", "initial_lr": INITIAL_LR},
+            "schedule": {"name": "exponential", **SCHEDULE},
+            "trainer": {"max_epochs": 1, "precision": "32-true"},
+            "seed": 0,
+        }
+    )
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        run(Group((Assignment(0, config, "val/acc", Path(folder)),)), clock)
+    (first, began), (last, ended) = clock.seen[0], clock.seen[-1]
+    return (ended - began) / (last - first)
+
+
+def loop(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+    schedule = ExponentialDecay(**SCHEDULE)
+    seconds = []
+    model.train()
+    began = time.perf_counter()
+    for step, (images, labels) in enumerate(batches):
+        optimizer.param_groups[0]["lr"] = INITIAL_LR * schedule(step)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+        ended = time.perf_counter()
+        seconds.append(ended - began)
+        began = ended
+    return statistics.mean(seconds[1:])
+
+
+def data() -> MNIST5kDataModule:
+    module = MNIST5kDataModule(batch_size=BATCH)
+    module.prepare_data()
+    module.setup("fit")
+    return module
+
+
+def bare() -> float:
+    model = MNISTCNN().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(model.parameters(), lr=INITIAL_LR, fused=True)
+    return loop(model, optimizer, data().train_dataloader())
+
+
+def usual() -> float:
+    batches = list(data().train_dataloader())
+    images = torch.cat([images for images, _ in batches]).contiguous()
+    labels = torch.cat([labels for _, labels in batches])
+    model = MNISTCNN()
+    loader = DataLoader(TensorDataset(images, labels), batch_size=BATCH, shuffle=True)
+    return loop(model, torch.optim.Adam(model.parameters(), lr=INITIAL_LR), loader)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    contenders = {"tuner": tuner, "bare": bare, "usual": usual}
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    rng = random.Random(0)
+    for _ in range(options.rounds):
+        for name in rng.sample(list(contenders), len(contenders)):
+            times[name].append(contenders[name]() * 1000)
+    print(f"{options.threads} thread(s), {options.rounds} rounds, torch {torch.__version__}\n")
+    print("| | median ms a step | lowest | highest | median of the ratio to bare |")
+    print("|---|---|---|---|---|")
+    for name, values in times.items():
+        ratio = statistics.median(value / base for value, base in zip(values, times["bare"], strict=True))
+        print(f"| {name} | {statistics.median(values):.1f} | {min(values):.1f} | {max(values):.1f} | {ratio:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
