@@ -1,12 +1,49 @@
 """Learning-rate schedules for your own Lightning Trainer: needs torch and pytorch-lightning, nothing else."""
 
 from lightning_modules.classifier import Classifier
-from lightning_modules.data import DATASETS, FashionMNISTDataModule, MNIST5kDataModule, MNISTDataModule
+from lightning_modules.data import DATASETS, DataError, FashionMNISTDataModule, MNIST5kDataModule, MNISTDataModule
 from lightning_modules.lr_scheduler import ScheduleLR
 from lightning_modules.models import MNISTCNN, MODELS
-from lightning_modules.optimizers import OPTIMIZERS, SGD, Adam
+from lightning_modules.optimizers import (
+    OPTIMIZERS,
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    AdamEpsilonHat,
+    AdamW,
+    Lion,
+    Optimizer,
+    RMSprop,
+)
 from lightning_modules.plateau import Plateau, PlateauState
-from lightning_modules.schedules import SCHEDULES, Constant, CosineRestarts, ExponentialDecay, Schedule
+from lightning_modules.schedules import (
+    SCHEDULES,
+    Constant,
+    CosineDecay,
+    CosineRestarts,
+    ExponentialDecay,
+    HoldThenDecay,
+    InverseSqrt,
+    InverseTimeDecay,
+    Join,
+    Lambda,
+    LinearCosineDecay,
+    NaturalExponentialDecay,
+    NoisyLinearCosineDecay,
+    OneCycle,
+    PiecewiseConstant,
+    PolynomialDecay,
+    Scaled,
+    Schedule,
+    StepDecay,
+    TriangularCyclic,
+    Warmup,
+    WarmupStableDecay,
+    join,
+    scaled,
+    warmup,
+)
 
 __all__ = [
     "DATASETS",
@@ -15,16 +52,44 @@ __all__ = [
     "OPTIMIZERS",
     "SCHEDULES",
     "SGD",
+    "Adadelta",
+    "Adagrad",
     "Adam",
+    "AdamEpsilonHat",
+    "AdamW",
     "Classifier",
     "Constant",
+    "CosineDecay",
     "CosineRestarts",
+    "DataError",
     "ExponentialDecay",
     "FashionMNISTDataModule",
+    "HoldThenDecay",
+    "InverseSqrt",
+    "InverseTimeDecay",
+    "Join",
+    "Lambda",
+    "LinearCosineDecay",
+    "Lion",
     "MNIST5kDataModule",
     "MNISTDataModule",
+    "NaturalExponentialDecay",
+    "NoisyLinearCosineDecay",
+    "OneCycle",
+    "Optimizer",
+    "PiecewiseConstant",
     "Plateau",
     "PlateauState",
+    "PolynomialDecay",
+    "RMSprop",
+    "Scaled",
     "Schedule",
     "ScheduleLR",
+    "StepDecay",
+    "TriangularCyclic",
+    "Warmup",
+    "WarmupStableDecay",
+    "join",
+    "scaled",
+    "warmup",
 ]

@@ -4,21 +4,41 @@ They fit wherever an "optimizer callable" is wanted, a `Classifier` or one's own
 
     optimizer = Adam(initial_lr=1e-3, eps=1e-4)(self.parameters())
 
-`initial_lr` is torch's ``lr`` argument: the value that a schedule multiplies. Each uses torch's fused kernels where the
-parameters allow, on a CPU too, where they are several times faster.
+`initial_lr` is torch's ``lr`` argument: the value that a schedule multiplies. A schedule changes nothing else, and
+never the momentum. Each uses torch's fused kernels where there are some, on a CPU too, where they are several times
+faster, and batched ("foreach") ones elsewhere.
+
+`eps` is an argument of every optimizer that has one, to be searched together with the lr. The old default of 1e-8 does
+not suit every network: TensorFlow's documentation names 1 and 0.1 for Inception on ImageNet. And one number means
+different things: torch adds `eps` to the root of the (for Adam bias-corrected) mean square, Keras to the uncorrected
+root in Adam (`AdamEpsilonHat`) and *under* the root in Adagrad, RMSprop and Adadelta.
 """
 
+import importlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.adam import adam
 
 from lightning_modules.checks import require
 
-__all__ = ["OPTIMIZERS", "SGD", "Adam", "Optimizer"]
+__all__ = [
+    "OPTIMIZERS",
+    "SGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamEpsilonHat",
+    "AdamW",
+    "Lion",
+    "Optimizer",
+    "RMSprop",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +55,7 @@ class Optimizer(ABC):
         require(self, "initial_lr", 0 < self.initial_lr < math.inf, "initial_lr > 0")
         self._check()
 
-    def _check(self) -> None:
+    def _check(self) -> None:  # noqa: B027 - an optimizer of nothing but an lr has nothing to check
         """Raise ValueError, naming the rule and the value, if the arguments do not make an optimizer."""
 
     @abstractmethod
@@ -55,6 +75,7 @@ class Adam(Optimizer):
         weight_decay: Coefficient of an L2 penalty ``weight_decay / 2 * |w|**2`` that is added to the loss.
 
     Source: Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
+    Synonyms: torch ``Adam``. Keras's ``Adam`` is `AdamEpsilonHat`.
 
     >>> optimizer = Adam(initial_lr=1e-3, eps=0.1)([nn.Parameter(torch.zeros(2))])
     >>> optimizer.defaults["lr"], optimizer.defaults["eps"]
@@ -67,12 +88,11 @@ class Adam(Optimizer):
     weight_decay: float = 0.0
 
     def _check(self) -> None:
-        require(self, "beta1", 0 <= self.beta1 < 1, "0 <= beta1 < 1")
-        require(self, "beta2", 0 <= self.beta2 < 1, "0 <= beta2 < 1")
-        require(self, "eps", 0 <= self.eps < math.inf, "eps >= 0")
-        require(self, "weight_decay", 0 <= self.weight_decay < math.inf, "weight_decay >= 0")
+        _check_shares(self, "beta1", "beta2")
+        _check_amounts(self, "eps", "weight_decay")
 
     def __call__(self, params: Iterable[nn.Parameter]) -> torch.optim.Adam:
+        """Build torch's Adam of these parameters."""
         return torch.optim.Adam(
             params,
             lr=self.initial_lr,
@@ -84,13 +104,180 @@ class Adam(Optimizer):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AdamW(Optimizer):
+    """Adam whose weight decay is no part of the gradient: the weights shrink by ``lr * weight_decay`` of themselves.
+
+    Args:
+        beta1: Decay rate of the mean of the gradients, in [0, 1).
+        beta2: Decay rate of the mean of the squared gradients, in [0, 1).
+        eps: Added to the denominator, at least 0, as in `Adam`.
+        weight_decay: Share of itself that a weight loses per step and unit of lr; the schedule multiplies it too.
+
+    Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
+    Synonyms: torch ``AdamW``; Keras ``AdamW`` but for its eps, see `AdamEpsilonHat`.
+
+    >>> optimizer = AdamW(initial_lr=1e-3, weight_decay=0.1)([nn.Parameter(torch.zeros(2))])
+    >>> optimizer.defaults["lr"], optimizer.defaults["weight_decay"]
+    (0.001, 0.1)
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+
+    def _check(self) -> None:
+        _check_shares(self, "beta1", "beta2")
+        _check_amounts(self, "eps", "weight_decay")
+
+    def __call__(self, params: Iterable[nn.Parameter]) -> torch.optim.AdamW:
+        """Build torch's AdamW of these parameters."""
+        return torch.optim.AdamW(
+            params,
+            lr=self.initial_lr,
+            betas=(self.beta1, self.beta2),
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            fused=True,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamEpsilonHat(Optimizer):
+    """Adam, as TensorFlow and Keras do it: eps is added before the bias correction.
+
+    With the means ``m`` of the gradients and ``v`` of their squares, at the ``t``-th update, counted from 1:
+
+    ``lr_t = lr * sqrt(1 - beta2**t) / (1 - beta1**t)``, and the weight moves by ``-lr_t * m / (sqrt(v) + eps)``
+
+    This `eps` ("epsilon hat" in the paper) acts like an eps of ``eps / sqrt(1 - beta2**t)`` in `Adam`: 31.6 times as
+    large at the first update, 10 times at the 10th, 3.2 times at the 100th and 1.26 times at the 1000th. With an eps of
+    1e-8 nobody sees a difference. With one of 0.1 `Adam` begins at full speed and this optimizer begins slowly, as if
+    warmed up: for gradients of 0.01 and an lr of 1 the first update of `Adam` is 0.01 / (0.01 + 0.1), and this one's is
+    0.01 / (0.01 + 3.16)::
+
+        >>> def first_update(settings):
+        ...     weight = nn.Parameter(torch.zeros(1))
+        ...     weight.grad = torch.full((1,), 0.01)
+        ...     settings([weight]).step()
+        ...     return round(weight.item(), 4)
+        >>> first_update(Adam(initial_lr=1.0, eps=0.1)), first_update(AdamEpsilonHat(initial_lr=1.0, eps=0.1))
+        (-0.0909, -0.0032)
+
+    So an eps from a paper or a program that used TensorFlow, like the 0.1 and 1 of Inception, belongs here.
+
+    Args:
+        beta1: Decay rate of the mean of the gradients, in [0, 1).
+        beta2: Decay rate of the mean of the squared gradients, in [0, 1).
+        eps: Added to the root of the uncorrected mean square, at least 0. TensorFlow 1 had 1e-8, Keras has 1e-7.
+        weight_decay: Coefficient of an L2 penalty ``weight_decay / 2 * |w|**2`` that is added to the loss.
+
+    Source: Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, the last lines of section 2.
+    Synonyms: Keras ``Adam`` (beta_1, beta_2, epsilon); TensorFlow 1 ``AdamOptimizer``. torch has it not.
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+    def _check(self) -> None:
+        _check_shares(self, "beta1", "beta2")
+        _check_amounts(self, "eps", "weight_decay")
+
+    def __call__(self, params: Iterable[nn.Parameter]) -> "TorchAdamEpsilonHat":
+        """Build the torch optimizer of these parameters."""
+        return TorchAdamEpsilonHat(
+            params,
+            lr=self.initial_lr,
+            betas=(self.beta1, self.beta2),
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+        )
+
+
+class TorchAdamEpsilonHat(torch.optim.Optimizer):
+    """The torch optimizer that `AdamEpsilonHat` builds; every argument can differ between parameter groups.
+
+    Args:
+        params: Parameters, or dicts of parameter groups.
+        lr: Learning rate.
+        betas: Decay rates of the mean of the gradients and of their squares.
+        eps: Added to the root of the uncorrected mean square.
+        weight_decay: Coefficient of an L2 penalty.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient, and return what `closure` returns."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [param for param in group["params"] if param.grad is not None]
+            if params:
+                self._update(params, **{key: group[key] for key in ("lr", "betas", "eps", "weight_decay")})
+        return loss
+
+    def _update(
+        self, params: list[Tensor], lr: float, betas: tuple[float, float], eps: float, weight_decay: float
+    ) -> None:
+        alike: dict[tuple[int, torch.device], list[Tensor]] = {}
+        for param in params:
+            state = self.state[param]
+            if not state:
+                state["step"] = 0
+                state["exp_avg"] = torch.zeros_like(param, memory_format=torch.preserve_format)
+                state["exp_avg_sq"] = torch.zeros_like(param, memory_format=torch.preserve_format)
+            state["step"] += 1
+            # A parameter that had no gradient for a while has made fewer steps than the others.
+            alike.setdefault((state["step"], param.device), []).append(param)
+        for (step, device), members in alike.items():
+            states = [self.state[param] for param in members]
+            # torch's fused kernel with the eps of this step; it counts the step itself.
+            adam(
+                members,
+                [cast(Tensor, param.grad) for param in members],
+                [state["exp_avg"] for state in states],
+                [state["exp_avg_sq"] for state in states],
+                [],
+                list(torch.full((len(members),), step - 1.0, dtype=torch.float32, device=device).unbind()),
+                fused=True,
+                amsgrad=False,
+                beta1=betas[0],
+                beta2=betas[1],
+                lr=float(lr),
+                weight_decay=weight_decay,
+                eps=eps / math.sqrt(1 - betas[1] ** step),
+                maximize=False,
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class SGD(Optimizer):
     """Stochastic gradient descent with momentum.
+
+    ``b = momentum * b + gradient``, and the weight moves by ``-lr * b``, or with `nesterov` by
+    ``-lr * (gradient + momentum * b)``.
 
     Args:
         momentum: Share of the last update that is kept, in [0, 1).
         nesterov: Evaluate the gradient ahead of the momentum; needs a `momentum` above 0.
         weight_decay: Coefficient of an L2 penalty ``weight_decay / 2 * |w|**2`` that is added to the loss.
+
+    Source: Sutskever et al., "On the importance of initialization and momentum in deep learning", ICML 2013.
+    Synonyms: torch and Keras ``SGD``. Keras multiplies by the lr before it adds to ``b``: at a constant lr the same.
 
     >>> SGD(initial_lr=0.1, momentum=0.9)([nn.Parameter(torch.zeros(2))]).defaults["momentum"]
     0.9
@@ -101,11 +288,12 @@ class SGD(Optimizer):
     weight_decay: float = 0.0
 
     def _check(self) -> None:
-        require(self, "momentum", 0 <= self.momentum < 1, "0 <= momentum < 1")
+        _check_shares(self, "momentum")
         require(self, "nesterov", not self.nesterov or self.momentum > 0, "momentum > 0 with nesterov")
-        require(self, "weight_decay", 0 <= self.weight_decay < math.inf, "weight_decay >= 0")
+        _check_amounts(self, "weight_decay")
 
     def __call__(self, params: Iterable[nn.Parameter]) -> torch.optim.SGD:
+        """Build torch's SGD of these parameters."""
         return torch.optim.SGD(
             params,
             lr=self.initial_lr,
@@ -116,4 +304,181 @@ class SGD(Optimizer):
         )
 
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam, "sgd": SGD}
+@dataclass(frozen=True, kw_only=True)
+class Adagrad(Optimizer):
+    """Divide by the root of the sum of all squared gradients so far: ``lr * gradient / (sqrt(sum) + eps)``.
+
+    Args:
+        initial_accumulator: What the sum starts with, at least 0.
+        eps: Added to the denominator, at least 0.
+        weight_decay: Coefficient of an L2 penalty ``weight_decay / 2 * |w|**2`` that is added to the loss.
+
+    Source: Duchi, Hazan and Singer, "Adaptive Subgradient Methods for Online Learning and Stochastic Optimization",
+    JMLR 12, 2011.
+    Synonyms: torch ``Adagrad`` (its lr_decay is the schedule `InverseTimeDecay`); Keras ``Adagrad``, which divides by
+    ``sqrt(sum + epsilon)`` and starts with a sum of 0.1.
+
+    >>> Adagrad(initial_lr=0.1)([nn.Parameter(torch.zeros(2))]).defaults["eps"]
+    1e-10
+    """
+
+    initial_accumulator: float = 0.0
+    eps: float = 1e-10
+    weight_decay: float = 0.0
+
+    def _check(self) -> None:
+        _check_amounts(self, "initial_accumulator", "eps", "weight_decay")
+
+    def __call__(self, params: Iterable[nn.Parameter]) -> torch.optim.Adagrad:
+        """Build torch's Adagrad of these parameters."""
+        return torch.optim.Adagrad(
+            params,
+            lr=self.initial_lr,
+            initial_accumulator_value=self.initial_accumulator,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            fused=True,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RMSprop(Optimizer):
+    """Divide by the root of a running mean of the squared gradients: ``lr * gradient / (sqrt(mean) + eps)``.
+
+    Args:
+        rho: Decay rate of the mean of the squared gradients, in [0, 1).
+        momentum: Share of the last update that is kept, in [0, 1).
+        centered: Subtract the square of the mean of the gradients: divide by their standard deviation.
+        eps: Added to the denominator, at least 0.
+        weight_decay: Coefficient of an L2 penalty ``weight_decay / 2 * |w|**2`` that is added to the loss.
+
+    Source: Tieleman and Hinton, "Lecture 6.5: rmsprop", Coursera, 2012.
+    Synonyms: torch ``RMSprop`` (alpha = rho); Keras ``RMSprop``, which divides by ``sqrt(mean + epsilon)``, has a rho
+    of 0.9 by default, and with momentum multiplies by the lr before it adds up.
+
+    >>> RMSprop(initial_lr=1e-3, rho=0.9)([nn.Parameter(torch.zeros(2))]).defaults["alpha"]
+    0.9
+    """
+
+    rho: float = 0.99
+    momentum: float = 0.0
+    centered: bool = False
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+    def _check(self) -> None:
+        _check_shares(self, "rho", "momentum")
+        _check_amounts(self, "eps", "weight_decay")
+
+    def __call__(self, params: Iterable[nn.Parameter]) -> torch.optim.RMSprop:
+        """Build torch's RMSprop of these parameters."""
+        return torch.optim.RMSprop(
+            params,
+            lr=self.initial_lr,
+            alpha=self.rho,
+            momentum=self.momentum,
+            centered=self.centered,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            foreach=True,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adadelta(Optimizer):
+    """Scale the gradient by the ratio of the sizes of recent updates and recent gradients.
+
+    ``lr * gradient * sqrt(mean of squared updates + eps) / sqrt(mean of squared gradients + eps)``. The paper has no
+    lr, which is an `initial_lr` of 1.
+
+    Args:
+        rho: Decay rate of both means, in [0, 1).
+        eps: Added under both roots, above 0: it is all that the first update is made of.
+        weight_decay: Coefficient of an L2 penalty ``weight_decay / 2 * |w|**2`` that is added to the loss.
+
+    Source: Zeiler, "ADADELTA: An Adaptive Learning Rate Method", 2012.
+    Synonyms: torch and Keras ``Adadelta`` (in Keras with a rho of 0.95, an eps of 1e-7 and an lr of 0.001 by default).
+
+    >>> Adadelta(initial_lr=1.0, rho=0.95)([nn.Parameter(torch.zeros(2))]).defaults["rho"]
+    0.95
+    """
+
+    rho: float = 0.9
+    eps: float = 1e-6
+    weight_decay: float = 0.0
+
+    def _check(self) -> None:
+        _check_shares(self, "rho")
+        require(self, "eps", 0 < self.eps < math.inf, "eps > 0")
+        _check_amounts(self, "weight_decay")
+
+    def __call__(self, params: Iterable[nn.Parameter]) -> torch.optim.Adadelta:
+        """Build torch's Adadelta of these parameters."""
+        return torch.optim.Adadelta(
+            params, lr=self.initial_lr, rho=self.rho, eps=self.eps, weight_decay=self.weight_decay, foreach=True
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lion(Optimizer):
+    """Move every weight by the lr, in the direction of the sign of a mean of the gradients.
+
+    ``lr * sign(beta1 * m + (1 - beta1) * gradient)``, and then ``m = beta2 * m + (1 - beta2) * gradient``. It wants an
+    lr that is 3 to 10 times smaller than Adam's, and as much more weight decay. It has no eps.
+
+    Args:
+        beta1: Weight of the mean of the gradients against the last one, in [0, 1).
+        beta2: Decay rate of that mean, in [0, 1).
+        weight_decay: Share of itself that a weight loses per step and unit of lr, as in `AdamW`.
+
+    Raises:
+        ImportError: When called, if the package pytorch_optimizer is not installed.
+
+    Source: Chen et al., "Symbolic Discovery of Optimization Algorithms", NeurIPS 2023.
+    Synonyms: pytorch_optimizer, timm and Keras ``Lion``; torch has it not.
+
+    >>> Lion(initial_lr=1e-4).beta2
+    0.99
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.99
+    weight_decay: float = 0.0
+
+    def _check(self) -> None:
+        _check_shares(self, "beta1", "beta2")
+        _check_amounts(self, "weight_decay")
+
+    def __call__(self, params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """Build pytorch_optimizer's Lion of these parameters."""
+        try:
+            library = importlib.import_module("pytorch_optimizer")
+        except ImportError as error:
+            raise ImportError("Lion needs pytorch_optimizer: pip install pytorch_optimizer") from error
+        optimizer = library.Lion(
+            params, lr=self.initial_lr, betas=(self.beta1, self.beta2), weight_decay=self.weight_decay
+        )
+        return cast(torch.optim.Optimizer, optimizer)
+
+
+def _check_shares(settings: Optimizer, *fields: str) -> None:
+    for field in fields:
+        require(settings, field, 0 <= getattr(settings, field) < 1, f"0 <= {field} < 1")
+
+
+def _check_amounts(settings: Optimizer, *fields: str) -> None:
+    for field in fields:
+        require(settings, field, 0 <= getattr(settings, field) < math.inf, f"{field} >= 0")
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {
+    "adadelta": Adadelta,
+    "adagrad": Adagrad,
+    "adam": Adam,
+    "adam_epsilon_hat": AdamEpsilonHat,
+    "adamw": AdamW,
+    "lion": Lion,
+    "rmsprop": RMSprop,
+    "sgd": SGD,
+}
+"""Every optimizer by the name that a study file gives it."""

@@ -1,7 +1,7 @@
 """Plateau reduction: a scale that a metric drives, multiplied onto any schedule.
 
-`Plateau` holds the settings, `PlateauState` what has been seen; `Plateau.update` is a pure function from one state to the
-next, so a plateau can be checkpointed, resumed and run for many trials at once. Standard library only.
+`Plateau` holds the settings, `PlateauState` what has been seen; `Plateau.update` is a pure function from one state to
+the next, so a plateau can be checkpointed, resumed and run for many trials at once. Standard library only.
 """
 
 import math
@@ -36,20 +36,34 @@ class Plateau:
     """Reduce the lr when a metric has stopped improving, on top of any schedule.
 
     ``lr(s) = initial_lr * schedule(s) * scale``. After `patience` evaluations without improvement, the next one without
-    improvement multiplies the scale by `factor`.
+    improvement multiplies the scale by `factor`. That is how torch reads these words; Keras, whose reading `convention`
+    offers, differs from it in four things, and it knows a `threshold_mode` of "abs" only:
+
+    * It reduces *at* the evaluation number `patience` without improvement, torch at the next one. A patience of ``n``
+      in torch is one of ``n + 1`` in Keras, where 0 is the same as 1.
+    * The evaluation that ends the cooldown counts: a cooldown of ``n`` in Keras leaves out ``n - 1`` evaluations, torch
+      leaves out ``n``. A cooldown of 1 in Keras is none.
+    * The first value is the best so far whatever it is. If it is NaN, nothing ever improves on it; torch waits for a
+      number (neither counts a later NaN as an improvement).
+    * ``value - threshold > best`` for "max", ``value + threshold < best`` for "min" is an improvement, where torch adds
+      the threshold to the other side; only rounding can tell these apart.
 
     Args:
         factor: What the scale is multiplied by, above 0 and below 1.
-        patience: Evaluations without improvement that are tolerated.
+        patience: Evaluations without improvement that are tolerated; with Keras's convention the last of them is not.
         threshold: How much better than the best a value must be to count.
         threshold_mode: Whether `threshold` is a share of the best ("rel") or a difference ("abs").
-        cooldown: Evaluations after a reduction in which nothing is counted as bad.
+        cooldown: Evaluations after a reduction in which nothing is counted as bad; with Keras's convention the last of
+            them is.
         min_factor: Lower bound of the scale, between 0 and 1.
         mode: Whether the metric should fall ("min") or rise ("max").
         monitor: Name of the logged metric.
         schedule: The schedule that the scale multiplies.
+        convention: Whose reading of patience and cooldown holds, "torch" or "keras".
 
-    Synonyms: torch ``ReduceLROnPlateau`` (min_lr = min_factor * initial_lr, eps = 0), to which it is equal.
+    Synonyms: torch ``ReduceLROnPlateau`` (min_lr = min_factor * initial_lr, eps = 0), to which it is equal; Keras
+    ``ReduceLROnPlateau`` (min_delta = threshold, min_lr = min_factor * initial_lr), to which it is equal with a
+    `convention` of "keras" and a `threshold_mode` of "abs"; timm ``plateau``, which is torch's.
 
     >>> plateau = Plateau(factor=0.5, patience=1)
     >>> state = PlateauState()
@@ -59,6 +73,14 @@ class Plateau:
     ...     scales.append(state.scale)
     >>> scales
     [1.0, 1.0, 1.0, 0.5, 0.5]
+    >>> plateau = Plateau(factor=0.5, patience=1, threshold_mode="abs", convention="keras")
+    >>> state = PlateauState()
+    >>> scales = []
+    >>> for loss in (1.0, 0.9, 0.9, 0.9, 0.9):
+    ...     state = plateau.update(state, loss)
+    ...     scales.append(state.scale)
+    >>> scales
+    [1.0, 1.0, 0.5, 0.25, 0.125]
     """
 
     factor: float = 0.1
@@ -70,6 +92,7 @@ class Plateau:
     mode: Literal["min", "max"] = "min"
     monitor: str = "val/loss"
     schedule: Schedule = field(default_factory=Constant)
+    convention: Literal["torch", "keras"] = "torch"
 
     def __post_init__(self) -> None:
         require(self, "factor", 0 < self.factor < 1, "0 < factor < 1")
@@ -79,26 +102,35 @@ class Plateau:
         require(self, "cooldown", self.cooldown >= 0, "cooldown >= 0")
         require(self, "min_factor", 0 <= self.min_factor <= 1, "0 <= min_factor <= 1")
         require(self, "mode", self.mode in ("min", "max"), 'mode "min" or "max"')
+        require(self, "schedule", isinstance(self.schedule, Schedule), "a schedule as schedule")
+        require(self, "convention", self.convention in ("torch", "keras"), 'convention "torch" or "keras"')
 
     def update(self, state: PlateauState, value: float) -> PlateauState:
         """Return the state after an evaluation that gave `value`; NaN counts as no improvement."""
-        best, bad, cooldown_left, scale = state.best, state.bad_evaluations, state.cooldown_left, state.scale
-        if self._improves(value, best):
-            best, bad = value, 0
-        else:
-            bad += 1
-        if cooldown_left > 0:
-            cooldown_left -= 1
-            bad = 0
-        if bad > self.patience:
+        keras = self.convention == "keras"
+        improved = self._improves(value, state.best)
+        # torch ends the cooldown after the evaluation, Keras before it.
+        cooling = state.cooldown_left > (1 if keras else 0)
+        cooldown_left = max(0, state.cooldown_left - 1)
+        bad = 0 if improved or cooling else state.bad_evaluations + 1
+        scale = state.scale
+        if bad > 0 and bad >= (self.patience if keras else self.patience + 1):
             scale = max(scale * self.factor, self.min_factor)
             bad, cooldown_left = 0, self.cooldown
-        return PlateauState(scale=scale, best=best, bad_evaluations=bad, cooldown_left=cooldown_left)
+        return PlateauState(
+            scale=scale,
+            best=value if improved else state.best,
+            bad_evaluations=bad,
+            cooldown_left=cooldown_left,
+        )
 
     def _improves(self, value: float, best: float | None) -> bool:
+        keras = self.convention == "keras"
         sign = 1 if self.mode == "max" else -1
         if best is None:
-            return sign * value > -math.inf
-        if self.threshold_mode == "abs":
-            return sign * value > sign * best + self.threshold
-        return sign * value > sign * (best * (1 + sign * self.threshold))
+            return keras or sign * value > -math.inf
+        if self.threshold_mode == "rel":
+            return sign * value > sign * (best * (1 + sign * self.threshold))
+        if keras:
+            return sign * value - self.threshold > sign * best
+        return sign * value > sign * best + self.threshold

@@ -5,49 +5,65 @@ A schedule is a frozen dataclass that, called with a step, returns the *factor* 
     lr(step) = initial_lr * schedule(step)
 
 A step is one optimizer update, counted from 0; the lr at step ``s`` is the one that update ``s`` uses. Being a pure
-closed form, a schedule can be drawn, checked, tabulated and resumed without training. This module imports the standard
-library only.
+closed form, a schedule can be drawn, checked, tabulated and resumed without training. It imports the standard library
+only. Lengths are in steps and real numbers: nothing is rounded to whole ones.
 
-One field of a dataclass is at once the Python argument, the key in a study file, the type that is checked, the axis that
-is searched and the parameter that is logged. To add a family: write one dataclass with ``_check`` and ``_factor``, and
-add its line to `SCHEDULES`.
+One field of a dataclass is at once the Python argument, the key in a study file, the type that is checked, the axis
+that is searched and the parameter that is logged. To add a family: write one dataclass with ``_check`` and ``_factor``,
+and add its line to `SCHEDULES`. Those with peaks are in `lightning_modules.cycles`, those made of others or of a
+formula in `lightning_modules.combinators`; all can be imported from here.
+
+Where the articles that people start from are wrong:
+
+* Natural exponential decay is often printed as ``exp(-rate / step)``; it is ``exp(-rate * step)``.
+* The paper on cyclical learning rates is Smith 2017, not Goyal et al. 2017 (that one is on large batches and warmup).
+* The snippet ``drop ** (floor(1 + epoch) / epochs_drop)`` floors the wrong term: an epoch is whole already, so it
+  decays a little at every epoch. Meant is ``drop ** floor((1 + epoch) / epochs_drop)``, and that still drops one epoch
+  too early; `StepDecay` drops at each multiple of `decay_steps`. The curves of the two themselves, for epochs of 100
+  steps and a drop to a half every 10 epochs: ``Lambda(function="0.5 ** ((1 + step // 100) / 10)")`` and
+  ``HoldThenDecay(hold_steps=900, decay=scaled(StepDecay(decay_rate=0.5, decay_steps=1000), 0.5))``.
 """
 
+import hashlib
 import math
-from abc import ABC, abstractmethod
+from bisect import bisect_left
 from dataclasses import dataclass
+from itertools import pairwise
+from statistics import NormalDist
+from typing import Literal
 
+from lightning_modules._schedule import ROUNDING, Schedule, share_of, whole
 from lightning_modules.checks import require
+from lightning_modules.combinators import HoldThenDecay, Join, Lambda, Scaled, Warmup, join, scaled, warmup
+from lightning_modules.cycles import CosineRestarts, OneCycle, TriangularCyclic
 
-__all__ = ["SCHEDULES", "Constant", "CosineRestarts", "ExponentialDecay", "Schedule"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schedule(ABC):
-    """A pure function from the step to the factor of the initial lr, finite and never negative."""
-
-    def __post_init__(self) -> None:
-        self._check()
-
-    def __call__(self, step: int) -> float:
-        """Return the factor at `step`.
-
-        Args:
-            step: Number of optimizer updates done before this one, 0 or more.
-
-        Raises:
-            ValueError: If `step` is negative.
-        """
-        if step < 0:
-            raise ValueError(f"step >= 0 must hold, but got step={step}")
-        return self._factor(step)
-
-    def _check(self) -> None:
-        """Raise ValueError, naming the rule and the value, if the arguments do not make a schedule."""
-
-    @abstractmethod
-    def _factor(self, step: int) -> float:
-        """Return the factor at a step that is known to be valid."""
+__all__ = [
+    "SCHEDULES",
+    "Constant",
+    "CosineDecay",
+    "CosineRestarts",
+    "ExponentialDecay",
+    "HoldThenDecay",
+    "InverseSqrt",
+    "InverseTimeDecay",
+    "Join",
+    "Lambda",
+    "LinearCosineDecay",
+    "NaturalExponentialDecay",
+    "NoisyLinearCosineDecay",
+    "OneCycle",
+    "PiecewiseConstant",
+    "PolynomialDecay",
+    "Scaled",
+    "Schedule",
+    "StepDecay",
+    "TriangularCyclic",
+    "Warmup",
+    "WarmupStableDecay",
+    "join",
+    "scaled",
+    "warmup",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +72,48 @@ class Constant(Schedule):
 
     ``factor(s) = 1``
 
+    Synonyms: torch ``ConstantLR(factor=1)``.
+
     >>> [Constant()(step) for step in (0, 10, 10**9)]
     [1.0, 1.0, 1.0]
     """
 
-    def _factor(self, step: int) -> float:
+    def _factor(self, step: float) -> float:
         return 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PiecewiseConstant(Schedule):
+    """Other constants on other stretches of the training.
+
+    ``factor(s) = factors[number of boundaries below s]``: the old value still holds *at* a boundary. ``factors[0]`` at
+    step 0, ``factors[-1]`` beyond the last boundary.
+
+    Args:
+        boundaries: Last steps of the stretches, rising, in steps.
+        factors: Factor on each stretch, at least 0; one more than there are boundaries.
+
+    Synonyms: TensorFlow ``piecewise_constant`` and Keras ``PiecewiseConstantDecay`` (values = initial_lr * factors);
+    torch ``MultiStepLR``, which changes one step sooner, at the milestone; timm ``MultiStepLRScheduler``.
+
+    >>> schedule = PiecewiseConstant(boundaries=(100, 200), factors=(1.0, 0.5, 0.1))
+    >>> [schedule(step) for step in (0, 100, 101, 200, 201)]
+    [1.0, 1.0, 0.5, 0.5, 0.1]
+    """
+
+    boundaries: tuple[float, ...]
+    factors: tuple[float, ...]
+
+    def _check(self) -> None:
+        require(self, "boundaries", all(0 <= each < math.inf for each in self.boundaries), "boundaries >= 0")
+        rising = all(left < right for left, right in pairwise(self.boundaries))
+        require(self, "boundaries", rising, "rising boundaries")
+        require(self, "factors", len(self.factors) == len(self.boundaries) + 1, "one factor more than boundaries")
+        require(self, "factors", all(0 <= each < math.inf for each in self.factors), "factors >= 0")
+
+    def _factor(self, step: float) -> float:
+        # 0.29 * 100 is a little less than 29, and yet the boundary that step 29 is at.
+        return self.factors[bisect_left(self.boundaries, step * (1 - ROUNDING))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,83 +144,387 @@ class ExponentialDecay(Schedule):
         require(self, "decay_rate", 0 < self.decay_rate <= 1, "0 < decay_rate <= 1")
         require(self, "decay_steps", 0 < self.decay_steps < math.inf, "decay_steps > 0")
 
-    def _factor(self, step: int) -> float:
-        exponent = step // self.decay_steps if self.staircase else step / self.decay_steps
-        return float(self.decay_rate**exponent)
+    def _factor(self, step: float) -> float:
+        return float(self.decay_rate ** _elapsed(step, self.decay_steps, self.staircase))
 
 
 @dataclass(frozen=True, kw_only=True)
-class CosineRestarts(Schedule):
-    """Cosine decay to `min_factor`, started again from a peak at the end of every period (SGDR).
+class NaturalExponentialDecay(Schedule):
+    """Exponential decay whose rate is an exponent of e.
 
-    Period ``k`` begins at ``restart_period * (period_growth**k - 1) / (period_growth - 1)`` (``k * restart_period``
-    without growth) and lasts ``restart_period * period_growth**k`` steps, not rounded. With ``t`` the share of the
-    period that is over:
-
-    ``factor(s) = (1 - min_factor) * peak_decay**k * (1 + cos(pi * t)) / 2 + min_factor``
-
-    1 at step 0; at a restart exactly ``(1 - min_factor) * peak_decay**k + min_factor``; it goes on restarting for ever.
+    ``factor(s) = exp(-decay_rate * s / decay_steps)``, with ``floor(s / decay_steps)`` for ``s / decay_steps`` when
+    `staircase`. 1 at step 0, ``exp(-decay_rate)`` at step `decay_steps`, towards 0 beyond. It is an `ExponentialDecay`
+    with a `decay_rate` of ``exp(-decay_rate)``.
 
     Args:
-        restart_period: Steps in the first period.
-        period_growth: Ratio of the length of a period to the one before, a real number of at least 1.
-        peak_decay: Ratio of the height of a peak to the one before, above 0 and at most 1.
-        min_factor: Factor that each period decays to, between 0 and 1.
+        decay_rate: By how much the logarithm of the lr falls per `decay_steps` steps, at least 0.
+        decay_steps: Steps in which the lr is multiplied by ``exp(-decay_rate)`` once.
+        staircase: Hold the lr between multiples of `decay_steps`.
 
-    Source: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017.
-    Synonyms: TensorFlow and Keras ``CosineDecayRestarts`` (t_mul, m_mul, alpha); torch ``CosineAnnealingWarmRestarts``
-    (whole numbers only, no decaying peaks); timm ``CosineLRScheduler`` (cycle_mul, cycle_decay).
+    Synonyms: TensorFlow 1 ``natural_exp_decay``; torch ``ExponentialLR(gamma=exp(-decay_rate / decay_steps))``.
 
-    >>> schedule = CosineRestarts(restart_period=10, period_growth=3, peak_decay=0.5)
-    >>> [round(schedule(step), 6) for step in (0, 5, 10, 25, 40)]
-    [1.0, 0.5, 0.5, 0.25, 0.25]
+    >>> schedule = NaturalExponentialDecay(decay_rate=0.5, decay_steps=100)
+    >>> [round(schedule(step), 6) for step in (0, 100, 200)]
+    [1.0, 0.606531, 0.367879]
     """
 
-    restart_period: float
-    period_growth: float = 1.0
-    peak_decay: float = 1.0
+    decay_rate: float
+    decay_steps: float
+    staircase: bool = False
+
+    def _check(self) -> None:
+        require(self, "decay_rate", 0 <= self.decay_rate < math.inf, "decay_rate >= 0")
+        require(self, "decay_steps", 0 < self.decay_steps < math.inf, "decay_steps > 0")
+
+    def _factor(self, step: float) -> float:
+        return math.exp(-self.decay_rate * _elapsed(step, self.decay_steps, self.staircase))
+
+
+@dataclass(frozen=True, kw_only=True)
+class InverseTimeDecay(Schedule):
+    """Decay with the inverse of the time, quick at first and ever slower.
+
+    ``factor(s) = 1 / (1 + decay_rate * s / decay_steps)``, with ``floor(s / decay_steps)`` for ``s / decay_steps`` when
+    `staircase`. 1 at step 0, ``1 / (1 + decay_rate)`` at step `decay_steps`, towards 0 beyond.
+
+    Args:
+        decay_rate: By how much the inverse of the factor grows per `decay_steps` steps, at least 0.
+        decay_steps: Steps in which the inverse of the factor grows by `decay_rate`.
+        staircase: Hold the lr between multiples of `decay_steps`.
+
+    Source: Robbins and Monro, "A Stochastic Approximation Method", Annals of Mathematical Statistics 22, 1951.
+    Synonyms: TensorFlow ``inverse_time_decay`` and Keras ``InverseTimeDecay``; the ``decay`` argument of old Keras
+    optimizers is ``decay_rate / decay_steps``, as is the ``lr_decay`` of torch's ``Adagrad``.
+
+    >>> schedule = InverseTimeDecay(decay_rate=0.5, decay_steps=100)
+    >>> [round(schedule(step), 6) for step in (0, 100, 600)]
+    [1.0, 0.666667, 0.25]
+    """
+
+    decay_rate: float
+    decay_steps: float
+    staircase: bool = False
+
+    def _check(self) -> None:
+        require(self, "decay_rate", 0 <= self.decay_rate < math.inf, "decay_rate >= 0")
+        require(self, "decay_steps", 0 < self.decay_steps < math.inf, "decay_steps > 0")
+
+    def _factor(self, step: float) -> float:
+        return 1 / (1 + self.decay_rate * _elapsed(step, self.decay_steps, self.staircase))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepDecay(Schedule):
+    """Multiply by `decay_rate` at once, every `decay_steps` steps: "halve it every five epochs".
+
+    ``factor(s) = decay_rate ** floor(s / decay_steps)``. 1 at step 0, `decay_rate` at step `decay_steps`, towards 0
+    beyond. The same as an `ExponentialDecay` with `staircase`.
+
+    Args:
+        decay_rate: Factor at each drop, above 0 and at most 1.
+        decay_steps: Steps from one drop to the next.
+
+    Synonyms: torch ``StepLR(step_size=decay_steps, gamma=decay_rate)``; timm ``StepLRScheduler``; Keras
+    ``ExponentialDecay(staircase=True)``.
+
+    >>> schedule = StepDecay(decay_rate=0.5, decay_steps=100)
+    >>> [schedule(step) for step in (0, 99, 100, 250)]
+    [1.0, 1.0, 0.5, 0.25]
+    """
+
+    decay_rate: float
+    decay_steps: float
+
+    def _check(self) -> None:
+        require(self, "decay_rate", 0 < self.decay_rate <= 1, "0 < decay_rate <= 1")
+        require(self, "decay_steps", 0 < self.decay_steps < math.inf, "decay_steps > 0")
+
+    def _factor(self, step: float) -> float:
+        return float(self.decay_rate ** _elapsed(step, self.decay_steps, staircase=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolynomialDecay(Schedule):
+    """Decay to `end_factor` along a power of the time that is left, once or again and again.
+
+    ``factor(s) = (1 - end_factor) * (1 - min(s, D) / D) ** power + end_factor``, with ``D = decay_steps``. 1 at step 0,
+    `end_factor` at step `decay_steps` and beyond. With `cycle` ``D = decay_steps * ceil(s / decay_steps)``: at each
+    multiple of `decay_steps` the factor is exactly `end_factor`, and one step later it has jumped up to a decay that is
+    longer by `decay_steps`.
+
+    Args:
+        decay_steps: Steps of the (first) decay.
+        end_factor: Factor that is decayed to, at least 0; above 1 the lr rises.
+        power: Exponent, above 0; 1 is a straight line.
+        cycle: Start again after each multiple of `decay_steps`, from ever lower.
+
+    Synonyms: TensorFlow ``polynomial_decay`` and Keras ``PolynomialDecay`` (end_learning_rate = initial_lr *
+    end_factor); torch ``PolynomialLR(total_iters=decay_steps)`` (only with an end_factor of 0, and no cycle) and
+    ``LinearLR(start_factor=1, end_factor=end_factor)``; timm ``PolyLRScheduler``.
+
+    >>> schedule = PolynomialDecay(decay_steps=100, end_factor=0.2)
+    >>> [round(schedule(step), 6) for step in (0, 50, 100, 1000)]
+    [1.0, 0.6, 0.2, 0.2]
+    >>> schedule = PolynomialDecay(decay_steps=100, end_factor=0.0, cycle=True)
+    >>> [round(schedule(step), 6) for step in (100, 101, 150, 200)]
+    [0.0, 0.495, 0.25, 0.0]
+    """
+
+    decay_steps: float
+    end_factor: float
+    power: float = 1.0
+    cycle: bool = False
+
+    def _check(self) -> None:
+        require(self, "decay_steps", 0 < self.decay_steps < math.inf, "decay_steps > 0")
+        require(self, "end_factor", 0 <= self.end_factor < math.inf, "end_factor >= 0")
+        require(self, "power", 0 < self.power < math.inf, "power > 0")
+
+    def _factor(self, step: float) -> float:
+        share = share_of(step, self.decay_steps)
+        if self.cycle:
+            share /= max(1, -whole(-share))
+        return float((1 - self.end_factor) * (1 - min(1.0, share)) ** self.power + self.end_factor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CosineDecay(Schedule):
+    """Decay to `min_factor` along half a cosine wave.
+
+    ``factor(s) = (1 - min_factor) * (1 + cos(pi * min(s, decay_steps) / decay_steps)) / 2 + min_factor``. 1 at step 0,
+    `min_factor` at step `decay_steps` and beyond.
+
+    Args:
+        decay_steps: Steps of the decay.
+        min_factor: Factor that is decayed to, between 0 and 1.
+
+    Source: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017.
+    Synonyms: TensorFlow ``cosine_decay`` and Keras ``CosineDecay`` (alpha = min_factor); torch
+    ``CosineAnnealingLR(T_max=decay_steps, eta_min=initial_lr * min_factor)``, which rises again beyond ``T_max``; timm
+    ``CosineLRScheduler``.
+
+    >>> schedule = CosineDecay(decay_steps=100, min_factor=0.1)
+    >>> [round(schedule(step), 6) for step in (0, 50, 100, 1000)]
+    [1.0, 0.55, 0.1, 0.1]
+    """
+
+    decay_steps: float
     min_factor: float = 0.0
 
     def _check(self) -> None:
-        require(self, "restart_period", 0 < self.restart_period < math.inf, "restart_period > 0")
-        require(self, "period_growth", 1 <= self.period_growth < math.inf, "period_growth >= 1")
-        require(self, "peak_decay", 0 < self.peak_decay <= 1, "0 < peak_decay <= 1")
+        require(self, "decay_steps", 0 < self.decay_steps < math.inf, "decay_steps > 0")
         require(self, "min_factor", 0 <= self.min_factor <= 1, "0 <= min_factor <= 1")
 
-    def _factor(self, step: int) -> float:
-        period, progress = self._locate(step)
-        wave = 0.5 * (1 + math.cos(math.pi * progress))
-        return float((1 - self.min_factor) * self.peak_decay**period * wave + self.min_factor)
+    def _factor(self, step: float) -> float:
+        progress = min(1.0, step / self.decay_steps)
+        return (1 - self.min_factor) * 0.5 * (1 + math.cos(math.pi * progress)) + self.min_factor
 
-    def _start(self, period: int) -> float:
-        """Return the (real-valued) step at which a period begins."""
-        growth = self.period_growth - 1
-        if growth == 0:
-            return self.restart_period * period
-        if growth > 1e-3:
-            return float(self.restart_period * (self.period_growth**period - 1) / growth)
-        # growth**period - 1 would lose most of its digits here.
-        return self.restart_period * math.expm1(period * math.log1p(growth)) / growth
 
-    def _locate(self, step: int) -> tuple[int, float]:
-        """Return the period that `step` lies in and the share of that period that is over, in [0, 1)."""
-        growth = self.period_growth - 1
-        periods = step / self.restart_period  # if all were as long as the first
-        period = int(periods if growth == 0 else math.log1p(periods * growth) / math.log1p(growth))
-        # The logarithm is only a guess, wrong by one at a boundary: the starts decide. They are real numbers, and
-        # 220.00000000000003 is the step 220 (as in 100 + 100 * 1.2) within their rounding.
-        reached = step * (1 + 1e-12)
-        while period > 0 and self._start(period) > reached:
-            period -= 1
-        while self._start(period + 1) <= reached:
-            period += 1
-        start = self._start(period)
-        length = self._start(period + 1) - start
-        return period, max(0.0, (step - start) / length)
+@dataclass(frozen=True, kw_only=True)
+class LinearCosineDecay(Schedule):
+    """A straight decay times a cosine wave, plus a constant.
+
+    With ``t = min(s, decay_steps) / decay_steps``:
+
+    ``factor(s) = (alpha + 1 - t) * (1 + cos(2 * pi * num_periods * t)) / 2 + beta``
+
+    ``1 + alpha + beta`` at step 0 (1.001 by default, a little *above* the initial lr); with the default `num_periods`
+    `beta` at step `decay_steps` and beyond.
+
+    Args:
+        decay_steps: Steps of the decay.
+        num_periods: Waves of the cosine in `decay_steps`, at least 0; 0.5 only falls.
+        alpha: Added to the straight line, at least 0.
+        beta: Added to the product, at least 0.
+
+    Source: Bello et al., "Neural Optimizer Search with Reinforcement Learning", ICML 2017.
+    Synonyms: TensorFlow 1 ``linear_cosine_decay``; neither torch, Keras 3 nor timm has it.
+
+    >>> schedule = LinearCosineDecay(decay_steps=100, beta=0.0)
+    >>> [round(schedule(step), 6) for step in (0, 50, 100, 1000)]
+    [1.0, 0.25, 0.0, 0.0]
+    """
+
+    decay_steps: float
+    num_periods: float = 0.5
+    alpha: float = 0.0
+    beta: float = 0.001
+
+    def _check(self) -> None:
+        require(self, "decay_steps", 0 < self.decay_steps < math.inf, "decay_steps > 0")
+        require(self, "num_periods", 0 <= self.num_periods < math.inf, "num_periods >= 0")
+        require(self, "alpha", 0 <= self.alpha < math.inf, "alpha >= 0")
+        require(self, "beta", 0 <= self.beta < math.inf, "beta >= 0")
+
+    def _factor(self, step: float) -> float:
+        progress = min(1.0, step / self.decay_steps)
+        wave = 0.5 * (1 + math.cos(2 * math.pi * math.fmod(self.num_periods * progress, 1)))
+        return (self.alpha + 1 - progress + self._noise(step)) * wave + self.beta
+
+    def _noise(self, step: float) -> float:
+        return 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisyLinearCosineDecay(LinearCosineDecay):
+    """`LinearCosineDecay` with noise on the straight line, wild at first and ever calmer.
+
+    With ``t = min(s, decay_steps) / decay_steps``:
+
+    ``factor(s) = max(0, (alpha + 1 - t + noise) * (1 + cos(2 * pi * num_periods * t)) / 2 + beta)``
+
+    where ``noise`` is drawn for each step from a normal distribution with the variance ``initial_variance / (1 + min(s,
+    decay_steps)) ** variance_decay``. The draw depends on `seed` and the step alone, so a curve can be drawn, resumed
+    and repeated anywhere: the first 8 bytes of the BLAKE2b hash of "seed:step" are the uniform number that the inverse
+    normal distribution maps to the noise. ``max(0, 1 + alpha + beta + noise)`` at step 0, where by default about every
+    sixth seed gives 0; with the default `num_periods` `beta` at step `decay_steps` and beyond. TensorFlow draws anew at
+    every call and lets the lr become negative.
+
+    Args:
+        decay_steps: Steps of the decay.
+        num_periods: Waves of the cosine in `decay_steps`, at least 0; 0.5 only falls.
+        alpha: Added to the straight line, at least 0.
+        beta: Added to the product, at least 0.
+        initial_variance: Variance of the noise at step 0, at least 0.
+        variance_decay: How fast the variance falls, at least 0.
+        seed: Which noise, a whole number.
+
+    Source: Bello et al., "Neural Optimizer Search with Reinforcement Learning", ICML 2017.
+    Synonyms: TensorFlow 1 ``noisy_linear_cosine_decay``; neither torch nor Keras 3 has it. timm adds noise of a limited
+    range to its schedules (``noise_range_t``).
+
+    >>> schedule = NoisyLinearCosineDecay(decay_steps=100, beta=0.0, seed=0)
+    >>> [round(schedule(step), 6) for step in (1, 2, 50, 100)]
+    [2.31711, 1.627193, 0.137816, 0.0]
+    """
+
+    initial_variance: float = 1.0
+    variance_decay: float = 0.55
+    seed: int
+
+    def _check(self) -> None:
+        super()._check()
+        require(self, "initial_variance", 0 <= self.initial_variance < math.inf, "initial_variance >= 0")
+        require(self, "variance_decay", 0 <= self.variance_decay < math.inf, "variance_decay >= 0")
+        require(self, "seed", isinstance(self.seed, int), "a whole number as seed")
+
+    def _factor(self, step: float) -> float:
+        return max(0.0, super()._factor(step))
+
+    def _noise(self, step: float) -> float:
+        digest = hashlib.blake2b(f"{self.seed}:{math.floor(step)}".encode(), digest_size=8).digest()
+        # 52 bits and a half: never 0 or 1, where the normal distribution ends in infinities.
+        uniform = ((int.from_bytes(digest, "big") >> 12) + 0.5) / 2**52
+        variance = self.initial_variance * (1 + min(step, self.decay_steps)) ** -self.variance_decay
+        return math.sqrt(variance) * NormalDist().inv_cdf(uniform)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InverseSqrt(Schedule):
+    """Rise in a straight line, then decay with the inverse square root of the step, for ever.
+
+    ``factor(s) = min((s + 1) / warmup_steps, sqrt(warmup_steps / (s + 1)))``. ``1 / warmup_steps`` at step 0, 1 at step
+    ``warmup_steps - 1`` (the paper counts steps from 1), towards 0 beyond: a half at four times the warmup.
+
+    Args:
+        warmup_steps: Steps of the rise, above 0; more of them make the decay slower as well.
+
+    Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, with ``initial_lr = (d_model * warmup_steps) **
+    -0.5``.
+    Synonyms: the Noam schedule; fairseq ``inverse_sqrt``; transformers ``get_inverse_sqrt_schedule``, which counts
+    steps from 0.
+
+    >>> schedule = InverseSqrt(warmup_steps=100)
+    >>> [round(schedule(step), 6) for step in (0, 49, 99, 399)]
+    [0.01, 0.5, 1.0, 0.5]
+    """
+
+    warmup_steps: float
+
+    def _check(self) -> None:
+        require(self, "warmup_steps", 0 < self.warmup_steps < math.inf, "warmup_steps > 0")
+
+    def _factor(self, step: float) -> float:
+        return min((step + 1) / self.warmup_steps, math.sqrt(self.warmup_steps / (step + 1)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmupStableDecay(Schedule):
+    """Rise in a straight line, stay at the initial lr, decay at the end (WSD, the trapezoid).
+
+    ``s / warmup_steps`` up to step `warmup_steps`, 1 for the next `hold_steps`, and then, with ``t`` the share of
+    `decay_steps` that is over, ``factor(s) = (1 - min_factor) * shape(t) + min_factor``, where ``shape(t)`` is
+    ``1 - t`` ("linear"), ``(1 + cos(pi * t)) / 2`` ("cosine") or ``1 - sqrt(t)`` ("sqrt"). 0 at step 0 unless there is
+    no warmup, `min_factor` at the end and beyond.
+
+    Args:
+        warmup_steps: Steps of the rise, at least 0.
+        hold_steps: Steps at the initial lr, at least 0.
+        decay_steps: Steps of the decay.
+        min_factor: Factor that is decayed to, between 0 and 1.
+        shape: Form of the decay; "sqrt" falls fastest at first and did best in the second paper.
+
+    Source: Hu et al., "MiniCPM", COLM 2024; Hägele et al., "Scaling Laws and Compute-Optimal Training Beyond Fixed
+    Training Durations", NeurIPS 2024.
+    Synonyms: transformers ``get_wsd_schedule``; torch ``SequentialLR`` of ``LinearLR``, ``ConstantLR`` and
+    ``LinearLR``.
+
+    >>> schedule = WarmupStableDecay(warmup_steps=10, hold_steps=70, decay_steps=20)
+    >>> [round(schedule(step), 6) for step in (0, 5, 10, 80, 90, 100)]
+    [0.0, 0.5, 1.0, 1.0, 0.5, 0.0]
+    """
+
+    warmup_steps: float
+    hold_steps: float
+    decay_steps: float
+    min_factor: float = 0.0
+    shape: Literal["linear", "cosine", "sqrt"] = "linear"
+
+    def _check(self) -> None:
+        require(self, "warmup_steps", 0 <= self.warmup_steps < math.inf, "warmup_steps >= 0")
+        require(self, "hold_steps", 0 <= self.hold_steps < math.inf, "hold_steps >= 0")
+        require(self, "decay_steps", 0 < self.decay_steps < math.inf, "decay_steps > 0")
+        require(self, "min_factor", 0 <= self.min_factor <= 1, "0 <= min_factor <= 1")
+        require(self, "shape", self.shape in ("linear", "cosine", "sqrt"), 'shape "linear", "cosine" or "sqrt"')
+
+    def _factor(self, step: float) -> float:
+        if step < self.warmup_steps:
+            return step / self.warmup_steps
+        over = step - self.warmup_steps - self.hold_steps
+        progress = min(1.0, max(0.0, over) / self.decay_steps)
+        if self.shape == "cosine":
+            left = 0.5 * (1 + math.cos(math.pi * progress))
+        else:
+            left = 1 - (math.sqrt(progress) if self.shape == "sqrt" else progress)
+        return (1 - self.min_factor) * left + self.min_factor
+
+
+def _elapsed(step: float, decay_steps: float, staircase: bool) -> float:
+    """Return how many times `decay_steps` are over at `step`, whole times only when `staircase`."""
+    share = share_of(step, decay_steps)
+    return whole(share) if staircase else share
 
 
 SCHEDULES: dict[str, type[Schedule]] = {
     "constant": Constant,
+    "cosine": CosineDecay,
     "cosine_restarts": CosineRestarts,
     "exponential": ExponentialDecay,
+    "hold_then_decay": HoldThenDecay,
+    "inverse_sqrt": InverseSqrt,
+    "inverse_time": InverseTimeDecay,
+    "join": Join,
+    "lambda": Lambda,
+    "linear_cosine": LinearCosineDecay,
+    "natural_exponential": NaturalExponentialDecay,
+    "noisy_linear_cosine": NoisyLinearCosineDecay,
+    "one_cycle": OneCycle,
+    "piecewise_constant": PiecewiseConstant,
+    "polynomial": PolynomialDecay,
+    "scaled": Scaled,
+    "step": StepDecay,
+    "triangular": TriangularCyclic,
+    "warmup": Warmup,
+    "warmup_stable_decay": WarmupStableDecay,
 }
+"""Every family by the name that a study file gives it."""

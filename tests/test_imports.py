@@ -20,9 +20,7 @@ ONLY_HERE = {
     "torchvision": {"lightning_modules/data.py"},
 }
 STANDARD_LIBRARY_ONLY = {
-    "lightning_modules/schedules.py",
-    "lightning_modules/plateau.py",
-    "lightning_modules/checks.py",
+    f"lightning_modules/{name}.py" for name in ("_schedule", "checks", "combinators", "cycles", "plateau", "schedules")
 }
 
 

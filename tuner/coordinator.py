@@ -102,7 +102,8 @@ class Coordinator:
 
     def report(self, number: int, report: EpochReport) -> Verdict:
         """Record an epoch and say how the trial goes on."""
-        prune = self._store.report(number, report.epoch, report.value, may_prune=not report.lr_rose)
+        last = report.epoch == self._running[number].config.trainer.max_epochs
+        prune = self._store.report(number, report.epoch, report.value, may_prune=not report.lr_rose and not last)
         self._tracker.log_points(number, report.points)
         self._display.epoch(number, report)
         return "stop" if self._stopping else "prune" if prune else "continue"

@@ -1,0 +1,109 @@
+"""What every schedule is, whatever its family; import it from `lightning_modules.schedules`."""
+
+import math
+import sys
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, Protocol, overload
+
+__all__ = ["ROUNDING", "Schedule", "has_reached", "share_of", "whole"]
+
+# Lengths are real numbers, and 220.00000000000003 is the step 220 (as in 100 + 100 * 1.2) within their rounding. Twelve
+# digits are more than any sum of lengths loses, and tell apart the steps of any training.
+ROUNDING = 1e-12
+
+
+class _Array(Protocol):
+    """A NumPy array or scalar, or a torch tensor; neither library is imported for it."""
+
+    def tolist(self) -> Any: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule(ABC):
+    """A pure function from the step to the factor of the initial lr, finite and never negative.
+
+    Schedules can be compared, hashed, pickled and printed; a list among the arguments becomes a tuple.
+    """
+
+    def __post_init__(self) -> None:
+        for field, value in list(vars(self).items()):
+            if isinstance(value, list):
+                object.__setattr__(self, field, tuple(value))
+        self._check()
+
+    @overload
+    def __call__(self, step: float) -> float: ...
+    @overload
+    def __call__(self, step: _Array) -> Any: ...
+    def __call__(self, step: float | _Array) -> Any:
+        """Return the factor at `step`.
+
+        Args:
+            step: Number of optimizer updates done before this one, 0 or more; or a NumPy array or torch tensor of such
+                numbers, of any shape. A number between two whole ones is allowed, to draw smooth curves.
+
+        Returns:
+            A float; or an array or tensor (float64, on the same device) of the shape of `step` and with the very
+            numbers that single calls give.
+
+        Raises:
+            ValueError: If `step` is negative or not finite, or if the factor is, as the formula of a `Lambda` can make
+                it.
+            TypeError: If `step` is neither a number nor an array.
+        """
+        if isinstance(step, int | float):
+            return self._checked_factor(step)
+        numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
+        if torch is not None and isinstance(step, torch.Tensor):
+            factors = [self._checked_factor(each) for each in step.reshape(-1).tolist()]
+            return torch.tensor(factors, dtype=torch.float64, device=step.device).reshape(step.shape)
+        if numpy is not None and isinstance(step, numpy.ndarray):
+            factors = [self._checked_factor(each) for each in step.reshape(-1).tolist()]
+            return numpy.array(factors, dtype=numpy.float64).reshape(step.shape)
+        if numpy is not None and isinstance(step, numpy.number):
+            return self._checked_factor(step.item())
+        raise TypeError(f"step must be a number, a NumPy array or a torch tensor, but got step={step!r}")
+
+    def _checked_factor(self, step: float) -> float:
+        if not 0 <= step < math.inf:
+            raise ValueError(f"step >= 0 must hold, but got step={step!r}")
+        factor = float(self._factor(step))
+        if not 0 <= factor < math.inf:
+            raise ValueError(f"a finite factor >= 0 must hold, but got {factor!r} at step={step!r} from {self!r}")
+        return factor
+
+    def _check(self) -> None:  # noqa: B027 - most families need it, none must have it
+        """Raise ValueError, naming the rule and the value, if the arguments do not make a schedule."""
+
+    @abstractmethod
+    def _factor(self, step: float) -> float:
+        """Return the factor at a step that is known to be valid."""
+
+
+def share_of(step: float, length: float) -> float:
+    """Return ``step / length``, kept finite so that nothing times it is not a number.
+
+    >>> share_of(30, 60), share_of(10**9, 1e-300) < math.inf
+    (0.5, True)
+    """
+    return min(step / length, sys.float_info.max)
+
+
+def whole(share: float) -> int:
+    """Return how many whole lengths lie in a share, not losing one to the rounding of a length.
+
+    >>> 7 // (0.07 * 100), whole(7 / (0.07 * 100))
+    (0.0, 1)
+    """
+    nearest = round(share)
+    return nearest if abs(share - nearest) <= ROUNDING * abs(share) else math.floor(share)
+
+
+def has_reached(step: float, boundary: float) -> bool:
+    """Tell whether a step is at or after a boundary, whatever the rounding of the boundary.
+
+    >>> 100 * 1.1 <= 110, has_reached(110, 100 * 1.1)
+    (False, True)
+    """
+    return step >= boundary * (1 - ROUNDING)

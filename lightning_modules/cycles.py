@@ -1,0 +1,193 @@
+"""Schedule families that rise and fall; import them from `lightning_modules.schedules`."""
+
+import math
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+from lightning_modules._schedule import ROUNDING, Schedule, share_of, whole
+from lightning_modules.checks import require
+
+__all__ = ["CosineRestarts", "OneCycle", "TriangularCyclic"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TriangularCyclic(Schedule):
+    """Rise from the minimum to the initial lr and fall back in straight lines, again and again.
+
+    In cycle ``k = floor(s / (2 * half_period))``, with ``h`` going from 0 up to 1 in the middle of the cycle and back:
+
+    ``low = min_factor * min_decay**k``, ``factor(s) = low + (1 - min_factor) * peak_decay**k * h``
+
+    `min_factor` at step 0, 1 at step `half_period`, `min_factor * min_decay` at step ``2 * half_period``; it goes on
+    for ever. As with `CosineRestarts` the height of a peak is measured from the minimum: no peak falls below it.
+
+    Args:
+        half_period: Steps from a minimum to the next peak.
+        min_factor: Factor at the first minimum, between 0 and 1.
+        peak_decay: Ratio of the height of a peak above the minimum to the one before, above 0 and at most 1.
+        min_decay: Ratio of a minimum to the one before, above 0 and at most 1.
+
+    Source: Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017: his "triangular"; "triangular2"
+    with a `peak_decay` of 0.5. His "exp_range" lowers both bounds at every step; here that happens once a cycle.
+    Synonyms: torch ``CyclicLR(base_lr=initial_lr * min_factor, max_lr=initial_lr, step_size_up=half_period,
+    cycle_momentum=False)``: by default that one cycles the momentum too, here it is never touched. Neither Keras nor
+    timm has it.
+
+    >>> schedule = TriangularCyclic(half_period=100, min_factor=0.2, peak_decay=0.5)
+    >>> [round(schedule(step), 6) for step in (0, 50, 100, 200, 300, 400)]
+    [0.2, 0.6, 1.0, 0.2, 0.6, 0.2]
+    """
+
+    half_period: float
+    min_factor: float
+    peak_decay: float = 1.0
+    min_decay: float = 1.0
+
+    def _check(self) -> None:
+        require(self, "half_period", 0 < self.half_period < math.inf, "half_period > 0")
+        require(self, "min_factor", 0 <= self.min_factor <= 1, "0 <= min_factor <= 1")
+        require(self, "peak_decay", 0 < self.peak_decay <= 1, "0 < peak_decay <= 1")
+        require(self, "min_decay", 0 < self.min_decay <= 1, "0 < min_decay <= 1")
+
+    def _factor(self, step: float) -> float:
+        period = 2 * self.half_period
+        cycle = whole(share_of(step, period))
+        over = min(1.0, max(0.0, (step - cycle * period) / period))
+        height = 1 - abs(2 * over - 1)
+        low = self.min_factor * self.min_decay**cycle
+        return float(low + (1 - self.min_factor) * self.peak_decay**cycle * height)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CosineRestarts(Schedule):
+    """Cosine decay to `min_factor`, started again from a peak at the end of every period (SGDR).
+
+    Period ``k`` begins at ``restart_period * (period_growth**k - 1) / (period_growth - 1)`` (``k * restart_period``
+    without growth) and lasts ``restart_period * period_growth**k`` steps, not rounded. With ``t`` the share of the
+    period that is over:
+
+    ``factor(s) = (1 - min_factor) * peak_decay**k * (1 + cos(pi * t)) / 2 + min_factor``
+
+    1 at step 0; at a restart exactly ``(1 - min_factor) * peak_decay**k + min_factor``; it goes on restarting for ever.
+
+    Args:
+        restart_period: Steps in the first period.
+        period_growth: Ratio of the length of a period to the one before, a real number of at least 1.
+        peak_decay: Ratio of the height of a peak to the one before, above 0 and at most 1.
+        min_factor: Factor that each period decays to, between 0 and 1.
+
+    Source: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017.
+    Synonyms: TensorFlow and Keras ``CosineDecayRestarts`` (t_mul, m_mul, alpha); torch ``CosineAnnealingWarmRestarts``
+    (whole numbers only, no decaying peaks); timm ``CosineLRScheduler`` (cycle_mul, cycle_decay).
+
+    >>> schedule = CosineRestarts(restart_period=10, period_growth=3, peak_decay=0.5)
+    >>> [round(schedule(step), 6) for step in (0, 5, 10, 25, 40)]
+    [1.0, 0.5, 0.5, 0.25, 0.25]
+    """
+
+    restart_period: float
+    period_growth: float = 1.0
+    peak_decay: float = 1.0
+    min_factor: float = 0.0
+
+    def _check(self) -> None:
+        require(self, "restart_period", 0 < self.restart_period < math.inf, "restart_period > 0")
+        require(self, "period_growth", 1 <= self.period_growth < math.inf, "period_growth >= 1")
+        require(self, "peak_decay", 0 < self.peak_decay <= 1, "0 < peak_decay <= 1")
+        require(self, "min_factor", 0 <= self.min_factor <= 1, "0 <= min_factor <= 1")
+
+    def _factor(self, step: float) -> float:
+        period, progress = self._locate(step)
+        wave = 0.5 * (1 + math.cos(math.pi * progress))
+        return float((1 - self.min_factor) * self.peak_decay**period * wave + self.min_factor)
+
+    def _start(self, period: int) -> float:
+        """Return the (real-valued) step at which a period begins."""
+        growth = self.period_growth - 1
+        if growth == 0:
+            return self.restart_period * period
+        if period * math.log(self.period_growth) > 700:  # beyond any step, and too large for a float
+            return math.inf
+        if growth > 1e-3:
+            return float(self.restart_period * (self.period_growth**period - 1) / growth)
+        # growth**period - 1 would lose most of its digits here.
+        return self.restart_period * math.expm1(period * math.log1p(growth)) / growth
+
+    def _locate(self, step: float) -> tuple[int, float]:
+        """Return the period that `step` lies in and the share of that period that is over, in [0, 1]."""
+        growth = self.period_growth - 1
+        periods = share_of(step, self.restart_period)  # if all were as long as the first
+        if growth > 0:
+            periods = math.log1p(min(periods * growth, sys.float_info.max)) / math.log1p(growth)
+        period = int(periods)
+        # The logarithm is only a guess, at a boundary often one too low: the start of the next period decides. It is a
+        # real number, and 220.00000000000003 is the step 220 (as in 100 + 100 * 1.2) within its rounding.
+        if self._start(period + 1) <= step * (1 + ROUNDING):
+            period += 1
+        start = self._start(period)
+        length = self._start(period + 1) - start
+        return period, min(1.0, max(0.0, (step - start) / length)) if length > 0 else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneCycle(Schedule):
+    """One rise to the initial lr and one fall to far below where it began.
+
+    The rise takes ``rise_share * total_steps - 1`` steps, from `start_factor` to 1; the fall goes from there to
+    `end_factor` at step ``total_steps - 1``, the last one. With `three_phase` the fall takes as long as the rise and
+    ends at `start_factor`, and the rest of the steps lead on to `end_factor`. `start_factor` at step 0, `end_factor` at
+    the end and beyond.
+
+    Args:
+        total_steps: Steps of the cycle, usually of the whole training.
+        rise_share: Share of them in which the lr rises, above 0 and below 1 (at most 0.5 with `three_phase`).
+        start_factor: Factor at step 0, between 0 and 1.
+        end_factor: Factor at the end, between 0 and 1.
+        shape: Form of the rise and the falls; "linear" is that of the paper.
+        three_phase: Fall back to `start_factor` first, as in the paper.
+
+    Source: Smith and Topin, "Super-Convergence: Very Fast Training of Neural Networks Using Large Learning Rates",
+    2018.
+    Synonyms: torch ``OneCycleLR(max_lr=initial_lr, pct_start=rise_share, div_factor=1 / start_factor,
+    final_div_factor=start_factor / end_factor, anneal_strategy=shape, cycle_momentum=False)``: by default that one
+    cycles the momentum too, here it is never touched. Neither Keras nor timm has it.
+
+    >>> schedule = OneCycle(total_steps=101, rise_share=51 / 101, start_factor=0.2, end_factor=0.0)
+    >>> [round(schedule(step), 6) for step in (0, 25, 50, 75, 100, 1000)]
+    [0.2, 0.6, 1.0, 0.5, 0.0, 0.0]
+    """
+
+    total_steps: float
+    rise_share: float = 0.3
+    start_factor: float = 0.04
+    end_factor: float = 4e-6
+    shape: Literal["cosine", "linear"] = "cosine"
+    three_phase: bool = False
+
+    def _check(self) -> None:
+        require(self, "total_steps", 1 < self.total_steps < math.inf, "total_steps > 1")
+        require(self, "rise_share", 0 < self.rise_share < 1, "0 < rise_share < 1")
+        if self.three_phase:
+            require(self, "rise_share", self.rise_share <= 0.5, "rise_share <= 0.5 with three_phase")
+        require(self, "rise_share", self.rise_share * self.total_steps >= 1, "rise_share * total_steps >= 1")
+        require(self, "start_factor", 0 <= self.start_factor <= 1, "0 <= start_factor <= 1")
+        require(self, "end_factor", 0 <= self.end_factor <= 1, "0 <= end_factor <= 1")
+        require(self, "shape", self.shape in ("cosine", "linear"), 'shape "cosine" or "linear"')
+
+    def _factor(self, step: float) -> float:
+        rise = self.rise_share * self.total_steps - 1
+        end = self.total_steps - 1
+        if step < rise:
+            return self._between(self.start_factor, 1, step / rise)
+        if not self.three_phase:
+            return self._between(1, self.end_factor, (step - rise) / (end - rise))
+        if step < 2 * rise:
+            return self._between(1, self.start_factor, (step - rise) / rise)
+        return self._between(self.start_factor, self.end_factor, (step - 2 * rise) / (end - 2 * rise))
+
+    def _between(self, first: float, last: float, progress: float) -> float:
+        """Return the factor at some progress from the first one to the last one, which holds from 1 on."""
+        progress = min(1.0, progress)
+        left = 0.5 * (1 + math.cos(math.pi * progress)) if self.shape == "cosine" else 1 - progress
+        return last + (first - last) * left

@@ -1,0 +1,432 @@
+import io
+import json
+import math
+import pickle
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lightning_modules import optimizers as module
+from lightning_modules.lr_scheduler import ScheduleLR
+from lightning_modules.optimizers import (
+    OPTIMIZERS,
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    AdamEpsilonHat,
+    AdamW,
+    Lion,
+    Optimizer,
+    RMSprop,
+)
+from lightning_modules.plateau import Plateau
+from lightning_modules.schedules import (
+    SCHEDULES,
+    Constant,
+    CosineDecay,
+    CosineRestarts,
+    ExponentialDecay,
+    HoldThenDecay,
+    InverseSqrt,
+    InverseTimeDecay,
+    Lambda,
+    LinearCosineDecay,
+    NaturalExponentialDecay,
+    NoisyLinearCosineDecay,
+    OneCycle,
+    PiecewiseConstant,
+    PolynomialDecay,
+    StepDecay,
+    TriangularCyclic,
+    WarmupStableDecay,
+    join,
+    scaled,
+    warmup,
+)
+
+KERAS = json.loads((Path(__file__).parent / "reference" / "tensorflow.json").read_text())["adam"]
+SETTINGS = [
+    Adadelta(initial_lr=1.0),
+    Adagrad(initial_lr=0.1),
+    Adam(initial_lr=0.01),
+    AdamEpsilonHat(initial_lr=0.1, eps=0.01, weight_decay=0.1),
+    AdamW(initial_lr=0.01),
+    RMSprop(initial_lr=0.01, momentum=0.9, centered=True),
+    SGD(initial_lr=0.1, momentum=0.9, nesterov=True),
+]
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 6 * 6, 4))
+
+
+def train(net, optimizer, steps, scheduler=None):
+    for step in steps:
+        inputs = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(step))
+        loss = net(inputs).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+
+
+def weights(net):
+    return {name: value.clone() for name, value in net.state_dict().items()}
+
+
+def equal(first, second):
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def saved_and_loaded(*parts):
+    """Return the states of these, written to a file and read from it as a checkpoint is."""
+    file = io.BytesIO()
+    torch.save([part.state_dict() for part in parts], file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def path(settings, gradient, count, start=(0.0,)):
+    """Return where weights in double precision go when that function of them is their gradient."""
+    weight = nn.Parameter(torch.tensor(start, dtype=torch.float64))
+    optimizer = settings([weight])
+    result = []
+    for _ in range(count):
+        weight.grad = gradient(weight.detach())
+        optimizer.step()
+        result.append(weight.detach().numpy().copy())
+    return np.array(result)
+
+
+# Updates, by hand
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (SGD(initial_lr=0.1), [0.8, 0.6]),
+        (SGD(initial_lr=0.1, momentum=0.5), [0.8, 0.5]),
+        (SGD(initial_lr=0.1, momentum=0.5, nesterov=True), [0.7, 0.35]),
+        (SGD(initial_lr=0.1, weight_decay=0.5), [0.75, 0.5125]),
+        (Adam(initial_lr=0.1, eps=0), [0.9, 0.8]),
+        (Adam(initial_lr=0.1, eps=2), [0.95, 0.9]),
+        (AdamW(initial_lr=0.1, eps=0, weight_decay=0.5), [0.85, 0.7075]),
+        (
+            AdamEpsilonHat(initial_lr=0.1, beta1=0.5, beta2=0.75, eps=1),
+            [0.95, 0.95 - 0.1 * math.sqrt(1 - 0.75**2) / 0.75 * 1.5 / (math.sqrt(1.75) + 1)],
+        ),
+        (AdamEpsilonHat(initial_lr=0.1, beta1=0.5, beta2=0.75, eps=0), [0.9, 0.8]),
+        (Adagrad(initial_lr=0.1), [0.9, 0.9 - 0.2 / math.sqrt(8)]),
+        (Adagrad(initial_lr=0.1, initial_accumulator=5, eps=1), [0.95, 0.95 - 0.2 / (math.sqrt(13) + 1)]),
+        (RMSprop(initial_lr=0.1, rho=0.75, eps=1), [0.9, 0.9 - 0.2 / (math.sqrt(1.75) + 1)]),
+        (RMSprop(initial_lr=0.1, rho=0.75, eps=1, momentum=0.5), [0.9, 0.9 - 0.05 - 0.2 / (math.sqrt(1.75) + 1)]),
+        (
+            RMSprop(initial_lr=0.1, rho=0.75, eps=1, centered=True),
+            [
+                1 - 0.2 / (math.sqrt(1 - 0.5**2) + 1),
+                1 - 0.2 / (math.sqrt(1 - 0.5**2) + 1) - 0.2 / (math.sqrt(1.75 - 0.875**2) + 1),
+            ],
+        ),
+        (Adadelta(initial_lr=1, rho=0.75, eps=1), [1 - math.sqrt(2), 1 - math.sqrt(2) - 2 * math.sqrt(1.5 / 2.75)]),
+    ],
+    ids=repr,
+)
+def test_update_is_the_one_worked_out_by_hand_for_a_gradient_of_two(settings, expected):
+    result = path(settings, lambda weight: torch.full_like(weight, 2), 2, start=(1.0,))[:, 0]
+    assert result == pytest.approx(expected, abs=1e-7)
+
+
+# AdamEpsilonHat
+
+
+@pytest.mark.parametrize("row", KERAS, ids=lambda row: str(row["settings"]))
+def test_path_of_forty_steps_is_that_of_keras(row):
+    scale, target = (torch.tensor(row[name], dtype=torch.float64) for name in ("scale", "target"))
+    result = path(AdamEpsilonHat(**row["settings"]), lambda weight: scale * (weight - target), 40, start=(0.0,) * 3)
+    # Keras rounds the betas 0.9 and 0.999 to single precision in the bias correction.
+    exact = row["settings"]["beta1"] == 0.875
+    assert np.abs(result - np.array(row["path"])).max() < (1e-12 if exact else 1e-6)
+
+
+@pytest.mark.parametrize("eps", [1e-3, 0.1, 1])
+def test_path_of_torchs_adam_is_another_with_a_large_eps(eps):
+    row = next(row for row in KERAS if row["settings"]["eps"] == eps)
+    scale, target = (torch.tensor(row[name], dtype=torch.float64) for name in ("scale", "target"))
+    result = path(Adam(**row["settings"]), lambda weight: scale * (weight - target), 40, start=(0.0,) * 3)
+    assert np.abs(result - np.array(row["path"])).max() > 0.1
+
+
+def test_epsilon_hat_acts_like_a_larger_eps_of_adam_at_first():
+    for count in (1, 10, 100):
+        eps = 0.1 / math.sqrt(1 - 0.999**count)
+        constant = [path(AdamEpsilonHat(initial_lr=1.0, eps=0.1), torch.ones_like, count)]
+        constant.append(path(Adam(initial_lr=1.0, eps=eps), torch.ones_like, count))
+        last = [np.diff(positions[:, 0], prepend=0.0)[-1] for positions in constant]
+        assert last[0] == pytest.approx(last[1], rel=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_update_of_many_parameters_is_that_of_the_formula(dtype, weight_decay):
+    generator = torch.Generator().manual_seed(0)
+    params = [
+        nn.Parameter(torch.randn(shape, generator=generator, dtype=dtype)) for shape in ((), (3,), (2, 3), (2, 1, 3, 3))
+    ]
+    expected = [param.detach().clone() for param in params]
+    means = [torch.zeros_like(param) for param in expected]
+    squares = [torch.zeros_like(param) for param in expected]
+    counts = [0] * len(params)
+    optimizer = AdamEpsilonHat(initial_lr=0.1, beta1=0.8, beta2=0.9, eps=0.3, weight_decay=weight_decay)(params)
+    for step in range(10):
+        for index, param in enumerate(params):
+            # One has no gradient at first, another now and then: its own count of updates is what matters.
+            if (index == 1 and step < 4) or (index == 2 and step % 3 == 0):
+                param.grad = None
+                continue
+            param.grad = torch.randn(param.shape, generator=generator, dtype=dtype)
+            grad = param.grad + weight_decay * expected[index]
+            counts[index] += 1
+            means[index] = 0.8 * means[index] + 0.2 * grad
+            squares[index] = 0.9 * squares[index] + 0.1 * grad**2
+            lr = 0.1 * math.sqrt(1 - 0.9 ** counts[index]) / (1 - 0.8 ** counts[index])
+            expected[index] = expected[index] - lr * means[index] / (squares[index].sqrt() + 0.3)
+        optimizer.step()
+    for param, value in zip(params, expected, strict=True):
+        torch.testing.assert_close(param.detach(), value)
+
+
+def test_every_parameter_group_has_its_own_eps_and_lr():
+    params = [nn.Parameter(torch.zeros(1, dtype=torch.float64)) for _ in range(3)]
+    optimizer = module.TorchAdamEpsilonHat(
+        [{"params": [params[0]]}, {"params": [params[1]], "eps": 1.0}, {"params": [params[2]], "lr": 0.2}],
+        lr=0.1,
+        eps=0.0,
+    )
+    for param in params:
+        param.grad = torch.ones_like(param)
+    optimizer.step()
+    hat = math.sqrt(1 - 0.999)
+    assert [param.item() for param in params] == pytest.approx([-0.1, -0.1 * hat / (hat + 1), -0.2], rel=1e-12)
+
+
+def test_step_without_any_gradient_changes_nothing():
+    weight = nn.Parameter(torch.ones(2))
+    optimizer = AdamEpsilonHat(initial_lr=0.1)([weight])
+    assert optimizer.step() is None
+    assert weight.tolist() == [1, 1]
+    assert not optimizer.state
+
+
+def test_step_with_a_closure_returns_its_loss():
+    weight = nn.Parameter(torch.ones(1))
+    optimizer = AdamEpsilonHat(initial_lr=0.1)([weight])
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (weight**2).sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure).item() == 1
+    assert weight.item() == pytest.approx(0.9, abs=1e-6)
+
+
+# Every optimizer
+
+
+def test_registry_lists_every_optimizer_that_can_be_imported():
+    public = {getattr(module, name) for name in module.__all__ if name != "OPTIMIZERS"}
+    assert set(OPTIMIZERS.values()) == public - {Optimizer}
+    assert {type(settings) for settings in SETTINGS} == set(OPTIMIZERS.values()) - {Lion}
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=repr)
+def test_training_resumed_in_the_middle_ends_with_the_same_bits(settings):
+    net = network()
+    optimizer = settings(net.parameters())
+    train(net, optimizer, range(4))
+    before = weights(net)
+    net_state, optimizer_state = saved_and_loaded(net, optimizer)
+    train(net, optimizer, range(4, 9))
+
+    again = network()
+    again.load_state_dict(net_state)
+    second = settings(again.parameters())
+    second.load_state_dict(optimizer_state)
+    assert equal(weights(again), before)
+    train(again, second, range(4, 9))
+    assert equal(weights(again), weights(net))
+    assert not equal(weights(again), before)
+    assert all(value.isfinite().all() for value in weights(net).values())
+
+
+SCHEDULE_OF = {
+    "constant": Constant(),
+    "cosine": CosineDecay(decay_steps=9),
+    "cosine_restarts": CosineRestarts(restart_period=2.5, period_growth=1.3, peak_decay=0.9),
+    "exponential": ExponentialDecay(decay_rate=0.5, decay_steps=3),
+    "hold_then_decay": HoldThenDecay(hold_steps=3, decay=StepDecay(decay_rate=0.5, decay_steps=2)),
+    "inverse_sqrt": InverseSqrt(warmup_steps=3),
+    "inverse_time": InverseTimeDecay(decay_rate=0.5, decay_steps=3),
+    "join": join([Constant(), CosineDecay(decay_steps=3)], [3]),
+    "lambda": Lambda(function="1 / (1 + step)"),
+    "linear_cosine": LinearCosineDecay(decay_steps=9),
+    "natural_exponential": NaturalExponentialDecay(decay_rate=0.5, decay_steps=3),
+    "noisy_linear_cosine": NoisyLinearCosineDecay(decay_steps=9, seed=1),
+    "one_cycle": OneCycle(total_steps=9),
+    "piecewise_constant": PiecewiseConstant(boundaries=(2, 5), factors=(1.0, 0.5, 0.25)),
+    "polynomial": PolynomialDecay(decay_steps=3, end_factor=0.1, cycle=True),
+    "scaled": scaled(CosineDecay(decay_steps=9), 0.5),
+    "step": StepDecay(decay_rate=0.5, decay_steps=2),
+    "triangular": TriangularCyclic(half_period=2, min_factor=0.1, peak_decay=0.8),
+    "warmup": warmup(CosineDecay(decay_steps=5), 4),
+    "warmup_stable_decay": WarmupStableDecay(warmup_steps=2, hold_steps=2, decay_steps=4),
+}
+
+
+def test_resume_is_checked_for_every_family():
+    assert sorted(SCHEDULE_OF) == sorted(SCHEDULES)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULE_OF.values(), ids=SCHEDULE_OF)
+def test_training_resumed_in_the_middle_of_a_schedule_ends_with_the_same_bits(schedule):
+    net = network()
+    optimizer = AdamEpsilonHat(initial_lr=0.1, eps=0.1)(net.parameters())
+    scheduler = ScheduleLR(optimizer, schedule)
+    train(net, optimizer, range(4), scheduler)
+    states = saved_and_loaded(net, optimizer, scheduler)
+    train(net, optimizer, range(4, 9), scheduler)
+
+    again = network()
+    second = AdamEpsilonHat(initial_lr=0.1, eps=0.1)(again.parameters())
+    continued = ScheduleLR(second, schedule)
+    for part, state in zip((again, second, continued), states, strict=True):
+        part.load_state_dict(state)
+    assert second.param_groups[0]["lr"] == 0.1 * schedule(4)
+    train(again, second, range(4, 9), continued)
+    assert equal(weights(again), weights(net))
+
+
+def test_training_resumed_in_the_middle_of_a_plateaus_patience_goes_on_with_the_same_lr():
+    plateau = Plateau(factor=0.5, patience=2, cooldown=1, schedule=CosineDecay(decay_steps=50))
+    optimizers = [SGD(initial_lr=0.1)([nn.Parameter(torch.zeros(1))]) for _ in range(2)]
+    straight, resumed = (ScheduleLR(optimizer, plateau) for optimizer in optimizers)
+
+    def lrs(scheduler, metrics):
+        result = []
+        for metric in metrics:
+            scheduler.optimizer.step()
+            scheduler.step()
+            scheduler.update_plateau(metric)
+            result.append(scheduler.get_last_lr())
+        return result
+
+    metrics = [1.0, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9]
+    expected = lrs(straight, metrics)
+    for cut in range(1, len(metrics)):
+        begun = ScheduleLR(SGD(initial_lr=0.1)([nn.Parameter(torch.zeros(1))]), plateau)
+        assert lrs(begun, metrics[:cut]) == expected[:cut]
+        (state,) = saved_and_loaded(begun)
+        resumed.load_state_dict(state)
+        assert lrs(resumed, metrics[cut:]) == expected[cut:]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=repr)
+@pytest.mark.parametrize("name", ["one_cycle", "triangular", "cosine_restarts"])
+def test_schedule_changes_the_lr_and_nothing_else(settings, name):
+    weight = nn.Parameter(torch.ones(2))
+    optimizer = settings([weight])
+
+    def others():
+        group = optimizer.param_groups[0]
+        return {key: value for key, value in group.items() if key not in ("lr", "initial_lr", "params")}
+
+    before = others()
+    scheduler = ScheduleLR(optimizer, SCHEDULE_OF[name])
+    lrs = set()
+    for _ in range(9):
+        weight.grad = torch.ones(2)
+        optimizer.step()
+        scheduler.step()
+        lrs.add(optimizer.param_groups[0]["lr"])
+        assert others() == before
+    assert len(lrs) > 3
+
+
+@pytest.mark.parametrize("kind", [Adagrad, Adam, AdamW, SGD])
+def test_fused_kernels_are_asked_for(kind):
+    assert kind(initial_lr=0.1)([nn.Parameter(torch.zeros(1))]).param_groups[0]["fused"] is True
+
+
+@pytest.mark.parametrize("kind", [Adadelta, RMSprop])
+def test_batched_kernels_are_asked_for_where_torch_has_no_fused_ones(kind):
+    group = kind(initial_lr=0.1)([nn.Parameter(torch.zeros(1))]).param_groups[0]
+    assert "fused" not in group
+    assert group["foreach"] is True
+
+
+@pytest.mark.parametrize("settings", [each for each in SETTINGS if hasattr(each, "eps")], ids=repr)
+def test_eps_reaches_the_optimizer(settings):
+    changed = type(settings)(initial_lr=0.5, eps=0.125)
+    group = changed([nn.Parameter(torch.zeros(1))]).param_groups[0]
+    assert (group["lr"], group["eps"]) == (0.5, 0.125)
+
+
+@pytest.mark.parametrize("settings", [*SETTINGS, Lion(initial_lr=1e-4)], ids=repr)
+def test_settings_survive_pickle_and_repr_and_are_equal_and_hashable(settings):
+    for twin in (pickle.loads(pickle.dumps(settings)), eval(repr(settings), vars(module))):
+        assert twin == settings
+        assert hash(twin) == hash(settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "arguments", "message"),
+    [
+        *(
+            (each, {"initial_lr": bad}, "initial_lr > 0")
+            for each in OPTIMIZERS.values()
+            for bad in (0, -1, math.nan, math.inf)
+        ),
+        *(
+            (each, {"weight_decay": bad}, "weight_decay >= 0")
+            for each in OPTIMIZERS.values()
+            for bad in (-0.1, math.nan)
+        ),
+        *((each, {"eps": -1e-8}, "eps >= 0") for each in (Adam, AdamW, AdamEpsilonHat, Adagrad, RMSprop)),
+        (Adadelta, {"eps": 0}, "eps > 0"),
+        *((each, {"beta1": 1}, "0 <= beta1 < 1") for each in (Adam, AdamW, AdamEpsilonHat, Lion)),
+        *((each, {"beta2": -0.1}, "0 <= beta2 < 1") for each in (Adam, AdamW, AdamEpsilonHat, Lion)),
+        *((each, {"rho": 1}, "0 <= rho < 1") for each in (RMSprop, Adadelta)),
+        *((each, {"momentum": 1}, "0 <= momentum < 1") for each in (SGD, RMSprop)),
+        (SGD, {"nesterov": True}, "momentum > 0 with nesterov"),
+        (Adagrad, {"initial_accumulator": -1}, "initial_accumulator >= 0"),
+    ],
+    ids=str,
+)
+def test_argument_that_breaks_a_rule_is_refused_with_the_rule_and_the_value(settings, arguments, message):
+    ((field, value),) = arguments.items()
+    with pytest.raises(ValueError, match=re.escape(f"{message} must hold, but got {field}={value!r}")):
+        settings(**{"initial_lr": 0.1, **arguments})
+
+
+# Lion, of a library that need not be there
+
+
+def test_lion_without_its_library_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)
+    with pytest.raises(ImportError, match="pip install pytorch_optimizer"):
+        Lion(initial_lr=1e-4)([nn.Parameter(torch.zeros(1))])
+
+
+def test_lion_moves_by_the_sign_and_decays_by_the_lr():
+    pytest.importorskip("pytorch_optimizer")
+    result = path(Lion(initial_lr=0.1, weight_decay=0.5), lambda weight: torch.full_like(weight, 2), 2, start=(1.0,))
+    assert result[:, 0] == pytest.approx([0.95 - 0.1, 0.85 * 0.95 - 0.1], abs=1e-12)
