@@ -43,6 +43,7 @@ TRIAL_STATUS = {
 """MLflow's status for each end of a trial; the tag `tuner.state` tells them all apart."""
 
 STUDY_TAG, TRIAL_TAG, STATE_TAG = "tuner.study", "tuner.trial", "tuner.state"
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # MLflow then shows its pages for training
 RETRY_SECONDS = (1, 2, 4, 8, 15, 30, 60)
 
 # What the store refuses for good, whenever it is asked.
@@ -247,7 +248,7 @@ class Tracker:
     def _open_experiment(self) -> str:
         experiment = self._client.get_experiment_by_name(self._config.name)
         if experiment is None:
-            return str(self._client.create_experiment(self._config.name))
+            return str(self._client.create_experiment(self._config.name, tags=EXPERIMENT_TAGS))
         if experiment.lifecycle_stage != "active":
             raise BadInputError(
                 [f'MLflow: the experiment "{experiment.name}" was deleted. Restore it, or rename the study.']
