@@ -6,7 +6,7 @@ last checkpoint, up to `MAX_CRASHES` times.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -159,11 +159,7 @@ class Coordinator:
         return self._assignment(trial.number, config)
 
     def _assignment(self, number: int, config: TrialConfig) -> Assignment:
-        directory = self._store.directory / "trials" / str(number)
-        return Assignment(number, config, self._config.objective.metric, directory)
-
-    def _config_of(self, trial: FrozenTrial) -> TrialConfig:
-        return TrialConfig.from_values(suggest(_Replay(trial.params), self._config.trial))
+        return Assignment(number, config, self._config.objective.metric, self._store.trial_directory(number))
 
     def _finish(self, assignment: Assignment, result: TrialResult) -> None:
         number = assignment.number
@@ -200,10 +196,10 @@ class Coordinator:
         self._display.standing(len(finished), self._config.trials, best, self._store.ranking()[:5])
         for trial in finished:
             if best is None or trial.number != best.number:
-                (self._store.directory / "trials" / str(trial.number) / MODEL_FILE).unlink(missing_ok=True)
+                (self._store.trial_directory(trial.number) / MODEL_FILE).unlink(missing_ok=True)
         summary = None
         if best is not None:
-            config = self._config_of(best).values()
+            config = self._store.config_of(best).values()
             summary = {"number": best.number, "value": best.value, "params": best.params, "config": config}
         self._tracker.log_study([_row(trial) for trial in finished], summary, len(finished))
 
@@ -214,8 +210,8 @@ class Coordinator:
         finished = {trial.number: trial for trial in self._store.finished()}
         for number in self._tracker.unfinished(list(finished)):
             trial = finished[number]
-            config = self._config_of(trial)
-            result = read_result(self._assignment(number, config).directory)
+            config = self._store.config_of(trial)
+            result = read_result(self._store.trial_directory(number))
             if result is None:
                 attributes = trial.user_attrs
                 result = TrialResult(attributes["state"], trial.value, attributes["epochs"], attributes["seconds"])
@@ -230,7 +226,7 @@ class Coordinator:
             return None
         if self._store.study.user_attrs.get(TEST, {}).get("trial") == best.number:
             return None
-        assignment = self._assignment(best.number, self._config_of(best))
+        assignment = self._assignment(best.number, self._store.config_of(best))
         if not (assignment.directory / MODEL_FILE).exists():
             self._display.note(f"the weights of trial #{best.number} are gone: it cannot be tested")
             return None
@@ -244,24 +240,6 @@ class Coordinator:
         step = max((step for _, step, _ in trained.points), default=0) if trained else 0
         self._tracker.log_test(assignment.number, metrics, step)
         self._display.tested(metrics)
-
-
-class _Replay:
-    """Gives the values that a trial drew, in the way of an Optuna trial."""
-
-    def __init__(self, params: Mapping[str, Any]) -> None:
-        self._params = params
-
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
-        return int(self._params[name])
-
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
-        return float(self._params[name])
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        return self._params[name]
 
 
 def _row(trial: FrozenTrial) -> dict[str, Any]:

@@ -13,18 +13,18 @@ import socket
 import time
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from tuner.config import StudyConfig
+from tuner.config import StudyConfig, TrialConfig
 from tuner.errors import BadInputError, StudyFailedError, StudyRunningError
-from tuner.search_space import Choices, Range, highest, searched
+from tuner.search_space import Choices, Range, highest, searched, suggest
 
-__all__ = ["StudyStore", "make_pruner", "make_sampler", "state_directory"]
+__all__ = ["StudyStore", "make_pruner", "make_sampler", "state_directory", "without_password"]
 
 IDENTITY = "identity"
 IDENTIFIER = "identifier"
@@ -152,7 +152,7 @@ class StudyStore:
                     load_if_exists=True,
                 )
             except Exception as error:  # SQLAlchemy's, the driver's or Optuna's
-                raise StudyFailedError(f"cannot open the study in {_without_password(url)}: {error}") from error
+                raise StudyFailedError(f"cannot open the study in {without_password(url)}: {error}") from error
             _compare(study.user_attrs.get(IDENTITY), identity, config.name)
             study.set_user_attr(IDENTITY, dict(identity))
             if IDENTIFIER not in study.user_attrs:
@@ -182,6 +182,14 @@ class StudyStore:
         return sorted(
             self.trials(TrialState.COMPLETE), key=lambda trial: (sign * cast(float, trial.value), trial.number)
         )
+
+    def trial_directory(self, number: int) -> Path:
+        """Return the folder of a trial's checkpoints, result and output."""
+        return self.directory / "trials" / str(number)
+
+    def config_of(self, trial: FrozenTrial) -> TrialConfig:
+        """Return the values of a trial whose parameters are drawn."""
+        return TrialConfig.from_values(suggest(_Replay(trial.params), self._config.trial))
 
     def ask(self) -> optuna.Trial:
         """Return the next trial: one that was cut short, if there is any, or a new one."""
@@ -219,6 +227,24 @@ class StudyStore:
     def set_attribute(self, number: int, key: str, value: Any) -> None:
         """Attach a value to a trial that is not finished."""
         self._storage.set_trial_user_attr(self.trials()[number]._trial_id, key, value)
+
+
+class _Replay:
+    """Gives the values that a trial drew, in the way of an Optuna trial."""
+
+    def __init__(self, params: Mapping[str, Any]) -> None:
+        self._params = params
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        return int(self._params[name])
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        return float(self._params[name])
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        return self._params[name]
 
 
 @contextlib.contextmanager
@@ -261,7 +287,8 @@ def _compare(before: Mapping[str, Any] | None, now: Mapping[str, Any], study: st
         )
 
 
-def _without_password(url: str) -> str:
+def without_password(url: str) -> str:
+    """Return a URL that can be shown."""
     scheme, separator, rest = url.partition("://")
     credentials, at, host = rest.rpartition("@")
     return f"{scheme}{separator}{credentials.partition(':')[0]}{at}{host}"

@@ -148,7 +148,7 @@ def _with_engine(options: argparse.Namespace, overrides: Sequence[str], engine: 
             delivered = tracker.close("FINISHED" if finished else "KILLED")
             for number, handler in before.items():
                 signal.signal(number, handler)
-        print_summary(console, config, store, tracker, options.storage, delivered)
+        print_summary(console, config, store, tracker, delivered)
     return 128 + caught[0] if caught else 0
 
 

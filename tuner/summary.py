@@ -1,6 +1,8 @@
 """What a study prints before and after."""
 
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -9,78 +11,85 @@ from rich.table import Table
 from tuner.config import StudyConfig
 from tuner.messages import Slot
 from tuner.search_space import Choices, searched
-from tuner.storage import StudyStore
+from tuner.storage import StudyStore, without_password
 from tuner.tracking import Tracker
 
 __all__ = ["print_plan", "print_summary"]
 
 
 def print_plan(console: Console, config: StudyConfig, slots: Sequence[Slot], storage: str, uri: str) -> None:
-    """Print what will be done."""
+    """Print what will be done, and where it will be recorded."""
     devices = sorted({slot.device for slot in slots})
-    places = f"{len(slots)} slot{'s' if len(slots) > 1 else ''} on {', '.join(devices)}"
+    places = f"{_count(len(slots), 'slot')} on {', '.join(devices)}"
     if devices == ["cpu"]:
-        places += f", {slots[0].threads} thread{'s' if slots[0].threads > 1 else ''} each"
-    console.print(
-        f"[bold]{config.name}[/bold]: {config.trials} trials for the best {config.objective.metric}, "
+        places += f", {_count(slots[0].threads, 'thread')} each"
+    _print(
+        console,
+        f"[bold]{config.name}[/bold]: {_count(config.trials, 'trial')} for the best {config.objective.metric}, "
         f"{config.sampler.name} sampler, {config.pruner.name} pruner, {places}",
-        highlight=False,
-        soft_wrap=True,
     )
     for path, spec in searched(config.trial):
         if isinstance(spec, Choices):
             values = ", ".join(str(value) for value in spec.values)
         else:
             values = f"{spec.low:g} to {spec.high:g}{' (log)' if spec.log else ''}"
-        console.print(f"  [dim]{escape(path)}: {escape(values)}[/dim]", highlight=False, soft_wrap=True)
+        _print(console, f"  [dim]{escape(path)}: {escape(values)}[/dim]")
+    _print(console, f"  [dim]Optuna: {without_password(storage)}, MLflow: {without_password(uri)}[/dim]")
 
 
-def print_summary(
-    console: Console, config: StudyConfig, store: StudyStore, tracker: Tracker, storage: str, delivered: bool
-) -> None:
+def print_summary(console: Console, config: StudyConfig, store: StudyStore, tracker: Tracker, delivered: bool) -> None:
     """Print what came out, and how to look further."""
     finished, top = store.finished(), store.ranking()[:5]
-    states: dict[str, int] = {}
-    for trial in finished:
-        state = trial.user_attrs.get("state", trial.state.name.lower())
-        states[state] = states.get(state, 0) + 1
-    counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    done = "has all its" if len(finished) >= config.trials else f"has {len(finished)} of"
-    more = "" if len(finished) < config.trials else "; raise --trials to add more"
-    console.print(f"\n[bold]{config.name}[/bold] {done} {config.trials} trials ({counts}){more}", highlight=False)
+    states = Counter(trial.user_attrs.get("state", trial.state.name.lower()) for trial in finished)
+    counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none finished"
+    if len(finished) >= config.trials:
+        _print(
+            console,
+            f"\n[bold]{config.name}[/bold] has all its {_count(config.trials, 'trial')} ({counts}); "
+            "raise --trials to add more",
+        )
+    else:
+        _print(
+            console,
+            f"\n[bold]{config.name}[/bold] has {len(finished)} of {_count(config.trials, 'trial')} ({counts}); "
+            "run the same command again to go on",
+        )
     if top:
         table = Table(box=None, pad_edge=False, header_style="dim")
-        for column in ("", config.objective.metric, "schedule", "values"):
+        for column in ("", config.objective.metric, "schedule", "searched values"):
             table.add_column(column)
         for trial in top:
-            family = trial.params.get(
-                "schedule.name", config.trial["schedule"]["name"] if isinstance(config.trial["schedule"], dict) else ""
-            )
             values = ", ".join(
-                f"{path.rpartition('.')[2]} {value:.4g}"
-                if isinstance(value, float)
-                else f"{path.rpartition('.')[2]} {value}"
+                f"{path.rpartition('.')[2]} {_short(value)}"
                 for path, value in trial.params.items()
                 if path != "schedule.name"
             )
-            table.add_row(f"#{trial.number}", f"{trial.value:.4f}", family, values)
+            table.add_row(f"#{trial.number}", f"{trial.value:.4f}", store.config_of(trial).schedule.name, values)
         console.print(table, highlight=False)
         test = store.study.user_attrs.get("test")
         if test and test["trial"] == top[0].number:
-            values = ", ".join(f"{key} {value:.4f}" for key, value in sorted(test["metrics"].items()))
-            console.print(f"best trial #{top[0].number} on the test data: {values}", highlight=False)
-        console.print(
-            f"its weights: {store.directory / 'trials' / str(top[0].number) / 'model.ckpt'}",
-            highlight=False,
-            soft_wrap=True,
-        )
-    plain = tracker.uri.startswith("sqlite:///") and tracker.uri.endswith("/mlflow.db")
-    look = "mlflow ui" if plain else f"mlflow ui --backend-store-uri {tracker.uri}"
+            metrics = ", ".join(f"{key} {value:.4f}" for key, value in sorted(test["metrics"].items()))
+            _print(console, f"best trial #{top[0].number} on the test data: {metrics}")
+        weights = store.trial_directory(top[0].number) / "model.ckpt"
+        _print(console, f"its weights: {escape(str(weights))}")
     if tracker.uri.startswith("http"):
-        look = f"{tracker.uri}/#/experiments/{tracker.experiment_id}"
-    console.print(f"\nlr curves and accuracies: {look}", highlight=False, soft_wrap=True)
+        look = f"{without_password(tracker.uri)}/#/experiments/{tracker.experiment_id}"
+    elif tracker.uri == "sqlite:///mlflow.db":
+        look = "mlflow ui"
+    else:
+        look = f"mlflow ui --backend-store-uri {without_password(tracker.uri)}"
+    _print(console, f"\nlr curves and accuracies: {escape(look)}")
     if not delivered:
-        console.print(
-            "[yellow]MLflow did not take all records; run the same command again when it is up.[/yellow]",
-            soft_wrap=True,
-        )
+        _print(console, "[yellow]MLflow did not take all records; run the same command again when it is up.[/yellow]")
+
+
+def _print(console: Console, markup: str) -> None:
+    console.print(markup, highlight=False, soft_wrap=True)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
