@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
-from lightning_modules._schedule import Schedule, has_reached
+from lightning_modules._schedule import Schedule, Steps, has_reached
 from lightning_modules.checks import require
 
 __all__ = ["HoldThenDecay", "Join", "Lambda", "Scaled", "Warmup", "join", "scaled", "warmup"]
@@ -37,7 +37,7 @@ class HoldThenDecay(Schedule):
     [1.0, 1.0, 1.0, 0.5, 0.25]
     """
 
-    hold_steps: float
+    hold_steps: Steps
     decay: Schedule
 
     def _check(self) -> None:
@@ -74,7 +74,7 @@ class Warmup(Schedule):
     """
 
     schedule: Schedule
-    steps: float
+    steps: Steps
     start: float = 0.0
 
     def _check(self) -> None:

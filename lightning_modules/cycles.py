@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
-from lightning_modules._schedule import ROUNDING, Schedule, share_of, whole
+from lightning_modules._schedule import ROUNDING, Schedule, Steps, share_of, whole
 from lightning_modules.checks import require
 
 __all__ = ["CosineRestarts", "OneCycle", "TriangularCyclic"]
@@ -39,7 +39,7 @@ class TriangularCyclic(Schedule):
     [0.2, 0.6, 1.0, 0.2, 0.6, 0.2]
     """
 
-    half_period: float
+    half_period: Steps
     min_factor: float
     peak_decay: float = 1.0
     min_decay: float = 1.0
@@ -86,7 +86,7 @@ class CosineRestarts(Schedule):
     [1.0, 0.5, 0.5, 0.25, 0.25]
     """
 
-    restart_period: float
+    restart_period: Steps
     period_growth: float = 1.0
     peak_decay: float = 1.0
     min_factor: float = 0.0
@@ -158,7 +158,7 @@ class OneCycle(Schedule):
     [0.2, 0.6, 1.0, 0.5, 0.0, 0.0]
     """
 
-    total_steps: float
+    total_steps: Steps
     rise_share: float = 0.3
     start_factor: float = 0.04
     end_factor: float = 4e-6

@@ -32,7 +32,7 @@ from itertools import pairwise
 from statistics import NormalDist
 from typing import Literal
 
-from lightning_modules._schedule import ROUNDING, Schedule, share_of, whole
+from lightning_modules._schedule import ROUNDING, Schedule, Steps, share_of, whole
 from lightning_modules.checks import require
 from lightning_modules.combinators import HoldThenDecay, Join, Lambda, Scaled, Warmup, join, scaled, warmup
 from lightning_modules.cycles import CosineRestarts, OneCycle, TriangularCyclic
@@ -137,7 +137,7 @@ class ExponentialDecay(Schedule):
     """
 
     decay_rate: float
-    decay_steps: float
+    decay_steps: Steps
     staircase: bool = False
 
     def _check(self) -> None:
@@ -169,7 +169,7 @@ class NaturalExponentialDecay(Schedule):
     """
 
     decay_rate: float
-    decay_steps: float
+    decay_steps: Steps
     staircase: bool = False
 
     def _check(self) -> None:
@@ -202,7 +202,7 @@ class InverseTimeDecay(Schedule):
     """
 
     decay_rate: float
-    decay_steps: float
+    decay_steps: Steps
     staircase: bool = False
 
     def _check(self) -> None:
@@ -233,7 +233,7 @@ class StepDecay(Schedule):
     """
 
     decay_rate: float
-    decay_steps: float
+    decay_steps: Steps
 
     def _check(self) -> None:
         require(self, "decay_rate", 0 < self.decay_rate <= 1, "0 < decay_rate <= 1")
@@ -270,7 +270,7 @@ class PolynomialDecay(Schedule):
     [0.0, 0.495, 0.25, 0.0]
     """
 
-    decay_steps: float
+    decay_steps: Steps
     end_factor: float
     power: float = 1.0
     cycle: bool = False
@@ -308,7 +308,7 @@ class CosineDecay(Schedule):
     [1.0, 0.55, 0.1, 0.1]
     """
 
-    decay_steps: float
+    decay_steps: Steps
     min_factor: float = 0.0
 
     def _check(self) -> None:
@@ -345,7 +345,7 @@ class LinearCosineDecay(Schedule):
     [1.0, 0.25, 0.0, 0.0]
     """
 
-    decay_steps: float
+    decay_steps: Steps
     num_periods: float = 0.5
     alpha: float = 0.0
     beta: float = 0.001
@@ -439,7 +439,7 @@ class InverseSqrt(Schedule):
     [0.01, 0.5, 1.0, 0.5]
     """
 
-    warmup_steps: float
+    warmup_steps: Steps
 
     def _check(self) -> None:
         require(self, "warmup_steps", 0 < self.warmup_steps < math.inf, "warmup_steps > 0")
@@ -474,9 +474,9 @@ class WarmupStableDecay(Schedule):
     [0.0, 0.5, 1.0, 1.0, 0.5, 0.0]
     """
 
-    warmup_steps: float
-    hold_steps: float
-    decay_steps: float
+    warmup_steps: Steps
+    hold_steps: Steps
+    decay_steps: Steps
     min_factor: float = 0.0
     shape: Literal["linear", "cosine", "sqrt"] = "linear"
 

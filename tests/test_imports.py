@@ -14,7 +14,7 @@ ONLY_HERE = {
     "mlflow": {"tuner/tracking.py"},
     "optuna": {"tuner/storage.py", "tuner/coordinator.py", "tuner/progress.py"},
     "yaml": {"tuner/study_file.py"},
-    "pydantic": {"tuner/registry.py"},
+    "pydantic": {"tuner/config.py", "tuner/hints.py"},
     "rich": {"tuner/progress.py", "tuner/summary.py", "tuner/study.py"},
     "mlxtend": {"lightning_modules/data.py"},
     "torchvision": {"lightning_modules/data.py"},
