@@ -4,22 +4,22 @@
 """
 
 import dataclasses
-import json
 import re
-import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-import torch
+from pydantic import Field
 
-from lightning_modules.checks import require
 from tuner import registry
+from tuner.checker import FORM_OF_COMPONENT, Checker, listed
+from tuner.document import Document, Node, shown
 from tuner.errors import BadInputError
-from tuner.registry import did_you_mean
-from tuner.search_space import Choices, OneOf, Range, Template, corners, parse_spec, searched
-from tuner.study_file import Document, read_document, read_value
+from tuner.hints import did_you_mean
+from tuner.registry import Argument, Signature, signature_of
+from tuner.search_space import Range, Template, grid_size, searched
+from tuner.study_file import override, read_document
 
 __all__ = [
     "Component",
@@ -31,20 +31,23 @@ __all__ = [
     "shipped_studies",
 ]
 
-METRICS = ("train/acc", "train/loss", "val/acc", "val/loss")
 COMPONENTS = ("data", "model", "optimizer", "schedule")
-MAX_TRIALS = 1_000_000
+MAX_GRID = 1_000_000
+MAX_SECONDS = 1e9
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
-Path_ = tuple[str | int, ...]
-T = TypeVar("T")
+Metric = Literal["train/acc", "train/loss", "val/acc", "val/loss"]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Million = Annotated[int, Field(ge=1, le=1_000_000)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what NumPy takes
 
 
 @dataclass(frozen=True)
 class Objective:
     """What a study looks for: `metric` at the end of a trial's last epoch."""
 
-    metric: str = "val/acc"
+    metric: Metric = "val/acc"
     direction: Literal["maximize", "minimize"] = "maximize"
 
 
@@ -52,7 +55,7 @@ class Objective:
 class Budget:
     """How much a study may use: trials in all, and the time after which no further trial is started."""
 
-    trials: int = 20
+    trials: Million = 20
     timeout: str | int | float | None = None
 
 
@@ -67,16 +70,10 @@ class TrainerConfig:
         accumulate_grad_batches: Batches whose gradients are summed up for one step.
     """
 
-    max_epochs: int
+    max_epochs: Million
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"] = "auto"
-    gradient_clip_val: float | None = None
-    accumulate_grad_batches: int = 1
-
-    def __post_init__(self) -> None:
-        require(self, "max_epochs", 1 <= self.max_epochs <= 1_000_000, "1 <= max_epochs <= 1000000")
-        clip = self.gradient_clip_val
-        require(self, "gradient_clip_val", clip is None or clip > 0, "gradient_clip_val > 0")
-        require(self, "accumulate_grad_batches", self.accumulate_grad_batches >= 1, "accumulate_grad_batches >= 1")
+    gradient_clip_val: Annotated[float, Field(gt=0)] | None = None
+    accumulate_grad_batches: Positive = 1
 
 
 @dataclass(frozen=True)
@@ -150,20 +147,26 @@ class StudyConfig:
 
 
 # What a sampler or pruner may be told beside its name; the rest is Optuna's own default.
-SAMPLERS: dict[str, dict[str, Any]] = {
-    "tpe": {"seed": int, "n_startup_trials": int, "multivariate": bool, "group": bool, "constant_liar": bool},
-    "random": {"seed": int},
-    "gp": {"seed": int, "n_startup_trials": int},
-    "cmaes": {"seed": int, "n_startup_trials": int},
-    "qmc": {"seed": int, "qmc_type": Literal["sobol", "halton"]},
-    "grid": {"seed": int},
+_SAMPLERS: dict[str, dict[str, Any]] = {
+    "tpe": {"seed": Seed, "n_startup_trials": Count, "multivariate": bool, "group": bool, "constant_liar": bool},
+    "random": {"seed": Seed},
+    "gp": {"seed": Seed, "n_startup_trials": Count},
+    "cmaes": {"seed": Seed, "n_startup_trials": Count},
+    "qmc": {"seed": Seed, "qmc_type": Literal["sobol", "halton"]},
+    "grid": {"seed": Seed},
 }
-PRUNERS: dict[str, dict[str, Any]] = {
+_Factor = Annotated[int, Field(ge=2)]
+_PRUNERS: dict[str, dict[str, Any]] = {
     "none": {},
-    "median": {"n_startup_trials": int, "n_warmup_steps": int, "interval_steps": int, "n_min_trials": int},
-    "hyperband": {"min_resource": int, "max_resource": int, "reduction_factor": int},
-    "successive_halving": {"min_resource": int, "reduction_factor": int, "min_early_stopping_rate": int},
-    "wilcoxon": {"p_threshold": float, "n_startup_steps": int},
+    "median": {
+        "n_startup_trials": Count,
+        "n_warmup_steps": Count,
+        "interval_steps": Positive,
+        "n_min_trials": Positive,
+    },
+    "hyperband": {"min_resource": Positive, "max_resource": Positive, "reduction_factor": _Factor},
+    "successive_halving": {"min_resource": Positive, "reduction_factor": _Factor, "min_early_stopping_rate": Count},
+    "wilcoxon": {"p_threshold": Annotated[float, Field(ge=0, le=1)], "n_startup_steps": Count},
 }
 
 
@@ -181,17 +184,17 @@ def parse_duration(value: str | int | float) -> float:
     Raises:
         ValueError: If it is not a number of seconds or a text such as ``90s``, ``30m`` or ``1h30m``.
 
-    >>> parse_duration("1h30m")
-    5400.0
+    >>> parse_duration("1h30m"), parse_duration(90)
+    (5400.0, 90.0)
     """
+    number = r"([0-9]+(?:\.[0-9]+)?)"
     text = str(value).strip()
-    parts = re.fullmatch(r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text)
-    seconds = (
-        sum(float(n or 0) * unit for n, unit in zip(parts.groups(), (86400, 3600, 60, 1), strict=True)) if parts else 0
-    )
-    if seconds <= 0:
-        raise ValueError(f'"{value}" is not a duration; write 90s, 30m, 2h or 1h30m')
-    return float(seconds)
+    parts = re.fullmatch(rf"(?:{number}d)?(?:{number}h)?(?:{number}m)?(?:{number}s)?|{number}", text)
+    amounts = [float(part or 0) for part in parts.groups()] if parts else []
+    seconds = sum(amount * unit for amount, unit in zip(amounts, (86400, 3600, 60, 1, 1), strict=False))
+    if not 0 < seconds <= MAX_SECONDS:
+        raise ValueError(f"{shown(value)} is not a duration; write 90s, 30m, 2h or 1h30m")
+    return seconds
 
 
 def load_study(source: str, overrides: Sequence[str] = ()) -> StudyConfig:
@@ -204,381 +207,158 @@ def load_study(source: str, overrides: Sequence[str] = ()) -> StudyConfig:
     Raises:
         BadInputError: With every fault that was found.
     """
-    path = Path(source)
-    shipped = shipped_studies()
-    if not path.exists() and source in shipped:
-        path = shipped[source]
-    elif not path.exists() and path.suffix not in (".yaml", ".yml"):
-        hint = did_you_mean(source, shipped)
-        raise BadInputError([f"{source}: no such file, and no shipped study ({', '.join(shipped)}).{hint}"])
+    path = _find(source)
     document = read_document(path)
-    faults: list[str] = []
-    for override in overrides:
-        _override(document, override, faults)
-    if faults:
-        raise BadInputError(faults)
-    checker = _Checker(document, faults)
-    config = checker.study(default_name=path.stem)
-    if faults or config is None:
-        raise BadInputError(faults)
-    return config
+    for assignment in overrides:
+        override(document, assignment)
+    return _StudyReader(document).study(default_name=path.stem)
 
 
-def _override(document: Document, override: str, faults: list[str]) -> None:
-    target, equals, text = override.partition("=")
-    if not equals or not target:
-        faults.append(f"--set {override}: write it as dotted.path=value.")
-        return
+def _find(source: str) -> Path:
+    path, shipped = Path(source), shipped_studies()
     try:
-        value = read_value(text, f"--set {override}")
-    except BadInputError as error:
-        faults.extend(error.faults)
-        return
-    node: Any = document.data
-    parts = target.split(".")
-    while True:
-        # A key may hold dots itself, as those of search_space do: the longest known one is meant.
-        length = next((n for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in node), 1)
-        key, parts = ".".join(parts[:length]), parts[length:]
-        if not parts:
-            node[key] = value
-            document.text += f"# --set {override}\n"
-            return
-        if not isinstance(node.get(key), dict):
-            if node.get(key) is not None:
-                faults.append(f"--set {override}: {key} is a single value; it has no {parts[0]}.")
-                return
-            node[key] = {}
-        node = node[key]
+        is_file = path.is_file()
+    except OSError:  # a name that is too long, a folder that may not be looked into: reading it tells
+        return path
+    if not is_file and source in shipped:
+        return shipped[source]
+    if not is_file and not path.is_dir() and path.suffix not in (".yaml", ".yml"):
+        hint = did_you_mean(source, shipped)
+        raise BadInputError([f"{source}: no such file, and no shipped study ({listed(shipped)}).{hint}"])
+    return path
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> typing.Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+class _StudyReader:
+    """Makes a study of a document, section by section; nothing of it counts before all of it is checked."""
 
+    def __init__(self, document: Document) -> None:
+        self._document = document
+        self._fault = document.fault
+        self._checker = Checker(document)
+        self._nodes = self._checker.mapping(Node.of(document.data, ()))
 
-class _Checker:
-    """Checks a document part by part, collecting faults, and builds the config if there are none."""
+    def study(self, default_name: str) -> StudyConfig:
+        """Return the study.
 
-    def __init__(self, document: Document, faults: list[str]) -> None:
-        self.document = document
-        self.faults = faults
-
-    def fault(self, path: Path_, message: str) -> None:
-        self.faults.append(f"{self.document.locate(path)}: {message}")
-
-    def study(self, default_name: str) -> StudyConfig | None:
-        data = self.document.data
-        known = {"name", "objective", "budget", "sampler", "pruner", "trial", "search_space"}
-        self.keys(data, known, ())
-        name = data.get("name", default_name)
-        if not isinstance(name, str) or not NAME.fullmatch(name) or ".." in name:
-            self.fault(
-                ("name",),
-                f"{json.dumps(name)} is not a valid name. Use a-z, 0-9, '.', '_', '-', at most 64 characters, "
-                "starting with a letter or digit.",
-            )
-        objective = self.section(Objective, "objective")
-        budget = self.section(Budget, "budget")
-        timeout = self.budget(budget) if budget else None
-        if objective and objective.metric not in METRICS:
-            self.fault(
-                ("objective", "metric"),
-                f'"{objective.metric}" is not logged during training. Logged: {", ".join(METRICS)}.'
-                + did_you_mean(objective.metric, METRICS),
-            )
-        sampler = self.option("sampler", SAMPLERS, "tpe")
-        pruner = self.option("pruner", PRUNERS, "median")
-        before = len(self.faults)
-        template = self.template()
-        if sampler and sampler.name == "grid" and len(self.faults) == before:
-            for path, spec in searched(template):
-                if isinstance(spec, Range) and spec.step is None:
-                    self.fault(("sampler",), f"grid needs step or choices for every parameter; {path} has neither.")
-        if self.faults or not (objective and budget and sampler and pruner):
-            return None
-        identity = {key: data.get(key) for key in ("trial", "search_space")}
-        identity |= {"objective": dataclasses.asdict(objective)}
-        identity |= {"sampler": {"name": sampler.name, **sampler.arguments}}
-        identity |= {"pruner": {"name": pruner.name, **pruner.arguments}}
+        Raises:
+            BadInputError: With every fault of the document.
+        """
+        self._checker.keys(self._nodes, ("name", "objective", "budget", "sampler", "pruner", "trial", "search_space"))
+        name = self._name(default_name)
+        objective = self._checker.settings(signature_of(Objective), self._section("objective"))
+        budget = self._checker.settings(signature_of(Budget), self._section("budget"))
+        timeout = self._timeout(budget.get("timeout"))
+        sampler = self._option("sampler", _SAMPLERS, "tpe")
+        pruner = self._option("pruner", _PRUNERS, "median")
+        template = self._template()
+        trials = budget.get("trials", Budget.trials)
+        self._check_together(sampler, pruner)
+        if sampler.name == "grid":
+            self._check_grid(template, trials)
+        self._document.check()
         return StudyConfig(
             name=name,
-            objective=objective,
-            trials=budget.trials,
+            objective=Objective(**objective),
+            trials=trials,
             timeout=timeout,
             sampler=sampler,
             pruner=pruner,
             trial=template,
-            identity=dict(_flatten({key: value for key, value in identity.items() if value is not None})),
-            text=self.document.text,
+            identity=self._identity(Objective(**objective), sampler, pruner),
+            text=self._document.text,
         )
 
-    # -- plain sections ------------------------------------------------------------------------------------------------
+    def _section(self, name: str) -> Node:
+        return self._nodes.get(name, Node({}, (name,)))
 
-    def keys(self, raw: Mapping[str, Any], known: typing.Collection[str], path: Path_) -> None:
-        for key in raw:
-            if key not in known:
-                self.fault((*path, key), "unknown key." + (did_you_mean(key, known) or f" Known: {_listed(known)}."))
+    def _name(self, default: str) -> str:
+        name = self._nodes["name"].raw if "name" in self._nodes else default
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            rule = "Use a-z, 0-9, '.', '_', '-', at most 64 characters, starting with a letter or digit."
+            origin = "" if "name" in self._nodes else ", the name of the file,"
+            self._fault(("name",), f"{shown(name)}{origin} is not a valid name. {rule}")
+        return str(name)
 
-    def mapping(self, *path: str) -> dict[str, Any] | None:
-        """Return the mapping at a path, empty if it is not given, None if it is something else."""
-        raw: Any = self.document.data
-        for part in path:
-            raw = raw.get(part, {})
-        if isinstance(raw, dict):
-            return raw
-        self.fault(path, f"must be a mapping (got {json.dumps(raw)}).")
-        return None
-
-    def section(self, cls: type[T], name: str) -> T | None:
-        raw = self.mapping(name)
-        if raw is None:
-            return None
-        before = len(self.faults)
-        values = self.arguments(registry.signature_of(cls), _items(raw, (name,)), (name,), cls.__name__)
-        return cls(**values) if len(self.faults) == before else None
-
-    def option(self, kind: str, known: Mapping[str, Mapping[str, Any]], default: str) -> Component | None:
-        raw = self.mapping(kind)
-        if raw is None:
-            return None
-        name = raw.get("name", default)
-        if name not in known:
-            hint = did_you_mean(str(name), known)
-            self.fault((kind, "name"), f"unknown {kind} {json.dumps(name)}. Known: {_listed(known)}.{hint}")
-            return None
-        arguments = {key: registry.Argument(hint, required=False) for key, hint in known[name].items()}
-        items = {key: item for key, item in _items(raw, (kind,)).items() if key != "name"}
-        return Component(name, self.arguments(arguments, items, (kind,), name))
-
-    def budget(self, budget: Budget) -> float | None:
-        if not 1 <= budget.trials <= MAX_TRIALS:
-            self.fault(("budget", "trials"), f"must be a whole number from 1 to {MAX_TRIALS} (got {budget.trials}).")
-        if budget.timeout is None:
-            return None
+    def _timeout(self, timeout: Any) -> float | None:
+        if isinstance(timeout, bool) or not isinstance(timeout, str | int | float):
+            return None  # there is none, or it is told already
         try:
-            return parse_duration(budget.timeout)
+            return parse_duration(timeout)
         except ValueError as error:
-            self.fault(("budget", "timeout"), f"{error}.")
+            self._fault(("budget", "timeout"), f"{error}.")
             return None
+
+    def _option(self, kind: str, known: Mapping[str, Mapping[str, Any]], default: str) -> Component:
+        """Read what configures an object of Optuna."""
+        nodes = self._checker.mapping(self._section(kind), FORM_OF_COMPONENT)
+        name = nodes["name"].raw if "name" in nodes else default
+        if not isinstance(name, str) or name not in known:
+            hint = did_you_mean(name, known) if isinstance(name, str) else ""
+            self._fault((kind, "name"), f"unknown {kind} {shown(name)}. Known: {listed(known)}.{hint}")
+            return Component(default)
+        signature = Signature({key: Argument(hint, required=False) for key, hint in known[name].items()})
+        given = {key: node for key, node in nodes.items() if key != "name"}
+        return Component(name, self._checker.arguments(signature, given, (kind,), name))
+
+    def _check_together(self, sampler: Component, pruner: Component) -> None:
+        options = sampler.arguments
+        if options.get("group") and options.get("multivariate") is False:
+            self._fault(("sampler", "group"), "needs multivariate: true.")
+        lowest, highest = (pruner.arguments.get(key) for key in ("min_resource", "max_resource"))
+        if isinstance(lowest, int) and isinstance(highest, int) and lowest > highest:
+            self._fault(("pruner", "min_resource"), f"{lowest} must not be above max_resource ({highest}).")
+
+    def _check_grid(self, template: Template, trials: int) -> None:
+        endless = [path for path, spec in searched(template) if isinstance(spec, Range) and spec.step is None]
+        for path in endless:
+            self._fault(("sampler",), f"grid needs step or choices for every parameter; {path} has neither.")
+        if self._document.faults:
+            return
+        size = grid_size(template)
+        if size > MAX_GRID:
+            self._fault(("sampler",), f"the grid has {size} points; the limit is {MAX_GRID}.")
+        elif size < trials:
+            self._fault(("budget", "trials"), f"must not be above the {size} points of the grid (got {trials}).")
 
     # -- the trial and what is searched in it --------------------------------------------------------------------------
 
-    def template(self) -> Template:
+    def _template(self) -> Template:
         """Return `trial` with the specs of `search_space` in their places."""
-        trial, space = self.mapping("trial"), self.mapping("search_space")
-        if trial is None or space is None:
-            return {}
-        self.keys(trial, (*COMPONENTS, "trainer", "seed"), ("trial",))
-        sections: dict[str, _Items] = {}
+        given = self._checker.mapping(self._section("trial"))
+        space = self._checker.mapping(self._section("search_space"))
+        self._checker.keys(given, (*COMPONENTS, "trainer", "seed"))
+        trial = Node({"seed": given.get("seed", Node(0, ("trial", "seed")))}, ("trial",))
         for name in (*COMPONENTS, "trainer"):
-            raw = trial.get(name, {"name": "constant"} if name == "schedule" else {})
-            if not isinstance(raw, dict):
-                self.fault(("trial", name), f"must be a mapping (got {json.dumps(raw)}).")
-                return {}
-            sections[name] = _items(raw, ("trial", name))
-        seed = _Item(trial.get("seed", 0), ("trial", "seed"))
-        one_of: dict[str, Any] = {}
-        for path, raw in space.items():
-            where = ("search_space", path)
-            section, _, rest = path.partition(".")
-            if path == "seed":
-                seed = _Item(raw, where, searched=True)
-            elif section not in sections:
-                known = (*sections, "seed")
-                self.fault(where, f"the trial has no {section}. Known: {_listed(known)}.{did_you_mean(section, known)}")
-            elif rest:
-                self.place(sections[section], rest.split("."), raw, where)
-            elif section == "trainer":
-                self.fault(where, "name what is searched in it, such as trainer.max_epochs.")
-            else:
-                one_of[section] = raw
-        template: dict[str, Any] = {}
-        for name in COMPONENTS:
-            if name in one_of:
-                inside = [key for key in space if key.startswith(f"{name}.")]
-                if inside:
-                    self.fault(
-                        ("search_space", inside[0]), f"{name} is chosen by one_of: put it into each choice there."
-                    )
-                template[name] = self.one_of(name, one_of[name], ("search_space", name), sections[name])
-            else:
-                template[name] = self.component(name, sections[name], ("trial", name))
-        known_trainer = registry.signature_of(TrainerConfig)
-        template["trainer"] = self.arguments(known_trainer, sections["trainer"], ("trial", "trainer"), "trainer")
-        template["seed"] = self.argument(int, seed)
-        if not self.faults:
-            self.try_corners(template)
+            default = {"name": "constant"} if name == "schedule" else {}
+            section = given.get(name, Node.of(default, ("trial", name)))
+            form = FORM_OF_COMPONENT if name in COMPONENTS else ""
+            trial.put(name, dataclasses.replace(section, value=self._checker.mapping(section, form)))
+        self._checker.place(trial, space)
+        template = {kind: self._checker.component(kind, trial.value[kind]) for kind in COMPONENTS}
+        template["trainer"] = self._trainer(trial.value["trainer"])
+        template["seed"] = self._checker.value(Seed, trial.value["seed"])
         return template
 
-    def place(self, items: "_Items", parts: list[str], raw: Any, where: Path_) -> None:
-        """Put a spec where its dotted path points, also inside a nested component."""
-        *outer, last = parts
-        for part in outer:
-            nested = items.get(part)
-            if nested is None or not isinstance(nested.value, dict):
-                self.fault(where, f"the trial has no {where[-1]}.")
-                return
-            if not isinstance(next(iter(nested.value.values()), None), _Item):
-                nested = _Item(dict(_items(nested.value, nested.path)), nested.path)
-                items[part] = nested
-            items = nested.value
-        items[last] = _Item(raw, where, searched=True)
-
-    def one_of(self, kind: str, raw: Any, path: Path_, base: "_Items") -> OneOf | None:
-        if not isinstance(raw, dict) or raw.keys() != {"one_of"} or not isinstance(raw["one_of"], dict):
-            self.fault(path, f"a whole {kind} is searched by one_of: {{name: {{argument: range or value}}, ...}}.")
-            return None
-        choices = raw["one_of"]
-        if len(choices) < 2:
-            self.fault((*path, "one_of"), f"needs at least 2 choices (got {len(choices)}).")
-        options = {}
-        for name, arguments in choices.items():
-            where = (*path, "one_of", name)
-            if not isinstance(arguments, dict | None):
-                self.fault(where, f"must be a mapping of arguments (got {json.dumps(arguments)}).")
-                continue
-            items = _items(arguments or {}, where, searched=True)
-            if "name" in base and base["name"].value == name:
-                items = base | items  # what trial says of the same name holds unless the choice says otherwise
-            option = self.component(kind, items | {"name": _Item(name, where)}, where)
-            options[name] = {key: value for key, value in option.items() if key != "name"}
-        return OneOf(options)
-
-    def component(self, kind: str, items: "_Items", path: Path_) -> dict[str, Any]:
-        """Return the template of a named component."""
-        if "name" not in items:
-            self.fault(path, f"required: {{name: ...}}. Known: {_listed(registry.KINDS[kind])}.")
+    def _trainer(self, node: Node) -> Template:
+        if node.searched:
+            self._fault(node.path, "name what is searched in it, such as trainer.max_epochs.")
             return {}
-        name = items["name"].value
-        if not isinstance(name, str):
-            self.fault(items["name"].path, "must be a plain name; to search among several, use one_of.")
-            return {}
-        try:
-            known = registry.arguments_of(kind, name)
-        except ValueError as error:
-            self.fault(items["name"].path, str(error))
-            return {}
-        rest = {key: item for key, item in items.items() if key != "name"}
-        return {"name": name, **self.arguments(known, rest, path, name)}
+        return self._checker.settings(signature_of(TrainerConfig), node)
 
-    def arguments(
-        self, known: Mapping[str, registry.Argument] | None, items: "_Items", path: Path_, owner: str
-    ) -> dict[str, Any]:
-        """Check arguments against a signature; `known` is None where any are taken."""
-        result = {}
-        for key, item in items.items():
-            if known is not None and key not in known:
-                hint = did_you_mean(key, known) or f" Known: {_listed(known)}."
-                if key == "seed":
-                    hint = " The one seed of a trial is trial.seed."
-                self.fault(item.path, f"{owner} has no argument {key}.{hint}")
-            else:
-                result[key] = self.argument(known[key].hint if known else Any, item)
-        for key, argument in (known or {}).items():
-            if argument.required and key not in items:
-                self.fault((*path, key), f"required by {owner}: give it here or in search_space.")
-        return result
-
-    def argument(self, hint: Any, item: "_Item") -> Any:
-        value = item.value
-        if item.searched and isinstance(value, dict) and value.keys() & {"low", "high", "choices"}:
-            return self.spec(hint, value, item.path)
-        if registry.is_schedule(hint):
-            if isinstance(value, dict) and "one_of" in value and item.searched:
-                return self.one_of("schedule", value, item.path, {})
-            if not isinstance(value, dict):
-                self.fault(item.path, f"must be a schedule, {{name: ...}} (got {json.dumps(value)}).")
-                return None
-            nested = value if isinstance(next(iter(value.values()), None), _Item) else None
-            return self.component("schedule", nested or _items(value, item.path, item.searched), item.path)
-        if item.searched and len(item.path) == 2:
-            self.fault(item.path, f"must be a range {{low, high}} or {{choices}} (got {json.dumps(value)}).")
-            return None
-        if isinstance(value, dict) and {"low", "high"} <= value.keys():
-            self.fault(item.path, "a range belongs in search_space.")
-            return None
-        self.check(hint, value, item.path)
-        return value
-
-    def spec(self, hint: Any, raw: dict[str, Any], path: Path_) -> Range | Choices | None:
-        before = len(self.faults)
-        types = typing.get_args(hint) or (hint,)
-        bounds = [raw.get(key) for key in ("low", "high", "step") if raw.get(key) is not None]
-        whole = all(isinstance(bound, int) for bound in bounds)
-        integer = (int in types and (float not in types or whole)) or (hint is Any and whole)
-
-        def fault(key: str, message: str) -> None:
-            self.fault((*path, key) if key else path, message)
-
-        spec = parse_spec(raw, integer, fault)
-        if isinstance(spec, Range) and len(self.faults) == before:
-            self.check(hint, spec.low, (*path, "low"))
-        elif isinstance(spec, Choices):
-            for index, value in enumerate(spec.values):
-                self.check(hint, value, (*path, "choices", index))
-        return spec
-
-    def check(self, hint: Any, value: Any, path: Path_) -> None:
-        message = registry.check_value(hint, value)
-        if message:
-            self.fault(path, f"{message}.")
-
-    def try_corners(self, template: Mapping[str, Any]) -> None:
-        """Build every component at the extremes of its ranges: a value that breaks a rule is told now."""
-        told = set()
-        for kind in (*COMPONENTS, "trainer"):
-            for values in corners(template[kind]):
-                try:
-                    if kind == "trainer":
-                        TrainerConfig(**values)
-                    else:
-                        with torch.device("meta"):  # shapes without memory
-                            Component.from_values(values).build(kind)
-                except Exception as error:  # whatever a user's class raises
-                    prefix = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-                    where = self.where(kind, values, str(error))
-                    if where not in told:
-                        told.add(where)
-                        self.fault(where, f"{prefix}{error}.")
-
-    def where(self, kind: str, values: Mapping[str, Any], message: str) -> Path_:
-        """Return the place of the argument that a rule names, or of its section."""
-        named = re.search(r"got (\w+)=", message)
-        key = named.group(1) if named else ""
-        candidates: list[Path_] = [
-            ("search_space", kind, "one_of", values.get("name", ""), key),
-            ("search_space", f"{kind}.{key}"),
-            ("trial", kind, key),
-        ]
-        known = [path for path in candidates if path in self.document.lines]
-        return (
-            known[0]
-            if known
-            else ("search_space", kind)
-            if kind in self.document.data.get("search_space", {})
-            else ("trial", kind)
-        )
+    def _identity(self, objective: Objective, sampler: Component, pruner: Component) -> dict[str, Any]:
+        """Return what may not change when the study is continued, under dotted paths."""
+        parts = {key: self._document.data[key] for key in ("trial", "search_space") if key in self._document.data}
+        parts["objective"] = dataclasses.asdict(objective)
+        parts["sampler"] = {"name": sampler.name, **sampler.arguments}
+        parts["pruner"] = {"name": pruner.name, **pruner.arguments}
+        return dict(_flatten(parts))
 
 
-@dataclass(frozen=True)
-class _Item:
-    """A value of the file, where it stands, and whether it may be a range."""
-
-    value: Any
-    path: Path_
-    searched: bool = False
-
-
-_Items = dict[str, _Item]
-
-
-def _items(raw: Mapping[str, Any], path: Path_, searched: bool = False) -> _Items:
-    return {key: _Item(value, (*path, key), searched) for key, value in raw.items()}
-
-
-def _listed(names: typing.Iterable[str]) -> str:
-    return ", ".join(sorted(names))
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+            if key == "one_of":  # which choices there are, and their order, is a part of Optuna's distribution
+                yield f"{prefix}{key}", list(value)
+        else:
+            yield f"{prefix}{key}", value

@@ -4,29 +4,29 @@ Wherever a short name is accepted, ``package.module:Name`` is too. Importing it 
 names come from the study file that the user gave and from nowhere else.
 """
 
-import difflib
 import importlib
 import inspect
-import json
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
 import torch
-from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
+from pytorch_lightning import LightningDataModule
 
 from lightning_modules import DATASETS, MODELS, OPTIMIZERS, SCHEDULES, Plateau, Schedule
+from tuner.document import shown
+from tuner.hints import converted, did_you_mean, item_hint, members
 
 __all__ = [
     "KINDS",
     "Argument",
+    "Signature",
     "arguments_of",
     "build",
-    "check_value",
-    "did_you_mean",
     "is_schedule",
+    "rehearse",
     "resolve",
     "signature_of",
 ]
@@ -38,10 +38,18 @@ KINDS: dict[str, Mapping[str, type]] = {
     "schedule": {**SCHEDULES, "plateau": Plateau},
 }
 
+# What a trial needs of each kind, and its name for people.
+_BASES: dict[str, tuple[tuple[Any, ...], str]] = {
+    "data": ((LightningDataModule,), "a LightningDataModule"),
+    "model": ((torch.nn.Module,), "a torch.nn.Module"),
+    "optimizer": ((torch.optim.Optimizer, Callable), "a maker of optimizers"),
+    "schedule": ((Schedule, Plateau), "a lightning_modules.Schedule"),
+}
+
 
 @dataclass(frozen=True)
 class Argument:
-    """An argument of a registered class.
+    """An argument that a study file can give.
 
     Args:
         hint: Its type annotation; Any where there is none.
@@ -52,17 +60,24 @@ class Argument:
     required: bool
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return " Did you mean ...?" if a known name is near, else nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean {close[0]}?" if close else ""
+@dataclass(frozen=True)
+class Signature:
+    """What can be given to a class or function by name.
+
+    Args:
+        arguments: Its arguments.
+        open: Whether it takes any others as well.
+    """
+
+    arguments: Mapping[str, Argument]
+    open: bool = False
 
 
-def resolve(kind: str, name: str) -> type:
-    """Return the class that a name stands for.
+def resolve(kind: str, name: str) -> Any:
+    """Return the class, or the function, that a name stands for.
 
     Raises:
-        ValueError: If the name is unknown or cannot be imported.
+        ValueError: If the name is unknown, cannot be imported or is not of this kind.
     """
     known = KINDS[kind]
     if name in known:
@@ -70,48 +85,74 @@ def resolve(kind: str, name: str) -> type:
     module_name, colon, attribute = name.partition(":")
     if not colon:
         raise ValueError(
-            f'unknown {kind} "{name}". Known: {", ".join(sorted(known))}, or package.module:Name.'
+            f"unknown {kind} {shown(name)}. Known: {', '.join(sorted(known))}, or package.module:Name."
             + did_you_mean(name, known)
         )
+    found = _imported(name, module_name, attribute)
+    bases, wanted = _BASES[kind]
+    if isinstance(found, type) and not issubclass(found, bases):
+        raise ValueError(f"{shown(name)} is not {wanted}.")
+    return found
+
+
+def _imported(name: str, module_name: str, attribute: str) -> Any:
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # whatever the user's module raises
-        raise ValueError(f'cannot import "{name}": {type(error).__name__}: {error}') from error
-    found = getattr(module, attribute, None)
+        found = getattr(module, attribute, None)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"cannot import {shown(name)}: {error}.") from error
+    except (Exception, SystemExit) as error:  # whatever the user's module raises
+        raise ValueError(f"cannot import {shown(name)}: {type(error).__name__}: {error}.") from error
     if not callable(found):
-        raise ValueError(f'"{module_name}" has no class "{attribute}".{did_you_mean(attribute, dir(module))}')
-    return typing.cast(type, found)
+        hint = did_you_mean(attribute, [key for key, value in vars(module).items() if callable(value)])
+        raise ValueError(f"{module_name} has no class or function {shown(attribute)}.{hint}")
+    return found
 
 
 @lru_cache
-def arguments_of(kind: str, name: str) -> dict[str, Argument] | None:
-    """Return the arguments that a study file may give to a name, or None if it takes any."""
+def arguments_of(kind: str, name: str) -> Signature:
+    """Return the arguments that a study file may give to a name.
+
+    Raises:
+        ValueError: If the name is unknown, cannot be imported or is not of this kind.
+    """
     target = resolve(kind, name)
-    arguments = signature_of(target)
-    if arguments is None:
-        return None
+    signature = signature_of(target)
+    arguments = dict(signature.arguments)
     if kind == "data":
         arguments.pop("seed", None)  # trial.seed is the one seed of a trial
     if _is_torch_optimizer(target):
-        arguments.pop("params")
-        arguments["initial_lr"] = arguments.pop("lr")
-    return arguments
+        arguments.pop("params", None)
+        arguments["initial_lr"] = arguments.pop("lr", Argument(float, required=True))
+    if kind == "optimizer":
+        if "initial_lr" not in arguments and not signature.open:
+            raise ValueError(f"{shown(name)} has no argument initial_lr, which a schedule multiplies.")
+        arguments["initial_lr"] = Argument(float, required=True)
+    return Signature(arguments, signature.open)
 
 
-def signature_of(target: Any) -> dict[str, Argument] | None:
-    """Return the named arguments of a class or function, or None if it takes any."""
-    parameters = list(inspect.signature(target).parameters.values())
+def signature_of(target: Any) -> Signature:
+    """Return the arguments of a class or function that can be given by name."""
+    parameters = _parameters(target)
     try:
-        hints = typing.get_type_hints(target.__init__ if isinstance(target, type) else target)  # type: ignore[misc]
+        function = inspect.getattr_static(target, "__init__") if isinstance(target, type) else target
+        hints = typing.get_type_hints(function, include_extras=True)
     except Exception:  # a name that only a type checker can resolve: the arguments are still known, their types are not
         hints = {}
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return None
-    return {
-        parameter.name: Argument(hints.get(parameter.name, Any), parameter.default is parameter.empty)
-        for parameter in parameters
-        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    arguments = {
+        name: Argument(hints.get(name, Any), parameter.default is parameter.empty)
+        for name, parameter in parameters.items()
+        if parameter.kind in by_name
     }
+    return Signature(arguments, any(each.kind is each.VAR_KEYWORD for each in parameters.values()))
+
+
+def _parameters(target: Any) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(target).parameters
+    except (TypeError, ValueError):  # something built in, which does not tell
+        return {"arguments": inspect.Parameter("arguments", inspect.Parameter.VAR_KEYWORD)}
 
 
 def _is_torch_optimizer(target: Any) -> bool:
@@ -120,30 +161,7 @@ def _is_torch_optimizer(target: Any) -> bool:
 
 def is_schedule(hint: Any) -> bool:
     """Tell whether an argument of this type is itself a schedule, given in a study file as ``{name: ...}``."""
-    types = typing.get_args(hint) or (hint,)
-    return any(isinstance(each, type) and issubclass(each, Schedule) for each in types)
-
-
-@lru_cache
-def _adapter(hint: Any) -> TypeAdapter[Any] | None:
-    try:
-        return TypeAdapter(hint)
-    except (PydanticSchemaGenerationError, PydanticUserError):
-        return None
-
-
-def check_value(hint: Any, value: Any) -> str | None:
-    """Return what is wrong with a value of a study file for this type, or None."""
-    adapter = _adapter(hint)
-    if adapter is None:
-        return None
-    try:
-        adapter.validate_json(json.dumps(value), strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        message = first["msg"].replace("Input should be", "must be").replace("Input should", "must")
-        return f"{message[0].lower()}{message[1:]} (got {json.dumps(value)})"
-    return None
+    return any(isinstance(each, type) and issubclass(each, Schedule | Plateau) for each in members(hint))
 
 
 def build(kind: str, name: str, arguments: Mapping[str, Any], **extra: Any) -> Any:
@@ -159,18 +177,55 @@ def build(kind: str, name: str, arguments: Mapping[str, Any], **extra: Any) -> A
         ValueError: If an argument breaks a rule of the class.
     """
     target = resolve(kind, name)
-    known = arguments_of(kind, name)
-    values: dict[str, Any] = {}
-    for key, value in arguments.items():
-        hint = known[key].hint if known and key in known else Any
-        if is_schedule(hint) or (known is None and isinstance(value, Mapping) and "name" in value):
-            nested = dict(value)
-            value = build("schedule", nested.pop("name"), nested)
-        elif isinstance(value, list) and (adapter := _adapter(hint)) is not None:
-            value = adapter.validate_json(json.dumps(value))  # a list becomes the tuple that the class asks for
-        values[key] = value
-    accepted = inspect.signature(target).parameters
+    known = arguments_of(kind, name).arguments
+    values = {key: _wanted(key, known[key].hint, value) if key in known else value for key, value in arguments.items()}
+    accepted = _parameters(target)
     values |= {key: value for key, value in extra.items() if key in accepted}
     if _is_torch_optimizer(target):
         return partial(target, lr=values.pop("initial_lr"), **values)
     return target(**values)
+
+
+def _wanted(key: str, hint: Any, value: Any) -> Any:
+    """Return a value as the class wants it: ``{name: ...}`` as a schedule, a list as a tuple, text as a path."""
+    if is_schedule(hint) and isinstance(value, Mapping):
+        return build("schedule", value["name"], {inner: each for inner, each in value.items() if inner != "name"})
+    if isinstance(value, list) and is_schedule(item_hint(hint, 0)):
+        return tuple(_wanted(key, item_hint(hint, index), item) for index, item in enumerate(value))
+    try:
+        return converted(hint, value)
+    except ValueError as error:
+        raise ValueError(f"{key} {error}") from error
+
+
+def rehearse(kind: str, values: Mapping[str, Any]) -> Any:
+    """Build an object as a trial would, use it where that is cheap, and return it.
+
+    Args:
+        kind: A key of `KINDS`.
+        values: ``{name: ..., argument: value}``.
+
+    Raises:
+        Exception: Whatever rule of its class the values break; any, if the class is the user's.
+    """
+    name, arguments = values["name"], {key: value for key, value in values.items() if key != "name"}
+    made = _without_memory(name, arguments) if kind == "model" else build(kind, name, arguments, seed=0)
+    bases, wanted = _BASES[kind]
+    if not isinstance(made, bases):
+        raise ValueError(f"{name} makes a {type(made).__name__}, not {wanted}")
+    if kind == "optimizer":
+        optimizer = made([torch.nn.Parameter(torch.zeros(1))])
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise ValueError(f"{name} makes a {type(optimizer).__name__} of parameters, not a torch.optim.Optimizer")
+    if isinstance(made, Schedule):
+        made(0)
+    return made
+
+
+def _without_memory(name: str, arguments: Mapping[str, Any]) -> Any:
+    """Build a model of shapes only; but some compute with numbers as they are built, and those need memory."""
+    try:
+        with torch.device("meta"):
+            return build("model", name, arguments)
+    except Exception:  # whatever the user's model raises; if it is not about the missing numbers, it comes again
+        return build("model", name, arguments)

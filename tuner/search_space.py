@@ -7,9 +7,12 @@ with the family in it for what only one family has: ``schedule.exponential.decay
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Protocol
+
+from tuner.document import Keys, shown
 
 __all__ = [
     "Choices",
@@ -19,7 +22,9 @@ __all__ = [
     "Spec",
     "Template",
     "corners",
+    "grid_size",
     "highest",
+    "is_spec",
     "parse_spec",
     "searched",
     "suggest",
@@ -27,9 +32,13 @@ __all__ = [
 
 MAX_CHOICES = 1000
 MAX_CORNERS = 256
-RANGE_KEYS = frozenset({"low", "high", "log", "step"})
+MAX_WHOLE = 2**53  # Optuna keeps whole numbers as floats
+MAX_NUMBER = 1e300  # high - low must be a number too
+RANGE_KEYS = ("low", "high", "log", "step")
 
 Scalar = str | int | float | bool | None
+Fault = Callable[[Keys, str], None]
+"""Takes the path of a fault inside a spec, and what is wrong there."""
 
 
 @dataclass(frozen=True)
@@ -59,80 +68,109 @@ class OneOf:
 
 Spec = Range | Choices | OneOf
 Template = Any
-"""Plain values, mappings of templates, or a `Spec`."""
+"""Plain values, mappings and lists of templates, or a `Spec`."""
 
 
-def parse_spec(raw: Any, integer: bool, fault: Callable[[str, str], None]) -> Range | Choices | None:
-    """Read a range or a list of choices; report what is wrong to `fault` (key, message) and return None then.
+def is_spec(raw: Any) -> bool:
+    """Tell whether what stands in a study file is meant as a range or as choices."""
+    return isinstance(raw, Mapping) and not raw.keys().isdisjoint({"low", "high", "choices"})
+
+
+def parse_spec(raw: Mapping[str, Any], integer: bool, fault: Fault) -> Range | Choices | None:
+    """Read a range or a list of choices; report what is wrong and return None then.
 
     Args:
         raw: What the study file has in the place of a value.
         integer: Whether the place takes whole numbers.
         fault: Called once for each fault.
     """
-    if "choices" in raw:
-        for key in raw.keys() - {"choices"}:
-            fault(key, "unknown key beside choices.")
-        return _parse_choices(raw["choices"], fault)
-    for key in raw.keys() - RANGE_KEYS:
-        fault(key, "unknown key; a range has low, high and, if wanted, log and step.")
-    for key in ("low", "high"):
-        if key not in raw:
-            fault(key, "required.")
-    numbers = {key: raw[key] for key in ("low", "high", "step") if raw.get(key) is not None}
-    sound = raw.keys() <= RANGE_KEYS and {"low", "high"} <= raw.keys()
-    for key, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, int | float):
-            fault(key, f"must be a number (got {number!r}).")
-            sound = False
-        elif integer and not isinstance(number, int):
-            fault(key, f"must be a whole number here (got {number!r}).")
-            sound = False
-        elif abs(number) >= 2**53:
-            fault(key, f"must be below 2**53 (got {number!r}).")
-            sound = False
-    log = raw.get("log", False)
-    if not isinstance(log, bool):
-        fault("log", f"must be true or false (got {log!r}).")
-        sound = False
-    if not sound or {"low", "high"} - numbers.keys():
+    return _parse_choices(raw, fault) if "choices" in raw else _parse_range(raw, integer, fault)
+
+
+def _parse_range(raw: Mapping[str, Any], integer: bool, fault: Fault) -> Range | None:
+    faults = list(_form_faults(raw, integer)) or list(_order_faults(raw))
+    for path, message in faults:
+        fault(path, message)
+    if faults:
         return None
-    low, high, step = raw["low"], raw["high"], raw.get("step")
+    kind = int if integer else float
+    step = kind(raw["step"]) if "step" in raw else None
+    return Range(kind(raw["low"]), kind(raw["high"]), raw.get("log", False), step, integer)
+
+
+def _form_faults(raw: Mapping[str, Any], integer: bool) -> Iterator[tuple[Keys, str]]:
+    for key in raw:
+        if key not in RANGE_KEYS:
+            yield (key,), "unknown key; a range has low, high and, if wanted, log and step."
+    for key in ("low", "high", "step"):
+        if key in raw:
+            if wrong := _number_fault(raw[key], integer):
+                yield (key,), wrong
+        elif key != "step":
+            yield (key,), "required."
+    if not isinstance(raw.get("log", False), bool):
+        yield ("log",), f"must be true or false (got {shown(raw['log'])})."
+
+
+def _number_fault(number: Any, integer: bool) -> str | None:
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        return f"must be a number (got {shown(number)})."
+    if integer and not isinstance(number, int):
+        return f"must be a whole number here (got {shown(number)})."
+    if abs(number) >= (MAX_WHOLE if integer else MAX_NUMBER):
+        return f"must be less than {'2**53' if integer else '1e300'} (got {shown(number)})."
+    return None
+
+
+def _order_faults(raw: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
+    low, high, step, log = raw["low"], raw["high"], raw.get("step"), raw.get("log", False)
     if low >= high:
-        fault("", f"low ({low}) must be below high ({high}).")
-        sound = False
+        yield (), f"low ({shown(low)}) must be below high ({shown(high)})."
     if log and low <= 0:
-        fault("low", f"must be > 0 when log is true (got {low}).")
-        sound = False
-    if step is not None:
-        if log:
-            fault("step", "cannot be used with log: true.")
-            sound = False
-        elif step <= 0:
-            fault("step", f"must be > 0 (got {step}).")
-            sound = False
-        elif low < high < low + step:
-            fault("step", f"step ({step}) is larger than high - low ({high - low}).")
-            sound = False
-    return Range(low, high, log, step, integer) if sound else None
+        yield ("low",), f"must be > 0 when log is true (got {shown(low)})."
+    if step is None:
+        return
+    if log:
+        yield ("step",), "cannot be used with log: true."
+    elif step <= 0:
+        yield ("step",), f"must be > 0 (got {shown(step)})."
+    elif low < high:
+        yield from _step_faults(*(Decimal(str(number)) for number in (low, high, step)))
 
 
-def _parse_choices(values: Any, fault: Callable[[str, str], None]) -> Choices | None:
+def _step_faults(low: Decimal, high: Decimal, step: Decimal) -> Iterator[tuple[Keys, str]]:
+    """Refuse a step that does not lead from low to high: Optuna would lower high, and say so in a warning only."""
+    if step > high - low:
+        yield ("step",), f"step ({step}) is larger than high - low ({high - low})."
+    elif (high - low) / step > MAX_WHOLE:
+        yield ("step",), f"step ({step}) is too small for high - low ({high - low})."
+    elif rest := (high - low) % step:
+        yield ("step",), f"steps of {step} from {low} do not reach {high}; write high: {high - rest}."
+
+
+def _parse_choices(raw: Mapping[str, Any], fault: Fault) -> Choices | None:
+    faults: list[tuple[Keys, str]] = [((key,), "unknown key beside choices.") for key in raw if key != "choices"]
+    faults += _choice_faults(raw["choices"])
+    for path, message in faults:
+        fault(path, message)
+    return None if faults else Choices(tuple(raw["choices"]))
+
+
+def _choice_faults(values: Any) -> Iterator[tuple[Keys, str]]:
     if not isinstance(values, list):
-        fault("choices", f"must be a list of values (got {values!r}).")
-        return None
+        yield ("choices",), f"must be a list of values (got {shown(values)})."
+        return
     if len(values) > MAX_CHOICES:
-        fault("choices", f"has {len(values)} values; the limit is {MAX_CHOICES}.")
-        return None
-    sound = True
+        yield ("choices",), f"has {len(values)} values; the limit is {MAX_CHOICES}."
+        return
+    first: dict[Scalar, int] = {}
     for index, value in enumerate(values):
         if isinstance(value, list | dict):
-            fault(f"choices[{index}]", "must be a plain value, not a list or a mapping.")
-            sound = False
-    if sound and len({(type(value), value) for value in values}) < max(2, len(values)):
-        fault("choices", f"needs at least 2 values, all different (got {values}).")
-        sound = False
-    return Choices(tuple(values)) if sound else None
+            yield ("choices", index), f"must be a plain value, not a list or a mapping (got {shown(value)})."
+        elif first.setdefault(value, index) != index:  # 1, 1.0 and true are one and the same to Optuna
+            yield ("choices", index), f"{shown(value)} is the same as choices[{first[value]}]."
+    if len(values) < 2:
+        yield ("choices",), f"needs at least 2 different values (got {shown(values)})."
 
 
 class Drawing(Protocol):
@@ -174,7 +212,9 @@ def suggest(trial: Drawing, template: Template, path: str = "") -> Any:
             name = trial.suggest_categorical(f"{path}.name", list(options))
             return {"name": name, **suggest(trial, options[name], f"{path}.{name}")}
         case Mapping():
-            return {key: suggest(trial, value, f"{path}.{key}" if path else key) for key, value in template.items()}
+            return {key: suggest(trial, value, _inside(path, key)) for key, value in template.items()}
+        case list():
+            return [suggest(trial, value, _inside(path, index)) for index, value in enumerate(template)]
         case _:
             return template
 
@@ -188,47 +228,57 @@ def searched(template: Template, path: str = "") -> Iterator[tuple[str, Range | 
             yield f"{path}.name", Choices(tuple(options))
             for name, arguments in options.items():
                 yield from searched(arguments, f"{path}.{name}")
-        case Mapping():
-            for key, value in template.items():
-                yield from searched(value, f"{path}.{key}" if path else key)
+        case Mapping() | list():
+            for key, value in _entries(template):
+                yield from searched(value, _inside(path, key))
 
 
-def corners(template: Template) -> Iterator[Any]:
-    """Yield the template's values at the corners of its search space, to be tried before a study starts.
+def _entries(template: Mapping[str, Any] | list[Any]) -> Iterable[tuple[str | int, Any]]:
+    return template.items() if isinstance(template, Mapping) else enumerate(template)
+
+
+def _inside(path: str, key: str | int) -> str:
+    return f"{path}.{key}" if path else str(key)
+
+
+def grid_size(template: Template) -> int:
+    """Return how many points the grid of a template has whose ranges all have a step."""
+    return math.prod(
+        len(spec.values) if isinstance(spec, Choices) else round((spec.high - spec.low) / (spec.step or 1)) + 1
+        for _, spec in searched(template)
+    )
+
+
+def corners(template: Template) -> list[Any]:
+    """Return the template's values at the corners of its search space, to be tried before a study starts.
 
     All combinations of extremes where they are few; else each extreme once, the others at their lowest.
+
+    >>> corners({"a": Range(1, 2), "b": Choices(("x", "y")), "c": 3})[1:3]
+    [{'a': 1, 'b': 'y', 'c': 3}, {'a': 2, 'b': 'x', 'c': 3}]
     """
-    extremes = _extremes(template)
-    if math.prod(len(values) for values in extremes.values()) <= MAX_CORNERS:
-        picks: Iterator[dict[int, Any]] = (
-            dict(zip(extremes, combination, strict=True)) for combination in itertools.product(*extremes.values())
-        )
-    else:
-        lowest = {key: values[0] for key, values in extremes.items()}
-        picks = (lowest | {key: value} for key, values in extremes.items() for value in values)
-    for pick in picks:
-        yield _fill(template, pick)
-
-
-def _extremes(template: Template) -> dict[int, list[Any]]:
     match template:
         case Range(low=low, high=high):
-            return {id(template): [low, high]}
+            return [low, high]
         case Choices(values=values):
-            return {id(template): list(values)}
+            return list(values)
         case OneOf(options=options):
-            return {
-                id(template): [{"name": name, **values} for name, each in options.items() for values in corners(each)]
-            }
+            return [{"name": name, **values} for name, each in options.items() for values in corners(each)]
         case Mapping():
-            return {key: values for value in template.values() for key, values in _extremes(value).items()}
+            return [dict(zip(template, values, strict=True)) for values in _combinations(template.values())]
+        case list():
+            return [list(values) for values in _combinations(template)]
         case _:
-            return {}
+            return [template]
 
 
-def _fill(template: Template, pick: Mapping[int, Any]) -> Any:
-    if id(template) in pick:
-        return pick[id(template)]
-    if isinstance(template, Mapping):
-        return {key: _fill(value, pick) for key, value in template.items()}
-    return template
+def _combinations(templates: Iterable[Template]) -> Iterator[tuple[Any, ...]]:
+    axes = [corners(template) for template in templates]
+    if math.prod(len(axis) for axis in axes) <= MAX_CORNERS:
+        yield from itertools.product(*axes)
+        return
+    lowest = [axis[0] for axis in axes]
+    yield tuple(lowest)
+    for place, axis in enumerate(axes):
+        for value in axis[1:]:
+            yield (*lowest[:place], value, *lowest[place + 1 :])

@@ -1,0 +1,1247 @@
+"""A study file as a whole: what is read of a good one, and every fault that is told of a bad one."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lightning_modules import SCHEDULES
+from tuner import registry
+from tuner.config import (
+    Budget,
+    Component,
+    Objective,
+    StudyConfig,
+    TrainerConfig,
+    TrialConfig,
+    load_study,
+    parse_duration,
+    shipped_studies,
+)
+from tuner.errors import BadInputError
+from tuner.search_space import Choices, OneOf, Range, corners, searched, suggest
+
+FILE = Path("studies/x.yaml")
+
+STUDY = """\
+name: x
+objective: {metric: val/acc, direction: maximize}
+budget: {trials: 5}
+sampler: {name: tpe, seed: 0}
+pruner: {name: median}
+trial:
+  data: {name: mnist_5k, batch_size: 50}
+  model: {name: mnist_cnn, channels: [4, 4, 4], hidden: [16, 16]}
+  optimizer: {name: adam, initial_lr: 1e-3, eps: 1e-8}
+  schedule: {name: exponential, decay_rate: 0.96, decay_steps: 500, staircase: true}
+  trainer: {max_epochs: 5, precision: bf16-mixed}
+search_space:
+  optimizer.initial_lr: {low: 1e-4, high: 1e-1, log: true}
+"""
+
+EXAMPLE_OF_THE_DESIGN = """\
+name: schedules-on-mnist
+objective: {metric: val/acc, direction: maximize}
+budget: {trials: 60, timeout: 2h}
+sampler: {name: tpe, seed: 0}
+pruner: {name: hyperband}
+trial:                                   # one complete TrialConfig
+  data: {name: mnist, batch_size: 50}
+  model: {name: mnist_cnn}
+  optimizer: {name: adam, initial_lr: 1e-3, eps: 1e-8}
+  schedule: {name: exponential, decay_rate: 0.96, decay_steps: 500, staircase: true}
+  trainer: {max_epochs: 5, precision: bf16-mixed}
+search_space:                            # dotted paths into `trial`
+  optimizer.initial_lr: {low: 1e-4, high: 1e-1, log: true}
+  optimizer.eps: {low: 1e-9, high: 1.0, log: true}
+  schedule:                              # a choice of families, each with its own ranges
+    one_of:
+      exponential: {decay_rate: {low: 0.5, high: 0.99}, decay_steps: {low: 50, high: 2000, log: true}}
+      cosine_restarts: {restart_period: {low: 50, high: 1000, log: true}, period_growth: {low: 1.0, high: 2.0}}
+"""
+
+USERS_OWN = """\
+from dataclasses import dataclass
+from typing import Any
+import torch
+from lightning_modules import Schedule
+
+Steps = int | float
+
+@dataclass(frozen=True, kw_only=True)
+class Mixed(Schedule):
+    count: int = 1
+    steps: Steps = 1
+    rate: float = 1.0
+    anything: Any = None
+    parts: tuple[Schedule, ...] = ()
+    boundaries: tuple[float, ...] = ()
+
+    def _check(self):
+        if list(self.boundaries) != sorted(self.boundaries):
+            raise ValueError(f"rising boundaries must hold, but got boundaries={self.boundaries}")
+
+    def _factor(self, step):
+        return 1.0
+
+class Net(torch.nn.Module):
+    def __init__(self, gamma: float = 1.0, *, depth):
+        super().__init__()
+        if gamma > 5:
+            raise RuntimeError("gamma\\n  explodes")
+
+class Greedy(torch.nn.Module):
+    def __init__(self, width: int = 3, **others):
+        super().__init__()
+"""
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "users_classes.py").write_text(USERS_OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def load(text: str, *overrides: str) -> StudyConfig:
+    FILE.write_text(text)
+    return load_study(str(FILE), overrides)
+
+
+def faults(text: str, *overrides: str) -> list[str]:
+    with pytest.raises(BadInputError) as caught:
+        load(text, *overrides)
+    return list(caught.value.faults)
+
+
+def edited(*changes: tuple[str, str]) -> str:
+    """Return the study with lines changed; the first word of a line tells which one is meant."""
+    lines = STUDY.splitlines()
+    for start, line in changes:
+        (index,) = [index for index, each in enumerate(lines) if each.startswith(start)]
+        lines[index] = line
+    return "\n".join(lines) + "\n"
+
+
+def space(entry: str) -> str:
+    """Return the study with this one entry in its search space, on line 13."""
+    return edited(("  optimizer.initial_lr", f"  {entry}"))
+
+
+def trial(section: str, content: str) -> str:
+    """Return the study with another section of `trial`, on its own line."""
+    return edited((f"  {section}:", f"  {section}: {content}"))
+
+
+# -- good files --------------------------------------------------------------------------------------------------------
+
+
+def test_the_example_of_the_design_is_read() -> None:
+    config = load(EXAMPLE_OF_THE_DESIGN)
+    whole = int in get_args(registry.arguments_of("schedule", "exponential").arguments["decay_steps"].hint)
+    steps = Range(50, 2000, log=True, integer=whole)
+    whole = int in get_args(registry.arguments_of("schedule", "cosine_restarts").arguments["restart_period"].hint)
+    period = Range(50, 1000, log=True, integer=whole)
+    assert config == StudyConfig(
+        name="schedules-on-mnist",
+        objective=Objective("val/acc", "maximize"),
+        trials=60,
+        timeout=7200.0,
+        sampler=Component("tpe", {"seed": 0}),
+        pruner=Component("hyperband", {}),
+        trial={
+            "data": {"name": "mnist", "batch_size": 50},
+            "model": {"name": "mnist_cnn"},
+            "optimizer": {
+                "name": "adam",
+                "initial_lr": Range(1e-4, 1e-1, log=True),
+                "eps": Range(1e-9, 1.0, log=True),
+            },
+            "schedule": OneOf(
+                {
+                    "exponential": {"decay_rate": Range(0.5, 0.99), "decay_steps": steps, "staircase": True},
+                    "cosine_restarts": {"restart_period": period, "period_growth": Range(1.0, 2.0)},
+                }
+            ),
+            "trainer": {"max_epochs": 5, "precision": "bf16-mixed"},
+            "seed": 0,
+        },
+        identity=config.identity,
+        text=EXAMPLE_OF_THE_DESIGN,
+    )
+    assert [path for path, _ in searched(config.trial)] == [
+        "optimizer.initial_lr",
+        "optimizer.eps",
+        "schedule.name",
+        "schedule.exponential.decay_rate",
+        "schedule.exponential.decay_steps",
+        "schedule.cosine_restarts.restart_period",
+        "schedule.cosine_restarts.period_growth",
+    ]
+
+
+def test_every_corner_of_the_example_is_a_trial_that_comes_back_from_its_values() -> None:
+    for values in corners(load(EXAMPLE_OF_THE_DESIGN).trial):
+        config = TrialConfig.from_values(values)
+        assert TrialConfig.from_values(json.loads(json.dumps(config.values()))) == config
+        assert config.flat()["optimizer.initial_lr"] == config.optimizer.arguments["initial_lr"]
+        assert config.flat()["schedule.name"] == config.schedule.name
+
+
+def test_what_is_not_given_has_its_default() -> None:
+    text = "trial:\n" + "".join(f"{line}\n" for line in STUDY.splitlines()[6:9]) + "  trainer: {max_epochs: 2}\n"
+    config = load(text)
+    assert (config.name, config.trials, config.timeout) == ("x", Budget().trials, None)
+    assert (config.objective, config.sampler.name, config.pruner.name) == (Objective(), "tpe", "median")
+    values = suggest(None, config.trial)  # type: ignore[arg-type]  # nothing is searched
+    assert TrialConfig.from_values(values).schedule == Component("constant")
+    assert TrialConfig.from_values(values).trainer == TrainerConfig(max_epochs=2)
+    assert values["seed"] == 0
+
+
+@pytest.mark.parametrize("name", sorted(shipped_studies()))
+def test_a_shipped_study_is_found_by_its_name_and_is_good(name: str) -> None:
+    config = load_study(name)
+    assert config.name == name
+    assert list(searched(config.trial))
+
+
+def test_a_folder_does_not_hide_a_shipped_study() -> None:
+    Path("quickstart").mkdir()
+    assert load_study("quickstart").name == "quickstart"
+
+
+def test_a_file_hides_a_shipped_study() -> None:
+    Path("quickstart").write_text(STUDY)
+    assert load_study("quickstart").name == "x"
+
+
+@pytest.mark.parametrize("family", sorted({*SCHEDULES, "plateau"}))
+def test_every_family_of_schedules_can_be_named(family: str) -> None:
+    found = load_or_faults(trial("schedule", f"{{name: {family}}}"))
+    assert all(re.search(r": required( by|\.)", message) for message in found)
+
+
+def load_or_faults(text: str, *overrides: str) -> list[str]:
+    try:
+        load(text, *overrides)
+    except BadInputError as error:
+        return list(error.faults)
+    return []
+
+
+@pytest.mark.parametrize(
+    ("entry", "argument", "spec"),
+    [
+        ("{count: {low: 1, high: 9}}", "count", Range(1, 9, integer=True)),
+        ("{steps: {low: 50, high: 2000, log: true}}", "steps", Range(50, 2000, log=True, integer=True)),
+        ("{steps: {low: 50, high: 2000.5}}", "steps", Range(50.0, 2000.5)),
+        ("{steps: {low: 50, high: 60, step: 0.5}}", "steps", Range(50.0, 60.0, step=0.5)),
+        ("{steps: {low: 1e2, high: 200}}", "steps", Range(100.0, 200.0)),
+        ("{rate: {low: 1, high: 2}}", "rate", Range(1.0, 2.0)),
+        ("{anything: {low: 1, high: 2}}", "anything", Range(1, 2, integer=True)),
+        ("{anything: {low: 1, high: 2.5}}", "anything", Range(1.0, 2.5)),
+        ("{steps: {choices: [5, 7.5]}}", "steps", Choices((5, 7.5))),
+        ("{anything: {choices: [a, null]}}", "anything", Choices(("a", None))),
+        ("{steps: 7}", "steps", 7),
+        ("{boundaries: [{low: 1, high: 5}, 9]}", "boundaries", [Range(1.0, 5.0), 9]),
+    ],
+)
+def test_whole_numbers_are_drawn_where_the_type_and_the_bounds_say_so(entry: str, argument: str, spec: Any) -> None:
+    config = load(space(f"schedule: {{one_of: {{constant: , users_classes:Mixed: {entry}}}}}"))
+    found = config.trial["schedule"].options["users_classes:Mixed"][argument]
+    assert found == spec
+    assert repr(found) == repr(spec)  # 1 == 1.0, but they are not drawn alike
+
+
+def test_a_range_can_stand_for_an_item_of_a_list() -> None:
+    config = load(
+        edited(
+            ("  schedule:", "  schedule: {name: 'users_classes:Mixed', boundaries: [3, 9]}"),
+            ("  optimizer.initial_lr", "  schedule.boundaries.0: {low: 1, high: 8}"),
+        )
+    )
+    assert config.trial["schedule"]["boundaries"] == [Range(1.0, 8.0), 9]
+    assert [path for path, _ in searched(config.trial)] == ["schedule.boundaries.0"]
+
+
+PLATEAU = "  schedule: {name: plateau, factor: 0.5, schedule: {name: exponential, decay_rate: 0.5, decay_steps: 9}}"
+
+
+def test_the_schedule_inside_a_plateau_is_searched_by_its_dotted_path() -> None:
+    config = load(
+        edited(
+            ("  schedule:", PLATEAU), ("  optimizer.initial_lr", "  schedule.schedule.decay_rate: {low: .1, high: 1}")
+        )
+    )
+    assert config.trial["schedule"] == {
+        "name": "plateau",
+        "factor": 0.5,
+        "schedule": {"name": "exponential", "decay_rate": Range(0.1, 1.0), "decay_steps": 9},
+    }
+
+
+def test_the_schedule_inside_a_plateau_can_be_one_of_several() -> None:
+    config = load(
+        edited(
+            ("  schedule:", PLATEAU),
+            ("  optimizer.initial_lr", "  schedule.schedule: {one_of: {constant: {}, exponential: {staircase: true}}}"),
+        )
+    )
+    assert config.trial["schedule"]["schedule"] == OneOf(
+        {"constant": {}, "exponential": {"decay_rate": 0.5, "decay_steps": 9, "staircase": True}}
+    )
+    assert [path for path, _ in searched(config.trial)] == ["schedule.schedule.name"]
+
+
+def test_a_choice_can_hold_a_schedule_with_ranges_of_its_own() -> None:
+    inner = "{name: exponential, decay_rate: {low: 0.1, high: 0.9}, decay_steps: 9}"
+    config = load(space(f"schedule: {{one_of: {{constant: {{}}, plateau: {{schedule: {inner}}}}}}}"))
+    assert dict(searched(config.trial)) == {
+        "schedule.name": Choices(("constant", "plateau")),
+        "schedule.plateau.schedule.decay_rate": Range(0.1, 0.9),
+    }
+
+
+def test_schedules_in_a_list_are_searched_by_their_index() -> None:
+    parts = "parts: [{name: constant}, {name: exponential, decay_rate: 0.5, decay_steps: 9}]"
+    config = load(
+        edited(
+            ("  schedule:", f"  schedule: {{name: 'users_classes:Mixed', {parts}}}"),
+            ("  optimizer.initial_lr", "  schedule.parts.1.decay_rate: {low: 0.1, high: 0.9}"),
+        )
+    )
+    assert dict(searched(config.trial)) == {"schedule.parts.1.decay_rate": Range(0.1, 0.9)}
+    built = TrialConfig.from_values(corners(config.trial)[0]).schedule.build("schedule")
+    assert [type(part) for part in built.parts] == [SCHEDULES["constant"], SCHEDULES["exponential"]]
+
+
+def test_what_trial_says_of_a_family_holds_in_the_choice_of_that_family_unless_it_says_otherwise() -> None:
+    options = (
+        load(
+            space("schedule: {one_of: {constant: , exponential: {decay_rate: {low: 0.5, high: 0.9}, decay_steps: 7}}}")
+        )
+        .trial["schedule"]
+        .options
+    )
+    assert options == {
+        "constant": {},
+        "exponential": {"decay_rate": Range(0.5, 0.9), "decay_steps": 7, "staircase": True},
+    }
+
+
+def test_any_component_can_be_one_of_several() -> None:
+    config = load(
+        space("optimizer: {one_of: {adam: {initial_lr: {low: 0.1, high: 0.2}}, torch.optim:NAdam: {initial_lr: 1}}}")
+    )
+    assert config.trial["optimizer"] == OneOf(
+        {"adam": {"initial_lr": Range(0.1, 0.2), "eps": 1e-8}, "torch.optim:NAdam": {"initial_lr": 1}}
+    )
+
+
+def test_classes_of_the_user_and_of_torch_are_named_by_their_module() -> None:
+    text = edited(
+        ("  model:", "  model: {name: 'users_classes:Greedy', width: 3, other: [1, 2]}"),
+        ("  optimizer:", "  optimizer: {name: torch.optim:NAdam, initial_lr: 1e-2, betas: [0.8, 0.9]}"),
+    )
+    config = TrialConfig.from_values(corners(load(text).trial)[0])
+    assert config.model == Component("users_classes:Greedy", {"width": 3, "other": [1, 2]})
+    assert config.optimizer.build("optimizer").keywords == {"lr": 1e-4, "betas": (0.8, 0.9)}
+
+
+def test_seed_and_trainer_are_searched_like_the_rest() -> None:
+    config = load(space("trainer.max_epochs: {choices: [1, 3]}\n  seed: {low: 0, high: 9}"))
+    assert config.trial["trainer"]["max_epochs"] == Choices((1, 3))
+    assert config.trial["seed"] == Range(0, 9, integer=True)
+
+
+def test_a_grid_of_steps_and_choices_is_taken() -> None:
+    text = edited(
+        ("sampler:", "sampler: {name: grid}"),
+        ("  optimizer.initial_lr", "  optimizer.initial_lr: {low: 0.1, high: 0.9, step: 0.2}"),
+    )
+    assert load(text).sampler == Component("grid")
+
+
+# -- the command line --------------------------------------------------------------------------------------------------
+
+
+def test_the_command_line_is_put_over_the_file() -> None:
+    config = load(
+        STUDY,
+        "trial.trainer.max_epochs=3",
+        "search_space.optimizer.initial_lr.high=0.5",
+        "search_space.optimizer.eps={low: 1e-9, high: 1, log: true}",
+        "name=other",
+        "budget.trials=7",
+    )
+    assert (config.name, config.trials, config.trial["trainer"]["max_epochs"]) == ("other", 7, 3)
+    assert config.trial["optimizer"]["initial_lr"] == Range(1e-4, 0.5, log=True)
+    assert config.trial["optimizer"]["eps"] == Range(1e-9, 1.0, log=True)
+    assert config.text.startswith(STUDY)
+    assert config.text.endswith("# --set name=other\n# --set budget.trials=7\n")
+    assert config.identity["trial.trainer.max_epochs"] == 3
+
+
+def test_faults_of_the_command_line_and_of_the_file_are_told_together() -> None:
+    assert faults(
+        trial("optimizer", "{name: adam}"),
+        "budget.trials=0",
+        "search_space.schedule.decay_rat={low: 0, high: 1}",
+        "name",
+    ) == [
+        "--set name: write it as dotted.path=value.",
+        "--set: budget.trials: must be a whole number from 1 to 1000000 (got 0).",
+        "--set: search_space.schedule.decay_rat: exponential has no argument decay_rat. Did you mean decay_rate?",
+    ]
+
+
+def test_a_value_of_the_command_line_that_a_range_would_replace_is_refused() -> None:
+    assert faults(STUDY, "trial.optimizer.initial_lr=0.5") == [
+        "--set: trial.optimizer.initial_lr: is searched; "
+        "add --set search_space.optimizer.initial_lr=null to search it no more."
+    ]
+    config = load(STUDY, "trial.optimizer.initial_lr=0.5", "search_space.optimizer.initial_lr=null")
+    assert config.trial["optimizer"]["initial_lr"] == 0.5
+    assert list(searched(config.trial)) == []
+
+
+# -- the identity ------------------------------------------------------------------------------------------------------
+
+
+def test_trials_and_time_are_no_part_of_the_identity() -> None:
+    assert load(STUDY).identity == load(STUDY, "budget={trials: 9, timeout: 3h}").identity
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "trial.trainer.max_epochs=6",
+        "search_space.optimizer.initial_lr.high=0.2",
+        "search_space.optimizer.eps={low: 1, high: 2}",
+        "objective.direction=minimize",
+        "sampler.seed=1",
+        "pruner.name=none",
+        "search_space.schedule={one_of: {constant: {}, cosine_restarts: {restart_period: 9}, exponential: {}}}",
+    ],
+)
+def test_whatever_changes_the_values_of_trials_is_part_of_the_identity(assignment: str) -> None:
+    assert load(STUDY).identity != load(STUDY, assignment).identity
+
+
+def test_the_choices_and_their_order_are_part_of_the_identity() -> None:
+    orders = [
+        "{constant: {}, plateau: {}}",
+        "{plateau: {}, constant: {}}",
+        "{plateau: {}, constant: {}, exponential: {}}",
+    ]
+    identities = [load(space(f"schedule: {{one_of: {order}}}")).identity for order in orders]
+    assert identities[0] != identities[1] != identities[2]
+
+
+# -- bad files ---------------------------------------------------------------------------------------------------------
+
+SCHEDULE_NAMES = ", ".join(sorted({*SCHEDULES, "plateau"}))
+OPTIMIZER_NAMES = ", ".join(sorted(registry.KINDS["optimizer"]))
+MANY = "must be a whole number from 1 to 1000000"
+
+BAD_LINES = {
+    # the top
+    "an unknown section": (
+        ("budget:", "budgett: {trials: 5}"),
+        ["3: budgett: unknown key. Did you mean budget?"],
+    ),
+    "a section like no other": (
+        ("budget:", "zzz: 1"),
+        ["3: zzz: unknown key. Known: budget, name, objective, pruner, sampler, search_space, trial."],
+    ),
+    "a key that is a number": (
+        ("budget:", "1: 1"),
+        ["3: 1: unknown key. Known: budget, name, objective, pruner, sampler, search_space, trial."],
+    ),
+    "an unknown key": (("budget:", "budget: {n_trails: 5}"), ["3: budget.n_trails: unknown key. Did you mean trials?"]),
+    "nothing in a section": (("budget:", "budget:"), ["3: budget: must be a mapping (got null)."]),
+    "a list for a section": (("budget:", "budget: [1]"), ["3: budget: must be a mapping (got [1])."]),
+    # name
+    "a path as name": (
+        ("name:", "name: ../../x"),
+        ["1: name: \"../../x\" is not a valid name. Use a-z, 0-9, '.', '_', '-', at most 64 characters, "
+         "starting with a letter or digit."],
+    ),
+    "a number as name": (
+        ("name:", "name: 5"),
+        ["1: name: 5 is not a valid name. Use a-z, 0-9, '.', '_', '-', at most 64 characters, "
+         "starting with a letter or digit."],
+    ),
+    "no name": (
+        ("name:", "name:"),
+        ["1: name: null is not a valid name. Use a-z, 0-9, '.', '_', '-', at most 64 characters, "
+         "starting with a letter or digit."],
+    ),
+    "a long name": (
+        ("name:", f"name: {'x' * 65}"),
+        [f"1: name: \"{'x' * 59}... is not a valid name. Use a-z, 0-9, '.', '_', '-', at most 64 characters, "
+         "starting with a letter or digit."],
+    ),
+    # objective
+    "an unknown metric": (
+        ("objective:", "objective: {metric: val_ac}"),
+        ['2: objective.metric: must be train/acc, train/loss, val/acc or val/loss (got "val_ac"). '
+         "Did you mean val/acc?"],
+    ),
+    "the metric of the test": (
+        ("objective:", "objective: {metric: test/acc}"),
+        ['2: objective.metric: must be train/acc, train/loss, val/acc or val/loss (got "test/acc").'],
+    ),
+    "an unknown direction": (
+        ("objective:", "objective: {direction: up}"),
+        ['2: objective.direction: must be maximize or minimize (got "up").'],
+    ),
+    "two faults in one section": (
+        ("objective:", "objective: {metric: [1], direction: maximise}"),
+        ["2: objective.metric: must be train/acc, train/loss, val/acc or val/loss (got [1]).",
+         '2: objective.direction: must be maximize or minimize (got "maximise"). Did you mean maximize?'],
+    ),
+    # budget
+    "no trials": (("budget:", "budget: {trials: 0}"), [f"3: budget.trials: {MANY} (got 0)."]),
+    "fewer than no trials": (("budget:", "budget: {trials: -1}"), [f"3: budget.trials: {MANY} (got -1)."]),
+    "one and a half trials": (("budget:", "budget: {trials: 1.5}"), [f"3: budget.trials: {MANY} (got 1.5)."]),
+    "a million million trials": (
+        ("budget:", "budget: {trials: 1000000000000}"), [f"3: budget.trials: {MANY} (got 1000000000000)."]
+    ),
+    "ten trials in words": (("budget:", "budget: {trials: ten}"), [f'3: budget.trials: {MANY} (got "ten").']),
+    "a yes for trials": (("budget:", "budget: {trials: true}"), [f"3: budget.trials: {MANY} (got true)."]),
+    "endless trials": (("budget:", "budget: {trials: .inf}"), ["3: budget.trials: must be finite (got .inf)."]),
+    "too many digits of trials": (
+        ("budget:", "budget: {trials: 99999999999999999999}"),
+        ["3: budget.trials: must be less than 2**63 (got 99999999999999999999)."],
+    ),
+    "a timeout of no time": (
+        ("budget:", "budget: {timeout: 0}"),
+        ["3: budget.timeout: 0 is not a duration; write 90s, 30m, 2h or 1h30m."],
+    ),
+    "a timeout in words": (
+        ("budget:", "budget: {timeout: soon}"),
+        ['3: budget.timeout: "soon" is not a duration; write 90s, 30m, 2h or 1h30m.'],
+    ),
+    "a timeout of another type": (
+        ("budget:", "budget: {timeout: true}"),
+        ["3: budget.timeout: must be text, a number or null (got true)."],
+    ),
+    # sampler and pruner
+    "an unknown sampler": (
+        ("sampler:", "sampler: {name: tpee}"),
+        ['4: sampler.name: unknown sampler "tpee". Known: cmaes, gp, grid, qmc, random, tpe. Did you mean tpe?'],
+    ),
+    "a list for a sampler": (
+        ("sampler:", "sampler: {name: [tpe]}"),
+        ['4: sampler.name: unknown sampler ["tpe"]. Known: cmaes, gp, grid, qmc, random, tpe.'],
+    ),
+    "a sampler without its mapping": (
+        ("sampler:", "sampler: tpe"),
+        ['4: sampler: must be a mapping, {name: ..., argument: value, ...} (got "tpe").'],
+    ),
+    "an option of another sampler": (
+        ("sampler:", "sampler: {name: random, n_startup_trial: 3}"),
+        ["4: sampler.n_startup_trial: random has no argument n_startup_trial. Known: seed."],
+    ),
+    "a seed too large": (
+        ("sampler:", "sampler: {seed: 4294967296}"),
+        ["4: sampler.seed: must be a whole number from 0 to 4294967295 (got 4294967296)."],
+    ),
+    "options that exclude each other": (
+        ("sampler:", "sampler: {name: tpe, group: true, multivariate: false, n_startup_trials: -1}"),
+        ["4: sampler.n_startup_trials: must be a whole number of at least 0 (got -1).",
+         "4: sampler.group: needs multivariate: true."],
+    ),
+    "an unknown pruner": (
+        ("pruner:", "pruner: {name: medain}"),
+        ['5: pruner.name: unknown pruner "medain". Known: hyperband, median, none, successive_halving, wilcoxon. '
+         "Did you mean median?"],
+    ),
+    "a pruner with nothing in it": (
+        ("pruner:", "pruner: {name: }"),
+        ["5: pruner.name: unknown pruner null. Known: hyperband, median, none, successive_halving, wilcoxon."],
+    ),
+    "an option for no pruner": (
+        ("pruner:", "pruner: {name: none, interval_steps: 1}"),
+        ["5: pruner.interval_steps: none has no argument interval_steps. It has none."],
+    ),
+    "options of a pruner out of bounds": (
+        ("pruner:", "pruner: {name: hyperband, reduction_factor: 1, min_resource: 9, max_resource: 3}"),
+        ["5: pruner.reduction_factor: must be a whole number of at least 2 (got 1).",
+         "5: pruner.min_resource: 9 must not be above max_resource (3)."],
+    ),
+    # data
+    "an unknown data set": (
+        ("  data:", "  data: {name: mnist5k}"),
+        ['7: trial.data.name: unknown data "mnist5k". Known: '
+         f"{', '.join(sorted(registry.KINDS['data']))}, or package.module:Name. Did you mean mnist_5k?"],
+    ),
+    "a data set without its mapping": (
+        ("  data:", "  data: mnist_5k"),
+        ['7: trial.data: must be a mapping, {name: ..., argument: value, ...} (got "mnist_5k").'],
+    ),
+    "no data set": (("  data:", "  data:"), [
+        "7: trial.data: must be a mapping, {name: ..., argument: value, ...} (got null)."
+    ]),
+    "a second seed": (
+        ("  data:", "  data: {name: mnist_5k, seed: 3, batch_size: 0.5}"),
+        ["7: trial.data.seed: leave it out: the one seed of a trial is trial.seed.",
+         "7: trial.data.batch_size: must be a whole number (got 0.5)."],
+    ),
+    "an empty batch": (
+        ("  data:", "  data: {name: mnist_5k, batch_size: 0}"),
+        ["7: trial.data.batch_size: batch_size >= 1 must hold, but got batch_size=0."],
+    ),
+    # model
+    "a model that cannot be imported": (
+        ("  model:", "  model: {name: 'mymodels:Net'}"),
+        ["8: trial.model.name: cannot import \"mymodels:Net\": No module named 'mymodels'."],
+    ),
+    "a model that is none": (
+        ("  model:", "  model: {name: 'users_classes:Mixed'}"),
+        ['8: trial.model.name: "users_classes:Mixed" is not a torch.nn.Module.'],
+    ),
+    "a model that is not there": (
+        ("  model:", "  model: {name: 'users_classes:Nets'}"),
+        ['8: trial.model.name: users_classes has no class or function "Nets". Did you mean Net?'],
+    ),
+    "arguments that a model lacks and needs": (
+        ("  model:", "  model: {name: 'users_classes:Net', gama: 1}"),
+        ["8: trial.model.gama: users_classes:Net has no argument gama. Did you mean gamma?",
+         "8: trial.model.depth: required by users_classes:Net: give it here or in search_space."],
+    ),
+    "a model that raises": (
+        ("  model:", "  model: {name: 'users_classes:Net', gamma: 6, depth: 1}"),
+        ["8: trial.model: RuntimeError: gamma explodes."],
+    ),
+    "an argument that no function can have": (
+        ("  model:", "  model: {name: 'users_classes:Greedy', a-b: 1}"),
+        ["8: trial.model.a-b: users_classes:Greedy has no argument a-b. Known: width."],
+    ),
+    "an item of the wrong type": (
+        ("  model:", "  model: {name: mnist_cnn, channels: [4, x, 4.5]}"),
+        ['8: trial.model.channels[1]: must be a whole number (got "x").',
+         "8: trial.model.channels[2]: must be a whole number (got 4.5)."],
+    ),
+    "too few items": (
+        ("  model:", "  model: {name: mnist_cnn, channels: [4, 4]}"),
+        ["8: trial.model.channels: must be a list of 3 whole numbers (got [4, 4])."],
+    ),
+    "items that break a rule": (
+        ("  model:", "  model: {name: mnist_cnn, channels: [4, 0, 4]}"),
+        ["8: trial.model.channels: three channels of 1 or more must hold, but got channels=(4, 0, 4)."],
+    ),
+    # optimizer
+    "an unknown argument": (
+        ("  optimizer:", "  optimizer: {name: adam, lr: 0.1}"),
+        ["9: trial.optimizer.lr: adam has no argument lr. Did you mean initial_lr?"],
+    ),
+    "a value of the wrong type for an optimizer of torch": (
+        ("  optimizer:", "  optimizer: {name: torch.optim:NAdam, eps: abc}"),
+        ["9: trial.optimizer.eps: must be a number (got \"abc\")."],
+    ),
+    "an optimizer of torch that refuses a value": (
+        ("  optimizer:", "  optimizer: {name: torch.optim:NAdam, eps: -1}"),
+        ["9: trial.optimizer: Invalid epsilon value: -1."],
+    ),
+    "a name that is a list": (
+        ("  optimizer:", "  optimizer: {name: [adam, sgd]}"),
+        ['9: trial.optimizer.name: must be a name (got ["adam", "sgd"]).'],
+    ),
+    "a section without a name": (
+        ("  optimizer:", "  optimizer: {eps: 1}"),
+        [f"9: trial.optimizer.name: required. Known: {OPTIMIZER_NAMES}, or package.module:Name."],
+    ),
+    "a colon in a plain text": (
+        ("  optimizer:", "  optimizer: {name: adam: sgd}"),
+        ["9: while parsing a flow mapping (line 9): expected ',' or '}', but got ':'."],
+    ),
+    # schedule
+    "an unknown schedule": (
+        ("  schedule:", "  schedule: {name: cosin_restarts}"),
+        [f'10: trial.schedule.name: unknown schedule "cosin_restarts". Known: {SCHEDULE_NAMES}, '
+         "or package.module:Name. Did you mean cosine_restarts?"],
+    ),
+    "an argument that a schedule does not take": (
+        ("  schedule:", "  schedule: {name: constant, gamma: 1}"),
+        ["10: trial.schedule.gamma: constant has no argument gamma. It has none."],
+    ),
+    "arguments that a schedule needs": (
+        ("  schedule:", "  schedule: {name: exponential}"),
+        ["10: trial.schedule.decay_rate: required by exponential: give it here or in search_space.",
+         "10: trial.schedule.decay_steps: required by exponential: give it here or in search_space."],
+    ),
+    "a list that is none": (
+        ("  schedule:", "  schedule: {name: 'users_classes:Mixed', parts: {name: constant}}"),
+        ['10: trial.schedule.parts: must be a list (got {"name": "constant"}).'],
+    ),
+    "a plateau in a list of schedules": (
+        ("  schedule:", "  schedule: {name: 'users_classes:Mixed', parts: [{name: constant}, {name: plateau}]}"),
+        ["10: trial.schedule.parts[1].name: plateau cannot stand inside another schedule."],
+    ),
+    "a value that breaks a rule": (
+        ("  schedule:", "  schedule: {name: exponential, decay_rate: 0.5, decay_steps: 0}"),
+        ["10: trial.schedule.decay_steps: decay_steps > 0 must hold, but got decay_steps=0."],
+    ),
+    "a number that is none": (
+        ("  schedule:", "  schedule: {name: exponential, decay_rate: .nan, decay_steps: x}"),
+        ["10: trial.schedule.decay_rate: must be finite (got .nan).",
+         '10: trial.schedule.decay_steps: must be a number (got "x").'],
+    ),
+    "a range outside of search_space": (
+        ("  schedule:", "  schedule: {name: exponential, decay_rate: {low: 0, high: 1}, decay_steps: {choices: [1]}}"),
+        ["10: trial.schedule.decay_rate: a range belongs in search_space.",
+         "10: trial.schedule.decay_steps: a range belongs in search_space."],
+    ),
+    "a choice outside of search_space": (
+        ("  schedule:", "  schedule: {one_of: {constant: {}, plateau: {}}}"),
+        [f"10: trial.schedule.name: required. Known: {SCHEDULE_NAMES}, or package.module:Name."],
+    ),
+    "a metric that no plateau sees": (
+        ("  schedule:", "  schedule: {name: plateau, monitor: train/loss}"),
+        ["10: trial.schedule.monitor: monitor val/acc or val/loss must hold, but got monitor='train/loss'. "
+         "Did you mean val/loss?"],
+    ),
+    "a plateau inside a plateau": (
+        ("  schedule:", "  schedule: {name: plateau, schedule: {name: plateau}}"),
+        ["10: trial.schedule.schedule.name: plateau cannot stand inside another schedule."],
+    ),
+    "a name for a schedule inside a plateau": (
+        ("  schedule:", "  schedule: {name: plateau, schedule: constant}"),
+        ['10: trial.schedule.schedule: must be a mapping, {name: ..., argument: value, ...} (got "constant").'],
+    ),
+    "a fault inside a plateau": (
+        ("  schedule:", "  schedule: {name: plateau, schedule: {name: exponential, decay_rate: 2, decay_steps: 1}}"),
+        ["10: trial.schedule.schedule.decay_rate: 0 < decay_rate <= 1 must hold, but got decay_rate=2."],
+    ),
+    # trainer and seed
+    "no epochs": (("  trainer:", "  trainer: {}"), ["11: trial.trainer.max_epochs: required."]),
+    "too many epochs": (
+        ("  trainer:", "  trainer: {max_epochs: 1000001}"), [f"11: trial.trainer.max_epochs: {MANY} (got 1000001)."]
+    ),
+    "half an epoch": (("  trainer:", "  trainer: {max_epochs: 0.5}"), [
+        f"11: trial.trainer.max_epochs: {MANY} (got 0.5)."
+    ]),
+    "everything wrong with a trainer": (
+        ("  trainer:", "  trainer: {max_epoch: 3, precision: bf16, gradient_clip_val: 0, accumulate_grad_batches: 0}"),
+        ["11: trial.trainer.max_epoch: unknown key. Did you mean max_epochs?",
+         "11: trial.trainer.precision: must be auto, 32-true, bf16-mixed, 16-mixed, bf16-true or 64-true "
+         '(got "bf16"). Did you mean bf16-true?',
+         "11: trial.trainer.gradient_clip_val: must be a number above 0 or null (got 0).",
+         "11: trial.trainer.accumulate_grad_batches: must be a whole number of at least 1 (got 0).",
+         "11: trial.trainer.max_epochs: required."],
+    ),
+    "a trainer without its mapping": (
+        ("  trainer:", "  trainer: 5"),
+        ["11: trial.trainer: must be a mapping (got 5)."],
+    ),
+    "an unknown section of trial": (
+        ("  trainer:", "  trainer: {max_epochs: 1}\n  optimiser: {}"),
+        ["12: trial.optimiser: unknown key. Did you mean optimizer?"],
+    ),
+    "a seed below zero": (
+        ("  trainer:", "  trainer: {max_epochs: 1}\n  seed: -1"),
+        ["12: trial.seed: must be a whole number from 0 to 4294967295 (got -1)."],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_LINES)
+def test_a_bad_line_is_told_in_full(case: str) -> None:
+    change, messages = BAD_LINES[case]
+    assert faults(edited(change)) == [f"studies/x.yaml:{message}" for message in messages]
+
+
+FORM = "must be {low: ..., high: ...} or {choices: [...]}"
+ONE_OF = "{one_of: {name: {argument: range or value}, ...}}"
+KEYS_OF_TRIAL = "data, model, optimizer, schedule, seed, trainer"
+
+BAD_ENTRIES = {
+    # ranges and choices
+    "a bound that is no number": (
+        "optimizer.initial_lr: {low: abc, high: '0.1'}",
+        ['optimizer.initial_lr.low: must be a number (got "abc").',
+         'optimizer.initial_lr.high: must be a number (got "0.1").'],
+    ),
+    "a logarithm of zero": (
+        "optimizer.initial_lr: {low: 0, high: 1, log: true}",
+        ["optimizer.initial_lr.low: must be > 0 when log is true (got 0)."],
+    ),
+    "an empty range": (
+        "optimizer.initial_lr: {low: 0.1, high: 0.001}",
+        ["optimizer.initial_lr: low (0.1) must be below high (0.001)."],
+    ),
+    "an endless range": (
+        "optimizer.initial_lr: {low: 1e-4, high: .inf}",
+        ["optimizer.initial_lr.high: must be finite (got .inf)."],
+    ),
+    "a range that is not a number": (
+        "optimizer.initial_lr: {low: .nan, high: x}",
+        ["optimizer.initial_lr.low: must be finite (got .nan).",
+         'optimizer.initial_lr.high: must be a number (got "x").'],
+    ),
+    "a range of nothing": (
+        "optimizer.initial_lr: {low: , high: }",
+        ["optimizer.initial_lr.low: must be a number (got null).",
+         "optimizer.initial_lr.high: must be a number (got null)."],
+    ),
+    "half a range": ("optimizer.initial_lr: {low: 1}", ["optimizer.initial_lr.high: required."]),
+    "a range with another key": (
+        "optimizer.initial_lr: {low: 1, high: 2, logg: true}",
+        ["optimizer.initial_lr.logg: unknown key; a range has low, high and, if wanted, log and step."],
+    ),
+    "a step and a logarithm": (
+        "optimizer.initial_lr: {low: 1, high: 9, log: true, step: 1}",
+        ["optimizer.initial_lr.step: cannot be used with log: true."],
+    ),
+    "a step larger than the range": (
+        "data.batch_size: {low: 1, high: 3, step: 5}",
+        ["data.batch_size.step: step (5) is larger than high - low (2)."],
+    ),
+    "a fraction for a whole number": (
+        "data.batch_size: {low: 1.0, high: 64}",
+        ["data.batch_size.low: must be a whole number here (got 1.0)."],
+    ),
+    "no choices": (
+        "data.batch_size: {choices: []}",
+        ["data.batch_size.choices: needs at least 2 different values (got [])."],
+    ),
+    "one choice": (
+        "data.batch_size: {choices: [50]}",
+        ["data.batch_size.choices: needs at least 2 different values (got [50])."],
+    ),
+    "a choice given twice": (
+        "data.batch_size: {choices: [50, 100, 50]}",
+        ["data.batch_size.choices[2]: 50 is the same as choices[0]."],
+    ),
+    "choices of lists": (
+        "model.channels: {choices: [[4, 4, 4], {a: 1}]}",
+        ["model.channels.choices[0]: must be a plain value, not a list or a mapping (got [4, 4, 4]).",
+         'model.channels.choices[1]: must be a plain value, not a list or a mapping (got {"a": 1}).'],
+    ),
+    "more than a thousand choices": (
+        f"data.batch_size: {{choices: [{', '.join(map(str, range(1, 1002)))}]}}",
+        ["data.batch_size.choices: has 1001 values; the limit is 1000."],
+    ),
+    "choices of another type": (
+        "schedule.staircase: {choices: [on, true, 1]}",
+        ['schedule.staircase.choices[2]: 1 is the same as choices[1].'],
+    ),
+    "text among the choices of a boolean": (
+        "schedule.staircase: {choices: [on, true]}",
+        ['schedule.staircase.choices[0]: must be true or false (got "on").'],
+    ),
+    "a choice near a known one": (
+        "trainer.precision: {choices: [auto, bf16-mixd]}",
+        ["trainer.precision.choices[1]: must be auto, 32-true, bf16-mixed, 16-mixed, bf16-true or 64-true "
+         '(got "bf16-mixd"). Did you mean bf16-mixed?'],
+    ),
+    "a range of a boolean": (
+        "schedule.staircase: {low: 0, high: 1}",
+        ["schedule.staircase.low: must be true or false (got 0.0).",
+         "schedule.staircase.high: must be true or false (got 1.0)."],
+    ),
+    "a range beyond the limit": (
+        "trainer.max_epochs: {low: 0, high: 1000001}",
+        [f"trainer.max_epochs.low: {MANY} (got 0).", f"trainer.max_epochs.high: {MANY} (got 1000001)."],
+    ),
+    # corners
+    "a corner that breaks a rule": (
+        "schedule.decay_rate: {low: 0.5, high: 1.5}",
+        ["schedule.decay_rate: 0 < decay_rate <= 1 must hold, but got decay_rate=1.5."],
+    ),
+    "two corners that break rules": (
+        "schedule.decay_rate: {low: 0.5, high: 1.5}\n  schedule.decay_steps: {low: -5.0, high: 5.0}",
+        ["schedule.decay_rate: 0 < decay_rate <= 1 must hold, but got decay_rate=1.5.",
+         "14: search_space.schedule.decay_steps: decay_steps > 0 must hold, but got decay_steps=-5.0."],
+    ),
+    "a choice that breaks a rule": (
+        "data.batch_size: {choices: [50, 0]}",
+        ["data.batch_size: batch_size >= 1 must hold, but got batch_size=0."],
+    ),
+    "a corner at which a class of the user raises": (
+        "model: {one_of: {mnist_cnn: {}, users_classes:Net: {depth: 1, gamma: {low: 1, high: 9}}}}",
+        ["model.one_of.users_classes:Net: RuntimeError: gamma explodes."],
+    ),
+    "items that may overtake each other": (
+        "schedule: {one_of: {constant: , users_classes:Mixed: {boundaries: [{low: 1, high: 9}, {low: 5, high: 20}]}}}",
+        ["schedule.one_of.users_classes:Mixed.boundaries: rising boundaries must hold, but got boundaries=(9.0, 5.0)."],
+    ),
+    # places
+    "nothing to search in a place": (
+        "optimizer.initial_lr:",
+        [f"optimizer.initial_lr: {FORM} (got null); a fixed value belongs in trial."],
+    ),
+    "a fixed value": (
+        "optimizer.initial_lr: 0.1",
+        [f"optimizer.initial_lr: {FORM} (got 0.1); a fixed value belongs in trial."],
+    ),
+    "a list": (
+        "optimizer.initial_lr: [0.1, 0.2]",
+        [f"optimizer.initial_lr: {FORM} (got [0.1, 0.2]); a fixed value belongs in trial."],
+    ),
+    "something that is no range": (
+        "optimizer.initial_lr: {min: 1, max: 2}",
+        [f'optimizer.initial_lr: {FORM} (got {{"min": 1, "max": 2}}).'],
+    ),
+    "a nested path": (
+        "optimizer: {initial_lr: {low: 1, high: 2}}",
+        [f'optimizer: must be {ONE_OF} (got {{"initial_lr": {{"low": 1, "high": 2}}}}).'],
+    ),
+    "a place that no trial has": (
+        "optimiser.eps: {low: 1, high: 2}",
+        ["optimiser.eps: trial has no optimiser. Did you mean optimizer?"],
+    ),
+    "a place like no other": ("zzz: {low: 1, high: 2}", [f"zzz: trial has no zzz. Known: {KEYS_OF_TRIAL}."]),
+    "a place without a name": ("'': {low: 1, high: 2}", [f": trial has no . Known: {KEYS_OF_TRIAL}."]),
+    "an argument that is not there": (
+        "schedule.restart_period: {low: 1, high: 2}",
+        ["schedule.restart_period: exponential has no argument restart_period. "
+         "Known: decay_rate, decay_steps, staircase."],
+    ),
+    "a place inside a number": (
+        "optimizer.eps.low: {low: 1, high: 2}",
+        ["optimizer.eps.low: trial.optimizer.eps is not a mapping (got 1e-08)."],
+    ),
+    "a place inside the seed": (
+        "seed.x: {low: 1, high: 2}",
+        ["seed.x: trial.seed is not a mapping (got 0)."],
+    ),
+    "a schedule inside of none": (
+        "schedule.schedule.decay_rate: {low: 0.1, high: 1}",
+        ["schedule.schedule.decay_rate: trial has no schedule.schedule. "
+         "Known: decay_rate, decay_steps, name, staircase."],
+    ),
+    "an item that a list does not have": (
+        "model.channels.3: {low: 1, high: 2}",
+        ["model.channels.3: trial has no model.channels.3. Known: 0, 1, 2."],
+    ),
+    "an item that has no number": (
+        "model.channels.first: {low: 1, high: 2}",
+        ["model.channels.first: trial has no model.channels.first. Known: 0, 1, 2."],
+    ),
+    "a place inside a range": (
+        "optimizer.eps: {low: 1, high: 2}\n  optimizer.eps.low: {low: 1, high: 2}",
+        ["14: search_space.optimizer.eps.low: optimizer.eps is searched itself: "
+         "put this into search_space.optimizer.eps."],
+    ),
+    "the seed of the data": (
+        "data.seed: {low: 1, high: 2}",
+        ["data.seed: leave it out: the one seed of a trial is trial.seed."],
+    ),
+    "a seed out of bounds": (
+        "seed: {low: -1, high: 2}",
+        ["seed.low: must be a whole number from 0 to 4294967295 (got -1)."],
+    ),
+    "a choice of seeds by name": ("seed: {one_of: {1: {}, 2: {}}}", [
+        "seed: one_of is for what has a name; write {low: ..., high: ...} or {choices: [...]}."
+    ]),
+    "a whole trainer": (
+        "trainer: {one_of: {a: {}, b: {}}}",
+        ["trainer: name what is searched in it, such as trainer.max_epochs."],
+    ),
+    # a choice of components
+    "a range for a whole schedule": (
+        "schedule: {low: 1, high: 2}",
+        [f'schedule: a whole schedule is searched by {ONE_OF} (got {{"low": 1, "high": 2}}).'],
+    ),
+    "choices of names": (
+        "schedule: {choices: [constant, plateau]}",
+        [f'schedule: a whole schedule is searched by {ONE_OF} (got {{"choices": ["constant", "plateau"]}}).'],
+    ),
+    "a name by choices": (
+        "schedule.name: {choices: [constant, plateau]}",
+        ['schedule.name: must be a name (got {"choices": ["constant", "plateau"]}); '
+         "to search among several, use one_of."],
+    ),
+    "one_of nothing": (
+        "schedule: {one_of: }",
+        [f'schedule: a whole schedule is searched by {ONE_OF} (got {{"one_of": null}}).'],
+    ),
+    "one_of a list": (
+        "schedule: {one_of: [constant, plateau]}",
+        [f'schedule: a whole schedule is searched by {ONE_OF} (got {{"one_of": ["constant", "plateau"]}}).'],
+    ),
+    "one_of and more": (
+        "schedule: {one_of: {constant: , plateau: }, log: true}",
+        [f'schedule: a whole schedule is searched by {ONE_OF} (got {{"one_of": {{"constant": null, "plateau": null}}, '
+         '"log": true}).'],
+    ),
+    "one_of an empty mapping": ("schedule: {one_of: {}}", ["schedule.one_of: needs 2 to 1000 choices (got 0)."]),
+    "one of one": ("schedule: {one_of: {constant: {}}}", ["schedule.one_of: needs 2 to 1000 choices (got 1)."]),
+    "choices that are wrong in every way": (
+        "schedule: {one_of: {constant: [1], exponentia: {}, cosine_restarts: {peak_rate: 1}, plateau: {monitor: lr},"
+        " exponential: {name: plateau, decay_rate: {low: 2, high: 1}}}}",
+        ["schedule.one_of.constant: must be a mapping of arguments (got [1]).",
+         f'schedule.one_of.exponentia: unknown schedule "exponentia". Known: {SCHEDULE_NAMES}, or package.module:Name. '
+         "Did you mean exponential?",
+         "schedule.one_of.cosine_restarts.peak_rate: cosine_restarts has no argument peak_rate. "
+         "Did you mean peak_decay?",
+         "schedule.one_of.cosine_restarts.restart_period: required by cosine_restarts: "
+         "give it here or in search_space.",
+         "schedule.one_of.plateau.monitor: monitor val/acc or val/loss must hold, but got monitor='lr'.",
+         "schedule.one_of.exponential.name: leave it out: the name of a choice is its key.",
+         "schedule.one_of.exponential.decay_rate: low (2) must be below high (1)."],
+    ),
+    "a range misspelt in a choice": (
+        "schedule: {one_of: {constant: {}, exponential: {decay_rate: {lo: 0.1, hi: 1}}}}",
+        ["schedule.one_of.exponential.decay_rate.lo: unknown key; a range has low, high and, if wanted, log and step.",
+         "schedule.one_of.exponential.decay_rate.hi: unknown key; a range has low, high and, if wanted, log and step.",
+         "schedule.one_of.exponential.decay_rate.low: required.",
+         "schedule.one_of.exponential.decay_rate.high: required."],
+    ),
+    "a metric among others that no plateau sees": (
+        "schedule: {one_of: {constant: {}, plateau: {monitor: {choices: [val/loss, val/los, train/acc]}}}}",
+        ["schedule.one_of.plateau.monitor: monitor val/acc or val/loss must hold, but got monitor='val/los'. "
+         "Did you mean val/loss?"],
+    ),
+    "a schedule and a part of it": (
+        "schedule.decay_rate: {low: 0.1, high: 1}\n  schedule: {one_of: {constant: , exponential: }}",
+        ["schedule.decay_rate: schedule is searched itself: put this into search_space.schedule."],
+    ),
+    "a choice of schedules inside of a choice": (
+        "schedule: {one_of: {constant: {}, plateau: {schedule: {one_of: {constant: {}, plateau: {}}}}}}",
+        ["schedule.one_of.plateau.schedule.one_of.plateau: plateau cannot stand inside another schedule."],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_ENTRIES)
+def test_a_bad_entry_of_the_search_space_is_told_in_full(case: str) -> None:
+    entry, messages = BAD_ENTRIES[case]
+    expected = [message if message.startswith("14:") else f"13: search_space.{message}" for message in messages]
+    assert faults(space(entry)) == [f"studies/x.yaml:{message}" for message in expected]
+
+
+@pytest.mark.parametrize("content", ["", "5", "[1, 2]", "text"])
+@pytest.mark.parametrize(("section", "line"), [("trial", 6), ("search_space", 12)])
+def test_a_section_that_is_no_mapping_is_told_once(section: str, line: int, content: str) -> None:
+    head = STUDY[: STUDY.index(f"{section}:")]
+    tail = "" if section == "search_space" else STUDY[STUDY.index("search_space:") :]
+    shown = json.dumps({"": None, "5": 5, "[1, 2]": [1, 2], "text": "text"}[content])
+    assert faults(f"{head}{section}: {content}\n{tail}") == [
+        f"studies/x.yaml:{line}: {section}: must be a mapping (got {shown})."
+    ]
+
+
+def test_a_study_without_a_trial_is_told_all_that_it_needs() -> None:
+    names = {kind: ", ".join(sorted(registry.KINDS[kind])) for kind in ("data", "model", "optimizer")}
+    assert faults("name: x\nbudget: {trials: 1}\n") == [
+        *(
+            f"studies/x.yaml:1: trial.{kind}.name: required. Known: {names[kind]}, or package.module:Name."
+            for kind in names
+        ),
+        "studies/x.yaml:1: trial.trainer.max_epochs: required.",
+    ]
+
+
+def test_a_missing_argument_is_told_at_the_component_that_lacks_it() -> None:
+    text = edited(("  optimizer:", "  optimizer:\n    name: torch.optim:NAdam"), ("  optimizer.initial_lr", "  {}"))
+    assert faults(text) == [
+        "studies/x.yaml:9: trial.optimizer.initial_lr: required by torch.optim:NAdam: give it here or in search_space."
+    ]
+
+
+def test_every_fault_of_a_file_is_told_at_once_in_the_order_of_its_lines() -> None:
+    text = edited(
+        ("name:", "name: X"),
+        ("budget:", "budget: {trials: 0, timeout: x}"),
+        ("pruner:", "pruner: {name: medain}"),
+        ("  data:", "  data: {name: mnist_5k, batch_size: 0}"),
+        ("  model:", "  model: {name: mnist_cnn, dropout: .inf}"),
+        ("  optimizer:", "  optimizer: {name: adam, eps: x, eps: 1}"),
+        ("  schedule:", "  schedule: {name: cosine_restarts}"),
+        ("  trainer:", "  trainer: {max_epochs: 0}\n  seed: x"),
+        ("  optimizer.initial_lr", "  optimizer.initial_lr: {low: 2, high: 1}\n  schedule.decay_rate: 3"),
+    )
+    assert [fault.split(":")[1] + ":" + fault.split(":")[2] for fault in faults(text)] == [
+        "1: name",
+        "3: budget.trials",
+        "3: budget.timeout",
+        "5: pruner.name",
+        "7: trial.data.batch_size",
+        "8: trial.model.dropout",
+        "9: trial.optimizer.eps",
+        "9: trial.optimizer.eps",
+        "10: trial.schedule.restart_period",
+        "11: trial.trainer.max_epochs",
+        "12: trial.seed",
+        "14: search_space.optimizer.initial_lr",
+        "15: search_space.schedule.decay_rate",
+    ]
+
+
+def test_what_trial_says_in_the_place_of_a_choice_is_checked_but_need_not_be_complete() -> None:
+    text = edited(
+        ("  schedule:", "  schedule: {name: exponential, staircase: maybe, decay: 1}"),
+        ("  optimizer.initial_lr", "  schedule: {one_of: {constant: {}, plateau: {}}}"),
+    )
+    assert faults(text) == [
+        'studies/x.yaml:10: trial.schedule.staircase: must be true or false (got "maybe").',
+        "studies/x.yaml:10: trial.schedule.decay: exponential has no argument decay. Did you mean decay_rate?",
+    ]
+    unnamed = edited(
+        ("  schedule:", "  schedule: {staircase: true}"),
+        ("  optimizer.initial_lr", "  schedule: {one_of: {constant: {}, plateau: {}}}"),
+    )
+    assert faults(unnamed) == [
+        f"studies/x.yaml:10: trial.schedule.name: required. Known: {SCHEDULE_NAMES}, or package.module:Name."
+    ]
+
+
+def test_a_file_named_badly_needs_a_name() -> None:
+    Path("studies/My Study.yaml").write_text(STUDY.replace("name: x\n", ""))
+    with pytest.raises(BadInputError) as caught:
+        load_study("studies/My Study.yaml")
+    assert caught.value.faults == (
+        'studies/My Study.yaml:1: name: "My Study", the name of the file, is not a valid name. '
+        "Use a-z, 0-9, '.', '_', '-', at most 64 characters, starting with a letter or digit.",
+    )
+
+
+GRID = edited(("sampler:", "sampler: {name: grid}"))
+
+
+def test_a_grid_needs_steps_everywhere() -> None:
+    rule = "studies/x.yaml:4: sampler: grid needs step or choices for every parameter"
+    text = f"{GRID}  data.batch_size: {{low: 1, high: 9}}\n  schedule.staircase: {{choices: [true, false]}}\n"
+    assert faults(text) == [f"{rule}; data.batch_size has neither.", f"{rule}; optimizer.initial_lr has neither."]
+
+
+def test_a_grid_needs_a_point_for_every_trial_and_not_too_many() -> None:
+    steps = "  optimizer.initial_lr: {low: 0.1, high: 0.4, step: 0.1}"
+    assert faults(GRID.replace(GRID.splitlines()[-1], steps)) == [
+        "studies/x.yaml:3: budget.trials: must not be above the 4 points of the grid (got 5)."
+    ]
+    steps = "  optimizer.initial_lr: {low: 1, high: 1000001, step: 1.0}"
+    assert faults(GRID.replace(GRID.splitlines()[-1], steps)) == [
+        "studies/x.yaml:4: sampler: the grid has 1000001 points; the limit is 1000000."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("studies/y.yaml", "studies/y.yaml: no such file."),
+        ("quickstrt", "quickstrt: no such file, and no shipped study ({shipped}). Did you mean quickstart?"),
+        ("zzz", "zzz: no such file, and no shipped study ({shipped})."),
+        ("studies", "studies: is a directory; name a study file in it."),
+        ("", ".: is a directory; name a study file in it."),
+        ("studies/x.yaml/y", "studies/x.yaml/y: no such file, and no shipped study ({shipped})."),
+        ("x" * 5000, f"{'x' * 5000}: cannot be read (File name too long)."),
+        ("x\0.yaml", "x\0.yaml: cannot be read (embedded null byte)."),
+    ],
+)
+def test_a_study_that_is_not_there_is_told_by_its_name(source: str, message: str) -> None:
+    FILE.write_text(STUDY)
+    with pytest.raises(BadInputError) as caught:
+        load_study(source)
+    assert caught.value.faults == (message.format(shipped=", ".join(sorted(shipped_studies()))),)
+
+
+# -- durations ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [("90s", 90), ("90", 90), (90, 90), (1.5, 1.5), ("30m", 1800), ("2h", 7200), ("1h30m", 5400), ("1d12h", 129600),
+     ("0.5h", 1800), (" 5m ", 300), ("1h30s", 3630)],
+)  # fmt: skip
+def test_a_duration_is_read_in_seconds(value: str | float, seconds: float) -> None:
+    assert parse_duration(value) == seconds
+
+
+@pytest.mark.parametrize(
+    "value", ["", "h", "0", 0, -5, "-5m", "1h30", "30m1h", "1:30", "5 m", "5M", "1e3", "ten", "inf", "nan", "9" * 400,
+              "1.s", "\u0663m", True],
+)  # fmt: skip
+def test_what_is_no_duration_is_refused(value: str | float) -> None:
+    with pytest.raises(ValueError, match=r" is not a duration; write 90s, 30m, 2h or 1h30m$"):
+        parse_duration(value)
+
+
+# -- anything at all ---------------------------------------------------------------------------------------------------
+
+BASE: dict[str, Any] = {
+    "name": "x",
+    "objective": {"metric": "val/acc", "direction": "maximize"},
+    "budget": {"trials": 5, "timeout": "2h"},
+    "sampler": {"name": "grid", "seed": 0},
+    "pruner": {"name": "hyperband", "min_resource": 1, "max_resource": 3},
+    "trial": {
+        "data": {"name": "mnist_5k", "batch_size": 50},
+        "model": {"name": "mnist_cnn", "channels": [4, 4, 4], "hidden": [16, 16]},
+        "optimizer": {"name": "adam", "initial_lr": 1e-3},
+        "schedule": {"name": "plateau", "schedule": {"name": "exponential", "decay_rate": 0.5, "decay_steps": 9}},
+        "trainer": {"max_epochs": 5},
+        "seed": 0,
+    },
+    "search_space": {
+        "optimizer.initial_lr": {"low": 1, "high": 9, "step": 2},
+        "trainer.max_epochs": {"choices": [1, 2]},
+        "schedule": {
+            "one_of": {
+                "exponential": {"decay_rate": {"low": 0.5, "high": 0.9, "step": 0.1}, "decay_steps": 5},
+                "plateau": {"factor": 0.5, "schedule": {"name": "cosine_restarts", "restart_period": 9}},
+            }
+        },
+    },
+}
+
+names = st.sampled_from(
+    ["", "name", "seed", "data", "schedule.schedule", "schedule.schedule.decay_rate", "optimizer.eps", "data.seed",
+     "optimizer.eps.x", "model.channels.0", "model.channels.-1", "trainer", "one_of", "low", "choices", "step", "log",
+     "..", "é"]
+)  # fmt: skip
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.sampled_from(
+        [0, -1, 1.5, 10**12, 10**40, 1e300, 2**53, "x", "tpe", "constant", "plateau", "a:b", "torch.optim:NAdam"]
+    )
+    | st.text("a.:é\u2028", max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names | st.just("constant"), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def places(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    entries = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    return [path, *(place for key, each in entries for place in places(each, (*path, key)))]
+
+
+@st.composite
+def studies(draw: st.DrawFn) -> Any:
+    """Return a good study with a few values replaced, removed or added."""
+    study = json.loads(json.dumps(BASE))
+    for _ in range(draw(st.integers(1, 3))):
+        *outer, last = ("", *draw(st.sampled_from(places(study))))
+        whole = {"": study}
+        node: Any = whole
+        for key in outer:
+            node = node[key]
+        change = draw(st.sampled_from(["replace", "remove", "add"]))
+        if change == "add" and isinstance(node[last], dict):
+            node[last][draw(names)] = draw(values)
+        elif change == "remove" and isinstance(node, dict) and len(outer) > 0:
+            del node[last]
+        else:
+            node[last] = draw(values)
+        study = whole[""]
+    return study
+
+
+@settings(max_examples=250, deadline=None)
+@given(studies())
+def test_any_study_is_read_or_refused_with_a_place_for_every_fault(study: Any) -> None:
+    found = load_or_faults(json.dumps(study, ensure_ascii=False))
+    assert all(re.match(r"studies/x\.yaml(:\d+)?: ", message) for message in found)
+    assert all(message.endswith((".", "?")) for message in found)
+    assert len(set(found)) == len(found)

@@ -1,0 +1,369 @@
+"""Names, signatures and the building of what they stand for."""
+
+import re
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import Field
+
+from lightning_modules import MODELS, OPTIMIZERS, SCHEDULES, Plateau, Schedule
+from tuner import registry
+from tuner.hints import check_value, converted, did_you_mean
+from tuner.registry import Argument, arguments_of, build, rehearse, resolve, signature_of
+
+SOURCE = """\
+from pathlib import Path
+import pytorch_lightning as pl
+import torch
+from dataclasses import dataclass
+from lightning_modules import Plateau, Schedule
+
+NUMBER = 3
+
+class Net(torch.nn.Module):
+    def __init__(self, width: int = 4, *, folder: Path = Path("."), **others):
+        super().__init__()
+        self.width, self.folder, self.others = width, folder, others
+
+class Eager(torch.nn.Module):
+    '''Computes with numbers as it is built, as networks with a stochastic depth do.'''
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rates = [each.item() for each in torch.linspace(0, rate, 3)]
+
+def make_net(width):
+    return Net(width)
+
+def make_nothing():
+    return None
+
+class Odd(torch.nn.Module):
+    def __init__(self, width: "Unknown", depth: int = 1, /, height: "Unknown" = 2):
+        super().__init__()
+
+class Data(pl.LightningDataModule):
+    def __init__(self, *, batch_size: int, seed: int):
+        super().__init__()
+        self.batch_size, self.seed = batch_size, seed
+
+@dataclass(frozen=True, kw_only=True)
+class Both(Schedule):
+    first: Schedule
+    others: tuple[Schedule, ...] = ()
+    top: Schedule | None = None
+
+    def _factor(self, step):
+        return self.first(step)
+
+@dataclass(frozen=True, kw_only=True)
+class Broken(Schedule):
+    def _factor(self, step):
+        return 1 / step
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    initial_lr: float
+    def __call__(self, params):
+        return torch.optim.SGD(params, lr=self.initial_lr)
+
+class NoOptimizer:
+    def __init__(self, initial_lr):
+        pass
+    def __call__(self, params):
+        return "sgd"
+
+class NoLr:
+    def __call__(self, params):
+        return None
+"""
+
+
+@pytest.fixture(scope="module")
+def user(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Put a module of the user where it can be imported."""
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "users_own.py").write_text(textwrap.dedent(SOURCE))
+    (folder / "users_broken.py").write_text("import nothing_like_this\n")
+    (folder / "users_wrong.py").write_text("1 / 0\n")
+    (folder / "users_ending.py").write_text("raise SystemExit('called as a script')\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        yield folder
+
+
+# -- did you mean ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "hint"),
+    [
+        ("cosin", ["constant", "cosine"], " Did you mean cosine?"),
+        ("MNIST_CNN", ["mnist_cnn"], " Did you mean mnist_cnn?"),
+        ("lr", ["initial_lr", "eps"], " Did you mean initial_lr?"),
+        ("decay", ["decay_rate", "decay_steps"], " Did you mean decay_rate?"),
+        ("e", ["eps"], ""),
+        ("", ["a", "b"], ""),
+        ("x" * 100_000, ["a"], ""),
+        ("in", ["min_factor", "initial_variance"], ""),
+        ("cosine", [], ""),
+    ],
+)
+def test_a_name_is_proposed_if_one_is_near(name: str, known: list[str], hint: str) -> None:
+    assert did_you_mean(name, known) == hint
+
+
+# -- names -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["model", "optimizer", "schedule"])
+def test_every_short_name_stands_for_its_class(kind: str) -> None:
+    known = {"model": MODELS, "optimizer": OPTIMIZERS, "schedule": {**SCHEDULES, "plateau": Plateau}}[kind]
+    assert {name: resolve(kind, name) for name in known} == known
+
+
+def test_a_full_name_stands_for_what_python_finds_under_it(user: Path) -> None:
+    assert resolve("optimizer", "torch.optim:NAdam") is torch.optim.NAdam
+    assert resolve("schedule", "lightning_modules:CosineRestarts") is SCHEDULES["cosine_restarts"]
+    assert resolve("model", "users_own:make_net").__name__ == "make_net"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "message"),
+    [
+        ("model", "nowhere:Net", "cannot import \"nowhere:Net\": No module named 'nowhere'."),
+        ("model", "users_broken:Net", "cannot import \"users_broken:Net\": No module named 'nothing_like_this'."),
+        ("model", "users_wrong:Net", 'cannot import "users_wrong:Net": ZeroDivisionError: division by zero.'),
+        ("model", "users_ending:Net", 'cannot import "users_ending:Net": SystemExit: called as a script.'),
+        ("model", ":Net", 'cannot import ":Net": ValueError: Empty module name.'),
+        (
+            "model",
+            "..x:Net",
+            "cannot import \"..x:Net\": TypeError: the 'package' argument is required to perform a relative import for "
+            "'..x'.",
+        ),
+        ("model", "users_own:Nett", 'users_own has no class or function "Nett". Did you mean Net?'),
+        ("model", "users_own:", 'users_own has no class or function "".'),
+        ("model", "users_own:NUMBER", 'users_own has no class or function "NUMBER".'),
+        ("model", "users_own:Net:Net", 'users_own has no class or function "Net:Net". Did you mean Net?'),
+        ("model", "users_own:Data", '"users_own:Data" is not a torch.nn.Module.'),
+        ("data", "users_own:Net", '"users_own:Net" is not a LightningDataModule.'),
+        ("schedule", "users_own:Net", '"users_own:Net" is not a lightning_modules.Schedule.'),
+        ("schedule", "torch.optim:NAdam", '"torch.optim:NAdam" is not a lightning_modules.Schedule.'),
+        ("optimizer", "users_own:Data", '"users_own:Data" is not a maker of optimizers.'),
+        ("optimizer", "users_own:NoLr", '"users_own:NoLr" has no argument initial_lr, which a schedule multiplies.'),
+    ],
+)
+def test_a_name_that_leads_nowhere_is_refused(user: Path, kind: str, name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        arguments_of(kind, name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "hint"),
+    [
+        ("schedule", "cosin_restarts", " Did you mean cosine_restarts?"),
+        ("schedule", "Exponential", " Did you mean exponential?"),
+        ("optimizer", "qqqq", ""),
+        ("model", "", ""),
+        ("data", "mnist5k", " Did you mean mnist_5k?"),
+    ],
+)
+def test_an_unknown_short_name_is_refused_with_those_there_are(kind: str, name: str, hint: str) -> None:
+    known = ", ".join(sorted(registry.KINDS[kind]))
+    message = f'unknown {kind} "{name}". Known: {known}, or package.module:Name.{hint}'
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        resolve(kind, name)
+
+
+# -- signatures --------------------------------------------------------------------------------------------------------
+
+
+def test_the_arguments_of_a_class_are_known_with_their_types(user: Path) -> None:
+    signature = arguments_of("model", "users_own:Net")
+    assert signature.arguments == {"width": Argument(int, required=False), "folder": Argument(Path, required=False)}
+    assert signature.open
+
+
+def test_arguments_whose_types_cannot_be_read_are_known_all_the_same(user: Path) -> None:
+    signature = arguments_of("model", "users_own:Odd")
+    assert signature.arguments == {"height": Argument(Any, required=False)}
+    assert not signature.open
+
+
+def test_a_class_that_tells_nothing_takes_anything() -> None:
+    assert signature_of(dict) == registry.Signature({}, open=True)
+
+
+def test_the_seed_of_the_data_is_not_for_the_study_file(user: Path) -> None:
+    assert "seed" not in arguments_of("data", "mnist_5k").arguments
+    assert arguments_of("data", "users_own:Data").arguments == {"batch_size": Argument(int, required=True)}
+
+
+def test_the_lr_of_a_torch_optimizer_is_its_initial_lr() -> None:
+    arguments = arguments_of("optimizer", "torch.optim:NAdam").arguments
+    assert arguments["initial_lr"] == Argument(float, required=True)
+    assert arguments["eps"] == Argument(float, required=False)
+    assert arguments.keys().isdisjoint({"lr", "params"})
+
+
+# -- values ------------------------------------------------------------------------------------------------------------
+
+STEPS = int | float
+
+
+@pytest.mark.parametrize(
+    ("hint", "value"),
+    [
+        (int, 3), (float, 3), (float, 3.5), (STEPS, 3), (STEPS, 3.5), (str, ""), (bool, False), (type(None), None),
+        (int | None, None), (Literal["rel", "abs"], "abs"), (tuple[int, int], [1, 2]), (tuple[float, ...], []),
+        (list[str], ["a"]), (Sequence[int], [1]), (Path, "a/b"), (dict[str, int], {"a": 1}), (Any, {"a": [None]}),
+        (Annotated[int, Field(ge=1)], 1), (torch.nn.Module, "anything"), (Annotated[int, []], 1), ("garbage", 1),
+    ],
+)  # fmt: skip
+def test_a_value_of_the_type_is_taken(hint: Any, value: Any) -> None:
+    assert check_value(hint, value) is None
+
+
+@pytest.mark.parametrize(
+    ("hint", "value", "message"),
+    [
+        (int, 1.5, "must be a whole number (got 1.5)."),
+        (int, 2.0, "must be a whole number (got 2.0)."),
+        (int, True, "must be a whole number (got true)."),
+        (int, "1", 'must be a whole number (got "1").'),
+        (int, None, "must be a whole number (got null)."),
+        (float, "abc", 'must be a number (got "abc").'),
+        (float, False, "must be a number (got false)."),
+        (STEPS, [1], "must be a number (got [1])."),
+        (str, 5, "must be text (got 5)."),
+        (bool, "yes", 'must be true or false (got "yes").'),
+        (bool, 1, "must be true or false (got 1)."),
+        (float | None, "x", 'must be a number or null (got "x").'),
+        (str | int | float | None, [], "must be text, a number or null (got [])."),
+        (Literal["rel", "abs"], "res", 'must be rel or abs (got "res"). Did you mean rel?'),
+        (Literal["max", "min"] | None, "mix", 'must be max, min or null (got "mix"). Did you mean min?'),
+        (Literal[1, 2, 4], 3, "must be 1, 2 or 4 (got 3)."),
+        (tuple[int, int, int], [1, 2], "must be a list of 3 whole numbers (got [1, 2])."),
+        (tuple[float, ...], "1, 2", 'must be a list of numbers (got "1, 2").'),
+        (list[str], 3, "must be a list of texts (got 3)."),
+        (Annotated[int, Field(ge=1, le=10)], 11, "must be a whole number from 1 to 10 (got 11)."),
+        (Annotated[int, Field(ge=0)], -1, "must be a whole number of at least 0 (got -1)."),
+        (Annotated[float, Field(gt=0)] | None, 0, "must be a number above 0 or null (got 0)."),
+        (dict[str, int], [], "must be a mapping (got [])."),
+        (tuple[int, str], [1], "field required in 1 (got [1])."),
+        (int, "x" * 1000, f'must be a whole number (got "{"x" * 59}...).'),
+        (Annotated[int, []], "a", 'must be a whole number (got "a").'),
+    ],
+)
+def test_a_value_of_another_type_is_refused_in_plain_words(hint: Any, value: Any, message: str) -> None:
+    assert check_value(hint, value) == message
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+hints = st.recursive(
+    st.sampled_from([int, float, str, bool, Path, Any, Schedule, torch.dtype, Literal["a", 1], Callable[[int], int]]),
+    lambda inner: (
+        inner.map(lambda hint: hint | None if hint is not Any else hint)
+        | inner.map(lambda hint: list[hint])
+        | inner.map(lambda hint: tuple[hint, ...])
+        | st.tuples(inner, inner).map(lambda pair: tuple[pair])
+        | inner.map(lambda hint: dict[str, hint])
+    ),
+    max_leaves=3,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(hints, json_values)
+def test_any_value_for_any_type_is_taken_or_refused_in_words(hint: Any, value: Any) -> None:
+    wrong = check_value(hint, value)
+    if wrong is None:
+        converted(hint, value)
+    else:
+        assert "(got " in wrong
+
+
+# -- building ----------------------------------------------------------------------------------------------------------
+
+
+def test_values_become_what_the_class_asks_for(user: Path) -> None:
+    net = build("model", "users_own:Net", {"width": 3, "folder": "a/b", "other": [1]})
+    assert (net.width, net.folder, net.others) == (3, Path("a/b"), {"other": [1]})
+    schedule = build("schedule", "piecewise_constant", {"boundaries": [5], "factors": [1, 0.5]})
+    assert (schedule.boundaries, schedule.factors) == ((5.0,), (1.0, 0.5))
+
+
+def test_a_whole_number_stays_one_where_any_number_would_do() -> None:
+    assert repr(build("schedule", "exponential", {"decay_rate": 1, "decay_steps": 50}).decay_rate) == "1"
+
+
+def test_schedules_inside_schedules_are_built(user: Path) -> None:
+    built = build(
+        "schedule",
+        "users_own:Both",
+        {"first": {"name": "constant"}, "others": [{"name": "exponential", "decay_rate": 0.5, "decay_steps": 9}]},
+    )
+    assert built.first == SCHEDULES["constant"]()
+    assert built.others == (SCHEDULES["exponential"](decay_rate=0.5, decay_steps=9),)
+    assert built.top is None
+
+
+def test_a_torch_optimizer_is_built_with_its_parameters_later() -> None:
+    optimizer = build("optimizer", "torch.optim:NAdam", {"initial_lr": 0.5, "eps": 0.1})([torch.zeros(1)])
+    assert isinstance(optimizer, torch.optim.NAdam)
+    assert (optimizer.defaults["lr"], optimizer.defaults["eps"]) == (0.5, 0.1)
+
+
+def test_the_seed_of_a_trial_is_given_to_the_data_that_takes_it(user: Path) -> None:
+    assert build("data", "users_own:Data", {"batch_size": 2}, seed=7).seed == 7
+    assert build("model", "users_own:make_net", {"width": 2}, seed=7).width == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"name": "users_own:make_nothing"}, "users_own:make_nothing makes a NoneType, not a torch.nn.Module"),
+        ({"name": "users_own:Net", "width": "x"}, 'width must be a whole number (got "x")'),
+        ({"name": "users_own:Odd"}, "missing 1 required positional argument: 'width'"),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_refused(user: Path, values: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=re.escape(message)):
+        rehearse("model", values)
+
+
+def test_a_model_is_tried_without_memory_if_it_can_be() -> None:
+    built = rehearse("model", {"name": "mnist_cnn", "hidden": [10**9, 10**6]})
+    assert all(parameter.is_meta for parameter in built.parameters())
+
+
+def test_a_model_that_computes_as_it_is_built_is_tried_for_real(user: Path) -> None:
+    assert rehearse("model", {"name": "users_own:Eager", "rate": 1.0}).rates == [0.0, 0.5, 1.0]
+
+
+def test_a_schedule_is_tried_at_its_first_step(user: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        rehearse("schedule", {"name": "users_own:Broken"})
+
+
+def test_an_optimizer_is_tried_on_a_parameter(user: Path) -> None:
+    assert rehearse("optimizer", {"name": "users_own:Settings", "initial_lr": 0.1}).initial_lr == 0.1
+    with pytest.raises(ValueError, match="Invalid epsilon value: -1"):
+        rehearse("optimizer", {"name": "torch.optim:NAdam", "initial_lr": 0.1, "eps": -1.0})
+    with pytest.raises(ValueError, match="makes a str of parameters, not a torch"):
+        rehearse("optimizer", {"name": "users_own:NoOptimizer", "initial_lr": 0.1})
+
+
+def test_a_data_module_is_tried_with_a_seed(user: Path) -> None:
+    assert isinstance(rehearse("data", {"name": "users_own:Data", "batch_size": 2}), pl.LightningDataModule)

@@ -1,0 +1,199 @@
+"""What a study file says, where it says it, and what is wrong with it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tuner.errors import BadInputError
+
+__all__ = ["COMMAND_LINE", "Document", "Keys", "Node", "Nodes", "cut", "dotted", "shown"]
+
+MAX_SHOWN = 60
+MAX_FAULTS = 100
+COMMAND_LINE = 0
+
+Keys = tuple[str | int, ...]
+"""Path of a value: the keys and list indices that lead to it."""
+
+
+@dataclass
+class Document:
+    """What a study file says, where, and what is wrong with it.
+
+    Args:
+        name: The file as the user named it.
+        data: Mapping, lists and scalars of the file.
+        lines: Line of each key and item by its path, counted from 1; 0 for what the command line set.
+        text: The file as it stands, and as comments what the command line set.
+        command_line: What messages call the place that has line 0.
+        faults: Line and message of every fault.
+        fault_count: How often something was found wrong, what is not told again included.
+    """
+
+    name: str
+    data: Any = None
+    lines: dict[Keys, int] = field(default_factory=dict)
+    text: str = ""
+    command_line: str = "--set"
+    faults: list[tuple[int, str]] = field(default_factory=list)
+    fault_count: int = 0
+    _spoiled: set[Keys] = field(default_factory=set)
+
+    def fault(self, path: Keys, message: str, *, spoils: bool = False) -> None:
+        """Record a fault, unless it follows from another.
+
+        Args:
+            path: Where it is.
+            message: What is wrong, and what to write.
+            spoils: Whether nothing else can be told about this place, what it is in and what is in it.
+        """
+        self.fault_count += 1
+        if any(path[: len(other)] == other[: len(path)] for other in self._spoiled):
+            return
+        self.note(path, message, self._line(path), spoils=spoils)
+
+    def note(self, path: Keys, message: str, line: int, *, spoils: bool = False) -> None:
+        """Record a fault at a line, as it is."""
+        if len(self.faults) >= MAX_FAULTS:
+            return
+        place = self.command_line if line == COMMAND_LINE else f"{self.name}:{line}"
+        fault = (line, f"{place}: {dotted(path)}: {message}" if path else f"{place}: {message}")
+        if fault not in self.faults:
+            self.faults.append(fault)
+        if spoils:
+            self._spoiled.add(path)
+
+    def check(self) -> None:
+        """Raise what was found wrong, in the order of the lines.
+
+        Raises:
+            BadInputError: If there is any fault.
+        """
+        if self.faults:
+            messages = [message for _, message in sorted(self.faults, key=lambda fault: fault[0])]
+            more = ["... and perhaps more; correct these first."] if len(messages) >= MAX_FAULTS else []
+            raise BadInputError(messages + more)
+
+    def put(self, parts: Sequence[str], value: Any) -> None:
+        """Put a value of the command line over what the file says.
+
+        Args:
+            parts: A dotted path, split.
+            value: What shall stand there; None takes an entry of search_space out.
+
+        Raises:
+            ValueError: If there is something else than a mapping on the way.
+        """
+        node, path = self.data, Keys()
+        while True:
+            key, parts = _next_key(node, parts, path)
+            path = (*path, key)
+            if not parts:
+                break
+            if node.get(key) is None:
+                node[key] = {}
+                self._set_by_command_line(path)
+            node = node[key]
+            if not isinstance(node, dict):
+                raise ValueError(f"{dotted(path)} is not a mapping; it has no {parts[0]}.")
+        node[key] = value
+        if value is None and path[:-1] == ("search_space",):
+            del node[key]
+        self._set_by_command_line(path)
+
+    def is_from_command_line(self, path: Keys) -> bool:
+        """Tell whether the command line set what is at a path."""
+        return self._line(path) == COMMAND_LINE
+
+    def _set_by_command_line(self, path: Keys) -> None:
+        self.lines = {known: line for known, line in self.lines.items() if known[: len(path)] != path}
+        self.lines[path] = COMMAND_LINE
+
+    def _line(self, path: Keys) -> int:
+        """Return the line of the nearest place that the file has."""
+        while path and path not in self.lines:
+            path = path[:-1]
+        return self.lines.get(path, 1)
+
+
+@dataclass
+class Node:
+    """A value of a study file and its place.
+
+    Args:
+        value: A scalar, a list of nodes or a mapping of nodes.
+        path: Where it stands in the file.
+        base: What `trial` says, if search_space says something in its place.
+    """
+
+    value: Any
+    path: Keys
+    base: "Node | None" = None
+
+    @classmethod
+    def of(cls, raw: Any, path: Keys) -> "Node":
+        """Turn a value of a file into nodes."""
+        if isinstance(raw, dict):
+            return cls({key: cls.of(each, (*path, key)) for key, each in raw.items()}, path)
+        if isinstance(raw, list):
+            return cls([cls.of(each, (*path, index)) for index, each in enumerate(raw)], path)
+        return cls(raw, path)
+
+    @property
+    def searched(self) -> bool:
+        """Tell whether it stands in search_space, where ranges may."""
+        return self.path[:1] == ("search_space",)
+
+    @property
+    def raw(self) -> Any:
+        """Return the value as it stands in the file."""
+        if isinstance(self.value, dict):
+            return {key: node.raw for key, node in self.value.items()}
+        return [node.raw for node in self.value] if isinstance(self.value, list) else self.value
+
+    def child(self, key: str) -> "Node | None":
+        """Return what stands under a key or, in a list, under an index."""
+        if isinstance(self.value, list):
+            return self.value[int(key)] if key.isdecimal() and int(key) < len(self.value) else None
+        return self.value.get(key) if isinstance(self.value, dict) else None
+
+    def put(self, key: str, node: "Node") -> None:
+        """Set what stands under a key or an index."""
+        self.value[int(key) if isinstance(self.value, list) else key] = node
+
+
+Nodes = Mapping[str, Node]
+
+
+def _next_key(node: dict[str, Any], parts: Sequence[str], path: Keys) -> tuple[str, Sequence[str]]:
+    """Split off the next key. A key can hold dots, as those of search_space do: the longest known one is meant."""
+    known = [n for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in node]
+    length = known[0] if known else len(parts) if path == ("search_space",) else 1
+    return ".".join(parts[:length]), parts[length:]
+
+
+def dotted(path: Keys) -> str:
+    """Return a path as text.
+
+    >>> dotted(("trial", "model", "channels", 1))
+    'trial.model.channels[1]'
+    """
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def shown(value: Any) -> str:
+    """Return a value for a message: as it can be written in a study file, cut if it is long.
+
+    >>> shown(["a", 1e-3, None])
+    '["a", 0.001, null]'
+    """
+    return cut(json.dumps(value, ensure_ascii=False, default=repr))
+
+
+def cut(text: str) -> str:
+    """Return a text, or its beginning if it is long."""
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
