@@ -311,6 +311,7 @@ def test_an_interrupt_ends_after_the_epoch_and_the_study_can_go_on(
     output, _ = process.communicate(timeout=60)
     assert process.returncode == code, output
     assert "Traceback" not in output
+    assert "killed" not in output, "the running epoch was not allowed to end"
     assert folder.optuna("select count(*) from trials where state = 'RUNNING'") == [(0,)]
     assert folder.mlflow("select count(*) from runs where status = 'RUNNING'") == [(0,)]
     folder.run("--per-device", "2")

@@ -46,7 +46,11 @@ class LocalEngine:
         self.slots = slots
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["tuner.training"])
+        # Slurm and the like send SIGTERM to every process. It is for the coordinator, which ends the others in order:
+        # the server, and so its children, are born deaf to it.
+        before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
         forkserver.ensure_running()  # its imports take seconds: it begins with them while the study is checked
+        signal.signal(signal.SIGTERM, before)
         self._busy: list[_Busy] = []
 
     def run(self, handler: Handler) -> None:
