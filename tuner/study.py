@@ -160,12 +160,12 @@ def _check_data(config: "StudyConfig") -> str:
     digests = []
     for values in corners(config.trial["data"]):
         try:
-            data = Component.from_values(values).build("data")
+            data = Component.from_values(values).build("data", seed=0)
             data.prepare_data()
             data.setup("fit")
             data.train_dataloader()
         except Exception as error:  # the network's, the disk's, or whatever a user's own data module raises
-            raise BadInputError([f"data: {error}"]) from error
+            raise BadInputError([f"trial.data: {error}"]) from error
         digests.append(data.digest() if hasattr(data, "digest") else "")
     return " ".join(dict.fromkeys(digests))
 
