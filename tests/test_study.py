@@ -30,7 +30,7 @@ def test_the_terminal_shows_every_trial_and_the_winner_without_noise(undisturbed
     for number in range(4):
         assert len(re.findall(rf"^#{number} .*complete", output, re.MULTILINE)) == 1
     assert "tiny has all its 4 trials (4 complete)" in output
-    assert "mlflow ui" in output
+    assert re.search(r"^lr curves and accuracies: mlflow ui$", output, re.MULTILINE)
     assert not re.search(r"warn|INFO|💡|Traceback|alembic", output, re.IGNORECASE)
 
 

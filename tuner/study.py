@@ -111,18 +111,19 @@ def _run(options: argparse.Namespace) -> int:
 def _with_engine(options: argparse.Namespace, overrides: Sequence[str], engine: Any) -> int:
     from rich.console import Console
 
-    from tuner.config import load_study
-    from tuner.coordinator import Coordinator
-    from tuner.progress import Display
-    from tuner.storage import StudyStore
-    from tuner.summary import print_plan, print_summary
-    from tuner.tracking import Tracker, check_tracking_uri, default_tracking_uri
-
     console = Console()
-    config = load_study(options.study, overrides)
-    uri = options.tracking_uri or default_tracking_uri()
-    check_tracking_uri(uri)
-    identity = {**config.identity, "data digest": _check_data(config)}
+    with console.status(f"checking {options.study}"):
+        from tuner.config import load_study
+        from tuner.coordinator import Coordinator
+        from tuner.progress import Display
+        from tuner.storage import StudyStore
+        from tuner.summary import print_plan, print_summary
+        from tuner.tracking import Tracker, check_tracking_uri, default_tracking_uri
+
+        config = load_study(options.study, overrides)
+        uri = options.tracking_uri or default_tracking_uri()
+        check_tracking_uri(uri)
+        identity = {**config.identity, "data digest": _check_data(config)}
     if options.dry_run:
         print_plan(console, config, engine.slots, options.storage, uri)
         return 0

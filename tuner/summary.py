@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -34,7 +35,7 @@ def print_plan(console: Console, config: StudyConfig, slots: Sequence[Slot], sto
         else:
             values = f"{spec.low:g} to {spec.high:g}{' (log)' if spec.log else ''}"
         _print(console, f"  [dim]{escape(path)}: {escape(values)}[/dim]")
-    _print(console, f"  [dim]Optuna: {without_password(storage)}, MLflow: {without_password(uri)}[/dim]")
+    _print(console, f"  [dim]Optuna: {_shown(storage)}, MLflow: {_shown(uri)}[/dim]")
 
 
 def print_summary(console: Console, config: StudyConfig, store: StudyStore, tracker: Tracker, delivered: bool) -> None:
@@ -74,10 +75,10 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, trac
         _print(console, f"its weights: {escape(str(weights))}")
     if tracker.uri.startswith("http"):
         look = f"{without_password(tracker.uri)}/#/experiments/{tracker.experiment_id}"
-    elif tracker.uri == "sqlite:///mlflow.db":
+    elif _shown(tracker.uri) == "sqlite:///mlflow.db":
         look = "mlflow ui"
     else:
-        look = f"mlflow ui --backend-store-uri {without_password(tracker.uri)}"
+        look = f"mlflow ui --backend-store-uri {_shown(tracker.uri)}"
     _print(console, f"\nlr curves and accuracies: {escape(look)}")
     if not delivered:
         _print(console, "[yellow]MLflow did not take all records; run the same command again when it is up.[/yellow]")
@@ -85,6 +86,11 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, trac
 
 def _print(console: Console, markup: str) -> None:
     console.print(markup, highlight=False, soft_wrap=True)
+
+
+def _shown(uri: str) -> str:
+    """Return a URI without its password, and without this folder if it lies in it."""
+    return without_password(uri).replace(f"sqlite:///{Path.cwd()}/", "sqlite:///")
 
 
 def _count(number: int, what: str) -> str:
