@@ -21,7 +21,7 @@ DEFAULT_STORAGE = "sqlite:///optuna.db"
 
 EPILOG = """\
 examples:
-  python -m tuner.study                          the quickstart: MNIST-5k, three schedules, two to three minutes on two cores
+  python -m tuner.study                          the quickstart: three schedules on MNIST-5k, two to three minutes
   python -m tuner.study studies/mine.yaml        a study of your own
   python -m tuner.study --trials 50              the same study, continued to 50 trials in all
   python -m tuner.study --set trial.trainer.max_epochs=5 --set name=longer
