@@ -111,7 +111,7 @@ class StudyFolder:
             time.sleep(0.02)
 
     def has_checkpoint(self) -> bool:
-        return any(self.directory().glob("trials/*/epoch-*.ckpt"))
+        return any(self.directory().glob("trials-*/*/epoch-*.ckpt"))
 
     def close(self) -> None:
         for process in self.started:

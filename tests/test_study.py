@@ -89,7 +89,7 @@ def test_only_the_winner_is_tested_and_its_weights_are_kept(undisturbed: StudyFo
         "select number from trials join trial_values using (trial_id) order by value desc, number limit 1"
     )
     assert tested == [(str(best),)]
-    weights = list(undisturbed.directory().glob("trials/*/*.ckpt"))
+    weights = list(undisturbed.directory().glob("trials-*/*/*.ckpt"))
     assert [path.parent.name for path in weights] == [str(best)]
     torch.load(weights[0], weights_only=True)
 
@@ -267,7 +267,7 @@ def test_a_killed_trial_goes_on_from_its_last_epoch_to_the_very_same_end(folder:
 
 def weights(folder: StudyFolder) -> bytes:
     """Return the bytes of the winner's weights."""
-    (path,) = folder.directory().glob("trials/*/model.ckpt")
+    (path,) = folder.directory().glob("trials-*/*/model.ckpt")
     state = torch.load(path, weights_only=True)["state_dict"]
     return b"".join(tensor.numpy().tobytes() for tensor in state.values())
 
@@ -377,7 +377,7 @@ def test_a_result_that_was_written_but_not_told_is_told_by_the_next_run(folder: 
     with sqlite3.connect(folder.path / "mlflow.db") as database:
         database.execute("update runs set status = 'RUNNING' where name like '#3 %'")
     database.close()
-    result = json.loads((folder.directory() / "trials" / "3" / "result.json").read_text())
+    result = json.loads(next(folder.directory().glob("trials-*/3/result.json")).read_text())
     output = folder.call()
     assert result["state"] == "complete"
     assert "#3" in output

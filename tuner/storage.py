@@ -185,7 +185,7 @@ class StudyStore:
 
     def trial_directory(self, number: int) -> Path:
         """Return the folder of a trial's checkpoints, result and output."""
-        return self.directory / "trials" / str(number)
+        return self.directory / f"trials-{self.identifier[:8]}" / str(number)  # not those of a deleted database
 
     def config_of(self, trial: FrozenTrial) -> TrialConfig:
         """Return the values of a trial whose parameters are drawn."""

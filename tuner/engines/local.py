@@ -46,11 +46,7 @@ class LocalEngine:
         self.slots = slots
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["tuner.training"])
-        # Slurm and the like send SIGTERM to every process. It is for the coordinator, which ends the others in order:
-        # the server, and so its children, are born deaf to it.
-        before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        forkserver.ensure_running()  # its imports take seconds: it begins with them while the study is checked
-        signal.signal(signal.SIGTERM, before)
+        _ensure_server()  # its imports take seconds: it begins with them while the study is checked
         self._busy: list[_Busy] = []
 
     def run(self, handler: Handler) -> None:
@@ -76,6 +72,7 @@ class LocalEngine:
         self._busy = []
 
     def _start(self, slot: Slot, group: Group) -> None:
+        _ensure_server()
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_work, args=(theirs, slot, group))
         process.start()
@@ -110,6 +107,19 @@ class LocalEngine:
         busy.process.join()
         busy.pipe.close()
         self._busy.remove(busy)
+
+
+def _ensure_server() -> None:
+    """Start the server if it does not live.
+
+    Ctrl-C, Slurm and the like signal every process. That is for the coordinator, which ends the others in order: the
+    server, and so its children, are born deaf to it.
+    """
+    deaf = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in deaf}
+    forkserver.ensure_running()
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 class _Pipe:
