@@ -193,7 +193,7 @@ class Coordinator:
     def _publish(self) -> None:
         """Show and record where the study stands; keep the weights of the best trial only."""
         finished, best = self._store.finished(), self._store.best()
-        self._display.standing(len(finished), self._config.trials, best, self._store.ranking()[:5])
+        self._display.standing(len(finished), self._config.trials, best)
         for trial in finished:
             if best is None or trial.number != best.number:
                 (self._store.trial_directory(trial.number) / MODEL_FILE).unlink(missing_ok=True)

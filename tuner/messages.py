@@ -120,7 +120,7 @@ class TrialResult:
         state: "interrupted" means that it can be continued; the others are final.
         value: Objective metric at the end of the last epoch; None if there is none.
         epochs: Epochs that are over.
-        seconds: Time it took, all its parts together.
+        seconds: Time it took; if it was cut short, since it was last continued.
         message: What went wrong, in a line; empty if nothing did.
         traceback: Where it went wrong.
         diverged_at: Step of the first loss that was not finite.

@@ -1,7 +1,7 @@
 """What a person sees while a study runs: live on a terminal, a line for each event elsewhere."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -91,7 +91,7 @@ class Display:
         """Take a trial off that will be continued."""
         self._running.pop(number, None)
 
-    def standing(self, finished: int, trials: int, best: FrozenTrial | None, top: Sequence[FrozenTrial]) -> None:
+    def standing(self, finished: int, trials: int, best: FrozenTrial | None) -> None:
         """Show how far the study is."""
         self._finished, self._trials, self._best = finished, trials, best
 
