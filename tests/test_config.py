@@ -1245,3 +1245,24 @@ def test_any_study_is_read_or_refused_with_a_place_for_every_fault(study: Any) -
     assert all(re.match(r"studies/x\.yaml(:\d+)?: ", message) for message in found)
     assert all(message.endswith((".", "?")) for message in found)
     assert len(set(found)) == len(found)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "space", "message"),
+    [
+        (
+            ("  optimizer:", "  optimizer: {name: adam, initial_lr: fast}"),
+            "  optimizer.initial_lr: {low: 1e-4, high: 1e-1, log: true}",
+            'x.yaml:9: trial.optimizer.initial_lr: must be a number (got "fast").',
+        ),
+        (
+            ("  data:", "  data: {name: mnist_5k, batch_size: -1}"),
+            "  data.batch_size: {low: 10, high: 100}",
+            "x.yaml:7: trial.data.batch_size: batch_size >= 1 must hold, but got batch_size=-1.",
+        ),
+    ],
+)
+def test_a_wrong_value_is_told_though_the_search_space_replaces_it(
+    wrong: tuple[str, str], space: str, message: str
+) -> None:
+    assert faults(edited(wrong, ("  optimizer.initial_lr:", space))) == [f"studies/{message}"]

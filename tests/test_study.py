@@ -30,7 +30,8 @@ def test_the_terminal_shows_every_trial_and_the_winner_without_noise(undisturbed
     for number in range(4):
         assert len(re.findall(rf"^#{number} .*complete", output, re.MULTILINE)) == 1
     assert "tiny has all its 4 trials (4 complete)" in output
-    assert re.search(r"^lr curves and accuracies: mlflow ui$", output, re.MULTILINE)
+    page = r"http://127\.0\.0\.1:5000/#/experiments/\d+/runs"
+    assert re.search(rf"^lr curves and accuracies: mlflow ui, then {page}$", output, re.MULTILINE)
     assert not re.search(r"warn|INFO|💡|Traceback|alembic", output, re.IGNORECASE)
 
 
@@ -113,10 +114,24 @@ def test_the_inline_engine_gives_the_same_results(folder: StudyFolder, undisturb
     assert folder.values() == [row for row in undisturbed.values() if row[0] < 2]
 
 
+def test_a_finished_study_that_is_run_again_keeps_its_end_in_mlflow(folder: StudyFolder):
+    folder.call("--trials", "1")
+    query = "select status, start_time, end_time from runs order by start_time"
+    before = folder.mlflow(query)
+    folder.call("--trials", "1")
+    assert folder.mlflow(query) == before
+
+
 def test_a_changed_study_is_refused_with_the_difference_shown(undisturbed: StudyFolder):
     output = undisturbed.call("--set", "search_space.optimizer.initial_lr.high=1.0", expect=2)
     assert "search_space.optimizer.initial_lr.high: was 0.03, now 1.0" in output
     assert "name=" in output
+
+
+def test_a_dry_run_notices_a_changed_study(undisturbed: StudyFolder):
+    output = undisturbed.call("--dry-run", "--set", "sampler.seed=2", expect=2)
+    assert "sampler.seed: was 1, now 2" in output
+    undisturbed.call("--dry-run", "--set", "name=another")
 
 
 def test_a_dry_run_checks_everything_and_creates_nothing(folder: StudyFolder):
@@ -239,6 +254,13 @@ def slots_of(pid: int) -> list[int]:
     return [child for child in children(pid) if os.getsid(child) == child]
 
 
+def servers_of(pid: int) -> list[int]:
+    """Return the process that training processes are forked from."""
+    slots = slots_of(pid)
+    commands = {child: Path(f"/proc/{child}/cmdline").read_bytes() for child in children(pid) if child not in slots}
+    return [child for child, command in commands.items() if b"forkserver" in command]
+
+
 def is_alive(pid: int) -> bool:
     try:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
@@ -283,9 +305,8 @@ def test_whatever_is_killed_the_same_command_ends_with_exactly_the_asked_trials(
         case "coordinator":
             os.kill(process.pid, signal.SIGKILL)
         case "server":
-            slots = slots_of(process.pid)
-            servers = [pid for pid in below if set(children(pid)) & set(slots)]
-            os.kill(servers[0], signal.SIGKILL)
+            (server,) = servers_of(process.pid)
+            os.kill(server, signal.SIGKILL)
         case "everything":
             for pid in (process.pid, *below):
                 os.kill(pid, signal.SIGKILL)
@@ -299,6 +320,21 @@ def test_whatever_is_killed_the_same_command_ends_with_exactly_the_asked_trials(
     assert folder.values() == undisturbed.values()
     assert folder.curves() == undisturbed.curves()
     assert weights(folder) == weights(undisturbed)
+
+
+def test_a_server_that_dies_while_it_shall_start_a_trial_is_started_again(folder: StudyFolder):
+    process = folder.start("--per-device", "1", "--trials", "1")
+    folder.wait_for(lambda: servers_of(process.pid), process)
+    (server,) = servers_of(process.pid)
+    os.kill(server, signal.SIGSTOP)  # now the coordinator waits for it
+    asked = "select count(*) from trials where state = 'RUNNING'"
+    folder.wait_for(lambda: (folder.path / "mlflow.db").exists() and folder.optuna(asked) == [(1,)], process)
+    time.sleep(0.5)
+    os.kill(server, signal.SIGKILL)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert "Traceback" not in output
+    folder.check(trials=1, epochs=EPOCHS, steps=STEPS)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

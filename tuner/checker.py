@@ -173,7 +173,12 @@ class Checker:
     def _rehearse(self, kind: str, template: Template, nodes: Nodes, path: Keys) -> None:
         """Build a component at the extremes of its ranges, so that a value that breaks a rule is told now."""
         told = set()
-        for values in corners(template):
+        replaced = {key: node.base for key, node in nodes.items() if node.base is not None}
+        cases = [(values, nodes) for values in corners(template)]
+        if replaced and not any(base.searched for base in replaced.values()):  # `trial` as it stands
+            as_written = {key: base.raw for key, base in replaced.items()}
+            cases.append(({**cases[0][0], **as_written}, {**nodes, **replaced}))
+        for values, places in cases:
             message = _try(kind, values)
             if message is None:
                 continue
@@ -184,12 +189,14 @@ class Checker:
                 return
             if key not in told:
                 told.add(key)
-                self._fault(nodes[key].path, message)
+                self._fault(places[key].path, message)
 
     # -- values --------------------------------------------------------------------------------------------------------
 
     def value(self, hint: Any, node: Node) -> Template:
-        """Check a value, a range or choices for an argument of a type."""
+        """Check a value, a range or choices for an argument of a type; and the value in `trial` that it replaces."""
+        if node.base is not None and not node.base.searched and not is_schedule(hint):
+            self._check(hint, node.base.raw, node.base.path)
         if is_schedule(hint) and not (node.value is None and type(None) in members(hint)):
             return self.component("schedule", node, hint)
         if isinstance(node.value, list):

@@ -24,7 +24,7 @@ from tuner.config import StudyConfig, TrialConfig
 from tuner.errors import BadInputError, StudyFailedError, StudyRunningError
 from tuner.search_space import Choices, Range, highest, searched, suggest
 
-__all__ = ["StudyStore", "make_pruner", "make_sampler", "state_directory", "without_password"]
+__all__ = ["StudyStore", "check_continued", "make_pruner", "make_sampler", "state_directory", "without_password"]
 
 IDENTITY = "identity"
 IDENTIFIER = "identifier"
@@ -153,7 +153,7 @@ class StudyStore:
                 )
             except Exception as error:  # SQLAlchemy's, the driver's or Optuna's
                 raise StudyFailedError(f"cannot open the study in {without_password(url)}: {error}") from error
-            _compare(study.user_attrs.get(IDENTITY), identity, config.name)
+            _compare(study.user_attrs, identity, config.name)
             study.set_user_attr(IDENTITY, dict(identity))
             if IDENTIFIER not in study.user_attrs:
                 study.set_user_attr(IDENTIFIER, uuid.uuid4().hex)
@@ -266,9 +266,30 @@ def _lock(directory: Path, study: str) -> Iterator[None]:
         yield
 
 
-def _compare(before: Mapping[str, Any] | None, now: Mapping[str, Any], study: str) -> None:
-    if before is None:
+def check_continued(config: StudyConfig, url: str, identity: Mapping[str, Any]) -> None:
+    """Find out, without changing anything, whether a study can be begun or continued.
+
+    Raises:
+        BadInputError: If it was begun with another identity.
+        StudyFailedError: If the database cannot be read.
+    """
+    file = url.removeprefix("sqlite:///")
+    if file != url and not Path(file).exists():
         return
+    try:
+        storage = optuna.storages.RDBStorage(url, skip_compatibility_check=True, skip_table_creation=True)
+        attributes = storage.get_study_user_attrs(storage.get_study_id_from_name(config.name))
+    except KeyError:
+        return
+    except Exception as error:  # SQLAlchemy's, the driver's or Optuna's
+        raise StudyFailedError(f"cannot read {without_password(url)}: {error}") from error
+    _compare(attributes, identity, config.name)
+
+
+def _compare(attributes: Mapping[str, Any], now: Mapping[str, Any], study: str) -> None:
+    if IDENTITY not in attributes:
+        return
+    before = attributes[IDENTITY]
     now = json.loads(json.dumps(dict(now)))
     changes = [
         f"  {key}: was {json.dumps(before[key]) if key in before else 'not given'}, "

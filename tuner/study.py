@@ -21,7 +21,7 @@ DEFAULT_STORAGE = "sqlite:///optuna.db"
 
 EPILOG = """\
 examples:
-  python -m tuner.study                          the quickstart: three schedules on MNIST-5k, two to three minutes
+  python -m tuner.study                          the quickstart: three schedules on MNIST-5k, about two minutes
   python -m tuner.study studies/mine.yaml        a study of your own
   python -m tuner.study --trials 50              the same study, continued to 50 trials in all
   python -m tuner.study --set trial.trainer.max_epochs=5 --set name=longer
@@ -116,7 +116,7 @@ def _with_engine(options: argparse.Namespace, overrides: Sequence[str], engine: 
         from tuner.config import load_study
         from tuner.coordinator import Coordinator
         from tuner.progress import Display
-        from tuner.storage import StudyStore
+        from tuner.storage import StudyStore, check_continued
         from tuner.summary import print_plan, print_summary
         from tuner.tracking import Tracker, check_tracking_uri, default_tracking_uri
 
@@ -124,6 +124,7 @@ def _with_engine(options: argparse.Namespace, overrides: Sequence[str], engine: 
         uri = options.tracking_uri or default_tracking_uri()
         check_tracking_uri(uri)
         identity = {**config.identity, "data digest": _check_data(config)}
+        check_continued(config, options.storage, identity)
     if options.dry_run:
         print_plan(console, config, engine.slots, options.storage, uri)
         return 0

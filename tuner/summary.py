@@ -11,6 +11,7 @@ from rich.table import Table
 
 from tuner.config import StudyConfig
 from tuner.messages import Slot
+from tuner.progress import count
 from tuner.search_space import Choices, searched
 from tuner.storage import StudyStore, without_password
 from tuner.tracking import Tracker
@@ -21,19 +22,21 @@ __all__ = ["print_plan", "print_summary"]
 def print_plan(console: Console, config: StudyConfig, slots: Sequence[Slot], storage: str, uri: str) -> None:
     """Print what will be done, and where it will be recorded."""
     devices = sorted({slot.device for slot in slots})
-    places = f"{_count(len(slots), 'slot')} on {', '.join(devices)}"
+    places = f"{count(len(slots), 'slot')} on {', '.join(devices)}"
     if devices == ["cpu"]:
-        places += f", {_count(slots[0].threads, 'thread')} each"
+        places += f", {count(slots[0].threads, 'thread')} each"
+    pruner = "no" if config.pruner.name == "none" else config.pruner.name
     _print(
         console,
-        f"[bold]{config.name}[/bold]: {_count(config.trials, 'trial')} for the best {config.objective.metric}, "
-        f"{config.sampler.name} sampler, {config.pruner.name} pruner, {places}",
+        f"[bold]{config.name}[/bold]: {count(config.trials, 'trial')} for the best {config.objective.metric}, "
+        f"{config.sampler.name} sampler, {pruner} pruner, {places}",
     )
     for path, spec in searched(config.trial):
         if isinstance(spec, Choices):
             values = ", ".join(str(value) for value in spec.values)
         else:
             values = f"{spec.low:g} to {spec.high:g}{' (log)' if spec.log else ''}"
+            values += f", in steps of {spec.step:g}" if spec.step else ""
         _print(console, f"  [dim]{escape(path)}: {escape(values)}[/dim]")
     _print(console, f"  [dim]Optuna: {_shown(storage)}, MLflow: {_shown(uri)}[/dim]")
 
@@ -46,13 +49,13 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, trac
     if len(finished) >= config.trials:
         _print(
             console,
-            f"\n[bold]{config.name}[/bold] has all its {_count(config.trials, 'trial')} ({counts}); "
+            f"\n[bold]{config.name}[/bold] has all its {count(config.trials, 'trial')} ({counts}); "
             "raise --trials to add more",
         )
     else:
         _print(
             console,
-            f"\n[bold]{config.name}[/bold] has {len(finished)} of {_count(config.trials, 'trial')} ({counts}); "
+            f"\n[bold]{config.name}[/bold] has {len(finished)} of {count(config.trials, 'trial')} ({counts}); "
             "run the same command again to go on",
         )
     if top:
@@ -73,12 +76,13 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, trac
             _print(console, f"best trial #{top[0].number} on the test data: {metrics}")
         weights = store.trial_directory(top[0].number) / "model.ckpt"
         _print(console, f"its weights: {escape(str(weights))}")
+    page = f"#/experiments/{tracker.experiment_id}/runs"
     if tracker.uri.startswith("http"):
-        look = f"{without_password(tracker.uri)}/#/experiments/{tracker.experiment_id}"
+        look = f"{without_password(tracker.uri)}/{page}"
     elif _shown(tracker.uri) == "sqlite:///mlflow.db":
-        look = "mlflow ui"
+        look = f"mlflow ui, then http://127.0.0.1:5000/{page}"
     else:
-        look = f"mlflow ui --backend-store-uri {_shown(tracker.uri)}"
+        look = f"mlflow ui --backend-store-uri {_shown(tracker.uri)}, then http://127.0.0.1:5000/{page}"
     _print(console, f"\nlr curves and accuracies: {escape(look)}")
     if not delivered:
         _print(console, "[yellow]MLflow did not take all records; run the same command again when it is up.[/yellow]")
@@ -91,10 +95,6 @@ def _print(console: Console, markup: str) -> None:
 def _shown(uri: str) -> str:
     """Return a URI without its password, and without this folder if it lies in it."""
     return without_password(uri).replace(f"sqlite:///{Path.cwd()}/", "sqlite:///")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _short(value: Any) -> str:

@@ -113,7 +113,8 @@ class Tracker:
         self._config = config
         self._client = MlflowClient(tracking_uri=uri)
         self._experiment_id = self._open_experiment()
-        self._parent = self._open_parent(study_id)
+        self._parent = self._find_parent(study_id)
+        self._is_open = self._parent.info.status == "RUNNING"
         self._children = dict(self._find_children())
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._closing = threading.Event()
@@ -139,6 +140,9 @@ class Tracker:
         """Open a trial's run, or the one that it had before it was cut short."""
 
         def write() -> None:
+            if not self._is_open:
+                self._client.update_run(self.parent_id, status="RUNNING")
+                self._is_open = True
             child = self._children.get(number)
             if child is not None:
                 self._client.update_run(child.run_id, status="RUNNING")
@@ -226,7 +230,7 @@ class Tracker:
         self._put(write)
 
     def close(self, status: str, patience: float = 30.0) -> bool:
-        """Write what is left, and close the study's run.
+        """Write what is left, and close the study's run; if nothing was done in it, it keeps its end.
 
         Args:
             status: MLflow status of the study's run.
@@ -235,7 +239,12 @@ class Tracker:
         Returns:
             Whether everything was written. What was not is sent by the next run of the study.
         """
-        self._put(lambda: self._client.set_terminated(self.parent_id, status))
+
+        def write() -> None:
+            if self._is_open or self._parent.info.status != status:
+                self._client.set_terminated(self.parent_id, status)
+
+        self._put(write)
         self._queue.put(None)
         self._closing.set()
         left, deadline = self._queue.qsize(), time.monotonic() + patience
@@ -255,10 +264,9 @@ class Tracker:
             )
         return str(experiment.experiment_id)
 
-    def _open_parent(self, study_id: str) -> Run:
+    def _find_parent(self, study_id: str) -> Run:
         found = self._client.search_runs([self._experiment_id], f"tags.`tuner.study_id` = '{study_id}'", max_results=1)
         if found:
-            self._client.update_run(found[0].info.run_id, status="RUNNING")
             return found[0]
         tags = {STUDY_TAG: self._config.name, "tuner.study_id": study_id}
         return self._client.create_run(self._experiment_id, run_name=self._config.name, tags=tags)

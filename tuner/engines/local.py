@@ -18,6 +18,7 @@ from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 from tuner.engines import Handler
+from tuner.errors import StudyFailedError
 from tuner.messages import EpochReport, Group, Slot, StepReport, TrialResult, Verdict
 
 __all__ = ["LocalEngine"]
@@ -41,6 +42,7 @@ class LocalEngine:
     """
 
     TICK_SECONDS = 0.2
+    START_ATTEMPTS = 3
 
     def __init__(self, slots: Sequence[Slot]) -> None:
         self.slots = slots
@@ -72,12 +74,21 @@ class LocalEngine:
         self._busy = []
 
     def _start(self, slot: Slot, group: Group) -> None:
-        _ensure_server()
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_work, args=(theirs, slot, group))
-        process.start()
-        theirs.close()
-        self._busy.append(_Busy(slot, group, process, ours))
+        for attempt in range(self.START_ATTEMPTS):
+            _ensure_server()
+            ours, theirs = self._context.Pipe()
+            process = self._context.Process(target=_work, args=(theirs, slot, group))
+            try:
+                process.start()
+            except (EOFError, OSError) as error:  # the server was killed just now
+                ours.close()
+                if attempt == self.START_ATTEMPTS - 1:
+                    raise StudyFailedError(f"no process can be started for a trial: {error!r}") from error
+            else:
+                self._busy.append(_Busy(slot, group, process, ours))
+                return
+            finally:
+                theirs.close()
 
     def _wait(self, handler: Handler) -> None:
         ready = set(connection.wait([busy.pipe for busy in self._busy], self.TICK_SECONDS))
