@@ -355,6 +355,16 @@ def test_an_interrupt_ends_after_the_epoch_and_the_study_can_go_on(
     assert folder.curves() == undisturbed.curves()
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_while_the_study_is_checked_ends_at_once(folder: StudyFolder, number: signal.Signals, code: int):
+    process = folder.start()
+    folder.wait_for(lambda: servers_of(process.pid), process)  # it imports its libraries now
+    os.killpg(process.pid, number)
+    output, _ = process.communicate(timeout=30)
+    assert (process.returncode, output) == (code, "")
+    assert list(folder.path.iterdir()) == []
+
+
 def test_a_second_interrupt_ends_at_once(folder: StudyFolder):
     process = folder.start("--per-device", "2", "--set", "trial.data.batch_size=1")
     folder.wait_for(lambda: slots_of(process.pid), process)

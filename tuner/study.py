@@ -4,6 +4,7 @@ Reads the arguments, loads and checks the study, opens its stores, coordinates, 
 """
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from tuner.config import StudyConfig
 
 __all__ = ["main"]
+
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
+SHOW_CURSOR = b"\x1b[?25h\n"  # the status line hides it
 
 DEFAULT_STORAGE = "sqlite:///optuna.db"
 
@@ -38,13 +42,25 @@ exit codes:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a study and return the exit code."""
     options = _parse(arguments)
+    before = {number: signal.signal(number, _leave) for number in INTERRUPTS}
     try:
         return _run(options)
     except TunerError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return error.exit_code
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """End at once, as is right before and after the trials: nothing is at stake, and the engine's server follows.
+
+    An exception could be lost: some libraries catch all of them while they are imported.
+    """
+    if sys.stdout.isatty():
+        os.write(sys.stdout.fileno(), SHOW_CURSOR)
+    os._exit(128 + number)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -140,7 +156,8 @@ def _with_engine(options: argparse.Namespace, overrides: Sequence[str], engine: 
             coordinator.stop()
 
         print_plan(console, config, engine.slots, options.storage, uri)
-        before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number in INTERRUPTS:
+            signal.signal(number, interrupt)
         finished = False
         try:
             with display:
@@ -148,8 +165,8 @@ def _with_engine(options: argparse.Namespace, overrides: Sequence[str], engine: 
             finished = coordinator.is_done
         finally:
             delivered = tracker.close("FINISHED" if finished else "KILLED")
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            for number in INTERRUPTS:
+                signal.signal(number, _leave)
         print_summary(console, config, store, tracker, delivered)
     return 128 + caught[0] if caught else 0
 
