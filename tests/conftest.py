@@ -4,7 +4,6 @@ import contextlib
 import io
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 import torch
 
 from tuner.study import main
@@ -23,16 +23,31 @@ TINY = Path(__file__).parent / "tiny.yaml"
 
 @dataclass
 class StudyFolder:
-    """A folder that `python -m tuner.study` is run in."""
+    """A folder that `python -m tuner.study` is run in.
+
+    Args:
+        path: The folder.
+        storage: URL of Optuna's database, if it does not lie in the folder.
+        tracking: URL of MLflow's, likewise.
+    """
 
     path: Path
+    storage: str = ""
+    tracking: str = ""
     started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def start(self, *arguments: str, study: str | Path = TINY) -> "subprocess.Popen[str]":
         """Start a study in a session of its own, so that all of it can be signalled."""
         command = [sys.executable, "-m", "tuner.study", str(study), *arguments]
+        places = {"OPTUNA_STORAGE": self.storage, "MLFLOW_TRACKING_URI": self.tracking}
         process = subprocess.Popen(
-            command, cwd=self.path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+            command,
+            cwd=self.path,
+            env=os.environ | {name: url for name, url in places.items() if url},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
         )
         self.started.append(process)
         return process
@@ -57,17 +72,15 @@ class StudyFolder:
         return self.path / ".tuner" / name
 
     def optuna(self, query: str) -> list[tuple]:
-        return self._query("optuna.db", query)
+        return self._query(self.storage or f"sqlite:///file:{self.path}/optuna.db?mode=ro&uri=true", query)
 
     def mlflow(self, query: str) -> list[tuple]:
-        return self._query("mlflow.db", query)
+        return self._query(self.tracking or f"sqlite:///file:{self.path}/mlflow.db?mode=ro&uri=true", query)
 
-    def _query(self, database: str, query: str) -> list[tuple]:
-        connection = sqlite3.connect(f"file:{self.path / database}?mode=ro", uri=True, timeout=20)
-        try:
-            return connection.execute(query).fetchall()
-        finally:
-            connection.close()
+    def _query(self, url: str, query: str) -> list[tuple]:
+        engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)
+        with engine.connect() as connection:
+            return [tuple(row) for row in connection.execute(sqlalchemy.text(query))]
 
     def values(self) -> list[tuple]:
         """Return the final value and parameters of every trial."""

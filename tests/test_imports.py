@@ -12,7 +12,8 @@ ROOT = Path(__file__).parent.parent
 # What a module may import beside the standard library and its own package's siblings.
 ONLY_HERE = {
     "mlflow": {"tuner/tracking.py"},
-    "optuna": {"tuner/storage.py", "tuner/coordinator.py", "tuner/progress.py"},
+    "optuna": {f"tuner/{name}.py" for name in ("coordinator", "database", "progress", "samplers", "storage")},
+    "sqlalchemy": {"tuner/database.py"},
     "yaml": {"tuner/study_file.py"},
     "pydantic": {"tuner/config.py", "tuner/hints.py"},
     "rich": {"tuner/progress.py", "tuner/summary.py", "tuner/study.py"},

@@ -5,6 +5,7 @@ that dies without a result has its trial put back into the queue, under the same
 last checkpoint, up to `MAX_CRASHES` times.
 """
 
+import contextlib
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -13,10 +14,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tuner.config import StudyConfig, TrialConfig
 from tuner.engines import Engine
-from tuner.errors import StudyFailedError
+from tuner.errors import StudyFailedError, TunerError
 from tuner.messages import Assignment, EpochReport, Group, Slot, StepReport, TrialResult, Verdict
 from tuner.progress import Display
-from tuner.search_space import suggest
 from tuner.storage import StudyStore
 from tuner.tracking import Tracker
 from tuner.training import MODEL_FILE, read_result
@@ -25,7 +25,6 @@ __all__ = ["Coordinator"]
 
 MAX_CRASHES = 3
 SAME_ERRORS = 3
-TEST = "test"
 
 STATES = {
     "complete": TrialState.COMPLETE,
@@ -66,7 +65,8 @@ class Coordinator:
         finally:
             engine.close()
             for number in list(self._running):
-                self._suspend(number)
+                with contextlib.suppress(TunerError):  # the next run puts it right
+                    self._suspend(number)
         if len(self._errors) >= SAME_ERRORS:
             raise StudyFailedError(f"{SAME_ERRORS} trials in a row failed in the same way: {self._errors[-1]}")
 
@@ -74,6 +74,8 @@ class Coordinator:
         """End in order: start nothing, let running trials finish their epoch. The second call kills them."""
         self._killing = self._stopping
         self._stopping = True
+        if self._killing:
+            self._store.database.give_up()
         self._display.note(
             "ending after the running epochs; once more to end now" if not self._killing else "ending now"
         )
@@ -153,10 +155,9 @@ class Coordinator:
         return self._stopping or late or len(self._errors) >= SAME_ERRORS
 
     def _ask(self) -> Assignment:
-        trial = self._store.ask()
-        config = TrialConfig.from_values(suggest(trial, self._config.trial))
-        self._tracker.start_trial(trial.number, config)
-        return self._assignment(trial.number, config)
+        number, config = self._store.ask()
+        self._tracker.start_trial(number, config)
+        return self._assignment(number, config)
 
     def _assignment(self, number: int, config: TrialConfig) -> Assignment:
         return Assignment(number, config, self._config.objective.metric, self._store.trial_directory(number))
@@ -186,9 +187,9 @@ class Coordinator:
 
     def _suspend(self, number: int) -> None:
         assignment = self._running.pop(number)
-        self._store.suspend(number)
         self._tracker.finish_trial(number, assignment.config, TrialResult("interrupted"))
         self._display.suspend(number)
+        self._store.suspend(number)
 
     def _publish(self) -> None:
         """Show and record where the study stands; keep the weights of the best trial only."""
@@ -224,7 +225,8 @@ class Coordinator:
         best = self._store.best()
         if self._running or self._testing or self._stopping or not self.is_done or best is None:
             return None
-        if self._store.study.user_attrs.get(TEST, {}).get("trial") == best.number:
+        tested = self._store.tested()
+        if tested and tested[0] == best.number:
             return None
         assignment = self._assignment(best.number, self._store.config_of(best))
         if not (assignment.directory / MODEL_FILE).exists():
@@ -235,7 +237,7 @@ class Coordinator:
 
     def _tested(self, assignment: Assignment, result: TrialResult) -> None:
         metrics = dict(result.metrics)
-        self._store.study.set_user_attr(TEST, {"trial": assignment.number, "metrics": metrics})
+        self._store.set_tested(assignment.number, metrics)
         trained = read_result(assignment.directory)
         step = max((step for _, step, _ in trained.points), default=0) if trained else 0
         self._tracker.log_test(assignment.number, metrics, step)

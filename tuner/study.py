@@ -12,6 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from tuner.errors import BadInputError, TunerError
+from tuner.urls import has_password
 
 if TYPE_CHECKING:
     from tuner.config import StudyConfig
@@ -21,6 +22,10 @@ __all__ = ["main"]
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 SHOW_CURSOR = b"\x1b[?25h\n"  # the status line hides it
 
+ADVICE = (
+    "PostgreSQL takes it from PGPASSWORD or ~/.pgpass, an MLflow server from MLFLOW_TRACKING_PASSWORD; "
+    "or put the whole URL into OPTUNA_STORAGE or MLFLOW_TRACKING_URI."
+)
 DEFAULT_STORAGE = "sqlite:///optuna.db"
 
 EPILOG = """\
@@ -94,7 +99,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="inline trains in this very process, for debugging",
     )
     parser.add_argument(
-        "--storage", default=DEFAULT_STORAGE, metavar="URL", help="Optuna's database (default: %(default)s)"
+        "--storage",
+        metavar="URL",
+        help=f"Optuna's database, SQLite or PostgreSQL (default: OPTUNA_STORAGE, else {DEFAULT_STORAGE})",
     )
     parser.add_argument(
         "--tracking-uri", metavar="URI", help="MLflow's store (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)"
@@ -107,6 +114,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _run(options: argparse.Namespace) -> int:
+    for option, url in (("--storage", options.storage), ("--tracking-uri", options.tracking_uri)):
+        if url and has_password(url):
+            raise BadInputError([f"{option}: everybody on this machine can read the password there. {ADVICE}"])
+    options.storage = options.storage or os.environ.get("OPTUNA_STORAGE") or DEFAULT_STORAGE
     overrides = list(options.set)
     if options.trials is not None:
         overrides.append(f"budget.trials={options.trials}")
@@ -146,8 +157,8 @@ def _with_engine(options: argparse.Namespace, overrides: Sequence[str], engine: 
         return 0
 
     caught: list[int] = []
-    with StudyStore.open(config, options.storage, identity) as store:
-        display = Display(config, console)
+    display = Display(config, console)
+    with StudyStore.open(config, options.storage, identity, display.note) as store:
         tracker = Tracker(config, uri, store.identifier, display.note)
         coordinator = Coordinator(config, store, tracker, display)
 

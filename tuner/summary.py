@@ -13,8 +13,9 @@ from tuner.config import StudyConfig
 from tuner.messages import Slot
 from tuner.progress import count
 from tuner.search_space import Choices, searched
-from tuner.storage import StudyStore, without_password
+from tuner.storage import StudyStore
 from tuner.tracking import Tracker
+from tuner.urls import without_password
 
 __all__ = ["print_plan", "print_summary"]
 
@@ -70,9 +71,9 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, trac
             )
             table.add_row(f"#{trial.number}", f"{trial.value:.4f}", store.config_of(trial).schedule.name, values)
         console.print(table, highlight=False)
-        test = store.study.user_attrs.get("test")
-        if test and test["trial"] == top[0].number:
-            metrics = ", ".join(f"{key} {value:.4f}" for key, value in sorted(test["metrics"].items()))
+        tested = store.tested()
+        if tested and tested[0] == top[0].number:
+            metrics = ", ".join(f"{key} {value:.4f}" for key, value in sorted(tested[1].items()))
             _print(console, f"best trial #{top[0].number} on the test data: {metrics}")
         weights = store.trial_directory(top[0].number) / "model.ckpt"
         _print(console, f"its weights: {escape(str(weights))}")

@@ -116,6 +116,7 @@ class Tracker:
         self._parent = self._find_parent(study_id)
         self._is_open = self._parent.info.status == "RUNNING"
         self._children = dict(self._find_children())
+        self._is_unsure = False
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._write, name="tracking", daemon=True)
@@ -143,6 +144,9 @@ class Tracker:
             if not self._is_open:
                 self._client.update_run(self.parent_id, status="RUNNING")
                 self._is_open = True
+            if self._is_unsure:  # the run may be there, and only the answer was lost
+                self._children = dict(self._find_children()) | self._children
+                self._is_unsure = False
             child = self._children.get(number)
             if child is not None:
                 self._client.update_run(child.run_id, status="RUNNING")
@@ -307,6 +311,7 @@ class Tracker:
                 attempt += 1
 
     def _pause(self, attempt: int, error: Exception) -> None:
+        self._is_unsure = True
         if attempt == 0:
             self._warn(f"MLflow takes no records at present ({type(error).__name__}); they are kept and sent later")
         # Once the study is over, somebody waits: try often.

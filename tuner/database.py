@@ -1,0 +1,255 @@
+"""Optuna's database, SQLite or PostgreSQL: reachable, locked by one coordinator, and asked again when it is away.
+
+On one machine the lock is the kernel's, on a file beside the study's checkpoints. In PostgreSQL it is the server's as
+well (an advisory lock of a session), so that coordinators on several machines exclude each other. Both are gone the
+moment the process is, however it ends.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import optuna
+import sqlalchemy
+from sqlalchemy.exc import ArgumentError, InterfaceError, NoSuchModuleError, OperationalError
+
+from tuner.errors import BadInputError, StudyFailedError, StudyRunningError, TunerError
+from tuner.urls import without_password
+
+__all__ = ["Database", "state_directory"]
+
+Result = TypeVar("Result")
+
+
+def state_directory(url: str, study: str) -> Path:
+    """Return the folder of a study's lock, checkpoints and results: beside an SQLite database, else in this folder."""
+    base = Path.cwd()
+    if url.startswith("sqlite:///"):
+        base = Path(url.removeprefix("sqlite:///")).resolve().parent
+    return base / ".tuner" / study
+
+
+class Database:
+    """A database of Optuna's, held for one study.
+
+    Args:
+        url: Its SQLAlchemy URL.
+        study: Name of the study.
+        note: Called with what a person should know.
+
+    Attributes:
+        storage: Optuna's storage in it.
+    """
+
+    PATIENCE_SECONDS = 600.0
+    LONGEST_PAUSE = 10.0
+
+    def __init__(self, url: str, study: str, note: Callable[[str], None]) -> None:
+        self.url, self._study, self._note = url, study, note
+        self._given_up = threading.Event()
+        self._lock: _ServerLock | None = None
+        self.storage: optuna.storages.RDBStorage
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Lock the study, and open the storage.
+
+        Raises:
+            StudyRunningError: If another process holds the study.
+            BadInputError: If there is no such database.
+            StudyFailedError: If it cannot be used.
+        """
+        with _lock_file(state_directory(self.url, self._study), self._study), contextlib.ExitStack() as stack:
+            if not self.url.startswith("sqlite"):
+                self._lock = _ServerLock(self.url, self._study)
+                with _explained(self.url):
+                    self._lock.take()
+                stack.callback(self._lock.release)
+            self.storage = stack.enter_context(_storage(self.url))
+            yield
+
+    @staticmethod
+    @contextlib.contextmanager
+    def look(url: str) -> Iterator[optuna.storages.RDBStorage | None]:
+        """Open the storage as it is, for reading; None if there is none.
+
+        Raises:
+            BadInputError: If there is no such database.
+            StudyFailedError: If it cannot be used.
+        """
+        file = url.removeprefix("sqlite:///")
+        if file != url and not Path(file).exists():
+            yield None
+            return
+        with _explained(url):
+            engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)
+            is_empty = not sqlalchemy.inspect(engine).has_table("studies")
+        if is_empty:
+            yield None
+            return
+        with _storage(url, as_it_is=True) as storage:
+            yield storage
+
+    def give_up(self) -> None:
+        """Wait for the database no longer."""
+        self._given_up.set()
+
+    def patiently(self, action: Callable[[], Result]) -> Result:
+        """Do something with the database; if that is away, do it again when it is back.
+
+        Args:
+            action: What to do. It may be done again though it was done: the answer can be lost as well.
+
+        Raises:
+            StudyFailedError: If the database stays away.
+            StudyRunningError: If another process took the study meanwhile.
+        """
+        deadline, pause = 0.0, 0.2
+        while True:
+            try:
+                if self._lock is not None:
+                    self._lock.keep()
+                result = action()
+            except (optuna.exceptions.StorageInternalError, InterfaceError, OperationalError) as error:
+                if not deadline:
+                    deadline = time.monotonic() + self.PATIENCE_SECONDS
+                    self._note(f"the database does not answer ({_reason(error)}); it is asked again, for ten minutes")
+                if time.monotonic() >= deadline or self._given_up.wait(pause):
+                    where = without_password(self.url)
+                    raise StudyFailedError(f"the database {where} is away: {_reason(error)}") from error
+                pause = min(2 * pause, self.LONGEST_PAUSE)
+                self.storage.remove_session()
+            else:
+                if deadline:
+                    self._note("the database answers again")
+                return result
+
+
+@contextlib.contextmanager
+def _storage(url: str, *, as_it_is: bool = False) -> Iterator[optuna.storages.RDBStorage]:
+    with _explained(url):
+        storage = optuna.storages.RDBStorage(
+            url,
+            engine_kwargs={"pool_pre_ping": True},
+            skip_compatibility_check=as_it_is,
+            skip_table_creation=as_it_is,
+        )
+    try:
+        yield storage
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+@contextlib.contextmanager
+def _explained(url: str) -> Iterator[None]:
+    """Turn what can go wrong with a new connection into what a person can do about it."""
+    shown = without_password(url)
+    try:
+        if not url.startswith(("sqlite:", "postgresql:", "postgresql+")):
+            raise ArgumentError("it is neither SQLite nor PostgreSQL")
+        yield
+    except (ArgumentError, NoSuchModuleError) as error:
+        form = "write sqlite:///file.db or postgresql://user@host/database"
+        raise BadInputError([f"storage: {shown} cannot be used: {_reason(error)}; {form}."]) from error
+    except ImportError as error:
+        raise BadInputError([f'storage: {error}. PostgreSQL needs pip install "lr-tuner[postgresql]".']) from error
+    except (InterfaceError, OperationalError) as error:
+        raise BadInputError([f"storage: cannot reach {shown}: {_reason(error)}."]) from error
+    except TunerError:
+        raise
+    except Exception as error:  # the driver's or Optuna's
+        raise StudyFailedError(f"cannot open the study in {shown}: {error}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first line of what the driver said."""
+    inner = error.__cause__ or error
+    inner = getattr(inner, "orig", None) or inner
+    return " ".join((str(inner).strip().splitlines() or [type(inner).__name__])[0].split()).rstrip(".")
+
+
+@contextlib.contextmanager
+def _lock_file(directory: Path, study: str) -> Iterator[None]:
+    """Hold a study on this machine."""
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (directory / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise _running(study, file.read().strip()) from None
+        file.truncate(0)
+        file.write(f"pid {os.getpid()} on host {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        file.flush()
+        yield
+
+
+def _running(study: str, holder: str) -> StudyRunningError:
+    who = holder or "another process"
+    return StudyRunningError(f'study "{study}" is already being run by {who}. Wait, or stop that process.')
+
+
+class _ServerLock:
+    """Holds a study in a PostgreSQL server, by a lock that lives as long as its session."""
+
+    def __init__(self, url: str, study: str) -> None:
+        digest = hashlib.sha256(f"lr-tuner {study}".encode()).digest()
+        self._url, self._study, self._key = url, study, int.from_bytes(digest[:4], "big", signed=True)
+        self._session: sqlalchemy.Connection | None = None
+
+    def take(self) -> None:
+        """Take the lock in a new session.
+
+        Raises:
+            StudyRunningError: If another session holds it.
+        """
+        me = f"pid {os.getpid()} on host {socket.gethostname()}"
+        engine = sqlalchemy.create_engine(self._url, poolclass=sqlalchemy.pool.NullPool)
+        session = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        session.execute(sqlalchemy.text("select set_config('application_name', :me, false)"), {"me": me[:63]})
+        taken = session.execute(sqlalchemy.text("select pg_try_advisory_lock(:space, :key)"), self._place()).scalar()
+        if not taken:
+            holder = session.execute(sqlalchemy.text(_HOLDER), self._place()).scalar()
+            session.close()
+            raise _running(self._study, str(holder or ""))
+        self._session = session
+
+    def keep(self) -> None:
+        """Make sure that the session lives; take the lock in another if it does not.
+
+        Raises:
+            StudyRunningError: If another session got it meanwhile.
+            OperationalError: If the server is away.
+        """
+        if self._session is not None:
+            try:
+                self._session.execute(sqlalchemy.text("select 1"))
+                return
+            except (InterfaceError, OperationalError):
+                self.release()
+                raise
+        self.take()
+
+    def release(self) -> None:
+        """End the session, and so the lock."""
+        if self._session is not None:
+            with contextlib.suppress(InterfaceError, OperationalError):
+                self._session.close()
+            self._session = None
+
+    def _place(self) -> dict[str, int]:
+        return {"space": 0x1EA4, "key": self._key}
+
+
+_HOLDER = """\
+select application_name from pg_locks join pg_stat_activity using (pid)
+where locktype = 'advisory' and granted and database = (select oid from pg_database where datname = current_database())
+and classid::bigint = :space and objid::bigint = (:key + 4294967296) % 4294967296"""

@@ -1,0 +1,80 @@
+"""Optuna's samplers and pruners, as a study file configures them."""
+
+import hashlib
+import warnings
+from typing import Any
+
+import optuna
+
+from tuner.config import StudyConfig
+from tuner.search_space import Choices, Range, highest, searched
+
+__all__ = ["make_pruner", "make_sampler"]
+
+
+def make_sampler(config: StudyConfig, number: int) -> optuna.samplers.BaseSampler:
+    """Return the sampler for one trial.
+
+    It is made anew for every trial, seeded from the study's seed and the trial's number: a study that is continued then
+    draws what it would have drawn, instead of its first trials again.
+
+    Raises:
+        ValueError: If Optuna refuses an option.
+    """
+    options = dict(config.sampler.arguments)
+    seed = options.pop("seed", 0)
+    own_seed = int.from_bytes(hashlib.sha256(f"{seed}:{number}".encode()).digest()[:4], "big")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        match config.sampler.name:
+            case "tpe":
+                return optuna.samplers.TPESampler(seed=own_seed, **options)
+            case "random":
+                return optuna.samplers.RandomSampler(seed=own_seed)
+            case "gp":
+                return optuna.samplers.GPSampler(seed=own_seed, **options)
+            case "cmaes":
+                return optuna.samplers.CmaEsSampler(seed=own_seed, **options)
+            case "qmc":  # one sequence, of which each trial takes the next point
+                return optuna.samplers.QMCSampler(seed=seed, scramble=True, **options)
+            case "grid":
+                grid = {path: _grid_values(spec) for path, spec in searched(config.trial)}
+                return optuna.samplers.GridSampler(grid, seed=seed)
+            case name:
+                raise ValueError(f"unknown sampler {name}")
+
+
+def _grid_values(spec: Range | Choices) -> list[Any]:
+    if isinstance(spec, Choices):
+        return list(spec.values)
+    step = spec.step or 1
+    count = int((spec.high - spec.low) / step + 1e-9) + 1
+    return [spec.low + index * step for index in range(count)]
+
+
+def make_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
+    """Return the pruner.
+
+    Where the study file leaves it open, no trial is pruned in the first third of its epochs.
+
+    Raises:
+        ValueError: If Optuna refuses an option.
+    """
+    options: dict[str, Any] = dict(config.pruner.arguments)
+    epochs = int(highest(config.trial["trainer"]["max_epochs"]))
+    third = max(1, -(-epochs // 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        match config.pruner.name:
+            case "none":
+                return optuna.pruners.NopPruner()
+            case "median":
+                return optuna.pruners.MedianPruner(**{"n_warmup_steps": third, **options})
+            case "hyperband":
+                return optuna.pruners.HyperbandPruner(**{"min_resource": third, "max_resource": epochs, **options})
+            case "successive_halving":
+                return optuna.pruners.SuccessiveHalvingPruner(**{"min_resource": third, **options})
+            case "wilcoxon":
+                return optuna.pruners.WilcoxonPruner(**{"n_startup_steps": third, **options})
+            case name:
+                raise ValueError(f"unknown pruner {name}")
