@@ -4,16 +4,22 @@ import math
 import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Protocol, overload
+from typing import Annotated, Any, Protocol, overload
 
-__all__ = ["ROUNDING", "Schedule", "Steps", "has_reached", "share_of", "whole"]
+__all__ = ["ROUNDING", "InSteps", "Schedule", "Steps", "has_reached", "share_of", "whole"]
 
 # Lengths are real numbers, and 220.00000000000003 is the step 220 (as in 100 + 100 * 1.2) within their rounding. Twelve
 # digits are more than any sum of lengths loses, and tell apart the steps of any training.
 ROUNDING = 1e-12
 
-Steps = int | float
-"""A length in optimizer steps, a real number; a study searches whole numbers where its bounds are whole."""
+
+@dataclass(frozen=True)
+class InSteps:
+    """Marks an argument that is counted in optimizer steps, so that a study file may give it in epochs as well."""
+
+
+Steps = Annotated[int | float, InSteps()]
+"""A length in optimizer steps, a real number. In a study file it may be "5 epochs" or "25%" of the training too."""
 
 
 class _Array(Protocol):

@@ -108,7 +108,7 @@ class Join(Schedule):
     """
 
     schedules: tuple[Schedule, ...]
-    starts: tuple[float, ...]
+    starts: tuple[Steps, ...]
 
     def _check(self) -> None:
         require(self, "schedules", all(isinstance(each, Schedule) for each in self.schedules), "schedules as schedules")

@@ -32,7 +32,7 @@ from itertools import pairwise
 from statistics import NormalDist
 from typing import Literal
 
-from lightning_modules._schedule import ROUNDING, Schedule, Steps, share_of, whole
+from lightning_modules._schedule import ROUNDING, InSteps, Schedule, Steps, share_of, whole
 from lightning_modules.checks import require
 from lightning_modules.combinators import HoldThenDecay, Join, Lambda, Scaled, Warmup, join, scaled, warmup
 from lightning_modules.cycles import CosineRestarts, OneCycle, TriangularCyclic
@@ -44,6 +44,7 @@ __all__ = [
     "CosineRestarts",
     "ExponentialDecay",
     "HoldThenDecay",
+    "InSteps",
     "InverseSqrt",
     "InverseTimeDecay",
     "Join",
@@ -57,6 +58,7 @@ __all__ = [
     "Scaled",
     "Schedule",
     "StepDecay",
+    "Steps",
     "TriangularCyclic",
     "Warmup",
     "WarmupStableDecay",
@@ -101,7 +103,7 @@ class PiecewiseConstant(Schedule):
     [1.0, 1.0, 0.5, 0.5, 0.1]
     """
 
-    boundaries: tuple[float, ...]
+    boundaries: tuple[Steps, ...]
     factors: tuple[float, ...]
 
     def _check(self) -> None:

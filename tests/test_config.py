@@ -3,7 +3,7 @@
 import json
 import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -68,6 +68,7 @@ USERS_OWN = """\
 from dataclasses import dataclass
 from typing import Any
 import torch
+from pytorch_lightning import LightningDataModule
 from lightning_modules import Schedule
 
 Steps = int | float
@@ -93,6 +94,10 @@ class Net(torch.nn.Module):
         super().__init__()
         if gamma > 5:
             raise RuntimeError("gamma\\n  explodes")
+
+class Endless(LightningDataModule):
+    def train_dataloader(self):
+        return iter(())
 
 class Greedy(torch.nn.Module):
     def __init__(self, width: int = 3, **others):
@@ -143,10 +148,8 @@ def trial(section: str, content: str) -> str:
 
 def test_the_example_of_the_design_is_read() -> None:
     config = load(EXAMPLE_OF_THE_DESIGN)
-    whole = int in get_args(registry.arguments_of("schedule", "exponential").arguments["decay_steps"].hint)
-    steps = Range(50, 2000, log=True, integer=whole)
-    whole = int in get_args(registry.arguments_of("schedule", "cosine_restarts").arguments["restart_period"].hint)
-    period = Range(50, 1000, log=True, integer=whole)
+    steps = Range(50, 2000, log=True, integer=True)
+    period = Range(50, 1000, log=True, integer=True)
     assert config == StudyConfig(
         name="schedules-on-mnist",
         objective=Objective("val/acc", "maximize"),
@@ -268,6 +271,21 @@ def test_a_range_can_stand_for_an_item_of_a_list() -> None:
     )
     assert config.trial["schedule"]["boundaries"] == [Range(1.0, 8.0), 9]
     assert [path for path, _ in searched(config.trial)] == ["schedule.boundaries.0"]
+
+
+def test_ranges_of_lengths_in_epochs_and_percent_keep_their_unit() -> None:
+    entry = (
+        "schedule: {one_of: {cosine: {decay_steps: {low: 1 epochs, high: 3 epochs, step: 0.5 epochs}}, "
+        "cosine_restarts: {restart_period: {low: 10%, high: 50.5 %, log: true}}, "
+        "triangular: {half_period: {choices: [40, 1 epoch, 25%]}, min_factor: 0}}}"
+    )
+    config = load(space(entry))
+    assert dict(searched(config.trial)) == {
+        "schedule.name": Choices(("cosine", "cosine_restarts", "triangular")),
+        "schedule.cosine.decay_steps (epochs)": Range(1.0, 3.0, step=0.5, unit="epochs"),
+        "schedule.cosine_restarts.restart_period (%)": Range(10.0, 50.5, log=True, unit="%"),
+        "schedule.triangular.half_period": Choices((40, "1 epoch", "25%")),
+    }
 
 
 PLATEAU = "  schedule: {name: plateau, factor: 0.5, schedule: {name: exponential, decay_rate: 0.5, decay_steps: 9}}"
@@ -693,7 +711,39 @@ BAD_LINES = {
     "a number that is none": (
         ("  schedule:", "  schedule: {name: exponential, decay_rate: .nan, decay_steps: x}"),
         ["10: trial.schedule.decay_rate: must be finite (got .nan).",
-         '10: trial.schedule.decay_steps: must be a number (got "x").'],
+         '10: trial.schedule.decay_steps: must be a number of steps, or text such as "5 epochs" or "25%" (got "x").'],
+    ),
+    "lengths that are none": (
+        ("  schedule:", "  schedule: {name: warmup_stable_decay, warmup_steps: abc epochs, hold_steps: -1 epochs, "
+                        "decay_steps: 5 steps}"),
+        ['10: trial.schedule.warmup_steps: must be a number of steps, or text such as "5 epochs" or "25%" '
+         '(got "abc epochs").',
+         '10: trial.schedule.hold_steps: must be a number of steps, or text such as "5 epochs" or "25%" '
+         '(got "-1 epochs").',
+         '10: trial.schedule.decay_steps: must be a number of steps, or text such as "5 epochs" or "25%" '
+         '(got "5 steps").'],
+    ),
+    "a length in the place of something else": (
+        ("  schedule:", "  schedule: {name: exponential, decay_rate: 50%, decay_steps: 50%}"),
+        ['10: trial.schedule.decay_rate: must be a number (got "50%").'],
+    ),
+    "lengths in a list": (
+        ("  schedule:", "  schedule: {name: piecewise_constant, boundaries: [1 epochs, 2 epoch s], factors: [1, 1]}"),
+        ['10: trial.schedule.boundaries[1]: must be a number of steps, or text such as "5 epochs" or "25%" '
+         '(got "2 epoch s").'],
+    ),
+    "a length in the place of a list": (
+        ("  schedule:", "  schedule: {name: piecewise_constant, boundaries: 1 epochs, factors: [1]}"),
+        ['10: trial.schedule.boundaries: must be a list, each item a number of steps, or text such as "5 epochs" or '
+         '"25%" (got "1 epochs").'],
+    ),
+    "a length of no steps": (
+        ("  schedule:", "  schedule: {name: plateau, schedule: {name: cosine, decay_steps: 0.001 epochs}}"),
+        ["10: trial.schedule.schedule.decay_steps: decay_steps > 0 must hold, but got decay_steps=0."],
+    ),
+    "lengths that do not rise in the steps of this training": (
+        ("  schedule:", "  schedule: {name: piecewise_constant, boundaries: [2 epochs, 40%], factors: [1, 2, 3]}"),
+        ["10: trial.schedule.boundaries: rising boundaries must hold, but got boundaries=(160, 160)."],
     ),
     "a range outside of search_space": (
         ("  schedule:", "  schedule: {name: exponential, decay_rate: {low: 0, high: 1}, decay_steps: {choices: [1]}}"),
@@ -990,6 +1040,24 @@ BAD_ENTRIES = {
          "schedule.one_of.exponential.name: leave it out: the name of a choice is its key.",
          "schedule.one_of.exponential.decay_rate: low (2) must be below high (1)."],
     ),
+    "a range of lengths that is not in one unit": (
+        "schedule: {one_of: {cosine: {decay_steps: {low: 10%, high: 2 epochs}}, "
+        "step: {decay_rate: 0.5, decay_steps: {low: 40, high: 2 epochs}}}}",
+        [f"schedule.one_of.{argument}: low, high and step must be numbers, or lengths in one unit: {{low: 1 epochs, "
+         f"high: 3 epochs}} or {{low: 10%, high: 50%}} (got {{{got}}})."
+         for argument, got in (("cosine.decay_steps", '"low": "10%", "high": "2 epochs"'),
+                               ("step.decay_steps", '"low": 40, "high": "2 epochs"'))],
+    ),
+    "a range of lengths the wrong way round": (
+        "schedule: {one_of: {constant: , cosine: {decay_steps: {low: 3 epochs, high: 1 epochs}}}}",
+        ["schedule.one_of.cosine.decay_steps: low (3.0) must be below high (1.0)."],
+    ),
+    "lengths of no steps at the ends of ranges": (
+        "schedule: {one_of: {cosine: {decay_steps: {low: 0%, high: 50%}}, "
+        "step: {decay_rate: 0.5, decay_steps: {choices: [0.1%, 0.2%, 1 epochs]}}}}",
+        ["schedule.one_of.cosine.decay_steps: decay_steps > 0 must hold, but got decay_steps=0.",
+         "schedule.one_of.step.decay_steps: decay_steps > 0 must hold, but got decay_steps=0."],
+    ),
     "a range misspelt in a choice": (
         "schedule: {one_of: {constant: {}, exponential: {decay_rate: {lo: 0.1, hi: 1}}}}",
         ["schedule.one_of.exponential.decay_rate.lo: unknown key; a range has low, high and, if wanted, log and step.",
@@ -1018,6 +1086,35 @@ def test_a_bad_entry_of_the_search_space_is_told_in_full(case: str) -> None:
     entry, messages = BAD_ENTRIES[case]
     expected = [message if message.startswith("14:") else f"13: search_space.{message}" for message in messages]
     assert faults(space(entry)) == [f"studies/x.yaml:{message}" for message in expected]
+
+
+def test_lengths_are_tried_with_every_training_that_there_can_be() -> None:
+    changes = [
+        ("  schedule:", "  schedule: {name: piecewise_constant, boundaries: [90, 1 epochs], factors: [1, 2, 3]}"),
+        ("  optimizer.initial_lr", "  data.batch_size: {choices: [40, 50]}"),
+    ]
+    assert faults(edited(*changes)) == [
+        "studies/x.yaml:10: trial.schedule.boundaries: rising boundaries must hold, but got boundaries=(90, 80)."
+    ]
+
+
+def test_data_that_cannot_be_measured_are_told_where_they_are_named() -> None:
+    schedule = ("  schedule:", "  schedule: {name: cosine, decay_steps: 50%}")
+    endless = ("  data:", "  data: {name: 'users_classes:Endless'}")
+    assert faults(edited(schedule, endless)) == [
+        "studies/x.yaml:7: trial.data: its loader has no length; give the lengths of a schedule in steps."
+    ]
+    (missing,) = faults(edited(schedule, ("  data:", "  data: {name: mnist, root: nowhere}")))
+    assert missing.startswith("studies/x.yaml:7: trial.data: ")
+    assert "nowhere" in missing
+
+
+def test_data_are_not_loaded_for_steps_alone_nor_for_a_file_with_faults() -> None:
+    absent = ("  data:", "  data: {name: mnist, root: nowhere}")
+    load(edited(absent))
+    schedule = ("  schedule:", "  schedule: {name: cosine, decay_steps: 50%}")
+    (fault,) = faults(edited(absent, schedule, ("  optimizer:", "  optimizer: {name: adam, initial_lr: 1, eps: -1}")))
+    assert "eps >= 0 must hold" in fault
 
 
 @pytest.mark.parametrize("content", ["", "5", "[1, 2]", "text"])

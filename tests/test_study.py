@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
-from lightning_modules import CosineRestarts
+from lightning_modules import CosineDecay, CosineRestarts
 from tests.conftest import TINY, StudyFolder
 
 EPOCHS, STEPS = 3, 120  # of the tiny study: 4,000 images in batches of 100
@@ -35,13 +36,27 @@ def test_the_terminal_shows_every_trial_and_the_winner_without_noise(undisturbed
     assert not re.search(r"warn|INFO|💡|Traceback|alembic", output, re.IGNORECASE)
 
 
-def test_the_curves_in_mlflow_are_those_of_the_schedules(undisturbed: StudyFolder):
+def trial_params(folder: StudyFolder) -> dict[str, dict[str, str]]:
+    """Return the parameters of every trial's run."""
     params: dict[str, dict[str, str]] = {}
-    for trial, key, value in undisturbed.mlflow(
+    for trial, key, value in folder.mlflow(
         "select tags.value, params.key, params.value from params join tags using (run_uuid) "
         "where tags.key = 'tuner.trial'"
     ):
         params.setdefault(trial, {})[key] = value
+    return params
+
+
+def parent_artifacts(folder: StudyFolder) -> Path:
+    """Return the folder of the artifacts of the study's run."""
+    ((artifacts,),) = folder.mlflow(
+        "select artifact_uri from runs join tags using (run_uuid) where key = 'tuner.study_id'"
+    )
+    return Path(artifacts)
+
+
+def test_the_curves_in_mlflow_are_those_of_the_schedules(undisturbed: StudyFolder):
+    params = trial_params(undisturbed)
     restarts = {trial: values for trial, values in params.items() if values["schedule.name"] == "cosine_restarts"}
     assert restarts
     for trial, values in restarts.items():
@@ -66,10 +81,8 @@ def test_parameters_are_recorded_under_the_dotted_names_of_the_study_file(undist
 
 
 def test_the_parent_run_carries_the_best_trial_the_table_and_the_study_file(undisturbed: StudyFolder):
-    ((artifacts,),) = undisturbed.mlflow(
-        "select artifact_uri from runs join tags using (run_uuid) where key = 'tuner.study_id'"
-    )
-    table = list(csv.DictReader(io.StringIO((Path(artifacts) / "trials.csv").read_text())))
+    artifacts = parent_artifacts(undisturbed)
+    table = list(csv.DictReader(io.StringIO((artifacts / "trials.csv").read_text())))
     assert [row["number"] for row in table] == ["0", "1", "2", "3"]
     best = max(table, key=lambda row: float(row["value"]))
     tags = dict(
@@ -78,7 +91,50 @@ def test_the_parent_run_carries_the_best_trial_the_table_and_the_study_file(undi
         )
     )
     assert tags["tuner.best_trial"] == best["number"]
-    assert (Path(artifacts) / "study.yaml").read_text().startswith(TINY.read_text())
+    assert (artifacts / "study.yaml").read_text().startswith(TINY.read_text())
+
+
+RELATIVE = """\
+budget: {trials: 4}
+sampler: {name: random, seed: 2}
+pruner: {name: none}
+trial:
+  data: {name: mnist_5k, batch_size: 100}
+  model: {name: mnist_cnn, channels: [8, 8, 8], hidden: [32, 16]}
+  optimizer: {name: adam, initial_lr: 1e-2}
+  trainer: {max_epochs: 3}
+search_space:
+  schedule:
+    one_of:
+      step: {decay_rate: 0.5, decay_steps: 1 epochs}
+      cosine: {decay_steps: {low: 40%, high: 60%}}
+"""
+
+
+def test_lengths_in_epochs_and_percent_are_trained_in_steps_and_recorded_as_both(folder: StudyFolder):
+    (folder.path / "relative.yaml").write_text(RELATIVE)
+    output = folder.call("--trials", "2", study="relative.yaml")
+    assert "schedule.cosine.decay_steps (%): 40 to 60" in output
+    folder.call(study="relative.yaml")
+    folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
+    params = trial_params(folder)
+    assert {values["schedule.name"] for values in params.values()} == {"step", "cosine"}
+    drawn = dict(
+        folder.optuna(
+            "select number, param_value from trials join trial_params using (trial_id) where param_name like '%(%'"
+        )
+    )
+    for trial, values in params.items():
+        lr = [value for at, key, _, value in folder.curves() if (at, key) == (trial, "lr")]
+        steps, text = int(values["schedule.decay_steps"]), values["schedule.decay_steps.relative"]
+        if values["schedule.name"] == "step":
+            assert (steps, text) == (STEPS // EPOCHS, "1 epochs")
+            assert lr == [1e-2 * 0.5 ** (step // steps) for step in range(STEPS)]
+        else:
+            assert (steps, text) == (round(drawn[int(trial)] / 100 * STEPS), f"{drawn[int(trial)]} %")
+            assert lr == [1e-2 * CosineDecay(decay_steps=steps)(step) for step in range(STEPS)]
+    best = yaml.safe_load((parent_artifacts(folder) / "best.yaml").read_text())
+    assert isinstance(best["schedule"]["decay_steps"], int)
 
 
 def test_only_the_winner_is_tested_and_its_weights_are_kept(undisturbed: StudyFolder):

@@ -6,13 +6,15 @@ places, and the tree is then walked along the signatures of the named classes. T
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lightning_modules import Plateau
 from tuner import registry
 from tuner.document import Document, Keys, Node, Nodes, dotted, shown
-from tuner.hints import check_value, did_you_mean, item_hint, members
+from tuner.hints import check_value, did_you_mean, item_hint, members, parse_length, takes_steps
+from tuner.length import Length, relative_lengths, resolve
 from tuner.registry import Signature, is_schedule
 from tuner.search_space import MAX_CHOICES, Choices, OneOf, Range, Template, corners, is_spec, parse_spec, searched
 
@@ -35,11 +37,13 @@ class Checker:
 
     Args:
         document: Where the faults go.
+        lengths: Called when a schedule has lengths in epochs or percent; returns how long trainings can be.
     """
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: Document, lengths: Callable[[], Sequence[Length]] = lambda: ()) -> None:
         self._fault = document.fault
         self._document = document
+        self._lengths = lengths
 
     def mapping(self, node: Node, form: str = "") -> dict[str, Node]:
         """Return the entries of a mapping, none if it is something else."""
@@ -178,7 +182,8 @@ class Checker:
         if replaced and not any(base.searched for base in replaced.values()):  # `trial` as it stands
             as_written = {key: base.raw for key, base in replaced.items()}
             cases.append(({**cases[0][0], **as_written}, {**nodes, **replaced}))
-        for values, places in cases:
+        in_steps = ((each, places) for values, places in cases for each in self._in_steps(kind, values))
+        for values, places in in_steps:
             message = _try(kind, values)
             if message is None:
                 continue
@@ -190,6 +195,12 @@ class Checker:
             if key not in told:
                 told.add(key)
                 self._fault(places[key].path, message)
+
+    def _in_steps(self, kind: str, values: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+        """Return a component with its lengths in the steps of every training that there can be."""
+        if kind != "schedule" or not relative_lengths(values):
+            return [values]
+        return [resolve(values, length) for length in self._lengths()]
 
     # -- values --------------------------------------------------------------------------------------------------------
 
@@ -223,18 +234,35 @@ class Checker:
         return values
 
     def _spec(self, hint: Any, raw: Mapping[str, Any], path: Keys) -> Range | Choices | None:
+        unit = ""
+        if takes_steps(hint) and any(isinstance(raw.get(key), str) for key in ("low", "high", "step")):
+            raw, unit = self._without_unit(raw, path)
+            if not unit:
+                return None
         types = members(hint)
         whole = all(isinstance(raw[key], int) for key in ("low", "high", "step") if key in raw)
         integer = int in types and float not in types
-        integer = integer or (whole and (int in types or Any in types))
+        integer = (integer or (whole and (int in types or Any in types))) and not unit
         spec = parse_spec(raw, integer, lambda inner, message: self._fault((*path, *inner), message))
         if isinstance(spec, Range):
             self._check(hint, spec.low, (*path, "low"))
             self._check(hint, spec.high, (*path, "high"))
+            return replace(spec, unit=unit)
         elif isinstance(spec, Choices):
             for index, value in enumerate(spec.values):
                 self._check(hint, value, (*path, "choices", index))
         return spec
+
+    def _without_unit(self, raw: Mapping[str, Any], path: Keys) -> tuple[Mapping[str, Any], str]:
+        """Return a range of lengths as numbers and their unit; no unit if it is not one and the same."""
+        bounds = [key for key in ("low", "high", "step") if key in raw]
+        lengths = [length for length in (parse_length(raw[key]) for key in bounds) if length]
+        units = {unit for _, unit in lengths}
+        if len(lengths) == len(bounds) and len(units) == 1:
+            return {**raw, **dict(zip(bounds, (number for number, _ in lengths), strict=True))}, units.pop()
+        form = "{low: 1 epochs, high: 3 epochs} or {low: 10%, high: 50%}"
+        self._fault(path, f"low, high and step must be numbers, or lengths in one unit: {form} (got {shown(raw)}).")
+        return raw, ""
 
     def _check(self, hint: Any, value: Any, path: Keys) -> None:
         if wrong := check_value(hint, value):

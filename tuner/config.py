@@ -17,8 +17,9 @@ from tuner.checker import FORM_OF_COMPONENT, Checker, listed
 from tuner.document import Document, Node, shown
 from tuner.errors import BadInputError
 from tuner.hints import did_you_mean
+from tuner.length import Length, Meter, relative_lengths, resolve
 from tuner.registry import Argument, Signature, signature_of
-from tuner.search_space import Range, Template, grid_size, searched
+from tuner.search_space import Drawing, Range, Template, corners, grid_size, searched, suggest
 from tuner.study_file import override, read_document
 
 __all__ = [
@@ -95,7 +96,17 @@ class Component:
 
 @dataclass(frozen=True)
 class TrialConfig:
-    """Everything that one training depends on, as plain values: it can be sent, stored and compared."""
+    """Everything that one training depends on, as plain values: it can be sent, stored and compared.
+
+    Args:
+        data: Data module.
+        model: Network.
+        optimizer: Optimizer.
+        schedule: Schedule, its lengths in steps.
+        trainer: What Lightning's Trainer is told.
+        seed: The one seed of the trial.
+        relative: The lengths that were given in epochs or percent, as they were given, under their dotted paths.
+    """
 
     data: Component
     model: Component
@@ -103,12 +114,15 @@ class TrialConfig:
     schedule: Component
     trainer: TrainerConfig
     seed: int = 0
+    relative: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @classmethod
-    def from_values(cls, values: Mapping[str, Any]) -> "TrialConfig":
-        """Read the ``trial`` of a study file, once it holds values only."""
+    def from_values(cls, values: Mapping[str, Any], relative: Mapping[str, str] | None = None) -> "TrialConfig":
+        """Read the ``trial`` of a study file, once it holds values only, and lengths in steps."""
         components = {kind: Component.from_values(values[kind]) for kind in COMPONENTS}
-        return cls(**components, trainer=TrainerConfig(**values["trainer"]), seed=values["seed"])
+        return cls(
+            **components, trainer=TrainerConfig(**values["trainer"]), seed=values["seed"], relative=relative or {}
+        )
 
     def values(self) -> dict[str, Any]:
         """Return the nested values, as in a study file."""
@@ -119,8 +133,8 @@ class TrialConfig:
         return nested | {"trainer": dataclasses.asdict(self.trainer), "seed": self.seed}
 
     def flat(self) -> dict[str, Any]:
-        """Return the values under their dotted paths."""
-        return dict(_flatten(self.values()))
+        """Return the values under their dotted paths; with ``.relative``, what a length in epochs or percent was."""
+        return dict(_flatten(self.values())) | {f"{path}.relative": text for path, text in self.relative.items()}
 
 
 @dataclass(frozen=True)
@@ -133,6 +147,7 @@ class StudyConfig:
         timeout: Seconds after which no further trial is started; None for no limit.
         identity: What may not change when a study is continued, under dotted paths.
         text: The study file, with what the command line set in it.
+        meter: What has measured its data.
     """
 
     name: str
@@ -144,6 +159,19 @@ class StudyConfig:
     trial: Template
     identity: Mapping[str, Any]
     text: str
+    meter: Meter = field(default_factory=Meter, compare=False, repr=False)
+
+    def draw(self, drawing: Drawing) -> TrialConfig:
+        """Return a trial with the values that are drawn for it, its lengths in steps.
+
+        Raises:
+            BadInputError: If it has lengths in epochs or percent and its data cannot be loaded.
+        """
+        values = suggest(drawing, self.trial)
+        relative = relative_lengths(values["schedule"])
+        if relative:
+            values["schedule"] = resolve(values["schedule"], self.meter.length(values))
+        return TrialConfig.from_values(values, relative)
 
 
 # What a sampler or pruner may be told beside its name; the rest is Optuna's own default.
@@ -234,7 +262,10 @@ class _StudyReader:
     def __init__(self, document: Document) -> None:
         self._document = document
         self._fault = document.fault
-        self._checker = Checker(document)
+        self._meter = Meter()
+        self._measured: dict[str, Template] = {}
+        self._known_lengths: list[Length] | None = None
+        self._checker = Checker(document, self._lengths)
         self._nodes = self._checker.mapping(Node.of(document.data, ()))
 
     def study(self, default_name: str) -> StudyConfig:
@@ -266,6 +297,7 @@ class _StudyReader:
             trial=template,
             identity=self._identity(Objective(**objective), sampler, pruner),
             text=self._document.text,
+            meter=self._meter,
         )
 
     def _section(self, name: str) -> Node:
@@ -334,10 +366,27 @@ class _StudyReader:
             form = FORM_OF_COMPONENT if name in COMPONENTS else ""
             trial.put(name, dataclasses.replace(section, value=self._checker.mapping(section, form)))
         self._checker.place(trial, space)
-        template = {kind: self._checker.component(kind, trial.value[kind]) for kind in COMPONENTS}
-        template["trainer"] = self._trainer(trial.value["trainer"])
+        checked = {kind: self._checker.component(kind, trial.value[kind]) for kind in COMPONENTS if kind != "schedule"}
+        trainer = self._trainer(trial.value["trainer"])
+        self._measured = {"data": checked["data"], "trainer": trainer}  # how long a training is: a schedule may need it
+        schedule = self._checker.component("schedule", trial.value["schedule"])
+        template = {**checked, "schedule": schedule, "trainer": trainer}
         template["seed"] = self._checker.value(Seed, trial.value["seed"])
         return template
+
+    def _lengths(self) -> Sequence[Length]:
+        """Return how long the trainings of the study can be; a file with faults is not worth loading data for."""
+        if self._known_lengths is None:
+            self._known_lengths = [] if self._document.fault_count else self._measure()
+        return self._known_lengths
+
+    def _measure(self) -> list[Length]:
+        try:
+            return list(dict.fromkeys(self._meter.length(values) for values in corners(self._measured)))
+        except BadInputError as error:
+            for message in error.faults:
+                self._fault(("trial", "data"), message.removeprefix("trial.data: "))
+            return []
 
     def _trainer(self, node: Node) -> Template:
         if node.searched:

@@ -6,6 +6,7 @@ sentences for people.
 
 import difflib
 import json
+import re
 import types
 import typing
 from collections.abc import Iterable, Sequence
@@ -14,9 +15,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from lightning_modules.schedules import InSteps
 from tuner.document import shown
 
-__all__ = ["check_value", "converted", "did_you_mean", "item_hint", "members"]
+__all__ = ["check_value", "converted", "did_you_mean", "item_hint", "members", "parse_length", "takes_steps"]
+
+_LENGTH = re.compile(r"([0-9]{1,9}(?:\.[0-9]+)?(?:[eE][-+]?[0-9]{1,2})?) *(epochs?|%)")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -58,15 +62,50 @@ def item_hint(hint: Any, index: int) -> Any:
     return Any
 
 
-def check_value(hint: Any, value: Any) -> str | None:
-    """Return what is wrong with a value of a study file for this type, as sentences, or None."""
+def takes_steps(hint: Any) -> bool:
+    """Tell whether an argument of this type is a length in steps, which a study file can give in epochs or percent.
+
+    >>> takes_steps(Annotated[float, InSteps()] | None), takes_steps(float)
+    (True, False)
+    """
+    if typing.get_origin(hint) is Annotated:
+        return any(isinstance(each, InSteps) for each in hint.__metadata__) or takes_steps(typing.get_args(hint)[0])
+    parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else ()
+    return any(takes_steps(part) for part in parts)
+
+
+def parse_length(text: Any) -> tuple[float, str] | None:
+    """Return the number and the unit of a length in epochs or in percent of the training, None for anything else.
+
+    >>> parse_length("1.5 epochs"), parse_length("25%"), parse_length("5 steps"), parse_length(5)
+    ((1.5, 'epochs'), (25.0, '%'), None, None)
+    """
+    found = _LENGTH.fullmatch(text) if isinstance(text, str) else None
+    return (float(found[1]), "%" if found[2] == "%" else "epochs") if found else None
+
+
+def check_value(hint: Any, value: Any, *, resolved: bool = False) -> str | None:
+    """Return what is wrong with a value of a study file for this type, as sentences, or None.
+
+    Args:
+        hint: The type.
+        value: The value.
+        resolved: Whether a length must be in steps; it may be in epochs or percent else.
+    """
     try:
-        _read(hint, value)
+        _read(hint, value if resolved else _in_steps(hint, value))
     except ValidationError as error:
         return f"{_rule(hint, error)} (got {shown(value)}).{_near_choice(hint, value)}"
     except Exception as error:  # whatever a check of the user's type raises
         return f"{type(error).__name__}: {error} (got {shown(value)})."
     return None
+
+
+def _in_steps(hint: Any, value: Any) -> Any:
+    """Return a value with a number in the place of each length that is given in epochs or percent."""
+    if isinstance(value, list):
+        return [_in_steps(item_hint(hint, index), item) for index, item in enumerate(value)]
+    return 1 if takes_steps(hint) and parse_length(value) else value
 
 
 def converted(hint: Any, value: Any) -> Any:
@@ -75,7 +114,7 @@ def converted(hint: Any, value: Any) -> Any:
     Raises:
         ValueError: If it is no value for this type.
     """
-    if wrong := check_value(hint, value):
+    if wrong := check_value(hint, value, resolved=True):
         raise ValueError(wrong.removesuffix("."))
     read = _read(hint, value)
     return value if read == value else read  # 1 stays 1 where 1.0 would do: what is told and logged is what was written
@@ -107,6 +146,7 @@ def _near_choice(hint: Any, value: Any) -> str:
 
 
 _LISTS = (tuple, list, Sequence)
+_STEPS = 'a number of steps, or text such as "5 epochs" or "25%"'
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", types.NoneType: "null"}
 _PLURALS = {int: "whole numbers", float: "numbers", str: "texts"}
 
@@ -120,10 +160,14 @@ def _words(hint: Any) -> list[str] | None:
     if origin is Literal:
         return [part if isinstance(part, str) else shown(part) for part in parts]
     if origin is Annotated:
+        if takes_steps(hint):
+            return [_STEPS]
         return [f"{word}{_bounds(parts[1:])}" for word in _words(parts[0]) or ()] or None
     if origin in _LISTS:
         items = [part for part in parts if part is not Ellipsis]
         count = f"{len(items)} " if origin is tuple and Ellipsis not in parts else ""
+        if items and all(takes_steps(item) for item in items):
+            return [f"a list, each item {_STEPS}"]
         plurals = [plural for kind, plural in _PLURALS.items() if items and all(item is kind for item in items)]
         return [f"a list of {count}{plurals[0]}"] if plurals else None
     return [_WORDS[hint]] if isinstance(hint, type) and hint in _WORDS else None

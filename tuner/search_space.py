@@ -43,13 +43,22 @@ Fault = Callable[[Keys, str], None]
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, both included."""
+    """Numbers from `low` to `high`, both included; with a `unit` ("epochs" or "%"), lengths in it."""
 
     low: float
     high: float
     log: bool = False
     step: float | None = None
     integer: bool = False
+    unit: str = ""
+
+    def written(self, number: float) -> Any:
+        """Return a number of the range as a study file says it."""
+        return f"{number} {self.unit}" if self.unit else number
+
+    def name(self, path: str) -> str:
+        """Return the name that Optuna draws it by: the path, and the unit."""
+        return f"{path} ({self.unit})" if self.unit else path
 
 
 @dataclass(frozen=True)
@@ -205,7 +214,7 @@ def suggest(trial: Drawing, template: Template, path: str = "") -> Any:
         case Range(low=low, high=high, log=log, step=step, integer=True):
             return trial.suggest_int(path, int(low), int(high), step=int(step or 1), log=log)
         case Range(low=low, high=high, log=log, step=step):
-            return trial.suggest_float(path, low, high, step=step, log=log)
+            return template.written(trial.suggest_float(template.name(path), low, high, step=step, log=log))
         case Choices(values=values):
             return trial.suggest_categorical(path, values)
         case OneOf(options=options):
@@ -222,7 +231,9 @@ def suggest(trial: Drawing, template: Template, path: str = "") -> Any:
 def searched(template: Template, path: str = "") -> Iterator[tuple[str, Range | Choices]]:
     """Yield the Optuna name and the values of everything that is searched."""
     match template:
-        case Range() | Choices():
+        case Range():
+            yield template.name(path), template
+        case Choices():
             yield path, template
         case OneOf(options=options):
             yield f"{path}.name", Choices(tuple(options))
@@ -259,7 +270,7 @@ def corners(template: Template) -> list[Any]:
     """
     match template:
         case Range(low=low, high=high):
-            return [low, high]
+            return [template.written(low), template.written(high)]
         case Choices(values=values):
             return list(values)
         case OneOf(options=options):

@@ -20,7 +20,6 @@ from tuner.config import StudyConfig, TrialConfig
 from tuner.database import Database, state_directory
 from tuner.errors import BadInputError
 from tuner.samplers import make_pruner, make_sampler
-from tuner.search_space import suggest
 
 __all__ = ["StudyStore", "check_continued"]
 
@@ -122,7 +121,7 @@ class StudyStore:
 
     def config_of(self, trial: FrozenTrial) -> TrialConfig:
         """Return the values of a trial whose parameters are drawn."""
-        return TrialConfig.from_values(suggest(_Replay(trial.params), self._config.trial))
+        return self._config.draw(_Replay(trial.params))
 
     @_patient
     def ask(self) -> tuple[int, TrialConfig]:
@@ -138,7 +137,7 @@ class StudyStore:
             if not waiting:  # in two steps, so that it can be tried again: a queue that has a trial gets no second one
                 self._study.enqueue_trial({})
             trial = self._study.ask()
-        config = TrialConfig.from_values(suggest(trial, self._config.trial))
+        config = self._config.draw(trial)
         self._asked[trial.number] = trial
         return trial.number, config
 
