@@ -1098,11 +1098,40 @@ def test_lengths_are_tried_with_every_training_that_there_can_be() -> None:
     ]
 
 
+FALLS_BELOW_ZERO = "a finite factor >= 0 must hold, but got -0.00390625 at step=257 from Lambda"
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        "{name: lambda, function: 1 - step / 256}",
+        "{name: plateau, schedule: {name: warmup, steps: 0, schedule: {name: lambda, function: 1 - step / 256}}}",
+        "{name: join, schedules: [{name: constant}, {name: lambda, function: 1 - step / 256}], starts: [20%]}",
+    ],
+)
+def test_a_formula_that_falls_below_zero_within_the_training_is_refused(schedule: str) -> None:
+    (fault,) = faults(trial("schedule", schedule), "trial.data.batch_size=40")  # 500 steps
+    assert fault.startswith(f"studies/x.yaml:10: trial.schedule: {FALLS_BELOW_ZERO}")
+    load(trial("schedule", schedule), "trial.trainer.max_epochs=3")
+
+
+def test_a_formula_is_not_tried_where_it_is_not_used() -> None:
+    parts = "[{name: lambda, function: 1 - step / 256}, {name: constant}]"
+    load(trial("schedule", f"{{name: join, schedules: {parts}, starts: [256]}}"))
+
+
+def test_a_formula_is_tried_at_its_beginning_where_the_length_of_the_training_is_not_known() -> None:
+    endless = ("  data:", "  data: {name: 'users_classes:Endless'}")
+    load(edited(endless, ("  schedule:", "  schedule: {name: lambda, function: 1 - step / 256}")))
+    (fault,) = faults(edited(endless, ("  schedule:", "  schedule: {name: lambda, function: 1 - step * 2}")))
+    assert "got -1.0 at step=1" in fault
+
+
 def test_data_that_cannot_be_measured_are_told_where_they_are_named() -> None:
     schedule = ("  schedule:", "  schedule: {name: cosine, decay_steps: 50%}")
     endless = ("  data:", "  data: {name: 'users_classes:Endless'}")
     assert faults(edited(schedule, endless)) == [
-        "studies/x.yaml:7: trial.data: its loader has no length; give the lengths of a schedule in steps."
+        "studies/x.yaml:7: trial.data: its loader does not tell how many batches it has, so lengths must be in steps."
     ]
     (missing,) = faults(edited(schedule, ("  data:", "  data: {name: mnist, root: nowhere}")))
     assert missing.startswith("studies/x.yaml:7: trial.data: ")

@@ -6,7 +6,7 @@ places, and the tree is then walked along the signatures of the named classes. T
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from tuner.search_space import MAX_CHOICES, Choices, OneOf, Range, Template, cor
 __all__ = ["FORM_OF_COMPONENT", "VALIDATION_METRICS", "Checker", "listed"]
 
 VALIDATION_METRICS = ("val/acc", "val/loss")
+MAX_TRIED_STEPS = 100_000
 FORM_OF_COMPONENT = ", {name: ..., argument: value, ...}"
 
 _FORM_OF_SPEC = "{low: ..., high: ...} or {choices: [...]}"
@@ -37,10 +38,10 @@ class Checker:
 
     Args:
         document: Where the faults go.
-        lengths: Called when a schedule has lengths in epochs or percent; returns how long trainings can be.
+        lengths: Returns how long trainings can be; called with whether a fault is to be told if that is unknown.
     """
 
-    def __init__(self, document: Document, lengths: Callable[[], Sequence[Length]] = lambda: ()) -> None:
+    def __init__(self, document: Document, lengths: Callable[[bool], Sequence[Length]] = lambda needed: ()) -> None:
         self._fault = document.fault
         self._document = document
         self._lengths = lengths
@@ -113,7 +114,7 @@ class Checker:
         before = self._document.fault_count
         values = self.arguments(signature, self._without_name(kind, nodes), path, name)
         if self._document.fault_count == before:
-            self._rehearse(kind, {"name": name, **values}, nodes, path)
+            self._rehearse(kind, {"name": name, **values}, nodes, path, whole=hint is None)
         return {"name": name, **values}
 
     def _name(self, kind: str, nodes: Nodes, path: Keys, hint: Any) -> tuple[str, Signature | None]:
@@ -174,17 +175,24 @@ class Checker:
         values = self._named(kind, {**nodes, "name": Node(name, choice.path)}, choice.path, hint)
         return {key: value for key, value in values.items() if key != "name"}
 
-    def _rehearse(self, kind: str, template: Template, nodes: Nodes, path: Keys) -> None:
-        """Build a component at the extremes of its ranges, so that a value that breaks a rule is told now."""
+    def _rehearse(self, kind: str, template: Template, nodes: Nodes, path: Keys, whole: bool) -> None:
+        """Build a component at the extremes of its ranges, so that a value that breaks a rule is told now.
+
+        Args:
+            kind: A key of `registry.KINDS`.
+            template: The component.
+            nodes: Its arguments.
+            path: Where it stands.
+            whole: Whether it is no part of another one.
+        """
         told = set()
         replaced = {key: node.base for key, node in nodes.items() if node.base is not None}
         cases = [(values, nodes) for values in corners(template)]
         if replaced and not any(base.searched for base in replaced.values()):  # `trial` as it stands
             as_written = {key: base.raw for key, base in replaced.items()}
             cases.append(({**cases[0][0], **as_written}, {**nodes, **replaced}))
-        in_steps = ((each, places) for values, places in cases for each in self._in_steps(kind, values))
-        for values, places in in_steps:
-            message = _try(kind, values)
+        for values, places, steps in self._rehearsals(kind, cases, whole):
+            message = _try(kind, values, steps)
             if message is None:
                 continue
             named = re.search(r"got (\w+)=|^(\w+)(?:=| must)", message)
@@ -196,11 +204,19 @@ class Checker:
                 told.add(key)
                 self._fault(places[key].path, message)
 
-    def _in_steps(self, kind: str, values: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
-        """Return a component with its lengths in the steps of every training that there can be."""
-        if kind != "schedule" or not relative_lengths(values):
-            return [values]
-        return [resolve(values, length) for length in self._lengths()]
+    def _rehearsals(
+        self, kind: str, cases: Sequence[tuple[Mapping[str, Any], Nodes]], whole: bool
+    ) -> Iterator[tuple[Mapping[str, Any], Nodes, Sequence[int]]]:
+        """Yield values with lengths in steps, for every training that there can be, and the steps to try them at."""
+        for values, places in cases:
+            relative = kind == "schedule" and bool(relative_lengths(values))
+            free = kind == "schedule" and whole and registry.is_free(values)
+            lengths = self._lengths(relative) if relative or free else ()
+            if not relative and not lengths:
+                yield values, places, (0,)
+            for length in lengths:
+                steps = length.spread(max(1000, MAX_TRIED_STEPS // len(cases))) if free else (0,)
+                yield resolve(values, length) if relative else values, places, steps
 
     # -- values --------------------------------------------------------------------------------------------------------
 
@@ -306,10 +322,10 @@ class Checker:
             self._fault(path, f"trial.{where} is not a mapping (got {shown(found.raw)}).")
 
 
-def _try(kind: str, values: Mapping[str, Any]) -> str | None:
-    """Return why a component cannot be built, as a sentence, or None."""
+def _try(kind: str, values: Mapping[str, Any], steps: Sequence[int]) -> str | None:
+    """Return why a component cannot be built, or a schedule not be used at a step, as a sentence; or None."""
     try:
-        made = registry.rehearse(kind, values)
+        made = registry.rehearse(kind, values, steps)
     except (Exception, SystemExit) as error:  # whatever a class of the user raises
         text = " ".join(str(error).split())
         text = text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"

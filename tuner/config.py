@@ -265,6 +265,7 @@ class _StudyReader:
         self._meter = Meter()
         self._measured: dict[str, Template] = {}
         self._known_lengths: list[Length] | None = None
+        self._why_unknown: list[str] = []
         self._checker = Checker(document, self._lengths)
         self._nodes = self._checker.mapping(Node.of(document.data, ()))
 
@@ -374,19 +375,19 @@ class _StudyReader:
         template["seed"] = self._checker.value(Seed, trial.value["seed"])
         return template
 
-    def _lengths(self) -> Sequence[Length]:
+    def _lengths(self, needed: bool) -> Sequence[Length]:
         """Return how long the trainings of the study can be; a file with faults is not worth loading data for."""
         if self._known_lengths is None:
-            self._known_lengths = [] if self._document.fault_count else self._measure()
+            self._known_lengths = []
+            try:
+                if not self._document.fault_count:
+                    lengths = [self._meter.length(values) for values in corners(self._measured)]
+                    self._known_lengths = list(dict.fromkeys(lengths))
+            except BadInputError as error:
+                self._why_unknown = [message.removeprefix("trial.data: ") for message in error.faults]
+        for message in self._why_unknown if needed else ():
+            self._fault(("trial", "data"), message)
         return self._known_lengths
-
-    def _measure(self) -> list[Length]:
-        try:
-            return list(dict.fromkeys(self._meter.length(values) for values in corners(self._measured)))
-        except BadInputError as error:
-            for message in error.faults:
-                self._fault(("trial", "data"), message.removeprefix("trial.data: "))
-            return []
 
     def _trainer(self, node: Node) -> Template:
         if node.searched:

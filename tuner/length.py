@@ -28,6 +28,15 @@ class Length:
         """Return the optimizer steps of the whole training."""
         return self.steps_per_epoch * self.max_epochs
 
+    def spread(self, count: int) -> list[int]:
+        """Return every step, or, if there are more than `count`, so many from the first to the last, evenly spread.
+
+        >>> Length(steps_per_epoch=10, max_epochs=1).spread(4)
+        [0, 3, 6, 9]
+        """
+        count = min(count, self.steps)
+        return [index * (self.steps - 1) // max(1, count - 1) for index in range(count)]
+
     def in_steps(self, text: str) -> int:
         """Return a length such as "5 epochs" or "25%" in steps: the nearest whole number, the even one of two.
 
@@ -127,7 +136,9 @@ class Meter:
                 data.prepare_data()
                 data.setup("fit")
                 loader = data.train_dataloader()
-                batches = None if isinstance(loader, dict | list | tuple) else _count(loader)
+                batches = _count(loader)
+                if batches == 0:
+                    raise ValueError("there is not one training batch")
                 digest = data.digest() if hasattr(data, "digest") else ""
             except Exception as error:  # the network's, the disk's, or whatever a user's own data module raises
                 raise BadInputError([f"trial.data: {error}"]) from error
@@ -145,7 +156,8 @@ class Meter:
         """
         batches = self.data(trial["data"]).batches
         if batches is None:
-            raise BadInputError(["trial.data: its loader has no length; give the lengths of a schedule in steps."])
+            reason = "its loader does not tell how many batches it has, so lengths must be in steps"
+            raise BadInputError([f"trial.data: {reason}."])
         # As Lightning does it: the last batches of an epoch make a step however few they are.
         accumulated = trial["trainer"].get("accumulate_grad_batches", 1)
         return Length(-(-batches // accumulated), trial["trainer"]["max_epochs"])
@@ -154,6 +166,6 @@ class Meter:
 def _count(loader: Any) -> int | None:
     """Return how many batches a loader has, or None if it does not tell."""
     try:
-        return len(loader)
+        return None if isinstance(loader, dict | list | tuple) else len(loader)  # several loaders
     except (TypeError, NotImplementedError):  # an iterable data set
         return None

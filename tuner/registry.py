@@ -7,7 +7,7 @@ names come from the study file that the user gave and from nowhere else.
 import importlib
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -25,6 +25,7 @@ __all__ = [
     "Signature",
     "arguments_of",
     "build",
+    "is_free",
     "is_schedule",
     "rehearse",
     "resolve",
@@ -198,12 +199,21 @@ def _wanted(key: str, hint: Any, value: Any) -> Any:
         raise ValueError(f"{key} {error}") from error
 
 
-def rehearse(kind: str, values: Mapping[str, Any]) -> Any:
+def is_free(values: Mapping[str, Any]) -> bool:
+    """Tell whether a schedule, or one inside it, can give any factor at all: a formula, or a class of the user."""
+    if values["name"] == "lambda" or ":" in values["name"]:
+        return True
+    inner = [each for value in values.values() for each in (value if isinstance(value, list) else [value])]
+    return any(is_free(each) for each in inner if isinstance(each, Mapping) and "name" in each)
+
+
+def rehearse(kind: str, values: Mapping[str, Any], steps: Iterable[int] = (0,)) -> Any:
     """Build an object as a trial would, use it where that is cheap, and return it.
 
     Args:
         kind: A key of `KINDS`.
         values: ``{name: ..., argument: value}``.
+        steps: Where a schedule is tried.
 
     Raises:
         Exception: Whatever rule of its class the values break; any, if the class is the user's.
@@ -217,8 +227,10 @@ def rehearse(kind: str, values: Mapping[str, Any]) -> Any:
         optimizer = made([torch.nn.Parameter(torch.zeros(1))])
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise ValueError(f"{name} makes a {type(optimizer).__name__} of parameters, not a torch.optim.Optimizer")
-    if isinstance(made, Schedule):
-        made(0)
+    schedule = made.schedule if isinstance(made, Plateau) else made
+    if isinstance(schedule, Schedule):
+        for step in steps:
+            schedule(step)
     return made
 
 

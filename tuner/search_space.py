@@ -22,6 +22,7 @@ __all__ = [
     "Spec",
     "Template",
     "corners",
+    "described",
     "grid_size",
     "highest",
     "is_spec",
@@ -195,6 +196,18 @@ class Drawing(Protocol):
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         """Return one of the choices."""
+
+
+def described(spec: Range | Choices) -> str:
+    """Return what a spec allows, in words.
+
+    >>> described(Range(1e-4, 1e-1, log=True)), described(Choices(("a", 2)))
+    ('0.0001 to 0.1 (log)', 'a, 2')
+    """
+    if isinstance(spec, Choices):
+        return ", ".join(str(value) for value in spec.values)
+    steps = f", in steps of {spec.step:g}" if spec.step else ""
+    return f"{spec.low:g} to {spec.high:g}{' (log)' if spec.log else ''}{steps}"
 
 
 def highest(template: Template) -> Any:

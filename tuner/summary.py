@@ -10,14 +10,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from tuner.config import StudyConfig
+from tuner.curves import families
+from tuner.errors import BadInputError
+from tuner.lint import lint_families
 from tuner.messages import Slot
 from tuner.progress import count
-from tuner.search_space import Choices, searched
+from tuner.search_space import described, searched
 from tuner.storage import StudyStore
 from tuner.tracking import Tracker
 from tuner.urls import without_password
 
 __all__ = ["print_plan", "print_summary"]
+
+LINTED_SAMPLES = 20  # as many as a preview draws
 
 
 def print_plan(console: Console, config: StudyConfig, slots: Sequence[Slot], storage: str, uri: str) -> None:
@@ -33,13 +38,17 @@ def print_plan(console: Console, config: StudyConfig, slots: Sequence[Slot], sto
         f"{config.sampler.name} sampler, {pruner} pruner, {places}",
     )
     for path, spec in searched(config.trial):
-        if isinstance(spec, Choices):
-            values = ", ".join(str(value) for value in spec.values)
-        else:
-            values = f"{spec.low:g} to {spec.high:g}{' (log)' if spec.log else ''}"
-            values += f", in steps of {spec.step:g}" if spec.step else ""
-        _print(console, f"  [dim]{escape(path)}: {escape(values)}[/dim]")
+        _print(console, f"  [dim]{escape(path)}: {escape(described(spec))}[/dim]")
     _print(console, f"  [dim]Optuna: {_shown(storage)}, MLflow: {_shown(uri)}[/dim]")
+    for finding in _findings(config):
+        _print(console, f"  [yellow]note:[/yellow] [dim]{escape(finding)}[/dim]")
+
+
+def _findings(config: StudyConfig) -> Sequence[str]:
+    try:
+        return lint_families(families(config, LINTED_SAMPLES))
+    except BadInputError as error:  # the length of a training is unknown, or some values make no schedule
+        return error.faults
 
 
 def print_summary(console: Console, config: StudyConfig, store: StudyStore, tracker: Tracker, delivered: bool) -> None:
