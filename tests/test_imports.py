@@ -16,7 +16,8 @@ ONLY_HERE = {
     "sqlalchemy": {"tuner/database.py"},
     "yaml": {"tuner/study_file.py"},
     "pydantic": {"tuner/config.py", "tuner/hints.py"},
-    "rich": {"tuner/progress.py", "tuner/summary.py", "tuner/study.py"},
+    "rich": {"tuner/plots.py", "tuner/preview.py", "tuner/progress.py", "tuner/summary.py", "tuner/study.py"},
+    "matplotlib": {"tuner/plots.py"},
     "mlxtend": {"lightning_modules/data.py"},
     "torchvision": {"lightning_modules/data.py"},
 }
@@ -47,7 +48,7 @@ def test_each_module_imports_only_what_its_place_allows(module: str):
     for name in imports(module):
         package = name.partition(".")[0]
         assert module in ONLY_HERE.get(package, {module}), f"{module} imports {name}"
-        assert name.split(".")[:2] != ["tuner", "study"], "nobody imports the command"
+        assert name.split(".")[:2] not in (["tuner", "study"], ["tuner", "preview"]), "nobody imports the commands"
         if module.startswith("lightning_modules"):
             assert package != "tuner", f"{module} imports {name}: the arrow goes from tuner to lightning_modules only"
         if module.startswith("tuner/engines"):

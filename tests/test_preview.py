@@ -1,0 +1,221 @@
+"""`python -m tuner.preview`, as a person uses it."""
+
+import contextlib
+import io
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from lightning_modules import CosineRestarts, MNIST5kDataModule, StepDecay
+from tests.conftest import TINY
+from tests.test_study import RELATIVE
+from tuner.config import Component, load_study
+from tuner.curves import Family, families, make_curve
+from tuner.length import Length
+from tuner.plots import draw_terminal, make_figure
+from tuner.preview import main
+from tuner.study import main as study_main
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    return tmp_path
+
+
+def call(*arguments: str, expect: int = 0) -> str:
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        code = main(arguments)
+    assert code == expect, output.getvalue()
+    return output.getvalue()
+
+
+def test_a_study_is_drawn_family_by_family_and_nothing_else_is_created(in_a_folder: Path):
+    output = call(str(TINY))
+    for family in ("exponential", "cosine_restarts", "plateau"):
+        assert f"{family} (20 samples)" in output
+    assert "its reductions depend on the metric, so only the schedule inside is drawn" in output
+    assert len(re.findall(r"^━ initial_lr 0\.0\d+, (decay_rate|restart_period) ", output, re.MULTILINE)) == 6
+    assert len(re.findall(r"^━ initial_lr 0\.0\d+ *$", output, re.MULTILINE)) == 3
+    assert [path.name for path in in_a_folder.iterdir()] == ["tiny-preview.png"]
+    assert (in_a_folder / "tiny-preview.png").read_bytes().startswith(PNG)
+
+
+def test_the_same_command_draws_the_same_picture(in_a_folder: Path):
+    first, second = call(str(TINY), "--samples", "4"), call(str(TINY), "--samples", "4")
+    assert first == second
+    assert call(str(TINY), "--samples", "4", "--seed", "1") != first
+
+
+def test_lengths_follow_the_training_that_the_command_line_makes_longer(in_a_folder: Path):
+    (in_a_folder / "relative.yaml").write_text(RELATIVE)
+    assert "step 119" in call("relative.yaml")
+    assert "step 239" in call("relative.yaml", "--set", "trial.trainer.max_epochs=6", "--out", "longer.svg")
+    assert (in_a_folder / "longer.svg").read_text().startswith("<?xml")
+
+
+def test_the_picture_has_the_exact_lr_of_every_step_on_both_axes():
+    found = families(load_study(str(TINY)), samples=5)
+    figure = make_figure(found, "tiny")
+    assert len(figure.subfigs) == 3
+    for row, family in zip(figure.subfigs, found, strict=True):
+        linear, logarithmic = row.axes
+        assert (linear.get_yscale(), logarithmic.get_yscale()) == ("linear", "log")
+        for axes in row.axes:
+            drawn = [list(line.get_ydata()) for line in axes.lines if len(line.get_ydata()) > 2]
+            assert sorted(drawn) == sorted(curve.lr for curve in family.curves)
+            assert all(list(line.get_xdata()) == list(range(120)) for line in axes.lines if len(line.get_ydata()) > 2)
+        labels = [text.get_text() for text in row.legends[0].get_texts()]
+        assert len(labels) == 3
+        assert {label.split(",")[0] for label in labels} <= {
+            f"initial_lr {curve.initial_lr:.3g}" for curve in family.curves
+        }
+
+
+def test_the_terminal_shows_the_curve_in_dots():
+    curve = make_curve(StepDecay(decay_rate=0.1, decay_steps=5), Component("sgd", {"initial_lr": 0.1}), Length(10, 1))
+    console = Console(file=io.StringIO(), width=60)
+    console.print(draw_terminal(Family("step", "", [curve]), width=60, height=4))
+    assert [line.rstrip() for line in console.file.getvalue().splitlines()] == [
+        "step",
+        "         lr (linear)                   lr (log)",
+        "1.0e-01 │⠉⠉⠉⠉⠉⠉⠉⠉⠉⡇           1.0e-01 │⠉⠉⠉⠉⠉⠉⠉⠉⠉⡇",
+        "        │         ⡇                   │         ⡇",
+        "        │         ⡇                   │         ⡇",
+        "0.0e+00 │         ⠧⠤⠤⠤⠤⠤⠤⠤⠤   1.0e-02 │         ⣇⣀⣀⣀⣀⣀⣀⣀⣀",
+        "        └──────────────────           └──────────────────",
+        "         0           step 9            0           step 9",
+        "━ initial_lr 0.1, StepDecay(decay_rate=0.1,",
+        "decay_steps=5)",
+    ]
+
+
+def test_a_schedule_is_drawn_from_the_command_line_alone(in_a_folder: Path):
+    arguments = ["--set", "restart_period=240", "--set", "period_growth=1.5", "--initial-lr", "1e-3", "--steps", "1000"]
+    output = call("--schedule", "cosine_restarts", *arguments)
+    assert "step 999" in output
+    assert "CosineRestarts(restart_period=240, period_growth=1.5" in output
+    assert (in_a_folder / "cosine_restarts-preview.png").read_bytes().startswith(PNG)
+
+
+def test_a_schedule_inside_another_and_lengths_in_epochs_are_given_by_their_paths():
+    inner = ["--set", "schedule.name=cosine_restarts", "--set", "schedule.restart_period=2 epochs"]
+    output = call("--schedule", "warmup", "--set", "steps=5%", *inner, "--steps", "1000", "--epochs", "10")
+    assert repr(CosineRestarts(restart_period=200)) in " ".join(output.split())
+    assert "steps=50" in " ".join(output.split())
+
+
+def test_what_is_probably_not_meant_is_told_below_the_picture():
+    output = call("--schedule", "cosine", "--set", "decay_steps=50%", "--steps", "1000")
+    assert "note: cosine: the lr has its last value before 75% of the 1000 steps of the training are over" in output
+    assert "note" not in call("--schedule", "cosine", "--set", "decay_steps=100%", "--steps", "1000")
+
+
+def test_a_study_says_the_same_before_it_starts(in_a_folder: Path):
+    options = [str(TINY), "--set", "search_space.schedule.one_of.cosine_restarts.restart_period={low: 100, high: 900}"]
+    (note,) = re.findall(r"note: (cosine_restarts: in 19 of 20 samples the first restart .*)", call(*options))
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        assert study_main([*options, "--dry-run"]) == 0
+    assert note in output.getvalue()
+    with contextlib.redirect_stdout(output := io.StringIO()):
+        assert study_main([str(TINY), "--dry-run"]) == 0
+    assert "note" not in output.getvalue()
+
+
+class Endless(MNIST5kDataModule):
+    """A data module whose loader does not tell its length."""
+
+    def train_dataloader(self):
+        return iter(())
+
+
+class Empty(MNIST5kDataModule):
+    """A data module without a training batch."""
+
+    def train_dataloader(self):
+        return range(0)
+
+
+def test_data_that_do_not_tell_a_length_can_be_studied_but_not_drawn():
+    data = ["--set", "trial.data={name: 'tests.test_preview:Endless'}"]
+    message = "trial.data: its loader does not tell how many batches it has, so lengths must be in steps."
+    assert message in call(str(TINY), *data, expect=2)
+    with contextlib.redirect_stdout(output := io.StringIO()):
+        assert study_main([str(TINY), *data, "--dry-run"]) == 0
+    assert f"note: {message}" in output.getvalue()
+
+
+def test_data_without_a_training_batch_are_refused():
+    data = ["--set", "trial.data={name: 'tests.test_preview:Empty'}"]
+    assert "trial.data: there is not one training batch" in call(str(TINY), *data, expect=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.yaml"], "nowhere.yaml: no such file."),
+        ([str(TINY), "--set", "trial.optimizer.eps=-1"], "eps >= 0 must hold, but got eps=-1."),
+        (["--schedule", "constant", "--steps", "9", "--out", "x.xyz"], "--out: x.xyz: cannot be written (Format 'xyz'"),
+        (["--schedule", "constant", "--steps", "9", "--out", "no/x.png"], "--out: no/x.png: cannot be written ([Errno"),
+        (["--schedule", "cosin", "--steps", "9"], 'command line: schedule.name: unknown schedule "cosin".'),
+        (
+            ["--schedule", "cosine", "--steps", "9", "--set", "decay_step=4", "--initial-lr", "-1"],
+            "command line: --initial-lr: must be above 0 (got -1.0).\n"
+            "command line: schedule.decay_step: cosine has no argument decay_step. Did you mean decay_steps?\n"
+            "command line: schedule.decay_steps: required by cosine: give it here or in search_space.\n",
+        ),
+        (
+            ["--schedule", "cosine", "--steps", "9", "--set", "decay_steps=0%"],
+            "command line: schedule.decay_steps: decay_steps > 0 must hold, but got decay_steps=0.",
+        ),
+        (
+            ["--schedule", "lambda", "--steps", "200", "--set", "function=1 - step / 100"],
+            "command line: schedule: a finite factor >= 0 must hold, but got -0.01",
+        ),
+        (["--schedule", "cosine", "--steps", "9", "--set", "decay_steps"], "--set schedule.decay_steps: write it as"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_as_a_study_tells_it_and_nothing_is_created(
+    in_a_folder: Path, arguments: list[str], message: str
+):
+    assert message in call(*arguments, expect=2)
+    assert list(in_a_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--steps", "9"],
+        ["--schedule", "cosine"],
+        ["quickstart", "--schedule", "cosine", "--steps", "9"],
+        ["--schedule", "cosine", "--steps", "9", "--epochs", "2"],
+        ["--schedule", "cosine", "--steps", "0"],
+        ["--samples", "-1"],
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "error: " in capsys.readouterr().err
+
+
+def test_help_teaches_and_does_not_wait_for_torch():
+    started = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "tuner.preview", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parent.parent,
+    )
+    assert "examples:" in started.stdout
+    assert not re.search(r"\| +(torch|matplotlib)$", started.stderr, re.MULTILINE)

@@ -1,0 +1,158 @@
+"""``python -m tuner.preview``: draw the lr of every step of a study, or of one schedule, without training.
+
+Reads the arguments, loads and checks, draws, says what is probably not meant. Nobody imports it.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tuner.errors import BadInputError, TunerError
+
+if TYPE_CHECKING:
+    from tuner.curves import Family
+
+__all__ = ["main"]
+
+EPILOG = """\
+examples:
+  python -m tuner.preview                        the quickstart: a fan of samples for each of its schedules
+  python -m tuner.preview studies/mine.yaml --samples 50
+  python -m tuner.preview quickstart --set trial.trainer.max_epochs=10
+  python -m tuner.preview --schedule cosine_restarts --set restart_period=240 --set period_growth=1.5 \\
+      --initial-lr 1e-3 --steps 1000
+  python -m tuner.preview --schedule warmup --set steps=5% --set schedule.name=cosine --set schedule.decay_steps=95% \\
+      --steps 1000
+
+The picture goes to the terminal and to a PNG; below it stands what is probably not meant.
+
+exit codes:
+  0 done   2 bad input
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Draw, and return the exit code."""
+    options = _parse(arguments)
+    try:
+        _run(options)
+    except TunerError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tuner.preview",
+        description="Draw the exact lr of every step, without training.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("study", nargs="?", help="study file, or the name of a shipped study (default: quickstart)")
+    parser.add_argument("--schedule", metavar="NAME", help="draw this schedule instead of a study")
+    parser.add_argument("--steps", type=_whole, metavar="N", help="length of the training, with --schedule")
+    parser.add_argument("--epochs", type=_whole, metavar="N", default=1, help="epochs in these steps (default: 1)")
+    parser.add_argument("--initial-lr", type=float, metavar="LR", default=1.0, help="with --schedule (default: 1)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        help="put a value over the study file's, or give the schedule an argument; repeatable",
+    )
+    parser.add_argument("--samples", type=_whole, metavar="N", default=20, help="curves of each fan (default: 20)")
+    parser.add_argument("--seed", type=int, metavar="N", default=0, help="which samples (default: 0)")
+    parser.add_argument("--out", metavar="FILE", help="picture to write (default: <study name>-preview.png)")
+    options = parser.parse_args(arguments)
+    if options.schedule is None and options.steps is not None:
+        parser.error("--steps is for --schedule; the length of a study's trainings follows from its data")
+    if options.schedule is not None and options.study is not None:
+        parser.error("name a study or a --schedule, not both")
+    if options.schedule is not None and options.steps is None:
+        parser.error("--schedule needs --steps, the length of the training")
+    if options.schedule is not None and options.steps % options.epochs:
+        parser.error(f"{options.steps} steps do not make {options.epochs} epochs of equal length")
+    return options
+
+
+def _whole(text: str) -> int:
+    number = int(text)
+    if not 1 <= number < 10**9:
+        raise ValueError
+    return number
+
+
+def _run(options: argparse.Namespace) -> None:
+    # Imported here: --help and a wrong option should not wait for torch.
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console()
+    with console.status("drawing"):
+        name, families = _schedule(options) if options.schedule is not None else _study(options)
+        path = Path(options.out or f"{name.replace(':', '.')}-preview.png")
+        _draw(families, name, path)
+
+        from tuner.lint import lint_families
+        from tuner.plots import draw_terminal
+
+        pictures = [draw_terminal(family, console.width) for family in families]
+        findings = lint_families(families)
+    for picture in pictures:
+        console.print(picture, "")
+    for finding in findings:
+        console.print(f"[yellow]note:[/yellow] {escape(finding)}", highlight=False, soft_wrap=True)
+    console.print(f"written to {path}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _study(options: argparse.Namespace) -> "tuple[str, list[Family]]":
+    from tuner.config import load_study
+    from tuner.curves import families
+
+    config = load_study(options.study or "quickstart", options.set)
+    return config.name, families(config, options.samples, options.seed)
+
+
+def _schedule(options: argparse.Namespace) -> "tuple[str, list[Family]]":
+    """Return the one curve of the schedule that the command line describes, checked as one in a study file is."""
+    from tuner.checker import Checker
+    from tuner.config import Component
+    from tuner.curves import Family, make_curve
+    from tuner.document import COMMAND_LINE, Document, Node
+    from tuner.length import Length, resolve
+    from tuner.study_file import override
+
+    length = Length(options.steps // options.epochs, options.epochs)
+    data = {"schedule": {"name": options.schedule}}
+    document = Document("", data=data, lines={(): COMMAND_LINE}, command_line="command line")
+    for assignment in options.set:
+        override(document, f"schedule.{assignment}")
+    values = Checker(document, lambda needed: [length]).component("schedule", Node.of(data["schedule"], ("schedule",)))
+    if not 0 < options.initial_lr < math.inf:
+        document.note((), f"--initial-lr: must be above 0 (got {options.initial_lr}).", COMMAND_LINE)
+    document.check()
+    schedule = Component.from_values(resolve(values, length)).build("schedule")
+    try:
+        curve = make_curve(schedule, Component("", {"initial_lr": options.initial_lr}), length)
+    except ValueError as error:
+        raise BadInputError([f"command line: schedule: {error}."]) from error
+    return options.schedule, [Family(options.schedule, "", [curve])]
+
+
+def _draw(families: "list[Family]", name: str, path: Path) -> None:
+    from tuner.plots import draw_file
+
+    try:
+        draw_file(families, name, path)
+    except (OSError, ValueError) as error:
+        raise BadInputError([f"--out: {path}: cannot be written ({error})."]) from error
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.exit(code)
