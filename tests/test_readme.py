@@ -11,7 +11,14 @@ def test_the_study_that_the_readme_shows_is_the_quickstart():
 
 
 def test_every_file_that_the_readme_names_exists():
-    for name in ("docs/terminal.svg", "docs/mlflow.png", "benchmarks", "CONTRIBUTING.md", "CHANGELOG.md"):
+    for name in (
+        "docs/terminal.svg",
+        "docs/mlflow.png",
+        "docs/schedules.md",
+        "benchmarks",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+    ):
         assert name in README
         assert (ROOT / name).exists()
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from lightning_modules import Plateau, Schedule
 from tuner import registry
 from tuner.checker import FORM_OF_COMPONENT, Checker, listed
 from tuner.document import Document, Node, shown
@@ -29,6 +30,7 @@ __all__ = [
     "TrialConfig",
     "load_study",
     "parse_duration",
+    "read_schedule",
     "shipped_studies",
 ]
 
@@ -240,6 +242,23 @@ def load_study(source: str, overrides: Sequence[str] = ()) -> StudyConfig:
     for assignment in overrides:
         override(document, assignment)
     return _StudyReader(document).study(default_name=path.stem)
+
+
+def read_schedule(document: Document, length: Length) -> Schedule | Plateau:
+    """Check a schedule that stands alone, as one in a study file is, and build it.
+
+    Args:
+        document: Has it under the key ``schedule``.
+        length: How long the training is that it is for.
+
+    Raises:
+        BadInputError: With every fault that was found.
+    """
+    checker = Checker(document, lambda needed: [length])
+    values = checker.component("schedule", Node.of(document.data["schedule"], ("schedule",)))
+    document.check()
+    schedule: Schedule | Plateau = Component.from_values(resolve(values, length)).build("schedule")
+    return schedule
 
 
 def _find(source: str) -> Path:

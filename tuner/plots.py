@@ -14,7 +14,7 @@ from rich.text import Text
 from lightning_modules import Plateau
 from tuner.curves import Curve, Family
 
-__all__ = ["draw_file", "draw_terminal", "make_figure"]
+__all__ = ["COLOURS", "draw_file", "draw_terminal", "make_figure"]
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73")  # Okabe and Ito: told apart by all kinds of colour vision
 FAN = "#999999"

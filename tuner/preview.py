@@ -119,11 +119,10 @@ def _study(options: argparse.Namespace) -> "tuple[str, list[Family]]":
 
 def _schedule(options: argparse.Namespace) -> "tuple[str, list[Family]]":
     """Return the one curve of the schedule that the command line describes, checked as one in a study file is."""
-    from tuner.checker import Checker
-    from tuner.config import Component
+    from tuner.config import Component, read_schedule
     from tuner.curves import Family, make_curve
-    from tuner.document import COMMAND_LINE, Document, Node
-    from tuner.length import Length, resolve
+    from tuner.document import COMMAND_LINE, Document
+    from tuner.length import Length
     from tuner.study_file import override
 
     length = Length(options.steps // options.epochs, options.epochs)
@@ -131,11 +130,9 @@ def _schedule(options: argparse.Namespace) -> "tuple[str, list[Family]]":
     document = Document("", data=data, lines={(): COMMAND_LINE}, command_line="command line")
     for assignment in options.set:
         override(document, f"schedule.{assignment}")
-    values = Checker(document, lambda needed: [length]).component("schedule", Node.of(data["schedule"], ("schedule",)))
     if not 0 < options.initial_lr < math.inf:
         document.note((), f"--initial-lr: must be above 0 (got {options.initial_lr}).", COMMAND_LINE)
-    document.check()
-    schedule = Component.from_values(resolve(values, length)).build("schedule")
+    schedule = read_schedule(document, length)
     try:
         curve = make_curve(schedule, Component("", {"initial_lr": options.initial_lr}), length)
     except ValueError as error:

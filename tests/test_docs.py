@@ -1,0 +1,75 @@
+"""docs/schedules.md says what there is, and what it shows works."""
+
+import math
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lightning_modules import Schedule
+from tests.conftest import TINY
+from tuner.config import load_study
+from tuner.curves import families
+from tuner.registry import KINDS
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGE = (DOCS / "schedules.md").read_text()
+script = runpy.run_path(str(DOCS / "make_schedules.py"))
+
+
+def test_the_page_is_what_the_script_makes_of_the_docstrings():
+    assert script["contents"](PAGE) == PAGE, "run python docs/make_schedules.py"
+
+
+@pytest.mark.parametrize("name", sorted(KINDS["schedule"]))
+def test_every_schedule_has_a_section_with_an_example_and_a_picture(name: str):
+    (section,) = re.findall(rf"^### {name}\n(.*?)(?=^##|^<!--)", PAGE, re.MULTILINE | re.DOTALL)
+    assert "*Synonyms:*" in section
+    assert f"schedule: {{name: {name}" in section
+    assert f"(schedules/{name}.png)" in section
+    content = (DOCS / "schedules" / f"{name}.png").read_bytes()
+    assert content.startswith(b"\x89PNG")
+    assert len(content) < 20_000
+    for text in script["EXAMPLES"][name]:
+        assert all(0 <= factor < math.inf for factor in script["factors"](script["example"](text)))
+
+
+def test_there_is_no_picture_of_a_schedule_that_is_gone():
+    assert sorted(path.stem for path in (DOCS / "schedules").iterdir()) == sorted(KINDS["schedule"])
+
+
+def test_a_picture_shows_the_curves_of_its_examples():
+    (axes,) = script["picture"]("step").axes
+    halved, tenthed = (list(line.get_ydata()) for line in axes.lines)
+    assert halved == [0.5 ** (step // 200) for step in range(1000)]
+    assert tenthed == [0.1 ** (step // 500) for step in range(1000)]
+
+
+def test_the_search_space_that_the_page_shows_is_one(tmp_path: Path):
+    (text,) = re.findall(r"```yaml\n(search_space:.*?)```", PAGE, re.DOTALL)
+    study = yaml.safe_load(TINY.read_text()) | yaml.safe_load(text)
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(study))
+    assert {family.name for family in families(load_study(str(tmp_path / "x.yaml")), 3)} == {
+        "cosine",
+        "step",
+        "triangular",
+    }
+
+
+def test_the_curves_of_the_wrong_snippets_are_reproduced():
+    first, second = (script["example"](text) for text in re.findall(r"^  schedule: (.*)$", PAGE, re.MULTILINE)[:2])
+    assert isinstance(first, Schedule)
+    assert isinstance(second, Schedule)
+    for step in range(5000):
+        epoch = step // 100
+        assert first(step) == pytest.approx(0.5 ** (math.floor(1 + epoch) / 10), rel=1e-12)
+        assert second(step) == 0.5 ** math.floor((1 + epoch) / 10)
+
+
+def test_the_table_of_eps_is_calculated_right():
+    rows = re.findall(r"^\| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", PAGE, re.MULTILINE)
+    assert len(rows) == 3
+    for gradient, *shares in rows:
+        assert shares == [f"{float(gradient) / (float(gradient) + eps):.3f}" for eps in (1e-8, 1e-3, 0.1, 1)]
