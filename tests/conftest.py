@@ -28,7 +28,7 @@ class StudyFolder:
     Args:
         path: The folder.
         storage: URL of Optuna's database, if it does not lie in the folder.
-        tracking: URL of MLflow's, likewise.
+        tracking: URL of MLflow's, likewise, or of a server whose database does.
     """
 
     path: Path
@@ -75,7 +75,8 @@ class StudyFolder:
         return self._query(self.storage or f"sqlite:///file:{self.path}/optuna.db?mode=ro&uri=true", query)
 
     def mlflow(self, query: str) -> list[tuple]:
-        return self._query(self.tracking or f"sqlite:///file:{self.path}/mlflow.db?mode=ro&uri=true", query)
+        elsewhere = "" if self.tracking.startswith("http") else self.tracking
+        return self._query(elsewhere or f"sqlite:///file:{self.path}/mlflow.db?mode=ro&uri=true", query)
 
     def _query(self, url: str, query: str) -> list[tuple]:
         engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)
@@ -115,7 +116,7 @@ class StudyFolder:
             for key in ("train/acc", "train/loss", "val/acc", "val/loss"):
                 assert points[str(number), key] == epochs
 
-    def wait_for(self, what: Callable[[], object], process: "subprocess.Popen[str]", seconds: float = 60) -> None:
+    def wait_for(self, what: Callable[[], object], process: "subprocess.Popen[str]", seconds: float = 180) -> None:
         """Wait until something is true while a study runs."""
         deadline = time.monotonic() + seconds
         while not what():

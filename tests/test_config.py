@@ -19,9 +19,9 @@ from tuner.config import (
     TrainerConfig,
     TrialConfig,
     load_study,
-    parse_duration,
     shipped_studies,
 )
+from tuner.durations import parse_duration
 from tuner.errors import BadInputError
 from tuner.search_space import Choices, OneOf, Range, corners, searched, suggest
 

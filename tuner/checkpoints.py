@@ -5,6 +5,7 @@ checkpoint or the new one. On loading, the archive's checksums are compared (tor
 numbers are accepted.
 """
 
+import errno
 import json
 import os
 import zipfile
@@ -15,11 +16,25 @@ from typing import IO, Any
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-__all__ = ["AtomicCheckpointIO", "DamagedCheckpointError", "load_tensors", "write_atomically", "write_json"]
+__all__ = [
+    "AtomicCheckpointIO",
+    "DamagedCheckpointError",
+    "DiskFullError",
+    "load_tensors",
+    "write_atomically",
+    "write_json",
+]
 
 
 class DamagedCheckpointError(Exception):
     """A checkpoint is not what was written."""
+
+
+class DiskFullError(Exception):
+    """There is no room for a file, so it was not written; what was there before still is."""
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
@@ -28,6 +43,9 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     Args:
         path: Final name; a file of that name is replaced.
         write: Called with the open file.
+
+    Raises:
+        DiskFullError: If there is no room for it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -37,8 +55,13 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        cause: BaseException | None = error
+        while cause is not None:  # torch turns it into an error of its own
+            if isinstance(cause, OSError) and cause.errno in _FULL:
+                raise DiskFullError(f"{path.parent}: {os.strerror(cause.errno or 0)}") from error
+            cause = cause.__context__
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:

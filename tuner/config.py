@@ -16,6 +16,7 @@ from lightning_modules import Plateau, Schedule
 from tuner import registry
 from tuner.checker import FORM_OF_COMPONENT, Checker, listed
 from tuner.document import Document, Node, shown
+from tuner.durations import parse_duration
 from tuner.errors import BadInputError
 from tuner.hints import did_you_mean
 from tuner.length import Length, Meter, relative_lengths, resolve
@@ -29,14 +30,12 @@ __all__ = [
     "TrainerConfig",
     "TrialConfig",
     "load_study",
-    "parse_duration",
     "read_schedule",
     "shipped_studies",
 ]
 
 COMPONENTS = ("data", "model", "optimizer", "schedule")
 MAX_GRID = 1_000_000
-MAX_SECONDS = 1e9
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 Metric = Literal["train/acc", "train/loss", "val/acc", "val/loss"]
@@ -206,25 +205,6 @@ def shipped_studies() -> dict[str, Path]:
     installed = package / "studies"
     folder = installed if installed.is_dir() else package.parent / "studies"
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-
-
-def parse_duration(value: str | int | float) -> float:
-    """Return a duration in seconds.
-
-    Raises:
-        ValueError: If it is not a number of seconds or a text such as ``90s``, ``30m`` or ``1h30m``.
-
-    >>> parse_duration("1h30m"), parse_duration(90)
-    (5400.0, 90.0)
-    """
-    number = r"([0-9]+(?:\.[0-9]+)?)"
-    text = str(value).strip()
-    parts = re.fullmatch(rf"(?:{number}d)?(?:{number}h)?(?:{number}m)?(?:{number}s)?|{number}", text)
-    amounts = [float(part or 0) for part in parts.groups()] if parts else []
-    seconds = sum(amount * unit for amount, unit in zip(amounts, (86400, 3600, 60, 1, 1), strict=False))
-    if not 0 < seconds <= MAX_SECONDS:
-        raise ValueError(f"{shown(value)} is not a duration; write 90s, 30m, 2h or 1h30m")
-    return seconds
 
 
 def load_study(source: str, overrides: Sequence[str] = ()) -> StudyConfig:

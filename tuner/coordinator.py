@@ -2,7 +2,7 @@
 
 The way of a trial: ask -> values -> `Assignment` -> engine -> reports and verdicts -> `result.json` -> tell. A process
 that dies without a result has its trial put back into the queue, under the same number, with the same values and its
-last checkpoint, up to `MAX_CRASHES` times.
+last checkpoint, up to `MAX_CRASHES` times an epoch.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from tuner.config import StudyConfig, TrialConfig
+from tuner.crashes import crash_point
 from tuner.engines import Engine
 from tuner.errors import StudyFailedError, TunerError
 from tuner.messages import Assignment, EpochReport, Group, Slot, StepReport, TrialResult, Verdict
@@ -51,12 +52,13 @@ class Coordinator:
         self._stopping = self._killing = False
         self._testing = False
         self._errors: list[str] = []
+        self._reason = ""
 
     def run(self, engine: Engine) -> None:
         """Bring the study to its end, or as far as time and signals allow.
 
         Raises:
-            StudyFailedError: If trial after trial fails in the same way.
+            StudyFailedError: If trial after trial fails in the same way, or the disk is full.
         """
         self._reconcile()
         self._publish()
@@ -67,6 +69,8 @@ class Coordinator:
             for number in list(self._running):
                 with contextlib.suppress(TunerError):  # the next run puts it right
                     self._suspend(number)
+        if self._reason:
+            raise StudyFailedError(f"{self._reason}. The same command goes on from here when that is put right.")
         if len(self._errors) >= SAME_ERRORS:
             raise StudyFailedError(f"{SAME_ERRORS} trials in a row failed in the same way: {self._errors[-1]}")
 
@@ -121,6 +125,8 @@ class Coordinator:
                 self._tested(assignment, result)
             elif result.state == "interrupted":
                 self._suspend(assignment.number)
+                if result.message:
+                    self._stopping, self._reason = True, result.message
             else:
                 self._finish(assignment, result)
 
@@ -135,13 +141,20 @@ class Coordinator:
             if result is not None:
                 self._finish(assignment, result)
                 continue
-            crashes = self._store.trials()[number].user_attrs.get("crashes", 0) + 1
-            self._store.set_attribute(number, "crashes", crashes)
+            crashes = self._count_crash(number)
             if crashes <= MAX_CRASHES:
                 self._display.note(f"trial #{number} {reason}; it goes on from its last checkpoint")
                 self._suspend(number)
             else:
                 self._finish(assignment, TrialResult("failed", message=f"{reason}, {crashes} times: given up"))
+
+    def _count_crash(self, number: int) -> int:
+        """Return how often a trial has crashed since its last epoch."""
+        trial = self._store.trials()[number]
+        epoch, before = len(trial.intermediate_values), trial.user_attrs.get("crashes", {})
+        count = int(before["count"]) + 1 if before.get("epoch") == epoch else 1
+        self._store.set_attribute(number, "crashes", {"epoch": epoch, "count": count})
+        return count
 
     def tick(self) -> bool:
         """Redraw; tell the engine to go on, unless everything shall end now."""
@@ -156,6 +169,7 @@ class Coordinator:
 
     def _ask(self) -> Assignment:
         number, config = self._store.ask()
+        crash_point("asked")
         self._tracker.start_trial(number, config)
         return self._assignment(number, config)
 
@@ -176,7 +190,9 @@ class Coordinator:
             attributes["traceback"] = result.traceback
         if result.diverged_at is not None:
             attributes["diverged_at"] = result.diverged_at
+        crash_point("before told")
         self._store.finish(number, STATES[result.state], result.value, attributes)
+        crash_point("told")
         self._tracker.finish_trial(number, assignment.config, result)
         if result.state == "failed" and result.message not in self._errors:
             self._display.note(f"trial #{number} failed: {result.message}")
@@ -237,6 +253,7 @@ class Coordinator:
 
     def _tested(self, assignment: Assignment, result: TrialResult) -> None:
         metrics = dict(result.metrics)
+        crash_point("tested")
         self._store.set_tested(assignment.number, metrics)
         trained = read_result(assignment.directory)
         step = max((step for _, step, _ in trained.points), default=0) if trained else 0

@@ -63,11 +63,13 @@ class Slot:
         index: Number of the slot, from 0.
         gpu: The GPU that it uses, as CUDA counts them; None for the CPU.
         threads: CPU threads that a training in it may use.
+        cores: CPU cores that it is kept on; none for any.
     """
 
     index: int
     gpu: int | None
     threads: int
+    cores: tuple[int, ...] = ()
 
     @property
     def device(self) -> str:
@@ -121,7 +123,7 @@ class TrialResult:
         value: Objective metric at the end of the last epoch; None if there is none.
         epochs: Epochs that are over.
         seconds: Time it took; if it was cut short, since it was last continued.
-        message: What went wrong, in a line; empty if nothing did.
+        message: What went wrong, in a line; empty if nothing did. With "interrupted": why no trial can go on now.
         traceback: Where it went wrong.
         diverged_at: Step of the first loss that was not finite.
         metrics: What a test gave.

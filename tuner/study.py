@@ -93,6 +93,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="trials at a time on each GPU (default 1), or on the CPU (a core each)",
     )
     parser.add_argument(
+        "--stall-timeout",
+        default="30m",
+        metavar="T",
+        help="take a training for hung that gives no sign of life for this time: it is killed, and its trial goes on "
+        "from its last checkpoint (default: %(default)s)",
+    )
+    parser.add_argument(
         "--engine",
         choices=("local", "inline"),
         default="local",
@@ -125,10 +132,15 @@ def _run(options: argparse.Namespace) -> int:
         overrides.append(f"budget.timeout={options.timeout}")
 
     # Imported here: --help and a wrong option should not wait for torch. The engine's server imports at the same time.
+    from tuner.durations import parse_duration
     from tuner.engines.slots import make_engine, make_slots
 
+    try:
+        stall_timeout = parse_duration(options.stall_timeout)
+    except ValueError as error:
+        raise BadInputError([f"--stall-timeout: {error}."]) from None
     slots = make_slots(options.devices, options.per_device)
-    engine = make_engine(options.engine, slots)
+    engine = make_engine(options.engine, slots, stall_timeout)
     try:
         return _with_engine(options, overrides, engine)
     finally:

@@ -21,11 +21,13 @@ from tuner.callbacks import DivergenceStop, EpochSeed, History, Reporter
 from tuner.checkpoints import (
     AtomicCheckpointIO,
     DamagedCheckpointError,
+    DiskFullError,
     load_tensors,
     write_atomically,
     write_json,
 )
 from tuner.config import TrialConfig
+from tuner.crashes import crash_point
 from tuner.messages import Assignment, Channel, Group, TrialResult
 
 __all__ = ["MODEL_FILE", "RESULT_FILE", "read_result", "run"]
@@ -79,15 +81,32 @@ def _train(assignment: Assignment, channel: Channel, device: str) -> TrialResult
     started = time.monotonic()
     try:
         result = _fit(assignment, channel, device)
+        result = dataclasses.replace(result, seconds=time.monotonic() - started)
+        if result.state != "interrupted":
+            write_json(assignment.directory / RESULT_FILE, dataclasses.asdict(result))
+            crash_point("result written")
+    except DiskFullError as error:  # not the trial's fault: it goes on when there is room
+        return TrialResult("interrupted", message=f"the disk is full: {error}")
     except Exception as error:  # the user's network, data or schedule: the trial fails, the study goes on
-        message = f"{type(error).__name__}: {error}".splitlines()[0]
-        result = TrialResult("failed", message=message, traceback=traceback.format_exc())
-    result = dataclasses.replace(result, seconds=time.monotonic() - started)
-    if result.state != "interrupted":
+        if "DataLoader worker" in str(error):  # one of its processes was killed: as good as this one
+            raise
+        result = TrialResult("failed", message=_message(error, assignment.config), traceback=traceback.format_exc())
+        result = dataclasses.replace(result, seconds=time.monotonic() - started)
         write_json(assignment.directory / RESULT_FILE, dataclasses.asdict(result))
+    if result.state != "interrupted":
         for checkpoint in _checkpoints(assignment.directory):
             checkpoint.unlink()
     return result
+
+
+def _message(error: Exception, config: TrialConfig) -> str:
+    """Return what went wrong in a line; if it was memory, with the sizes that matter."""
+    message = " ".join(f"{type(error).__name__}: {error}".split("\n", 1)[0].split())
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in message:
+        sizes = {**config.data.arguments, **config.model.arguments}
+        sizes_text = ", ".join(f"{key}={value}" for key, value in sizes.items())
+        message = f"out of memory with {config.model.name}, {sizes_text}: {message}"
+    return message
 
 
 def _fit(assignment: Assignment, channel: Channel, device: str) -> TrialResult:
@@ -98,6 +117,7 @@ def _fit(assignment: Assignment, channel: Channel, device: str) -> TrialResult:
 
     def save(epoch: int) -> None:
         trainer.save_checkpoint(directory / f"epoch-{epoch:06d}.ckpt")
+        crash_point("checkpoint saved")
         for checkpoint in _checkpoints(directory)[KEPT_CHECKPOINTS:]:
             checkpoint.unlink()
 

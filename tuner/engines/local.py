@@ -11,10 +11,12 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection, forkserver
 from multiprocessing.context import ForkServerProcess
+from pathlib import Path
 from typing import Any
 
 from tuner.engines import Handler
@@ -24,6 +26,7 @@ from tuner.messages import EpochReport, Group, Slot, StepReport, TrialResult, Ve
 __all__ = ["LocalEngine"]
 
 OUTPUT_FILE = "output.log"
+MAX_OUTPUT = 10_000_000
 
 
 @dataclass
@@ -32,6 +35,7 @@ class _Busy:
     group: Group
     process: ForkServerProcess
     pipe: "connection.Connection[Any, Any]"
+    heard: float  # when it last gave a sign of life, by the monotonic clock
 
 
 class LocalEngine:
@@ -39,13 +43,15 @@ class LocalEngine:
 
     Args:
         slots: The slots.
+        stall_timeout: Seconds without a sign of life after which a training is taken for hung, and killed.
     """
 
     TICK_SECONDS = 0.2
     START_ATTEMPTS = 3
 
-    def __init__(self, slots: Sequence[Slot]) -> None:
+    def __init__(self, slots: Sequence[Slot], stall_timeout: float) -> None:
         self.slots = slots
+        self._stall_timeout = stall_timeout
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["tuner.training"])
         _ensure_server()  # its imports take seconds: it begins with them while the study is checked
@@ -85,7 +91,7 @@ class LocalEngine:
                 if attempt == self.START_ATTEMPTS - 1:
                     raise StudyFailedError(f"no process can be started for a trial: {error!r}") from error
             else:
-                self._busy.append(_Busy(slot, group, process, ours))
+                self._busy.append(_Busy(slot, group, process, ours, time.monotonic()))
                 return
             finally:
                 theirs.close()
@@ -101,6 +107,12 @@ class LocalEngine:
                     handler.died(busy.group, _describe(busy.process.exitcode))
                 else:
                     self._handle(handler, busy, message)
+                    busy.heard = time.monotonic()
+            elif time.monotonic() - busy.heard > self._stall_timeout:
+                busy.process.kill()
+                self._forget(busy)
+                handler.died(busy.group, f"gave no sign of life for {self._stall_timeout:g} s and was killed")
+            _cut(busy.group.trials[0].directory / OUTPUT_FILE)
 
     def _handle(self, handler: Handler, busy: _Busy, message: Any) -> None:
         match message:
@@ -152,6 +164,8 @@ def _work(pipe: "connection.Connection[Any, Any]", slot: Slot, group: Group) -> 
     """Do a group's task in a process of its own, and send the results."""
     _die_with_the_coordinator()
     os.setsid()  # Ctrl-C in the terminal reaches the coordinator only, which then asks for an orderly end
+    if slot.cores:
+        os.sched_setaffinity(0, slot.cores)
     if slot.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(slot.gpu)
     with _output_to_file(group):
@@ -195,6 +209,13 @@ def _output_to_file(group: Group) -> Iterator[None]:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+
+
+def _cut(output: Path) -> None:
+    """Keep what a training prints from filling the disk: drop it when it is too much."""
+    with contextlib.suppress(FileNotFoundError):
+        if output.stat().st_size > MAX_OUTPUT:
+            os.truncate(output, 0)
 
 
 def _describe(exit_code: int | None) -> str:

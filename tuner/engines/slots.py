@@ -22,13 +22,15 @@ def make_slots(devices: str, per_device: int | None) -> list[Slot]:
     """
     if per_device is not None and per_device < 1:
         raise BadInputError([f"--per-device: must be 1 or more (got {per_device})."])
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    count = len(cores) or os.cpu_count() or 1
     gpus = _gpus(devices)
-    if not gpus:
-        count = per_device or cores
-        return [Slot(index, None, max(1, cores // count)) for index in range(count)]
-    places = [gpu for gpu in gpus for _ in range(per_device or 1)]
-    return [Slot(index, gpu, max(1, cores // len(places))) for index, gpu in enumerate(places)]
+    places: list[int | None] = [gpu for gpu in gpus for _ in range(per_device or 1)] or [None] * (per_device or count)
+    share = count // len(places)  # 0 if they are to share cores: then none is kept on one
+    return [
+        Slot(index, gpu, max(1, share), tuple(cores[index * share : (index + 1) * share]))
+        for index, gpu in enumerate(places)
+    ]
 
 
 def _gpus(devices: str) -> list[int]:
@@ -51,7 +53,7 @@ def _gpus(devices: str) -> list[int]:
     return wanted
 
 
-def make_engine(name: str, slots: Sequence[Slot]) -> Engine:
+def make_engine(name: str, slots: Sequence[Slot], stall_timeout: float) -> Engine:
     """Return the engine of a name."""
     if name == "inline":
         from tuner.engines.inline import InlineEngine
@@ -59,4 +61,4 @@ def make_engine(name: str, slots: Sequence[Slot]) -> Engine:
         return InlineEngine(slots[0])
     from tuner.engines.local import LocalEngine
 
-    return LocalEngine(slots)
+    return LocalEngine(slots, stall_timeout)
