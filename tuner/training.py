@@ -88,8 +88,8 @@ def _train(assignment: Assignment, channel: Channel, device: str) -> TrialResult
     except DiskFullError as error:  # not the trial's fault: it goes on when there is room
         return TrialResult("interrupted", message=f"the disk is full: {error}")
     except Exception as error:  # the user's network, data or schedule: the trial fails, the study goes on
-        if "DataLoader worker" in str(error):  # one of its processes was killed: as good as this one
-            raise
+        if isinstance(error, ConnectionError | EOFError) or "DataLoader worker" in str(error):
+            raise  # a process that loads data was killed: as good as this one
         result = TrialResult("failed", message=_message(error, assignment.config), traceback=traceback.format_exc())
         result = dataclasses.replace(result, seconds=time.monotonic() - started)
         write_json(assignment.directory / RESULT_FILE, dataclasses.asdict(result))
