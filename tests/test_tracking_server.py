@@ -44,8 +44,9 @@ class Server:
             time.sleep(0.2)
 
     def kill(self) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
 
     def _answers(self) -> bool:
         try:

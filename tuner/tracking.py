@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import logging
+import os
 import queue
 import threading
 import time
@@ -108,6 +109,7 @@ class Tracker:
     def __init__(self, config: StudyConfig, uri: str, study_id: str, warn: Callable[[str], None]) -> None:
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the thread below tries again, and says so
         self.uri = uri
         self._warn = warn
         self._config = config
