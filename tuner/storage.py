@@ -19,14 +19,11 @@ from optuna.trial import FrozenTrial, TrialState
 from tuner.config import StudyConfig, TrialConfig
 from tuner.database import Database, state_directory
 from tuner.errors import BadInputError
+from tuner.reading import IDENTIFIER, IDENTITY, TEST, VALIDATION_IMAGES, record_of
+from tuner.record import StudyRecord
 from tuner.samplers import make_pruner, make_sampler
 
 __all__ = ["StudyStore", "check_continued"]
-
-IDENTITY = "identity"
-IDENTIFIER = "identifier"
-TEST = "test"
-
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -168,6 +165,16 @@ class StudyStore:
     def set_attribute(self, number: int, key: str, value: Any) -> None:
         """Attach a value to a trial that is not finished."""
         self.database.storage.set_trial_user_attr(self.trials()[number]._trial_id, key, value)
+
+    @_patient
+    def record(self) -> StudyRecord:
+        """Return the finished trials as plain data, without curves."""
+        return record_of(self._study)
+
+    @_patient
+    def set_validation_images(self, number: int | None) -> None:
+        """Record how many images decide."""
+        self._study.set_user_attr(VALIDATION_IMAGES, number)
 
     @_patient
     def tested(self) -> tuple[int, dict[str, float]] | None:

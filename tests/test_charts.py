@@ -1,0 +1,226 @@
+"""The plots of a study, from any record."""
+
+import io
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.image import imread
+
+from lightning_modules import SCHEDULES, CosineRestarts
+from tuner.chart_parts import ACCENT, MAX_CURVES
+from tuner.charts import PLOTS, draw
+from tuner.figures import Figure, Scale
+from tuner.interactive import to_div
+from tuner.pictures import png
+from tuner.record import StudyRecord, TrialRecord, simplified
+
+FAMILIES = ("constant", "exponential", "cosine_restarts")
+STEPS = 90
+
+
+def trial(
+    number: int, *, state: str = "complete", value: float | None = None, family: str = "", **changes
+) -> TrialRecord:
+    """Return a trial such as a study with one schedule of each family leaves."""
+    family = family or FAMILIES[number % 3]
+    value = 0.9 + 0.05 * math.sin(number) if value is None else value
+    initial_lr = 10 ** (-3 + number % 5 / 4)
+    schedule = {
+        "constant": SCHEDULES["constant"](),
+        "exponential": SCHEDULES["exponential"](decay_rate=0.5, decay_steps=20),
+        "cosine_restarts": CosineRestarts(restart_period=30),
+    }.get(family, SCHEDULES["constant"]())
+    params = {"optimizer.initial_lr": initial_lr, "schedule.name": family, "model.init": ("a", "b")[number % 2]}
+    if family == "exponential":
+        params["schedule.exponential.decay_steps"] = 20 + number
+    steps = STEPS if state == "complete" else STEPS // 3
+    curves = {"lr": [(step, initial_lr * schedule(step)) for step in range(steps)]}
+    for key in ("train/acc", "val/acc"):
+        curves[key] = [(step, value * (1 - math.exp(-step / 30))) for step in (30, 60, 90) if step <= steps]
+    for key in ("train/loss", "val/loss"):
+        curves[key] = [(step, math.exp(-step / 30)) for step in (30, 60, 90) if step <= steps]
+    made = TrialRecord(number, state, family, value, steps // 30, 1.5, 2.0 * number + 2, params, "", curves)
+    return replace(made, **changes)
+
+
+def study(trials: Sequence[TrialRecord], **changes) -> StudyRecord:
+    importances = {"optimizer.initial_lr": 0.7, "schedule.name": 0.2, "schedule.exponential.decay_steps": 0.1}
+    return replace(
+        StudyRecord("some", "val/acc", "maximize", trials, {"optimizer.initial_lr": True}, importances), **changes
+    )
+
+
+HOSTILE = "<img src=x onerror=alert(1)>$\\frac{"
+RECORDS = {
+    "usual": study([trial(number, state=("complete", "complete", "pruned")[number % 4 % 3]) for number in range(24)]),
+    "no trial": study([], importances={}),
+    "one trial": study([trial(0)], importances={}),
+    "two trials": study([trial(0), trial(1)], importances={}),
+    "all pruned": study([trial(number, state="pruned") for number in range(4)], importances={}),
+    "all failed at once": study([trial(0, state="failed", value=math.nan, curves={}, params={})], importances={}),
+    "all of the same value": study([trial(number, value=0.5) for number in range(6)]),
+    "one far worse": study([*(trial(number) for number in range(9)), trial(9, value=0.1)]),
+    "a loss": study([trial(number) for number in range(9)], metric="val/loss", direction="minimize"),
+    "no curves": study([trial(number, curves={}) for number in range(6)]),
+    "an lr of zero": study([trial(number, curves={"lr": [(0, 0.0), (1, 0.0)]}) for number in range(3)]),
+    "one schedule, nothing searched": study([trial(number, family="constant", params={}) for number in range(3)]),
+    "a choice of numbers and words": study(
+        [trial(number, params={"x": value}) for number, value in enumerate([None, True, 1, "one", 1.5])]
+    ),
+    "hostile names": study([trial(number, family=HOSTILE, params={HOSTILE: HOSTILE}) for number in range(3)]),
+}
+
+
+def figure(name: str, record: StudyRecord) -> Figure:
+    return next(figure for figure in draw(record) if figure.name == name)
+
+
+def values_in(figure: Figure, mark: str) -> list[float]:
+    return [y for panel in figure.panels for series in panel.series if series.mark == mark for y in series.y]
+
+
+@pytest.mark.parametrize("kind", RECORDS)
+def test_every_plot_takes_any_study_or_says_why_it_is_missing(kind: str):
+    figures = draw(RECORDS[kind])
+    assert len({figure.name for figure in figures}) == len(PLOTS)
+    for figure in figures:
+        assert figure.caption.endswith(".")
+        if figure.panels:
+            assert re.search(r"Plotly\.newPlot\(", to_div(figure))
+        else:
+            with pytest.raises(ValueError, match="nothing to draw"):
+                png(figure)
+
+
+@pytest.mark.parametrize("name", [figure.name for figure in draw(RECORDS["usual"])])
+def test_every_picture_is_one(name: str):
+    pixels = imread(io.BytesIO(png(figure(name, RECORDS["usual"]))))
+    assert min(pixels.shape[:2]) > 200
+    assert len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 50, "nothing is drawn in it"
+
+
+@pytest.mark.parametrize(("kind", "name"), [("hostile names", "families"), ("an lr of zero", "lr_curves")])
+def test_names_that_look_like_formulas_and_rates_of_zero_can_be_drawn(kind: str, name: str):
+    assert png(figure(name, RECORDS[kind])).startswith(b"\x89PNG")
+
+
+def test_a_usual_study_has_every_plot():
+    assert all(figure.panels for figure in draw(RECORDS["usual"]))
+
+
+def test_a_picture_shows_the_curve_of_the_best_trial():
+    pixels = imread(io.BytesIO(png(figure("lr_curves", RECORDS["usual"]))))[..., :3]
+    accent = np.array([int(ACCENT[at : at + 2], 16) for at in (1, 3, 5)]) / 255
+    assert (np.abs(pixels - accent).max(axis=2) < 0.02).sum() > 100
+
+
+def test_there_is_a_panel_for_each_schedule_and_the_best_trial_stands_out():
+    record = RECORDS["usual"]
+    panels = figure("lr_curves", record).panels
+    assert {panel.title.split()[0] for panel in panels} == set(FAMILIES)
+    (best,) = [series for panel in panels for series in panel.series if series.label]
+    assert best.label == f"best: #{record.best.number}"
+    assert best.color == ACCENT
+    assert list(zip(best.x, best.y, strict=True)) == list(record.best.curves["lr"])
+
+
+def test_pruned_trials_are_grey_and_as_long_as_they_were():
+    record = study([trial(0), trial(3, state="pruned")])
+    (panel,) = figure("lr_curves", record).panels
+    assert [(series.color, len(series.x)) for series in panel.series if not series.label] == [
+        ("#8a919c", STEPS // 3),
+        ("#21918c", STEPS),
+    ]
+
+
+def test_of_very_many_trials_the_worst_curves_are_left_out_and_it_is_said():
+    record = study([trial(number, value=number / 1000) for number in range(MAX_CURVES + 10)])
+    drawn = figure("lr_curves", record)
+    assert sum(len(panel.series) for panel in drawn.panels) == MAX_CURVES + 1
+    assert "10 more" in drawn.caption
+
+
+@pytest.mark.parametrize("kind", ["usual", "a loss"])
+def test_the_best_so_far_only_gets_better_and_ends_at_the_best(kind: str):
+    record = RECORDS[kind]
+    for panel in figure("best_so_far", record).panels:
+        (line,) = [series for series in panel.series if series.mark == "steps"]
+        badness = [record.badness(value) for value in line.y]
+        assert badness == sorted(badness, reverse=True)
+        assert line.y[-1] == record.best.value
+        assert list(line.x) == sorted(line.x)
+
+
+def test_a_trial_far_worse_than_the_others_is_a_cross_at_the_edge_and_does_not_press_them_together():
+    drawn = figure("families", RECORDS["one far worse"])
+    assert len(values_in(drawn, "points")) == 9
+    (cross,) = values_in(drawn, "crosses")
+    low, high = drawn.panels[0].y_range
+    assert cross == low > 0.5
+    assert all(low < value < high for value in values_in(drawn, "points"))
+    assert "1 trial far worse" in drawn.caption
+
+
+def test_a_parameter_that_a_schedule_does_not_have_is_at_the_bottom():
+    record = RECORDS["usual"]
+    panel = figure("parallel_coordinates", record).panels[0]
+    (column,) = [at for at, name in panel.x_ticks.items() if name == "exponential\ndecay_steps"]
+    for series in panel.series:
+        if series.hover:
+            has_it = "exponential" in series.hover[0].partition("\n")[0]
+            assert (series.y[int(column)] >= 0) == has_it
+
+
+def test_the_slice_of_a_parameter_holds_only_the_trials_that_have_it():
+    record = RECORDS["usual"]
+    (panel,) = [panel for panel in figure("slices", record).panels if panel.x_label == "exponential decay_steps"]
+    having = [trial for trial in record.ranking if trial.family == "exponential"]
+    assert sum(len(series.x) for series in panel.series) == len(having) > 1
+
+
+def test_html_in_names_is_shown_and_not_obeyed():
+    markup = "".join(to_div(drawn) for drawn in draw(RECORDS["hostile names"]) if drawn.panels)
+    texts = [json.loads(text) for text in re.findall(r'"[^"]*img src[^"]*"', markup)]
+    assert len(texts) > 20
+    assert all("&lt;img" in text and "<img" not in text for text in texts)
+    assert "<img" not in markup
+
+
+def test_a_record_survives_json():
+    record = RECORDS["usual"]
+    again = StudyRecord.from_json(json.loads(json.dumps(record.values())))
+    assert [figure.caption for figure in draw(again)] == [figure.caption for figure in draw(record)]
+    assert [trial.number for trial in again.ranking] == [trial.number for trial in record.ranking]
+
+
+def test_of_equal_values_the_earlier_trial_ranks_first_and_pruned_ones_never():
+    record = study([trial(0, value=0.5), trial(1, value=0.9, state="pruned"), trial(2, value=0.7), trial(3, value=0.7)])
+    assert [trial.number for trial in record.ranking] == [2, 3, 0]
+    assert [trial.number for trial in replace(record, direction="minimize").ranking] == [0, 2, 3]
+
+
+def test_colors_are_those_of_the_scale_in_both_directions():
+    assert Scale("x", 0.0, 1.0).color(1.0) == Scale("x", 1.0, 0.0).color(0.0) == Scale.STOPS[-1]
+    assert Scale("x", 0.0, 1.0).color(0.5) == Scale.STOPS[2]
+    assert Scale("x", 0.5, 0.5).color(0.5) == Scale.STOPS[2]
+
+
+@given(st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=60), st.floats(0.001, 0.2))
+def test_a_simplified_curve_is_close_to_the_curve_everywhere(values: list[float], tolerance: float):
+    curve = list(enumerate(values))
+    kept = simplified(curve, tolerance)
+    assert set(kept) <= set(curve)
+    between = np.interp([step for step, _ in curve], [step for step, _ in kept], [value for _, value in kept])
+    assert np.all(np.abs(between - values) <= tolerance * np.array(values) * (1 + 1e-9) + 1e-12)
+
+
+def test_of_a_schedule_in_steps_only_the_corners_are_kept():
+    curve = [(step, 0.1 * 0.5 ** (step // 50)) for step in range(150)]
+    assert simplified(curve, 0) == [(0, 0.1), (49, 0.1), (50, 0.05), (99, 0.05), (100, 0.025), (149, 0.025)]

@@ -1,0 +1,130 @@
+"""A study in Optuna as a plain record, with what Optuna has to say about its parameters."""
+
+import contextlib
+import math
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, cast
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from tuner.database import Database
+from tuner.errors import BadInputError
+from tuner.hints import did_you_mean
+from tuner.record import FAMILY, Curve, StudyRecord, TrialRecord
+from tuner.urls import without_password
+
+__all__ = ["IDENTIFIER", "IDENTITY", "TEST", "VALIDATION_IMAGES", "open_study", "record_of"]
+
+# Names of attributes of a study.
+IDENTITY = "identity"
+IDENTIFIER = "identifier"
+TEST = "test"
+VALIDATION_IMAGES = "validation images"
+
+MIN_FOR_IMPORTANCE, MIN_OF_PARAMETER = 8, 4
+CURVES_OF_ALL: Sequence[str] = ("lr",)
+CURVES_OF_THE_BEST: Sequence[str] = ("lr", "train/acc", "train/loss", "val/acc", "val/loss")
+BEST, DRAWN = 5, 300
+
+Curves = Callable[[int, Sequence[str]], Mapping[str, Curve]]
+"""Takes a trial's number and names of metrics."""
+
+
+@contextlib.contextmanager
+def open_study(url: str, name: str) -> Iterator[optuna.Study]:
+    """Open a study to be read, without its lock.
+
+    Raises:
+        BadInputError: If there is no such database or study.
+        StudyFailedError: If the database cannot be used.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with Database.look(url) as storage:
+        names = [] if storage is None else optuna.get_all_study_names(storage)
+        if storage is None or name not in names:
+            known = f"there are: {', '.join(names)}" if names else "there is none"
+            hint = did_you_mean(name, names)
+            raise BadInputError([f'no study "{name}" in {without_password(url)}; {known}.{hint}'])
+        yield optuna.load_study(study_name=name, storage=storage)
+
+
+def _no_curves(number: int, metrics: Sequence[str]) -> Mapping[str, Curve]:
+    return {}
+
+
+def record_of(study: optuna.Study, curves: Curves = _no_curves) -> StudyRecord:
+    """Return a study's finished trials as plain data.
+
+    Args:
+        study: The study.
+        curves: Where the metrics come from. All are asked of the best trials, and of the best of each schedule; the
+            lr of the best few hundred.
+    """
+    identity: Mapping[str, Any] = study.user_attrs.get(IDENTITY, {})
+    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+    began = min((trial.datetime_start.timestamp() for trial in trials if trial.datetime_start), default=0.0)
+    direction = cast(Literal["maximize", "minimize"], study.direction.name.lower())
+    sign = -1 if direction == "maximize" else 1
+    ranked = sorted(trials, key=lambda trial: (trial.value is None, sign * (trial.value or 0.0), trial.number))
+    best = ranked[0].number if ranked and ranked[0].value is not None else None
+    test: Mapping[str, Any] = study.user_attrs.get(TEST, {})
+    best_of_families = {_family(trial, identity): trial.number for trial in reversed(ranked)}
+    looked_into = {*(trial.number for trial in ranked[:BEST]), *best_of_families.values()}
+    wanted = {trial.number: CURVES_OF_ALL for trial in ranked[:DRAWN]}
+    wanted |= dict.fromkeys(looked_into, CURVES_OF_THE_BEST)
+    searched = {
+        name: bool(getattr(distribution, "log", False))
+        for trial in trials
+        for name, distribution in trial.distributions.items()
+    }
+    return StudyRecord(
+        name=study.study_name,
+        metric=str(identity.get("objective.metric", "value")),
+        direction=direction,
+        trials=[
+            _trial(trial, began, identity, curves(trial.number, wanted[trial.number]) if trial.number in wanted else {})
+            for trial in trials
+        ],
+        searched=searched,
+        importances=_importances(study),
+        validation_images=study.user_attrs.get(VALIDATION_IMAGES),
+        test=test["metrics"] if test and test["trial"] == best else {},
+    )
+
+
+def _family(trial: FrozenTrial, identity: Mapping[str, Any]) -> str:
+    return str(trial.params.get(FAMILY, identity.get("trial.schedule.name", "constant")))
+
+
+def _trial(trial: FrozenTrial, began: float, identity: Mapping[str, Any], curves: Mapping[str, Curve]) -> TrialRecord:
+    attributes = trial.user_attrs
+    reported = trial.intermediate_values
+    return TrialRecord(
+        number=trial.number,
+        state=attributes.get("state", trial.state.name.lower()),
+        family=_family(trial, identity),
+        value=trial.value if trial.value is not None else reported[max(reported)] if reported else math.nan,
+        epochs=attributes.get("epochs", len(reported)),
+        seconds=attributes.get("seconds", 0.0),
+        ended=trial.datetime_complete.timestamp() - began if trial.datetime_complete else 0.0,
+        params=trial.params,
+        message=attributes.get("message", ""),
+        curves=curves,
+    )
+
+
+def _importances(study: optuna.Study) -> dict[str, float]:
+    """Return what Optuna's conditional PED-ANOVA finds; nothing where the trials are too few or all alike."""
+    complete = study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE])
+    counts = Counter(name for trial in complete for name in trial.params)
+    judged = [name for name, count in counts.items() if count >= MIN_OF_PARAMETER]
+    if len(complete) < MIN_FOR_IMPORTANCE or not judged:
+        return {}
+    with warnings.catch_warnings(), contextlib.suppress(ValueError, RuntimeError):  # its ways to say that it cannot
+        warnings.simplefilter("ignore")  # that trials are few, the plot says itself
+        shares = optuna.importance.get_param_importances(study, params=judged)
+        return {} if any(math.isnan(share) for share in shares.values()) else dict(shares)
+    return {}

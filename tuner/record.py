@@ -1,0 +1,128 @@
+"""A study as plain data: what its plots and its report are made of, whichever store it came from."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+__all__ = ["FAMILY", "Curve", "StudyRecord", "TrialRecord", "simplified"]
+
+Curve = Sequence[tuple[int, float]]
+"""Steps and values of a metric, in order."""
+
+FAMILY = "schedule.name"
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """A finished trial.
+
+    Args:
+        number: Its number in the study.
+        state: How it ended, as in the tag `tuner.state`.
+        family: Name of its schedule.
+        value: The objective at the end of the last epoch that it reached; NaN if it reached none.
+        epochs: Epochs that it was trained for.
+        seconds: Time that its training took.
+        ended: Seconds from the start of the study to its end, pauses of the study included.
+        params: What was searched, by its name in Optuna.
+        message: What went wrong.
+        curves: Its metrics.
+    """
+
+    number: int
+    state: str
+    family: str
+    value: float
+    epochs: int
+    seconds: float
+    ended: float
+    params: Mapping[str, Any]
+    message: str = ""
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+
+    @property
+    def is_complete(self) -> bool:
+        """Tell whether it was trained to its end: only then its value can be compared."""
+        return self.state == "complete"
+
+    @property
+    def name(self) -> str:
+        """Return number and schedule, for people."""
+        return f"#{self.number} {self.family}"
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """A study.
+
+    Args:
+        name: Its name.
+        metric: The objective metric.
+        direction: Whether large or small values are good.
+        trials: Its finished trials, in the order of their numbers.
+        searched: Names in Optuna of what is searched, and whether it is searched on a log scale.
+        importances: The share of each parameter in what makes trials good; empty if it cannot be told.
+        validation_images: How many images decided, if that is known.
+        test: What the best trial reached on the test data; empty if it was not tested.
+    """
+
+    name: str
+    metric: str
+    direction: Literal["maximize", "minimize"]
+    trials: Sequence[TrialRecord]
+    searched: Mapping[str, bool]
+    importances: Mapping[str, float] = field(default_factory=dict)
+    validation_images: int | None = None
+    test: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "StudyRecord":
+        """Read what `json` made of a record's ``dataclasses.asdict``."""
+        return cls(**{**values, "trials": [TrialRecord(**trial) for trial in values["trials"]]})
+
+    def values(self) -> dict[str, Any]:
+        """Return what `from_json` reads."""
+        return dataclasses.asdict(self)
+
+    @property
+    def ranking(self) -> list[TrialRecord]:
+        """Return the trials that were trained to their end, the best first; of equals, the earlier."""
+        complete = [trial for trial in self.trials if trial.is_complete]
+        return sorted(complete, key=lambda trial: (self.badness(trial.value), trial.number))
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """Return the best trial, if one was trained to its end."""
+        return next(iter(self.ranking), None)
+
+    @property
+    def families(self) -> list[str]:
+        """Return the schedules that were tried: that of the best trial first, those without any value last."""
+        return list(dict.fromkeys(trial.family for trial in [*self.ranking, *self.trials]))
+
+    def badness(self, value: float) -> float:
+        """Return a number that is the smaller the better a value of the objective is."""
+        return -value if self.direction == "maximize" else value
+
+
+def simplified(curve: Curve, tolerance: float = 2e-3) -> list[tuple[int, float]]:
+    """Return the points of a curve that matter: straight lines between them leave out at most `tolerance` of a value.
+
+    >>> simplified([(0, 0.1), (1, 0.1), (2, 0.1), (3, 0.05), (4, 0.05)])
+    [(0, 0.1), (2, 0.1), (3, 0.05), (4, 0.05)]
+    """
+    kept = list(curve[:1])
+    lowest, highest = -math.inf, math.inf  # slopes from the last kept point that pass all points since close enough
+    for before, point in itertools.pairwise(curve):
+        step, value = kept[-1]
+        slope = (point[1] - value) / (point[0] - step)
+        if not lowest <= slope <= highest:
+            kept.append(before)
+            (step, value), lowest, highest = before, -math.inf, math.inf
+        room = tolerance * abs(point[1])
+        lowest = max(lowest, (point[1] - room - value) / (point[0] - step))
+        highest = min(highest, (point[1] + room - value) / (point[0] - step))
+    return [*kept, curve[-1]] if len(curve) > 1 else kept
