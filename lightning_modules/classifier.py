@@ -57,15 +57,15 @@ class Classifier(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a training batch."""
-        return self._evaluate(batch, "train")
+        return self._evaluate(batch, "train")[0]
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Log loss and accuracy of a validation batch."""
         self._evaluate(batch, "val")
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Log loss and accuracy of a test batch."""
-        self._evaluate(batch, "test")
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Log loss and accuracy of a test batch, and return its logits, for callbacks."""
+        return self._evaluate(batch, "test")[1]
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the lr that the coming update uses."""
@@ -86,11 +86,11 @@ class Classifier(pl.LightningModule):
             raise TypeError(f"a Plateau needs ScheduleLR, but the trainer has {scheduler}")
         scheduler.update_plateau(float(metrics[self.schedule.monitor]))
 
-    def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
+    def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> tuple[Tensor, Tensor]:
         inputs, labels = batch
         logits = self(inputs)
         loss = functional.cross_entropy(logits, labels)
         accuracy = (logits.detach().argmax(dim=1) == labels).float().mean()
         metrics = {f"{stage}/loss": loss.detach(), f"{stage}/acc": accuracy}
         self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=len(labels))
-        return loss
+        return loss, logits

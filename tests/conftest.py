@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,11 @@ import torch
 from tuner.study import main
 
 TINY = Path(__file__).parent / "tiny.yaml"
+
+
+def without_review(arguments: Sequence[str]) -> list[str]:
+    """Return arguments that ask for no plots and no registered model, which take seconds, unless they are asked for."""
+    return list(arguments) if "--review" in arguments else ["--no-review", *arguments]
 
 
 @dataclass
@@ -38,7 +43,7 @@ class StudyFolder:
 
     def start(self, *arguments: str, study: str | Path = TINY) -> "subprocess.Popen[str]":
         """Start a study in a session of its own, so that all of it can be signalled."""
-        command = [sys.executable, "-m", "tuner.study", str(study), *arguments]
+        command = [sys.executable, "-m", "tuner.study", str(study), *without_review(arguments)]
         places = {"OPTUNA_STORAGE": self.storage, "MLFLOW_TRACKING_URI": self.tracking}
         process = subprocess.Popen(
             command,
@@ -62,7 +67,7 @@ class StudyFolder:
     def call(self, *arguments: str, study: str | Path = TINY, expect: int = 0) -> str:
         """Run a study in this process, without paying for the imports again, and return what it printed."""
         output = io.StringIO()
-        options = [str(study), "--engine", "inline", "--per-device", "2", *arguments]
+        options = [str(study), "--engine", "inline", "--per-device", "2", *without_review(arguments)]
         with contextlib.chdir(self.path), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             code = main(options)
         assert code == expect, output.getvalue()
@@ -146,6 +151,16 @@ def _one_thread() -> None:
 def folder(tmp_path: Path) -> Iterator[StudyFolder]:
     """Return an empty folder to run studies in."""
     folder = StudyFolder(tmp_path)
+    yield folder
+    folder.close()
+
+
+@pytest.fixture(scope="session")
+def reviewed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyFolder]:
+    """Return a folder in which the tiny study was run with all that MLflow shows of it."""
+    folder = StudyFolder(tmp_path_factory.mktemp("reviewed"))
+    options = ("--review", "--per-device", "2", "--set", "trial.trainer.precision=32-true")
+    folder.output = folder.run(*options)  # type: ignore[attr-defined]
     yield folder
     folder.close()
 

@@ -11,7 +11,7 @@ from pytorch_lightning.loggers.logger import Logger
 
 from tuner.messages import EpochReport, Point, StepReport, Verdict
 
-__all__ = ["DivergenceStop", "EpochSeed", "History", "Reporter"]
+__all__ = ["DivergenceStop", "EpochSeed", "History", "Predictions", "Reporter"]
 
 
 class History(Logger):
@@ -101,6 +101,58 @@ class DivergenceStop(pl.Callback):
                 trainer.should_stop = True
                 trainer.limit_val_batches = 0  # nothing of this training is worth validating
             self._finite = None
+
+
+class Predictions(pl.Callback):
+    """Keep what a network says to the test data, and the inputs that it is most wrong about.
+
+    Args:
+        keep: How many of these inputs.
+    """
+
+    def __init__(self, keep: int = 36) -> None:
+        self.keep = keep
+        self._logits: list[torch.Tensor] = []
+        self._labels: list[torch.Tensor] = []
+        self._wrong: list[tuple[float, int, torch.Tensor]] = []
+        self._example: torch.Tensor | None = None
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Add a batch."""
+        inputs, labels = batch
+        if self._example is None:
+            self._example = inputs[:2].cpu()
+        first = sum(len(labels) for labels in self._labels)
+        losses = torch.nn.functional.cross_entropy(outputs.float(), labels, reduction="none")
+        for index in (outputs.argmax(dim=1) != labels).nonzero().flatten().tolist():
+            self._wrong.append((float(losses[index]), first + index, inputs[index].cpu()))
+        self._wrong = sorted(self._wrong, key=lambda wrong: (-wrong[0], wrong[1]))[: self.keep]
+        self._logits.append(outputs.float().cpu())
+        self._labels.append(labels.cpu())
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return what was kept.
+
+        Returns:
+            labels [n]; logits [n, classes]; worst, the indices of the worst mistakes, the worst first, and
+            worst_inputs; example, two inputs.
+        """
+        worst = torch.stack([inputs for *_, inputs in self._wrong]) if self._wrong else torch.empty(0)
+        return {
+            "labels": torch.cat(self._labels),
+            "logits": torch.cat(self._logits),
+            "worst": torch.tensor([index for _, index, _ in self._wrong], dtype=torch.long),
+            "worst_inputs": worst,
+            "example": torch.empty(0) if self._example is None else self._example,
+        }
 
 
 class Reporter(pl.Callback):

@@ -7,7 +7,7 @@ last checkpoint, up to `MAX_CRASHES` times an epoch.
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -16,6 +16,7 @@ from tuner.config import StudyConfig, TrialConfig
 from tuner.crashes import crash_point
 from tuner.engines import Engine
 from tuner.errors import StudyFailedError, TunerError
+from tuner.findings import findings
 from tuner.messages import Assignment, EpochReport, Group, Slot, StepReport, TrialResult, Verdict
 from tuner.progress import Display
 from tuner.storage import StudyStore
@@ -43,10 +44,19 @@ class Coordinator:
         store: The study in Optuna, held by this process.
         tracker: The study in MLflow.
         display: What the person sees.
+        refresh: Called whenever a trial is finished, once that is told.
     """
 
-    def __init__(self, config: StudyConfig, store: StudyStore, tracker: Tracker, display: Display) -> None:
+    def __init__(
+        self,
+        config: StudyConfig,
+        store: StudyStore,
+        tracker: Tracker,
+        display: Display,
+        refresh: Callable[[], None] = lambda: None,
+    ) -> None:
         self._config, self._store, self._tracker, self._display = config, store, tracker, display
+        self._refresh = refresh
         self._running: dict[int, Assignment] = {}
         self._deadline = time.monotonic() + config.timeout if config.timeout else None
         self._stopping = self._killing = False
@@ -218,7 +228,9 @@ class Coordinator:
         if best is not None:
             config = self._store.config_of(best).values()
             summary = {"number": best.number, "value": best.value, "params": best.params, "config": config}
-        self._tracker.log_study([_row(trial) for trial in finished], summary, len(finished))
+        found = findings(self._store.record())
+        self._tracker.log_study([_row(trial) for trial in finished], summary, len(finished), found)
+        self._refresh()
 
     def _reconcile(self) -> None:
         """Put right what a run that was killed left behind. No other coordinator lives: this one has the lock."""
@@ -259,6 +271,7 @@ class Coordinator:
         step = max((step for _, step, _ in trained.points), default=0) if trained else 0
         self._tracker.log_test(assignment.number, metrics, step)
         self._display.tested(metrics)
+        self._publish()
 
 
 def _row(trial: FrozenTrial) -> dict[str, Any]:

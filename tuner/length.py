@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+
 from tuner import registry
 from tuner.errors import BadInputError
 from tuner.hints import item_hint, parse_length, takes_steps
@@ -107,10 +109,12 @@ class DataFacts:
     Args:
         batches: Training batches in an epoch; None if its loader does not tell.
         digest: What changes when the data change; empty if the data module does not tell.
+        validation_images: How many images decide; None if the batches do not tell.
     """
 
     batches: int | None
     digest: str
+    validation_images: int | None = None
 
 
 class Meter:
@@ -140,9 +144,10 @@ class Meter:
                 if batches == 0:
                     raise ValueError("there is not one training batch")
                 digest = data.digest() if hasattr(data, "digest") else ""
+                images = _count_images(data)
             except Exception as error:  # the network's, the disk's, or whatever a user's own data module raises
                 raise BadInputError([f"trial.data: {error}"]) from error
-            self._seen[key] = DataFacts(batches, digest)
+            self._seen[key] = DataFacts(batches, digest, images)
         return self._seen[key]
 
     def length(self, trial: Mapping[str, Any]) -> Length:
@@ -168,4 +173,11 @@ def _count(loader: Any) -> int | None:
     try:
         return None if isinstance(loader, dict | list | tuple) else len(loader)  # several loaders
     except (TypeError, NotImplementedError):  # an iterable data set
+        return None
+
+
+def _count_images(data: Any) -> int | None:
+    try:
+        return sum(len(batch[-1]) for batch in data.val_dataloader())
+    except (LookupError, TypeError, MisconfigurationException):  # batches of another form, or none
         return None

@@ -128,6 +128,7 @@ class TrialResult:
         diverged_at: Step of the first loss that was not finite.
         metrics: What a test gave.
         points: Every metric that was logged.
+        device: Name of what it was trained on.
     """
 
     state: Literal["complete", "pruned", "diverged", "failed", "interrupted"]
@@ -139,6 +140,7 @@ class TrialResult:
     diverged_at: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     points: Points = ()
+    device: str = ""
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "TrialResult":

@@ -12,21 +12,16 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from tuner.errors import BadInputError, TunerError
-from tuner.urls import has_password
+from tuner.urls import DEFAULT_STORAGE, refuse_passwords
 
 if TYPE_CHECKING:
     from tuner.config import StudyConfig
+    from tuner.storage import StudyStore
 
 __all__ = ["main"]
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 SHOW_CURSOR = b"\x1b[?25h\n"  # the status line hides it
-
-ADVICE = (
-    "PostgreSQL takes it from PGPASSWORD or ~/.pgpass, an MLflow server from MLFLOW_TRACKING_PASSWORD; "
-    "or put the whole URL into OPTUNA_STORAGE or MLFLOW_TRACKING_URI."
-)
-DEFAULT_STORAGE = "sqlite:///optuna.db"
 
 EPILOG = """\
 examples:
@@ -116,14 +111,18 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--set", action="append", default=[], metavar="PATH=VALUE", help="put a value over the study file's; repeatable"
     )
+    parser.add_argument(
+        "--review",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="plots, report and the best model in MLflow (default: yes)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="check everything, train nothing")
     return parser.parse_args(arguments)
 
 
 def _run(options: argparse.Namespace) -> int:
-    for option, url in (("--storage", options.storage), ("--tracking-uri", options.tracking_uri)):
-        if url and has_password(url):
-            raise BadInputError([f"{option}: everybody on this machine can read the password there. {ADVICE}"])
+    refuse_passwords({"--storage": options.storage, "--tracking-uri": options.tracking_uri})
     options.storage = options.storage or os.environ.get("OPTUNA_STORAGE") or DEFAULT_STORAGE
     overrides = list(options.set)
     if options.trials is not None:
@@ -154,7 +153,9 @@ def _with_engine(options: argparse.Namespace, overrides: Sequence[str], engine: 
     with console.status(f"checking {options.study}"):
         from tuner.config import load_study
         from tuner.coordinator import Coordinator
+        from tuner.environment import environment
         from tuner.progress import Display
+        from tuner.review import Review
         from tuner.storage import StudyStore, check_continued
         from tuner.summary import print_plan, print_summary
         from tuner.tracking import Tracker, check_tracking_uri, default_tracking_uri
@@ -162,7 +163,8 @@ def _with_engine(options: argparse.Namespace, overrides: Sequence[str], engine: 
         config = load_study(options.study, overrides)
         uri = options.tracking_uri or default_tracking_uri()
         check_tracking_uri(uri)
-        identity = {**config.identity, "data digest": _check_data(config)}
+        digests, validation_images = _check_data(config)
+        identity = {**config.identity, "data digest": " ".join(dict.fromkeys(digest for _, digest in digests))}
         check_continued(config, options.storage, identity)
     if options.dry_run:
         print_plan(console, config, engine.slots, options.storage, uri)
@@ -171,8 +173,11 @@ def _with_engine(options: argparse.Namespace, overrides: Sequence[str], engine: 
     caught: list[int] = []
     display = Display(config, console)
     with StudyStore.open(config, options.storage, identity, display.note) as store:
-        tracker = Tracker(config, uri, store.identifier, display.note)
-        coordinator = Coordinator(config, store, tracker, display)
+        store.set_validation_images(validation_images)
+        tags = environment([slot.device for slot in engine.slots])
+        tracker = Tracker(config, uri, store.identifier, display.note, tags, dict(digests))
+        review = Review(options.storage, config.name, uri, store.directory) if options.review else None
+        coordinator = Coordinator(config, store, tracker, display, review.refresh if review else lambda: None)
 
         def interrupt(number: int, frame: FrameType | None) -> None:
             caught.append(number)
@@ -188,17 +193,35 @@ def _with_engine(options: argparse.Namespace, overrides: Sequence[str], engine: 
             finished = coordinator.is_done
         finally:
             delivered = tracker.close("FINISHED" if finished else "KILLED")
+            if review:
+                review.close()
             for number in INTERRUPTS:
                 signal.signal(number, _leave)
+        if review and delivered and not caught:
+            with console.status("drawing the plots, writing the report, registering the best model"):
+                notes = review.finish(_winner(store))
+            for note in notes:
+                display.note(note)
         print_summary(console, config, store, tracker, delivered)
     return 128 + caught[0] if caught else 0
 
 
-def _check_data(config: "StudyConfig") -> str:
-    """Fetch and load the data before anything is created, and return its digest."""
+def _winner(store: "StudyStore") -> dict[str, Any] | None:
+    """Return number, values and directory of the best trial."""
+    best = store.best()
+    if best is None:
+        return None
+    directory = str(store.trial_directory(best.number))
+    return {"number": best.number, "config": store.config_of(best).values(), "directory": directory}
+
+
+def _check_data(config: "StudyConfig") -> tuple[list[tuple[str, str]], int | None]:
+    """Fetch and load the data before anything is created, and return names and digests, and the validation images."""
     from tuner.search_space import corners
 
-    return " ".join(dict.fromkeys(config.meter.data(values).digest for values in corners(config.trial["data"])))
+    facts = [(values["name"], config.meter.data(values)) for values in corners(config.trial["data"])]
+    validation_images = [fact.validation_images for _, fact in facts if fact.validation_images is not None]
+    return [(name, fact.digest) for name, fact in facts], min(validation_images, default=None)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import queue
+import re
 import threading
 import time
 import urllib.error
@@ -18,18 +19,21 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import ErrorCode
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from tuner.config import StudyConfig, TrialConfig
 from tuner.errors import BadInputError
 from tuner.messages import Points, TrialResult
+from tuner.record import simplified
+from tuner.search_space import searched as searched_in
 
 __all__ = ["TRIAL_STATUS", "Tracker", "check_tracking_uri", "default_tracking_uri"]
 
@@ -104,9 +108,19 @@ class Tracker:
         uri: MLflow's tracking URI.
         study_id: What tells this study from others of the same name, in other databases.
         warn: Called, from another thread, with what a person should know.
+        tags: What the study runs with.
+        digests: The digest of each data set, by its name in the study file.
     """
 
-    def __init__(self, config: StudyConfig, uri: str, study_id: str, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        config: StudyConfig,
+        uri: str,
+        study_id: str,
+        warn: Callable[[str], None],
+        tags: Mapping[str, str] = MappingProxyType({}),
+        digests: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the thread below tries again, and says so
@@ -123,7 +137,8 @@ class Tracker:
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._write, name="tracking", daemon=True)
         self._thread.start()
-        self._put(lambda: self._client.log_text(self._parent.info.run_id, config.text, "study.yaml"))
+        self._digests = digests
+        self._put(lambda: self._open(tags))
 
     @property
     def experiment_id(self) -> str:
@@ -169,6 +184,7 @@ class Tracker:
             params = [Param(key, _text(value)) for key, value in config.flat().items()]
             for batch in _batches(params, 100):
                 self._client.log_batch(child.run_id, params=batch)
+            self._client.log_inputs(child.run_id, [self._dataset(config.data.name, config.data.arguments)])
             self._children[number] = child
 
         self._put(write)
@@ -193,11 +209,16 @@ class Tracker:
         def write() -> None:
             child = self._children[number]
             tags = {STATE_TAG: result.state, "tuner.epochs": str(result.epochs)}
+            if result.state != "interrupted":
+                tags |= {"tuner.seconds": f"{result.seconds:.1f}", "tuner.device": result.device}
             if result.message:
                 tags["tuner.message"] = result.message[:5000]
             self._client.log_batch(child.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
             if result.traceback:
                 self._client.log_text(child.run_id, result.traceback, "traceback.txt")
+            rates = simplified(sorted({step: lr for key, step, lr in result.points if key == "lr"}.items()))
+            if rates:  # MLflow draws a sample of a long curve; here is where it bends
+                self._client.log_text(child.run_id, _csv([{"step": step, "lr": lr} for step, lr in rates]), "lr.csv")
             value = "" if result.value is None else f" {result.value:.4f}"
             self._client.update_run(child.run_id, name=f"#{number} {config.schedule.name}{value}")
             self._client.set_terminated(child.run_id, TRIAL_STATUS[result.state])
@@ -206,19 +227,25 @@ class Tracker:
 
         self._put(write)
 
-    def log_study(self, table: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None, finished: int) -> None:
-        """Write the table of trials, and the best of them, to the study's run."""
+    def log_study(
+        self,
+        table: Sequence[Mapping[str, Any]],
+        best: Mapping[str, Any] | None,
+        finished: int,
+        found: Sequence[str] = (),
+    ) -> None:
+        """Write the table of trials, the best of them, and what was found in words, to the study's run."""
 
         def write() -> None:
             run_id, now = self.parent_id, int(time.time() * 1000)
-            metrics = [Metric("trials", finished, now, finished)]
+            metrics = [Metric("trials_done", finished, now, finished)]
             tags = {}
             if best is not None:
-                metrics.append(Metric(f"best/{self._config.objective.metric}", best["value"], now, finished))
+                metrics.append(Metric("best_value", best["value"], now, finished))
                 child = self._children.get(best["number"])
                 tags = {"tuner.best_trial": str(best["number"]), "tuner.best_run_id": child.run_id if child else ""}
-                tags["mlflow.note.content"] = _description(self._config, best, finished)
                 self._client.log_dict(run_id, best["config"], "best.yaml")
+            tags[MLFLOW_RUN_NOTE] = self._description(best, finished, found)
             self._client.log_batch(run_id, metrics=metrics, tags=[RunTag(key, value) for key, value in tags.items()])
             self._client.log_text(run_id, _csv(table), "trials.csv")
 
@@ -290,6 +317,33 @@ class Tracker:
             if not token:
                 return
 
+    def _open(self, tags: Mapping[str, str]) -> None:
+        """Record what the study is and runs with."""
+        self._client.log_text(self.parent_id, self._config.text, "study.yaml")
+        self._client.log_batch(self.parent_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        for name in self._digests:
+            self._client.log_inputs(self.parent_id, [self._dataset(name, {})])
+
+    def _description(self, best: Mapping[str, Any] | None, finished: int, found: Sequence[str]) -> str:
+        """Return the text that MLflow shows first, in Markdown."""
+        parts = [f"**{finished} of {self._config.trials} trials.**", *(f"- {_plain(sentence)}" for sentence in found)]
+        searched = ", ".join(_plain(path) for path, _ in searched_in(self._config.trial))
+        parts.append(f"\nSearched: {searched}.\n")
+        child = self._children.get(best["number"]) if best else None
+        base = f"#/experiments/{self._experiment_id}/runs"
+        if best and child:
+            parts.append(f"[The best trial]({base}/{child.run_id}) · [plots]({base}/{self.parent_id}/artifacts)\n")
+            parts += ["| searched | of the best |", "|---|---|"]
+            parts += [f"| {_plain(path)} | {_plain(_text(value))} |" for path, value in best["params"].items()]
+        return "\n".join(parts)[:5000]
+
+    def _dataset(self, name: str, arguments: Mapping[str, Any]) -> DatasetInput:
+        digest = self._digests.get(name, "")
+        profile = json.dumps({**arguments, "digest": digest})
+        source = json.dumps({"name": name})
+        dataset = Dataset(name, digest[:32] or "unknown", "tuner", source, profile=profile)
+        return DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, "training, validation")])
+
     def _put(self, write: Callable[[], None]) -> None:
         self._queue.put(write)
 
@@ -328,6 +382,11 @@ def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
         yield items[start : start + size]
 
 
+def _plain(text: str) -> str:
+    """Return a text that Markdown shows as it is."""
+    return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", text.replace("\n", " "))
+
+
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
@@ -339,11 +398,3 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return file.getvalue()
-
-
-def _description(config: StudyConfig, best: Mapping[str, Any], finished: int) -> str:
-    rows = "\n".join(f"| `{key}` | {_text(value)} |" for key, value in best["params"].items())
-    return (
-        f"**{finished} of {config.trials} trials.** Best: trial #{best['number']}, "
-        f"{config.objective.metric} {best['value']:.4f}.\n\n| searched | best value |\n|---|---|\n{rows}\n"
-    )

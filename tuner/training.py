@@ -10,14 +10,16 @@ import logging
 import time
 import traceback
 import warnings
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
 from lightning_modules import Classifier
-from tuner.callbacks import DivergenceStop, EpochSeed, History, Reporter
+from tuner.callbacks import DivergenceStop, EpochSeed, History, Predictions, Reporter
 from tuner.checkpoints import (
     AtomicCheckpointIO,
     DamagedCheckpointError,
@@ -28,12 +30,14 @@ from tuner.checkpoints import (
 )
 from tuner.config import TrialConfig
 from tuner.crashes import crash_point
+from tuner.environment import device_name
 from tuner.messages import Assignment, Channel, Group, TrialResult
 
-__all__ = ["MODEL_FILE", "RESULT_FILE", "read_result", "run"]
+__all__ = ["MODEL_FILE", "PREDICTIONS_FILE", "RESULT_FILE", "build_model", "read_result", "run"]
 
 RESULT_FILE = "result.json"
 MODEL_FILE = "model.ckpt"
+PREDICTIONS_FILE = "test.pt"
 KEPT_CHECKPOINTS = 2
 
 _log = logging.getLogger(__name__)
@@ -81,7 +85,7 @@ def _train(assignment: Assignment, channel: Channel, device: str) -> TrialResult
     started = time.monotonic()
     try:
         result = _fit(assignment, channel, device)
-        result = dataclasses.replace(result, seconds=time.monotonic() - started)
+        result = dataclasses.replace(result, seconds=time.monotonic() - started, device=device_name(device))
         if result.state != "interrupted":
             write_json(assignment.directory / RESULT_FILE, dataclasses.asdict(result))
             crash_point("result written")
@@ -91,7 +95,7 @@ def _train(assignment: Assignment, channel: Channel, device: str) -> TrialResult
         if isinstance(error, ConnectionError | EOFError) or "DataLoader worker" in str(error):
             raise  # a process that loads data was killed: as good as this one
         result = TrialResult("failed", message=_message(error, assignment.config), traceback=traceback.format_exc())
-        result = dataclasses.replace(result, seconds=time.monotonic() - started)
+        result = dataclasses.replace(result, seconds=time.monotonic() - started, device=device_name(device))
         write_json(assignment.directory / RESULT_FILE, dataclasses.asdict(result))
     if result.state != "interrupted":
         for checkpoint in _checkpoints(assignment.directory):
@@ -153,9 +157,18 @@ def _test(assignment: Assignment, device: str) -> TrialResult:
     module, data = _build(assignment.config)
     weights = load_tensors(assignment.directory / MODEL_FILE)
     module.model.load_state_dict(weights["state_dict"])
-    trainer = _trainer(assignment.config, device, assignment.directory, [], None)
+    predictions = Predictions()
+    trainer = _trainer(assignment.config, device, assignment.directory, [predictions], None)
     (metrics,) = trainer.test(module, datamodule=data, verbose=False)
+    write_atomically(assignment.directory / PREDICTIONS_FILE, lambda file: torch.save(predictions.tensors(), file))
     return TrialResult("complete", metrics=dict(metrics), seconds=time.monotonic() - started)
+
+
+def build_model(config: TrialConfig, weights: Mapping[str, Any]) -> torch.nn.Module:
+    """Return a trial's network with the weights of its `MODEL_FILE`."""
+    model: torch.nn.Module = config.model.build("model")
+    model.load_state_dict(weights["state_dict"])
+    return model
 
 
 def _build(config: TrialConfig) -> tuple[Classifier, pl.LightningDataModule]:

@@ -1,8 +1,17 @@
 """Addresses of databases and servers, and the passwords that may be in them."""
 
 import re
+from collections.abc import Mapping
 
-__all__ = ["has_password", "without_password"]
+from tuner.errors import BadInputError
+
+__all__ = ["DEFAULT_STORAGE", "has_password", "refuse_passwords", "without_password"]
+
+DEFAULT_STORAGE = "sqlite:///optuna.db"
+ADVICE = (
+    "PostgreSQL takes it from PGPASSWORD or ~/.pgpass, an MLflow server from MLFLOW_TRACKING_PASSWORD; "
+    "or put the whole URL into OPTUNA_STORAGE or MLFLOW_TRACKING_URI."
+)
 
 _PASSWORD = re.compile(r"(?<=://)([^/@]*?):[^/@]*(?=@)|(?<=[?&]password=)[^&]+")
 
@@ -23,3 +32,17 @@ def without_password(url: str) -> str:
     ('postgresql://tuner@db/optuna', 'postgresql:///x?password=&a=1')
     """
     return _PASSWORD.sub(r"\1", url)
+
+
+def refuse_passwords(options: Mapping[str, str | None]) -> None:
+    """Refuse URLs with a password on the command line.
+
+    Args:
+        options: URLs, by the options that gave them.
+
+    Raises:
+        BadInputError: If one has a password.
+    """
+    for option, url in options.items():
+        if url and has_password(url):
+            raise BadInputError([f"{option}: everybody on this machine can read the password there. {ADVICE}"])

@@ -1,0 +1,66 @@
+"""What came out, in words."""
+
+import math
+from dataclasses import replace
+
+from tests.test_charts import study, trial
+from tuner.findings import findings
+
+
+def text_of(*trials, **changes) -> str:
+    return "\n".join(findings(study(list(trials), **changes)))
+
+
+def test_the_winner_is_told_with_its_values_and_its_margins():
+    text = text_of(
+        trial(0, value=0.90, family="constant"),
+        trial(1, value=0.98, family="exponential"),
+        trial(2, value=0.97, family="exponential"),
+        trial(3, value=0.96, family="cosine_restarts"),
+    )
+    assert "The best is #1 exponential: val/acc 0.9800 after epoch 3" in text
+    assert "0.0100 better than the runner-up, #2 exponential (0.9700)" in text
+    assert "0.0200 better than the best of another schedule, #3 cosine_restarts (0.9600)" in text
+    assert "0.0800 better than the best constant lr, #0 (0.9000)" in text
+
+
+def test_without_a_constant_lr_it_says_that_the_schedule_s_share_is_unknown():
+    text = text_of(trial(0, family="exponential"), trial(1, family="exponential"))
+    assert "No constant lr was trained to the end" in text
+    assert "No constant lr" not in text_of(trial(0, family="constant"), trial(1, family="constant"))
+
+
+def test_the_doubt_is_the_binomial_standard_error_of_the_validation_images():
+    text = text_of(trial(0, value=0.98), trial(1, value=0.97), validation_images=5000)
+    error = math.sqrt(0.98 * 0.02 / 5000)
+    assert f"On 5,000 validation images the standard error of such an accuracy is {error:.4f}" in text
+    assert f"below {2 * error:.3f} for a tie" in text
+
+
+def test_a_loss_has_no_such_error_and_the_smaller_one_wins():
+    text = text_of(
+        trial(0, value=0.3), trial(1, value=0.1), metric="val/loss", direction="minimize", validation_images=5000
+    )
+    assert "The best is #1 exponential: val/loss 0.1000" in text
+    assert "0.2000 better than the runner-up" in text
+    assert "standard error" not in text
+    assert "one seed" in text
+
+
+def test_equal_values_are_no_margin():
+    assert "no better than the runner-up" in text_of(trial(0, value=0.9), trial(1, value=0.9))
+
+
+def test_a_study_without_a_finished_trial_says_so():
+    assert "no best one" in text_of()
+    assert "no best one" in text_of(trial(0, state="pruned"), importances={})
+
+
+def test_a_single_trial_is_compared_with_nothing():
+    assert "nothing to compare it with" in text_of(trial(0), importances={})
+
+
+def test_how_trials_ended_and_how_long_they_took_is_told():
+    trials = [trial(0), replace(trial(1, state="pruned"), seconds=100.0), trial(2, state="failed", value=math.nan)]
+    text = text_of(*trials)
+    assert "3 trials (1 trained to the end, 1 pruned early, 1 failed), 1 min 43 s of training in all." in text

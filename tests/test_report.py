@@ -1,0 +1,152 @@
+"""`python -m tuner.report`: one file that can be sent to somebody."""
+
+import contextlib
+import html
+import io
+import re
+import shutil
+import sqlite3
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StudyFolder
+from tuner.report import main
+
+HOSTILE = "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">{{ 7*7 }}"
+
+
+class Page(HTMLParser):
+    """What a browser would take for tags, and the text between them."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._in_code = False
+        self.feed(source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._in_code = tag in ("script", "style")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_code = False
+
+    def handle_data(self, data: str) -> None:
+        if not self._in_code:
+            self.text += data
+
+
+def report(folder: StudyFolder, *arguments: str, expect: int = 0) -> str:
+    """Run the command in a folder; return the page, or the message."""
+    output = io.StringIO()
+    uri = f"sqlite:///{folder.path / 'mlflow.db'}"
+    with contextlib.chdir(folder.path), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        code = main([*arguments, "--tracking-uri", uri])
+    assert code == expect, output.getvalue()
+    return Path(folder.path, output.getvalue().strip()).read_text() if code == 0 else output.getvalue()
+
+
+def test_a_report_answers_what_won_by_how_much_and_how_to_have_it(reviewed: StudyFolder):
+    page = Page(report(reviewed, "tiny"))
+    ((number, value),) = reviewed.optuna(
+        "select number, value from trials join trial_values using (trial_id) order by 2 desc, 1 limit 1"
+    )
+    assert f"The best is #{number} " in page.text
+    assert f"{value:.4f}" in page.text
+    assert "better than the runner-up" in page.text
+    assert "models:/tiny@champion" in page.text
+    assert "from lightning_modules import" in page.text
+    assert "mnist_cnn" in page.text
+    drawn = [attributes["data-plot"] for tag, attributes in page.tags if "data-plot" in attributes]
+    assert drawn[:3] == ["top_trials", "best_of_each", "lr_curves"]
+    pictures = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
+    assert len(pictures) == 2
+    assert all(source.startswith("data:image/png;base64,") for source in pictures)
+
+
+def test_the_code_that_a_report_shows_builds_the_winner_s_schedule(reviewed: StudyFolder):
+    (code,) = re.findall(r"<pre>(from lightning_modules.*?)</pre>", report(reviewed, "tiny"), re.DOTALL)
+    ((best,),) = reviewed.mlflow("select value from tags where key = 'tuner.best_run_id'")
+    params = dict(reviewed.mlflow(f"select key, value from params where run_uuid = '{best}'"))
+    ((first,),) = reviewed.mlflow(f"select value from metrics where run_uuid = '{best}' and key = 'lr' and step = 0")
+    built: dict = {"your_network": __import__("torch").nn.Linear(784, 10)}
+    exec(html.unescape(code), built)  # what a person would paste
+    assert built["optimizer"].initial_lr == float(params["optimizer.initial_lr"])
+    schedule = built["schedule"]
+    assert type(schedule).__name__.lower() == params["schedule.name"].replace("_", "")
+    assert getattr(schedule, "schedule", schedule)(0) * built["optimizer"].initial_lr == pytest.approx(first)
+
+
+def test_a_report_needs_no_network_and_has_its_library_once(reviewed: StudyFolder):
+    source = report(reviewed, "tiny")
+    page = Page(source)
+    policy = [attributes["content"] for tag, attributes in page.tags if "http-equiv" in attributes]
+    assert policy == ["default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"]
+    assert not [tag for tag, attributes in page.tags if tag == "link" or (tag == "script" and "src" in attributes)]
+    assert source.count("plotly.js v") == 1
+    assert len(source) < 12e6
+
+
+def test_studies_stand_side_by_side(folder: StudyFolder):
+    for name in ("one", "two"):
+        folder.call("--trials", "1", "--set", f"name={name}", "--set", "trial.trainer.max_epochs=1")
+    page = Page(report(folder, "one", "two", "--output", "both.html"))
+    identifiers = [attributes["id"] for _, attributes in page.tags if attributes.get("id")]
+    assert len(identifiers) == len(set(identifiers))
+    assert {"comparison", "study-0", "study-1", "all-compare"} <= set(identifiers)
+    assert page.text.index("one") < page.text.index("two")
+
+
+def make_hostile(reviewed: StudyFolder, folder: Path) -> str:
+    """Copy a study's stores, put hostile content into them by hand, and return the study's new name."""
+    for name in ("optuna.db", "mlflow.db"):
+        shutil.copy(reviewed.path / name, folder / name)
+    quoted = HOSTILE.replace("'", "''")
+    with sqlite3.connect(folder / "optuna.db") as database:
+        database.execute(f"update studies set study_name = '{quoted}'")
+        database.execute("update trials set state = 'FAIL' where number = 3")
+        database.execute(
+            "insert into trial_user_attributes (trial_id, key, value_json) "
+            f"select trial_id, 'message', json_quote('{quoted}') from trials"
+        )
+        database.execute(
+            "update trial_user_attributes set value_json = '\"failed\"' where key = 'state' "
+            "and trial_id = (select trial_id from trials where number = 3)"
+        )
+    database.close()
+    with sqlite3.connect(folder / "mlflow.db") as database:
+        database.execute(f"update tags set value = '{quoted}' where key in ('hardware', 'devices')")
+        database.execute(f"update params set value = '{quoted}' where key in ('model.name', 'optimizer.name')")
+        database.execute("update tags set value = '../../../../etc/passwd' where key = 'tuner.best_run_id'")
+    database.close()
+    return HOSTILE
+
+
+def test_hostile_content_of_the_stores_is_shown_and_not_obeyed(reviewed: StudyFolder, tmp_path: Path):
+    page = Page(report(StudyFolder(tmp_path), make_hostile(reviewed, tmp_path)))
+    assert page.text.count(HOSTILE) >= 4, "name, message and tags, as they are"
+    assert not [attributes for _, attributes in page.tags if "onerror" in attributes]
+    scripts = [tag for tag, _ in page.tags if tag == "script"]
+    assert len(scripts) == len([tag for tag, _ in Page(report(reviewed, "tiny")).tags if tag == "script"])
+
+
+def test_an_unknown_study_is_told_with_those_that_there_are(reviewed: StudyFolder):
+    message = report(reviewed, "tinny", expect=2)
+    assert 'no study "tinny" in sqlite:///optuna.db; there are: tiny. Did you mean tiny?' in message
+
+
+def test_a_database_that_is_not_there_is_told_and_not_created(tmp_path: Path):
+    assert "there is no such file" in report(StudyFolder(tmp_path), "tiny", expect=2)
+    (tmp_path / "mlflow.db").touch()
+    assert 'no study "tiny" in sqlite:///optuna.db; there is none' in report(StudyFolder(tmp_path), "tiny", expect=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
+
+
+def test_a_study_without_a_finished_trial_has_a_report(folder: StudyFolder):
+    folder.call("--trials", "1", "--set", "search_space.optimizer.initial_lr={low: 1e12, high: 1e13}")
+    page = Page(report(folder, "tiny"))
+    assert "None was trained to its end" in page.text
+    assert "diverged" in page.text

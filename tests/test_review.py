@@ -1,0 +1,178 @@
+"""What MLflow shows of a study as a whole, and the model that can be had from it."""
+
+import csv
+import io
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StudyFolder
+from tuner.review import Review
+
+PNG = b"\x89PNG\r\n\x1a\n"
+PARENT = "(select run_uuid from tags where key = 'tuner.study_id')"
+
+
+def artifacts(folder: StudyFolder) -> Path:
+    """Return where the artifacts of the study's run lie."""
+    ((path,),) = folder.mlflow(f"select artifact_uri from runs where run_uuid in {PARENT}")
+    return Path(path)
+
+
+def tags_of(folder: StudyFolder, runs: str = PARENT) -> dict[str, str]:
+    return dict(folder.mlflow(f"select key, value from tags where run_uuid in {runs}"))
+
+
+def python(folder: StudyFolder, code: str, **environment: str) -> str:
+    """Run code as a person would who has MLflow's address and nothing else, and return what it printed."""
+    uri = f"sqlite:///{folder.path / 'mlflow.db'}"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=folder.path,
+        env={**os.environ, "MLFLOW_TRACKING_URI": uri, **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_study_s_run_has_every_plot_the_report_and_the_winner(reviewed: StudyFolder):
+    there = artifacts(reviewed)
+    pictures = {path.stem.partition("_")[2] for path in (there / "plots").glob("*.png")}
+    assert {"top_trials", "best_of_each", "lr_curves", "families", "winner", "slices", "best_so_far"} <= pictures
+    for path in there.rglob("*.png"):
+        assert path.read_bytes().startswith(PNG)
+    names = {str(path.relative_to(there)) for path in there.rglob("*") if path.is_file()}
+    assert {"report.html", "study.yaml", "trials.csv", "best.yaml", "best/weights.ckpt"} <= names
+    assert {"best/confusion_matrix.png", "best/mistakes.png"} <= names
+
+
+def test_the_study_s_run_tells_what_won_by_how_much_and_what_that_is_worth(reviewed: StudyFolder):
+    tags = tags_of(reviewed)
+    ranking = reviewed.optuna("select number, value from trials join trial_values using (trial_id) order by 2 desc, 1")
+    text = tags["mlflow.note.content"].replace("\\", "")
+    assert "4 of 4 trials" in text
+    assert f"#{ranking[0][0]} " in text
+    assert f"{ranking[0][1] - ranking[1][1]:.4f} better than the runner-up, #{ranking[1][0]} " in text
+    assert "one training with one seed" in text
+    error = (ranking[0][1] * (1 - ranking[0][1]) / 500) ** 0.5
+    assert f"On 500 validation images the standard error of such an accuracy is {error:.4f}" in text
+    assert "test/acc" in text
+    assert tags["hardware"]
+    assert "torch 2." in tags["versions"]
+
+
+def test_the_best_value_and_the_number_of_trials_are_metrics_over_time(reviewed: StudyFolder):
+    rows = reviewed.mlflow(f"select key, step, value from metrics where run_uuid in {PARENT} order by timestamp, step")
+    done = [value for key, _, value in rows if key == "trials_done"]
+    best = [value for key, _, value in rows if key == "best_value"]
+    assert done[-1] == 4
+    assert done == sorted(done)
+    assert best == sorted(best)
+    assert best[-1] == max(value for (value,) in reviewed.optuna("select value from trial_values"))
+
+
+def test_a_trial_s_run_says_on_which_data_and_device_and_how_long(reviewed: StudyFolder):
+    for (run,) in reviewed.mlflow("select run_uuid from tags where key = 'tuner.trial'"):
+        tags = tags_of(reviewed, f"('{run}')")
+        assert float(tags["tuner.seconds"]) > 0
+        assert tags["tuner.device"] == "CPU"
+        assert tags["mlflow.runName"].startswith(f"#{tags['tuner.trial']} ")
+    used = reviewed.mlflow(
+        "select distinct destination_id, datasets.name, datasets.digest from inputs "
+        "join datasets on source_id = dataset_uuid"
+    )
+    assert len(used) == 5, "four trials and the study"
+    ((digest,),) = {(digest,) for _, _, digest in used}
+    (recorded,) = reviewed.optuna("select value_json from study_user_attributes where key = 'identity'")[0]
+    assert json.loads(recorded)["data digest"].startswith(digest)
+
+
+def test_the_table_of_lr_has_every_bend_of_the_curve(reviewed: StudyFolder):
+    for run, path in reviewed.mlflow("select run_uuid, artifact_uri from runs where name like '#%'"):
+        points = dict(reviewed.mlflow(f"select step, value from metrics where key = 'lr' and run_uuid = '{run}'"))
+        rows = list(csv.DictReader(io.StringIO((Path(path) / "lr.csv").read_text())))
+        table = [(int(row["step"]), float(row["lr"])) for row in rows]
+        assert table[0] == (0, points[0])
+        assert table[-1] == (max(points), points[max(points)])
+        assert all(points[step] == lr for step, lr in table)
+        for (begin, first), (end, last) in itertools.pairwise(table):
+            for step in range(begin, end):
+                between = first + (last - first) * (step - begin) / (end - begin)
+                assert between == pytest.approx(points[step], rel=3e-3)
+
+
+def test_the_champion_of_the_registry_reproduces_the_test_accuracy(reviewed: StudyFolder):
+    code = (
+        "import mlflow, torch\n"
+        "from lightning_modules import MNIST5kDataModule\n"
+        "model = mlflow.pytorch.load_model('models:/tiny@champion')\n"
+        "data = MNIST5kDataModule(batch_size=100)\n"
+        "data.prepare_data(); data.setup()\n"
+        "right = sum((model(images).argmax(1) == labels).sum().item() for images, labels in data.test_dataloader())\n"
+        "print(right)\n"
+        "version = mlflow.MlflowClient().get_model_version_by_alias('tiny', 'champion')\n"
+        "info = mlflow.models.get_model_info('models:/tiny@champion')\n"
+        "print(version.run_id)\n"
+        "print(info.signature.inputs.inputs[0].shape, info.saved_input_example_info is not None)\n"
+    )
+    right, run, example = python(reviewed, code, MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false").splitlines()
+    ((recorded,),) = reviewed.mlflow(
+        "select distinct metrics.value from metrics join tags using (run_uuid) "
+        "where metrics.key = 'test/acc' and tags.key = 'tuner.trial'"
+    )
+    assert int(right) == pytest.approx(500 * recorded, abs=1e-3)  # Lightning keeps it in single precision
+    assert run == tags_of(reviewed)["tuner.best_run_id"]
+    assert example == "(-1, 1, 28, 28) True"
+    assert not [path for path in reviewed.path.rglob("*") if path.suffix in (".pkl", ".pickle", ".pth")]
+
+
+def test_a_finished_study_that_is_run_again_registers_no_second_version(reviewed: StudyFolder):
+    assert reviewed.mlflow("select version from model_versions") == [(1,)]
+    reviewed.call("--review", "--set", "trial.trainer.precision=32-true")
+    assert reviewed.mlflow("select version from model_versions") == [(1,)]
+
+
+def test_a_registry_that_refuses_and_a_network_that_cannot_be_exported_are_told_and_end_nothing(reviewed: StudyFolder):
+    (study_id,) = reviewed.optuna("select value_json from study_user_attributes where key = 'identifier'")[0]
+    code = (
+        "import json, os, numpy, torch\n"
+        "from tuner.tracked import TrackedStudy\n"
+        "class Branching(torch.nn.Linear):\n"
+        "    def forward(self, images):\n"
+        "        return super().forward(images if images.sum().item() > 0 else -images)\n"
+        f"study = TrackedStudy(os.environ['MLFLOW_TRACKING_URI'], {study_id})\n"
+        "example = numpy.ones((2, 3), dtype='float32')\n"
+        "notes = [study.add_model(0, net(3, 2), example, 'other') for net in (torch.nn.Linear, Branching)]\n"
+        "print(json.dumps(notes))\n"
+    )
+    output = python(reviewed, code, MLFLOW_REGISTRY_URI="nowhere://registry").splitlines()[-1]
+    (registry,), (export,) = json.loads(output)
+    assert "its registry did not take it" in registry
+    assert "cannot be exported" in export
+
+
+def test_plots_are_drawn_now_and_then_and_not_at_every_trial(reviewed: StudyFolder, monkeypatch: pytest.MonkeyPatch):
+    storage, uri = (f"sqlite:///{reviewed.path / name}" for name in ("optuna.db", "mlflow.db"))
+    review = Review(storage, "tiny", uri, reviewed.directory())
+    review.refresh()
+    assert review._process is None, "the study has only begun"
+    for picture in (artifacts(reviewed) / "plots").iterdir():
+        picture.unlink()
+    monkeypatch.setattr(Review, "EVERY_SECONDS", 0.0)
+    review = Review(storage, "tiny", uri, reviewed.directory())
+    review.refresh()
+    process = review._process
+    review.refresh()
+    assert review._process is process, "while it draws, no other is begun"
+    process.communicate()
+    assert process.returncode == 0, (reviewed.directory() / "review.log").read_text()
+    assert list((artifacts(reviewed) / "plots").glob("*_lr_curves.png"))
+    review.refresh()
+    assert review._process is None, "what took seconds is not done again within minutes"

@@ -1,0 +1,60 @@
+"""What a study ran with: versions, the commit of the folder it was started in, the machine."""
+
+import contextlib
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+__all__ = ["device_name", "environment"]
+
+PACKAGES = ("lr-tuner", "torch", "pytorch-lightning", "optuna", "mlflow")
+
+
+def environment(devices: list[str]) -> dict[str, str]:
+    """Return tags for the run of a study.
+
+    Args:
+        devices: The devices that trainings run on, such as ``cuda:0``.
+    """
+    versions = [f"python {platform.python_version()}"]
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):  # run from a folder that is not installed
+            versions.append(f"{package} {metadata.version(package)}")
+    tags = {}
+    if commit := _git("rev-parse", "HEAD"):
+        changed = " and changes" * bool(_git("status", "--porcelain", "--untracked-files=no"))
+        tags = {"mlflow.source.git.commit": commit, "commit": commit[:12] + changed}
+    return {
+        **tags,
+        "versions": ", ".join(versions),
+        "hardware": f"{_processor()}, {os.cpu_count()} cores",
+        "devices": ", ".join(dict.fromkeys(device_name(device) for device in devices)),
+    }
+
+
+def device_name(device: str) -> str:
+    """Return the name of a device, such as ``cuda:0`` or ``cpu``, for people."""
+    if not device.startswith("cuda"):
+        return "CPU"
+    import torch
+
+    return torch.cuda.get_device_name(device)
+
+
+def _git(*arguments: str) -> str:
+    """Return what git says in this folder; nothing where there is no git or no repository."""
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

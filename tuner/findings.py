@@ -1,0 +1,106 @@
+"""What a study found, in words, with the doubt that its numbers leave."""
+
+import math
+from collections import Counter
+
+from tuner.chart_parts import short_name, shown
+from tuner.record import FAMILY, StudyRecord, TrialRecord
+
+__all__ = ["duration", "findings", "values_of"]
+
+ENDS = {
+    "complete": "trained to the end",
+    "pruned": "pruned early",
+    "diverged": "diverged",
+    "failed": "failed",
+}
+CONSTANT = "constant"
+
+
+def findings(record: StudyRecord) -> list[str]:
+    """Return sentences: what was tried, what won and by how much, what that is worth, and what mattered."""
+    told = [_tried(record)]
+    best = record.best
+    if best is None:
+        return [*told, "None was trained to its end, so there is no best one."]
+    told.append(
+        f"The best is {best.name}: {record.metric} {best.value:.4f} after epoch {best.epochs}, with {values_of(best)}."
+    )
+    told += [_margin(record, best), _doubt(record, best)]
+    if record.test:
+        reached = ", ".join(f"{metric} {value:.4f}" for metric, value in sorted(record.test.items()))
+        told.append(f"On the test data, which decided nothing, it reaches {reached}.")
+    if record.importances:
+        shares = sorted(record.importances.items(), key=lambda item: -item[1])[:3]
+        mattered = ", ".join(f"{short_name(name)} ({share:.0%})" for name, share in shares if share >= 0.05)
+        told.append(f"What the good trials have in common lies in {mattered}.")
+    return told
+
+
+def values_of(trial: TrialRecord) -> str:
+    """Return what was searched and drawn for a trial, but for the schedule."""
+    drawn = [f"{_own_name(name)} {shown(value)}" for name, value in trial.params.items() if name != FAMILY]
+    return ", ".join(drawn) or "nothing searched"
+
+
+def _own_name(parameter: str) -> str:
+    """Return the name of a parameter beside that of the trial's schedule."""
+    return parameter.rpartition(".")[2] if parameter.startswith("schedule.") else short_name(parameter)
+
+
+def duration(seconds: float) -> str:
+    """Return a duration for people.
+
+    >>> duration(42.4), duration(200), duration(5000)
+    ('42 s', '3 min 20 s', '1 h 23 min')
+    """
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, rest = divmod(seconds, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def _tried(record: StudyRecord) -> str:
+    ends = Counter(trial.state for trial in record.trials)
+    parts = ", ".join(f"{count} {ENDS.get(state, state)}" for state, count in ends.most_common())
+    training = sum(trial.seconds for trial in record.trials)
+    counted = f"{len(record.trials)} trial{'' if len(record.trials) == 1 else 's'}"
+    return f"{counted}{f' ({parts})' if parts else ''}, {duration(training)} of training in all."
+
+
+def _margin(record: StudyRecord, best: TrialRecord) -> str:
+    others = record.ranking[1:]
+    if not others:
+        return "No other trial was trained to its end, so there is nothing to compare it with."
+    parts = [f"{_gap(best, others[0])} the runner-up, {others[0].name} ({others[0].value:.4f})"]
+    other = next((trial for trial in others if trial.family != best.family), None)
+    if other is not None and other is not others[0] and other.family != CONSTANT:
+        parts.append(f"{_gap(best, other)} the best of another schedule, {other.name} ({other.value:.4f})")
+    constant = next((trial for trial in others if trial.family == CONSTANT), None)
+    if constant is not None and constant is not others[0]:
+        parts.append(f"{_gap(best, constant)} the best constant lr, #{constant.number} ({constant.value:.4f})")
+    text = f"That is {', '.join(parts)}."
+    if constant is None and best.family != CONSTANT:
+        text += " No constant lr was trained to the end, so what the schedule itself brings is not known."
+    return text
+
+
+def _gap(best: TrialRecord, other: TrialRecord) -> str:
+    gap = abs(best.value - other.value)
+    return f"{gap:.4f} better than" if gap else "no better than"
+
+
+def _doubt(record: StudyRecord, best: TrialRecord) -> str:
+    """Say what one training each, on so many images, can tell."""
+    text = "Each trial is one training with one seed, and the best of many is a little flattered by luck."
+    images = record.validation_images
+    if record.metric != "val/acc" or not images:
+        return f"{text} How far two seeds are apart was not measured."
+    error = math.sqrt(best.value * (1 - best.value) / images)
+    return (
+        f"{text} On {images:,} validation images the standard error of such an accuracy is {error:.4f}: take "
+        f"differences below {2 * error:.3f} for a tie until more seeds or images say otherwise."
+    )

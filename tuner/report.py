@@ -1,0 +1,198 @@
+"""``python -m tuner.report``: studies as one HTML file that needs no network, to be read or sent to somebody.
+
+It reads what the stores hold and nothing else, and takes none of it for HTML, for a path or for code.
+"""
+
+import argparse
+import base64
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tuner.errors import BadInputError, TunerError
+from tuner.urls import DEFAULT_STORAGE, refuse_passwords
+
+if TYPE_CHECKING:
+    from tuner.record import StudyRecord
+    from tuner.tracked import TrackedStudy
+
+__all__ = ["Chapter", "main", "render"]
+
+LEADERS = 15
+TEMPLATE = "report.html.jinja"
+PICTURES = {
+    "best/confusion_matrix.png": "What the best trial takes for what, on the test data",
+    "best/mistakes.png": "Its worst mistakes",
+}
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """What a report says of one study.
+
+    Args:
+        record: The study.
+        tags: What MLflow has about it.
+        config: Every value of the best trial, as YAML.
+        params: The same, by dotted names, as MLflow has them.
+        pictures: PNG images, by their titles.
+    """
+
+    record: "StudyRecord"
+    tags: Mapping[str, str]
+    config: str
+    params: Mapping[str, str]
+    pictures: Mapping[str, bytes]
+
+    @classmethod
+    def of(cls, record: "StudyRecord", tracked: "TrackedStudy") -> "Chapter":
+        """Read what MLflow has beside the record."""
+        best = tracked.children.get(record.best.number) if record.best else None
+        pictures = {title: tracked.read(path) for path, title in PICTURES.items()}
+        return cls(
+            record,
+            dict(tracked.parent.data.tags) if tracked.parent else {},
+            (tracked.read("best.yaml") or b"").decode("utf-8", "replace"),
+            dict(best.data.params) if best else {},
+            {title: data for title, data in pictures.items() if data and data.startswith(PNG)},
+        )
+
+
+def render(chapters: Sequence[Chapter]) -> str:
+    """Return the page."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    from tuner.charts import draw
+    from tuner.curve_charts import compare
+    from tuner.findings import duration, findings, values_of
+    from tuner.interactive import library, to_div
+
+    page = Environment(
+        loader=PackageLoader("tuner", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template(TEMPLATE)
+    return page.render(
+        chapters=[
+            {
+                "id": f"study-{index}",
+                "record": chapter.record,
+                "findings": findings(chapter.record),
+                "figures": [
+                    (figure, Markup(to_div(figure, f"study-{index}")) if figure.panels else "")
+                    for figure in draw(chapter.record)
+                ],
+                "config": chapter.config,
+                "code": _code(chapter.params),
+                "tags": chapter.tags,
+                "pictures": {title: base64.b64encode(data).decode("ascii") for title, data in chapter.pictures.items()},
+                "unfinished": [trial for trial in chapter.record.trials if not trial.is_complete],
+            }
+            for index, chapter in enumerate(chapters)
+        ],
+        comparison=[
+            (figure, Markup(to_div(figure, "all")))
+            for figure in (compare([chapter.record for chapter in chapters]),)
+            if figure.panels
+        ],
+        duration=duration,
+        values_of=values_of,
+        leaders=LEADERS,
+        library=Markup(library()),
+    )
+
+
+def _code(params: Mapping[str, str]) -> str:
+    """Return Python that builds the best trial's schedule and optimizer; nothing if they are not of this library."""
+    from lightning_modules import OPTIMIZERS, SCHEDULES, Plateau
+
+    known: Mapping[str, Mapping[str, type]] = {
+        "optimizer": OPTIMIZERS,
+        "schedule": {**SCHEDULES, "plateau": Plateau},
+    }
+    lines, names = [], ["Classifier"]
+    for kind, classes in known.items():
+        values = _section(params, kind)
+        name = str(values.pop("name", ""))
+        if name not in classes or any(isinstance(value, dict | list) or "." in key for key, value in values.items()):
+            return ""
+        names.append(classes[name].__name__)
+        arguments = ", ".join(f"{key}={value!r}" for key, value in sorted(values.items()) if key.isidentifier())
+        lines.append(f"{kind} = {names[-1]}({arguments})")
+    imports = f"from lightning_modules import {', '.join(sorted(names))}"
+    return "\n".join([imports, "", *lines, "module = Classifier(your_network, optimizer, schedule)"])
+
+
+def _section(params: Mapping[str, str], section: str) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, text in params.items():
+        if key.startswith(f"{section}.") and not key.endswith(".relative"):  # a length as it was given
+            try:
+                values[key.partition(".")[2]] = json.loads(text)
+            except ValueError:
+                values[key.partition(".")[2]] = text
+    return values
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write a report and return the exit code."""
+    options = _parse(arguments)
+    try:
+        path = _write(options)
+    except TunerError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    print(path)  # noqa: T201
+    return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tuner.report",
+        description="Write studies as one HTML file: what won, by how much, and why, with all plots.",
+    )
+    parser.add_argument("names", nargs="+", metavar="NAME", help="name of a study; several are compared")
+    parser.add_argument(
+        "--storage", metavar="URL", help=f"Optuna's database (default: OPTUNA_STORAGE, else {DEFAULT_STORAGE})"
+    )
+    parser.add_argument(
+        "--tracking-uri", metavar="URI", help="MLflow's store (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="the file to write (default: report.html)")
+    return parser.parse_args(arguments)
+
+
+def _write(options: argparse.Namespace) -> Path:
+    from tuner.reading import IDENTIFIER, open_study, record_of
+    from tuner.tracked import TrackedStudy
+    from tuner.tracking import check_tracking_uri, default_tracking_uri
+
+    refuse_passwords({"--storage": options.storage, "--tracking-uri": options.tracking_uri})
+    storage = options.storage or os.environ.get("OPTUNA_STORAGE") or DEFAULT_STORAGE
+    uri = options.tracking_uri or default_tracking_uri()
+    check_tracking_uri(uri)
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        raise BadInputError([f"tracking uri: {uri}: there is no such file."])
+    chapters = []
+    for name in dict.fromkeys(options.names):
+        with open_study(storage, name) as study:
+            tracked = TrackedStudy(uri, study.user_attrs.get(IDENTIFIER, ""))
+            chapters.append(Chapter.of(record_of(study, tracked.curves), tracked))
+    path: Path = options.output or Path("report.html")
+    try:
+        path.write_text(render(chapters), encoding="utf-8")
+    except OSError as error:
+        raise BadInputError([f"{path}: cannot be written ({error.strerror})."]) from error
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

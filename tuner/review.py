@@ -1,0 +1,172 @@
+"""What MLflow shows of a study as a whole: drawn, registered and put there by a process of its own.
+
+The coordinator starts it now and then and does not wait for it; while trainings run it has the lowest priority, so that
+it takes only the processor time that they leave. It knows what the stores hold, and of the best trial the values that
+the study file, which a person gave, led to: names of classes are never taken from a store.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tuner.tracked import TrackedStudy
+
+__all__ = ["Review", "main"]
+
+LOG_FILE = "review.log"
+COMMAND = (sys.executable, "-m", "tuner.review")
+ENVIRONMENT = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+
+
+class Review:
+    """Keeps the plots in MLflow up to date while a study runs, and adds the best model and the report at its end.
+
+    Args:
+        storage: URL of Optuna's database.
+        study: Name of the study.
+        uri: MLflow's tracking URI.
+        directory: Where it writes what its libraries print.
+    """
+
+    EVERY_SECONDS = 60.0
+    SHARE = 0.04
+    """Of the time, at most, in which it draws while trainings run."""
+
+    def __init__(self, storage: str, study: str, uri: str, directory: Path) -> None:
+        self._request = {"storage": storage, "study": study, "uri": uri}
+        self._log = directory / LOG_FILE
+        self._process: subprocess.Popen[str] | None = None
+        self._began = 0.0
+        self._next = time.monotonic() + self.EVERY_SECONDS
+
+    def refresh(self) -> None:
+        """Begin to draw anew, unless that was done a moment ago or is being done."""
+        now = time.monotonic()
+        if self._process is not None and self._process.poll() is not None:
+            self._next = max(self._next, self._began + (now - self._began) / self.SHARE)
+            self._process = None
+        if self._process is None and now >= self._next:
+            self._began, self._next = now, now + self.EVERY_SECONDS
+            self._process = self._start({})
+
+    def finish(self, best: Mapping[str, Any] | None) -> list[str]:
+        """Draw a last time, write the report, log and register the best model.
+
+        Args:
+            best: Number, values and directory of the best trial; None if there is none.
+
+        Returns:
+            What a person should know.
+        """
+        self.close()
+        self._process = self._start({"report": True, "best": best})
+        try:
+            output, _ = self._process.communicate()
+        finally:
+            self.close()
+        if self._process.returncode:
+            return [f"the plots and the report in MLflow are not complete; {self._log} tells why"]
+        notes: list[str] = json.loads(output.splitlines()[-1])  # what libraries print stands before it
+        return notes
+
+    def close(self) -> None:
+        """End what is being done."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+    def _start(self, more: Mapping[str, Any]) -> "subprocess.Popen[str]":
+        with self._log.open("w") as log:
+            process = subprocess.Popen(
+                COMMAND,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env={**os.environ, **ENVIRONMENT},
+                start_new_session=True,  # Ctrl-C is for the coordinator, which then ends it
+            )
+        if process.stdin is not None:
+            process.stdin.write(json.dumps({**self._request, **more}))
+            process.stdin.close()
+            process.stdin = None
+        return process
+
+
+def main() -> None:
+    """Do what the standard input asks for, and print what a person should know, as a JSON list."""
+    request = json.load(sys.stdin)
+    final = request.get("report", False)
+    os.nice(0 if final else 19)
+    from tuner.charts import draw
+    from tuner.pictures import png
+    from tuner.reading import IDENTIFIER, open_study, record_of
+    from tuner.report import Chapter, render
+    from tuner.tracked import TrackedStudy
+
+    with open_study(request["storage"], request["study"]) as study:
+        tracked = TrackedStudy(request["uri"], study.user_attrs[IDENTIFIER])
+        record = record_of(study, tracked.curves)
+    notes: list[str] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        (folder / "plots").mkdir()
+        for index, figure in enumerate(draw(record), start=1):
+            if figure.panels:
+                (folder / "plots" / f"{index}_{figure.name}.png").write_bytes(png(figure))
+        if best := request.get("best"):
+            notes = _crown(best, record.name, tracked, folder)
+        tracked.add(folder)
+        if final:
+            shutil.rmtree(folder / "plots")
+            (folder / "report.html").write_text(render([Chapter.of(record, tracked)]), encoding="utf-8")
+            tracked.add(folder)
+    print(json.dumps(notes))  # noqa: T201
+
+
+def _crown(best: Mapping[str, Any], study: str, tracked: "TrackedStudy", folder: Path) -> list[str]:
+    """Draw the best trial's mistakes, and log its model."""
+    from tuner.checkpoints import load_tensors
+    from tuner.config import TrialConfig
+    from tuner.training import MODEL_FILE, PREDICTIONS_FILE, build_model
+
+    number, directory = best["number"], Path(best["directory"])
+    if not (directory / MODEL_FILE).exists() or not (directory / PREDICTIONS_FILE).exists():
+        return [f"trial #{number} was not tested, so its model is not in MLflow"]
+    (folder / "best").mkdir()
+    shutil.copy(directory / MODEL_FILE, folder / "best" / "weights.ckpt")
+    predictions = load_tensors(directory / PREDICTIONS_FILE)
+    _draw_mistakes(predictions, f"#{number} on the test data", folder / "best")
+    model = build_model(TrialConfig.from_values(best["config"]), load_tensors(directory / MODEL_FILE))
+    return tracked.add_model(number, model, predictions["example"].numpy(), study)
+
+
+def _draw_mistakes(predictions: Mapping[str, Any], title: str, folder: Path) -> None:
+    import torch
+
+    from tuner.pictures import confusion_png, mistakes_png
+
+    labels, logits, worst = predictions["labels"], predictions["logits"], predictions["worst"]
+    predicted, classes = logits.argmax(dim=1), logits.shape[1]
+    counts = torch.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
+    wrong = int((labels != predicted).sum())
+    title_of_matrix = f"{title}: {wrong} of {len(labels)} wrong"
+    (folder / "confusion_matrix.png").write_bytes(confusion_png(counts.tolist(), title_of_matrix))
+    images = predictions["worst_inputs"]
+    if images.ndim == 4 and images.shape[1] in (1, 3) and len(images):
+        shares = logits.softmax(dim=1)
+        texts = [f"{labels[at]}, not {predicted[at]}\n({shares[at, predicted[at]]:.0%})" for at in worst.tolist()]
+        shown = images.permute(0, 2, 3, 1).squeeze(-1).clamp(0, 1).numpy()
+        (folder / "mistakes.png").write_bytes(mistakes_png(shown, texts, f"{title}: the worst mistakes"))
+
+
+if __name__ == "__main__":
+    main()

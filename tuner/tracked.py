@@ -1,0 +1,157 @@
+"""A study that MLflow holds: its curves to read, and what is made of them, and of its best model, to be put beside."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from tuner.errors import BadInputError
+from tuner.record import Curve, simplified
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+__all__ = ["ALIAS", "TrackedStudy", "page_of"]
+
+ALIAS = "champion"
+
+
+def page_of(uri: str, name: str | None) -> str:
+    """Return where MLflow shows the runs of a study, behind its address; of all studies, without a name.
+
+    Raises:
+        BadInputError: If there is no such study.
+    """
+    if name is None:
+        return "/#/experiments"
+    experiment = MlflowClient(tracking_uri=uri).get_experiment_by_name(name)
+    if experiment is None:
+        raise BadInputError([f'tracking uri: MLflow has no study "{name}" there.'])
+    return f"/#/experiments/{experiment.experiment_id}/runs"  # without "runs", MLflow shows its page for traces
+
+
+class TrackedStudy:
+    """A study in MLflow.
+
+    Args:
+        uri: MLflow's tracking URI.
+        study_id: The study's identifier in Optuna.
+
+    Attributes:
+        parent: The run of the study; None if MLflow has none.
+        children: The runs of its trials, by their numbers.
+    """
+
+    def __init__(self, uri: str, study_id: str) -> None:
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # the files are small
+        self._uri = uri
+        self._client = MlflowClient(tracking_uri=uri)
+        experiments = [experiment.experiment_id for experiment in self._client.search_experiments()]
+        found = self._client.search_runs(experiments, f"tags.`tuner.study_id` = '{study_id}'", max_results=1)
+        self.parent: Run | None = found[0] if found else None
+        self.children: Mapping[int, Run] = {}
+        if self.parent is not None:
+            self.children = {int(run.data.tags["tuner.trial"]): run for run in self._find_children(self.parent)}
+
+    def _find_children(self, parent: Run) -> Iterator[Run]:
+        token: str | None = None
+        where = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.info.run_id}'"
+        while True:
+            page = self._client.search_runs([parent.info.experiment_id], where, page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def curves(self, number: int, metrics: Iterable[str]) -> dict[str, Curve]:
+        """Return those of the metrics that a trial has: steps and values, without the points that add nothing."""
+        run = self.children.get(number)
+        return {key: self._curve(run, key) for key in metrics if key in run.data.metrics} if run else {}
+
+    def _curve(self, run: Run, key: str) -> Curve:
+        points = {point.step: point.value for point in self._client.get_metric_history(run.info.run_id, key)}
+        return simplified(sorted(points.items()))
+
+    def read(self, path: str) -> bytes | None:
+        """Return a file of the study's run; None if it has none of this name."""
+        if self.parent is None:
+            return None
+        with tempfile.TemporaryDirectory() as folder, contextlib.suppress(MlflowException, OSError):
+            return Path(self._client.download_artifacts(self.parent.info.run_id, path, folder)).read_bytes()
+        return None
+
+    def add(self, folder: Path) -> None:
+        """Put the files of a folder beside the study's run."""
+        if self.parent is not None:
+            self._client.log_artifacts(self.parent.info.run_id, str(folder))
+
+    def add_model(self, number: int, model: "torch.nn.Module", example: "np.ndarray[Any, Any]", name: str) -> list[str]:
+        """Log the best trial's network, without pickle, and register it under the study's name, as its champion.
+
+        Args:
+            number: The trial.
+            model: Its network, on the CPU.
+            example: Two inputs.
+            name: The study's name.
+
+        Returns:
+            What could not be done.
+        """
+        run = self.children[number]
+        with contextlib.suppress(MlflowException):  # no such model yet, or no registry: registering tells
+            champion = self._client.get_model_version_by_alias(name, ALIAS)
+            if champion.run_id == run.info.run_id:
+                return []
+        import mlflow.pytorch  # here: it brings torch, and whoever only reads does not need it
+        import numpy as np
+        import torch
+        from mlflow.models import Model, ModelSignature
+        from mlflow.types import Schema, TensorSpec
+
+        mlflow.set_tracking_uri(self._uri)  # of this process: `Model.log` takes neither a client nor an experiment
+        mlflow.set_experiment(experiment_id=run.info.experiment_id)
+        model = model.eval()
+        with torch.inference_mode():
+            outputs = model(torch.from_numpy(example)).shape[1:]
+        signature = ModelSignature(
+            Schema([TensorSpec(example.dtype, (-1, *example.shape[1:]))]),
+            Schema([TensorSpec(np.dtype("float32"), (-1, *outputs))]),
+        )
+        try:
+            logged = Model.log(
+                artifact_path=None,
+                name="model",
+                flavor=mlflow.pytorch,
+                run_id=run.info.run_id,
+                pytorch_model=model,
+                signature=signature,
+                input_example=example,
+                serialization_format="pt2",
+                pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],  # or MLflow runs it to find out
+            )
+        except Exception as error:  # torch.export's, for a network that it cannot trace: there are many
+            return [
+                f"the network of trial #{number} cannot be exported, so MLflow has its weights only: {_line(error)}"
+            ]
+        try:
+            version = mlflow.register_model(logged.model_uri, name)
+            self._client.set_registered_model_alias(name, ALIAS, version.version)
+            self._client.set_model_version_tag(name, version.version, "tuner.trial", str(number))
+            for metric in ("val/acc", "test/acc"):
+                if metric in run.data.metrics:
+                    self._client.set_model_version_tag(name, version.version, metric, f"{run.data.metrics[metric]:.4f}")
+        except (MlflowException, OSError) as error:
+            return [f"the model is in MLflow, but its registry did not take it: {_line(error)}"]
+        return []
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
