@@ -15,6 +15,7 @@ def test_every_file_that_the_readme_names_exists():
         "docs/terminal.svg",
         "docs/mlflow.png",
         "docs/schedules.md",
+        "docs/report.png",
         "benchmarks",
         "CONTRIBUTING.md",
         "CHANGELOG.md",

@@ -1,0 +1,162 @@
+"""MLflow's pages of a study, and its report, looked at in a real browser."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.conftest import StudyFolder
+from tests.test_report import make_hostile, report
+from tests.test_review import artifacts
+
+SECONDS = 60_000
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        own = Path(playwright.chromium.executable_path)
+        path = next((found for name in NAMES if (found := shutil.which(name))), str(own) if own.exists() else None)
+        if path is None:
+            reason = "no Chromium on this machine: apt-get install chromium, or playwright install chromium"
+            (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+        chromium = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    context = browser.new_context(viewport={"width": 1400, "height": 1000})
+    context.set_default_timeout(SECONDS)
+    yield context.new_page()
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def dashboard(reviewed: StudyFolder) -> Iterator[str]:
+    """Return the page that `python -m tuner.dashboard tiny` prints."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tuner.dashboard", "tiny", "--no-open", "--tracking-uri", "sqlite:///mlflow.db"],
+        cwd=reviewed.path,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    yield process.stdout.readline().strip()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def runs(reviewed: StudyFolder) -> dict[str, str]:
+    """Return the ids of the runs, by their names."""
+    return {name: run for run, name in reviewed.mlflow("select run_uuid, name from runs")}
+
+
+def best_name(runs: dict[str, str], reviewed: StudyFolder) -> str:
+    ((best,),) = reviewed.mlflow("select value from tags where key = 'tuner.best_run_id'")
+    return next(name for name, run in runs.items() if run == best)
+
+
+def test_the_page_that_the_dashboard_opens_lists_the_study_and_its_trials(
+    page: Page, dashboard: str, runs: dict[str, str]
+):
+    page.goto(dashboard)
+    study = page.get_by_role("link", name="tiny", exact=True).last
+    expect(study).to_be_visible(timeout=SECONDS)
+    expect(page.get_by_text("matching runs")).to_contain_text("5", timeout=SECONDS)
+    box = study.bounding_box()
+    page.mouse.click(box["x"] - 32, box["y"] + box["height"] / 2)  # the plus before its name
+    for name in runs:
+        expect(page.get_by_text(name, exact=True).last).to_be_visible(timeout=SECONDS)
+
+
+def test_the_study_s_run_says_what_won_and_leads_to_it(
+    page: Page, dashboard: str, runs: dict[str, str], reviewed: StudyFolder
+):
+    page.goto(f"{dashboard}/{runs['tiny']}")
+    expect(page.get_by_text("better than the runner-up")).to_be_visible(timeout=SECONDS)
+    expect(page.get_by_text("one training with one seed")).to_be_visible()
+    for name in runs.keys() - {"tiny"}:
+        expect(page.get_by_role("link", name=name)).to_be_visible()
+    page.goto(page.get_by_role("link", name="The best trial").evaluate("link => link.href"))  # it opens a tab
+    expect(page.get_by_role("heading", name=best_name(runs, reviewed))).to_be_visible(timeout=SECONDS)
+
+
+def test_a_trial_s_run_draws_its_lr_and_its_accuracy(
+    page: Page, dashboard: str, runs: dict[str, str], reviewed: StudyFolder
+):
+    page.goto(f"{dashboard}/{runs[best_name(runs, reviewed)]}/model-metrics")
+    search = page.get_by_placeholder("Search metric charts")
+    for metric in ("lr", "val/acc"):
+        search.fill(f"^{metric}$")
+        chart = page.locator(".js-plotly-plot")
+        expect(chart).to_have_count(1, timeout=SECONDS)
+        line = chart.locator(".scatterlayer .trace path.js-line").first
+        expect(line).to_have_attribute("d", re.compile(r"^M.*[LHV].*"), timeout=SECONDS)  # a curve, not a point
+
+
+def test_the_artifacts_of_the_study_s_run_are_pictures_and_a_report(page: Page, dashboard: str, runs: dict[str, str]):
+    page.goto(f"{dashboard}/{runs['tiny']}/artifacts")
+    page.get_by_text("plots", exact=True).click()
+    page.get_by_text(re.compile(r"_lr_curves\.png$")).first.click()
+    picture = page.locator("img[src*='lr_curves'], img[src^='blob:']").first
+    expect(picture).to_be_visible(timeout=SECONDS)
+    page.wait_for_function("image => image.naturalWidth > 500", arg=picture.element_handle())
+    page.get_by_text("report.html", exact=True).first.click()
+    frame = page.frame_locator("iframe").first
+    expect(frame.get_by_role("heading", name="Leaderboard")).to_be_visible(timeout=SECONDS)
+    expect(frame.locator(".js-plotly-plot").first).to_be_visible(timeout=SECONDS)
+
+
+def test_the_registered_model_is_the_champion(page: Page, dashboard: str):
+    page.goto(f"{dashboard.partition('/#/')[0]}/#/models/tiny")
+    expect(page.get_by_text("champion")).to_be_visible(timeout=SECONDS)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1400, 390])
+def test_a_report_can_be_read_offline_in_light_and_dark_and_on_a_phone(
+    browser: Browser, reviewed: StudyFolder, scheme: str, width: int
+):
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
+    page, complaints = context.new_page(), []
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto((artifacts(reviewed) / "report.html").as_uri())
+    expect(page.locator("h1", has_text="tiny")).to_be_visible()
+    drawn = page.locator("section.plot .js-plotly-plot")
+    assert drawn.count() >= 6
+    for index in range(drawn.count()):
+        assert drawn.nth(index).locator(".trace path").count() > 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page scrolls sideways"
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (ground == "rgb(255, 255, 255)") == (scheme == "light")
+    assert complaints == []
+    context.close()
+
+
+def test_hovering_over_a_curve_of_a_report_names_its_trial(page: Page, reviewed: StudyFolder, runs: dict[str, str]):
+    page.goto((artifacts(reviewed) / "report.html").as_uri())
+    chart = page.locator("[data-plot=families] .js-plotly-plot")
+    chart.scroll_into_view_if_needed()
+    chart.locator(".scatterlayer .point").first.hover(force=True)
+    expect(page.locator(".hoverlayer .hovertext").first).to_contain_text(re.compile(r"#\d .* val/acc 0\.\d"))
+
+
+def test_hostile_names_do_nothing_in_a_browser(page: Page, reviewed: StudyFolder, tmp_path: Path):
+    name = make_hostile(reviewed, tmp_path)
+    (tmp_path / "hostile.html").write_text(report(StudyFolder(tmp_path), name))
+    page.goto((tmp_path / "hostile.html").as_uri())
+    expect(page.locator("h1", has_text="onerror")).to_be_visible()
+    page.locator("[data-plot=families] .scatterlayer .point").first.hover(force=True)
+    assert page.title() != "taken"

@@ -1,0 +1,88 @@
+"""`python -m tuner.dashboard`: MLflow on this machine, and its end."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StudyFolder
+
+
+@pytest.fixture
+def started(reviewed: StudyFolder) -> Iterator[subprocess.Popen]:
+    process = start(reviewed.path, "tiny")
+    yield process
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "tuner.dashboard", "--no-open", "--tracking-uri", "sqlite:///mlflow.db"]
+    return subprocess.Popen(
+        [*command, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def below(pid: int) -> list[int]:
+    """Return all processes below one."""
+    table = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    pairs = [tuple(map(int, line.split())) for line in table.splitlines()]
+    found = [pid]
+    for parent in found:
+        found += [child for child, its in pairs if its == parent]
+    return found[1:]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_serves_the_study_on_the_loopback_and_leaves_no_process(started: subprocess.Popen, number: signal.Signals):
+    url = started.stdout.readline().strip()
+    address, _, page = url.partition("/#/")
+    assert page == "experiments/1/runs"
+    assert started.stdout.readline() == "Ctrl-C ends it.\n"
+    with urllib.request.urlopen(f"{address}/health") as answer:
+        assert answer.read() == b"OK"
+    port = int(address.rpartition(":")[2])
+    elsewhere = socket.gethostbyname(socket.gethostname())
+    if not elsewhere.startswith("127."):
+        with socket.socket() as other:
+            assert other.connect_ex((elsewhere, port)) != 0, "it listens on the loopback only"
+    servers = below(started.pid)
+    assert servers
+    commands = [Path(f"/proc/{pid}/cmdline").read_text() for pid in servers]
+    assert not [command for command in commands if "huey" in command or "job" in command], "no job runner"
+    environment = Path(f"/proc/{servers[0]}/environ").read_text()
+    assert "MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false" in environment
+    started.send_signal(number)
+    assert started.wait(timeout=60) == 0
+    assert started.stdout.read() == ""
+    assert not [pid for pid in servers if is_alive(pid)]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+
+
+def test_a_study_that_is_not_there_is_told(reviewed: StudyFolder):
+    process = start(reviewed.path, "tinny")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert 'no study "tinny"' in output
+
+
+def test_a_store_that_is_not_there_is_not_created(tmp_path: Path):
+    process = start(tmp_path)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "there is no such file" in output
+    assert list(tmp_path.iterdir()) == []

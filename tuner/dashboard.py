@@ -1,0 +1,137 @@
+"""``python -m tuner.dashboard``: MLflow's pages on this machine, opened at a study.
+
+The server listens on the loopback only, runs no jobs, and unpickles no models.
+"""
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
+
+from tuner.errors import BadInputError, StudyFailedError, TunerError
+from tuner.urls import refuse_passwords, without_password
+
+__all__ = ["main"]
+
+HOST, PORT = "127.0.0.1", 5000
+ENVIRONMENT = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Show MLflow until Ctrl-C, and return the exit code."""
+    options = _parse(arguments)
+    try:
+        return _run(options)
+    except TunerError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tuner.dashboard",
+        description="Show studies in MLflow, on this machine only. Ctrl-C ends it.",
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="name of a study; all of them, without it")
+    parser.add_argument(
+        "--tracking-uri", metavar="URI", help="MLflow's store (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)"
+    )
+    parser.add_argument(
+        "--port", type=int, metavar="N", help=f"port to listen on (default: {PORT}, or a free one if that is taken)"
+    )
+    parser.add_argument("--open", action=argparse.BooleanOptionalAction, default=True, help="open a browser")
+    return parser.parse_args(arguments)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from tuner.tracked import page_of
+    from tuner.tracking import check_tracking_uri, default_tracking_uri
+
+    refuse_passwords({"--tracking-uri": options.tracking_uri})
+    uri = options.tracking_uri or default_tracking_uri()
+    check_tracking_uri(uri)
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        raise BadInputError([f"tracking uri: {uri}: there is no such file."])
+    page = page_of(uri, options.name)
+    if uri.startswith(("http://", "https://")):  # a server runs already
+        _show(f"{without_password(uri).rstrip('/')}{page}", options.open)
+        return 0
+    address = f"http://{HOST}:{_free_port(options.port)}"
+    with subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", address.rpartition(":")[2]],
+        env={**os.environ, **ENVIRONMENT, "MLFLOW_BACKEND_STORE_URI": uri},  # a password is nobody's to see in `ps`
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # its many processes are ended together, below
+    ) as server:
+        # A terminal that is closed, and `kill`, end it as Ctrl-C does.
+        before = {
+            number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGHUP)
+        }
+        try:
+            _wait_for(address, server)
+            _show(f"{address}{page}", options.open)
+            print("Ctrl-C ends it.", flush=True)  # noqa: T201
+            server.wait()
+        except KeyboardInterrupt:
+            return 0
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    raise StudyFailedError(f"mlflow server ended with status {server.returncode}")
+
+
+def _free_port(wanted: int | None) -> int:
+    """Return a port that nothing listens on.
+
+    Raises:
+        BadInputError: If the wanted one is taken.
+    """
+    for port in (wanted,) if wanted is not None else (PORT, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except (OSError, OverflowError):
+                continue
+            return int(probe.getsockname()[1])
+    raise BadInputError([f"--port: {wanted} cannot be listened on; leave it away for a free one."])
+
+
+def _wait_for(address: str, server: "subprocess.Popen[bytes]") -> None:
+    """Wait until the server answers.
+
+    Raises:
+        StudyFailedError: If it ends instead.
+    """
+    while True:
+        try:
+            with urllib.request.urlopen(f"{address}/health", timeout=5):
+                return
+        except OSError:
+            pass
+        try:
+            server.wait(0.2)
+        except subprocess.TimeoutExpired:
+            continue
+        raise StudyFailedError(f"mlflow server ended with status {server.returncode}")
+
+
+def _show(url: str, in_browser: bool) -> None:
+    print(url, flush=True)  # noqa: T201
+    if in_browser:
+        webbrowser.open(url)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
