@@ -90,9 +90,9 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, trac
     if tracker.uri.startswith("http"):
         look = f"{without_password(tracker.uri)}/{page}"
     elif _shown(tracker.uri) == "sqlite:///mlflow.db":
-        look = f"mlflow ui, then http://127.0.0.1:5000/{page}"
+        look = f"python -m tuner.dashboard {config.name} (or mlflow ui, then http://127.0.0.1:5000/{page})"
     else:
-        look = f"mlflow ui --backend-store-uri {_shown(tracker.uri)}, then http://127.0.0.1:5000/{page}"
+        look = f"python -m tuner.dashboard {config.name} --tracking-uri {_shown(tracker.uri)}"
     _print(console, f"\nlr curves and accuracies: {escape(look)}")
     if not delivered:
         _print(console, "[yellow]MLflow did not take all records; run the same command again when it is up.[/yellow]")
