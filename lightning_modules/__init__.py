@@ -2,6 +2,7 @@
 
 from lightning_modules.classifier import Classifier
 from lightning_modules.data import DATASETS, DataError, FashionMNISTDataModule, MNIST5kDataModule, MNISTDataModule
+from lightning_modules.fused import FusedClassifier, can_fuse, merge_checkpoints, split_checkpoint
 from lightning_modules.lr_scheduler import ScheduleLR
 from lightning_modules.models import MNISTCNN, MODELS
 from lightning_modules.optimizers import (
@@ -65,6 +66,7 @@ __all__ = [
     "DataError",
     "ExponentialDecay",
     "FashionMNISTDataModule",
+    "FusedClassifier",
     "HoldThenDecay",
     "InverseSqrt",
     "InverseTimeDecay",
@@ -91,7 +93,10 @@ __all__ = [
     "TriangularCyclic",
     "Warmup",
     "WarmupStableDecay",
+    "can_fuse",
     "join",
+    "merge_checkpoints",
     "scaled",
+    "split_checkpoint",
     "warmup",
 ]

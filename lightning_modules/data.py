@@ -63,7 +63,7 @@ class TensorLoader:
         labels: Tensor [n] on the same device.
         batch_size: Images in a batch; the last of an epoch has the rest.
         shuffle: Draw a new order for every epoch. Without it, batches are views of the tensors.
-        seed: Seed of the orders.
+        seed: Seed of the orders; or K seeds, for shuffled batches [K, batch, ...] of K orders at once.
 
     >>> loader = TensorLoader(torch.zeros(5, 1, 28, 28), torch.arange(5), batch_size=2)
     >>> len(loader), [labels.tolist() for _, labels in loader]
@@ -73,7 +73,13 @@ class TensorLoader:
     batch_sampler: None = None  # Lightning reads it of every loader that has a sampler
 
     def __init__(
-        self, images: Tensor, labels: Tensor, batch_size: int, *, shuffle: bool = False, seed: int = 0
+        self,
+        images: Tensor,
+        labels: Tensor,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        seed: int | Sequence[int] = 0,
     ) -> None:
         if images.ndim != 4 or labels.shape != images.shape[:1]:
             raise ValueError(
@@ -107,12 +113,16 @@ class TensorLoader:
                 torch.split(self.images, self.batch_size), torch.split(self.labels, self.batch_size), strict=True
             )
             return
-        order = torch.randperm(len(self.images), generator=_generator("epoch", self.seed, self.epoch))
+        order = self._order(self.seed) if isinstance(self.seed, int) else torch.stack(list(map(self._order, self.seed)))
         # index_select writes contiguous rows; on the channels-last view these are channels-last images. On a CPU it is
         # several times faster than indexing, which would keep the strides by itself.
         rows = self.images.permute(0, 2, 3, 1)
-        for chosen in torch.split(order.to(self.images.device), self.batch_size):
-            yield rows.index_select(0, chosen).permute(0, 3, 1, 2), self.labels.index_select(0, chosen)
+        for chosen in torch.split(order.to(self.images.device), self.batch_size, dim=-1):
+            images, labels = (tensor.index_select(0, chosen.flatten()) for tensor in (rows, self.labels))
+            yield images.view(*chosen.shape, *rows.shape[1:]).movedim(-1, -3), labels.view(chosen.shape)
+
+    def _order(self, seed: int) -> Tensor:
+        return torch.randperm(len(self.images), generator=_generator("epoch", seed, self.epoch))
 
 
 @dataclass(kw_only=True, eq=False)
@@ -127,14 +137,14 @@ class ImageDataModule(LightningDataModule, ABC):
         batch_size: Images in a training batch.
         val_fraction: Share of the training images of each class that is held out for validation.
         split_seed: Seed of the split.
-        seed: Seed of the order of the training batches.
+        seed: Seed of the order of the training batches; or K seeds, for batches [K, batch, ...] of K orders at once.
         eval_batch_size: Images in a validation or test batch.
     """
 
     batch_size: int = 50
     val_fraction: float = 0.1
     split_seed: int = 0
-    seed: int = 0
+    seed: int | Sequence[int] = 0
     eval_batch_size: int = 500
 
     num_classes: ClassVar[int] = 10

@@ -45,6 +45,12 @@ class ScheduleLR(LRScheduler):
         factor = self.schedule(self.last_epoch) * self.plateau_state.scale
         return [initial_lr * factor for initial_lr in self.base_lrs]
 
+    def advance(self) -> None:
+        """Do what `step` does, for callers who need not be reminded to call the optimizer first."""
+        self._step_count += 1
+        self.last_epoch += 1
+        self._write()
+
     def update_plateau(self, value: float) -> None:
         """Tell the plateau the outcome of an evaluation; the lr changes at once.
 

@@ -165,6 +165,21 @@ def test_the_epoch_counts_that_is_set_before_the_first_batch() -> None:
     assert torch.cat([labels for _, labels in iterator]).tolist() == order_of(small_loader(), 4)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_several_seeds_give_the_batches_of_each_side_by_side(channels: int) -> None:
+    images = torch.rand(7, 4, 5, channels).permute(0, 3, 1, 2)
+    singles = [TensorLoader(images, torch.arange(7), 3, shuffle=True, seed=seed) for seed in (4, 2, 4)]
+    several = TensorLoader(images, torch.arange(7), 3, shuffle=True, seed=(4, 2, 4))
+    for epoch in (0, 1):
+        for loader in (*singles, several):
+            loader.set_epoch(epoch)
+        for (stacked_images, stacked_labels), *alone in zip(several, *singles, strict=True):
+            for row, (batch, labels) in enumerate(alone):
+                assert torch.equal(stacked_images[row], batch)
+                assert stacked_images[row].stride() == batch.stride(), "channels-last, as it is alone"
+                assert torch.equal(stacked_labels[row], labels)
+
+
 def test_without_shuffle_batches_are_views_in_the_given_order() -> None:
     loader = small_loader(shuffle=False)
     batches = list(loader)

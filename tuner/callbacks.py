@@ -74,7 +74,12 @@ class EpochSeed(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
         """Seed torch's generators at the first batch of an epoch."""
         if batch_idx == 0:
-            torch.manual_seed((self.seed * 1_000_003 + trainer.current_epoch + 1) % 2**63)
+            torch.manual_seed(self.of_epoch(self.seed, trainer.current_epoch))
+
+    @staticmethod
+    def of_epoch(seed: int, epoch: int) -> int:
+        """Return the seed of an epoch."""
+        return (seed * 1_000_003 + epoch + 1) % 2**63
 
 
 class DivergenceStop(pl.Callback):

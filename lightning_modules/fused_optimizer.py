@@ -1,0 +1,145 @@
+"""The optimizers of K trials whose parameters are stacked [K, ...]."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from lightning_modules.classifier import OptimizerCallable
+from lightning_modules.lr_scheduler import ScheduleLR
+from lightning_modules.plateau import Plateau
+from lightning_modules.schedules import Schedule
+
+__all__ = ["FusedOptimizer"]
+
+
+@dataclass
+class _Trial:
+    make: OptimizerCallable
+    params: list[nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    scheduler: ScheduleLR
+    stopped: bool = False
+
+
+class FusedOptimizer:
+    """Stock torch optimizers on views into the stacked parameters of K trials, and the K schedulers.
+
+    Nothing is copied: parameter ``p`` of trial ``k`` is ``stacks[p][k]``, and so is its gradient. Each trial has
+    parameter groups with lr, eps and all else of its own. The states have the form that they have in a trial alone. It
+    is what Lightning asks of an optimizer.
+
+    Args:
+        stacks: Parameters [K, ...] in the order of the network's.
+        settings: For each trial, by its name, what makes its optimizer, and its schedule.
+    """
+
+    def __init__(
+        self,
+        stacks: Sequence[nn.Parameter],
+        settings: Mapping[str, tuple[OptimizerCallable, Schedule | Plateau]],
+    ) -> None:
+        self._stacks = list(stacks)
+        self._trials: dict[str, _Trial] = {}
+        for row, (name, (make, schedule)) in enumerate(settings.items()):
+            params = [nn.Parameter(stack.data[row], requires_grad=stack.requires_grad) for stack in stacks]
+            optimizer = make(params)
+            self._trials[name] = _Trial(make, params, optimizer, ScheduleLR(optimizer, schedule))
+        self._join()
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The parameter groups of all trials."""
+        return [group for joined in self._joined.values() for group in joined.param_groups]
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Nothing: the trials have defaults of their own."""
+        return {}
+
+    @property
+    def state(self) -> dict[Any, Any]:
+        """The states of the parameters of all trials."""
+        return {param: state for joined in self._joined.values() for param, state in joined.state.items()}
+
+    def lr(self, name: str) -> float:
+        """Return the lr of a trial's next update."""
+        return float(self._trials[name].optimizer.param_groups[0]["lr"])
+
+    def update_plateau(self, name: str, value: float) -> None:
+        """Tell a trial's plateau the outcome of an evaluation."""
+        self._trials[name].scheduler.update_plateau(value)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop the gradients."""
+        for stack in self._stacks:
+            stack.grad = None
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every trial that has not been stopped, set its next lr, and return what `closure` returns."""
+        result = None
+        if closure is not None:
+            with torch.enable_grad():
+                result = closure()
+        running = [not trial.stopped for trial in self._trials.values()]
+        for index, stack in enumerate(self._stacks):
+            if stack.grad is None:
+                continue
+            for trial, gradient, runs in zip(self._trials.values(), stack.grad.unbind(), running, strict=True):
+                trial.params[index].grad = gradient if runs else None  # optimizers leave out what has no gradient
+        for joined in self._joined.values():
+            joined.step()
+        for trial in self._trials.values():
+            if not trial.stopped:
+                trial.scheduler.advance()
+            for param in trial.params:
+                param.grad = None
+        return result
+
+    def stop(self, name: str) -> None:
+        """Leave a trial as it is from now on."""
+        self._trials[name].stopped = True
+
+    def keep(self, names: Sequence[str]) -> None:
+        """Go on with these trials only, whose rows are now the only ones of the stacks, in this order."""
+        self._part()
+        self._trials = {name: self._trials[name] for name in names}
+        for index, stack in enumerate(self._stacks):
+            for trial, row in zip(self._trials.values(), stack.data.unbind(), strict=True):
+                trial.params[index].data = row
+        self._join()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return for each trial the states of its optimizer and its scheduler, as it has them alone."""
+        self._part()
+        return {
+            name: {"optimizer": trial.optimizer.state_dict(), "scheduler": trial.scheduler.state_dict()}
+            for name, trial in self._trials.items()
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from a state of the same trials."""
+        for name, trial in self._trials.items():
+            trial.optimizer.load_state_dict(state_dict[name]["optimizer"])
+            trial.scheduler.load_state_dict(state_dict[name]["scheduler"])
+        self._join()
+
+    def _join(self) -> None:
+        """Let one optimizer of each class step for all trials of that class: one call costs much less than K calls."""
+        self._joined: dict[type, torch.optim.Optimizer] = {}
+        for trial in self._trials.values():
+            kind = type(trial.optimizer)
+            if kind not in self._joined:
+                self._joined[kind] = trial.make(trial.params)
+                self._joined[kind].param_groups = []
+                self._joined[kind].state.clear()
+            self._joined[kind].param_groups += trial.optimizer.param_groups
+            self._joined[kind].state.update(trial.optimizer.state)
+
+    def _part(self) -> None:
+        """Give the states back to the trials' own optimizers."""
+        for trial in self._trials.values():
+            state = self._joined[type(trial.optimizer)].state
+            trial.optimizer.state.update({param: state[param] for param in trial.params if param in state})
