@@ -5,7 +5,7 @@ sequence of kernel launches instead of K, which is what a small network on a lar
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -303,22 +303,23 @@ def can_fuse(classifiers: Sequence[Classifier], inputs: Tensor) -> str | None:
     return None
 
 
-def split_checkpoint(checkpoint: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return from a checkpoint of a `FusedClassifier` one for each trial, such as a `Classifier` alone would leave.
+def split_checkpoint(checkpoint: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield from a checkpoint of a `FusedClassifier` each trial's name and such a one as a `Classifier` alone leaves.
 
     The states of callbacks are taken over as they are.
     """
     (optimizers,) = checkpoint["optimizer_states"]
     shared = {key: value for key, value in checkpoint.items() if key != "trials"}
-    return {
-        name: {
-            **shared,
-            "state_dict": _rows_of(checkpoint["state_dict"], row),
-            "optimizer_states": [optimizers[name]["optimizer"]],
-            "lr_schedulers": [optimizers[name]["scheduler"]],
-        }
-        for row, name in enumerate(checkpoint["trials"])
-    }
+    for row, name in enumerate(checkpoint["trials"]):
+        yield (
+            name,
+            {
+                **shared,
+                "state_dict": _rows_of(checkpoint["state_dict"], row),
+                "optimizer_states": [optimizers[name]["optimizer"]],
+                "lr_schedulers": [optimizers[name]["scheduler"]],
+            },
+        )
 
 
 def merge_checkpoints(checkpoints: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

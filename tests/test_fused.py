@@ -227,7 +227,7 @@ def together(
         metric, _, name = key.rpartition("/")
         callback.outcomes[name].points[metric, step] = value
     fit.save_checkpoint("together.ckpt")
-    for name, checkpoint in split_checkpoint(torch.load("together.ckpt", weights_only=True)).items():
+    for name, checkpoint in split_checkpoint(torch.load("together.ckpt", weights_only=True)):
         callback.outcomes[name].checkpoint = checkpoint
     return callback.outcomes
 
@@ -367,7 +367,7 @@ def test_training_goes_on_from_a_checkpoint_in_the_group_and_alone():
         assert_equal(rest[name], straight[name])
 
     together(trials, epochs=1)
-    torch.save(split_checkpoint(torch.load("together.ckpt", weights_only=True))["t0"], "t0.ckpt")
+    torch.save(dict(split_checkpoint(torch.load("together.ckpt", weights_only=True)))["t0"], "t0.ckpt")
     one = alone(trials["t0"], epochs=3, resume_from=Path("t0.ckpt"))
     one.points |= begun["t0"].points
     assert_equal(one, straight["t0"])

@@ -28,6 +28,7 @@ class Answers:
         self.verdicts = list(verdicts)
         self.reports: list[EpochReport] = []
         self.steps: list[StepReport] = []
+        self.reasons: list[str] = []
 
     def report(self, number: int, report: EpochReport) -> Verdict:
         self.reports.append(report)
@@ -35,6 +36,9 @@ class Answers:
 
     def progress(self, number: int, report: StepReport) -> None:
         self.steps.append(report)
+
+    def unfusable(self, reason: str) -> None:
+        self.reasons.append(reason)
 
 
 def train(directory: Path, channel: Answers, metric: str = "val/acc", **sections: dict) -> TrialResult:

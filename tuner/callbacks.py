@@ -100,12 +100,16 @@ class DivergenceStop(pl.Callback):
         loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
         finite = torch.isfinite(loss.detach()).all()
         self._finite = finite if self._finite is None else self._finite & finite
-        if loss.device.type == "cpu" or (batch_idx + 1) % self.every == 0 or trainer.is_last_batch:
+        if self.looks(trainer, loss.device, batch_idx):
             if not bool(self._finite):
                 self.diverged_at = trainer.global_step - 1
                 trainer.should_stop = True
                 trainer.limit_val_batches = 0  # nothing of this training is worth validating
             self._finite = None
+
+    def looks(self, trainer: pl.Trainer, device: torch.device, batch_idx: int) -> bool:
+        """Tell whether the losses are read after this batch."""
+        return device.type == "cpu" or (batch_idx + 1) % self.every == 0 or trainer.is_last_batch
 
 
 class Predictions(pl.Callback):
@@ -189,6 +193,7 @@ class Reporter(pl.Callback):
         self._reported = 0
         self._next_progress = 0.0
         self._first_lr: float | None = None
+        self._validated = False
 
     def state_dict(self) -> dict[str, Any]:
         """Return the history, for the checkpoint."""
@@ -204,10 +209,12 @@ class Reporter(pl.Callback):
         """Record the epoch's metrics again."""
         self.history.open = True
         self._first_lr = None
+        self._validated = False
 
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Leave out what Lightning logs from here to the epoch's end."""
         self.history.open = False
+        self._validated = True
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -223,23 +230,33 @@ class Reporter(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Report the epoch, unless the training has diverged in it."""
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        self.history.open = False
+        wants_checkpoint = self.end_epoch(trainer, metrics if self._validated else {})  # else those of the epoch before
+        if self.verdict != "continue":
+            trainer.should_stop = True
+        if wants_checkpoint:
+            self.save(self.epochs)
+
+    def end_epoch(self, trainer: pl.Trainer, metrics: Mapping[str, float]) -> bool:
+        """Record and report an epoch; tell whether it is to be continued from.
+
+        Args:
+            trainer: The trainer at the end of the epoch.
+            metrics: The epoch's; none if the training diverged in it.
+        """
         step = trainer.global_step
         # Lightning itself logs these at another step, and some only after this hook, too late for the checkpoint.
         self.history.points += [(key, step, value) for key, value in metrics.items()]
         self.epochs = trainer.current_epoch + 1
         if self.metric not in metrics or not math.isfinite(metrics[self.metric]):
-            return
+            return False
         self.value, self.reported_epochs = metrics[self.metric], self.epochs
         points = self.history.points[self._reported :]
         self._reported = len(self.history.points)
         last_lr = self._lr()
         rose = self._first_lr is not None and last_lr > self._first_lr
         self.verdict = self.report(EpochReport(self.epochs, self.value, points, rose, self._step(trainer)))
-        if self.verdict != "continue":
-            trainer.should_stop = True
-        last = self.epochs == trainer.max_epochs
-        if self.verdict == "stop" or (self.verdict == "continue" and not last):
-            self.save(self.epochs)
+        return self.verdict == "stop" or (self.verdict == "continue" and self.epochs != trainer.max_epochs)
 
     def _lr(self) -> float:
         return next((value for key, _, value in reversed(self.history.points) if key == "lr"), math.nan)

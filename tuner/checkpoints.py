@@ -7,9 +7,10 @@ numbers are accepted.
 
 import errno
 import json
+import logging
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,10 +21,16 @@ __all__ = [
     "AtomicCheckpointIO",
     "DamagedCheckpointError",
     "DiskFullError",
+    "checkpoint_name",
+    "common_checkpoint",
+    "has_checkpoint",
     "load_tensors",
+    "remove_checkpoints",
     "write_atomically",
     "write_json",
 ]
+
+_log = logging.getLogger(__name__)
 
 
 class DamagedCheckpointError(Exception):
@@ -108,3 +115,46 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             DamagedCheckpointError: If it is not what was written.
         """
         return load_tensors(Path(path), map_location or "cpu")
+
+
+def checkpoint_name(epoch: int) -> str:
+    """Return the name of the checkpoint after an epoch, counted from 1."""
+    return f"epoch-{epoch:06d}.ckpt"
+
+
+def has_checkpoint(directory: Path) -> bool:
+    """Tell whether a trial has left a checkpoint, whole or not."""
+    return bool(_checkpoints(directory))
+
+
+def remove_checkpoints(directory: Path, keep: int = 0) -> None:
+    """Remove a trial's checkpoints but for the newest."""
+    for checkpoint in _checkpoints(directory)[keep:]:
+        checkpoint.unlink()
+
+
+def common_checkpoint(directories: Sequence[Path]) -> str | None:
+    """Return the name of the newest checkpoint that every trial has as it was written; name and remove damaged ones."""
+    for directory in directories:
+        for leftover in directory.glob("*.tmp"):
+            leftover.unlink()
+    while common := set.intersection(*({path.name for path in _checkpoints(directory)} for directory in directories)):
+        newest = max(common)
+        if all(_is_whole(directory / newest) for directory in directories):
+            return newest
+    return None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        load_tensors(checkpoint)
+    except DamagedCheckpointError as error:
+        _log.warning("%s; the checkpoint before it is used", error)
+        checkpoint.unlink()
+        return False
+    return True
+
+
+def _checkpoints(directory: Path) -> list[Path]:
+    """Return the checkpoints of a trial, the newest first."""
+    return sorted(directory.glob("epoch-*.ckpt"), reverse=True)

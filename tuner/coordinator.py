@@ -17,6 +17,7 @@ from tuner.crashes import crash_point
 from tuner.engines import Engine
 from tuner.errors import StudyFailedError, TunerError
 from tuner.findings import findings
+from tuner.grouping import alike
 from tuner.messages import Assignment, EpochReport, Group, Slot, StepReport, TrialResult, Verdict
 from tuner.progress import Display
 from tuner.storage import StudyStore
@@ -45,6 +46,7 @@ class Coordinator:
         tracker: The study in MLflow.
         display: What the person sees.
         refresh: Called whenever a trial is finished, once that is told.
+        fuse: How many trials a slot trains at a time, as one model.
     """
 
     def __init__(
@@ -54,10 +56,13 @@ class Coordinator:
         tracker: Tracker,
         display: Display,
         refresh: Callable[[], None] = lambda: None,
+        fuse: int = 1,
     ) -> None:
         self._config, self._store, self._tracker, self._display = config, store, tracker, display
         self._refresh = refresh
         self._running: dict[int, Assignment] = {}
+        self._waiting: list[Assignment] = []  # those of the running that no slot has got yet
+        self._fuse, self._slots = fuse, 1
         self._deadline = time.monotonic() + config.timeout if config.timeout else None
         self._stopping = self._killing = False
         self._testing = False
@@ -72,6 +77,7 @@ class Coordinator:
         """
         self._reconcile()
         self._publish()
+        self._slots = len(engine.slots)
         try:
             engine.run(self)
         finally:
@@ -102,19 +108,16 @@ class Coordinator:
     # -- what the engine calls -----------------------------------------------------------------------------------------
 
     def next_group(self, slot: Slot) -> Group | None:
-        """Return the next trial for a slot, or the test of the best one when all are trained."""
-        while not self._must_end():
-            finished = len(self._store.finished())
-            if finished + len(self._running) >= self._config.trials:
-                break
-            assignment = self._ask()
-            result = read_result(assignment.directory)
-            if result is None:
-                self._running[assignment.number] = assignment
-                self._display.start(assignment.number, assignment.config, slot)
-                return Group((assignment,))
-            self._finish(assignment, result)  # its process died between the result and the telling
-        return self._test_group()
+        """Return the next trials for a slot, or the test of the best one when all are trained."""
+        if not self._must_end():
+            self._ask_ahead()
+        if not self._waiting or self._must_end():
+            return self._test_group()
+        group = self._next_trials()
+        for assignment in group:
+            self._waiting.remove(assignment)
+            self._display.start(assignment.number, assignment.config, slot)
+        return Group(tuple(group))
 
     def report(self, number: int, report: EpochReport) -> Verdict:
         """Record an epoch and say how the trial goes on."""
@@ -127,6 +130,12 @@ class Coordinator:
     def progress(self, number: int, report: StepReport) -> None:
         """Show how far a trial is."""
         self._display.progress(number, report)
+
+    def unfusable(self, reason: str) -> None:
+        """Ask for one trial at a time from now on."""
+        if self._fuse > 1:
+            self._display.note(f"trials are trained one at a time from now on, as they cannot be fused: {reason}")
+        self._fuse = 1
 
     def done(self, group: Group, results: Sequence[TrialResult]) -> None:
         """Tell Optuna and MLflow how trials ended."""
@@ -176,6 +185,31 @@ class Coordinator:
     def _must_end(self) -> bool:
         late = self._deadline is not None and time.monotonic() >= self._deadline
         return self._stopping or late or len(self._errors) >= SAME_ERRORS
+
+    def _ask_ahead(self) -> None:
+        """Ask until there are trials enough for a group, each slot having its share of what is left."""
+        missing = self._config.trials - len(self._store.finished()) - len(self._running)
+        size = min(self._fuse, -(-(missing + len(self._waiting)) // self._slots))
+        while missing > 0 and len(self._waiting) < size and not self._must_end():
+            assignment = self._ask()
+            result = read_result(assignment.directory)
+            if result is None:
+                self._running[assignment.number] = assignment
+                self._waiting.append(assignment)
+            else:
+                self._finish(assignment, result)  # its process died between the result and the telling
+            missing -= 1
+
+    def _next_trials(self) -> list[Assignment]:
+        """Return waiting trials that can be one model; one that died twice goes alone, not to take others with it."""
+        trials = self._store.trials()
+        suspects = [
+            each for each in self._waiting if trials[each.number].user_attrs.get("crashes", {}).get("count", 0) > 1
+        ]
+        if suspects:
+            return suspects[:1]
+        first = self._waiting[0].config
+        return [each for each in self._waiting if alike(each.config, first)][: self._fuse]
 
     def _ask(self) -> Assignment:
         number, config = self._store.ask()

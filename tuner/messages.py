@@ -156,3 +156,6 @@ class Channel(Protocol):
 
     def progress(self, number: int, report: StepReport) -> None:
         """Tell how far a trial is."""
+
+    def unfusable(self, reason: str) -> None:
+        """Tell why the trials of a group have to be trained one after another."""

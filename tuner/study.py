@@ -95,6 +95,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "from its last checkpoint (default: %(default)s)",
     )
     parser.add_argument(
+        "--fuse",
+        default="auto",
+        metavar="K",
+        help="trials that a slot trains at once, as one model: a number, off, or auto (on GPUs up to 32, else off)",
+    )
+    parser.add_argument(
         "--engine",
         choices=("local", "inline"),
         default="local",
@@ -154,6 +160,7 @@ def _with_engine(options: argparse.Namespace, overrides: Sequence[str], engine: 
         from tuner.config import load_study
         from tuner.coordinator import Coordinator
         from tuner.environment import environment
+        from tuner.grouping import group_size
         from tuner.progress import Display
         from tuner.review import Review
         from tuner.storage import StudyStore, check_continued
@@ -161,13 +168,14 @@ def _with_engine(options: argparse.Namespace, overrides: Sequence[str], engine: 
         from tuner.tracking import Tracker, check_tracking_uri, default_tracking_uri
 
         config = load_study(options.study, overrides)
+        fuse = group_size(options.fuse, engine.slots, config.trials)
         uri = options.tracking_uri or default_tracking_uri()
         check_tracking_uri(uri)
         digests, validation_images = _check_data(config)
         identity = {**config.identity, "data digest": " ".join(dict.fromkeys(digest for _, digest in digests))}
         check_continued(config, options.storage, identity)
     if options.dry_run:
-        print_plan(console, config, engine.slots, options.storage, uri)
+        print_plan(console, config, engine.slots, fuse, options.storage, uri)
         return 0
 
     caught: list[int] = []
@@ -177,13 +185,14 @@ def _with_engine(options: argparse.Namespace, overrides: Sequence[str], engine: 
         tags = environment([slot.device for slot in engine.slots])
         tracker = Tracker(config, uri, store.identifier, display.note, tags, dict(digests))
         review = Review(options.storage, config.name, uri, store.directory) if options.review else None
-        coordinator = Coordinator(config, store, tracker, display, review.refresh if review else lambda: None)
+        refresh = review.refresh if review else lambda: None
+        coordinator = Coordinator(config, store, tracker, display, refresh, fuse)
 
         def interrupt(number: int, frame: FrameType | None) -> None:
             caught.append(number)
             coordinator.stop()
 
-        print_plan(console, config, engine.slots, options.storage, uri)
+        print_plan(console, config, engine.slots, fuse, options.storage, uri)
         for number in INTERRUPTS:
             signal.signal(number, interrupt)
         finished = False

@@ -25,12 +25,14 @@ __all__ = ["print_plan", "print_summary"]
 LINTED_SAMPLES = 20  # as many as a preview draws
 
 
-def print_plan(console: Console, config: StudyConfig, slots: Sequence[Slot], storage: str, uri: str) -> None:
+def print_plan(console: Console, config: StudyConfig, slots: Sequence[Slot], fuse: int, storage: str, uri: str) -> None:
     """Print what will be done, and where it will be recorded."""
     devices = sorted({slot.device for slot in slots})
     places = f"{count(len(slots), 'slot')} on {', '.join(devices)}"
     if devices == ["cpu"]:
         places += f", {count(slots[0].threads, 'thread')} each"
+    if fuse > 1:
+        places += f", up to {fuse} trials at a time as one model in each"
     pruner = "no" if config.pruner.name == "none" else config.pruner.name
     _print(
         console,

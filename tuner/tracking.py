@@ -169,6 +169,7 @@ class Tracker:
                 self._client.update_run(child.run_id, status="RUNNING")
                 self._client.set_tag(child.run_id, STATE_TAG, "running")
                 child.state = "running"
+                child.sent = child.sent or self._stored(child.run_id)
                 return
             run = self._client.create_run(
                 self._experiment_id,
@@ -223,7 +224,8 @@ class Tracker:
             self._client.update_run(child.run_id, name=f"#{number} {config.schedule.name}{value}")
             self._client.set_terminated(child.run_id, TRIAL_STATUS[result.state])
             child.state = result.state
-            child.sent.clear()
+            if result.state != "interrupted":
+                child.sent.clear()
 
         self._put(write)
 
@@ -343,6 +345,11 @@ class Tracker:
         source = json.dumps({"name": name})
         dataset = Dataset(name, digest[:32] or "unknown", "tuner", source, profile=profile)
         return DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, "training, validation")])
+
+    def _stored(self, run_id: str) -> set[tuple[str, int]]:
+        """Return which points a run has: an epoch that is done again gives the same ones, but for roundings."""
+        keys = self._client.get_run(run_id).data.metrics
+        return {(key, point.step) for key in keys for point in self._client.get_metric_history(run_id, key)}
 
     def _put(self, write: Callable[[], None]) -> None:
         self._queue.put(write)

@@ -5,32 +5,39 @@ there the trial is over, whatever becomes of the process. It is written after th
 """
 
 import dataclasses
+import gc
 import json
 import logging
 import time
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers.logger import Logger
 
-from lightning_modules import Classifier
+from lightning_modules import Classifier, FusedClassifier
+from lightning_modules.data import ImageDataModule
 from tuner.callbacks import DivergenceStop, EpochSeed, History, Predictions, Reporter
 from tuner.checkpoints import (
     AtomicCheckpointIO,
-    DamagedCheckpointError,
     DiskFullError,
+    checkpoint_name,
+    common_checkpoint,
+    has_checkpoint,
     load_tensors,
+    remove_checkpoints,
     write_atomically,
     write_json,
 )
 from tuner.config import TrialConfig
 from tuner.crashes import crash_point
 from tuner.environment import device_name
+from tuner.fusing import FusedCheckpointIO, FusedHistory, FusedReporter, FusedTrial
 from tuner.messages import Assignment, Channel, Group, TrialResult
 
 __all__ = ["MODEL_FILE", "PREDICTIONS_FILE", "RESULT_FILE", "build_model", "read_result", "run"]
@@ -57,7 +64,12 @@ def run(group: Group, channel: Channel, device: str = "cpu") -> list[TrialResult
     _silence_libraries()
     if group.task == "test":
         return [_test(assignment, device) for assignment in group.trials]
-    return [_train(assignment, channel, device) for assignment in group.trials]
+    results = _train_together(group.trials, channel, device) if len(group.trials) > 1 else {}
+    for assignment in group.trials:
+        if assignment.number not in results:
+            stopped = any(result.state == "interrupted" for result in results.values())
+            results[assignment.number] = TrialResult("interrupted") if stopped else _train(assignment, channel, device)
+    return [results[assignment.number] for assignment in group.trials]
 
 
 def read_result(directory: Path) -> TrialResult | None:
@@ -84,23 +96,33 @@ def resolve_precision(precision: str, device: str) -> str:
 def _train(assignment: Assignment, channel: Channel, device: str) -> TrialResult:
     started = time.monotonic()
     try:
-        result = _fit(assignment, channel, device)
-        result = dataclasses.replace(result, seconds=time.monotonic() - started, device=device_name(device))
-        if result.state != "interrupted":
-            write_json(assignment.directory / RESULT_FILE, dataclasses.asdict(result))
-            crash_point("result written")
-    except DiskFullError as error:  # not the trial's fault: it goes on when there is room
-        return TrialResult("interrupted", message=f"the disk is full: {error}")
+        return _conclude(assignment, _fit(assignment, channel, device), started, device)
+    except DiskFullError as error:
+        return _disk_is_full(error)
     except Exception as error:  # the user's network, data or schedule: the trial fails, the study goes on
-        if isinstance(error, ConnectionError | EOFError) or "DataLoader worker" in str(error):
-            raise  # a process that loads data was killed: as good as this one
+        if _is_of_a_process(error):
+            raise
         result = TrialResult("failed", message=_message(error, assignment.config), traceback=traceback.format_exc())
-        result = dataclasses.replace(result, seconds=time.monotonic() - started, device=device_name(device))
-        write_json(assignment.directory / RESULT_FILE, dataclasses.asdict(result))
+    return _conclude(assignment, result, started, device)
+
+
+def _conclude(assignment: Assignment, result: TrialResult, started: float, device: str) -> TrialResult:
+    """Commit the result of a trial, unless it is to be continued."""
+    result = dataclasses.replace(result, seconds=time.monotonic() - started, device=device_name(device))
     if result.state != "interrupted":
-        for checkpoint in _checkpoints(assignment.directory):
-            checkpoint.unlink()
+        write_json(assignment.directory / RESULT_FILE, dataclasses.asdict(result))
+        crash_point("result written")
+        remove_checkpoints(assignment.directory)
     return result
+
+
+def _disk_is_full(error: DiskFullError) -> TrialResult:
+    return TrialResult("interrupted", message=f"the disk is full: {error}")  # it goes on when there is room
+
+
+def _is_of_a_process(error: Exception) -> bool:
+    """Tell whether the coordinator is gone, or a process that loads data was killed: as good as this one."""
+    return isinstance(error, ConnectionError | EOFError) or "DataLoader worker" in str(error)
 
 
 def _message(error: Exception, config: TrialConfig) -> str:
@@ -115,50 +137,154 @@ def _message(error: Exception, config: TrialConfig) -> str:
 
 def _fit(assignment: Assignment, channel: Channel, device: str) -> TrialResult:
     config, directory = assignment.config, assignment.directory
-    resumed_from = _newest_checkpoint(directory)
-    module, data = _build(config)
-    history = History()
+    checkpoint = common_checkpoint([directory])
+    module, data = _classifier(config), config.data.build("data", seed=config.seed)
 
     def save(epoch: int) -> None:
-        trainer.save_checkpoint(directory / f"epoch-{epoch:06d}.ckpt")
+        trainer.save_checkpoint(directory / checkpoint_name(epoch))
         crash_point("checkpoint saved")
-        for checkpoint in _checkpoints(directory)[KEPT_CHECKPOINTS:]:
-            checkpoint.unlink()
+        remove_checkpoints(directory, KEPT_CHECKPOINTS)
 
-    reporter = Reporter(
+    history, divergence = History(), DivergenceStop()
+    reporter = _reporter(assignment, history, channel, save)
+    trainer = _trainer(config, device, directory, [EpochSeed(config.seed), divergence, reporter], history)
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint and directory / checkpoint, weights_only=True)
+    result = _outcome(assignment, reporter, divergence.diverged_at, trainer.global_step)
+    if result.state == "complete":
+        _save_weights(directory, module.model.state_dict())
+    return result
+
+
+def _train_together(assignments: Sequence[Assignment], channel: Channel, device: str) -> dict[int, TrialResult]:
+    """Train trials as one model where that can be, and return the results by number; the others are to train alone."""
+    results: dict[int, TrialResult] = {}
+    try:
+        for part, checkpoint in _parts(assignments, device):
+            _fit_fused(part, checkpoint, channel, device, results)
+            if any(result.state == "interrupted" for result in results.values()):
+                break
+    except DiskFullError as error:
+        return {assignment.number: _disk_is_full(error) for assignment in assignments} | results
+    except Exception as error:  # it cannot be vectorised, or needs too much memory; if it is at fault, it fails alone
+        if _is_of_a_process(error):
+            raise
+        channel.unfusable(_message(error, assignments[0].config))
+    if device == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()
+    return results
+
+
+def _fit_fused(
+    assignments: Sequence[Assignment],
+    checkpoint: str | None,
+    channel: Channel,
+    device: str,
+    results: dict[int, TrialResult],
+) -> None:
+    started = time.monotonic()
+    first = assignments[0]
+    by_name = {str(assignment.number): assignment for assignment in assignments}
+    seeds = [assignment.config.seed for assignment in assignments]
+    data = first.config.data.build("data", seed=seeds[0] if len(set(seeds)) == 1 else tuple(seeds))
+    module = FusedClassifier([_classifier(assignment.config) for assignment in assignments], seeds, list(by_name))
+
+    def save(epoch: int) -> None:
+        trainer.save_checkpoint(first.directory / checkpoint_name(epoch))
+        crash_point("checkpoint saved")
+        for assignment in assignments:
+            remove_checkpoints(assignment.directory, KEPT_CHECKPOINTS)
+
+    def conclude(name: str) -> None:
+        assignment, trial = by_name[name], trials[name]
+        result = _outcome(assignment, trial.reporter, trial.diverged_at, trainer.global_step)
+        if result.state == "complete":
+            _save_weights(assignment.directory, module.weights(name))
+        results[assignment.number] = _conclude(assignment, result, started, device)
+
+    trials = {}
+    for name, assignment in by_name.items():
+        history = History()
+        reporter = _reporter(assignment, history, channel, lambda epoch: None)  # all are saved together
+        trials[name] = FusedTrial(assignment.config.seed, history, reporter)
+    group = FusedReporter(trials, save, conclude)
+    checkpoints = FusedCheckpointIO(
+        {name: assignment.directory for name, assignment in by_name.items()}, lambda: group.continuing
+    )
+    trainer = _trainer(first.config, device, first.directory, [group], FusedHistory(trials), checkpoints)
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint and first.directory / checkpoint, weights_only=True)
+    for name in module.live:
+        conclude(name)
+
+
+def _parts(assignments: Sequence[Assignment], device: str) -> Iterator[tuple[list[Assignment], str | None]]:
+    """Divide a group into those that can be trained as one model.
+
+    Yields:
+        Trials that have come equally far and fit into memory, and the name of the checkpoints that they go on from.
+    """
+    config = assignments[0].config
+    # Of the shipped data sets each trial can have an order of its own; what others do with the seed is not known.
+    any_seed = isinstance(config.data.build("data", seed=config.seed), ImageDataModule)
+    most = _most_in_memory(config) if device == "cuda" else len(assignments)
+    parts: dict[Any, list[Assignment]] = {}
+    for assignment in assignments:
+        has_begun = has_checkpoint(assignment.directory)
+        parts.setdefault((has_begun, None if any_seed else assignment.config.seed), []).append(assignment)
+    for (has_begun, _), part in parts.items():
+        checkpoint = common_checkpoint([assignment.directory for assignment in part])
+        if has_begun and checkpoint is None:
+            continue
+        for start in range(0, len(part), most):
+            if len(part[start : start + most]) > 1:
+                yield part[start : start + most], checkpoint
+
+
+def _most_in_memory(config: TrialConfig) -> int:
+    """Return how many trials fit into half of the free memory of the GPU; the other half is for what layers return.
+
+    A trial has its weights, their gradients and up to three states of the optimizer, and room to move them.
+    """
+    size = sum(tensor.numel() * tensor.element_size() for tensor in _classifier(config).parameters())
+    free, _ = torch.cuda.mem_get_info()
+    return max(1, free // 2 // (6 * size))
+
+
+def _reporter(assignment: Assignment, history: History, channel: Channel, save: Callable[[int], None]) -> Reporter:
+    return Reporter(
         metric=assignment.metric,
         history=history,
         report=lambda report: channel.report(assignment.number, report),
         progress=lambda step: channel.progress(assignment.number, step),
         save=save,
     )
-    divergence = DivergenceStop()
-    trainer = _trainer(config, device, directory, [EpochSeed(config.seed), divergence, reporter], history)
-    trainer.fit(module, datamodule=data, ckpt_path=resumed_from, weights_only=True)
 
-    ended = partial(TrialResult, value=reporter.value, epochs=reporter.epochs, points=history.points)
-    if divergence.diverged_at is not None:
-        message = f"loss was not finite at step {divergence.diverged_at}"
-        return ended("diverged", message=message, diverged_at=divergence.diverged_at)
+
+def _outcome(assignment: Assignment, reporter: Reporter, diverged_at: int | None, step: int) -> TrialResult:
+    """Return how a training ended whose last epoch is over."""
+    ended = partial(TrialResult, value=reporter.value, epochs=reporter.epochs, points=reporter.history.points)
+    if diverged_at is not None:
+        return ended("diverged", message=f"loss was not finite at step {diverged_at}", diverged_at=diverged_at)
     if reporter.value is None or reporter.reported_epochs != reporter.epochs:
         message = f"{assignment.metric} was not finite after epoch {reporter.epochs}"
-        return ended("diverged", message=message, diverged_at=trainer.global_step)
+        return ended("diverged", message=message, diverged_at=step)
     if reporter.verdict == "prune":
         return ended("pruned")
-    if reporter.epochs < config.trainer.max_epochs:
-        return ended("interrupted")
-    weights = {"state_dict": module.model.state_dict()}
-    write_atomically(directory / MODEL_FILE, lambda file: torch.save(weights, file))
-    return ended("complete")
+    return ended("complete" if reporter.epochs == assignment.config.trainer.max_epochs else "interrupted")
+
+
+def _save_weights(directory: Path, weights: Mapping[str, torch.Tensor]) -> None:
+    write_atomically(directory / MODEL_FILE, lambda file: torch.save({"state_dict": weights}, file))
 
 
 def _test(assignment: Assignment, device: str) -> TrialResult:
     started = time.monotonic()
-    module, data = _build(assignment.config)
+    config = assignment.config
+    module, data = _classifier(config), config.data.build("data", seed=config.seed)
     weights = load_tensors(assignment.directory / MODEL_FILE)
     module.model.load_state_dict(weights["state_dict"])
     predictions = Predictions()
-    trainer = _trainer(assignment.config, device, assignment.directory, [predictions], None)
+    trainer = _trainer(config, device, assignment.directory, [predictions], None)
     (metrics,) = trainer.test(module, datamodule=data, verbose=False)
     write_atomically(assignment.directory / PREDICTIONS_FILE, lambda file: torch.save(predictions.tensors(), file))
     return TrialResult("complete", metrics=dict(metrics), seconds=time.monotonic() - started)
@@ -171,16 +297,22 @@ def build_model(config: TrialConfig, weights: Mapping[str, Any]) -> torch.nn.Mod
     return model
 
 
-def _build(config: TrialConfig) -> tuple[Classifier, pl.LightningDataModule]:
+def _classifier(config: TrialConfig) -> Classifier:
     torch.manual_seed(config.seed)  # the initial weights
     module = Classifier(
         config.model.build("model"), config.optimizer.build("optimizer"), config.schedule.build("schedule")
     )
-    return module, config.data.build("data", seed=config.seed)
+    # Lightning converts only after it has restored a checkpoint, and would round what it restores.
+    return module.double() if config.trainer.precision == "64-true" else module
 
 
 def _trainer(
-    config: TrialConfig, device: str, directory: Path, callbacks: list[pl.Callback], logger: History | None
+    config: TrialConfig,
+    device: str,
+    directory: Path,
+    callbacks: list[pl.Callback],
+    logger: Logger | None,
+    checkpoints: AtomicCheckpointIO | None = None,
 ) -> pl.Trainer:
     return pl.Trainer(
         accelerator="gpu" if device == "cuda" else "cpu",
@@ -192,7 +324,7 @@ def _trainer(
         callbacks=callbacks,
         logger=logger or False,
         log_every_n_steps=1,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[checkpoints or AtomicCheckpointIO()],
         default_root_dir=directory,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -200,26 +332,6 @@ def _trainer(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
-
-
-def _checkpoints(directory: Path) -> list[Path]:
-    """Return the checkpoints of a trial, the newest first."""
-    return sorted(directory.glob("epoch-*.ckpt"), reverse=True)
-
-
-def _newest_checkpoint(directory: Path) -> Path | None:
-    """Return the newest checkpoint that is as it was written; name and remove those that are not."""
-    for leftover in directory.glob("*.tmp"):
-        leftover.unlink()
-    for checkpoint in _checkpoints(directory):
-        try:
-            load_tensors(checkpoint)
-        except DamagedCheckpointError as error:
-            _log.warning("%s; the checkpoint before it is used", error)
-            checkpoint.unlink()
-        else:
-            return checkpoint
-    return None
 
 
 def _silence_libraries() -> None:

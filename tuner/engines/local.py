@@ -118,6 +118,8 @@ class LocalEngine:
         match message:
             case ("progress", number, report):
                 handler.progress(number, report)
+            case ("unfusable", reason):
+                handler.unfusable(reason)
             case ("report", number, report):
                 verdict = handler.report(number, report)
                 with contextlib.suppress(OSError):  # if it has died meanwhile, the next look at the pipe tells
@@ -158,6 +160,9 @@ class _Pipe:
 
     def progress(self, number: int, report: StepReport) -> None:
         self._pipe.send(("progress", number, report))
+
+    def unfusable(self, reason: str) -> None:
+        self._pipe.send(("unfusable", reason))
 
 
 def _work(pipe: "connection.Connection[Any, Any]", slot: Slot, group: Group) -> None:

@@ -1,0 +1,122 @@
+"""The time of a training step of K trials: as one model, beside K models one after another.
+
+Both do the same work (a CNN on MNIST-5k, batch 50, Adam and an exponential schedule each): forward,
+backward, update, next lr. Rounds alternate; the ratio is that of neighbours.
+
+    python benchmarks/fused_step.py --trials 1 4 16 --device cuda
+    python benchmarks/fused_step.py --trials 1 4 --channels 8 16 32 --hidden 64 64
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lightning_modules import (
+    MNISTCNN,
+    Adam,
+    Classifier,
+    ExponentialDecay,
+    FusedClassifier,
+    MNIST5kDataModule,
+    ScheduleLR,
+)
+from lightning_modules.fused_optimizer import FusedOptimizer
+
+Step = Callable[[Tensor, Tensor], None]
+
+
+def classifiers(options: argparse.Namespace, count: int) -> list[Classifier]:
+    made = []
+    for index in range(count):
+        model = MNISTCNN(channels=tuple(options.channels), hidden=tuple(options.hidden))
+        schedule = ExponentialDecay(decay_rate=0.9, decay_steps=100)
+        made.append(Classifier(model, Adam(initial_lr=1e-4 * (index + 1)), schedule).to(options.device))
+    return made
+
+
+def singles(options: argparse.Namespace, count: int) -> Step:
+    trials = []
+    for classifier in classifiers(options, count):
+        optimizer = classifier.optimizer(classifier.parameters())
+        trials.append((classifier, optimizer, ScheduleLR(optimizer, classifier.schedule)))
+
+    def step(images: Tensor, labels: Tensor) -> None:
+        for classifier, optimizer, scheduler in trials:
+            with torch.autocast(options.device, torch.bfloat16, enabled=options.bf16):
+                loss = functional.cross_entropy(classifier(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+
+    return step
+
+
+def fused(options: argparse.Namespace, count: int) -> Step:
+    trials = classifiers(options, count)
+    module = FusedClassifier(trials).to(options.device)
+    settings = {str(index): (each.optimizer, each.schedule) for index, each in enumerate(trials)}
+    optimizer = FusedOptimizer(list(module.model.parameters()), settings)
+
+    def step(images: Tensor, labels: Tensor) -> None:
+        with torch.autocast(options.device, torch.bfloat16, enabled=options.bf16):
+            loss = module.training_step((images, labels), 0)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def seconds(step: Step, batches: list[tuple[Tensor, Tensor]], device: str) -> float:
+    """Return the time of a step, the device's work included."""
+    began = time.perf_counter()
+    for images, labels in batches:
+        step(images, labels)
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - began) / len(batches)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--channels", type=int, nargs=3, default=[32, 64, 128])
+    parser.add_argument("--hidden", type=int, nargs=2, default=[5000, 500])
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    data = MNIST5kDataModule(batch_size=50)
+    data.prepare_data()
+    data.setup("fit")
+    batches = [(images.to(options.device), labels.to(options.device)) for images, labels in data.train_dataloader()]
+    print(f"{options.device}, channels {options.channels}, hidden {options.hidden}, torch {torch.__version__}\n")
+    print("| K | ms a step of K models | ms a step of one model of K | ratio, median | lowest | highest |")
+    print("|---|---|---|---|---|---|")
+    for count in options.trials:
+        steps = singles(options, count), fused(options, count)
+        for step in steps:
+            seconds(step, batches[:3], options.device)
+        pairs = [
+            [seconds(step, batches[: options.steps], options.device) for step in steps] for _ in range(options.rounds)
+        ]
+        ratios = [one / other for one, other in pairs]
+        medians = [statistics.median(times) * 1000 for times in zip(*pairs, strict=True)]
+        print(
+            f"| {count} | {medians[0]:.1f} | {medians[1]:.1f} | {statistics.median(ratios):.2f} "
+            f"| {min(ratios):.2f} | {max(ratios):.2f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

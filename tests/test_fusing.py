@@ -1,0 +1,301 @@
+"""Groups of trials trained as one model by the tuner: every trial reports, ends, stops and resumes as it does alone."""
+
+import dataclasses
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import StudyFolder
+from tests.test_study import slots_of
+from tuner.config import TrialConfig
+from tuner.errors import BadInputError
+from tuner.grouping import alike, group_size
+from tuner.messages import Assignment, EpochReport, Group, Slot, StepReport, TrialResult, Verdict
+from tuner.training import MODEL_FILE, RESULT_FILE, read_result, run
+
+STEPS = 5  # an epoch: 100 images in batches of 20
+VALUES: dict[str, Any] = {
+    "data": {"name": "mnist_5k", "batch_size": 20, "val_fraction": 0.02, "test_fraction": 0.96},
+    "model": {"name": "mnist_cnn", "channels": [2, 3, 4], "hidden": [16, 8]},
+    "optimizer": {"name": "adam", "initial_lr": 0.01},
+    "schedule": {"name": "cosine_restarts", "restart_period": 7},
+    "trainer": {"max_epochs": 3, "precision": "64-true"},
+    "seed": 5,
+}
+PLATEAU = {"name": "plateau", "factor": 0.5, "patience": 0, "threshold": 1e9, "threshold_mode": "abs"}
+TRIALS: Sequence[dict[str, Any]] = [
+    VALUES,
+    {**VALUES, "optimizer": {"name": "sgd", "initial_lr": 0.1, "momentum": 0.9}, "schedule": PLATEAU},
+    {**VALUES, "seed": 6},
+]
+ENDLESS = {**VALUES, "optimizer": {"name": "sgd", "initial_lr": 0.1}}
+DIVERGING = {
+    **ENDLESS,
+    "schedule": {"name": "piecewise_constant", "boundaries": [STEPS + 1], "factors": [1.0, 1e200]},
+}
+
+BRANCHING = """
+import torch
+
+
+class Net(torch.nn.Linear):
+    def __init__(self):
+        super().__init__(784, 10)
+
+    def forward(self, images):
+        logits = super().forward(images.flatten(1))
+        return logits * 2 if logits.sum() > 0 else logits
+"""
+
+
+class Answers:
+    """A channel that keeps the reports and answers as told, by trial and epoch."""
+
+    def __init__(self, verdicts: dict[tuple[int, int], Verdict] | None = None) -> None:
+        self.verdicts = verdicts or {}
+        self.reports: dict[int, list[EpochReport]] = {}
+        self.steps: dict[int, list[StepReport]] = {}
+        self.reasons: list[str] = []
+
+    def report(self, number: int, report: EpochReport) -> Verdict:
+        self.reports.setdefault(number, []).append(report)
+        return self.verdicts.get((number, report.epoch), "continue")
+
+    def progress(self, number: int, report: StepReport) -> None:
+        self.steps.setdefault(number, []).append(report)
+
+    def unfusable(self, reason: str) -> None:
+        self.reasons.append(reason)
+
+
+def assignments(folder: Path, trials: Sequence[dict[str, Any]]) -> tuple[Assignment, ...]:
+    configs = [TrialConfig.from_values(values) for values in trials]
+    return tuple(Assignment(number, each, "val/acc", folder / str(number)) for number, each in enumerate(configs))
+
+
+def train(
+    folder: Path, trials: Sequence[dict[str, Any]], channel: Answers | None = None, fused: bool = True
+) -> list[TrialResult]:
+    """Train trials together or one after another, each in its directory of the folder."""
+    channel = channel or Answers()
+    if fused:
+        results = run(Group(assignments(folder, trials)), channel)
+        assert channel.reasons == [], "they were trained one after another"
+        return results
+    return [result for assignment in assignments(folder, trials) for result in run(Group((assignment,)), channel)]
+
+
+def assert_same(one: TrialResult, other: TrialResult) -> None:
+    """Compare all but the times that two trainings took."""
+    series = [{(key, step): value for key, step, value in result.points} for result in (one, other)]
+    assert len(series[0]) == len(one.points), "one point a metric and step"
+    assert series[0] == pytest.approx(series[1], rel=1e-10, abs=1e-10)
+    assert one.value == pytest.approx(other.value, rel=1e-10)
+    plain = [dataclasses.replace(result, points=[], seconds=0.0, value=None) for result in (one, other)]
+    assert plain[0] == plain[1]
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    states = [torch.load(folder / MODEL_FILE, weights_only=True)["state_dict"] for folder in (one, other)]
+    assert states[0].keys() == states[1].keys()
+    for key in states[0]:
+        torch.testing.assert_close(states[0][key], states[1][key], rtol=1e-10, atol=1e-10)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[TrialResult], Answers]:
+    """Return what the trials leave and say when each is trained alone."""
+    folder, channel = tmp_path_factory.mktemp("alone"), Answers()
+    return folder, train(folder, TRIALS, channel, fused=False), channel
+
+
+def test_each_trial_of_a_group_reports_and_leaves_what_it_does_alone(tmp_path: Path, alone: Any):
+    folder, expected, answers = alone
+    channel = Answers()
+    results = train(tmp_path, TRIALS, channel)
+    for number, result in enumerate(results):
+        assert result.state == "complete"
+        assert_same(result, expected[number])
+        assert_same_weights(tmp_path / str(number), folder / str(number))
+        assert sorted(path.name for path in (tmp_path / str(number)).iterdir()) == [MODEL_FILE, RESULT_FILE]
+        assert read_result(tmp_path / str(number)).points == [tuple(point) for point in result.points]
+        for mine, theirs in zip(channel.reports[number], answers.reports[number], strict=True):
+            assert (mine.epoch, mine.lr_rose, mine.step) == (theirs.epoch, theirs.lr_rose, theirs.step)
+            assert mine.value == pytest.approx(theirs.value, rel=1e-10)
+        assert channel.steps[number][0] == answers.steps[number][0]
+
+
+def test_pruned_and_diverged_trials_leave_their_group_and_the_others_end_as_alone(tmp_path: Path, alone: Any):
+    verdicts: dict[tuple[int, int], Verdict] = {(3, 2): "prune"}
+    trials = [*TRIALS, ENDLESS, DIVERGING]
+    results = train(tmp_path / "fused", trials, Answers(verdicts))
+    assert [result.state for result in results] == ["complete"] * 3 + ["pruned", "diverged"]
+    expected = train(tmp_path / "alone", trials, Answers(verdicts), fused=False)
+    for result, single in zip(results, expected, strict=True):
+        assert_same(result, single)
+    assert results[4].diverged_at == STEPS + 3
+    assert results[4].epochs == 2
+    for number in (3, 4):
+        assert [path.name for path in (tmp_path / "fused" / str(number)).iterdir()] == [RESULT_FILE]
+
+
+def test_a_group_of_which_all_diverge_ends_at_once(tmp_path: Path):
+    channel = Answers()
+    results = train(tmp_path, [DIVERGING, DIVERGING], channel)
+    assert [result.state for result in results] == ["diverged"] * 2
+    assert [report.epoch for reports in channel.reports.values() for report in reports] == [1, 1]
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["together first", "alone first"])
+@pytest.mark.parametrize("then", [True, False], ids=["then together", "then alone"])
+def test_a_stopped_group_goes_on_to_the_very_same_end_together_or_alone(
+    tmp_path: Path, alone: Any, first: bool, then: bool
+):
+    folder, expected, _ = alone
+    stop: dict[tuple[int, int], Verdict] = {(number, 1): "stop" for number in range(3)}
+    results = train(tmp_path, TRIALS, Answers(stop), fused=first)
+    assert [result.state for result in results] == ["interrupted"] * 3
+    for number, result in enumerate(train(tmp_path, TRIALS, fused=then)):
+        assert_same(result, expected[number])
+        assert_same_weights(tmp_path / str(number), folder / str(number))
+
+
+def test_one_stop_stops_the_group_and_each_trial_has_its_checkpoint(tmp_path: Path, alone: Any):
+    results = train(tmp_path, TRIALS, Answers({(1, 2): "stop"}))
+    assert [result.state for result in results] == ["interrupted"] * 3
+    for number, result in enumerate(train(tmp_path, TRIALS)):
+        assert_same(result, alone[1][number])
+
+
+def test_trials_that_are_not_equally_far_go_on_from_the_newest_checkpoint_that_all_have(tmp_path: Path, alone: Any):
+    train(tmp_path, TRIALS, Answers({(1, 2): "stop"}))
+    newest = tmp_path / "1" / "epoch-000002.ckpt"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    channel = Answers()
+    for number, result in enumerate(train(tmp_path, TRIALS, channel)):
+        assert_same(result, alone[1][number])
+        assert [report.epoch for report in channel.reports[number]] == [2, 3]
+
+
+def test_trials_that_have_begun_and_new_ones_are_trained_apart(tmp_path: Path, alone: Any):
+    train(tmp_path, TRIALS[:2], Answers({(0, 1): "stop"}))
+    channel = Answers()
+    for number, result in enumerate(train(tmp_path, TRIALS, channel)):
+        assert_same(result, alone[1][number])
+    assert [len(channel.reports[number]) for number in range(3)] == [2, 2, 3]
+
+
+def test_a_network_that_cannot_be_fused_is_trained_alone_and_the_reason_is_told(tmp_path: Path, monkeypatch: Any):
+    (tmp_path / "branching.py").write_text(BRANCHING)
+    monkeypatch.syspath_prepend(tmp_path)
+    trials = [{**values, "model": {"name": "branching:Net"}} for values in TRIALS]
+    channel = Answers()
+    results = run(Group(assignments(tmp_path, trials)), channel)
+    assert [result.state for result in results] == ["complete"] * 3
+    (reason,) = channel.reasons
+    assert "data-dependent control flow" in reason
+
+
+def test_an_error_in_the_network_fails_each_trial_with_its_traceback(tmp_path: Path):
+    channel = Answers()
+    trials = [
+        {**values, "model": {"name": "torch.nn:Linear", "in_features": 2, "out_features": 3}} for values in TRIALS
+    ]
+    results = run(Group(assignments(tmp_path, trials)), channel)
+    assert [result.state for result in results] == ["failed"] * 3
+    assert len(channel.reasons) == 1
+    assert all("Traceback" in result.traceback for result in results)
+
+
+# Which trials, and how many
+
+
+def test_trials_are_alike_if_they_differ_in_optimizer_schedule_and_seed_only():
+    one = TrialConfig.from_values(VALUES)
+    for values in TRIALS:
+        assert alike(one, TrialConfig.from_values(values))
+    for key, part in (("data", "batch_size"), ("model", "hidden"), ("trainer", "max_epochs")):
+        assert not alike(one, TrialConfig.from_values({**VALUES, key: {**VALUES[key], part: 7}}))
+
+
+def test_how_many_are_trained_together():
+    cpu, gpu = Slot(0, None, 1), Slot(0, 0, 4)
+    assert group_size("off", [gpu], 100) == 1
+    assert group_size("8", [cpu], 100) == 8
+    assert group_size("auto", [cpu, cpu], 1000) == 1, "slower on a CPU"
+    assert group_size("auto", [gpu], 1000) == 32
+    assert group_size("auto", [gpu, gpu], 64) == 8, "four rounds"
+    assert group_size("auto", [gpu], 3) == 1
+    for wrong in ("0", "-1", "many", "1.5", ""):
+        with pytest.raises(
+            BadInputError, match=f'--fuse: must be auto, off, or a number of trials such as 8 .got "{wrong}"'
+        ):
+            group_size(wrong, [cpu], 100)
+
+
+# In a study
+
+SMALL = ("--set", "trial.data={name: mnist_5k, batch_size: 20, val_fraction: 0.02, test_fraction: 0.96}")
+OPTIONS = (*SMALL, "--set", "trial.trainer={max_epochs: 3, precision: 64-true}", "--trials", "5")
+
+
+@pytest.fixture(scope="module")
+def unfused(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
+    """Return a folder in which a study was run with a trial at a time."""
+    folder = StudyFolder(tmp_path_factory.mktemp("unfused"))
+    folder.call(*OPTIONS, "--per-device", "1", "--fuse", "off")
+    folder.check(trials=5, epochs=3, steps=3 * STEPS)
+    return folder
+
+
+def assert_same_study(one: StudyFolder, other: StudyFolder) -> None:
+    one.check(trials=5, epochs=3, steps=3 * STEPS)
+    for mine, theirs in ((one.values(), other.values()), (one.curves(), other.curves())):
+        assert [row[:-1] for row in mine] == [row[:-1] for row in theirs]
+        assert [row[-1] for row in mine] == pytest.approx([row[-1] for row in theirs], rel=1e-9, abs=1e-9)
+
+
+def test_fused_or_not_a_study_ends_with_the_same_trials_values_and_curves(folder: StudyFolder, unfused: StudyFolder):
+    output = folder.call(*OPTIONS, "--per-device", "1", "--fuse", "3")
+    assert "up to 3 trials at a time as one model" in output
+    assert_same_study(folder, unfused)
+
+
+def test_killed_groups_go_on_to_the_very_same_end_together_and_alone(folder: StudyFolder, unfused: StudyFolder):
+    process = folder.start(*OPTIONS, "--per-device", "1", "--fuse", "3")
+    folder.wait_for(folder.has_checkpoint, process, seconds=120)
+    os.kill(slots_of(process.pid)[0], signal.SIGKILL)
+    crashed = "select number from trials join trial_user_attributes using (trial_id) where key = 'crashes' order by 1"
+    folder.wait_for(lambda: folder.optuna(crashed) == [(0,), (1,), (2,)], process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=120)
+    folder.call(*OPTIONS, "--per-device", "1", "--fuse", "off")
+    assert_same_study(folder, unfused)
+
+
+def test_trials_that_cannot_be_one_model_are_trained_in_groups_of_those_that_can(folder: StudyFolder):
+    space = "search_space={model.dropout: {choices: [0.1, 0.5]}, optimizer.initial_lr: {low: 1e-3, high: 1e-2}}"
+    output = folder.call(*OPTIONS, "--per-device", "1", "--fuse", "4", "--set", space)
+    assert "cannot be fused" not in output
+    folder.check(trials=5, epochs=3, steps=3 * STEPS)
+
+
+def test_that_a_network_cannot_be_fused_is_said_once_and_the_study_goes_on(
+    folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
+):
+    (folder.path / "branching.py").write_text(BRANCHING)
+    monkeypatch.syspath_prepend(folder.path)
+    net = ("--set", "trial.model={name: 'branching:Net'}")
+    output = folder.call(*OPTIONS, "--per-device", "1", "--fuse", "2", *net)
+    assert output.count("trials are trained one at a time from now on, as they cannot be fused") == 1
+    folder.check(trials=5, epochs=3, steps=3 * STEPS)
+
+
+def test_a_wrong_number_to_fuse_is_refused_before_anything_is_created(folder: StudyFolder):
+    assert 'got "many"' in folder.call("--fuse", "many", expect=2)
+    assert list(folder.path.iterdir()) == []

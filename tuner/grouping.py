@@ -1,0 +1,42 @@
+"""How many trials are trained as one model, and which."""
+
+from collections.abc import Sequence
+
+from tuner.config import TrialConfig
+from tuner.errors import BadInputError
+from tuner.messages import Slot
+
+__all__ = ["alike", "group_size"]
+
+MOST = 32
+ROUNDS = 4
+
+
+def group_size(fuse: str, slots: Sequence[Slot], trials: int) -> int:
+    """Return how many trials a slot trains at a time.
+
+    On a CPU, "auto" means one: vectorised convolutions are slower there (benchmarks/results has the numbers).
+    On a GPU it means up to 32, but never so many
+    that the study is over in less than four rounds, for those who are asked for together know nothing of each other.
+    How many of them really fit into a GPU's memory, its slot sees.
+
+    Args:
+        fuse: "auto", "off" or a number.
+        slots: The slots.
+        trials: Trials in the study.
+
+    Raises:
+        BadInputError: If `fuse` is none of these.
+    """
+    if fuse == "off":
+        return 1
+    if fuse == "auto":
+        return max(1, min(MOST, trials // (ROUNDS * len(slots)))) if slots[0].gpu is not None else 1
+    if not fuse.isdecimal() or int(fuse) < 1:
+        raise BadInputError([f'--fuse: must be auto, off, or a number of trials such as 8 (got "{fuse}").'])
+    return int(fuse)
+
+
+def alike(one: TrialConfig, other: TrialConfig) -> bool:
+    """Tell whether trials can be one model: optimizers, schedules and seeds may differ, but nothing else."""
+    return (one.data, one.model, one.trainer) == (other.data, other.model, other.trainer)
