@@ -15,10 +15,9 @@ ROUNDS = 4
 def group_size(fuse: str, slots: Sequence[Slot], trials: int) -> int:
     """Return how many trials a slot trains at a time.
 
-    On a CPU, "auto" means one: vectorised convolutions are slower there (benchmarks/results has the numbers).
-    On a GPU it means up to 32, but never so many
-    that the study is over in less than four rounds, for those who are asked for together know nothing of each other.
-    How many of them really fit into a GPU's memory, its slot sees.
+    On a CPU, "auto" means one: vectorised convolutions are slower there (benchmarks/results has the numbers). On a GPU
+    it means up to 32, but never so many that the study is over in less than four rounds, for those who are asked for
+    together know nothing of each other. How many of them really fit into a GPU's memory, its slot sees.
 
     Args:
         fuse: "auto", "off" or a number.
