@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from optuna.trial import FixedTrial
 
 from lightning_modules import (
@@ -34,8 +35,8 @@ from lightning_modules import (
 from tests.test_training import Answers
 from tuner import registry
 from tuner.config import StudyConfig, TrialConfig, load_study
-from tuner.messages import Assignment, Group
-from tuner.training import run
+from tuner.messages import Assignment, Group, TrialResult
+from tuner.training import MODEL_FILE, run
 
 EPOCHS, EPOCH = 3, 4  # epochs, and steps in each
 STEPS = EPOCHS * EPOCH
@@ -275,3 +276,20 @@ def test_the_lr_of_every_step_is_that_of_the_schedule_that_was_drawn(tmp_path: P
         scales[2 * EPOCH :] = [schedule.factor] * EPOCH
         schedule = schedule.schedule
     assert trained_lrs(config, tmp_path) == [INITIAL_LR * (schedule(s) * scales[s]) for s in range(STEPS)]
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_a_training_that_is_cut_short_goes_on_to_the_very_same_curves_and_weights(tmp_path: Path, name: str):
+    config = study(tmp_path, f"{{name: {name}, {FIXED[name][0]}}}", "{}").draw(FixedTrial({}))
+
+    def train(directory: str, *verdicts: str) -> TrialResult:
+        (result,) = run(Group((Assignment(0, config, "val/acc", tmp_path / directory),)), Answers(*verdicts))
+        return result
+
+    whole = train("whole")
+    assert train("cut", "continue", "stop").state == "interrupted"
+    resumed = train("cut")
+    assert (resumed.state, resumed.epochs) == ("complete", EPOCHS)
+    assert sorted(resumed.points) == sorted(whole.points)
+    weights = [torch.load(tmp_path / folder / MODEL_FILE, weights_only=True) for folder in ("whole", "cut")]
+    assert all(map(torch.equal, *(each["state_dict"].values() for each in weights)))
