@@ -277,7 +277,7 @@ def test_help_teaches_and_does_not_wait_for_torch():
 
 
 def test_a_shipped_study_is_found_by_its_name_from_any_folder(folder: StudyFolder):
-    assert "quickstart: 6 trials" in folder.call("--dry-run", study="quickstart")
+    assert "quickstart: 4 trials" in folder.call("--dry-run", study="quickstart")
 
 
 def test_a_folder_with_spaces_and_letters_of_any_script_will_do(tmp_path: Path):

@@ -36,7 +36,7 @@ class Review:
         directory: Where it writes what its libraries print.
     """
 
-    EVERY_SECONDS = 60.0
+    EVERY_SECONDS = 180.0
     SHARE = 0.04
     """Of the time, at most, in which it draws while trainings run."""
 
