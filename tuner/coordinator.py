@@ -169,7 +169,7 @@ class Coordinator:
 
     def _count_crash(self, number: int) -> int:
         """Return how often a trial has crashed since its last epoch."""
-        trial = self._store.trials()[number]
+        trial = self._store.trial(number)
         epoch, before = len(trial.intermediate_values), trial.user_attrs.get("crashes", {})
         count = int(before["count"]) + 1 if before.get("epoch") == epoch else 1
         self._store.set_attribute(number, "crashes", {"epoch": epoch, "count": count})
@@ -202,9 +202,10 @@ class Coordinator:
 
     def _next_trials(self) -> list[Assignment]:
         """Return waiting trials that can be one model; one that died twice goes alone, not to take others with it."""
-        trials = self._store.trials()
         suspects = [
-            each for each in self._waiting if trials[each.number].user_attrs.get("crashes", {}).get("count", 0) > 1
+            each
+            for each in self._waiting
+            if self._store.trial(each.number).user_attrs.get("crashes", {}).get("count", 0) > 1
         ]
         if suspects:
             return suspects[:1]

@@ -54,6 +54,7 @@ class Database:
     def __init__(self, url: str, study: str, note: Callable[[str], None]) -> None:
         self.url, self._study, self._note = url, study, note
         self._given_up = threading.Event()
+        self._is_patient = False
         self._lock: _ServerLock | None = None
         self.storage: optuna.storages.RDBStorage
 
@@ -111,6 +112,15 @@ class Database:
             StudyFailedError: If the database stays away.
             StudyRunningError: If another process took the study meanwhile.
         """
+        if self._is_patient:  # what is done again is the whole, not a part of it
+            return action()
+        self._is_patient = True
+        try:
+            return self._again_and_again(action)
+        finally:
+            self._is_patient = False
+
+    def _again_and_again(self, action: Callable[[], Result]) -> Result:
         deadline, pause = 0.0, 0.2
         while True:
             try:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from torch.utils.data import DataLoader
 
+from lightning_modules.data import TensorLoader
 from tuner import registry
 from tuner.errors import BadInputError
 from tuner.hints import item_hint, parse_length, takes_steps
@@ -177,7 +179,11 @@ def _count(loader: Any) -> int | None:
 
 
 def _count_images(data: Any) -> int | None:
+    """Return how many images decide, without reading any: that may take long, and an iterable data set need not end."""
     try:
-        return sum(len(batch[-1]) for batch in data.val_dataloader())
-    except (LookupError, TypeError, MisconfigurationException):  # batches of another form, or none
+        loader = data.val_dataloader()
+        if isinstance(loader, TensorLoader):
+            return len(loader.labels)
+        return len(loader.dataset) if isinstance(loader, DataLoader) else None  # type: ignore[arg-type]
+    except (TypeError, MisconfigurationException):  # it has no length, or there is no validation
         return None

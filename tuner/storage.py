@@ -97,6 +97,11 @@ class StudyStore:
         """Return the trials in the given states, or all, in the order of their numbers."""
         return self._study.get_trials(deepcopy=False, states=states or None)
 
+    @_patient
+    def trial(self, number: int) -> FrozenTrial:
+        """Return a trial as it is stored."""
+        return self.database.storage.get_trial(self._id_of(number))
+
     def finished(self) -> list[FrozenTrial]:
         """Return the trials that will not be trained any more."""
         return self.trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
@@ -142,14 +147,14 @@ class StudyStore:
     def report(self, number: int, epoch: int, value: float, may_prune: bool) -> bool:
         """Record an epoch of an asked trial and return whether to prune it."""
         trial = self._asked[number]
-        if epoch not in self.trials()[number].intermediate_values:  # an epoch done again after a kill
+        if epoch not in self.trial(number).intermediate_values:  # an epoch done again after a kill
             trial.report(value, epoch)
         return may_prune and trial.should_prune()
 
     @_patient
     def finish(self, number: int, state: TrialState, value: float | None, attributes: Mapping[str, Any]) -> None:
         """Give a trial its final state; a trial that has one keeps it."""
-        if not self.trials()[number].state.is_finished():
+        if not self.trial(number).state.is_finished():
             for key, attribute in attributes.items():
                 self.set_attribute(number, key, attribute)
             self._study.tell(number, value if state is TrialState.COMPLETE else None, state)
@@ -158,13 +163,13 @@ class StudyStore:
     @_patient
     def suspend(self, number: int) -> None:
         """Put a trial back into the queue, with its number, parameters and reports."""
-        self.database.storage.set_trial_state_values(self.trials()[number]._trial_id, TrialState.WAITING)
+        self.database.storage.set_trial_state_values(self._id_of(number), TrialState.WAITING)
         self._asked.pop(number, None)
 
     @_patient
     def set_attribute(self, number: int, key: str, value: Any) -> None:
         """Attach a value to a trial that is not finished."""
-        self.database.storage.set_trial_user_attr(self.trials()[number]._trial_id, key, value)
+        self.database.storage.set_trial_user_attr(self._id_of(number), key, value)
 
     @_patient
     def record(self) -> StudyRecord:
@@ -186,6 +191,9 @@ class StudyStore:
     def set_tested(self, number: int, metrics: Mapping[str, float]) -> None:
         """Record what a trial reached on the test data."""
         self._study.set_user_attr(TEST, {"trial": number, "metrics": dict(metrics)})
+
+    def _id_of(self, number: int) -> int:
+        return self.database.storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
 
 
 class _Replay:
