@@ -25,8 +25,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests.conftest import StudyFolder
-from tests.test_study import STEPS, children, servers_of, slots_of, weights
+from tests.conftest import STEPS, StudyFolder
+from tests.processes import children, servers_of, slots_of
 
 VICTIMS = ("training", "training", "training", "server", "coordinator", "coordinator", "everything")
 
@@ -112,7 +112,7 @@ def report(storm: StudyFolder, calm: StudyFolder, trials: int) -> int:
         "one point a run, metric and step, without gaps": len(points) == len({point[:3] for point in points})
         and all(lrs[str(number)] == STEPS for number in numbers if str(number) not in given_up),
         "equal to the undisturbed study": given_up != set()
-        or (storm.values() == calm.values() and points == calm.curves() and weights(storm) == weights(calm)),
+        or (storm.values() == calm.values() and points == calm.curves() and storm.weights() == calm.weights()),
     }
     for invariant, holds in told.items():
         print(f"{'holds ' if holds else 'BROKEN'}  {invariant}")

