@@ -92,5 +92,5 @@ class Classifier(pl.LightningModule):
         loss = functional.cross_entropy(logits, labels)
         accuracy = (logits.detach().argmax(dim=1) == labels).float().mean()
         metrics = {f"{stage}/loss": loss.detach(), f"{stage}/acc": accuracy}
-        self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=len(labels))
+        self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
         return loss, logits

@@ -224,13 +224,17 @@ def test_trials_are_alike_if_they_differ_in_optimizer_schedule_and_seed_only():
 
 
 def test_how_many_are_trained_together():
-    cpu, gpu = Slot(0, None, 1), Slot(0, 0, 4)
+    cpu, gpu = Slot(0, (), 1), Slot(0, (0,), 4)
     assert group_size("off", [gpu], 100) == 1
     assert group_size("8", [cpu], 100) == 8
     assert group_size("auto", [cpu, cpu], 1000) == 1, "slower on a CPU"
     assert group_size("auto", [gpu], 1000) == 32
     assert group_size("auto", [gpu, gpu], 64) == 8, "four rounds"
     assert group_size("auto", [gpu], 3) == 1
+    several = Slot(0, (0, 1), 4, ranks=2)
+    assert group_size("auto", [several], 1000) == 1
+    with pytest.raises(BadInputError, match="cannot be divided among devices"):
+        group_size("2", [several], 1000)
     for wrong in ("0", "-1", "many", "1.5", ""):
         with pytest.raises(
             BadInputError, match=f'--fuse: must be auto, off, or a number of trials such as 8 .got "{wrong}"'

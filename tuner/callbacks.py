@@ -74,7 +74,8 @@ class EpochSeed(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
         """Seed torch's generators at the first batch of an epoch."""
         if batch_idx == 0:
-            torch.manual_seed(self.of_epoch(self.seed, trainer.current_epoch))
+            of_rank = 1_000_000_007 * trainer.global_rank  # each draws for other images
+            torch.manual_seed((self.of_epoch(self.seed, trainer.current_epoch) + of_rank) % 2**63)
 
     @staticmethod
     def of_epoch(seed: int, epoch: int) -> int:
@@ -101,7 +102,7 @@ class DivergenceStop(pl.Callback):
         finite = torch.isfinite(loss.detach()).all()
         self._finite = finite if self._finite is None else self._finite & finite
         if self.looks(trainer, loss.device, batch_idx):
-            if not bool(self._finite):
+            if not trainer.strategy.reduce_boolean_decision(bool(self._finite)):  # on all ranks, or it ends on all
                 self.diverged_at = trainer.global_step - 1
                 trainer.should_stop = True
                 trainer.limit_val_batches = 0  # nothing of this training is worth validating

@@ -4,19 +4,22 @@ import contextlib
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
+
+from tuner.messages import Slot
 
 __all__ = ["device_name", "environment"]
 
 PACKAGES = ("lr-tuner", "torch", "pytorch-lightning", "optuna", "mlflow")
 
 
-def environment(devices: list[str]) -> dict[str, str]:
+def environment(slots: Sequence[Slot]) -> dict[str, str]:
     """Return tags for the run of a study.
 
     Args:
-        devices: The devices that trainings run on, such as ``cuda:0``.
+        slots: Where trainings run.
     """
     versions = [f"python {platform.python_version()}"]
     for package in PACKAGES:
@@ -30,8 +33,14 @@ def environment(devices: list[str]) -> dict[str, str]:
         **tags,
         "versions": ", ".join(versions),
         "hardware": f"{_processor()}, {os.cpu_count()} cores",
-        "devices": ", ".join(dict.fromkeys(device_name(device) for device in devices)),
+        "devices": ", ".join(dict.fromkeys(name for slot in slots for name in _names(slot))),
     }
+
+
+def _names(slot: Slot) -> Sequence[str]:
+    if slot.host:  # it is another machine's, which knows the name
+        return [slot.device]
+    return [device_name(f"cuda:{gpu}") for gpu in slot.gpus] or [device_name("cpu")]
 
 
 def device_name(device: str) -> str:

@@ -1,12 +1,12 @@
 """How many trials are trained as one model, and which."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from tuner.config import TrialConfig
 from tuner.errors import BadInputError
 from tuner.messages import Slot
 
-__all__ = ["alike", "group_size"]
+__all__ = ["alike", "check_divisible", "group_size"]
 
 MOST = 32
 ROUNDS = 4
@@ -25,15 +25,30 @@ def group_size(fuse: str, slots: Sequence[Slot], trials: int) -> int:
         trials: Trials in the study.
 
     Raises:
-        BadInputError: If `fuse` is none of these.
+        BadInputError: If `fuse` is none of these, or a slot's devices are to share one trial.
     """
-    if fuse == "off":
+    alone = slots[0].ranks > 1
+    if fuse == "off" or (alone and fuse == "auto"):
         return 1
     if fuse == "auto":
-        return max(1, min(MOST, trials // (ROUNDS * len(slots)))) if slots[0].gpu is not None else 1
+        return max(1, min(MOST, trials // (ROUNDS * len(slots)))) if slots[0].kind == "cuda" else 1
     if not fuse.isdecimal() or int(fuse) < 1:
         raise BadInputError([f'--fuse: must be auto, off, or a number of trials such as 8 (got "{fuse}").'])
+    if alone and int(fuse) > 1:
+        raise BadInputError(["--fuse: several trials as one model cannot be divided among devices; use off."])
     return int(fuse)
+
+
+def check_divisible(batch_sizes: Iterable[int], slots: Sequence[Slot]) -> None:
+    """Find out whether the devices of a slot can have equal shares of every batch.
+
+    Raises:
+        BadInputError: If they cannot: each of them would train the whole batch.
+    """
+    ranks = slots[0].ranks
+    for size in batch_sizes:
+        if size % ranks:
+            raise BadInputError([f"--devices-per-trial: a batch of {size} cannot be divided equally among {ranks}."])
 
 
 def alike(one: TrialConfig, other: TrialConfig) -> bool:

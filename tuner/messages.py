@@ -61,20 +61,32 @@ class Slot:
 
     Args:
         index: Number of the slot, from 0.
-        gpu: The GPU that it uses, as CUDA counts them; None for the CPU.
-        threads: CPU threads that a training in it may use.
+        gpus: The GPUs that it uses, as CUDA counts them; none for the CPU.
+        threads: CPU threads that each process of a training in it may use.
         cores: CPU cores that it is kept on; none for any.
+        ranks: Processes that train one trial together; with GPUs, one on each.
+        host: The machine, if there are several.
     """
 
     index: int
-    gpu: int | None
+    gpus: tuple[int, ...]
     threads: int
     cores: tuple[int, ...] = ()
+    ranks: int = 1
+    host: str = ""
+
+    @property
+    def kind(self) -> Literal["cpu", "cuda"]:
+        """Return the device's kind, as torch calls it."""
+        return "cuda" if self.gpus else "cpu"
 
     @property
     def device(self) -> str:
         """Return the device's name, for people."""
-        return "cpu" if self.gpu is None else f"cuda:{self.gpu}"
+        name = "cpu" if self.ranks == 1 else f"{self.ranks} x cpu"
+        if self.gpus:
+            name = f"cuda:{','.join(map(str, self.gpus))}"
+        return f"{name} on {self.host}" if self.host else name
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="trials at a time on each GPU (default 1), or on the CPU (a core each)",
     )
     parser.add_argument(
+        "--devices-per-trial",
+        type=int,
+        default=1,
+        metavar="N",
+        help="GPUs, or processes on the CPU, that train one trial together and divide its batches (default: 1)",
+    )
+    parser.add_argument(
         "--stall-timeout",
         default="30m",
         metavar="T",
@@ -102,9 +109,16 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--engine",
-        choices=("local", "inline"),
+        choices=("local", "ray", "inline"),
         default="local",
-        help="inline trains in this very process, for debugging",
+        help="local uses this machine (the default), ray all machines of a Ray cluster; inline trains in this very "
+        "process, for debugging",
+    )
+    parser.add_argument(
+        "--address",
+        default="auto",
+        metavar="A",
+        help="address of the Ray cluster (default: the one that this machine belongs to, else a new one on it)",
     )
     parser.add_argument(
         "--storage",
@@ -138,14 +152,15 @@ def _run(options: argparse.Namespace) -> int:
 
     # Imported here: --help and a wrong option should not wait for torch. The engine's server imports at the same time.
     from tuner.durations import parse_duration
-    from tuner.engines.slots import make_engine, make_slots
+    from tuner.engines.slots import make_engine
 
     try:
         stall_timeout = parse_duration(options.stall_timeout)
     except ValueError as error:
         raise BadInputError([f"--stall-timeout: {error}."]) from None
-    slots = make_slots(options.devices, options.per_device)
-    engine = make_engine(options.engine, slots, stall_timeout)
+    engine = make_engine(
+        options.engine, options.devices, options.per_device, options.devices_per_trial, stall_timeout, options.address
+    )
     try:
         return _with_engine(options, overrides, engine)
     finally:
@@ -160,15 +175,17 @@ def _with_engine(options: argparse.Namespace, overrides: Sequence[str], engine: 
         from tuner.config import load_study
         from tuner.coordinator import Coordinator
         from tuner.environment import environment
-        from tuner.grouping import group_size
+        from tuner.grouping import check_divisible, group_size
         from tuner.progress import Display
         from tuner.review import Review
+        from tuner.search_space import corners
         from tuner.storage import StudyStore, check_continued
         from tuner.summary import print_plan, print_summary
         from tuner.tracking import Tracker, check_tracking_uri, default_tracking_uri
 
         config = load_study(options.study, overrides)
         fuse = group_size(options.fuse, engine.slots, config.trials)
+        check_divisible((data.get("batch_size", 0) for data in corners(config.trial["data"])), engine.slots)
         uri = options.tracking_uri or default_tracking_uri()
         check_tracking_uri(uri)
         digests, validation_images = _check_data(config)
@@ -182,7 +199,7 @@ def _with_engine(options: argparse.Namespace, overrides: Sequence[str], engine: 
     display = Display(config, console)
     with StudyStore.open(config, options.storage, identity, display.note) as store:
         store.set_validation_images(validation_images)
-        tags = environment([slot.device for slot in engine.slots])
+        tags = environment(engine.slots)
         tracker = Tracker(config, uri, store.identifier, display.note, tags, dict(digests))
         review = Review(options.storage, config.name, uri, store.directory) if options.review else None
         refresh = review.refresh if review else lambda: None

@@ -18,10 +18,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.loggers.logger import Logger
 
 from lightning_modules import Classifier, FusedClassifier
 from lightning_modules.data import ImageDataModule
+from tuner import ranks
 from tuner.callbacks import DivergenceStop, EpochSeed, History, Predictions, Reporter
 from tuner.checkpoints import (
     AtomicCheckpointIO,
@@ -51,7 +53,7 @@ _log = logging.getLogger(__name__)
 
 
 def run(group: Group, channel: Channel, device: str = "cpu") -> list[TrialResult]:
-    """Do a group's task, in this process.
+    """Do a group's task, in this process; with others, if `ranks.join` was called in all of them.
 
     Args:
         group: What to do.
@@ -108,8 +110,10 @@ def _train(assignment: Assignment, channel: Channel, device: str) -> TrialResult
 
 def _conclude(assignment: Assignment, result: TrialResult, started: float, device: str) -> TrialResult:
     """Commit the result of a trial, unless it is to be continued."""
-    result = dataclasses.replace(result, seconds=time.monotonic() - started, device=device_name(device))
-    if result.state != "interrupted":
+    name = f"{ranks.count()} x {device_name(device)}" if ranks.count() > 1 else device_name(device)
+    result = dataclasses.replace(result, seconds=time.monotonic() - started, device=name)
+    speaks = ranks.is_first() or result.state == "failed"  # a trial fails, whichever of its ranks does
+    if speaks and result.state != "interrupted":
         write_json(assignment.directory / RESULT_FILE, dataclasses.asdict(result))
         crash_point("result written")
         remove_checkpoints(assignment.directory)
@@ -121,8 +125,9 @@ def _disk_is_full(error: DiskFullError) -> TrialResult:
 
 
 def _is_of_a_process(error: Exception) -> bool:
-    """Tell whether the coordinator is gone, or a process that loads data was killed: as good as this one."""
-    return isinstance(error, ConnectionError | EOFError) or "DataLoader worker" in str(error)
+    """Tell whether the coordinator is gone, or a process that loads data or trains was killed: as good as this one."""
+    is_lost = isinstance(error, ConnectionError | EOFError) or "DataLoader worker" in str(error)
+    return is_lost or (ranks.count() > 1 and ranks.has_lost_a_rank(error))
 
 
 def _message(error: Exception, config: TrialConfig) -> str:
@@ -137,20 +142,21 @@ def _message(error: Exception, config: TrialConfig) -> str:
 
 def _fit(assignment: Assignment, channel: Channel, device: str) -> TrialResult:
     config, directory = assignment.config, assignment.directory
-    checkpoint = common_checkpoint([directory])
+    checkpoint = ranks.first(lambda: common_checkpoint([directory]))  # it removes damaged ones
     module, data = _classifier(config), config.data.build("data", seed=config.seed)
 
     def save(epoch: int) -> None:
         trainer.save_checkpoint(directory / checkpoint_name(epoch))
         crash_point("checkpoint saved")
-        remove_checkpoints(directory, KEPT_CHECKPOINTS)
+        if ranks.is_first():
+            remove_checkpoints(directory, KEPT_CHECKPOINTS)
 
     history, divergence = History(), DivergenceStop()
     reporter = _reporter(assignment, history, channel, save)
     trainer = _trainer(config, device, directory, [EpochSeed(config.seed), divergence, reporter], history)
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint and directory / checkpoint, weights_only=True)
     result = _outcome(assignment, reporter, divergence.diverged_at, trainer.global_step)
-    if result.state == "complete":
+    if result.state == "complete" and ranks.is_first():
         _save_weights(directory, module.model.state_dict())
     return result
 
@@ -316,7 +322,8 @@ def _trainer(
 ) -> pl.Trainer:
     return pl.Trainer(
         accelerator="gpu" if device == "cuda" else "cpu",
-        devices=1,
+        devices=ranks.count(),
+        strategy=ranks.DividedBatches() if ranks.count() > 1 else "auto",
         max_epochs=config.trainer.max_epochs,
         precision=resolve_precision(config.trainer.precision, device),  # type: ignore[arg-type]
         gradient_clip_val=config.trainer.gradient_clip_val,
@@ -324,7 +331,7 @@ def _trainer(
         callbacks=callbacks,
         logger=logger or False,
         log_every_n_steps=1,
-        plugins=[checkpoints or AtomicCheckpointIO()],
+        plugins=[checkpoints or AtomicCheckpointIO(), LightningEnvironment()],  # else a Slurm job is taken for its own
         default_root_dir=directory,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -21,7 +21,7 @@ class InlineEngine:
         """Work until the handler has no more groups."""
         torch.set_num_threads(self.slots[0].threads)
         while (group := handler.next_group(self.slots[0])) is not None:
-            results = run(group, handler, "cpu" if self.slots[0].gpu is None else "cuda")
+            results = run(group, handler, self.slots[0].kind)
             handler.done(group, results)
 
     def close(self) -> None:

@@ -10,8 +10,10 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection, forkserver
@@ -21,7 +23,7 @@ from typing import Any
 
 from tuner.engines import Handler
 from tuner.errors import StudyFailedError
-from tuner.messages import EpochReport, Group, Slot, StepReport, TrialResult, Verdict
+from tuner.messages import Channel, EpochReport, Group, Slot, StepReport, Verdict
 
 __all__ = ["LocalEngine"]
 
@@ -33,9 +35,19 @@ MAX_OUTPUT = 10_000_000
 class _Busy:
     slot: Slot
     group: Group
-    process: ForkServerProcess
+    ranks: list[ForkServerProcess]  # the first one speaks for all
     pipe: "connection.Connection[Any, Any]"
     heard: float  # when it last gave a sign of life, by the monotonic clock
+
+    def end(self) -> str:
+        """Kill what still runs, and return how those ended that did by themselves."""
+        codes = [rank.exitcode for rank in self.ranks if rank.exitcode is not None]
+        for rank in self.ranks:
+            if rank.pid is not None:
+                rank.kill()
+                rank.join()
+        self.pipe.close()
+        return _describe(min(codes, default=self.ranks[0].exitcode))  # a signal's, if there is any, is the cause
 
 
 class LocalEngine:
@@ -48,6 +60,7 @@ class LocalEngine:
 
     TICK_SECONDS = 0.2
     START_ATTEMPTS = 3
+    END_SECONDS = 5.0  # for a process that has closed its pipe
 
     def __init__(self, slots: Sequence[Slot], stall_timeout: float) -> None:
         self.slots = slots
@@ -56,6 +69,7 @@ class LocalEngine:
         self._context.set_forkserver_preload(["tuner.training"])
         _ensure_server()  # its imports take seconds: it begins with them while the study is checked
         self._busy: list[_Busy] = []
+        self._meetings = tempfile.TemporaryDirectory(prefix="tuner-")
 
     def run(self, handler: Handler) -> None:
         """Work until no slot is busy and the handler has no group for any."""
@@ -73,25 +87,31 @@ class LocalEngine:
     def close(self) -> None:
         """Kill what is running."""
         for busy in self._busy:
-            busy.process.kill()
-        for busy in self._busy:
-            busy.process.join()
-            busy.pipe.close()
+            busy.end()
         self._busy = []
+        self._meetings.cleanup()
 
     def _start(self, slot: Slot, group: Group) -> None:
         for attempt in range(self.START_ATTEMPTS):
             _ensure_server()
             ours, theirs = self._context.Pipe()
-            process = self._context.Process(target=_work, args=(theirs, slot, group))
+            ranks = [self._context.Process(target=_work, args=(theirs, slot, group))]
+            if slot.ranks > 1 and group.task == "train":
+                meeting = Path(self._meetings.name) / uuid.uuid4().hex
+                ranks = [
+                    self._context.Process(target=_work, args=(None if rank else theirs, slot, group, rank, meeting))
+                    for rank in range(slot.ranks)
+                ]
+            busy = _Busy(slot, group, ranks, ours, time.monotonic())
             try:
-                process.start()
+                for process in ranks:
+                    process.start()
             except (EOFError, OSError) as error:  # the server was killed just now
-                ours.close()
+                busy.end()
                 if attempt == self.START_ATTEMPTS - 1:
                     raise StudyFailedError(f"no process can be started for a trial: {error!r}") from error
             else:
-                self._busy.append(_Busy(slot, group, process, ours, time.monotonic()))
+                self._busy.append(busy)
                 return
             finally:
                 theirs.close()
@@ -103,15 +123,14 @@ class LocalEngine:
                 try:
                     message = busy.pipe.recv()
                 except (EOFError, OSError):
-                    self._forget(busy)
-                    handler.died(busy.group, _describe(busy.process.exitcode))
+                    self._died(handler, busy)
                 else:
                     self._handle(handler, busy, message)
                     busy.heard = time.monotonic()
+            elif any(rank.exitcode for rank in busy.ranks):  # the others wait for it
+                self._died(handler, busy)
             elif time.monotonic() - busy.heard > self._stall_timeout:
-                busy.process.kill()
-                self._forget(busy)
-                handler.died(busy.group, f"gave no sign of life for {self._stall_timeout:g} s and was killed")
+                self._died(handler, busy, f"gave no sign of life for {self._stall_timeout:g} s and was killed")
             _cut(busy.group.trials[0].directory / OUTPUT_FILE)
 
     def _handle(self, handler: Handler, busy: _Busy, message: Any) -> None:
@@ -125,13 +144,16 @@ class LocalEngine:
                 with contextlib.suppress(OSError):  # if it has died meanwhile, the next look at the pipe tells
                     busy.pipe.send(verdict)
             case ("done", results):
-                self._forget(busy)
+                busy.ranks[0].join()
+                busy.end()
+                self._busy.remove(busy)
                 handler.done(busy.group, results)
 
-    def _forget(self, busy: _Busy) -> None:
-        busy.process.join()
-        busy.pipe.close()
+    def _died(self, handler: Handler, busy: _Busy, reason: str = "") -> None:
+        busy.ranks[0].join(self.END_SECONDS)  # to learn how
+        how = busy.end()
         self._busy.remove(busy)
+        handler.died(busy.group, reason or how)
 
 
 def _ensure_server() -> None:
@@ -148,10 +170,10 @@ def _ensure_server() -> None:
 
 
 class _Pipe:
-    """A training's end of the pipe."""
+    """A training's end of the pipe; a rank has none that is not the first."""
 
-    def __init__(self, pipe: "connection.Connection[Any, Any]") -> None:
-        self._pipe = pipe
+    def __init__(self, pipe: "connection.Connection[Any, Any] | None") -> None:
+        self._pipe: Any = pipe
 
     def report(self, number: int, report: EpochReport) -> Verdict:
         self._pipe.send(("report", number, report))
@@ -165,23 +187,32 @@ class _Pipe:
         self._pipe.send(("unfusable", reason))
 
 
-def _work(pipe: "connection.Connection[Any, Any]", slot: Slot, group: Group) -> None:
-    """Do a group's task in a process of its own, and send the results."""
+def _work(
+    pipe: "connection.Connection[Any, Any] | None", slot: Slot, group: Group, rank: int = 0, meeting: Path | None = None
+) -> None:
+    """Do a group's task in a process of its own, and send the results; with a meeting, be one rank of those that do."""
     _die_with_the_coordinator()
     os.setsid()  # Ctrl-C in the terminal reaches the coordinator only, which then asks for an orderly end
     if slot.cores:
-        os.sched_setaffinity(0, slot.cores)
-    if slot.gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(slot.gpu)
+        first = rank * slot.threads if meeting else 0
+        os.sched_setaffinity(0, slot.cores[first : first + slot.threads] if meeting else slot.cores)
+    if slot.gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, slot.gpus))
     with _output_to_file(group):
         import torch
 
+        from tuner.ranks import FirstRankChannel, join
         from tuner.training import run
 
         torch.set_num_threads(slot.threads)
-        results: list[TrialResult] = run(group, _Pipe(pipe), "cpu" if slot.gpu is None else "cuda")
-    pipe.send(("done", results))
-    pipe.close()
+        channel: Channel = _Pipe(pipe)
+        if meeting:
+            join(meeting, rank, slot.ranks, slot.kind)
+            channel = FirstRankChannel(channel)
+        results = run(group, channel, slot.kind)
+    if pipe:
+        pipe.send(("done", results))
+        pipe.close()
 
 
 def _die_with_the_coordinator() -> None:

@@ -1,4 +1,4 @@
-"""Divides a machine into slots."""
+"""Divides a machine into slots, and makes the engine that works in them."""
 
 import os
 from collections.abc import Sequence
@@ -10,27 +10,40 @@ from tuner.messages import Slot
 __all__ = ["make_engine", "make_slots"]
 
 
-def make_slots(devices: str, per_device: int | None) -> list[Slot]:
+def make_slots(devices: str, per_device: int | None, ranks: int = 1) -> list[Slot]:
     """Return the slots of this machine.
 
     Args:
         devices: "auto" for all GPUs, or the CPU if there is none; "cpu"; or the numbers of GPUs, such as "0,2".
-        per_device: Slots on each GPU (default 1), or on the CPU (default: one for each core).
+        per_device: Slots on each GPU (default 1), or on the CPU (default: as many as there are cores for).
+        ranks: Processes that train one trial together; with GPUs, one on each.
 
     Raises:
         BadInputError: If there are no such devices.
     """
     if per_device is not None and per_device < 1:
         raise BadInputError([f"--per-device: must be 1 or more (got {per_device})."])
+    if ranks < 1:
+        raise BadInputError([f"--devices-per-trial: must be 1 or more (got {ranks})."])
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     count = len(cores) or os.cpu_count() or 1
     gpus = _gpus(devices)
-    places: list[int | None] = [gpu for gpu in gpus for _ in range(per_device or 1)] or [None] * (per_device or count)
-    share = count // len(places)  # 0 if they are to share cores: then none is kept on one
+    places = _divide(gpus, per_device or 1, ranks) if gpus else [()] * (per_device or max(1, count // ranks))
+    share = count // len(places)  # less than a core for each rank if they are to share: then none is kept on one
+    kept = share if share >= ranks else 0
     return [
-        Slot(index, gpu, max(1, share), tuple(cores[index * share : (index + 1) * share]))
-        for index, gpu in enumerate(places)
+        Slot(index, of_slot, max(1, share // ranks), tuple(cores[index * kept : (index + 1) * kept]), ranks)
+        for index, of_slot in enumerate(places)
     ]
+
+
+def _divide(gpus: Sequence[int], per_device: int, ranks: int) -> list[tuple[int, ...]]:
+    if ranks > 1 and per_device > 1:
+        raise BadInputError(["--devices-per-trial: a trial has GPUs of its own then; leave --per-device away."])
+    if len(gpus) % ranks:
+        raise BadInputError([f"--devices-per-trial: {len(gpus)} GPUs cannot be divided into parts of {ranks}."])
+    parts = [tuple(gpus[start : start + ranks]) for start in range(0, len(gpus), ranks)]
+    return [part for part in parts for _ in range(per_device)]
 
 
 def _gpus(devices: str) -> list[int]:
@@ -53,9 +66,34 @@ def _gpus(devices: str) -> list[int]:
     return wanted
 
 
-def make_engine(name: str, slots: Sequence[Slot], stall_timeout: float) -> Engine:
-    """Return the engine of a name."""
+def make_engine(
+    name: str, devices: str, per_device: int | None, ranks: int, stall_timeout: float, address: str = "auto"
+) -> Engine:
+    """Return the engine of a name, with its slots.
+
+    Args:
+        name: "local", "inline" or "ray".
+        devices: As in `make_slots`, like the next two.
+        per_device: Slots on each device.
+        ranks: Processes that train one trial together.
+        stall_timeout: Seconds without a sign of life after which a training is taken for hung, and killed.
+        address: Of the Ray cluster.
+
+    Raises:
+        BadInputError: If it cannot be had.
+    """
+    if name == "ray":
+        try:
+            from tuner.engines.ray import RayEngine
+        except ModuleNotFoundError as error:
+            if error.name != "ray":
+                raise
+            raise BadInputError(["--engine: Ray is not installed: pip install 'lr-tuner[ray]'."]) from None
+        return RayEngine(address, devices, per_device, ranks, stall_timeout)
+    slots = make_slots(devices, per_device, ranks)
     if name == "inline":
+        if ranks > 1:
+            raise BadInputError(["--devices-per-trial: the inline engine has one process only."])
         from tuner.engines.inline import InlineEngine
 
         return InlineEngine(slots[0])
