@@ -1,8 +1,11 @@
 """Kills a real study again and again, at random, and looks whether anything was lost or done twice.
 
-    python benchmarks/kill_storm.py --kills 200 --seed 0
+    python benchmarks/kill_storm.py --kills 200 --seed 0                  # SQLite
+    python benchmarks/kill_storm.py --kills 200 --seed 0 --on postgresql  # Optuna and MLflow in a PostgreSQL of its own
+    python benchmarks/kill_storm.py --kills 200 --seed 0 --on ray         # a Ray cluster of two machines (raylets)
 
-The victim is a training, the server that trainings are forked from, the coordinator, or all of them at once; after a
+The victim is a training, the process that it was started by (the server that trainings are forked from, or a worker of
+Ray's), the coordinator, all of them at once, or a machine of the cluster, for which another one then joins. After a
 coordinator the same command is run again. When the study has its trials before the kills are used up, it is continued
 with more. In the end an undisturbed study of the same size is run, and the four invariants are printed:
 
@@ -10,9 +13,12 @@ with more. In the end an undisturbed study of the same size is run, and the four
 2. nothing left running, in Optuna or in MLflow;
 3. one point for each run, metric and step, without gaps;
 4. values, curves and the winner's weights equal to those of the undisturbed study, bit for bit.
+
+A trial that has died four times in one epoch is given up, as failed; it is left out of the third and the fourth.
 """
 
 import argparse
+import contextlib
 import os
 import random
 import shutil
@@ -21,14 +27,18 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests.conftest import STEPS, StudyFolder
-from tests.processes import children, servers_of, slots_of
+from tests.conftest import EPOCHS, STEPS, StudyFolder
+from tests.processes import children, command_of, servers_of, slots_of
 
-VICTIMS = ("training", "training", "training", "server", "coordinator", "coordinator", "everything")
+Strike = Callable[[int], bool]
+"""Kills somebody, given the coordinator; returns whether there was anybody."""
+
+MOST_SECONDS = 120  # without anybody to kill
 
 
 def main() -> int:
@@ -36,65 +46,137 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pause", type=float, default=6.0, help="seconds between two kills, at most")
-    parser.add_argument("--storage", default="", help="Optuna's database, if not SQLite")
-    parser.add_argument("--tracking-uri", default="", help="MLflow's store, if not SQLite")
+    parser.add_argument("--pause", type=float, default=5.0, help="seconds before a kill, at most")
+    parser.add_argument("--on", choices=("sqlite", "postgresql", "ray"), default="sqlite")
     options = parser.parse_args()
     path = Path(tempfile.mkdtemp(prefix="kill-storm-"))
     for name in ("storm", "calm"):
         (path / name).mkdir()
-    storm = StudyFolder(path / "storm", options.storage, options.tracking_uri)
-    calm = StudyFolder(path / "calm")
-    trials = rage(storm, options.kills, random.Random(options.seed), options.pause)
-    calm.run("--per-device", "2", "--trials", str(trials))
-    failures = report(storm, calm, trials)
-    storm.close()
-    calm.close()
+    storm, calm = StudyFolder(path / "storm"), StudyFolder(path / "calm")
+    rng = random.Random(options.seed)
+    with contextlib.ExitStack() as stack:
+        arguments, strikes = stack.enter_context(PLACES[options.on](storm, rng))
+        started = time.monotonic()
+        trials = rage(storm, arguments, strikes, options.kills, rng, options.pause)
+        print(f"{time.monotonic() - started:.0f} s on {options.on}, seed {options.seed}")
+        calm.run("--per-device", "2", "--trials", str(trials))
+        failures = report(storm, calm, trials)
+        storm.close()
+        calm.close()
     if not failures:
         shutil.rmtree(path)
     return 1 if failures else 0
 
 
-def rage(folder: StudyFolder, kills: int, rng: random.Random, pause: float) -> int:
+def rage(
+    folder: StudyFolder, arguments: list[str], strikes: dict[str, Strike], kills: int, rng: random.Random, pause: float
+) -> int:
     """Kill until the kills are used up and the study has ended by itself; return how many trials it has."""
-    trials, done = 4, Counter[str]()
+    trials, done, runs = 4, Counter[str](), 0
     while True:
-        process = folder.start("--per-device", "2", "--trials", str(trials))
+        process = folder.start(*arguments, "--trials", str(trials))
+        runs += 1
         while process.poll() is None and done.total() < kills:
-            deadline = time.monotonic() + rng.uniform(0, pause)
-            while process.poll() is None and time.monotonic() < deadline:
+            victim = rng.choices(list(strikes), weights=[6, 2, 1, 1, 1][: len(strikes)])[0]
+            at = time.monotonic() + rng.uniform(0, pause)
+            while process.poll() is None:
                 time.sleep(0.05)
-            victim = rng.choice(VICTIMS)
-            if process.poll() is None and strike(process.pid, victim):
-                done[victim] += 1
+                if time.monotonic() >= at and strikes[victim](process.pid):
+                    done[victim] += 1
+                    break
+                if time.monotonic() > at + MOST_SECONDS:
+                    break
         output, _ = process.communicate()
         if process.returncode not in (0, -signal.SIGKILL):
-            print(output)
-            raise SystemExit(f"the study ended with status {process.returncode}")
+            raise SystemExit(f"{output}\nthe study ended with status {process.returncode}")
         if process.returncode == 0:
             if done.total() >= kills:
-                print(f"{done.total()} kills ({', '.join(f'{n} {victim}' for victim, n in sorted(done.items()))})")
+                victims = ", ".join(f"{victim} {n}" for victim, n in sorted(done.items()))
+                print(f"{done.total()} kills ({victims}) in {runs} runs of the command")
                 return trials
             trials += 4
 
 
-def strike(coordinator: int, victim: str) -> bool:
-    """Kill somebody; return whether there was anybody."""
-    match victim:
-        case "training":
-            pids = slots_of(coordinator)[:1]
-        case "server":
-            pids = servers_of(coordinator)
-        case "coordinator":
-            pids = [coordinator]
-        case _:
-            pids = [coordinator, *children(coordinator)]
+def kill(*pids: int) -> bool:
+    """Kill processes; return whether all of them still lived."""
+    lived = bool(pids)
     for pid in pids:
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
+            lived = False
+    return lived
+
+
+@contextlib.contextmanager
+def sqlite(folder: StudyFolder, rng: random.Random) -> Iterator[tuple[list[str], dict[str, Strike]]]:
+    """Have the storm on one machine, with the databases in files."""
+
+    def one_of(pids: list[int]) -> bool:
+        return bool(pids) and kill(rng.choice(pids))
+
+    yield (
+        ["--per-device", "2"],
+        {
+            "training": lambda coordinator: one_of(slots_of(coordinator)),
+            "server": lambda coordinator: one_of(servers_of(coordinator)),
+            "coordinator": kill,
+            "everything": lambda coordinator: kill(coordinator, *children(coordinator)),
+        },
+    )
+
+
+@contextlib.contextmanager
+def postgresql(folder: StudyFolder, rng: random.Random) -> Iterator[tuple[list[str], dict[str, Strike]]]:
+    """Have it on one machine, with the databases in PostgreSQL."""
+    from tests.servers import PostgreSQLServer
+
+    server = PostgreSQLServer()
+    folder.storage, folder.tracking = server.new_database(), server.new_database()
+    with contextlib.closing(server), sqlite(folder, rng) as place:
+        yield place
+
+
+@contextlib.contextmanager
+def on_ray(folder: StudyFolder, rng: random.Random) -> Iterator[tuple[list[str], dict[str, Strike]]]:
+    """Have it on two machines of a Ray cluster, played by two raylets on this one."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    machines = [cluster.add_node(num_cpus=1)]
+
+    def trainings() -> list[int]:
+        return [pid for pid in slots_of(os.getpid()) if b"forkserver" in command_of(pid)]
+
+    def workers() -> list[int]:
+        return [pid for pid in children(os.getpid()) if command_of(pid).startswith(b"ray::_host")]
+
+    def lose_machine(coordinator: int) -> bool:
+        if not trainings():
             return False
-    return bool(pids)
+        cluster.remove_node(machines.pop(), allow_graceful=False)
+        machines.append(cluster.add_node(num_cpus=1))
+        return True
+
+    def one_of(pids: list[int]) -> bool:
+        return bool(pids) and kill(rng.choice(pids))
+
+    try:
+        yield (
+            ["--engine", "ray", "--address", cluster.address],
+            {
+                "training": lambda coordinator: one_of(trainings()),
+                "worker": lambda coordinator: one_of(workers()),
+                "coordinator": kill,
+                "coordinator and trainings": lambda coordinator: bool(trainings()) and kill(coordinator, *trainings()),
+                "machine": lose_machine,
+            },
+        )
+    finally:
+        cluster.shutdown()
+
+
+PLACES = {"sqlite": sqlite, "postgresql": postgresql, "ray": on_ray}
 
 
 def report(storm: StudyFolder, calm: StudyFolder, trials: int) -> int:
@@ -102,21 +184,27 @@ def report(storm: StudyFolder, calm: StudyFolder, trials: int) -> int:
     states = Counter(state for (state,) in storm.optuna("select state from trials"))
     numbers = [number for (number,) in storm.optuna("select number from trials order by number")]
     open_runs = storm.mlflow("select count(*) from runs where status in ('RUNNING', 'SCHEDULED')")[0][0]
-    points = storm.curves()
-    lrs = Counter(trial for trial, key, _, _ in points if key == "lr")
-    given_up = {str(n) for (n,) in storm.optuna("select number from trials where state = 'FAIL'")}
+    given_up = {number for (number,) in storm.optuna("select number from trials where state = 'FAIL'")}
+    trained = [number for number in numbers if number not in given_up]
+
+    def of_trained(rows: list[tuple]) -> list[tuple]:
+        return [row for row in rows if int(row[0]) in trained and not str(row[1]).startswith("test/")]
+
+    points = of_trained(storm.curves())
+    counts = Counter((trial, key) for trial, key, _, _ in points)
+    whole = {"lr": STEPS, "train/acc": EPOCHS, "train/loss": EPOCHS, "val/acc": EPOCHS, "val/loss": EPOCHS}
+    equal = of_trained(storm.values()) == of_trained(calm.values()) and points == of_trained(calm.curves())
     told = {
         "exactly the asked trials, each finished once": numbers == list(range(trials))
         and not states.keys() & {"RUNNING", "WAITING"},
         "nothing left running": "RUNNING" not in states and open_runs == 0,
         "one point a run, metric and step, without gaps": len(points) == len({point[:3] for point in points})
-        and all(lrs[str(number)] == STEPS for number in numbers if str(number) not in given_up),
-        "equal to the undisturbed study": given_up != set()
-        or (storm.values() == calm.values() and points == calm.curves() and storm.weights() == calm.weights()),
+        and counts == {(str(number), key): count for number in trained for key, count in whole.items()},
+        "equal to the undisturbed study": equal and (bool(given_up) or storm.weights() == calm.weights()),
     }
     for invariant, holds in told.items():
         print(f"{'holds ' if holds else 'BROKEN'}  {invariant}")
-    print(f"{trials} trials: {dict(states)}; trials given up after repeated crashes: {len(given_up)}")
+    print(f"{trials} trials: {dict(states)}; given up after four deaths in one epoch: {len(given_up)}")
     return sum(not holds for holds in told.values())
 
 

@@ -17,6 +17,7 @@ ONLY_HERE = {
     },
     "sqlalchemy": {"tuner/database.py"},
     "plotly": {"tuner/interactive.py"},
+    "ray": {"tuner/engines/ray.py"},
     "jinja2": {"tuner/report.py"},
     "yaml": {"tuner/study_file.py"},
     "pydantic": {"tuner/config.py", "tuner/hints.py"},

@@ -167,6 +167,15 @@ class Coordinator:
             else:
                 self._finish(assignment, TrialResult("failed", message=f"{reason}, {crashes} times: given up"))
 
+    def returned(self, group: Group) -> None:
+        """Give a group to the next free slot: its own was lost before anything was done with it."""
+        if group.task == "test":
+            self._testing = False
+            return
+        for assignment in group.trials:
+            self._display.suspend(assignment.number)
+        self._waiting = [*group.trials, *self._waiting]
+
     def _count_crash(self, number: int) -> int:
         """Return how often a trial has crashed since its last epoch."""
         trial = self._store.trial(number)
@@ -174,6 +183,10 @@ class Coordinator:
         count = int(before["count"]) + 1 if before.get("epoch") == epoch else 1
         self._store.set_attribute(number, "crashes", {"epoch": epoch, "count": count})
         return count
+
+    def note(self, text: str) -> None:
+        """Tell what a person should know."""
+        self._display.note(text)
 
     def tick(self) -> bool:
         """Redraw; tell the engine to go on, unless everything shall end now."""

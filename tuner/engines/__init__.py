@@ -24,6 +24,12 @@ class Handler(Channel, Protocol):
     def died(self, group: Group, reason: str) -> None:
         """Learn that the process of a group has ended without its results."""
 
+    def returned(self, group: Group) -> None:
+        """Take back a group that nothing was done with: its slot was lost before."""
+
+    def note(self, text: str) -> None:
+        """Tell what a person should know."""
+
     def tick(self) -> bool:
         """Be called several times a second; return False to have everything killed."""
 
@@ -31,7 +37,9 @@ class Handler(Channel, Protocol):
 class Engine(Protocol):
     """Where groups are worked on."""
 
-    slots: Sequence[Slot]
+    @property
+    def slots(self) -> Sequence[Slot]:
+        """Return the places for groups; there may be others later."""
 
     def run(self, handler: Handler) -> None:
         """Work until no slot is busy and the handler has no group for any."""

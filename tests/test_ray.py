@@ -1,0 +1,59 @@
+"""Studies on a Ray cluster of two machines, played by two raylets on one, which are killed under them."""
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from tests.conftest import EPOCHS, STEPS, StudyFolder
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """Return a cluster with one machine of one core."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    yield cluster
+    cluster.shutdown()
+
+
+def test_a_study_goes_on_when_a_machine_is_lost_and_when_one_joins(
+    folder: StudyFolder, cluster: Cluster, undisturbed: StudyFolder
+):
+    lost = cluster.add_node(num_cpus=1)
+    process = folder.start("--engine", "ray", "--address", cluster.address)
+    both = "select count(distinct trial_id) from trial_intermediate_values join trials using (trial_id) where state = "
+    folder.wait_for(lambda: folder.has_checkpoint() and folder.optuna(both + "'RUNNING'") == [(2,)], process)
+    cluster.remove_node(lost, allow_graceful=False)
+    cluster.add_node(num_cpus=1)
+    output, _ = process.communicate(timeout=280)
+    assert process.returncode == 0, output
+    assert "was lost with its process" in output
+    assert "Traceback" not in output
+    folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
+    assert folder.values() == undisturbed.values()
+    assert folder.curves() == undisturbed.curves()
+    assert folder.weights() == undisturbed.weights()
+
+
+def test_without_a_cluster_one_is_started_and_an_interrupt_ends_after_the_epoch(
+    folder: StudyFolder, undisturbed: StudyFolder
+):
+    process = folder.start("--engine", "ray", "--per-device", "2")
+    folder.wait_for(folder.has_checkpoint, process)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    assert folder.optuna("select count(*) from trials where state = 'RUNNING'") == [(0,)]
+    folder.run("--per-device", "2")
+    folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
+    assert folder.curves() == undisturbed.curves()
+
+
+def test_a_cluster_that_does_not_answer_is_told_before_anything_starts(folder: StudyFolder):
+    output = folder.run("--engine", "ray", "--address", "127.0.0.1:9", expect=2)
+    assert "--address: no Ray cluster answers at 127.0.0.1:9" in output
+    assert "Traceback" not in output
+    assert list(folder.path.iterdir()) == []
