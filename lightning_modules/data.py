@@ -19,7 +19,7 @@ import socket
 import tempfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -293,6 +293,9 @@ class MNIST5kDataModule(ImageDataModule):
 class MNISTDataModule(ImageDataModule):
     """MNIST: 60,000 handwritten digits for training and validation, and the official test set of 10,000.
 
+    A file whose content is not the published one is refused, so one changed bit is noticed. For files of your own in
+    this form, derive a class with an empty `sha256`.
+
     Args:
         root: Folder that has the four idx files, gzipped or not, in itself or where torchvision puts them
             (``MNIST/raw``, ``FashionMNIST/raw``); if they are not there, they are downloaded to the latter. By default
@@ -305,6 +308,12 @@ class MNISTDataModule(ImageDataModule):
 
     torchvision_name: ClassVar[str] = "MNIST"
     alternatives: ClassVar[str] = "use the embedded mnist_5k"
+    sha256: ClassVar[Mapping[str, str]] = {  # of the unpacked files
+        "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    }
 
     def prepare_data(self) -> None:
         """Download the four files, unless they are there.
@@ -346,12 +355,33 @@ class MNISTDataModule(ImageDataModule):
         files = self._find()
         if files is None:
             raise DataError(f"{self._folder()} has no idx files: call prepare_data() first, it downloads them")
-        train_images, train_labels = _read_idx_pair(*files[:2])
-        test_images, test_labels = _read_idx_pair(*files[2:])
+        train_images, train_labels = self._read_pair(*files[:2])
+        test_images, test_labels = self._read_pair(*files[2:])
         train, val = _split(train_labels, (self.val_fraction,), self.split_seed)
         test = torch.arange(len(test_labels)) + len(train_labels)
         images, labels = torch.cat([train_images, test_images]), torch.cat([train_labels, test_labels])
         return images, labels, {"train": train, "val": val, "test": test}
+
+    def _read_pair(self, images_path: Path, labels_path: Path) -> tuple[Tensor, Tensor]:
+        """Return the images [n, 28, 28] and labels [n] of two idx files."""
+        images, labels = self._read(images_path, (28, 28)), self._read(labels_path, ())
+        if len(images) != len(labels):
+            raise DataError(f"{images_path} has {len(images)} images, but {labels_path} has {len(labels)} labels")
+        if labels.max() > 9:
+            raise DataError(f"{labels_path} has the label {labels.max().item()}, but labels are 0 to 9")
+        return images, labels
+
+    def _read(self, path: Path, shape: tuple[int, ...]) -> Tensor:
+        content = _unpacked(path)
+        tensor = _parse_idx(path, content, shape)
+        expected = self.sha256.get(path.name.removesuffix(".gz"))
+        found = hashlib.sha256(content).hexdigest()
+        if expected is not None and found != expected:
+            raise DataError(
+                f"{path}: the sha256 of its content is {found}, not {expected}: it is damaged, or not of "
+                f"{self.torchvision_name}. Delete it and fetch it again"
+            )
+        return tensor
 
     def _folder(self) -> Path:
         if self.root is None:
@@ -387,6 +417,12 @@ class FashionMNISTDataModule(MNISTDataModule):
         "install Debian's package dataset-fashion-mnist and give root: /usr/share/datasets/fashion-mnist, "
         "or use the embedded mnist_5k"
     )
+    sha256: ClassVar[Mapping[str, str]] = {
+        "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    }
 
 
 def _generator(purpose: str, *numbers: int) -> torch.Generator:
@@ -427,45 +463,41 @@ def _temporary_folder(parent: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """Return the content of an idx file [n, *shape] of uint8, gzipped if its name ends in .gz."""
+def _checked(path: Path, holds: bool, fault: str) -> None:
+    if not holds:
+        raise DataError(f"{path} {fault}. Delete it and fetch it again")
 
-    def check(holds: bool, fault: str) -> None:
-        if not holds:
-            raise DataError(f"{path} {fault}. Delete it and fetch it again")
 
+def _unpacked(path: Path) -> bytes:
+    """Return the content of a file, gzipped if its name ends in .gz."""
     data = path.read_bytes()
     if path.suffix == ".gz":
-        check(len(data) > 0, "is empty")
-        check(data[:2] == GZIP_MAGIC, "is not gzipped, though its name ends in .gz")
+        _checked(path, len(data) > 0, "is empty")
+        _checked(path, data[:2] == GZIP_MAGIC, "is not gzipped, though its name ends in .gz")
         try:
             data = gzip.decompress(data)
         except EOFError:
-            check(False, "is truncated")
+            _checked(path, False, "is truncated")
         except (gzip.BadGzipFile, zlib.error) as error:
-            check(False, f"is damaged ({error})")
-    check(len(data) > 0, "is empty")
-    check(data[:2] != GZIP_MAGIC, "is gzipped, but its name does not end in .gz")
+            _checked(path, False, f"is damaged ({error})")
+    return data
+
+
+def _parse_idx(path: Path, data: bytes, shape: tuple[int, ...]) -> Tensor:
+    """Return what an idx file holds: [n, *shape] of uint8."""
+    _checked(path, len(data) > 0, "is empty")
+    _checked(path, data[:2] != GZIP_MAGIC, "is gzipped, but its name does not end in .gz")
     magic = bytes([0, 0, 8, 1 + len(shape)])  # 8: uint8; then the number of dimensions
     header = 4 + 4 * (1 + len(shape))
-    check(magic.startswith(data[:4]), f"has the magic number 0x{data[:4].hex()} instead of 0x{magic.hex()}")
-    check(len(data) >= header, f"is truncated: it has {len(data)} bytes")
+    fault = f"has the magic number 0x{data[:4].hex()} instead of 0x{magic.hex()}"
+    _checked(path, magic.startswith(data[:4]), fault)
+    _checked(path, len(data) >= header, f"is truncated: it has {len(data)} bytes")
     sizes = [int.from_bytes(data[i : i + 4], "big") for i in range(4, header, 4)]
     expected = header + math.prod(sizes)
-    check(len(data) >= expected, f"is truncated: it has {len(data)} bytes instead of {expected}")
-    check(len(data) == expected, f"is too long: it has {len(data)} bytes instead of {expected}")
-    check(sizes[0] > 0 and sizes[1:] == [*shape], f"has the shape {sizes} instead of {['n', *shape]}")
+    _checked(path, len(data) >= expected, f"is truncated: it has {len(data)} bytes instead of {expected}")
+    _checked(path, len(data) == expected, f"is too long: it has {len(data)} bytes instead of {expected}")
+    _checked(path, sizes[0] > 0 and sizes[1:] == [*shape], f"has the shape {sizes} instead of {['n', *shape]}")
     return torch.frombuffer(bytearray(data), dtype=torch.uint8, offset=header).reshape(sizes)
-
-
-def _read_idx_pair(images_path: Path, labels_path: Path) -> tuple[Tensor, Tensor]:
-    """Return the images [n, 28, 28] and labels [n] of two idx files."""
-    images, labels = _read_idx(images_path, (28, 28)), _read_idx(labels_path, ())
-    if len(images) != len(labels):
-        raise DataError(f"{images_path} has {len(images)} images, but {labels_path} has {len(labels)} labels")
-    if labels.max() > 9:
-        raise DataError(f"{labels_path} has the label {labels.max().item()}, but labels are 0 to 9")
-    return images, labels
 
 
 DATASETS: dict[str, type[ImageDataModule]] = {

@@ -84,8 +84,10 @@ def idx(array: np.ndarray) -> bytes:
 
 
 @pytest.fixture
-def idx_files(filled_cache: Path) -> dict[str, bytes]:
-    """Four idx files of real digits: 1,000 for training, 100 of each, and 200 for test."""
+def idx_files(filled_cache: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """Four idx files of real digits: 1,000 for training, 100 of each, and 200 for test; they are taken for any set."""
+    for each in (MNISTDataModule, FashionMNISTDataModule):
+        monkeypatch.setattr(each, "sha256", {})
     (path,) = (filled_cache / "lr-tuner").iterdir()
     with np.load(path) as arrays:
         images, labels = arrays["images"], arrays["labels"]
@@ -530,6 +532,36 @@ def test_a_gzipped_file_without_its_ending_is_named(tmp_path: Path, idx_files: d
     write_files(tmp_path, idx_files | {name: gzip.compress(idx_files[name])})
     with pytest.raises(DataError, match=rf"{name} is gzipped, but its name does not end in \.gz"):
         MNISTDataModule(root=str(tmp_path)).setup()
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_files_of_another_content_are_refused_with_both_sha256(
+    zipped: bool, tmp_path: Path, idx_files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = {name: hashlib.sha256(content).hexdigest() for name, content in idx_files.items()}
+    monkeypatch.setattr(MNISTDataModule, "sha256", recorded)
+    MNISTDataModule(root=str(write_files(tmp_path, idx_files, zipped=zipped))).setup()
+    for name, content in idx_files.items():
+        changed = content[:-1] + bytes([content[-1] ^ 1])  # a pixel, or a label
+        write_files(tmp_path, idx_files | {name: changed}, zipped=zipped)
+        with pytest.raises(DataError) as caught:
+            MNISTDataModule(root=str(tmp_path)).setup()
+        found = hashlib.sha256(changed).hexdigest()
+        assert f"{name}{'.gz' if zipped else ''}: the sha256 of its content is {found}, not {recorded[name]}: " in str(
+            caught.value
+        )
+
+
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+
+
+@pytest.mark.skipif(not DEBIAN.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed")
+def test_the_published_files_are_taken_and_those_of_another_data_set_are_not() -> None:
+    module = FashionMNISTDataModule(root=str(DEBIAN))
+    module.setup()
+    assert sizes_of(module) == [54000, 6000, 10000]
+    with pytest.raises(DataError, match=r"it is damaged, or not of MNIST\. Delete it and fetch it again$"):
+        MNISTDataModule(root=str(DEBIAN)).setup()
 
 
 def test_labels_must_fit_the_images(tmp_path: Path, idx_files: dict[str, bytes]) -> None:
