@@ -312,6 +312,9 @@ class Coordinator:
         return Group((assignment,), task="test")
 
     def _tested(self, assignment: Assignment, result: TrialResult) -> None:
+        if result.state == "failed":
+            self._display.note(f"trial #{assignment.number} cannot be tested: {result.message}")
+            return
         metrics = dict(result.metrics)
         crash_point("tested")
         self._store.set_tested(assignment.number, metrics)

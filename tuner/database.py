@@ -21,11 +21,14 @@ import sqlalchemy
 from sqlalchemy.exc import ArgumentError, InterfaceError, NoSuchModuleError, OperationalError
 
 from tuner.errors import BadInputError, StudyFailedError, StudyRunningError, TunerError
+from tuner.file_systems import network_file_system
 from tuner.urls import without_password
 
 __all__ = ["Database", "state_directory"]
 
 Result = TypeVar("Result")
+
+STUDIES, BEGINNING = 0x1EA4, 0x1EA5  # what the locks in PostgreSQL are for: its first number
 
 
 def state_directory(url: str, study: str) -> Path:
@@ -67,14 +70,34 @@ class Database:
             BadInputError: If there is no such database.
             StudyFailedError: If it cannot be used.
         """
-        with _lock_file(state_directory(self.url, self._study), self._study), contextlib.ExitStack() as stack:
+        directory = state_directory(self.url, self._study)
+        if kind := network_file_system(directory):
+            self._note(
+                f"{directory} is on a network file system ({kind}), where locks and SQLite are not safe; better run "
+                "the study on a local disk, or with its databases in PostgreSQL"
+            )
+        with _lock_file(directory, self._study), contextlib.ExitStack() as stack:
             if not self.url.startswith("sqlite"):
                 self._lock = _ServerLock(self.url, self._study)
                 with _explained(self.url):
                     self._lock.take()
                 stack.callback(self._lock.release)
-            self.storage = stack.enter_context(_storage(self.url))
+            with self.alone():
+                self.storage = stack.enter_context(_storage(self.url))
             yield
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait for other studies that just begin here: while it creates its tables, a database takes one process only.
+
+        Raises:
+            BadInputError: If the database is away.
+        """
+        path = state_directory(self.url, self._study).parent / ".lock"
+        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600)) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            with contextlib.nullcontext() if self._lock is None else self._lock.alone():
+                yield
 
     @staticmethod
     @contextlib.contextmanager
@@ -189,6 +212,8 @@ def _reason(error: BaseException) -> str:
 @contextlib.contextmanager
 def _lock_file(directory: Path, study: str) -> Iterator[None]:
     """Hold a study on this machine."""
+    if directory.is_symlink():
+        raise BadInputError([f"{directory}: is a symbolic link; a study writes into a folder of its own only."])
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (directory / "lock").open("a+") as file:
         try:
@@ -248,6 +273,19 @@ class _ServerLock:
                 raise
         self.take()
 
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold a second lock, one for all studies; wait for it."""
+        if self._session is None:
+            raise StudyFailedError("the study is not locked.")
+        with _explained(self._url):
+            self._session.execute(sqlalchemy.text("select pg_advisory_lock(:space, 0)"), {"space": BEGINNING})
+        try:
+            yield
+        finally:
+            with contextlib.suppress(InterfaceError, OperationalError):  # with the session, the lock is gone as well
+                self._session.execute(sqlalchemy.text("select pg_advisory_unlock(:space, 0)"), {"space": BEGINNING})
+
     def release(self) -> None:
         """End the session, and so the lock."""
         if self._session is not None:
@@ -256,7 +294,7 @@ class _ServerLock:
             self._session = None
 
     def _place(self) -> dict[str, int]:
-        return {"space": 0x1EA4, "key": self._key}
+        return {"space": STUDIES, "key": self._key}
 
 
 _HOLDER = """\

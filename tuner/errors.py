@@ -10,6 +10,8 @@
 
 from collections.abc import Sequence
 
+from tuner.terminal import printable
+
 __all__ = ["BadInputError", "StudyFailedError", "StudyRunningError", "TunerError"]
 
 
@@ -21,6 +23,10 @@ class TunerError(Exception):
     """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """Return the message, without characters that a terminal would obey."""
+        return printable(super().__str__())
 
 
 class BadInputError(TunerError):

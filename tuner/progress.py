@@ -15,6 +15,7 @@ from rich.text import Text
 
 from tuner.config import StudyConfig, TrialConfig
 from tuner.messages import EpochReport, Slot, StepReport, TrialResult
+from tuner.terminal import printable
 
 __all__ = ["Display", "clock", "count"]
 
@@ -111,7 +112,7 @@ class Display:
             self._live.update(self._picture(), refresh=True)
 
     def _print(self, markup: str) -> None:
-        self._console.print(markup, highlight=False, soft_wrap=True)
+        self._console.print(printable(markup), highlight=False, soft_wrap=True)
 
     def _picture(self) -> RenderableType:
         elapsed = time.monotonic() - self._began

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,12 +12,12 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from tuner.database import Database
-from tuner.errors import BadInputError
+from tuner.errors import BadInputError, StudyFailedError
 from tuner.hints import did_you_mean
 from tuner.record import FAMILY, Curve, StudyRecord, TrialRecord
 from tuner.urls import without_password
 
-__all__ = ["IDENTIFIER", "IDENTITY", "TEST", "VALIDATION_IMAGES", "open_study", "record_of"]
+__all__ = ["IDENTIFIER", "IDENTITY", "TEST", "VALIDATION_IMAGES", "identifier_of", "open_study", "record_of"]
 
 # Names of attributes of a study.
 IDENTITY = "identity"
@@ -49,6 +50,18 @@ def open_study(url: str, name: str) -> Iterator[optuna.Study]:
             hint = did_you_mean(name, names)
             raise BadInputError([f'no study "{name}" in {without_password(url)}; {known}.{hint}'])
         yield optuna.load_study(study_name=name, storage=storage)
+
+
+def identifier_of(study: optuna.Study) -> str:
+    """Return what tells a study from others of its name; empty if it is not of the tuner's.
+
+    Raises:
+        StudyFailedError: If it is not of the form that the tuner gives it: paths and queries are made of it.
+    """
+    identifier = study.user_attrs.get(IDENTIFIER, "")
+    if identifier != "" and not re.fullmatch("[0-9a-f]{32}", str(identifier)):
+        raise StudyFailedError(f'the identifier of study "{study.study_name}" in the database was changed.')
+    return str(identifier)
 
 
 def _no_curves(number: int, metrics: Sequence[str]) -> Mapping[str, Curve]:

@@ -171,7 +171,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _write(options: argparse.Namespace) -> Path:
-    from tuner.reading import IDENTIFIER, open_study, record_of
+    from tuner.reading import identifier_of, open_study, record_of
     from tuner.tracked import TrackedStudy
     from tuner.tracking import check_tracking_uri, default_tracking_uri
 
@@ -184,7 +184,7 @@ def _write(options: argparse.Namespace) -> Path:
     chapters = []
     for name in dict.fromkeys(options.names):
         with open_study(storage, name) as study:
-            tracked = TrackedStudy(uri, study.user_attrs.get(IDENTIFIER, ""))
+            tracked = TrackedStudy(uri, identifier_of(study))
             chapters.append(Chapter.of(record_of(study, tracked.curves), tracked))
     path: Path = options.output or Path("report.html")
     try:

@@ -108,12 +108,12 @@ def main() -> None:
     os.nice(0 if final else 19)
     from tuner.charts import draw
     from tuner.pictures import png
-    from tuner.reading import IDENTIFIER, open_study, record_of
+    from tuner.reading import identifier_of, open_study, record_of
     from tuner.report import Chapter, render
     from tuner.tracked import TrackedStudy
 
     with open_study(request["storage"], request["study"]) as study:
-        tracked = TrackedStudy(request["uri"], study.user_attrs[IDENTIFIER])
+        tracked = TrackedStudy(request["uri"], identifier_of(study))
         record = record_of(study, tracked.curves)
     notes: list[str] = []
     with tempfile.TemporaryDirectory() as temporary:
@@ -134,18 +134,21 @@ def main() -> None:
 
 def _crown(best: Mapping[str, Any], study: str, tracked: "TrackedStudy", folder: Path) -> list[str]:
     """Draw the best trial's mistakes, and log its model."""
-    from tuner.checkpoints import load_tensors
+    from tuner.checkpoints import DamagedCheckpointError, load_tensors
     from tuner.config import TrialConfig
     from tuner.training import MODEL_FILE, PREDICTIONS_FILE, build_model
 
     number, directory = best["number"], Path(best["directory"])
     if not (directory / MODEL_FILE).exists() or not (directory / PREDICTIONS_FILE).exists():
         return [f"trial #{number} was not tested, so its model is not in MLflow"]
+    try:
+        weights, predictions = (load_tensors(directory / name) for name in (MODEL_FILE, PREDICTIONS_FILE))
+    except DamagedCheckpointError as error:
+        return [f"the model is not in MLflow: {error}"]
     (folder / "best").mkdir()
     shutil.copy(directory / MODEL_FILE, folder / "best" / "weights.ckpt")
-    predictions = load_tensors(directory / PREDICTIONS_FILE)
     _draw_mistakes(predictions, f"#{number} on the test data", folder / "best")
-    model = build_model(TrialConfig.from_values(best["config"]), load_tensors(directory / MODEL_FILE))
+    model = build_model(TrialConfig.from_values(best["config"]), weights)
     return tracked.add_model(number, model, predictions["example"].numpy(), study)
 
 

@@ -18,8 +18,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tuner.config import StudyConfig, TrialConfig
 from tuner.database import Database, state_directory
-from tuner.errors import BadInputError
-from tuner.reading import IDENTIFIER, IDENTITY, TEST, VALIDATION_IMAGES, record_of
+from tuner.document import cut
+from tuner.errors import BadInputError, StudyFailedError
+from tuner.reading import IDENTIFIER, IDENTITY, TEST, VALIDATION_IMAGES, identifier_of, record_of
 from tuner.record import StudyRecord
 from tuner.samplers import make_pruner, make_sampler
 
@@ -53,7 +54,7 @@ class StudyStore:
     def __init__(self, study: optuna.Study, database: Database, config: StudyConfig) -> None:
         self.database = database
         self.directory = state_directory(database.url, config.name)
-        self.identifier: str = study.user_attrs[IDENTIFIER]
+        self.identifier = identifier_of(study)
         self._study, self._config = study, config
         self._asked: dict[int, optuna.Trial] = {}
 
@@ -139,7 +140,10 @@ class StudyStore:
             if not waiting:  # in two steps, so that it can be tried again: a queue that has a trial gets no second one
                 self._study.enqueue_trial({})
             trial = self._study.ask()
-        config = self._config.draw(trial)
+        try:
+            config = self._config.draw(trial)
+        except ValueError as error:  # Optuna's, of a trial whose stored parameters are not those of this search space
+            raise StudyFailedError(f"trial #{trial.number} in the database is not of this study: {error}") from error
         self._asked[trial.number] = trial
         return trial.number, config
 
@@ -203,14 +207,22 @@ class _Replay:
         self._params = params
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
-        return int(self._params[name])
+        return int(self._stored(name))
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
-        return float(self._params[name])
+        return float(self._stored(name))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        value = self._stored(name)
+        if value not in choices:  # a choice can be the name of a class: only the study file may name one
+            raise StudyFailedError(f"the database has {name}={cut(repr(value))}, which is not in the study file.")
+        return value
+
+    def _stored(self, name: str) -> Any:
+        if name not in self._params:
+            raise StudyFailedError(f"the database has a trial without {name}.")
         return self._params[name]
 
 

@@ -200,7 +200,8 @@ def _with_engine(options: argparse.Namespace, overrides: Sequence[str], engine: 
     with StudyStore.open(config, options.storage, identity, display.note) as store:
         store.set_validation_images(validation_images)
         tags = environment(engine.slots)
-        tracker = Tracker(config, uri, store.identifier, display.note, tags, dict(digests))
+        with store.database.alone():  # MLflow may create its tables as well
+            tracker = Tracker(config, uri, store.identifier, display.note, tags, dict(digests))
         review = Review(options.storage, config.name, uri, store.directory) if options.review else None
         refresh = review.refresh if review else lambda: None
         coordinator = Coordinator(config, store, tracker, display, refresh, fuse)

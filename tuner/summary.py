@@ -11,12 +11,14 @@ from rich.table import Table
 
 from tuner.config import StudyConfig
 from tuner.curves import families
+from tuner.document import cut
 from tuner.errors import BadInputError
 from tuner.lint import lint_families
 from tuner.messages import Slot
 from tuner.progress import count
 from tuner.search_space import described, searched
 from tuner.storage import StudyStore
+from tuner.terminal import printable
 from tuner.tracking import Tracker
 from tuner.urls import without_password
 
@@ -56,8 +58,8 @@ def _findings(config: StudyConfig) -> Sequence[str]:
 def print_summary(console: Console, config: StudyConfig, store: StudyStore, tracker: Tracker, delivered: bool) -> None:
     """Print what came out, and how to look further."""
     finished, top = store.finished(), store.ranking()[:5]
-    states = Counter(trial.user_attrs.get("state", trial.state.name.lower()) for trial in finished)
-    counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none finished"
+    states = Counter(str(trial.user_attrs.get("state", trial.state.name.lower())) for trial in finished)
+    counts = ", ".join(f"{count} {escape(cut(state))}" for state, count in sorted(states.items())) or "none finished"
     if len(finished) >= config.trials:
         _print(
             console,
@@ -76,15 +78,20 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, trac
             table.add_column(column)
         for trial in top:
             values = ", ".join(
-                f"{path.rpartition('.')[2]} {_short(value)}"
+                f"{cut(path.rpartition('.')[2])} {cut(_short(value))}"
                 for path, value in trial.params.items()
                 if path != "schedule.name"
             )
-            table.add_row(f"#{trial.number}", f"{trial.value:.4f}", store.config_of(trial).schedule.name, values)
+            table.add_row(
+                f"#{trial.number}",
+                f"{trial.value:.4f}",
+                store.config_of(trial).schedule.name,
+                escape(printable(values)),
+            )
         console.print(table, highlight=False)
         tested = store.tested()
         if tested and tested[0] == top[0].number:
-            metrics = ", ".join(f"{key} {value:.4f}" for key, value in sorted(tested[1].items()))
+            metrics = ", ".join(f"{escape(key)} {value:.4f}" for key, value in sorted(tested[1].items()))
             _print(console, f"best trial #{top[0].number} on the test data: {metrics}")
         weights = store.trial_directory(top[0].number) / "model.ckpt"
         _print(console, f"its weights: {escape(str(weights))}")
@@ -101,7 +108,7 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, trac
 
 
 def _print(console: Console, markup: str) -> None:
-    console.print(markup, highlight=False, soft_wrap=True)
+    console.print(printable(markup), highlight=False, soft_wrap=True)
 
 
 def _shown(uri: str) -> str:

@@ -59,7 +59,8 @@ class TrackedStudy:
         self.parent: Run | None = found[0] if found else None
         self.children: Mapping[int, Run] = {}
         if self.parent is not None:
-            self.children = {int(run.data.tags["tuner.trial"]): run for run in self._find_children(self.parent)}
+            numbered = ((run.data.tags.get("tuner.trial", ""), run) for run in self._find_children(self.parent))
+            self.children = {int(number): run for number, run in numbered if number.isdecimal()}
 
     def _find_children(self, parent: Run) -> Iterator[Run]:
         token: str | None = None

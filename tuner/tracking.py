@@ -314,7 +314,8 @@ class Tracker:
             )
             for run in page:
                 tags, info = run.data.tags, run.info
-                yield int(tags[TRIAL_TAG]), _ChildRun(info.run_id, info.start_time, tags.get(STATE_TAG, "running"))
+                if tags.get(TRIAL_TAG, "").isdecimal():  # else somebody else put it there
+                    yield int(tags[TRIAL_TAG]), _ChildRun(info.run_id, info.start_time, tags.get(STATE_TAG, "running"))
             token = page.token
             if not token:
                 return

@@ -285,6 +285,15 @@ def _save_weights(directory: Path, weights: Mapping[str, torch.Tensor]) -> None:
 
 def _test(assignment: Assignment, device: str) -> TrialResult:
     started = time.monotonic()
+    try:
+        return _tested(assignment, device, started)
+    except Exception as error:  # the weights are damaged, the network cannot do it, the disk is full
+        if _is_of_a_process(error):
+            raise
+        return TrialResult("failed", message=_message(error, assignment.config), traceback=traceback.format_exc())
+
+
+def _tested(assignment: Assignment, device: str, started: float) -> TrialResult:
     config = assignment.config
     module, data = _classifier(config), config.data.build("data", seed=config.seed)
     weights = load_tensors(assignment.directory / MODEL_FILE)

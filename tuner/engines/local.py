@@ -127,7 +127,7 @@ class LocalEngine:
                 else:
                     self._handle(handler, busy, message)
                     busy.heard = time.monotonic()
-            elif any(rank.exitcode for rank in busy.ranks):  # the others wait for it
+            elif any(rank.exitcode for rank in busy.ranks[1:]) and not busy.pipe.poll():  # the first one waits for it
                 self._died(handler, busy)
             elif time.monotonic() - busy.heard > self._stall_timeout:
                 self._died(handler, busy, f"gave no sign of life for {self._stall_timeout:g} s and was killed")
@@ -213,6 +213,7 @@ def _work(
     if pipe:
         pipe.send(("done", results))
         pipe.close()
+        os.killpg(0, signal.SIGKILL)  # with all that the user's code left running: a thread would keep it from ending
 
 
 def _die_with_the_coordinator() -> None:
