@@ -138,7 +138,7 @@ class StudyStore:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             if not waiting:  # in two steps, so that it can be tried again: a queue that has a trial gets no second one
-                self._study.enqueue_trial({})
+                self._study.add_trial(optuna.trial.create_trial(state=TrialState.WAITING))
             trial = self._study.ask()
         try:
             config = self._config.draw(trial)
