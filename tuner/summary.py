@@ -19,6 +19,7 @@ from tuner.progress import count
 from tuner.search_space import described, searched
 from tuner.storage import StudyStore
 from tuner.terminal import printable
+from tuner.tracked import runs_page
 from tuner.tracking import Tracker
 from tuner.urls import without_password
 
@@ -95,7 +96,7 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, trac
             _print(console, f"best trial #{top[0].number} on the test data: {metrics}")
         weights = store.trial_directory(top[0].number) / "model.ckpt"
         _print(console, f"its weights: {escape(str(weights))}")
-    page = f"#/experiments/{tracker.experiment_id}/runs"
+    page = runs_page(tracker.experiment_id)
     if tracker.uri.startswith("http"):
         look = f"{without_password(tracker.uri)}/{page}"
     elif _shown(tracker.uri) == "sqlite:///mlflow.db":

@@ -19,9 +19,33 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-__all__ = ["ALIAS", "TrackedStudy", "page_of"]
+__all__ = ["ALIAS", "STUDY_ID_TAG", "TrackedStudy", "find_children", "find_parent", "page_of", "runs_page"]
 
 ALIAS = "champion"
+STUDY_ID_TAG = "tuner.study_id"
+
+
+def find_parent(client: MlflowClient, experiments: list[str], study_id: str) -> Run | None:
+    """Return the run of a study, if it is in one of the experiments."""
+    found = client.search_runs(experiments, f"tags.`{STUDY_ID_TAG}` = '{study_id}'", max_results=1)
+    return found[0] if found else None
+
+
+def find_children(client: MlflowClient, parent: Run) -> Iterator[Run]:
+    """Yield the runs of a study's trials."""
+    where = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.info.run_id}'"
+    token: str | None = None
+    while True:
+        page = client.search_runs([parent.info.experiment_id], where, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def runs_page(experiment_id: str) -> str:
+    """Return where MLflow shows the runs of an experiment, behind its address and a slash."""
+    return f"#/experiments/{experiment_id}/runs"  # without "runs", MLflow shows its page for traces
 
 
 def page_of(uri: str, name: str | None) -> str:
@@ -35,7 +59,7 @@ def page_of(uri: str, name: str | None) -> str:
     experiment = MlflowClient(tracking_uri=uri).get_experiment_by_name(name)
     if experiment is None:
         raise BadInputError([f'tracking uri: MLflow has no study "{name}" there.'])
-    return f"/#/experiments/{experiment.experiment_id}/runs"  # without "runs", MLflow shows its page for traces
+    return f"/{runs_page(experiment.experiment_id)}"
 
 
 class TrackedStudy:
@@ -55,22 +79,11 @@ class TrackedStudy:
         self._uri = uri
         self._client = MlflowClient(tracking_uri=uri)
         experiments = [experiment.experiment_id for experiment in self._client.search_experiments()]
-        found = self._client.search_runs(experiments, f"tags.`tuner.study_id` = '{study_id}'", max_results=1)
-        self.parent: Run | None = found[0] if found else None
+        self.parent = find_parent(self._client, experiments, study_id)
         self.children: Mapping[int, Run] = {}
         if self.parent is not None:
-            numbered = ((run.data.tags.get("tuner.trial", ""), run) for run in self._find_children(self.parent))
+            numbered = ((run.data.tags.get("tuner.trial", ""), run) for run in find_children(self._client, self.parent))
             self.children = {int(number): run for number, run in numbered if number.isdecimal()}
-
-    def _find_children(self, parent: Run) -> Iterator[Run]:
-        token: str | None = None
-        where = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.info.run_id}'"
-        while True:
-            page = self._client.search_runs([parent.info.experiment_id], where, page_token=token)
-            yield from page
-            token = page.token
-            if not token:
-                return
 
     def curves(self, number: int, metrics: Iterable[str]) -> dict[str, Curve]:
         """Return those of the metrics that a trial has: steps and values, without the points that add nothing."""

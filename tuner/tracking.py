@@ -34,6 +34,7 @@ from tuner.errors import BadInputError
 from tuner.messages import Points, TrialResult
 from tuner.record import simplified
 from tuner.search_space import searched as searched_in
+from tuner.tracked import STUDY_ID_TAG, find_children, find_parent, runs_page
 
 __all__ = ["TRIAL_STATUS", "Tracker", "check_tracking_uri", "default_tracking_uri"]
 
@@ -129,7 +130,7 @@ class Tracker:
         self._config = config
         self._client = MlflowClient(tracking_uri=uri)
         self._experiment_id = self._open_experiment()
-        self._parent = self._find_parent(study_id)
+        self._parent = find_parent(self._client, [self._experiment_id], study_id) or self._create_parent(study_id)
         self._is_open = self._parent.info.status == "RUNNING"
         self._children = dict(self._find_children())
         self._is_unsure = False
@@ -149,6 +150,11 @@ class Tracker:
     def parent_id(self) -> str:
         """Return the id of the study's run."""
         return str(self._parent.info.run_id)
+
+    @property
+    def backlog(self) -> int:
+        """Return how many records are not written yet."""
+        return self._queue.unfinished_tasks
 
     def unfinished(self, numbers: Sequence[int]) -> list[int]:
         """Return those of the given finished trials whose runs are missing or do not say so."""
@@ -299,26 +305,15 @@ class Tracker:
             )
         return str(experiment.experiment_id)
 
-    def _find_parent(self, study_id: str) -> Run:
-        found = self._client.search_runs([self._experiment_id], f"tags.`tuner.study_id` = '{study_id}'", max_results=1)
-        if found:
-            return found[0]
-        tags = {STUDY_TAG: self._config.name, "tuner.study_id": study_id}
+    def _create_parent(self, study_id: str) -> Run:
+        tags = {STUDY_TAG: self._config.name, STUDY_ID_TAG: study_id}
         return self._client.create_run(self._experiment_id, run_name=self._config.name, tags=tags)
 
     def _find_children(self) -> Iterator[tuple[int, _ChildRun]]:
-        token: str | None = None
-        while True:
-            page = self._client.search_runs(
-                [self._experiment_id], f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{self.parent_id}'", page_token=token
-            )
-            for run in page:
-                tags, info = run.data.tags, run.info
-                if tags.get(TRIAL_TAG, "").isdecimal():  # else somebody else put it there
-                    yield int(tags[TRIAL_TAG]), _ChildRun(info.run_id, info.start_time, tags.get(STATE_TAG, "running"))
-            token = page.token
-            if not token:
-                return
+        for run in find_children(self._client, self._parent):
+            tags, info = run.data.tags, run.info
+            if tags.get(TRIAL_TAG, "").isdecimal():  # else somebody else put it there
+                yield int(tags[TRIAL_TAG]), _ChildRun(info.run_id, info.start_time, tags.get(STATE_TAG, "running"))
 
     def _open(self, tags: Mapping[str, str]) -> None:
         """Record what the study is and runs with."""
@@ -333,7 +328,7 @@ class Tracker:
         searched = ", ".join(_plain(path) for path, _ in searched_in(self._config.trial))
         parts.append(f"\nSearched: {searched}.\n")
         child = self._children.get(best["number"]) if best else None
-        base = f"#/experiments/{self._experiment_id}/runs"
+        base = runs_page(self._experiment_id)
         if best and child:
             parts.append(f"[The best trial]({base}/{child.run_id}) · [plots]({base}/{self.parent_id}/artifacts)\n")
             parts += ["| searched | of the best |", "|---|---|"]
@@ -373,6 +368,7 @@ class Tracker:
                 except Exception as error:  # the network's, the database driver's
                     self._pause(attempt, error)
                 attempt += 1
+            self._queue.task_done()
 
     def _pause(self, attempt: int, error: Exception) -> None:
         self._is_unsure = True
