@@ -104,6 +104,13 @@ class StudyFolder:
             "where tags.key = 'tuner.trial' order by cast(tags.value as int), metrics.key, step"
         )
 
+    def standing(self) -> list[tuple]:
+        """Return every point of the study's run."""
+        return self.mlflow(
+            "select metrics.key, step, metrics.value from metrics join tags using (run_uuid) "
+            "where tags.key = 'tuner.study_id' order by metrics.key, step"
+        )
+
     def weights(self) -> bytes:
         """Return the bytes of the winner's weights."""
         (path,) = self.directory().glob("trials-*/*/model.ckpt")
@@ -123,6 +130,9 @@ class StudyFolder:
         points = Counter((trial, key) for trial, key, _, _ in self.curves())
         unique = Counter((trial, key) for trial, key, _ in {point[:3] for point in self.curves()})
         assert points == unique, "one point a run, metric and step"
+        of_study = [point[:2] for point in self.standing()]
+        assert len(of_study) == len(set(of_study)), "one point a metric and step of the study's run"
+        assert [step for key, step, _ in self.standing() if key == "trials_done"] == list(range(1, trials + 1))
         for number in numbers:
             assert points[str(number), "lr"] == steps
             for key in ("train/acc", "train/loss", "val/acc", "val/loss"):

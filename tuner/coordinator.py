@@ -28,6 +28,7 @@ __all__ = ["Coordinator"]
 
 MAX_CRASHES = 3
 SAME_ERRORS = 3
+PUBLICATION_SHARE = 0.01  # of the time, at most, that this process spends on the description of the study in MLflow
 
 STATES = {
     "complete": TrialState.COMPLETE,
@@ -68,6 +69,7 @@ class Coordinator:
         self._testing = False
         self._errors: list[str] = []
         self._reason = ""
+        self._next_publication = 0.0  # by the monotonic clock
 
     def run(self, engine: Engine) -> None:
         """Bring the study to its end, or as far as time and signals allow.
@@ -85,6 +87,8 @@ class Coordinator:
             for number in list(self._running):
                 with contextlib.suppress(TunerError):  # the next run puts it right
                     self._suspend(number)
+            with contextlib.suppress(TunerError):
+                self._publish()
         if self._reason:
             raise StudyFailedError(f"{self._reason}. The same command goes on from here when that is put right.")
         if len(self._errors) >= SAME_ERRORS:
@@ -103,7 +107,7 @@ class Coordinator:
     @property
     def is_done(self) -> bool:
         """Tell whether the study has all its trials."""
-        return len(self._store.finished()) >= self._config.trials
+        return self._store.count >= self._config.trials
 
     # -- what the engine calls -----------------------------------------------------------------------------------------
 
@@ -201,7 +205,7 @@ class Coordinator:
 
     def _ask_ahead(self) -> None:
         """Ask until there are trials enough for a group, each slot having its share of what is left."""
-        missing = self._config.trials - len(self._store.finished()) - len(self._running)
+        missing = self._config.trials - self._store.count - len(self._running)
         size = min(self._fuse, -(-(missing + len(self._waiting)) // self._slots))
         while missing > 0 and len(self._waiting) < size and not self._must_end():
             assignment = self._ask()
@@ -249,6 +253,7 @@ class Coordinator:
         if result.diverged_at is not None:
             attributes["diverged_at"] = result.diverged_at
         crash_point("before told")
+        best_before = self._store.best
         self._store.finish(number, STATES[result.state], result.value, attributes)
         crash_point("told")
         self._tracker.finish_trial(number, assignment.config, result)
@@ -257,7 +262,14 @@ class Coordinator:
         self._errors = [*self._errors, result.message] if result.state == "failed" else []
         self._errors = [message for message in self._errors if message == result.message]
         self._display.finish(number, assignment.config, result)
-        self._publish()
+        best = self._store.best
+        self._display.standing(self._store.count, self._config.trials, best)
+        self._tracker.log_standing(self._store.count, best.value if best else None, time.time())
+        for loser in {number, best_before.number if best_before else number} - {best.number if best else None}:
+            self._remove_weights(loser)
+        if time.monotonic() >= self._next_publication:
+            self._publish()
+        self._refresh()
 
     def _suspend(self, number: int) -> None:
         assignment = self._running.pop(number)
@@ -265,26 +277,34 @@ class Coordinator:
         self._display.suspend(number)
         self._store.suspend(number)
 
+    def _remove_weights(self, number: int) -> None:
+        """Remove the weights of a trial that is not the best."""
+        (self._store.trial_directory(number) / MODEL_FILE).unlink(missing_ok=True)
+
     def _publish(self) -> None:
-        """Show and record where the study stands; keep the weights of the best trial only."""
-        finished, best = self._store.finished(), self._store.best()
-        self._display.standing(len(finished), self._config.trials, best)
-        for trial in finished:
-            if best is None or trial.number != best.number:
-                (self._store.trial_directory(trial.number) / MODEL_FILE).unlink(missing_ok=True)
-        summary = None
+        """Record in MLflow what all trials together say; with thousands of them that takes a while."""
+        began = time.monotonic()
+        summary, best = None, self._store.best
         if best is not None:
             config = self._store.config_of(best).values()
-            summary = {"number": best.number, "value": best.value, "params": best.params, "config": config}
+            summary = {"number": best.number, "params": best.params, "config": config}
         found = findings(self._store.record())
-        self._tracker.log_study([_row(trial) for trial in finished], summary, len(finished), found)
-        self._refresh()
+        table = [_row(trial) for trial in self._store.finished()]
+        self._tracker.log_study(table, summary, found)
+        now = time.monotonic()
+        self._next_publication = now + (now - began) / PUBLICATION_SHARE
 
     def _reconcile(self) -> None:
         """Put right what a run that was killed left behind. No other coordinator lives: this one has the lock."""
         for trial in self._store.trials(TrialState.RUNNING):
             self._store.suspend(trial.number)  # if it has a result, the next ask finds it
+        best = self._store.best
+        self._display.standing(self._store.count, self._config.trials, best)
+        for count, (ended, best_then) in enumerate(self._store.history(), start=1):
+            self._tracker.log_standing(count, best_then.value if best_then else None, ended.timestamp())
         finished = {trial.number: trial for trial in self._store.finished()}
+        for number in finished.keys() - {best.number if best else None}:
+            self._remove_weights(number)
         for number in self._tracker.unfinished(list(finished)):
             trial = finished[number]
             config = self._store.config_of(trial)
@@ -298,7 +318,7 @@ class Coordinator:
     # -- the test of the winner ----------------------------------------------------------------------------------------
 
     def _test_group(self) -> Group | None:
-        best = self._store.best()
+        best = self._store.best
         if self._running or self._testing or self._stopping or not self.is_done or best is None:
             return None
         tested = self._store.tested()
@@ -320,9 +340,8 @@ class Coordinator:
         self._store.set_tested(assignment.number, metrics)
         trained = read_result(assignment.directory)
         step = max((step for _, step, _ in trained.points), default=0) if trained else 0
-        self._tracker.log_test(assignment.number, metrics, step)
+        self._tracker.log_test(assignment.number, metrics, step, self._store.count)
         self._display.tested(metrics)
-        self._publish()
 
 
 def _row(trial: FrozenTrial) -> dict[str, Any]:

@@ -12,11 +12,19 @@ from tuner.search_space import Choices, Range, highest, searched
 __all__ = ["make_pruner", "make_sampler"]
 
 
-def make_sampler(config: StudyConfig, number: int) -> optuna.samplers.BaseSampler:
+def make_sampler(
+    config: StudyConfig, number: int, before: optuna.samplers.BaseSampler | None = None
+) -> optuna.samplers.BaseSampler:
     """Return the sampler for one trial.
 
     It is made anew for every trial, seeded from the study's seed and the trial's number: a study that is continued then
     draws what it would have drawn, instead of its first trials again.
+
+    Args:
+        config: The study.
+        number: The trial.
+        before: The sampler of another trial of the study. TPE takes over which parameters all trials have, which it
+            would have to ask every trial for; what it draws is the same.
 
     Raises:
         ValueError: If Optuna refuses an option.
@@ -28,7 +36,10 @@ def make_sampler(config: StudyConfig, number: int) -> optuna.samplers.BaseSample
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match config.sampler.name:
             case "tpe":
-                return optuna.samplers.TPESampler(seed=own_seed, **options)
+                sampler = optuna.samplers.TPESampler(seed=own_seed, **options)
+                if isinstance(before, optuna.samplers.TPESampler):
+                    sampler._search_space = before._search_space
+                return sampler
             case "random":
                 return optuna.samplers.RandomSampler(seed=own_seed)
             case "gp":

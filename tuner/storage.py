@@ -10,6 +10,7 @@ import json
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
@@ -57,6 +58,10 @@ class StudyStore:
         self.identifier = identifier_of(study)
         self._study, self._config = study, config
         self._asked: dict[int, optuna.Trial] = {}
+        # How the study stands is remembered, since this process alone changes it: to look at every trial after each of
+        # thousands would take longer and longer.
+        self._finished = {trial.number for trial in self.finished()}
+        self._best = next(iter(self.ranking()), None)
 
     @classmethod
     @contextlib.contextmanager
@@ -107,16 +112,32 @@ class StudyStore:
         """Return the trials that will not be trained any more."""
         return self.trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
+    @property
+    def count(self) -> int:
+        """Return how many trials will not be trained any more."""
+        return len(self._finished)
+
+    @property
     def best(self) -> FrozenTrial | None:
         """Return the best trial that was trained to its end."""
-        return next(iter(self.ranking()), None)
+        return self._best
 
     def ranking(self) -> list[FrozenTrial]:
         """Return the trials that were trained to their end, the best first."""
-        sign = -1 if self._config.objective.direction == "maximize" else 1
-        return sorted(
-            self.trials(TrialState.COMPLETE), key=lambda trial: (sign * cast(float, trial.value), trial.number)
-        )
+        return sorted(self.trials(TrialState.COMPLETE), key=self._rank)
+
+    def history(self) -> list[tuple[datetime, FrozenTrial | None]]:
+        """Return, for every finished trial, when that was and which one was the best by then."""
+        best, history = None, []
+        for trial in sorted(self.finished(), key=lambda trial: cast(datetime, trial.datetime_complete)):
+            if trial.state is TrialState.COMPLETE:
+                best = trial if best is None else min(best, trial, key=self._rank)
+            history.append((cast(datetime, trial.datetime_complete), best))
+        return history
+
+    def _rank(self, trial: FrozenTrial) -> tuple[float, int]:
+        value = cast(float, trial.value)
+        return -value if self._config.objective.direction == "maximize" else value, trial.number
 
     def trial_directory(self, number: int) -> Path:
         """Return the folder of a trial's checkpoints, result and output."""
@@ -129,23 +150,26 @@ class StudyStore:
     @_patient
     def ask(self) -> tuple[int, TrialConfig]:
         """Return the next trial and its values: one that was cut short, if there is any, or a new one."""
-        for unknown in self.trials(TrialState.RUNNING):
-            if unknown.number not in self._asked:  # this was tried before, and the database went away in the middle
-                self.suspend(unknown.number)
-        waiting = self.trials(TrialState.WAITING)
-        number = waiting[0].number if waiting else len(self.trials())
-        self._study.sampler = make_sampler(self._config, number)
+        trials = self.trials()
+        waiting = [trial.number for trial in trials if trial.state is TrialState.WAITING]
+        for trial in trials:
+            # Asked for before, and then the database went away in the middle.
+            if trial.state is TrialState.RUNNING and trial.number not in self._asked:
+                self.suspend(trial.number)
+                waiting.append(trial.number)
+        number = min(waiting, default=len(trials))
+        self._study.sampler = make_sampler(self._config, number, before=self._study.sampler)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             if not waiting:  # in two steps, so that it can be tried again: a queue that has a trial gets no second one
                 self._study.add_trial(optuna.trial.create_trial(state=TrialState.WAITING))
-            trial = self._study.ask()
+            asked = self._study.ask()
         try:
-            config = self._config.draw(trial)
+            config = self._config.draw(asked)
         except ValueError as error:  # Optuna's, of a trial whose stored parameters are not those of this search space
-            raise StudyFailedError(f"trial #{trial.number} in the database is not of this study: {error}") from error
-        self._asked[trial.number] = trial
-        return trial.number, config
+            raise StudyFailedError(f"trial #{asked.number} in the database is not of this study: {error}") from error
+        self._asked[asked.number] = asked
+        return asked.number, config
 
     @_patient
     def report(self, number: int, epoch: int, value: float, may_prune: bool) -> bool:
@@ -163,6 +187,10 @@ class StudyStore:
                 self.set_attribute(number, key, attribute)
             self._study.tell(number, value if state is TrialState.COMPLETE else None, state)
         self._asked.pop(number, None)
+        self._finished.add(number)
+        if state is TrialState.COMPLETE:
+            trial = self.trial(number)
+            self._best = trial if self._best is None else min(self._best, trial, key=self._rank)
 
     @_patient
     def suspend(self, number: int) -> None:

@@ -235,7 +235,7 @@ def _with_engine(options: argparse.Namespace, overrides: Sequence[str], engine: 
 
 def _winner(store: "StudyStore") -> dict[str, Any] | None:
     """Return number, values and directory of the best trial."""
-    best = store.best()
+    best = store.best
     if best is None:
         return None
     directory = str(store.trial_directory(best.number))

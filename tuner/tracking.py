@@ -2,7 +2,7 @@
 
 The coordinator is the only writer. What it hands over is written by one thread, in order, in batches, so that neither
 a training nor the coordinator waits for it; a store that does not answer is tried again until it does. Every point
-carries the timestamp ``start of its run + step`` in milliseconds: sent twice, it is stored once.
+of a trial carries the timestamp ``start of its run + step`` in milliseconds: sent twice, it is stored once.
 """
 
 import csv
@@ -133,6 +133,7 @@ class Tracker:
         self._parent = find_parent(self._client, [self._experiment_id], study_id) or self._create_parent(study_id)
         self._is_open = self._parent.info.status == "RUNNING"
         self._children = dict(self._find_children())
+        self._sent: set[tuple[str, int]] = set()  # of the study's own points
         self._is_unsure = False
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._closing = threading.Event()
@@ -235,38 +236,62 @@ class Tracker:
 
         self._put(write)
 
+    def log_standing(self, finished: int, best: float | None, at: float) -> None:
+        """Add to the study's run how it stood when so many trials were finished.
+
+        Args:
+            finished: How many.
+            best: Value of the best of them.
+            at: When that was, in seconds since 1970.
+        """
+        points = [("trials_done", finished, float(finished))]
+        if best is not None:
+            points.append(("best_value", finished, best))
+        self._log_of_study(points, int(at * 1000))
+
     def log_study(
-        self,
-        table: Sequence[Mapping[str, Any]],
-        best: Mapping[str, Any] | None,
-        finished: int,
-        found: Sequence[str] = (),
+        self, table: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None, found: Sequence[str] = ()
     ) -> None:
-        """Write the table of trials, the best of them, and what was found in words, to the study's run."""
+        """Write the table of finished trials, the best of them, and what was found in words, to the study's run."""
 
         def write() -> None:
-            run_id, now = self.parent_id, int(time.time() * 1000)
-            metrics = [Metric("trials_done", finished, now, finished)]
-            tags = {}
+            tags = {MLFLOW_RUN_NOTE: self._description(best, len(table), found)}
             if best is not None:
-                metrics.append(Metric("best_value", best["value"], now, finished))
                 child = self._children.get(best["number"])
-                tags = {"tuner.best_trial": str(best["number"]), "tuner.best_run_id": child.run_id if child else ""}
-                self._client.log_dict(run_id, best["config"], "best.yaml")
-            tags[MLFLOW_RUN_NOTE] = self._description(best, finished, found)
-            self._client.log_batch(run_id, metrics=metrics, tags=[RunTag(key, value) for key, value in tags.items()])
-            self._client.log_text(run_id, _csv(table), "trials.csv")
+                tags |= {"tuner.best_trial": str(best["number"]), "tuner.best_run_id": child.run_id if child else ""}
+                self._client.log_dict(self.parent_id, best["config"], "best.yaml")
+            self._client.log_batch(self.parent_id, tags=[RunTag(key, value) for key, value in tags.items()])
+            self._client.log_text(self.parent_id, _csv(table), "trials.csv")
 
         self._put(write)
 
-    def log_test(self, number: int, metrics: Mapping[str, float], step: int) -> None:
-        """Write what the best trial reaches on the test data, to its run and to the study's."""
+    def log_test(self, number: int, metrics: Mapping[str, float], step: int, finished: int) -> None:
+        """Write what the best trial reaches on the test data, to its run and to the study's.
+
+        Args:
+            number: The trial.
+            metrics: What it reaches.
+            step: The last step of its training.
+            finished: How many trials it is the best of.
+        """
 
         def write() -> None:
             child = self._children[number]
-            for run_id, start in ((child.run_id, child.start_time), (self.parent_id, self._parent.info.start_time)):
-                points = [Metric(key, value, start + step, step) for key, value in metrics.items()]
-                self._client.log_batch(run_id, metrics=points)
+            points = [Metric(key, value, child.start_time + step, step) for key, value in metrics.items()]
+            self._client.log_batch(child.run_id, metrics=points)
+
+        self._put(write)
+        self._log_of_study([(key, finished, value) for key, value in metrics.items()], int(time.time() * 1000))
+
+    def _log_of_study(self, points: Points, at: int) -> None:
+        """Add metrics to the study's run; their step is the number of finished trials. Those it has are left out."""
+
+        def write() -> None:
+            new = [point for point in points if (point[0], point[1]) not in self._sent]
+            if new:
+                metrics = [Metric(key, value, at, step) for key, step, value in new]
+                self._client.log_batch(self.parent_id, metrics=metrics)
+                self._sent.update((key, step) for key, step, _ in new)
 
         self._put(write)
 
@@ -316,7 +341,8 @@ class Tracker:
                 yield int(tags[TRIAL_TAG]), _ChildRun(info.run_id, info.start_time, tags.get(STATE_TAG, "running"))
 
     def _open(self, tags: Mapping[str, str]) -> None:
-        """Record what the study is and runs with."""
+        """Record what the study is and runs with, and learn which points its run has."""
+        self._sent = self._stored(self.parent_id)
         self._client.log_text(self.parent_id, self._config.text, "study.yaml")
         self._client.log_batch(self.parent_id, tags=[RunTag(key, value) for key, value in tags.items()])
         for name in self._digests:
