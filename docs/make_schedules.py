@@ -18,8 +18,8 @@ from PIL import Image
 from lightning_modules import Plateau, PlateauState, Schedule
 from tuner.config import read_schedule
 from tuner.document import Document, shown
+from tuner.figures import COLORS
 from tuner.length import Length
-from tuner.plots import COLOURS
 from tuner.registry import KINDS
 from tuner.study_file import read_value
 
@@ -123,7 +123,7 @@ def picture(name: str) -> Figure:
     """Return the picture of a family."""
     figure = Figure(figsize=(6.4, 2.6), layout="constrained")
     axes = figure.subplots()
-    for text, colour in zip(EXAMPLES[name], COLOURS, strict=False):
+    for text, colour in zip(EXAMPLES[name], COLORS, strict=False):
         label = text.removeprefix(f"{{name: {name}").removeprefix(", ").removesuffix("}")
         axes.step(range(LENGTH.steps), factors(example(text)), where="post", color=colour, label=label, linewidth=1.5)
     axes.set(xlabel="step", ylabel="lr / initial lr", ylim=(0, max(1.05, axes.get_ylim()[1])))

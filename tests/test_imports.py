@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 
 # What a module may import beside the standard library and its own package's siblings.
 ONLY_HERE = {
-    "mlflow": {"tuner/tracking.py", "tuner/tracked.py"},
+    "mlflow": {"tuner/tracking.py", "tuner/tracked.py", "tuner/system_metrics.py"},
     "optuna": {
         f"tuner/{name}.py" for name in ("coordinator", "database", "progress", "reading", "samplers", "storage")
     },
@@ -28,7 +28,10 @@ ONLY_HERE = {
 }
 STANDARD_LIBRARY_ONLY = {
     f"lightning_modules/{name}.py" for name in ("_schedule", "checks", "combinators", "cycles", "plateau", "schedules")
-} | {f"tuner/{name}.py" for name in ("chart_parts", "charts", "curve_charts", "figures", "parameter_charts", "record")}
+} | {
+    f"tuner/{name}.py"
+    for name in ("chart_parts", "charts", "curve_charts", "figures", "parameter_charts", "record", "wording")
+}
 
 
 def modules() -> list[str]:

@@ -11,16 +11,11 @@ from pytorch_lightning.loggers.logger import Logger
 
 from tuner.messages import EpochReport, Point, StepReport, Verdict
 
-__all__ = ["DivergenceStop", "EpochSeed", "History", "Predictions", "Reporter"]
+__all__ = ["DivergenceStop", "EpochSeed", "History", "MemoryLogger", "Predictions", "Reporter"]
 
 
-class History(Logger):
-    """Every metric of a training, in memory, in the order it was logged; saved in and restored from checkpoints."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.points: list[Point] = []
-        self.open = True
+class MemoryLogger(Logger):
+    """What Lightning asks of a logger that keeps metrics in memory; `log_metrics` is left to do."""
 
     @property
     def name(self) -> str:
@@ -34,6 +29,15 @@ class History(Logger):
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Ignore hyperparameters: the coordinator records the trial's configuration."""
+
+
+class History(MemoryLogger):
+    """Every metric of a training, in memory, in the order it was logged; saved in and restored from checkpoints."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.points: list[Point] = []
+        self.open = True
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append metrics, except Lightning's own `epoch`, and those of a whole epoch: `Reporter` adds these."""

@@ -2,21 +2,19 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from tuner.figures import COLORS, Mark, Scale, Series
 from tuner.record import FAMILY, StudyRecord, TrialRecord
+from tuner.wording import brief, counted
 
 __all__ = [
     "ACCENT",
     "MAX_CURVES",
-    "counted",
     "family_color",
     "outside_note",
     "placed",
     "points_by_family",
     "short_name",
-    "shown",
     "told",
     "value_scale",
     "value_window",
@@ -41,26 +39,12 @@ def short_name(parameter: str) -> str:
     return " ".join(parts[1:])
 
 
-def shown(value: Any) -> str:
-    """Return the value of a parameter for people.
-
-    >>> shown(0.0183156), shown(3.2e-05), shown("same")
-    ('0.01832', '3.2e-05', 'same')
-    """
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def told(trial: TrialRecord, record: StudyRecord) -> str:
     """Return what a trial is, in lines."""
     reached = "" if math.isnan(trial.value) else f"  {record.metric} {trial.value:.4f}"
     how = "" if trial.state == "complete" else f", {trial.state}"
-    params = [f"{short_name(name)} {shown(value)}" for name, value in trial.params.items() if name != FAMILY]
+    params = [f"{short_name(name)} {brief(value)}" for name, value in trial.params.items() if name != FAMILY]
     return "\n".join([f"{trial.name}{reached}{how}", *params])
-
-
-def counted(number: int, what: str) -> str:
-    """Return a number and what it counts, for people."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def family_color(record: StudyRecord, family: str) -> str:

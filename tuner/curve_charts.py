@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from tuner.chart_parts import (
     ACCENT,
     MAX_CURVES,
-    counted,
     outside_note,
     points_by_family,
     told,
@@ -14,6 +13,7 @@ from tuner.chart_parts import (
 )
 from tuner.figures import COLORS, GREY, Figure, Panel, Series
 from tuner.record import Curve, StudyRecord, TrialRecord
+from tuner.wording import counted
 
 __all__ = ["best_of_each", "best_so_far", "compare", "lr_curves", "top_trials", "winner"]
 

@@ -13,7 +13,6 @@ import urllib.error
 import urllib.request
 import webbrowser
 from collections.abc import Sequence
-from pathlib import Path
 
 from tuner.errors import BadInputError, StudyFailedError, TunerError
 from tuner.urls import refuse_passwords, without_password
@@ -54,13 +53,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _run(options: argparse.Namespace) -> int:
     from tuner.tracked import page_of
-    from tuner.tracking import check_tracking_uri, default_tracking_uri
+    from tuner.tracking import tracking_uri
 
     refuse_passwords({"--tracking-uri": options.tracking_uri})
-    uri = options.tracking_uri or default_tracking_uri()
-    check_tracking_uri(uri)
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
-        raise BadInputError([f"tracking uri: {uri}: there is no such file."])
+    uri = tracking_uri(options.tracking_uri, must_exist=True)
     page = page_of(uri, options.name)
     if uri.startswith(("http://", "https://")):  # a server runs already
         _show(f"{without_password(uri).rstrip('/')}{page}", options.open)

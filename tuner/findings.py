@@ -3,8 +3,9 @@
 import math
 from collections import Counter
 
-from tuner.chart_parts import short_name, shown
+from tuner.chart_parts import short_name
 from tuner.record import FAMILY, StudyRecord, TrialRecord
+from tuner.wording import brief, counted
 
 __all__ = ["duration", "findings", "values_of"]
 
@@ -39,7 +40,7 @@ def findings(record: StudyRecord) -> list[str]:
 
 def values_of(trial: TrialRecord) -> str:
     """Return what was searched and drawn for a trial, but for the schedule."""
-    drawn = [f"{_own_name(name)} {shown(value)}" for name, value in trial.params.items() if name != FAMILY]
+    drawn = [f"{_own_name(name)} {brief(value)}" for name, value in trial.params.items() if name != FAMILY]
     return ", ".join(drawn) or "nothing searched"
 
 
@@ -67,8 +68,8 @@ def _tried(record: StudyRecord) -> str:
     ends = Counter(trial.state for trial in record.trials)
     parts = ", ".join(f"{count} {ENDS.get(state, state)}" for state, count in ends.most_common())
     training = sum(trial.seconds for trial in record.trials)
-    counted = f"{len(record.trials)} trial{'' if len(record.trials) == 1 else 's'}"
-    return f"{counted}{f' ({parts})' if parts else ''}, {duration(training)} of training in all."
+    trials = counted(len(record.trials), "trial")
+    return f"{trials}{f' ({parts})' if parts else ''}, {duration(training)} of training in all."
 
 
 def _margin(record: StudyRecord, best: TrialRecord) -> str:

@@ -7,10 +7,9 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers.logger import Logger
 
 from lightning_modules import FusedClassifier, merge_checkpoints, split_checkpoint
-from tuner.callbacks import DivergenceStop, EpochSeed, History, Reporter
+from tuner.callbacks import DivergenceStop, EpochSeed, History, MemoryLogger, Reporter
 from tuner.checkpoints import AtomicCheckpointIO
 
 __all__ = ["FusedCheckpointIO", "FusedHistory", "FusedReporter", "FusedTrial"]
@@ -33,25 +32,12 @@ class FusedTrial:
     diverged_at: int | None = None
 
 
-class FusedHistory(Logger):
+class FusedHistory(MemoryLogger):
     """Hands each trial's lr to its own history; `FusedReporter` adds the metrics of the epochs."""
 
     def __init__(self, trials: Mapping[str, FusedTrial]) -> None:
         super().__init__()
         self._trials = trials
-
-    @property
-    def name(self) -> str:
-        """Return a name, which Lightning asks for."""
-        return "history"
-
-    @property
-    def version(self) -> int:
-        """Return a version, which Lightning asks for."""
-        return 0
-
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Ignore hyperparameters: the coordinator records the trials' configurations."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append the lrs."""

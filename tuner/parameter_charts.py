@@ -7,19 +7,18 @@ from typing import Any
 from tuner.chart_parts import (
     ACCENT,
     MAX_CURVES,
-    counted,
     family_color,
     outside_note,
     placed,
     points_by_family,
     short_name,
-    shown,
     told,
     value_scale,
     value_window,
 )
 from tuner.figures import GREY, Figure, Panel, Series
 from tuner.record import FAMILY, StudyRecord, TrialRecord
+from tuner.wording import brief, counted
 
 __all__ = ["families", "importance", "parallel_coordinates", "slices"]
 
@@ -209,9 +208,9 @@ def _axis(
     """Return where values lie on an axis, and the names of the places if they are no numbers."""
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         return float, None
-    found = {shown(value) for value in values}
+    found = {brief(value) for value in values}
     names = [name for name in order if name in found] or sorted(found)
-    return (lambda value: float(names.index(shown(value)))), {float(at): name for at, name in enumerate(names)}
+    return (lambda value: float(names.index(brief(value)))), {float(at): name for at, name in enumerate(names)}
 
 
 def _vertical(
@@ -232,4 +231,4 @@ def _vertical(
     if ticks is not None:
         return short_name(name), at, {(tick - low) / spread: text for tick, text in ticks.items()}
     numbers = [value for value in values.values() if value is not None]
-    return short_name(name), at, {0.0: shown(min(numbers)), 1.0: shown(max(numbers))}
+    return short_name(name), at, {0.0: brief(min(numbers)), 1.0: brief(max(numbers))}

@@ -8,7 +8,6 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure as Canvas
@@ -49,8 +48,7 @@ def png(figure: Figure) -> bytes:
     if not figure.panels:
         raise ValueError(f"{figure.name} has nothing to draw: {figure.caption}")
     with rc_context(STYLE):
-        canvas = Canvas(figsize=(figure.width, figure.rows * figure.height + 0.5), dpi=DPI, layout="constrained")
-        FigureCanvasAgg(canvas)
+        canvas = _canvas(figure.width, figure.rows * figure.height + 0.5)
         canvas.suptitle(figure.title, fontsize=12, fontweight="bold", x=0.01, ha="left")
         grid = canvas.subplots(
             figure.rows,
@@ -85,7 +83,8 @@ def confusion_png(counts: Sequence[Sequence[int]], title: str) -> bytes:
     mistakes = [[0 if row == column else counts[row][column] for column in classes] for row in classes]
     most = max(1, *(max(row) for row in mistakes))
     with rc_context({**STYLE, "axes.grid": False}):
-        canvas, axis = _sheet(0.5 * len(counts) + 2.2, 0.46 * len(counts) + 1.6)
+        canvas = _canvas(0.5 * len(counts) + 2.2, 0.46 * len(counts) + 1.6)
+        axis = canvas.subplots()
         axis.imshow(mistakes, cmap="Oranges", vmin=0, vmax=most)
         for row in classes:
             for column in classes:
@@ -113,8 +112,7 @@ def mistakes_png(images: Any, texts: Sequence[str], title: str) -> bytes:
     columns = min(9, len(texts))
     rows = math.ceil(len(texts) / columns)
     with rc_context({**STYLE, "axes.grid": False}):
-        canvas = Canvas(figsize=(1.05 * columns + 0.6, 1.3 * rows + 0.6), dpi=DPI, layout="constrained")
-        FigureCanvasAgg(canvas)
+        canvas = _canvas(1.05 * columns + 0.6, 1.3 * rows + 0.6)
         canvas.suptitle(title, fontsize=10, fontweight="bold", x=0.01, ha="left")
         for axis in canvas.subplots(rows, columns, squeeze=False).flat:
             axis.set_axis_off()
@@ -124,10 +122,9 @@ def mistakes_png(images: Any, texts: Sequence[str], title: str) -> bytes:
         return _saved(canvas)
 
 
-def _sheet(width: float, height: float) -> tuple[Canvas, Axes]:
-    canvas = Canvas(figsize=(width, height), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(canvas)
-    return canvas, canvas.subplots()
+def _canvas(width: float, height: float) -> Canvas:
+    """Return an empty canvas of so many inches."""
+    return Canvas(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
 def _saved(canvas: Canvas) -> bytes:

@@ -13,10 +13,10 @@ from rich.text import Text
 
 from lightning_modules import Plateau
 from tuner.curves import Curve, Family
+from tuner.figures import COLORS
 
-__all__ = ["COLOURS", "draw_file", "draw_terminal", "make_figure"]
+__all__ = ["draw_file", "draw_terminal", "make_figure"]
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73")  # Okabe and Ito: told apart by all kinds of colour vision
 FAN = "#999999"
 DECADES = 6  # below the peak, on a log axis
 UNTOLD = "its reductions depend on the metric, so only the schedule inside is drawn"
@@ -77,7 +77,7 @@ def _draw_fan(axes: Axes, family: Family) -> None:
     for curve in family.curves:
         if curve not in shown:
             axes.step(curve.steps, curve.lr, where="post", color=FAN, linewidth=0.8, alpha=0.5, zorder=1)
-    for curve, colour in zip(shown, COLOURS, strict=False):
+    for curve, colour in zip(shown, COLORS, strict=False):
         axes.step(curve.steps, curve.lr, where="post", color=colour, linewidth=1.8, label=legend(curve), zorder=2)
     initial_lrs = {curve.initial_lr for curve in shown}
     for lr in initial_lrs:
@@ -126,7 +126,7 @@ def draw_terminal(family: Family, width: int, height: int = 10) -> Table:
     picture.add_row(*(_dots(shown, scale, (width - 6) // 2, height) for scale in ("linear", "log")))
     picture.title, picture.title_justify, picture.title_style = Text(title(family), style="bold"), "left", ""
     picture.caption = Text("\n").join(
-        Text.assemble(("━ ", colour), legend(curve)) for curve, colour in zip(shown, COLOURS, strict=False)
+        Text.assemble(("━ ", colour), legend(curve)) for curve, colour in zip(shown, COLORS, strict=False)
     )
     picture.caption_justify, picture.caption_style = "left", ""
     return picture
@@ -141,7 +141,7 @@ def _dots(curves: Sequence[Curve], scale: str, width: int, height: int) -> Text:
     columns = width - margin - 2
     steps = max(curve.steps[-1] for curve in curves) + 1
     cells: dict[tuple[int, int], tuple[int, str]] = {}
-    for curve, colour in reversed(list(zip(curves, COLOURS, strict=False))):  # the first is drawn on top
+    for curve, colour in reversed(list(zip(curves, COLORS, strict=False))):  # the first is drawn on top
         before: int | None = None
         for step, end, lr in zip(curve.steps, [*curve.steps[1:], steps], curve.lr, strict=True):
             if not 0 <= share(lr) <= 1:

@@ -16,8 +16,9 @@ from rich.text import Text
 from tuner.config import StudyConfig, TrialConfig
 from tuner.messages import EpochReport, Slot, StepReport, TrialResult
 from tuner.terminal import printable
+from tuner.wording import counted
 
-__all__ = ["Display", "clock", "count"]
+__all__ = ["Display", "clock"]
 
 STYLES = {"complete": "green", "pruned": "yellow", "diverged": "magenta", "failed": "red"}
 
@@ -85,7 +86,7 @@ class Display:
         self._print(
             f"[bold]#{number:<3}[/bold] {escape(config.schedule.name):<16} initial_lr "
             f"{config.optimizer.arguments['initial_lr']:<9.3g} [{style}]{result.state:<9}[/{style}] {value:<16} "
-            f"[dim]{count(result.epochs, 'epoch')}, {result.seconds:.0f} s[/dim]"
+            f"[dim]{counted(result.epochs, 'epoch')}, {result.seconds:.0f} s[/dim]"
         )
 
     def suspend(self, number: int) -> None:
@@ -149,15 +150,6 @@ class Display:
             return ""
         left = max(0.0, self._trials - self._finished - sum(line.share for line in self._running.values()))
         return f", about {clock(left * elapsed / done)} left"
-
-
-def count(number: int, what: str) -> str:
-    """Return a number of things for people.
-
-    >>> count(1, "trial"), count(2, "trial")
-    ('1 trial', '2 trials')
-    """
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def clock(seconds: float) -> str:

@@ -6,7 +6,6 @@ It reads what the stores hold and nothing else, and takes none of it for HTML, f
 import argparse
 import base64
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner.errors import BadInputError, TunerError
-from tuner.urls import DEFAULT_STORAGE, refuse_passwords
+from tuner.urls import DEFAULT_STORAGE, refuse_passwords, storage_url
 
 if TYPE_CHECKING:
     from tuner.record import StudyRecord
@@ -112,15 +111,11 @@ def render(chapters: Sequence[Chapter]) -> str:
 
 def _code(params: Mapping[str, str]) -> str:
     """Return Python that builds the best trial's schedule and optimizer; nothing if they are not of this library."""
-    from lightning_modules import OPTIMIZERS, SCHEDULES, Plateau
+    from tuner.registry import KINDS
 
-    known: Mapping[str, Mapping[str, type]] = {
-        "optimizer": OPTIMIZERS,
-        "schedule": {**SCHEDULES, "plateau": Plateau},
-    }
     lines, names = [], ["Classifier"]
-    for kind, classes in known.items():
-        values = _section(params, kind)
+    for kind in ("optimizer", "schedule"):
+        values, classes = _section(params, kind), KINDS[kind]
         name = str(values.pop("name", ""))
         if name not in classes or any(isinstance(value, dict | list) or "." in key for key, value in values.items()):
             return ""
@@ -173,14 +168,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _write(options: argparse.Namespace) -> Path:
     from tuner.reading import identifier_of, open_study, record_of
     from tuner.tracked import TrackedStudy
-    from tuner.tracking import check_tracking_uri, default_tracking_uri
+    from tuner.tracking import tracking_uri
 
     refuse_passwords({"--storage": options.storage, "--tracking-uri": options.tracking_uri})
-    storage = options.storage or os.environ.get("OPTUNA_STORAGE") or DEFAULT_STORAGE
-    uri = options.tracking_uri or default_tracking_uri()
-    check_tracking_uri(uri)
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
-        raise BadInputError([f"tracking uri: {uri}: there is no such file."])
+    storage, uri = storage_url(options.storage), tracking_uri(options.tracking_uri, must_exist=True)
     chapters = []
     for name in dict.fromkeys(options.names):
         with open_study(storage, name) as study:

@@ -8,11 +8,12 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from tuner.errors import BadInputError, TunerError
-from tuner.urls import DEFAULT_STORAGE, refuse_passwords
+from tuner.urls import DEFAULT_STORAGE, refuse_passwords, storage_url
 
 if TYPE_CHECKING:
     from tuner.config import StudyConfig
@@ -137,13 +138,18 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=True,
         help="plots, report and the best model in MLflow (default: yes)",
     )
+    parser.add_argument(
+        "--system-metrics",
+        action="store_true",
+        help="record in MLflow how busy CPU, memory, disk, network and GPUs are while the study runs",
+    )
     parser.add_argument("--dry-run", action="store_true", help="check everything, train nothing")
     return parser.parse_args(arguments)
 
 
 def _run(options: argparse.Namespace) -> int:
     refuse_passwords({"--storage": options.storage, "--tracking-uri": options.tracking_uri})
-    options.storage = options.storage or os.environ.get("OPTUNA_STORAGE") or DEFAULT_STORAGE
+    options.storage = storage_url(options.storage)
     overrides = list(options.set)
     if options.trials is not None:
         overrides.append(f"budget.trials={options.trials}")
@@ -181,13 +187,16 @@ def _with_engine(options: argparse.Namespace, overrides: Sequence[str], engine: 
         from tuner.search_space import corners
         from tuner.storage import StudyStore, check_continued
         from tuner.summary import print_plan, print_summary
-        from tuner.tracking import Tracker, check_tracking_uri, default_tracking_uri
+        from tuner.system_metrics import SystemMetrics, check_packages
+        from tuner.tracking import Tracker, tracking_uri
 
         config = load_study(options.study, overrides)
+        devices = [slot.device for slot in engine.slots]
+        if options.system_metrics:
+            check_packages(devices)
         fuse = group_size(options.fuse, engine.slots, config.trials)
         check_divisible((data.get("batch_size", 0) for data in corners(config.trial["data"])), engine.slots)
-        uri = options.tracking_uri or default_tracking_uri()
-        check_tracking_uri(uri)
+        uri = tracking_uri(options.tracking_uri)
         digests, validation_images = _check_data(config)
         identity = {**config.identity, "data digest": " ".join(dict.fromkeys(digest for _, digest in digests))}
         check_continued(config, options.storage, identity)
@@ -214,8 +223,9 @@ def _with_engine(options: argparse.Namespace, overrides: Sequence[str], engine: 
         for number in INTERRUPTS:
             signal.signal(number, interrupt)
         finished = False
+        readings = SystemMetrics(tracker.log_system, display.note) if options.system_metrics else nullcontext()
         try:
-            with display:
+            with display, readings:
                 coordinator.run(engine)
             finished = coordinator.is_done
         finally:

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -15,13 +14,13 @@ from tuner.document import cut
 from tuner.errors import BadInputError
 from tuner.lint import lint_families
 from tuner.messages import Slot
-from tuner.progress import count
 from tuner.search_space import described, searched
 from tuner.storage import StudyStore
 from tuner.terminal import printable
 from tuner.tracked import runs_page
 from tuner.tracking import Tracker
 from tuner.urls import without_password
+from tuner.wording import brief, counted
 
 __all__ = ["print_plan", "print_summary"]
 
@@ -31,15 +30,15 @@ LINTED_SAMPLES = 20  # as many as a preview draws
 def print_plan(console: Console, config: StudyConfig, slots: Sequence[Slot], fuse: int, storage: str, uri: str) -> None:
     """Print what will be done, and where it will be recorded."""
     devices = sorted({slot.device for slot in slots})
-    places = f"{count(len(slots), 'slot')} on {', '.join(devices)}"
+    places = f"{counted(len(slots), 'slot')} on {', '.join(devices)}"
     if devices == ["cpu"]:
-        places += f", {count(slots[0].threads, 'thread')} each"
+        places += f", {counted(slots[0].threads, 'thread')} each"
     if fuse > 1:
         places += f", up to {fuse} trials at a time as one model in each"
     pruner = "no" if config.pruner.name == "none" else config.pruner.name
     _print(
         console,
-        f"[bold]{config.name}[/bold]: {count(config.trials, 'trial')} for the best {config.objective.metric}, "
+        f"[bold]{config.name}[/bold]: {counted(config.trials, 'trial')} for the best {config.objective.metric}, "
         f"{config.sampler.name} sampler, {pruner} pruner, {places}",
     )
     for path, spec in searched(config.trial):
@@ -64,13 +63,13 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, trac
     if len(finished) >= config.trials:
         _print(
             console,
-            f"\n[bold]{config.name}[/bold] has all its {count(config.trials, 'trial')} ({counts}); "
+            f"\n[bold]{config.name}[/bold] has all its {counted(config.trials, 'trial')} ({counts}); "
             "raise --trials to add more",
         )
     else:
         _print(
             console,
-            f"\n[bold]{config.name}[/bold] has {len(finished)} of {count(config.trials, 'trial')} ({counts}); "
+            f"\n[bold]{config.name}[/bold] has {len(finished)} of {counted(config.trials, 'trial')} ({counts}); "
             "run the same command again to go on",
         )
     if top:
@@ -79,7 +78,7 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, trac
             table.add_column(column)
         for trial in top:
             values = ", ".join(
-                f"{cut(path.rpartition('.')[2])} {cut(_short(value))}"
+                f"{cut(path.rpartition('.')[2])} {cut(brief(value))}"
                 for path, value in trial.params.items()
                 if path != "schedule.name"
             )
@@ -115,7 +114,3 @@ def _print(console: Console, markup: str) -> None:
 def _shown(uri: str) -> str:
     """Return a URI without its password, and without this folder if it lies in it."""
     return without_password(uri).replace(f"sqlite:///{Path.cwd()}/", "sqlite:///")
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

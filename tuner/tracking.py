@@ -5,6 +5,7 @@ a training nor the coordinator waits for it; a store that does not answer is tri
 of a trial carries the timestamp ``start of its run + step`` in milliseconds: sent twice, it is stored once.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -19,6 +20,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -35,8 +37,9 @@ from tuner.messages import Points, TrialResult
 from tuner.record import simplified
 from tuner.search_space import searched as searched_in
 from tuner.tracked import STUDY_ID_TAG, find_children, find_parent, runs_page
+from tuner.urls import without_password
 
-__all__ = ["TRIAL_STATUS", "Tracker", "check_tracking_uri", "default_tracking_uri"]
+__all__ = ["TRIAL_STATUS", "Tracker", "tracking_uri"]
 
 BATCH = 1000
 TRIAL_STATUS = {
@@ -59,30 +62,39 @@ _REFUSALS = frozenset(
 )
 
 
-def default_tracking_uri() -> str:
-    """Return MLflow's own default: MLFLOW_TRACKING_URI, else ``sqlite:///mlflow.db``."""
-    return mlflow.get_tracking_uri()
+def tracking_uri(given: str | None, must_exist: bool = False) -> str:
+    """Return where MLflow records: what is given, else MLFLOW_TRACKING_URI, else ``sqlite:///mlflow.db``.
 
+    Whether it can be used is found out without creating anything.
 
-def check_tracking_uri(uri: str) -> None:
-    """Find out, without creating anything, whether a store of this kind can be used.
+    Args:
+        given: MLflow's tracking URI.
+        must_exist: Whether a file that is not there is an error.
 
     Raises:
-        BadInputError: If it cannot.
+        BadInputError: If it cannot be used.
     """
-    parts = urllib.parse.urlsplit(uri)
-    if parts.scheme in ("", "file"):
+    uri = given or mlflow.get_tracking_uri()
+    scheme = urllib.parse.urlsplit(uri).scheme
+    if scheme in ("", "file"):
         raise BadInputError(
             [f"tracking uri: {uri}: MLflow no longer writes folders of files; use sqlite:///mlflow.db."]
         )
-    if parts.scheme not in ("http", "https"):
-        return
+    if scheme in ("http", "https"):
+        _check_server(uri)
+    if must_exist and uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        raise BadInputError([f"tracking uri: {uri}: there is no such file."])
+    return uri
+
+
+def _check_server(uri: str) -> None:
+    parts = urllib.parse.urlsplit(uri)
     shown = urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
     try:
         with urllib.request.urlopen(f"{shown.rstrip('/')}/health", timeout=10):
             pass
     except urllib.error.HTTPError:
-        pass  # something answers; what it wants (a login, say) the client will tell
+        pass  # something answers; what it wants (a login, say) it tells below
     except OSError as error:
         reason = getattr(error, "reason", error)
         raise BadInputError(
@@ -91,6 +103,26 @@ def check_tracking_uri(uri: str) -> None:
                 "Start it, or leave the option away to log to a local file."
             ]
         ) from None
+    with _login_explained(shown):
+        MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+
+
+@contextlib.contextmanager
+def _login_explained(server: str) -> Iterator[None]:
+    """Turn a server's refusal of who asks into an error that a person can act upon."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code == "UNAUTHENTICATED":
+            raise BadInputError(
+                [
+                    f"tracking uri: {server} refuses the login. "
+                    "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to one that it knows."
+                ]
+            ) from None
+        if error.error_code == "PERMISSION_DENIED":
+            raise BadInputError([f"tracking uri: {server} does not let this user do that: {error.message}"]) from None
+        raise
 
 
 @dataclass
@@ -129,8 +161,9 @@ class Tracker:
         self._warn = warn
         self._config = config
         self._client = MlflowClient(tracking_uri=uri)
-        self._experiment_id = self._open_experiment()
-        self._parent = find_parent(self._client, [self._experiment_id], study_id) or self._create_parent(study_id)
+        with _login_explained(without_password(uri)):
+            self._experiment_id = self._open_experiment()
+            self._parent = find_parent(self._client, [self._experiment_id], study_id) or self._create_parent(study_id)
         self._is_open = self._parent.info.status == "RUNNING"
         self._children = dict(self._find_children())
         self._sent: set[tuple[str, int]] = set()  # of the study's own points
@@ -292,6 +325,17 @@ class Tracker:
                 metrics = [Metric(key, value, at, step) for key, step, value in new]
                 self._client.log_batch(self.parent_id, metrics=metrics)
                 self._sent.update((key, step) for key, step, _ in new)
+
+        self._put(write)
+
+    def log_system(self, values: Mapping[str, float]) -> None:
+        """Write how busy the machine is to the study's run, at the millisecond since the study began."""
+        now = int(time.time() * 1000)
+        points = [Metric(key, value, now, now - self._parent.info.start_time) for key, value in values.items()]
+
+        def write() -> None:
+            if self._is_open:  # else no trial has begun: nothing is done in a study that is finished
+                self._client.log_batch(self.parent_id, metrics=points)
 
         self._put(write)
 

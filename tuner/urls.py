@@ -1,11 +1,12 @@
 """Addresses of databases and servers, and the passwords that may be in them."""
 
+import os
 import re
 from collections.abc import Mapping
 
 from tuner.errors import BadInputError
 
-__all__ = ["DEFAULT_STORAGE", "has_password", "refuse_passwords", "without_password"]
+__all__ = ["DEFAULT_STORAGE", "has_password", "refuse_passwords", "storage_url", "without_password"]
 
 DEFAULT_STORAGE = "sqlite:///optuna.db"
 ADVICE = (
@@ -14,6 +15,11 @@ ADVICE = (
 )
 
 _PASSWORD = re.compile(r"(?<=://)([^/@]*?):[^/@]*(?=@)|(?<=[?&]password=)[^&]+")
+
+
+def storage_url(given: str | None) -> str:
+    """Return the URL of Optuna's database: what is given, else OPTUNA_STORAGE, else a file in this folder."""
+    return given or os.environ.get("OPTUNA_STORAGE") or DEFAULT_STORAGE
 
 
 def has_password(url: str) -> bool:

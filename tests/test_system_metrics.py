@@ -1,0 +1,45 @@
+"""`--system-metrics`: how busy the machine is while a study runs."""
+
+import os
+import signal
+import sys
+from collections import Counter
+
+import pytest
+
+from tests.conftest import StudyFolder
+
+PARENT = "(select run_uuid from tags where key = 'tuner.study_id')"
+POINTS = f"select key, step, timestamp from metrics where key like 'system/%' and run_uuid in {PARENT}"
+
+
+def test_a_study_records_how_busy_the_machine_is_and_goes_on_with_it_when_it_was_killed(
+    folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
+    process = folder.start("--system-metrics", "--per-device", "2")
+    folder.wait_for(lambda: folder.has_checkpoint() and len(folder.mlflow(POINTS)) > 30, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before = folder.mlflow(POINTS)
+    folder.call("--system-metrics")
+    after = folder.mlflow(POINTS)
+    assert set(before) < set(after)
+    keys = {key for key, _, _ in after}
+    assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= keys
+    assert set(Counter((key, step) for key, step, _ in after).values()) == {1}, "one point a metric and step"
+    for key in keys:
+        steps = [step for name, step, _ in sorted(after, key=lambda point: point[2]) if name == key]
+        assert steps == sorted(steps)
+    assert folder.mlflow(f"select count(*) from metrics where key like 'system/%' and run_uuid not in {PARENT}") == [
+        (0,)
+    ]
+    folder.call("--system-metrics")
+    assert folder.mlflow(POINTS) == after, "nothing was done in a study that is finished"
+
+
+def test_what_is_not_installed_is_told_before_anything_is_created(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "psutil", None)  # as if it were not installed
+    message = folder.call("--system-metrics", expect=2)
+    assert message == "--system-metrics: install psutil, or leave the option away.\n"
+    assert list(folder.path.iterdir()) == []
