@@ -5,11 +5,14 @@ import io
 import itertools
 import json
 import os
+import re
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.conftest import StudyFolder
 from tuner.review import Review
@@ -22,6 +25,11 @@ def artifacts(folder: StudyFolder) -> Path:
     """Return where the artifacts of the study's run lie."""
     ((path,),) = folder.mlflow(f"select artifact_uri from runs where run_uuid in {PARENT}")
     return Path(path)
+
+
+def weights(there: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(there / "best" / "weights.ckpt", weights_only=True)["state_dict"]
+    return state
 
 
 def tags_of(folder: StudyFolder, runs: str = PARENT) -> dict[str, str]:
@@ -50,7 +58,10 @@ def test_the_study_s_run_has_every_plot_the_report_and_the_winner(reviewed: Stud
         assert path.read_bytes().startswith(PNG)
     names = {str(path.relative_to(there)) for path in there.rglob("*") if path.is_file()}
     assert {"report.html", "study.yaml", "trials.csv", "best.yaml", "best/weights.ckpt"} <= names
-    assert {"best/confusion_matrix.png", "best/mistakes.png"} <= names
+    assert {"best/confusion_matrix.png", "best/mistakes.png", "best/model_summary.txt"} <= names
+    parameters = sum(tensor.numel() for tensor in weights(there).values())
+    (counted,) = re.findall(r"([\d.]+) K +Total params", (there / "best" / "model_summary.txt").read_text())
+    assert float(counted) == pytest.approx(parameters / 1000, abs=0.1)
 
 
 def test_the_study_s_run_tells_what_won_by_how_much_and_what_that_is_worth(reviewed: StudyFolder):
@@ -129,13 +140,25 @@ def test_the_champion_of_the_registry_reproduces_the_test_accuracy(reviewed: Stu
     )
     assert int(right) == pytest.approx(500 * recorded, abs=1e-3)  # Lightning keeps it in single precision
     assert run == tags_of(reviewed)["tuner.best_run_id"]
+    assert tags_of(reviewed)["tuner.model"] == "models:/tiny@champion", "the study's page leads to it"
     assert example == "(-1, 1, 28, 28) True"
     assert not [path for path in reviewed.path.rglob("*") if path.suffix in (".pkl", ".pickle", ".pth")]
 
 
-def test_a_finished_study_that_is_run_again_registers_no_second_version(reviewed: StudyFolder):
-    assert reviewed.mlflow("select version from model_versions") == [(1,)]
+def test_a_finished_study_that_is_run_again_is_drawn_and_registered_again_only_if_that_was_not_completed(
+    reviewed: StudyFolder,
+):
+    report = artifacts(reviewed) / "report.html"
+    drawn = report.stat().st_mtime_ns
+    assert tags_of(reviewed)["tuner.reviewed"].startswith("4 trials, #")
     reviewed.call("--review", "--set", "trial.trainer.precision=32-true")
+    assert report.stat().st_mtime_ns == drawn
+    with sqlite3.connect(reviewed.path / "mlflow.db") as database:
+        database.execute("delete from tags where key = 'tuner.reviewed'")
+    database.close()
+    reviewed.call("--review", "--set", "trial.trainer.precision=32-true")
+    assert report.stat().st_mtime_ns > drawn
+    assert tags_of(reviewed)["tuner.reviewed"].startswith("4 trials, #")
     assert reviewed.mlflow("select version from model_versions") == [(1,)]
 
 
@@ -165,6 +188,7 @@ def test_plots_are_drawn_now_and_then_and_not_at_every_trial(reviewed: StudyFold
     assert review._process is None, "the study has only begun"
     for picture in (artifacts(reviewed) / "plots").iterdir():
         picture.unlink()
+    (artifacts(reviewed) / "report.html").unlink()
     monkeypatch.setattr(Review, "EVERY_SECONDS", 0.0)
     review = Review(storage, "tiny", uri, reviewed.directory())
     review.refresh()
@@ -174,5 +198,6 @@ def test_plots_are_drawn_now_and_then_and_not_at_every_trial(reviewed: StudyFold
     process.communicate()
     assert process.returncode == 0, (reviewed.directory() / "review.log").read_text()
     assert list((artifacts(reviewed) / "plots").glob("*_lr_curves.png"))
+    assert (artifacts(reviewed) / "report.html").exists()
     review.refresh()
     assert review._process is None, "what took seconds is not done again within minutes"

@@ -40,6 +40,7 @@ class Chapter:
         config: Every value of the best trial, as YAML.
         params: The same, by dotted names, as MLflow has them.
         pictures: PNG images, by their titles.
+        is_registered: Whether the best trial's network is the champion of the study's name in the model registry.
     """
 
     record: "StudyRecord"
@@ -47,6 +48,7 @@ class Chapter:
     config: str
     params: Mapping[str, str]
     pictures: Mapping[str, bytes]
+    is_registered: bool
 
     @classmethod
     def of(cls, record: "StudyRecord", tracked: "TrackedStudy") -> "Chapter":
@@ -59,6 +61,7 @@ class Chapter:
             (tracked.read("best.yaml") or b"").decode("utf-8", "replace"),
             dict(best.data.params) if best else {},
             {title: data for title, data in pictures.items() if data and data.startswith(PNG)},
+            record.best is not None and tracked.champion(record.name) == record.best.number,
         )
 
 
@@ -92,6 +95,7 @@ def render(chapters: Sequence[Chapter]) -> str:
                 "config": chapter.config,
                 "code": _code(chapter.params),
                 "tags": chapter.tags,
+                "is_registered": chapter.is_registered,
                 "pictures": {title: base64.b64encode(data).decode("ascii") for title, data in chapter.pictures.items()},
                 "unfinished": [trial for trial in chapter.record.trials if not trial.is_complete],
             }

@@ -1,10 +1,11 @@
-"""What MLflow shows of a study as a whole: drawn, registered and put there by a process of its own.
+"""What MLflow shows of a study as a whole: plots, report and model, made and put there by a process of its own.
 
 The coordinator starts it now and then and does not wait for it; while trainings run it has the lowest priority, so that
 it takes only the processor time that they leave. It knows what the stores hold, and of the best trial the values that
 the study file, which a person gave, led to: names of classes are never taken from a store.
 """
 
+import copy
 import json
 import os
 import shutil
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
+
     from tuner.tracked import TrackedStudy
 
 __all__ = ["Review", "main"]
@@ -27,7 +30,7 @@ ENVIRONMENT = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
 
 
 class Review:
-    """Keeps the plots in MLflow up to date while a study runs, and adds the best model and the report at its end.
+    """Keeps plots and report in MLflow up to date while a study runs, and adds the best model at its end.
 
     Args:
         storage: URL of Optuna's database.
@@ -57,17 +60,18 @@ class Review:
             self._began, self._next = now, now + self.EVERY_SECONDS
             self._process = self._start({})
 
-    def finish(self, best: Mapping[str, Any] | None) -> list[str]:
-        """Draw a last time, write the report, log and register the best model.
+    def finish(self, best: Mapping[str, Any] | None, state: str) -> list[str]:
+        """Log and register the best model, and draw a last time.
 
         Args:
             best: Number, values and directory of the best trial; None if there is none.
+            state: What the study has come to; remembered there, when MLflow has all of it.
 
         Returns:
             What a person should know.
         """
         self.close()
-        self._process = self._start({"report": True, "best": best})
+        self._process = self._start({"best": best, "state": state})
         try:
             output, _ = self._process.communicate()
         finally:
@@ -104,36 +108,35 @@ class Review:
 def main() -> None:
     """Do what the standard input asks for, and print what a person should know, as a JSON list."""
     request = json.load(sys.stdin)
-    final = request.get("report", False)
-    os.nice(0 if final else 19)
+    os.nice(0 if "state" in request else 19)
     from tuner.charts import draw
     from tuner.pictures import png
     from tuner.reading import identifier_of, open_study, record_of
     from tuner.report import Chapter, render
     from tuner.tracked import TrackedStudy
+    from tuner.tracking import REVIEWED_TAG
 
     with open_study(request["storage"], request["study"]) as study:
         tracked = TrackedStudy(request["uri"], identifier_of(study))
         record = record_of(study, tracked.curves)
     notes: list[str] = []
+    if best := request.get("best"):
+        notes = _crown(best, record.name, tracked)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / "plots").mkdir()
         for index, figure in enumerate(draw(record), start=1):
             if figure.panels:
                 (folder / "plots" / f"{index}_{figure.name}.png").write_bytes(png(figure))
-        if best := request.get("best"):
-            notes = _crown(best, record.name, tracked, folder)
+        (folder / "report.html").write_text(render([Chapter.of(record, tracked)]), encoding="utf-8")
         tracked.add(folder)
-        if final:
-            shutil.rmtree(folder / "plots")
-            (folder / "report.html").write_text(render([Chapter.of(record, tracked)]), encoding="utf-8")
-            tracked.add(folder)
+    if "state" in request and not notes:
+        tracked.set_tag(REVIEWED_TAG, request["state"])
     print(json.dumps(notes))  # noqa: T201
 
 
-def _crown(best: Mapping[str, Any], study: str, tracked: "TrackedStudy", folder: Path) -> list[str]:
-    """Draw the best trial's mistakes, and log its model."""
+def _crown(best: Mapping[str, Any], study: str, tracked: "TrackedStudy") -> list[str]:
+    """Add the best trial's weights, mistakes and model."""
     from tuner.checkpoints import DamagedCheckpointError, load_tensors
     from tuner.config import TrialConfig
     from tuner.training import MODEL_FILE, PREDICTIONS_FILE, build_model
@@ -145,11 +148,27 @@ def _crown(best: Mapping[str, Any], study: str, tracked: "TrackedStudy", folder:
         weights, predictions = (load_tensors(directory / name) for name in (MODEL_FILE, PREDICTIONS_FILE))
     except DamagedCheckpointError as error:
         return [f"the model is not in MLflow: {error}"]
-    (folder / "best").mkdir()
-    shutil.copy(directory / MODEL_FILE, folder / "best" / "weights.ckpt")
-    _draw_mistakes(predictions, f"#{number} on the test data", folder / "best")
     model = build_model(TrialConfig.from_values(best["config"]), weights)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary, "best")
+        folder.mkdir()
+        shutil.copy(directory / MODEL_FILE, folder / "weights.ckpt")
+        (folder / "model_summary.txt").write_text(_summary(model, predictions["example"]))
+        _draw_mistakes(predictions, f"#{number} on the test data", folder)
+        tracked.add(Path(temporary))
     return tracked.add_model(number, model, predictions["example"].numpy(), study)
+
+
+def _summary(model: "torch.nn.Module", example: "torch.Tensor") -> str:
+    """Return a table of a network's layers, with their parameters and the shapes that they take and return."""
+    import torch
+    from pytorch_lightning.utilities.model_summary.model_summary import ModelSummary
+
+    from lightning_modules import Classifier
+
+    module = Classifier(copy.deepcopy(model).eval(), torch.optim.SGD)  # which changes its memory format
+    module.example_input_array = example
+    return f"{ModelSummary(module, max_depth=-1)}\n"
 
 
 def _draw_mistakes(predictions: Mapping[str, Any], title: str, folder: Path) -> None:

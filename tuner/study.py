@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuner.errors import BadInputError, TunerError
 from tuner.urls import DEFAULT_STORAGE, refuse_passwords, storage_url
+from tuner.wording import counted
 
 if TYPE_CHECKING:
     from tuner.config import StudyConfig
@@ -234,9 +235,10 @@ def _with_engine(options: argparse.Namespace, overrides: Sequence[str], engine: 
                 review.close()
             for number in INTERRUPTS:
                 signal.signal(number, _leave)
-        if review and delivered and not caught:
+        state = _state(store)
+        if review and delivered and not caught and state != tracker.reviewed:
             with console.status("drawing the plots, writing the report, registering the best model"):
-                notes = review.finish(_winner(store))
+                notes = review.finish(_winner(store), state)
             for note in notes:
                 display.note(note)
         print_summary(console, config, store, tracker, delivered)
@@ -250,6 +252,12 @@ def _winner(store: "StudyStore") -> dict[str, Any] | None:
         return None
     directory = str(store.trial_directory(best.number))
     return {"number": best.number, "config": store.config_of(best).values(), "directory": directory}
+
+
+def _state(store: "StudyStore") -> str:
+    """Return what a study has come to, for comparison with what it had come to."""
+    tested = store.tested()
+    return f"{counted(len(store.finished()), 'trial')}, " + (f"#{tested[0]} tested" if tested else "none tested")
 
 
 def _check_data(config: "StudyConfig") -> tuple[list[tuple[str, str]], int | None]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow.entities import LoggedModelOutput, Run
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
@@ -107,6 +107,18 @@ class TrackedStudy:
         if self.parent is not None:
             self._client.log_artifacts(self.parent.info.run_id, str(folder))
 
+    def set_tag(self, key: str, value: str) -> None:
+        """Set a tag of the study's run."""
+        if self.parent is not None:
+            self._client.set_tag(self.parent.info.run_id, key, value)
+
+    def champion(self, name: str) -> int | None:
+        """Return the trial whose network is the champion of this name in the registry, if it is one of this study."""
+        with contextlib.suppress(MlflowException):  # no such model, or no registry
+            champion = self._client.get_model_version_by_alias(name, ALIAS)
+            return next((number for number, run in self.children.items() if run.info.run_id == champion.run_id), None)
+        return None
+
     def add_model(self, number: int, model: "torch.nn.Module", example: "np.ndarray[Any, Any]", name: str) -> list[str]:
         """Log the best trial's network, without pickle, and register it under the study's name, as its champion.
 
@@ -120,10 +132,8 @@ class TrackedStudy:
             What could not be done.
         """
         run = self.children[number]
-        with contextlib.suppress(MlflowException):  # no such model yet, or no registry: registering tells
-            champion = self._client.get_model_version_by_alias(name, ALIAS)
-            if champion.run_id == run.info.run_id:
-                return []
+        if self.champion(name) == number:
+            return []
         import mlflow.pytorch  # here: it brings torch, and whoever only reads does not need it
         import numpy as np
         import torch
@@ -158,6 +168,7 @@ class TrackedStudy:
         try:
             version = mlflow.register_model(logged.model_uri, name)
             self._client.set_registered_model_alias(name, ALIAS, version.version)
+            self._show_model(logged.model_id, f"models:/{name}@{ALIAS}")
             self._client.set_model_version_tag(name, version.version, "tuner.trial", str(number))
             for metric in ("val/acc", "test/acc"):
                 if metric in run.data.metrics:
@@ -165,6 +176,12 @@ class TrackedStudy:
         except (MlflowException, OSError) as error:
             return [f"the model is in MLflow, but its registry did not take it: {_line(error)}"]
         return []
+
+    def _show_model(self, model_id: str, address: str) -> None:
+        """Have the page of the study's run lead to the model, too."""
+        if self.parent is not None:
+            self._client.log_outputs(self.parent.info.run_id, [LoggedModelOutput(model_id, step=0)])
+            self.set_tag("tuner.model", address)
 
 
 def _line(error: Exception) -> str:

@@ -39,7 +39,7 @@ from tuner.search_space import searched as searched_in
 from tuner.tracked import STUDY_ID_TAG, find_children, find_parent, runs_page
 from tuner.urls import without_password
 
-__all__ = ["TRIAL_STATUS", "Tracker", "tracking_uri"]
+__all__ = ["REVIEWED_TAG", "TRIAL_STATUS", "Tracker", "tracking_uri"]
 
 BATCH = 1000
 TRIAL_STATUS = {
@@ -52,6 +52,7 @@ TRIAL_STATUS = {
 """MLflow's status for each end of a trial; the tag `tuner.state` tells them all apart."""
 
 STUDY_TAG, TRIAL_TAG, STATE_TAG = "tuner.study", "tuner.trial", "tuner.state"
+REVIEWED_TAG = "tuner.reviewed"
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # MLflow then shows its pages for training
 RETRY_SECONDS = (1, 2, 4, 8, 15, 30, 60)
 
@@ -179,6 +180,11 @@ class Tracker:
     def experiment_id(self) -> str:
         """Return the id of the study's experiment."""
         return self._experiment_id
+
+    @property
+    def reviewed(self) -> str:
+        """Return which state of the study the plots, the report and the model in MLflow are of."""
+        return str(self._parent.data.tags.get(REVIEWED_TAG, ""))
 
     @property
     def parent_id(self) -> str:
