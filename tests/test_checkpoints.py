@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from tuner.checkpoints import DamagedCheckpointError, load_tensors, write_atomically, write_json
+from tuner.checkpoints import (
+    DamagedCheckpointError,
+    checkpoint_name,
+    common_checkpoint,
+    load_tensors,
+    write_atomically,
+    write_json,
+)
 
 
 @pytest.fixture
@@ -44,6 +51,19 @@ def test_a_truncated_or_empty_file_is_noticed(checkpoint: Path):
         checkpoint.write_bytes(whole[:length])
         with pytest.raises(DamagedCheckpointError):
             load_tensors(checkpoint)
+
+
+def test_of_a_truncated_newest_checkpoint_the_one_before_is_used(checkpoint: Path, caplog: pytest.LogCaptureFixture):
+    whole, newest = checkpoint.read_bytes(), checkpoint.with_name(checkpoint_name(2))
+    rng = random.Random(1)
+    for length in (0, *(rng.randrange(len(whole)) for _ in range(20))):
+        newest.write_bytes(whole[:length])
+        caplog.clear()
+        assert common_checkpoint([checkpoint.parent]) == checkpoint.name
+        assert str(newest) in caplog.text
+        assert not newest.exists()
+    newest.write_bytes(whole)
+    assert common_checkpoint([checkpoint.parent]) == newest.name
 
 
 class Malicious:

@@ -1,4 +1,4 @@
-"""docs/schedules.md says what there is, and what it shows works."""
+"""docs/schedules.md says what there is, and what it shows works; the tests that docs/faults.md names are there."""
 
 import math
 import re
@@ -34,6 +34,16 @@ def test_every_schedule_has_a_section_with_an_example_and_a_picture(name: str):
     assert len(content) < 20_000
     for text in script["EXAMPLES"][name]:
         assert all(0 <= factor < math.inf for factor in script["factors"](script["example"](text)))
+
+
+def test_every_fault_names_tests_that_there_are():
+    rows = re.findall(r"^\|(?!---| fault \|)(.*)\|(.*)\|(.*)\|$", (DOCS / "faults.md").read_text(), re.MULTILINE)
+    assert len(rows) >= 35
+    for fault, _, tests in rows:
+        named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", tests)
+        assert len(named) == tests.count("`") / 2 > 0, fault
+        for file, name in named:
+            assert re.search(rf"^def {name}\(", Path(__file__).with_name(file).read_text(), re.MULTILINE), name
 
 
 def test_there_is_no_picture_of_a_schedule_that_is_gone():

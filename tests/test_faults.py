@@ -1,26 +1,20 @@
 """What goes wrong in long studies, done to real ones: hangs, full disks, no memory, crashes between two records."""
 
+import json
 import os
+import resource
 import signal
+import sqlite3
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
 from tests.conftest import EPOCHS, STEPS, StudyFolder
+from tests.networks import with_network
 from tests.processes import slots_of
 from tuner.crashes import Place
 from tuner.engines.local import MAX_OUTPUT
-
-
-def with_network(folder: StudyFolder, body: str) -> str:
-    """Write a network of the user's own, the tiny one with a body of its own before it computes; return the option."""
-    lines = "\n".join(f"        {line}" for line in body.splitlines())
-    (folder.path / "own.py").write_text(
-        "import os\nfrom pathlib import Path\n\nfrom lightning_modules import MNISTCNN\n\n\n"
-        f"class Net(MNISTCNN):\n    def forward(self, images):\n{lines}\n        return super().forward(images)\n"
-    )
-    return "trial.model={name: 'own:Net', channels: [8, 8, 8], hidden: [32, 16]}"
 
 
 @pytest.mark.parametrize("place", get_args(Place))
@@ -63,6 +57,158 @@ def test_a_full_disk_ends_the_study_and_nothing_is_lost(folder: StudyFolder):
     (folder.path / "full").unlink()
     folder.run(*options)
     folder.check(trials=2, epochs=EPOCHS, steps=STEPS)
+
+
+def test_a_full_disk_under_the_databases_delays_the_study_and_harms_neither(
+    folder: StudyFolder, undisturbed: StudyFolder
+):
+    process = folder.start("--per-device", "2")
+    folder.wait_for(folder.has_checkpoint, process)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))  # as for a disk without room
+    lines = iter(process.stdout or ())
+    assert any("the database does not answer (disk I/O error); it is asked again" in line for line in lines)
+    for name in ("optuna.db", "mlflow.db"):
+        with sqlite3.connect(folder.path / name) as database:
+            assert database.execute("pragma integrity_check").fetchall() == [("ok",)]
+        database.close()
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=240)
+    folder.call()
+    folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
+    assert folder.values() == undisturbed.values()
+    assert folder.curves() == undisturbed.curves()
+
+
+def test_a_training_that_is_asked_to_end_by_somebody_else_goes_on(folder: StudyFolder, undisturbed: StudyFolder):
+    process = folder.start("--per-device", "1", "--trials", "1")
+    folder.wait_for(folder.has_checkpoint, process)
+    for pid in slots_of(process.pid):
+        os.kill(pid, signal.SIGTERM)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    folder.check(trials=1, epochs=EPOCHS, steps=STEPS)
+    assert folder.values() == [row for row in undisturbed.values() if row[0] == 0]
+
+
+# What Python and its libraries take for the time, made to jump by hours, back and forth, whenever anybody asks.
+CLOCK = """\
+import itertools
+import time
+
+jumps = itertools.cycle((0, 3600, -3600, 7200)).__next__
+seconds, nanoseconds = time.time, time.time_ns
+time.time = lambda: seconds() + jumps()
+time.time_ns = lambda: nanoseconds() + jumps() * 10**9
+"""
+
+
+def test_a_clock_that_jumps_changes_nothing(
+    folder: StudyFolder,
+    undisturbed: StudyFolder,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    clock = tmp_path_factory.mktemp("clock")
+    (clock / "sitecustomize.py").write_text(CLOCK)  # Python imports it before anything else, in every process
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(clock), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep))
+    output = folder.run("--per-device", "2", "--timeout", "30m", "--stall-timeout", "10m")
+    assert "note:" not in output
+    folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
+    assert folder.values() == undisturbed.values()
+    assert folder.curves() == undisturbed.curves()
+    assert folder.weights() == undisturbed.weights()
+    times = folder.mlflow(
+        "select distinct timestamp - start_time - step from metrics join runs using (run_uuid) where key = 'lr'"
+    )
+    assert times == [(0,)], "points are stamped with the start of their run and their step"
+    ((milliseconds,),) = folder.mlflow("select max(timestamp) - min(timestamp) from metrics")
+    assert milliseconds > 3_000_000, "the clock did jump"
+
+
+ENDS = """\
+import os
+import signal
+import sys
+import threading
+import time
+
+from lightning_modules import MNISTCNN
+
+
+class Net(MNISTCNN):
+    def __init__(self, end, channels, hidden):
+        super().__init__(channels=channels, hidden=hidden)
+        self.end, self.steps = end, 0
+
+    def forward(self, images):
+        if self.training:
+            self.steps += 1
+            if self.steps == (50 if self.end == "fail" else 30):  # in the second epoch, in the first
+                getattr(self, self.end)()
+        return super().forward(images)
+
+    def nothing(self):
+        pass
+
+    def os_exit(self):
+        os._exit(0)
+
+    def sys_exit(self):
+        sys.exit()
+
+    def kill(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def leave_a_thread(self):
+        threading.Thread(target=time.sleep, args=(10**6,)).start()
+
+    def leave_a_process(self):
+        if os.fork() == 0:
+            time.sleep(10**6)
+
+    def fail(self):
+        raise RuntimeError("this network fails at step 50")
+"""
+ENDS_STUDY = """\
+budget: {trials: 7}
+sampler: {name: grid}
+pruner: {name: none}
+trial:
+  data: {name: mnist_5k, batch_size: 100}
+  model: {name: 'ends:Net', channels: [8, 8, 8], hidden: [32, 16]}
+  optimizer: {name: adam, initial_lr: 1e-2}
+  trainer: {max_epochs: 2}
+search_space:
+  model.end: {choices: [nothing, os_exit, sys_exit, kill, leave_a_thread, leave_a_process, fail]}
+"""
+
+
+def test_whatever_a_network_does_its_trial_ends_and_the_study_goes_on(folder: StudyFolder):
+    (folder.path / "ends.py").write_text(ENDS)
+    (folder.path / "ends.yaml").write_text(ENDS_STUDY)
+    output = folder.run("--per-device", "2", study="ends.yaml")
+    messages = "select value_json from trial_user_attributes where key = 'message' and trials.trial_id = trial_id"
+    ends = ENDS_STUDY.partition("choices: [")[2].partition("]")[0].split(", ")
+    rows = folder.optuna(f"select param_value, state, ({messages}) from trials join trial_params using (trial_id)")
+    found = {ends[int(index)]: (state, json.loads(message or '""')) for index, state, message in rows}
+    killed = "killed by SIGKILL (often out of memory: see dmesg), 4 times: given up"
+    assert found == {
+        "nothing": ("COMPLETE", ""),
+        "os_exit": ("FAIL", "ended with status 0 and no result, 4 times: given up"),
+        "sys_exit": ("FAIL", "ended with status 0 and no result, 4 times: given up"),
+        "kill": ("FAIL", killed),
+        "leave_a_thread": ("COMPLETE", ""),
+        "leave_a_process": ("COMPLETE", ""),
+        "fail": ("FAIL", "RuntimeError: this network fails at step 50"),
+    }
+    assert f"failed: {killed}" in output
+    assert output.count("this network fails at step 50") == 1
+    failed = folder.mlflow("select artifact_uri from runs where status = 'FAILED'")
+    traces = [path.read_text() for (uri,) in failed for path in Path(uri).glob("traceback.txt")]
+    assert len(failed) == 4
+    assert len(traces) == 1
+    assert 'ends.py", line' in traces[0]
+    assert folder.mlflow("select count(*) from runs where status = 'RUNNING'") == [(0,)]
 
 
 def test_a_trial_that_needs_too_much_memory_fails_with_the_sizes_and_the_study_goes_on(folder: StudyFolder):
@@ -115,11 +261,3 @@ def test_what_a_study_leaves_is_for_its_owner_only(undisturbed: StudyFolder):
     for path in (undisturbed.path / ".tuner").rglob("*"):
         inside_private = any(parent.stat().st_mode & 0o077 == 0 for parent in path.parents if ".tuner" in str(parent))
         assert inside_private or path.stat().st_mode & 0o077 == 0, path
-
-
-def test_a_study_runs_in_a_folder_of_any_name(tmp_path: Path):
-    path = tmp_path / "ünï ✓ dir"
-    path.mkdir()
-    folder = StudyFolder(path)
-    folder.call("--trials", "1")
-    folder.check(trials=1, epochs=EPOCHS, steps=STEPS)

@@ -1,18 +1,22 @@
 """Studies whose trials and runs are in a real PostgreSQL, which is stopped and started under them."""
 
+import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.conftest import EPOCHS, STEPS, StudyFolder
+from tests.conftest import EPOCHS, STEPS, TINY, StudyFolder
 from tests.servers import PostgreSQLServer
 from tuner.database import Database
 from tuner.errors import BadInputError, StudyFailedError, StudyRunningError
+from tuner.study import main
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +79,35 @@ def test_a_coordinator_that_lost_its_lock_while_the_server_was_away_does_not_go_
             first.patiently(lambda: None)
     with second.hold():
         assert second.patiently(lambda: 1) == 1
+
+
+def _begin(path: Path, name: str, barrier: Any) -> None:
+    os.chdir(path)
+    options = ["--no-review", "--engine", "inline", "--trials", "1", "--set", "trial.trainer.max_epochs=1"]
+    barrier.wait()
+    sys.exit(main([str(TINY), *options, "--set", f"name={name}"]))
+
+
+@pytest.mark.parametrize("where", ["postgresql", "sqlite"])
+def test_studies_that_begin_at_once_find_each_other_s_tables(
+    server: PostgreSQLServer, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Optuna and MLflow create their tables at the first start, and cannot do it twice at a time."""
+    folder = StudyFolder(tmp_path)
+    if where == "postgresql":
+        folder.storage, folder.tracking = server.new_database(), server.new_database()
+        monkeypatch.setenv("OPTUNA_STORAGE", folder.storage)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", folder.tracking)
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(4)
+    studies = [context.Process(target=_begin, args=(tmp_path, f"study{i}", barrier)) for i in range(4)]
+    for study in studies:
+        study.start()
+    for study in studies:
+        study.join()
+    assert [study.exitcode for study in studies] == [0] * 4
+    assert folder.optuna("select state from trials") == [("COMPLETE",)] * 4
+    assert folder.mlflow("select status from runs") == [("FINISHED",)] * 8
 
 
 def test_other_studies_of_a_server_are_not_locked(server: PostgreSQLServer):

@@ -399,18 +399,6 @@ def test_a_second_coordinator_is_refused_and_told_who_holds_the_study(folder: St
     assert f'study "tiny" is already being run by pid {process.pid}' in output
 
 
-def test_a_trial_that_dies_again_and_again_is_given_up_and_the_study_goes_on(folder: StudyFolder):
-    (folder.path / "deadly.py").write_text(
-        "import os\n\nfrom lightning_modules import MNISTCNN\n\n\nclass Net(MNISTCNN):\n"
-        "    def forward(self, images):\n        os._exit(0)\n"
-    )
-    net = "{name: 'deadly:Net', channels: [8, 8, 8], hidden: [32, 16]}"
-    output = folder.run("--trials", "2", "--set", f"trial.model={net}", "--per-device", "2")
-    assert "ended with status 0 and no result, 4 times: given up" in output
-    assert folder.optuna("select number, state from trials order by 1") == [(0, "FAIL"), (1, "FAIL")]
-    assert folder.mlflow("select count(*) from runs where status = 'FAILED'") == [(2,)]
-
-
 def test_a_finished_trial_that_mlflow_has_not_got_is_delivered_by_the_next_run(
     folder: StudyFolder, undisturbed: StudyFolder
 ):

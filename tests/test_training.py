@@ -1,6 +1,8 @@
 """`train` on real data: its ends, its reports, its way back from a checkpoint."""
 
 import dataclasses
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -101,18 +103,41 @@ def test_a_stopped_trial_is_not_over_and_goes_on_to_the_very_same_end(tmp_path: 
         assert torch.equal(one, other)
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+class Malicious:
+    def __reduce__(self):
+        return Path.touch, (Path("ran"),)
+
+
+def flip_a_bit(checkpoint: Path) -> None:
+    content = bytearray(checkpoint.read_bytes())
+    content[len(content) // 2] ^= 1
+    checkpoint.write_bytes(content)
+
+
+def truncate(checkpoint: Path) -> None:
+    os.truncate(checkpoint, checkpoint.stat().st_size - 1000)
+
+
+def put_code(checkpoint: Path) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    torch.save({**content, "loops": Malicious()}, checkpoint)
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, truncate, put_code])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
     straight, cut = tmp_path / "straight", tmp_path / "cut"
     whole = train(straight, Answers())
     train(cut, Answers("continue", "stop"))
     _, newest = sorted(cut.glob("epoch-*.ckpt"))
-    content = bytearray(newest.read_bytes())
-    content[len(content) // 2] ^= 1
-    newest.write_bytes(content)
+    damage(newest)
     channel = Answers()
     assert train(cut, channel).value == whole.value
     assert [report.epoch for report in channel.reports] == [2, 3]
     assert newest.name in caplog.text
+    assert not Path("ran").exists()
     for one, other in zip(weights(straight).values(), weights(cut).values(), strict=True):
         assert torch.equal(one, other)
 
@@ -126,6 +151,44 @@ def test_without_a_usable_checkpoint_a_trial_begins_anew(tmp_path: Path):
     channel = Answers()
     assert train(cut, channel).value == whole.value
     assert [report.epoch for report in channel.reports] == [1, 2, 3]
+
+
+def test_whatever_a_trial_writes_is_on_the_disk_before_it_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A power cut then leaves the old file or the new one: the order of the calls is all that a test can see of it."""
+    events: list[tuple[str, str, int]] = []
+    flush, rename = os.fsync, os.replace
+
+    def fsync(descriptor: int) -> None:
+        flush(descriptor)
+        events.append(("fsync", str(Path(f"/proc/self/fd/{descriptor}").readlink()), os.fstat(descriptor).st_size))
+
+    def replace(source: Path, target: Path) -> None:
+        events.append(("rename", str(source), source.stat().st_size))
+        rename(source, target)
+        events.append(("to", str(target), 0))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    train(tmp_path, Answers())
+    assert len(events) % 4 == 0
+    written = []
+    for file, old, new, folder in zip(*(events[start::4] for start in range(4)), strict=True):
+        assert file == ("fsync", old[1], old[2]), "all of it is flushed, under another name"
+        assert (old[0], new[0], folder[:2]) == ("rename", "to", ("fsync", str(tmp_path)))
+        written.append(Path(new[1]).name)
+    assert written == ["epoch-000001.ckpt", "epoch-000002.ckpt", MODEL_FILE, RESULT_FILE]
+
+
+def test_a_damaged_result_is_named_and_the_trial_trained_again(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    whole = train(tmp_path, Answers())
+    for content in (b"", b"{", b"[]", b"{}", b'{"state": "complete"}', b"\xff"):
+        (tmp_path / RESULT_FILE).write_bytes(content)
+        caplog.clear()
+        assert read_result(tmp_path) is None
+        assert str(tmp_path / RESULT_FILE) in caplog.text
+    assert train(tmp_path, Answers()).points == whole.points
 
 
 def test_a_loss_that_is_not_finite_ends_the_trial_at_that_step(tmp_path: Path):

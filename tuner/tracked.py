@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModelOutput, Run
+from mlflow.entities import LoggedModelOutput, Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
@@ -31,12 +31,12 @@ def find_parent(client: MlflowClient, experiments: list[str], study_id: str) -> 
     return found[0] if found else None
 
 
-def find_children(client: MlflowClient, parent: Run) -> Iterator[Run]:
-    """Yield the runs of a study's trials."""
+def find_children(client: MlflowClient, parent: Run, view: int = ViewType.ACTIVE_ONLY) -> Iterator[Run]:
+    """Yield the runs of a study's trials; those that were deleted, too, if the view is of all."""
     where = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.info.run_id}'"
     token: str | None = None
     while True:
-        page = client.search_runs([parent.info.experiment_id], where, page_token=token)
+        page = client.search_runs([parent.info.experiment_id], where, view, page_token=token)
         yield from page
         token = page.token
         if not token:

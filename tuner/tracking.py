@@ -26,7 +26,17 @@ from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LifecycleStage,
+    Metric,
+    Param,
+    Run,
+    RunTag,
+    ViewType,
+)
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import ErrorCode
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
@@ -51,7 +61,7 @@ TRIAL_STATUS = {
 }
 """MLflow's status for each end of a trial; the tag `tuner.state` tells them all apart."""
 
-STUDY_TAG, TRIAL_TAG, STATE_TAG = "tuner.study", "tuner.trial", "tuner.state"
+STUDY_TAG, TRIAL_TAG, STATE_TAG, REPLACES_TAG = "tuner.study", "tuner.trial", "tuner.state", "tuner.replaces"
 REVIEWED_TAG = "tuner.reviewed"
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # MLflow then shows its pages for training
 RETRY_SECONDS = (1, 2, 4, 8, 15, 30, 60)
@@ -166,6 +176,7 @@ class Tracker:
             self._experiment_id = self._open_experiment()
             self._parent = find_parent(self._client, [self._experiment_id], study_id) or self._create_parent(study_id)
         self._is_open = self._parent.info.status == "RUNNING"
+        self._deleted: dict[int, str] = {}
         self._children = dict(self._find_children())
         self._sent: set[tuple[str, int]] = set()  # of the study's own points
         self._is_unsure = False
@@ -217,16 +228,17 @@ class Tracker:
                 child.state = "running"
                 child.sent = child.sent or self._stored(child.run_id)
                 return
-            run = self._client.create_run(
-                self._experiment_id,
-                run_name=f"#{number} {config.schedule.name}",
-                tags={
-                    MLFLOW_PARENT_RUN_ID: self.parent_id,
-                    STUDY_TAG: self._config.name,
-                    TRIAL_TAG: str(number),
-                    STATE_TAG: "running",
-                },
-            )
+            tags = {
+                MLFLOW_PARENT_RUN_ID: self.parent_id,
+                STUDY_TAG: self._config.name,
+                TRIAL_TAG: str(number),
+                STATE_TAG: "running",
+            }
+            if deleted := self._deleted.get(number):
+                tags[REPLACES_TAG] = deleted
+                self._warn(f"the run of trial #{number} in MLflow was deleted; the trial gets another")
+            name = f"#{number} {config.schedule.name}"
+            run = self._client.create_run(self._experiment_id, run_name=name, tags=tags)
             child = _ChildRun(run.info.run_id, run.info.start_time, "running")
             params = [Param(key, _text(value)) for key, value in config.flat().items()]
             for batch in _batches(params, 100):
@@ -385,9 +397,13 @@ class Tracker:
         return self._client.create_run(self._experiment_id, run_name=self._config.name, tags=tags)
 
     def _find_children(self) -> Iterator[tuple[int, _ChildRun]]:
-        for run in find_children(self._client, self._parent):
+        for run in find_children(self._client, self._parent, ViewType.ALL):
             tags, info = run.data.tags, run.info
-            if tags.get(TRIAL_TAG, "").isdecimal():  # else somebody else put it there
+            if not tags.get(TRIAL_TAG, "").isdecimal():
+                continue  # somebody else put it there
+            if info.lifecycle_stage == LifecycleStage.DELETED:
+                self._deleted[int(tags[TRIAL_TAG])] = info.run_id
+            else:
                 yield int(tags[TRIAL_TAG]), _ChildRun(info.run_id, info.start_time, tags.get(STATE_TAG, "running"))
 
     def _open(self, tags: Mapping[str, str]) -> None:

@@ -75,10 +75,14 @@ def run(group: Group, channel: Channel, device: str = "cpu") -> list[TrialResult
 
 
 def read_result(directory: Path) -> TrialResult | None:
-    """Return the result of a trial that is over, or None."""
+    """Return the result of a trial that is over, or None; a damaged one is named, and counts for nothing."""
+    path = directory / RESULT_FILE
     try:
-        return TrialResult.from_json(json.loads((directory / RESULT_FILE).read_bytes()))
+        return TrialResult.from_json(json.loads(path.read_bytes()))
     except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError) as error:
+        _log.warning("%s: is damaged (%s: %s); its trial is trained again", path, type(error).__name__, error)
         return None
 
 

@@ -1,0 +1,13 @@
+"""Networks of a user's own, for studies that they disturb."""
+
+from tests.conftest import StudyFolder
+
+
+def with_network(folder: StudyFolder, body: str) -> str:
+    """Write a network of the user's own, the tiny one with a body of its own before it computes; return the option."""
+    lines = "\n".join(f"        {line}" for line in body.splitlines())
+    (folder.path / "own.py").write_text(
+        "import os\nfrom pathlib import Path\n\nfrom lightning_modules import MNISTCNN\n\n\n"
+        f"class Net(MNISTCNN):\n    def forward(self, images):\n{lines}\n        return super().forward(images)\n"
+    )
+    return "trial.model={name: 'own:Net', channels: [8, 8, 8], hidden: [32, 16]}"

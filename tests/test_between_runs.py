@@ -1,0 +1,154 @@
+"""What changes between two runs of a study: its data, its file, its runs in MLflow."""
+
+import gzip
+import hashlib
+import re
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from lightning_modules import MNIST5kDataModule
+from tests.conftest import StudyFolder
+from tests.networks import with_network
+
+# -- the data ----------------------------------------------------------------------------------------------------------
+
+OWN_DATA = """\
+from lightning_modules import MNISTDataModule
+
+
+class Digits(MNISTDataModule):
+    sha256 = {sha256!r}
+"""
+
+
+def idx(array: torch.Tensor) -> bytes:
+    sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
+    return bytes([0, 0, 8, array.ndim]) + sizes + array.to(torch.uint8).numpy().tobytes()
+
+
+@pytest.fixture
+def digits(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, bytes]]:
+    """Put four idx files of real digits into the study's folder, and a data set of them, with their sha256."""
+    monkeypatch.syspath_prepend(folder.path)
+    data = MNIST5kDataModule()
+    data.prepare_data()
+    data.setup()
+    loader = data.val_dataloader()
+    images, labels = loader.images.squeeze(1) * 255, loader.labels
+    files = {
+        "train-images-idx3-ubyte": idx(images[:400].round()),
+        "train-labels-idx1-ubyte": idx(labels[:400]),
+        "t10k-images-idx3-ubyte": idx(images[400:].round()),
+        "t10k-labels-idx1-ubyte": idx(labels[400:]),
+    }
+    for name, content in files.items():
+        (folder.path / name).write_bytes(content)
+    sha256 = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    (folder.path / "digits_checked.py").write_text(OWN_DATA.format(sha256=sha256))
+    (folder.path / "digits_any.py").write_text(OWN_DATA.format(sha256={}))
+    yield files
+    for name in ("digits_checked", "digits_any"):
+        sys.modules.pop(name, None)
+
+
+def with_digits(module: str) -> tuple[str, ...]:
+    data = f"{{name: '{module}:Digits', root: ., batch_size: 100}}"
+    return ("--trials", "1", "--set", f"trial.data={data}", "--set", "trial.trainer.max_epochs=1")
+
+
+def test_damaged_data_end_the_study_before_anything_is_created(folder: StudyFolder, digits: dict[str, bytes]):
+    name = "train-images-idx3-ubyte"
+    whole = digits[name]
+    damages = {
+        whole[:-1] + bytes([whole[-1] ^ 1]): f"not {hashlib.sha256(whole).hexdigest()}: it is damaged",
+        whole[:-1]: "is truncated",
+        b"": "is empty",
+        gzip.compress(whole): "is gzipped, but its name does not end in .gz",
+    }
+    before = sorted(folder.path.iterdir())
+    for content, message in damages.items():
+        (folder.path / name).write_bytes(content)
+        output = folder.call(*with_digits("digits_checked"), expect=2)
+        assert name in output
+        assert message in output
+        assert sorted(path for path in folder.path.iterdir() if path.name != "__pycache__") == before
+    (folder.path / name).write_bytes(whole)
+    folder.call(*with_digits("digits_checked"))
+
+
+def test_a_study_is_not_continued_on_other_data(folder: StudyFolder, digits: dict[str, bytes]):
+    folder.call(*with_digits("digits_any"))
+    (folder.path / "t10k-labels-idx1-ubyte").write_bytes(digits["t10k-labels-idx1-ubyte"][:-1] + b"\0")
+    output = folder.call(*with_digits("digits_any"), expect=2)
+    assert re.search(r'data digest: was "[0-9a-f]{64}", now "[0-9a-f]{64}"', output)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "difference"),
+    [
+        ("search_space.optimizer.initial_lr.low=1e-4", "search_space.optimizer.initial_lr.low: was 0.001, now 0.0001"),
+        ("search_space.optimizer.eps={low: 1e-9, high: 1}", "search_space.optimizer.eps.high: was not given, now 1"),
+        ("objective.metric=val/loss", 'objective.metric: was "val/acc", now "val/loss"'),
+        ("objective.direction=minimize", 'objective.direction: was "maximize", now "minimize"'),
+        ("sampler.name=tpe", 'sampler.name: was "random", now "tpe"'),
+        ("sampler.seed=2", "sampler.seed: was 1, now 2"),
+        ("pruner.name=median", 'pruner.name: was "none", now "median"'),
+        ("trial.seed=7", "trial.seed: was not given, now 7"),
+        ("trial.data.split_seed=7", "trial.data.split_seed: was not given, now 7"),
+    ],
+)
+def test_one_change_is_refused_and_shown(undisturbed: StudyFolder, assignment: str, difference: str):
+    output = undisturbed.call("--set", assignment, expect=2)
+    assert difference in output
+    assert output.count(": was ") == (2 if "eps" in assignment else 1)
+
+
+# -- MLflow ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_deleted_run_is_replaced_by_another_that_says_so(folder: StudyFolder):
+    folder.call("--trials", "1")
+    ((deleted,),) = folder.mlflow("select run_uuid from tags where key = 'tuner.trial'")
+    before = folder.curves()
+    MlflowClient(f"sqlite:///{folder.path / 'mlflow.db'}").delete_run(deleted)
+    output = folder.call("--trials", "2")
+    assert "the run of trial #0 in MLflow was deleted; the trial gets another" in output
+    assert folder.mlflow("select value from tags where key = 'tuner.replaces'") == [(deleted,)]
+    ((run, status),) = folder.mlflow(
+        "select run_uuid, status from runs join tags using (run_uuid) where key = 'tuner.replaces'"
+    )
+    assert status == "FINISHED"
+    again = folder.mlflow(f"select '0', key, step, value from metrics where run_uuid = '{run}' order by key, step")
+    assert again == [point for point in before if not point[1].startswith("test/")]
+    assert folder.optuna("select number, state from trials") == [(0, "COMPLETE"), (1, "COMPLETE")]
+
+
+def test_a_run_deleted_while_its_trial_trains_ends_nothing_and_is_written_by_the_next_run(
+    folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.syspath_prepend(folder.path)
+    own = with_network(
+        folder,
+        "import time\nfrom mlflow import MlflowClient\n"
+        "client = MlflowClient('sqlite:///mlflow.db')\n"
+        "while not Path('deleted').exists():\n"
+        "    for run in client.search_runs(['1'], \"tags.`tuner.trial` = '0'\"):\n"
+        "        client.delete_run(run.info.run_id)\n"
+        "        Path('deleted').touch()\n",
+    )
+    options = ("--trials", "1", "--set", own, "--set", "trial.trainer.max_epochs=1")
+    output = folder.call(*options)
+    sys.modules.pop("own")
+    assert "MLflow refused a record: " in output
+    assert "has all its 1 trial (1 complete)" in output
+    assert "the trial gets another" in folder.call(*options)
+    sys.modules.pop("own")
+    runs = folder.mlflow(
+        "select lifecycle_stage, status from runs join tags using (run_uuid) where key = 'tuner.trial'"
+    )
+    assert sorted(runs)[0] == ("active", "FINISHED")
+    assert len(runs) == 2
