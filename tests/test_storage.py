@@ -1,0 +1,105 @@
+"""The study in Optuna as the coordinator sees it: what it remembers is what the database has."""
+
+import random
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+
+from tests.conftest import TINY
+from tuner.config import load_study
+from tuner.reading import open_study
+from tuner.storage import StudyStore
+
+CONFIG = load_study(str(TINY), ["sampler={name: tpe, n_startup_trials: 4}", "pruner={name: median}"])
+Open = Callable[[], AbstractContextManager[StudyStore]]
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/optuna.db"
+
+
+@pytest.fixture
+def reopen(url: str) -> Open:
+    """Return what opens a study that TPE draws for."""
+    return partial(StudyStore.open, CONFIG, url, dict(CONFIG.identity), pytest.fail)
+
+
+def stored(url: str) -> list[FrozenTrial]:
+    """Return all trials, read anew."""
+    with open_study(url, "tiny") as study:
+        return study.get_trials()
+
+
+def finish(store: StudyStore, number: int, value: float, state: TrialState = TrialState.COMPLETE) -> None:
+    store.finish(number, state, value, {"state": state.name.lower(), "epochs": 3, "seconds": 1.0})
+
+
+def test_whatever_the_coordinator_does_it_sees_the_trials_as_they_are_stored(reopen: Open, url: str):
+    rng = random.Random(0)
+    for _ in range(3):
+        with reopen() as store:
+            running: dict[int, int] = {}  # the epochs of each
+            for _ in range(25):
+                what = rng.choice(["ask", "report", "report", "finish", "suspend", "note"]) if running else "ask"
+                number = rng.choice(list(running)) if running else 0
+                match what:
+                    case "ask":
+                        number, _ = store.ask()
+                        running[number] = len(store.trial(number).intermediate_values)
+                    case "report":
+                        running[number] += 1
+                        store.report(number, running[number], rng.random(), may_prune=True)
+                    case "finish":
+                        finish(store, number, rng.random(), rng.choice([TrialState.COMPLETE, TrialState.PRUNED]))
+                        del running[number]
+                    case "suspend":
+                        store.suspend(number)
+                        del running[number]
+                    case "note":
+                        store.set_attribute(number, "crashes", {"epoch": 0, "count": rng.randrange(9)})
+                trials = stored(url)
+                assert store.trials() == trials
+                assert store.count == len(store.finished()) == sum(trial.state.is_finished() for trial in trials)
+                assert store.best == next(iter(store.ranking()), None)
+            for number in running:
+                store.suspend(number)
+
+
+def test_of_equal_trials_the_earlier_is_the_best(reopen: Open):
+    with reopen() as store:
+        numbers = [store.ask()[0] for _ in range(3)]
+        for number, value in zip(reversed(numbers), (0.5, 0.7, 0.7), strict=True):
+            finish(store, number, value)
+        assert store.best is not None
+        assert store.best.number == numbers[0]
+
+
+def test_the_history_tells_which_trial_was_the_best_at_each_end(reopen: Open):
+    with reopen() as store:
+        numbers = [store.ask()[0] for _ in range(4)]
+        ends = [(2, TrialState.PRUNED, 0.9), (3, TrialState.COMPLETE, 0.5), (0, TrialState.COMPLETE, 0.4)]
+        for number, state, value in [*ends, (1, TrialState.COMPLETE, 0.6)]:
+            finish(store, numbers[number], value, state)
+        assert [best and best.number for _, best in store.history()] == [None, 3, 3, 1]
+
+
+def test_tpe_draws_the_same_whether_or_not_it_keeps_what_it_knows_of_the_search_space(reopen: Open, tmp_path: Path):
+    def value(number: int) -> float:
+        return random.Random(number).random()
+
+    with reopen() as store:
+        for _ in range(10):
+            number, _ = store.ask()
+            finish(store, number, value(number))
+        at_once = [trial.params for trial in store.trials()]
+    for _ in range(10):
+        with StudyStore.open(CONFIG, f"sqlite:///{tmp_path}/again.db", CONFIG.identity, pytest.fail) as store:
+            number, _ = store.ask()
+            finish(store, number, value(number))
+            opened_again = [trial.params for trial in store.trials()]
+    assert at_once == opened_again
