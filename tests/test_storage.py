@@ -41,10 +41,10 @@ def finish(store: StudyStore, number: int, value: float, state: TrialState = Tri
 
 def test_whatever_the_coordinator_does_it_sees_the_trials_as_they_are_stored(reopen: Open, url: str):
     rng = random.Random(0)
-    for _ in range(3):
+    for _ in range(2):
         with reopen() as store:
             running: dict[int, int] = {}  # the epochs of each
-            for _ in range(25):
+            for _ in range(20):
                 what = rng.choice(["ask", "report", "report", "finish", "suspend", "note"]) if running else "ask"
                 number = rng.choice(list(running)) if running else 0
                 match what:

@@ -91,6 +91,11 @@ def test_the_parent_run_carries_the_best_trial_the_table_and_the_study_file(undi
         )
     )
     assert tags["tuner.best_trial"] == best["number"]
+    standing = undisturbed.standing()
+    best_values = [value for key, _, value in standing if key == "best_value"]
+    assert best_values == sorted(best_values), "that of the best so far, after each trial"
+    assert best_values[-1] == float(best["value"])
+    assert [step for key, step, _ in standing if key == "test/acc"] == [4]
     assert (artifacts / "study.yaml").read_text().startswith(TINY.read_text())
 
 
@@ -217,7 +222,10 @@ def test_a_tracking_server_that_does_not_answer_is_told_before_anything_starts(f
 
 def test_a_timeout_starts_no_further_trial(folder: StudyFolder):
     output = folder.call("--timeout", "1s", "--trials", "50")
-    assert re.search(r"tiny has [1-9]\d? of 50 trials", output)
+    told = re.search(r"tiny has ([1-9]\d?) of 50 trials", output)
+    assert told
+    table = csv.DictReader(io.StringIO((parent_artifacts(folder) / "trials.csv").read_text()))
+    assert len(list(table)) == int(told[1]), "the last state is recorded"
 
 
 def test_a_diverged_trial_is_pruned_and_the_study_goes_on(folder: StudyFolder):

@@ -7,7 +7,7 @@ last checkpoint, up to `MAX_CRASHES` times an epoch.
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -253,7 +253,7 @@ class Coordinator:
         if result.diverged_at is not None:
             attributes["diverged_at"] = result.diverged_at
         crash_point("before told")
-        best_before = self._store.best
+        before = self._store.best
         self._store.finish(number, STATES[result.state], result.value, attributes)
         crash_point("told")
         self._tracker.finish_trial(number, assignment.config, result)
@@ -265,8 +265,7 @@ class Coordinator:
         best = self._store.best
         self._display.standing(self._store.count, self._config.trials, best)
         self._tracker.log_standing(self._store.count, best.value if best else None, time.time())
-        for loser in {number, best_before.number if best_before else number} - {best.number if best else None}:
-            self._remove_weights(loser)
+        self._keep_weights_of_best([number] if before is None else [number, before.number])
         if time.monotonic() >= self._next_publication:
             self._publish()
         self._refresh()
@@ -277,9 +276,12 @@ class Coordinator:
         self._display.suspend(number)
         self._store.suspend(number)
 
-    def _remove_weights(self, number: int) -> None:
-        """Remove the weights of a trial that is not the best."""
-        (self._store.trial_directory(number) / MODEL_FILE).unlink(missing_ok=True)
+    def _keep_weights_of_best(self, numbers: Iterable[int]) -> None:
+        """Remove the weights of those of the trials that are not the best."""
+        best = self._store.best
+        for number in numbers:
+            if best is None or number != best.number:
+                (self._store.trial_directory(number) / MODEL_FILE).unlink(missing_ok=True)
 
     def _publish(self) -> None:
         """Record in MLflow what all trials together say; with thousands of them that takes a while."""
@@ -298,13 +300,11 @@ class Coordinator:
         """Put right what a run that was killed left behind. No other coordinator lives: this one has the lock."""
         for trial in self._store.trials(TrialState.RUNNING):
             self._store.suspend(trial.number)  # if it has a result, the next ask finds it
-        best = self._store.best
-        self._display.standing(self._store.count, self._config.trials, best)
-        for count, (ended, best_then) in enumerate(self._store.history(), start=1):
-            self._tracker.log_standing(count, best_then.value if best_then else None, ended.timestamp())
+        self._display.standing(self._store.count, self._config.trials, self._store.best)
+        for count, (ended, best) in enumerate(self._store.history(), start=1):
+            self._tracker.log_standing(count, best.value if best else None, ended.timestamp())
         finished = {trial.number: trial for trial in self._store.finished()}
-        for number in finished.keys() - {best.number if best else None}:
-            self._remove_weights(number)
+        self._keep_weights_of_best(finished)
         for number in self._tracker.unfinished(list(finished)):
             trial = finished[number]
             config = self._store.config_of(trial)

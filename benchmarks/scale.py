@@ -1,0 +1,254 @@
+"""Milliseconds of the coordinator for a trial, as a study grows, with trainings that take no time.
+
+The study is the quickstart: three schedules, six parameters, three epochs, the lr of every step. Its trainings are
+made up; all else is real: coordinator, Optuna's database, sampler and pruner, MLflow's store, files. The slots are
+simulated: so many trials are open at a time, and one of them, at random, is the next to report an epoch or to end.
+
+The study is measured where it has 10, 100, 1,000 and 5,000 trials. To come there soon, finished trials are put into
+Optuna's database at once, and the coordinator brings them to MLflow, as it does after an outage. From there on the
+study is continued with each number of slots in turn, and what is done for a trial is measured while all slots are busy:
+
+- ask, report, tell: the coordinator's thread, from an event to its answer; means, with all reports of a trial together;
+- of that Optuna: asking, reporting and telling there; and of that processor: what is not spent in waiting;
+- MLflow: the thread that writes to it, and its processor time. The coordinator waits for it after each event, so that
+  neither disturbs the other's clock.
+
+    python benchmarks/scale.py --storage sqlite --sampler tpe --trials 10 100 1000 5000 --slots 2 16 64
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import math
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import optuna
+from rich.console import Console
+
+from tests.servers import PostgreSQLServer
+from tuner.checkpoints import write_json
+from tuner.config import TrialConfig, load_study
+from tuner.coordinator import Coordinator
+from tuner.engines import Handler
+from tuner.messages import Assignment, EpochReport, Group, Point, Slot, StepReport, TrialResult
+from tuner.progress import Display
+from tuner.storage import StudyStore
+from tuner.tracking import Tracker
+from tuner.training import MODEL_FILE, RESULT_FILE
+
+EPOCHS, STEPS = 3, 40  # steps of an epoch
+METRICS = ("train/loss", "train/acc", "val/loss", "val/acc")
+
+
+class Clock:
+    """Takes the time of what is done for each event."""
+
+    def __init__(self) -> None:
+        self._now: Counter[str] = Counter()
+        self.events: defaultdict[str, list[Counter[str]]] = defaultdict(list)
+
+    def timed(self, what: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            began, worked = time.perf_counter(), time.thread_time()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self._now[what] += time.perf_counter() - began
+                self._now[f"{what}, processor"] += time.thread_time() - worked
+
+        return call
+
+    def end(self, event: str | None) -> None:
+        """Count what went by since the last call as an event of this kind; None if it is not to be counted."""
+        if event:
+            self.events[event].append(self._now.copy())
+        self._now.clear()
+
+    def mean(self, event: str, what: str) -> float:
+        """Return milliseconds."""
+        return 1000 * statistics.mean(each[what] for each in self.events[event])
+
+
+class MadeUp:
+    """A training without training: what it would report, an epoch at a time."""
+
+    def __init__(self, slot: Slot, assignment: Assignment) -> None:
+        self.slot, self.assignment, self.epoch = slot, assignment, 0
+        self._lrs = curve(assignment.config)
+        self._points: list[Point] = []
+
+    def next_epoch(self) -> EpochReport:
+        first = self.epoch * STEPS
+        self.epoch += 1
+        value = accuracy(self.assignment, self.epoch)
+        points = [("lr", step, self._lrs[step]) for step in range(first, first + STEPS)]
+        points += [(metric, first + STEPS, value if metric.endswith("acc") else 1 - value) for metric in METRICS]
+        self._points += points
+        step = StepReport(self.epoch, first + STEPS, EPOCHS * STEPS, self._lrs[first + STEPS - 1])
+        return EpochReport(self.epoch, value, points, lr_rose=False, step=step)
+
+    def result(self, pruned: bool) -> TrialResult:
+        value = accuracy(self.assignment, self.epoch)
+        result = TrialResult("pruned" if pruned else "complete", value, self.epoch, 10.0, points=self._points)
+        self.assignment.directory.mkdir(parents=True, exist_ok=True)
+        if not pruned:
+            (self.assignment.directory / MODEL_FILE).touch()
+        write_json(self.assignment.directory / RESULT_FILE, dataclasses.asdict(result))
+        return result
+
+
+def curve(config: TrialConfig) -> list[float]:
+    schedule = config.schedule.build("schedule")
+    schedule = getattr(schedule, "schedule", schedule)  # below a plateau
+    initial_lr = config.optimizer.arguments["initial_lr"]
+    return [initial_lr * (schedule(step) if schedule else 1.0) for step in range(EPOCHS * STEPS)]
+
+
+def accuracy(assignment: Assignment, epoch: int) -> float:
+    """Return a value that depends on the parameters, with a little noise, so that samplers have something to do."""
+    lr = assignment.config.optimizer.arguments["initial_lr"]
+    noise = random.Random(assignment.number).gauss(0, 0.003)
+    return 0.98 - 0.1 * abs(math.log10(lr / 1.5e-3)) ** 2 - 0.1 / 2**epoch + noise
+
+
+class TrivialEngine:
+    """Simulates slots, in the coordinator's thread.
+
+    Args:
+        slots: How many.
+        clock: Takes the time of each event, while all slots are busy.
+        settle: Waits for MLflow.
+    """
+
+    def __init__(self, slots: int, clock: Clock, settle: Callable[[], None]) -> None:
+        self.slots: Sequence[Slot] = tuple(Slot(index, (), 1) for index in range(slots))
+        self._clock, self._settle = clock, settle
+        self._random = random.Random(0)
+        self._free = list(self.slots)
+
+    def run(self, handler: Handler) -> None:
+        busy: list[MadeUp] = []
+        self._end(None)
+        while True:
+            while self._free and (group := self._call(handler.next_group, self._free[-1])) is not None:
+                if group.task == "train":
+                    busy.append(MadeUp(self._free.pop(), group.trials[0]))
+                    self._end("ask")
+                else:
+                    handler.done(group, [TrialResult("complete", metrics={"test/acc": 0.98})])
+            self._end(None)
+            if not busy:
+                return
+            training = self._random.choice(busy)
+            verdict = self._call(handler.report, training.assignment.number, training.next_epoch())
+            self._end("report")
+            if verdict == "prune" or training.epoch == EPOCHS:
+                result = training.result(verdict == "prune")
+                self._call(handler.done, Group((training.assignment,)), [result])
+                self._end("tell")
+                busy.remove(training)
+                self._free.append(training.slot)
+
+    def close(self) -> None:
+        pass
+
+    def _call(self, function: Callable[..., Any], *args: Any) -> Any:
+        return self._clock.timed("all", function)(*args)
+
+    def _end(self, event: str | None) -> None:
+        self._settle()
+        self._clock.end(event if not self._free else None)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--storage", choices=("sqlite", "postgresql"), default="sqlite")
+    parser.add_argument("--sampler", choices=("tpe", "random"), default="tpe")
+    parser.add_argument("--trials", type=int, nargs="+", default=[10, 100, 1000])
+    parser.add_argument("--slots", type=int, nargs="+", default=[2, 16, 64])
+    parser.add_argument("--asked", type=int, default=20, help="trials asked for while all slots are busy")
+    options = parser.parse_args()
+    print(f"{options.storage}, {options.sampler}\n")
+    print("| trials | slots | ask | report | tell | in all | of that Optuna | of that processor | MLflow | processor |")
+    print("|" + "---|" * 10)
+    for trials in options.trials:
+        with tempfile.TemporaryDirectory(prefix="scale-") as folder, contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.chdir(folder))
+            if options.storage == "sqlite":
+                urls = f"sqlite:///{folder}/optuna.db", f"sqlite:///{folder}/mlflow.db"
+            else:
+                server = PostgreSQLServer()
+                stack.callback(server.close)
+                urls = server.new_database(), server.new_database()
+            sampler = f"sampler={{name: {options.sampler}, seed: 0}}"
+            begin(trials, sampler, urls[0])
+            asked = trials
+            for slots in options.slots:
+                asked += slots + options.asked
+                clock = go_on(asked, slots, sampler, *urls)
+                print(
+                    f"| {trials:,} | {slots} | {' | '.join(f'{column:.0f}' for column in columns(clock))} |", flush=True
+                )
+
+
+def columns(clock: Clock) -> list[float]:
+    """Return milliseconds a trial, in the order of the table."""
+    reports = len(clock.events["report"]) / len(clock.events["tell"])
+
+    def a_trial(what: str) -> float:
+        return clock.mean("ask", what) + reports * clock.mean("report", what) + clock.mean("tell", what)
+
+    parts = [clock.mean("ask", "all"), reports * clock.mean("report", "all"), clock.mean("tell", "all")]
+    return [*parts, *map(a_trial, ("all", "Optuna", "all, processor", "MLflow", "MLflow, processor"))]
+
+
+def begin(trials: int, sampler: str, storage: str) -> None:
+    """Create the study, with trials that are finished."""
+    config = load_study("quickstart", [sampler])
+    drawn = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+    for number in range(trials):
+        trial = drawn.ask()
+        assignment = Assignment(number, config.draw(trial), "val/acc", Path())
+        for epoch in range(1, EPOCHS + 1):
+            trial.report(accuracy(assignment, epoch), epoch)
+        for key, value in {"state": "complete", "epochs": EPOCHS, "seconds": 10.0}.items():
+            trial.set_user_attr(key, value)
+        drawn.tell(trial, accuracy(assignment, EPOCHS))
+    with StudyStore.open(config, storage, dict(config.identity), print) as store:
+        store._study.add_trials(drawn.trials)
+
+
+def go_on(trials: int, slots: int, sampler: str, storage: str, uri: str) -> Clock:
+    """Continue the study to so many trials."""
+    clock = Clock()
+    config = load_study("quickstart", [sampler, f"budget.trials={trials}"])
+    display = Display(config, Console(file=io.StringIO()))
+    with StudyStore.open(config, storage, dict(config.identity), display.note) as store:
+        tracker = Tracker(config, uri, store.identifier, display.note)
+        for method in ("ask", "report", "finish"):
+            setattr(store, method, clock.timed("Optuna", getattr(store, method)))
+        put = tracker._put
+        tracker._put = lambda write: put(clock.timed("MLflow", write))  # type: ignore[method-assign]
+
+        def settle() -> None:
+            while tracker.backlog:
+                time.sleep(0.001)
+
+        Coordinator(config, store, tracker, display).run(TrivialEngine(slots, clock, settle))
+        tracker.close("FINISHED", patience=math.inf)
+    return clock
+
+
+if __name__ == "__main__":
+    main()
