@@ -18,7 +18,6 @@ import hashlib
 import math
 import os
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -94,8 +93,10 @@ def dashboard() -> Iterator[str]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         if process.stdout is None:
             raise SystemExit("no output")
-        yield process.stdout.readline().strip()
-        process.send_signal(signal.SIGINT)
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
 
 
 def seconds_to_open(browser: Browser, address: str, usable: Callable[[Page], object], rounds: int) -> list[float]:
@@ -135,19 +136,20 @@ def main() -> None:
             raise SystemExit(str(notes))
         rows.append(("draw all plots and the report, and put them into MLflow", [time.perf_counter() - began]))
     (report,) = Path("mlruns").rglob("report.html")
-    run = report.parent.parent.name
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    with sync_playwright() as playwright, dashboard() as runs:
+    with sync_playwright() as playwright, dashboard() as study_page:
         browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        run = study_page.partition("?")[0]
+        runs = run.rpartition("/")[0]
         pages: dict[str, tuple[str, Callable[[Page], object]]] = {
             "runs": (runs, lambda page: page.get_by_text("matching runs").filter(has_text="1").wait_for()),
-            "study": (f"{runs}/{run}", lambda page: page.get_by_text("better than").first.wait_for()),
+            "study": (study_page, lambda page: page.get_by_text("better than").first.wait_for()),
             "trial": (
                 f"{runs}/{trial_run(0)}/model-metrics",
                 lambda page: page.locator(".scatterlayer path.js-line").first.wait_for(),
             ),
             "report in MLflow": (
-                f"{runs}/{run}/artifacts/report.html",
+                f"{run}/artifacts/report.html",
                 lambda page: page.frame_locator("iframe").locator("[data-plot=best_so_far] .main-svg").first.wait_for(),
             ),
             "report": (

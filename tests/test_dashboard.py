@@ -41,10 +41,13 @@ def below(pid: int) -> list[int]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_serves_the_study_on_the_loopback_and_leaves_no_process(started: subprocess.Popen, number: signal.Signals):
+def test_it_serves_the_study_on_the_loopback_and_leaves_no_process(
+    started: subprocess.Popen, reviewed: StudyFolder, number: signal.Signals
+):
     url = started.stdout.readline().strip()
     address, _, page = url.partition("/#/")
-    assert page == "experiments/1/runs"
+    ((run,),) = reviewed.mlflow("select run_uuid from tags where key = 'tuner.study_id'")
+    assert page == f"experiments/1/runs/{run}?workflowType=machine_learning"
     assert started.stdout.readline() == "Ctrl-C ends it.\n"
     with urllib.request.urlopen(f"{address}/health") as answer:
         assert answer.read() == b"OK"

@@ -100,7 +100,9 @@ def winner(record: StudyRecord) -> Figure:
         if series:
             panels.append(Panel(series, name.capitalize(), "step", name))
     if best.curves.get("lr"):
-        panels.append(Panel([_curve(best, "lr", COLORS[2], hover="lr")], "Learning rate", "step", "lr"))
+        highest = max(lr for _, lr in best.curves["lr"])
+        curve = _curve(best, "lr", COLORS[2], hover="lr")
+        panels.append(Panel([curve], "Learning rate", "step", "lr", y_range=(0.0, 1.08 * highest or 1.0)))
     caption = (
         "Training values are means over an epoch in which the weights still changed and dropout was on; "
         "validation values are of its end. Hence the validation curve can be the better one."

@@ -19,15 +19,15 @@ CONSTANT = "constant"
 
 
 def findings(record: StudyRecord) -> list[str]:
-    """Return sentences: what was tried, what won and by how much, what that is worth, and what mattered."""
-    told = [_tried(record)]
+    """Return sentences: what won and by how much, what that is worth, what mattered, and what was tried."""
     best = record.best
     if best is None:
-        return [*told, "None was trained to its end, so there is no best one."]
-    told.append(
-        f"The best is {best.name}: {record.metric} {best.value:.4f} after epoch {best.epochs}, with {values_of(best)}."
-    )
-    told += [_margin(record, best), _doubt(record, best)]
+        return [_tried(record), "None was trained to its end, so there is no best one."]
+    told = [
+        f"The best is {best.name}: {record.metric} {best.value:.4f} after epoch {best.epochs}, with {values_of(best)}.",
+        _margin(record, best),
+        _doubt(record, best),
+    ]
     if record.test:
         reached = ", ".join(f"{metric} {value:.4f}" for metric, value in sorted(record.test.items()))
         told.append(f"On the test data, which decided nothing, it reaches {reached}.")
@@ -35,7 +35,7 @@ def findings(record: StudyRecord) -> list[str]:
         shares = sorted(record.importances.items(), key=lambda item: -item[1])[:3]
         mattered = ", ".join(f"{short_name(name)} ({share:.0%})" for name, share in shares if share >= 0.05)
         told.append(f"What the good trials have in common lies in {mattered}.")
-    return told
+    return [*told, _tried(record)]
 
 
 def values_of(trial: TrialRecord) -> str:

@@ -2,6 +2,7 @@
 
 import html
 import math
+from typing import Any
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
@@ -80,12 +81,13 @@ def _set_axes(drawing: go.Figure, panel: Panel, row: int, column: int, is_first:
     place = {"row": row, "col": column}
     drawing.update_xaxes(title_text=_escaped(panel.x_label), title_standoff=4, automargin=True, **place)
     drawing.update_yaxes(title_text=_escaped(panel.y_label) if is_first else "", automargin=True, **place)
-    for update, log, limits, ticks in (
-        (drawing.update_xaxes, panel.log_x, panel.x_range, panel.x_ticks),
-        (drawing.update_yaxes, panel.log_y, panel.y_range, panel.y_ticks),
+    for update, log, limits, ticks, values in (
+        (drawing.update_xaxes, panel.log_x, panel.x_range, panel.x_ticks, [x for each in panel.series for x in each.x]),
+        (drawing.update_yaxes, panel.log_y, panel.y_range, panel.y_ticks, [y for each in panel.series for y in each.y]),
     ):
         if log:
-            update(type="log", exponentformat="e", nticks=8, **place)
+            ends = limits or (min(values), max(values))
+            update(type="log", exponentformat="e", tickangle=0, **_log_ticks(ends), **place)
         if limits is not None:
             update(range=[math.log10(limit) for limit in limits] if log else list(limits), **place)
         if ticks is not None:
@@ -94,13 +96,25 @@ def _set_axes(drawing: go.Figure, panel: Panel, row: int, column: int, is_first:
         drawing.add_annotation(x=x, y=y, text=_escaped(text), showarrow=False, **place)
 
 
+def _log_ticks(limits: tuple[float, float]) -> dict[str, Any]:
+    """Return plotly's settings of ticks that have room: some in each decade if there are few decades."""
+    low, high = (math.log10(limit) for limit in limits)
+    if high - low >= 2:
+        return {"dtick": math.ceil((high - low) / 5)}
+    digits = (1, 2, 5) if high - low < 1 else (1, 3)
+    places = [digit * 10.0**power for power in range(math.floor(low), math.ceil(high)) for digit in digits]
+    inside = [place for place in places if limits[0] <= place <= limits[1]]
+    return {"tickvals": inside, "ticktext": [f"{place:g}" for place in inside]} if len(inside) > 1 else {"nticks": 4}
+
+
 def _trace(series: Series, is_first: bool) -> go.Scatter | go.Bar | go.Box:
     name = _escaped(series.label)
+    hover = [_escaped(text) for text in series.hover]
     common = {
         "name": name,
         "legendgroup": name,
         "showlegend": bool(name) and is_first,
-        "hovertext": [_escaped(text) for text in series.hover],
+        "hovertext": hover[0] if len(set(hover)) == 1 else hover,  # once for a curve, not for each of its points
         "hoverinfo": "text" if series.hover else "skip",
     }
     match series.mark:

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["FAMILY", "Curve", "StudyRecord", "TrialRecord", "simplified"]
+__all__ = ["FAMILY", "LR_TABLE", "Curve", "StudyRecord", "TrialRecord", "simplified"]
 
 Curve = Sequence[tuple[int, float]]
 """Steps and values of a metric, in order."""
 
 FAMILY = "schedule.name"
+LR_TABLE = "lr.csv"
+"""Name of the file beside a trial's run that holds its lr, step by step where it bends."""
 
 
 @dataclass(frozen=True)

@@ -211,7 +211,7 @@ def _with_engine(options: argparse.Namespace, overrides: Sequence[str], engine: 
         store.set_validation_images(validation_images)
         tags = environment(engine.slots)
         with store.database.alone():  # MLflow may create its tables as well
-            tracker = Tracker(config, uri, store.identifier, display.note, tags, dict(digests))
+            tracker = Tracker(config, uri, store.identifier, display.note, tags, dict(digests), options.review)
         review = Review(options.storage, config.name, uri, store.directory) if options.review else None
         refresh = review.refresh if review else lambda: None
         coordinator = Coordinator(config, store, tracker, display, refresh, fuse)

@@ -95,7 +95,7 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, trac
             _print(console, f"best trial #{top[0].number} on the test data: {metrics}")
         weights = store.trial_directory(top[0].number) / "model.ckpt"
         _print(console, f"its weights: {escape(str(weights))}")
-    page = runs_page(tracker.experiment_id)
+    page = runs_page(tracker.experiment_id, tracker.parent_id)
     if tracker.uri.startswith("http"):
         look = f"{without_password(tracker.uri)}/{page}"
     elif _shown(tracker.uri) == "sqlite:///mlflow.db":

@@ -44,7 +44,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_I
 from tuner.config import StudyConfig, TrialConfig
 from tuner.errors import BadInputError
 from tuner.messages import Points, TrialResult
-from tuner.record import simplified
+from tuner.record import LR_TABLE, simplified
 from tuner.search_space import searched as searched_in
 from tuner.tracked import STUDY_ID_TAG, find_children, find_parent, runs_page
 from tuner.urls import without_password
@@ -154,6 +154,7 @@ class Tracker:
         warn: Called, from another thread, with what a person should know.
         tags: What the study runs with.
         digests: The digest of each data set, by its name in the study file.
+        has_report: Whether a report is put beside the study's run.
     """
 
     def __init__(
@@ -164,6 +165,7 @@ class Tracker:
         warn: Callable[[str], None],
         tags: Mapping[str, str] = MappingProxyType({}),
         digests: Mapping[str, str] = MappingProxyType({}),
+        has_report: bool = False,
     ) -> None:
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -184,7 +186,7 @@ class Tracker:
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._write, name="tracking", daemon=True)
         self._thread.start()
-        self._digests = digests
+        self._digests, self._has_report = digests, has_report
         self._put(lambda: self._open(tags))
 
     @property
@@ -277,7 +279,7 @@ class Tracker:
                 self._client.log_text(child.run_id, result.traceback, "traceback.txt")
             rates = simplified(sorted({step: lr for key, step, lr in result.points if key == "lr"}.items()))
             if rates:  # MLflow draws a sample of a long curve; here is where it bends
-                self._client.log_text(child.run_id, _csv([{"step": step, "lr": lr} for step, lr in rates]), "lr.csv")
+                self._client.log_text(child.run_id, _csv([{"step": step, "lr": lr} for step, lr in rates]), LR_TABLE)
             value = "" if result.value is None else f" {result.value:.4f}"
             self._client.update_run(child.run_id, name=f"#{number} {config.schedule.name}{value}")
             self._client.set_terminated(child.run_id, TRIAL_STATUS[result.state])
@@ -416,13 +418,18 @@ class Tracker:
 
     def _description(self, best: Mapping[str, Any] | None, finished: int, found: Sequence[str]) -> str:
         """Return the text that MLflow shows first, in Markdown."""
-        parts = [f"**{finished} of {self._config.trials} trials.**", *(f"- {_plain(sentence)}" for sentence in found)]
+        child = self._children.get(best["number"]) if best else None
+        pages = {
+            **({"Report with all plots": (self.parent_id, "artifacts", "report.html")} if self._has_report else {}),
+            **({"The best trial": (child.run_id,)} if child else {}),
+            "All trials": (),
+        }
+        links = " · ".join(f"[{name}]({runs_page(self._experiment_id, *page)})" for name, page in pages.items())
+        parts = [f"**{finished} of {self._config.trials} trials.** {links}\n"]  # MLflow folds all but a few lines away
+        parts += [f"- {_plain(sentence)}" for sentence in found]
         searched = ", ".join(_plain(path) for path, _ in searched_in(self._config.trial))
         parts.append(f"\nSearched: {searched}.\n")
-        child = self._children.get(best["number"]) if best else None
-        base = runs_page(self._experiment_id)
-        if best and child:
-            parts.append(f"[The best trial]({base}/{child.run_id}) · [plots]({base}/{self.parent_id}/artifacts)\n")
+        if best:
             parts += ["| searched | of the best |", "|---|---|"]
             parts += [f"| {_plain(path)} | {_plain(_text(value))} |" for path, value in best["params"].items()]
         return "\n".join(parts)[:5000]

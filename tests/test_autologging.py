@@ -1,0 +1,39 @@
+"""MLflow's autologging, for trainings in a person's own Trainer."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TRAINING = """
+import mlflow, pytorch_lightning as pl
+from lightning_modules import MNISTCNN, Adam, Classifier, CosineRestarts, MNIST5kDataModule
+
+mlflow.pytorch.autolog(log_models=False)
+network = MNISTCNN(channels=(4, 4, 4), hidden=(16, 8))
+module = Classifier(network, Adam(initial_lr=1e-2), CosineRestarts(restart_period=20))
+trainer = pl.Trainer(max_epochs=2, accelerator="cpu", enable_checkpointing=False, enable_progress_bar=False)
+with mlflow.start_run() as run:
+    trainer.fit(module, datamodule=MNIST5kDataModule(batch_size=200))
+client = mlflow.MlflowClient()
+recorded = client.get_run(run.info.run_id).data
+print(recorded.params["optimizer_name"], recorded.params["lr"], recorded.params["epochs"])
+print(*(f"{key}:{len(client.get_metric_history(run.info.run_id, key))}" for key in sorted(recorded.metrics)))
+print(*(artifact.path for artifact in client.list_artifacts(run.info.run_id)))
+"""
+
+
+def test_it_records_a_classifier_s_optimizer_metrics_and_layers(tmp_path: Path):
+    done = subprocess.run(  # it changes Lightning for the whole process
+        [sys.executable, "-W", "ignore", "-c", TRAINING],
+        cwd=tmp_path,
+        env=os.environ | {"MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-3:] == [
+        "Adam 0.01 2",
+        "train/acc:2 train/loss:2 val/acc:2 val/loss:2",
+        "model_summary.txt",
+    ]
