@@ -114,8 +114,11 @@ class Database:
             return
         with _explained(url):
             engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)
-            is_empty = not sqlalchemy.inspect(engine).has_table("studies")
-        if is_empty:
+            with engine.connect() as connection:  # the last thing that whoever creates the tables writes
+                is_there = sqlalchemy.inspect(connection).has_table("alembic_version") and bool(
+                    connection.execute(sqlalchemy.text("select 1 from alembic_version")).first()
+                )
+        if not is_there:
             yield None
             return
         with _storage(url, optuna.storages.RDBStorage, as_it_is=True) as storage:
