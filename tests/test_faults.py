@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import resource
 import signal
 import sqlite3
@@ -127,6 +128,7 @@ def test_a_clock_that_jumps_changes_nothing(
 
 ENDS = """\
 import os
+import platform
 import signal
 import sys
 import threading
@@ -223,6 +225,17 @@ def test_a_training_that_prints_without_end_does_not_fill_the_disk(folder: Study
     folder.run("--per-device", "2", "--trials", "1", "--set", option)
     (output,) = folder.directory().glob("trials-*/0/output.log")
     assert output.stat().st_size < 4 * MAX_OUTPUT
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that is told so")
+def test_a_training_gets_memory_again_that_it_had_before(folder: StudyFolder):
+    body = "import resource, torch\n\ntorch.empty(16 << 20).fill_(1.0)\nprint(resource.getrusage(0).ru_minflt)"
+    folder.run("--trials", "1", "--set", "trial.trainer.max_epochs=1", "--set", with_network(folder, body))
+    (output,) = folder.directory().glob("trials-*/0/output.log")
+    faults = [int(line) for line in output.read_text().splitlines()]
+    pages = (64 << 20) // resource.getpagesize()
+    assert len(faults) > 40
+    assert faults[-1] - faults[10] < pages, "as many as a single step has otherwise"
 
 
 def test_a_killed_loader_process_is_a_crash_and_not_a_failure(folder: StudyFolder):
