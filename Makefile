@@ -11,7 +11,7 @@ study: .venv/installed
 	$(BIN)/python -m tuner.study $(STUDY) $(ARGS)
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check
