@@ -1,10 +1,11 @@
 """Learning-rate schedules for your own Lightning Trainer: needs torch and pytorch-lightning, nothing else."""
 
+from lightning_modules.callbacks import EpochSeed
 from lightning_modules.classifier import Classifier
 from lightning_modules.data import DATASETS, DataError, FashionMNISTDataModule, MNIST5kDataModule, MNISTDataModule
 from lightning_modules.fused import FusedClassifier, can_fuse, merge_checkpoints, split_checkpoint
 from lightning_modules.lr_scheduler import ScheduleLR
-from lightning_modules.models import MNISTCNN, MODELS
+from lightning_modules.models import MLP, MNISTCNN, MODELS
 from lightning_modules.optimizers import (
     OPTIMIZERS,
     SGD,
@@ -46,14 +47,17 @@ from lightning_modules.schedules import (
     scaled,
     warmup,
 )
+from lightning_modules.tables import TABLES, IrisDataModule
 
 __all__ = [
     "DATASETS",
+    "MLP",
     "MNISTCNN",
     "MODELS",
     "OPTIMIZERS",
     "SCHEDULES",
     "SGD",
+    "TABLES",
     "Adadelta",
     "Adagrad",
     "Adam",
@@ -64,12 +68,14 @@ __all__ = [
     "CosineDecay",
     "CosineRestarts",
     "DataError",
+    "EpochSeed",
     "ExponentialDecay",
     "FashionMNISTDataModule",
     "FusedClassifier",
     "HoldThenDecay",
     "InverseSqrt",
     "InverseTimeDecay",
+    "IrisDataModule",
     "Join",
     "Lambda",
     "LinearCosineDecay",

@@ -1,7 +1,7 @@
 """A LightningModule that trains a classifier under a learning-rate schedule."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -9,12 +9,25 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_modules.lr_scheduler import ScheduleLR
+from lightning_modules.optimizers import Optimizer
 from lightning_modules.plateau import Plateau
 from lightning_modules.schedules import Constant, Schedule
 
-__all__ = ["Classifier"]
+__all__ = ["LOSSES", "Classifier", "Loss"]
 
 OptimizerCallable = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+Loss = Literal["cross_entropy", "mse"]
+
+
+def mse(outputs: Tensor, labels: Tensor, reduction: Literal["mean", "none"] = "mean") -> Tensor:
+    """Return the mean squared error of outputs [n, classes] against one-hot labels [n], over all or for each."""
+    targets = functional.one_hot(labels, outputs.shape[1]).to(outputs.dtype)
+    losses = functional.mse_loss(outputs, targets, reduction="none").mean(dim=1)
+    return losses if reduction == "none" else losses.mean()
+
+
+LOSSES: dict[Loss, Callable[..., Tensor]] = {"cross_entropy": functional.cross_entropy, "mse": mse}
+"""What a classifier can minimise, by its name."""
 
 
 class Classifier(pl.LightningModule):
@@ -29,18 +42,25 @@ class Classifier(pl.LightningModule):
         optimizer: Called with the parameters, returns their optimizer; its lr is the initial lr. The settings in
             `lightning_modules.optimizers` fit, and so does ``functools.partial(torch.optim.NAdam, lr=1e-3)``.
         schedule: Factor of the initial lr over the steps, or a `Plateau` on top of one.
+        loss: What is minimised: "cross_entropy" of the softmax of the outputs, or "mse", the mean squared error of the
+            outputs themselves against one-hot encoded labels (Hui and Belkin, "Evaluation of Neural Architectures
+            Trained with Square Loss vs Cross-Entropy in Classification Tasks", ICLR 2021).
     """
 
     def __init__(
         self,
         model: nn.Module,
-        optimizer: OptimizerCallable,
+        optimizer: Optimizer | OptimizerCallable,
         schedule: Schedule | Plateau = Constant(),  # noqa: B008 - frozen, so it can be shared
+        loss: Loss = "cross_entropy",
     ) -> None:
         super().__init__()
         self.model = model.to(memory_format=torch.channels_last)
         self.optimizer = optimizer
         self.schedule = schedule
+        if loss not in LOSSES:
+            raise ValueError(f"a loss of {', '.join(LOSSES)} must hold, but got loss={loss!r}")
+        self.loss = loss
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the logits of a batch."""
@@ -89,7 +109,7 @@ class Classifier(pl.LightningModule):
     def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> tuple[Tensor, Tensor]:
         inputs, labels = batch
         logits = self(inputs)
-        loss = functional.cross_entropy(logits, labels)
+        loss = LOSSES[self.loss](logits, labels)
         accuracy = (logits.detach().argmax(dim=1) == labels).float().mean()
         metrics = {f"{stage}/loss": loss.detach(), f"{stage}/acc": accuracy}
         self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)

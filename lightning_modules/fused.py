@@ -12,9 +12,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.nn import functional
 
-from lightning_modules.classifier import Classifier
+from lightning_modules.classifier import LOSSES, Classifier
 from lightning_modules.dropout import DropoutRecorder, RandomStreams, TrialDropout
 from lightning_modules.fused_optimizer import FusedOptimizer
 from lightning_modules.plateau import Plateau
@@ -34,12 +33,13 @@ class FusedClassifier(pl.LightningModule):
 
     Args:
         classifiers: One for each trial, built as it would be built alone. Their networks must be alike but for the
-            numbers in their parameters and buffers; optimizers and schedules may differ in any way.
+            numbers in their parameters and buffers, and their losses the same; optimizers and schedules may differ in
+            any way.
         seeds: Seed of each trial's dropout; by default 0, 1, ...
         names: Names of the trials; by default "0", "1", ...
 
     Raises:
-        ValueError: If the networks are not alike, or the numbers of classifiers, seeds and names differ.
+        ValueError: If the networks or losses are not alike, or the numbers of classifiers, seeds and names differ.
     """
 
     def __init__(
@@ -57,6 +57,10 @@ class FusedClassifier(pl.LightningModule):
                 "as many classifiers as seeds and different names must be given, "
                 f"but got {count} classifiers, seeds={list(seeds)}, names={self.names}"
             )
+        losses = {classifier.loss for classifier in classifiers}
+        if len(losses) > 1:
+            raise ValueError(f"the classifiers must have one loss, but got {', '.join(sorted(losses))}")
+        self.loss = classifiers[0].loss
         self.model = _stack_models([classifier.model for classifier in classifiers], self.names)
         self._settings = {
             name: (classifier.optimizer, classifier.schedule)
@@ -237,7 +241,7 @@ class FusedClassifier(pl.LightningModule):
             inputs, labels = inputs[self._batch_rows], labels[self._batch_rows]
         logits = self(inputs, per_trial)
         labels = labels.expand(logits.shape[:2])
-        losses = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+        losses = LOSSES[self.loss](logits.flatten(0, 1), labels.flatten(), reduction="none")
         losses = losses.view(logits.shape[:2]).mean(dim=1)
         accuracies = (logits.detach().argmax(dim=2) == labels).float().mean(dim=1)
         self._add(stage, losses, accuracies, labels.shape[1])

@@ -1,13 +1,13 @@
 """Networks that ship with the tuner."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, cast
 
 from torch import Tensor, nn
 
 from lightning_modules.checks import require
 
-__all__ = ["MNISTCNN", "MODELS"]
+__all__ = ["MLP", "MNISTCNN", "MODELS"]
 
 
 class MNISTCNN(nn.Module):
@@ -72,7 +72,7 @@ class MNISTCNN(nn.Module):
             nn.Linear(self.hidden[1], num_classes),
         )
         if init == "truncated_normal":
-            self.apply(_truncated_normal)
+            self.apply(_weights_by(_truncated_normal))
         elif init != "default":
             raise ValueError(f'init "default" or "truncated_normal" must hold, but got init={init!r}')
 
@@ -81,15 +81,100 @@ class MNISTCNN(nn.Module):
         return cast(Tensor, self.layers(images))
 
 
+class MLP(nn.Module):
+    """A stack of dense layers, for rows of a table or for images, whose pixels it takes for a row.
+
+    ``layers`` times a dense layer, the activation and dropout; then the dense layer of the classes.
+
+    Args:
+        inputs: Numbers in an input: 784 pixels, or the columns of a table.
+        layers: Hidden layers, 0 or more.
+        neurons: Width of each hidden layer; or a list, with the width of each.
+        activation: What follows each hidden layer.
+        dropout: Share of each hidden layer's outputs that is dropped in training, in [0, 1).
+        init: "default" for PyTorch's own initialisation of the weights (uniform, of the variance ``1 / (3 n)`` at ``n``
+            inputs); "glorot_uniform", Keras's default; "he_normal"; or "truncated_normal", with standard deviation 0.1,
+            cut off at two of them. All but the first begin with zero biases.
+        num_classes: Classes to tell apart.
+
+    Shape:
+        Input [batch, ...] with `inputs` numbers in each, output (logits) [batch, num_classes].
+
+    Source: Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks", AISTATS
+    2010; He et al., "Delving Deep into Rectifiers", ICCV 2015.
+
+    >>> MLP(inputs=4, layers=2, neurons=(4, 6), num_classes=3)(torch.zeros(7, 4)).shape
+    torch.Size([7, 3])
+    """
+
+    def __init__(
+        self,
+        *,
+        inputs: int = 784,
+        layers: int = 2,
+        neurons: int | tuple[int, ...] = 128,
+        activation: Literal["relu", "leaky_relu", "elu", "gelu", "tanh", "sigmoid"] = "relu",
+        dropout: float = 0.0,
+        init: Literal["default", "glorot_uniform", "he_normal", "truncated_normal"] = "default",
+        num_classes: int = 10,
+    ) -> None:
+        super().__init__()
+        self.inputs, self.dropout, self.num_classes = inputs, dropout, num_classes
+        self.neurons = (neurons,) * layers if isinstance(neurons, int) else tuple(neurons)
+        self.activation, self.init = activation, init
+        require(self, "inputs", inputs >= 1, "inputs >= 1")
+        require(self, "neurons", _are_widths(self.neurons, layers), f"{layers} widths of 1 or more, one for each layer")
+        require(self, "dropout", 0 <= dropout < 1, "0 <= dropout < 1")
+        require(self, "num_classes", num_classes >= 2, "num_classes >= 2")
+        require(self, "activation", activation in _ACTIVATIONS, f"an activation of {', '.join(_ACTIVATIONS)}")
+        require(self, "init", init in _INITS, f"an init of {', '.join(_INITS)}")
+        stack: list[nn.Module] = [nn.Flatten()]
+        width = inputs
+        for neurons_of_layer in self.neurons:
+            stack += [nn.Linear(width, neurons_of_layer), _ACTIVATIONS[activation](), nn.Dropout(dropout)]
+            width = neurons_of_layer
+        self.layers = nn.Sequential(*stack, nn.Linear(width, num_classes))
+        if init != "default":
+            self.apply(_weights_by(_INITS[init]))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the logits of a batch."""
+        return cast(Tensor, self.layers(inputs))
+
+
 def _are_widths(widths: Sequence[int], count: int) -> bool:
     return len(widths) == count and all(width >= 1 for width in widths)
 
 
-def _truncated_normal(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d | nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.1, a=-0.2, b=0.2)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+def _truncated_normal(weight: Tensor) -> Tensor:
+    return nn.init.trunc_normal_(weight, std=0.1, a=-0.2, b=0.2)
 
 
-MODELS: dict[str, type[nn.Module]] = {"mnist_cnn": MNISTCNN}
+def _weights_by(init: Callable[[Tensor], Tensor]) -> Callable[[nn.Module], None]:
+    """Return what initialises the weights of a layer, and sets its biases to zero."""
+
+    def apply(module: nn.Module) -> None:
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            init(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    return apply
+
+
+_ACTIVATIONS: Mapping[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+}
+_INITS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "default": nn.Identity(),
+    "glorot_uniform": nn.init.xavier_uniform_,
+    "he_normal": nn.init.kaiming_normal_,
+    "truncated_normal": _truncated_normal,
+}
+
+MODELS: dict[str, type[nn.Module]] = {"mlp": MLP, "mnist_cnn": MNISTCNN}

@@ -172,6 +172,7 @@ def test_the_example_of_the_design_is_read() -> None:
                 }
             ),
             "trainer": {"max_epochs": 5, "precision": "bf16-mixed"},
+            "loss": "cross_entropy",
             "seed": 0,
         },
         identity=config.identity,
@@ -522,7 +523,7 @@ BAD_LINES = {
     ),
     "two faults in one section": (
         ("objective:", "objective: {metric: [1], direction: maximise}"),
-        ["2: objective.metric: must be train/acc, train/loss, val/acc or val/loss (got [1]).",
+        ["2: objective.metric: must be text (got [1]).",
          '2: objective.direction: must be maximize or minimize (got "maximise"). Did you mean maximize?'],
     ),
     # budget

@@ -29,6 +29,7 @@ from lightning_modules import (
     Constant,
     CosineDecay,
     CosineRestarts,
+    EpochSeed,
     ExponentialDecay,
     FusedClassifier,
     HoldThenDecay,
@@ -57,7 +58,6 @@ from lightning_modules import (
     split_checkpoint,
     warmup,
 )
-from tuner.callbacks import EpochSeed
 
 STEPS = 5  # an epoch: 100 images in batches of 20
 EVERY_SCHEDULE: Sequence[Schedule] = [

@@ -139,7 +139,7 @@ def test_lengths_in_epochs_and_percent_are_trained_in_steps_and_recorded_as_both
             assert (steps, text) == (round(drawn[int(trial)] / 100 * STEPS), f"{drawn[int(trial)]} %")
             assert lr == [1e-2 * CosineDecay(decay_steps=steps)(step) for step in range(STEPS)]
     best = yaml.safe_load((parent_artifacts(folder) / "best.yaml").read_text())
-    assert isinstance(best["schedule"]["decay_steps"], int)
+    assert isinstance(best["model"]["init_args"]["schedule"]["init_args"]["decay_steps"], int)
 
 
 def test_only_the_winner_is_tested_and_its_weights_are_kept(undisturbed: StudyFolder):

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from tuner.config import TrialConfig
+from tuner.lightning_config import resolve_precision
 from tuner.messages import Assignment, EpochReport, Group, StepReport, TrialResult, Verdict
-from tuner.training import MODEL_FILE, RESULT_FILE, read_result, resolve_precision, run
+from tuner.training import MODEL_FILE, RESULT_FILE, read_result, run
 
 VALUES = {
     "data": {"name": "mnist_5k", "batch_size": 250},

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -11,7 +11,7 @@ from pytorch_lightning.loggers.logger import Logger
 
 from tuner.messages import EpochReport, Point, StepReport, Verdict
 
-__all__ = ["DivergenceStop", "EpochSeed", "History", "MemoryLogger", "Predictions", "Reporter"]
+__all__ = ["DivergenceStop", "History", "LrLog", "MemoryLogger", "Predictions", "Reporter"]
 
 
 class MemoryLogger(Logger):
@@ -65,26 +65,16 @@ class History(MemoryLogger):
         ]
 
 
-class EpochSeed(pl.Callback):
-    """Make all randomness of an epoch (dropout) a pure function of the seed and the epoch, so that resuming is exact.
+class LrLog(pl.Callback):
+    """Log the lr of every step, for modules of the user's; of several optimizers, that of the first."""
 
-    It seeds at the first batch, not at the start of the epoch: Lightning draws from the global generator in between, in
-    a resumed run other than in a straight one.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
-        """Seed torch's generators at the first batch of an epoch."""
-        if batch_idx == 0:
-            of_rank = 1_000_000_007 * trainer.global_rank  # each draws for other images
-            torch.manual_seed((self.of_epoch(self.seed, trainer.current_epoch) + of_rank) % 2**63)
-
-    @staticmethod
-    def of_epoch(seed: int, epoch: int) -> int:
-        """Return the seed of an epoch."""
-        return (seed * 1_000_003 + epoch + 1) % 2**63
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Log the lr that the coming update uses."""
+        if optimizer is trainer.optimizers[0]:
+            for logger in trainer.loggers:
+                logger.log_metrics({"lr": float(optimizer.param_groups[0]["lr"])}, step=trainer.global_step)
 
 
 class DivergenceStop(pl.Callback):
@@ -102,7 +92,9 @@ class DivergenceStop(pl.Callback):
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Look at the loss of a step."""
-        loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if loss is None:  # a module that optimises by hand need not tell
+            return
         finite = torch.isfinite(loss.detach()).all()
         self._finite = finite if self._finite is None else self._finite & finite
         if self.looks(trainer, loss.device, batch_idx):
@@ -119,6 +111,8 @@ class DivergenceStop(pl.Callback):
 
 class Predictions(pl.Callback):
     """Keep what a network says to the test data, and the inputs that it is most wrong about.
+
+    Of what is no classification, as a module of the user's need not be, only an example of the inputs is kept.
 
     Args:
         keep: How many of these inputs.
@@ -141,9 +135,13 @@ class Predictions(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Add a batch."""
-        inputs, labels = batch
+        inputs, labels = batch if isinstance(batch, list | tuple) and len(batch) == 2 else (batch, None)
+        if not isinstance(inputs, torch.Tensor):
+            return
         if self._example is None:
             self._example = inputs[:2].cpu()
+        if labels is None or not _are_logits(outputs, labels):
+            return
         first = sum(len(labels) for labels in self._labels)
         losses = torch.nn.functional.cross_entropy(outputs.float(), labels, reduction="none")
         for index in (outputs.argmax(dim=1) != labels).nonzero().flatten().tolist():
@@ -161,12 +159,18 @@ class Predictions(pl.Callback):
         """
         worst = torch.stack([inputs for *_, inputs in self._wrong]) if self._wrong else torch.empty(0)
         return {
-            "labels": torch.cat(self._labels),
-            "logits": torch.cat(self._logits),
+            "labels": torch.cat(self._labels) if self._labels else torch.empty(0),
+            "logits": torch.cat(self._logits) if self._logits else torch.empty(0),
             "worst": torch.tensor([index for _, index, _ in self._wrong], dtype=torch.long),
             "worst_inputs": worst,
             "example": torch.empty(0) if self._example is None else self._example,
         }
+
+
+def _are_logits(outputs: Any, labels: Any) -> bool:
+    """Tell whether outputs are logits [n, classes] for labels [n]."""
+    tensors = isinstance(outputs, torch.Tensor) and isinstance(labels, torch.Tensor)
+    return tensors and outputs.ndim == 2 and labels.shape == outputs.shape[:1] and not labels.is_floating_point()
 
 
 class Reporter(pl.Callback):
@@ -178,6 +182,8 @@ class Reporter(pl.Callback):
         report: Called with an `EpochReport`, returns the verdict.
         progress: Called with a `StepReport` now and then.
         save: Called after an epoch that is to be continued from, with its number.
+        best_epoch: In which direction the metric of the best epoch is looked for, whose value and weights are kept;
+            None for those of the last epoch.
     """
 
     PROGRESS_SECONDS = 0.5
@@ -189,8 +195,11 @@ class Reporter(pl.Callback):
         report: Callable[[EpochReport], Verdict],
         progress: Callable[[StepReport], None],
         save: Callable[[int], None],
+        best_epoch: Literal["maximize", "minimize"] | None = None,
     ) -> None:
         self.metric, self.history, self.report, self.progress, self.save = metric, history, report, progress, save
+        self.best_epoch = best_epoch
+        self.weights: dict[str, torch.Tensor] | None = None  # those of the best epoch
         self.verdict: Verdict = "continue"
         self.value: float | None = None
         self.epochs = 0
@@ -202,13 +211,14 @@ class Reporter(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the history, for the checkpoint."""
-        return {"history": self.history.state(), "epoch": self.epochs, "value": self.value}
+        state = {"history": self.history.state(), "epoch": self.epochs, "value": self.value}
+        return state if self.weights is None else {**state, "weights": self.weights}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from the history of a checkpoint."""
         self.history.restore(state_dict["history"])
         self.epochs = self.reported_epochs = state_dict["epoch"]
-        self.value = state_dict["value"]
+        self.value, self.weights = state_dict["value"], state_dict.get("weights")
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Record the epoch's metrics again."""
@@ -236,6 +246,8 @@ class Reporter(pl.Callback):
         """Report the epoch, unless the training has diverged in it."""
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
         self.history.open = False
+        if not self._validated and trainer.limit_val_batches != 0:  # which a training that has diverged sets to 0
+            raise ValueError("the data have nothing for validation, so there is no value to report")
         wants_checkpoint = self.end_epoch(trainer, metrics if self._validated else {})  # else those of the epoch before
         if self.verdict != "continue":
             trainer.should_stop = True
@@ -253,15 +265,29 @@ class Reporter(pl.Callback):
         # Lightning itself logs these at another step, and some only after this hook, too late for the checkpoint.
         self.history.points += [(key, step, value) for key, value in metrics.items()]
         self.epochs = trainer.current_epoch + 1
-        if self.metric not in metrics or not math.isfinite(metrics[self.metric]):
+        if metrics and self.metric not in metrics:
+            raise ValueError(f"the objective is {self.metric}, but only {', '.join(sorted(metrics))} are logged")
+        if not metrics or not math.isfinite(metrics[self.metric]):
             return False
-        self.value, self.reported_epochs = metrics[self.metric], self.epochs
+        self.reported_epochs = self.epochs
+        self._take(metrics[self.metric], trainer)
         points = self.history.points[self._reported :]
         self._reported = len(self.history.points)
         last_lr = self._lr()
         rose = self._first_lr is not None and last_lr > self._first_lr
-        self.verdict = self.report(EpochReport(self.epochs, self.value, points, rose, self._step(trainer)))
+        self.verdict = self.report(EpochReport(self.epochs, metrics[self.metric], points, rose, self._step(trainer)))
         return self.verdict == "stop" or (self.verdict == "continue" and self.epochs != trainer.max_epochs)
+
+    def _take(self, value: float, trainer: pl.Trainer) -> None:
+        """Take the value of an epoch for the trial's; if the best epoch counts, only a better one, with its weights."""
+        if self.best_epoch is None:
+            self.value = value
+            return
+        sign = 1 if self.best_epoch == "maximize" else -1
+        if self.value is None or sign * value > sign * self.value:
+            self.value = value
+            state = trainer.lightning_module.state_dict()
+            self.weights = {key: tensor.detach().cpu().clone() for key, tensor in state.items()}
 
     def _lr(self) -> float:
         return next((value for key, _, value in reversed(self.history.points) if key == "lr"), math.nan)

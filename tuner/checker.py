@@ -45,6 +45,8 @@ class Checker:
         self._fault = document.fault
         self._document = document
         self._lengths = lengths
+        self.any_metric = False
+        """Whether a plateau can monitor any metric: modules of the user's log what they like."""
 
     def mapping(self, node: Node, form: str = "") -> dict[str, Node]:
         """Return the entries of a mapping, none if it is something else."""
@@ -192,7 +194,7 @@ class Checker:
             as_written = {key: base.raw for key, base in replaced.items()}
             cases.append(({**cases[0][0], **as_written}, {**nodes, **replaced}))
         for values, places, steps in self._rehearsals(kind, cases, whole):
-            message = _try(kind, values, steps)
+            message = _try(kind, values, steps, self.any_metric)
             if message is None:
                 continue
             named = re.search(r"got (\w+)=|^(\w+)(?:=| must)", message)
@@ -322,7 +324,7 @@ class Checker:
             self._fault(path, f"trial.{where} is not a mapping (got {shown(found.raw)}).")
 
 
-def _try(kind: str, values: Mapping[str, Any], steps: Sequence[int]) -> str | None:
+def _try(kind: str, values: Mapping[str, Any], steps: Sequence[int], any_metric: bool) -> str | None:
     """Return why a component cannot be built, or a schedule not be used at a step, as a sentence; or None."""
     try:
         made = registry.rehearse(kind, values, steps)
@@ -330,7 +332,7 @@ def _try(kind: str, values: Mapping[str, Any], steps: Sequence[int]) -> str | No
         text = " ".join(str(error).split())
         text = text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
         return text if text.endswith(".") else f"{text}."
-    if isinstance(made, Plateau) and made.monitor not in VALIDATION_METRICS:
+    if isinstance(made, Plateau) and not any_metric and made.monitor not in VALIDATION_METRICS:
         rule = f"monitor {' or '.join(VALIDATION_METRICS)} must hold, but got monitor={made.monitor!r}"
         return f"{rule}.{did_you_mean(made.monitor, VALIDATION_METRICS)}"
     return None

@@ -5,7 +5,7 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,22 +13,25 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from lightning_modules import Plateau, Schedule
+from lightning_modules.classifier import Loss
 from tuner import registry
 from tuner.checker import FORM_OF_COMPONENT, Checker, listed
 from tuner.document import Document, Node, shown
 from tuner.durations import parse_duration
 from tuner.errors import BadInputError
-from tuner.hints import did_you_mean
+from tuner.hints import check_value, did_you_mean
 from tuner.length import Length, Meter, relative_lengths, resolve
 from tuner.registry import Argument, Signature, signature_of
-from tuner.search_space import Drawing, Range, Template, corners, grid_size, searched, suggest
+from tuner.search_space import Choices, Drawing, OneOf, Range, Template, corners, grid_size, searched, suggest
 from tuner.study_file import override, read_document
 
 __all__ = [
     "Component",
+    "Objective",
     "StudyConfig",
     "TrainerConfig",
     "TrialConfig",
+    "evaluations",
     "load_study",
     "read_schedule",
     "shipped_studies",
@@ -38,7 +41,7 @@ COMPONENTS = ("data", "model", "optimizer", "schedule")
 MAX_GRID = 1_000_000
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
-Metric = Literal["train/acc", "train/loss", "val/acc", "val/loss"]
+ClassifierMetric = Literal["train/acc", "train/loss", "val/acc", "val/loss"]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Million = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -47,10 +50,17 @@ Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what NumPy takes
 
 @dataclass(frozen=True)
 class Objective:
-    """What a study looks for: `metric` at the end of a trial's last epoch."""
+    """What a study looks for.
 
-    metric: Metric = "val/acc"
+    Args:
+        metric: A metric that trials log at the end of each epoch.
+        direction: Whether it should be high or low.
+        epoch: Whose value counts, and whose weights are kept and tested: those of a trial's last epoch, or of its best.
+    """
+
+    metric: str = "val/acc"
     direction: Literal["maximize", "minimize"] = "maximize"
+    epoch: Literal["last", "best"] = "last"
 
 
 @dataclass(frozen=True)
@@ -65,17 +75,39 @@ class Budget:
 class TrainerConfig:
     """What Lightning's Trainer is told.
 
+    A training is so many epochs long, or so many steps. A trial is validated, reported, pruned and resumed at the end
+    of an epoch; of a training in steps, `val_check_interval` steps are what is called an epoch there.
+
     Args:
-        max_epochs: Passes over the training data.
+        max_epochs: Passes over the training data; or
+        max_steps: optimizer steps, a multiple of `val_check_interval`.
+        val_check_interval: Steps from one validation to the next, if the training is in steps.
         precision: Lightning's precision, or "auto": bf16-mixed where the device computes in it, else 32-true.
         gradient_clip_val: Largest norm of the gradient; None for no clipping.
         accumulate_grad_batches: Batches whose gradients are summed up for one step.
     """
 
-    max_epochs: Million
+    max_epochs: Million = 0  # as are the next two: 0 means that it is not given
+    max_steps: Million = 0
+    val_check_interval: Million = 0
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"] = "auto"
     gradient_clip_val: Annotated[float, Field(gt=0)] | None = None
     accumulate_grad_batches: Positive = 1
+
+    @property
+    def evaluations(self) -> int:
+        """Return how often a trial is validated: its epochs."""
+        return evaluations(self.max_epochs, self.max_steps, self.val_check_interval)
+
+    @property
+    def batches(self) -> int | None:
+        """Return the batches from one validation to the next; None for all of a pass over the data."""
+        return self.val_check_interval * self.accumulate_grad_batches or None
+
+
+def evaluations(max_epochs: int, max_steps: int, val_check_interval: int) -> int:
+    """Return how often a training is validated."""
+    return max_epochs or max_steps // val_check_interval
 
 
 @dataclass(frozen=True)
@@ -105,6 +137,7 @@ class TrialConfig:
         optimizer: Optimizer.
         schedule: Schedule, its lengths in steps.
         trainer: What Lightning's Trainer is told.
+        loss: What a classifier minimises; None if the model is a LightningModule, which knows itself.
         seed: The one seed of the trial.
         relative: The lengths that were given in epochs or percent, as they were given, under their dotted paths.
     """
@@ -114,6 +147,7 @@ class TrialConfig:
     optimizer: Component
     schedule: Component
     trainer: TrainerConfig
+    loss: Loss | None = "cross_entropy"
     seed: int = 0
     relative: Mapping[str, str] = field(default_factory=dict, compare=False)
 
@@ -121,9 +155,8 @@ class TrialConfig:
     def from_values(cls, values: Mapping[str, Any], relative: Mapping[str, str] | None = None) -> "TrialConfig":
         """Read the ``trial`` of a study file, once it holds values only, and lengths in steps."""
         components = {kind: Component.from_values(values[kind]) for kind in COMPONENTS}
-        return cls(
-            **components, trainer=TrainerConfig(**values["trainer"]), seed=values["seed"], relative=relative or {}
-        )
+        trainer, loss = TrainerConfig(**values["trainer"]), values.get("loss", cls.loss)
+        return cls(**components, trainer=trainer, loss=loss, seed=values["seed"], relative=relative or {})
 
     def values(self) -> dict[str, Any]:
         """Return the nested values, as in a study file."""
@@ -131,7 +164,14 @@ class TrialConfig:
         for kind in COMPONENTS:
             component: Component = getattr(self, kind)
             nested[kind] = {"name": component.name, **component.arguments}
-        return nested | {"trainer": dataclasses.asdict(self.trainer), "seed": self.seed}
+        given = {key: value for key, value in dataclasses.asdict(self.trainer).items() if key not in self._absent}
+        loss = {} if self.loss is None else {"loss": self.loss}
+        return nested | {"trainer": given, **loss, "seed": self.seed}
+
+    @property
+    def _absent(self) -> tuple[str, ...]:
+        """Return what the trainer is not told, as the length of a training is in epochs, or in steps."""
+        return ("max_steps", "val_check_interval") if self.trainer.max_epochs else ("max_epochs",)
 
     def flat(self) -> dict[str, Any]:
         """Return the values under their dotted paths; with ``.relative``, what a length in epochs or percent was."""
@@ -265,6 +305,7 @@ class _StudyReader:
         self._measured: dict[str, Template] = {}
         self._known_lengths: list[Length] | None = None
         self._why_unknown: list[str] = []
+        self._own_modules = False  # whether the models are LightningModules
         self._checker = Checker(document, self._lengths)
         self._nodes = self._checker.mapping(Node.of(document.data, ()))
 
@@ -282,6 +323,7 @@ class _StudyReader:
         sampler = self._option("sampler", _SAMPLERS, "tpe")
         pruner = self._option("pruner", _PRUNERS, "median")
         template = self._template()
+        self._check_metric(objective.get("metric", Objective.metric))
         trials = budget.get("trials", Budget.trials)
         self._check_together(sampler, pruner)
         if sampler.name == "grid":
@@ -302,6 +344,13 @@ class _StudyReader:
 
     def _section(self, name: str) -> Node:
         return self._nodes.get(name, Node({}, (name,)))
+
+    def _check_metric(self, metric: Any) -> None:
+        """Refuse a metric that a classifier does not log; what a module of the user's logs, only its training tells."""
+        if self._own_modules or not isinstance(metric, str):
+            return
+        if wrong := check_value(ClassifierMetric, metric):
+            self._fault(("objective", "metric"), wrong)
 
     def _name(self, default: str) -> str:
         name = self._nodes["name"].raw if "name" in self._nodes else default
@@ -358,8 +407,9 @@ class _StudyReader:
         """Return `trial` with the specs of `search_space` in their places."""
         given = self._checker.mapping(self._section("trial"))
         space = self._checker.mapping(self._section("search_space"))
-        self._checker.keys(given, (*COMPONENTS, "trainer", "seed"))
-        trial = Node({"seed": given.get("seed", Node(0, ("trial", "seed")))}, ("trial",))
+        self._checker.keys(given, (*COMPONENTS, "trainer", "loss", "seed"))
+        defaults = {"loss": TrialConfig.loss, "seed": TrialConfig.seed}
+        trial = Node({key: given.get(key, Node(each, ("trial", key))) for key, each in defaults.items()}, ("trial",))
         for name in (*COMPONENTS, "trainer"):
             default = {"name": "constant"} if name == "schedule" else {}
             section = given.get(name, Node.of(default, ("trial", name)))
@@ -367,10 +417,14 @@ class _StudyReader:
             trial.put(name, dataclasses.replace(section, value=self._checker.mapping(section, form)))
         self._checker.place(trial, space)
         checked = {kind: self._checker.component(kind, trial.value[kind]) for kind in COMPONENTS if kind != "schedule"}
+        self._own_modules = self._checker.any_metric = _are_modules(checked["model"])
         trainer = self._trainer(trial.value["trainer"])
         self._measured = {"data": checked["data"], "trainer": trainer}  # how long a training is: a schedule may need it
         schedule = self._checker.component("schedule", trial.value["schedule"])
         template = {**checked, "schedule": schedule, "trainer": trainer}
+        template["loss"] = None if self._own_modules else self._checker.value(Loss, trial.value["loss"])
+        if self._own_modules and ("loss" in given or "loss" in space):
+            self._fault(trial.value["loss"].path, "leave it out: a LightningModule has a loss of its own.")
         template["seed"] = self._checker.value(Seed, trial.value["seed"])
         return template
 
@@ -392,15 +446,59 @@ class _StudyReader:
         if node.searched:
             self._fault(node.path, "name what is searched in it, such as trainer.max_epochs.")
             return {}
-        return self._checker.settings(signature_of(TrainerConfig), node)
+        before = self._document.fault_count
+        template = self._checker.settings(signature_of(TrainerConfig), node)
+        if node.child("max_epochs") is None and node.child("max_steps") is None:
+            self._fault((*node.path, "max_epochs"), "required.")
+        if self._document.fault_count == before:
+            for key, message in _length_faults(template):
+                place = node.child(key)
+                self._fault(place.path if place else (*node.path, key), message)
+        return template
 
     def _identity(self, objective: Objective, sampler: Component, pruner: Component) -> dict[str, Any]:
         """Return what may not change when the study is continued, under dotted paths."""
         parts = {key: self._document.data[key] for key in ("trial", "search_space") if key in self._document.data}
         parts["objective"] = dataclasses.asdict(objective)
+        if objective.epoch == Objective.epoch:
+            del parts["objective"]["epoch"]
         parts["sampler"] = {"name": sampler.name, **sampler.arguments}
         parts["pruner"] = {"name": pruner.name, **pruner.arguments}
         return dict(_flatten(parts))
+
+
+def _are_modules(model: Template) -> bool:
+    """Tell whether every model that a checked template allows is a LightningModule."""
+    names = model.options if isinstance(model, OneOf) else [model.get("name", "")] if isinstance(model, dict) else []
+    try:
+        return bool(names) and all(registry.is_module(name) for name in names)
+    except ValueError:  # an unknown name, which is told already
+        return False
+
+
+def _length_faults(trainer: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with the length of a training, and where: it is in epochs, or in steps."""
+    epochs, steps, interval = (trainer.get(key) for key in ("max_epochs", "max_steps", "val_check_interval"))
+    if epochs is not None and steps is not None:
+        yield "max_steps", "leave it out, or max_epochs: a training is in epochs or in steps."
+    elif epochs is not None and interval is not None:
+        yield "val_check_interval", "is for a training in steps; with max_epochs, each epoch is validated once."
+    elif steps is not None and interval is None:
+        yield "val_check_interval", "required by max_steps: the steps from one validation to the next."
+    elif steps is not None:
+        if isinstance(interval, Range):
+            yield "val_check_interval", "must be a number or choices, of which max_steps is a multiple."
+        else:
+            for each in _numbers(interval):
+                if odd := [number for number in _numbers(steps) if number % each]:
+                    yield "max_steps", f"must be a multiple of val_check_interval ({each}), but can be {odd[0]}."
+
+
+def _numbers(spec: Any) -> Iterable[int]:
+    """Return the whole numbers that a value, choices or a range can be; of a range, enough to tell what divides all."""
+    if isinstance(spec, Range):
+        return (int(spec.low), int(spec.low + (spec.step or 1)), int(spec.high))
+    return [int(number or 0) for number in spec.values] if isinstance(spec, Choices) else [int(spec)]
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -18,6 +18,7 @@ from tuner.engines import Engine
 from tuner.errors import StudyFailedError, TunerError
 from tuner.findings import findings
 from tuner.grouping import alike
+from tuner.lightning_config import lightning_config
 from tuner.messages import Assignment, EpochReport, Group, Slot, StepReport, TrialResult, Verdict
 from tuner.progress import Display
 from tuner.storage import StudyStore
@@ -63,7 +64,7 @@ class Coordinator:
         self._refresh = refresh
         self._running: dict[int, Assignment] = {}
         self._waiting: list[Assignment] = []  # those of the running that no slot has got yet
-        self._fuse, self._slots = fuse, 1
+        self._fuse, self._slots, self._kind = fuse, 1, "cpu"
         self._deadline = time.monotonic() + config.timeout if config.timeout else None
         self._stopping = self._killing = False
         self._testing = False
@@ -77,9 +78,9 @@ class Coordinator:
         Raises:
             StudyFailedError: If trial after trial fails in the same way, or the disk is full.
         """
+        self._slots, self._kind = len(engine.slots), engine.slots[0].kind
         self._reconcile()
         self._publish()
-        self._slots = len(engine.slots)
         try:
             engine.run(self)
         finally:
@@ -125,7 +126,7 @@ class Coordinator:
 
     def report(self, number: int, report: EpochReport) -> Verdict:
         """Record an epoch and say how the trial goes on."""
-        last = report.epoch == self._running[number].config.trainer.max_epochs
+        last = report.epoch == self._running[number].config.trainer.evaluations
         prune = self._store.report(number, report.epoch, report.value, may_prune=not report.lr_rose and not last)
         self._tracker.log_points(number, report.points)
         self._display.epoch(number, report)
@@ -236,7 +237,9 @@ class Coordinator:
         return self._assignment(number, config)
 
     def _assignment(self, number: int, config: TrialConfig) -> Assignment:
-        return Assignment(number, config, self._config.objective.metric, self._store.trial_directory(number))
+        objective = self._config.objective
+        best_epoch = objective.direction if objective.epoch == "best" else None
+        return Assignment(number, config, objective.metric, self._store.trial_directory(number), best_epoch)
 
     def _finish(self, assignment: Assignment, result: TrialResult) -> None:
         number = assignment.number
@@ -288,7 +291,7 @@ class Coordinator:
         began = time.monotonic()
         summary, best = None, self._store.best
         if best is not None:
-            config = self._store.config_of(best).values()
+            config = lightning_config(self._store.config_of(best), self._config.objective, self._kind)
             summary = {"number": best.number, "params": best.params, "config": config}
         found = findings(self._store.record())
         table = [_row(trial) for trial in self._store.finished()]
@@ -336,12 +339,15 @@ class Coordinator:
             self._display.note(f"trial #{assignment.number} cannot be tested: {result.message}")
             return
         metrics = dict(result.metrics)
+        if not metrics:
+            self._display.note(f"trial #{assignment.number} cannot be tested: its module or its data have no test")
         crash_point("tested")
         self._store.set_tested(assignment.number, metrics)
         trained = read_result(assignment.directory)
         step = max((step for _, step, _ in trained.points), default=0) if trained else 0
         self._tracker.log_test(assignment.number, metrics, step, self._store.count)
-        self._display.tested(metrics)
+        if metrics:
+            self._display.tested(metrics)
 
 
 def _row(trial: FrozenTrial) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def _doubt(record: StudyRecord, best: TrialRecord) -> str:
     """Say what one training each, on so many images, can tell."""
     text = "Each trial is one training with one seed, and the best of many is a little flattered by luck."
     images = record.validation_images
-    if record.metric != "val/acc" or not images:
+    if record.metric != "val/acc" or not images or not 0 <= best.value <= 1:  # some count in percent
         return f"{text} How far two seeds are apart was not measured."
     error = math.sqrt(best.value * (1 - best.value) / images)
     return (

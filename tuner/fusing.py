@@ -8,8 +8,8 @@ from typing import Any, cast
 import pytorch_lightning as pl
 import torch
 
-from lightning_modules import FusedClassifier, merge_checkpoints, split_checkpoint
-from tuner.callbacks import DivergenceStop, EpochSeed, History, MemoryLogger, Reporter
+from lightning_modules import EpochSeed, FusedClassifier, merge_checkpoints, split_checkpoint
+from tuner.callbacks import DivergenceStop, History, MemoryLogger, Reporter
 from tuner.checkpoints import AtomicCheckpointIO
 
 __all__ = ["FusedCheckpointIO", "FusedHistory", "FusedReporter", "FusedTrial"]

@@ -53,4 +53,5 @@ def check_divisible(batch_sizes: Iterable[int], slots: Sequence[Slot]) -> None:
 
 def alike(one: TrialConfig, other: TrialConfig) -> bool:
     """Tell whether trials can be one model: optimizers, schedules and seeds may differ, but nothing else."""
-    return (one.data, one.model, one.trainer) == (other.data, other.model, other.trainer)
+    first, second = ((each.data, each.model, each.loss, each.trainer) for each in (one, other))
+    return first == second

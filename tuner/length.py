@@ -22,15 +22,21 @@ __all__ = ["DataFacts", "Length", "Meter", "relative_lengths", "resolve"]
 
 @dataclass(frozen=True)
 class Length:
-    """How long a training is: optimizer steps in an epoch, and epochs."""
+    """How long a training is: optimizer steps in a pass over the data, and passes, or else steps."""
 
     steps_per_epoch: int
-    max_epochs: int
+    max_epochs: int = 0
+    max_steps: int = 0
 
     @property
     def steps(self) -> int:
         """Return the optimizer steps of the whole training."""
-        return self.steps_per_epoch * self.max_epochs
+        return self.steps_per_epoch * self.max_epochs or self.max_steps
+
+    @property
+    def epochs(self) -> float:
+        """Return the passes over the data."""
+        return self.steps / self.steps_per_epoch
 
     def spread(self, count: int) -> list[int]:
         """Return every step, or, if there are more than `count`, so many from the first to the last, evenly spread.
@@ -166,8 +172,9 @@ class Meter:
             reason = "its loader does not tell how many batches it has, so lengths must be in steps"
             raise BadInputError([f"trial.data: {reason}."])
         # As Lightning does it: the last batches of an epoch make a step however few they are.
-        accumulated = trial["trainer"].get("accumulate_grad_batches", 1)
-        return Length(-(-batches // accumulated), trial["trainer"]["max_epochs"])
+        trainer = trial["trainer"]
+        steps_per_epoch = -(-batches // trainer.get("accumulate_grad_batches", 1))
+        return Length(steps_per_epoch, trainer.get("max_epochs", 0), trainer.get("max_steps", 0))
 
 
 def _count(loader: Any) -> int | None:

@@ -39,12 +39,15 @@ class Assignment:
         config: Its values.
         metric: The objective metric.
         directory: Where its checkpoints, its result and its output belong.
+        best_epoch: In which direction the metric of its best epoch is looked for, whose value and weights then count;
+            None if those of its last epoch do.
     """
 
     number: int
     config: "TrialConfig"
     metric: str
     directory: Path
+    best_epoch: Literal["maximize", "minimize"] | None = None
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def _finish(axes: Axes, family: Family, scale: str) -> None:
     elif scale == "linear":
         axes.set_ylim(0, highest * 1.08 or 1)
     per_epoch = {curve.length.steps_per_epoch for curve in family.curves}
-    epochs = max(curve.length.max_epochs for curve in family.curves)
+    epochs = max(curve.length.epochs for curve in family.curves)
     if len(per_epoch) == 1 and epochs > 1:
         (steps,) = per_epoch
         there_and_back: Any = (lambda step: step / steps, lambda epoch: epoch * steps)

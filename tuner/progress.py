@@ -126,7 +126,7 @@ class Display:
         )
         rows = Table.grid(padding=(0, 2))
         for number, line in sorted(self._running.items()):
-            epochs = line.config.trainer.max_epochs
+            epochs = line.config.trainer.evaluations
             step = line.step
             rows.add_row(
                 Text(f"#{number}", style="bold"),

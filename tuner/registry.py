@@ -13,9 +13,9 @@ from functools import lru_cache, partial
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningDataModule
+from pytorch_lightning import LightningDataModule, LightningModule
 
-from lightning_modules import DATASETS, MODELS, OPTIMIZERS, SCHEDULES, Plateau, Schedule
+from lightning_modules import DATASETS, MODELS, OPTIMIZERS, SCHEDULES, SGD, TABLES, Constant, Plateau, Schedule
 from tuner.document import shown
 from tuner.hints import converted, did_you_mean, item_hint, members
 
@@ -23,26 +23,32 @@ __all__ = [
     "KINDS",
     "Argument",
     "Signature",
+    "accepted",
     "arguments_of",
     "build",
     "is_free",
+    "is_module",
     "is_schedule",
+    "is_torch_optimizer",
     "rehearse",
     "resolve",
     "signature_of",
 ]
 
 KINDS: dict[str, Mapping[str, type]] = {
-    "data": DATASETS,
+    "data": {**DATASETS, **TABLES},
     "model": MODELS,
     "optimizer": OPTIMIZERS,
     "schedule": {**SCHEDULES, "plateau": Plateau},
 }
 
+GIVEN_TO_MODULES = {"optimizer": SGD(initial_lr=0.1), "schedule": Constant()}
+"""What a LightningModule is built with beside its arguments, and what stands for it while those are checked."""
+
 # What a trial needs of each kind, and its name for people.
 _BASES: dict[str, tuple[tuple[Any, ...], str]] = {
     "data": ((LightningDataModule,), "a LightningDataModule"),
-    "model": ((torch.nn.Module,), "a torch.nn.Module"),
+    "model": ((torch.nn.Module,), "a torch.nn.Module"),  # or a whole LightningModule, which is one
     "optimizer": ((torch.optim.Optimizer, Callable), "a maker of optimizers"),
     "schedule": ((Schedule, Plateau), "a lightning_modules.Schedule"),
 }
@@ -121,8 +127,14 @@ def arguments_of(kind: str, name: str) -> Signature:
     signature = signature_of(target)
     arguments = dict(signature.arguments)
     if kind == "data":
-        arguments.pop("seed", None)  # trial.seed is the one seed of a trial
-    if _is_torch_optimizer(target):
+        for key in ("seed", "batches_per_epoch"):  # which trial.seed and trial.trainer tell it
+            arguments.pop(key, None)
+    if kind == "model" and is_module(name):
+        for key in GIVEN_TO_MODULES:
+            if key not in arguments:
+                raise ValueError(f"{shown(name)} has no argument {key}: a LightningModule is given that of the trial.")
+            del arguments[key]
+    if is_torch_optimizer(target):
         arguments.pop("params", None)
         arguments["initial_lr"] = arguments.pop("lr", Argument(float, required=True))
     if kind == "optimizer":
@@ -156,7 +168,18 @@ def _parameters(target: Any) -> Mapping[str, inspect.Parameter]:
         return {"arguments": inspect.Parameter("arguments", inspect.Parameter.VAR_KEYWORD)}
 
 
-def _is_torch_optimizer(target: Any) -> bool:
+def is_module(name: str) -> bool:
+    """Tell whether the name of a model stands for a whole LightningModule, not for a network.
+
+    Raises:
+        ValueError: If the name is unknown, cannot be imported or is not of a model.
+    """
+    target = resolve("model", name)
+    return isinstance(target, type) and issubclass(target, LightningModule)
+
+
+def is_torch_optimizer(target: Any) -> bool:
+    """Tell whether a class is one of torch's optimizers, which call the initial lr lr."""
     return isinstance(target, type) and issubclass(target, torch.optim.Optimizer)
 
 
@@ -180,11 +203,16 @@ def build(kind: str, name: str, arguments: Mapping[str, Any], **extra: Any) -> A
     target = resolve(kind, name)
     known = arguments_of(kind, name).arguments
     values = {key: _wanted(key, known[key].hint, value) if key in known else value for key, value in arguments.items()}
-    accepted = _parameters(target)
-    values |= {key: value for key, value in extra.items() if key in accepted}
-    if _is_torch_optimizer(target):
+    values |= accepted(kind, name, extra)
+    if is_torch_optimizer(target):
         return partial(target, lr=values.pop("initial_lr"), **values)
     return target(**values)
+
+
+def accepted(kind: str, name: str, extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of further arguments that a class takes."""
+    known = _parameters(resolve(kind, name))
+    return {key: value for key, value in extra.items() if key in known}
 
 
 def _wanted(key: str, hint: Any, value: Any) -> Any:
@@ -236,8 +264,9 @@ def rehearse(kind: str, values: Mapping[str, Any], steps: Iterable[int] = (0,)) 
 
 def _without_memory(name: str, arguments: Mapping[str, Any]) -> Any:
     """Build a model of shapes only; but some compute with numbers as they are built, and those need memory."""
+    given = GIVEN_TO_MODULES if is_module(name) else {}
     try:
         with torch.device("meta"):
-            return build("model", name, arguments)
+            return build("model", name, arguments, **given)
     except Exception:  # whatever the user's model raises; if it is not about the missing numbers, it comes again
-        return build("model", name, arguments)
+        return build("model", name, arguments, **given)

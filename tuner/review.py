@@ -149,13 +149,18 @@ def _crown(best: Mapping[str, Any], study: str, tracked: "TrackedStudy") -> list
     except DamagedCheckpointError as error:
         return [f"the model is not in MLflow: {error}"]
     model = build_model(TrialConfig.from_values(best["config"]), weights)
+    has_example = len(predictions["example"]) > 0
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, "best")
         folder.mkdir()
         shutil.copy(directory / MODEL_FILE, folder / "weights.ckpt")
-        (folder / "model_summary.txt").write_text(_summary(model, predictions["example"]))
-        _draw_mistakes(predictions, f"#{number} on the test data", folder)
+        if has_example:
+            (folder / "model_summary.txt").write_text(_summary(model, predictions["example"]))
+        if len(predictions["labels"]):
+            _draw_mistakes(predictions, f"#{number} on the test data", folder)
         tracked.add(Path(temporary))
+    if not has_example:
+        return [f"the batches of trial #{number} are not pairs of tensors, so MLflow has its weights only"]
     return tracked.add_model(number, model, predictions["example"].numpy(), study)
 
 

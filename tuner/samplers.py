@@ -6,8 +6,8 @@ from typing import Any
 
 import optuna
 
-from tuner.config import StudyConfig
-from tuner.search_space import Choices, Range, highest, searched
+from tuner.config import StudyConfig, evaluations
+from tuner.search_space import Choices, Range, highest, lowest, searched
 
 __all__ = ["make_pruner", "make_sampler"]
 
@@ -79,7 +79,9 @@ def make_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
         ValueError: If Optuna refuses an option.
     """
     options: dict[str, Any] = dict(config.pruner.arguments)
-    epochs = int(highest(config.trial["trainer"]["max_epochs"]))
+    trainer = config.trial["trainer"]
+    max_epochs, max_steps = (int(highest(trainer.get(key, 0))) for key in ("max_epochs", "max_steps"))
+    epochs = evaluations(max_epochs, max_steps, int(lowest(trainer.get("val_check_interval", 0))))
     third = max(1, -(-epochs // 3))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

@@ -26,6 +26,7 @@ __all__ = [
     "grid_size",
     "highest",
     "is_spec",
+    "lowest",
     "parse_spec",
     "searched",
     "suggest",
@@ -217,6 +218,17 @@ def highest(template: Template) -> Any:
             return high
         case Choices(values=values):
             return max(value for value in values if isinstance(value, int | float))
+        case _:
+            return template
+
+
+def lowest(template: Template) -> Any:
+    """Return the smallest number that a value or spec can be."""
+    match template:
+        case Range(low=low):
+            return low
+        case Choices(values=values):
+            return min(value for value in values if isinstance(value, int | float))
         case _:
             return template
 

@@ -14,17 +14,18 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.utilities.model_helpers import is_overridden
 
-from lightning_modules import Classifier, FusedClassifier
+from lightning_modules import Classifier, EpochSeed, FusedClassifier, IrisDataModule
 from lightning_modules.data import ImageDataModule
-from tuner import ranks
-from tuner.callbacks import DivergenceStop, EpochSeed, History, Predictions, Reporter
+from tuner import ranks, registry
+from tuner.callbacks import DivergenceStop, History, LrLog, Predictions, Reporter
 from tuner.checkpoints import (
     AtomicCheckpointIO,
     DiskFullError,
@@ -40,9 +41,19 @@ from tuner.config import TrialConfig
 from tuner.crashes import crash_point
 from tuner.environment import device_name
 from tuner.fusing import FusedCheckpointIO, FusedHistory, FusedReporter, FusedTrial
+from tuner.lightning_config import trainer_arguments
 from tuner.messages import Assignment, Channel, Group, TrialResult
 
-__all__ = ["MODEL_FILE", "PREDICTIONS_FILE", "RESULT_FILE", "build_model", "read_result", "run"]
+__all__ = [
+    "MODEL_FILE",
+    "PREDICTIONS_FILE",
+    "RESULT_FILE",
+    "build_data",
+    "build_model",
+    "build_module",
+    "read_result",
+    "run",
+]
 
 RESULT_FILE = "result.json"
 MODEL_FILE = "model.ckpt"
@@ -84,19 +95,6 @@ def read_result(directory: Path) -> TrialResult | None:
     except (ValueError, TypeError, KeyError) as error:
         _log.warning("%s: is damaged (%s: %s); its trial is trained again", path, type(error).__name__, error)
         return None
-
-
-def resolve_precision(precision: str, device: str) -> str:
-    """Return the precision that "auto" stands for on a device: bf16-mixed where it computes in it, else 32-true."""
-    if precision != "auto":
-        return precision
-    if device == "cuda":
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return "32-true"
-    return "bf16-mixed" if "avx512_bf16" in flags or "amx_bf16" in flags else "32-true"
 
 
 def _train(assignment: Assignment, channel: Channel, device: str) -> TrialResult:
@@ -147,7 +145,7 @@ def _message(error: Exception, config: TrialConfig) -> str:
 def _fit(assignment: Assignment, channel: Channel, device: str) -> TrialResult:
     config, directory = assignment.config, assignment.directory
     checkpoint = ranks.first(lambda: common_checkpoint([directory]))  # it removes damaged ones
-    module, data = _classifier(config), config.data.build("data", seed=config.seed)
+    module, data = build_module(config), build_data(config)
 
     def save(epoch: int) -> None:
         trainer.save_checkpoint(directory / checkpoint_name(epoch))
@@ -157,11 +155,16 @@ def _fit(assignment: Assignment, channel: Channel, device: str) -> TrialResult:
 
     history, divergence = History(), DivergenceStop()
     reporter = _reporter(assignment, history, channel, save)
-    trainer = _trainer(config, device, directory, [EpochSeed(config.seed), divergence, reporter], history)
+    callbacks = [EpochSeed(config.seed), divergence, reporter]
+    if not isinstance(module, Classifier):
+        callbacks.append(LrLog())
+    trainer = _trainer(config, device, directory, callbacks, history)
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint and directory / checkpoint, weights_only=True)
     result = _outcome(assignment, reporter, divergence.diverged_at, trainer.global_step)
     if result.state == "complete" and ranks.is_first():
-        _save_weights(directory, module.model.state_dict())
+        if reporter.weights is not None:
+            module.load_state_dict(reporter.weights)
+        _save_weights(directory, network_of(module).state_dict())
     return result
 
 
@@ -196,8 +199,9 @@ def _fit_fused(
     first = assignments[0]
     by_name = {str(assignment.number): assignment for assignment in assignments}
     seeds = [assignment.config.seed for assignment in assignments]
-    data = first.config.data.build("data", seed=seeds[0] if len(set(seeds)) == 1 else tuple(seeds))
-    module = FusedClassifier([_classifier(assignment.config) for assignment in assignments], seeds, list(by_name))
+    data = build_data(first.config, seeds[0] if len(set(seeds)) == 1 else tuple(seeds))
+    alone = [cast(Classifier, build_module(assignment.config)) for assignment in assignments]
+    module = FusedClassifier(alone, seeds, list(by_name))
 
     def save(epoch: int) -> None:
         trainer.save_checkpoint(first.directory / checkpoint_name(epoch))
@@ -235,7 +239,7 @@ def _parts(assignments: Sequence[Assignment], device: str) -> Iterator[tuple[lis
     """
     config = assignments[0].config
     # Of the shipped data sets each trial can have an order of its own; what others do with the seed is not known.
-    any_seed = isinstance(config.data.build("data", seed=config.seed), ImageDataModule)
+    any_seed = isinstance(build_data(config), ImageDataModule | IrisDataModule)
     most = _most_in_memory(config) if device == "cuda" else len(assignments)
     parts: dict[Any, list[Assignment]] = {}
     for assignment in assignments:
@@ -255,7 +259,7 @@ def _most_in_memory(config: TrialConfig) -> int:
 
     A trial has its weights, their gradients and up to three states of the optimizer, and room to move them.
     """
-    size = sum(tensor.numel() * tensor.element_size() for tensor in _classifier(config).parameters())
+    size = sum(tensor.numel() * tensor.element_size() for tensor in build_module(config).parameters())
     free, _ = torch.cuda.mem_get_info()
     return max(1, free // 2 // (6 * size))
 
@@ -267,6 +271,7 @@ def _reporter(assignment: Assignment, history: History, channel: Channel, save: 
         report=lambda report: channel.report(assignment.number, report),
         progress=lambda step: channel.progress(assignment.number, step),
         save=save,
+        best_epoch=assignment.best_epoch,
     )
 
 
@@ -280,7 +285,7 @@ def _outcome(assignment: Assignment, reporter: Reporter, diverged_at: int | None
         return ended("diverged", message=message, diverged_at=step)
     if reporter.verdict == "prune":
         return ended("pruned")
-    return ended("complete" if reporter.epochs == assignment.config.trainer.max_epochs else "interrupted")
+    return ended("complete" if reporter.epochs == assignment.config.trainer.evaluations else "interrupted")
 
 
 def _save_weights(directory: Path, weights: Mapping[str, torch.Tensor]) -> None:
@@ -299,9 +304,10 @@ def _test(assignment: Assignment, device: str) -> TrialResult:
 
 def _tested(assignment: Assignment, device: str, started: float) -> TrialResult:
     config = assignment.config
-    module, data = _classifier(config), config.data.build("data", seed=config.seed)
-    weights = load_tensors(assignment.directory / MODEL_FILE)
-    module.model.load_state_dict(weights["state_dict"])
+    module, data = build_module(config), build_data(config)
+    if not is_overridden("test_step", module) or not is_overridden("test_dataloader", data):
+        return TrialResult("complete", seconds=time.monotonic() - started)
+    network_of(module).load_state_dict(load_tensors(assignment.directory / MODEL_FILE)["state_dict"])
     predictions = Predictions()
     trainer = _trainer(config, device, assignment.directory, [predictions], None)
     (metrics,) = trainer.test(module, datamodule=data, verbose=False)
@@ -310,17 +316,32 @@ def _tested(assignment: Assignment, device: str, started: float) -> TrialResult:
 
 
 def build_model(config: TrialConfig, weights: Mapping[str, Any]) -> torch.nn.Module:
-    """Return a trial's network with the weights of its `MODEL_FILE`."""
-    model: torch.nn.Module = config.model.build("model")
+    """Return a trial's network, or its LightningModule, with the weights of its `MODEL_FILE`."""
+    model = network_of(build_module(config))
     model.load_state_dict(weights["state_dict"])
     return model
 
 
-def _classifier(config: TrialConfig) -> Classifier:
+def network_of(module: pl.LightningModule) -> torch.nn.Module:
+    """Return that of which a trial's weights are: the network that is named as its model, or the module that is."""
+    return module.model if type(module) is Classifier else module
+
+
+def build_data(config: TrialConfig, seed: int | tuple[int, ...] | None = None) -> pl.LightningDataModule:
+    """Return a trial's data; with several seeds, those of trials that are trained as one model."""
+    seed = config.seed if seed is None else seed
+    data: pl.LightningDataModule = config.data.build("data", seed=seed, batches_per_epoch=config.trainer.batches)
+    return data
+
+
+def build_module(config: TrialConfig) -> pl.LightningModule:
+    """Return what is trained: a `Classifier` of the trial's network, or its model if that is a LightningModule."""
     torch.manual_seed(config.seed)  # the initial weights
-    module = Classifier(
-        config.model.build("model"), config.optimizer.build("optimizer"), config.schedule.build("schedule")
-    )
+    optimizer, schedule = config.optimizer.build("optimizer"), config.schedule.build("schedule")
+    if registry.is_module(config.model.name):
+        module: pl.LightningModule = config.model.build("model", optimizer=optimizer, schedule=schedule)
+    else:
+        module = Classifier(config.model.build("model"), optimizer, schedule, config.loss or "cross_entropy")
     # Lightning converts only after it has restored a checkpoint, and would round what it restores.
     return module.double() if config.trainer.precision == "64-true" else module
 
@@ -337,20 +358,14 @@ def _trainer(
         accelerator="gpu" if device == "cuda" else "cpu",
         devices=ranks.count(),
         strategy=ranks.DividedBatches() if ranks.count() > 1 else "auto",
-        max_epochs=config.trainer.max_epochs,
-        precision=resolve_precision(config.trainer.precision, device),  # type: ignore[arg-type]
-        gradient_clip_val=config.trainer.gradient_clip_val,
-        accumulate_grad_batches=config.trainer.accumulate_grad_batches,
+        **trainer_arguments(config.trainer, device),
         callbacks=callbacks,
         logger=logger or False,
-        log_every_n_steps=1,
         plugins=[checkpoints or AtomicCheckpointIO(), LightningEnvironment()],  # else a Slurm job is taken for its own
         default_root_dir=directory,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
     )
 
 

@@ -1,0 +1,37 @@
+"""``python -m lightning_modules fit --config best.yaml``: train what a file describes, by Lightning's LightningCLI."""
+
+import sys
+
+__all__ = ["main"]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Do what the command line asks for, and print the metrics that a training ends with."""
+    try:
+        from jsonargparse import set_parsing_settings
+        from pytorch_lightning.cli import LightningCLI
+    except ImportError as error:
+        sys.exit(f'this needs jsonargparse: pip install "jsonargparse[signatures]" ({error})')
+    import pytorch_lightning as pl
+
+    from lightning_modules import Plateau
+
+    class CLI(LightningCLI):
+        def after_fit(self) -> None:
+            metrics = self.trainer.callback_metrics
+            print(", ".join(f"{key} {float(metrics[key]):.4f}" for key in sorted(metrics)))  # noqa: T201
+
+    set_parsing_settings(subclasses_enabled=[Plateau])  # else it cannot stand where a schedule may
+    CLI(
+        pl.LightningModule,
+        pl.LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,  # the modules do it themselves
+        save_config_kwargs={"overwrite": True},
+        args=arguments,
+    )
+
+
+if __name__ == "__main__":
+    main()
