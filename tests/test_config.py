@@ -812,7 +812,7 @@ def test_a_bad_line_is_told_in_full(case: str) -> None:
 
 FORM = "must be {low: ..., high: ...} or {choices: [...]}"
 ONE_OF = "{one_of: {name: {argument: range or value}, ...}}"
-KEYS_OF_TRIAL = "data, model, optimizer, schedule, seed, trainer"
+KEYS_OF_TRIAL = "data, loss, model, optimizer, schedule, seed, trainer"
 
 BAD_ENTRIES = {
     # ranges and choices

@@ -1,1 +1,17 @@
 """Search learning-rate schedules with Optuna, train with Lightning, record in MLflow."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tuner.api import Result, Study
+
+__all__ = ["Result", "Study"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the Python API when it is asked for: the commands need not wait for what it needs."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from tuner import api
+
+    return getattr(api, name)

@@ -202,6 +202,11 @@ class StudyConfig:
     text: str
     meter: Meter = field(default_factory=Meter, compare=False, repr=False)
 
+    @property
+    def can_fuse(self) -> bool:
+        """Tell whether its trials can be trained as one model, as far as the study file tells."""
+        return self.objective.epoch == "last" and not _are_modules(self.trial["model"])
+
     def draw(self, drawing: Drawing) -> TrialConfig:
         """Return a trial with the values that are drawn for it, its lengths in steps.
 

@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from tuner.figures import Figure, Panel, Scale, Series
 
-__all__ = ["confusion_png", "mistakes_png", "png"]
+__all__ = ["canvas", "confusion_png", "mistakes_png", "png"]
 
 DPI = 110
 STYLE: dict[Any, Any] = {
@@ -45,12 +45,23 @@ def png(figure: Figure) -> bytes:
     Raises:
         ValueError: If the figure has no panels.
     """
+    drawn = canvas(figure)
+    with rc_context(STYLE):
+        return _saved(drawn)
+
+
+def canvas(figure: Figure) -> Canvas:
+    """Return a figure as one of matplotlib's.
+
+    Raises:
+        ValueError: If the figure has no panels.
+    """
     if not figure.panels:
         raise ValueError(f"{figure.name} has nothing to draw: {figure.caption}")
     with rc_context(STYLE):
-        canvas = _canvas(figure.width, figure.rows * figure.height + 0.5)
-        canvas.suptitle(figure.title, fontsize=12, fontweight="bold", x=0.01, ha="left")
-        grid = canvas.subplots(
+        drawn = _canvas(figure.width, figure.rows * figure.height + 0.5)
+        drawn.suptitle(figure.title, fontsize=12, fontweight="bold", x=0.01, ha="left")
+        grid = drawn.subplots(
             figure.rows,
             figure.columns,
             squeeze=False,
@@ -62,14 +73,14 @@ def png(figure: Figure) -> bytes:
             _draw(axis, panel)
             if figure.shared_y and index % figure.columns:
                 axis.set_ylabel("")
-        _add_legend(canvas, axes)
+        _add_legend(drawn, axes)
         for axis in axes[len(figure.panels) :]:
             axis.remove()
         if figure.scale is not None:
-            bar = canvas.colorbar(_mappable(figure.scale), ax=axes[: len(figure.panels)], shrink=0.8, pad=0.015)
+            bar = drawn.colorbar(_mappable(figure.scale), ax=axes[: len(figure.panels)], shrink=0.8, pad=0.015)
             bar.set_label(figure.scale.label)
             bar.outline.set_visible(False)
-        return _saved(canvas)
+        return drawn
 
 
 def confusion_png(counts: Sequence[Sequence[int]], title: str) -> bytes:

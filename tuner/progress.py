@@ -1,9 +1,11 @@
 """What a person sees while a study runs: live on a terminal, a line for each event elsewhere."""
 
+import io
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 from optuna.trial import FrozenTrial
 from rich.console import Console, Group, RenderableType
@@ -20,6 +22,7 @@ from tuner.wording import counted
 
 __all__ = ["Display", "clock"]
 
+NOTEBOOK_SECONDS = 1.0
 STYLES = {"complete": "green", "pruned": "yellow", "diverged": "magenta", "failed": "red"}
 
 
@@ -51,6 +54,8 @@ class Display:
         self._best: FrozenTrial | None = None
         self._began = time.monotonic()
         self._done_here = 0.0  # trials' worth of training in this run
+        self._cell: Any = None  # where a notebook shows it
+        self._next_drawing = 0.0
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> "Display":
@@ -111,6 +116,24 @@ class Display:
         """Redraw."""
         if self._live:
             self._live.update(self._picture(), refresh=True)
+        elif self._console.is_jupyter:
+            self._draw_in_notebook()
+
+    def _draw_in_notebook(self) -> None:
+        """Draw in one place of a notebook's cell, again and again."""
+        from IPython.display import HTML, DisplayHandle
+
+        if time.monotonic() < self._next_drawing:
+            return
+        self._next_drawing = time.monotonic() + NOTEBOOK_SECONDS
+        page = Console(record=True, file=io.StringIO(), width=100, force_jupyter=False)
+        page.print(self._picture())
+        drawn = HTML(page.export_html(inline_styles=True, code_format="<pre>{code}</pre>"))
+        if self._cell is None:
+            self._cell = DisplayHandle()
+            self._cell.display(drawn)
+        else:
+            self._cell.update(drawn)
 
     def _print(self, markup: str) -> None:
         self._console.print(printable(markup), highlight=False, soft_wrap=True)

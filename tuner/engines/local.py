@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+import types
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -113,8 +114,9 @@ class LocalEngine:
                 ]
             busy = _Busy(slot, group, ranks, ours, time.monotonic())
             try:
-                for process in ranks:
-                    process.start()
+                with _without_main():
+                    for process in ranks:
+                        process.start()
             except (EOFError, OSError) as error:  # the server was killed just now
                 busy.end()
                 if attempt == self.START_ATTEMPTS - 1:
@@ -165,12 +167,29 @@ class LocalEngine:
         handler.died(busy.group, reason or how)
 
 
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Keep new processes from running the script that started the study again, as multiprocessing would have them do.
+
+    They need nothing of it: what a study file names, they import.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
 def _ensure_server() -> None:
     """Start the server if it does not live.
 
     Ctrl-C, Slurm and the like signal every process. That is for the coordinator, which ends the others in order: the
     server, and so its children, are born deaf to it.
     """
+    if threading.current_thread() is not threading.main_thread():  # which alone can say so
+        forkserver.ensure_running()
+        return
     deaf = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, signal.SIG_IGN) for number in deaf}
     tunables = os.environ.get("GLIBC_TUNABLES")

@@ -1,0 +1,135 @@
+"""The tuner from Python: ``from tuner import Study``; what the command line does, in a script or a notebook."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tuner.record import StudyRecord
+from tuner.running import Ending, Options, run
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+__all__ = ["Best", "Result", "Study"]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best trial of a study.
+
+    Args:
+        number: Its number.
+        value: Its value of the objective.
+        params: What was searched and drawn for it, by dotted paths.
+        config: All its values, nested as in a study file.
+        test: What it reaches on the test data; empty if it was not tested.
+        weights: File with its weights; None if it is not on this machine.
+    """
+
+    number: int
+    value: float
+    params: Mapping[str, Any]
+    config: Mapping[str, Any]
+    test: Mapping[str, float]
+    weights: Path | None
+
+
+class Study:
+    """A study, checked and ready to run.
+
+    Args:
+        source: Study file, or the name of a shipped study.
+        overrides: ``dotted.path=value`` each, put over what the file says.
+
+    Raises:
+        BadInputError: With every fault of the file.
+    """
+
+    def __init__(self, source: str | Path, overrides: Sequence[str] = ()) -> None:
+        from tuner.config import load_study
+
+        self._source, self._overrides = str(source), tuple(overrides)
+        self.name = load_study(self._source, self._overrides).name
+
+    @classmethod
+    def from_yaml(cls, source: str | Path, *overrides: str) -> "Study":
+        """Read and check a study file.
+
+        Args:
+            source: Its path, or the name of a shipped study.
+            overrides: ``dotted.path=value`` each, put over what it says.
+
+        Raises:
+            BadInputError: With every fault of the file.
+        """
+        return cls(source, overrides)
+
+    def run(self, **options: Any) -> "Result":
+        """Run the study, or go on with it, and return what it has come to.
+
+        Args:
+            options: How, as the options of ``python -m tuner.study`` are called: ``trials=50``, ``devices="cpu"``,
+                ``review=False``, ``storage=...``; ``quiet=True`` prints nothing.
+
+        Raises:
+            KeyboardInterrupt: If it was interrupted; it has ended in order, and `run` goes on from there.
+            TunerError: If the input is bad, the study is already running, or it failed.
+        """
+        ending = run(Options(study=self._source, set=self._overrides, **options))
+        if ending.interrupted:
+            raise KeyboardInterrupt
+        return Result(self, ending)
+
+
+class Result:
+    """What a study has come to, as its stores have it."""
+
+    def __init__(self, study: Study, ending: Ending) -> None:
+        self._study, self._ending = study, ending
+
+    def __repr__(self) -> str:
+        best = self.best
+        found = f"best #{best.number} {self.record.metric} {best.value:.4f}" if best else "none trained to its end"
+        return f"Result({self.record.name}: {len(self.record.trials)} trials, {found})"
+
+    @cached_property
+    def record(self) -> StudyRecord:
+        """The study as plain data, with the curves of its trials."""
+        from tuner.reading import identifier_of, open_study, record_of
+        from tuner.tracked import TrackedStudy
+
+        with open_study(self._ending.storage, self._ending.name) as study:
+            return record_of(study, TrackedStudy(self._ending.tracking_uri, identifier_of(study)).curves)
+
+    @cached_property
+    def best(self) -> Best | None:
+        """The best trial; None if none was trained to its end."""
+        best = self.record.best
+        if best is None or self._ending.best is None:
+            return None
+        config, weights = self._ending.best
+        return Best(
+            best.number, best.value, best.params, config, self.record.test, weights if weights.exists() else None
+        )
+
+    @cached_property
+    def trials(self) -> "pd.DataFrame":
+        """The finished trials: a row for each, with what was searched under its dotted path."""
+        import pandas as pd
+
+        columns = ("number", "state", "value", "epochs", "seconds")
+        rows = [
+            {**{key: getattr(trial, key) for key in columns}, "schedule": trial.family, **trial.params}
+            for trial in self.record.trials
+        ]
+        return pd.DataFrame(rows, columns=[*columns, "schedule"] if not rows else None).set_index("number")
+
+    def plot_lr(self) -> "Figure":
+        """Return a matplotlib figure of the lr curves of all trials, coloured by their values."""
+        from tuner.curve_charts import lr_curves
+        from tuner.pictures import canvas
+
+        return canvas(lr_curves(self.record))
