@@ -21,9 +21,12 @@ ONLY_HERE = {
     "jinja2": {"tuner/report.py"},
     "yaml": {"tuner/study_file.py"},
     "pydantic": {"tuner/config.py", "tuner/hints.py"},
-    "rich": {"tuner/plots.py", "tuner/preview.py", "tuner/progress.py", "tuner/summary.py", "tuner/study.py"},
-    "matplotlib": {"tuner/pictures.py", "tuner/plots.py"},
-    "mlxtend": {"lightning_modules/data.py"},
+    "rich": {"tuner/plots.py", "tuner/preview.py", "tuner/progress.py", "tuner/running.py", "tuner/summary.py"},
+    "pandas": {"tuner/api.py"},
+    "IPython": {"tuner/progress.py"},
+    "jsonargparse": {"lightning_modules/__main__.py"},
+    "matplotlib": {"tuner/api.py", "tuner/pictures.py", "tuner/plots.py"},
+    "mlxtend": {"lightning_modules/data.py", "lightning_modules/tables.py"},
     "torchvision": {"lightning_modules/data.py"},
 }
 STANDARD_LIBRARY_ONLY = {

@@ -133,9 +133,16 @@ def mistakes_png(images: Any, texts: Sequence[str], title: str) -> bytes:
         return _saved(canvas)
 
 
+class _Shown(Canvas):
+    """A figure that a notebook shows, whichever way it is set up."""
+
+    def _repr_png_(self) -> bytes:
+        return _saved(self)
+
+
 def _canvas(width: float, height: float) -> Canvas:
     """Return an empty canvas of so many inches."""
-    return Canvas(figsize=(width, height), dpi=DPI, layout="constrained")
+    return _Shown(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
 def _saved(canvas: Canvas) -> bytes:

@@ -128,9 +128,11 @@ class Display:
         self._next_drawing = time.monotonic() + NOTEBOOK_SECONDS
         page = Console(record=True, file=io.StringIO(), width=100, force_jupyter=False)
         page.print(self._picture())
-        drawn = HTML(page.export_html(inline_styles=True, code_format="<pre>{code}</pre>"))
+        drawn = HTML(  # type: ignore[no-untyped-call]
+            page.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+        )
         if self._cell is None:
-            self._cell = DisplayHandle()
+            self._cell = DisplayHandle()  # type: ignore[no-untyped-call]
             self._cell.display(drawn)
         else:
             self._cell.update(drawn)

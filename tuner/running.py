@@ -3,7 +3,7 @@
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -139,11 +139,16 @@ def run(options: Options) -> Ending:
         engine.close()
 
 
+def _status(console: "Console", text: str) -> AbstractContextManager[Any]:
+    """Say what is being done; a notebook would need another package for it."""
+    return nullcontext() if console.is_jupyter else console.status(text)
+
+
 def _with_engine(options: Options, overrides: Sequence[str], engine: Any) -> Ending:
     from rich.console import Console
 
     console, storage = Console(quiet=options.quiet), storage_url(options.storage)
-    with console.status(f"checking {options.study}"):
+    with _status(console, f"checking {options.study}"):
         from tuner.config import load_study
         from tuner.coordinator import Coordinator
         from tuner.environment import environment
@@ -197,7 +202,7 @@ def _with_engine(options: Options, overrides: Sequence[str], engine: Any) -> End
                     review.close()
         state = _state(store)
         if review and delivered and not caught and state != tracker.reviewed:
-            with console.status("drawing the plots, writing the report, registering the best model"):
+            with _status(console, "drawing the plots, writing the report, registering the best model"):
                 notes = review.finish(_winner(store), state)
             for note in notes:
                 display.note(note)
