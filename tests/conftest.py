@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +17,11 @@ import pytest
 import sqlalchemy
 import torch
 
+from tuner.confirm import main as confirm
 from tuner.study import main
 
 TINY = Path(__file__).parent / "tiny.yaml"
+INLINE = ("--engine", "inline", "--per-device", "2")
 EPOCHS, STEPS = 3, 120  # of the tiny study: 4,000 images in batches of 100
 
 
@@ -68,9 +71,18 @@ class StudyFolder:
     def call(self, *arguments: str, study: str | Path = TINY, expect: int = 0) -> str:
         """Run a study in this process, without paying for the imports again, and return what it printed."""
         output = io.StringIO()
-        options = [str(study), "--engine", "inline", "--per-device", "2", *without_review(arguments)]
+        options = [str(study), *INLINE, *without_review(arguments)]
         with contextlib.chdir(self.path), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             code = main(options)
+        assert code == expect, output.getvalue()
+        return output.getvalue()
+
+    def command(self, command: Callable[[list[str]], int], *arguments: str, expect: int = 0) -> str:
+        """Run another command in this process, in the folder, and return what it printed."""
+        output = io.StringIO()
+        stores = ["--storage", f"sqlite:///{self.path}/optuna.db", "--tracking-uri", f"sqlite:///{self.path}/mlflow.db"]
+        with contextlib.chdir(self.path), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            code = command([*arguments, *stores])
         assert code == expect, output.getvalue()
         return output.getvalue()
 
@@ -189,3 +201,23 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyFolde
     folder.output = folder.run("--per-device", "2")  # type: ignore[attr-defined]
     yield folder
     folder.close()
+
+
+@pytest.fixture(scope="session")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyFolder]:
+    """Return a folder in which a study of three short trials was run."""
+    folder = StudyFolder(tmp_path_factory.mktemp("short"))
+    values = ("trainer.max_epochs=2", "data.batch_size=250")
+    folder.call(
+        "--trials", "3", "--set", "name=short", *(part for each in values for part in ("--set", f"trial.{each}"))
+    )
+    yield folder
+    folder.close()
+
+
+@pytest.fixture(scope="session")
+def confirmed(short: StudyFolder, tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
+    """Return a copy of it in which its best trial was confirmed with two seeds."""
+    folder = StudyFolder(shutil.copytree(short.path, tmp_path_factory.mktemp("confirmed") / "copy"))
+    folder.output = folder.command(confirm, "short", "--top", "1", "--seeds", "2", *INLINE)  # type: ignore[attr-defined]
+    return folder

@@ -13,7 +13,8 @@ ROOT = Path(__file__).parent.parent
 ONLY_HERE = {
     "mlflow": {"tuner/tracking.py", "tuner/tracked.py", "tuner/system_metrics.py"},
     "optuna": {
-        f"tuner/{name}.py" for name in ("coordinator", "database", "progress", "reading", "samplers", "storage")
+        f"tuner/{name}.py"
+        for name in ("coordinator", "database", "past", "progress", "reading", "samplers", "seeds", "storage")
     },
     "sqlalchemy": {"tuner/database.py"},
     "plotly": {"tuner/interactive.py"},
@@ -21,7 +22,11 @@ ONLY_HERE = {
     "jinja2": {"tuner/report.py"},
     "yaml": {"tuner/study_file.py"},
     "pydantic": {"tuner/config.py", "tuner/hints.py"},
-    "rich": {"tuner/plots.py", "tuner/preview.py", "tuner/progress.py", "tuner/running.py", "tuner/summary.py"},
+    "rich": {
+        f"tuner/{name}.py"
+        for name in ("confirm", "export", "plots", "preview", "progress", "replay", "running", "summary")
+    },
+    "scipy": {"tuner/comparison.py"},
     "pandas": {"tuner/api.py"},
     "IPython": {"tuner/progress.py"},
     "jsonargparse": {"lightning_modules/__main__.py"},
@@ -29,6 +34,7 @@ ONLY_HERE = {
     "mlxtend": {"lightning_modules/data.py", "lightning_modules/tables.py"},
     "torchvision": {"lightning_modules/data.py"},
 }
+COMMANDS = ("confirm", "export", "preview", "replay", "study")
 STANDARD_LIBRARY_ONLY = {
     f"lightning_modules/{name}.py" for name in ("_schedule", "checks", "combinators", "cycles", "plateau", "schedules")
 } | {
@@ -59,7 +65,7 @@ def test_each_module_imports_only_what_its_place_allows(module: str):
     for name in imports(module):
         package = name.partition(".")[0]
         assert module in ONLY_HERE.get(package, {module}), f"{module} imports {name}"
-        assert name.split(".")[:2] not in (["tuner", "study"], ["tuner", "preview"]), "nobody imports the commands"
+        assert name not in {f"tuner.{command}" for command in COMMANDS}, "nobody imports the commands"
         if module.startswith("lightning_modules"):
             assert package != "tuner", f"{module} imports {name}: the arrow goes from tuner to lightning_modules only"
         if module.startswith("tuner/engines"):
@@ -79,4 +85,4 @@ def test_schedules_plateau_and_what_plots_show_need_the_standard_library_only(mo
 
 def test_only_training_builds_a_trainer():
     builders = [module for module in modules() if "pl.Trainer(" in (ROOT / module).read_text()]
-    assert builders == ["tuner/training.py"]
+    assert builders == ["tuner/script.py", "tuner/training.py"], "the first writes a script that builds one"

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -188,8 +188,13 @@ class StudyConfig:
         timeout: Seconds after which no further trial is started; None for no limit.
         identity: What may not change when a study is continued, under dotted paths.
         text: The study file, with what the command line set in it.
+        values: What both say together, as `load_study` reads it from a file; empty if the study is of no file.
+        experiment: The experiment in MLflow; by default it has the study's name.
+        within: Identifier of the study in whose run, in MLflow, this one's lies; empty for none.
         meter: What has measured its data.
     """
+
+    RENAMING: ClassVar[str] = "--set name=..."
 
     name: str
     objective: Objective
@@ -200,12 +205,33 @@ class StudyConfig:
     trial: Template
     identity: Mapping[str, Any]
     text: str
+    values: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    experiment: str = ""
+    within: str = ""
     meter: Meter = field(default_factory=Meter, compare=False, repr=False)
 
     @property
     def can_fuse(self) -> bool:
         """Tell whether its trials can be trained as one model, as far as the study file tells."""
         return self.objective.epoch == "last" and not _are_modules(self.trial["model"])
+
+    def identity_with(self, digests: Sequence[tuple[str, str]]) -> dict[str, Any]:
+        """Return what may not change when the study is continued, the data included."""
+        return {**self.identity, "data digest": " ".join(dict.fromkeys(digest for _, digest in digests))}
+
+    def measure_data(self) -> tuple[list[tuple[str, str]], int | None]:
+        """Fetch and load the data, and return names and digests of the data sets, and how many images decide.
+
+        Raises:
+            BadInputError: If they cannot be fetched, loaded or used.
+        """
+        facts = [(values["name"], self.meter.data(values)) for values in corners(self.trial["data"])]
+        counts = [fact.validation_images for _, fact in facts if fact.validation_images is not None]
+        return [(name, fact.digest) for name, fact in facts], min(counts, default=None)
+
+    def fixed(self, number: int) -> dict[str, Any]:
+        """Return what a trial is to draw; nothing, for the sampler decides."""
+        return {}
 
     def draw(self, drawing: Drawing) -> TrialConfig:
         """Return a trial with the values that are drawn for it, its lengths in steps.
@@ -344,6 +370,7 @@ class _StudyReader:
             trial=template,
             identity=self._identity(Objective(**objective), sampler, pruner),
             text=self._document.text,
+            values={**self._document.data, "name": name},
             meter=self._meter,
         )
 

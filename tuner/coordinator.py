@@ -16,7 +16,6 @@ from tuner.config import StudyConfig, TrialConfig
 from tuner.crashes import crash_point
 from tuner.engines import Engine
 from tuner.errors import StudyFailedError, TunerError
-from tuner.findings import findings
 from tuner.grouping import alike
 from tuner.lightning_config import lightning_config
 from tuner.messages import Assignment, EpochReport, Group, Slot, StepReport, TrialResult, Verdict
@@ -248,6 +247,7 @@ class Coordinator:
             "state": result.state,
             "epochs": result.epochs,
             "seconds": round(result.seconds, 3),
+            "setup": dict(result.setup),
         }
         if result.message:
             attributes["message"] = result.message
@@ -267,7 +267,7 @@ class Coordinator:
         self._display.finish(number, assignment.config, result)
         best = self._store.best
         self._display.standing(self._store.count, self._config.trials, best)
-        self._tracker.log_standing(self._store.count, best.value if best else None, time.time())
+        self._tracker.log_standing(self._store.count, self._store.best_value, time.time())
         self._keep_weights_of_best([number] if before is None else [number, before.number])
         if time.monotonic() >= self._next_publication:
             self._publish()
@@ -281,9 +281,8 @@ class Coordinator:
 
     def _keep_weights_of_best(self, numbers: Iterable[int]) -> None:
         """Remove the weights of those of the trials that are not the best."""
-        best = self._store.best
         for number in numbers:
-            if best is None or number != best.number:
+            if not self._store.keeps_weights(number):
                 (self._store.trial_directory(number) / MODEL_FILE).unlink(missing_ok=True)
 
     def _publish(self) -> None:
@@ -293,7 +292,7 @@ class Coordinator:
         if best is not None:
             config = lightning_config(self._store.config_of(best), self._config.objective, self._kind)
             summary = {"number": best.number, "params": best.params, "config": config}
-        found = findings(self._store.record())
+        found = self._store.findings()
         table = [_row(trial) for trial in self._store.finished()]
         self._tracker.log_study(table, summary, found)
         now = time.monotonic()
@@ -304,8 +303,8 @@ class Coordinator:
         for trial in self._store.trials(TrialState.RUNNING):
             self._store.suspend(trial.number)  # if it has a result, the next ask finds it
         self._display.standing(self._store.count, self._config.trials, self._store.best)
-        for count, (ended, best) in enumerate(self._store.history(), start=1):
-            self._tracker.log_standing(count, best.value if best else None, ended.timestamp())
+        for count, (ended, value) in enumerate(self._store.history(), start=1):
+            self._tracker.log_standing(count, value, ended.timestamp())
         finished = {trial.number: trial for trial in self._store.finished()}
         self._keep_weights_of_best(finished)
         for number in self._tracker.unfinished(list(finished)):

@@ -24,7 +24,7 @@ from tuner.errors import BadInputError, StudyFailedError, StudyRunningError, Tun
 from tuner.file_systems import network_file_system
 from tuner.urls import without_password
 
-__all__ = ["Database", "state_directory"]
+__all__ = ["Database", "state_directory", "trial_directory"]
 
 Result = TypeVar("Result")
 
@@ -37,6 +37,11 @@ def state_directory(url: str, study: str) -> Path:
     if url.startswith("sqlite:///"):
         base = Path(url.removeprefix("sqlite:///")).resolve().parent
     return base / ".tuner" / study
+
+
+def trial_directory(url: str, study: str, identifier: str, number: int) -> Path:
+    """Return the folder of a trial's checkpoints, result and output."""
+    return state_directory(url, study) / f"trials-{identifier[:8]}" / str(number)  # not those of a deleted database
 
 
 class Database:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from tuner.messages import Slot
 
-__all__ = ["device_name", "environment"]
+__all__ = ["device_name", "environment", "setup"]
 
-PACKAGES = ("lr-tuner", "torch", "pytorch-lightning", "optuna", "mlflow")
+PACKAGES_OF_TRAINING = ("lr-tuner", "torch", "pytorch-lightning")
+PACKAGES = (*PACKAGES_OF_TRAINING, "optuna", "mlflow")
 
 
 def environment(slots: Sequence[Slot]) -> dict[str, str]:
@@ -21,20 +22,46 @@ def environment(slots: Sequence[Slot]) -> dict[str, str]:
     Args:
         slots: Where trainings run.
     """
-    versions = [f"python {platform.python_version()}"]
-    for package in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):  # run from a folder that is not installed
-            versions.append(f"{package} {metadata.version(package)}")
     tags = {}
     if commit := _git("rev-parse", "HEAD"):
         changed = " and changes" * bool(_git("status", "--porcelain", "--untracked-files=no"))
         tags = {"mlflow.source.git.commit": commit, "commit": commit[:12] + changed}
     return {
         **tags,
-        "versions": ", ".join(versions),
+        "versions": ", ".join(f"{name} {version}" for name, version in _versions(PACKAGES).items()),
         "hardware": f"{_processor()}, {os.cpu_count()} cores",
         "devices": ", ".join(dict.fromkeys(name for slot in slots for name in _names(slot))),
     }
+
+
+def setup(device: str, precision: str, ranks: int, fused: int) -> dict[str, str | int]:
+    """Return what the result of a training depends on beside the trial's configuration, in the process that trains.
+
+    Args:
+        device: "cpu" or "cuda".
+        precision: Lightning's precision, "auto" resolved.
+        ranks: Processes that train together.
+        fused: Trials that are trained as one model.
+    """
+    import torch
+
+    return {
+        **_versions(PACKAGES_OF_TRAINING),
+        "processor": _processor(),
+        "device": device_name(device),
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+        "ranks": ranks,
+        "fused": fused,
+    }
+
+
+def _versions(packages: Sequence[str]) -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):  # run from a folder that is not installed
+            versions[package] = metadata.version(package)
+    return versions
 
 
 def _names(slot: Slot) -> Sequence[str]:

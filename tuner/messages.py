@@ -144,6 +144,7 @@ class TrialResult:
         metrics: What a test gave.
         points: Every metric that was logged.
         device: Name of what it was trained on.
+        setup: What the result depends on beside the trial's values; see `environment.setup`.
     """
 
     state: Literal["complete", "pruned", "diverged", "failed", "interrupted"]
@@ -156,6 +157,7 @@ class TrialResult:
     metrics: Mapping[str, float] = field(default_factory=dict)
     points: Points = ()
     device: str = ""
+    setup: Mapping[str, str | int] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "TrialResult":

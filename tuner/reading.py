@@ -11,13 +11,24 @@ from typing import Any, Literal, cast
 import optuna
 from optuna.trial import FrozenTrial
 
+from tuner.config import StudyConfig, TrialConfig
 from tuner.database import Database
+from tuner.document import cut
 from tuner.errors import BadInputError, StudyFailedError
 from tuner.hints import did_you_mean
 from tuner.record import FAMILY, Curve, StudyRecord, TrialRecord
 from tuner.urls import without_password
 
-__all__ = ["IDENTIFIER", "IDENTITY", "TEST", "VALIDATION_IMAGES", "identifier_of", "open_study", "record_of"]
+__all__ = [
+    "IDENTIFIER",
+    "IDENTITY",
+    "TEST",
+    "VALIDATION_IMAGES",
+    "config_of",
+    "identifier_of",
+    "open_study",
+    "record_of",
+]
 
 # Names of attributes of a study.
 IDENTITY = "identity"
@@ -141,3 +152,38 @@ def _importances(study: optuna.Study) -> dict[str, float]:
         shares = optuna.importance.get_param_importances(study, params=judged)
         return {} if any(math.isnan(share) for share in shares.values()) else dict(shares)
     return {}
+
+
+def config_of(config: StudyConfig, params: Mapping[str, Any]) -> TrialConfig:
+    """Return the values of a trial whose parameters are drawn, by their names in Optuna.
+
+    Raises:
+        StudyFailedError: If they are not of the study's search space.
+    """
+    return config.draw(_Replay(params))
+
+
+class _Replay:
+    """Gives the values that a trial drew, in the way of an Optuna trial."""
+
+    def __init__(self, params: Mapping[str, Any]) -> None:
+        self._params = params
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        return int(self._stored(name))
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        return float(self._stored(name))
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        value = self._stored(name)
+        if value not in choices:  # a choice can be the name of a class: only the study file may name one
+            raise StudyFailedError(f"the database has {name}={cut(repr(value))}, which is not in the study file.")
+        return value
+
+    def _stored(self, name: str) -> Any:
+        if name not in self._params:
+            raise StudyFailedError(f"the database has a trial without {name}.")
+        return self._params[name]

@@ -1,4 +1,4 @@
-"""Runs a study, for the command line and for `tuner.Study`: one path from the options to what the stores hold."""
+"""Runs a study, for the commands and for `tuner.Study`: one path from the options to what the stores hold."""
 
 import signal
 import threading
@@ -7,29 +7,44 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from tuner.errors import BadInputError
 from tuner.urls import refuse_passwords, storage_url
 from tuner.wording import counted
 
 if TYPE_CHECKING:
-    from tuner.config import StudyConfig
-    from tuner.storage import StudyStore
+    from rich.console import Console
 
-__all__ = ["INTERRUPTS", "Ending", "Options", "run"]
+    from tuner.config import StudyConfig
+    from tuner.engines import Engine
+    from tuner.storage import StudyStore
+    from tuner.tracking import Tracker
+
+__all__ = [
+    "INTERRUPTS",
+    "Ending",
+    "Options",
+    "Place",
+    "Plan",
+    "carry_out",
+    "checked",
+    "exit_code",
+    "opened_engine",
+    "run",
+    "status",
+]
+
+Store = TypeVar("Store", bound="StudyStore")
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """How a study is run; ``python -m tuner.study --help`` explains each.
+class Place:
+    """Where and how trials are trained and recorded; ``python -m tuner.study --help`` explains each.
 
     Args:
-        study: Study file, or the name of a shipped study.
-        trials: Trials in all; None for what the study says.
-        timeout: No trial is started after this time; None for what the study says.
         devices: "auto", "cpu", or GPUs such as "0,1".
         per_device: Trials at a time on each GPU, or on the CPU.
         devices_per_trial: GPUs, or processes on the CPU, that train one trial together.
@@ -39,16 +54,9 @@ class Options:
         address: Address of the Ray cluster.
         storage: URL of Optuna's database; None for OPTUNA_STORAGE, or a file in this folder.
         tracking_uri: MLflow's store; None for MLFLOW_TRACKING_URI, or a file in this folder.
-        set: ``dotted.path=value`` each, put over what the study file says.
-        review: Whether plots, report and the best model are put into MLflow.
-        system_metrics: Whether it is recorded how busy the machine is.
-        dry_run: Whether everything is checked and nothing trained.
         quiet: Whether nothing is printed.
     """
 
-    study: str = "quickstart"
-    trials: int | None = None
-    timeout: str | None = None
     devices: str = "auto"
     per_device: int | None = None
     devices_per_trial: int = 1
@@ -58,11 +66,30 @@ class Options:
     address: str = "auto"
     storage: str | None = None
     tracking_uri: str | None = None
+    quiet: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Place):
+    """How a study is run; ``python -m tuner.study --help`` explains each.
+
+    Args:
+        study: Study file, or the name of a shipped study.
+        trials: Trials in all; None for what the study says.
+        timeout: No trial is started after this time; None for what the study says.
+        set: ``dotted.path=value`` each, put over what the study file says.
+        review: Whether plots, report and the best model are put into MLflow.
+        system_metrics: Whether it is recorded how busy the machine is.
+        dry_run: Whether everything is checked and nothing trained.
+    """
+
+    study: str = "quickstart"
+    trials: int | None = None
+    timeout: str | None = None
     set: Sequence[str] = ()
     review: bool = True
     system_metrics: bool = False
     dry_run: bool = False
-    quiet: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,7 +113,12 @@ class Ending:
     @property
     def exit_code(self) -> int:
         """Return the exit code of a command that ended so."""
-        return 128 + self.interrupted if self.interrupted else 0
+        return exit_code(self.interrupted)
+
+
+def exit_code(interrupted: int) -> int:
+    """Return the exit code of a command that a signal ended; 0 is none."""
+    return 128 + interrupted if interrupted else 0
 
 
 @contextmanager
@@ -115,12 +147,53 @@ def run(options: Options) -> Ending:
     Raises:
         TunerError: If the input is bad, the study is already running, or it failed.
     """
-    refuse_passwords({"--storage": options.storage, "--tracking-uri": options.tracking_uri})
     overrides = list(options.set)
     if options.trials is not None:
         overrides.append(f"budget.trials={options.trials}")
     if options.timeout is not None:
         overrides.append(f"budget.timeout={options.timeout}")
+    with opened_engine(options) as engine:
+        return _with_engine(options, overrides, engine)
+
+
+def _with_engine(options: Options, overrides: Sequence[str], engine: "Engine") -> Ending:
+    from rich.console import Console
+
+    console = Console(quiet=options.quiet)
+    with status(console, f"checking {options.study}"):
+        from tuner.config import load_study
+        from tuner.storage import StudyStore
+        from tuner.summary import print_plan, print_summary
+        from tuner.training import MODEL_FILE
+
+        config = load_study(options.study, overrides)
+        plan = checked(config, engine, options, review=options.review, system_metrics=options.system_metrics)
+
+    def show_plan() -> None:
+        print_plan(console, config, engine.slots, plan.fuse, plan.storage, plan.uri)
+
+    if options.dry_run:
+        show_plan()
+        return Ending(config.name, plan.storage, plan.uri)
+    best: list[tuple[Mapping[str, Any], Path]] = []
+
+    def conclude(store: "StudyStore", tracker: "Tracker", delivered: bool) -> None:
+        print_summary(console, config, store, tracker, delivered)
+        if winner := _winner(store):
+            best.append((winner["config"], Path(winner["directory"]) / MODEL_FILE))
+
+    interrupted = carry_out(plan, engine, console, StudyStore, show_plan, conclude)
+    return Ending(config.name, plan.storage, plan.uri, interrupted, best[0] if best else None)
+
+
+@contextmanager
+def opened_engine(options: Place) -> Iterator["Engine"]:
+    """Make the engine that the options ask for.
+
+    Raises:
+        BadInputError: If it cannot be had.
+    """
+    refuse_passwords({"--storage": options.storage, "--tracking-uri": options.tracking_uri})
 
     # Imported here: --help and a wrong option should not wait for torch. The engine's server imports at the same time.
     from tuner.durations import parse_duration
@@ -134,63 +207,116 @@ def run(options: Options) -> Ending:
         options.engine, options.devices, options.per_device, options.devices_per_trial, stall_timeout, options.address
     )
     try:
-        return _with_engine(options, overrides, engine)
+        yield engine
     finally:
         engine.close()
 
 
-def _status(console: "Console", text: str) -> AbstractContextManager[Any]:
-    """Say what is being done; a notebook would need another package for it."""
-    return nullcontext() if console.is_jupyter else console.status(text)
+@dataclass(frozen=True)
+class Plan:
+    """A study that can be begun or continued, and what it runs with.
+
+    Args:
+        config: The study.
+        storage: URL of Optuna's database.
+        uri: MLflow's tracking URI.
+        fuse: How many trials a slot trains at a time.
+        digests: Names and digests of the data sets.
+        validation_images: How many images decide, if that is known.
+        review: Whether plots, report and the best model go to MLflow.
+        system_metrics: Whether it is recorded how busy the machine is.
+    """
+
+    config: "StudyConfig"
+    storage: str
+    uri: str
+    fuse: int
+    digests: Sequence[tuple[str, str]]
+    validation_images: int | None
+    review: bool = False
+    system_metrics: bool = False
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Return what may not change when the study is continued."""
+        return self.config.identity_with(self.digests)
 
 
-def _with_engine(options: Options, overrides: Sequence[str], engine: Any) -> Ending:
-    from rich.console import Console
+def checked(
+    config: "StudyConfig",
+    engine: "Engine",
+    options: Place,
+    *,
+    review: bool = False,
+    system_metrics: bool = False,
+) -> Plan:
+    """Find out, before anything is created, whether a study can be run.
 
-    console, storage = Console(quiet=options.quiet), storage_url(options.storage)
-    with _status(console, f"checking {options.study}"):
-        from tuner.config import load_study
-        from tuner.coordinator import Coordinator
-        from tuner.environment import environment
-        from tuner.grouping import check_divisible, group_size
-        from tuner.progress import Display
-        from tuner.review import Review
-        from tuner.search_space import corners
-        from tuner.storage import StudyStore, check_continued
-        from tuner.summary import print_plan, print_summary
-        from tuner.system_metrics import SystemMetrics, check_packages
-        from tuner.tracking import Tracker, tracking_uri
-        from tuner.training import MODEL_FILE
+    Raises:
+        TunerError: If it cannot.
+    """
+    from tuner.grouping import check_divisible, group_size
+    from tuner.search_space import corners
+    from tuner.storage import check_continued
+    from tuner.system_metrics import check_packages
+    from tuner.tracking import tracking_uri
 
-        config = load_study(options.study, overrides)
-        devices = [slot.device for slot in engine.slots]
-        if options.system_metrics:
-            check_packages(devices)
-        fuse = group_size(options.fuse, engine.slots, config.trials)
-        if fuse > 1 and not config.can_fuse:
-            fuse = 1
-        check_divisible((data.get("batch_size", 0) for data in corners(config.trial["data"])), engine.slots)
-        uri = tracking_uri(options.tracking_uri)
-        digests, validation_images = _check_data(config)
-        identity = {**config.identity, "data digest": " ".join(dict.fromkeys(digest for _, digest in digests))}
-        check_continued(config, storage, identity)
-    if options.dry_run:
-        print_plan(console, config, engine.slots, fuse, storage, uri)
-        return Ending(config.name, storage, uri)
+    if system_metrics:
+        check_packages([slot.device for slot in engine.slots])
+    fuse = group_size(options.fuse, engine.slots, config.trials)
+    if fuse > 1 and not config.can_fuse:
+        fuse = 1
+    check_divisible((data.get("batch_size", 0) for data in corners(config.trial["data"])), engine.slots)
+    storage, uri = storage_url(options.storage), tracking_uri(options.tracking_uri)
+    digests, validation_images = config.measure_data()
+    plan = Plan(config, storage, uri, fuse, digests, validation_images, review, system_metrics)
+    check_continued(config, storage, plan.identity)
+    return plan
 
+
+def carry_out(
+    plan: Plan,
+    engine: "Engine",
+    console: "Console",
+    kind: "type[Store]",
+    begin: Callable[[], None],
+    conclude: Callable[["Store", "Tracker", bool], None],
+) -> int:
+    """Run a study and return the signal that ended it; 0 if it came to its own end.
+
+    Args:
+        plan: The study.
+        engine: Where its trials are trained; it is closed then.
+        console: Where what happens is shown.
+        kind: The class of the study in Optuna.
+        begin: Called when the stores are open, before the first trial.
+        conclude: Called at the end, with the study in Optuna and in MLflow, and whether MLflow has taken all records.
+
+    Raises:
+        TunerError: If it cannot go on.
+    """
+    from tuner.coordinator import Coordinator
+    from tuner.environment import environment
+    from tuner.progress import Display
+    from tuner.review import Review
+    from tuner.system_metrics import SystemMetrics
+    from tuner.tracking import Tracker
+
+    config = plan.config
     display = Display(config, console)
-    with StudyStore.open(config, storage, identity, display.note) as store:
-        store.set_validation_images(validation_images)
+    with kind.open(config, plan.storage, plan.identity, display.note) as store:
+        store.keep_definition()
+        store.set_validation_images(plan.validation_images)
         tags = environment(engine.slots)
         with store.database.alone():  # MLflow may create its tables as well
-            tracker = Tracker(config, uri, store.identifier, display.note, tags, dict(digests), options.review)
-        review = Review(storage, config.name, uri, store.directory) if options.review else None
+            tracker = Tracker(config, plan.uri, store.identifier, display.note, tags, dict(plan.digests), plan.review)
+        review = Review(plan.storage, config.name, plan.uri, store.directory) if plan.review else None
         refresh = review.refresh if review else lambda: None
-        coordinator = Coordinator(config, store, tracker, display, refresh, fuse)
+        coordinator = Coordinator(config, store, tracker, display, refresh, plan.fuse)
 
-        print_plan(console, config, engine.slots, fuse, storage, uri)
+        begin()
         finished = False
-        readings = SystemMetrics(tracker.log_system, display.note) if options.system_metrics else nullcontext()
+        readings = SystemMetrics(tracker.log_system, display.note) if plan.system_metrics else nullcontext()
         with _interrupted_by(coordinator.stop) as caught:
             try:
                 with display, readings:
@@ -202,14 +328,17 @@ def _with_engine(options: Options, overrides: Sequence[str], engine: Any) -> End
                     review.close()
         state = _state(store)
         if review and delivered and not caught and state != tracker.reviewed:
-            with _status(console, "drawing the plots, writing the report, registering the best model"):
+            with status(console, "drawing the plots, writing the report, registering the best model"):
                 notes = review.finish(_winner(store), state)
             for note in notes:
                 display.note(note)
-        print_summary(console, config, store, tracker, delivered)
-        winner = _winner(store)
-    best = (winner["config"], Path(winner["directory"]) / MODEL_FILE) if winner else None
-    return Ending(config.name, storage, uri, caught[0] if caught else 0, best)
+        conclude(store, tracker, delivered)
+    return caught[0] if caught else 0
+
+
+def status(console: "Console", text: str) -> AbstractContextManager[Any]:
+    """Say what is being done; a notebook would need another package for it."""
+    return nullcontext() if console.is_jupyter else console.status(text)
 
 
 def _winner(store: "StudyStore") -> dict[str, Any] | None:
@@ -225,12 +354,3 @@ def _state(store: "StudyStore") -> str:
     """Return what a study has come to, for comparison with what it had come to."""
     tested = store.tested()
     return f"{counted(len(store.finished()), 'trial')}, " + (f"#{tested[0]} tested" if tested else "none tested")
-
-
-def _check_data(config: "StudyConfig") -> tuple[list[tuple[str, str]], int | None]:
-    """Fetch and load the data before anything is created, and return names and digests, and the validation images."""
-    from tuner.search_space import corners
-
-    facts = [(values["name"], config.meter.data(values)) for values in corners(config.trial["data"])]
-    validation_images = [fact.validation_images for _, fact in facts if fact.validation_images is not None]
-    return [(name, fact.digest) for name, fact in facts], min(validation_images, default=None)

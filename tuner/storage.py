@@ -9,23 +9,26 @@ import functools
 import json
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from tuner.checkpoints import DiskFullError, write_atomically
 from tuner.config import StudyConfig, TrialConfig
-from tuner.database import Database, state_directory
-from tuner.document import cut
+from tuner.database import Database, state_directory, trial_directory
 from tuner.errors import BadInputError, StudyFailedError
-from tuner.reading import IDENTIFIER, IDENTITY, TEST, VALIDATION_IMAGES, identifier_of, record_of
+from tuner.findings import findings
+from tuner.reading import IDENTIFIER, IDENTITY, TEST, VALIDATION_IMAGES, config_of, identifier_of, record_of
 from tuner.record import StudyRecord
 from tuner.samplers import make_pruner, make_sampler
 
-__all__ = ["StudyStore", "check_continued"]
+__all__ = ["DEFINITION_FILE", "StudyStore", "check_continued"]
+
+DEFINITION_FILE = "study.yaml"
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -67,7 +70,7 @@ class StudyStore:
     @contextlib.contextmanager
     def open(
         cls, config: StudyConfig, url: str, identity: Mapping[str, Any], note: Callable[[str], None]
-    ) -> Iterator["StudyStore"]:
+    ) -> Iterator[Self]:
         """Create or reopen a study, under its lock.
 
         Args:
@@ -92,7 +95,7 @@ class StudyStore:
                 pruner=make_pruner(config),
                 load_if_exists=True,
             )
-            _compare(study.user_attrs, identity, config.name)
+            _compare(study.user_attrs, identity, config)
             study.set_user_attr(IDENTITY, dict(identity))
             if IDENTIFIER not in study.user_attrs:
                 study.set_user_attr(IDENTIFIER, uuid.uuid4().hex)
@@ -122,17 +125,27 @@ class StudyStore:
         """Return the best trial that was trained to its end."""
         return self._best
 
+    def keeps_weights(self, number: int) -> bool:
+        """Tell whether the weights of a finished trial can still be wanted."""
+        return self._best is not None and number == self._best.number
+
     def ranking(self) -> list[FrozenTrial]:
         """Return the trials that were trained to their end, the best first."""
         return sorted(self.trials(TrialState.COMPLETE), key=self._rank)
 
-    def history(self) -> list[tuple[datetime, FrozenTrial | None]]:
-        """Return, for every finished trial, when that was and which one was the best by then."""
-        best, history = None, []
+    @property
+    def best_value(self) -> float | None:
+        """Return the value of the best trial."""
+        return self.best.value if self.best else None
+
+    def history(self) -> list[tuple[datetime, float | None]]:
+        """Return, for every finished trial, when that was and the best value by then."""
+        best: FrozenTrial | None = None
+        history = []
         for trial in sorted(self.finished(), key=lambda trial: cast(datetime, trial.datetime_complete)):
             if trial.state is TrialState.COMPLETE:
                 best = trial if best is None else min(best, trial, key=self._rank)
-            history.append((cast(datetime, trial.datetime_complete), best))
+            history.append((cast(datetime, trial.datetime_complete), best.value if best else None))
         return history
 
     def _rank(self, trial: FrozenTrial) -> tuple[float, int]:
@@ -141,11 +154,11 @@ class StudyStore:
 
     def trial_directory(self, number: int) -> Path:
         """Return the folder of a trial's checkpoints, result and output."""
-        return self.directory / f"trials-{self.identifier[:8]}" / str(number)  # not those of a deleted database
+        return trial_directory(self.database.url, self._config.name, self.identifier, number)
 
     def config_of(self, trial: FrozenTrial) -> TrialConfig:
         """Return the values of a trial whose parameters are drawn."""
-        return self._config.draw(_Replay(trial.params))
+        return config_of(self._config, trial.params)
 
     @_patient
     def ask(self) -> tuple[int, TrialConfig]:
@@ -162,7 +175,7 @@ class StudyStore:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             if not waiting:  # in two steps, so that it can be tried again: a queue that has a trial gets no second one
-                self._study.add_trial(optuna.trial.create_trial(state=TrialState.WAITING))
+                self._study.enqueue_trial(self._config.fixed(number))
             asked = self._study.ask()
         try:
             config = self._config.draw(asked)
@@ -203,10 +216,27 @@ class StudyStore:
         """Attach a value to a trial that is not finished."""
         self.database.storage.set_trial_user_attr(self._id_of(number), key, value)
 
+    def findings(self) -> list[str]:
+        """Return what came out so far, in sentences."""
+        return findings(self.record())
+
     @_patient
     def record(self) -> StudyRecord:
         """Return the finished trials as plain data, without curves."""
         return record_of(self._study)
+
+    def keep_definition(self) -> None:
+        """Write down what the study is, beside its results: it can then be looked into by its name alone.
+
+        Raises:
+            StudyFailedError: If there is no room.
+        """
+        content = json.dumps(self._config.values, ensure_ascii=False, indent=1).encode()
+        try:
+            if self._config.values:
+                write_atomically(self.directory / DEFINITION_FILE, lambda file: file.write(content))
+        except DiskFullError as error:
+            raise StudyFailedError(f"the disk is full: {error}") from error
 
     @_patient
     def set_validation_images(self, number: int | None) -> None:
@@ -228,32 +258,6 @@ class StudyStore:
         return self.database.storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
 
 
-class _Replay:
-    """Gives the values that a trial drew, in the way of an Optuna trial."""
-
-    def __init__(self, params: Mapping[str, Any]) -> None:
-        self._params = params
-
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
-        return int(self._stored(name))
-
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
-        return float(self._stored(name))
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        value = self._stored(name)
-        if value not in choices:  # a choice can be the name of a class: only the study file may name one
-            raise StudyFailedError(f"the database has {name}={cut(repr(value))}, which is not in the study file.")
-        return value
-
-    def _stored(self, name: str) -> Any:
-        if name not in self._params:
-            raise StudyFailedError(f"the database has a trial without {name}.")
-        return self._params[name]
-
-
 def check_continued(config: StudyConfig, url: str, identity: Mapping[str, Any]) -> None:
     """Find out, without changing anything, whether a study can be begun or continued.
 
@@ -268,10 +272,10 @@ def check_continued(config: StudyConfig, url: str, identity: Mapping[str, Any]) 
             attributes = storage.get_study_user_attrs(storage.get_study_id_from_name(config.name))
         except KeyError:
             return
-    _compare(attributes, identity, config.name)
+    _compare(attributes, identity, config)
 
 
-def _compare(attributes: Mapping[str, Any], now: Mapping[str, Any], study: str) -> None:
+def _compare(attributes: Mapping[str, Any], now: Mapping[str, Any], config: StudyConfig) -> None:
     if IDENTITY not in attributes:
         return
     before = attributes[IDENTITY]
@@ -285,9 +289,9 @@ def _compare(attributes: Mapping[str, Any], now: Mapping[str, Any], study: str) 
     if changes:
         raise BadInputError(
             [
-                f'study "{study}" was started with other settings:',
+                f'study "{config.name}" was started with other settings:',
                 *changes,
-                "Put them back, or give the study a new name (--set name=...). "
+                f"Put them back, or give the study a new name ({config.RENAMING}). "
                 "The number of trials, the time and the devices may change.",
             ]
         )

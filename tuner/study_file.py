@@ -16,7 +16,7 @@ import yaml
 from tuner.document import COMMAND_LINE, Document, Keys, cut
 from tuner.errors import BadInputError
 
-__all__ = ["override", "read_document", "read_value"]
+__all__ = ["as_yaml", "override", "read_document", "read_value"]
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
@@ -102,6 +102,11 @@ def override(document: Document, assignment: str) -> None:
         end = "" if document.text.endswith("\n") else "\n"
         comment = assignment.replace("\n", "\n# ")
         document.text += f"{end}# --set {comment}\n"
+
+
+def as_yaml(values: Any) -> str:
+    """Return plain values as YAML, in their order."""
+    return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120))
 
 
 class _NotPlainError(Exception):

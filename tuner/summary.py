@@ -22,7 +22,7 @@ from tuner.tracking import Tracker
 from tuner.urls import without_password
 from tuner.wording import brief, counted
 
-__all__ = ["print_plan", "print_summary"]
+__all__ = ["print_line", "print_plan", "print_summary"]
 
 LINTED_SAMPLES = 20  # as many as a preview draws
 
@@ -36,16 +36,16 @@ def print_plan(console: Console, config: StudyConfig, slots: Sequence[Slot], fus
     if fuse > 1:
         places += f", up to {fuse} trials at a time as one model in each"
     pruner = "no" if config.pruner.name == "none" else config.pruner.name
-    _print(
+    print_line(
         console,
         f"[bold]{config.name}[/bold]: {counted(config.trials, 'trial')} for the best {config.objective.metric}, "
         f"{config.sampler.name} sampler, {pruner} pruner, {places}",
     )
     for path, spec in searched(config.trial):
-        _print(console, f"  [dim]{escape(path)}: {escape(described(spec))}[/dim]")
-    _print(console, f"  [dim]Optuna: {_shown(storage)}, MLflow: {_shown(uri)}[/dim]")
+        print_line(console, f"  [dim]{escape(path)}: {escape(described(spec))}[/dim]")
+    print_line(console, f"  [dim]Optuna: {_shown(storage)}, MLflow: {_shown(uri)}[/dim]")
     for finding in _findings(config):
-        _print(console, f"  [yellow]note:[/yellow] [dim]{escape(finding)}[/dim]")
+        print_line(console, f"  [yellow]note:[/yellow] [dim]{escape(finding)}[/dim]")
 
 
 def _findings(config: StudyConfig) -> Sequence[str]:
@@ -61,13 +61,13 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, trac
     states = Counter(str(trial.user_attrs.get("state", trial.state.name.lower())) for trial in finished)
     counts = ", ".join(f"{count} {escape(cut(state))}" for state, count in sorted(states.items())) or "none finished"
     if len(finished) >= config.trials:
-        _print(
+        print_line(
             console,
             f"\n[bold]{config.name}[/bold] has all its {counted(config.trials, 'trial')} ({counts}); "
             "raise --trials to add more",
         )
     else:
-        _print(
+        print_line(
             console,
             f"\n[bold]{config.name}[/bold] has {len(finished)} of {counted(config.trials, 'trial')} ({counts}); "
             "run the same command again to go on",
@@ -92,9 +92,9 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, trac
         tested = store.tested()
         if tested and tested[0] == top[0].number and tested[1]:
             metrics = ", ".join(f"{escape(key)} {value:.4f}" for key, value in sorted(tested[1].items()))
-            _print(console, f"best trial #{top[0].number} on the test data: {metrics}")
+            print_line(console, f"best trial #{top[0].number} on the test data: {metrics}")
         weights = store.trial_directory(top[0].number) / "model.ckpt"
-        _print(console, f"its weights: {escape(str(weights))}")
+        print_line(console, f"its weights: {escape(str(weights))}")
     page = runs_page(tracker.experiment_id, tracker.parent_id)
     if tracker.uri.startswith("http"):
         look = f"{without_password(tracker.uri)}/{page}"
@@ -102,12 +102,15 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, trac
         look = f"python -m tuner.dashboard {config.name} (or mlflow ui, then http://127.0.0.1:5000/{page})"
     else:
         look = f"python -m tuner.dashboard {config.name} --tracking-uri {_shown(tracker.uri)}"
-    _print(console, f"\nlr curves and accuracies: {escape(look)}")
+    print_line(console, f"\nlr curves and accuracies: {escape(look)}")
     if not delivered:
-        _print(console, "[yellow]MLflow did not take all records; run the same command again when it is up.[/yellow]")
+        print_line(
+            console, "[yellow]MLflow did not take all records; run the same command again when it is up.[/yellow]"
+        )
 
 
-def _print(console: Console, markup: str) -> None:
+def print_line(console: Console, markup: str) -> None:
+    """Print a line of marked up text, without what a terminal would obey."""
     console.print(printable(markup), highlight=False, soft_wrap=True)
 
 

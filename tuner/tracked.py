@@ -66,7 +66,8 @@ def page_of(uri: str, name: str | None) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         raise BadInputError([f'tracking uri: MLflow has no study "{name}" there.'])
-    runs = client.search_runs([experiment.experiment_id], f"tags.`{STUDY_ID_TAG}` != ''", max_results=2)
+    found = client.search_runs([experiment.experiment_id], f"tags.`{STUDY_ID_TAG}` != ''")
+    runs = [run for run in found if MLFLOW_PARENT_RUN_ID not in run.data.tags]  # not those of its confirmations
     return "/" + runs_page(experiment.experiment_id, *(runs[0].info.run_id,) if len(runs) == 1 else ())
 
 
@@ -98,11 +99,20 @@ class TrackedStudy:
         run = self.children.get(number)
         return {key: self._curve(run, key) for key in metrics if key in run.data.metrics} if run else {}
 
+    def points(self, number: int) -> dict[str, Curve]:
+        """Return every point of every metric of a trial's training, as it is stored; nothing if it has no run."""
+        run = self.children.get(number)
+        names = [key for key in run.data.metrics if not key.startswith("test/")] if run else []
+        return {key: self._history(run, key) for key in names} if run else {}
+
+    def _history(self, run: Run, key: str) -> Curve:
+        points = self._client.get_metric_history(run.info.run_id, key)
+        return sorted({point.step: point.value for point in points}.items())
+
     def _curve(self, run: Run, key: str) -> Curve:
         if key == "lr" and (table := _lr_of(self._download(run, LR_TABLE))):  # a twentieth of the time
             return table
-        points = {point.step: point.value for point in self._client.get_metric_history(run.info.run_id, key)}
-        return simplified(sorted(points.items()))
+        return simplified(self._history(run, key))
 
     def read(self, path: str) -> bytes | None:
         """Return a file of the study's run; None if it has none of this name."""

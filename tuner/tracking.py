@@ -242,7 +242,8 @@ class Tracker:
             name = f"#{number} {config.schedule.name}"
             run = self._client.create_run(self._experiment_id, run_name=name, tags=tags)
             child = _ChildRun(run.info.run_id, run.info.start_time, "running")
-            params = [Param(key, _text(value)) for key, value in config.flat().items()]
+            values = {**self._config.fixed(number), **config.flat()}
+            params = [Param(key, _text(value)) for key, value in values.items()]
             for batch in _batches(params, 100):
                 self._client.log_batch(child.run_id, params=batch)
             self._client.log_inputs(child.run_id, [self._dataset(config.data.name, config.data.arguments)])
@@ -271,7 +272,8 @@ class Tracker:
             child = self._children[number]
             tags = {STATE_TAG: result.state, "tuner.epochs": str(result.epochs)}
             if result.state != "interrupted":
-                tags |= {"tuner.seconds": f"{result.seconds:.1f}", "tuner.device": result.device}
+                setup = ", ".join(f"{key} {value}" for key, value in result.setup.items())
+                tags |= {"tuner.seconds": f"{result.seconds:.1f}", "tuner.device": result.device, "tuner.setup": setup}
             if result.message:
                 tags["tuner.message"] = result.message[:5000]
             self._client.log_batch(child.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
@@ -385,9 +387,10 @@ class Tracker:
         return not self._thread.is_alive()
 
     def _open_experiment(self) -> str:
-        experiment = self._client.get_experiment_by_name(self._config.name)
+        name = self._config.experiment or self._config.name
+        experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
-            return str(self._client.create_experiment(self._config.name, tags=EXPERIMENT_TAGS))
+            return str(self._client.create_experiment(name, tags=EXPERIMENT_TAGS))
         if experiment.lifecycle_stage != "active":
             raise BadInputError(
                 [f'MLflow: the experiment "{experiment.name}" was deleted. Restore it, or rename the study.']
@@ -396,6 +399,9 @@ class Tracker:
 
     def _create_parent(self, study_id: str) -> Run:
         tags = {STUDY_TAG: self._config.name, STUDY_ID_TAG: study_id}
+        within = self._config.within and find_parent(self._client, [self._experiment_id], self._config.within)
+        if within:
+            tags[MLFLOW_PARENT_RUN_ID] = within.info.run_id
         return self._client.create_run(self._experiment_id, run_name=self._config.name, tags=tags)
 
     def _find_children(self) -> Iterator[tuple[int, _ChildRun]]:

@@ -39,9 +39,9 @@ from tuner.checkpoints import (
 )
 from tuner.config import TrialConfig
 from tuner.crashes import crash_point
-from tuner.environment import device_name
+from tuner.environment import device_name, setup
 from tuner.fusing import FusedCheckpointIO, FusedHistory, FusedReporter, FusedTrial
-from tuner.lightning_config import trainer_arguments
+from tuner.lightning_config import resolve_precision, trainer_arguments
 from tuner.messages import Assignment, Channel, Group, TrialResult
 
 __all__ = [
@@ -110,10 +110,12 @@ def _train(assignment: Assignment, channel: Channel, device: str) -> TrialResult
     return _conclude(assignment, result, started, device)
 
 
-def _conclude(assignment: Assignment, result: TrialResult, started: float, device: str) -> TrialResult:
+def _conclude(assignment: Assignment, result: TrialResult, started: float, device: str, fused: int = 1) -> TrialResult:
     """Commit the result of a trial, unless it is to be continued."""
     name = f"{ranks.count()} x {device_name(device)}" if ranks.count() > 1 else device_name(device)
-    result = dataclasses.replace(result, seconds=time.monotonic() - started, device=name)
+    precision = resolve_precision(assignment.config.trainer.precision, device)
+    conditions = setup(device, precision, ranks.count(), fused)
+    result = dataclasses.replace(result, seconds=time.monotonic() - started, device=name, setup=conditions)
     speaks = ranks.is_first() or result.state == "failed"  # a trial fails, whichever of its ranks does
     if speaks and result.state != "interrupted":
         write_json(assignment.directory / RESULT_FILE, dataclasses.asdict(result))
@@ -214,7 +216,7 @@ def _fit_fused(
         result = _outcome(assignment, trial.reporter, trial.diverged_at, trainer.global_step)
         if result.state == "complete":
             _save_weights(assignment.directory, module.weights(name))
-        results[assignment.number] = _conclude(assignment, result, started, device)
+        results[assignment.number] = _conclude(assignment, result, started, device, len(by_name))
 
     trials = {}
     for name, assignment in by_name.items():

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-__all__ = ["brief", "counted"]
+__all__ = ["brief", "counted", "number", "percent"]
 
 
 def counted(number: int, what: str) -> str:
@@ -21,3 +21,21 @@ def brief(value: Any) -> str:
     ('0.01832', '3.2e-05', 'same')
     """
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def number(value: float | None) -> str:
+    """Return a value of a metric, or nothing.
+
+    >>> number(0.98765), number(None)
+    ('0.9877', '')
+    """
+    return "" if value is None else f"{value:.4f}"
+
+
+def percent(probability: float) -> str:
+    """Return a probability for people, never as certain.
+
+    >>> percent(0.873), percent(0.9999), percent(0.0001)
+    ('87%', 'more than 99%', 'less than 1%')
+    """
+    return "more than 99%" if probability > 0.99 else "less than 1%" if probability < 0.01 else f"{probability:.0%}"

@@ -1,0 +1,135 @@
+"""`python -m tuner.confirm`, as a person uses it."""
+
+import csv
+import io
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import INLINE, StudyFolder
+from tuner.confirm import main as confirm
+from tuner.seeds import fresh_seeds
+
+ROWS = "select number, param_name, param_value, distribution_json from trials join trial_params using (trial_id)"
+
+
+def values(folder: StudyFolder, study: str) -> dict[int, float]:
+    rows = folder.optuna(
+        "select number, value from trials join trial_values using (trial_id) join studies using (study_id) "
+        f"where study_name = '{study}' order by number"
+    )
+    return dict(rows)
+
+
+def seeds_of(folder: StudyFolder) -> list[int]:
+    rows = folder.optuna(
+        "select number, param_value from trials join trial_params using (trial_id) join studies using (study_id) "
+        "where study_name = 'short-confirm' and param_name = 'seed' order by number"
+    )
+    return [int(seed) for _, seed in rows]
+
+
+@pytest.fixture
+def copied(confirmed: StudyFolder, tmp_path: Path) -> StudyFolder:
+    return StudyFolder(shutil.copytree(confirmed.path, tmp_path / "copy"))
+
+
+def test_the_best_the_default_and_a_constant_lr_are_trained_with_the_same_fresh_seeds(confirmed: StudyFolder):
+    first, second = fresh_seeds(1, 2, used={0})
+    assert seeds_of(confirmed) == [first] * 3 + [second] * 3
+    trained = values(confirmed, "short-confirm")
+    assert len(trained) == 6
+    params = dict(
+        confirmed.mlflow(
+            "select tags.value || ' ' || params.key, params.value from params join tags using (run_uuid) "
+            "where tags.key = 'tuner.trial' and run_uuid in (select run_uuid from params where key = 'configuration')"
+        )
+    )
+    best = max(values(confirmed, "short").items(), key=lambda item: item[1])[0]
+    names = [params[f"{number} configuration"] for number in range(3)]
+    assert names[0].startswith(f"#{best} ")
+    assert names[1:] == ["default constant", f"#{best} at a constant lr"]
+    assert params["2 schedule.name"] == "constant"
+    assert params["2 optimizer.initial_lr"] == params["0 optimizer.initial_lr"]
+    assert params["1 optimizer.initial_lr"] == "0.01"
+
+
+def test_what_is_printed_is_what_the_values_say(confirmed: StudyFolder):
+    trained = values(confirmed, "short-confirm")
+    means = [(trained[number] + trained[number + 3]) / 2 for number in range(3)]
+    winner = re.search(r"^The winner is .*: val/acc ([\d.]+) over 2 seeds", confirmed.output, re.MULTILINE)
+    assert winner
+    assert winner[1] == f"{max(means):.4f}"
+    ranking = sorted(range(3), key=lambda number: -means[number])
+    others = {ranking[1], 1, 2} - {ranking[0]}  # the runner-up, the default, a constant lr
+    assert confirmed.output.count("really better with a probability of") == len(others)
+    assert re.search(r"On the test data, which decided nothing, .* reaches test/acc 0\.", confirmed.output)
+
+
+def test_mlflow_has_the_confirmation_in_the_run_of_the_study(confirmed: StudyFolder):
+    runs = dict(confirmed.mlflow("select t.value, run_uuid from tags t where t.key = 'tuner.study'"))
+    children = confirmed.mlflow("select run_uuid, value from tags where key = 'mlflow.parentRunId'")
+    parents: dict[str, list[str]] = {}
+    for run, parent in children:
+        parents.setdefault(parent, []).append(run)
+    study = confirmed.mlflow("select run_uuid from tags where key = 'tuner.study_id' order by run_uuid")
+    assert len(study) == 2
+    (confirmation,) = [run for (run,) in study if run in {child for child, _ in children}]
+    (original,) = [run for (run,) in study if run != confirmation]
+    assert confirmation in parents[original]
+    assert len(parents[original]) == 3 + 1
+    assert len(parents[confirmation]) == 6
+    assert set(runs) == {"short", "short-confirm"}
+    ((folder,),) = confirmed.mlflow(f"select artifact_uri from runs where run_uuid = '{confirmation}'")
+    assert (Path(folder) / "confirmation.png").read_bytes().startswith(b"\x89PNG")
+    assert "The winner is" in (Path(folder) / "confirmation.md").read_text()
+    rows = list(csv.DictReader(io.StringIO((Path(folder) / "confirmation.csv").read_text())))
+    assert sorted(float(row["val/acc"]) for row in rows) == sorted(values(confirmed, "short-confirm").values())
+    ((said,),) = confirmed.mlflow(f"select value from tags where key = 'tuner.confirmed' and run_uuid = '{original}'")
+    assert said.startswith("The winner is")
+
+
+def test_the_same_command_shows_the_result_again_and_trains_nothing(copied: StudyFolder, confirmed: StudyFolder):
+    before = copied.optuna(ROWS), copied.curves(), copied.standing()
+    output = copied.command(confirm, "short", "--top", "1", "--seeds", "2", *INLINE)
+    assert "complete" not in output
+    assert output.partition("The winner is")[2] == confirmed.output.partition("The winner is")[2] != ""
+    assert (copied.optuna(ROWS), copied.curves(), copied.standing()) == before
+
+
+def test_more_seeds_keep_what_was_trained(copied: StudyFolder):
+    before = values(copied, "short-confirm")
+    output = copied.command(confirm, "short", "--top", "1", "--seeds", "3", *INLINE)
+    after = values(copied, "short-confirm")
+    assert len(after) == 9
+    assert {number: after[number] for number in before} == before
+    assert "over 3 seeds" in output
+
+
+def test_other_trials_are_another_confirmation(copied: StudyFolder):
+    message = copied.command(confirm, "short", "--top", "2", "--seeds", "2", *INLINE, expect=2)
+    assert 'study "short-confirm" was started with other settings' in message
+    assert "give the study a new name (--name ...)" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("shrot",), 'no study "shrot" in sqlite:////'),
+        (("shrot",), "Did you mean short?"),
+        (("short", "--seeds", "0"), "--seeds: must be from 1 to 1000 (got 0)."),
+        (("short", "--top", "-1"), "--top: must be from 1 to 1000 (got -1)."),
+        (("short", "--name", "A b"), '--name: "A b" is not a valid name'),
+    ],
+)
+def test_what_cannot_be_confirmed_is_refused(short: StudyFolder, arguments: tuple[str, ...], message: str):
+    before = short.optuna("select study_name from studies")
+    assert message in short.command(confirm, *arguments, *INLINE, expect=2)
+    assert short.optuna("select study_name from studies") == before
+
+
+def test_a_study_whose_definition_is_gone_needs_its_file(copied: StudyFolder):
+    (copied.directory("short") / "study.yaml").unlink()
+    assert 'does not say what study "short" is' in copied.command(confirm, "short", *INLINE, expect=2)

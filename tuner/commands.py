@@ -1,0 +1,109 @@
+"""What the commands that train have in common: options, exit codes, and what Ctrl-C does before and after."""
+
+import argparse
+import dataclasses
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+from tuner.errors import TunerError
+from tuner.running import INTERRUPTS, Place
+from tuner.urls import DEFAULT_STORAGE
+
+__all__ = ["EXIT_CODES", "add_engine_options", "add_stores", "command", "place_of"]
+
+SHOW_CURSOR = b"\x1b[?25h\n"  # the status line hides it
+
+EXIT_CODES = """\
+exit codes:
+  0 done   1 the study failed   2 bad input   75 the study is already running   130, 143 interrupted
+"""
+
+
+def command(run: Callable[[], int]) -> int:
+    """Run a command and return its exit code."""
+    before = {number: signal.signal(number, _leave) for number in INTERRUPTS}
+    try:
+        return run()
+    except TunerError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """End at once, as is right before and after the trials: nothing is at stake, and the engine's server follows.
+
+    An exception could be lost: some libraries catch all of them while they are imported.
+    """
+    if sys.stdout.isatty():
+        os.write(sys.stdout.fileno(), SHOW_CURSOR)
+    os._exit(128 + number)
+
+
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where and how trials are trained."""
+    parser.add_argument(
+        "--devices", default="auto", metavar="D", help="auto (all GPUs, else the CPU), cpu, or GPUs such as 0,1"
+    )
+    parser.add_argument(
+        "--per-device",
+        type=int,
+        metavar="K",
+        help="trials at a time on each GPU (default 1), or on the CPU (a core each)",
+    )
+    parser.add_argument(
+        "--devices-per-trial",
+        type=int,
+        default=1,
+        metavar="N",
+        help="GPUs, or processes on the CPU, that train one trial together and divide its batches (default: 1)",
+    )
+    parser.add_argument(
+        "--stall-timeout",
+        default="30m",
+        metavar="T",
+        help="take a training for hung that gives no sign of life for this time: it is killed, and its trial goes on "
+        "from its last checkpoint (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--fuse",
+        default="auto",
+        metavar="K",
+        help="trials that a slot trains at once, as one model: a number, off, or auto (on GPUs up to 32, else off)",
+    )
+    parser.add_argument(
+        "--engine",
+        choices=("local", "ray", "inline"),
+        default="local",
+        help="local uses this machine (the default), ray all machines of a Ray cluster; inline trains in this very "
+        "process, for debugging",
+    )
+    parser.add_argument(
+        "--address",
+        default="auto",
+        metavar="A",
+        help="address of the Ray cluster (default: the one that this machine belongs to, else a new one on it)",
+    )
+
+
+def add_stores(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where studies are recorded."""
+    parser.add_argument(
+        "--storage",
+        metavar="URL",
+        help=f"Optuna's database, SQLite or PostgreSQL (default: OPTUNA_STORAGE, else {DEFAULT_STORAGE})",
+    )
+    parser.add_argument(
+        "--tracking-uri", metavar="URI", help="MLflow's store (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)"
+    )
+
+
+def place_of(options: argparse.Namespace) -> Place:
+    """Return what the options of `add_engine_options` and `add_stores` say."""
+    names = {each.name for each in dataclasses.fields(Place)}
+    return Place(**{name: value for name, value in vars(options).items() if name in names})

@@ -1,0 +1,203 @@
+"""``python -m tuner.confirm``: the best trials of a study, trained again with fresh seeds.
+
+The best of many trainings is flattered by luck. Each of the best few, the study's default and a constant lr are trained
+with the same seeds, which the study has not used, as long as in the study and without pruning; `tuner.comparison` says
+what that proves. It is a study of its own, in the run of the first one in MLflow, and is continued in the same way.
+
+The constant lr is that of the study's best trial with a constant schedule, since its initial lr was searched for it; if
+there is none, the best trial has its schedule taken away.
+"""
+
+import argparse
+import dataclasses
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tuner.commands import EXIT_CODES, add_engine_options, add_stores, command, place_of
+from tuner.errors import BadInputError
+from tuner.running import Place, carry_out, checked, exit_code, opened_engine, status
+from tuner.urls import storage_url
+from tuner.wording import counted, number, percent
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tuner.config import TrialConfig
+    from tuner.engines import Engine
+    from tuner.past import PastStudy
+    from tuner.seeds import SeedStore, SeedStudy
+    from tuner.tracking import Tracker
+
+__all__ = ["main"]
+
+MOST = 1000
+EPILOG = f"""\
+examples:
+  python -m tuner.confirm quickstart                     the five best trials, with ten seeds each
+  python -m tuner.confirm quickstart --seeds 20          ten seeds more
+  python -m tuner.confirm studies/mine.yaml --top 3      a study by its file
+
+Run the same command again to continue, and to see the result again.
+
+{EXIT_CODES}"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Confirm a study and return the exit code."""
+    options = _parse(arguments)
+    return command(lambda: _run(options))
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tuner.confirm",
+        description="Train the best trials of a study again with fresh seeds, and say which is really better.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("study", metavar="NAME", help="name of a study that was run, or its study file")
+    parser.add_argument("--top", type=int, default=5, metavar="K", help="how many of its best trials (default: 5)")
+    parser.add_argument("--seeds", type=int, default=10, metavar="N", help="seeds for each, in all (default: 10)")
+    parser.add_argument("--name", metavar="NAME", help="name of the confirmation (default: <study>-confirm)")
+    add_engine_options(parser)
+    add_stores(parser)
+    return parser.parse_args(arguments)
+
+
+def _run(options: argparse.Namespace) -> int:
+    for option in ("top", "seeds"):
+        number = getattr(options, option)
+        if not 1 <= number <= MOST:
+            raise BadInputError([f"--{option}: must be from 1 to {MOST} (got {number})."])
+    place = place_of(options)
+    with opened_engine(place) as engine:
+        return _with_engine(options, place, engine)
+
+
+def _with_engine(options: argparse.Namespace, place: Place, engine: "Engine") -> int:
+    from rich.console import Console
+
+    console = Console()
+    with status(console, f"checking {options.study}"):
+        from tuner.past import PastStudy
+        from tuner.seeds import SeedStore
+        from tuner.summary import print_line
+
+        past = PastStudy.load(options.study, storage_url(options.storage))
+        config, opponents = _confirmation(past, options.top, options.seeds, options.name)
+        plan = checked(config, engine, place)
+
+    def begin() -> None:
+        print_line(
+            console,
+            f"[bold]{config.name}[/bold]: {counted(len(config.candidates), 'configuration')} of study "
+            f"{past.config.name}, {counted(options.seeds, 'fresh seed')} each",
+        )
+        if len(past.trials) < past.config.trials:
+            text = f"has {len(past.trials)} of {counted(past.config.trials, 'trial')}; the best of these are confirmed"
+            print_line(console, f"[yellow]note:[/yellow] {past.config.name} {text}")
+
+    def conclude(store: "SeedStore", tracker: "Tracker", delivered: bool) -> None:
+        _show(console, config, store, opponents)
+        if delivered:
+            _record(past, store, tracker.uri, opponents)
+
+    return exit_code(carry_out(plan, engine, console, SeedStore, begin, conclude))
+
+
+def _confirmation(past: "PastStudy", top: int, count: int, name: str | None) -> "tuple[SeedStudy, Mapping[str, str]]":
+    """Return the study that confirms another, and the names of the default and of the constant lr in it, by role."""
+    from tuner.config import NAME, Component
+    from tuner.seeds import SeedStudy, fresh_seeds
+
+    name = name or f"{past.config.name}-confirm"
+    if not NAME.fullmatch(name):
+        raise BadInputError([f'--name: "{name}" is not a valid name: a-z, 0-9, ".", "_", "-", at most 64 characters.'])
+    ranking = past.ranking()
+    candidates = {_label(trial.number, past.config_of(trial)): past.config_of(trial) for trial in ranking[:top]}
+    claims = {label: float(trial.value or 0) for label, trial in zip(candidates, ranking, strict=False)}
+    opponents: dict[str, str] = {}
+
+    def add(role: str, label: str, config: "TrialConfig") -> None:
+        same = (other for other, known in candidates.items() if dataclasses.replace(known, seed=config.seed) == config)
+        opponents[role] = next(same, label)
+        candidates.setdefault(opponents[role], config)
+
+    if default := past.default():
+        add("the study's default", f"default {default.schedule.name}", default)
+    configs = {trial.number: past.config_of(trial) for trial in ranking}
+    constant = next((number for number, config in configs.items() if config.schedule.name == "constant"), None)
+    if constant is not None:
+        label = _label(constant, configs[constant])
+        add("a constant lr", label, configs[constant])
+        claims.setdefault(label, float(past.trial(constant).value or 0))
+    else:
+        best = ranking[0].number
+        taken = dataclasses.replace(configs[best], schedule=Component("constant"), relative={})
+        add("a constant lr", f"#{best} at a constant lr", taken)
+    used = {past.config_of(trial).seed for trial in past.trials}
+    seeds = fresh_seeds(past.config.sampler.arguments.get("seed", 0), count, used)
+    study = SeedStudy.of(past.config, name, candidates, seeds, claims, confirms=past.identifier)
+    return study, opponents
+
+
+def _label(number: int, config: "TrialConfig") -> str:
+    return f"#{number} {config.schedule.name}"
+
+
+def _show(console: "Console", config: "SeedStudy", store: "SeedStore", opponents: Mapping[str, str]) -> None:
+    """Print the table and what it says."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from tuner.summary import print_line
+    from tuner.terminal import printable
+
+    comparison = store.comparison()
+    if store.count < config.trials:
+        done = f"has {store.count} of {counted(config.trials, 'training')}; run the same command again to go on"
+        print_line(console, f"\n[bold]{config.name}[/bold] {done}")
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("", "seeds", f"mean {config.objective.metric}", "95% interval", "study", "winner is better"):
+        table.add_column(column, no_wrap=True)
+    for row in comparison.rows():
+        probability = row["probability that the winner is better"]
+        table.add_row(
+            escape(printable(row["configuration"])),
+            str(row["seeds"]),
+            number(row["mean"]),
+            "" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}",
+            number(row["in the study"]),
+            "" if probability is None else percent(probability),
+        )
+    console.print("", table, "", highlight=False)
+    for sentence in comparison.findings(opponents):
+        print_line(console, escape(sentence))
+
+
+def _record(past: "PastStudy", store: "SeedStore", uri: str, opponents: Mapping[str, str]) -> None:
+    """Put table, values and picture beside the run of the confirmation, and what came out into the study's."""
+    from tuner.pictures import png
+    from tuner.tracked import TrackedStudy
+
+    comparison = store.comparison()
+    found = comparison.findings(opponents)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        (folder / "confirmation.csv").write_text(comparison.csv(), encoding="utf-8")
+        text = "\n".join([comparison.markdown(), "", *(f"- {sentence}" for sentence in found), ""])
+        (folder / "confirmation.md").write_text(text, encoding="utf-8")
+        figure = comparison.figure(f"{past.config.name}: the best, trained again with fresh seeds")
+        if figure.panels:
+            (folder / "confirmation.png").write_bytes(png(figure))
+        TrackedStudy(uri, store.identifier).add(folder)
+    TrackedStudy(uri, past.identifier).set_tag("tuner.confirmed", " ".join(found)[:5000])
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.exit(code)
