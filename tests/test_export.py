@@ -1,0 +1,139 @@
+"""`python -m tuner.export`: what is taken home works without the tuner."""
+
+import csv
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from lightning_modules import MNISTCNN, Adam, CosineDecay, Warmup
+from tests.conftest import StudyFolder
+from tuner.config import Objective, TrialConfig
+from tuner.export import main as export
+from tuner.script import training_script
+
+BARE = """\
+import runpy, sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("tuner", "optuna", "mlflow"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+runpy.run_path(sys.argv[1], run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def exported(confirmed: StudyFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    to = tmp_path_factory.mktemp("exported") / "best"
+    assert confirmed.command(export, "short", "--to", str(to)).strip() == str(to)
+    return to
+
+
+def best(folder: StudyFolder) -> tuple[int, float]:
+    ((number, value),) = folder.optuna(
+        "select number, value from trials join trial_values using (trial_id) join studies using (study_id) "
+        "where study_name = 'short' order by 2 desc, 1 limit 1"
+    )
+    return number, value
+
+
+def run(script: Path, folder: Path) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", BARE, str(script)],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent), "PYTHONWARNINGS": "ignore"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
+def test_the_script_reproduces_the_value_and_the_weights_without_the_tuner(
+    exported: Path, confirmed: StudyFolder, tmp_path: Path
+):
+    output = run(exported / "train.py", tmp_path)
+    assert output.splitlines()[-1] == f"val/acc {best(confirmed)[1]!r}"
+    trained, kept = (
+        torch.load(path, weights_only=True)["state_dict"]
+        for path in (tmp_path / "trained.ckpt", exported / "weights.ckpt")
+    )
+    assert trained.keys() == kept.keys()
+    assert all(torch.equal(trained[key], kept[key]) for key in kept)
+
+
+def test_the_card_says_what_it_is_how_good_and_how_to_load_it(exported: Path, confirmed: StudyFolder):
+    card = (exported / "README.md").read_text()
+    number, value = best(confirmed)
+    assert card.startswith(f"# short #{number}\n")
+    assert f"| val/acc | {value:.4f} | this very network" in card
+    assert "mean over 2 fresh seeds, 95% confidence interval" in card
+    assert "| test/acc |" in card
+    code = card.partition("```python\n")[2].partition("```")[0]
+    before = Path.cwd()
+    try:
+        os.chdir(exported)
+        exec(compile(code, "card", "exec"), values := {})
+    finally:
+        os.chdir(before)
+    assert isinstance(values["model"], MNISTCNN)
+    assert not values["model"].training
+
+
+def test_the_table_has_the_lr_of_every_step(exported: Path, confirmed: StudyFolder):
+    rows = list(csv.DictReader(io.StringIO((exported / "lr.csv").read_text())))
+    number = str(best(confirmed)[0])
+    curve = [
+        (str(step), value)
+        for trial, key, step, value in confirmed.curves()
+        if (trial, key) == (number, "lr") and step < 32
+    ]
+    lr = [(row["step"], float(row["lr"])) for row in rows]
+    assert [step for step, _ in lr] == [str(step) for step in range(32)]
+    assert set(lr) <= set(curve)
+    model = yaml.safe_load((exported / "best.yaml").read_text())["model"]["init_args"]
+    assert model["optimizer"]["init_args"]["initial_lr"] == lr[0][1]
+
+
+def test_a_trial_whose_weights_are_gone_is_trained_again(short: StudyFolder, tmp_path: Path):
+    other = next(number for number in range(3) if number != best(short)[0])
+    short.command(export, "short", "--trial", str(other), "--to", str(tmp_path / "other"))
+    weights = torch.load(tmp_path / "other" / "weights.ckpt", weights_only=True)["state_dict"]
+    assert weights
+    card = (tmp_path / "other" / "README.md").read_text()
+    assert "python -m tuner.confirm short" in card
+    assert "test/acc" not in card, "only the best was tested"
+
+
+def test_a_folder_that_is_there_is_not_written_into(short: StudyFolder, tmp_path: Path):
+    assert "is there already" in short.command(export, "short", "--to", str(tmp_path), expect=2)
+    assert list(tmp_path.iterdir()) == []
+    missing = tmp_path / "no" / "such" / "folder"
+    assert "cannot be written" in short.command(export, "short", "--to", str(missing), expect=2)
+
+
+def test_a_script_builds_nested_schedules_and_optimizers_of_torch():
+    values = {
+        "data": {"name": "mnist", "root": "data", "batch_size": 50},
+        "model": {"name": "mnist_cnn"},
+        "optimizer": {"name": "torch.optim:NAdam", "initial_lr": 1e-3},
+        "schedule": {"name": "warmup", "steps": 10, "schedule": {"name": "cosine", "decay_steps": 100}},
+        "trainer": {"max_epochs": 1, "gradient_clip_val": 1.0},
+        "seed": 7,
+    }
+    script = training_script(TrialConfig.from_values(values), Objective(), {"threads": 2, "device": "CPU"}, "x #1")
+    assert "optimizer = partial(NAdam, lr=0.001)" in script
+    assert 'data = MNISTDataModule(root="data", batch_size=50, seed=SEED)' in script
+    assert "gradient_clip_val=1.0" in script
+    line = next(line for line in script.splitlines() if line.startswith("schedule = "))
+    exec(line, names := {"Warmup": Warmup, "CosineDecay": CosineDecay})
+    assert names["schedule"] == Warmup(steps=10, schedule=CosineDecay(decay_steps=100))
+    compile(script, "train.py", "exec")
+    assert Adam.__name__ not in script.replace("NAdam", "")

@@ -1,0 +1,214 @@
+"""``python -m tuner.export``: a trial as a folder to take home: configuration, weights, lr table, script, model card.
+
+The weights of a study's best trial are there; another trial is trained again, as `tuner.replay` does it.
+"""
+
+import argparse
+import csv
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tuner.commands import add_stores, command
+from tuner.errors import BadInputError
+from tuner.urls import refuse_passwords, storage_url
+from tuner.wording import counted
+
+if TYPE_CHECKING:
+    from tuner.config import TrialConfig
+    from tuner.past import PastStudy, Trial
+
+__all__ = ["main"]
+
+WEIGHTS, CONFIG, TABLE, SCRIPT, CARD = "weights.ckpt", "best.yaml", "lr.csv", "train.py", "README.md"
+
+MODEL_CARD = """\
+# {title}
+
+A `{model}` trained on `{data}` with `{optimizer}` under the schedule `{schedule}`: trial #{number} of the study
+`{study}`, which looked for the {goal} {metric} in {trials}.
+
+| metric | value | what it is |
+|---|---|---|
+{metrics}
+
+{doubt}
+
+## To load it
+
+```python
+import torch
+{imports}
+
+model = {build}
+model.load_state_dict(torch.load("{weights}", weights_only=True)["state_dict"])
+model.eval()
+```
+
+## To train it again
+
+`python {script}` needs torch, pytorch-lightning and lightning_modules. {expectation}
+
+## What is here
+
+| file | |
+|---|---|
+| `{weights}` | the weights after the last epoch, without code |
+| `{config}` | every value of the trial; `python -m lightning_modules fit --config {config}` trains it again |
+| `{table}` | the lr of every step |
+| `{script}` | the training |
+
+Data: `{data}`, digest `{digest}`. Trained with {setup}.
+"""
+
+EPILOG = """\
+examples:
+  python -m tuner.export quickstart                              its best trial, into quickstart-0 or the like
+  python -m tuner.export quickstart --trial 2 --to my_network    another one, trained again for its weights
+
+exit codes:
+  0 done   1 the study failed   2 bad input
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the folder and return the exit code."""
+    options = _parse(arguments)
+    return command(lambda: _run(options))
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tuner.export",
+        description="Write a trial as a folder: configuration, weights, lr table, training script, model card.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("study", metavar="NAME", help="name of a study that was run, or its study file")
+    parser.add_argument("--trial", type=int, metavar="N", help="number of the trial (default: the best)")
+    parser.add_argument("--to", type=Path, metavar="FOLDER", help="a folder that is not there (default: <study>-<N>)")
+    add_stores(parser)
+    return parser.parse_args(arguments)
+
+
+def _run(options: argparse.Namespace) -> int:
+    refuse_passwords({"--storage": options.storage, "--tracking-uri": options.tracking_uri})
+
+    # Imported here: --help and a wrong option should not wait for torch.
+    from rich.console import Console
+
+    from tuner.past import PastStudy
+    from tuner.tracked import TrackedStudy
+    from tuner.tracking import tracking_uri
+
+    console = Console(stderr=True)
+    uri = tracking_uri(options.tracking_uri, must_exist=True)
+    with console.status(f"reading {options.study}"):
+        past = PastStudy.load(options.study, storage_url(options.storage))
+        trial = past.trial(options.trial)
+        if trial.value is None:
+            state = trial.user_attrs.get("state", trial.state.name.lower())
+            raise BadInputError([f"--trial: #{trial.number} is {state}: it was not trained to its end."])
+        to: Path = options.to or Path(f"{past.config.name}-{trial.number}")
+        if to.exists():
+            raise BadInputError([f"--to: {to} is there already; name a folder that is not."])
+        rates = TrackedStudy(uri, past.identifier).points(trial.number).get("lr", ())
+    try:
+        with tempfile.TemporaryDirectory(prefix=".tuner-", dir=to.absolute().parent) as temporary:
+            folder = Path(temporary, "export")
+            folder.mkdir()
+            with console.status("collecting"):
+                _fill(folder, past, trial, rates)
+            folder.rename(to)
+    except OSError as error:
+        raise BadInputError([f"--to: {to}: cannot be written ({error.strerror})."]) from error
+    print(to)  # noqa: T201
+    return 0
+
+
+def _fill(folder: Path, past: "PastStudy", trial: "Trial", rates: Sequence[tuple[int, float]]) -> None:
+    from tuner.lightning_config import lightning_config
+    from tuner.replaying import train_again
+    from tuner.script import training_script
+    from tuner.study_file import as_yaml
+    from tuner.training import MODEL_FILE
+
+    config, setup = past.config_of(trial), trial.user_attrs.get("setup", {})
+    weights = past.directory(trial.number) / MODEL_FILE
+    with tempfile.TemporaryDirectory(prefix="tuner-") as temporary:
+        if not weights.exists() or not rates:
+            result = train_again(past, trial, Path(temporary), lambda text: None)
+            weights = Path(temporary) / MODEL_FILE
+            rates = [(step, lr) for key, step, lr in result.points if key == "lr"]
+        shutil.copy(weights, folder / WEIGHTS)
+    device = "cpu" if setup.get("device", "CPU") == "CPU" else "cuda"
+    described = lightning_config(config, past.config.objective, device)
+    (folder / CONFIG).write_text(as_yaml(described), encoding="utf-8")
+    with (folder / TABLE).open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["step", "lr"])
+        writer.writerows(rates)
+    title = f"{past.config.name} #{trial.number}"
+    script = training_script(config, past.config.objective, setup, title)
+    (folder / SCRIPT).write_text(script, encoding="utf-8")
+    (folder / CARD).write_text(_card(past, trial, config, setup, title), encoding="utf-8")
+
+
+def _card(past: "PastStudy", trial: "Trial", config: "TrialConfig", setup: Mapping[str, Any], title: str) -> str:
+    from tuner.replaying import how_trained
+    from tuner.script import network_expression
+
+    objective, confirmed = past.config.objective, past.confirmed(trial.number)
+    rows = [f"| {objective.metric} | {trial.value:.4f} | this very network, on the data that decided |"]
+    if confirmed and confirmed.interval:
+        low, high = confirmed.interval
+        seeds = counted(len(confirmed.values), "fresh seed")
+        rows.append(
+            f"| {objective.metric} | {confirmed.mean:.4f} | mean over {seeds}, 95% confidence interval "
+            f"{low:.4f} to {high:.4f} |"
+        )
+    if past.record.best and past.record.best.number == trial.number:
+        rows += [
+            f"| {key} | {value:.4f} | this very network, on data that decided nothing |"
+            for key, value in sorted(past.record.test.items())
+        ]
+    doubt = (
+        "The mean is what to expect of training it again with another seed."
+        if confirmed and confirmed.interval
+        else "It was trained with one seed, and the best of many trials is a little flattered by luck: "
+        f"`python -m tuner.confirm {past.config.name}` says how much."
+    )
+    imports, build = network_expression(config)
+    digest = " ".join(dict.fromkeys(digest for _, digest in past.config.measure_data()[0]))
+    return MODEL_CARD.format(
+        title=title,
+        number=trial.number,
+        study=past.config.name,
+        goal="highest" if objective.direction == "maximize" else "lowest",
+        metric=objective.metric,
+        trials=counted(len(past.trials), "trial"),
+        metrics="\n".join(rows),
+        doubt=doubt,
+        imports=imports,
+        build=build,
+        expectation=how_trained(setup),
+        model=config.model.name,
+        data=config.data.name,
+        optimizer=config.optimizer.name,
+        schedule=config.schedule.name,
+        digest=digest,
+        setup=", ".join(f"{key} {value}" for key, value in setup.items()) or "versions that were not recorded",
+        weights=WEIGHTS,
+        config=CONFIG,
+        table=TABLE,
+        script=SCRIPT,
+    )
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.exit(code)

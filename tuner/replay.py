@@ -1,0 +1,104 @@
+"""``python -m tuner.replay``: train a trial again, exactly as it was trained, and compare.
+
+The values, the seed, the order of the data, the precision and the number of threads are those that were recorded. The
+objective and every point of every metric, the lr of each step included, are compared with those in Optuna and MLflow,
+to the last bit. Nothing is written to either.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from tuner.commands import add_stores, command
+from tuner.urls import refuse_passwords, storage_url
+from tuner.wording import counted
+
+__all__ = ["main"]
+
+EPILOG = """\
+examples:
+  python -m tuner.replay quickstart              its best trial
+  python -m tuner.replay quickstart --trial 2    another one
+  python -m tuner.replay studies/mine.yaml       a study by its file, as on a machine that did not run it
+
+exit codes:
+  0 the same to the last bit   1 something differs   2 bad input
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train a trial again and return the exit code."""
+    options = _parse(arguments)
+    return command(lambda: _run(options))
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tuner.replay",
+        description="Train a trial again exactly as it was trained, and compare every number with those stored.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("study", metavar="NAME", help="name of a study that was run, or its study file")
+    parser.add_argument("--trial", type=int, metavar="N", help="number of the trial (default: the best)")
+    add_stores(parser)
+    return parser.parse_args(arguments)
+
+
+def _run(options: argparse.Namespace) -> int:
+    refuse_passwords({"--storage": options.storage, "--tracking-uri": options.tracking_uri})
+
+    # Imported here: --help and a wrong option should not wait for torch.
+    from rich.console import Console
+    from rich.markup import escape
+
+    from tuner.past import PastStudy
+    from tuner.replaying import different_points, different_setup, how_trained, train_again
+    from tuner.summary import print_line
+    from tuner.tracked import TrackedStudy
+    from tuner.tracking import tracking_uri
+
+    console = Console()
+    uri = tracking_uri(options.tracking_uri, must_exist=True)
+    with console.status(f"reading {options.study}"):
+        past = PastStudy.load(options.study, storage_url(options.storage))
+        trial = past.trial(options.trial)
+        stored = TrackedStudy(uri, past.identifier).points(trial.number)
+    setup = trial.user_attrs.get("setup", {})
+    print_line(console, f"[bold]{past.config.name} #{trial.number}[/bold]: {escape(how_trained(setup))}")
+    with tempfile.TemporaryDirectory(prefix="tuner-") as temporary, console.status("training it again"):
+        directory = Path(temporary)
+        result = train_again(past, trial, directory, lambda text: print_line(console, escape(text)))
+
+    differences = []
+    if result.state != (state := trial.user_attrs.get("state", trial.state.name.lower())):
+        differences.append(f"it was {state}, and is {result.state} now {result.message}".rstrip())
+    elif trial.value is not None and result.value != trial.value:
+        differences.append(f"{past.config.objective.metric}: was {trial.value!r}, now {result.value!r}")
+    if stored:
+        differences += different_points(stored, result.points)
+    else:
+        print_line(console, "[yellow]note:[/yellow] MLflow has no run of it, so its curves are not compared")
+    if not differences:
+        count = sum(map(len, stored.values()))
+        value = "" if trial.value is None else f"{past.config.objective.metric} {trial.value:.4f}, "
+        print_line(
+            console, f"the same to the last bit: {value}{counted(count, 'point')} of {', '.join(sorted(stored))}"
+        )
+        return 0
+    print_line(console, "[yellow]not the same:[/yellow]")
+    for difference in differences:
+        print_line(console, f"  {escape(difference)}")
+    if changed := different_setup(setup, result.setup):
+        print_line(console, "what it depends on is other than it was:")
+        for change in changed:
+            print_line(console, f"  {escape(change)}")
+    return 1
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.exit(code)
