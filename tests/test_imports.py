@@ -9,6 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
+# Nobody imports them.
+COMMANDS = ("confirm", "export", "league", "preview", "replay", "study")
+
 # What a module may import beside the standard library and its own package's siblings.
 ONLY_HERE = {
     "mlflow": {"tuner/tracking.py", "tuner/tracked.py", "tuner/system_metrics.py"},
@@ -24,7 +27,17 @@ ONLY_HERE = {
     "pydantic": {"tuner/config.py", "tuner/hints.py"},
     "rich": {
         f"tuner/{name}.py"
-        for name in ("confirm", "export", "plots", "preview", "progress", "replay", "running", "summary")
+        for name in (
+            "confirm",
+            "export",
+            "league",
+            "plots",
+            "preview",
+            "progress",
+            "replay",
+            "running",
+            "summary",
+        )
     },
     "scipy": {"tuner/comparison.py"},
     "pandas": {"tuner/api.py"},
@@ -34,7 +47,6 @@ ONLY_HERE = {
     "mlxtend": {"lightning_modules/data.py", "lightning_modules/tables.py"},
     "torchvision": {"lightning_modules/data.py"},
 }
-COMMANDS = ("confirm", "export", "preview", "replay", "study")
 STANDARD_LIBRARY_ONLY = {
     f"lightning_modules/{name}.py" for name in ("_schedule", "checks", "combinators", "cycles", "plateau", "schedules")
 } | {

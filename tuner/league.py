@@ -1,0 +1,351 @@
+"""``python -m tuner.league``: every family of schedules under the same conditions, and then the best of each again.
+
+A league is a study file whose `search_space.schedule` is a choice of families. Each family becomes a study of its own,
+with as many trials as the file says, of equally many steps, on the same data, with the same optimizer and seed. The
+best of each is trained again with fresh seeds, as `tuner.confirm` does it, and once more with other initial lrs and
+nothing else changed. All are studies: killed, the same command goes on.
+"""
+
+import argparse
+import dataclasses
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tuner.commands import EXIT_CODES, add_engine_options, add_stores, command, place_of
+from tuner.errors import BadInputError, StudyFailedError
+from tuner.running import carry_out, checked, exit_code, opened_engine, status
+from tuner.wording import brief, counted
+
+if TYPE_CHECKING:
+    from tuner.comparison import Comparison
+    from tuner.config import StudyConfig, TrialConfig
+    from tuner.past import Trial
+    from tuner.standings import Standings
+    from tuner.storage import StudyStore
+    from tuner.tracking import Tracker
+
+__all__ = ["main"]
+
+MOST = 1000
+FACTORS = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
+SWEPT_SEEDS = 2
+INITIAL_LR = "initial_lr"
+
+EPILOG = f"""\
+examples:
+  python -m tuner.league studies/league/                 every league in the folder
+  python -m tuner.league studies/league/ --set name=fashion --set trial.data.name=fashion_mnist
+  python -m tuner.league mine.yaml --seeds 20 --target 0.98
+
+Run the same command again to continue. The table is written to <name>.md, <name>.csv and <name>.png, and to MLflow.
+
+{EXIT_CODES}"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run leagues and return the exit code."""
+    options = _parse(arguments)
+    return command(lambda: _run(options))
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tuner.league",
+        description="Compare families of schedules under the same conditions, the best of each with fresh seeds.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("league", type=Path, metavar="PATH", help="study file with a choice of schedules, or a folder")
+    parser.add_argument("--seeds", type=int, default=10, metavar="N", help="fresh seeds for each best (default: 10)")
+    parser.add_argument(
+        "--target", type=float, metavar="V", help="count the steps to this value (default: what a constant lr ends at)"
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.01,
+        metavar="V",
+        help="how much worse the objective may be with a good initial lr (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--to", type=Path, default=Path(), metavar="FOLDER", help="where the table goes (default: here)"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="PATH=VALUE", help="put a value over the file's; repeatable"
+    )
+    add_engine_options(parser)
+    add_stores(parser)
+    return parser.parse_args(arguments)
+
+
+def _run(options: argparse.Namespace) -> int:
+    if not 1 <= options.seeds <= MOST:
+        raise BadInputError([f"--seeds: must be from 1 to {MOST} (got {options.seeds})."])
+    if not options.to.is_dir():
+        raise BadInputError([f"--to: {options.to} is no folder."])
+    files = sorted(options.league.glob("*.yaml")) if options.league.is_dir() else [options.league]
+    if not files:
+        raise BadInputError([f"{options.league}: has no study file (*.yaml)."])
+    for file in files:
+        if code := _League(file, options).run():
+            return code
+    return 0
+
+
+class _League:
+    """One league.
+
+    Args:
+        file: Its study file.
+        options: Those of the command.
+    """
+
+    def __init__(self, file: Path, options: argparse.Namespace) -> None:
+        from rich.console import Console
+
+        from tuner.config import load_study
+
+        self._file, self._options, self._place = str(file), options, place_of(options)
+        self._console: Console = Console()
+        with status(self._console, f"checking {file}"):
+            self._config = load_study(self._file, options.set)
+            _check(self._config, self._file)
+            choices: Mapping[str, Mapping[str, Any] | None] = self._config.values["search_space"]["schedule"]["one_of"]
+            self._families = {name: self._family(name, choice or {}) for name, choice in choices.items()}
+
+    def run(self) -> int:
+        """Train, and write the table; return the exit code."""
+        from tuner.reading import config_of
+        from tuner.seeds import SeedStore, SeedStudy, fresh_seeds
+        from tuner.storage import StudyStore
+
+        best: dict[str, TrialConfig] = {}
+        values: dict[str, str] = {}
+        for name, config in self._families.items():
+            code, outcome = self._train(config, StudyStore)
+            if code or outcome is None:
+                return code
+            if outcome.best is None:
+                self._note(f"no trial of {name} was trained to its end, so it is left out")
+                continue
+            best[name] = config_of(config, outcome.best.params)
+            drawn = outcome.best.params.items()
+            values[name] = ", ".join(f"{path.rpartition('.')[2]} {brief(value)}" for path, value in drawn)
+        if not best:
+            raise StudyFailedError("no trial of any family was trained to its end.")
+        used = {config.seed for config in best.values()}
+        seeds = fresh_seeds(self._config.sampler.arguments.get("seed", 0), self._options.seeds, used)
+        final = SeedStudy.of(self._config, f"{self._config.name}-final", best, seeds, {})
+        code, finals = self._train(final, SeedStore)
+        if code or finals is None:
+            return code
+        swept = {_swept(name, factor): _with_lr(config, factor) for name, config in best.items() for factor in FACTORS}
+        name = f"{self._config.name}-sensitivity"
+        sweep = SeedStudy.of(self._config, name, swept, seeds[:SWEPT_SEEDS], {}, has_winner=False)
+        code, sweeps = self._train(sweep, SeedStore)
+        if code or sweeps is None:
+            return code
+        self._publish(self._standings(best, values, finals, sweeps), finals)
+        return 0
+
+    def _family(self, name: str, choice: Mapping[str, Any]) -> "StudyConfig":
+        """Return the study of one family, as a study file could say it."""
+        from tuner.config import load_study
+
+        template = self._config.values["trial"].get("schedule", {})
+        arguments = {**(template if template.get("name") == name else {}), **choice}
+        searched: dict[str, Any] = {}
+        fixed = _divided(arguments, "search_space.schedule", searched)
+        overrides = [
+            *self._options.set,
+            f"name={self._config.name}-{re.sub('[^a-z0-9._-]', '-', name.lower())}",
+            "search_space.schedule=null",
+            f"trial.schedule={json.dumps({**fixed, 'name': name})}",
+            *(f"{path}={json.dumps(spec)}" for path, spec in searched.items()),
+        ]
+        return dataclasses.replace(load_study(self._file, overrides), experiment=self._config.name)
+
+    def _train(self, config: "StudyConfig", kind: "type[StudyStore]") -> "tuple[int, _Outcome | None]":
+        """Run a study; return the exit code, and what came out."""
+        from tuner.seeds import SeedStore
+        from tuner.summary import print_line
+
+        outcomes: list[_Outcome] = []
+
+        def conclude(store: "StudyStore", tracker: "Tracker", delivered: bool) -> None:
+            comparison = store.comparison() if isinstance(store, SeedStore) else None
+            outcomes.append(
+                _Outcome(store.best, store.finished(), comparison, store.identifier, tracker.uri, delivered)
+            )
+
+        with opened_engine(self._place) as engine:
+            plan = checked(config, engine, self._place)
+            begin = f"[bold]{config.name}[/bold]: {counted(config.trials, 'training')}"
+            caught = carry_out(plan, engine, self._console, kind, lambda: print_line(self._console, begin), conclude)
+        return exit_code(caught), outcomes[0] if outcomes else None
+
+    def _note(self, text: str) -> None:
+        from rich.markup import escape
+
+        from tuner.summary import print_line
+
+        print_line(self._console, f"[yellow]note:[/yellow] {escape(text)}")
+
+    def _standings(
+        self, best: Mapping[str, "TrialConfig"], values: Mapping[str, str], finals: "_Outcome", sweeps: "_Outcome"
+    ) -> "Standings":
+        from tuner.standings import Member, Standings
+
+        comparison = finals.comparison
+        if comparison is None or sweeps.comparison is None:
+            raise StudyFailedError("the finals have no result.")
+        means = {each.name: each.mean for each in comparison.ranking}
+        target = self._options.target
+        if target is None:
+            target = means.get("constant", means[comparison.ranking[-1].name] if means else 0.0)
+        swept = {each.name: list(each.values.values()) for each in sweeps.comparison.configurations}
+        members = [
+            Member(
+                name,
+                values[name],
+                config.optimizer.arguments[INITIAL_LR],
+                self._reached(name, config, finals.trials, target),
+                {config.optimizer.arguments[INITIAL_LR] * factor: swept[_swept(name, factor)] for factor in FACTORS},
+            )
+            for name, config in best.items()
+        ]
+        return Standings(
+            self._config.name, comparison, members, target, self._options.tolerance, self._conditions(best)
+        )
+
+    def _conditions(self, best: Mapping[str, "TrialConfig"]) -> str:
+        one = next(iter(best.values()))
+        steps = self._config.meter.length(one.values()).steps
+        seeds, trials = counted(self._options.seeds, "fresh seed"), counted(self._config.trials, "trial")
+        return (
+            f"{trials} of {steps:,} steps for each family, with {one.model.name} on {one.data.name}, "
+            f"{one.optimizer.name}, {self._config.sampler.name} sampler; then the best of each with {seeds}."
+        )
+
+    def _reached(self, name: str, config: "TrialConfig", trials: Sequence["Trial"], target: float) -> list[int]:
+        """Return the steps at which the trainings of a family came to the target first."""
+        from tuner.seeds import CONFIGURATION
+
+        steps = self._config.meter.length(config.values()).steps_per_epoch
+        sign = 1 if self._config.objective.direction == "maximize" else -1
+        epochs = [
+            min(
+                (epoch for epoch, value in trial.intermediate_values.items() if sign * (value - target) >= 0), default=0
+            )
+            for trial in trials
+            if trial.params[CONFIGURATION] == name
+        ]
+        return [epoch * steps for epoch in epochs if epoch]
+
+    def _publish(self, standings: "Standings", finals: "_Outcome") -> None:
+        """Write the table beside the study file's name, and into the run of the finals in MLflow; print it."""
+        from tuner.pictures import png
+        from tuner.summary import print_line
+        from tuner.tracked import TrackedStudy
+
+        page = standings.markdown()
+        files = {".md": page.encode(), ".csv": standings.csv().encode(), ".png": png(standings.figure())}
+        paths = {ending: self._options.to / f"{standings.name}{ending}" for ending in files}
+        try:
+            for ending, content in files.items():
+                paths[ending].write_bytes(content)
+        except OSError as error:
+            raise BadInputError([f"--to: {self._options.to}: cannot be written ({error.strerror})."]) from error
+        self._console.print("", page, markup=False, highlight=False, soft_wrap=True)
+        print_line(self._console, f"written to {', '.join(str(path) for path in paths.values())}")
+        if not finals.delivered:
+            self._note("MLflow did not take all records; run the same command again when it is up")
+            return
+        with tempfile.TemporaryDirectory() as temporary:
+            for ending, content in files.items():
+                (Path(temporary) / f"league{ending}").write_bytes(content)
+            tracked = TrackedStudy(finals.uri, finals.identifier)
+            tracked.add(Path(temporary))
+            tracked.set_tag("mlflow.note.content", page[:8000])
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What came out of a study.
+
+    Args:
+        best: Its best trial.
+        trials: All of its trials.
+        comparison: What the seeds say, if it was a study of seeds.
+        identifier: What tells it from others.
+        uri: MLflow's tracking URI.
+        delivered: Whether MLflow has it all.
+    """
+
+    best: "Trial | None"
+    trials: "Sequence[Trial]"
+    comparison: "Comparison | None"
+    identifier: str
+    uri: str
+    delivered: bool
+
+
+def _check(config: "StudyConfig", file: str) -> None:
+    """Find out whether all families would have the same conditions.
+
+    Raises:
+        BadInputError: If not.
+    """
+    from tuner.search_space import OneOf, searched
+
+    faults = []
+    if not isinstance(config.trial["schedule"], OneOf):
+        faults.append("search_space.schedule: a league needs {one_of: {family: ...}} there.")
+    if config.pruner.name != "none":
+        faults.append("pruner: must be {name: none}, or some families would get fewer steps.")
+    if config.timeout is not None:
+        faults.append("budget.timeout: leave it out, or some families would get fewer trials.")
+    elsewhere = sorted(
+        path
+        for path, _ in searched({key: value for key, value in config.trial.items() if key != "schedule"})
+        if not path.startswith("optimizer.") or isinstance(config.trial["optimizer"], OneOf)
+    )
+    faults += [
+        f"search_space.{path}: only the schedule and numbers of the optimizer can be searched." for path in elsewhere
+    ]
+    if faults:
+        raise BadInputError([f"{file}: {fault}" for fault in faults])
+
+
+def _divided(value: Any, path: str, searched: dict[str, Any]) -> Any:
+    """Take what is searched out of arguments, into `searched`, and return the rest."""
+    if isinstance(value, list):
+        return [_divided(item, f"{path}.{index}", searched) for index, item in enumerate(value)]
+    if not isinstance(value, Mapping):
+        return value
+    if value.keys() & {"low", "high", "choices", "one_of"}:
+        searched[path] = value
+        return value.get("low", value.get("choices", [None])[0])  # what stands there is not used
+    inner = {key: _divided(each, f"{path}.{key}", searched) for key, each in value.items()}
+    return {key: each for key, each in inner.items() if f"{path}.{key}" not in searched}
+
+
+def _swept(name: str, factor: float) -> str:
+    return f"{name}, initial_lr x {factor:g}"
+
+
+def _with_lr(config: "TrialConfig", factor: float) -> "TrialConfig":
+    arguments = {**config.optimizer.arguments, INITIAL_LR: config.optimizer.arguments[INITIAL_LR] * factor}
+    return dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, arguments=arguments))
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.exit(code)
