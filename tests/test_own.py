@@ -1,0 +1,131 @@
+"""Studies of one's own: the shipped examples and recipes run, and what is wrong with one is told before it starts."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import StudyFolder
+from tuner.config import load_study
+from tuner.curves import families
+from tuner.errors import BadInputError
+from tuner.lint import lint_families
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES, ARTICLES = ROOT / "examples", ROOT / "studies" / "articles"
+SMALL = {
+    "auto_mpg": ["trial.trainer.max_epochs=3"],
+    "fashion": ["trial.trainer.max_epochs=3", "trial.data.name=mnist_5k", "trial.model.width=2"],
+    "plain_module": ["trial.trainer.max_epochs=2", "trial.model.neurons=8"],
+    "wine": ["trial.trainer.max_epochs=2"],
+    "everything": ["trial.trainer.max_epochs=1", "search_space.trainer.max_epochs=null"],
+    "iris": ["trial.trainer.max_epochs=3"],
+    "rule_of_thumb": ["trial.trainer.max_epochs=1", "trial.model.channels=[2,2,2]", "trial.model.hidden=[8,8]"],
+    "step_factors": ["trial.trainer.max_epochs=1", "trial.model.channels=[2,2,2]", "trial.model.hidden=[8,8]"],
+    "tensorflow_cnn": [
+        "trial.data.name=mnist_5k",
+        "trial.trainer.max_steps=6",
+        "trial.trainer.val_check_interval=2",
+        "trial.model.channels=[2,2,2]",
+        "trial.model.hidden=[8,8]",
+    ],
+}
+FILES = sorted([*EXAMPLES.glob("*.yaml"), *ARTICLES.glob("*.yaml")])
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_each_shipped_file_runs(path: Path, folder: StudyFolder):
+    settings = [option for setting in SMALL[path.stem] for option in ("--set", setting)]
+    folder.call("--trials", "1", *settings, study=path)
+    assert folder.optuna("select state from trials") == [("COMPLETE",)]
+    keys = {key for _, key, _, _ in folder.curves()}
+    assert "lr" in keys
+    assert load_study(str(path), SMALL[path.stem]).objective.metric in keys
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_there_is_nothing_to_remark_on_a_shipped_file(path: Path):
+    elsewhere = ["trial.data.name=mnist_5k"] if path.stem in ("fashion", "tensorflow_cnn") else []
+    assert lint_families(families(load_study(str(path), elsewhere), 20)) == []
+
+
+def test_a_training_in_steps_is_validated_at_its_interval(folder: StudyFolder):
+    settings = [option for setting in SMALL["tensorflow_cnn"] for option in ("--set", setting)]
+    folder.call("--trials", "1", *settings, study=ARTICLES / "tensorflow_cnn.yaml")
+    points = [(key, step) for _, key, step, _ in folder.curves()]
+    for key in ("train/acc", "val/acc"):
+        assert [step for each, step in points if each == key and step < 7][:3] == [2, 4, 6]
+    assert [step for key, step in points if key == "lr"] == list(range(6))
+
+
+def test_a_regression_has_its_report_without_any_accuracy(folder: StudyFolder):
+    settings = ["--trials", "4", "--set", "trial.trainer.max_epochs=3", "--review"]
+    output = folder.call(*settings, study=EXAMPLES / "auto_mpg.yaml")
+    assert "note:" not in output
+    (report,) = folder.path.glob("mlruns/*/*/artifacts/report.html")
+    assert "val/mae" in report.read_text()
+    curves = {
+        number: [value for trial, key, _, value in folder.curves() if (trial, key) == (str(number), "val/mae")]
+        for number in range(4)
+    }
+    values = dict(folder.optuna("select number, value from trials join trial_values using (trial_id)"))
+    for number, curve in curves.items():
+        assert values[number] == min(curve[:3]), "the best epoch counts"
+
+
+def test_best_yaml_trains_the_best_trial_again_by_lightning_cli(undisturbed: StudyFolder):
+    (best,) = undisturbed.path.glob("mlruns/*/*/artifacts/best.yaml")
+    assert yaml.safe_load(best.read_text())["model"]["class_path"] == "lightning_modules.Classifier"
+    quiet = ["--trainer.logger=false", "--trainer.enable_progress_bar=false", "--trainer.enable_checkpointing=false"]
+    done = subprocess.run(
+        [sys.executable, "-m", "lightning_modules", "fit", "--config", str(best), "--trainer.accelerator=cpu", *quiet],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    ((value,),) = undisturbed.optuna("select max(value) from trial_values")
+    assert f"val/acc {value:.4f}" in done.stdout
+
+
+def test_without_jsonargparse_lightning_modules_says_what_to_install():
+    script = "import sys; sys.modules['jsonargparse'] = None; sys.argv = ['x', 'fit']; import lightning_modules.__main__ as m; m.main()"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert 'pip install "jsonargparse[signatures]"' in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("study", "setting", "message"),
+    [
+        ("plain_module", "trial.model.neuron=8", "has no argument neuron. Did you mean neurons?"),
+        ("plain_module", "trial.model.neurons=many", "trial.model.neurons: must be a whole number"),
+        ("plain_module", "trial.loss=mse", "leave it out: a LightningModule has a loss of its own"),
+        ("plain_module", "trial.model.name=pytorch_lightning:LightningModule", "has no argument optimizer"),
+        (
+            "fashion",
+            "objective.metric=val_top3",
+            "objective.metric: must be train/acc, train/loss, val/acc or val/loss",
+        ),
+        ("fashion", "trial.model.name=examples.fashion:FashionCN", "Did you mean FashionCNN?"),
+        ("fashion", "trial.trainer.max_steps=10", "leave it out, or max_epochs"),
+        ("fashion", "trial.trainer.val_check_interval=10", "is for a training in steps"),
+        ("tensorflow_cnn", "trial.trainer.val_check_interval=300", "must be a multiple of val_check_interval (300)"),
+        ("wine", "trial.data.batchsize=3", "Did you mean batch_size?"),
+    ],
+)
+def test_what_is_wrong_is_told_before_anything_starts(study: str, setting: str, message: str):
+    path = next(path for path in FILES if path.stem == study)
+    with pytest.raises(BadInputError) as caught:
+        load_study(str(path), [setting])
+    assert message in str(caught.value)
+
+
+def test_an_objective_that_a_module_never_logs_fails_the_trial_with_those_it_does(folder: StudyFolder):
+    options = ["--trials", "1", "--set", "objective.metric=val_top5", "--set", "trial.trainer.max_epochs=1"]
+    output = folder.call(*options, study=EXAMPLES / "plain_module.yaml")
+    assert "the objective is val_top5, but only train_loss, val_top3 are logged" in output
