@@ -93,7 +93,10 @@ def test_best_yaml_trains_the_best_trial_again_by_lightning_cli(undisturbed: Stu
 
 
 def test_without_jsonargparse_lightning_modules_says_what_to_install():
-    script = "import sys; sys.modules['jsonargparse'] = None; sys.argv = ['x', 'fit']; import lightning_modules.__main__ as m; m.main()"
+    script = (
+        "import sys; sys.modules['jsonargparse'] = None; sys.argv = ['x', 'fit']; "
+        "import lightning_modules.__main__ as command; command.main()"
+    )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert 'pip install "jsonargparse[signatures]"' in done.stderr
