@@ -21,6 +21,7 @@ from lightning_modules import (
     Plateau,
     Schedule,
 )
+from lightning_modules.classifier import LOSSES
 
 STEPS = 16  # an epoch: 4,000 images in batches of 250
 
@@ -139,3 +140,11 @@ def test_a_run_cut_at_an_epoch_goes_on_with_the_same_lrs_and_weights(tmp_path: P
     assert begun.metrics["lr"] + rest.metrics["lr"] == straight.metrics["lr"]
     for one, other in zip(whole.state_dict().values(), second.state_dict().values(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_the_squared_error_is_that_of_the_outputs_against_one_hot_labels():
+    outputs, labels = torch.tensor([[0.5, 0.0], [1.0, 1.0]]), torch.tensor([0, 1])
+    assert LOSSES["mse"](outputs, labels).item() == pytest.approx((0.25 + 0 + 1 + 0) / 4)
+    assert LOSSES["mse"](outputs, labels, reduction="none").tolist() == [0.125, 0.5]
+    with pytest.raises(ValueError, match="cross_entropy, mse must hold, but got loss='mae'"):
+        Classifier(MNISTCNN(channels=(1, 1, 1), hidden=(1, 1)), Adam(initial_lr=0.1), loss="mae")  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from pytorch_lightning.trainer.states import RunningStage
 from torch import Tensor, nn
 from torchvision import datasets
 
-from lightning_modules import data
+from lightning_modules import IrisDataModule, data
 from lightning_modules.data import (
     DATASETS,
     DataError,
@@ -796,3 +796,41 @@ def test_the_device_of_the_trainer_is_used(mnist_5k: MNIST5kDataModule, monkeypa
     assert {loader.images.device.type, loader.labels.device.type} == {"meta"}
     shuffled = next(iter(mnist_5k.train_dataloader()))[0]
     assert (shuffled.device.type, shuffled.stride()) == ("meta", (784, 1, 28, 1))
+
+
+def test_an_epoch_of_so_many_batches_begins_where_the_last_one_ended() -> None:
+    images, labels = torch.zeros(10, 1, 28, 28), torch.arange(10)
+    loader = TensorLoader(images, labels, 4, shuffle=True, seed=3, batches_per_epoch=2)
+    passes = TensorLoader(images, labels, 4, shuffle=True, seed=3)
+    stream, whole = [], []
+    for epoch in range(6):
+        loader.set_epoch(epoch)
+        stream += [batch.tolist() for _, batch in loader]
+    for epoch in range(4):
+        passes.set_epoch(epoch)
+        whole += [batch.tolist() for _, batch in passes]
+    assert stream == whole
+    assert len(loader) == 2
+
+
+def test_a_smaller_training_set_is_a_part_of_the_larger_and_leaves_the_others_alone(
+    mnist_5k: MNIST5kDataModule,
+) -> None:
+    small = MNIST5kDataModule(train_size=100, batch_size=100)
+    small.prepare_data()
+    small.setup()
+    assert len(small.train_dataloader().labels) == 100
+    assert torch.equal(small.val_dataloader().images, mnist_5k.val_dataloader().images)
+    with pytest.raises(ValueError, match=r"train_size <= 4000 .* but got train_size=4001"):
+        MNIST5kDataModule(train_size=4001).setup()
+
+
+def test_iris_is_split_by_species_and_standardised_by_its_training_rows() -> None:
+    data = IrisDataModule()
+    data.setup()
+    train, val, test = data.train_dataloader(), data.val_dataloader(), data.test_dataloader()
+    assert [torch.bincount(part.labels).tolist() for part in (train, val, test)] == [[30] * 3, [10] * 3, [10] * 3]
+    assert torch.allclose(train.images.mean(dim=0), torch.zeros(4), atol=1e-6)
+    assert torch.allclose(train.images.std(dim=0, correction=0), torch.ones(4), atol=1e-6)
+    (rows, labels), *_ = train
+    assert (rows.shape, labels.shape) == ((5, 4), (5,))

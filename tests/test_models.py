@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_modules import MNISTCNN
+from lightning_modules import MLP, MNISTCNN
 
 
 def test_the_reference_cnn_has_the_parameters_of_its_description():
@@ -67,3 +67,24 @@ def test_truncated_normal_weights_stay_within_two_deviations_and_biases_are_zero
 def test_impossible_arguments_are_refused_with_the_rule(arguments: dict, rule: str):
     with pytest.raises(ValueError, match=rule):
         MNISTCNN(**arguments)
+
+
+def test_a_dense_network_has_the_layers_that_are_asked_for():
+    widths = [layer.out_features for layer in MLP(layers=3, neurons=7).layers if isinstance(layer, nn.Linear)]
+    assert widths == [7, 7, 7, 10]
+    assert MLP(inputs=4, neurons=(4, 6), num_classes=3)(torch.zeros(2, 4)).shape == (2, 3)
+    assert MLP(layers=0)(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+
+
+def test_widths_that_are_not_one_for_each_layer_are_refused():
+    with pytest.raises(ValueError, match=r"one for each layer must hold, but got neurons=\(5,\)"):
+        MLP(neurons=(5,))
+
+
+def test_the_weights_of_a_dense_network_are_as_they_are_asked_for():
+    torch.manual_seed(0)
+    spread = {
+        init: MLP(inputs=400, neurons=400, init=init).layers[1].weight for init in ("glorot_uniform", "he_normal")
+    }
+    assert spread["glorot_uniform"].abs().max().item() == pytest.approx((6 / 800) ** 0.5, rel=1e-3)
+    assert spread["he_normal"].std().item() == pytest.approx((2 / 400) ** 0.5, rel=0.02)

@@ -240,3 +240,22 @@ def test_auto_precision_is_full_where_the_processor_has_no_bf16():
     expected = "bf16-mixed" if "avx512_bf16" in flags or "amx_bf16" in flags else "32-true"
     assert resolve_precision("auto", "cpu") == expected
     assert resolve_precision("64-true", "cpu") == "64-true"
+
+
+def test_the_best_epoch_gives_value_and_weights_and_survives_an_interruption(tmp_path: Path):
+    def go(directory: Path, *verdicts: Verdict) -> tuple[TrialResult, Answers]:
+        channel = Answers(*verdicts)
+        config = TrialConfig.from_values(VALUES)
+        (result,) = run(
+            Group((Assignment(0, config, "val/loss", directory, "maximize"),)), channel
+        )  # the worst is first
+        return result, channel
+
+    straight, channel = go(tmp_path / "straight")
+    values = [report.value for report in channel.reports]
+    assert straight.value == max(values) == values[0]
+    assert go(tmp_path / "cut", "continue", "stop")[0].state == "interrupted"
+    resumed, _ = go(tmp_path / "cut")
+    assert resumed.value == straight.value
+    ends = [weights(tmp_path / name) for name in ("straight", "cut")]
+    assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
