@@ -59,7 +59,7 @@ def main() -> int:
         started = time.monotonic()
         trials = rage(storm, arguments, strikes, options.kills, rng, options.pause)
         print(f"{time.monotonic() - started:.0f} s on {options.on}, seed {options.seed}")
-        calm.run("--per-device", "2", "--trials", str(trials))
+        calm.start("--per-device", "2", "--trials", str(trials)).communicate()
         failures = report(storm, calm, trials)
         storm.close()
         calm.close()

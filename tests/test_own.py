@@ -1,5 +1,6 @@
 """Studies of one's own: the shipped examples and recipes run, and what is wrong with one is told before it starts."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -81,7 +82,8 @@ def test_best_yaml_trains_the_best_trial_again_by_lightning_cli(undisturbed: Stu
     quiet = ["--trainer.logger=false", "--trainer.enable_progress_bar=false", "--trainer.enable_checkpointing=false"]
     done = subprocess.run(
         [sys.executable, "-m", "lightning_modules", "fit", "--config", str(best), "--trainer.accelerator=cpu", *quiet],
-        cwd=ROOT,
+        cwd=undisturbed.path,  # where it writes config.yaml
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=200,

@@ -62,6 +62,11 @@ class Objective:
     direction: Literal["maximize", "minimize"] = "maximize"
     epoch: Literal["last", "best"] = "last"
 
+    @property
+    def best_epoch(self) -> Literal["maximize", "minimize"] | None:
+        """Return the direction if it is the best epoch that counts, else None."""
+        return self.direction if self.epoch == "best" else None
+
 
 @dataclass(frozen=True)
 class Budget:

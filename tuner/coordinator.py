@@ -237,8 +237,8 @@ class Coordinator:
 
     def _assignment(self, number: int, config: TrialConfig) -> Assignment:
         objective = self._config.objective
-        best_epoch = objective.direction if objective.epoch == "best" else None
-        return Assignment(number, config, objective.metric, self._store.trial_directory(number), best_epoch)
+        directory = self._store.trial_directory(number)
+        return Assignment(number, config, objective.metric, directory, objective.best_epoch)
 
     def _finish(self, assignment: Assignment, result: TrialResult) -> None:
         number = assignment.number

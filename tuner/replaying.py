@@ -42,7 +42,8 @@ def train_again(past: "PastStudy", trial: "Trial", directory: Path, note: Callab
     gpus = () if setup.get("device", "CPU") == "CPU" else tuple(range(ranks))
     _check_gpus(len(gpus))
     epochs = trial.user_attrs.get("epochs", 0) if trial.user_attrs.get("state") == "pruned" else None
-    assignment = Assignment(trial.number, config, past.config.objective.metric, directory)
+    objective = past.config.objective
+    assignment = Assignment(trial.number, config, objective.metric, directory, objective.best_epoch)
     handler = _OneTrial(assignment, epochs, note)
     engine = LocalEngine([Slot(0, gpus, threads, ranks=ranks)], STALL_SECONDS)
     try:
