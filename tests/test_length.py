@@ -14,7 +14,7 @@ from tuner.config import load_study
 from tuner.errors import BadInputError
 from tuner.hints import item_hint, takes_steps
 from tuner.length import Length, Meter, relative_lengths, resolve
-from tuner.storage import _Replay
+from tuner.reading import _Replay
 
 LENGTHS = {
     "constant": [],

@@ -175,7 +175,10 @@ class StudyStore:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             if not waiting:  # in two steps, so that it can be tried again: a queue that has a trial gets no second one
-                self._study.enqueue_trial(self._config.fixed(number))
+                if fixed := self._config.fixed(number):
+                    self._study.enqueue_trial(fixed)
+                else:  # the grid sampler refuses a trial that is enqueued without all of its parameters
+                    self._study.add_trial(optuna.trial.create_trial(state=TrialState.WAITING))
             asked = self._study.ask()
         try:
             config = self._config.draw(asked)
