@@ -130,6 +130,26 @@ def test_what_is_wrong_is_told_before_anything_starts(study: str, setting: str, 
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("study", "options", "message"),
+    [
+        (
+            "wine",
+            ["--set", "trial.trainer={max_steps: 100, val_check_interval: 20}"],
+            "the 20 batches to the next validation are more than the 7 of examples.wine:WineDataModule",
+        ),
+        ("plain_module", ["--fuse", "2"], "--fuse: LightningModules of one's own"),
+        ("iris", ["--fuse", "2"], "trials whose best epoch counts, are trained one by one"),
+    ],
+)
+def test_what_cannot_be_done_together_is_told_before_anything_starts(
+    study: str, options: list[str], message: str, folder: StudyFolder
+):
+    path = next(path for path in FILES if path.stem == study)
+    assert message in folder.call(*options, study=path, expect=2)
+    assert not folder.directory(study).exists()
+
+
 def test_an_objective_that_a_module_never_logs_fails_the_trial_with_those_it_does(folder: StudyFolder):
     options = ["--trials", "1", "--set", "objective.metric=val_top5", "--set", "trial.trainer.max_epochs=1"]
     output = folder.call(*options, study=EXAMPLES / "plain_module.yaml")

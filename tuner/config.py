@@ -231,6 +231,18 @@ class StudyConfig:
             BadInputError: If they cannot be fetched, loaded or used.
         """
         facts = [(values["name"], self.meter.data(values)) for values in corners(self.trial["data"])]
+        for trainer in corners(self.trial["trainer"]):
+            needed = trainer.get("val_check_interval", 0) * trainer.get("accumulate_grad_batches", 1)
+            for name, fact in facts:
+                if (
+                    fact.batches
+                    and fact.batches < needed
+                    and not registry.accepted("data", name, {"batches_per_epoch": needed})
+                ):
+                    fault = f"the {needed} batches to the next validation are more than the {fact.batches} of {name}"
+                    raise BadInputError(
+                        [f"trial.trainer.val_check_interval: {fault}; it would have to take batches_per_epoch."]
+                    )
         counts = [fact.validation_images for _, fact in facts if fact.validation_images is not None]
         return [(name, fact.digest) for name, fact in facts], min(counts, default=None)
 

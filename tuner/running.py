@@ -265,6 +265,10 @@ def checked(
         check_packages([slot.device for slot in engine.slots])
     fuse = group_size(options.fuse, engine.slots, config.trials)
     if fuse > 1 and not config.can_fuse:
+        if options.fuse != "auto":
+            raise BadInputError(
+                ["--fuse: LightningModules of one's own, and trials whose best epoch counts, are trained one by one."]
+            )
         fuse = 1
     check_divisible((data.get("batch_size", 0) for data in corners(config.trial["data"])), engine.slots)
     storage, uri = storage_url(options.storage), tracking_uri(options.tracking_uri)
