@@ -1,5 +1,6 @@
 """Studies of one's own: the shipped examples and recipes run, and what is wrong with one is told before it starts."""
 
+import json
 import os
 import subprocess
 import sys
@@ -80,10 +81,13 @@ def test_best_yaml_trains_the_best_trial_again_by_lightning_cli(undisturbed: Stu
     (best,) = undisturbed.path.glob("mlruns/*/*/artifacts/best.yaml")
     assert yaml.safe_load(best.read_text())["model"]["class_path"] == "lightning_modules.Classifier"
     quiet = ["--trainer.logger=false", "--trainer.enable_progress_bar=false", "--trainer.enable_checkpointing=false"]
+    (setup,) = {
+        value for (value,) in undisturbed.optuna("select value_json from trial_user_attributes where key = 'setup'")
+    }
     done = subprocess.run(
         [sys.executable, "-m", "lightning_modules", "fit", "--config", str(best), "--trainer.accelerator=cpu", *quiet],
         cwd=undisturbed.path,  # where it writes config.yaml
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(json.loads(setup)["threads"])},
         capture_output=True,
         text=True,
         timeout=200,
