@@ -59,7 +59,7 @@ def test_a_report_answers_what_won_by_how_much_and_how_to_have_it(reviewed: Stud
     assert "better than the runner-up" in page.text
     assert "models:/tiny@champion" in page.text
     assert "from lightning_modules import" in page.text
-    assert "mnist_cnn" in page.text
+    assert "lightning_modules.MNISTCNN" in page.text
     drawn = [attributes["data-plot"] for tag, attributes in page.tags if "data-plot" in attributes]
     assert drawn[:3] == ["top_trials", "best_of_each", "lr_curves"]
     pictures = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
