@@ -103,8 +103,8 @@ class MLP(nn.Module):
     Source: Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks", AISTATS
     2010; He et al., "Delving Deep into Rectifiers", ICCV 2015.
 
-    >>> MLP(inputs=4, layers=2, neurons=(4, 6), num_classes=3)(torch.zeros(7, 4)).shape
-    torch.Size([7, 3])
+    >>> sum(parameter.numel() for parameter in MLP(inputs=4, layers=2, neurons=(4, 6), num_classes=3).parameters())
+    71
     """
 
     def __init__(
