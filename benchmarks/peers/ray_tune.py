@@ -39,4 +39,6 @@ if __name__ == "__main__":
         param_space=space,
         run_config=tune.RunConfig(storage_path=str(HERE / "ray"), name=EXPERIMENT),
     )
-    tuner.fit()
+    for result in tuner.fit():
+        if result.error:
+            raise result.error
