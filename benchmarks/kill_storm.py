@@ -87,6 +87,7 @@ def rage(
                 if time.monotonic() > at + MOST_SECONDS:
                     break
         output, _ = process.communicate()
+        print(f"run {runs}: {done.total()} kills, {trials} trials asked for", file=sys.stderr)
         if process.returncode not in (0, -signal.SIGKILL):
             raise SystemExit(f"{output}\nthe study ended with status {process.returncode}")
         if process.returncode == 0:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_modules import Plateau, Schedule, ScheduleLR
-from lightning_modules.data import TensorLoader
+from lightning_modules.tensors import TensorLoader
 
 
 class AutoMPGDataModule(pl.LightningDataModule):

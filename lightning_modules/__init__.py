@@ -2,7 +2,7 @@
 
 from lightning_modules.callbacks import EpochSeed
 from lightning_modules.classifier import Classifier
-from lightning_modules.data import DATASETS, DataError, FashionMNISTDataModule, MNIST5kDataModule, MNISTDataModule
+from lightning_modules.data import DATASETS, FashionMNISTDataModule, MNIST5kDataModule, MNISTDataModule
 from lightning_modules.fused import FusedClassifier, can_fuse, merge_checkpoints, split_checkpoint
 from lightning_modules.lr_scheduler import ScheduleLR
 from lightning_modules.models import MLP, MNISTCNN, MODELS
@@ -48,6 +48,7 @@ from lightning_modules.schedules import (
     warmup,
 )
 from lightning_modules.tables import TABLES, IrisDataModule
+from lightning_modules.tensors import DataError
 
 __all__ = [
     "DATASETS",

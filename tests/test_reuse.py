@@ -15,6 +15,26 @@ from lightning_modules import CosineRestarts, ExponentialDecay, ScheduleLR
 ROOT = Path(__file__).parent.parent
 FOREIGN = ("tuner", "optuna", "mlflow", "mlxtend", "pandas", "sqlalchemy", "pydantic", "simpleeval", "plotly")
 
+MODULE = """
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+from lightning_modules import ExponentialDecay, ScheduleLR
+
+class Module(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+        self.lrs = []
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.4)
+        scheduler = ScheduleLR(optimizer, ExponentialDecay(decay_rate=0.5, decay_steps=1))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+    def on_before_optimizer_step(self, optimizer):
+        self.lrs.append(optimizer.param_groups[0]["lr"])
+    def training_step(self, batch, batch_idx):
+        return self.layer(batch[0]).mean()
+"""
+
 
 def python(script: str, *blocked: str) -> str:
     """Run a script in a process in which some packages cannot be imported, and return what it printed."""
@@ -40,26 +60,9 @@ print(round(scheduler.get_last_lr()[0], 4))
 
 
 def test_the_schedule_drops_into_a_module_of_the_other_lightning():
-    script = """
+    script = f"""
 import lightning.pytorch as pl
-import torch
-from torch.utils.data import DataLoader, TensorDataset
-from lightning_modules import ExponentialDecay, ScheduleLR
-
-class Module(pl.LightningModule):
-    def __init__(self):
-        super().__init__()
-        self.layer = torch.nn.Linear(1, 1)
-        self.lrs = []
-    def configure_optimizers(self):
-        optimizer = torch.optim.SGD(self.parameters(), lr=0.4)
-        scheduler = ScheduleLR(optimizer, ExponentialDecay(decay_rate=0.5, decay_steps=1))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-    def on_before_optimizer_step(self, optimizer):
-        self.lrs.append(optimizer.param_groups[0]["lr"])
-    def training_step(self, batch, batch_idx):
-        return self.layer(batch[0]).mean()
-
+{MODULE}
 module = Module()
 trainer = pl.Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
                      enable_progress_bar=False, enable_model_summary=False)
@@ -71,26 +74,10 @@ print(module.lrs)
 
 def test_every_process_of_a_distributed_training_has_the_lr_of_the_step(tmp_path: Path):
     script = tmp_path / "ddp.py"
-    script.write_text("""
-import sys, torch, pytorch_lightning as pl
+    script.write_text(f"""
+import sys, pytorch_lightning as pl
 from pathlib import Path
-from torch.utils.data import DataLoader, TensorDataset
-from lightning_modules import ExponentialDecay, ScheduleLR
-
-class Module(pl.LightningModule):
-    def __init__(self):
-        super().__init__()
-        self.layer = torch.nn.Linear(1, 1)
-        self.lrs = []
-    def configure_optimizers(self):
-        optimizer = torch.optim.SGD(self.parameters(), lr=0.4)
-        scheduler = ScheduleLR(optimizer, ExponentialDecay(decay_rate=0.5, decay_steps=1))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-    def on_before_optimizer_step(self, optimizer):
-        self.lrs.append(optimizer.param_groups[0]["lr"])
-    def training_step(self, batch, batch_idx):
-        return self.layer(batch[0]).mean()
-    def on_train_end(self):
+{MODULE}    def on_train_end(self):
         Path(sys.argv[1], str(self.global_rank)).write_text(str(self.lrs))
 
 if __name__ == "__main__":

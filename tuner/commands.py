@@ -5,15 +5,16 @@ import dataclasses
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FrameType
 
-from tuner.errors import TunerError
+from tuner.errors import BadInputError, TunerError
 from tuner.running import INTERRUPTS, Place
 from tuner.urls import DEFAULT_STORAGE
 
-__all__ = ["EXIT_CODES", "add_engine_options", "add_stores", "command", "place_of"]
+__all__ = ["EXIT_CODES", "add_engine_options", "add_stores", "check_counts", "command", "place_of"]
 
+MOST = 1000
 SHOW_CURSOR = b"\x1b[?25h\n"  # the status line hides it
 
 EXIT_CODES = """\
@@ -101,6 +102,20 @@ def add_stores(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tracking-uri", metavar="URI", help="MLflow's store (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)"
     )
+
+
+def check_counts(counts: Mapping[str, int]) -> None:
+    """Refuse numbers that no study can have.
+
+    Args:
+        counts: What options ask for, by option.
+
+    Raises:
+        BadInputError: If one is not from 1 to `MOST`.
+    """
+    wrong = {option: count for option, count in counts.items() if not 1 <= count <= MOST}
+    if wrong:
+        raise BadInputError([f"{option}: must be from 1 to {MOST} (got {count})." for option, count in wrong.items()])
 
 
 def place_of(options: argparse.Namespace) -> Place:

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuner.commands import EXIT_CODES, add_engine_options, add_stores, command, place_of
+from tuner.commands import EXIT_CODES, add_engine_options, add_stores, check_counts, command, place_of
 from tuner.errors import BadInputError
 from tuner.running import Place, carry_out, checked, exit_code, opened_engine, status
 from tuner.urls import storage_url
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-MOST = 1000
 EPILOG = f"""\
 examples:
   python -m tuner.confirm quickstart                     the five best trials, with ten seeds each
@@ -68,10 +67,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _run(options: argparse.Namespace) -> int:
-    for option in ("top", "seeds"):
-        number = getattr(options, option)
-        if not 1 <= number <= MOST:
-            raise BadInputError([f"--{option}: must be from 1 to {MOST} (got {number})."])
+    check_counts({"--top": options.top, "--seeds": options.seeds})
     place = place_of(options)
     with opened_engine(place) as engine:
         return _with_engine(options, place, engine)
@@ -116,9 +112,12 @@ def _confirmation(past: "PastStudy", top: int, count: int, name: str | None) -> 
     name = name or f"{past.config.name}-confirm"
     if not NAME.fullmatch(name):
         raise BadInputError([f'--name: "{name}" is not a valid name: a-z, 0-9, ".", "_", "-", at most 64 characters.'])
-    ranking = past.ranking()
-    candidates = {_label(trial.number, past.config_of(trial)): past.config_of(trial) for trial in ranking[:top]}
-    claims = {label: float(trial.value or 0) for label, trial in zip(candidates, ranking, strict=False)}
+    ranking = [trial.number for trial in past.ranking()]
+    configs = {trial.number: past.config_of(trial) for trial in past.trials}
+    values = {trial.number: float(trial.value or 0) for trial in past.trials}
+    labels = {number: f"#{number} {configs[number].schedule.name}" for number in ranking}
+    candidates = {labels[number]: configs[number] for number in ranking[:top]}
+    claims = {labels[number]: values[number] for number in ranking[:top]}
     opponents: dict[str, str] = {}
 
     def add(role: str, label: str, config: "TrialConfig") -> None:
@@ -128,24 +127,18 @@ def _confirmation(past: "PastStudy", top: int, count: int, name: str | None) -> 
 
     if default := past.default():
         add("the study's default", f"default {default.schedule.name}", default)
-    configs = {trial.number: past.config_of(trial) for trial in ranking}
-    constant = next((number for number, config in configs.items() if config.schedule.name == "constant"), None)
+    constant = next((number for number in ranking if configs[number].schedule.name == "constant"), None)
     if constant is not None:
-        label = _label(constant, configs[constant])
-        add("a constant lr", label, configs[constant])
-        claims.setdefault(label, float(past.trial(constant).value or 0))
+        add("a constant lr", labels[constant], configs[constant])
+        claims.setdefault(labels[constant], values[constant])
     else:
-        best = ranking[0].number
+        best = ranking[0]
         taken = dataclasses.replace(configs[best], schedule=Component("constant"), relative={})
         add("a constant lr", f"#{best} at a constant lr", taken)
-    used = {past.config_of(trial).seed for trial in past.trials}
+    used = {config.seed for config in configs.values()}
     seeds = fresh_seeds(past.config.sampler.arguments.get("seed", 0), count, used)
     study = SeedStudy.of(past.config, name, candidates, seeds, claims, confirms=past.identifier)
     return study, opponents
-
-
-def _label(number: int, config: "TrialConfig") -> str:
-    return f"#{number} {config.schedule.name}"
 
 
 def _show(console: "Console", config: "SeedStudy", store: "SeedStore", opponents: Mapping[str, str]) -> None:

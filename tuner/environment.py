@@ -4,14 +4,16 @@ import contextlib
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from tuner.messages import Slot
 
-__all__ = ["device_name", "environment", "setup"]
+__all__ = ["device_name", "environment", "on_cpu", "setup"]
 
+CPU = "CPU"
 PACKAGES_OF_TRAINING = ("lr-tuner", "torch", "pytorch-lightning")
 PACKAGES = (*PACKAGES_OF_TRAINING, "optuna", "mlflow")
 
@@ -56,6 +58,11 @@ def setup(device: str, precision: str, ranks: int, fused: int) -> dict[str, str 
     }
 
 
+def on_cpu(setup: Mapping[str, Any]) -> bool:
+    """Tell whether what `setup` returned, or nothing at all, speaks of a training on a CPU."""
+    return bool(setup.get("device", CPU) == CPU)
+
+
 def _versions(packages: Sequence[str]) -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for package in packages:
@@ -73,7 +80,7 @@ def _names(slot: Slot) -> Sequence[str]:
 def device_name(device: str) -> str:
     """Return the name of a device, such as ``cuda:0`` or ``cpu``, for people."""
     if not device.startswith("cuda"):
-        return "CPU"
+        return CPU
     import torch
 
     return torch.cuda.get_device_name(device)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.commands import EXIT_CODES, add_engine_options, add_stores, command, place_of
+from tuner.commands import EXIT_CODES, add_engine_options, add_stores, check_counts, command, place_of
 from tuner.errors import BadInputError, StudyFailedError
 from tuner.running import carry_out, checked, exit_code, opened_engine, status
 from tuner.wording import brief, counted
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-MOST = 1000
 FACTORS = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
 SWEPT_SEEDS = 2
 INITIAL_LR = "initial_lr"
@@ -85,8 +84,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _run(options: argparse.Namespace) -> int:
-    if not 1 <= options.seeds <= MOST:
-        raise BadInputError([f"--seeds: must be from 1 to {MOST} (got {options.seeds})."])
+    check_counts({"--seeds": options.seeds})
     if not options.to.is_dir():
         raise BadInputError([f"--to: {options.to} is no folder."])
     files = sorted(options.league.glob("*.yaml")) if options.league.is_dir() else [options.league]

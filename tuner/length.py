@@ -12,7 +12,7 @@ from typing import Any
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
-from lightning_modules.data import TensorLoader
+from lightning_modules.tensors import TensorLoader
 from tuner import registry
 from tuner.errors import BadInputError
 from tuner.hints import item_hint, parse_length, takes_steps

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner.engines.local import LocalEngine
+from tuner.environment import on_cpu
 from tuner.errors import BadInputError, StudyFailedError
 from tuner.messages import Assignment, EpochReport, Group, Point, Slot, StepReport, TrialResult, Verdict
 from tuner.record import Curve
@@ -39,7 +40,7 @@ def train_again(past: "PastStudy", trial: "Trial", directory: Path, note: Callab
         trainer = dataclasses.replace(config.trainer, precision=precision)
         config = dataclasses.replace(config, trainer=trainer)
     ranks, threads = int(setup.get("ranks", 1)), int(setup.get("threads", 1))
-    gpus = () if setup.get("device", "CPU") == "CPU" else tuple(range(ranks))
+    gpus = () if on_cpu(setup) else tuple(range(ranks))
     _check_gpus(len(gpus))
     epochs = trial.user_attrs.get("epochs", 0) if trial.user_attrs.get("state") == "pruned" else None
     objective = past.config.objective
@@ -126,7 +127,7 @@ def how_trained(setup: Mapping[str, Any]) -> str:
     if setup["ranks"] > 1:
         text = f"It was {where}, by {setup['ranks']} processes that divided its batches, and is so again."
         return f"{text} Their sums may be rounded in another order."
-    if setup["device"] != "CPU":
+    if not on_cpu(setup):
         return f"It was {where}. A GPU may add in another order, so small differences are to be expected."
     return f"It was {where}. On the same processor, with the same versions, it is the same to the last bit."
 

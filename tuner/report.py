@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tuner.commands import add_stores
 from tuner.errors import BadInputError, TunerError
-from tuner.urls import DEFAULT_STORAGE, refuse_passwords, storage_url
+from tuner.urls import refuse_passwords, storage_url
 
 if TYPE_CHECKING:
     from tuner.record import StudyRecord
@@ -159,12 +160,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description="Write studies as one HTML file: what won, by how much, and why, with all plots.",
     )
     parser.add_argument("names", nargs="+", metavar="NAME", help="name of a study; several are compared")
-    parser.add_argument(
-        "--storage", metavar="URL", help=f"Optuna's database (default: OPTUNA_STORAGE, else {DEFAULT_STORAGE})"
-    )
-    parser.add_argument(
-        "--tracking-uri", metavar="URI", help="MLflow's store (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)"
-    )
+    add_stores(parser)
     parser.add_argument("--output", type=Path, metavar="FILE", help="the file to write (default: report.html)")
     return parser.parse_args(arguments)
 

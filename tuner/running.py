@@ -290,7 +290,7 @@ def carry_out(
 
     Args:
         plan: The study.
-        engine: Where its trials are trained; it is closed then.
+        engine: Where its trials are trained; it can be used once.
         console: Where what happens is shown.
         kind: The class of the study in Optuna.
         begin: Called when the stores are open, before the first trial.

@@ -7,6 +7,7 @@ from typing import Any
 
 from tuner import registry
 from tuner.config import Component, Objective, TrialConfig
+from tuner.environment import on_cpu
 from tuner.hints import converted, item_hint
 from tuner.lightning_config import trainer_arguments
 
@@ -60,7 +61,7 @@ def training_script(config: TrialConfig, objective: Objective, setup: Mapping[st
     if config.trainer.precision == "64-true":
         parts["module"] += ".double()"
     told = {
-        "accelerator": "cpu" if setup.get("device", "CPU") == "CPU" else "gpu",
+        "accelerator": "cpu" if on_cpu(setup) else "gpu",
         "devices": 1,
         **trainer_arguments(config.trainer, "cpu"),
         "precision": setup.get("precision", config.trainer.precision),

@@ -182,8 +182,10 @@ class SeedStore(StudyStore):
     @property
     def best_value(self) -> float | None:
         """Return the mean of the best configuration, once all are trained."""
+        if self.count < self._config.trials:
+            return None
         ranking = self.comparison().ranking
-        return ranking[0].mean if self.count >= self._config.trials and ranking else None
+        return ranking[0].mean if ranking else None
 
     def keeps_weights(self, number: int) -> bool:
         """Tell whether the weights of a finished trial can still be wanted: those of a first seed can."""

@@ -22,8 +22,8 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
-from lightning_modules import Classifier, EpochSeed, FusedClassifier, IrisDataModule
-from lightning_modules.data import ImageDataModule
+from lightning_modules import Classifier, EpochSeed, FusedClassifier
+from lightning_modules.tensors import TensorDataModule
 from tuner import ranks, registry
 from tuner.callbacks import DivergenceStop, History, LrLog, Predictions, Reporter
 from tuner.checkpoints import (
@@ -241,7 +241,7 @@ def _parts(assignments: Sequence[Assignment], device: str) -> Iterator[tuple[lis
     """
     config = assignments[0].config
     # Of the shipped data sets each trial can have an order of its own; what others do with the seed is not known.
-    any_seed = isinstance(build_data(config), ImageDataModule | IrisDataModule)
+    any_seed = isinstance(build_data(config), TensorDataModule)
     most = _most_in_memory(config) if device == "cuda" else len(assignments)
     parts: dict[Any, list[Assignment]] = {}
     for assignment in assignments:
