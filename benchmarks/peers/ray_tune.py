@@ -5,6 +5,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 import ray
 import torch
+from mlflow import MlflowClient
 from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.loggers import MLFlowLogger
 from ray import tune
@@ -32,6 +33,9 @@ def train(config: dict[str, float]) -> None:
 
 
 if __name__ == "__main__":
+    MlflowClient(f"sqlite:///{HERE}/mlflow.db").create_experiment(
+        EXPERIMENT
+    )  # or two trials at once would, and one fail
     ray.init(include_dashboard=False)
     space = {"initial_lr": tune.grid_search(LRS), "decay_rate": tune.grid_search(DECAY_RATES)}
     tuner = tune.Tuner(
