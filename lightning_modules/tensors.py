@@ -193,7 +193,7 @@ class TensorDataModule(LightningDataModule, ABC):
                 f"but got batch_size={self.batch_size} with {sizes['train']} {self.examples} for training"
             )
         if 0 in sizes.values():
-            raise ValueError(f"each part must have {self.examples}, but got {sizes}: raise the fraction of the empty part")
+            raise ValueError(f"each part needs {self.examples}, but got {sizes}: raise the fraction of the empty one")
         self._inputs, self._labels, self._indices = inputs, labels, indices
 
     def train_dataloader(self) -> TensorLoader:
