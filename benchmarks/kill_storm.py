@@ -72,7 +72,8 @@ def rage(
     folder: StudyFolder, arguments: list[str], strikes: dict[str, Strike], kills: int, rng: random.Random, pause: float
 ) -> int:
     """Kill until the kills are used up and the study has ended by itself; return how many trials it has."""
-    trials, done, runs = 4, Counter[str](), 0
+    at_once = max(4, kills // 4)
+    trials, done, runs = at_once, Counter[str](), 0
     while True:
         process = folder.start(*arguments, "--trials", str(trials))
         runs += 1
@@ -87,7 +88,7 @@ def rage(
                 if time.monotonic() > at + MOST_SECONDS:
                     break
         output, _ = process.communicate()
-        print(f"run {runs}: {done.total()} kills, {trials} trials asked for", file=sys.stderr)
+        print(f"run {runs}: {done.total()} kills, {trials} trials asked for", file=sys.stderr, flush=True)
         if process.returncode not in (0, -signal.SIGKILL):
             raise SystemExit(f"{output}\nthe study ended with status {process.returncode}")
         if process.returncode == 0:
@@ -95,7 +96,7 @@ def rage(
                 victims = ", ".join(f"{victim} {n}" for victim, n in sorted(done.items()))
                 print(f"{done.total()} kills ({victims}) in {runs} runs of the command")
                 return trials
-            trials += 4
+            trials += at_once
 
 
 def kill(*pids: int) -> bool:

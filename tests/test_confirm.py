@@ -2,8 +2,11 @@
 
 import csv
 import io
+import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -106,6 +109,36 @@ def test_more_seeds_keep_what_was_trained(copied: StudyFolder):
     assert len(after) == 9
     assert {number: after[number] for number in before} == before
     assert "over 3 seeds" in output
+
+
+def test_a_killed_confirmation_goes_on_to_the_very_same_end(short: StudyFolder, confirmed: StudyFolder, tmp_path: Path):
+    folder = StudyFolder(shutil.copytree(short.path, tmp_path / "copy"))
+    command = [sys.executable, "-m", "tuner.confirm", "short", "--top", "1", "--seeds", "2", "--per-device", "2"]
+
+    def begin() -> "subprocess.Popen[str]":
+        return subprocess.Popen(command, cwd=folder.path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    first = begin()
+    folder.wait_for(lambda: any(folder.directory("short-confirm").glob("trials-*/1/epoch-1.ckpt")), first)
+    first.kill()
+    first.communicate()
+    again = begin()
+    output, _ = again.communicate(timeout=240)
+    assert again.returncode == 0, output
+    assert values(folder, "short-confirm") == values(confirmed, "short-confirm")
+    assert folder.curves() == confirmed.curves()
+    assert output.partition("The winner is")[2] == confirmed.output.partition("The winner is")[2] != ""
+
+
+def test_trials_that_are_confirmed_as_one_model_come_to_the_same(
+    short: StudyFolder, confirmed: StudyFolder, tmp_path: Path
+):
+    folder = StudyFolder(shutil.copytree(short.path, tmp_path / "copy"))
+    folder.command(confirm, "short", "--top", "1", "--seeds", "2", "--fuse", "3", *INLINE)
+    alone, fused = values(confirmed, "short-confirm"), values(folder, "short-confirm")
+    assert fused == pytest.approx(alone, abs=0.011)  # roundings can turn an image in a hundred
+    setups = folder.optuna("select value_json from trial_user_attributes where key = 'setup' order by trial_id")
+    assert [json.loads(setup)["fused"] for (setup,) in setups][-6:] == [3] * 6
 
 
 def test_other_trials_are_another_confirmation(copied: StudyFolder):
