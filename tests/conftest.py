@@ -116,6 +116,16 @@ class StudyFolder:
             "where tags.key = 'tuner.trial' order by cast(tags.value as int), metrics.key, step"
         )
 
+    def described(self) -> list[tuple]:
+        """Return parameters and data of every trial's run."""
+        return self.mlflow(
+            "select tags.value, params.key, params.value from params join tags using (run_uuid) "
+            "where tags.key = 'tuner.trial' order by 1, 2"
+        ) + self.mlflow(
+            "select tags.value, datasets.name, datasets.digest from inputs join tags on destination_id = run_uuid "
+            "join datasets on source_id = dataset_uuid where tags.key = 'tuner.trial' order by 1, 2"
+        )
+
     def standing(self) -> list[tuple]:
         """Return every point of the study's run."""
         return self.mlflow(

@@ -29,6 +29,11 @@ def test_a_crash_between_two_records_is_put_right_by_the_next_run(
     folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
     assert folder.values() == undisturbed.values()
     assert folder.curves() == undisturbed.curves()
+    assert folder.described() == undisturbed.described()
+    tested, tested_there = (
+        [point for point in each.standing() if point[0].startswith("test/")] for each in (folder, undisturbed)
+    )
+    assert tested == tested_there != []
     assert folder.weights() == undisturbed.weights()
 
 

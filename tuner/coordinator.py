@@ -20,7 +20,7 @@ from tuner.grouping import alike
 from tuner.lightning_config import lightning_config
 from tuner.messages import Assignment, EpochReport, Group, Slot, StepReport, TrialResult, Verdict
 from tuner.progress import Display
-from tuner.storage import StudyStore
+from tuner.storage import StudyStore, Tested
 from tuner.tracking import Tracker
 from tuner.training import MODEL_FILE, read_result
 
@@ -316,6 +316,8 @@ class Coordinator:
                 result = TrialResult(attributes["state"], trial.value, attributes["epochs"], attributes["seconds"])
             self._tracker.start_trial(number, config)
             self._tracker.finish_trial(number, config, result)
+        if tested := self._store.tested():
+            self._tracker.log_test(tested)
 
     # -- the test of the winner ----------------------------------------------------------------------------------------
 
@@ -324,7 +326,7 @@ class Coordinator:
         if self._running or self._testing or self._stopping or not self.is_done or best is None:
             return None
         tested = self._store.tested()
-        if tested and tested[0] == best.number:
+        if tested and tested.trial == best.number:
             return None
         assignment = self._assignment(best.number, self._store.config_of(best))
         if not (assignment.directory / MODEL_FILE).exists():
@@ -341,10 +343,12 @@ class Coordinator:
         if not metrics:
             self._display.note(f"trial #{assignment.number} cannot be tested: its module or its data have no test")
         crash_point("tested")
-        self._store.set_tested(assignment.number, metrics)
         trained = read_result(assignment.directory)
         step = max((step for _, step, _ in trained.points), default=0) if trained else 0
-        self._tracker.log_test(assignment.number, metrics, step, self._store.count)
+        tested = Tested(assignment.number, metrics, step, self._store.count)
+        self._store.set_tested(tested)
+        crash_point("test told")
+        self._tracker.log_test(tested)
         if metrics:
             self._display.tested(metrics)
 

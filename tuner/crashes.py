@@ -6,7 +6,17 @@ from typing import Literal
 
 __all__ = ["crash_point"]
 
-Place = Literal["asked", "checkpoint saved", "result written", "before told", "told", "tested"]
+Place = Literal[
+    "asked",
+    "run created",
+    "checkpoint saved",
+    "result written",
+    "before told",
+    "told",
+    "run described",
+    "tested",
+    "test told",
+]
 
 
 def crash_point(place: Place) -> None:

@@ -357,4 +357,4 @@ def _winner(store: "StudyStore") -> dict[str, Any] | None:
 def _state(store: "StudyStore") -> str:
     """Return what a study has come to, for comparison with what it had come to."""
     tested = store.tested()
-    return f"{counted(len(store.finished()), 'trial')}, " + (f"#{tested[0]} tested" if tested else "none tested")
+    return f"{counted(len(store.finished()), 'trial')}, " + (f"#{tested.trial} tested" if tested else "none tested")

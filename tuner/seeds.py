@@ -166,9 +166,9 @@ class SeedStore(StudyStore):
         """Return what the trials came to so far."""
         finished, tested = self.finished(), self.tested()
         comparison = self._config.compare(finished)
-        winner = next((trial for trial in finished if tested and trial.number == tested[0]), None)
+        winner = next((trial for trial in finished if tested and trial.number == tested.trial), None)
         if tested and winner and comparison.ranking and _is(winner, comparison.ranking[0].name):
-            return dataclasses.replace(comparison, test=tested[1])
+            return dataclasses.replace(comparison, test=tested.metrics)
         return comparison
 
     @property

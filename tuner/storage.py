@@ -5,11 +5,13 @@ queue hands it out again, so a study of N trials has N rows however often it was
 """
 
 import contextlib
+import dataclasses
 import functools
 import json
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
@@ -26,7 +28,7 @@ from tuner.reading import IDENTIFIER, IDENTITY, TEST, VALIDATION_IMAGES, config_
 from tuner.record import StudyRecord
 from tuner.samplers import make_pruner, make_sampler
 
-__all__ = ["DEFINITION_FILE", "StudyStore", "check_continued"]
+__all__ = ["DEFINITION_FILE", "StudyStore", "Tested", "check_continued"]
 
 DEFINITION_FILE = "study.yaml"
 
@@ -44,6 +46,23 @@ def _patient(
         return store.database.patiently(lambda: method(store, *args, **kwargs))
 
     return call
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What a trial reached on the test data.
+
+    Args:
+        trial: Its number.
+        metrics: What it reached.
+        step: The last step of its training.
+        finished: How many trials it is the best of.
+    """
+
+    trial: int
+    metrics: Mapping[str, float]
+    step: int
+    finished: int
 
 
 class StudyStore:
@@ -247,15 +266,15 @@ class StudyStore:
         self._study.set_user_attr(VALIDATION_IMAGES, number)
 
     @_patient
-    def tested(self) -> tuple[int, dict[str, float]] | None:
-        """Return the trial that was tested last, and what it reached; None if there is none."""
+    def tested(self) -> Tested | None:
+        """Return the last test; None if there was none."""
         test = self._study.user_attrs.get(TEST)
-        return (test["trial"], test["metrics"]) if test else None
+        return Tested(**test) if test else None
 
     @_patient
-    def set_tested(self, number: int, metrics: Mapping[str, float]) -> None:
-        """Record what a trial reached on the test data."""
-        self._study.set_user_attr(TEST, {"trial": number, "metrics": dict(metrics)})
+    def set_tested(self, test: Tested) -> None:
+        """Record a test."""
+        self._study.set_user_attr(TEST, dataclasses.asdict(test))
 
     def _id_of(self, number: int) -> int:
         return self.database.storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)

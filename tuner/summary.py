@@ -90,8 +90,8 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, trac
             )
         console.print(table, highlight=False)
         tested = store.tested()
-        if tested and tested[0] == top[0].number and tested[1]:
-            metrics = ", ".join(f"{escape(key)} {value:.4f}" for key, value in sorted(tested[1].items()))
+        if tested and tested.trial == top[0].number and tested.metrics:
+            metrics = ", ".join(f"{escape(key)} {value:.4f}" for key, value in sorted(tested.metrics.items()))
             print_line(console, f"best trial #{top[0].number} on the test data: {metrics}")
         weights = store.trial_directory(top[0].number) / "model.ckpt"
         print_line(console, f"its weights: {escape(str(weights))}")

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 from mlflow import MlflowClient
@@ -42,12 +42,16 @@ from mlflow.protos.databricks_pb2 import ErrorCode
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from tuner.config import StudyConfig, TrialConfig
+from tuner.crashes import crash_point
 from tuner.errors import BadInputError
 from tuner.messages import Points, TrialResult
 from tuner.record import LR_TABLE, simplified
 from tuner.search_space import searched as searched_in
 from tuner.tracked import STUDY_ID_TAG, find_children, find_parent, runs_page
 from tuner.urls import without_password
+
+if TYPE_CHECKING:
+    from tuner.storage import Tested
 
 __all__ = ["REVIEWED_TAG", "TRIAL_STATUS", "Tracker", "tracking_uri"]
 
@@ -138,10 +142,21 @@ def _login_explained(server: str) -> Iterator[None]:
 
 @dataclass
 class _ChildRun:
+    """The run of a trial.
+
+    Args:
+        run_id: MLflow's identifier.
+        start_time: In milliseconds since 1970.
+        state: That of the trial; "running" for a run that is open, whatever its tag says.
+        sent: Metrics and steps of the points that it has, as far as that is known.
+        has_values: Whether its parameters and data are known to be there.
+    """
+
     run_id: str
     start_time: int
     state: str
     sent: set[tuple[str, int]] = field(default_factory=set)
+    has_values: bool = False
 
 
 class Tracker:
@@ -229,27 +244,32 @@ class Tracker:
                 self._client.set_tag(child.run_id, STATE_TAG, "running")
                 child.state = "running"
                 child.sent = child.sent or self._stored(child.run_id)
-                return
-            tags = {
-                MLFLOW_PARENT_RUN_ID: self.parent_id,
-                STUDY_TAG: self._config.name,
-                TRIAL_TAG: str(number),
-                STATE_TAG: "running",
-            }
-            if deleted := self._deleted.get(number):
-                tags[REPLACES_TAG] = deleted
-                self._warn(f"the run of trial #{number} in MLflow was deleted; the trial gets another")
-            name = f"#{number} {config.schedule.name}"
-            run = self._client.create_run(self._experiment_id, run_name=name, tags=tags)
-            child = _ChildRun(run.info.run_id, run.info.start_time, "running")
-            values = {**self._config.fixed(number), **config.flat()}
-            params = [Param(key, _text(value)) for key, value in values.items()]
-            for batch in _batches(params, 100):
-                self._client.log_batch(child.run_id, params=batch)
-            self._client.log_inputs(child.run_id, [self._dataset(config.data.name, config.data.arguments)])
-            self._children[number] = child
+            else:
+                child = self._children[number] = self._create_child(number, config)
+            if not child.has_values:  # a crash may have come between the run and these
+                values = {**self._config.fixed(number), **config.flat()}
+                params = [Param(key, _text(value)) for key, value in values.items()]
+                for batch in _batches(params, 100):
+                    self._client.log_batch(child.run_id, params=batch)
+                self._client.log_inputs(child.run_id, [self._dataset(config.data.name, config.data.arguments)])
+                child.has_values = True
 
         self._put(write)
+
+    def _create_child(self, number: int, config: TrialConfig) -> _ChildRun:
+        tags = {
+            MLFLOW_PARENT_RUN_ID: self.parent_id,
+            STUDY_TAG: self._config.name,
+            TRIAL_TAG: str(number),
+            STATE_TAG: "running",
+        }
+        if deleted := self._deleted.get(number):
+            tags[REPLACES_TAG] = deleted
+            self._warn(f"the run of trial #{number} in MLflow was deleted; the trial gets another")
+        name = f"#{number} {config.schedule.name}"
+        run = self._client.create_run(self._experiment_id, run_name=name, tags=tags)
+        crash_point("run created")
+        return _ChildRun(run.info.run_id, run.info.start_time, "running")
 
     def log_points(self, number: int, points: Points) -> None:
         """Add metrics to a trial's run; those it has are left out."""
@@ -284,7 +304,8 @@ class Tracker:
                 self._client.log_text(child.run_id, _csv([{"step": step, "lr": lr} for step, lr in rates]), LR_TABLE)
             value = "" if result.value is None else f" {result.value:.4f}"
             self._client.update_run(child.run_id, name=f"#{number} {config.schedule.name}{value}")
-            self._client.set_terminated(child.run_id, TRIAL_STATUS[result.state])
+            crash_point("run described")
+            self._client.set_terminated(child.run_id, TRIAL_STATUS[result.state])  # last: now it has all
             child.state = result.state
             if result.state != "interrupted":
                 child.sent.clear()
@@ -320,23 +341,18 @@ class Tracker:
 
         self._put(write)
 
-    def log_test(self, number: int, metrics: Mapping[str, float], step: int, finished: int) -> None:
-        """Write what the best trial reaches on the test data, to its run and to the study's.
-
-        Args:
-            number: The trial.
-            metrics: What it reaches.
-            step: The last step of its training.
-            finished: How many trials it is the best of.
-        """
+    def log_test(self, test: "Tested") -> None:
+        """Write what the best trial reaches on the test data, to its run and to the study's."""
 
         def write() -> None:
-            child = self._children[number]
-            points = [Metric(key, value, child.start_time + step, step) for key, value in metrics.items()]
+            child = self._children[test.trial]
+            at = child.start_time + test.step
+            points = [Metric(key, value, at, test.step) for key, value in test.metrics.items()]
             self._client.log_batch(child.run_id, metrics=points)
 
         self._put(write)
-        self._log_of_study([(key, finished, value) for key, value in metrics.items()], int(time.time() * 1000))
+        points = [(key, test.finished, value) for key, value in test.metrics.items()]
+        self._log_of_study(points, int(time.time() * 1000))
 
     def _log_of_study(self, points: Points, at: int) -> None:
         """Add metrics to the study's run; their step is the number of finished trials. Those it has are left out."""
@@ -412,7 +428,8 @@ class Tracker:
             if info.lifecycle_stage == LifecycleStage.DELETED:
                 self._deleted[int(tags[TRIAL_TAG])] = info.run_id
             else:
-                yield int(tags[TRIAL_TAG]), _ChildRun(info.run_id, info.start_time, tags.get(STATE_TAG, "running"))
+                state = "running" if info.status == "RUNNING" else tags.get(STATE_TAG, "running")
+                yield int(tags[TRIAL_TAG]), _ChildRun(info.run_id, info.start_time, state)
 
     def _open(self, tags: Mapping[str, str]) -> None:
         """Record what the study is and runs with, and learn which points its run has."""
