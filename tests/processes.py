@@ -46,6 +46,16 @@ def servers_of(pid: int) -> list[int]:
     return [child for child, command in commands.items() if b"forkserver" in command]
 
 
+def sockets_of(pid: int) -> list[Path]:
+    """Return where a process listens for others of its machine."""
+    try:
+        opened = {str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()}
+    except OSError:  # it has just ended
+        return []
+    table = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    return [Path(row[7]) for row in table if len(row) == 8 and f"socket:[{row[6]}]" in opened]
+
+
 def is_alive(pid: int) -> bool:
     try:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()

@@ -18,7 +18,7 @@ import yaml
 
 from lightning_modules import CosineDecay, CosineRestarts
 from tests.conftest import EPOCHS, STEPS, TINY, StudyFolder
-from tests.processes import children, is_alive, servers_of, slots_of
+from tests.processes import children, is_alive, servers_of, slots_of, sockets_of
 
 
 def test_a_study_leaves_its_trials_in_optuna_and_its_curves_in_mlflow(undisturbed: StudyFolder):
@@ -353,6 +353,21 @@ def test_a_server_that_dies_while_it_shall_start_a_trial_is_started_again(folder
     asked = "select count(*) from trials where state = 'RUNNING'"
     folder.wait_for(lambda: (folder.path / "mlflow.db").exists() and folder.optuna(asked) == [(1,)], process)
     time.sleep(0.5)
+    os.kill(server, signal.SIGKILL)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    assert "Traceback" not in output
+    folder.check(trials=1, epochs=EPOCHS, steps=STEPS)
+
+
+def test_a_dying_server_that_answers_no_more_is_waited_for_and_started_again(folder: StudyFolder):
+    process = folder.start("--per-device", "1", "--trials", "1")
+    folder.wait_for(lambda: any(sockets_of(server) for server in servers_of(process.pid)), process)
+    (server,) = servers_of(process.pid)
+    (socket,) = sockets_of(server)
+    socket.unlink()  # as when the kernel takes down a killed process: it is there, and cannot be reached
+    asked = "select count(*) from trials where state = 'RUNNING'"
+    folder.wait_for(lambda: (folder.path / "mlflow.db").exists() and folder.optuna(asked) == [(1,)], process)
     os.kill(server, signal.SIGKILL)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output

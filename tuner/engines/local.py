@@ -69,7 +69,7 @@ class LocalEngine:
     """
 
     TICK_SECONDS = 0.2
-    START_ATTEMPTS = 3
+    START_PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6)  # seconds; a killed server is there for a moment, and answers no more
     END_SECONDS = 5.0  # for a process that has closed its pipe
 
     def __init__(self, slots: Sequence[Slot], stall_timeout: float) -> None:
@@ -102,7 +102,7 @@ class LocalEngine:
         self._meetings.cleanup()
 
     def _start(self, slot: Slot, group: Group) -> None:
-        for attempt in range(self.START_ATTEMPTS):
+        for pause in (*self.START_PAUSES, None):
             _ensure_server()
             ours, theirs = self._context.Pipe()
             ranks = [self._context.Process(target=_work, args=(theirs, slot, group))]
@@ -119,8 +119,9 @@ class LocalEngine:
                         process.start()
             except (EOFError, OSError) as error:  # the server was killed just now
                 busy.end()
-                if attempt == self.START_ATTEMPTS - 1:
+                if pause is None:
                     raise StudyFailedError(f"no process can be started for a trial: {error!r}") from error
+                time.sleep(pause)
             else:
                 self._busy.append(busy)
                 return
