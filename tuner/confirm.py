@@ -10,13 +10,12 @@ there is none, the best trial has its schedule taken away.
 
 import argparse
 import dataclasses
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuner.commands import EXIT_CODES, add_engine_options, add_stores, check_counts, command, place_of
+from tuner.commands import EXIT_CODES, add_engine_options, add_stores, check_counts, command, leave, place_of
 from tuner.errors import BadInputError
 from tuner.running import Place, carry_out, checked, exit_code, opened_engine, status
 from tuner.urls import storage_url
@@ -191,6 +190,4 @@ def _record(past: "PastStudy", store: "SeedStore", uri: str, opponents: Mapping[
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    sys.exit(code)
+    leave(main())

@@ -6,13 +6,12 @@ The weights of a study's best trial are there; another trial is trained again, a
 import argparse
 import csv
 import shutil
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.commands import add_stores, command
+from tuner.commands import add_stores, command, leave
 from tuner.errors import BadInputError
 from tuner.urls import refuse_passwords, storage_url
 from tuner.wording import counted
@@ -209,6 +208,4 @@ def _card(past: "PastStudy", trial: "Trial", config: "TrialConfig", setup: Mappi
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    sys.exit(code)
+    leave(main())

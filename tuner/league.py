@@ -10,14 +10,13 @@ import argparse
 import dataclasses
 import json
 import re
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.commands import EXIT_CODES, add_engine_options, add_stores, check_counts, command, place_of
+from tuner.commands import EXIT_CODES, add_engine_options, add_stores, check_counts, command, leave, place_of
 from tuner.errors import BadInputError, StudyFailedError
 from tuner.running import carry_out, checked, exit_code, opened_engine, status
 from tuner.wording import brief, counted
@@ -344,6 +343,4 @@ def _with_lr(config: "TrialConfig", factor: float) -> "TrialConfig":
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    sys.exit(code)
+    leave(main())

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tuner.commands import leave
 from tuner.errors import BadInputError, TunerError
 
 if TYPE_CHECKING:
@@ -150,6 +151,4 @@ def _draw(families: "list[Family]", name: str, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    sys.exit(code)
+    leave(main())

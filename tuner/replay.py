@@ -6,12 +6,11 @@ to the last bit. Nothing is written to either.
 """
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tuner.commands import add_stores, command
+from tuner.commands import add_stores, command, leave
 from tuner.urls import refuse_passwords, storage_url
 from tuner.wording import counted
 
@@ -99,6 +98,4 @@ def _run(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    sys.exit(code)
+    leave(main())

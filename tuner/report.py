@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.commands import add_stores
+from tuner.commands import add_stores, leave
 from tuner.errors import BadInputError, TunerError
 from tuner.urls import refuse_passwords, storage_url
 
@@ -186,4 +186,4 @@ def _write(options: argparse.Namespace) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

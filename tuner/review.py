@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tuner.commands import leave
+
 if TYPE_CHECKING:
     import torch
 
@@ -197,3 +199,4 @@ def _draw_mistakes(predictions: Mapping[str, Any], title: str, folder: Path) -> 
 
 if __name__ == "__main__":
     main()
+    leave(0)

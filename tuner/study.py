@@ -4,10 +4,9 @@ Reads the arguments and returns the exit code; the study itself is run by `tuner
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 
-from tuner.commands import EXIT_CODES, add_engine_options, add_stores, command
+from tuner.commands import EXIT_CODES, add_engine_options, add_stores, command, leave
 from tuner.running import Options, run
 
 __all__ = ["main"]
@@ -68,6 +67,4 @@ def _parse(arguments: Sequence[str] | None) -> Options:
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    sys.exit(code)
+    leave(main())
