@@ -119,7 +119,7 @@ def test_a_killed_confirmation_goes_on_to_the_very_same_end(short: StudyFolder, 
         return subprocess.Popen(command, cwd=folder.path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     first = begin()
-    folder.wait_for(lambda: any(folder.directory("short-confirm").glob("trials-*/1/epoch-1.ckpt")), first)
+    folder.wait_for(lambda: any(folder.directory("short-confirm").glob("trials-*/2")), first)
     first.kill()
     first.communicate()
     again = begin()
