@@ -195,9 +195,10 @@ def report(storm: StudyFolder, calm: StudyFolder, trials: int) -> int:
     points = of_trained(storm.curves())
     counts = Counter((trial, key) for trial, key, _, _ in points)
     whole = {"lr": STEPS, "train/acc": EPOCHS, "train/loss": EPOCHS, "val/acc": EPOCHS, "val/loss": EPOCHS}
-    equal = all(
-        of_trained(getattr(storm, rows)()) == of_trained(getattr(calm, rows)())
-        for rows in ("values", "described", "curves")
+    equal = (
+        points == of_trained(calm.curves())
+        and of_trained(storm.values()) == of_trained(calm.values())
+        and of_trained(storm.described()) == of_trained(calm.described())
     )
     told = {
         "exactly the asked trials, each finished once": numbers == list(range(trials))

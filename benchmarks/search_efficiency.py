@@ -23,22 +23,24 @@ from tuner.reading import open_study
 
 STUDY = Path(__file__).with_name("search.yaml").resolve()
 CONTENDERS = {
-    "default": {},
-    "Optuna's defaults": {"pruner": "{name: median, n_warmup_steps: 0}"},
-    "without pruning": {"pruner": "{name: none}"},
-    "random, without pruning": {"sampler": "random", "pruner": "{name: none}"},
-    "joint TPE": {"sampler": "tpe, multivariate: true, group: true, constant_liar: true"},
-    "hyperband": {"pruner": "{name: hyperband}"},
+    "default": ("tpe", ""),
+    "Optuna's defaults": ("tpe", "median, n_warmup_steps: 0"),
+    "without pruning": ("tpe", "none"),
+    "random, without pruning": ("random", "none"),
+    "joint TPE": ("tpe, multivariate: true, group: true, constant_liar: true", ""),
+    "hyperband": ("tpe", "hyperband"),
 }
+"""Sampler and pruner, by name and options; without a pruner, that of a study file that names none."""
+
 BOOTSTRAPS = 10_000
 
 
 def run(contender: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Run a study; return the seconds at which its trials were over, and the best value after each of them."""
-    options = CONTENDERS[contender]
-    settings = {"sampler": f"{{name: {options.get('sampler', 'tpe')}, seed: {seed}}}"}
-    settings |= {key: value for key, value in options.items() if key == "pruner"}
-    overrides = [word for path, value in settings.items() for word in ("--set", f"{path}={value}")]
+    sampler, pruner = CONTENDERS[contender]
+    overrides = ["--set", f"sampler={{name: {sampler}, seed: {seed}}}"]
+    if pruner:
+        overrides += ["--set", f"pruner={{name: {pruner}}}"]
     with tempfile.TemporaryDirectory(prefix="search-") as folder, contextlib.chdir(folder):
         command = [sys.executable, "-m", "tuner.study", str(STUDY), "--no-review", *overrides]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONWARNINGS": "ignore"})
@@ -75,7 +77,7 @@ def main() -> None:
             print(f"seed {seed}: {name}: {best[-1]:.4f} in {seconds[-1]:.0f} s", file=sys.stderr, flush=True)
     whole = max(float(np.median([ends[-1] for ends, _ in done])) for done in studies.values())
     marks = whole * np.array([0.25, 0.5, 1.0])
-    print(f"{options.seeds} seeds, best {STUDY.stem} value so far, mean and 95% interval\n")
+    print(f"{options.seeds} seeds, best val/acc so far, mean and 95% interval\n")
     print("| | seconds for all trials, median | " + " | ".join(f"after {mark:.0f} s" for mark in marks) + " |")
     print("|" + "---|" * (2 + len(marks)))
     for name, done in studies.items():

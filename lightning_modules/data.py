@@ -17,7 +17,6 @@ import os
 import socket
 import tempfile
 import zlib
-from abc import ABC
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -44,7 +43,7 @@ STALL_SECONDS = 10.0  # torchvision sets no limit, and a dead connection would h
 
 
 @dataclass(kw_only=True, eq=False)
-class ImageDataModule(TensorDataModule, ABC):
+class ImageDataModule(TensorDataModule):
     """A whole data set of 28x28 grey images in ten classes, split into training, validation and test.
 
     Batches are pairs of images, float32 [n, 1, 28, 28] in [0, 1], channels-last, and labels, int64 [n]. `_load` returns

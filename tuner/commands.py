@@ -27,7 +27,7 @@ exit codes:
 
 def command(run: Callable[[], int]) -> int:
     """Run a command and return its exit code."""
-    before = {number: signal.signal(number, _leave) for number in INTERRUPTS}
+    before = {number: signal.signal(number, _end_at_once) for number in INTERRUPTS}
     try:
         return run()
     except TunerError as error:
@@ -49,7 +49,7 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
+def _end_at_once(number: int, frame: FrameType | None) -> None:
     """End at once, as is right before and after the trials: nothing is at stake, and the engine's server follows.
 
     An exception could be lost: some libraries catch all of them while they are imported.

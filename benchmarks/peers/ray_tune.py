@@ -33,9 +33,8 @@ def train(config: dict[str, float]) -> None:
 
 
 if __name__ == "__main__":
-    MlflowClient(f"sqlite:///{HERE}/mlflow.db").create_experiment(
-        EXPERIMENT
-    )  # or two trials at once would, and one fail
+    # Here, or the first two trials would do so at once, and one of them fail.
+    MlflowClient(f"sqlite:///{HERE}/mlflow.db").create_experiment(EXPERIMENT)
     ray.init(include_dashboard=False)
     space = {"initial_lr": tune.grid_search(LRS), "decay_rate": tune.grid_search(DECAY_RATES)}
     tuner = tune.Tuner(
