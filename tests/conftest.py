@@ -45,9 +45,10 @@ class StudyFolder:
     tracking: str = ""
     started: list[subprocess.Popen[str]] = field(default_factory=list)
 
-    def start(self, *arguments: str, study: str | Path = TINY) -> "subprocess.Popen[str]":
-        """Start a study in a session of its own, so that all of it can be signalled."""
-        command = [sys.executable, "-m", "tuner.study", str(study), *without_review(arguments)]
+    def start(self, *arguments: str, study: str | Path = TINY, module: str = "tuner.study") -> "subprocess.Popen[str]":
+        """Start a study, or another command for it, in a session of its own, so that all of it can be signalled."""
+        options = without_review(arguments) if module == "tuner.study" else arguments
+        command = [sys.executable, "-m", module, str(study), *options]
         places = {"OPTUNA_STORAGE": self.storage, "MLFLOW_TRACKING_URI": self.tracking}
         process = subprocess.Popen(
             command,

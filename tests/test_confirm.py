@@ -5,8 +5,6 @@ import io
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -111,18 +109,16 @@ def test_more_seeds_keep_what_was_trained(copied: StudyFolder):
     assert "over 3 seeds" in output
 
 
-def test_a_killed_confirmation_goes_on_to_the_very_same_end(short: StudyFolder, confirmed: StudyFolder, tmp_path: Path):
-    folder = StudyFolder(shutil.copytree(short.path, tmp_path / "copy"))
-    command = [sys.executable, "-m", "tuner.confirm", "short", "--top", "1", "--seeds", "2", "--per-device", "2"]
-
-    def begin() -> "subprocess.Popen[str]":
-        return subprocess.Popen(command, cwd=folder.path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-    first = begin()
+def test_a_killed_confirmation_goes_on_to_the_very_same_end(
+    short: StudyFolder, confirmed: StudyFolder, folder: StudyFolder
+):
+    shutil.copytree(short.path, folder.path, dirs_exist_ok=True)
+    options = ("--top", "1", "--seeds", "2", "--per-device", "2")
+    first = folder.start(*options, study="short", module="tuner.confirm")
     folder.wait_for(lambda: any(folder.directory("short-confirm").glob("trials-*/2")), first)
     first.kill()
     first.communicate()
-    again = begin()
+    again = folder.start(*options, study="short", module="tuner.confirm")
     output, _ = again.communicate(timeout=240)
     assert again.returncode == 0, output
     assert values(folder, "short-confirm") == values(confirmed, "short-confirm")
