@@ -114,7 +114,7 @@ class StudyFolder:
         """Return every point of every trial's run."""
         return self.mlflow(
             "select tags.value, metrics.key, step, metrics.value from metrics join tags using (run_uuid) "
-            "where tags.key = 'tuner.trial' order by cast(tags.value as int), metrics.key, step"
+            "where tags.key = 'tuner.trial' order by cast(tags.value as int), metrics.key, step, metrics.value"
         )
 
     def described(self) -> list[tuple]:

@@ -110,7 +110,7 @@ def put(folder: StudyFolder, statement: str, *values: str, store: str = "optuna.
 def test_what_a_store_says_is_shown_in_the_terminal_and_not_obeyed(copied: StudyFolder):
     long = json.dumps(ANSI + "x" * 1_000_000)
     put(copied, "update trial_user_attributes set value_json = ? where key = 'state'", long)
-    tested = json.dumps({"trial": 0, "metrics": {ANSI: 0.5}})
+    tested = json.dumps({"trial": 0, "metrics": {ANSI: 0.5}, "step": 40, "finished": 1})
     put(copied, "update study_user_attributes set value_json = ? where key = 'test'", tested)
     put(copied, "update trial_params set param_name = ? where param_name = 'optimizer.initial_lr'", f"{ANSI}.{ANSI}")
     assert "the database has a trial without optimizer.initial_lr" in copied.call(*ONE, expect=1)
@@ -141,6 +141,12 @@ def test_a_stored_identifier_that_is_none_is_not_made_a_path_or_a_query(copied: 
     before = sorted(copied.path.rglob("*"))
     assert 'the identifier of study "tiny" in the database was changed' in copied.call(*ONE, expect=1)
     assert sorted(copied.path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("test", [{"trial": 0, "metrics": {}}, ["a"], "a"])
+def test_a_stored_test_that_is_none_is_refused(copied: StudyFolder, test: object):
+    put(copied, "update study_user_attributes set value_json = ? where key = 'test'", json.dumps(test))
+    assert 'the test of study "tiny" in the database was changed' in copied.call(*ONE, expect=1)
 
 
 @pytest.mark.parametrize("state", ["COMPLETE", "WAITING"])

@@ -269,7 +269,11 @@ class StudyStore:
     def tested(self) -> Tested | None:
         """Return the last test; None if there was none."""
         test = self._study.user_attrs.get(TEST)
-        return Tested(**test) if test else None
+        try:
+            return Tested(**test) if test else None
+        except TypeError:
+            study = self._study.study_name
+            raise StudyFailedError(f'the test of study "{study}" in the database was changed.') from None
 
     @_patient
     def set_tested(self, test: Tested) -> None:
