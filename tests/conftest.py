@@ -1,21 +1,26 @@
 """Real studies for the tests: started as a person would start them, looked at in the stores they leave."""
 
+import atexit
 import contextlib
+import functools
 import io
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import optuna
 import pytest
 import sqlalchemy
 import torch
+from mlflow import MlflowClient
 
 from tuner.confirm import main as confirm
 from tuner.study import main
@@ -30,6 +35,16 @@ def without_review(arguments: Sequence[str]) -> list[str]:
     return list(arguments) if "--review" in arguments else ["--no-review", *arguments]
 
 
+@functools.cache
+def empty_databases() -> Path:
+    """Return a folder with both databases before their first study: to make their tables takes longer than to train."""
+    folder = Path(tempfile.mkdtemp(prefix="empty-databases-"))
+    atexit.register(shutil.rmtree, folder)
+    optuna.storages.RDBStorage(f"sqlite:///{folder}/optuna.db").engine.dispose()
+    MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
+    return folder
+
+
 @dataclass
 class StudyFolder:
     """A folder that `python -m tuner.study` is run in.
@@ -38,15 +53,24 @@ class StudyFolder:
         path: The folder.
         storage: URL of Optuna's database, if it does not lie in the folder.
         tracking: URL of MLflow's, likewise, or of a server whose database does.
+        is_new: Whether the first study makes the databases.
     """
 
     path: Path
     storage: str = ""
     tracking: str = ""
+    is_new: bool = False
     started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def prepare(self) -> None:
+        """Put empty databases into the folder, where the study would make them."""
+        names = ("optuna.db", "mlflow.db")
+        if not self.is_new and not self.storage and not any((self.path / name).exists() for name in names):
+            shutil.copytree(empty_databases(), self.path, dirs_exist_ok=True)
 
     def start(self, *arguments: str, study: str | Path = TINY, module: str = "tuner.study") -> "subprocess.Popen[str]":
         """Start a study, or another command for it, in a session of its own, so that all of it can be signalled."""
+        self.prepare()
         options = without_review(arguments) if module == "tuner.study" else arguments
         command = [sys.executable, "-m", module, str(study), *options]
         places = {"OPTUNA_STORAGE": self.storage, "MLFLOW_TRACKING_URI": self.tracking}
@@ -71,6 +95,8 @@ class StudyFolder:
 
     def call(self, *arguments: str, study: str | Path = TINY, expect: int = 0) -> str:
         """Run a study in this process, without paying for the imports again, and return what it printed."""
+        if expect != 2 and "--dry-run" not in arguments:
+            self.prepare()
         output = io.StringIO()
         options = [str(study), *INLINE, *without_review(arguments)]
         with contextlib.chdir(self.path), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
@@ -198,7 +224,7 @@ def folder(tmp_path: Path) -> Iterator[StudyFolder]:
 @pytest.fixture(scope="session")
 def reviewed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyFolder]:
     """Return a folder in which the tiny study was run with all that MLflow shows of it."""
-    folder = StudyFolder(tmp_path_factory.mktemp("reviewed"))
+    folder = StudyFolder(tmp_path_factory.mktemp("reviewed"), is_new=True)
     options = ("--review", "--per-device", "2", "--set", "trial.trainer.precision=32-true")
     folder.output = folder.run(*options)  # type: ignore[attr-defined]
     yield folder
@@ -208,7 +234,7 @@ def reviewed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyFolder]:
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyFolder]:
     """Return a folder in which the tiny study was run from beginning to end."""
-    folder = StudyFolder(tmp_path_factory.mktemp("undisturbed"))
+    folder = StudyFolder(tmp_path_factory.mktemp("undisturbed"), is_new=True)
     folder.output = folder.run("--per-device", "2")  # type: ignore[attr-defined]
     yield folder
     folder.close()

@@ -75,6 +75,7 @@ class MLflowServer:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
+        folder.prepare()
         folder.tracking = f"http://127.0.0.1:{self._port}"
         self.start()
         if user:

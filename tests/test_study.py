@@ -395,6 +395,7 @@ def test_an_interrupt_ends_after_the_epoch_and_the_study_can_go_on(
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupt_while_the_study_is_checked_ends_at_once(folder: StudyFolder, number: signal.Signals, code: int):
+    folder.is_new = True
     process = folder.start()
     folder.wait_for(lambda: servers_of(process.pid), process)  # it imports its libraries now
     os.killpg(process.pid, number)
