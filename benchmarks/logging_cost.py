@@ -25,7 +25,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import LearningRateMonitor
-from pytorch_lightning.loggers import MLFlowLogger
+from pytorch_lightning.loggers import Logger, MLFlowLogger
 
 from lightning_modules import MNISTCNN, Adam, Classifier, ExponentialDecay, MNIST5kDataModule
 from tuner.callbacks import History, Reporter
@@ -36,7 +36,7 @@ from tuner.tracking import Tracker
 EPOCHS = 2
 
 
-def fit(logger: object, callbacks: list[pl.Callback]) -> float:
+def fit(logger: Logger | bool, callbacks: list[pl.Callback]) -> float:
     """Return the seconds of a training."""
     torch.manual_seed(0)
     schedule = ExponentialDecay(decay_rate=0.96, decay_steps=20)

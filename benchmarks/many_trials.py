@@ -30,7 +30,6 @@ from optuna.trial import TrialState
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tuner.config import StudyConfig, TrialConfig, load_study
-from tuner.findings import findings
 from tuner.messages import TrialResult
 from tuner.review import Review
 from tuner.storage import StudyStore
@@ -79,9 +78,8 @@ def build(trials: int, steps: int) -> None:
             tracker.finish_trial(number, trial, result)
             table.append({"number": number, "state": "complete", "value": result.value})
         best = store.ranking()[0]
-        summary = {"number": best.number, "value": best.value, "params": best.params}
-        summary["config"] = store.config_of(best).values()
-        tracker.log_study(table, summary, trials, findings(store.record()))
+        summary = {"number": best.number, "params": best.params, "config": store.config_of(best).values()}
+        tracker.log_study(table, summary, store.findings())
         if not tracker.close("FINISHED", patience=600):
             raise SystemExit("MLflow did not take all records")
 
@@ -174,8 +172,8 @@ def trial_run(number: int) -> str:
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=TRACKING)
-    experiment = client.get_experiment_by_name(NAME)
-    (run,) = client.search_runs([experiment.experiment_id], f"tags.`tuner.trial` = '{number}'")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    (run,) = client.search_runs(experiments, f"tags.`tuner.trial` = '{number}'")
     return str(run.info.run_id)
 
 

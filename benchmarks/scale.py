@@ -26,7 +26,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,8 +55,8 @@ class Clock:
     """Takes the time of what is done for each event."""
 
     def __init__(self) -> None:
-        self._now: Counter[str] = Counter()
-        self.events: defaultdict[str, list[Counter[str]]] = defaultdict(list)
+        self._now: defaultdict[str, float] = defaultdict(float)
+        self.events: defaultdict[str, list[defaultdict[str, float]]] = defaultdict(list)
 
     def timed(self, what: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:

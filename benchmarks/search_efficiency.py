@@ -45,9 +45,9 @@ def run(contender: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
         command = [sys.executable, "-m", "tuner.study", str(STUDY), "--no-review", *overrides]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONWARNINGS": "ignore"})
         with open_study(f"sqlite:///{folder}/optuna.db", "search") as study:
-            trials = sorted(study.get_trials(deepcopy=False), key=lambda trial: trial.datetime_complete)
+            trials = sorted(study.get_trials(deepcopy=False), key=lambda trial: str(trial.datetime_complete))
     complete = optuna.trial.TrialState.COMPLETE
-    values = [trial.value if trial.state == complete else 0.0 for trial in trials]
+    values = [(trial.value or 0.0) if trial.state == complete else 0.0 for trial in trials]
     return np.cumsum([trial.user_attrs["seconds"] for trial in trials]), np.maximum.accumulate(values)
 
 

@@ -28,7 +28,7 @@ from tuner.messages import Assignment, EpochReport, Group, StepReport, Verdict
 from tuner.training import run
 
 BATCH, STEPS, INITIAL_LR = 50, 80, 1e-3
-SCHEDULE = {"decay_rate": 0.96, "decay_steps": 20}
+DECAY_RATE, DECAY_STEPS = 0.96, 20
 
 
 class Clock:
@@ -43,6 +43,9 @@ class Clock:
     def progress(self, number: int, report: StepReport) -> None:
         self.seen.append((report.step, time.perf_counter()))
 
+    def unfusable(self, reason: str) -> None:
+        raise AssertionError(reason)
+
 
 def tuner() -> float:
     config = TrialConfig.from_values(
@@ -50,7 +53,7 @@ def tuner() -> float:
             "data": {"name": "mnist_5k", "batch_size": BATCH},
             "model": {"name": "mnist_cnn"},
             "optimizer": {"name": "adam", "initial_lr": INITIAL_LR},
-            "schedule": {"name": "exponential", **SCHEDULE},
+            "schedule": {"name": "exponential", "decay_rate": DECAY_RATE, "decay_steps": DECAY_STEPS},
             "trainer": {"max_epochs": 1, "precision": "32-true"},
             "seed": 0,
         }
@@ -63,7 +66,7 @@ def tuner() -> float:
 
 
 def loop(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-    schedule = ExponentialDecay(**SCHEDULE)
+    schedule = ExponentialDecay(decay_rate=DECAY_RATE, decay_steps=DECAY_STEPS)
     seconds = []
     model.train()
     began = time.perf_counter()
