@@ -22,6 +22,7 @@ import sqlalchemy
 import torch
 from mlflow import MlflowClient
 
+from tests.launcher import Command, Started
 from tuner.confirm import main as confirm
 from tuner.study import main
 
@@ -53,14 +54,15 @@ class StudyFolder:
         path: The folder.
         storage: URL of Optuna's database, if it does not lie in the folder.
         tracking: URL of MLflow's, likewise, or of a server whose database does.
-        is_new: Whether the first study makes the databases.
+        is_new: Whether its studies are started on a machine on which there is nothing, neither databases nor a process
+            that has imported the libraries.
     """
 
     path: Path
     storage: str = ""
     tracking: str = ""
     is_new: bool = False
-    started: list[subprocess.Popen[str]] = field(default_factory=list)
+    started: list[Started] = field(default_factory=list)
 
     def prepare(self) -> None:
         """Put empty databases into the folder, where the study would make them."""
@@ -68,21 +70,24 @@ class StudyFolder:
         if not self.is_new and not self.storage and not any((self.path / name).exists() for name in names):
             shutil.copytree(empty_databases(), self.path, dirs_exist_ok=True)
 
-    def start(self, *arguments: str, study: str | Path = TINY, module: str = "tuner.study") -> "subprocess.Popen[str]":
+    def start(self, *arguments: str, study: str | Path = TINY, module: str = "tuner.study") -> Started:
         """Start a study, or another command for it, in a session of its own, so that all of it can be signalled."""
         self.prepare()
-        options = without_review(arguments) if module == "tuner.study" else arguments
-        command = [sys.executable, "-m", module, str(study), *options]
+        options = [str(study), *(without_review(arguments) if module == "tuner.study" else arguments)]
         places = {"OPTUNA_STORAGE": self.storage, "MLFLOW_TRACKING_URI": self.tracking}
-        process = subprocess.Popen(
-            command,
-            cwd=self.path,
-            env=os.environ | {name: url for name, url in places.items() if url},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        environment = os.environ | {name: url for name, url in places.items() if url}
+        if self.is_new:
+            process: Started = subprocess.Popen(
+                [sys.executable, "-m", module, *options],
+                cwd=self.path,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+        else:
+            process = Command(module, options, self.path, environment)
         self.started.append(process)
         return process
 
@@ -98,7 +103,9 @@ class StudyFolder:
         if expect != 2 and "--dry-run" not in arguments:
             self.prepare()
         output = io.StringIO()
-        options = [str(study), *INLINE, *without_review(arguments)]
+        places = {"--storage": self.storage, "--tracking-uri": self.tracking}
+        elsewhere = [part for place in places.items() if place[1] for part in place]
+        options = [str(study), *INLINE, *elsewhere, *without_review(arguments)]
         with contextlib.chdir(self.path), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             code = main(options)
         assert code == expect, output.getvalue()
@@ -187,7 +194,7 @@ class StudyFolder:
             for key in ("train/acc", "train/loss", "val/acc", "val/loss"):
                 assert points[str(number), key] == epochs
 
-    def wait_for(self, what: Callable[[], object], process: "subprocess.Popen[str]", seconds: float = 180) -> None:
+    def wait_for(self, what: Callable[[], object], process: Started, seconds: float = 180) -> None:
         """Wait until something is true while a study runs."""
         deadline = time.monotonic() + seconds
         while not what():
@@ -234,7 +241,7 @@ def reviewed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyFolder]:
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyFolder]:
     """Return a folder in which the tiny study was run from beginning to end."""
-    folder = StudyFolder(tmp_path_factory.mktemp("undisturbed"), is_new=True)
+    folder = StudyFolder(tmp_path_factory.mktemp("undisturbed"))
     folder.output = folder.run("--per-device", "2")  # type: ignore[attr-defined]
     yield folder
     folder.close()

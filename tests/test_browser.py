@@ -54,6 +54,7 @@ def dashboard(reviewed: StudyFolder) -> Iterator[str]:
     yield process.stdout.readline().strip()
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
+    assert process.returncode == 0
 
 
 @pytest.fixture(scope="module")

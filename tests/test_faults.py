@@ -115,6 +115,7 @@ def test_a_clock_that_jumps_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ):
     clock = tmp_path_factory.mktemp("clock")
+    folder.is_new = True
     (clock / "sitecustomize.py").write_text(CLOCK)  # Python imports it before anything else, in every process
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(clock), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep))
     output = folder.run("--per-device", "2", "--timeout", "30m", "--stall-timeout", "10m")

@@ -60,10 +60,10 @@ def test_a_second_coordinator_on_another_machine_is_refused_until_the_first_is_g
     on_server.wait_for(lambda: on_server.optuna(finished), process, seconds=120)
     (tmp_path / "elsewhere").mkdir()
     elsewhere = StudyFolder(tmp_path / "elsewhere", on_server.storage, on_server.tracking)
-    assert f'study "tiny" is already being run by pid {process.pid} on host' in elsewhere.run(expect=75)
+    assert f'study "tiny" is already being run by pid {process.pid} on host' in elsewhere.call(expect=75)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    assert "has all its 1 trial" in elsewhere.run("--trials", "1")
+    assert "has all its 1 trial" in elsewhere.call("--trials", "1")
 
 
 def test_a_coordinator_that_lost_its_lock_while_the_server_was_away_does_not_go_on(
@@ -99,15 +99,15 @@ def test_studies_that_begin_at_once_find_each_other_s_tables(
         monkeypatch.setenv("OPTUNA_STORAGE", folder.storage)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", folder.tracking)
     context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(4)
-    studies = [context.Process(target=_begin, args=(tmp_path, f"study{i}", barrier)) for i in range(4)]
+    barrier = context.Barrier(2)
+    studies = [context.Process(target=_begin, args=(tmp_path, f"study{i}", barrier)) for i in range(2)]
     for study in studies:
         study.start()
     for study in studies:
         study.join()
-    assert [study.exitcode for study in studies] == [0] * 4
-    assert folder.optuna("select state from trials") == [("COMPLETE",)] * 4
-    assert folder.mlflow("select status from runs") == [("FINISHED",)] * 8
+    assert [study.exitcode for study in studies] == [0] * 2
+    assert folder.optuna("select state from trials") == [("COMPLETE",)] * 2
+    assert folder.mlflow("select status from runs") == [("FINISHED",)] * 4
 
 
 def test_other_studies_of_a_server_are_not_locked(server: PostgreSQLServer):

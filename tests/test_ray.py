@@ -47,12 +47,13 @@ def test_without_a_cluster_one_is_started_and_an_interrupt_ends_after_the_epoch(
     assert process.returncode == 130, output
     assert "Traceback" not in output
     assert folder.optuna("select count(*) from trials where state = 'RUNNING'") == [(0,)]
-    folder.run("--per-device", "2")
+    folder.call()
     folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
     assert folder.curves() == undisturbed.curves()
 
 
 def test_a_cluster_that_does_not_answer_is_told_before_anything_starts(folder: StudyFolder):
+    folder.is_new = True
     output = folder.run("--engine", "ray", "--address", "127.0.0.1:9", expect=2)
     assert "--address: no Ray cluster answers at 127.0.0.1:9" in output
     assert "Traceback" not in output

@@ -338,7 +338,10 @@ def test_whatever_is_killed_the_same_command_ends_with_exactly_the_asked_trials(
     while any(is_alive(pid) for pid in below):
         assert time.monotonic() < deadline, "a training outlived its coordinator"
         time.sleep(0.05)
-    folder.run("--per-device", "2")
+    if victim == "everything":
+        folder.run("--per-device", "2")
+    else:
+        folder.call()
     folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
     assert folder.values() == undisturbed.values()
     assert folder.curves() == undisturbed.curves()
@@ -388,7 +391,7 @@ def test_an_interrupt_ends_after_the_epoch_and_the_study_can_go_on(
     assert "killed" not in output, "the running epoch was not allowed to end"
     assert folder.optuna("select count(*) from trials where state = 'RUNNING'") == [(0,)]
     assert folder.mlflow("select count(*) from runs where status = 'RUNNING'") == [(0,)]
-    folder.run("--per-device", "2")
+    folder.call()
     folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
     assert folder.curves() == undisturbed.curves()
 
@@ -419,7 +422,7 @@ def test_a_second_interrupt_ends_at_once(folder: StudyFolder):
 def test_a_second_coordinator_is_refused_and_told_who_holds_the_study(folder: StudyFolder):
     process = folder.start("--per-device", "2", "--trials", "40")
     folder.wait_for(folder.has_checkpoint, process)
-    output = folder.run(expect=75)
+    output = folder.call(expect=75)
     assert f'study "tiny" is already being run by pid {process.pid}' in output
 
 

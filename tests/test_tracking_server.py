@@ -1,11 +1,11 @@
 """Studies that log to a real MLflow server: one that is killed under them, one that wants a login."""
 
-import subprocess
 from collections.abc import Iterator
 
 import pytest
 
 from tests.conftest import EPOCHS, STEPS, StudyFolder
+from tests.launcher import Started
 from tests.processes import children, command_of
 from tests.servers import MLflowServer
 
@@ -19,7 +19,7 @@ def server(folder: StudyFolder) -> Iterator[MLflowServer]:
     server.kill()
 
 
-def kill_in_the_middle(folder: StudyFolder, server: MLflowServer) -> "subprocess.Popen[str]":
+def kill_in_the_middle(folder: StudyFolder, server: MLflowServer) -> Started:
     process = folder.start("--per-device", "2")
     folder.wait_for(folder.has_checkpoint, process)
     server.kill()
@@ -46,7 +46,7 @@ def test_without_its_mlflow_server_a_study_ends_and_the_next_run_delivers(
     assert process.returncode == 0, output
     assert "MLflow did not take all records; run the same command again when it is up" in output
     server.start()
-    folder.run("--per-device", "2")
+    folder.call()
     folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
     assert [point for point in folder.curves() if "test" not in point[1]] == [
         point for point in undisturbed.curves() if "test" not in point[1]
@@ -66,6 +66,7 @@ def test_a_server_with_login_gets_the_study_and_nobody_else_the_password(
 ):
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USER)
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
+    folder.is_new = True  # for what its command line shows
     process = folder.start("--review", "--per-device", "2")
     folder.wait_for(folder.has_checkpoint, process)
     commands = [command_of(pid) for pid in [process.pid, *children(process.pid)]]
@@ -89,7 +90,7 @@ def test_a_login_that_the_server_refuses_is_told_before_anything_is_created(
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USER)
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
     before = sorted(folder.path.iterdir())
-    message = folder.call("--tracking-uri", folder.tracking, expect=2)
+    message = folder.call(expect=2)
     assert message == (
         f"tracking uri: {folder.tracking} refuses the login. "
         "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to one that it knows.\n"
