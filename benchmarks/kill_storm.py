@@ -52,7 +52,7 @@ def main() -> int:
     path = Path(tempfile.mkdtemp(prefix="kill-storm-"))
     for name in ("storm", "calm"):
         (path / name).mkdir()
-    storm, calm = StudyFolder(path / "storm", is_new=True), StudyFolder(path / "calm", is_new=True)
+    storm, calm = StudyFolder(path / "storm"), StudyFolder(path / "calm")
     rng = random.Random(options.seed)
     with contextlib.ExitStack() as stack:
         arguments, strikes = stack.enter_context(PLACES[options.on](storm, rng))

@@ -231,7 +231,7 @@ def folder(tmp_path: Path) -> Iterator[StudyFolder]:
 @pytest.fixture(scope="session")
 def reviewed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyFolder]:
     """Return a folder in which the tiny study was run with all that MLflow shows of it."""
-    folder = StudyFolder(tmp_path_factory.mktemp("reviewed"), is_new=True)
+    folder = StudyFolder(tmp_path_factory.mktemp("reviewed"))
     options = ("--review", "--per-device", "2", "--set", "trial.trainer.precision=32-true")
     folder.output = folder.run(*options)  # type: ignore[attr-defined]
     yield folder

@@ -1,6 +1,7 @@
 """The study in Optuna as the coordinator sees it: what it remembers is what the database has."""
 
 import random
+import sqlite3
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
@@ -103,3 +104,36 @@ def test_tpe_draws_the_same_whether_or_not_it_keeps_what_it_knows_of_the_search_
             finish(store, number, value(number))
             opened_again = [trial.params for trial in store.trials()]
     assert at_once == opened_again
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "tpe, multivariate: true, group: true"])
+@pytest.mark.parametrize("kept", [0, 1, 2])
+def test_a_trial_whose_process_died_while_it_drew_gets_what_it_would_have_got(tmp_path: Path, sampler: str, kept: int):
+    config = load_study(str(TINY), [f"sampler={{name: {sampler}, seed: 1}}"])
+    url, file = f"sqlite:///{tmp_path}/optuna.db", tmp_path / "optuna.db"
+    with StudyStore.open(config, url, dict(config.identity), pytest.fail) as store:
+        number, drawn = 0, {}
+        while number < 12 or len(drawn) < 3:
+            if drawn:
+                finish(store, number, random.Random(number).random())
+            number, _ = store.ask()
+            drawn = store.trial(number).params
+    with sqlite3.connect(file) as database:
+        last = "select max(trial_id) from trials"
+        ids = f"select param_id from trial_params where trial_id = ({last}) order by param_id limit {kept}"
+        database.execute(f"delete from trial_params where trial_id = ({last}) and param_id not in ({ids})")
+    database.close()
+    with StudyStore.open(config, url, dict(config.identity), pytest.fail) as store:
+        assert store.ask()[0] == number
+        assert store.trial(number).params == drawn
+
+
+def test_a_sequence_of_points_is_not_the_same_number_for_what_only_some_trials_have(tmp_path: Path):
+    config = load_study(str(TINY), ["sampler={name: qmc}"])
+    with StudyStore.open(config, f"sqlite:///{tmp_path}/optuna.db", dict(config.identity), pytest.fail) as store:
+        for _ in range(12):
+            number, _ = store.ask()
+            finish(store, number, random.Random(number).random())
+        periods = [trial.params.get("schedule.cosine_restarts.restart_period") for trial in store.trials()]
+    drawn = [period for period in periods if period is not None]
+    assert len(set(drawn)) > len(drawn) / 2 > 1

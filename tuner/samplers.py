@@ -47,7 +47,8 @@ def make_sampler(
             case "cmaes":
                 return optuna.samplers.CmaEsSampler(seed=own_seed, **options)
             case "qmc":  # one sequence, of which each trial takes the next point
-                return optuna.samplers.QMCSampler(seed=seed, scramble=True, **options)
+                others = optuna.samplers.RandomSampler(seed=own_seed)  # for what only some trials have
+                return optuna.samplers.QMCSampler(seed=seed, scramble=True, independent_sampler=others, **options)
             case "grid":
                 grid = {path: _grid_values(spec) for path, spec in searched(config.trial)}
                 return _GridSampler(grid, seed=seed)

@@ -199,12 +199,22 @@ class StudyStore:
                 else:  # the grid sampler refuses a trial that is enqueued without all of its parameters
                     self._study.add_trial(optuna.trial.create_trial(state=TrialState.WAITING))
             asked = self._study.ask()
+            if waiting:
+                self._draw_again(asked)
         try:
             config = self._config.draw(asked)
         except ValueError as error:  # Optuna's, of a trial whose stored parameters are not those of this search space
             raise StudyFailedError(f"trial #{asked.number} in the database is not of this study: {error}") from error
         self._asked[asked.number] = asked
         return asked.number, config
+
+    def _draw_again(self, asked: optuna.Trial) -> None:
+        """Draw what a trial has got already: if that was not all, the rest is then what it would have been."""
+        trial = self.trial(asked.number)
+        given = {*asked.relative_params, *trial.system_attrs.get("fixed_params", {})}
+        for name, distribution in trial.distributions.items():
+            if name not in given and not distribution.single():
+                self._study.sampler.sample_independent(self._study, trial, name, distribution)
 
     @_patient
     def report(self, number: int, epoch: int, value: float, may_prune: bool) -> bool:
