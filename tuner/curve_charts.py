@@ -146,7 +146,7 @@ def best_so_far(record: StudyRecord) -> Figure:
                 y_range=value_window([trial.value for trial in ordered], record),
             )
         )
-    caption = "A line that is flat at the end says that more trials would have brought little." + outside_note(record)
+    caption = "After a long flat stretch, more trials are likely to bring little." + outside_note(record)
     return Figure("best_so_far", title, caption, panels, columns=2, height=3.4, shared_y=True)
 
 
