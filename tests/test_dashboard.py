@@ -41,6 +41,7 @@ def below(pid: int) -> list[int]:
 
 
 def test_it_serves_the_study_on_the_loopback_and_leaves_no_process(started: subprocess.Popen, reviewed: StudyFolder):
+    assert started.stdout.readline() == "MLflow is started, which takes a while ...\n"
     url = started.stdout.readline().strip()
     address, _, page = url.partition("/#/")
     ((run,),) = reviewed.mlflow("select run_uuid from tags where key = 'tuner.study_id'")

@@ -52,6 +52,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _run(options: argparse.Namespace) -> int:
+    print("MLflow is started, which takes a while ...", file=sys.stderr, flush=True)  # noqa: T201
     from tuner.tracked import page_of
     from tuner.tracking import tracking_uri
 
