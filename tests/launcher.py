@@ -3,7 +3,6 @@
 Those imports take longer than all else that the commands of the tests do.
 """
 
-import contextlib
 import multiprocessing
 import os
 import runpy
@@ -76,7 +75,7 @@ def _run(module: str, arguments: Sequence[str], folder: Path, environment: Mappi
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    with contextlib.closing(os.fdopen(os.open(pipe, os.O_WRONLY), "w")) as output:
+    with pipe.open("w") as output:
         for number in (1, 2):
             os.dup2(output.fileno(), number)
     sys.stdout = os.fdopen(1, "w", closefd=False)

@@ -1,6 +1,5 @@
 """`python -m tuner.dashboard`: MLflow on this machine, and its end."""
 
-import os
 import signal
 import socket
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StudyFolder
+from tests.processes import children, is_alive
 
 
 @pytest.fixture
@@ -30,18 +30,8 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen:
     )
 
 
-def below(pid: int) -> list[int]:
-    """Return all processes below one."""
-    table = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-    pairs = [tuple(map(int, line.split())) for line in table.splitlines()]
-    found = [pid]
-    for parent in found:
-        found += [child for child, its in pairs if its == parent]
-    return found[1:]
-
-
 def test_it_serves_the_study_on_the_loopback_and_leaves_no_process(started: subprocess.Popen, reviewed: StudyFolder):
-    assert started.stdout.readline() == "MLflow is started, which takes a while ...\n"
+    assert started.stdout.readline() == "loading MLflow, which takes a while ...\n"
     url = started.stdout.readline().strip()
     address, _, page = url.partition("/#/")
     ((run,),) = reviewed.mlflow("select run_uuid from tags where key = 'tuner.study_id'")
@@ -54,7 +44,7 @@ def test_it_serves_the_study_on_the_loopback_and_leaves_no_process(started: subp
     if not elsewhere.startswith("127."):
         with socket.socket() as other:
             assert other.connect_ex((elsewhere, port)) != 0, "it listens on the loopback only"
-    servers = below(started.pid)
+    servers = children(started.pid)
     assert servers
     commands = [Path(f"/proc/{pid}/cmdline").read_text() for pid in servers]
     assert not [command for command in commands if "huey" in command or "job" in command], "no job runner"
@@ -64,14 +54,6 @@ def test_it_serves_the_study_on_the_loopback_and_leaves_no_process(started: subp
     assert started.wait(timeout=60) == 0
     assert started.stdout.read() == ""
     assert not [pid for pid in servers if is_alive(pid)]
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
 
 
 def test_a_study_that_is_not_there_is_told(reviewed: StudyFolder):

@@ -52,11 +52,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _run(options: argparse.Namespace) -> int:
-    print("MLflow is started, which takes a while ...", file=sys.stderr, flush=True)  # noqa: T201
+    refuse_passwords({"--tracking-uri": options.tracking_uri})
+    print("loading MLflow, which takes a while ...", file=sys.stderr, flush=True)  # noqa: T201
     from tuner.tracked import page_of
     from tuner.tracking import tracking_uri
 
-    refuse_passwords({"--tracking-uri": options.tracking_uri})
     uri = tracking_uri(options.tracking_uri, must_exist=True)
     page = page_of(uri, options.name)
     if uri.startswith(("http://", "https://")):  # a server runs already

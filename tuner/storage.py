@@ -199,9 +199,9 @@ class StudyStore:
                 else:  # the grid sampler refuses a trial that is enqueued without all of its parameters
                     self._study.add_trial(optuna.trial.create_trial(state=TrialState.WAITING))
             asked = self._study.ask()
+        try:
             if waiting:
                 self._draw_again(asked)
-        try:
             config = self._config.draw(asked)
         except ValueError as error:  # Optuna's, of a trial whose stored parameters are not those of this search space
             raise StudyFailedError(f"trial #{asked.number} in the database is not of this study: {error}") from error
