@@ -123,7 +123,7 @@ def test_the_artifacts_of_the_study_s_run_are_pictures_and_a_report(page: Page, 
 
 def test_the_registered_model_is_the_champion(page: Page, dashboard: str):
     page.goto(f"{dashboard.partition('/#/')[0]}/#/models/tiny")
-    expect(page.get_by_text("champion")).to_be_visible(timeout=SECONDS)
+    expect(page.get_by_text("@ champion")).to_be_visible(timeout=SECONDS)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

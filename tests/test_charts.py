@@ -46,7 +46,9 @@ def trial(
         curves[key] = [(step, value * (1 - math.exp(-step / 30))) for step in (30, 60, 90) if step <= steps]
     for key in ("train/loss", "val/loss"):
         curves[key] = [(step, math.exp(-step / 30)) for step in (30, 60, 90) if step <= steps]
-    made = TrialRecord(number, state, family, value, steps // 30, 1.5, 2.0 * number + 2, params, "", curves)
+    made = TrialRecord(
+        number, state, family, value, steps // 30, 1.5, 2.0 * number + 2, params, family == "constant", "", curves
+    )
     return replace(made, **changes)
 
 
@@ -128,7 +130,29 @@ def test_there_is_a_panel_for_each_schedule_and_the_best_trial_stands_out():
     (best,) = [series for panel in panels for series in panel.series if series.label]
     assert best.label == f"best: #{record.best.number}"
     assert best.color == ACCENT
-    assert list(zip(best.x, best.y, strict=True)) == list(record.best.curves["lr"])
+    assert set(record.best.curves["lr"]) <= set(zip(best.x, best.y, strict=True))
+
+
+def test_an_lr_that_jumps_is_drawn_as_a_jump_and_one_that_is_known_at_few_steps_as_a_line_between_them():
+    curve = [(0, 0.1), (49, 0.1), (50, 0.01), (99, 0.0)]
+    (panel,) = figure("lr_curves", study([trial(0, family="constant", curves={"lr": curve})])).panels
+    assert list(zip(panel.series[0].x, panel.series[0].y, strict=True)) == [
+        (0, 0.1), (49, 0.1), (50, 0.1), (50, 0.01), (99, 0.0)
+    ]  # fmt: skip
+
+
+def test_a_schedule_has_one_colour_in_all_charts_that_show_schedules():
+    record = study([trial(number) for number in range(3)])
+    of_each = {each.label.split()[1]: each.color for each in figure("best_of_each", record).panels[0].series}
+    points = {each.label: each.color for each in figure("families", record).panels[0].series if each.label}
+    assert of_each == points
+    assert ACCENT not in points.values(), "it is for the best trial"
+
+
+def test_a_parameter_with_one_value_has_one_label():
+    record = study([trial(0), trial(1), trial(2)])
+    notes = [text for *_, text in figure("parallel_coordinates", record).panels[0].notes]
+    assert notes.count("21") == 1
 
 
 def test_pruned_trials_are_grey_and_as_long_as_they_were():

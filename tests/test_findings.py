@@ -21,7 +21,19 @@ def test_the_winner_is_told_with_its_values_and_its_margins():
     assert "The best is #1 exponential: val/acc 0.9800 after epoch 3" in text
     assert "0.0100 better than the runner-up, #2 exponential (0.9700)" in text
     assert "0.0200 better than the best of another schedule, #3 cosine_restarts (0.9600)" in text
-    assert "0.0800 better than the best constant lr, #0 (0.9000)" in text
+    assert "0.0800 better than the best constant lr, #0 constant (0.9000)" in text
+
+
+def test_a_plateau_that_never_lowered_the_lr_is_a_constant_lr():
+    plateau = replace(trial(0, value=0.98, family="plateau"), constant_lr=True)
+    others = [trial(1, value=0.97, family="exponential"), trial(2, value=0.96, family="plateau")]
+    text = text_of(plateau, *others)
+    assert "The lr of #0 plateau never changed, as with a plateau that has no reason to lower it" in text
+    assert "No constant lr" not in text
+    behind = text_of(replace(plateau, value=0.95), *others)
+    assert "0.0200 better than the best constant lr, #0 plateau (0.9500)" in behind
+    assert "never changed" in behind
+    assert "never changed" not in text_of(*others, trial(3, family="constant"))
 
 
 def test_without_a_constant_lr_it_says_that_the_schedule_s_share_is_unknown():
@@ -31,10 +43,15 @@ def test_without_a_constant_lr_it_says_that_the_schedule_s_share_is_unknown():
 
 
 def test_the_doubt_is_the_binomial_standard_error_of_the_validation_images():
-    text = text_of(trial(0, value=0.98), trial(1, value=0.97), validation_images=5000)
+    text = text_of(trial(0, value=0.98), trial(1, value=0.976), trial(2, value=0.97), validation_images=5000)
     error = math.sqrt(0.98 * 0.02 / 5000)
     assert f"On 5,000 validation images the standard error of such an accuracy is {error:.4f}" in text
-    assert f"below {2 * error:.3f} for a tie" in text
+    assert f"up to {2 * error:.3f} for a tie. By that measure, #1 exponential ties with it." in text
+
+
+def test_a_difference_of_just_that_much_is_a_tie():
+    assert "ties with it" in text_of(trial(0, value=0.9), trial(1, value=0.873), validation_images=500)
+    assert "it is ahead of all others" in text_of(trial(0, value=0.9), trial(1, value=0.872), validation_images=500)
 
 
 def test_a_loss_has_no_such_error_and_the_smaller_one_wins():

@@ -16,6 +16,7 @@ import torch
 
 from tests.conftest import StudyFolder
 from tuner.review import Review
+from tuner.tracked import loading_code
 
 PNG = b"\x89PNG\r\n\x1a\n"
 PARENT = "(select run_uuid from tags where key = 'tuner.study_id')"
@@ -119,11 +120,26 @@ def test_the_table_of_lr_has_every_bend_of_the_curve(reviewed: StudyFolder):
                 assert between == pytest.approx(points[step], rel=3e-3)
 
 
+def test_a_trial_says_whether_its_lr_ever_changed(reviewed: StudyFolder):
+    told = reviewed.optuna(
+        "select number, value_json from trials join trial_user_attributes using (trial_id) where key = 'constant_lr'"
+    )
+    assert len(told) == 4
+    for number, text in told:
+        ((lrs,),) = reviewed.mlflow(
+            "select count(distinct metrics.value) from metrics join tags using (run_uuid) "
+            f"where metrics.key = 'lr' and tags.key = 'tuner.trial' and tags.value = '{number}'"
+        )
+        assert json.loads(text) == (lrs == 1)
+
+
 def test_the_champion_of_the_registry_reproduces_the_test_accuracy(reviewed: StudyFolder):
     code = (
-        "import mlflow, torch\n"
+        "import torch\n"
         "from lightning_modules import MNIST5kDataModule\n"
-        "model = mlflow.pytorch.load_model('models:/tiny@champion')\n"
+        "inputs = torch.zeros(2, 1, 28, 28)\n"
+        f"{loading_code('tiny')}\n"
+        "assert outputs.shape == (2, 10)\n"
         "data = MNIST5kDataModule(batch_size=100)\n"
         "data.prepare_data(); data.setup()\n"
         "right = sum((model(images).argmax(1) == labels).sum().item() for images, labels in data.test_dataloader())\n"
@@ -141,6 +157,11 @@ def test_the_champion_of_the_registry_reproduces_the_test_accuracy(reviewed: Stu
     assert int(right) == pytest.approx(500 * recorded, abs=1e-3)  # Lightning keeps it in single precision
     assert run == tags_of(reviewed)["tuner.best_run_id"]
     assert tags_of(reviewed)["tuner.model"] == "models:/tiny@champion", "the study's page leads to it"
+    code = loading_code("tiny")
+    assert code in tags_of(reviewed)["mlflow.note.content"]
+    assert code in tags_of(reviewed, f"('{run}')")["mlflow.note.content"]
+    for table in ("registered_models", "model_versions"):
+        assert code in reviewed.mlflow(f"select description from {table}")[0][0]
     assert example == "(-1, 1, 28, 28) True"
     assert not [path for path in reviewed.path.rglob("*") if path.suffix in (".pkl", ".pickle", ".pth")]
 
@@ -153,12 +174,14 @@ def test_a_finished_study_that_is_run_again_is_drawn_and_registered_again_only_i
     assert tags_of(reviewed)["tuner.reviewed"].startswith("4 trials, #")
     reviewed.call("--review", "--set", "trial.trainer.precision=32-true")
     assert report.stat().st_mtime_ns == drawn
+    assert tags_of(reviewed)["mlflow.note.content"].count(loading_code("tiny")) == 1
     with sqlite3.connect(reviewed.path / "mlflow.db") as database:
         database.execute("delete from tags where key = 'tuner.reviewed'")
     database.close()
     reviewed.call("--review", "--set", "trial.trainer.precision=32-true")
     assert report.stat().st_mtime_ns > drawn
     assert tags_of(reviewed)["tuner.reviewed"].startswith("4 trials, #")
+    assert tags_of(reviewed)["mlflow.note.content"].count(loading_code("tiny")) == 1
     assert reviewed.mlflow("select version from model_versions") == [(1,)]
 
 

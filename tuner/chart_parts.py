@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 ACCENT = "#d55e00"
-"""For the best trial."""
+"""For the best trial, and nothing else."""
 
 MAX_CURVES = 300
 """More in one picture are a blot, and a page that does not answer."""

@@ -20,6 +20,7 @@ from tuner.grouping import alike
 from tuner.lightning_config import lightning_config
 from tuner.messages import Assignment, EpochReport, Group, Slot, StepReport, TrialResult, Verdict
 from tuner.progress import Display
+from tuner.reading import CONSTANT_LR
 from tuner.storage import StudyStore, Tested
 from tuner.tracking import Tracker
 from tuner.training import MODEL_FILE, read_result
@@ -249,6 +250,8 @@ class Coordinator:
             "seconds": round(result.seconds, 3),
             "setup": dict(result.setup),
         }
+        if lrs := {lr for metric, _, lr in result.points if metric == "lr"}:
+            attributes[CONSTANT_LR] = len(lrs) == 1
         if result.message:
             attributes["message"] = result.message
         if result.traceback:

@@ -1,10 +1,12 @@
 """Charts of what changes over steps, trials and time: learning rates, accuracies, the best value so far."""
 
+import itertools
 from collections.abc import Callable, Sequence
 
 from tuner.chart_parts import (
     ACCENT,
     MAX_CURVES,
+    family_color,
     outside_note,
     points_by_family,
     told,
@@ -33,8 +35,7 @@ def lr_curves(record: StudyRecord) -> Figure:
     left_out = len(drawn) - MAX_CURVES
     drawn = drawn[:MAX_CURVES]
     scale, best = value_scale(record), record.best
-    y_range = _lr_range(drawn)
-    log = y_range is not None
+    log, y_range = _lr_axis(drawn)
     panels = []
     for family in [family for family in record.families if any(trial.family == family for trial in drawn)]:
         members = [trial for trial in reversed(drawn) if trial.family == family]  # the best on top
@@ -175,15 +176,19 @@ def _lr_and_value(record: StudyRecord, name: str, title: str, caption: str, tria
     trials = [trial for trial in trials if trial.curves.get("lr")]
     if not trials:
         return Figure(name, title, "No trial was trained to its end.")
-    upper, lower, y_range = [], [], _lr_range(trials)
-    for trial, color in zip(trials, COLORS, strict=False):
+    log, y_range = _lr_axis(trials)
+    families = {trial.family for trial in trials}
+    distinct = len(families) == len(trials)  # else a family's colour would not tell its trials apart
+    upper, lower = [], []
+    for trial, next_color in zip(trials, COLORS, strict=False):
         label = f"{trial.name}  {trial.value:.4f}"
-        upper.append(_curve(trial, "lr", color, label=label, hover=label, positive=y_range is not None))
+        color = family_color(record, trial.family) if distinct else next_color
+        upper.append(_curve(trial, "lr", color, label=label, hover=label, positive=log))
         lower.append(_curve(trial, record.metric, color, width=1.8, hover=label))
     later = [value for trial in trials for _, value in list(trial.curves.get(record.metric, ()))[1:]]
     window = value_window(later or [trial.value for trial in trials], record)
     panels = [
-        Panel(upper, "", "", "lr", log_y=y_range is not None, y_range=y_range),
+        Panel(upper, "", "", "lr", log_y=log, y_range=y_range),
         Panel(lower, "", "step", record.metric, y_range=window),
     ]
     return Figure(name, title, caption, panels, height=2.9, shared_x=True)
@@ -200,8 +205,20 @@ def _curve(
     positive: bool = False,
 ) -> Series:
     curve: Curve = [(step, value) for step, value in trial.curves.get(metric, ()) if value > 0 or not positive]
+    if metric == "lr":
+        curve = _with_jumps(curve)
     steps, values = [step for step, _ in curve], [value for _, value in curve]
     return Series(steps, values, "line", color, label, [hover] * len(steps), width, metric != "lr")
+
+
+def _with_jumps(curve: Curve) -> Curve:
+    """Return a curve that goes from one step to the very next as the lr does: not at all, and then at once."""
+    drawn = list(curve[:1])
+    for (step, value), point in itertools.pairwise(curve):
+        if point[0] == step + 1 and point[1] != value:
+            drawn.append((point[0], value))
+        drawn.append(point)
+    return drawn
 
 
 def _improved(record: StudyRecord, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
@@ -213,17 +230,17 @@ def _improved(record: StudyRecord, trials: Sequence[TrialRecord]) -> list[TrialR
     return improved
 
 
-def _lr_range(trials: Sequence[TrialRecord]) -> tuple[float, float] | None:
-    """Return from where to where to show learning rates on a log scale; None if a linear one shows them all.
+def _lr_axis(trials: Sequence[TrialRecord]) -> tuple[bool, tuple[float, float]]:
+    """Return whether learning rates need a log scale, because a linear one would not show all, and its two ends.
 
     Many schedules end at next to nothing: two decades below the highest lr of a trial are enough of it.
     """
     highest = [max(lr for _, lr in trial.curves["lr"]) for trial in trials]
     rates = [lr for trial in trials for _, lr in trial.curves["lr"] if lr > 0]
     if not rates or max(highest) <= 4 * min(highest):
-        return None
+        return False, (0.0, 1.08 * max(highest) or 1.0)
     lowest = max(min(rates), min(lr for lr in highest if lr > 0) / 100)
-    return (lowest / 1.5, max(rates) * 1.5)
+    return True, (lowest / 1.5, max(rates) * 1.5)
 
 
 def _unit(record: StudyRecord) -> tuple[float, str]:

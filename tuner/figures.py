@@ -11,8 +11,11 @@ from typing import Literal
 __all__ = ["COLORS", "GREY", "Figure", "Mark", "Panel", "Scale", "Series"]
 
 GREY = "#8a919c"
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7b5ea7", "#8c6d31")
-"""For things that have no order: Okabe and Ito's, told apart by the colour-blind too, on light and dark ground."""
+COLORS = ("#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7b5ea7", "#8c6d31")
+"""For things that have no order: Okabe and Ito's, told apart by the colour-blind too, on light and dark ground.
+
+Their vermilion is left out: it is for the best trial.
+"""
 
 Mark = Literal["line", "steps", "points", "crosses", "bars", "box"]
 

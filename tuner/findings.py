@@ -5,7 +5,7 @@ from collections import Counter
 
 from tuner.chart_parts import short_name
 from tuner.record import FAMILY, StudyRecord, TrialRecord
-from tuner.wording import brief, counted
+from tuner.wording import brief, counted, joined
 
 __all__ = ["duration", "findings", "values_of"]
 
@@ -26,6 +26,7 @@ def findings(record: StudyRecord) -> list[str]:
     told = [
         f"The best is {best.name}: {record.metric} {best.value:.4f} after epoch {best.epochs}, with {values_of(best)}.",
         _margin(record, best),
+        _unchanged(record),
         _doubt(record, best),
     ]
     if record.test:
@@ -35,7 +36,9 @@ def findings(record: StudyRecord) -> list[str]:
         shares = sorted(record.importances.items(), key=lambda item: -item[1])[:3]
         mattered = ", ".join(f"{short_name(name)} ({share:.0%})" for name, share in shares if share >= 0.05)
         told.append(f"What the good trials have in common lies in {mattered}.")
-    return [*told, _tried(record)]
+    elif record.searched:
+        told.append("Which of the searched values mattered, only more trials can tell.")
+    return [*filter(None, told), _tried(record)]
 
 
 def values_of(trial: TrialRecord) -> str:
@@ -77,16 +80,26 @@ def _margin(record: StudyRecord, best: TrialRecord) -> str:
     if not others:
         return "No other trial was trained to its end, so there is nothing to compare it with."
     parts = [f"{_gap(best, others[0])} the runner-up, {others[0].name} ({others[0].value:.4f})"]
+    constant = next((trial for trial in others if trial.constant_lr), None)
     other = next((trial for trial in others if trial.family != best.family), None)
-    if other is not None and other is not others[0] and other.family != CONSTANT:
+    if other is not None and other not in (others[0], constant):
         parts.append(f"{_gap(best, other)} the best of another schedule, {other.name} ({other.value:.4f})")
-    constant = next((trial for trial in others if trial.family == CONSTANT), None)
     if constant is not None and constant is not others[0]:
-        parts.append(f"{_gap(best, constant)} the best constant lr, #{constant.number} ({constant.value:.4f})")
-    text = f"That is {', '.join(parts)}."
-    if constant is None and best.family != CONSTANT:
+        which = "another" if best.constant_lr else "the best"
+        parts.append(f"{_gap(best, constant)} {which} constant lr, {constant.name} ({constant.value:.4f})")
+    text = f"That is {', and '.join(parts)}."
+    if constant is None and not best.constant_lr:
         text += " No constant lr was trained to the end, so what the schedule itself brings is not known."
     return text
+
+
+def _unchanged(record: StudyRecord) -> str:
+    """Name the trials whose schedule came to nothing: the best has perhaps won with a constant lr."""
+    trials = [trial for trial in record.ranking if trial.constant_lr and trial.family != CONSTANT]
+    if not trials:
+        return ""
+    names = joined([trial.name for trial in trials])
+    return f"The lr of {names} never changed, as with a plateau that has no reason to lower it: that is a constant lr."
 
 
 def _gap(best: TrialRecord, other: TrialRecord) -> str:
@@ -101,7 +114,10 @@ def _doubt(record: StudyRecord, best: TrialRecord) -> str:
     if record.metric != "val/acc" or not images or not 0 <= best.value <= 1:  # some count in percent
         return f"{text} How far two seeds are apart was not measured."
     error = math.sqrt(best.value * (1 - best.value) / images)
+    tie = round(2 * error, 3)
+    ties = [trial.name for trial in record.ranking[1:] if round(best.value - trial.value, 6) <= tie]
+    verdict = f"{joined(ties)} tie{'s' if len(ties) == 1 else ''} with it" if ties else "it is ahead of all others"
     return (
-        f"{text} On {images:,} validation images the standard error of such an accuracy is {error:.4f}: take "
-        f"differences below {2 * error:.3f} for a tie until more seeds or images say otherwise."
+        f"{text} On {images:,} validation images the standard error of such an accuracy is {error:.4f}: until more "
+        f"seeds or images say otherwise, take differences up to {tie:.3f} for a tie. By that measure, {verdict}."
     )

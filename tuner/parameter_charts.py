@@ -223,12 +223,16 @@ def _vertical(
         place = math.log10
     places = {number: place(value) for number, value in values.items() if value is not None}
     low, high = min(places.values()), max(places.values())
-    spread = (high - low) or 1.0
+    spread = high - low
 
     def at(trial: TrialRecord) -> float:
-        return (places[trial.number] - low) / spread if trial.number in places else absent
+        if trial.number not in places:
+            return absent
+        return 0.5 if low == high else (places[trial.number] - low) / spread
 
-    if ticks is not None:
+    if ticks is not None and low < high:
         return short_name(name), at, {(tick - low) / spread: text for tick, text in ticks.items()}
     numbers = [value for value in values.values() if value is not None]
+    if low == high:
+        return short_name(name), at, {0.5: brief(numbers[0])}
     return short_name(name), at, {0.0: brief(min(numbers)), 1.0: brief(max(numbers))}

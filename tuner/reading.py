@@ -20,6 +20,7 @@ from tuner.record import FAMILY, Curve, StudyRecord, TrialRecord
 from tuner.urls import without_password
 
 __all__ = [
+    "CONSTANT_LR",
     "IDENTIFIER",
     "IDENTITY",
     "TEST",
@@ -30,11 +31,12 @@ __all__ = [
     "record_of",
 ]
 
-# Names of attributes of a study.
+# Names of attributes of a study, and of a trial.
 IDENTITY = "identity"
 IDENTIFIER = "identifier"
 TEST = "test"
 VALIDATION_IMAGES = "validation images"
+CONSTANT_LR = "constant_lr"
 
 MIN_FOR_IMPORTANCE, MIN_OF_PARAMETER = 8, 4
 CURVES_OF_ALL: Sequence[str] = ("lr",)
@@ -126,15 +128,17 @@ def _family(trial: FrozenTrial, identity: Mapping[str, Any]) -> str:
 def _trial(trial: FrozenTrial, began: float, identity: Mapping[str, Any], curves: Mapping[str, Curve]) -> TrialRecord:
     attributes = trial.user_attrs
     reported = trial.intermediate_values
+    family = _family(trial, identity)
     return TrialRecord(
         number=trial.number,
         state=attributes.get("state", trial.state.name.lower()),
-        family=_family(trial, identity),
+        family=family,
         value=trial.value if trial.value is not None else reported[max(reported)] if reported else math.nan,
         epochs=attributes.get("epochs", len(reported)),
         seconds=attributes.get("seconds", 0.0),
         ended=trial.datetime_complete.timestamp() - began if trial.datetime_complete else 0.0,
         params=trial.params,
+        constant_lr=attributes.get(CONSTANT_LR, family == "constant"),
         message=attributes.get("message", ""),
         curves=curves,
     )

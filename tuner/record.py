@@ -30,6 +30,7 @@ class TrialRecord:
         seconds: Time that its training took.
         ended: Seconds from the start of the study to its end, pauses of the study included.
         params: What was searched, by its name in Optuna.
+        constant_lr: Whether its lr was the same at every step, as that of a plateau that never lowered it.
         message: What went wrong.
         curves: Its metrics.
     """
@@ -42,6 +43,7 @@ class TrialRecord:
     seconds: float
     ended: float
     params: Mapping[str, Any]
+    constant_lr: bool = False
     message: str = ""
     curves: Mapping[str, Curve] = field(default_factory=dict)
 

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import LoggedModelOutput, Run, ViewType
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from tuner.errors import BadInputError
 from tuner.record import LR_TABLE, Curve, simplified
@@ -21,11 +21,38 @@ from tuner.record import LR_TABLE, Curve, simplified
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from mlflow.models.model import ModelInfo
 
-__all__ = ["ALIAS", "STUDY_ID_TAG", "TrackedStudy", "find_children", "find_parent", "page_of", "runs_page"]
+__all__ = [
+    "ALIAS",
+    "MODEL_TAG",
+    "STUDY_ID_TAG",
+    "TrackedStudy",
+    "find_children",
+    "find_parent",
+    "loading_code",
+    "model_note",
+    "page_of",
+    "runs_page",
+]
 
 ALIAS = "champion"
+MODEL_TAG = "tuner.model"
 STUDY_ID_TAG = "tuner.study_id"
+
+
+def loading_code(study: str) -> str:
+    """Return Python that loads the best network of a study from the model registry."""
+    return (
+        "import mlflow\n\n"
+        f'model = mlflow.pytorch.load_model("models:/{study}@{ALIAS}")\n'
+        "outputs = model(inputs)  # it is in evaluation mode: exported networks have no train() and eval()"
+    )
+
+
+def model_note(study: str) -> str:
+    """Return what MLflow's pages say about the best network of a study, in Markdown."""
+    return f"The best network, from the model registry:\n\n```python\n{loading_code(study)}\n```"
 
 
 def find_parent(client: MlflowClient, experiments: list[str], study_id: str) -> Run | None:
@@ -154,8 +181,22 @@ class TrackedStudy:
             What could not be done.
         """
         run = self.children[number]
-        if self.champion(name) == number:
-            return []
+        logged = None
+        if self.champion(name) != number:
+            try:
+                logged = self._log_model(run, model.eval(), example)
+            except Exception as error:  # torch.export's, for a network that it cannot trace: there are many
+                reason = f"cannot be exported, so MLflow has its weights only: {_line(error)}"
+                return [f"the network of trial #{number} {reason}"]
+        try:
+            if logged is not None:
+                self._register(run, logged, number, name)
+            self._describe_model(run, name)
+        except (MlflowException, OSError) as error:
+            return [f"the model is in MLflow, but its registry did not take it: {_line(error)}"]
+        return []
+
+    def _log_model(self, run: Run, model: "torch.nn.Module", example: "np.ndarray[Any, Any]") -> "ModelInfo":
         import mlflow.pytorch  # here: it brings torch, and whoever only reads does not need it
         import numpy as np
         import torch
@@ -164,46 +205,55 @@ class TrackedStudy:
 
         mlflow.set_tracking_uri(self._uri)  # of this process: `Model.log` takes neither a client nor an experiment
         mlflow.set_experiment(experiment_id=run.info.experiment_id)
-        model = model.eval()
         with torch.inference_mode():
             outputs = model(torch.from_numpy(example)).shape[1:]
         signature = ModelSignature(
             Schema([TensorSpec(example.dtype, (-1, *example.shape[1:]))]),
             Schema([TensorSpec(np.dtype("float32"), (-1, *outputs))]),
         )
-        try:
-            logged = Model.log(
-                artifact_path=None,
-                name="model",
-                flavor=mlflow.pytorch,
-                run_id=run.info.run_id,
-                pytorch_model=model,
-                signature=signature,
-                input_example=example,
-                serialization_format="pt2",
-                pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],  # or MLflow runs it to find out
-            )
-        except Exception as error:  # torch.export's, for a network that it cannot trace: there are many
-            return [
-                f"the network of trial #{number} cannot be exported, so MLflow has its weights only: {_line(error)}"
-            ]
-        try:
-            version = mlflow.register_model(logged.model_uri, name)
-            self._client.set_registered_model_alias(name, ALIAS, version.version)
-            self._show_model(logged.model_id, f"models:/{name}@{ALIAS}")
-            self._client.set_model_version_tag(name, version.version, "tuner.trial", str(number))
-            for metric in ("val/acc", "test/acc"):
-                if metric in run.data.metrics:
-                    self._client.set_model_version_tag(name, version.version, metric, f"{run.data.metrics[metric]:.4f}")
-        except (MlflowException, OSError) as error:
-            return [f"the model is in MLflow, but its registry did not take it: {_line(error)}"]
-        return []
+        info: ModelInfo = Model.log(
+            artifact_path=None,
+            name="model",
+            flavor=mlflow.pytorch,
+            run_id=run.info.run_id,
+            pytorch_model=model,
+            signature=signature,
+            input_example=example,
+            serialization_format="pt2",
+            pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],  # or MLflow runs it to find out
+        )
+        return info
 
-    def _show_model(self, model_id: str, address: str) -> None:
-        """Have the page of the study's run lead to the model, too."""
+    def _register(self, run: Run, logged: "ModelInfo", number: int, name: str) -> None:
+        import mlflow
+
+        version = mlflow.register_model(logged.model_uri, name).version
+        self._client.set_registered_model_alias(name, ALIAS, version)
+        if self.parent is not None:  # its page leads to the model, too
+            self._client.log_outputs(self.parent.info.run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        self.set_tag(MODEL_TAG, f"models:/{name}@{ALIAS}")
+        self._client.set_model_version_tag(name, version, "tuner.trial", str(number))
+        for metric in ("val/acc", "test/acc"):
+            if metric in run.data.metrics:
+                self._client.set_model_version_tag(name, version, metric, f"{run.data.metrics[metric]:.4f}")
+
+    def _describe_model(self, run: Run, name: str) -> None:
+        """Say on the pages of the study, of its best trial and of the registry how to get the network."""
+        code = model_note(name)
+        note = f"The best trial of this study.\n\n{code}"
+        for child in self.children.values():
+            if child is run:
+                self._client.set_tag(child.info.run_id, MLFLOW_RUN_NOTE, note)
+            elif child.data.tags.get(MLFLOW_RUN_NOTE) == note:  # it was the best before
+                self._client.delete_tag(child.info.run_id, MLFLOW_RUN_NOTE)
         if self.parent is not None:
-            self._client.log_outputs(self.parent.info.run_id, [LoggedModelOutput(model_id, step=0)])
-            self.set_tag("tuner.model", address)
+            told = self._client.get_run(self.parent.info.run_id).data.tags.get(MLFLOW_RUN_NOTE, "")
+            if code not in told:
+                self.set_tag(MLFLOW_RUN_NOTE, f"{told}\n\n{code}")
+        self._client.update_registered_model(name, f"From study {name}.\n\n{code}")
+        version = self._client.get_model_version_by_alias(name, ALIAS)
+        described = f"Trial {run.info.run_name} of study {name}.\n\n{code}"
+        self._client.update_model_version(name, version.version, described)
 
 
 def _lr_of(table: bytes | None) -> Curve:

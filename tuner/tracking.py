@@ -47,7 +47,7 @@ from tuner.errors import BadInputError
 from tuner.messages import Points, TrialResult
 from tuner.record import LR_TABLE, simplified
 from tuner.search_space import searched as searched_in
-from tuner.tracked import STUDY_ID_TAG, find_children, find_parent, runs_page
+from tuner.tracked import MODEL_TAG, STUDY_ID_TAG, find_children, find_parent, model_note, runs_page
 from tuner.urls import without_password
 
 if TYPE_CHECKING:
@@ -455,7 +455,8 @@ class Tracker:
         if best:
             parts += ["| searched | of the best |", "|---|---|"]
             parts += [f"| {_plain(path)} | {_plain(_text(value))} |" for path, value in best["params"].items()]
-        return "\n".join(parts)[:5000]
+        text = "\n".join(parts)[:5000]
+        return f"{text}\n\n{model_note(self._config.name)}" if MODEL_TAG in self._parent.data.tags else text
 
     def _dataset(self, name: str, arguments: Mapping[str, Any]) -> DatasetInput:
         digest = self._digests.get(name, "")

@@ -1,8 +1,9 @@
 """Numbers and what they count, as people write them."""
 
+from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["brief", "counted", "number", "percent"]
+__all__ = ["brief", "counted", "joined", "number", "percent"]
 
 
 def counted(number: int, what: str) -> str:
@@ -12,6 +13,16 @@ def counted(number: int, what: str) -> str:
     ('1 trial', '2 trials')
     """
     return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def joined(names: Sequence[str], most: int = 3) -> str:
+    """Return names as in a sentence, the first few of many.
+
+    >>> joined(["a", "b"]), joined(["a", "b", "c", "d", "e"])
+    ('a and b', 'a, b, c and 2 more')
+    """
+    shown = [*names[:most], f"{len(names) - most} more"] if len(names) > most else names
+    return " and ".join([*([", ".join(shown[:-1])] if len(shown) > 1 else []), shown[-1]])
 
 
 def brief(value: Any) -> str:
