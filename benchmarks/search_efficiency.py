@@ -1,54 +1,57 @@
 """How soon a study finds a good trial: samplers and pruners beside each other, each with the same ten seeds.
 
-The study is `search.yaml`. "default" is what a study gets whose file names neither sampler nor pruner. The clock is the
-seconds that trainings took, all of them together: what the search itself needs is in `scale.py`. Each seed of a
-contender is a study of its own; bands are 95 % confidence intervals of the mean (10,000 bootstraps of the seeds).
+The study is `search.yaml`. "default" is what a study gets whose file names neither sampler nor pruner; "in groups of
+four" is the same with `--fuse 4`, where four trials are drawn before anything is known of them. Else they train one
+at a time. The clock is the epochs that were trained, all trials together, times the median of what an epoch took: so
+other work of the machine changes nothing. (What the search itself needs is in `scale.py`, and how much faster a group
+is than its trials one by one, in `fused_step.py`.) Each seed of a contender is a study of its own; bands are 95 %
+confidence intervals of the mean (10,000 bootstraps of the seeds).
 
     python benchmarks/search_efficiency.py --seeds 10 --picture search-efficiency.png
 """
 
 import argparse
-import contextlib
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-import optuna
 
-from tuner.reading import open_study
+from tuner import Study
 
 STUDY = Path(__file__).with_name("search.yaml").resolve()
 CONTENDERS = {
-    "default": ("tpe", ""),
-    "Optuna's defaults": ("tpe", "median, n_warmup_steps: 0"),
-    "without pruning": ("tpe", "none"),
-    "random, without pruning": ("random", "none"),
-    "joint TPE": ("tpe, multivariate: true, group: true, constant_liar: true", ""),
-    "hyperband": ("tpe", "hyperband"),
+    "default": ("tpe", "", "off"),
+    "default, in groups of four": ("tpe", "", "4"),
+    "Optuna's defaults": ("tpe", "median, n_warmup_steps: 0", "off"),
+    "without pruning": ("tpe", "none", "off"),
+    "random, without pruning": ("random", "none", "off"),
+    "joint TPE": ("tpe, multivariate: true, group: true, constant_liar: true", "", "off"),
+    "hyperband": ("tpe", "hyperband", "off"),
 }
-"""Sampler and pruner, by name and options; without a pruner, that of a study file that names none."""
+"""Sampler, pruner and `--fuse`; without a pruner, that of a study file that names none."""
 
 BOOTSTRAPS = 10_000
 
 
-def run(contender: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Run a study; return the seconds at which its trials were over, and the best value after each of them."""
-    sampler, pruner = CONTENDERS[contender]
-    overrides = ["--set", f"sampler={{name: {sampler}, seed: {seed}}}"]
-    if pruner:
-        overrides += ["--set", f"pruner={{name: {pruner}}}"]
-    with tempfile.TemporaryDirectory(prefix="search-") as folder, contextlib.chdir(folder):
-        command = [sys.executable, "-m", "tuner.study", str(STUDY), "--no-review", *overrides]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONWARNINGS": "ignore"})
-        with open_study(f"sqlite:///{folder}/optuna.db", "search") as study:
-            trials = sorted(study.get_trials(deepcopy=False), key=lambda trial: str(trial.datetime_complete))
-    complete = optuna.trial.TrialState.COMPLETE
-    values = [(trial.value or 0.0) if trial.state == complete else 0.0 for trial in trials]
-    return np.cumsum([trial.user_attrs["seconds"] for trial in trials]), np.maximum.accumulate(values)
+def run(contender: str, seed: int) -> tuple[np.ndarray, np.ndarray, list[float]]:
+    """Run a study.
+
+    Returns:
+        The epochs after which its trials were over, all trials together; the best value after each of them; and the
+        seconds that each took for an epoch.
+    """
+    sampler, pruner, fuse = CONTENDERS[contender]
+    overrides = [f"sampler={{name: {sampler}, seed: {seed}}}", *([f"pruner={{name: {pruner}}}"] if pruner else [])]
+    with tempfile.TemporaryDirectory(prefix="search-") as folder:
+        stores = {name: f"sqlite:///{folder}/{name}.db" for name in ("storage", "tracking_uri")}
+        search = Study.from_yaml(STUDY, *overrides)
+        trials = search.run(review=False, quiet=True, devices="cpu", per_device=1, fuse=fuse, **stores).record.trials
+    ordered = sorted(trials, key=lambda trial: trial.ended)
+    values = [trial.value if trial.is_complete else 0.0 for trial in ordered]
+    pace = [trial.seconds / trial.epochs for trial in ordered if trial.epochs]
+    return np.cumsum([trial.epochs for trial in ordered]), np.maximum.accumulate(values), pace
 
 
 def at(seconds: np.ndarray, studies: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
@@ -66,15 +69,19 @@ def band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), help="beside the default")
     parser.add_argument("--picture", type=Path, help="where the curves are drawn")
     options = parser.parse_args()
-    studies: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in options.only}
+    studies: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in ("default", *options.only)}
+    pace: list[float] = []
     for seed in range(options.seeds):
         for name, done in studies.items():
-            done.append(run(name, seed))
-            seconds, best = done[-1]
-            print(f"seed {seed}: {name}: {best[-1]:.4f} in {seconds[-1]:.0f} s", file=sys.stderr, flush=True)
+            epochs, best, own_pace = run(name, seed)
+            done.append((epochs, best))
+            pace += own_pace if CONTENDERS[name][2] == "off" else []  # those of a group share their seconds
+            print(f"seed {seed}: {name}: {best[-1]:.4f} in {epochs[-1]} epochs", file=sys.stderr, flush=True)
+    second = float(np.median(pace))
+    studies = {name: [(epochs * second, best) for epochs, best in done] for name, done in studies.items()}
     whole = max(float(np.median([ends[-1] for ends, _ in done])) for done in studies.values())
     marks = whole * np.array([0.25, 0.5, 1.0])
     print(f"{options.seeds} seeds, best val/acc so far, mean and 95% interval\n")
