@@ -391,6 +391,8 @@ def test_an_interrupt_ends_after_the_epoch_and_the_study_can_go_on(
     assert "killed" not in output, "the running epoch was not allowed to end"
     assert folder.optuna("select count(*) from trials where state = 'RUNNING'") == [(0,)]
     assert folder.mlflow("select count(*) from runs where status = 'RUNNING'") == [(0,)]
+    ((cut_short,),) = folder.optuna("select count(*) from trials where state = 'WAITING'")
+    assert (f"with the {cut_short} trial" in output) == (cut_short > 0)
     folder.call()
     folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
     assert folder.curves() == undisturbed.curves()

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from optuna.trial import TrialState
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -67,10 +68,12 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, trac
             "raise --trials to add more",
         )
     else:
+        cut_short = len(store.trials(TrialState.WAITING))
+        with_them = f", with the {counted(cut_short, 'trial')} that {'was' if cut_short == 1 else 'were'} cut short"
         print_line(
             console,
             f"\n[bold]{config.name}[/bold] has {len(finished)} of {counted(config.trials, 'trial')} ({counts}); "
-            "run the same command again to go on",
+            f"run the same command again to go on{with_them if cut_short else ''}",
         )
     if top:
         table = Table(box=None, pad_edge=False, header_style="dim")
