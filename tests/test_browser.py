@@ -95,6 +95,19 @@ def test_the_study_s_run_says_what_won_and_leads_to_it(
     expect(page.get_by_role("heading", name=best_name(runs, reviewed))).to_be_visible(timeout=SECONDS)
 
 
+def test_all_trials_are_a_click_away_the_best_first(
+    page: Page, dashboard: str, runs: dict[str, str], reviewed: StudyFolder
+):
+    page.goto(dashboard)
+    link = page.get_by_role("link", name="All trials and their charts")
+    page.goto(link.evaluate("link => link.href"))
+    names = page.locator(".ag-cell-wrapper").get_by_role("link", name=re.compile("^#"))
+    expect(names).to_have_count(len(runs) - 1, timeout=SECONDS)
+    shown = sorted(names.all(), key=lambda name: name.bounding_box()["y"])
+    assert shown[0].inner_text() == best_name(runs, reviewed)
+    expect(page.locator(".js-plotly-plot").first).to_be_visible(timeout=SECONDS)
+
+
 def test_a_trial_s_run_draws_its_lr_and_its_accuracy(
     page: Page, listed: str, runs: dict[str, str], reviewed: StudyFolder
 ):

@@ -4,13 +4,14 @@ import math
 from collections.abc import Mapping, Sequence
 
 from tuner.figures import COLORS, Mark, Scale, Series
-from tuner.record import FAMILY, StudyRecord, TrialRecord
+from tuner.record import FAMILY, MIN_FOR_IMPORTANCE, StudyRecord, TrialRecord
 from tuner.wording import brief, counted
 
 __all__ = [
     "ACCENT",
     "MAX_CURVES",
     "family_color",
+    "no_importance",
     "outside_note",
     "placed",
     "points_by_family",
@@ -92,7 +93,8 @@ def value_window(values: Sequence[float], record: StudyRecord) -> tuple[float, f
         return None
     best, worst, median = ranked[0], ranked[-1], ranked[len(ranked) // 2]
     if best != median:
-        worst = min(worst, best - 3 * (best - median), key=record.badness)
+        room = 3 if len(ranked) >= 8 else 10  # of few, each counts
+        worst = min(worst, best - room * (best - median), key=record.badness)
     margin = 0.07 * abs(best - worst)
     return (min(best, worst) - margin, max(best, worst) + margin)
 
@@ -100,6 +102,14 @@ def value_window(values: Sequence[float], record: StudyRecord) -> tuple[float, f
 def placed(value: float, window: tuple[float, float] | None) -> float:
     """Return where a value is drawn: at the edge if it lies outside."""
     return value if window is None else min(window[1], max(window[0], value))
+
+
+def no_importance(record: StudyRecord) -> str:
+    """Return why it is not known which parameter mattered."""
+    missing = MIN_FOR_IMPORTANCE - len(record.ranking)
+    if missing > 0:
+        return f"Which parameter mattered can be told when {counted(missing, 'more trial')} are trained to their end."
+    return "Which parameter mattered cannot be told: the values or the results of the trials are too much alike."
 
 
 def outside_note(record: StudyRecord) -> str:

@@ -8,6 +8,7 @@ from tuner.chart_parts import (
     MAX_CURVES,
     family_color,
     outside_note,
+    placed,
     points_by_family,
     told,
     value_scale,
@@ -191,6 +192,8 @@ def _lr_and_value(record: StudyRecord, name: str, title: str, caption: str, tria
         Panel(upper, "", "", "lr", log_y=log, y_range=y_range),
         Panel(lower, "", "step", record.metric, y_range=window),
     ]
+    if any(placed(y, window) != y for series in lower for y in series.y):
+        caption += " What lies beyond the axis is far worse."
     return Figure(name, title, caption, panels, height=2.9, shared_x=True)
 
 

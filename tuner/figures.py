@@ -59,13 +59,13 @@ class Scale:
     low: float
     high: float
 
-    STOPS = ("#440154", "#3b528b", "#21918c", "#5ec962", "#dde318")  # viridis, its last yellow a little darker
+    STOPS = ("#7a4fa3", "#4f6bb0", "#21918c", "#5ec962", "#dde318")  # like viridis, to be seen on black and on white
 
     def color(self, value: float) -> str:
         """Return the colour of a value.
 
         >>> Scale("val/acc", 0.0, 1.0).color(0.25), Scale("val/acc", 0.0, 1.0).color(7.0)
-        ('#3b528b', '#dde318')
+        ('#4f6bb0', '#dde318')
         """
         share = 0.5 if self.high == self.low else (value - self.low) / (self.high - self.low)
         place = min(1.0, max(0.0, share)) * (len(self.STOPS) - 1)

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 
-from tuner.chart_parts import short_name
+from tuner.chart_parts import no_importance, short_name
 from tuner.record import FAMILY, StudyRecord, TrialRecord
 from tuner.wording import brief, counted, joined
 
@@ -37,7 +37,7 @@ def findings(record: StudyRecord) -> list[str]:
         mattered = ", ".join(f"{short_name(name)} ({share:.0%})" for name, share in shares if share >= 0.05)
         told.append(f"What the good trials have in common lies in {mattered}.")
     elif record.searched:
-        told.append("Which of the searched values mattered, only more trials can tell.")
+        told.append(no_importance(record))
     return [*filter(None, told), _tried(record)]
 
 

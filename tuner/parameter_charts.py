@@ -8,6 +8,7 @@ from tuner.chart_parts import (
     ACCENT,
     MAX_CURVES,
     family_color,
+    no_importance,
     outside_note,
     placed,
     points_by_family,
@@ -67,7 +68,7 @@ def importance(record: StudyRecord) -> Figure:
     """Show which parameters decide whether a trial is among the best."""
     title = "Which parameter mattered"
     if not record.importances:
-        return Figure("importance", title, "This needs more trials, with different values, trained to their end.")
+        return Figure("importance", title, no_importance(record))
     ordered = sorted(record.importances.items(), key=lambda item: item[1])
     ticks, series, notes = {}, [], []
     longest = max(share for _, share in ordered) or 1.0

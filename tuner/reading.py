@@ -16,7 +16,7 @@ from tuner.database import Database
 from tuner.document import cut
 from tuner.errors import BadInputError, StudyFailedError
 from tuner.hints import did_you_mean
-from tuner.record import FAMILY, Curve, StudyRecord, TrialRecord
+from tuner.record import FAMILY, MIN_FOR_IMPORTANCE, Curve, StudyRecord, TrialRecord
 from tuner.urls import without_password
 
 __all__ = [
@@ -38,7 +38,7 @@ TEST = "test"
 VALIDATION_IMAGES = "validation images"
 CONSTANT_LR = "constant_lr"
 
-MIN_FOR_IMPORTANCE, MIN_OF_PARAMETER = 8, 4
+MIN_OF_PARAMETER = 4
 CURVES_OF_ALL: Sequence[str] = ("lr",)
 CURVES_OF_THE_BEST: Sequence[str] = ("lr", "train/acc", "train/loss", "val/acc", "val/loss")
 BEST, DRAWN = 5, 300

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["FAMILY", "LR_TABLE", "Curve", "StudyRecord", "TrialRecord", "simplified"]
+__all__ = ["FAMILY", "LR_TABLE", "MIN_FOR_IMPORTANCE", "Curve", "StudyRecord", "TrialRecord", "simplified"]
 
 Curve = Sequence[tuple[int, float]]
 """Steps and values of a metric, in order."""
 
 FAMILY = "schedule.name"
+MIN_FOR_IMPORTANCE = 8
+"""Trials trained to their end from which on importances say anything."""
 LR_TABLE = "lr.csv"
 """Name of the file beside a trial's run that holds its lr, step by step where it bends."""
 

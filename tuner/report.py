@@ -75,7 +75,7 @@ def render(chapters: Sequence[Chapter]) -> str:
     from tuner.curve_charts import compare
     from tuner.findings import duration, findings, values_of
     from tuner.interactive import library, to_div
-    from tuner.tracked import loading_code
+    from tuner.tracked import address_of
 
     page = Environment(
         loader=PackageLoader("tuner", "."),
@@ -97,7 +97,7 @@ def render(chapters: Sequence[Chapter]) -> str:
                 "config": chapter.config,
                 "code": _code(chapter.params),
                 "tags": chapter.tags,
-                "loading": loading_code(chapter.record.name) if chapter.is_registered else "",
+                "address": address_of(chapter.record.name) if chapter.is_registered else "",
                 "pictures": {title: base64.b64encode(data).decode("ascii") for title, data in chapter.pictures.items()},
                 "unfinished": [trial for trial in chapter.record.trials if not trial.is_complete],
             }

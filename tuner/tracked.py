@@ -5,6 +5,7 @@ import csv
 import io
 import os
 import tempfile
+import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,34 +26,33 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALIAS",
-    "MODEL_TAG",
     "STUDY_ID_TAG",
     "TrackedStudy",
+    "address_of",
     "find_children",
     "find_parent",
-    "loading_code",
     "model_note",
     "page_of",
     "runs_page",
+    "trials_page",
 ]
 
 ALIAS = "champion"
-MODEL_TAG = "tuner.model"
 STUDY_ID_TAG = "tuner.study_id"
 
 
-def loading_code(study: str) -> str:
-    """Return Python that loads the best network of a study from the model registry."""
+def address_of(study: str) -> str:
+    """Return where the best network of a study is in the model registry."""
+    return f"models:/{study}@{ALIAS}"
+
+
+def model_note(address: str) -> str:
+    """Return how to get a network from the model registry, in Markdown, in a sentence: pages fold what is longer."""
     return (
-        "import mlflow\n\n"
-        f'model = mlflow.pytorch.load_model("models:/{study}@{ALIAS}")\n'
-        "outputs = model(inputs)  # it is in evaluation mode: exported networks have no train() and eval()"
+        f'The network: `mlflow.pytorch.load_model("{address}")`, in the study\'s folder or after '
+        "`mlflow.set_tracking_uri(...)`. It takes batches of the study's data module, in the shape of its signature, "
+        "and is in evaluation mode: exported networks have no `train()` and `eval()`."
     )
-
-
-def model_note(study: str) -> str:
-    """Return what MLflow's pages say about the best network of a study, in Markdown."""
-    return f"The best network, from the model registry:\n\n```python\n{loading_code(study)}\n```"
 
 
 def find_parent(client: MlflowClient, experiments: list[str], study_id: str) -> Run | None:
@@ -77,6 +77,18 @@ def runs_page(experiment_id: str, *inside: str) -> str:
     """Return where MLflow shows the runs of an experiment, or what lies inside, behind its address and a slash."""
     path = "/".join(("experiments", experiment_id, "runs", *inside))
     return f"#/{path}?workflowType=machine_learning"  # else MLflow shows its pages for language models
+
+
+def trials_page(parent: Run, metric: str, direction: str) -> str:
+    """Return where MLflow shows the trials of a study, the best first, with their charts; see `runs_page`."""
+    settings = {
+        "compareRunsMode": "CHART",
+        "searchFilter": f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.info.run_id}'",
+        "orderByKey": f"metrics.`{metric}`",
+        "orderByAsc": str(direction == "minimize").lower(),
+    }
+    more = urllib.parse.urlencode(settings, quote_via=urllib.parse.quote, safe="")
+    return f"{runs_page(parent.info.experiment_id)}&{more}"
 
 
 def page_of(uri: str, name: str | None) -> str:
@@ -231,7 +243,7 @@ class TrackedStudy:
         self._client.set_registered_model_alias(name, ALIAS, version)
         if self.parent is not None:  # its page leads to the model, too
             self._client.log_outputs(self.parent.info.run_id, [LoggedModelOutput(logged.model_id, step=0)])
-        self.set_tag(MODEL_TAG, f"models:/{name}@{ALIAS}")
+        self.set_tag("tuner.model", address_of(name))
         self._client.set_model_version_tag(name, version, "tuner.trial", str(number))
         for metric in ("val/acc", "test/acc"):
             if metric in run.data.metrics:
@@ -239,8 +251,7 @@ class TrackedStudy:
 
     def _describe_model(self, run: Run, name: str) -> None:
         """Say on the pages of the study, of its best trial and of the registry how to get the network."""
-        code = model_note(name)
-        note = f"The best trial of this study.\n\n{code}"
+        note = model_note(address_of(name))
         for child in self.children.values():
             if child is run:
                 self._client.set_tag(child.info.run_id, MLFLOW_RUN_NOTE, note)
@@ -248,12 +259,12 @@ class TrackedStudy:
                 self._client.delete_tag(child.info.run_id, MLFLOW_RUN_NOTE)
         if self.parent is not None:
             told = self._client.get_run(self.parent.info.run_id).data.tags.get(MLFLOW_RUN_NOTE, "")
-            if code not in told:
-                self.set_tag(MLFLOW_RUN_NOTE, f"{told}\n\n{code}")
-        self._client.update_registered_model(name, f"From study {name}.\n\n{code}")
-        version = self._client.get_model_version_by_alias(name, ALIAS)
-        described = f"Trial {run.info.run_name} of study {name}.\n\n{code}"
-        self._client.update_model_version(name, version.version, described)
+            if note not in told:
+                self.set_tag(MLFLOW_RUN_NOTE, f"{told}\n\n{note}")
+        self._client.update_registered_model(name, f"The best of study {name}. {note}")
+        version = self._client.get_model_version_by_alias(name, ALIAS).version
+        told = f"Trial {run.info.run_name} of study {name}. {model_note(f'models:/{name}/{version}')}"
+        self._client.update_model_version(name, version, told)
 
 
 def _lr_of(table: bytes | None) -> Curve:

@@ -47,8 +47,9 @@ from tuner.errors import BadInputError
 from tuner.messages import Points, TrialResult
 from tuner.record import LR_TABLE, simplified
 from tuner.search_space import searched as searched_in
-from tuner.tracked import MODEL_TAG, STUDY_ID_TAG, find_children, find_parent, model_note, runs_page
+from tuner.tracked import STUDY_ID_TAG, address_of, find_children, find_parent, model_note, runs_page, trials_page
 from tuner.urls import without_password
+from tuner.wording import brief
 
 if TYPE_CHECKING:
     from tuner.storage import Tested
@@ -442,21 +443,24 @@ class Tracker:
     def _description(self, best: Mapping[str, Any] | None, finished: int, found: Sequence[str]) -> str:
         """Return the text that MLflow shows first, in Markdown."""
         child = self._children.get(best["number"]) if best else None
-        pages = {
-            **({"Report with all plots": (self.parent_id, "artifacts", "report.html")} if self._has_report else {}),
-            **({"The best trial": (child.run_id,)} if child else {}),
-            "All trials": (),
-        }
-        links = " · ".join(f"[{name}]({runs_page(self._experiment_id, *page)})" for name, page in pages.items())
+        objective = self._config.objective
+        pages = {"All trials and their charts": trials_page(self._parent, objective.metric, objective.direction)}
+        if child:
+            pages = {"The best trial": runs_page(self._experiment_id, child.run_id), **pages}
+        if self._has_report:
+            report = runs_page(self._experiment_id, self.parent_id, "artifacts", "report.html")
+            pages = {"Report with all plots": report, **pages}
+        links = " · ".join(f"[{name}]({page})" for name, page in pages.items())
         parts = [f"**{finished} of {self._config.trials} trials.** {links}\n"]  # MLflow folds all but a few lines away
         parts += [f"- {_plain(sentence)}" for sentence in found]
         searched = ", ".join(_plain(path) for path, _ in searched_in(self._config.trial))
         parts.append(f"\nSearched: {searched}.\n")
         if best:
             parts += ["| searched | of the best |", "|---|---|"]
-            parts += [f"| {_plain(path)} | {_plain(_text(value))} |" for path, value in best["params"].items()]
+            parts += [f"| {_plain(path)} | {_plain(brief(value))} |" for path, value in best["params"].items()]
         text = "\n".join(parts)[:5000]
-        return f"{text}\n\n{model_note(self._config.name)}" if MODEL_TAG in self._parent.data.tags else text
+        is_champion = best is not None and f"#{best['number']} " in self.reviewed  # else the review adds it
+        return f"{text}\n\n{model_note(address_of(self._config.name))}" if is_champion else text
 
     def _dataset(self, name: str, arguments: Mapping[str, Any]) -> DatasetInput:
         digest = self._digests.get(name, "")
