@@ -263,8 +263,8 @@ class TrackedStudy:
                 self.set_tag(MLFLOW_RUN_NOTE, f"{told}\n\n{note}")
         self._client.update_registered_model(name, f"The best of study {name}. {note}")
         version = self._client.get_model_version_by_alias(name, ALIAS).version
-        told = f"Trial {run.info.run_name} of study {name}. {model_note(f'models:/{name}/{version}')}"
-        self._client.update_model_version(name, version, told)
+        own = f"Trial {run.info.run_name} of study {name}. {model_note(f'models:/{name}/{version}')}"
+        self._client.update_model_version(name, version, own)
 
 
 def _lr_of(table: bytes | None) -> Curve:
