@@ -135,6 +135,11 @@ class StudyStore:
         return self.trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
     @property
+    def cut_short(self) -> int:
+        """Return how many trials are to be continued."""
+        return len(self.trials(TrialState.WAITING))
+
+    @property
     def count(self) -> int:
         """Return how many trials will not be trained any more."""
         return len(self._finished)

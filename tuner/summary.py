@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from optuna.trial import TrialState
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -68,7 +67,7 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, trac
             "raise --trials to add more",
         )
     else:
-        cut_short = len(store.trials(TrialState.WAITING))
+        cut_short = store.cut_short
         with_them = f", with the {counted(cut_short, 'trial')} that {'was' if cut_short == 1 else 'were'} cut short"
         print_line(
             console,
