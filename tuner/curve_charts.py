@@ -102,9 +102,9 @@ def winner(record: StudyRecord) -> Figure:
         if series:
             panels.append(Panel(series, name.capitalize(), "step", name))
     if best.curves.get("lr"):
-        highest = max(lr for _, lr in best.curves["lr"])
+        _, y_range = _lr_axis([best])  # of one trial a linear one
         curve = _curve(best, "lr", COLORS[2], hover="lr")
-        panels.append(Panel([curve], "Learning rate", "step", "lr", y_range=(0.0, 1.08 * highest or 1.0)))
+        panels.append(Panel([curve], "Learning rate", "step", "lr", y_range=y_range))
     caption = (
         "Training values are means over an epoch in which the weights still changed and dropout was on; "
         "validation values are of its end. Hence the validation curve can be the better one."

@@ -67,12 +67,13 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, trac
             "raise --trials to add more",
         )
     else:
-        cut_short = store.cut_short
-        with_them = f", with the {counted(cut_short, 'trial')} that {'was' if cut_short == 1 else 'were'} cut short"
+        with_them = ""
+        if count := store.cut_short:
+            with_them = f", with the {counted(count, 'trial')} that {'was' if count == 1 else 'were'} cut short"
         print_line(
             console,
             f"\n[bold]{config.name}[/bold] has {len(finished)} of {counted(config.trials, 'trial')} ({counts}); "
-            f"run the same command again to go on{with_them if cut_short else ''}",
+            f"run the same command again to go on{with_them}",
         )
     if top:
         table = Table(box=None, pad_edge=False, header_style="dim")
