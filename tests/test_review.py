@@ -160,6 +160,8 @@ def test_the_champion_of_the_registry_reproduces_the_test_accuracy(reviewed: Stu
     assert int(right) == pytest.approx(500 * recorded, abs=1e-3)  # Lightning keeps it in single precision
     assert run == tags_of(reviewed)["tuner.best_run_id"]
     assert tags_of(reviewed)["tuner.model"] == "models:/tiny@champion", "the study's page leads to it"
+    number = tags_of(reviewed, f"('{run}')")["tuner.trial"]
+    assert tags_of(reviewed)["tuner.champion"] == number
     champion = 'mlflow.pytorch.load_model("models:/tiny@champion")'
     assert code_in(tags_of(reviewed, f"('{run}')")["mlflow.note.content"]) == champion
     assert code_in(reviewed.mlflow("select description from registered_models")[0][0]) == champion

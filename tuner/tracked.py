@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALIAS",
+    "CHAMPION_TAG",
     "STUDY_ID_TAG",
     "TrackedStudy",
     "address_of",
@@ -39,6 +40,8 @@ __all__ = [
 
 ALIAS = "champion"
 STUDY_ID_TAG = "tuner.study_id"
+CHAMPION_TAG = "tuner.champion"
+"""Of a study's run: the number of the trial whose network is the champion in the model registry."""
 
 
 def address_of(study: str) -> str:
@@ -252,8 +255,9 @@ class TrackedStudy:
     def _describe_model(self, run: Run, name: str) -> None:
         """Say on the pages of the study, of its best trial and of the registry how to get the network."""
         note = model_note(address_of(name))
-        for child in self.children.values():
+        for number, child in self.children.items():
             if child is run:
+                self.set_tag(CHAMPION_TAG, str(number))
                 self._client.set_tag(child.info.run_id, MLFLOW_RUN_NOTE, note)
             elif child.data.tags.get(MLFLOW_RUN_NOTE) == note:  # it was the best before
                 self._client.delete_tag(child.info.run_id, MLFLOW_RUN_NOTE)

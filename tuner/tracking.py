@@ -47,7 +47,16 @@ from tuner.errors import BadInputError
 from tuner.messages import Points, TrialResult
 from tuner.record import LR_TABLE, simplified
 from tuner.search_space import searched as searched_in
-from tuner.tracked import STUDY_ID_TAG, address_of, find_children, find_parent, model_note, runs_page, trials_page
+from tuner.tracked import (
+    CHAMPION_TAG,
+    STUDY_ID_TAG,
+    address_of,
+    find_children,
+    find_parent,
+    model_note,
+    runs_page,
+    trials_page,
+)
 from tuner.urls import without_password
 from tuner.wording import brief
 
@@ -459,7 +468,8 @@ class Tracker:
             parts += ["| searched | of the best |", "|---|---|"]
             parts += [f"| {_plain(path)} | {_plain(brief(value))} |" for path, value in best["params"].items()]
         text = "\n".join(parts)[:5000]
-        is_champion = best is not None and f"#{best['number']} " in self.reviewed  # else the review adds it
+        champion = self._parent.data.tags.get(CHAMPION_TAG)  # as the study was opened; a review to come adds the rest
+        is_champion = best is not None and champion == str(best["number"])
         return f"{text}\n\n{model_note(address_of(self._config.name))}" if is_champion else text
 
     def _dataset(self, name: str, arguments: Mapping[str, Any]) -> DatasetInput:
