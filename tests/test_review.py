@@ -80,6 +80,7 @@ def test_the_study_s_run_tells_what_won_by_how_much_and_what_that_is_worth(revie
     error = (ranking[0][1] * (1 - ranking[0][1]) / 500) ** 0.5
     assert f"On 500 validation images the standard error of such an accuracy is {error:.4f}" in text
     assert "test/acc" in text
+    assert re.search(r"^\| optimizer.initial_lr \| 0.001 to 0.03 \(log\) \| 0.0\d+ \|$", text, re.MULTILINE)
     assert tags["hardware"]
     assert "torch 2." in tags["versions"]
 

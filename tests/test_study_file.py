@@ -95,9 +95,12 @@ def test_a_file_without_a_mapping_at_the_top_is_refused(text: str, found: str) -
         ("name: x\nbudget: trials: 3\n", "2: mapping values are not allowed here."),
         (
             "name: [1, 2\nbudget: 3\n",
-            "2: while parsing a flow sequence (line 1): expected ',' or ']', but got ':'.",
+            "1: while parsing a flow sequence that begins here: expected ',' or ']', but got ':' (line 2).",
         ),
-        ("name: 'x\n\n", "3: while scanning a quoted scalar (line 1): found unexpected end of stream."),
+        (
+            "name: 'x\n\n",
+            "1: while scanning a quoted scalar that begins here: found unexpected end of stream (line 3).",
+        ),
         ("name: x\n---\nname: y\n", "2: a second YAML document begins here; write one."),
         ("name: x\n...\nname: y\n", "3: expected '<document start>', but found '<block mapping start>'."),
         ("name: x\nbudget: \x07\n", "2: the character U+0007 is not allowed."),

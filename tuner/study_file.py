@@ -138,8 +138,7 @@ class _Reader:
         try:
             data = self._read()
         except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            self._note((), _explained(error), mark.line if mark else 0)
+            self._note((), *_explained(error))
         except yaml.reader.ReaderError as error:
             self._note_character(error.position)
         except _NotPlainError as error:
@@ -242,11 +241,15 @@ def _meaning(text: str) -> Any:
     return text
 
 
-def _explained(error: yaml.MarkedYAMLError) -> str:
-    problem = str(error.problem)
+def _explained(error: yaml.MarkedYAMLError) -> tuple[str, int]:
+    """Return what is wrong, and the index of the line to look at: of a bracket that is not closed, where it stands."""
+    problem, begun = str(error.problem), error.context_mark
+    index = error.problem_mark.line if error.problem_mark else begun.line if begun else 0
     if "'\\t'" in problem:
-        return "a tab cannot indent YAML; use spaces."
+        return "a tab cannot indent YAML; use spaces.", index
     if error.context is None:
-        return f"{problem}."
-    begun = f" (line {error.context_mark.line + 1})" if error.context_mark else ""
-    return f"{error.context}{begun}: {problem}."
+        return f"{problem}.", index
+    is_open = error.context.startswith(("while parsing a flow", "while scanning a quoted"))
+    if is_open and begun and begun.line != index:
+        return f"{error.context} that begins here: {problem} (line {index + 1}).", begun.line
+    return f"{error.context}{f' (line {begun.line + 1})' if begun else ''}: {problem}.", index

@@ -46,7 +46,7 @@ from tuner.crashes import crash_point
 from tuner.errors import BadInputError
 from tuner.messages import Points, TrialResult
 from tuner.record import LR_TABLE, simplified
-from tuner.search_space import searched as searched_in
+from tuner.search_space import described, searched
 from tuner.tracked import (
     CHAMPION_TAG,
     STUDY_ID_TAG,
@@ -462,11 +462,11 @@ class Tracker:
         links = " · ".join(f"[{name}]({page})" for name, page in pages.items())
         parts = [f"**{finished} of {self._config.trials} trials.** {links}\n"]  # MLflow folds all but a few lines away
         parts += [f"- {_plain(sentence)}" for sentence in found]
-        searched = ", ".join(_plain(path) for path, _ in searched_in(self._config.trial))
-        parts.append(f"\nSearched: {searched}.\n")
-        if best:
-            parts += ["| searched | of the best |", "|---|---|"]
-            parts += [f"| {_plain(path)} | {_plain(brief(value))} |" for path, value in best["params"].items()]
+        chosen: Mapping[str, Any] = best["params"] if best else {}
+        parts += ["\n| searched | among | the best has |", "|---|---|---|"]
+        for path, spec in searched(self._config.trial):
+            value = brief(chosen[path]) if path in chosen else ""
+            parts.append(f"| {_plain(path)} | {_plain(described(spec))} | {_plain(value)} |")
         text = "\n".join(parts)[:5000]
         champion = self._parent.data.tags.get(CHAMPION_TAG)  # as the study was opened; a review to come adds the rest
         is_champion = best is not None and champion == str(best["number"])
