@@ -154,3 +154,5 @@ def test_the_table_tells_ties_and_failures():
     left, right = STANDINGS.figure().panels
     assert len(right.series) == 3
     assert list(left.y_ticks.values())[-1] == "cosine"
+    assert {series.label for series in right.series} == {"cosine", "step", "constant"}
+    assert {series.color for series in left.series[-3:]} == {right.series[0].color}, "one colour for a family"

@@ -220,12 +220,19 @@ class Comparison:
         writer.writerows([each.name, *pair] for each in self.configurations for pair in each.values.items())
         return file.getvalue()
 
-    def figure(self, title: str) -> Figure:
-        """Return a picture: every value, the means and their intervals."""
+    def figure(self, title: str, colors: Mapping[str, str] | None = None) -> Figure:
+        """Return a picture: every value, the means and their intervals.
+
+        Args:
+            title: Its title.
+            colors: Those of some configurations, by name; of the winner alone if not given. The others are grey.
+        """
         ranking = self.ranking[::-1]
+        if colors is None:
+            colors = {ranking[-1].name: COLORS[0]} if ranking else {}
         series: list[Series] = []
         for place, each in enumerate(ranking):
-            color = COLORS[0] if place == len(ranking) - 1 else GREY
+            color = colors.get(each.name, GREY)
             values = list(each.values.values())
             series.append(Series(values, [place] * len(values), "points", color))
             if each.interval:

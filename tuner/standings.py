@@ -166,19 +166,21 @@ class Standings:
         """Return a picture: the means with their intervals, and the sweeps of the initial lr."""
         metric = self.comparison.metric
         ranking = [each.name for each in self.comparison.ranking]
-        colors = {name: COLORS[place] if place < len(COLORS) else GREY for place, name in enumerate(ranking)}
-        left = self.comparison.figure("").panels
+        colors = dict(zip(ranking, COLORS[:-1], strict=False)) | {"constant": COLORS[-1]}
+        left = self.comparison.figure("", colors).panels
+        members = {member.name: member for member in self.members}
+        named = sorted(ranking, key=lambda name: name in colors)  # what is grey lies below
         sweeps = [
             Series(
                 sorted(means),
                 [means[lr] for lr in sorted(means)],
                 "line",
-                colors.get(member.name, GREY),
-                member.name,
+                colors.get(name, GREY),
+                name if name in colors else "the others",
                 marked=True,
             )
-            for member in self.members
-            if (means := {lr: fmean(values) for lr, values in member.sweep.items() if values})
+            for name in named
+            if (means := {lr: fmean(values) for lr, values in members[name].sweep.items() if values})
         ]
         right = Panel(sweeps, "the best of each with another initial_lr", "initial_lr", metric, log_x=True)
         panels = [*left, *([right] if sweeps else [])]

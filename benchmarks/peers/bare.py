@@ -21,7 +21,9 @@ def train(initial_lr: float, decay_rate: float) -> list[tuple[str, int, float]]:
     from work import EPOCHS, factor, images
 
     from lightning_modules import MNISTCNN
+    from tuner.lightning_config import resolve_precision
 
+    half = torch.autocast("cpu", torch.bfloat16, enabled=resolve_precision("auto", "cpu") == "bf16-mixed")
     data = images()
     model = MNISTCNN().to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), lr=initial_lr, fused=True)
@@ -33,8 +35,9 @@ def train(initial_lr: float, decay_rate: float) -> list[tuple[str, int, float]]:
         for inputs, labels in loader:
             lr = optimizer.param_groups[0]["lr"] = initial_lr * factor(decay_rate, step)
             points.append(("lr", step, lr))
-            logits = model(inputs)
-            loss = nn.functional.cross_entropy(logits, labels)
+            with half:
+                logits = model(inputs)
+                loss = nn.functional.cross_entropy(logits, labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -44,7 +47,7 @@ def train(initial_lr: float, decay_rate: float) -> list[tuple[str, int, float]]:
             step += 1
         points += [("train/loss", step, losses.item() / seen), ("train/acc", step, correct.item() / seen)]
         model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), half:
             losses, correct, seen = 0.0, 0, 0
             for inputs, labels in data.val_dataloader():
                 logits = model(inputs)
