@@ -33,11 +33,13 @@ def short_name(parameter: str) -> str:
 
     >>> short_name("schedule.name"), short_name("optimizer.eps"), short_name("schedule.exponential.decay_rate")
     ('schedule', 'eps', 'exponential decay_rate')
+    >>> short_name("loss")
+    'loss'
     """
     parts = parameter.split(".")
     if len(parts) == 2:
         return parts[0] if parts[1] == "name" else parts[1]
-    return " ".join(parts[1:])
+    return " ".join(parts[1:]) or parameter
 
 
 def told(trial: TrialRecord, record: StudyRecord) -> str:
