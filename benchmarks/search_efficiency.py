@@ -3,7 +3,7 @@
 The study is `search.yaml`. "default" is what a study gets whose file names neither sampler nor pruner; "in groups of
 four" is the same with `--fuse 4`, where four trials are drawn before anything is known of them. Else they train one
 at a time. The clock is the epochs that were trained, all trials together, times the median of what an epoch took: so
-other work of the machine changes nothing. (What the search itself needs is in `scale.py`, and how much faster a group
+other work of the machine changes nothing, and each core can have a study of its own. (What the search itself needs is in `scale.py`, and how much faster a group
 is than its trials one by one, in `fused_step.py`.) Each seed of a contender is a study of its own; bands are 95 %
 confidence intervals of the mean (10,000 bootstraps of the seeds).
 
@@ -11,8 +11,12 @@ confidence intervals of the mean (10,000 bootstraps of the seeds).
 """
 
 import argparse
+import multiprocessing
+import os
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from itertools import product
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -35,7 +39,12 @@ CONTENDERS = {
 BOOTSTRAPS = 10_000
 
 
-def run(contender: str, seed: int) -> tuple[np.ndarray, np.ndarray, list[float]]:
+def pin(cores: "multiprocessing.Queue[int]") -> None:
+    """Keep this process, and the trainings that it starts, on a core of its own."""
+    os.sched_setaffinity(0, {cores.get()})
+
+
+def run(seed: int, contender: str) -> tuple[np.ndarray, np.ndarray, list[float]]:
     """Run a study.
 
     Returns:
@@ -74,10 +83,13 @@ def main() -> None:
     options = parser.parse_args()
     studies: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in ("default", *options.only)}
     pace: list[float] = []
-    for seed in range(options.seeds):
-        for name, done in studies.items():
-            epochs, best, own_pace = run(name, seed)
-            done.append((epochs, best))
+    cores = multiprocessing.Queue()
+    for core in os.sched_getaffinity(0):
+        cores.put(core)
+    work = list(product(range(options.seeds), studies))
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), initializer=pin, initargs=(cores,)) as pool:
+        for (seed, name), (epochs, best, own_pace) in zip(work, pool.map(run, *zip(*work, strict=True)), strict=True):
+            studies[name].append((epochs, best))
             pace += own_pace if CONTENDERS[name][2] == "off" else []  # those of a group share their seconds
             print(f"seed {seed}: {name}: {best[-1]:.4f} in {epochs[-1]} epochs", file=sys.stderr, flush=True)
     second = float(np.median(pace))
