@@ -3,9 +3,9 @@
 The study is `search.yaml`. "default" is what a study gets whose file names neither sampler nor pruner; "in groups of
 four" is the same with `--fuse 4`, where four trials are drawn before anything is known of them. Else they train one
 at a time. The clock is the epochs that were trained, all trials together, times the median of what an epoch took: so
-other work of the machine changes nothing, and each core can have a study of its own. (What the search itself needs is in `scale.py`, and how much faster a group
-is than its trials one by one, in `fused_step.py`.) Each seed of a contender is a study of its own; bands are 95 %
-confidence intervals of the mean (10,000 bootstraps of the seeds).
+other work of the machine changes nothing, and each core can have a study of its own. (What the search itself needs is
+in `scale.py`, and how much faster a group is than its trials one by one, in `fused_step.py`.) Bands are 95 % confidence
+intervals of the mean (10,000 bootstraps of the seeds).
 
     python benchmarks/search_efficiency.py --seeds 10 --picture search-efficiency.png
 """
