@@ -54,6 +54,7 @@ def test_a_notebook_shows_the_progress_the_table_and_the_curves(tmp_path: Path, 
         "result.trials",
     ]
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONFAULTHANDLER", "1")  # a kernel that dies tells nothing else
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     nbclient.NotebookClient(notebook, timeout=200, kernel_name="python3").execute()
     first, second, third = ([output.get("data", {}) for output in cell.outputs] for cell in notebook.cells)
