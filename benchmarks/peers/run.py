@@ -1,6 +1,6 @@
 """The same eight trainings by five contenders, in turns: seconds from the command to its end, and what came out.
 
-    python benchmarks/peers/run.py --rounds 3                           # all
+    python benchmarks/peers/run.py --rounds 3 --picture docs/peers.png  # all
     python benchmarks/peers/run.py --rounds 5 --only tuner usual bare
 
 - usual: Lightning, Optuna and MLFlowLogger, as their examples put them together;
@@ -27,6 +27,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
 
 HERE = Path(__file__).resolve().parent
@@ -75,10 +76,27 @@ def accuracies_in(folder: Path) -> list[float]:
     return accuracies
 
 
+def draw(seconds: dict[str, list[float]], path: Path) -> None:
+    """Draw the medians as bars, and the lowest and highest as lines."""
+    names = sorted(seconds, key=lambda name: statistics.median(seconds[name]), reverse=True)
+    medians = [statistics.median(seconds[name]) for name in names]
+    below = [median - min(seconds[name]) for name, median in zip(names, medians, strict=True)]
+    above = [max(seconds[name]) - median for name, median in zip(names, medians, strict=True)]
+    figure, axes = plt.subplots(figsize=(8, 0.6 + 0.45 * len(names)), layout="constrained")
+    colors = ["#0072b2" if name == "tuner" else "#8a919c" for name in names]
+    bars = axes.barh(names, medians, xerr=[below, above], color=colors, error_kw={"ecolor": "#22272e"})
+    axes.bar_label(bars, [f"{median:.0f} s" for median in medians], padding=8)
+    axes.set(xlabel="seconds for the same eight trainings: median, lowest and highest")
+    axes.margins(x=0.12)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", default=["tuner", "usual", "ray_tune", "hydra_optuna", "bare"])
+    parser.add_argument("--picture", type=Path, help="where the bars are drawn")
     options = parser.parse_args()
     commands = {name: [sys.executable, str(HERE / f"{name}.py")] for name in options.only}
     if "tuner" in commands:
@@ -109,6 +127,8 @@ def main() -> None:
             f"| {name} | {median:.1f} | {min(values):.1f} | {max(values):.1f} | {3600 * TRIALS / median:.0f} "
             f"| {' | '.join(ratios)} | {statistics.mean(accuracies[name]):.4f} |"
         )
+    if options.picture:
+        draw(seconds, options.picture)
 
 
 if __name__ == "__main__":
