@@ -1,10 +1,11 @@
 """The time of a training step of K trials: as one model, beside K models one after another.
 
-Both do the same work (a CNN on MNIST-5k, batch 50, Adam and an exponential schedule each): forward,
+Both do the same work (a CNN or a dense network on MNIST-5k, batch 50, Adam and an exponential schedule each): forward,
 backward, update, next lr. Rounds alternate; the ratio is that of neighbours.
 
     python benchmarks/fused_step.py --trials 1 4 16 --device cuda
     python benchmarks/fused_step.py --trials 1 4 --channels 8 16 32 --hidden 64 64
+    python benchmarks/fused_step.py --trials 4 8 --dense 128 --steps 40
 """
 
 import argparse
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightning_modules import (
+    MLP,
     MNISTCNN,
     Adam,
     Classifier,
@@ -33,7 +35,10 @@ Step = Callable[[Tensor, Tensor], None]
 def classifiers(options: argparse.Namespace, count: int) -> list[Classifier]:
     made = []
     for index in range(count):
-        model = MNISTCNN(channels=tuple(options.channels), hidden=tuple(options.hidden))
+        if options.dense:
+            model = MLP(inputs=784, layers=len(options.dense), neurons=options.dense, num_classes=10)
+        else:
+            model = MNISTCNN(channels=tuple(options.channels), hidden=tuple(options.hidden))
         schedule = ExponentialDecay(decay_rate=0.9, decay_steps=100)
         made.append(Classifier(model, Adam(initial_lr=1e-4 * (index + 1)), schedule).to(options.device))
     return made
@@ -90,6 +95,9 @@ def main() -> None:
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--channels", type=int, nargs=3, default=[32, 64, 128])
     parser.add_argument("--hidden", type=int, nargs=2, default=[5000, 500])
+    parser.add_argument(
+        "--dense", type=int, nargs="+", help="neurons of each layer of a dense network, without the CNN"
+    )
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
@@ -99,7 +107,8 @@ def main() -> None:
     data.prepare_data()
     data.setup("fit")
     batches = [(images.to(options.device), labels.to(options.device)) for images, labels in data.train_dataloader()]
-    print(f"{options.device}, channels {options.channels}, hidden {options.hidden}, torch {torch.__version__}\n")
+    network = f"dense {options.dense}" if options.dense else f"channels {options.channels}, hidden {options.hidden}"
+    print(f"{options.device}, {network}, {'bf16' if options.bf16 else 'fp32'}, torch {torch.__version__}\n")
     print("| K | ms a step of K models | ms a step of one model of K | ratio, median | lowest | highest |")
     print("|---|---|---|---|---|---|")
     for count in options.trials:
