@@ -35,10 +35,9 @@ Step = Callable[[Tensor, Tensor], None]
 def classifiers(options: argparse.Namespace, count: int) -> list[Classifier]:
     made = []
     for index in range(count):
+        model: torch.nn.Module = MNISTCNN(channels=tuple(options.channels), hidden=tuple(options.hidden))
         if options.dense:
-            model = MLP(inputs=784, layers=len(options.dense), neurons=options.dense, num_classes=10)
-        else:
-            model = MNISTCNN(channels=tuple(options.channels), hidden=tuple(options.hidden))
+            model = MLP(inputs=784, layers=len(options.dense), neurons=tuple(options.dense), num_classes=10)
         schedule = ExponentialDecay(decay_rate=0.9, decay_steps=100)
         made.append(Classifier(model, Adam(initial_lr=1e-4 * (index + 1)), schedule).to(options.device))
     return made

@@ -83,7 +83,7 @@ def main() -> None:
     options = parser.parse_args()
     studies: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in ("default", *options.only)}
     pace: list[float] = []
-    cores = multiprocessing.Queue()
+    cores: multiprocessing.Queue[int] = multiprocessing.Queue()
     for core in os.sched_getaffinity(0):
         cores.put(core)
     work = list(product(range(options.seeds), studies))

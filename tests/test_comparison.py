@@ -72,14 +72,15 @@ def test_the_findings_tell_noise_from_a_real_difference_and_luck_from_merit():
     assert "the runner-up and the default, #2 step (0.9125)" in runner_up
     assert ("noise, 4 seeds cannot tell them apart" in runner_up) is compared(A, B).difference(A, B).is_noise
     assert constant.endswith("really better with a probability of more than 99%.")
-    assert luck.startswith("The study's best value, 0.9700 of #1 cosine, is confirmed as 0.9250")
+    assert luck.startswith("The study's best value, 0.9700 of #1 cosine, comes to 0.9250 over 4 seeds")
     assert luck.endswith("the best of many trials was optimistic by 0.0450.")
     assert test == "On the test data, which decided nothing, its network of the first seed reaches test/acc 0.9100."
 
 
 def test_a_value_within_its_interval_is_not_called_optimistic():
     modest = Repeated("#1 cosine", A.values, claimed=0.93)
-    assert not any("optimistic" in sentence for sentence in compared(modest, B).findings({}))
+    (luck,) = (sentence for sentence in compared(modest, B).findings({}) if sentence.startswith("The study's"))
+    assert luck.endswith("): 0.0050 worse, which 4 seeds cannot tell from chance.")
 
 
 def test_the_table_has_the_best_first_and_those_without_values_last():

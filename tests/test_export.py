@@ -14,6 +14,7 @@ import yaml
 from lightning_modules import MNISTCNN, Adam, CosineDecay, Warmup
 from tests.conftest import StudyFolder
 from tuner.config import Objective, TrialConfig
+from tuner.confirm import main as confirm
 from tuner.export import main as export
 from tuner.script import training_script
 
@@ -110,6 +111,45 @@ def test_a_trial_whose_weights_are_gone_is_trained_again(short: StudyFolder, tmp
     card = (tmp_path / "other" / "README.md").read_text()
     assert "python -m tuner.confirm short" in card
     assert "test/acc" not in card, "only the best was tested"
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
+    """Return a folder in which a network of one's own was trained with two seeds, its best epoch counting."""
+    folder = StudyFolder(tmp_path_factory.mktemp("own"))
+    values = (
+        "name=wine",
+        "objective={metric: val/acc, direction: maximize, epoch: best}",
+        "sampler={name: grid}",
+        "search_space={seed: {choices: [1, 2]}}",
+        "trial.trainer.max_epochs=6",
+    )
+    wine = Path(__file__).parent.parent / "examples" / "wine.yaml"
+    folder.call("--trials", "2", *(part for each in values for part in ("--set", each)), study=wine)
+    return folder
+
+
+def test_a_network_of_one_s_own_goes_home_with_the_weights_of_its_best_epoch(own: StudyFolder, tmp_path: Path):
+    to = tmp_path / "wine"
+    own.command(export, "wine", "--to", str(to))
+    assert "And examples, which must be beside this file or on PYTHONPATH." in (to / "train.py").read_text()
+    card = (to / "README.md").read_text()
+    assert "lightning_modules, and `examples`, which must be beside it or on `PYTHONPATH`." in card
+    ((epoch, value),) = own.optuna(
+        "select step, intermediate_value from trial_intermediate_values order by 2 desc, trial_id, 1 limit 1"
+    )
+    assert f"| `weights.ckpt` | the weights after epoch {epoch}, the best of 6, without code |" in card
+    assert run(to / "train.py", tmp_path).splitlines()[-1] == f"val/acc {value!r}"
+    trained, kept = (
+        torch.load(path, weights_only=True)["state_dict"] for path in (tmp_path / "trained.ckpt", to / "weights.ckpt")
+    )
+    assert trained.keys() == kept.keys()
+    assert all(torch.equal(trained[key], kept[key]) for key in kept)
+
+
+def test_trials_that_differ_in_their_seed_only_are_confirmed_as_one(own: StudyFolder):
+    output = own.command(confirm, "wine", "--top", "2", "--seeds", "1", "--engine", "inline", "--devices", "cpu")
+    assert "1 configuration of study wine, 1 fresh seed each" in output
 
 
 def test_a_folder_that_is_there_is_not_written_into(short: StudyFolder, tmp_path: Path):

@@ -166,12 +166,13 @@ class Comparison:
         best = min(claims, key=lambda each: sign * (each.claimed or 0.0), default=None)
         if best is None or best.claimed is None or not best.values:
             return []
-        text = f"The study's best value, {best.claimed:.4f} of {best.name}, is confirmed as {_with_interval(best)}"
-        excess = sign * (best.mean - best.claimed)
-        bounds = best.interval
-        if bounds and excess > 0 and not bounds[0] <= best.claimed <= bounds[1]:
-            return [f"{text}: the best of many trials was optimistic by {excess:.4f}."]
-        return [f"{text}."]
+        text = f"The study's best value, {best.claimed:.4f} of {best.name}, comes to {_with_interval(best)}"
+        excess, bounds = sign * (best.mean - best.claimed), best.interval
+        if bounds is None or excess <= 0:
+            return [f"{text}."]
+        if bounds[0] <= best.claimed <= bounds[1]:
+            return [f"{text}: {excess:.4f} worse, which {counted(len(best.values), 'seed')} cannot tell from chance."]
+        return [f"{text}: the best of many trials was optimistic by {excess:.4f}."]
 
     def _tested(self, winner: Repeated) -> list[str]:
         if not self.test:

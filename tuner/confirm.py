@@ -115,13 +115,21 @@ def _confirmation(past: "PastStudy", top: int, count: int, name: str | None) -> 
     configs = {trial.number: past.config_of(trial) for trial in past.trials}
     values = {trial.number: float(trial.value or 0) for trial in past.trials}
     labels = {number: f"#{number} {configs[number].schedule.name}" for number in ranking}
-    candidates = {labels[number]: configs[number] for number in ranking[:top]}
-    claims = {labels[number]: values[number] for number in ranking[:top]}
+    candidates: dict[str, TrialConfig] = {}
+    claims: dict[str, float] = {}
     opponents: dict[str, str] = {}
 
+    def same(config: "TrialConfig") -> str | None:
+        """Return the candidate that differs in the seed only, which is replaced."""
+        pairs = candidates.items()
+        return next((label for label, known in pairs if dataclasses.replace(known, seed=config.seed) == config), None)
+
+    for trial in ranking:
+        if len(candidates) < top and same(configs[trial]) is None:
+            candidates[labels[trial]], claims[labels[trial]] = configs[trial], values[trial]
+
     def add(role: str, label: str, config: "TrialConfig") -> None:
-        same = (other for other, known in candidates.items() if dataclasses.replace(known, seed=config.seed) == config)
-        opponents[role] = next(same, label)
+        opponents[role] = same(config) or label
         candidates.setdefault(opponents[role], config)
 
     if default := past.default():
@@ -153,7 +161,7 @@ def _show(console: "Console", config: "SeedStudy", store: "SeedStore", opponents
         done = f"has {store.count} of {counted(config.trials, 'training')}; run the same command again to go on"
         print_line(console, f"\n[bold]{config.name}[/bold] {done}")
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("", "seeds", f"mean {config.objective.metric}", "95% interval", "study", "winner is better"):
+    for column in ("", "seeds", "mean", "95% interval", "study", "winner better"):
         table.add_column(column, no_wrap=True)
     for row in comparison.rows():
         probability = row["probability that the winner is better"]

@@ -49,16 +49,16 @@ model.eval()
 
 ## To train it again
 
-`python {script}` needs torch, pytorch-lightning and lightning_modules. {expectation}
+`python {script}` needs torch, pytorch-lightning and lightning_modules{own}. {expectation}
 
 ## What is here
 
 | file | |
 |---|---|
-| `{weights}` | the weights after the last epoch, without code |
+| `{weights}` | the weights after {epoch}, without code |
 | `{config}` | every value of the trial; `python -m lightning_modules fit --config {config}` trains it again |
 | `{table}` | the lr of every step |
-| `{script}` | the training |
+| `{script}` | the training; it writes its weights to `trained.ckpt` |
 
 Data: `{data}`, digest `{digest}`. Trained with {setup}.
 """
@@ -158,7 +158,7 @@ def _fill(folder: Path, past: "PastStudy", trial: "Trial", rates: Sequence[tuple
 
 def _card(past: "PastStudy", trial: "Trial", config: "TrialConfig", setup: Mapping[str, Any], title: str) -> str:
     from tuner.replaying import how_trained
-    from tuner.script import network_expression
+    from tuner.script import network_expression, own_modules
 
     objective, confirmed = past.config.objective, past.confirmed(trial.number)
     rows = [f"| {objective.metric} | {trial.value:.4f} | this very network, on the data that decided |"]
@@ -175,11 +175,16 @@ def _card(past: "PastStudy", trial: "Trial", config: "TrialConfig", setup: Mappi
             for key, value in sorted(past.record.test.items())
         ]
     doubt = (
-        "The mean is what to expect of training it again with another seed."
+        "As far as the interval tells, the mean is what to expect of training it again with another seed."
         if confirmed and confirmed.interval
         else "It was trained with one seed, and the best of many trials is a little flattered by luck: "
         f"`python -m tuner.confirm {past.config.name}` says how much."
     )
+    epoch = "the last epoch"
+    if objective.epoch == "best":
+        reached = min(number for number, value in trial.intermediate_values.items() if value == trial.value)
+        epoch = f"epoch {reached}, the best of {len(trial.intermediate_values)}"
+    own = ", ".join(f"`{module}`" for module in own_modules(config))
     imports, build = network_expression(config)
     digest = " ".join(dict.fromkeys(digest for _, digest in past.config.measure_data()[0]))
     return MODEL_CARD.format(
@@ -194,6 +199,8 @@ def _card(past: "PastStudy", trial: "Trial", config: "TrialConfig", setup: Mappi
         imports=imports,
         build=build,
         expectation=how_trained(setup),
+        epoch=epoch,
+        own=f", and {own}, which must be beside it or on `PYTHONPATH`" if own else "",
         model=config.model.name,
         data=config.data.name,
         optimizer=config.optimizer.name,

@@ -11,10 +11,12 @@ from tuner.environment import on_cpu
 from tuner.hints import converted, item_hint
 from tuner.lightning_config import trainer_arguments
 
-__all__ = ["network_expression", "training_script"]
+__all__ = ["network_expression", "own_modules", "training_script"]
+
+KNOWN = {"functools", "lightning_modules", "pathlib", "pytorch_lightning", "torch", "torchvision"}
 
 TEMPLATE = '''\
-"""Train {title} again. Needs torch, pytorch-lightning and lightning_modules, nothing else of lr-tuner."""
+"""Train {title} again. Needs torch, pytorch-lightning and lightning_modules, nothing else of lr-tuner.{own}"""
 
 {imports}
 
@@ -35,7 +37,10 @@ END = """\
 torch.save({{"state_dict": {network}.state_dict()}}, "trained.ckpt")
 print("{metric}", trainer.callback_metrics["{metric}"].item())"""
 END_OF_BEST = """\
-print("{metric}", trainer.checkpoint_callback.best_model_score.item())  # its weights are in best.ckpt"""
+best = trainer.checkpoint_callback
+module.load_state_dict(torch.load(best.best_model_path, weights_only=False)["state_dict"])  # of Lightning, just written
+torch.save({{"state_dict": {network}.state_dict()}}, "trained.ckpt")
+print("{metric}", best.best_model_score.item())"""
 
 
 def training_script(config: TrialConfig, objective: Objective, setup: Mapping[str, Any], title: str) -> str:
@@ -76,8 +81,10 @@ def training_script(config: TrialConfig, objective: Objective, setup: Mapping[st
         used["pytorch_lightning.callbacks"] = {"ModelCheckpoint"}
         mode = "max" if objective.direction == "maximize" else "min"
         callbacks.append(f'ModelCheckpoint(".", "best", monitor={_literal(objective.metric)}, mode="{mode}")')
+    own = own_modules(config)
     return TEMPLATE.format(
         title=title,
+        own=f"\n\nAnd {', '.join(own)}, which must be beside this file or on PYTHONPATH.\n" if own else "",
         imports=_imports(used),
         seed=config.seed,
         threads=setup.get("threads", 1),
@@ -97,6 +104,14 @@ def network_expression(config: TrialConfig) -> tuple[str, str]:
         further = {kind: _call(kind, getattr(config, kind), used) for kind in ("optimizer", "schedule")}
     text = _call("model", config.model, used, further)
     return "\n".join(_from(used)), text
+
+
+def own_modules(config: TrialConfig) -> list[str]:
+    """Return the packages and modules that a trial's components come from, beside those that all trials need."""
+    used: dict[str, set[str]] = {}
+    for kind in ("model", "data", "optimizer", "schedule"):
+        _call(kind, getattr(config, kind), used)
+    return sorted({module.partition(".")[0] for module in used} - KNOWN)
 
 
 def _from(used: Mapping[str, set[str]]) -> list[str]:
