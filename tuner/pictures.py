@@ -11,7 +11,7 @@ from matplotlib.axis import Axis
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from tuner.figures import Figure, Panel, Scale, Series
 
@@ -164,6 +164,8 @@ def _draw(axis: Axes, panel: Panel) -> None:
     if panel.log_x:
         axis.set_xscale("log")
         _number_ticks(axis.xaxis, axis.get_xlim())
+    else:
+        axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))  # thousands of steps need room
     if panel.log_y:
         axis.set_yscale("log")
         _number_ticks(axis.yaxis, axis.get_ylim())
