@@ -3,6 +3,10 @@
 Both do the same work (a CNN or a dense network on MNIST-5k, batch 50, Adam and an exponential schedule each): forward,
 backward, update, next lr. Rounds alternate; the ratio is that of neighbours.
 
+The last column is how much of the memory's bandwidth the fused step reaches: the least that it must move, 40 bytes a
+parameter in fp32 (the weights are read forward and backward, the gradients written; Adam reads weights, gradients and
+both moments, and writes weights and moments), over what copying a large tensor moves in the same time.
+
     python benchmarks/fused_step.py --trials 1 4 16 --device cuda
     python benchmarks/fused_step.py --trials 1 4 --channels 8 16 32 --hidden 64 64
     python benchmarks/fused_step.py --trials 4 8 --dense 128 --steps 40
@@ -30,6 +34,8 @@ from lightning_modules import (
 from lightning_modules.fused_optimizer import FusedOptimizer
 
 Step = Callable[[Tensor, Tensor], None]
+
+BYTES_A_PARAMETER = 4 * (2 + 1 + 4 + 3)
 
 
 def classifiers(options: argparse.Namespace, count: int) -> list[Classifier]:
@@ -87,6 +93,18 @@ def seconds(step: Step, batches: list[tuple[Tensor, Tensor]], device: str) -> fl
     return (time.perf_counter() - began) / len(batches)
 
 
+def bandwidth(device: str) -> float:
+    """Return how many bytes a second the device moves: the best of ten copies of 256 MB, read and written."""
+    source = torch.ones(64 << 20, device=device)
+    target = torch.empty_like(source)
+
+    def copy(images: Tensor, labels: Tensor) -> None:
+        target.copy_(source)
+
+    fastest = min(seconds(copy, [(source, source)], device) for _ in range(10))
+    return 2 * 4 * source.numel() / fastest
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, nargs="+", default=[1, 4])
@@ -108,8 +126,12 @@ def main() -> None:
     batches = [(images.to(options.device), labels.to(options.device)) for images, labels in data.train_dataloader()]
     network = f"dense {options.dense}" if options.dense else f"channels {options.channels}, hidden {options.hidden}"
     print(f"{options.device}, {network}, {'bf16' if options.bf16 else 'fp32'}, torch {torch.__version__}\n")
-    print("| K | ms a step of K models | ms a step of one model of K | ratio, median | lowest | highest |")
-    print("|---|---|---|---|---|---|")
+    peak = bandwidth(options.device)
+    print(f"copying moves {peak / 1e9:.0f} GB/s\n")
+    print(
+        "| K | ms a step of K models | ms a step of one model of K | ratio, median | lowest | highest | of bandwidth |"
+    )
+    print("|---|---|---|---|---|---|---|")
     for count in options.trials:
         steps = singles(options, count), fused(options, count)
         for step in steps:
@@ -119,9 +141,11 @@ def main() -> None:
         ]
         ratios = [one / other for one, other in pairs]
         medians = [statistics.median(times) * 1000 for times in zip(*pairs, strict=True)]
+        parameters = sum(each.numel() for each in classifiers(options, 1)[0].parameters())
+        reached = BYTES_A_PARAMETER * parameters * count / (medians[1] / 1000) / peak
         print(
             f"| {count} | {medians[0]:.1f} | {medians[1]:.1f} | {statistics.median(ratios):.2f} "
-            f"| {min(ratios):.2f} | {max(ratios):.2f} |",
+            f"| {min(ratios):.2f} | {max(ratios):.2f} | {reached:.0%} |",
             flush=True,
         )
 

@@ -86,7 +86,7 @@ def test_a_full_disk_under_the_databases_delays_the_study_and_harms_neither(
 
 
 def test_a_training_that_is_asked_to_end_by_somebody_else_goes_on(folder: StudyFolder, undisturbed: StudyFolder):
-    process = folder.start("--per-device", "1", "--trials", "1")
+    process = folder.start("--per-device", "2", "--trials", "1")  # threads as undisturbed
     folder.wait_for(folder.has_checkpoint, process)
     for pid in slots_of(process.pid):
         os.kill(pid, signal.SIGTERM)
