@@ -38,14 +38,17 @@ Step = Callable[[Tensor, Tensor], None]
 BYTES_A_PARAMETER = 4 * (2 + 1 + 4 + 3)
 
 
+def network(options: argparse.Namespace) -> torch.nn.Module:
+    if options.dense:
+        return MLP(layers=len(options.dense), neurons=tuple(options.dense))
+    return MNISTCNN(channels=tuple(options.channels), hidden=tuple(options.hidden))
+
+
 def classifiers(options: argparse.Namespace, count: int) -> list[Classifier]:
     made = []
     for index in range(count):
-        model: torch.nn.Module = MNISTCNN(channels=tuple(options.channels), hidden=tuple(options.hidden))
-        if options.dense:
-            model = MLP(inputs=784, layers=len(options.dense), neurons=tuple(options.dense), num_classes=10)
         schedule = ExponentialDecay(decay_rate=0.9, decay_steps=100)
-        made.append(Classifier(model, Adam(initial_lr=1e-4 * (index + 1)), schedule).to(options.device))
+        made.append(Classifier(network(options), Adam(initial_lr=1e-4 * (index + 1)), schedule).to(options.device))
     return made
 
 
@@ -124,9 +127,10 @@ def main() -> None:
     data.prepare_data()
     data.setup("fit")
     batches = [(images.to(options.device), labels.to(options.device)) for images, labels in data.train_dataloader()]
-    network = f"dense {options.dense}" if options.dense else f"channels {options.channels}, hidden {options.hidden}"
-    print(f"{options.device}, {network}, {'bf16' if options.bf16 else 'fp32'}, torch {torch.__version__}\n")
+    shape = f"dense {options.dense}" if options.dense else f"channels {options.channels}, hidden {options.hidden}"
+    print(f"{options.device}, {shape}, {'bf16' if options.bf16 else 'fp32'}, torch {torch.__version__}\n")
     peak = bandwidth(options.device)
+    moved = BYTES_A_PARAMETER * sum(parameter.numel() for parameter in network(options).parameters())
     print(f"copying moves {peak / 1e9:.0f} GB/s\n")
     print(
         "| K | ms a step of K models | ms a step of one model of K | ratio, median | lowest | highest | of bandwidth |"
@@ -141,8 +145,7 @@ def main() -> None:
         ]
         ratios = [one / other for one, other in pairs]
         medians = [statistics.median(times) * 1000 for times in zip(*pairs, strict=True)]
-        parameters = sum(each.numel() for each in classifiers(options, 1)[0].parameters())
-        reached = BYTES_A_PARAMETER * parameters * count / (medians[1] / 1000) / peak
+        reached = moved * count / (medians[1] / 1000) / peak
         print(
             f"| {count} | {medians[0]:.1f} | {medians[1]:.1f} | {statistics.median(ratios):.2f} "
             f"| {min(ratios):.2f} | {max(ratios):.2f} | {reached:.0%} |",

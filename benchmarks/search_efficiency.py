@@ -84,10 +84,11 @@ def main() -> None:
     studies: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in ("default", *options.only)}
     pace: list[float] = []
     cores: multiprocessing.Queue[int] = multiprocessing.Queue()
-    for core in os.sched_getaffinity(0):
+    available = os.sched_getaffinity(0)
+    for core in available:
         cores.put(core)
     work = list(product(range(options.seeds), studies))
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), initializer=pin, initargs=(cores,)) as pool:
+    with ProcessPoolExecutor(len(available), initializer=pin, initargs=(cores,)) as pool:
         for (seed, name), (epochs, best, own_pace) in zip(work, pool.map(run, *zip(*work, strict=True)), strict=True):
             studies[name].append((epochs, best))
             pace += own_pace if CONTENDERS[name][2] == "off" else []  # those of a group share their seconds

@@ -57,17 +57,19 @@ def run(script: Path, folder: Path) -> str:
     ).stdout
 
 
+def check_same(*paths: Path) -> None:
+    """Check that two files hold the same weights to the last bit."""
+    trained, kept = (torch.load(path, weights_only=True)["state_dict"] for path in paths)
+    assert trained.keys() == kept.keys()
+    assert all(torch.equal(trained[key], kept[key]) for key in kept)
+
+
 def test_the_script_reproduces_the_value_and_the_weights_without_the_tuner(
     exported: Path, confirmed: StudyFolder, tmp_path: Path
 ):
     output = run(exported / "train.py", tmp_path)
     assert output.splitlines()[-1] == f"val/acc {best(confirmed)[1]!r}"
-    trained, kept = (
-        torch.load(path, weights_only=True)["state_dict"]
-        for path in (tmp_path / "trained.ckpt", exported / "weights.ckpt")
-    )
-    assert trained.keys() == kept.keys()
-    assert all(torch.equal(trained[key], kept[key]) for key in kept)
+    check_same(tmp_path / "trained.ckpt", exported / "weights.ckpt")
 
 
 def test_the_card_says_what_it_is_how_good_and_how_to_load_it(exported: Path, confirmed: StudyFolder):
@@ -140,11 +142,7 @@ def test_a_network_of_one_s_own_goes_home_with_the_weights_of_its_best_epoch(own
     )
     assert f"| `weights.ckpt` | the weights after epoch {epoch}, the best of 6, without code |" in card
     assert run(to / "train.py", tmp_path).splitlines()[-1] == f"val/acc {value!r}"
-    trained, kept = (
-        torch.load(path, weights_only=True)["state_dict"] for path in (tmp_path / "trained.ckpt", to / "weights.ckpt")
-    )
-    assert trained.keys() == kept.keys()
-    assert all(torch.equal(trained[key], kept[key]) for key in kept)
+    check_same(tmp_path / "trained.ckpt", to / "weights.ckpt")
 
 
 def test_trials_that_differ_in_their_seed_only_are_confirmed_as_one(own: StudyFolder):

@@ -81,7 +81,7 @@ def training_script(config: TrialConfig, objective: Objective, setup: Mapping[st
         used["pytorch_lightning.callbacks"] = {"ModelCheckpoint"}
         mode = "max" if objective.direction == "maximize" else "min"
         callbacks.append(f'ModelCheckpoint(".", "best", monitor={_literal(objective.metric)}, mode="{mode}")')
-    own = own_modules(config)
+    own = _own(used)
     return TEMPLATE.format(
         title=title,
         own=f"\n\nAnd {', '.join(own)}, which must be beside this file or on PYTHONPATH.\n" if own else "",
@@ -111,6 +111,10 @@ def own_modules(config: TrialConfig) -> list[str]:
     used: dict[str, set[str]] = {}
     for kind in ("model", "data", "optimizer", "schedule"):
         _call(kind, getattr(config, kind), used)
+    return _own(used)
+
+
+def _own(used: Mapping[str, set[str]]) -> list[str]:
     return sorted({module.partition(".")[0] for module in used} - KNOWN)
 
 
