@@ -81,7 +81,7 @@ def tuner(folder: Path) -> tuple[float, float]:
         tracker.log_points(0, report.points)
         return "continue"
 
-    reporter = Reporter("val/acc", history, report, progress=lambda step: None, save=lambda epoch: None)
+    reporter = Reporter("val/acc", history, report, progress=lambda step: None, save=lambda epoch, must: None)
     seconds = fit(history, [reporter])
     began = time.perf_counter()
     tracker.finish_trial(0, trial, TrialResult("complete", reporter.value, EPOCHS, seconds, points=history.points))

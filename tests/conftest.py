@@ -27,13 +27,18 @@ from tuner.confirm import main as confirm
 from tuner.study import main
 
 TINY = Path(__file__).parent / "tiny.yaml"
+EVERY_CHECKPOINT = ("--checkpoint-every", "0s")
 INLINE = ("--engine", "inline", "--per-device", "2")
 EPOCHS, STEPS = 3, 120  # of the tiny study: 4,000 images in batches of 100
 
 
-def without_review(arguments: Sequence[str]) -> list[str]:
-    """Return arguments that ask for no plots and no registered model, which take seconds, unless they are asked for."""
-    return list(arguments) if "--review" in arguments else ["--no-review", *arguments]
+def with_defaults(arguments: Sequence[str]) -> list[str]:
+    """Return arguments that ask for no plots and no registered model, which take seconds, and for every checkpoint.
+
+    Unless they ask for something else.
+    """
+    defaults = [] if "--review" in arguments else ["--no-review"]
+    return [*defaults, *EVERY_CHECKPOINT, *arguments]
 
 
 @functools.cache
@@ -73,7 +78,7 @@ class StudyFolder:
     def start(self, *arguments: str, study: str | Path = TINY, module: str = "tuner.study") -> Started:
         """Start a study, or another command for it, in a session of its own, so that all of it can be signalled."""
         self.prepare()
-        options = [str(study), *(without_review(arguments) if module == "tuner.study" else arguments)]
+        options = [str(study), *(with_defaults(arguments) if module == "tuner.study" else arguments)]
         places = {"OPTUNA_STORAGE": self.storage, "MLFLOW_TRACKING_URI": self.tracking}
         environment = os.environ | {name: url for name, url in places.items() if url}
         if self.is_new:
@@ -105,7 +110,7 @@ class StudyFolder:
         output = io.StringIO()
         places = {"--storage": self.storage, "--tracking-uri": self.tracking}
         elsewhere = [part for place in places.items() if place[1] for part in place]
-        options = [str(study), *INLINE, *elsewhere, *without_review(arguments)]
+        options = [str(study), *INLINE, *elsewhere, *with_defaults(arguments)]
         with contextlib.chdir(self.path), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             code = main(options)
         assert code == expect, output.getvalue()

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tuner.checkpoints import (
+    CheckpointPace,
     DamagedCheckpointError,
     checkpoint_name,
     common_checkpoint,
@@ -122,3 +123,41 @@ def test_a_process_killed_while_writing_leaves_a_whole_checkpoint(tmp_path: Path
         process.join()
         content = load_tensors(path)
         assert (content["weights"] == content["number"]).all()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return a list whose sum is what the monotonic clock says."""
+    passed = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: sum(passed))
+    return passed
+
+
+def test_a_checkpoint_is_due_when_its_time_has_passed_since_the_beginning_and_since_the_last_one(clock: list[float]):
+    pace = CheckpointPace(30)
+    seen = []
+    for _ in range(8):
+        clock.append(10)
+        seen.append(pace.is_due())
+        if seen[-1]:
+            with pace.saving():
+                clock.append(1)
+    assert seen == [False, False, True, False, False, True, False, False]
+
+
+def test_a_checkpoint_that_takes_long_is_written_so_seldom_that_it_takes_a_twentieth_of_the_time(clock: list[float]):
+    pace = CheckpointPace(30)
+    with pace.saving():
+        clock.append(10)
+    clock.append(199)
+    assert not pace.is_due()
+    clock.append(1)
+    assert pace.is_due()
+
+
+def test_with_no_time_between_them_every_epoch_has_a_checkpoint_whatever_it_takes(clock: list[float]):
+    pace = CheckpointPace(0)
+    assert pace.is_due()
+    with pace.saving():
+        clock.append(10)
+    assert pace.is_due()

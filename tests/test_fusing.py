@@ -1,6 +1,7 @@
 """Groups of trials trained as one model by the tuner: every trial reports, ends, stops and resumes as it does alone."""
 
 import dataclasses
+import math
 import os
 import signal
 from collections.abc import Sequence
@@ -128,6 +129,23 @@ def test_each_trial_of_a_group_reports_and_leaves_what_it_does_alone(tmp_path: P
             assert (mine.epoch, mine.lr_rose, mine.step) == (theirs.epoch, theirs.lr_rose, theirs.step)
             assert mine.value == pytest.approx(theirs.value, rel=1e-10)
         assert channel.steps[number][0] == answers.steps[number][0]
+
+
+def test_a_group_that_is_not_due_for_checkpoints_is_saved_only_when_it_is_stopped(tmp_path: Path, alone: Any):
+    trials = TRIALS[:3]
+    (stopped, goes_on) = (Answers({(1, epoch): "stop"}) for epoch in (2, 99))
+    group = dataclasses.replace(Group(assignments(tmp_path, trials)), checkpoint_every=math.inf)
+    assert [result.state for result in run(group, stopped)] == ["interrupted"] * len(trials)
+    assert {path.name for path in tmp_path.glob("*/epoch-*")} == {"epoch-000002.ckpt"}
+    for number, result in enumerate(run(group, goes_on)):
+        assert_same(result, alone[1][number])
+    assert [report.epoch for report in goes_on.reports[0]] == [3]
+
+
+def test_of_a_group_only_the_wanted_weights_are_written(tmp_path: Path):
+    trials = TRIALS[:3]
+    train(tmp_path, trials, Answers({(0, 3): "forget", (2, 3): "forget"}))
+    assert [(tmp_path / str(number) / MODEL_FILE).exists() for number in range(3)] == [False, True, False]
 
 
 def test_pruned_and_diverged_trials_leave_their_group_and_the_others_end_as_alone(tmp_path: Path, alone: Any):

@@ -80,6 +80,32 @@ def test_of_equal_trials_the_earlier_is_the_best(reopen: Open):
         assert store.best.number == numbers[0]
 
 
+def test_weights_are_wanted_of_a_trial_that_is_to_end_better_than_the_best(reopen: Open):
+    with reopen() as store:
+        numbers = [store.ask()[0] for _ in range(4)]
+        assert store.may_keep_weights(numbers[0], 0.1)
+        finish(store, numbers[1], 0.5)
+        assert not store.may_keep_weights(numbers[2], 0.4)
+        assert store.may_keep_weights(numbers[2], 0.6)
+        assert [store.may_keep_weights(number, 0.5) for number in numbers] == [True, False, False, False]
+
+
+def test_of_epochs_that_are_done_again_the_pruner_is_asked_at_the_last_only(reopen: Open, url: str):
+    with reopen() as store:
+        for _ in range(6):
+            number, _ = store.ask()
+            for epoch in (1, 2, 3):
+                store.report(number, epoch, 0.9, may_prune=False)
+            finish(store, number, 0.9)
+        number, _ = store.ask()
+        assert not any(store.report(number, epoch, 0.1 * epoch, may_prune=False) for epoch in (1, 2))
+        store.suspend(number)
+    with reopen() as store:
+        assert store.ask()[0] == number
+        assert [store.report(number, epoch, 0.5, may_prune=True) for epoch in (1, 2)] == [False, True]
+    assert stored(url)[number].intermediate_values == {1: 0.1, 2: 0.2}
+
+
 def test_the_history_tells_the_best_value_at_each_end(reopen: Open):
     with reopen() as store:
         numbers = [store.ask()[0] for _ in range(4)]

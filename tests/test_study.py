@@ -207,6 +207,14 @@ def test_bad_input_ends_with_status_2_and_creates_nothing(folder: StudyFolder):
     assert list(folder.path.iterdir()) == []
 
 
+def test_a_duration_that_is_none_is_refused_before_anything_starts(folder: StudyFolder):
+    output = folder.call("--checkpoint-every", "soon", "--stall-timeout", "0s", expect=2)
+    assert '--stall-timeout: "0s" is not a duration; write 90s, 30m, 2h or 1h30m.' in output
+    output = folder.call("--checkpoint-every", "soon", expect=2)
+    assert '--checkpoint-every: "soon" is not a duration; write 90s, 30m, 2h or 1h30m.' in output
+    assert list(folder.path.iterdir()) == []
+
+
 def test_a_batch_larger_than_the_training_set_is_refused(folder: StudyFolder):
     output = folder.call("--set", "trial.data.batch_size=5000", expect=2)
     assert "5000" in output
@@ -311,6 +319,22 @@ def test_a_killed_trial_goes_on_from_its_last_epoch_to_the_very_same_end(folder:
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     assert "killed by SIGKILL" in output
+    folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
+    assert folder.values() == undisturbed.values()
+    assert folder.curves() == undisturbed.curves()
+    assert folder.weights() == undisturbed.weights()
+
+
+def test_a_training_that_is_killed_before_its_first_checkpoint_begins_anew_and_comes_to_the_very_same_end(
+    folder: StudyFolder, undisturbed: StudyFolder
+):
+    process = folder.start("--per-device", "2", "--checkpoint-every", "1h")
+    reports = "select count(*) from trial_intermediate_values"
+    folder.wait_for(lambda: folder.optuna(reports)[0][0] > 0, process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=240)
+    assert not folder.has_checkpoint()
+    folder.call("--checkpoint-every", "1h")
     folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
     assert folder.values() == undisturbed.values()
     assert folder.curves() == undisturbed.curves()

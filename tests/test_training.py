@@ -1,6 +1,7 @@
 """`train` on real data: its ends, its reports, its way back from a checkpoint."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -44,10 +45,13 @@ class Answers:
         self.reasons.append(reason)
 
 
-def train(directory: Path, channel: Answers, metric: str = "val/acc", **sections: dict) -> TrialResult:
+def train(
+    directory: Path, channel: Answers, metric: str = "val/acc", checkpoint_every: float = 0.0, **sections: dict
+) -> TrialResult:
     values = {key: {**VALUES[key], **sections[key]} if key in sections else VALUES[key] for key in VALUES}
     config = TrialConfig.from_values(values)
-    (result,) = run(Group((Assignment(0, config, metric, directory),)), channel)
+    group = Group((Assignment(0, config, metric, directory),), checkpoint_every=checkpoint_every)
+    (result,) = run(group, channel)
     return result
 
 
@@ -102,6 +106,30 @@ def test_a_stopped_trial_is_not_over_and_goes_on_to_the_very_same_end(tmp_path: 
     assert result.value == whole.value
     for one, other in zip(weights(straight).values(), weights(cut).values(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_training_that_is_not_due_for_a_checkpoint_is_saved_only_when_it_is_stopped(tmp_path: Path):
+    straight, cut = tmp_path / "straight", tmp_path / "cut"
+    seen: list[list[str]] = []
+
+    class Looking(Answers):
+        def report(self, number: int, report: EpochReport) -> Verdict:
+            seen.append([path.name for path in cut.glob("epoch-*")])
+            return super().report(number, report)
+
+    whole = train(straight, Answers())
+    assert train(cut, Looking("continue", "stop"), checkpoint_every=math.inf).state == "interrupted"
+    assert seen == [[], []]
+    assert [path.name for path in cut.glob("epoch-*")] == ["epoch-000002.ckpt"]
+    channel = Answers()
+    assert sorted(train(cut, channel, checkpoint_every=math.inf).points) == sorted(whole.points)
+    assert [report.epoch for report in channel.reports] == [3]
+
+
+def test_weights_that_are_not_wanted_are_not_written(tmp_path: Path):
+    result = train(tmp_path, Answers("continue", "continue", "forget"))
+    assert result.state == "complete"
+    assert [path.name for path in tmp_path.iterdir()] == [RESULT_FILE]
 
 
 class Malicious:

@@ -181,7 +181,7 @@ class Reporter(pl.Callback):
         history: The training's logger.
         report: Called with an `EpochReport`, returns the verdict.
         progress: Called with a `StepReport` now and then.
-        save: Called after an epoch that is to be continued from, with its number.
+        save: Called after an epoch that can be continued from, with its number and whether it must be saved.
         best_epoch: In which direction the metric of the best epoch is looked for, whose value and weights are kept;
             None for those of the last epoch.
     """
@@ -194,7 +194,7 @@ class Reporter(pl.Callback):
         history: History,
         report: Callable[[EpochReport], Verdict],
         progress: Callable[[StepReport], None],
-        save: Callable[[int], None],
+        save: Callable[[int, bool], None],
         best_epoch: Literal["maximize", "minimize"] | None = None,
     ) -> None:
         self.metric, self.history, self.report, self.progress, self.save = metric, history, report, progress, save
@@ -248,14 +248,14 @@ class Reporter(pl.Callback):
         self.history.open = False
         if not self._validated and trainer.limit_val_batches != 0:  # which a training that has diverged sets to 0
             raise ValueError("the data have nothing for validation, so there is no value to report")
-        wants_checkpoint = self.end_epoch(trainer, metrics if self._validated else {})  # else those of the epoch before
-        if self.verdict != "continue":
+        goes_on = self.end_epoch(trainer, metrics if self._validated else {})  # else those of the epoch before
+        if self.verdict in ("prune", "stop"):
             trainer.should_stop = True
-        if wants_checkpoint:
-            self.save(self.epochs)
+        if goes_on:
+            self.save(self.epochs, self.verdict == "stop")
 
     def end_epoch(self, trainer: pl.Trainer, metrics: Mapping[str, float]) -> bool:
-        """Record and report an epoch; tell whether it is to be continued from.
+        """Record and report an epoch; tell whether the training goes on from it, now or another time.
 
         Args:
             trainer: The trainer at the end of the epoch.

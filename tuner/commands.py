@@ -85,6 +85,13 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         "from its last checkpoint (default: %(default)s)",
     )
     parser.add_argument(
+        "--checkpoint-every",
+        default="30s",
+        metavar="T",
+        help="save a training at the end of an epoch when this time has passed since the last checkpoint; 0s for every "
+        "epoch (default: %(default)s)",
+    )
+    parser.add_argument(
         "--fuse",
         default="auto",
         metavar="K",

@@ -49,6 +49,7 @@ class Coordinator:
         display: What the person sees.
         refresh: Called whenever a trial is finished, once that is told.
         fuse: How many trials a slot trains at a time, as one model.
+        checkpoint_every: Seconds that a training goes on without a checkpoint; 0 for one after every epoch.
     """
 
     def __init__(
@@ -59,12 +60,14 @@ class Coordinator:
         display: Display,
         refresh: Callable[[], None] = lambda: None,
         fuse: int = 1,
+        checkpoint_every: float = 0.0,
     ) -> None:
         self._config, self._store, self._tracker, self._display = config, store, tracker, display
         self._refresh = refresh
         self._running: dict[int, Assignment] = {}
         self._waiting: list[Assignment] = []  # those of the running that no slot has got yet
         self._fuse, self._slots, self._kind = fuse, 1, "cpu"
+        self._checkpoint_every = checkpoint_every
         self._deadline = time.monotonic() + config.timeout if config.timeout else None
         self._stopping = self._killing = False
         self._testing = False
@@ -122,7 +125,7 @@ class Coordinator:
         for assignment in group:
             self._waiting.remove(assignment)
             self._display.start(assignment.number, assignment.config, slot)
-        return Group(tuple(group))
+        return Group(tuple(group), checkpoint_every=self._checkpoint_every)
 
     def report(self, number: int, report: EpochReport) -> Verdict:
         """Record an epoch and say how the trial goes on."""
@@ -130,6 +133,8 @@ class Coordinator:
         prune = self._store.report(number, report.epoch, report.value, may_prune=not report.lr_rose and not last)
         self._tracker.log_points(number, report.points)
         self._display.epoch(number, report)
+        if last:
+            return "continue" if self._wants_weights(number, report.value) else "forget"
         return "stop" if self._stopping else "prune" if prune else "continue"
 
     def progress(self, number: int, report: StepReport) -> None:
@@ -281,6 +286,10 @@ class Coordinator:
         self._tracker.finish_trial(number, assignment.config, TrialResult("interrupted"))
         self._display.suspend(number)
         self._store.suspend(number)
+
+    def _wants_weights(self, number: int, value: float) -> bool:
+        """Tell whether the weights of a trial that ends with this value may be wanted; of a best epoch they are."""
+        return self._config.objective.best_epoch is not None or self._store.may_keep_weights(number, value)
 
     def _keep_weights_of_best(self, numbers: Iterable[int]) -> None:
         """Remove the weights of those of the trials that are not the best."""

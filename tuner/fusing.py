@@ -52,12 +52,12 @@ class FusedReporter(pl.Callback):
 
     Args:
         trials: The trials by name.
-        save: Called after an epoch that is to be continued from, with its number.
+        save: Called after an epoch that can be continued from, with its number and whether it must be saved.
         leave: Called with the name of a trial that has diverged or is pruned, at the end of its last epoch.
     """
 
     def __init__(
-        self, trials: Mapping[str, FusedTrial], save: Callable[[int], None], leave: Callable[[str], None]
+        self, trials: Mapping[str, FusedTrial], save: Callable[[int, bool], None], leave: Callable[[str], None]
     ) -> None:
         self.trials, self.save, self.leave = trials, save, leave
         self.continuing: list[str] = []
@@ -116,15 +116,16 @@ class FusedReporter(pl.Callback):
                 trainer, val.get(name, {}) | train[name] if name in fused.live else {}
             )
         ]
-        if self.continuing:
-            self.save(trainer.current_epoch + 1)
         verdicts = {name: self.trials[name].reporter.verdict for name in fused.names}
+        stops = "stop" in verdicts.values()
+        if self.continuing:
+            self.save(trainer.current_epoch + 1, stops)
         for name in fused.names:
             if verdicts[name] == "prune":
                 fused.leave(name)
             if name not in fused.live:
                 self.leave(name)
-        if not fused.live or "stop" in verdicts.values():
+        if not fused.live or stops:
             trainer.should_stop = True
 
 

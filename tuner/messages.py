@@ -21,8 +21,12 @@ __all__ = [
     "Verdict",
 ]
 
-Verdict = Literal["continue", "prune", "stop"]
-"""The answer to a report; "stop" means: save, and end, to be continued another time."""
+Verdict = Literal["continue", "prune", "stop", "forget"]
+"""The answer to a report.
+
+"stop" means: save, and end, to be continued another time; "forget", after a last epoch: a better trial is known, so the
+weights are not wanted.
+"""
 
 Point = tuple[str, int, float]
 """Metric, step and value."""
@@ -52,10 +56,17 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Group:
-    """Trials that one process works on together, and what it does with them."""
+    """Trials that one process works on together.
+
+    Args:
+        trials: The trials.
+        task: What it does with them.
+        checkpoint_every: Seconds that a training goes on without a checkpoint; 0 for one after every epoch.
+    """
 
     trials: tuple[Assignment, ...]
     task: Literal["train", "test"] = "train"
+    checkpoint_every: float = 0.0
 
 
 @dataclass(frozen=True)

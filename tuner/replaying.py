@@ -83,7 +83,7 @@ class _OneTrial:
     def next_group(self, slot: Slot) -> Group | None:
         """Return the trial, once."""
         assignment, self._waiting = self._waiting, None
-        return Group((assignment,)) if assignment else None
+        return Group((assignment,), checkpoint_every=math.inf) if assignment else None
 
     def report(self, number: int, report: EpochReport) -> Verdict:
         """Have it end where it ended."""

@@ -49,6 +49,7 @@ class Place:
         per_device: Trials at a time on each GPU, or on the CPU.
         devices_per_trial: GPUs, or processes on the CPU, that train one trial together.
         stall_timeout: Without a sign of life for this time, a training is taken for hung.
+        checkpoint_every: A training goes on for this time without a checkpoint.
         fuse: Trials that a slot trains as one model: a number as text, "off" or "auto".
         engine: Where trials are trained.
         address: Address of the Ray cluster.
@@ -61,6 +62,7 @@ class Place:
     per_device: int | None = None
     devices_per_trial: int = 1
     stall_timeout: str = "30m"
+    checkpoint_every: str = "30s"
     fuse: str = "auto"
     engine: Literal["local", "ray", "inline"] = "local"
     address: str = "auto"
@@ -196,13 +198,10 @@ def opened_engine(options: Place) -> Iterator["Engine"]:
     refuse_passwords({"--storage": options.storage, "--tracking-uri": options.tracking_uri})
 
     # Imported here: --help and a wrong option should not wait for torch. The engine's server imports at the same time.
-    from tuner.durations import parse_duration
     from tuner.engines.slots import make_engine
 
-    try:
-        stall_timeout = parse_duration(options.stall_timeout)
-    except ValueError as error:
-        raise BadInputError([f"--stall-timeout: {error}."]) from None
+    stall_timeout = _seconds("--stall-timeout", options.stall_timeout)
+    _checkpoint_every(options)  # before anything starts
     engine = make_engine(
         options.engine, options.devices, options.per_device, options.devices_per_trial, stall_timeout, options.address
     )
@@ -210,6 +209,19 @@ def opened_engine(options: Place) -> Iterator["Engine"]:
         yield engine
     finally:
         engine.close()
+
+
+def _checkpoint_every(options: Place) -> float:
+    return _seconds("--checkpoint-every", options.checkpoint_every, may_be_zero=True)
+
+
+def _seconds(option: str, value: str, may_be_zero: bool = False) -> float:
+    from tuner.durations import parse_duration
+
+    try:
+        return parse_duration(value, may_be_zero)
+    except ValueError as error:
+        raise BadInputError([f"{option}: {error}."]) from None
 
 
 @dataclass(frozen=True)
@@ -221,6 +233,7 @@ class Plan:
         storage: URL of Optuna's database.
         uri: MLflow's tracking URI.
         fuse: How many trials a slot trains at a time.
+        checkpoint_every: Seconds that a training goes on without a checkpoint.
         digests: Names and digests of the data sets.
         validation_images: How many images decide, if that is known.
         review: Whether plots, report and the best model go to MLflow.
@@ -231,6 +244,7 @@ class Plan:
     storage: str
     uri: str
     fuse: int
+    checkpoint_every: float
     digests: Sequence[tuple[str, str]]
     validation_images: int | None
     review: bool = False
@@ -273,7 +287,8 @@ def checked(
     check_divisible((data.get("batch_size", 0) for data in corners(config.trial["data"])), engine.slots)
     storage, uri = storage_url(options.storage), tracking_uri(options.tracking_uri)
     digests, validation_images = config.measure_data()
-    plan = Plan(config, storage, uri, fuse, digests, validation_images, review, system_metrics)
+    every = _checkpoint_every(options)
+    plan = Plan(config, storage, uri, fuse, every, digests, validation_images, review, system_metrics)
     check_continued(config, storage, plan.identity)
     return plan
 
@@ -316,7 +331,7 @@ def carry_out(
             tracker = Tracker(config, plan.uri, store.identifier, display.note, tags, dict(plan.digests), plan.review)
         review = Review(plan.storage, config.name, plan.uri, store.directory) if plan.review else None
         refresh = review.refresh if review else lambda: None
-        coordinator = Coordinator(config, store, tracker, display, refresh, plan.fuse)
+        coordinator = Coordinator(config, store, tracker, display, refresh, plan.fuse, plan.checkpoint_every)
 
         begin()
         finished = False

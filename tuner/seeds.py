@@ -192,6 +192,10 @@ class SeedStore(StudyStore):
         best = self.best
         return any(each.number == number for each in ([best] if best else self._of_first_seed()))
 
+    def may_keep_weights(self, number: int, value: float) -> bool:
+        """Tell whether the weights of a trial that is about to end may be wanted then: those of a first seed may."""
+        return self._config.has_winner and bool(self._config.fixed(number)[SEED] == self._config.seeds[0])
+
     def history(self) -> list[tuple[datetime, float | None]]:
         """Return when each trial was finished; values come at the end."""
         times = [at for at, _ in super().history()]

@@ -79,7 +79,10 @@ class StudyStore:
         self.directory = state_directory(database.url, config.name)
         self.identifier = identifier_of(study)
         self._study, self._config = study, config
+        self._prunes = not isinstance(study.pruner, optuna.pruners.NopPruner)
         self._asked: dict[int, optuna.Trial] = {}
+        self._reported: dict[int, set[int]] = {}  # epochs, of the asked ones
+        self._ids: dict[int, int] = {}
         # How the study stands is remembered, since this process alone changes it: to look at every trial after each of
         # thousands would take longer and longer.
         self._finished = {trial.number for trial in self.finished()}
@@ -153,9 +156,13 @@ class StudyStore:
         """Tell whether the weights of a finished trial can still be wanted."""
         return self._best is not None and number == self._best.number
 
+    def may_keep_weights(self, number: int, value: float) -> bool:
+        """Tell whether the weights of a trial that is about to end with a value may be wanted then."""
+        return self._would_be_best(number, value)
+
     def ranking(self) -> list[FrozenTrial]:
         """Return the trials that were trained to their end, the best first."""
-        return sorted(self.trials(TrialState.COMPLETE), key=self._rank)
+        return sorted(self.trials(TrialState.COMPLETE), key=self._rank_of)
 
     @property
     def best_value(self) -> float | None:
@@ -168,13 +175,18 @@ class StudyStore:
         history = []
         for trial in sorted(self.finished(), key=lambda trial: cast(datetime, trial.datetime_complete)):
             if trial.state is TrialState.COMPLETE:
-                best = trial if best is None else min(best, trial, key=self._rank)
+                best = trial if best is None else min(best, trial, key=self._rank_of)
             history.append((cast(datetime, trial.datetime_complete), best.value if best else None))
         return history
 
-    def _rank(self, trial: FrozenTrial) -> tuple[float, int]:
-        value = cast(float, trial.value)
-        return -value if self._config.objective.direction == "maximize" else value, trial.number
+    def _would_be_best(self, number: int, value: float) -> bool:
+        return self._best is None or self._rank(value, number) < self._rank_of(self._best)
+
+    def _rank_of(self, trial: FrozenTrial) -> tuple[float, int]:
+        return self._rank(cast(float, trial.value), trial.number)
+
+    def _rank(self, value: float, number: int) -> tuple[float, int]:
+        return -value if self._config.objective.direction == "maximize" else value, number
 
     def trial_directory(self, number: int) -> Path:
         """Return the folder of a trial's checkpoints, result and output."""
@@ -205,17 +217,18 @@ class StudyStore:
                     self._study.add_trial(optuna.trial.create_trial(state=TrialState.WAITING))
             asked = self._study.ask()
         try:
-            if waiting:
-                self._draw_again(asked)
+            before = self.trial(asked.number) if waiting else None
+            if before is not None:
+                self._draw_again(asked, before)
             config = self._config.draw(asked)
         except ValueError as error:  # Optuna's, of a trial whose stored parameters are not those of this search space
             raise StudyFailedError(f"trial #{asked.number} in the database is not of this study: {error}") from error
         self._asked[asked.number] = asked
+        self._reported[asked.number] = set(before.intermediate_values) if before else set()
         return asked.number, config
 
-    def _draw_again(self, asked: optuna.Trial) -> None:
+    def _draw_again(self, asked: optuna.Trial, trial: FrozenTrial) -> None:
         """Draw what a trial has got already: if that was not all, the rest is then what it would have been."""
-        trial = self.trial(asked.number)
         given = {*asked.relative_params, *trial.system_attrs.get("fixed_params", {})}
         for name, distribution in trial.distributions.items():
             if name not in given and not distribution.single():
@@ -223,11 +236,16 @@ class StudyStore:
 
     @_patient
     def report(self, number: int, epoch: int, value: float, may_prune: bool) -> bool:
-        """Record an epoch of an asked trial and return whether to prune it."""
-        trial = self._asked[number]
-        if epoch not in self.trial(number).intermediate_values:  # an epoch done again after a kill
+        """Record an epoch of an asked trial and return whether to prune it.
+
+        An epoch that is done again, after a kill, is not recorded again; and of those, only the last asks the pruner,
+        which knows no other.
+        """
+        trial, reported = self._asked[number], self._reported[number]
+        if epoch not in reported:
             trial.report(value, epoch)
-        return may_prune and trial.should_prune()
+            reported.add(epoch)
+        return self._prunes and may_prune and epoch == max(reported) and trial.should_prune()
 
     @_patient
     def finish(self, number: int, state: TrialState, value: float | None, attributes: Mapping[str, Any]) -> None:
@@ -238,9 +256,8 @@ class StudyStore:
             self._study.tell(number, value if state is TrialState.COMPLETE else None, state)
         self._asked.pop(number, None)
         self._finished.add(number)
-        if state is TrialState.COMPLETE:
-            trial = self.trial(number)
-            self._best = trial if self._best is None else min(self._best, trial, key=self._rank)
+        if value is not None and state is TrialState.COMPLETE and self._would_be_best(number, value):
+            self._best = self.trial(number)
 
     @_patient
     def suspend(self, number: int) -> None:
@@ -296,7 +313,10 @@ class StudyStore:
         self._study.set_user_attr(TEST, dataclasses.asdict(test))
 
     def _id_of(self, number: int) -> int:
-        return self.database.storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
+        if number not in self._ids:
+            study = self._study._study_id
+            self._ids[number] = self.database.storage.get_trial_id_from_study_id_trial_number(study, number)
+        return self._ids[number]
 
 
 def check_continued(config: StudyConfig, url: str, identity: Mapping[str, Any]) -> None:

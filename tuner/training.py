@@ -28,6 +28,7 @@ from tuner import ranks, registry
 from tuner.callbacks import DivergenceStop, History, LrLog, Predictions, Reporter
 from tuner.checkpoints import (
     AtomicCheckpointIO,
+    CheckpointPace,
     DiskFullError,
     checkpoint_name,
     common_checkpoint,
@@ -77,11 +78,14 @@ def run(group: Group, channel: Channel, device: str = "cpu") -> list[TrialResult
     _silence_libraries()
     if group.task == "test":
         return [_test(assignment, device) for assignment in group.trials]
-    results = _train_together(group.trials, channel, device) if len(group.trials) > 1 else {}
+    every = group.checkpoint_every
+    results = _train_together(group.trials, channel, device, every) if len(group.trials) > 1 else {}
     for assignment in group.trials:
         if assignment.number not in results:
             stopped = any(result.state == "interrupted" for result in results.values())
-            results[assignment.number] = TrialResult("interrupted") if stopped else _train(assignment, channel, device)
+            results[assignment.number] = (
+                TrialResult("interrupted") if stopped else _train(assignment, channel, device, every)
+            )
     return [results[assignment.number] for assignment in group.trials]
 
 
@@ -97,10 +101,10 @@ def read_result(directory: Path) -> TrialResult | None:
         return None
 
 
-def _train(assignment: Assignment, channel: Channel, device: str) -> TrialResult:
+def _train(assignment: Assignment, channel: Channel, device: str, checkpoint_every: float) -> TrialResult:
     started = time.monotonic()
     try:
-        return _conclude(assignment, _fit(assignment, channel, device), started, device)
+        return _conclude(assignment, _fit(assignment, channel, device, checkpoint_every), started, device)
     except DiskFullError as error:
         return _disk_is_full(error)
     except Exception as error:  # the user's network, data or schedule: the trial fails, the study goes on
@@ -144,17 +148,21 @@ def _message(error: Exception, config: TrialConfig) -> str:
     return message
 
 
-def _fit(assignment: Assignment, channel: Channel, device: str) -> TrialResult:
+def _fit(assignment: Assignment, channel: Channel, device: str, checkpoint_every: float) -> TrialResult:
     config, directory = assignment.config, assignment.directory
     checkpoint = ranks.first(lambda: common_checkpoint([directory]))  # it removes damaged ones
     module, data = build_module(config), build_data(config)
 
-    def save(epoch: int) -> None:
-        trainer.save_checkpoint(directory / checkpoint_name(epoch))
+    def save(epoch: int, must: bool) -> None:
+        if not must and not ranks.first(pace.is_due):
+            return
+        with pace.saving():
+            trainer.save_checkpoint(directory / checkpoint_name(epoch))
         crash_point("checkpoint saved")
         if ranks.is_first():
             remove_checkpoints(directory, KEPT_CHECKPOINTS)
 
+    pace = CheckpointPace(checkpoint_every)
     history, divergence = History(), DivergenceStop()
     reporter = _reporter(assignment, history, channel, save)
     callbacks = [EpochSeed(config.seed), divergence, reporter]
@@ -163,19 +171,21 @@ def _fit(assignment: Assignment, channel: Channel, device: str) -> TrialResult:
     trainer = _trainer(config, device, directory, callbacks, history)
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint and directory / checkpoint, weights_only=True)
     result = _outcome(assignment, reporter, divergence.diverged_at, trainer.global_step)
-    if result.state == "complete" and ranks.is_first():
+    if result.state == "complete" and reporter.verdict != "forget" and ranks.is_first():
         if reporter.weights is not None:
             module.load_state_dict(reporter.weights)
         _save_weights(directory, network_of(module).state_dict())
     return result
 
 
-def _train_together(assignments: Sequence[Assignment], channel: Channel, device: str) -> dict[int, TrialResult]:
+def _train_together(
+    assignments: Sequence[Assignment], channel: Channel, device: str, checkpoint_every: float
+) -> dict[int, TrialResult]:
     """Train trials as one model where that can be, and return the results by number; the others are to train alone."""
     results: dict[int, TrialResult] = {}
     try:
         for part, checkpoint in _parts(assignments, device):
-            _fit_fused(part, checkpoint, channel, device, results)
+            _fit_fused(part, checkpoint, channel, device, checkpoint_every, results)
             if any(result.state == "interrupted" for result in results.values()):
                 break
     except DiskFullError as error:
@@ -195,6 +205,7 @@ def _fit_fused(
     checkpoint: str | None,
     channel: Channel,
     device: str,
+    checkpoint_every: float,
     results: dict[int, TrialResult],
 ) -> None:
     started = time.monotonic()
@@ -205,8 +216,11 @@ def _fit_fused(
     alone = [cast(Classifier, build_module(assignment.config)) for assignment in assignments]
     module = FusedClassifier(alone, seeds, list(by_name))
 
-    def save(epoch: int) -> None:
-        trainer.save_checkpoint(first.directory / checkpoint_name(epoch))
+    def save(epoch: int, must: bool) -> None:
+        if not must and not pace.is_due():
+            return
+        with pace.saving():
+            trainer.save_checkpoint(first.directory / checkpoint_name(epoch))
         crash_point("checkpoint saved")
         for assignment in assignments:
             remove_checkpoints(assignment.directory, KEPT_CHECKPOINTS)
@@ -214,14 +228,15 @@ def _fit_fused(
     def conclude(name: str) -> None:
         assignment, trial = by_name[name], trials[name]
         result = _outcome(assignment, trial.reporter, trial.diverged_at, trainer.global_step)
-        if result.state == "complete":
+        if result.state == "complete" and trial.reporter.verdict != "forget":
             _save_weights(assignment.directory, module.weights(name))
         results[assignment.number] = _conclude(assignment, result, started, device, len(by_name))
 
+    pace = CheckpointPace(checkpoint_every)
     trials = {}
     for name, assignment in by_name.items():
         history = History()
-        reporter = _reporter(assignment, history, channel, lambda epoch: None)  # all are saved together
+        reporter = _reporter(assignment, history, channel, lambda epoch, must: None)  # all are saved together
         trials[name] = FusedTrial(assignment.config.seed, history, reporter)
     group = FusedReporter(trials, save, conclude)
     checkpoints = FusedCheckpointIO(
@@ -266,7 +281,9 @@ def _most_in_memory(config: TrialConfig) -> int:
     return max(1, free // 2 // (6 * size))
 
 
-def _reporter(assignment: Assignment, history: History, channel: Channel, save: Callable[[int], None]) -> Reporter:
+def _reporter(
+    assignment: Assignment, history: History, channel: Channel, save: Callable[[int, bool], None]
+) -> Reporter:
     return Reporter(
         metric=assignment.metric,
         history=history,
