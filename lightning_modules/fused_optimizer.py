@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_modules.classifier import OptimizerCallable
 from lightning_modules.lr_scheduler import ScheduleLR
@@ -15,6 +15,24 @@ from lightning_modules.schedules import Schedule
 __all__ = ["FusedOptimizer"]
 
 
+_Kernel = Callable[[list[Tensor]], None]
+
+
+@dataclass(frozen=True)
+class _Update:
+    """What an optimizer does for a trial that it has seen before, with everything looked up.
+
+    Args:
+        present: Which of the parameters have gradients.
+        kernels: For each parameter group, where its gradients are among those, and what takes them.
+        steps: Counters that are raised before.
+    """
+
+    present: Sequence[int]
+    kernels: Sequence[tuple[Sequence[int], _Kernel]]
+    steps: Sequence[Tensor]
+
+
 @dataclass
 class _Trial:
     make: OptimizerCallable
@@ -22,6 +40,7 @@ class _Trial:
     optimizer: torch.optim.Optimizer
     scheduler: ScheduleLR
     stopped: bool = False
+    update: _Update | None = None
 
 
 class FusedOptimizer:
@@ -30,6 +49,10 @@ class FusedOptimizer:
     Nothing is copied: parameter ``p`` of trial ``k`` is ``stacks[p][k]``, and so is its gradient. Each trial has
     parameter groups with lr, eps and all else of its own. The states have the form that they have in a trial alone. It
     is what Lightning asks of an optimizer.
+
+    At every step, torch's optimizers look up the states of all parameters, which can take longer than a GPU needs to
+    update them. So where there is a fused kernel (for Adam, AdamW and SGD), a trial's first step is the optimizer's,
+    and from then on its kernel is called with the same tensors.
 
     Args:
         stacks: Parameters [K, ...] in the order of the network's.
@@ -83,20 +106,35 @@ class FusedOptimizer:
         if closure is not None:
             with torch.enable_grad():
                 result = closure()
-        running = [not trial.stopped for trial in self._trials.values()]
-        for index, stack in enumerate(self._stacks):
-            if stack.grad is None:
+        present = [index for index, stack in enumerate(self._stacks) if stack.grad is not None]
+        by_param = [stack.grad.unbind() for stack in self._stacks if stack.grad is not None]
+        known, others = [], []
+        for index, trial in enumerate(self._trials.values()):
+            if trial.stopped:
                 continue
-            for trial, gradient, runs in zip(self._trials.values(), stack.grad.unbind(), running, strict=True):
-                trial.params[index].grad = gradient if runs else None  # optimizers leave out what has no gradient
-        for joined in self._joined.values():
-            joined.step()
+            gradients = [of_param[index] for of_param in by_param]
+            if trial.update is not None and trial.update.present == present:
+                known.append((trial.update, gradients))
+            else:
+                others.append((trial, gradients))
+        _update(known)
+        self._step(others, present)
         for trial in self._trials.values():
             if not trial.stopped:
                 trial.scheduler.advance()
-            for param in trial.params:
-                param.grad = None
         return result
+
+    def _step(self, trials: Sequence[tuple[_Trial, Sequence[Tensor]]], present: Sequence[int]) -> None:
+        """Update trials by the optimizers, and look up what they then need not look up again."""
+        for trial, gradients in trials:
+            for index, gradient in zip(present, gradients, strict=True):
+                trial.params[index].grad = gradient
+        for kind in {type(trial.optimizer): None for trial, _ in trials}:
+            self._joined[kind].step()  # it leaves out what has no gradient
+        for trial, _ in trials:
+            for index in present:
+                trial.params[index].grad = None
+            trial.update = _looked_up(trial, self._joined[type(trial.optimizer)].state, present)
 
     def stop(self, name: str) -> None:
         """Leave a trial as it is from now on."""
@@ -137,9 +175,90 @@ class FusedOptimizer:
                 self._joined[kind].state.clear()
             self._joined[kind].param_groups += trial.optimizer.param_groups
             self._joined[kind].state.update(trial.optimizer.state)
+            trial.update = None
 
     def _part(self) -> None:
         """Give the states back to the trials' own optimizers."""
         for trial in self._trials.values():
             state = self._joined[type(trial.optimizer)].state
             trial.optimizer.state.update({param: state[param] for param in trial.params if param in state})
+
+
+def _update(updates: Sequence[tuple[_Update, Sequence[Tensor]]]) -> None:
+    """Update trials by what is looked up, each with its gradients."""
+    with torch.no_grad():
+        if steps := [step for update, _ in updates for step in update.steps]:
+            torch._foreach_add_(steps, 1)
+        for update, gradients in updates:
+            for places, kernel in update.kernels:
+                kernel([gradients[place] for place in places])
+
+
+def _looked_up(trial: _Trial, states: Mapping[Any, Mapping[str, Any]], present: Sequence[int]) -> _Update | None:
+    """Return what a trial's optimizer does from its second step on; None if it has to do it itself."""
+    make = _KERNELS.get(type(trial.optimizer))
+    places = {trial.params[index]: place for place, index in enumerate(present)}
+    kernels: list[tuple[Sequence[int], _Kernel]] = []
+    steps: list[Tensor] = []
+    for group in trial.optimizer.param_groups:
+        if make is None or not group["fused"] or any(group.get(key) for key in _UNUSUAL):
+            return None
+        if params := [param for param in group["params"] if param in places]:
+            of_params = [states[param] for param in params]
+            kernels.append(([places[param] for param in params], make(group, params, of_params)))
+            steps += [state["step"] for state in of_params if "step" in state]
+    return _Update(present, kernels, steps)
+
+
+_UNUSUAL = ("amsgrad", "capturable", "differentiable")
+
+
+def _adam(group: Mapping[str, Any], params: list[Tensor], states: Sequence[Mapping[str, Any]]) -> _Kernel:
+    kernel = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
+    means, squares, steps = ([state[key] for state in states] for key in ("exp_avg", "exp_avg_sq", "step"))
+
+    def update(gradients: list[Tensor]) -> None:
+        kernel(
+            params,
+            gradients,
+            means,
+            squares,
+            [],
+            steps,
+            lr=group["lr"],
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=group["maximize"],
+        )
+
+    return update
+
+
+def _sgd(group: Mapping[str, Any], params: list[Tensor], states: Sequence[Mapping[str, Any]]) -> _Kernel:
+    buffers = [state["momentum_buffer"] for state in states] if group["momentum"] else []
+
+    def update(gradients: list[Tensor]) -> None:
+        torch._fused_sgd_(
+            params,
+            gradients,
+            buffers,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            momentum=group["momentum"],
+            dampening=group["dampening"],
+            nesterov=group["nesterov"],
+            maximize=group["maximize"],
+            is_first_step=False,
+        )
+
+    return update
+
+
+_KERNELS: Mapping[type[torch.optim.Optimizer], Callable[..., _Kernel]] = {
+    torch.optim.Adam: _adam,
+    torch.optim.AdamW: _adam,
+    torch.optim.SGD: _sgd,
+}

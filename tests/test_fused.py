@@ -1,7 +1,8 @@
 """Trials trained as one model end as they end alone: the same lrs, metrics, weights and states, to 1e-10 in float64."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_modules import (
     MNISTCNN,
@@ -58,6 +60,8 @@ from lightning_modules import (
     split_checkpoint,
     warmup,
 )
+from lightning_modules.classifier import OptimizerCallable
+from lightning_modules.fused_optimizer import FusedOptimizer
 
 STEPS = 5  # an epoch: 100 images in batches of 20
 EVERY_SCHEDULE: Sequence[Schedule] = [
@@ -104,7 +108,7 @@ def small_cnn(dropout: float = 0.2) -> nn.Module:
 @dataclass(frozen=True)
 class Trial:
     schedule: Schedule | Plateau = CONSTANT
-    optimizer: Optimizer = ADAM
+    optimizer: Optimizer | OptimizerCallable = ADAM
     seed: int = 0
     network: Callable[[], nn.Module] = small_cnn
 
@@ -287,6 +291,31 @@ def test_every_optimizer_with_numbers_of_its_own_gives_what_it_gives_alone():
     assert_as_alone(named(*(Trial(schedule, optimizer) for optimizer in EVERY_OPTIMIZER)))
 
 
+def no_decay_of_biases(params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    matrices, vectors = [], []
+    for param in params:
+        (matrices if param.ndim > 1 else vectors).append(param)
+    groups = [{"params": matrices, "weight_decay": 0.1, "eps": 1e-3}, {"params": vectors, "betas": (0.5, 0.9)}]
+    return torch.optim.AdamW(groups, lr=0.01, fused=True)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        no_decay_of_biases,
+        partial(torch.optim.Adam, lr=0.01, fused=True, amsgrad=True),
+        partial(torch.optim.Adam, lr=0.01, fused=True, maximize=True),
+        partial(torch.optim.Adam, lr=0.01),
+        partial(torch.optim.SGD, lr=0.1, fused=True, momentum=0.5, dampening=0.2),
+        partial(torch.optim.SGD, lr=0.1, fused=True, maximize=True),
+        partial(torch.optim.NAdam, lr=0.01),
+    ],
+    ids=["two groups", "amsgrad", "maximize", "not fused", "dampening", "maximizing SGD", "NAdam"],
+)
+def test_optimizers_of_ones_own_give_what_they_give_alone(make: OptimizerCallable):
+    assert_as_alone(named(Trial(CosineDecay(decay_steps=8), make), Trial(seed=1, optimizer=make), Trial(seed=2)))
+
+
 def test_trials_of_different_seeds_have_weights_batches_and_dropout_of_their_own():
     fused = assert_as_alone(named(*(Trial(seed=seed) for seed in (3, 1, 3, 2))))
     assert_equal(fused["t0"], fused["t2"])
@@ -436,6 +465,61 @@ def test_a_network_with_batch_norm_shared_weights_and_every_dropout_gives_what_i
         *(Trial(seed=seed, network=Everything, optimizer=SGD(initial_lr=0.1, momentum=0.9)) for seed in seeds)
     )
     assert_as_alone(trials)
+
+
+class Alternating(nn.Module):
+    """Two networks of which each step trains another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList([small_cnn(), small_cnn()])
+        self.step = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.step += self.training
+        result: Tensor = self.networks[self.step % 2](images)
+        return result
+
+
+@pytest.mark.parametrize("optimizer", [ADAM, SGD(initial_lr=0.1, momentum=0.9)], ids=["Adam", "SGD"])
+def test_parameters_that_have_a_gradient_at_some_steps_only_are_updated_at_these(optimizer: Optimizer):
+    assert_as_alone(named(*(Trial(CosineDecay(decay_steps=8), optimizer, seed, Alternating) for seed in (1, 2))))
+
+
+class Operations(TorchDispatchMode):
+    """Counts what would be launched on a GPU: each operation is a kernel, or a few."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not func.is_view:
+            self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_more_trials_take_no_more_operations_but_for_one_update_each():
+    counts, digits = {}, data()
+    digits.prepare_data()
+    digits.setup("fit")
+    batch = next(iter(digits.train_dataloader()))
+    for count in (2, 7):
+        classifiers = [Trial(seed=seed).classifier() for seed in range(count)]
+        module = FusedClassifier(classifiers, [0] * count)
+        optimizer = FusedOptimizer(
+            list(module.model.parameters()), {str(index): (ADAM, CONSTANT) for index in range(count)}
+        )
+        for _ in range(3):
+            with Operations() as operations:
+                loss = module.training_step(batch, 0)["loss"]
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+        counts[count] = Counter(operations.names)
+    assert counts[2].pop("_fused_adam_") == 2
+    assert counts[7].pop("_fused_adam_") == 7
+    assert counts[2] == counts[7]
 
 
 def test_in_single_precision_trials_end_close_to_where_they_end_alone():
