@@ -104,7 +104,7 @@ class DropoutRecorder(_DropoutMode):
 
 
 class TrialDropout(_DropoutMode):
-    """Inside of `vmap` over the trials: lets each trial drop what it would drop alone.
+    """Inside of `vmap` over the trials: lets each trial drop what it would drop alone, and have batch norm on a GPU.
 
     Args:
         streams: The trials' random numbers.
@@ -115,6 +115,14 @@ class TrialDropout(_DropoutMode):
     def __init__(self, streams: RandomStreams, trial: Tensor, layouts: Sequence[Strides]) -> None:
         super().__init__()
         self._streams, self._trial, self._layouts = streams, trial, iter(layouts)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is functional.batch_norm:  # cuDNN's, on a GPU, asks for the memory layout, which vmap does not tell
+            with torch.backends.cudnn.flags(enabled=False):
+                return func(*args, **kwargs or {})
+        return super().__torch_function__(func, types, args, kwargs)
 
     def _dropout(self, values: Tensor, drop: Drop, inplace: bool) -> Tensor:
         noise: Tensor = _Noise.apply(values, self._trial, self._streams, drop, next(self._layouts))

@@ -182,14 +182,13 @@ def data(seed: int | Sequence[int] = 0) -> MNIST5kDataModule:
 def trainer(epochs: int, recorder: Recorder, *callbacks: pl.Callback, **options: Any) -> pl.Trainer:
     return pl.Trainer(
         max_epochs=epochs,
-        accelerator="cpu",
         callbacks=list(callbacks),
         logger=recorder,
         log_every_n_steps=1,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        **{"precision": "64-true", "num_sanity_val_steps": 0, **options},
+        **{"accelerator": "cpu", "precision": "64-true", "num_sanity_val_steps": 0, **options},
     )
 
 

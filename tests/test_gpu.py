@@ -1,0 +1,149 @@
+"""What is different on a GPU: what can be seen without one, and, where there is one, that it all works there."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from lightning_modules import (
+    MLP,
+    MNISTCNN,
+    SGD,
+    Adam,
+    AdamEpsilonHat,
+    Classifier,
+    CosineDecay,
+    FusedClassifier,
+    Optimizer,
+    RMSprop,
+)
+from lightning_modules.fused_optimizer import FusedOptimizer
+from lightning_modules.tensors import TensorLoader
+from tests.conftest import EPOCHS, STEPS, StudyFolder
+from tests.test_fused import Everything, Trial, assert_as_alone, named
+from tests.test_study import slots_of
+
+GPU = torch.device("cuda", 0)
+
+# -- without one -------------------------------------------------------------------------------------------------------
+
+FORK = "pid = os.fork() or os._exit(torch.cuda._is_in_bad_fork()); sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))"
+
+
+@pytest.mark.parametrize(("touch", "is_bad"), [("", False), ("torch.cuda.device_count()", True)])
+def test_a_process_that_has_what_trainings_need_imported_can_be_forked_for_a_gpu(touch: str, is_bad: bool):
+    code = f"import os, sys, torch, tuner.training; {touch}\n{FORK}"
+    if is_bad and torch.cuda.is_available():
+        pytest.skip("with a driver, counting GPUs does not touch them")
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == is_bad
+
+
+class PretendedGPU(FakeTensorMode):
+    """Lets tensors be on a GPU that is not there, without contents: what would ask for these raises an error.
+
+    So does an operation on tensors of different devices. Autograd's engine and CUDA's generators need a real one.
+    """
+
+    def tensor(self, like: Tensor) -> Tensor:
+        return FakeTensor(self, like.detach().to("meta"), GPU)
+
+    def move(self, module: FusedClassifier) -> None:
+        module._device = GPU
+        for each in module.modules():
+            for name, param in each._parameters.items():
+                each._parameters[name] = None if param is None else nn.Parameter(self.tensor(param))
+            for name, buffer in each._buffers.items():
+                each._buffers[name] = None if buffer is None else self.tensor(buffer)
+
+
+class Normed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(1, 4, 5, stride=3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(256, 10))
+
+    def forward(self, images: Tensor) -> Tensor:
+        result: Tensor = self.layers(images)
+        return result
+
+
+@pytest.mark.parametrize(
+    "network", [lambda: MNISTCNN(dropout=0.0), lambda: MLP(dropout=0.0), Normed], ids=["CNN", "MLP", "batch norm"]
+)
+@pytest.mark.parametrize("seeds", [0, (1, 2, 3)], ids=["one batch", "a batch each"])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        Adam(initial_lr=1e-3),
+        AdamEpsilonHat(initial_lr=1e-3),
+        RMSprop(initial_lr=1e-3, momentum=0.9),
+    ],
+    ids=lambda optimizer: type(optimizer).__name__,
+)
+def test_no_step_waits_for_the_gpu_or_takes_anything_from_the_cpu(
+    network: Callable[[], nn.Module], seeds: int | tuple[int, ...], optimizer: Optimizer
+):
+    module = FusedClassifier([Classifier(network(), optimizer) for _ in range(3)])
+    gpu = PretendedGPU()
+    gpu.move(module)
+    images, labels = gpu.tensor(torch.zeros(100, 1, 28, 28)), gpu.tensor(torch.zeros(100).long())
+    with gpu:
+        params = list(module.model.parameters())
+        update = FusedOptimizer(params, {name: (optimizer, CosineDecay(decay_steps=9)) for name in module.names})
+        for batch in TensorLoader(images, labels, 25, shuffle=True, seed=seeds):
+            losses = module.training_step(batch, 0)["losses"]
+            for param in params:
+                param.grad = torch.empty_like(param)
+            update.step()
+        module.eval()
+        for batch in TensorLoader(images, labels, 50):
+            module.validation_step(batch, 0)
+        states = [each for state in update.state.values() for key, each in state.items() if key != "step"]
+    results = [losses, *(sums for sums, _ in module._sums.values()), *params, *module.model.buffers(), *states]
+    assert {result.device for result in results} == {GPU}
+    assert sorted(module._sums) == ["train", "val"]
+
+
+# -- with one ----------------------------------------------------------------------------------------------------------
+
+needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+IN_DOUBLE = ("--set", "trial.trainer.precision=64-true")
+
+
+@needs_a_gpu
+def test_on_a_gpu_trials_of_a_group_end_as_they_end_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    schedule = CosineDecay(decay_steps=8)
+    optimizers = (Adam(initial_lr=0.01), SGD(initial_lr=0.1, momentum=0.9), RMSprop(initial_lr=0.002))
+    for seeds in ((1, 1, 1), (1, 2, 3)):
+        trials = [Trial(schedule, each, seed) for each, seed in zip(optimizers, seeds, strict=True)]
+        assert_as_alone(named(*trials), accelerator="gpu")
+        assert_as_alone(named(*(Trial(schedule, optimizers[1], seed, Everything) for seed in seeds)), accelerator="gpu")
+
+
+@needs_a_gpu
+def test_on_a_gpu_a_study_goes_on_after_a_kill_and_comes_to_the_same_in_a_group(
+    folder: StudyFolder, tmp_path_factory: pytest.TempPathFactory
+):
+    process = folder.start("--devices", "0", "--per-device", "2", *IN_DOUBLE)
+    folder.wait_for(folder.has_checkpoint, process)
+    os.kill(slots_of(process.pid)[0], signal.SIGKILL)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
+    setups = folder.optuna("select value_json from trial_user_attributes where key = 'setup'")
+    assert {json.loads(setup)["device"] for (setup,) in setups} == {torch.cuda.get_device_name()}
+
+    with closing(StudyFolder(tmp_path_factory.mktemp("fused"))) as fused:
+        fused.run("--devices", "0", "--fuse", "4", *IN_DOUBLE)
+        fused.check(trials=4, epochs=EPOCHS, steps=STEPS)
+        values = "select number, value from trials join trial_values using (trial_id)"
+        assert dict(fused.optuna(values)) == pytest.approx(dict(folder.optuna(values)), rel=1e-6)
