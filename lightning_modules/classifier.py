@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torchmetrics import Metric
 
 from lightning_modules.lr_scheduler import ScheduleLR
 from lightning_modules.optimizers import Optimizer
@@ -26,8 +27,35 @@ def mse(outputs: Tensor, labels: Tensor, reduction: Literal["mean", "none"] = "m
     return losses if reduction == "none" else losses.mean()
 
 
+STAGES = ("train", "val", "test")
 LOSSES: dict[Loss, Callable[..., Tensor]] = {"cross_entropy": functional.cross_entropy, "mse": mse}
 """What a classifier can minimise, by its name."""
+
+
+class _Mean(Metric):
+    """Mean over the examples of an epoch."""
+
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, value: Tensor, count: int) -> None:
+        """Add the mean of a batch."""
+        self.total = self.total + value * count
+        self.count = self.count + count
+
+    def compute(self) -> Tensor:
+        """Return the mean of what was added."""
+        return self.total / self.count
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Return values in a precision in which many of them can be added up."""
+    return values if values.dtype == torch.float64 else values.float()
 
 
 class Classifier(pl.LightningModule):
@@ -61,6 +89,9 @@ class Classifier(pl.LightningModule):
         if loss not in LOSSES:
             raise ValueError(f"a loss of {', '.join(LOSSES)} must hold, but got loss={loss!r}")
         self.loss = loss
+        self._means = {f"{stage}/{name}": _Mean() for stage in STAGES for name in ("loss", "acc")}
+        self._registered_means = nn.ModuleDict(self._means)  # they move with the module
+        self._logged: set[str] = set()  # stages of whose epoch Lightning has the means
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the logits of a batch."""
@@ -87,6 +118,18 @@ class Classifier(pl.LightningModule):
         """Log loss and accuracy of a test batch, and return its logits, for callbacks."""
         return self._evaluate(batch, "test")[1]
 
+    def on_train_epoch_start(self) -> None:
+        """Begin the means of the epoch."""
+        self._logged.discard("train")
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin the means of the validation."""
+        self._logged.discard("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Begin the means of the test."""
+        self._logged.discard("test")
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the lr that the coming update uses."""
         lr = optimizer.param_groups[0]["lr"]
@@ -110,7 +153,13 @@ class Classifier(pl.LightningModule):
         inputs, labels = batch
         logits = self(inputs)
         loss = LOSSES[self.loss](logits, labels)
-        accuracy = (logits.detach().argmax(dim=1) == labels).float().mean()
-        metrics = {f"{stage}/loss": loss.detach(), f"{stage}/acc": accuracy}
-        self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
+        kept = at_least_float32(loss.detach())
+        accuracy = (logits.detach().argmax(dim=1) == labels).to(kept.dtype).mean()
+        # Lightning takes the means at the end of the epoch. To log every step takes longer than a small network does.
+        means = {f"{stage}/loss": kept, f"{stage}/acc": accuracy}
+        for name, value in means.items():
+            self._means[name].update(value, len(labels))
+        if stage not in self._logged:
+            self._logged.add(stage)
+            self.log_dict({name: self._means[name] for name in means}, on_step=False, on_epoch=True)
         return loss, logits

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from lightning_modules.classifier import LOSSES, Classifier
+from lightning_modules.classifier import LOSSES, Classifier, at_least_float32
 from lightning_modules.dropout import DropoutRecorder, RandomStreams, TrialDropout
 from lightning_modules.fused_optimizer import FusedOptimizer
 from lightning_modules.plateau import Plateau
@@ -243,15 +243,15 @@ class FusedClassifier(pl.LightningModule):
         labels = labels.expand(logits.shape[:2])
         losses = LOSSES[self.loss](logits.flatten(0, 1), labels.flatten(), reduction="none")
         losses = losses.view(logits.shape[:2]).mean(dim=1)
-        accuracies = (logits.detach().argmax(dim=2) == labels).float().mean(dim=1)
-        self._add(stage, losses, accuracies, labels.shape[1])
+        kept = at_least_float32(losses.detach())
+        accuracies = (logits.detach().argmax(dim=2) == labels).to(kept.dtype).mean(dim=1)
+        self._add(stage, torch.stack([kept, accuracies]), labels.shape[1])
         return losses
 
-    def _add(self, stage: str, losses: Tensor, accuracies: Tensor, batch_size: int) -> None:
-        """Add to the epoch's sums [2, K], rounding as Lightning does where it averages what a Classifier logs."""
-        added = [_at_least_float32(values.detach()) * batch_size for values in (losses, accuracies)]
-        sums, count = self._sums.get(stage, (torch.zeros((), device=losses.device), 0))
-        self._sums[stage] = sums + torch.stack([values.to(added[0].dtype) for values in added]), count + batch_size
+    def _add(self, stage: str, means: Tensor, batch_size: int) -> None:
+        """Add to the epoch's sums [2, K], rounding as a Classifier does."""
+        sums, count = self._sums.get(stage, (torch.zeros((), device=means.device), 0))
+        self._sums[stage] = sums + means * batch_size, count + batch_size
 
     def _dropout_layouts(self, inputs: Tensor) -> list[tuple[int, ...]]:
         """Return the strides of what each call of dropout gets in a trial that is alone, found out by running one.
@@ -425,7 +425,3 @@ def _equal(one: Any, other: Any) -> bool:
         return bool(one == other)
     except Exception:  # arrays and the like
         return False
-
-
-def _at_least_float32(values: Tensor) -> Tensor:
-    return values if values.dtype == torch.float64 else values.float()
