@@ -73,6 +73,47 @@ def test_loss_and_accuracy_of_training_and_validation_are_logged_each_epoch():
     assert metrics.keys() == {"test/loss", "test/acc"}
 
 
+class LoggingEveryStep(Classifier):
+    """Logs at every step, and leaves means and sizes of batches to Lightning."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        loss, logits = self._evaluate(batch, "train")
+        self.log_by_lightning("train", batch, loss, logits)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log_by_lightning("val", batch, *self._evaluate(batch, "val"))
+
+    def log_by_lightning(self, stage: str, batch: Any, loss: torch.Tensor, logits: torch.Tensor) -> None:
+        accuracy = (logits.argmax(dim=1) == batch[1]).to(loss.dtype).mean()
+        metrics = {f"lightning/{stage}/loss": loss, f"lightning/{stage}/acc": accuracy}
+        self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=len(batch[1]))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"val_check_interval": 0.3}, {"max_steps": 20}, {"limit_train_batches": 5}, {"precision": "64-true"}],
+    ids=lambda options: next(iter(options), "plain"),
+)
+def test_the_means_are_those_that_lightning_takes_of_what_is_logged_at_every_step(options: dict[str, Any]):
+    recorder = Recorder()
+    module = LoggingEveryStep(MNISTCNN(channels=(2, 2, 2), hidden=(8, 8)), Adam(initial_lr=0.01))
+    trainer = pl.Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        logger=recorder,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        **options,
+    )
+    trainer.fit(module, datamodule=MNIST5kDataModule(batch_size=300, eval_batch_size=220))  # 4,000 and 500 images
+    for key in ("train/loss", "train/acc", "val/loss", "val/acc"):
+        assert recorder.metrics[key] == recorder.metrics[f"lightning/{key}"] != []
+        assert float(trainer.callback_metrics[key]) == recorder.metrics[key][-1][1]
+
+
 def test_with_accumulation_a_step_is_an_optimizer_update():
     schedule = ExponentialDecay(decay_rate=0.5, decay_steps=3)
     recorder, _, _ = fit(schedule, accumulate_grad_batches=4)
