@@ -1,30 +1,27 @@
 """The floor: plain PyTorch in a process for each core, with the tuner's choices, and nothing kept but results.
 
-The lr of every step, losses and accuracies are collected in memory and written to MLflow at the end.
+The libraries are imported once, by the process that then forks the others. The lr of every step, losses and accuracies
+are collected in memory and written to MLflow by that first process, at the end of each training.
 """
 
-import json
 import os
-import subprocess
 import sys
 import time
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
 
 import torch
 from torch import nn
+from work import CONFIGS, EPOCHS, EXPERIMENT, URI, factor, images
 
-from tuner.engines.local import KEEP_MEMORY
+from lightning_modules import MNISTCNN, MNIST5kDataModule
+from tuner.lightning_config import resolve_precision
 
 CORES = len(os.sched_getaffinity(0))
 
 
-def train(initial_lr: float, decay_rate: float) -> list[tuple[str, int, float]]:
-    from work import EPOCHS, factor, images
-
-    from lightning_modules import MNISTCNN
-    from tuner.lightning_config import resolve_precision
-
+def train(data: MNIST5kDataModule, initial_lr: float, decay_rate: float) -> list[tuple[str, int, float]]:
     half = torch.autocast("cpu", torch.bfloat16, enabled=resolve_precision("auto", "cpu") == "bf16-mixed")
-    data = images()
     model = MNISTCNN().to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), lr=initial_lr, fused=True)
     loader, step, points = data.train_dataloader(), 0, []
@@ -58,41 +55,46 @@ def train(initial_lr: float, decay_rate: float) -> list[tuple[str, int, float]]:
     return points
 
 
-def worker(index: int) -> None:
-    from work import CONFIGS
-
+def worker(index: int, data: MNIST5kDataModule, pipe: Connection) -> None:
     torch.set_num_threads(1)
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[index]})
     for number in range(index, len(CONFIGS), CORES):
         torch.manual_seed(number)
-        print(json.dumps(train(*CONFIGS[number])), flush=True)
+        pipe.send(train(data, *CONFIGS[number]))
+    pipe.close()
+    os._exit(0)  # the interpreter needs a while to take torch apart
 
 
 def main() -> None:
-    workers = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(index)],
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"GLIBC_TUNABLES": KEEP_MEMORY},
-        )
-        for index in range(CORES)
-    ]
+    data = images()
+    pipes = []
+    for index in range(CORES):
+        ours, theirs = Pipe(duplex=False)
+        if os.fork() == 0:
+            worker(index, data, theirs)
+        theirs.close()
+        pipes.append(ours)
+    # While they train: what the results go to.
     from mlflow import MlflowClient
     from mlflow.entities import Metric
-    from work import EXPERIMENT, URI
 
     client = MlflowClient(tracking_uri=URI)
     experiment = client.create_experiment(EXPERIMENT)
-    for process in workers:
-        for line in process.stdout or ():
-            points, run = json.loads(line), client.create_run(experiment)
-            now = int(time.time() * 1000)
+    while pipes:
+        for pipe in wait(pipes):
+            try:
+                points = pipe.recv()
+            except EOFError:
+                pipes.remove(pipe)
+                continue
+            run, now = client.create_run(experiment), int(time.time() * 1000)
             client.log_batch(run.info.run_id, [Metric(key, value, now, step) for key, step, value in points])
             client.set_terminated(run.info.run_id)
-        if process.wait():
-            raise SystemExit("a worker failed")
+    if any(os.wait()[1] for _ in range(CORES)):
+        raise SystemExit("a worker failed")
+    sys.stdout.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":
-    worker(int(sys.argv[1])) if sys.argv[1:] else main()
+    main()
