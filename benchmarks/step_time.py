@@ -1,13 +1,16 @@
 """Milliseconds a step: a trial as the tuner trains it, beside bare loops of the same network.
 
-Three contenders do the same work (the reference CNN, MNIST-5k, batch 50, Adam, one epoch of 80 steps), in turns, each
-round in a new order, in this one process with the given number of threads:
+Three contenders do the same work (the reference CNN, or a dense network, on MNIST-5k in batches of 50 with Adam, one
+epoch of 80 steps), in turns, each round in a new order, in this one process with the given number of threads:
 
 - tuner: `tuner.training.run`, with its Trainer, callbacks, history and the lr of every step recorded;
 - bare: a loop in plain PyTorch with the same choices (tensors in memory, channels-last, fused Adam);
 - usual: the loop that most examples show (DataLoader over a dataset, NCHW, Adam without fused);
 
-Run it on an idle machine:  python benchmarks/step_time.py --threads 1 --rounds 5
+Run it on an idle machine:
+
+    python benchmarks/step_time.py --threads 1 --rounds 5
+    python benchmarks/step_time.py --dense 64
 """
 
 import argparse
@@ -22,7 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_modules import MNISTCNN, ExponentialDecay, MNIST5kDataModule
+from lightning_modules import MLP, MNISTCNN, ExponentialDecay, MNIST5kDataModule
+from tuner.callbacks import Reporter
 from tuner.config import TrialConfig
 from tuner.messages import Assignment, EpochReport, Group, StepReport, Verdict
 from tuner.training import run
@@ -47,11 +51,11 @@ class Clock:
         raise AssertionError(reason)
 
 
-def tuner() -> float:
+def tuner(dense: int | None) -> float:
     config = TrialConfig.from_values(
         {
             "data": {"name": "mnist_5k", "batch_size": BATCH},
-            "model": {"name": "mnist_cnn"},
+            "model": {"name": "mlp", "layers": 1, "neurons": dense} if dense else {"name": "mnist_cnn"},
             "optimizer": {"name": "adam", "initial_lr": INITIAL_LR},
             "schedule": {"name": "exponential", "decay_rate": DECAY_RATE, "decay_steps": DECAY_STEPS},
             "trainer": {"max_epochs": 1, "precision": "32-true"},
@@ -59,6 +63,7 @@ def tuner() -> float:
         }
     )
     clock = Clock()
+    Reporter.PROGRESS_SECONDS = 0.01  # an epoch of a dense network is over in less than the usual half second
     with tempfile.TemporaryDirectory() as folder:
         run(Group((Assignment(0, config, "val/acc", Path(folder)),)), clock)
     (first, began), (last, ended) = clock.seen[0], clock.seen[-1]
@@ -88,17 +93,21 @@ def data() -> MNIST5kDataModule:
     return module
 
 
-def bare() -> float:
-    model = MNISTCNN().to(memory_format=torch.channels_last)
+def network(dense: int | None) -> nn.Module:
+    return MLP(layers=1, neurons=dense) if dense else MNISTCNN()
+
+
+def bare(dense: int | None) -> float:
+    model = network(dense).to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), lr=INITIAL_LR, fused=True)
     return loop(model, optimizer, data().train_dataloader())
 
 
-def usual() -> float:
+def usual(dense: int | None) -> float:
     batches = list(data().train_dataloader())
     images = torch.cat([images for images, _ in batches]).contiguous()
     labels = torch.cat([labels for _, labels in batches])
-    model = MNISTCNN()
+    model = network(dense)
     loader = DataLoader(TensorDataset(images, labels), batch_size=BATCH, shuffle=True)
     return loop(model, torch.optim.Adam(model.parameters(), lr=INITIAL_LR), loader)
 
@@ -107,6 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--dense", type=int, help="neurons of a dense layer, instead of the CNN")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     contenders = {"tuner": tuner, "bare": bare, "usual": usual}
@@ -114,13 +124,13 @@ def main() -> None:
     rng = random.Random(0)
     for _ in range(options.rounds):
         for name in rng.sample(list(contenders), len(contenders)):
-            times[name].append(contenders[name]() * 1000)
+            times[name].append(contenders[name](options.dense) * 1000)
     print(f"{options.threads} thread(s), {options.rounds} rounds, torch {torch.__version__}\n")
     print("| | median ms a step | lowest | highest | median of the ratio to bare |")
     print("|---|---|---|---|---|")
     for name, values in times.items():
         ratio = statistics.median(value / base for value, base in zip(values, times["bare"], strict=True))
-        print(f"| {name} | {statistics.median(values):.1f} | {min(values):.1f} | {max(values):.1f} | {ratio:.2f} |")
+        print(f"| {name} | {statistics.median(values):.2f} | {min(values):.2f} | {max(values):.2f} | {ratio:.2f} |")
 
 
 if __name__ == "__main__":

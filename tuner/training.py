@@ -213,8 +213,7 @@ def _fit_fused(
     by_name = {str(assignment.number): assignment for assignment in assignments}
     seeds = [assignment.config.seed for assignment in assignments]
     data = build_data(first.config, seeds[0] if len(set(seeds)) == 1 else tuple(seeds))
-    alone = [cast(Classifier, build_module(assignment.config)) for assignment in assignments]
-    module = FusedClassifier(alone, seeds, list(by_name))
+    module = FusedClassifier(_classifiers(assignments), seeds, list(by_name))
 
     def save(epoch: int, must: bool) -> None:
         if not must and not pace.is_due():
@@ -246,6 +245,18 @@ def _fit_fused(
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint and first.directory / checkpoint, weights_only=True)
     for name in module.live:
         conclude(name)
+
+
+def _classifiers(assignments: Sequence[Assignment]) -> list[Classifier]:
+    """Return a classifier for each trial; those of one seed share a network, since its making takes long."""
+    networks: dict[int, torch.nn.Module] = {}
+    classifiers = []
+    for assignment in assignments:
+        seed = assignment.config.seed
+        classifier = cast(Classifier, build_module(assignment.config, networks.get(seed)))
+        networks[seed] = classifier.model
+        classifiers.append(classifier)
+    return classifiers
 
 
 def _parts(assignments: Sequence[Assignment], device: str) -> Iterator[tuple[list[Assignment], str | None]]:
@@ -353,14 +364,21 @@ def build_data(config: TrialConfig, seed: int | tuple[int, ...] | None = None) -
     return data
 
 
-def build_module(config: TrialConfig) -> pl.LightningModule:
-    """Return what is trained: a `Classifier` of the trial's network, or its model if that is a LightningModule."""
+def build_module(config: TrialConfig, network: torch.nn.Module | None = None) -> pl.LightningModule:
+    """Return what is trained: a `Classifier` of the trial's network, or its model if that is a LightningModule.
+
+    Args:
+        config: The trial.
+        network: Its network, as it is made of the same seed; by default it is made.
+    """
     torch.manual_seed(config.seed)  # the initial weights
     optimizer, schedule = config.optimizer.build("optimizer"), config.schedule.build("schedule")
     if registry.is_module(config.model.name):
         module: pl.LightningModule = config.model.build("model", optimizer=optimizer, schedule=schedule)
     else:
-        module = Classifier(config.model.build("model"), optimizer, schedule, config.loss or "cross_entropy")
+        if network is None:
+            network = config.model.build("model")
+        module = Classifier(network, optimizer, schedule, config.loss or "cross_entropy")
     # Lightning converts only after it has restored a checkpoint, and would round what it restores.
     return module.double() if config.trainer.precision == "64-true" else module
 
