@@ -91,7 +91,6 @@ class Classifier(pl.LightningModule):
         self.loss = loss
         self._means = {f"{stage}/{name}": _Mean() for stage in STAGES for name in ("loss", "acc")}
         self._registered_means = nn.ModuleDict(self._means)  # they move with the module
-        self._logged: set[str] = set()  # stages of whose epoch Lightning has the means
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the logits of a batch."""
@@ -108,27 +107,15 @@ class Classifier(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a training batch."""
-        return self._evaluate(batch, "train")[0]
+        return self._evaluate(batch, batch_idx, "train")[0]
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Log loss and accuracy of a validation batch."""
-        self._evaluate(batch, "val")
+        self._evaluate(batch, batch_idx, "val")
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Log loss and accuracy of a test batch, and return its logits, for callbacks."""
-        return self._evaluate(batch, "test")[1]
-
-    def on_train_epoch_start(self) -> None:
-        """Begin the means of the epoch."""
-        self._logged.discard("train")
-
-    def on_validation_epoch_start(self) -> None:
-        """Begin the means of the validation."""
-        self._logged.discard("val")
-
-    def on_test_epoch_start(self) -> None:
-        """Begin the means of the test."""
-        self._logged.discard("test")
+        return self._evaluate(batch, batch_idx, "test")[1]
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the lr that the coming update uses."""
@@ -149,17 +136,19 @@ class Classifier(pl.LightningModule):
             raise TypeError(f"a Plateau needs ScheduleLR, but the trainer has {scheduler}")
         scheduler.update_plateau(float(metrics[self.schedule.monitor]))
 
-    def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> tuple[Tensor, Tensor]:
+    def _evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, stage: str) -> tuple[Tensor, Tensor]:
         inputs, labels = batch
         logits = self(inputs)
         loss = LOSSES[self.loss](logits, labels)
         kept = at_least_float32(loss.detach())
         accuracy = (logits.detach().argmax(dim=1) == labels).to(kept.dtype).mean()
         # Lightning takes the means at the end of the epoch. To log every step takes longer than a small network does.
-        means = {f"{stage}/loss": kept, f"{stage}/acc": accuracy}
-        for name, value in means.items():
-            self._means[name].update(value, len(labels))
-        if stage not in self._logged:
-            self._logged.add(stage)
-            self.log_dict({name: self._means[name] for name in means}, on_step=False, on_epoch=True)
+        for name, value in {f"{stage}/loss": kept, f"{stage}/acc": accuracy}.items():
+            mean = self._means[name]
+            if batch_idx == 0:
+                mean.reset()  # an epoch before it may have been cut short
+            is_new = not mean.update_called
+            mean.update(value, len(labels))
+            if is_new:
+                self.log(name, mean, on_step=False, on_epoch=True)
         return loss, logits

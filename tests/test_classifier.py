@@ -1,5 +1,6 @@
 """The classifier in a stock Trainer, as somebody who reuses it has it."""
 
+import copy
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
@@ -77,12 +78,14 @@ class LoggingEveryStep(Classifier):
     """Logs at every step, and leaves means and sizes of batches to Lightning."""
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-        loss, logits = self._evaluate(batch, "train")
+        loss, logits = self._evaluate(batch, batch_idx, "train")
         self.log_by_lightning("train", batch, loss, logits)
         return loss
 
+    def on_train_epoch_start(self) -> None: ...
+
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.log_by_lightning("val", batch, *self._evaluate(batch, "val"))
+        self.log_by_lightning("val", batch, *self._evaluate(batch, batch_idx, "val"))
 
     def log_by_lightning(self, stage: str, batch: Any, loss: torch.Tensor, logits: torch.Tensor) -> None:
         accuracy = (logits.argmax(dim=1) == batch[1]).to(loss.dtype).mean()
@@ -112,6 +115,39 @@ def test_the_means_are_those_that_lightning_takes_of_what_is_logged_at_every_ste
     for key in ("train/loss", "train/acc", "val/loss", "val/acc"):
         assert recorder.metrics[key] == recorder.metrics[f"lightning/{key}"] != []
         assert float(trainer.callback_metrics[key]) == recorder.metrics[key][-1][1]
+
+
+class Broken(pl.Callback):
+    def on_train_batch_end(self, *args: Any) -> None:
+        if args[-1] == 5:
+            raise OSError("the network is away")
+
+
+def test_a_training_that_breaks_off_within_an_epoch_leaves_nothing_in_the_means_of_the_next():
+    def train(module: Classifier, *callbacks: pl.Callback) -> Recorder:
+        recorder = Recorder()
+        trainer = pl.Trainer(
+            max_epochs=1,
+            accelerator="cpu",
+            logger=recorder,
+            callbacks=list(callbacks),
+            log_every_n_steps=7,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        torch.manual_seed(0)
+        trainer.fit(module, datamodule=MNIST5kDataModule(batch_size=250))
+        return recorder
+
+    torch.manual_seed(0)
+    module = Classifier(MNISTCNN(channels=(4, 4, 4), hidden=(16, 16)), Adam(initial_lr=0.01))
+    with pytest.raises(OSError, match="away"):
+        train(module, Broken())
+    fresh = Classifier(copy.deepcopy(module.model), Adam(initial_lr=0.01))
+    again, anew = train(module).metrics, train(fresh).metrics
+    for key in ("train/loss", "train/acc", "val/loss", "val/acc"):
+        assert again[key] == anew[key] != []
 
 
 def test_with_accumulation_a_step_is_an_optimizer_update():
