@@ -90,7 +90,7 @@ class Classifier(pl.LightningModule):
             raise ValueError(f"a loss of {', '.join(LOSSES)} must hold, but got loss={loss!r}")
         self.loss = loss
         self._means = {f"{stage}/{name}": _Mean() for stage in STAGES for name in ("loss", "acc")}
-        self._registered_means = nn.ModuleDict(self._means)  # they move with the module
+        self.means = nn.ModuleDict(self._means)  # so that they move with the module
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the logits of a batch."""

@@ -1,5 +1,6 @@
 """`python -m tuner.study`, as a person uses it."""
 
+import contextlib
 import csv
 import io
 import json
@@ -339,6 +340,17 @@ def test_a_training_that_is_killed_before_its_first_checkpoint_begins_anew_and_c
     assert folder.values() == undisturbed.values()
     assert folder.curves() == undisturbed.curves()
     assert folder.weights() == undisturbed.weights()
+
+
+def test_a_study_that_is_killed_while_mlflow_makes_its_tables_can_begin_again(tmp_path: Path):
+    with contextlib.closing(StudyFolder(tmp_path, is_new=True)) as folder:
+        process = folder.start("--trials", "1")
+        folder.wait_for(lambda: any(file.stat().st_size > 300_000 for file in tmp_path.glob("mlflow.db*")), process)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        folder.run("--trials", "1")
+        folder.check(trials=1, epochs=EPOCHS, steps=STEPS)
+        assert [file.name for file in tmp_path.glob("mlflow.db*")] == ["mlflow.db"]
 
 
 @pytest.mark.parametrize("victim", ["coordinator", "server", "everything"])

@@ -65,6 +65,7 @@ if TYPE_CHECKING:
 
 __all__ = ["REVIEWED_TAG", "TRIAL_STATUS", "Tracker", "tracking_uri"]
 
+SQLITE = "sqlite:///"
 BATCH = 1000
 TRIAL_STATUS = {
     "complete": "FINISHED",
@@ -107,9 +108,25 @@ def tracking_uri(given: str | None, must_exist: bool = False) -> str:
         )
     if scheme in ("http", "https"):
         _check_server(uri)
-    if must_exist and uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+    if must_exist and uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
         raise BadInputError([f"tracking uri: {uri}: there is no such file."])
     return uri
+
+
+def _create_tables(uri: str) -> None:
+    """Make MLflow's tables in a file that does not exist yet.
+
+    It takes MLflow a second, in many steps, and of a file with some of them it can make nothing. So the file gets its
+    name when it has all.
+    """
+    path = Path(uri.removeprefix(SQLITE))
+    if not uri.startswith(SQLITE) or path.exists():
+        return
+    for leftover in path.parent.glob(f"{path.name}.*.tmp"):
+        leftover.unlink()
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    MlflowClient(tracking_uri=f"{SQLITE}{temporary}").search_experiments(max_results=1)
+    temporary.replace(path)
 
 
 def _check_server(uri: str) -> None:
@@ -198,6 +215,7 @@ class Tracker:
         self.uri = uri
         self._warn = warn
         self._config = config
+        _create_tables(uri)
         self._client = MlflowClient(tracking_uri=uri)
         with _login_explained(without_password(uri)):
             self._experiment_id = self._open_experiment()
