@@ -122,7 +122,7 @@ def _create_tables(uri: str) -> None:
     path = Path(uri.removeprefix(SQLITE))
     if not uri.startswith(SQLITE) or path.exists():
         return
-    for leftover in path.parent.glob(f"{path.name}.*.tmp"):
+    for leftover in path.parent.glob(f"{path.name}.*.tmp*"):  # with its journal
         leftover.unlink()
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     MlflowClient(tracking_uri=f"{SQLITE}{temporary}").search_experiments(max_results=1)
