@@ -65,7 +65,6 @@ if TYPE_CHECKING:
 
 __all__ = ["REVIEWED_TAG", "TRIAL_STATUS", "Tracker", "tracking_uri"]
 
-SQLITE = "sqlite:///"
 BATCH = 1000
 TRIAL_STATUS = {
     "complete": "FINISHED",
@@ -108,7 +107,8 @@ def tracking_uri(given: str | None, must_exist: bool = False) -> str:
         )
     if scheme in ("http", "https"):
         _check_server(uri)
-    if must_exist and uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
+    file = _file_of(uri)
+    if must_exist and file and not file.exists():
         raise BadInputError([f"tracking uri: {uri}: there is no such file."])
     return uri
 
@@ -119,14 +119,20 @@ def _create_tables(uri: str) -> None:
     It takes MLflow a second, in many steps, and of a file with some of them it can make nothing. So the file gets its
     name when it has all.
     """
-    path = Path(uri.removeprefix(SQLITE))
-    if not uri.startswith(SQLITE) or path.exists():
+    path = _file_of(uri)
+    if path is None or path.exists():
         return
     for leftover in path.parent.glob(f"{path.name}.*.tmp*"):  # with its journal
         leftover.unlink()
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    MlflowClient(tracking_uri=f"{SQLITE}{temporary}").search_experiments(max_results=1)
-    temporary.replace(path)
+    suffix = f".{os.getpid()}.tmp"
+    MlflowClient(tracking_uri=f"{uri}{suffix}").search_experiments(max_results=1)
+    path.with_name(f"{path.name}{suffix}").replace(path)
+
+
+def _file_of(uri: str) -> Path | None:
+    """Return the file of a store that is one, and nothing more is said of it."""
+    scheme, _, path = uri.partition("sqlite:///")
+    return None if scheme or not path or "?" in path else Path(urllib.parse.unquote(path))
 
 
 def _check_server(uri: str) -> None:
