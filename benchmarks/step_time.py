@@ -48,7 +48,7 @@ class Clock:
     def progress(self, number: int, report: StepReport) -> None:
         self.seen.append((report.epoch, report.step, time.perf_counter()))
 
-    def unfusable(self, reason: str) -> None:
+    def fuse_at_most(self, count: int, reason: str) -> None:
         raise AssertionError(reason)
 
 

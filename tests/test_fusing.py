@@ -15,7 +15,7 @@ from tests.conftest import StudyFolder
 from tests.test_study import slots_of
 from tuner.config import TrialConfig
 from tuner.errors import BadInputError
-from tuner.grouping import alike, group_size
+from tuner.grouping import GroupSize, alike, group_size
 from tuner.messages import Assignment, EpochReport, Group, Slot, StepReport, TrialResult, Verdict
 from tuner.training import MODEL_FILE, RESULT_FILE, read_result, run
 
@@ -61,7 +61,7 @@ class Answers:
         self.verdicts = verdicts or {}
         self.reports: dict[int, list[EpochReport]] = {}
         self.steps: dict[int, list[StepReport]] = {}
-        self.reasons: list[str] = []
+        self.limits: list[tuple[int, str]] = []
 
     def report(self, number: int, report: EpochReport) -> Verdict:
         self.reports.setdefault(number, []).append(report)
@@ -70,8 +70,8 @@ class Answers:
     def progress(self, number: int, report: StepReport) -> None:
         self.steps.setdefault(number, []).append(report)
 
-    def unfusable(self, reason: str) -> None:
-        self.reasons.append(reason)
+    def fuse_at_most(self, count: int, reason: str) -> None:
+        self.limits.append((count, reason))
 
 
 def assignments(folder: Path, trials: Sequence[dict[str, Any]]) -> tuple[Assignment, ...]:
@@ -86,7 +86,7 @@ def train(
     channel = channel or Answers()
     if fused:
         results = run(Group(assignments(folder, trials)), channel)
-        assert channel.reasons == [], "they were trained one after another"
+        assert channel.limits == [], "they were trained one after another"
         return results
     return [result for assignment in assignments(folder, trials) for result in run(Group((assignment,)), channel)]
 
@@ -215,7 +215,8 @@ def test_a_network_that_cannot_be_fused_is_trained_alone_and_the_reason_is_told(
     channel = Answers()
     results = run(Group(assignments(tmp_path, trials)), channel)
     assert [result.state for result in results] == ["complete"] * 3
-    (reason,) = channel.reasons
+    ((count, reason),) = channel.limits
+    assert count == 1
     assert "data-dependent control flow" in reason
 
 
@@ -226,7 +227,7 @@ def test_an_error_in_the_network_fails_each_trial_with_its_traceback(tmp_path: P
     ]
     results = run(Group(assignments(tmp_path, trials)), channel)
     assert [result.state for result in results] == ["failed"] * 3
-    assert len(channel.reasons) == 1
+    assert [count for count, _ in channel.limits] == [1]
     assert all("Traceback" in result.traceback for result in results)
 
 
@@ -243,14 +244,14 @@ def test_trials_are_alike_if_they_differ_in_optimizer_schedule_and_seed_only():
 
 def test_how_many_are_trained_together():
     cpu, gpu = Slot(0, (), 1), Slot(0, (0,), 4)
-    assert group_size("off", [gpu], 100) == 1
-    assert group_size("8", [cpu], 100) == 8
-    assert group_size("auto", [cpu, cpu], 1000) == 1, "slower on a CPU"
-    assert group_size("auto", [gpu], 1000) == 32
-    assert group_size("auto", [gpu, gpu], 64) == 8, "four rounds"
-    assert group_size("auto", [gpu], 3) == 1
+    assert group_size("off", [gpu], 100) == GroupSize(1)
+    assert group_size("8", [cpu], 100) == GroupSize(8)
+    assert group_size("auto", [cpu, cpu], 1000) == GroupSize(1), "slower on a CPU"
+    assert group_size("auto", [gpu], 1000) == GroupSize(128, is_measured=True)
+    assert group_size("auto", [gpu, gpu], 64) == GroupSize(8, is_measured=True), "four rounds"
+    assert group_size("auto", [gpu], 7) == GroupSize(1), "nothing to find out"
     several = Slot(0, (0, 1), 4, ranks=2)
-    assert group_size("auto", [several], 1000) == 1
+    assert group_size("auto", [several], 1000) == GroupSize(1)
     with pytest.raises(BadInputError, match="cannot be divided among devices"):
         group_size("2", [several], 1000)
     for wrong in ("0", "-1", "many", "1.5", ""):

@@ -147,3 +147,10 @@ def test_on_a_gpu_a_study_goes_on_after_a_kill_and_comes_to_the_same_in_a_group(
         fused.check(trials=4, epochs=EPOCHS, steps=STEPS)
         values = "select number, value from trials join trial_values using (trial_id)"
         assert dict(fused.optuna(values)) == pytest.approx(dict(folder.optuna(values)), rel=1e-6)
+
+
+@needs_a_gpu
+def test_on_a_gpu_it_is_found_out_how_many_trials_are_trained_as_one_model(folder: StudyFolder):
+    output = folder.run("--devices", "0", "--trials", "16")
+    assert "4 trials at a time are trained as one model, " in output, "of so small a network"
+    folder.check(trials=16, epochs=EPOCHS, steps=STEPS)

@@ -32,7 +32,7 @@ class Answers:
         self.verdicts = list(verdicts)
         self.reports: list[EpochReport] = []
         self.steps: list[StepReport] = []
-        self.reasons: list[str] = []
+        self.limits: list[tuple[int, str]] = []
 
     def report(self, number: int, report: EpochReport) -> Verdict:
         self.reports.append(report)
@@ -41,8 +41,8 @@ class Answers:
     def progress(self, number: int, report: StepReport) -> None:
         self.steps.append(report)
 
-    def unfusable(self, reason: str) -> None:
-        self.reasons.append(reason)
+    def fuse_at_most(self, count: int, reason: str) -> None:
+        self.limits.append((count, reason))
 
 
 def train(

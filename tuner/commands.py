@@ -95,7 +95,8 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         "--fuse",
         default="auto",
         metavar="K",
-        help="trials that a slot trains at once, as one model: a number, off, or auto (on GPUs up to 32, else off)",
+        help="trials that a slot trains at once, as one model: a number, off, or auto (on GPUs as many as are fastest, "
+        "which is tried first; on the CPU off)",
     )
     parser.add_argument(
         "--engine",

@@ -16,7 +16,7 @@ from tuner.config import StudyConfig, TrialConfig
 from tuner.crashes import crash_point
 from tuner.engines import Engine
 from tuner.errors import StudyFailedError, TunerError
-from tuner.grouping import alike
+from tuner.grouping import ONE_BY_ONE, GroupSize, alike
 from tuner.lightning_config import lightning_config
 from tuner.messages import Assignment, EpochReport, Group, Slot, StepReport, TrialResult, Verdict
 from tuner.progress import Display
@@ -59,18 +59,19 @@ class Coordinator:
         tracker: Tracker,
         display: Display,
         refresh: Callable[[], None] = lambda: None,
-        fuse: int = 1,
+        fuse: GroupSize = ONE_BY_ONE,
         checkpoint_every: float = 0.0,
     ) -> None:
         self._config, self._store, self._tracker, self._display = config, store, tracker, display
         self._refresh = refresh
         self._running: dict[int, Assignment] = {}
         self._waiting: list[Assignment] = []  # those of the running that no slot has got yet
-        self._fuse, self._slots, self._kind = fuse, 1, "cpu"
+        self._fuse, self._to_measure = (1, fuse.most) if fuse.is_measured else (fuse.most, 0)
+        self._slots, self._kind = 1, "cpu"
         self._checkpoint_every = checkpoint_every
         self._deadline = time.monotonic() + config.timeout if config.timeout else None
         self._stopping = self._killing = False
-        self._testing = False
+        self._testing = self._measuring = False
         self._errors: list[str] = []
         self._reason = ""
         self._next_publication = 0.0  # by the monotonic clock
@@ -121,6 +122,8 @@ class Coordinator:
             self._ask_ahead()
         if not self._waiting or self._must_end():
             return self._test_group()
+        if self._to_measure:
+            return self._group_to_measure()
         group = self._next_trials()
         for assignment in group:
             self._waiting.remove(assignment)
@@ -141,14 +144,19 @@ class Coordinator:
         """Show how far a trial is."""
         self._display.progress(number, report)
 
-    def unfusable(self, reason: str) -> None:
-        """Ask for one trial at a time from now on."""
-        if self._fuse > 1:
-            self._display.note(f"trials are trained one at a time from now on, as they cannot be fused: {reason}")
-        self._fuse = 1
+    def fuse_at_most(self, count: int, reason: str) -> None:
+        """Ask for so many trials at a time from now on."""
+        if count < self._fuse:
+            few = f"{count} at a time from now on, as more do not fit into memory"
+            one = "one at a time from now on, as they cannot be fused"
+            self._display.note(f"trials are trained {one if count == 1 else few}: {reason}")
+            self._fuse = count
 
     def done(self, group: Group, results: Sequence[TrialResult]) -> None:
         """Tell Optuna and MLflow how trials ended."""
+        if group.task == "measure":
+            self._take_measure(results[0])
+            return
         for assignment, result in zip(group.trials, results, strict=True):
             if group.task == "test":
                 self._tested(assignment, result)
@@ -161,6 +169,9 @@ class Coordinator:
 
     def died(self, group: Group, reason: str) -> None:
         """Put the trials of a dead process back into the queue, unless they died too often."""
+        if group.task == "measure":
+            self._take_measure(TrialResult("failed", message=f"a process that tried more {reason}"))
+            return
         for assignment in group.trials:
             number = assignment.number
             if group.task == "test":
@@ -179,8 +190,8 @@ class Coordinator:
 
     def returned(self, group: Group) -> None:
         """Give a group to the next free slot: its own was lost before anything was done with it."""
-        if group.task == "test":
-            self._testing = False
+        if group.task != "train":
+            self._testing = self._measuring = False  # never both
             return
         for assignment in group.trials:
             self._display.suspend(assignment.number)
@@ -234,6 +245,22 @@ class Coordinator:
             return suspects[:1]
         first = self._waiting[0].config
         return [each for each in self._waiting if alike(each.config, first)][: self._fuse]
+
+    def _group_to_measure(self) -> Group | None:
+        """Have one slot find out how many trials at a time are trained fastest; the others wait for that."""
+        if self._measuring:
+            return None
+        self._measuring = True
+        return Group((self._waiting[0],), task="measure", fuse=self._to_measure)
+
+    def _take_measure(self, result: TrialResult) -> None:
+        self._to_measure, self._fuse = 0, int(result.metrics.get("fuse", 1))
+        if self._fuse > 1:
+            times = f"{result.metrics['gain']:.1f} times as fast as one by one"
+            self._display.note(f"{self._fuse} trials at a time are trained as one model, {times}")
+        else:
+            reason = result.message or "no number of them is faster as one model"
+            self._display.note(f"trials are trained one at a time: {reason}")
 
     def _ask(self) -> Assignment:
         number, config = self._store.ask()

@@ -60,13 +60,16 @@ class Group:
 
     Args:
         trials: The trials.
-        task: What it does with them.
+        task: What it does with them. "measure" is to find out how many trials like the first are trained fastest as one
+            model.
         checkpoint_every: Seconds that a training goes on without a checkpoint; 0 for one after every epoch.
+        fuse: How many are tried at most, if that is to be found out.
     """
 
     trials: tuple[Assignment, ...]
-    task: Literal["train", "test"] = "train"
+    task: Literal["train", "test", "measure"] = "train"
     checkpoint_every: float = 0.0
+    fuse: int = 1
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,7 @@ class TrialResult:
         message: What went wrong, in a line; empty if nothing did. With "interrupted": why no trial can go on now.
         traceback: Where it went wrong.
         diverged_at: Step of the first loss that was not finite.
-        metrics: What a test gave.
+        metrics: What a test gave, or a measurement: "fuse", how many trials, and "gain", in throughput.
         points: Every metric that was logged.
         device: Name of what it was trained on.
         setup: What the result depends on beside the trial's values; see `environment.setup`.
@@ -185,5 +188,5 @@ class Channel(Protocol):
     def progress(self, number: int, report: StepReport) -> None:
         """Tell how far a trial is."""
 
-    def unfusable(self, reason: str) -> None:
-        """Tell why the trials of a group have to be trained one after another."""
+    def fuse_at_most(self, count: int, reason: str) -> None:
+        """Tell how many trials can be trained as one model, and why not more."""

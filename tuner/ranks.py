@@ -87,10 +87,10 @@ class FirstRankChannel:
         if is_first():
             self._channel.progress(number, report)
 
-    def unfusable(self, reason: str) -> None:
-        """Tell why trials have to be trained one after another."""
+    def fuse_at_most(self, count: int, reason: str) -> None:
+        """Tell how many trials can be trained as one model, and why not more."""
         if is_first():
-            self._channel.unfusable(reason)
+            self._channel.fuse_at_most(count, reason)
 
 
 class DividedBatches(DDPStrategy):

@@ -92,7 +92,7 @@ class _OneTrial:
     def progress(self, number: int, report: StepReport) -> None:
         """Do nothing."""
 
-    def unfusable(self, reason: str) -> None:
+    def fuse_at_most(self, count: int, reason: str) -> None:
         """Do nothing: it is one trial."""
 
     def done(self, group: Group, results: Sequence[TrialResult]) -> None:

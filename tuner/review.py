@@ -139,9 +139,10 @@ def main() -> None:
 
 def _crown(best: Mapping[str, Any], study: str, tracked: "TrackedStudy") -> list[str]:
     """Add the best trial's weights, mistakes and model."""
+    from tuner.building import build_model
     from tuner.checkpoints import DamagedCheckpointError, load_tensors
     from tuner.config import TrialConfig
-    from tuner.training import MODEL_FILE, PREDICTIONS_FILE, build_model
+    from tuner.training import MODEL_FILE, PREDICTIONS_FILE
 
     number, directory = best["number"], Path(best["directory"])
     if not (directory / MODEL_FILE).exists() or not (directory / PREDICTIONS_FILE).exists():

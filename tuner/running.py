@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from tuner.config import StudyConfig
     from tuner.engines import Engine
+    from tuner.grouping import GroupSize
     from tuner.storage import StudyStore
     from tuner.tracking import Tracker
 
@@ -243,7 +244,7 @@ class Plan:
     config: "StudyConfig"
     storage: str
     uri: str
-    fuse: int
+    fuse: "GroupSize"
     checkpoint_every: float
     digests: Sequence[tuple[str, str]]
     validation_images: int | None
@@ -269,7 +270,7 @@ def checked(
     Raises:
         TunerError: If it cannot.
     """
-    from tuner.grouping import check_divisible, group_size
+    from tuner.grouping import ONE_BY_ONE, check_divisible, group_size
     from tuner.search_space import corners
     from tuner.storage import check_continued
     from tuner.system_metrics import check_packages
@@ -278,12 +279,12 @@ def checked(
     if system_metrics:
         check_packages([slot.device for slot in engine.slots])
     fuse = group_size(options.fuse, engine.slots, config.trials)
-    if fuse > 1 and not config.can_fuse:
+    if fuse.most > 1 and not config.can_fuse:
         if options.fuse != "auto":
             raise BadInputError(
                 ["--fuse: LightningModules of one's own, and trials whose best epoch counts, are trained one by one."]
             )
-        fuse = 1
+        fuse = ONE_BY_ONE
     check_divisible((data.get("batch_size", 0) for data in corners(config.trial["data"])), engine.slots)
     storage, uri = storage_url(options.storage), tracking_uri(options.tracking_uri)
     digests, validation_images = config.measure_data()

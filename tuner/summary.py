@@ -12,6 +12,7 @@ from tuner.config import StudyConfig
 from tuner.curves import families
 from tuner.document import cut
 from tuner.errors import BadInputError
+from tuner.grouping import GroupSize
 from tuner.lint import lint_families
 from tuner.messages import Slot
 from tuner.search_space import described, searched
@@ -27,14 +28,18 @@ __all__ = ["print_line", "print_plan", "print_summary"]
 LINTED_SAMPLES = 20  # as many as a preview draws
 
 
-def print_plan(console: Console, config: StudyConfig, slots: Sequence[Slot], fuse: int, storage: str, uri: str) -> None:
+def print_plan(
+    console: Console, config: StudyConfig, slots: Sequence[Slot], fuse: GroupSize, storage: str, uri: str
+) -> None:
     """Print what will be done, and where it will be recorded."""
     devices = sorted({slot.device for slot in slots})
     places = f"{counted(len(slots), 'slot')} on {', '.join(devices)}"
     if devices == ["cpu"]:
         places += f", {counted(slots[0].threads, 'thread')} each"
-    if fuse > 1:
-        places += f", up to {fuse} trials at a time as one model in each"
+    if fuse.most > 1:
+        places += f", up to {fuse.most} trials at a time as one model in each"
+    if fuse.is_measured:
+        places += ", as many as are fastest"
     pruner = "no" if config.pruner.name == "none" else config.pruner.name
     print_line(
         console,

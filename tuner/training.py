@@ -1,33 +1,29 @@
-"""Trains a group of trials: the only place that builds a Trainer.
+"""Trains a group of trials.
 
 A trial's directory holds its resumable checkpoints, what it printed, and in the end `result.json`: once that file is
 there the trial is over, whatever becomes of the process. It is written after the weights, whole or not at all.
 """
 
 import dataclasses
-import gc
 import json
 import logging
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from lightning_modules import Classifier, EpochSeed, FusedClassifier
 from lightning_modules.tensors import TensorDataModule
-from tuner import ranks, registry
+from tuner import ranks
+from tuner.building import build_classifiers, build_data, build_module, build_trainer, network_of
 from tuner.callbacks import DivergenceStop, History, LrLog, Predictions, Reporter
 from tuner.checkpoints import (
-    AtomicCheckpointIO,
     CheckpointPace,
     DiskFullError,
     checkpoint_name,
@@ -42,19 +38,11 @@ from tuner.config import TrialConfig
 from tuner.crashes import crash_point
 from tuner.environment import device_name, setup
 from tuner.fusing import FusedCheckpointIO, FusedHistory, FusedReporter, FusedTrial
-from tuner.lightning_config import resolve_precision, trainer_arguments
+from tuner.lightning_config import resolve_precision
+from tuner.measuring import fastest_together, free_memory, is_out_of_memory
 from tuner.messages import Assignment, Channel, Group, TrialResult
 
-__all__ = [
-    "MODEL_FILE",
-    "PREDICTIONS_FILE",
-    "RESULT_FILE",
-    "build_data",
-    "build_model",
-    "build_module",
-    "read_result",
-    "run",
-]
+__all__ = ["MODEL_FILE", "PREDICTIONS_FILE", "RESULT_FILE", "read_result", "run"]
 
 RESULT_FILE = "result.json"
 MODEL_FILE = "model.ckpt"
@@ -78,6 +66,8 @@ def run(group: Group, channel: Channel, device: str = "cpu") -> list[TrialResult
     _silence_libraries()
     if group.task == "test":
         return [_test(assignment, device) for assignment in group.trials]
+    if group.task == "measure":
+        return [fastest_together(group.trials[0], group.fuse, device)]
     every = group.checkpoint_every
     results = _train_together(group.trials, channel, device, every) if len(group.trials) > 1 else {}
     for assignment in group.trials:
@@ -141,7 +131,7 @@ def _is_of_a_process(error: Exception) -> bool:
 def _message(error: Exception, config: TrialConfig) -> str:
     """Return what went wrong in a line; if it was memory, with the sizes that matter."""
     message = " ".join(f"{type(error).__name__}: {error}".split("\n", 1)[0].split())
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in message:
+    if is_out_of_memory(error):
         sizes = {**config.data.arguments, **config.model.arguments}
         sizes_text = ", ".join(f"{key}={value}" for key, value in sizes.items())
         message = f"out of memory with {config.model.name}, {sizes_text}: {message}"
@@ -168,7 +158,7 @@ def _fit(assignment: Assignment, channel: Channel, device: str, checkpoint_every
     callbacks = [EpochSeed(config.seed), divergence, reporter]
     if not isinstance(module, Classifier):
         callbacks.append(LrLog())
-    trainer = _trainer(config, device, directory, callbacks, history)
+    trainer = build_trainer(config, device, directory, callbacks, history)
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint and directory / checkpoint, weights_only=True)
     result = _outcome(assignment, reporter, divergence.diverged_at, trainer.global_step)
     if result.state == "complete" and reporter.verdict != "forget" and ranks.is_first():
@@ -184,19 +174,28 @@ def _train_together(
     """Train trials as one model where that can be, and return the results by number; the others are to train alone."""
     results: dict[int, TrialResult] = {}
     try:
-        for part, checkpoint in _parts(assignments, device):
+        parts = _parts(assignments)
+    except Exception:  # of the data: a trial that is alone fails of it as well, and tells
+        return results
+    while parts and not any(result.state == "interrupted" for result in results.values()):
+        part = parts.pop(0)
+        has_begun = has_checkpoint(part[0].directory)
+        checkpoint = common_checkpoint([assignment.directory for assignment in part])
+        if len(part) == 1 or (has_begun and checkpoint is None):
+            continue
+        try:
             _fit_fused(part, checkpoint, channel, device, checkpoint_every, results)
-            if any(result.state == "interrupted" for result in results.values()):
-                break
-    except DiskFullError as error:
-        return {assignment.number: _disk_is_full(error) for assignment in assignments} | results
-    except Exception as error:  # it cannot be vectorised, or needs too much memory; if it is at fault, it fails alone
-        if _is_of_a_process(error):
-            raise
-        channel.unfusable(_message(error, assignments[0].config))
-    if device == "cuda":
-        gc.collect()
-        torch.cuda.empty_cache()
+        except DiskFullError as error:
+            return {assignment.number: _disk_is_full(error) for assignment in assignments} | results
+        except Exception as error:  # it cannot be vectorised, or needs too much memory
+            if _is_of_a_process(error):
+                raise
+            left = [assignment for assignment in part if assignment.number not in results]
+            size = len(part) // 2 if is_out_of_memory(error) else 1
+            channel.fuse_at_most(size, _message(error, part[0].config))
+            halves = [left[start : start + size] for start in range(0, len(left), size)]
+            parts = halves + parts if size > 1 else []  # if it is the network that is at fault, it fails alone
+        free_memory(device)
     return results
 
 
@@ -213,7 +212,7 @@ def _fit_fused(
     by_name = {str(assignment.number): assignment for assignment in assignments}
     seeds = [assignment.config.seed for assignment in assignments]
     data = build_data(first.config, seeds[0] if len(set(seeds)) == 1 else tuple(seeds))
-    module = FusedClassifier(_classifiers(assignments), seeds, list(by_name))
+    module = FusedClassifier(build_classifiers([assignment.config for assignment in assignments]), seeds, list(by_name))
 
     def save(epoch: int, must: bool) -> None:
         if not must and not pace.is_due():
@@ -241,55 +240,21 @@ def _fit_fused(
     checkpoints = FusedCheckpointIO(
         {name: assignment.directory for name, assignment in by_name.items()}, lambda: group.continuing
     )
-    trainer = _trainer(first.config, device, first.directory, [group], FusedHistory(trials), checkpoints)
+    trainer = build_trainer(first.config, device, first.directory, [group], FusedHistory(trials), checkpoints)
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint and first.directory / checkpoint, weights_only=True)
     for name in module.live:
         conclude(name)
 
 
-def _classifiers(assignments: Sequence[Assignment]) -> list[Classifier]:
-    """Return a classifier for each trial; those of one seed share a network, since its making takes long."""
-    networks: dict[int, torch.nn.Module] = {}
-    classifiers = []
-    for assignment in assignments:
-        seed = assignment.config.seed
-        classifier = cast(Classifier, build_module(assignment.config, networks.get(seed)))
-        networks[seed] = classifier.model
-        classifiers.append(classifier)
-    return classifiers
-
-
-def _parts(assignments: Sequence[Assignment], device: str) -> Iterator[tuple[list[Assignment], str | None]]:
-    """Divide a group into those that can be trained as one model.
-
-    Yields:
-        Trials that have come equally far and fit into memory, and the name of the checkpoints that they go on from.
-    """
-    config = assignments[0].config
+def _parts(assignments: Sequence[Assignment]) -> list[list[Assignment]]:
+    """Divide a group into those that can be trained as one model: they have begun, or have not, and share the data."""
     # Of the shipped data sets each trial can have an order of its own; what others do with the seed is not known.
-    any_seed = isinstance(build_data(config), TensorDataModule)
-    most = _most_in_memory(config) if device == "cuda" else len(assignments)
+    any_seed = isinstance(build_data(assignments[0].config), TensorDataModule)
     parts: dict[Any, list[Assignment]] = {}
     for assignment in assignments:
-        has_begun = has_checkpoint(assignment.directory)
-        parts.setdefault((has_begun, None if any_seed else assignment.config.seed), []).append(assignment)
-    for (has_begun, _), part in parts.items():
-        checkpoint = common_checkpoint([assignment.directory for assignment in part])
-        if has_begun and checkpoint is None:
-            continue
-        for start in range(0, len(part), most):
-            if len(part[start : start + most]) > 1:
-                yield part[start : start + most], checkpoint
-
-
-def _most_in_memory(config: TrialConfig) -> int:
-    """Return how many trials fit into half of the free memory of the GPU; the other half is for what layers return.
-
-    A trial has its weights, their gradients and up to three states of the optimizer, and room to move them.
-    """
-    size = sum(tensor.numel() * tensor.element_size() for tensor in build_module(config).parameters())
-    free, _ = torch.cuda.mem_get_info()
-    return max(1, free // 2 // (6 * size))
+        key = has_checkpoint(assignment.directory), None if any_seed else assignment.config.seed
+        parts.setdefault(key, []).append(assignment)
+    return list(parts.values())
 
 
 def _reporter(
@@ -339,71 +304,10 @@ def _tested(assignment: Assignment, device: str, started: float) -> TrialResult:
         return TrialResult("complete", seconds=time.monotonic() - started)
     network_of(module).load_state_dict(load_tensors(assignment.directory / MODEL_FILE)["state_dict"])
     predictions = Predictions()
-    trainer = _trainer(config, device, assignment.directory, [predictions], None)
+    trainer = build_trainer(config, device, assignment.directory, [predictions], None)
     (metrics,) = trainer.test(module, datamodule=data, verbose=False)
     write_atomically(assignment.directory / PREDICTIONS_FILE, lambda file: torch.save(predictions.tensors(), file))
     return TrialResult("complete", metrics=dict(metrics), seconds=time.monotonic() - started)
-
-
-def build_model(config: TrialConfig, weights: Mapping[str, Any]) -> torch.nn.Module:
-    """Return a trial's network, or its LightningModule, with the weights of its `MODEL_FILE`."""
-    model = network_of(build_module(config))
-    model.load_state_dict(weights["state_dict"])
-    return model
-
-
-def network_of(module: pl.LightningModule) -> torch.nn.Module:
-    """Return that of which a trial's weights are: the network that is named as its model, or the module that is."""
-    return module.model if type(module) is Classifier else module
-
-
-def build_data(config: TrialConfig, seed: int | tuple[int, ...] | None = None) -> pl.LightningDataModule:
-    """Return a trial's data; with several seeds, those of trials that are trained as one model."""
-    seed = config.seed if seed is None else seed
-    data: pl.LightningDataModule = config.data.build("data", seed=seed, batches_per_epoch=config.trainer.batches)
-    return data
-
-
-def build_module(config: TrialConfig, network: torch.nn.Module | None = None) -> pl.LightningModule:
-    """Return what is trained: a `Classifier` of the trial's network, or its model if that is a LightningModule.
-
-    Args:
-        config: The trial.
-        network: Its network, as it is made of the same seed; by default it is made.
-    """
-    torch.manual_seed(config.seed)  # the initial weights
-    optimizer, schedule = config.optimizer.build("optimizer"), config.schedule.build("schedule")
-    if registry.is_module(config.model.name):
-        module: pl.LightningModule = config.model.build("model", optimizer=optimizer, schedule=schedule)
-    else:
-        if network is None:
-            network = config.model.build("model")
-        module = Classifier(network, optimizer, schedule, config.loss or "cross_entropy")
-    # Lightning converts only after it has restored a checkpoint, and would round what it restores.
-    return module.double() if config.trainer.precision == "64-true" else module
-
-
-def _trainer(
-    config: TrialConfig,
-    device: str,
-    directory: Path,
-    callbacks: list[pl.Callback],
-    logger: Logger | None,
-    checkpoints: AtomicCheckpointIO | None = None,
-) -> pl.Trainer:
-    return pl.Trainer(
-        accelerator="gpu" if device == "cuda" else "cpu",
-        devices=ranks.count(),
-        strategy=ranks.DividedBatches() if ranks.count() > 1 else "auto",
-        **trainer_arguments(config.trainer, device),
-        callbacks=callbacks,
-        logger=logger or False,
-        plugins=[checkpoints or AtomicCheckpointIO(), LightningEnvironment()],  # else a Slurm job is taken for its own
-        default_root_dir=directory,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
 
 
 def _silence_libraries() -> None:

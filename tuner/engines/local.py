@@ -149,8 +149,8 @@ class LocalEngine:
         match message:
             case ("progress", number, report):
                 handler.progress(number, report)
-            case ("unfusable", reason):
-                handler.unfusable(reason)
+            case ("fuse_at_most", count, reason):
+                handler.fuse_at_most(count, reason)
             case ("report", number, report):
                 verdict = handler.report(number, report)
                 with contextlib.suppress(OSError):  # if it has died meanwhile, the next look at the pipe tells
@@ -220,8 +220,8 @@ class _Pipe:
     def progress(self, number: int, report: StepReport) -> None:
         self._pipe.send(("progress", number, report))
 
-    def unfusable(self, reason: str) -> None:
-        self._pipe.send(("unfusable", reason))
+    def fuse_at_most(self, count: int, reason: str) -> None:
+        self._pipe.send(("fuse_at_most", count, reason))
 
 
 def _work(

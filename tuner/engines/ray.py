@@ -228,8 +228,8 @@ class RayEngine:
                     keys[key].begun = True
                 case "progress":
                     handler.progress(*content)
-                case "unfusable":
-                    handler.unfusable(*content)
+                case "fuse_at_most":
+                    handler.fuse_at_most(*content)
                 case "report":
                     self._post.answer.remote(key, handler.report(*content))
 
@@ -315,8 +315,8 @@ class _Letters:
     def progress(self, number: int, report: StepReport) -> None:
         self._post.tell.remote(self._key, "progress", number, report)
 
-    def unfusable(self, reason: str) -> None:
-        self._post.tell.remote(self._key, "unfusable", reason)
+    def fuse_at_most(self, count: int, reason: str) -> None:
+        self._post.tell.remote(self._key, "fuse_at_most", count, reason)
 
     def returned(self, group: Group) -> None:
         """Be never called: a slot of one machine is not lost without it."""

@@ -1,0 +1,198 @@
+"""How many trials are trained as one model, if that is found out: by their throughput, and by what fits into memory."""
+
+import dataclasses
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tests.conftest import TINY, StudyFolder
+from tests.test_fusing import BRANCHING, STEPS, VALUES, assignments
+from tuner.config import load_study
+from tuner.grouping import GroupSize
+from tuner.measuring import fastest
+from tuner.messages import Group, TrialResult
+from tuner.running import Options, carry_out, checked, opened_engine
+from tuner.storage import StudyStore
+from tuner.training import run
+
+
+@pytest.mark.parametrize(
+    ("times", "most", "chosen", "tried"),
+    [
+        ([1, 2, 4, 8, 16, 32], 32, 1, [1, 2, 4]),
+        ([1, 1, 1, 1, 1, 1], 32, 32, [1, 2, 4, 8, 16, 32]),
+        ([1, 1, 1, 1, 2, 4], 32, 8, [1, 2, 4, 8, 16, 32]),
+        ([1, 2.1, 2.2, 2.3, 4.5, 8.8, 17], 64, 8, [1, 2, 4, 8, 16, 32]),
+        ([1, 1.05, 1.1, 1.1, 1.2], 12, 12, [1, 2, 4, 8, 12]),
+        ([1, 1, 1, None], 32, 4, [1, 2, 4, 8]),
+        ([None], 32, 1, [1]),
+    ],
+    ids=[
+        "no gain",
+        "full gain",
+        "until the device is busy",
+        "a dear beginning",
+        "no power of two",
+        "memory",
+        "none fits",
+    ],
+)
+def test_the_smallest_number_that_comes_near_the_highest_throughput_is_chosen(
+    times: list[float | None], most: int, chosen: int, tried: list[int]
+):
+    asked = []
+
+    def seconds(count: int) -> float | None:
+        asked.append(count)
+        return times[len(asked) - 1]
+
+    count, gain = fastest(most, seconds)
+    assert (count, asked) == (chosen, tried)
+    if times[0] is not None:
+        taken = times[tried.index(chosen)]
+        assert taken is not None
+        assert gain == pytest.approx(chosen * times[0] / taken)
+
+
+def measured(folder: Path, values: dict[str, Any], most: int) -> TrialResult:
+    (assignment,) = assignments(folder, [values])
+    (result,) = run(Group((assignment,), task="measure", fuse=most), channel=None)
+    assert not (folder / "0").exists(), "nothing of it is kept"
+    return result
+
+
+SMALL = {**VALUES, "model": {"name": "mlp", "layers": 1, "neurons": 4, "dropout": 0.5}}
+
+
+def test_of_a_small_network_several_trials_take_little_longer_than_one(tmp_path: Path):
+    result = measured(tmp_path, {**SMALL, "trainer": {"max_epochs": 1000}}, 16)
+    assert result.metrics["fuse"] > 1
+    assert result.metrics["gain"] > 1
+
+
+def test_a_training_of_few_steps_is_enough(tmp_path: Path):
+    result = measured(
+        tmp_path, {**SMALL, "data": {**VALUES["data"], "batch_size": 100}, "trainer": {"max_epochs": 1}}, 2
+    )
+    assert result.metrics["fuse"] in (1, 2)
+    assert result.message == ""
+
+
+def test_what_cannot_be_one_model_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "branching.py").write_text(BRANCHING)
+    monkeypatch.syspath_prepend(tmp_path)
+    result = measured(tmp_path, {**VALUES, "model": {"name": "branching:Net"}}, 8)
+    assert result.metrics["fuse"] == 1
+    assert "data-dependent control flow" in result.message
+
+
+IN_LITTLE_MEMORY = """
+import json, resource, sys
+from pathlib import Path
+import torch
+from tuner.config import TrialConfig
+from tuner.messages import Assignment, Group
+from tuner.training import run
+
+
+class Answers:
+    limits = []
+
+    def report(self, number, report):
+        return "forget"
+
+    def progress(self, number, report):
+        pass
+
+    def fuse_at_most(self, count, reason):
+        self.limits.append((count, reason))
+
+
+torch.set_num_threads(1)
+config, channel = TrialConfig.from_values(json.loads(sys.argv[1])), Answers()
+trials = tuple(Assignment(number, config, "val/acc", Path(str(number))) for number in range(8))
+run(Group(trials[:1]), channel)  # with all that comes with a first training
+size = 1024 * int(next(line.split()[1] for line in Path("/proc/self/status").open() if line.startswith("VmSize")))
+resource.setrlimit(resource.RLIMIT_AS, (size + int(sys.argv[2]), resource.RLIM_INFINITY))
+measured = run(Group(trials[1:2], task="measure", fuse=8), channel)[0].metrics["fuse"]
+results = run(Group(trials[1:]), channel)
+print(json.dumps([[result.state for result in results], [result.setup["fused"] for result in results], channel.limits]))
+print(measured)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited as Linux does")
+def test_a_group_that_does_not_fit_into_memory_is_halved_until_it_does(tmp_path: Path):
+    neurons = 6_000
+    values = {
+        **VALUES,
+        "model": {"name": "mlp", "layers": 1, "neurons": neurons},
+        "optimizer": {"name": "sgd", "initial_lr": 0.1},
+        "trainer": {"max_epochs": 1, "precision": "32-true"},
+    }
+    room = 14 * 4 * (784 + 10) * neurons  # for the weights and gradients of seven, without what else a step needs
+    command = [sys.executable, "-c", IN_LITTLE_MEMORY, json.dumps(values), str(room)]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    described, measured = ended.stdout.splitlines()
+    states, fused, limits = json.loads(described)
+    assert states == ["complete"] * 7
+    assert fused == [3, 3, 3, 3, 3, 3, 1]
+    ((count, reason),) = limits
+    assert count == 3
+    assert "out of memory with mlp, batch_size=20" in reason
+    assert int(measured) < 8
+
+
+TOUCHY = """
+import os, signal, torch
+
+
+class Net(torch.nn.Linear):
+    def __init__(self):
+        super().__init__(784, 10)
+
+    def forward(self, images):
+        if torch._C._functorch.is_batchedtensor(self.weight):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(images.flatten(1))
+"""
+
+
+def study(folder: StudyFolder, *assignments: str) -> str:
+    """Run a study of five trials whose group size is found out, as on a GPU, and return what is shown."""
+    text = io.StringIO()
+    options = Options(study=str(TINY), devices="cpu", per_device=1, checkpoint_every="0s", review=False)
+    with opened_engine(options) as engine:
+        config = load_study(str(TINY), ["budget.trials=5", *assignments])
+        plan = dataclasses.replace(checked(config, engine, options), fuse=GroupSize(4, is_measured=True))
+        carry_out(plan, engine, Console(file=text, width=200), StudyStore, lambda: None, lambda *_: None)
+    folder.check(trials=5, epochs=3, steps=3 * STEPS)
+    return text.getvalue()
+
+
+DATA = "trial.data={name: mnist_5k, batch_size: 20, val_fraction: 0.02, test_fraction: 0.96}"
+
+
+def test_a_study_says_how_many_trials_it_trains_as_one_model_and_has_all_of_them(
+    folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(folder.path)
+    output = study(folder, DATA)
+    assert "trials at a time are trained as one model, " in output or "no number of them is faster as one" in output
+
+
+def test_a_study_goes_on_one_by_one_if_the_process_that_finds_it_out_is_killed(
+    folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
+):
+    (folder.path / "touchy.py").write_text(TOUCHY)
+    monkeypatch.chdir(folder.path)
+    monkeypatch.syspath_prepend(folder.path)
+    output = study(folder, DATA, "trial.model={name: 'touchy:Net'}")
+    assert "trials are trained one at a time: a process that tried more killed by SIGKILL" in output
