@@ -256,7 +256,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyFolde
 def short(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyFolder]:
     """Return a folder in which a study of three short trials was run."""
     folder = StudyFolder(tmp_path_factory.mktemp("short"))
-    values = ("trainer.max_epochs=2", "trainer.precision=64-true", "data.batch_size=250")
+    values = ("trainer.max_epochs=2", "trainer.precision=64-true", "data.batch_size=64", "data.train_size=1000")
     folder.call(
         "--trials", "3", "--set", "name=short", *(part for each in values for part in ("--set", f"trial.{each}"))
     )

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from rich.console import Console
@@ -165,10 +165,12 @@ class Net(torch.nn.Linear):
 """
 
 
-def study(folder: StudyFolder, *assignments: str) -> str:
+def study(folder: StudyFolder, engine_name: Literal["local", "inline"], *assignments: str) -> str:
     """Run a study of five trials whose group size is found out, as on a GPU, and return what is shown."""
     text = io.StringIO()
-    options = Options(study=str(TINY), devices="cpu", per_device=1, checkpoint_every="0s", review=False)
+    options = Options(
+        study=str(TINY), devices="cpu", per_device=1, engine=engine_name, checkpoint_every="0s", review=False
+    )
     with opened_engine(options) as engine:
         config = load_study(str(TINY), ["budget.trials=5", *assignments])
         plan = dataclasses.replace(checked(config, engine, options), fuse=GroupSize(4, is_measured=True))
@@ -184,7 +186,7 @@ def test_a_study_says_how_many_trials_it_trains_as_one_model_and_has_all_of_them
     folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(folder.path)
-    output = study(folder, DATA)
+    output = study(folder, "inline", DATA)
     assert "trials at a time are trained as one model, " in output or "no number of them is faster as one" in output
 
 
@@ -194,5 +196,5 @@ def test_a_study_goes_on_one_by_one_if_the_process_that_finds_it_out_is_killed(
     (folder.path / "touchy.py").write_text(TOUCHY)
     monkeypatch.chdir(folder.path)
     monkeypatch.syspath_prepend(folder.path)
-    output = study(folder, DATA, "trial.model={name: 'touchy:Net'}")
+    output = study(folder, "local", DATA, "trial.model={name: 'touchy:Net'}")
     assert "trials are trained one at a time: a process that tried more killed by SIGKILL" in output
