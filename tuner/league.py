@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuner.commands import EXIT_CODES, add_engine_options, add_stores, check_counts, command, leave, place_of
 from tuner.errors import BadInputError, StudyFailedError
-from tuner.running import carry_out, checked, exit_code, opened_engine, status
+from tuner.running import carry_out, checked, exit_code, importing, opened_engine, status
 from tuner.wording import brief, counted
 
 if TYPE_CHECKING:
@@ -106,11 +106,11 @@ class _League:
     def __init__(self, file: Path, options: argparse.Namespace) -> None:
         from rich.console import Console
 
-        from tuner.config import load_study
-
         self._file, self._options, self._place = str(file), options, place_of(options)
         self._console: Console = Console()
-        with status(self._console, f"checking {file}"):
+        with status(self._console, f"checking {file}"), importing():
+            from tuner.config import load_study
+
             self._config = load_study(self._file, options.set)
             _check(self._config, self._file)
             choices: Mapping[str, Mapping[str, Any] | None] = self._config.values["search_space"]["schedule"]["one_of"]

@@ -76,7 +76,7 @@ class LocalEngine:
         self.slots = slots
         self._stall_timeout = stall_timeout
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["tuner.training"])
+        self._context.set_forkserver_preload(["tuner.engines.preload"])
         _ensure_server()  # its imports take seconds: it begins with them while the study is checked
         self._busy: list[_Busy] = []
         self._meetings = tempfile.TemporaryDirectory(prefix="tuner-")
