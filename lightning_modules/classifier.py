@@ -1,7 +1,7 @@
 """A LightningModule that trains a classifier under a learning-rate schedule."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pytorch_lightning as pl
 import torch
@@ -89,8 +89,7 @@ class Classifier(pl.LightningModule):
         if loss not in LOSSES:
             raise ValueError(f"a loss of {', '.join(LOSSES)} must hold, but got loss={loss!r}")
         self.loss = loss
-        self._means = {f"{stage}/{name}": _Mean() for stage in STAGES for name in ("loss", "acc")}
-        self.means = nn.ModuleDict(self._means)  # so that they move with the module
+        self.means = nn.ModuleDict({f"{stage}/{name}": _Mean() for stage in STAGES for name in ("loss", "acc")})
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the logits of a batch."""
@@ -144,7 +143,7 @@ class Classifier(pl.LightningModule):
         accuracy = (logits.detach().argmax(dim=1) == labels).to(kept.dtype).mean()
         # Lightning takes the means at the end of the epoch. To log every step takes longer than a small network does.
         for name, value in {f"{stage}/loss": kept, f"{stage}/acc": accuracy}.items():
-            mean = self._means[name]
+            mean = cast(_Mean, self.means[name])
             if batch_idx == 0:
                 mean.reset()  # an epoch before it may have been cut short
             is_new = not mean.update_called

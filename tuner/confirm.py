@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from tuner.commands import EXIT_CODES, add_engine_options, add_stores, check_counts, command, leave, place_of
 from tuner.errors import BadInputError
-from tuner.running import Place, carry_out, checked, exit_code, importing, opened_engine, status
+from tuner.running import Place, carry_out, checked, checking, exit_code, opened_engine
 from tuner.urls import storage_url
 from tuner.wording import counted, number, percent
 
@@ -76,7 +76,7 @@ def _with_engine(options: argparse.Namespace, place: Place, engine: "Engine") ->
     from rich.console import Console
 
     console = Console()
-    with status(console, f"checking {options.study}"), importing():
+    with checking(console, options.study):
         from tuner.past import PastStudy
         from tuner.seeds import SeedStore
         from tuner.summary import print_line

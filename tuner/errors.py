@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from tuner.terminal import printable
 
-__all__ = ["BadInputError", "StudyFailedError", "StudyRunningError", "TunerError"]
+__all__ = ["BadInputError", "StudyFailedError", "StudyRunningError", "TunerError", "in_a_line"]
 
 
 class TunerError(Exception):
@@ -51,3 +51,8 @@ class StudyRunningError(TunerError):
 
 class StudyFailedError(TunerError):
     """The study cannot go on."""
+
+
+def in_a_line(error: Exception) -> str:
+    """Return the class of an error of other code and the first line of what it says."""
+    return " ".join(f"{type(error).__name__}: {error}".split("\n", 1)[0].split())

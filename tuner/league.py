@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuner.commands import EXIT_CODES, add_engine_options, add_stores, check_counts, command, leave, place_of
 from tuner.errors import BadInputError, StudyFailedError
-from tuner.running import carry_out, checked, exit_code, importing, opened_engine, status
+from tuner.running import carry_out, checked, checking, exit_code, opened_engine
 from tuner.wording import brief, counted
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class _League:
 
         self._file, self._options, self._place = str(file), options, place_of(options)
         self._console: Console = Console()
-        with status(self._console, f"checking {file}"), importing():
+        with checking(self._console, self._file):
             from tuner.config import load_study
 
             self._config = load_study(self._file, options.set)

@@ -10,6 +10,7 @@ import torch
 
 from lightning_modules import FusedClassifier
 from tuner.building import build_classifiers, build_data, build_trainer
+from tuner.errors import in_a_line
 from tuner.messages import Assignment, TrialResult
 
 __all__ = ["StopWatch", "fastest", "fastest_together", "free_memory", "is_out_of_memory"]
@@ -67,8 +68,7 @@ def fastest_together(assignment: Assignment, most: int, device: str) -> TrialRes
     try:
         fuse, gain = fastest(most, seconds)
     except Exception as error:  # whatever vmap or the network says; if the network is at fault, the trial will tell
-        reason = " ".join(f"{type(error).__name__}: {error}".split("\n", 1)[0].split())
-        message = f"they cannot be fused: {reason}"
+        message = f"they cannot be fused: {in_a_line(error)}"
         return TrialResult("complete", message=message, metrics={"fuse": 1, "gain": 1.0})
     return TrialResult("complete", metrics={"fuse": fuse, "gain": gain})
 

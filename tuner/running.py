@@ -31,8 +31,8 @@ __all__ = [
     "Plan",
     "carry_out",
     "checked",
+    "checking",
     "exit_code",
-    "importing",
     "opened_engine",
     "run",
     "status",
@@ -165,7 +165,7 @@ def _with_engine(options: Options, overrides: Sequence[str], engine: "Engine") -
     from rich.console import Console
 
     console = Console(quiet=options.quiet)
-    with status(console, f"checking {options.study}"), importing():
+    with checking(console, options.study):
         from tuner.config import load_study
         from tuner.storage import StudyStore
         from tuner.summary import print_plan, print_summary
@@ -201,7 +201,7 @@ def opened_engine(options: Place) -> Iterator["Engine"]:
     refuse_passwords({"--storage": options.storage, "--tracking-uri": options.tracking_uri})
 
     # Imported here: --help and a wrong option should not wait for torch. The engine's server imports at the same time.
-    with importing():
+    with _importing():
         from tuner.engines.slots import make_engine
 
         stall_timeout = _seconds("--stall-timeout", options.stall_timeout)
@@ -330,7 +330,7 @@ def carry_out(
         store.keep_definition()
         store.set_validation_images(plan.validation_images)
         tags = environment(engine.slots)
-        with store.database.alone(), importing():  # MLflow may create its tables as well
+        with store.database.alone(), _importing():  # MLflow may create its tables as well
             tracker = Tracker(config, plan.uri, store.identifier, display.note, tags, dict(plan.digests), plan.review)
         review = Review(plan.storage, config.name, plan.uri, store.directory) if plan.review else None
         refresh = review.refresh if review else lambda: None
@@ -359,7 +359,7 @@ def carry_out(
 
 
 @contextmanager
-def importing() -> Iterator[None]:
+def _importing() -> Iterator[None]:
     """Look for no garbage meanwhile.
 
     The libraries make a million objects that stay; to look through them takes an eighth of the time of the imports.
@@ -371,6 +371,13 @@ def importing() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+@contextmanager
+def checking(console: "Console", study: str) -> Iterator[None]:
+    """Say that a study is being checked, and have the libraries imported for that."""
+    with status(console, f"checking {study}"), _importing():
+        yield
 
 
 def status(console: "Console", text: str) -> AbstractContextManager[Any]:

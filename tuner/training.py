@@ -37,6 +37,7 @@ from tuner.checkpoints import (
 from tuner.config import TrialConfig
 from tuner.crashes import crash_point
 from tuner.environment import device_name, setup
+from tuner.errors import in_a_line
 from tuner.fusing import FusedCheckpointIO, FusedHistory, FusedReporter, FusedTrial
 from tuner.lightning_config import resolve_precision
 from tuner.measuring import fastest_together, free_memory, is_out_of_memory
@@ -130,7 +131,7 @@ def _is_of_a_process(error: Exception) -> bool:
 
 def _message(error: Exception, config: TrialConfig) -> str:
     """Return what went wrong in a line; if it was memory, with the sizes that matter."""
-    message = " ".join(f"{type(error).__name__}: {error}".split("\n", 1)[0].split())
+    message = in_a_line(error)
     if is_out_of_memory(error):
         sizes = {**config.data.arguments, **config.model.arguments}
         sizes_text = ", ".join(f"{key}={value}" for key, value in sizes.items())

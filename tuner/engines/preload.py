@@ -2,7 +2,7 @@
 
 import gc
 
-gc.disable()  # see `running.importing`
+gc.disable()  # see `running._importing`
 import tuner.training  # noqa: E402, F401
 
 gc.freeze()
