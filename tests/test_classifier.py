@@ -42,20 +42,23 @@ class Recorder(Logger):
             self.metrics[key].append((step or 0, value))
 
 
-def fit(schedule: Schedule | Plateau, epochs: int = 2, **options: Any) -> tuple[Recorder, pl.Trainer, Classifier]:
-    torch.manual_seed(0)
-    recorder = Recorder()
-    model = MNISTCNN(channels=(4, 4, 4), hidden=(16, 16))
-    module = Classifier(model, Adam(initial_lr=0.01), schedule)
-    trainer = pl.Trainer(
-        max_epochs=epochs,
+def quiet_trainer(logger: Logger, **options: Any) -> pl.Trainer:
+    return pl.Trainer(
         accelerator="cpu",
-        logger=recorder,
+        logger=logger,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         **{"log_every_n_steps": 7, **options},
     )
+
+
+def fit(schedule: Schedule | Plateau, epochs: int = 2, **options: Any) -> tuple[Recorder, pl.Trainer, Classifier]:
+    torch.manual_seed(0)
+    recorder = Recorder()
+    model = MNISTCNN(channels=(4, 4, 4), hidden=(16, 16))
+    module = Classifier(model, Adam(initial_lr=0.01), schedule)
+    trainer = quiet_trainer(recorder, max_epochs=epochs, **options)
     trainer.fit(module, datamodule=MNIST5kDataModule(batch_size=250))
     return recorder, trainer, module
 
@@ -101,16 +104,7 @@ class LoggingEveryStep(Classifier):
 def test_the_means_are_those_that_lightning_takes_of_what_is_logged_at_every_step(options: dict[str, Any]):
     recorder = Recorder()
     module = LoggingEveryStep(MNISTCNN(channels=(2, 2, 2), hidden=(8, 8)), Adam(initial_lr=0.01))
-    trainer = pl.Trainer(
-        max_epochs=2,
-        accelerator="cpu",
-        logger=recorder,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        log_every_n_steps=1,
-        **options,
-    )
+    trainer = quiet_trainer(recorder, max_epochs=2, log_every_n_steps=1, **options)
     trainer.fit(module, datamodule=MNIST5kDataModule(batch_size=300, eval_batch_size=220))  # 4,000 and 500 images
     for key in ("train/loss", "train/acc", "val/loss", "val/acc"):
         assert recorder.metrics[key] == recorder.metrics[f"lightning/{key}"] != []
@@ -126,16 +120,7 @@ class Broken(pl.Callback):
 def test_a_training_that_breaks_off_within_an_epoch_leaves_nothing_in_the_means_of_the_next():
     def train(module: Classifier, *callbacks: pl.Callback) -> Recorder:
         recorder = Recorder()
-        trainer = pl.Trainer(
-            max_epochs=1,
-            accelerator="cpu",
-            logger=recorder,
-            callbacks=list(callbacks),
-            log_every_n_steps=7,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
+        trainer = quiet_trainer(recorder, max_epochs=1, callbacks=list(callbacks))
         torch.manual_seed(0)
         trainer.fit(module, datamodule=MNIST5kDataModule(batch_size=250))
         return recorder
@@ -170,32 +155,13 @@ def test_a_plateau_on_a_metric_that_is_not_logged_says_which_are():
 
 def test_any_torch_optimizer_and_a_plain_csv_logger_will_do(tmp_path: Path):
     module = Classifier(MNISTCNN(channels=(4, 4, 4), hidden=(16, 16)), partial(torch.optim.NAdam, lr=1e-3))
-    trainer = pl.Trainer(
-        max_steps=3,
-        accelerator="cpu",
-        logger=CSVLogger(tmp_path),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        log_every_n_steps=1,
-    )
+    trainer = quiet_trainer(CSVLogger(tmp_path), max_steps=3, log_every_n_steps=1)
     trainer.fit(module, datamodule=MNIST5kDataModule(batch_size=250))
     trainer.logger.save()
     assert "lr" in (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text()
 
 
 def test_a_run_cut_at_an_epoch_goes_on_with_the_same_lrs_and_weights(tmp_path: Path):
-    def trainer(epochs: int, recorder: Recorder) -> pl.Trainer:
-        return pl.Trainer(
-            max_epochs=epochs,
-            accelerator="cpu",
-            logger=recorder,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            log_every_n_steps=7,
-        )
-
     def module() -> Classifier:
         torch.manual_seed(0)
         model = MNISTCNN(channels=(4, 4, 4), hidden=(16, 16), dropout=0.0)
@@ -204,14 +170,14 @@ def test_a_run_cut_at_an_epoch_goes_on_with_the_same_lrs_and_weights(tmp_path: P
 
     straight, data = Recorder(), MNIST5kDataModule(batch_size=250)
     whole = module()
-    trainer(3, straight).fit(whole, datamodule=data)
+    quiet_trainer(straight, max_epochs=3).fit(whole, datamodule=data)
 
     begun, rest = Recorder(), Recorder()
-    first = trainer(1, begun)
+    first = quiet_trainer(begun, max_epochs=1)
     first.fit(module(), datamodule=MNIST5kDataModule(batch_size=250))
     first.save_checkpoint(tmp_path / "cut.ckpt")
     second = module()
-    trainer(3, rest).fit(
+    quiet_trainer(rest, max_epochs=3).fit(
         second, datamodule=MNIST5kDataModule(batch_size=250), ckpt_path=tmp_path / "cut.ckpt", weights_only=True
     )
     assert begun.metrics["lr"] + rest.metrics["lr"] == straight.metrics["lr"]
