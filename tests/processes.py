@@ -1,5 +1,6 @@
 """The processes of a running study, to be killed."""
 
+import contextlib
 import os
 import subprocess
 from pathlib import Path
@@ -46,14 +47,17 @@ def servers_of(pid: int) -> list[int]:
     return [child for child, command in commands.items() if b"forkserver" in command]
 
 
-def sockets_of(pid: int) -> list[Path]:
+def sockets_of(pid: int) -> set[Path]:
     """Return where a process listens for others of its machine."""
+    opened = set()
     try:
-        opened = {str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()}
-    except OSError:  # it has just ended
-        return []
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # it has just been closed
+                opened.add(str(link.readlink()))
+    except OSError:  # the process has just ended
+        return set()
     table = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
-    return [Path(row[7]) for row in table if len(row) == 8 and f"socket:[{row[6]}]" in opened]
+    return {Path(row[7]) for row in table if len(row) == 8 and f"socket:[{row[6]}]" in opened}
 
 
 def is_alive(pid: int) -> bool:

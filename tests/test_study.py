@@ -410,9 +410,14 @@ def test_a_server_that_dies_while_it_shall_start_a_trial_is_started_again(folder
 
 def test_a_dying_server_that_answers_no_more_is_waited_for_and_started_again(folder: StudyFolder):
     process = folder.start("--per-device", "1", "--trials", "1")
-    folder.wait_for(lambda: any(sockets_of(server) for server in servers_of(process.pid)), process)
-    (server,) = servers_of(process.pid)
-    (socket,) = sockets_of(server)
+    listening: dict[int, set[Path]] = {}
+
+    def is_listening() -> bool:
+        listening.update({server: sockets_of(server) for server in servers_of(process.pid)})
+        return any(listening.values())
+
+    folder.wait_for(is_listening, process)
+    ((server, (socket,)),) = listening.items()
     socket.unlink()  # as when the kernel takes down a killed process: it is there, and cannot be reached
     asked = "select count(*) from trials where state = 'RUNNING'"
     folder.wait_for(lambda: (folder.path / "mlflow.db").exists() and folder.optuna(asked) == [(1,)], process)
