@@ -19,7 +19,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,8 @@ __all__ = [
     "Optimizer",
     "RMSprop",
 ]
+
+Built = TypeVar("Built", bound=torch.optim.Optimizer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,13 +95,15 @@ class Adam(Optimizer):
 
     def __call__(self, params: Iterable[nn.Parameter]) -> torch.optim.Adam:
         """Build torch's Adam of these parameters."""
-        return torch.optim.Adam(
-            params,
-            lr=self.initial_lr,
-            betas=(self.beta1, self.beta2),
-            eps=self.eps,
-            weight_decay=self.weight_decay,
-            fused=True,
+        return _clippable(
+            torch.optim.Adam(
+                params,
+                lr=self.initial_lr,
+                betas=(self.beta1, self.beta2),
+                eps=self.eps,
+                weight_decay=self.weight_decay,
+                fused=True,
+            )
         )
 
 
@@ -132,13 +136,15 @@ class AdamW(Optimizer):
 
     def __call__(self, params: Iterable[nn.Parameter]) -> torch.optim.AdamW:
         """Build torch's AdamW of these parameters."""
-        return torch.optim.AdamW(
-            params,
-            lr=self.initial_lr,
-            betas=(self.beta1, self.beta2),
-            eps=self.eps,
-            weight_decay=self.weight_decay,
-            fused=True,
+        return _clippable(
+            torch.optim.AdamW(
+                params,
+                lr=self.initial_lr,
+                betas=(self.beta1, self.beta2),
+                eps=self.eps,
+                weight_decay=self.weight_decay,
+                fused=True,
+            )
         )
 
 
@@ -294,13 +300,15 @@ class SGD(Optimizer):
 
     def __call__(self, params: Iterable[nn.Parameter]) -> torch.optim.SGD:
         """Build torch's SGD of these parameters."""
-        return torch.optim.SGD(
-            params,
-            lr=self.initial_lr,
-            momentum=self.momentum,
-            nesterov=self.nesterov,
-            weight_decay=self.weight_decay,
-            fused=True,
+        return _clippable(
+            torch.optim.SGD(
+                params,
+                lr=self.initial_lr,
+                momentum=self.momentum,
+                nesterov=self.nesterov,
+                weight_decay=self.weight_decay,
+                fused=True,
+            )
         )
 
 
@@ -331,13 +339,15 @@ class Adagrad(Optimizer):
 
     def __call__(self, params: Iterable[nn.Parameter]) -> torch.optim.Adagrad:
         """Build torch's Adagrad of these parameters."""
-        return torch.optim.Adagrad(
-            params,
-            lr=self.initial_lr,
-            initial_accumulator_value=self.initial_accumulator,
-            eps=self.eps,
-            weight_decay=self.weight_decay,
-            fused=True,
+        return _clippable(
+            torch.optim.Adagrad(
+                params,
+                lr=self.initial_lr,
+                initial_accumulator_value=self.initial_accumulator,
+                eps=self.eps,
+                weight_decay=self.weight_decay,
+                fused=True,
+            )
         )
 
 
@@ -459,6 +469,16 @@ class Lion(Optimizer):
             params, lr=self.initial_lr, betas=(self.beta1, self.beta2), weight_decay=self.weight_decay
         )
         return cast(torch.optim.Optimizer, optimizer)
+
+
+def _clippable(optimizer: Built) -> Built:
+    """Let gradients be clipped in mixed precision.
+
+    torch's fused optimizers can undo the scale of float16 gradients within the step, so Lightning refuses to clip what
+    comes before. It undoes the scale itself for an optimizer that cannot, and in bfloat16 there is none.
+    """
+    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+    return optimizer
 
 
 def _check_shares(settings: Optimizer, *fields: str) -> None:

@@ -11,10 +11,15 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.plugins.precision import MixedPrecision
 
 from lightning_modules import (
+    MLP,
     MNISTCNN,
+    SGD,
+    Adagrad,
     Adam,
+    AdamW,
     Classifier,
     CosineRestarts,
     ExponentialDecay,
@@ -109,6 +114,28 @@ def test_the_means_are_those_that_lightning_takes_of_what_is_logged_at_every_ste
     for key in ("train/loss", "train/acc", "val/loss", "val/acc"):
         assert recorder.metrics[key] == recorder.metrics[f"lightning/{key}"] != []
         assert float(trainer.callback_metrics[key]) == recorder.metrics[key][-1][1]
+
+
+class Norms(pl.Callback):
+    """Notes how long the gradients of each step are in the end."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *args: Any) -> None:
+        gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+        self.seen.append(torch.nn.utils.get_total_norm(gradients).item())
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+@pytest.mark.parametrize("kind", [Adam, AdamW, SGD, Adagrad])
+def test_gradients_are_clipped_in_mixed_precision(kind: type[Adam | AdamW | SGD | Adagrad], precision: Any):
+    torch.manual_seed(0)
+    norms, module = Norms(), Classifier(MLP(layers=1, neurons=8), kind(initial_lr=1e-3))
+    options = {"max_epochs": 1, "limit_train_batches": 4, "log_every_n_steps": 1, "gradient_clip_val": 0.01}
+    trainer = quiet_trainer(Recorder(), callbacks=[norms], plugins=MixedPrecision(precision, "cpu"), **options)
+    trainer.fit(module, datamodule=MNIST5kDataModule(batch_size=100))
+    assert norms.seen == pytest.approx([0.01] * 4, rel=0.01)
 
 
 class Broken(pl.Callback):
