@@ -8,14 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.classifier import OptimizerCallable
+from lightning_modules.fused_updates import FusedUpdate, fused_update, has_fused_update
 from lightning_modules.lr_scheduler import ScheduleLR
 from lightning_modules.plateau import Plateau
 from lightning_modules.schedules import Schedule
 
 __all__ = ["FusedOptimizer"]
-
-
-_Kernel = Callable[[list[Tensor]], None]
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class _Update:
     """
 
     present: Sequence[int]
-    kernels: Sequence[tuple[Sequence[int], _Kernel]]
+    kernels: Sequence[tuple[Sequence[int], FusedUpdate]]
     steps: Sequence[Tensor]
 
 
@@ -196,69 +194,15 @@ def _update(updates: Sequence[tuple[_Update, Sequence[Tensor]]]) -> None:
 
 def _looked_up(trial: _Trial, states: Mapping[Any, Mapping[str, Any]], present: Sequence[int]) -> _Update | None:
     """Return what a trial's optimizer does from its second step on; None if it has to do it itself."""
-    make = _KERNELS.get(type(trial.optimizer))
     places = {trial.params[index]: place for place, index in enumerate(present)}
-    kernels: list[tuple[Sequence[int], _Kernel]] = []
+    kernels: list[tuple[Sequence[int], FusedUpdate]] = []
     steps: list[Tensor] = []
     for group in trial.optimizer.param_groups:
-        if make is None or not group["fused"] or any(group.get(key) for key in _UNUSUAL):
+        if not has_fused_update(trial.optimizer, group):
             return None
         if params := [param for param in group["params"] if param in places]:
             of_params = [states[param] for param in params]
-            kernels.append(([places[param] for param in params], make(group, params, of_params)))
+            kernel = fused_update(trial.optimizer, group, params, of_params)
+            kernels.append(([places[param] for param in params], kernel))
             steps += [state["step"] for state in of_params if "step" in state]
     return _Update(present, kernels, steps)
-
-
-_UNUSUAL = ("amsgrad", "capturable", "differentiable")
-
-
-def _adam(group: Mapping[str, Any], params: list[Tensor], states: Sequence[Mapping[str, Any]]) -> _Kernel:
-    kernel = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
-    means, squares, steps = ([state[key] for state in states] for key in ("exp_avg", "exp_avg_sq", "step"))
-
-    def update(gradients: list[Tensor]) -> None:
-        kernel(
-            params,
-            gradients,
-            means,
-            squares,
-            [],
-            steps,
-            lr=group["lr"],
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            amsgrad=False,
-            maximize=group["maximize"],
-        )
-
-    return update
-
-
-def _sgd(group: Mapping[str, Any], params: list[Tensor], states: Sequence[Mapping[str, Any]]) -> _Kernel:
-    buffers = [state["momentum_buffer"] for state in states] if group["momentum"] else []
-
-    def update(gradients: list[Tensor]) -> None:
-        torch._fused_sgd_(
-            params,
-            gradients,
-            buffers,
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
-            momentum=group["momentum"],
-            dampening=group["dampening"],
-            nesterov=group["nesterov"],
-            maximize=group["maximize"],
-            is_first_step=False,
-        )
-
-    return update
-
-
-_KERNELS: Mapping[type[torch.optim.Optimizer], Callable[..., _Kernel]] = {
-    torch.optim.Adam: _adam,
-    torch.optim.AdamW: _adam,
-    torch.optim.SGD: _sgd,
-}

@@ -15,6 +15,7 @@ from torch import nn
 from work import CONFIGS, EPOCHS, EXPERIMENT, URI, factor, images
 
 from lightning_modules import MNISTCNN, MNIST5kDataModule
+from lightning_modules.rounded_weights import RoundedWeights
 from tuner.lightning_config import resolve_precision
 
 CORES = len(os.sched_getaffinity(0))
@@ -24,6 +25,7 @@ def train(data: MNIST5kDataModule, initial_lr: float, decay_rate: float) -> list
     half = torch.autocast("cpu", torch.bfloat16, enabled=resolve_precision("auto", "cpu") == "bf16-mixed")
     model = MNISTCNN().to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), lr=initial_lr, fused=True)
+    rounded = RoundedWeights(model, optimizer)
     loader, step, points = data.train_dataloader(), 0, []
     for epoch in range(EPOCHS):
         loader.set_epoch(epoch)
@@ -32,11 +34,12 @@ def train(data: MNIST5kDataModule, initial_lr: float, decay_rate: float) -> list
         for inputs, labels in loader:
             lr = optimizer.param_groups[0]["lr"] = initial_lr * factor(decay_rate, step)
             points.append(("lr", step, lr))
-            with half:
+            with half, rounded:
                 logits = model(inputs)
                 loss = nn.functional.cross_entropy(logits, labels)
             optimizer.zero_grad()
             loss.backward()
+            rounded.after_backward()
             optimizer.step()
             losses += loss.detach() * len(labels)
             correct += (logits.argmax(dim=1) == labels).sum()

@@ -1,0 +1,87 @@
+"""What torch's Adam, AdamW and SGD do in their fused kernels, with everything looked up."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["FusedUpdate", "fused_update", "has_fused_update"]
+
+FusedUpdate = Callable[[list[Tensor]], None]
+"""Takes the gradients of some parameters, and updates these."""
+
+_UNUSUAL = ("amsgrad", "capturable", "differentiable")
+
+
+def has_fused_update(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> bool:
+    """Tell whether there is a `fused_update` for a parameter group."""
+    return type(optimizer) in _KERNELS and group["fused"] and not any(group.get(key) for key in _UNUSUAL)
+
+
+def fused_update(
+    optimizer: torch.optim.Optimizer,
+    group: Mapping[str, Any],
+    params: list[Tensor],
+    states: Sequence[Mapping[str, Any]],
+) -> FusedUpdate:
+    """Return what the optimizer does for parameters of a group from their second step on, but for counting the steps.
+
+    Args:
+        optimizer: One that `has_fused_update`.
+        group: The group, with all that is set for it.
+        params: Parameters, or parts of some.
+        states: What the optimizer keeps for each, or the same parts of it.
+    """
+    return _KERNELS[type(optimizer)](group, params, states)
+
+
+def _adam(group: Mapping[str, Any], params: list[Tensor], states: Sequence[Mapping[str, Any]]) -> FusedUpdate:
+    kernel = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
+    means, squares, steps = ([state[key] for state in states] for key in ("exp_avg", "exp_avg_sq", "step"))
+
+    def update(gradients: list[Tensor]) -> None:
+        kernel(
+            params,
+            gradients,
+            means,
+            squares,
+            [],
+            steps,
+            lr=group["lr"],
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=group["maximize"],
+        )
+
+    return update
+
+
+def _sgd(group: Mapping[str, Any], params: list[Tensor], states: Sequence[Mapping[str, Any]]) -> FusedUpdate:
+    buffers = [state["momentum_buffer"] for state in states] if group["momentum"] else []
+
+    def update(gradients: list[Tensor]) -> None:
+        torch._fused_sgd_(
+            params,
+            gradients,
+            buffers,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            momentum=group["momentum"],
+            dampening=group["dampening"],
+            nesterov=group["nesterov"],
+            maximize=group["maximize"],
+            is_first_step=False,
+        )
+
+    return update
+
+
+_KERNELS: Mapping[type[torch.optim.Optimizer], Callable[..., FusedUpdate]] = {
+    torch.optim.Adam: _adam,
+    torch.optim.AdamW: _adam,
+    torch.optim.SGD: _sgd,
+}

@@ -1,0 +1,178 @@
+"""The bfloat16 copies of large dense weights on a CPU, kept from one step to the next."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from lightning_modules.fused_updates import fused_update, has_fused_update
+
+__all__ = ["RoundedWeights"]
+
+
+class RoundedWeights:
+    """Train the large dense layers of a network in bfloat16 with less traffic to a CPU's memory.
+
+    ``torch.autocast`` rounds every weight at every step, and a gradient is written in bfloat16, written again in the
+    precision of the weight, and read by the optimizer. Where a layer has millions of weights, a CPU waits for its
+    memory meanwhile. Here the rounded weight stays; of the gradient, which is a product, backward leaves only the two
+    small factors; and the update goes over the weight in blocks that fit into the CPU's cache, each of which is
+    multiplied, updated and rounded before the next. Weights and the optimizer's state are what they are without this.
+
+    Used by `Classifier` in a training where nobody looks at gradients. In a loop of one's own::
+
+        rounded = RoundedWeights(model, optimizer)
+        for inputs, labels in batches:
+            with torch.autocast("cpu", torch.bfloat16), rounded:
+                loss = torch.nn.functional.cross_entropy(model(inputs), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            rounded.after_backward()
+            optimizer.step()  # and the layers' own update after it
+
+    Concerned is every ``nn.Linear`` of 2**20 weights or more that `optimizer` has, an Adam, AdamW or SGD of torch with
+    ``fused=True``; without any, nothing is changed. Second derivatives cannot be had through it.
+
+    Args:
+        model: Network on the CPU.
+        optimizer: Its optimizer.
+    """
+
+    SMALLEST = 1 << 20  # weights; below, there is nothing to be won
+    BLOCK = 1 << 19  # weights that are updated at a time
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        groups: Mapping[Tensor, Mapping[str, Any]] = _groups(optimizer)
+        owners: Mapping[Tensor, int] = Counter(weight for _, weight in model.named_parameters(remove_duplicate=False))
+
+        def is_concerned(weight: Tensor) -> bool:
+            is_large = weight.dtype == torch.float32 and weight.numel() >= self.SMALLEST
+            is_watched = weight._backward_hooks or weight._post_accumulate_grad_hooks
+            is_alone = owners[weight] == 1 and not is_watched
+            return is_large and is_alone and weight in groups and has_fused_update(optimizer, groups[weight])
+
+        layers = [layer for layer in model.modules() if type(layer) is nn.Linear and layer.weight.requires_grad]
+        self._dense = [_Dense(layer, optimizer) for layer in layers if is_concerned(layer.weight)]
+        self._hook = optimizer.register_step_post_hook(lambda *_: self._after_step())
+
+    def __enter__(self) -> None:
+        """Begin to go through the layers by their rounded weights."""
+        for dense in self._dense:
+            dense.layer.forward = dense.forward  # type: ignore[assignment, method-assign]
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the network as it was."""
+        for dense in self._dense:
+            del dense.layer.forward
+
+    def after_backward(self) -> None:
+        """Turn factors into gradients where the optimizer needs those: to be called between backward and step."""
+        for dense in self._dense:
+            if not dense.can_wait:
+                dense.settle()
+
+    def close(self) -> None:
+        """Leave the optimizer as it was."""
+        self._hook.remove()
+
+    @torch.no_grad()
+    def _after_step(self) -> None:
+        for dense in self._dense:
+            dense.update(self.BLOCK)
+
+
+def _groups(optimizer: torch.optim.Optimizer) -> dict[Tensor, dict[str, Any]]:
+    """Return the parameter group of each parameter; to load a state makes new ones."""
+    return {parameter: group for group in optimizer.param_groups for parameter in group["params"]}
+
+
+@dataclass
+class _Dense:
+    layer: nn.Linear
+    optimizer: torch.optim.Optimizer
+    factors: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # of outputs and inputs, for each backward
+    has_state: bool = False  # the optimizer has made its state of this weight
+
+    def __post_init__(self) -> None:
+        self.rounded = torch.empty_like(self.layer.weight, dtype=torch.bfloat16, requires_grad=False)
+        self.version = -1  # of the weight, when it was rounded
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Do what ``nn.Linear`` does under autocast."""
+        if inputs.ndim < 2 or not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") != torch.bfloat16:
+            return nn.Linear.forward(self.layer, inputs)
+        weight = self.layer.weight
+        if weight._version != self.version:  # somebody else has changed it
+            with torch.no_grad():
+                self.rounded.copy_(weight)
+            self.version = weight._version
+        bias = None if self.layer.bias is None else self.layer.bias.bfloat16()
+        outputs: Tensor = _Product.apply(inputs.bfloat16(), weight, bias, self.rounded, self.factors)
+        return outputs
+
+    @property
+    def can_wait(self) -> bool:
+        """Whether the factors are all that there is of the gradient, and the update can be done from them."""
+        return self.has_state and len(self.factors) == 1 and self.layer.weight.grad is None
+
+    def settle(self) -> None:
+        """Make the factors a part of the gradient."""
+        weight = self.layer.weight
+        for outputs, inputs in self.factors:
+            gradient = (outputs.t() @ inputs).to(weight.dtype)
+            weight.grad = gradient if weight.grad is None else weight.grad + gradient
+        self.factors.clear()
+
+    def update(self, block: int) -> None:
+        """Do for this weight what the optimizer's step has done for the others."""
+        if not self.factors:
+            self.has_state = self.has_state or self.layer.weight.grad is not None
+            self.version = -1  # torch's fused kernels do not count as a change
+            return
+        (outputs, inputs), weight = self.factors.pop(), self.layer.weight
+        group, state = _groups(self.optimizer)[weight], self.optimizer.state[weight]
+        rows = max(1, block // weight.shape[1])
+        of_weight = {key: value for key, value in state.items() if getattr(value, "shape", None) == weight.shape}
+        if "step" in state:
+            state["step"] += 1
+        blocks = zip(
+            *(
+                torch.split(whole, rows)
+                for whole in (outputs.t().contiguous(), weight.detach(), self.rounded, *of_weight.values())
+            ),
+            strict=True,
+        )
+        for factor, part, rounded, *values in blocks:
+            gradient = (factor @ inputs).to(part.dtype)
+            of_part = state | dict(zip(of_weight, values, strict=True))
+            fused_update(self.optimizer, group, [part], [of_part])([gradient])
+            rounded.copy_(part)
+        self.version = weight._version
+
+
+class _Product(torch.autograd.Function):
+    """A dense layer by its rounded weight, whose backward leaves the factors of the weight's gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, rounded: Tensor, factors: list[Any]
+    ) -> Tensor:
+        ctx.save_for_backward(inputs, rounded)
+        ctx.factors = factors
+        return functional.linear(inputs, rounded, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, rounded = ctx.saved_tensors
+        outputs = gradient.flatten(0, -2)
+        if ctx.needs_input_grad[1]:
+            ctx.factors.append((outputs, inputs.flatten(0, -2)))
+        to_inputs = gradient @ rounded if ctx.needs_input_grad[0] else None
+        to_bias = outputs.sum(0) if ctx.needs_input_grad[2] else None
+        return to_inputs, None, to_bias, None, None
