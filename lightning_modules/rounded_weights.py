@@ -36,7 +36,8 @@ class RoundedWeights:
             optimizer.step()  # and the layers' own update after it
 
     Concerned is every ``nn.Linear`` of 2**20 weights or more that `optimizer` has, an Adam, AdamW or SGD of torch with
-    ``fused=True``; without any, nothing is changed. Second derivatives cannot be had through it.
+    ``fused=True``; without any, nothing is changed. Second derivatives cannot be had through it, and a weight that is
+    changed through its ``.data``, which torch does not count as a change, is rounded anew by the next update only.
 
     Args:
         model: Network on the CPU.
@@ -99,14 +100,17 @@ class _Dense:
     has_state: bool = False  # the optimizer has made its state of this weight
 
     def __post_init__(self) -> None:
-        self.rounded = torch.empty_like(self.layer.weight, dtype=torch.bfloat16, requires_grad=False)
+        self.weight = self.layer.weight
+        self.rounded = torch.empty_like(self.weight, dtype=torch.bfloat16, requires_grad=False)
         self.version = -1  # of the weight, when it was rounded
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Do what ``nn.Linear`` does under autocast."""
-        if inputs.ndim < 2 or not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") != torch.bfloat16:
-            return nn.Linear.forward(self.layer, inputs)
         weight = self.layer.weight
+        is_own = weight is self.weight  # and not one that `torch.func.functional_call` has put there
+        in_bfloat16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        if inputs.ndim < 2 or not is_own or not in_bfloat16:
+            return nn.Linear.forward(self.layer, inputs)
         if weight._version != self.version:  # somebody else has changed it
             with torch.no_grad():
                 self.rounded.copy_(weight)
@@ -118,11 +122,11 @@ class _Dense:
     @property
     def can_wait(self) -> bool:
         """Whether the factors are all that there is of the gradient, and the update can be done from them."""
-        return self.has_state and len(self.factors) == 1 and self.layer.weight.grad is None
+        return self.has_state and len(self.factors) == 1 and self.weight.grad is None
 
     def settle(self) -> None:
         """Make the factors a part of the gradient."""
-        weight = self.layer.weight
+        weight = self.weight
         for outputs, inputs in self.factors:
             gradient = (outputs.t() @ inputs).to(weight.dtype)
             weight.grad = gradient if weight.grad is None else weight.grad + gradient
@@ -131,10 +135,10 @@ class _Dense:
     def update(self, block: int) -> None:
         """Do for this weight what the optimizer's step has done for the others."""
         if not self.factors:
-            self.has_state = self.has_state or self.layer.weight.grad is not None
+            self.has_state = self.has_state or self.weight.grad is not None
             self.version = -1  # torch's fused kernels do not count as a change
             return
-        (outputs, inputs), weight = self.factors.pop(), self.layer.weight
+        (outputs, inputs), weight = self.factors.pop(), self.weight
         group, state = _groups(self.optimizer)[weight], self.optimizer.state[weight]
         rows = max(1, block // weight.shape[1])
         of_weight = {key: value for key, value in state.items() if getattr(value, "shape", None) == weight.shape}

@@ -8,6 +8,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional
 
 from lightning_modules import MLP, SGD, Adadelta, Adam, AdamW, Classifier, ExponentialDecay, MNIST5kDataModule
@@ -72,6 +73,15 @@ class Shared(Network):
         return self.last(torch.relu(self.third(hidden)))
 
 
+class Replaced(Network):
+    """A weight that another tensor stands in for."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = torch.relu(self.first(inputs))
+        other = {"weight": self.second.weight * 0.5 + 0.01}
+        return self.last(functional_call(self.second, other, hidden))
+
+
 class Rows(Network):
     """Layers that are given [batch, n, inputs]."""
 
@@ -98,7 +108,7 @@ class Unused(Network):
         return self.last(self.second(hidden) if self.times % 2 else hidden)
 
 
-NETWORKS = (Network, Twice, Tied, Shared, Rows, Frozen, Unused)
+NETWORKS = (Network, Twice, Tied, Shared, Replaced, Rows, Frozen, Unused)
 
 
 def batches() -> list[tuple[Tensor, Tensor]]:
@@ -147,7 +157,7 @@ def check_same(one: tuple[nn.Module, torch.optim.Optimizer], other: tuple[nn.Mod
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize(
-    "network", [Network, Twice, Tied, Shared, Rows, Frozen, Unused], ids=lambda network: network.__name__
+    "network", [Network, Twice, Tied, Shared, Replaced, Rows, Frozen, Unused], ids=lambda network: network.__name__
 )
 def test_weights_and_states_are_what_autocast_and_the_optimizer_make_of_them(network: type[Network], optimizer: str):
     make = OPTIMIZERS[optimizer]
