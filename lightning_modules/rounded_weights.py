@@ -176,7 +176,7 @@ class _Product(torch.autograd.Function):
         inputs, rounded = ctx.saved_tensors
         outputs = gradient.flatten(0, -2)
         if ctx.needs_input_grad[1]:
-            ctx.factors.append((outputs, inputs.flatten(0, -2)))
+            ctx.factors.append((outputs, inputs.detach().flatten(0, -2)))
         to_inputs = gradient @ rounded if ctx.needs_input_grad[0] else None
         to_bias = outputs.sum(0) if ctx.needs_input_grad[2] else None
         return to_inputs, None, to_bias, None, None

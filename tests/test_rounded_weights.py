@@ -173,7 +173,9 @@ def test_the_gradient_of_a_large_layer_is_never_made_from_the_second_step_on():
     seen: list[list[str]] = []
 
     def look(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-        seen.append([name for name, weight in model.named_parameters() if weight.grad is not None])
+        gradients = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+        assert not any(gradient.requires_grad for gradient in gradients.values())
+        seen.append(list(gradients))
 
     train(Network, OPTIMIZERS["adam"], True, after=look)
     everything = ["first.weight", "second.weight", "second.bias", "last.weight", "last.bias"]

@@ -230,9 +230,10 @@ def test_a_tracking_server_that_does_not_answer_is_told_before_anything_starts(f
 
 
 def test_a_timeout_starts_no_further_trial(folder: StudyFolder):
-    output = folder.call("--timeout", "1s", "--trials", "50")
-    told = re.search(r"tiny has ([1-9]\d?) of 50 trials", output)
-    assert told
+    output = folder.call("--timeout", "3s", "--trials", "50")
+    told = re.search(r"tiny has (\d+) of 50 trials", output)  # none, if the machine is busy for so long
+    assert told, output
+    assert int(told[1]) < 50
     table = csv.DictReader(io.StringIO((parent_artifacts(folder) / "trials.csv").read_text()))
     assert len(list(table)) == int(told[1]), "the last state is recorded"
 
