@@ -77,16 +77,14 @@ def test_a_regression_has_its_report_without_any_accuracy(folder: StudyFolder):
         assert values[number] == min(curve[:3]), "the best epoch counts"
 
 
-def test_best_yaml_trains_the_best_trial_again_by_lightning_cli(undisturbed: StudyFolder):
-    (best,) = undisturbed.path.glob("mlruns/*/*/artifacts/best.yaml")
-    assert yaml.safe_load(best.read_text())["model"]["class_path"] == "lightning_modules.Classifier"
+def fit_by_lightning_cli(folder: StudyFolder) -> str:
+    """Train the best trial again by its best.yaml, and return what Lightning says of it."""
+    (best,) = folder.path.glob("mlruns/*/*/artifacts/best.yaml")
     quiet = ["--trainer.logger=false", "--trainer.enable_progress_bar=false", "--trainer.enable_checkpointing=false"]
-    (setup,) = {
-        value for (value,) in undisturbed.optuna("select value_json from trial_user_attributes where key = 'setup'")
-    }
+    (setup,) = {value for (value,) in folder.optuna("select value_json from trial_user_attributes where key = 'setup'")}
     done = subprocess.run(
         [sys.executable, "-m", "lightning_modules", "fit", "--config", str(best), "--trainer.accelerator=cpu", *quiet],
-        cwd=undisturbed.path,  # where it writes config.yaml
+        cwd=folder.path,  # where it writes config.yaml
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(json.loads(setup)["threads"])},
         capture_output=True,
         text=True,
@@ -94,8 +92,22 @@ def test_best_yaml_trains_the_best_trial_again_by_lightning_cli(undisturbed: Stu
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_best_yaml_trains_the_best_trial_again_by_lightning_cli(undisturbed: StudyFolder):
+    (best,) = undisturbed.path.glob("mlruns/*/*/artifacts/best.yaml")
+    assert yaml.safe_load(best.read_text())["model"]["class_path"] == "lightning_modules.Classifier"
     ((value,),) = undisturbed.optuna("select max(value) from trial_values")
-    assert f"val/acc {value:.4f}" in done.stdout
+    assert f"val/acc {value:.4f}" in fit_by_lightning_cli(undisturbed)
+
+
+def test_best_yaml_of_a_whole_module_clips_gradients_as_the_trial_did(folder: StudyFolder):
+    settings = [*SMALL["plain_module"], "trial.trainer.gradient_clip_val=0.1", "trial.trainer.precision=bf16-mixed"]
+    options = [option for setting in settings for option in ("--set", setting)]
+    folder.call("--trials", "1", *options, study=EXAMPLES / "plain_module.yaml")
+    ((value,),) = folder.optuna("select value from trial_values")
+    assert f"val_top3 {value:.4f}" in fit_by_lightning_cli(folder)
 
 
 def test_without_jsonargparse_lightning_modules_says_what_to_install():

@@ -78,6 +78,8 @@ def _torch_optimizer(config: TrialConfig) -> dict[str, Any]:
     optimizer = config.optimizer.build("optimizer")([torch.nn.Parameter(torch.zeros(1))])
     known, cls = inspect.signature(type(optimizer)).parameters, type(optimizer)
     changed = {key: value for key, value in optimizer.defaults.items() if key in known and known[key].default != value}
+    if config.trainer.gradient_clip_val is not None:
+        changed.pop("fused", None)  # for one of torch's with it, Lightning does not clip in mixed precision
     values = {key: list(value) if isinstance(value, tuple) else value for key, value in changed.items()}
     return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": values}
 
