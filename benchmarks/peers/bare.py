@@ -4,6 +4,7 @@ The libraries are imported once, by the process that then forks the others. The 
 are collected in memory and written to MLflow by that first process, at the end of each training.
 """
 
+import gc
 import os
 import sys
 import time
@@ -69,6 +70,7 @@ def worker(index: int, data: MNIST5kDataModule, pipe: Connection) -> None:
 
 
 def main() -> None:
+    gc.freeze()  # what the libraries have left is no garbage
     data = images()
     pipes = []
     for index in range(CORES):
