@@ -95,16 +95,7 @@ class Adam(Optimizer):
 
     def __call__(self, params: Iterable[nn.Parameter]) -> torch.optim.Adam:
         """Build torch's Adam of these parameters."""
-        return _clippable(
-            torch.optim.Adam(
-                params,
-                lr=self.initial_lr,
-                betas=(self.beta1, self.beta2),
-                eps=self.eps,
-                weight_decay=self.weight_decay,
-                fused=True,
-            )
-        )
+        return _fused(torch.optim.Adam, params, **_adam_arguments(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,16 +127,7 @@ class AdamW(Optimizer):
 
     def __call__(self, params: Iterable[nn.Parameter]) -> torch.optim.AdamW:
         """Build torch's AdamW of these parameters."""
-        return _clippable(
-            torch.optim.AdamW(
-                params,
-                lr=self.initial_lr,
-                betas=(self.beta1, self.beta2),
-                eps=self.eps,
-                weight_decay=self.weight_decay,
-                fused=True,
-            )
-        )
+        return _fused(torch.optim.AdamW, params, **_adam_arguments(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,13 +175,7 @@ class AdamEpsilonHat(Optimizer):
 
     def __call__(self, params: Iterable[nn.Parameter]) -> "TorchAdamEpsilonHat":
         """Build the torch optimizer of these parameters."""
-        return TorchAdamEpsilonHat(
-            params,
-            lr=self.initial_lr,
-            betas=(self.beta1, self.beta2),
-            eps=self.eps,
-            weight_decay=self.weight_decay,
-        )
+        return TorchAdamEpsilonHat(params, **_adam_arguments(self))
 
 
 class TorchAdamEpsilonHat(torch.optim.Optimizer):
@@ -300,15 +276,13 @@ class SGD(Optimizer):
 
     def __call__(self, params: Iterable[nn.Parameter]) -> torch.optim.SGD:
         """Build torch's SGD of these parameters."""
-        return _clippable(
-            torch.optim.SGD(
-                params,
-                lr=self.initial_lr,
-                momentum=self.momentum,
-                nesterov=self.nesterov,
-                weight_decay=self.weight_decay,
-                fused=True,
-            )
+        return _fused(
+            torch.optim.SGD,
+            params,
+            lr=self.initial_lr,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            weight_decay=self.weight_decay,
         )
 
 
@@ -339,15 +313,13 @@ class Adagrad(Optimizer):
 
     def __call__(self, params: Iterable[nn.Parameter]) -> torch.optim.Adagrad:
         """Build torch's Adagrad of these parameters."""
-        return _clippable(
-            torch.optim.Adagrad(
-                params,
-                lr=self.initial_lr,
-                initial_accumulator_value=self.initial_accumulator,
-                eps=self.eps,
-                weight_decay=self.weight_decay,
-                fused=True,
-            )
+        return _fused(
+            torch.optim.Adagrad,
+            params,
+            lr=self.initial_lr,
+            initial_accumulator_value=self.initial_accumulator,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
         )
 
 
@@ -471,14 +443,24 @@ class Lion(Optimizer):
         return cast(torch.optim.Optimizer, optimizer)
 
 
-def _clippable(optimizer: Built) -> Built:
-    """Let gradients be clipped in mixed precision.
+def _fused(kind: Callable[..., Built], params: Iterable[nn.Parameter], **arguments: Any) -> Built:
+    """Build an optimizer of torch with its fused kernels, and let gradients be clipped in mixed precision.
 
     torch's fused optimizers can undo the scale of float16 gradients within the step, so Lightning refuses to clip what
     comes before. It undoes the scale itself for an optimizer that cannot, and in bfloat16 there is none.
     """
+    optimizer = kind(params, fused=True, **arguments)
     optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     return optimizer
+
+
+def _adam_arguments(settings: Adam | AdamW | AdamEpsilonHat) -> dict[str, Any]:
+    return {
+        "lr": settings.initial_lr,
+        "betas": (settings.beta1, settings.beta2),
+        "eps": settings.eps,
+        "weight_decay": settings.weight_decay,
+    }
 
 
 def _check_shares(settings: Optimizer, *fields: str) -> None:

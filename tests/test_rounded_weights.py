@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from lightning_modules import MLP, SGD, Adadelta, Adam, AdamW, Classifier, ExponentialDecay, MNIST5kDataModule
 from lightning_modules.rounded_weights import RoundedWeights
+from tests.test_classifier import Recorder, quiet_trainer
 
 STEPS = 6
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
@@ -156,9 +157,7 @@ def check_same(one: tuple[nn.Module, torch.optim.Optimizer], other: tuple[nn.Mod
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize(
-    "network", [Network, Twice, Tied, Shared, Replaced, Rows, Frozen, Unused], ids=lambda network: network.__name__
-)
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.__name__)
 def test_weights_and_states_are_what_autocast_and_the_optimizer_make_of_them(network: type[Network], optimizer: str):
     make = OPTIMIZERS[optimizer]
     check_same(train(network, make, is_rounded=True), train(network, make, is_rounded=False))
@@ -256,14 +255,8 @@ class Own(Classifier):
 
 
 def fit(module: Classifier, *callbacks: pl.Callback, precision: Any = "bf16-mixed", **options: Any) -> None:
-    trainer = pl.Trainer(
-        **{"accelerator": "cpu", "max_epochs": 2, "limit_train_batches": 4, "logger": False, **options},
-        precision=precision,
-        callbacks=list(callbacks),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    options = {"max_epochs": 2, "limit_train_batches": 4, "log_every_n_steps": 1, **options}
+    trainer = quiet_trainer(Recorder(), precision=precision, callbacks=list(callbacks), **options)
     trainer.fit(module, datamodule=MNIST5kDataModule(batch_size=100))
 
 

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from tuner.errors import BadInputError
+from tuner.importing import importing
 from tuner.urls import refuse_passwords, storage_url
 from tuner.wording import counted
 
@@ -201,7 +202,7 @@ def opened_engine(options: Place) -> Iterator["Engine"]:
     refuse_passwords({"--storage": options.storage, "--tracking-uri": options.tracking_uri})
 
     # Imported here: --help and a wrong option should not wait for torch. The engine's server imports at the same time.
-    with _importing():
+    with importing():
         from tuner.engines.slots import make_engine
 
         stall_timeout = _seconds("--stall-timeout", options.stall_timeout)
@@ -212,7 +213,7 @@ def opened_engine(options: Place) -> Iterator["Engine"]:
         yield engine
     finally:
         engine.close()
-        gc.unfreeze()
+        gc.unfreeze()  # what was there when `importing` ended
 
 
 def _checkpoint_every(options: Place) -> float:
@@ -331,7 +332,7 @@ def carry_out(
         store.keep_definition()
         store.set_validation_images(plan.validation_images)
         tags = environment(engine.slots)
-        with store.database.alone(), _importing():  # MLflow may create its tables as well
+        with store.database.alone(), importing():  # MLflow may create its tables as well
             tracker = Tracker(config, plan.uri, store.identifier, display.note, tags, dict(plan.digests), plan.review)
         review = Review(plan.storage, config.name, plan.uri, store.directory) if plan.review else None
         refresh = review.refresh if review else lambda: None
@@ -360,25 +361,9 @@ def carry_out(
 
 
 @contextmanager
-def _importing() -> Iterator[None]:
-    """Look for no garbage meanwhile, nor later on in what is there by then, until the engine is closed.
-
-    The libraries make a million objects that stay: each time that all are looked through takes a third of a second.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        if was_enabled:
-            gc.enable()
-
-
-@contextmanager
 def checking(console: "Console", study: str) -> Iterator[None]:
     """Say that a study is being checked, and have the libraries imported for that."""
-    with status(console, f"checking {study}"), _importing():
+    with status(console, f"checking {study}"), importing():
         yield
 
 

@@ -1,9 +1,6 @@
-"""What trainings are forked from: it has all imported that they need, and no garbage is looked for in that again."""
+"""What trainings are forked from: it has all imported that they need."""
 
-import gc
+from tuner.importing import importing
 
-gc.disable()  # see `running._importing`
-import tuner.training  # noqa: E402, F401
-
-gc.freeze()
-gc.enable()
+with importing():
+    import tuner.training  # noqa: F401
