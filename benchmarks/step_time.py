@@ -51,6 +51,9 @@ class Clock:
     def fuse_at_most(self, count: int, reason: str) -> None:
         raise AssertionError(reason)
 
+    def note(self, text: str) -> None:
+        pass
+
 
 def tuner(dense: int | None) -> float:
     config = TrialConfig.from_values(

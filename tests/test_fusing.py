@@ -62,6 +62,7 @@ class Answers:
         self.reports: dict[int, list[EpochReport]] = {}
         self.steps: dict[int, list[StepReport]] = {}
         self.limits: list[tuple[int, str]] = []
+        self.notes: list[str] = []
 
     def report(self, number: int, report: EpochReport) -> Verdict:
         self.reports.setdefault(number, []).append(report)
@@ -72,6 +73,9 @@ class Answers:
 
     def fuse_at_most(self, count: int, reason: str) -> None:
         self.limits.append((count, reason))
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
 
 def assignments(folder: Path, trials: Sequence[dict[str, Any]]) -> tuple[Assignment, ...]:

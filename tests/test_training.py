@@ -33,6 +33,7 @@ class Answers:
         self.reports: list[EpochReport] = []
         self.steps: list[StepReport] = []
         self.limits: list[tuple[int, str]] = []
+        self.notes: list[str] = []
 
     def report(self, number: int, report: EpochReport) -> Verdict:
         self.reports.append(report)
@@ -43,6 +44,9 @@ class Answers:
 
     def fuse_at_most(self, count: int, reason: str) -> None:
         self.limits.append((count, reason))
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
 
 def train(

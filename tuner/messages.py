@@ -190,3 +190,6 @@ class Channel(Protocol):
 
     def fuse_at_most(self, count: int, reason: str) -> None:
         """Tell how many trials can be trained as one model, and why not more."""
+
+    def note(self, text: str) -> None:
+        """Show a remark in the terminal."""

@@ -92,6 +92,11 @@ class FirstRankChannel:
         if is_first():
             self._channel.fuse_at_most(count, reason)
 
+    def note(self, text: str) -> None:
+        """Show a remark in the terminal."""
+        if is_first():
+            self._channel.note(text)
+
 
 class DividedBatches(DDPStrategy):
     """Distributed data-parallel training in which the ranks divide each batch, instead of each taking its own.

@@ -27,9 +27,6 @@ class Handler(Channel, Protocol):
     def returned(self, group: Group) -> None:
         """Take back a group that nothing was done with: its slot was lost before."""
 
-    def note(self, text: str) -> None:
-        """Tell what a person should know."""
-
     def tick(self) -> bool:
         """Be called several times a second; return False to have everything killed."""
 

@@ -151,6 +151,8 @@ class LocalEngine:
                 handler.progress(number, report)
             case ("fuse_at_most", count, reason):
                 handler.fuse_at_most(count, reason)
+            case ("note", text):
+                handler.note(text)
             case ("report", number, report):
                 verdict = handler.report(number, report)
                 with contextlib.suppress(OSError):  # if it has died meanwhile, the next look at the pipe tells
@@ -222,6 +224,9 @@ class _Pipe:
 
     def fuse_at_most(self, count: int, reason: str) -> None:
         self._pipe.send(("fuse_at_most", count, reason))
+
+    def note(self, text: str) -> None:
+        self._pipe.send(("note", text))
 
 
 def _work(

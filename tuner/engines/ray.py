@@ -230,6 +230,8 @@ class RayEngine:
                     handler.progress(*content)
                 case "fuse_at_most":
                     handler.fuse_at_most(*content)
+                case "note":
+                    handler.note(*content)
                 case "report":
                     self._post.answer.remote(key, handler.report(*content))
 
@@ -318,11 +320,11 @@ class _Letters:
     def fuse_at_most(self, count: int, reason: str) -> None:
         self._post.tell.remote(self._key, "fuse_at_most", count, reason)
 
-    def returned(self, group: Group) -> None:
-        """Be never called: a slot of one machine is not lost without it."""
-
     def note(self, text: str) -> None:
-        """Be never called, likewise."""
+        self._post.tell.remote(self._key, "note", text)
+
+    def returned(self, group: Group) -> None:
+        """Not used: a local slot cannot be lost separately from its machine."""
 
     def done(self, group: Group, results: Sequence[TrialResult]) -> None:
         self.outcome = (results, "")
