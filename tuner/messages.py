@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Assignment",
     "Channel",
+    "ChannelClosedError",
     "EpochReport",
     "Group",
     "Point",
@@ -179,8 +180,15 @@ class TrialResult:
         return cls(**{**values, "points": [(key, step, value) for key, step, value in values["points"]]})
 
 
+class ChannelClosedError(Exception):
+    """The coordinator cannot be reached any more: the training's process is to end, and its trial goes on later.
+
+    Only a `Channel` raises it. An OSError or EOFError in a training is therefore always the user's own.
+    """
+
+
 class Channel(Protocol):
-    """How a training speaks to the coordinator, wherever it runs."""
+    """How a training speaks to the coordinator, wherever it runs; every method may raise `ChannelClosedError`."""
 
     def report(self, number: int, report: EpochReport) -> Verdict:
         """Tell about an epoch and return what to do."""

@@ -41,7 +41,7 @@ from tuner.errors import in_a_line
 from tuner.fusing import FusedCheckpointIO, FusedHistory, FusedReporter, FusedTrial
 from tuner.lightning_config import resolve_precision
 from tuner.measuring import fastest_together, free_memory, is_out_of_memory
-from tuner.messages import Assignment, Channel, Group, TrialResult
+from tuner.messages import Assignment, Channel, ChannelClosedError, Group, TrialResult
 
 __all__ = ["MODEL_FILE", "PREDICTIONS_FILE", "RESULT_FILE", "read_result", "run"]
 
@@ -125,7 +125,7 @@ def _disk_is_full(error: DiskFullError) -> TrialResult:
 
 def _is_of_a_process(error: Exception) -> bool:
     """Tell whether the coordinator is gone, or a process that loads data or trains was killed: as good as this one."""
-    is_lost = isinstance(error, ConnectionError | EOFError) or "DataLoader worker" in str(error)
+    is_lost = isinstance(error, ChannelClosedError | ConnectionError | EOFError) or "DataLoader worker" in str(error)
     return is_lost or (ranks.count() > 1 and ranks.has_lost_a_rank(error))
 
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from tuner.engines import Handler
 from tuner.errors import StudyFailedError
-from tuner.messages import Channel, EpochReport, Group, Slot, StepReport, Verdict
+from tuner.messages import Channel, ChannelClosedError, EpochReport, Group, Slot, StepReport, TrialResult, Verdict
 
 __all__ = ["LocalEngine"]
 
@@ -209,24 +209,41 @@ def _ensure_server() -> None:
 
 
 class _Pipe:
-    """A training's end of the pipe; a rank has none that is not the first."""
+    """A training's end of the pipe; only the first rank has one.
+
+    Raises:
+        ChannelClosedError: From each method, if the coordinator cannot be reached.
+    """
 
     def __init__(self, pipe: "connection.Connection[Any, Any] | None") -> None:
         self._pipe: Any = pipe
 
     def report(self, number: int, report: EpochReport) -> Verdict:
-        self._pipe.send(("report", number, report))
-        verdict: Verdict = self._pipe.recv()
+        self._send(("report", number, report))
+        try:
+            verdict: Verdict = self._pipe.recv()
+        except (OSError, EOFError) as error:
+            raise ChannelClosedError(f"no answer to a report: {error!r}") from error
         return verdict
 
     def progress(self, number: int, report: StepReport) -> None:
-        self._pipe.send(("progress", number, report))
+        self._send(("progress", number, report))
 
     def fuse_at_most(self, count: int, reason: str) -> None:
-        self._pipe.send(("fuse_at_most", count, reason))
+        self._send(("fuse_at_most", count, reason))
 
     def note(self, text: str) -> None:
-        self._pipe.send(("note", text))
+        self._send(("note", text))
+
+    def done(self, results: Sequence[TrialResult]) -> None:
+        self._send(("done", results))
+        self._pipe.close()
+
+    def _send(self, message: Any) -> None:
+        try:
+            self._pipe.send(message)
+        except OSError as error:
+            raise ChannelClosedError(f"a message cannot be sent: {error!r}") from error
 
 
 def _work(
@@ -247,14 +264,14 @@ def _work(
         from tuner.training import run
 
         torch.set_num_threads(slot.threads)
-        channel: Channel = _Pipe(pipe)
+        ours = _Pipe(pipe)
+        channel: Channel = ours
         if meeting:
             join(meeting, rank, slot.ranks, slot.kind)
             channel = FirstRankChannel(channel)
         results = run(group, channel, slot.kind)
     if pipe:
-        pipe.send(("done", results))
-        pipe.close()
+        ours.done(results)
         os.killpg(0, signal.SIGKILL)  # with all that the user's code left running: a thread would keep it from ending
 
 
