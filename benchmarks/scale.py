@@ -96,7 +96,7 @@ class MadeUp:
         points += [(metric, first + STEPS, value if metric.endswith("acc") else 1 - value) for metric in METRICS]
         self._points += points
         step = StepReport(self.epoch, first + STEPS, EPOCHS * STEPS, self._lrs[first + STEPS - 1])
-        return EpochReport(self.epoch, value, points, lr_rose=False, step=step)
+        return EpochReport(self.epoch, value, points, lr_rose=False, step=step, is_last=self.epoch == EPOCHS)
 
     def result(self, pruned: bool) -> TrialResult:
         value = accuracy(self.assignment, self.epoch)

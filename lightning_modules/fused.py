@@ -88,7 +88,7 @@ class FusedClassifier(pl.LightningModule):
         self._random.seed([seeds[name] for name in self.names])
 
     def leave(self, name: str) -> None:
-        """Train a trial no more. Its weights stay as they are until the end of the epoch; then its rows are removed."""
+        """Train a trial no more. Its weights stay as they are until the next epoch begins and its rows are removed."""
         self._left.add(name)
         self._optimizer.stop(name)
 
@@ -184,8 +184,10 @@ class FusedClassifier(pl.LightningModule):
             gradient.mul_(shares.view(-1, *(1,) * (gradient.ndim - 1)))
 
     def on_train_epoch_start(self) -> None:
-        """Begin the sums of the epoch."""
+        """Begin the sums of the epoch, and remove the rows of the trials that have left."""
         self._sums.pop("train", None)
+        if self._left and self.live:  # not at the epoch's end: callbacks that run last still look at all of its trials
+            self._compact()
 
     def on_validation_epoch_start(self) -> None:
         """Begin the sums of the validation."""
@@ -216,10 +218,8 @@ class FusedClassifier(pl.LightningModule):
             self._optimizer.update_plateau(name, metrics[schedule.monitor])
 
     def on_train_epoch_end(self) -> None:
-        """Log the metrics of the training, and remove the rows of the trials that have left."""
+        """Log the metrics of the training."""
         self._log_metrics("train")
-        if self._left and self.live:
-            self._compact()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say which trials the checkpoint is of."""

@@ -128,7 +128,8 @@ def test_each_trial_of_a_group_reports_and_leaves_what_it_does_alone(tmp_path: P
         assert_same(result, expected[number])
         assert_same_weights(tmp_path / str(number), folder / str(number))
         assert sorted(path.name for path in (tmp_path / str(number)).iterdir()) == [MODEL_FILE, RESULT_FILE]
-        assert read_result(tmp_path / str(number)).points == [tuple(point) for point in result.points]
+        stored = read_result(tmp_path / str(number), TrialConfig.from_values(TRIALS[number]))
+        assert stored.points == [tuple(point) for point in result.points]
         for mine, theirs in zip(channel.reports[number], answers.reports[number], strict=True):
             assert (mine.epoch, mine.lr_rose, mine.step) == (theirs.epoch, theirs.lr_rose, theirs.step)
             assert mine.value == pytest.approx(theirs.value, rel=1e-10)

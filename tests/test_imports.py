@@ -24,7 +24,7 @@ ONLY_HERE = {
     "ray": {"tuner/engines/ray.py"},
     "jinja2": {"tuner/report.py"},
     "yaml": {"tuner/study_file.py"},
-    "pydantic": {"tuner/config.py", "tuner/hints.py"},
+    "pydantic": {"tuner/config.py", "tuner/hints.py", "tuner/training.py"},
     "rich": {
         f"tuner/{name}.py"
         for name in (

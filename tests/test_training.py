@@ -12,7 +12,7 @@ import torch
 from tuner.config import TrialConfig
 from tuner.lightning_config import resolve_precision
 from tuner.messages import Assignment, EpochReport, Group, StepReport, TrialResult, Verdict
-from tuner.training import MODEL_FILE, RESULT_FILE, read_result, run
+from tuner.training import MODEL_FILE, RESULT_FILE, TRACEBACK_FILE, read_result, run
 
 VALUES = {
     "data": {"name": "mnist_5k", "batch_size": 250},
@@ -49,14 +49,22 @@ class Answers:
         self.notes.append(text)
 
 
+def config_of(sections: dict[str, dict]) -> TrialConfig:
+    values = {key: {**VALUES[key], **sections[key]} if key in sections else VALUES[key] for key in VALUES}
+    return TrialConfig.from_values(values)
+
+
 def train(
     directory: Path, channel: Answers, metric: str = "val/acc", checkpoint_every: float = 0.0, **sections: dict
 ) -> TrialResult:
-    values = {key: {**VALUES[key], **sections[key]} if key in sections else VALUES[key] for key in VALUES}
-    config = TrialConfig.from_values(values)
-    group = Group((Assignment(0, config, metric, directory),), checkpoint_every=checkpoint_every)
+    assignment = Assignment(0, config_of(sections), metric, directory)
+    group = Group((assignment,), checkpoint_every=checkpoint_every)
     (result,) = run(group, channel)
     return result
+
+
+def result_of(directory: Path, **sections: dict) -> TrialResult | None:
+    return read_result(directory, config_of(sections))
 
 
 def weights(directory: Path) -> dict[str, torch.Tensor]:
@@ -71,7 +79,7 @@ def test_a_trial_reports_every_epoch_and_leaves_result_and_weights(tmp_path: Pat
     assert result.value == channel.reports[-1].value > 0.15
     assert [point for report in channel.reports for point in report.points] == result.points
     assert sorted(path.name for path in tmp_path.iterdir()) == [MODEL_FILE, RESULT_FILE]
-    stored = read_result(tmp_path)
+    stored = result_of(tmp_path)
     assert stored == dataclasses.replace(result, points=stored.points)
     assert list(stored.points) == result.points
 
@@ -94,14 +102,14 @@ def test_a_pruned_trial_stops_at_once_and_says_so(tmp_path: Path):
     result = train(tmp_path, channel)
     assert (result.state, result.epochs) == ("pruned", 2)
     assert result.value == channel.reports[-1].value
-    assert read_result(tmp_path).state == "pruned"
+    assert result_of(tmp_path).state == "pruned"
 
 
 def test_a_stopped_trial_is_not_over_and_goes_on_to_the_very_same_end(tmp_path: Path):
     straight, cut = tmp_path / "straight", tmp_path / "cut"
     whole = train(straight, Answers())
     assert train(cut, Answers("stop")).state == "interrupted"
-    assert read_result(cut) is None
+    assert result_of(cut) is None
     assert train(cut, Answers("stop")).state == "interrupted"
     channel = Answers()
     result = train(cut, channel)
@@ -158,7 +166,7 @@ def put_code(checkpoint: Path) -> None:
 
 @pytest.mark.parametrize("damage", [flip_a_bit, truncate, put_code])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, damage: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
     straight, cut = tmp_path / "straight", tmp_path / "cut"
@@ -169,7 +177,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     channel = Answers()
     assert train(cut, channel).value == whole.value
     assert [report.epoch for report in channel.reports] == [2, 3]
-    assert newest.name in caplog.text
+    assert [newest.name in note for note in channel.notes] == [True]
+    assert not newest.exists()
     assert not Path("ran").exists()
     for one, other in zip(weights(straight).values(), weights(cut).values(), strict=True):
         assert torch.equal(one, other)
@@ -219,7 +228,7 @@ def test_a_damaged_result_is_named_and_the_trial_trained_again(tmp_path: Path, c
     for content in (b"", b"{", b"[]", b"{}", b'{"state": "complete"}', b"\xff"):
         (tmp_path / RESULT_FILE).write_bytes(content)
         caplog.clear()
-        assert read_result(tmp_path) is None
+        assert result_of(tmp_path) is None
         assert str(tmp_path / RESULT_FILE) in caplog.text
     assert train(tmp_path, Answers()).points == whole.points
 
@@ -235,11 +244,13 @@ def test_a_loss_that_is_not_finite_ends_the_trial_at_that_step(tmp_path: Path):
 
 
 def test_an_error_of_the_network_fails_the_trial_with_its_traceback(tmp_path: Path):
-    result = train(tmp_path, Answers(), model={"name": "torch.nn:Linear", "channels": None})
+    model = {"name": "torch.nn:Linear", "channels": None}
+    result = train(tmp_path, Answers(), model=model)
     assert result.state == "failed"
     assert "TypeError" in result.message
     assert "Traceback" in result.traceback
-    assert read_result(tmp_path).state == "failed"
+    assert result_of(tmp_path, model=model).state == "failed"
+    assert (tmp_path / TRACEBACK_FILE).read_text() == result.traceback
 
 
 def test_the_same_seed_gives_the_same_training_and_another_seed_another(tmp_path: Path):

@@ -7,6 +7,7 @@ from typing import Any, cast
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.loggers.logger import Logger
 
 from lightning_modules import Classifier
@@ -96,7 +97,7 @@ def build_trainer(
         logger=logger or False,
         plugins=[checkpoints or AtomicCheckpointIO(), LightningEnvironment()],  # else a Slurm job is taken for its own
         default_root_dir=directory,
-        enable_checkpointing=False,
+        enable_checkpointing=any(isinstance(each, Checkpoint) for each in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
     )

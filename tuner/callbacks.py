@@ -2,16 +2,29 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.loggers.logger import Logger
 
+from tuner.document import cut
 from tuner.messages import EpochReport, Point, StepReport, Verdict
 
-__all__ = ["DivergenceStop", "History", "LrLog", "MemoryLogger", "Predictions", "Reporter"]
+__all__ = [
+    "DivergenceStop",
+    "EpochMetrics",
+    "History",
+    "LastCallback",
+    "LrLog",
+    "MemoryLogger",
+    "Predictions",
+    "Reporter",
+]
 
 
 class MemoryLogger(Logger):
@@ -32,17 +45,41 @@ class MemoryLogger(Logger):
 
 
 class History(MemoryLogger):
-    """Every metric of a training, in memory, in the order it was logged; saved in and restored from checkpoints."""
+    """Every metric of a training, in memory, in the order it was logged; saved in and restored from checkpoints.
 
-    def __init__(self) -> None:
+    Args:
+        note: Shows a remark in the terminal.
+    """
+
+    def __init__(self, note: Callable[[str], None] = lambda text: None) -> None:
         super().__init__()
         self.points: list[Point] = []
         self.open = True
+        self._note = note
+        self._held: list[Point] | None = None
+        self._refused: set[str] = set()
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append metrics, except Lightning's own `epoch`, and those of a whole epoch: `Reporter` adds these."""
-        if self.open:
-            self.points += [(key, int(step or 0), float(value)) for key, value in metrics.items() if key != "epoch"]
+        if not self.open:
+            return
+        points = self.points if self._held is None else self._held
+        for key, value in metrics.items():
+            if key != "epoch" and key not in self._refused:
+                try:
+                    points.append((key, int(step or 0), float(value)))
+                except (TypeError, ValueError):
+                    self._refused.add(key)
+                    self._note(f"{key} is not recorded: {cut(repr(value))} is not a number")
+
+    def hold(self) -> None:
+        """Keep what is logged from here on apart, until `release`."""
+        self._held = []
+
+    def release(self, without: Collection[str]) -> None:
+        """Append what was kept apart, except the metrics of these names."""
+        self.points += [point for point in self._held or () if point[0] not in without]
+        self._held = None
 
     def state(self) -> dict[str, Any]:
         """Return the points as tensors, by metric."""
@@ -173,7 +210,62 @@ def _are_logits(outputs: Any, labels: Any) -> bool:
     return tensors and outputs.ndim == 2 and labels.shape == outputs.shape[:1] and not labels.is_floating_point()
 
 
-class Reporter(pl.Callback):
+class LastCallback(Checkpoint):
+    """A callback whose hooks run after those of every other callback and, at an epoch's end, of the module.
+
+    Lightning calls callbacks of this base last, so that they see what the module logs in its own
+    ``on_train_epoch_end``. A checkpoint that is saved there holds the other callbacks' states of the same epoch.
+    """
+
+    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Go to the end of the callbacks: those of the module have been added meanwhile."""
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        trainer.callbacks = [*(each for each in callbacks if each is not self), self]  # type: ignore[attr-defined]
+
+
+@dataclass
+class EpochMetrics:
+    """The metrics of an epoch.
+
+    Args:
+        seen: Their values, as Lightning's ModelCheckpoint sees them.
+        points: Those that loggers get at the end of the epoch.
+    """
+
+    seen: dict[str, float] = field(default_factory=dict)
+    points: list[Point] = field(default_factory=list)
+
+    @classmethod
+    def alike(cls, metrics: Mapping[str, float], step: int) -> "EpochMetrics":
+        """Return metrics that callbacks and loggers see alike."""
+        return cls(dict(metrics), [(key, step, value) for key, value in metrics.items()])
+
+    @property
+    def names(self) -> list[str]:
+        """Return the names that loggers get."""
+        return [key for key, _, _ in self.points]
+
+    def add_running_loop(self, trainer: pl.Trainer) -> None:
+        """Add the metrics of the loop that is about to end: of the training epoch, or of its validation.
+
+        ``trainer.callback_metrics`` has those of earlier epochs as well, and does not tell which.
+        """
+        results, current = trainer._results, trainer.callback_metrics
+        if results is None:
+            return
+        logged: dict[str, float] = {}
+        for metric in results.values():
+            if metric.has_reset or not (results.training or metric.meta.on_epoch):
+                continue
+            names = results._forked_name(metric, on_step=False)
+            self.seen |= {name: float(current[name]) for name in names if name in current}
+            if metric.meta.on_epoch and metric.meta.logger:
+                logged[names[1]] = self.seen[names[1]]
+        step = int(logged.pop("step", trainer.global_step))  # Lightning, too, takes a metric of this name as the step
+        self.points += [(key, step, value) for key, value in logged.items()]
+
+
+class Reporter(LastCallback):
     """Tell the coordinator about steps and epochs, save a checkpoint, and do what the answer says.
 
     Args:
@@ -184,6 +276,8 @@ class Reporter(pl.Callback):
         save: Called after an epoch that can be continued from, with its number and whether it must be saved.
         best_epoch: In which direction the metric of the best epoch is looked for, whose value and weights are kept;
             None for those of the last epoch.
+        has_diverged: Whether the training ends without a value because its loss is not finite.
+        trial: Digest of the trial's values, which the checkpoints carry.
     """
 
     PROGRESS_SECONDS = 0.5
@@ -196,40 +290,69 @@ class Reporter(pl.Callback):
         progress: Callable[[StepReport], None],
         save: Callable[[int, bool], None],
         best_epoch: Literal["maximize", "minimize"] | None = None,
+        has_diverged: Callable[[], bool] = lambda: False,
+        trial: str = "",
     ) -> None:
         self.metric, self.history, self.report, self.progress, self.save = metric, history, report, progress, save
-        self.best_epoch = best_epoch
+        self.best_epoch, self.has_diverged, self.trial = best_epoch, has_diverged, trial
         self.weights: dict[str, torch.Tensor] | None = None  # those of the best epoch
         self.verdict: Verdict = "continue"
         self.value: float | None = None
         self.epochs = 0
-        self.reported_epochs = 0
+        self.valued_epoch = 0  # the last one that logged the objective
+        self.is_finite = True  # the objective, where it was logged last
+        self.names: set[str] = set()  # of all metrics that an epoch had
+        self.validated = False
+        self._validation_batches: dict[int, int] = {}
         self._reported = 0
         self._next_progress = 0.0
         self._first_lr: float | None = None
-        self._validated = False
+        self._metrics = EpochMetrics()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the history, for the checkpoint."""
-        state = {"history": self.history.state(), "epoch": self.epochs, "value": self.value}
+        state = {
+            "trial": self.trial,
+            "history": self.history.state(),
+            "epoch": self.epochs,
+            "value": self.value,
+            "valued_epoch": self.valued_epoch,
+            "is_finite": self.is_finite,
+            "validation_batches": self._validation_batches,
+        }
         return state if self.weights is None else {**state, "weights": self.weights}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from the history of a checkpoint."""
         self.history.restore(state_dict["history"])
-        self.epochs = self.reported_epochs = state_dict["epoch"]
-        self.value, self.weights = state_dict["value"], state_dict.get("weights")
+        self.epochs, self.value = state_dict["epoch"], state_dict["value"]
+        self.weights = state_dict.get("weights")
+        self.valued_epoch = state_dict.get("valued_epoch", self.epochs)
+        self.is_finite = state_dict.get("is_finite", True)
+        self._validation_batches = state_dict.get("validation_batches", {})
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Record the epoch's metrics again."""
         self.history.open = True
         self._first_lr = None
-        self._validated = False
+        self._metrics = EpochMetrics()
 
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Leave out what Lightning logs from here to the epoch's end."""
-        self.history.open = False
-        self._validated = True
+        """Count on, in a training that is resumed, the batches that are the steps of a validation's own metrics."""
+        self.validated = True
+        seen = trainer.fit_loop.epoch_loop.val_loop._seen_batches_per_dataloader
+        for index, count in self._validation_batches.items():
+            seen[index] = max(seen[index], count)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Wait for what Lightning logs of the validation as a whole."""
+        self.history.hold()
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Take the metrics of the validation."""
+        self._metrics.add_running_loop(trainer)
+        self.history.release(without=self._metrics.names)
+        self._validation_batches = dict(trainer.fit_loop.epoch_loop.val_loop._seen_batches_per_dataloader)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -244,39 +367,46 @@ class Reporter(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Report the epoch, unless the training has diverged in it."""
-        metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        self.history.open = False
-        if not self._validated and trainer.limit_val_batches != 0:  # which a training that has diverged sets to 0
-            raise ValueError("the data have nothing for validation, so there is no value to report")
-        goes_on = self.end_epoch(trainer, metrics if self._validated else {})  # else those of the epoch before
+        self._metrics.add_running_loop(trainer)
+        self.history.open = False  # Lightning itself logs these at another step, too late for the checkpoint
+        goes_on = self.end_epoch(trainer, None if self.has_diverged() else self._metrics)
         if self.verdict in ("prune", "stop"):
             trainer.should_stop = True
         if goes_on:
             self.save(self.epochs, self.verdict == "stop")
 
-    def end_epoch(self, trainer: pl.Trainer, metrics: Mapping[str, float]) -> bool:
-        """Record and report an epoch; tell whether the training goes on from it, now or another time.
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Record what the module logs after its last epoch."""
+        self.history.open = True
+
+    def end_epoch(self, trainer: pl.Trainer, metrics: EpochMetrics | None) -> bool:
+        """Record and report an epoch; return whether the training goes on from it, now or another time.
 
         Args:
             trainer: The trainer at the end of the epoch.
-            metrics: The epoch's; none if the training diverged in it.
+            metrics: The epoch's; None if the training diverged in it.
         """
-        step = trainer.global_step
-        # Lightning itself logs these at another step, and some only after this hook, too late for the checkpoint.
-        self.history.points += [(key, step, value) for key, value in metrics.items()]
         self.epochs = trainer.current_epoch + 1
-        if metrics and self.metric not in metrics:
-            raise ValueError(f"the objective is {self.metric}, but only {', '.join(sorted(metrics))} are logged")
-        if not metrics or not math.isfinite(metrics[self.metric]):
+        if metrics is None:
             return False
-        self.reported_epochs = self.epochs
-        self._take(metrics[self.metric], trainer)
+        value = metrics.seen.get(self.metric)
+        self.history.points += metrics.points
+        if value is not None and self.metric not in metrics.names:  # a logger need not get it, but a study shows it
+            self.history.points.append((self.metric, trainer.global_step, value))
+        self.names |= metrics.seen.keys()
+        if value is not None:
+            self.valued_epoch, self.is_finite = self.epochs, math.isfinite(value)
+        if not self.is_finite:
+            return False
+        if value is not None:
+            self._take(value, trainer)
         points = self.history.points[self._reported :]
         self._reported = len(self.history.points)
         last_lr = self._lr()
         rose = self._first_lr is not None and last_lr > self._first_lr
-        self.verdict = self.report(EpochReport(self.epochs, metrics[self.metric], points, rose, self._step(trainer)))
-        return self.verdict == "stop" or (self.verdict == "continue" and self.epochs != trainer.max_epochs)
+        is_last = self.epochs == trainer.max_epochs or (trainer.should_stop and trainer.fit_loop._can_stop_early)
+        self.verdict = self.report(EpochReport(self.epochs, value, points, rose, self._step(trainer), is_last))
+        return self.verdict == "stop" or (self.verdict == "continue" and not is_last)
 
     def _take(self, value: float, trainer: pl.Trainer) -> None:
         """Take the value of an epoch for the trial's; if the best epoch counts, only a better one, with its weights."""
@@ -293,5 +423,8 @@ class Reporter(pl.Callback):
         return next((value for key, _, value in reversed(self.history.points) if key == "lr"), math.nan)
 
     def _step(self, trainer: pl.Trainer) -> StepReport:
-        total = int(trainer.estimated_stepping_batches)
+        try:
+            total = max(0, int(trainer.estimated_stepping_batches))
+        except MisconfigurationException:  # the module changes how many batches make a step
+            total = 0
         return StepReport(trainer.current_epoch, trainer.global_step, total, self._lr())

@@ -5,10 +5,12 @@ checkpoint or the new one. On loading, the archive's checksums are compared (tor
 numbers are accepted.
 """
 
+import datetime
 import errno
 import json
 import logging
 import os
+import pickle
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
@@ -24,6 +27,7 @@ __all__ = [
     "CheckpointPace",
     "DamagedCheckpointError",
     "DiskFullError",
+    "UnsafeCheckpointError",
     "checkpoint_name",
     "common_checkpoint",
     "has_checkpoint",
@@ -35,15 +39,30 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
+_PLAIN_DATA = [
+    np.ndarray,
+    np.dtype,
+    np.float64(0).__reduce__()[0],  # what rebuilds a NumPy number, and an array
+    np.zeros(0).__reduce__()[0],
+    *{type(np.dtype(code)) for code in np.typecodes["All"]},
+    *(getattr(datetime, name) for name in ("date", "datetime", "time", "timedelta", "timezone")),
+]
+"""Classes whose objects are values and nothing more, which torch does not know."""
+
 
 class DamagedCheckpointError(Exception):
-    """A checkpoint is not what was written."""
+    """A checkpoint is not what was written, or cannot be used as it is."""
+
+
+class UnsafeCheckpointError(DamagedCheckpointError):
+    """A checkpoint is whole, but holds objects that could be loaded only by running code."""
 
 
 class DiskFullError(Exception):
     """There is no room for a file, so it was not written; what was there before still is."""
 
 
+UNUSED = ".unused"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -90,16 +109,22 @@ def load_tensors(path: Path, map_location: Any = "cpu") -> Any:
     """Load a checkpoint of plain tensors and values.
 
     Raises:
-        DamagedCheckpointError: If it is truncated, changed, or holds anything that would have to run code.
+        UnsafeCheckpointError: If it holds anything that would have to run code.
+        DamagedCheckpointError: If it is truncated or changed.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged:
             raise DamagedCheckpointError(f"{path}: the checksum of {damaged} is wrong")
-        return torch.load(path, map_location=map_location, weights_only=True)
+        with torch.serialization.safe_globals(_PLAIN_DATA):
+            if names := torch.serialization.get_unsafe_globals_in_checkpoint(path):
+                raise UnsafeCheckpointError(f"{path}: holds {', '.join(sorted(names))}")
+            return torch.load(path, map_location=map_location, weights_only=True)
     except DamagedCheckpointError:
         raise
+    except pickle.UnpicklingError as error:
+        raise UnsafeCheckpointError(f"{path}: {error}") from error
     except Exception as error:  # zipfile, pickle and torch have a dozen kinds between them
         raise DamagedCheckpointError(f"{path}: {type(error).__name__}: {error}") from error
 
@@ -108,9 +133,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's way to write and read checkpoints, made atomic and checked."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write a checkpoint whole or not at all."""
+        """Write a checkpoint whole or not at all.
+
+        Raises:
+            DiskFullError: If there is no room for it.
+            UnsafeCheckpointError: If it holds anything that cannot be stored.
+        """
         checkpoint.pop("hyper_parameters", None)  # a module's arguments: any objects, and the trial's values have them
-        write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
+        try:
+            write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
+        except (AttributeError, TypeError, pickle.PicklingError) as error:  # pickle's words for a lambda, a lock ...
+            raise UnsafeCheckpointError(f"{path}: {error}") from error
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
         """Load a checkpoint.
@@ -162,28 +195,48 @@ def remove_checkpoints(directory: Path, keep: int = 0) -> None:
     """Remove a trial's checkpoints but for the newest."""
     for checkpoint in _checkpoints(directory)[keep:]:
         checkpoint.unlink()
+    if not keep:
+        for unused in directory.glob(f"epoch-*.ckpt{UNUSED}"):
+            unused.unlink()
 
 
-def common_checkpoint(directories: Sequence[Path]) -> str | None:
-    """Return the name of the newest checkpoint that every trial has as it was written; name and remove damaged ones."""
+def common_checkpoint(
+    directories: Sequence[Path],
+    is_of_trial: Callable[[Path, Any], bool] = lambda directory, checkpoint: True,
+    note: Callable[[str], None] = _log.warning,
+) -> str | None:
+    """Return the name of the newest checkpoint that every trial can go on from; None if there is none.
+
+    A damaged checkpoint is removed. One that is whole and cannot be used gets another name.
+
+    Args:
+        directories: Folders of the trials.
+        is_of_trial: Called with a folder and a checkpoint in it; returns whether it was saved with the trial's values.
+        note: Called with what was found wrong.
+    """
     for directory in directories:
         for leftover in directory.glob("*.tmp"):
             leftover.unlink()
+
+    def is_usable(checkpoint: Path) -> bool:
+        try:
+            if is_of_trial(checkpoint.parent, load_tensors(checkpoint)):
+                return True
+            note(f"{checkpoint} is not used: it was saved with other values of the trial")
+        except UnsafeCheckpointError as error:
+            note(f"{error}, so the trial cannot go on from it: to load that, code would have to run")
+        except DamagedCheckpointError as error:
+            note(f"{error}; the checkpoint before it is used")
+            checkpoint.unlink()
+            return False
+        checkpoint.rename(f"{checkpoint}{UNUSED}")
+        return False
+
     while common := set.intersection(*({path.name for path in _checkpoints(directory)} for directory in directories)):
         newest = max(common)
-        if all(_is_whole(directory / newest) for directory in directories):
+        if all(is_usable(directory / newest) for directory in directories):
             return newest
     return None
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    try:
-        load_tensors(checkpoint)
-    except DamagedCheckpointError as error:
-        _log.warning("%s; the checkpoint before it is used", error)
-        checkpoint.unlink()
-        return False
-    return True
 
 
 def _checkpoints(directory: Path) -> list[Path]:

@@ -4,6 +4,8 @@
 """
 
 import dataclasses
+import hashlib
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -177,6 +179,11 @@ class TrialConfig:
     def _absent(self) -> tuple[str, ...]:
         """Return what the trainer is not told, as the length of a training is in epochs, or in steps."""
         return ("max_steps", "val_check_interval") if self.trainer.max_epochs else ("max_epochs",)
+
+    @property
+    def digest(self) -> str:
+        """Return a digest that other values do not have, nor the same ones of other types."""
+        return hashlib.sha256(json.dumps(self.values(), sort_keys=True).encode()).hexdigest()
 
     def flat(self) -> dict[str, Any]:
         """Return the values under their dotted paths; with ``.relative``, what a length in epochs or percent was."""

@@ -6,6 +6,7 @@ last checkpoint, up to `MAX_CRASHES` times an epoch.
 """
 
 import contextlib
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -72,7 +73,8 @@ class Coordinator:
         self._deadline = time.monotonic() + config.timeout if config.timeout else None
         self._stopping = self._killing = False
         self._testing = self._measuring = False
-        self._errors: list[str] = []
+        self._errors: list[str] = []  # of the trials that failed last, one after another in the same way
+        self._told: set[str] = set()
         self._reason = ""
         self._next_publication = 0.0  # by the monotonic clock
 
@@ -132,12 +134,12 @@ class Coordinator:
 
     def report(self, number: int, report: EpochReport) -> Verdict:
         """Record an epoch and say how the trial goes on."""
-        last = report.epoch == self._running[number].config.trainer.evaluations
-        prune = self._store.report(number, report.epoch, report.value, may_prune=not report.lr_rose and not last)
+        may_prune = not report.lr_rose and not report.is_last
+        prune = report.value is not None and self._store.report(number, report.epoch, report.value, may_prune)
         self._tracker.log_points(number, report.points)
         self._display.epoch(number, report)
-        if last:
-            return "continue" if self._wants_weights(number, report.value) else "forget"
+        if report.is_last:
+            return "continue" if report.value is None or self._wants_weights(number, report.value) else "forget"
         return "stop" if self._stopping else "prune" if prune else "continue"
 
     def progress(self, number: int, report: StepReport) -> None:
@@ -161,9 +163,7 @@ class Coordinator:
             if group.task == "test":
                 self._tested(assignment, result)
             elif result.state == "interrupted":
-                self._suspend(assignment.number)
-                if result.message:
-                    self._stopping, self._reason = True, result.message
+                self._interrupted(assignment, result)
             else:
                 self._finish(assignment, result)
 
@@ -177,7 +177,7 @@ class Coordinator:
             if group.task == "test":
                 self._display.note(f"the test of trial #{number} {reason}; the next run of the study tests again")
                 continue
-            result = read_result(assignment.directory)
+            result = self._result_of(assignment)
             if result is not None:
                 self._finish(assignment, result)
                 continue
@@ -186,7 +186,7 @@ class Coordinator:
                 self._display.note(f"trial #{number} {reason}; it goes on from its last checkpoint")
                 self._suspend(number)
             else:
-                self._finish(assignment, TrialResult("failed", message=f"{reason}, {crashes} times: given up"))
+                self._give_up(assignment, reason, crashes)
 
     def returned(self, group: Group) -> None:
         """Give a group to the next free slot: its own was lost before anything was done with it."""
@@ -197,6 +197,21 @@ class Coordinator:
             self._display.suspend(assignment.number)
         self._waiting = [*group.trials, *self._waiting]
 
+    def _interrupted(self, assignment: Assignment, result: TrialResult) -> None:
+        """Put a trial back into the queue; one that was interrupted though nothing asked for it, once in an epoch."""
+        if result.message:
+            self._stopping, self._reason = True, result.message
+        elif not self._stopping and (times := self._count_crash(assignment.number)) > 1:
+            self._give_up(assignment, "ended before its last epoch, though nothing asked it to", times)
+            return
+        self._suspend(assignment.number)
+
+    def _give_up(self, assignment: Assignment, reason: str, times: int) -> None:
+        self._finish(assignment, TrialResult("failed", message=f"{reason}, {times} times: given up"))
+
+    def _result_of(self, assignment: Assignment) -> TrialResult | None:
+        return read_result(assignment.directory, assignment.config, self._display.note)
+
     def _count_crash(self, number: int) -> int:
         """Return how often a trial has crashed since its last epoch."""
         trial = self._store.trial(number)
@@ -206,8 +221,11 @@ class Coordinator:
         return count
 
     def note(self, text: str) -> None:
-        """Tell what a person should know."""
-        self._display.note(text)
+        """Show a remark in the terminal; of those that trials make alike, the first."""
+        _, is_of_trial, remark = text.partition(": ") if text.startswith("trial #") else ("", "", "")
+        if not is_of_trial or remark not in self._told:
+            self._display.note(text)
+            self._told.add(remark)
 
     def tick(self) -> bool:
         """Redraw; tell the engine to go on, unless everything shall end now."""
@@ -226,7 +244,7 @@ class Coordinator:
         size = min(self._fuse, -(-(missing + len(self._waiting)) // self._slots))
         while missing > 0 and len(self._waiting) < size and not self._must_end():
             assignment = self._ask()
-            result = read_result(assignment.directory)
+            result = self._result_of(assignment)
             if result is None:
                 self._running[assignment.number] = assignment
                 self._waiting.append(assignment)
@@ -295,10 +313,12 @@ class Coordinator:
         self._store.finish(number, STATES[result.state], result.value, attributes)
         crash_point("told")
         self._tracker.finish_trial(number, assignment.config, result)
-        if result.state == "failed" and result.message not in self._errors:
-            self._display.note(f"trial #{number} failed: {result.message}")
-        self._errors = [*self._errors, result.message] if result.state == "failed" else []
-        self._errors = [message for message in self._errors if message == result.message]
+        cause = _cause(result.message)
+        if result.message and result.state != "diverged" and cause not in self._told:
+            self._display.note(f"trial #{number} {'failed: ' if result.state == 'failed' else ''}{result.message}")
+            self._told.add(cause)
+        same = result.state == "failed" and bool(self._errors) and cause == _cause(self._errors[-1])
+        self._errors = [*(self._errors if same else []), *([result.message] if result.state == "failed" else [])]
         self._display.finish(number, assignment.config, result)
         best = self._store.best
         self._display.standing(self._store.count, self._config.trials, best)
@@ -349,7 +369,7 @@ class Coordinator:
         for number in self._tracker.unfinished(list(finished)):
             trial = finished[number]
             config = self._store.config_of(trial)
-            result = read_result(self._store.trial_directory(number))
+            result = read_result(self._store.trial_directory(number), config, self._display.note)
             if result is None:
                 attributes = trial.user_attrs
                 result = TrialResult(attributes["state"], trial.value, attributes["epochs"], attributes["seconds"])
@@ -382,7 +402,7 @@ class Coordinator:
         if not metrics:
             self._display.note(f"trial #{assignment.number} cannot be tested: its module or its data have no test")
         crash_point("tested")
-        trained = read_result(assignment.directory)
+        trained = self._result_of(assignment)
         step = max((step for _, step, _ in trained.points), default=0) if trained else 0
         tested = Tested(assignment.number, metrics, step, self._store.count)
         self._store.set_tested(tested)
@@ -390,6 +410,14 @@ class Coordinator:
         self._tracker.log_test(tested)
         if metrics:
             self._display.tested(metrics)
+
+
+def _cause(message: str) -> str:
+    """Return an error without its numbers: an address or a step in it makes no other error.
+
+    Sizes do, where memory was short: with other values, a trial may have enough.
+    """
+    return message if message.startswith("out of memory") else re.sub(r"0x[0-9a-f]+|\d+", "#", message)
 
 
 def _row(trial: FrozenTrial) -> dict[str, Any]:

@@ -8,11 +8,20 @@
     └── StudyFailedError        exit 1: the study cannot go on (the same error again and again, no storage)
 """
 
+import contextlib
+import re
+import sysconfig
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 from tuner.terminal import printable
 
-__all__ = ["BadInputError", "StudyFailedError", "StudyRunningError", "TunerError", "in_a_line"]
+__all__ = ["BadInputError", "StudyFailedError", "StudyRunningError", "TunerError", "in_a_line", "place_of"]
+
+_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
+_OWN = tuple(str(Path(__file__).parent.parent / package) + "/" for package in ("tuner", "lightning_modules"))
+_FRAME_OF_WORKER = re.compile(r'File "(.+)", line (\d+), in (.+)')
 
 
 class TunerError(Exception):
@@ -53,6 +62,27 @@ class StudyFailedError(TunerError):
     """The study cannot go on."""
 
 
-def in_a_line(error: Exception) -> str:
-    """Return the class of an error of other code and the first line of what it says."""
-    return " ".join(f"{type(error).__name__}: {error}".split("\n", 1)[0].split())
+def in_a_line(error: BaseException) -> str:
+    """Return the class of an error of other code and the line of its text that tells most."""
+    try:
+        text = str(error)
+    except Exception:  # the class is the user's, and so is its text
+        text = "(its text cannot be shown)"
+    lines = [line for line in text.splitlines() if line.strip()]
+    if len(lines) > 1 and lines[1].startswith("Original Traceback"):  # of a process that loads data
+        return " ".join(lines[-1].split())
+    return " ".join(f"{type(error).__name__}: {lines[0] if lines else ''}".split()).removesuffix(":")
+
+
+def place_of(error: BaseException) -> str:
+    """Return where in the user's code an error was raised, in parentheses after a space; nothing if in none of it."""
+    frames = [(frame.filename, str(frame.lineno), frame.name) for frame in traceback.extract_tb(error.__traceback__)]
+    with contextlib.suppress(Exception):  # its text is the user's as well
+        frames += _FRAME_OF_WORKER.findall(str(error))
+    own = [frame for frame in frames if not frame[0].startswith(("<", *_LIBRARIES, *_OWN))]
+    if not own:
+        return ""
+    file, line, function = own[-1]
+    path = Path(file)
+    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return f" ({shown}, line {line}, in {function})"

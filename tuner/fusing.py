@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 
 from lightning_modules import EpochSeed, FusedClassifier, merge_checkpoints, split_checkpoint
-from tuner.callbacks import DivergenceStop, History, MemoryLogger, Reporter
+from tuner.callbacks import DivergenceStop, EpochMetrics, History, LastCallback, MemoryLogger, Reporter
 from tuner.checkpoints import AtomicCheckpointIO
 
 __all__ = ["FusedCheckpointIO", "FusedHistory", "FusedReporter", "FusedTrial"]
@@ -47,7 +47,7 @@ class FusedHistory(MemoryLogger):
                 self._trials[name].history.log_metrics({metric: value}, step)
 
 
-class FusedReporter(pl.Callback):
+class FusedReporter(LastCallback):
     """Seed, watch and report each trial as if it were alone, and let it leave when it is over.
 
     Args:
@@ -61,6 +61,7 @@ class FusedReporter(pl.Callback):
     ) -> None:
         self.trials, self.save, self.leave = trials, save, leave
         self.continuing: list[str] = []
+        self.was_asked_to_stop = False
         self._divergence = DivergenceStop()
         self._finite: torch.Tensor | None = None
 
@@ -109,23 +110,22 @@ class FusedReporter(pl.Callback):
         """Report each trial's epoch, save what is to be continued, and part with the others."""
         fused = _fused(module)
         train, val = fused.metrics("train"), fused.metrics("val")
+        metrics = {
+            name: EpochMetrics.alike(val.get(name, {}) | train[name], trainer.global_step) for name in fused.live
+        }
         self.continuing = [
-            name
-            for name in fused.names
-            if self.trials[name].reporter.end_epoch(
-                trainer, val.get(name, {}) | train[name] if name in fused.live else {}
-            )
+            name for name in fused.names if self.trials[name].reporter.end_epoch(trainer, metrics.get(name))
         ]
         verdicts = {name: self.trials[name].reporter.verdict for name in fused.names}
-        stops = "stop" in verdicts.values()
+        self.was_asked_to_stop = "stop" in verdicts.values()
         if self.continuing:
-            self.save(trainer.current_epoch + 1, stops)
+            self.save(trainer.current_epoch + 1, self.was_asked_to_stop)
         for name in fused.names:
             if verdicts[name] == "prune":
                 fused.leave(name)
             if name not in fused.live:
                 self.leave(name)
-        if not fused.live or stops:
+        if not fused.live or self.was_asked_to_stop:
             trainer.should_stop = True
 
 

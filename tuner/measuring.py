@@ -120,9 +120,9 @@ class StopWatch(pl.Callback):
             trainer.should_stop = True
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Tell whether an error says that something did not fit into memory."""
-    text = str(error).lower()
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that something did not fit into memory."""
+    text = in_a_line(error).lower()
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
         words in text for words in ("can't allocate memory", "out of memory", "alloc_failed")
     )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from tuner.config import TrialConfig
@@ -114,7 +114,7 @@ class StepReport:
     Args:
         epoch: Epochs that are over.
         step: Optimizer steps done.
-        total_steps: Optimizer steps in the whole training.
+        total_steps: Optimizer steps in the whole training; 0 if that is not known.
         lr: Learning rate of the last one.
     """
 
@@ -130,18 +130,20 @@ class EpochReport:
 
     Args:
         epoch: The epoch, counted from 1.
-        value: The objective metric at its end.
+        value: The objective metric at its end; None if it was not logged in this epoch.
         points: Every metric logged since the last report; since the beginning, in the first after a resume.
         lr_rose: Whether the epoch ended at a higher lr than it began with, as after a restart. The metric then says
             little about the schedule, so it is no time to prune.
         step: Where the trial is.
+        is_last: Whether the training ends here, after all of its epochs or because it stops itself.
     """
 
     epoch: int
-    value: float
+    value: float | None
     points: Points
     lr_rose: bool
     step: StepReport
+    is_last: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,8 @@ class TrialResult:
         value: Objective metric at the end of the last epoch; None if there is none.
         epochs: Epochs that are over.
         seconds: Time it took; if it was cut short, since it was last continued.
-        message: What went wrong, in a line; empty if nothing did. With "interrupted": why no trial can go on now.
+        message: What went wrong, in a line; empty if nothing did. With "interrupted": why no trial can go on now; with
+            "complete": that it stopped itself before its last epoch.
         traceback: Where it went wrong.
         diverged_at: Step of the first loss that was not finite.
         metrics: What a test gave, or a measurement: "fuse", how many trials, and "gain", in throughput.
@@ -173,11 +176,6 @@ class TrialResult:
     points: Points = ()
     device: str = ""
     setup: Mapping[str, str | int] = field(default_factory=dict)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "TrialResult":
-        """Read what was written as JSON."""
-        return cls(**{**values, "points": [(key, step, value) for key, step, value in values["points"]]})
 
 
 class ChannelClosedError(Exception):

@@ -5,17 +5,24 @@ there the trial is over, whatever becomes of the process. It is written after th
 """
 
 import dataclasses
+import hashlib
 import json
 import logging
+import math
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
+import torch.utils.data
+from pydantic import TypeAdapter
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from lightning_modules import Classifier, EpochSeed, FusedClassifier
@@ -25,7 +32,9 @@ from tuner.building import build_classifiers, build_data, build_module, build_tr
 from tuner.callbacks import DivergenceStop, History, LrLog, Predictions, Reporter
 from tuner.checkpoints import (
     CheckpointPace,
+    DamagedCheckpointError,
     DiskFullError,
+    UnsafeCheckpointError,
     checkpoint_name,
     common_checkpoint,
     has_checkpoint,
@@ -37,15 +46,17 @@ from tuner.checkpoints import (
 from tuner.config import TrialConfig
 from tuner.crashes import crash_point
 from tuner.environment import device_name, setup
-from tuner.errors import in_a_line
+from tuner.errors import in_a_line, place_of
 from tuner.fusing import FusedCheckpointIO, FusedHistory, FusedReporter, FusedTrial
 from tuner.lightning_config import resolve_precision
 from tuner.measuring import fastest_together, free_memory, is_out_of_memory
 from tuner.messages import Assignment, Channel, ChannelClosedError, Group, TrialResult
+from tuner.terminal import printable
 
-__all__ = ["MODEL_FILE", "PREDICTIONS_FILE", "RESULT_FILE", "read_result", "run"]
+__all__ = ["MODEL_FILE", "PREDICTIONS_FILE", "RESULT_FILE", "TRACEBACK_FILE", "read_result", "run"]
 
 RESULT_FILE = "result.json"
+TRACEBACK_FILE = "traceback.txt"
 MODEL_FILE = "model.ckpt"
 PREDICTIONS_FILE = "test.pt"
 KEPT_CHECKPOINTS = 2
@@ -80,16 +91,55 @@ def run(group: Group, channel: Channel, device: str = "cpu") -> list[TrialResult
     return [results[assignment.number] for assignment in group.trials]
 
 
-def read_result(directory: Path) -> TrialResult | None:
-    """Return the result of a trial that is over, or None; a damaged one is named, and counts for nothing."""
+@dataclass(frozen=True)
+class _Stored:
+    """A result as its file holds it, with the digest of the values that the trial was trained with."""
+
+    trial: str
+    result: TrialResult
+
+
+_STORED = TypeAdapter(_Stored)
+
+
+def _write_result(assignment: Assignment, result: TrialResult) -> None:
+    content = {"trial": assignment.config.digest, "result": dataclasses.asdict(result)}
+    write_json(assignment.directory / RESULT_FILE, {"checksum": _checksum(content), **content})
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def read_result(directory: Path, config: TrialConfig, note: Callable[[str], None] = _log.warning) -> TrialResult | None:
+    """Return the result of a trial that is over; None if there is none that is whole and of the trial's values.
+
+    Args:
+        directory: The trial's.
+        config: Its values.
+        note: Called with what is wrong with a result that is not used.
+    """
     path = directory / RESULT_FILE
     try:
-        return TrialResult.from_json(json.loads(path.read_bytes()))
+        content = json.loads(path.read_bytes())
+        if "checksum" in content:
+            if content.pop("checksum") != _checksum(content):
+                raise ValueError("its checksum is wrong")
+        else:  # as earlier versions wrote it
+            content = {"trial": config.digest, "result": content}
+        stored = _STORED.validate_json(json.dumps(content), strict=True)
+        is_number = stored.result.value is not None and math.isfinite(stored.result.value)
+        if not is_number and (stored.result.value is not None or stored.result.state == "complete"):
+            raise ValueError(f"{stored.result.value} is no value of a trial that is {stored.result.state}")
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, KeyError) as error:
-        _log.warning("%s: is damaged (%s: %s); its trial is trained again", path, type(error).__name__, error)
+    except (AttributeError, TypeError, ValueError) as error:
+        note(f"{path} is damaged ({in_a_line(error)}); its trial is trained again")
         return None
+    if stored.trial != config.digest:
+        note(f"{path} is not used: it is of other values of the trial, which is trained again")
+        return None
+    return stored.result
 
 
 def _train(assignment: Assignment, channel: Channel, device: str, checkpoint_every: float) -> TrialResult:
@@ -98,11 +148,22 @@ def _train(assignment: Assignment, channel: Channel, device: str, checkpoint_eve
         return _conclude(assignment, _fit(assignment, channel, device, checkpoint_every), started, device)
     except DiskFullError as error:
         return _disk_is_full(error)
-    except Exception as error:  # the user's network, data or schedule: the trial fails, the study goes on
+    except SIGTERMException:
+        raise
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # of user code: the trial fails, the study goes on
         if _is_of_a_process(error):
             raise
-        result = TrialResult("failed", message=_message(error, assignment.config), traceback=traceback.format_exc())
+        result = _failed(error, assignment.config)
     return _conclude(assignment, result, started, device)
+
+
+def _failed(error: BaseException, config: TrialConfig) -> TrialResult:
+    if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+        error = error.__context__  # Lightning turns the one into the other
+    # Printable, since not every database and file takes every text, and user code can put anything into an error.
+    return TrialResult(
+        "failed", message=printable(_message(error, config)), traceback=printable(traceback.format_exc())
+    )
 
 
 def _conclude(assignment: Assignment, result: TrialResult, started: float, device: str, fused: int = 1) -> TrialResult:
@@ -113,7 +174,9 @@ def _conclude(assignment: Assignment, result: TrialResult, started: float, devic
     result = dataclasses.replace(result, seconds=time.monotonic() - started, device=name, setup=conditions)
     speaks = ranks.is_first() or result.state == "failed"  # a trial fails, whichever of its ranks does
     if speaks and result.state != "interrupted":
-        write_json(assignment.directory / RESULT_FILE, dataclasses.asdict(result))
+        if result.traceback:
+            write_atomically(assignment.directory / TRACEBACK_FILE, lambda file: file.write(result.traceback.encode()))
+        _write_result(assignment, result)
         crash_point("result written")
         remove_checkpoints(assignment.directory)
     return result
@@ -123,15 +186,20 @@ def _disk_is_full(error: DiskFullError) -> TrialResult:
     return TrialResult("interrupted", message=f"the disk is full: {error}")  # it goes on when there is room
 
 
-def _is_of_a_process(error: Exception) -> bool:
-    """Tell whether the coordinator is gone, or a process that loads data or trains was killed: as good as this one."""
-    is_lost = isinstance(error, ChannelClosedError | ConnectionError | EOFError) or "DataLoader worker" in str(error)
-    return is_lost or (ranks.count() > 1 and ranks.has_lost_a_rank(error))
+def _is_of_a_process(error: BaseException) -> bool:
+    """Return whether a process is gone: the coordinator, or one that loads data or trains the same trial."""
+    if isinstance(error, ChannelClosedError):
+        return True
+    frames = traceback.extract_tb(error.__traceback__)
+    raised_in = frames[-1].filename if frames else ""
+    if isinstance(error, RuntimeError) and raised_in.startswith(f"{Path(torch.utils.data.__file__).parent}/"):
+        return "DataLoader worker (pid" in in_a_line(error)  # torch's own words; a user's error has its user's frame
+    return isinstance(error, Exception) and ranks.count() > 1 and ranks.has_lost_a_rank(error)
 
 
-def _message(error: Exception, config: TrialConfig) -> str:
-    """Return what went wrong in a line; if it was memory, with the sizes that matter."""
-    message = in_a_line(error)
+def _message(error: BaseException, config: TrialConfig) -> str:
+    """Return what went wrong and where, in a line; if it was memory, with the sizes that matter."""
+    message = f"{in_a_line(error)}{place_of(error)}"
     if is_out_of_memory(error):
         sizes = {**config.data.arguments, **config.model.arguments}
         sizes_text = ", ".join(f"{key}={value}" for key, value in sizes.items())
@@ -141,32 +209,81 @@ def _message(error: Exception, config: TrialConfig) -> str:
 
 def _fit(assignment: Assignment, channel: Channel, device: str, checkpoint_every: float) -> TrialResult:
     config, directory = assignment.config, assignment.directory
-    checkpoint = ranks.first(lambda: common_checkpoint([directory]))  # it removes damaged ones
+    checkpoint = ranks.first(lambda: _checkpoint_of([assignment], channel))
     module, data = build_module(config), build_data(config)
-
-    def save(epoch: int, must: bool) -> None:
-        if not must and not ranks.first(pace.is_due):
-            return
-        with pace.saving():
-            trainer.save_checkpoint(directory / checkpoint_name(epoch))
-        crash_point("checkpoint saved")
-        if ranks.is_first():
-            remove_checkpoints(directory, KEPT_CHECKPOINTS)
-
-    pace = CheckpointPace(checkpoint_every)
-    history, divergence = History(), DivergenceStop()
-    reporter = _reporter(assignment, history, channel, save)
+    saver = _Saver([assignment], checkpoint_every, channel)
+    history, divergence = History(_noted(assignment, channel)), DivergenceStop()
+    reporter = _reporter(
+        assignment, history, channel, saver.save, has_diverged=lambda: divergence.diverged_at is not None
+    )
     callbacks = [EpochSeed(config.seed), divergence, reporter]
     if not isinstance(module, Classifier):
         callbacks.append(LrLog())
-    trainer = build_trainer(config, device, directory, callbacks, history)
+    saver.trainer = trainer = build_trainer(config, device, directory, callbacks, history)
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint and directory / checkpoint, weights_only=True)
-    result = _outcome(assignment, reporter, divergence.diverged_at, trainer.global_step)
+    was_asked_to_stop = reporter.verdict == "stop"
+    result = _outcome(assignment, reporter, divergence.diverged_at, trainer.global_step, was_asked_to_stop)
     if result.state == "complete" and reporter.verdict != "forget" and ranks.is_first():
         if reporter.weights is not None:
             module.load_state_dict(reporter.weights)
-        _save_weights(directory, network_of(module).state_dict())
+        _save_weights(assignment, network_of(module).state_dict())
     return result
+
+
+class _Saver:
+    """Saves a training after its epochs, when a checkpoint is due or must be.
+
+    Args:
+        assignments: The trials that are trained in it.
+        every: Seconds that it goes on without a checkpoint.
+        channel: Where a checkpoint that cannot be loaded is reported.
+    """
+
+    def __init__(self, assignments: Sequence[Assignment], every: float, channel: Channel) -> None:
+        self.trainer: pl.Trainer
+        self._assignments, self._channel = assignments, channel
+        self._pace = CheckpointPace(every)
+        self._is_tried = self._is_hopeless = False
+
+    def save(self, epoch: int, must: bool) -> None:
+        """Save the training after an epoch, if that is due or must be."""
+        if self._is_hopeless or not (must or ranks.first(self._pace.is_due)):
+            return
+        path = self._assignments[0].directory / checkpoint_name(epoch)
+        try:
+            with self._pace.saving():
+                self.trainer.save_checkpoint(path)
+            if not self._is_tried and ranks.is_first():
+                load_tensors(path)
+            self._is_tried = True
+        except UnsafeCheckpointError as error:
+            self._is_hopeless = True
+            # Found out now, while nothing depends on it, and not after days, when the training is to go on.
+            reason = str(error).removeprefix(f"{path}: ")
+            advice = "store plain values and tensors in on_save_checkpoint and state_dict"
+            for assignment in self._assignments:
+                _noted(assignment, self._channel)(
+                    f"it begins again if it is interrupted: its checkpoint cannot be loaded ({reason}); {advice}"
+                )
+        crash_point("checkpoint saved")
+        if ranks.is_first():
+            for assignment in self._assignments:
+                remove_checkpoints(assignment.directory, KEPT_CHECKPOINTS)
+
+
+def _checkpoint_of(assignments: Sequence[Assignment], channel: Channel) -> str | None:
+    """Return the name of the newest checkpoint that all of the trials can go on from."""
+    digests = {assignment.directory: assignment.config.digest for assignment in assignments}
+
+    def is_of_trial(directory: Path, checkpoint: Any) -> bool:
+        state = checkpoint["callbacks"][Reporter.__qualname__]
+        return bool(state.get("trial", digests[directory]) == digests[directory])  # earlier versions have none
+
+    return common_checkpoint(list(digests), is_of_trial, channel.note)
+
+
+def _noted(assignment: Assignment, channel: Channel) -> Callable[[str], None]:
+    return lambda text: channel.note(f"trial #{assignment.number}: {text}")
 
 
 def _train_together(
@@ -181,7 +298,7 @@ def _train_together(
     while parts and not any(result.state == "interrupted" for result in results.values()):
         part = parts.pop(0)
         has_begun = has_checkpoint(part[0].directory)
-        checkpoint = common_checkpoint([assignment.directory for assignment in part])
+        checkpoint = _checkpoint_of(part, channel)
         if len(part) == 1 or (has_begun and checkpoint is None):
             continue
         try:
@@ -215,33 +332,26 @@ def _fit_fused(
     data = build_data(first.config, seeds[0] if len(set(seeds)) == 1 else tuple(seeds))
     module = FusedClassifier(build_classifiers([assignment.config for assignment in assignments]), seeds, list(by_name))
 
-    def save(epoch: int, must: bool) -> None:
-        if not must and not pace.is_due():
-            return
-        with pace.saving():
-            trainer.save_checkpoint(first.directory / checkpoint_name(epoch))
-        crash_point("checkpoint saved")
-        for assignment in assignments:
-            remove_checkpoints(assignment.directory, KEPT_CHECKPOINTS)
-
     def conclude(name: str) -> None:
         assignment, trial = by_name[name], trials[name]
-        result = _outcome(assignment, trial.reporter, trial.diverged_at, trainer.global_step)
+        result = _outcome(assignment, trial.reporter, trial.diverged_at, trainer.global_step, group.was_asked_to_stop)
         if result.state == "complete" and trial.reporter.verdict != "forget":
-            _save_weights(assignment.directory, module.weights(name))
+            _save_weights(assignment, module.weights(name))
         results[assignment.number] = _conclude(assignment, result, started, device, len(by_name))
 
-    pace = CheckpointPace(checkpoint_every)
+    saver = _Saver(assignments, checkpoint_every, channel)
     trials = {}
     for name, assignment in by_name.items():
-        history = History()
+        history = History(_noted(assignment, channel))
         reporter = _reporter(assignment, history, channel, lambda epoch, must: None)  # all are saved together
         trials[name] = FusedTrial(assignment.config.seed, history, reporter)
-    group = FusedReporter(trials, save, conclude)
+    group = FusedReporter(trials, saver.save, conclude)
     checkpoints = FusedCheckpointIO(
         {name: assignment.directory for name, assignment in by_name.items()}, lambda: group.continuing
     )
-    trainer = build_trainer(first.config, device, first.directory, [group], FusedHistory(trials), checkpoints)
+    saver.trainer = trainer = build_trainer(
+        first.config, device, first.directory, [group], FusedHistory(trials), checkpoints
+    )
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint and first.directory / checkpoint, weights_only=True)
     for name in module.live:
         conclude(name)
@@ -259,7 +369,11 @@ def _parts(assignments: Sequence[Assignment]) -> list[list[Assignment]]:
 
 
 def _reporter(
-    assignment: Assignment, history: History, channel: Channel, save: Callable[[int, bool], None]
+    assignment: Assignment,
+    history: History,
+    channel: Channel,
+    save: Callable[[int, bool], None],
+    has_diverged: Callable[[], bool] = lambda: False,
 ) -> Reporter:
     return Reporter(
         metric=assignment.metric,
@@ -268,34 +382,62 @@ def _reporter(
         progress=lambda step: channel.progress(assignment.number, step),
         save=save,
         best_epoch=assignment.best_epoch,
+        has_diverged=has_diverged,
+        trial=assignment.config.digest,
     )
 
 
-def _outcome(assignment: Assignment, reporter: Reporter, diverged_at: int | None, step: int) -> TrialResult:
-    """Return how a training ended whose last epoch is over."""
+def _outcome(
+    assignment: Assignment, reporter: Reporter, diverged_at: int | None, step: int, was_asked_to_stop: bool
+) -> TrialResult:
+    """Return how a training ended whose last epoch is over.
+
+    Args:
+        assignment: Its trial.
+        reporter: The trial's.
+        diverged_at: Step of the first loss that was not finite.
+        step: Steps that were done.
+        was_asked_to_stop: Whether the coordinator asked it, or its group, to end and to go on another time.
+    """
     ended = partial(TrialResult, value=reporter.value, epochs=reporter.epochs, points=reporter.history.points)
+    metric, epochs, asked = assignment.metric, reporter.epochs, assignment.config.trainer.evaluations
     if diverged_at is not None:
         return ended("diverged", message=f"loss was not finite at step {diverged_at}", diverged_at=diverged_at)
-    if reporter.value is None or reporter.reported_epochs != reporter.epochs:
-        message = f"{assignment.metric} was not finite after epoch {reporter.epochs}"
+    if not reporter.is_finite:
+        message = f"{metric} was not finite after epoch {reporter.valued_epoch}"
         return ended("diverged", message=message, diverged_at=step)
     if reporter.verdict == "prune":
         return ended("pruned")
-    return ended("complete" if reporter.epochs == assignment.config.trainer.evaluations else "interrupted")
+    if was_asked_to_stop:
+        return ended("interrupted")
+    if epochs == 0:
+        return ended("failed", message="the module or a callback stopped the training before its first epoch was over")
+    if reporter.value is None:
+        names = ", ".join(sorted(reporter.names)) or "nothing"
+        verb = "is" if len(reporter.names) < 2 else "are"
+        nothing = "" if reporter.validated else "; no validation was run"
+        return ended("failed", message=f"the objective is {metric}, but only {names} {verb} logged{nothing}")
+    remarks = [f"stopped by itself after epoch {epochs} of {asked}"] if epochs < asked else []
+    if reporter.valued_epoch != epochs:
+        remarks.append(f"{metric} was logged last in epoch {reporter.valued_epoch}, and is its value of that epoch")
+    return ended("complete", message="; ".join(remarks))
 
 
-def _save_weights(directory: Path, weights: Mapping[str, torch.Tensor]) -> None:
-    write_atomically(directory / MODEL_FILE, lambda file: torch.save({"state_dict": weights}, file))
+def _save_weights(assignment: Assignment, weights: Mapping[str, torch.Tensor]) -> None:
+    content = {"state_dict": weights, "trial": assignment.config.digest}
+    write_atomically(assignment.directory / MODEL_FILE, lambda file: torch.save(content, file))
 
 
 def _test(assignment: Assignment, device: str) -> TrialResult:
     started = time.monotonic()
     try:
         return _tested(assignment, device, started)
-    except Exception as error:  # the weights are damaged, the network cannot do it, the disk is full
+    except SIGTERMException:
+        raise
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # damaged weights, a full disk, user code
         if _is_of_a_process(error):
             raise
-        return TrialResult("failed", message=_message(error, assignment.config), traceback=traceback.format_exc())
+        return _failed(error, assignment.config)
 
 
 def _tested(assignment: Assignment, device: str, started: float) -> TrialResult:
@@ -303,7 +445,10 @@ def _tested(assignment: Assignment, device: str, started: float) -> TrialResult:
     module, data = build_module(config), build_data(config)
     if not is_overridden("test_step", module) or not is_overridden("test_dataloader", data):
         return TrialResult("complete", seconds=time.monotonic() - started)
-    network_of(module).load_state_dict(load_tensors(assignment.directory / MODEL_FILE)["state_dict"])
+    weights = load_tensors(assignment.directory / MODEL_FILE)
+    if weights.get("trial", config.digest) != config.digest:
+        raise DamagedCheckpointError(f"{MODEL_FILE} is of other values of the trial")
+    network_of(module).load_state_dict(weights["state_dict"])
     predictions = Predictions()
     trainer = build_trainer(config, device, assignment.directory, [predictions], None)
     (metrics,) = trainer.test(module, datamodule=data, verbose=False)

@@ -1,0 +1,132 @@
+"""The coordinator with an engine that trains nothing: which groups it gives, and what it makes of how they end."""
+
+import io
+from collections.abc import Callable, Sequence
+
+import pytest
+from rich.console import Console
+
+from tests.conftest import TINY, StudyFolder
+from tuner.config import load_study
+from tuner.coordinator import Coordinator
+from tuner.engines import Handler
+from tuner.errors import StudyFailedError
+from tuner.messages import Group, Slot, TrialResult
+from tuner.progress import Display
+from tuner.storage import StudyStore
+from tuner.tracking import Tracker
+
+End = Callable[[Handler, Group], None]
+
+
+class Script:
+    """An engine of one slot in which each group ends as its number of the script says; the last line holds on."""
+
+    def __init__(self, *ends: End) -> None:
+        self.slots: Sequence[Slot] = (Slot(0, (), 1),)
+        self.ends = list(ends)
+        self.groups: list[Group] = []
+
+    def run(self, handler: Handler) -> None:
+        while (group := handler.next_group(self.slots[0])) is not None:
+            if group.task != "train":
+                handler.done(group, [TrialResult("complete")] * len(group.trials))
+                continue
+            self.groups.append(group)
+            assert len(self.groups) < 30, "it goes round and round"
+            end = self.ends.pop(0) if len(self.ends) > 1 else self.ends[0]
+            end(handler, group)
+            handler.tick()
+
+    def close(self) -> None:
+        pass
+
+
+def ends(state: str, value: float | None = None, message: str = "") -> End:
+    def end(handler: Handler, group: Group) -> None:
+        handler.done(group, [TrialResult(state, value, message=message)])  # type: ignore[arg-type]
+
+    return end
+
+
+def dies(handler: Handler, group: Group) -> None:
+    handler.died(group, "killed by SIGKILL")
+
+
+@pytest.fixture
+def run(folder: StudyFolder) -> Callable[..., tuple[list[tuple[str, str]], str]]:
+    """Return what runs a study with an engine: it returns the state and message of each trial, and what was shown."""
+
+    def call(engine: Script, trials: int = 2) -> tuple[list[tuple[str, str]], str]:
+        folder.prepare()
+        config = load_study(str(TINY), [f"budget.trials={trials}"])
+        shown = io.StringIO()
+        display = Display(config, Console(file=shown, width=1000))
+        url = f"sqlite:///{folder.path}/optuna.db"
+        with StudyStore.open(config, url, dict(config.identity), display.note) as store:
+            tracker = Tracker(config, f"sqlite:///{folder.path}/mlflow.db", store.identifier, display.note)
+            try:
+                Coordinator(config, store, tracker, display).run(engine)
+            finally:
+                tracker.close("FINISHED")
+            trials_ = store.trials()
+        states = [(each.state.name.lower(), each.user_attrs.get("message", "")) for each in trials_]
+        return states, shown.getvalue()
+
+    return call
+
+
+def test_an_interruption_that_nothing_asked_for_is_given_up_the_second_time(run: Callable):
+    engine = Script(ends("interrupted"), ends("interrupted"), ends("complete", 0.5))
+    states, _ = run(engine)
+    assert states == [
+        ("fail", "ended before its last epoch, though nothing asked it to, 2 times: given up"),
+        ("complete", ""),
+    ]
+    assert [group.trials[0].number for group in engine.groups] == [0, 0, 1]
+
+
+def test_a_trial_that_dies_again_and_again_is_given_up(run: Callable):
+    engine = Script(*[dies] * 4, ends("complete", 0.5))
+    states, shown = run(engine)
+    assert states == [("fail", "killed by SIGKILL, 4 times: given up"), ("complete", "")]
+    assert shown.count("it goes on from its last checkpoint") == 3
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        ["ValueError: at step 12"] * 3,
+        [f"ValueError: at step {step}, object at 0x7f{step}a" for step in (1, 20, 333)],
+    ],
+    ids=["equal", "but for numbers"],
+)
+def test_the_same_error_three_times_in_a_row_ends_the_study_whatever_numbers_are_in_it(
+    run: Callable, messages: list[str]
+):
+    engine = Script(*[ends("failed", message=message) for message in messages])
+    with pytest.raises(StudyFailedError, match="3 trials in a row failed in the same way"):
+        run(engine, trials=8)
+    assert len(engine.groups) == 3
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        ["ValueError: of one kind", "ValueError: of another"],
+        ["out of memory with Net, width=100: no room", "out of memory with Net, width=200: no room"],
+    ],
+    ids=["errors", "sizes"],
+)
+def test_other_errors_do_not_end_the_study(run: Callable, messages: list[str]):
+    states, shown = run(Script(*[ends("failed", message=messages[number % 2]) for number in range(6)]), trials=6)
+    assert [state for state, _ in states] == ["fail"] * 6
+    for message in messages:
+        assert shown.count(message) == 1, "each is told once"
+
+
+def test_a_trial_that_stopped_by_itself_is_told_once_a_study(run: Callable):
+    told = "stopped by itself after epoch 2 of 3"
+    states, shown = run(Script(ends("complete", 0.5, told)), trials=3)
+    assert states == [("complete", told)] * 3
+    assert shown.count(told) == 1

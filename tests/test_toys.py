@@ -1,0 +1,326 @@
+"""Modules of a user's own: every point is recorded as it was logged, and every end is told."""
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from tests import toys
+from tests.toys import STEPS
+from tuner.config import TrialConfig
+from tuner.messages import Assignment, EpochReport, Group, StepReport, TrialResult, Verdict
+from tuner.training import MODEL_FILE, RESULT_FILE, read_result, run
+
+EPOCHS = 4
+
+
+class Answers:
+    """A channel that keeps the reports and answers as it was told."""
+
+    def __init__(self, *verdicts: Verdict) -> None:
+        self.verdicts = list(verdicts)
+        self.reports: list[EpochReport] = []
+        self.notes: list[str] = []
+
+    def report(self, number: int, report: EpochReport) -> Verdict:
+        self.reports.append(report)
+        return self.verdicts.pop(0) if self.verdicts else "continue"
+
+    def progress(self, number: int, report: StepReport) -> None:
+        pass
+
+    def fuse_at_most(self, count: int, reason: str) -> None:
+        raise AssertionError(reason)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def assignment(folder: Path, model: str, data: str = "ToyData", metric: str = "val_acc", **more: Any) -> Assignment:
+    values = {
+        "data": {"name": f"tests.toys:{data}", "batch_size": 16},
+        "model": {"name": f"tests.toys:{model}", **more},
+        "optimizer": {"name": "adam", "initial_lr": 0.01},
+        "schedule": {"name": "cosine", "decay_steps": EPOCHS * STEPS},
+        "trainer": {"max_epochs": EPOCHS, "precision": "64-true"},
+        "seed": 3,
+    }
+    return Assignment(0, TrialConfig.from_values(values), metric, folder)
+
+
+def train(trial: Assignment, channel: Answers | None = None) -> TrialResult:
+    (result,) = run(Group((trial,)), channel or Answers())
+    return result
+
+
+@pytest.fixture
+def logged(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Path]:
+    """Return the name of a module with a CSVLogger in its Trainer, and the folder of that logger."""
+    monkeypatch.setattr(toys, "Logged", toys.with_csv_logger(request.param, tmp_path / "csv"), raising=False)
+    return "Logged", tmp_path / "csv"
+
+
+def points_of(folder: Path) -> set[tuple[str, int, float]]:
+    """Return every point that a CSVLogger has written."""
+    (path,) = folder.rglob("metrics.csv")
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    return {
+        (name, int(row["step"]), float(value))
+        for row in rows
+        for name, value in row.items()
+        if value and name not in ("step", "epoch")
+    }
+
+
+@pytest.mark.parametrize("logged", toys.WAYS_TO_LOG, indirect=True, ids=lambda module: module.__name__)
+def test_every_point_is_one_that_lightnings_own_logger_has(logged: tuple[str, Path], tmp_path: Path):
+    name, folder = logged
+    data = "TwoValidationsData" if issubclass(toys.Logged, toys.TwoValidations) else "ToyData"
+    result = train(assignment(tmp_path / "trial", name, data))
+    assert result.state == "complete", result.traceback
+    expected = points_of(folder)
+    mine = {(key, step, value) for key, step, value in result.points if key != "lr"}
+    assert len(mine) == len([key for key, _, _ in result.points if key != "lr"]), "no point twice"
+    ends = {epoch * STEPS for epoch in range(1, EPOCHS + 1)}
+    for key, step, value in mine:
+        if key == "val_acc" and issubclass(toys.Logged, toys.NotForLoggers):
+            continue  # the objective is always recorded
+        # Lightning's loggers have a step less for what the steps up to it amount to: the index of the last one.
+        places = {step, step - 1} if step in ends else {step}
+        assert any((key, place, value) in expected for place in places), (key, step, value)
+    assert {key for key, _, _ in expected} <= {key for key, _, _ in result.points}
+    for key in {key for key, _, _ in expected} - {"lr"}:
+        assert len([each for each in mine if each[0] == key]) == len([each for each in expected if each[0] == key]), key
+
+
+@pytest.mark.parametrize("model", ["Base", "OnBoth", "InHookOfTheEpoch", "OnStepOfTheValidation", "EverySecondEpoch"])
+def test_a_training_that_is_cut_short_has_the_points_of_one_that_is_not(model: str, tmp_path: Path):
+    straight = train(assignment(tmp_path / "straight", model))
+    trial = assignment(tmp_path / "cut", model)
+    for _ in range(2):
+        assert train(trial, Answers("stop")).state == "interrupted"
+    assert sorted(train(trial).points) == sorted(straight.points)
+
+
+def test_a_metric_of_an_earlier_epoch_is_not_reported_again(tmp_path: Path):
+    channel = Answers()
+    result = train(assignment(tmp_path, "EverySecondEpoch", metric="rare"), channel)
+    assert [point for point in result.points if point[0] == "rare"] == [("rare", 6, 0.5), ("rare", 18, 2.5)]
+    assert [report.value for report in channel.reports] == [0.5, None, 2.5, None]
+    assert (result.state, result.value) == ("complete", 2.5)
+    assert result.message == "rare was logged last in epoch 3, and is its value of that epoch"
+
+
+def test_a_metric_that_no_epoch_has_fails_the_trial_with_the_names_of_the_others(tmp_path: Path):
+    result = train(assignment(tmp_path, "Base", metric="val_f1"))
+    assert (result.state, result.message) == (
+        "failed",
+        "the objective is val_f1, but only train_loss, val_acc, val_loss are logged",
+    )
+
+
+def test_an_objective_of_the_training_needs_no_validation(tmp_path: Path):
+    result = train(assignment(tmp_path, "OnEpoch", "NoValidationData", metric="train_loss"))
+    assert result.state == "complete"
+    assert result.value == next(value for key, step, value in result.points if (key, step) == ("train_loss", 24))
+
+
+def test_an_objective_of_the_validation_says_that_nothing_was_validated(tmp_path: Path):
+    result = train(assignment(tmp_path, "OnEpoch", "NoValidationData"))
+    assert result.message == "the objective is val_acc, but only train_loss is logged; no validation was run"
+
+
+def test_text_is_no_metric_and_costs_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    class Text(toys.Base):
+        def on_train_epoch_end(self) -> None:
+            self.logger.log_metrics({"phase": "warm-up", "phase_number": 1}, step=self.global_step)
+
+    monkeypatch.setattr(toys, "Text", Text, raising=False)
+    channel = Answers()
+    result = train(assignment(tmp_path, "Text"), channel)
+    assert result.state == "complete"
+    assert channel.notes == ["trial #0: phase is not recorded: 'warm-up' is not a number"]
+    assert [step for key, step, _ in result.points if key == "phase_number"] == [6, 12, 18, 24]
+
+
+# -- ends --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["EarlyStopping", "EarlyStoppingOnTraining", "ShouldStop", "ShouldStopWithinAnEpoch"])
+def test_a_training_that_stops_by_itself_is_complete(model: str, tmp_path: Path):
+    channel = Answers()
+    trial = assignment(tmp_path, model)
+    result = train(trial, channel)
+    assert (result.state, result.epochs) == ("complete", 2)
+    assert result.message == "stopped by itself after epoch 2 of 4"
+    assert result.value == channel.reports[-1].value
+    assert [report.is_last for report in channel.reports] == [False, True]
+    assert (tmp_path / MODEL_FILE).exists()
+    assert read_result(tmp_path, trial.config).value == result.value
+
+
+def test_a_training_that_is_cut_short_stops_by_itself_where_it_would_have(tmp_path: Path):
+    trial = assignment(tmp_path, "EarlyStopping")
+    assert train(trial, Answers("stop")).state == "interrupted"
+    result = train(trial)
+    assert (result.state, result.epochs) == ("complete", 2)
+
+
+def test_a_training_without_an_epoch_fails_and_says_why(tmp_path: Path):
+    result = train(assignment(tmp_path, "NoTime"))
+    assert result.state == "failed"
+    assert "stopped the training before its first epoch was over" in result.message
+
+
+def test_a_module_that_skips_its_batches_is_told_what_it_does_not_log(tmp_path: Path):
+    result = train(assignment(tmp_path, "SkipsEveryEpoch"))
+    assert result.state == "failed"
+    assert "the objective is val_acc" in result.message
+
+
+def test_a_module_may_change_how_many_batches_make_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    class Accumulates(toys.Base):
+        def configure_callbacks(self) -> list[pl.Callback]:
+            return [pl.callbacks.GradientAccumulationScheduler({0: 1, 2: 3})]
+
+    monkeypatch.setattr(toys, "Accumulates", Accumulates, raising=False)
+    result = train(assignment(tmp_path, "Accumulates"))
+    assert result.state == "complete", result.traceback
+    assert max(step for key, step, _ in result.points if key == "val_acc") == 2 * STEPS + 2 * STEPS // 3
+
+
+# -- checkpoints -------------------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_with_numpy_and_dates_is_gone_on_from(tmp_path: Path):
+    trial, channel = assignment(tmp_path, "KeepsNumPy"), Answers()
+    assert train(trial, Answers("stop")).state == "interrupted"
+    assert train(trial, channel).state == "complete"
+    assert [report.epoch for report in channel.reports] == [2, 3, 4]
+    assert channel.notes == []
+
+
+@pytest.mark.parametrize(
+    ("model", "what"), [("KeepsAThing", "tests.toys.Thing"), ("KeepsAFunction", "KeepsAFunction.on_save_checkpoint")]
+)
+def test_a_checkpoint_that_cannot_be_loaded_is_told_when_the_first_one_is_saved(model: str, what: str, tmp_path: Path):
+    channel = Answers("continue", "stop")
+    assert train(assignment(tmp_path, model), channel).state == "interrupted"
+    (note,) = channel.notes
+    assert what in note
+    assert "it begins again if it is interrupted" in note
+    channel = Answers()
+    assert train(assignment(tmp_path, model), channel).state == "complete"
+    assert [report.epoch for report in channel.reports] == [1, 2, 3, 4]
+
+
+def test_a_whole_checkpoint_is_kept_though_it_cannot_be_loaded(tmp_path: Path):
+    trial = assignment(tmp_path, "KeepsAThing")
+    train(trial, Answers("stop"))
+    (checkpoint,) = tmp_path.glob("epoch-*")
+    content = checkpoint.read_bytes()
+    train(trial, Answers("stop"))
+    assert (tmp_path / f"{checkpoint.name}.unused").read_bytes() == content
+
+
+def test_results_and_checkpoints_of_other_values_are_named_and_not_used(tmp_path: Path):
+    one, other = assignment(tmp_path, "Base"), assignment(tmp_path, "OnEpoch")
+    train(one, Answers("continue", "stop"))
+    channel = Answers()
+    result = train(other, channel)
+    assert [report.epoch for report in channel.reports] == [1, 2, 3, 4]
+    assert ["other values of the trial" in note for note in channel.notes] == [True, True]
+    assert result.points == train(assignment(tmp_path / "alone", "OnEpoch")).points
+    notes: list[str] = []
+    assert read_result(tmp_path, one.config, notes.append) is None
+    assert "is of other values of the trial" in notes[0]
+    assert read_result(tmp_path, other.config).value == result.value
+
+
+def test_values_of_another_type_are_other_values(tmp_path: Path):
+    train(assignment(tmp_path, "Raises", error="ValueError"))
+    trial = assignment(tmp_path, "Raises", error="ValueError")
+    assert read_result(tmp_path, trial.config) is not None
+    values = trial.config.values()
+    again = TrialConfig.from_values({**values, "data": {**values["data"], "batch_size": 16.0}})
+    assert again == trial.config
+    assert read_result(tmp_path, again) is None
+
+
+def test_a_result_with_a_changed_byte_is_damaged(tmp_path: Path):
+    trial = assignment(tmp_path, "Base")
+    train(trial)
+    path = tmp_path / RESULT_FILE
+    content = path.read_bytes()
+    places = range(0, len(content), max(1, len(content) // 200))
+    for place in places:
+        changed = bytearray(content)
+        changed[place] = ord("7") if changed[place] != ord("7") else ord("8")
+        path.write_bytes(changed)
+        result = read_result(tmp_path, trial.config, lambda text: None)
+        assert result is None, content[place - 20 : place + 20]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"state": "xomplete"},
+        {"value": "0.5"},
+        {"value": None},
+        {"value": math.nan},
+        {"value": math.inf},
+        {"seconds": "long"},
+        {"epochs": 1.5},
+        {"setup": []},
+        {"points": [["lr", "one", 0.1]]},
+        {"message": 5},
+    ],
+    ids=str,
+)
+def test_a_result_of_another_form_is_damaged_even_without_a_checksum(tmp_path: Path, changes: dict[str, Any]):
+    trial = assignment(tmp_path, "Base")
+    train(trial)
+    path = tmp_path / RESULT_FILE
+    stored = json.loads(path.read_text())["result"]
+    path.write_text(json.dumps(stored))
+    assert read_result(tmp_path, trial.config) is not None, "as earlier versions wrote it"
+    path.write_text(json.dumps(stored | changes))
+    assert read_result(tmp_path, trial.config) is None
+
+
+# -- errors ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", toys.ERRORS)
+def test_an_exception_of_the_user_fails_the_trial_whatever_its_class_and_text(error: str, tmp_path: Path):
+    result = train(assignment(tmp_path, "Raises", error=error))
+    assert result.state == "failed"
+    assert result.message.startswith(error)
+    assert "tests/toys.py, line " in result.message
+    assert "in training_step" in result.message
+    assert "Traceback" in result.traceback
+    assert (tmp_path / "traceback.txt").exists()
+
+
+def test_an_error_in_a_process_that_loads_data_is_told_with_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    class Broken(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return 96
+
+        def __getitem__(self, index: int) -> Any:
+            raise ValueError("row is broken")
+
+    class BrokenData(toys.ToyData):
+        def train_dataloader(self) -> Any:
+            return torch.utils.data.DataLoader(Broken(), 16, num_workers=1)
+
+    monkeypatch.setattr(toys, "BrokenData", BrokenData, raising=False)
+    result = train(assignment(tmp_path, "Base", "BrokenData"))
+    assert result.state == "failed"
+    assert result.message.startswith("ValueError: row is broken (tests/test_toys.py, line ")

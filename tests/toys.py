@@ -1,0 +1,335 @@
+"""Modules of a user's own that train in milliseconds, each written in another way that Lightning allows."""
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import CSVLogger
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics import Accuracy
+
+from lightning_modules import ScheduleLR
+
+STEPS = 6  # in an epoch: 96 rows in batches of 16
+
+
+def table(rows: int, seed: int) -> TensorDataset:
+    inputs = torch.randn(rows, 8, generator=torch.Generator().manual_seed(seed))
+    return TensorDataset(inputs, inputs[:, :3].argmax(1))
+
+
+class ToyData(pl.LightningDataModule):
+    def __init__(self, batch_size: int = 16, seed: int = 0) -> None:
+        super().__init__()
+        self.batch_size, self.seed = batch_size, seed
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(table(96, 0), self.batch_size)
+
+    def val_dataloader(self) -> Any:
+        return DataLoader(table(48, 1), 24)
+
+    def test_dataloader(self) -> DataLoader:
+        return DataLoader(table(48, 2), 48)
+
+
+class TwoValidationsData(ToyData):
+    def val_dataloader(self) -> list[DataLoader]:
+        return [DataLoader(table(48, 1), 24), DataLoader(table(24, 3), 24)]
+
+
+class NoValidationData(ToyData):
+    def val_dataloader(self) -> list[DataLoader]:
+        return []
+
+
+class Net(nn.Sequential):
+    def __init__(self, width: int = 8) -> None:
+        super().__init__(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, 3))
+
+
+class Base(pl.LightningModule):
+    """Logs a loss at every step, and loss and accuracy of the validation."""
+
+    def __init__(self, optimizer: Any, schedule: Any) -> None:
+        super().__init__()
+        self.optimizer, self.schedule, self.net = optimizer, schedule, Net()
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(self.parameters())
+        scheduler = ScheduleLR(optimizer, self.schedule)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def loss(self, batch: Any) -> Tensor:
+        return functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = self.loss(batch)
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        outputs = self.net(batch[0])
+        self.log("val_loss", functional.cross_entropy(outputs, batch[1]))
+        self.log("val_acc", (outputs.argmax(1) == batch[1]).float().mean())
+
+
+# -- ways to log -------------------------------------------------------------------------------------------------------
+
+
+class OnEpoch(Base):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = self.loss(batch)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True)
+        return loss
+
+
+class OnBoth(Base):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = self.loss(batch)
+        self.log("train_loss", loss, on_step=True, on_epoch=True)
+        return loss
+
+
+class InHookOfTheEpoch(Base):
+    """As Lightning's documentation does it with metrics of torchmetrics."""
+
+    def __init__(self, optimizer: Any, schedule: Any) -> None:
+        super().__init__(optimizer, schedule)
+        self.accuracy = Accuracy("multiclass", num_classes=3)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        outputs = self.net(batch[0])
+        self.accuracy(outputs, batch[1])
+        return functional.cross_entropy(outputs, batch[1])
+
+    def on_train_epoch_end(self) -> None:
+        self.log("train_acc_epoch", self.accuracy.compute())
+        self.accuracy.reset()
+
+
+class MetricObjects(Base):
+    def __init__(self, optimizer: Any, schedule: Any) -> None:
+        super().__init__(optimizer, schedule)
+        self.train_acc, self.val_acc = (Accuracy("multiclass", num_classes=3) for _ in range(2))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        outputs = self.net(batch[0])
+        self.train_acc(outputs, batch[1])
+        self.log("train_acc", self.train_acc, on_step=True, on_epoch=False)
+        return functional.cross_entropy(outputs, batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.val_acc(self.net(batch[0]), batch[1])
+        self.log("val_acc", self.val_acc)
+
+
+class InHookOfTheValidation(Base):
+    def on_validation_epoch_start(self) -> None:
+        self.found: list[Tensor] = []
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.found.append(self.net(batch[0]).argmax(1) == batch[1])
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict({"val_acc": torch.cat(self.found).float().mean(), "val_count": 48.0})
+
+
+class OnStepOfTheValidation(Base):
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        outputs = self.net(batch[0])
+        self.log("val_loss", functional.cross_entropy(outputs, batch[1]), on_step=True, on_epoch=True)
+        self.log("val_acc", (outputs.argmax(1) == batch[1]).float().mean())
+
+
+class TwoValidations(Base):
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        outputs = self.net(batch[0])
+        self.log("loss", functional.cross_entropy(outputs, batch[1]))
+        name = f"val_acc{'_again' if dataloader_idx else ''}"
+        self.log(name, (outputs.argmax(1) == batch[1]).float().mean(), add_dataloader_idx=False)
+
+
+class ByHand(Base):
+    """Optimises by hand, and gives metrics to the logger itself."""
+
+    def __init__(self, optimizer: Any, schedule: Any) -> None:
+        super().__init__(optimizer, schedule)
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        optimizer = self.optimizers()
+        loss = self.loss(batch)
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        self.lr_schedulers().step()
+        self.log("train_loss", loss)
+
+    def on_train_epoch_end(self) -> None:
+        for logger in self.trainer.loggers:
+            logger.log_metrics({"by_hand": 0.25 + self.current_epoch}, step=100 + self.current_epoch)
+
+
+class NotForLoggers(Base):
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        accuracy = (self.net(batch[0]).argmax(1) == batch[1]).float().mean()
+        self.log("val_acc", accuracy, logger=False)
+        self.log("val_error", 1 - accuracy)
+
+
+class EverySecondEpoch(Base):
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        super().validation_step(batch, batch_idx)
+        if self.current_epoch % 2 == 0:
+            self.log("rare", 0.5 + self.current_epoch)
+
+
+class StepIsTheEpoch(Base):
+    """Names the step of its epochs' metrics itself, by a metric that Lightning takes for that."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        super().validation_step(batch, batch_idx)
+        self.log("step", float(self.current_epoch))
+
+
+class InHooksOfBatches(Base):
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.log("after_batch", float(batch_idx))
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        norms = [parameter.grad.norm() for parameter in self.parameters() if parameter.grad is not None]
+        self.log("gradient_norm", torch.stack(norms).norm())
+
+
+class ByACallback(Base):
+    def configure_callbacks(self) -> list[pl.Callback]:
+        class Logs(pl.Callback):
+            def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+                module.log("from_a_callback", 2.0 * trainer.current_epoch)
+
+        return [Logs(), pl.callbacks.LearningRateMonitor("step")]
+
+
+WAYS_TO_LOG = [
+    Base,
+    OnEpoch,
+    OnBoth,
+    InHookOfTheEpoch,
+    MetricObjects,
+    InHookOfTheValidation,
+    OnStepOfTheValidation,
+    TwoValidations,
+    ByHand,
+    NotForLoggers,
+    EverySecondEpoch,
+    StepIsTheEpoch,
+    InHooksOfBatches,
+    ByACallback,
+]
+
+
+def with_csv_logger(module: type[pl.LightningModule], folder: Path) -> type[pl.LightningModule]:
+    """Return a module whose Trainer has a CSVLogger and a ModelCheckpoint of Lightning's as well."""
+
+    class WithCSVLogger(module):  # type: ignore[misc, valid-type]
+        def on_fit_start(self) -> None:
+            self.trainer.loggers = [*self.trainer.loggers, CSVLogger(folder, name="", version="csv")]
+            super().on_fit_start()
+
+    return WithCSVLogger
+
+
+# -- ways to end -------------------------------------------------------------------------------------------------------
+
+
+class EarlyStopping(Base):
+    """Stops after its second epoch."""
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        return [pl.callbacks.EarlyStopping("val_loss", patience=1, min_delta=10.0)]
+
+
+class EarlyStoppingOnTraining(Base):
+    def configure_callbacks(self) -> list[pl.Callback]:
+        monitor = {"monitor": "train_loss", "check_on_train_epoch_end": True}
+        return [pl.callbacks.EarlyStopping(patience=1, min_delta=10.0, **monitor)]
+
+
+class ShouldStop(Base):
+    def on_train_epoch_end(self) -> None:
+        self.trainer.should_stop = self.current_epoch == 1
+
+
+class ShouldStopWithinAnEpoch(Base):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.trainer.should_stop = self.current_epoch == 1 and batch_idx == 2
+        return super().training_step(batch, batch_idx)
+
+
+class NoTime(Base):
+    def configure_callbacks(self) -> list[pl.Callback]:
+        return [pl.callbacks.Timer(duration={"seconds": 0})]
+
+
+class SkipsEveryEpoch(Base):
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> int:
+        return -1
+
+
+# -- what checkpoints hold ---------------------------------------------------------------------------------------------
+
+
+class Thing:
+    pass
+
+
+class KeepsNumPy(Base):
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        import datetime
+
+        import numpy as np
+
+        checkpoint["own"] = [np.random.get_state(), np.float64(0.5), datetime.datetime.now()]
+
+
+class KeepsAThing(Base):
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["own"] = Thing()
+
+
+class KeepsAFunction(Base):
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["own"] = lambda: None
+
+
+# -- errors ------------------------------------------------------------------------------------------------------------
+
+
+class BadTextError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+ERRORS = {
+    "ConnectionError": ConnectionError("cannot download"),
+    "EOFError": EOFError(),
+    "BrokenPipeError": BrokenPipeError("broken"),
+    "KeyboardInterrupt": KeyboardInterrupt(),
+    "SystemExit": SystemExit(0),
+    "BadTextError": BadTextError(),
+    "RuntimeError": RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed."),
+    "ValueError": ValueError("caf\udce9\0"),
+}
+
+
+class Raises(Base):
+    def __init__(self, optimizer: Any, schedule: Any, error: str = "ValueError") -> None:
+        super().__init__(optimizer, schedule)
+        self.error = error
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        raise ERRORS[self.error]
