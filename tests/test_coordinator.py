@@ -101,9 +101,7 @@ def test_a_trial_that_dies_again_and_again_is_given_up(run: Callable):
     ],
     ids=["equal", "but for numbers"],
 )
-def test_the_same_error_three_times_in_a_row_ends_the_study_whatever_numbers_are_in_it(
-    run: Callable, messages: list[str]
-):
+def test_an_error_ends_the_study_the_third_time_in_a_row_whatever_numbers_are_in_it(run: Callable, messages: list[str]):
     engine = Script(*[ends("failed", message=message) for message in messages])
     with pytest.raises(StudyFailedError, match="3 trials in a row failed in the same way"):
         run(engine, trials=8)
