@@ -1,6 +1,6 @@
 """Learning-rate schedules for your own Lightning Trainer: needs torch and pytorch-lightning, nothing else."""
 
-from lightning_modules.callbacks import EpochSeed
+from lightning_modules.callbacks import EpochSeed, PlateauUpdates
 from lightning_modules.classifier import Classifier
 from lightning_modules.data import DATASETS, FashionMNISTDataModule, MNIST5kDataModule, MNISTDataModule
 from lightning_modules.fused import FusedClassifier, can_fuse, merge_checkpoints, split_checkpoint
@@ -90,6 +90,7 @@ __all__ = [
     "PiecewiseConstant",
     "Plateau",
     "PlateauState",
+    "PlateauUpdates",
     "PolynomialDecay",
     "RMSprop",
     "Scaled",

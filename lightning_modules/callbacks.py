@@ -1,11 +1,14 @@
-"""What a Lightning Trainer is given to make a training repeatable."""
+"""What a Lightning Trainer is given to make a training repeatable, and to feed plateaus."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
-__all__ = ["EpochSeed"]
+from lightning_modules.lr_scheduler import ScheduleLR
+
+__all__ = ["EpochSeed", "PlateauUpdates", "check_monitor", "is_of_training", "monitored"]
 
 
 class EpochSeed(pl.Callback):
@@ -28,3 +31,97 @@ class EpochSeed(pl.Callback):
     def of_epoch(seed: int, epoch: int) -> int:
         """Return the seed of an epoch."""
         return (seed * 1_000_003 + epoch + 1) % 2**63
+
+
+class PlateauUpdates(pl.Callback):
+    """Tell each `Plateau` in a module's `ScheduleLR` the metric that it monitors.
+
+    A metric whose name begins with "train" is told at the end of each training epoch, and must be logged in
+    ``training_step``; any other is told after each validation, except the one that Lightning runs before a training. A
+    checkpoint that is saved then knows of it, so a resumed training has the same lrs; one that is resumed within an
+    epoch has the training's metrics of the rest of it only. Schedulers that Lightning feeds itself
+    (``"reduce_on_plateau": True``) are left to it, and so is the lr once its ``StochasticWeightAveraging`` sets it.
+
+    A `Classifier` brings it along. In a module of one's own::
+
+        def configure_callbacks(self):
+            return [PlateauUpdates()]
+    """
+
+    def __init__(self) -> None:
+        self._has_trained = False  # in the present epoch
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Refuse a plateau that no metric will reach."""
+        self._has_trained = False
+        for _, monitor in self._plateaus(trainer):
+            check_monitor(monitor, trainer)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        """Note that the epoch has metrics of the training."""
+        self._has_trained = True
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Tell the metrics of a validation."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._update(trainer, of_training=False)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Tell the metrics of a training epoch; one that is resumed after its last batch has none."""
+        if self._has_trained:
+            self._update(trainer, of_training=True)
+        self._has_trained = False
+
+    def _update(self, trainer: pl.Trainer, of_training: bool) -> None:
+        for scheduler, monitor in self._plateaus(trainer):
+            if is_of_training(monitor) == of_training:
+                scheduler.update_plateau(monitored(trainer.callback_metrics, monitor))
+
+    @staticmethod
+    def _plateaus(trainer: pl.Trainer) -> list[tuple[ScheduleLR, str]]:
+        """Return each scheduler with a plateau that Lightning does not feed itself, and what it monitors."""
+        configs = trainer.lr_scheduler_configs
+        fed = [config.scheduler for config in configs if config.reduce_on_plateau]
+        schedulers = [config.scheduler for config in configs if config.scheduler not in fed]
+        return [
+            (scheduler, scheduler.plateau.monitor)
+            for scheduler in schedulers
+            if isinstance(scheduler, ScheduleLR) and scheduler.plateau is not None
+        ]
+
+
+def is_of_training(monitor: str) -> bool:
+    """Return whether a plateau is told a metric at the end of the training epoch, and not after a validation."""
+    return monitor.startswith("train")
+
+
+def monitored(metrics: Mapping[str, Any], monitor: str) -> float:
+    """Return the metric that a plateau monitors.
+
+    Raises:
+        ValueError: If it is not among the metrics.
+    """
+    if monitor not in metrics:
+        step = "training_step" if is_of_training(monitor) else "validation_step"
+        raise ValueError(f"Plateau monitors {monitor!r}, but only {sorted(metrics)} are logged: log it in {step}")
+    return float(metrics[monitor])
+
+
+def check_monitor(monitor: str, trainer: pl.Trainer) -> None:
+    """Refuse a metric that no plateau can be told in the training that a Trainer is about to begin.
+
+    Args:
+        monitor: Name of the metric.
+        trainer: The Trainer, whose data are known.
+
+    Raises:
+        ValueError: If it is one of a validation, and there is none.
+    """
+    every, epochs = trainer.check_val_every_n_epoch, trainer.max_epochs
+    is_empty = trainer.val_dataloaders is not None and not any(trainer.num_val_batches)
+    is_too_rare = every is not None and epochs is not None and 0 <= epochs < every
+    if not is_of_training(monitor) and (not trainer.enable_validation or is_empty or is_too_rare):
+        raise ValueError(
+            f"Plateau monitors {monitor!r}, but nothing is validated in this training: give the Trainer data for "
+            'validation, or monitor a metric of the training, such as "train/loss"'
+        )

@@ -1,6 +1,6 @@
 """A LightningModule that trains a classifier under a learning-rate schedule."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, Literal, cast
 
@@ -10,17 +10,18 @@ from pytorch_lightning.strategies import SingleDeviceStrategy
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.parameter import is_lazy
 from torchmetrics import Metric
 
+from lightning_modules.callbacks import PlateauUpdates
 from lightning_modules.lr_scheduler import ScheduleLR
-from lightning_modules.optimizers import Optimizer
+from lightning_modules.optimizers import Optimizer, OptimizerCallable, build_optimizer
 from lightning_modules.plateau import Plateau
 from lightning_modules.rounded_weights import RoundedWeights
 from lightning_modules.schedules import Constant, Schedule
 
 __all__ = ["LOSSES", "Classifier", "Loss"]
 
-OptimizerCallable = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 Loss = Literal["cross_entropy", "mse"]
 
 
@@ -35,6 +36,23 @@ _HOOKS = ("on_after_backward", "on_before_optimizer_step", "on_before_zero_grad"
 STAGES = ("train", "val", "test")
 LOSSES: dict[Loss, Callable[..., Tensor]] = {"cross_entropy": functional.cross_entropy, "mse": mse}
 """What a classifier can minimise, by its name."""
+
+
+def _channels_last(model: nn.Module) -> nn.Module:
+    """Convert the parameters and buffers of four dimensions, in place, and return the network.
+
+    Raises:
+        ValueError: If a layer is lazy and does not know its shapes yet.
+    """
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if is_lazy(tensor):
+            raise ValueError(
+                f"the shape of {name} is not known yet: call a network with lazy layers once with a batch of inputs, "
+                "and then make a Classifier of it"
+            )
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.to(memory_format=torch.channels_last)
+    return model
 
 
 class _Mean(Metric):
@@ -68,10 +86,15 @@ class Classifier(pl.LightningModule):
 
     Logs `lr` at every step (to the loggers themselves: it is a number on the CPU, and Lightning's own ``log`` would
     move it to the device and back), and over each epoch `train/loss`, `train/acc`, `val/loss`, `val/acc`, `test/loss`
-    and `test/acc`. A `Plateau` is told its metric after every validation.
+    and `test/acc`. A `Plateau` is told its metric after every validation, or if that is one of the training, after
+    every training epoch.
+
+    It is a module of ``pytorch_lightning``: the Trainer of ``lightning.pytorch`` takes that package's own modules only.
+    In one of those, `ScheduleLR` sets the lr.
 
     Args:
-        model: Network from a batch of inputs to logits [batch, classes]; it is converted to channels-last.
+        model: Network from a batch of inputs to logits [batch, classes]; two-dimensional convolutions are converted to
+            channels-last. Lazy layers must have seen a batch.
         optimizer: Called with the parameters, returns their optimizer; its lr is the initial lr. The settings in
             `lightning_modules.optimizers` fit, and so does ``functools.partial(torch.optim.NAdam, lr=1e-3)``.
         schedule: Factor of the initial lr over the steps, or a `Plateau` on top of one.
@@ -88,7 +111,7 @@ class Classifier(pl.LightningModule):
         loss: Loss = "cross_entropy",
     ) -> None:
         super().__init__()
-        self.model = model.to(memory_format=torch.channels_last)
+        self.model = _channels_last(model)
         self.optimizer = optimizer
         self.schedule = schedule
         if loss not in LOSSES:
@@ -104,11 +127,28 @@ class Classifier(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer, and the scheduler that sets its lr before every step."""
-        optimizer = self.optimizer(self.parameters())
+        optimizer = build_optimizer(self.optimizer, self.parameters())
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": ScheduleLR(optimizer, self.schedule), "interval": "step"},
         }
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """Have a plateau told its metric, after each validation or training epoch."""
+        return [PlateauUpdates()]
+
+    def on_fit_start(self) -> None:
+        """Refuse to train with a plateau that nobody tells anything.
+
+        Raises:
+            TypeError: If a subclass has left out the callback.
+        """
+        callbacks: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        if isinstance(self.schedule, Plateau) and not any(isinstance(each, PlateauUpdates) for each in callbacks):
+            raise TypeError(
+                f"configure_callbacks of {type(self).__name__} must return [*super().configure_callbacks(), ...]: "
+                "what tells the Plateau its metric is among those"
+            )
 
     def on_train_start(self) -> None:
         """Train large dense layers with less traffic to memory, where that changes nothing that anybody sees."""
@@ -140,24 +180,16 @@ class Classifier(pl.LightningModule):
         """Log loss and accuracy of a test batch, and return its logits, for callbacks."""
         return self._evaluate(batch, batch_idx, "test")[1]
 
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Return the logits of a batch: of inputs alone, or of inputs and whatever follows them."""
+        logits: Tensor = self(batch[0] if isinstance(batch, list | tuple) else batch)
+        return logits
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the lr that the coming update uses."""
         lr = optimizer.param_groups[0]["lr"]
         for logger in self.trainer.loggers:
             logger.log_metrics({"lr": float(lr)}, step=self.trainer.global_step)
-
-    def on_validation_end(self) -> None:
-        """Tell a plateau how the validation went."""
-        in_training = self.trainer.state.fn == "fit" and not self.trainer.sanity_checking
-        if not isinstance(self.schedule, Plateau) or not in_training:
-            return
-        metrics = self.trainer.callback_metrics
-        if self.schedule.monitor not in metrics:
-            raise ValueError(f"Plateau monitors {self.schedule.monitor!r}, but only {sorted(metrics)} are logged")
-        scheduler = self.lr_schedulers()
-        if not isinstance(scheduler, ScheduleLR):
-            raise TypeError(f"a Plateau needs ScheduleLR, but the trainer has {scheduler}")
-        scheduler.update_plateau(float(metrics[self.schedule.monitor]))
 
     def _may_round(self) -> bool:
         """Tell whether this trains in bfloat16 on a CPU, alone, and nobody looks at gradients."""

@@ -6,13 +6,15 @@ sequence of kernel launches instead of K, which is what a small network on a lar
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import BaseFinetuning, StochasticWeightAveraging
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from lightning_modules.callbacks import check_monitor, is_of_training, monitored
 from lightning_modules.classifier import LOSSES, Classifier, at_least_float32
 from lightning_modules.dropout import DropoutRecorder, RandomStreams, TrialDropout
 from lightning_modules.fused_optimizer import FusedOptimizer
@@ -138,8 +140,13 @@ class FusedClassifier(pl.LightningModule):
         """Build the optimizers, and the schedulers that set their lrs before every step.
 
         Raises:
-            ValueError: If the precision is "16-mixed", which scales the losses of all trials by what one needs.
+            ValueError: If the precision is "16-mixed", which scales the losses of all trials by what one needs; or if a
+                callback of the Trainer changes an optimizer of torch's, which is not here.
         """
+        callbacks: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        for callback in callbacks:
+            if isinstance(callback, StochasticWeightAveraging | BaseFinetuning):
+                raise ValueError(f"{type(callback).__name__} needs one optimizer of torch's: fuse none")
         if self.trainer.precision == "16-mixed":
             raise ValueError('precision "16-mixed" has one loss scale for all trials: use "bf16-mixed", or fuse none')
         self._optimizer = FusedOptimizer(list(self.model.parameters()), self._settings)
@@ -157,6 +164,13 @@ class FusedClassifier(pl.LightningModule):
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Add up the losses and accuracies of a test batch."""
         self._evaluate(batch, "test")
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Return the logits [K, batch, classes] of a batch: of inputs alone, or of inputs and labels."""
+        inputs, *labels = batch if isinstance(batch, list | tuple) else (batch,)
+        per_trial = bool(labels) and isinstance(labels[0], Tensor) and labels[0].ndim == 2
+        logits: Tensor = self(self._wanted(inputs) if per_trial else inputs, per_trial)
+        return logits
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Log the lrs that the coming update uses."""
@@ -183,6 +197,12 @@ class FusedClassifier(pl.LightningModule):
         for gradient in gradients:
             gradient.mul_(shares.view(-1, *(1,) * (gradient.ndim - 1)))
 
+    def on_train_start(self) -> None:
+        """Refuse a plateau that no metric will reach."""
+        for name in self.live:
+            if isinstance(schedule := self._settings[name][1], Plateau):
+                check_monitor(schedule.monitor, self.trainer)
+
     def on_train_epoch_start(self) -> None:
         """Begin the sums of the epoch, and remove the rows of the trials that have left."""
         self._sums.pop("train", None)
@@ -198,28 +218,19 @@ class FusedClassifier(pl.LightningModule):
         self._sums.pop("test", None)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the metrics of the validation."""
+        """Log the metrics of the validation, and tell them to the plateaus."""
         self._log_metrics("val")
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self._update_plateaus("val")
 
     def on_test_epoch_end(self) -> None:
         """Log the metrics of the test."""
         self._log_metrics("test")
 
-    def on_validation_end(self) -> None:
-        """Tell each plateau how the validation of its trial went."""
-        if self.trainer.state.fn != "fit" or self.trainer.sanity_checking:
-            return
-        for name, metrics in self.metrics("val").items():
-            _, schedule = self._settings[name]
-            if not isinstance(schedule, Plateau):
-                continue
-            if schedule.monitor not in metrics:
-                raise ValueError(f"Plateau monitors {schedule.monitor!r}, but only {sorted(metrics)} are logged")
-            self._optimizer.update_plateau(name, metrics[schedule.monitor])
-
     def on_train_epoch_end(self) -> None:
-        """Log the metrics of the training."""
+        """Log the metrics of the training, and tell them to the plateaus."""
         self._log_metrics("train")
+        self._update_plateaus("train")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say which trials the checkpoint is of."""
@@ -237,8 +248,8 @@ class FusedClassifier(pl.LightningModule):
     def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
         inputs, labels = batch
         per_trial = labels.ndim == 2
-        if per_trial and self._batch_rows is not None:
-            inputs, labels = inputs[self._batch_rows], labels[self._batch_rows]
+        if per_trial:
+            inputs, labels = self._wanted(inputs), self._wanted(labels)
         logits = self(inputs, per_trial)
         labels = labels.expand(logits.shape[:2])
         losses = LOSSES[self.loss](logits.flatten(0, 1), labels.flatten(), reduction="none")
@@ -247,6 +258,10 @@ class FusedClassifier(pl.LightningModule):
         accuracies = (logits.detach().argmax(dim=2) == labels).to(kept.dtype).mean(dim=1)
         self._add(stage, torch.stack([kept, accuracies]), labels.shape[1])
         return losses
+
+    def _wanted(self, batches: Tensor) -> Tensor:
+        """Return of [K, batch, ...] the batches of the trials that have not been removed."""
+        return batches if self._batch_rows is None else batches[self._batch_rows]
 
     def _add(self, stage: str, means: Tensor, batch_size: int) -> None:
         """Add to the epoch's sums [2, K], rounding as a Classifier does."""
@@ -274,6 +289,13 @@ class FusedClassifier(pl.LightningModule):
     def _log_metrics(self, stage: str) -> None:
         for name, metrics in self.metrics(stage).items():
             self.log_dict({f"{metric}/{name}": value for metric, value in metrics.items()})
+
+    def _update_plateaus(self, stage: str) -> None:
+        """Tell each plateau the metric of its trial, if it is one of this stage."""
+        for name, metrics in self.metrics(stage).items():
+            schedule = self._settings[name][1]
+            if isinstance(schedule, Plateau) and is_of_training(schedule.monitor) == (stage == "train"):
+                self._optimizer.update_plateau(name, monitored(metrics, schedule.monitor))
 
     def _compact(self) -> None:
         live = self.live
@@ -370,6 +392,9 @@ def _rows_of(stacks: Mapping[str, Tensor], row: int) -> dict[str, Tensor]:
 
 
 def _check_alike(models: Sequence[nn.Module], names: Sequence[str]) -> None:
+    for path, module in models[0].named_modules():
+        if isinstance(module, nn.RNNBase):
+            raise ValueError(f"recurrent layers cannot be fused: the networks have {path} ({type(module).__name__})")
     for model, name in zip(models[1:], names[1:], strict=True):
         difference = _difference(models[0], model)
         if difference:
@@ -402,7 +427,10 @@ def _difference(one: nn.Module, other: nn.Module) -> str | None:
         for key in {**described[0], **described[1]}:
             values = [each.get(key) for each in described]
             if not _equal(*values):
-                return f"has {f'{path}.{key}' if path else key} = {values[1]} instead of {values[0]}"
+                place = f"{path}.{key}" if path else key
+                if type(values[0]) is type(values[1]) and _has_identity(values[0]):
+                    return f"has an object of its own as {place} ({type(values[0]).__name__}), which cannot be compared"
+                return f"has {place} = {values[1]} instead of {values[0]}"
     return None
 
 
@@ -416,6 +444,11 @@ def _description(module: nn.Module) -> dict[str, Any]:
 
 def _form(tensor: Tensor) -> str:
     return f"{tensor.dtype} {list(tensor.shape)}{', trained' if tensor.requires_grad else ''}"
+
+
+def _has_identity(value: Any) -> bool:
+    """Return whether a value is equal to nothing but itself, as functions and most objects are."""
+    return cast(object, type(value).__eq__) is object.__eq__
 
 
 def _equal(one: Any, other: Any) -> bool:

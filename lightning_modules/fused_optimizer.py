@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.classifier import OptimizerCallable
 from lightning_modules.fused_updates import FusedUpdate, fused_update, has_fused_update
 from lightning_modules.lr_scheduler import ScheduleLR
+from lightning_modules.optimizers import OptimizerCallable, build_optimizer
 from lightning_modules.plateau import Plateau
 from lightning_modules.schedules import Schedule
 
@@ -66,7 +66,7 @@ class FusedOptimizer:
         self._trials: dict[str, _Trial] = {}
         for row, (name, (make, schedule)) in enumerate(settings.items()):
             params = [nn.Parameter(stack.data[row], requires_grad=stack.requires_grad) for stack in stacks]
-            optimizer = make(params)
+            optimizer = build_optimizer(make, params)
             self._trials[name] = _Trial(make, params, optimizer, ScheduleLR(optimizer, schedule))
         self._join()
 

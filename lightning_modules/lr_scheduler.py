@@ -1,5 +1,6 @@
 """The one torch object that writes the lr."""
 
+import operator
 from dataclasses import asdict
 from typing import Any
 
@@ -8,7 +9,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_modules.plateau import Plateau, PlateauState
-from lightning_modules.schedules import Schedule
+from lightning_modules.schedules import Constant, Schedule
 
 __all__ = ["ScheduleLR"]
 
@@ -18,8 +19,14 @@ class ScheduleLR(LRScheduler):
 
     One object owns the lr: a ``LambdaLR`` recomputes it from the initial one and would undo what a
     ``ReduceLROnPlateau`` beside it had done. Call `step` after every optimizer update (in Lightning ``"interval":
-    "step"``) and, if `schedule` is a `Plateau`, `update_plateau` after every evaluation. Each parameter group keeps its
-    own initial lr. Its state holds plain numbers, so a checkpoint loads with ``weights_only=True``.
+    "step"``) and, if `schedule` is a `Plateau`, `update_plateau` after every evaluation.
+
+    Each parameter group keeps its own initial lr. The lr of a group that is added later, as Lightning's
+    ``BackboneFinetuning`` does, and an lr that somebody else writes into a group count from then on: the schedule
+    multiplies them as it goes on, as most of torch's own schedulers do. So the initial lr of such a group is its lr
+    divided by the present factor (the lr itself, while the factor is 0), or its ``initial_lr`` if it is added with one.
+
+    Its state holds plain numbers, so a checkpoint loads with ``weights_only=True``.
 
     Args:
         optimizer: Optimizer whose current lr is taken as the initial lr.
@@ -39,14 +46,37 @@ class ScheduleLR(LRScheduler):
         self.plateau_state = PlateauState()
         self.schedule = schedule.schedule if isinstance(schedule, Plateau) else schedule
         super().__init__(optimizer)
+        self.base_lrs = [float(lr) for lr in self.base_lrs]
 
     def get_lr(self) -> list[float | Tensor]:
         """Return the lr of each parameter group at the current step."""
-        factor = self.schedule(self.last_epoch) * self.plateau_state.scale
+        factor = self._factor()
         return [initial_lr * factor for initial_lr in self.base_lrs]
+
+    def step(self, epoch: float | Tensor | None = None) -> None:
+        """Go on to the next step, or tell the plateau a metric.
+
+        Args:
+            epoch: Nothing, for the next step. With a `Plateau`, the outcome of an evaluation: the step stays as it is.
+                That is how Lightning feeds a scheduler with ``"reduce_on_plateau": True``, and how torch's
+                ``ReduceLROnPlateau`` is called. Without a plateau, the whole number of the step to go to; torch calls
+                it an epoch.
+
+        Raises:
+            ValueError: If a schedule without a plateau gets what is no step; or a plateau gets a metric while the
+                schedule under it has been left at step 0, though the optimizer has made updates.
+        """
+        if epoch is not None and self.plateau is not None:
+            self._check_schedule_moves()
+            self.update_plateau(float(epoch))
+            return
+        step = None if epoch is None else self._whole_step(epoch)
+        self._take_over()
+        super().step(step)
 
     def advance(self) -> None:
         """Do what `step` does, for callers who need not be reminded to call the optimizer first."""
+        self._take_over()
         self._step_count += 1
         self.last_epoch += 1
         self._write()
@@ -59,11 +89,13 @@ class ScheduleLR(LRScheduler):
         """
         if self.plateau is None:
             raise ValueError(f"{self.schedule} is not a Plateau: it takes no metric")
-        self.plateau_state = self.plateau.update(self.plateau_state, value)
+        self._take_over()
+        self.plateau_state = self.plateau.update(self.plateau_state, float(value))
         self._write()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the step, the initial lrs and what the plateau has seen, as plain numbers."""
+        self._take_over()
         return {
             "step": self.last_epoch,
             "initial_lrs": list(self.base_lrs),
@@ -74,15 +106,55 @@ class ScheduleLR(LRScheduler):
         """Go on from a state: the next lr is the one that would have followed it.
 
         Raises:
-            ValueError: If the state is of a plateau and this schedule has none, or the other way round.
+            ValueError: If the state is another scheduler's, is of a plateau and this schedule has none, or the other
+                way round, or is of another number of parameter groups than the optimizer has. Nothing is changed then.
         """
+        if missing := {"step", "initial_lrs", "plateau"} - state_dict.keys():
+            raise ValueError(f"the state is not one of ScheduleLR: it has no {', '.join(sorted(missing))}")
         if (state_dict["plateau"] is None) != (self.plateau is None):
             raise ValueError(f"the state is not one of {self.plateau or self.schedule}: {state_dict}")
+        if (saved := len(state_dict["initial_lrs"])) != (present := len(self.optimizer.param_groups)):
+            raise ValueError(
+                f"the state is of {saved} parameter groups, but the optimizer has {present}: "
+                "give it the same groups before the state is loaded"
+            )
+        self.plateau_state = PlateauState(**(state_dict["plateau"] or {}))
         self.last_epoch = state_dict["step"]
         self._step_count = self.last_epoch + 1
-        self.base_lrs = list(state_dict["initial_lrs"])
-        self.plateau_state = PlateauState(**(state_dict["plateau"] or {}))
+        self.base_lrs = [float(lr) for lr in state_dict["initial_lrs"]]
         self._write()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The copy is made as the original was, since torch prepares an optimizer for its scheduler.
+        return type(self), (self.optimizer, self.plateau or self.schedule), self.state_dict()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.load_state_dict(state)
+
+    def _factor(self) -> float:
+        """Return what the initial lrs are multiplied by at the current step."""
+        return self.schedule(self.last_epoch) * self.plateau_state.scale
+
+    def _take_over(self) -> None:
+        """Take groups that are new, and lrs that somebody else has set, for what the initial lrs are from now on.
+
+        A tensor that somebody else has filled is not looked at: that would wait for a GPU at every step.
+        """
+        if self.last_epoch < 0:  # torch makes the first step
+            return
+        groups, known = self.optimizer.param_groups, len(self.base_lrs)
+        if len(groups) < known:
+            raise ValueError(f"the optimizer had {known} parameter groups and has {len(groups)}: make a new ScheduleLR")
+        for index, group in enumerate(groups):
+            if index < known and _is_same(group["lr"], self._last_lr[index]):
+                continue
+            factor = self._factor()
+            initial_lr = float(group["lr"]) / (factor or 1.0)
+            if index >= known:
+                initial_lr = float(group.get("initial_lr", initial_lr))
+            group["initial_lr"] = initial_lr
+            self.base_lrs[index : index + 1] = [initial_lr]
+            self._last_lr[index : index + 1] = [_copied(group["lr"])]
 
     def _write(self) -> None:
         for group, lr in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
@@ -90,4 +162,36 @@ class ScheduleLR(LRScheduler):
                 group["lr"].fill_(lr)
             else:
                 group["lr"] = lr
-        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+        self._last_lr = [_copied(group["lr"]) for group in self.optimizer.param_groups]
+
+    def _whole_step(self, value: float | Tensor) -> int:
+        try:
+            step = operator.index(value)  # type: ignore[arg-type]
+        except TypeError:
+            step = -1
+        if step < 0:
+            raise ValueError(
+                f"a step must be a whole number of 0 or more, but got {value!r}; {self.schedule} takes no metric: "
+                "only a Plateau does"
+            )
+        return step
+
+    def _check_schedule_moves(self) -> None:
+        """Raise ValueError if a plateau is told metrics and nobody steps the schedule that it multiplies."""
+        has_begun = getattr(self.optimizer, "_opt_called", False)  # torch notes it for its own reminder
+        if has_begun and self.last_epoch == 0 and self.schedule != Constant():
+            raise ValueError(
+                f"the Plateau's schedule, {self.schedule}, is still at step 0 though the optimizer has made updates: "
+                "call step() after every update, and update_plateau(value) after every evaluation. Lightning does "
+                'both if configure_optimizers returns [optimizer], [{"scheduler": scheduler, "interval": "step"}, '
+                '{"scheduler": scheduler, "monitor": ..., "reduce_on_plateau": True}]'
+            )
+
+
+def _is_same(lr: float | Tensor, last: float | Tensor) -> bool:
+    """Return whether an lr is the one that was written last."""
+    return (isinstance(lr, Tensor) and isinstance(last, Tensor)) or bool(lr == last)
+
+
+def _copied(lr: float | Tensor) -> float | Tensor:
+    return lr.clone() if isinstance(lr, Tensor) else lr

@@ -12,6 +12,8 @@ import torch
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.plugins.precision import MixedPrecision
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_modules import (
     MLP,
@@ -28,6 +30,8 @@ from lightning_modules import (
     Schedule,
 )
 from lightning_modules.classifier import LOSSES
+
+pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
 
 STEPS = 16  # an epoch: 4,000 images in batches of 250
 
@@ -218,3 +222,65 @@ def test_the_squared_error_is_that_of_the_outputs_against_one_hot_labels():
     assert LOSSES["mse"](outputs, labels, reduction="none").tolist() == [0.125, 0.5]
     with pytest.raises(ValueError, match="cross_entropy, mse must hold, but got loss='mae'"):
         Classifier(MNISTCNN(channels=(1, 1, 1), hidden=(1, 1)), Adam(initial_lr=0.1), loss="mae")  # type: ignore[arg-type]
+
+
+INPUTS, LABELS = torch.rand(6, 8, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 3
+
+
+@pytest.mark.parametrize(
+    ("network", "shape"),
+    [
+        ([nn.Conv1d(1, 4, 2)], (8,)),
+        ([nn.Conv2d(1, 4, 2)], (5, 8)),
+        ([nn.Conv3d(1, 4, 2)], (3, 5, 8)),
+        ([nn.Conv3d(1, 4, 2), nn.Flatten(2, 3), nn.ConvTranspose2d(4, 2, 2)], (3, 5, 8)),
+        ([nn.BatchNorm3d(1), nn.ConvTranspose3d(1, 2, 3)], (3, 5, 8)),
+    ],
+    ids=["1-D", "2-D", "3-D", "3-D and 2-D", "3-D transposed"],
+)
+def test_convolutions_of_any_dimension_are_trained(network: list[nn.Module], shape: tuple[int, ...]):
+    torch.manual_seed(0)
+    images = torch.rand(6, 1, *shape)
+    model = nn.Sequential(*network, nn.Flatten(), nn.LazyLinear(3))
+    expected = model(images)
+    module = Classifier(model, SGD(initial_lr=0.1))
+    assert torch.allclose(module(images), expected, atol=1e-6)
+    batches = DataLoader(TensorDataset(images, LABELS), 3)
+    quiet_trainer(Recorder(), max_epochs=2, log_every_n_steps=1).fit(module, batches)
+    assert module(images).isfinite().all()
+    assert not torch.allclose(module(images), expected, atol=1e-3)
+    for weight in module.model.parameters():
+        assert weight.ndim != 4 or weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("network", [nn.LazyLinear(3), nn.Sequential(nn.Linear(4, 3), nn.LazyBatchNorm1d())])
+def test_a_lazy_network_is_refused_before_it_has_seen_a_batch(network: nn.Module):
+    with pytest.raises(
+        ValueError, match=r"the shape of (1\.)?weight is not known yet: call a network with lazy layers"
+    ):
+        Classifier(network, SGD(initial_lr=0.1))
+    network(torch.rand(2, 4))
+    Classifier(network, SGD(initial_lr=0.1))
+
+
+@pytest.mark.parametrize(
+    "data", [TensorDataset(INPUTS, LABELS), TensorDataset(INPUTS), INPUTS], ids=["pair", "one", "bare"]
+)
+def test_a_trainer_predicts_the_logits_of_inputs_with_labels_or_without(data: Any):
+    module = Classifier(nn.Linear(8, 3), SGD(initial_lr=0.1))
+    first, second = quiet_trainer(Recorder()).predict(module, DataLoader(data, 4))
+    assert torch.equal(torch.cat([first, second]), module(INPUTS))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_each_training_begins_at_a_tensor_lr_of_the_settings(fused: bool):
+    module = Classifier(
+        nn.Linear(8, 3),
+        partial(torch.optim.Adam, lr=torch.tensor(0.5), fused=fused),
+        ExponentialDecay(decay_rate=0.5, decay_steps=1),
+    )
+    batches = DataLoader(TensorDataset(INPUTS, LABELS), 2)
+    for _ in range(2):
+        recorder = Recorder()
+        quiet_trainer(recorder, max_epochs=1, log_every_n_steps=1).fit(module, batches)
+        assert recorder.metrics["lr"] == [(0, 0.5), (1, 0.25), (2, 0.125)]

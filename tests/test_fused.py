@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import BackboneFinetuning, StochasticWeightAveraging
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_modules import (
     MNISTCNN,
@@ -547,6 +549,29 @@ def test_a_stock_trainer_logs_each_trial_under_its_name_and_tests_it():
     assert {key: metrics[f"{key}/0"] for key in expected} == pytest.approx(expected)
 
 
+def test_a_stock_trainer_predicts_the_logits_of_each_trial_of_inputs_with_labels_or_without():
+    trials = [Trial(), Trial(seed=1)]
+    module = FusedClassifier([trial.classifier() for trial in trials])
+    images, labels = torch.rand(5, 1, 28, 28), torch.zeros(5)
+    expected = torch.stack([trial.classifier().eval()(images) for trial in trials])
+    each = [(images.expand(2, -1, -1, -1, -1), labels.expand(2, -1))]
+    for loader in (DataLoader(images, 5), DataLoader(TensorDataset(images, labels), 5), DataLoader(each, None)):
+        (logits,) = trainer(1, Recorder(), precision="32-true").predict(module, loader)
+        torch.testing.assert_close(logits, expected)
+
+
+def test_trials_whose_settings_share_a_tensor_for_the_lr_have_lrs_of_their_own():
+    shared = partial(torch.optim.SGD, lr=torch.tensor(0.5))
+    schedules = [ExponentialDecay(decay_rate=rate, decay_steps=1) for rate in (0.5, 0.25)]
+    stacks = [nn.Parameter(torch.zeros(2, 3))]
+    optimizer = FusedOptimizer(stacks, {str(index): (shared, schedule) for index, schedule in enumerate(schedules)})
+    stacks[0].grad = torch.ones(2, 3)
+    for _ in range(2):
+        optimizer.step()
+    assert [optimizer.lr(name) for name in "01"] == [0.125, 0.03125]
+    assert shared.keywords["lr"] == torch.tensor(0.5)
+
+
 def test_the_global_generator_is_left_alone():
     module = FusedClassifier([Trial(seed=seed).classifier() for seed in (0, 1)])
     torch.manual_seed(5)
@@ -583,11 +608,47 @@ class Replacing(nn.Linear):
         return super().forward(images.flatten(1)) - self.mean
 
 
+class Recurrent(nn.Module):
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.reader = kind(28, 10, batch_first=True)
+
+    def forward(self, images: Tensor) -> Tensor:
+        outputs: Tensor = self.reader(images[:, 0])[0][:, -1]
+        return outputs
+
+
+class Scaling(Branching):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = lambda logits: 2 * logits
+
+    def forward(self, images: Tensor) -> Tensor:
+        scaled: Tensor = self.scale(nn.Linear.forward(self, images.flatten(1)))
+        return scaled
+
+
+def volumes() -> nn.Module:
+    convolutions = [nn.Unflatten(2, (4, 7)), nn.Conv3d(1, 3, 2), nn.Flatten(3), nn.Conv2d(3, 2, 2), nn.Flatten(2)]
+    return nn.Sequential(*convolutions, nn.Conv1d(2, 3, 2), nn.Flatten(), nn.LazyLinear(10))
+
+
+def seen(network: nn.Module) -> nn.Module:
+    network(torch.rand(2, 1, 28, 28))
+    return network
+
+
 @pytest.mark.parametrize(
     ("networks", "reason"),
     [
         ([small_cnn, small_cnn], None),
         ([Everything, Everything], None),
+        ([lambda: seen(volumes())] * 2, None),
+        *(
+            ([partial(Recurrent, kind)] * 2, rf"recurrent layers cannot be fused: the networks have reader \({name}\)")
+            for name, kind in (("LSTM", nn.LSTM), ("GRU", nn.GRU), ("RNN", nn.RNN))
+        ),
+        ([Scaling, Scaling], r"has an object of its own as scale \(function\), which cannot be compared"),
         ([Branching, Branching], "data-dependent control flow"),
         ([Noisy, Noisy], "random"),
         ([Replacing, Replacing], "mean is replaced in the forward pass: change buffers in place"),
@@ -612,6 +673,14 @@ def test_half_precision_with_one_loss_scale_for_all_is_refused():
     scaling = MixedPrecision("16-mixed", device="cpu")
     with pytest.raises(ValueError, match='"16-mixed" has one loss scale for all trials: use "bf16-mixed"'):
         trainer(1, Recorder(), precision=None, plugins=[scaling]).fit(module, datamodule=data())
+
+
+@pytest.mark.parametrize("callback", [StochasticWeightAveraging(0.1), BackboneFinetuning()])
+def test_a_callback_that_changes_an_optimizer_of_torchs_is_refused_at_the_start(callback: pl.Callback):
+    module = FusedClassifier([Trial().classifier(), Trial().classifier()])
+    module.backbone = nn.Linear(1, 1)  # which one of them asks for
+    with pytest.raises(ValueError, match=f"{type(callback).__name__} needs one optimizer of torch's: fuse none"):
+        trainer(1, Recorder(), callback).fit(module, datamodule=data())
 
 
 def test_as_many_seeds_and_names_as_trials_are_wanted():

@@ -1,13 +1,19 @@
 """The object that writes the lr, alone and beside torch's own."""
 
+import copy
 import io
+import json
+import math
+import pickle
 import random
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from lightning_modules import Constant, CosineRestarts, ExponentialDecay, Plateau, ScheduleLR
+from lightning_modules import Constant, CosineRestarts, ExponentialDecay, Plateau, ScheduleLR, warmup
 
 
 def optimizer(*lrs: float) -> torch.optim.Optimizer:
@@ -116,3 +122,191 @@ def test_an_lr_that_is_a_tensor_stays_the_same_tensor():
     scheduler.step()
     assert adam.param_groups[0]["lr"] is lr
     assert lr.item() == 0.25
+
+
+@pytest.mark.parametrize("value", [0.7, 2.5, math.nan, -1, torch.tensor(0.7)], ids=repr)
+def test_a_step_that_is_no_whole_number_is_refused_and_changes_nothing(value: float | torch.Tensor):
+    scheduler = ScheduleLR(optimizer(0.1), ExponentialDecay(decay_rate=0.5, decay_steps=1))
+    with pytest.raises(ValueError, match=r"a step must be a whole number of 0 or more, .* only a Plateau does"):
+        scheduler.step(value)
+    assert (scheduler.last_epoch, scheduler.get_last_lr()) == (0, [0.1])
+
+
+def test_with_a_plateau_a_step_with_a_value_is_a_step_of_torchs_reduce_lr_on_plateau():
+    ours = ScheduleLR(optimizer(0.1), Plateau(factor=0.3, patience=0, threshold=0.0))
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer(0.1), factor=0.3, patience=0, threshold=0.0, eps=0)
+    for value in (3, 2.0, torch.tensor(2.0), math.nan, torch.tensor(1), 1):
+        for scheduler in (ours, theirs):
+            scheduler.optimizer.step()
+            scheduler.step(value)
+        assert ours.get_last_lr() == pytest.approx(theirs.get_last_lr(), rel=1e-12)
+    assert ours.last_epoch == 0
+    assert ours.state_dict()["plateau"]["best"] == 1.0
+
+
+def test_a_metric_for_a_plateau_whose_schedule_stands_still_is_refused():
+    scheduler = ScheduleLR(optimizer(0.1), Plateau(schedule=ExponentialDecay(decay_rate=0.5, decay_steps=1)))
+    scheduler.step(1.0)  # before the first update
+    scheduler.optimizer.step()
+    with pytest.raises(ValueError, match=r"ExponentialDecay\(.* is still at step 0"):
+        scheduler.step(1.0)
+    scheduler.step()
+    scheduler.step(1.0)
+    assert scheduler.get_last_lr() == [0.05]
+
+
+Change = Callable[[torch.optim.Optimizer], None]
+
+
+def add(**options: Any) -> Change:
+    return lambda target: target.add_param_group({"params": [nn.Parameter(torch.ones(2))], **options})
+
+
+def halve(target: torch.optim.Optimizer) -> None:
+    target.param_groups[-1]["lr"] /= 2
+
+
+@pytest.mark.parametrize("start", [0, 5])
+@pytest.mark.parametrize("change", [add(lr=0.05), add(), halve], ids=["with an lr", "with the default", "another lr"])
+def test_groups_and_lrs_that_come_later_count_as_with_torchs_exponential_lr(change: Change, start: int):
+    def run(build: Callable[[torch.optim.Optimizer], Any]) -> list[list[float]]:
+        target, seen = optimizer(0.1), []
+        scheduler = build(target)
+        for step in range(12):
+            if step in (start, start + 3):
+                change(target)
+            seen.append([group["lr"] for group in target.param_groups])
+            target.step()
+            scheduler.step()
+        return seen
+
+    ours = run(lambda target: ScheduleLR(target, ExponentialDecay(decay_rate=0.9, decay_steps=1)))
+    theirs = run(lambda target: torch.optim.lr_scheduler.ExponentialLR(target, gamma=0.9))
+    for lrs_, expected in zip(ours, theirs, strict=True):
+        assert lrs_ == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_later_group_counts_for_plateaus_states_and_steps_that_are_not_reminded():
+    def build(*lrs: float) -> ScheduleLR:
+        return ScheduleLR(optimizer(*lrs), Plateau(factor=0.5, patience=0, schedule=Constant()))
+
+    for go_on in (ScheduleLR.advance, lambda scheduler: scheduler.update_plateau(0.5)):
+        scheduler = build(0.1)
+        for value in (1.0, 1.0):
+            scheduler.update_plateau(value)
+        add(lr=0.03)(scheduler.optimizer)
+        go_on(scheduler)
+        assert scheduler.get_last_lr() == [0.05, 0.03]
+        assert scheduler.state_dict()["initial_lrs"] == [0.1, 0.06]
+        again = build(0.2, 0.2)
+        again.load_state_dict(scheduler.state_dict())
+        assert again.get_last_lr() == [0.05, 0.03]
+
+
+def test_a_later_group_may_say_its_initial_lr_and_has_its_lr_where_the_factor_is_0():
+    scheduler = ScheduleLR(optimizer(0.1), warmup(Constant(), 2))
+    add(lr=0.04)(scheduler.optimizer)
+    add(lr=0.0, initial_lr=0.02)(scheduler.optimizer)
+    lrs(scheduler, 2)
+    assert scheduler.get_last_lr() == [0.1, 0.04, 0.02]
+
+
+def test_an_optimizer_that_has_lost_a_group_is_refused():
+    scheduler = ScheduleLR(optimizer(0.1, 0.2), Constant())
+    del scheduler.optimizer.param_groups[1]
+    scheduler.optimizer.step()
+    with pytest.raises(ValueError, match="had 2 parameter groups and has 1: make a new ScheduleLR"):
+        scheduler.step()
+
+
+@pytest.mark.parametrize("plateau", [False, True])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"initial_lrs": [0.3]}, "of 1 parameter groups, but the optimizer has 2"),
+        ({"initial_lrs": [0.3, 0.2, 0.1]}, "of 3 parameter groups, but the optimizer has 2"),
+        ({"initial_lrs": None}, "has no initial_lrs"),
+        ({"plateau": "the other"}, "the state is not one of"),
+    ],
+    ids=["fewer groups", "more groups", "another scheduler", "plateau or none"],
+)
+def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(change: dict[str, Any], message: str, plateau: bool):
+    inner = ExponentialDecay(decay_rate=0.5, decay_steps=1)
+    scheduler = ScheduleLR(optimizer(0.1, 0.2), Plateau(schedule=inner) if plateau else inner)
+    lrs(scheduler, 2)
+    before = scheduler.state_dict()
+    state = {**before, "step": 7, **change}
+    if change.get("plateau"):
+        state["plateau"] = None if plateau else {"scale": 0.5}
+    if not state["initial_lrs"]:
+        del state["initial_lrs"]
+    with pytest.raises(ValueError, match=message):
+        scheduler.load_state_dict(state)
+    assert scheduler.state_dict() == before
+    lrs(scheduler, 1)
+    assert scheduler.get_last_lr() == [0.0125, 0.025]
+
+
+def test_a_state_of_tensor_lrs_is_of_plain_numbers_and_the_last_lrs_are_copies():
+    def build() -> ScheduleLR:
+        adam = torch.optim.Adam([nn.Parameter(torch.ones(2))], lr=torch.tensor(0.5))
+        return ScheduleLR(
+            adam, Plateau(factor=0.5, patience=0, schedule=ExponentialDecay(decay_rate=0.5, decay_steps=1))
+        )
+
+    scheduler, other = build(), build()
+    scheduler.optimizer.step()
+    for go_on, expected in (
+        (scheduler.step, 0.25),
+        (scheduler.advance, 0.125),
+        (lambda: scheduler.update_plateau(torch.tensor(1.0)), 0.125),
+        (lambda: scheduler.update_plateau(1.0), 0.0625),
+        (lambda: scheduler.load_state_dict(scheduler.state_dict()), 0.0625),
+    ):
+        go_on()
+        (last,), (group,) = scheduler.get_last_lr(), scheduler.optimizer.param_groups
+        assert last == group["lr"] == torch.tensor(expected)
+        last.fill_(9.0)
+        assert group["lr"] == torch.tensor(expected)
+    state = scheduler.state_dict()
+    assert state == json.loads(json.dumps(state))
+    other.load_state_dict(state)
+    assert other.get_last_lr() == [torch.tensor(0.0625)]
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))], ids=["deep", "pickled"]
+)
+@pytest.mark.parametrize("steps", [0, 1, 5])
+def test_a_copy_goes_on_by_itself(copied: Callable[[ScheduleLR], ScheduleLR], steps: int):
+    inner = CosineRestarts(restart_period=4)
+    scheduler = ScheduleLR(optimizer(0.1, 0.2), Plateau(factor=0.5, patience=0, schedule=inner))
+    lrs(scheduler, steps)
+    for value in (1.0, 1.0):
+        scheduler.update_plateau(value)
+    other = copied(scheduler)
+    assert other.optimizer is not scheduler.optimizer
+    assert other.get_last_lr() == scheduler.get_last_lr()
+    assert lrs(other, 3) == [0.05 * inner(step) for step in range(steps, steps + 3)]
+    assert scheduler.last_epoch == steps
+    assert lrs(scheduler, 3) == [0.05 * inner(step) for step in range(steps, steps + 3)]
+
+
+@pytest.mark.parametrize("ours_first", [False, True])
+@pytest.mark.parametrize(
+    "compose",
+    [
+        lambda target, parts: torch.optim.lr_scheduler.SequentialLR(target, parts, [4]),
+        lambda target, parts: torch.optim.lr_scheduler.ChainedScheduler(parts, target),
+    ],
+    ids=["in a sequence", "in a chain"],
+)
+def test_torchs_composed_schedulers_can_have_it_as_a_part(compose: Callable[..., Any], ours_first: bool):
+    def run(build: Callable[[torch.optim.Optimizer], Any]) -> list[float]:
+        target = optimizer(0.1)
+        parts = [build(target), torch.optim.lr_scheduler.ExponentialLR(target, 0.5)]
+        scheduler = compose(target, parts if ours_first else parts[::-1])
+        return lrs(scheduler, 10)
+
+    ours = run(lambda target: ScheduleLR(target, ExponentialDecay(decay_rate=0.9, decay_steps=1)))
+    assert ours == pytest.approx(run(lambda target: torch.optim.lr_scheduler.ExponentialLR(target, 0.9)), rel=1e-12)
