@@ -1,6 +1,7 @@
 """What fresh seeds say: means, intervals, and whether the winner is better than chance."""
 
 import math
+import random
 from statistics import fmean
 
 import pytest
@@ -49,14 +50,68 @@ def test_only_seeds_that_both_have_are_compared():
     assert compared(A, lame).difference(A, Repeated("none", {9: 0.9})) is None
 
 
-def test_one_seed_and_equal_differences_are_no_division_by_zero():
-    one, same = Repeated("one", {0: 0.9}), Repeated("same", {seed: value + 0.5 for seed, value in A.values.items()})
+def test_fewer_than_three_seeds_cannot_tell():
+    one = Repeated("one", {0: 0.9})
     assert compared(A, one).difference(A, one).probability is None
-    tie = Repeated("tie", dict(A.values))
-    assert compared(A, tie).difference(A, tie).probability == 0.5
     exact = Repeated("exact", {0: 1.0, 1: 2.0}), Repeated("less", {0: 0.5, 1: 1.5})
-    assert compared(*exact).difference(*exact).probability == 1.0
-    assert compared(same, A).ranking[0] is same
+    assert compared(*exact).difference(*exact).probability is None
+    assert compared(*exact).difference(*exact).is_noise
+    _winner, runner_up = compared(*exact).findings({})
+    assert runner_up.endswith("(1.0000): 2 seeds cannot tell whether that is chance.")
+    assert compared(*exact).markdown().endswith("| cannot tell |")
+
+
+def test_equal_differences_prove_no_more_than_the_resolution_of_the_metric():
+    tie, better = (Repeated(str(step), {seed: value + step for seed, value in A.values.items()}) for step in (0, 0.02))
+    assert compared(A, tie).difference(A, tie).probability == 0.5
+    assert compared(better, A).difference(better, A).probability is None, "the resolution is not known"
+    known = Comparison("val/acc", "maximize", [better, A], validation_images=100)
+    assert known.difference(better, A).probability == pytest.approx(stats.t.cdf(2.0, 3))
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "bounds"),
+    [
+        ("val/acc", [0.99, 1.0, 0.95], (0.0, 1.0)),
+        ("val_accuracy", [0.01, 0.0, 0.05], (0.0, 1.0)),
+        ("val/loss", [0.01, 0.2, 0.05], (0.0, math.inf)),
+    ],
+)
+def test_the_interval_of_a_bounded_metric_is_students_cut_at_its_bounds(metric, values, bounds):
+    low, high = interval(values)
+    assert not bounds[0] <= low <= high <= bounds[1]
+    (row,) = Comparison(metric, "maximize", [Repeated("one", dict(enumerate(values)))]).rows()
+    assert (row["low"], row["high"]) == (max(low, bounds[0]), min(high, bounds[1]))
+
+
+def test_an_accuracy_in_percent_has_no_bounds_that_are_known():
+    percent = Repeated("one", dict(enumerate([99.0, 100.0, 95.0])))
+    assert Comparison("val_acc", "maximize", [percent], validation_images=500).rows()[0]["high"] > 100
+
+
+def test_equal_values_have_an_interval_of_the_resolution_or_none():
+    same = Repeated("one", {0: 0.9, 1: 0.9, 2: 0.9})
+    assert Comparison("val/acc", "maximize", [same]).rows()[0]["low"] is None
+    (row,) = Comparison("val/acc", "maximize", [same], validation_images=500).rows()
+    assert row["high"] - 0.9 == pytest.approx(0.002 * stats.t.ppf(0.975, 2))
+
+
+def test_of_equally_good_configurations_hardly_any_table_calls_a_difference_real():
+    rng = random.Random(0)
+    told = 0
+    for _ in range(300):
+        equals = [Repeated(str(index), {seed: rng.gauss(0, 1) for seed in range(6)}) for index in range(5)]
+        comparison = compared(*equals)
+        told += any(not comparison.lead(other).is_noise for other in comparison.ranking[1:])
+    assert told <= 0.05 * 300
+
+
+def test_the_lead_of_a_winner_counts_the_pairs_that_it_may_have_been_chosen_from():
+    pair = compared(A, B, C).difference(A, C).probability
+    assert compared(A, B, C).lead(C).probability == pytest.approx(1 - 6 * (1 - pair))
+    assert 0.5 <= compared(A, B, C).lead(B).probability < compared(A, B).lead(B).probability
+    wide = interval(list(A.values.values()), confidence=1 - 0.05 / 3)
+    assert f"; {wide[0]:.4f} to {wide[1]:.4f} as the best of 3)." in compared(A, B, C).findings({})[0]
 
 
 def test_a_configuration_that_diverges_with_some_seed_is_worse_than_a_low_mean():
@@ -70,7 +125,7 @@ def test_the_findings_tell_noise_from_a_real_difference_and_luck_from_merit():
     winner, runner_up, constant, luck, test = found
     assert winner.startswith("The winner is #1 cosine: val/acc 0.9250 over 4 seeds (95% confidence interval 0.9")
     assert "the runner-up and the default, #2 step (0.9125)" in runner_up
-    assert ("noise, 4 seeds cannot tell them apart" in runner_up) is compared(A, B).difference(A, B).is_noise
+    assert runner_up.endswith("that is noise, 4 seeds cannot tell them apart.")
     assert constant.endswith("really better with a probability of more than 99%.")
     assert luck.startswith("The study's best value, 0.9700 of #1 cosine, comes to 0.9250 over 4 seeds")
     assert luck.endswith("the best of many trials was optimistic by 0.0450.")

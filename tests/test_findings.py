@@ -54,6 +54,32 @@ def test_a_difference_of_just_that_much_is_a_tie():
     assert "it is ahead of all others" in text_of(trial(0, value=0.9), trial(1, value=0.872), validation_images=500)
 
 
+def test_a_best_trial_without_a_mistake_is_not_certain():
+    text = text_of(trial(0, value=1.0), trial(1, value=0.98), validation_images=50)
+    assert "standard error of such an accuracy is 0.0200" in text
+    assert "#1 exponential ties with it" in text
+
+
+def test_without_another_trial_none_is_ahead_of_others():
+    assert "ahead" not in text_of(trial(0, value=0.9), validation_images=500)
+
+
+def test_families_and_choices_that_were_never_tried_are_named():
+    choices = {
+        "schedule.name": ["constant", "exponential", "step", "plateau"],
+        "model.init": ["a", "b"],
+        "schedule.exponential.staircase": [False, True],
+        "trainer.max_epochs": [*range(12)],
+    }
+    assert "Never tried" not in text_of(trial(0), trial(1), choices={"model.init": ["a", "b"]})
+    (told,) = (line for line in text_of(trial(0), trial(1), choices=choices).splitlines() if "Never" in line)
+    assert told == (
+        "Never tried: schedule step and plateau; exponential staircase False and True; "
+        "max_epochs 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more."
+    )
+    assert "Never tried: init b." in text_of(trial(0, state="failed"), choices={"model.init": ["a", "b"]})
+
+
 def test_a_loss_has_no_such_error_and_the_smaller_one_wins():
     text = text_of(
         trial(0, value=0.3), trial(1, value=0.1), metric="val/loss", direction="minimize", validation_images=5000

@@ -1,5 +1,6 @@
 """Ranges, choices, and what is drawn from them."""
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -8,19 +9,21 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optuna.samplers import GridSampler, RandomSampler
+from optuna.samplers import RandomSampler
 
 from tuner.search_space import (
     Choices,
     OneOf,
     Range,
     corners,
+    grid_point,
     grid_size,
     highest,
     is_spec,
     parse_spec,
     searched,
     suggest,
+    turns,
 )
 
 
@@ -312,15 +315,43 @@ def test_the_highest_value_is_that_of_the_upper_end_or_the_largest_choice() -> N
     [
         ({"a": Range(0.1, 0.7, step=0.1)}, 7),
         ({"a": Range(0, 10, step=5, integer=True), "b": Choices(("x", "y"))}, 6),
-        ({"a": OneOf({"x": {"b": Choices((1, 2))}, "y": {}})}, 4),
+        ({"a": OneOf({"x": {"b": Choices((1, 2))}, "y": {}})}, 3),
+        (
+            {"a": OneOf({"x": {"b": OneOf({"u": {"c": Choices((1, 2, 3))}, "v": {}})}, "y": {}}), "d": Choices((0, 1))},
+            10,
+        ),
+        ({"a": [Range(1, 3, step=1, unit="epochs"), {"b": Range(10, 50, step=20, unit="%")}]}, 9),
         ({"a": 1}, 1),
     ],
 )
-def test_the_size_of_a_grid_is_the_number_of_its_points(template: dict[str, Any], points: int) -> None:
-    assert grid_size(template) == points
+def test_the_points_of_a_grid_are_its_different_configurations(template: dict[str, Any], points: int) -> None:
+    found = [grid_point(template, index) for index in range(grid_size(template))]
+    drawn = [suggest(optuna.trial.FixedTrial(point), template) for point in found]
+    assert len(found) == len({json.dumps(values) for values in drawn}) == points
+    for point in found:
+        for name, spec in searched(template):
+            assert name not in point or isinstance(spec, Choices) or spec.low <= point[name] <= spec.high
 
 
-def test_the_size_of_a_grid_is_what_optuna_counts() -> None:
-    specs = dict(searched({"a": Range(0, 9, step=3, integer=True), "b": Choices(("x", "y"))}))
-    values = {"a": [0, 3, 6, 9], "b": list(specs["b"].values)}
-    assert grid_size(specs) == len(GridSampler(values)._all_grids)
+def test_the_points_of_a_grid_are_the_numbers_that_its_steps_say() -> None:
+    template = {"a": Range(0.1, 0.7, step=0.1)}
+    assert [grid_point(template, index)["a"] for index in range(7)] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
+
+
+def test_every_option_of_every_choice_gets_its_turn_and_those_that_were_drawn_come_last() -> None:
+    last = {"schedule.name": "plateau", "schedule.plateau.schedule.name": "constant"}
+    assert turns(TEMPLATE, last) == [
+        {"schedule.name": "constant"},
+        {"schedule.name": "piecewise_constant"},
+        {"schedule.name": "plateau", "schedule.plateau.schedule.name": "exponential"},
+        {"schedule.name": "plateau", "schedule.plateau.schedule.name": "constant"},
+    ]
+
+
+def test_independent_choices_share_their_turns() -> None:
+    two = {"optimizer": OneOf({"adam": {}, "sgd": {}}), "schedule": OneOf({"a": {}, "b": {}, "c": {}})}
+    assert turns(two, {}) == [
+        {"optimizer.name": "adam", "schedule.name": "a"},
+        {"optimizer.name": "sgd", "schedule.name": "b"},
+        {"schedule.name": "c"},
+    ]

@@ -6,9 +6,11 @@
 import dataclasses
 import hashlib
 import json
+import random
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -21,11 +23,24 @@ from tuner.checker import FORM_OF_COMPONENT, Checker, listed
 from tuner.document import Document, Node, shown
 from tuner.durations import parse_duration
 from tuner.errors import BadInputError
+from tuner.first_trials import FirstTrials, first_trials
 from tuner.hints import check_value, did_you_mean
 from tuner.length import Length, Meter, relative_lengths, resolve
 from tuner.registry import Argument, Signature, signature_of
-from tuner.search_space import Choices, Drawing, OneOf, Range, Template, corners, grid_size, searched, suggest
+from tuner.search_space import (
+    Choices,
+    Drawing,
+    OneOf,
+    Range,
+    Template,
+    corners,
+    grid_point,
+    grid_size,
+    searched,
+    suggest,
+)
 from tuner.study_file import override, read_document
+from tuner.wording import counted, joined
 
 __all__ = [
     "Component",
@@ -203,6 +218,7 @@ class StudyConfig:
         values: What both say together, as `load_study` reads it from a file; empty if the study is of no file.
         experiment: The experiment in MLflow; by default it has the study's name.
         within: Identifier of the study in whose run, in MLflow, this one's lies; empty for none.
+        first: What its first trials draw, whatever the sampler says.
         meter: What has measured its data.
     """
 
@@ -220,6 +236,7 @@ class StudyConfig:
     values: Mapping[str, Any] = field(default_factory=dict, compare=False)
     experiment: str = ""
     within: str = ""
+    first: FirstTrials = field(default_factory=FirstTrials, compare=False, repr=False)
     meter: Meter = field(default_factory=Meter, compare=False, repr=False)
 
     @property
@@ -253,8 +270,56 @@ class StudyConfig:
         counts = [fact.validation_images for _, fact in facts if fact.validation_images is not None]
         return [(name, fact.digest) for name, fact in facts], min(counts, default=None)
 
-    def fixed(self, number: int) -> dict[str, Any]:
-        """Return what a trial is to draw; nothing, for the sampler decides."""
+    def fixed(self, number: int, drawn: Iterable[Mapping[str, Any]] = ()) -> dict[str, Any]:
+        """Return what a trial is to draw, by the names in Optuna; the sampler decides about the rest.
+
+        Of a grid, that is the first point that no other trial has: the one of its number, unless the study was begun
+        when grids had the same configuration several times.
+
+        Args:
+            number: The trial.
+            drawn: What the other trials have drawn; only of a grid it matters.
+        """
+        if self.sampler.name != "grid":
+            return dict(self.first.params[number]) if number < len(self.first.params) else {}
+        taken = {_key(params) for params in drawn}
+        points = (grid_point(self.trial, index) for index in self._grid)
+        return next((point for point in points if _key(point) not in taken), {})
+
+    def repeats(self, drawn: Iterable[Mapping[str, Any]]) -> int:
+        """Return how many trials of a grid repeat others: earlier versions had the same point several times in a grid.
+
+        Args:
+            drawn: What its trials have drawn.
+        """
+        keys = [_key(params) for params in drawn if params] if self.sampler.name == "grid" else []
+        return len(keys) - len(set(keys))
+
+    @property
+    def beginning(self) -> list[str]:
+        """Return what the user should know of its first trials, in sentences."""
+        told = []
+        if self.first.outside:
+            begins = "each family once" if self.first.params else "what the sampler draws"
+            told.append(f"it begins with {begins}, as trial is outside of the search space: {self.first.outside}.")
+        families = [[turn for turn in each.items() if turn[0].endswith(".name")] for each in self.first.params]
+        reached = {turn for each in families[: self.trials] for turn in each}
+        late = dict.fromkeys(turn for each in families for turn in each if turn not in reached)
+        if late:
+            names = joined([f"{path.removesuffix('.name')} {name}" for path, name in late], 10)
+            told.append(
+                f"with {counted(self.trials, 'trial')}, not every family gets its turn: {names} may be left out."
+            )
+        return told
+
+    @cached_property
+    def _grid(self) -> Sequence[int]:
+        """Return the indices of the grid's points in the order of the trials: shuffled, for budgets below its size."""
+        size = grid_size(self.trial)
+        return random.Random(f"grid:{self.sampler.arguments.get('seed', 0)}").sample(range(size), size)
+
+    def described(self, number: int) -> dict[str, Any]:
+        """Return what MLflow shows of a trial besides its values."""
         return {}
 
     def draw(self, drawing: Drawing) -> TrialConfig:
@@ -302,12 +367,13 @@ def shipped_studies() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def load_study(source: str, overrides: Sequence[str] = ()) -> StudyConfig:
+def load_study(source: str, overrides: Sequence[str] = (), *, is_past: bool = False) -> StudyConfig:
     """Read and check a study.
 
     Args:
         source: Path of a study file, or the name of a shipped one.
         overrides: ``dotted.path=value`` each, put over what the file says.
+        is_past: Whether the study was run and is only looked at: its grid may have had more points then.
 
     Raises:
         BadInputError: With every fault that was found.
@@ -316,7 +382,7 @@ def load_study(source: str, overrides: Sequence[str] = ()) -> StudyConfig:
     document = read_document(path)
     for assignment in overrides:
         override(document, assignment)
-    return _StudyReader(document).study(default_name=path.stem)
+    return _StudyReader(document).study(default_name=path.stem, is_past=is_past)
 
 
 def read_schedule(document: Document, length: Length) -> Schedule | Plateau:
@@ -364,7 +430,7 @@ class _StudyReader:
         self._checker = Checker(document, self._lengths)
         self._nodes = self._checker.mapping(Node.of(document.data, ()))
 
-    def study(self, default_name: str) -> StudyConfig:
+    def study(self, default_name: str, is_past: bool) -> StudyConfig:
         """Return the study.
 
         Raises:
@@ -382,8 +448,9 @@ class _StudyReader:
         trials = budget.get("trials", Budget.trials)
         self._check_together(sampler, pruner)
         if sampler.name == "grid":
-            self._check_grid(template, trials)
+            self._check_grid(template, 0 if is_past else trials)
         self._document.check()
+        is_grid = sampler.name == "grid"
         return StudyConfig(
             name=name,
             objective=Objective(**objective),
@@ -395,8 +462,15 @@ class _StudyReader:
             identity=self._identity(Objective(**objective), sampler, pruner),
             text=self._document.text,
             values={**self._document.data, "name": name},
+            first=FirstTrials() if is_grid else first_trials(template, self._trial(), _default),
             meter=self._meter,
         )
+
+    def _trial(self) -> dict[str, Any]:
+        """Return `trial` as it stands in the file, with the sections that it need not name."""
+        loss = None if self._own_modules else TrialConfig.loss
+        given = self._document.data["trial"]
+        return {"schedule": {"name": "constant"}, "loss": loss, "seed": TrialConfig.seed, **given}
 
     def _section(self, name: str) -> Node:
         return self._nodes.get(name, Node({}, (name,)))
@@ -523,6 +597,28 @@ class _StudyReader:
         return dict(_flatten(parts))
 
 
+def _default(place: str, name: str, key: str) -> Any:
+    """Return the default value of an argument, as a study file could say it.
+
+    Args:
+        place: Where its component stands in `trial`.
+        name: What is named there; empty in the trainer.
+        key: The argument.
+
+    Raises:
+        KeyError: If it has none.
+    """
+    if place == "trainer":
+        argument = signature_of(TrainerConfig).arguments[key]
+        is_given = key not in ("max_epochs", "max_steps", "val_check_interval")
+    else:
+        argument = registry.arguments_of(place if place in COMPONENTS else "schedule", name).arguments[key]
+        is_given = not argument.required and isinstance(argument.default, str | int | float | None | list | tuple)
+    if not is_given:
+        raise KeyError(key)
+    return argument.default
+
+
 def _are_modules(model: Template) -> bool:
     """Tell whether every model that a checked template allows is a LightningModule."""
     names = model.options if isinstance(model, OneOf) else [model.get("name", "")] if isinstance(model, dict) else []
@@ -555,6 +651,11 @@ def _numbers(spec: Any) -> Iterable[int]:
     if isinstance(spec, Range):
         return (int(spec.low), int(spec.low + (spec.step or 1)), int(spec.high))
     return [int(number or 0) for number in spec.values] if isinstance(spec, Choices) else [int(spec)]
+
+
+def _key(params: Mapping[str, Any]) -> frozenset[tuple[str, Any]]:
+    """Return what tells two points of a grid apart; their numbers may differ by roundings."""
+    return frozenset((name, f"{value:.12g}" if isinstance(value, float) else value) for name, value in params.items())
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

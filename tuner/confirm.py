@@ -19,7 +19,7 @@ from tuner.commands import EXIT_CODES, add_engine_options, add_stores, check_cou
 from tuner.errors import BadInputError
 from tuner.running import Place, carry_out, checked, checking, exit_code, opened_engine
 from tuner.urls import storage_url
-from tuner.wording import counted, number, percent
+from tuner.wording import counted, number
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -106,7 +106,7 @@ def _with_engine(options: argparse.Namespace, place: Place, engine: "Engine") ->
 def _confirmation(past: "PastStudy", top: int, count: int, name: str | None) -> "tuple[SeedStudy, Mapping[str, str]]":
     """Return the study that confirms another, and the names of the default and of the constant lr in it, by role."""
     from tuner.config import NAME, Component
-    from tuner.seeds import SeedStudy, fresh_seeds
+    from tuner.seeds import SeedStudy, fresh_seeds, label
 
     name = name or f"{past.config.name}-confirm"
     if not NAME.fullmatch(name):
@@ -114,7 +114,7 @@ def _confirmation(past: "PastStudy", top: int, count: int, name: str | None) -> 
     ranking = [trial.number for trial in past.ranking()]
     configs = {trial.number: past.config_of(trial) for trial in past.trials}
     values = {trial.number: float(trial.value or 0) for trial in past.trials}
-    labels = {number: f"#{number} {configs[number].schedule.name}" for number in ranking}
+    labels = {number: label(number, configs[number]) for number in ranking}
     candidates: dict[str, TrialConfig] = {}
     claims: dict[str, float] = {}
     opponents: dict[str, str] = {}
@@ -122,14 +122,14 @@ def _confirmation(past: "PastStudy", top: int, count: int, name: str | None) -> 
     def same(config: "TrialConfig") -> str | None:
         """Return the candidate that differs in the seed only, which is replaced."""
         pairs = candidates.items()
-        return next((label for label, known in pairs if dataclasses.replace(known, seed=config.seed) == config), None)
+        return next((name for name, known in pairs if dataclasses.replace(known, seed=config.seed) == config), None)
 
     for trial in ranking:
         if len(candidates) < top and same(configs[trial]) is None:
             candidates[labels[trial]], claims[labels[trial]] = configs[trial], values[trial]
 
-    def add(role: str, label: str, config: "TrialConfig") -> None:
-        opponents[role] = same(config) or label
+    def add(role: str, name: str, config: "TrialConfig") -> None:
+        opponents[role] = same(config) or name
         candidates.setdefault(opponents[role], config)
 
     if default := past.default():
@@ -153,6 +153,7 @@ def _show(console: "Console", config: "SeedStudy", store: "SeedStore", opponents
     from rich.markup import escape
     from rich.table import Table
 
+    from tuner.comparison import chance
     from tuner.summary import print_line
     from tuner.terminal import printable
 
@@ -164,14 +165,13 @@ def _show(console: "Console", config: "SeedStudy", store: "SeedStore", opponents
     for column in ("", "seeds", "mean", "95% interval", "study", "winner better"):
         table.add_column(column, no_wrap=True)
     for row in comparison.rows():
-        probability = row["probability that the winner is better"]
         table.add_row(
             escape(printable(row["configuration"])),
             str(row["seeds"]),
             number(row["mean"]),
             "" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}",
             number(row["in the study"]),
-            "" if probability is None else percent(probability),
+            "" if row["behind the winner"] is None else chance(row["probability that the winner is better"]),
         )
     console.print("", table, "", highlight=False)
     for sentence in comparison.findings(opponents):

@@ -340,8 +340,9 @@ class Coordinator:
 
     def _keep_weights_of_best(self, numbers: Iterable[int]) -> None:
         """Remove the weights of those of the trials that are not the best."""
+        kept = self._store.kept_numbers()
         for number in numbers:
-            if not self._store.keeps_weights(number):
+            if number not in kept:
                 (self._store.trial_directory(number) / MODEL_FILE).unlink(missing_ok=True)
 
     def _publish(self) -> None:

@@ -160,14 +160,15 @@ def _card(past: "PastStudy", trial: "Trial", config: "TrialConfig", setup: Mappi
     from tuner.replaying import how_trained
     from tuner.script import network_expression, own_modules
 
-    objective, confirmed = past.config.objective, past.confirmed(trial.number)
+    objective, confirmed = past.config.objective, past.confirmed(trial)
     rows = [f"| {objective.metric} | {trial.value:.4f} | this very network, on the data that decided |"]
-    if confirmed and confirmed.interval:
-        low, high = confirmed.interval
-        seeds = counted(len(confirmed.values), "fresh seed")
+    one = confirmed.configurations[0] if confirmed else None
+    bounds = confirmed.interval(one) if confirmed and one else None
+    if one and bounds:
+        seeds = counted(len(one.values), "fresh seed")
         rows.append(
-            f"| {objective.metric} | {confirmed.mean:.4f} | mean over {seeds}, 95% confidence interval "
-            f"{low:.4f} to {high:.4f} |"
+            f"| {objective.metric} | {one.mean:.4f} | mean over {seeds}, 95% confidence interval "
+            f"{bounds[0]:.4f} to {bounds[1]:.4f} |"
         )
     if past.record.best and past.record.best.number == trial.number:
         rows += [
@@ -176,7 +177,7 @@ def _card(past: "PastStudy", trial: "Trial", config: "TrialConfig", setup: Mappi
         ]
     doubt = (
         "As far as the interval tells, the mean is what to expect of training it again with another seed."
-        if confirmed and confirmed.interval
+        if bounds
         else "It was trained with one seed, and the best of many trials is a little flattered by luck: "
         f"`python -m tuner.confirm {past.config.name}` says how much."
     )

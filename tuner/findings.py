@@ -4,10 +4,10 @@ import math
 from collections import Counter
 
 from tuner.chart_parts import no_importance, short_name
-from tuner.record import FAMILY, StudyRecord, TrialRecord
+from tuner.record import FAMILY, StudyRecord, TrialRecord, resolution
 from tuner.wording import brief, counted, joined
 
-__all__ = ["duration", "findings", "values_of"]
+__all__ = ["doubt", "duration", "findings", "never_tried", "values_of"]
 
 ENDS = {
     "complete": "trained to the end",
@@ -16,18 +16,20 @@ ENDS = {
     "failed": "failed",
 }
 CONSTANT = "constant"
+MOST_NAMED = 10
 
 
 def findings(record: StudyRecord) -> list[str]:
     """Return sentences: what won and by how much, what that is worth, what mattered, and what was tried."""
     best = record.best
     if best is None:
-        return [_tried(record), "None was trained to its end, so there is no best one."]
+        told = [_tried(record), "None was trained to its end, so there is no best one."]
+        return [*told, *filter(None, [never_tried(record)])]
     told = [
         f"The best is {best.name}: {record.metric} {best.value:.4f} after epoch {best.epochs}, with {values_of(best)}.",
         _margin(record, best),
         _unchanged(record),
-        _doubt(record, best),
+        f"Each trial is one training with one seed, and the best of many is flattered by luck. {doubt(record)}",
     ]
     if record.test:
         reached = ", ".join(f"{metric} {value:.4f}" for metric, value in sorted(record.test.items()))
@@ -38,7 +40,7 @@ def findings(record: StudyRecord) -> list[str]:
         told.append(f"What the good trials have in common lies in {mattered}.")
     elif record.searched:
         told.append(no_importance(record))
-    return [*filter(None, told), _tried(record)]
+    return [*filter(None, told), _tried(record), *filter(None, [never_tried(record)])]
 
 
 def values_of(trial: TrialRecord) -> str:
@@ -107,17 +109,38 @@ def _gap(best: TrialRecord, other: TrialRecord) -> str:
     return f"{gap:.4f} better than" if gap else "no better than"
 
 
-def _doubt(record: StudyRecord, best: TrialRecord) -> str:
-    """Say what one training each, on so many images, can tell."""
-    text = "Each trial is one training with one seed, and the best of many is a little flattered by luck."
-    images = record.validation_images
-    if record.metric != "val/acc" or not images or not 0 <= best.value <= 1:  # some count in percent
-        return f"{text} How far two seeds are apart was not measured."
-    error = math.sqrt(best.value * (1 - best.value) / images)
+def doubt(record: StudyRecord) -> str:
+    """Return what one training each, on so many images, can tell about the best trial; empty if there is none."""
+    best, images = record.best, record.validation_images
+    if best is None:
+        return ""
+    step = resolution(record.metric, [best.value], images)
+    if not images or not step:
+        return "How far two seeds are apart was not measured, so small differences may be chance."
+    error = max(math.sqrt(best.value * (1 - best.value) / images), step)  # no mistake at all may be luck as well
     tie = round(2 * error, 3)
-    ties = [trial.name for trial in record.ranking[1:] if round(best.value - trial.value, 6) <= tie]
-    verdict = f"{joined(ties)} tie{'s' if len(ties) == 1 else ''} with it" if ties else "it is ahead of all others"
-    return (
-        f"{text} On {images:,} validation images the standard error of such an accuracy is {error:.4f}: until more "
-        f"seeds or images say otherwise, take differences up to {tie:.3f} for a tie. By that measure, {verdict}."
+    text = (
+        f"On {images:,} validation images the standard error of such an accuracy is {error:.4f}: until more seeds or "
+        f"images say otherwise, take differences up to {tie:.3f} for a tie."
     )
+    others = record.ranking[1:]
+    if not others:
+        return text
+    ties = [trial.name for trial in others if round(best.value - trial.value, 6) <= tie]
+    verdict = f"{joined(ties)} tie{'s' if len(ties) == 1 else ''} with it" if ties else "it is ahead of all others"
+    return f"{text} By that measure, {verdict}."
+
+
+def never_tried(record: StudyRecord) -> str:
+    """Return which families and choices no finished trial had; empty if each had its turn."""
+    tried = {(name, value) for trial in record.trials for name, value in trial.params.items() if name in record.choices}
+    missing = {
+        name: [brief(each) for each in choices if (name, each) not in tried] for name, choices in record.choices.items()
+    }
+    parts = [f"{_choice(name)} {joined(values, MOST_NAMED)}" for name, values in missing.items() if values]
+    return f"Never tried: {'; '.join(parts)}." if parts else ""
+
+
+def _choice(name: str) -> str:
+    """Return the name of a choice: what is chosen, and in which family."""
+    return short_name(name).removesuffix(" name")

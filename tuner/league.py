@@ -152,8 +152,9 @@ class _League:
         return 0
 
     def _family(self, name: str, choice: Mapping[str, Any]) -> "StudyConfig":
-        """Return the study of one family, as a study file could say it."""
+        """Return the study of one family, as a study file could say it; its sampler draws every trial."""
         from tuner.config import load_study
+        from tuner.first_trials import FirstTrials
 
         template = self._config.values["trial"].get("schedule", {})
         arguments = {**(template if template.get("name") == name else {}), **choice}
@@ -166,7 +167,8 @@ class _League:
             f"trial.schedule={json.dumps({**fixed, 'name': name})}",
             *(f"{path}={json.dumps(spec)}" for path, spec in searched.items()),
         ]
-        return dataclasses.replace(load_study(self._file, overrides), experiment=self._config.name)
+        config = load_study(self._file, overrides)
+        return dataclasses.replace(config, experiment=self._config.name, first=FirstTrials())
 
     def _train(self, config: "StudyConfig", kind: "type[StudyStore]") -> "tuple[int, _Outcome | None]":
         """Run a study; return the exit code, and what came out."""

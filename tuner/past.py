@@ -7,13 +7,13 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial as Trial
 
-from tuner.comparison import Repeated
+from tuner.comparison import Comparison, Repeated
 from tuner.config import NAME, StudyConfig, TrialConfig, load_study, shipped_studies
 from tuner.database import Database, state_directory, trial_directory
 from tuner.errors import BadInputError
 from tuner.reading import IDENTITY, config_of, identifier_of, open_study, record_of
 from tuner.record import StudyRecord
-from tuner.seeds import CONFIGURATION, CONFIRMS, SEED
+from tuner.seeds import CONFIGURATION, CONFIRMS, SEED, label
 from tuner.storage import DEFINITION_FILE, check_continued
 
 __all__ = ["PastStudy", "Trial"]
@@ -52,7 +52,7 @@ class PastStudy:
             StudyFailedError: If the database cannot be used.
         """
         source = _definition(source, storage)
-        config = load_study(source)
+        config = load_study(source, is_past=True)
         check_continued(config, storage, config.identity_with(config.measure_data()[0]))
         with open_study(storage, config.name) as study:
             trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
@@ -98,17 +98,20 @@ class PastStudy:
             raise BadInputError([f'--trial: study "{self.config.name}" has no finished trial #{number}; {known}.'])
         return self.trials[numbers.index(number)]
 
-    def confirmed(self, number: int) -> Repeated | None:
+    def confirmed(self, trial: Trial) -> Comparison | None:
         """Return what a trial came to with fresh seeds; None if it was not confirmed."""
         values: dict[int, float] = {}
+        name = label(trial.number, self.config_of(trial))
         with Database.look(self.storage) as storage:
             for summary in optuna.get_all_study_summaries(storage) if storage else []:
                 if summary.user_attrs.get(IDENTITY, {}).get(CONFIRMS) != self.identifier:
                     continue
-                for trial in storage.get_all_trials(summary._study_id, deepcopy=False) if storage else []:
-                    if trial.value is not None and trial.params[CONFIGURATION].startswith(f"#{number} "):
-                        values[trial.params[SEED]] = trial.value
-        return Repeated(f"#{number}", values) if values else None
+                for each in storage.get_all_trials(summary._study_id, deepcopy=False) if storage else []:
+                    if each.value is not None and each.params.get(CONFIGURATION) == name:
+                        values[each.params[SEED]] = each.value
+        objective, images = self.config.objective, self.record.validation_images
+        found = [Repeated(name, values)] if values else []
+        return Comparison(objective.metric, objective.direction, found, validation_images=images) if found else None
 
     def directory(self, number: int) -> Path:
         """Return the folder of what a trial left."""

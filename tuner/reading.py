@@ -106,6 +106,12 @@ def record_of(study: optuna.Study, curves: Curves = _no_curves) -> StudyRecord:
         for trial in trials
         for name, distribution in trial.distributions.items()
     }
+    choices = {
+        name: distribution.choices
+        for trial in trials
+        for name, distribution in trial.distributions.items()
+        if isinstance(distribution, optuna.distributions.CategoricalDistribution)
+    }
     return StudyRecord(
         name=study.study_name,
         metric=str(identity.get("objective.metric", "value")),
@@ -118,6 +124,7 @@ def record_of(study: optuna.Study, curves: Curves = _no_curves) -> StudyRecord:
         importances=_importances(study),
         validation_images=study.user_attrs.get(VALIDATION_IMAGES),
         test=test["metrics"] if test and test["trial"] == best else {},
+        choices=choices,
     )
 
 

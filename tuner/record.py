@@ -3,11 +3,22 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["FAMILY", "LR_TABLE", "MIN_FOR_IMPORTANCE", "Curve", "StudyRecord", "TrialRecord", "simplified"]
+__all__ = [
+    "FAMILY",
+    "LR_TABLE",
+    "MIN_FOR_IMPORTANCE",
+    "Curve",
+    "StudyRecord",
+    "TrialRecord",
+    "is_accuracy",
+    "resolution",
+    "simplified",
+]
 
 Curve = Sequence[tuple[int, float]]
 """Steps and values of a metric, in order."""
@@ -73,6 +84,7 @@ class StudyRecord:
         importances: The share of each parameter in what makes trials good; empty if it cannot be told.
         validation_images: How many images decided, if that is known.
         test: What the best trial reached on the test data; empty if it was not tested.
+        choices: What each parameter that takes one of several values can be, by its name in Optuna.
     """
 
     name: str
@@ -83,6 +95,7 @@ class StudyRecord:
     importances: Mapping[str, float] = field(default_factory=dict)
     validation_images: int | None = None
     test: Mapping[str, float] = field(default_factory=dict)
+    choices: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "StudyRecord":
@@ -112,6 +125,29 @@ class StudyRecord:
     def badness(self, value: float) -> float:
         """Return a number that is the smaller the better a value of the objective is."""
         return -value if self.direction == "maximize" else value
+
+
+def is_accuracy(metric: str, values: Iterable[float]) -> bool:
+    """Return whether a metric is a share of right answers, by its name and its values; some count in percent.
+
+    >>> is_accuracy("val/acc", [0.9]), is_accuracy("val_accuracy", [97.0]), is_accuracy("accelerated", [0.5])
+    (True, False, False)
+    """
+    return not _words(metric).isdisjoint({"acc", "accuracy"}) and all(0 <= value <= 1 for value in values)
+
+
+def resolution(metric: str, values: Iterable[float], validation_images: int | None) -> float:
+    """Return the smallest step between two values of a metric; 0 if it is not known.
+
+    >>> resolution("val/acc", [0.9], 500), resolution("train/acc", [0.9], 500), resolution("val/loss", [0.9], 500)
+    (0.002, 0.0, 0.0)
+    """
+    is_of_validation = not _words(metric).isdisjoint({"val", "valid", "validation"})
+    return 1 / validation_images if validation_images and is_of_validation and is_accuracy(metric, values) else 0.0
+
+
+def _words(metric: str) -> set[str]:
+    return set(re.split("[^a-z]+", metric.lower()))
 
 
 def simplified(curve: Curve, tolerance: float = 2e-3) -> list[tuple[int, float]]:

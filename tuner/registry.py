@@ -61,10 +61,12 @@ class Argument:
     Args:
         hint: Its type annotation; Any where there is none.
         required: Whether it has no default.
+        default: Its default.
     """
 
     hint: Any
     required: bool
+    default: Any = None
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def signature_of(target: Any) -> Signature:
         hints = {}
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     arguments = {
-        name: Argument(hints.get(name, Any), parameter.default is parameter.empty)
+        name: Argument(hints.get(name, Any), parameter.default is parameter.empty, parameter.default)
         for name, parameter in parameters.items()
         if parameter.kind in by_name
     }

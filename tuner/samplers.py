@@ -7,7 +7,7 @@ from typing import Any
 import optuna
 
 from tuner.config import StudyConfig, evaluations
-from tuner.search_space import Choices, Range, highest, lowest, searched
+from tuner.search_space import highest, lowest
 
 __all__ = ["make_pruner", "make_sampler"]
 
@@ -40,35 +40,31 @@ def make_sampler(
                 if isinstance(before, optuna.samplers.TPESampler):
                     sampler._search_space = before._search_space
                 return sampler
-            case "random":
+            case "random" | "grid":  # which leaves nothing to draw
                 return optuna.samplers.RandomSampler(seed=own_seed)
             case "gp":
                 return optuna.samplers.GPSampler(seed=own_seed, **options)
             case "cmaes":
                 return optuna.samplers.CmaEsSampler(seed=own_seed, **options)
-            case "qmc":  # one sequence, of which each trial takes the next point
+            case "qmc":
                 others = optuna.samplers.RandomSampler(seed=own_seed)  # for what only some trials have
-                return optuna.samplers.QMCSampler(seed=seed, scramble=True, independent_sampler=others, **options)
-            case "grid":
-                grid = {path: _grid_values(spec) for path, spec in searched(config.trial)}
-                return _GridSampler(grid, seed=seed)
+                return _QMCSampler(number, seed=seed, scramble=True, independent_sampler=others, **options)
             case name:
                 raise ValueError(f"unknown sampler {name}")
 
 
-class _GridSampler(optuna.samplers.GridSampler):
-    """A grid of which each trial takes the point of its number; the coordinator counts the trials."""
+class _QMCSampler(optuna.samplers.QMCSampler):
+    """One sequence of points, of which each trial takes that of its number.
 
-    def after_trial(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: Optuna's ends `Study.optimize` here, which nobody called."""
+    Optuna's takes the next one, which after an interruption is another one.
+    """
 
+    def __init__(self, number: int, **options: Any) -> None:
+        super().__init__(**options)
+        self._number = number
 
-def _grid_values(spec: Range | Choices) -> list[Any]:
-    if isinstance(spec, Choices):
-        return list(spec.values)
-    step = spec.step or 1
-    count = int((spec.high - spec.low) / step + 1e-9) + 1
-    return [spec.low + index * step for index in range(count)]
+    def _find_sample_id(self, *args: Any) -> int:
+        return self._number
 
 
 def make_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:

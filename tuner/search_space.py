@@ -23,6 +23,7 @@ __all__ = [
     "Template",
     "corners",
     "described",
+    "grid_point",
     "grid_size",
     "highest",
     "is_spec",
@@ -30,6 +31,7 @@ __all__ = [
     "parse_spec",
     "searched",
     "suggest",
+    "turns",
 ]
 
 MAX_CHOICES = 1000
@@ -278,11 +280,84 @@ def _inside(path: str, key: str | int) -> str:
 
 
 def grid_size(template: Template) -> int:
-    """Return how many points the grid of a template has whose ranges all have a step."""
-    return math.prod(
-        len(spec.values) if isinstance(spec, Choices) else round((spec.high - spec.low) / (spec.step or 1)) + 1
-        for _, spec in searched(template)
-    )
+    """Return how many different configurations the grid of a template has, whose ranges all have a step.
+
+    >>> grid_size({"a": OneOf({"x": {"b": Choices((1, 2))}, "y": {}}), "c": Range(0, 10, step=5, integer=True)})
+    9
+    """
+    match template:
+        case Range(low=low, high=high, step=step):
+            return round((high - low) / (step or 1)) + 1
+        case Choices(values=values):
+            return len(values)
+        case OneOf(options=options):
+            return sum(grid_size(arguments) for arguments in options.values())
+        case Mapping() | list():
+            return math.prod(grid_size(each) for _, each in _entries(template))
+        case _:
+            return 1
+
+
+def grid_point(template: Template, index: int, path: str = "") -> dict[str, Any]:
+    """Return a configuration of a grid: what to draw for it, by the names in Optuna.
+
+    Args:
+        template: The template; all its ranges have a step.
+        index: Which one, from 0 to `grid_size` - 1.
+        path: Where the template stands.
+
+    >>> grid_point({"a": OneOf({"x": {"b": Choices((1, 2))}, "y": {}})}, 1)
+    {'a.name': 'x', 'a.x.b': 2}
+    """
+    match template:
+        case Range(low=low, step=step, integer=integer):
+            number = Decimal(str(low)) + index * Decimal(str(step or 1))  # 0.3, and not 0.1 + 2 * 0.1
+            return {template.name(path): int(number) if integer else float(number)}
+        case Choices(values=values):
+            return {path: values[index]}
+        case OneOf(options=options):
+            for name, arguments in options.items():
+                if index < (size := grid_size(arguments)):
+                    return {f"{path}.name": name, **grid_point(arguments, index, f"{path}.{name}")}
+                index -= size
+            raise IndexError(path)
+        case Mapping() | list():
+            point: dict[str, Any] = {}
+            for key, each in _entries(template):
+                index, inner = divmod(index, grid_size(each))
+                point |= grid_point(each, inner, _inside(path, key))
+            return point
+        case _:
+            return {}
+
+
+def turns(template: Template, last: Mapping[str, Any], path: str = "") -> list[dict[str, Any]]:
+    """Return what to draw in trials that give each option of every `OneOf` its turn, in as few trials as possible.
+
+    Args:
+        template: The template.
+        last: What was drawn already, by the names in Optuna: the options in it get their turn last.
+        path: Where the template stands.
+
+    >>> options = OneOf({"x": {}, "y": {"c": OneOf({"v": {}, "w": {}})}})
+    >>> turns({"a": options, "b": OneOf({"s": {}, "t": {}})}, {"a.name": "x"})  # doctest: +NORMALIZE_WHITESPACE
+    [{'a.name': 'y', 'a.y.c.name': 'v', 'b.name': 's'}, {'a.name': 'y', 'a.y.c.name': 'w', 'b.name': 't'},
+     {'a.name': 'x'}]
+    """
+    match template:
+        case OneOf(options=options):
+            names = sorted(options, key=lambda name: name == last.get(f"{path}.name"))
+            return [
+                {f"{path}.name": name, **inner}
+                for name in names
+                for inner in turns(options[name], last, f"{path}.{name}") or [{}]
+            ]
+        case Mapping() | list():
+            parts = [turns(each, last, _inside(path, key)) for key, each in _entries(template)]
+            rows = itertools.zip_longest(*parts, fillvalue={})
+            return [{name: value for part in row for name, value in part.items()} for row in rows]
+        case _:
+            return []
 
 
 def corners(template: Template) -> list[Any]:

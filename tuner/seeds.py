@@ -8,12 +8,13 @@ the trials of one with fewer.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import optuna
+from optuna.trial import TrialState
 
 from tuner.comparison import Comparison, Repeated
 from tuner.config import Component, StudyConfig, TrialConfig
@@ -23,7 +24,7 @@ from tuner.storage import StudyStore
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-__all__ = ["CONFIGURATION", "CONFIRMS", "SEED", "SeedStore", "SeedStudy", "fresh_seeds"]
+__all__ = ["CONFIGURATION", "CONFIRMS", "SEED", "SeedStore", "SeedStudy", "fresh_seeds", "label"]
 
 CONFIRMS = "confirms"
 """Key of the identity that holds which study is confirmed."""
@@ -51,6 +52,11 @@ def fresh_seeds(seed: int, count: int, used: Collection[int]) -> list[int]:
             seeds.append(drawn)
         index += 1
     return seeds
+
+
+def label(number: int, config: TrialConfig) -> str:
+    """Return the name of a trial's configuration in a confirmation."""
+    return f"#{number} {config.schedule.name}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,10 +135,14 @@ class SeedStudy(StudyConfig):
             has_winner=has_winner,
         )
 
-    def fixed(self, number: int) -> dict[str, Any]:
+    def fixed(self, number: int, drawn: Iterable[Mapping[str, Any]] = ()) -> dict[str, Any]:
         """Return the configuration and the seed of a trial."""
         names = list(self.candidates)
         return {CONFIGURATION: names[number % len(names)], SEED: self.seeds[number // len(names)]}
+
+    def described(self, number: int) -> dict[str, Any]:
+        """Return the configuration and the seed of a trial, for MLflow."""
+        return self.fixed(number)
 
     def draw(self, drawing: Drawing) -> TrialConfig:
         """Return the configuration that a trial has, with its seed."""
@@ -140,60 +150,97 @@ class SeedStudy(StudyConfig):
         seed = drawing.suggest_int(SEED, 0, 2**32 - 1)
         return dataclasses.replace(self.candidates[name], seed=seed)
 
-    def compare(self, trials: Sequence["FrozenTrial"]) -> Comparison:
-        """Return what finished trials came to."""
+    def compare(self, trials: Sequence["FrozenTrial"], validation_images: int | None = None) -> Comparison:
+        """Return what finished trials came to.
+
+        Args:
+            trials: The trials.
+            validation_images: How many images decide, if that is known.
+        """
+        values: dict[str, dict[int, float]] = {name: {} for name in self.candidates}
+        failed: Counter[str] = Counter()
+        for trial in trials:
+            name = str(trial.params.get(CONFIGURATION))
+            if trial.value is None:
+                failed[name] += 1
+            elif name in values:
+                values[name][trial.params[SEED]] = trial.value
         return Comparison(
             self.objective.metric,
             self.objective.direction,
-            [
-                Repeated(
-                    name,
-                    {each.params[SEED]: each.value for each in trials if each.value is not None and _is(each, name)},
-                    sum(_is(each, name) and each.value is None for each in trials),
-                    self.claims.get(name),
-                )
-                for name in self.candidates
-            ],
+            [Repeated(name, values[name], failed[name], self.claims.get(name)) for name in self.candidates],
+            validation_images=validation_images,
         )
+
+
+@dataclass(frozen=True)
+class _Standing:
+    """What the trials of a `SeedStore` came to.
+
+    Args:
+        count: How many were finished.
+        comparison: What they came to, without the test.
+        first: By configuration, the trial with the first seed, if it was trained to its end.
+    """
+
+    count: int
+    comparison: Comparison
+    first: Mapping[str, "FrozenTrial"]
+
+    @property
+    def winner(self) -> "FrozenTrial | None":
+        """Return the trial of the best configuration with the first seed."""
+        ranking = self.comparison.ranking
+        return self.first.get(ranking[0].name) if ranking else None
 
 
 class SeedStore(StudyStore):
     """Such a study in Optuna: its best trial is the first of the best configuration, once all are trained."""
 
     _config: SeedStudy
+    _standing: _Standing | None = None
 
     def comparison(self) -> Comparison:
         """Return what the trials came to so far."""
-        finished, tested = self.finished(), self.tested()
-        comparison = self._config.compare(finished)
-        winner = next((trial for trial in finished if tested and trial.number == tested.trial), None)
-        if tested and winner and comparison.ranking and _is(winner, comparison.ranking[0].name):
-            return dataclasses.replace(comparison, test=tested.metrics)
-        return comparison
+        now, tested = self._current(), self.tested()
+        if tested and now.winner and tested.trial == now.winner.number:
+            return dataclasses.replace(now.comparison, test=tested.metrics)
+        return now.comparison
+
+    def _current(self) -> _Standing:
+        """Return how the study stands; every trial is looked at only when a further one is finished."""
+        if self._standing is None or self._standing.count != self.count:
+            finished = self.finished()
+            first = {
+                str(trial.params.get(CONFIGURATION)): trial
+                for trial in finished
+                if trial.state is TrialState.COMPLETE and trial.params.get(SEED) == self._config.seeds[0]
+            }
+            self._standing = _Standing(self.count, self._config.compare(finished, self.validation_images()), first)
+        return self._standing
 
     @property
     def best(self) -> "FrozenTrial | None":
         """Return the trial of the best configuration with the first seed, which no value has chosen."""
         if self.count < self._config.trials or not self._config.has_winner:
             return None
-        ranking = self.comparison().ranking
-        return next((each for each in self._of_first_seed() if ranking and _is(each, ranking[0].name)), None)
+        return self._current().winner
 
     @property
     def best_value(self) -> float | None:
         """Return the mean of the best configuration, once all are trained."""
         if self.count < self._config.trials:
             return None
-        ranking = self.comparison().ranking
+        ranking = self._current().comparison.ranking
         return ranking[0].mean if ranking else None
 
-    def keeps_weights(self, number: int) -> bool:
-        """Tell whether the weights of a finished trial can still be wanted: those of a first seed can."""
+    def kept_numbers(self) -> set[int]:
+        """Return the trials whose weights can still be wanted: those with the first seed."""
         best = self.best
-        return any(each.number == number for each in ([best] if best else self._of_first_seed()))
+        return {trial.number for trial in ([best] if best else self._current().first.values())}
 
     def may_keep_weights(self, number: int, value: float) -> bool:
-        """Tell whether the weights of a trial that is about to end may be wanted then: those of a first seed may."""
+        """Return whether the weights of a trial that is about to end may be wanted: those with the first seed may."""
         return self._config.has_winner and bool(self._config.fixed(number)[SEED] == self._config.seeds[0])
 
     def history(self) -> list[tuple[datetime, float | None]]:
@@ -205,14 +252,6 @@ class SeedStore(StudyStore):
     def findings(self) -> list[str]:
         """Return what came out so far, in sentences."""
         return self.comparison().findings({})
-
-    def _of_first_seed(self) -> list["FrozenTrial"]:
-        complete = self.trials(optuna.trial.TrialState.COMPLETE)
-        return [each for each in complete if each.params[SEED] == self._config.seeds[0]]
-
-
-def _is(trial: "FrozenTrial", name: str) -> bool:
-    return bool(trial.params.get(CONFIGURATION) == name)
 
 
 def _without_seed(config: TrialConfig) -> dict[str, Any]:

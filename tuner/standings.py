@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from tuner.comparison import Comparison, Repeated
+from tuner.comparison import Comparison, Repeated, chance
 from tuner.figures import COLORS, GREY, Figure, Panel, Series
-from tuner.wording import brief, counted, number, percent
+from tuner.wording import brief, counted, number
 
 __all__ = ["Member", "Standings"]
 
@@ -103,13 +103,13 @@ class Standings:
         constant = {"a constant lr": "constant"} if any(each.name == "constant" for each in self.members) else {}
         told = self.comparison.findings(constant)
         ranking = self.comparison.ranking
-        ties = [each.name for each in ranking[1:] if self._is_tie(ranking[0], each)]
+        ties = [each.name for each in ranking[1:] if self._is_tie(each)]
         if ties:
             told.append(f"The seeds cannot tell it from {', '.join(ties)}.")
         return told
 
-    def _is_tie(self, winner: Repeated, other: Repeated) -> bool:
-        difference = self.comparison.difference(winner, other)
+    def _is_tie(self, other: Repeated) -> bool:
+        difference = self.comparison.lead(other)
         return difference is None or difference.is_noise
 
     def markdown(self) -> str:
@@ -128,13 +128,12 @@ class Standings:
         lines += [f"| | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
         members = {member.name: member for member in self.members}
         for row in self.rows():
-            chance = row["probability that the first is better"]
             cells = (
                 row["place"],
                 row["schedule"],
                 number(row["mean"]) + (f" ({row['failed']} failed)" if row["failed"] else ""),
                 "" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}",
-                "" if chance is None else percent(chance),
+                "" if row["place"] == 1 or row["mean"] is None else chance(row["probability that the first is better"]),
                 _steps(row),
                 self._range(members[row["schedule"]]),
                 row["best values"],

@@ -27,6 +27,7 @@ from tuner.findings import findings
 from tuner.reading import IDENTIFIER, IDENTITY, TEST, VALIDATION_IMAGES, config_of, identifier_of, record_of
 from tuner.record import StudyRecord
 from tuner.samplers import make_pruner, make_sampler
+from tuner.wording import counted
 
 __all__ = ["DEFINITION_FILE", "StudyStore", "Tested", "check_continued"]
 
@@ -121,6 +122,11 @@ class StudyStore:
             study.set_user_attr(IDENTITY, dict(identity))
             if IDENTIFIER not in study.user_attrs:
                 study.set_user_attr(IDENTIFIER, uuid.uuid4().hex)
+            if repeats := config.repeats(trial.params for trial in study.get_trials(deepcopy=False)):
+                note(
+                    f"{counted(repeats, 'trial')} of this grid, begun by an earlier version, had the same values as "
+                    "others. No further one will have; to train every point, give the study a new name"
+                )
             yield cls(study, database, config)
 
     @_patient
@@ -152,9 +158,9 @@ class StudyStore:
         """Return the best trial that was trained to its end."""
         return self._best
 
-    def keeps_weights(self, number: int) -> bool:
-        """Tell whether the weights of a finished trial can still be wanted."""
-        return self._best is not None and number == self._best.number
+    def kept_numbers(self) -> set[int]:
+        """Return the finished trials whose weights can still be wanted."""
+        return {self._best.number} if self._best else set()
 
     def may_keep_weights(self, number: int, value: float) -> bool:
         """Tell whether the weights of a trial that is about to end with a value may be wanted then."""
@@ -211,10 +217,7 @@ class StudyStore:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             if not waiting:  # in two steps, so that it can be tried again: a queue that has a trial gets no second one
-                if fixed := self._config.fixed(number):
-                    self._study.enqueue_trial(fixed)
-                else:  # the grid sampler refuses a trial that is enqueued without all of its parameters
-                    self._study.add_trial(optuna.trial.create_trial(state=TrialState.WAITING))
+                self._study.enqueue_trial(self._config.fixed(number, (trial.params for trial in trials)))
             asked = self._study.ask()
         try:
             before = self.trial(asked.number) if waiting else None
@@ -296,6 +299,11 @@ class StudyStore:
     def set_validation_images(self, number: int | None) -> None:
         """Record how many images decide."""
         self._study.set_user_attr(VALIDATION_IMAGES, number)
+
+    @_patient
+    def validation_images(self) -> int | None:
+        """Return how many images decide, if that is known."""
+        return self._study.user_attrs.get(VALIDATION_IMAGES)
 
     @_patient
     def tested(self) -> Tested | None:

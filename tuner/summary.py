@@ -12,6 +12,7 @@ from tuner.config import StudyConfig
 from tuner.curves import families
 from tuner.document import cut
 from tuner.errors import BadInputError
+from tuner.findings import doubt, never_tried
 from tuner.grouping import GroupSize
 from tuner.lint import lint_families
 from tuner.messages import Slot
@@ -49,7 +50,7 @@ def print_plan(
     for path, spec in searched(config.trial):
         print_line(console, f"  [dim]{escape(path)}: {escape(described(spec))}[/dim]")
     print_line(console, f"  [dim]Optuna: {_shown(storage)}, MLflow: {_shown(uri)}[/dim]")
-    for finding in _findings(config):
+    for finding in (*config.beginning, *_findings(config)):
         print_line(console, f"  [yellow]note:[/yellow] [dim]{escape(finding)}[/dim]")
 
 
@@ -103,6 +104,9 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, trac
             print_line(console, f"best trial #{top[0].number} on the test data: {metrics}")
         weights = store.trial_directory(top[0].number) / "model.ckpt"
         print_line(console, f"its weights: {escape(str(weights))}")
+    record = store.record()
+    for sentence in filter(None, (doubt(record), never_tried(record))):
+        print_line(console, escape(sentence))
     page = runs_page(tracker.experiment_id, tracker.parent_id)
     if tracker.uri.startswith("http"):
         look = f"{without_password(tracker.uri)}/{page}"

@@ -281,7 +281,7 @@ class Tracker:
             else:
                 child = self._children[number] = self._create_child(number, config)
             if not child.has_values:  # a crash may have come between the run and these
-                values = {**self._config.fixed(number), **config.flat()}
+                values = {**self._config.described(number), **config.flat()}
                 params = [Param(key, _text(value)) for key, value in values.items()]
                 for batch in _batches(params, 100):
                     self._client.log_batch(child.run_id, params=batch)

@@ -1,0 +1,220 @@
+"""The first trials of a study, and the trials of a grid: every choice gets its turn."""
+
+import random
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from tuner.config import StudyConfig, load_study
+from tuner.reading import config_of
+from tuner.storage import StudyStore
+
+STUDY = """\
+budget: {trials: 8}
+sampler: {name: SAMPLER, seed: 1}
+pruner: {name: none}
+trial:
+  data: {name: iris, batch_size: 20}
+  model: {name: mlp, layers: 1, neurons: 8}
+  optimizer: {name: adam, initial_lr: 1e-2}
+  schedule: {name: cosine, decay_steps: 50%}
+  trainer: {max_epochs: 2}
+search_space:
+  optimizer.initial_lr: {low: 1e-3, high: 1e-1, log: true}
+  optimizer.eps: {low: 1e-9, high: 1e-3, log: true}
+  model.neurons: {low: 4, high: 16, step: 4}
+  schedule:
+    one_of:
+      cosine: {decay_steps: {low: 25%, high: 100%}}
+      constant: {}
+      plateau:
+        patience: {choices: [0, 1]}
+        schedule: {one_of: {constant: {}, step: {decay_rate: 0.5, decay_steps: 3}}}
+"""
+SAMPLERS = ("tpe", "random", "gp", "cmaes", "qmc")
+BASELINE = {
+    "optimizer.initial_lr": 0.01,
+    "optimizer.eps": 1e-8,  # the default
+    "model.neurons": 8,
+    "schedule.name": "cosine",
+    "schedule.cosine.decay_steps (%)": 50.0,
+}
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., StudyConfig]:
+    """Return what loads the study above with another sampler, and with sections of `trial` replaced."""
+    monkeypatch.chdir(tmp_path)
+
+    def load(*overrides: str, sampler: str = "random", **sections: str) -> StudyConfig:
+        lines = STUDY.replace("SAMPLER", sampler).splitlines()
+        for section, content in sections.items():
+            index = next(index for index, each in enumerate(lines) if each.startswith(f"  {section}:"))
+            lines[index] = f"  {section}: {content}"
+        Path("s.yaml").write_text("\n".join(lines))
+        return load_study("s.yaml", overrides)
+
+    return load
+
+
+def opened(
+    config: StudyConfig, url: str, note: Callable[[str], None] = pytest.fail
+) -> AbstractContextManager[StudyStore]:
+    return StudyStore.open(config, url, dict(config.identity), note)
+
+
+def value(number: int) -> float:
+    return random.Random(number).random()
+
+
+def ask(store: StudyStore, count: int) -> None:
+    """Ask for trials and finish them, the first one as pruned."""
+    for _ in range(count):
+        number, _ = store.ask()
+        store.report(number, 1, value(number), may_prune=False)
+        state = TrialState.COMPLETE if number else TrialState.PRUNED
+        store.finish(number, state, value(number), {"state": state.name.lower()})
+
+
+def drawn(config: StudyConfig, url: str, *counts: int) -> list[dict[str, Any]]:
+    """Return the parameters of a study that is continued to more and more trials."""
+    for count in counts:
+        with opened(config, url) as store:
+            ask(store, count - store.count)
+    with opened(config, url) as store:
+        return [trial.params for trial in store.trials()]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_study_begins_with_its_own_trial_and_then_tries_each_family_once(load: Any, tmp_path: Path, sampler: str):
+    config = load(sampler=sampler)
+    assert config.beginning == []
+    params = drawn(config, f"sqlite:///{tmp_path}/optuna.db", 8)
+    assert params[0] == BASELINE
+    families = [(each["schedule.name"], each.get("schedule.plateau.schedule.name")) for each in params]
+    assert families[1:5] == [("constant", None), ("plateau", "constant"), ("plateau", "step"), ("cosine", None)]
+    assert len({each["optimizer.initial_lr"] for each in params}) == 8, "the sampler draws the rest"
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_continued_study_draws_what_one_that_was_not_interrupted_draws(load: Any, tmp_path: Path, sampler: str):
+    config = load(sampler=sampler)
+    at_once = drawn(config, f"sqlite:///{tmp_path}/a.db", 9)
+    assert drawn(config, f"sqlite:///{tmp_path}/b.db", 1, 2, 4, 6, 9) == at_once
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_first_trial_that_was_cut_short_keeps_its_values(load: Any, tmp_path: Path, sampler: str):
+    config = load(sampler=sampler)
+    at_once = drawn(config, f"sqlite:///{tmp_path}/a.db", 9)
+    for number in range(9):
+        with opened(config, f"sqlite:///{tmp_path}/b.db") as store:
+            store.suspend(store.ask()[0])
+        again = drawn(config, f"sqlite:///{tmp_path}/b.db", number + 1)
+        assert again == at_once[: number + 1]
+
+
+@pytest.mark.parametrize(
+    ("sections", "reason"),
+    [
+        ({"optimizer": "{name: adam}"}, "optimizer.initial_lr is not given"),
+        (
+            {"optimizer": "{name: adam, initial_lr: 0.5}"},
+            "optimizer.initial_lr is 0.5, not in 0.001 to 0.1 (log)",
+        ),
+        (
+            {"model": "{name: mlp, layers: 1, neurons: 9}"},
+            "model.neurons is 9, not in 4 to 16, in steps of 4",
+        ),
+        ({"schedule": "{name: step, decay_rate: 0.5, decay_steps: 3}"}, "schedule is step, not one of cosine"),
+        (
+            {"schedule": "{name: cosine, decay_steps: 1 epochs}"},
+            'schedule.decay_steps is "1 epochs", not in 25 to 100 %',
+        ),
+        ({"schedule": "{name: cosine}"}, "schedule.decay_steps is not given"),
+        ({"schedule": "{name: plateau, patience: 5}"}, "schedule.patience is 5, not one of 0, 1"),
+    ],
+)
+def test_a_trial_outside_of_the_search_space_is_told_and_the_study_begins_with_the_families(
+    load: Any, sections: dict[str, str], reason: str
+):
+    config = load(**sections)
+    assert config.first.outside.startswith(reason)
+    (note,) = config.beginning
+    assert note.startswith("it begins with each family once, as trial is outside of the search space: ")
+    assert [each["schedule.name"] for each in config.first.params] == ["cosine", "constant", "plateau", "plateau"]
+
+
+def test_a_choice_that_says_otherwise_than_trial_is_another_configuration(load: Any):
+    config = load("trial.schedule.min_factor=0.1", "search_space.schedule.one_of.cosine.min_factor=0.2")
+    assert config.first.outside == "schedule.min_factor is 0.1, in search_space 0.2"
+    assert load("trial.schedule.min_factor=0.2").first.params[0] == BASELINE
+
+
+def test_too_few_trials_for_all_families_are_told_before(load: Any):
+    (note,) = load("budget.trials=3").beginning
+    assert note.startswith("with 3 trials, not every family gets its turn: schedule.plateau.schedule step may be left")
+    assert load("budget.trials=4").beginning == [], "the baseline is of the last one"
+
+
+def test_without_families_a_study_begins_with_its_trial(load: Any):
+    config = load("search_space.schedule=null")
+    assert [dict(each) for each in config.first.params] == [{key: BASELINE[key] for key in list(BASELINE)[:3]}]
+    assert load("search_space={}").first.params == ()
+
+
+# -- grids -------------------------------------------------------------------------------------------------------------
+
+GRID = (
+    "search_space.optimizer.eps=null",
+    "search_space.optimizer.initial_lr={choices: [1e-2, 2e-2]}",
+    "search_space.model.neurons=null",
+    "search_space.schedule.one_of.cosine.decay_steps={low: 25%, high: 100%, step: 25%}",
+)
+POINTS = 2 * (4 + 1 + 2 * 2)
+
+
+def test_a_grid_trains_each_configuration_once_however_often_it_is_continued(load: Any, tmp_path: Path):
+    config = load(*GRID, f"budget.trials={POINTS}", sampler="grid")
+    params = drawn(config, f"sqlite:///{tmp_path}/optuna.db", POINTS)
+    trained = [config_of(config, each) for each in params]
+    assert len(trained) == len({repr(each) for each in trained}) == POINTS
+    assert drawn(config, f"sqlite:///{tmp_path}/b.db", 1, 5, POINTS) == params
+    assert [each["schedule.name"] for each in params[:6]] != ["cosine"] * 6, "a small budget sees more than one corner"
+
+
+@pytest.fixture
+def begun(load: Any, tmp_path: Path) -> StudyConfig:
+    """Return a grid that was begun when it was the product of all parameters of all families, with repeats in it."""
+    config = load(*GRID, "budget.trials=10", sampler="grid")
+    grid = {
+        "optimizer.initial_lr": [0.01, 0.02],
+        "schedule.name": ["cosine", "constant", "plateau"],
+        "schedule.cosine.decay_steps (%)": [25.0 + index * 25.0 for index in range(4)],
+        "schedule.plateau.patience": [0, 1],
+        "schedule.plateau.schedule.name": ["constant", "step"],
+    }
+    with opened(config, f"sqlite:///{tmp_path}/optuna.db") as store:
+        store._study.sampler = optuna.samplers.GridSampler(grid, seed=1)
+        for number in range(6):
+            trial = store._study.ask()
+            config.draw(trial)
+            trial.set_user_attr("state", "complete")
+            store._study.tell(trial, value(number))
+    return config
+
+
+def test_a_grid_that_was_begun_with_repeats_goes_on_without_any(begun: StudyConfig, tmp_path: Path):
+    notes: list[str] = []
+    with opened(begun, f"sqlite:///{tmp_path}/optuna.db", notes.append) as store:
+        ask(store, 4)
+        params = [trial.params for trial in store.trials()]
+    before, after = ([repr(config_of(begun, each)) for each in part] for part in (params[:6], params[6:]))
+    assert len(set(before)) < 6, "the old grid repeated itself"
+    assert len({*before, *after}) == len(set(before)) + 4
+    assert notes[0].startswith(f"{6 - len(set(before))} trial")
