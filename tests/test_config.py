@@ -756,9 +756,9 @@ BAD_LINES = {
         [f"10: trial.schedule.name: required. Known: {SCHEDULE_NAMES}, or package.module:Name."],
     ),
     "a metric that no plateau sees": (
-        ("  schedule:", "  schedule: {name: plateau, monitor: train/loss}"),
-        ["10: trial.schedule.monitor: monitor val/acc or val/loss must hold, but got monitor='train/loss'. "
-         "Did you mean val/loss?"],
+        ("  schedule:", "  schedule: {name: plateau, monitor: test/loss}"),
+        ["10: trial.schedule.monitor: monitor train/acc, train/loss, val/acc or val/loss must hold, "
+         "but got monitor='test/loss'. Did you mean train/loss?"],
     ),
     "a plateau inside a plateau": (
         ("  schedule:", "  schedule: {name: plateau, schedule: {name: plateau}}"),
@@ -1037,7 +1037,8 @@ BAD_ENTRIES = {
          "Did you mean peak_decay?",
          "schedule.one_of.cosine_restarts.restart_period: required by cosine_restarts: "
          "give it here or in search_space.",
-         "schedule.one_of.plateau.monitor: monitor val/acc or val/loss must hold, but got monitor='lr'.",
+         "schedule.one_of.plateau.monitor: monitor train/acc, train/loss, val/acc or val/loss must hold, "
+         "but got monitor='lr'.",
          "schedule.one_of.exponential.name: leave it out: the name of a choice is its key.",
          "schedule.one_of.exponential.decay_rate: low (2) must be below high (1)."],
     ),
@@ -1068,8 +1069,8 @@ BAD_ENTRIES = {
     ),
     "a metric among others that no plateau sees": (
         "schedule: {one_of: {constant: {}, plateau: {monitor: {choices: [val/loss, val/los, train/acc]}}}}",
-        ["schedule.one_of.plateau.monitor: monitor val/acc or val/loss must hold, but got monitor='val/los'. "
-         "Did you mean val/loss?"],
+        ["schedule.one_of.plateau.monitor: monitor train/acc, train/loss, val/acc or val/loss must hold, "
+         "but got monitor='val/los'. Did you mean val/loss?"],
     ),
     "a schedule and a part of it": (
         "schedule.decay_rate: {low: 0.1, high: 1}\n  schedule: {one_of: {constant: , exponential: }}",

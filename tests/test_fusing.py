@@ -32,7 +32,7 @@ PLATEAU = {"name": "plateau", "factor": 0.5, "patience": 0, "threshold": 1e9, "t
 TRIALS: Sequence[dict[str, Any]] = [
     VALUES,
     {**VALUES, "optimizer": {"name": "sgd", "initial_lr": 0.1, "momentum": 0.9}, "schedule": PLATEAU},
-    {**VALUES, "seed": 6},
+    {**VALUES, "schedule": {**PLATEAU, "monitor": "train/loss"}, "seed": 6},
 ]
 ENDLESS = {**VALUES, "optimizer": {"name": "sgd", "initial_lr": 0.1}}
 DIVERGING = {

@@ -16,7 +16,7 @@ from pydantic import Field
 from lightning_modules import MODELS, OPTIMIZERS, SCHEDULES, Plateau, Schedule
 from tuner import registry
 from tuner.hints import check_value, converted, did_you_mean
-from tuner.registry import Argument, arguments_of, build, rehearse, resolve, signature_of
+from tuner.registry import Argument, arguments_of, build, rehearse, resolve, sample_optimizer, signature_of
 
 SOURCE = """\
 from pathlib import Path
@@ -363,6 +363,13 @@ def test_an_optimizer_is_tried_on_a_parameter(user: Path) -> None:
         rehearse("optimizer", {"name": "torch.optim:NAdam", "initial_lr": 0.1, "eps": -1.0})
     with pytest.raises(ValueError, match="makes a str of parameters, not a torch"):
         rehearse("optimizer", {"name": "users_own:NoOptimizer", "initial_lr": 0.1})
+
+
+def test_an_optimizer_of_matrices_is_tried_on_one() -> None:
+    muon = {"name": "torch.optim:Muon", "initial_lr": 0.1}
+    assert isinstance(sample_optimizer(rehearse("optimizer", muon)), torch.optim.Muon)
+    with pytest.raises(ValueError, match="momentum should be >= 0 but is: -1"):
+        rehearse("optimizer", {**muon, "momentum": -1.0})
 
 
 def test_a_data_module_is_tried_with_a_seed(user: Path) -> None:

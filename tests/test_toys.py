@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -324,3 +325,30 @@ def test_an_error_in_a_process_that_loads_data_is_told_with_its_place(tmp_path: 
     result = train(assignment(tmp_path, "Base", "BrokenData"))
     assert result.state == "failed"
     assert result.message.startswith("ValueError: row is broken (tests/test_toys.py, line ")
+
+
+def on_a_plateau(folder: Path, model: str, **options: Any) -> Assignment:
+    plateau = {"name": "plateau", "factor": 0.5, "patience": 0, "threshold": 10.0, "threshold_mode": "abs"}
+    trial = assignment(folder, model)
+    values = {**trial.config.values(), "schedule": {**plateau, "monitor": "val_loss", **options}}
+    return replace(trial, config=TrialConfig.from_values(values))
+
+
+@pytest.mark.parametrize("model", ["ByLightning", "ByLightningToTorch", "ByPlateauUpdates"])
+def test_a_plateau_of_a_module_is_told_each_metric_once_even_if_its_training_is_cut_short(model: str, tmp_path: Path):
+    channel = Answers()
+    straight = train(on_a_plateau(tmp_path / "straight", model), channel)
+    for verdicts in (["stop"], ["continue", "stop"]):
+        trial = on_a_plateau(tmp_path / str(len(verdicts)), model)
+        assert train(trial, Answers(*verdicts)).state == "interrupted"
+        assert sorted(train(trial).points) == sorted(straight.points)
+    lrs = [value for key, _, value in straight.points if key == "lr"]
+    assert lrs[::STEPS] == [0.01, 0.01, 0.005, 0.0025]
+    assert channel.notes == []
+
+
+def test_a_plateau_that_a_module_tells_nothing_is_told_in_the_terminal(tmp_path: Path):
+    channel = Answers()
+    train(on_a_plateau(tmp_path, "Base"), channel)
+    (note,) = channel.notes
+    assert note.startswith("trial #0: its Plateau was told no metric and changed nothing")

@@ -8,10 +8,11 @@ import torch
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import Accuracy
 
-from lightning_modules import ScheduleLR
+from lightning_modules import PlateauUpdates, ScheduleLR
 
 STEPS = 6  # in an epoch: 96 rows in batches of 16
 
@@ -333,3 +334,25 @@ class Raises(Base):
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         raise ERRORS[self.error]
+
+
+# -- ways to tell a plateau its metric ---------------------------------------------------------------------------------
+
+
+class ByLightning(Base):
+    def configure_optimizers(self) -> Any:
+        configured = super().configure_optimizers()
+        configured["lr_scheduler"] |= {"interval": "epoch", "monitor": "val_loss", "reduce_on_plateau": True}
+        return configured
+
+
+class ByLightningToTorch(Base):
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(self.parameters())
+        scheduler = ReduceLROnPlateau(optimizer, factor=0.5, patience=0, threshold=10.0, threshold_mode="abs")
+        return {"optimizer": optimizer, "lr_scheduler": scheduler, "monitor": "val_loss"}
+
+
+class ByPlateauUpdates(Base):
+    def configure_callbacks(self) -> list[pl.Callback]:
+        return [PlateauUpdates()]

@@ -12,6 +12,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.loggers.logger import Logger
 
+from lightning_modules import PlateauState, ScheduleLR
 from tuner.document import cut
 from tuner.messages import EpochReport, Point, StepReport, Verdict
 
@@ -22,6 +23,7 @@ __all__ = [
     "LastCallback",
     "LrLog",
     "MemoryLogger",
+    "PlateauCare",
     "Predictions",
     "Reporter",
 ]
@@ -112,6 +114,49 @@ class LrLog(pl.Callback):
         if optimizer is trainer.optimizers[0]:
             for logger in trainer.loggers:
                 logger.log_metrics({"lr": float(optimizer.param_groups[0]["lr"])}, step=trainer.global_step)
+
+
+class PlateauCare(pl.Callback):
+    """Let a module of the user's have its plateaus told each metric once, whatever it is interrupted by, or say so.
+
+    Lightning feeds a plateau (``"reduce_on_plateau": True``) after the last hook of an epoch, in which the checkpoint
+    is saved. So that holds the metrics, and a training that goes on from it begins with telling them.
+
+    Args:
+        note: Shows a remark in the terminal.
+    """
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self._note = note
+        self._untold: dict[int, float] = {}
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep what Lightning is about to tell, by the place of the scheduler."""
+        metrics = trainer.callback_metrics
+        checkpoint["plateau_metrics"] = {
+            index: float(metrics[config.monitor])
+            for index, config in enumerate(trainer.lr_scheduler_configs)
+            if config.reduce_on_plateau and config.interval == "epoch" and config.monitor in metrics
+            if (trainer.current_epoch + 1) % config.frequency == 0
+        }
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take what is to be told."""
+        self._untold = checkpoint.get("plateau_metrics", {})
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Tell it."""
+        for index, value in self._untold.items():
+            module.lr_scheduler_step(trainer.lr_scheduler_configs[index].scheduler, value)
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Say so if a plateau was told nothing."""
+        for scheduler in (config.scheduler for config in trainer.lr_scheduler_configs):
+            if isinstance(scheduler, ScheduleLR) and scheduler.plateau and scheduler.plateau_state == PlateauState():
+                self._note(
+                    "its Plateau was told no metric and changed nothing: let the module's configure_callbacks return "
+                    "[lightning_modules.PlateauUpdates()], or call update_plateau"
+                )
 
 
 class DivergenceStop(pl.Callback):

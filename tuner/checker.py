@@ -18,9 +18,9 @@ from tuner.length import Length, relative_lengths, resolve
 from tuner.registry import Signature, is_schedule
 from tuner.search_space import MAX_CHOICES, Choices, OneOf, Range, Template, corners, is_spec, parse_spec, searched
 
-__all__ = ["FORM_OF_COMPONENT", "VALIDATION_METRICS", "Checker", "listed"]
+__all__ = ["FORM_OF_COMPONENT", "PLATEAU_METRICS", "Checker", "listed"]
 
-VALIDATION_METRICS = ("val/acc", "val/loss")
+PLATEAU_METRICS = ("train/acc", "train/loss", "val/acc", "val/loss")
 MAX_TRIED_STEPS = 100_000
 FORM_OF_COMPONENT = ", {name: ..., argument: value, ...}"
 
@@ -332,9 +332,10 @@ def _try(kind: str, values: Mapping[str, Any], steps: Sequence[int], any_metric:
         text = " ".join(str(error).split())
         text = text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
         return text if text.endswith(".") else f"{text}."
-    if isinstance(made, Plateau) and not any_metric and made.monitor not in VALIDATION_METRICS:
-        rule = f"monitor {' or '.join(VALIDATION_METRICS)} must hold, but got monitor={made.monitor!r}"
-        return f"{rule}.{did_you_mean(made.monitor, VALIDATION_METRICS)}"
+    if isinstance(made, Plateau) and not any_metric and made.monitor not in PLATEAU_METRICS:
+        *others, last = PLATEAU_METRICS
+        rule = f"monitor {', '.join(others)} or {last} must hold, but got monitor={made.monitor!r}"
+        return f"{rule}.{did_you_mean(made.monitor, PLATEAU_METRICS)}"
     return None
 
 

@@ -75,7 +75,7 @@ def resolve_precision(precision: str, device: str) -> str:
 
 def _torch_optimizer(config: TrialConfig) -> dict[str, Any]:
     """Return the optimizer as one of torch's: what LightningCLI gives to a module that asks for a maker of them."""
-    optimizer = config.optimizer.build("optimizer")([torch.nn.Parameter(torch.zeros(1))])
+    optimizer = registry.sample_optimizer(config.optimizer.build("optimizer"))
     known, cls = inspect.signature(type(optimizer)).parameters, type(optimizer)
     changed = {key: value for key, value in optimizer.defaults.items() if key in known and known[key].default != value}
     if config.trainer.gradient_clip_val is not None:

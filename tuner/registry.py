@@ -32,6 +32,7 @@ __all__ = [
     "is_torch_optimizer",
     "rehearse",
     "resolve",
+    "sample_optimizer",
     "signature_of",
 ]
 
@@ -254,7 +255,7 @@ def rehearse(kind: str, values: Mapping[str, Any], steps: Iterable[int] = (0,)) 
     if not isinstance(made, bases):
         raise ValueError(f"{name} makes a {type(made).__name__}, not {wanted}")
     if kind == "optimizer":
-        optimizer = made([torch.nn.Parameter(torch.zeros(1))])
+        optimizer = sample_optimizer(made)
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise ValueError(f"{name} makes a {type(optimizer).__name__} of parameters, not a torch.optim.Optimizer")
     schedule = made.schedule if isinstance(made, Plateau) else made
@@ -262,6 +263,18 @@ def rehearse(kind: str, values: Mapping[str, Any], steps: Iterable[int] = (0,)) 
         for step in steps:
             schedule(step)
     return made
+
+
+def sample_optimizer(make: Callable[..., Any]) -> Any:
+    """Return what a maker of optimizers makes of one small parameter: a vector or, for those like Muon, a matrix.
+
+    Raises:
+        Exception: Whatever it raises of the matrix, if it takes neither.
+    """
+    try:
+        return make([torch.nn.Parameter(torch.zeros(1))])
+    except Exception:  # a number that breaks a rule breaks it with a matrix, too
+        return make([torch.nn.Parameter(torch.zeros(1, 1))])
 
 
 def _without_memory(name: str, arguments: Mapping[str, Any]) -> Any:

@@ -29,7 +29,7 @@ from lightning_modules import Classifier, EpochSeed, FusedClassifier
 from lightning_modules.tensors import TensorDataModule
 from tuner import ranks
 from tuner.building import build_classifiers, build_data, build_module, build_trainer, network_of
-from tuner.callbacks import DivergenceStop, History, LrLog, Predictions, Reporter
+from tuner.callbacks import DivergenceStop, History, LrLog, PlateauCare, Predictions, Reporter
 from tuner.checkpoints import (
     CheckpointPace,
     DamagedCheckpointError,
@@ -218,7 +218,7 @@ def _fit(assignment: Assignment, channel: Channel, device: str, checkpoint_every
     )
     callbacks = [EpochSeed(config.seed), divergence, reporter]
     if not isinstance(module, Classifier):
-        callbacks.append(LrLog())
+        callbacks += [LrLog(), PlateauCare(_noted(assignment, channel))]
     saver.trainer = trainer = build_trainer(config, device, directory, callbacks, history)
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint and directory / checkpoint, weights_only=True)
     was_asked_to_stop = reporter.verdict == "stop"
