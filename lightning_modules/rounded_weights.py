@@ -140,7 +140,9 @@ class _Dense:
             return
         (outputs, inputs), weight = self.factors.pop(), self.weight
         group, state = _groups(self.optimizer)[weight], self.optimizer.state[weight]
-        rows = max(1, block // weight.shape[1])
+        # torch's kernels take 16 weights at a time, and round those that are left over otherwise. So only the last
+        # block may leave some over, which the whole weight does as well.
+        rows = max(16, block // weight.shape[1] // 16 * 16)
         of_weight = {key: value for key, value in state.items() if getattr(value, "shape", None) == weight.shape}
         if "step" in state:
             state["step"] += 1

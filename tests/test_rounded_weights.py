@@ -163,6 +163,29 @@ def test_weights_and_states_are_what_autocast_and_the_optimizer_make_of_them(net
     check_same(train(network, make, is_rounded=True), train(network, make, is_rounded=False))
 
 
+@pytest.mark.parametrize("columns", [30, 50, 61, 400])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_last_weights_of_a_block_are_updated_as_in_a_whole(optimizer: str, columns: int):
+    """With one input at a time, so that no order of adding up can differ."""
+
+    def trained(is_rounded: bool) -> nn.Linear:
+        torch.manual_seed(0)
+        layer = nn.Linear(columns, 100)
+        made = OPTIMIZERS[optimizer](layer.parameters())
+        rounded = RoundedWeights(layer, made) if is_rounded else None
+        for _ in range(40):
+            with torch.autocast("cpu", torch.bfloat16, cache_enabled=False), rounded or nullcontext():
+                loss = layer(torch.randn(1, columns)).float().square().mean()
+            made.zero_grad()
+            loss.backward()
+            if rounded is not None:
+                rounded.after_backward()
+            made.step()
+        return layer
+
+    assert torch.equal(trained(True).weight, trained(False).weight)
+
+
 def test_several_backward_passes_for_a_step_add_up():
     make = OPTIMIZERS["adam"]
     check_same(train(Network, make, True, accumulate=3), train(Network, make, False, accumulate=3))
