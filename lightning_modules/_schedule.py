@@ -6,7 +6,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, overload
 
-__all__ = ["ROUNDING", "InSteps", "Schedule", "Steps", "has_reached", "share_of", "whole"]
+from lightning_modules.checks import check_types
+
+__all__ = ["ROUNDING", "InSteps", "Schedule", "Steps", "has_reached", "share_of", "steps_since", "whole"]
 
 # Lengths are real numbers, and 220.00000000000003 is the step 220 (as in 100 + 100 * 1.2) within their rounding. Twelve
 # digits are more than any sum of lengths loses, and tell apart the steps of any training.
@@ -32,13 +34,15 @@ class _Array(Protocol):
 class Schedule(ABC):
     """A pure function from the step to the factor of the initial lr, finite and never negative.
 
-    Schedules can be compared, hashed, pickled and printed; a list among the arguments becomes a tuple.
+    Schedules can be compared, hashed, pickled and printed; a list among the arguments becomes a tuple, and a number or
+    an array of NumPy or torch those of Python.
     """
 
     def __post_init__(self) -> None:
         for field, value in list(vars(self).items()):
             if isinstance(value, list):
                 object.__setattr__(self, field, tuple(value))
+        check_types(self)
         self._check()
 
     @overload
@@ -75,8 +79,8 @@ class Schedule(ABC):
         raise TypeError(f"step must be a number, a NumPy array or a torch tensor, but got step={step!r}")
 
     def _checked_factor(self, step: float) -> float:
-        if not 0 <= step < math.inf:
-            raise ValueError(f"step >= 0 must hold, but got step={step!r}")
+        if not 0 <= step <= sys.float_info.max:
+            raise ValueError(f"a finite step >= 0 must hold, but got step={step!r}")
         factor = float(self._factor(step))
         if not 0 <= factor < math.inf:
             raise ValueError(f"a finite factor >= 0 must hold, but got {factor!r} at step={step!r} from {self!r}")
@@ -110,9 +114,20 @@ def whole(share: float) -> int:
 
 
 def has_reached(step: float, boundary: float) -> bool:
-    """Tell whether a step is at or after a boundary, whatever the rounding of the boundary.
+    """Return whether a step is at or after a boundary, whatever the rounding of the boundary.
 
     >>> 100 * 1.1 <= 110, has_reached(110, 100 * 1.1)
     (False, True)
     """
     return step >= boundary * (1 - ROUNDING)
+
+
+def steps_since(step: float, start: float) -> float:
+    """Return how many steps a step is after a start that it has reached, whatever the rounding of the start.
+
+    >>> 110_007 - 100_000 * 1.1 < 7, steps_since(110_007, 100_000 * 1.1)
+    (True, 7)
+    """
+    since = step - start
+    nearest = round(since)
+    return nearest if abs(since - nearest) <= ROUNDING * step else since

@@ -1,6 +1,20 @@
-"""The one form in which a settings object refuses a value."""
+"""The one form in which an argument is refused, and what arguments of each type are."""
 
-__all__ = ["require"]
+import sys
+import typing
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from functools import cache
+from typing import Any
+
+__all__ = ["check_types", "require"]
+
+_KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
+    bool: ((bool,), "True or False"),
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    int | float: ((int, float), "a number"),
+}
 
 
 def require(settings: object, field: str, holds: bool, rule: str) -> None:
@@ -13,3 +27,50 @@ def require(settings: object, field: str, holds: bool, rule: str) -> None:
     """
     if not holds:
         raise ValueError(f"{rule} must hold, but got {field}={getattr(settings, field)!r}")
+
+
+def check_types(settings: object) -> None:
+    """Check the flags and numbers of a frozen dataclass, and the sequences of numbers, which become tuples.
+
+    Numbers and arrays of NumPy and torch become Python's own, so that settings can be compared, hashed and stored, and
+    compute in double precision. Arguments of other types are left alone, and so is a default.
+
+    Raises:
+        ValueError: If a value is not of the annotated type, or a whole number is too large to compute with.
+    """
+    kind_of_settings: Any = type(settings)
+    for field, (default, hint) in _annotated(kind_of_settings).items():
+        value = getattr(settings, field)
+        if value is default:
+            continue
+        items = typing.get_args(hint) if typing.get_origin(hint) is tuple else ()
+        kind = items[0] if len(items) == 2 and items[1] is ... else hint
+        if kind not in _KINDS:
+            continue
+        types, name = _KINDS[kind]
+        value = _of_python(value)
+        if items:
+            require(settings, field, isinstance(value, Sequence) and not isinstance(value, str), f"a list as {field}")
+            value = tuple(map(_of_python, value))
+        for each in value if items else (value,):
+            is_typed = isinstance(each, types) and (kind is bool or not isinstance(each, bool))
+            require(settings, field, is_typed, f"{name} as {field}")
+            is_huge = isinstance(each, int) and abs(each) > sys.float_info.max
+            require(settings, field, not is_huge, f"{field} below 1.8e308")
+        object.__setattr__(settings, field, value)
+
+
+@cache
+def _annotated(kind: Any) -> dict[str, tuple[Any, Any]]:
+    """Return the default and the type of each field of a dataclass."""
+    try:
+        hints = typing.get_type_hints(kind)
+    except Exception:  # a name that only a type checker can resolve
+        return {}
+    known = fields(kind) if is_dataclass(kind) else ()
+    return {field.name: (field.default, hints[field.name]) for field in known}
+
+
+def _of_python(value: Any) -> Any:
+    """Return a number or an array, of NumPy or torch, as Python's own; neither library is imported for it."""
+    return value.tolist() if hasattr(value, "tolist") else value

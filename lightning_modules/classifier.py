@@ -14,8 +14,8 @@ from torch.nn.parameter import is_lazy
 from torchmetrics import Metric
 
 from lightning_modules.callbacks import PlateauUpdates
-from lightning_modules.lr_scheduler import ScheduleLR
-from lightning_modules.optimizers import Optimizer, OptimizerCallable, build_optimizer
+from lightning_modules.lr_scheduler import OptimizerCallable, ScheduleLR, build_optimizer
+from lightning_modules.optimizers import Optimizer
 from lightning_modules.plateau import Plateau
 from lightning_modules.rounded_weights import RoundedWeights
 from lightning_modules.schedules import Constant, Schedule

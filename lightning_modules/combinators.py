@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
-from lightning_modules._schedule import Schedule, Steps, has_reached
+from lightning_modules._schedule import Schedule, Steps, has_reached, steps_since
 from lightning_modules.checks import require
 
 __all__ = ["HoldThenDecay", "Join", "Lambda", "Scaled", "Warmup", "join", "scaled", "warmup"]
@@ -47,7 +47,7 @@ class HoldThenDecay(Schedule):
     def _factor(self, step: float) -> float:
         if not has_reached(step, self.hold_steps):
             return 1.0
-        return self.decay(max(0, step - self.hold_steps))
+        return self.decay(steps_since(step, self.hold_steps))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ class Warmup(Schedule):
 
     def _factor(self, step: float) -> float:
         if has_reached(step, self.steps):
-            return self.schedule(max(0, step - self.steps))
+            return self.schedule(steps_since(step, self.steps))
         return self.schedule(0) * (self.start + (1 - self.start) * step / self.steps)
 
 
@@ -119,7 +119,7 @@ class Join(Schedule):
     def _factor(self, step: float) -> float:
         for schedule, start in zip(self.schedules[:0:-1], self.starts[::-1], strict=True):
             if has_reached(step, start):
-                return schedule(max(0, step - start))
+                return schedule(steps_since(step, start))
         return self.schedules[0](step)
 
 

@@ -79,7 +79,8 @@ class CosineRestarts(Schedule):
 
     Source: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017.
     Synonyms: TensorFlow and Keras ``CosineDecayRestarts`` (t_mul, m_mul, alpha); torch ``CosineAnnealingWarmRestarts``
-    (whole numbers only, no decaying peaks); timm ``CosineLRScheduler`` (cycle_mul, cycle_decay).
+    (whole numbers only, no decaying peaks); timm ``CosineLRScheduler`` (cycle_mul, cycle_decay), which decays the peak
+    itself and not its height above the minimum: the same only with a `min_factor` of 0.
 
     >>> schedule = CosineRestarts(restart_period=10, period_growth=3, peak_decay=0.5)
     >>> [round(schedule(step), 6) for step in (0, 5, 10, 25, 40)]

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.fused_updates import FusedUpdate, fused_update, has_fused_update
-from lightning_modules.lr_scheduler import ScheduleLR
-from lightning_modules.optimizers import OptimizerCallable, build_optimizer
+from lightning_modules.lr_scheduler import OptimizerCallable, ScheduleLR, build_optimizer
 from lightning_modules.plateau import Plateau
 from lightning_modules.schedules import Schedule
 

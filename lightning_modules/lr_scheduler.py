@@ -1,17 +1,20 @@
 """The one torch object that writes the lr."""
 
 import operator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_modules.plateau import Plateau, PlateauState
 from lightning_modules.schedules import Constant, Schedule
 
-__all__ = ["ScheduleLR"]
+__all__ = ["OptimizerCallable", "ScheduleLR", "build_optimizer"]
+
+OptimizerCallable = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
 class ScheduleLR(LRScheduler):
@@ -90,7 +93,7 @@ class ScheduleLR(LRScheduler):
         if self.plateau is None:
             raise ValueError(f"{self.schedule} is not a Plateau: it takes no metric")
         self._take_over()
-        self.plateau_state = self.plateau.update(self.plateau_state, float(value))
+        self.plateau_state = self.plateau.update(self.plateau_state, value)
         self._write()
 
     def state_dict(self) -> dict[str, Any]:
@@ -186,6 +189,19 @@ class ScheduleLR(LRScheduler):
                 'both if configure_optimizers returns [optimizer], [{"scheduler": scheduler, "interval": "step"}, '
                 '{"scheduler": scheduler, "monitor": ..., "reduce_on_plateau": True}]'
             )
+
+
+def build_optimizer(make: OptimizerCallable, params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """Return the optimizer that settings, or anything else that is called with parameters, make.
+
+    Where its lr is a tensor, each parameter group has one of its own: a scheduler writes into it, and the next training
+    that the settings are for begins at the lr that they say.
+    """
+    optimizer = make(params)
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"] = group["lr"].clone()
+    return optimizer
 
 
 def _is_same(lr: float | Tensor, last: float | Tensor) -> bool:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
-from lightning_modules.checks import require
+from lightning_modules.checks import check_types, require
 
 __all__ = [
     "OPTIMIZERS",
@@ -37,13 +37,10 @@ __all__ = [
     "AdamW",
     "Lion",
     "Optimizer",
-    "OptimizerCallable",
     "RMSprop",
-    "build_optimizer",
 ]
 
 Built = TypeVar("Built", bound=torch.optim.Optimizer)
-OptimizerCallable = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +54,7 @@ class Optimizer(ABC):
     initial_lr: float
 
     def __post_init__(self) -> None:
+        check_types(self)
         require(self, "initial_lr", 0 < self.initial_lr < math.inf, "initial_lr > 0")
         self._check()
 
@@ -444,19 +442,6 @@ class Lion(Optimizer):
             params, lr=self.initial_lr, betas=(self.beta1, self.beta2), weight_decay=self.weight_decay
         )
         return cast(torch.optim.Optimizer, optimizer)
-
-
-def build_optimizer(make: OptimizerCallable, params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """Return the optimizer that settings, or anything else that is called with parameters, make.
-
-    Where its lr is a tensor, each parameter group has one of its own: a scheduler writes into it, and the next training
-    that the settings are for begins at the lr that they say.
-    """
-    optimizer = make(params)
-    for group in optimizer.param_groups:
-        if isinstance(group["lr"], Tensor):
-            group["lr"] = group["lr"].clone()
-    return optimizer
 
 
 def _fused(kind: Callable[..., Built], params: Iterable[nn.Parameter], **arguments: Any) -> Built:

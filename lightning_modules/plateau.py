@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lightning_modules.checks import require
+from lightning_modules.checks import check_types, require
 from lightning_modules.schedules import Constant, Schedule
 
 __all__ = ["Plateau", "PlateauState"]
@@ -95,6 +95,7 @@ class Plateau:
     convention: Literal["torch", "keras"] = "torch"
 
     def __post_init__(self) -> None:
+        check_types(self)
         require(self, "factor", 0 < self.factor < 1, "0 < factor < 1")
         require(self, "patience", self.patience >= 0, "patience >= 0")
         require(self, "threshold", 0 <= self.threshold < math.inf, "threshold >= 0")
@@ -102,11 +103,13 @@ class Plateau:
         require(self, "cooldown", self.cooldown >= 0, "cooldown >= 0")
         require(self, "min_factor", 0 <= self.min_factor <= 1, "0 <= min_factor <= 1")
         require(self, "mode", self.mode in ("min", "max"), 'mode "min" or "max"')
+        require(self, "monitor", isinstance(self.monitor, str), "the name of a metric as monitor")
         require(self, "schedule", isinstance(self.schedule, Schedule), "a schedule as schedule")
         require(self, "convention", self.convention in ("torch", "keras"), 'convention "torch" or "keras"')
 
     def update(self, state: PlateauState, value: float) -> PlateauState:
         """Return the state after an evaluation that gave `value`; NaN counts as no improvement."""
+        value = float(value)
         keras = self.convention == "keras"
         improved = self._improves(value, state.best)
         # torch ends the cooldown after the evaluation, Keras before it.

@@ -32,7 +32,7 @@ from itertools import pairwise
 from statistics import NormalDist
 from typing import Literal
 
-from lightning_modules._schedule import ROUNDING, InSteps, Schedule, Steps, share_of, whole
+from lightning_modules._schedule import ROUNDING, InSteps, Schedule, Steps, has_reached, share_of, whole
 from lightning_modules.checks import require
 from lightning_modules.combinators import HoldThenDecay, Join, Lambda, Scaled, Warmup, join, scaled, warmup
 from lightning_modules.cycles import CosineRestarts, OneCycle, TriangularCyclic
@@ -96,7 +96,8 @@ class PiecewiseConstant(Schedule):
         factors: Factor on each stretch, at least 0; one more than there are boundaries.
 
     Synonyms: TensorFlow ``piecewise_constant`` and Keras ``PiecewiseConstantDecay`` (values = initial_lr * factors);
-    torch ``MultiStepLR``, which changes one step sooner, at the milestone; timm ``MultiStepLRScheduler``.
+    torch ``MultiStepLR``, which changes one step sooner, at the milestone (boundaries = milestones - 1); timm
+    ``MultiStepLRScheduler``, which changes one step before the milestone (boundaries = milestones - 2).
 
     >>> schedule = PiecewiseConstant(boundaries=(100, 200), factors=(1.0, 0.5, 0.1))
     >>> [schedule(step) for step in (0, 100, 101, 200, 201)]
@@ -286,7 +287,8 @@ class PolynomialDecay(Schedule):
         share = share_of(step, self.decay_steps)
         if self.cycle:
             share /= max(1, -whole(-share))
-        return float((1 - self.end_factor) * (1 - min(1.0, share)) ** self.power + self.end_factor)
+        left = 0.0 if has_reached(share, 1.0) else 1 - share  # a small power would make much of a rounded length
+        return float((1 - self.end_factor) * left**self.power + self.end_factor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -408,7 +410,6 @@ class NoisyLinearCosineDecay(LinearCosineDecay):
         super()._check()
         require(self, "initial_variance", 0 <= self.initial_variance < math.inf, "initial_variance >= 0")
         require(self, "variance_decay", 0 <= self.variance_decay < math.inf, "variance_decay >= 0")
-        require(self, "seed", isinstance(self.seed, int), "a whole number as seed")
 
     def _factor(self, step: float) -> float:
         return max(0.0, super()._factor(step))
@@ -433,7 +434,7 @@ class InverseSqrt(Schedule):
 
     Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, with ``initial_lr = (d_model * warmup_steps) **
     -0.5``.
-    Synonyms: the Noam schedule; fairseq ``inverse_sqrt``; transformers ``get_inverse_sqrt_schedule``, which counts
+    Synonyms: the Noam schedule; fairseq ``inverse_sqrt`` and transformers ``get_inverse_sqrt_schedule``, which count
     steps from 0.
 
     >>> schedule = InverseSqrt(warmup_steps=100)
@@ -468,8 +469,8 @@ class WarmupStableDecay(Schedule):
 
     Source: Hu et al., "MiniCPM", COLM 2024; Hägele et al., "Scaling Laws and Compute-Optimal Training Beyond Fixed
     Training Durations", NeurIPS 2024.
-    Synonyms: transformers ``get_wsd_schedule``; torch ``SequentialLR`` of ``LinearLR``, ``ConstantLR`` and
-    ``LinearLR``.
+    Synonyms: transformers ``get_wsd_schedule``, which warms up from its min_lr_ratio, here from 0; torch
+    ``SequentialLR`` of ``LinearLR``, ``ConstantLR`` and ``LinearLR``.
 
     >>> schedule = WarmupStableDecay(warmup_steps=10, hold_steps=70, decay_steps=20)
     >>> [round(schedule(step), 6) for step in (0, 5, 10, 80, 90, 100)]

@@ -387,6 +387,13 @@ def test_settings_survive_pickle_and_repr_and_are_equal_and_hashable(settings):
         assert hash(twin) == hash(settings)
 
 
+@pytest.mark.parametrize("number", [np.float32, np.array, torch.tensor])
+@pytest.mark.parametrize("kind", OPTIMIZERS.values())
+def test_numbers_of_numpy_and_torch_become_those_of_python(kind, number):
+    assert kind(initial_lr=number(0.5), weight_decay=number(0.25)) == kind(initial_lr=0.5, weight_decay=0.25)
+    assert isinstance(kind(initial_lr=number(0.5)).initial_lr, float)
+
+
 @pytest.mark.parametrize(
     ("settings", "arguments", "message"),
     [
@@ -407,7 +414,9 @@ def test_settings_survive_pickle_and_repr_and_are_equal_and_hashable(settings):
         *((each, {"rho": 1}, "0 <= rho < 1") for each in (RMSprop, Adadelta)),
         *((each, {"momentum": 1}, "0 <= momentum < 1") for each in (SGD, RMSprop)),
         (SGD, {"nesterov": True}, "momentum > 0 with nesterov"),
+        (SGD, {"nesterov": math.nan}, "True or False as nesterov"),
         (Adagrad, {"initial_accumulator": -1}, "initial_accumulator >= 0"),
+        *((each, {"initial_lr": "0.1"}, "a number as initial_lr") for each in OPTIMIZERS.values()),
     ],
     ids=str,
 )

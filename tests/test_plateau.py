@@ -4,6 +4,7 @@ import pickle
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -151,6 +152,13 @@ def test_state_written_and_read_in_the_middle_goes_on_as_if_nothing_had_happened
     assert scales(plateau, metrics[cut:], read) == scales(plateau, metrics)[cut:]
 
 
+def test_numbers_of_numpy_and_torch_become_those_of_python():
+    plateau = Plateau(factor=np.float32(0.5), patience=torch.tensor(0), threshold=np.array(0.25))
+    assert plateau == Plateau(factor=0.5, patience=0, threshold=0.25)
+    state = plateau.update(plateau.update(PlateauState(), np.float32(2.0)), torch.tensor(2.0))
+    assert json.loads(json.dumps(asdict(state))) == asdict(PlateauState(scale=0.5, best=2.0))
+
+
 def test_plateau_can_be_compared_hashed_and_pickled():
     plateau = Plateau(patience=3, schedule=CosineDecay(decay_steps=10))
     assert pickle.loads(pickle.dumps(plateau)) == plateau
@@ -171,6 +179,10 @@ def test_plateau_can_be_compared_hashed_and_pickled():
         ({"min_factor": 2}, "0 <= min_factor <= 1"),
         ({"mode": "auto"}, 'mode "min" or "max" must hold'),
         ({"schedule": 0.5}, "a schedule as schedule must hold"),
+        ({"patience": 2.5}, "a whole number as patience"),
+        ({"cooldown": True}, "a whole number as cooldown"),
+        ({"factor": "0.5"}, "a number as factor"),
+        ({"monitor": 3}, "the name of a metric as monitor"),
         ({"convention": "jax"}, 'convention "torch" or "keras" must hold'),
     ],
 )

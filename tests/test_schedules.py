@@ -3,7 +3,10 @@ import math
 import pickle
 import re
 import sys
+from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from statistics import NormalDist, fmean, pstdev
@@ -172,6 +175,30 @@ def test_old_value_holds_at_a_boundary(boundary):
 def test_joined_schedule_begins_at_its_start(start):
     schedule = join([Constant(), scaled(Constant(), 0.5)], [start])
     assert curve(schedule, (round(start) - 1, round(start))) == [1.0, 0.5]
+
+
+@pytest.mark.parametrize("start", [110, 1.1 * 100, 1.1 * 10**5, 0.07 * 10**7])
+@pytest.mark.parametrize(
+    "after",
+    [
+        lambda start, part: HoldThenDecay(hold_steps=start, decay=part),
+        lambda start, part: warmup(part, start),
+        lambda start, part: join([Constant(), part], [start]),
+    ],
+    ids=["held", "warmed up", "joined"],
+)
+def test_part_counts_its_steps_from_its_start_whatever_the_rounding_of_that(start, after):
+    schedule = after(start, StepDecay(decay_rate=0.5, decay_steps=7))
+    first = round(start)
+    assert curve(schedule, (first, first + 6, first + 7, first + 14)) == [1, 1, 0.5, 0.25]
+
+
+@pytest.mark.parametrize("cycle", [False, True])
+@pytest.mark.parametrize("decay_steps", [7, 0.07 * 100, 0.29 * 100, 1.1 * 100, 0.57 * 10**5])
+def test_polynomial_is_exactly_at_its_end_whatever_the_rounding_of_its_length(decay_steps, cycle):
+    schedule = PolynomialDecay(decay_steps=decay_steps, end_factor=0.0, power=0.065, cycle=cycle)
+    assert curve(schedule, (round(decay_steps) * cycles for cycles in (1, 2, 3, 100))) == [0, 0, 0, 0]
+    assert schedule(round(decay_steps) - 1) > 0
 
 
 def test_cycle_of_a_polynomial_is_at_its_end_at_each_multiple_and_jumps_after_it():
@@ -485,6 +512,87 @@ def test_number_of_numpy_is_a_number():
     assert isinstance(CosineDecay(decay_steps=4)(np.int64(2)), float)
 
 
+@pytest.mark.parametrize("number", [np.float32, np.float64, np.int64, torch.tensor, lambda value: np.array(value)])
+@pytest.mark.parametrize("kind", SIMPLE)
+def test_numbers_of_numpy_and_torch_become_those_of_python(kind, number):
+    arguments = {
+        "noisy_linear_cosine": {"variance_decay": 1, "decay_steps": 9},
+        "one_cycle": {"total_steps": 20},
+        "piecewise_constant": {"boundaries": (10, 20), "factors": (2, 1, 0)},
+        "warmup_stable_decay": {"warmup_steps": 2, "hold_steps": 3, "decay_steps": 4},
+        "polynomial": {"decay_steps": 9, "end_factor": 2, "power": 2},
+    }.get(kind) or {name: 1 for name in SIMPLE[kind] if name not in ("staircase", "function")}
+    others = {"noisy_linear_cosine": {"seed": 3}, "lambda": {"function": "1"}}.get(kind, {})
+    schedule = SCHEDULES[kind](**{key: of_kind(value, number) for key, value in arguments.items()}, **others)
+    expected = SCHEDULES[kind](**arguments, **others)
+    assert schedule == expected
+    assert hash(schedule) == hash(expected)
+    assert curve(schedule, range(25)) == curve(expected, range(25))
+    for value in vars(schedule).values():
+        for each in value if isinstance(value, tuple) else (value,):
+            assert type(each) in (int, float, bool, str)
+
+
+def of_kind(value, number):
+    if isinstance(value, tuple):
+        return torch.tensor(value) if number is torch.tensor else np.array([number(each) for each in value])
+    return number(value)
+
+
+@pytest.mark.parametrize(
+    ("family", "arguments", "message"),
+    [
+        (StepDecay, {"decay_rate": 0.5, "decay_steps": Fraction(7, 2)}, "a number as decay_steps"),
+        (StepDecay, {"decay_rate": Decimal("0.5"), "decay_steps": 1}, "a number as decay_rate"),
+        (StepDecay, {"decay_rate": "0.5", "decay_steps": 1}, "a number as decay_rate"),
+        (StepDecay, {"decay_rate": True, "decay_steps": 1}, "a number as decay_rate"),
+        (StepDecay, {"decay_rate": None, "decay_steps": 1}, "a number as decay_rate"),
+        (StepDecay, {"decay_rate": 0.5, "decay_steps": torch.tensor([1.0, 2.0])}, "a number as decay_steps"),
+        (StepDecay, {"decay_rate": 0.5, "decay_steps": 10**400}, r"decay_steps below 1\.8e308"),
+        (ExponentialDecay, {"decay_rate": 0.5, "decay_steps": 1, "staircase": math.nan}, "True or False as staircase"),
+        (ExponentialDecay, {"decay_rate": 0.5, "decay_steps": 1, "staircase": 1}, "True or False as staircase"),
+        (NoisyLinearCosineDecay, {"decay_steps": 1, "seed": 1.5}, "a whole number as seed"),
+        (PiecewiseConstant, {"boundaries": "12", "factors": (1, 1, 1)}, "a list as boundaries"),
+        (PiecewiseConstant, {"boundaries": {1, 2}, "factors": (1, 1, 1)}, "a list as boundaries"),
+        (PiecewiseConstant, {"boundaries": (1, "2"), "factors": (1, 1, 1)}, "a number as boundaries"),
+        (PiecewiseConstant, {"boundaries": (1,), "factors": (1, 10**400)}, r"factors below 1\.8e308"),
+        (Warmup, {"schedule": Constant(), "steps": Fraction(3)}, "a number as steps"),
+        (Join, {"schedules": (Constant(), Constant()), "starts": (None,)}, "a number as starts"),
+        (Scaled, {"schedule": Constant(), "factor": 1j}, "a number as factor"),
+    ],
+)
+def test_argument_of_another_type_is_refused(family, arguments, message):
+    with pytest.raises(ValueError, match=f"{message} must hold, but got"):
+        family(**arguments)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own(Schedule):
+    rate: float = None  # as many write it
+    table: np.ndarray
+
+    def _factor(self, step):
+        return float(self.table[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Untyped(Own):
+    steps: "OnlyForTypeCheckers"  # noqa: F821
+
+
+@pytest.mark.parametrize("build", [Own, partial(Untyped, steps="3")], ids=["typed", "untyped"])
+def test_a_schedule_of_ones_own_may_have_any_default_and_type(build):
+    table = np.array([0.5, 1.0])
+    schedule = build(table=table)
+    assert (schedule.table is table, schedule.rate, schedule(1)) == (True, None, 0.5)
+    assert build(table=table, rate=3).rate == 3
+
+
+def test_numbers_of_a_schedule_of_ones_own_are_checked():
+    with pytest.raises(ValueError, match="a number as rate must hold, but got rate='3'"):
+        Own(table=np.array([0.5]), rate="3")
+
+
 def test_arguments_can_be_lists():
     assert PiecewiseConstant(boundaries=[1], factors=[1.0, 0.5]) == PiecewiseConstant(
         boundaries=(1,), factors=(1.0, 0.5)
@@ -506,9 +614,11 @@ def test_part_after_a_fractional_length_goes_on_between_the_steps():
 # What is refused
 
 
-@pytest.mark.parametrize("step", [-1, -0.5, math.nan, math.inf, np.array([3, -1]), torch.tensor([-1])])
+@pytest.mark.parametrize(
+    "step", [-1, -0.5, math.nan, math.inf, np.array([3, -1]), torch.tensor([-1]), pytest.param(10**400, id="huge")]
+)
 def test_step_below_zero_or_not_finite_is_refused(step):
-    with pytest.raises(ValueError, match=r"step >= 0 must hold, but got step=(-1|-0.5|nan|inf)"):
+    with pytest.raises(ValueError, match=r"step >= 0 must hold, but got step=(-1|-0.5|nan|inf|10000)"):
         CosineDecay(decay_steps=10)(step)
 
 
