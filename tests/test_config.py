@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tuner.config import (
 )
 from tuner.durations import parse_duration
 from tuner.errors import BadInputError
+from tuner.importing import own_places
 from tuner.search_space import Choices, OneOf, Range, corners, searched, suggest
 
 FILE = Path("studies/x.yaml")
@@ -68,7 +70,7 @@ USERS_OWN = """\
 from dataclasses import dataclass
 from typing import Any
 import torch
-from pytorch_lightning import LightningDataModule
+from pytorch_lightning import LightningDataModule, LightningModule
 from lightning_modules import Schedule
 
 Steps = int | float
@@ -94,6 +96,14 @@ class Net(torch.nn.Module):
         super().__init__()
         if gamma > 5:
             raise RuntimeError("gamma\\n  explodes")
+
+class Bare(LightningModule):
+    def __init__(self, optimizer):
+        super().__init__()
+
+class Kwargs(LightningModule):
+    def __init__(self, **options):
+        super().__init__()
 
 class Endless(LightningDataModule):
     def train_dataloader(self):
@@ -621,7 +631,8 @@ BAD_LINES = {
     # model
     "a model that cannot be imported": (
         ("  model:", "  model: {name: 'mymodels:Net'}"),
-        ["8: trial.model.name: cannot import \"mymodels:Net\": No module named 'mymodels'."],
+        ["8: trial.model.name: cannot import \"mymodels:Net\": No module named 'mymodels'. Looked in {places} "
+         "and among the installed packages."],
     ),
     "a model that is none": (
         ("  model:", "  model: {name: 'users_classes:Mixed'}"),
@@ -807,7 +818,8 @@ BAD_LINES = {
 @pytest.mark.parametrize("case", BAD_LINES)
 def test_a_bad_line_is_told_in_full(case: str) -> None:
     change, messages = BAD_LINES[case]
-    assert faults(edited(change)) == [f"studies/x.yaml:{message}" for message in messages]
+    found, places = faults(edited(change)), ", ".join(own_places())
+    assert found == [f"studies/x.yaml:{message.replace('{places}', places)}" for message in messages]
 
 
 FORM = "must be {low: ..., high: ...} or {choices: [...]}"
@@ -874,8 +886,10 @@ BAD_ENTRIES = {
     ),
     "choices of lists": (
         "model.channels: {choices: [[4, 4, 4], {a: 1}]}",
-        ["model.channels.choices[0]: must be a plain value, not a list or a mapping (got [4, 4, 4]).",
-         'model.channels.choices[1]: must be a plain value, not a list or a mapping (got {"a": 1}).'],
+        ["model.channels.choices[0]: must be a plain value, not a list or a mapping (got [4, 4, 4]); "
+         "items of a list are searched by their paths, as model.channels.0.",
+         'model.channels.choices[1]: must be a plain value, not a list or a mapping (got {"a": 1}); '
+         "a whole component is searched by {one_of: {name: {argument: range or value}, ...}}."],
     ),
     "more than a thousand choices": (
         f"data.batch_size: {{choices: [{', '.join(map(str, range(1, 1002)))}]}}",
@@ -1204,6 +1218,108 @@ def test_every_fault_of_a_file_is_told_at_once_in_the_order_of_its_lines() -> No
         "14: search_space.optimizer.initial_lr",
         "15: search_space.schedule.decay_rate",
     ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "messages"),
+    [
+        (  # a model without a name: what its arguments are is not known, how a range is written is
+            (
+                ("  model:", "  model: {hidden: [4, 4]}"),
+                ("  optimizer.initial_lr", "  model.dropout: {low: 2, high: 1}"),
+            ),
+            ["8: trial.model.name: required.", "13: search_space.model.dropout: low (2) must be below high (1)."],
+        ),
+        (
+            (
+                ("  optimizer:", "  optimizer: {name: adm}"),
+                ("  trainer:", "  trainer: {max_epochs: 1, foo: 2}"),
+                ("  optimizer.initial_lr", "  optimizer.initial_lr: {low: 0, high: 1, log: true}"),
+            ),
+            [
+                "9: trial.optimizer.name: unknown optimizer",
+                "11: trial.trainer.foo: unknown key.",
+                "13: search_space.optimizer.initial_lr.low: must be > 0 when log is true (got 0).",
+            ],
+        ),
+        (
+            (
+                ("  data:", "  data: 5"),
+                (
+                    "  optimizer.initial_lr",
+                    "  data.batch_size: {choices: [3]}\n"
+                    "  schedule: {one_of: {cosin: {decay_steps: {low: 90%, high: 10%}}, constant: {x: 1}}}",
+                ),
+            ),
+            [
+                "7: trial.data: must be a mapping",
+                "13: search_space.data.batch_size.choices: needs at least 2 different values (got [3]).",
+                "14: search_space.schedule.one_of.cosin: unknown schedule",
+                "14: search_space.schedule.one_of.constant.x: constant has no argument x.",
+                "14: search_space.schedule.one_of.cosin.decay_steps: low (90.0) must be below high (10.0).",
+            ],
+        ),
+        (
+            (
+                (
+                    "  optimizer.initial_lr",
+                    "  optimiser.eps: {low: 3, high: 1}\n  schedule.gamma: {low: 1 epochs, high: 9%}",
+                ),
+            ),
+            [
+                "13: search_space.optimiser.eps: trial has no optimiser.",
+                "13: search_space.optimiser.eps: low (3) must be below high (1).",
+                "14: search_space.schedule.gamma: exponential has no argument gamma.",
+                "14: search_space.schedule.gamma: low, high and step must be numbers, or lengths in one unit",
+            ],
+        ),
+    ],
+)
+def test_faults_of_the_search_space_are_told_with_those_of_an_incomplete_trial(
+    changes: Sequence[tuple[str, str]], messages: Sequence[str]
+) -> None:
+    found = faults(edited(*changes))
+    assert len(found) == len(messages)
+    assert all(fault.startswith(f"studies/x.yaml:{message}") for fault, message in zip(found, messages, strict=True))
+
+
+def test_a_section_of_trial_that_is_missing_hides_no_fault_of_the_search_space() -> None:
+    text = "\n".join(line for line in STUDY.splitlines() if not line.startswith("  model:"))
+    (model, space) = faults(text.replace("low: 1e-4", "low: 1"))
+    assert model.startswith("studies/x.yaml:6: trial.model.name: required.")
+    assert space == "studies/x.yaml:12: search_space.optimizer.initial_lr: low (1) must be below high (0.1)."
+
+
+@pytest.mark.parametrize("model", ["users_classes:Bare", "users_classes:Kwargs", "users_classes:Nope", "mnist_cn"])
+@pytest.mark.parametrize("metric", ["val_acc", "val/f1"])
+def test_metrics_and_monitors_of_a_model_that_is_no_known_network_are_not_judged(model: str, metric: str) -> None:
+    changes = [
+        ("  model:", f"  model: {{name: '{model}'}}"),
+        ("objective:", f"objective: {{metric: {metric}}}"),
+        ("  schedule:", "  schedule: {name: plateau, monitor: val_loss}"),
+        ("  optimizer.initial_lr", "  optimizer.eps: {low: 1e-9, high: 1e-3}"),
+    ]
+    (fault,) = faults(edited(*changes))
+    assert fault.startswith("studies/x.yaml:8: trial.model.name: ")
+
+
+@pytest.mark.parametrize(("key", "value"), [("limit_train_batches", "0.5"), ("max_time", "1"), ("callbacks", "[]")])
+def test_what_only_lightning_s_trainer_takes_is_no_slip_of_the_pen(key: str, value: str) -> None:
+    rule = (
+        f"trainer.{key}: unknown key: Lightning's Trainer has it, but a study does not set it; a LightningModule can "
+        "add callbacks by configure_callbacks. Known: accumulate_grad_batches, gradient_clip_val, max_epochs, "
+        "max_steps, precision, val_check_interval."
+    )
+    assert faults(trial("trainer", f"{{max_epochs: 1, {key}: {value}}}")) == [f"studies/x.yaml:11: trial.{rule}"]
+    assert faults(space(f"trainer.{key}: {{low: 1, high: 2}}")) == [f"studies/x.yaml:13: search_space.{rule}"]
+
+
+def test_a_loss_of_one_s_own_is_refused_with_what_to_do() -> None:
+    (fault,) = faults(STUDY.replace("  trainer:", "  loss: {name: cross_entropy, weight: [1, 2]}\n  trainer:"))
+    assert fault.startswith("studies/x.yaml:11: trial.loss: must be cross_entropy or mse (got {")
+    assert fault.endswith("or another loss, name a LightningModule as the model: it has its own.")
+    (slip,) = faults(STUDY.replace("  trainer:", "  loss: cros_entropy\n  trainer:"))
+    assert slip.endswith('(got "cros_entropy"). Did you mean cross_entropy?')
 
 
 def test_what_trial_says_in_the_place_of_a_choice_is_checked_but_need_not_be_complete() -> None:

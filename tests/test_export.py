@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -160,6 +161,17 @@ def test_a_folder_that_is_there_is_not_written_into(short: StudyFolder, tmp_path
     assert list(tmp_path.iterdir()) == []
     missing = tmp_path / "no" / "such" / "folder"
     assert "cannot be written" in short.command(export, "short", "--to", str(missing), expect=2)
+
+
+def test_an_error_of_the_stores_is_not_put_down_to_the_folder(short: StudyFolder, tmp_path: Path):
+    folder = StudyFolder(shutil.copytree(short.path, tmp_path / "copy"))
+    (weights,) = folder.directory("short").glob("trials-*/*/model.ckpt")
+    weights.unlink()
+    weights.mkdir()  # which cannot be copied as a file
+    message = folder.command(export, "short", "--to", str(tmp_path / "new"), expect=1)
+    assert f"trial #{best(short)[0]} cannot be exported: IsADirectoryError: " in message
+    assert "--to" not in message
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_script_builds_nested_schedules_and_optimizers_of_torch():

@@ -1,5 +1,6 @@
 """Lengths in epochs and percent: what they are in steps, and what Lightning makes of the same training."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,50 @@ def test_a_data_set_is_loaded_once(monkeypatch: pytest.MonkeyPatch):
     assert meter.data({"batch_size": 250, "name": "mnist_5k"}) is facts
     with pytest.raises(BadInputError, match=r"trial\.data: "):
         meter.data({"name": "mnist_5k", "batch_size": 5000})
+
+
+FAILING = """
+from pytorch_lightning import LightningDataModule
+
+class Odd(Exception):
+    def __str__(self):
+        raise RuntimeError
+
+class Data(LightningDataModule):
+    def __init__(self, how: str):
+        super().__init__()
+        self.how = how
+
+    def prepare_data(self):
+        if self.how == "key":
+            {}["foo"]
+        if self.how == "odd":
+            raise Odd
+        if self.how == "exit":
+            raise SystemExit
+        raise ValueError("no such table")
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("key", "trial.data: KeyError: 'foo' (failing_data.py, line 15, in prepare_data)"),
+        ("odd", "trial.data: Odd: (its text cannot be shown) (failing_data.py, line 17, in prepare_data)"),
+        ("exit", "trial.data: SystemExit (failing_data.py, line 19, in prepare_data)"),
+        ("value", "trial.data: no such table (failing_data.py, line 20, in prepare_data)"),
+    ],
+)
+def test_an_error_of_the_user_s_data_is_told_with_its_class_and_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, message: str
+):
+    (tmp_path / "failing_data.py").write_text(FAILING)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "failing_data", raising=False)
+    with pytest.raises(BadInputError) as caught:
+        Meter().data({"name": "failing_data:Data", "how": how})
+    assert caught.value.faults == (message,)
 
 
 STUDY = VALUES | {"schedule": {"name": "cosine", "decay_steps": "50%"}}

@@ -14,6 +14,7 @@ from tuner.config import load_study
 from tuner.curves import families
 from tuner.errors import BadInputError
 from tuner.lint import lint_families
+from tuner.replay import main as replay
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES, ARTICLES = ROOT / "examples", ROOT / "studies" / "articles"
@@ -164,6 +165,38 @@ def test_what_cannot_be_done_together_is_told_before_anything_starts(
     path = next(path for path in FILES if path.stem == study)
     assert message in folder.call(*options, study=path, expect=2)
     assert not folder.directory(study).exists()
+
+
+BESIDE = """\
+budget: {trials: 1}
+pruner: {name: none}
+trial:
+  data: {name: iris, batch_size: 20}
+  model: {name: "beside_the_file:Net"}
+  optimizer: {name: adam, initial_lr: 1e-2}
+  trainer: {max_epochs: 2}
+"""
+NET = """\
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Linear(4, 3))
+"""
+
+
+def test_modules_beside_the_study_file_are_found_from_any_folder(folder: StudyFolder):
+    (folder.path / "mine").mkdir()
+    (folder.path / "mine" / "beside_the_file.py").write_text(NET)
+    (folder.path / "mine" / "beside.yaml").write_text(BESIDE)
+    output = folder.run("--review", "--per-device", "1", study="mine/beside.yaml")
+    assert "note: " not in output
+    assert folder.mlflow("select count(*) from model_versions where name = 'beside'") == [(1,)], (
+        "by a process of its own"
+    )
+    moved = StudyFolder(folder.path.with_name("moved"))
+    folder.path.rename(moved.path)
+    assert "the same to the last bit" in moved.command(replay, "beside"), "by its name alone"
 
 
 def test_an_objective_that_a_module_never_logs_fails_the_trial_with_those_it_does(folder: StudyFolder):

@@ -137,7 +137,6 @@ def test_a_full_name_stands_for_what_python_finds_under_it(user: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "name", "message"),
     [
-        ("model", "nowhere:Net", "cannot import \"nowhere:Net\": No module named 'nowhere'."),
         ("model", "users_broken:Net", "cannot import \"users_broken:Net\": No module named 'nothing_like_this'."),
         ("model", "users_wrong:Net", 'cannot import "users_wrong:Net": ZeroDivisionError: division by zero.'),
         ("model", "users_ending:Net", 'cannot import "users_ending:Net": SystemExit: called as a script.'),
@@ -163,6 +162,47 @@ def test_a_full_name_stands_for_what_python_finds_under_it(user: Path) -> None:
 def test_a_name_that_leads_nowhere_is_refused(user: Path, kind: str, name: str, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         arguments_of(kind, name)
+
+
+def test_a_module_that_is_not_there_is_refused_with_where_it_was_looked_for(user: Path) -> None:
+    with pytest.raises(
+        ValueError, match=re.escape("cannot import \"nowhere.x:Net\": No module named 'nowhere'.")
+    ) as caught:
+        resolve("model", "nowhere.x:Net")
+    assert re.search(f" Looked in .*{user}.* and among the installed packages\\.$", str(caught.value))
+
+
+def test_a_class_of_the_running_script_is_refused_with_what_to_do() -> None:
+    with pytest.raises(
+        ValueError, match=r"which trainings do not import: put Mine into a module, and write module:Mine\."
+    ):
+        resolve("model", "__main__:Mine")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "ours"),
+    [
+        ("schedule", "torch.optim.lr_scheduler:OneCycleLR", "one_cycle"),
+        ("schedule", "torch.optim.lr_scheduler.ReduceLROnPlateau", "plateau"),
+        ("schedule", "CosineAnnealingWarmRestarts", "cosine_restarts"),
+        ("schedule", "keras.optimizers.schedules:PiecewiseConstantDecay", "piecewise_constant"),
+        ("optimizer", "tensorflow.keras.optimizers:SGD", "sgd"),
+        ("optimizer", "keras.optimizers:Adam", "adam_epsilon_hat"),
+        ("optimizer", "NAdam", "torch.optim:NAdam"),
+        ("optimizer", "Adam", "adam"),
+        ("model", "mymodels.Net", "mymodels:Net"),
+    ],
+)
+def test_a_class_of_another_library_is_refused_with_its_name_here(kind: str, name: str, ours: str) -> None:
+    with pytest.raises(ValueError, match=rf" Did you mean {ours}\?$"):
+        resolve(kind, name)
+
+
+def test_every_class_that_is_known_by_another_name_here_has_one() -> None:
+    assert all(ours in registry.KINDS[kind] for kind, names in registry.SYNONYMS.items() for ours in names.values())
+    schedulers = [name for name in vars(torch.optim.lr_scheduler) if name.endswith("LR") and name != "ChainedScheduler"]
+    missing = [name for name in schedulers if name.lower() not in registry.SYNONYMS["schedule"]]
+    assert missing == ["SWALR"] or missing == []
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from typing import Any
 from lightning_modules import Plateau
 from tuner import registry
 from tuner.document import Document, Keys, Node, Nodes, dotted, shown
+from tuner.errors import reason_of
 from tuner.hints import check_value, did_you_mean, item_hint, members, parse_length, takes_steps
 from tuner.length import Length, relative_lengths, resolve
 from tuner.registry import Signature, is_schedule
@@ -45,6 +46,7 @@ class Checker:
         self._fault = document.fault
         self._document = document
         self._lengths = lengths
+        self._looked_at: set[Keys] = set()
         self.any_metric = False
         """Whether a plateau can monitor any metric: modules of the user's log what they like."""
 
@@ -61,10 +63,19 @@ class Checker:
             if key not in known:
                 self._fault(node.path, f"unknown key.{_alternatives(key, known)}")
 
-    def settings(self, signature: Signature, node: Node) -> dict[str, Any]:
-        """Check a section of fixed keys."""
+    def settings(self, signature: Signature, node: Node, refused: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Check a section of fixed keys.
+
+        Args:
+            signature: What there is to give.
+            node: The section.
+            refused: Other keys that are no slip of the pen, and why they cannot be given.
+        """
         nodes = self.mapping(node)
-        self.keys(nodes, signature.arguments)
+        for key, reason in (refused or {}).items():
+            if key in nodes:
+                self._fault(nodes[key].path, f"{reason} Known: {listed(signature.arguments)}.")
+        self.keys({key: each for key, each in nodes.items() if key not in (refused or {})}, signature.arguments)
         return self.arguments(signature, {key: nodes[key] for key in nodes if key in signature.arguments}, node.path)
 
     def arguments(self, signature: Signature, nodes: Nodes, path: Keys, owner: str = "") -> dict[str, Any]:
@@ -222,10 +233,17 @@ class Checker:
 
     # -- values --------------------------------------------------------------------------------------------------------
 
-    def value(self, hint: Any, node: Node) -> Template:
-        """Check a value, a range or choices for an argument of a type; and the value in `trial` that it replaces."""
+    def value(self, hint: Any, node: Node, advice: str = "") -> Template:
+        """Check a value, a range or choices for an argument of a type; and the value in `trial` that it replaces.
+
+        Args:
+            hint: The type.
+            node: The value.
+            advice: What to do for something else than the type allows.
+        """
+        self._looked_at.add(node.path)
         if node.base is not None and not node.base.searched and not is_schedule(hint):
-            self._check(hint, node.base.raw, node.base.path)
+            self._check(hint, node.base.raw, node.base.path, advice)
         if is_schedule(hint) and not (node.value is None and type(None) in members(hint)):
             return self.component("schedule", node, hint)
         if isinstance(node.value, list):
@@ -240,7 +258,7 @@ class Checker:
             if is_spec(raw):
                 self._fault(node.path, "a range belongs in search_space.")
                 return None
-        self._check(hint, raw, node.path)
+        self._check(hint, raw, node.path, advice)
         return raw
 
     def _list(self, hint: Any, node: Node) -> Template:
@@ -271,6 +289,21 @@ class Checker:
                 self._check(hint, value, (*path, "choices", index))
         return spec
 
+    def forms(self, node: Node) -> None:
+        """Check the form of ranges and choices that no argument was found for, so that all faults are told at once."""
+        raw = node.raw
+        if node.path in self._looked_at:
+            return
+        if is_spec(raw):
+            has_length = any(parse_length(raw.get(key)) for key in ("low", "high", "step"))
+            raw, unit = self._without_unit(raw, node.path) if has_length else (raw, "number")
+            if unit:
+                parse_spec(raw, False, lambda inner, message: self._fault((*node.path, *inner), message))
+            return
+        inner = node.value.values() if isinstance(node.value, dict) else node.value
+        for each in inner if isinstance(node.value, dict | list) else ():
+            self.forms(each)
+
     def _without_unit(self, raw: Mapping[str, Any], path: Keys) -> tuple[Mapping[str, Any], str]:
         """Return a range of lengths as numbers and their unit; no unit if it is not one and the same."""
         bounds = [key for key in ("low", "high", "step") if key in raw]
@@ -282,9 +315,9 @@ class Checker:
         self._fault(path, f"low, high and step must be numbers, or lengths in one unit: {form} (got {shown(raw)}).")
         return raw, ""
 
-    def _check(self, hint: Any, value: Any, path: Keys) -> None:
+    def _check(self, hint: Any, value: Any, path: Keys, advice: str = "") -> None:
         if wrong := check_value(hint, value):
-            self._fault(path, wrong)
+            self._fault(path, f"{wrong} {advice}" if advice and not wrong.endswith("?") else wrong)
 
     # -- the search space ----------------------------------------------------------------------------------------------
 
@@ -329,8 +362,7 @@ def _try(kind: str, values: Mapping[str, Any], steps: Sequence[int], any_metric:
     try:
         made = registry.rehearse(kind, values, steps)
     except (Exception, SystemExit) as error:  # whatever a class of the user raises
-        text = " ".join(str(error).split())
-        text = text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
+        text = reason_of(error)
         return text if text.endswith(".") else f"{text}."
     if isinstance(made, Plateau) and not any_metric and made.monitor not in PLATEAU_METRICS:
         *others, last = PLATEAU_METRICS

@@ -25,6 +25,7 @@ from tuner.durations import parse_duration
 from tuner.errors import BadInputError
 from tuner.first_trials import FirstTrials, first_trials
 from tuner.hints import check_value, did_you_mean
+from tuner.importing import look_in
 from tuner.length import Length, Meter, relative_lengths, resolve
 from tuner.registry import Argument, Signature, signature_of
 from tuner.search_space import (
@@ -54,6 +55,7 @@ __all__ = [
     "shipped_studies",
 ]
 
+OWN_LOSS = "For class weights, label smoothing or another loss, name a LightningModule as the model: it has its own."
 COMPONENTS = ("data", "model", "optimizer", "schedule")
 MAX_GRID = 1_000_000
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -125,6 +127,13 @@ class TrainerConfig:
     def batches(self) -> int | None:
         """Return the batches from one validation to the next; None for all of a pass over the data."""
         return self.val_check_interval * self.accumulate_grad_batches or None
+
+
+OTHERS_OF_TRAINER = dict.fromkeys(
+    registry.TRAINER_ARGUMENTS - {each.name for each in dataclasses.fields(TrainerConfig)},
+    "unknown key: Lightning's Trainer has it, but a study does not set it; a LightningModule can add callbacks by "
+    "configure_callbacks.",
+)
 
 
 def evaluations(max_epochs: int, max_steps: int, val_check_interval: int) -> int:
@@ -218,6 +227,7 @@ class StudyConfig:
         values: What both say together, as `load_study` reads it from a file; empty if the study is of no file.
         experiment: The experiment in MLflow; by default it has the study's name.
         within: Identifier of the study in whose run, in MLflow, this one's lies; empty for none.
+        folder: Where its own modules are looked for besides the usual places: beside its file.
         first: What its first trials draw, whatever the sampler says.
         meter: What has measured its data.
     """
@@ -236,6 +246,7 @@ class StudyConfig:
     values: Mapping[str, Any] = field(default_factory=dict, compare=False)
     experiment: str = ""
     within: str = ""
+    folder: Path | None = field(default=None, compare=False)
     first: FirstTrials = field(default_factory=FirstTrials, compare=False, repr=False)
     meter: Meter = field(default_factory=Meter, compare=False, repr=False)
 
@@ -367,13 +378,16 @@ def shipped_studies() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def load_study(source: str, overrides: Sequence[str] = (), *, is_past: bool = False) -> StudyConfig:
+def load_study(
+    source: str, overrides: Sequence[str] = (), *, is_past: bool = False, folder: Path | None = None
+) -> StudyConfig:
     """Read and check a study.
 
     Args:
         source: Path of a study file, or the name of a shipped one.
         overrides: ``dotted.path=value`` each, put over what the file says.
         is_past: Whether the study was run and is only looked at: its grid may have had more points then.
+        folder: Where modules of the user's are looked for besides the usual places; by default beside the study file.
 
     Raises:
         BadInputError: With every fault that was found.
@@ -382,7 +396,10 @@ def load_study(source: str, overrides: Sequence[str] = (), *, is_past: bool = Fa
     document = read_document(path)
     for assignment in overrides:
         override(document, assignment)
-    return _StudyReader(document).study(default_name=path.stem, is_past=is_past)
+    if folder is None and path not in shipped_studies().values():
+        folder = path.parent
+    look_in(folder)
+    return _StudyReader(document, folder).study(default_name=path.stem, is_past=is_past)
 
 
 def read_schedule(document: Document, length: Length) -> Schedule | Plateau:
@@ -419,14 +436,16 @@ def _find(source: str) -> Path:
 class _StudyReader:
     """Makes a study of a document, section by section; nothing of it counts before all of it is checked."""
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: Document, folder: Path | None) -> None:
         self._document = document
+        self._folder = folder
         self._fault = document.fault
         self._meter = Meter()
         self._measured: dict[str, Template] = {}
         self._known_lengths: list[Length] | None = None
         self._why_unknown: list[str] = []
-        self._own_modules = False  # whether the models are LightningModules
+        self._own_modules = False  # whether all models are LightningModules
+        self._knows_metrics = False  # whether no model can be one
         self._checker = Checker(document, self._lengths)
         self._nodes = self._checker.mapping(Node.of(document.data, ()))
 
@@ -462,6 +481,7 @@ class _StudyReader:
             identity=self._identity(Objective(**objective), sampler, pruner),
             text=self._document.text,
             values={**self._document.data, "name": name},
+            folder=self._folder,
             first=FirstTrials() if is_grid else first_trials(template, self._trial(), _default),
             meter=self._meter,
         )
@@ -476,8 +496,8 @@ class _StudyReader:
         return self._nodes.get(name, Node({}, (name,)))
 
     def _check_metric(self, metric: Any) -> None:
-        """Refuse a metric that a classifier does not log; what a module of the user's logs, only its training tells."""
-        if self._own_modules or not isinstance(metric, str):
+        """Refuse a metric that a classifier does not log; what a LightningModule logs, only its training tells."""
+        if not self._knows_metrics or not isinstance(metric, str):
             return
         if wrong := check_value(ClassifierMetric, metric):
             self._fault(("objective", "metric"), wrong)
@@ -546,16 +566,21 @@ class _StudyReader:
             form = FORM_OF_COMPONENT if name in COMPONENTS else ""
             trial.put(name, dataclasses.replace(section, value=self._checker.mapping(section, form)))
         self._checker.place(trial, space)
+        are_modules = [_is_module(name) for name in _names(trial.value["model"])]
+        self._own_modules = bool(are_modules) and all(are_modules)
+        self._knows_metrics = bool(are_modules) and None not in are_modules and not self._own_modules
+        self._checker.any_metric = not self._knows_metrics
         checked = {kind: self._checker.component(kind, trial.value[kind]) for kind in COMPONENTS if kind != "schedule"}
-        self._own_modules = self._checker.any_metric = _are_modules(checked["model"])
         trainer = self._trainer(trial.value["trainer"])
         self._measured = {"data": checked["data"], "trainer": trainer}  # how long a training is: a schedule may need it
         schedule = self._checker.component("schedule", trial.value["schedule"])
         template = {**checked, "schedule": schedule, "trainer": trainer}
-        template["loss"] = None if self._own_modules else self._checker.value(Loss, trial.value["loss"])
+        template["loss"] = None if self._own_modules else self._checker.value(Loss, trial.value["loss"], OWN_LOSS)
         if self._own_modules and ("loss" in given or "loss" in space):
             self._fault(trial.value["loss"].path, "leave it out: a LightningModule has a loss of its own.")
         template["seed"] = self._checker.value(Seed, trial.value["seed"])
+        for node in space.values():
+            self._checker.forms(node)
         return template
 
     def _lengths(self, needed: bool) -> Sequence[Length]:
@@ -577,7 +602,7 @@ class _StudyReader:
             self._fault(node.path, "name what is searched in it, such as trainer.max_epochs.")
             return {}
         before = self._document.fault_count
-        template = self._checker.settings(signature_of(TrainerConfig), node)
+        template = self._checker.settings(signature_of(TrainerConfig), node, OTHERS_OF_TRAINER)
         if node.child("max_epochs") is None and node.child("max_steps") is None:
             self._fault((*node.path, "max_epochs"), "required.")
         if self._document.fault_count == before:
@@ -620,12 +645,24 @@ def _default(place: str, name: str, key: str) -> Any:
 
 
 def _are_modules(model: Template) -> bool:
-    """Tell whether every model that a checked template allows is a LightningModule."""
-    names = model.options if isinstance(model, OneOf) else [model.get("name", "")] if isinstance(model, dict) else []
+    """Return whether every model that a checked template allows is a LightningModule."""
+    return all(_is_module(name) for name in (model.options if isinstance(model, OneOf) else [model["name"]]))
+
+
+def _is_module(name: str) -> bool | None:
+    """Return whether a model is a LightningModule; None if there is no such model."""
     try:
-        return bool(names) and all(registry.is_module(name) for name in names)
-    except ValueError:  # an unknown name, which is told already
-        return False
+        return registry.is_module(name)
+    except ValueError:
+        return None
+
+
+def _names(component: Node) -> list[str]:
+    """Return the names that a component can have, right or wrong."""
+    choices, name = component.child("one_of"), component.child("name")
+    if choices is not None and isinstance(choices.value, dict):
+        return list(choices.value)
+    return [name.value] if name is not None and isinstance(name.value, str) else []
 
 
 def _length_faults(trainer: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

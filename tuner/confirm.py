@@ -132,7 +132,13 @@ def _confirmation(past: "PastStudy", top: int, count: int, name: str | None) -> 
         opponents[role] = same(config) or name
         candidates.setdefault(opponents[role], config)
 
-    if default := past.default():
+    first = past.config.first
+    baseline = first.params[0] if first.params and not first.outside else None
+    twin = next((trial.number for trial in past.trials if trial.number in labels and trial.params == baseline), None)
+    if twin is not None:
+        add("the study's default", labels[twin], configs[twin])
+        claims.setdefault(labels[twin], values[twin])
+    elif default := past.default():
         add("the study's default", f"default {default.schedule.name}", default)
     constant = next((number for number in ranking if configs[number].schedule.name == "constant"), None)
     if constant is not None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tuner.terminal import printable
 
-__all__ = ["BadInputError", "StudyFailedError", "StudyRunningError", "TunerError", "in_a_line", "place_of"]
+__all__ = ["BadInputError", "StudyFailedError", "StudyRunningError", "TunerError", "in_a_line", "place_of", "reason_of"]
 
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 _OWN = tuple(str(Path(__file__).parent.parent / package) + "/" for package in ("tuner", "lightning_modules"))
@@ -64,14 +64,23 @@ class StudyFailedError(TunerError):
 
 def in_a_line(error: BaseException) -> str:
     """Return the class of an error of other code and the line of its text that tells most."""
-    try:
-        text = str(error)
-    except Exception:  # the class is the user's, and so is its text
-        text = "(its text cannot be shown)"
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line for line in _text_of(error).splitlines() if line.strip()]
     if len(lines) > 1 and lines[1].startswith("Original Traceback"):  # of a process that loads data
         return " ".join(lines[-1].split())
     return " ".join(f"{type(error).__name__}: {lines[0] if lines else ''}".split()).removesuffix(":")
+
+
+def reason_of(error: BaseException) -> str:
+    """Return why other code refused something: the text of a ValueError, of others the class as well."""
+    text = " ".join(_text_of(error).split())
+    return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}".removesuffix(": ")
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # the class is the user's, and so is its text
+        return "(its text cannot be shown)"
 
 
 def place_of(error: BaseException) -> str:

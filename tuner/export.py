@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner.commands import add_stores, command, leave
-from tuner.errors import BadInputError
+from tuner.errors import BadInputError, StudyFailedError, in_a_line, place_of
 from tuner.urls import refuse_passwords, storage_url
 from tuner.wording import counted
 
@@ -116,14 +116,19 @@ def _run(options: argparse.Namespace) -> int:
             raise BadInputError([f"--to: {to} is there already; name a folder that is not."])
         rates = TrackedStudy(uri, past.identifier).points(trial.number).get("lr", ())
     try:
-        with tempfile.TemporaryDirectory(prefix=".tuner-", dir=to.absolute().parent) as temporary:
-            folder = Path(temporary, "export")
+        temporary = tempfile.TemporaryDirectory(prefix=".tuner-", dir=to.absolute().parent)
+    except OSError as error:
+        raise BadInputError([f"--to: {to}: cannot be written ({error.strerror})."]) from error
+    try:
+        with temporary:
+            folder = Path(temporary.name, "export")
             folder.mkdir()
             with console.status("collecting"):
                 _fill(folder, past, trial, rates)
             folder.rename(to)
-    except OSError as error:
-        raise BadInputError([f"--to: {to}: cannot be written ({error.strerror})."]) from error
+    except OSError as error:  # of the disk, of the stores, or of the trial's own data
+        reason = f"{in_a_line(error)}{place_of(error)}"
+        raise StudyFailedError(f"trial #{trial.number} cannot be exported: {reason}") from error
     print(to)  # noqa: T201
     return 0
 

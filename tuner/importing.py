@@ -1,10 +1,42 @@
-"""What libraries leave behind when they are imported, and the garbage collector."""
+"""Where a study's own modules are looked for, and imports without the garbage collector."""
 
 import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-__all__ = ["importing"]
+__all__ = ["importing", "look_in", "own_places", "study_folder"]
+
+_added: list[str] = []
+
+
+def look_in(folder: str | Path | None) -> None:
+    """Look for modules in the folder of a study as well, after all other places.
+
+    Args:
+        folder: The folder: networks and data modules may lie beside the study file that names them. None for no folder.
+            That of another study is left out from then on.
+    """
+    while _added:
+        if (before := _added.pop()) in sys.path:
+            del sys.path[-1 - sys.path[::-1].index(before)]  # the last one; others may have put it before
+    path = "" if folder is None else str(Path(folder).resolve())
+    if path and path not in sys.path:
+        sys.path.append(path)
+        _added.append(path)
+
+
+def study_folder() -> str | None:
+    """Return the folder of the study, for processes that do not inherit the places where this one looks."""
+    return next(iter(_added), None)
+
+
+def own_places() -> list[str]:
+    """Return the folders where modules are looked for, apart from those of the installation."""
+    installed = tuple({f"{sys.prefix}/", f"{sys.base_prefix}/"})
+    places = dict.fromkeys(str(Path(place).absolute()) for place in sys.path if not place.endswith(".zip"))
+    return [place for place in places if not f"{place}/".startswith(installed)]
 
 
 @contextmanager

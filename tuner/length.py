@@ -12,9 +12,9 @@ from typing import Any
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
-from lightning_modules.tensors import TensorLoader
+from lightning_modules.tensors import DataError, TensorLoader
 from tuner import registry
-from tuner.errors import BadInputError
+from tuner.errors import BadInputError, place_of, reason_of
 from tuner.hints import item_hint, parse_length, takes_steps
 
 __all__ = ["DataFacts", "Length", "Meter", "relative_lengths", "resolve"]
@@ -153,8 +153,9 @@ class Meter:
                     raise ValueError("there is not one training batch")
                 digest = data.digest() if hasattr(data, "digest") else ""
                 images = _count_images(data)
-            except Exception as error:  # the network's, the disk's, or whatever a user's own data module raises
-                raise BadInputError([f"trial.data: {error}"]) from error
+            except (Exception, SystemExit) as error:  # the network's, the disk's, or of a user's own data module
+                text = str(error) if isinstance(error, DataError) else reason_of(error)
+                raise BadInputError([f"trial.data: {text}{place_of(error)}"]) from error
             self._seen[key] = DataFacts(batches, digest, images)
         return self._seen[key]
 

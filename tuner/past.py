@@ -1,5 +1,6 @@
 """A study that was run: what it was, its trials, and where they left their weights."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from tuner.errors import BadInputError
 from tuner.reading import IDENTITY, config_of, identifier_of, open_study, record_of
 from tuner.record import StudyRecord
 from tuner.seeds import CONFIGURATION, CONFIRMS, SEED, label
-from tuner.storage import DEFINITION_FILE, check_continued
+from tuner.storage import DEFINITION_FILE, FOLDER_FILE, check_continued
 
 __all__ = ["PastStudy", "Trial"]
 
@@ -51,8 +52,8 @@ class PastStudy:
             BadInputError: If there is no such study, or it was begun with another study file or other data.
             StudyFailedError: If the database cannot be used.
         """
-        source = _definition(source, storage)
-        config = load_study(source, is_past=True)
+        source, folder = _definition(source, storage)
+        config = load_study(source, is_past=True, folder=folder)
         check_continued(config, storage, config.identity_with(config.measure_data()[0]))
         with open_study(storage, config.name) as study:
             trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
@@ -65,7 +66,8 @@ class PastStudy:
     def default(self) -> TrialConfig | None:
         """Return the `trial` of the study file as it is; None if it is complete only with what is searched."""
         try:
-            return config_of(load_study(self.source, ["search_space={}", "sampler={name: random}"]), {})
+            fixed = load_study(self.source, ["search_space={}", "sampler={name: random}"], folder=self.config.folder)
+            return config_of(fixed, {})
         except BadInputError:
             return None
 
@@ -118,20 +120,22 @@ class PastStudy:
         return trial_directory(self.storage, self.config.name, self.identifier, number)
 
 
-def _definition(source: str, storage: str) -> str:
-    """Return the path or name of the study file of a study.
+def _definition(source: str, storage: str) -> tuple[str, Path | None]:
+    """Return the path or name of the study file of a study, and where its own modules lie if that is not beside it.
 
     Raises:
         BadInputError: If there is none.
     """
     if not NAME.fullmatch(source):
-        return source
+        return source, None
     kept = state_directory(storage, source) / DEFINITION_FILE
     if kept.exists():
-        return str(kept)
+        folder = kept.with_name(FOLDER_FILE)
+        here = kept.parent.parent.parent
+        return str(kept), here / os.fsdecode(folder.read_bytes()) if folder.exists() else here
     is_file = Path(source).exists() or Path(source).suffix in (".yaml", ".yml")
     if not is_file and source not in shipped_studies():
         with open_study(storage, source):  # or say which studies there are
             advice = "give its study file instead of its name"
             raise BadInputError([f'{kept.parent} does not say what study "{source}" is: {advice}.'])
-    return source
+    return source, None

@@ -8,19 +8,22 @@ import importlib
 import inspect
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningDataModule, LightningModule
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 
 from lightning_modules import DATASETS, MODELS, OPTIMIZERS, SCHEDULES, SGD, TABLES, Constant, Plateau, Schedule
 from tuner.document import shown
+from tuner.errors import in_a_line
 from tuner.hints import converted, did_you_mean, item_hint, members
+from tuner.importing import own_places
 
 __all__ = [
     "KINDS",
+    "TRAINER_ARGUMENTS",
     "Argument",
     "Signature",
     "accepted",
@@ -42,6 +45,46 @@ KINDS: dict[str, Mapping[str, type]] = {
     "optimizer": OPTIMIZERS,
     "schedule": {**SCHEDULES, "plateau": Plateau},
 }
+
+TRAINER_ARGUMENTS = frozenset(inspect.signature(Trainer).parameters)
+"""What Lightning's Trainer takes."""
+
+SYNONYMS: dict[str, Mapping[str, str]] = {
+    "schedule": {
+        "constantlr": "constant",
+        "cosineannealinglr": "cosine",
+        "cosineannealingwarmrestarts": "cosine_restarts",
+        "cosinedecay": "cosine",
+        "cosinedecayrestarts": "cosine_restarts",
+        "cosinelrscheduler": "cosine",
+        "cycliclr": "triangular",
+        "exponentialdecay": "exponential",
+        "exponentiallr": "exponential",
+        "inversetimedecay": "inverse_time",
+        "lambdalr": "lambda",
+        "learningratescheduler": "lambda",
+        "linearlr": "polynomial",
+        "multiplicativelr": "lambda",
+        "multisteplr": "piecewise_constant",
+        "multisteplrscheduler": "piecewise_constant",
+        "onecyclelr": "one_cycle",
+        "piecewiseconstantdecay": "piecewise_constant",
+        "plateaulrscheduler": "plateau",
+        "polylrscheduler": "polynomial",
+        "polynomialdecay": "polynomial",
+        "polynomiallr": "polynomial",
+        "reducelronplateau": "plateau",
+        "sequentiallr": "join",
+        "steplr": "step",
+        "steplrscheduler": "step",
+    },
+    "optimizer": {"adamoptimizer": "adam_epsilon_hat"},
+}
+"""Classes of torch, Keras, TensorFlow 1 and timm, in lower case, and what they are called here."""
+
+LIBRARIES = ("keras", "optax", "tensorflow", "timm", "torch")
+KERAS = {"adam": "adam_epsilon_hat"}
+"""Classes of Keras that are not the one of torch of that name."""
 
 GIVEN_TO_MODULES = {"optimizer": SGD(initial_lr=0.1), "schedule": Constant()}
 """What a LightningModule is built with beside its arguments, and what stands for it while those are checked."""
@@ -67,7 +110,7 @@ class Argument:
 
     hint: Any
     required: bool
-    default: Any = None
+    default: Any = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -94,25 +137,54 @@ def resolve(kind: str, name: str) -> Any:
         return known[name]
     module_name, colon, attribute = name.partition(":")
     if not colon:
+        hint = _synonym(kind, name) or did_you_mean(name, known)
         raise ValueError(
-            f"unknown {kind} {shown(name)}. Known: {', '.join(sorted(known))}, or package.module:Name."
-            + did_you_mean(name, known)
+            f"unknown {kind} {shown(name)}. Known: {', '.join(sorted(known))}, or package.module:Name.{hint}"
         )
-    found = _imported(name, module_name, attribute)
-    bases, wanted = _BASES[kind]
-    if isinstance(found, type) and not issubclass(found, bases):
-        raise ValueError(f"{shown(name)} is not {wanted}.")
+    try:
+        found = _imported(name, module_name, attribute)
+        bases, wanted = _BASES[kind]
+        if isinstance(found, type) and not issubclass(found, bases):
+            raise ValueError(f"{shown(name)} is not {wanted}.")
+    except ValueError as error:
+        hint = "" if "Did you mean" in str(error) else _synonym(kind, name)
+        raise ValueError(f"{error}{hint}") from error
     return found
 
 
+def _synonym(kind: str, name: str) -> str:
+    """Return " Did you mean ...?" if what is named is known here by another name, else nothing."""
+    path = name.replace(":", ".")
+    module, _, last = path.rpartition(".")
+    lowered, library = last.lower(), module.partition(".")[0]
+    of_torch = {each.lower(): each for each, found in vars(torch.optim).items() if is_torch_optimizer(found)}
+    candidates = (
+        KERAS.get(lowered) if kind == "optimizer" and library in ("keras", "tensorflow") else None,
+        SYNONYMS.get(kind, {}).get(lowered),
+        lowered if lowered in KINDS[kind] and library in ("", *LIBRARIES) else None,
+        f"torch.optim:{of_torch[lowered]}" if kind == "optimizer" and lowered in of_torch and not module else None,
+        f"{module}:{last}" if module and last and path == name else None,
+    )
+    found = next(filter(None, candidates), None)
+    return f" Did you mean {found}?" if found else ""
+
+
 def _imported(name: str, module_name: str, attribute: str) -> Any:
+    if module_name in ("__main__", "__mp_main__"):
+        raise ValueError(
+            f"{shown(name)} is in the script or notebook that is running, which trainings do not import: "
+            f"put {attribute} into a module, and write module:{attribute}."
+        )
     try:
         module = importlib.import_module(module_name)
         found = getattr(module, attribute, None)
     except ModuleNotFoundError as error:
-        raise ValueError(f"cannot import {shown(name)}: {error}.") from error
+        where = ""
+        if f"{module_name}.".startswith(f"{error.name}."):  # itself, not what it imports
+            where = f" Looked in {', '.join(own_places())} and among the installed packages."
+        raise ValueError(f"cannot import {shown(name)}: {error}.{where}") from error
     except (Exception, SystemExit) as error:  # whatever the user's module raises
-        raise ValueError(f"cannot import {shown(name)}: {type(error).__name__}: {error}.") from error
+        raise ValueError(f"cannot import {shown(name)}: {in_a_line(error)}.") from error
     if not callable(found):
         hint = did_you_mean(attribute, [key for key, value in vars(module).items() if callable(value)])
         raise ValueError(f"{module_name} has no class or function {shown(attribute)}.{hint}")

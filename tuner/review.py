@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner.commands import leave
+from tuner.importing import look_in, study_folder
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +47,7 @@ class Review:
     """Of the time, at most, in which it draws while trainings run."""
 
     def __init__(self, storage: str, study: str, uri: str, directory: Path) -> None:
-        self._request = {"storage": storage, "study": study, "uri": uri}
+        self._request = {"storage": storage, "study": study, "uri": uri, "folder": study_folder()}
         self._log = directory / LOG_FILE
         self._process: subprocess.Popen[str] | None = None
         self._began = 0.0
@@ -111,6 +112,7 @@ def main() -> None:
     """Do what the standard input asks for, and print what a person should know, as a JSON list."""
     request = json.load(sys.stdin)
     os.nice(0 if "state" in request else 19)
+    look_in(request["folder"])
     from tuner.charts import draw
     from tuner.pictures import png
     from tuner.reading import identifier_of, open_study, record_of

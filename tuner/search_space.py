@@ -179,7 +179,13 @@ def _choice_faults(values: Any) -> Iterator[tuple[Keys, str]]:
     first: dict[Scalar, int] = {}
     for index, value in enumerate(values):
         if isinstance(value, list | dict):
-            yield ("choices", index), f"must be a plain value, not a list or a mapping (got {shown(value)})."
+            instead = "items of a list are searched by their paths, as model.channels.0"
+            if isinstance(value, dict):
+                instead = "a whole component is searched by {one_of: {name: {argument: range or value}, ...}}"
+            yield (
+                ("choices", index),
+                f"must be a plain value, not a list or a mapping (got {shown(value)}); {instead}.",
+            )
         elif first.setdefault(value, index) != index:  # 1, 1.0 and true are one and the same to Optuna
             yield ("choices", index), f"{shown(value)} is the same as choices[{first[value]}]."
     if len(values) < 2:

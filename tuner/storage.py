@@ -8,13 +8,14 @@ import contextlib
 import dataclasses
 import functools
 import json
+import os
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
+from typing import IO, Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -29,9 +30,10 @@ from tuner.record import StudyRecord
 from tuner.samplers import make_pruner, make_sampler
 from tuner.wording import counted
 
-__all__ = ["DEFINITION_FILE", "StudyStore", "Tested", "check_continued"]
+__all__ = ["DEFINITION_FILE", "FOLDER_FILE", "StudyStore", "Tested", "check_continued"]
 
 DEFINITION_FILE = "study.yaml"
+FOLDER_FILE = "folder"
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -283,15 +285,20 @@ class StudyStore:
         return record_of(self._study)
 
     def keep_definition(self) -> None:
-        """Write down what the study is, beside its results: it can then be looked into by its name alone.
+        """Write down what the study is, and where its own modules lie: it can then be looked into by its name alone.
 
         Raises:
             StudyFailedError: If there is no room.
         """
-        content = json.dumps(self._config.values, ensure_ascii=False, indent=1).encode()
+        files = {}
+        if self._config.values:
+            files[DEFINITION_FILE] = json.dumps(self._config.values, ensure_ascii=False, indent=1).encode()
+        if (own := self._config.folder) is not None:
+            own, here = own.resolve(), self.directory.parent.parent.resolve()  # the two may be moved together
+            files[FOLDER_FILE] = os.fsencode(own.relative_to(here) if own.is_relative_to(here) else own)
         try:
-            if self._config.values:
-                write_atomically(self.directory / DEFINITION_FILE, lambda file: file.write(content))
+            for name, content in files.items():
+                write_atomically(self.directory / name, functools.partial(_write, content=content))
         except DiskFullError as error:
             raise StudyFailedError(f"the disk is full: {error}") from error
 
@@ -325,6 +332,10 @@ class StudyStore:
             study = self._study._study_id
             self._ids[number] = self.database.storage.get_trial_id_from_study_id_trial_number(study, number)
         return self._ids[number]
+
+
+def _write(file: IO[bytes], content: bytes) -> None:
+    file.write(content)
 
 
 def check_continued(config: StudyConfig, url: str, identity: Mapping[str, Any]) -> None:

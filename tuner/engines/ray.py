@@ -26,6 +26,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tuner.checkpoints import write_atomically
 from tuner.engines import Handler
 from tuner.errors import BadInputError, StudyFailedError
+from tuner.importing import look_in, study_folder
 from tuner.messages import EpochReport, Group, Slot, StepReport, TrialResult, Verdict
 
 __all__ = ["RayEngine"]
@@ -177,7 +178,8 @@ class RayEngine:
             "scheduling_strategy": NodeAffinitySchedulingStrategy(node.identifier, soft=False),
         }
         task = self._host.options(**options)
-        busy.task = task.remote(self._post, busy.key, slot, group, self._stall_timeout, str(Path.cwd()), self._mark)
+        folders = str(Path.cwd()), study_folder()
+        busy.task = task.remote(self._post, busy.key, slot, group, self._stall_timeout, folders, self._mark)
         self._busy.append(busy)
 
     def _wait(self, handler: Handler) -> None:
@@ -336,8 +338,21 @@ class _Letters:
         return True
 
 
-def _host(post: Any, key: str, slot: Slot, group: Group, stall_timeout: float, folder: str, mark: str) -> Outcome:
-    """Work on a group as a slot of this machine."""
+def _host(
+    post: Any, key: str, slot: Slot, group: Group, stall_timeout: float, folders: tuple[str, str | None], mark: str
+) -> Outcome:
+    """Work on a group as a slot of this machine.
+
+    Args:
+        post: Where the coordinator reads.
+        key: Of the group.
+        slot: The slot.
+        group: The group.
+        stall_timeout: Seconds without a sign of life after which a training is taken for hung, and killed.
+        folders: The working folder of the coordinator, and that of the study file.
+        mark: What the coordinator wrote into the folder of the trial.
+    """
+    folder, beside_the_file = folders
     try:
         is_seen = (group.trials[0].directory / MARK_FILE).read_text() == mark
         os.chdir(folder)
@@ -348,6 +363,7 @@ def _host(post: Any, key: str, slot: Slot, group: Group, stall_timeout: float, f
     ray.get(post.tell.remote(key, "begun"))
     if folder not in sys.path:  # networks and data sets of the study's author lie there
         sys.path.insert(0, folder)
+    look_in(beside_the_file)
     from tuner.engines.local import LocalEngine
 
     gpus = tuple(int(gpu) for gpu in ray.get_gpu_ids())
