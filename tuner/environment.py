@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from tuner.errors import StudyFailedError
 from tuner.messages import Slot
 
 __all__ = ["device_name", "environment", "on_cpu", "setup"]
@@ -21,8 +22,13 @@ PACKAGES = (*PACKAGES_OF_TRAINING, "optuna", "mlflow")
 def environment(slots: Sequence[Slot]) -> dict[str, str]:
     """Return tags for the run of a study.
 
+    The process that asks leaves the GPUs alone, as a GPU may be set to take one process only.
+
     Args:
         slots: Where trainings run.
+
+    Raises:
+        StudyFailedError: If a GPU cannot be used.
     """
     tags = {}
     if commit := _git("rev-parse", "HEAD"):
@@ -32,7 +38,7 @@ def environment(slots: Sequence[Slot]) -> dict[str, str]:
         **tags,
         "versions": ", ".join(f"{name} {version}" for name, version in _versions(PACKAGES).items()),
         "hardware": f"{_processor()}, {os.cpu_count()} cores",
-        "devices": ", ".join(dict.fromkeys(name for slot in slots for name in _names(slot))),
+        "devices": ", ".join(dict.fromkeys(_devices(slots))),
     }
 
 
@@ -71,10 +77,36 @@ def _versions(packages: Sequence[str]) -> dict[str, str]:
     return versions
 
 
-def _names(slot: Slot) -> Sequence[str]:
-    if slot.host:  # it is another machine's, which knows the name
-        return [slot.device]
-    return [device_name(f"cuda:{gpu}") for gpu in slot.gpus] or [device_name("cpu")]
+def _devices(slots: Sequence[Slot]) -> list[str]:
+    """Return the names of the devices of slots; those of GPUs are asked for in another process."""
+    from tuner.engines.local import ask
+
+    gpus = dict.fromkeys(gpu for slot in slots if not slot.host for gpu in slot.gpus)
+    # Of divided GPUs, CUDA shows a process one part only.
+    parts = [[gpu for gpu in gpus if not gpu.startswith("MIG-")], *([gpu] for gpu in gpus if gpu.startswith("MIG-"))]
+    try:
+        names = {gpu: name for part in parts if part for gpu, name in zip(part, ask(gpu_names, part), strict=True)}
+    except StudyFailedError as error:
+        raise StudyFailedError(f"the GPUs {', '.join(gpus)} cannot be used: {error}") from error
+
+    def of(slot: Slot) -> list[str]:
+        if slot.host:  # it is another machine's, which knows the name
+            return [slot.device]
+        return [names[gpu] for gpu in slot.gpus] or [CPU]
+
+    return [name for slot in slots for name in of(slot)]
+
+
+def gpu_names(gpus: Sequence[str]) -> list[str]:
+    """Return the names of GPUs for people, in a process that has not used any and is to use no others.
+
+    Args:
+        gpus: The GPUs by the names that CUDA_VISIBLE_DEVICES takes.
+    """
+    import torch
+
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+    return [torch.cuda.get_device_name(number) for number in range(len(gpus))]
 
 
 def device_name(device: str) -> str:

@@ -134,7 +134,6 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _fill(folder: Path, past: "PastStudy", trial: "Trial", rates: Sequence[tuple[int, float]]) -> None:
-    from tuner.environment import on_cpu
     from tuner.lightning_config import lightning_config
     from tuner.replaying import train_again
     from tuner.script import training_script
@@ -149,7 +148,7 @@ def _fill(folder: Path, past: "PastStudy", trial: "Trial", rates: Sequence[tuple
             weights = Path(temporary) / MODEL_FILE
             rates = [(step, lr) for key, step, lr in result.points if key == "lr"]
         shutil.copy(weights, folder / WEIGHTS)
-    described = lightning_config(config, past.config.objective, "cpu" if on_cpu(setup) else "cuda")
+    described = lightning_config(config, past.config.objective, setup)
     (folder / CONFIG).write_text(as_yaml(described), encoding="utf-8")
     with (folder / TABLE).open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

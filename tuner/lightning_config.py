@@ -1,5 +1,6 @@
 """A trial as a configuration of Lightning's LightningCLI: what `best.yaml` holds."""
 
+import dataclasses
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,12 +11,12 @@ import torch
 from tuner import registry
 from tuner.config import Objective, TrainerConfig, TrialConfig
 
-__all__ = ["lightning_config", "resolve_precision", "trainer_arguments"]
+__all__ = ["as_trained", "lightning_config", "resolve_precision", "trainer_arguments"]
 
 _KINDS = ("model", "optimizer", "schedule")
 
 
-def lightning_config(config: TrialConfig, objective: Objective, device: str) -> dict[str, Any]:
+def lightning_config(config: TrialConfig, objective: Objective, setup: Mapping[str, Any]) -> dict[str, Any]:
     """Return what ``python -m lightning_modules fit --config ...`` trains the same trial by.
 
     On a CPU, with the same number of threads, it ends with the very same weights.
@@ -23,8 +24,9 @@ def lightning_config(config: TrialConfig, objective: Objective, device: str) -> 
     Args:
         config: The trial.
         objective: What the study looks for; if that is the best epoch, its checkpoint is kept.
-        device: What the trial was trained on, "cpu" or "cuda"; "auto" precision depends on it.
+        setup: What `environment.setup` recorded of its training; the precision is taken from there.
     """
+    config = as_trained(config, setup)
     parts = {kind: _described(kind, getattr(config, kind)) for kind in _KINDS}
     model = parts.pop("model")
     if registry.is_module(config.model.name):
@@ -42,8 +44,20 @@ def lightning_config(config: TrialConfig, objective: Objective, device: str) -> 
         mode = "max" if objective.direction == "maximize" else "min"
         arguments = {"monitor": objective.metric, "mode": mode}
         callbacks.append({"class_path": "pytorch_lightning.callbacks.ModelCheckpoint", "init_args": arguments})
-    trainer = {**trainer_arguments(config.trainer, device), "devices": 1, "callbacks": callbacks}
+    trainer = {**trainer_arguments(config.trainer, "cpu"), "devices": 1, "callbacks": callbacks}
     return {"seed_everything": config.seed, "trainer": trainer, "model": model, "data": data}
+
+
+def as_trained(config: TrialConfig, setup: Mapping[str, Any]) -> TrialConfig:
+    """Return a trial with the precision that it was trained with, which "auto" alone does not tell.
+
+    Args:
+        config: The trial.
+        setup: What `environment.setup` recorded of its training.
+    """
+    if precision := setup.get("precision"):
+        return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, precision=precision))
+    return config
 
 
 def trainer_arguments(config: TrainerConfig, device: str) -> dict[str, Any]:

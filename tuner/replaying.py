@@ -1,14 +1,15 @@
 """One trial trained again, in the way in which it was trained, and what came out compared with what is stored."""
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner.engines.local import LocalEngine
+from tuner.engines.machine import visible_gpus
 from tuner.environment import on_cpu
 from tuner.errors import BadInputError, StudyFailedError
+from tuner.lightning_config import as_trained
 from tuner.messages import Assignment, EpochReport, Group, Point, Slot, StepReport, TrialResult, Verdict
 from tuner.record import Curve
 from tuner.wording import counted
@@ -35,13 +36,10 @@ def train_again(past: "PastStudy", trial: "Trial", directory: Path, note: Callab
         BadInputError: If it was trained on GPUs that this machine has not got.
         StudyFailedError: If its process dies.
     """
-    config, setup = past.config_of(trial), trial.user_attrs.get("setup", {})
-    if precision := setup.get("precision"):
-        trainer = dataclasses.replace(config.trainer, precision=precision)
-        config = dataclasses.replace(config, trainer=trainer)
+    setup = trial.user_attrs.get("setup", {})
+    config = as_trained(past.config_of(trial), setup)
     ranks, threads = int(setup.get("ranks", 1)), int(setup.get("threads", 1))
-    gpus = () if on_cpu(setup) else tuple(range(ranks))
-    _check_gpus(len(gpus))
+    gpus = () if on_cpu(setup) else _gpus(ranks)
     epochs = trial.user_attrs.get("epochs", 0) if trial.user_attrs.get("state") == "pruned" else None
     objective = past.config.objective
     assignment = Assignment(trial.number, config, objective.metric, directory, objective.best_epoch)
@@ -56,13 +54,11 @@ def train_again(past: "PastStudy", trial: "Trial", directory: Path, note: Callab
     return handler.result
 
 
-def _check_gpus(wanted: int) -> None:
-    import torch
-
-    if wanted > torch.cuda.device_count():
-        raise BadInputError(
-            [f"the trial was trained on {counted(wanted, 'GPU')}, and this machine has {torch.cuda.device_count()}."]
-        )
+def _gpus(count: int) -> tuple[str, ...]:
+    found = visible_gpus()
+    if count > len(found):
+        raise BadInputError([f"the trial was trained on {counted(count, 'GPU')}, and this machine has {len(found)}."])
+    return tuple(found[:count])
 
 
 class _OneTrial:

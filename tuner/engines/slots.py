@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 
 from tuner.engines import Engine
+from tuner.engines.machine import VISIBLE, cores, processor_quota, visible_gpus
 from tuner.errors import BadInputError
 from tuner.messages import Slot
 
@@ -14,7 +15,8 @@ def make_slots(devices: str, per_device: int | None, ranks: int = 1) -> list[Slo
     """Return the slots of this machine.
 
     Args:
-        devices: "auto" for all GPUs, or the CPU if there is none; "cpu"; or the numbers of GPUs, such as "0,2".
+        devices: "auto" for all GPUs, or the CPU if there is none; "cpu"; or the numbers of GPUs, such as "0,2", among
+            those that CUDA_VISIBLE_DEVICES leaves.
         per_device: Slots on each GPU (default 1), or on the CPU (default: as many as there are cores for).
         ranks: Processes that train one trial together; with GPUs, one on each.
 
@@ -25,19 +27,21 @@ def make_slots(devices: str, per_device: int | None, ranks: int = 1) -> list[Slo
         raise BadInputError([f"--per-device: must be 1 or more (got {per_device})."])
     if ranks < 1:
         raise BadInputError([f"--devices-per-trial: must be 1 or more (got {ranks})."])
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    count = len(cores) or os.cpu_count() or 1
+    own = cores()
+    count = len(own) or os.cpu_count() or 1
+    if (quota := processor_quota()) is not None and quota < count:
+        count, own = max(1, int(quota)), []  # others have the same cores, so none is kept for a slot
     gpus = _gpus(devices)
     places = _divide(gpus, per_device or 1, ranks) if gpus else [()] * (per_device or max(1, count // ranks))
     share = count // len(places)  # less than a core for each rank if they are to share: then none is kept on one
     kept = share if share >= ranks else 0
     return [
-        Slot(index, of_slot, max(1, share // ranks), tuple(cores[index * kept : (index + 1) * kept]), ranks)
+        Slot(index, of_slot, max(1, share // ranks), tuple(own[index * kept : (index + 1) * kept]), ranks)
         for index, of_slot in enumerate(places)
     ]
 
 
-def _divide(gpus: Sequence[int], per_device: int, ranks: int) -> list[tuple[int, ...]]:
+def _divide(gpus: Sequence[str], per_device: int, ranks: int) -> list[tuple[str, ...]]:
     if ranks > 1 and per_device > 1:
         raise BadInputError(["--devices-per-trial: a trial has GPUs of its own then; leave --per-device away."])
     if len(gpus) % ranks:
@@ -46,24 +50,23 @@ def _divide(gpus: Sequence[int], per_device: int, ranks: int) -> list[tuple[int,
     return [part for part in parts for _ in range(per_device)]
 
 
-def _gpus(devices: str) -> list[int]:
+def _gpus(devices: str) -> list[str]:
     if devices == "cpu":
         return []
-    import torch
-
-    found = torch.cuda.device_count()
+    found = visible_gpus()
     if devices == "auto":
-        return list(range(found))
+        return found
     try:
         wanted = [int(number) for number in devices.split(",")]
     except ValueError:
         raise BadInputError([f'--devices: "{devices}" is not auto, cpu, or numbers of GPUs such as 0,1.']) from None
     if len(set(wanted)) < len(wanted):
         raise BadInputError([f"--devices: {devices} names a GPU twice; several slots on one are --per-device."])
-    missing = [number for number in wanted if not 0 <= number < found]
+    missing = [number for number in wanted if not 0 <= number < len(found)]
     if missing:
-        raise BadInputError([f"--devices: GPU {missing[0]} asked, {found} found. Use cpu, or fewer."])
-    return wanted
+        limited = " in CUDA_VISIBLE_DEVICES, where they are counted from 0" if VISIBLE in os.environ else ""
+        raise BadInputError([f"--devices: GPU {missing[0]} asked, {len(found)} found{limited}. Use cpu, or fewer."])
+    return [found[number] for number in wanted]
 
 
 def make_engine(
