@@ -92,6 +92,7 @@ def test_a_training_that_is_asked_to_end_by_somebody_else_goes_on(folder: StudyF
         os.kill(pid, signal.SIGTERM)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
+    assert "goes on from its last checkpoint" not in output, "it did not even notice"
     folder.check(trials=1, epochs=EPOCHS, steps=STEPS)
     assert folder.values() == [row for row in undisturbed.values() if row[0] == 0]
 

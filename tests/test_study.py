@@ -429,7 +429,7 @@ def test_a_dying_server_that_answers_no_more_is_waited_for_and_started_again(fol
     folder.check(trials=1, epochs=EPOCHS, steps=STEPS)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_an_interrupt_ends_after_the_epoch_and_the_study_can_go_on(
     folder: StudyFolder, undisturbed: StudyFolder, number: signal.Signals, code: int
 ):
@@ -449,7 +449,7 @@ def test_an_interrupt_ends_after_the_epoch_and_the_study_can_go_on(
     assert folder.curves() == undisturbed.curves()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_an_interrupt_while_the_study_is_checked_ends_at_once(folder: StudyFolder, number: signal.Signals, code: int):
     folder.is_new = True
     process = folder.start()

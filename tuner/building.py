@@ -88,7 +88,7 @@ def build_trainer(
         checkpoints: What writes and reads checkpoints.
         changes: Arguments of the Trainer that replace those of the trial.
     """
-    return pl.Trainer(
+    trainer = pl.Trainer(
         accelerator="gpu" if device == "cuda" else "cpu",
         devices=ranks.count(),
         strategy=ranks.DividedBatches() if ranks.count() > 1 else "auto",
@@ -101,3 +101,6 @@ def build_trainer(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+    # Lightning would end a training in the middle of an epoch at SIGTERM; that is for the coordinator to do.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return trainer

@@ -2,40 +2,38 @@
 
 import argparse
 import atexit
+import contextlib
 import dataclasses
 import os
-import signal
 import sys
 from collections.abc import Callable, Mapping
-from types import FrameType
 from typing import NoReturn
 
 from tuner.errors import BadInputError, TunerError
-from tuner.running import INTERRUPTS, Place
+from tuner.interrupts import end_at_once, ignore_interrupts, on_interrupt
+from tuner.running import Place
+from tuner.terminal import lenient_streams, open_missing_streams
 from tuner.urls import DEFAULT_STORAGE
 
 __all__ = ["EXIT_CODES", "add_engine_options", "add_stores", "check_counts", "command", "leave", "place_of"]
 
 MOST = 1000
-SHOW_CURSOR = b"\x1b[?25h\n"  # the status line hides it
 
 EXIT_CODES = """\
 exit codes:
-  0 done   1 the study failed   2 bad input   75 the study is already running   130, 143 interrupted
+  0 done   1 the study failed   2 bad input   75 the study is already running   129, 130, 143 interrupted
 """
 
 
 def command(run: Callable[[], int]) -> int:
     """Run a command and return its exit code."""
-    before = {number: signal.signal(number, _end_at_once) for number in INTERRUPTS}
-    try:
-        return run()
-    except TunerError as error:
-        print(error, file=sys.stderr)  # noqa: T201
-        return error.exit_code
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    open_missing_streams()
+    with lenient_streams(), on_interrupt(end_at_once):  # before and after the trials nothing is at stake
+        try:
+            return run()
+        except TunerError as error:
+            print(error, file=sys.stderr)  # noqa: T201
+            return error.exit_code
 
 
 def leave(code: int) -> NoReturn:
@@ -43,20 +41,12 @@ def leave(code: int) -> NoReturn:
 
     With so many packages imported, the interpreter takes seconds to take itself apart; nothing is gained by it.
     """
+    ignore_interrupts()  # it is over
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
     os._exit(code)
-
-
-def _end_at_once(number: int, frame: FrameType | None) -> None:
-    """End at once, as is right before and after the trials: nothing is at stake, and the engine's server follows.
-
-    An exception could be lost: some libraries catch all of them while they are imported.
-    """
-    if sys.stdout.isatty():
-        os.write(sys.stdout.fileno(), SHOW_CURSOR)
-    os._exit(128 + number)
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
@@ -81,8 +71,8 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         "--stall-timeout",
         default="30m",
         metavar="T",
-        help="take a training for hung that gives no sign of life for this time: it is killed, and its trial goes on "
-        "from its last checkpoint (default: %(default)s)",
+        help="take a training for hung that has told and computed nothing for this time: it is killed, and its trial "
+        "goes on from its last checkpoint (default: %(default)s)",
     )
     parser.add_argument(
         "--checkpoint-every",

@@ -68,10 +68,11 @@ class Coordinator:
         self._running: dict[int, Assignment] = {}
         self._waiting: list[Assignment] = []  # those of the running that no slot has got yet
         self._fuse, self._to_measure = (1, fuse.most) if fuse.is_measured else (fuse.most, 0)
-        self._slots, self._kind = 1, "cpu"
+        self._slots = 1
         self._checkpoint_every = checkpoint_every
         self._deadline = time.monotonic() + config.timeout if config.timeout else None
         self._stopping = self._killing = False
+        self._ending = self._shown_ending = ""  # what to say of the end that was asked for, and what was said
         self._testing = self._measuring = False
         self._errors: list[str] = []  # of the trials that failed last, one after another in the same way
         self._told: set[str] = set()
@@ -84,7 +85,7 @@ class Coordinator:
         Raises:
             StudyFailedError: If trial after trial fails in the same way, or the disk is full.
         """
-        self._slots, self._kind = len(engine.slots), engine.slots[0].kind
+        self._slots = len(engine.slots)
         self._reconcile()
         self._publish()
         try:
@@ -102,14 +103,14 @@ class Coordinator:
             raise StudyFailedError(f"{SAME_ERRORS} trials in a row failed in the same way: {self._errors[-1]}")
 
     def stop(self) -> None:
-        """End in order: start nothing, let running trials finish their epoch. The second call kills them."""
-        self._killing = self._stopping
-        self._stopping = True
+        """End in order: start nothing, let running trials finish their epoch. The second call kills them.
+
+        A signal handler calls it, in the middle of whatever is done, so it only takes note.
+        """
+        self._killing, self._stopping = bool(self._ending), True
+        self._ending = "ending now" if self._killing else "ending after the running epochs; once more to end now"
         if self._killing:
             self._store.database.give_up()
-        self._display.note(
-            "ending after the running epochs; once more to end now" if not self._killing else "ending now"
-        )
 
     @property
     def is_done(self) -> bool:
@@ -229,6 +230,9 @@ class Coordinator:
 
     def tick(self) -> bool:
         """Redraw; tell the engine to go on, unless everything shall end now."""
+        if self._shown_ending != self._ending:
+            self._shown_ending = self._ending
+            self._display.note(self._ending)
         self._display.tick()
         return not self._killing
 
@@ -350,7 +354,8 @@ class Coordinator:
         began = time.monotonic()
         summary, best = None, self._store.best
         if best is not None:
-            config = lightning_config(self._store.config_of(best), self._config.objective, self._kind)
+            setup = best.user_attrs.get("setup", {})
+            config = lightning_config(self._store.config_of(best), self._config.objective, setup)
             summary = {"number": best.number, "params": best.params, "config": config}
         found = self._store.findings()
         table = [_row(trial) for trial in self._store.finished()]

@@ -10,7 +10,6 @@ import fcntl
 import hashlib
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -61,7 +60,7 @@ class Database:
 
     def __init__(self, url: str, study: str, note: Callable[[str], None]) -> None:
         self.url, self._study, self._note = url, study, note
-        self._given_up = threading.Event()
+        self._has_given_up = False
         self._is_patient = False
         self._lock: _ServerLock | None = None
         self.storage: optuna.storages.RDBStorage
@@ -130,8 +129,8 @@ class Database:
             yield storage
 
     def give_up(self) -> None:
-        """Wait for the database no longer."""
-        self._given_up.set()
+        """Wait for the database no longer; a signal handler may call it."""
+        self._has_given_up = True
 
     def patiently(self, action: Callable[[], Result]) -> Result:
         """Do something with the database; if that is away, do it again when it is back.
@@ -162,7 +161,10 @@ class Database:
                 if not deadline:
                     deadline = time.monotonic() + self.PATIENCE_SECONDS
                     self._note(f"the database does not answer ({_reason(error)}); it is asked again, for ten minutes")
-                if time.monotonic() >= deadline or self._given_up.wait(pause):
+                is_late = time.monotonic() >= deadline
+                if not is_late:
+                    self._pause(pause)
+                if is_late or self._has_given_up:
                     where = without_password(self.url)
                     raise StudyFailedError(f"the database {where} is away: {_reason(error)}") from error
                 pause = min(2 * pause, self.LONGEST_PAUSE)
@@ -171,6 +173,13 @@ class Database:
                 if deadline:
                     self._note("the database answers again")
                 return result
+
+    def _pause(self, seconds: float) -> None:
+        # In slices, as a sleep goes on after a signal. An event would not do: to set it in a signal handler can wait
+        # for ever, for a lock that the interrupted thread itself has.
+        end = time.monotonic() + seconds
+        while not self._has_given_up and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, 0.1))
 
 
 class _OwnStorage(optuna.storages.RDBStorage):

@@ -79,7 +79,7 @@ class Slot:
 
     Args:
         index: Number of the slot, from 0.
-        gpus: The GPUs that it uses, as CUDA counts them; none for the CPU.
+        gpus: The GPUs that it uses, by the names that CUDA_VISIBLE_DEVICES takes; none for the CPU.
         threads: CPU threads that each process of a training in it may use.
         cores: CPU cores that it is kept on; none for any.
         ranks: Processes that train one trial together; with GPUs, one on each.
@@ -87,7 +87,7 @@ class Slot:
     """
 
     index: int
-    gpus: tuple[int, ...]
+    gpus: tuple[str, ...]
     threads: int
     cores: tuple[int, ...] = ()
     ranks: int = 1
@@ -103,7 +103,7 @@ class Slot:
         """Return the device's name, for people."""
         name = "cpu" if self.ranks == 1 else f"{self.ranks} x cpu"
         if self.gpus:
-            name = f"cuda:{','.join(map(str, self.gpus))}"
+            name = f"cuda:{','.join(self.gpus)}"
         return f"{name} on {self.host}" if self.host else name
 
 

@@ -2,7 +2,6 @@
 
 import gc
 import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from tuner.errors import BadInputError
 from tuner.importing import importing
+from tuner.interrupts import end_at_once, on_interrupt
 from tuner.urls import refuse_passwords, storage_url
 from tuner.wording import counted
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from tuner.tracking import Tracker
 
 __all__ = [
-    "INTERRUPTS",
     "Ending",
     "Options",
     "Place",
@@ -40,8 +39,6 @@ __all__ = [
 ]
 
 Store = TypeVar("Store", bound="StudyStore")
-
-INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,24 +124,32 @@ def exit_code(interrupted: int) -> int:
     return 128 + interrupted if interrupted else 0
 
 
-@contextmanager
-def _interrupted_by(stop: Callable[[], None]) -> Iterator[list[int]]:
-    """Have signals ask for an orderly end, and yield those that came. Only the main thread can get any."""
-    caught: list[int] = []
+class _Interruption:
+    """Notes the signals that ask for an orderly end. Until there is a coordinator to do it, the first one waits.
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        caught.append(number)
-        stop()
+    Args:
+        signals: Those that came. The second one asks for haste; one more than that ends at once.
+    """
 
-    if threading.current_thread() is not threading.main_thread():
-        yield caught
-        return
-    before = {number: signal.signal(number, interrupt) for number in INTERRUPTS}
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def __init__(self) -> None:
+        self.signals: list[int] = []
+        self._stop: Callable[[], None] | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Note a signal, and nothing else: it may have come in the middle of anything."""
+        if number == signal.SIGHUP and self.signals:  # a shell sends it again when its terminal is closed
+            return
+        self.signals.append(number)
+        if len(self.signals) > (1 if self._stop is None else 2):
+            end_at_once(self.signals[0])
+        if self._stop is not None:
+            self._stop()
+
+    def stops(self, stop: Callable[[], None]) -> None:
+        """Say what ends the study in order; it is done at once if a signal came before."""
+        self._stop = stop
+        for _ in self.signals:
+            stop()
 
 
 def run(options: Options) -> Ending:
@@ -328,20 +333,23 @@ def carry_out(
 
     config = plan.config
     display = Display(config, console)
+    interruption = _Interruption()
     with kind.open(config, plan.storage, plan.identity, display.note) as store:
         store.keep_definition()
         store.set_validation_images(plan.validation_images)
         tags = environment(engine.slots)
-        with store.database.alone(), importing():  # MLflow may create its tables as well
-            tracker = Tracker(config, plan.uri, store.identifier, display.note, tags, dict(plan.digests), plan.review)
-        review = Review(plan.storage, config.name, plan.uri, store.directory) if plan.review else None
-        refresh = review.refresh if review else lambda: None
-        coordinator = Coordinator(config, store, tracker, display, refresh, plan.fuse, plan.checkpoint_every)
-
-        begin()
-        finished = False
-        readings = SystemMetrics(tracker.log_system, display.note) if plan.system_metrics else nullcontext()
-        with _interrupted_by(coordinator.stop) as caught:
+        with on_interrupt(interruption):
+            with store.database.alone(), importing():  # MLflow may create its tables as well
+                tracker = Tracker(
+                    config, plan.uri, store.identifier, display.note, tags, dict(plan.digests), plan.review
+                )
+            review = Review(plan.storage, config.name, plan.uri, store.directory) if plan.review else None
+            refresh = review.refresh if review else lambda: None
+            coordinator = Coordinator(config, store, tracker, display, refresh, plan.fuse, plan.checkpoint_every)
+            interruption.stops(coordinator.stop)
+            readings = SystemMetrics(tracker.log_system, display.note) if plan.system_metrics else nullcontext()
+            finished = False
+            begin()
             try:
                 with display, readings:
                     coordinator.run(engine)
@@ -351,13 +359,13 @@ def carry_out(
                 if review:
                     review.close()
         state = _state(store)
-        if review and delivered and not caught and state != tracker.reviewed:
+        if review and delivered and not interruption.signals and state != tracker.reviewed:
             with status(console, "drawing the plots, writing the report, registering the best model"):
                 notes = review.finish(_winner(store), state)
             for note in notes:
                 display.note(note)
         conclude(store, tracker, delivered)
-    return caught[0] if caught else 0
+    return interruption.signals[0] if interruption.signals else 0
 
 
 @contextmanager

@@ -23,6 +23,7 @@ class InlineEngine:
         while (group := handler.next_group(self.slots[0])) is not None:
             results = run(group, handler, self.slots[0].kind)
             handler.done(group, results)
+            handler.tick()
 
     def close(self) -> None:
         """Do nothing: there is nothing to end."""

@@ -155,7 +155,7 @@ class RayEngine:
         host = machine["NodeManagerAddress"]
         node = _Node(machine["NodeID"], host, num_cpus=cpus // count or cpus / count, num_gpus=share)
         threads = max(1, cpus // count // self._ranks)
-        numbers = tuple(range(self._ranks)) if use_gpus else ()  # as many; which ones, Ray tells the task
+        numbers = tuple(map(str, range(self._ranks))) if use_gpus else ()  # as many; which ones, Ray tells the task
         first = max((slot.index for slot in self._places), default=-1) + 1
         return {
             Slot(index, numbers, threads, ranks=self._ranks, host=host): node for index in range(first, first + count)
@@ -366,7 +366,7 @@ def _host(
     look_in(beside_the_file)
     from tuner.engines.local import LocalEngine
 
-    gpus = tuple(int(gpu) for gpu in ray.get_gpu_ids())
+    gpus = tuple(map(str, ray.get_gpu_ids()))
     engine = LocalEngine([dataclasses.replace(slot, gpus=gpus)], stall_timeout)
     letters = _Letters(post, key, group)
     try:

@@ -1,0 +1,216 @@
+"""The local engine: what comes from the process of a training, and whether it lives."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from multiprocessing import Pipe
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StudyFolder
+from tests.networks import IRIS, with_iris_network
+from tests.processes import is_alive
+from tuner.config import TrialConfig, load_study
+from tuner.engines.local import LocalEngine, ask
+from tuner.engines.pipe import Mailbox, PipeChannel, SpoiltPipeError
+from tuner.engines.stalls import Pulse, processor_seconds
+from tuner.errors import StudyFailedError
+from tuner.messages import Assignment, ChannelClosedError, EpochReport, Group, Slot, StepReport, TrialResult, Verdict
+from tuner.search_space import corners
+
+RESULT = TrialResult("complete", points=[("lr", step, 0.1) for step in range(1000)])
+
+# -- the pipe ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_message_is_read_when_it_is_complete_and_never_waited_for():
+    ours, theirs = Pipe()
+    written, read = Pipe()
+    PipeChannel(written).note("first")
+    PipeChannel(written).done([RESULT])
+    content = os.read(read.fileno(), 1 << 20)
+    mailbox = Mailbox(ours)
+    messages = []
+    for byte in (content[start : start + 1000] for start in range(0, len(content), 1000)):
+        os.write(theirs.fileno(), byte)
+        messages += mailbox.messages()
+        assert list(mailbox.messages()) == []
+    assert messages == [("note", "first"), ("done", [RESULT])]
+    theirs.close()
+    with pytest.raises(EOFError):
+        list(mailbox.messages())
+
+
+@pytest.mark.parametrize("garbage", [b"\0\0\xff\xff", b"printed\n", b"lr-tuner"])
+def test_what_is_no_message_is_noticed_at_the_next_one(garbage: bytes):
+    ours, theirs = Pipe()
+    mailbox = Mailbox(ours)
+    os.write(theirs.fileno(), garbage)
+    assert list(mailbox.messages()) == []
+    PipeChannel(theirs).note("after it")
+    with pytest.raises(SpoiltPipeError):
+        list(mailbox.messages())
+
+
+def test_a_coordinator_that_is_gone_is_no_error_of_the_user_s_code():
+    ours, theirs = Pipe()
+    ours.close()
+    with pytest.raises(ChannelClosedError):
+        PipeChannel(theirs).note("to nobody")
+
+
+SPOILING = """\
+import signal, stat, subprocess
+if not Path("spoilt").exists():
+    Path("spoilt").touch()
+    for number in range(3, 100):
+        try:
+            if stat.S_ISSOCK(os.fstat(number).st_mode):
+                os.write(number, bytes([0, 0, 255, 255]))
+        except OSError:
+            pass
+elif not Path("helper").exists():
+    helper = subprocess.Popen(["sleep", "1000"], close_fds=False, stdout=subprocess.DEVNULL)
+    Path("helper").write_text(str(helper.pid))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_whatever_a_training_does_to_the_pipe_its_trial_goes_on(folder: StudyFolder):
+    """One writes into it, another dies while a program that it has started holds it open."""
+    option = with_iris_network(folder, SPOILING)
+    output = folder.run("--per-device", "1", "--trials", "1", "--set", option, study=IRIS)
+    assert "trial #0 wrote into the pipe to the coordinator and was killed; it goes on from its last" in output
+    assert "trial #0 killed by SIGKILL" in output
+    assert folder.optuna("select state from trials") == [("COMPLETE",)]
+    assert not is_alive(int((folder.path / "helper").read_text())), "it ended with its training"
+
+
+# -- hangs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def leader(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Return a process that leads a session and runs some code."""
+    process = subprocess.Popen([sys.executable, "-c", request.param], stdout=subprocess.PIPE, start_new_session=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    yield process.pid
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+
+
+def lost_after(pulse: Pulse, seconds: int) -> list[bool]:
+    return [pulse.is_lost_after(1.0) for _ in range(seconds)]
+
+
+@pytest.mark.parametrize(
+    "leader",
+    [
+        "import threading; lock = threading.Lock(); lock.acquire(); print(flush=True); lock.acquire()",
+        "import os, signal; print(flush=True); os.kill(os.getpid(), signal.SIGSTOP)",
+    ],
+    ids=["deadlocked", "stopped"],
+    indirect=True,
+)
+def test_a_process_that_is_deadlocked_or_stopped_hangs(leader: int):
+    before = processor_seconds([leader])
+    while (now := processor_seconds([leader])) > before:  # until it waits
+        before = now
+        time.sleep(0.05)
+    pulse = Pulse([leader], 100.0)
+    assert lost_after(pulse, 100) == [False] * 99 + [True]
+    pulse = Pulse([leader], 100.0)
+    lost_after(pulse, 99)
+    pulse.heard()
+    assert lost_after(pulse, 100) == [False] * 99 + [True], "a message is a sign of life"
+
+
+@pytest.mark.parametrize(
+    "leader",
+    [
+        "print(flush=True)\nwhile True: pass",
+        "import subprocess, sys; print(flush=True); subprocess.run([sys.executable, '-c', 'while True: pass'])",
+    ],
+    ids=["alone", "by another process"],
+    indirect=True,
+)
+def test_a_process_that_computes_does_not_hang_though_it_tells_nothing(leader: int):
+    pulse = Pulse([leader], 100.0)
+    for _ in range(2):
+        lost_after(pulse, 51)
+        before = processor_seconds([leader])
+        while processor_seconds([leader]) < before + 0.1:
+            time.sleep(0.01)
+        assert not any(lost_after(pulse, 49))
+
+
+class SlowHandler:
+    """Has trials trained, and takes its time for the first report."""
+
+    def __init__(self, configs: Sequence[TrialConfig], folder: Path, seconds: float) -> None:
+        self.results: list[TrialResult] = []
+        self.deaths: list[str] = []
+        self._groups = [
+            Group((Assignment(number, config, "val/acc", folder / str(number)),))
+            for number, config in enumerate(configs)
+        ]
+        self._seconds = seconds
+
+    def next_group(self, slot: Slot) -> Group | None:
+        return self._groups.pop() if self._groups else None
+
+    def report(self, number: int, report: EpochReport) -> Verdict:
+        time.sleep(self._seconds)
+        self._seconds = 0.0
+        return "continue"
+
+    def progress(self, number: int, report: StepReport) -> None:
+        pass
+
+    def fuse_at_most(self, count: int, reason: str) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+    def done(self, group: Group, results: Sequence[TrialResult]) -> None:
+        self.results += results
+
+    def died(self, group: Group, reason: str) -> None:
+        self.deaths.append(reason)
+
+    def returned(self, group: Group) -> None:
+        pass
+
+    def tick(self) -> bool:
+        return True
+
+
+def test_trainings_that_wait_for_the_coordinator_do_not_hang(tmp_path: Path):
+    """As when it waits itself, for a database that is away: longer than what is taken for a hang."""
+    timeout = 10.0
+    config = TrialConfig.from_values(corners(load_study(str(IRIS)).trial)[0])
+    handler = SlowHandler([config] * 3, tmp_path, 1.5 * timeout)
+    engine = LocalEngine([Slot(index, (), 1) for index in range(3)], timeout)
+    engine.run(handler)
+    engine.close()
+    assert handler.deaths == []
+    assert [result.state for result in handler.results] == ["complete"] * 3
+
+
+# -- other processes ---------------------------------------------------------------------------------------------------
+
+
+def test_a_short_lived_process_answers_and_tells_what_went_wrong():
+    assert ask(len, "four") == 4
+    assert ask(os.getpid) != os.getpid()
+    with pytest.raises(StudyFailedError, match="ZeroDivisionError: "):
+        ask(divmod, 1, 0)
+    with pytest.raises(StudyFailedError, match="a process of _exit ended with status 3 and no result"):
+        ask(os._exit, 3)

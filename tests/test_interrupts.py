@@ -1,0 +1,54 @@
+"""Signals that end a study, and the processes that are not to outlive it."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StudyFolder
+from tests.networks import IRIS, with_iris_network
+
+# Terminates what it starts in four ways, at once and by each signal, and writes down how these ended.
+TERMINATING = """\
+import multiprocessing, signal, subprocess, time
+ends = []
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    program = subprocess.Popen(["sleep", "1000"])
+    program.send_signal(number)
+    ends.append(program.wait())
+fork = multiprocessing.get_context("fork").Process(target=time.sleep, args=(1000,))
+fork.start()
+fork.terminate()
+fork.join()
+Path("ends").write_text(str([*ends, fork.exitcode]))
+"""
+
+
+def test_processes_that_the_user_s_code_starts_can_be_terminated_by_it(folder: StudyFolder):
+    option = with_iris_network(folder, TERMINATING)
+    folder.run("--trials", "1", "--set", "trial.trainer.max_epochs=1", "--set", option, study=IRIS)
+    expected = [-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, -signal.SIGTERM]
+    assert (folder.path / "ends").read_text() == str(expected)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_the_stores_are_made_ends_the_study_in_order_and_leaves_nothing(
+    tmp_path: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    (tmp_path / "study").mkdir()
+    folder = StudyFolder(tmp_path / "study", is_new=True)
+    process = folder.start(study=IRIS)
+    folder.wait_for(lambda: list(folder.path.glob("mlflow.db.*.tmp")), process)
+    os.killpg(process.pid, number)
+    output, _ = process.communicate(timeout=240)
+    folder.close()
+    assert process.returncode == 128 + number, output
+    assert "Traceback" not in output
+    assert list(temporary.iterdir()) == []
+    assert folder.optuna("select count(*) from trials") == [(0,)]
+    assert folder.mlflow("select status from runs") == [("KILLED",)]
+    assert [path.name for path in folder.path.glob("mlflow.db*")] == ["mlflow.db"]
