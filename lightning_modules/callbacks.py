@@ -1,4 +1,4 @@
-"""What a Lightning Trainer is given to make a training repeatable, and to feed plateaus."""
+"""Callbacks that make a training repeatable and feed plateaus."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -34,13 +34,14 @@ class EpochSeed(pl.Callback):
 
 
 class PlateauUpdates(pl.Callback):
-    """Tell each `Plateau` in a module's `ScheduleLR` the metric that it monitors.
+    """Pass each `Plateau` in a module's `ScheduleLR` the metric that it monitors.
 
-    A metric whose name begins with "train" is told at the end of each training epoch, and must be logged in
-    ``training_step``; any other is told after each validation, except the one that Lightning runs before a training. A
-    checkpoint that is saved then knows of it, so a resumed training has the same lrs; one that is resumed within an
-    epoch has the training's metrics of the rest of it only. Schedulers that Lightning feeds itself
-    (``"reduce_on_plateau": True``) are left to it, and so is the lr once its ``StochasticWeightAveraging`` sets it.
+    A metric whose name begins with "train" must be logged in ``training_step``, and the plateau gets it at the end of
+    each training epoch. It gets any other after each validation, except the one that Lightning runs before a training.
+    Checkpoints that are saved at these moments include the update, so a resumed training has the same lrs; if it is
+    resumed within an epoch, its training metrics cover the rest of that epoch only. This callback leaves alone the
+    schedulers that Lightning feeds itself (``"reduce_on_plateau": True``), and the lr once Lightning's
+    ``StochasticWeightAveraging`` sets it.
 
     A `Classifier` brings it along. In a module of one's own::
 
@@ -62,12 +63,12 @@ class PlateauUpdates(pl.Callback):
         self._has_trained = True
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Tell the metrics of a validation."""
+        """Pass on the metrics of a validation."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._update(trainer, of_training=False)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Tell the metrics of a training epoch; one that is resumed after its last batch has none."""
+        """Pass on the metrics of a training epoch; one that is resumed after its last batch has none."""
         if self._has_trained:
             self._update(trainer, of_training=True)
         self._has_trained = False
@@ -91,7 +92,7 @@ class PlateauUpdates(pl.Callback):
 
 
 def is_of_training(monitor: str) -> bool:
-    """Return whether a plateau is told a metric at the end of the training epoch, and not after a validation."""
+    """Return whether a plateau gets a metric at the end of the training epoch, and not after a validation."""
     return monitor.startswith("train")
 
 
@@ -108,7 +109,7 @@ def monitored(metrics: Mapping[str, Any], monitor: str) -> float:
 
 
 def check_monitor(monitor: str, trainer: pl.Trainer) -> None:
-    """Refuse a metric that no plateau can be told in the training that a Trainer is about to begin.
+    """Refuse a metric that no plateau can get in the training that a Trainer is about to begin.
 
     Args:
         monitor: Name of the metric.

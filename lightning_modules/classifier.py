@@ -86,8 +86,8 @@ class Classifier(pl.LightningModule):
 
     Logs `lr` at every step (to the loggers themselves: it is a number on the CPU, and Lightning's own ``log`` would
     move it to the device and back), and over each epoch `train/loss`, `train/acc`, `val/loss`, `val/acc`, `test/loss`
-    and `test/acc`. A `Plateau` is told its metric after every validation, or if that is one of the training, after
-    every training epoch.
+    and `test/acc`. A `Plateau` gets its metric after every validation, or after every training epoch if the name of
+    the metric begins with "train".
 
     It is a module of ``pytorch_lightning``: the Trainer of ``lightning.pytorch`` takes that package's own modules only.
     In one of those, `ScheduleLR` sets the lr.
@@ -134,11 +134,11 @@ class Classifier(pl.LightningModule):
         }
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """Have a plateau told its metric, after each validation or training epoch."""
+        """Let a plateau get its metric after each validation or training epoch."""
         return [PlateauUpdates()]
 
     def on_fit_start(self) -> None:
-        """Refuse to train with a plateau that nobody tells anything.
+        """Refuse to train with a plateau that would get no metric.
 
         Raises:
             TypeError: If a subclass has left out the callback.
@@ -147,7 +147,7 @@ class Classifier(pl.LightningModule):
         if isinstance(self.schedule, Plateau) and not any(isinstance(each, PlateauUpdates) for each in callbacks):
             raise TypeError(
                 f"configure_callbacks of {type(self).__name__} must return [*super().configure_callbacks(), ...]: "
-                "what tells the Plateau its metric is among those"
+                "one of those feeds the Plateau"
             )
 
     def on_train_start(self) -> None:

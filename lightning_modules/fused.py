@@ -218,7 +218,7 @@ class FusedClassifier(pl.LightningModule):
         self._sums.pop("test", None)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the metrics of the validation, and tell them to the plateaus."""
+        """Log the metrics of the validation, and pass them to the plateaus."""
         self._log_metrics("val")
         if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
             self._update_plateaus("val")
@@ -228,7 +228,7 @@ class FusedClassifier(pl.LightningModule):
         self._log_metrics("test")
 
     def on_train_epoch_end(self) -> None:
-        """Log the metrics of the training, and tell them to the plateaus."""
+        """Log the metrics of the training, and pass them to the plateaus."""
         self._log_metrics("train")
         self._update_plateaus("train")
 
@@ -291,7 +291,7 @@ class FusedClassifier(pl.LightningModule):
             self.log_dict({f"{metric}/{name}": value for metric, value in metrics.items()})
 
     def _update_plateaus(self, stage: str) -> None:
-        """Tell each plateau the metric of its trial, if it is one of this stage."""
+        """Pass each plateau the metric of its trial, if it is one of this stage."""
         for name, metrics in self.metrics(stage).items():
             schedule = self._settings[name][1]
             if isinstance(schedule, Plateau) and is_of_training(schedule.monitor) == (stage == "train"):

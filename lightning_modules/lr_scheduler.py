@@ -57,7 +57,7 @@ class ScheduleLR(LRScheduler):
         return [initial_lr * factor for initial_lr in self.base_lrs]
 
     def step(self, epoch: float | Tensor | None = None) -> None:
-        """Go on to the next step, or tell the plateau a metric.
+        """Go on to the next step, or pass the plateau a metric.
 
         Args:
             epoch: Nothing, for the next step. With a `Plateau`, the outcome of an evaluation: the step stays as it is.
@@ -85,7 +85,7 @@ class ScheduleLR(LRScheduler):
         self._write()
 
     def update_plateau(self, value: float) -> None:
-        """Tell the plateau the outcome of an evaluation; the lr changes at once.
+        """Pass the plateau the outcome of an evaluation; the lr changes at once.
 
         Raises:
             ValueError: If the schedule is not a `Plateau`.
@@ -180,7 +180,7 @@ class ScheduleLR(LRScheduler):
         return step
 
     def _check_schedule_moves(self) -> None:
-        """Raise ValueError if a plateau is told metrics and nobody steps the schedule that it multiplies."""
+        """Raise ValueError if a plateau gets metrics while nobody steps the schedule that it multiplies."""
         has_begun = getattr(self.optimizer, "_opt_called", False)  # torch notes it for its own reminder
         if has_begun and self.last_epoch == 0 and self.schedule != Constant():
             raise ValueError(
@@ -194,8 +194,8 @@ class ScheduleLR(LRScheduler):
 def build_optimizer(make: OptimizerCallable, params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     """Return the optimizer that settings, or anything else that is called with parameters, make.
 
-    Where its lr is a tensor, each parameter group has one of its own: a scheduler writes into it, and the next training
-    that the settings are for begins at the lr that they say.
+    Where its lr is a tensor, each parameter group gets a copy: a scheduler writes into it, and the tensor of the
+    settings keeps the initial lr of the next training.
     """
     optimizer = make(params)
     for group in optimizer.param_groups:

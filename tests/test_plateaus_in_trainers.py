@@ -101,7 +101,7 @@ def classifier(monitor: str = "val/loss", kind: type[Classifier] = Classifier, *
 
 
 @pytest.mark.parametrize("monitor", ["train/loss", "train/acc", "val/loss", "val/acc"])
-def test_a_plateau_is_told_a_metric_of_the_training_or_the_validation_once_an_epoch(monitor: str):
+def test_a_plateau_gets_a_metric_of_the_training_or_the_validation_once_an_epoch(monitor: str):
     assert fit(classifier(monitor)).of_epochs == [1.0, 1.0, 0.5, 0.25]
 
 
@@ -136,7 +136,7 @@ def test_a_plateau_on_a_validation_that_never_comes_is_refused_at_the_start(opti
     ],
     ids=str,
 )
-def test_a_plateau_is_told_each_validation_of_the_training(options: dict[str, Any], expected: list[float]):
+def test_a_plateau_gets_each_validation_of_the_training(options: dict[str, Any], expected: list[float]):
     assert fit(classifier(), **options).of_epochs == expected
 
 
@@ -179,7 +179,7 @@ def test_an_epoch_that_is_resumed_after_its_last_batch_has_no_metric_of_the_trai
     assert rest.of_epochs == [1.0, 1.0]
 
 
-def test_plateaus_of_fused_trials_are_told_what_they_are_told_alone():
+def test_plateaus_of_fused_trials_get_the_metrics_that_they_get_alone():
     def trial(index: int) -> Classifier:
         monitor = ("train/loss", "train/acc", "val/loss", "val/acc")[index]
         mode: Any = "max" if "acc" in monitor else "min"

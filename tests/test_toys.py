@@ -335,7 +335,7 @@ def on_a_plateau(folder: Path, model: str, **options: Any) -> Assignment:
 
 
 @pytest.mark.parametrize("model", ["ByLightning", "ByLightningToTorch", "ByPlateauUpdates"])
-def test_a_plateau_of_a_module_is_told_each_metric_once_even_if_its_training_is_cut_short(model: str, tmp_path: Path):
+def test_a_plateau_of_a_module_gets_each_metric_once_even_if_its_training_is_cut_short(model: str, tmp_path: Path):
     channel = Answers()
     straight = train(on_a_plateau(tmp_path / "straight", model), channel)
     for verdicts in (["stop"], ["continue", "stop"]):
@@ -347,8 +347,8 @@ def test_a_plateau_of_a_module_is_told_each_metric_once_even_if_its_training_is_
     assert channel.notes == []
 
 
-def test_a_plateau_that_a_module_tells_nothing_is_told_in_the_terminal(tmp_path: Path):
+def test_the_terminal_names_a_plateau_that_gets_no_metric_from_its_module(tmp_path: Path):
     channel = Answers()
     train(on_a_plateau(tmp_path, "Base"), channel)
     (note,) = channel.notes
-    assert note.startswith("trial #0: its Plateau was told no metric and changed nothing")
+    assert note.startswith("trial #0: its Plateau got no metric and changed nothing")

@@ -117,10 +117,10 @@ class LrLog(pl.Callback):
 
 
 class PlateauCare(pl.Callback):
-    """Let a module of the user's have its plateaus told each metric once, whatever it is interrupted by, or say so.
+    """Feed the plateaus of a user's module what an interruption would lose, and report a plateau that gets no metric.
 
     Lightning feeds a plateau (``"reduce_on_plateau": True``) after the last hook of an epoch, in which the checkpoint
-    is saved. So that holds the metrics, and a training that goes on from it begins with telling them.
+    is saved. So the checkpoint holds the metrics, and a training that goes on from it feeds them first.
 
     Args:
         note: Shows a remark in the terminal.
@@ -128,10 +128,10 @@ class PlateauCare(pl.Callback):
 
     def __init__(self, note: Callable[[str], None]) -> None:
         self._note = note
-        self._untold: dict[int, float] = {}
+        self._unfed: dict[int, float] = {}
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep what Lightning is about to tell, by the place of the scheduler."""
+        """Keep the metrics that Lightning is about to feed, by the index of the scheduler."""
         metrics = trainer.callback_metrics
         checkpoint["plateau_metrics"] = {
             index: float(metrics[config.monitor])
@@ -141,20 +141,20 @@ class PlateauCare(pl.Callback):
         }
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take what is to be told."""
-        self._untold = checkpoint.get("plateau_metrics", {})
+        """Take the metrics of the checkpoint."""
+        self._unfed = checkpoint.get("plateau_metrics", {})
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Tell it."""
-        for index, value in self._untold.items():
+        """Feed them."""
+        for index, value in self._unfed.items():
             module.lr_scheduler_step(trainer.lr_scheduler_configs[index].scheduler, value)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Say so if a plateau was told nothing."""
+        """Report a plateau that got no metric."""
         for scheduler in (config.scheduler for config in trainer.lr_scheduler_configs):
             if isinstance(scheduler, ScheduleLR) and scheduler.plateau and scheduler.plateau_state == PlateauState():
                 self._note(
-                    "its Plateau was told no metric and changed nothing: let the module's configure_callbacks return "
+                    "its Plateau got no metric and changed nothing: let the module's configure_callbacks return "
                     "[lightning_modules.PlateauUpdates()], or call update_plateau"
                 )
 
