@@ -151,8 +151,7 @@ class ScheduleLR(LRScheduler):
         for index, group in enumerate(groups):
             if index < known and _is_same(group["lr"], self._last_lr[index]):
                 continue
-            factor = self._factor()
-            initial_lr = float(group["lr"]) / (factor or 1.0)
+            initial_lr = float(group["lr"]) / (self._factor() or 1.0)
             if index >= known:
                 initial_lr = float(group.get("initial_lr", initial_lr))
             group["initial_lr"] = initial_lr
@@ -206,7 +205,7 @@ def build_optimizer(make: OptimizerCallable, params: Iterable[nn.Parameter]) -> 
 
 def _is_same(lr: float | Tensor, last: float | Tensor) -> bool:
     """Return whether an lr is the one that was written last."""
-    return (isinstance(lr, Tensor) and isinstance(last, Tensor)) or bool(lr == last)
+    return lr is last or (isinstance(lr, Tensor) and isinstance(last, Tensor)) or bool(lr == last)
 
 
 def _copied(lr: float | Tensor) -> float | Tensor:

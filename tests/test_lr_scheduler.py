@@ -310,3 +310,10 @@ def test_torchs_composed_schedulers_can_have_it_as_a_part(compose: Callable[...,
 
     ours = run(lambda target: ScheduleLR(target, ExponentialDecay(decay_rate=0.9, decay_steps=1)))
     assert ours == pytest.approx(run(lambda target: torch.optim.lr_scheduler.ExponentialLR(target, 0.9)), rel=1e-12)
+
+
+def test_a_part_of_torchs_sequence_may_begin_at_0():
+    target = optimizer(0.1)
+    parts = [ScheduleLR(target, Constant()), ScheduleLR(target, warmup(Constant(), 4))]
+    scheduler = torch.optim.lr_scheduler.SequentialLR(target, parts, [2])
+    assert lrs(scheduler, 8) == pytest.approx([0.1, 0.1, 0.0, 0.025, 0.05, 0.075, 0.1, 0.1], rel=1e-12)
