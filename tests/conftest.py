@@ -33,12 +33,12 @@ EPOCHS, STEPS = 3, 120  # of the tiny study: 4,000 images in batches of 100
 
 
 def with_defaults(arguments: Sequence[str]) -> list[str]:
-    """Return arguments that ask for no plots and no registered model, which take seconds, and for every checkpoint.
+    """Return arguments that ask for every checkpoint, and for nothing that takes seconds, unless they ask for it.
 
-    Unless they ask for something else.
+    These are the plots, the registered model and the rehearsal.
     """
-    defaults = [] if "--review" in arguments else ["--no-review"]
-    return [*defaults, *EVERY_CHECKPOINT, *arguments]
+    slow = [f"--no-{each}" for each in ("review", "rehearse") if f"--{each}" not in arguments]
+    return [*slow, *EVERY_CHECKPOINT, *arguments]
 
 
 @functools.cache

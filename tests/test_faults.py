@@ -204,11 +204,11 @@ def test_whatever_a_network_does_its_trial_ends_and_the_study_goes_on(folder: St
     assert found == {
         "nothing": ("COMPLETE", ""),
         "os_exit": ("FAIL", "ended with status 0 and no result, 4 times: given up"),
-        "sys_exit": ("FAIL", "ended with status 0 and no result, 4 times: given up"),
+        "sys_exit": ("FAIL", "SystemExit (ends.py, line 30, in sys_exit)"),
         "kill": ("FAIL", killed),
         "leave_a_thread": ("COMPLETE", ""),
         "leave_a_process": ("COMPLETE", ""),
-        "fail": ("FAIL", "RuntimeError: this network fails at step 50"),
+        "fail": ("FAIL", "RuntimeError: this network fails at step 50 (ends.py, line 43, in fail)"),
     }
     assert f"failed: {killed}" in output
     assert output.count("this network fails at step 50") == 1

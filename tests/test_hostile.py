@@ -183,7 +183,7 @@ def test_weights_that_would_run_code_are_not_tested(copied: StudyFolder):
     torch.save({"state_dict": Malicious(copied.path / "ran")}, weights)
     put(copied, "delete from study_user_attributes where key = 'test'")
     output = copied.call(*ONE)
-    assert "note: trial #0 cannot be tested: DamagedCheckpointError: " in output
+    assert "note: trial #0 cannot be tested: UnsafeCheckpointError: " in output
     assert not (copied.path / "ran").exists()
 
 

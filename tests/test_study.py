@@ -508,7 +508,7 @@ def test_a_result_that_was_written_but_not_told_is_told_by_the_next_run(folder: 
     database.close()
     result = json.loads(next(folder.directory().glob("trials-*/3/result.json")).read_text())
     output = folder.call()
-    assert result["state"] == "complete"
+    assert result["result"]["state"] == "complete"
     assert "#3" in output
     folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
     assert folder.values() == undisturbed.values()

@@ -146,7 +146,7 @@ def test_text_is_no_metric_and_costs_only_itself(tmp_path: Path, monkeypatch: py
     channel = Answers()
     result = train(assignment(tmp_path, "Text"), channel)
     assert result.state == "complete"
-    assert channel.notes == ["trial #0: phase is not recorded: 'warm-up' is not a number"]
+    assert channel.notes == ["trial #0 logs phase, which is not a number and not recorded: 'warm-up'"]
     assert [step for key, step, _ in result.points if key == "phase_number"] == [6, 12, 18, 24]
 
 
@@ -182,7 +182,7 @@ def test_a_training_without_an_epoch_fails_and_says_why(tmp_path: Path):
 def test_a_module_that_skips_its_batches_is_told_what_it_does_not_log(tmp_path: Path):
     result = train(assignment(tmp_path, "SkipsEveryEpoch"))
     assert result.state == "failed"
-    assert "the objective is val_acc" in result.message
+    assert result.message == "the objective is val_acc, but nothing is logged; no validation was run"
 
 
 def test_a_module_may_change_how_many_batches_make_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -215,7 +215,7 @@ def test_a_checkpoint_that_cannot_be_loaded_is_told_when_the_first_one_is_saved(
     assert train(assignment(tmp_path, model), channel).state == "interrupted"
     (note,) = channel.notes
     assert what in note
-    assert "it begins again if it is interrupted" in note
+    assert "cannot go on after an interruption" in note
     channel = Answers()
     assert train(assignment(tmp_path, model), channel).state == "complete"
     assert [report.epoch for report in channel.reports] == [1, 2, 3, 4]

@@ -26,6 +26,7 @@ __all__ = [
     "PlateauCare",
     "Predictions",
     "Reporter",
+    "StepCheck",
 ]
 
 
@@ -72,7 +73,7 @@ class History(MemoryLogger):
                     points.append((key, int(step or 0), float(value)))
                 except (TypeError, ValueError):
                     self._refused.add(key)
-                    self._note(f"{key} is not recorded: {cut(repr(value))} is not a number")
+                    self._note(f"logs {key}, which is not a number and not recorded: {cut(repr(value))}")
 
     def hold(self) -> None:
         """Keep what is logged from here on apart, until `release`."""
@@ -247,6 +248,69 @@ class Predictions(pl.Callback):
             "worst_inputs": worst,
             "example": torch.empty(0) if self._example is None else self._example,
         }
+
+
+class StepCheck(pl.Callback):
+    """Time the steps of a training, count its parameters, and refuse batches and outputs that make no classifier.
+
+    Args:
+        labels_are_classes: Whether a `Classifier` is trained, whose labels are the numbers of classes.
+    """
+
+    def __init__(self, labels_are_classes: bool) -> None:
+        self.parameters, self.seconds = 0, 0.0
+        self._is_classifier = labels_are_classes
+        self._began = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Count the parameters."""
+        self.parameters = sum(parameter.numel() for parameter in module.parameters())
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        """Look at the first batch and at what the network returns for it.
+
+        Raises:
+            ValueError: If they do not fit together.
+        """
+        if self._is_classifier and trainer.global_step == 0 and batch_idx == 0:
+            inputs, labels = _pair(batch)
+            with torch.no_grad(), trainer.precision_plugin.forward_context():
+                _check_outputs(module(inputs), labels, getattr(trainer.train_dataloader, "labels", labels))
+        self._began = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep the time of the fastest step: the first ones pay for what is set up once."""
+        if module.device.type == "cuda":
+            torch.cuda.synchronize(module.device)
+        taken = time.perf_counter() - self._began
+        self.seconds = min(self.seconds or taken, taken)
+
+
+def _pair(batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    own = "a LightningModule of your own can take any"
+    if not (isinstance(batch, tuple | list) and len(batch) == 2):
+        size = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
+        kind = f"{type(batch).__name__}{size}"
+        raise ValueError(f"a batch must be a pair of inputs and labels, but the data give a {kind}; {own}")
+    inputs, labels = batch
+    if not isinstance(labels, torch.Tensor) or labels.ndim != 1 or labels.is_floating_point():
+        found = f"{labels.dtype} {list(labels.shape)}" if isinstance(labels, torch.Tensor) else type(labels).__name__
+        raise ValueError(f"labels must be the numbers of classes, int64 [batch], but the data give {found}; {own}")
+    return inputs, labels
+
+
+def _check_outputs(outputs: Any, labels: torch.Tensor, all_labels: torch.Tensor) -> None:
+    if not isinstance(outputs, torch.Tensor):
+        raise ValueError(f"the network must return logits [batch, classes], but it returns a {type(outputs).__name__}")
+    if outputs.ndim != 2 or len(outputs) != len(labels):
+        found = f"for a batch of {len(labels)} it returns {list(outputs.shape)}"
+        raise ValueError(f"the network must return logits [batch, classes], but {found}")
+    low, high = int(all_labels.min()), int(all_labels.max())
+    if low < 0 or high >= outputs.shape[1]:
+        found = f"the network has {outputs.shape[1]} outputs and the data have labels from {low} to {high}"
+        raise ValueError(f"there must be an output for each class, but {found}")
 
 
 def _are_logits(outputs: Any, labels: Any) -> bool:

@@ -339,10 +339,17 @@ class StudyConfig:
         Raises:
             BadInputError: If it has lengths in epochs or percent and its data cannot be loaded.
         """
-        values = suggest(drawing, self.trial)
+        return self.trial_of(suggest(drawing, self.trial))
+
+    def trial_of(self, values: Mapping[str, Any]) -> TrialConfig:
+        """Return a trial with values from its search space, its lengths in steps.
+
+        Raises:
+            BadInputError: If it has lengths in epochs or percent and its data cannot be loaded.
+        """
         relative = relative_lengths(values["schedule"])
         if relative:
-            values["schedule"] = resolve(values["schedule"], self.meter.length(values))
+            values = {**values, "schedule": resolve(values["schedule"], self.meter.length(values))}
         return TrialConfig.from_values(values, relative)
 
 

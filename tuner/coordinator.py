@@ -223,8 +223,8 @@ class Coordinator:
 
     def note(self, text: str) -> None:
         """Show a remark in the terminal; of those that trials make alike, the first."""
-        _, is_of_trial, remark = text.partition(": ") if text.startswith("trial #") else ("", "", "")
-        if not is_of_trial or remark not in self._told:
+        remark = re.sub(r"^trial #\d+ ", "", text)
+        if remark == text or remark not in self._told:
             self._display.note(text)
             self._told.add(remark)
 

@@ -61,14 +61,14 @@ class Group:
 
     Args:
         trials: The trials.
-        task: What it does with them. "measure" is to find out how many trials like the first are trained fastest as one
-            model.
+        task: What it does with them. "measure" finds out how many trials like the first are trained fastest as one
+            model; "rehearse" takes a few steps of each, to find out what is wrong with it.
         checkpoint_every: Seconds that a training goes on without a checkpoint; 0 for one after every epoch.
         fuse: How many are tried at most, if that is to be found out.
     """
 
     trials: tuple[Assignment, ...]
-    task: Literal["train", "test", "measure"] = "train"
+    task: Literal["train", "test", "measure", "rehearse"] = "train"
     checkpoint_every: float = 0.0
     fuse: int = 1
 
@@ -159,7 +159,8 @@ class TrialResult:
             "complete": that it stopped itself before its last epoch.
         traceback: Where it went wrong.
         diverged_at: Step of the first loss that was not finite.
-        metrics: What a test gave, or a measurement: "fuse", how many trials, and "gain", in throughput.
+        metrics: What a test gave; or a measurement: "fuse", how many trials, and "gain", in throughput; or a rehearsal:
+            "parameters" of the network, and "seconds" of a step.
         points: Every metric that was logged.
         device: Name of what it was trained on.
         setup: What the result depends on beside the trial's values; see `environment.setup`.

@@ -83,6 +83,7 @@ class Options(Place):
         set: ``dotted.path=value`` each, put over what the study file says.
         review: Whether plots, report and the best model are put into MLflow.
         system_metrics: Whether it is recorded how busy the machine is.
+        rehearse: Whether each network takes a few steps before the first trial, to find out what is wrong with it.
         dry_run: Whether everything is checked and nothing trained.
     """
 
@@ -92,6 +93,7 @@ class Options(Place):
     set: Sequence[str] = ()
     review: bool = True
     system_metrics: bool = False
+    rehearse: bool = True
     dry_run: bool = False
 
 
@@ -173,18 +175,25 @@ def _with_engine(options: Options, overrides: Sequence[str], engine: "Engine") -
     console = Console(quiet=options.quiet)
     with checking(console, options.study):
         from tuner.config import load_study
+        from tuner.rehearsal import rehearse
         from tuner.storage import StudyStore
-        from tuner.summary import print_plan, print_summary
+        from tuner.summary import print_line, print_plan, print_summary
         from tuner.training import MODEL_FILE
 
         config = load_study(options.study, overrides)
         plan = checked(config, engine, options, review=options.review, system_metrics=options.system_metrics)
+        remarks: list[str] = []
+        is_needed = options.dry_run or (options.rehearse and not plan.begun)
+        rehearsal = rehearse(config, engine, plan.storage, remarks.append) if is_needed else None
 
     def show_plan() -> None:
-        print_plan(console, config, engine.slots, plan.fuse, plan.storage, plan.uri)
+        print_plan(console, config, engine.slots, plan.fuse, plan.storage, plan.uri, remarks)
 
-    if options.dry_run:
+    if options.dry_run and rehearsal:
         show_plan()
+        if rehearsal.faults:
+            raise BadInputError(rehearsal.faults)
+        print_line(console, f"nothing wrong: {rehearsal.described(config, len(engine.slots))}")
         return Ending(config.name, plan.storage, plan.uri)
     best: list[tuple[Mapping[str, Any], Path]] = []
 
@@ -247,6 +256,7 @@ class Plan:
         digests: Names and digests of the data sets.
         validation_images: How many images decide, if that is known.
         review: Whether plots, report and the best model go to MLflow.
+        begun: How many trials there are already.
         system_metrics: Whether it is recorded how busy the machine is.
     """
 
@@ -257,6 +267,7 @@ class Plan:
     checkpoint_every: float
     digests: Sequence[tuple[str, str]]
     validation_images: int | None
+    begun: int
     review: bool = False
     system_metrics: bool = False
 
@@ -298,9 +309,8 @@ def checked(
     storage, uri = storage_url(options.storage), tracking_uri(options.tracking_uri)
     digests, validation_images = config.measure_data()
     every = _checkpoint_every(options)
-    plan = Plan(config, storage, uri, fuse, every, digests, validation_images, review, system_metrics)
-    check_continued(config, storage, plan.identity)
-    return plan
+    begun = check_continued(config, storage, config.identity_with(digests))
+    return Plan(config, storage, uri, fuse, every, digests, validation_images, begun, review, system_metrics)
 
 
 def carry_out(

@@ -338,8 +338,8 @@ def _write(file: IO[bytes], content: bytes) -> None:
     file.write(content)
 
 
-def check_continued(config: StudyConfig, url: str, identity: Mapping[str, Any]) -> None:
-    """Find out, without changing anything, whether a study can be begun or continued.
+def check_continued(config: StudyConfig, url: str, identity: Mapping[str, Any]) -> int:
+    """Return how many trials a study has, without changing anything; 0 if it has not begun.
 
     Raises:
         BadInputError: If it was begun with another identity.
@@ -347,12 +347,14 @@ def check_continued(config: StudyConfig, url: str, identity: Mapping[str, Any]) 
     """
     with Database.look(url) as storage:
         if storage is None:
-            return
+            return 0
         try:
-            attributes = storage.get_study_user_attrs(storage.get_study_id_from_name(config.name))
+            study_id = storage.get_study_id_from_name(config.name)
         except KeyError:
-            return
+            return 0
+        attributes, trials = storage.get_study_user_attrs(study_id), storage.get_n_trials(study_id)
     _compare(attributes, identity, config)
+    return trials
 
 
 def _compare(attributes: Mapping[str, Any], now: Mapping[str, Any], config: StudyConfig) -> None:

@@ -62,7 +62,16 @@ def _parse(arguments: Sequence[str] | None) -> Options:
         action="store_true",
         help="record in MLflow how busy CPU, memory, disk, network and GPUs are while the study runs",
     )
-    parser.add_argument("--dry-run", action="store_true", help="check everything, train nothing")
+    parser.add_argument(
+        "--rehearse",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="before the first trial of a study, take a few steps with each network, to find out what is wrong "
+        "(default: yes)",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check everything, rehearse each network, and train nothing"
+    )
     return Options(**vars(parser.parse_args(arguments)))
 
 

@@ -30,7 +30,13 @@ LINTED_SAMPLES = 20  # as many as a preview draws
 
 
 def print_plan(
-    console: Console, config: StudyConfig, slots: Sequence[Slot], fuse: GroupSize, storage: str, uri: str
+    console: Console,
+    config: StudyConfig,
+    slots: Sequence[Slot],
+    fuse: GroupSize,
+    storage: str,
+    uri: str,
+    remarks: Sequence[str] = (),
 ) -> None:
     """Print what will be done, and where it will be recorded."""
     devices = sorted({slot.device for slot in slots})
@@ -50,7 +56,7 @@ def print_plan(
     for path, spec in searched(config.trial):
         print_line(console, f"  [dim]{escape(path)}: {escape(described(spec))}[/dim]")
     print_line(console, f"  [dim]Optuna: {_shown(storage)}, MLflow: {_shown(uri)}[/dim]")
-    for finding in (*config.beginning, *_findings(config)):
+    for finding in (*config.beginning, *_findings(config), *remarks):
         print_line(console, f"  [yellow]note:[/yellow] [dim]{escape(finding)}[/dim]")
 
 

@@ -29,7 +29,7 @@ from lightning_modules import Classifier, EpochSeed, FusedClassifier
 from lightning_modules.tensors import TensorDataModule
 from tuner import ranks
 from tuner.building import build_classifiers, build_data, build_module, build_trainer, network_of
-from tuner.callbacks import DivergenceStop, History, LrLog, PlateauCare, Predictions, Reporter
+from tuner.callbacks import DivergenceStop, History, LrLog, PlateauCare, Predictions, Reporter, StepCheck
 from tuner.checkpoints import (
     CheckpointPace,
     DamagedCheckpointError,
@@ -50,7 +50,7 @@ from tuner.errors import in_a_line, place_of
 from tuner.fusing import FusedCheckpointIO, FusedHistory, FusedReporter, FusedTrial
 from tuner.lightning_config import resolve_precision
 from tuner.measuring import fastest_together, free_memory, is_out_of_memory
-from tuner.messages import Assignment, Channel, ChannelClosedError, Group, TrialResult
+from tuner.messages import Assignment, Channel, ChannelClosedError, EpochReport, Group, StepReport, TrialResult, Verdict
 from tuner.terminal import printable
 
 __all__ = ["MODEL_FILE", "PREDICTIONS_FILE", "RESULT_FILE", "TRACEBACK_FILE", "read_result", "run"]
@@ -60,6 +60,7 @@ TRACEBACK_FILE = "traceback.txt"
 MODEL_FILE = "model.ckpt"
 PREDICTIONS_FILE = "test.pt"
 KEPT_CHECKPOINTS = 2
+REHEARSED_STEPS, REHEARSED_EPOCHS = 3, 10
 
 _log = logging.getLogger(__name__)
 
@@ -78,6 +79,8 @@ def run(group: Group, channel: Channel, device: str = "cpu") -> list[TrialResult
     _silence_libraries()
     if group.task == "test":
         return [_test(assignment, device) for assignment in group.trials]
+    if group.task == "rehearse":
+        return [_rehearse(assignment, channel, device) for assignment in group.trials]
     if group.task == "measure":
         return [fastest_together(group.trials[0], group.fuse, device)]
     every = group.checkpoint_every
@@ -207,7 +210,24 @@ def _message(error: BaseException, config: TrialConfig) -> str:
     return message
 
 
-def _fit(assignment: Assignment, channel: Channel, device: str, checkpoint_every: float) -> TrialResult:
+def _fit(
+    assignment: Assignment,
+    channel: Channel,
+    device: str,
+    checkpoint_every: float,
+    watching: Sequence[pl.Callback] = (),
+    **changes: Any,
+) -> TrialResult:
+    """Train a trial.
+
+    Args:
+        assignment: The trial.
+        channel: Where it reports.
+        device: "cpu" or "cuda".
+        checkpoint_every: Seconds that it goes on without a checkpoint.
+        watching: Further callbacks.
+        changes: Arguments of the Trainer that replace those of the trial.
+    """
     config, directory = assignment.config, assignment.directory
     checkpoint = ranks.first(lambda: _checkpoint_of([assignment], channel))
     module, data = build_module(config), build_data(config)
@@ -216,10 +236,10 @@ def _fit(assignment: Assignment, channel: Channel, device: str, checkpoint_every
     reporter = _reporter(
         assignment, history, channel, saver.save, has_diverged=lambda: divergence.diverged_at is not None
     )
-    callbacks = [EpochSeed(config.seed), divergence, reporter]
+    callbacks = [EpochSeed(config.seed), divergence, *watching, reporter]
     if not isinstance(module, Classifier):
         callbacks += [LrLog(), PlateauCare(_noted(assignment, channel))]
-    saver.trainer = trainer = build_trainer(config, device, directory, callbacks, history)
+    saver.trainer = trainer = build_trainer(config, device, directory, callbacks, history, **changes)
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint and directory / checkpoint, weights_only=True)
     was_asked_to_stop = reporter.verdict == "stop"
     result = _outcome(assignment, reporter, divergence.diverged_at, trainer.global_step, was_asked_to_stop)
@@ -228,6 +248,50 @@ def _fit(assignment: Assignment, channel: Channel, device: str, checkpoint_every
             module.load_state_dict(reporter.weights)
         _save_weights(assignment, network_of(module).state_dict())
     return result
+
+
+class _Audience:
+    """The channel of a rehearsal: it ends the training once the objective was logged, after a second epoch."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._has_value = False
+
+    def report(self, number: int, report: EpochReport) -> Verdict:
+        self._has_value = self._has_value or report.value is not None
+        return "prune" if self._has_value and report.epoch > 1 else "forget" if report.is_last else "continue"
+
+    def progress(self, number: int, report: StepReport) -> None:
+        pass
+
+    def fuse_at_most(self, count: int, reason: str) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        self._channel.note(text)
+
+
+def _rehearse(assignment: Assignment, channel: Channel, device: str) -> TrialResult:
+    """Take a few steps of a trial, validate a batch of it, save it and load that again, to find out what is wrong."""
+    config = assignment.config
+    check = StepCheck(labels_are_classes=config.loss is not None)
+    batches = min(REHEARSED_STEPS * config.trainer.accumulate_grad_batches, config.trainer.batches or 2**31)
+    length = {
+        "max_epochs": min(config.trainer.evaluations, REHEARSED_EPOCHS),
+        "limit_train_batches": batches,
+        "limit_val_batches": 1,
+    }
+    try:
+        result = _fit(assignment, _Audience(channel), device, 0.0, [check], **length)
+    except SIGTERMException:
+        raise
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # of user code
+        if isinstance(error, DiskFullError) or _is_of_a_process(error):
+            raise
+        result = _failed(error, config)
+    if result.state == "failed" and not result.traceback and config.trainer.evaluations > REHEARSED_EPOCHS:
+        result = dataclasses.replace(result, state="complete")  # a later epoch may log the objective
+    return dataclasses.replace(result, points=(), metrics={"parameters": check.parameters, "seconds": check.seconds})
 
 
 class _Saver:
@@ -263,7 +327,7 @@ class _Saver:
             advice = "store plain values and tensors in on_save_checkpoint and state_dict"
             for assignment in self._assignments:
                 _noted(assignment, self._channel)(
-                    f"it begins again if it is interrupted: its checkpoint cannot be loaded ({reason}); {advice}"
+                    f"cannot go on after an interruption, as its checkpoint cannot be loaded ({reason}); {advice}"
                 )
         crash_point("checkpoint saved")
         if ranks.is_first():
@@ -283,7 +347,7 @@ def _checkpoint_of(assignments: Sequence[Assignment], channel: Channel) -> str |
 
 
 def _noted(assignment: Assignment, channel: Channel) -> Callable[[str], None]:
-    return lambda text: channel.note(f"trial #{assignment.number}: {text}")
+    return lambda text: channel.note(f"trial #{assignment.number} {text}")
 
 
 def _train_together(
@@ -413,10 +477,10 @@ def _outcome(
     if epochs == 0:
         return ended("failed", message="the module or a callback stopped the training before its first epoch was over")
     if reporter.value is None:
-        names = ", ".join(sorted(reporter.names)) or "nothing"
-        verb = "is" if len(reporter.names) < 2 else "are"
+        names, verb = ", ".join(sorted(reporter.names)), "is" if len(reporter.names) == 1 else "are"
+        logged = f"only {names} {verb} logged" if names else "nothing is logged"
         nothing = "" if reporter.validated else "; no validation was run"
-        return ended("failed", message=f"the objective is {metric}, but only {names} {verb} logged{nothing}")
+        return ended("failed", message=f"the objective is {metric}, but {logged}{nothing}")
     remarks = [f"stopped by itself after epoch {epochs} of {asked}"] if epochs < asked else []
     if reporter.valued_epoch != epochs:
         remarks.append(f"{metric} was logged last in epoch {reporter.valued_epoch}, and is its value of that epoch")

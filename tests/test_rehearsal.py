@@ -1,0 +1,187 @@
+"""Before the first trial, each network takes a few steps: what is wrong with it is told then."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import yaml
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from tests import toys
+from tests.conftest import StudyFolder
+from tuner.config import load_study
+from tuner.engines.inline import InlineEngine
+from tuner.errors import BadInputError
+from tuner.messages import Slot
+from tuner.rehearsal import MOST_NETWORKS, Rehearsal, networks, rehearse
+
+Write = Callable[..., str]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Return what writes a study of toys and returns its path."""
+
+    def call(model: str = "Net", data: str = "ToyData", space: dict[str, Any] | None = None, **more: Any) -> str:
+        own = not issubclass(getattr(toys, model), pl.LightningModule)
+        study = {
+            "objective": {"metric": "val/acc" if own else "val_acc"},
+            "budget": {"trials": 2},
+            "sampler": {"name": "random", "seed": 1},
+            "pruner": {"name": "none"},
+            "trial": {
+                "data": {"name": f"tests.toys:{data}", "batch_size": 16},
+                "model": {"name": f"tests.toys:{model}"},
+                "optimizer": {"name": "adam", "initial_lr": 0.01},
+                "schedule": {"name": "cosine", "decay_steps": "100%"},
+                "trainer": {"max_epochs": 3},
+            },
+            "search_space": space or {},
+        }
+        path = tmp_path / "s.yaml"
+        path.write_text(yaml.safe_dump(study | more))
+        return str(path)
+
+    return call
+
+
+def rehearsed(path: str, tmp_path: Path) -> tuple[Rehearsal, list[str]]:
+    notes: list[str] = []
+    engine = InlineEngine(Slot(0, (), 1))
+    return rehearse(load_study(path), engine, f"sqlite:///{tmp_path}/optuna.db", notes.append), notes
+
+
+def add(monkeypatch: pytest.MonkeyPatch, name: str, what: Any) -> str:
+    monkeypatch.setattr(toys, name, what, raising=False)
+    return name
+
+
+class LooseShapes(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(9, 3))
+
+
+class ReturnsATuple(toys.Net):
+    def forward(self, inputs: torch.Tensor) -> Any:
+        return super().forward(inputs), None
+
+
+class TwoClasses(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(8, 2))
+
+
+class OfImages(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.Unflatten(1, (1, 8)), nn.Conv1d(1, 3, 1))
+
+
+class ManyLabels(toys.ToyData):
+    def train_dataloader(self) -> Any:
+        return DataLoader(TensorDataset(torch.zeros(32, 8), torch.zeros(32, 3)), 16)
+
+
+class Dictionaries(toys.ToyData):
+    def train_dataloader(self) -> Any:
+        return DataLoader([{"inputs": torch.zeros(8), "labels": 1}] * 32, 16)
+
+
+@pytest.mark.parametrize(
+    ("network", "data", "words"),
+    [
+        (LooseShapes, None, "mat1 and mat2 shapes cannot be multiplied"),
+        (ReturnsATuple, None, "the network must return logits [batch, classes], but it returns a tuple"),
+        (TwoClasses, None, "the network has 2 outputs and the data have labels from 0 to 2"),
+        (OfImages, None, "but for a batch of 16 it returns [16, 3, 8]"),
+        (toys.Net, ManyLabels, "labels must be the numbers of classes, int64 [batch], but the data give torch.float32"),
+        (toys.Net, Dictionaries, "a batch must be a pair of inputs and labels, but the data give a dict"),
+    ],
+    ids=lambda each: getattr(each, "__name__", None),
+)
+def test_a_network_and_data_that_do_not_fit_are_refused(
+    network: type, data: type | None, words: str, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    model = add(monkeypatch, "Network", network)
+    path = write(model, add(monkeypatch, "Data", data) if data else "ToyData")
+    with pytest.raises(BadInputError) as caught:
+        rehearsed(path, tmp_path)
+    assert words in str(caught.value)
+    assert [each.name for each in tmp_path.iterdir()] == ["s.yaml"]
+
+
+def test_a_metric_that_is_never_logged_is_refused(write: Write, tmp_path: Path):
+    with pytest.raises(BadInputError, match="the objective is val_f1, but only train_loss, val_acc, val_loss are"):
+        rehearsed(write("Base", objective={"metric": "val_f1"}), tmp_path)
+
+
+def test_a_metric_of_later_epochs_is_waited_for(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    class Later(toys.Base):
+        def on_train_epoch_end(self) -> None:
+            if self.current_epoch == 2:
+                self.log("late", 1.0)
+
+    rehearsal, notes = rehearsed(write(add(monkeypatch, "Later", Later), objective={"metric": "late"}), tmp_path)
+    assert (rehearsal.faults, notes) == ([], [])
+
+
+def test_an_object_that_a_checkpoint_cannot_hold_is_told(write: Write, tmp_path: Path):
+    rehearsal, (note,) = rehearsed(write("KeepsAThing"), tmp_path)
+    assert rehearsal.faults == []
+    assert note.startswith("a trial cannot go on after an interruption")
+    assert "tests.toys.Thing" in note
+
+
+def test_where_some_networks_fail_the_study_may_begin(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    class Fussy(toys.Net):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            if self[0].out_features > 10:
+                raise ValueError("too wide")
+            return super().forward(inputs)
+
+    space = {"model.width": {"low": 2, "high": 20}}
+    rehearsal, notes = rehearsed(write(add(monkeypatch, "Fussy", Fussy), space=space), tmp_path)
+    assert len(rehearsal.faults) == 1
+    assert rehearsal.faults[0].startswith("trial: ValueError: too wide (tests/test_rehearsal.py, line ")
+    assert [note.startswith("some trials will fail: ValueError: too wide") for note in notes] == [True]
+
+
+def test_each_network_of_the_space_is_rehearsed_once(write: Write):
+    space = {
+        "model.width": {"choices": [2, 4, 6]},
+        "optimizer": {
+            "one_of": {"adam": {"initial_lr": {"low": 1e-3, "high": 1e-1, "log": True}}, "sgd": {"initial_lr": 0.1}}
+        },
+        "schedule": {"one_of": {"constant": {}, "cosine": {"decay_steps": {"low": 5, "high": 9}}}},
+        "data.batch_size": {"choices": [8, 16]},
+    }
+    trials = networks(load_study(write(space=space)))
+    assert [each.model.arguments["width"] for each in trials] == [2, 4, 6, 2, 2]
+    assert [each.data.arguments["batch_size"] for each in trials] == [8, 8, 8, 16, 8]
+    assert [each.optimizer.name for each in trials] == ["adam", "adam", "adam", "adam", "sgd"]
+    wide = {"model.width": {"choices": list(range(2, 102))}}
+    assert 1 < len(networks(load_study(write(space=wide)))) <= MOST_NETWORKS
+
+
+def test_a_dry_run_ends_with_the_size_of_what_it_would_train_and_creates_nothing(folder: StudyFolder, write: Write):
+    path = write()
+    output = folder.call("--dry-run", study=path)
+    parameters = sum(each.numel() for each in toys.Net().parameters())
+    assert f"nothing wrong: a network of {parameters} parameters, 18 steps a trial, about " in output
+    assert sorted(each.name for each in folder.path.iterdir()) == ["s.yaml"]
+
+
+def test_a_dry_run_in_processes_of_their_own_finds_what_is_wrong(folder: StudyFolder, write: Write):
+    output = folder.run("--dry-run", study=write("Raises"), expect=2)
+    assert "trial: ValueError: caf\\udce9" in output
+    assert "Traceback" not in output
+    assert sorted(each.name for each in folder.path.iterdir() if not each.name.endswith(".db")) == ["s.yaml"]
+
+
+def test_a_study_that_cannot_train_is_refused_before_it_begins(folder: StudyFolder, write: Write):
+    output = folder.call("--rehearse", study=write("Raises"), expect=2)
+    assert "trial: ValueError" in output
+    assert not folder.directory("s").exists()
