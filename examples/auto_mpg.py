@@ -9,7 +9,7 @@ from mlxtend.data import autompg_data
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_modules import Plateau, Schedule, ScheduleLR
+from lightning_modules import Plateau, PlateauUpdates, Schedule, ScheduleLR
 from lightning_modules.tensors import TensorLoader
 
 
@@ -81,6 +81,10 @@ class Regressor(pl.LightningModule):
         scheduler = ScheduleLR(optimizer, self.schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """Have a plateau told how each validation went."""
+        return [PlateauUpdates()]
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the mean squared error."""
         return self._evaluate(batch, "train")
@@ -92,11 +96,6 @@ class Regressor(pl.LightningModule):
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Log the errors."""
         self._evaluate(batch, "test")
-
-    def on_validation_epoch_end(self) -> None:
-        """Tell a plateau how the validation went."""
-        if isinstance(self.schedule, Plateau) and not self.trainer.sanity_checking and self.trainer.training:
-            self.lr_schedulers().update_plateau(float(self.trainer.callback_metrics[self.schedule.monitor]))
 
     def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
         rows, distances = batch

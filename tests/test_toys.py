@@ -179,6 +179,7 @@ def test_a_training_without_an_epoch_fails_and_says_why(tmp_path: Path):
     assert "stopped the training before its first epoch was over" in result.message
 
 
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 def test_a_module_that_skips_its_batches_is_told_what_it_does_not_log(tmp_path: Path):
     result = train(assignment(tmp_path, "SkipsEveryEpoch"))
     assert result.state == "failed"
@@ -351,4 +352,4 @@ def test_the_terminal_names_a_plateau_that_gets_no_metric_from_its_module(tmp_pa
     channel = Answers()
     train(on_a_plateau(tmp_path, "Base"), channel)
     (note,) = channel.notes
-    assert note.startswith("trial #0: its Plateau got no metric and changed nothing")
+    assert note.startswith("trial #0 has a Plateau that got no metric and changed nothing")

@@ -155,7 +155,7 @@ class PlateauCare(pl.Callback):
         for scheduler in (config.scheduler for config in trainer.lr_scheduler_configs):
             if isinstance(scheduler, ScheduleLR) and scheduler.plateau and scheduler.plateau_state == PlateauState():
                 self._note(
-                    "its Plateau got no metric and changed nothing: let the module's configure_callbacks return "
+                    "has a Plateau that got no metric and changed nothing: let the module's configure_callbacks return "
                     "[lightning_modules.PlateauUpdates()], or call update_plateau"
                 )
 
