@@ -1,4 +1,4 @@
-"""A regression, for `auto_mpg.yaml`: a module that also takes plateaus, by `ScheduleLR`, and logs no accuracy."""
+"""A regression, for `auto_mpg.yaml`: a module that takes plateaus, too, and logs no accuracy."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -82,7 +82,7 @@ class Regressor(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """Have a plateau told how each validation went."""
+        """Pass a plateau its metric after each validation."""
         return [PlateauUpdates()]
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
