@@ -34,6 +34,7 @@ from tuner.search_space import (
     OneOf,
     Range,
     Template,
+    component_names,
     corners,
     grid_point,
     grid_size,
@@ -280,6 +281,11 @@ class StudyConfig:
                     )
         counts = [fact.validation_images for _, fact in facts if fact.validation_images is not None]
         return [(name, fact.digest) for name, fact in facts], min(counts, default=None)
+
+    @property
+    def own_modules(self) -> set[str]:
+        """Return the modules of the classes that its trials can have by ``package.module:Name``."""
+        return {name.partition(":")[0] for name in component_names(self.trial) if ":" in name}
 
     def fixed(self, number: int, drawn: Iterable[Mapping[str, Any]] = ()) -> dict[str, Any]:
         """Return what a trial is to draw, by the names in Optuna; the sampler decides about the rest.

@@ -12,9 +12,11 @@ from typing import Any
 from tuner.errors import StudyFailedError
 from tuner.messages import Slot
 
-__all__ = ["device_name", "environment", "on_cpu", "setup"]
+__all__ = ["CHANGES", "device_name", "environment", "on_cpu", "setup"]
 
 CPU = "CPU"
+CHANGES = " and changes"
+"""What follows the commit where files that git knows were changed since."""
 PACKAGES_OF_TRAINING = ("lr-tuner", "torch", "pytorch-lightning")
 PACKAGES = (*PACKAGES_OF_TRAINING, "optuna", "mlflow")
 
@@ -32,7 +34,7 @@ def environment(slots: Sequence[Slot]) -> dict[str, str]:
     """
     tags = {}
     if commit := _git("rev-parse", "HEAD"):
-        changed = " and changes" * bool(_git("status", "--porcelain", "--untracked-files=no"))
+        changed = CHANGES * bool(_git("status", "--porcelain", "--untracked-files=no"))
         tags = {"mlflow.source.git.commit": commit, "commit": commit[:12] + changed}
     return {
         **tags,

@@ -17,7 +17,16 @@ from pathlib import Path
 
 from tuner.terminal import printable
 
-__all__ = ["BadInputError", "StudyFailedError", "StudyRunningError", "TunerError", "in_a_line", "place_of", "reason_of"]
+__all__ = [
+    "BadInputError",
+    "StudyFailedError",
+    "StudyRunningError",
+    "TunerError",
+    "in_a_line",
+    "is_of_user",
+    "place_of",
+    "reason_of",
+]
 
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 _OWN = tuple(str(Path(__file__).parent.parent / package) + "/" for package in ("tuner", "lightning_modules"))
@@ -83,12 +92,17 @@ def _text_of(error: BaseException) -> str:
         return "(its text cannot be shown)"
 
 
+def is_of_user(file: str) -> bool:
+    """Return whether a file of Python code is the user's: neither installed nor of the tuner."""
+    return not file.startswith(("<", *_LIBRARIES, *_OWN)) and "/site-packages/" not in file
+
+
 def place_of(error: BaseException) -> str:
     """Return where in the user's code an error was raised, in parentheses after a space; nothing if in none of it."""
     frames = [(frame.filename, str(frame.lineno), frame.name) for frame in traceback.extract_tb(error.__traceback__)]
     with contextlib.suppress(Exception):  # its text is the user's as well
         frames += _FRAME_OF_WORKER.findall(str(error))
-    own = [frame for frame in frames if not frame[0].startswith(("<", *_LIBRARIES, *_OWN))]
+    own = [frame for frame in frames if is_of_user(frame[0])]
     if not own:
         return ""
     file, line, function = own[-1]

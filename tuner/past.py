@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial as Trial
@@ -12,9 +13,10 @@ from tuner.comparison import Comparison, Repeated
 from tuner.config import NAME, StudyConfig, TrialConfig, load_study, shipped_studies
 from tuner.database import Database, state_directory, trial_directory
 from tuner.errors import BadInputError
-from tuner.reading import IDENTITY, config_of, identifier_of, open_study, record_of
+from tuner.reading import IDENTITY, SOURCES, config_of, identifier_of, open_study, record_of
 from tuner.record import StudyRecord
 from tuner.seeds import CONFIGURATION, CONFIRMS, SEED, label
+from tuner.sources import Sources, own_sources, sources_of
 from tuner.storage import DEFINITION_FILE, FOLDER_FILE, check_continued
 
 __all__ = ["PastStudy", "Trial"]
@@ -30,6 +32,7 @@ class PastStudy:
         trials: Its finished trials, in the order of their numbers.
         record: The same, as plain data, without curves.
         storage: URL of Optuna's database.
+        sources: What its trials were trained with, as the study remembers it.
         source: What says what it was: the path or name of a study file.
     """
 
@@ -38,6 +41,7 @@ class PastStudy:
     trials: Sequence[Trial]
     record: StudyRecord
     storage: str
+    sources: Any
     source: str
 
     @classmethod
@@ -57,11 +61,18 @@ class PastStudy:
         check_continued(config, storage, config.identity_with(config.measure_data()[0]))
         with open_study(storage, config.name) as study:
             trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
-            return cls(config, identifier_of(study), trials, record_of(study), storage, source)
+            return cls(
+                config, identifier_of(study), trials, record_of(study), storage, study.user_attrs.get(SOURCES), source
+            )
 
     def config_of(self, trial: Trial) -> TrialConfig:
         """Return the values of a trial."""
         return config_of(self.config, trial.params)
+
+    def changed_sources(self, trial: Trial) -> list[str]:
+        """Return what has changed since a trial in the modules that the study names, each as a clause."""
+        before = sources_of(self.sources, trial.number)
+        return before.changed(Sources(trial.number, "", own_sources(self.config.own_modules))) if before else []
 
     def default(self) -> TrialConfig | None:
         """Return the `trial` of the study file as it is; None if it is complete only with what is searched."""

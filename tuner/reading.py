@@ -23,6 +23,7 @@ __all__ = [
     "CONSTANT_LR",
     "IDENTIFIER",
     "IDENTITY",
+    "SOURCES",
     "TEST",
     "VALIDATION_IMAGES",
     "config_of",
@@ -36,6 +37,7 @@ IDENTITY = "identity"
 IDENTIFIER = "identifier"
 TEST = "test"
 VALIDATION_IMAGES = "validation images"
+SOURCES = "sources"
 CONSTANT_LR = "constant_lr"
 
 MIN_OF_PARAMETER = 4

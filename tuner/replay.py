@@ -90,7 +90,7 @@ def _run(options: argparse.Namespace) -> int:
     print_line(console, "[yellow]not the same:[/yellow]")
     for difference in differences:
         print_line(console, f"  {escape(difference)}")
-    if changed := different_setup(setup, result.setup):
+    if changed := [*different_setup(setup, result.setup), *past.changed_sources(trial)]:
         print_line(console, "what it depends on is other than it was:")
         for change in changed:
             print_line(console, f"  {escape(change)}")

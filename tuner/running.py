@@ -335,9 +335,10 @@ def carry_out(
         TunerError: If it cannot go on.
     """
     from tuner.coordinator import Coordinator
-    from tuner.environment import environment
+    from tuner.environment import CHANGES, environment
     from tuner.progress import Display
     from tuner.review import Review
+    from tuner.sources import own_sources
     from tuner.system_metrics import SystemMetrics
     from tuner.tracking import Tracker
 
@@ -348,6 +349,9 @@ def carry_out(
         store.keep_definition()
         store.set_validation_images(plan.validation_images)
         tags = environment(engine.slots)
+        commit = tags.get("commit", "").removesuffix(CHANGES)
+        if change := store.set_sources(commit, own_sources(config.own_modules)):
+            display.note(change)
         with on_interrupt(interruption):
             with store.database.alone(), importing():  # MLflow may create its tables as well
                 tracker = Tracker(

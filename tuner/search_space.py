@@ -21,6 +21,7 @@ __all__ = [
     "Range",
     "Spec",
     "Template",
+    "component_names",
     "corners",
     "described",
     "grid_point",
@@ -275,6 +276,20 @@ def searched(template: Template, path: str = "") -> Iterator[tuple[str, Range | 
         case Mapping() | list():
             for key, value in _entries(template):
                 yield from searched(value, _inside(path, key))
+
+
+def component_names(template: Template) -> Iterator[str]:
+    """Yield the names of all components that a template can have, nested ones included."""
+    match template:
+        case OneOf(options=options):
+            yield from options
+            for arguments in options.values():
+                yield from component_names(arguments)
+        case Mapping() | list():
+            for key, value in _entries(template):
+                if key == "name" and isinstance(value, str):
+                    yield value
+                yield from component_names(value)
 
 
 def _entries(template: Mapping[str, Any] | list[Any]) -> Iterable[tuple[str | int, Any]]:

@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 
 from tuner.comparison import Comparison, Repeated
 from tuner.config import Component, StudyConfig, TrialConfig
-from tuner.search_space import Choices, Drawing
+from tuner.search_space import Choices, Drawing, component_names
 from tuner.storage import StudyStore
 
 if TYPE_CHECKING:
@@ -134,6 +134,12 @@ class SeedStudy(StudyConfig):
             claims=claims,
             has_winner=has_winner,
         )
+
+    @property
+    def own_modules(self) -> set[str]:
+        """Return the modules of the classes of its configurations by ``package.module:Name``."""
+        names = component_names([config.values() for config in self.candidates.values()])
+        return {name.partition(":")[0] for name in names if ":" in name}
 
     def fixed(self, number: int, drawn: Iterable[Mapping[str, Any]] = ()) -> dict[str, Any]:
         """Return the configuration and the seed of a trial."""

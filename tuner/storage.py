@@ -25,9 +25,10 @@ from tuner.config import StudyConfig, TrialConfig
 from tuner.database import Database, state_directory, trial_directory
 from tuner.errors import BadInputError, StudyFailedError
 from tuner.findings import findings
-from tuner.reading import IDENTIFIER, IDENTITY, TEST, VALIDATION_IMAGES, config_of, identifier_of, record_of
+from tuner.reading import IDENTIFIER, IDENTITY, SOURCES, TEST, VALIDATION_IMAGES, config_of, identifier_of, record_of
 from tuner.record import StudyRecord
 from tuner.samplers import make_pruner, make_sampler
+from tuner.sources import Sources, with_sources
 from tuner.wording import counted
 
 __all__ = ["DEFINITION_FILE", "FOLDER_FILE", "StudyStore", "Tested", "check_continued"]
@@ -306,6 +307,21 @@ class StudyStore:
     def set_validation_images(self, number: int | None) -> None:
         """Record how many images decide."""
         self._study.set_user_attr(VALIDATION_IMAGES, number)
+
+    @_patient
+    def set_sources(self, commit: str, files: Mapping[str, str]) -> str:
+        """Record what is trained with from now on, and return what the user should know of a change; empty for none.
+
+        Args:
+            commit: The commit of the working folder; empty if there is none.
+            files: Digests of the files of the study's own modules.
+        """
+        before = self._study.user_attrs.get(SOURCES)
+        history, note = with_sources(before, Sources(len(self.trials()), commit, files))
+        if history != before:
+            self._study.set_user_attr(SOURCES, history)
+        begun = len(self.trials()) - self.count
+        return f"{note}, and so may the {counted(begun, 'trial')} begun before" if note and begun else note
 
     @_patient
     def validation_images(self) -> int | None:

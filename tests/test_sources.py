@@ -1,0 +1,93 @@
+"""Which files are a study's own source, and what is told of a change."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StudyFolder
+from tests.test_own import BESIDE, NET
+from tuner.replay import main as replay
+from tuner.sources import Sources, own_sources, sources_of, with_sources
+
+PACKAGE = {
+    "own_top.py": "import os, torch\nimport own_side\nfrom own_package.inner import nets\n",
+    "own_side.py": "def late():\n    import own_late\n",
+    "own_late.py": "this is no Python, and is never imported",
+    "own_package/__init__.py": "from . import first",
+    "own_package/first.py": "def late():\n    from .inner.nets import WIDTH, missing",
+    "own_package/inner/__init__.py": "",
+    "own_package/inner/nets.py": (
+        "from lightning_modules import MLP\ndef late():\n    from ..second import x\n    from ... import x"
+    ),
+    "own_package/second.py": "import own_package.first",
+    "own_package/unused.py": "",
+    "own_unused.py": "",
+}
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder with modules, from which they can be imported."""
+    for name, content in PACKAGE.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def test_own_sources_are_the_named_modules_and_what_they_import_from_the_same_folder(own: Path):
+    files = own_sources(["own_top", "torch.optim", "lightning_modules", "nowhere"])
+    assert set(files) == set(PACKAGE) - {"own_package/unused.py", "own_unused.py"}
+    assert not {name for name in sys.modules if name.startswith("own_")}, "nothing was run for it"
+    assert set(own_sources(["own_package.second"])) == {name for name in files if name.startswith("own_package")}
+
+
+def test_a_digest_changes_with_the_content_only(own: Path):
+    before = own_sources(["own_top"])
+    (own / "own_package" / "second.py").touch()
+    (own / "own_unused.py").write_text("1")
+    assert own_sources(["own_top"]) == before
+    (own / "own_package" / "second.py").write_text("1")
+    (own / "own_late.py").unlink()
+    after = own_sources(["own_top"])
+    assert {name for name in before if before[name] != after.get(name)} == {"own_package/second.py", "own_late.py"}
+
+
+def test_what_changed_is_told_once_with_the_trial_since_which_it_did():
+    history, note = with_sources(None, Sources(0, "a", {"x.py": "1", "y.py": "1"}))
+    assert note == ""
+    history, note = with_sources(history, Sources(3, "a", {"x.py": "1", "y.py": "1"}))
+    assert (len(history), note) == (1, "")
+    history, note = with_sources(history, Sources(5, "b", {"x.py": "2", "z.py": "1"}))
+    assert note == (
+        "since trial #4 x.py, y.py and z.py changed, and the commit is b, and was a: later trials may differ for that "
+        "reason"
+    )
+    history, note = with_sources(history, Sources(8, "b", {"x.py": "2", "z.py": "1"}))
+    assert note == ""
+    assert [sources_of(history, number).commit for number in (0, 4, 5, 9)] == ["a", "a", "b", "b"]
+    assert sources_of([{"trial": 3, "commit": "", "files": {}}], 2) is None
+
+
+def test_a_change_before_the_first_trial_and_a_record_of_somebody_else_are_no_change():
+    history, _ = with_sources(None, Sources(0, "", {"x.py": "1"}))
+    assert with_sources(history, Sources(0, "", {"x.py": "2"}))[1] == ""
+    for odd in ("text", [1], [{"trial": "x"}], 5):
+        assert with_sources(odd, Sources(4, "", {"x.py": "2"}))[1] == ""
+
+
+def test_a_study_says_which_of_its_own_modules_changed_since_which_trial(folder: StudyFolder):
+    (folder.path / "beside_the_file.py").write_text(NET)
+    (folder.path / "beside.yaml").write_text(BESIDE)
+    options = ("--set", "search_space.optimizer.initial_lr={low: 1e-3, high: 1e-1}")
+    assert "changed" not in folder.call(*options, study="beside.yaml")
+    assert "changed" not in folder.call(*options, "--trials", "2", study="beside.yaml")
+    (folder.path / "beside_the_file.py").write_text(NET.replace("Linear(4, 3)", "Linear(4, 3, bias=False)"))
+    output = folder.call(*options, "--trials", "3", study="beside.yaml")
+    assert "note: since trial #1 beside_the_file.py changed: later trials may differ for that reason" in output
+    assert "changed" not in folder.call(*options, "--trials", "4", study="beside.yaml")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(sys.modules, "beside_the_file")
+        output = folder.command(replay, "beside", "--trial", "0", expect=1)
+    assert "  beside_the_file.py changed" in output
