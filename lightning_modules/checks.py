@@ -40,7 +40,7 @@ def check_types(settings: object) -> None:
     """
     kind_of_settings: Any = type(settings)
     for field, (default, hint) in _annotated(kind_of_settings).items():
-        value = getattr(settings, field)
+        value = getattr(settings, field, default)
         if value is default:
             continue
         items = typing.get_args(hint) if typing.get_origin(hint) is tuple else ()

@@ -3,7 +3,7 @@ import math
 import pickle
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
 from functools import partial
@@ -570,6 +570,10 @@ def test_argument_of_another_type_is_refused(family, arguments, message):
 class Own(Schedule):
     rate: float = None  # as many write it
     table: np.ndarray
+    length: int = field(init=False)
+
+    def _check(self):
+        object.__setattr__(self, "length", len(self.table))
 
     def _factor(self, step):
         return float(self.table[0])
@@ -584,7 +588,7 @@ class Untyped(Own):
 def test_a_schedule_of_ones_own_may_have_any_default_and_type(build):
     table = np.array([0.5, 1.0])
     schedule = build(table=table)
-    assert (schedule.table is table, schedule.rate, schedule(1)) == (True, None, 0.5)
+    assert (schedule.table is table, schedule.rate, schedule.length, schedule(1)) == (True, None, 2, 0.5)
     assert build(table=table, rate=3).rate == 3
 
 
