@@ -58,7 +58,7 @@ def test_fewer_than_three_seeds_cannot_tell():
     assert compared(*exact).difference(*exact).is_noise
     _winner, runner_up = compared(*exact).findings({})
     assert runner_up.endswith("(1.0000): 2 seeds cannot tell whether that is chance.")
-    assert compared(*exact).markdown().endswith("| cannot tell |")
+    assert "| cannot tell |" in compared(*exact).markdown()
 
 
 def test_equal_differences_prove_no_more_than_the_resolution_of_the_metric():

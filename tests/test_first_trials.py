@@ -162,6 +162,24 @@ def test_too_few_trials_for_all_families_are_told_before(load: Any):
     assert load("budget.trials=4").beginning == [], "the baseline is of the last one"
 
 
+def test_sections_that_trial_leaves_out_are_no_point_of_the_search_space(load: Any):
+    text = STUDY.replace("SAMPLER", "random").replace("  optimizer: {name: adam, initial_lr: 1e-2}\n", "")
+    optimizer = "  optimizer: {one_of: {adam: {initial_lr: 0.1}, sgd: {initial_lr: 0.1}}}"
+    lines = [line for line in text.splitlines() if not line.startswith("  optimizer")]
+    Path("s.yaml").write_text("\n".join([*lines, optimizer]))
+    assert load_study("s.yaml").first.outside == "optimizer is not given"
+
+
+def test_a_family_without_anything_else_to_draw_is_not_trained_twice(load: Any):
+    one_of = "{cosine: {decay_steps: 50%}, constant: {}, step: {decay_rate: 0.5, decay_steps: 3}}"
+    config = load("search_space={schedule: {one_of: " + one_of + "}}")
+    assert [dict(each) for each in config.first.params] == [
+        {"schedule.name": "cosine"},
+        {"schedule.name": "constant"},
+        {"schedule.name": "step"},
+    ]
+
+
 def test_without_families_a_study_begins_with_its_trial(load: Any):
     config = load("search_space.schedule=null")
     assert [dict(each) for each in config.first.params] == [{key: BASELINE[key] for key in list(BASELINE)[:3]}]
@@ -186,6 +204,18 @@ def test_a_grid_trains_each_configuration_once_however_often_it_is_continued(loa
     assert len(trained) == len({repr(each) for each in trained}) == POINTS
     assert drawn(config, f"sqlite:///{tmp_path}/b.db", 1, 5, POINTS) == params
     assert [each["schedule.name"] for each in params[:6]] != ["cosine"] * 6, "a small budget sees more than one corner"
+
+
+def test_lengths_of_a_grid_that_are_the_same_number_of_steps_are_told_before(load: Any):
+    assert load(*GRID, f"budget.trials={POINTS}", sampler="grid").beginning == []
+    length = "search_space.schedule.one_of.cosine.decay_steps"
+    few = load(*GRID, f"{length}={{low: 10%, high: 40%, step: 2%}}", sampler="grid")
+    assert few.beginning == [
+        "its grid repeats trainings: in the 10 steps of a training, the 16 values of schedule.cosine.decay_steps "
+        "(%) are only 4 different ones."
+    ]
+    mixed = load(*GRID, f"{length}={{choices: [3, 25%, 0.5 epochs, 6]}}", sampler="grid")
+    assert mixed.beginning[0].endswith("the 4 values of schedule.cosine.decay_steps are only 3 different ones.")
 
 
 @pytest.fixture

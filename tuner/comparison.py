@@ -306,6 +306,17 @@ class Comparison:
             )
         return rows
 
+    @property
+    def caption(self) -> str:
+        """Return what the probabilities in the table mean; empty if there are none."""
+        count = len(self.ranking)
+        if count < 2:
+            return ""
+        return (
+            "The probability that the winner is really better accounts for its choice, by the same seeds, as the best "
+            f"of {count}."
+        )
+
     def markdown(self) -> str:
         """Return the table of the configurations in Markdown."""
         head = f"| | seeds | mean {self.metric} | 95% interval | in the study | winner is really better |"
@@ -315,7 +326,7 @@ class Comparison:
             cells = (row["configuration"], row["seeds"], number(row["mean"]), bounds, number(row["in the study"]))
             lead = "" if row["behind the winner"] is None else chance(row["probability that the winner is better"])
             lines.append(f"| {' | '.join(map(str, cells))} | {lead} |")
-        return "\n".join(lines)
+        return "\n".join([*lines, *(["", self.caption] if self.caption else [])])
 
     def csv(self) -> str:
         """Return every single value: a line for each configuration and seed."""

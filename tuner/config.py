@@ -24,7 +24,7 @@ from tuner.document import Document, Node, shown
 from tuner.durations import parse_duration
 from tuner.errors import BadInputError
 from tuner.first_trials import FirstTrials, first_trials
-from tuner.hints import check_value, did_you_mean
+from tuner.hints import check_value, did_you_mean, parse_length
 from tuner.importing import look_in
 from tuner.length import Length, Meter, relative_lengths, resolve
 from tuner.registry import Argument, Signature, signature_of
@@ -38,6 +38,7 @@ from tuner.search_space import (
     corners,
     grid_point,
     grid_size,
+    grid_values,
     searched,
     suggest,
 )
@@ -327,7 +328,27 @@ class StudyConfig:
             told.append(
                 f"with {counted(self.trials, 'trial')}, not every family gets its turn: {names} may be left out."
             )
-        return told
+        return [*told, *(self._repeated_lengths() if self.sampler.name == "grid" else ())]
+
+    def _repeated_lengths(self) -> Iterator[str]:
+        """Yield a sentence for each length in a grid that is the same number of steps several times."""
+        trainings = [
+            {"data": data, "trainer": trainer}
+            for data in corners(self.trial["data"])
+            for trainer in corners(self.trial["trainer"])
+        ]
+        for path, spec in searched(self.trial["schedule"], "schedule"):
+            values = grid_values(spec)
+            if not any(map(parse_length, values)):
+                continue
+            for length in map(self.meter.length, trainings):
+                steps = {length.in_steps(value) if parse_length(value) else value for value in values}
+                if len(steps) < len(values):
+                    yield (
+                        f"its grid repeats trainings: in the {length.steps} steps of a training, the {len(values)} "
+                        f"values of {path} are only {len(steps)} different ones."
+                    )
+                    break
 
     @cached_property
     def _grid(self) -> Sequence[int]:
@@ -649,6 +670,8 @@ def _default(place: str, name: str, key: str) -> Any:
     if place == "trainer":
         argument = signature_of(TrainerConfig).arguments[key]
         is_given = key not in ("max_epochs", "max_steps", "val_check_interval")
+    elif not name:  # a section of trial, or an entry of a mapping that is an argument
+        raise KeyError(key)
     else:
         argument = registry.arguments_of(place if place in COMPONENTS else "schedule", name).arguments[key]
         is_given = not argument.required and isinstance(argument.default, str | int | float | None | list | tuple)

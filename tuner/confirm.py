@@ -179,7 +179,8 @@ def _show(console: "Console", config: "SeedStudy", store: "SeedStore", opponents
             number(row["in the study"]),
             "" if row["behind the winner"] is None else chance(row["probability that the winner is better"]),
         )
-    console.print("", table, "", highlight=False)
+    console.print("", table, highlight=False)
+    print_line(console, f"[dim]{comparison.caption}[/dim]\n")
     for sentence in comparison.findings(opponents):
         print_line(console, escape(sentence))
 

@@ -49,7 +49,7 @@ def first_trials(template: Template, trial: Mapping[str, Any], default: Default)
         baseline = dict(_entries(template, trial, "", "", "", default))
     except _OutsideError as error:
         return FirstTrials(turns(template, {}), str(error))
-    return FirstTrials([baseline, *turns(template, baseline)])
+    return FirstTrials([baseline, *(turn for turn in turns(template, baseline) if turn != baseline)])
 
 
 class _OutsideError(Exception):

@@ -26,6 +26,7 @@ __all__ = [
     "described",
     "grid_point",
     "grid_size",
+    "grid_values",
     "highest",
     "is_spec",
     "lowest",
@@ -331,9 +332,8 @@ def grid_point(template: Template, index: int, path: str = "") -> dict[str, Any]
     {'a.name': 'x', 'a.x.b': 2}
     """
     match template:
-        case Range(low=low, step=step, integer=integer):
-            number = Decimal(str(low)) + index * Decimal(str(step or 1))  # 0.3, and not 0.1 + 2 * 0.1
-            return {template.name(path): int(number) if integer else float(number)}
+        case Range():
+            return {template.name(path): _number(template, index)}
         case Choices(values=values):
             return {path: values[index]}
         case OneOf(options=options):
@@ -350,6 +350,22 @@ def grid_point(template: Template, index: int, path: str = "") -> dict[str, Any]
             return point
         case _:
             return {}
+
+
+def grid_values(spec: Range | Choices) -> list[Any]:
+    """Return the values of a range with a step, or the choices, as a study file says them.
+
+    >>> grid_values(Range(0.1, 0.3, step=0.1)), grid_values(Range(1, 2, step=1, unit="epochs"))
+    ([0.1, 0.2, 0.3], ['1.0 epochs', '2.0 epochs'])
+    """
+    if isinstance(spec, Choices):
+        return list(spec.values)
+    return [spec.written(_number(spec, index)) for index in range(grid_size(spec))]
+
+
+def _number(spec: Range, index: int) -> float:
+    number = Decimal(str(spec.low)) + index * Decimal(str(spec.step or 1))  # 0.3, and not 0.1 + 2 * 0.1
+    return int(number) if spec.integer else float(number)
 
 
 def turns(template: Template, last: Mapping[str, Any], path: str = "") -> list[dict[str, Any]]:

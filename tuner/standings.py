@@ -144,7 +144,7 @@ class Standings:
             f"Good initial_lr: where, with nothing else changed, {metric} is at most {self.tolerance:g} worse than the "
             "best of the sweep; + where the sweep ended before the range did."
         )
-        return "\n".join([*lines, "", explained, ""])
+        return "\n".join([*lines, "", f"{explained} {self.comparison.caption}".rstrip(), ""])
 
     def _range(self, member: Member) -> str:
         found = self.good_range(member)
