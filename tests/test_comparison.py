@@ -74,6 +74,8 @@ def test_equal_differences_prove_no_more_than_the_resolution_of_the_metric():
     [
         ("val/acc", [0.99, 1.0, 0.95], (0.0, 1.0)),
         ("val_accuracy", [0.01, 0.0, 0.05], (0.0, 1.0)),
+        ("val_top3", [0.99, 1.0, 0.95], (0.0, 1.0)),
+        ("val/f1", [0.99, 1.0, 0.95], (0.0, 1.0)),
         ("val/loss", [0.01, 0.2, 0.05], (0.0, math.inf)),
     ],
 )

@@ -30,7 +30,7 @@ from typing import Any, Literal
 from scipy import stats
 
 from tuner.figures import COLORS, GREY, Figure, Panel, Series
-from tuner.record import is_accuracy, resolution
+from tuner.record import is_share, resolution
 from tuner.wording import counted, number, percent
 
 __all__ = ["CONFIDENCE", "Comparison", "Difference", "Repeated", "Scale", "chance", "interval"]
@@ -70,7 +70,7 @@ class Scale:
         (0.0, inf)
         """
         values = list(values)
-        if is_accuracy(metric, values):
+        if is_share(metric, values):
             return cls(resolution(metric, values, validation_images), 0.0, 1.0)
         is_loss = metric in ("train/loss", "val/loss") and all(value >= 0 for value in values)
         return cls(low=0.0) if is_loss else cls()

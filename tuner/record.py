@@ -15,7 +15,7 @@ __all__ = [
     "Curve",
     "StudyRecord",
     "TrialRecord",
-    "is_accuracy",
+    "is_share",
     "resolution",
     "simplified",
 ]
@@ -24,6 +24,9 @@ Curve = Sequence[tuple[int, float]]
 """Steps and values of a metric, in order."""
 
 FAMILY = "schedule.name"
+ACCURACY = "acc|accuracy|top[0-9]+"
+OTHER_SHARE = "ap|auc|auprc|auroc|dice|f1|iou|map|precision|recall"
+VALIDATION = "val|valid|validation"
 MIN_FOR_IMPORTANCE = 8
 """Trials trained to their end from which on importances say anything."""
 LR_TABLE = "lr.csv"
@@ -127,13 +130,13 @@ class StudyRecord:
         return -value if self.direction == "maximize" else value
 
 
-def is_accuracy(metric: str, values: Iterable[float]) -> bool:
-    """Return whether a metric is a share of right answers, by its name and its values; some count in percent.
+def is_share(metric: str, values: Iterable[float]) -> bool:
+    """Return whether a metric is between 0 and 1, by its name and its values; some count in percent.
 
-    >>> is_accuracy("val/acc", [0.9]), is_accuracy("val_accuracy", [97.0]), is_accuracy("accelerated", [0.5])
-    (True, False, False)
+    >>> is_share("val/acc", [0.9]), is_share("val_accuracy", [97.0]), is_share("val_f1", [0.5]), is_share("face", [0.5])
+    (True, False, True, False)
     """
-    return not _words(metric).isdisjoint({"acc", "accuracy"}) and all(0 <= value <= 1 for value in values)
+    return _is_named(metric, ACCURACY, OTHER_SHARE) and all(0 <= value <= 1 for value in values)
 
 
 def resolution(metric: str, values: Iterable[float], validation_images: int | None) -> float:
@@ -142,12 +145,13 @@ def resolution(metric: str, values: Iterable[float], validation_images: int | No
     >>> resolution("val/acc", [0.9], 500), resolution("train/acc", [0.9], 500), resolution("val/loss", [0.9], 500)
     (0.002, 0.0, 0.0)
     """
-    is_of_validation = not _words(metric).isdisjoint({"val", "valid", "validation"})
-    return 1 / validation_images if validation_images and is_of_validation and is_accuracy(metric, values) else 0.0
+    is_counted = _is_named(metric, ACCURACY) and _is_named(metric, VALIDATION) and is_share(metric, values)
+    return 1 / validation_images if validation_images and is_counted else 0.0
 
 
-def _words(metric: str) -> set[str]:
-    return set(re.split("[^a-z]+", metric.lower()))
+def _is_named(metric: str, *words: str) -> bool:
+    """Return whether one of the words of a metric's name is one of these."""
+    return any(re.fullmatch("|".join(words), word) for word in re.findall("[a-z]+[0-9]*", metric.lower()))
 
 
 def simplified(curve: Curve, tolerance: float = 2e-3) -> list[tuple[int, float]]:
