@@ -200,6 +200,7 @@ POINTS = 2 * (4 + 1 + 2 * 2)
 def test_a_grid_trains_each_configuration_once_however_often_it_is_continued(load: Any, tmp_path: Path):
     config = load(*GRID, f"budget.trials={POINTS}", sampler="grid")
     params = drawn(config, f"sqlite:///{tmp_path}/optuna.db", POINTS)
+    assert params == [config.fixed(number) for number in range(POINTS)]
     trained = [config_of(config, each) for each in params]
     assert len(trained) == len({repr(each) for each in trained}) == POINTS
     assert drawn(config, f"sqlite:///{tmp_path}/b.db", 1, 5, POINTS) == params

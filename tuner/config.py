@@ -288,18 +288,20 @@ class StudyConfig:
         """Return the modules of the classes that its trials can have by ``package.module:Name``."""
         return {name.partition(":")[0] for name in component_names(self.trial) if ":" in name}
 
-    def fixed(self, number: int, drawn: Iterable[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    def fixed(self, number: int, drawn: Iterable[Mapping[str, Any]] | None = None) -> dict[str, Any]:
         """Return what a trial is to draw, by the names in Optuna; the sampler decides about the rest.
 
-        Of a grid, that is the first point that no other trial has: the one of its number, unless the study was begun
-        when grids had the same configuration several times.
+        Of a grid, that is the point of its number. In a study that was begun when grids had the same configuration
+        several times, it is the first point that no other trial has.
 
         Args:
             number: The trial.
-            drawn: What the other trials have drawn; only of a grid it matters.
+            drawn: What the other trials of a grid have drawn; None if that is the points of their numbers.
         """
         if self.sampler.name != "grid":
             return dict(self.first.params[number]) if number < len(self.first.params) else {}
+        if drawn is None:
+            return grid_point(self.trial, self._grid[number])
         taken = {_key(params) for params in drawn}
         points = (grid_point(self.trial, index) for index in self._grid)
         return next((point for point in points if _key(point) not in taken), {})
@@ -503,7 +505,6 @@ class _StudyReader:
         if sampler.name == "grid":
             self._check_grid(template, 0 if is_past else trials)
         self._document.check()
-        is_grid = sampler.name == "grid"
         return StudyConfig(
             name=name,
             objective=Objective(**objective),
@@ -516,7 +517,7 @@ class _StudyReader:
             text=self._document.text,
             values={**self._document.data, "name": name},
             folder=self._folder,
-            first=FirstTrials() if is_grid else first_trials(template, self._trial(), _default),
+            first=FirstTrials() if sampler.name == "grid" else first_trials(template, self._trial(), _default),
             meter=self._meter,
         )
 

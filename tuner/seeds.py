@@ -141,7 +141,7 @@ class SeedStudy(StudyConfig):
         names = component_names([config.values() for config in self.candidates.values()])
         return {name.partition(":")[0] for name in names if ":" in name}
 
-    def fixed(self, number: int, drawn: Iterable[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    def fixed(self, number: int, drawn: Iterable[Mapping[str, Any]] | None = None) -> dict[str, Any]:
         """Return the configuration and the seed of a trial."""
         names = list(self.candidates)
         return {CONFIGURATION: names[number % len(names)], SEED: self.seeds[number // len(names)]}
