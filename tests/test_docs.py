@@ -1,22 +1,75 @@
-"""docs/schedules.md says what there is, and what it shows works; the tests that docs/faults.md names are there."""
+"""The pages in docs/ list what there is, what they show works, and the tests that docs/faults.md names are there."""
 
 import math
 import re
 import runpy
+from dataclasses import fields
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
 
+import lightning_modules
+import tuner
 from lightning_modules import Schedule
 from tests.conftest import TINY
-from tuner.config import load_study
+from tuner.config import _PRUNERS, _SAMPLERS, TrainerConfig, load_study
 from tuner.curves import families
-from tuner.registry import KINDS
+from tuner.registry import KINDS, arguments_of
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "schedules.md").read_text()
+CLI = (DOCS / "cli.md").read_text()
+STUDY_FILE = (DOCS / "study-file.md").read_text()
 script = runpy.run_path(str(DOCS / "make_schedules.py"))
+cli_script = runpy.run_path(str(DOCS / "make_cli.py"))
+
+
+def row_of(name: str) -> str:
+    """Return the row of docs/study-file.md that lists the arguments of a name."""
+    (row,) = re.findall(rf"^\|(?: `\w+` \|| \|)?[^|]*`{name}`[^|]*\|.*$", STUDY_FILE, re.MULTILINE)
+    return row
+
+
+def test_the_page_of_the_commands_is_what_the_script_makes_of_their_parsers():
+    assert cli_script["contents"](CLI) == CLI, "run python docs/make_cli.py"
+
+
+def test_the_page_of_the_commands_has_all_of_them():
+    modules = (DOCS.parent / "tuner").glob("*.py")
+    commands = [path.stem for path in modules if 'prog="python -m ' in path.read_text()]
+    assert sorted(cli_script["COMMANDS"]) == sorted(commands)
+
+
+def test_the_study_file_that_the_page_shows_is_the_quickstart():
+    assert f"```yaml\n{(DOCS.parent / 'studies' / 'quickstart.yaml').read_text()}```" in STUDY_FILE
+
+
+@pytest.mark.parametrize("kind", ["data", "model", "optimizer"])
+def test_the_page_of_the_study_file_has_every_argument_with_its_default(kind: str):
+    for name in KINDS[kind]:
+        row = row_of(name)
+        for argument, known in arguments_of(kind, name).arguments.items():
+            default = re.findall(rf"`{argument}`(?: \(([^),]*))?", row)
+            assert len(default) == 1, f"{name}: {argument}"
+            if isinstance(known.default, float) or type(known.default) is int:
+                assert float(default[0]) == known.default, f"{name}: {argument}"
+
+
+def test_the_page_of_the_study_file_has_every_sampler_pruner_and_argument_of_the_trainer():
+    for options in (_SAMPLERS, _PRUNERS):
+        for name, arguments in options.items():
+            assert all(f"`{argument}`" in row_of(name) for argument in arguments), name
+    for argument in fields(TrainerConfig):
+        assert f"| `{argument.name}` |" in STUDY_FILE
+
+
+@pytest.mark.parametrize("package", [lightning_modules, tuner])
+def test_the_reference_has_every_public_name(package: ModuleType):
+    page = (DOCS / f"api-{package.__name__.replace('_', '-')}.md").read_text()
+    for name in package.__all__:
+        assert re.search(rf"^\.\. auto\w+:: {name}\b|`{name}`", page, re.MULTILINE), name
 
 
 def test_the_page_is_what_the_script_makes_of_the_docstrings():

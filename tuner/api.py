@@ -117,7 +117,7 @@ class Result:
 
     @cached_property
     def trials(self) -> "pd.DataFrame":
-        """The finished trials: a row for each, with what was searched under its dotted path."""
+        """A row for each finished trial, with the searched values under their dotted paths."""
         import pandas as pd
 
         columns = ("number", "state", "value", "epochs", "seconds")

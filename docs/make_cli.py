@@ -1,0 +1,97 @@
+"""Writes the options of all commands into docs/cli.md, from their argument parsers.
+
+Run ``python docs/make_cli.py`` after an option changed; a test compares the page with the parsers.
+"""
+
+import argparse
+import importlib
+from collections import defaultdict
+from pathlib import Path
+from unittest.mock import patch
+
+PAGE = Path(__file__).parent / "cli.md"
+BEGIN, END = "<!-- options: written by make_cli.py -->\n", "<!-- end of the options -->\n"
+COMMANDS = ("study", "preview", "dashboard", "report", "confirm", "league", "replay", "export")
+
+Row = tuple[str, str]
+"""An argument as its user writes it, and its help."""
+
+
+class _ParserFound(Exception):
+    """Ends a command where it would parse its arguments."""
+
+
+def parser_of(command: str) -> argparse.ArgumentParser:
+    """Return the parser of a command, as the command makes it."""
+    found: list[argparse.ArgumentParser] = []
+
+    def parse_args(parser: argparse.ArgumentParser, *_: object) -> None:
+        found.append(parser)
+        raise _ParserFound
+
+    with patch.object(argparse.ArgumentParser, "parse_args", parse_args):
+        try:
+            importlib.import_module(f"tuner.{command}").main([])
+        except _ParserFound:
+            return found[0]
+    raise ValueError(f"tuner.{command} has no parser")
+
+
+def rows_of(parser: argparse.ArgumentParser) -> list[Row]:
+    """Return the arguments of a parser, without ``--help``."""
+    formatter = parser.formatter_class(parser.prog)
+    return [
+        (_written(action), _escaped(formatter._expand_help(action)))
+        for action in parser._actions
+        if "--help" not in action.option_strings
+    ]
+
+
+def _written(action: argparse.Action) -> str:
+    value = action.metavar or (f"{{{','.join(map(str, action.choices))}}}" if action.choices else action.dest)
+    if not action.option_strings:
+        return f"`{value}`"
+    if action.nargs == 0:  # a flag, or a pair of them
+        return ", ".join(f"`{option}`" for option in action.option_strings)
+    return f"`{action.option_strings[0]} {value}`"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("<", "&lt;").replace("|", r"\|")
+
+
+def table(rows: list[Row]) -> list[str]:
+    """Return a Markdown table of arguments."""
+    return ["| argument | meaning |", "|---|---|", *(f"| {written} | {meaning} |" for written, meaning in rows), ""]
+
+
+def options() -> str:
+    """Return the section of each command, and the options that several commands share."""
+    parsers = {command: parser_of(command) for command in COMMANDS}
+    users: defaultdict[Row, list[str]] = defaultdict(list)
+    for command, parser in parsers.items():
+        for row in rows_of(parser):
+            users[row].append(command)
+    shared = {row: names for row, names in users.items() if len(names) >= 3 and row[0].startswith("`--")}
+    lines = ["## Options", ""]
+    for command, parser in parsers.items():
+        rows = rows_of(parser)
+        lines += [f"### {command}", "", parser.description or "", ""]
+        lines += table([row for row in rows if row not in shared])
+        if further := [f"`{row[0].strip('`').split()[0]}`" for row in rows if row in shared]:
+            lines += [f"And [shared options](#shared-options): {', '.join(further)}.", ""]
+        if parser.epilog:
+            lines += ["```text", parser.epilog.strip(), "```", ""]
+    lines += ["### Shared options", "", "| argument | meaning | commands |", "|---|---|---|"]
+    lines += [f"| {written} | {meaning} | {', '.join(shared[written, meaning])} |" for written, meaning in shared]
+    return "\n".join([*lines, ""])
+
+
+def contents(text: str) -> str:
+    """Return the text of docs/cli.md with the options as they are now."""
+    before, _, rest = text.partition(BEGIN)
+    return f"{before}{BEGIN}\n{options()}\n{END}{rest.partition(END)[2]}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(contents(PAGE.read_text()))
