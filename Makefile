@@ -1,11 +1,12 @@
 # make study   set up .venv and run the quickstart; STUDY=path and ARGS="--trials 50" for others
 # make test    set up .venv and run the tests
 # make lint    style and types
+# make docs    the documentation as a site, in docs/_build/html; warnings and broken links are errors
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: study test lint format clean
+.PHONY: study test lint docs format clean
 
 study: .venv/installed
 	$(BIN)/python -m tuner.study $(STUDY) $(ARGS)
@@ -18,12 +19,15 @@ lint: .venv/installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+docs: .venv/installed-dev
+	$(BIN)/python -m sphinx --builder html --fresh-env --fail-on-warning --keep-going --quiet docs docs/_build/html
+
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis docs/_build
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
