@@ -1,12 +1,20 @@
-"""Addresses of databases and servers, and the passwords that may be in them."""
+"""Addresses of databases and servers, and how to show them without the passwords in them."""
 
 import os
 import re
+import urllib.parse
 from collections.abc import Mapping
 
 from tuner.errors import BadInputError
 
-__all__ = ["DEFAULT_STORAGE", "has_password", "refuse_passwords", "storage_url", "without_password"]
+__all__ = [
+    "DEFAULT_STORAGE",
+    "has_password",
+    "refuse_passwords",
+    "storage_url",
+    "without_password",
+    "without_passwords",
+]
 
 DEFAULT_STORAGE = "sqlite:///optuna.db"
 ADVICE = (
@@ -14,7 +22,16 @@ ADVICE = (
     "or put the whole URL into OPTUNA_STORAGE or MLFLOW_TRACKING_URI."
 )
 
-_PASSWORD = re.compile(r"(?<=://)([^/@]*?):[^/@]*(?=@)|(?<=[?&]password=)[^&]+")
+# The password ends at the last "@" before the query: it may hold "/", ":" and "@" itself. A database URL without an "@"
+# there has one that holds "?" as well, if an "@" follows at all.
+_LOGIN = re.compile(r"^([\w.+-]+://)([^:/?#@]*)(?::([^?]*|.*?))?@", re.DOTALL)
+_IN_TEXT = re.compile(r"([\w.+-]+://)([^\s:/?#@'\"]*):[^\s@'\"]+@")
+_SETTING = re.compile(r"(?<=[?&;])([^=?&;#]+)=([^&#]*)")
+_SECRET_NAME = re.compile(
+    r"pass(?!file)|pwd|secret|token|api.?key|access.?key|credential|signature|^sig$|^auth$", re.IGNORECASE
+)
+_SECRET_INSIDE = re.compile(r"(password|pwd)\s*=", re.IGNORECASE)  # of a connection string within a setting
+_SHORTEST = 4  # a shorter secret is not looked for in texts: it would be found in every other word
 
 
 def storage_url(given: str | None) -> str:
@@ -23,21 +40,63 @@ def storage_url(given: str | None) -> str:
 
 
 def has_password(url: str) -> bool:
-    """Tell whether a URL holds a password.
+    """Return whether a URL holds a password: before its host, or among its settings.
 
     >>> has_password("postgresql://tuner:secret@db/optuna"), has_password("postgresql://tuner@db:5432/optuna")
     (True, False)
     """
-    return _PASSWORD.search(url) is not None
+    return bool(_secrets(url))
 
 
 def without_password(url: str) -> str:
-    """Return a URL that can be shown.
+    """Return a URL that can be shown. Of a web address the user's name is left out as well: it may be a token.
 
-    >>> without_password("postgresql://tuner:secret@db/optuna"), without_password("postgresql:///x?password=secret&a=1")
-    ('postgresql://tuner@db/optuna', 'postgresql:///x?password=&a=1')
+    >>> without_password("postgresql://tuner:se/cret@db/x"), without_password("postgresql:///x?password=secret&a=1")
+    ('postgresql://tuner@db/x', 'postgresql:///x?password=&a=1')
     """
-    return _PASSWORD.sub(r"\1", url)
+    login = _login(url)
+    if login is not None:
+        scheme, user, _ = login.groups()
+        url = f"{scheme}{'' if _is_web(scheme) else f'{user}@'}{url[login.end() :]}"
+    return _SETTING.sub(lambda setting: f"{setting[1]}=" if _is_secret(setting) else setting[0], url)
+
+
+def without_passwords(text: str, *urls: str) -> str:
+    """Return a message of another library without the passwords of some URLs, or of any URL in it.
+
+    >>> without_passwords("no host in http://ada:secret@mlflow/api", "http://ada:secret@mlflow")
+    'no host in http://mlflow/api'
+    """
+    for url in urls:
+        text = text.replace(url, without_password(url))
+        for secret in _secrets(url):
+            for form in {secret, urllib.parse.unquote(secret), urllib.parse.quote(secret, safe="")}:
+                if len(form) >= _SHORTEST:
+                    text = text.replace(form, "***")
+    return _IN_TEXT.sub(r"\1\2@", text)
+
+
+def _secrets(url: str) -> list[str]:
+    login = _login(url)
+    rest = url[login.end() :] if login else url
+    found = [login[3]] if login and login[3] else []
+    return found + [setting[2] for setting in _SETTING.finditer(rest) if setting[2] and _is_secret(setting)]
+
+
+def _login(url: str) -> re.Match[str] | None:
+    login = _LOGIN.match(url)
+    if login and _is_web(login[1]) and re.match(r"\d+(/[^?]*)?\?", login[3] or ""):
+        return None  # http://host:5000/path?mail=a@b: a port, a path and a setting
+    return login
+
+
+def _is_web(scheme: str) -> bool:
+    return scheme.lower() in ("http://", "https://")
+
+
+def _is_secret(setting: re.Match[str]) -> bool:
+    name, value = (urllib.parse.unquote_plus(part) for part in setting.groups())
+    return bool(_SECRET_NAME.search(name) or _SECRET_INSIDE.search(value))
 
 
 def refuse_passwords(options: Mapping[str, str | None]) -> None:
