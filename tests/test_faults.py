@@ -6,7 +6,6 @@ import platform
 import resource
 import signal
 import sqlite3
-from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -213,7 +212,7 @@ def test_whatever_a_network_does_its_trial_ends_and_the_study_goes_on(folder: St
     assert f"failed: {killed}" in output
     assert output.count("this network fails at step 50") == 1
     failed = folder.mlflow("select artifact_uri from runs where status = 'FAILED'")
-    traces = [path.read_text() for (uri,) in failed for path in Path(uri).glob("traceback.txt")]
+    traces = [path.read_text() for (uri,) in failed for path in (folder.path / uri).glob("traceback.txt")]
     assert len(failed) == 4
     assert len(traces) == 1
     assert 'ends.py", line' in traces[0]

@@ -14,12 +14,12 @@ COMMANDS = ("confirm", "export", "league", "preview", "replay", "study")
 
 # What a module may import beside the standard library and its own package's siblings.
 ONLY_HERE = {
-    "mlflow": {"tuner/tracking.py", "tuner/tracked.py", "tuner/system_metrics.py"},
+    "mlflow": {f"tuner/{name}.py" for name in ("tracking", "tracking_store", "tracked", "system_metrics")},
     "optuna": {
         f"tuner/{name}.py"
         for name in ("coordinator", "database", "past", "progress", "reading", "samplers", "seeds", "storage")
     },
-    "sqlalchemy": {"tuner/database.py"},
+    "sqlalchemy": {"tuner/database.py", "tuner/tracking_store.py"},
     "plotly": {"tuner/interactive.py"},
     "ray": {"tuner/engines/ray.py"},
     "jinja2": {"tuner/report.py"},

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import StudyFolder
+from tests.conftest import StudyFolder, empty_databases
 from tuner.report import main
 
 HOSTILE = "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">{{ 7*7 }}"
@@ -147,7 +147,7 @@ def test_an_unknown_study_is_told_with_those_that_there_are(reviewed: StudyFolde
 
 def test_a_database_that_is_not_there_is_told_and_not_created(tmp_path: Path):
     assert "there is no such file" in report(StudyFolder(tmp_path), "tiny", expect=2)
-    (tmp_path / "mlflow.db").touch()
+    shutil.copy(empty_databases() / "mlflow.db", tmp_path)
     assert 'no study "tiny" in sqlite:///optuna.db; there is none' in report(StudyFolder(tmp_path), "tiny", expect=2)
     assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -24,7 +25,7 @@ PARENT = "(select run_uuid from tags where key = 'tuner.study_id')"
 def artifacts(folder: StudyFolder) -> Path:
     """Return where the artifacts of the study's run lie."""
     ((path,),) = folder.mlflow(f"select artifact_uri from runs where run_uuid in {PARENT}")
-    return Path(path)
+    return folder.path / path
 
 
 def weights(there: Path) -> dict[str, torch.Tensor]:
@@ -114,7 +115,7 @@ def test_a_trial_s_run_says_on_which_data_and_device_and_how_long(reviewed: Stud
 def test_the_table_of_lr_has_every_bend_of_the_curve(reviewed: StudyFolder):
     for run, path in reviewed.mlflow("select run_uuid, artifact_uri from runs where name like '#%'"):
         points = dict(reviewed.mlflow(f"select step, value from metrics where key = 'lr' and run_uuid = '{run}'"))
-        rows = list(csv.DictReader(io.StringIO((Path(path) / "lr.csv").read_text())))
+        rows = list(csv.DictReader(io.StringIO((reviewed.path / path / "lr.csv").read_text())))
         table = [(int(row["step"]), float(row["lr"])) for row in rows]
         assert table[0] == (0, points[0])
         assert table[-1] == (max(points), points[max(points)])
@@ -171,6 +172,22 @@ def test_the_champion_of_the_registry_reproduces_the_test_accuracy(reviewed: Stu
     )
     assert example == "(-1, 1, 28, 28) True"
     assert not [path for path in reviewed.path.rglob("*") if path.suffix in (".pkl", ".pickle", ".pth")]
+
+
+def test_in_a_moved_folder_the_champion_of_the_registry_is_found(reviewed: StudyFolder, tmp_path: Path):
+    moved = StudyFolder(shutil.copytree(reviewed.path, tmp_path / "moved"))
+    uri = f"sqlite:///{moved.path / 'mlflow.db'}"
+    code = (
+        "import mlflow\n"
+        "model = mlflow.pytorch.load_model('models:/tiny@champion')\n"
+        "print(mlflow.models.get_model_info('models:/tiny@champion').signature is not None)\n"
+    )
+    with sqlite3.connect(moved.path / "mlflow.db") as database:
+        for table, column in (("logged_models", "artifact_location"), ("model_versions", "storage_location")):
+            ((place,),) = database.execute(f"select {column} from {table}")
+            assert place.startswith("mlruns/")
+    database.close()
+    assert python(moved, code, MLFLOW_TRACKING_URI=uri).splitlines()[-1] == "True"
 
 
 def test_a_finished_study_that_is_run_again_is_drawn_and_registered_again_only_if_that_was_not_completed(

@@ -53,7 +53,7 @@ def parent_artifacts(folder: StudyFolder) -> Path:
     ((artifacts,),) = folder.mlflow(
         "select artifact_uri from runs join tags using (run_uuid) where key = 'tuner.study_id'"
     )
-    return Path(artifacts)
+    return folder.path / artifacts
 
 
 def test_the_curves_in_mlflow_are_those_of_the_schedules(undisturbed: StudyFolder):
@@ -278,7 +278,7 @@ def test_the_same_error_three_times_in_a_row_ends_the_study(folder: StudyFolder)
         folder.optuna("select state, count(*) from trials group by state") == [("FAIL", 4)]
     )
     traces = [
-        Path(path) / "traceback.txt"
+        folder.path / path / "traceback.txt"
         for (path,) in folder.mlflow("select artifact_uri from runs where status = 'FAILED'")
     ]
     assert all("broken.py" in trace.read_text() for trace in traces)

@@ -1,13 +1,20 @@
 """Studies that log to a real MLflow server: one that is killed under them, one that wants a login."""
 
-from collections.abc import Iterator
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import EPOCHS, STEPS, StudyFolder
 from tests.launcher import Started
 from tests.processes import children, command_of
-from tests.servers import MLflowServer
+from tests.servers import MLflowServer, Proxy
+from tests.test_tracking import Study
+from tuner import records
+
+Through = Callable[[Callable[[str, bytes], int | None]], Study]
 
 USER, PASSWORD = "ada", "lovelace-wrote-the-first-one"
 
@@ -31,7 +38,9 @@ def test_a_killed_mlflow_server_gets_what_it_missed_when_it_is_back(
     folder: StudyFolder, server: MLflowServer, undisturbed: StudyFolder
 ):
     process = kill_in_the_middle(folder, server)
+    os.kill(process.pid, signal.SIGSTOP)  # or it may come to its end before the server is up
     server.start()
+    os.kill(process.pid, signal.SIGCONT)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
@@ -96,3 +105,122 @@ def test_a_login_that_the_server_refuses_is_told_before_anything_is_created(
         "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to one that it knows.\n"
     )
     assert sorted(folder.path.iterdir()) == before
+
+
+# -- servers that take some records and not others ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sturdy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLflowServer]:
+    """Return a server that hands on artifacts to nobody, and wants clients to write them where nobody can."""
+    folder = StudyFolder(tmp_path_factory.mktemp("server"))
+    (folder.path / "file").touch()
+    server = MLflowServer(folder, options=("--no-serve-artifacts", "--default-artifact-root", f"{folder.path}/file/x"))
+    server.folder = folder  # type: ignore[attr-defined]
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def through(sturdy: MLflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Through]:
+    """Return a function that begins a study whose server answers some requests with an error."""
+    monkeypatch.setattr(records, "PAUSES", (0.05,))
+    monkeypatch.setattr(records, "LAST_PAUSE", 0.05)
+    monkeypatch.chdir(tmp_path)
+    opened: list[tuple[Study, Proxy]] = []
+
+    def begin(status: Callable[[str, bytes], int | None]) -> Study:
+        folder: StudyFolder = sturdy.folder  # type: ignore[attr-defined]
+        proxy = Proxy(folder.tracking, status)
+        study = Study(
+            StudyFolder(folder.path, tracking=proxy.address), f"{len(opened)}{tmp_path.name}".encode().hex()[-32:]
+        )
+        opened.append((study, proxy))
+        study.open()
+        return study
+
+    yield begin
+    for study, proxy in opened:
+        if study.is_open:
+            study.close()
+        proxy.close()
+
+
+def test_artifacts_that_a_server_wants_written_where_nobody_can_are_told_before_the_first_trial(
+    through: Through, sturdy: MLflowServer
+):
+    study = through(lambda path, body: None)
+    (told,) = [note for note in study.notes if "artifacts" in note]
+    assert told.startswith("artifacts of the study cannot be written to ")
+    assert "/file/x/1: [Errno 20] Not a directory: " in told
+    for number in range(3):
+        study.train(number, [("lr", 1, 0.1)])
+    assert not study.close()
+    assert len([note for note in study.notes if "artifacts" in note]) == 1, "it is told once"
+    assert study.tracker.missing[0].startswith(
+        "artifacts of the study, trial #0, trial #1 and 1 more cannot be written to"
+    )
+    for number in range(3):
+        assert study.points(number) == {"lr": [(1, 0.1)]}
+        assert study.tags(number)["tuner.state"] == "complete"
+
+
+def test_a_value_for_which_a_server_answers_500_costs_only_itself_and_is_sent_again_by_the_next_run(
+    through: Through,
+):
+    is_mended: list[bool] = []
+    study = through(lambda path, body: 500 if b"0.123456" in body and not is_mended else None)
+    points = [("lr", step, 0.1) for step in range(300)] + [("lr", 300, 0.123456), ("val/acc", 300, 0.5)]
+    study.train(0, points)
+    study.train(1, [("lr", 1, 0.1)])
+    assert not study.close()
+    assert study.points() == {"lr": [(step, 0.1) for step in range(300)], "val/acc": [(300, 0.5)]}
+    assert study.points(1) == {"lr": [(1, 0.1)]}
+    assert any(text.startswith("MLflow did not take points of lr of trial #0: ") for text in study.tracker.missing)
+    assert "MLflow takes no records at present" not in "".join(study.notes), "it was never away"
+    is_mended.append(True)
+    study.again([0, 1], points)
+    assert study.points()["lr"][-1] == (300, 0.123456)
+    assert "points" not in study.tags().get("tuner.missing", "")
+
+
+def test_a_server_that_answers_500_to_one_kind_of_record_gets_the_others(
+    through: Through,
+):
+    study = through(lambda path, body: 500 if path.endswith("runs/log-inputs") else None)
+    for number in range(2):
+        study.train(number, [("lr", step, 0.1) for step in range(100)])
+    assert not study.close()
+    assert len(study.points()["lr"]) == len(study.points(1)["lr"]) == 100
+    assert study.tags(1)["tuner.state"] == "complete"
+    assert any("the data set of trial #0 and trial #1" in text for text in study.tracker.missing)
+    assert any("too many 500 error responses" in text for text in study.tracker.missing), "in the exception's own words"
+
+
+def test_a_server_that_takes_no_metrics_at_all_is_not_asked_for_each_point(
+    through: Through,
+):
+    asked: list[str] = []
+
+    def status(path: str, body: bytes) -> int | None:
+        if path.endswith("runs/log-batch") and b'"metrics"' in body:
+            asked.append(path)
+            return 500
+        return None
+
+    study = through(status)
+    study.train(0, [(f"metric {number}", step, 0.1) for step in range(200) for number in range(3)])
+    assert not study.close()
+    assert study.tags()["tuner.state"] == "complete"
+    assert len(asked) < 60, "of two reports with 600 points"
+    assert len(study.notes) < 10
+
+
+def test_a_server_that_refuses_permission_is_told_in_its_own_words_and_asked_once(
+    through: Through,
+):
+    study = through(lambda path, body: 403 if path.endswith("runs/log-batch") and b'"metrics"' in body else None)
+    study.train(0, [("lr", 1, 0.1)])
+    assert not study.close()
+    assert any("this one I cannot" in text and "sends it again" in text for text in study.tracker.missing)
+    assert study.points() == {}

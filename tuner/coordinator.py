@@ -9,6 +9,7 @@ import contextlib
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -316,7 +317,8 @@ class Coordinator:
         before = self._store.best
         self._store.finish(number, STATES[result.state], result.value, attributes)
         crash_point("told")
-        self._tracker.finish_trial(number, assignment.config, result)
+        read = partial(read_result, assignment.directory, assignment.config)
+        self._tracker.finish_trial(number, assignment.config, result, read)
         cause = _cause(result.message)
         if result.message and result.state != "diverged" and cause not in self._told:
             self._display.note(f"trial #{number} {'failed: ' if result.state == 'failed' else ''}{result.message}")
@@ -375,12 +377,13 @@ class Coordinator:
         for number in self._tracker.unfinished(list(finished)):
             trial = finished[number]
             config = self._store.config_of(trial)
-            result = read_result(self._store.trial_directory(number), config, self._display.note)
+            directory = self._store.trial_directory(number)
+            result = read_result(directory, config, self._display.note)
             if result is None:
                 attributes = trial.user_attrs
                 result = TrialResult(attributes["state"], trial.value, attributes["epochs"], attributes["seconds"])
             self._tracker.start_trial(number, config)
-            self._tracker.finish_trial(number, config, result)
+            self._tracker.finish_trial(number, config, result, partial(read_result, directory, config))
         if tested := self._store.tested():
             self._tracker.log_test(tested)
 

@@ -55,7 +55,7 @@ def _run(options: argparse.Namespace) -> int:
     refuse_passwords({"--tracking-uri": options.tracking_uri})
     print("loading MLflow, which takes a while ...", file=sys.stderr, flush=True)  # noqa: T201
     from tuner.tracked import page_of
-    from tuner.tracking import tracking_uri
+    from tuner.tracking_store import folder_of, tracking_uri
 
     uri = tracking_uri(options.tracking_uri, must_exist=True)
     page = page_of(uri, options.name)
@@ -65,6 +65,7 @@ def _run(options: argparse.Namespace) -> int:
     address = f"http://{HOST}:{_free_port(options.port)}"
     with subprocess.Popen(
         [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", address.rpartition(":")[2]],
+        cwd=folder_of(uri),  # the places of artifacts are relative to it
         env={**os.environ, **ENVIRONMENT, "MLFLOW_BACKEND_STORE_URI": uri},  # a password is nobody's to see in `ps`
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -101,7 +101,7 @@ def _run(options: argparse.Namespace) -> int:
 
     from tuner.past import PastStudy
     from tuner.tracked import TrackedStudy
-    from tuner.tracking import tracking_uri
+    from tuner.tracking_store import tracking_uri
 
     console = Console(stderr=True)
     uri = tracking_uri(options.tracking_uri, must_exist=True)

@@ -57,7 +57,7 @@ def _run(options: argparse.Namespace) -> int:
     from tuner.replaying import different_points, different_setup, how_trained, train_again
     from tuner.summary import print_line
     from tuner.tracked import TrackedStudy
-    from tuner.tracking import tracking_uri
+    from tuner.tracking_store import tracking_uri
 
     console = Console()
     uri = tracking_uri(options.tracking_uri, must_exist=True)

@@ -75,7 +75,7 @@ def render(chapters: Sequence[Chapter]) -> str:
     from tuner.curve_charts import compare
     from tuner.findings import duration, findings, values_of
     from tuner.interactive import library, to_div
-    from tuner.tracked import address_of
+    from tuner.pages import address_of
 
     page = Environment(
         loader=PackageLoader("tuner", "."),
@@ -169,7 +169,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _write(options: argparse.Namespace) -> Path:
     from tuner.reading import identifier_of, open_study, record_of
     from tuner.tracked import TrackedStudy
-    from tuner.tracking import tracking_uri
+    from tuner.tracking_store import tracking_uri
 
     refuse_passwords({"--storage": options.storage, "--tracking-uri": options.tracking_uri})
     storage, uri = storage_url(options.storage), tracking_uri(options.tracking_uri, must_exist=True)

@@ -29,7 +29,10 @@ __all__ = ["Review", "main"]
 
 LOG_FILE = "review.log"
 COMMAND = (sys.executable, "-m", "tuner.review")
-ENVIRONMENT = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+ENVIRONMENT = {
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # the tracker has none of MLflow's own
+}
 
 
 class Review:

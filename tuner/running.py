@@ -294,7 +294,7 @@ def checked(
     from tuner.search_space import corners
     from tuner.storage import check_continued
     from tuner.system_metrics import check_packages
-    from tuner.tracking import tracking_uri
+    from tuner.tracking_store import tracking_uri
 
     if system_metrics:
         check_packages([slot.device for slot in engine.slots])
@@ -306,7 +306,8 @@ def checked(
             )
         fuse = ONE_BY_ONE
     check_divisible((data.get("batch_size", 0) for data in corners(config.trial["data"])), engine.slots)
-    storage, uri = storage_url(options.storage), tracking_uri(options.tracking_uri)
+    storage = storage_url(options.storage)
+    uri = tracking_uri(options.tracking_uri, study=config.experiment or config.name, storage=storage)
     digests, validation_images = config.measure_data()
     every = _checkpoint_every(options)
     begun = check_continued(config, storage, config.identity_with(digests))

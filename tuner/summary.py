@@ -16,10 +16,10 @@ from tuner.findings import doubt, never_tried
 from tuner.grouping import GroupSize
 from tuner.lint import lint_families
 from tuner.messages import Slot
+from tuner.pages import runs_page
 from tuner.search_space import described, searched
 from tuner.storage import StudyStore
 from tuner.terminal import printable
-from tuner.tracked import runs_page
 from tuner.tracking import Tracker
 from tuner.urls import without_password
 from tuner.wording import brief, counted
@@ -121,10 +121,8 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, trac
     else:
         look = f"python -m tuner.dashboard {config.name} --tracking-uri {_shown(tracker.uri)}"
     print_line(console, f"\nlr curves and accuracies: {escape(look)}")
-    if not delivered:
-        print_line(
-            console, "[yellow]MLflow did not take all records; run the same command again when it is up.[/yellow]"
-        )
+    for sentence in tracker.missing:
+        print_line(console, f"[yellow]{escape(sentence)}.[/yellow]")
 
 
 def print_line(console: Console, markup: str) -> None:

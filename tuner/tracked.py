@@ -1,11 +1,9 @@
-"""A study that MLflow holds: its curves to read, and what is made of them, and of its best model, to be put beside."""
+"""A study that MLflow holds: its curves are read, and files and its best model are added to its runs."""
 
 import contextlib
 import csv
 import io
-import os
 import tempfile
-import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +14,10 @@ from mlflow.entities import LoggedModelOutput, Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
-from tuner.errors import BadInputError
+from tuner.errors import BadInputError, StudyFailedError, in_a_line
+from tuner.pages import ALIAS, address_of, model_note, runs_page, with_network
 from tuner.record import LR_TABLE, Curve, simplified
+from tuner.tracking_store import add_files, artifact_folder, explained, folder_of, open_client, reason
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,73 +25,51 @@ if TYPE_CHECKING:
     from mlflow.models.model import ModelInfo
 
 __all__ = [
-    "ALIAS",
     "CHAMPION_TAG",
+    "METRIC_TAG",
     "STUDY_ID_TAG",
     "TrackedStudy",
-    "address_of",
     "find_children",
     "find_parent",
-    "model_note",
+    "metric_names",
     "page_of",
-    "runs_page",
-    "trials_page",
 ]
 
-ALIAS = "champion"
 STUDY_ID_TAG = "tuner.study_id"
 CHAMPION_TAG = "tuner.champion"
 """Of a study's run: the number of the trial whose network is the champion in the model registry."""
+METRIC_TAG = "tuner.metric."
+"""Of a study's run, followed by the name of a metric in MLflow: the metric's own name, if it is another."""
+VERSION_TAG = "tuner.trial"
+"""Of a version of a registered model: the trial whose network it is."""
 
 
-def address_of(study: str) -> str:
-    """Return where the best network of a study is in the model registry."""
-    return f"models:/{study}@{ALIAS}"
-
-
-def model_note(address: str) -> str:
-    """Return how to get a network from the model registry, in Markdown, in a sentence: pages fold what is longer."""
-    return (
-        f'The network: `mlflow.pytorch.load_model("{address}")`, in the study\'s folder or after '
-        "`mlflow.set_tracking_uri(...)`. It takes batches of the study's data module, in the shape of its signature, "
-        "and is in evaluation mode: exported networks have no `train()` and `eval()`."
-    )
-
-
-def find_parent(client: MlflowClient, experiments: list[str], study_id: str) -> Run | None:
-    """Return the run of a study, if it is in one of the experiments."""
-    found = client.search_runs(experiments, f"tags.`{STUDY_ID_TAG}` = '{study_id}'", max_results=1)
+def find_parent(
+    client: MlflowClient, experiments: list[str], study_id: str, view: int = ViewType.ACTIVE_ONLY
+) -> Run | None:
+    """Return the run of a study, if it is in one of the experiments; the newest, if there are several."""
+    found = client.search_runs(experiments, f"tags.`{STUDY_ID_TAG}` = '{study_id}'", view, max_results=1)
     return found[0] if found else None
 
 
-def find_children(client: MlflowClient, parent: Run, view: int = ViewType.ACTIVE_ONLY) -> Iterator[Run]:
+def find_children(
+    client: MlflowClient, experiment_id: str, parent_id: str, view: int = ViewType.ACTIVE_ONLY
+) -> Iterator[Run]:
     """Yield the runs of a study's trials; those that were deleted, too, if the view is of all."""
-    where = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.info.run_id}'"
+    where = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_id}'"
     token: str | None = None
     while True:
-        page = client.search_runs([parent.info.experiment_id], where, view, page_token=token)
+        page = client.search_runs([experiment_id], where, view, page_token=token)
         yield from page
         token = page.token
         if not token:
             return
 
 
-def runs_page(experiment_id: str, *inside: str) -> str:
-    """Return where MLflow shows the runs of an experiment, or what lies inside, behind its address and a slash."""
-    path = "/".join(("experiments", experiment_id, "runs", *inside))
-    return f"#/{path}?workflowType=machine_learning"  # else MLflow shows its pages for language models
-
-
-def trials_page(parent: Run, metric: str, direction: str) -> str:
-    """Return where MLflow shows the trials of a study, the best first, with their charts; see `runs_page`."""
-    settings = {
-        "compareRunsMode": "CHART",
-        "searchFilter": f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.info.run_id}'",
-        "orderByKey": f"metrics.`{metric}`",
-        "orderByAsc": str(direction == "minimize").lower(),
-    }
-    more = urllib.parse.urlencode(settings, quote_via=urllib.parse.quote, safe="")
-    return f"{runs_page(parent.info.experiment_id)}&{more}"
+def metric_names(parent: Run) -> dict[str, str]:
+    """Return the names in MLflow of those metrics of a study that have another name there, by their own names."""
+    tags = parent.data.tags.items()
+    return {name: tag.removeprefix(METRIC_TAG) for tag, name in tags if tag.startswith(METRIC_TAG)}
 
 
 def page_of(uri: str, name: str | None) -> str:
@@ -104,7 +82,7 @@ def page_of(uri: str, name: str | None) -> str:
     """
     if name is None:
         return "/#/experiments"
-    client = MlflowClient(tracking_uri=uri)
+    client = open_client(uri)
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         raise BadInputError([f'tracking uri: MLflow has no study "{name}" there.'])
@@ -126,26 +104,46 @@ class TrackedStudy:
     """
 
     def __init__(self, uri: str, study_id: str) -> None:
-        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # the files are small
         self._uri = uri
-        self._client = MlflowClient(tracking_uri=uri)
-        experiments = [experiment.experiment_id for experiment in self._client.search_experiments()]
-        self.parent = find_parent(self._client, experiments, study_id)
+        self.parent: Run | None = None
         self.children: Mapping[int, Run] = {}
-        if self.parent is not None:
-            numbered = ((run.data.tags.get("tuner.trial", ""), run) for run in find_children(self._client, self.parent))
-            self.children = {int(number): run for number, run in numbered if number.isdecimal()}
+        self._names: Mapping[str, str] = {}
+        with explained(uri):
+            self._client = open_client(uri)
+            self.parent = self._find_parent(study_id)
+            if self.parent is not None:
+                runs = find_children(self._client, self.parent.info.experiment_id, self.parent.info.run_id)
+                numbered = ((run.data.tags.get("tuner.trial", ""), run) for run in runs)
+                self.children = {int(number): run for number, run in numbered if number.isdecimal()}
+                self._names = metric_names(self.parent)
+
+    def _find_parent(self, study_id: str) -> Run | None:
+        """Return the study's run; the experiment that it is in is not known, and there may be thousands."""
+        token: str | None = None
+        while True:
+            page = self._client.search_experiments(page_token=token)
+            parent = find_parent(self._client, [experiment.experiment_id for experiment in page], study_id)
+            token = page.token
+            if parent is not None or not token:
+                return parent
 
     def curves(self, number: int, metrics: Iterable[str]) -> dict[str, Curve]:
         """Return those of the metrics that a trial has: steps and values, without the points that add nothing."""
         run = self.children.get(number)
-        return {key: self._curve(run, key) for key in metrics if key in run.data.metrics} if run else {}
+        if run is None:
+            return {}
+        names = {metric: self._names.get(metric, metric) for metric in metrics}
+        return {metric: self._curve(run, name) for metric, name in names.items() if name in run.data.metrics}
 
     def points(self, number: int) -> dict[str, Curve]:
         """Return every point of every metric of a trial's training, as it is stored; nothing if it has no run."""
         run = self.children.get(number)
-        names = [key for key in run.data.metrics if not key.startswith("test/")] if run else []
-        return {key: self._history(run, key) for key in names} if run else {}
+        if run is None:
+            return {}
+        own = {name: metric for metric, name in self._names.items()}
+        metrics = {own.get(name, name): name for name in run.data.metrics}
+        with explained(self._uri):
+            return {metric: self._history(run, name) for metric, name in metrics.items() if metric[:5] != "test/"}
 
     def _history(self, run: Run, key: str) -> Curve:
         points = self._client.get_metric_history(run.info.run_id, key)
@@ -154,27 +152,51 @@ class TrackedStudy:
     def _curve(self, run: Run, key: str) -> Curve:
         if key == "lr" and (table := _lr_of(self._download(run, LR_TABLE))):  # a twentieth of the time
             return table
-        return simplified(self._history(run, key))
+        with explained(self._uri):
+            return simplified(self._history(run, key))
 
     def read(self, path: str) -> bytes | None:
         """Return a file of the study's run; None if it has none of this name."""
         return self._download(self.parent, path) if self.parent else None
 
     def _download(self, run: Run, path: str) -> bytes | None:
-        address = f"{run.info.artifact_uri}/{path}"
-        with tempfile.TemporaryDirectory() as folder, contextlib.suppress(MlflowException, OSError):
-            return Path(download_artifacts(address, dst_path=folder, tracking_uri=self._uri)).read_bytes()
+        place = artifact_folder(self._uri, run.info.artifact_uri)
+        with contextlib.suppress(MlflowException, OSError):
+            if place is not None and (place / path).is_file():
+                return (place / path).read_bytes()
+            with tempfile.TemporaryDirectory() as folder:
+                address = f"{run.info.artifact_uri}/{path}"
+                return Path(download_artifacts(address, dst_path=folder, tracking_uri=self._uri)).read_bytes()
         return None
 
     def add(self, folder: Path) -> None:
-        """Put the files of a folder beside the study's run."""
+        """Put the files of a folder beside the study's run.
+
+        Raises:
+            StudyFailedError: If they cannot be written.
+        """
         if self.parent is not None:
-            self._client.log_artifacts(self.parent.info.run_id, str(folder))
+            info = self.parent.info
+            with self._writing("artifacts"):
+                add_files(self._client, self._uri, info.run_id, info.artifact_uri, folder)
 
     def set_tag(self, key: str, value: str) -> None:
-        """Set a tag of the study's run."""
+        """Set a tag of the study's run.
+
+        Raises:
+            StudyFailedError: If it cannot be written.
+        """
         if self.parent is not None:
-            self._client.set_tag(self.parent.info.run_id, key, value)
+            with self._writing(f"the tag {key}"):
+                self._client.set_tag(self.parent.info.run_id, key, value)
+
+    @contextlib.contextmanager
+    def _writing(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # the network's, the store's, or that of a package for artifacts
+            text = f"MLflow did not take {what} of the study: {reason(error, self._uri)}"
+            raise StudyFailedError(f"{text}; run the same command again when it does.") from error
 
     def champion(self, name: str) -> int | None:
         """Return the trial whose network is the champion of this name in the registry, if it is one of this study."""
@@ -201,15 +223,30 @@ class TrackedStudy:
             try:
                 logged = self._log_model(run, model.eval(), example)
             except Exception as error:  # torch.export's, for a network that it cannot trace: there are many
-                reason = f"cannot be exported, so MLflow has its weights only: {_line(error)}"
-                return [f"the network of trial #{number} {reason}"]
+                return [
+                    f"the network of trial #{number} cannot be exported, so MLflow has its weights only: "
+                    f"{in_a_line(error)[:300]}"
+                ]
         try:
+            if not self._is_own_model(name):
+                return [f'the registry has a model "{name}" that is not of a study, so the network is not put there']
             if logged is not None:
                 self._register(run, logged, number, name)
-            self._describe_model(run, name)
+            self._describe_model(run, number, name)
         except (MlflowException, OSError) as error:
-            return [f"the model is in MLflow, but its registry did not take it: {_line(error)}"]
+            return [f"the model is in MLflow, but its registry did not take it: {in_a_line(error)[:300]}"]
         return []
+
+    def _is_own_model(self, name: str) -> bool:
+        """Return whether a registered model is one of the tuner's, or there is none of its name."""
+        try:
+            self._client.get_registered_model(name)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return True
+            raise
+        versions = self._client.search_model_versions(f"name = '{name}'")
+        return not versions or any(VERSION_TAG in version.tags for version in versions)
 
     def _log_model(self, run: Run, model: "torch.nn.Module", example: "np.ndarray[Any, Any]") -> "ModelInfo":
         import mlflow.pytorch  # here: it brings torch, and whoever only reads does not need it
@@ -226,17 +263,18 @@ class TrackedStudy:
             Schema([TensorSpec(example.dtype, (-1, *example.shape[1:]))]),
             Schema([TensorSpec(np.dtype("float32"), (-1, *outputs))]),
         )
-        info: ModelInfo = Model.log(
-            artifact_path=None,
-            name="model",
-            flavor=mlflow.pytorch,
-            run_id=run.info.run_id,
-            pytorch_model=model,
-            signature=signature,
-            input_example=example,
-            serialization_format="pt2",
-            pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],  # or MLflow runs it to find out
-        )
+        with contextlib.chdir(folder_of(self._uri) or Path.cwd()):  # its place may be relative to that
+            info: ModelInfo = Model.log(
+                artifact_path=None,
+                name="model",
+                flavor=mlflow.pytorch,
+                run_id=run.info.run_id,
+                pytorch_model=model,
+                signature=signature,
+                input_example=example,
+                serialization_format="pt2",
+                pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],  # or MLflow runs it to find out
+            )
         return info
 
     def _register(self, run: Run, logged: "ModelInfo", number: int, name: str) -> None:
@@ -247,24 +285,23 @@ class TrackedStudy:
         if self.parent is not None:  # its page leads to the model, too
             self._client.log_outputs(self.parent.info.run_id, [LoggedModelOutput(logged.model_id, step=0)])
         self.set_tag("tuner.model", address_of(name))
-        self._client.set_model_version_tag(name, version, "tuner.trial", str(number))
+        self._client.set_model_version_tag(name, version, VERSION_TAG, str(number))
         for metric in ("val/acc", "test/acc"):
             if metric in run.data.metrics:
                 self._client.set_model_version_tag(name, version, metric, f"{run.data.metrics[metric]:.4f}")
 
-    def _describe_model(self, run: Run, name: str) -> None:
+    def _describe_model(self, run: Run, number: int, name: str) -> None:
         """Say on the pages of the study, of its best trial and of the registry how to get the network."""
         note = model_note(address_of(name))
-        for number, child in self.children.items():
+        for child in self.children.values():
             if child is run:
                 self.set_tag(CHAMPION_TAG, str(number))
                 self._client.set_tag(child.info.run_id, MLFLOW_RUN_NOTE, note)
-            elif child.data.tags.get(MLFLOW_RUN_NOTE) == note:  # it was the best before
+            elif child.data.tags.get(MLFLOW_RUN_NOTE, "").startswith("The network: "):  # it was the best before
                 self._client.delete_tag(child.info.run_id, MLFLOW_RUN_NOTE)
         if self.parent is not None:
-            told = self._client.get_run(self.parent.info.run_id).data.tags.get(MLFLOW_RUN_NOTE, "")
-            if note not in told:
-                self.set_tag(MLFLOW_RUN_NOTE, f"{told}\n\n{note}")
+            before = self._client.get_run(self.parent.info.run_id).data.tags.get(MLFLOW_RUN_NOTE, "")
+            self.set_tag(MLFLOW_RUN_NOTE, with_network(before, name, str(number)))
         self._client.update_registered_model(name, f"The best of study {name}. {note}")
         version = self._client.get_model_version_by_alias(name, ALIAS).version
         own = f"Trial {run.info.run_name} of study {name}. {model_note(f'models:/{name}/{version}')}"
@@ -277,7 +314,3 @@ def _lr_of(table: bytes | None) -> Curve:
         rows = csv.DictReader(io.StringIO((table or b"").decode()))
         return [(int(row["step"]), float(row["lr"])) for row in rows]
     return []
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:300]

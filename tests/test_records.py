@@ -1,0 +1,159 @@
+"""The thread that writes records, with a real database that is taken away, damaged and given back."""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tuner import records
+from tuner.records import MISSES, Record, RecordWriter
+
+
+class Store:
+    """A table of texts, and a writer for it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.given_up, self.notes = path, [], []
+        with sqlite3.connect(path) as database:
+            database.execute("create table texts (text not null)")
+        database.close()
+        self.writer = RecordWriter(
+            "records",
+            lambda error: isinstance(error, sqlite3.OperationalError),
+            lambda: self.add("probe"),
+            lambda error: self.notes.append(f"away: {error}"),
+            lambda: self.notes.append("back"),
+        )
+
+    def add(self, text: str | None) -> None:
+        with sqlite3.connect(f"file:{self.path}?mode=rw", uri=True, timeout=0) as database:
+            database.execute("insert into texts values (?)", [text])
+        database.close()
+
+    def put(self, lane: str, *texts: str | None, newest: str = "") -> None:
+        self.writer.put(lane, self.record(texts, newest))
+
+    def record(self, texts: tuple[str | None, ...], newest: str = "") -> Record:
+        def write() -> None:
+            with sqlite3.connect(f"file:{self.path}?mode=rw", uri=True, timeout=0) as database:
+                if "poison" in texts:
+                    raise sqlite3.OperationalError("database is locked")  # each time, and only for this text
+                database.executemany("insert into texts values (?)", [[text] for text in texts])
+            database.close()
+
+        def divide() -> list[Record]:
+            return [self.record((text,)) for text in texts]
+
+        return Record(write, lambda error: self.given_up.append((texts, str(error))), divide, newest)
+
+    def texts(self) -> list[str]:
+        with sqlite3.connect(self.path) as database:
+            found = [text for (text,) in database.execute("select text from texts") if text != "probe"]
+        database.close()
+        return found
+
+    def locked(self) -> sqlite3.Connection:
+        database = sqlite3.connect(self.path, isolation_level=None)
+        database.execute("begin exclusive")
+        return database
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    monkeypatch.setattr(records, "PAUSES", (0.01,))
+    monkeypatch.setattr(records, "LAST_PAUSE", 0.01)
+    store = Store(tmp_path / "texts.db")
+    yield store
+    store.writer.close()
+
+
+def wait_for(what: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_records_of_a_lane_are_written_in_order(store: Store):
+    for number in range(50):
+        store.put(f"lane {number % 3}", f"{number % 3}:{number}")
+    assert store.writer.drain(10)
+    for lane in "012":
+        numbers = [int(text[2:]) for text in store.texts() if text.startswith(lane)]
+        assert numbers == sorted(numbers)
+    assert len(store.texts()) == 50
+
+
+def test_a_record_that_is_refused_is_divided_and_costs_only_the_part_that_is_at_fault(store: Store):
+    store.put("a", "first", None, "second")
+    store.put("a", "third")
+    assert store.writer.drain(10)
+    assert store.texts() == ["first", "second", "third"]
+    assert store.given_up == [((None,), "NOT NULL constraint failed: texts.text")]
+    assert store.notes == []
+
+
+def test_a_record_that_fails_with_an_error_that_could_pass_is_given_up_while_others_are_taken(store: Store):
+    store.put("a", "first", "poison", "second")
+    for number in range(20):
+        store.put("b", str(number))
+    assert store.writer.drain(10)
+    assert sorted(store.texts()) == sorted(["first", "second", *map(str, range(20))])
+    assert store.given_up == [(("poison",), "database is locked")]
+    assert store.notes == [], "the store was never away"
+
+
+def test_a_record_that_is_alone_in_the_queue_is_given_up_if_the_store_takes_something_else(store: Store):
+    store.put("a", "poison")
+    assert store.writer.drain(10)
+    assert store.given_up == [(("poison",), "database is locked")]
+
+
+def test_a_store_that_is_away_keeps_every_record_waiting_and_is_told_once(store: Store):
+    database = store.locked()
+    store.put("a", "poison", "first")
+    store.put("b", "second")
+    wait_for(lambda: store.writer._outage > 2 * MISSES)  # more tries than a record that is at fault gets
+    assert store.writer.waiting == 2
+    assert store.given_up == []
+    database.execute("rollback")
+    database.close()
+    assert store.writer.drain(10)
+    assert sorted(store.texts()) == ["first", "second"]
+    assert store.notes == ["away: database is locked", "back"]
+
+
+def test_closing_ends_after_its_patience_with_a_store_that_stays_away_and_nothing_is_written_later(store: Store):
+    database = store.locked()
+    store.put("a", "first")
+    assert not store.writer.drain(0.3)
+    store.writer.close()
+    assert store.writer.waiting == 1
+    database.execute("rollback")
+    database.close()
+    store.writer._thread.join(10)
+    assert not store.writer._thread.is_alive()
+    assert store.texts() == []
+
+
+def test_of_records_that_replace_each_other_only_the_newest_waits(store: Store):
+    database = store.locked()
+    for number in range(1000):
+        store.put("a", str(number), newest="table")
+    assert store.writer.waiting <= 2
+    database.execute("rollback")
+    database.close()
+    assert store.writer.drain(10)
+    assert store.texts()[-1] == "999"
+    assert len(store.texts()) <= 3
+
+
+def test_settling_waits_until_all_is_written(store: Store):
+    store.put("a", "first")
+    assert store.writer.settle(10)
+    assert store.texts() == ["first"]
+    store.writer.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "records"]

@@ -1,0 +1,445 @@
+"""What gets into MLflow, in a real database: a record costs only itself, and what is missing is sent the next time."""
+
+import math
+import shutil
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from tests.conftest import TINY, StudyFolder
+from tests.servers import PostgreSQLServer
+from tuner import records, storage, tracking
+from tuner.config import TrialConfig, load_study
+from tuner.errors import BadInputError
+from tuner.messages import Points, TrialResult
+from tuner.reading import config_of
+from tuner.tracked import TrackedStudy
+from tuner.tracking import Tracker
+from tuner.tracking_store import tracking_uri
+
+STUDY_ID = "0123456789abcdef" * 2
+CONFIG = load_study(str(TINY), [])
+VALUES = config_of(
+    CONFIG,
+    {"optimizer.initial_lr": 0.01, "schedule.name": "cosine_restarts", "schedule.cosine_restarts.restart_period": 40},
+)
+
+
+class Study:
+    """A study in MLflow, in a folder, that a test writes record by record."""
+
+    def __init__(self, folder: StudyFolder, study_id: str = STUDY_ID) -> None:
+        self._study_id = study_id
+        self.folder, self.notes, self.is_open = folder, [], False
+        self.tracker: Tracker
+
+    def open(self) -> Tracker:
+        uri = tracking_uri(self.folder.tracking or None, study="tiny")
+        self.is_open = True
+        self.tracker = Tracker(
+            CONFIG, uri, self._study_id, self.notes.append, {"hardware": "a test"}, {"mnist_5k": "0" * 64}
+        )
+        return self.tracker
+
+    def train(self, number: int, points: Points = (), *, read: bool = True, **result: Any) -> None:
+        """Record a trial from its beginning to its end, its points in two reports, the second of which has the rest."""
+        self.tracker.start_trial(number, VALUES)
+        self.tracker.log_points(number, points[: len(points) // 2])
+        self.end(number, points, read=read, **result)
+
+    def end(self, number: int, points: Points = (), *, read: bool = True, **result: Any) -> None:
+        whole = TrialResult(**{"state": "complete", "value": 0.5, "epochs": 1, "points": points} | result)
+        self.tracker.finish_trial(number, VALUES, whole, (lambda: whole) if read else None)
+
+    def close(self) -> bool:
+        self.is_open = False
+        return self.tracker.close("FINISHED", patience=5)
+
+    def again(self, trials: Sequence[int], points: Points = ()) -> bool:
+        """Open the study again, send what is missing of its trials, and close it."""
+        self.notes.clear()
+        self.open()
+        for number in self.tracker.unfinished(trials):
+            self.train(number, points)
+        return self.close()
+
+    def points(self, number: int = 0) -> dict[str, list[tuple[int, float]]]:
+        return {
+            key: list(curve) for key, curve in TrackedStudy(self.tracker.uri, self._study_id).points(number).items()
+        }
+
+    def tags(self, number: int | None = 0) -> dict[str, str]:
+        tracked = TrackedStudy(self.tracker.uri, self._study_id)
+        run = tracked.parent if number is None else tracked.children[number]
+        return dict(run.data.tags)
+
+    def runs(self) -> list[tuple[str, str]]:
+        """Return trial and status of every run of a trial that was not deleted."""
+        return sorted(
+            self.folder.mlflow(
+                "select value, status from runs join tags using (run_uuid) where key = 'tuner.trial' "
+                "and lifecycle_stage = 'active'"
+            )
+        )
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "PAUSES", (0.05,))
+    monkeypatch.setattr(records, "LAST_PAUSE", 0.05)
+
+
+@pytest.fixture
+def study(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Study]:
+    folder.prepare()
+    monkeypatch.chdir(folder.path)
+    study = Study(folder)
+    study.open()
+    yield study
+    if study.is_open:
+        study.close()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgreSQLServer]:
+    server = PostgreSQLServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def anywhere(request: pytest.FixtureRequest, folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Study]:
+    """Return a study in each kind of database."""
+    if request.param == "postgresql":
+        folder.tracking = request.getfixturevalue("server").new_database()
+    folder.prepare()
+    monkeypatch.chdir(folder.path)
+    study = Study(folder)
+    study.open()
+    yield study
+    if study.is_open:
+        study.close()
+
+
+# -- metrics -----------------------------------------------------------------------------------------------------------
+
+ODD_NAMES = [
+    "val/AR@100",
+    "val/AR_100",
+    "a//b",
+    "a/_/b",
+    "../x",
+    "/x",
+    "x/",
+    "lr ",
+    "",
+    ".",
+    "val/\U0001f600",
+    "\n",
+    "x" * 300,
+    "caf\udce9",
+    "a\0b",
+]
+
+
+def test_every_metric_arrives_whatever_its_name_is_and_is_found_again_by_it(anywhere: Study):
+    points = [(name, step, float(index)) for index, name in enumerate(ODD_NAMES) for step in (1, 2)]
+    anywhere.train(0, [*points, ("val/acc", 1, 0.25)])
+    assert anywhere.close()
+    assert anywhere.tracker.missing == []
+    found = anywhere.points()
+    assert found.pop("val/acc") == [(1, 0.25)]
+    expected = [[(1, float(index)), (2, float(index))] for index in range(len(ODD_NAMES))]
+    assert sorted(found.values()) == expected
+    storable = [name for name in ODD_NAMES if name.isprintable()]
+    assert {name: found[name] for name in storable} == {name: expected[ODD_NAMES.index(name)] for name in storable}
+    stored = {key for (key,) in anywhere.folder.mlflow("select distinct key from metrics")}
+    assert {"val/AR_100", "val/acc", "lr "} <= stored
+    told = [note for note in anywhere.notes if note.startswith("the metric ")]
+    assert len(told) == len([name for name in ODD_NAMES if name not in stored]), "each is told once"
+    assert any(note.startswith('the metric "a//b" is "a/_/b') for note in told)
+
+
+def test_a_metric_keeps_its_name_in_the_next_trial_and_in_the_next_run_of_the_study(study: Study):
+    study.train(0, [("a@b", 1, 1.0)])
+    study.train(1, [("a_b", 1, 2.0), ("a@b", 1, 3.0)])
+    assert study.close()
+    assert study.again([0, 1, 2], [("a#b", 1, 4.0), ("a_b", 1, 5.0), ("a@b", 1, 6.0)])
+    assert study.points(1) == {"a@b": [(1, 3.0)], "a_b": [(1, 2.0)]}
+    assert study.points(2) == {"a@b": [(1, 6.0)], "a_b": [(1, 5.0)], "a#b": [(1, 4.0)]}
+    assert not any('"a@b"' in note for note in study.notes), "it was told before"
+
+
+def test_a_point_that_cannot_be_stored_costs_only_itself(anywhere: Study):
+    good = [("lr", step, 0.1) for step in range(3000)] + [("val/acc", 10, 0.5)]
+    anywhere.train(0, [*good[:1500], ("lr", 2**70, 0.1), *good[1500:], ("test/acc", -(2**50), 0.5)])
+    anywhere.train(1, [("lr", 0, 0.1)], read=False)
+    assert anywhere.close(), "what cannot be stored is not kept for another time"
+    assert anywhere.points() == {"lr": [(step, 0.1) for step in range(3000)], "val/acc": [(10, 0.5)]}
+    assert anywhere.runs() == [("0", "FINISHED"), ("1", "FINISHED")]
+    assert len(anywhere.tracker.missing) == 2
+    assert all("of trial #0" in text and "it cannot store that" in text for text in anywhere.tracker.missing)
+    assert "points of lr" in anywhere.tags()["tuner.refused"]
+    assert anywhere.again([0, 1]), "nothing is sent again"
+    assert any("points of lr" in text for text in anywhere.tracker.missing), "but it is still missing"
+
+
+def test_values_that_are_not_finite_are_stored(anywhere: Study):
+    anywhere.train(0, [("a", 1, math.nan), ("b", 1, math.inf), ("c", 1, -math.inf), ("d", 1, 1e-320)])
+    assert anywhere.close()
+    assert anywhere.tracker.missing == []
+    points = anywhere.points()
+    assert math.isnan(points["a"][0][1])
+    assert points["b"][0][1] > 1e308
+    assert points["c"][0][1] < -1e308
+    assert points["d"] == [(1, 1e-320)]
+
+
+def test_points_that_are_sent_twice_are_stored_once(study: Study):
+    points = [(key, step, step / 7) for step in range(2500) for key in ("lr", "loss")]
+    study.tracker.start_trial(0, VALUES)
+    study.tracker.log_points(0, points[:3000])
+    study.tracker.log_points(0, points)  # as the first report after a resume
+    study.end(0, points)
+    assert study.close()
+    study.open()
+    study.train(0, [(key, step, value * (1 + 1e-16)) for key, step, value in points])  # but for roundings
+    assert study.close()
+    stored = Counter(study.folder.mlflow("select key, step from metrics where key in ('lr', 'loss')"))
+    assert stored == {(key, step): 1 for key, step, _ in points}
+
+
+# -- texts -------------------------------------------------------------------------------------------------------------
+
+
+def test_texts_of_user_code_arrive_whatever_characters_they_have(anywhere: Study):
+    text = "cannot decode caf\udce9.png and \0 and \U0001f600"
+    anywhere.train(0, state="failed", message=text, traceback=f"Traceback: {text}", value=None)
+    anywhere.train(1)
+    assert anywhere.close()
+    assert anywhere.tracker.missing == []
+    assert anywhere.runs() == [("0", "FAILED"), ("1", "FINISHED")]
+    assert anywhere.tags()["tuner.message"] == "cannot decode caf\\udce9.png and \\x00 and \U0001f600"
+    (trace,) = anywhere.folder.path.glob("mlruns/*/*/artifacts/traceback.txt")
+    assert trace.read_text() == "Traceback: cannot decode caf\\udce9.png and \\x00 and \U0001f600"
+
+
+def test_a_parameter_that_is_too_long_is_stored_as_far_as_it_goes(anywhere: Study, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(TrialConfig, "flat", lambda config: {"a": "x" * 10_000, "odd@name": "1", "b": "\0"})
+    anywhere.train(0)
+    assert anywhere.close()
+    assert anywhere.tracker.missing == []
+    params = dict(anywhere.folder.mlflow("select key, value from params"))
+    assert params["a"].endswith("x ... (10000 characters)")
+    assert len(params["a"]) == 6000
+    assert params["odd_name"] == "1"
+    assert params["b"] == "\\x00"
+
+
+# -- artifacts ---------------------------------------------------------------------------------------------------------
+
+
+def test_artifacts_that_cannot_be_written_keep_nothing_else_out_and_are_sent_by_the_next_run(study: Study):
+    study.close()
+    shutil.rmtree("mlruns")
+    Path("mlruns").touch()
+    study.tracker = Tracker(CONFIG, study.tracker.uri, STUDY_ID, study.notes.append)
+    told = [note for note in study.notes if note.startswith("artifacts of the study cannot be written to ")]
+    assert len(told) == 1, "before the first trial"
+    assert told[0].endswith("Not a directory: '" + str(Path.cwd() / "mlruns") + "'") or "mlruns" in told[0]
+    for number in range(3):
+        study.train(number, [("lr", step, 0.1) for step in range(10)], traceback="here")
+    assert not study.close()
+    (sentence,) = study.tracker.missing
+    assert sentence.startswith("artifacts of the study, trial #0, trial #1 and 1 more cannot be written to ")
+    assert sentence.endswith("; the next run of the study sends it again")
+    assert study.runs() == [(str(number), "FINISHED") for number in range(3)]
+    assert study.points() == {"lr": [(step, 0.1) for step in range(10)]}
+    assert "artifacts" in study.tags()["tuner.missing"]
+    assert "artifacts" in study.tags(None)["tuner.missing"]
+    Path("mlruns").unlink()
+    assert study.again([0, 1, 2], [("lr", step, 0.1) for step in range(10)])
+    assert study.tracker.missing == []
+    assert len(list(Path("mlruns").glob("*/*/artifacts/lr.csv"))) == 3
+    assert "tuner.missing" not in {**study.tags(0), **study.tags(None)}
+    assert study.again([0, 1, 2])
+    assert study.tracker.unfinished([0, 1, 2]) == []
+
+
+# -- a store that is away ----------------------------------------------------------------------------------------------
+
+
+def test_while_mlflow_is_away_the_memory_is_bounded_and_in_the_end_it_has_every_point(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tracking, "MOST_WAITING", 1000)
+    assert study.tracker._runs.settle(30)
+    points = [("lr", step, 0.1) for step in range(5000)]
+    database = sqlite3.connect("mlflow.db", isolation_level=None)
+    database.execute("begin exclusive")
+    study.tracker.start_trial(0, VALUES)
+    for start in range(0, len(points), 100):
+        study.tracker.log_points(0, points[start : start + 100])
+    assert study.tracker._held <= 1000
+    assert study.tracker.backlog < 30
+    study.end(0, points)
+    database.execute("rollback")
+    database.close()
+    assert study.close()
+    assert study.points() == {"lr": [(step, 0.1) for step in range(5000)]}
+    assert study.tracker._held == 0
+
+
+def test_records_that_mlflow_did_not_take_are_told_and_sent_by_the_next_run(study: Study):
+    study.train(0, [("lr", 1, 0.1)])
+    assert study.tracker._runs.settle(30)
+    database = sqlite3.connect("mlflow.db", isolation_level=None)
+    database.execute("begin exclusive")
+    study.train(1, [("lr", 1, 0.1)])
+    study.is_open = False
+    assert not study.tracker.close("FINISHED", patience=0.5)
+    assert study.tracker.missing == ["MLflow did not take all records; run the same command again when it is up"]
+    database.execute("rollback")
+    database.close()
+    study.tracker._runs._thread.join()  # it may be in the middle of a request, whose answer nobody waits for
+    assert study.again([0, 1], [("lr", 1, 0.1)])
+    assert study.runs() == [("0", "FINISHED"), ("1", "FINISHED")]
+
+
+# -- what others delete ------------------------------------------------------------------------------------------------
+
+
+def client_of(study: Study) -> MlflowClient:
+    return MlflowClient(study.tracker.uri)
+
+
+def test_a_deleted_run_of_the_study_is_replaced_and_its_trials_runs_are_taken_over(anywhere: Study):
+    for number in range(3):
+        anywhere.train(number, [("a@b", 1, 0.1)])
+    anywhere.tracker.log_standing(1, 0.5, time.time())
+    assert anywhere.close()
+    before = anywhere.tracker.parent_id
+    client_of(anywhere).delete_run(before)
+    assert anywhere.again([0, 1, 2])
+    assert anywhere.notes == [
+        "the run of this study in MLflow was deleted; the study gets another, with its trials' runs"
+    ]
+    assert anywhere.tags(None)["tuner.replaces"] == before
+    assert anywhere.runs() == [(str(number), "FINISHED") for number in range(3)], "none is doubled"
+    assert set(TrackedStudy(anywhere.tracker.uri, STUDY_ID).children) == {0, 1, 2}
+    assert anywhere.points(1) == {"a@b": [(1, 0.1)]}
+    assert anywhere.again([0, 1, 2])
+    assert anywhere.notes == [], "it is told once"
+
+
+def test_a_run_of_the_study_that_is_deleted_while_it_runs_is_replaced_at_once(study: Study):
+    study.tracker.log_standing(1, 0.5, time.time())
+    study.train(0, [("lr", 1, 0.1)])
+    assert study.tracker._runs.settle(30)
+    before = study.tracker.parent_id
+    client_of(study).delete_run(before)
+    study.train(1, [("lr", 1, 0.1)])
+    study.tracker.log_standing(2, 0.6, time.time())
+    study.tracker.log_study([{"number": 0, "value": 0.5}], {"number": 0, "params": {}, "config": {"a": 1}})
+    assert study.close()
+    assert study.tracker.missing == []
+    assert study.tags(None)["tuner.replaces"] == before
+    assert study.runs() == [("0", "FINISHED"), ("1", "FINISHED")]
+    assert set(TrackedStudy(study.tracker.uri, STUDY_ID).children) == {0, 1}
+    now = study.tracker.parent_id
+    stored = study.folder.mlflow(f"select key, step from metrics where run_uuid = '{now}' order by key, step")
+    assert stored == [("best_value", 1), ("best_value", 2), ("trials_done", 1), ("trials_done", 2)]
+    assert {path.name for path in Path("mlruns").glob(f"*/{now}/artifacts/*")} == {
+        "study.yaml",
+        "best.yaml",
+        "trials.csv",
+    }
+
+
+def test_a_trial_s_run_that_is_deleted_while_it_trains_gets_another_with_every_point(study: Study):
+    study.tracker.start_trial(0, VALUES)
+    study.tracker.log_points(0, [("lr", 1, 0.1)])
+    assert study.tracker._runs.settle(30)
+    before = study.tracker._children[0].run_id
+    client_of(study).delete_run(before)
+    study.tracker.log_points(0, [("lr", 2, 0.2)])
+    study.end(0, [("lr", 1, 0.1), ("lr", 2, 0.2), ("lr", 3, 0.3)])
+    assert study.close()
+    assert study.tracker.missing == []
+    assert study.points() == {"lr": [(1, 0.1), (2, 0.2), (3, 0.3)]}
+    assert study.tags()["tuner.replaces"] == before
+    assert study.runs() == [("0", "FINISHED")]
+
+
+def test_an_experiment_that_is_deleted_while_the_study_runs_is_told_and_nothing_is_lost(study: Study):
+    study.train(0, [("lr", 1, 0.1)])
+    assert study.tracker._runs.settle(30)
+    client_of(study).delete_experiment(study.tracker.experiment_id)
+    study.train(1, [("lr", 1, 0.1)])
+    assert not study.close()
+    assert any("must be in the 'active' state" in sentence for sentence in study.tracker.missing)
+    with pytest.raises(BadInputError, match=r'the experiment "tiny" was deleted\. Restore it, or rename the study'):
+        study.open()
+    client_of(study).restore_experiment(study.tracker.experiment_id)
+    assert study.again([0, 1], [("lr", 1, 0.1)])
+    assert study.runs() == [("0", "FINISHED"), ("1", "FINISHED")]
+
+
+# -- databases ---------------------------------------------------------------------------------------------------------
+
+
+def test_in_a_process_that_goes_on_a_study_after_its_database_was_removed_begins_another(study: Study):
+    study.train(0)
+    assert study.close()
+    Path("mlflow.db").unlink()
+    study.open()
+    study.train(1)
+    assert study.close()
+    assert study.runs() == [("1", "FINISHED")]
+    assert [path.name for path in Path().glob("mlflow.db*")] == ["mlflow.db"]
+    assert not [each for each in threading.enumerate() if each.name in ("tracking", "artifacts")]
+
+
+def test_a_study_is_found_among_thousands_of_experiments(study: Study):
+    study.train(0, [("lr", 1, 0.1)])
+    assert study.close()
+    with sqlite3.connect("mlflow.db") as database:
+        database.executemany(
+            "insert into experiments (name, artifact_location, lifecycle_stage, creation_time, last_update_time) "
+            "values (?, 'mlruns/0', 'active', 9999999999999, 9999999999999)",
+            [(f"other {number}",) for number in range(1500)],
+        )
+    database.close()
+    assert study.points() == {"lr": [(1, 0.1)]}
+
+
+def test_the_description_keeps_the_network_of_the_registry_whoever_writes_it(study: Study):
+    study.train(0)
+    table = [{"number": 0, "value": 0.5}]
+    best = {"number": 0, "params": {"optimizer.initial_lr": 0.01}, "config": {}}
+    study.tracker.log_study(table, best, ["#0 is the best"])
+    assert study.tracker._runs.settle(30)
+    client_of(study).create_registered_model("tiny")
+    TrackedStudy(study.tracker.uri, STUDY_ID).set_tag("tuner.champion", "0")
+    study.train(1)
+    study.tracker.log_study([*table, {"number": 1, "value": 0.6}], best | {"number": 1}, ["#1 is the best"])
+    assert study.close()
+    note = study.tags(None)["mlflow.note.content"]
+    assert "**2 of 4 trials.**" in note
+    assert note.count("load_model") == 1
+    assert "The network of trial #0: " in note
+
+
+def test_the_test_of_the_best_trial_is_recorded_under_names_that_mlflow_takes(study: Study):
+    study.train(0, [("val/acc@5", 3, 0.5)])
+    study.tracker.log_test(storage.Tested(0, {"test/acc@5": 0.75}, 3, 1))
+    assert study.close()
+    stored = study.folder.mlflow("select key, step, value from metrics where key like 'test%' order by step")
+    assert stored == [("test/acc_5", 1, 0.75), ("test/acc_5", 3, 0.75)]

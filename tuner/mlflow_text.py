@@ -1,0 +1,86 @@
+"""What MLflow takes for the name of a metric or parameter, and for a text; plain Python, so that it needs no MLflow."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+
+__all__ = ["LONGEST_PARAM", "LONGEST_TAG", "NAME_RULE", "Names", "fitting", "storable"]
+
+LONGEST_NAME = 200
+"""MLflow's own limit is 250; a name that is made longer by a digest stays below it."""
+LONGEST_PARAM = 6000
+LONGEST_TAG = 5000
+NAME_RULE = "MLflow's names have letters, digits, spaces and _ - . : / only"
+
+_FORBIDDEN = re.compile(r"[^/\w.\- :]")
+
+
+class Names:
+    """The names of a study's metrics in MLflow: their own, or the nearest that MLflow takes. No two get the same.
+
+    Which name a metric got depends on those before it, so it is remembered in MLflow, and given here again.
+
+    Args:
+        given: Names in MLflow, by the metrics' own; those that are the same can be left out.
+        used: All names that are used in MLflow.
+    """
+
+    def __init__(self, given: Mapping[str, str] | None = None, used: Iterable[str] = ()) -> None:
+        self._given = dict(given or {})
+        self._taken = {stored: name for name, stored in self._given.items()}
+        for name in used:
+            if self._taken.setdefault(name, name) == name:
+                self._given[name] = name
+
+    def __getitem__(self, name: str) -> str:
+        """Return the name that a metric has in MLflow."""
+        if name not in self._given:
+            stored = _nearest(name)
+            if stored in self._taken:
+                stored = f"{stored}_{_digest(name)}"
+            self._given[name], self._taken[stored] = stored, name
+        return self._given[name]
+
+    def add(self, names: Iterable[str]) -> dict[str, str]:
+        """Give names to metrics, first to those whose own name will do; return the others' names, of those new here."""
+        new = [name for name in dict.fromkeys(names) if name not in self._given]
+        for name in sorted(new, key=lambda name: _nearest(name) != name):
+            self[name]
+        return {name: self._given[name] for name in new if self._given[name] != name}
+
+
+def _nearest(name: str) -> str:
+    r"""Return the nearest name that MLflow takes.
+
+    >>> [_nearest(name) for name in ("val/AR@100", "a//b", "../x", "", "lr ", "val/\U0001f600")]
+    ['val/AR_100', 'a/_/b', '__/x', '_', 'lr ', 'val/_']
+    """
+    parts = _FORBIDDEN.sub("_", name).split("/")
+    nearest = "/".join("_" * max(1, len(part)) if part in ("", ".", "..") else part for part in parts)
+    return nearest if len(nearest) <= LONGEST_NAME else f"{nearest[:LONGEST_NAME]}_{_digest(name)}"
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+
+
+def storable(text: object) -> str:
+    r"""Return a text that every database and every file takes: without NUL and halves of surrogate pairs.
+
+    >>> storable("caf\udce9.png\0")
+    'caf\\udce9.png\\x00'
+    """
+    return str(text).encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+
+
+def fitting(text: object, longest: int) -> str:
+    """Return a text that can be stored in so many characters, and says so if it had to be cut.
+
+    >>> fitting("abcdefghijklmnopqrstuvwxyz0123456789", 30)
+    'abcdefghij ... (36 characters)'
+    """
+    whole = storable(text)
+    if len(whole) <= longest:
+        return whole
+    ending = f" ... ({len(whole)} characters)"
+    return whole[: longest - len(ending)] + ending
