@@ -66,7 +66,7 @@ def test_what_is_printed_is_what_the_values_say(confirmed: StudyFolder):
     ranking = sorted(range(3), key=lambda number: -means[number])
     others = {ranking[1], 1, 2} - {ranking[0]}  # the runner-up, the default, a constant lr
     assert confirmed.output.count(": 2 seeds cannot tell whether that is chance.") == len(others)
-    assert "really better" not in confirmed.output
+    assert "and really better with a probability" not in confirmed.output
     assert re.search(r"On the test data, which decided nothing, .* reaches test/acc 0\.", confirmed.output)
 
 

@@ -146,7 +146,7 @@ def test_a_trial_outside_of_the_search_space_is_told_and_the_study_begins_with_t
     config = load(**sections)
     assert config.first.outside.startswith(reason)
     (note,) = config.beginning
-    assert note.startswith("it begins with each family once, as trial is outside of the search space: ")
+    assert note == f"begins with each family once: trial is outside of the search space ({config.first.outside})"
     assert [each["schedule.name"] for each in config.first.params] == ["cosine", "constant", "plateau", "plateau"]
 
 
@@ -158,7 +158,7 @@ def test_a_choice_that_says_otherwise_than_trial_is_another_configuration(load: 
 
 def test_too_few_trials_for_all_families_are_told_before(load: Any):
     (note,) = load("budget.trials=3").beginning
-    assert note.startswith("with 3 trials, not every family gets its turn: schedule.plateau.schedule step may be left")
+    assert note == "not every family gets its turn in 3 trials: schedule.plateau.schedule step may be left out"
     assert load("budget.trials=4").beginning == [], "the baseline is of the last one"
 
 
@@ -212,11 +212,11 @@ def test_lengths_of_a_grid_that_are_the_same_number_of_steps_are_told_before(loa
     length = "search_space.schedule.one_of.cosine.decay_steps"
     few = load(*GRID, f"{length}={{low: 10%, high: 40%, step: 2%}}", sampler="grid")
     assert few.beginning == [
-        "its grid repeats trainings: in the 10 steps of a training, the 16 values of schedule.cosine.decay_steps "
-        "(%) are only 4 different ones."
+        "the grid repeats trainings: in 10 steps, the 16 values of schedule.cosine.decay_steps (%) are only 4 "
+        "different lengths"
     ]
     mixed = load(*GRID, f"{length}={{choices: [3, 25%, 0.5 epochs, 6]}}", sampler="grid")
-    assert mixed.beginning[0].endswith("the 4 values of schedule.cosine.decay_steps are only 3 different ones.")
+    assert mixed.beginning[0].endswith("the 4 values of schedule.cosine.decay_steps are only 3 different lengths")
 
 
 @pytest.fixture

@@ -317,23 +317,22 @@ class StudyConfig:
 
     @property
     def beginning(self) -> list[str]:
-        """Return what the user should know of its first trials, in sentences."""
+        """Return what the user should know of the trials that are fixed, each as a line."""
         told = []
         if self.first.outside:
             begins = "each family once" if self.first.params else "what the sampler draws"
-            told.append(f"it begins with {begins}, as trial is outside of the search space: {self.first.outside}.")
+            told.append(f"begins with {begins}: trial is outside of the search space ({self.first.outside})")
         families = [[turn for turn in each.items() if turn[0].endswith(".name")] for each in self.first.params]
         reached = {turn for each in families[: self.trials] for turn in each}
         late = dict.fromkeys(turn for each in families for turn in each if turn not in reached)
         if late:
             names = joined([f"{path.removesuffix('.name')} {name}" for path, name in late], 10)
-            told.append(
-                f"with {counted(self.trials, 'trial')}, not every family gets its turn: {names} may be left out."
-            )
+            trials = counted(self.trials, "trial")
+            told.append(f"not every family gets its turn in {trials}: {names} may be left out")
         return [*told, *(self._repeated_lengths() if self.sampler.name == "grid" else ())]
 
     def _repeated_lengths(self) -> Iterator[str]:
-        """Yield a sentence for each length in a grid that is the same number of steps several times."""
+        """Yield a line for each length in a grid that is the same number of steps several times."""
         trainings = [
             {"data": data, "trainer": trainer}
             for data in corners(self.trial["data"])
@@ -347,8 +346,8 @@ class StudyConfig:
                 steps = {length.in_steps(value) if parse_length(value) else value for value in values}
                 if len(steps) < len(values):
                     yield (
-                        f"its grid repeats trainings: in the {length.steps} steps of a training, the {len(values)} "
-                        f"values of {path} are only {len(steps)} different ones."
+                        f"the grid repeats trainings: in {length.steps} steps, the {len(values)} values of {path} are "
+                        f"only {len(steps)} different lengths"
                     )
                     break
 

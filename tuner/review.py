@@ -115,7 +115,7 @@ def main() -> None:
     """Do what the standard input asks for, and print what a person should know, as a JSON list."""
     request = json.load(sys.stdin)
     os.nice(0 if "state" in request else 19)
-    look_in(request["folder"])
+    look_in(request.get("folder"))
     from tuner.charts import draw
     from tuner.pictures import png
     from tuner.reading import identifier_of, open_study, record_of

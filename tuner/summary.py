@@ -56,7 +56,9 @@ def print_plan(
     for path, spec in searched(config.trial):
         print_line(console, f"  [dim]{escape(path)}: {escape(described(spec))}[/dim]")
     print_line(console, f"  [dim]Optuna: {_shown(storage)}, MLflow: {_shown(uri)}[/dim]")
-    for finding in (*config.beginning, *_findings(config), *remarks):
+    for sentence in config.beginning:
+        print_line(console, f"  [dim]{escape(sentence)}[/dim]")
+    for finding in (*_findings(config), *remarks):
         print_line(console, f"  [yellow]note:[/yellow] [dim]{escape(finding)}[/dim]")
 
 
