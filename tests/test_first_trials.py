@@ -8,10 +8,15 @@ from typing import Any
 
 import optuna
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from optuna.trial import TrialState
 
+from tests.test_search_space import fits, names, templates
 from tuner.config import StudyConfig, load_study
+from tuner.first_trials import first_trials
 from tuner.reading import config_of
+from tuner.search_space import suggest
 from tuner.storage import StudyStore
 
 STUDY = """\
@@ -117,6 +122,25 @@ def test_a_first_trial_that_was_cut_short_keeps_its_values(load: Any, tmp_path: 
             store.suspend(store.ask()[0])
         again = drawn(config, f"sqlite:///{tmp_path}/b.db", number + 1)
         assert again == at_once[: number + 1]
+
+
+def no_default(*of: str) -> Any:
+    raise KeyError(of)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.dictionaries(names, templates, max_size=3), st.integers(0, 2**32 - 1))
+def test_whatever_a_trial_can_draw_is_found_in_its_values(template: dict[str, Any], seed: int):
+    asked = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed)).ask()
+    found = first_trials(template, suggest(asked, template), no_default)
+    assert found.outside == ""
+    assert [dict(each) for each in found.params[:1]] == [asked.params] * bool(asked.params)
+    for turn in found.params:
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+        study.enqueue_trial(dict(turn))
+        asked = study.ask()
+        assert fits(template, suggest(asked, template))
+        assert turn.items() <= asked.params.items()
 
 
 @pytest.mark.parametrize(
