@@ -312,7 +312,7 @@ class StudyConfig:
         Args:
             drawn: What its trials have drawn.
         """
-        keys = [_key(params) for params in drawn if params] if self.sampler.name == "grid" else []
+        keys = [_key(params) for params in drawn if params]
         return len(keys) - len(set(keys))
 
     @property

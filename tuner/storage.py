@@ -125,7 +125,8 @@ class StudyStore:
             study.set_user_attr(IDENTITY, dict(identity))
             if IDENTIFIER not in study.user_attrs:
                 study.set_user_attr(IDENTIFIER, uuid.uuid4().hex)
-            if repeats := config.repeats(trial.params for trial in study.get_trials(deepcopy=False)):
+            grid = study.get_trials(deepcopy=False) if config.sampler.name == "grid" else []
+            if repeats := config.repeats(trial.params for trial in grid):
                 note(
                     f"{counted(repeats, 'trial')} of this grid, begun by an earlier version, had the same values as "
                     "others. No further one will have; to train every point, give the study a new name"
