@@ -52,13 +52,16 @@ def leave(code: int) -> NoReturn:
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say where and how trials are trained."""
     parser.add_argument(
-        "--devices", default="auto", metavar="D", help="auto (all GPUs, else the CPU), cpu, or GPUs such as 0,1"
+        "--devices",
+        default="auto",
+        metavar="D",
+        help="auto (all GPUs, else the CPU), cpu, or GPUs such as 0,1 (default: %(default)s)",
     )
     parser.add_argument(
         "--per-device",
         type=int,
         metavar="K",
-        help="trials at a time on each GPU (default 1), or on the CPU (a core each)",
+        help="trials at a time on each GPU (default: 1), or on the CPU (default: one for each core)",
     )
     parser.add_argument(
         "--devices-per-trial",
@@ -71,35 +74,35 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         "--stall-timeout",
         default="30m",
         metavar="T",
-        help="take a training for hung that has told and computed nothing for this time: it is killed, and its trial "
-        "goes on from its last checkpoint (default: %(default)s)",
+        help="a training that reports and computes nothing for this time hangs: it is killed, and its trial continues "
+        "from its last checkpoint (default: %(default)s)",
     )
     parser.add_argument(
         "--checkpoint-every",
         default="30s",
         metavar="T",
-        help="save a training at the end of an epoch when this time has passed since the last checkpoint; 0s for every "
-        "epoch (default: %(default)s)",
+        help="save a training at the end of an epoch when this time has passed since its last checkpoint; 0s: after "
+        "every epoch (default: %(default)s)",
     )
     parser.add_argument(
         "--fuse",
         default="auto",
         metavar="K",
-        help="trials that a slot trains at once, as one model: a number, off, or auto (on GPUs as many as are fastest, "
-        "which is tried first; on the CPU off)",
+        help="trials that each slot trains at once, as one model: a number, off, or auto (on GPUs the fastest number, "
+        "which is measured first; on the CPU off) (default: %(default)s)",
     )
     parser.add_argument(
         "--engine",
         choices=("local", "ray", "inline"),
         default="local",
-        help="local uses this machine (the default), ray all machines of a Ray cluster; inline trains in this very "
-        "process, for debugging",
+        help="local: processes of this machine; ray: all machines of a Ray cluster; inline: this process, for "
+        "debugging (default: %(default)s)",
     )
     parser.add_argument(
         "--address",
         default="auto",
         metavar="A",
-        help="address of the Ray cluster (default: the one that this machine belongs to, else a new one on it)",
+        help="address of the Ray cluster (default: the one that this machine belongs to, else a new one here)",
     )
 
 

@@ -88,7 +88,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("study", metavar="NAME", help="name of a study that was run, or its study file")
     parser.add_argument("--trial", type=int, metavar="N", help="number of the trial (default: the best)")
-    parser.add_argument("--to", type=Path, metavar="FOLDER", help="a folder that is not there (default: <study>-<N>)")
+    parser.add_argument("--to", type=Path, metavar="FOLDER", help="folder to create (default: <study>-<N>)")
     add_stores(parser)
     return parser.parse_args(arguments)
 

@@ -69,13 +69,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=float,
         default=0.01,
         metavar="V",
-        help="how much worse the objective may be with a good initial lr (default: %(default)s)",
+        help="a good initial lr is at most this much worse than the best one (default: %(default)s)",
     )
     parser.add_argument(
         "--to", type=Path, default=Path(), metavar="FOLDER", help="where the table goes (default: here)"
     )
     parser.add_argument(
-        "--set", action="append", default=[], metavar="PATH=VALUE", help="put a value over the file's; repeatable"
+        "--set", action="append", default=[], metavar="PATH=VALUE", help="replace a value of the study file; repeatable"
     )
     add_engine_options(parser)
     add_stores(parser)

@@ -28,7 +28,7 @@ examples:
   python -m tuner.preview --schedule warmup --set steps=5% --set schedule.name=cosine --set schedule.decay_steps=95% \\
       --steps 1000
 
-The picture goes to the terminal and to a PNG; below it stands what is probably not meant.
+The curves are drawn in the terminal and into a PNG file. Warnings about likely mistakes are printed below them.
 
 exit codes:
   0 done   2 bad input
@@ -57,16 +57,20 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--schedule", metavar="NAME", help="draw this schedule instead of a study")
     parser.add_argument("--steps", type=_whole, metavar="N", help="length of the training, with --schedule")
     parser.add_argument("--epochs", type=_whole, metavar="N", default=1, help="epochs in these steps (default: 1)")
-    parser.add_argument("--initial-lr", type=float, metavar="LR", default=1.0, help="with --schedule (default: 1)")
+    parser.add_argument(
+        "--initial-lr", type=float, metavar="LR", default=1.0, help="initial lr, with --schedule (default: 1)"
+    )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="PATH=VALUE",
-        help="put a value over the study file's, or give the schedule an argument; repeatable",
+        help="replace a value of the study file, or give the schedule an argument; repeatable",
     )
-    parser.add_argument("--samples", type=_whole, metavar="N", default=20, help="curves of each fan (default: 20)")
-    parser.add_argument("--seed", type=int, metavar="N", default=0, help="which samples (default: 0)")
+    parser.add_argument(
+        "--samples", type=_whole, metavar="N", default=20, help="sampled curves of each schedule (default: 20)"
+    )
+    parser.add_argument("--seed", type=int, metavar="N", default=0, help="seed of the samples (default: 0)")
     parser.add_argument("--out", metavar="FILE", help="picture to write (default: <study name>-preview.png)")
     options = parser.parse_args(arguments)
     if options.schedule is None and options.steps is not None:

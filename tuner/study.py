@@ -13,7 +13,7 @@ __all__ = ["main"]
 
 EPILOG = f"""\
 examples:
-  python -m tuner.study                          the quickstart: three schedules on MNIST-5k, about two minutes
+  python -m tuner.study                          the quickstart: four schedules on MNIST-5k, about two minutes
   python -m tuner.study studies/mine.yaml        a study of your own
   python -m tuner.study --trials 50              the same study, continued to 50 trials in all
   python -m tuner.study --set trial.trainer.max_epochs=5 --set name=longer
@@ -49,13 +49,13 @@ def _parse(arguments: Sequence[str] | None) -> Options:
     add_engine_options(parser)
     add_stores(parser)
     parser.add_argument(
-        "--set", action="append", default=[], metavar="PATH=VALUE", help="put a value over the study file's; repeatable"
+        "--set", action="append", default=[], metavar="PATH=VALUE", help="replace a value of the study file; repeatable"
     )
     parser.add_argument(
         "--review",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="plots, report and the best model in MLflow (default: yes)",
+        help="put plots, report and the best model into MLflow (default: yes)",
     )
     parser.add_argument(
         "--system-metrics",
@@ -66,11 +66,13 @@ def _parse(arguments: Sequence[str] | None) -> Options:
         "--rehearse",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="before the first trial of a study, take a few steps with each network, to find out what is wrong "
+        help="before the first trial of a study, train each network for a few steps, to find mistakes early "
         "(default: yes)",
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="check everything, rehearse each network, and train nothing"
+        "--dry-run",
+        action="store_true",
+        help="check everything, train each network for a few steps, and start no trial",
     )
     return Options(**vars(parser.parse_args(arguments)))
 
