@@ -512,3 +512,19 @@ def test_a_result_that_was_written_but_not_told_is_told_by_the_next_run(folder: 
     assert "#3" in output
     folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
     assert folder.values() == undisturbed.values()
+
+
+NEVER = ("--set", "trial.optimizer={name: sgd, initial_lr: 1e30}", "--set", "search_space.optimizer.initial_lr=null")
+
+
+def test_a_study_in_which_no_trial_was_trained_to_its_end_has_status_1(folder: StudyFolder):
+    output = folder.call(*NEVER, "--trials", "1", "--set", "search_space.schedule=null", expect=1)
+    assert "no trial was trained to its end" in output
+    assert "its weights" not in output
+
+
+def test_weights_that_are_gone_are_not_promised(folder: StudyFolder):
+    folder.call("--trials", "1")
+    (path,) = folder.directory().glob("trials-*/0/model.ckpt")
+    path.unlink()
+    assert "its weights: are not on this machine" in folder.call("--trials", "1")

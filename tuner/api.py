@@ -79,7 +79,7 @@ class Study:
             TunerError: If the input is bad, the study is already running, or it failed.
         """
         ending = run(Options(study=self._source, set=self._overrides, **options))
-        if ending.interrupted:
+        if ending.outcome.interrupted:
             raise KeyboardInterrupt
         return Result(self, ending)
 

@@ -21,7 +21,8 @@ MOST = 1000
 
 EXIT_CODES = """\
 exit codes:
-  0 done   1 the study failed   2 bad input   75 the study is already running   129, 130, 143 interrupted
+  0 done     1 the study failed, none of its trials was trained to its end, or MLflow lacks records
+  2 bad input     75 the study is already running     129, 130, 143 interrupted
 """
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from tuner.commands import EXIT_CODES, add_engine_options, add_stores, check_counts, command, leave, place_of
 from tuner.errors import BadInputError
-from tuner.running import Place, carry_out, checked, checking, exit_code, opened_engine
+from tuner.running import Place, carry_out, checked, checking, opened_engine
 from tuner.urls import storage_url
 from tuner.wording import counted, number
 
@@ -100,7 +100,7 @@ def _with_engine(options: argparse.Namespace, place: Place, engine: "Engine") ->
         if delivered:
             _record(past, store, tracker.uri, opponents)
 
-    return exit_code(carry_out(plan, engine, console, SeedStore, begin, conclude))
+    return carry_out(plan, engine, console, SeedStore, begin, conclude).exit_code
 
 
 def _confirmation(past: "PastStudy", top: int, count: int, name: str | None) -> "tuple[SeedStudy, Mapping[str, str]]":

@@ -13,19 +13,25 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import optuna
 import sqlalchemy
+from optuna.storages._rdb import models
+from optuna.storages._rdb.storage import _create_scoped_session
+from optuna.trial import TrialState
 from sqlalchemy.exc import ArgumentError, InterfaceError, NoSuchModuleError, OperationalError
 
 from tuner.errors import BadInputError, StudyFailedError, StudyRunningError, TunerError
 from tuner.file_systems import network_file_system
 from tuner.urls import without_password
 
-__all__ = ["Database", "state_directory", "trial_directory"]
+__all__ = ["ATTEMPT", "Database", "state_directory", "trial_directory"]
 
 Result = TypeVar("Result")
+
+ATTEMPT = "attempt"
+"""Name of a trial's attribute: how often it was trained again because it had failed."""
 
 STUDIES, BEGINNING = 0x1EA4, 0x1EA5  # what the locks in PostgreSQL are for: its first number
 
@@ -63,7 +69,7 @@ class Database:
         self._has_given_up = False
         self._is_patient = False
         self._lock: _ServerLock | None = None
-        self.storage: optuna.storages.RDBStorage
+        self.storage: _OwnStorage
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
@@ -87,7 +93,7 @@ class Database:
                     self._lock.take()
                 stack.callback(self._lock.release)
             with self.alone():
-                self.storage = stack.enter_context(_storage(self.url, _OwnStorage))
+                self.storage = cast(_OwnStorage, stack.enter_context(_storage(self.url, _OwnStorage)))
             yield
 
     @contextlib.contextmanager
@@ -201,6 +207,35 @@ class _OwnStorage(optuna.storages.RDBStorage):
         self._changed = set()
         self._newest = max([self._newest, *(trial._trial_id for trial in trials)])
         return trials
+
+    def reopen_failed(self, study_id: int, forget: Callable[[int], None]) -> None:
+        """Put the failed trials of a study back into the queue, with their numbers and parameters and nothing else.
+
+        Optuna has no way to do that, since it lets no finished trial change, and remembers those that it has read. So
+        this comes before anything reads them. A trial counts its attempts, from 0.
+
+        Args:
+            study_id: The study.
+            forget: Called with the number of each trial, before it is changed.
+        """
+        trials, attributes, reports = (
+            models.TrialModel,
+            models.TrialUserAttributeModel,
+            models.TrialIntermediateValueModel,
+        )
+        with _create_scoped_session(self.scoped_session) as session:
+            failed = session.query(trials).filter(trials.study_id == study_id, trials.state == TrialState.FAIL).all()
+            for trial in failed:
+                forget(cast(int, trial.number))
+                of_trial = session.query(attributes).filter(attributes.trial_id == trial.trial_id)
+                of_trial.filter(attributes.key != ATTEMPT).delete()
+                attempt = of_trial.one_or_none()
+                if attempt is None:
+                    attempt = attributes(trial_id=trial.trial_id, key=ATTEMPT, value_json="0")
+                    session.add(attempt)
+                attempt.value_json = str(int(attempt.value_json) + 1)
+                session.query(reports).filter(reports.trial_id == trial.trial_id).delete()
+                trial.state, trial._datetime_complete_utc = TrialState.WAITING, None
 
     # What changes a trial. It is noted before, since a change can be made and only the answer be lost.
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuner.commands import EXIT_CODES, add_engine_options, add_stores, check_counts, command, leave, place_of
 from tuner.errors import BadInputError, StudyFailedError
-from tuner.running import carry_out, checked, checking, exit_code, opened_engine
+from tuner.running import Outcome, carry_out, checked, checking, opened_engine
 from tuner.wording import brief, counted
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ class _League:
 
         self._file, self._options, self._place = str(file), options, place_of(options)
         self._console: Console = Console()
+        self._delivered = True
         with checking(self._console, self._file):
             from tuner.config import load_study
 
@@ -125,31 +126,31 @@ class _League:
         best: dict[str, TrialConfig] = {}
         values: dict[str, str] = {}
         for name, config in self._families.items():
-            code, outcome = self._train(config, StudyStore)
-            if code or outcome is None:
-                return code
-            if outcome.best is None:
+            outcome, found = self._train(config, StudyStore)
+            if outcome.interrupted:
+                return outcome.exit_code
+            if found.best is None:
                 self._note(f"no trial of {name} was trained to its end, so it is left out")
                 continue
-            best[name] = config_of(config, outcome.best.params)
-            drawn = outcome.best.params.items()
+            best[name] = config_of(config, found.best.params)
+            drawn = found.best.params.items()
             values[name] = ", ".join(f"{path.rpartition('.')[2]} {brief(value)}" for path, value in drawn)
         if not best:
             raise StudyFailedError("no trial of any family was trained to its end.")
         used = {config.seed for config in best.values()}
         seeds = fresh_seeds(self._config.sampler.arguments.get("seed", 0), self._options.seeds, used)
         final = SeedStudy.of(self._config, f"{self._config.name}-final", best, seeds, {})
-        code, finals = self._train(final, SeedStore)
-        if code or finals is None:
-            return code
+        outcome, finals = self._train(final, SeedStore)
+        if outcome.interrupted:
+            return outcome.exit_code
         swept = {_swept(name, factor): _with_lr(config, factor) for name, config in best.items() for factor in FACTORS}
         name = f"{self._config.name}-sensitivity"
         sweep = SeedStudy.of(self._config, name, swept, seeds[:SWEPT_SEEDS], {}, has_winner=False)
-        code, sweeps = self._train(sweep, SeedStore)
-        if code or sweeps is None:
-            return code
+        outcome, sweeps = self._train(sweep, SeedStore)
+        if outcome.interrupted:
+            return outcome.exit_code
         self._publish(self._standings(best, values, finals, sweeps), finals)
-        return 0
+        return int(not self._delivered)
 
     def _family(self, name: str, choice: Mapping[str, Any]) -> "StudyConfig":
         """Return the study of one family, as a study file could say it; its sampler draws every trial."""
@@ -170,24 +171,23 @@ class _League:
         config = load_study(self._file, overrides)
         return dataclasses.replace(config, experiment=self._config.name, first=FirstTrials())
 
-    def _train(self, config: "StudyConfig", kind: "type[StudyStore]") -> "tuple[int, _Outcome | None]":
-        """Run a study; return the exit code, and what came out."""
+    def _train(self, config: "StudyConfig", kind: "type[StudyStore]") -> "tuple[Outcome, _Found]":
+        """Run a study; return how that ended, and what it found."""
         from tuner.seeds import SeedStore
         from tuner.summary import print_line
 
-        outcomes: list[_Outcome] = []
+        found: list[_Found] = []
 
         def conclude(store: "StudyStore", tracker: "Tracker", delivered: bool) -> None:
             comparison = store.comparison() if isinstance(store, SeedStore) else None
-            outcomes.append(
-                _Outcome(store.best, store.finished(), comparison, store.identifier, tracker.uri, delivered)
-            )
+            found.append(_Found(store.best, store.finished(), comparison, store.identifier, tracker.uri))
 
         with opened_engine(self._place) as engine:
             plan = checked(config, engine, self._place)
             begin = f"[bold]{config.name}[/bold]: {counted(config.trials, 'training')}"
-            caught = carry_out(plan, engine, self._console, kind, lambda: print_line(self._console, begin), conclude)
-        return exit_code(caught), outcomes[0] if outcomes else None
+            outcome = carry_out(plan, engine, self._console, kind, lambda: print_line(self._console, begin), conclude)
+        self._delivered = self._delivered and outcome.delivered
+        return outcome, found[0]
 
     def _note(self, text: str) -> None:
         from rich.markup import escape
@@ -197,7 +197,7 @@ class _League:
         print_line(self._console, f"[yellow]note:[/yellow] {escape(text)}")
 
     def _standings(
-        self, best: Mapping[str, "TrialConfig"], values: Mapping[str, str], finals: "_Outcome", sweeps: "_Outcome"
+        self, best: Mapping[str, "TrialConfig"], values: Mapping[str, str], finals: "_Found", sweeps: "_Found"
     ) -> "Standings":
         from tuner.standings import Member, Standings
 
@@ -247,7 +247,7 @@ class _League:
         ]
         return [epoch * steps for epoch in epochs if epoch]
 
-    def _publish(self, standings: "Standings", finals: "_Outcome") -> None:
+    def _publish(self, standings: "Standings", finals: "_Found") -> None:
         """Write the table beside the study file's name, and into the run of the finals in MLflow; print it."""
         from tuner.pictures import png
         from tuner.summary import print_line
@@ -263,7 +263,7 @@ class _League:
             raise BadInputError([f"--to: {self._options.to}: cannot be written ({error.strerror})."]) from error
         self._console.print("", page, markup=False, highlight=False, soft_wrap=True)
         print_line(self._console, f"written to {', '.join(str(path) for path in paths.values())}")
-        if not finals.delivered:
+        if not self._delivered:
             self._note("MLflow did not take all records; run the same command again when it is up")
             return
         with tempfile.TemporaryDirectory() as temporary:
@@ -275,8 +275,8 @@ class _League:
 
 
 @dataclass(frozen=True)
-class _Outcome:
-    """What came out of a study.
+class _Found:
+    """What a study found.
 
     Args:
         best: Its best trial.
@@ -284,7 +284,6 @@ class _Outcome:
         comparison: What the seeds say, if it was a study of seeds.
         identifier: What tells it from others.
         uri: MLflow's tracking URI.
-        delivered: Whether MLflow has it all.
     """
 
     best: "Trial | None"
@@ -292,7 +291,6 @@ class _Outcome:
     comparison: "Comparison | None"
     identifier: str
     uri: str
-    delivered: bool
 
 
 def _check(config: "StudyConfig", file: str) -> None:

@@ -1,5 +1,6 @@
 """Runs a study, for the commands and for `tuner.Study`: one path from the options to what the stores hold."""
 
+import dataclasses
 import gc
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,12 +28,12 @@ if TYPE_CHECKING:
 __all__ = [
     "Ending",
     "Options",
+    "Outcome",
     "Place",
     "Plan",
     "carry_out",
     "checked",
     "checking",
-    "exit_code",
     "opened_engine",
     "run",
     "status",
@@ -83,6 +84,7 @@ class Options(Place):
         set: ``dotted.path=value`` each, put over what the study file says.
         review: Whether plots, report and the best model are put into MLflow.
         system_metrics: Whether it is recorded how busy the machine is.
+        retry_failed: Whether trials that failed are trained again.
         rehearse: Whether each network takes a few steps before the first trial, to find out what is wrong with it.
         dry_run: Whether everything is checked and nothing trained.
     """
@@ -93,37 +95,48 @@ class Options(Place):
     set: Sequence[str] = ()
     review: bool = True
     system_metrics: bool = False
+    retry_failed: bool = False
     rehearse: bool = True
     dry_run: bool = False
 
 
 @dataclass(frozen=True)
-class Ending:
+class Outcome:
     """How a run of a study ended.
+
+    Args:
+        interrupted: The signal that ended it; 0 if it came to its own end.
+        has_result: Whether a trial was trained to its end, in this run or before.
+        delivered: Whether MLflow has all records.
+    """
+
+    interrupted: int = 0
+    has_result: bool = True
+    delivered: bool = True
+
+    @property
+    def exit_code(self) -> int:
+        """Return the exit code of a command that ended so."""
+        return 128 + self.interrupted if self.interrupted else int(not (self.has_result and self.delivered))
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What a run of a study has come to.
 
     Args:
         name: Name of the study.
         storage: URL of Optuna's database.
         tracking_uri: MLflow's store.
-        interrupted: The signal that ended it; 0 if it came to its own end.
+        outcome: How it ended.
         best: The values of the best trial and the file of its weights; None if there is none.
     """
 
     name: str
     storage: str
     tracking_uri: str
-    interrupted: int = 0
+    outcome: Outcome = Outcome()
     best: tuple[Mapping[str, Any], Path] | None = None
-
-    @property
-    def exit_code(self) -> int:
-        """Return the exit code of a command that ended so."""
-        return exit_code(self.interrupted)
-
-
-def exit_code(interrupted: int) -> int:
-    """Return the exit code of a command that a signal ended; 0 is none."""
-    return 128 + interrupted if interrupted else 0
 
 
 class _Interruption:
@@ -178,10 +191,18 @@ def _with_engine(options: Options, overrides: Sequence[str], engine: "Engine") -
         from tuner.rehearsal import rehearse
         from tuner.storage import StudyStore
         from tuner.summary import print_line, print_plan, print_summary
+        from tuner.system_metrics import check_packages
         from tuner.training import MODEL_FILE
 
         config = load_study(options.study, overrides)
-        plan = checked(config, engine, options, review=options.review, system_metrics=options.system_metrics)
+        plan = dataclasses.replace(
+            checked(config, engine, options),
+            review=options.review,
+            system_metrics=options.system_metrics,
+            retry_failed=options.retry_failed,
+        )
+        if plan.system_metrics:
+            check_packages([slot.device for slot in engine.slots])
         remarks: list[str] = []
         is_needed = options.dry_run or (options.rehearse and not plan.begun)
         rehearsal = rehearse(config, engine, plan.storage, remarks.append) if is_needed else None
@@ -202,8 +223,8 @@ def _with_engine(options: Options, overrides: Sequence[str], engine: "Engine") -
         if winner := _winner(store):
             best.append((winner["config"], Path(winner["directory"]) / MODEL_FILE))
 
-    interrupted = carry_out(plan, engine, console, StudyStore, show_plan, conclude)
-    return Ending(config.name, plan.storage, plan.uri, interrupted, best[0] if best else None)
+    outcome = carry_out(plan, engine, console, StudyStore, show_plan, conclude)
+    return Ending(config.name, plan.storage, plan.uri, outcome, best[0] if best else None)
 
 
 @contextmanager
@@ -257,6 +278,7 @@ class Plan:
         validation_images: How many images decide, if that is known.
         review: Whether plots, report and the best model go to MLflow.
         begun: How many trials there are already.
+        retry_failed: Whether those that failed are trained again.
         system_metrics: Whether it is recorded how busy the machine is.
     """
 
@@ -270,6 +292,7 @@ class Plan:
     begun: int
     review: bool = False
     system_metrics: bool = False
+    retry_failed: bool = False
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -277,14 +300,7 @@ class Plan:
         return self.config.identity_with(self.digests)
 
 
-def checked(
-    config: "StudyConfig",
-    engine: "Engine",
-    options: Place,
-    *,
-    review: bool = False,
-    system_metrics: bool = False,
-) -> Plan:
+def checked(config: "StudyConfig", engine: "Engine", options: Place) -> Plan:
     """Find out, before anything is created, whether a study can be run.
 
     Raises:
@@ -293,11 +309,8 @@ def checked(
     from tuner.grouping import ONE_BY_ONE, check_divisible, group_size
     from tuner.search_space import corners
     from tuner.storage import check_continued
-    from tuner.system_metrics import check_packages
     from tuner.tracking_store import tracking_uri
 
-    if system_metrics:
-        check_packages([slot.device for slot in engine.slots])
     fuse = group_size(options.fuse, engine.slots, config.trials)
     if fuse.most > 1 and not config.can_fuse:
         if options.fuse != "auto":
@@ -311,7 +324,7 @@ def checked(
     digests, validation_images = config.measure_data()
     every = _checkpoint_every(options)
     begun = check_continued(config, storage, config.identity_with(digests))
-    return Plan(config, storage, uri, fuse, every, digests, validation_images, begun, review, system_metrics)
+    return Plan(config, storage, uri, fuse, every, digests, validation_images, begun)
 
 
 def carry_out(
@@ -321,8 +334,8 @@ def carry_out(
     kind: "type[Store]",
     begin: Callable[[], None],
     conclude: Callable[["Store", "Tracker", bool], None],
-) -> int:
-    """Run a study and return the signal that ended it; 0 if it came to its own end.
+) -> Outcome:
+    """Run a study and return how that ended.
 
     Args:
         plan: The study.
@@ -346,7 +359,7 @@ def carry_out(
     config = plan.config
     display = Display(config, console)
     interruption = _Interruption()
-    with kind.open(config, plan.storage, plan.identity, display.note) as store:
+    with kind.open(config, plan.storage, plan.identity, display.note, plan.retry_failed) as store:
         store.keep_definition()
         store.set_validation_images(plan.validation_images)
         tags = environment(engine.slots)
@@ -380,7 +393,7 @@ def carry_out(
             for note in notes:
                 display.note(note)
         conclude(store, tracker, delivered)
-    return interruption.signals[0] if interruption.signals else 0
+        return Outcome(interruption.signals[0] if interruption.signals else 0, store.has_result, delivered)
 
 
 @contextmanager

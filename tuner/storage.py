@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tuner.checkpoints import DiskFullError, write_atomically
 from tuner.config import StudyConfig, TrialConfig
-from tuner.database import Database, state_directory, trial_directory
+from tuner.database import ATTEMPT, Database, state_directory, trial_directory
 from tuner.errors import BadInputError, StudyFailedError
 from tuner.findings import findings
 from tuner.reading import IDENTIFIER, IDENTITY, SOURCES, TEST, VALIDATION_IMAGES, config_of, identifier_of, record_of
@@ -95,7 +95,12 @@ class StudyStore:
     @classmethod
     @contextlib.contextmanager
     def open(
-        cls, config: StudyConfig, url: str, identity: Mapping[str, Any], note: Callable[[str], None]
+        cls,
+        config: StudyConfig,
+        url: str,
+        identity: Mapping[str, Any],
+        note: Callable[[str], None],
+        retry_failed: bool = False,
     ) -> Iterator[Self]:
         """Create or reopen a study, under its lock.
 
@@ -104,6 +109,7 @@ class StudyStore:
             url: SQLAlchemy URL of Optuna's database.
             identity: What may not change when a study is continued, under dotted paths.
             note: Called with what a person should know.
+            retry_failed: Whether trials that failed are to be trained again, under their numbers.
 
         Raises:
             StudyRunningError: If another process holds the study.
@@ -125,6 +131,14 @@ class StudyStore:
             study.set_user_attr(IDENTITY, dict(identity))
             if IDENTIFIER not in study.user_attrs:
                 study.set_user_attr(IDENTIFIER, uuid.uuid4().hex)
+            if retry_failed:
+                identifier = identifier_of(study)
+
+                def forget(number: int) -> None:
+                    directory = trial_directory(url, config.name, identifier, number)
+                    (directory / "result.json").unlink(missing_ok=True)  # or it would be told again
+
+                database.storage.reopen_failed(study._study_id, forget)
             grid = study.get_trials(deepcopy=False) if config.sampler.name == "grid" else []
             if repeats := config.repeats(trial.params for trial in grid):
                 note(
@@ -156,6 +170,11 @@ class StudyStore:
     def count(self) -> int:
         """Return how many trials will not be trained any more."""
         return len(self._finished)
+
+    @property
+    def has_result(self) -> bool:
+        """Return whether any trial was trained to its end."""
+        return bool(self.trials(TrialState.COMPLETE))
 
     @property
     def best(self) -> FrozenTrial | None:
@@ -240,6 +259,10 @@ class StudyStore:
         for name, distribution in trial.distributions.items():
             if name not in given and not distribution.single():
                 self._study.sampler.sample_independent(self._study, trial, name, distribution)
+
+    def attempt(self, number: int) -> int:
+        """Return how often a trial was trained again because it had failed."""
+        return int(self.trial(number).user_attrs.get(ATTEMPT, 0))
 
     @_patient
     def report(self, number: int, epoch: int, value: float, may_prune: bool) -> bool:

@@ -28,7 +28,7 @@ Ctrl-C once ends after the running epochs and keeps them, twice ends at once.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a study and return the exit code."""
     options = _parse(arguments)
-    return command(lambda: run(options).exit_code)
+    return command(lambda: run(options).outcome.exit_code)
 
 
 def _parse(arguments: Sequence[str] | None) -> Options:
@@ -61,6 +61,11 @@ def _parse(arguments: Sequence[str] | None) -> Options:
         "--system-metrics",
         action="store_true",
         help="record in MLflow how busy CPU, memory, disk, network and GPUs are while the study runs",
+    )
+    parser.add_argument(
+        "--retry-failed",
+        action="store_true",
+        help="train the trials again that failed, under the same numbers, once their cause is mended",
     )
     parser.add_argument(
         "--rehearse",

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from optuna.trial import TrialState
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -21,6 +22,7 @@ from tuner.search_space import described, searched
 from tuner.storage import StudyStore
 from tuner.terminal import printable
 from tuner.tracking import Tracker
+from tuner.training import TRACEBACK_FILE
 from tuner.urls import without_password
 from tuner.wording import brief, counted
 
@@ -111,7 +113,10 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, trac
             metrics = ", ".join(f"{escape(key)} {value:.4f}" for key, value in sorted(tested.metrics.items()))
             print_line(console, f"best trial #{top[0].number} on the test data: {metrics}")
         weights = store.trial_directory(top[0].number) / "model.ckpt"
-        print_line(console, f"its weights: {escape(str(weights))}")
+        print_line(console, f"its weights: {escape(str(weights)) if weights.exists() else 'are not on this machine'}")
+    elif finished:
+        print_line(console, "[yellow]no trial was trained to its end[/yellow]")
+    _print_failed(console, store, [trial.number for trial in finished if trial.state is TrialState.FAIL])
     record = store.record()
     for sentence in filter(None, (doubt(record), never_tried(record))):
         print_line(console, escape(sentence))
@@ -125,6 +130,18 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, trac
     print_line(console, f"\nlr curves and accuracies: {escape(look)}")
     for sentence in tracker.missing:
         print_line(console, f"[yellow]{escape(sentence)}.[/yellow]")
+
+
+def _print_failed(console: Console, store: StudyStore, numbers: Sequence[int]) -> None:
+    """Print where the tracebacks of failed trials are, and how to train them again."""
+    traces = [store.trial_directory(number) / TRACEBACK_FILE for number in numbers]
+    if there := [str(trace) for trace in traces if trace.exists()]:
+        where = f"; their tracebacks: {', '.join(there[:3])}{' ...' if len(there) > 3 else ''}"
+    else:
+        where = ""
+    if numbers:
+        failed = f"{counted(len(numbers), 'trial')} failed{where}"
+        print_line(console, f"{escape(failed)}; --retry-failed trains them again once the cause is mended")
 
 
 def print_line(console: Console, markup: str) -> None:

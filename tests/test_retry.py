@@ -1,0 +1,73 @@
+"""Trials that failed are trained again, when their cause is mended, under the same numbers."""
+
+import pytest
+import yaml
+
+from tests import toys
+from tests.conftest import StudyFolder
+
+STUDY = {
+    "objective": {"metric": "val_acc"},
+    "budget": {"trials": 4},
+    "sampler": {"name": "random", "seed": 1},
+    "pruner": {"name": "none"},
+    "trial": {
+        "data": {"name": "tests.toys:ToyData", "batch_size": 16},
+        "model": {"name": "tests.toys:Broken"},
+        "optimizer": {"name": "adam", "initial_lr": 0.01},
+        "trainer": {"max_epochs": 3, "precision": "64-true"},
+    },
+    "search_space": {"optimizer.initial_lr": {"low": 1e-3, "high": 3e-2, "log": True}},
+}
+
+
+class Broken(toys.Base):
+    """Fails in the second epoch of two trials."""
+
+    broken = True
+
+    def on_train_epoch_start(self) -> None:
+        if self.broken and self.current_epoch == 1 and self.optimizers().param_groups[0]["lr"] > 0.011:
+            raise ValueError("not yet mended")
+
+
+@pytest.fixture
+def failed(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> StudyFolder:
+    """Return a folder with a study of which some trials have failed."""
+    monkeypatch.setattr(toys, "Broken", Broken, raising=False)
+    (folder.path / "s.yaml").write_text(yaml.safe_dump(STUDY))
+    folder.output = folder.call(study="s.yaml")  # type: ignore[attr-defined]
+    assert [state for (state,) in folder.optuna("select state from trials")].count("FAIL") == 2
+    return folder
+
+
+def test_the_end_says_where_the_tracebacks_are_and_how_to_try_again(failed: StudyFolder):
+    one, other = sorted(failed.directory("s").glob("trials-*/*/traceback.txt"))
+    output = failed.output  # type: ignore[attr-defined]
+    assert f"2 trials failed; their tracebacks: {one}, {other}; --retry-failed trains them again" in output
+    assert "ValueError: not yet mended" in one.read_text()
+
+
+def test_failed_trials_are_trained_again_under_their_numbers(
+    failed: StudyFolder, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Broken, "broken", False)
+    assert "2 failed" in failed.call(study="s.yaml"), "not by themselves"
+    failed.call("--retry-failed", study="s.yaml")
+    healthy = StudyFolder(tmp_path_factory.mktemp("healthy"))
+    (healthy.path / "s.yaml").write_text(yaml.safe_dump(STUDY))
+    healthy.call(study="s.yaml")
+    assert failed.values() == healthy.values()
+    assert failed.optuna("select number, state from trials") == [(number, "COMPLETE") for number in range(4)]
+    reports = "select number, step, intermediate_value from trial_intermediate_values join trials using (trial_id)"
+    assert sorted(failed.optuna(reports)) == sorted(healthy.optuna(reports))
+    assert failed.curves() == healthy.curves()
+    states = failed.mlflow("select status, count(*) from runs where name like '#%' group by status")
+    assert sorted(states) == [("FAILED", 2), ("FINISHED", 4)], "the runs of what failed stay"
+
+
+def test_trials_that_fail_again_can_be_tried_again(failed: StudyFolder):
+    for attempt in (1, 2):
+        assert "2 failed" in failed.call("--retry-failed", study="s.yaml")
+        attempts = failed.optuna("select value_json from trial_user_attributes where key = 'attempt'")
+        assert attempts == [(str(attempt),)] * 2
