@@ -75,7 +75,7 @@ def tuner(folder: Path) -> tuple[float, float]:
     )
     tracker = Tracker(study, f"sqlite:///{folder / 'mlflow.db'}", "benchmark", print)
     tracker.start_trial(0, trial)
-    history = History()
+    history = History(folder)
 
     def report(report: EpochReport) -> Verdict:
         tracker.log_points(0, report.points)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
+import torch
 
 from tests.conftest import StudyFolder
 from tests.processes import slots_of
@@ -13,6 +14,7 @@ from tuner.engines.slots import _divide, make_slots
 from tuner.errors import BadInputError
 from tuner.grouping import check_divisible
 from tuner.messages import Slot
+from tuner.ranks import share_of
 
 TWO = ("--per-device", "1", "--devices-per-trial", "2")
 # In double precision, without dropout, which each rank draws for its own images, and with trials that are pruned.
@@ -58,7 +60,7 @@ def test_two_ranks_give_what_one_process_gives_even_if_one_of_them_is_killed(fol
 
 def test_ranks_that_diverge_end_together(folder: StudyFolder):
     lr = "search_space.optimizer.initial_lr={low: 1e12, high: 1e13}"
-    folder.run("--trials", "1", *TWO, *put([lr]))
+    folder.run("--trials", "1", *TWO, *put([lr]), expect=1)
     assert folder.mlflow("select value from tags where key = 'tuner.state'") == [("diverged",)]
 
 
@@ -69,7 +71,7 @@ def test_an_error_in_one_rank_fails_the_trial_with_its_traceback(folder: StudyFo
         "            raise RuntimeError('rank 1 cannot')\n        return super().forward(images)\n"
     )
     net = "trial.model={name: 'own:Net', channels: [8, 8, 8], hidden: [32, 16]}"
-    output = folder.run("--trials", "1", *TWO, *put([net]))
+    output = folder.run("--trials", "1", *TWO, *put([net]), expect=1)
     assert "trial #0 failed: RuntimeError: rank 1 cannot" in output
 
 
@@ -96,3 +98,31 @@ def test_the_ranks_of_a_slot_share_its_cores():
     (slot,) = make_slots("cpu", 1, len(cores))
     assert (slot.threads, slot.cores, slot.ranks) == (1, tuple(cores), len(cores))
     assert slot.device == ("cpu" if len(cores) == 1 else f"{len(cores)} x cpu")
+
+
+def test_a_batch_is_divided_along_its_labels_and_nothing_else():
+    inputs, labels, weights, edges = torch.arange(24).reshape(12, 2), torch.arange(12), torch.ones(4), torch.ones(2, 12)
+    whole = (inputs, labels, weights, edges)
+    shares = [share_of(whole, rank, 4) for rank in range(4)]
+    assert sorted(int(label) for share in shares for label in share[1]) == list(range(12))
+    for share in shares:
+        assert share[0].tolist() == [inputs[label].tolist() for label in share[1]]
+        assert share[2] is weights
+        assert share[3] is edges
+    named = share_of({"edge_index": edges, "x": inputs, "y": labels}, 1, 4)
+    assert [len(named[key]) for key in ("edge_index", "x", "y")] == [2, 3, 3]
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        torch.ones(8, 2),
+        (torch.ones(8, 2),),
+        (torch.ones(8, 2), torch.ones(())),
+        {"x": torch.ones(8)},
+        (torch.ones(9), torch.ones(9)),
+    ],
+    ids=["a tensor", "no labels", "one label", "other names", "an odd number"],
+)
+def test_a_batch_that_cannot_be_divided_is_trained_whole(batch: object):
+    assert share_of(batch, 1, 2) is batch

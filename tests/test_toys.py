@@ -15,6 +15,7 @@ from tests import toys
 from tests.toys import STEPS
 from tuner.config import TrialConfig
 from tuner.messages import Assignment, EpochReport, Group, StepReport, TrialResult, Verdict
+from tuner.own_records import OwnRecords
 from tuner.training import MODEL_FILE, RESULT_FILE, read_result, run
 
 EPOCHS = 4
@@ -148,6 +149,26 @@ def test_text_is_no_metric_and_costs_only_itself(tmp_path: Path, monkeypatch: py
     assert result.state == "complete"
     assert channel.notes == ["trial #0 logs phase, which is not a number and not recorded: 'warm-up'"]
     assert [step for key, step, _ in result.points if key == "phase_number"] == [6, 12, 18, 24]
+
+
+def test_a_module_makes_records_of_its_own_by_the_experiment_of_its_logger(tmp_path: Path):
+    trial = assignment(tmp_path, "RecordsItself")
+    assert train(trial, Answers("stop")).state == "interrupted"
+    result = train(trial)
+    assert [point for point in result.points if point[0] == "own"] == [("own", epoch, 0.5) for epoch in range(EPOCHS)]
+    assert (result.params, result.tags) == ({"own.layers": "2"}, {"own.phase": "late"})
+    files = sorted(str(path.relative_to(tmp_path)) for path in (tmp_path / "artifacts").rglob("*.*"))
+    assert files == [*(f"artifacts/images/noise/{epoch}.png" for epoch in range(EPOCHS)), "artifacts/notes/epoch.txt"]
+    assert read_result(tmp_path, trial.config).tags == result.tags
+
+
+def test_what_the_experiment_of_the_logger_cannot_do_is_refused_by_name(tmp_path: Path):
+    run = OwnRecords(tmp_path, lambda key, value, step: None)
+    with pytest.raises(AttributeError, match=r"is the trial's run in MLflow, and has .*log_text.*, but not add_scalar"):
+        run.add_scalar("loss", 1.0, 2)
+    for outside in ("../a.txt", "/tmp/a.txt", "a/../../b", ""):
+        with pytest.raises(ValueError, match="an artifact must have a path within the run"):
+            run.log_text("trial", "text", outside)
 
 
 # -- ends --------------------------------------------------------------------------------------------------------------

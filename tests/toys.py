@@ -206,6 +206,19 @@ class InHooksOfBatches(Base):
         self.log("gradient_norm", torch.stack(norms).norm())
 
 
+class RecordsItself(Base):
+    """Uses the trial's run as an MlflowClient would."""
+
+    def on_train_epoch_end(self) -> None:
+        logger = self.loggers[0]  # the trial's, whichever others there are
+        run = logger.experiment
+        run.log_metric(logger.run_id, "own", 0.5, step=self.current_epoch)
+        run.log_text(logger.run_id, f"epoch {self.current_epoch}", "notes/epoch.txt")
+        run.log_image(logger.run_id, torch.rand(4, 4).numpy(), key="noise", step=self.current_epoch)
+        run.log_param(logger.run_id, "own.layers", 2)
+        run.set_tag(logger.run_id, "own.phase", "late" if self.current_epoch else "early")
+
+
 class ByACallback(Base):
     def configure_callbacks(self) -> list[pl.Callback]:
         class Logs(pl.Callback):

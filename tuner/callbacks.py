@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -15,6 +16,7 @@ from pytorch_lightning.loggers.logger import Logger
 from lightning_modules import PlateauState, ScheduleLR
 from tuner.document import cut
 from tuner.messages import EpochReport, Point, StepReport, Verdict
+from tuner.own_records import OwnRecords
 
 __all__ = [
     "DivergenceStop",
@@ -51,13 +53,15 @@ class History(MemoryLogger):
     """Every metric of a training, in memory, in the order it was logged; saved in and restored from checkpoints.
 
     Args:
+        folder: The trial's folder.
         note: Shows a remark in the terminal.
     """
 
-    def __init__(self, note: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(self, folder: Path, note: Callable[[str], None] = lambda text: None) -> None:
         super().__init__()
         self.points: list[Point] = []
         self.open = True
+        self.records = OwnRecords(folder, lambda key, value, step: self.log_metrics({key: value}, step))
         self._note = note
         self._held: list[Point] | None = None
         self._refused: set[str] = set()
@@ -74,6 +78,16 @@ class History(MemoryLogger):
                 except (TypeError, ValueError):
                     self._refused.add(key)
                     self._note(f"logs {key}, which is not a number and not recorded: {cut(repr(value))}")
+
+    @property
+    def experiment(self) -> OwnRecords:
+        """Return the trial's run, for what a module of the user's records itself."""
+        return self.records
+
+    @property
+    def run_id(self) -> str:
+        """Return what stands for the run's id, which MLflow gives."""
+        return "trial"
 
     def hold(self) -> None:
         """Keep what is logged from here on apart, until `release`."""
@@ -423,6 +437,7 @@ class Reporter(LastCallback):
         state = {
             "trial": self.trial,
             "history": self.history.state(),
+            "records": {"params": self.history.records.params, "tags": self.history.records.tags},
             "epoch": self.epochs,
             "value": self.value,
             "valued_epoch": self.valued_epoch,
@@ -434,6 +449,8 @@ class Reporter(LastCallback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from the history of a checkpoint."""
         self.history.restore(state_dict["history"])
+        for kind, values in state_dict.get("records", {}).items():
+            getattr(self.history.records, kind).update(values)
         self.epochs, self.value = state_dict["epoch"], state_dict["value"]
         self.weights = state_dict.get("weights")
         self.valued_epoch = state_dict.get("valued_epoch", self.epochs)

@@ -162,6 +162,8 @@ class TrialResult:
         metrics: What a test gave; or a measurement: "fuse", how many trials, and "gain", in throughput; or a rehearsal:
             "parameters" of the network, and "seconds" of a step.
         points: Every metric that was logged.
+        params: Parameters that its module recorded itself.
+        tags: Tags that its module set itself.
         device: Name of what it was trained on.
         setup: What the result depends on beside the trial's values; see `environment.setup`.
     """
@@ -175,6 +177,8 @@ class TrialResult:
     diverged_at: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     points: Points = ()
+    params: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
     device: str = ""
     setup: Mapping[str, str | int] = field(default_factory=dict)
 

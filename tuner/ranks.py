@@ -1,11 +1,12 @@
 """One trial on several devices: its processes, the ranks, divide every training batch among themselves.
 
 The batch stays as large as the study file says and the steps as many, so a trial gives the same on one device or on
-eight, but for the order in which floating-point numbers are added. Only the first rank reports and writes.
+eight, but for the order in which floating-point numbers are added; and except for dropout, of which each rank draws its
+own, and batch norm, which sees a rank's share only. Only the first rank reports and writes.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -16,7 +17,7 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from tuner.messages import Channel, EpochReport, StepReport, Verdict
 
-__all__ = ["DividedBatches", "FirstRankChannel", "count", "first", "has_lost_a_rank", "is_first", "join"]
+__all__ = ["DividedBatches", "FirstRankChannel", "count", "first", "has_lost_a_rank", "is_first", "join", "share_of"]
 
 Value = TypeVar("Value")
 
@@ -101,16 +102,41 @@ class FirstRankChannel:
 class DividedBatches(DDPStrategy):
     """Distributed data-parallel training in which the ranks divide each batch, instead of each taking its own.
 
-    A batch of which not all can have an equal share, as the last of an epoch may be, is trained by each of them whole:
-    the mean of their gradients is then the batch's as well. So is validation, whose metrics are the same everywhere.
+    Of a batch with labels, each rank takes its share of the tensors that are as long as these, and all of the others,
+    as an adjacency or the weights of classes. A batch in which no labels can be told, or of which not all ranks can
+    have an equal share, as the last of an epoch may be, is trained by each of them whole: the mean of their gradients
+    is then the batch's as well. So is validation, whose metrics are the same everywhere.
     """
 
     def batch_to_device(self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
         """Return this rank's rows of a training batch, on its device."""
         if self.lightning_module is not None and self.lightning_module.trainer.training:
-            batch = apply_to_collection(batch, torch.Tensor, self._share)
+            batch = share_of(batch, self.global_rank, self.world_size)
         return super().batch_to_device(batch, device, dataloader_idx)
 
-    def _share(self, rows: torch.Tensor) -> torch.Tensor:
-        divides = rows.dim() > 0 and len(rows) % self.world_size == 0
-        return rows[self.global_rank :: self.world_size] if divides else rows
+
+def share_of(batch: Any, rank: int, ranks: int) -> Any:
+    """Return a rank's share of a batch, as views; the whole batch if it cannot be divided equally.
+
+    Args:
+        batch: The second of a sequence, or what a mapping calls "labels", "label", "targets", "target" or "y", are the
+            labels [batch, ...].
+        rank: Which rank, from 0.
+        ranks: How many there are.
+    """
+    labels = None
+    if isinstance(batch, Mapping):
+        labels = next((batch[key] for key in _LABELS if key in batch), None)
+    elif isinstance(batch, Sequence) and len(batch) > 1:
+        labels = batch[1]
+    if not isinstance(labels, torch.Tensor) or labels.ndim == 0 or len(labels) % ranks:
+        return batch
+    length = len(labels)
+
+    def cut(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor[rank::ranks] if tensor.ndim > 0 and len(tensor) == length else tensor
+
+    return apply_to_collection(batch, torch.Tensor, cut)
+
+
+_LABELS = ("labels", "label", "targets", "target", "y")

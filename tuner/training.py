@@ -232,7 +232,9 @@ def _fit(
     checkpoint = ranks.first(lambda: _checkpoint_of([assignment], channel))
     module, data = build_module(config), build_data(config)
     saver = _Saver([assignment], checkpoint_every, channel)
-    history, divergence = History(_noted(assignment, channel)), DivergenceStop()
+    history, divergence = History(directory, _noted(assignment, channel)), DivergenceStop()
+    if checkpoint is None and ranks.is_first():
+        history.records.forget()
     reporter = _reporter(
         assignment, history, channel, saver.save, has_diverged=lambda: divergence.diverged_at is not None
     )
@@ -406,7 +408,7 @@ def _fit_fused(
     saver = _Saver(assignments, checkpoint_every, channel)
     trials = {}
     for name, assignment in by_name.items():
-        history = History(_noted(assignment, channel))
+        history = History(assignment.directory, _noted(assignment, channel))
         reporter = _reporter(assignment, history, channel, lambda epoch, must: None)  # all are saved together
         trials[name] = FusedTrial(assignment.config.seed, history, reporter)
     group = FusedReporter(trials, saver.save, conclude)
@@ -463,7 +465,15 @@ def _outcome(
         step: Steps that were done.
         was_asked_to_stop: Whether the coordinator asked it, or its group, to end and to go on another time.
     """
-    ended = partial(TrialResult, value=reporter.value, epochs=reporter.epochs, points=reporter.history.points)
+    history = reporter.history
+    ended = partial(
+        TrialResult,
+        value=reporter.value,
+        epochs=reporter.epochs,
+        points=history.points,
+        params=history.records.params,
+        tags=history.records.tags,
+    )
     metric, epochs, asked = assignment.metric, reporter.epochs, assignment.config.trainer.evaluations
     if diverged_at is not None:
         return ended("diverged", message=f"loss was not finite at step {diverged_at}", diverged_at=diverged_at)
