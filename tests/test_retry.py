@@ -71,3 +71,21 @@ def test_trials_that_fail_again_can_be_tried_again(failed: StudyFolder):
         assert "2 failed" in failed.call("--retry-failed", study="s.yaml")
         attempts = failed.optuna("select value_json from trial_user_attributes where key = 'attempt'")
         assert attempts == [(str(attempt),)] * 2
+
+
+def test_what_a_module_records_itself_is_in_the_run_of_its_trial(folder: StudyFolder):
+    study = {
+        **STUDY,
+        "budget": {"trials": 1},
+        "trial": {**STUDY["trial"], "model": {"name": "tests.toys:RecordsItself"}},
+    }
+    (folder.path / "s.yaml").write_text(yaml.safe_dump(study))
+    folder.call(study="s.yaml")
+    (run,) = folder.path.glob("mlruns/*/*/artifacts/notes")
+    assert (run / "epoch.txt").read_text() == "epoch 2"
+    assert len(list(run.parent.glob("images/noise/*.png"))) == 3
+    assert folder.mlflow("select value from params where key = 'own.layers'") == [("2",)]
+    assert folder.mlflow("select value from tags where key = 'own.phase'") == [("late",)]
+    assert folder.mlflow("select step, value from metrics where key = 'own' order by step") == [
+        (i, 0.5) for i in range(3)
+    ]

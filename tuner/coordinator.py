@@ -21,6 +21,7 @@ from tuner.errors import StudyFailedError, TunerError
 from tuner.grouping import ONE_BY_ONE, GroupSize, alike
 from tuner.lightning_config import lightning_config
 from tuner.messages import Assignment, EpochReport, Group, Slot, StepReport, TrialResult, Verdict
+from tuner.own_records import FILES
 from tuner.progress import Display
 from tuner.reading import CONSTANT_LR
 from tuner.storage import StudyStore, Tested
@@ -288,7 +289,7 @@ class Coordinator:
     def _ask(self) -> Assignment:
         number, config = self._store.ask()
         crash_point("asked")
-        self._tracker.start_trial(number, config)
+        self._tracker.start_trial(number, config, self._store.attempt(number))
         return self._assignment(number, config)
 
     def _assignment(self, number: int, config: TrialConfig) -> Assignment:
@@ -318,7 +319,7 @@ class Coordinator:
         self._store.finish(number, STATES[result.state], result.value, attributes)
         crash_point("told")
         read = partial(read_result, assignment.directory, assignment.config)
-        self._tracker.finish_trial(number, assignment.config, result, read)
+        self._tracker.finish_trial(number, assignment.config, result, read, assignment.directory / FILES)
         cause = _cause(result.message)
         if result.message and result.state != "diverged" and cause not in self._told:
             self._display.note(f"trial #{number} {'failed: ' if result.state == 'failed' else ''}{result.message}")
@@ -382,8 +383,9 @@ class Coordinator:
             if result is None:
                 attributes = trial.user_attrs
                 result = TrialResult(attributes["state"], trial.value, attributes["epochs"], attributes["seconds"])
-            self._tracker.start_trial(number, config)
-            self._tracker.finish_trial(number, config, result, partial(read_result, directory, config))
+            self._tracker.start_trial(number, config, self._store.attempt(number))
+            read = partial(read_result, directory, config)
+            self._tracker.finish_trial(number, config, result, read, directory / FILES)
         if tested := self._store.tested():
             self._tracker.log_test(tested)
 

@@ -45,7 +45,13 @@ class OwnRecords:
         self.params[str(key)] = str(value)
 
     def set_tag(self, run_id: str, key: str, value: Any) -> None:
-        """Set a tag."""
+        """Set a tag.
+
+        Raises:
+            ValueError: If its name is one that the tuner uses.
+        """
+        if str(key).startswith("tuner."):
+            raise ValueError(f"tags that begin with tuner. are the tuner's own, but got {key!r}")
         self.tags[str(key)] = str(value)
 
     def log_batch(

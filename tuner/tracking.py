@@ -80,6 +80,8 @@ TRIAL_STATUS = {
 """MLflow's status for each end of a trial; the tag `tuner.state` tells them all apart."""
 
 STUDY_TAG, TRIAL_TAG, STATE_TAG, REPLACES_TAG = "tuner.study", "tuner.trial", "tuner.state", "tuner.replaces"
+ATTEMPT_TAG, FAILED_TAG = "tuner.attempt", "tuner.failed_trial"
+"""Of the run of a trial that was trained again because it had failed, and of the run that it had before."""
 REVIEWED_TAG = "tuner.reviewed"
 MISSING_TAG = "tuner.missing"
 """Of a run that lacks records: which, and why. The next run of the study sends them."""
@@ -108,6 +110,7 @@ class _ChildRun:
         refused: What MLflow cannot store of it, and why.
         has_values: Whether its parameters and data are known to be there.
         is_marked: Whether its run says that records are missing.
+        attempt: How often the trial had failed before this run.
         waits: How many of its artifacts are not written yet.
     """
 
@@ -120,6 +123,7 @@ class _ChildRun:
     refused: dict[str, None] = field(default_factory=dict)
     has_values: bool = False
     is_marked: bool = False
+    attempt: int = 0
     waits: int = 0
 
 
@@ -178,6 +182,7 @@ class Tracker:
         self._warn, self._config, self._study_id = warn, config, study_id
         self._tags, self._digests, self._has_report = tags, digests, has_report
         self._deleted: dict[int, str] = {}
+        self._replaced: dict[int, str] = {}  # runs of attempts that failed
         with explained(uri):
             self._client = open_client(uri)
             self._open_experiment()
@@ -189,7 +194,7 @@ class Tracker:
         self._names = Names(metric_names(self._parent), used)
         self._sent: SentPoints | None = None  # the study's own points
         self._standings: list[tuple[Points, int]] = []
-        self._files: dict[str, Callable[[], str | None]] = {}  # the newest of the study
+        self._files: dict[str, Callable[[], str | Path | None]] = {}  # the newest of the study
         self._unsure: set[int] = set()  # trials whose run may be there, though the answer was lost
         self._held = 0  # points that wait
         self._left_out: set[int] = set()  # trials of which not every report waited
@@ -253,14 +258,25 @@ class Tracker:
 
     # -- what is recorded ----------------------------------------------------------------------------------------------
 
-    def start_trial(self, number: int, config: TrialConfig) -> None:
-        """Open a trial's run, or the one that it had before it was cut short."""
+    def start_trial(self, number: int, config: TrialConfig, attempt: int = 0) -> None:
+        """Open a trial's run, or the one that it had before it was cut short.
+
+        Args:
+            number: The trial.
+            config: Its values.
+            attempt: How often it has failed before; each attempt has a run.
+        """
 
         def write() -> None:
             if not self._is_open:
                 self._on_study(lambda: self._client.update_run(self.parent_id, status="RUNNING"))
                 self._is_open = True
             child = self._children.get(number)
+            if child is not None and child.attempt < attempt:
+                self._client.set_tag(child.run_id, FAILED_TAG, str(number))
+                self._client.delete_tag(child.run_id, TRIAL_TAG)
+                self._replaced[number] = child.run_id
+                child = None
             if child is not None and not self._is_gone(child.run_id):
                 self._client.update_run(child.run_id, status="RUNNING")
                 self._client.set_tag(child.run_id, STATE_TAG, "running")
@@ -269,7 +285,7 @@ class Tracker:
                 child.refused.clear()
             else:
                 self._children.pop(number, None)
-                self._create_child(number, config)
+                self._create_child(number, config, attempt)
 
         self._runs.put(number, Record(write, lambda error: self._lose(RUN, number, error)))
         self._put_values(number, config)
@@ -294,6 +310,7 @@ class Tracker:
         config: TrialConfig,
         result: TrialResult,
         read: Callable[[], TrialResult | None] | None = None,
+        files: Path | None = None,
     ) -> None:
         """Close a trial's run, with the points that it lacks.
 
@@ -303,6 +320,7 @@ class Tracker:
             result: How it ended.
             read: Reads its result, with all points, from its file; called from other threads. Without it, `result` is
                 kept until MLflow has it.
+            files: Folder of the files that its module recorded itself; it need not exist.
         """
         if read is None:
             kept = result
@@ -319,19 +337,25 @@ class Tracker:
                     self._lose("some points", number, RuntimeError("they were kept in a result that is gone"))
                 return stored.points if stored is not None else ()
 
-        self._put_end(number, config, result, points, again=True)
+        self._put_end(number, config, result, points, files, again=True)
 
     def _put_end(
-        self, number: int, config: TrialConfig, result: TrialResult, points: Callable[[], Points], again: bool
+        self,
+        number: int,
+        config: TrialConfig,
+        result: TrialResult,
+        points: Callable[[], Points],
+        files: Path | None,
+        again: bool,
     ) -> None:
         def open_run() -> None:
             if number not in self._children:
                 self._create_child(number, config)
-            self._put_artifacts(number, result, points)
+            self._put_artifacts(number, result, points, files)
 
         def once_more() -> None:  # its run was deleted meanwhile: another gets all
             if again:
-                self._put_end(number, config, result, points, again=False)
+                self._put_end(number, config, result, points, files, again=False)
             else:
                 self._lose(RUN, number, RuntimeError("it was deleted again"))
 
@@ -346,7 +370,7 @@ class Tracker:
                 child.sent = None
 
         self._runs.put(number, Record(open_run, lambda error: self._lose(RUN, number, error)))
-        self._put_values(number, config)
+        self._put_values(number, config, result.params)
         self._runs.put(number, self._points_record(number, points, _Batch(), gone=once_more))
         self._runs.put(number, self._tags_record(number, _tags_of(result), once_more))
         self._runs.put(number, self._record(number, END, close, gone=once_more))
@@ -576,11 +600,12 @@ class Tracker:
                 continue
             state = "running" if info.status == "RUNNING" else tags.get(STATE_TAG, "running")
             child = _ChildRun(info.run_id, info.start_time, info.artifact_uri, state, is_marked=MISSING_TAG in tags)
+            child.attempt = int(tags.get(ATTEMPT_TAG, 0))
             child.lacks = {tags[MISSING_TAG]: None} if MISSING_TAG in tags else {}
             child.refused = {tags[REFUSED_TAG]: None} if REFUSED_TAG in tags else {}
             yield number, child
 
-    def _create_child(self, number: int, config: TrialConfig) -> None:
+    def _create_child(self, number: int, config: TrialConfig, attempt: int = 0) -> None:
         if number in self._unsure:  # the run may be there, and only the answer was lost
             self._children = dict(self._find_children(set())) | self._children
             if number in self._children:
@@ -592,6 +617,10 @@ class Tracker:
             TRIAL_TAG: str(number),
             STATE_TAG: "running",
         }
+        if attempt:
+            tags[ATTEMPT_TAG] = str(attempt)
+        if failed := self._replaced.get(number):
+            tags[REPLACES_TAG] = failed
         if deleted := self._deleted.get(number):
             tags[REPLACES_TAG] = deleted
             self._warn(f"the run of trial #{number} in MLflow was deleted; the trial gets another")
@@ -601,22 +630,25 @@ class Tracker:
         self._unsure.discard(number)
         crash_point("run created")
         info = run.info
-        self._children[number] = _ChildRun(info.run_id, info.start_time, info.artifact_uri, "running", SentPoints())
+        child = _ChildRun(info.run_id, info.start_time, info.artifact_uri, "running", SentPoints(), attempt=attempt)
+        self._children[number] = child
 
-    def _put_values(self, number: int, config: TrialConfig) -> None:
-        """Put parameters and data beside a trial's run, unless it is known to have them."""
+    def _put_values(self, number: int, config: TrialConfig, own: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Put parameters and data beside a trial's run, unless it is known to have them; and those of its module."""
         values = {**self._config.described(number), **config.flat()}
         names = Names()
-        names.add(values)
-        params = [Param(names[key], fitting(_text(value), LONGEST_PARAM)) for key, value in values.items()]
+        names.add({**values, **own})
 
-        def record(some: Sequence[Param]) -> Record:
+        def params(of: Mapping[str, Any]) -> list[Param]:
+            return [Param(names[key], fitting(_text(value), LONGEST_PARAM)) for key, value in of.items()]
+
+        def record(some: Sequence[Param], is_own: bool = False) -> Record:
             def write(child: _ChildRun) -> None:
-                for batch in () if child.has_values else _batches(some, 100):
+                for batch in () if child.has_values and not is_own else _batches(some, 100):
                     self._client.log_batch(child.run_id, params=batch)
 
             def divide() -> list[Record]:
-                return [record(part) for part in _halves(some)]
+                return [record(part, is_own) for part in _halves(some)]
 
             what = f"the parameter {some[0].key}" if len(some) == 1 else "parameters"
             return self._record(number, what, write, divide)
@@ -627,8 +659,10 @@ class Tracker:
                 self._client.log_inputs(child.run_id, [data])
                 child.has_values = True
 
-        if params:
-            self._runs.put(number, record(params))
+        if values:
+            self._runs.put(number, record(params(values)))
+        if added := {key: value for key, value in own.items() if key not in values}:
+            self._runs.put(number, record(params(added), is_own=True))
         self._runs.put(number, self._record(number, "the data set", write_data))
 
     def _points_record(
@@ -747,8 +781,12 @@ class Tracker:
 
     # -- artifacts -----------------------------------------------------------------------------------------------------
 
-    def _put_artifacts(self, number: int, result: TrialResult, points: Callable[[], Points]) -> None:
-        """Put files beside a trial's run: where it failed, and its lr."""
+    def _put_artifacts(
+        self, number: int, result: TrialResult, points: Callable[[], Points], files: Path | None
+    ) -> None:
+        """Put files beside a trial's run: where it failed, its lr, and those that its module recorded itself."""
+        if files is not None and files.is_dir():
+            self._put_artifact(number, "", lambda: files)
         if result.traceback:
             self._put_artifact(number, "traceback.txt", lambda: storable(result.traceback))
         if result.state == "interrupted":
@@ -760,7 +798,8 @@ class Tracker:
 
         self._put_artifact(number, LR_TABLE, table)  # MLflow draws a sample of a long curve; here is where it bends
 
-    def _put_artifact(self, number: int | None, name: str, content: Callable[[], str | None]) -> None:
+    def _put_artifact(self, number: int | None, name: str, content: Callable[[], str | Path | None]) -> None:
+        """Put a file of this name beside a run, or all files of a folder."""
         child = self._children.get(number) if number is not None else None
         if child is not None:
             with self._lock:
@@ -770,10 +809,12 @@ class Tracker:
             run, location = self.parent_id, self._parent.info.artifact_uri
             if child is not None:
                 run, location = child.run_id, child.artifacts
-            text = content()
-            if text is not None:
+            found = content()
+            if isinstance(found, Path):
+                add_files(self._client, self.uri, run, location, found)
+            elif found is not None:
                 with tempfile.TemporaryDirectory() as folder:
-                    Path(folder, name).write_text(storable(text), encoding="utf-8")
+                    Path(folder, name).write_text(storable(found), encoding="utf-8")
                     add_files(self._client, self.uri, run, location, Path(folder))
             end()
 
@@ -864,7 +905,7 @@ class Tracker:
 
 
 def _tags_of(result: TrialResult) -> dict[str, str]:
-    tags = {STATE_TAG: result.state, "tuner.epochs": str(result.epochs)}
+    tags = {**result.tags, STATE_TAG: result.state, "tuner.epochs": str(result.epochs)}
     if result.state != "interrupted":
         setup = ", ".join(f"{key} {value}" for key, value in result.setup.items())
         tags |= {"tuner.seconds": f"{result.seconds:.1f}", "tuner.device": result.device, "tuner.setup": setup}
