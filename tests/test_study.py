@@ -239,7 +239,7 @@ def test_a_timeout_starts_no_further_trial(folder: StudyFolder):
 
 
 def test_a_diverged_trial_is_pruned_and_the_study_goes_on(folder: StudyFolder):
-    folder.call("--trials", "1", "--set", "search_space.optimizer.initial_lr={low: 1e12, high: 1e13}")
+    folder.call("--trials", "1", "--set", "search_space.optimizer.initial_lr={low: 1e12, high: 1e13}", expect=1)
     assert folder.optuna("select state from trials") == [("PRUNED",)]
     tags = dict(
         folder.mlflow(
