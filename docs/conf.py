@@ -13,17 +13,18 @@ release = version = PROJECT["version"]
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 myst_heading_anchors = 3
-default_role = "code"  # docstrings have names between single backticks
+default_role = "code"  # names in docstrings have single backticks
 autodoc_default_options = {"members": True}
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 napoleon_numpy_docstring = False
 
-# Warnings are errors, and so are references that lead nowhere; but those to other packages would need a network.
+# References that lead nowhere are warnings, and `make docs` treats warnings as errors. References to other packages
+# are left out: resolving them would need a network.
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(collections|matplotlib|np|numpy|pandas|pathlib|pd|pytorch_lightning|torch|typing)\..*"),
-    ("py:.*", r"Figure|lightning_modules\..*InSteps|tuner\..*"),  # what is not part of the API
+    ("py:.*", r"Figure|lightning_modules\..*InSteps|tuner\..*"),  # names outside the API
 ]
 
 html_theme = "pydata_sphinx_theme"
@@ -34,20 +35,20 @@ html_show_sourcelink = False
 
 
 def setup(app: Any) -> None:
-    """Connect what Sphinx calls while it builds."""
+    """Connect the functions that Sphinx calls during a build."""
     app.connect("source-read", _offer_results)
     app.connect("autodoc-process-signature", _shorten)
 
 
 def _offer_results(app: Any, name: str, source: list[str]) -> None:
-    """Offer the results of benchmarks for download: they are Markdown, but no pages of this site."""
+    """Offer benchmark results for download: they are Markdown files, but not pages of this site."""
     source[0] = source[0].replace("](../benchmarks/", "](path:../benchmarks/")
 
 
 def _shorten(
     app: Any, what: str, name: str, thing: object, options: object, signature: str | None, returns: str | None
 ) -> Any:
-    """Write `Steps` where a signature has what that stands for."""
+    """Write the name of the alias `Steps` in signatures, instead of its definition."""
     if signature is None:
         return None
     return re.sub(r"~?[\w.]*Annotated\[int \| float, ~?[\w.]*InSteps\(\)\]", "Steps", signature), returns

@@ -22,7 +22,7 @@ class _ParserFound(Exception):
 
 
 def parser_of(command: str) -> argparse.ArgumentParser:
-    """Return the parser of a command, as the command makes it."""
+    """Return the parser that a command creates."""
     found: list[argparse.ArgumentParser] = []
 
     def parse_args(parser: argparse.ArgumentParser, *_: object) -> None:
@@ -88,7 +88,7 @@ def options() -> str:
 
 
 def contents(text: str) -> str:
-    """Return the text of docs/cli.md with the options as they are now."""
+    """Return the text of docs/cli.md with the current options."""
     before, _, rest = text.partition(BEGIN)
     return f"{before}{BEGIN}\n{options()}\n{END}{rest.partition(END)[2]}"
 

@@ -1,8 +1,8 @@
 """Writes the sections of the families in docs/schedules.md, and their pictures in docs/schedules/.
 
-``python docs/make_schedules.py`` after a family was added or its docstring changed. The facts are those of the
-docstrings; what is here are the examples: the study-file text of up to three curves for each name, over a training of
-1000 steps in 10 epochs. The first of them is the one that the section shows.
+Run ``python docs/make_schedules.py`` after adding a family or changing its docstring. The text comes from the
+docstrings. `EXAMPLES` has the study-file text of up to three curves for each name, over a training of 1000 steps in 10
+epochs; the section shows the first of them.
 """
 
 import inspect
@@ -27,7 +27,7 @@ DOCS = Path(__file__).parent
 LENGTH = Length(steps_per_epoch=100, max_epochs=10)
 BEGIN, END = "<!-- families: written by make_schedules.py -->\n", "<!-- end of the families -->\n"
 LOSSES = (1.0, 0.8, 0.7, 0.65, 0.66, 0.65, 0.62, 0.63, 0.64, 0.64)
-"""Validation losses after the epochs of the plateau's picture."""
+"""Validation loss after each epoch in the picture of the plateau."""
 
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "constant": ("{name: constant}",),
@@ -104,12 +104,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
 
 
 def example(text: str) -> Schedule | Plateau:
-    """Return the schedule of an example, checked as a study file is."""
+    """Return the schedule of an example, checked like one in a study file."""
     return read_schedule(Document("example", data={"schedule": read_value(text, "example")}), LENGTH)
 
 
 def factors(schedule: Schedule | Plateau) -> list[float]:
-    """Return what the initial lr is multiplied by at each step, by a plateau as `LOSSES` make it."""
+    """Return the factor of the initial lr at each step; a plateau gets `LOSSES` as its metric."""
     if isinstance(schedule, Schedule):
         return [schedule(step) for step in range(LENGTH.steps)]
     scales, state = [], PlateauState()
@@ -136,7 +136,7 @@ def picture(name: str) -> Figure:
 
 
 def section(name: str) -> str:
-    """Return the section of a family: what its docstring says, its arguments, an example and the picture."""
+    """Return the section of a family: text of its docstring, arguments, example and picture."""
     family = KINDS["schedule"][name]
     prose, arguments = split(inspect.getdoc(family) or "")
     given = {field.name: field for field in fields(family)}
@@ -184,7 +184,7 @@ def default(field: Any) -> str:
 
 
 def contents(text: str) -> str:
-    """Return the text of docs/schedules.md with the sections of the families as they are now."""
+    """Return the text of docs/schedules.md with the current sections of the families."""
     before, _, rest = text.partition(BEGIN)
     after = rest.partition(END)[2]
     names = sorted(KINDS["schedule"])
