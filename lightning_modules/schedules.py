@@ -381,8 +381,8 @@ class NoisyLinearCosineDecay(LinearCosineDecay):
     decay_steps)) ** variance_decay``. The draw depends on `seed` and the step alone, so a curve can be drawn, resumed
     and repeated anywhere: the first 8 bytes of the BLAKE2b hash of "seed:step" are the uniform number that the inverse
     normal distribution maps to the noise. ``max(0, 1 + alpha + beta + noise)`` at step 0, where by default about every
-    sixth seed gives 0; with the default `num_periods` `beta` at step `decay_steps` and beyond. TensorFlow draws again at
-    every call and lets the lr become negative.
+    sixth seed gives 0; with the default `num_periods` `beta` at step `decay_steps` and beyond. TensorFlow draws again
+    at every call and lets the lr become negative.
 
     Args:
         decay_steps: Steps of the decay.
