@@ -6,6 +6,7 @@ import runpy
 from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import yaml
@@ -136,3 +137,12 @@ def test_the_table_of_eps_is_calculated_right():
     assert len(rows) == 3
     for gradient, *shares in rows:
         assert shares == [f"{float(gradient) / (float(gradient) + eps):.3f}" for eps in (1e-8, 1e-3, 0.1, 1)]
+
+
+def test_the_code_of_the_page_about_ones_own_trainer_runs():
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "library.md").read_text(), re.DOTALL)
+    code = "\n".join(blocks)
+    assert code.count("max_epochs=3") == 2
+    names: dict[str, Any] = {}
+    exec(code.replace("max_epochs=3", "fast_dev_run=True, logger=False"), names)
+    assert names["module"].trainer.global_step == 1
