@@ -31,7 +31,7 @@ from lightning_modules import (
     MNIST5kDataModule,
     ScheduleLR,
 )
-from lightning_modules.fused_optimizer import FusedOptimizer
+from lightning_modules.fused.optimizer import FusedOptimizer
 
 Step = Callable[[Tensor, Tensor], None]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_modules import Plateau, PlateauUpdates, Schedule, ScheduleLR
-from lightning_modules.tensors import TensorLoader
+from lightning_modules.data.base import TensorLoader
 
 
 class AutoMPGDataModule(pl.LightningDataModule):

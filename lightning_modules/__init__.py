@@ -2,7 +2,15 @@
 
 from lightning_modules.callbacks import EpochSeed, PlateauUpdates
 from lightning_modules.classifier import Classifier
-from lightning_modules.data import DATASETS, FashionMNISTDataModule, MNIST5kDataModule, MNISTDataModule
+from lightning_modules.data import (
+    DATASETS,
+    TABLES,
+    FashionMNISTDataModule,
+    IrisDataModule,
+    MNIST5kDataModule,
+    MNISTDataModule,
+)
+from lightning_modules.data.base import DataError
 from lightning_modules.fused import FusedClassifier, can_fuse, merge_checkpoints, split_checkpoint
 from lightning_modules.lr_scheduler import ScheduleLR
 from lightning_modules.models import MLP, MNISTCNN, MODELS
@@ -18,7 +26,6 @@ from lightning_modules.optimizers import (
     Optimizer,
     RMSprop,
 )
-from lightning_modules.plateau import Plateau, PlateauState
 from lightning_modules.schedules import (
     SCHEDULES,
     Constant,
@@ -35,6 +42,8 @@ from lightning_modules.schedules import (
     NoisyLinearCosineDecay,
     OneCycle,
     PiecewiseConstant,
+    Plateau,
+    PlateauState,
     PolynomialDecay,
     Scaled,
     Schedule,
@@ -47,8 +56,6 @@ from lightning_modules.schedules import (
     scaled,
     warmup,
 )
-from lightning_modules.tables import TABLES, IrisDataModule
-from lightning_modules.tensors import DataError
 
 __all__ = [
     "DATASETS",

@@ -14,11 +14,10 @@ from torch.nn.parameter import is_lazy
 from torchmetrics import Metric
 
 from lightning_modules.callbacks import PlateauUpdates
+from lightning_modules.kernels.bf16_linear import RoundedWeights
 from lightning_modules.lr_scheduler import OptimizerCallable, ScheduleLR, build_optimizer
 from lightning_modules.optimizers import Optimizer
-from lightning_modules.plateau import Plateau
-from lightning_modules.rounded_weights import RoundedWeights
-from lightning_modules.schedules import Constant, Schedule
+from lightning_modules.schedules import Constant, Plateau, Schedule
 
 __all__ = ["LOSSES", "Classifier", "Loss"]
 

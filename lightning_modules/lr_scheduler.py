@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_modules.plateau import Plateau, PlateauState
-from lightning_modules.schedules import Constant, Schedule
+from lightning_modules.schedules import Constant, Plateau, PlateauState, Schedule
 
 __all__ = ["OptimizerCallable", "ScheduleLR", "build_optimizer"]
 

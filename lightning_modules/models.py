@@ -5,7 +5,7 @@ from typing import Literal, cast
 
 from torch import Tensor, nn
 
-from lightning_modules.checks import require
+from lightning_modules._validation import require
 
 __all__ = ["MLP", "MNISTCNN", "MODELS"]
 

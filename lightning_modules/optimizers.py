@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
-from lightning_modules.checks import check_types, require
+from lightning_modules._validation import check_types, require
 
 __all__ = [
     "OPTIMIZERS",

@@ -63,7 +63,7 @@ from lightning_modules import (
     warmup,
 )
 from lightning_modules.classifier import OptimizerCallable
-from lightning_modules.fused_optimizer import FusedOptimizer
+from lightning_modules.fused.optimizer import FusedOptimizer
 
 STEPS = 5  # an epoch: 100 images in batches of 20
 EVERY_SCHEDULE: Sequence[Schedule] = [

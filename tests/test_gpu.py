@@ -26,8 +26,8 @@ from lightning_modules import (
     Optimizer,
     RMSprop,
 )
-from lightning_modules.fused_optimizer import FusedOptimizer
-from lightning_modules.tensors import TensorLoader
+from lightning_modules.data.base import TensorLoader
+from lightning_modules.fused.optimizer import FusedOptimizer
 from tests.conftest import EPOCHS, STEPS, StudyFolder
 from tests.test_fused import Everything, Trial, assert_as_alone, named
 from tests.test_study import slots_of

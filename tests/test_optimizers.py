@@ -25,7 +25,6 @@ from lightning_modules.optimizers import (
     Optimizer,
     RMSprop,
 )
-from lightning_modules.plateau import Plateau
 from lightning_modules.schedules import (
     SCHEDULES,
     Constant,
@@ -41,6 +40,7 @@ from lightning_modules.schedules import (
     NoisyLinearCosineDecay,
     OneCycle,
     PiecewiseConstant,
+    Plateau,
     PolynomialDecay,
     StepDecay,
     TriangularCyclic,

@@ -11,8 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from lightning_modules.plateau import Plateau, PlateauState
-from lightning_modules.schedules import CosineDecay
+from lightning_modules.schedules import CosineDecay, Plateau, PlateauState
 
 KERAS = json.loads((Path(__file__).parent / "reference" / "tensorflow.json").read_text())["plateaus"]
 

@@ -12,7 +12,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from lightning_modules import MLP, SGD, Adadelta, Adam, AdamW, Classifier, ExponentialDecay, MNIST5kDataModule
-from lightning_modules.rounded_weights import RoundedWeights
+from lightning_modules.kernels.bf16_linear import RoundedWeights
 from tests.test_classifier import Recorder, quiet_trainer
 
 STEPS = 6

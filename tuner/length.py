@@ -12,7 +12,7 @@ from typing import Any
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
-from lightning_modules.tensors import DataError, TensorLoader
+from lightning_modules.data.base import DataError, TensorLoader
 from tuner import registry
 from tuner.errors import BadInputError, place_of, reason_of
 from tuner.hints import item_hint, parse_length, takes_steps

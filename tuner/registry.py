@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 
-from lightning_modules import DATASETS, MODELS, OPTIMIZERS, SCHEDULES, SGD, TABLES, Constant, Plateau, Schedule
+from lightning_modules import DATASETS, MODELS, OPTIMIZERS, SCHEDULES, SGD, Constant, Plateau, Schedule
 from tuner.document import shown
 from tuner.errors import in_a_line
 from tuner.hints import converted, did_you_mean, item_hint, members
@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 KINDS: dict[str, Mapping[str, type]] = {
-    "data": {**DATASETS, **TABLES},
+    "data": DATASETS,
     "model": MODELS,
     "optimizer": OPTIMIZERS,
     "schedule": {**SCHEDULES, "plateau": Plateau},

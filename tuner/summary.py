@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from optuna.trial import TrialState
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -116,7 +115,7 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, trac
         print_line(console, f"its weights: {escape(str(weights)) if weights.exists() else 'are not on this machine'}")
     elif finished:
         print_line(console, "[yellow]no trial was trained to its end[/yellow]")
-    _print_failed(console, store, [trial.number for trial in finished if trial.state is TrialState.FAIL])
+    _print_failed(console, store, [trial.number for trial in finished if trial.user_attrs.get("state") == "failed"])
     record = store.record()
     for sentence in filter(None, (doubt(record), never_tried(record))):
         print_line(console, escape(sentence))

@@ -26,7 +26,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from lightning_modules import Classifier, EpochSeed, FusedClassifier
-from lightning_modules.tensors import TensorDataModule
+from lightning_modules.data.base import TensorDataModule
 from tuner import ranks
 from tuner.building import build_classifiers, build_data, build_module, build_trainer, network_of
 from tuner.callbacks import DivergenceStop, History, LrLog, PlateauCare, Predictions, Reporter, StepCheck

@@ -16,7 +16,7 @@ from torch import nn
 from work import CONFIGS, EPOCHS, EXPERIMENT, URI, factor, images
 
 from lightning_modules import MNISTCNN, MNIST5kDataModule
-from lightning_modules.rounded_weights import RoundedWeights
+from lightning_modules.kernels.bf16_linear import RoundedWeights
 from tuner.lightning_config import resolve_precision
 
 CORES = len(os.sched_getaffinity(0))

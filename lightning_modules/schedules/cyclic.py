@@ -1,12 +1,12 @@
-"""Schedule families that rise and fall; import them from `lightning_modules.schedules`."""
+"""Schedules that rise and fall."""
 
 import math
 import sys
 from dataclasses import dataclass
 from typing import Literal
 
-from lightning_modules._schedule import ROUNDING, Schedule, Steps, share_of, whole
-from lightning_modules.checks import require
+from lightning_modules._validation import require
+from lightning_modules.schedules.base import ROUNDING, Schedule, Steps, share_of, whole
 
 __all__ = ["CosineRestarts", "OneCycle", "TriangularCyclic"]
 

@@ -27,10 +27,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_modules.tensors import DataError, TensorDataModule, require_test_fraction, split
+from lightning_modules.data.base import DataError, TensorDataModule, require_test_fraction, split
 
 __all__ = [
-    "DATASETS",
     "FashionMNISTDataModule",
     "ImageDataModule",
     "MNIST5kDataModule",
@@ -311,10 +310,3 @@ def _parse_idx(path: Path, data: bytes, shape: tuple[int, ...]) -> Tensor:
     _checked(path, len(data) == expected, f"is too long: it has {len(data)} bytes instead of {expected}")
     _checked(path, sizes[0] > 0 and sizes[1:] == [*shape], f"has the shape {sizes} instead of {['n', *shape]}")
     return torch.frombuffer(bytearray(data), dtype=torch.uint8, offset=header).reshape(sizes)
-
-
-DATASETS: dict[str, type[ImageDataModule]] = {
-    "fashion_mnist": FashionMNISTDataModule,
-    "mnist": MNISTDataModule,
-    "mnist_5k": MNIST5kDataModule,
-}

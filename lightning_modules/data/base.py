@@ -14,7 +14,7 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from lightning_modules.checks import require
+from lightning_modules._validation import require
 
 __all__ = ["DataError", "TensorDataModule", "TensorLoader", "require_test_fraction", "split"]
 

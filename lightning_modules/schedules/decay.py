@@ -1,28 +1,4 @@
-"""Learning-rate schedules: pure functions of the step.
-
-A schedule is a frozen dataclass that, called with a step, returns the *factor* by which the initial lr is multiplied:
-
-    lr(step) = initial_lr * schedule(step)
-
-A step is one optimizer update, counted from 0; the lr at step ``s`` is the one that update ``s`` uses. Being a pure
-closed form, a schedule can be drawn, checked, tabulated and resumed without training. It imports the standard library
-only. Lengths are in steps and real numbers: nothing is rounded to whole ones.
-
-One field of a dataclass is at once the Python argument, the key in a study file, the type that is checked, the axis
-that is searched and the parameter that is logged. To add a family: write one dataclass with ``_check`` and ``_factor``,
-and add its line to `SCHEDULES`. Those with peaks are in `lightning_modules.cycles`, those made of others or of a
-formula in `lightning_modules.combinators`; all can be imported from here.
-
-Where the articles that people start from are wrong:
-
-* Natural exponential decay is often printed as ``exp(-rate / step)``; it is ``exp(-rate * step)``.
-* The paper on cyclical learning rates is Smith 2017, not Goyal et al. 2017 (that one is on large batches and warmup).
-* The snippet ``drop ** (floor(1 + epoch) / epochs_drop)`` floors the wrong term: an epoch is whole already, so it
-  decays a little at every epoch. Meant is ``drop ** floor((1 + epoch) / epochs_drop)``, and that still drops one epoch
-  too early; `StepDecay` drops at each multiple of `decay_steps`. The curves of the two themselves, for epochs of 100
-  steps and a drop to a half every 10 epochs: ``Lambda(function="0.5 ** ((1 + step // 100) / 10)")`` and
-  ``HoldThenDecay(hold_steps=900, decay=scaled(StepDecay(decay_rate=0.5, decay_steps=1000), 0.5))``.
-"""
+"""Schedules that decay from the initial lr."""
 
 import hashlib
 import math
@@ -32,39 +8,22 @@ from itertools import pairwise
 from statistics import NormalDist
 from typing import Literal
 
-from lightning_modules._schedule import ROUNDING, InSteps, Schedule, Steps, has_reached, share_of, whole
-from lightning_modules.checks import require
-from lightning_modules.combinators import HoldThenDecay, Join, Lambda, Scaled, Warmup, join, scaled, warmup
-from lightning_modules.cycles import CosineRestarts, OneCycle, TriangularCyclic
+from lightning_modules._validation import require
+from lightning_modules.schedules.base import ROUNDING, Schedule, Steps, has_reached, share_of, whole
 
 __all__ = [
-    "SCHEDULES",
     "Constant",
     "CosineDecay",
-    "CosineRestarts",
     "ExponentialDecay",
-    "HoldThenDecay",
-    "InSteps",
     "InverseSqrt",
     "InverseTimeDecay",
-    "Join",
-    "Lambda",
     "LinearCosineDecay",
     "NaturalExponentialDecay",
     "NoisyLinearCosineDecay",
-    "OneCycle",
     "PiecewiseConstant",
     "PolynomialDecay",
-    "Scaled",
-    "Schedule",
     "StepDecay",
-    "Steps",
-    "TriangularCyclic",
-    "Warmup",
     "WarmupStableDecay",
-    "join",
-    "scaled",
-    "warmup",
 ]
 
 
@@ -506,28 +465,3 @@ def _elapsed(step: float, decay_steps: float, staircase: bool) -> float:
     """Return how many times `decay_steps` are over at `step`, whole times only when `staircase`."""
     share = share_of(step, decay_steps)
     return whole(share) if staircase else share
-
-
-SCHEDULES: dict[str, type[Schedule]] = {
-    "constant": Constant,
-    "cosine": CosineDecay,
-    "cosine_restarts": CosineRestarts,
-    "exponential": ExponentialDecay,
-    "hold_then_decay": HoldThenDecay,
-    "inverse_sqrt": InverseSqrt,
-    "inverse_time": InverseTimeDecay,
-    "join": Join,
-    "lambda": Lambda,
-    "linear_cosine": LinearCosineDecay,
-    "natural_exponential": NaturalExponentialDecay,
-    "noisy_linear_cosine": NoisyLinearCosineDecay,
-    "one_cycle": OneCycle,
-    "piecewise_constant": PiecewiseConstant,
-    "polynomial": PolynomialDecay,
-    "scaled": Scaled,
-    "step": StepDecay,
-    "triangular": TriangularCyclic,
-    "warmup": Warmup,
-    "warmup_stable_decay": WarmupStableDecay,
-}
-"""Every family by the name that a study file gives it."""

@@ -1,4 +1,4 @@
-"""What every schedule is, whatever its family; import it from `lightning_modules.schedules`."""
+"""The base of all schedules, and arithmetic with lengths that are not whole."""
 
 import math
 import sys
@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, overload
 
-from lightning_modules.checks import check_types
+from lightning_modules._validation import check_types
 
 __all__ = ["ROUNDING", "InSteps", "Schedule", "Steps", "has_reached", "share_of", "steps_since", "whole"]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from lightning_modules.fused_updates import fused_update, has_fused_update
+from lightning_modules.kernels.fused_updates import fused_update, has_fused_update
 
 __all__ = ["RoundedWeights"]
 

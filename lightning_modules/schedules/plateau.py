@@ -8,8 +8,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lightning_modules.checks import check_types, require
-from lightning_modules.schedules import Constant, Schedule
+from lightning_modules._validation import check_types, require
+from lightning_modules.schedules.base import Schedule
+from lightning_modules.schedules.decay import Constant
 
 __all__ = ["Plateau", "PlateauState"]
 

@@ -9,10 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_modules.checks import require
-from lightning_modules.tensors import TensorDataModule, require_test_fraction, split
+from lightning_modules._validation import require
+from lightning_modules.data.base import TensorDataModule, require_test_fraction, split
 
-__all__ = ["TABLES", "IrisDataModule"]
+__all__ = ["IrisDataModule"]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -57,7 +57,3 @@ class IrisDataModule(TensorDataModule):
             train = self._inputs[self._indices["train"]].to(inputs.device)
             inputs = (inputs - train.mean(dim=0)) / train.std(dim=0, correction=0).clamp(min=1e-12)
         return inputs.float()
-
-
-TABLES: dict[str, type[TensorDataModule]] = {"iris": IrisDataModule}
-"""Every table by the name that a study file gives it."""

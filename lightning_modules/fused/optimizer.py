@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.fused_updates import FusedUpdate, fused_update, has_fused_update
+from lightning_modules.kernels.fused_updates import FusedUpdate, fused_update, has_fused_update
 from lightning_modules.lr_scheduler import OptimizerCallable, ScheduleLR, build_optimizer
-from lightning_modules.plateau import Plateau
-from lightning_modules.schedules import Schedule
+from lightning_modules.schedules import Plateau, Schedule
 
 __all__ = ["FusedOptimizer"]
 

@@ -5,22 +5,23 @@ sequence of kernel launches instead of K, which is what a small network on a lar
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import BaseFinetuning, StochasticWeightAveraging
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call, vmap
 
 from lightning_modules.callbacks import check_monitor, is_of_training, monitored
 from lightning_modules.classifier import LOSSES, Classifier, at_least_float32
-from lightning_modules.dropout import DropoutRecorder, RandomStreams, TrialDropout
-from lightning_modules.fused_optimizer import FusedOptimizer
-from lightning_modules.plateau import Plateau
+from lightning_modules.fused.dropout import DropoutRecorder, RandomStreams, TrialDropout
+from lightning_modules.fused.optimizer import FusedOptimizer
+from lightning_modules.fused.stacking import check_alike, rows_of, stack, stack_models
+from lightning_modules.schedules import Plateau
 
-__all__ = ["FusedClassifier", "can_fuse", "merge_checkpoints", "split_checkpoint"]
+__all__ = ["FusedClassifier", "can_fuse"]
 
 
 class FusedClassifier(pl.LightningModule):
@@ -63,7 +64,7 @@ class FusedClassifier(pl.LightningModule):
         if len(losses) > 1:
             raise ValueError(f"the classifiers must have one loss, but got {', '.join(sorted(losses))}")
         self.loss = classifiers[0].loss
-        self.model = _stack_models([classifier.model for classifier in classifiers], self.names)
+        self.model = stack_models([classifier.model for classifier in classifiers], self.names)
         self._settings = {
             name: (classifier.optimizer, classifier.schedule)
             for name, classifier in zip(self.names, classifiers, strict=True)
@@ -96,7 +97,7 @@ class FusedClassifier(pl.LightningModule):
 
     def weights(self, name: str) -> dict[str, Tensor]:
         """Return the state dict of a trial's own network, not shared with this one."""
-        return _rows_of(self.model.state_dict(), self.names.index(name))
+        return rows_of(self.model.state_dict(), self.names.index(name))
 
     def metrics(self, stage: str) -> dict[str, dict[str, float]]:
         """Return the epoch's metrics of each live trial so far, in Classifier's names; on a GPU this waits for it.
@@ -300,9 +301,9 @@ class FusedClassifier(pl.LightningModule):
     def _compact(self) -> None:
         live = self.live
         rows = [self.names.index(name) for name in live]
-        for stack in [*self.model.parameters(), *self.model.buffers()]:
-            stack.grad = None
-            stack.data = _stack([stack.data[row] for row in rows])
+        for stacked in [*self.model.parameters(), *self.model.buffers()]:
+            stacked.grad = None
+            stacked.data = stack([stacked.data[row] for row in rows])
         self._optimizer.keep(live)
         self._random.keep(rows)
         kept = torch.tensor(rows, device=self.device)
@@ -318,143 +319,10 @@ def can_fuse(classifiers: Sequence[Classifier], inputs: Tensor) -> str | None:
         inputs: A batch of one trial; two of its inputs are used.
     """
     try:
-        _check_alike(
-            [classifier.model for classifier in classifiers], [str(index) for index in range(len(classifiers))]
-        )
+        check_alike([classifier.model for classifier in classifiers], [str(index) for index in range(len(classifiers))])
         fused = FusedClassifier(classifiers[:2])
         fused(inputs[:2]).sum().backward()
         fused.eval()(inputs[:2])
     except Exception as error:  # whatever vmap or the network says
         return " ".join(str(error).split())
     return None
-
-
-def split_checkpoint(checkpoint: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield from a checkpoint of a `FusedClassifier` each trial's name and such a one as a `Classifier` alone leaves.
-
-    The states of callbacks are taken over as they are.
-    """
-    (optimizers,) = checkpoint["optimizer_states"]
-    shared = {key: value for key, value in checkpoint.items() if key != "trials"}
-    for row, name in enumerate(checkpoint["trials"]):
-        yield (
-            name,
-            {
-                **shared,
-                "state_dict": _rows_of(checkpoint["state_dict"], row),
-                "optimizer_states": [optimizers[name]["optimizer"]],
-                "lr_schedulers": [optimizers[name]["scheduler"]],
-            },
-        )
-
-
-def merge_checkpoints(checkpoints: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return from checkpoints of trials, by name, one from which a `FusedClassifier` of these trials goes on.
-
-    The states of callbacks are those of the first trial.
-
-    Raises:
-        ValueError: If the trials have not come equally far.
-    """
-    steps = {name: (checkpoint["epoch"], checkpoint["global_step"]) for name, checkpoint in checkpoints.items()}
-    if len(set(steps.values())) > 1:
-        raise ValueError(f"the trials must have come equally far, but their (epoch, step) are {steps}")
-    first, *_ = checkpoints.values()
-    optimizers = {
-        name: {"optimizer": checkpoint["optimizer_states"][0], "scheduler": checkpoint["lr_schedulers"][0]}
-        for name, checkpoint in checkpoints.items()
-    }
-    return {
-        **first,
-        "trials": list(checkpoints),
-        "state_dict": {
-            key: _stack([checkpoint["state_dict"][key] for checkpoint in checkpoints.values()])
-            for key in first["state_dict"]
-        },
-        "optimizer_states": [optimizers],
-        "lr_schedulers": [],
-    }
-
-
-def _stack(rows: Sequence[Tensor]) -> Tensor:
-    """Return the rows as one tensor [K, ...], each in the memory layout that it has: channels-last stays so."""
-    strides = torch.empty_like(rows[0], device="meta").stride()
-    stack = torch.empty_strided(
-        (len(rows), *rows[0].shape), (rows[0].numel(), *strides), dtype=rows[0].dtype, device=rows[0].device
-    )
-    for row, values in zip(stack, rows, strict=True):
-        row.copy_(values.detach())
-    return stack
-
-
-def _rows_of(stacks: Mapping[str, Tensor], row: int) -> dict[str, Tensor]:
-    return {key: stack[row].clone() for key, stack in stacks.items()}
-
-
-def _check_alike(models: Sequence[nn.Module], names: Sequence[str]) -> None:
-    for path, module in models[0].named_modules():
-        if isinstance(module, nn.RNNBase):
-            raise ValueError(f"recurrent layers cannot be fused: the networks have {path} ({type(module).__name__})")
-    for model, name in zip(models[1:], names[1:], strict=True):
-        difference = _difference(models[0], model)
-        if difference:
-            raise ValueError(f"the networks must be alike but for their numbers, but that of trial {name} {difference}")
-
-
-def _stack_models(models: Sequence[nn.Module], names: Sequence[str]) -> nn.Module:
-    """Return a copy of the first model whose parameters and buffers are stacks [K, ...] of all the models' ones."""
-    _check_alike(models, names)
-    stacked = copy.deepcopy(models[0])
-    modules = [dict(model.named_modules()) for model in models]
-    made: dict[Tensor, Tensor] = {}  # a parameter that is used in two places stays one
-    for path, module in stacked.named_modules():
-        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-            if tensor not in made:
-                rows = _stack([getattr(each[path], name) for each in modules])
-                is_parameter = isinstance(tensor, nn.Parameter)
-                made[tensor] = nn.Parameter(rows, tensor.requires_grad) if is_parameter else rows
-            setattr(module, name, made[tensor])
-    return stacked
-
-
-def _difference(one: nn.Module, other: nn.Module) -> str | None:
-    """Return in what, beside the numbers in parameters and buffers, a model is unlike another."""
-    modules = dict(one.named_modules()), dict(other.named_modules())
-    if modules[0].keys() != modules[1].keys():
-        return f"has other modules: {sorted(modules[0].keys() ^ modules[1].keys())}"
-    for path, module in modules[0].items():
-        described = _description(module), _description(modules[1][path])
-        for key in {**described[0], **described[1]}:
-            values = [each.get(key) for each in described]
-            if not _equal(*values):
-                place = f"{path}.{key}" if path else key
-                if type(values[0]) is type(values[1]) and _has_identity(values[0]):
-                    return f"has an object of its own as {place} ({type(values[0]).__name__}), which cannot be compared"
-                return f"has {place} = {values[1]} instead of {values[0]}"
-    return None
-
-
-def _description(module: nn.Module) -> dict[str, Any]:
-    described = {"class": type(module).__qualname__, **vars(module)}
-    del described["_modules"]  # each is described itself
-    for tensors in (described.pop("_parameters"), described.pop("_buffers")):
-        described |= {name: tensor if tensor is None else _form(tensor) for name, tensor in tensors.items()}
-    return described
-
-
-def _form(tensor: Tensor) -> str:
-    return f"{tensor.dtype} {list(tensor.shape)}{', trained' if tensor.requires_grad else ''}"
-
-
-def _has_identity(value: Any) -> bool:
-    """Return whether a value is equal to nothing but itself, as functions and most objects are."""
-    return cast(object, type(value).__eq__) is object.__eq__
-
-
-def _equal(one: Any, other: Any) -> bool:
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return torch.equal(one, other)
-    try:
-        return bool(one == other)
-    except Exception:  # arrays and the like
-        return False

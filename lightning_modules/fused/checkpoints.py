@@ -1,0 +1,55 @@
+"""Checkpoints of trials in one model as those that each trial writes alone, and the other way round."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lightning_modules.fused.stacking import rows_of, stack
+
+__all__ = ["merge_checkpoints", "split_checkpoint"]
+
+
+def split_checkpoint(checkpoint: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield from a checkpoint of a `FusedClassifier` each trial's name and such a one as a `Classifier` alone leaves.
+
+    The states of callbacks are taken over as they are.
+    """
+    (optimizers,) = checkpoint["optimizer_states"]
+    shared = {key: value for key, value in checkpoint.items() if key != "trials"}
+    for row, name in enumerate(checkpoint["trials"]):
+        yield (
+            name,
+            {
+                **shared,
+                "state_dict": rows_of(checkpoint["state_dict"], row),
+                "optimizer_states": [optimizers[name]["optimizer"]],
+                "lr_schedulers": [optimizers[name]["scheduler"]],
+            },
+        )
+
+
+def merge_checkpoints(checkpoints: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return from checkpoints of trials, by name, one from which a `FusedClassifier` of these trials goes on.
+
+    The states of callbacks are those of the first trial.
+
+    Raises:
+        ValueError: If the trials have not come equally far.
+    """
+    steps = {name: (checkpoint["epoch"], checkpoint["global_step"]) for name, checkpoint in checkpoints.items()}
+    if len(set(steps.values())) > 1:
+        raise ValueError(f"the trials must have come equally far, but their (epoch, step) are {steps}")
+    first, *_ = checkpoints.values()
+    optimizers = {
+        name: {"optimizer": checkpoint["optimizer_states"][0], "scheduler": checkpoint["lr_schedulers"][0]}
+        for name, checkpoint in checkpoints.items()
+    }
+    return {
+        **first,
+        "trials": list(checkpoints),
+        "state_dict": {
+            key: stack([checkpoint["state_dict"][key] for checkpoint in checkpoints.values()])
+            for key in first["state_dict"]
+        },
+        "optimizer_states": [optimizers],
+        "lr_schedulers": [],
+    }

@@ -1,0 +1,104 @@
+"""Networks that are alike, stacked into one whose parameters have a row for each."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["check_alike", "rows_of", "stack", "stack_models"]
+
+
+def stack(rows: Sequence[Tensor]) -> Tensor:
+    """Return the rows as one tensor [K, ...], each in the memory layout that it has: channels-last stays so."""
+    strides = torch.empty_like(rows[0], device="meta").stride()
+    stacked = torch.empty_strided(
+        (len(rows), *rows[0].shape), (rows[0].numel(), *strides), dtype=rows[0].dtype, device=rows[0].device
+    )
+    for row, values in zip(stacked, rows, strict=True):
+        row.copy_(values.detach())
+    return stacked
+
+
+def rows_of(stacks: Mapping[str, Tensor], row: int) -> dict[str, Tensor]:
+    """Return a copy of one row of each stack [K, ...]."""
+    return {key: stacked[row].clone() for key, stacked in stacks.items()}
+
+
+def check_alike(models: Sequence[nn.Module], names: Sequence[str]) -> None:
+    """Refuse networks that differ in anything but their numbers.
+
+    Args:
+        models: The networks.
+        names: What messages call them.
+
+    Raises:
+        ValueError: If one differs from the first, or has layers that cannot be stacked.
+    """
+    for path, module in models[0].named_modules():
+        if isinstance(module, nn.RNNBase):
+            raise ValueError(f"recurrent layers cannot be fused: the networks have {path} ({type(module).__name__})")
+    for model, name in zip(models[1:], names[1:], strict=True):
+        difference = _difference(models[0], model)
+        if difference:
+            raise ValueError(f"the networks must be alike but for their numbers, but that of trial {name} {difference}")
+
+
+def stack_models(models: Sequence[nn.Module], names: Sequence[str]) -> nn.Module:
+    """Return a copy of the first model whose parameters and buffers are stacks [K, ...] of all the models' ones."""
+    check_alike(models, names)
+    stacked = copy.deepcopy(models[0])
+    modules = [dict(model.named_modules()) for model in models]
+    made: dict[Tensor, Tensor] = {}  # a parameter that is used in two places stays one
+    for path, module in stacked.named_modules():
+        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            if tensor not in made:
+                rows = stack([getattr(each[path], name) for each in modules])
+                is_parameter = isinstance(tensor, nn.Parameter)
+                made[tensor] = nn.Parameter(rows, tensor.requires_grad) if is_parameter else rows
+            setattr(module, name, made[tensor])
+    return stacked
+
+
+def _difference(one: nn.Module, other: nn.Module) -> str | None:
+    """Return in what, beside the numbers in parameters and buffers, a model is unlike another."""
+    modules = dict(one.named_modules()), dict(other.named_modules())
+    if modules[0].keys() != modules[1].keys():
+        return f"has other modules: {sorted(modules[0].keys() ^ modules[1].keys())}"
+    for path, module in modules[0].items():
+        described = _description(module), _description(modules[1][path])
+        for key in {**described[0], **described[1]}:
+            values = [each.get(key) for each in described]
+            if not _equal(*values):
+                place = f"{path}.{key}" if path else key
+                if type(values[0]) is type(values[1]) and _has_identity(values[0]):
+                    return f"has an object of its own as {place} ({type(values[0]).__name__}), which cannot be compared"
+                return f"has {place} = {values[1]} instead of {values[0]}"
+    return None
+
+
+def _description(module: nn.Module) -> dict[str, Any]:
+    described = {"class": type(module).__qualname__, **vars(module)}
+    del described["_modules"]  # each is described itself
+    for tensors in (described.pop("_parameters"), described.pop("_buffers")):
+        described |= {name: tensor if tensor is None else _form(tensor) for name, tensor in tensors.items()}
+    return described
+
+
+def _form(tensor: Tensor) -> str:
+    return f"{tensor.dtype} {list(tensor.shape)}{', trained' if tensor.requires_grad else ''}"
+
+
+def _has_identity(value: Any) -> bool:
+    """Return whether a value is equal to nothing but itself, as functions and most objects are."""
+    return cast(object, type(value).__eq__) is object.__eq__
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return torch.equal(one, other)
+    try:
+        return bool(one == other)
+    except Exception:  # arrays and the like
+        return False

@@ -1,0 +1,160 @@
+"""Schedules that are made of other schedules."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from lightning_modules._validation import require
+from lightning_modules.schedules.base import Schedule, Steps, has_reached, steps_since
+
+__all__ = ["HoldThenDecay", "Join", "Scaled", "Warmup", "join", "scaled", "warmup"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HoldThenDecay(Schedule):
+    """The initial lr for a while, and then any schedule.
+
+    1 up to step `hold_steps`, then ``factor(s) = decay(s - hold_steps)``: the step that `decay` sees starts at 0 again.
+
+    Args:
+        hold_steps: Steps at the initial lr, at least 0.
+        decay: The schedule after them.
+
+    Synonyms: torch ``SequentialLR`` after ``ConstantLR(factor=1)``; in Keras the usual example of a function for the
+    ``LearningRateScheduler`` callback.
+
+    >>> from lightning_modules.schedules import StepDecay
+    >>> schedule = HoldThenDecay(hold_steps=100, decay=StepDecay(decay_rate=0.5, decay_steps=10))
+    >>> [schedule(step) for step in (0, 100, 109, 110, 120)]
+    [1.0, 1.0, 1.0, 0.5, 0.25]
+    """
+
+    hold_steps: Steps
+    decay: Schedule
+
+    def _check(self) -> None:
+        require(self, "hold_steps", 0 <= self.hold_steps < math.inf, "hold_steps >= 0")
+        require(self, "decay", isinstance(self.decay, Schedule), "a schedule as decay")
+
+    def _factor(self, step: float) -> float:
+        if not has_reached(step, self.hold_steps):
+            return 1.0
+        return self.decay(steps_since(step, self.hold_steps))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warmup(Schedule):
+    """Rise in a straight line to the first value of any schedule, and then that schedule.
+
+    ``factor(s) = schedule(0) * (start + (1 - start) * s / steps)`` before step `steps`, then ``schedule(s - steps)``.
+    ``start * schedule(0)`` at step 0, ``schedule(0)`` at step `steps`. The schedule is put off, not cut: a decay of a
+    thousand steps after a warmup of a hundred ends at step 1100.
+
+    Args:
+        schedule: The schedule after the warmup.
+        steps: Steps of the warmup, at least 0.
+        start: Share of the schedule's first value that the warmup starts with, between 0 and 1.
+
+    Source: Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", 2017.
+    Synonyms: the ``warmup_steps`` of Keras's ``CosineDecay``; torch ``SequentialLR`` after
+    ``LinearLR(start_factor=start, total_iters=steps)``; timm ``warmup_t`` with ``warmup_prefix=True``.
+
+    >>> from lightning_modules.schedules import CosineDecay
+    >>> schedule = warmup(CosineDecay(decay_steps=100), 10)
+    >>> [round(schedule(step), 6) for step in (0, 5, 10, 60, 110)]
+    [0.0, 0.5, 1.0, 0.5, 0.0]
+    """
+
+    schedule: Schedule
+    steps: Steps
+    start: float = 0.0
+
+    def _check(self) -> None:
+        require(self, "schedule", isinstance(self.schedule, Schedule), "a schedule as schedule")
+        require(self, "steps", 0 <= self.steps < math.inf, "steps >= 0")
+        require(self, "start", 0 <= self.start <= 1, "0 <= start <= 1")
+
+    def _factor(self, step: float) -> float:
+        if has_reached(step, self.steps):
+            return self.schedule(steps_since(step, self.steps))
+        return self.schedule(0) * (self.start + (1 - self.start) * step / self.steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Join(Schedule):
+    """One schedule after the other.
+
+    Up to the first of `starts` ``factor(s) = schedules[0](s)``, and from ``starts[i]`` on, that step included,
+    ``schedules[i + 1](s - starts[i])``: each begins at its own step 0, and the last goes on for ever.
+
+    Args:
+        schedules: The schedules in their order, at least one.
+        starts: Steps at which the second and further ones begin, rising, above 0; one less than there are schedules.
+
+    Synonyms: torch ``SequentialLR`` (milestones = starts); optax ``join_schedules``.
+
+    >>> from lightning_modules.schedules import Constant, PolynomialDecay
+    >>> schedule = join([Constant(), PolynomialDecay(decay_steps=10, end_factor=0.0)], [100])
+    >>> [schedule(step) for step in (0, 100, 105, 110)]
+    [1.0, 1.0, 0.5, 0.0]
+    """
+
+    schedules: tuple[Schedule, ...]
+    starts: tuple[Steps, ...]
+
+    def _check(self) -> None:
+        require(self, "schedules", all(isinstance(each, Schedule) for each in self.schedules), "schedules as schedules")
+        require(self, "starts", len(self.starts) == len(self.schedules) - 1, "one start less than schedules")
+        require(self, "starts", all(0 < each < math.inf for each in self.starts), "starts > 0")
+        require(self, "starts", all(left < right for left, right in pairwise(self.starts)), "rising starts")
+
+    def _factor(self, step: float) -> float:
+        for schedule, start in zip(self.schedules[:0:-1], self.starts[::-1], strict=True):
+            if has_reached(step, start):
+                return schedule(steps_since(step, start))
+        return self.schedules[0](step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaled(Schedule):
+    """Any schedule, times a constant.
+
+    ``scaled(s) = factor * schedule(s)``
+
+    Args:
+        schedule: The schedule that is multiplied.
+        factor: What it is multiplied by, above 0.
+
+    Synonyms: none needed where the lr itself is multiplied; it serves the parts of a `Join`.
+
+    >>> from lightning_modules.schedules import StepDecay
+    >>> schedule = scaled(StepDecay(decay_rate=0.5, decay_steps=10), 0.1)
+    >>> [schedule(step) for step in (0, 10, 20)]
+    [0.1, 0.05, 0.025]
+    """
+
+    schedule: Schedule
+    factor: float
+
+    def _check(self) -> None:
+        require(self, "schedule", isinstance(self.schedule, Schedule), "a schedule as schedule")
+        require(self, "factor", 0 < self.factor < math.inf, "factor > 0")
+
+    def _factor(self, step: float) -> float:
+        return self.factor * self.schedule(step)
+
+
+def warmup(schedule: Schedule, steps: float, start: float = 0.0) -> Warmup:
+    """Return the schedule, put off by a straight rise; see `Warmup`."""
+    return Warmup(schedule=schedule, steps=steps, start=start)
+
+
+def join(schedules: Sequence[Schedule], starts: Sequence[float]) -> Join:
+    """Return the schedules one after the other, each from its start on; see `Join`."""
+    return Join(schedules=tuple(schedules), starts=tuple(starts))
+
+
+def scaled(schedule: Schedule, factor: float) -> Scaled:
+    """Return the schedule times a factor; see `Scaled`."""
+    return Scaled(schedule=schedule, factor=factor)

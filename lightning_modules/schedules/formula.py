@@ -1,0 +1,164 @@
+"""Schedules that are formulas of the step, or functions of the user's."""
+
+import ast
+import importlib
+import math
+import operator
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from lightning_modules._validation import require
+from lightning_modules.schedules.base import Schedule
+
+__all__ = ["Lambda"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lambda(Schedule):
+    """Anything else: a formula, or a function of your own.
+
+    ``factor(s) = function(s)``. Steps 0 and 1 are tried at once, so that most mistakes show before a training.
+
+    Args:
+        function: A formula of ``step``, or "package.module:name" of a function that takes a step and returns the
+            factor. A formula has numbers, ``step``, ``pi``, ``+ - * / // % **``, comparisons, ``and``, ``or``, ``not``,
+            ``a if b else c`` and the functions abs, ceil, cos, exp, floor, log, max, min, sin, sqrt, tanh; it runs
+            nothing else, so one in somebody else's study file is safe to try. "package.module:name" is imported and run
+            as it is.
+
+    Raises:
+        ValueError: If `function` is neither, and at each call whose result is negative, not finite or not a number.
+        ImportError: If it is a formula and simpleeval is not installed.
+
+    Synonyms: torch ``LambdaLR``; Keras ``LearningRateScheduler``.
+
+    >>> schedule = Lambda(function="0.5 ** floor(step / 10) if step < 20 else 0.1")
+    >>> [schedule(step) for step in (0, 9, 10, 20)]
+    [1.0, 1.0, 0.5, 0.1]
+    >>> Lambda(function="1 - step / 10")(11)
+    Traceback (most recent call last):
+    ValueError: a finite factor >= 0 must hold, but got -0.10000000000000009 at step=11 from \
+Lambda(function='1 - step / 10')
+    """
+
+    function: str
+
+    def _check(self) -> None:
+        require(self, "function", isinstance(self.function, str), "a formula or package.module:name as function")
+        self(0)
+        self(1)
+
+    def _factor(self, step: float) -> float:
+        factor = _function(self.function)(step)
+        if not hasattr(factor, "__float__"):
+            raise ValueError(f"a number must be the factor, but got {factor!r} at step={step!r} from {self!r}")
+        return float(factor)
+
+
+# A formula is read by Python's own parser, checked against this list, and evaluated by simpleeval, which looks every
+# name and operator up in the tables it is given.
+_GRAMMAR = (ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.IfExp, ast.Call, ast.Name, ast.Constant)
+_NAMES = {"pi": math.pi}
+_FUNCTIONS: dict[str, Callable[..., float]] = {
+    "abs": abs,
+    "ceil": math.ceil,
+    "cos": math.cos,
+    "exp": math.exp,
+    "floor": math.floor,
+    "log": math.log,
+    "max": max,
+    "min": min,
+    "sin": math.sin,
+    "sqrt": math.sqrt,
+    "tanh": math.tanh,
+}
+_OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: math.pow,  # always of floats: 9 ** 9 ** 9 of whole numbers would fill the memory
+    ast.USub: operator.neg,
+    ast.UAdd: operator.pos,
+    ast.Not: operator.not_,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+}
+_LONGEST_FORMULA = 1000
+
+
+@lru_cache(maxsize=256)
+def _function(text: str) -> Callable[[float], Any]:
+    """Return the function that a text is the formula or the name of."""
+    named = re.fullmatch(r"([\w.]+):([\w.]+)", text)
+    if named is None:
+        return _formula(text)
+    module, name = named.groups()
+    try:
+        function = importlib.import_module(module)
+        for part in name.split("."):
+            function = getattr(function, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"function={text!r} cannot be imported as package.module:name: {error}") from error
+    if not callable(function):
+        raise ValueError(f"function={text!r} must name a function, but it is {function!r}")
+    return function
+
+
+def _formula(text: str) -> Callable[[float], Any]:
+    """Return the function of the step that a formula means."""
+    tree = _parse(text)
+    try:
+        simpleeval = importlib.import_module("simpleeval")
+    except ImportError as error:
+        raise ImportError(f"the formula {text!r} of a Lambda needs simpleeval: pip install simpleeval") from error
+    evaluator = simpleeval.SimpleEval(operators=_OPERATORS, functions=_FUNCTIONS, names=_NAMES, allowed_attrs={})
+    lock = threading.Lock()  # the evaluator holds the names of one call at a time
+
+    def evaluate(step: float) -> Any:
+        with lock:
+            evaluator.names = {**_NAMES, "step": step}
+            try:
+                return evaluator.eval(text, previously_parsed=tree)
+            except Exception as error:
+                raise ValueError(f"function={text!r} fails at step={step!r}: {error}") from error
+
+    return evaluate
+
+
+def _parse(text: str) -> ast.expr:
+    """Return the syntax tree of a formula, every part of which is on the list."""
+    if len(text) > _LONGEST_FORMULA:
+        raise ValueError(f"function of at most {_LONGEST_FORMULA} characters must hold, but got {len(text)} of them")
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ValueError(f"function={text!r} is neither a formula of step nor package.module:name: {error}") from error
+    called = {node.func for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    for node in ast.walk(tree):
+        allowed = True
+        if isinstance(node, ast.Name):
+            allowed = node.id in (_FUNCTIONS if node in called else {"step", *_NAMES})
+        elif isinstance(node, ast.Constant):
+            allowed = type(node.value) in (int, float)
+        elif isinstance(node, ast.Call):
+            allowed = isinstance(node.func, ast.Name) and not node.keywords
+        elif isinstance(node, ast.operator | ast.unaryop | ast.cmpop):
+            allowed = type(node) in _OPERATORS
+        elif isinstance(node, ast.expr):
+            allowed = isinstance(node, _GRAMMAR)
+        if not allowed:
+            part = ast.unparse(node) if isinstance(node, ast.expr) else type(node).__name__
+            known = ", ".join(["step", *_NAMES, *_FUNCTIONS])
+            raise ValueError(f"function={text!r} has {part!r}, which a formula cannot have; it can have {known}")
+    return tree
