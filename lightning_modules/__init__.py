@@ -12,6 +12,7 @@ from lightning_modules.data import (
 )
 from lightning_modules.data.base import DataError
 from lightning_modules.fused import FusedClassifier, can_fuse, merge_checkpoints, split_checkpoint
+from lightning_modules.kernels.bf16_linear import Bf16LinearSpeedup
 from lightning_modules.lr_scheduler import ScheduleLR
 from lightning_modules.models import MLP, MNISTCNN, MODELS
 from lightning_modules.optimizers import (
@@ -71,6 +72,7 @@ __all__ = [
     "Adam",
     "AdamEpsilonHat",
     "AdamW",
+    "Bf16LinearSpeedup",
     "Classifier",
     "Constant",
     "CosineDecay",

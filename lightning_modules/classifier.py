@@ -1,20 +1,16 @@
 """A LightningModule that trains a classifier under a learning-rate schedule."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any, Literal, cast
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.strategies import SingleDeviceStrategy
-from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parameter import is_lazy
 from torchmetrics import Metric
 
 from lightning_modules.callbacks import PlateauUpdates
-from lightning_modules.kernels.bf16_linear import RoundedWeights
 from lightning_modules.lr_scheduler import OptimizerCallable, ScheduleLR, build_optimizer
 from lightning_modules.optimizers import Optimizer
 from lightning_modules.schedules import Constant, Plateau, Schedule
@@ -31,7 +27,6 @@ def mse(outputs: Tensor, labels: Tensor, reduction: Literal["mean", "none"] = "m
     return losses if reduction == "none" else losses.mean()
 
 
-_HOOKS = ("on_after_backward", "on_before_optimizer_step", "on_before_zero_grad")  # in which a callback sees gradients
 STAGES = ("train", "val", "test")
 LOSSES: dict[Loss, Callable[..., Tensor]] = {"cross_entropy": functional.cross_entropy, "mse": mse}
 """What a classifier can minimise, by its name."""
@@ -116,7 +111,6 @@ class Classifier(pl.LightningModule):
         if loss not in LOSSES:
             raise ValueError(f"a loss of {', '.join(LOSSES)} must hold, but got loss={loss!r}")
         self.loss = loss
-        self._rounded: RoundedWeights | None = None
         self.means = nn.ModuleDict({f"{stage}/{name}": _Mean() for stage in STAGES for name in ("loss", "acc")})
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -149,27 +143,9 @@ class Classifier(pl.LightningModule):
                 "one of those feeds the Plateau"
             )
 
-    def on_train_start(self) -> None:
-        """Train large dense layers with less traffic to memory, where that changes nothing that anybody sees."""
-        if self._rounded is not None:
-            self._rounded.close()  # of a training that was cut short
-        self._rounded = RoundedWeights(self.model, self.trainer.optimizers[0]) if self._may_round() else None
-
-    def on_after_backward(self) -> None:
-        """Have the gradients ready that the optimizer needs."""
-        if self._rounded is not None:
-            self._rounded.after_backward()
-
-    def on_train_end(self) -> None:
-        """Leave the optimizer as it was."""
-        if self._rounded is not None:
-            self._rounded.close()
-            self._rounded = None
-
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a training batch."""
-        with self._rounded or nullcontext():
-            return self._evaluate(batch, batch_idx, "train")[0]
+        return self._evaluate(batch, batch_idx, "train")[0]
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Log loss and accuracy of a validation batch."""
@@ -189,15 +165,6 @@ class Classifier(pl.LightningModule):
         lr = optimizer.param_groups[0]["lr"]
         for logger in self.trainer.loggers:
             logger.log_metrics({"lr": float(lr)}, step=self.trainer.global_step)
-
-    def _may_round(self) -> bool:
-        """Tell whether this trains in bfloat16 on a CPU, alone, and nobody looks at gradients."""
-        trainer = self.trainer
-        callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        is_watched = any(is_overridden(hook, callback) for hook in _HOOKS for callback in callbacks)
-        is_plain = type(self) is Classifier and isinstance(trainer.strategy, SingleDeviceStrategy)
-        on_cpu = self.device.type == "cpu" and trainer.precision == "bf16-mixed"
-        return on_cpu and is_plain and not is_watched and not trainer.gradient_clip_val
 
     def _evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, stage: str) -> tuple[Tensor, Tensor]:
         inputs, labels = batch

@@ -12,7 +12,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from lightning_modules import MLP, SGD, Adadelta, Adam, AdamW, Classifier, ExponentialDecay, MNIST5kDataModule
-from lightning_modules.kernels.bf16_linear import RoundedWeights
+from lightning_modules.kernels.bf16_linear import Bf16LinearSpeedup, RoundedWeights
 from tests.test_classifier import Recorder, quiet_trainer
 
 STEPS = 6
@@ -279,6 +279,7 @@ class Own(Classifier):
 
 def fit(module: Classifier, *callbacks: pl.Callback, precision: Any = "bf16-mixed", **options: Any) -> None:
     options = {"max_epochs": 2, "limit_train_batches": 4, "log_every_n_steps": 1, **options}
+    callbacks = (Bf16LinearSpeedup(), *callbacks)
     trainer = quiet_trainer(Recorder(), precision=precision, callbacks=list(callbacks), **options)
     trainer.fit(module, datamodule=MNIST5kDataModule(batch_size=100))
 

@@ -25,7 +25,7 @@ from pydantic import TypeAdapter
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
-from lightning_modules import Classifier, EpochSeed, FusedClassifier
+from lightning_modules import Bf16LinearSpeedup, Classifier, EpochSeed, FusedClassifier
 from lightning_modules.data.base import TensorDataModule
 from tuner import ranks
 from tuner.building import build_classifiers, build_data, build_module, build_trainer, network_of
@@ -239,7 +239,9 @@ def _fit(
         assignment, history, channel, saver.save, has_diverged=lambda: divergence.diverged_at is not None
     )
     callbacks = [EpochSeed(config.seed), divergence, *watching, reporter]
-    if not isinstance(module, Classifier):
+    if isinstance(module, Classifier):
+        callbacks.append(Bf16LinearSpeedup())
+    else:
         callbacks += [LrLog(), PlateauCare(_noted(assignment, channel))]
     saver.trainer = trainer = build_trainer(config, device, directory, callbacks, history, **changes)
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint and directory / checkpoint, weights_only=True)

@@ -1,18 +1,79 @@
-"""The bfloat16 copies of large dense weights on a CPU, kept from one step to the next."""
+"""Large dense layers in bfloat16 on a CPU: the rounded weights are kept from one step to the next."""
 
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import SingleDeviceStrategy
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from lightning_modules.classifier import Classifier
 from lightning_modules.kernels.fused_updates import fused_update, has_fused_update
 
-__all__ = ["RoundedWeights"]
+__all__ = ["Bf16LinearSpeedup", "RoundedWeights"]
+
+_HOOKS = ("on_after_backward", "on_before_optimizer_step", "on_before_zero_grad")  # in which a callback sees gradients
+
+
+class Bf16LinearSpeedup(pl.Callback):
+    """Train the large dense layers of a `Classifier` in bfloat16 on a CPU in less time, with the very same weights.
+
+    ``Trainer(precision="bf16-mixed", callbacks=[Bf16LinearSpeedup()])``; see `RoundedWeights`. It does nothing in
+    another precision, on another device, with several processes, with gradient clipping, for a subclass of
+    `Classifier`, or where another callback looks at gradients.
+    """
+
+    def __init__(self) -> None:
+        self._rounded: RoundedWeights | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Begin, if nobody can see a difference."""
+        self._leave()  # a training that was cut short
+        if isinstance(module, Classifier) and self._applies(trainer, module):
+            self._rounded = RoundedWeights(module.model, trainer.optimizers[0])
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        """Let the forward pass use the rounded weights."""
+        if self._rounded is not None:
+            self._rounded.__enter__()
+
+    def on_before_backward(self, trainer: pl.Trainer, module: pl.LightningModule, loss: Tensor) -> None:
+        """Leave the layers as they were."""
+        if self._rounded is not None:
+            self._rounded.__exit__()
+
+    def on_after_backward(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Have the gradients ready that the optimizer needs."""
+        if self._rounded is not None:
+            self._rounded.after_backward()
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Leave the optimizer as it was."""
+        self._leave()
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        """Leave layers and optimizer as they were."""
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._rounded is not None:
+            self._rounded.__exit__()
+            self._rounded.close()
+            self._rounded = None
+
+    def _applies(self, trainer: pl.Trainer, module: Classifier) -> bool:
+        callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        others = [callback for callback in callbacks if callback is not self]
+        is_watched = any(is_overridden(hook, callback) for hook in _HOOKS for callback in others)
+        is_plain = type(module) is Classifier and isinstance(trainer.strategy, SingleDeviceStrategy)
+        on_cpu = module.device.type == "cpu" and trainer.precision == "bf16-mixed"
+        return on_cpu and is_plain and not is_watched and not trainer.gradient_clip_val
 
 
 class RoundedWeights:
@@ -24,7 +85,7 @@ class RoundedWeights:
     small factors; and the update goes over the weight in blocks that fit into the CPU's cache, each of which is
     multiplied, updated and rounded before the next. Weights and the optimizer's state are what they are without this.
 
-    Used by `Classifier` in a training where nobody looks at gradients. In a loop of one's own::
+    `Bf16LinearSpeedup` does it in a Lightning Trainer. In a training loop of your own::
 
         rounded = RoundedWeights(model, optimizer)
         for inputs, labels in batches:
@@ -35,9 +96,9 @@ class RoundedWeights:
             rounded.after_backward()
             optimizer.step()  # and the layers' own update after it
 
-    Concerned is every ``nn.Linear`` of 2**20 weights or more that `optimizer` has, an Adam, AdamW or SGD of torch with
-    ``fused=True``; without any, nothing is changed. Second derivatives cannot be had through it, and a weight that is
-    changed through its ``.data``, which torch does not count as a change, is rounded anew by the next update only.
+    Applies to every ``nn.Linear`` with at least 2**20 weights that `optimizer` updates, an Adam, AdamW or SGD of torch
+    with ``fused=True``; if there is none, nothing changes. Such a layer has no second derivatives, and if a weight is
+    changed through its ``.data``, which torch does not count as a change, the next update rounds it again.
 
     Args:
         model: Network on the CPU.
@@ -69,7 +130,7 @@ class RoundedWeights:
     def __exit__(self, *_: object) -> None:
         """Leave the network as it was."""
         for dense in self._dense:
-            del dense.layer.forward
+            vars(dense.layer).pop("forward", None)
 
     def after_backward(self) -> None:
         """Turn factors into gradients where the optimizer needs those: to be called between backward and step."""
