@@ -196,7 +196,7 @@ def test_weights_that_would_run_code_do_not_get_into_mlflow(
     monkeypatch.chdir(copied.path)
     uri = f"sqlite:///{copied.path / 'mlflow.db'}"
     best = {"number": 0, "config": {}, "directory": str(file.parent)}
-    request = {"storage": "sqlite:///optuna.db", "study": "tiny", "uri": uri, "report": True, "best": best}
+    request = {"storage": "sqlite:///optuna.db", "study": "tiny", "uri": uri, "folder": None, "best": best}
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(request)))
     review.main()
     (note,) = json.loads(capsys.readouterr().out.splitlines()[-1])

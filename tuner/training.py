@@ -193,10 +193,12 @@ def _is_of_a_process(error: BaseException) -> bool:
     """Return whether a process is gone: the coordinator, or one that loads data or trains the same trial."""
     if isinstance(error, ChannelClosedError):
         return True
-    frames = traceback.extract_tb(error.__traceback__)
-    raised_in = frames[-1].filename if frames else ""
-    if isinstance(error, RuntimeError) and raised_in.startswith(f"{Path(torch.utils.data.__file__).parent}/"):
-        return "DataLoader worker (pid" in in_a_line(error)  # torch's own words; a user's error has its user's frame
+    loads_data = f"{Path(torch.utils.data.__file__).parent}/"
+    frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    if any(frame.startswith(loads_data) for frame in frames) and not place_of(error):  # not in the user's own code
+        is_told = frames[-1].startswith(loads_data) and "DataLoader worker (pid" in in_a_line(error)
+        if is_told or isinstance(error, ConnectionError | EOFError):
+            return True
     return isinstance(error, Exception) and ranks.count() > 1 and ranks.has_lost_a_rank(error)
 
 
