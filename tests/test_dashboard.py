@@ -4,14 +4,15 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import StudyFolder
-from tests.processes import children, is_alive
+from tests.processes import children, command_of, is_alive
 
 
 @pytest.fixture
@@ -54,6 +55,26 @@ def test_it_serves_the_study_on_the_loopback_and_leaves_no_process(started: subp
     assert started.wait(timeout=60) == 0
     assert started.stdout.read() == ""
     assert not [pid for pid in servers if is_alive(pid)]
+
+
+def test_its_server_ends_with_it_however_that_is_killed_and_however_early(reviewed: StudyFolder):
+    process = start(reviewed.path)
+
+    def servers() -> list[int]:
+        return [pid for pid in children(process.pid) if b"mlflow\0server" in command_of(pid)]
+
+    wait_until(lambda: len(servers()) > 1)  # the keeper and what it keeps
+    below = children(process.pid)
+    process.kill()
+    process.communicate(timeout=60)
+    wait_until(lambda: not any(map(is_alive, below)))
+
+
+def wait_until(what: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_a_study_that_is_not_there_is_told(reviewed: StudyFolder):

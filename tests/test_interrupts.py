@@ -2,12 +2,15 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import StudyFolder
 from tests.networks import IRIS, with_iris_network
+from tests.processes import children, command_of, is_alive
+from tuner import review
 
 # Terminates what it starts in four ways, at once and by each signal, and writes down how these ended.
 TERMINATING = """\
@@ -52,3 +55,29 @@ def test_a_signal_while_the_stores_are_made_ends_the_study_in_order_and_leaves_n
     assert folder.optuna("select count(*) from trials") == [(0,)]
     assert folder.mlflow("select status from runs") == [("KILLED",)]
     assert [path.name for path in folder.path.glob("mlflow.db*")] == ["mlflow.db"]
+
+
+def test_the_review_of_a_study_ends_with_its_coordinator_and_is_made_by_the_next_run(folder: StudyFolder):
+    process = folder.start("--review", "--trials", "1", study=IRIS)
+
+    def reviews() -> list[int]:
+        return [pid for pid in children(process.pid) if b"tuner.review" in command_of(pid)]
+
+    folder.wait_for(reviews, process)
+    (review,) = reviews()
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=240)
+    deadline = time.monotonic() + 60
+    while is_alive(review):
+        assert time.monotonic() < deadline, "it outlived its coordinator"
+        time.sleep(0.05)
+    folder.call("--review", "--trials", "1", study=IRIS)
+    assert folder.mlflow("select version from model_versions") == [(1,)]
+
+
+def test_a_review_that_cannot_be_begun_is_told_and_ends_no_study(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(review, "COMMAND", ("/no/such/program",))
+    monkeypatch.setattr(review.Review, "EVERY_SECONDS", 0.0)
+    output = folder.call("--review", "--trials", "1", study=IRIS)
+    assert "note: the plots and the report in MLflow are not complete: [Errno 2] No such file or directory" in output
+    assert folder.optuna("select state from trials") == [("COMPLETE",)]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import EPOCHS, STEPS, TINY, StudyFolder
-from tests.servers import PostgreSQLServer
+from tests.servers import Firewall, PostgreSQLServer
 from tuner.database import Database
 from tuner.errors import BadInputError, StudyFailedError, StudyRunningError
 from tuner.study import main
@@ -79,6 +79,32 @@ def test_a_coordinator_that_lost_its_lock_while_the_server_was_away_does_not_go_
             first.patiently(lambda: None)
     with second.hold():
         assert second.patiently(lambda: 1) == 1
+
+
+def test_a_coordinator_whose_connection_was_cut_on_its_side_only_knows_itself_again(
+    server: PostgreSQLServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The server still has the session, and with it the lock."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    url, notes = server.new_database(), []
+    firewall = Firewall(server)
+    first = Database(firewall.url(url), "one", notes.append)
+    second = Database(url, "one", notes.append)
+    with first.hold():
+        for _ in range(2):
+            firewall.cut()
+            assert first.patiently(first.storage.get_all_studies) == []
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        with pytest.raises(StudyRunningError, match=rf"by pid {os.getpid()} on host \S+\. Wait"), second.hold():
+            pass
+    assert [note.partition(" (")[0] for note in notes] == [
+        "the database does not answer",
+        "the database answers again",
+    ] * 2
+    with second.hold():
+        pass
+    firewall.close()
 
 
 def _begin(path: Path, name: str, barrier: Any) -> None:

@@ -62,9 +62,12 @@ def _run(options: argparse.Namespace) -> int:
     if uri.startswith(("http://", "https://")):  # a server runs already
         _show(f"{without_password(uri).rstrip('/')}{page}", options.open)
         return 0
-    address = f"http://{HOST}:{_free_port(options.port)}"
+    port = _free_port(options.port)
+    address = f"http://{HOST}:{port}"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port)]
     with subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", address.rpartition(":")[2]],
+        [sys.executable, "-m", "tuner.keeper", *command],  # with which it ends, and with this process
+        stdin=subprocess.PIPE,
         cwd=folder_of(uri),  # the places of artifacts are relative to it
         env={**os.environ, **ENVIRONMENT, "MLFLOW_BACKEND_STORE_URI": uri},  # a password is nobody's to see in `ps`
         stdout=subprocess.DEVNULL,

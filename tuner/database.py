@@ -1,8 +1,8 @@
 """Optuna's database, SQLite or PostgreSQL: reachable, locked by one coordinator, and asked again when it is away.
 
-On one machine the lock is the kernel's, on a file beside the study's checkpoints. In PostgreSQL it is the server's as
-well (an advisory lock of a session), so that coordinators on several machines exclude each other. Both are gone the
-moment the process is, however it ends.
+On one machine the locks are the kernel's, on a file beside the study's checkpoints and in an SQLite database's own. In
+PostgreSQL there is one of the server as well (an advisory lock of a session), so that coordinators on several machines
+exclude each other. All are gone the moment the process is, however it ends.
 """
 
 import contextlib
@@ -11,6 +11,8 @@ import hashlib
 import os
 import socket
 import time
+import urllib.parse
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -20,10 +22,20 @@ import sqlalchemy
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import TrialState
-from sqlalchemy.exc import ArgumentError, InterfaceError, NoSuchModuleError, OperationalError
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import (
+    ArgumentError,
+    DatabaseError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
 
-from tuner.errors import BadInputError, StudyFailedError, StudyRunningError, TunerError
+from tuner.errors import BadInputError, StudyFailedError, TunerError
 from tuner.file_systems import network_file_system
+from tuner.folders import Held, check_folder, check_writable, held, lock_in_file, open_own, running
 from tuner.urls import without_password
 
 __all__ = ["ATTEMPT", "Database", "state_directory", "trial_directory"]
@@ -33,15 +45,39 @@ Result = TypeVar("Result")
 ATTEMPT = "attempt"
 """Name of a trial's attribute: how often it was trained again because it had failed."""
 
+SERVER_SETTINGS = {
+    "tcp_keepalives_idle": 20,
+    "tcp_keepalives_interval": 10,
+    "tcp_keepalives_count": 3,
+    "idle_in_transaction_session_timeout": 120_000,
+}
 STUDIES, BEGINNING = 0x1EA4, 0x1EA5  # what the locks in PostgreSQL are for: its first number
 
 
 def state_directory(url: str, study: str) -> Path:
     """Return the folder of a study's lock, checkpoints and results: beside an SQLite database, else in this folder."""
-    base = Path.cwd()
-    if url.startswith("sqlite:///"):
-        base = Path(url.removeprefix("sqlite:///")).resolve().parent
-    return base / ".tuner" / study
+    file = sqlite_file(url)
+    return (file.parent if file else Path.cwd()) / ".tuner" / study
+
+
+def sqlite_file(url: str) -> Path | None:
+    """Return the file of an SQLite database, by its one name without links; None for other databases.
+
+    Raises:
+        BadInputError: If it is no URL, or that of a database in memory.
+    """
+    with _explained(url):
+        parsed = make_url(url)
+        if parsed.get_backend_name() != "sqlite":
+            return None
+        name = parsed.database or ""
+        if name.startswith("file:") and str(parsed.query.get("uri", "")).lower() in ("true", "1", "yes", "on"):
+            name = (
+                "" if parsed.query.get("mode") == "memory" else urllib.parse.unquote(urllib.parse.urlsplit(name).path)
+            )
+        if name in ("", ":memory:"):
+            raise ArgumentError("it would be in memory, where no other process sees it")
+    return Path(name).resolve()
 
 
 def trial_directory(url: str, study: str, identifier: str, number: int) -> Path:
@@ -69,6 +105,7 @@ class Database:
         self._has_given_up = False
         self._is_patient = False
         self._lock: _ServerLock | None = None
+        self._held: Held | None = None
         self.storage: _OwnStorage
 
     @contextlib.contextmanager
@@ -80,20 +117,23 @@ class Database:
             BadInputError: If there is no such database.
             StudyFailedError: If it cannot be used.
         """
-        directory = state_directory(self.url, self._study)
+        directory, file = state_directory(self.url, self._study), sqlite_file(self.url)
         if kind := network_file_system(directory):
             self._note(
                 f"{directory} is on a network file system ({kind}), where locks and SQLite are not safe; better run "
                 "the study on a local disk, or with its databases in PostgreSQL"
             )
-        with _lock_file(directory, self._study), contextlib.ExitStack() as stack:
-            if not self.url.startswith("sqlite"):
+        with held(directory, self._study) as self._held, contextlib.ExitStack() as stack:
+            if file is None:
                 self._lock = _ServerLock(self.url, self._study)
                 with _explained(self.url):
                     self._lock.take()
                 stack.callback(self._lock.release)
             with self.alone():
                 self.storage = cast(_OwnStorage, stack.enter_context(_storage(self.url, _OwnStorage)))
+            if file is not None:
+                stack.enter_context(lock_in_file(file, self._study))
+                self._held.watch(file)
             yield
 
     @contextlib.contextmanager
@@ -103,11 +143,26 @@ class Database:
         Raises:
             BadInputError: If the database is away.
         """
-        path = state_directory(self.url, self._study).parent / ".lock"
-        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600)) as file:
+        with os.fdopen(open_own(state_directory(self.url, self._study).parent / ".lock")) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             with contextlib.nullcontext() if self._lock is None else self._lock.alone():
                 yield
+
+    @staticmethod
+    def check(url: str, study: str) -> None:
+        """Find out, without creating anything, whether a study can be written: its folder, and an SQLite database.
+
+        Raises:
+            BadInputError: If not.
+        """
+        if file := sqlite_file(url):
+            if file.exists() and not file.is_file():
+                raise BadInputError([f"storage: {without_password(url)} cannot be used: {file} is not a file."])
+            check_writable(file)
+            check_writable(file.parent)  # where SQLite keeps its journal
+            if file.exists():
+                _check_transaction(url)
+        check_folder(state_directory(url, study))
 
     @staticmethod
     @contextlib.contextmanager
@@ -116,10 +171,10 @@ class Database:
 
         Raises:
             BadInputError: If there is no such database.
-            StudyFailedError: If it cannot be used.
+            BadInputError: If it cannot be used.
         """
-        file = url.removeprefix("sqlite:///")
-        if file != url and not Path(file).exists():
+        file = sqlite_file(url)
+        if file is not None and not file.exists():
             yield None
             return
         with _explained(url):
@@ -132,7 +187,11 @@ class Database:
             yield None
             return
         with _storage(url, optuna.storages.RDBStorage, as_it_is=True) as storage:
-            yield storage
+            try:
+                yield storage
+            except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
+                where = without_password(url)
+                raise BadInputError([f"storage: {where} cannot be used: {_reason(error)}."]) from error
 
     def give_up(self) -> None:
         """Wait for the database no longer; a signal handler may call it."""
@@ -145,7 +204,8 @@ class Database:
             action: What to do. It may be done again though it was done: the answer can be lost as well.
 
         Raises:
-            StudyFailedError: If the database stays away.
+            BadInputError: If it cannot be used: it is damaged, or may not be written.
+            StudyFailedError: If it stays away, or was removed.
             StudyRunningError: If another process took the study meanwhile.
         """
         if self._is_patient:  # what is done again is the whole, not a part of it
@@ -160,10 +220,15 @@ class Database:
         deadline, pause = 0.0, 0.2
         while True:
             try:
+                if self._held is not None:
+                    self._held.keep()
                 if self._lock is not None:
                     self._lock.keep()
                 result = action()
-            except (optuna.exceptions.StorageInternalError, InterfaceError, OperationalError) as error:
+            except (optuna.exceptions.StorageInternalError, DatabaseError, InterfaceError) as error:
+                where = without_password(self.url)
+                if not _may_pass(error):
+                    raise BadInputError([f"storage: {where} cannot be used: {_reason(error)}."]) from error
                 if not deadline:
                     deadline = time.monotonic() + self.PATIENCE_SECONDS
                     self._note(f"the database does not answer ({_reason(error)}); it is asked again, for ten minutes")
@@ -171,7 +236,6 @@ class Database:
                 if not is_late:
                     self._pause(pause)
                 if is_late or self._has_given_up:
-                    where = without_password(self.url)
                     raise StudyFailedError(f"the database {where} is away: {_reason(error)}") from error
                 pause = min(2 * pause, self.LONGEST_PAUSE)
                 self.storage.remove_session()
@@ -260,6 +324,18 @@ class _OwnStorage(optuna.storages.RDBStorage):
         super().set_trial_system_attr(trial_id, key, value)
 
 
+def _check_transaction(url: str) -> None:
+    """Find out whether an SQLite database can be written, by what is then taken back; one that is locked can, later."""
+    with _explained(url), sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool).connect() as connection:
+        try:
+            connection.exec_driver_sql("begin immediate")  # which alone succeeds where nothing can be written
+            connection.exec_driver_sql("create table of_the_tuner (x)")
+            connection.rollback()
+        except OperationalError as error:
+            if "locked" not in str(error):
+                raise
+
+
 @contextlib.contextmanager
 def _storage(
     url: str, kind: type[optuna.storages.RDBStorage], *, as_it_is: bool = False
@@ -267,10 +343,12 @@ def _storage(
     with _explained(url):
         storage = kind(
             url,
-            engine_kwargs={"pool_pre_ping": True},
+            engine_kwargs={"pool_pre_ping": True, **_engine_settings(url)},
             skip_compatibility_check=as_it_is,
             skip_table_creation=as_it_is,
         )
+        if not url.startswith("sqlite"):
+            sqlalchemy.event.listen(storage.engine, "connect", _let_server_notice)
     try:
         yield storage
     finally:
@@ -283,7 +361,7 @@ def _explained(url: str) -> Iterator[None]:
     """Turn what can go wrong with a new connection into what a person can do about it."""
     shown = without_password(url)
     try:
-        if not url.startswith(("sqlite:", "postgresql:", "postgresql+")):
+        if not url.startswith(("sqlite:", "sqlite+", "postgresql:", "postgresql+")):
             raise ArgumentError("it is neither SQLite nor PostgreSQL")
         yield
     except (ArgumentError, NoSuchModuleError) as error:
@@ -296,7 +374,7 @@ def _explained(url: str) -> Iterator[None]:
     except TunerError:
         raise
     except Exception as error:  # the driver's or Optuna's
-        raise StudyFailedError(f"cannot open the study in {shown}: {error}") from error
+        raise BadInputError([f"storage: {shown} cannot be used: {_reason(error)}."]) from error
 
 
 def _reason(error: BaseException) -> str:
@@ -306,59 +384,77 @@ def _reason(error: BaseException) -> str:
     return " ".join((str(inner).strip().splitlines() or [type(inner).__name__])[0].split()).rstrip(".")
 
 
-@contextlib.contextmanager
-def _lock_file(directory: Path, study: str) -> Iterator[None]:
-    """Hold a study on this machine."""
-    if directory.is_symlink():
-        raise BadInputError([f"{directory}: is a symbolic link; a study writes into a folder of its own only."])
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (directory / "lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise _running(study, file.read().strip()) from None
-        file.truncate(0)
-        file.write(f"pid {os.getpid()} on host {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-        file.flush()
-        yield
+def _may_pass(error: BaseException) -> bool:
+    """Return whether it may be otherwise when asked again: the server is away, the disk is full, another has locked it.
+
+    A database that is damaged, lacks tables or may not be written stays so.
+    """
+    inner = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
+    if type(inner) is DatabaseError or isinstance(inner, ProgrammingError):
+        return False
+    return not any(text in str(inner) for text in ("readonly database", "no such table"))
 
 
-def _running(study: str, holder: str) -> StudyRunningError:
-    who = holder or "another process"
-    return StudyRunningError(f'study "{study}" is already being run by {who}. Wait, or stop that process.')
+def _engine_settings(url: str) -> dict[str, Any]:
+    """Return settings of SQLAlchemy with which a connection to PostgreSQL that is lost is noticed in a minute."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "postgresql" or parsed.get_driver_name() not in ("psycopg", "psycopg2"):
+        return {}
+    wanted = {"keepalives_idle": 20, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000}
+    return {"connect_args": {name: value for name, value in wanted.items() if name not in parsed.query}}
+
+
+def _let_server_notice(connection: Any, record: Any) -> None:
+    """Let the server end a session whose client is gone: it takes hours otherwise, and keeps the locks for so long."""
+    with contextlib.closing(connection.cursor()) as cursor:
+        for name, value in SERVER_SETTINGS.items():
+            cursor.execute(f"set {name} = {value}")
+    connection.commit()
 
 
 class _ServerLock:
     """Holds a study in a PostgreSQL server, by a lock that lives as long as its session."""
 
+    END_SECONDS = 10.0  # for a session that is terminated
+
     def __init__(self, url: str, study: str) -> None:
         digest = hashlib.sha256(f"lr-tuner {study}".encode()).digest()
         self._url, self._study, self._key = url, study, int.from_bytes(digest[:4], "big", signed=True)
+        # By the token the session is known again. The server keeps 63 bytes of it.
+        self._token = f" #{uuid.uuid4().hex[:12]}"
+        self._name = f"pid {os.getpid()} on host {socket.gethostname()}"[: 63 - len(self._token)] + self._token
         self._session: sqlalchemy.Connection | None = None
 
     def take(self) -> None:
         """Take the lock in a new session.
 
+        If a session of this process has it that only the server knows of, as it is when the connection was cut on one
+        side, that is ended.
+
         Raises:
-            StudyRunningError: If another session holds it.
+            StudyRunningError: If another process holds it.
         """
-        me = f"pid {os.getpid()} on host {socket.gethostname()}"
-        engine = sqlalchemy.create_engine(self._url, poolclass=sqlalchemy.pool.NullPool)
+        engine = sqlalchemy.create_engine(self._url, poolclass=sqlalchemy.pool.NullPool, **_engine_settings(self._url))
+        sqlalchemy.event.listen(engine, "connect", _let_server_notice)
         session = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        session.execute(sqlalchemy.text("select set_config('application_name', :me, false)"), {"me": me[:63]})
-        taken = session.execute(sqlalchemy.text("select pg_try_advisory_lock(:space, :key)"), self._place()).scalar()
-        if not taken:
-            holder = session.execute(sqlalchemy.text(_HOLDER), self._place()).scalar()
-            session.close()
-            raise _running(self._study, str(holder or ""))
+        session.execute(sqlalchemy.text("select set_config('application_name', :me, false)"), {"me": self._name})
+        deadline = time.monotonic() + self.END_SECONDS
+        while not session.execute(sqlalchemy.text("select pg_try_advisory_lock(:space, :key)"), self._place()).scalar():
+            pid, holder = session.execute(sqlalchemy.text(_HOLDER), self._place()).first() or (0, "")
+            is_ours = holder.endswith(self._token)
+            if pid and (not is_ours or time.monotonic() > deadline):
+                session.close()
+                raise running(self._study, holder.partition(" #")[0])
+            if is_ours:
+                session.execute(sqlalchemy.text("select pg_terminate_backend(:pid)"), {"pid": pid})
+            time.sleep(0.1)
         self._session = session
 
     def keep(self) -> None:
         """Make sure that the session lives; take the lock in another if it does not.
 
         Raises:
-            StudyRunningError: If another session got it meanwhile.
+            StudyRunningError: If another process got it meanwhile.
             OperationalError: If the server is away.
         """
         if self._session is not None:
@@ -395,6 +491,6 @@ class _ServerLock:
 
 
 _HOLDER = """\
-select application_name from pg_locks join pg_stat_activity using (pid)
+select pid, application_name from pg_locks join pg_stat_activity using (pid)
 where locktype = 'advisory' and granted and database = (select oid from pg_database where datname = current_database())
 and classid::bigint = :space and objid::bigint = (:key + 4294967296) % 4294967296"""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuner.commands import add_stores, command, leave
 from tuner.errors import BadInputError, StudyFailedError, in_a_line, place_of
+from tuner.running import status
 from tuner.urls import refuse_passwords, storage_url
 from tuner.wording import counted
 
@@ -105,7 +106,7 @@ def _run(options: argparse.Namespace) -> int:
 
     console = Console(stderr=True)
     uri = tracking_uri(options.tracking_uri, must_exist=True)
-    with console.status(f"reading {options.study}"):
+    with status(console, f"reading {options.study}"):
         past = PastStudy.load(options.study, storage_url(options.storage))
         trial = past.trial(options.trial)
         if trial.value is None:

@@ -249,6 +249,8 @@ class _League:
 
     def _publish(self, standings: "Standings", finals: "_Found") -> None:
         """Write the table beside the study file's name, and into the run of the finals in MLflow; print it."""
+        from rich.markup import escape
+
         from tuner.pictures import png
         from tuner.summary import print_line
         from tuner.tracked import TrackedStudy
@@ -262,7 +264,7 @@ class _League:
         except OSError as error:
             raise BadInputError([f"--to: {self._options.to}: cannot be written ({error.strerror})."]) from error
         self._console.print("", page, markup=False, highlight=False, soft_wrap=True)
-        print_line(self._console, f"written to {', '.join(str(path) for path in paths.values())}")
+        print_line(self._console, f"written to {', '.join(escape(str(path)) for path in paths.values())}")
         if not self._delivered:
             self._note("MLflow did not take all records; run the same command again when it is up")
             return

@@ -13,6 +13,7 @@ from tuner.comparison import Comparison, Repeated
 from tuner.config import NAME, StudyConfig, TrialConfig, load_study, shipped_studies
 from tuner.database import Database, state_directory, trial_directory
 from tuner.errors import BadInputError
+from tuner.folders import check_own
 from tuner.reading import IDENTITY, SOURCES, config_of, identifier_of, open_study, record_of
 from tuner.record import StudyRecord
 from tuner.seeds import CONFIGURATION, CONFIRMS, SEED, label
@@ -140,6 +141,7 @@ def _definition(source: str, storage: str) -> tuple[str, Path | None]:
     if not NAME.fullmatch(source):
         return source, None
     kept = state_directory(storage, source) / DEFINITION_FILE
+    check_own(kept.parent)  # it says which classes are imported
     if kept.exists():
         folder = kept.with_name(FOLDER_FILE)
         here = kept.parent.parent.parent

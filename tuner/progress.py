@@ -86,7 +86,7 @@ class Display:
         """Print how a trial ended."""
         self._running.pop(number, None)
         self._done_here += 1
-        value = "" if result.value is None else f"{self._metric} {result.value:.4f}"
+        value = "" if result.value is None else escape(f"{self._metric} {result.value:.4f}")
         style = STYLES[result.state]
         self._print(
             f"[bold]#{number:<3}[/bold] {escape(config.schedule.name):<16} initial_lr "
@@ -105,7 +105,7 @@ class Display:
     def tested(self, metrics: Mapping[str, float]) -> None:
         """Print what the best trial reaches on the test data."""
         number = f" #{self._best.number}" if self._best else ""
-        values = ", ".join(f"{key} {value:.4f}" for key, value in sorted(metrics.items()))
+        values = ", ".join(f"{escape(key)} {value:.4f}" for key, value in sorted(metrics.items()))
         self._print(f"[bold]test[/bold] of trial{number}: {values}")
 
     def note(self, text: str) -> None:
@@ -159,7 +159,7 @@ class Display:
                 ProgressBar(total=1.0, completed=line.share, width=16),
                 f"epoch {min(step.epoch + 1, epochs) if step else 1}/{epochs}",
                 f"lr {step.lr:.3g}" if step else "starting",
-                "" if line.value is None else f"{self._metric} {line.value:.4f}",
+                Text("" if line.value is None else f"{self._metric} {line.value:.4f}"),
                 Text(line.slot.device, style="dim"),
             )
         parts: list[RenderableType] = [head, rows]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tuner.commands import add_stores, command, leave
+from tuner.running import status
 from tuner.urls import refuse_passwords, storage_url
 from tuner.wording import counted
 
@@ -61,7 +62,7 @@ def _run(options: argparse.Namespace) -> int:
 
     console = Console()
     uri = tracking_uri(options.tracking_uri, must_exist=True)
-    with console.status(f"reading {options.study}"):
+    with status(console, f"reading {options.study}"):
         past = PastStudy.load(options.study, storage_url(options.storage))
         trial = past.trial(options.trial)
         stored = TrackedStudy(uri, past.identifier).points(trial.number)

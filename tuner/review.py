@@ -5,6 +5,7 @@ it takes only the processor time that they leave. It knows what the stores hold,
 the study file, which a person gave, led to: names of classes are never taken from a store.
 """
 
+import contextlib
 import copy
 import json
 import os
@@ -18,7 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner.commands import leave
+from tuner.errors import BadInputError
+from tuner.folders import open_own
 from tuner.importing import look_in, study_folder
+from tuner.interrupts import end_with_parent
 
 if TYPE_CHECKING:
     import torch
@@ -64,7 +68,8 @@ class Review:
             self._process = None
         if self._process is None and now >= self._next:
             self._began, self._next = now, now + self.EVERY_SECONDS
-            self._process = self._start({})
+            with contextlib.suppress(OSError, BadInputError):  # there will be another time
+                self._process = self._start({})
 
     def finish(self, best: Mapping[str, Any] | None, state: str) -> list[str]:
         """Log and register the best model, and draw a last time.
@@ -77,9 +82,11 @@ class Review:
             What a person should know.
         """
         self.close()
-        self._process = self._start({"best": best, "state": state})
         try:
+            self._process = self._start({"best": best, "state": state})
             output, _ = self._process.communicate()
+        except (OSError, BadInputError) as error:
+            return [f"the plots and the report in MLflow are not complete: {error}"]
         finally:
             self.close()
         if self._process.returncode:
@@ -94,7 +101,8 @@ class Review:
             self._process.wait()
 
     def _start(self, more: Mapping[str, Any]) -> "subprocess.Popen[str]":
-        with self._log.open("w") as log:
+        with os.fdopen(open_own(self._log), "r+") as log:
+            log.truncate(0)
             process = subprocess.Popen(
                 COMMAND,
                 stdin=subprocess.PIPE,
@@ -105,8 +113,9 @@ class Review:
                 start_new_session=True,  # Ctrl-C is for the coordinator, which then ends it
             )
         if process.stdin is not None:
-            process.stdin.write(json.dumps({**self._request, **more}))
-            process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # it has ended, as its status tells
+                process.stdin.write(json.dumps({**self._request, **more, "coordinator": os.getpid()}))
+                process.stdin.close()
             process.stdin = None
         return process
 
@@ -114,6 +123,8 @@ class Review:
 def main() -> None:
     """Do what the standard input asks for, and print what a person should know, as a JSON list."""
     request = json.load(sys.stdin)
+    if coordinator := request.get("coordinator"):
+        end_with_parent(coordinator)
     os.nice(0 if "state" in request else 19)
     look_in(request.get("folder"))
     from tuner.charts import draw

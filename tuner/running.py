@@ -405,7 +405,9 @@ def checking(console: "Console", study: str) -> Iterator[None]:
 
 def status(console: "Console", text: str) -> AbstractContextManager[Any]:
     """Say what is being done; a notebook would need another package for it."""
-    return nullcontext() if console.is_jupyter else console.status(text)
+    from rich.markup import escape
+
+    return nullcontext() if console.is_jupyter else console.status(escape(text))
 
 
 def _winner(store: "StudyStore") -> dict[str, Any] | None:

@@ -29,6 +29,7 @@ from tuner.reading import IDENTIFIER, IDENTITY, SOURCES, TEST, VALIDATION_IMAGES
 from tuner.record import StudyRecord
 from tuner.samplers import make_pruner, make_sampler
 from tuner.sources import Sources, with_sources
+from tuner.urls import without_password
 from tuner.wording import counted
 
 __all__ = ["DEFINITION_FILE", "FOLDER_FILE", "StudyStore", "Tested", "check_continued"]
@@ -119,28 +120,8 @@ class StudyStore:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         database = Database(url, config.name, note)
         with database.hold():
-            study = optuna.create_study(
-                storage=database.storage,
-                study_name=config.name,
-                direction=config.objective.direction,
-                sampler=make_sampler(config, 0),
-                pruner=make_pruner(config),
-                load_if_exists=True,
-            )
-            _compare(study.user_attrs, identity, config)
-            study.set_user_attr(IDENTITY, dict(identity))
-            if IDENTIFIER not in study.user_attrs:
-                study.set_user_attr(IDENTIFIER, uuid.uuid4().hex)
-            if retry_failed:
-                identifier = identifier_of(study)
-
-                def forget(number: int) -> None:
-                    directory = trial_directory(url, config.name, identifier, number)
-                    (directory / "result.json").unlink(missing_ok=True)  # or it would be told again
-
-                database.storage.reopen_failed(study._study_id, forget)
-            grid = study.get_trials(deepcopy=False) if config.sampler.name == "grid" else []
-            if repeats := config.repeats(trial.params for trial in grid):
+            study, repeats = database.patiently(lambda: _begun(database, config, identity, retry_failed))
+            if repeats:
                 note(
                     f"{counted(repeats, 'trial')} of this grid, begun by an earlier version, had the same values as "
                     "others. No further one will have; to train every point, give the study a new name"
@@ -378,29 +359,73 @@ def _write(file: IO[bytes], content: bytes) -> None:
     file.write(content)
 
 
+def _begun(
+    database: Database, config: StudyConfig, identity: Mapping[str, Any], retry_failed: bool
+) -> tuple[optuna.Study, int]:
+    """Return a study, created if it is not there, and how many of its trials repeat others; it can be done twice."""
+    _check_identity(database.storage, database.url, config, identity)
+    study = optuna.create_study(
+        storage=database.storage,
+        study_name=config.name,
+        direction=config.objective.direction,
+        sampler=make_sampler(config, 0),
+        pruner=make_pruner(config),
+        load_if_exists=True,
+    )
+    study.set_user_attr(IDENTITY, dict(identity))
+    if IDENTIFIER not in study.user_attrs:
+        study.set_user_attr(IDENTIFIER, uuid.uuid4().hex)
+    if retry_failed:
+        identifier = identifier_of(study)
+
+        def forget(number: int) -> None:
+            directory = trial_directory(database.url, config.name, identifier, number)
+            (directory / "result.json").unlink(missing_ok=True)  # or it would be told again
+
+        database.storage.reopen_failed(study._study_id, forget)
+    grid = study.get_trials(deepcopy=False) if config.sampler.name == "grid" else []
+    return study, config.repeats(trial.params for trial in grid)
+
+
 def check_continued(config: StudyConfig, url: str, identity: Mapping[str, Any]) -> int:
     """Return how many trials a study has, without changing anything; 0 if it has not begun.
 
     Raises:
-        BadInputError: If it was begun with another identity.
-        StudyFailedError: If the database cannot be read.
+        BadInputError: If it was begun with another identity, is not the tuner's, or cannot be written.
     """
+    Database.check(url, config.name)
     with Database.look(url) as storage:
-        if storage is None:
-            return 0
-        try:
-            study_id = storage.get_study_id_from_name(config.name)
-        except KeyError:
-            return 0
-        attributes, trials = storage.get_study_user_attrs(study_id), storage.get_n_trials(study_id)
-    _compare(attributes, identity, config)
+        return 0 if storage is None else _check_identity(storage, url, config, identity)
+
+
+def _check_identity(
+    storage: optuna.storages.RDBStorage, url: str, config: StudyConfig, identity: Mapping[str, Any]
+) -> int:
+    """Refuse a study that was begun with another identity, or by another program; return how many trials it has."""
+    try:
+        study = storage.get_study_id_from_name(config.name)
+    except KeyError:
+        return 0
+    attributes, trials = storage.get_study_user_attrs(study), storage.get_n_trials(study)
+    if IDENTITY in attributes:
+        _compare(attributes[IDENTITY], identity, config)
+        return trials
+    # One without trials may be left of a run that was killed just after it had made it.
+    is_new = not trials and not attributes.keys() & {IDENTIFIER, TEST, VALIDATION_IMAGES}
+    direction = optuna.study.StudyDirection[config.objective.direction.upper()]
+    if not is_new or storage.get_study_directions(study) != [direction]:
+        raise BadInputError(
+            [
+                f'{without_password(url)} has a study "{config.name}" that is not the tuner\'s. '
+                f"Give this one another name ({config.RENAMING})."
+            ]
+        )
     return trials
 
 
-def _compare(attributes: Mapping[str, Any], now: Mapping[str, Any], config: StudyConfig) -> None:
-    if IDENTITY not in attributes:
-        return
-    before = attributes[IDENTITY]
+def _compare(before: Any, now: Mapping[str, Any], config: StudyConfig) -> None:
+    if not isinstance(before, Mapping):
+        raise StudyFailedError(f'the identity of study "{config.name}" in the database was changed.')
     now = json.loads(json.dumps(dict(now)))
     changes = [
         f"  {key}: was {json.dumps(before[key]) if key in before else 'not given'}, "

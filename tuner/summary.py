@@ -56,7 +56,7 @@ def print_plan(
     )
     for path, spec in searched(config.trial):
         print_line(console, f"  [dim]{escape(path)}: {escape(described(spec))}[/dim]")
-    print_line(console, f"  [dim]Optuna: {_shown(storage)}, MLflow: {_shown(uri)}[/dim]")
+    print_line(console, f"  [dim]Optuna: {escape(_shown(storage))}, MLflow: {escape(_shown(uri))}[/dim]")
     for sentence in config.beginning:
         print_line(console, f"  [dim]{escape(sentence)}[/dim]")
     for finding in (*_findings(config), *remarks):
@@ -93,7 +93,7 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, trac
     if top:
         table = Table(box=None, pad_edge=False, header_style="dim")
         for column in ("", config.objective.metric, "schedule", "searched values"):
-            table.add_column(column)
+            table.add_column(escape(column))
         for trial in top:
             values = ", ".join(
                 f"{cut(path.rpartition('.')[2])} {cut(brief(value))}"
@@ -103,7 +103,7 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, trac
             table.add_row(
                 f"#{trial.number}",
                 f"{trial.value:.4f}",
-                store.config_of(trial).schedule.name,
+                escape(store.config_of(trial).schedule.name),
                 escape(printable(values)),
             )
         console.print(table, highlight=False)

@@ -1,0 +1,80 @@
+"""Standard streams that are closed, full or gone, and what else surrounds a study: its folder, TMPDIR, HOME."""
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StudyFolder, with_defaults
+from tests.networks import IRIS
+from tuner.terminal import lenient_streams
+
+SHORT = ("--trials", "1", "--set", "trial.trainer.max_epochs=1")
+DATA = """\
+from lightning_modules import IrisDataModule
+from torch.utils.data import DataLoader
+
+
+class Data(IrisDataModule):
+    def train_dataloader(self):
+        return DataLoader(list(super().train_dataloader()), batch_size=None, num_workers=1)
+"""
+
+
+def run(folder: StudyFolder, redirections: str, options: Sequence[str] = (), **environment: str) -> int:
+    """Run the study by a shell, and return its exit status."""
+    folder.prepare()
+    command = [sys.executable, "-m", "tuner.study", str(IRIS), *with_defaults([*SHORT, *options])]
+    shell = ["bash", "-c", f'"$@" {redirections}', "bash", *command]
+    return subprocess.run(shell, cwd=folder.path, env=os.environ | environment, check=False).returncode
+
+
+@pytest.mark.parametrize(
+    "redirections", ["<&- >&- 2>&-", "> /dev/full 2> /dev/full", "2> /dev/full | true; exit ${PIPESTATUS[0]}"]
+)
+def test_streams_that_are_closed_full_or_gone_neither_end_a_study_nor_change_its_status(
+    folder: StudyFolder, redirections: str
+):
+    assert run(folder, redirections) == 0
+    assert folder.optuna("select state from trials") == [("COMPLETE",)]
+    assert folder.optuna("pragma integrity_check") == [("ok",)], "nothing was printed into it"
+    assert folder.optuna("select count(*) from study_user_attributes where key = 'test'") == [(1,)]
+    assert folder.mlflow("select status from runs") == [("FINISHED",)] * 2
+
+
+def test_a_study_runs_with_a_long_tmpdir_without_a_home_and_in_a_folder_of_any_name(tmp_path: Path):
+    """The sockets of its processes, and those of its data loaders, have short names; nothing is left there."""
+    temporary = tmp_path / ("x" * 120)
+    temporary.mkdir()
+    path = tmp_path / "[red] 100 [" / "bold] &;"
+    path.mkdir(parents=True)
+    (path / "own.py").write_text(DATA)
+    folder = StudyFolder(path)
+    options = ("--set", "trial.data={name: 'own:Data', batch_size: 20}")
+    assert run(folder, "> ../../output", options, TMPDIR=str(temporary), HOME="") == 0
+    shown = (tmp_path / "output").read_text()
+    assert f"its weights: {path}/.tuner/iris/trials-" in shown
+    assert folder.optuna("select state from trials") == [("COMPLETE",)]
+    assert not [left.name for left in temporary.iterdir() if left.name.startswith(("tuner-", "pymp-"))]
+
+
+def test_a_line_that_cannot_be_shown_is_left_out_or_shown_otherwise(monkeypatch: pytest.MonkeyPatch):
+    full = io.TextIOWrapper(io.FileIO("/dev/full", "w"), encoding="utf-8")
+    plain = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", full)
+    monkeypatch.setattr(sys, "stderr", plain)
+    with lenient_streams():
+        print("lost", flush=True)
+        print("caf\xe9 \u2713", file=sys.stderr, flush=True)
+        assert sys.stderr.encoding == "ascii"
+    assert sys.stdout is full
+    assert plain.buffer.getvalue() == b"caf\\xe9 \\u2713\n"
+    full.close()
+    plain.close()
+    monkeypatch.setattr(sys, "stdout", plain)
+    with lenient_streams():
+        print("to a closed one")
