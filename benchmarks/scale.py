@@ -239,13 +239,13 @@ def go_on(trials: int, slots: int, sampler: str, storage: str, uri: str) -> Cloc
         tracker = Tracker(config, uri, store.identifier, display.note)
         for method in ("ask", "report", "finish"):
             setattr(store, method, clock.timed("Optuna", getattr(store, method)))
-        put = tracker._runs.put
+        put = tracker._recorder.runs.put
 
         def put_timed(lane: Hashable, record: Record) -> None:
             record.write = clock.timed("MLflow", record.write)
             put(lane, record)
 
-        tracker._runs.put = put_timed  # type: ignore[method-assign]
+        tracker._recorder.runs.put = put_timed  # type: ignore[method-assign]
 
         def settle() -> None:
             while tracker.backlog:

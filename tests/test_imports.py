@@ -14,7 +14,10 @@ COMMANDS = ("confirm", "export", "league", "preview", "replay", "study")
 
 # What a module may import beside the standard library and its own package's siblings.
 ONLY_HERE = {
-    "mlflow": {f"tuner/{name}.py" for name in ("tracking", "tracking_store", "tracked", "system_metrics")},
+    "mlflow": {
+        f"tuner/{name}.py"
+        for name in ("tracking", "tracking_store", "recorder", "study_run", "trial_runs", "tracked", "system_metrics")
+    },
     "optuna": {
         f"tuner/{name}.py"
         for name in ("coordinator", "database", "past", "progress", "reading", "samplers", "seeds", "storage")

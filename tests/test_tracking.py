@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 
 from tests.conftest import TINY, StudyFolder
 from tests.servers import PostgreSQLServer
-from tuner import records, storage, tracking
+from tuner import records, storage, trial_runs
 from tuner.config import TrialConfig, load_study
 from tuner.errors import BadInputError
 from tuner.messages import Points, TrialResult
@@ -185,7 +185,7 @@ def test_a_point_that_cannot_be_stored_costs_only_itself(anywhere: Study):
     assert anywhere.points() == {"lr": [(step, 0.1) for step in range(3000)], "val/acc": [(10, 0.5)]}
     assert anywhere.runs() == [("0", "FINISHED"), ("1", "FINISHED")]
     assert len(anywhere.tracker.missing) == 2
-    assert all("of trial #0" in text and "it cannot store that" in text for text in anywhere.tracker.missing)
+    assert all("of trial #0" in text and "MLflow cannot store that" in text for text in anywhere.tracker.missing)
     assert "points of lr" in anywhere.tags()["tuner.refused"]
     assert anywhere.again([0, 1]), "nothing is sent again"
     assert any("points of lr" in text for text in anywhere.tracker.missing), "but it is still missing"
@@ -259,7 +259,7 @@ def test_artifacts_that_cannot_be_written_keep_nothing_else_out_and_are_sent_by_
     assert not study.close()
     (sentence,) = study.tracker.missing
     assert sentence.startswith("artifacts of the study, trial #0, trial #1 and 1 more cannot be written to ")
-    assert sentence.endswith("; the next run of the study sends it again")
+    assert sentence.endswith("; the next run of the study sends what is missing")
     assert study.runs() == [(str(number), "FINISHED") for number in range(3)]
     assert study.points() == {"lr": [(step, 0.1) for step in range(10)]}
     assert "artifacts" in study.tags()["tuner.missing"]
@@ -279,27 +279,27 @@ def test_artifacts_that_cannot_be_written_keep_nothing_else_out_and_are_sent_by_
 def test_while_mlflow_is_away_the_memory_is_bounded_and_in_the_end_it_has_every_point(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(tracking, "MOST_WAITING", 1000)
-    assert study.tracker._runs.settle(30)
+    monkeypatch.setattr(trial_runs, "MOST_WAITING", 1000)
+    assert study.tracker._recorder.runs.settle(30)
     points = [("lr", step, 0.1) for step in range(5000)]
     database = sqlite3.connect("mlflow.db", isolation_level=None)
     database.execute("begin exclusive")
     study.tracker.start_trial(0, VALUES)
     for start in range(0, len(points), 100):
         study.tracker.log_points(0, points[start : start + 100])
-    assert study.tracker._held <= 1000
+    assert study.tracker._trials._held <= 1000
     assert study.tracker.backlog < 30
     study.end(0, points)
     database.execute("rollback")
     database.close()
     assert study.close()
     assert study.points() == {"lr": [(step, 0.1) for step in range(5000)]}
-    assert study.tracker._held == 0
+    assert study.tracker._trials._held == 0
 
 
 def test_records_that_mlflow_did_not_take_are_told_and_sent_by_the_next_run(study: Study):
     study.train(0, [("lr", 1, 0.1)])
-    assert study.tracker._runs.settle(30)
+    assert study.tracker._recorder.runs.settle(30)
     database = sqlite3.connect("mlflow.db", isolation_level=None)
     database.execute("begin exclusive")
     study.train(1, [("lr", 1, 0.1)])
@@ -308,7 +308,7 @@ def test_records_that_mlflow_did_not_take_are_told_and_sent_by_the_next_run(stud
     assert study.tracker.missing == ["MLflow did not take all records; run the same command again when it is up"]
     database.execute("rollback")
     database.close()
-    study.tracker._runs._thread.join()  # it may be in the middle of a request, whose answer nobody waits for
+    study.tracker._recorder.runs._thread.join()  # it may be in the middle of a request, whose answer nobody waits for
     assert study.again([0, 1], [("lr", 1, 0.1)])
     assert study.runs() == [("0", "FINISHED"), ("1", "FINISHED")]
 
@@ -342,7 +342,7 @@ def test_a_deleted_run_of_the_study_is_replaced_and_its_trials_runs_are_taken_ov
 def test_a_run_of_the_study_that_is_deleted_while_it_runs_is_replaced_at_once(study: Study):
     study.tracker.log_standing(1, 0.5, time.time())
     study.train(0, [("lr", 1, 0.1)])
-    assert study.tracker._runs.settle(30)
+    assert study.tracker._recorder.runs.settle(30)
     before = study.tracker.parent_id
     client_of(study).delete_run(before)
     study.train(1, [("lr", 1, 0.1)])
@@ -366,8 +366,8 @@ def test_a_run_of_the_study_that_is_deleted_while_it_runs_is_replaced_at_once(st
 def test_a_trial_s_run_that_is_deleted_while_it_trains_gets_another_with_every_point(study: Study):
     study.tracker.start_trial(0, VALUES)
     study.tracker.log_points(0, [("lr", 1, 0.1)])
-    assert study.tracker._runs.settle(30)
-    before = study.tracker._children[0].run_id
+    assert study.tracker._recorder.runs.settle(30)
+    before = study.tracker._trials.by_number[0].run_id
     client_of(study).delete_run(before)
     study.tracker.log_points(0, [("lr", 2, 0.2)])
     study.end(0, [("lr", 1, 0.1), ("lr", 2, 0.2), ("lr", 3, 0.3)])
@@ -380,7 +380,7 @@ def test_a_trial_s_run_that_is_deleted_while_it_trains_gets_another_with_every_p
 
 def test_an_experiment_that_is_deleted_while_the_study_runs_is_told_and_nothing_is_lost(study: Study):
     study.train(0, [("lr", 1, 0.1)])
-    assert study.tracker._runs.settle(30)
+    assert study.tracker._recorder.runs.settle(30)
     client_of(study).delete_experiment(study.tracker.experiment_id)
     study.train(1, [("lr", 1, 0.1)])
     assert not study.close()
@@ -425,7 +425,7 @@ def test_the_description_keeps_the_network_of_the_registry_whoever_writes_it(stu
     table = [{"number": 0, "value": 0.5}]
     best = {"number": 0, "params": {"optimizer.initial_lr": 0.01}, "config": {}}
     study.tracker.log_study(table, best, ["#0 is the best"])
-    assert study.tracker._runs.settle(30)
+    assert study.tracker._recorder.runs.settle(30)
     client_of(study).create_registered_model("tiny")
     TrackedStudy(study.tracker.uri, STUDY_ID).set_tag("tuner.champion", "0")
     study.train(1)

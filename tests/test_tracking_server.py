@@ -222,5 +222,5 @@ def test_a_server_that_refuses_permission_is_told_in_its_own_words_and_asked_onc
     study = through(lambda path, body: 403 if path.endswith("runs/log-batch") and b'"metrics"' in body else None)
     study.train(0, [("lr", 1, 0.1)])
     assert not study.close()
-    assert any("this one I cannot" in text and "sends it again" in text for text in study.tracker.missing)
+    assert any("this one I cannot" in text and "sends what is missing" in text for text in study.tracker.missing)
     assert study.points() == {}

@@ -22,13 +22,17 @@ class Names:
 
     Args:
         given: Names in MLflow, by the metrics' own; those that are the same can be left out.
-        used: All names that are used in MLflow.
+        used: Names that are used in MLflow.
     """
 
     def __init__(self, given: Mapping[str, str] | None = None, used: Iterable[str] = ()) -> None:
         self._given = dict(given or {})
         self._taken = {stored: name for name, stored in self._given.items()}
-        for name in used:
+        self.use(used)
+
+    def use(self, names: Iterable[str]) -> None:
+        """Give no metric one of these names of MLflow, except the one whose own name it is."""
+        for name in names:
             if self._taken.setdefault(name, name) == name:
                 self._given[name] = name
 

@@ -68,12 +68,13 @@ class RecordWriter:
         self._resume = 0.0
         self._is_hurrying = self._is_closed = False
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)  # started by the first record
 
     def put(self, lane: Hashable, record: Record) -> None:
         """Add a record to the end of a lane."""
         with self._changed:
+            if self._thread.ident is None:
+                self._thread.start()
             records = self._lanes.setdefault(lane, deque())
             if record.newest:
                 # The first may be in the middle of being written.
@@ -123,7 +124,7 @@ class RecordWriter:
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
-        if not self._waiting:
+        if not self._waiting and self._thread.ident is not None:
             self._thread.join()
 
     def _run(self) -> None:

@@ -480,6 +480,7 @@ def open_client(uri: str) -> MlflowClient:
     # The tracker tries again, and first looks whether a run was created though the answer was lost: MLflow does not.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # the files are small
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # which may hold a password
     file = _file_of(uri)
     if file is None:
         return MlflowClient(tracking_uri=uri)
