@@ -16,13 +16,19 @@ COMMANDS = ("confirm", "export", "league", "preview", "replay", "study")
 ONLY_HERE = {
     "mlflow": {
         f"tuner/{name}.py"
-        for name in ("tracking", "tracking_store", "recorder", "study_run", "trial_runs", "tracked", "system_metrics")
+        for name in (
+            *("tracking", "study_run", "trial_runs", "recorder", "tracked", "system_metrics"),
+            *("tracking_store", "store_uri", "store_errors", "artifacts"),
+        )
     },
     "optuna": {
         f"tuner/{name}.py"
         for name in ("coordinator", "database", "past", "progress", "reading", "samplers", "seeds", "storage")
     },
-    "sqlalchemy": {"tuner/database.py", "tuner/tracking_store.py"},
+    "sqlalchemy": {
+        f"tuner/{name}.py" for name in ("database", "tracking_store", "store_uri", "store_errors", "artifacts")
+    },
+    "requests": {"tuner/store_errors.py"},
     "plotly": {"tuner/interactive.py"},
     "ray": {"tuner/engines/ray.py"},
     "jinja2": {"tuner/report.py"},

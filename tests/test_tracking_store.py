@@ -17,8 +17,9 @@ from tests.servers import OddServer, PostgreSQLServer
 from tests.test_tracking import Study
 from tuner import tracking_store
 from tuner.errors import BadInputError
+from tuner.store_errors import can_pass
 from tuner.tracked import TrackedStudy
-from tuner.tracking_store import can_pass, tracking_uri
+from tuner.tracking_store import tracking_uri
 
 
 @pytest.fixture

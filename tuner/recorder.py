@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 from tuner.errors import TunerError
 from tuner.records import Record, RecordWriter
 from tuner.sent import SentPoints
-from tuner.tracking_store import can_pass, is_refusal, reason
+from tuner.store_errors import can_pass, is_refusal, reason
 from tuner.wording import joined
 
 __all__ = ["ARTIFACTS", "END", "RUN", "STUDY", "DeletedRunError", "LostStudyError", "NoRunError", "Recorder"]

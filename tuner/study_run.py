@@ -12,6 +12,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Met
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
 
+from tuner.artifacts import add_files, artifact_folder, create_experiment, take_along
 from tuner.config import StudyConfig
 from tuner.errors import BadInputError
 from tuner.messages import Points
@@ -19,8 +20,8 @@ from tuner.mlflow_text import LONGEST_TAG, NAME_RULE, Names, fitting, storable
 from tuner.recorder import ARTIFACTS, END, STUDY, LostStudyError, NoRunError, Recorder
 from tuner.records import Record
 from tuner.sent import SentPoints
+from tuner.store_errors import reason
 from tuner.tracked import CHAMPION_TAG, METRIC_TAG, STUDY_ID_TAG, find_children, find_parent, metric_names
-from tuner.tracking_store import add_files, artifact_folder, create_experiment, reason, take_along
 from tuner.urls import without_password
 
 __all__ = ["MISSING_TAG", "REPLACES_TAG", "STUDY_TAG", "StudyRun", "run_tags"]

@@ -14,10 +14,13 @@ from mlflow.entities import LoggedModelOutput, Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
+from tuner.artifacts import add_files, artifact_folder
 from tuner.errors import BadInputError, StudyFailedError, in_a_line
 from tuner.pages import ALIAS, address_of, model_note, runs_page, with_network
 from tuner.record import LR_TABLE, Curve, simplified
-from tuner.tracking_store import add_files, artifact_folder, explained, folder_of, open_client, reason
+from tuner.store_errors import explained, reason
+from tuner.store_uri import folder_of
+from tuner.tracking_store import open_client
 
 if TYPE_CHECKING:
     import numpy as np

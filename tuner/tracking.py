@@ -20,10 +20,11 @@ from tuner.config import StudyConfig, TrialConfig
 from tuner.messages import Points, TrialResult
 from tuner.pages import runs_page, standing, trials_page, with_network
 from tuner.recorder import Recorder
+from tuner.store_errors import explained
 from tuner.study_file import as_yaml
 from tuner.study_run import StudyRun
 from tuner.tracked import CHAMPION_TAG
-from tuner.tracking_store import explained, open_client
+from tuner.tracking_store import open_client
 from tuner.trial_runs import TRIAL_STATUS, TrialRun, TrialRuns, csv_text
 
 if TYPE_CHECKING:

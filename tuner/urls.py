@@ -10,6 +10,7 @@ from tuner.errors import BadInputError
 __all__ = [
     "DEFAULT_STORAGE",
     "has_password",
+    "is_web",
     "refuse_passwords",
     "storage_url",
     "without_password",
@@ -57,7 +58,7 @@ def without_password(url: str) -> str:
     login = _login(url)
     if login is not None:
         scheme, user, _ = login.groups()
-        url = f"{scheme}{'' if _is_web(scheme) else f'{user}@'}{url[login.end() :]}"
+        url = f"{scheme}{'' if is_web(scheme) else f'{user}@'}{url[login.end() :]}"
     return _SETTING.sub(lambda setting: f"{setting[1]}=" if _is_secret(setting) else setting[0], url)
 
 
@@ -85,13 +86,14 @@ def _secrets(url: str) -> list[str]:
 
 def _login(url: str) -> re.Match[str] | None:
     login = _LOGIN.match(url)
-    if login and _is_web(login[1]) and re.match(r"\d+(/[^?]*)?\?", login[3] or ""):
+    if login and is_web(login[1]) and re.match(r"\d+(/[^?]*)?\?", login[3] or ""):
         return None  # http://host:5000/path?mail=a@b: a port, a path and a setting
     return login
 
 
-def _is_web(scheme: str) -> bool:
-    return scheme.lower() in ("http://", "https://")
+def is_web(url: str) -> bool:
+    """Return whether a URL is a web address."""
+    return url.lower().startswith(("http://", "https://"))
 
 
 def _is_secret(setting: re.Match[str]) -> bool:

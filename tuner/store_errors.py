@@ -1,0 +1,159 @@
+"""What goes wrong with MLflow's store: whether it can pass by itself, and how to say it to the user."""
+
+import contextlib
+import errno
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import requests
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
+
+from tuner.errors import BadInputError, TunerError
+from tuner.urls import is_web, without_password, without_passwords
+
+__all__ = ["FORMS", "can_pass", "explained", "is_refusal", "reason", "refused"]
+
+FORMS = "write sqlite:///mlflow.db, postgresql://user@host/database or http://host:port"
+
+TEMPORARY_CODES = frozenset(
+    {"TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "ABORTED"}
+)
+TEMPORARY_ERRNO = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("ENOSPC", "EDQUOT", "EAGAIN", "EINTR", "EIO", "ESTALE", "EMFILE", "ENFILE", "ENOMEM", "EBUSY", "EPIPE"),
+        *("ECONNREFUSED", "ECONNRESET", "ECONNABORTED", "ENETDOWN", "ENETUNREACH", "EHOSTDOWN", "EHOSTUNREACH"),
+        *("ETIMEDOUT",),
+    )
+)
+# Clients of artifact stores have errors of their own, whose classes are called so.
+TEMPORARY_NAME = re.compile(r"Connect(ion|Timeout)|Timeout|Unavailable|TooManyRequests|Throttl|SlowDown|RetryError")
+PERMANENT_REQUESTS = (
+    requests.exceptions.InvalidURL,
+    requests.exceptions.MissingSchema,
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.TooManyRedirects,
+)
+
+
+def can_pass(error: BaseException) -> bool:
+    """Return whether an error of a store can pass by itself: the network's, a lock's, or that of a full disk."""
+    return any(_is_temporary(each) for each in _chain(error))
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Return whether an error is about the very data, so that the store will never take them."""
+    if isinstance(error, MlflowException):
+        if error.error_code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST"):
+            return True
+        return any(isinstance(each, DataError | TypeError | ValueError | OverflowError) for each in _chain(error))
+    return isinstance(error, TypeError | ValueError | OverflowError)
+
+
+def _is_temporary(error: BaseException) -> bool:
+    if isinstance(error, MlflowException) and error.error_code in TEMPORARY_CODES:
+        return True
+    if isinstance(error, OperationalError) or (isinstance(error, DBAPIError) and error.connection_invalidated):
+        return True
+    if isinstance(error, InterfaceError):  # SQLite's is for values that it cannot bind
+        return type(error.orig).__module__.partition(".")[0] != "sqlite3"
+    if isinstance(error, requests.RequestException) and error.response is None:
+        return not isinstance(error, PERMANENT_REQUESTS)
+    if (status := _http_status(error)) is not None:
+        return status in (408, 425, 429) or status >= 500
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in TEMPORARY_ERRNO
+    return any(TEMPORARY_NAME.search(cls.__name__) for cls in type(error).__mro__)
+
+
+def _http_status(error: BaseException) -> int | None:
+    """Return the status of the answer that an error is about, where the clients of artifact stores keep it."""
+    response = getattr(error, "response", None)
+    if isinstance(response, Mapping):  # botocore's
+        status: Any = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    else:
+        status = getattr(response, "status_code", None) or getattr(error, "status_code", getattr(error, "code", None))
+    return status if isinstance(status, int) and 400 <= status < 600 else None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, and those that it was raised from or in place of."""
+    seen: set[int] = set()
+    each: BaseException | None = error
+    while each is not None and id(each) not in seen:
+        seen.add(id(each))
+        yield each
+        each = each.__cause__ or each.__context__
+
+
+def reason(error: BaseException, uri: str) -> str:
+    """Return what an error says, in a line, without the password of the store's URI."""
+    chain = list(_chain(error))
+    said = next((each for each in chain if isinstance(each, DBAPIError) and each.orig is not None), None)
+    network = [each for each in chain if isinstance(each, OSError) and each.strerror] if _of_network(chain) else []
+    if said is not None:
+        text = str(said.orig)
+    elif network:
+        text = str(network[-1].strerror)
+    elif _of_network(chain):
+        last = chain[-1]
+        text = str(getattr(last, "reason", next((each for each in last.args if isinstance(each, Exception)), last)))
+    else:
+        text = str(error)
+    line = " ".join(without_passwords(text, uri).split())
+    says_enough = line and isinstance(
+        error, MlflowException | DBAPIError | ArgumentError | OSError | ImportError | TunerError
+    )
+    line = line if says_enough else f"{type(error).__name__}: {line}"
+    return (line if len(line) <= 300 else f"{line[:300]} ...").rstrip(".: ")
+
+
+def _of_network(chain: Iterable[BaseException]) -> bool:
+    return any(isinstance(each, requests.RequestException) for each in chain)
+
+
+@contextlib.contextmanager
+def explained(uri: str) -> Iterator[None]:
+    """Turn what can go wrong with a store into a sentence that says what to do.
+
+    Raises:
+        BadInputError: If something goes wrong.
+    """
+    shown = without_password(uri)
+    try:
+        yield
+    except TunerError:
+        raise
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise refused(f"{shown} cannot be used: {reason(error, uri)}; {FORMS}.") from error
+    except ImportError as error:
+        extra = ' PostgreSQL needs pip install "lr-tuner[postgresql]".' if uri.startswith("postgresql") else ""
+        raise refused(f"{shown} needs a package that is not installed ({error}).{extra}") from error
+    except Exception as error:
+        raise refused(_explanation(error, uri, shown)) from error
+
+
+def _explanation(error: Exception, uri: str, shown: str) -> str:
+    said = reason(error, uri)
+    code = getattr(error, "error_code", "")
+    if code in ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"):
+        advice = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to one that it knows."
+        return f"{shown} refuses the login. {advice}"
+    if code == "PERMISSION_DENIED":
+        return f"{shown} does not let this user do that: {said}"
+    if not is_web(uri):
+        return f"{shown} cannot be used: {said}."
+    chain = list(_chain(error))
+    if any(isinstance(each, requests.exceptions.RetryError) for each in chain):
+        return f"the server at {shown} cannot answer at present: {said}. Try again later."
+    if any(isinstance(each, requests.ConnectionError | requests.Timeout) for each in chain):
+        advice = "Start it, or leave the option away to log to a local file."
+        return f"no MLflow server answers at {shown} ({said}). {advice}"
+    return f"what answers at {shown} is not an MLflow server that can be used: {said}."
+
+
+def refused(text: str) -> BadInputError:
+    """Return the error of a tracking URI that cannot be used."""
+    return BadInputError([f"tracking uri: {text}"])
