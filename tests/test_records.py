@@ -113,16 +113,20 @@ def test_a_record_that_is_alone_in_the_queue_is_given_up_if_the_store_takes_some
 
 
 def test_a_store_that_is_away_keeps_every_record_waiting_and_is_told_once(store: Store):
+    store.put("a", "zeroth")
+    assert store.writer.settle(10)
     database = store.locked()
     store.put("a", "poison", "first")
     store.put("b", "second")
+    wait_for(lambda: store.writer._outage > 1)
+    store.put("c", "third")
     wait_for(lambda: store.writer._outage > 2 * MISSES)  # more tries than a record that is at fault gets
-    assert store.writer.waiting == 2
+    assert store.writer.waiting == 3
     assert store.given_up == []
     database.execute("rollback")
     database.close()
     assert store.writer.drain(10)
-    assert sorted(store.texts()) == ["first", "second"]
+    assert sorted(store.texts()) == ["first", "second", "third", "zeroth"]
     assert store.notes == ["away: database is locked", "back"]
 
 
@@ -132,10 +136,10 @@ def test_closing_ends_after_its_patience_with_a_store_that_stays_away_and_nothin
     assert not store.writer.drain(0.3)
     store.writer.close()
     assert store.writer.waiting == 1
-    database.execute("rollback")
-    database.close()
     store.writer._thread.join(10)
     assert not store.writer._thread.is_alive()
+    database.execute("rollback")
+    database.close()
     assert store.texts() == []
 
 

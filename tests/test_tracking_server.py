@@ -54,6 +54,7 @@ def test_without_its_mlflow_server_a_study_ends_and_the_next_run_delivers(
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 1, output
     assert "MLflow did not take all records; run the same command again when it is up" in output
+    assert output.count("MLflow takes no records at present") == 0, "it was told once, before"
     server.start()
     folder.call()
     folder.check(trials=4, epochs=EPOCHS, steps=STEPS)

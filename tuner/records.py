@@ -24,13 +24,14 @@ class Record:
     """Something to write.
 
     Args:
-        write: Writes it. It is called again after an error, even one that came when all was written.
+        write: Writes it, and returns False if there was nothing to write. It is called again after an error, even if
+            everything was written before that.
         give_up: Called in the writer's thread with the error, if the record cannot be written.
         divide: Returns what can be written one by one if the whole cannot; nothing if there are no parts.
         newest: If not empty, of the records of a lane with this name only the newest is kept waiting.
     """
 
-    write: Callable[[], None]
+    write: Callable[[], object]
     give_up: Callable[[Exception], None]
     divide: Callable[[], Sequence["Record"]] = tuple
     newest: str = ""
@@ -138,11 +139,14 @@ class RecordWriter:
                     return
                 record = self._lanes[lane][0]
             try:
-                record.write()
+                is_written = record.write() is not False
             except Exception as error:
                 self._fail(lane, record, error)
             else:
-                self._take(lane)
+                if is_written:
+                    self._taken += 1
+                    self._answered()
+                self._remove(lane)
 
     def _next(self) -> Hashable | None:
         """Return the lane whose turn it is; None if there is none."""
@@ -156,11 +160,6 @@ class RecordWriter:
             return None
         due = min(self._due.get(lane, 0.0) for lane in self._lanes)
         return max(0.0, max(due, self._resume) - time.monotonic())
-
-    def _take(self, lane: Hashable) -> None:
-        self._taken += 1
-        self._answered()
-        self._remove(lane)
 
     def _answered(self) -> None:
         if self._outage:
@@ -187,9 +186,10 @@ class RecordWriter:
             self._give_up(lane, record, error)
             return
         record.failures += 1
-        if record.failures == 1 and not self._outage:
+        if record.failures == 1:
             record.seen = self._taken
-            return  # a connection that had gone stale: at once again
+            if not self._outage:
+                return  # a connection that had gone stale: at once again
         takes_others = self._taken > record.seen or self._answers()
         record.seen = self._taken
         pause = 0.0

@@ -393,7 +393,7 @@ def carry_out(
             for note in notes:
                 display.note(note)
         conclude(store, tracker, delivered)
-        return Outcome(interruption.signals[0] if interruption.signals else 0, store.has_result, delivered)
+        return Outcome(interruption.signals[0] if interruption.signals else 0, store.has_result, not tracker.missing)
 
 
 @contextmanager

@@ -153,14 +153,14 @@ class StudyRun:
 
         self._recorder.put(lane, Record(partial(self.write, write), give_up, newest=newest))
 
-    def write(self, write: Callable[[], object]) -> None:
-        """Write something to the run; if it was deleted, to the one that replaces it.
+    def write(self, write: Callable[[], object]) -> object:
+        """Write something to the run; if it was deleted, to the one that replaces it. Return what `write` does.
 
         Raises:
             LostStudyError: If there can be no other.
         """
         try:
-            write()
+            return write()
         except MlflowException as error:
             if not self._recorder.is_gone(self.run_id, error):
                 raise
@@ -169,7 +169,7 @@ class StudyRun:
             except MlflowException as failure:
                 said = reason(failure, self._uri)
                 raise LostStudyError(f"its run was deleted, and it cannot get another: {said}") from failure
-            write()
+            return write()
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags of the run, now."""
@@ -186,7 +186,7 @@ class StudyRun:
         self._put_points(points, at)
 
     def _put_points(self, points: Points, at: int) -> None:
-        def write() -> None:
+        def write() -> bool:
             if self._sent is None:
                 raise NoRunError("it is not known which points the run has")
             names = self.names_of(key for key, _, _ in points)
@@ -196,6 +196,7 @@ class StudyRun:
                 self._client.log_batch(self.run_id, metrics=metrics)
                 for metric in metrics:
                     self._sent.add(metric.key, metric.step)
+            return bool(new)
 
         self.put("points", write)
 

@@ -192,9 +192,10 @@ class Tracker:
         now = int(time.time() * 1000)
         points = [Metric(key, value, now, now - self._study.run.info.start_time) for key, value in values.items()]
 
-        def write() -> None:
+        def write() -> bool:
             if self._study.is_open:  # else no trial has begun: nothing is done in a study that is finished
                 self._client.log_batch(self.parent_id, metrics=points)
+            return self._study.is_open
 
         self._study.put("system metrics", write, lane="system")
 

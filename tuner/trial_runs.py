@@ -235,10 +235,12 @@ class TrialRuns:
         files: Path | None,
         again: bool,
     ) -> None:
-        def open_run() -> None:
-            if number not in self.by_number:
+        def open_run() -> bool:
+            is_new = number not in self.by_number
+            if is_new:
                 self._create(number, config)
             self._put_files(number, result, points, files)
+            return is_new
 
         def once_more() -> None:  # its run was deleted meanwhile: another one gets everything
             if again:
@@ -302,17 +304,21 @@ class TrialRuns:
             return [Param(names[key], fitting(_text(value), LONGEST_PARAM)) for key, value in of.items()]
 
         def record(some: Sequence[Param], is_own: bool = False) -> Record:
-            def write(run: TrialRun) -> None:
-                for batch in () if run.has_values and not is_own else _batches(some, 100):
+            def write(run: TrialRun) -> bool:
+                is_needed = is_own or not run.has_values
+                for batch in _batches(some, 100) if is_needed else ():
                     self._client.log_batch(run.run_id, params=batch)
+                return is_needed
 
             what = f"the parameter {some[0].key}" if len(some) == 1 else "parameters"
             return self._record(number, what, write, lambda: [record(part, is_own) for part in _halves(some)])
 
-        def write_data(run: TrialRun) -> None:
-            if not run.has_values:
-                self._client.log_inputs(run.run_id, [self._study.dataset(config.data.name, config.data.arguments)])
-                run.has_values = True
+        def write_data(run: TrialRun) -> bool:
+            if run.has_values:
+                return False
+            self._client.log_inputs(run.run_id, [self._study.dataset(config.data.name, config.data.arguments)])
+            run.has_values = True
+            return True
 
         if values:
             self._recorder.put(number, record(params(values)))
@@ -343,15 +349,16 @@ class TrialRuns:
             names = self._study.names_of(key for key, _, _ in some)
             return [(key, step, value) for key, step, value in some if (names[key], step) not in sent]
 
-        def write(run: TrialRun) -> None:
-            names, sent = self._study.names, self._sent_of(run)
-            for part in _batches(new_points(run), BATCH):
+        def write(run: TrialRun) -> bool:
+            new, names, sent = new_points(run), self._study.names, self._sent_of(run)
+            for part in _batches(new, BATCH):
                 metrics = [Metric(names[key], float(value), run.start_time + step, step) for key, step, value in part]
                 self._client.log_batch(run.run_id, metrics=metrics)
                 for metric in metrics:
                     sent.add(metric.key, metric.step)
                 batch.taken += len(part)
             done()
+            return bool(new)
 
         def divide() -> list[Record]:
             run = self.by_number.get(number)
@@ -392,7 +399,7 @@ class TrialRuns:
         self,
         number: int,
         what: str,
-        write: Callable[[TrialRun], None],
+        write: Callable[[TrialRun], object],
         divide: Callable[[], Sequence[Record]] = tuple,
         gone: Callable[[], None] = _nothing,
     ) -> Record:
@@ -401,17 +408,17 @@ class TrialRuns:
         Args:
             number: The trial.
             what: What it is, for messages.
-            write: Writes it to the run.
+            write: Writes it to the run, and returns False if there was nothing to write.
             divide: Returns its parts.
             gone: Called if the run was deleted before it was written.
         """
 
-        def attempt() -> None:
+        def attempt() -> object:
             run = self.by_number.get(number)
             if run is None:
                 raise NoRunError("the trial has no run")
             try:
-                write(run)
+                return write(run)
             except MlflowException as error:
                 if not self._recorder.is_gone(run.run_id, error):
                     raise
@@ -432,8 +439,9 @@ class TrialRuns:
             if run is not None:
                 (run.refused if is_final else run.lacks)[missing] = None
 
-    def _mark(self, run: TrialRun) -> None:
-        """Write to a run whether records are missing."""
+    def _mark(self, run: TrialRun) -> bool:
+        """Write to a run whether records are missing; return whether there was anything to write."""
+        is_needed = bool(run.lacks or run.waits or run.is_marked or run.refused)
         lacks = "; ".join([*run.lacks, *([ARTIFACTS] if run.waits else [])])
         if lacks:
             self._client.set_tag(run.run_id, MISSING_TAG, fitting(lacks, LONGEST_TAG))
@@ -442,6 +450,7 @@ class TrialRuns:
         run.is_marked = bool(lacks)
         if run.refused:
             self._client.set_tag(run.run_id, REFUSED_TAG, fitting("; ".join(run.refused), LONGEST_TAG))
+        return is_needed
 
     # -- files ---------------------------------------------------------------------------------------------------------
 
@@ -465,10 +474,11 @@ class TrialRuns:
         with self._lock:
             run.waits += 1
 
-        def write() -> None:
+        def write() -> bool:
             if (found := content()) is not None:
                 self._study.add_file(run.run_id, run.artifacts, name, found)
             done()
+            return found is not None
 
         def give_up(error: Exception) -> None:
             missing, _ = self._recorder.lose(ARTIFACTS, f"trial #{number}", error)
