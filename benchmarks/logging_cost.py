@@ -28,10 +28,10 @@ from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.loggers import Logger, MLFlowLogger
 
 from lightning_modules import MNISTCNN, Adam, Classifier, ExponentialDecay, MNIST5kDataModule
-from tuner.callbacks import History, Reporter
-from tuner.config import TrialConfig, load_study
-from tuner.messages import EpochReport, TrialResult, Verdict
-from tuner.tracking import Tracker
+from tuner.config.study import TrialConfig, load_study
+from tuner.protocol import EpochReport, TrialResult, Verdict
+from tuner.tracking.tracker import Tracker
+from tuner.training.callbacks import History, Reporter
 
 EPOCHS = 2
 

@@ -29,11 +29,11 @@ from pathlib import Path
 from optuna.trial import TrialState
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tuner.config import StudyConfig, TrialConfig, load_study
-from tuner.messages import TrialResult
-from tuner.review import Review
-from tuner.storage import StudyStore
-from tuner.tracking import Tracker
+from tuner.config.study import StudyConfig, TrialConfig, load_study
+from tuner.protocol import TrialResult
+from tuner.reporting.review import Review
+from tuner.storage.study_store import StudyStore
+from tuner.tracking.tracker import Tracker
 
 NAME = "many-trials"
 EPOCHS = 5

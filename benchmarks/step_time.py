@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_modules import MLP, MNISTCNN, ExponentialDecay, MNIST5kDataModule
-from tuner.callbacks import Reporter
-from tuner.config import TrialConfig
-from tuner.messages import Assignment, EpochReport, Group, StepReport, Verdict
-from tuner.training import run
+from tuner.config.study import TrialConfig
+from tuner.protocol import Assignment, EpochReport, Group, StepReport, Verdict
+from tuner.training.callbacks import Reporter
+from tuner.training.run import run
 
 BATCH, STEPS, INITIAL_LR = 50, 80, 1e-3
 DECAY_RATE, DECAY_STEPS = 0.96, 20

@@ -16,12 +16,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from lightning_modules import Plateau, PlateauState, Schedule
-from tuner.config import read_schedule
-from tuner.document import Document, shown
-from tuner.figures import COLORS
-from tuner.length import Length
-from tuner.registry import KINDS
-from tuner.study_file import read_value
+from tuner.config.document import Document, shown
+from tuner.config.lengths import Length
+from tuner.config.registry import KINDS
+from tuner.config.study import read_schedule
+from tuner.config.yaml_reader import read_value
+from tuner.visualization.figure import COLORS
 
 DOCS = Path(__file__).parent
 LENGTH = Length(steps_per_epoch=100, max_epochs=10)

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
-LIBRARIES = ["tuner.coordinator", "tuner.comparison"]
+LIBRARIES = ["tuner.runner.coordinator", "tuner.analysis.comparison"]
 
 
 class Command:

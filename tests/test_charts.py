@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from matplotlib.image import imread
 
 from lightning_modules import SCHEDULES, CosineRestarts
-from tuner.chart_parts import ACCENT, MAX_CURVES
-from tuner.charts import PLOTS, draw
-from tuner.figures import Figure, Scale
-from tuner.interactive import to_div
-from tuner.pictures import png
-from tuner.record import StudyRecord, TrialRecord, simplified
+from tuner.analysis.record import StudyRecord, TrialRecord, simplified
+from tuner.visualization.charts import PLOTS, draw
+from tuner.visualization.figure import Figure, Scale
+from tuner.visualization.matplotlib_backend import png
+from tuner.visualization.parts import ACCENT, MAX_CURVES
+from tuner.visualization.plotly_backend import to_div
 
 FAMILIES = ("constant", "exponential", "cosine_restarts")
 STEPS = 90

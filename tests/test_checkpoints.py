@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tuner.checkpoints import (
+from tuner.training.checkpoints import (
     CheckpointPace,
     DamagedCheckpointError,
     checkpoint_name,
@@ -111,7 +111,7 @@ def test_a_process_killed_while_writing_leaves_a_whole_checkpoint(tmp_path: Path
     path = tmp_path / "epoch-000001.ckpt"
     rng = random.Random(1)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tuner.checkpoints"])
+    context.set_forkserver_preload(["tuner.training.checkpoints"])
     for _ in range(10):
         process = context.Process(target=_write_for_ever, args=(path,))
         process.start()

@@ -7,7 +7,7 @@ from statistics import fmean
 import pytest
 from scipy import stats
 
-from tuner.comparison import Comparison, Repeated, interval
+from tuner.analysis.comparison import Comparison, Repeated, interval
 
 A = Repeated("#1 cosine", dict(enumerate([0.91, 0.93, 0.92, 0.94])), claimed=0.97)
 B = Repeated("#2 step", dict(enumerate([0.90, 0.91, 0.92, 0.92])), claimed=0.90)

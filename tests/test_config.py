@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_modules import SCHEDULES
-from tuner import registry
-from tuner.config import (
+from tuner.config import registry
+from tuner.config.search_space import Choices, OneOf, Range, corners, searched, suggest
+from tuner.config.study import (
     Budget,
     Component,
     Objective,
@@ -24,8 +25,7 @@ from tuner.config import (
 )
 from tuner.durations import parse_duration
 from tuner.errors import BadInputError
-from tuner.importing import own_places
-from tuner.search_space import Choices, OneOf, Range, corners, searched, suggest
+from tuner.process import own_places
 
 FILE = Path("studies/x.yaml")
 

@@ -7,14 +7,14 @@ import pytest
 from rich.console import Console
 
 from tests.conftest import TINY, StudyFolder
-from tuner.config import load_study
-from tuner.coordinator import Coordinator
+from tuner.config.study import load_study
 from tuner.engines import Handler
 from tuner.errors import StudyFailedError
-from tuner.messages import Group, Slot, TrialResult
-from tuner.progress import Display
-from tuner.storage import StudyStore
-from tuner.tracking import Tracker
+from tuner.protocol import Group, Slot, TrialResult
+from tuner.runner.coordinator import Coordinator
+from tuner.runner.display import Display
+from tuner.storage.study_store import StudyStore
+from tuner.tracking.tracker import Tracker
 
 End = Callable[[Handler, Group], None]
 

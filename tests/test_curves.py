@@ -9,10 +9,10 @@ import yaml
 
 from lightning_modules import CosineDecay, Plateau, Schedule, StepDecay, scaled
 from tests.test_training import STEPS, VALUES
-from tuner.config import Component, StudyConfig, load_study
-from tuner.curves import POINTS, families, make_curve
+from tuner.analysis.lr_curves import POINTS, families, make_curve
+from tuner.config.lengths import Length
+from tuner.config.study import Component, StudyConfig, load_study
 from tuner.errors import BadInputError
-from tuner.length import Length
 
 SPACE = {
     "optimizer.initial_lr": {"low": 1e-4, "high": 1e-2, "log": True},

@@ -15,9 +15,9 @@ import lightning_modules
 import tuner
 from lightning_modules import Schedule
 from tests.conftest import TINY
-from tuner.config import _PRUNERS, _SAMPLERS, TrainerConfig, load_study
-from tuner.curves import families
-from tuner.registry import KINDS, arguments_of
+from tuner.analysis.lr_curves import families
+from tuner.config.registry import KINDS, arguments_of
+from tuner.config.study import _PRUNERS, _SAMPLERS, TrainerConfig, load_study
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "schedules.md").read_text()

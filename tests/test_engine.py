@@ -14,13 +14,13 @@ import pytest
 from tests.conftest import StudyFolder
 from tests.networks import IRIS, with_iris_network
 from tests.processes import is_alive
-from tuner.config import TrialConfig, load_study
+from tuner.config.search_space import corners
+from tuner.config.study import TrialConfig, load_study
 from tuner.engines.local import LocalEngine, ask
 from tuner.engines.pipe import Mailbox, PipeChannel, SpoiltPipeError
 from tuner.engines.stalls import Pulse, processor_seconds
 from tuner.errors import StudyFailedError
-from tuner.messages import Assignment, ChannelClosedError, EpochReport, Group, Slot, StepReport, TrialResult, Verdict
-from tuner.search_space import corners
+from tuner.protocol import Assignment, ChannelClosedError, EpochReport, Group, Slot, StepReport, TrialResult, Verdict
 
 RESULT = TrialResult("complete", points=[("lr", step, 0.1) for step in range(1000)])
 

@@ -33,10 +33,10 @@ from lightning_modules import (
     warmup,
 )
 from tests.test_training import Answers
-from tuner import registry
-from tuner.config import StudyConfig, TrialConfig, load_study
-from tuner.messages import Assignment, Group, TrialResult
-from tuner.training import MODEL_FILE, run
+from tuner.config import registry
+from tuner.config.study import StudyConfig, TrialConfig, load_study
+from tuner.protocol import Assignment, Group, TrialResult
+from tuner.training.run import MODEL_FILE, run
 
 EPOCHS, EPOCH = 3, 4  # epochs, and steps in each
 STEPS = EPOCHS * EPOCH

@@ -14,10 +14,10 @@ import yaml
 
 from lightning_modules import MNISTCNN, Adam, CosineDecay, Warmup
 from tests.conftest import StudyFolder
-from tuner.config import Objective, TrialConfig
+from tuner.config.study import Objective, TrialConfig
 from tuner.confirm import main as confirm
 from tuner.export import main as export
-from tuner.script import training_script
+from tuner.followup.script import training_script
 
 BARE = """\
 import runpy, sys

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StudyFolder
-from tuner import file_systems
-from tuner.file_systems import network_file_system
+from tuner import files as file_systems
+from tuner.files import network_file_system
 
 MOUNTS = r"""22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
 30 22 0:26 / /dev/shm rw,nosuid,nodev - tmpfs tmpfs rw

@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 from tests.test_charts import study, trial
-from tuner.findings import findings
+from tuner.analysis.findings import findings
 
 
 def text_of(*trials, **changes) -> str:

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from tests.test_search_space import fits, names, templates
-from tuner.config import StudyConfig, load_study
-from tuner.first_trials import first_trials
-from tuner.reading import config_of
-from tuner.search_space import suggest
-from tuner.storage import StudyStore
+from tuner.config.first_trials import first_trials
+from tuner.config.search_space import suggest
+from tuner.config.study import StudyConfig, load_study
+from tuner.storage.reader import config_of
+from tuner.storage.study_store import StudyStore
 
 STUDY = """\
 budget: {trials: 8}

@@ -19,11 +19,11 @@ import pytest
 
 from tests.networks import IRIS
 from tests.processes import is_alive
-from tuner.config import load_study
-from tuner.database import Database, sqlite_file, state_directory
+from tuner.config.study import load_study
 from tuner.errors import BadInputError, StudyFailedError, StudyRunningError
-from tuner.folders import check_folder, check_writable
-from tuner.storage import StudyStore, check_continued
+from tuner.storage.database import Database, sqlite_file, state_directory
+from tuner.storage.folders import check_folder, check_writable
+from tuner.storage.study_store import StudyStore, check_continued
 
 ANYBODY = 65534  # the user nobody
 CONFIG = load_study(str(IRIS))

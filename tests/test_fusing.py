@@ -13,11 +13,11 @@ import torch
 
 from tests.conftest import StudyFolder
 from tests.test_study import slots_of
-from tuner.config import TrialConfig
+from tuner.config.study import TrialConfig
 from tuner.errors import BadInputError
-from tuner.grouping import GroupSize, alike, group_size
-from tuner.messages import Assignment, EpochReport, Group, Slot, StepReport, TrialResult, Verdict
-from tuner.training import MODEL_FILE, RESULT_FILE, read_result, run
+from tuner.protocol import Assignment, EpochReport, Group, Slot, StepReport, TrialResult, Verdict
+from tuner.runner.group_size import GroupSize, alike, group_size
+from tuner.training.run import MODEL_FILE, RESULT_FILE, read_result, run
 
 STEPS = 5  # an epoch: 100 images in batches of 20
 VALUES: dict[str, Any] = {

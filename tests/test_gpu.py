@@ -41,7 +41,7 @@ FORK = "pid = os.fork() or os._exit(torch.cuda._is_in_bad_fork()); sys.exit(os.w
 
 @pytest.mark.parametrize(("touch", "is_bad"), [("", False), ("torch.cuda.device_count()", True)])
 def test_a_process_that_has_what_trainings_need_imported_can_be_forked_for_a_gpu(touch: str, is_bad: bool):
-    code = f"import os, sys, torch, tuner.training; {touch}\n{FORK}"
+    code = f"import os, sys, torch, tuner.training.run; {touch}\n{FORK}"
     if is_bad and torch.cuda.is_available():
         pytest.skip("with a driver, counting GPUs does not touch them")
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == is_bad

@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import StudyFolder
 from tests.networks import IRIS, with_iris_network
 from tests.processes import children, command_of, is_alive
-from tuner import review
+from tuner.reporting import review
 
 # Terminates what it starts in four ways, at once and by each signal, and writes down how these ended.
 TERMINATING = """\
@@ -61,7 +61,7 @@ def test_the_review_of_a_study_ends_with_its_coordinator_and_is_made_by_the_next
     process = folder.start("--review", "--trials", "1", study=IRIS)
 
     def reviews() -> list[int]:
-        return [pid for pid in children(process.pid) if b"tuner.review" in command_of(pid)]
+        return [pid for pid in children(process.pid) if b"tuner.reporting.review" in command_of(pid)]
 
     folder.wait_for(reviews, process)
     (review,) = reviews()

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import INLINE, StudyFolder
-from tuner.comparison import Comparison, Repeated
-from tuner.config import load_study
+from tuner.analysis.comparison import Comparison, Repeated
+from tuner.analysis.standings import Member, Standings
+from tuner.config.search_space import OneOf
+from tuner.config.study import load_study
 from tuner.league import main as league
-from tuner.search_space import OneOf
-from tuner.standings import Member, Standings
 
 SHIPPED = Path(__file__).parent.parent / "studies" / "league" / "schedules.yaml"
 MINI = """\

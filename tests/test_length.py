@@ -10,12 +10,12 @@ import yaml
 
 from lightning_modules import SCHEDULES
 from tests.test_training import STEPS, VALUES, Answers, train
-from tuner import registry
-from tuner.config import load_study
+from tuner.config import registry
+from tuner.config.annotations import item_hint, takes_steps
+from tuner.config.lengths import Length, Meter, relative_lengths, resolve
+from tuner.config.study import load_study
 from tuner.errors import BadInputError
-from tuner.hints import item_hint, takes_steps
-from tuner.length import Length, Meter, relative_lengths, resolve
-from tuner.reading import _Replay
+from tuner.storage.reader import _Replay
 
 LENGTHS = {
     "constant": [],

@@ -27,10 +27,10 @@ from lightning_modules import (
     warmup,
 )
 from tests.test_curves import study
-from tuner.config import Component, load_study, shipped_studies
-from tuner.curves import Curve, families, make_curve
-from tuner.length import Length
-from tuner.lint import HIGHEST_LR, lint, lint_families
+from tuner.analysis.lint import HIGHEST_LR, lint, lint_families
+from tuner.analysis.lr_curves import Curve, families, make_curve
+from tuner.config.lengths import Length
+from tuner.config.study import Component, load_study, shipped_studies
 
 LENGTH = Length(steps_per_epoch=80, max_epochs=3)
 

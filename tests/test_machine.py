@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from tests.networks import IRIS
-from tuner.config import TrialConfig, load_study
+from tuner.config.search_space import corners
+from tuner.config.study import TrialConfig, load_study
 from tuner.engines import machine, slots
 from tuner.engines.machine import processor_quota
 from tuner.engines.slots import make_slots
-from tuner.environment import environment
 from tuner.errors import BadInputError, StudyFailedError
-from tuner.lightning_config import lightning_config
-from tuner.messages import Slot
-from tuner.search_space import corners
+from tuner.protocol import Slot
+from tuner.training.environment import environment
+from tuner.training.lightning_cli import lightning_config
 
 
 @pytest.fixture

@@ -13,13 +13,13 @@ from rich.console import Console
 
 from tests.conftest import TINY, StudyFolder
 from tests.test_fusing import BRANCHING, STEPS, VALUES, assignments
-from tuner.config import load_study
-from tuner.grouping import GroupSize
-from tuner.measuring import fastest
-from tuner.messages import Group, TrialResult
-from tuner.running import Options, carry_out, checked, opened_engine
-from tuner.storage import StudyStore
-from tuner.training import run
+from tuner.config.study import load_study
+from tuner.protocol import Group, TrialResult
+from tuner.runner.group_size import GroupSize
+from tuner.runner.run import Options, carry_out, checked, opened_engine
+from tuner.storage.study_store import StudyStore
+from tuner.training.run import run
+from tuner.training.throughput import fastest
 
 
 @pytest.mark.parametrize(
@@ -96,9 +96,9 @@ IN_LITTLE_MEMORY = """
 import json, resource, sys
 from pathlib import Path
 import torch
-from tuner.config import TrialConfig
-from tuner.messages import Assignment, Group
-from tuner.training import run
+from tuner.config.study import TrialConfig
+from tuner.protocol import Assignment, Group
+from tuner.training.run import run
 
 
 class Answers:

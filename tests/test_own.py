@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from tests.conftest import StudyFolder
-from tuner.config import load_study
-from tuner.curves import families
+from tuner.analysis.lint import lint_families
+from tuner.analysis.lr_curves import families
+from tuner.config.study import load_study
 from tuner.errors import BadInputError
-from tuner.lint import lint_families
 from tuner.replay import main as replay
 
 ROOT = Path(__file__).parent.parent

@@ -14,8 +14,8 @@ import pytest
 
 from tests.conftest import EPOCHS, STEPS, TINY, StudyFolder
 from tests.servers import Firewall, PostgreSQLServer
-from tuner.database import Database
 from tuner.errors import BadInputError, StudyFailedError, StudyRunningError
+from tuner.storage.database import Database
 from tuner.study import main
 
 

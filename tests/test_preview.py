@@ -13,12 +13,12 @@ from rich.console import Console
 from lightning_modules import CosineRestarts, MNIST5kDataModule, StepDecay
 from tests.conftest import TINY
 from tests.test_study import RELATIVE
-from tuner.config import Component, load_study
-from tuner.curves import Family, families, make_curve
-from tuner.length import Length
-from tuner.plots import draw_terminal, make_figure
+from tuner.analysis.lr_curves import Family, families, make_curve
+from tuner.config.lengths import Length
+from tuner.config.study import Component, load_study
 from tuner.preview import main
 from tuner.study import main as study_main
+from tuner.visualization.lr_preview import draw_terminal, make_figure
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tuner.config import TrialConfig, load_study
-from tuner.messages import EpochReport, Slot, StepReport, TrialResult
-from tuner.progress import Display
+from tuner.config.study import TrialConfig, load_study
+from tuner.protocol import EpochReport, Slot, StepReport, TrialResult
+from tuner.runner.display import Display
 
 TINY = Path(__file__).parent / "tiny.yaml"
 

@@ -12,9 +12,9 @@ from tests.conftest import StudyFolder
 from tests.processes import slots_of
 from tuner.engines.slots import _divide, make_slots
 from tuner.errors import BadInputError
-from tuner.grouping import check_divisible
-from tuner.messages import Slot
-from tuner.ranks import share_of
+from tuner.protocol import Slot
+from tuner.runner.group_size import check_divisible
+from tuner.training.distributed import share_of
 
 TWO = ("--per-device", "1", "--devices-per-trial", "2")
 # In double precision, without dropout, which each rank draws for its own images, and with trials that are pruned.

@@ -6,7 +6,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from tuner.reading import BEST, record_of
+from tuner.storage.reader import BEST, record_of
 
 ATTRIBUTES = {"objective.metric": "val/loss", "trial.schedule.name": "cosine"}
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tuner import records
-from tuner.records import MISSES, Record, RecordWriter
+from tuner.tracking import record_writer as records
+from tuner.tracking.record_writer import MISSES, Record, RecordWriter
 
 
 class Store:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from lightning_modules import MODELS, OPTIMIZERS, SCHEDULES, Plateau, Schedule
-from tuner import registry
-from tuner.hints import check_value, converted, did_you_mean
-from tuner.registry import Argument, arguments_of, build, rehearse, resolve, sample_optimizer, signature_of
+from tuner.config import registry
+from tuner.config.annotations import check_value, converted, did_you_mean
+from tuner.config.registry import Argument, arguments_of, build, rehearse, resolve, sample_optimizer, signature_of
 
 SOURCE = """\
 from pathlib import Path

@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from tests import toys
 from tests.conftest import StudyFolder
-from tuner.config import load_study
+from tuner.config.study import load_study
 from tuner.engines.inline import InlineEngine
 from tuner.errors import BadInputError
-from tuner.messages import Slot
-from tuner.rehearsal import MOST_NETWORKS, Rehearsal, networks, rehearse
+from tuner.protocol import Slot
+from tuner.runner.rehearsal import MOST_NETWORKS, Rehearsal, networks, rehearse
 
 Write = Callable[..., str]
 

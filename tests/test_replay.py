@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StudyFolder
+from tuner.followup.replaying import different_points, different_setup, how_trained
 from tuner.replay import main as replay
-from tuner.replaying import different_points, different_setup, how_trained
 
 SETUP = {"torch": "2.15.0", "device": "CPU", "precision": "32-true", "threads": 1, "ranks": 1, "fused": 1}
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from tests.conftest import StudyFolder
-from tuner.review import Review
+from tuner.reporting.review import Review
 
 PNG = b"\x89PNG\r\n\x1a\n"
 PARENT = "(select run_uuid from tags where key = 'tuner.study_id')"
@@ -213,7 +213,7 @@ def test_a_registry_that_refuses_and_a_network_that_cannot_be_exported_are_told_
     (study_id,) = reviewed.optuna("select value_json from study_user_attributes where key = 'identifier'")[0]
     code = (
         "import json, os, numpy, torch\n"
-        "from tuner.tracked import TrackedStudy\n"
+        "from tuner.tracking.reader import TrackedStudy\n"
         "class Branching(torch.nn.Linear):\n"
         "    def forward(self, images):\n"
         "        return super().forward(images if images.sum().item() > 0 else -images)\n"

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.samplers import RandomSampler
 
-from tuner.search_space import (
+from tuner.config.search_space import (
     Choices,
     OneOf,
     Range,

@@ -9,9 +9,9 @@ import pytest
 from optuna.trial import TrialState
 
 from tests.conftest import TINY
-from tuner.config import TrialConfig, load_study
-from tuner.search_space import corners
-from tuner.seeds import SeedStore, SeedStudy
+from tuner.config.search_space import corners
+from tuner.config.study import TrialConfig, load_study
+from tuner.followup.replicates import SeedStore, SeedStudy
 
 SEEDS = (11, 12, 13)
 

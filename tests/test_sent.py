@@ -5,7 +5,7 @@ import tracemalloc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuner.sent import SentPoints
+from tuner.tracking.sent_points import SentPoints
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(-50, 50) | st.integers(-(2**63), 2**63))))

@@ -7,8 +7,8 @@ import pytest
 
 from tests.conftest import StudyFolder
 from tests.test_own import BESIDE, NET
+from tuner.config.sources import Sources, own_sources, sources_of, with_sources
 from tuner.replay import main as replay
-from tuner.sources import Sources, own_sources, sources_of, with_sources
 
 PACKAGE = {
     "own_top.py": "import os, torch\nimport own_side\nfrom own_package.inner import nets\n",

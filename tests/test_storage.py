@@ -11,9 +11,9 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from tests.conftest import TINY
-from tuner.config import load_study
-from tuner.reading import open_study
-from tuner.storage import StudyStore
+from tuner.config.study import load_study
+from tuner.storage.reader import open_study
+from tuner.storage.study_store import StudyStore
 
 CONFIG = load_study(str(TINY), ["sampler={name: tpe, n_startup_trials: 4}", "pruner={name: median}"])
 Open = Callable[[], AbstractContextManager[StudyStore]]

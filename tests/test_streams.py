@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import StudyFolder, with_defaults
 from tests.networks import IRIS
-from tuner.terminal import lenient_streams
+from tuner.console import lenient_streams
 
 SHORT = ("--trials", "1", "--set", "trial.trainer.max_epochs=1")
 DATA = """\

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tuner.document import Document
+from tuner.config.document import Document
+from tuner.config.yaml_reader import MAX_BYTES, override, read_document, read_value
 from tuner.errors import BadInputError
-from tuner.study_file import MAX_BYTES, override, read_document, read_value
 
 FILE = Path("studies/x.yaml")
 

@@ -13,10 +13,10 @@ import torch
 
 from tests import toys
 from tests.toys import STEPS
-from tuner.config import TrialConfig
-from tuner.messages import Assignment, EpochReport, Group, StepReport, TrialResult, Verdict
-from tuner.own_records import OwnRecords
-from tuner.training import MODEL_FILE, RESULT_FILE, read_result, run
+from tuner.config.study import TrialConfig
+from tuner.protocol import Assignment, EpochReport, Group, StepReport, TrialResult, Verdict
+from tuner.training.own_records import OwnRecords
+from tuner.training.run import MODEL_FILE, RESULT_FILE, read_result, run
 
 EPOCHS = 4
 

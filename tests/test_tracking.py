@@ -15,14 +15,16 @@ from mlflow import MlflowClient
 
 from tests.conftest import TINY, StudyFolder
 from tests.servers import PostgreSQLServer
-from tuner import records, storage, trial_runs
-from tuner.config import TrialConfig, load_study
+from tuner.config.study import TrialConfig, load_study
 from tuner.errors import BadInputError
-from tuner.messages import Points, TrialResult
-from tuner.reading import config_of
-from tuner.tracked import TrackedStudy
-from tuner.tracking import Tracker
-from tuner.tracking_store import tracking_uri
+from tuner.protocol import Points, TrialResult
+from tuner.storage import study_store as storage
+from tuner.storage.reader import config_of
+from tuner.tracking import record_writer as records
+from tuner.tracking import trial_runs
+from tuner.tracking.reader import TrackedStudy
+from tuner.tracking.store import tracking_uri
+from tuner.tracking.tracker import Tracker
 
 STUDY_ID = "0123456789abcdef" * 2
 CONFIG = load_study(str(TINY), [])

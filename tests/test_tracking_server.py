@@ -12,7 +12,7 @@ from tests.launcher import Started
 from tests.processes import children, command_of
 from tests.servers import MLflowServer, Proxy
 from tests.test_tracking import Study
-from tuner import records
+from tuner.tracking import record_writer as records
 
 Through = Callable[[Callable[[str, bytes], int | None]], Study]
 

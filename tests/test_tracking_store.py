@@ -15,11 +15,11 @@ from mlflow import MlflowClient
 from tests.conftest import StudyFolder, empty_databases
 from tests.servers import OddServer, PostgreSQLServer
 from tests.test_tracking import Study
-from tuner import tracking_store
 from tuner.errors import BadInputError
-from tuner.store_errors import can_pass
-from tuner.tracked import TrackedStudy
-from tuner.tracking_store import tracking_uri
+from tuner.tracking import store as tracking_store
+from tuner.tracking.reader import TrackedStudy
+from tuner.tracking.store import tracking_uri
+from tuner.tracking.store_errors import can_pass
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def test_a_user_who_may_not_write_is_told_before_anything_starts(here: Path):
             folder.chmod(folder.stat().st_mode | 0o055)
     code = (
         "import os\n"
-        "from tuner.tracking_store import tracking_uri\n"
+        "from tuner.tracking.store import tracking_uri\n"
         "from tuner.errors import BadInputError\n"
         "tracking_uri('sqlite:///mlflow.db', study='tiny')\n"  # imports what it needs
         "os.setgid(65534)\n"

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tuner.config import TrialConfig
-from tuner.lightning_config import resolve_precision
-from tuner.messages import Assignment, EpochReport, Group, StepReport, TrialResult, Verdict
-from tuner.training import MODEL_FILE, RESULT_FILE, TRACEBACK_FILE, read_result, run
+from tuner.config.study import TrialConfig
+from tuner.protocol import Assignment, EpochReport, Group, StepReport, TrialResult, Verdict
+from tuner.training.lightning_cli import resolve_precision
+from tuner.training.run import MODEL_FILE, RESULT_FILE, TRACEBACK_FILE, read_result, run
 
 VALUES = {
     "data": {"name": "mnist_5k", "batch_size": 250},

@@ -6,8 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.record import StudyRecord
-from tuner.running import Ending, Options, run
+from tuner.analysis.record import StudyRecord
+from tuner.runner.run import Ending, Options, run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,7 +49,7 @@ class Study:
     """
 
     def __init__(self, source: str | Path, overrides: Sequence[str] = ()) -> None:
-        from tuner.config import load_study
+        from tuner.config.study import load_study
 
         self._source, self._overrides = str(source), tuple(overrides)
         self.name = load_study(self._source, self._overrides).name
@@ -98,8 +98,8 @@ class Result:
     @cached_property
     def record(self) -> StudyRecord:
         """The study as plain data, with the curves of its trials."""
-        from tuner.reading import identifier_of, open_study, record_of
-        from tuner.tracked import TrackedStudy
+        from tuner.storage.reader import identifier_of, open_study, record_of
+        from tuner.tracking.reader import TrackedStudy
 
         with open_study(self._ending.storage, self._ending.name) as study:
             return record_of(study, TrackedStudy(self._ending.tracking_uri, identifier_of(study)).curves)
@@ -129,7 +129,7 @@ class Result:
 
     def plot_lr(self) -> "Figure":
         """Return a matplotlib figure of the lr curves of all trials, coloured by their values."""
-        from tuner.curve_charts import lr_curves
-        from tuner.pictures import canvas
+        from tuner.visualization.curves import lr_curves
+        from tuner.visualization.matplotlib_backend import canvas
 
         return canvas(lr_curves(self.record))

@@ -1,8 +1,9 @@
 """``python -m tuner.confirm``: the best trials of a study, trained again with fresh seeds.
 
 The best of many trainings is flattered by luck. Each of the best few, the study's default and a constant lr are trained
-with the same seeds, which the study has not used, as long as in the study and without pruning; `tuner.comparison` says
-what that proves. It is a study of its own, in the run of the first one in MLflow, and is continued in the same way.
+with the same seeds, which the study has not used, as long as in the study and without pruning;
+`tuner.analysis.comparison` says what that proves. It is a study of its own, in the run of the first one in MLflow, and
+is continued in the same way.
 
 The constant lr is that of the study's best trial with a constant schedule, since its initial lr was searched for it; if
 there is none, the best trial has its schedule taken away.
@@ -15,20 +16,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuner.commands import EXIT_CODES, add_engine_options, add_stores, check_counts, command, leave, place_of
+from tuner.cli import EXIT_CODES, add_engine_options, add_stores, check_counts, command, leave, place_of
 from tuner.errors import BadInputError
-from tuner.running import Place, carry_out, checked, checking, opened_engine
+from tuner.runner.run import Place, carry_out, checked, checking, opened_engine
+from tuner.text import counted, number
 from tuner.urls import storage_url
-from tuner.wording import counted, number
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tuner.config import TrialConfig
+    from tuner.config.study import TrialConfig
     from tuner.engines import Engine
-    from tuner.past import PastStudy
-    from tuner.seeds import SeedStore, SeedStudy
-    from tuner.tracking import Tracker
+    from tuner.followup.replicates import SeedStore, SeedStudy
+    from tuner.storage.stored_study import PastStudy
+    from tuner.tracking.tracker import Tracker
 
 __all__ = ["main"]
 
@@ -77,9 +78,9 @@ def _with_engine(options: argparse.Namespace, place: Place, engine: "Engine") ->
 
     console = Console()
     with checking(console, options.study):
-        from tuner.past import PastStudy
-        from tuner.seeds import SeedStore
-        from tuner.summary import print_line
+        from tuner.followup.replicates import SeedStore
+        from tuner.runner.summary import print_line
+        from tuner.storage.stored_study import PastStudy
 
         past = PastStudy.load(options.study, storage_url(options.storage))
         config, opponents = _confirmation(past, options.top, options.seeds, options.name)
@@ -105,8 +106,8 @@ def _with_engine(options: argparse.Namespace, place: Place, engine: "Engine") ->
 
 def _confirmation(past: "PastStudy", top: int, count: int, name: str | None) -> "tuple[SeedStudy, Mapping[str, str]]":
     """Return the study that confirms another, and the names of the default and of the constant lr in it, by role."""
-    from tuner.config import NAME, Component
-    from tuner.seeds import SeedStudy, fresh_seeds, label
+    from tuner.config.study import NAME, Component
+    from tuner.followup.replicates import SeedStudy, fresh_seeds, label
 
     name = name or f"{past.config.name}-confirm"
     if not NAME.fullmatch(name):
@@ -159,9 +160,9 @@ def _show(console: "Console", config: "SeedStudy", store: "SeedStore", opponents
     from rich.markup import escape
     from rich.table import Table
 
-    from tuner.comparison import chance
-    from tuner.summary import print_line
-    from tuner.terminal import printable
+    from tuner.analysis.comparison import chance
+    from tuner.console import printable
+    from tuner.runner.summary import print_line
 
     comparison = store.comparison()
     if store.count < config.trials:
@@ -187,8 +188,8 @@ def _show(console: "Console", config: "SeedStudy", store: "SeedStore", opponents
 
 def _record(past: "PastStudy", store: "SeedStore", uri: str, opponents: Mapping[str, str]) -> None:
     """Put table, values and picture beside the run of the confirmation, and what came out into the study's."""
-    from tuner.pictures import png
-    from tuner.tracked import TrackedStudy
+    from tuner.tracking.reader import TrackedStudy
+    from tuner.visualization.matplotlib_backend import png
 
     comparison = store.comparison()
     found = comparison.findings(opponents)

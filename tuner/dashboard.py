@@ -54,9 +54,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _run(options: argparse.Namespace) -> int:
     refuse_passwords({"--tracking-uri": options.tracking_uri})
     print("loading MLflow, which takes a while ...", file=sys.stderr, flush=True)  # noqa: T201
-    from tuner.store_uri import folder_of
-    from tuner.tracked import page_of
-    from tuner.tracking_store import tracking_uri
+    from tuner.tracking.reader import page_of
+    from tuner.tracking.store import tracking_uri
+    from tuner.tracking.store_uri import folder_of
 
     uri = tracking_uri(options.tracking_uri, must_exist=True)
     page = page_of(uri, options.name)

@@ -2,7 +2,7 @@
 
 import re
 
-from tuner.document import shown
+from tuner.config.document import shown
 
 __all__ = ["parse_duration"]
 

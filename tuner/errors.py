@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from tuner.terminal import printable
+from tuner.console import printable
 
 __all__ = [
     "BadInputError",

@@ -11,15 +11,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.commands import add_stores, command, leave
+from tuner.cli import add_stores, command, leave
 from tuner.errors import BadInputError, StudyFailedError, in_a_line, place_of
-from tuner.running import status
+from tuner.runner.run import status
+from tuner.text import counted
 from tuner.urls import refuse_passwords, storage_url
-from tuner.wording import counted
 
 if TYPE_CHECKING:
-    from tuner.config import TrialConfig
-    from tuner.past import PastStudy, Trial
+    from tuner.config.study import TrialConfig
+    from tuner.storage.stored_study import PastStudy, Trial
 
 __all__ = ["main"]
 
@@ -100,9 +100,9 @@ def _run(options: argparse.Namespace) -> int:
     # Imported here: --help and a wrong option should not wait for torch.
     from rich.console import Console
 
-    from tuner.past import PastStudy
-    from tuner.tracked import TrackedStudy
-    from tuner.tracking_store import tracking_uri
+    from tuner.storage.stored_study import PastStudy
+    from tuner.tracking.reader import TrackedStudy
+    from tuner.tracking.store import tracking_uri
 
     console = Console(stderr=True)
     uri = tracking_uri(options.tracking_uri, must_exist=True)
@@ -135,11 +135,11 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _fill(folder: Path, past: "PastStudy", trial: "Trial", rates: Sequence[tuple[int, float]]) -> None:
-    from tuner.lightning_config import lightning_config
-    from tuner.replaying import train_again
-    from tuner.script import training_script
-    from tuner.study_file import as_yaml
-    from tuner.training import MODEL_FILE
+    from tuner.config.yaml_reader import as_yaml
+    from tuner.followup.replaying import train_again
+    from tuner.followup.script import training_script
+    from tuner.training.lightning_cli import lightning_config
+    from tuner.training.run import MODEL_FILE
 
     config, setup = past.config_of(trial), trial.user_attrs.get("setup", {})
     weights = past.directory(trial.number) / MODEL_FILE
@@ -162,8 +162,8 @@ def _fill(folder: Path, past: "PastStudy", trial: "Trial", rates: Sequence[tuple
 
 
 def _card(past: "PastStudy", trial: "Trial", config: "TrialConfig", setup: Mapping[str, Any], title: str) -> str:
-    from tuner.replaying import how_trained
-    from tuner.script import network_expression, own_modules
+    from tuner.followup.replaying import how_trained
+    from tuner.followup.script import network_expression, own_modules
 
     objective, confirmed = past.config.objective, past.confirmed(trial)
     rows = [f"| {objective.metric} | {trial.value:.4f} | this very network, on the data that decided |"]

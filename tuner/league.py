@@ -16,18 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.commands import EXIT_CODES, add_engine_options, add_stores, check_counts, command, leave, place_of
+from tuner.cli import EXIT_CODES, add_engine_options, add_stores, check_counts, command, leave, place_of
 from tuner.errors import BadInputError, StudyFailedError
-from tuner.running import Outcome, carry_out, checked, checking, opened_engine
-from tuner.wording import brief, counted
+from tuner.runner.run import Outcome, carry_out, checked, checking, opened_engine
+from tuner.text import brief, counted
 
 if TYPE_CHECKING:
-    from tuner.comparison import Comparison
-    from tuner.config import StudyConfig, TrialConfig
-    from tuner.past import Trial
-    from tuner.standings import Standings
-    from tuner.storage import StudyStore
-    from tuner.tracking import Tracker
+    from tuner.analysis.comparison import Comparison
+    from tuner.analysis.standings import Standings
+    from tuner.config.study import StudyConfig, TrialConfig
+    from tuner.storage.stored_study import Trial
+    from tuner.storage.study_store import StudyStore
+    from tuner.tracking.tracker import Tracker
 
 __all__ = ["main"]
 
@@ -110,7 +110,7 @@ class _League:
         self._console: Console = Console()
         self._delivered = True
         with checking(self._console, self._file):
-            from tuner.config import load_study
+            from tuner.config.study import load_study
 
             self._config = load_study(self._file, options.set)
             _check(self._config, self._file)
@@ -119,9 +119,9 @@ class _League:
 
     def run(self) -> int:
         """Train, and write the table; return the exit code."""
-        from tuner.reading import config_of
-        from tuner.seeds import SeedStore, SeedStudy, fresh_seeds
-        from tuner.storage import StudyStore
+        from tuner.followup.replicates import SeedStore, SeedStudy, fresh_seeds
+        from tuner.storage.reader import config_of
+        from tuner.storage.study_store import StudyStore
 
         best: dict[str, TrialConfig] = {}
         values: dict[str, str] = {}
@@ -154,8 +154,8 @@ class _League:
 
     def _family(self, name: str, choice: Mapping[str, Any]) -> "StudyConfig":
         """Return the study of one family, as a study file could say it; its sampler draws every trial."""
-        from tuner.config import load_study
-        from tuner.first_trials import FirstTrials
+        from tuner.config.first_trials import FirstTrials
+        from tuner.config.study import load_study
 
         template = self._config.values["trial"].get("schedule", {})
         arguments = {**(template if template.get("name") == name else {}), **choice}
@@ -173,8 +173,8 @@ class _League:
 
     def _train(self, config: "StudyConfig", kind: "type[StudyStore]") -> "tuple[Outcome, _Found]":
         """Run a study; return how that ended, and what it found."""
-        from tuner.seeds import SeedStore
-        from tuner.summary import print_line
+        from tuner.followup.replicates import SeedStore
+        from tuner.runner.summary import print_line
 
         found: list[_Found] = []
 
@@ -192,14 +192,14 @@ class _League:
     def _note(self, text: str) -> None:
         from rich.markup import escape
 
-        from tuner.summary import print_line
+        from tuner.runner.summary import print_line
 
         print_line(self._console, f"[yellow]note:[/yellow] {escape(text)}")
 
     def _standings(
         self, best: Mapping[str, "TrialConfig"], values: Mapping[str, str], finals: "_Found", sweeps: "_Found"
     ) -> "Standings":
-        from tuner.standings import Member, Standings
+        from tuner.analysis.standings import Member, Standings
 
         comparison = finals.comparison
         if comparison is None or sweeps.comparison is None:
@@ -234,7 +234,7 @@ class _League:
 
     def _reached(self, name: str, config: "TrialConfig", trials: Sequence["Trial"], target: float) -> list[int]:
         """Return the steps at which the trainings of a family came to the target first."""
-        from tuner.seeds import CONFIGURATION
+        from tuner.followup.replicates import CONFIGURATION
 
         steps = self._config.meter.length(config.values()).steps_per_epoch
         sign = 1 if self._config.objective.direction == "maximize" else -1
@@ -251,9 +251,9 @@ class _League:
         """Write the table beside the study file's name, and into the run of the finals in MLflow; print it."""
         from rich.markup import escape
 
-        from tuner.pictures import png
-        from tuner.summary import print_line
-        from tuner.tracked import TrackedStudy
+        from tuner.runner.summary import print_line
+        from tuner.tracking.reader import TrackedStudy
+        from tuner.visualization.matplotlib_backend import png
 
         page = standings.markdown()
         files = {".md": page.encode(), ".csv": standings.csv().encode(), ".png": png(standings.figure())}
@@ -301,7 +301,7 @@ def _check(config: "StudyConfig", file: str) -> None:
     Raises:
         BadInputError: If not.
     """
-    from tuner.search_space import OneOf, searched
+    from tuner.config.search_space import OneOf, searched
 
     faults = []
     if not isinstance(config.trial["schedule"], OneOf):

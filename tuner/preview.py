@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuner.commands import leave
+from tuner.cli import leave
 from tuner.errors import BadInputError, TunerError
 
 if TYPE_CHECKING:
-    from tuner.curves import Family
+    from tuner.analysis.lr_curves import Family
 
 __all__ = ["main"]
 
@@ -102,8 +102,8 @@ def _run(options: argparse.Namespace) -> None:
         path = Path(options.out or f"{name.replace(':', '.')}-preview.png")
         _draw(families, name, path)
 
-        from tuner.lint import lint_families
-        from tuner.plots import draw_terminal
+        from tuner.analysis.lint import lint_families
+        from tuner.visualization.lr_preview import draw_terminal
 
         pictures = [draw_terminal(family, console.width) for family in families]
         findings = lint_families(families)
@@ -115,8 +115,8 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _study(options: argparse.Namespace) -> "tuple[str, list[Family]]":
-    from tuner.config import load_study
-    from tuner.curves import families
+    from tuner.analysis.lr_curves import families
+    from tuner.config.study import load_study
 
     config = load_study(options.study or "quickstart", options.set)
     return config.name, families(config, options.samples, options.seed)
@@ -124,11 +124,11 @@ def _study(options: argparse.Namespace) -> "tuple[str, list[Family]]":
 
 def _schedule(options: argparse.Namespace) -> "tuple[str, list[Family]]":
     """Return the one curve of the schedule that the command line describes, checked as one in a study file is."""
-    from tuner.config import Component, read_schedule
-    from tuner.curves import Family, make_curve
-    from tuner.document import COMMAND_LINE, Document
-    from tuner.length import Length
-    from tuner.study_file import override
+    from tuner.analysis.lr_curves import Family, make_curve
+    from tuner.config.document import COMMAND_LINE, Document
+    from tuner.config.lengths import Length
+    from tuner.config.study import Component, read_schedule
+    from tuner.config.yaml_reader import override
 
     length = Length(options.steps // options.epochs, options.epochs)
     data = {"schedule": {"name": options.schedule}}
@@ -146,7 +146,7 @@ def _schedule(options: argparse.Namespace) -> "tuple[str, list[Family]]":
 
 
 def _draw(families: "list[Family]", name: str, path: Path) -> None:
-    from tuner.plots import draw_file
+    from tuner.visualization.lr_preview import draw_file
 
     try:
         draw_file(families, name, path)

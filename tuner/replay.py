@@ -10,10 +10,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tuner.commands import add_stores, command, leave
-from tuner.running import status
+from tuner.cli import add_stores, command, leave
+from tuner.runner.run import status
+from tuner.text import counted
 from tuner.urls import refuse_passwords, storage_url
-from tuner.wording import counted
 
 __all__ = ["main"]
 
@@ -54,11 +54,11 @@ def _run(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.markup import escape
 
-    from tuner.past import PastStudy
-    from tuner.replaying import different_points, different_setup, how_trained, train_again
-    from tuner.summary import print_line
-    from tuner.tracked import TrackedStudy
-    from tuner.tracking_store import tracking_uri
+    from tuner.followup.replaying import different_points, different_setup, how_trained, train_again
+    from tuner.runner.summary import print_line
+    from tuner.storage.stored_study import PastStudy
+    from tuner.tracking.reader import TrackedStudy
+    from tuner.tracking.store import tracking_uri
 
     console = Console()
     uri = tracking_uri(options.tracking_uri, must_exist=True)

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.commands import add_stores, leave
+from tuner.cli import add_stores, leave
 from tuner.errors import BadInputError, TunerError
 from tuner.urls import refuse_passwords, storage_url
 
 if TYPE_CHECKING:
-    from tuner.record import StudyRecord
-    from tuner.tracked import TrackedStudy
+    from tuner.analysis.record import StudyRecord
+    from tuner.tracking.reader import TrackedStudy
 
 __all__ = ["Chapter", "main", "render"]
 
@@ -71,11 +71,11 @@ def render(chapters: Sequence[Chapter]) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    from tuner.charts import draw
-    from tuner.curve_charts import compare
-    from tuner.findings import duration, findings, values_of
-    from tuner.interactive import library, to_div
-    from tuner.pages import address_of
+    from tuner.analysis.findings import duration, findings, values_of
+    from tuner.tracking.pages import address_of
+    from tuner.visualization.charts import draw
+    from tuner.visualization.curves import compare
+    from tuner.visualization.plotly_backend import library, to_div
 
     page = Environment(
         loader=PackageLoader("tuner", "."),
@@ -117,7 +117,7 @@ def render(chapters: Sequence[Chapter]) -> str:
 
 def _code(params: Mapping[str, str]) -> str:
     """Return Python that builds the best trial's schedule and optimizer; nothing if they are not of this library."""
-    from tuner.registry import KINDS
+    from tuner.config.registry import KINDS
 
     lines, names = [], ["Classifier"]
     for kind in ("optimizer", "schedule"):
@@ -167,9 +167,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _write(options: argparse.Namespace) -> Path:
-    from tuner.reading import identifier_of, open_study, record_of
-    from tuner.tracked import TrackedStudy
-    from tuner.tracking_store import tracking_uri
+    from tuner.storage.reader import identifier_of, open_study, record_of
+    from tuner.tracking.reader import TrackedStudy
+    from tuner.tracking.store import tracking_uri
 
     refuse_passwords({"--storage": options.storage, "--tracking-uri": options.tracking_uri})
     storage, uri = storage_url(options.storage), tracking_uri(options.tracking_uri, must_exist=True)

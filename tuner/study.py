@@ -1,13 +1,13 @@
 """``python -m tuner.study``: run a study.
 
-Reads the arguments and returns the exit code; the study itself is run by `tuner.running`. Nobody imports it.
+Reads the arguments and returns the exit code; the study itself is run by `tuner.runner.run`. Nobody imports it.
 """
 
 import argparse
 from collections.abc import Sequence
 
-from tuner.commands import EXIT_CODES, add_engine_options, add_stores, command, leave
-from tuner.running import Options, run
+from tuner.cli import EXIT_CODES, add_engine_options, add_stores, command, leave
+from tuner.runner.run import Options, run
 
 __all__ = ["main"]
 

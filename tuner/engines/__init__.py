@@ -7,7 +7,7 @@ back, and says how each group ended. It knows neither Optuna nor MLflow.
 from collections.abc import Sequence
 from typing import Protocol
 
-from tuner.messages import Channel, Group, Slot, TrialResult
+from tuner.protocol import Channel, Group, Slot, TrialResult
 
 __all__ = ["Engine", "Handler"]
 

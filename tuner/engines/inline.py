@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 
 from tuner.engines import Handler
-from tuner.messages import Slot
-from tuner.training import run
+from tuner.protocol import Slot
+from tuner.training.run import run
 
 __all__ = ["InlineEngine"]
 

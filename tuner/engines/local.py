@@ -28,7 +28,7 @@ from tuner.engines.pipe import Mailbox, PipeChannel, SpoiltPipeError
 from tuner.engines.stalls import Pulse
 from tuner.errors import BadInputError, StudyFailedError, in_a_line
 from tuner.interrupts import end_with_parent, ignore_interrupts, interrupts_blocked, remove_at_the_end, spare_forks
-from tuner.messages import Channel, Group, Slot
+from tuner.protocol import Channel, Group, Slot
 
 __all__ = ["LocalEngine", "ask"]
 
@@ -318,8 +318,8 @@ def _work(
     with _output_to_file(group):
         import torch
 
-        from tuner.ranks import FirstRankChannel, join
-        from tuner.training import run
+        from tuner.training.distributed import FirstRankChannel, join
+        from tuner.training.run import run
 
         torch.set_num_threads(slot.threads)
         ours = PipeChannel(pipe)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
-from tuner.messages import ChannelClosedError, EpochReport, StepReport, TrialResult, Verdict
+from tuner.protocol import ChannelClosedError, EpochReport, StepReport, TrialResult, Verdict
 
 __all__ = ["Mailbox", "PipeChannel", "SpoiltPipeError"]
 

@@ -3,12 +3,12 @@
 import os
 
 from tuner.engines.local import PARENT
-from tuner.importing import importing
 from tuner.interrupts import end_with_parent, ignore_interrupts
+from tuner.process import importing
 
 ignore_interrupts()
 if parent := os.environ.pop(PARENT, ""):
     end_with_parent(int(parent))
 
 with importing():
-    import tuner.training  # noqa: F401
+    import tuner.training.run  # noqa: F401

@@ -23,11 +23,11 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from tuner.checkpoints import write_atomically
 from tuner.engines import Handler
 from tuner.errors import BadInputError, StudyFailedError
-from tuner.importing import look_in, study_folder
-from tuner.messages import EpochReport, Group, Slot, StepReport, TrialResult, Verdict
+from tuner.process import look_in, study_folder
+from tuner.protocol import EpochReport, Group, Slot, StepReport, TrialResult, Verdict
+from tuner.training.checkpoints import write_atomically
 
 __all__ = ["RayEngine"]
 

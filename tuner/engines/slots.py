@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from tuner.engines import Engine
 from tuner.engines.machine import VISIBLE, cores, processor_quota, visible_gpus
 from tuner.errors import BadInputError
-from tuner.messages import Slot
+from tuner.protocol import Slot
 
 __all__ = ["make_engine", "make_slots"]
 

@@ -1,0 +1,1 @@
+"""Curves, records and seeds: plain data in, sentences and numbers out."""

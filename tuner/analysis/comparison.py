@@ -1,0 +1,375 @@
+"""Configurations that were trained with the same seeds: how good each is, and whether the best is better than chance.
+
+An interval is that of Student's t for a mean, at 95%. A metric that has bounds, such as an accuracy, keeps its interval
+inside them: it is cut there. The mean cannot lie beyond them either, so the cut interval holds it just as often as the
+whole one, and unlike an interval on a transformed scale it needs no value to stay away from the bounds.
+
+Two configurations are compared seed by seed, since both had the same initial weights' seed and the same order of the
+data: the probability that one is better is Student's posterior probability that the mean of the paired differences is
+above zero (one minus the one-sided p value of the paired t test). It takes the differences for roughly normal. A
+standard error is never taken for smaller than the resolution of the metric, where that is known: of N validation
+images, an accuracy comes in steps of 1/N. Fewer than three seeds cannot tell, nor can equal differences of a metric
+whose resolution is not known.
+
+The winner is chosen by the same seeds that judge it, so for it all this would be flattered. Its probabilities are
+therefore those for the most favourable of all pairs that it may have been chosen from (Bonferroni): of k
+configurations there are k(k - 1) ordered pairs, and the p value is multiplied by that. With equally good ones, at most
+one table in twenty then calls any difference real. (To choose by one half of the seeds and judge by the other would be
+as honest, and would need twice the trainings.) The interval of the winner is also told at the confidence that makes all
+k intervals hold at once.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import fmean, stdev
+from typing import Any, Literal
+
+from scipy import stats
+
+from tuner.analysis.record import is_share, resolution
+from tuner.text import counted, number, percent
+from tuner.visualization.figure import COLORS, GREY, Figure, Panel, Series
+
+__all__ = ["CONFIDENCE", "Comparison", "Difference", "Repeated", "Scale", "chance", "interval"]
+
+CONFIDENCE = 0.95
+ROUNDING = 1e-6  # of single-precision numbers: differences of so small a share of the values are equal
+FEWEST_SEEDS = 3
+"""Below, nothing is said about chance: two differences are equal, or nearly so, too often by chance."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The scale of a metric.
+
+    Args:
+        resolution: The smallest step between two values; 0 if it is not known.
+        low: Lower bound of the metric.
+        high: Upper bound of the metric.
+    """
+
+    resolution: float = 0.0
+    low: float = -math.inf
+    high: float = math.inf
+
+    @classmethod
+    def of(cls, metric: str, values: Iterable[float], validation_images: int | None = None) -> "Scale":
+        """Return the scale of a metric, as far as its name and values tell.
+
+        Args:
+            metric: Name of the metric, such as ``val/acc`` or ``val_accuracy``.
+            values: Values of it. Of an accuracy that some count in percent, nothing is known.
+            validation_images: Images that it is computed from, if that is known.
+
+        >>> Scale.of("val/acc", [0.9], 500)
+        Scale(resolution=0.002, low=0.0, high=1.0)
+        >>> Scale.of("val/loss", [0.1]).low, Scale.of("val_acc", [97.0]).high
+        (0.0, inf)
+        """
+        values = list(values)
+        if is_share(metric, values):
+            return cls(resolution(metric, values, validation_images), 0.0, 1.0)
+        is_loss = metric in ("train/loss", "val/loss") and all(value >= 0 for value in values)
+        return cls(low=0.0) if is_loss else cls()
+
+
+def interval(
+    values: Sequence[float], scale: Scale = Scale(), confidence: float = CONFIDENCE
+) -> tuple[float, float] | None:
+    """Return the confidence interval of a mean.
+
+    None for fewer than two values, and for equal ones of a metric whose resolution is not known.
+
+    Args:
+        values: The values.
+        scale: The scale of the metric.
+        confidence: How often the interval is to hold the mean.
+
+    >>> low, high = interval([1.0, 2.0, 3.0])
+    >>> round(low, 3), round(high, 3)
+    (-0.484, 4.484)
+    """
+    if len(values) < 2:
+        return None
+    error = _standard_error(values, scale, values)
+    if error == 0:
+        return None
+    room = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * error
+    return max(scale.low, fmean(values) - room), min(scale.high, fmean(values) + room)
+
+
+def _standard_error(sample: Sequence[float], scale: Scale, values: Sequence[float]) -> float:
+    """Return the standard error of a sample's mean; 0 if it is not known.
+
+    Args:
+        sample: The sample.
+        scale: The scale of the metric.
+        values: The values of the metric that the sample was computed from.
+    """
+    error = stdev(sample) / math.sqrt(len(sample))
+    return max(error if error > ROUNDING * max(map(abs, values)) else 0.0, scale.resolution)
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """A configuration, and what it came to with each seed.
+
+    Args:
+        name: What people call it.
+        values: The objective at the end of the training, by seed.
+        failed: With how many seeds the training had no end: it diverged or failed.
+        claimed: Its value in the study that it comes from; None if it comes from none.
+    """
+
+    name: str
+    values: Mapping[int, float] = field(default_factory=dict)
+    failed: int = 0
+    claimed: float | None = None
+
+    @property
+    def mean(self) -> float:
+        """Return the mean over the seeds; NaN if there is no value."""
+        return fmean(self.values.values()) if self.values else math.nan
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much better one configuration is than another.
+
+    Args:
+        mean: Mean of the differences, seed by seed; above zero if the first is better.
+        probability: That the first is really better; None if the seeds cannot tell.
+        seeds: How many seeds both have.
+    """
+
+    mean: float
+    probability: float | None
+    seeds: int
+
+    @property
+    def is_noise(self) -> bool:
+        """Tell whether the seeds cannot tell the two apart."""
+        return self.probability is None or self.probability < CONFIDENCE
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Configurations that were trained with the same seeds.
+
+    Args:
+        metric: The objective metric.
+        direction: Whether large or small values are good.
+        configurations: What is compared.
+        test: What the winner reached on the test data; empty if it was not tested.
+        validation_images: Images that the objective is computed from, if that is known.
+    """
+
+    metric: str
+    direction: Literal["maximize", "minimize"]
+    configurations: Sequence[Repeated]
+    test: Mapping[str, float] = field(default_factory=dict)
+    validation_images: int | None = None
+
+    @property
+    def ranking(self) -> list[Repeated]:
+        """Return those that have values, the best first: a training that fails with some seed is worse than a low mean.
+
+        Of equals, the one that was named first.
+        """
+        sign = -1 if self.direction == "maximize" else 1
+        return sorted((each for each in self.configurations if each.values), key=lambda e: (e.failed, sign * e.mean))
+
+    def interval(self, one: Repeated, confidence: float = CONFIDENCE) -> tuple[float, float] | None:
+        """Return the confidence interval of a configuration's mean; see `interval`."""
+        values = list(one.values.values())
+        return interval(values, self._scale(values), confidence)
+
+    def _scale(self, values: Iterable[float]) -> Scale:
+        return Scale.of(self.metric, values, self.validation_images)
+
+    def difference(self, one: Repeated, other: Repeated) -> Difference | None:
+        """Return how much better one configuration is than another; None if no seed has values of both."""
+        sign = 1 if self.direction == "maximize" else -1
+        pairs = [sign * (one.values[seed] - other.values[seed]) for seed in one.values.keys() & other.values.keys()]
+        if not pairs:
+            return None
+        mean = fmean(pairs)
+        if len(pairs) < FEWEST_SEEDS:
+            return Difference(mean, None, len(pairs))
+        values = [*one.values.values(), *other.values.values()]
+        error = _standard_error(pairs, self._scale(values), values)
+        if error == 0:
+            is_tie = abs(mean) <= ROUNDING * max(map(abs, values))
+            return Difference(mean, 0.5 if is_tie else None, len(pairs))
+        return Difference(mean, float(stats.t.cdf(mean / error, len(pairs) - 1)), len(pairs))
+
+    def lead(self, other: Repeated) -> Difference | None:
+        """Return how much better the winner is than another configuration, its choice by these seeds accounted for.
+
+        Args:
+            other: The other configuration; not the winner.
+        """
+        ranking = self.ranking
+        difference = self.difference(ranking[0], other) if ranking else None
+        if difference is None or difference.probability is None:
+            return difference
+        pairs = len(ranking) * (len(ranking) - 1)
+        certain = 1 - pairs * (1 - difference.probability)
+        return replace(difference, probability=max(certain, min(difference.probability, 0.5)))
+
+    def findings(self, opponents: Mapping[str, str]) -> list[str]:
+        """Return sentences: the winner, whom it really beats, what was only luck.
+
+        Args:
+            opponents: What to compare the winner with beside the runner-up, as people call it, and names.
+        """
+        ranking = self.ranking
+        if not ranking:
+            return ["No training came to its end, so there is nothing to compare."]
+        winner, *others = ranking
+        told = [f"The winner is {winner.name}: {self.metric} {self._with_interval(winner, chosen_from=len(ranking))}."]
+        against = {"the runner-up": others[0].name} if others else {}
+        against |= {role: name for role, name in opponents.items() if name != winner.name}
+        for name in dict.fromkeys(against.values()):
+            roles = " and ".join(role for role, other in against.items() if other == name)
+            told += [self._against(roles, other) for other in others if other.name == name]
+        told += [
+            f"{each.name} had no end with {counted(each.failed, 'seed')}: it diverged or failed."
+            for each in self.configurations
+            if each.failed
+        ]
+        return told + self._luck() + self._tested(winner)
+
+    def _against(self, roles: str, other: Repeated) -> str:
+        difference = self.lead(other)
+        if difference is None:
+            return f"No seed has values of both it and {roles}, {other.name}."
+        text = f"It is {difference.mean:.4f} better than {roles}, {other.name} ({other.mean:.4f})"
+        if difference.probability is None:
+            return f"{text}: {counted(difference.seeds, 'seed')} cannot tell whether that is chance."
+        text += f", and really better with a probability of {percent(difference.probability)}"
+        if difference.is_noise:
+            return f"{text}: that is noise, {counted(difference.seeds, 'seed')} cannot tell them apart."
+        return f"{text}."
+
+    def _luck(self) -> list[str]:
+        """Say what the value of the study's best trial was worth."""
+        claims = [each for each in self.configurations if each.claimed is not None]
+        sign = -1 if self.direction == "maximize" else 1
+        best = min(claims, key=lambda each: sign * (each.claimed or 0.0), default=None)
+        if best is None or best.claimed is None or not best.values:
+            return []
+        text = f"The study's best value, {best.claimed:.4f} of {best.name}, comes to {self._with_interval(best)}"
+        excess, bounds = sign * (best.mean - best.claimed), self.interval(best)
+        if bounds is None or excess <= 0:
+            return [f"{text}."]
+        if bounds[0] <= best.claimed <= bounds[1]:
+            return [f"{text}: {excess:.4f} worse, which {counted(len(best.values), 'seed')} cannot tell from chance."]
+        return [f"{text}: the best of many trials was optimistic by {excess:.4f}."]
+
+    def _tested(self, winner: Repeated) -> list[str]:
+        if not self.test:
+            return []
+        reached = ", ".join(f"{metric} {value:.4f}" for metric, value in sorted(self.test.items()))
+        return [f"On the test data, which decided nothing, its network of the first seed reaches {reached}."]
+
+    def _with_interval(self, one: Repeated, chosen_from: int = 1) -> str:
+        text = f"{one.mean:.4f} over {counted(len(one.values), 'seed')}"
+        bounds, wide = (self.interval(one, 1 - (1 - CONFIDENCE) / count) for count in (1, chosen_from))
+        if bounds is None or wide is None:
+            return text
+        text += f" (95% confidence interval {_from_to(bounds)}"
+        return f"{text}; {_from_to(wide)} as the best of {chosen_from})" if chosen_from > 1 else f"{text})"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the table of the configurations, the best first, as plain values."""
+        ranking = self.ranking
+        rows = []
+        for each in [*ranking, *(each for each in self.configurations if not each.values)]:
+            low, high = self.interval(each) or (None, None)
+            difference = self.lead(each) if ranking and each is not ranking[0] else None
+            rows.append(
+                {
+                    "configuration": each.name,
+                    "seeds": len(each.values),
+                    "failed": each.failed,
+                    "mean": each.mean if each.values else None,
+                    "low": low,
+                    "high": high,
+                    "in the study": each.claimed,
+                    "behind the winner": difference and difference.mean,
+                    "probability that the winner is better": difference and difference.probability,
+                }
+            )
+        return rows
+
+    @property
+    def caption(self) -> str:
+        """Return what the probabilities in the table mean; empty if there are none."""
+        count = len(self.ranking)
+        if count < 2:
+            return ""
+        return (
+            "The probability that the winner is really better accounts for its choice, by the same seeds, as the best "
+            f"of {count}."
+        )
+
+    def markdown(self) -> str:
+        """Return the table of the configurations in Markdown."""
+        head = f"| | seeds | mean {self.metric} | 95% interval | in the study | winner is really better |"
+        lines = [head, "|---|---|---|---|---|---|"]
+        for row in self.rows():
+            bounds = "" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}"
+            cells = (row["configuration"], row["seeds"], number(row["mean"]), bounds, number(row["in the study"]))
+            lead = "" if row["behind the winner"] is None else chance(row["probability that the winner is better"])
+            lines.append(f"| {' | '.join(map(str, cells))} | {lead} |")
+        return "\n".join([*lines, *(["", self.caption] if self.caption else [])])
+
+    def csv(self) -> str:
+        """Return every single value: a line for each configuration and seed."""
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["configuration", "seed", self.metric])
+        writer.writerows([each.name, *pair] for each in self.configurations for pair in each.values.items())
+        return file.getvalue()
+
+    def figure(self, title: str, colors: Mapping[str, str] | None = None) -> Figure:
+        """Return a picture: every value, the means and their intervals.
+
+        Args:
+            title: Its title.
+            colors: Those of some configurations, by name; of the winner alone if not given. The others are grey.
+        """
+        ranking = self.ranking[::-1]
+        if colors is None:
+            colors = {ranking[-1].name: COLORS[0]} if ranking else {}
+        series: list[Series] = []
+        for place, each in enumerate(ranking):
+            color = colors.get(each.name, GREY)
+            values = list(each.values.values())
+            series.append(Series(values, [place] * len(values), "points", color))
+            if bounds := self.interval(each):
+                series.append(Series(bounds, (place, place), "line", color, width=2.5))
+            series.append(Series([each.mean], [place + 0.2], "crosses", color))
+        panels = [
+            Panel(
+                series,
+                x_label=self.metric,
+                y_ticks={place: each.name for place, each in enumerate(ranking)},
+                y_range=(-0.7, len(ranking) - 0.3),
+            )
+        ]
+        caption = "Points are seeds, a line is the 95% confidence interval of the mean, a cross the mean."
+        return Figure("confirmation", title, caption, panels if ranking else [], height=1 + 0.4 * len(ranking))
+
+
+def chance(probability: float | None) -> str:
+    """Return the probability of a `Difference` for a table."""
+    return "cannot tell" if probability is None else percent(probability)
+
+
+def _from_to(bounds: tuple[float, float]) -> str:
+    return f"{bounds[0]:.4f} to {bounds[1]:.4f}"

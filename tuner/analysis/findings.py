@@ -1,0 +1,146 @@
+"""What a study found, in words, with the doubt that its numbers leave."""
+
+import math
+from collections import Counter
+
+from tuner.analysis.record import FAMILY, StudyRecord, TrialRecord, resolution
+from tuner.text import brief, counted, joined
+from tuner.visualization.parts import no_importance, short_name
+
+__all__ = ["doubt", "duration", "findings", "never_tried", "values_of"]
+
+ENDS = {
+    "complete": "trained to the end",
+    "pruned": "pruned early",
+    "diverged": "diverged",
+    "failed": "failed",
+}
+CONSTANT = "constant"
+MOST_NAMED = 10
+
+
+def findings(record: StudyRecord) -> list[str]:
+    """Return sentences: what won and by how much, what that is worth, what mattered, and what was tried."""
+    best = record.best
+    if best is None:
+        told = [_tried(record), "None was trained to its end, so there is no best one."]
+        return [*told, *filter(None, [never_tried(record)])]
+    told = [
+        f"The best is {best.name}: {record.metric} {best.value:.4f} after epoch {best.epochs}, with {values_of(best)}.",
+        _margin(record, best),
+        _unchanged(record),
+        f"Each trial is one training with one seed, and the best of many is flattered by luck. {doubt(record)}",
+    ]
+    if record.test:
+        reached = ", ".join(f"{metric} {value:.4f}" for metric, value in sorted(record.test.items()))
+        told.append(f"On the test data, which decided nothing, it reaches {reached}.")
+    if record.importances:
+        shares = sorted(record.importances.items(), key=lambda item: -item[1])[:3]
+        mattered = ", ".join(f"{short_name(name)} ({share:.0%})" for name, share in shares if share >= 0.05)
+        told.append(f"What the good trials have in common lies in {mattered}.")
+    elif record.searched:
+        told.append(no_importance(record))
+    return [*filter(None, told), _tried(record), *filter(None, [never_tried(record)])]
+
+
+def values_of(trial: TrialRecord) -> str:
+    """Return what was searched and drawn for a trial, but for the schedule."""
+    drawn = [f"{_own_name(name)} {brief(value)}" for name, value in trial.params.items() if name != FAMILY]
+    return ", ".join(drawn) or "nothing searched"
+
+
+def _own_name(parameter: str) -> str:
+    """Return the name of a parameter beside that of the trial's schedule."""
+    return parameter.rpartition(".")[2] if parameter.startswith("schedule.") else short_name(parameter)
+
+
+def duration(seconds: float) -> str:
+    """Return a duration for people.
+
+    >>> duration(42.4), duration(200), duration(5000)
+    ('42 s', '3 min 20 s', '1 h 23 min')
+    """
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, rest = divmod(seconds, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def _tried(record: StudyRecord) -> str:
+    ends = Counter(trial.state for trial in record.trials)
+    parts = ", ".join(f"{count} {ENDS.get(state, state)}" for state, count in ends.most_common())
+    training = sum(trial.seconds for trial in record.trials)
+    trials = counted(len(record.trials), "trial")
+    return f"{trials}{f' ({parts})' if parts else ''}, {duration(training)} of training in all."
+
+
+def _margin(record: StudyRecord, best: TrialRecord) -> str:
+    others = record.ranking[1:]
+    if not others:
+        return "No other trial was trained to its end, so there is nothing to compare it with."
+    parts = [f"{_gap(best, others[0])} the runner-up, {others[0].name} ({others[0].value:.4f})"]
+    constant = next((trial for trial in others if trial.constant_lr), None)
+    other = next((trial for trial in others if trial.family != best.family), None)
+    if other is not None and other not in (others[0], constant):
+        parts.append(f"{_gap(best, other)} the best of another schedule, {other.name} ({other.value:.4f})")
+    if constant is not None and constant is not others[0]:
+        which = "another" if best.constant_lr else "the best"
+        parts.append(f"{_gap(best, constant)} {which} constant lr, {constant.name} ({constant.value:.4f})")
+    text = f"That is {', and '.join(parts)}."
+    if constant is None and not best.constant_lr:
+        text += " No constant lr was trained to the end, so what the schedule itself brings is not known."
+    return text
+
+
+def _unchanged(record: StudyRecord) -> str:
+    """Name the trials whose schedule came to nothing: the best has perhaps won with a constant lr."""
+    trials = [trial for trial in record.ranking if trial.constant_lr and trial.family != CONSTANT]
+    if not trials:
+        return ""
+    names = joined([trial.name for trial in trials])
+    return f"The lr of {names} never changed, as with a plateau that has no reason to lower it: that is a constant lr."
+
+
+def _gap(best: TrialRecord, other: TrialRecord) -> str:
+    gap = abs(best.value - other.value)
+    return f"{gap:.4f} better than" if gap else "no better than"
+
+
+def doubt(record: StudyRecord) -> str:
+    """Return what one training each, on so many images, can tell about the best trial; empty if there is none."""
+    best, images = record.best, record.validation_images
+    if best is None:
+        return ""
+    step = resolution(record.metric, [best.value], images)
+    if not images or not step:
+        return "How far two seeds are apart was not measured, so small differences may be chance."
+    error = max(math.sqrt(best.value * (1 - best.value) / images), step)  # no mistake at all may be luck as well
+    tie = round(2 * error, 3)
+    text = (
+        f"On {images:,} validation images the standard error of such an accuracy is {error:.4f}: until more seeds or "
+        f"images say otherwise, take differences up to {tie:.3f} for a tie."
+    )
+    others = record.ranking[1:]
+    if not others:
+        return text
+    ties = [trial.name for trial in others if round(best.value - trial.value, 6) <= tie]
+    verdict = f"{joined(ties)} tie{'s' if len(ties) == 1 else ''} with it" if ties else "it is ahead of all others"
+    return f"{text} By that measure, {verdict}."
+
+
+def never_tried(record: StudyRecord) -> str:
+    """Return which families and choices no finished trial had; empty if each had its turn."""
+    tried = {(name, value) for trial in record.trials for name, value in trial.params.items() if name in record.choices}
+    missing = {
+        name: [brief(each) for each in choices if (name, each) not in tried] for name, choices in record.choices.items()
+    }
+    parts = [f"{_choice(name)} {joined(values, MOST_NAMED)}" for name, values in missing.items() if values]
+    return f"Never tried: {'; '.join(parts)}." if parts else ""
+
+
+def _choice(name: str) -> str:
+    """Return the name of a choice: what is chosen, and in which family."""
+    return short_name(name).removesuffix(" name")

@@ -1,0 +1,170 @@
+"""The lr curves of the trials that a study can draw, without training any.
+
+For each family of schedules in the search space there is a fan of samples. They cover every range evenly: of ``n``
+samples, one lies in each ``n``-th of the range (a Latin hypercube). They are not what the study's sampler will draw.
+"""
+
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lightning_modules import Plateau, Schedule
+from tuner.config.lengths import Length
+from tuner.config.search_space import OneOf, Template, described, searched
+from tuner.config.study import Component, StudyConfig, TrialConfig
+from tuner.errors import BadInputError
+
+__all__ = ["Curve", "Family", "families", "make_curve"]
+
+POINTS = 2000
+"""Steps at which a curve is computed at most; those of a longer training would fall on the same spot of a picture."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The lr over one training.
+
+    Args:
+        schedule: The schedule, or the plateau on top of one.
+        optimizer: The optimizer; its initial lr is what the schedule multiplies.
+        length: How long the training is.
+        precision: Its precision, as Lightning calls it.
+        label: The values that were drawn for it, empty if none were.
+        steps: The steps at which the lr is known: each, or, of a long training, evenly spread ones.
+        lr: The lr at each of them. That of a plateau is without its reductions, which only a training can know.
+    """
+
+    schedule: Schedule | Plateau
+    optimizer: Component
+    length: Length
+    precision: str
+    label: str
+    steps: Sequence[int]
+    lr: Sequence[float]
+
+    @property
+    def initial_lr(self) -> float:
+        """Return the initial lr."""
+        return float(self.optimizer.arguments["initial_lr"])
+
+
+@dataclass(frozen=True)
+class Family:
+    """The curves of one family of schedules.
+
+    Args:
+        name: Its name in the study file.
+        ranges: What is searched in it, in words; empty if nothing is.
+        curves: One for each sample.
+    """
+
+    name: str
+    ranges: str
+    curves: Sequence[Curve]
+
+
+def families(config: StudyConfig, samples: int, seed: int = 0) -> list[Family]:
+    """Return a fan of curves for each family of schedules in a study, a single curve where nothing is searched.
+
+    Args:
+        config: The study.
+        samples: Curves in a fan.
+        seed: Seed of the samples.
+
+    Raises:
+        BadInputError: If the data cannot be loaded or do not tell how long a training is, or if a sample makes no
+            schedule.
+    """
+    return [_family(replace(config, trial=template), samples, seed) for template in _templates(config.trial)]
+
+
+def make_curve(
+    schedule: Schedule | Plateau, optimizer: Component, length: Length, precision: str = "32-true", label: str = ""
+) -> Curve:
+    """Compute the curve of a schedule.
+
+    Raises:
+        ValueError: If the schedule fails at a step, as the formula of a lambda can.
+    """
+    steps = length.spread(POINTS)
+    inner = schedule.schedule if isinstance(schedule, Plateau) else schedule
+    initial_lr = optimizer.arguments["initial_lr"]
+    return Curve(schedule, optimizer, length, precision, label, steps, [initial_lr * inner(step) for step in steps])
+
+
+def _templates(trial: Mapping[str, Any]) -> Iterator[Template]:
+    """Yield the template of a trial once for each family of schedules."""
+    schedule = trial["schedule"]
+    if not isinstance(schedule, OneOf):
+        yield trial
+        return
+    for name, arguments in schedule.options.items():
+        yield {**trial, "schedule": {"name": name, **arguments}}
+
+
+def _family(config: StudyConfig, samples: int, seed: int) -> Family:
+    ranges = {_label(name): described(spec) for name, spec in searched(config.trial) if _bends(name)}
+    curves = [_sampled(config, index, samples, seed) for index in range(samples if ranges else 1)]
+    text = ", ".join(f"{name} {values}" for name, values in ranges.items())
+    return Family(config.trial["schedule"]["name"], text, curves)
+
+
+def _sampled(config: StudyConfig, index: int, count: int, seed: int) -> Curve:
+    sample = _Sample(index, count, seed)
+    trial: TrialConfig = config.draw(sample)
+    length = config.meter.length(trial.values())
+    label = ", ".join(f"{_label(name)} {_short(value)}" for name, value in sample.drawn.items() if _bends(name))
+    try:
+        return make_curve(trial.schedule.build("schedule"), trial.optimizer, length, trial.trainer.precision, label)
+    except Exception as error:  # a formula's, or whatever a class of the user raises
+        raise BadInputError([f"trial.schedule: with {label or 'these values'}: {error}."]) from error
+
+
+class _Sample:
+    """Draws one of several samples that cover every range evenly."""
+
+    def __init__(self, index: int, count: int, seed: int) -> None:
+        self.drawn: dict[str, Any] = {}
+        self._index, self._count, self._seed = index, count, seed
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        share = self._share(name)
+        number = round(low * (high / low) ** share) if log else low + step * int(share * ((high - low) // step + 1))
+        return int(self.drawn.setdefault(name, number))
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        share = self._share(name)
+        if log:
+            number = math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
+        elif step:
+            number = low + step * int(share * (round((high - low) / step) + 1))
+        else:
+            number = low + share * (high - low)
+        return float(self.drawn.setdefault(name, min(max(number, low), high)))
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        return self.drawn.setdefault(name, choices[int(self._share(name) * len(choices))])
+
+    def _share(self, name: str) -> float:
+        """Return a number in [0, 1): for each name, the samples take the parts of the range in an order of its own."""
+        order = random.Random(f"{self._seed}:{name}").sample(range(self._count), self._count)
+        within = random.Random(f"{self._seed}:{name}:{self._index}").random()
+        return (order[self._index] + within) / self._count
+
+
+def _bends(name: str) -> bool:
+    """Tell whether what is drawn under a name bears on the lr curve."""
+    section, _, rest = name.partition(".")
+    return section in ("schedule", "data", "trainer") or (section == "optimizer" and rest.endswith("initial_lr"))
+
+
+def _label(name: str) -> str:
+    return name.removeprefix("schedule.").removeprefix("optimizer.")
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

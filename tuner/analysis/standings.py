@@ -1,0 +1,195 @@
+"""The table of a league: how good each family of schedules is, how fast, and how much its initial lr matters."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+from tuner.analysis.comparison import Comparison, Repeated, chance
+from tuner.text import brief, counted, number
+from tuner.visualization.figure import COLORS, GREY, Figure, Panel, Series
+
+__all__ = ["Member", "Standings"]
+
+ROUNDING = 1e-6  # of accuracies, which are single-precision numbers
+
+
+@dataclass(frozen=True)
+class Member:
+    """A family of schedules.
+
+    Args:
+        name: Its name.
+        values: What its best trial was trained with, as people read it.
+        initial_lr: Of them, the initial lr.
+        reached: The step at which each of its trainings reached the target, those that did not left out.
+        sweep: The objective with other initial lrs and nothing else changed; by initial lr, for each seed.
+    """
+
+    name: str
+    values: str
+    initial_lr: float
+    reached: Sequence[int] = ()
+    sweep: Mapping[float, Sequence[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Standings:
+    """A league that is over.
+
+    Args:
+        name: Its name.
+        comparison: The best of each family, with fresh seeds.
+        members: The families.
+        target: The objective that `Member.reached` is about.
+        tolerance: How much worse than the best of its sweep the objective may be with a good initial lr.
+        conditions: What all families had in common, in a sentence.
+    """
+
+    name: str
+    comparison: Comparison
+    members: Sequence[Member]
+    target: float
+    tolerance: float
+    conditions: str
+
+    def good_range(self, member: Member) -> tuple[float, float, bool] | None:
+        """Return between which initial lrs a family is good, and whether the sweep ends there.
+
+        From the best of the sweep it goes on in both directions as long as the mean is at most `tolerance` worse.
+        """
+        means = {lr: fmean(values) for lr, values in sorted(member.sweep.items()) if values}
+        if not means:
+            return None
+        sign = 1 if self.comparison.direction == "maximize" else -1
+        rates = sorted(member.sweep)
+        best = max(means, key=lambda lr: sign * means[lr])
+        good = [lr in means and sign * (means[best] - means[lr]) <= self.tolerance + ROUNDING for lr in rates]
+        low = high = rates.index(best)
+        while low > 0 and good[low - 1]:
+            low -= 1
+        while high < len(rates) - 1 and good[high + 1]:
+            high += 1
+        return rates[low], rates[high], low == 0 or high == len(rates) - 1
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the table, the best family first."""
+        members = {member.name: member for member in self.members}
+        rows = enumerate(self.comparison.rows(), start=1)
+        return [self._row(place, row, members[row["configuration"]]) for place, row in rows]
+
+    def _row(self, place: int, row: Mapping[str, Any], member: Member) -> dict[str, Any]:
+        low, high, _ = self.good_range(member) or (None, None, False)
+        return {
+            "place": place,
+            "schedule": member.name,
+            "seeds": row["seeds"],
+            "failed": row["failed"],
+            "mean": row["mean"],
+            "low": row["low"],
+            "high": row["high"],
+            "probability that the first is better": row["probability that the winner is better"],
+            "steps to target": fmean(member.reached) if member.reached else None,
+            "reached target": len(member.reached),
+            "good initial_lr from": low,
+            "good initial_lr to": high,
+            "best values": member.values,
+        }
+
+    def findings(self) -> list[str]:
+        """Return what came out, in sentences."""
+        constant = {"a constant lr": "constant"} if any(each.name == "constant" for each in self.members) else {}
+        told = self.comparison.findings(constant)
+        ranking = self.comparison.ranking
+        ties = [each.name for each in ranking[1:] if self._is_tie(each)]
+        if ties:
+            told.append(f"The seeds cannot tell it from {', '.join(ties)}.")
+        return told
+
+    def _is_tie(self, other: Repeated) -> bool:
+        difference = self.comparison.lead(other)
+        return difference is None or difference.is_noise
+
+    def markdown(self) -> str:
+        """Return the page: conditions, findings, table."""
+        metric = self.comparison.metric
+        head = (
+            "schedule",
+            f"mean {metric}",
+            "95% interval",
+            "first is really better",
+            f"steps to {self.target:.4f}",
+            "good initial_lr",
+            "its best values",
+        )
+        lines = [f"# {self.name}", "", self.conditions, "", *(f"- {each}" for each in self.findings()), ""]
+        lines += [f"| | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
+        members = {member.name: member for member in self.members}
+        for row in self.rows():
+            cells = (
+                row["place"],
+                row["schedule"],
+                number(row["mean"]) + (f" ({row['failed']} failed)" if row["failed"] else ""),
+                "" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}",
+                "" if row["place"] == 1 or row["mean"] is None else chance(row["probability that the first is better"]),
+                _steps(row),
+                self._range(members[row["schedule"]]),
+                row["best values"],
+            )
+            lines.append(f"| {' | '.join(map(str, cells))} |")
+        explained = (
+            f"Steps to {self.target:.4f}: mean over the trainings that came so far, at the first validation that did. "
+            f"Good initial_lr: where, with nothing else changed, {metric} is at most {self.tolerance:g} worse than the "
+            "best of the sweep; + where the sweep ended before the range did."
+        )
+        return "\n".join([*lines, "", f"{explained} {self.comparison.caption}".rstrip(), ""])
+
+    def _range(self, member: Member) -> str:
+        found = self.good_range(member)
+        if found is None:
+            return ""
+        low, high, is_open = found
+        return f"{brief(low)} to {brief(high)} (x{high / low:.3g}{'+' if is_open else ''})"
+
+    def csv(self) -> str:
+        """Return the table as CSV."""
+        file, rows = io.StringIO(), self.rows()
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return file.getvalue()
+
+    def figure(self) -> Figure:
+        """Return a picture: the means with their intervals, and the sweeps of the initial lr."""
+        metric = self.comparison.metric
+        ranking = [each.name for each in self.comparison.ranking]
+        colors = dict(zip(ranking, COLORS[:-1], strict=False)) | {"constant": COLORS[-1]}
+        left = self.comparison.figure("", colors).panels
+        members = {member.name: member for member in self.members}
+        named = sorted(ranking, key=lambda name: name in colors)  # what is grey lies below
+        sweeps = [
+            Series(
+                sorted(means),
+                [means[lr] for lr in sorted(means)],
+                "line",
+                colors.get(name, GREY),
+                name if name in colors else "the others",
+                marked=True,
+            )
+            for name in named
+            if (means := {lr: fmean(values) for lr, values in members[name].sweep.items() if values})
+        ]
+        right = Panel(sweeps, "the best of each with another initial_lr", "initial_lr", metric, log_x=True)
+        panels = [*left, *([right] if sweeps else [])]
+        height = 1.5 + 0.35 * len(ranking)
+        return Figure("league", self.name, self.conditions, panels, columns=2, height=height, width=13)
+
+
+def _steps(row: Mapping[str, Any]) -> str:
+    if row["steps to target"] is None:
+        return "never"
+    text = f"{row['steps to target']:.0f}"
+    missing = row["seeds"] + row["failed"] - row["reached target"]
+    return f"{text} (not with {counted(missing, 'seed')})" if missing else text

@@ -1,0 +1,209 @@
+"""What a type annotation lets a study file say: the checks of single values, and the words for them.
+
+An argument's annotation is the one place where its type stands; pydantic checks it, and here its findings become
+sentences for people.
+"""
+
+import difflib
+import json
+import re
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Annotated, Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from lightning_modules.schedules import InSteps
+from tuner.config.document import shown
+
+__all__ = ["check_value", "converted", "did_you_mean", "item_hint", "members", "parse_length", "takes_steps"]
+
+_LENGTH = re.compile(r"([0-9]{1,9}(?:\.[0-9]+)?(?:[eE][-+]?[0-9]{1,2})?) *(epochs?|%)")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return " Did you mean ...?" if a known name is near, else nothing.
+
+    >>> did_you_mean("cosin", ["constant", "cosine"]), did_you_mean("lr", ["initial_lr", "eps"]), did_you_mean("x", [])
+    (' Did you mean cosine?', ' Did you mean initial_lr?', '')
+    """
+    lowered = {each.lower(): each for each in known}
+    holding = [each for each in lowered if len(name) > 1 and name.lower() in each]
+    close = difflib.get_close_matches(name.lower(), lowered, n=1) or (holding if len(holding) == 1 else [])
+    return f" Did you mean {lowered[close[0]]}?" if close else ""
+
+
+def members(hint: Any) -> tuple[Any, ...]:
+    """Return the types that a type annotation allows.
+
+    >>> members(int | None), members(Annotated[float, "a remark"])
+    ((<class 'int'>, <class 'NoneType'>), (<class 'float'>,))
+    """
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return tuple(member for each in typing.get_args(hint) for member in members(each))
+    return members(typing.get_args(hint)[0]) if origin is Annotated else (hint,)
+
+
+def item_hint(hint: Any, index: int) -> Any:
+    """Return the type of an item of a list for an argument, Any if it is not known.
+
+    >>> item_hint(tuple[int, str], 1), item_hint(list[float] | None, 5), item_hint(float, 0)
+    (<class 'str'>, <class 'float'>, typing.Any)
+    """
+    for each in members(hint):
+        origin, items = typing.get_origin(each), typing.get_args(each)
+        if origin is tuple and items[-1:] != (Ellipsis,):
+            return items[index] if index < len(items) else Any
+        if origin in _LISTS:
+            return items[0]
+    return Any
+
+
+def takes_steps(hint: Any) -> bool:
+    """Tell whether an argument of this type is a length in steps, which a study file can give in epochs or percent.
+
+    >>> takes_steps(Annotated[float, InSteps()] | None), takes_steps(float)
+    (True, False)
+    """
+    if typing.get_origin(hint) is Annotated:
+        return any(isinstance(each, InSteps) for each in hint.__metadata__) or takes_steps(typing.get_args(hint)[0])
+    parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else ()
+    return any(takes_steps(part) for part in parts)
+
+
+def parse_length(text: Any) -> tuple[float, str] | None:
+    """Return the number and the unit of a length in epochs or in percent of the training, None for anything else.
+
+    >>> parse_length("1.5 epochs"), parse_length("25%"), parse_length("5 steps"), parse_length(5)
+    ((1.5, 'epochs'), (25.0, '%'), None, None)
+    """
+    found = _LENGTH.fullmatch(text) if isinstance(text, str) else None
+    return (float(found[1]), "%" if found[2] == "%" else "epochs") if found else None
+
+
+def check_value(hint: Any, value: Any, *, resolved: bool = False) -> str | None:
+    """Return what is wrong with a value of a study file for this type, as sentences, or None.
+
+    Args:
+        hint: The type.
+        value: The value.
+        resolved: Whether a length must be in steps; it may be in epochs or percent else.
+    """
+    try:
+        _read(hint, value if resolved else _in_steps(hint, value))
+    except ValidationError as error:
+        return f"{_rule(hint, error)} (got {shown(value)}).{_near_choice(hint, value)}"
+    except Exception as error:  # whatever a check of the user's type raises
+        return f"{type(error).__name__}: {error} (got {shown(value)})."
+    return None
+
+
+def _in_steps(hint: Any, value: Any) -> Any:
+    """Return a value with a number in the place of each length that is given in epochs or percent."""
+    if isinstance(value, list):
+        return [_in_steps(item_hint(hint, index), item) for index, item in enumerate(value)]
+    return 1 if takes_steps(hint) and parse_length(value) else value
+
+
+def converted(hint: Any, value: Any) -> Any:
+    """Return a value of a study file as an argument of this type: a list as a tuple, text as a path.
+
+    Raises:
+        ValueError: If it is no value for this type.
+    """
+    if wrong := check_value(hint, value, resolved=True):
+        raise ValueError(wrong.removesuffix("."))
+    read = _read(hint, value)
+    return value if read == value else read  # 1 stays 1 where 1.0 would do: what is told and logged is what was written
+
+
+def _read(hint: Any, value: Any) -> Any:
+    adapter = _adapter(hint)
+    # As JSON, because strict JSON is what a study file can say: 1 is a number, "1" and true are none.
+    return value if adapter is None else adapter.validate_json(json.dumps(value), strict=True)
+
+
+def _rule(hint: Any, error: ValidationError) -> str:
+    if words := _words(hint):
+        return f"must be {_either(words)}"
+    first = error.errors()[0]
+    message = (
+        first["msg"]
+        .replace("Input should", "must")
+        .replace("an object", "a mapping")
+        .replace("a valid array", "a list")
+    )
+    where = "".join(f" in {part}" for part in first["loc"])
+    return f"{message[0].lower()}{message[1:]}{where}"
+
+
+def _near_choice(hint: Any, value: Any) -> str:
+    choices = [text for each in members(hint) for text in typing.get_args(each) if isinstance(text, str)]
+    return did_you_mean(value, choices) if isinstance(value, str) else ""
+
+
+_LISTS = (tuple, list, Sequence)
+_STEPS = 'a number of steps, or text such as "5 epochs" or "25%"'
+_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", types.NoneType: "null"}
+_PLURALS = {int: "whole numbers", float: "numbers", str: "texts"}
+
+
+def _words(hint: Any) -> list[str] | None:
+    """Say what a type takes, one thing or another, or None if there are no plain words for it."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        each = [_words(part) for part in parts if not (part is int and float in parts)]
+        return None if None in each else [word for words in each for word in words or ()]
+    if origin is Literal:
+        return [part if isinstance(part, str) else shown(part) for part in parts]
+    if origin is Annotated:
+        if takes_steps(hint):
+            return [_STEPS]
+        return [f"{word}{_bounds(parts[1:])}" for word in _words(parts[0]) or ()] or None
+    if origin in _LISTS:
+        items = [part for part in parts if part is not Ellipsis]
+        count = f"{len(items)} " if origin is tuple and Ellipsis not in parts else ""
+        if items and all(takes_steps(item) for item in items):
+            return [f"a list, each item {_STEPS}"]
+        plurals = [plural for kind, plural in _PLURALS.items() if items and all(item is kind for item in items)]
+        return [f"a list of {count}{plurals[0]}"] if plurals else None
+    return [_WORDS[hint]] if isinstance(hint, type) and hint in _WORDS else None
+
+
+def _either(words: Sequence[str]) -> str:
+    return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def _bounds(metadata: Sequence[Any]) -> str:
+    limits: dict[str, Any] = {}
+    for each in metadata:
+        for limit in getattr(each, "metadata", ()):
+            limits |= {key: getattr(limit, key) for key in ("ge", "gt", "le") if hasattr(limit, key)}
+    lowest, highest, above = limits.get("ge"), limits.get("le"), limits.get("gt")
+    if lowest is not None and highest is not None:
+        return f" from {lowest} to {highest}"
+    return f" of at least {lowest}" if lowest is not None else f" above {above}" if above is not None else ""
+
+
+def _adapter(hint: Any) -> TypeAdapter[Any] | None:
+    """Return what checks values of a type, or None for a type that only Python code can make values of."""
+    try:
+        hash(hint)
+    except TypeError:  # a remark in Annotated[...] that cannot be a key
+        return _new_adapter(hint)
+    return _cached_adapter(hint)
+
+
+def _new_adapter(hint: Any) -> TypeAdapter[Any] | None:
+    try:
+        adapter = TypeAdapter(hint)
+        adapter.rebuild()  # raises what a name that cannot be found would raise at the first value
+    except Exception:  # whatever pydantic makes of an annotation of the user
+        return None
+    return adapter
+
+
+_cached_adapter = lru_cache(_new_adapter)

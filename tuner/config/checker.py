@@ -1,0 +1,385 @@
+"""Checks the parts of a study file against the signatures of what they configure.
+
+The file is first turned into nodes: values that know where they stand. What `search_space` says is put in their
+places, and the tree is then walked along the signatures of the named classes. The outcome is a template (see
+`tuner.config.search_space`); every fault goes into the document.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from lightning_modules import Plateau
+from tuner.config import registry
+from tuner.config.annotations import check_value, did_you_mean, item_hint, members, parse_length, takes_steps
+from tuner.config.document import Document, Keys, Node, Nodes, dotted, shown
+from tuner.config.lengths import Length, relative_lengths, resolve
+from tuner.config.registry import Signature, is_schedule
+from tuner.config.search_space import (
+    MAX_CHOICES,
+    Choices,
+    OneOf,
+    Range,
+    Template,
+    corners,
+    is_spec,
+    parse_spec,
+    searched,
+)
+from tuner.errors import reason_of
+
+__all__ = ["FORM_OF_COMPONENT", "PLATEAU_METRICS", "Checker", "listed"]
+
+PLATEAU_METRICS = ("train/acc", "train/loss", "val/acc", "val/loss")
+MAX_TRIED_STEPS = 100_000
+FORM_OF_COMPONENT = ", {name: ..., argument: value, ...}"
+
+_FORM_OF_SPEC = "{low: ..., high: ...} or {choices: [...]}"
+_FORM_OF_ONE_OF = "{one_of: {name: {argument: range or value}, ...}}"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names for a message."""
+    return ", ".join(sorted(names))
+
+
+class Checker:
+    """Checks parts of a document and returns their templates; what they are worth is known when all is checked.
+
+    Args:
+        document: Where the faults go.
+        lengths: Returns how long trainings can be; called with whether a fault is to be told if that is unknown.
+    """
+
+    def __init__(self, document: Document, lengths: Callable[[bool], Sequence[Length]] = lambda needed: ()) -> None:
+        self._fault = document.fault
+        self._document = document
+        self._lengths = lengths
+        self._looked_at: set[Keys] = set()
+        self.any_metric = False
+        """Whether a plateau can monitor any metric: modules of the user's log what they like."""
+
+    def mapping(self, node: Node, form: str = "") -> dict[str, Node]:
+        """Return the entries of a mapping, none if it is something else."""
+        if isinstance(node.value, dict):
+            return node.value
+        self._fault(node.path, f"must be a mapping{form} (got {shown(node.raw)}).", spoils=True)
+        return {}
+
+    def keys(self, nodes: Nodes, known: Collection[str]) -> None:
+        """Refuse unknown keys."""
+        for key, node in nodes.items():
+            if key not in known:
+                self._fault(node.path, f"unknown key.{_alternatives(key, known)}")
+
+    def settings(self, signature: Signature, node: Node, refused: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Check a section of fixed keys.
+
+        Args:
+            signature: What there is to give.
+            node: The section.
+            refused: Other keys that are no slip of the pen, and why they cannot be given.
+        """
+        nodes = self.mapping(node)
+        for key, reason in (refused or {}).items():
+            if key in nodes:
+                self._fault(nodes[key].path, f"{reason} Known: {listed(signature.arguments)}.")
+        self.keys({key: each for key, each in nodes.items() if key not in (refused or {})}, signature.arguments)
+        return self.arguments(signature, {key: nodes[key] for key in nodes if key in signature.arguments}, node.path)
+
+    def arguments(self, signature: Signature, nodes: Nodes, path: Keys, owner: str = "") -> dict[str, Any]:
+        """Check arguments, those that are missing included.
+
+        Args:
+            signature: What there is to give.
+            nodes: What is given.
+            path: Where more can be given.
+            owner: What takes them, for the messages.
+        """
+        values = self._given(signature, nodes, owner)
+        for key, argument in signature.arguments.items():
+            if argument.required and key not in nodes:
+                by = f" by {owner}: give it here or in search_space" if owner else ""
+                self._fault((*path, key), f"required{by}.")
+        return values
+
+    def _given(self, signature: Signature, nodes: Nodes, owner: str) -> dict[str, Any]:
+        values, known = {}, signature.arguments
+        for key, node in nodes.items():
+            if key in known:
+                values[key] = self.value(known[key].hint, node)
+            elif signature.open and key.isidentifier():
+                values[key] = self.value(Any, node)
+            else:
+                self._fault(node.path, f"{owner} has no argument {key}.{_alternatives(key, known)}")
+        return values
+
+    # -- named components ----------------------------------------------------------------------------------------------
+
+    def component(self, kind: str, node: Node, hint: Any = None) -> Template:
+        """Check ``{name: ..., argument: ...}``, or a choice of several.
+
+        Args:
+            kind: What is named; a key of `registry.KINDS`.
+            node: The component.
+            hint: The type that it must be of, if it is an argument of another.
+        """
+        has_choice = node.searched and isinstance(node.value, dict) and "one_of" in node.value
+        if has_choice or node.base is not None:
+            return self._one_of(kind, node, hint)
+        return self._named(kind, self.mapping(node, FORM_OF_COMPONENT), node.path, hint)
+
+    def _named(self, kind: str, nodes: Nodes, path: Keys, hint: Any) -> dict[str, Any]:
+        name, signature = self._name(kind, nodes, path, hint)
+        if signature is None:
+            return {}
+        before = self._document.fault_count
+        values = self.arguments(signature, self._without_name(kind, nodes), path, name)
+        if self._document.fault_count == before:
+            self._rehearse(kind, {"name": name, **values}, nodes, path, whole=hint is None)
+        return {"name": name, **values}
+
+    def _name(self, kind: str, nodes: Nodes, path: Keys, hint: Any) -> tuple[str, Signature | None]:
+        """Return the name of a component and, if that is right, what can be given to it."""
+        if "name" not in nodes:
+            self._fault((*path, "name"), f"required. Known: {listed(registry.KINDS[kind])}, or package.module:Name.")
+            return "", None
+        name, path = nodes["name"].value, nodes["name"].path
+        if not isinstance(name, str):
+            advice = "; to search among several, use one_of" if nodes["name"].searched else ""
+            self._fault(path, f"must be a name (got {shown(nodes['name'].raw)}){advice}.")
+            return "", None
+        try:
+            signature, target = registry.arguments_of(kind, name), registry.resolve(kind, name)
+        except ValueError as error:
+            self._fault(path, str(error))
+            return name, None
+        wanted = tuple(each for each in members(hint) if is_schedule(each))
+        if wanted and isinstance(target, type) and not issubclass(target, wanted):
+            self._fault(path, f"{name} cannot stand inside another schedule.")
+            return name, None
+        return name, signature
+
+    def _without_name(self, kind: str, nodes: Nodes) -> Nodes:
+        """Return the arguments of a component."""
+        if kind == "data" and "seed" in nodes:
+            self._fault(nodes["seed"].path, "leave it out: the one seed of a trial is trial.seed.")
+            return {key: node for key, node in nodes.items() if key not in ("name", "seed")}
+        return {key: node for key, node in nodes.items() if key != "name"}
+
+    def _one_of(self, kind: str, node: Node, hint: Any) -> OneOf | None:
+        nodes = node.value if isinstance(node.value, dict) else {}
+        if nodes.keys() != {"one_of"} or not isinstance(nodes["one_of"].value, dict):
+            self._fault(node.path, f"a whole {kind} is searched by {_FORM_OF_ONE_OF} (got {shown(node.raw)}).")
+            return None
+        choices = nodes["one_of"]
+        if not 2 <= len(choices.value) <= MAX_CHOICES:
+            self._fault(choices.path, f"needs 2 to {MAX_CHOICES} choices (got {len(choices.value)}).")
+        base = self._base(kind, node.base, hint)
+        options = {name: self._option(kind, name, choice, base, hint) for name, choice in choices.value.items()}
+        return OneOf(options)
+
+    def _base(self, kind: str, base: Node | None, hint: Any) -> Nodes:
+        """Check what `trial` says in the place of a choice; it need not be complete."""
+        nodes = {} if base is None else self.mapping(base, FORM_OF_COMPONENT)
+        if base is not None and nodes:
+            name, signature = self._name(kind, nodes, base.path, hint)
+            if signature is not None:
+                self._given(signature, self._without_name(kind, nodes), name)
+        return nodes
+
+    def _option(self, kind: str, name: str, choice: Node, base: Nodes, hint: Any) -> dict[str, Any]:
+        nodes = {} if choice.value is None else self.mapping(choice, " of arguments")
+        if "name" in nodes:
+            self._fault(nodes["name"].path, "leave it out: the name of a choice is its key.")
+        if "name" in base and base["name"].value == name:  # what trial says holds unless the choice says otherwise
+            nodes = {**base, **nodes}
+        values = self._named(kind, {**nodes, "name": Node(name, choice.path)}, choice.path, hint)
+        return {key: value for key, value in values.items() if key != "name"}
+
+    def _rehearse(self, kind: str, template: Template, nodes: Nodes, path: Keys, whole: bool) -> None:
+        """Build a component at the extremes of its ranges, so that a value that breaks a rule is told now.
+
+        Args:
+            kind: A key of `registry.KINDS`.
+            template: The component.
+            nodes: Its arguments.
+            path: Where it stands.
+            whole: Whether it is no part of another one.
+        """
+        told = set()
+        replaced = {key: node.base for key, node in nodes.items() if node.base is not None}
+        cases = [(values, nodes) for values in corners(template)]
+        if replaced and not any(base.searched for base in replaced.values()):  # `trial` as it stands
+            as_written = {key: base.raw for key, base in replaced.items()}
+            cases.append(({**cases[0][0], **as_written}, {**nodes, **replaced}))
+        for values, places, steps in self._rehearsals(kind, cases, whole):
+            message = _try(kind, values, steps, self.any_metric)
+            if message is None:
+                continue
+            named = re.search(r"got (\w+)=|^(\w+)(?:=| must)", message)
+            key = named[named.lastindex or 0] if named else ""
+            if key not in nodes:
+                self._fault(path, message)
+                return
+            if key not in told:
+                told.add(key)
+                self._fault(places[key].path, message)
+
+    def _rehearsals(
+        self, kind: str, cases: Sequence[tuple[Mapping[str, Any], Nodes]], whole: bool
+    ) -> Iterator[tuple[Mapping[str, Any], Nodes, Sequence[int]]]:
+        """Yield values with lengths in steps, for every training that there can be, and the steps to try them at."""
+        for values, places in cases:
+            relative = kind == "schedule" and bool(relative_lengths(values))
+            free = kind == "schedule" and whole and registry.is_free(values)
+            lengths = self._lengths(relative) if relative or free else ()
+            if not relative and not lengths:
+                yield values, places, (0,)
+            for length in lengths:
+                steps = length.spread(max(1000, MAX_TRIED_STEPS // len(cases))) if free else (0,)
+                yield resolve(values, length) if relative else values, places, steps
+
+    # -- values --------------------------------------------------------------------------------------------------------
+
+    def value(self, hint: Any, node: Node, advice: str = "") -> Template:
+        """Check a value, a range or choices for an argument of a type; and the value in `trial` that it replaces.
+
+        Args:
+            hint: The type.
+            node: The value.
+            advice: What to do for something else than the type allows.
+        """
+        self._looked_at.add(node.path)
+        if node.base is not None and not node.base.searched and not is_schedule(hint):
+            self._check(hint, node.base.raw, node.base.path, advice)
+        if is_schedule(hint) and not (node.value is None and type(None) in members(hint)):
+            return self.component("schedule", node, hint)
+        if isinstance(node.value, list):
+            return self._list(hint, node)
+        raw = node.raw
+        if isinstance(raw, dict):
+            if node.searched and "one_of" in raw:
+                self._fault(node.path, f"one_of is for what has a name; write {_FORM_OF_SPEC}.")
+                return None
+            if node.searched and (is_spec(raw) or check_value(hint, raw)):
+                return self._spec(hint, raw, node.path)
+            if is_spec(raw):
+                self._fault(node.path, "a range belongs in search_space.")
+                return None
+        self._check(hint, raw, node.path, advice)
+        return raw
+
+    def _list(self, hint: Any, node: Node) -> Template:
+        before = self._document.fault_count
+        values = [self.value(item_hint(hint, index), item) for index, item in enumerate(node.value)]
+        is_plain = not is_schedule(item_hint(hint, 0)) and next(searched(values), None) is None
+        if is_plain and self._document.fault_count == before:
+            self._check(hint, node.raw, node.path)
+        return values
+
+    def _spec(self, hint: Any, raw: Mapping[str, Any], path: Keys) -> Range | Choices | None:
+        unit = ""
+        if takes_steps(hint) and any(isinstance(raw.get(key), str) for key in ("low", "high", "step")):
+            raw, unit = self._without_unit(raw, path)
+            if not unit:
+                return None
+        types = members(hint)
+        whole = all(isinstance(raw[key], int) for key in ("low", "high", "step") if key in raw)
+        integer = int in types and float not in types
+        integer = (integer or (whole and (int in types or Any in types))) and not unit
+        spec = parse_spec(raw, integer, lambda inner, message: self._fault((*path, *inner), message))
+        if isinstance(spec, Range):
+            self._check(hint, spec.low, (*path, "low"))
+            self._check(hint, spec.high, (*path, "high"))
+            return replace(spec, unit=unit)
+        elif isinstance(spec, Choices):
+            for index, value in enumerate(spec.values):
+                self._check(hint, value, (*path, "choices", index))
+        return spec
+
+    def forms(self, node: Node) -> None:
+        """Check the form of ranges and choices that no argument was found for, so that all faults are told at once."""
+        raw = node.raw
+        if node.path in self._looked_at:
+            return
+        if is_spec(raw):
+            has_length = any(parse_length(raw.get(key)) for key in ("low", "high", "step"))
+            raw, unit = self._without_unit(raw, node.path) if has_length else (raw, "number")
+            if unit:
+                parse_spec(raw, False, lambda inner, message: self._fault((*node.path, *inner), message))
+            return
+        inner = node.value.values() if isinstance(node.value, dict) else node.value
+        for each in inner if isinstance(node.value, dict | list) else ():
+            self.forms(each)
+
+    def _without_unit(self, raw: Mapping[str, Any], path: Keys) -> tuple[Mapping[str, Any], str]:
+        """Return a range of lengths as numbers and their unit; no unit if it is not one and the same."""
+        bounds = [key for key in ("low", "high", "step") if key in raw]
+        lengths = [length for length in (parse_length(raw[key]) for key in bounds) if length]
+        units = {unit for _, unit in lengths}
+        if len(lengths) == len(bounds) and len(units) == 1:
+            return {**raw, **dict(zip(bounds, (number for number, _ in lengths), strict=True))}, units.pop()
+        form = "{low: 1 epochs, high: 3 epochs} or {low: 10%, high: 50%}"
+        self._fault(path, f"low, high and step must be numbers, or lengths in one unit: {form} (got {shown(raw)}).")
+        return raw, ""
+
+    def _check(self, hint: Any, value: Any, path: Keys, advice: str = "") -> None:
+        if wrong := check_value(hint, value):
+            self._fault(path, f"{wrong} {advice}" if advice and not wrong.endswith("?") else wrong)
+
+    # -- the search space ----------------------------------------------------------------------------------------------
+
+    def place(self, trial: Node, space: Nodes) -> None:
+        """Put what is searched in the places of `trial` that its dotted paths name, wholes before their parts."""
+        for key, node in sorted(space.items(), key=lambda item: item[0].count(".")):
+            if not (isinstance(node.value, dict) and ("one_of" in node.value or is_spec(node.value))):
+                form = _FORM_OF_ONE_OF if key in registry.KINDS else _FORM_OF_SPEC
+                advice = "" if isinstance(node.value, dict) else "; a fixed value belongs in trial"
+                self._fault(node.path, f"must be {form} (got {shown(node.raw)}){advice}.", spoils=True)
+            self._place(trial, key.split("."), node)
+
+    def _place(self, trial: Node, parts: list[str], node: Node) -> None:
+        place = trial
+        for index, part in enumerate(parts[:-1]):
+            inner = place.child(part)
+            if inner is None or inner.searched or not isinstance(inner.value, dict | list):
+                self._nowhere(place, inner, parts[: index + 1], node.path)
+                return
+            place = inner
+        base = place.child(parts[-1])
+        if base is None and (place is trial or isinstance(place.value, list)):
+            self._nowhere(place, base, parts, node.path)
+            return
+        if base is not None and is_spec(node.value) and self._document.is_from_command_line(base.path):
+            self._fault(base.path, f"is searched; add --set {dotted(node.path)}=null to search it no more.")
+        place.put(parts[-1], Node(node.value, node.path, base or Node({}, node.path)))
+
+    def _nowhere(self, place: Node, found: Node | None, parts: list[str], path: Keys) -> None:
+        where = ".".join(parts)
+        if found is None:
+            known = place.value if isinstance(place.value, dict) else [str(index) for index in range(len(place.value))]
+            self._fault(path, f"trial has no {where}.{_alternatives(parts[-1], known)}")
+        elif found.searched:
+            self._fault(path, f"{where} is searched itself: put this into {dotted(found.path)}.")
+        else:
+            self._fault(path, f"trial.{where} is not a mapping (got {shown(found.raw)}).")
+
+
+def _try(kind: str, values: Mapping[str, Any], steps: Sequence[int], any_metric: bool) -> str | None:
+    """Return why a component cannot be built, or a schedule not be used at a step, as a sentence; or None."""
+    try:
+        made = registry.rehearse(kind, values, steps)
+    except (Exception, SystemExit) as error:  # whatever a class of the user raises
+        text = reason_of(error)
+        return text if text.endswith(".") else f"{text}."
+    if isinstance(made, Plateau) and not any_metric and made.monitor not in PLATEAU_METRICS:
+        *others, last = PLATEAU_METRICS
+        rule = f"monitor {', '.join(others)} or {last} must hold, but got monitor={made.monitor!r}"
+        return f"{rule}.{did_you_mean(made.monitor, PLATEAU_METRICS)}"
+    return None
+
+
+def _alternatives(key: str, known: Collection[str]) -> str:
+    return did_you_mean(key, known) or (f" Known: {listed(known)}." if known else " It has none.")

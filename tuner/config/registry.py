@@ -1,0 +1,359 @@
+"""Names to classes: the only place where a name in a study file becomes code.
+
+Wherever a short name is accepted, ``package.module:Name`` is too. Importing it runs that module, by design, so such
+names come from the study file that the user gave and from nowhere else.
+"""
+
+import importlib
+import inspect
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+
+from lightning_modules import DATASETS, MODELS, OPTIMIZERS, SCHEDULES, SGD, Constant, Plateau, Schedule
+from tuner.config.annotations import converted, did_you_mean, item_hint, members
+from tuner.config.document import shown
+from tuner.errors import in_a_line
+from tuner.process import own_places
+
+__all__ = [
+    "KINDS",
+    "TRAINER_ARGUMENTS",
+    "Argument",
+    "Signature",
+    "accepted",
+    "arguments_of",
+    "build",
+    "is_free",
+    "is_module",
+    "is_schedule",
+    "is_torch_optimizer",
+    "rehearse",
+    "resolve",
+    "sample_optimizer",
+    "signature_of",
+]
+
+KINDS: dict[str, Mapping[str, type]] = {
+    "data": DATASETS,
+    "model": MODELS,
+    "optimizer": OPTIMIZERS,
+    "schedule": {**SCHEDULES, "plateau": Plateau},
+}
+
+TRAINER_ARGUMENTS = frozenset(inspect.signature(Trainer).parameters)
+"""What Lightning's Trainer takes."""
+
+SYNONYMS: dict[str, Mapping[str, str]] = {
+    "schedule": {
+        "constantlr": "constant",
+        "cosineannealinglr": "cosine",
+        "cosineannealingwarmrestarts": "cosine_restarts",
+        "cosinedecay": "cosine",
+        "cosinedecayrestarts": "cosine_restarts",
+        "cosinelrscheduler": "cosine",
+        "cycliclr": "triangular",
+        "exponentialdecay": "exponential",
+        "exponentiallr": "exponential",
+        "inversetimedecay": "inverse_time",
+        "lambdalr": "lambda",
+        "learningratescheduler": "lambda",
+        "linearlr": "polynomial",
+        "multiplicativelr": "lambda",
+        "multisteplr": "piecewise_constant",
+        "multisteplrscheduler": "piecewise_constant",
+        "onecyclelr": "one_cycle",
+        "piecewiseconstantdecay": "piecewise_constant",
+        "plateaulrscheduler": "plateau",
+        "polylrscheduler": "polynomial",
+        "polynomialdecay": "polynomial",
+        "polynomiallr": "polynomial",
+        "reducelronplateau": "plateau",
+        "sequentiallr": "join",
+        "steplr": "step",
+        "steplrscheduler": "step",
+    },
+    "optimizer": {"adamoptimizer": "adam_epsilon_hat"},
+}
+"""Classes of torch, Keras, TensorFlow 1 and timm, in lower case, and what they are called here."""
+
+LIBRARIES = ("keras", "optax", "tensorflow", "timm", "torch")
+KERAS = {"adam": "adam_epsilon_hat"}
+"""Classes of Keras that are not the one of torch of that name."""
+
+GIVEN_TO_MODULES = {"optimizer": SGD(initial_lr=0.1), "schedule": Constant()}
+"""What a LightningModule is built with beside its arguments, and what stands for it while those are checked."""
+
+# What a trial needs of each kind, and its name for people.
+_BASES: dict[str, tuple[tuple[Any, ...], str]] = {
+    "data": ((LightningDataModule,), "a LightningDataModule"),
+    "model": ((torch.nn.Module,), "a torch.nn.Module"),  # or a whole LightningModule, which is one
+    "optimizer": ((torch.optim.Optimizer, Callable), "a maker of optimizers"),
+    "schedule": ((Schedule, Plateau), "a lightning_modules.Schedule"),
+}
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An argument that a study file can give.
+
+    Args:
+        hint: Its type annotation; Any where there is none.
+        required: Whether it has no default.
+        default: Its default.
+    """
+
+    hint: Any
+    required: bool
+    default: Any = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What can be given to a class or function by name.
+
+    Args:
+        arguments: Its arguments.
+        open: Whether it takes any others as well.
+    """
+
+    arguments: Mapping[str, Argument]
+    open: bool = False
+
+
+def resolve(kind: str, name: str) -> Any:
+    """Return the class, or the function, that a name stands for.
+
+    Raises:
+        ValueError: If the name is unknown, cannot be imported or is not of this kind.
+    """
+    known = KINDS[kind]
+    if name in known:
+        return known[name]
+    module_name, colon, attribute = name.partition(":")
+    if not colon:
+        hint = _synonym(kind, name) or did_you_mean(name, known)
+        raise ValueError(
+            f"unknown {kind} {shown(name)}. Known: {', '.join(sorted(known))}, or package.module:Name.{hint}"
+        )
+    try:
+        found = _imported(name, module_name, attribute)
+        bases, wanted = _BASES[kind]
+        if isinstance(found, type) and not issubclass(found, bases):
+            raise ValueError(f"{shown(name)} is not {wanted}.")
+    except ValueError as error:
+        hint = "" if "Did you mean" in str(error) else _synonym(kind, name)
+        raise ValueError(f"{error}{hint}") from error
+    return found
+
+
+def _synonym(kind: str, name: str) -> str:
+    """Return " Did you mean ...?" if what is named is known here by another name, else nothing."""
+    path = name.replace(":", ".")
+    module, _, last = path.rpartition(".")
+    lowered, library = last.lower(), module.partition(".")[0]
+    of_torch = {each.lower(): each for each, found in vars(torch.optim).items() if is_torch_optimizer(found)}
+    candidates = (
+        KERAS.get(lowered) if kind == "optimizer" and library in ("keras", "tensorflow") else None,
+        SYNONYMS.get(kind, {}).get(lowered),
+        lowered if lowered in KINDS[kind] and library in ("", *LIBRARIES) else None,
+        f"torch.optim:{of_torch[lowered]}" if kind == "optimizer" and lowered in of_torch and not module else None,
+        f"{module}:{last}" if module and last and path == name else None,
+    )
+    found = next(filter(None, candidates), None)
+    return f" Did you mean {found}?" if found else ""
+
+
+def _imported(name: str, module_name: str, attribute: str) -> Any:
+    if module_name in ("__main__", "__mp_main__"):
+        raise ValueError(
+            f"{shown(name)} is in the script or notebook that is running, which trainings do not import: "
+            f"put {attribute} into a module, and write module:{attribute}."
+        )
+    try:
+        module = importlib.import_module(module_name)
+        found = getattr(module, attribute, None)
+    except ModuleNotFoundError as error:
+        where = ""
+        if f"{module_name}.".startswith(f"{error.name}."):  # itself, not what it imports
+            where = f" Looked in {', '.join(own_places())} and among the installed packages."
+        raise ValueError(f"cannot import {shown(name)}: {error}.{where}") from error
+    except (Exception, SystemExit) as error:  # whatever the user's module raises
+        raise ValueError(f"cannot import {shown(name)}: {in_a_line(error)}.") from error
+    if not callable(found):
+        hint = did_you_mean(attribute, [key for key, value in vars(module).items() if callable(value)])
+        raise ValueError(f"{module_name} has no class or function {shown(attribute)}.{hint}")
+    return found
+
+
+@lru_cache
+def arguments_of(kind: str, name: str) -> Signature:
+    """Return the arguments that a study file may give to a name.
+
+    Raises:
+        ValueError: If the name is unknown, cannot be imported or is not of this kind.
+    """
+    target = resolve(kind, name)
+    signature = signature_of(target)
+    arguments = dict(signature.arguments)
+    if kind == "data":
+        for key in ("seed", "batches_per_epoch"):  # which trial.seed and trial.trainer tell it
+            arguments.pop(key, None)
+    if kind == "model" and is_module(name):
+        for key in GIVEN_TO_MODULES:
+            if key not in arguments:
+                raise ValueError(f"{shown(name)} has no argument {key}: a LightningModule is given that of the trial.")
+            del arguments[key]
+    if is_torch_optimizer(target):
+        arguments.pop("params", None)
+        arguments["initial_lr"] = arguments.pop("lr", Argument(float, required=True))
+    if kind == "optimizer":
+        if "initial_lr" not in arguments and not signature.open:
+            raise ValueError(f"{shown(name)} has no argument initial_lr, which a schedule multiplies.")
+        arguments["initial_lr"] = Argument(float, required=True)
+    return Signature(arguments, signature.open)
+
+
+def signature_of(target: Any) -> Signature:
+    """Return the arguments of a class or function that can be given by name."""
+    parameters = _parameters(target)
+    try:
+        function = inspect.getattr_static(target, "__init__") if isinstance(target, type) else target
+        hints = typing.get_type_hints(function, include_extras=True)
+    except Exception:  # a name that only a type checker can resolve: the arguments are still known, their types are not
+        hints = {}
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    arguments = {
+        name: Argument(hints.get(name, Any), parameter.default is parameter.empty, parameter.default)
+        for name, parameter in parameters.items()
+        if parameter.kind in by_name
+    }
+    return Signature(arguments, any(each.kind is each.VAR_KEYWORD for each in parameters.values()))
+
+
+def _parameters(target: Any) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(target).parameters
+    except (TypeError, ValueError):  # something built in, which does not tell
+        return {"arguments": inspect.Parameter("arguments", inspect.Parameter.VAR_KEYWORD)}
+
+
+def is_module(name: str) -> bool:
+    """Tell whether the name of a model stands for a whole LightningModule, not for a network.
+
+    Raises:
+        ValueError: If the name is unknown, cannot be imported or is not of a model.
+    """
+    target = resolve("model", name)
+    return isinstance(target, type) and issubclass(target, LightningModule)
+
+
+def is_torch_optimizer(target: Any) -> bool:
+    """Tell whether a class is one of torch's optimizers, which call the initial lr lr."""
+    return isinstance(target, type) and issubclass(target, torch.optim.Optimizer)
+
+
+def is_schedule(hint: Any) -> bool:
+    """Tell whether an argument of this type is itself a schedule, given in a study file as ``{name: ...}``."""
+    return any(isinstance(each, type) and issubclass(each, Schedule | Plateau) for each in members(hint))
+
+
+def build(kind: str, name: str, arguments: Mapping[str, Any], **extra: Any) -> Any:
+    """Build the object that a name and its checked arguments stand for.
+
+    Args:
+        kind: A key of `KINDS`.
+        name: Registered name or ``package.module:Name``.
+        arguments: Values from a study file.
+        extra: Further arguments, passed on if the class takes them.
+
+    Raises:
+        ValueError: If an argument breaks a rule of the class.
+    """
+    target = resolve(kind, name)
+    known = arguments_of(kind, name).arguments
+    values = {key: _wanted(key, known[key].hint, value) if key in known else value for key, value in arguments.items()}
+    values |= accepted(kind, name, extra)
+    if is_torch_optimizer(target):
+        return partial(target, lr=values.pop("initial_lr"), **values)
+    return target(**values)
+
+
+def accepted(kind: str, name: str, extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of further arguments that a class takes."""
+    known = _parameters(resolve(kind, name))
+    return {key: value for key, value in extra.items() if key in known}
+
+
+def _wanted(key: str, hint: Any, value: Any) -> Any:
+    """Return a value as the class wants it: ``{name: ...}`` as a schedule, a list as a tuple, text as a path."""
+    if is_schedule(hint) and isinstance(value, Mapping):
+        return build("schedule", value["name"], {inner: each for inner, each in value.items() if inner != "name"})
+    if isinstance(value, list) and is_schedule(item_hint(hint, 0)):
+        return tuple(_wanted(key, item_hint(hint, index), item) for index, item in enumerate(value))
+    try:
+        return converted(hint, value)
+    except ValueError as error:
+        raise ValueError(f"{key} {error}") from error
+
+
+def is_free(values: Mapping[str, Any]) -> bool:
+    """Tell whether a schedule, or one inside it, can give any factor at all: a formula, or a class of the user."""
+    if values["name"] == "lambda" or ":" in values["name"]:
+        return True
+    inner = [each for value in values.values() for each in (value if isinstance(value, list) else [value])]
+    return any(is_free(each) for each in inner if isinstance(each, Mapping) and "name" in each)
+
+
+def rehearse(kind: str, values: Mapping[str, Any], steps: Iterable[int] = (0,)) -> Any:
+    """Build an object as a trial would, use it where that is cheap, and return it.
+
+    Args:
+        kind: A key of `KINDS`.
+        values: ``{name: ..., argument: value}``.
+        steps: Where a schedule is tried.
+
+    Raises:
+        Exception: Whatever rule of its class the values break; any, if the class is the user's.
+    """
+    name, arguments = values["name"], {key: value for key, value in values.items() if key != "name"}
+    made = _without_memory(name, arguments) if kind == "model" else build(kind, name, arguments, seed=0)
+    bases, wanted = _BASES[kind]
+    if not isinstance(made, bases):
+        raise ValueError(f"{name} makes a {type(made).__name__}, not {wanted}")
+    if kind == "optimizer":
+        optimizer = sample_optimizer(made)
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise ValueError(f"{name} makes a {type(optimizer).__name__} of parameters, not a torch.optim.Optimizer")
+    schedule = made.schedule if isinstance(made, Plateau) else made
+    if isinstance(schedule, Schedule):
+        for step in steps:
+            schedule(step)
+    return made
+
+
+def sample_optimizer(make: Callable[..., Any]) -> Any:
+    """Return what a maker of optimizers makes of one small parameter: a vector or, for those like Muon, a matrix.
+
+    Raises:
+        Exception: Whatever it raises of the matrix, if it takes neither.
+    """
+    try:
+        return make([torch.nn.Parameter(torch.zeros(1))])
+    except Exception:  # a number that breaks a rule breaks it with a matrix, too
+        return make([torch.nn.Parameter(torch.zeros(1, 1))])
+
+
+def _without_memory(name: str, arguments: Mapping[str, Any]) -> Any:
+    """Build a model of shapes only; but some compute with numbers as they are built, and those need memory."""
+    given = GIVEN_TO_MODULES if is_module(name) else {}
+    try:
+        with torch.device("meta"):
+            return build("model", name, arguments, **given)
+    except Exception:  # whatever the user's model raises; if it is not about the missing numbers, it comes again
+        return build("model", name, arguments, **given)

@@ -1,0 +1,432 @@
+"""Ranges in, values out: what a study searches, its checks, and what a trial draws from it.
+
+A *template* is the `trial` of a study file with every searched place filled by a `Range`, `Choices` or `OneOf`.
+`suggest` walks it with an Optuna trial and returns plain values. The name of a parameter in Optuna is its dotted path,
+with the family in it for what only one family has: ``schedule.exponential.decay_rate``.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Protocol
+
+from tuner.config.document import Keys, shown
+
+__all__ = [
+    "Choices",
+    "Drawing",
+    "OneOf",
+    "Range",
+    "Spec",
+    "Template",
+    "component_names",
+    "corners",
+    "described",
+    "grid_point",
+    "grid_size",
+    "grid_values",
+    "highest",
+    "is_spec",
+    "lowest",
+    "parse_spec",
+    "searched",
+    "suggest",
+    "turns",
+]
+
+MAX_CHOICES = 1000
+MAX_CORNERS = 256
+MAX_WHOLE = 2**53  # Optuna keeps whole numbers as floats
+MAX_NUMBER = 1e300  # high - low must be a number too
+RANGE_KEYS = ("low", "high", "log", "step")
+
+Scalar = str | int | float | bool | None
+Fault = Callable[[Keys, str], None]
+"""Takes the path of a fault inside a spec, and what is wrong there."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`, both included; with a `unit` ("epochs" or "%"), lengths in it."""
+
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+    integer: bool = False
+    unit: str = ""
+
+    def written(self, number: float) -> Any:
+        """Return a number of the range as a study file says it."""
+        return f"{number} {self.unit}" if self.unit else number
+
+    def name(self, path: str) -> str:
+        """Return the name that Optuna draws it by: the path, and the unit."""
+        return f"{path} ({self.unit})" if self.unit else path
+
+
+@dataclass(frozen=True)
+class Choices:
+    """One of several plain values."""
+
+    values: tuple[Scalar, ...]
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """One of several named components, each with arguments (values or specs) of its own."""
+
+    options: Mapping[str, Mapping[str, Any]]
+
+
+Spec = Range | Choices | OneOf
+Template = Any
+"""Plain values, mappings and lists of templates, or a `Spec`."""
+
+
+def is_spec(raw: Any) -> bool:
+    """Tell whether what stands in a study file is meant as a range or as choices."""
+    return isinstance(raw, Mapping) and not raw.keys().isdisjoint({"low", "high", "choices"})
+
+
+def parse_spec(raw: Mapping[str, Any], integer: bool, fault: Fault) -> Range | Choices | None:
+    """Read a range or a list of choices; report what is wrong and return None then.
+
+    Args:
+        raw: What the study file has in the place of a value.
+        integer: Whether the place takes whole numbers.
+        fault: Called once for each fault.
+    """
+    return _parse_choices(raw, fault) if "choices" in raw else _parse_range(raw, integer, fault)
+
+
+def _parse_range(raw: Mapping[str, Any], integer: bool, fault: Fault) -> Range | None:
+    faults = list(_form_faults(raw, integer)) or list(_order_faults(raw))
+    for path, message in faults:
+        fault(path, message)
+    if faults:
+        return None
+    kind = int if integer else float
+    step = kind(raw["step"]) if "step" in raw else None
+    return Range(kind(raw["low"]), kind(raw["high"]), raw.get("log", False), step, integer)
+
+
+def _form_faults(raw: Mapping[str, Any], integer: bool) -> Iterator[tuple[Keys, str]]:
+    for key in raw:
+        if key not in RANGE_KEYS:
+            yield (key,), "unknown key; a range has low, high and, if wanted, log and step."
+    for key in ("low", "high", "step"):
+        if key in raw:
+            if wrong := _number_fault(raw[key], integer):
+                yield (key,), wrong
+        elif key != "step":
+            yield (key,), "required."
+    if not isinstance(raw.get("log", False), bool):
+        yield ("log",), f"must be true or false (got {shown(raw['log'])})."
+
+
+def _number_fault(number: Any, integer: bool) -> str | None:
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        return f"must be a number (got {shown(number)})."
+    if integer and not isinstance(number, int):
+        return f"must be a whole number here (got {shown(number)})."
+    if abs(number) >= (MAX_WHOLE if integer else MAX_NUMBER):
+        return f"must be less than {'2**53' if integer else '1e300'} (got {shown(number)})."
+    return None
+
+
+def _order_faults(raw: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
+    low, high, step, log = raw["low"], raw["high"], raw.get("step"), raw.get("log", False)
+    if low >= high:
+        yield (), f"low ({shown(low)}) must be below high ({shown(high)})."
+    if log and low <= 0:
+        yield ("low",), f"must be > 0 when log is true (got {shown(low)})."
+    if step is None:
+        return
+    if log:
+        yield ("step",), "cannot be used with log: true."
+    elif step <= 0:
+        yield ("step",), f"must be > 0 (got {shown(step)})."
+    elif low < high:
+        yield from _step_faults(*(Decimal(str(number)) for number in (low, high, step)))
+
+
+def _step_faults(low: Decimal, high: Decimal, step: Decimal) -> Iterator[tuple[Keys, str]]:
+    """Refuse a step that does not lead from low to high: Optuna would lower high, and say so in a warning only."""
+    if step > high - low:
+        yield ("step",), f"step ({step}) is larger than high - low ({high - low})."
+    elif (high - low) / step > MAX_WHOLE:
+        yield ("step",), f"step ({step}) is too small for high - low ({high - low})."
+    elif rest := (high - low) % step:
+        yield ("step",), f"steps of {step} from {low} do not reach {high}; write high: {high - rest}."
+
+
+def _parse_choices(raw: Mapping[str, Any], fault: Fault) -> Choices | None:
+    faults: list[tuple[Keys, str]] = [((key,), "unknown key beside choices.") for key in raw if key != "choices"]
+    faults += _choice_faults(raw["choices"])
+    for path, message in faults:
+        fault(path, message)
+    return None if faults else Choices(tuple(raw["choices"]))
+
+
+def _choice_faults(values: Any) -> Iterator[tuple[Keys, str]]:
+    if not isinstance(values, list):
+        yield ("choices",), f"must be a list of values (got {shown(values)})."
+        return
+    if len(values) > MAX_CHOICES:
+        yield ("choices",), f"has {len(values)} values; the limit is {MAX_CHOICES}."
+        return
+    first: dict[Scalar, int] = {}
+    for index, value in enumerate(values):
+        if isinstance(value, list | dict):
+            instead = "items of a list are searched by their paths, as model.channels.0"
+            if isinstance(value, dict):
+                instead = "a whole component is searched by {one_of: {name: {argument: range or value}, ...}}"
+            yield (
+                ("choices", index),
+                f"must be a plain value, not a list or a mapping (got {shown(value)}); {instead}.",
+            )
+        elif first.setdefault(value, index) != index:  # 1, 1.0 and true are one and the same to Optuna
+            yield ("choices", index), f"{shown(value)} is the same as choices[{first[value]}]."
+    if len(values) < 2:
+        yield ("choices",), f"needs at least 2 different values (got {shown(values)})."
+
+
+class Drawing(Protocol):
+    """What draws values: an Optuna trial, or the record of one."""
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        """Return a whole number."""
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        """Return a number."""
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """Return one of the choices."""
+
+
+def described(spec: Range | Choices) -> str:
+    """Return what a spec allows, in words.
+
+    >>> described(Range(1e-4, 1e-1, log=True)), described(Choices(("a", 2)))
+    ('0.0001 to 0.1 (log)', 'a, 2')
+    """
+    if isinstance(spec, Choices):
+        return ", ".join(str(value) for value in spec.values)
+    steps = f", in steps of {spec.step:g}" if spec.step else ""
+    return f"{spec.low:g} to {spec.high:g}{' (log)' if spec.log else ''}{steps}"
+
+
+def highest(template: Template) -> Any:
+    """Return the largest number that a value or spec can be."""
+    match template:
+        case Range(high=high):
+            return high
+        case Choices(values=values):
+            return max(value for value in values if isinstance(value, int | float))
+        case _:
+            return template
+
+
+def lowest(template: Template) -> Any:
+    """Return the smallest number that a value or spec can be."""
+    match template:
+        case Range(low=low):
+            return low
+        case Choices(values=values):
+            return min(value for value in values if isinstance(value, int | float))
+        case _:
+            return template
+
+
+def suggest(trial: Drawing, template: Template, path: str = "") -> Any:
+    """Return the template with every spec replaced by what the trial draws for it."""
+    match template:
+        case Range(low=low, high=high, log=log, step=step, integer=True):
+            return trial.suggest_int(path, int(low), int(high), step=int(step or 1), log=log)
+        case Range(low=low, high=high, log=log, step=step):
+            return template.written(trial.suggest_float(template.name(path), low, high, step=step, log=log))
+        case Choices(values=values):
+            return trial.suggest_categorical(path, values)
+        case OneOf(options=options):
+            name = trial.suggest_categorical(f"{path}.name", list(options))
+            return {"name": name, **suggest(trial, options[name], f"{path}.{name}")}
+        case Mapping():
+            return {key: suggest(trial, value, _inside(path, key)) for key, value in template.items()}
+        case list():
+            return [suggest(trial, value, _inside(path, index)) for index, value in enumerate(template)]
+        case _:
+            return template
+
+
+def searched(template: Template, path: str = "") -> Iterator[tuple[str, Range | Choices]]:
+    """Yield the Optuna name and the values of everything that is searched."""
+    match template:
+        case Range():
+            yield template.name(path), template
+        case Choices():
+            yield path, template
+        case OneOf(options=options):
+            yield f"{path}.name", Choices(tuple(options))
+            for name, arguments in options.items():
+                yield from searched(arguments, f"{path}.{name}")
+        case Mapping() | list():
+            for key, value in _entries(template):
+                yield from searched(value, _inside(path, key))
+
+
+def component_names(template: Template) -> Iterator[str]:
+    """Yield the names of all components that a template can have, nested ones included."""
+    match template:
+        case OneOf(options=options):
+            yield from options
+            for arguments in options.values():
+                yield from component_names(arguments)
+        case Mapping() | list():
+            for key, value in _entries(template):
+                if key == "name" and isinstance(value, str):
+                    yield value
+                yield from component_names(value)
+
+
+def _entries(template: Mapping[str, Any] | list[Any]) -> Iterable[tuple[str | int, Any]]:
+    return template.items() if isinstance(template, Mapping) else enumerate(template)
+
+
+def _inside(path: str, key: str | int) -> str:
+    return f"{path}.{key}" if path else str(key)
+
+
+def grid_size(template: Template) -> int:
+    """Return how many different configurations the grid of a template has, whose ranges all have a step.
+
+    >>> grid_size({"a": OneOf({"x": {"b": Choices((1, 2))}, "y": {}}), "c": Range(0, 10, step=5, integer=True)})
+    9
+    """
+    match template:
+        case Range(low=low, high=high, step=step):
+            return round((high - low) / (step or 1)) + 1
+        case Choices(values=values):
+            return len(values)
+        case OneOf(options=options):
+            return sum(grid_size(arguments) for arguments in options.values())
+        case Mapping() | list():
+            return math.prod(grid_size(each) for _, each in _entries(template))
+        case _:
+            return 1
+
+
+def grid_point(template: Template, index: int, path: str = "") -> dict[str, Any]:
+    """Return a configuration of a grid: what to draw for it, by the names in Optuna.
+
+    Args:
+        template: The template; all its ranges have a step.
+        index: Which one, from 0 to `grid_size` - 1.
+        path: Where the template stands.
+
+    >>> grid_point({"a": OneOf({"x": {"b": Choices((1, 2))}, "y": {}})}, 1)
+    {'a.name': 'x', 'a.x.b': 2}
+    """
+    match template:
+        case Range():
+            return {template.name(path): _number(template, index)}
+        case Choices(values=values):
+            return {path: values[index]}
+        case OneOf(options=options):
+            for name, arguments in options.items():
+                if index < (size := grid_size(arguments)):
+                    return {f"{path}.name": name, **grid_point(arguments, index, f"{path}.{name}")}
+                index -= size
+            raise IndexError(path)
+        case Mapping() | list():
+            point: dict[str, Any] = {}
+            for key, each in _entries(template):
+                index, inner = divmod(index, grid_size(each))
+                point |= grid_point(each, inner, _inside(path, key))
+            return point
+        case _:
+            return {}
+
+
+def grid_values(spec: Range | Choices) -> list[Any]:
+    """Return the values of a range with a step, or the choices, as a study file says them.
+
+    >>> grid_values(Range(0.1, 0.3, step=0.1)), grid_values(Range(1, 2, step=1, unit="epochs"))
+    ([0.1, 0.2, 0.3], ['1.0 epochs', '2.0 epochs'])
+    """
+    if isinstance(spec, Choices):
+        return list(spec.values)
+    return [spec.written(_number(spec, index)) for index in range(grid_size(spec))]
+
+
+def _number(spec: Range, index: int) -> float:
+    number = Decimal(str(spec.low)) + index * Decimal(str(spec.step or 1))  # 0.3, and not 0.1 + 2 * 0.1
+    return int(number) if spec.integer else float(number)
+
+
+def turns(template: Template, last: Mapping[str, Any], path: str = "") -> list[dict[str, Any]]:
+    """Return what to draw in trials that give each option of every `OneOf` its turn, in as few trials as possible.
+
+    Args:
+        template: The template.
+        last: What was drawn already, by the names in Optuna: the options in it get their turn last.
+        path: Where the template stands.
+
+    >>> options = OneOf({"x": {}, "y": {"c": OneOf({"v": {}, "w": {}})}})
+    >>> turns({"a": options, "b": OneOf({"s": {}, "t": {}})}, {"a.name": "x"})  # doctest: +NORMALIZE_WHITESPACE
+    [{'a.name': 'y', 'a.y.c.name': 'v', 'b.name': 's'}, {'a.name': 'y', 'a.y.c.name': 'w', 'b.name': 't'},
+     {'a.name': 'x'}]
+    """
+    match template:
+        case OneOf(options=options):
+            names = sorted(options, key=lambda name: name == last.get(f"{path}.name"))
+            return [
+                {f"{path}.name": name, **inner}
+                for name in names
+                for inner in turns(options[name], last, f"{path}.{name}") or [{}]
+            ]
+        case Mapping() | list():
+            parts = [turns(each, last, _inside(path, key)) for key, each in _entries(template)]
+            rows = itertools.zip_longest(*parts, fillvalue={})
+            return [{name: value for part in row for name, value in part.items()} for row in rows]
+        case _:
+            return []
+
+
+def corners(template: Template) -> list[Any]:
+    """Return the template's values at the corners of its search space, to be tried before a study starts.
+
+    All combinations of extremes where they are few; else each extreme once, the others at their lowest.
+
+    >>> corners({"a": Range(1, 2), "b": Choices(("x", "y")), "c": 3})[1:3]
+    [{'a': 1, 'b': 'y', 'c': 3}, {'a': 2, 'b': 'x', 'c': 3}]
+    """
+    match template:
+        case Range(low=low, high=high):
+            return [template.written(low), template.written(high)]
+        case Choices(values=values):
+            return list(values)
+        case OneOf(options=options):
+            return [{"name": name, **values} for name, each in options.items() for values in corners(each)]
+        case Mapping():
+            return [dict(zip(template, values, strict=True)) for values in _combinations(template.values())]
+        case list():
+            return [list(values) for values in _combinations(template)]
+        case _:
+            return [template]
+
+
+def _combinations(templates: Iterable[Template]) -> Iterator[tuple[Any, ...]]:
+    axes = [corners(template) for template in templates]
+    if math.prod(len(axis) for axis in axes) <= MAX_CORNERS:
+        yield from itertools.product(*axes)
+        return
+    lowest = [axis[0] for axis in axes]
+    yield tuple(lowest)
+    for place, axis in enumerate(axes):
+        for value in axis[1:]:
+            yield (*lowest[:place], value, *lowest[place + 1 :])

@@ -1,0 +1,155 @@
+"""The source of a study's own modules: which files it is, and what changed in it since a trial.
+
+Own are the modules that a study file names, and those that they import from the same folders; what is installed is not
+among them. Imports are read from the source, wherever they stand in it, so that the files are the same whatever was
+imported so far.
+"""
+
+import ast
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tuner.errors import is_of_user
+from tuner.text import joined
+
+__all__ = ["Sources", "own_sources", "sources_of", "with_sources"]
+
+MOST_KEPT = 50
+MOST_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What the trials of a study are trained with, from one trial on.
+
+    Args:
+        trial: The first one.
+        commit: The commit of the working folder; empty if there is none.
+        files: Digests of the files of its own modules, by their paths in the folders that these are imported from.
+    """
+
+    trial: int
+    commit: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    def changed(self, now: "Sources") -> list[str]:
+        """Return what is different now, each as a clause."""
+        names = sorted(
+            name for name in self.files.keys() | now.files.keys() if self.files.get(name) != now.files.get(name)
+        )
+        told = [f"{joined(names, MOST_NAMED)} changed"] if names else []
+        if self.commit and now.commit and self.commit != now.commit:
+            told.append(f"the commit is {now.commit}, and was {self.commit}")
+        return told
+
+
+def sources_of(history: Any, number: int) -> Sources | None:
+    """Return what a trial was trained with; None if that was not recorded.
+
+    Args:
+        history: What `with_sources` returned.
+        number: The trial.
+    """
+    return next((each for each in reversed(_read(history)) if each.trial <= number), None)
+
+
+def with_sources(history: Any, now: Sources) -> tuple[list[dict[str, Any]], str]:
+    """Return what a study is to remember of its sources, and what the user should know of a change.
+
+    Args:
+        history: What it remembers.
+        now: What it is trained with from now on.
+    """
+    known = _read(history)
+    changes = known[-1].changed(now) if known else []
+    while known and known[-1].trial >= now.trial:  # nothing was trained with it
+        known.pop()
+    if not known or changes:
+        known.append(now)
+    note = ""
+    if changes and now.trial:
+        note = f"since trial #{now.trial - 1} {', and '.join(changes)}: later trials may differ for that reason"
+    return [asdict(each) for each in known[-MOST_KEPT:]], note
+
+
+def _read(history: Any) -> list[Sources]:
+    try:
+        return [Sources(int(each["trial"]), str(each["commit"]), dict(each["files"])) for each in history or ()]
+    except (KeyError, TypeError, ValueError):  # somebody else wrote it
+        return []
+
+
+def own_sources(modules: Iterable[str]) -> dict[str, str]:
+    """Return the files of modules, and of what they import from the same folders, with the digests of their content.
+
+    Args:
+        modules: Full names of modules that can be imported.
+    """
+    found: dict[Path, Path] = {}  # and the folder that each is imported from
+    waiting = [(file, root) for module in modules for file, root in _beginning(module)]
+    while waiting:
+        file, root = waiting.pop()
+        if file not in found and is_of_user(str(file)):
+            found[file] = root
+            waiting += [(each, root) for name in _imports(file, root) for each in _files(name, root)]
+    return {
+        file.relative_to(root).as_posix(): hashlib.sha256(_content(file)).hexdigest()[:16]
+        for file, root in sorted(found.items())
+    }
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError:  # it is gone or may not be read; what is imported already goes on
+        return b""
+
+
+def _beginning(module: str) -> Iterator[tuple[Path, Path]]:
+    """Yield the files of a module and of the packages that it is in, and the folder that it is imported from."""
+    loaded = sys.modules.get(module)
+    try:
+        spec = loaded.__spec__ if loaded else importlib.util.find_spec(module)
+    except Exception:  # whatever a package of the user raises; its trials will say so
+        return
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return
+    file = Path(spec.origin).absolute()
+    depth = module.count(".") + (1 if file.name == "__init__.py" else 0)
+    root = file.parents[depth]
+    for each in _files(module, root):
+        yield each, root
+
+
+def _files(module: str, root: Path) -> Iterator[Path]:
+    """Yield the files in a folder that are run when a module is imported: its packages', and its own."""
+    parts = module.split(".")
+    for count in range(1, len(parts) + 1):
+        place = root.joinpath(*parts[:count])
+        for file in (place / "__init__.py", place.with_suffix(".py")):
+            if file.is_file():
+                yield file
+                break
+
+
+def _imports(file: Path, root: Path) -> Sequence[str]:
+    """Return the full names of all that a file imports; of what is imported from a module, as if each were a module."""
+    try:
+        tree = ast.parse(_content(file))
+    except (SyntaxError, ValueError):  # it is not imported then, though named in an import
+        return []
+    package = file.relative_to(root).parent.parts
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            outer = package[: len(package) - node.level + 1] if node.level else ()
+            base = ".".join([*outer, *([node.module] if node.module else [])])
+            names += [f"{base}.{alias.name}".removeprefix(".") for alias in node.names]
+    return names

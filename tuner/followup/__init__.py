@@ -1,0 +1,1 @@
+"""After a study: confirmations, leagues, replays and exports."""

@@ -1,0 +1,166 @@
+"""One trial trained again, in the way in which it was trained, and what came out compared with what is stored."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tuner.analysis.record import Curve
+from tuner.engines.local import LocalEngine
+from tuner.engines.machine import visible_gpus
+from tuner.errors import BadInputError, StudyFailedError
+from tuner.protocol import Assignment, EpochReport, Group, Point, Slot, StepReport, TrialResult, Verdict
+from tuner.text import counted
+from tuner.training.environment import on_cpu
+from tuner.training.lightning_cli import as_trained
+
+if TYPE_CHECKING:
+    from tuner.storage.stored_study import PastStudy, Trial
+
+__all__ = ["different_points", "different_setup", "how_trained", "train_again"]
+
+STALL_SECONDS = 1800.0
+LARGEST = 1.7976931348623157e308  # what MLflow's databases keep of infinity
+
+
+def train_again(past: "PastStudy", trial: "Trial", directory: Path, note: Callable[[str], None]) -> TrialResult:
+    """Train a trial again, in a process of its own, with the threads, precision and ranks that it had.
+
+    Args:
+        past: The study.
+        trial: The trial. One that was pruned ends at the same epoch.
+        directory: Where checkpoints, weights and result go.
+        note: Called with what a person should know.
+
+    Raises:
+        BadInputError: If it was trained on GPUs that this machine has not got.
+        StudyFailedError: If its process dies.
+    """
+    setup = trial.user_attrs.get("setup", {})
+    config = as_trained(past.config_of(trial), setup)
+    ranks, threads = int(setup.get("ranks", 1)), int(setup.get("threads", 1))
+    gpus = () if on_cpu(setup) else _gpus(ranks)
+    epochs = trial.user_attrs.get("epochs", 0) if trial.user_attrs.get("state") == "pruned" else None
+    objective = past.config.objective
+    assignment = Assignment(trial.number, config, objective.metric, directory, objective.best_epoch)
+    handler = _OneTrial(assignment, epochs, note)
+    engine = LocalEngine([Slot(0, gpus, threads, ranks=ranks)], STALL_SECONDS)
+    try:
+        engine.run(handler)
+    finally:
+        engine.close()
+    if handler.result is None:
+        raise StudyFailedError(f"the process that trained trial #{trial.number} again {handler.reason}.")
+    return handler.result
+
+
+def _gpus(count: int) -> tuple[str, ...]:
+    found = visible_gpus()
+    if count > len(found):
+        raise BadInputError([f"the trial was trained on {counted(count, 'GPU')}, and this machine has {len(found)}."])
+    return tuple(found[:count])
+
+
+class _OneTrial:
+    """An engine's `Handler` that has one trial trained.
+
+    Args:
+        assignment: The trial.
+        epochs: After which epoch it is to be pruned; None for never.
+        note: Called with what a person should know.
+    """
+
+    def __init__(self, assignment: Assignment, epochs: int | None, note: Callable[[str], None]) -> None:
+        self.result: TrialResult | None = None
+        self.reason = ""
+        self._waiting: Assignment | None = assignment
+        self._epochs, self._note = epochs, note
+
+    def next_group(self, slot: Slot) -> Group | None:
+        """Return the trial, once."""
+        assignment, self._waiting = self._waiting, None
+        return Group((assignment,), checkpoint_every=math.inf) if assignment else None
+
+    def report(self, number: int, report: EpochReport) -> Verdict:
+        """Have it end where it ended."""
+        return "prune" if report.epoch == self._epochs else "continue"
+
+    def progress(self, number: int, report: StepReport) -> None:
+        """Do nothing."""
+
+    def fuse_at_most(self, count: int, reason: str) -> None:
+        """Do nothing: it is one trial."""
+
+    def done(self, group: Group, results: Sequence[TrialResult]) -> None:
+        """Take the result."""
+        (self.result,) = results
+
+    def died(self, group: Group, reason: str) -> None:
+        """Remember why there is no result."""
+        self.reason = reason
+
+    def returned(self, group: Group) -> None:
+        """Take it back; slots of this machine are not lost."""
+        (self._waiting,) = group.trials
+
+    def note(self, text: str) -> None:
+        """Tell it."""
+        self._note(text)
+
+    def tick(self) -> bool:
+        """Go on."""
+        return True
+
+
+def how_trained(setup: Mapping[str, Any]) -> str:
+    """Say how a trial was trained, and what is to be expected of doing it again."""
+    if not setup:
+        return "How it was trained was not recorded, so it may differ."
+    where = f"trained on {setup['device']}, {counted(setup['threads'], 'thread')}, {setup['precision']}"
+    if setup["fused"] > 1:
+        others = counted(setup["fused"] - 1, "other")
+        return f"It was {where}, as one model with {others}. Alone it comes to the same but for roundings."
+    if setup["ranks"] > 1:
+        text = f"It was {where}, by {setup['ranks']} processes that divided its batches, and is so again."
+        return f"{text} Their sums may be rounded in another order."
+    if not on_cpu(setup):
+        return f"It was {where}. A GPU may add in another order, so small differences are to be expected."
+    return f"It was {where}. On the same processor, with the same versions, it is the same to the last bit."
+
+
+def different_setup(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return what is other than it was, of what a result depends on."""
+    return [
+        f"{key}: was {before.get(key, 'not recorded')}, now {now.get(key, 'not there')}"
+        for key in dict.fromkeys([*before, *now])
+        if before and before.get(key) != now.get(key)
+    ]
+
+
+def different_points(before: Mapping[str, Curve], now: Sequence[Point]) -> list[str]:
+    """Return which metrics are not those that are stored: from which step on, and by how much.
+
+    Args:
+        before: What is stored, by metric.
+        now: What came out.
+    """
+    again: dict[str, dict[int, float]] = {}
+    for key, step, value in now:
+        again.setdefault(key, {})[step] = math.copysign(LARGEST, value) if math.isinf(value) else value
+    told = []
+    for key in sorted({*before, *again}):
+        old, new = dict(before.get(key, ())), again.get(key, {})
+        if missing := sorted(old.keys() ^ new.keys()):
+            side = "stored only" if missing[0] in old else "not stored"
+            told.append(f"{key}: {counted(len(missing), 'point')} {side}, from step {missing[0]} on")
+        other = [step for step in sorted(old.keys() & new.keys()) if not _same(old[step], new[step])]
+        if other:
+            gap = max(abs(new[step] - old[step]) for step in other)
+            first = f"was {old[other[0]]!r}, now {new[other[0]]!r}"
+            count = f"{len(other)} of {counted(len(old), 'point')}"
+            told.append(f"{key}: differs from step {other[0]} on ({first}), in {count}, by at most {gap:.3g}")
+    return told
+
+
+def _same(one: float, other: float) -> bool:
+    return one == other or (math.isnan(one) and math.isnan(other))

@@ -1,0 +1,264 @@
+"""A study of given configurations, each trained with the same fresh seeds: what confirms a study, and decides a league.
+
+It is asked, trained, told and continued as any study is; only what its trials draw is fixed. They go through the
+configurations seed after seed, so that all have about equally many at any time, and a study with more seeds begins with
+the trials of one with fewer.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from optuna.trial import TrialState
+
+from tuner.analysis.comparison import Comparison, Repeated
+from tuner.config.search_space import Choices, Drawing, component_names
+from tuner.config.study import Component, StudyConfig, TrialConfig
+from tuner.storage.study_store import StudyStore
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+__all__ = ["CONFIGURATION", "CONFIRMS", "SEED", "SeedStore", "SeedStudy", "fresh_seeds", "label"]
+
+CONFIRMS = "confirms"
+"""Key of the identity that holds which study is confirmed."""
+
+CONFIGURATION, SEED = "configuration", "seed"
+
+
+def fresh_seeds(seed: int, count: int, used: Collection[int]) -> list[int]:
+    """Return seeds that a study has not used: always the same ones, and the first of more.
+
+    Args:
+        seed: The study's own.
+        count: How many.
+        used: Those of its trials.
+
+    >>> fresh_seeds(0, 2, used=()) == fresh_seeds(0, 3, used=())[:2]
+    True
+    """
+    seeds: list[int] = []
+    index = 0
+    while len(seeds) < count:
+        digest = hashlib.sha256(f"fresh:{seed}:{index}".encode()).digest()
+        drawn = int.from_bytes(digest[:4], "big")
+        if drawn not in used and drawn not in seeds:
+            seeds.append(drawn)
+        index += 1
+    return seeds
+
+
+def label(number: int, config: TrialConfig) -> str:
+    """Return the name of a trial's configuration in a confirmation."""
+    return f"#{number} {config.schedule.name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedStudy(StudyConfig):
+    """A study of given configurations.
+
+    Args:
+        candidates: The configurations, by the names that people call them.
+        seeds: What each is trained with.
+        claims: Values that are to be confirmed, by the names.
+        has_winner: Whether the best is to be tested.
+    """
+
+    RENAMING: ClassVar[str] = "--name ..."
+
+    candidates: Mapping[str, TrialConfig]
+    seeds: Sequence[int]
+    claims: Mapping[str, float] = field(default_factory=dict)
+    has_winner: bool = True
+
+    @classmethod
+    def of(
+        cls,
+        study: StudyConfig,
+        name: str,
+        candidates: Mapping[str, TrialConfig],
+        seeds: Sequence[int],
+        claims: Mapping[str, float],
+        *,
+        confirms: str = "",
+        has_winner: bool = True,
+    ) -> "SeedStudy":
+        """Return the study of configurations that come from another.
+
+        Args:
+            study: The other; what decides in it, decides here.
+            name: Name of the new one.
+            candidates: The configurations, by name.
+            seeds: What each is trained with.
+            claims: What they reached in the other study.
+            confirms: Identifier of the other, in whose run in MLflow the new one is to lie; empty for none.
+            has_winner: Whether the best is to be tested.
+        """
+        described = {label: _without_seed(config) for label, config in candidates.items()}
+        flat = {
+            f"{label}: {path}": value
+            for label, config in candidates.items()
+            for path, value in dataclasses.replace(config, relative={}).flat().items()
+            if path != SEED
+        }
+        return cls(
+            name=name,
+            objective=study.objective,
+            trials=len(candidates) * len(seeds),
+            timeout=None,
+            sampler=Component("random"),
+            pruner=Component("none"),
+            trial={
+                **next(iter(described.values())),
+                CONFIGURATION: Choices(tuple(candidates)),
+                SEED: Choices(tuple(seeds)),
+            },
+            identity={
+                CONFIRMS: confirms,
+                "objective.metric": study.objective.metric,
+                "objective.direction": study.objective.direction,
+                **flat,
+            },
+            text=json.dumps({"name": name, "seeds": list(seeds), "configurations": described}, indent=1) + "\n",
+            experiment=study.experiment or study.name,
+            within=confirms,
+            meter=study.meter,
+            candidates=candidates,
+            seeds=seeds,
+            claims=claims,
+            has_winner=has_winner,
+        )
+
+    @property
+    def own_modules(self) -> set[str]:
+        """Return the modules of the classes of its configurations by ``package.module:Name``."""
+        names = component_names([config.values() for config in self.candidates.values()])
+        return {name.partition(":")[0] for name in names if ":" in name}
+
+    def fixed(self, number: int, drawn: Iterable[Mapping[str, Any]] | None = None) -> dict[str, Any]:
+        """Return the configuration and the seed of a trial."""
+        names = list(self.candidates)
+        return {CONFIGURATION: names[number % len(names)], SEED: self.seeds[number // len(names)]}
+
+    def described(self, number: int) -> dict[str, Any]:
+        """Return the configuration and the seed of a trial, for MLflow."""
+        return self.fixed(number)
+
+    def draw(self, drawing: Drawing) -> TrialConfig:
+        """Return the configuration that a trial has, with its seed."""
+        name = drawing.suggest_categorical(CONFIGURATION, list(self.candidates))
+        seed = drawing.suggest_int(SEED, 0, 2**32 - 1)
+        return dataclasses.replace(self.candidates[name], seed=seed)
+
+    def compare(self, trials: Sequence["FrozenTrial"], validation_images: int | None = None) -> Comparison:
+        """Return what finished trials came to.
+
+        Args:
+            trials: The trials.
+            validation_images: How many images decide, if that is known.
+        """
+        values: dict[str, dict[int, float]] = {name: {} for name in self.candidates}
+        failed: Counter[str] = Counter()
+        for trial in trials:
+            name = str(trial.params.get(CONFIGURATION))
+            if trial.value is None:
+                failed[name] += 1
+            elif name in values:
+                values[name][trial.params[SEED]] = trial.value
+        return Comparison(
+            self.objective.metric,
+            self.objective.direction,
+            [Repeated(name, values[name], failed[name], self.claims.get(name)) for name in self.candidates],
+            validation_images=validation_images,
+        )
+
+
+@dataclass(frozen=True)
+class _Standing:
+    """What the trials of a `SeedStore` came to.
+
+    Args:
+        count: How many were finished.
+        comparison: What they came to, without the test.
+        first: By configuration, the trial with the first seed, if it was trained to its end.
+    """
+
+    count: int
+    comparison: Comparison
+    first: Mapping[str, "FrozenTrial"]
+
+    @property
+    def winner(self) -> "FrozenTrial | None":
+        """Return the trial of the best configuration with the first seed."""
+        ranking = self.comparison.ranking
+        return self.first.get(ranking[0].name) if ranking else None
+
+
+class SeedStore(StudyStore):
+    """Such a study in Optuna: its best trial is the first of the best configuration, once all are trained."""
+
+    _config: SeedStudy
+    _standing: _Standing | None = None
+
+    def comparison(self) -> Comparison:
+        """Return what the trials came to so far."""
+        now, tested = self._current(), self.tested()
+        if tested and now.winner and tested.trial == now.winner.number:
+            return dataclasses.replace(now.comparison, test=tested.metrics)
+        return now.comparison
+
+    def _current(self) -> _Standing:
+        """Return how the study stands; every trial is looked at only when a further one is finished."""
+        if self._standing is None or self._standing.count != self.count:
+            finished = self.finished()
+            first = {
+                str(trial.params.get(CONFIGURATION)): trial
+                for trial in finished
+                if trial.state is TrialState.COMPLETE and trial.params.get(SEED) == self._config.seeds[0]
+            }
+            self._standing = _Standing(self.count, self._config.compare(finished, self.validation_images()), first)
+        return self._standing
+
+    @property
+    def best(self) -> "FrozenTrial | None":
+        """Return the trial of the best configuration with the first seed, which no value has chosen."""
+        if self.count < self._config.trials or not self._config.has_winner:
+            return None
+        return self._current().winner
+
+    @property
+    def best_value(self) -> float | None:
+        """Return the mean of the best configuration, once all are trained."""
+        if self.count < self._config.trials:
+            return None
+        ranking = self._current().comparison.ranking
+        return ranking[0].mean if ranking else None
+
+    def kept_numbers(self) -> set[int]:
+        """Return the trials whose weights can still be wanted: those with the first seed."""
+        best = self.best
+        return {trial.number for trial in ([best] if best else self._current().first.values())}
+
+    def may_keep_weights(self, number: int, value: float) -> bool:
+        """Return whether the weights of a trial that is about to end may be wanted: those with the first seed may."""
+        return self._config.has_winner and bool(self._config.fixed(number)[SEED] == self._config.seeds[0])
+
+    def history(self) -> list[tuple[datetime, float | None]]:
+        """Return when each trial was finished; values come at the end."""
+        times = [at for at, _ in super().history()]
+        last = len(times) - 1
+        return [(at, self.best_value if index == last else None) for index, at in enumerate(times)]
+
+    def findings(self) -> list[str]:
+        """Return what came out so far, in sentences."""
+        return self.comparison().findings({})
+
+
+def _without_seed(config: TrialConfig) -> dict[str, Any]:
+    return {key: value for key, value in config.values().items() if key != SEED}

@@ -1,0 +1,170 @@
+"""A trial as a Python script of its own, which needs torch, pytorch-lightning and lightning_modules only."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from tuner.config import registry
+from tuner.config.annotations import converted, item_hint
+from tuner.config.study import Component, Objective, TrialConfig
+from tuner.training.environment import on_cpu
+from tuner.training.lightning_cli import trainer_arguments
+
+__all__ = ["network_expression", "own_modules", "training_script"]
+
+KNOWN = {"functools", "lightning_modules", "pathlib", "pytorch_lightning", "torch", "torchvision"}
+
+TEMPLATE = '''\
+"""Train {title} again. Needs torch, pytorch-lightning and lightning_modules, nothing else of lr-tuner.{own}"""
+
+{imports}
+
+SEED = {seed}
+torch.set_num_threads({threads})  # as the trial had: the order in which sums are rounded depends on it
+torch.manual_seed(SEED)  # of the initial weights
+optimizer = {optimizer}
+schedule = {schedule}
+module = {module}
+data = {data}
+trainer = pl.Trainer(
+    {trainer},
+)
+trainer.fit(module, datamodule=data)
+{end}
+'''
+END = """\
+torch.save({{"state_dict": {network}.state_dict()}}, "trained.ckpt")
+print("{metric}", trainer.callback_metrics["{metric}"].item())"""
+END_OF_BEST = """\
+best = trainer.checkpoint_callback
+module.load_state_dict(torch.load(best.best_model_path, weights_only=False)["state_dict"])  # of Lightning, just written
+torch.save({{"state_dict": {network}.state_dict()}}, "trained.ckpt")
+print("{metric}", best.best_model_score.item())"""
+
+
+def training_script(config: TrialConfig, objective: Objective, setup: Mapping[str, Any], title: str) -> str:
+    """Return the script that trains a trial again and prints the objective.
+
+    Args:
+        config: The trial.
+        objective: What the study looked for.
+        setup: What else its result depends on; see `environment.setup`.
+        title: What the trial is called.
+    """
+    used: dict[str, set[str]] = {"lightning_modules": {"EpochSeed"}}
+    is_module, is_best = registry.is_module(config.model.name), objective.epoch == "best"
+    parts = {kind: _call(kind, getattr(config, kind), used) for kind in ("optimizer", "schedule")}
+    further = {"seed": "SEED"} | ({"batches_per_epoch": str(batches)} if (batches := config.trainer.batches) else {})
+    parts["data"] = _call("data", config.data, used, registry.accepted("data", config.data.name, further))
+    if is_module:
+        parts["module"] = _call("model", config.model, used, {name: name for name in ("optimizer", "schedule")})
+    else:
+        used["lightning_modules"].add("Classifier")
+        loss = f", loss={_literal(config.loss)}" * (config.loss not in ("", "cross_entropy"))
+        parts["module"] = f"Classifier({_call('model', config.model, used)}, optimizer, schedule{loss})"
+    if config.trainer.precision == "64-true":
+        parts["module"] += ".double()"
+    told = {
+        "accelerator": "cpu" if on_cpu(setup) else "gpu",
+        "devices": 1,
+        **trainer_arguments(config.trainer, "cpu"),
+        "precision": setup.get("precision", config.trainer.precision),
+        "logger": False,
+        "enable_checkpointing": is_best,
+        "enable_progress_bar": False,
+    }
+    usual = {"limit_train_batches": None, "gradient_clip_val": None, "accumulate_grad_batches": 1}
+    lines = [f"{key}={_literal(value)}" for key, value in told.items() if key not in usual or value != usual[key]]
+    callbacks = ["EpochSeed(SEED)"]
+    if is_best:
+        used["pytorch_lightning.callbacks"] = {"ModelCheckpoint"}
+        mode = "max" if objective.direction == "maximize" else "min"
+        callbacks.append(f'ModelCheckpoint(".", "best", monitor={_literal(objective.metric)}, mode="{mode}")')
+    own = _own(used)
+    return TEMPLATE.format(
+        title=title,
+        own=f"\n\nAnd {', '.join(own)}, which must be beside this file or on PYTHONPATH.\n" if own else "",
+        imports=_imports(used),
+        seed=config.seed,
+        threads=setup.get("threads", 1),
+        trainer=",\n    ".join([*lines, f"callbacks=[{', '.join(callbacks)}]"]),
+        end=(END_OF_BEST if is_best else END).format(
+            metric=objective.metric, network="module" if is_module else "module.model"
+        ),
+        **parts,
+    )
+
+
+def network_expression(config: TrialConfig) -> tuple[str, str]:
+    """Return the import lines that an expression needs, and the expression: what a trial's weights are of."""
+    used: dict[str, set[str]] = {}
+    further = {}
+    if registry.is_module(config.model.name):
+        further = {kind: _call(kind, getattr(config, kind), used) for kind in ("optimizer", "schedule")}
+    text = _call("model", config.model, used, further)
+    return "\n".join(_from(used)), text
+
+
+def own_modules(config: TrialConfig) -> list[str]:
+    """Return the packages and modules that a trial's components come from, beside those that all trials need."""
+    used: dict[str, set[str]] = {}
+    for kind in ("model", "data", "optimizer", "schedule"):
+        _call(kind, getattr(config, kind), used)
+    return _own(used)
+
+
+def _own(used: Mapping[str, set[str]]) -> list[str]:
+    return sorted({module.partition(".")[0] for module in used} - KNOWN)
+
+
+def _from(used: Mapping[str, set[str]]) -> list[str]:
+    return [f"from {module} import {', '.join(sorted(names))}" for module, names in sorted(used.items())]
+
+
+def _imports(used: Mapping[str, set[str]]) -> str:
+    """Return the import lines, the standard library first."""
+    lines = ["import pytorch_lightning as pl", "import torch", *_from(used)]
+    standard = [line for line in lines if line.startswith(("from functools", "from pathlib"))]
+    others = [line for line in lines if line not in standard]
+    return "\n".join([*standard, *([""] if standard else []), *others])
+
+
+def _call(
+    kind: str, component: Component, used: dict[str, set[str]], further: Mapping[str, str] = MappingProxyType({})
+) -> str:
+    """Return the expression that builds a component with further arguments, and note what it uses."""
+    target = registry.resolve(kind, component.name)
+    hints = registry.arguments_of(kind, component.name).arguments
+    arguments = {
+        key: _value(hints[key].hint if key in hints else Any, value, used) for key, value in component.arguments.items()
+    }
+    arguments |= further
+    module = "lightning_modules" if target.__module__.startswith("lightning_modules.") else target.__module__
+    name, _, inner = target.__qualname__.partition(".")
+    used.setdefault(module, set()).add(name)
+    called = f"{name}.{inner}" if inner else name
+    if registry.is_torch_optimizer(target):
+        used.setdefault("functools", set()).add("partial")
+        arguments["lr"] = arguments.pop("initial_lr")
+        return f"partial({', '.join([called, *(f'{key}={value}' for key, value in arguments.items())])})"
+    return f"{called}({', '.join(f'{key}={value}' for key, value in arguments.items())})"
+
+
+def _value(hint: Any, value: Any, used: dict[str, set[str]]) -> str:
+    if isinstance(value, Mapping) and registry.is_schedule(hint):
+        return _call("schedule", Component.from_values(value), used)
+    if isinstance(value, list) and registry.is_schedule(item_hint(hint, 0)):
+        items = [_value(item_hint(hint, index), item, used) for index, item in enumerate(value)]
+        return f"({', '.join(items)},)"
+    made = converted(hint, value)
+    if isinstance(made, Path):
+        used.setdefault("pathlib", set()).add("Path")
+        return f"Path({_literal(str(made))})"
+    return _literal(made)
+
+
+def _literal(value: Any) -> str:
+    """Return a plain value as Python writes it, with double quotes."""
+    text = repr(value)
+    return f'"{text[1:-1]}"' if isinstance(value, str) and text.startswith("'") and '"' not in value else text

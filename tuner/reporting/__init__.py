@@ -1,0 +1,1 @@
+"""The report, and the process that keeps plots and model in MLflow."""

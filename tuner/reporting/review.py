@@ -1,0 +1,219 @@
+"""What MLflow shows of a study as a whole: plots, report and model, made and put there by a process of its own.
+
+The coordinator starts it now and then and does not wait for it; while trainings run it has the lowest priority, so that
+it takes only the processor time that they leave. It knows what the stores hold, and of the best trial the values that
+the study file, which a person gave, led to: names of classes are never taken from a store.
+"""
+
+import contextlib
+import copy
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tuner.cli import leave
+from tuner.errors import BadInputError
+from tuner.interrupts import end_with_parent
+from tuner.process import look_in, study_folder
+from tuner.storage.folders import open_own
+
+if TYPE_CHECKING:
+    import torch
+
+    from tuner.tracking.reader import TrackedStudy
+
+__all__ = ["Review", "main"]
+
+LOG_FILE = "review.log"
+COMMAND = (sys.executable, "-m", "tuner.reporting.review")
+ENVIRONMENT = {
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # the tracker has none of MLflow's own
+}
+
+
+class Review:
+    """Keeps plots and report in MLflow up to date while a study runs, and adds the best model at its end.
+
+    Args:
+        storage: URL of Optuna's database.
+        study: Name of the study.
+        uri: MLflow's tracking URI.
+        directory: Where it writes what its libraries print.
+    """
+
+    EVERY_SECONDS = 180.0
+    SHARE = 0.04
+    """Of the time, at most, in which it draws while trainings run."""
+
+    def __init__(self, storage: str, study: str, uri: str, directory: Path) -> None:
+        self._request = {"storage": storage, "study": study, "uri": uri, "folder": study_folder()}
+        self._log = directory / LOG_FILE
+        self._process: subprocess.Popen[str] | None = None
+        self._began = 0.0
+        self._next = time.monotonic() + self.EVERY_SECONDS
+
+    def refresh(self) -> None:
+        """Begin to draw anew, unless that was done a moment ago or is being done."""
+        now = time.monotonic()
+        if self._process is not None and self._process.poll() is not None:
+            self._next = max(self._next, self._began + (now - self._began) / self.SHARE)
+            self._process = None
+        if self._process is None and now >= self._next:
+            self._began, self._next = now, now + self.EVERY_SECONDS
+            with contextlib.suppress(OSError, BadInputError):  # there will be another time
+                self._process = self._start({})
+
+    def finish(self, best: Mapping[str, Any] | None, state: str) -> list[str]:
+        """Log and register the best model, and draw a last time.
+
+        Args:
+            best: Number, values and directory of the best trial; None if there is none.
+            state: What the study has come to; remembered there, when MLflow has all of it.
+
+        Returns:
+            What a person should know.
+        """
+        self.close()
+        try:
+            self._process = self._start({"best": best, "state": state})
+            output, _ = self._process.communicate()
+        except (OSError, BadInputError) as error:
+            return [f"the plots and the report in MLflow are not complete: {error}"]
+        finally:
+            self.close()
+        if self._process.returncode:
+            return [f"the plots and the report in MLflow are not complete; {self._log} tells why"]
+        notes: list[str] = json.loads(output.splitlines()[-1])  # what libraries print stands before it
+        return notes
+
+    def close(self) -> None:
+        """End what is being done."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+    def _start(self, more: Mapping[str, Any]) -> "subprocess.Popen[str]":
+        with os.fdopen(open_own(self._log), "r+") as log:
+            log.truncate(0)
+            process = subprocess.Popen(
+                COMMAND,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env={**os.environ, **ENVIRONMENT},
+                start_new_session=True,  # Ctrl-C is for the coordinator, which then ends it
+            )
+        if process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):  # it has ended, as its status tells
+                process.stdin.write(json.dumps({**self._request, **more, "coordinator": os.getpid()}))
+                process.stdin.close()
+            process.stdin = None
+        return process
+
+
+def main() -> None:
+    """Do what the standard input asks for, and print what a person should know, as a JSON list."""
+    request = json.load(sys.stdin)
+    if coordinator := request.get("coordinator"):
+        end_with_parent(coordinator)
+    os.nice(0 if "state" in request else 19)
+    look_in(request.get("folder"))
+    from tuner.report import Chapter, render
+    from tuner.storage.reader import identifier_of, open_study, record_of
+    from tuner.tracking.reader import TrackedStudy
+    from tuner.tracking.tracker import REVIEWED_TAG
+    from tuner.visualization.charts import draw
+    from tuner.visualization.matplotlib_backend import png
+
+    with open_study(request["storage"], request["study"]) as study:
+        tracked = TrackedStudy(request["uri"], identifier_of(study))
+        record = record_of(study, tracked.curves)
+    notes: list[str] = []
+    if best := request.get("best"):
+        notes = _crown(best, record.name, tracked)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        (folder / "plots").mkdir()
+        for index, figure in enumerate(draw(record), start=1):
+            if figure.panels:
+                (folder / "plots" / f"{index}_{figure.name}.png").write_bytes(png(figure))
+        (folder / "report.html").write_text(render([Chapter.of(record, tracked)]), encoding="utf-8")
+        tracked.add(folder)
+    if "state" in request and not notes:
+        tracked.set_tag(REVIEWED_TAG, request["state"])
+    print(json.dumps(notes))  # noqa: T201
+
+
+def _crown(best: Mapping[str, Any], study: str, tracked: "TrackedStudy") -> list[str]:
+    """Add the best trial's weights, mistakes and model."""
+    from tuner.config.study import TrialConfig
+    from tuner.training.build import build_model
+    from tuner.training.checkpoints import DamagedCheckpointError, load_tensors
+    from tuner.training.run import MODEL_FILE, PREDICTIONS_FILE
+
+    number, directory = best["number"], Path(best["directory"])
+    if not (directory / MODEL_FILE).exists() or not (directory / PREDICTIONS_FILE).exists():
+        return [f"trial #{number} was not tested, so its model is not in MLflow"]
+    try:
+        weights, predictions = (load_tensors(directory / name) for name in (MODEL_FILE, PREDICTIONS_FILE))
+    except DamagedCheckpointError as error:
+        return [f"the model is not in MLflow: {error}"]
+    model = build_model(TrialConfig.from_values(best["config"]), weights)
+    has_example = len(predictions["example"]) > 0
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary, "best")
+        folder.mkdir()
+        shutil.copy(directory / MODEL_FILE, folder / "weights.ckpt")
+        if has_example:
+            (folder / "model_summary.txt").write_text(_summary(model, predictions["example"]))
+        if len(predictions["labels"]):
+            _draw_mistakes(predictions, f"#{number} on the test data", folder)
+        tracked.add(Path(temporary))
+    if not has_example:
+        return [f"the batches of trial #{number} are not pairs of tensors, so MLflow has its weights only"]
+    return tracked.add_model(number, model, predictions["example"].numpy(), study)
+
+
+def _summary(model: "torch.nn.Module", example: "torch.Tensor") -> str:
+    """Return a table of a network's layers, with their parameters and the shapes that they take and return."""
+    import torch
+    from pytorch_lightning.utilities.model_summary.model_summary import ModelSummary
+
+    from lightning_modules import Classifier
+
+    module = Classifier(copy.deepcopy(model).eval(), torch.optim.SGD)  # which changes its memory format
+    module.example_input_array = example
+    return f"{ModelSummary(module, max_depth=-1)}\n"
+
+
+def _draw_mistakes(predictions: Mapping[str, Any], title: str, folder: Path) -> None:
+    import torch
+
+    from tuner.visualization.matplotlib_backend import confusion_png, mistakes_png
+
+    labels, logits, worst = predictions["labels"], predictions["logits"], predictions["worst"]
+    predicted, classes = logits.argmax(dim=1), logits.shape[1]
+    counts = torch.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
+    wrong = int((labels != predicted).sum())
+    title_of_matrix = f"{title}: {wrong} of {len(labels)} wrong"
+    (folder / "confusion_matrix.png").write_bytes(confusion_png(counts.tolist(), title_of_matrix))
+    images = predictions["worst_inputs"]
+    if images.ndim == 4 and images.shape[1] in (1, 3) and len(images):
+        shares = logits.softmax(dim=1)
+        texts = [f"{labels[at]}, not {predicted[at]}\n({shares[at, predicted[at]]:.0%})" for at in worst.tolist()]
+        shown = images.permute(0, 2, 3, 1).squeeze(-1).clamp(0, 1).numpy()
+        (folder / "mistakes.png").write_bytes(mistakes_png(shown, texts, f"{title}: the worst mistakes"))
+
+
+if __name__ == "__main__":
+    main()
+    leave(0)

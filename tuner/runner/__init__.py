@@ -1,0 +1,1 @@
+"""A run of a study: options, plan, coordinator and summary."""

@@ -1,0 +1,164 @@
+"""A few steps of each network that a study can draw, before its first trial: most of what is wrong shows there."""
+
+import json
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tuner.analysis.findings import duration
+from tuner.config.search_space import corners
+from tuner.config.study import StudyConfig, TrialConfig
+from tuner.engines import Engine
+from tuner.errors import BadInputError
+from tuner.protocol import Assignment, EpochReport, Group, Slot, StepReport, TrialResult, Verdict
+from tuner.storage.database import state_directory
+from tuner.text import counted
+
+__all__ = ["Rehearsal", "networks", "rehearse"]
+
+MOST_NETWORKS = 16
+
+
+def networks(config: StudyConfig) -> list[TrialConfig]:
+    """Return a trial for each network at the corners of the search space, and for each of the data and optimizers.
+
+    Where there are more than `MOST_NETWORKS`, these are an evenly spaced part of them.
+    """
+    axes = {key: corners(template) for key, template in config.trial.items()}
+    first = {key: values[0] for key, values in axes.items()}
+    trials = [{**first, key: value} for key in ("model", "data", "optimizer", "trainer", "loss") for value in axes[key]]
+    distinct: dict[str, Mapping[str, Any]] = {}
+    for trial in trials:
+        distinct.setdefault(_network(trial), trial)
+    return [config.trial_of(values) for values in list(distinct.values())[:: -(-len(distinct) // MOST_NETWORKS)]]
+
+
+def _network(trial: Mapping[str, Any]) -> str:
+    """Return what makes a training another one than those before: of the numbers of an optimizer, nothing."""
+    optimizer, precision = trial["optimizer"]["name"], trial["trainer"].get("precision")
+    return json.dumps([trial["data"], trial["model"], optimizer, trial["loss"], precision], sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What a rehearsal found.
+
+    Args:
+        faults: What is wrong, a sentence each.
+        parameters: How many the networks have, the fewest and the most.
+        seconds: The time of a step, of the slowest network.
+    """
+
+    faults: Sequence[str]
+    parameters: tuple[int, int]
+    seconds: float
+
+    def described(self, config: StudyConfig, slots: int) -> str:
+        """Return the size of the networks, the length of a trial and an estimate of the time that all trials take."""
+        fewest, most = self.parameters
+        size = f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
+        sentences = [f"a network of {size} parameters"]
+        try:
+            steps = max(config.meter.length(trial.values()).steps for trial in networks(config))
+        except BadInputError:  # the data do not tell how many batches they have
+            return sentences[0]
+        rounds = -(-config.trials // slots)
+        sentences.append(f"{counted(steps, 'step')} a trial")
+        total = duration(max(1.0, rounds * steps * self.seconds))
+        sentences.append(f"about {total} for {counted(config.trials, 'trial')}, validation and pruning not counted")
+        return ", ".join(sentences)
+
+
+def rehearse(config: StudyConfig, engine: Engine, storage: str, note: Callable[[str], None]) -> Rehearsal:
+    """Have each network train a few steps, validate a batch, and be saved and loaded, on the engine's devices.
+
+    Args:
+        config: The study.
+        engine: Where; it can be used again.
+        storage: URL of Optuna's database: with several machines, the files lie where they all look.
+        note: Called with what needs no change before the study begins.
+
+    Raises:
+        BadInputError: If none of the networks can be trained.
+    """
+    trials = networks(config)
+    with _folder(config, engine, storage) as folder:
+        stage = _Stage([_assignment(config, trial, number, folder) for number, trial in enumerate(trials)], note)
+        engine.run(stage)
+    results = [stage.results[number] for number in range(len(trials)) if number in stage.results]
+    failed = [result for result in results if result.state == "failed"]
+    faults = list(dict.fromkeys(f"trial: {result.message}." for result in failed))
+    if failed and len(failed) == len(trials) and not all("out of memory" in each.message for each in failed):
+        raise BadInputError(faults)
+    for fault in faults:
+        note(f"some trials will fail: {fault.removeprefix('trial: ')}")
+    counts = [int(result.metrics["parameters"]) for result in results if result.metrics.get("parameters")]
+    seconds = [result.metrics["seconds"] for result in results if result.metrics.get("seconds")]
+    return Rehearsal(faults, (min(counts, default=0), max(counts, default=0)), max(seconds, default=0.0))
+
+
+def _assignment(config: StudyConfig, trial: TrialConfig, number: int, folder: Path) -> Assignment:
+    return Assignment(number, trial, config.objective.metric, folder / str(number), config.objective.best_epoch)
+
+
+@contextmanager
+def _folder(config: StudyConfig, engine: Engine, storage: str) -> Iterator[Path]:
+    """Make a folder that every slot sees, and remove it with all that is in it."""
+    shared = None
+    if any(slot.host for slot in engine.slots):
+        shared = state_directory(storage, config.name)
+        shared.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryDirectory(prefix="tuner-", dir=shared) as folder:
+        yield Path(folder)
+
+
+class _Stage:
+    """An engine's `Handler` that has each network rehearsed, one in a slot at a time."""
+
+    def __init__(self, assignments: Sequence[Assignment], note: Callable[[str], None]) -> None:
+        self.results: dict[int, TrialResult] = {}
+        self._waiting = list(assignments)
+        self._note = note
+        self._told: set[str] = set()
+
+    def next_group(self, slot: Slot) -> Group | None:
+        """Return the next network."""
+        return Group((self._waiting.pop(0),), task="rehearse") if self._waiting else None
+
+    def report(self, number: int, report: EpochReport) -> Verdict:
+        """Not used: a rehearsal answers its own reports."""
+        return "continue"
+
+    def progress(self, number: int, report: StepReport) -> None:
+        """Not used: a rehearsal takes a moment."""
+
+    def fuse_at_most(self, count: int, reason: str) -> None:
+        """Not used: each network is alone."""
+
+    def note(self, text: str) -> None:
+        """Show a remark, once whichever networks make it."""
+        remark = re.sub(r"^trial #\d+", "a trial", text)
+        if remark not in self._told:
+            self._told.add(remark)
+            self._note(remark)
+
+    def done(self, group: Group, results: Sequence[TrialResult]) -> None:
+        """Keep how a rehearsal ended."""
+        for assignment, result in zip(group.trials, results, strict=True):
+            self.results[assignment.number] = result
+
+    def died(self, group: Group, reason: str) -> None:
+        """Say that a process died: what kills it may not kill a trial, which would then go on."""
+        self._note(f"the process that tried {group.trials[0].config.model.name} before the first trial {reason}")
+
+    def returned(self, group: Group) -> None:
+        """Take back a network whose slot was lost."""
+        self._waiting += group.trials
+
+    def tick(self) -> bool:
+        """Go on."""
+        return True

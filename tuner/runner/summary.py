@@ -1,0 +1,153 @@
+"""What a study prints before and after."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tuner.analysis.findings import doubt, never_tried
+from tuner.analysis.lint import lint_families
+from tuner.analysis.lr_curves import families
+from tuner.config.document import cut
+from tuner.config.search_space import described, searched
+from tuner.config.study import StudyConfig
+from tuner.console import printable
+from tuner.errors import BadInputError
+from tuner.protocol import Slot
+from tuner.runner.group_size import GroupSize
+from tuner.storage.study_store import StudyStore
+from tuner.text import brief, counted
+from tuner.tracking.pages import runs_page
+from tuner.tracking.tracker import Tracker
+from tuner.training.run import TRACEBACK_FILE
+from tuner.urls import without_password
+
+__all__ = ["print_line", "print_plan", "print_summary"]
+
+LINTED_SAMPLES = 20  # as many as a preview draws
+
+
+def print_plan(
+    console: Console,
+    config: StudyConfig,
+    slots: Sequence[Slot],
+    fuse: GroupSize,
+    storage: str,
+    uri: str,
+    remarks: Sequence[str] = (),
+) -> None:
+    """Print what will be done, and where it will be recorded."""
+    devices = sorted({slot.device for slot in slots})
+    places = f"{counted(len(slots), 'slot')} on {', '.join(devices)}"
+    if devices == ["cpu"]:
+        places += f", {counted(slots[0].threads, 'thread')} each"
+    if fuse.most > 1:
+        places += f", up to {fuse.most} trials at a time as one model in each"
+    if fuse.is_measured:
+        places += ", as many as are fastest"
+    pruner = "no" if config.pruner.name == "none" else config.pruner.name
+    print_line(
+        console,
+        f"[bold]{config.name}[/bold]: {counted(config.trials, 'trial')} for the best {config.objective.metric}, "
+        f"{config.sampler.name} sampler, {pruner} pruner, {places}",
+    )
+    for path, spec in searched(config.trial):
+        print_line(console, f"  [dim]{escape(path)}: {escape(described(spec))}[/dim]")
+    print_line(console, f"  [dim]Optuna: {escape(_shown(storage))}, MLflow: {escape(_shown(uri))}[/dim]")
+    for sentence in config.beginning:
+        print_line(console, f"  [dim]{escape(sentence)}[/dim]")
+    for finding in (*_findings(config), *remarks):
+        print_line(console, f"  [yellow]note:[/yellow] [dim]{escape(finding)}[/dim]")
+
+
+def _findings(config: StudyConfig) -> Sequence[str]:
+    try:
+        return lint_families(families(config, LINTED_SAMPLES))
+    except BadInputError as error:  # the length of a training is unknown, or some values make no schedule
+        return error.faults
+
+
+def print_summary(console: Console, config: StudyConfig, store: StudyStore, tracker: Tracker, delivered: bool) -> None:
+    """Print what came out, and how to look further."""
+    finished, top = store.finished(), store.ranking()[:5]
+    states = Counter(str(trial.user_attrs.get("state", trial.state.name.lower())) for trial in finished)
+    counts = ", ".join(f"{count} {escape(cut(state))}" for state, count in sorted(states.items())) or "none finished"
+    if len(finished) >= config.trials:
+        print_line(
+            console,
+            f"\n[bold]{config.name}[/bold] has all its {counted(config.trials, 'trial')} ({counts}); "
+            "raise --trials to add more",
+        )
+    else:
+        with_them = ""
+        if count := store.cut_short:
+            with_them = f", with the {counted(count, 'trial')} that {'was' if count == 1 else 'were'} cut short"
+        print_line(
+            console,
+            f"\n[bold]{config.name}[/bold] has {len(finished)} of {counted(config.trials, 'trial')} ({counts}); "
+            f"run the same command again to go on{with_them}",
+        )
+    if top:
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for column in ("", config.objective.metric, "schedule", "searched values"):
+            table.add_column(escape(column))
+        for trial in top:
+            values = ", ".join(
+                f"{cut(path.rpartition('.')[2])} {cut(brief(value))}"
+                for path, value in trial.params.items()
+                if path != "schedule.name"
+            )
+            table.add_row(
+                f"#{trial.number}",
+                f"{trial.value:.4f}",
+                escape(store.config_of(trial).schedule.name),
+                escape(printable(values)),
+            )
+        console.print(table, highlight=False)
+        tested = store.tested()
+        if tested and tested.trial == top[0].number and tested.metrics:
+            metrics = ", ".join(f"{escape(key)} {value:.4f}" for key, value in sorted(tested.metrics.items()))
+            print_line(console, f"best trial #{top[0].number} on the test data: {metrics}")
+        weights = store.trial_directory(top[0].number) / "model.ckpt"
+        print_line(console, f"its weights: {escape(str(weights)) if weights.exists() else 'are not on this machine'}")
+    elif finished:
+        print_line(console, "[yellow]no trial was trained to its end[/yellow]")
+    _print_failed(console, store, [trial.number for trial in finished if trial.user_attrs.get("state") == "failed"])
+    record = store.record()
+    for sentence in filter(None, (doubt(record), never_tried(record))):
+        print_line(console, escape(sentence))
+    page = runs_page(tracker.experiment_id, tracker.parent_id)
+    if tracker.uri.startswith("http"):
+        look = f"{without_password(tracker.uri)}/{page}"
+    elif _shown(tracker.uri) == "sqlite:///mlflow.db":
+        look = f"python -m tuner.dashboard {config.name} (or mlflow ui, then http://127.0.0.1:5000/{page})"
+    else:
+        look = f"python -m tuner.dashboard {config.name} --tracking-uri {_shown(tracker.uri)}"
+    print_line(console, f"\nlr curves and accuracies: {escape(look)}")
+    for sentence in tracker.missing:
+        print_line(console, f"[yellow]{escape(sentence)}.[/yellow]")
+
+
+def _print_failed(console: Console, store: StudyStore, numbers: Sequence[int]) -> None:
+    """Print where the tracebacks of failed trials are, and how to train them again."""
+    traces = [store.trial_directory(number) / TRACEBACK_FILE for number in numbers]
+    if there := [str(trace) for trace in traces if trace.exists()]:
+        where = f"; their tracebacks: {', '.join(there[:3])}{' ...' if len(there) > 3 else ''}"
+    else:
+        where = ""
+    if numbers:
+        failed = f"{counted(len(numbers), 'trial')} failed{where}"
+        print_line(console, f"{escape(failed)}; --retry-failed trains them again once the cause is mended")
+
+
+def print_line(console: Console, markup: str) -> None:
+    """Print a line of marked up text, without what a terminal would obey."""
+    console.print(printable(markup), highlight=False, soft_wrap=True)
+
+
+def _shown(uri: str) -> str:
+    """Return a URI without its password, and without this folder if it lies in it."""
+    return without_password(uri).replace(f"sqlite:///{Path.cwd()}/", "sqlite:///")

@@ -1,0 +1,1 @@
+"""The study in Optuna: its database, its locks and its trials."""

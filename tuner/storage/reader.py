@@ -1,0 +1,202 @@
+"""A study in Optuna as a plain record, with what Optuna has to say about its parameters."""
+
+import contextlib
+import math
+import re
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, cast
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from tuner.analysis.record import FAMILY, MIN_FOR_IMPORTANCE, Curve, StudyRecord, TrialRecord
+from tuner.config.annotations import did_you_mean
+from tuner.config.document import cut
+from tuner.config.study import StudyConfig, TrialConfig
+from tuner.errors import BadInputError, StudyFailedError
+from tuner.storage.database import Database
+from tuner.urls import without_password
+
+__all__ = [
+    "CONSTANT_LR",
+    "IDENTIFIER",
+    "IDENTITY",
+    "SOURCES",
+    "TEST",
+    "VALIDATION_IMAGES",
+    "config_of",
+    "identifier_of",
+    "open_study",
+    "record_of",
+]
+
+# Names of attributes of a study, and of a trial.
+IDENTITY = "identity"
+IDENTIFIER = "identifier"
+TEST = "test"
+VALIDATION_IMAGES = "validation images"
+SOURCES = "sources"
+CONSTANT_LR = "constant_lr"
+
+MIN_OF_PARAMETER = 4
+CURVES_OF_ALL: Sequence[str] = ("lr",)
+CURVES_OF_THE_BEST: Sequence[str] = ("lr", "train/acc", "train/loss", "val/acc", "val/loss")
+BEST, DRAWN = 5, 300
+
+Curves = Callable[[int, Sequence[str]], Mapping[str, Curve]]
+"""Takes a trial's number and names of metrics."""
+
+
+@contextlib.contextmanager
+def open_study(url: str, name: str) -> Iterator[optuna.Study]:
+    """Open a study to be read, without its lock.
+
+    Raises:
+        BadInputError: If there is no such database or study.
+        StudyFailedError: If the database cannot be used.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with Database.look(url) as storage:
+        names = [] if storage is None else optuna.get_all_study_names(storage)
+        if storage is None or name not in names:
+            known = f"there are: {', '.join(names)}" if names else "there is none"
+            hint = did_you_mean(name, names)
+            raise BadInputError([f'no study "{name}" in {without_password(url)}; {known}.{hint}'])
+        yield optuna.load_study(study_name=name, storage=storage)
+
+
+def identifier_of(study: optuna.Study) -> str:
+    """Return what tells a study from others of its name; empty if it is not of the tuner's.
+
+    Raises:
+        StudyFailedError: If it is not of the form that the tuner gives it: paths and queries are made of it.
+    """
+    identifier = study.user_attrs.get(IDENTIFIER, "")
+    if identifier != "" and not re.fullmatch("[0-9a-f]{32}", str(identifier)):
+        raise StudyFailedError(f'the identifier of study "{study.study_name}" in the database was changed.')
+    return str(identifier)
+
+
+def _no_curves(number: int, metrics: Sequence[str]) -> Mapping[str, Curve]:
+    return {}
+
+
+def record_of(study: optuna.Study, curves: Curves = _no_curves) -> StudyRecord:
+    """Return a study's finished trials as plain data.
+
+    Args:
+        study: The study.
+        curves: Where the metrics come from. All are asked of the best trials, and of the best of each schedule; the
+            lr of the best few hundred.
+    """
+    identity: Mapping[str, Any] = study.user_attrs.get(IDENTITY, {})
+    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+    began = min((trial.datetime_start.timestamp() for trial in trials if trial.datetime_start), default=0.0)
+    direction = cast(Literal["maximize", "minimize"], study.direction.name.lower())
+    sign = -1 if direction == "maximize" else 1
+    ranked = sorted(trials, key=lambda trial: (trial.value is None, sign * (trial.value or 0.0), trial.number))
+    best = ranked[0].number if ranked and ranked[0].value is not None else None
+    test: Mapping[str, Any] = study.user_attrs.get(TEST, {})
+    best_of_families = {_family(trial, identity): trial.number for trial in reversed(ranked)}
+    looked_into = {*(trial.number for trial in ranked[:BEST]), *best_of_families.values()}
+    wanted = {trial.number: CURVES_OF_ALL for trial in ranked[:DRAWN]}
+    wanted |= dict.fromkeys(looked_into, CURVES_OF_THE_BEST)
+    searched = {
+        name: bool(getattr(distribution, "log", False))
+        for trial in trials
+        for name, distribution in trial.distributions.items()
+    }
+    choices = {
+        name: distribution.choices
+        for trial in trials
+        for name, distribution in trial.distributions.items()
+        if isinstance(distribution, optuna.distributions.CategoricalDistribution)
+    }
+    return StudyRecord(
+        name=study.study_name,
+        metric=str(identity.get("objective.metric", "value")),
+        direction=direction,
+        trials=[
+            _trial(trial, began, identity, curves(trial.number, wanted[trial.number]) if trial.number in wanted else {})
+            for trial in trials
+        ],
+        searched=searched,
+        importances=_importances(study),
+        validation_images=study.user_attrs.get(VALIDATION_IMAGES),
+        test=test["metrics"] if test and test["trial"] == best else {},
+        choices=choices,
+    )
+
+
+def _family(trial: FrozenTrial, identity: Mapping[str, Any]) -> str:
+    return str(trial.params.get(FAMILY, identity.get("trial.schedule.name", "constant")))
+
+
+def _trial(trial: FrozenTrial, began: float, identity: Mapping[str, Any], curves: Mapping[str, Curve]) -> TrialRecord:
+    attributes = trial.user_attrs
+    reported = trial.intermediate_values
+    family = _family(trial, identity)
+    return TrialRecord(
+        number=trial.number,
+        state=attributes.get("state", trial.state.name.lower()),
+        family=family,
+        value=trial.value if trial.value is not None else reported[max(reported)] if reported else math.nan,
+        epochs=attributes.get("epochs", len(reported)),
+        seconds=attributes.get("seconds", 0.0),
+        ended=trial.datetime_complete.timestamp() - began if trial.datetime_complete else 0.0,
+        params=trial.params,
+        constant_lr=attributes.get(CONSTANT_LR, family == "constant"),
+        message=attributes.get("message", ""),
+        curves=curves,
+    )
+
+
+def _importances(study: optuna.Study) -> dict[str, float]:
+    """Return what Optuna's conditional PED-ANOVA finds; nothing where the trials are too few or all alike."""
+    complete = study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE])
+    counts = Counter(name for trial in complete for name in trial.params)
+    judged = [name for name, count in counts.items() if count >= MIN_OF_PARAMETER]
+    if len(complete) < MIN_FOR_IMPORTANCE or not judged:
+        return {}
+    with warnings.catch_warnings(), contextlib.suppress(ValueError, RuntimeError):  # its ways to say that it cannot
+        warnings.simplefilter("ignore")  # that trials are few, the plot says itself
+        shares = optuna.importance.get_param_importances(study, params=judged)
+        return {} if any(math.isnan(share) for share in shares.values()) else dict(shares)
+    return {}
+
+
+def config_of(config: StudyConfig, params: Mapping[str, Any]) -> TrialConfig:
+    """Return the values of a trial whose parameters are drawn, by their names in Optuna.
+
+    Raises:
+        StudyFailedError: If they are not of the study's search space.
+    """
+    return config.draw(_Replay(params))
+
+
+class _Replay:
+    """Gives the values that a trial drew, in the way of an Optuna trial."""
+
+    def __init__(self, params: Mapping[str, Any]) -> None:
+        self._params = params
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        return int(self._stored(name))
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        return float(self._stored(name))
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        value = self._stored(name)
+        if value not in choices:  # a choice can be the name of a class: only the study file may name one
+            raise StudyFailedError(f"the database has {name}={cut(repr(value))}, which is not in the study file.")
+        return value
+
+    def _stored(self, name: str) -> Any:
+        if name not in self._params:
+            raise StudyFailedError(f"the database has a trial without {name}.")
+        return self._params[name]

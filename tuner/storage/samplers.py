@@ -1,0 +1,97 @@
+"""Optuna's samplers and pruners, as a study file configures them."""
+
+import hashlib
+import warnings
+from typing import Any
+
+import optuna
+
+from tuner.config.search_space import highest, lowest
+from tuner.config.study import StudyConfig, evaluations
+
+__all__ = ["make_pruner", "make_sampler"]
+
+
+def make_sampler(
+    config: StudyConfig, number: int, before: optuna.samplers.BaseSampler | None = None
+) -> optuna.samplers.BaseSampler:
+    """Return the sampler for one trial.
+
+    It is made anew for every trial, seeded from the study's seed and the trial's number: a study that is continued then
+    draws what it would have drawn, instead of its first trials again.
+
+    Args:
+        config: The study.
+        number: The trial.
+        before: The sampler of another trial of the study. TPE takes over which parameters all trials have, which it
+            would have to ask every trial for; what it draws is the same.
+
+    Raises:
+        ValueError: If Optuna refuses an option.
+    """
+    options = dict(config.sampler.arguments)
+    seed = options.pop("seed", 0)
+    own_seed = int.from_bytes(hashlib.sha256(f"{seed}:{number}".encode()).digest()[:4], "big")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        match config.sampler.name:
+            case "tpe":
+                sampler = optuna.samplers.TPESampler(seed=own_seed, **options)
+                if isinstance(before, optuna.samplers.TPESampler):
+                    sampler._search_space = before._search_space
+                return sampler
+            case "random" | "grid":  # which leaves nothing to draw
+                return optuna.samplers.RandomSampler(seed=own_seed)
+            case "gp":
+                return optuna.samplers.GPSampler(seed=own_seed, **options)
+            case "cmaes":
+                return optuna.samplers.CmaEsSampler(seed=own_seed, **options)
+            case "qmc":
+                others = optuna.samplers.RandomSampler(seed=own_seed)  # for what only some trials have
+                return _QMCSampler(number, seed=seed, scramble=True, independent_sampler=others, **options)
+            case name:
+                raise ValueError(f"unknown sampler {name}")
+
+
+class _QMCSampler(optuna.samplers.QMCSampler):
+    """One sequence of points, of which each trial takes that of its number.
+
+    Optuna's takes the next one, which after an interruption is another one.
+    """
+
+    def __init__(self, number: int, **options: Any) -> None:
+        super().__init__(**options)
+        self._number = number
+
+    def _find_sample_id(self, *args: Any) -> int:
+        return self._number
+
+
+def make_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
+    """Return the pruner.
+
+    Where the study file leaves it open, no trial is pruned in the first third of its epochs.
+
+    Raises:
+        ValueError: If Optuna refuses an option.
+    """
+    options: dict[str, Any] = dict(config.pruner.arguments)
+    trainer = config.trial["trainer"]
+    max_epochs, max_steps = (int(highest(trainer.get(key, 0))) for key in ("max_epochs", "max_steps"))
+    epochs = evaluations(max_epochs, max_steps, int(lowest(trainer.get("val_check_interval", 0))))
+    third = max(1, -(-epochs // 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        match config.pruner.name:
+            case "none":
+                return optuna.pruners.NopPruner()
+            case "median":
+                return optuna.pruners.MedianPruner(**{"n_warmup_steps": third, **options})
+            case "hyperband":
+                return optuna.pruners.HyperbandPruner(**{"min_resource": third, "max_resource": epochs, **options})
+            case "successive_halving":
+                return optuna.pruners.SuccessiveHalvingPruner(**{"min_resource": third, **options})
+            case "wilcoxon":
+                return optuna.pruners.WilcoxonPruner(**{"n_startup_steps": third, **options})
+            case name:
+                raise ValueError(f"unknown pruner {name}")

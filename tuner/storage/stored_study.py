@@ -1,0 +1,154 @@
+"""A study that was run: what it was, its trials, and where they left their weights."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial as Trial
+
+from tuner.analysis.comparison import Comparison, Repeated
+from tuner.analysis.record import StudyRecord
+from tuner.config.sources import Sources, own_sources, sources_of
+from tuner.config.study import NAME, StudyConfig, TrialConfig, load_study, shipped_studies
+from tuner.errors import BadInputError
+from tuner.followup.replicates import CONFIGURATION, CONFIRMS, SEED, label
+from tuner.storage.database import Database, state_directory, trial_directory
+from tuner.storage.folders import check_own
+from tuner.storage.reader import IDENTITY, SOURCES, config_of, identifier_of, open_study, record_of
+from tuner.storage.study_store import DEFINITION_FILE, FOLDER_FILE, check_continued
+
+__all__ = ["PastStudy", "Trial"]
+
+
+@dataclass(frozen=True)
+class PastStudy:
+    """A study that was run.
+
+    Args:
+        config: What it was.
+        identifier: What tells it from others of its name.
+        trials: Its finished trials, in the order of their numbers.
+        record: The same, as plain data, without curves.
+        storage: URL of Optuna's database.
+        sources: What its trials were trained with, as the study remembers it.
+        source: What says what it was: the path or name of a study file.
+    """
+
+    config: StudyConfig
+    identifier: str
+    trials: Sequence[Trial]
+    record: StudyRecord
+    storage: str
+    sources: Any
+    source: str
+
+    @classmethod
+    def load(cls, source: str, storage: str) -> "PastStudy":
+        """Read a study, without its lock. What its trials are is built from what its person wrote, never from a store.
+
+        Args:
+            source: Its name, or its study file.
+            storage: URL of Optuna's database.
+
+        Raises:
+            BadInputError: If there is no such study, or it was begun with another study file or other data.
+            StudyFailedError: If the database cannot be used.
+        """
+        source, folder = _definition(source, storage)
+        config = load_study(source, is_past=True, folder=folder)
+        check_continued(config, storage, config.identity_with(config.measure_data()[0]))
+        with open_study(storage, config.name) as study:
+            trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+            return cls(
+                config, identifier_of(study), trials, record_of(study), storage, study.user_attrs.get(SOURCES), source
+            )
+
+    def config_of(self, trial: Trial) -> TrialConfig:
+        """Return the values of a trial."""
+        return config_of(self.config, trial.params)
+
+    def changed_sources(self, trial: Trial) -> list[str]:
+        """Return what has changed since a trial in the modules that the study names, each as a clause."""
+        before = sources_of(self.sources, trial.number)
+        return before.changed(Sources(trial.number, "", own_sources(self.config.own_modules))) if before else []
+
+    def default(self) -> TrialConfig | None:
+        """Return the `trial` of the study file as it is; None if it is complete only with what is searched."""
+        try:
+            fixed = load_study(self.source, ["search_space={}", "sampler={name: random}"], folder=self.config.folder)
+            return config_of(fixed, {})
+        except BadInputError:
+            return None
+
+    def ranking(self) -> list[Trial]:
+        """Return the trials that were trained to their end, the best first.
+
+        Raises:
+            BadInputError: If there is none.
+        """
+        by_number = {trial.number: trial for trial in self.trials}
+        ranking = [by_number[trial.number] for trial in self.record.ranking]
+        if not ranking:
+            raise BadInputError([f'study "{self.config.name}" has no trial that was trained to its end.'])
+        return ranking
+
+    def trial(self, number: int | None) -> Trial:
+        """Return a finished trial, or the best one.
+
+        Args:
+            number: Its number; None for the best.
+
+        Raises:
+            BadInputError: If there is no such trial.
+        """
+        if number is None:
+            return self.ranking()[0]
+        numbers = [trial.number for trial in self.trials]
+        if number not in numbers:
+            known = f"there are #0 to #{max(numbers)}" if numbers == list(range(len(numbers))) and numbers else numbers
+            raise BadInputError([f'--trial: study "{self.config.name}" has no finished trial #{number}; {known}.'])
+        return self.trials[numbers.index(number)]
+
+    def confirmed(self, trial: Trial) -> Comparison | None:
+        """Return what a trial came to with fresh seeds; None if it was not confirmed."""
+        values: dict[int, float] = {}
+        name = label(trial.number, self.config_of(trial))
+        with Database.look(self.storage) as storage:
+            for summary in optuna.get_all_study_summaries(storage) if storage else []:
+                if summary.user_attrs.get(IDENTITY, {}).get(CONFIRMS) != self.identifier:
+                    continue
+                for each in storage.get_all_trials(summary._study_id, deepcopy=False) if storage else []:
+                    if each.value is not None and each.params.get(CONFIGURATION) == name:
+                        values[each.params[SEED]] = each.value
+        objective, images = self.config.objective, self.record.validation_images
+        found = [Repeated(name, values)] if values else []
+        return Comparison(objective.metric, objective.direction, found, validation_images=images) if found else None
+
+    def directory(self, number: int) -> Path:
+        """Return the folder of what a trial left."""
+        return trial_directory(self.storage, self.config.name, self.identifier, number)
+
+
+def _definition(source: str, storage: str) -> tuple[str, Path | None]:
+    """Return the path or name of the study file of a study, and where its own modules lie if that is not beside it.
+
+    Raises:
+        BadInputError: If there is none.
+    """
+    if not NAME.fullmatch(source):
+        return source, None
+    kept = state_directory(storage, source) / DEFINITION_FILE
+    check_own(kept.parent)  # it says which classes are imported
+    if kept.exists():
+        folder = kept.with_name(FOLDER_FILE)
+        here = kept.parent.parent.parent
+        return str(kept), here / os.fsdecode(folder.read_bytes()) if folder.exists() else here
+    is_file = Path(source).exists() or Path(source).suffix in (".yaml", ".yml")
+    if not is_file and source not in shipped_studies():
+        with open_study(storage, source):  # or say which studies there are
+            advice = "give its study file instead of its name"
+            raise BadInputError([f'{kept.parent} does not say what study "{source}" is: {advice}.'])
+    return source, None

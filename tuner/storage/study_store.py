@@ -1,0 +1,453 @@
+"""The Optuna study: opened under a lock, asked and told by one coordinator.
+
+A trial that was cut short keeps its number. It goes back to WAITING with its parameters and reports, and Optuna's own
+queue hands it out again, so a study of N trials has N rows however often it was killed.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+import uuid
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any, Concatenate, ParamSpec, Self, TypeVar, cast
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from tuner.analysis.findings import findings
+from tuner.analysis.record import StudyRecord
+from tuner.config.sources import Sources, with_sources
+from tuner.config.study import StudyConfig, TrialConfig
+from tuner.errors import BadInputError, StudyFailedError
+from tuner.storage.database import ATTEMPT, Database, state_directory, trial_directory
+from tuner.storage.reader import (
+    IDENTIFIER,
+    IDENTITY,
+    SOURCES,
+    TEST,
+    VALIDATION_IMAGES,
+    config_of,
+    identifier_of,
+    record_of,
+)
+from tuner.storage.samplers import make_pruner, make_sampler
+from tuner.text import counted
+from tuner.training.checkpoints import DiskFullError, write_atomically
+from tuner.urls import without_password
+
+__all__ = ["DEFINITION_FILE", "FOLDER_FILE", "StudyStore", "Tested", "check_continued"]
+
+DEFINITION_FILE = "study.yaml"
+FOLDER_FILE = "folder"
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+def _patient(
+    method: Callable[Concatenate["StudyStore", Parameters], Result],
+) -> Callable[Concatenate["StudyStore", Parameters], Result]:
+    """Make a method wait for a database that is away; see `Database.patiently`."""
+
+    @functools.wraps(method)
+    def call(store: "StudyStore", /, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        return store.database.patiently(lambda: method(store, *args, **kwargs))
+
+    return call
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What a trial reached on the test data.
+
+    Args:
+        trial: Its number.
+        metrics: What it reached.
+        step: The last step of its training.
+        finished: How many trials it is the best of.
+    """
+
+    trial: int
+    metrics: Mapping[str, float]
+    step: int
+    finished: int
+
+
+class StudyStore:
+    """A study in Optuna's storage, held by this process alone.
+
+    Attributes:
+        database: Where it is stored.
+        directory: Folder of the lock, the checkpoints and the results.
+        identifier: What tells this study from others of the same name, in other databases.
+    """
+
+    def __init__(self, study: optuna.Study, database: Database, config: StudyConfig) -> None:
+        self.database = database
+        self.directory = state_directory(database.url, config.name)
+        self.identifier = identifier_of(study)
+        self._study, self._config = study, config
+        self._prunes = not isinstance(study.pruner, optuna.pruners.NopPruner)
+        self._asked: dict[int, optuna.Trial] = {}
+        self._reported: dict[int, set[int]] = {}  # epochs, of the asked ones
+        self._ids: dict[int, int] = {}
+        # How the study stands is remembered, since this process alone changes it: to look at every trial after each of
+        # thousands would take longer and longer.
+        self._finished = {trial.number for trial in self.finished()}
+        self._best = next(iter(self.ranking()), None)
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(
+        cls,
+        config: StudyConfig,
+        url: str,
+        identity: Mapping[str, Any],
+        note: Callable[[str], None],
+        retry_failed: bool = False,
+    ) -> Iterator[Self]:
+        """Create or reopen a study, under its lock.
+
+        Args:
+            config: The study.
+            url: SQLAlchemy URL of Optuna's database.
+            identity: What may not change when a study is continued, under dotted paths.
+            note: Called with what a person should know.
+            retry_failed: Whether trials that failed are to be trained again, under their numbers.
+
+        Raises:
+            StudyRunningError: If another process holds the study.
+            BadInputError: If the study was begun with another identity, or there is no such database.
+            StudyFailedError: If the database cannot be used.
+        """
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        database = Database(url, config.name, note)
+        with database.hold():
+            study, repeats = database.patiently(lambda: _begun(database, config, identity, retry_failed))
+            if repeats:
+                note(
+                    f"{counted(repeats, 'trial')} of this grid, begun by an earlier version, had the same values as "
+                    "others. No further one will have; to train every point, give the study a new name"
+                )
+            yield cls(study, database, config)
+
+    @_patient
+    def trials(self, *states: TrialState) -> list[FrozenTrial]:
+        """Return the trials in the given states, or all, in the order of their numbers."""
+        return self._study.get_trials(deepcopy=False, states=states or None)
+
+    @_patient
+    def trial(self, number: int) -> FrozenTrial:
+        """Return a trial as it is stored."""
+        return self.database.storage.get_trial(self._id_of(number))
+
+    def finished(self) -> list[FrozenTrial]:
+        """Return the trials that will not be trained any more."""
+        return self.trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+    @property
+    def cut_short(self) -> int:
+        """Return how many trials are to be continued."""
+        return len(self.trials(TrialState.WAITING))
+
+    @property
+    def count(self) -> int:
+        """Return how many trials will not be trained any more."""
+        return len(self._finished)
+
+    @property
+    def has_result(self) -> bool:
+        """Return whether any trial was trained to its end."""
+        return bool(self.trials(TrialState.COMPLETE))
+
+    @property
+    def best(self) -> FrozenTrial | None:
+        """Return the best trial that was trained to its end."""
+        return self._best
+
+    def kept_numbers(self) -> set[int]:
+        """Return the finished trials whose weights can still be wanted."""
+        return {self._best.number} if self._best else set()
+
+    def may_keep_weights(self, number: int, value: float) -> bool:
+        """Tell whether the weights of a trial that is about to end with a value may be wanted then."""
+        return self._would_be_best(number, value)
+
+    def ranking(self) -> list[FrozenTrial]:
+        """Return the trials that were trained to their end, the best first."""
+        return sorted(self.trials(TrialState.COMPLETE), key=self._rank_of)
+
+    @property
+    def best_value(self) -> float | None:
+        """Return the value of the best trial."""
+        return self.best.value if self.best else None
+
+    def history(self) -> list[tuple[datetime, float | None]]:
+        """Return, for every finished trial, when that was and the best value by then."""
+        best: FrozenTrial | None = None
+        history = []
+        for trial in sorted(self.finished(), key=lambda trial: cast(datetime, trial.datetime_complete)):
+            if trial.state is TrialState.COMPLETE:
+                best = trial if best is None else min(best, trial, key=self._rank_of)
+            history.append((cast(datetime, trial.datetime_complete), best.value if best else None))
+        return history
+
+    def _would_be_best(self, number: int, value: float) -> bool:
+        return self._best is None or self._rank(value, number) < self._rank_of(self._best)
+
+    def _rank_of(self, trial: FrozenTrial) -> tuple[float, int]:
+        return self._rank(cast(float, trial.value), trial.number)
+
+    def _rank(self, value: float, number: int) -> tuple[float, int]:
+        return -value if self._config.objective.direction == "maximize" else value, number
+
+    def trial_directory(self, number: int) -> Path:
+        """Return the folder of a trial's checkpoints, result and output."""
+        return trial_directory(self.database.url, self._config.name, self.identifier, number)
+
+    def config_of(self, trial: FrozenTrial) -> TrialConfig:
+        """Return the values of a trial whose parameters are drawn."""
+        return config_of(self._config, trial.params)
+
+    @_patient
+    def ask(self) -> tuple[int, TrialConfig]:
+        """Return the next trial and its values: one that was cut short, if there is any, or a new one."""
+        trials = self.trials()
+        waiting = [trial.number for trial in trials if trial.state is TrialState.WAITING]
+        for trial in trials:
+            # Asked for before, and then the database went away in the middle.
+            if trial.state is TrialState.RUNNING and trial.number not in self._asked:
+                self.suspend(trial.number)
+                waiting.append(trial.number)
+        number = min(waiting, default=len(trials))
+        self._study.sampler = make_sampler(self._config, number, before=self._study.sampler)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            if not waiting:  # in two steps, so that it can be tried again: a queue that has a trial gets no second one
+                self._study.enqueue_trial(self._config.fixed(number, (trial.params for trial in trials)))
+            asked = self._study.ask()
+        try:
+            before = self.trial(asked.number) if waiting else None
+            if before is not None:
+                self._draw_again(asked, before)
+            config = self._config.draw(asked)
+        except ValueError as error:  # Optuna's, of a trial whose stored parameters are not those of this search space
+            raise StudyFailedError(f"trial #{asked.number} in the database is not of this study: {error}") from error
+        self._asked[asked.number] = asked
+        self._reported[asked.number] = set(before.intermediate_values) if before else set()
+        return asked.number, config
+
+    def _draw_again(self, asked: optuna.Trial, trial: FrozenTrial) -> None:
+        """Draw what a trial has got already: if that was not all, the rest is then what it would have been."""
+        given = {*asked.relative_params, *trial.system_attrs.get("fixed_params", {})}
+        for name, distribution in trial.distributions.items():
+            if name not in given and not distribution.single():
+                self._study.sampler.sample_independent(self._study, trial, name, distribution)
+
+    def attempt(self, number: int) -> int:
+        """Return how often a trial was trained again because it had failed."""
+        return int(self.trial(number).user_attrs.get(ATTEMPT, 0))
+
+    @_patient
+    def report(self, number: int, epoch: int, value: float, may_prune: bool) -> bool:
+        """Record an epoch of an asked trial and return whether to prune it.
+
+        An epoch that is done again, after a kill, is not recorded again; and of those, only the last asks the pruner,
+        which knows no other.
+        """
+        trial, reported = self._asked[number], self._reported[number]
+        if epoch not in reported:
+            trial.report(value, epoch)
+            reported.add(epoch)
+        return self._prunes and may_prune and epoch == max(reported) and trial.should_prune()
+
+    @_patient
+    def finish(self, number: int, state: TrialState, value: float | None, attributes: Mapping[str, Any]) -> None:
+        """Give a trial its final state; a trial that has one keeps it."""
+        if not self.trial(number).state.is_finished():
+            for key, attribute in attributes.items():
+                self.set_attribute(number, key, attribute)
+            self._study.tell(number, value if state is TrialState.COMPLETE else None, state)
+        self._asked.pop(number, None)
+        self._finished.add(number)
+        if value is not None and state is TrialState.COMPLETE and self._would_be_best(number, value):
+            self._best = self.trial(number)
+
+    @_patient
+    def suspend(self, number: int) -> None:
+        """Put a trial back into the queue, with its number, parameters and reports."""
+        self.database.storage.set_trial_state_values(self._id_of(number), TrialState.WAITING)
+        self._asked.pop(number, None)
+
+    @_patient
+    def set_attribute(self, number: int, key: str, value: Any) -> None:
+        """Attach a value to a trial that is not finished."""
+        self.database.storage.set_trial_user_attr(self._id_of(number), key, value)
+
+    def findings(self) -> list[str]:
+        """Return what came out so far, in sentences."""
+        return findings(self.record())
+
+    @_patient
+    def record(self) -> StudyRecord:
+        """Return the finished trials as plain data, without curves."""
+        return record_of(self._study)
+
+    def keep_definition(self) -> None:
+        """Write down what the study is, and where its own modules lie: it can then be looked into by its name alone.
+
+        Raises:
+            StudyFailedError: If there is no room.
+        """
+        files = {}
+        if self._config.values:
+            files[DEFINITION_FILE] = json.dumps(self._config.values, ensure_ascii=False, indent=1).encode()
+        if (own := self._config.folder) is not None:
+            own, here = own.resolve(), self.directory.parent.parent.resolve()  # the two may be moved together
+            files[FOLDER_FILE] = os.fsencode(own.relative_to(here) if own.is_relative_to(here) else own)
+        try:
+            for name, content in files.items():
+                write_atomically(self.directory / name, functools.partial(_write, content=content))
+        except DiskFullError as error:
+            raise StudyFailedError(f"the disk is full: {error}") from error
+
+    @_patient
+    def set_validation_images(self, number: int | None) -> None:
+        """Record how many images decide."""
+        self._study.set_user_attr(VALIDATION_IMAGES, number)
+
+    @_patient
+    def set_sources(self, commit: str, files: Mapping[str, str]) -> str:
+        """Record what is trained with from now on, and return what the user should know of a change; empty for none.
+
+        Args:
+            commit: The commit of the working folder; empty if there is none.
+            files: Digests of the files of the study's own modules.
+        """
+        before = self._study.user_attrs.get(SOURCES)
+        history, note = with_sources(before, Sources(len(self.trials()), commit, files))
+        if history != before:
+            self._study.set_user_attr(SOURCES, history)
+        begun = len(self.trials()) - self.count
+        return f"{note}, and so may the {counted(begun, 'trial')} begun before" if note and begun else note
+
+    @_patient
+    def validation_images(self) -> int | None:
+        """Return how many images decide, if that is known."""
+        return self._study.user_attrs.get(VALIDATION_IMAGES)
+
+    @_patient
+    def tested(self) -> Tested | None:
+        """Return the last test; None if there was none."""
+        test = self._study.user_attrs.get(TEST)
+        try:
+            return Tested(**test) if test else None
+        except TypeError:
+            study = self._study.study_name
+            raise StudyFailedError(f'the test of study "{study}" in the database was changed.') from None
+
+    @_patient
+    def set_tested(self, test: Tested) -> None:
+        """Record a test."""
+        self._study.set_user_attr(TEST, dataclasses.asdict(test))
+
+    def _id_of(self, number: int) -> int:
+        if number not in self._ids:
+            study = self._study._study_id
+            self._ids[number] = self.database.storage.get_trial_id_from_study_id_trial_number(study, number)
+        return self._ids[number]
+
+
+def _write(file: IO[bytes], content: bytes) -> None:
+    file.write(content)
+
+
+def _begun(
+    database: Database, config: StudyConfig, identity: Mapping[str, Any], retry_failed: bool
+) -> tuple[optuna.Study, int]:
+    """Return a study, created if it is not there, and how many of its trials repeat others; it can be done twice."""
+    _check_identity(database.storage, database.url, config, identity)
+    study = optuna.create_study(
+        storage=database.storage,
+        study_name=config.name,
+        direction=config.objective.direction,
+        sampler=make_sampler(config, 0),
+        pruner=make_pruner(config),
+        load_if_exists=True,
+    )
+    study.set_user_attr(IDENTITY, dict(identity))
+    if IDENTIFIER not in study.user_attrs:
+        study.set_user_attr(IDENTIFIER, uuid.uuid4().hex)
+    if retry_failed:
+        identifier = identifier_of(study)
+
+        def forget(number: int) -> None:
+            directory = trial_directory(database.url, config.name, identifier, number)
+            (directory / "result.json").unlink(missing_ok=True)  # or it would be told again
+
+        database.storage.reopen_failed(study._study_id, forget)
+    grid = study.get_trials(deepcopy=False) if config.sampler.name == "grid" else []
+    return study, config.repeats(trial.params for trial in grid)
+
+
+def check_continued(config: StudyConfig, url: str, identity: Mapping[str, Any]) -> int:
+    """Return how many trials a study has, without changing anything; 0 if it has not begun.
+
+    Raises:
+        BadInputError: If it was begun with another identity, is not the tuner's, or cannot be written.
+    """
+    Database.check(url, config.name)
+    with Database.look(url) as storage:
+        return 0 if storage is None else _check_identity(storage, url, config, identity)
+
+
+def _check_identity(
+    storage: optuna.storages.RDBStorage, url: str, config: StudyConfig, identity: Mapping[str, Any]
+) -> int:
+    """Refuse a study that was begun with another identity, or by another program; return how many trials it has."""
+    try:
+        study = storage.get_study_id_from_name(config.name)
+    except KeyError:
+        return 0
+    attributes, trials = storage.get_study_user_attrs(study), storage.get_n_trials(study)
+    if IDENTITY in attributes:
+        _compare(attributes[IDENTITY], identity, config)
+        return trials
+    # One without trials may be left of a run that was killed just after it had made it.
+    is_new = not trials and not attributes.keys() & {IDENTIFIER, TEST, VALIDATION_IMAGES}
+    direction = optuna.study.StudyDirection[config.objective.direction.upper()]
+    if not is_new or storage.get_study_directions(study) != [direction]:
+        raise BadInputError(
+            [
+                f'{without_password(url)} has a study "{config.name}" that is not the tuner\'s. '
+                f"Give this one another name ({config.RENAMING})."
+            ]
+        )
+    return trials
+
+
+def _compare(before: Any, now: Mapping[str, Any], config: StudyConfig) -> None:
+    if not isinstance(before, Mapping):
+        raise StudyFailedError(f'the identity of study "{config.name}" in the database was changed.')
+    now = json.loads(json.dumps(dict(now)))
+    changes = [
+        f"  {key}: was {json.dumps(before[key]) if key in before else 'not given'}, "
+        f"now {json.dumps(now[key]) if key in now else 'not given'}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    ]
+    if changes:
+        raise BadInputError(
+            [
+                f'study "{config.name}" was started with other settings:',
+                *changes,
+                f"Put them back, or give the study a new name ({config.RENAMING}). "
+                "The number of trials, the time and the devices may change.",
+            ]
+        )

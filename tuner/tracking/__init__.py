@@ -1,0 +1,1 @@
+"""The study in MLflow: written while it runs, and read again."""

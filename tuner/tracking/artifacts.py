@@ -1,0 +1,150 @@
+"""Where the artifacts of a study are.
+
+Those of a study whose database is a file in the working folder are at paths relative to it, so that the folder can be
+moved or copied. MLflow's interface turns every path into an absolute one; its tables take relative ones.
+"""
+
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from mlflow import MlflowClient
+from mlflow.entities import Experiment
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+
+from tuner.tracking.store_uri import folder_of, is_server
+
+__all__ = ["FOLDER", "add_files", "artifact_folder", "create_experiment", "local_path", "present_place", "take_along"]
+
+FOLDER = "mlruns"
+"""The folder of artifacts, as MLflow calls it."""
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # MLflow then shows its pages for training
+
+
+def create_experiment(client: MlflowClient, uri: str, name: str) -> Experiment:
+    """Create an experiment; see the module for where its artifacts lie."""
+    folder = folder_of(uri)
+    location = None
+    here = Path.cwd() / FOLDER
+    if not is_server(uri) and urllib.parse.quote(str(here)) != str(here):  # MLflow takes a path for a part of a URI
+        location = f"{here.as_uri()}/{name}"
+    identifier = client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS)
+    if folder is not None and folder.resolve() == Path.cwd():
+        _write_place(uri, identifier, "", f"{FOLDER}/{identifier}")
+    return client.get_experiment(identifier)
+
+
+def take_along(client: MlflowClient, uri: str, experiment: Experiment, note: Callable[[str], None]) -> None:
+    """Let the artifacts of an experiment be found where its folder was moved or copied to.
+
+    Args:
+        client: A client of the store.
+        uri: The store's URI.
+        experiment: The experiment.
+        note: Called with what a user should know.
+    """
+    before = local_path(experiment.artifact_location)
+    if before is None or is_server(uri) or not before.is_absolute():
+        return
+    identifier = experiment.experiment_id
+    now = present_place(before, uri, identifier)
+    if now == before:
+        if not before.exists() and client.search_runs([identifier], max_results=1):
+            note(f"the artifacts of this study were in {before}, which is gone; new ones are put there again")
+        return
+    folder = folder_of(uri)
+    place = f"{FOLDER}/{identifier}" if folder is not None and folder.resolve() == Path.cwd() else str(now)
+    _write_place(uri, identifier, experiment.artifact_location, place)
+    note(f"the folder of this study was moved or copied from {before.parent.parent}; its artifacts are in {now}")
+
+
+def present_place(before: Path, uri: str, identifier: str) -> Path:
+    """Return where the artifacts of an experiment are now: beside the database, if they were taken along with it."""
+    base = folder_of(uri) or Path.cwd()
+    if not before.is_absolute():
+        return base / before
+    now = base / FOLDER / identifier
+    if (before.parent.name, before.name) != (FOLDER, identifier) or now.resolve() == before.resolve():
+        return before
+    if not now.is_dir():
+        return now if folder_of(uri) and not before.exists() else before
+    with sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool).connect() as connection:
+        query = sqlalchemy.text("select run_uuid from runs where experiment_id = :identifier")
+        runs = set(connection.execute(query, {"identifier": int(identifier)}).scalars())
+    is_taken_along = any(each.name in runs for each in now.iterdir())  # and is not that of another database
+    return now if is_taken_along else before
+
+
+def _write_place(uri: str, identifier: str, before: str, now: str) -> None:
+    """Write the place of an experiment's artifacts, its runs' and its models' into MLflow's tables."""
+    ours = "run_id in (select run_uuid from runs where experiment_id = :identifier)"
+    columns = [
+        ("runs", "artifact_uri", "experiment_id = :identifier"),
+        ("logged_models", "artifact_location", "experiment_id = :identifier"),
+        ("model_versions", "storage_location", ours),
+        ("model_versions", "source", ours),
+    ]
+    values = {"identifier": int(identifier), "before": f"{before}/", "now": f"{now}/", "length": len(before) + 2}
+    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool)
+    with engine.begin() as connection:
+        connection.execute(
+            sqlalchemy.text("update experiments set artifact_location = :now where experiment_id = :identifier"),
+            {"identifier": int(identifier), "now": now},
+        )
+        for table, column, condition in columns if before else ():
+            connection.execute(
+                sqlalchemy.text(
+                    f"update {table} set {column} = :now || substr({column}, :length) "
+                    f"where {condition} and substr({column}, 1, :length - 1) = :before"
+                ),
+                values,
+            )
+
+
+def artifact_folder(uri: str, location: str) -> Path | None:
+    """Return the folder of local artifacts, wherever this process runs; None if they are not local.
+
+    Args:
+        uri: The store's URI.
+        location: Where they are, as MLflow says.
+    """
+    path = local_path(location)
+    if path is None:
+        return None
+    base = folder_of(uri) or Path.cwd()
+    if not path.is_absolute():
+        return base / path
+    if not path.exists() and FOLDER in path.parts:
+        index = len(path.parts) - 1 - path.parts[::-1].index(FOLDER)
+        moved = base.joinpath(*path.parts[index:])
+        return moved if moved.exists() else path
+    return path
+
+
+def local_path(location: str) -> Path | None:
+    """Return the path of artifacts as MLflow has it, relative or not; None if they are not local."""
+    parts = urllib.parse.urlsplit(location)
+    if parts.scheme not in ("", "file") or parts.netloc:
+        return None
+    return Path(urllib.request.url2pathname(parts.path if parts.scheme else location))
+
+
+def add_files(client: MlflowClient, uri: str, run_id: str, location: str, folder: Path) -> None:
+    """Put the files of a folder among the artifacts of a run.
+
+    Args:
+        client: A client of the store.
+        uri: The store's URI.
+        run_id: The run.
+        location: Where its artifacts are, as MLflow says.
+        folder: The files.
+    """
+    place = None if is_server(uri) else artifact_folder(uri, location)
+    if place is None:
+        client.log_artifacts(run_id, str(folder))
+    else:
+        repository: Any = LocalArtifactRepository(place.as_uri())  # without annotations
+        repository.log_artifacts(str(folder))

@@ -1,0 +1,319 @@
+"""A study that MLflow holds: its curves are read, and files and its best model are added to its runs."""
+
+import contextlib
+import csv
+import io
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
+from mlflow.entities import LoggedModelOutput, Run, ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
+
+from tuner.analysis.record import LR_TABLE, Curve, simplified
+from tuner.errors import BadInputError, StudyFailedError, in_a_line
+from tuner.tracking.artifacts import add_files, artifact_folder
+from tuner.tracking.pages import ALIAS, address_of, model_note, runs_page, with_network
+from tuner.tracking.store import open_client
+from tuner.tracking.store_errors import explained, reason
+from tuner.tracking.store_uri import folder_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from mlflow.models.model import ModelInfo
+
+__all__ = [
+    "CHAMPION_TAG",
+    "METRIC_TAG",
+    "STUDY_ID_TAG",
+    "TrackedStudy",
+    "find_children",
+    "find_parent",
+    "metric_names",
+    "page_of",
+]
+
+STUDY_ID_TAG = "tuner.study_id"
+CHAMPION_TAG = "tuner.champion"
+"""Of a study's run: the number of the trial whose network is the champion in the model registry."""
+METRIC_TAG = "tuner.metric."
+"""Of a study's run, followed by the name of a metric in MLflow: the metric's own name, if it is another."""
+VERSION_TAG = "tuner.trial"
+"""Of a version of a registered model: the trial whose network it is."""
+
+
+def find_parent(
+    client: MlflowClient, experiments: list[str], study_id: str, view: int = ViewType.ACTIVE_ONLY
+) -> Run | None:
+    """Return the run of a study, if it is in one of the experiments; the newest, if there are several."""
+    found = client.search_runs(experiments, f"tags.`{STUDY_ID_TAG}` = '{study_id}'", view, max_results=1)
+    return found[0] if found else None
+
+
+def find_children(
+    client: MlflowClient, experiment_id: str, parent_id: str, view: int = ViewType.ACTIVE_ONLY
+) -> Iterator[Run]:
+    """Yield the runs of a study's trials; those that were deleted, too, if the view is of all."""
+    where = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_id}'"
+    token: str | None = None
+    while True:
+        page = client.search_runs([experiment_id], where, view, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def metric_names(parent: Run) -> dict[str, str]:
+    """Return the names in MLflow of those metrics of a study that have another name there, by their own names."""
+    tags = parent.data.tags.items()
+    return {name: tag.removeprefix(METRIC_TAG) for tag, name in tags if tag.startswith(METRIC_TAG)}
+
+
+def page_of(uri: str, name: str | None) -> str:
+    """Return where MLflow shows a study, behind its address; all of them, without a name.
+
+    That is the page of its run, or the list of runs if studies in several databases have this name.
+
+    Raises:
+        BadInputError: If there is no such study.
+    """
+    if name is None:
+        return "/#/experiments"
+    client = open_client(uri)
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        raise BadInputError([f'tracking uri: MLflow has no study "{name}" there.'])
+    found = client.search_runs([experiment.experiment_id], f"tags.`{STUDY_ID_TAG}` != ''")
+    runs = [run for run in found if MLFLOW_PARENT_RUN_ID not in run.data.tags]  # not those of its confirmations
+    return "/" + runs_page(experiment.experiment_id, *(runs[0].info.run_id,) if len(runs) == 1 else ())
+
+
+class TrackedStudy:
+    """A study in MLflow.
+
+    Args:
+        uri: MLflow's tracking URI.
+        study_id: The study's identifier in Optuna.
+
+    Attributes:
+        parent: The run of the study; None if MLflow has none.
+        children: The runs of its trials, by their numbers.
+    """
+
+    def __init__(self, uri: str, study_id: str) -> None:
+        self._uri = uri
+        self.parent: Run | None = None
+        self.children: Mapping[int, Run] = {}
+        self._names: Mapping[str, str] = {}
+        with explained(uri):
+            self._client = open_client(uri)
+            self.parent = self._find_parent(study_id)
+            if self.parent is not None:
+                runs = find_children(self._client, self.parent.info.experiment_id, self.parent.info.run_id)
+                numbered = ((run.data.tags.get("tuner.trial", ""), run) for run in runs)
+                self.children = {int(number): run for number, run in numbered if number.isdecimal()}
+                self._names = metric_names(self.parent)
+
+    def _find_parent(self, study_id: str) -> Run | None:
+        """Return the study's run; the experiment that it is in is not known, and there may be thousands."""
+        token: str | None = None
+        while True:
+            page = self._client.search_experiments(page_token=token)
+            parent = find_parent(self._client, [experiment.experiment_id for experiment in page], study_id)
+            token = page.token
+            if parent is not None or not token:
+                return parent
+
+    def curves(self, number: int, metrics: Iterable[str]) -> dict[str, Curve]:
+        """Return those of the metrics that a trial has: steps and values, without the points that add nothing."""
+        run = self.children.get(number)
+        if run is None:
+            return {}
+        names = {metric: self._names.get(metric, metric) for metric in metrics}
+        return {metric: self._curve(run, name) for metric, name in names.items() if name in run.data.metrics}
+
+    def points(self, number: int) -> dict[str, Curve]:
+        """Return every point of every metric of a trial's training, as it is stored; nothing if it has no run."""
+        run = self.children.get(number)
+        if run is None:
+            return {}
+        own = {name: metric for metric, name in self._names.items()}
+        metrics = {own.get(name, name): name for name in run.data.metrics}
+        with explained(self._uri):
+            return {metric: self._history(run, name) for metric, name in metrics.items() if metric[:5] != "test/"}
+
+    def _history(self, run: Run, key: str) -> Curve:
+        points = self._client.get_metric_history(run.info.run_id, key)
+        return sorted({point.step: point.value for point in points}.items())
+
+    def _curve(self, run: Run, key: str) -> Curve:
+        if key == "lr" and (table := _lr_of(self._download(run, LR_TABLE))):  # a twentieth of the time
+            return table
+        with explained(self._uri):
+            return simplified(self._history(run, key))
+
+    def read(self, path: str) -> bytes | None:
+        """Return a file of the study's run; None if it has none of this name."""
+        return self._download(self.parent, path) if self.parent else None
+
+    def _download(self, run: Run, path: str) -> bytes | None:
+        place = artifact_folder(self._uri, run.info.artifact_uri)
+        with contextlib.suppress(MlflowException, OSError):
+            if place is not None and (place / path).is_file():
+                return (place / path).read_bytes()
+            with tempfile.TemporaryDirectory() as folder:
+                address = f"{run.info.artifact_uri}/{path}"
+                return Path(download_artifacts(address, dst_path=folder, tracking_uri=self._uri)).read_bytes()
+        return None
+
+    def add(self, folder: Path) -> None:
+        """Put the files of a folder beside the study's run.
+
+        Raises:
+            StudyFailedError: If they cannot be written.
+        """
+        if self.parent is not None:
+            info = self.parent.info
+            with self._writing("artifacts"):
+                add_files(self._client, self._uri, info.run_id, info.artifact_uri, folder)
+
+    def set_tag(self, key: str, value: str) -> None:
+        """Set a tag of the study's run.
+
+        Raises:
+            StudyFailedError: If it cannot be written.
+        """
+        if self.parent is not None:
+            with self._writing(f"the tag {key}"):
+                self._client.set_tag(self.parent.info.run_id, key, value)
+
+    @contextlib.contextmanager
+    def _writing(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # the network's, the store's, or that of a package for artifacts
+            text = f"MLflow did not take {what} of the study: {reason(error, self._uri)}"
+            raise StudyFailedError(f"{text}; run the same command again when it does.") from error
+
+    def champion(self, name: str) -> int | None:
+        """Return the trial whose network is the champion of this name in the registry, if it is one of this study."""
+        with contextlib.suppress(MlflowException):  # no such model, or no registry
+            champion = self._client.get_model_version_by_alias(name, ALIAS)
+            return next((number for number, run in self.children.items() if run.info.run_id == champion.run_id), None)
+        return None
+
+    def add_model(self, number: int, model: "torch.nn.Module", example: "np.ndarray[Any, Any]", name: str) -> list[str]:
+        """Log the best trial's network, without pickle, and register it under the study's name, as its champion.
+
+        Args:
+            number: The trial.
+            model: Its network, on the CPU.
+            example: Two inputs.
+            name: The study's name.
+
+        Returns:
+            What could not be done.
+        """
+        run = self.children[number]
+        logged = None
+        if self.champion(name) != number:
+            try:
+                logged = self._log_model(run, model.eval(), example)
+            except Exception as error:  # torch.export's, for a network that it cannot trace: there are many
+                return [
+                    f"the network of trial #{number} cannot be exported, so MLflow has its weights only: "
+                    f"{in_a_line(error)[:300]}"
+                ]
+        try:
+            if not self._is_own_model(name):
+                return [f'the registry has a model "{name}" that is not of a study, so the network is not put there']
+            if logged is not None:
+                self._register(run, logged, number, name)
+            self._describe_model(run, number, name)
+        except (MlflowException, OSError) as error:
+            return [f"the model is in MLflow, but its registry did not take it: {in_a_line(error)[:300]}"]
+        return []
+
+    def _is_own_model(self, name: str) -> bool:
+        """Return whether a registered model is one of the tuner's, or there is none of its name."""
+        try:
+            self._client.get_registered_model(name)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return True
+            raise
+        versions = self._client.search_model_versions(f"name = '{name}'")
+        return not versions or any(VERSION_TAG in version.tags for version in versions)
+
+    def _log_model(self, run: Run, model: "torch.nn.Module", example: "np.ndarray[Any, Any]") -> "ModelInfo":
+        import mlflow.pytorch  # here: it brings torch, and whoever only reads does not need it
+        import numpy as np
+        import torch
+        from mlflow.models import Model, ModelSignature
+        from mlflow.types import Schema, TensorSpec
+
+        mlflow.set_tracking_uri(self._uri)  # of this process: `Model.log` takes neither a client nor an experiment
+        mlflow.set_experiment(experiment_id=run.info.experiment_id)
+        with torch.inference_mode():
+            outputs = model(torch.from_numpy(example)).shape[1:]
+        signature = ModelSignature(
+            Schema([TensorSpec(example.dtype, (-1, *example.shape[1:]))]),
+            Schema([TensorSpec(np.dtype("float32"), (-1, *outputs))]),
+        )
+        with contextlib.chdir(folder_of(self._uri) or Path.cwd()):  # its place may be relative to that
+            info: ModelInfo = Model.log(
+                artifact_path=None,
+                name="model",
+                flavor=mlflow.pytorch,
+                run_id=run.info.run_id,
+                pytorch_model=model,
+                signature=signature,
+                input_example=example,
+                serialization_format="pt2",
+                pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],  # or MLflow runs it to find out
+            )
+        return info
+
+    def _register(self, run: Run, logged: "ModelInfo", number: int, name: str) -> None:
+        import mlflow
+
+        version = mlflow.register_model(logged.model_uri, name).version
+        self._client.set_registered_model_alias(name, ALIAS, version)
+        if self.parent is not None:  # its page leads to the model, too
+            self._client.log_outputs(self.parent.info.run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        self.set_tag("tuner.model", address_of(name))
+        self._client.set_model_version_tag(name, version, VERSION_TAG, str(number))
+        for metric in ("val/acc", "test/acc"):
+            if metric in run.data.metrics:
+                self._client.set_model_version_tag(name, version, metric, f"{run.data.metrics[metric]:.4f}")
+
+    def _describe_model(self, run: Run, number: int, name: str) -> None:
+        """Say on the pages of the study, of its best trial and of the registry how to get the network."""
+        note = model_note(address_of(name))
+        for child in self.children.values():
+            if child is run:
+                self.set_tag(CHAMPION_TAG, str(number))
+                self._client.set_tag(child.info.run_id, MLFLOW_RUN_NOTE, note)
+            elif child.data.tags.get(MLFLOW_RUN_NOTE, "").startswith("The network: "):  # it was the best before
+                self._client.delete_tag(child.info.run_id, MLFLOW_RUN_NOTE)
+        if self.parent is not None:
+            before = self._client.get_run(self.parent.info.run_id).data.tags.get(MLFLOW_RUN_NOTE, "")
+            self.set_tag(MLFLOW_RUN_NOTE, with_network(before, name, str(number)))
+        self._client.update_registered_model(name, f"The best of study {name}. {note}")
+        version = self._client.get_model_version_by_alias(name, ALIAS).version
+        own = f"Trial {run.info.run_name} of study {name}. {model_note(f'models:/{name}/{version}')}"
+        self._client.update_model_version(name, version, own)
+
+
+def _lr_of(table: bytes | None) -> Curve:
+    """Return the steps and lrs of a table; none if it is no such table."""
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        rows = csv.DictReader(io.StringIO((table or b"").decode()))
+        return [(int(row["step"]), float(row["lr"])) for row in rows]
+    return []

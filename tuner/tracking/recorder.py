@@ -1,0 +1,182 @@
+"""Writes to MLflow, and remembers what it did not take."""
+
+import re
+import threading
+from collections.abc import Callable, Hashable, Sequence
+
+from mlflow import MlflowClient
+from mlflow.entities import LifecycleStage
+from mlflow.exceptions import MlflowException
+
+from tuner.errors import TunerError
+from tuner.text import joined
+from tuner.tracking.record_writer import Record, RecordWriter
+from tuner.tracking.sent_points import SentPoints
+from tuner.tracking.store_errors import can_pass, is_refusal, reason
+
+__all__ = ["ARTIFACTS", "END", "RUN", "STUDY", "DeletedRunError", "LostStudyError", "NoRunError", "Recorder"]
+
+ARTIFACTS, RUN, END = "artifacts", "the run", "the end"
+"""Records that are not refused for what is in them, so that they may be taken another time."""
+STUDY = "study"
+"""The lane of the study's own records; those of a trial have its number."""
+
+_NUMBERS = re.compile(r"[0-9a-f]{32}|\d+")
+
+
+class NoRunError(Exception):
+    """There is no run to write to; the reason was reported before."""
+
+
+class DeletedRunError(Exception):
+    """A run was deleted before something was written to it."""
+
+
+class LostStudyError(TunerError):
+    """The run of the study was deleted, and it cannot get another one."""
+
+
+class Recorder:
+    """Two threads that write to MLflow, one for runs and one for artifacts, so that neither holds up the other.
+
+    Args:
+        client: A client of the store.
+        uri: The store's URI.
+        place: Where the artifacts of the study are, for messages.
+        probes: Write something that the store, and that of the artifacts, are known to take.
+        warn: Called, from the threads, with what the user should know.
+    """
+
+    def __init__(
+        self,
+        client: MlflowClient,
+        uri: str,
+        place: str,
+        probes: tuple[Callable[[], None], Callable[[], None]],
+        warn: Callable[[str], None],
+    ) -> None:
+        self.client, self.uri, self.warn = client, uri, warn
+        self._place = place
+        self._lock = threading.Lock()
+        self._losses: dict[tuple[str, str, bool], tuple[str, dict[str, None]]] = {}
+        self._is_complete = True
+        self.runs = RecordWriter("tracking", can_pass, probes[0], self._went, self._came_back)
+        self.artifacts = RecordWriter("artifacts", can_pass, probes[1], self._artifacts_went, lambda: None)
+
+    def put(self, lane: Hashable, record: Record) -> None:
+        """Add a record of a run to a lane."""
+        self.runs.put(lane, record)
+
+    @property
+    def waiting(self) -> int:
+        """Return how many records are neither written nor given up."""
+        return self.runs.waiting + self.artifacts.waiting
+
+    def close(self, last: Callable[[], None], patience: float) -> bool:
+        """Write what waits, and end the threads.
+
+        Args:
+            last: Puts the last record; called when all others are written.
+            patience: Seconds to wait for a store that takes nothing.
+
+        Returns:
+            Whether everything was delivered, except for what MLflow cannot store.
+        """
+        is_drained = self.runs.drain(patience)
+        self.artifacts.drain(patience if is_drained else min(patience, 5.0))
+        if is_drained:
+            last()
+            self.runs.drain(patience)
+        self._is_complete = not self.waiting
+        self.runs.close()
+        self.artifacts.close()
+        with self._lock:
+            return self._is_complete and all(is_final for _, _, is_final in self._losses)
+
+    # -- what is not taken ---------------------------------------------------------------------------------------------
+
+    def lose(self, what: str, whom: str, error: Exception) -> tuple[str, bool]:
+        """Remember that a record cannot be written, and report it if it is the first of its kind.
+
+        Args:
+            what: The record.
+            whom: The study or trial that it belongs to.
+            error: The reason.
+
+        Returns:
+            What is missing and why, and whether MLflow can never store it.
+        """
+        why, is_final = reason(error, self.uri), is_refusal(error) and what not in (ARTIFACTS, RUN, END)
+        with self._lock:
+            key = (what, _NUMBERS.sub("0", why), is_final)
+            is_new = key not in self._losses
+            self._losses.setdefault(key, (why, {}))[1][whom] = None
+        if is_new:
+            self.warn(self._sentence(what, whom, why))
+        return f"{what}: {why}", is_final
+
+    def lost_before(self, what: str, whom: str) -> None:
+        """Remember what MLflow refused for good in an earlier run of the study."""
+        with self._lock:
+            self._losses.setdefault(("records", what, True), (what, {}))[1][whom] = None
+
+    @property
+    def missing(self) -> list[str]:
+        """Return what MLflow lacks of the study, why, and what to do, in sentences; nothing if it has everything."""
+        sentences = []
+        if not self._is_complete:
+            sentences.append("MLflow did not take all records; run the same command again when it is up")
+        with self._lock:
+            losses = [(what, is_final, why, list(whom)) for (what, _, is_final), (why, whom) in self._losses.items()]
+        for what, is_final, why, whom in losses:
+            ending = "MLflow cannot store that" if is_final else "the next run of the study sends what is missing"
+            sentences.append(f"{self._sentence(what, joined(whom), why)}; {ending}")
+        return sentences
+
+    def _sentence(self, what: str, whom: str, why: str) -> str:
+        if what == ARTIFACTS:
+            return f"artifacts of {whom} cannot be written to {self._place}: {why}"
+        return f"MLflow did not take {what} of {whom}: {why}"
+
+    def _went(self, error: Exception) -> None:
+        self.warn(f"MLflow takes no records at present ({reason(error, self.uri)}); they are kept and sent later")
+
+    def _came_back(self) -> None:
+        self.warn("MLflow takes records again")
+
+    def _artifacts_went(self, error: Exception) -> None:
+        why = reason(error, self.uri)
+        self.warn(f"artifacts cannot be written to {self._place} at present ({why}); they are kept and sent later")
+
+    # -- what MLflow has -----------------------------------------------------------------------------------------------
+
+    def is_gone(self, run_id: str, error: MlflowException | None = None) -> bool:
+        """Return whether a run was deleted.
+
+        Args:
+            run_id: The run.
+            error: What came of writing to it; an error that has another reason is not looked into.
+        """
+        if error is not None and (can_pass(error) or error.error_code in ("PERMISSION_DENIED", "UNAUTHENTICATED")):
+            return False
+        try:
+            return bool(self.client.get_run(run_id).info.lifecycle_stage == LifecycleStage.DELETED)
+        except MlflowException as missing:
+            if missing.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return True
+            if error is None:
+                raise
+            return False
+
+    def remove_tag(self, run_id: str, key: str) -> None:
+        """Remove a tag of a run, if it is there."""
+        try:
+            self.client.delete_tag(run_id, key)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+
+    def stored(self, run_id: str) -> SentPoints:
+        """Return which points a run has: an epoch that is repeated gives the same ones, except for rounding."""
+        keys: Sequence[str] = list(self.client.get_run(run_id).data.metrics)
+        return SentPoints((key, point.step) for key in keys for point in self.client.get_metric_history(run_id, key))

@@ -1,0 +1,290 @@
+"""MLflow's store: checked before anything is created, and opened.
+
+MLflow makes its tables, and the folder of a database, as soon as a store is opened, and asks an unreachable one again
+for minutes. So a store is looked at first, with SQLAlchemy or one request, within a few seconds.
+"""
+
+import contextlib
+import logging
+import os
+import re
+import secrets
+import threading
+import urllib.parse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import sqlalchemy
+from mlflow import MlflowClient
+from mlflow.entities import ViewType
+from sqlalchemy.exc import ArgumentError
+
+from tuner.errors import BadInputError
+from tuner.tracking.artifacts import FOLDER, local_path, present_place
+from tuner.tracking.store_errors import FORMS, explained, refused
+from tuner.tracking.store_uri import file_of, is_server, resolved
+from tuner.urls import is_web, without_password
+
+__all__ = ["open_client", "tracking_uri"]
+
+CHECK_SECONDS = 14.0
+LOCK_SECONDS = 5.0
+QUICK = {  # read by MLflow at each request
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
+}
+NEEDED_TABLES = frozenset({"experiments", "runs", "metrics", "params", "tags"})
+
+
+def tracking_uri(given: str | None, must_exist: bool = False, study: str = "", storage: str = "") -> str:
+    """Return where MLflow records: what is given, else MLFLOW_TRACKING_URI, else ``sqlite:///mlflow.db``.
+
+    Whether it can be used is found out within seconds, without creating anything.
+
+    Args:
+        given: MLflow's tracking URI.
+        must_exist: Whether it is only read, and a database that is not there is an error.
+        study: The experiment that is to be written; empty for none.
+        storage: URL of Optuna's database, which may not be the same.
+
+    Raises:
+        BadInputError: If it cannot be used.
+    """
+    uri = resolved(given)
+    shown = without_password(uri)
+    with explained(uri):
+        if is_server(uri):
+            _within(CHECK_SECONDS, shown, lambda: _check_server(uri, study))
+        elif uri.startswith("sqlite:"):
+            _check_database(uri, must_exist, study, storage)
+        elif uri.startswith("file:") or not re.match(r"[a-zA-Z][\w+.-]*:", uri):
+            raise refused(f"{shown}: MLflow no longer writes folders of files; use sqlite:///mlflow.db.")
+        else:
+            _within(CHECK_SECONDS, shown, lambda: _check_database(uri, must_exist, study, storage))
+    return uri
+
+
+def _within(seconds: float, shown: str, action: Callable[[], None]) -> None:
+    """Do something that may hang: in a server that does not answer, in a name server, in a lock.
+
+    Raises:
+        BadInputError: If it takes too long.
+    """
+    failed: list[Exception] = []
+
+    def do() -> None:
+        try:
+            action()
+        except Exception as error:
+            failed.append(error)
+
+    before = {name: os.environ.get(name) for name in QUICK}
+    os.environ.update(QUICK)
+    try:
+        thread = threading.Thread(target=do, name="MLflow's store", daemon=True)
+        thread.start()
+        thread.join(seconds)
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+    if thread.is_alive():
+        raise refused(f"{shown} does not answer within {seconds:.0f} seconds.")
+    if failed:
+        raise failed[0]
+
+
+def _check_server(uri: str, study: str) -> None:
+    if is_web(uri):
+        try:
+            parts = urllib.parse.urlsplit(uri)
+            is_address = bool(parts.hostname) and parts.port != 0 and not re.search(r"\s", uri)
+        except ValueError:
+            is_address = False
+        if not is_address:
+            raise refused(f"{without_password(uri)} is not an address; {FORMS}.")
+    client = open_client(uri)
+    if study:
+        _check_experiment(client, uri, study)
+    elif not client.search_experiments(ViewType.ALL, max_results=1):
+        raise refused(f"{without_password(uri)} has no records of MLflow.")
+
+
+def _check_database(uri: str, must_exist: bool, study: str, storage: str) -> None:
+    url = sqlalchemy.make_url(uri)
+    if url.get_backend_name() not in ("sqlite", "postgresql", "mysql", "mssql"):
+        raise ArgumentError(f"MLflow knows no store of the kind {url.drivername}")
+    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
+        raise ArgumentError("a database in memory is gone with its process")
+    if storage and _is_same(url, storage):
+        raise ArgumentError("it is Optuna's database, and MLflow needs one of its own")
+    file = file_of(uri)
+    if file is not None:
+        if not file.exists():
+            if must_exist:
+                raise refused(f"{uri}: there is no such file.")
+            _check_writable(file.parent)
+            _check_writable(Path.cwd() / FOLDER)
+            return
+        if not file.is_file():
+            raise refused(f"{uri} is not a file.")
+        if not must_exist:
+            _check_writable(file.parent)  # a transaction needs a file beside it
+    timeout = {"timeout": LOCK_SECONDS} if url.get_backend_name() == "sqlite" else {}
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool, connect_args=timeout)
+    with engine.connect() as connection:
+        if not must_exist:
+            _check_transaction(connection)
+        tables = {name for name in sqlalchemy.inspect(connection).get_table_names() if not name.startswith("alembic")}
+        if not must_exist:
+            _check_rights(connection, bool(tables))
+    shown = without_password(uri)
+    if not tables:
+        if must_exist:
+            raise refused(f"{shown} has no records of MLflow.")
+        _check_writable(Path.cwd() / FOLDER)
+        return
+    if not tables >= NEEDED_TABLES:
+        names = ", ".join(sorted(tables)[:3])
+        raise refused(f"{shown} is the database of another program (it has {names}); give MLflow one of its own.")
+    if not tables >= _known_tables():  # MLflow would migrate it without asking
+        raise refused(f"{shown} was written by an older MLflow. Make a copy of it, then run: mlflow db upgrade {shown}")
+    client = open_client(uri)
+    if study:
+        _check_experiment(client, uri, study)
+
+
+def _known_tables() -> set[str]:
+    from mlflow.store.db import utils  # which imports all that declare tables
+
+    return set(utils.Base.metadata.tables)  # type: ignore[attr-defined]
+
+
+def _is_same(url: sqlalchemy.URL, storage: str) -> bool:
+    """Return whether Optuna's database is that of MLflow."""
+    try:
+        other = sqlalchemy.make_url(storage)
+    except (ArgumentError, ValueError):
+        return False  # told where it is used
+    if url.get_backend_name() == other.get_backend_name() == "sqlite":
+        files = [Path(each.database or "").absolute().resolve() for each in (url, other)]
+        return files[0] == files[1] and not url.query and not other.query
+    keys = ("host", "port", "database")
+    places = [
+        [each.get_backend_name(), *(getattr(each, key) or each.query.get(key, "") for key in keys)]
+        for each in (url, other)
+    ]
+    return places[0] == places[1]
+
+
+def _check_transaction(connection: sqlalchemy.Connection) -> None:
+    """Begin to write, so that a lock or a database that is only to be read shows, and write nothing."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("begin immediate")
+        version = connection.exec_driver_sql("pragma user_version").scalar()
+        connection.exec_driver_sql(f"pragma user_version = {version}")  # which a database that is read-only refuses
+        connection.rollback()
+    elif connection.dialect.name == "postgresql":
+        is_read_only = connection.exec_driver_sql("show transaction_read_only").scalar() == "on"
+        connection.rollback()
+        if is_read_only:
+            raise PermissionError("it is read-only")
+
+
+def _check_rights(connection: sqlalchemy.Connection, has_tables: bool) -> None:
+    if connection.dialect.name != "postgresql":
+        return
+    if has_tables:
+        allowed = connection.exec_driver_sql(
+            "select coalesce(bool_and(has_table_privilege(oid, 'insert')), true) from pg_class "
+            "where relkind = 'r' and relname in ('experiments', 'runs', 'tags') and pg_table_is_visible(oid)"
+        ).scalar()
+    else:
+        allowed = connection.exec_driver_sql(
+            "select coalesce(has_schema_privilege(current_schema(), 'create'), false)"
+        ).scalar()
+    if not allowed:
+        user = connection.exec_driver_sql("select current_user").scalar()
+        raise PermissionError(f"the user {user} may not {'write to' if has_tables else 'create'} its tables")
+
+
+def _check_writable(folder: Path) -> None:
+    """Find out whether files can be put into a folder, or whether it can be made.
+
+    Raises:
+        BadInputError: If not.
+    """
+    there = folder
+    while not there.exists() and not there.is_symlink() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise refused(f"{folder} cannot be written: {there} is not a folder.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise refused(f"{folder} cannot be written: permission denied.")
+
+
+def _check_experiment(client: MlflowClient, uri: str, name: str) -> None:
+    """Find out whether a study can be written into the experiment of its name, if there is one."""
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        if not is_server(uri):
+            _check_writable(Path.cwd() / FOLDER)
+        return
+    if not experiment.experiment_id or experiment.name != name:
+        raise refused(f"what answers at {without_password(uri)} is not an MLflow server: it gives another experiment.")
+    if experiment.lifecycle_stage != "active":
+        raise BadInputError([f'MLflow: the experiment "{name}" was deleted. Restore it, or rename the study.'])
+    path = local_path(experiment.artifact_location)
+    if path is not None and not is_server(uri):
+        _check_writable(present_place(path, uri, experiment.experiment_id))
+
+
+def open_client(uri: str) -> MlflowClient:
+    """Return a client of a store. A database gets its tables; a file gets its name when it has all of them.
+
+    MLflow takes a second for its tables, in many steps, and can make nothing of a file with some of them.
+    """
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # tracebacks of errors that it raises, too
+    # The tracker tries again, and first looks whether a run was created though the answer was lost: MLflow does not.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    os.environ.setdefault("MLFLOW_ENABLE_FOLDER_PROGRESS_BAR", "false")  # the files are small
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # which may hold a password
+    file = file_of(uri)
+    if file is None:
+        return MlflowClient(tracking_uri=uri)
+    with _without_new_folders(uri, file):
+        if not file.exists():
+            for leftover in file.parent.glob(f"{file.name}.*.tmp*"):  # with its journal
+                leftover.unlink()
+            suffix = f".{secrets.token_hex(8)}.tmp"
+            MlflowClient(tracking_uri=f"{uri}{suffix}").search_experiments(max_results=1)
+            for each in (f"{uri}{suffix}", uri):  # connections to what was there under this name before
+                _close_connections(each)
+            file.with_name(f"{file.name}{suffix}").replace(file)
+        return MlflowClient(tracking_uri=uri)
+
+
+def _close_connections(uri: str) -> None:
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    engine = getattr(SqlAlchemyStore, "_engine_map", {}).get(uri)
+    if engine is not None:
+        engine.dispose()
+
+
+@contextlib.contextmanager
+def _without_new_folders(uri: str, file: Path) -> Iterator[None]:
+    """Remove the empty folders that MLflow makes beside one with a sign in its name, taking the URI for the path."""
+    taken = Path(uri.removeprefix("sqlite:///")).parent
+    new = [] if taken == file.parent else [each for each in (taken, *taken.parents) if not each.exists()]
+    try:
+        yield
+    finally:
+        for folder in new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()

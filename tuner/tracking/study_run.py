@@ -1,0 +1,286 @@
+"""The run of a study in MLflow: its points, description and files. If it is deleted, another one replaces it."""
+
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Run, RunTag, ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
+
+from tuner.config.study import StudyConfig
+from tuner.errors import BadInputError
+from tuner.protocol import Points
+from tuner.tracking.artifacts import add_files, artifact_folder, create_experiment, take_along
+from tuner.tracking.names import LONGEST_TAG, NAME_RULE, Names, fitting, storable
+from tuner.tracking.reader import CHAMPION_TAG, METRIC_TAG, STUDY_ID_TAG, find_children, find_parent, metric_names
+from tuner.tracking.record_writer import Record
+from tuner.tracking.recorder import ARTIFACTS, END, STUDY, LostStudyError, NoRunError, Recorder
+from tuner.tracking.sent_points import SentPoints
+from tuner.tracking.store_errors import reason
+from tuner.urls import without_password
+
+__all__ = ["MISSING_TAG", "REPLACES_TAG", "STUDY_TAG", "StudyRun", "run_tags"]
+
+STUDY_TAG, REPLACES_TAG = "tuner.study", "tuner.replaces"
+MISSING_TAG = "tuner.missing"
+"""Of a run that lacks records: which ones, and why. The next run of the study sends them."""
+INHERITED_TAGS = (METRIC_TAG, CHAMPION_TAG, "tuner.model", "tuner.confirmed")
+"""Tags that the run of a study takes over from the deleted one that it replaces."""
+
+
+def run_tags(tags: Mapping[str, str]) -> list[RunTag]:
+    """Return tags as MLflow takes them."""
+    return [RunTag(key, storable(value)) for key, value in tags.items()]
+
+
+class StudyRun:
+    """The run of a study.
+
+    Args:
+        client: A client of MLflow's store.
+        uri: The store's URI.
+        config: The study.
+        study_id: What tells the study from others of its name.
+        warn: Called with what the user should know.
+        tags: What the study runs with.
+        digests: The digest of each data set, by its name in the study file.
+
+    Attributes:
+        run: The run.
+        experiment_id: The experiment that it is in.
+        place: Where the artifacts of the study are, for messages.
+        names: The names in MLflow of the metrics.
+
+    Raises:
+        BadInputError: If its experiment was deleted.
+    """
+
+    def __init__(
+        self,
+        client: MlflowClient,
+        uri: str,
+        config: StudyConfig,
+        study_id: str,
+        warn: Callable[[str], None],
+        tags: Mapping[str, str],
+        digests: Mapping[str, str],
+    ) -> None:
+        self._client, self._uri, self._config, self._study_id, self._warn = client, uri, config, study_id, warn
+        self._tags, self._digests = tags, digests
+        self.experiment_id, self.place = self._open_experiment()
+        self.run = self._open()
+        self.names = Names(metric_names(self.run), self.run.data.metrics)
+        self._is_open = bool(self.run.info.status == "RUNNING")
+        self._is_marked = MISSING_TAG in self.run.data.tags
+        self._sent: SentPoints | None = None
+        self._standings: list[tuple[Points, int]] = []
+        self._files: dict[str, Callable[[], str | None]] = {}
+        self._recorder: Recorder
+
+    @property
+    def run_id(self) -> str:
+        """Return MLflow's identifier of the run."""
+        return str(self.run.info.run_id)
+
+    @property
+    def is_open(self) -> bool:
+        """Return whether a trial has begun."""
+        return self._is_open
+
+    def _open_experiment(self) -> tuple[str, str]:
+        name = self._config.experiment or self._config.name
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is None:
+            experiment = create_experiment(self._client, self._uri, name)
+        elif experiment.lifecycle_stage != LifecycleStage.ACTIVE:
+            raise BadInputError([f'MLflow: the experiment "{name}" was deleted. Restore it, or rename the study.'])
+        else:
+            take_along(self._client, self._uri, experiment, self._warn)
+            experiment = self._client.get_experiment(experiment.experiment_id)
+        location = experiment.artifact_location
+        place = without_password(str(artifact_folder(self._uri, location) or location))
+        return str(experiment.experiment_id), place
+
+    def _open(self) -> Run:
+        """Return the study's run. If it was deleted, that is another one, with the runs of the trials."""
+        run = find_parent(self._client, [self.experiment_id], self._study_id)
+        if run is None:
+            deleted = find_parent(self._client, [self.experiment_id], self._study_id, ViewType.DELETED_ONLY)
+            run = self._create(deleted)
+            if deleted is not None:
+                self._warn("the run of this study in MLflow was deleted; the study gets another, with its trials' runs")
+        if replaced := run.data.tags.get(REPLACES_TAG):
+            for child in find_children(self._client, self.experiment_id, replaced):
+                self._client.set_tag(child.info.run_id, MLFLOW_PARENT_RUN_ID, run.info.run_id)
+        return run
+
+    def _create(self, replaced: Run | None) -> Run:
+        tags = {STUDY_TAG: self._config.name, STUDY_ID_TAG: self._study_id}
+        within = self._config.within and find_parent(self._client, [self.experiment_id], self._config.within)
+        if within:
+            tags[MLFLOW_PARENT_RUN_ID] = within.info.run_id
+        if replaced is not None:
+            before = replaced.data.tags.items()
+            tags |= {key: value for key, value in before if key.startswith(INHERITED_TAGS)}
+            tags[REPLACES_TAG] = replaced.info.run_id
+        return self._client.create_run(self.experiment_id, run_name=self._config.name, tags=tags)
+
+    # -- records -------------------------------------------------------------------------------------------------------
+
+    def start(self, recorder: Recorder) -> None:
+        """Record what the study is and what it runs with."""
+        self._recorder = recorder
+        self._describe()
+        self.put_file("study.yaml", lambda: self._config.text)
+
+    def reopen(self) -> None:
+        """Say in MLflow that the study runs, when its first trial begins."""
+        if not self._is_open:
+            self.write(lambda: self._client.update_run(self.run_id, status="RUNNING"))
+            self._is_open = True
+
+    def put(self, what: str, write: Callable[[], object], newest: str = "", lane: str = STUDY) -> None:
+        """Put a record of the run into the queue; see `Record` for `newest`."""
+
+        def give_up(error: Exception) -> None:
+            if not isinstance(error, NoRunError):
+                self._recorder.lose(what, "the study", error)
+
+        self._recorder.put(lane, Record(partial(self.write, write), give_up, newest=newest))
+
+    def write(self, write: Callable[[], object]) -> object:
+        """Write something to the run; if it was deleted, to the one that replaces it. Return what `write` does.
+
+        Raises:
+            LostStudyError: If there can be no other.
+        """
+        try:
+            return write()
+        except MlflowException as error:
+            if not self._recorder.is_gone(self.run_id, error):
+                raise
+            try:
+                self._replace()
+            except MlflowException as failure:
+                said = reason(failure, self._uri)
+                raise LostStudyError(f"its run was deleted, and it cannot get another: {said}") from failure
+            return write()
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the run, now."""
+        self._client.log_batch(self.run_id, tags=run_tags(tags))
+
+    def put_points(self, points: Points, at: int) -> None:
+        """Add metrics, whose step is the number of finished trials. Those that the run has are left out.
+
+        Args:
+            points: The metrics.
+            at: When they were measured, in milliseconds since 1970.
+        """
+        self._standings.append((points, at))
+        self._put_points(points, at)
+
+    def _put_points(self, points: Points, at: int) -> None:
+        def write() -> bool:
+            if self._sent is None:
+                raise NoRunError("it is not known which points the run has")
+            names = self.names_of(key for key, _, _ in points)
+            new = [point for point in points if (names[point[0]], point[1]) not in self._sent]
+            if new:
+                metrics = [Metric(names[key], float(value), at, step) for key, step, value in new]
+                self._client.log_batch(self.run_id, metrics=metrics)
+                for metric in metrics:
+                    self._sent.add(metric.key, metric.step)
+            return bool(new)
+
+        self.put("points", write)
+
+    def put_file(self, name: str, content: Callable[[], str | None]) -> None:
+        """Put a text file beside the run; of several with one name, the newest."""
+        self._files[name] = content
+
+        def write() -> None:
+            if (text := content()) is not None:
+                self.add_file(self.run_id, self.run.info.artifact_uri, name, text)
+
+        def give_up(error: Exception) -> None:
+            self._recorder.lose(ARTIFACTS, "the study", error)
+
+        self._recorder.artifacts.put(STUDY, Record(write, give_up, newest=name))
+
+    def add_file(self, run_id: str, location: str, name: str, content: str | Path) -> None:
+        """Write a text into the artifacts of a run, as a file of this name, or all files of a folder; now."""
+        if isinstance(content, Path):
+            add_files(self._client, self._uri, run_id, location, content)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, name).write_text(storable(content), encoding="utf-8")
+            add_files(self._client, self._uri, run_id, location, Path(folder))
+
+    def put_end(self, status: str) -> None:
+        """Close the run; if nothing was done in it, it keeps its end."""
+
+        def write() -> None:
+            sentences = "; ".join(self._recorder.missing)
+            if sentences:
+                self._client.set_tag(self.run_id, MISSING_TAG, fitting(sentences, LONGEST_TAG))
+            elif self._is_marked:
+                self._recorder.remove_tag(self.run_id, MISSING_TAG)
+            self._is_marked = bool(sentences)
+            if self._is_open or self.run.info.status != status:
+                self._client.set_terminated(self.run_id, status)
+
+        self.put(END, write)
+
+    def probe(self) -> None:
+        """Write what the store is known to take."""
+        self._client.set_tag(self.run_id, STUDY_TAG, self._config.name)
+
+    def probe_artifacts(self) -> None:
+        """Write what the store of the artifacts should take."""
+        self.add_file(self.run_id, self.run.info.artifact_uri, "study.yaml", self._config.text)
+
+    def names_of(self, metrics: Iterable[str]) -> Names:
+        """Return the names of metrics in MLflow; a name that differs from the metric's own is reported once."""
+        for name, stored in self.names.add(metrics).items():
+            self._warn(f'the metric "{name}" is "{stored}" in MLflow, as {NAME_RULE}')
+            self.put("a tag", partial(self.set_tags, {f"{METRIC_TAG}{stored}": fitting(name, LONGEST_TAG)}))
+        return self.names
+
+    def dataset(self, name: str, arguments: Mapping[str, Any]) -> DatasetInput:
+        """Return MLflow's description of a data set."""
+        digest = self._digests.get(name, "")
+        profile = json.dumps({**arguments, "digest": digest})
+        source = json.dumps({"name": name})
+        dataset = Dataset(storable(name), digest[:32] or "unknown", "tuner", source, profile=profile)
+        return DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, "training, validation")])
+
+    def _describe(self) -> None:
+        """Record what the study runs with, and learn which points the run has."""
+
+        def learn() -> None:
+            self._sent = self._recorder.stored(self.run_id)
+
+        self.put("the points that it has", learn)
+        tags = {key: fitting(value, LONGEST_TAG) for key, value in self._tags.items()}
+        self.put("tags", partial(self.set_tags, tags))
+        for name in self._digests:
+            self.put("a data set", partial(self._log_input, name))
+
+    def _log_input(self, name: str) -> None:
+        self._client.log_inputs(self.run_id, [self.dataset(name, {})])
+
+    def _replace(self) -> None:
+        """Let the study go on in another run, as its own was deleted."""
+        self.run = self._open()
+        self._is_open, self._is_marked, self._sent = True, False, SentPoints()
+        self._describe()
+        for points, at in list(self._standings):
+            self._put_points(points, at)
+        for name, content in list(self._files.items()):
+            self.put_file(name, content)

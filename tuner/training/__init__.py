@@ -1,0 +1,1 @@
+"""One group of trials, trained in one process."""

@@ -1,0 +1,107 @@
+"""Builds what a trial is trained with: its data, its module and its Trainer, and no other place builds one."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.loggers.logger import Logger
+
+from lightning_modules import Classifier
+from tuner.config import registry
+from tuner.config.study import TrialConfig
+from tuner.training import distributed
+from tuner.training.checkpoints import AtomicCheckpointIO
+from tuner.training.lightning_cli import trainer_arguments
+
+__all__ = ["build_classifiers", "build_data", "build_model", "build_module", "build_trainer", "network_of"]
+
+
+def build_model(config: TrialConfig, weights: Mapping[str, Any]) -> torch.nn.Module:
+    """Return a trial's network, or its LightningModule, with the weights of its `MODEL_FILE`."""
+    model = network_of(build_module(config))
+    model.load_state_dict(weights["state_dict"])
+    return model
+
+
+def network_of(module: pl.LightningModule) -> torch.nn.Module:
+    """Return that of which a trial's weights are: the network that is named as its model, or the module that is."""
+    return module.model if type(module) is Classifier else module
+
+
+def build_data(config: TrialConfig, seed: int | tuple[int, ...] | None = None) -> pl.LightningDataModule:
+    """Return a trial's data; with several seeds, those of trials that are trained as one model."""
+    seed = config.seed if seed is None else seed
+    data: pl.LightningDataModule = config.data.build("data", seed=seed, batches_per_epoch=config.trainer.batches)
+    return data
+
+
+def build_module(config: TrialConfig, network: torch.nn.Module | None = None) -> pl.LightningModule:
+    """Return what is trained: a `Classifier` of the trial's network, or its model if that is a LightningModule.
+
+    Args:
+        config: The trial.
+        network: Its network, as it is made of the same seed; by default it is made.
+    """
+    torch.manual_seed(config.seed)  # the initial weights
+    optimizer, schedule = config.optimizer.build("optimizer"), config.schedule.build("schedule")
+    if registry.is_module(config.model.name):
+        module: pl.LightningModule = config.model.build("model", optimizer=optimizer, schedule=schedule)
+    else:
+        if network is None:
+            network = config.model.build("model")
+        module = Classifier(network, optimizer, schedule, config.loss or "cross_entropy")
+    # Lightning converts only after it has restored a checkpoint, and would round what it restores.
+    return module.double() if config.trainer.precision == "64-true" else module
+
+
+def build_classifiers(configs: Sequence[TrialConfig]) -> list[Classifier]:
+    """Return a classifier for each trial; those of one seed share a network, since its making takes long."""
+    networks: dict[int, torch.nn.Module] = {}
+    classifiers = []
+    for config in configs:
+        classifier = cast(Classifier, build_module(config, networks.get(config.seed)))
+        networks[config.seed] = classifier.model
+        classifiers.append(classifier)
+    return classifiers
+
+
+def build_trainer(
+    config: TrialConfig,
+    device: str,
+    directory: Path,
+    callbacks: list[pl.Callback],
+    logger: Logger | None,
+    checkpoints: AtomicCheckpointIO | None = None,
+    **changes: Any,
+) -> pl.Trainer:
+    """Return a Trainer that trains as the trial says.
+
+    Args:
+        config: The trial.
+        device: "cpu" or "cuda".
+        directory: The trial's.
+        callbacks: What takes part in the training.
+        logger: Where its metrics go.
+        checkpoints: What writes and reads checkpoints.
+        changes: Arguments of the Trainer that replace those of the trial.
+    """
+    trainer = pl.Trainer(
+        accelerator="gpu" if device == "cuda" else "cpu",
+        devices=distributed.count(),
+        strategy=distributed.DividedBatches() if distributed.count() > 1 else "auto",
+        **{**trainer_arguments(config.trainer, device), **changes},
+        callbacks=callbacks,
+        logger=logger or False,
+        plugins=[checkpoints or AtomicCheckpointIO(), LightningEnvironment()],  # else a Slurm job is taken for its own
+        default_root_dir=directory,
+        enable_checkpointing=any(isinstance(each, Checkpoint) for each in callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    # Lightning would end a training in the middle of an epoch at SIGTERM; that is for the coordinator to do.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return trainer

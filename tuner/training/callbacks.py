@@ -1,0 +1,556 @@
+"""What the tuner hooks into a Lightning training: its history, its reports, its end."""
+
+import math
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.loggers.logger import Logger
+
+from lightning_modules import PlateauState, ScheduleLR
+from tuner.config.document import cut
+from tuner.protocol import EpochReport, Point, StepReport, Verdict
+from tuner.training.own_records import OwnRecords
+
+__all__ = [
+    "DivergenceStop",
+    "EpochMetrics",
+    "History",
+    "LastCallback",
+    "LrLog",
+    "MemoryLogger",
+    "PlateauCare",
+    "Predictions",
+    "Reporter",
+    "StepCheck",
+]
+
+
+class MemoryLogger(Logger):
+    """What Lightning asks of a logger that keeps metrics in memory; `log_metrics` is left to do."""
+
+    @property
+    def name(self) -> str:
+        """Return a name, which Lightning asks for."""
+        return "history"
+
+    @property
+    def version(self) -> int:
+        """Return a version, which Lightning asks for."""
+        return 0
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Ignore hyperparameters: the coordinator records the trial's configuration."""
+
+
+class History(MemoryLogger):
+    """Every metric of a training, in memory, in the order it was logged; saved in and restored from checkpoints.
+
+    Args:
+        folder: The trial's folder.
+        note: Shows a remark in the terminal.
+    """
+
+    def __init__(self, folder: Path, note: Callable[[str], None] = lambda text: None) -> None:
+        super().__init__()
+        self.points: list[Point] = []
+        self.open = True
+        self.records = OwnRecords(folder, lambda key, value, step: self.log_metrics({key: value}, step))
+        self._note = note
+        self._held: list[Point] | None = None
+        self._refused: set[str] = set()
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Append metrics, except Lightning's own `epoch`, and those of a whole epoch: `Reporter` adds these."""
+        if not self.open:
+            return
+        points = self.points if self._held is None else self._held
+        for key, value in metrics.items():
+            if key != "epoch" and key not in self._refused:
+                try:
+                    points.append((key, int(step or 0), float(value)))
+                except (TypeError, ValueError):
+                    self._refused.add(key)
+                    self._note(f"logs {key}, which is not a number and not recorded: {cut(repr(value))}")
+
+    @property
+    def experiment(self) -> OwnRecords:
+        """Return the trial's run, for what a module of the user's records itself."""
+        return self.records
+
+    @property
+    def run_id(self) -> str:
+        """Return what stands for the run's id, which MLflow gives."""
+        return "trial"
+
+    def hold(self) -> None:
+        """Keep what is logged from here on apart, until `release`."""
+        self._held = []
+
+    def release(self, without: Collection[str]) -> None:
+        """Append what was kept apart, except the metrics of these names."""
+        self.points += [point for point in self._held or () if point[0] not in without]
+        self._held = None
+
+    def state(self) -> dict[str, Any]:
+        """Return the points as tensors, by metric."""
+        grouped: dict[str, tuple[list[int], list[float]]] = {}
+        for key, step, value in self.points:
+            steps, values = grouped.setdefault(key, ([], []))
+            steps.append(step)
+            values.append(value)
+        return {
+            key: {"steps": torch.tensor(steps), "values": torch.tensor(values, dtype=torch.float64)}
+            for key, (steps, values) in grouped.items()
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from the points of a checkpoint."""
+        self.points = [
+            (key, step, value)
+            for key, series in state.items()
+            for step, value in zip(series["steps"].tolist(), series["values"].tolist(), strict=True)
+        ]
+
+
+class LrLog(pl.Callback):
+    """Log the lr of every step, for modules of the user's; of several optimizers, that of the first."""
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Log the lr that the coming update uses."""
+        if optimizer is trainer.optimizers[0]:
+            for logger in trainer.loggers:
+                logger.log_metrics({"lr": float(optimizer.param_groups[0]["lr"])}, step=trainer.global_step)
+
+
+class PlateauCare(pl.Callback):
+    """Feed the plateaus of a user's module what an interruption would lose, and report a plateau that gets no metric.
+
+    Lightning feeds a plateau (``"reduce_on_plateau": True``) after the last hook of an epoch, in which the checkpoint
+    is saved. So the checkpoint holds the metrics, and a training that goes on from it feeds them first.
+
+    Args:
+        note: Shows a remark in the terminal.
+    """
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self._note = note
+        self._unfed: dict[int, float] = {}
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep the metrics that Lightning is about to feed, by the index of the scheduler."""
+        metrics = trainer.callback_metrics
+        checkpoint["plateau_metrics"] = {
+            index: float(metrics[config.monitor])
+            for index, config in enumerate(trainer.lr_scheduler_configs)
+            if config.reduce_on_plateau and config.interval == "epoch" and config.monitor in metrics
+            if (trainer.current_epoch + 1) % config.frequency == 0
+        }
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take the metrics of the checkpoint."""
+        self._unfed = checkpoint.get("plateau_metrics", {})
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Feed them."""
+        for index, value in self._unfed.items():
+            module.lr_scheduler_step(trainer.lr_scheduler_configs[index].scheduler, value)
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Report a plateau that got no metric."""
+        for scheduler in (config.scheduler for config in trainer.lr_scheduler_configs):
+            if isinstance(scheduler, ScheduleLR) and scheduler.plateau and scheduler.plateau_state == PlateauState():
+                self._note(
+                    "has a Plateau that got no metric and changed nothing: let the module's configure_callbacks return "
+                    "[lightning_modules.PlateauUpdates()], or call update_plateau"
+                )
+
+
+class DivergenceStop(pl.Callback):
+    """End a training whose loss is NaN or infinite: at once on a CPU, within `every` steps on a GPU.
+
+    Reading the loss makes the CPU wait for a GPU, so there it is read every `every` steps, and at the epoch's end.
+    """
+
+    def __init__(self, every: int = 32) -> None:
+        self.every = every
+        self.diverged_at: int | None = None
+        self._finite: torch.Tensor | None = None
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at the loss of a step."""
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if loss is None:  # a module that optimises by hand need not tell
+            return
+        finite = torch.isfinite(loss.detach()).all()
+        self._finite = finite if self._finite is None else self._finite & finite
+        if self.looks(trainer, loss.device, batch_idx):
+            if not trainer.strategy.reduce_boolean_decision(bool(self._finite)):  # on all ranks, or it ends on all
+                self.diverged_at = trainer.global_step - 1
+                trainer.should_stop = True
+                trainer.limit_val_batches = 0  # nothing of this training is worth validating
+            self._finite = None
+
+    def looks(self, trainer: pl.Trainer, device: torch.device, batch_idx: int) -> bool:
+        """Tell whether the losses are read after this batch."""
+        return device.type == "cpu" or (batch_idx + 1) % self.every == 0 or trainer.is_last_batch
+
+
+class Predictions(pl.Callback):
+    """Keep what a network says to the test data, and the inputs that it is most wrong about.
+
+    Of what is no classification, as a module of the user's need not be, only an example of the inputs is kept.
+
+    Args:
+        keep: How many of these inputs.
+    """
+
+    def __init__(self, keep: int = 36) -> None:
+        self.keep = keep
+        self._logits: list[torch.Tensor] = []
+        self._labels: list[torch.Tensor] = []
+        self._wrong: list[tuple[float, int, torch.Tensor]] = []
+        self._example: torch.Tensor | None = None
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Add a batch."""
+        inputs, labels = batch if isinstance(batch, list | tuple) and len(batch) == 2 else (batch, None)
+        if not isinstance(inputs, torch.Tensor):
+            return
+        if self._example is None:
+            self._example = inputs[:2].cpu()
+        if labels is None or not _are_logits(outputs, labels):
+            return
+        first = sum(len(labels) for labels in self._labels)
+        losses = torch.nn.functional.cross_entropy(outputs.float(), labels, reduction="none")
+        for index in (outputs.argmax(dim=1) != labels).nonzero().flatten().tolist():
+            self._wrong.append((float(losses[index]), first + index, inputs[index].cpu()))
+        self._wrong = sorted(self._wrong, key=lambda wrong: (-wrong[0], wrong[1]))[: self.keep]
+        self._logits.append(outputs.float().cpu())
+        self._labels.append(labels.cpu())
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return what was kept.
+
+        Returns:
+            labels [n]; logits [n, classes]; worst, the indices of the worst mistakes, the worst first, and
+            worst_inputs; example, two inputs.
+        """
+        worst = torch.stack([inputs for *_, inputs in self._wrong]) if self._wrong else torch.empty(0)
+        return {
+            "labels": torch.cat(self._labels) if self._labels else torch.empty(0),
+            "logits": torch.cat(self._logits) if self._logits else torch.empty(0),
+            "worst": torch.tensor([index for _, index, _ in self._wrong], dtype=torch.long),
+            "worst_inputs": worst,
+            "example": torch.empty(0) if self._example is None else self._example,
+        }
+
+
+class StepCheck(pl.Callback):
+    """Time the steps of a training, count its parameters, and refuse batches and outputs that make no classifier.
+
+    Args:
+        labels_are_classes: Whether a `Classifier` is trained, whose labels are the numbers of classes.
+    """
+
+    def __init__(self, labels_are_classes: bool) -> None:
+        self.parameters, self.seconds = 0, 0.0
+        self._is_classifier = labels_are_classes
+        self._began = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Count the parameters."""
+        self.parameters = sum(parameter.numel() for parameter in module.parameters())
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        """Look at the first batch and at what the network returns for it.
+
+        Raises:
+            ValueError: If they do not fit together.
+        """
+        if self._is_classifier and trainer.global_step == 0 and batch_idx == 0:
+            inputs, labels = _pair(batch)
+            with torch.no_grad(), trainer.precision_plugin.forward_context():
+                _check_outputs(module(inputs), labels, getattr(trainer.train_dataloader, "labels", labels))
+        self._began = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep the time of the fastest step: the first ones pay for what is set up once."""
+        if module.device.type == "cuda":
+            torch.cuda.synchronize(module.device)
+        taken = time.perf_counter() - self._began
+        self.seconds = min(self.seconds or taken, taken)
+
+
+def _pair(batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    own = "a LightningModule of your own can take any"
+    if not (isinstance(batch, tuple | list) and len(batch) == 2):
+        size = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
+        kind = f"{type(batch).__name__}{size}"
+        raise ValueError(f"a batch must be a pair of inputs and labels, but the data give a {kind}; {own}")
+    inputs, labels = batch
+    if not isinstance(labels, torch.Tensor) or labels.ndim != 1 or labels.is_floating_point():
+        found = f"{labels.dtype} {list(labels.shape)}" if isinstance(labels, torch.Tensor) else type(labels).__name__
+        raise ValueError(f"labels must be the numbers of classes, int64 [batch], but the data give {found}; {own}")
+    return inputs, labels
+
+
+def _check_outputs(outputs: Any, labels: torch.Tensor, all_labels: torch.Tensor) -> None:
+    if not isinstance(outputs, torch.Tensor):
+        raise ValueError(f"the network must return logits [batch, classes], but it returns a {type(outputs).__name__}")
+    if outputs.ndim != 2 or len(outputs) != len(labels):
+        found = f"for a batch of {len(labels)} it returns {list(outputs.shape)}"
+        raise ValueError(f"the network must return logits [batch, classes], but {found}")
+    low, high = int(all_labels.min()), int(all_labels.max())
+    if low < 0 or high >= outputs.shape[1]:
+        found = f"the network has {outputs.shape[1]} outputs and the data have labels from {low} to {high}"
+        raise ValueError(f"there must be an output for each class, but {found}")
+
+
+def _are_logits(outputs: Any, labels: Any) -> bool:
+    """Tell whether outputs are logits [n, classes] for labels [n]."""
+    tensors = isinstance(outputs, torch.Tensor) and isinstance(labels, torch.Tensor)
+    return tensors and outputs.ndim == 2 and labels.shape == outputs.shape[:1] and not labels.is_floating_point()
+
+
+class LastCallback(Checkpoint):
+    """A callback whose hooks run after those of every other callback and, at an epoch's end, of the module.
+
+    Lightning calls callbacks of this base last, so that they see what the module logs in its own
+    ``on_train_epoch_end``. A checkpoint that is saved there holds the other callbacks' states of the same epoch.
+    """
+
+    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Go to the end of the callbacks: those of the module have been added meanwhile."""
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        trainer.callbacks = [*(each for each in callbacks if each is not self), self]  # type: ignore[attr-defined]
+
+
+@dataclass
+class EpochMetrics:
+    """The metrics of an epoch.
+
+    Args:
+        seen: Their values, as Lightning's ModelCheckpoint sees them.
+        points: Those that loggers get at the end of the epoch.
+    """
+
+    seen: dict[str, float] = field(default_factory=dict)
+    points: list[Point] = field(default_factory=list)
+
+    @classmethod
+    def alike(cls, metrics: Mapping[str, float], step: int) -> "EpochMetrics":
+        """Return metrics that callbacks and loggers see alike."""
+        return cls(dict(metrics), [(key, step, value) for key, value in metrics.items()])
+
+    @property
+    def names(self) -> list[str]:
+        """Return the names that loggers get."""
+        return [key for key, _, _ in self.points]
+
+    def add_running_loop(self, trainer: pl.Trainer) -> None:
+        """Add the metrics of the loop that is about to end: of the training epoch, or of its validation.
+
+        ``trainer.callback_metrics`` has those of earlier epochs as well, and does not tell which.
+        """
+        results, current = trainer._results, trainer.callback_metrics
+        if results is None:
+            return
+        logged: dict[str, float] = {}
+        for metric in results.values():
+            if metric.has_reset or not (results.training or metric.meta.on_epoch):
+                continue
+            names = results._forked_name(metric, on_step=False)
+            self.seen |= {name: float(current[name]) for name in names if name in current}
+            if metric.meta.on_epoch and metric.meta.logger:
+                logged[names[1]] = self.seen[names[1]]
+        step = int(logged.pop("step", trainer.global_step))  # Lightning, too, takes a metric of this name as the step
+        self.points += [(key, step, value) for key, value in logged.items()]
+
+
+class Reporter(LastCallback):
+    """Tell the coordinator about steps and epochs, save a checkpoint, and do what the answer says.
+
+    Args:
+        metric: The objective metric.
+        history: The training's logger.
+        report: Called with an `EpochReport`, returns the verdict.
+        progress: Called with a `StepReport` now and then.
+        save: Called after an epoch that can be continued from, with its number and whether it must be saved.
+        best_epoch: In which direction the metric of the best epoch is looked for, whose value and weights are kept;
+            None for those of the last epoch.
+        has_diverged: Whether the training ends without a value because its loss is not finite.
+        trial: Digest of the trial's values, which the checkpoints carry.
+    """
+
+    PROGRESS_SECONDS = 0.5
+
+    def __init__(
+        self,
+        metric: str,
+        history: History,
+        report: Callable[[EpochReport], Verdict],
+        progress: Callable[[StepReport], None],
+        save: Callable[[int, bool], None],
+        best_epoch: Literal["maximize", "minimize"] | None = None,
+        has_diverged: Callable[[], bool] = lambda: False,
+        trial: str = "",
+    ) -> None:
+        self.metric, self.history, self.report, self.progress, self.save = metric, history, report, progress, save
+        self.best_epoch, self.has_diverged, self.trial = best_epoch, has_diverged, trial
+        self.weights: dict[str, torch.Tensor] | None = None  # those of the best epoch
+        self.verdict: Verdict = "continue"
+        self.value: float | None = None
+        self.epochs = 0
+        self.valued_epoch = 0  # the last one that logged the objective
+        self.is_finite = True  # the objective, where it was logged last
+        self.names: set[str] = set()  # of all metrics that an epoch had
+        self.validated = False
+        self._validation_batches: dict[int, int] = {}
+        self._reported = 0
+        self._next_progress = 0.0
+        self._first_lr: float | None = None
+        self._metrics = EpochMetrics()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the history, for the checkpoint."""
+        state = {
+            "trial": self.trial,
+            "history": self.history.state(),
+            "records": {"params": self.history.records.params, "tags": self.history.records.tags},
+            "epoch": self.epochs,
+            "value": self.value,
+            "valued_epoch": self.valued_epoch,
+            "is_finite": self.is_finite,
+            "validation_batches": self._validation_batches,
+        }
+        return state if self.weights is None else {**state, "weights": self.weights}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the history of a checkpoint."""
+        self.history.restore(state_dict["history"])
+        for kind, values in state_dict.get("records", {}).items():
+            getattr(self.history.records, kind).update(values)
+        self.epochs, self.value = state_dict["epoch"], state_dict["value"]
+        self.weights = state_dict.get("weights")
+        self.valued_epoch = state_dict.get("valued_epoch", self.epochs)
+        self.is_finite = state_dict.get("is_finite", True)
+        self._validation_batches = state_dict.get("validation_batches", {})
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Record the epoch's metrics again."""
+        self.history.open = True
+        self._first_lr = None
+        self._metrics = EpochMetrics()
+
+    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Count on, in a training that is resumed, the batches that are the steps of a validation's own metrics."""
+        self.validated = True
+        seen = trainer.fit_loop.epoch_loop.val_loop._seen_batches_per_dataloader
+        for index, count in self._validation_batches.items():
+            seen[index] = max(seen[index], count)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Wait for what Lightning logs of the validation as a whole."""
+        self.history.hold()
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Take the metrics of the validation."""
+        self._metrics.add_running_loop(trainer)
+        self.history.release(without=self._metrics.names)
+        self._validation_batches = dict(trainer.fit_loop.epoch_loop.val_loop._seen_batches_per_dataloader)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Tell how far the training is, at most twice a second."""
+        if self._first_lr is None:
+            self._first_lr = self._lr()
+        now = time.monotonic()
+        if now >= self._next_progress:
+            self._next_progress = now + self.PROGRESS_SECONDS
+            self.progress(self._step(trainer))
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Report the epoch, unless the training has diverged in it."""
+        self._metrics.add_running_loop(trainer)
+        self.history.open = False  # Lightning itself logs these at another step, too late for the checkpoint
+        goes_on = self.end_epoch(trainer, None if self.has_diverged() else self._metrics)
+        if self.verdict in ("prune", "stop"):
+            trainer.should_stop = True
+        if goes_on:
+            self.save(self.epochs, self.verdict == "stop")
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Record what the module logs after its last epoch."""
+        self.history.open = True
+
+    def end_epoch(self, trainer: pl.Trainer, metrics: EpochMetrics | None) -> bool:
+        """Record and report an epoch; return whether the training goes on from it, now or another time.
+
+        Args:
+            trainer: The trainer at the end of the epoch.
+            metrics: The epoch's; None if the training diverged in it.
+        """
+        self.epochs = trainer.current_epoch + 1
+        if metrics is None:
+            return False
+        value = metrics.seen.get(self.metric)
+        self.history.points += metrics.points
+        if value is not None and self.metric not in metrics.names:  # a logger need not get it, but a study shows it
+            self.history.points.append((self.metric, trainer.global_step, value))
+        self.names |= metrics.seen.keys()
+        if value is not None:
+            self.valued_epoch, self.is_finite = self.epochs, math.isfinite(value)
+        if not self.is_finite:
+            return False
+        if value is not None:
+            self._take(value, trainer)
+        points = self.history.points[self._reported :]
+        self._reported = len(self.history.points)
+        last_lr = self._lr()
+        rose = self._first_lr is not None and last_lr > self._first_lr
+        is_last = self.epochs == trainer.max_epochs or (trainer.should_stop and trainer.fit_loop._can_stop_early)
+        self.verdict = self.report(EpochReport(self.epochs, value, points, rose, self._step(trainer), is_last))
+        return self.verdict == "stop" or (self.verdict == "continue" and not is_last)
+
+    def _take(self, value: float, trainer: pl.Trainer) -> None:
+        """Take the value of an epoch for the trial's; if the best epoch counts, only a better one, with its weights."""
+        if self.best_epoch is None:
+            self.value = value
+            return
+        sign = 1 if self.best_epoch == "maximize" else -1
+        if self.value is None or sign * value > sign * self.value:
+            self.value = value
+            state = trainer.lightning_module.state_dict()
+            self.weights = {key: tensor.detach().cpu().clone() for key, tensor in state.items()}
+
+    def _lr(self) -> float:
+        return next((value for key, _, value in reversed(self.history.points) if key == "lr"), math.nan)
+
+    def _step(self, trainer: pl.Trainer) -> StepReport:
+        try:
+            total = max(0, int(trainer.estimated_stepping_batches))
+        except MisconfigurationException:  # the module changes how many batches make a step
+            total = 0
+        return StepReport(trainer.current_epoch, trainer.global_step, total, self._lr())

@@ -1,0 +1,169 @@
+"""A group of trials in one Trainer: what `callbacks` and `checkpoints` do for one trial, for each of them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pytorch_lightning as pl
+import torch
+
+from lightning_modules import EpochSeed, FusedClassifier, merge_checkpoints, split_checkpoint
+from tuner.training.callbacks import DivergenceStop, EpochMetrics, History, LastCallback, MemoryLogger, Reporter
+from tuner.training.checkpoints import AtomicCheckpointIO
+
+__all__ = ["FusedCheckpointIO", "FusedHistory", "FusedReporter", "FusedTrial"]
+
+
+@dataclass
+class FusedTrial:
+    """One of the trials.
+
+    Args:
+        seed: Its seed.
+        history: Its metrics.
+        reporter: What tells the coordinator about it.
+        diverged_at: Step of its first loss that was not finite.
+    """
+
+    seed: int
+    history: History
+    reporter: Reporter
+    diverged_at: int | None = None
+
+
+class FusedHistory(MemoryLogger):
+    """Hands each trial's lr to its own history; `FusedReporter` adds the metrics of the epochs."""
+
+    def __init__(self, trials: Mapping[str, FusedTrial]) -> None:
+        super().__init__()
+        self._trials = trials
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Append the lrs."""
+        for key, value in metrics.items():
+            metric, _, name = key.rpartition("/")
+            if metric == "lr":
+                self._trials[name].history.log_metrics({metric: value}, step)
+
+
+class FusedReporter(LastCallback):
+    """Seed, watch and report each trial as if it were alone, and let it leave when it is over.
+
+    Args:
+        trials: The trials by name.
+        save: Called after an epoch that can be continued from, with its number and whether it must be saved.
+        leave: Called with the name of a trial that has diverged or is pruned, at the end of its last epoch.
+    """
+
+    def __init__(
+        self, trials: Mapping[str, FusedTrial], save: Callable[[int, bool], None], leave: Callable[[str], None]
+    ) -> None:
+        self.trials, self.save, self.leave = trials, save, leave
+        self.continuing: list[str] = []
+        self.was_asked_to_stop = False
+        self._divergence = DivergenceStop()
+        self._finite: torch.Tensor | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of the trials' reporters."""
+        return {name: trial.reporter.state_dict() for name, trial in self.trials.items()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from those of a checkpoint."""
+        for name, trial in self.trials.items():
+            trial.reporter.load_state_dict(state_dict[name])
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Let each trial's epoch begin."""
+        for name in _fused(module).live:
+            self.trials[name].reporter.on_train_epoch_start(trainer, module)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        """Seed each trial at the first batch of an epoch."""
+        if batch_idx == 0:
+            fused = _fused(module)
+            fused.seed(
+                {name: EpochSeed.of_epoch(self.trials[name].seed, trainer.current_epoch) for name in fused.names}
+            )
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Let trials leave whose loss is not finite, and tell how far the others are."""
+        fused = _fused(module)
+        finite = torch.isfinite(outputs["losses"])
+        self._finite = finite if self._finite is None else self._finite & finite
+        if self._divergence.looks(trainer, finite.device, batch_idx):
+            for name, is_finite in zip(fused.names, self._finite.tolist(), strict=True):
+                if not is_finite and name in fused.live:
+                    self.trials[name].diverged_at = trainer.global_step - 1
+                    fused.leave(name)
+            self._finite = None
+            if not fused.live:
+                trainer.should_stop = True
+                trainer.limit_val_batches = 0  # nothing of this training is worth validating
+        for name in fused.live:
+            self.trials[name].reporter.on_train_batch_end(trainer, module, outputs, batch, batch_idx)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Report each trial's epoch, save what is to be continued, and part with the others."""
+        fused = _fused(module)
+        train, val = fused.metrics("train"), fused.metrics("val")
+        metrics = {
+            name: EpochMetrics.alike(val.get(name, {}) | train[name], trainer.global_step) for name in fused.live
+        }
+        self.continuing = [
+            name for name in fused.names if self.trials[name].reporter.end_epoch(trainer, metrics.get(name))
+        ]
+        verdicts = {name: self.trials[name].reporter.verdict for name in fused.names}
+        self.was_asked_to_stop = "stop" in verdicts.values()
+        if self.continuing:
+            self.save(trainer.current_epoch + 1, self.was_asked_to_stop)
+        for name in fused.names:
+            if verdicts[name] == "prune":
+                fused.leave(name)
+            if name not in fused.live:
+                self.leave(name)
+        if not fused.live or self.was_asked_to_stop:
+            trainer.should_stop = True
+
+
+class FusedCheckpointIO(AtomicCheckpointIO):
+    """Writes for each trial such a checkpoint as it would leave alone, into its own directory; and reads them together.
+
+    Args:
+        directories: Where each trial's checkpoints belong. Of the paths that are asked for, the names count.
+        wanted: Called for the names of the trials whose checkpoints are to be written.
+    """
+
+    def __init__(self, directories: Mapping[str, Path], wanted: Callable[[], Sequence[str]]) -> None:
+        self.directories, self.wanted = directories, wanted
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write the trials' checkpoints, each whole or not at all."""
+        states = checkpoint["callbacks"][FusedReporter.__qualname__]
+        wanted = self.wanted()
+        for name, alone in split_checkpoint(checkpoint):
+            if name in wanted:
+                alone["callbacks"] = {Reporter.__qualname__: states[name]}
+                super().save_checkpoint(alone, self.directories[name] / Path(path).name, storage_options)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
+        """Load the trials' checkpoints.
+
+        Raises:
+            DamagedCheckpointError: If one is not what was written.
+        """
+        alone = {
+            name: super(FusedCheckpointIO, self).load_checkpoint(
+                directory / Path(path).name, map_location, weights_only
+            )
+            for name, directory in self.directories.items()
+        }
+        states = {name: checkpoint["callbacks"][Reporter.__qualname__] for name, checkpoint in alone.items()}
+        return {**merge_checkpoints(alone), "callbacks": {FusedReporter.__qualname__: states}}
+
+
+def _fused(module: pl.LightningModule) -> FusedClassifier:
+    return cast(FusedClassifier, module)

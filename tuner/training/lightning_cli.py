@@ -1,0 +1,122 @@
+"""A trial as a configuration of Lightning's LightningCLI: what `best.yaml` holds."""
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tuner.config import registry
+from tuner.config.study import Objective, TrainerConfig, TrialConfig
+
+__all__ = ["as_trained", "lightning_config", "resolve_precision", "trainer_arguments"]
+
+_KINDS = ("model", "optimizer", "schedule")
+
+
+def lightning_config(config: TrialConfig, objective: Objective, setup: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what ``python -m lightning_modules fit --config ...`` trains the same trial by.
+
+    On a CPU, with the same number of threads, it ends with the very same weights.
+
+    Args:
+        config: The trial.
+        objective: What the study looks for; if that is the best epoch, its checkpoint is kept.
+        setup: What `environment.setup` recorded of its training; the precision is taken from there.
+    """
+    config = as_trained(config, setup)
+    parts = {kind: _described(kind, getattr(config, kind)) for kind in _KINDS}
+    model = parts.pop("model")
+    if registry.is_module(config.model.name):
+        model["init_args"] |= {"optimizer": _torch_optimizer(config), "schedule": parts["schedule"]}
+    else:
+        model = {
+            "class_path": "lightning_modules.Classifier",
+            "init_args": {"model": model, **parts, "loss": config.loss},
+        }
+    data = _described("data", config.data)
+    told = {"seed": config.seed, "batches_per_epoch": config.trainer.batches}
+    data["init_args"] |= registry.accepted("data", config.data.name, told)
+    callbacks = [{"class_path": "lightning_modules.EpochSeed", "init_args": {"seed": config.seed}}]
+    if objective.epoch == "best":
+        mode = "max" if objective.direction == "maximize" else "min"
+        arguments = {"monitor": objective.metric, "mode": mode}
+        callbacks.append({"class_path": "pytorch_lightning.callbacks.ModelCheckpoint", "init_args": arguments})
+    trainer = {**trainer_arguments(config.trainer, "cpu"), "devices": 1, "callbacks": callbacks}
+    return {"seed_everything": config.seed, "trainer": trainer, "model": model, "data": data}
+
+
+def as_trained(config: TrialConfig, setup: Mapping[str, Any]) -> TrialConfig:
+    """Return a trial with the precision that it was trained with, which "auto" alone does not tell.
+
+    Args:
+        config: The trial.
+        setup: What `environment.setup` recorded of its training.
+    """
+    if precision := setup.get("precision"):
+        return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, precision=precision))
+    return config
+
+
+def trainer_arguments(config: TrainerConfig, device: str) -> dict[str, Any]:
+    """Return what a trial tells Lightning's Trainer, whoever builds it."""
+    return {
+        "max_epochs": config.evaluations,
+        "limit_train_batches": config.batches,
+        "precision": resolve_precision(config.precision, device),
+        "gradient_clip_val": config.gradient_clip_val,
+        "accumulate_grad_batches": config.accumulate_grad_batches,
+        "log_every_n_steps": 1,
+        "num_sanity_val_steps": 0,
+        "use_distributed_sampler": False,
+    }
+
+
+def resolve_precision(precision: str, device: str) -> str:
+    """Return the precision that "auto" stands for on a device: bf16-mixed where it computes in it, else 32-true."""
+    if precision != "auto":
+        return precision
+    if device == "cuda":
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return "32-true"
+    return "bf16-mixed" if "avx512_bf16" in flags or "amx_bf16" in flags else "32-true"
+
+
+def _torch_optimizer(config: TrialConfig) -> dict[str, Any]:
+    """Return the optimizer as one of torch's: what LightningCLI gives to a module that asks for a maker of them."""
+    optimizer = registry.sample_optimizer(config.optimizer.build("optimizer"))
+    known, cls = inspect.signature(type(optimizer)).parameters, type(optimizer)
+    changed = {key: value for key, value in optimizer.defaults.items() if key in known and known[key].default != value}
+    if config.trainer.gradient_clip_val is not None:
+        changed.pop("fused", None)  # for one of torch's with it, Lightning does not clip in mixed precision
+    values = {key: list(value) if isinstance(value, tuple) else value for key, value in changed.items()}
+    return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": values}
+
+
+def _described(kind: str, component: Any) -> dict[str, Any]:
+    return _with_class(kind, component.name, component.arguments)
+
+
+def _with_class(kind: str, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a component as ``{class_path: ..., init_args: ...}``, schedules inside of it likewise."""
+    target = registry.resolve(kind, name)
+    path = f"{target.__module__}.{target.__qualname__}"
+    if target.__module__.startswith("lightning_modules."):
+        path = f"lightning_modules.{target.__qualname__}"
+    values = {key: _value(value) for key, value in arguments.items()}
+    if registry.is_torch_optimizer(target):
+        values["lr"] = values.pop("initial_lr")
+    return {"class_path": path, "init_args": values}
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_value(each) for each in value]
+    if isinstance(value, Mapping) and "name" in value:
+        return _with_class("schedule", value["name"], {key: each for key, each in value.items() if key != "name"})
+    return value

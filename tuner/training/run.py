@@ -1,0 +1,539 @@
+"""Trains a group of trials.
+
+A trial's directory holds its resumable checkpoints, what it printed, and in the end `result.json`: once that file is
+there the trial is over, whatever becomes of the process. It is written after the weights, whole or not at all.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.utils.data
+from pydantic import TypeAdapter
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+from pytorch_lightning.utilities.model_helpers import is_overridden
+
+from lightning_modules import Bf16LinearSpeedup, Classifier, EpochSeed, FusedClassifier
+from lightning_modules.data.base import TensorDataModule
+from tuner.config.study import TrialConfig
+from tuner.console import printable
+from tuner.crashes import crash_point
+from tuner.errors import in_a_line, place_of
+from tuner.protocol import Assignment, Channel, ChannelClosedError, EpochReport, Group, StepReport, TrialResult, Verdict
+from tuner.training import distributed
+from tuner.training.build import build_classifiers, build_data, build_module, build_trainer, network_of
+from tuner.training.callbacks import DivergenceStop, History, LrLog, PlateauCare, Predictions, Reporter, StepCheck
+from tuner.training.checkpoints import (
+    CheckpointPace,
+    DamagedCheckpointError,
+    DiskFullError,
+    UnsafeCheckpointError,
+    checkpoint_name,
+    common_checkpoint,
+    has_checkpoint,
+    load_tensors,
+    remove_checkpoints,
+    write_atomically,
+    write_json,
+)
+from tuner.training.environment import device_name, setup
+from tuner.training.fused import FusedCheckpointIO, FusedHistory, FusedReporter, FusedTrial
+from tuner.training.lightning_cli import resolve_precision
+from tuner.training.throughput import fastest_together, free_memory, is_out_of_memory
+
+__all__ = ["MODEL_FILE", "PREDICTIONS_FILE", "RESULT_FILE", "TRACEBACK_FILE", "read_result", "run"]
+
+RESULT_FILE = "result.json"
+TRACEBACK_FILE = "traceback.txt"
+MODEL_FILE = "model.ckpt"
+PREDICTIONS_FILE = "test.pt"
+KEPT_CHECKPOINTS = 2
+REHEARSED_STEPS, REHEARSED_EPOCHS = 3, 10
+
+_log = logging.getLogger(__name__)
+
+
+def run(group: Group, channel: Channel, device: str = "cpu") -> list[TrialResult]:
+    """Do a group's task, in this process; with others, if `distributed.join` was called in all of them.
+
+    Args:
+        group: What to do.
+        channel: Where to report; the verdicts come from there.
+        device: "cpu" or "cuda".
+
+    Returns:
+        One result for each trial, in order. Those of a training that is over are in its directory too.
+    """
+    _silence_libraries()
+    if group.task == "test":
+        return [_test(assignment, device) for assignment in group.trials]
+    if group.task == "rehearse":
+        return [_rehearse(assignment, channel, device) for assignment in group.trials]
+    if group.task == "measure":
+        return [fastest_together(group.trials[0], group.fuse, device)]
+    every = group.checkpoint_every
+    results = _train_together(group.trials, channel, device, every) if len(group.trials) > 1 else {}
+    for assignment in group.trials:
+        if assignment.number not in results:
+            stopped = any(result.state == "interrupted" for result in results.values())
+            results[assignment.number] = (
+                TrialResult("interrupted") if stopped else _train(assignment, channel, device, every)
+            )
+    return [results[assignment.number] for assignment in group.trials]
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A result as its file holds it, with the digest of the values that the trial was trained with."""
+
+    trial: str
+    result: TrialResult
+
+
+_STORED = TypeAdapter(_Stored)
+
+
+def _write_result(assignment: Assignment, result: TrialResult) -> None:
+    content = {"trial": assignment.config.digest, "result": dataclasses.asdict(result)}
+    write_json(assignment.directory / RESULT_FILE, {"checksum": _checksum(content), **content})
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def read_result(directory: Path, config: TrialConfig, note: Callable[[str], None] = _log.warning) -> TrialResult | None:
+    """Return the result of a trial that is over; None if there is none that is whole and of the trial's values.
+
+    Args:
+        directory: The trial's.
+        config: Its values.
+        note: Called with what is wrong with a result that is not used.
+    """
+    path = directory / RESULT_FILE
+    try:
+        content = json.loads(path.read_bytes())
+        if "checksum" in content:
+            if content.pop("checksum") != _checksum(content):
+                raise ValueError("its checksum is wrong")
+        else:  # as earlier versions wrote it
+            content = {"trial": config.digest, "result": content}
+        stored = _STORED.validate_json(json.dumps(content), strict=True)
+        is_number = stored.result.value is not None and math.isfinite(stored.result.value)
+        if not is_number and (stored.result.value is not None or stored.result.state == "complete"):
+            raise ValueError(f"{stored.result.value} is no value of a trial that is {stored.result.state}")
+    except FileNotFoundError:
+        return None
+    except (AttributeError, TypeError, ValueError) as error:
+        note(f"{path} is damaged ({in_a_line(error)}); its trial is trained again")
+        return None
+    if stored.trial != config.digest:
+        note(f"{path} is not used: it is of other values of the trial, which is trained again")
+        return None
+    return stored.result
+
+
+def _train(assignment: Assignment, channel: Channel, device: str, checkpoint_every: float) -> TrialResult:
+    started = time.monotonic()
+    try:
+        return _conclude(assignment, _fit(assignment, channel, device, checkpoint_every), started, device)
+    except DiskFullError as error:
+        return _disk_is_full(error)
+    except SIGTERMException:
+        raise
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # of user code: the trial fails, the study goes on
+        if _is_of_a_process(error):
+            raise
+        result = _failed(error, assignment.config)
+    return _conclude(assignment, result, started, device)
+
+
+def _failed(error: BaseException, config: TrialConfig) -> TrialResult:
+    if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+        error = error.__context__  # Lightning turns the one into the other
+    # Printable, since not every database and file takes every text, and user code can put anything into an error.
+    return TrialResult(
+        "failed", message=printable(_message(error, config)), traceback=printable(traceback.format_exc())
+    )
+
+
+def _conclude(assignment: Assignment, result: TrialResult, started: float, device: str, fused: int = 1) -> TrialResult:
+    """Commit the result of a trial, unless it is to be continued."""
+    name = f"{distributed.count()} x {device_name(device)}" if distributed.count() > 1 else device_name(device)
+    precision = resolve_precision(assignment.config.trainer.precision, device)
+    conditions = setup(device, precision, distributed.count(), fused)
+    result = dataclasses.replace(result, seconds=time.monotonic() - started, device=name, setup=conditions)
+    speaks = distributed.is_first() or result.state == "failed"  # a trial fails, whichever of its ranks does
+    if speaks and result.state != "interrupted":
+        if result.traceback:
+            write_atomically(assignment.directory / TRACEBACK_FILE, lambda file: file.write(result.traceback.encode()))
+        _write_result(assignment, result)
+        crash_point("result written")
+        remove_checkpoints(assignment.directory)
+    return result
+
+
+def _disk_is_full(error: DiskFullError) -> TrialResult:
+    return TrialResult("interrupted", message=f"the disk is full: {error}")  # it goes on when there is room
+
+
+def _is_of_a_process(error: BaseException) -> bool:
+    """Return whether a process is gone: the coordinator, or one that loads data or trains the same trial."""
+    if isinstance(error, ChannelClosedError):
+        return True
+    loads_data = f"{Path(torch.utils.data.__file__).parent}/"
+    frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    if any(frame.startswith(loads_data) for frame in frames) and not place_of(error):  # not in the user's own code
+        is_told = frames[-1].startswith(loads_data) and "DataLoader worker (pid" in in_a_line(error)
+        if is_told or isinstance(error, ConnectionError | EOFError):
+            return True
+    return isinstance(error, Exception) and distributed.count() > 1 and distributed.has_lost_a_rank(error)
+
+
+def _message(error: BaseException, config: TrialConfig) -> str:
+    """Return what went wrong and where, in a line; if it was memory, with the sizes that matter."""
+    message = f"{in_a_line(error)}{place_of(error)}"
+    if is_out_of_memory(error):
+        sizes = {**config.data.arguments, **config.model.arguments}
+        sizes_text = ", ".join(f"{key}={value}" for key, value in sizes.items())
+        message = f"out of memory with {config.model.name}, {sizes_text}: {message}"
+    return message
+
+
+def _fit(
+    assignment: Assignment,
+    channel: Channel,
+    device: str,
+    checkpoint_every: float,
+    watching: Sequence[pl.Callback] = (),
+    **changes: Any,
+) -> TrialResult:
+    """Train a trial.
+
+    Args:
+        assignment: The trial.
+        channel: Where it reports.
+        device: "cpu" or "cuda".
+        checkpoint_every: Seconds that it goes on without a checkpoint.
+        watching: Further callbacks.
+        changes: Arguments of the Trainer that replace those of the trial.
+    """
+    config, directory = assignment.config, assignment.directory
+    checkpoint = distributed.first(lambda: _checkpoint_of([assignment], channel))
+    module, data = build_module(config), build_data(config)
+    saver = _Saver([assignment], checkpoint_every, channel)
+    history, divergence = History(directory, _noted(assignment, channel)), DivergenceStop()
+    if checkpoint is None and distributed.is_first():
+        history.records.forget()
+    reporter = _reporter(
+        assignment, history, channel, saver.save, has_diverged=lambda: divergence.diverged_at is not None
+    )
+    callbacks = [EpochSeed(config.seed), divergence, *watching, reporter]
+    if isinstance(module, Classifier):
+        callbacks.append(Bf16LinearSpeedup())
+    else:
+        callbacks += [LrLog(), PlateauCare(_noted(assignment, channel))]
+    saver.trainer = trainer = build_trainer(config, device, directory, callbacks, history, **changes)
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint and directory / checkpoint, weights_only=True)
+    was_asked_to_stop = reporter.verdict == "stop"
+    result = _outcome(assignment, reporter, divergence.diverged_at, trainer.global_step, was_asked_to_stop)
+    if result.state == "complete" and reporter.verdict != "forget" and distributed.is_first():
+        if reporter.weights is not None:
+            module.load_state_dict(reporter.weights)
+        _save_weights(assignment, network_of(module).state_dict())
+    return result
+
+
+class _Audience:
+    """The channel of a rehearsal: it ends the training once the objective was logged, after a second epoch."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._has_value = False
+
+    def report(self, number: int, report: EpochReport) -> Verdict:
+        self._has_value = self._has_value or report.value is not None
+        return "prune" if self._has_value and report.epoch > 1 else "forget" if report.is_last else "continue"
+
+    def progress(self, number: int, report: StepReport) -> None:
+        pass
+
+    def fuse_at_most(self, count: int, reason: str) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        self._channel.note(text)
+
+
+def _rehearse(assignment: Assignment, channel: Channel, device: str) -> TrialResult:
+    """Take a few steps of a trial, validate a batch of it, save it and load that again, to find out what is wrong."""
+    config = assignment.config
+    check = StepCheck(labels_are_classes=config.loss is not None)
+    batches = min(REHEARSED_STEPS * config.trainer.accumulate_grad_batches, config.trainer.batches or 2**31)
+    length = {
+        "max_epochs": min(config.trainer.evaluations, REHEARSED_EPOCHS),
+        "limit_train_batches": batches,
+        "limit_val_batches": 1,
+    }
+    try:
+        result = _fit(assignment, _Audience(channel), device, 0.0, [check], **length)
+    except SIGTERMException:
+        raise
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # of user code
+        if isinstance(error, DiskFullError) or _is_of_a_process(error):
+            raise
+        result = _failed(error, config)
+    if result.state == "failed" and not result.traceback and config.trainer.evaluations > REHEARSED_EPOCHS:
+        result = dataclasses.replace(result, state="complete")  # a later epoch may log the objective
+    return dataclasses.replace(result, points=(), metrics={"parameters": check.parameters, "seconds": check.seconds})
+
+
+class _Saver:
+    """Saves a training after its epochs, when a checkpoint is due or must be.
+
+    Args:
+        assignments: The trials that are trained in it.
+        every: Seconds that it goes on without a checkpoint.
+        channel: Where a checkpoint that cannot be loaded is reported.
+    """
+
+    def __init__(self, assignments: Sequence[Assignment], every: float, channel: Channel) -> None:
+        self.trainer: pl.Trainer
+        self._assignments, self._channel = assignments, channel
+        self._pace = CheckpointPace(every)
+        self._is_tried = self._is_hopeless = False
+
+    def save(self, epoch: int, must: bool) -> None:
+        """Save the training after an epoch, if that is due or must be."""
+        if self._is_hopeless or not (must or distributed.first(self._pace.is_due)):
+            return
+        path = self._assignments[0].directory / checkpoint_name(epoch)
+        try:
+            with self._pace.saving():
+                self.trainer.save_checkpoint(path)
+            if not self._is_tried and distributed.is_first():
+                load_tensors(path)
+            self._is_tried = True
+        except UnsafeCheckpointError as error:
+            self._is_hopeless = True
+            # Found out now, while nothing depends on it, and not after days, when the training is to go on.
+            reason = str(error).removeprefix(f"{path}: ")
+            advice = "store plain values and tensors in on_save_checkpoint and state_dict"
+            for assignment in self._assignments:
+                _noted(assignment, self._channel)(
+                    f"cannot go on after an interruption, as its checkpoint cannot be loaded ({reason}); {advice}"
+                )
+        crash_point("checkpoint saved")
+        if distributed.is_first():
+            for assignment in self._assignments:
+                remove_checkpoints(assignment.directory, KEPT_CHECKPOINTS)
+
+
+def _checkpoint_of(assignments: Sequence[Assignment], channel: Channel) -> str | None:
+    """Return the name of the newest checkpoint that all of the trials can go on from."""
+    digests = {assignment.directory: assignment.config.digest for assignment in assignments}
+
+    def is_of_trial(directory: Path, checkpoint: Any) -> bool:
+        state = checkpoint["callbacks"][Reporter.__qualname__]
+        return bool(state.get("trial", digests[directory]) == digests[directory])  # earlier versions have none
+
+    return common_checkpoint(list(digests), is_of_trial, channel.note)
+
+
+def _noted(assignment: Assignment, channel: Channel) -> Callable[[str], None]:
+    return lambda text: channel.note(f"trial #{assignment.number} {text}")
+
+
+def _train_together(
+    assignments: Sequence[Assignment], channel: Channel, device: str, checkpoint_every: float
+) -> dict[int, TrialResult]:
+    """Train trials as one model where that can be, and return the results by number; the others are to train alone."""
+    results: dict[int, TrialResult] = {}
+    try:
+        parts = _parts(assignments)
+    except Exception:  # of the data: a trial that is alone fails of it as well, and tells
+        return results
+    while parts and not any(result.state == "interrupted" for result in results.values()):
+        part = parts.pop(0)
+        has_begun = has_checkpoint(part[0].directory)
+        checkpoint = _checkpoint_of(part, channel)
+        if len(part) == 1 or (has_begun and checkpoint is None):
+            continue
+        try:
+            _fit_fused(part, checkpoint, channel, device, checkpoint_every, results)
+        except DiskFullError as error:
+            return {assignment.number: _disk_is_full(error) for assignment in assignments} | results
+        except Exception as error:  # it cannot be vectorised, or needs too much memory
+            if _is_of_a_process(error):
+                raise
+            left = [assignment for assignment in part if assignment.number not in results]
+            size = len(part) // 2 if is_out_of_memory(error) else 1
+            channel.fuse_at_most(size, _message(error, part[0].config))
+            halves = [left[start : start + size] for start in range(0, len(left), size)]
+            parts = halves + parts if size > 1 else []  # if it is the network that is at fault, it fails alone
+        free_memory(device)
+    return results
+
+
+def _fit_fused(
+    assignments: Sequence[Assignment],
+    checkpoint: str | None,
+    channel: Channel,
+    device: str,
+    checkpoint_every: float,
+    results: dict[int, TrialResult],
+) -> None:
+    started = time.monotonic()
+    first = assignments[0]
+    by_name = {str(assignment.number): assignment for assignment in assignments}
+    seeds = [assignment.config.seed for assignment in assignments]
+    data = build_data(first.config, seeds[0] if len(set(seeds)) == 1 else tuple(seeds))
+    module = FusedClassifier(build_classifiers([assignment.config for assignment in assignments]), seeds, list(by_name))
+
+    def conclude(name: str) -> None:
+        assignment, trial = by_name[name], trials[name]
+        result = _outcome(assignment, trial.reporter, trial.diverged_at, trainer.global_step, group.was_asked_to_stop)
+        if result.state == "complete" and trial.reporter.verdict != "forget":
+            _save_weights(assignment, module.weights(name))
+        results[assignment.number] = _conclude(assignment, result, started, device, len(by_name))
+
+    saver = _Saver(assignments, checkpoint_every, channel)
+    trials = {}
+    for name, assignment in by_name.items():
+        history = History(assignment.directory, _noted(assignment, channel))
+        reporter = _reporter(assignment, history, channel, lambda epoch, must: None)  # all are saved together
+        trials[name] = FusedTrial(assignment.config.seed, history, reporter)
+    group = FusedReporter(trials, saver.save, conclude)
+    checkpoints = FusedCheckpointIO(
+        {name: assignment.directory for name, assignment in by_name.items()}, lambda: group.continuing
+    )
+    saver.trainer = trainer = build_trainer(
+        first.config, device, first.directory, [group], FusedHistory(trials), checkpoints
+    )
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint and first.directory / checkpoint, weights_only=True)
+    for name in module.live:
+        conclude(name)
+
+
+def _parts(assignments: Sequence[Assignment]) -> list[list[Assignment]]:
+    """Divide a group into those that can be trained as one model: they have begun, or have not, and share the data."""
+    # Of the shipped data sets each trial can have an order of its own; what others do with the seed is not known.
+    any_seed = isinstance(build_data(assignments[0].config), TensorDataModule)
+    parts: dict[Any, list[Assignment]] = {}
+    for assignment in assignments:
+        key = has_checkpoint(assignment.directory), None if any_seed else assignment.config.seed
+        parts.setdefault(key, []).append(assignment)
+    return list(parts.values())
+
+
+def _reporter(
+    assignment: Assignment,
+    history: History,
+    channel: Channel,
+    save: Callable[[int, bool], None],
+    has_diverged: Callable[[], bool] = lambda: False,
+) -> Reporter:
+    return Reporter(
+        metric=assignment.metric,
+        history=history,
+        report=lambda report: channel.report(assignment.number, report),
+        progress=lambda step: channel.progress(assignment.number, step),
+        save=save,
+        best_epoch=assignment.best_epoch,
+        has_diverged=has_diverged,
+        trial=assignment.config.digest,
+    )
+
+
+def _outcome(
+    assignment: Assignment, reporter: Reporter, diverged_at: int | None, step: int, was_asked_to_stop: bool
+) -> TrialResult:
+    """Return how a training ended whose last epoch is over.
+
+    Args:
+        assignment: Its trial.
+        reporter: The trial's.
+        diverged_at: Step of the first loss that was not finite.
+        step: Steps that were done.
+        was_asked_to_stop: Whether the coordinator asked it, or its group, to end and to go on another time.
+    """
+    history = reporter.history
+    ended = partial(
+        TrialResult,
+        value=reporter.value,
+        epochs=reporter.epochs,
+        points=history.points,
+        params=history.records.params,
+        tags=history.records.tags,
+    )
+    metric, epochs, asked = assignment.metric, reporter.epochs, assignment.config.trainer.evaluations
+    if diverged_at is not None:
+        return ended("diverged", message=f"loss was not finite at step {diverged_at}", diverged_at=diverged_at)
+    if not reporter.is_finite:
+        message = f"{metric} was not finite after epoch {reporter.valued_epoch}"
+        return ended("diverged", message=message, diverged_at=step)
+    if reporter.verdict == "prune":
+        return ended("pruned")
+    if was_asked_to_stop:
+        return ended("interrupted")
+    if epochs == 0:
+        return ended("failed", message="the module or a callback stopped the training before its first epoch was over")
+    if reporter.value is None:
+        names, verb = ", ".join(sorted(reporter.names)), "is" if len(reporter.names) == 1 else "are"
+        logged = f"only {names} {verb} logged" if names else "nothing is logged"
+        nothing = "" if reporter.validated else "; no validation was run"
+        return ended("failed", message=f"the objective is {metric}, but {logged}{nothing}")
+    remarks = [f"stopped by itself after epoch {epochs} of {asked}"] if epochs < asked else []
+    if reporter.valued_epoch != epochs:
+        remarks.append(f"{metric} was logged last in epoch {reporter.valued_epoch}, and is its value of that epoch")
+    return ended("complete", message="; ".join(remarks))
+
+
+def _save_weights(assignment: Assignment, weights: Mapping[str, torch.Tensor]) -> None:
+    content = {"state_dict": weights, "trial": assignment.config.digest}
+    write_atomically(assignment.directory / MODEL_FILE, lambda file: torch.save(content, file))
+
+
+def _test(assignment: Assignment, device: str) -> TrialResult:
+    started = time.monotonic()
+    try:
+        return _tested(assignment, device, started)
+    except SIGTERMException:
+        raise
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # damaged weights, a full disk, user code
+        if _is_of_a_process(error):
+            raise
+        return _failed(error, assignment.config)
+
+
+def _tested(assignment: Assignment, device: str, started: float) -> TrialResult:
+    config = assignment.config
+    module, data = build_module(config), build_data(config)
+    if not is_overridden("test_step", module) or not is_overridden("test_dataloader", data):
+        return TrialResult("complete", seconds=time.monotonic() - started)
+    weights = load_tensors(assignment.directory / MODEL_FILE)
+    if weights.get("trial", config.digest) != config.digest:
+        raise DamagedCheckpointError(f"{MODEL_FILE} is of other values of the trial")
+    network_of(module).load_state_dict(weights["state_dict"])
+    predictions = Predictions()
+    trainer = build_trainer(config, device, assignment.directory, [predictions], None)
+    (metrics,) = trainer.test(module, datamodule=data, verbose=False)
+    write_atomically(assignment.directory / PREDICTIONS_FILE, lambda file: torch.save(predictions.tensors(), file))
+    return TrialResult("complete", metrics=dict(metrics), seconds=time.monotonic() - started)
+
+
+def _silence_libraries() -> None:
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")

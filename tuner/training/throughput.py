@@ -1,0 +1,140 @@
+"""How many trials are trained fastest as one model: found out by training a few steps of them."""
+
+import gc
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from lightning_modules import FusedClassifier
+from tuner.errors import in_a_line
+from tuner.protocol import Assignment, TrialResult
+from tuner.training.build import build_classifiers, build_data, build_trainer
+
+__all__ = ["StopWatch", "fastest", "fastest_together", "free_memory", "is_out_of_memory"]
+
+ENOUGH = 0.9  # of the highest throughput
+
+
+def fastest(most: int, seconds: Callable[[int], float | None]) -> tuple[int, float]:
+    """Return how many trials to train as one model, and how many times the throughput of one by one that gives.
+
+    1, 2, 4 ... are tried, until two of them have brought nothing. It is the smallest of those that come near the best:
+    trials that are asked for together know nothing of each other.
+
+    Args:
+        most: How many at most.
+        seconds: Returns the time of a step of that many; None if they do not fit into memory.
+    """
+    speeds: dict[int, float] = {}
+    count, fruitless = 1, 0
+    while fruitless < 2 and (taken := seconds(count)) is not None:
+        fruitless = fruitless + 1 if speeds and count / taken < max(speeds.values()) / ENOUGH else 0
+        speeds[count] = count / taken
+        if count == most:
+            break
+        count = min(2 * count, most)
+    if not speeds:
+        return 1, 1.0
+    chosen = min(count for count, speed in speeds.items() if speed >= ENOUGH * max(speeds.values()))
+    return chosen, speeds[chosen] / speeds[1]
+
+
+def fastest_together(assignment: Assignment, most: int, device: str) -> TrialResult:
+    """Find out how many trials like this one are trained fastest as one model.
+
+    Args:
+        assignment: The trial; nothing of it is kept.
+        most: How many at most.
+        device: "cpu" or "cuda".
+
+    Returns:
+        As metrics, "fuse": how many, and "gain": how many times the throughput of one by one they have. As message, why
+        it is one, if trials cannot be one model.
+    """
+
+    def seconds(count: int) -> float | None:
+        try:
+            return _seconds_a_step(assignment, count, device)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        finally:
+            free_memory(device)
+        return None
+
+    try:
+        fuse, gain = fastest(most, seconds)
+    except Exception as error:  # whatever vmap or the network says; if the network is at fault, the trial will tell
+        message = f"they cannot be fused: {in_a_line(error)}"
+        return TrialResult("complete", message=message, metrics={"fuse": 1, "gain": 1.0})
+    return TrialResult("complete", metrics={"fuse": fuse, "gain": gain})
+
+
+def _seconds_a_step(assignment: Assignment, count: int, device: str) -> float:
+    """Return the time of a step of so many trials; after the steps, they validate a batch."""
+    config = assignment.config
+    classifiers = build_classifiers([config] * count)
+    watch = StopWatch()
+    trainer = build_trainer(config, device, assignment.directory, [watch], None, limit_val_batches=1)
+    trainer.fit(FusedClassifier(classifiers) if count > 1 else classifiers[0], datamodule=build_data(config))
+    return watch.seconds
+
+
+class StopWatch(pl.Callback):
+    """Time the steps of a training, and end it when that is done: after a third of a second, or with its last step."""
+
+    WARM_UP = 3  # steps that are not timed, or half of the training if it is so short
+    STEPS, SECONDS = 5, 0.3
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._first = self._done = 0
+        self._began = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Find out when to begin."""
+        self._first = min(self.WARM_UP, int(trainer.estimated_stepping_batches) // 2)
+        self._look(trainer, module)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at the clock."""
+        self._done += 1
+        self._look(trainer, module)
+
+    def _look(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        timed = self._done - self._first
+        if timed == 0:
+            _wait_for(module.device)
+            self._began = time.perf_counter()
+        if timed <= 0:
+            return
+        is_last = trainer.global_step == trainer.estimated_stepping_batches
+        if is_last or (timed >= self.STEPS and time.perf_counter() - self._began >= self.SECONDS):
+            _wait_for(module.device)
+            self.seconds = (time.perf_counter() - self._began) / timed
+            trainer.should_stop = True
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that something did not fit into memory."""
+    text = in_a_line(error).lower()
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        words in text for words in ("can't allocate memory", "out of memory", "alloc_failed")
+    )
+
+
+def free_memory(device: str) -> None:
+    """Give back what a training has left on the device."""
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,1 @@
+"""Figures of studies, and the two libraries that draw them."""

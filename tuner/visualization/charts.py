@@ -1,0 +1,32 @@
+"""The charts of a study: which schedule won, by how much, and why, each as a `Figure`.
+
+Every chart takes any record: one trial, none that was trained to its end, parameters that only some trials have. What
+cannot be drawn has no panels, and its caption says why.
+"""
+
+from collections.abc import Callable, Sequence
+
+from tuner.analysis.record import StudyRecord
+from tuner.visualization.curves import best_of_each, best_so_far, lr_curves, top_trials, winner
+from tuner.visualization.figure import Figure
+from tuner.visualization.parameters import families, importance, parallel_coordinates, slices
+
+__all__ = ["PLOTS", "draw"]
+
+PLOTS: Sequence[Callable[[StudyRecord], Figure]] = (
+    top_trials,
+    best_of_each,
+    lr_curves,
+    families,
+    winner,
+    importance,
+    slices,
+    parallel_coordinates,
+    best_so_far,
+)
+"""All plots, in the order in which they answer questions."""
+
+
+def draw(record: StudyRecord) -> list[Figure]:
+    """Return all plots of a study, those without panels included."""
+    return [plot(record) for plot in PLOTS]

@@ -1,0 +1,239 @@
+"""Charts of what was searched: schedules and parameters, and the values that they led to."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from tuner.analysis.record import FAMILY, StudyRecord, TrialRecord
+from tuner.text import brief, counted
+from tuner.visualization.figure import GREY, Figure, Panel, Series
+from tuner.visualization.parts import (
+    ACCENT,
+    MAX_CURVES,
+    family_color,
+    no_importance,
+    outside_note,
+    placed,
+    points_by_family,
+    short_name,
+    told,
+    value_scale,
+    value_window,
+)
+
+__all__ = ["families", "importance", "parallel_coordinates", "slices"]
+
+MAX_AXES = 14
+
+Place = Callable[[TrialRecord], float]
+
+
+def families(record: StudyRecord) -> Figure:
+    """Show the values that each schedule reached."""
+    title = f"{record.metric} by schedule"
+    groups = {family: [trial for trial in record.ranking if trial.family == family] for family in record.families}
+    groups = {family: members for family, members in groups.items() if members}
+    if not groups:
+        return Figure("families", title, "No trial was trained to its end.")
+    series: list[Series] = []
+    places: dict[int, float] = {}
+    for place, (family, members) in enumerate(groups.items()):
+        if len(members) > 4:  # quartiles of fewer say less than the points
+            series.append(Series([place], [trial.value for trial in members], "box", family_color(record, family)))
+        places |= {  # side by side, the golden ratio apart
+            trial.number: place + 0.36 * ((index * 0.618034 + 0.5) % 1 - 0.5) for index, trial in enumerate(members)
+        }
+    series += points_by_family(record, record.ranking, places)
+    ticks = {
+        float(place): f"{family}\n{counted(len(members), 'trial')}"
+        for place, (family, members) in enumerate(groups.items())
+    }
+    panel = Panel(
+        series,
+        "",
+        "",
+        record.metric,
+        x_range=(-0.6, len(groups) - 0.4),
+        y_range=value_window([trial.value for trial in record.ranking], record),
+        x_ticks=ticks,
+    )
+    caption = (
+        "A point is a trial that was trained to its end; a box holds the middle half. The search tries more where it "
+        "found good values, so compare the best of each schedule rather than the means." + outside_note(record)
+    )
+    return Figure("families", title, caption, [panel], height=3.6, width=max(6.0, min(14.0, 2 + 1.4 * len(groups))))
+
+
+def importance(record: StudyRecord) -> Figure:
+    """Show which parameters decide whether a trial is among the best."""
+    title = "Which parameter mattered"
+    if not record.importances:
+        return Figure("importance", title, no_importance(record))
+    ordered = sorted(record.importances.items(), key=lambda item: item[1])
+    ticks, series, notes = {}, [], []
+    longest = max(share for _, share in ordered) or 1.0
+    for place, (parameter, share) in enumerate(ordered):
+        count = sum(parameter in trial.params for trial in record.ranking)
+        conditional = _is_conditional(parameter)
+        ticks[float(place)] = short_name(parameter) + (f"\n({counted(count, 'trial')})" if conditional else "")
+        color = family_color(record, parameter.split(".")[1]) if conditional else GREY
+        series.append(
+            Series([share], [place], "bars", color, hover=[f"{parameter}: {share:.0%}, {counted(count, 'trial')}"])
+        )
+        notes.append((share + 0.06 * longest, place, f"{share:.0%}"))
+    panel = Panel(series, "", "share", "", x_range=(0, 1.12 * longest), y_ticks=ticks, notes=notes)
+    complete = len(record.ranking)
+    caption = (
+        "Share of each parameter in telling the best tenth of the trials from the rest (PED-ANOVA, by Optuna). In "
+        "colour: what only one schedule has, judged among its own trials; left out is what hardly any trial has."
+        + (f" From {complete} trials this is a rough guess; 50 or more make it one to rely on." * (complete < 50))
+    )
+    return Figure("importance", title, caption, [panel], height=max(1.6, 0.4 * len(ordered) + 0.8), width=8.0)
+
+
+def slices(record: StudyRecord) -> Figure:
+    """Show the objective over each searched parameter."""
+    title = f"{record.metric} over each parameter"
+    ranked = record.ranking
+    parameters = [name for name in _parameters(record) if name != FAMILY]
+    parameters = [name for name in parameters if sum(name in trial.params for trial in ranked) > 1]
+    if not parameters:
+        return Figure("slices", title, "This needs two trials with values of the same parameter, trained to their end.")
+    panels: list[Panel] = []
+    for name in parameters:
+        members = [trial for trial in ranked if name in trial.params]
+        place, ticks = _axis([trial.params[name] for trial in members])
+        log = record.searched.get(name, False)
+        at = {trial.number: place(trial.params[name]) for trial in members}
+        series = points_by_family(record, members, at)
+        panels.append(
+            Panel(
+                series,
+                "",
+                short_name(name),
+                record.metric,
+                log_x=log,
+                x_ticks=ticks,
+                y_range=value_window([trial.value for trial in ranked], record),
+            )
+        )
+    caption = "A point is a trial that was trained to its end; the other parameters differ as well." + outside_note(
+        record
+    )
+    columns = min(3, len(panels))
+    return Figure("slices", title, caption, panels, columns, height=2.8, width=3.4 * columns + 1, shared_y=True)
+
+
+def parallel_coordinates(record: StudyRecord) -> Figure:
+    """Show all values of every trial as a line through the parameters."""
+    title = f"Parameters and {record.metric} of each trial"
+    ranked = record.ranking[:MAX_CURVES]
+    parameters = [name for name in _parameters(record) if any(name in trial.params for trial in ranked)]
+    by_importance = sorted(parameters, key=lambda name: -record.importances.get(name, 0.0))
+    parameters = [name for name in parameters if name in by_importance[:MAX_AXES]]
+    scale = value_scale(record)
+    if len(ranked) < 2 or not parameters or scale is None:
+        return Figure("parallel_coordinates", title, "This needs two trials trained to their end.")
+    absent = -0.13
+    axes: list[tuple[str, Place, Mapping[float, str]]] = []
+    for name in parameters:
+        axes.append(_vertical(name, {trial.number: trial.params.get(name) for trial in ranked}, record, absent))
+    values = [trial.value for trial in ranked]
+    window = value_window(values, record)
+    shown = {trial.number: placed(trial.value, window) for trial in ranked}
+    low, high = min(shown.values()), max(shown.values())
+    clipped = (" or less" * (low > min(values)), " or more" * (high < max(values)))
+    axes.append(
+        (
+            record.metric,
+            lambda trial: (shown[trial.number] - low) / ((high - low) or 1.0),
+            {0.0: f"{low:.4f}{clipped[0]}", 1.0: f"{high:.4f}{clipped[1]}"},
+        )
+    )
+    series = [Series([place, place], [0, 1], color="#b8bec7", width=1.0) for place in range(len(axes))]
+    for trial in reversed(ranked):
+        is_best = trial == ranked[0]
+        series.append(
+            Series(
+                list(range(len(axes))),
+                [at(trial) for _, at, _ in axes],
+                color=ACCENT if is_best else scale.color(trial.value),
+                hover=[told(trial, record)] * len(axes),
+                width=2.4 if is_best else 1.0,
+                label=f"best: #{trial.number}" if is_best else "",
+            )
+        )
+    notes = [
+        (place, at + (0.035 if at >= 1 else -0.035 if at <= 0 else 0.0), text)
+        for place, (_, _, names) in enumerate(axes)
+        for at, text in names.items()
+    ]
+    panel = Panel(
+        series,
+        x_ticks={float(place): name.replace(" ", "\n") for place, (name, _, _) in enumerate(axes)},
+        y_ticks={absent: "has none"} if any(at(trial) == absent for _, at, _ in axes for trial in ranked) else {},
+        x_range=(-0.4, len(axes) - 0.6),
+        y_range=(absent - 0.07, 1.09),
+        notes=notes,
+    )
+    caption = "Each line is a trial. Where its schedule has no such parameter, the line runs along the bottom."
+    return Figure(
+        "parallel_coordinates",
+        title,
+        caption,
+        [panel],
+        height=4.4,
+        width=max(8.0, min(18.0, 1.5 * len(axes) + 1)),
+        scale=scale,
+    )
+
+
+def _is_conditional(parameter: str) -> bool:
+    return parameter.startswith("schedule.") and parameter.count(".") > 1
+
+
+def _parameters(record: StudyRecord) -> list[str]:
+    """Return what was searched: first what all trials have, then by importance."""
+    names = dict.fromkeys(name for trial in record.ranking for name in trial.params)
+    having = {name: sum(name in trial.params for trial in record.ranking) for name in names}
+    everywhere = len(record.ranking)
+    return sorted(
+        names,
+        key=lambda name: (having[name] < everywhere, name.split(".")[:-1], -record.importances.get(name, 0.0)),
+    )
+
+
+def _axis(
+    values: Sequence[Any], order: Sequence[str] = ()
+) -> tuple[Callable[[Any], float], Mapping[float, str] | None]:
+    """Return where values lie on an axis, and the names of the places if they are no numbers."""
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        return float, None
+    found = {brief(value) for value in values}
+    names = [name for name in order if name in found] or sorted(found)
+    return (lambda value: float(names.index(brief(value)))), {float(at): name for at, name in enumerate(names)}
+
+
+def _vertical(
+    name: str, values: Mapping[int, Any], record: StudyRecord, absent: float
+) -> tuple[str, Place, Mapping[float, str]]:
+    """Return an axis of parallel coordinates: its name, the place of a trial from 0 to 1, and the names of places."""
+    order = record.families[::-1] if name == FAMILY else ()
+    place, ticks = _axis([value for value in values.values() if value is not None], order)
+    if record.searched.get(name, False):
+        place = math.log10
+    places = {number: place(value) for number, value in values.items() if value is not None}
+    low, high = min(places.values()), max(places.values())
+    spread = high - low
+
+    def at(trial: TrialRecord) -> float:
+        if trial.number not in places:
+            return absent
+        return 0.5 if low == high else (places[trial.number] - low) / spread
+
+    if ticks is not None and low < high:
+        return short_name(name), at, {(tick - low) / spread: text for tick, text in ticks.items()}
+    numbers = [value for value in values.values() if value is not None]
+    if low == high:
+        return short_name(name), at, {0.5: brief(numbers[0])}
+    return short_name(name), at, {0.0: brief(min(numbers)), 1.0: brief(max(numbers))}

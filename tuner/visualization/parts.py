@@ -1,0 +1,122 @@
+"""What the charts of a study share: names, colours, and where values are shown."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from tuner.analysis.record import FAMILY, MIN_FOR_IMPORTANCE, StudyRecord, TrialRecord
+from tuner.text import brief, counted
+from tuner.visualization.figure import COLORS, Mark, Scale, Series
+
+__all__ = [
+    "ACCENT",
+    "MAX_CURVES",
+    "family_color",
+    "no_importance",
+    "outside_note",
+    "placed",
+    "points_by_family",
+    "short_name",
+    "told",
+    "value_scale",
+    "value_window",
+]
+
+ACCENT = "#d55e00"
+"""For the best trial, and nothing else."""
+
+MAX_CURVES = 300
+"""More in one picture are a blot, and a page that does not answer."""
+
+
+def short_name(parameter: str) -> str:
+    """Return the name of a parameter for a place with little room.
+
+    >>> short_name("schedule.name"), short_name("optimizer.eps"), short_name("schedule.exponential.decay_rate")
+    ('schedule', 'eps', 'exponential decay_rate')
+    >>> short_name("loss")
+    'loss'
+    """
+    parts = parameter.split(".")
+    if len(parts) == 2:
+        return parts[0] if parts[1] == "name" else parts[1]
+    return " ".join(parts[1:]) or parameter
+
+
+def told(trial: TrialRecord, record: StudyRecord) -> str:
+    """Return what a trial is, in lines."""
+    reached = "" if math.isnan(trial.value) else f"  {record.metric} {trial.value:.4f}"
+    how = "" if trial.state == "complete" else f", {trial.state}"
+    params = [f"{short_name(name)} {brief(value)}" for name, value in trial.params.items() if name != FAMILY]
+    return "\n".join([f"{trial.name}{reached}{how}", *params])
+
+
+def family_color(record: StudyRecord, family: str) -> str:
+    """Return the colour of a schedule, in all charts."""
+    names = sorted({trial.family for trial in record.trials} | {family})  # the same while a study goes on
+    return COLORS[names.index(family) % len(COLORS)]
+
+
+def points_by_family(record: StudyRecord, trials: Sequence[TrialRecord], places: Mapping[int, float]) -> list[Series]:
+    """Return trials as points at their places, by number, in the colours of their schedules; bad ones as crosses."""
+    series = []
+    window = value_window([trial.value for trial in record.ranking], record)
+    for family in record.families:
+        members = [trial for trial in trials if trial.family == family]
+        inside = [trial for trial in members if placed(trial.value, window) == trial.value]
+        outside = [trial for trial in members if trial not in inside]
+        marks: Sequence[tuple[Mark, list[TrialRecord]]] = (("points", inside), ("crosses", outside))
+        for mark, group in marks:
+            series.append(
+                Series(
+                    [places[trial.number] for trial in group],
+                    [placed(trial.value, window) for trial in group],
+                    mark,
+                    family_color(record, family),
+                    family if group is inside or not inside else "",
+                    [told(trial, record) for trial in group],
+                )
+            )
+    return [each for each in series if each.x]
+
+
+def value_scale(record: StudyRecord) -> Scale | None:
+    """Return the colours of the objective, bright where it is good; the worst quarter is as dull as can be."""
+    values = [trial.value for trial in record.ranking]
+    if not values:
+        return None
+    worst = values[min(len(values) - 1, math.ceil(0.75 * (len(values) - 1)))]
+    return Scale(record.metric, worst, values[0])
+
+
+def value_window(values: Sequence[float], record: StudyRecord) -> tuple[float, float] | None:
+    """Return from where to where to show values, so that a few very bad ones do not press the others together."""
+    ranked = sorted((value for value in values if math.isfinite(value)), key=record.badness)
+    if not ranked or ranked[0] == ranked[-1]:
+        return None
+    best, worst, median = ranked[0], ranked[-1], ranked[len(ranked) // 2]
+    if best != median:
+        room = 3 if len(ranked) >= 8 else 10  # of few, each counts
+        worst = min(worst, best - room * (best - median), key=record.badness)
+    margin = 0.07 * abs(best - worst)
+    return (min(best, worst) - margin, max(best, worst) + margin)
+
+
+def placed(value: float, window: tuple[float, float] | None) -> float:
+    """Return where a value is drawn: at the edge if it lies outside."""
+    return value if window is None else min(window[1], max(window[0], value))
+
+
+def no_importance(record: StudyRecord) -> str:
+    """Return why it is not known which parameter mattered."""
+    missing = MIN_FOR_IMPORTANCE - len(record.ranking)
+    if missing > 0:
+        return f"Which parameter mattered can be told when {counted(missing, 'more trial')} are trained to their end."
+    return "Which parameter mattered cannot be told: the values or the results of the trials are too much alike."
+
+
+def outside_note(record: StudyRecord) -> str:
+    """Return what the crosses mean, if there are any."""
+    values = [trial.value for trial in record.ranking]
+    window = value_window(values, record)
+    count = sum(placed(value, window) != value for value in values)
+    return f" Crosses at the edge: {counted(count, 'trial')} far worse than the others." if count else ""

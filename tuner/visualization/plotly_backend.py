@@ -1,0 +1,168 @@
+"""Figures for a browser, drawn by plotly: with names under the pointer, zoom, and curves that can be switched off."""
+
+import html
+import math
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+from plotly.subplots import make_subplots
+
+from tuner.visualization.figure import Figure, Panel, Scale, Series
+
+__all__ = ["library", "to_div"]
+
+PIXELS = 96
+"""In an inch."""
+
+INK, GRID = "#7d8590", "rgba(125,133,144,0.25)"  # to be read on light and on dark ground
+
+
+def library() -> str:
+    """Return plotly's JavaScript, some MB; a page needs it once."""
+    source: str = get_plotlyjs()
+    return source
+
+
+def to_div(figure: Figure, page: str = "plot") -> str:
+    """Return a figure as an HTML element with its data, for a page that holds `library`.
+
+    Args:
+        figure: The figure.
+        page: What its id begins with: letters, digits and hyphens.
+
+    Raises:
+        ValueError: If the figure has no panels.
+    """
+    if not figure.panels:
+        raise ValueError(f"{figure.name} has nothing to draw: {figure.caption}")
+    drawing = make_subplots(
+        figure.rows,
+        figure.columns,
+        shared_xaxes="columns" if figure.shared_x else False,
+        shared_yaxes="rows" if figure.shared_y else False,
+        subplot_titles=[_escaped(panel.title) for panel in figure.panels] if figure.columns > 1 else None,
+        horizontal_spacing=0.06 if figure.shared_y else 0.09,
+        vertical_spacing=0.25 / figure.rows if not figure.shared_x else 0.05,
+    )
+    named: set[str] = set()
+    for index, panel in enumerate(figure.panels):
+        row, column = index // figure.columns + 1, index % figure.columns + 1
+        for series in panel.series:
+            drawing.add_trace(_trace(series, series.label not in named), row, column)
+            named.add(series.label)
+        _set_axes(drawing, panel, row, column, is_first=column == 1 or not figure.shared_y)
+    if figure.scale is not None:
+        drawing.add_trace(_color_bar(figure.scale), 1, 1)
+    drawing.update_xaxes(gridcolor=GRID, linecolor=GRID, zeroline=False, tickcolor=GRID)
+    drawing.update_yaxes(gridcolor=GRID, linecolor=GRID, zeroline=False, tickcolor=GRID)
+    drawing.update_layout(
+        template="none",
+        height=figure.rows * figure.height * PIXELS + 90,
+        margin={"l": 10, "r": 10, "t": 36, "b": 64},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"color": INK, "family": "system-ui, sans-serif", "size": 12},
+        legend={"orientation": "h", "yref": "container", "yanchor": "bottom", "y": 0, "x": 0},
+        hovermode="closest",
+        hoverlabel={"align": "left"},
+    )
+    drawing.update_annotations(font={"size": 12})
+    markup: str = drawing.to_html(
+        full_html=False,
+        include_plotlyjs=False,
+        div_id=f"{page}-{figure.name}",
+        config={"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]},
+    )
+    return markup
+
+
+def _set_axes(drawing: go.Figure, panel: Panel, row: int, column: int, is_first: bool) -> None:
+    place = {"row": row, "col": column}
+    drawing.update_xaxes(title_text=_escaped(panel.x_label), title_standoff=4, automargin=True, **place)
+    drawing.update_yaxes(title_text=_escaped(panel.y_label) if is_first else "", automargin=True, **place)
+    for update, log, limits, ticks, values in (
+        (drawing.update_xaxes, panel.log_x, panel.x_range, panel.x_ticks, [x for each in panel.series for x in each.x]),
+        (drawing.update_yaxes, panel.log_y, panel.y_range, panel.y_ticks, [y for each in panel.series for y in each.y]),
+    ):
+        if log:
+            ends = limits or (min(values), max(values))
+            update(type="log", exponentformat="e", tickangle=0, **_log_ticks(ends), **place)
+        if limits is not None:
+            update(range=[math.log10(limit) for limit in limits] if log else list(limits), **place)
+        if ticks is not None:
+            update(tickvals=list(ticks), ticktext=[_escaped(text) for text in ticks.values()], **place)
+    for x, y, text in panel.notes:
+        drawing.add_annotation(x=x, y=y, text=_escaped(text), showarrow=False, **place)
+
+
+def _log_ticks(limits: tuple[float, float]) -> dict[str, Any]:
+    """Return plotly's settings of ticks that have room: some in each decade if there are few decades."""
+    low, high = (math.log10(limit) for limit in limits)
+    if high - low >= 2:
+        return {"dtick": math.ceil((high - low) / 5)}
+    digits = (1, 2, 5) if high - low < 1 else (1, 3)
+    places = [digit * 10.0**power for power in range(math.floor(low), math.ceil(high)) for digit in digits]
+    inside = [place for place in places if limits[0] <= place <= limits[1]]
+    return {"tickvals": inside, "ticktext": [f"{place:g}" for place in inside]} if len(inside) > 1 else {"nticks": 4}
+
+
+def _trace(series: Series, is_first: bool) -> go.Scatter | go.Bar | go.Box:
+    name = _escaped(series.label)
+    hover = [_escaped(text) for text in series.hover]
+    common = {
+        "name": name,
+        "legendgroup": name,
+        "showlegend": bool(name) and is_first,
+        "hovertext": hover[0] if len(set(hover)) == 1 else hover,  # once for a curve, not for each of its points
+        "hoverinfo": "text" if series.hover else "skip",
+    }
+    match series.mark:
+        case "bars":
+            return go.Bar(x=series.x, y=series.y, orientation="h", marker_color=series.color, width=0.66, **common)
+        case "box":
+            return go.Box(
+                y=series.y,
+                x=[series.x[0]] * len(series.y),
+                boxpoints=False,
+                line_color=series.color,
+                line_width=1.5,
+                width=0.5,
+                hoverinfo="skip",
+                showlegend=False,
+            )
+        case "points" | "crosses":
+            shape = "circle" if series.mark == "points" else "x-thin"
+            marker = {"color": series.color, "symbol": shape, "size": 8, "line": {"color": series.color, "width": 1.5}}
+            return go.Scatter(x=series.x, y=series.y, mode="markers", marker=marker, cliponaxis=False, **common)
+        case _:
+            return go.Scatter(
+                x=series.x,
+                y=series.y,
+                mode="lines+markers" if series.marked else "lines",
+                line={
+                    "color": series.color,
+                    "width": series.width,
+                    "shape": "hv" if series.mark == "steps" else "linear",
+                },
+                **common,
+            )
+
+
+def _color_bar(scale: Scale) -> go.Scatter:
+    stops = Scale.STOPS if scale.low <= scale.high else Scale.STOPS[::-1]
+    places = [index / (len(stops) - 1) for index in range(len(stops))]
+    marker = {
+        "color": [min(scale.low, scale.high)],
+        "cmin": min(scale.low, scale.high),
+        "cmax": max(scale.low, scale.high),
+        "colorscale": list(zip(places, stops, strict=True)),
+        "showscale": True,
+        "colorbar": {"title": {"text": _escaped(scale.label)}, "thickness": 12, "outlinewidth": 0},
+    }
+    return go.Scatter(x=[None], y=[None], mode="markers", marker=marker, showlegend=False, hoverinfo="skip")
+
+
+def _escaped(text: str) -> str:
+    """Return a text that plotly, which knows some HTML, shows as it is."""
+    return html.escape(text, quote=False).replace("\n", "<br>")
