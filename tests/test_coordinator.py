@@ -93,6 +93,44 @@ def test_a_trial_that_dies_again_and_again_is_given_up(run: Callable):
     assert shown.count("it goes on from its last checkpoint") == 3
 
 
+def stops_and_dies(handler: Coordinator, group: Group) -> None:
+    """End as a job of Slurm does, all of whose processes are signalled."""
+    handler.stop()
+    handler.died(group, "killed by SIGTERM")
+
+
+def test_a_death_while_the_study_ends_is_no_crash_of_the_trial(run: Callable):
+    for _ in range(5):
+        states, _ = run(Script(stops_and_dies), trials=1)
+        assert states == [("waiting", "")]
+    states, _ = run(Script(ends("complete", 0.5)), trials=1)
+    assert states == [("complete", "")]
+
+
+def test_a_call_to_end_shows_nothing_before_the_next_tick(run: Callable):
+    """It comes from a signal handler, perhaps in the middle of a line that is printed."""
+    ticks: list[bool] = []
+
+    def stop_twice(handler: Coordinator, group: Group) -> None:
+        ending = "ending after the running epochs; once more to end now"
+        for told in (ending, "ending now"):
+            before = shown_by(handler)
+            handler.stop()
+            assert shown_by(handler) == before
+            ticks.append(handler.tick())
+            assert shown_by(handler) == f"{before}note: {told}\n"
+            handler.tick()
+            assert shown_by(handler) == f"{before}note: {told}\n", "once"
+        handler.died(group, "was ended")
+
+    run(Script(stop_twice), trials=1)
+    assert ticks == [True, False], "the second call has everything killed"
+
+
+def shown_by(handler: Coordinator) -> str:
+    return handler._display._console.file.getvalue()  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(
     "messages",
     [

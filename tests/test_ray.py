@@ -8,6 +8,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from tests.conftest import EPOCHS, STEPS, StudyFolder
+from tests.networks import IRIS
 
 
 @pytest.fixture
@@ -50,6 +51,18 @@ def test_without_a_cluster_one_is_started_and_an_interrupt_ends_after_the_epoch(
     folder.call()
     folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
     assert folder.curves() == undisturbed.curves()
+
+
+def test_a_study_ends_and_says_so_when_the_node_of_its_own_machine_dies(folder: StudyFolder, cluster: Cluster):
+    process = folder.start("--engine", "ray", "--address", cluster.address, "--trials", "1000", study=IRIS)
+    folder.wait_for(lambda: folder.optuna("select 1 from trials where state = 'COMPLETE'"), process)
+    cluster.head_node.kill_raylet()
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 1, output
+    assert "the Ray node of this machine has ended" in output
+    assert "Traceback" not in output
+    assert folder.optuna("select count(*) from trials where state = 'RUNNING'") == [(0,)]
+    assert folder.mlflow("select count(*) from runs where status = 'RUNNING'") == [(0,)]
 
 
 def test_a_cluster_that_does_not_answer_is_told_before_anything_starts(folder: StudyFolder):

@@ -69,6 +69,7 @@ class RayEngine:
 
     Raises:
         BadInputError: If there is no such cluster, or it has no such devices.
+        StudyFailedError: If the node of this machine has ended.
     """
 
     TICK_SECONDS = 0.2
@@ -87,6 +88,7 @@ class RayEngine:
         self._looked = 0.0
         self._mark = uuid.uuid4().hex
         _connect(address)
+        self._here = ray.get_runtime_context().get_node_id()
         # As often as it likes: the training has a process of its own, which ends and leaves nothing on a GPU.
         self._host = ray.remote(max_calls=0, max_retries=0)(_host)
         self._open_post()
@@ -133,8 +135,13 @@ class RayEngine:
         if time.monotonic() < self._looked + self.LOOK_SECONDS:
             return
         self._looked = time.monotonic()
-        nodes = ray.nodes()  # type: ignore[no-untyped-call]
-        machines = [node for node in nodes if node["Alive"] and node["NodeID"] not in self._unfit]
+        nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        if self._here not in (node["NodeID"] for node in nodes):
+            raise StudyFailedError(
+                "the Ray node of this machine has ended, and with it the way to the cluster. Start it (ray start), and "
+                "run the command again"
+            )
+        machines = [node for node in nodes if node["NodeID"] not in self._unfit]
         use_gpus = self._devices == "auto" and any(node["Resources"].get("GPU", 0) >= 1 for node in machines)
         alive = {node["NodeID"] for node in machines}
         self._places = {slot: node for slot, node in self._places.items() if node.identifier in alive}
@@ -162,7 +169,7 @@ class RayEngine:
         }
 
     def _open_post(self) -> None:
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        here = NodeAffinitySchedulingStrategy(self._here, soft=False)
         post: Any = ray.remote(_Post).options(num_cpus=0, max_concurrency=10_000, scheduling_strategy=here)
         self._post: Any = post.remote()
         self._letters = self._post.take.remote()

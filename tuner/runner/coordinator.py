@@ -184,7 +184,7 @@ class Coordinator:
             if result is not None:
                 self._finish(assignment, result)
                 continue
-            crashes = self._count_crash(number)
+            crashes = 0 if self._stopping else self._count_crash(number)  # Slurm signals all processes of a job
             if crashes <= MAX_CRASHES:
                 self._display.note(f"trial #{number} {reason}; it goes on from its last checkpoint")
                 self._suspend(number)
