@@ -11,13 +11,12 @@ there is none, the best trial has its schedule taken away.
 
 import argparse
 import dataclasses
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuner.cli import EXIT_CODES, add_engine_options, add_stores, check_counts, command, leave, place_of
 from tuner.errors import BadInputError
+from tuner.interrupts import temporary_folder
 from tuner.runner.run import Place, carry_out, checked, checking, opened_engine
 from tuner.text import counted, number
 from tuner.urls import storage_url
@@ -193,8 +192,7 @@ def _record(past: "PastStudy", store: "SeedStore", uri: str, opponents: Mapping[
 
     comparison = store.comparison()
     found = comparison.findings(opponents)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
+    with temporary_folder() as folder:
         (folder / "confirmation.csv").write_text(comparison.csv(), encoding="utf-8")
         text = "\n".join([comparison.markdown(), "", *(f"- {sentence}" for sentence in found), ""])
         (folder / "confirmation.md").write_text(text, encoding="utf-8")

@@ -4,15 +4,16 @@ The weights of a study's best trial are there; another trial is trained again, a
 """
 
 import argparse
+import contextlib
 import csv
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner.cli import add_stores, command, leave
 from tuner.errors import BadInputError, StudyFailedError, in_a_line, place_of
+from tuner.interrupts import temporary_folder
 from tuner.runner.run import status
 from tuner.text import counted
 from tuner.urls import refuse_passwords, storage_url
@@ -116,20 +117,20 @@ def _run(options: argparse.Namespace) -> int:
         if to.exists():
             raise BadInputError([f"--to: {to} is there already; name a folder that is not."])
         rates = TrackedStudy(uri, past.identifier).points(trial.number).get("lr", ())
-    try:
-        temporary = tempfile.TemporaryDirectory(prefix=".tuner-", dir=to.absolute().parent)
-    except OSError as error:
-        raise BadInputError([f"--to: {to}: cannot be written ({error.strerror})."]) from error
-    try:
-        with temporary:
-            folder = Path(temporary.name, "export")
+    with contextlib.ExitStack() as stack:
+        try:
+            temporary = stack.enter_context(temporary_folder(to.absolute().parent, ".tuner-"))
+        except OSError as error:
+            raise BadInputError([f"--to: {to}: cannot be written ({error.strerror})."]) from error
+        try:
+            folder = temporary / "export"
             folder.mkdir()
             with console.status("collecting"):
                 _fill(folder, past, trial, rates)
             folder.rename(to)
-    except OSError as error:  # of the disk, of the stores, or of the trial's own data
-        reason = f"{in_a_line(error)}{place_of(error)}"
-        raise StudyFailedError(f"trial #{trial.number} cannot be exported: {reason}") from error
+        except OSError as error:  # of the disk, of the stores, or of the trial's own data
+            reason = f"{in_a_line(error)}{place_of(error)}"
+            raise StudyFailedError(f"trial #{trial.number} cannot be exported: {reason}") from error
     print(to)  # noqa: T201
     return 0
 
@@ -143,10 +144,10 @@ def _fill(folder: Path, past: "PastStudy", trial: "Trial", rates: Sequence[tuple
 
     config, setup = past.config_of(trial), trial.user_attrs.get("setup", {})
     weights = past.directory(trial.number) / MODEL_FILE
-    with tempfile.TemporaryDirectory(prefix="tuner-") as temporary:
+    with temporary_folder() as temporary:
         if not weights.exists() or not rates:
-            result = train_again(past, trial, Path(temporary), lambda text: None)
-            weights = Path(temporary) / MODEL_FILE
+            result = train_again(past, trial, temporary, lambda text: None)
+            weights = temporary / MODEL_FILE
             rates = [(step, lr) for key, step, lr in result.points if key == "lr"]
         shutil.copy(weights, folder / WEIGHTS)
     described = lightning_config(config, past.config.objective, setup)

@@ -10,9 +10,11 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -25,6 +27,7 @@ __all__ = [
     "on_interrupt",
     "remove_at_the_end",
     "spare_forks",
+    "temporary_folder",
 ]
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -67,7 +70,7 @@ def end_at_once(number: int, frame: FrameType | None = None) -> NoReturn:
     It is a handler for the time in which nothing is at stake. An exception could be lost, since some libraries catch
     all of them while they are imported.
     """
-    for folder, owner in _folders.items():
+    for folder, owner in list(_folders.items()):
         if owner == os.getpid():
             shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError):
@@ -79,6 +82,27 @@ def end_at_once(number: int, frame: FrameType | None = None) -> NoReturn:
 def remove_at_the_end(folder: str) -> None:
     """Have `end_at_once` remove a folder of this process."""
     _folders[folder] = os.getpid()
+
+
+@contextlib.contextmanager
+def temporary_folder(within: Path | None = None, prefix: str = "tuner-") -> Iterator[Path]:
+    """Make a folder that is removed afterwards, also by `end_at_once`.
+
+    Args:
+        within: Where; None for the system's place for temporary files.
+        prefix: What its name begins with.
+
+    Raises:
+        OSError: If it cannot be made.
+    """
+    with interrupts_blocked():
+        folder = tempfile.mkdtemp(prefix=prefix, dir=within)
+        remove_at_the_end(folder)
+    try:
+        yield Path(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        del _folders[folder]
 
 
 @contextlib.contextmanager

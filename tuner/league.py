@@ -10,7 +10,6 @@ import argparse
 import dataclasses
 import json
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuner.cli import EXIT_CODES, add_engine_options, add_stores, check_counts, command, leave, place_of
 from tuner.errors import BadInputError, StudyFailedError
+from tuner.interrupts import temporary_folder
 from tuner.runner.run import Outcome, carry_out, checked, checking, opened_engine
 from tuner.text import brief, counted
 
@@ -268,11 +268,11 @@ class _League:
         if not self._delivered:
             self._note("MLflow did not take all records; run the same command again when it is up")
             return
-        with tempfile.TemporaryDirectory() as temporary:
+        with temporary_folder() as temporary:
             for ending, content in files.items():
-                (Path(temporary) / f"league{ending}").write_bytes(content)
+                (temporary / f"league{ending}").write_bytes(content)
             tracked = TrackedStudy(finals.uri, finals.identifier)
-            tracked.add(Path(temporary))
+            tracked.add(temporary)
             tracked.set_tag("mlflow.note.content", page[:8000])
 
 

@@ -6,11 +6,10 @@ to the last bit. Nothing is written to either.
 """
 
 import argparse
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 from tuner.cli import add_stores, command, leave
+from tuner.interrupts import temporary_folder
 from tuner.runner.run import status
 from tuner.text import counted
 from tuner.urls import refuse_passwords, storage_url
@@ -68,8 +67,7 @@ def _run(options: argparse.Namespace) -> int:
         stored = TrackedStudy(uri, past.identifier).points(trial.number)
     setup = trial.user_attrs.get("setup", {})
     print_line(console, f"[bold]{past.config.name} #{trial.number}[/bold]: {escape(how_trained(setup))}")
-    with tempfile.TemporaryDirectory(prefix="tuner-") as temporary, console.status("training it again"):
-        directory = Path(temporary)
+    with temporary_folder() as directory, console.status("training it again"):
         result = train_again(past, trial, directory, lambda text: print_line(console, escape(text)))
 
     differences = []

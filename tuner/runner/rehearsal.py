@@ -2,7 +2,6 @@
 
 import json
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from tuner.config.search_space import corners
 from tuner.config.study import StudyConfig, TrialConfig
 from tuner.engines import Engine
 from tuner.errors import BadInputError
+from tuner.interrupts import temporary_folder
 from tuner.protocol import Assignment, EpochReport, Group, Slot, StepReport, TrialResult, Verdict
 from tuner.storage.database import state_directory
 from tuner.text import counted
@@ -112,8 +112,8 @@ def _folder(config: StudyConfig, engine: Engine, storage: str) -> Iterator[Path]
     if any(slot.host for slot in engine.slots):
         shared = state_directory(storage, config.name)
         shared.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with tempfile.TemporaryDirectory(prefix="tuner-", dir=shared) as folder:
-        yield Path(folder)
+    with temporary_folder(shared) as folder:
+        yield folder
 
 
 class _Stage:

@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import io
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from tuner.analysis.record import LR_TABLE, Curve, simplified
 from tuner.errors import BadInputError, StudyFailedError, in_a_line
+from tuner.interrupts import temporary_folder
 from tuner.tracking.artifacts import add_files, artifact_folder
 from tuner.tracking.pages import ALIAS, address_of, model_note, runs_page, with_network
 from tuner.tracking.store import open_client
@@ -167,9 +167,9 @@ class TrackedStudy:
         with contextlib.suppress(MlflowException, OSError):
             if place is not None and (place / path).is_file():
                 return (place / path).read_bytes()
-            with tempfile.TemporaryDirectory() as folder:
+            with temporary_folder() as folder:
                 address = f"{run.info.artifact_uri}/{path}"
-                return Path(download_artifacts(address, dst_path=folder, tracking_uri=self._uri)).read_bytes()
+                return Path(download_artifacts(address, dst_path=str(folder), tracking_uri=self._uri)).read_bytes()
         return None
 
     def add(self, folder: Path) -> None:
