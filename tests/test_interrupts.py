@@ -1,7 +1,10 @@
 """Signals that end a study, and the processes that are not to outlive it."""
 
+import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -10,7 +13,52 @@ import pytest
 from tests.conftest import StudyFolder
 from tests.networks import IRIS, with_iris_network
 from tests.processes import children, command_of, is_alive
+from tuner.interrupts import INTERRUPTS, on_interrupt
 from tuner.reporting import review
+
+WAITING = """\
+import sys, time
+from tuner.interrupts import end_at_once, on_interrupt, temporary_folder
+with on_interrupt(end_at_once), temporary_folder() as folder:
+    (folder / "file").touch()
+    print(folder, flush=True)
+    time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("number", INTERRUPTS)
+def test_a_command_that_is_ended_at_once_leaves_no_temporary_folder(number: signal.Signals):
+    process = subprocess.Popen([sys.executable, "-c", WAITING], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    folder = Path(process.stdout.readline().strip())
+    assert (folder / "file").exists()
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert not folder.exists()
+
+
+def test_a_closed_terminal_ends_nothing_under_nohup():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with on_interrupt(lambda number, frame: pytest.fail("it is heard")):
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_signals_come_to_a_fork_as_they_would_without_the_handlers_of_a_study():
+    heard: list[int] = []
+    with on_interrupt(lambda number, frame: heard.append(number)):
+        os.kill(os.getpid(), signal.SIGTERM)
+        process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(1000,))
+        process.start()
+        process.terminate()
+        process.join()
+    assert heard == [signal.SIGTERM]
+    assert process.exitcode == -signal.SIGTERM
+
 
 # Terminates what it starts in four ways, at once and by each signal, and writes down how these ended.
 TERMINATING = """\

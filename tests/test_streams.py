@@ -2,6 +2,8 @@
 
 import io
 import os
+import pty
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -44,6 +46,23 @@ def test_streams_that_are_closed_full_or_gone_neither_end_a_study_nor_change_its
     assert folder.optuna("pragma integrity_check") == [("ok",)], "nothing was printed into it"
     assert folder.optuna("select count(*) from study_user_attributes where key = 'test'") == [(1,)]
     assert folder.mlflow("select status from runs") == [("FINISHED",)] * 2
+
+
+def test_a_study_ends_in_order_when_its_terminal_is_closed(folder: StudyFolder):
+    """It gets SIGHUP, and whatever it writes from then on is an error."""
+    folder.prepare()
+    terminal, its_end = pty.openpty()
+    command = [sys.executable, "-m", "tuner.study", str(IRIS), *with_defaults(["--trials", "1000"])]
+    process = subprocess.Popen(command, cwd=folder.path, stdout=its_end, stderr=its_end)
+    os.close(its_end)
+    shown = b""
+    while b"complete" not in shown:
+        shown += os.read(terminal, 1 << 16)
+    os.close(terminal)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=240) == 128 + signal.SIGHUP
+    assert folder.optuna("select count(*) from trials where state = 'RUNNING'") == [(0,)]
+    assert folder.mlflow("select count(*) from runs where status = 'RUNNING'") == [(0,)]
 
 
 def test_a_study_runs_with_a_long_tmpdir_without_a_home_and_in_a_folder_of_any_name(tmp_path: Path):
