@@ -44,7 +44,7 @@ class Store:
                 database.executemany("insert into texts values (?)", [[text] for text in texts])
             database.close()
 
-        def divide() -> list[Record]:
+        def divide(error: Exception) -> list[Record]:
             return [self.record((text,)) for text in texts]
 
         return Record(write, lambda error: self.given_up.append((texts, str(error))), divide, newest)

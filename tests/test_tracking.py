@@ -409,6 +409,17 @@ def test_in_a_process_that_goes_on_a_study_after_its_database_was_removed_begins
     assert not [each for each in threading.enumerate() if each.name in ("tracking", "artifacts")]
 
 
+def test_a_database_that_is_removed_while_the_study_runs_is_told_and_the_next_run_sends_everything(study: Study):
+    study.train(0, [("lr", 1, 0.1)])
+    assert study.tracker._recorder.runs.settle(30)
+    Path("mlflow.db").unlink()
+    study.train(1, [("lr", 1, 0.1)])
+    assert not study.close()
+    assert study.tracker.missing == ["MLflow's database was removed while the study ran; run the same command again"]
+    assert study.again([0, 1], [("lr", 1, 0.1)])
+    assert study.runs() == [("0", "FINISHED"), ("1", "FINISHED")]
+
+
 def test_a_study_is_found_among_thousands_of_experiments(study: Study):
     study.train(0, [("lr", 1, 0.1)])
     assert study.close()

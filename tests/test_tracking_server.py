@@ -1,5 +1,7 @@
 """Studies that log to a real MLflow server: one that is killed under them, one that wants a login."""
 
+import itertools
+import math
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -11,7 +13,8 @@ from tests.conftest import EPOCHS, STEPS, StudyFolder
 from tests.launcher import Started
 from tests.processes import children, command_of
 from tests.servers import MLflowServer, Proxy
-from tests.test_tracking import Study
+from tests.test_tracking import ODD_NAMES, Study
+from tuner.followup.replaying import LARGEST
 from tuner.tracking import record_writer as records
 
 Through = Callable[[Callable[[str, bytes], int | None]], Study]
@@ -164,6 +167,19 @@ def test_artifacts_that_a_server_wants_written_where_nobody_can_are_told_before_
     for number in range(3):
         assert study.points(number) == {"lr": [(1, 0.1)]}
         assert study.tags(number)["tuner.state"] == "complete"
+
+
+def test_odd_names_and_values_arrive_through_a_server(through: Through):
+    study = through(lambda path, body: None)
+    points = [(name, 1, value) for name, value in zip(ODD_NAMES, itertools.cycle((1.0, math.inf, -0.5)), strict=False)]
+    study.train(0, [*points, ("nan", 1, math.nan), ("lr", 2**70, 0.1)], message="caf\udce9 \0")
+    study.close()
+    found = study.points()
+    assert math.isnan(found.pop("nan")[0][1])
+    assert sorted(value for ((_, value),) in found.values()) == sorted(min(value, LARGEST) for _, _, value in points)
+    (text,) = [text for text in study.tracker.missing if "points" in text]
+    assert "points of lr of trial #0" in text
+    assert study.tags()["tuner.message"] == "caf\\udce9 \\x00"
 
 
 def test_a_value_for_which_a_server_answers_500_costs_only_itself_and_is_sent_again_by_the_next_run(

@@ -395,3 +395,33 @@ def test_artifacts_beside_a_postgresql_database_lie_in_the_folder_whatever_its_n
     assert study.close()
     assert len(list(folder.glob("mlruns/**/lr.csv"))) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["100%20"]
+
+
+def test_a_path_that_is_too_long_for_a_database_server_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: PostgreSQLServer
+):
+    folder = tmp_path / ("x" * 150)
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    assert "characters too long for the places of artifacts in postgresql://" in refused(server.new_database())
+    study = write_study(folder, monkeypatch, (0,))
+    assert study.tracker.missing == [], "in a file it is relative, however long"
+
+
+def test_artifacts_of_a_database_in_a_folder_inside_are_found_after_a_move(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    before, now = tmp_path / "a", tmp_path / "b"
+    before.mkdir()
+    study = Study(StudyFolder(before))
+    for place, number in ((before, 0), (now, 1)):
+        monkeypatch.chdir(place)
+        study.folder.tracking = "sqlite:///inside/mlflow.db"
+        study.open()
+        study.train(number, [("lr", 1, 0.1)])
+        assert study.close()
+        if place is before:
+            monkeypatch.chdir(tmp_path)
+            before.rename(now)
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+    assert len(list(now.glob("mlruns/*/*/artifacts/lr.csv"))) == 2

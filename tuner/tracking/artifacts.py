@@ -15,26 +15,57 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
+from tuner.tracking.store_errors import refused
 from tuner.tracking.store_uri import folder_of, is_server
+from tuner.urls import without_password
 
-__all__ = ["FOLDER", "add_files", "artifact_folder", "create_experiment", "local_path", "present_place", "take_along"]
+__all__ = [
+    "FOLDER",
+    "add_files",
+    "artifact_folder",
+    "check_length",
+    "create_experiment",
+    "local_path",
+    "present_place",
+    "take_along",
+]
 
 FOLDER = "mlruns"
 """The folder of artifacts, as MLflow calls it."""
+LONGEST_PLACE = 200
+"""Characters that MLflow's tables have for the place of a run's artifacts, where the database counts them."""
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # MLflow then shows its pages for training
 
 
 def create_experiment(client: MlflowClient, uri: str, name: str) -> Experiment:
-    """Create an experiment; see the module for where its artifacts lie."""
+    """Create an experiment; see the module for where its artifacts are."""
+    identifier = client.create_experiment(name, artifact_location=_location(uri, name), tags=EXPERIMENT_TAGS)
     folder = folder_of(uri)
-    location = None
-    here = Path.cwd() / FOLDER
-    if not is_server(uri) and urllib.parse.quote(str(here)) != str(here):  # MLflow takes a path for a part of a URI
-        location = f"{here.as_uri()}/{name}"
-    identifier = client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS)
     if folder is not None and folder.resolve() == Path.cwd():
         _write_place(uri, identifier, "", f"{FOLDER}/{identifier}")
     return client.get_experiment(identifier)
+
+
+def _location(uri: str, name: str) -> str | None:
+    """Return where the artifacts of a new experiment shall be; None for where MLflow puts them."""
+    here = Path.cwd() / FOLDER
+    if not is_server(uri) and urllib.parse.quote(str(here)) != str(here):  # MLflow takes a path for a part of a URI
+        return f"{here.as_uri()}/{name}"
+    return None
+
+
+def check_length(uri: str, name: str) -> None:
+    """Find out whether the paths of artifacts fit into the columns of a database server.
+
+    Raises:
+        BadInputError: If not.
+    """
+    longest = len(_location(uri, name) or f"{Path.cwd() / FOLDER}/1000000") + len(f"/{'0' * 32}/artifacts")
+    if not uri.startswith("sqlite:") and longest > LONGEST_PLACE:
+        raise refused(
+            f"the path of this folder is {longest - LONGEST_PLACE} characters too long for the places of artifacts in "
+            f"{without_password(uri)}; run the study in a folder with a shorter path, or use an MLflow server."
+        )
 
 
 def take_along(client: MlflowClient, uri: str, experiment: Experiment, note: Callable[[str], None]) -> None:
@@ -62,20 +93,27 @@ def take_along(client: MlflowClient, uri: str, experiment: Experiment, note: Cal
 
 
 def present_place(before: Path, uri: str, identifier: str) -> Path:
-    """Return where the artifacts of an experiment are now: beside the database, if they were taken along with it."""
-    base = folder_of(uri) or Path.cwd()
+    """Return where the artifacts of an experiment are now: in this folder, if they were moved or copied with it."""
     if not before.is_absolute():
-        return base / before
-    now = base / FOLDER / identifier
-    if (before.parent.name, before.name) != (FOLDER, identifier) or now.resolve() == before.resolve():
+        return (folder_of(uri) or Path.cwd()) / before
+    if (before.parent.name, before.name) != (FOLDER, identifier):
         return before
-    if not now.is_dir():
-        return now if folder_of(uri) and not before.exists() else before
+    places = [base / FOLDER / identifier for base in _bases(uri)]
+    if any(place.resolve() == before.resolve() for place in places):
+        return before
     with sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool).connect() as connection:
         query = sqlalchemy.text("select run_uuid from runs where experiment_id = :identifier")
         runs = set(connection.execute(query, {"identifier": int(identifier)}).scalars())
-    is_taken_along = any(each.name in runs for each in now.iterdir())  # and is not that of another database
-    return now if is_taken_along else before
+    for place in places:
+        if place.is_dir() and any(each.name in runs for each in place.iterdir()):  # not those of another database
+            return place
+    return places[0] if folder_of(uri) and not before.exists() else before
+
+
+def _bases(uri: str) -> list[Path]:
+    """Return the folders in which artifacts may be: that of the database, and this one."""
+    folder = folder_of(uri)
+    return [Path.cwd()] if folder is None else [folder, Path.cwd()]
 
 
 def _write_place(uri: str, identifier: str, before: str, now: str) -> None:
@@ -114,13 +152,12 @@ def artifact_folder(uri: str, location: str) -> Path | None:
     path = local_path(location)
     if path is None:
         return None
-    base = folder_of(uri) or Path.cwd()
     if not path.is_absolute():
-        return base / path
+        return (folder_of(uri) or Path.cwd()) / path
     if not path.exists() and FOLDER in path.parts:
         index = len(path.parts) - 1 - path.parts[::-1].index(FOLDER)
-        moved = base.joinpath(*path.parts[index:])
-        return moved if moved.exists() else path
+        moved = (base.joinpath(*path.parts[index:]) for base in _bases(uri))
+        return next((place for place in moved if place.exists()), path)
     return path
 
 

@@ -85,11 +85,12 @@ def page_of(uri: str, name: str | None) -> str:
     """
     if name is None:
         return "/#/experiments"
-    client = open_client(uri)
-    experiment = client.get_experiment_by_name(name)
-    if experiment is None:
-        raise BadInputError([f'tracking uri: MLflow has no study "{name}" there.'])
-    found = client.search_runs([experiment.experiment_id], f"tags.`{STUDY_ID_TAG}` != ''")
+    with explained(uri):
+        client = open_client(uri)
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            raise BadInputError([f'tracking uri: MLflow has no study "{name}" there.'])
+        found = client.search_runs([experiment.experiment_id], f"tags.`{STUDY_ID_TAG}` != ''")
     runs = [run for run in found if MLFLOW_PARENT_RUN_ID not in run.data.tags]  # not those of its confirmations
     return "/" + runs_page(experiment.experiment_id, *(runs[0].info.run_id,) if len(runs) == 1 else ())
 

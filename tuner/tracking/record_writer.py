@@ -19,6 +19,10 @@ LAST_PAUSE = 1.0  # once the study is over, somebody waits
 MISSES = 3
 
 
+def _no_parts(error: Exception) -> Sequence["Record"]:
+    return ()
+
+
 @dataclass(eq=False)
 class Record:
     """Something to write.
@@ -27,13 +31,14 @@ class Record:
         write: Writes it, and returns False if there was nothing to write. It is called again after an error, even if
             everything was written before that.
         give_up: Called in the writer's thread with the error, if the record cannot be written.
-        divide: Returns what can be written one by one if the whole cannot; nothing if there are no parts.
+        divide: Returns what can be written one by one if the whole, with this error, cannot; nothing if there are no
+            parts.
         newest: If not empty, of the records of a lane with this name only the newest is kept waiting.
     """
 
     write: Callable[[], object]
     give_up: Callable[[Exception], None]
-    divide: Callable[[], Sequence["Record"]] = tuple
+    divide: Callable[[Exception], Sequence["Record"]] = _no_parts
     newest: str = ""
     failures: int = field(default=0, init=False)
     misses: int = field(default=0, init=False)  # failures of this one while the store took something else
@@ -222,7 +227,7 @@ class RecordWriter:
 
     def _give_up(self, lane: Hashable, record: Record, error: Exception) -> None:
         try:
-            parts = record.divide()
+            parts = record.divide(error)
         except Exception:  # it reads the very store
             parts = ()
         if len(parts) > 1:

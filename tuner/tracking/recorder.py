@@ -13,6 +13,7 @@ from tuner.text import joined
 from tuner.tracking.record_writer import Record, RecordWriter
 from tuner.tracking.sent_points import SentPoints
 from tuner.tracking.store_errors import can_pass, is_refusal, reason
+from tuner.tracking.store_uri import file_of
 
 __all__ = ["ARTIFACTS", "END", "RUN", "STUDY", "DeletedRunError", "LostStudyError", "NoRunError", "Recorder"]
 
@@ -59,7 +60,7 @@ class Recorder:
         self._place = place
         self._lock = threading.Lock()
         self._losses: dict[tuple[str, str, bool], tuple[str, dict[str, None]]] = {}
-        self._is_complete = True
+        self._is_complete, self._was_removed = True, False
         self.runs = RecordWriter("tracking", can_pass, probes[0], self._went, self._came_back)
         self.artifacts = RecordWriter("artifacts", can_pass, probes[1], self._artifacts_went, lambda: None)
 
@@ -87,7 +88,9 @@ class Recorder:
         if is_drained:
             last()
             self.runs.drain(patience)
-        self._is_complete = not self.waiting
+        file = file_of(self.uri)
+        self._was_removed = file is not None and not file.exists()
+        self._is_complete = not self.waiting and not self._was_removed
         self.runs.close()
         self.artifacts.close()
         with self._lock:
@@ -124,7 +127,9 @@ class Recorder:
     def missing(self) -> list[str]:
         """Return what MLflow lacks of the study, why, and what to do, in sentences; nothing if it has everything."""
         sentences = []
-        if not self._is_complete:
+        if self._was_removed:
+            sentences.append("MLflow's database was removed while the study ran; run the same command again")
+        elif not self._is_complete:
             sentences.append("MLflow did not take all records; run the same command again when it is up")
         with self._lock:
             losses = [(what, is_final, why, list(whom)) for (what, _, is_final), (why, whom) in self._losses.items()]

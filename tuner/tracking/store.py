@@ -20,7 +20,7 @@ from mlflow.entities import ViewType
 from sqlalchemy.exc import ArgumentError
 
 from tuner.errors import BadInputError
-from tuner.tracking.artifacts import FOLDER, local_path, present_place
+from tuner.tracking.artifacts import FOLDER, check_length, local_path, present_place
 from tuner.tracking.store_errors import FORMS, explained, refused
 from tuner.tracking.store_uri import file_of, is_server, resolved
 from tuner.urls import is_web, without_password
@@ -142,6 +142,8 @@ def _check_database(uri: str, must_exist: bool, study: str, storage: str) -> Non
         if not must_exist:
             _check_rights(connection, bool(tables))
     shown = without_password(uri)
+    if study:
+        check_length(uri, study)
     if not tables:
         if must_exist:
             raise refused(f"{shown} has no records of MLflow.")

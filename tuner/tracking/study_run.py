@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ __all__ = ["MISSING_TAG", "REPLACES_TAG", "STUDY_TAG", "StudyRun", "run_tags"]
 STUDY_TAG, REPLACES_TAG = "tuner.study", "tuner.replaces"
 MISSING_TAG = "tuner.missing"
 """Of a run that lacks records: which ones, and why. The next run of the study sends them."""
+PROBE_TAG = "tuner.probe"
 INHERITED_TAGS = (METRIC_TAG, CHAMPION_TAG, "tuner.model", "tuner.confirmed")
 """Tags that the run of a study takes over from the deleted one that it replaces."""
 
@@ -78,6 +80,7 @@ class StudyRun:
         self._is_open = bool(self.run.info.status == "RUNNING")
         self._is_marked = MISSING_TAG in self.run.data.tags
         self._sent: SentPoints | None = None
+        self._has_probed = False
         self._standings: list[tuple[Points, int]] = []
         self._files: dict[str, Callable[[], str | None]] = {}
         self._recorder: Recorder
@@ -226,6 +229,8 @@ class StudyRun:
         """Close the run; if nothing was done in it, it keeps its end."""
 
         def write() -> None:
+            if self._has_probed:
+                self._recorder.remove_tag(self.run_id, PROBE_TAG)
             sentences = "; ".join(self._recorder.missing)
             if sentences:
                 self._client.set_tag(self.run_id, MISSING_TAG, fitting(sentences, LONGEST_TAG))
@@ -238,8 +243,9 @@ class StudyRun:
         self.put(END, write)
 
     def probe(self) -> None:
-        """Write what the store is known to take."""
-        self._client.set_tag(self.run_id, STUDY_TAG, self._config.name)
+        """Write what the store is known to take: a tag with another value each time, or a database writes nothing."""
+        self._has_probed = True
+        self._client.set_tag(self.run_id, PROBE_TAG, str(time.time()))
 
     def probe_artifacts(self) -> None:
         """Write what the store of the artifacts should take."""

@@ -427,7 +427,10 @@ class TrialRuns:
                 del self.by_number[number]
                 raise DeletedRunError("the run was deleted") from error
 
-        return Record(attempt, partial(self._lose, what, number, gone), divide)
+        def parts(error: Exception) -> Sequence[Record]:
+            return () if isinstance(error, NoRunError | DeletedRunError) else divide()
+
+        return Record(attempt, partial(self._lose, what, number, gone), parts)
 
     def _lose(self, what: str, number: int, gone: Callable[[], None], error: Exception) -> None:
         """Remember that a record cannot be written; see `_record`."""
