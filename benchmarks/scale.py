@@ -39,13 +39,13 @@ from rich.console import Console
 from tests.servers import PostgreSQLServer
 from tuner.config.study import TrialConfig, load_study
 from tuner.engines import Handler
+from tuner.files import write_json
 from tuner.protocol import Assignment, EpochReport, Group, Point, Slot, StepReport, TrialResult
 from tuner.runner.coordinator import Coordinator
 from tuner.runner.display import Display
 from tuner.storage.study_store import StudyStore
 from tuner.tracking.record_writer import Record
 from tuner.tracking.tracker import Tracker
-from tuner.training.checkpoints import write_json
 from tuner.training.run import MODEL_FILE, RESULT_FILE
 
 EPOCHS, STEPS = 3, 40  # steps of an epoch

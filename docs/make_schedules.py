@@ -16,11 +16,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from lightning_modules import Plateau, PlateauState, Schedule
-from tuner.config.document import Document, shown
+from tuner.config.document import Document
 from tuner.config.lengths import Length
 from tuner.config.registry import KINDS
 from tuner.config.study import read_schedule
 from tuner.config.yaml_reader import read_value
+from tuner.text import shown
 from tuner.visualization.figure import COLORS
 
 DOCS = Path(__file__).parent

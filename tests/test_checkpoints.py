@@ -10,14 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from tuner.files import write_atomically, write_json
 from tuner.training.checkpoints import (
     CheckpointPace,
     DamagedCheckpointError,
     checkpoint_name,
     common_checkpoint,
     load_tensors,
-    write_atomically,
-    write_json,
 )
 
 

@@ -23,9 +23,9 @@ from tuner.config.study import (
     load_study,
     shipped_studies,
 )
-from tuner.durations import parse_duration
 from tuner.errors import BadInputError
 from tuner.process import own_places
+from tuner.text import parse_duration
 
 FILE = Path("studies/x.yaml")
 

@@ -13,13 +13,13 @@ import pytest
 from tests.conftest import EPOCHS, STEPS, StudyFolder
 from tests.networks import with_network
 from tests.processes import slots_of
-from tuner.crashes import Place
 from tuner.engines.local import MAX_OUTPUT
+from tuner.process import CrashPoint
 
 
-@pytest.mark.parametrize("place", get_args(Place))
+@pytest.mark.parametrize("place", get_args(CrashPoint))
 def test_a_crash_between_two_records_is_put_right_by_the_next_run(
-    folder: StudyFolder, undisturbed: StudyFolder, place: Place, monkeypatch: pytest.MonkeyPatch
+    folder: StudyFolder, undisturbed: StudyFolder, place: CrashPoint, monkeypatch: pytest.MonkeyPatch
 ):
     with monkeypatch.context() as patch:
         patch.setenv("TUNER_CRASH_AT", place)

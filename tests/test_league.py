@@ -12,6 +12,7 @@ from tuner.analysis.standings import Member, Standings
 from tuner.config.search_space import OneOf
 from tuner.config.study import load_study
 from tuner.league import main as league
+from tuner.visualization.comparisons import of_standings
 
 SHIPPED = Path(__file__).parent.parent / "studies" / "league" / "schedules.yaml"
 MINI = """\
@@ -151,7 +152,7 @@ def test_the_table_tells_ties_and_failures():
     assert "The seeds cannot tell it from step." in STANDINGS.findings()
     places = [row["place"] for row in csv.DictReader(io.StringIO(STANDINGS.csv()))]
     assert places == ["1", "2", "3"]
-    left, right = STANDINGS.figure().panels
+    left, right = of_standings(STANDINGS).panels
     assert len(right.series) == 3
     assert list(left.y_ticks.values())[-1] == "cosine"
     assert {series.label for series in right.series} == {"cosine", "step", "constant"}

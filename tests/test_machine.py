@@ -13,7 +13,7 @@ from tuner.engines.machine import processor_quota
 from tuner.engines.slots import make_slots
 from tuner.errors import BadInputError, StudyFailedError
 from tuner.protocol import Slot
-from tuner.training.environment import environment
+from tuner.runner.environment import environment
 from tuner.training.lightning_cli import lightning_config
 
 

@@ -15,10 +15,10 @@ from mlflow import MlflowClient
 
 from tests.conftest import TINY, StudyFolder
 from tests.servers import PostgreSQLServer
+from tuner.analysis.record import TestResult
 from tuner.config.study import TrialConfig, load_study
 from tuner.errors import BadInputError
 from tuner.protocol import Points, TrialResult
-from tuner.storage import study_store as storage
 from tuner.storage.reader import config_of
 from tuner.tracking import record_writer as records
 from tuner.tracking import trial_runs
@@ -452,7 +452,7 @@ def test_the_description_keeps_the_network_of_the_registry_whoever_writes_it(stu
 
 def test_the_test_of_the_best_trial_is_recorded_under_names_that_mlflow_takes(study: Study):
     study.train(0, [("val/acc@5", 3, 0.5)])
-    study.tracker.log_test(storage.Tested(0, {"test/acc@5": 0.75}, 3, 1))
+    study.tracker.log_test(TestResult(0, {"test/acc@5": 0.75}, 3, 1))
     assert study.close()
     stored = study.folder.mlflow("select key, step, value from metrics where key like 'test%' order by step")
     assert stored == [("test/acc_5", 1, 0.75), ("test/acc_5", 3, 0.75)]

@@ -1,21 +1,17 @@
 """What the commands that train have in common: options, exit codes, and what Ctrl-C does before and after."""
 
 import argparse
-import atexit
-import contextlib
 import dataclasses
-import os
 import sys
 from collections.abc import Callable, Mapping
-from typing import NoReturn
 
 from tuner.console import lenient_streams, open_missing_streams
 from tuner.errors import BadInputError, TunerError
-from tuner.interrupts import end_at_once, ignore_interrupts, on_interrupt
+from tuner.interrupts import end_at_once, on_interrupt
 from tuner.runner.run import Place
 from tuner.urls import DEFAULT_STORAGE
 
-__all__ = ["EXIT_CODES", "add_engine_options", "add_stores", "check_counts", "command", "leave", "place_of"]
+__all__ = ["EXIT_CODES", "add_engine_options", "add_stores", "check_counts", "command", "place_of"]
 
 MOST = 1000
 
@@ -35,19 +31,6 @@ def command(run: Callable[[], int]) -> int:
         except TunerError as error:
             print(error, file=sys.stderr)  # noqa: T201
             return error.exit_code
-
-
-def leave(code: int) -> NoReturn:
-    """End this process, with an exit code.
-
-    With so many packages imported, the interpreter takes seconds to take itself apart; nothing is gained by it.
-    """
-    ignore_interrupts()  # it is over
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(code)
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:

@@ -14,9 +14,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from tuner.cli import EXIT_CODES, add_engine_options, add_stores, check_counts, command, leave, place_of
+from tuner.cli import EXIT_CODES, add_engine_options, add_stores, check_counts, command, place_of
 from tuner.errors import BadInputError
 from tuner.interrupts import temporary_folder
+from tuner.process import leave
 from tuner.runner.run import Place, carry_out, checked, checking, opened_engine
 from tuner.text import counted, number
 from tuner.urls import storage_url
@@ -106,7 +107,8 @@ def _with_engine(options: argparse.Namespace, place: Place, engine: "Engine") ->
 def _confirmation(past: "PastStudy", top: int, count: int, name: str | None) -> "tuple[SeedStudy, Mapping[str, str]]":
     """Return the study that confirms another, and the names of the default and of the constant lr in it, by role."""
     from tuner.config.study import NAME, Component
-    from tuner.followup.replicates import SeedStudy, fresh_seeds, label
+    from tuner.followup.replicates import SeedStudy, fresh_seeds
+    from tuner.storage.stored_study import label
 
     name = name or f"{past.config.name}-confirm"
     if not NAME.fullmatch(name):
@@ -188,6 +190,7 @@ def _show(console: "Console", config: "SeedStudy", store: "SeedStore", opponents
 def _record(past: "PastStudy", store: "SeedStore", uri: str, opponents: Mapping[str, str]) -> None:
     """Put table, values and picture beside the run of the confirmation, and what came out into the study's."""
     from tuner.tracking.reader import TrackedStudy
+    from tuner.visualization.comparisons import of_comparison
     from tuner.visualization.matplotlib_backend import png
 
     comparison = store.comparison()
@@ -196,7 +199,7 @@ def _record(past: "PastStudy", store: "SeedStore", uri: str, opponents: Mapping[
         (folder / "confirmation.csv").write_text(comparison.csv(), encoding="utf-8")
         text = "\n".join([comparison.markdown(), "", *(f"- {sentence}" for sentence in found), ""])
         (folder / "confirmation.md").write_text(text, encoding="utf-8")
-        figure = comparison.figure(f"{past.config.name}: the best, trained again with fresh seeds")
+        figure = of_comparison(comparison, f"{past.config.name}: the best, trained again with fresh seeds")
         if figure.panels:
             (folder / "confirmation.png").write_bytes(png(figure))
         TrackedStudy(uri, store.identifier).add(folder)

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.cli import add_stores, command, leave
+from tuner.cli import add_stores, command
 from tuner.errors import BadInputError, StudyFailedError, in_a_line, place_of
 from tuner.interrupts import temporary_folder
+from tuner.process import leave
 from tuner.runner.run import status
 from tuner.text import counted
 from tuner.urls import refuse_passwords, storage_url

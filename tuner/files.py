@@ -1,14 +1,65 @@
-"""File systems that several machines share: locks and SQLite databases are not safe on them."""
+"""Files that are written whole or not at all, and file systems that several machines share."""
 
+import errno
+import json
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any
 
-__all__ = ["network_file_system"]
+__all__ = ["DiskFullError", "network_file_system", "write_atomically", "write_json"]
 
 MOUNTS = Path("/proc/self/mountinfo")
 NETWORK = re.compile(
     r"nfs\d?|cifs|smb\d?|smbfs|9p|afs|ceph|glusterfs|lustre|beegfs|gpfs|fuse\.(sshfs|glusterfs|.*nfs.*|s3fs)"
 )
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class DiskFullError(Exception):
+    """There is no room for a file, so it was not written; what was there before still is."""
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Write a file whole or not at all.
+
+    Args:
+        path: Final name; a file of that name is replaced.
+        write: Called with the open file.
+
+    Raises:
+        DiskFullError: If there is no room for it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        cause: BaseException | None = error
+        while cause is not None:  # torch turns it into an error of its own
+            if isinstance(cause, OSError) and cause.errno in _FULL:
+                raise DiskFullError(f"{path.parent}: {os.strerror(cause.errno or 0)}") from error
+            cause = cause.__context__
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON, whole or not at all."""
+    content = json.dumps(value).encode()
+    write_atomically(path, lambda file: file.write(content))
 
 
 def network_file_system(path: Path, mounts: str | None = None) -> str:

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.cli import EXIT_CODES, add_engine_options, add_stores, check_counts, command, leave, place_of
+from tuner.cli import EXIT_CODES, add_engine_options, add_stores, check_counts, command, place_of
 from tuner.errors import BadInputError, StudyFailedError
 from tuner.interrupts import temporary_folder
+from tuner.process import leave
 from tuner.runner.run import Outcome, carry_out, checked, checking, opened_engine
 from tuner.text import brief, counted
 
@@ -234,7 +235,7 @@ class _League:
 
     def _reached(self, name: str, config: "TrialConfig", trials: Sequence["Trial"], target: float) -> list[int]:
         """Return the steps at which the trainings of a family came to the target first."""
-        from tuner.followup.replicates import CONFIGURATION
+        from tuner.storage.attributes import CONFIGURATION
 
         steps = self._config.meter.length(config.values()).steps_per_epoch
         sign = 1 if self._config.objective.direction == "maximize" else -1
@@ -253,10 +254,11 @@ class _League:
 
         from tuner.runner.summary import print_line
         from tuner.tracking.reader import TrackedStudy
+        from tuner.visualization.comparisons import of_standings
         from tuner.visualization.matplotlib_backend import png
 
         page = standings.markdown()
-        files = {".md": page.encode(), ".csv": standings.csv().encode(), ".png": png(standings.figure())}
+        files = {".md": page.encode(), ".csv": standings.csv().encode(), ".png": png(of_standings(standings))}
         paths = {ending: self._options.to / f"{standings.name}{ending}" for ending in files}
         try:
             for ending, content in files.items():

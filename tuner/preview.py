@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuner.cli import leave
 from tuner.errors import BadInputError, TunerError
+from tuner.process import leave
 
 if TYPE_CHECKING:
     from tuner.analysis.lr_curves import Family

@@ -1,12 +1,19 @@
-"""Where a study's own modules are looked for, and imports without the garbage collector."""
+"""This very process: where it looks for modules, how it imports them, and where tests make it die."""
 
+import atexit
+import contextlib
 import gc
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal, NoReturn
 
-__all__ = ["importing", "look_in", "own_places", "study_folder"]
+from tuner.interrupts import ignore_interrupts
+
+__all__ = ["CrashPoint", "crash_point", "importing", "leave", "look_in", "own_places", "study_folder"]
 
 _added: list[str] = []
 
@@ -53,3 +60,36 @@ def importing() -> Iterator[None]:
         gc.freeze()
         if was_enabled:
             gc.enable()
+
+
+CrashPoint = Literal[
+    "asked",
+    "run created",
+    "checkpoint saved",
+    "result written",
+    "before told",
+    "told",
+    "run described",
+    "tested",
+    "test told",
+]
+"""A place between two records, where a crash would hurt most: the tests make the process die in each of them."""
+
+
+def crash_point(place: CrashPoint) -> None:
+    """Die here, at once, if the environment variable TUNER_CRASH_AT says so."""
+    if os.environ.get("TUNER_CRASH_AT") == place:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process, with an exit code.
+
+    With so many packages imported, the interpreter takes seconds to take itself apart; nothing is gained by it.
+    """
+    ignore_interrupts()  # it is over
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from tuner.cli import add_stores, command, leave
 from tuner.interrupts import temporary_folder
+from tuner.process import leave
 from tuner.runner.run import status
 from tuner.text import counted
 from tuner.urls import refuse_passwords, storage_url

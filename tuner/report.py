@@ -1,146 +1,16 @@
-"""``python -m tuner.report``: studies as one HTML file that needs no network, to be read or sent to somebody.
-
-It reads what the stores hold and nothing else, and takes none of it for HTML, for a path or for code.
-"""
+"""``python -m tuner.report``: studies as one HTML file that needs no network, to be read or sent to somebody."""
 
 import argparse
-import base64
-import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from tuner.cli import add_stores, leave
+from tuner.cli import add_stores
 from tuner.errors import BadInputError, TunerError
+from tuner.process import leave
 from tuner.urls import refuse_passwords, storage_url
 
-if TYPE_CHECKING:
-    from tuner.analysis.record import StudyRecord
-    from tuner.tracking.reader import TrackedStudy
-
-__all__ = ["Chapter", "main", "render"]
-
-LEADERS = 15
-TEMPLATE = "report.html.jinja"
-PICTURES = {
-    "best/confusion_matrix.png": "What the best trial takes for what, on the test data",
-    "best/mistakes.png": "Its worst mistakes",
-}
-PNG = b"\x89PNG\r\n\x1a\n"
-
-
-@dataclass(frozen=True)
-class Chapter:
-    """What a report says of one study.
-
-    Args:
-        record: The study.
-        tags: What MLflow has about it.
-        config: Every value of the best trial, as YAML.
-        params: The same, by dotted names, as MLflow has them.
-        pictures: PNG images, by their titles.
-        is_registered: Whether the best trial's network is the champion of the study's name in the model registry.
-    """
-
-    record: "StudyRecord"
-    tags: Mapping[str, str]
-    config: str
-    params: Mapping[str, str]
-    pictures: Mapping[str, bytes]
-    is_registered: bool
-
-    @classmethod
-    def of(cls, record: "StudyRecord", tracked: "TrackedStudy") -> "Chapter":
-        """Read what MLflow has beside the record."""
-        best = tracked.children.get(record.best.number) if record.best else None
-        pictures = {title: tracked.read(path) for path, title in PICTURES.items()}
-        return cls(
-            record,
-            dict(tracked.parent.data.tags) if tracked.parent else {},
-            (tracked.read("best.yaml") or b"").decode("utf-8", "replace"),
-            dict(best.data.params) if best else {},
-            {title: data for title, data in pictures.items() if data and data.startswith(PNG)},
-            record.best is not None and tracked.champion(record.name) == record.best.number,
-        )
-
-
-def render(chapters: Sequence[Chapter]) -> str:
-    """Return the page."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
-
-    from tuner.analysis.findings import duration, findings, values_of
-    from tuner.tracking.pages import address_of
-    from tuner.visualization.charts import draw
-    from tuner.visualization.curves import compare
-    from tuner.visualization.plotly_backend import library, to_div
-
-    page = Environment(
-        loader=PackageLoader("tuner", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    ).get_template(TEMPLATE)
-    return page.render(
-        chapters=[
-            {
-                "id": f"study-{index}",
-                "record": chapter.record,
-                "findings": findings(chapter.record),
-                "figures": [
-                    (figure, Markup(to_div(figure, f"study-{index}")) if figure.panels else "")
-                    for figure in draw(chapter.record)
-                ],
-                "config": chapter.config,
-                "code": _code(chapter.params),
-                "tags": chapter.tags,
-                "address": address_of(chapter.record.name) if chapter.is_registered else "",
-                "pictures": {title: base64.b64encode(data).decode("ascii") for title, data in chapter.pictures.items()},
-                "unfinished": [trial for trial in chapter.record.trials if not trial.is_complete],
-            }
-            for index, chapter in enumerate(chapters)
-        ],
-        comparison=[
-            (figure, Markup(to_div(figure, "all")))
-            for figure in (compare([chapter.record for chapter in chapters]),)
-            if figure.panels
-        ],
-        duration=duration,
-        values_of=values_of,
-        leaders=LEADERS,
-        library=Markup(library()),
-    )
-
-
-def _code(params: Mapping[str, str]) -> str:
-    """Return Python that builds the best trial's schedule and optimizer; nothing if they are not of this library."""
-    from tuner.config.registry import KINDS
-
-    lines, names = [], ["Classifier"]
-    for kind in ("optimizer", "schedule"):
-        values, classes = _section(params, kind), KINDS[kind]
-        name = str(values.pop("name", ""))
-        if name not in classes or any(isinstance(value, dict | list) or "." in key for key, value in values.items()):
-            return ""
-        names.append(classes[name].__name__)
-        arguments = ", ".join(f"{key}={value!r}" for key, value in sorted(values.items()) if key.isidentifier())
-        lines.append(f"{kind} = {names[-1]}({arguments})")
-    imports = f"from lightning_modules import {', '.join(sorted(names))}"
-    return "\n".join([imports, "", *lines, "module = Classifier(your_network, optimizer, schedule)"])
-
-
-def _section(params: Mapping[str, str], section: str) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for key, text in params.items():
-        if key.startswith(f"{section}.") and not key.endswith(".relative"):  # a length as it was given
-            try:
-                values[key.partition(".")[2]] = json.loads(text)
-            except ValueError:
-                values[key.partition(".")[2]] = text
-    return values
+__all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -167,6 +37,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _write(options: argparse.Namespace) -> Path:
+    from tuner.reporting.page import Chapter, render
     from tuner.storage.reader import identifier_of, open_study, record_of
     from tuner.tracking.reader import TrackedStudy
     from tuner.tracking.store import tracking_uri

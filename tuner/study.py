@@ -6,7 +6,8 @@ Reads the arguments and returns the exit code; the study itself is run by `tuner
 import argparse
 from collections.abc import Sequence
 
-from tuner.cli import EXIT_CODES, add_engine_options, add_stores, command, leave
+from tuner.cli import EXIT_CODES, add_engine_options, add_stores, command
+from tuner.process import leave
 from tuner.runner.run import Options, run
 
 __all__ = ["main"]

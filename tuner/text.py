@@ -1,9 +1,14 @@
-"""Numbers and what they count, as people write them."""
+"""Numbers, names, values and durations as text, and durations from text."""
 
+import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["brief", "counted", "joined", "number", "percent"]
+__all__ = ["brief", "counted", "cut", "joined", "number", "parse_duration", "percent", "shown"]
+
+MAX_SHOWN = 60
+MAX_SECONDS = 1e9
 
 
 def counted(number: int, what: str) -> str:
@@ -50,3 +55,37 @@ def percent(probability: float) -> str:
     ('87%', 'more than 99%', 'less than 1%')
     """
     return "more than 99%" if probability > 0.99 else "less than 1%" if probability < 0.01 else f"{probability:.0%}"
+
+
+def shown(value: Any) -> str:
+    """Return a value for a message: as it can be written in a study file, cut if it is long.
+
+    >>> shown(["a", 1e-3, None])
+    '["a", 0.001, null]'
+    """
+    return cut(json.dumps(value, ensure_ascii=False, default=repr))
+
+
+def cut(text: str) -> str:
+    """Return a text, or its beginning if it is long."""
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+
+
+def parse_duration(value: str | int | float, may_be_zero: bool = False) -> float:
+    """Return a duration in seconds, more than none unless it may be zero.
+
+    Raises:
+        ValueError: If it is not a number of seconds or a text such as ``90s``, ``30m`` or ``1h30m``.
+
+    >>> parse_duration("1h30m"), parse_duration(90)
+    (5400.0, 90.0)
+    """
+    number = r"([0-9]+(?:\.[0-9]+)?)"
+    text = str(value).strip()
+    parts = re.fullmatch(rf"(?:{number}d)?(?:{number}h)?(?:{number}m)?(?:{number}s)?|{number}", text)
+    amounts = [float(part or 0) for part in parts.groups()] if parts else []
+    is_given = parts is not None and any(parts.groups())
+    seconds = sum(amount * unit for amount, unit in zip(amounts, (86400, 3600, 60, 1, 1), strict=False))
+    if not is_given or seconds > MAX_SECONDS or (seconds == 0 and not may_be_zero):
+        raise ValueError(f"{shown(value)} is not a duration; write 90s, 30m, 2h or 1h30m")
+    return seconds

@@ -31,7 +31,6 @@ from scipy import stats
 
 from tuner.analysis.record import is_share, resolution
 from tuner.text import counted, number, percent
-from tuner.visualization.figure import COLORS, GREY, Figure, Panel, Series
 
 __all__ = ["CONFIDENCE", "Comparison", "Difference", "Repeated", "Scale", "chance", "interval"]
 
@@ -335,35 +334,6 @@ class Comparison:
         writer.writerow(["configuration", "seed", self.metric])
         writer.writerows([each.name, *pair] for each in self.configurations for pair in each.values.items())
         return file.getvalue()
-
-    def figure(self, title: str, colors: Mapping[str, str] | None = None) -> Figure:
-        """Return a picture: every value, the means and their intervals.
-
-        Args:
-            title: Its title.
-            colors: Those of some configurations, by name; of the winner alone if not given. The others are grey.
-        """
-        ranking = self.ranking[::-1]
-        if colors is None:
-            colors = {ranking[-1].name: COLORS[0]} if ranking else {}
-        series: list[Series] = []
-        for place, each in enumerate(ranking):
-            color = colors.get(each.name, GREY)
-            values = list(each.values.values())
-            series.append(Series(values, [place] * len(values), "points", color))
-            if bounds := self.interval(each):
-                series.append(Series(bounds, (place, place), "line", color, width=2.5))
-            series.append(Series([each.mean], [place + 0.2], "crosses", color))
-        panels = [
-            Panel(
-                series,
-                x_label=self.metric,
-                y_ticks={place: each.name for place, each in enumerate(ranking)},
-                y_range=(-0.7, len(ranking) - 0.3),
-            )
-        ]
-        caption = "Points are seeds, a line is the 95% confidence interval of the mean, a cross the mean."
-        return Figure("confirmation", title, caption, panels if ranking else [], height=1 + 0.4 * len(ranking))
 
 
 def chance(probability: float | None) -> str:

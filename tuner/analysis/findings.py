@@ -3,9 +3,8 @@
 import math
 from collections import Counter
 
-from tuner.analysis.record import FAMILY, StudyRecord, TrialRecord, resolution
+from tuner.analysis.record import FAMILY, MIN_FOR_IMPORTANCE, StudyRecord, TrialRecord, resolution
 from tuner.text import brief, counted, joined
-from tuner.visualization.parts import no_importance, short_name
 
 __all__ = ["doubt", "duration", "findings", "never_tried", "values_of"]
 
@@ -144,3 +143,25 @@ def never_tried(record: StudyRecord) -> str:
 def _choice(name: str) -> str:
     """Return the name of a choice: what is chosen, and in which family."""
     return short_name(name).removesuffix(" name")
+
+
+def short_name(parameter: str) -> str:
+    """Return the name of a parameter for a place with little room.
+
+    >>> short_name("schedule.name"), short_name("optimizer.eps"), short_name("schedule.exponential.decay_rate")
+    ('schedule', 'eps', 'exponential decay_rate')
+    >>> short_name("loss")
+    'loss'
+    """
+    parts = parameter.split(".")
+    if len(parts) == 2:
+        return parts[0] if parts[1] == "name" else parts[1]
+    return " ".join(parts[1:]) or parameter
+
+
+def no_importance(record: StudyRecord) -> str:
+    """Return why it is not known which parameter mattered."""
+    missing = MIN_FOR_IMPORTANCE - len(record.ranking)
+    if missing > 0:
+        return f"Which parameter mattered can be told when {counted(missing, 'more trial')} are trained to their end."
+    return "Which parameter mattered cannot be told: the values or the results of the trials are too much alike."

@@ -75,6 +75,25 @@ class TrialRecord:
 
 
 @dataclass(frozen=True)
+class TestResult:
+    """What a trial reached on the test data.
+
+    Args:
+        trial: Its number.
+        metrics: What it reached.
+        step: The last step of its training.
+        finished: How many trials it is the best of.
+    """
+
+    __test__ = False  # it is none of pytest's
+
+    trial: int
+    metrics: Mapping[str, float]
+    step: int
+    finished: int
+
+
+@dataclass(frozen=True)
 class StudyRecord:
     """A study.
 

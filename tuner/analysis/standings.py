@@ -9,7 +9,6 @@ from typing import Any
 
 from tuner.analysis.comparison import Comparison, Repeated, chance
 from tuner.text import brief, counted, number
-from tuner.visualization.figure import COLORS, GREY, Figure, Panel, Series
 
 __all__ = ["Member", "Standings"]
 
@@ -160,31 +159,6 @@ class Standings:
         writer.writeheader()
         writer.writerows(rows)
         return file.getvalue()
-
-    def figure(self) -> Figure:
-        """Return a picture: the means with their intervals, and the sweeps of the initial lr."""
-        metric = self.comparison.metric
-        ranking = [each.name for each in self.comparison.ranking]
-        colors = dict(zip(ranking, COLORS[:-1], strict=False)) | {"constant": COLORS[-1]}
-        left = self.comparison.figure("", colors).panels
-        members = {member.name: member for member in self.members}
-        named = sorted(ranking, key=lambda name: name in colors)  # what is grey lies below
-        sweeps = [
-            Series(
-                sorted(means),
-                [means[lr] for lr in sorted(means)],
-                "line",
-                colors.get(name, GREY),
-                name if name in colors else "the others",
-                marked=True,
-            )
-            for name in named
-            if (means := {lr: fmean(values) for lr, values in members[name].sweep.items() if values})
-        ]
-        right = Panel(sweeps, "the best of each with another initial_lr", "initial_lr", metric, log_x=True)
-        panels = [*left, *([right] if sweeps else [])]
-        height = 1.5 + 0.35 * len(ranking)
-        return Figure("league", self.name, self.conditions, panels, columns=2, height=height, width=13)
 
 
 def _steps(row: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from lightning_modules.schedules import InSteps
-from tuner.config.document import shown
+from tuner.text import shown
 
 __all__ = ["check_value", "converted", "did_you_mean", "item_hint", "members", "parse_length", "takes_steps"]
 

@@ -13,7 +13,7 @@ from typing import Any
 from lightning_modules import Plateau
 from tuner.config import registry
 from tuner.config.annotations import check_value, did_you_mean, item_hint, members, parse_length, takes_steps
-from tuner.config.document import Document, Keys, Node, Nodes, dotted, shown
+from tuner.config.document import Document, Keys, Node, Nodes, dotted
 from tuner.config.lengths import Length, relative_lengths, resolve
 from tuner.config.registry import Signature, is_schedule
 from tuner.config.search_space import (
@@ -28,6 +28,7 @@ from tuner.config.search_space import (
     searched,
 )
 from tuner.errors import reason_of
+from tuner.text import shown
 
 __all__ = ["FORM_OF_COMPONENT", "PLATEAU_METRICS", "Checker", "listed"]
 

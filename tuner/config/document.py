@@ -1,15 +1,13 @@
 """What a study file says, where it says it, and what is wrong with it."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tuner.errors import BadInputError
 
-__all__ = ["COMMAND_LINE", "Document", "Keys", "Node", "Nodes", "cut", "dotted", "shown"]
+__all__ = ["COMMAND_LINE", "Document", "Keys", "Node", "Nodes", "dotted"]
 
-MAX_SHOWN = 60
 MAX_FAULTS = 100
 COMMAND_LINE = 0
 
@@ -183,17 +181,3 @@ def dotted(path: Keys) -> str:
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
     return text
-
-
-def shown(value: Any) -> str:
-    """Return a value for a message: as it can be written in a study file, cut if it is long.
-
-    >>> shown(["a", 1e-3, None])
-    '["a", 0.001, null]'
-    """
-    return cut(json.dumps(value, ensure_ascii=False, default=repr))
-
-
-def cut(text: str) -> str:
-    """Return a text, or its beginning if it is long."""
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."

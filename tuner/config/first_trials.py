@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuner.config.annotations import parse_length
-from tuner.config.document import shown
 from tuner.config.search_space import Choices, OneOf, Range, Template, described, searched, turns
+from tuner.text import shown
 
 __all__ = ["FirstTrials", "first_trials"]
 

@@ -17,9 +17,9 @@ from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 
 from lightning_modules import DATASETS, MODELS, OPTIMIZERS, SCHEDULES, SGD, Constant, Plateau, Schedule
 from tuner.config.annotations import converted, did_you_mean, item_hint, members
-from tuner.config.document import shown
 from tuner.errors import in_a_line
 from tuner.process import own_places
+from tuner.text import shown
 
 __all__ = [
     "KINDS",

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Protocol
 
-from tuner.config.document import Keys, shown
+from tuner.config.document import Keys
+from tuner.text import shown
 
 __all__ = [
     "Choices",

@@ -21,7 +21,7 @@ from lightning_modules.classifier import Loss
 from tuner.config import registry
 from tuner.config.annotations import check_value, did_you_mean, parse_length
 from tuner.config.checker import FORM_OF_COMPONENT, Checker, listed
-from tuner.config.document import Document, Node, shown
+from tuner.config.document import Document, Node
 from tuner.config.first_trials import FirstTrials, first_trials
 from tuner.config.lengths import Length, Meter, relative_lengths, resolve
 from tuner.config.registry import Argument, Signature, signature_of
@@ -40,10 +40,9 @@ from tuner.config.search_space import (
     suggest,
 )
 from tuner.config.yaml_reader import override, read_document
-from tuner.durations import parse_duration
 from tuner.errors import BadInputError
 from tuner.process import look_in
-from tuner.text import counted, joined
+from tuner.text import counted, joined, parse_duration, shown
 
 __all__ = [
     "Component",

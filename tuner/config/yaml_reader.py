@@ -13,8 +13,9 @@ from typing import Any
 
 import yaml
 
-from tuner.config.document import COMMAND_LINE, Document, Keys, cut
+from tuner.config.document import COMMAND_LINE, Document, Keys
 from tuner.errors import BadInputError
+from tuner.text import cut
 
 __all__ = ["as_yaml", "override", "read_document", "read_value"]
 

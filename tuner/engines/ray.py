@@ -25,9 +25,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tuner.engines import Handler
 from tuner.errors import BadInputError, StudyFailedError
+from tuner.files import write_atomically
 from tuner.process import look_in, study_folder
 from tuner.protocol import EpochReport, Group, Slot, StepReport, TrialResult, Verdict
-from tuner.training.checkpoints import write_atomically
 
 __all__ = ["RayEngine"]
 

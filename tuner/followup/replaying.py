@@ -11,7 +11,7 @@ from tuner.engines.machine import visible_gpus
 from tuner.errors import BadInputError, StudyFailedError
 from tuner.protocol import Assignment, EpochReport, Group, Point, Slot, StepReport, TrialResult, Verdict
 from tuner.text import counted
-from tuner.training.environment import on_cpu
+from tuner.training.conditions import on_cpu
 from tuner.training.lightning_cli import as_trained
 
 if TYPE_CHECKING:

@@ -19,17 +19,13 @@ from optuna.trial import TrialState
 from tuner.analysis.comparison import Comparison, Repeated
 from tuner.config.search_space import Choices, Drawing, component_names
 from tuner.config.study import Component, StudyConfig, TrialConfig
+from tuner.storage.attributes import CONFIGURATION, CONFIRMS, SEED
 from tuner.storage.study_store import StudyStore
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-__all__ = ["CONFIGURATION", "CONFIRMS", "SEED", "SeedStore", "SeedStudy", "fresh_seeds", "label"]
-
-CONFIRMS = "confirms"
-"""Key of the identity that holds which study is confirmed."""
-
-CONFIGURATION, SEED = "configuration", "seed"
+__all__ = ["SeedStore", "SeedStudy", "fresh_seeds"]
 
 
 def fresh_seeds(seed: int, count: int, used: Collection[int]) -> list[int]:
@@ -52,11 +48,6 @@ def fresh_seeds(seed: int, count: int, used: Collection[int]) -> list[int]:
             seeds.append(drawn)
         index += 1
     return seeds
-
-
-def label(number: int, config: TrialConfig) -> str:
-    """Return the name of a trial's configuration in a confirmation."""
-    return f"#{number} {config.schedule.name}"
 
 
 @dataclass(frozen=True, kw_only=True)

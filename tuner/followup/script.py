@@ -8,7 +8,7 @@ from typing import Any
 from tuner.config import registry
 from tuner.config.annotations import converted, item_hint
 from tuner.config.study import Component, Objective, TrialConfig
-from tuner.training.environment import on_cpu
+from tuner.training.conditions import on_cpu
 from tuner.training.lightning_cli import trainer_arguments
 
 __all__ = ["network_expression", "own_modules", "training_script"]

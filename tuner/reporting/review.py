@@ -18,10 +18,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.cli import leave
 from tuner.errors import BadInputError
 from tuner.interrupts import end_with_parent
-from tuner.process import look_in, study_folder
+from tuner.process import leave, look_in, study_folder
 from tuner.storage.folders import open_own
 
 if TYPE_CHECKING:
@@ -127,7 +126,7 @@ def main() -> None:
         end_with_parent(coordinator)
     os.nice(0 if "state" in request else 19)
     look_in(request.get("folder"))
-    from tuner.report import Chapter, render
+    from tuner.reporting.page import Chapter, render
     from tuner.storage.reader import identifier_of, open_study, record_of
     from tuner.tracking.reader import TrackedStudy
     from tuner.tracking.tracker import REVIEWED_TAG

@@ -14,15 +14,16 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from tuner.analysis.record import TestResult
 from tuner.config.study import StudyConfig, TrialConfig
-from tuner.crashes import crash_point
 from tuner.engines import Engine
 from tuner.errors import StudyFailedError, TunerError
+from tuner.process import crash_point
 from tuner.protocol import Assignment, EpochReport, Group, Slot, StepReport, TrialResult, Verdict
 from tuner.runner.display import Display
 from tuner.runner.group_size import ONE_BY_ONE, GroupSize, alike
-from tuner.storage.reader import CONSTANT_LR
-from tuner.storage.study_store import StudyStore, Tested
+from tuner.storage.attributes import CONSTANT_LR
+from tuner.storage.study_store import StudyStore
 from tuner.tracking.tracker import Tracker
 from tuner.training.lightning_cli import lightning_config
 from tuner.training.own_records import FILES
@@ -415,7 +416,7 @@ class Coordinator:
         crash_point("tested")
         trained = self._result_of(assignment)
         step = max((step for _, step, _ in trained.points), default=0) if trained else 0
-        tested = Tested(assignment.number, metrics, step, self._store.count)
+        tested = TestResult(assignment.number, metrics, step, self._store.count)
         self._store.set_tested(tested)
         crash_point("test told")
         self._tracker.log_test(tested)

@@ -256,7 +256,7 @@ def _checkpoint_every(options: Place) -> float:
 
 
 def _seconds(option: str, value: str, may_be_zero: bool = False) -> float:
-    from tuner.durations import parse_duration
+    from tuner.text import parse_duration
 
     try:
         return parse_duration(value, may_be_zero)
@@ -352,9 +352,9 @@ def carry_out(
     from tuner.reporting.review import Review
     from tuner.runner.coordinator import Coordinator
     from tuner.runner.display import Display
+    from tuner.runner.environment import CHANGES, environment
     from tuner.tracking.system_metrics import SystemMetrics
     from tuner.tracking.tracker import Tracker
-    from tuner.training.environment import CHANGES, environment
 
     config = plan.config
     display = Display(config, console)

@@ -11,7 +11,6 @@ from rich.table import Table
 from tuner.analysis.findings import doubt, never_tried
 from tuner.analysis.lint import lint_families
 from tuner.analysis.lr_curves import families
-from tuner.config.document import cut
 from tuner.config.search_space import described, searched
 from tuner.config.study import StudyConfig
 from tuner.console import printable
@@ -19,7 +18,7 @@ from tuner.errors import BadInputError
 from tuner.protocol import Slot
 from tuner.runner.group_size import GroupSize
 from tuner.storage.study_store import StudyStore
-from tuner.text import brief, counted
+from tuner.text import brief, counted, cut
 from tuner.tracking.pages import runs_page
 from tuner.tracking.tracker import Tracker
 from tuner.training.run import TRACEBACK_FILE

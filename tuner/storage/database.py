@@ -35,15 +35,13 @@ from sqlalchemy.exc import (
 
 from tuner.errors import BadInputError, StudyFailedError, TunerError
 from tuner.files import network_file_system
+from tuner.storage.attributes import ATTEMPT
 from tuner.storage.folders import Held, check_folder, check_writable, held, lock_in_file, open_own, running
 from tuner.urls import without_password
 
-__all__ = ["ATTEMPT", "Database", "state_directory", "trial_directory"]
+__all__ = ["Database", "state_directory", "trial_directory"]
 
 Result = TypeVar("Result")
-
-ATTEMPT = "attempt"
-"""Name of a trial's attribute: how often it was trained again because it had failed."""
 
 SERVER_SETTINGS = {
     "tcp_keepalives_idle": 20,

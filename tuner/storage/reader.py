@@ -13,32 +13,19 @@ from optuna.trial import FrozenTrial
 
 from tuner.analysis.record import FAMILY, MIN_FOR_IMPORTANCE, Curve, StudyRecord, TrialRecord
 from tuner.config.annotations import did_you_mean
-from tuner.config.document import cut
 from tuner.config.study import StudyConfig, TrialConfig
 from tuner.errors import BadInputError, StudyFailedError
+from tuner.storage.attributes import CONSTANT_LR, IDENTIFIER, IDENTITY, TEST, VALIDATION_IMAGES
 from tuner.storage.database import Database
+from tuner.text import cut
 from tuner.urls import without_password
 
 __all__ = [
-    "CONSTANT_LR",
-    "IDENTIFIER",
-    "IDENTITY",
-    "SOURCES",
-    "TEST",
-    "VALIDATION_IMAGES",
     "config_of",
     "identifier_of",
     "open_study",
     "record_of",
 ]
-
-# Names of attributes of a study, and of a trial.
-IDENTITY = "identity"
-IDENTIFIER = "identifier"
-TEST = "test"
-VALIDATION_IMAGES = "validation images"
-SOURCES = "sources"
-CONSTANT_LR = "constant_lr"
 
 MIN_OF_PARAMETER = 4
 CURVES_OF_ALL: Sequence[str] = ("lr",)

@@ -14,13 +14,13 @@ from tuner.analysis.record import StudyRecord
 from tuner.config.sources import Sources, own_sources, sources_of
 from tuner.config.study import NAME, StudyConfig, TrialConfig, load_study, shipped_studies
 from tuner.errors import BadInputError
-from tuner.followup.replicates import CONFIGURATION, CONFIRMS, SEED, label
+from tuner.storage.attributes import CONFIGURATION, CONFIRMS, IDENTITY, SEED, SOURCES
 from tuner.storage.database import Database, state_directory, trial_directory
 from tuner.storage.folders import check_own
-from tuner.storage.reader import IDENTITY, SOURCES, config_of, identifier_of, open_study, record_of
+from tuner.storage.reader import config_of, identifier_of, open_study, record_of
 from tuner.storage.study_store import DEFINITION_FILE, FOLDER_FILE, check_continued
 
-__all__ = ["PastStudy", "Trial"]
+__all__ = ["PastStudy", "Trial", "label"]
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,11 @@ class PastStudy:
     def directory(self, number: int) -> Path:
         """Return the folder of what a trial left."""
         return trial_directory(self.storage, self.config.name, self.identifier, number)
+
+
+def label(number: int, config: TrialConfig) -> str:
+    """Return the name of a trial's configuration in a confirmation."""
+    return f"#{number} {config.schedule.name}"
 
 
 def _definition(source: str, storage: str) -> tuple[str, Path | None]:

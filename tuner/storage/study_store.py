@@ -12,7 +12,6 @@ import os
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Concatenate, ParamSpec, Self, TypeVar, cast
@@ -21,27 +20,19 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from tuner.analysis.findings import findings
-from tuner.analysis.record import StudyRecord
+from tuner.analysis.record import StudyRecord, TestResult
 from tuner.config.sources import Sources, with_sources
 from tuner.config.study import StudyConfig, TrialConfig
 from tuner.errors import BadInputError, StudyFailedError
-from tuner.storage.database import ATTEMPT, Database, state_directory, trial_directory
-from tuner.storage.reader import (
-    IDENTIFIER,
-    IDENTITY,
-    SOURCES,
-    TEST,
-    VALIDATION_IMAGES,
-    config_of,
-    identifier_of,
-    record_of,
-)
+from tuner.files import DiskFullError, write_atomically
+from tuner.storage.attributes import ATTEMPT, IDENTIFIER, IDENTITY, SOURCES, TEST, VALIDATION_IMAGES
+from tuner.storage.database import Database, state_directory, trial_directory
+from tuner.storage.reader import config_of, identifier_of, record_of
 from tuner.storage.samplers import make_pruner, make_sampler
 from tuner.text import counted
-from tuner.training.checkpoints import DiskFullError, write_atomically
 from tuner.urls import without_password
 
-__all__ = ["DEFINITION_FILE", "FOLDER_FILE", "StudyStore", "Tested", "check_continued"]
+__all__ = ["DEFINITION_FILE", "FOLDER_FILE", "StudyStore", "check_continued"]
 
 DEFINITION_FILE = "study.yaml"
 FOLDER_FILE = "folder"
@@ -60,23 +51,6 @@ def _patient(
         return store.database.patiently(lambda: method(store, *args, **kwargs))
 
     return call
-
-
-@dataclass(frozen=True)
-class Tested:
-    """What a trial reached on the test data.
-
-    Args:
-        trial: Its number.
-        metrics: What it reached.
-        step: The last step of its training.
-        finished: How many trials it is the best of.
-    """
-
-    trial: int
-    metrics: Mapping[str, float]
-    step: int
-    finished: int
 
 
 class StudyStore:
@@ -343,17 +317,17 @@ class StudyStore:
         return self._study.user_attrs.get(VALIDATION_IMAGES)
 
     @_patient
-    def tested(self) -> Tested | None:
+    def tested(self) -> TestResult | None:
         """Return the last test; None if there was none."""
         test = self._study.user_attrs.get(TEST)
         try:
-            return Tested(**test) if test else None
+            return TestResult(**test) if test else None
         except TypeError:
             study = self._study.study_name
             raise StudyFailedError(f'the test of study "{study}" in the database was changed.') from None
 
     @_patient
-    def set_tested(self, test: Tested) -> None:
+    def set_tested(self, test: TestResult) -> None:
         """Record a test."""
         self._study.set_user_attr(TEST, dataclasses.asdict(test))
 

@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlflow.entities import Metric
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
+from tuner.analysis.record import TestResult
 from tuner.config.study import StudyConfig, TrialConfig
 from tuner.config.yaml_reader import as_yaml
 from tuner.protocol import Points, TrialResult
@@ -26,9 +27,6 @@ from tuner.tracking.store import open_client
 from tuner.tracking.store_errors import explained
 from tuner.tracking.study_run import StudyRun
 from tuner.tracking.trial_runs import TRIAL_STATUS, TrialRun, TrialRuns, csv_text
-
-if TYPE_CHECKING:
-    from tuner.storage.study_store import Tested
 
 __all__ = ["REVIEWED_TAG", "TRIAL_STATUS", "Tracker"]
 
@@ -179,7 +177,7 @@ class Tracker:
             self._study.put_file("best.yaml", lambda: as_yaml(best["config"]))
         self._study.put_file("trials.csv", lambda: csv_text(table))
 
-    def log_test(self, test: "Tested") -> None:
+    def log_test(self, test: TestResult) -> None:
         """Write what the best trial reaches on the test data, to its run and to the study's."""
         self._trials.put_metrics(test.trial, test.metrics, test.step)
         points = [(key, test.finished, value) for key, value in test.metrics.items()]

@@ -17,7 +17,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from tuner.analysis.record import LR_TABLE, simplified
 from tuner.config.study import StudyConfig, TrialConfig
-from tuner.crashes import crash_point
+from tuner.process import crash_point
 from tuner.protocol import Points, TrialResult
 from tuner.text import joined
 from tuner.tracking.names import LONGEST_PARAM, LONGEST_TAG, Names, fitting, storable

@@ -14,8 +14,8 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.loggers.logger import Logger
 
 from lightning_modules import PlateauState, ScheduleLR
-from tuner.config.document import cut
 from tuner.protocol import EpochReport, Point, StepReport, Verdict
+from tuner.text import cut
 from tuner.training.own_records import OwnRecords
 
 __all__ = [

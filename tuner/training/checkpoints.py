@@ -6,35 +6,31 @@ numbers are accepted.
 """
 
 import datetime
-import errno
-import json
 import logging
-import os
 import pickle
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from tuner.files import write_atomically
+
 __all__ = [
     "AtomicCheckpointIO",
     "CheckpointPace",
     "DamagedCheckpointError",
-    "DiskFullError",
     "UnsafeCheckpointError",
     "checkpoint_name",
     "common_checkpoint",
     "has_checkpoint",
     "load_tensors",
     "remove_checkpoints",
-    "write_atomically",
-    "write_json",
 ]
 
 _log = logging.getLogger(__name__)
@@ -58,51 +54,7 @@ class UnsafeCheckpointError(DamagedCheckpointError):
     """A checkpoint is whole, but holds objects that could be loaded only by running code."""
 
 
-class DiskFullError(Exception):
-    """There is no room for a file, so it was not written; what was there before still is."""
-
-
 UNUSED = ".unused"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Write a file whole or not at all.
-
-    Args:
-        path: Final name; a file of that name is replaced.
-        write: Called with the open file.
-
-    Raises:
-        DiskFullError: If there is no room for it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        cause: BaseException | None = error
-        while cause is not None:  # torch turns it into an error of its own
-            if isinstance(cause, OSError) and cause.errno in _FULL:
-                raise DiskFullError(f"{path.parent}: {os.strerror(cause.errno or 0)}") from error
-            cause = cause.__context__
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON, whole or not at all."""
-    content = json.dumps(value).encode()
-    write_atomically(path, lambda file: file.write(content))
 
 
 def load_tensors(path: Path, map_location: Any = "cpu") -> Any:

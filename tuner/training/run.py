@@ -29,8 +29,9 @@ from lightning_modules import Bf16LinearSpeedup, Classifier, EpochSeed, FusedCla
 from lightning_modules.data.base import TensorDataModule
 from tuner.config.study import TrialConfig
 from tuner.console import printable
-from tuner.crashes import crash_point
 from tuner.errors import in_a_line, place_of
+from tuner.files import DiskFullError, write_atomically, write_json
+from tuner.process import crash_point
 from tuner.protocol import Assignment, Channel, ChannelClosedError, EpochReport, Group, StepReport, TrialResult, Verdict
 from tuner.training import distributed
 from tuner.training.build import build_classifiers, build_data, build_module, build_trainer, network_of
@@ -38,17 +39,14 @@ from tuner.training.callbacks import DivergenceStop, History, LrLog, PlateauCare
 from tuner.training.checkpoints import (
     CheckpointPace,
     DamagedCheckpointError,
-    DiskFullError,
     UnsafeCheckpointError,
     checkpoint_name,
     common_checkpoint,
     has_checkpoint,
     load_tensors,
     remove_checkpoints,
-    write_atomically,
-    write_json,
 )
-from tuner.training.environment import device_name, setup
+from tuner.training.conditions import device_name, setup
 from tuner.training.fused import FusedCheckpointIO, FusedHistory, FusedReporter, FusedTrial
 from tuner.training.lightning_cli import resolve_precision
 from tuner.training.throughput import fastest_together, free_memory, is_out_of_memory

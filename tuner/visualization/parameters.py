@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from tuner.analysis.findings import no_importance, short_name
 from tuner.analysis.record import FAMILY, StudyRecord, TrialRecord
 from tuner.text import brief, counted
 from tuner.visualization.figure import GREY, Figure, Panel, Series
@@ -11,11 +12,9 @@ from tuner.visualization.parts import (
     ACCENT,
     MAX_CURVES,
     family_color,
-    no_importance,
     outside_note,
     placed,
     points_by_family,
-    short_name,
     told,
     value_scale,
     value_window,

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from tuner.analysis.record import FAMILY, MIN_FOR_IMPORTANCE, StudyRecord, TrialRecord
+from tuner.analysis.findings import short_name
+from tuner.analysis.record import FAMILY, StudyRecord, TrialRecord
 from tuner.text import brief, counted
 from tuner.visualization.figure import COLORS, Mark, Scale, Series
 
@@ -11,11 +12,9 @@ __all__ = [
     "ACCENT",
     "MAX_CURVES",
     "family_color",
-    "no_importance",
     "outside_note",
     "placed",
     "points_by_family",
-    "short_name",
     "told",
     "value_scale",
     "value_window",
@@ -26,20 +25,6 @@ ACCENT = "#d55e00"
 
 MAX_CURVES = 300
 """More in one picture are a blot, and a page that does not answer."""
-
-
-def short_name(parameter: str) -> str:
-    """Return the name of a parameter for a place with little room.
-
-    >>> short_name("schedule.name"), short_name("optimizer.eps"), short_name("schedule.exponential.decay_rate")
-    ('schedule', 'eps', 'exponential decay_rate')
-    >>> short_name("loss")
-    'loss'
-    """
-    parts = parameter.split(".")
-    if len(parts) == 2:
-        return parts[0] if parts[1] == "name" else parts[1]
-    return " ".join(parts[1:]) or parameter
 
 
 def told(trial: TrialRecord, record: StudyRecord) -> str:
@@ -104,14 +89,6 @@ def value_window(values: Sequence[float], record: StudyRecord) -> tuple[float, f
 def placed(value: float, window: tuple[float, float] | None) -> float:
     """Return where a value is drawn: at the edge if it lies outside."""
     return value if window is None else min(window[1], max(window[0], value))
-
-
-def no_importance(record: StudyRecord) -> str:
-    """Return why it is not known which parameter mattered."""
-    missing = MIN_FOR_IMPORTANCE - len(record.ranking)
-    if missing > 0:
-        return f"Which parameter mattered can be told when {counted(missing, 'more trial')} are trained to their end."
-    return "Which parameter mattered cannot be told: the values or the results of the trials are too much alike."
 
 
 def outside_note(record: StudyRecord) -> str:

@@ -1,0 +1,66 @@
+"""What a study runs with: versions, the commit of the folder it was started in, the devices."""
+
+import os
+import subprocess
+from collections.abc import Sequence
+
+from tuner.engines.local import ask
+from tuner.errors import StudyFailedError
+from tuner.protocol import Slot
+from tuner.training.conditions import CPU, PACKAGES_OF_TRAINING, gpu_names, processor, versions
+
+__all__ = ["CHANGES", "environment"]
+
+CHANGES = " and changes"
+"""What follows the commit where files that git knows were changed since."""
+PACKAGES = (*PACKAGES_OF_TRAINING, "optuna", "mlflow")
+
+
+def environment(slots: Sequence[Slot]) -> dict[str, str]:
+    """Return tags for the run of a study.
+
+    The process that asks leaves the GPUs alone, as a GPU may be set to take one process only.
+
+    Args:
+        slots: Where trainings run.
+
+    Raises:
+        StudyFailedError: If a GPU cannot be used.
+    """
+    tags = {}
+    if commit := _git("rev-parse", "HEAD"):
+        changed = CHANGES * bool(_git("status", "--porcelain", "--untracked-files=no"))
+        tags = {"mlflow.source.git.commit": commit, "commit": commit[:12] + changed}
+    return {
+        **tags,
+        "versions": ", ".join(f"{name} {version}" for name, version in versions(PACKAGES).items()),
+        "hardware": f"{processor()}, {os.cpu_count()} cores",
+        "devices": ", ".join(dict.fromkeys(_devices(slots))),
+    }
+
+
+def _devices(slots: Sequence[Slot]) -> list[str]:
+    """Return the names of the devices of slots; those of GPUs are asked for in another process."""
+    gpus = dict.fromkeys(gpu for slot in slots if not slot.host for gpu in slot.gpus)
+    # Of divided GPUs, CUDA shows a process one part only.
+    parts = [[gpu for gpu in gpus if not gpu.startswith("MIG-")], *([gpu] for gpu in gpus if gpu.startswith("MIG-"))]
+    try:
+        names = {gpu: name for part in parts if part for gpu, name in zip(part, ask(gpu_names, part), strict=True)}
+    except StudyFailedError as error:
+        raise StudyFailedError(f"the GPUs {', '.join(gpus)} cannot be used: {error}") from error
+
+    def of(slot: Slot) -> list[str]:
+        if slot.host:  # it is another machine's, which knows the name
+            return [slot.device]
+        return [names[gpu] for gpu in slot.gpus] or [CPU]
+
+    return [name for slot in slots for name in of(slot)]
+
+
+def _git(*arguments: str) -> str:
+    """Return what git says in this folder; nothing where there is no git or no repository."""
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()

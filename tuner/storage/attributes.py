@@ -1,0 +1,33 @@
+"""Names of the attributes and parameters that studies and trials have in Optuna."""
+
+__all__ = [
+    "ATTEMPT",
+    "CONFIGURATION",
+    "CONFIRMS",
+    "CONSTANT_LR",
+    "IDENTIFIER",
+    "IDENTITY",
+    "SEED",
+    "SOURCES",
+    "TEST",
+    "VALIDATION_IMAGES",
+]
+
+# Of a study.
+IDENTITY = "identity"
+IDENTIFIER = "identifier"
+TEST = "test"
+VALIDATION_IMAGES = "validation images"
+SOURCES = "sources"
+
+CONFIRMS = "confirms"
+"""Key of the identity: the identifier of the study that this one confirms."""
+
+# Of a trial.
+CONSTANT_LR = "constant_lr"
+
+ATTEMPT = "attempt"
+"""How often a trial was trained again because it had failed."""
+
+# Parameters of the trials of a study of given configurations.
+CONFIGURATION, SEED = "configuration", "seed"

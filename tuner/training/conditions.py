@@ -1,0 +1,80 @@
+"""The conditions of a training: versions, processor, device."""
+
+import contextlib
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+__all__ = ["CPU", "device_name", "gpu_names", "on_cpu", "processor", "setup", "versions"]
+
+CPU = "CPU"
+PACKAGES_OF_TRAINING = ("lr-tuner", "torch", "pytorch-lightning")
+
+
+def setup(device: str, precision: str, ranks: int, fused: int) -> dict[str, str | int]:
+    """Return what the result of a training depends on beside the trial's configuration, in the process that trains.
+
+    Args:
+        device: "cpu" or "cuda".
+        precision: Lightning's precision, "auto" resolved.
+        ranks: Processes that train together.
+        fused: Trials that are trained as one model.
+    """
+    import torch
+
+    return {
+        **versions(),
+        "processor": processor(),
+        "device": device_name(device),
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+        "ranks": ranks,
+        "fused": fused,
+    }
+
+
+def on_cpu(setup: Mapping[str, Any]) -> bool:
+    """Tell whether what `setup` returned, or nothing at all, speaks of a training on a CPU."""
+    return bool(setup.get("device", CPU) == CPU)
+
+
+def versions(packages: Sequence[str] = PACKAGES_OF_TRAINING) -> dict[str, str]:
+    """Return the versions of Python and of packages that are installed."""
+    versions = {"python": platform.python_version()}
+    for package in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):  # run from a folder that is not installed
+            versions[package] = metadata.version(package)
+    return versions
+
+
+def gpu_names(gpus: Sequence[str]) -> list[str]:
+    """Return the names of GPUs for people, in a process that has not used any and is to use no others.
+
+    Args:
+        gpus: The GPUs by the names that CUDA_VISIBLE_DEVICES takes.
+    """
+    import torch
+
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+    return [torch.cuda.get_device_name(number) for number in range(len(gpus))]
+
+
+def device_name(device: str) -> str:
+    """Return the name of a device, such as ``cuda:0`` or ``cpu``, for people."""
+    if not device.startswith("cuda"):
+        return CPU
+    import torch
+
+    return torch.cuda.get_device_name(device)
+
+
+def processor() -> str:
+    """Return the name of the processor."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
