@@ -8,7 +8,7 @@ to the last bit. Nothing is written to either.
 import argparse
 from collections.abc import Sequence
 
-from tuner.cli import add_stores, command, leave
+from tuner.cli import add_stores, command
 from tuner.interrupts import temporary_folder
 from tuner.process import leave
 from tuner.runner.run import status
