@@ -14,6 +14,7 @@ import urllib.request
 import webbrowser
 from collections.abc import Sequence
 
+from tuner.console import lenient_streams, open_missing_streams
 from tuner.errors import BadInputError, StudyFailedError, TunerError
 from tuner.urls import refuse_passwords, without_password
 
@@ -26,13 +27,15 @@ ENVIRONMENT = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_ALLOW_PICK
 def main(arguments: Sequence[str] | None = None) -> int:
     """Show MLflow until Ctrl-C, and return the exit code."""
     options = _parse(arguments)
-    try:
-        return _run(options)
-    except TunerError as error:
-        print(error, file=sys.stderr)  # noqa: T201
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+    open_missing_streams()
+    with lenient_streams():
+        try:
+            return _run(options)
+        except TunerError as error:
+            print(error, file=sys.stderr)  # noqa: T201
+            return error.exit_code
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
