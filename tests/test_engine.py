@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import StudyFolder
 from tests.networks import IRIS, with_iris_network
-from tests.processes import is_alive
+from tests.processes import is_alive, slots_of
 from tuner.config.search_space import corners
 from tuner.config.study import TrialConfig, load_study
 from tuner.engines.local import LocalEngine, ask
@@ -148,6 +148,17 @@ def test_a_process_that_computes_does_not_hang_though_it_tells_nothing(leader: i
         while processor_seconds([leader]) < before + 0.1:
             time.sleep(0.01)
         assert not any(lost_after(pulse, 49))
+
+
+def test_a_training_of_two_processes_hangs_when_one_of_them_is_stopped(folder: StudyFolder):
+    """The other waits for it, in threads that look all the time whether it has said something."""
+    options = ("--devices-per-trial", "2", "--trials", "1", "--stall-timeout", "10s")
+    process = folder.start(*options, "--set", "trial.trainer.max_epochs=60", study=IRIS)
+    folder.wait_for(lambda: any(folder.directory("iris").glob("trials-*/0/epoch-*.ckpt")), process)
+    os.kill(slots_of(process.pid)[-1], signal.SIGSTOP)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    assert output.count("trial #0 gave no sign of life for 10 s and was killed; it goes on from its last check") == 1
 
 
 class SlowHandler:

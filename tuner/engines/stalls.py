@@ -6,7 +6,6 @@ something that never comes, does not; a thread of it that gave signs of life mig
 
 import contextlib
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +17,10 @@ SHARE = 0.0003
 A loop of torch's that asks every five seconds whether a dead data loader has something takes a tenth of it, one that
 waits for a lock of another process's download ten times as much.
 """
+
+
+WATCHING = ("gloo", "pt_gloo", "pt_nccl", "nccl", "NCCL", "cuda")
+"""Beginnings of the names of threads that look for messages all the time, also for those that never come."""
 
 
 class Pulse:
@@ -58,8 +61,14 @@ def processor_seconds(sessions: Sequence[int]) -> float:
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has just ended
             fields = (process / "stat").read_bytes().rpartition(b")")[2].split()
-            number, session = int(process.name), int(fields[3])
-            if number in sessions or session in sessions:  # it has begun to lead it, or will
-                seconds += time.clock_gettime((~number << 3) | 2)  # its clock's number in Linux
+            if int(process.name) in sessions or int(fields[3]) in sessions:  # it leads the session, or will
+                seconds += sum(map(_seconds_of_thread, (process / "task").iterdir()))
                 seconds += sum(map(int, fields[13:15])) / os.sysconf("SC_CLK_TCK")  # its ended children
     return seconds
+
+
+def _seconds_of_thread(thread: Path) -> float:
+    with contextlib.suppress(OSError, ValueError):
+        if not (thread / "comm").read_text().startswith(WATCHING):
+            return int((thread / "schedstat").read_text().split()[0]) / 1e9
+    return 0.0
