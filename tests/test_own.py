@@ -201,5 +201,5 @@ def test_modules_beside_the_study_file_are_found_from_any_folder(folder: StudyFo
 
 def test_an_objective_that_a_module_never_logs_fails_the_trial_with_those_it_does(folder: StudyFolder):
     options = ["--trials", "1", "--set", "objective.metric=val_top5", "--set", "trial.trainer.max_epochs=1"]
-    output = folder.call(*options, study=EXAMPLES / "plain_module.yaml")
+    output = folder.call(*options, study=EXAMPLES / "plain_module.yaml", expect=1)
     assert "the objective is val_top5, but only train_loss, val_top3 are logged" in output

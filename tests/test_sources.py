@@ -78,16 +78,16 @@ def test_a_change_before_the_first_trial_and_a_record_of_somebody_else_are_no_ch
 
 
 def test_a_study_says_which_of_its_own_modules_changed_since_which_trial(folder: StudyFolder):
-    (folder.path / "beside_the_file.py").write_text(NET)
-    (folder.path / "beside.yaml").write_text(BESIDE)
+    (folder.path / "changing_net.py").write_text(NET)
+    (folder.path / "beside.yaml").write_text(BESIDE.replace("beside_the_file", "changing_net"))
     options = ("--set", "search_space.optimizer.initial_lr={low: 1e-3, high: 1e-1}")
     assert "changed" not in folder.call(*options, study="beside.yaml")
     assert "changed" not in folder.call(*options, "--trials", "2", study="beside.yaml")
-    (folder.path / "beside_the_file.py").write_text(NET.replace("Linear(4, 3)", "Linear(4, 3, bias=False)"))
+    (folder.path / "changing_net.py").write_text(NET.replace("Linear(4, 3)", "Linear(4, 3, bias=False)"))
     output = folder.call(*options, "--trials", "3", study="beside.yaml")
-    assert "note: since trial #1 beside_the_file.py changed: later trials may differ for that reason" in output
+    assert "note: since trial #1 changing_net.py changed: later trials may differ for that reason" in output
     assert "changed" not in folder.call(*options, "--trials", "4", study="beside.yaml")
     with pytest.MonkeyPatch.context() as patch:
-        patch.delitem(sys.modules, "beside_the_file")
+        patch.delitem(sys.modules, "changing_net")
         output = folder.command(replay, "beside", "--trial", "0", expect=1)
-    assert "  beside_the_file.py changed" in output
+    assert "  changing_net.py changed" in output
