@@ -28,7 +28,8 @@ from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.loggers import Logger, MLFlowLogger
 
 from lightning_modules import MNISTCNN, Adam, Classifier, ExponentialDecay, MNIST5kDataModule
-from tuner.config.study import TrialConfig, load_study
+from tuner.config.loader import load_study
+from tuner.config.study import TrialConfig
 from tuner.protocol import EpochReport, TrialResult, Verdict
 from tuner.tracking.tracker import Tracker
 from tuner.training.callbacks import History, Reporter

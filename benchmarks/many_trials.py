@@ -29,7 +29,8 @@ from pathlib import Path
 from optuna.trial import TrialState
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tuner.config.study import StudyConfig, TrialConfig, load_study
+from tuner.config.loader import load_study
+from tuner.config.study import StudyConfig, TrialConfig
 from tuner.protocol import TrialResult
 from tuner.reporting.review import Review
 from tuner.storage.study_store import StudyStore

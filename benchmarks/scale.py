@@ -37,7 +37,8 @@ import optuna
 from rich.console import Console
 
 from tests.servers import PostgreSQLServer
-from tuner.config.study import TrialConfig, load_study
+from tuner.config.loader import load_study
+from tuner.config.study import TrialConfig
 from tuner.engines import Handler
 from tuner.files import write_json
 from tuner.protocol import Assignment, EpochReport, Group, Point, Slot, StepReport, TrialResult

@@ -18,8 +18,8 @@ from PIL import Image
 from lightning_modules import Plateau, PlateauState, Schedule
 from tuner.config.document import Document
 from tuner.config.lengths import Length
+from tuner.config.loader import read_schedule
 from tuner.config.registry import KINDS
-from tuner.config.study import read_schedule
 from tuner.config.yaml_reader import read_value
 from tuner.text import shown
 from tuner.visualization.figure import COLORS

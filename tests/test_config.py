@@ -12,17 +12,9 @@ from hypothesis import strategies as st
 
 from lightning_modules import SCHEDULES
 from tuner.config import registry
+from tuner.config.loader import load_study, shipped_studies
 from tuner.config.search_space import Choices, OneOf, Range, corners, searched, suggest
-from tuner.config.study import (
-    Budget,
-    Component,
-    Objective,
-    StudyConfig,
-    TrainerConfig,
-    TrialConfig,
-    load_study,
-    shipped_studies,
-)
+from tuner.config.study import Budget, Component, Objective, StudyConfig, TrainerConfig, TrialConfig
 from tuner.errors import BadInputError
 from tuner.process import own_places
 from tuner.text import parse_duration

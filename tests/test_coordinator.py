@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from tests.conftest import TINY, StudyFolder
-from tuner.config.study import load_study
+from tuner.config.loader import load_study
 from tuner.engines import Handler
 from tuner.errors import StudyFailedError
 from tuner.protocol import Group, Slot, TrialResult

@@ -11,7 +11,8 @@ from lightning_modules import CosineDecay, Plateau, Schedule, StepDecay, scaled
 from tests.test_training import STEPS, VALUES
 from tuner.analysis.lr_curves import POINTS, families, make_curve
 from tuner.config.lengths import Length
-from tuner.config.study import Component, StudyConfig, load_study
+from tuner.config.loader import load_study
+from tuner.config.study import Component, StudyConfig
 from tuner.errors import BadInputError
 
 SPACE = {

@@ -16,8 +16,9 @@ import tuner
 from lightning_modules import Schedule
 from tests.conftest import TINY
 from tuner.analysis.lr_curves import families
+from tuner.config.loader import PRUNERS, SAMPLERS, load_study
 from tuner.config.registry import KINDS, arguments_of
-from tuner.config.study import _PRUNERS, _SAMPLERS, TrainerConfig, load_study
+from tuner.config.study import TrainerConfig
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "schedules.md").read_text()
@@ -59,7 +60,7 @@ def test_the_page_of_the_study_file_has_every_argument_with_its_default(kind: st
 
 
 def test_the_page_of_the_study_file_has_every_sampler_pruner_and_argument_of_the_trainer():
-    for options in (_SAMPLERS, _PRUNERS):
+    for options in (SAMPLERS, PRUNERS):
         for name, arguments in options.items():
             assert all(f"`{argument}`" in row_of(name) for argument in arguments), name
     for argument in fields(TrainerConfig):

@@ -14,8 +14,9 @@ import pytest
 from tests.conftest import StudyFolder
 from tests.networks import IRIS, with_iris_network
 from tests.processes import is_alive, slots_of
+from tuner.config.loader import load_study
 from tuner.config.search_space import corners
-from tuner.config.study import TrialConfig, load_study
+from tuner.config.study import TrialConfig
 from tuner.engines.local import LocalEngine, ask
 from tuner.engines.pipe import Mailbox, PipeChannel, SpoiltPipeError
 from tuner.engines.stalls import Pulse, processor_seconds

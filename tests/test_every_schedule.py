@@ -34,7 +34,8 @@ from lightning_modules import (
 )
 from tests.test_training import Answers
 from tuner.config import registry
-from tuner.config.study import StudyConfig, TrialConfig, load_study
+from tuner.config.loader import load_study
+from tuner.config.study import StudyConfig, TrialConfig
 from tuner.protocol import Assignment, Group, TrialResult
 from tuner.training.run import MODEL_FILE, run
 

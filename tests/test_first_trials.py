@@ -14,8 +14,9 @@ from optuna.trial import TrialState
 
 from tests.test_search_space import fits, names, templates
 from tuner.config.first_trials import first_trials
+from tuner.config.loader import load_study
 from tuner.config.search_space import suggest
-from tuner.config.study import StudyConfig, load_study
+from tuner.config.study import StudyConfig
 from tuner.storage.reader import config_of
 from tuner.storage.study_store import StudyStore
 

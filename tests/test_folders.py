@@ -19,7 +19,7 @@ import pytest
 
 from tests.networks import IRIS
 from tests.processes import is_alive
-from tuner.config.study import load_study
+from tuner.config.loader import load_study
 from tuner.errors import BadInputError, StudyFailedError, StudyRunningError
 from tuner.storage.database import Database, sqlite_file, state_directory
 from tuner.storage.folders import check_folder, check_writable

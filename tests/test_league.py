@@ -9,8 +9,8 @@ import pytest
 from tests.conftest import INLINE, StudyFolder
 from tuner.analysis.comparison import Comparison, Repeated
 from tuner.analysis.standings import Member, Standings
+from tuner.config.loader import load_study
 from tuner.config.search_space import OneOf
-from tuner.config.study import load_study
 from tuner.league import main as league
 from tuner.visualization.comparisons import of_standings
 

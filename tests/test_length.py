@@ -12,8 +12,9 @@ from lightning_modules import SCHEDULES
 from tests.test_training import STEPS, VALUES, Answers, train
 from tuner.config import registry
 from tuner.config.annotations import item_hint, takes_steps
-from tuner.config.lengths import Length, Meter, relative_lengths, resolve
-from tuner.config.study import load_study
+from tuner.config.dataset_probe import DatasetProbe
+from tuner.config.lengths import Length, relative_lengths, resolve
+from tuner.config.loader import load_study
 from tuner.errors import BadInputError
 from tuner.storage.reader import _Replay
 
@@ -118,16 +119,16 @@ def test_a_training_is_as_long_as_lightning_makes_it(tmp_path: Path, batch_size:
     channel = Answers()
     result = train(tmp_path, channel, **sections)
     steps = [step for key, step, _ in result.points if key == "lr"]
-    assert steps == list(range(Meter().length(values).steps))
+    assert steps == list(range(DatasetProbe().length(values).steps))
 
 
 def test_a_data_set_is_loaded_once(monkeypatch: pytest.MonkeyPatch):
-    meter = Meter()
-    facts = meter.data(VALUES["data"])
+    probe = DatasetProbe()
+    info = probe.info(VALUES["data"])
     monkeypatch.setenv("XDG_CACHE_HOME", "/nonexistent")
-    assert meter.data({"batch_size": 250, "name": "mnist_5k"}) is facts
+    assert probe.info({"batch_size": 250, "name": "mnist_5k"}) is info
     with pytest.raises(BadInputError, match=r"trial\.data: "):
-        meter.data({"name": "mnist_5k", "batch_size": 5000})
+        probe.info({"name": "mnist_5k", "batch_size": 5000})
 
 
 FAILING = """
@@ -170,7 +171,7 @@ def test_an_error_of_the_user_s_data_is_told_with_its_class_and_its_place(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "failing_data", raising=False)
     with pytest.raises(BadInputError) as caught:
-        Meter().data({"name": "failing_data:Data", "how": how})
+        DatasetProbe().info({"name": "failing_data:Data", "how": how})
     assert caught.value.faults == (message,)
 
 

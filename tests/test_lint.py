@@ -30,7 +30,8 @@ from tests.test_curves import study
 from tuner.analysis.lint import HIGHEST_LR, lint, lint_families
 from tuner.analysis.lr_curves import Curve, families, make_curve
 from tuner.config.lengths import Length
-from tuner.config.study import Component, load_study, shipped_studies
+from tuner.config.loader import load_study, shipped_studies
+from tuner.config.study import Component
 
 LENGTH = Length(steps_per_epoch=80, max_epochs=3)
 

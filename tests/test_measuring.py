@@ -13,7 +13,7 @@ from rich.console import Console
 
 from tests.conftest import TINY, StudyFolder
 from tests.test_fusing import BRANCHING, STEPS, VALUES, assignments
-from tuner.config.study import load_study
+from tuner.config.loader import load_study
 from tuner.protocol import Group, TrialResult
 from tuner.runner.group_size import GroupSize
 from tuner.runner.run import Options, carry_out, checked, opened_engine

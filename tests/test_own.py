@@ -12,7 +12,7 @@ import yaml
 from tests.conftest import StudyFolder
 from tuner.analysis.lint import lint_families
 from tuner.analysis.lr_curves import families
-from tuner.config.study import load_study
+from tuner.config.loader import load_study
 from tuner.errors import BadInputError
 from tuner.replay import main as replay
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tuner.config.study import TrialConfig, load_study
+from tuner.config.loader import load_study
+from tuner.config.study import TrialConfig
 from tuner.protocol import EpochReport, Slot, StepReport, TrialResult
 from tuner.runner.display import Display
 

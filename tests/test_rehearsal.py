@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from tests import toys
 from tests.conftest import StudyFolder
-from tuner.config.study import load_study
+from tuner.config.loader import load_study
 from tuner.engines.inline import InlineEngine
 from tuner.errors import BadInputError
 from tuner.protocol import Slot

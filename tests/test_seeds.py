@@ -9,8 +9,9 @@ import pytest
 from optuna.trial import TrialState
 
 from tests.conftest import TINY
+from tuner.config.loader import load_study
 from tuner.config.search_space import corners
-from tuner.config.study import TrialConfig, load_study
+from tuner.config.study import TrialConfig
 from tuner.followup.replicates import SeedStore, SeedStudy
 
 SEEDS = (11, 12, 13)

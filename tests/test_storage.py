@@ -11,7 +11,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from tests.conftest import TINY
-from tuner.config.study import load_study
+from tuner.config.loader import load_study
 from tuner.storage.reader import open_study
 from tuner.storage.study_store import StudyStore
 

@@ -16,7 +16,8 @@ from mlflow import MlflowClient
 from tests.conftest import TINY, StudyFolder
 from tests.servers import PostgreSQLServer
 from tuner.analysis.record import TestResult
-from tuner.config.study import TrialConfig, load_study
+from tuner.config.loader import load_study
+from tuner.config.study import TrialConfig
 from tuner.errors import BadInputError
 from tuner.protocol import Points, TrialResult
 from tuner.storage.reader import config_of

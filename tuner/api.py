@@ -49,7 +49,7 @@ class Study:
     """
 
     def __init__(self, source: str | Path, overrides: Sequence[str] = ()) -> None:
-        from tuner.config.study import load_study
+        from tuner.config.loader import load_study
 
         self._source, self._overrides = str(source), tuple(overrides)
         self.name = load_study(self._source, self._overrides).name

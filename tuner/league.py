@@ -111,7 +111,7 @@ class _League:
         self._console: Console = Console()
         self._delivered = True
         with checking(self._console, self._file):
-            from tuner.config.study import load_study
+            from tuner.config.loader import load_study
 
             self._config = load_study(self._file, options.set)
             _check(self._config, self._file)
@@ -156,7 +156,7 @@ class _League:
     def _family(self, name: str, choice: Mapping[str, Any]) -> "StudyConfig":
         """Return the study of one family, as a study file could say it; its sampler draws every trial."""
         from tuner.config.first_trials import FirstTrials
-        from tuner.config.study import load_study
+        from tuner.config.loader import load_study
 
         template = self._config.values["trial"].get("schedule", {})
         arguments = {**(template if template.get("name") == name else {}), **choice}
@@ -226,7 +226,7 @@ class _League:
 
     def _conditions(self, best: Mapping[str, "TrialConfig"]) -> str:
         one = next(iter(best.values()))
-        steps = self._config.meter.length(one.values()).steps
+        steps = self._config.probe.length(one.values()).steps
         seeds, trials = counted(self._options.seeds, "fresh seed"), counted(self._config.trials, "trial")
         return (
             f"{trials} of {steps:,} steps for each family, with {one.model.name} on {one.data.name}, "
@@ -237,7 +237,7 @@ class _League:
         """Return the steps at which the trainings of a family came to the target first."""
         from tuner.storage.attributes import CONFIGURATION
 
-        steps = self._config.meter.length(config.values()).steps_per_epoch
+        steps = self._config.probe.length(config.values()).steps_per_epoch
         sign = 1 if self._config.objective.direction == "maximize" else -1
         epochs = [
             min(

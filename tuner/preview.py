@@ -116,7 +116,7 @@ def _run(options: argparse.Namespace) -> None:
 
 def _study(options: argparse.Namespace) -> "tuple[str, list[Family]]":
     from tuner.analysis.lr_curves import families
-    from tuner.config.study import load_study
+    from tuner.config.loader import load_study
 
     config = load_study(options.study or "quickstart", options.set)
     return config.name, families(config, options.samples, options.seed)
@@ -127,7 +127,8 @@ def _schedule(options: argparse.Namespace) -> "tuple[str, list[Family]]":
     from tuner.analysis.lr_curves import Family, make_curve
     from tuner.config.document import COMMAND_LINE, Document
     from tuner.config.lengths import Length
-    from tuner.config.study import Component, read_schedule
+    from tuner.config.loader import read_schedule
+    from tuner.config.study import Component
     from tuner.config.yaml_reader import override
 
     length = Length(options.steps // options.epochs, options.epochs)

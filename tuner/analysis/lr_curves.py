@@ -114,7 +114,7 @@ def _family(config: StudyConfig, samples: int, seed: int) -> Family:
 def _sampled(config: StudyConfig, index: int, count: int, seed: int) -> Curve:
     sample = _Sample(index, count, seed)
     trial: TrialConfig = config.draw(sample)
-    length = config.meter.length(trial.values())
+    length = config.probe.length(trial.values())
     label = ", ".join(f"{_label(name)} {_short(value)}" for name, value in sample.drawn.items() if _bends(name))
     try:
         return make_curve(trial.schedule.build("schedule"), trial.optimizer, length, trial.trainer.precision, label)

@@ -1,23 +1,17 @@
-"""Lengths of a schedule in epochs or in percent of the training, and how long a training is.
+"""The length of a training, and lengths of a schedule in epochs or in percent of it.
 
 A study file may give every length of a schedule as a whole number of steps, as "5 epochs" or as "25%" of the training.
 What a trial is trained with are steps: the coordinator resolves the values of a trial before it hands them on.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lightning_fabric.utilities.exceptions import MisconfigurationException
-from torch.utils.data import DataLoader
-
-from lightning_modules.data.base import DataError, TensorLoader
 from tuner.config import registry
 from tuner.config.annotations import item_hint, parse_length, takes_steps
-from tuner.errors import BadInputError, place_of, reason_of
 
-__all__ = ["DataFacts", "Length", "Meter", "relative_lengths", "resolve"]
+__all__ = ["Length", "relative_lengths", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -108,90 +102,3 @@ def _relative(hint: Any, value: Any, path: str) -> Iterator[tuple[str, str]]:
             yield from _relative(item_hint(hint, index), item, f"{path}.{index}")
     elif takes_steps(hint) and isinstance(value, str):
         yield path, value
-
-
-@dataclass(frozen=True)
-class DataFacts:
-    """What a data set amounts to.
-
-    Args:
-        batches: Training batches in an epoch; None if its loader does not tell.
-        digest: What changes when the data change; empty if the data module does not tell.
-        validation_images: How many images decide; None if the batches do not tell.
-    """
-
-    batches: int | None
-    digest: str
-    validation_images: int | None = None
-
-
-class Meter:
-    """Loads data sets and measures them, each once."""
-
-    def __init__(self) -> None:
-        self._seen: dict[str, DataFacts] = {}
-
-    def data(self, values: Mapping[str, Any]) -> DataFacts:
-        """Fetch and load a data set.
-
-        Args:
-            values: ``{name: ..., argument: value}`` of a data module.
-
-        Raises:
-            BadInputError: If it cannot be fetched, loaded or used.
-        """
-        key = json.dumps(values, sort_keys=True)
-        if key not in self._seen:
-            arguments = {argument: value for argument, value in values.items() if argument != "name"}
-            try:
-                data = registry.build("data", values["name"], arguments, seed=0)
-                data.prepare_data()
-                data.setup("fit")
-                loader = data.train_dataloader()
-                batches = _count(loader)
-                if batches == 0:
-                    raise ValueError("there is not one training batch")
-                digest = data.digest() if hasattr(data, "digest") else ""
-                images = _count_images(data)
-            except (Exception, SystemExit) as error:  # the network's, the disk's, or of a user's own data module
-                text = str(error) if isinstance(error, DataError) else reason_of(error)
-                raise BadInputError([f"trial.data: {text}{place_of(error)}"]) from error
-            self._seen[key] = DataFacts(batches, digest, images)
-        return self._seen[key]
-
-    def length(self, trial: Mapping[str, Any]) -> Length:
-        """Return how long the training of a trial is.
-
-        Args:
-            trial: Its values; of them ``data`` and ``trainer`` matter.
-
-        Raises:
-            BadInputError: If its data cannot be loaded, or do not tell how many batches there are.
-        """
-        batches = self.data(trial["data"]).batches
-        if batches is None:
-            reason = "its loader does not tell how many batches it has, so lengths must be in steps"
-            raise BadInputError([f"trial.data: {reason}."])
-        # As Lightning does it: the last batches of an epoch make a step however few they are.
-        trainer = trial["trainer"]
-        steps_per_epoch = -(-batches // trainer.get("accumulate_grad_batches", 1))
-        return Length(steps_per_epoch, trainer.get("max_epochs", 0), trainer.get("max_steps", 0))
-
-
-def _count(loader: Any) -> int | None:
-    """Return how many batches a loader has, or None if it does not tell."""
-    try:
-        return None if isinstance(loader, dict | list | tuple) else len(loader)  # several loaders
-    except (TypeError, NotImplementedError):  # an iterable data set
-        return None
-
-
-def _count_images(data: Any) -> int | None:
-    """Return how many images decide, without reading any: that may take long, and an iterable data set need not end."""
-    try:
-        loader = data.val_dataloader()
-        if isinstance(loader, TensorLoader):
-            return len(loader.labels)
-        return len(loader.dataset) if isinstance(loader, DataLoader) else None  # type: ignore[arg-type]
-    except (TypeError, MisconfigurationException):  # it has no length, or there is no validation
-        return None

@@ -119,7 +119,7 @@ class SeedStudy(StudyConfig):
             text=json.dumps({"name": name, "seeds": list(seeds), "configurations": described}, indent=1) + "\n",
             experiment=study.experiment or study.name,
             within=confirms,
-            meter=study.meter,
+            probe=study.probe,
             candidates=candidates,
             seeds=seeds,
             claims=claims,

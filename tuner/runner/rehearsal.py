@@ -63,7 +63,7 @@ class Rehearsal:
         size = f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
         sentences = [f"a network of {size} parameters"]
         try:
-            steps = max(config.meter.length(trial.values()).steps for trial in networks(config))
+            steps = max(config.probe.length(trial.values()).steps for trial in networks(config))
         except BadInputError:  # the data do not tell how many batches they have
             return sentences[0]
         rounds = -(-config.trials // slots)

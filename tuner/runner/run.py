@@ -187,7 +187,7 @@ def _with_engine(options: Options, overrides: Sequence[str], engine: "Engine") -
 
     console = Console(quiet=options.quiet)
     with checking(console, options.study):
-        from tuner.config.study import load_study
+        from tuner.config.loader import load_study
         from tuner.runner.rehearsal import rehearse
         from tuner.runner.summary import print_line, print_plan, print_summary
         from tuner.storage.study_store import StudyStore

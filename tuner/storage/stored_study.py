@@ -11,8 +11,9 @@ from optuna.trial import FrozenTrial as Trial
 
 from tuner.analysis.comparison import Comparison, Repeated
 from tuner.analysis.record import StudyRecord
+from tuner.config.loader import load_study, shipped_studies
 from tuner.config.sources import Sources, own_sources, sources_of
-from tuner.config.study import NAME, StudyConfig, TrialConfig, load_study, shipped_studies
+from tuner.config.study import NAME, StudyConfig, TrialConfig
 from tuner.errors import BadInputError
 from tuner.storage.attributes import CONFIGURATION, CONFIRMS, IDENTITY, SEED, SOURCES
 from tuner.storage.database import Database, state_directory, trial_directory

@@ -1,0 +1,103 @@
+"""Loads the data sets of a study and measures them: batches, validation images, and a digest of their content."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from torch.utils.data import DataLoader
+
+from lightning_modules.data.base import DataError, TensorLoader
+from tuner.config import registry
+from tuner.config.lengths import Length
+from tuner.errors import BadInputError, place_of, reason_of
+
+__all__ = ["DatasetInfo", "DatasetProbe"]
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a data set amounts to.
+
+    Args:
+        batches: Training batches in an epoch; None if its loader does not tell.
+        digest: What changes when the data change; empty if the data module does not tell.
+        validation_images: How many images decide; None if the batches do not tell.
+    """
+
+    batches: int | None
+    digest: str
+    validation_images: int | None = None
+
+
+class DatasetProbe:
+    """Loads data sets and measures them, each once."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, DatasetInfo] = {}
+
+    def info(self, values: Mapping[str, Any]) -> DatasetInfo:
+        """Fetch and load a data set.
+
+        Args:
+            values: ``{name: ..., argument: value}`` of a data module.
+
+        Raises:
+            BadInputError: If it cannot be fetched, loaded or used.
+        """
+        key = json.dumps(values, sort_keys=True)
+        if key not in self._seen:
+            arguments = {argument: value for argument, value in values.items() if argument != "name"}
+            try:
+                data = registry.build("data", values["name"], arguments, seed=0)
+                data.prepare_data()
+                data.setup("fit")
+                loader = data.train_dataloader()
+                batches = _count(loader)
+                if batches == 0:
+                    raise ValueError("there is not one training batch")
+                digest = data.digest() if hasattr(data, "digest") else ""
+                images = _count_images(data)
+            except (Exception, SystemExit) as error:  # the network's, the disk's, or of a user's own data module
+                text = str(error) if isinstance(error, DataError) else reason_of(error)
+                raise BadInputError([f"trial.data: {text}{place_of(error)}"]) from error
+            self._seen[key] = DatasetInfo(batches, digest, images)
+        return self._seen[key]
+
+    def length(self, trial: Mapping[str, Any]) -> Length:
+        """Return how long the training of a trial is.
+
+        Args:
+            trial: Its values; of them ``data`` and ``trainer`` matter.
+
+        Raises:
+            BadInputError: If its data cannot be loaded, or do not tell how many batches there are.
+        """
+        batches = self.info(trial["data"]).batches
+        if batches is None:
+            reason = "its loader does not tell how many batches it has, so lengths must be in steps"
+            raise BadInputError([f"trial.data: {reason}."])
+        # As Lightning does it: the last batches of an epoch make a step however few they are.
+        trainer = trial["trainer"]
+        steps_per_epoch = -(-batches // trainer.get("accumulate_grad_batches", 1))
+        return Length(steps_per_epoch, trainer.get("max_epochs", 0), trainer.get("max_steps", 0))
+
+
+def _count(loader: Any) -> int | None:
+    """Return how many batches a loader has, or None if it does not tell."""
+    try:
+        return None if isinstance(loader, dict | list | tuple) else len(loader)  # several loaders
+    except (TypeError, NotImplementedError):  # an iterable data set
+        return None
+
+
+def _count_images(data: Any) -> int | None:
+    """Return how many images decide, without reading any: that may take long, and an iterable data set need not end."""
+    try:
+        loader = data.val_dataloader()
+        if isinstance(loader, TensorLoader):
+            return len(loader.labels)
+        return len(loader.dataset) if isinstance(loader, DataLoader) else None  # type: ignore[arg-type]
+    except (TypeError, MisconfigurationException):  # it has no length, or there is no validation
+        return None
