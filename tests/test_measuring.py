@@ -16,7 +16,8 @@ from tests.test_fusing import BRANCHING, STEPS, VALUES, assignments
 from tuner.config.loader import load_study
 from tuner.protocol import Group, TrialResult
 from tuner.runner.group_size import GroupSize
-from tuner.runner.run import Options, carry_out, checked, opened_engine
+from tuner.runner.options import StudyOptions
+from tuner.runner.run import checked, opened, opened_engine
 from tuner.storage.study_store import StudyStore
 from tuner.training.run import run
 from tuner.training.throughput import fastest
@@ -171,13 +172,14 @@ class Net(torch.nn.Linear):
 def study(folder: StudyFolder, engine_name: Literal["local", "inline"], *assignments: str) -> str:
     """Run a study of five trials whose group size is found out, as on a GPU, and return what is shown."""
     text = io.StringIO()
-    options = Options(
+    options = StudyOptions(
         study=str(TINY), devices="cpu", per_device=1, engine=engine_name, checkpoint_every="0s", review=False
     )
     with opened_engine(options) as engine:
         config = load_study(str(TINY), ["budget.trials=5", *assignments])
         plan = dataclasses.replace(checked(config, engine, options), fuse=GroupSize(4, is_measured=True))
-        carry_out(plan, engine, Console(file=text, width=200), StudyStore, lambda: None, lambda *_: None)
+        with opened(plan, Console(file=text, width=200), StudyStore) as opened_study:
+            opened_study.train(engine)
     folder.check(trials=5, epochs=3, steps=3 * STEPS)
     return text.getvalue()
 

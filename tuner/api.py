@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner.analysis.record import StudyRecord
-from tuner.runner.run import Ending, Options, run
+from tuner.runner.options import StudyOptions
+from tuner.runner.run import Outcome, run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,17 +79,17 @@ class Study:
             KeyboardInterrupt: If it was interrupted; it has ended in order, and `run` goes on from there.
             TunerError: If the input is bad, the study is already running, or it failed.
         """
-        ending = run(Options(study=self._source, set=self._overrides, **options))
-        if ending.outcome.interrupted:
+        outcome = run(StudyOptions(study=self._source, set=self._overrides, **options))
+        if outcome.interrupted:
             raise KeyboardInterrupt
-        return Result(self, ending)
+        return Result(self, outcome)
 
 
 class Result:
     """What a study has come to, as its stores have it."""
 
-    def __init__(self, study: Study, ending: Ending) -> None:
-        self._study, self._ending = study, ending
+    def __init__(self, study: Study, outcome: Outcome) -> None:
+        self._study, self._outcome = study, outcome
 
     def __repr__(self) -> str:
         best = self.best
@@ -101,16 +102,16 @@ class Result:
         from tuner.storage.reader import identifier_of, open_study, record_of
         from tuner.tracking.reader import TrackedStudy
 
-        with open_study(self._ending.storage, self._ending.name) as study:
-            return record_of(study, TrackedStudy(self._ending.tracking_uri, identifier_of(study)).curves)
+        with open_study(self._outcome.storage, self._outcome.name) as study:
+            return record_of(study, TrackedStudy(self._outcome.tracking_uri, identifier_of(study)).curves)
 
     @cached_property
     def best(self) -> Best | None:
         """The best trial; None if none was trained to its end."""
         best = self.record.best
-        if best is None or self._ending.best is None:
+        if best is None or self._outcome.best is None:
             return None
-        config, weights = self._ending.best
+        config, weights = self._outcome.best
         return Best(
             best.number, best.value, best.params, config, self.record.test, weights if weights.exists() else None
         )

@@ -12,13 +12,15 @@ there is none, the best trial has its schedule taken away.
 import argparse
 import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass
 from typing import TYPE_CHECKING
 
-from tuner.cli import EXIT_CODES, add_engine_options, add_stores, check_counts, command, place_of
+from tuner.cli import EXIT_CODES, add_options, check_counts, command
 from tuner.errors import BadInputError
 from tuner.interrupts import temporary_folder
 from tuner.process import leave
-from tuner.runner.run import Place, carry_out, checked, checking, opened_engine
+from tuner.runner.options import ExecutionOptions, option
+from tuner.runner.run import checked, checking, opened, opened_engine
 from tuner.text import counted, number
 from tuner.urls import storage_url
 
@@ -26,10 +28,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tuner.config.study import TrialConfig
-    from tuner.engines import Engine
     from tuner.followup.replicates import SeedStore, SeedStudy
     from tuner.storage.stored_study import PastStudy
-    from tuner.tracking.tracker import Tracker
 
 __all__ = ["main"]
 
@@ -44,64 +44,59 @@ Run the same command again to continue, and to see the result again.
 {EXIT_CODES}"""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ConfirmationOptions(ExecutionOptions):
+    """Which study is confirmed, and how."""
+
+    study: str = option(MISSING, "name of a study that was run, or its study file", "NAME", is_positional=True)
+    top: int = option(5, "how many of its best trials (default: %(default)s)", "K", int)
+    seeds: int = option(10, "seeds for each, in all (default: %(default)s)", "N", int)
+    name: str | None = option(None, "name of the confirmation (default: <study>-confirm)", "NAME")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Confirm a study and return the exit code."""
-    options = _parse(arguments)
-    return command(lambda: _run(options))
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tuner.confirm",
         description="Train the best trials of a study again with fresh seeds, and say which is really better.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("study", metavar="NAME", help="name of a study that was run, or its study file")
-    parser.add_argument("--top", type=int, default=5, metavar="K", help="how many of its best trials (default: 5)")
-    parser.add_argument("--seeds", type=int, default=10, metavar="N", help="seeds for each, in all (default: 10)")
-    parser.add_argument("--name", metavar="NAME", help="name of the confirmation (default: <study>-confirm)")
-    add_engine_options(parser)
-    add_stores(parser)
-    return parser.parse_args(arguments)
+    add_options(parser, ConfirmationOptions)
+    options = ConfirmationOptions(**vars(parser.parse_args(arguments)))
+    return command(lambda: _run(options))
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: ConfirmationOptions) -> int:
     check_counts({"--top": options.top, "--seeds": options.seeds})
-    place = place_of(options)
-    with opened_engine(place) as engine:
-        return _with_engine(options, place, engine)
+    with opened_engine(options) as engine:
+        from rich.console import Console
 
+        console = Console()
+        with checking(console, options.study):
+            from tuner.followup.replicates import SeedStore
+            from tuner.runner.summary import print_line
+            from tuner.storage.stored_study import PastStudy
 
-def _with_engine(options: argparse.Namespace, place: Place, engine: "Engine") -> int:
-    from rich.console import Console
-
-    console = Console()
-    with checking(console, options.study):
-        from tuner.followup.replicates import SeedStore
-        from tuner.runner.summary import print_line
-        from tuner.storage.stored_study import PastStudy
-
-        past = PastStudy.load(options.study, storage_url(options.storage))
-        config, opponents = _confirmation(past, options.top, options.seeds, options.name)
-        plan = checked(config, engine, place)
-
-    def begin() -> None:
-        print_line(
-            console,
-            f"[bold]{config.name}[/bold]: {counted(len(config.candidates), 'configuration')} of study "
-            f"{past.config.name}, {counted(options.seeds, 'fresh seed')} each",
-        )
-        if len(past.trials) < past.config.trials:
-            text = f"has {len(past.trials)} of {counted(past.config.trials, 'trial')}; the best of these are confirmed"
-            print_line(console, f"[yellow]note:[/yellow] {past.config.name} {text}")
-
-    def conclude(store: "SeedStore", tracker: "Tracker", delivered: bool) -> None:
-        _show(console, config, store, opponents)
-        if delivered:
-            _record(past, store, tracker.uri, opponents)
-
-    return carry_out(plan, engine, console, SeedStore, begin, conclude).exit_code
+            past = PastStudy.load(options.study, storage_url(options.storage))
+            config, opponents = _confirmation(past, options.top, options.seeds, options.name)
+            plan = checked(config, engine, options)
+        with opened(plan, console, SeedStore) as study:
+            print_line(
+                console,
+                f"[bold]{config.name}[/bold]: {counted(len(config.candidates), 'configuration')} of study "
+                f"{past.config.name}, {counted(options.seeds, 'fresh seed')} each",
+            )
+            if len(past.trials) < past.config.trials:
+                text = (
+                    f"has {len(past.trials)} of {counted(past.config.trials, 'trial')}; the best of these are confirmed"
+                )
+                print_line(console, f"[yellow]note:[/yellow] {past.config.name} {text}")
+            outcome = study.train(engine)
+            _show(console, config, study.store, opponents)
+            if outcome.is_delivered:
+                _record(past, study.store, outcome.tracking_uri, opponents)
+    return outcome.exit_code
 
 
 def _confirmation(past: "PastStudy", top: int, count: int, name: str | None) -> "tuple[SeedStudy, Mapping[str, str]]":

@@ -11,15 +11,16 @@ import dataclasses
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.cli import EXIT_CODES, add_engine_options, add_stores, check_counts, command, place_of
+from tuner.cli import EXIT_CODES, add_options, check_counts, command
 from tuner.errors import BadInputError, StudyFailedError
 from tuner.interrupts import temporary_folder
 from tuner.process import leave
-from tuner.runner.run import Outcome, carry_out, checked, checking, opened_engine
+from tuner.runner.options import ExecutionOptions, option
+from tuner.runner.run import Outcome, checked, checking, opened, opened_engine
 from tuner.text import brief, counted
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from tuner.config.study import StudyConfig, TrialConfig
     from tuner.storage.stored_study import Trial
     from tuner.storage.study_store import StudyStore
-    from tuner.tracking.tracker import Tracker
 
 __all__ = ["main"]
 
@@ -47,43 +47,38 @@ Run the same command again to continue. The table is written to <name>.md, <name
 {EXIT_CODES}"""
 
 
+@dataclass(frozen=True, kw_only=True)
+class LeagueOptions(ExecutionOptions):
+    """Which leagues are run, and how."""
+
+    league: Path = option(
+        MISSING, "study file with a choice of schedules, or a folder", "PATH", Path, is_positional=True
+    )
+    seeds: int = option(10, "fresh seeds for each best (default: %(default)s)", "N", int)
+    target: float | None = option(
+        None, "count the steps to this value (default: what a constant lr ends at)", "V", float
+    )
+    tolerance: float = option(
+        0.01, "a good initial lr is at most this much worse than the best one (default: %(default)s)", "V", float
+    )
+    to: Path = option(Path(), "where the table goes (default: here)", "FOLDER", Path)
+    set: Sequence[str] = option((), "replace a value of the study file; repeatable", "PATH=VALUE")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run leagues and return the exit code."""
-    options = _parse(arguments)
-    return command(lambda: _run(options))
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tuner.league",
         description="Compare families of schedules under the same conditions, the best of each with fresh seeds.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("league", type=Path, metavar="PATH", help="study file with a choice of schedules, or a folder")
-    parser.add_argument("--seeds", type=int, default=10, metavar="N", help="fresh seeds for each best (default: 10)")
-    parser.add_argument(
-        "--target", type=float, metavar="V", help="count the steps to this value (default: what a constant lr ends at)"
-    )
-    parser.add_argument(
-        "--tolerance",
-        type=float,
-        default=0.01,
-        metavar="V",
-        help="a good initial lr is at most this much worse than the best one (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--to", type=Path, default=Path(), metavar="FOLDER", help="where the table goes (default: here)"
-    )
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="PATH=VALUE", help="replace a value of the study file; repeatable"
-    )
-    add_engine_options(parser)
-    add_stores(parser)
-    return parser.parse_args(arguments)
+    add_options(parser, LeagueOptions)
+    options = LeagueOptions(**vars(parser.parse_args(arguments)))
+    return command(lambda: _run(options))
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: LeagueOptions) -> int:
     check_counts({"--seeds": options.seeds})
     if not options.to.is_dir():
         raise BadInputError([f"--to: {options.to} is no folder."])
@@ -104,12 +99,12 @@ class _League:
         options: Those of the command.
     """
 
-    def __init__(self, file: Path, options: argparse.Namespace) -> None:
+    def __init__(self, file: Path, options: LeagueOptions) -> None:
         from rich.console import Console
 
-        self._file, self._options, self._place = str(file), options, place_of(options)
+        self._file, self._options = str(file), options
         self._console: Console = Console()
-        self._delivered = True
+        self._is_delivered = True
         with checking(self._console, self._file):
             from tuner.config.loader import load_study
 
@@ -151,7 +146,7 @@ class _League:
         if outcome.interrupted:
             return outcome.exit_code
         self._publish(self._standings(best, values, finals, sweeps), finals)
-        return int(not self._delivered)
+        return int(not self._is_delivered)
 
     def _family(self, name: str, choice: Mapping[str, Any]) -> "StudyConfig":
         """Return the study of one family, as a study file could say it; its sampler draws every trial."""
@@ -177,18 +172,15 @@ class _League:
         from tuner.followup.replicates import SeedStore
         from tuner.runner.summary import print_line
 
-        found: list[_Found] = []
-
-        def conclude(store: "StudyStore", tracker: "Tracker", delivered: bool) -> None:
-            comparison = store.comparison() if isinstance(store, SeedStore) else None
-            found.append(_Found(store.best, store.finished(), comparison, store.identifier, tracker.uri))
-
-        with opened_engine(self._place) as engine:
-            plan = checked(config, engine, self._place)
-            begin = f"[bold]{config.name}[/bold]: {counted(config.trials, 'training')}"
-            outcome = carry_out(plan, engine, self._console, kind, lambda: print_line(self._console, begin), conclude)
-        self._delivered = self._delivered and outcome.delivered
-        return outcome, found[0]
+        with opened_engine(self._options) as engine:
+            plan = checked(config, engine, self._options)
+            with opened(plan, self._console, kind) as study:
+                print_line(self._console, f"[bold]{config.name}[/bold]: {counted(config.trials, 'training')}")
+                outcome, store = study.train(engine), study.store
+                comparison = store.comparison() if isinstance(store, SeedStore) else None
+                found = _Found(store.best, store.finished(), comparison, store.identifier, outcome.tracking_uri)
+        self._is_delivered = self._is_delivered and not outcome.missing
+        return outcome, found
 
     def _note(self, text: str) -> None:
         from rich.markup import escape
@@ -267,7 +259,7 @@ class _League:
             raise BadInputError([f"--to: {self._options.to}: cannot be written ({error.strerror})."]) from error
         self._console.print("", page, markup=False, highlight=False, soft_wrap=True)
         print_line(self._console, f"written to {', '.join(escape(str(path)) for path in paths.values())}")
-        if not self._delivered:
+        if not self._is_delivered:
             self._note("MLflow did not take all records; run the same command again when it is up")
             return
         with temporary_folder() as temporary:

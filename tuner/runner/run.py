@@ -8,11 +8,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from tuner.errors import BadInputError
 from tuner.interrupts import end_at_once, on_interrupt
 from tuner.process import importing
+from tuner.runner.options import ExecutionOptions, StudyOptions
 from tuner.text import counted
 from tuner.urls import refuse_passwords, storage_url
 
@@ -21,83 +22,13 @@ if TYPE_CHECKING:
 
     from tuner.config.study import StudyConfig
     from tuner.engines import Engine
+    from tuner.runner.display import Display
     from tuner.runner.group_size import GroupSize
     from tuner.storage.study_store import StudyStore
-    from tuner.tracking.tracker import Tracker
 
-__all__ = [
-    "Ending",
-    "Options",
-    "Outcome",
-    "Place",
-    "Plan",
-    "carry_out",
-    "checked",
-    "checking",
-    "opened_engine",
-    "run",
-    "status",
-]
+__all__ = ["OpenStudy", "Outcome", "Plan", "checked", "checking", "opened", "opened_engine", "run", "status"]
 
 Store = TypeVar("Store", bound="StudyStore")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where and how trials are trained and recorded; ``python -m tuner.study --help`` explains each.
-
-    Args:
-        devices: "auto", "cpu", or GPUs such as "0,1".
-        per_device: Trials at a time on each GPU, or on the CPU.
-        devices_per_trial: GPUs, or processes on the CPU, that train one trial together.
-        stall_timeout: Without a sign of life for this time, a training is taken for hung.
-        checkpoint_every: A training goes on for this time without a checkpoint.
-        fuse: Trials that a slot trains as one model: a number as text, "off" or "auto".
-        engine: Where trials are trained.
-        address: Address of the Ray cluster.
-        storage: URL of Optuna's database; None for OPTUNA_STORAGE, or a file in this folder.
-        tracking_uri: MLflow's store; None for MLFLOW_TRACKING_URI, or a file in this folder.
-        quiet: Whether nothing is printed.
-    """
-
-    devices: str = "auto"
-    per_device: int | None = None
-    devices_per_trial: int = 1
-    stall_timeout: str = "30m"
-    checkpoint_every: str = "30s"
-    fuse: str = "auto"
-    engine: Literal["local", "ray", "inline"] = "local"
-    address: str = "auto"
-    storage: str | None = None
-    tracking_uri: str | None = None
-    quiet: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options(Place):
-    """How a study is run; ``python -m tuner.study --help`` explains each.
-
-    Args:
-        study: Study file, or the name of a shipped study.
-        trials: Trials in all; None for what the study says.
-        timeout: No trial is started after this time; None for what the study says.
-        set: ``dotted.path=value`` each, put over what the study file says.
-        review: Whether plots, report and the best model are put into MLflow.
-        system_metrics: Whether it is recorded how busy the machine is.
-        retry_failed: Whether trials that failed are trained again.
-        rehearse: Whether each network takes a few steps before the first trial, to find out what is wrong with it.
-        dry_run: Whether everything is checked and nothing trained.
-    """
-
-    study: str = "quickstart"
-    trials: int | None = None
-    timeout: str | None = None
-    set: Sequence[str] = ()
-    review: bool = True
-    system_metrics: bool = False
-    retry_failed: bool = False
-    rehearse: bool = True
-    dry_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,38 +36,31 @@ class Outcome:
     """How a run of a study ended.
 
     Args:
-        interrupted: The signal that ended it; 0 if it came to its own end.
-        has_result: Whether a trial was trained to its end, in this run or before.
-        delivered: Whether MLflow has all records.
-    """
-
-    interrupted: int = 0
-    has_result: bool = True
-    delivered: bool = True
-
-    @property
-    def exit_code(self) -> int:
-        """Return the exit code of a command that ended so."""
-        return 128 + self.interrupted if self.interrupted else int(not (self.has_result and self.delivered))
-
-
-@dataclass(frozen=True)
-class Ending:
-    """What a run of a study has come to.
-
-    Args:
         name: Name of the study.
         storage: URL of Optuna's database.
         tracking_uri: MLflow's store.
-        outcome: How it ended.
+        interrupted: The signal that ended it; 0 if it came to its own end.
+        has_result: Whether a trial was trained to its end, in this run or before.
+        missing: What MLflow lacks of the study, why, and what to do, in sentences; nothing if it has everything.
+        is_delivered: Whether MLflow has everything that it can store.
+        runs_page: Page of the study's runs, below the address of an MLflow server.
         best: The values of the best trial and the file of its weights; None if there is none.
     """
 
     name: str
     storage: str
     tracking_uri: str
-    outcome: Outcome = Outcome()
+    interrupted: int = 0
+    has_result: bool = True
+    missing: Sequence[str] = ()
+    is_delivered: bool = True
+    runs_page: str = ""
     best: tuple[Mapping[str, Any], Path] | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """Return the exit code of a command that ended so."""
+        return 128 + self.interrupted if self.interrupted else int(bool(self.missing) or not self.has_result)
 
 
 class _Interruption:
@@ -167,7 +91,7 @@ class _Interruption:
             stop()
 
 
-def run(options: Options) -> Ending:
+def run(options: StudyOptions) -> Outcome:
     """Run a study to its end, or as far as time and signals allow.
 
     Raises:
@@ -179,56 +103,43 @@ def run(options: Options) -> Ending:
     if options.timeout is not None:
         overrides.append(f"budget.timeout={options.timeout}")
     with opened_engine(options) as engine:
-        return _with_engine(options, overrides, engine)
+        from rich.console import Console
 
-
-def _with_engine(options: Options, overrides: Sequence[str], engine: "Engine") -> Ending:
-    from rich.console import Console
-
-    console = Console(quiet=options.quiet)
-    with checking(console, options.study):
-        from tuner.config.loader import load_study
-        from tuner.runner.rehearsal import rehearse
-        from tuner.runner.summary import print_line, print_plan, print_summary
-        from tuner.storage.study_store import StudyStore
-        from tuner.tracking.system_metrics import check_packages
-        from tuner.training.run import MODEL_FILE
-
-        config = load_study(options.study, overrides)
-        plan = dataclasses.replace(
-            checked(config, engine, options),
-            review=options.review,
-            system_metrics=options.system_metrics,
-            retry_failed=options.retry_failed,
-        )
-        if plan.system_metrics:
-            check_packages([slot.device for slot in engine.slots])
+        console = Console(quiet=options.quiet)
         remarks: list[str] = []
-        is_needed = options.dry_run or (options.rehearse and not plan.begun)
-        rehearsal = rehearse(config, engine, plan.storage, remarks.append) if is_needed else None
+        with checking(console, options.study):
+            from tuner.config.loader import load_study
+            from tuner.runner.rehearsal import rehearse
+            from tuner.runner.summary import print_line, print_plan, print_summary
+            from tuner.storage.study_store import StudyStore
+            from tuner.tracking.system_metrics import check_packages
 
-    def show_plan() -> None:
-        print_plan(console, config, engine.slots, plan.fuse, plan.storage, plan.uri, remarks)
-
-    if options.dry_run and rehearsal:
-        show_plan()
-        if rehearsal.faults:
-            raise BadInputError(rehearsal.faults)
-        print_line(console, f"nothing wrong: {rehearsal.described(config, len(engine.slots))}")
-        return Ending(config.name, plan.storage, plan.uri)
-    best: list[tuple[Mapping[str, Any], Path]] = []
-
-    def conclude(store: "StudyStore", tracker: "Tracker", delivered: bool) -> None:
-        print_summary(console, config, store, tracker, delivered)
-        if winner := _winner(store):
-            best.append((winner["config"], Path(winner["directory"]) / MODEL_FILE))
-
-    outcome = carry_out(plan, engine, console, StudyStore, show_plan, conclude)
-    return Ending(config.name, plan.storage, plan.uri, outcome, best[0] if best else None)
+            config = load_study(options.study, overrides)
+            plan = dataclasses.replace(
+                checked(config, engine, options),
+                review=options.review,
+                system_metrics=options.system_metrics,
+                retry_failed=options.retry_failed,
+            )
+            if plan.system_metrics:
+                check_packages([slot.device for slot in engine.slots])
+            must_rehearse = options.dry_run or (options.rehearse and not plan.begun)
+            rehearsal = rehearse(config, engine, plan.storage, remarks.append) if must_rehearse else None
+        if options.dry_run and rehearsal:
+            print_plan(console, plan, engine.slots, remarks)
+            if rehearsal.faults:
+                raise BadInputError(rehearsal.faults)
+            print_line(console, f"nothing wrong: {rehearsal.described(config, len(engine.slots))}")
+            return Outcome(config.name, plan.storage, plan.uri)
+        with opened(plan, console, StudyStore) as study:
+            print_plan(console, plan, engine.slots, remarks)
+            outcome = study.train(engine)
+            print_summary(console, config, study.store, outcome)
+        return outcome
 
 
 @contextmanager
-def opened_engine(options: Place) -> Iterator["Engine"]:
+def opened_engine(options: ExecutionOptions) -> Iterator["Engine"]:
     """Make the engine that the options ask for.
 
     Raises:
@@ -251,7 +162,7 @@ def opened_engine(options: Place) -> Iterator["Engine"]:
         gc.unfreeze()  # what was there when `importing` ended
 
 
-def _checkpoint_every(options: Place) -> float:
+def _checkpoint_every(options: ExecutionOptions) -> float:
     return _seconds("--checkpoint-every", options.checkpoint_every, may_be_zero=True)
 
 
@@ -300,7 +211,7 @@ class Plan:
         return self.config.identity_with(self.digests)
 
 
-def checked(config: "StudyConfig", engine: "Engine", options: Place) -> Plan:
+def checked(config: "StudyConfig", engine: "Engine", options: ExecutionOptions) -> Plan:
     """Find out, before anything is created, whether a study can be run.
 
     Raises:
@@ -327,45 +238,64 @@ def checked(config: "StudyConfig", engine: "Engine", options: Place) -> Plan:
     return Plan(config, storage, uri, fuse, every, digests, validation_images, begun)
 
 
-def carry_out(
-    plan: Plan,
-    engine: "Engine",
-    console: "Console",
-    kind: "type[Store]",
-    begin: Callable[[], None],
-    conclude: Callable[["Store", "Tracker", bool], None],
-) -> Outcome:
-    """Run a study and return how that ended.
+@contextmanager
+def opened(plan: Plan, console: "Console", kind: "type[Store]") -> "Iterator[OpenStudy[Store]]":
+    """Open a study in Optuna, or create it, for this process alone.
 
     Args:
         plan: The study.
-        engine: Where its trials are trained; it can be used once.
-        console: Where what happens is shown.
+        console: Where its progress is shown.
         kind: The class of the study in Optuna.
-        begin: Called when the stores are open, before the first trial.
-        conclude: Called at the end, with the study in Optuna and in MLflow, and whether MLflow has taken all records.
 
     Raises:
-        TunerError: If it cannot go on.
+        TunerError: If it is already running, or cannot be continued.
     """
-    from tuner.config.sources import own_sources
-    from tuner.reporting.review import Review
-    from tuner.runner.coordinator import Coordinator
     from tuner.runner.display import Display
-    from tuner.runner.environment import CHANGES, environment
-    from tuner.tracking.system_metrics import SystemMetrics
-    from tuner.tracking.tracker import Tracker
 
-    config = plan.config
-    display = Display(config, console)
-    interruption = _Interruption()
-    with kind.open(config, plan.storage, plan.identity, display.note, plan.retry_failed) as store:
+    display = Display(plan.config, console)
+    with kind.open(plan.config, plan.storage, plan.identity, display.note, plan.retry_failed) as store:
         store.keep_definition()
         store.set_validation_images(plan.validation_images)
+        yield OpenStudy(plan, store, display, console)
+
+
+class OpenStudy(Generic[Store]):
+    """A study that this process holds.
+
+    Args:
+        plan: The study.
+        store: It in Optuna.
+        display: Shows its progress.
+        console: Where to.
+    """
+
+    def __init__(self, plan: Plan, store: Store, display: "Display", console: "Console") -> None:
+        self.store = store
+        self._plan, self._display, self._console = plan, display, console
+
+    def train(self, engine: "Engine") -> Outcome:
+        """Train its trials, record them, and return how that ended.
+
+        Args:
+            engine: Where they are trained; it can be used once.
+
+        Raises:
+            TunerError: If it cannot go on.
+        """
+        from tuner.config.sources import own_sources
+        from tuner.reporting.review import Review
+        from tuner.runner.coordinator import Coordinator
+        from tuner.runner.environment import CHANGES, environment
+        from tuner.tracking.pages import runs_page
+        from tuner.tracking.system_metrics import SystemMetrics
+        from tuner.tracking.tracker import Tracker
+
+        plan, store, display, config = self._plan, self.store, self._display, self._plan.config
         tags = environment(engine.slots)
         commit = tags.get("commit", "").removesuffix(CHANGES)
         if change := store.set_sources(commit, own_sources(config.own_modules)):
             display.note(change)
+        interruption = _Interruption()
         with on_interrupt(interruption):
             with store.database.alone(), importing():  # MLflow may create its tables as well
                 tracker = Tracker(
@@ -376,24 +306,32 @@ def carry_out(
             coordinator = Coordinator(config, store, tracker, display, refresh, plan.fuse, plan.checkpoint_every)
             interruption.stops(coordinator.stop)
             readings = SystemMetrics(tracker.log_system, display.note) if plan.system_metrics else nullcontext()
-            finished = False
-            begin()
+            is_finished = False
             try:
                 with display, readings:
                     coordinator.run(engine)
-                finished = coordinator.is_done
+                is_finished = coordinator.is_done
             finally:
-                delivered = tracker.close("FINISHED" if finished else "KILLED")
+                is_delivered = tracker.close("FINISHED" if is_finished else "KILLED")
                 if review:
                     review.close()
-        state = _state(store)
-        if review and delivered and not interruption.signals and state != tracker.reviewed:
-            with status(console, "drawing the plots, writing the report, registering the best model"):
-                notes = review.finish(_winner(store), state)
+        winner, state = _winner(store), _state(store)
+        if review and is_delivered and not interruption.signals and state != tracker.reviewed:
+            with status(self._console, "drawing the plots, writing the report, registering the best model"):
+                notes = review.finish(winner, state)
             for note in notes:
                 display.note(note)
-        conclude(store, tracker, delivered)
-        return Outcome(interruption.signals[0] if interruption.signals else 0, store.has_result, not tracker.missing)
+        return Outcome(
+            config.name,
+            plan.storage,
+            plan.uri,
+            interrupted=interruption.signals[0] if interruption.signals else 0,
+            has_result=store.has_result,
+            missing=tracker.missing,
+            is_delivered=is_delivered,
+            runs_page=runs_page(tracker.experiment_id, tracker.parent_id),
+            best=(winner["config"], _weights(winner)) if winner else None,
+        )
 
 
 @contextmanager
@@ -417,6 +355,12 @@ def _winner(store: "StudyStore") -> dict[str, Any] | None:
         return None
     directory = str(store.trial_directory(best.number))
     return {"number": best.number, "config": store.config_of(best).values(), "directory": directory}
+
+
+def _weights(winner: Mapping[str, Any]) -> Path:
+    from tuner.training.run import MODEL_FILE
+
+    return Path(winner["directory"]) / MODEL_FILE
 
 
 def _state(store: "StudyStore") -> str:

@@ -16,11 +16,9 @@ from tuner.config.study import StudyConfig
 from tuner.console import printable
 from tuner.errors import BadInputError
 from tuner.protocol import Slot
-from tuner.runner.group_size import GroupSize
+from tuner.runner.run import Outcome, Plan
 from tuner.storage.study_store import StudyStore
 from tuner.text import brief, counted, cut
-from tuner.tracking.pages import runs_page
-from tuner.tracking.tracker import Tracker
 from tuner.training.run import TRACEBACK_FILE
 from tuner.urls import without_password
 
@@ -29,16 +27,9 @@ __all__ = ["print_line", "print_plan", "print_summary"]
 LINTED_SAMPLES = 20  # as many as a preview draws
 
 
-def print_plan(
-    console: Console,
-    config: StudyConfig,
-    slots: Sequence[Slot],
-    fuse: GroupSize,
-    storage: str,
-    uri: str,
-    remarks: Sequence[str] = (),
-) -> None:
+def print_plan(console: Console, plan: Plan, slots: Sequence[Slot], remarks: Sequence[str] = ()) -> None:
     """Print what will be done, and where it will be recorded."""
+    config, fuse = plan.config, plan.fuse
     devices = sorted({slot.device for slot in slots})
     places = f"{counted(len(slots), 'slot')} on {', '.join(devices)}"
     if devices == ["cpu"]:
@@ -55,7 +46,7 @@ def print_plan(
     )
     for path, spec in searched(config.trial):
         print_line(console, f"  [dim]{escape(path)}: {escape(described(spec))}[/dim]")
-    print_line(console, f"  [dim]Optuna: {escape(_shown(storage))}, MLflow: {escape(_shown(uri))}[/dim]")
+    print_line(console, f"  [dim]Optuna: {escape(_shown(plan.storage))}, MLflow: {escape(_shown(plan.uri))}[/dim]")
     for sentence in config.beginning:
         print_line(console, f"  [dim]{escape(sentence)}[/dim]")
     for finding in (*_findings(config), *remarks):
@@ -69,7 +60,7 @@ def _findings(config: StudyConfig) -> Sequence[str]:
         return error.faults
 
 
-def print_summary(console: Console, config: StudyConfig, store: StudyStore, tracker: Tracker, delivered: bool) -> None:
+def print_summary(console: Console, config: StudyConfig, store: StudyStore, outcome: Outcome) -> None:
     """Print what came out, and how to look further."""
     finished, top = store.finished(), store.ranking()[:5]
     states = Counter(str(trial.user_attrs.get("state", trial.state.name.lower())) for trial in finished)
@@ -118,15 +109,15 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, trac
     record = store.record()
     for sentence in filter(None, (doubt(record), never_tried(record))):
         print_line(console, escape(sentence))
-    page = runs_page(tracker.experiment_id, tracker.parent_id)
-    if tracker.uri.startswith("http"):
-        look = f"{without_password(tracker.uri)}/{page}"
-    elif _shown(tracker.uri) == "sqlite:///mlflow.db":
+    uri, page = outcome.tracking_uri, outcome.runs_page
+    if uri.startswith("http"):
+        look = f"{without_password(uri)}/{page}"
+    elif _shown(uri) == "sqlite:///mlflow.db":
         look = f"python -m tuner.dashboard {config.name} (or mlflow ui, then http://127.0.0.1:5000/{page})"
     else:
-        look = f"python -m tuner.dashboard {config.name} --tracking-uri {_shown(tracker.uri)}"
+        look = f"python -m tuner.dashboard {config.name} --tracking-uri {_shown(uri)}"
     print_line(console, f"\nlr curves and accuracies: {escape(look)}")
-    for sentence in tracker.missing:
+    for sentence in outcome.missing:
         print_line(console, f"[yellow]{escape(sentence)}.[/yellow]")
 
 

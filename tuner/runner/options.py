@@ -1,0 +1,103 @@
+"""The options of a run, declared once: `tuner.cli` makes arguments of them, `tuner.Study.run` takes keywords."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tuner.urls import DEFAULT_STORAGE
+
+__all__ = ["ExecutionOptions", "StudyOptions", "option"]
+
+
+def option(
+    default: Any,
+    text: str,
+    metavar: str | None = None,
+    parse: Callable[[str], Any] | None = None,
+    choices: Sequence[str] | None = None,
+    is_positional: bool = False,
+) -> Any:
+    """Return a field of a dataclass that is an option of a command.
+
+    Args:
+        default: The value without the option. A bool makes it a flag, a tuple an option that can be repeated.
+        text: Its help, as argparse takes it.
+        metavar: How the help names its value.
+        parse: Makes a value of the text that is given; None for the text itself.
+        choices: The values that it can have, if there are only some.
+        is_positional: Whether it is given without its name.
+    """
+    argument = {"help": text, "metavar": metavar, "type": parse, "choices": choices}
+    return field(default=default, metadata={"argument": argument, "is_positional": is_positional})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutionOptions:
+    """Where and how trials are trained, and where they are recorded.
+
+    ``quiet=True`` prints nothing; it is no option of the commands.
+    """
+
+    devices: str = option("auto", "auto (all GPUs, else the CPU), cpu, or GPUs such as 0,1 (default: %(default)s)", "D")
+    per_device: int | None = option(
+        None, "trials at a time on each GPU (default: 1), or on the CPU (default: one for each core)", "K", int
+    )
+    devices_per_trial: int = option(
+        1, "GPUs, or processes on the CPU, that train one trial together and divide its batches (default: 1)", "N", int
+    )
+    stall_timeout: str = option(
+        "30m",
+        "a training that reports and computes nothing for this time hangs: it is killed, and its trial continues from "
+        "its last checkpoint (default: %(default)s)",
+        "T",
+    )
+    checkpoint_every: str = option(
+        "30s",
+        "save a training at the end of an epoch when this time has passed since its last checkpoint; 0s: after every "
+        "epoch (default: %(default)s)",
+        "T",
+    )
+    fuse: str = option(
+        "auto",
+        "trials that each slot trains at once, as one model: a number, off, or auto (on GPUs the fastest number, which "
+        "is measured first; on the CPU off) (default: %(default)s)",
+        "K",
+    )
+    engine: Literal["local", "ray", "inline"] = option(
+        "local",
+        "local: processes of this machine; ray: all machines of a Ray cluster; inline: this process, for debugging "
+        "(default: %(default)s)",
+        choices=("local", "ray", "inline"),
+    )
+    address: str = option(
+        "auto", "address of the Ray cluster (default: the one that this machine belongs to, else a new one here)", "A"
+    )
+    storage: str | None = option(
+        None, f"Optuna's database, SQLite or PostgreSQL (default: OPTUNA_STORAGE, else {DEFAULT_STORAGE})", "URL"
+    )
+    tracking_uri: str | None = option(
+        None, "MLflow's store (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)", "URI"
+    )
+    quiet: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions(ExecutionOptions):
+    """Which study is run, and how."""
+
+    study: str = option(
+        "quickstart", "study file, or the name of a shipped study (default: quickstart)", is_positional=True
+    )
+    trials: int | None = option(None, "trials in all, those of earlier runs included", "N", int)
+    timeout: str | None = option(None, "start no trial after this time: 90s, 30m, 2h, 1h30m", "T")
+    set: Sequence[str] = option((), "replace a value of the study file; repeatable", "PATH=VALUE")
+    review: bool = option(True, "put plots, report and the best model into MLflow (default: yes)")
+    system_metrics: bool = option(
+        False, "record in MLflow how busy CPU, memory, disk, network and GPUs are while the study runs"
+    )
+    retry_failed: bool = option(False, "train failed trials again, under the same numbers, once the cause is mended")
+    rehearse: bool = option(
+        True,
+        "before the first trial of a study, train each network for a few steps, to find mistakes early (default: yes)",
+    )
+    dry_run: bool = option(False, "check everything, train each network for a few steps, and start no trial")
