@@ -30,8 +30,8 @@ class Command:
     def __init__(self, module: str, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(LIBRARIES)
-        with tempfile.TemporaryDirectory() as meeting:
-            pipe = Path(meeting) / "output"
+        with tempfile.TemporaryDirectory() as temporary:
+            pipe = Path(temporary) / "output"
             os.mkfifo(pipe)
             arguments = (module, [str(each) for each in arguments], folder, dict(environment), pipe)
             self._process = context.Process(target=_run, args=arguments)

@@ -63,7 +63,7 @@ def test_its_server_ends_with_it_however_that_is_killed_and_however_early(review
     def servers() -> list[int]:
         return [pid for pid in children(process.pid) if b"mlflow\0server" in command_of(pid)]
 
-    wait_until(lambda: len(servers()) > 1)  # the keeper and what it keeps
+    wait_until(lambda: len(servers()) > 1)  # the supervisor and its command
     below = children(process.pid)
     process.kill()
     process.communicate(timeout=60)

@@ -21,7 +21,8 @@ from tests.networks import IRIS
 from tests.processes import is_alive
 from tuner.config.loader import load_study
 from tuner.errors import BadInputError, StudyFailedError, StudyRunningError
-from tuner.storage.database import Database, sqlite_file, state_directory
+from tuner.storage.connection import sqlite_file
+from tuner.storage.database import Database, state_directory
 from tuner.storage.folders import check_folder, check_writable
 from tuner.storage.study_store import StudyStore, check_continued
 
@@ -365,11 +366,11 @@ def test_a_study_is_free_when_the_process_that_held_it_is_killed(other: int):
 def test_a_coordinator_whose_folder_or_database_is_taken_away_ends(here: Path, what: str, how: str):
     database = Database(URL, "iris", pytest.fail)
     with database.hold():
-        assert database.patiently(database.storage.get_all_studies) == []
+        assert database.retry_while_unavailable(database.storage.get_all_studies) == []
         (here / what).rename(here / "away")
         if how == "replaced":
             (shutil.copytree if (here / "away").is_dir() else shutil.copy)(here / "away", here / what)
         with pytest.raises(
             StudyFailedError, match="was removed or replaced while the study ran; run the command again"
         ):
-            database.patiently(database.storage.get_all_studies)
+            database.retry_while_unavailable(database.storage.get_all_studies)

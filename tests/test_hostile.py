@@ -146,7 +146,7 @@ def test_a_stored_identifier_that_is_none_is_not_made_a_path_or_a_query(copied: 
 @pytest.mark.parametrize("test", [{"trial": 0, "metrics": {}}, ["a"], "a"])
 def test_a_stored_test_that_is_none_is_refused(copied: StudyFolder, test: object):
     put(copied, "update study_user_attributes set value_json = ? where key = 'test'", json.dumps(test))
-    assert 'the test of study "tiny" in the database was changed' in copied.call(*ONE, expect=1)
+    assert 'the test result of study "tiny" in the database was changed' in copied.call(*ONE, expect=1)
 
 
 @pytest.mark.parametrize("state", ["COMPLETE", "WAITING"])

@@ -76,9 +76,9 @@ def test_a_coordinator_that_lost_its_lock_while_the_server_was_away_does_not_go_
         server.start()
         patch.chdir(tmp_path)
         with second.hold(), pytest.raises(StudyRunningError, match=f"pid {os.getpid()} on host"):
-            first.patiently(lambda: None)
+            first.retry_while_unavailable(lambda: None)
     with second.hold():
-        assert second.patiently(lambda: 1) == 1
+        assert second.retry_while_unavailable(lambda: 1) == 1
 
 
 def test_a_coordinator_whose_connection_was_cut_on_its_side_only_knows_itself_again(
@@ -94,7 +94,7 @@ def test_a_coordinator_whose_connection_was_cut_on_its_side_only_knows_itself_ag
     with first.hold():
         for _ in range(2):
             firewall.cut()
-            assert first.patiently(first.storage.get_all_studies) == []
+            assert first.retry_while_unavailable(first.storage.get_all_studies) == []
         monkeypatch.chdir(tmp_path / "elsewhere")
         with pytest.raises(StudyRunningError, match=rf"by pid {os.getpid()} on host \S+\. Wait"), second.hold():
             pass
@@ -147,17 +147,17 @@ def test_a_database_that_stays_away_ends_the_study_and_says_where_it_was(
     server: PostgreSQLServer, how: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Database, "PATIENCE_SECONDS", 0.5 if how == "late" else 600.0)
+    monkeypatch.setattr(Database, "RETRY_SECONDS", 0.5 if how == "late" else 600.0)
     notes: list[str] = []
     database = Database(server.new_database(), "one", notes.append)
     with database.hold():
         server.stop()
         if how == "given up":
-            threading.Timer(0.5, database.give_up).start()
+            threading.Timer(0.5, database.stop_retrying).start()
         started = time.monotonic()
         try:
             with pytest.raises(StudyFailedError, match=r"the database postgresql://\S+ is away: connection .* failed"):
-                database.patiently(database.storage.get_all_studies)
+                database.retry_while_unavailable(database.storage.get_all_studies)
         finally:
             server.start()
     assert time.monotonic() - started < 60
@@ -184,7 +184,7 @@ def test_a_database_that_cannot_be_used_is_told_before_anything_starts(
     url: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(BadInputError, match=message) as caught, Database.look(url):
+    with pytest.raises(BadInputError, match=message) as caught, Database.open_readonly(url):
         pass
     assert "secret" not in str(caught.value)
 

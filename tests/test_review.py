@@ -213,11 +213,11 @@ def test_a_registry_that_refuses_and_a_network_that_cannot_be_exported_are_told_
     (study_id,) = reviewed.optuna("select value_json from study_user_attributes where key = 'identifier'")[0]
     code = (
         "import json, os, numpy, torch\n"
-        "from tuner.tracking.reader import TrackedStudy\n"
+        "from tuner.tracking.reader import MlflowStudy\n"
         "class Branching(torch.nn.Linear):\n"
         "    def forward(self, images):\n"
         "        return super().forward(images if images.sum().item() > 0 else -images)\n"
-        f"study = TrackedStudy(os.environ['MLFLOW_TRACKING_URI'], {study_id})\n"
+        f"study = MlflowStudy(os.environ['MLFLOW_TRACKING_URI'], {study_id})\n"
         "example = numpy.ones((2, 3), dtype='float32')\n"
         "notes = [study.add_model(0, net(3, 2), example, 'other') for net in (torch.nn.Linear, Branching)]\n"
         "print(json.dumps(notes))\n"

@@ -12,12 +12,12 @@ from tests.conftest import TINY
 from tuner.config.loader import load_study
 from tuner.config.search_space import corners
 from tuner.config.study import TrialConfig
-from tuner.followup.replicates import SeedStore, SeedStudy
+from tuner.followup.replicates import ReplicationStore, ReplicationStudy
 
 SEEDS = (11, 12, 13)
 
 
-class CountingStore(SeedStore):
+class CountingStore(ReplicationStore):
     """Counts how often all trials are read."""
 
     listings = 0
@@ -27,15 +27,15 @@ class CountingStore(SeedStore):
         return super().trials(*states)
 
 
-def study(count: int) -> SeedStudy:
+def study(count: int) -> ReplicationStudy:
     """Return a study of so many configurations."""
     config = load_study(str(TINY))
     one = TrialConfig.from_values(corners(config.trial)[0])
     candidates = {f"c{index}": dataclasses.replace(one, seed=index) for index in range(count)}
-    return SeedStudy.of(config, "seeds", candidates, SEEDS, {})
+    return ReplicationStudy.of(config, "seeds", candidates, SEEDS, {})
 
 
-def finish(store: SeedStore, value: float | None) -> int:
+def finish(store: ReplicationStore, value: float | None) -> int:
     number, _ = store.ask()
     state = TrialState.FAIL if value is None else TrialState.COMPLETE
     store.finish(number, state, value, {"state": state.name.lower(), "epochs": 1, "seconds": 1.0})
@@ -44,7 +44,7 @@ def finish(store: SeedStore, value: float | None) -> int:
 
 def test_the_best_is_that_of_the_best_mean_and_only_weights_of_the_first_seed_are_kept(tmp_path: Path):
     config, values = study(3), [[0.9, 0.5, 0.7], [0.1, 0.6, None], [0.1, 0.7, 0.9]]
-    with SeedStore.open(config, f"sqlite:///{tmp_path}/optuna.db", config.identity, pytest.fail) as store:
+    with ReplicationStore.open(config, f"sqlite:///{tmp_path}/optuna.db", config.identity, pytest.fail) as store:
         for index, value in enumerate(value for row in values for value in row):
             assert store.best is None
             assert store.may_keep_weights(index, 0.0) is (index < 3)
@@ -61,7 +61,7 @@ def test_the_start_of_a_long_confirmation_reads_all_trials_a_few_times_and_not_o
     listings = []
     for count in (4, 20):
         config, url = study(count), f"sqlite:///{tmp_path}/{count}.db"
-        with SeedStore.open(config, url, config.identity, pytest.fail) as store:
+        with ReplicationStore.open(config, url, config.identity, pytest.fail) as store:
             for _ in range(config.trials):
                 finish(store, 0.5)
         with CountingStore.open(config, url, config.identity, pytest.fail) as store:
@@ -74,22 +74,22 @@ def test_the_start_of_a_long_confirmation_reads_all_trials_a_few_times_and_not_o
 
 def test_the_resolution_of_an_accuracy_is_that_of_the_validation_images(tmp_path: Path):
     config = study(2)
-    with SeedStore.open(config, f"sqlite:///{tmp_path}/optuna.db", config.identity, pytest.fail) as store:
+    with ReplicationStore.open(config, f"sqlite:///{tmp_path}/optuna.db", config.identity, pytest.fail) as store:
         for _ in SEEDS:
             finish(store, 0.9)
             finish(store, 0.88)
         one, other = store.comparison().configurations
         assert store.comparison().difference(one, other).probability is None
-    with SeedStore.open(config, f"sqlite:///{tmp_path}/optuna.db", config.identity, pytest.fail) as store:
+    with ReplicationStore.open(config, f"sqlite:///{tmp_path}/optuna.db", config.identity, pytest.fail) as store:
         store.set_validation_images(50)
         assert 0.7 < store.comparison().difference(one, other).probability < 0.9
 
 
 def test_rows_of_others_are_no_configuration(tmp_path: Path):
     config, url = study(2), f"sqlite:///{tmp_path}/optuna.db"
-    with SeedStore.open(config, url, config.identity, pytest.fail) as store:
+    with ReplicationStore.open(config, url, config.identity, pytest.fail) as store:
         finish(store, 0.5)
         foreign = optuna.load_study(study_name="seeds", storage=url)
         foreign.add_trial(optuna.trial.create_trial(value=0.99))
-    with SeedStore.open(config, url, config.identity, pytest.fail) as store:
+    with ReplicationStore.open(config, url, config.identity, pytest.fail) as store:
         assert [dict(each.values) for each in store.comparison().configurations] == [{11: 0.5}, {}]

@@ -23,7 +23,7 @@ from tuner.protocol import Points, TrialResult
 from tuner.storage.reader import config_of
 from tuner.tracking import record_writer as records
 from tuner.tracking import trial_runs
-from tuner.tracking.reader import TrackedStudy
+from tuner.tracking.reader import MlflowStudy
 from tuner.tracking.store import tracking_uri
 from tuner.tracking.tracker import Tracker
 
@@ -74,12 +74,10 @@ class Study:
         return self.close()
 
     def points(self, number: int = 0) -> dict[str, list[tuple[int, float]]]:
-        return {
-            key: list(curve) for key, curve in TrackedStudy(self.tracker.uri, self._study_id).points(number).items()
-        }
+        return {key: list(curve) for key, curve in MlflowStudy(self.tracker.uri, self._study_id).points(number).items()}
 
     def tags(self, number: int | None = 0) -> dict[str, str]:
-        tracked = TrackedStudy(self.tracker.uri, self._study_id)
+        tracked = MlflowStudy(self.tracker.uri, self._study_id)
         run = tracked.parent if number is None else tracked.children[number]
         return dict(run.data.tags)
 
@@ -336,7 +334,7 @@ def test_a_deleted_run_of_the_study_is_replaced_and_its_trials_runs_are_taken_ov
     ]
     assert anywhere.tags(None)["tuner.replaces"] == before
     assert anywhere.runs() == [(str(number), "FINISHED") for number in range(3)], "none is doubled"
-    assert set(TrackedStudy(anywhere.tracker.uri, STUDY_ID).children) == {0, 1, 2}
+    assert set(MlflowStudy(anywhere.tracker.uri, STUDY_ID).children) == {0, 1, 2}
     assert anywhere.points(1) == {"a@b": [(1, 0.1)]}
     assert anywhere.again([0, 1, 2])
     assert anywhere.notes == [], "it is told once"
@@ -355,7 +353,7 @@ def test_a_run_of_the_study_that_is_deleted_while_it_runs_is_replaced_at_once(st
     assert study.tracker.missing == []
     assert study.tags(None)["tuner.replaces"] == before
     assert study.runs() == [("0", "FINISHED"), ("1", "FINISHED")]
-    assert set(TrackedStudy(study.tracker.uri, STUDY_ID).children) == {0, 1}
+    assert set(MlflowStudy(study.tracker.uri, STUDY_ID).children) == {0, 1}
     now = study.tracker.parent_id
     stored = study.folder.mlflow(f"select key, step from metrics where run_uuid = '{now}' order by key, step")
     assert stored == [("best_value", 1), ("best_value", 2), ("trials_done", 1), ("trials_done", 2)]
@@ -441,7 +439,7 @@ def test_the_description_keeps_the_network_of_the_registry_whoever_writes_it(stu
     study.tracker.log_study(table, best, ["#0 is the best"])
     assert study.tracker._recorder.runs.settle(30)
     client_of(study).create_registered_model("tiny")
-    TrackedStudy(study.tracker.uri, STUDY_ID).set_tag("tuner.champion", "0")
+    MlflowStudy(study.tracker.uri, STUDY_ID).set_tag("tuner.champion", "0")
     study.train(1)
     study.tracker.log_study([*table, {"number": 1, "value": 0.6}], best | {"number": 1}, ["#1 is the best"])
     assert study.close()

@@ -17,7 +17,7 @@ from tests.servers import OddServer, PostgreSQLServer
 from tests.test_tracking import Study
 from tuner.errors import BadInputError
 from tuner.tracking import store as tracking_store
-from tuner.tracking.reader import TrackedStudy
+from tuner.tracking.reader import MlflowStudy
 from tuner.tracking.store import tracking_uri
 from tuner.tracking.store_errors import can_pass
 
@@ -324,7 +324,7 @@ def test_in_a_folder_that_was_moved_or_copied_artifacts_stay_together(
         if is_old
         else []
     )
-    tracked = TrackedStudy(study.tracker.uri, "0123456789abcdef" * 2)
+    tracked = MlflowStudy(study.tracker.uri, "0123456789abcdef" * 2)
     assert tracked.read("study.yaml")
     assert dict(tracked.curves(0, ["lr"])["lr"]) == {1: 0.1, 2: 0.2}
     client = MlflowClient(study.tracker.uri)
@@ -342,7 +342,7 @@ def test_a_study_of_earlier_versions_that_was_moved_can_be_read_without_being_wr
     before.rename(now)
     monkeypatch.chdir(tmp_path)
     content = (now / "mlflow.db").read_bytes()
-    tracked = TrackedStudy(f"sqlite:///{now}/mlflow.db", "0123456789abcdef" * 2)
+    tracked = MlflowStudy(f"sqlite:///{now}/mlflow.db", "0123456789abcdef" * 2)
     assert tracked.read("study.yaml")
     assert (now / "mlflow.db").read_bytes() == content
 

@@ -100,10 +100,10 @@ class Result:
     def record(self) -> StudyRecord:
         """The study as plain data, with the curves of its trials."""
         from tuner.storage.reader import identifier_of, open_study, record_of
-        from tuner.tracking.reader import TrackedStudy
+        from tuner.tracking.reader import MlflowStudy
 
         with open_study(self._outcome.storage, self._outcome.name) as study:
-            return record_of(study, TrackedStudy(self._outcome.tracking_uri, identifier_of(study)).curves)
+            return record_of(study, MlflowStudy(self._outcome.tracking_uri, identifier_of(study)).curves)
 
     @cached_property
     def best(self) -> Best | None:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tuner.config.study import TrialConfig
-    from tuner.followup.replicates import SeedStore, SeedStudy
-    from tuner.storage.stored_study import PastStudy
+    from tuner.followup.replicates import ReplicationStore, ReplicationStudy
+    from tuner.storage.stored_study import StoredStudy
 
 __all__ = ["main"]
 
@@ -74,14 +74,14 @@ def _run(options: ConfirmationOptions) -> int:
 
         console = Console()
         with checking(console, options.study):
-            from tuner.followup.replicates import SeedStore
+            from tuner.followup.replicates import ReplicationStore
             from tuner.runner.summary import print_line
-            from tuner.storage.stored_study import PastStudy
+            from tuner.storage.stored_study import StoredStudy
 
-            past = PastStudy.load(options.study, storage_url(options.storage))
+            past = StoredStudy.load(options.study, storage_url(options.storage))
             config, opponents = _confirmation(past, options.top, options.seeds, options.name)
             plan = checked(config, engine, options)
-        with opened(plan, console, SeedStore) as study:
+        with opened(plan, console, ReplicationStore) as study:
             print_line(
                 console,
                 f"[bold]{config.name}[/bold]: {counted(len(config.candidates), 'configuration')} of study "
@@ -99,10 +99,12 @@ def _run(options: ConfirmationOptions) -> int:
     return outcome.exit_code
 
 
-def _confirmation(past: "PastStudy", top: int, count: int, name: str | None) -> "tuple[SeedStudy, Mapping[str, str]]":
+def _confirmation(
+    past: "StoredStudy", top: int, count: int, name: str | None
+) -> "tuple[ReplicationStudy, Mapping[str, str]]":
     """Return the study that confirms another, and the names of the default and of the constant lr in it, by role."""
     from tuner.config.study import NAME, Component
-    from tuner.followup.replicates import SeedStudy, fresh_seeds
+    from tuner.followup.replicates import ReplicationStudy, fresh_seeds
     from tuner.storage.stored_study import label
 
     name = name or f"{past.config.name}-confirm"
@@ -147,11 +149,13 @@ def _confirmation(past: "PastStudy", top: int, count: int, name: str | None) -> 
         add("a constant lr", f"#{best} at a constant lr", taken)
     used = {config.seed for config in configs.values()}
     seeds = fresh_seeds(past.config.sampler.arguments.get("seed", 0), count, used)
-    study = SeedStudy.of(past.config, name, candidates, seeds, claims, confirms=past.identifier)
+    study = ReplicationStudy.of(past.config, name, candidates, seeds, claims, confirms=past.identifier)
     return study, opponents
 
 
-def _show(console: "Console", config: "SeedStudy", store: "SeedStore", opponents: Mapping[str, str]) -> None:
+def _show(
+    console: "Console", config: "ReplicationStudy", store: "ReplicationStore", opponents: Mapping[str, str]
+) -> None:
     """Print the table and what it says."""
     from rich.markup import escape
     from rich.table import Table
@@ -182,9 +186,9 @@ def _show(console: "Console", config: "SeedStudy", store: "SeedStore", opponents
         print_line(console, escape(sentence))
 
 
-def _record(past: "PastStudy", store: "SeedStore", uri: str, opponents: Mapping[str, str]) -> None:
+def _record(past: "StoredStudy", store: "ReplicationStore", uri: str, opponents: Mapping[str, str]) -> None:
     """Put table, values and picture beside the run of the confirmation, and what came out into the study's."""
-    from tuner.tracking.reader import TrackedStudy
+    from tuner.tracking.reader import MlflowStudy
     from tuner.visualization.comparisons import of_comparison
     from tuner.visualization.matplotlib_backend import png
 
@@ -197,8 +201,8 @@ def _record(past: "PastStudy", store: "SeedStore", uri: str, opponents: Mapping[
         figure = of_comparison(comparison, f"{past.config.name}: the best, trained again with fresh seeds")
         if figure.panels:
             (folder / "confirmation.png").write_bytes(png(figure))
-        TrackedStudy(uri, store.identifier).add(folder)
-    TrackedStudy(uri, past.identifier).set_tag("tuner.confirmed", " ".join(found)[:5000])
+        MlflowStudy(uri, store.identifier).add(folder)
+    MlflowStudy(uri, past.identifier).set_tag("tuner.confirmed", " ".join(found)[:5000])
 
 
 if __name__ == "__main__":

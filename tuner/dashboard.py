@@ -70,7 +70,7 @@ def _run(options: argparse.Namespace) -> int:
     address = f"http://{HOST}:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port)]
     with subprocess.Popen(
-        [sys.executable, "-m", "tuner.keeper", *command],  # with which it ends, and with this process
+        [sys.executable, "-m", "tuner.supervisor", *command],  # with which it ends, and with this process
         stdin=subprocess.PIPE,
         cwd=folder_of(uri),  # the places of artifacts are relative to it
         env={**os.environ, **ENVIRONMENT, "MLFLOW_BACKEND_STORE_URI": uri},  # a password is nobody's to see in `ps`

@@ -21,7 +21,7 @@ from tuner.urls import refuse_passwords, storage_url
 
 if TYPE_CHECKING:
     from tuner.config.study import TrialConfig
-    from tuner.storage.stored_study import PastStudy, Trial
+    from tuner.storage.stored_study import StoredStudy, Trial
 
 __all__ = ["main"]
 
@@ -102,14 +102,14 @@ def _run(options: argparse.Namespace) -> int:
     # Imported here: --help and a wrong option should not wait for torch.
     from rich.console import Console
 
-    from tuner.storage.stored_study import PastStudy
-    from tuner.tracking.reader import TrackedStudy
+    from tuner.storage.stored_study import StoredStudy
+    from tuner.tracking.reader import MlflowStudy
     from tuner.tracking.store import tracking_uri
 
     console = Console(stderr=True)
     uri = tracking_uri(options.tracking_uri, must_exist=True)
     with status(console, f"reading {options.study}"):
-        past = PastStudy.load(options.study, storage_url(options.storage))
+        past = StoredStudy.load(options.study, storage_url(options.storage))
         trial = past.trial(options.trial)
         if trial.value is None:
             state = trial.user_attrs.get("state", trial.state.name.lower())
@@ -117,7 +117,7 @@ def _run(options: argparse.Namespace) -> int:
         to: Path = options.to or Path(f"{past.config.name}-{trial.number}")
         if to.exists():
             raise BadInputError([f"--to: {to} is there already; name a folder that is not."])
-        rates = TrackedStudy(uri, past.identifier).points(trial.number).get("lr", ())
+        rates = MlflowStudy(uri, past.identifier).points(trial.number).get("lr", ())
     with contextlib.ExitStack() as stack:
         try:
             temporary = stack.enter_context(temporary_folder(to.absolute().parent, ".tuner-"))
@@ -136,7 +136,7 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _fill(folder: Path, past: "PastStudy", trial: "Trial", rates: Sequence[tuple[int, float]]) -> None:
+def _fill(folder: Path, past: "StoredStudy", trial: "Trial", rates: Sequence[tuple[int, float]]) -> None:
     from tuner.config.yaml_reader import as_yaml
     from tuner.followup.replaying import train_again
     from tuner.followup.script import training_script
@@ -163,7 +163,7 @@ def _fill(folder: Path, past: "PastStudy", trial: "Trial", rates: Sequence[tuple
     (folder / CARD).write_text(_card(past, trial, config, setup, title), encoding="utf-8")
 
 
-def _card(past: "PastStudy", trial: "Trial", config: "TrialConfig", setup: Mapping[str, Any], title: str) -> str:
+def _card(past: "StoredStudy", trial: "Trial", config: "TrialConfig", setup: Mapping[str, Any], title: str) -> str:
     from tuner.followup.replaying import how_trained
     from tuner.followup.script import network_expression, own_modules
 

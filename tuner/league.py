@@ -115,7 +115,7 @@ class _League:
 
     def run(self) -> int:
         """Train, and write the table; return the exit code."""
-        from tuner.followup.replicates import SeedStore, SeedStudy, fresh_seeds
+        from tuner.followup.replicates import ReplicationStore, ReplicationStudy, fresh_seeds
         from tuner.storage.reader import config_of
         from tuner.storage.study_store import StudyStore
 
@@ -135,14 +135,14 @@ class _League:
             raise StudyFailedError("no trial of any family was trained to its end.")
         used = {config.seed for config in best.values()}
         seeds = fresh_seeds(self._config.sampler.arguments.get("seed", 0), self._options.seeds, used)
-        final = SeedStudy.of(self._config, f"{self._config.name}-final", best, seeds, {})
-        outcome, finals = self._train(final, SeedStore)
+        final = ReplicationStudy.of(self._config, f"{self._config.name}-final", best, seeds, {})
+        outcome, finals = self._train(final, ReplicationStore)
         if outcome.interrupted:
             return outcome.exit_code
         swept = {_swept(name, factor): _with_lr(config, factor) for name, config in best.items() for factor in FACTORS}
         name = f"{self._config.name}-sensitivity"
-        sweep = SeedStudy.of(self._config, name, swept, seeds[:SWEPT_SEEDS], {}, has_winner=False)
-        outcome, sweeps = self._train(sweep, SeedStore)
+        sweep = ReplicationStudy.of(self._config, name, swept, seeds[:SWEPT_SEEDS], {}, has_winner=False)
+        outcome, sweeps = self._train(sweep, ReplicationStore)
         if outcome.interrupted:
             return outcome.exit_code
         self._publish(self._standings(best, values, finals, sweeps), finals)
@@ -169,7 +169,7 @@ class _League:
 
     def _train(self, config: "StudyConfig", kind: "type[StudyStore]") -> "tuple[Outcome, _Found]":
         """Run a study; return how that ended, and what it found."""
-        from tuner.followup.replicates import SeedStore
+        from tuner.followup.replicates import ReplicationStore
         from tuner.runner.summary import print_line
 
         with opened_engine(self._options) as engine:
@@ -177,7 +177,7 @@ class _League:
             with opened(plan, self._console, kind) as study:
                 print_line(self._console, f"[bold]{config.name}[/bold]: {counted(config.trials, 'training')}")
                 outcome, store = study.train(engine), study.store
-                comparison = store.comparison() if isinstance(store, SeedStore) else None
+                comparison = store.comparison() if isinstance(store, ReplicationStore) else None
                 found = _Found(store.best, store.finished(), comparison, store.identifier, outcome.tracking_uri)
         self._is_delivered = self._is_delivered and not outcome.missing
         return outcome, found
@@ -245,7 +245,7 @@ class _League:
         from rich.markup import escape
 
         from tuner.runner.summary import print_line
-        from tuner.tracking.reader import TrackedStudy
+        from tuner.tracking.reader import MlflowStudy
         from tuner.visualization.comparisons import of_standings
         from tuner.visualization.matplotlib_backend import png
 
@@ -265,7 +265,7 @@ class _League:
         with temporary_folder() as temporary:
             for ending, content in files.items():
                 (temporary / f"league{ending}").write_bytes(content)
-            tracked = TrackedStudy(finals.uri, finals.identifier)
+            tracked = MlflowStudy(finals.uri, finals.identifier)
             tracked.add(temporary)
             tracked.set_tag("mlflow.note.content", page[:8000])
 

@@ -165,7 +165,7 @@ class TrialResult:
         params: Parameters that its module recorded itself.
         tags: Tags that its module set itself.
         device: Name of what it was trained on.
-        setup: What the result depends on beside the trial's values; see `environment.setup`.
+        setup: What the result depends on beside the trial's values; see `conditions.training_conditions`.
     """
 
     state: Literal["complete", "pruned", "diverged", "failed", "interrupted"]

@@ -56,16 +56,16 @@ def _run(options: argparse.Namespace) -> int:
 
     from tuner.followup.replaying import different_points, different_setup, how_trained, train_again
     from tuner.runner.summary import print_line
-    from tuner.storage.stored_study import PastStudy
-    from tuner.tracking.reader import TrackedStudy
+    from tuner.storage.stored_study import StoredStudy
+    from tuner.tracking.reader import MlflowStudy
     from tuner.tracking.store import tracking_uri
 
     console = Console()
     uri = tracking_uri(options.tracking_uri, must_exist=True)
     with status(console, f"reading {options.study}"):
-        past = PastStudy.load(options.study, storage_url(options.storage))
+        past = StoredStudy.load(options.study, storage_url(options.storage))
         trial = past.trial(options.trial)
-        stored = TrackedStudy(uri, past.identifier).points(trial.number)
+        stored = MlflowStudy(uri, past.identifier).points(trial.number)
     setup = trial.user_attrs.get("setup", {})
     print_line(console, f"[bold]{past.config.name} #{trial.number}[/bold]: {escape(how_trained(setup))}")
     with temporary_folder() as directory, console.status("training it again"):

@@ -39,7 +39,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _write(options: argparse.Namespace) -> Path:
     from tuner.reporting.page import Chapter, render
     from tuner.storage.reader import identifier_of, open_study, record_of
-    from tuner.tracking.reader import TrackedStudy
+    from tuner.tracking.reader import MlflowStudy
     from tuner.tracking.store import tracking_uri
 
     refuse_passwords({"--storage": options.storage, "--tracking-uri": options.tracking_uri})
@@ -47,7 +47,7 @@ def _write(options: argparse.Namespace) -> Path:
     chapters = []
     for name in dict.fromkeys(options.names):
         with open_study(storage, name) as study:
-            tracked = TrackedStudy(uri, identifier_of(study))
+            tracked = MlflowStudy(uri, identifier_of(study))
             chapters.append(Chapter.of(record_of(study, tracked.curves), tracked))
     path: Path = options.output or Path("report.html")
     try:

@@ -114,9 +114,11 @@ class LocalEngine:
             ours, theirs = self._context.Pipe()
             ranks = [self._context.Process(target=_work, args=(theirs, slot, group))]
             if slot.ranks > 1 and group.task == "train":
-                meeting = _folder() / uuid.uuid4().hex
+                rendezvous_file = _folder() / uuid.uuid4().hex
                 ranks = [
-                    self._context.Process(target=_work, args=(None if rank else theirs, slot, group, rank, meeting))
+                    self._context.Process(
+                        target=_work, args=(None if rank else theirs, slot, group, rank, rendezvous_file)
+                    )
                     for rank in range(slot.ranks)
                 ]
             try:
@@ -303,30 +305,34 @@ def _sockets_in(folder: Path) -> Iterator[None]:
 
 
 def _work(
-    pipe: "connection.Connection[Any, Any] | None", slot: Slot, group: Group, rank: int = 0, meeting: Path | None = None
+    pipe: "connection.Connection[Any, Any] | None",
+    slot: Slot,
+    group: Group,
+    rank: int = 0,
+    rendezvous_file: Path | None = None,
 ) -> None:
-    """Do a group's task in a process of its own, and send the results; with a meeting, be one rank of those that do."""
+    """Run a group's task in its own process and send the results; with a rendezvous file, as one of several ranks."""
     _die_with_the_coordinator()
     os.setsid()  # Ctrl-C in the terminal reaches the coordinator only, which then asks for an orderly end
     ignore_interrupts()
     spare_forks()
     if slot.cores:
-        first = rank * slot.threads if meeting else 0
-        os.sched_setaffinity(0, slot.cores[first : first + slot.threads] if meeting else slot.cores)
+        first = rank * slot.threads if rendezvous_file else 0
+        os.sched_setaffinity(0, slot.cores[first : first + slot.threads] if rendezvous_file else slot.cores)
     if slot.gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(slot.gpus)
     with _output_to_file(group):
         import torch
 
-        from tuner.training.distributed import FirstRankChannel, join
+        from tuner.training.distributed import RankZeroChannel, join
         from tuner.training.run import run
 
         torch.set_num_threads(slot.threads)
         ours = PipeChannel(pipe)
         channel: Channel = ours
-        if meeting:
-            join(meeting, rank, slot.ranks, slot.kind)
-            channel = FirstRankChannel(channel)
+        if rendezvous_file:
+            join(rendezvous_file, rank, slot.ranks, slot.kind)
+            channel = RankZeroChannel(channel)
         results = run(group, channel, slot.kind)
     if pipe:
         ours.done(results)

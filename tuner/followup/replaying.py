@@ -15,7 +15,7 @@ from tuner.training.conditions import on_cpu
 from tuner.training.lightning_cli import as_trained
 
 if TYPE_CHECKING:
-    from tuner.storage.stored_study import PastStudy, Trial
+    from tuner.storage.stored_study import StoredStudy, Trial
 
 __all__ = ["different_points", "different_setup", "how_trained", "train_again"]
 
@@ -23,7 +23,7 @@ STALL_SECONDS = 1800.0
 LARGEST = 1.7976931348623157e308  # what MLflow's databases keep of infinity
 
 
-def train_again(past: "PastStudy", trial: "Trial", directory: Path, note: Callable[[str], None]) -> TrialResult:
+def train_again(past: "StoredStudy", trial: "Trial", directory: Path, note: Callable[[str], None]) -> TrialResult:
     """Train a trial again, in a process of its own, with the threads, precision and ranks that it had.
 
     Args:

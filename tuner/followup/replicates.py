@@ -25,7 +25,7 @@ from tuner.storage.study_store import StudyStore
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-__all__ = ["SeedStore", "SeedStudy", "fresh_seeds"]
+__all__ = ["ReplicationStore", "ReplicationStudy", "fresh_seeds"]
 
 
 def fresh_seeds(seed: int, count: int, used: Collection[int]) -> list[int]:
@@ -51,7 +51,7 @@ def fresh_seeds(seed: int, count: int, used: Collection[int]) -> list[int]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SeedStudy(StudyConfig):
+class ReplicationStudy(StudyConfig):
     """A study of given configurations.
 
     Args:
@@ -79,7 +79,7 @@ class SeedStudy(StudyConfig):
         *,
         confirms: str = "",
         has_winner: bool = True,
-    ) -> "SeedStudy":
+    ) -> "ReplicationStudy":
         """Return the study of configurations that come from another.
 
         Args:
@@ -172,7 +172,7 @@ class SeedStudy(StudyConfig):
 
 @dataclass(frozen=True)
 class _Standing:
-    """What the trials of a `SeedStore` came to.
+    """What the trials of a `ReplicationStore` came to.
 
     Args:
         count: How many were finished.
@@ -191,10 +191,10 @@ class _Standing:
         return self.first.get(ranking[0].name) if ranking else None
 
 
-class SeedStore(StudyStore):
+class ReplicationStore(StudyStore):
     """Such a study in Optuna: its best trial is the first of the best configuration, once all are trained."""
 
-    _config: SeedStudy
+    _config: ReplicationStudy
     _standing: _Standing | None = None
 
     def comparison(self) -> Comparison:

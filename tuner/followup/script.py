@@ -49,7 +49,7 @@ def training_script(config: TrialConfig, objective: Objective, setup: Mapping[st
     Args:
         config: The trial.
         objective: What the study looked for.
-        setup: What else its result depends on; see `environment.setup`.
+        setup: What else its result depends on; see `conditions.training_conditions`.
         title: What the trial is called.
     """
     used: dict[str, set[str]] = {"lightning_modules": {"EpochSeed"}}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tuner.analysis.record import StudyRecord
-    from tuner.tracking.reader import TrackedStudy
+    from tuner.tracking.reader import MlflowStudy
 
 __all__ = ["Chapter", "render"]
 
@@ -45,7 +45,7 @@ class Chapter:
     is_registered: bool
 
     @classmethod
-    def of(cls, record: "StudyRecord", tracked: "TrackedStudy") -> "Chapter":
+    def of(cls, record: "StudyRecord", tracked: "MlflowStudy") -> "Chapter":
         """Read what MLflow has beside the record."""
         best = tracked.children.get(record.best.number) if record.best else None
         pictures = {title: tracked.read(path) for path, title in PICTURES.items()}

@@ -26,7 +26,7 @@ from tuner.storage.folders import open_own
 if TYPE_CHECKING:
     import torch
 
-    from tuner.tracking.reader import TrackedStudy
+    from tuner.tracking.reader import MlflowStudy
 
 __all__ = ["Review", "main"]
 
@@ -128,13 +128,13 @@ def main() -> None:
     look_in(request.get("folder"))
     from tuner.reporting.page import Chapter, render
     from tuner.storage.reader import identifier_of, open_study, record_of
-    from tuner.tracking.reader import TrackedStudy
+    from tuner.tracking.reader import MlflowStudy
     from tuner.tracking.tracker import REVIEWED_TAG
     from tuner.visualization.charts import draw
     from tuner.visualization.matplotlib_backend import png
 
     with open_study(request["storage"], request["study"]) as study:
-        tracked = TrackedStudy(request["uri"], identifier_of(study))
+        tracked = MlflowStudy(request["uri"], identifier_of(study))
         record = record_of(study, tracked.curves)
     notes: list[str] = []
     if best := request.get("best"):
@@ -152,7 +152,7 @@ def main() -> None:
     print(json.dumps(notes))  # noqa: T201
 
 
-def _crown(best: Mapping[str, Any], study: str, tracked: "TrackedStudy") -> list[str]:
+def _crown(best: Mapping[str, Any], study: str, tracked: "MlflowStudy") -> list[str]:
     """Add the best trial's weights, mistakes and model."""
     from tuner.config.study import TrialConfig
     from tuner.training.build import build_model

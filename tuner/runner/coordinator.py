@@ -113,7 +113,7 @@ class Coordinator:
         self._killing, self._stopping = bool(self._ending), True
         self._ending = "ending now" if self._killing else "ending after the running epochs; once more to end now"
         if self._killing:
-            self._store.database.give_up()
+            self._store.database.stop_retrying()
 
     @property
     def is_done(self) -> bool:

@@ -297,7 +297,7 @@ class OpenStudy(Generic[Store]):
             display.note(change)
         interruption = _Interruption()
         with on_interrupt(interruption):
-            with store.database.alone(), importing():  # MLflow may create its tables as well
+            with store.database.initialization_lock(), importing():  # MLflow may create its tables as well
                 tracker = Tracker(
                     config, plan.uri, store.identifier, display.note, tags, dict(plan.digests), plan.review
                 )

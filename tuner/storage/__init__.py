@@ -1,1 +1,1 @@
-"""The study in Optuna: its database, its locks and its trials."""
+"""A study in Optuna: database, locks, trials, samplers and pruners."""

@@ -27,7 +27,7 @@ CONFIRMS = "confirms"
 CONSTANT_LR = "constant_lr"
 
 ATTEMPT = "attempt"
-"""How often a trial was trained again because it had failed."""
+"""How many times a failed trial was retried."""
 
-# Parameters of the trials of a study of given configurations.
+# Parameters of the trials of a study over given configurations.
 CONFIGURATION, SEED = "configuration", "seed"

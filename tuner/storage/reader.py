@@ -1,4 +1,4 @@
-"""A study in Optuna as a plain record, with what Optuna has to say about its parameters."""
+"""Read a study from Optuna as a plain record, with the importances of its parameters."""
 
 import contextlib
 import math
@@ -33,19 +33,19 @@ CURVES_OF_THE_BEST: Sequence[str] = ("lr", "train/acc", "train/loss", "val/acc",
 BEST, DRAWN = 5, 300
 
 Curves = Callable[[int, Sequence[str]], Mapping[str, Curve]]
-"""Takes a trial's number and names of metrics."""
+"""Takes a trial's number and names of metrics; returns the curve of each."""
 
 
 @contextlib.contextmanager
 def open_study(url: str, name: str) -> Iterator[optuna.Study]:
-    """Open a study to be read, without its lock.
+    """Open a study for reading, without its lock.
 
     Raises:
         BadInputError: If there is no such database or study.
         StudyFailedError: If the database cannot be used.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with Database.look(url) as storage:
+    with Database.open_readonly(url) as storage:
         names = [] if storage is None else optuna.get_all_study_names(storage)
         if storage is None or name not in names:
             known = f"there are: {', '.join(names)}" if names else "there is none"
@@ -55,10 +55,10 @@ def open_study(url: str, name: str) -> Iterator[optuna.Study]:
 
 
 def identifier_of(study: optuna.Study) -> str:
-    """Return what tells a study from others of its name; empty if it is not of the tuner's.
+    """Return the unique identifier of a study; empty if another program created the study.
 
     Raises:
-        StudyFailedError: If it is not of the form that the tuner gives it: paths and queries are made of it.
+        StudyFailedError: If it does not have the tuner's format; paths and queries are built from it.
     """
     identifier = study.user_attrs.get(IDENTIFIER, "")
     if identifier != "" and not re.fullmatch("[0-9a-f]{32}", str(identifier)):
@@ -75,8 +75,8 @@ def record_of(study: optuna.Study, curves: Curves = _no_curves) -> StudyRecord:
 
     Args:
         study: The study.
-        curves: Where the metrics come from. All are asked of the best trials, and of the best of each schedule; the
-            lr of the best few hundred.
+        curves: Returns the metrics of a trial. It is called with all metrics for the best trials and the best trial of
+            each schedule, and with the lr alone for the best few hundred.
     """
     identity: Mapping[str, Any] = study.user_attrs.get(IDENTITY, {})
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
@@ -141,30 +141,30 @@ def _trial(trial: FrozenTrial, began: float, identity: Mapping[str, Any], curves
 
 
 def _importances(study: optuna.Study) -> dict[str, float]:
-    """Return what Optuna's conditional PED-ANOVA finds; nothing where the trials are too few or all alike."""
+    """Return Optuna's parameter importances (PED-ANOVA); empty if there are too few trials or all have one value."""
     complete = study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE])
     counts = Counter(name for trial in complete for name in trial.params)
     judged = [name for name, count in counts.items() if count >= MIN_OF_PARAMETER]
     if len(complete) < MIN_FOR_IMPORTANCE or not judged:
         return {}
-    with warnings.catch_warnings(), contextlib.suppress(ValueError, RuntimeError):  # its ways to say that it cannot
-        warnings.simplefilter("ignore")  # that trials are few, the plot says itself
+    with warnings.catch_warnings(), contextlib.suppress(ValueError, RuntimeError):  # raised where it finds no answer
+        warnings.simplefilter("ignore")  # the plot itself says that there are few trials
         shares = optuna.importance.get_param_importances(study, params=judged)
         return {} if any(math.isnan(share) for share in shares.values()) else dict(shares)
     return {}
 
 
 def config_of(config: StudyConfig, params: Mapping[str, Any]) -> TrialConfig:
-    """Return the values of a trial whose parameters are drawn, by their names in Optuna.
+    """Return the configuration that parameters give, by their names in Optuna.
 
     Raises:
-        StudyFailedError: If they are not of the study's search space.
+        StudyFailedError: If they are not in the study's search space.
     """
     return config.draw(_Replay(params))
 
 
 class _Replay:
-    """Gives the values that a trial drew, in the way of an Optuna trial."""
+    """Returns stored parameters through the `suggest` methods of an Optuna trial."""
 
     def __init__(self, params: Mapping[str, Any]) -> None:
         self._params = params
@@ -179,7 +179,7 @@ class _Replay:
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         value = self._stored(name)
-        if value not in choices:  # a choice can be the name of a class: only the study file may name one
+        if value not in choices:  # a choice can name a class to import, which only the study file may do
             raise StudyFailedError(f"the database has {name}={cut(repr(value))}, which is not in the study file.")
         return value
 

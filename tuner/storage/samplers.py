@@ -17,14 +17,14 @@ def make_sampler(
 ) -> optuna.samplers.BaseSampler:
     """Return the sampler for one trial.
 
-    It is made anew for every trial, seeded from the study's seed and the trial's number: a study that is continued then
-    draws what it would have drawn, instead of its first trials again.
+    Every trial has a new sampler, seeded by the study's seed and the trial's number. So a continued study samples what
+    it would have sampled without the interruption.
 
     Args:
         config: The study.
         number: The trial.
-        before: The sampler of another trial of the study. TPE takes over which parameters all trials have, which it
-            would have to ask every trial for; what it draws is the same.
+        before: The sampler of another trial of the study. TPE takes over its search space, which it would otherwise
+            compute from all trials; the samples are the same.
 
     Raises:
         ValueError: If Optuna refuses an option.
@@ -40,23 +40,23 @@ def make_sampler(
                 if isinstance(before, optuna.samplers.TPESampler):
                     sampler._search_space = before._search_space
                 return sampler
-            case "random" | "grid":  # which leaves nothing to draw
+            case "random" | "grid":  # a grid fixes all parameters and leaves nothing to sample
                 return optuna.samplers.RandomSampler(seed=own_seed)
             case "gp":
                 return optuna.samplers.GPSampler(seed=own_seed, **options)
             case "cmaes":
                 return optuna.samplers.CmaEsSampler(seed=own_seed, **options)
             case "qmc":
-                others = optuna.samplers.RandomSampler(seed=own_seed)  # for what only some trials have
+                others = optuna.samplers.RandomSampler(seed=own_seed)  # for parameters that only some trials have
                 return _QMCSampler(number, seed=seed, scramble=True, independent_sampler=others, **options)
             case name:
                 raise ValueError(f"unknown sampler {name}")
 
 
 class _QMCSampler(optuna.samplers.QMCSampler):
-    """One sequence of points, of which each trial takes that of its number.
+    """Gives trial n the n-th point of the sequence.
 
-    Optuna's takes the next one, which after an interruption is another one.
+    Optuna's own sampler gives it the next unused point, which is another one after an interruption.
     """
 
     def __init__(self, number: int, **options: Any) -> None:
@@ -70,7 +70,7 @@ class _QMCSampler(optuna.samplers.QMCSampler):
 def make_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
     """Return the pruner.
 
-    Where the study file leaves it open, no trial is pruned in the first third of its epochs.
+    By default, no trial is pruned in the first third of its epochs.
 
     Raises:
         ValueError: If Optuna refuses an option.

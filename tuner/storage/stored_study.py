@@ -1,4 +1,4 @@
-"""A study that was run: what it was, its trials, and where they left their weights."""
+"""Read a study that was run: its configuration, its trials and their folders."""
 
 import os
 from collections.abc import Sequence
@@ -21,21 +21,21 @@ from tuner.storage.folders import check_own
 from tuner.storage.reader import config_of, identifier_of, open_study, record_of
 from tuner.storage.study_store import DEFINITION_FILE, FOLDER_FILE, check_continued
 
-__all__ = ["PastStudy", "Trial", "label"]
+__all__ = ["StoredStudy", "Trial", "label"]
 
 
 @dataclass(frozen=True)
-class PastStudy:
+class StoredStudy:
     """A study that was run.
 
     Args:
-        config: What it was.
-        identifier: What tells it from others of its name.
+        config: Its configuration.
+        identifier: Its unique identifier.
         trials: Its finished trials, in the order of their numbers.
-        record: The same, as plain data, without curves.
+        record: The same trials as plain data, without curves.
         storage: URL of Optuna's database.
-        sources: What its trials were trained with, as the study remembers it.
-        source: What says what it was: the path or name of a study file.
+        sources: The history of the sources that its trials were trained with, as stored.
+        source: Path or name of the study file that defines it.
     """
 
     config: StudyConfig
@@ -47,8 +47,8 @@ class PastStudy:
     source: str
 
     @classmethod
-    def load(cls, source: str, storage: str) -> "PastStudy":
-        """Read a study, without its lock. What its trials are is built from what its person wrote, never from a store.
+    def load(cls, source: str, storage: str) -> "StoredStudy":
+        """Read a study, without its lock. Its trials are built from its study file, never from a store.
 
         Args:
             source: Its name, or its study file.
@@ -68,16 +68,16 @@ class PastStudy:
             )
 
     def config_of(self, trial: Trial) -> TrialConfig:
-        """Return the values of a trial."""
+        """Return the configuration of a trial."""
         return config_of(self.config, trial.params)
 
     def changed_sources(self, trial: Trial) -> list[str]:
-        """Return what has changed since a trial in the modules that the study names, each as a clause."""
+        """Return the changes since a trial in the source of the study's own modules, each as a clause."""
         before = sources_of(self.sources, trial.number)
         return before.changed(Sources(trial.number, "", own_sources(self.config.own_modules))) if before else []
 
     def default(self) -> TrialConfig | None:
-        """Return the `trial` of the study file as it is; None if it is complete only with what is searched."""
+        """Return the study file's `trial` without the search space; None if it is incomplete without it."""
         try:
             fixed = load_study(self.source, ["search_space={}", "sampler={name: random}"], folder=self.config.folder)
             return config_of(fixed, {})
@@ -85,7 +85,7 @@ class PastStudy:
             return None
 
     def ranking(self) -> list[Trial]:
-        """Return the trials that were trained to their end, the best first.
+        """Return the complete trials, best first.
 
         Raises:
             BadInputError: If there is none.
@@ -93,7 +93,7 @@ class PastStudy:
         by_number = {trial.number: trial for trial in self.trials}
         ranking = [by_number[trial.number] for trial in self.record.ranking]
         if not ranking:
-            raise BadInputError([f'study "{self.config.name}" has no trial that was trained to its end.'])
+            raise BadInputError([f'study "{self.config.name}" has no complete trial.'])
         return ranking
 
     def trial(self, number: int | None) -> Trial:
@@ -114,10 +114,10 @@ class PastStudy:
         return self.trials[numbers.index(number)]
 
     def confirmed(self, trial: Trial) -> Comparison | None:
-        """Return what a trial came to with fresh seeds; None if it was not confirmed."""
+        """Return a trial's values with fresh seeds, from its confirmations; None if it was not confirmed."""
         values: dict[int, float] = {}
         name = label(trial.number, self.config_of(trial))
-        with Database.look(self.storage) as storage:
+        with Database.open_readonly(self.storage) as storage:
             for summary in optuna.get_all_study_summaries(storage) if storage else []:
                 if summary.user_attrs.get(IDENTITY, {}).get(CONFIRMS) != self.identifier:
                     continue
@@ -129,32 +129,32 @@ class PastStudy:
         return Comparison(objective.metric, objective.direction, found, validation_images=images) if found else None
 
     def directory(self, number: int) -> Path:
-        """Return the folder of what a trial left."""
+        """Return the folder of a trial's files."""
         return trial_directory(self.storage, self.config.name, self.identifier, number)
 
 
 def label(number: int, config: TrialConfig) -> str:
-    """Return the name of a trial's configuration in a confirmation."""
+    """Return the name that a confirmation gives to a trial's configuration."""
     return f"#{number} {config.schedule.name}"
 
 
 def _definition(source: str, storage: str) -> tuple[str, Path | None]:
-    """Return the path or name of the study file of a study, and where its own modules lie if that is not beside it.
+    """Return the path or name of a study's file, and the folder of its own modules if they are not next to the file.
 
     Raises:
-        BadInputError: If there is none.
+        BadInputError: If there is no such study.
     """
     if not NAME.fullmatch(source):
         return source, None
     kept = state_directory(storage, source) / DEFINITION_FILE
-    check_own(kept.parent)  # it says which classes are imported
+    check_own(kept.parent)  # the file in it names the classes that are imported
     if kept.exists():
         folder = kept.with_name(FOLDER_FILE)
         here = kept.parent.parent.parent
         return str(kept), here / os.fsdecode(folder.read_bytes()) if folder.exists() else here
     is_file = Path(source).exists() or Path(source).suffix in (".yaml", ".yml")
     if not is_file and source not in shipped_studies():
-        with open_study(storage, source):  # or say which studies there are
+        with open_study(storage, source):  # raises an error that lists the studies if there is none of this name
             advice = "give its study file instead of its name"
             raise BadInputError([f'{kept.parent} does not say what study "{source}" is: {advice}.'])
     return source, None

@@ -1,7 +1,7 @@
-"""The Optuna study: opened under a lock, asked and told by one coordinator.
+"""The Optuna study, opened under a lock: `ask` for trials, `report` epochs, `finish` trials.
 
-A trial that was cut short keeps its number. It goes back to WAITING with its parameters and reports, and Optuna's own
-queue hands it out again, so a study of N trials has N rows however often it was killed.
+An interrupted trial keeps its number. It goes back to WAITING with its parameters and reports, and Optuna's own queue
+hands it out again, so a study of N trials has N rows however often it was killed.
 """
 
 import contextlib
@@ -41,25 +41,25 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 
-def _patient(
+def _retrying(
     method: Callable[Concatenate["StudyStore", Parameters], Result],
 ) -> Callable[Concatenate["StudyStore", Parameters], Result]:
-    """Make a method wait for a database that is away; see `Database.patiently`."""
+    """Wrap a method in `Database.retry_while_unavailable`."""
 
     @functools.wraps(method)
     def call(store: "StudyStore", /, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-        return store.database.patiently(lambda: method(store, *args, **kwargs))
+        return store.database.retry_while_unavailable(lambda: method(store, *args, **kwargs))
 
     return call
 
 
 class StudyStore:
-    """A study in Optuna's storage, held by this process alone.
+    """A study in Optuna's storage, locked by this process.
 
     Attributes:
-        database: Where it is stored.
+        database: The database that holds it.
         directory: Folder of the lock, the checkpoints and the results.
-        identifier: What tells this study from others of the same name, in other databases.
+        identifier: Unique identifier, which differs from that of a study of the same name in another database.
     """
 
     def __init__(self, study: optuna.Study, database: Database, config: StudyConfig) -> None:
@@ -69,10 +69,10 @@ class StudyStore:
         self._study, self._config = study, config
         self._prunes = not isinstance(study.pruner, optuna.pruners.NopPruner)
         self._asked: dict[int, optuna.Trial] = {}
-        self._reported: dict[int, set[int]] = {}  # epochs, of the asked ones
+        self._reported: dict[int, set[int]] = {}  # epochs of the asked trials
         self._ids: dict[int, int] = {}
-        # How the study stands is remembered, since this process alone changes it: to look at every trial after each of
-        # thousands would take longer and longer.
+        # Cached, because only this process changes the study: reading all trials after each of thousands of trials
+        # would take longer and longer.
         self._finished = {trial.number for trial in self.finished()}
         self._best = next(iter(self.ranking()), None)
 
@@ -91,19 +91,19 @@ class StudyStore:
         Args:
             config: The study.
             url: SQLAlchemy URL of Optuna's database.
-            identity: What may not change when a study is continued, under dotted paths.
-            note: Called with what a person should know.
-            retry_failed: Whether trials that failed are to be trained again, under their numbers.
+            identity: The settings that may not change when a study is continued, by dotted paths.
+            note: Called with messages for the user.
+            retry_failed: Whether to put failed trials back into the queue, under their numbers.
 
         Raises:
-            StudyRunningError: If another process holds the study.
+            StudyRunningError: If another process has the lock.
             BadInputError: If the study was begun with another identity, or there is no such database.
             StudyFailedError: If the database cannot be used.
         """
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         database = Database(url, config.name, note)
         with database.hold():
-            study, repeats = database.patiently(lambda: _begun(database, config, identity, retry_failed))
+            study, repeats = database.retry_while_unavailable(lambda: _begun(database, config, identity, retry_failed))
             if repeats:
                 note(
                     f"{counted(repeats, 'trial')} of this grid, begun by an earlier version, had the same values as "
@@ -111,50 +111,50 @@ class StudyStore:
                 )
             yield cls(study, database, config)
 
-    @_patient
+    @_retrying
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """Return the trials in the given states, or all, in the order of their numbers."""
         return self._study.get_trials(deepcopy=False, states=states or None)
 
-    @_patient
+    @_retrying
     def trial(self, number: int) -> FrozenTrial:
         """Return a trial as it is stored."""
         return self.database.storage.get_trial(self._id_of(number))
 
     def finished(self) -> list[FrozenTrial]:
-        """Return the trials that will not be trained any more."""
+        """Return the complete, pruned and failed trials."""
         return self.trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
     @property
     def cut_short(self) -> int:
-        """Return how many trials are to be continued."""
+        """Return the number of interrupted trials, which will be continued."""
         return len(self.trials(TrialState.WAITING))
 
     @property
     def count(self) -> int:
-        """Return how many trials will not be trained any more."""
+        """Return the number of finished trials."""
         return len(self._finished)
 
     @property
     def has_result(self) -> bool:
-        """Return whether any trial was trained to its end."""
+        """Return whether any trial is complete."""
         return bool(self.trials(TrialState.COMPLETE))
 
     @property
     def best(self) -> FrozenTrial | None:
-        """Return the best trial that was trained to its end."""
+        """Return the best complete trial."""
         return self._best
 
     def kept_numbers(self) -> set[int]:
-        """Return the finished trials whose weights can still be wanted."""
+        """Return the finished trials whose weights may still be needed."""
         return {self._best.number} if self._best else set()
 
     def may_keep_weights(self, number: int, value: float) -> bool:
-        """Tell whether the weights of a trial that is about to end with a value may be wanted then."""
+        """Return whether the weights of a trial that ends with this value may be needed."""
         return self._would_be_best(number, value)
 
     def ranking(self) -> list[FrozenTrial]:
-        """Return the trials that were trained to their end, the best first."""
+        """Return the complete trials, best first."""
         return sorted(self.trials(TrialState.COMPLETE), key=self._rank_of)
 
     @property
@@ -163,7 +163,7 @@ class StudyStore:
         return self.best.value if self.best else None
 
     def history(self) -> list[tuple[datetime, float | None]]:
-        """Return, for every finished trial, when that was and the best value by then."""
+        """Return when each finished trial ended, with the best value so far."""
         best: FrozenTrial | None = None
         history = []
         for trial in sorted(self.finished(), key=lambda trial: cast(datetime, trial.datetime_complete)):
@@ -186,16 +186,16 @@ class StudyStore:
         return trial_directory(self.database.url, self._config.name, self.identifier, number)
 
     def config_of(self, trial: FrozenTrial) -> TrialConfig:
-        """Return the values of a trial whose parameters are drawn."""
+        """Return the configuration that a trial's parameters give."""
         return config_of(self._config, trial.params)
 
-    @_patient
+    @_retrying
     def ask(self) -> tuple[int, TrialConfig]:
-        """Return the next trial and its values: one that was cut short, if there is any, or a new one."""
+        """Return the next trial and its configuration: an interrupted one if there is any, else a new one."""
         trials = self.trials()
         waiting = [trial.number for trial in trials if trial.state is TrialState.WAITING]
         for trial in trials:
-            # Asked for before, and then the database went away in the middle.
+            # Asked for in an earlier call, during which the database went away.
             if trial.state is TrialState.RUNNING and trial.number not in self._asked:
                 self.suspend(trial.number)
                 waiting.append(trial.number)
@@ -203,37 +203,42 @@ class StudyStore:
         self._study.sampler = make_sampler(self._config, number, before=self._study.sampler)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            if not waiting:  # in two steps, so that it can be tried again: a queue that has a trial gets no second one
+            if not waiting:  # in two steps, so that a retry finds the queued trial instead of adding another
                 self._study.enqueue_trial(self._config.fixed(number, (trial.params for trial in trials)))
             asked = self._study.ask()
         try:
             before = self.trial(asked.number) if waiting else None
             if before is not None:
-                self._draw_again(asked, before)
+                self._resample(asked, before)
             config = self._config.draw(asked)
-        except ValueError as error:  # Optuna's, of a trial whose stored parameters are not those of this search space
-            raise StudyFailedError(f"trial #{asked.number} in the database is not of this study: {error}") from error
+        except ValueError as error:  # from Optuna, if the stored parameters do not fit this search space
+            raise StudyFailedError(
+                f"trial #{asked.number} in the database does not belong to this study: {error}"
+            ) from error
         self._asked[asked.number] = asked
         self._reported[asked.number] = set(before.intermediate_values) if before else set()
         return asked.number, config
 
-    def _draw_again(self, asked: optuna.Trial, trial: FrozenTrial) -> None:
-        """Draw what a trial has got already: if that was not all, the rest is then what it would have been."""
+    def _resample(self, asked: optuna.Trial, trial: FrozenTrial) -> None:
+        """Sample the parameters that a trial already has, to bring the sampler's random numbers to where they were.
+
+        The stored values stay. This matters only if the trial was interrupted before it had all of its parameters.
+        """
         given = {*asked.relative_params, *trial.system_attrs.get("fixed_params", {})}
         for name, distribution in trial.distributions.items():
             if name not in given and not distribution.single():
                 self._study.sampler.sample_independent(self._study, trial, name, distribution)
 
     def attempt(self, number: int) -> int:
-        """Return how often a trial was trained again because it had failed."""
+        """Return how many times a failed trial was retried."""
         return int(self.trial(number).user_attrs.get(ATTEMPT, 0))
 
-    @_patient
+    @_retrying
     def report(self, number: int, epoch: int, value: float, may_prune: bool) -> bool:
         """Record an epoch of an asked trial and return whether to prune it.
 
-        An epoch that is done again, after a kill, is not recorded again; and of those, only the last asks the pruner,
-        which knows no other.
+        An epoch that is repeated after a kill is not recorded twice. The pruner judges a trial by its last report, so
+        of the repeated epochs only the last one asks it.
         """
         trial, reported = self._asked[number], self._reported[number]
         if epoch not in reported:
@@ -241,9 +246,9 @@ class StudyStore:
             reported.add(epoch)
         return self._prunes and may_prune and epoch == max(reported) and trial.should_prune()
 
-    @_patient
+    @_retrying
     def finish(self, number: int, state: TrialState, value: float | None, attributes: Mapping[str, Any]) -> None:
-        """Give a trial its final state; a trial that has one keeps it."""
+        """Set the final state of a trial; a finished trial keeps the state it has."""
         if not self.trial(number).state.is_finished():
             for key, attribute in attributes.items():
                 self.set_attribute(number, key, attribute)
@@ -253,37 +258,37 @@ class StudyStore:
         if value is not None and state is TrialState.COMPLETE and self._would_be_best(number, value):
             self._best = self.trial(number)
 
-    @_patient
+    @_retrying
     def suspend(self, number: int) -> None:
         """Put a trial back into the queue, with its number, parameters and reports."""
         self.database.storage.set_trial_state_values(self._id_of(number), TrialState.WAITING)
         self._asked.pop(number, None)
 
-    @_patient
+    @_retrying
     def set_attribute(self, number: int, key: str, value: Any) -> None:
-        """Attach a value to a trial that is not finished."""
+        """Set an attribute of an unfinished trial."""
         self.database.storage.set_trial_user_attr(self._id_of(number), key, value)
 
     def findings(self) -> list[str]:
-        """Return what came out so far, in sentences."""
+        """Return the findings so far, as sentences."""
         return findings(self.record())
 
-    @_patient
+    @_retrying
     def record(self) -> StudyRecord:
         """Return the finished trials as plain data, without curves."""
         return record_of(self._study)
 
     def keep_definition(self) -> None:
-        """Write down what the study is, and where its own modules lie: it can then be looked into by its name alone.
+        """Save the study's definition and the folder of its modules, so that it can be read by its name alone.
 
         Raises:
-            StudyFailedError: If there is no room.
+            StudyFailedError: If the disk is full.
         """
         files = {}
         if self._config.values:
             files[DEFINITION_FILE] = json.dumps(self._config.values, ensure_ascii=False, indent=1).encode()
         if (own := self._config.folder) is not None:
-            own, here = own.resolve(), self.directory.parent.parent.resolve()  # the two may be moved together
+            own, here = own.resolve(), self.directory.parent.parent.resolve()  # relative, so both can move together
             files[FOLDER_FILE] = os.fsencode(own.relative_to(here) if own.is_relative_to(here) else own)
         try:
             for name, content in files.items():
@@ -291,18 +296,18 @@ class StudyStore:
         except DiskFullError as error:
             raise StudyFailedError(f"the disk is full: {error}") from error
 
-    @_patient
+    @_retrying
     def set_validation_images(self, number: int | None) -> None:
-        """Record how many images decide."""
+        """Record the number of validation images."""
         self._study.set_user_attr(VALIDATION_IMAGES, number)
 
-    @_patient
+    @_retrying
     def set_sources(self, commit: str, files: Mapping[str, str]) -> str:
-        """Record what is trained with from now on, and return what the user should know of a change; empty for none.
+        """Record the sources used from now on, and return a note for the user if they changed; empty otherwise.
 
         Args:
             commit: The commit of the working folder; empty if there is none.
-            files: Digests of the files of the study's own modules.
+            files: Digests of the files that define the study's own modules.
         """
         before = self._study.user_attrs.get(SOURCES)
         history, note = with_sources(before, Sources(len(self.trials()), commit, files))
@@ -311,24 +316,24 @@ class StudyStore:
         begun = len(self.trials()) - self.count
         return f"{note}, and so may the {counted(begun, 'trial')} begun before" if note and begun else note
 
-    @_patient
+    @_retrying
     def validation_images(self) -> int | None:
-        """Return how many images decide, if that is known."""
+        """Return the number of validation images, if it is known."""
         return self._study.user_attrs.get(VALIDATION_IMAGES)
 
-    @_patient
+    @_retrying
     def tested(self) -> TestResult | None:
-        """Return the last test; None if there was none."""
+        """Return the last test result; None if there was no test."""
         test = self._study.user_attrs.get(TEST)
         try:
             return TestResult(**test) if test else None
         except TypeError:
             study = self._study.study_name
-            raise StudyFailedError(f'the test of study "{study}" in the database was changed.') from None
+            raise StudyFailedError(f'the test result of study "{study}" in the database was changed.') from None
 
-    @_patient
+    @_retrying
     def set_tested(self, test: TestResult) -> None:
-        """Record a test."""
+        """Record a test result."""
         self._study.set_user_attr(TEST, dataclasses.asdict(test))
 
     def _id_of(self, number: int) -> int:
@@ -345,7 +350,7 @@ def _write(file: IO[bytes], content: bytes) -> None:
 def _begun(
     database: Database, config: StudyConfig, identity: Mapping[str, Any], retry_failed: bool
 ) -> tuple[optuna.Study, int]:
-    """Return a study, created if it is not there, and how many of its trials repeat others; it can be done twice."""
+    """Create or load a study; return it, and how many of its trials repeat others. Idempotent, so it can be retried."""
     _check_identity(database.storage, database.url, config, identity)
     study = optuna.create_study(
         storage=database.storage,
@@ -363,7 +368,7 @@ def _begun(
 
         def forget(number: int) -> None:
             directory = trial_directory(database.url, config.name, identifier, number)
-            (directory / "result.json").unlink(missing_ok=True)  # or it would be told again
+            (directory / "result.json").unlink(missing_ok=True)  # else the failure would be recorded again
 
         database.storage.reopen_failed(study._study_id, forget)
     grid = study.get_trials(deepcopy=False) if config.sampler.name == "grid" else []
@@ -371,20 +376,20 @@ def _begun(
 
 
 def check_continued(config: StudyConfig, url: str, identity: Mapping[str, Any]) -> int:
-    """Return how many trials a study has, without changing anything; 0 if it has not begun.
+    """Return the number of trials of a study, without changing anything; 0 if it has not begun.
 
     Raises:
-        BadInputError: If it was begun with another identity, is not the tuner's, or cannot be written.
+        BadInputError: If it was begun with another identity or by another program, or cannot be written.
     """
     Database.check(url, config.name)
-    with Database.look(url) as storage:
+    with Database.open_readonly(url) as storage:
         return 0 if storage is None else _check_identity(storage, url, config, identity)
 
 
 def _check_identity(
     storage: optuna.storages.RDBStorage, url: str, config: StudyConfig, identity: Mapping[str, Any]
 ) -> int:
-    """Refuse a study that was begun with another identity, or by another program; return how many trials it has."""
+    """Refuse a study that was begun with another identity or by another program; return its number of trials."""
     try:
         study = storage.get_study_id_from_name(config.name)
     except KeyError:
@@ -393,7 +398,7 @@ def _check_identity(
     if IDENTITY in attributes:
         _compare(attributes[IDENTITY], identity, config)
         return trials
-    # One without trials may be left of a run that was killed just after it had made it.
+    # A study without trials may come from a run that was killed just after it had created it.
     is_new = not trials and not attributes.keys() & {IDENTIFIER, TEST, VALIDATION_IMAGES}
     direction = optuna.study.StudyDirection[config.objective.direction.upper()]
     if not is_new or storage.get_study_directions(study) != [direction]:

@@ -31,7 +31,7 @@ __all__ = [
     "CHAMPION_TAG",
     "METRIC_TAG",
     "STUDY_ID_TAG",
-    "TrackedStudy",
+    "MlflowStudy",
     "find_children",
     "find_parent",
     "metric_names",
@@ -95,7 +95,7 @@ def page_of(uri: str, name: str | None) -> str:
     return "/" + runs_page(experiment.experiment_id, *(runs[0].info.run_id,) if len(runs) == 1 else ())
 
 
-class TrackedStudy:
+class MlflowStudy:
     """A study in MLflow.
 
     Args:

@@ -91,8 +91,8 @@ def build_trainer(
     """
     trainer = pl.Trainer(
         accelerator="gpu" if device == "cuda" else "cpu",
-        devices=distributed.count(),
-        strategy=distributed.DividedBatches() if distributed.count() > 1 else "auto",
+        devices=distributed.world_size(),
+        strategy=distributed.SplitBatchDDPStrategy() if distributed.world_size() > 1 else "auto",
         **{**trainer_arguments(config.trainer, device), **changes},
         callbacks=callbacks,
         logger=logger or False,

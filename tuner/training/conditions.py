@@ -8,13 +8,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CPU", "device_name", "gpu_names", "on_cpu", "processor", "setup", "versions"]
+__all__ = ["CPU", "device_name", "gpu_names", "on_cpu", "processor", "training_conditions", "versions"]
 
 CPU = "CPU"
 PACKAGES_OF_TRAINING = ("lr-tuner", "torch", "pytorch-lightning")
 
 
-def setup(device: str, precision: str, ranks: int, fused: int) -> dict[str, str | int]:
+def training_conditions(device: str, precision: str, ranks: int, fused: int) -> dict[str, str | int]:
     """Return what the result of a training depends on beside the trial's configuration, in the process that trains.
 
     Args:
@@ -37,7 +37,7 @@ def setup(device: str, precision: str, ranks: int, fused: int) -> dict[str, str 
 
 
 def on_cpu(setup: Mapping[str, Any]) -> bool:
-    """Tell whether what `setup` returned, or nothing at all, speaks of a training on a CPU."""
+    """Tell whether what `training_conditions` returned, or nothing at all, speaks of a training on a CPU."""
     return bool(setup.get("device", CPU) == CPU)
 
 

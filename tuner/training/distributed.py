@@ -1,8 +1,8 @@
-"""One trial on several devices: its processes, the ranks, divide every training batch among themselves.
+"""Train one trial on several devices: one process (rank) per device, and each training batch is split between them.
 
-The batch stays as large as the study file says and the steps as many, so a trial gives the same on one device or on
-eight, but for the order in which floating-point numbers are added; and except for dropout, of which each rank draws its
-own, and batch norm, which sees a rank's share only. Only the first rank reports and writes.
+The batch size and the number of steps stay those of the study file. So one device and eight give the same trial, except
+for the order in which floating-point numbers are added, for dropout (each rank draws its own masks) and for batch norm
+(which sees one rank's rows). Only rank 0 reports and writes.
 """
 
 import os
@@ -17,16 +17,25 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from tuner.protocol import Channel, EpochReport, StepReport, Verdict
 
-__all__ = ["DividedBatches", "FirstRankChannel", "count", "first", "has_lost_a_rank", "is_first", "join", "share_of"]
+__all__ = [
+    "RankZeroChannel",
+    "SplitBatchDDPStrategy",
+    "is_rank_zero",
+    "join",
+    "lost_a_rank",
+    "on_rank_zero",
+    "share_of",
+    "world_size",
+]
 
 Value = TypeVar("Value")
 
 
-def join(meeting: Path, rank: int, ranks: int, kind: Literal["cpu", "cuda"]) -> None:
-    """Make this process a rank of a training, together with the others that come to the same meeting.
+def join(rendezvous_file: Path, rank: int, ranks: int, kind: Literal["cpu", "cuda"]) -> None:
+    """Make this process one rank of a training, together with the processes that pass the same rendezvous file.
 
     Args:
-        meeting: A file of no other use that all of them can see; it need not exist.
+        rendezvous_file: A file of no other use that all of them can see; it need not exist.
         rank: Which one this is, from 0.
         ranks: How many there are.
         kind: What they train on.
@@ -37,75 +46,75 @@ def join(meeting: Path, rank: int, ranks: int, kind: Literal["cpu", "cuda"]) -> 
     if kind == "cuda":
         torch.cuda.set_device(rank)
     torch.distributed.init_process_group(
-        "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo", f"file://{meeting}", rank=rank, world_size=ranks
+        "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo", f"file://{rendezvous_file}", rank=rank, world_size=ranks
     )
 
 
-def count() -> int:
-    """Return how many processes train a trial here."""
+def world_size() -> int:
+    """Return the number of processes that train this trial; 1 without `join`."""
     return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
 
 
-def is_first() -> bool:
-    """Tell whether this process is the one that reports and writes."""
+def is_rank_zero() -> bool:
+    """Return whether this process is the one that reports and writes."""
     return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
-def first(do: Callable[[], Value]) -> Value:
-    """Do something on the first rank, and return on every rank what came out."""
-    if count() == 1:
-        return do()
-    results: list[Any] = [do() if is_first() else None]
+def on_rank_zero(function: Callable[[], Value]) -> Value:
+    """Call a function on rank 0, and return its result on every rank."""
+    if world_size() == 1:
+        return function()
+    results: list[Any] = [function() if is_rank_zero() else None]
     torch.distributed.broadcast_object_list(results)
     result: Value = results[0]
     return result
 
 
-def has_lost_a_rank(error: Exception) -> bool:
-    """Tell whether an error says that another rank is gone."""
-    # Of gloo, torch tells it by the text alone.
+def lost_a_rank(error: Exception) -> bool:
+    """Return whether an error means that another rank is gone."""
+    # For gloo, torch raises no class of its own: only the message says so.
     return isinstance(error, torch.distributed.DistError) or any(
         text in str(error) for text in ("Connection closed by peer", "Connection reset by peer", "gloo/transport")
     )
 
 
-class FirstRankChannel:
-    """Lets the first rank speak, and all of them hear the answer.
+class RankZeroChannel:
+    """A channel that only rank 0 sends on; every rank gets the answer.
 
     Args:
-        channel: Its way to the coordinator; the others' need not lead anywhere.
+        channel: Channel to the coordinator; used on rank 0 only.
     """
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
 
     def report(self, number: int, report: EpochReport) -> Verdict:
-        """Tell about an epoch, and return on every rank what to do."""
-        return first(lambda: self._channel.report(number, report))
+        """Report an epoch, and return the verdict on every rank."""
+        return on_rank_zero(lambda: self._channel.report(number, report))
 
     def progress(self, number: int, report: StepReport) -> None:
-        """Tell how far a trial is."""
-        if is_first():
+        """Report how far a trial is."""
+        if is_rank_zero():
             self._channel.progress(number, report)
 
     def fuse_at_most(self, count: int, reason: str) -> None:
-        """Tell how many trials can be trained as one model, and why not more."""
-        if is_first():
+        """Report how many trials can be trained as one model, and why not more."""
+        if is_rank_zero():
             self._channel.fuse_at_most(count, reason)
 
     def note(self, text: str) -> None:
-        """Show a remark in the terminal."""
-        if is_first():
+        """Show a note in the terminal."""
+        if is_rank_zero():
             self._channel.note(text)
 
 
-class DividedBatches(DDPStrategy):
-    """Distributed data-parallel training in which the ranks divide each batch, instead of each taking its own.
+class SplitBatchDDPStrategy(DDPStrategy):
+    """Distributed data-parallel training in which the ranks split each batch, instead of each loading its own.
 
-    Of a batch with labels, each rank takes its share of the tensors that are as long as these, and all of the others,
-    as an adjacency or the weights of classes. A batch in which no labels can be told, or of which not all ranks can
-    have an equal share, as the last of an epoch may be, is trained by each of them whole: the mean of their gradients
-    is then the batch's as well. So is validation, whose metrics are the same everywhere.
+    In a batch with labels, tensors as long as the labels are split between the ranks; other tensors, such as an
+    adjacency matrix or class weights, go to every rank whole. A batch without recognizable labels, or whose length is
+    not divisible by the number of ranks (often the last of an epoch), is trained whole on every rank: the mean of the
+    gradients is then still that of the batch. Validation is never split, so its metrics are the same on every rank.
     """
 
     def batch_to_device(self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
@@ -119,10 +128,10 @@ def share_of(batch: Any, rank: int, ranks: int) -> Any:
     """Return a rank's share of a batch, as views; the whole batch if it cannot be divided equally.
 
     Args:
-        batch: The second of a sequence, or what a mapping calls "labels", "label", "targets", "target" or "y", are the
-            labels [batch, ...].
-        rank: Which rank, from 0.
-        ranks: How many there are.
+        batch: The labels [batch, ...] are the second element of a sequence, or the entry "labels", "label", "targets",
+            "target" or "y" of a mapping.
+        rank: Number of the rank, from 0.
+        ranks: Number of ranks.
     """
     labels = None
     if isinstance(batch, Mapping):

@@ -24,7 +24,7 @@ def lightning_config(config: TrialConfig, objective: Objective, setup: Mapping[s
     Args:
         config: The trial.
         objective: What the study looks for; if that is the best epoch, its checkpoint is kept.
-        setup: What `environment.setup` recorded of its training; the precision is taken from there.
+        setup: What `conditions.training_conditions` recorded of its training; the precision is taken from there.
     """
     config = as_trained(config, setup)
     parts = {kind: _described(kind, getattr(config, kind)) for kind in _KINDS}
@@ -53,7 +53,7 @@ def as_trained(config: TrialConfig, setup: Mapping[str, Any]) -> TrialConfig:
 
     Args:
         config: The trial.
-        setup: What `environment.setup` recorded of its training.
+        setup: What `conditions.training_conditions` recorded of its training.
     """
     if precision := setup.get("precision"):
         return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, precision=precision))

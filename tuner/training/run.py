@@ -46,7 +46,7 @@ from tuner.training.checkpoints import (
     load_tensors,
     remove_checkpoints,
 )
-from tuner.training.conditions import device_name, setup
+from tuner.training.conditions import device_name, training_conditions
 from tuner.training.fused import FusedCheckpointIO, FusedHistory, FusedReporter, FusedTrial
 from tuner.training.lightning_cli import resolve_precision
 from tuner.training.throughput import fastest_together, free_memory, is_out_of_memory
@@ -169,11 +169,13 @@ def _failed(error: BaseException, config: TrialConfig) -> TrialResult:
 
 def _conclude(assignment: Assignment, result: TrialResult, started: float, device: str, fused: int = 1) -> TrialResult:
     """Commit the result of a trial, unless it is to be continued."""
-    name = f"{distributed.count()} x {device_name(device)}" if distributed.count() > 1 else device_name(device)
+    name = (
+        f"{distributed.world_size()} x {device_name(device)}" if distributed.world_size() > 1 else device_name(device)
+    )
     precision = resolve_precision(assignment.config.trainer.precision, device)
-    conditions = setup(device, precision, distributed.count(), fused)
+    conditions = training_conditions(device, precision, distributed.world_size(), fused)
     result = dataclasses.replace(result, seconds=time.monotonic() - started, device=name, setup=conditions)
-    speaks = distributed.is_first() or result.state == "failed"  # a trial fails, whichever of its ranks does
+    speaks = distributed.is_rank_zero() or result.state == "failed"  # a trial fails, whichever of its ranks does
     if speaks and result.state != "interrupted":
         if result.traceback:
             write_atomically(assignment.directory / TRACEBACK_FILE, lambda file: file.write(result.traceback.encode()))
@@ -197,7 +199,7 @@ def _is_of_a_process(error: BaseException) -> bool:
         is_told = frames[-1].startswith(loads_data) and "DataLoader worker (pid" in in_a_line(error)
         if is_told or isinstance(error, ConnectionError | EOFError):
             return True
-    return isinstance(error, Exception) and distributed.count() > 1 and distributed.has_lost_a_rank(error)
+    return isinstance(error, Exception) and distributed.world_size() > 1 and distributed.lost_a_rank(error)
 
 
 def _message(error: BaseException, config: TrialConfig) -> str:
@@ -229,11 +231,11 @@ def _fit(
         changes: Arguments of the Trainer that replace those of the trial.
     """
     config, directory = assignment.config, assignment.directory
-    checkpoint = distributed.first(lambda: _checkpoint_of([assignment], channel))
+    checkpoint = distributed.on_rank_zero(lambda: _checkpoint_of([assignment], channel))
     module, data = build_module(config), build_data(config)
     saver = _Saver([assignment], checkpoint_every, channel)
     history, divergence = History(directory, _noted(assignment, channel)), DivergenceStop()
-    if checkpoint is None and distributed.is_first():
+    if checkpoint is None and distributed.is_rank_zero():
         history.records.forget()
     reporter = _reporter(
         assignment, history, channel, saver.save, has_diverged=lambda: divergence.diverged_at is not None
@@ -247,7 +249,7 @@ def _fit(
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint and directory / checkpoint, weights_only=True)
     was_asked_to_stop = reporter.verdict == "stop"
     result = _outcome(assignment, reporter, divergence.diverged_at, trainer.global_step, was_asked_to_stop)
-    if result.state == "complete" and reporter.verdict != "forget" and distributed.is_first():
+    if result.state == "complete" and reporter.verdict != "forget" and distributed.is_rank_zero():
         if reporter.weights is not None:
             module.load_state_dict(reporter.weights)
         _save_weights(assignment, network_of(module).state_dict())
@@ -315,13 +317,13 @@ class _Saver:
 
     def save(self, epoch: int, must: bool) -> None:
         """Save the training after an epoch, if that is due or must be."""
-        if self._is_hopeless or not (must or distributed.first(self._pace.is_due)):
+        if self._is_hopeless or not (must or distributed.on_rank_zero(self._pace.is_due)):
             return
         path = self._assignments[0].directory / checkpoint_name(epoch)
         try:
             with self._pace.saving():
                 self.trainer.save_checkpoint(path)
-            if not self._is_tried and distributed.is_first():
+            if not self._is_tried and distributed.is_rank_zero():
                 load_tensors(path)
             self._is_tried = True
         except UnsafeCheckpointError as error:
@@ -334,7 +336,7 @@ class _Saver:
                     f"cannot go on after an interruption, as its checkpoint cannot be loaded ({reason}); {advice}"
                 )
         crash_point("checkpoint saved")
-        if distributed.is_first():
+        if distributed.is_rank_zero():
             for assignment in self._assignments:
                 remove_checkpoints(assignment.directory, KEPT_CHECKPOINTS)
 

@@ -1,0 +1,270 @@
+"""Connections to Optuna's database, SQLite or PostgreSQL: URLs, the storage, and errors as sentences for the user."""
+
+import contextlib
+import urllib.parse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import optuna
+import sqlalchemy
+from optuna.storages._rdb import models
+from optuna.storages._rdb.storage import _create_scoped_session
+from optuna.trial import TrialState
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import (
+    ArgumentError,
+    DatabaseError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+    ProgrammingError,
+)
+
+from tuner.errors import BadInputError, TunerError
+from tuner.storage.attributes import ATTEMPT
+from tuner.urls import without_password
+
+__all__ = [
+    "SingleWriterStorage",
+    "can_pass",
+    "check_transaction",
+    "connection_errors",
+    "has_tables",
+    "make_engine",
+    "open_storage",
+    "reason_of",
+    "sqlite_file",
+]
+
+Storage = TypeVar("Storage", bound=optuna.storages.RDBStorage)
+
+SERVER_SETTINGS = {
+    "tcp_keepalives_idle": 20,
+    "tcp_keepalives_interval": 10,
+    "tcp_keepalives_count": 3,
+    "idle_in_transaction_session_timeout": 120_000,
+}
+
+
+def sqlite_file(url: str) -> Path | None:
+    """Return the file of an SQLite database, with links resolved; None for other databases.
+
+    Raises:
+        BadInputError: If the URL cannot be parsed, or names a database in memory.
+    """
+    with connection_errors(url):
+        parsed = make_url(url)
+        if parsed.get_backend_name() != "sqlite":
+            return None
+        name = parsed.database or ""
+        if name.startswith("file:") and str(parsed.query.get("uri", "")).lower() in ("true", "1", "yes", "on"):
+            name = (
+                "" if parsed.query.get("mode") == "memory" else urllib.parse.unquote(urllib.parse.urlsplit(name).path)
+            )
+        if name in ("", ":memory:"):
+            raise ArgumentError("it would be in memory, where no other process sees it")
+    return Path(name).resolve()
+
+
+class SingleWriterStorage(optuna.storages.RDBStorage):
+    """Storage for a study that only this process changes: it reads again only the trials that it changed.
+
+    Optuna reads all running trials for every suggested value and every decision of a pruner. With 64 of them, that was
+    most of the cost of a trial.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._changed: set[int] = set()
+        self._newest = -1
+
+    def _get_trials(self, study_id: int, states: Any, included_trial_ids: set[int], trial_id_greater_than: int) -> Any:
+        if trial_id_greater_than < 0:  # Optuna's cache is empty
+            return super()._get_trials(study_id, states, included_trial_ids, trial_id_greater_than)
+        trials = super()._get_trials(study_id, states, self._changed, self._newest)
+        self._changed = set()
+        self._newest = max([self._newest, *(trial._trial_id for trial in trials)])
+        return trials
+
+    def reopen_failed(self, study_id: int, forget: Callable[[int], None]) -> None:
+        """Put the failed trials of a study back into the queue; they keep their numbers and parameters only.
+
+        Optuna has no call for this: it never changes a finished trial, and caches those that it has read. So call this
+        before anything reads the trials. Each trial counts its attempts, from 0.
+
+        Args:
+            study_id: The study.
+            forget: Called with the number of each trial, before the trial changes.
+        """
+        trials, attributes, reports = (
+            models.TrialModel,
+            models.TrialUserAttributeModel,
+            models.TrialIntermediateValueModel,
+        )
+        with _create_scoped_session(self.scoped_session) as session:
+            failed = session.query(trials).filter(trials.study_id == study_id, trials.state == TrialState.FAIL).all()
+            for trial in failed:
+                forget(cast(int, trial.number))
+                of_trial = session.query(attributes).filter(attributes.trial_id == trial.trial_id)
+                of_trial.filter(attributes.key != ATTEMPT).delete()
+                attempt = of_trial.one_or_none()
+                if attempt is None:
+                    attempt = attributes(trial_id=trial.trial_id, key=ATTEMPT, value_json="0")
+                    session.add(attempt)
+                attempt.value_json = str(int(attempt.value_json) + 1)
+                session.query(reports).filter(reports.trial_id == trial.trial_id).delete()
+                trial.state, trial._datetime_complete_utc = TrialState.WAITING, None
+
+    # The methods that change a trial. Each records the change first: the change can succeed and its answer be lost.
+
+    def _set_trial_param(self, trial_id: int, *args: Any) -> None:
+        self._changed.add(trial_id)
+        super()._set_trial_param(trial_id, *args)
+
+    def set_trial_state_values(self, trial_id: int, *args: Any, **kwargs: Any) -> bool:
+        """Set the state of a trial, and its value."""
+        self._changed.add(trial_id)
+        return super().set_trial_state_values(trial_id, *args, **kwargs)
+
+    def set_trial_intermediate_value(self, trial_id: int, *args: Any) -> None:
+        """Record a report of a trial."""
+        self._changed.add(trial_id)
+        super().set_trial_intermediate_value(trial_id, *args)
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Set a user attribute of a trial."""
+        self._changed.add(trial_id)
+        super().set_trial_user_attr(trial_id, key, value)
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Set a system attribute of a trial."""
+        self._changed.add(trial_id)
+        super().set_trial_system_attr(trial_id, key, value)
+
+
+@contextlib.contextmanager
+def open_storage(url: str, kind: type[Storage], *, read_only: bool = False) -> Iterator[Storage]:
+    """Open a storage, and close its connections at the end.
+
+    Args:
+        url: SQLAlchemy URL of the database.
+        kind: Class of the storage.
+        read_only: Whether to use the tables as they are: none is created, and their version is not checked.
+
+    Raises:
+        BadInputError: If the database cannot be reached or used.
+    """
+    with connection_errors(url):
+        storage = kind(
+            url,
+            engine_kwargs={"pool_pre_ping": True, **_engine_settings(url)},
+            skip_compatibility_check=read_only,
+            skip_table_creation=read_only,
+        )
+        if not url.startswith("sqlite"):
+            sqlalchemy.event.listen(storage.engine, "connect", _set_server_timeouts)
+    try:
+        yield storage
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def make_engine(url: str) -> sqlalchemy.Engine:
+    """Return an engine without a pool, whose connections notice a lost server and are noticed by it."""
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool, **_engine_settings(url))
+    if not url.startswith("sqlite"):
+        sqlalchemy.event.listen(engine, "connect", _set_server_timeouts)
+    return engine
+
+
+def has_tables(url: str) -> bool:
+    """Return whether a database has all of Optuna's tables.
+
+    Raises:
+        BadInputError: If the database cannot be reached or used.
+    """
+    with connection_errors(url):
+        engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)
+        with engine.connect() as connection:  # Optuna writes the version last, after it has created the tables
+            return sqlalchemy.inspect(connection).has_table("alembic_version") and bool(
+                connection.execute(sqlalchemy.text("select 1 from alembic_version")).first()
+            )
+
+
+def check_transaction(url: str) -> None:
+    """Check that an SQLite database can be written, in a transaction that is rolled back.
+
+    A database that is locked at the moment passes.
+
+    Raises:
+        BadInputError: If it cannot be written.
+    """
+    with (
+        connection_errors(url),
+        sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool).connect() as connection,
+    ):
+        try:
+            connection.exec_driver_sql("begin immediate")  # succeeds even where nothing can be written
+            connection.exec_driver_sql("create table of_the_tuner (x)")
+            connection.rollback()
+        except OperationalError as error:
+            if "locked" not in str(error):
+                raise
+
+
+@contextlib.contextmanager
+def connection_errors(url: str) -> Iterator[None]:
+    """Turn the errors of a new connection into a `BadInputError` that says what to do about them."""
+    shown = without_password(url)
+    try:
+        if not url.startswith(("sqlite:", "sqlite+", "postgresql:", "postgresql+")):
+            raise ArgumentError("it is neither SQLite nor PostgreSQL")
+        yield
+    except (ArgumentError, NoSuchModuleError) as error:
+        form = "write sqlite:///file.db or postgresql://user@host/database"
+        raise BadInputError([f"storage: {shown} cannot be used: {reason_of(error)}; {form}."]) from error
+    except ImportError as error:
+        raise BadInputError([f'storage: {error}. PostgreSQL needs pip install "lr-tuner[postgresql]".']) from error
+    except (InterfaceError, OperationalError) as error:
+        raise BadInputError([f"storage: cannot reach {shown}: {reason_of(error)}."]) from error
+    except TunerError:
+        raise
+    except Exception as error:  # from the driver or Optuna
+        raise BadInputError([f"storage: {shown} cannot be used: {reason_of(error)}."]) from error
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the first line of the driver's message."""
+    inner = error.__cause__ or error
+    inner = getattr(inner, "orig", None) or inner
+    return " ".join((str(inner).strip().splitlines() or [type(inner).__name__])[0].split()).rstrip(".")
+
+
+def can_pass(error: BaseException) -> bool:
+    """Return whether a later attempt may succeed: the server is away, the disk is full, or the database is locked.
+
+    A database that is damaged, lacks tables or is read-only stays so.
+    """
+    inner = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
+    if type(inner) is DatabaseError or isinstance(inner, ProgrammingError):
+        return False
+    return not any(text in str(inner) for text in ("readonly database", "no such table"))
+
+
+def _engine_settings(url: str) -> dict[str, Any]:
+    """Return arguments for SQLAlchemy's engine with which a lost connection to PostgreSQL is noticed in a minute."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "postgresql" or parsed.get_driver_name() not in ("psycopg", "psycopg2"):
+        return {}
+    wanted = {"keepalives_idle": 20, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000}
+    return {"connect_args": {name: value for name, value in wanted.items() if name not in parsed.query}}
+
+
+def _set_server_timeouts(connection: Any, record: Any) -> None:
+    """Make the server end a session whose client is gone; by default, it keeps the session's locks for hours."""
+    with contextlib.closing(connection.cursor()) as cursor:
+        for name, value in SERVER_SETTINGS.items():
+            cursor.execute(f"set {name} = {value}")
+    connection.commit()
