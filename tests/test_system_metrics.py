@@ -41,5 +41,5 @@ def test_a_study_records_how_busy_the_machine_is_and_goes_on_with_it_when_it_was
 def test_what_is_not_installed_is_told_before_anything_is_created(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "psutil", None)  # as if it were not installed
     message = folder.call("--system-metrics", expect=2)
-    assert message == "--system-metrics: install psutil, or leave the option away.\n"
+    assert message == "--system-metrics: install psutil, or omit the option.\n"
     assert list(folder.path.iterdir()) == []

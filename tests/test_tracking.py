@@ -280,7 +280,7 @@ def test_artifacts_that_cannot_be_written_keep_nothing_else_out_and_are_sent_by_
 def test_while_mlflow_is_away_the_memory_is_bounded_and_in_the_end_it_has_every_point(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(trial_runs, "MOST_WAITING", 1000)
+    monkeypatch.setattr(trial_runs, "MAX_WAITING_POINTS", 1000)
     assert study.tracker._recorder.runs.settle(30)
     points = [("lr", step, 0.1) for step in range(5000)]
     database = sqlite3.connect("mlflow.db", isolation_level=None)
@@ -330,7 +330,7 @@ def test_a_deleted_run_of_the_study_is_replaced_and_its_trials_runs_are_taken_ov
     client_of(anywhere).delete_run(before)
     assert anywhere.again([0, 1, 2])
     assert anywhere.notes == [
-        "the run of this study in MLflow was deleted; the study gets another, with its trials' runs"
+        "the run of this study in MLflow was deleted; the study gets a new one, with its trials' runs"
     ]
     assert anywhere.tags(None)["tuner.replaces"] == before
     assert anywhere.runs() == [(str(number), "FINISHED") for number in range(3)], "none is doubled"

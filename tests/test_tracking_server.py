@@ -106,7 +106,7 @@ def test_a_login_that_the_server_refuses_is_told_before_anything_is_created(
     message = folder.call(expect=2)
     assert message == (
         f"tracking uri: {folder.tracking} refuses the login. "
-        "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to one that it knows.\n"
+        "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to a user that it knows.\n"
     )
     assert sorted(folder.path.iterdir()) == before
 

@@ -1,1 +1,1 @@
-"""The study in MLflow: written while it runs, and read again."""
+"""A study in MLflow: written while it runs, and read afterwards."""

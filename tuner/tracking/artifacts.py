@@ -1,7 +1,7 @@
-"""Where the artifacts of a study are.
+"""The location of a study's artifacts.
 
-Those of a study whose database is a file in the working folder are at paths relative to it, so that the folder can be
-moved or copied. MLflow's interface turns every path into an absolute one; its tables take relative ones.
+If the database is a file in the working folder, artifacts have paths relative to that folder, so it can be moved or
+copied. MLflow's API makes every path absolute; its tables accept relative ones.
 """
 
 import urllib.parse
@@ -31,14 +31,14 @@ __all__ = [
 ]
 
 FOLDER = "mlruns"
-"""The folder of artifacts, as MLflow calls it."""
-LONGEST_PLACE = 200
-"""Characters that MLflow's tables have for the place of a run's artifacts, where the database counts them."""
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # MLflow then shows its pages for training
+"""MLflow's name for the folder of artifacts."""
+LONGEST_LOCATION = 200
+"""Size in characters of the column for a run's artifact location, in databases that enforce it."""
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # makes MLflow show its pages for training
 
 
 def create_experiment(client: MlflowClient, uri: str, name: str) -> Experiment:
-    """Create an experiment; see the module for where its artifacts are."""
+    """Create an experiment; the module's docstring says where its artifacts are."""
     identifier = client.create_experiment(name, artifact_location=_location(uri, name), tags=EXPERIMENT_TAGS)
     folder = folder_of(uri)
     if folder is not None and folder.resolve() == Path.cwd():
@@ -47,35 +47,35 @@ def create_experiment(client: MlflowClient, uri: str, name: str) -> Experiment:
 
 
 def _location(uri: str, name: str) -> str | None:
-    """Return where the artifacts of a new experiment shall be; None for where MLflow puts them."""
+    """Return the artifact location for a new experiment; None for MLflow's default."""
     here = Path.cwd() / FOLDER
-    if not is_server(uri) and urllib.parse.quote(str(here)) != str(here):  # MLflow takes a path for a part of a URI
+    if not is_server(uri) and urllib.parse.quote(str(here)) != str(here):  # MLflow uses a path as part of a URI
         return f"{here.as_uri()}/{name}"
     return None
 
 
 def check_length(uri: str, name: str) -> None:
-    """Find out whether the paths of artifacts fit into the columns of a database server.
+    """Check that the paths of artifacts fit into the columns of a database server.
 
     Raises:
-        BadInputError: If not.
+        BadInputError: If they do not.
     """
     longest = len(_location(uri, name) or f"{Path.cwd() / FOLDER}/1000000") + len(f"/{'0' * 32}/artifacts")
-    if not uri.startswith("sqlite:") and longest > LONGEST_PLACE:
+    if not uri.startswith("sqlite:") and longest > LONGEST_LOCATION:
         raise refused(
-            f"the path of this folder is {longest - LONGEST_PLACE} characters too long for the places of artifacts in "
+            f"the path of this folder is {longest - LONGEST_LOCATION} characters too long for artifact locations in "
             f"{without_password(uri)}; run the study in a folder with a shorter path, or use an MLflow server."
         )
 
 
 def take_along(client: MlflowClient, uri: str, experiment: Experiment, note: Callable[[str], None]) -> None:
-    """Let the artifacts of an experiment be found where its folder was moved or copied to.
+    """Update the artifact location of an experiment whose folder was moved or copied.
 
     Args:
         client: A client of the store.
         uri: The store's URI.
         experiment: The experiment.
-        note: Called with what a user should know.
+        note: Called with messages for the user.
     """
     before = local_path(experiment.artifact_location)
     if before is None or is_server(uri) or not before.is_absolute():
@@ -84,7 +84,7 @@ def take_along(client: MlflowClient, uri: str, experiment: Experiment, note: Cal
     now = present_place(before, uri, identifier)
     if now == before:
         if not before.exists() and client.search_runs([identifier], max_results=1):
-            note(f"the artifacts of this study were in {before}, which is gone; new ones are put there again")
+            note(f"the artifacts of this study were in {before}, which is gone; new ones are written there")
         return
     folder = folder_of(uri)
     place = f"{FOLDER}/{identifier}" if folder is not None and folder.resolve() == Path.cwd() else str(now)
@@ -93,7 +93,7 @@ def take_along(client: MlflowClient, uri: str, experiment: Experiment, note: Cal
 
 
 def present_place(before: Path, uri: str, identifier: str) -> Path:
-    """Return where the artifacts of an experiment are now: in this folder, if they were moved or copied with it."""
+    """Return the present location of an experiment's artifacts, which may have moved with this folder."""
     if not before.is_absolute():
         return (folder_of(uri) or Path.cwd()) / before
     if (before.parent.name, before.name) != (FOLDER, identifier):
@@ -105,19 +105,19 @@ def present_place(before: Path, uri: str, identifier: str) -> Path:
         query = sqlalchemy.text("select run_uuid from runs where experiment_id = :identifier")
         runs = set(connection.execute(query, {"identifier": int(identifier)}).scalars())
     for place in places:
-        if place.is_dir() and any(each.name in runs for each in place.iterdir()):  # not those of another database
+        if place.is_dir() and any(each.name in runs for each in place.iterdir()):  # not the folder of another database
             return place
     return places[0] if folder_of(uri) and not before.exists() else before
 
 
 def _bases(uri: str) -> list[Path]:
-    """Return the folders in which artifacts may be: that of the database, and this one."""
+    """Return the folders that may contain artifacts: the database's and the current one."""
     folder = folder_of(uri)
     return [Path.cwd()] if folder is None else [folder, Path.cwd()]
 
 
 def _write_place(uri: str, identifier: str, before: str, now: str) -> None:
-    """Write the place of an experiment's artifacts, its runs' and its models' into MLflow's tables."""
+    """Write the artifact location of an experiment, its runs and its models into MLflow's tables."""
     ours = "run_id in (select run_uuid from runs where experiment_id = :identifier)"
     columns = [
         ("runs", "artifact_uri", "experiment_id = :identifier"),
@@ -143,11 +143,11 @@ def _write_place(uri: str, identifier: str, before: str, now: str) -> None:
 
 
 def artifact_folder(uri: str, location: str) -> Path | None:
-    """Return the folder of local artifacts, wherever this process runs; None if they are not local.
+    """Return the folder of local artifacts, whatever the working folder is; None if they are not local.
 
     Args:
         uri: The store's URI.
-        location: Where they are, as MLflow says.
+        location: MLflow's artifact location.
     """
     path = local_path(location)
     if path is None:
@@ -162,7 +162,7 @@ def artifact_folder(uri: str, location: str) -> Path | None:
 
 
 def local_path(location: str) -> Path | None:
-    """Return the path of artifacts as MLflow has it, relative or not; None if they are not local."""
+    """Return the path in an artifact location, relative or absolute; None if it is not local."""
     parts = urllib.parse.urlsplit(location)
     if parts.scheme not in ("", "file") or parts.netloc:
         return None
@@ -170,14 +170,14 @@ def local_path(location: str) -> Path | None:
 
 
 def add_files(client: MlflowClient, uri: str, run_id: str, location: str, folder: Path) -> None:
-    """Put the files of a folder among the artifacts of a run.
+    """Add the files of a folder to the artifacts of a run.
 
     Args:
         client: A client of the store.
         uri: The store's URI.
         run_id: The run.
-        location: Where its artifacts are, as MLflow says.
-        folder: The files.
+        location: MLflow's artifact location of the run.
+        folder: The folder of files.
     """
     place = None if is_server(uri) else artifact_folder(uri, location)
     if place is None:

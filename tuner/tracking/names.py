@@ -1,4 +1,4 @@
-"""What MLflow takes for the name of a metric or parameter, and for a text; plain Python, so that it needs no MLflow."""
+"""Names and texts in a form that MLflow can store. Plain Python: importing it does not import MLflow."""
 
 import hashlib
 import re
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 __all__ = ["LONGEST_PARAM", "LONGEST_TAG", "NAME_RULE", "Names", "fitting", "storable"]
 
 LONGEST_NAME = 200
-"""MLflow's own limit is 250; a name that is made longer by a digest stays below it."""
+"""Below MLflow's own limit of 250, to leave room for a digest."""
 LONGEST_PARAM = 6000
 LONGEST_TAG = 5000
 NAME_RULE = "MLflow's names have letters, digits, spaces and _ - . : / only"
@@ -16,13 +16,13 @@ _FORBIDDEN = re.compile(r"[^/\w.\- :]")
 
 
 class Names:
-    """The names of a study's metrics in MLflow: their own, or the nearest that MLflow takes. No two get the same.
+    """Maps the names of a study's metrics to unique names that MLflow accepts; most names stay as they are.
 
-    Which name a metric got depends on those before it, so it is remembered in MLflow, and given here again.
+    The mapping depends on the order in which metrics came, so it is stored in MLflow and passed here again.
 
     Args:
-        given: Names in MLflow, by the metrics' own; those that are the same can be left out.
-        used: Names that are used in MLflow.
+        given: MLflow's names by the metrics' names; names that stay the same can be left out.
+        used: Names that are already used in MLflow.
     """
 
     def __init__(self, given: Mapping[str, str] | None = None, used: Iterable[str] = ()) -> None:
@@ -31,13 +31,13 @@ class Names:
         self.use(used)
 
     def use(self, names: Iterable[str]) -> None:
-        """Give no metric one of these names of MLflow, except the one whose own name it is."""
+        """Reserve names in MLflow for the metrics that have exactly these names."""
         for name in names:
             if self._taken.setdefault(name, name) == name:
                 self._given[name] = name
 
     def __getitem__(self, name: str) -> str:
-        """Return the name that a metric has in MLflow."""
+        """Return the name of a metric in MLflow."""
         if name not in self._given:
             stored = _nearest(name)
             if stored in self._taken:
@@ -46,7 +46,7 @@ class Names:
         return self._given[name]
 
     def add(self, names: Iterable[str]) -> dict[str, str]:
-        """Give names to metrics, first to those whose own name will do; return the others' names, of those new here."""
+        """Map new metrics, first those whose names can stay; return the names of new metrics that had to change."""
         new = [name for name in dict.fromkeys(names) if name not in self._given]
         for name in sorted(new, key=lambda name: _nearest(name) != name):
             self[name]
@@ -54,7 +54,7 @@ class Names:
 
 
 def _nearest(name: str) -> str:
-    r"""Return the nearest name that MLflow takes.
+    r"""Return the nearest name that MLflow accepts.
 
     >>> [_nearest(name) for name in ("val/AR@100", "a//b", "../x", "", "lr ", "val/\U0001f600")]
     ['val/AR_100', 'a/_/b', '__/x', '_', 'lr ', 'val/_']
@@ -69,7 +69,7 @@ def _digest(name: str) -> str:
 
 
 def storable(text: object) -> str:
-    r"""Return a text that every database and every file takes: without NUL and halves of surrogate pairs.
+    r"""Return a text that every database and file can store: without NUL and lone surrogates.
 
     >>> storable("caf\udce9.png\0")
     'caf\\udce9.png\\x00'
@@ -78,7 +78,7 @@ def storable(text: object) -> str:
 
 
 def fitting(text: object, longest: int) -> str:
-    """Return a text that can be stored in so many characters, and says so if it had to be cut.
+    """Return a text that can be stored in so many characters; a text that is cut ends with its full length.
 
     >>> fitting("abcdefghijklmnopqrstuvwxyz0123456789", 30)
     'abcdefghij ... (36 characters)'

@@ -1,4 +1,4 @@
-"""MLflow's pages of a study: their addresses, and the description that MLflow shows first."""
+"""MLflow's pages of a study: their addresses, and the description at the top of the study's page."""
 
 import re
 import urllib.parse
@@ -17,24 +17,24 @@ PARENT_TAG = "mlflow.parentRunId"
 
 
 def address_of(study: str) -> str:
-    """Return where the best network of a study is in the model registry."""
+    """Return the model registry URI of a study's best network."""
     return f"models:/{study}@{ALIAS}"
 
 
 def runs_page(experiment_id: str, *inside: str) -> str:
-    """Return where MLflow shows the runs of an experiment, or what lies inside, behind its address and a slash."""
+    """Return the path of MLflow's page of an experiment's runs, or of one inside it, relative to MLflow's root URL."""
     path = "/".join(("experiments", experiment_id, "runs", *inside))
-    return f"#/{path}?workflowType=machine_learning"  # else MLflow shows its pages for language models
+    return f"#/{path}?workflowType=machine_learning"  # otherwise MLflow shows its pages for language models
 
 
 def trials_page(experiment_id: str, parent_id: str, metric: str, direction: str) -> str:
-    """Return where MLflow shows the trials of a study, the best first, with their charts; see `runs_page`.
+    """Return the path of MLflow's page of a study's trials, best first, with charts; see `runs_page`.
 
     Args:
         experiment_id: The study's experiment.
         parent_id: The study's run.
         metric: Name of the objective in MLflow.
-        direction: Whether large or small values of it are good.
+        direction: "maximize" or "minimize".
     """
     settings = {
         "compareRunsMode": "CHART",
@@ -47,11 +47,11 @@ def trials_page(experiment_id: str, parent_id: str, metric: str, direction: str)
 
 
 def model_note(address: str, trial: int | None = None) -> str:
-    """Return how to get a network from the model registry, in Markdown, in a sentence: pages fold what is longer.
+    """Return instructions to load a network from the model registry, as short Markdown: MLflow folds longer texts.
 
     Args:
-        address: Where it is in the registry.
-        trial: The trial that it is of, if that has to be said.
+        address: Its URI in the registry.
+        trial: The trial that it comes from; None to leave that out.
     """
     whose = "" if trial is None else f" of trial #{trial}"
     return (
@@ -68,14 +68,14 @@ def standing(
     params: Mapping[str, Any],
     found: Sequence[str],
 ) -> str:
-    """Return how a study stands, in Markdown: the first part of its description.
+    """Return the progress and findings of a study as Markdown: the first part of its description.
 
     Args:
         config: The study.
         pages: MLflow's pages, by their titles.
-        finished: How many of its trials are.
-        params: What the best trial has of what is searched.
-        found: What came out, in sentences.
+        finished: Number of finished trials.
+        params: The best trial's values of the searched parameters.
+        found: The findings, as sentences.
     """
     links = " · ".join(f"[{name}]({page})" for name, page in pages.items())
     parts = [f"**{finished} of {config.trials} trials.** {links}\n"]  # MLflow folds all but a few lines away
@@ -88,17 +88,17 @@ def standing(
 
 
 def with_network(description: str, study: str, trial: str | None) -> str:
-    """Return the description of a study with its last part: how to get the network that is in the registry.
+    """Return the description of a study with its last part: instructions to load the network in the registry.
 
     Args:
-        description: What it is, with or without this part.
+        description: The description, with or without this part.
         study: Name of the study.
-        trial: Number of the trial whose network that is; None for no such part.
+        trial: Number of the trial whose network is in the registry; None to leave the part out.
     """
     first = re.split(r"\n\n(?=The network)", description, maxsplit=1)[0]
     return f"{first}\n\n{model_note(address_of(study), int(trial))}" if trial and trial.isdecimal() else first
 
 
 def _plain(text: str) -> str:
-    """Return a text that Markdown shows as it is."""
+    """Return a text escaped for Markdown."""
     return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", text.replace("\n", " "))

@@ -1,4 +1,4 @@
-"""A study that MLflow holds: its curves are read, and files and its best model are added to its runs."""
+"""Read a study's metrics from MLflow, and add files, tags and the best model to its runs."""
 
 import contextlib
 import csv
@@ -40,17 +40,17 @@ __all__ = [
 
 STUDY_ID_TAG = "tuner.study_id"
 CHAMPION_TAG = "tuner.champion"
-"""Of a study's run: the number of the trial whose network is the champion in the model registry."""
+"""Tag of a study's run: the number of the trial whose network is the champion in the model registry."""
 METRIC_TAG = "tuner.metric."
-"""Of a study's run, followed by the name of a metric in MLflow: the metric's own name, if it is another."""
+"""Prefix of a tag of a study's run, before the name of a metric in MLflow: the metric's own name, if it differs."""
 VERSION_TAG = "tuner.trial"
-"""Of a version of a registered model: the trial whose network it is."""
+"""Tag of a version of a registered model: the trial that the network comes from."""
 
 
 def find_parent(
     client: MlflowClient, experiments: list[str], study_id: str, view: int = ViewType.ACTIVE_ONLY
 ) -> Run | None:
-    """Return the run of a study, if it is in one of the experiments; the newest, if there are several."""
+    """Return the run of a study in the experiments, the newest if there are several; None if there is none."""
     found = client.search_runs(experiments, f"tags.`{STUDY_ID_TAG}` = '{study_id}'", view, max_results=1)
     return found[0] if found else None
 
@@ -58,7 +58,7 @@ def find_parent(
 def find_children(
     client: MlflowClient, experiment_id: str, parent_id: str, view: int = ViewType.ACTIVE_ONLY
 ) -> Iterator[Run]:
-    """Yield the runs of a study's trials; those that were deleted, too, if the view is of all."""
+    """Yield the runs of a study's trials; deleted runs too if the view includes them."""
     where = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_id}'"
     token: str | None = None
     while True:
@@ -70,15 +70,15 @@ def find_children(
 
 
 def metric_names(parent: Run) -> dict[str, str]:
-    """Return the names in MLflow of those metrics of a study that have another name there, by their own names."""
+    """Return the names in MLflow of the metrics that have another name there, by the metrics' own names."""
     tags = parent.data.tags.items()
     return {name: tag.removeprefix(METRIC_TAG) for tag, name in tags if tag.startswith(METRIC_TAG)}
 
 
 def page_of(uri: str, name: str | None) -> str:
-    """Return where MLflow shows a study, behind its address; all of them, without a name.
+    """Return the path of MLflow's page of a study, relative to MLflow's root URL; of all studies, without a name.
 
-    That is the page of its run, or the list of runs if studies in several databases have this name.
+    It is the page of the study's run, or the list of runs if several databases have studies of this name.
 
     Raises:
         BadInputError: If there is no such study.
@@ -96,11 +96,11 @@ def page_of(uri: str, name: str | None) -> str:
 
 
 class MlflowStudy:
-    """A study in MLflow.
+    """The runs of a study in MLflow.
 
     Args:
         uri: MLflow's tracking URI.
-        study_id: The study's identifier in Optuna.
+        study_id: The study's unique identifier.
 
     Attributes:
         parent: The run of the study; None if MLflow has none.
@@ -122,7 +122,7 @@ class MlflowStudy:
                 self._names = metric_names(self.parent)
 
     def _find_parent(self, study_id: str) -> Run | None:
-        """Return the study's run; the experiment that it is in is not known, and there may be thousands."""
+        """Search all experiments, of which there may be thousands, for the study's run."""
         token: str | None = None
         while True:
             page = self._client.search_experiments(page_token=token)
@@ -132,7 +132,7 @@ class MlflowStudy:
                 return parent
 
     def curves(self, number: int, metrics: Iterable[str]) -> dict[str, Curve]:
-        """Return those of the metrics that a trial has: steps and values, without the points that add nothing."""
+        """Return a trial's curves of the given metrics, simplified; metrics that it lacks are left out."""
         run = self.children.get(number)
         if run is None:
             return {}
@@ -140,7 +140,7 @@ class MlflowStudy:
         return {metric: self._curve(run, name) for metric, name in names.items() if name in run.data.metrics}
 
     def points(self, number: int) -> dict[str, Curve]:
-        """Return every point of every metric of a trial's training, as it is stored; nothing if it has no run."""
+        """Return all points of all metrics of a trial, except test metrics; empty if it has no run."""
         run = self.children.get(number)
         if run is None:
             return {}
@@ -154,7 +154,7 @@ class MlflowStudy:
         return sorted({point.step: point.value for point in points}.items())
 
     def _curve(self, run: Run, key: str) -> Curve:
-        if key == "lr" and (table := _lr_of(self._download(run, LR_TABLE))):  # a twentieth of the time
+        if key == "lr" and (table := _lr_of(self._download(run, LR_TABLE))):  # 20 times as fast as its points
             return table
         with explained(self._uri):
             return simplified(self._history(run, key))
@@ -174,7 +174,7 @@ class MlflowStudy:
         return None
 
     def add(self, folder: Path) -> None:
-        """Put the files of a folder beside the study's run.
+        """Add the files of a folder to the artifacts of the study's run.
 
         Raises:
             StudyFailedError: If they cannot be written.
@@ -198,42 +198,42 @@ class MlflowStudy:
     def _writing(self, what: str) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # the network's, the store's, or that of a package for artifacts
+        except Exception as error:  # from the network, the store, or the client of an artifact store
             text = f"MLflow did not take {what} of the study: {reason(error, self._uri)}"
             raise StudyFailedError(f"{text}; run the same command again when it does.") from error
 
     def champion(self, name: str) -> int | None:
-        """Return the trial whose network is the champion of this name in the registry, if it is one of this study."""
+        """Return the trial whose network is the registry's champion of this name; None if it is not of this study."""
         with contextlib.suppress(MlflowException):  # no such model, or no registry
             champion = self._client.get_model_version_by_alias(name, ALIAS)
             return next((number for number, run in self.children.items() if run.info.run_id == champion.run_id), None)
         return None
 
     def add_model(self, number: int, model: "torch.nn.Module", example: "np.ndarray[Any, Any]", name: str) -> list[str]:
-        """Log the best trial's network, without pickle, and register it under the study's name, as its champion.
+        """Log the best trial's network, without pickle, and register it under the study's name as the champion.
 
         Args:
             number: The trial.
             model: Its network, on the CPU.
-            example: Two inputs.
+            example: Two inputs [2, ...].
             name: The study's name.
 
         Returns:
-            What could not be done.
+            Sentences about steps that failed; empty if none did.
         """
         run = self.children[number]
         logged = None
         if self.champion(name) != number:
             try:
                 logged = self._log_model(run, model.eval(), example)
-            except Exception as error:  # torch.export's, for a network that it cannot trace: there are many
+            except Exception as error:  # torch.export raises many kinds for networks that it cannot trace
                 return [
                     f"the network of trial #{number} cannot be exported, so MLflow has its weights only: "
                     f"{in_a_line(error)[:300]}"
                 ]
         try:
             if not self._is_own_model(name):
-                return [f'the registry has a model "{name}" that is not of a study, so the network is not put there']
+                return [f'the registry has a model "{name}" that no study made, so the network is not registered']
             if logged is not None:
                 self._register(run, logged, number, name)
             self._describe_model(run, number, name)
@@ -242,7 +242,7 @@ class MlflowStudy:
         return []
 
     def _is_own_model(self, name: str) -> bool:
-        """Return whether a registered model is one of the tuner's, or there is none of its name."""
+        """Return whether no model of this name is registered, or the tuner registered it."""
         try:
             self._client.get_registered_model(name)
         except MlflowException as error:
@@ -253,13 +253,13 @@ class MlflowStudy:
         return not versions or any(VERSION_TAG in version.tags for version in versions)
 
     def _log_model(self, run: Run, model: "torch.nn.Module", example: "np.ndarray[Any, Any]") -> "ModelInfo":
-        import mlflow.pytorch  # here: it brings torch, and whoever only reads does not need it
+        import mlflow.pytorch  # here, because it imports torch, which readers do not need
         import numpy as np
         import torch
         from mlflow.models import Model, ModelSignature
         from mlflow.types import Schema, TensorSpec
 
-        mlflow.set_tracking_uri(self._uri)  # of this process: `Model.log` takes neither a client nor an experiment
+        mlflow.set_tracking_uri(self._uri)  # global, because `Model.log` takes neither a client nor an experiment
         mlflow.set_experiment(experiment_id=run.info.experiment_id)
         with torch.inference_mode():
             outputs = model(torch.from_numpy(example)).shape[1:]
@@ -267,7 +267,7 @@ class MlflowStudy:
             Schema([TensorSpec(example.dtype, (-1, *example.shape[1:]))]),
             Schema([TensorSpec(np.dtype("float32"), (-1, *outputs))]),
         )
-        with contextlib.chdir(folder_of(self._uri) or Path.cwd()):  # its place may be relative to that
+        with contextlib.chdir(folder_of(self._uri) or Path.cwd()):  # artifact locations may be relative to it
             info: ModelInfo = Model.log(
                 artifact_path=None,
                 name="model",
@@ -277,7 +277,9 @@ class MlflowStudy:
                 signature=signature,
                 input_example=example,
                 serialization_format="pt2",
-                pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],  # or MLflow runs it to find out
+                pip_requirements=[
+                    f"torch=={torch.__version__.partition('+')[0]}"
+                ],  # else MLflow infers them by running it
             )
         return info
 
@@ -286,7 +288,7 @@ class MlflowStudy:
 
         version = mlflow.register_model(logged.model_uri, name).version
         self._client.set_registered_model_alias(name, ALIAS, version)
-        if self.parent is not None:  # its page leads to the model, too
+        if self.parent is not None:  # adds a link from the study's page to the model
             self._client.log_outputs(self.parent.info.run_id, [LoggedModelOutput(logged.model_id, step=0)])
         self.set_tag("tuner.model", address_of(name))
         self._client.set_model_version_tag(name, version, VERSION_TAG, str(number))
@@ -295,13 +297,13 @@ class MlflowStudy:
                 self._client.set_model_version_tag(name, version, metric, f"{run.data.metrics[metric]:.4f}")
 
     def _describe_model(self, run: Run, number: int, name: str) -> None:
-        """Say on the pages of the study, of its best trial and of the registry how to get the network."""
+        """Write instructions to load the network to the pages of the study, its best trial and the registry."""
         note = model_note(address_of(name))
         for child in self.children.values():
             if child is run:
                 self.set_tag(CHAMPION_TAG, str(number))
                 self._client.set_tag(child.info.run_id, MLFLOW_RUN_NOTE, note)
-            elif child.data.tags.get(MLFLOW_RUN_NOTE, "").startswith("The network: "):  # it was the best before
+            elif child.data.tags.get(MLFLOW_RUN_NOTE, "").startswith("The network: "):  # the previous best
                 self._client.delete_tag(child.info.run_id, MLFLOW_RUN_NOTE)
         if self.parent is not None:
             before = self._client.get_run(self.parent.info.run_id).data.tags.get(MLFLOW_RUN_NOTE, "")
@@ -313,7 +315,7 @@ class MlflowStudy:
 
 
 def _lr_of(table: bytes | None) -> Curve:
-    """Return the steps and lrs of a table; none if it is no such table."""
+    """Return the steps and lrs of a CSV table; empty if it is not such a table."""
     with contextlib.suppress(KeyError, TypeError, ValueError):
         rows = csv.DictReader(io.StringIO((table or b"").decode()))
         return [(int(row["step"]), float(row["lr"])) for row in rows]

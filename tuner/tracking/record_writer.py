@@ -1,8 +1,8 @@
-"""A thread that writes records. One that cannot be written costs only itself.
+"""A thread that writes records, and isolates those that cannot be written.
 
-Records of a lane are written in order, and lanes take turns, so a record that fails holds up its own lane at most. It
-is tried again if its error can pass by itself. If it keeps failing while the store takes other things, the record is at
-fault, not the store: it is divided if it can be, and what is at fault in it is given up.
+The records of a lane are written in order, and lanes take turns, so a failing record delays its own lane only. It is
+retried if the error may be temporary. If it keeps failing while the store takes other records, the record is at fault,
+not the store: it is split if possible, and the parts that still fail are given up.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 __all__ = ["Record", "RecordWriter"]
 
 PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
-LAST_PAUSE = 1.0  # once the study is over, somebody waits
+LAST_PAUSE = 1.0  # once the study is over and the user waits
 MISSES = 3
 
 
@@ -25,15 +25,15 @@ def _no_parts(error: Exception) -> Sequence["Record"]:
 
 @dataclass(eq=False)
 class Record:
-    """Something to write.
+    """A record to write.
 
     Args:
-        write: Writes it, and returns False if there was nothing to write. It is called again after an error, even if
-            everything was written before that.
+        write: Writes it; returns False if there was nothing to write. It is called again after an error, even one
+            that came after everything was written.
         give_up: Called in the writer's thread with the error, if the record cannot be written.
-        divide: Returns what can be written one by one if the whole, with this error, cannot; nothing if there are no
-            parts.
-        newest: If not empty, of the records of a lane with this name only the newest is kept waiting.
+        divide: Returns parts that can be written one by one when the whole fails with this error; empty if it cannot
+            be split.
+        newest: If not empty, only the newest waiting record of this name is kept in a lane.
     """
 
     write: Callable[[], object]
@@ -41,19 +41,19 @@ class Record:
     divide: Callable[[Exception], Sequence["Record"]] = _no_parts
     newest: str = ""
     failures: int = field(default=0, init=False)
-    misses: int = field(default=0, init=False)  # failures of this one while the store took something else
-    seen: int = field(default=0, init=False)  # how many records were taken when it last failed
+    misses: int = field(default=0, init=False)  # its failures while the store took other records
+    seen: int = field(default=0, init=False)  # number of records that were taken when it last failed
 
 
 class RecordWriter:
-    """Writes records in a thread of its own.
+    """Writes records in its own thread.
 
     Args:
         name: Name of the thread.
-        can_pass: Returns whether an error can pass by itself.
+        can_pass: Returns whether an error may be temporary.
         probe: Writes something that the store is known to take. It raises an error if the store takes nothing.
-        went: Called in the thread with the error when the store takes nothing any more.
-        came_back: Called in the thread when it takes records again.
+        went_away: Called in the thread with the error when the store stops taking records.
+        came_back: Called in the thread when the store takes records again.
     """
 
     def __init__(
@@ -61,16 +61,16 @@ class RecordWriter:
         name: str,
         can_pass: Callable[[Exception], bool],
         probe: Callable[[], None],
-        went: Callable[[Exception], None],
+        went_away: Callable[[Exception], None],
         came_back: Callable[[], None],
     ) -> None:
-        self._can_pass, self._probe, self._went, self._came_back = can_pass, probe, went, came_back
+        self._can_pass, self._probe, self._went_away, self._came_back = can_pass, probe, went_away, came_back
         self._lanes: dict[Hashable, deque[Record]] = {}
         self._due: dict[Hashable, float] = {}  # of lanes whose first record has failed
         self._waiting = 0
         self._taken = 0
-        self._handled = 0  # those given up, too
-        self._outage = 0  # failures in a row of a store that takes nothing
+        self._handled = 0  # taken or given up
+        self._outage = 0  # consecutive failures while the store takes nothing
         self._resume = 0.0
         self._is_hurrying = self._is_closed = False
         self._changed = threading.Condition()
@@ -83,7 +83,7 @@ class RecordWriter:
                 self._thread.start()
             records = self._lanes.setdefault(lane, deque())
             if record.newest:
-                # The first may be in the middle of being written.
+                # The first one may be being written now.
                 older = [each for each in list(records)[1:] if each.newest == record.newest]
                 for each in older:
                     records.remove(each)
@@ -94,21 +94,21 @@ class RecordWriter:
 
     @property
     def waiting(self) -> int:
-        """Return how many records are neither written nor given up."""
+        """Return the number of records that are neither written nor given up."""
         with self._changed:
             return self._waiting
 
     def settle(self, seconds: float) -> bool:
-        """Wait for a while until no record waits or the store is away, and return whether none waits."""
+        """Wait at most so many seconds until no record waits or the store is away; return whether none waits."""
         with self._changed:
             self._changed.wait_for(lambda: not self._waiting or self._outage, seconds)
             return not self._waiting
 
     def drain(self, patience: float) -> bool:
-        """Write what waits, without long pauses from now on.
+        """Write the waiting records, with short pauses only.
 
         Args:
-            patience: Seconds to wait for a store that takes nothing.
+            patience: Seconds to wait while the store takes nothing.
 
         Returns:
             Whether no record is left.
@@ -126,7 +126,7 @@ class RecordWriter:
             return not self._waiting
 
     def close(self) -> None:
-        """End the thread. What it has not written by now is never written, even if it hangs in a request."""
+        """End the thread. Records that still wait are dropped, even if the thread hangs in a request."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
@@ -154,7 +154,7 @@ class RecordWriter:
                 self._remove(lane)
 
     def _next(self) -> Hashable | None:
-        """Return the lane whose turn it is; None if there is none."""
+        """Return the next lane to write; None if there is none."""
         now = time.monotonic()
         if now < self._resume:
             return None
@@ -171,10 +171,10 @@ class RecordWriter:
             self._outage, self._resume = 0, 0.0
             with self._changed:
                 self._due.clear()
-            self._tell(self._came_back)
+            self._notify(self._came_back)
 
     def _remove(self, lane: Hashable, parts: Sequence[Record] = ()) -> None:
-        """Put parts into the place of the first record of a lane, and let the next lane have its turn."""
+        """Replace the first record of a lane by its parts, and move on to the next lane."""
         with self._changed:
             records = self._lanes.pop(lane)
             records.popleft()
@@ -194,7 +194,7 @@ class RecordWriter:
         if record.failures == 1:
             record.seen = self._taken
             if not self._outage:
-                return  # a connection that had gone stale: at once again
+                return  # retry at once: the connection may have gone stale
         takes_others = self._taken > record.seen or self._answers()
         record.seen = self._taken
         pause = 0.0
@@ -208,11 +208,11 @@ class RecordWriter:
         else:
             self._outage += 1
             if self._outage == 1:
-                self._tell(self._went, error)
+                self._notify(self._went_away, error)
             self._resume = time.monotonic() + self._pause(self._outage)
         with self._changed:
             self._due[lane] = time.monotonic() + pause
-            self._lanes[lane] = self._lanes.pop(lane)  # the next lane has its turn
+            self._lanes[lane] = self._lanes.pop(lane)  # move on to the next lane
             self._changed.notify_all()
 
     def _answers(self) -> bool:
@@ -228,16 +228,16 @@ class RecordWriter:
     def _give_up(self, lane: Hashable, record: Record, error: Exception) -> None:
         try:
             parts = record.divide(error)
-        except Exception:  # it reads the very store
+        except Exception:  # it may read the store that fails
             parts = ()
         if len(parts) > 1:
-            for part in parts:  # one more failure, and a part is known to be at fault
+            for part in parts:  # one more failure shows that the part is at fault
                 part.failures, part.misses, part.seen = 1, MISSES - 1, self._taken
         else:
             parts = ()
-            self._tell(record.give_up, error)
+            self._notify(record.give_up, error)
         self._remove(lane, parts)
 
-    def _tell(self, call: Callable[..., None], *values: Exception) -> None:
-        with contextlib.suppress(Exception):  # what shows it is no reason to write nothing more
+    def _notify(self, call: Callable[..., None], *values: Exception) -> None:
+        with contextlib.suppress(Exception):  # an error in a callback must not end the thread
             call(*values)

@@ -1,4 +1,4 @@
-"""Writes to MLflow, and remembers what it did not take."""
+"""Writes to MLflow, and keeps a list of the records that it did not take."""
 
 import re
 import threading
@@ -18,34 +18,34 @@ from tuner.tracking.store_uri import file_of
 __all__ = ["ARTIFACTS", "END", "RUN", "STUDY", "DeletedRunError", "LostStudyError", "NoRunError", "Recorder"]
 
 ARTIFACTS, RUN, END = "artifacts", "the run", "the end"
-"""Records that are not refused for what is in them, so that they may be taken another time."""
+"""Records that are never refused for their content, so they can be sent again later."""
 STUDY = "study"
-"""The lane of the study's own records; those of a trial have its number."""
+"""The lane of the study's own records; the lane of a trial is its number."""
 
 _NUMBERS = re.compile(r"[0-9a-f]{32}|\d+")
 
 
 class NoRunError(Exception):
-    """There is no run to write to; the reason was reported before."""
+    """There is no run to write to; the reason has already been reported."""
 
 
 class DeletedRunError(Exception):
-    """A run was deleted before something was written to it."""
+    """A run was deleted before a record was written to it."""
 
 
 class LostStudyError(TunerError):
-    """The run of the study was deleted, and it cannot get another one."""
+    """The run of the study was deleted and cannot be replaced."""
 
 
 class Recorder:
-    """Two threads that write to MLflow, one for runs and one for artifacts, so that neither holds up the other.
+    """Two threads that write to MLflow, one for runs and one for artifacts, so neither delays the other.
 
     Args:
         client: A client of the store.
         uri: The store's URI.
-        place: Where the artifacts of the study are, for messages.
-        probes: Write something that the store, and that of the artifacts, are known to take.
-        warn: Called, from the threads, with what the user should know.
+        place: Location of the study's artifacts, for messages.
+        probes: Write something that the tracking store, and the artifact store, are known to take.
+        warn: Called, from the threads, with messages for the user.
     """
 
     def __init__(
@@ -61,8 +61,8 @@ class Recorder:
         self._lock = threading.Lock()
         self._losses: dict[tuple[str, str, bool], tuple[str, dict[str, None]]] = {}
         self._is_complete, self._was_removed = True, False
-        self.runs = RecordWriter("tracking", can_pass, probes[0], self._went, self._came_back)
-        self.artifacts = RecordWriter("artifacts", can_pass, probes[1], self._artifacts_went, lambda: None)
+        self.runs = RecordWriter("tracking", can_pass, probes[0], self._runs_went_away, self._runs_came_back)
+        self.artifacts = RecordWriter("artifacts", can_pass, probes[1], self._artifacts_went_away, lambda: None)
 
     def put(self, lane: Hashable, record: Record) -> None:
         """Add a record of a run to a lane."""
@@ -70,18 +70,18 @@ class Recorder:
 
     @property
     def waiting(self) -> int:
-        """Return how many records are neither written nor given up."""
+        """Return the number of records that are neither written nor given up."""
         return self.runs.waiting + self.artifacts.waiting
 
     def close(self, last: Callable[[], None], patience: float) -> bool:
-        """Write what waits, and end the threads.
+        """Write the waiting records, and end the threads.
 
         Args:
             last: Puts the last record; called when all others are written.
-            patience: Seconds to wait for a store that takes nothing.
+            patience: Seconds to wait while the store takes nothing.
 
         Returns:
-            Whether everything was delivered, except for what MLflow cannot store.
+            Whether every record was delivered that MLflow can store.
         """
         is_drained = self.runs.drain(patience)
         self.artifacts.drain(patience if is_drained else min(patience, 5.0))
@@ -96,10 +96,10 @@ class Recorder:
         with self._lock:
             return self._is_complete and all(is_final for _, _, is_final in self._losses)
 
-    # -- what is not taken ---------------------------------------------------------------------------------------------
+    # -- lost records --------------------------------------------------------------------------------------------------
 
     def lose(self, what: str, whom: str, error: Exception) -> tuple[str, bool]:
-        """Remember that a record cannot be written, and report it if it is the first of its kind.
+        """Note that a record cannot be written, and warn if it is the first of its kind.
 
         Args:
             what: The record.
@@ -107,7 +107,7 @@ class Recorder:
             error: The reason.
 
         Returns:
-            What is missing and why, and whether MLflow can never store it.
+            The record and the reason as a text, and whether MLflow can never store it.
         """
         why, is_final = reason(error, self.uri), is_refusal(error) and what not in (ARTIFACTS, RUN, END)
         with self._lock:
@@ -119,13 +119,13 @@ class Recorder:
         return f"{what}: {why}", is_final
 
     def lost_before(self, what: str, whom: str) -> None:
-        """Remember what MLflow refused for good in an earlier run of the study."""
+        """Note a record that MLflow refused for good in an earlier run of the study."""
         with self._lock:
             self._losses.setdefault(("records", what, True), (what, {}))[1][whom] = None
 
     @property
     def missing(self) -> list[str]:
-        """Return what MLflow lacks of the study, why, and what to do, in sentences; nothing if it has everything."""
+        """Return sentences about the records that MLflow lacks: which, why, and what to do; empty if it has all."""
         sentences = []
         if self._was_removed:
             sentences.append("MLflow's database was removed while the study ran; run the same command again")
@@ -143,24 +143,24 @@ class Recorder:
             return f"artifacts of {whom} cannot be written to {self._place}: {why}"
         return f"MLflow did not take {what} of {whom}: {why}"
 
-    def _went(self, error: Exception) -> None:
+    def _runs_went_away(self, error: Exception) -> None:
         self.warn(f"MLflow takes no records at present ({reason(error, self.uri)}); they are kept and sent later")
 
-    def _came_back(self) -> None:
+    def _runs_came_back(self) -> None:
         self.warn("MLflow takes records again")
 
-    def _artifacts_went(self, error: Exception) -> None:
+    def _artifacts_went_away(self, error: Exception) -> None:
         why = reason(error, self.uri)
         self.warn(f"artifacts cannot be written to {self._place} at present ({why}); they are kept and sent later")
 
-    # -- what MLflow has -----------------------------------------------------------------------------------------------
+    # -- reading MLflow ------------------------------------------------------------------------------------------------
 
     def is_gone(self, run_id: str, error: MlflowException | None = None) -> bool:
         """Return whether a run was deleted.
 
         Args:
             run_id: The run.
-            error: What came of writing to it; an error that has another reason is not looked into.
+            error: The error of a write to it; if that clearly has another cause, MLflow is not asked.
         """
         if error is not None and (can_pass(error) or error.error_code in ("PERMISSION_DENIED", "UNAUTHENTICATED")):
             return False
@@ -182,6 +182,6 @@ class Recorder:
                 raise
 
     def stored(self, run_id: str) -> SentPoints:
-        """Return which points a run has: an epoch that is repeated gives the same ones, except for rounding."""
+        """Return the points that a run has; a repeated epoch gives the same points, except for rounding."""
         keys: Sequence[str] = list(self.client.get_run(run_id).data.metrics)
         return SentPoints((key, point.step) for key in keys for point in self.client.get_metric_history(run_id, key))

@@ -1,4 +1,4 @@
-"""Which points of a run are stored, in a memory that does not grow with the steps of a training."""
+"""The points of a run that are already stored, in memory that does not grow with the number of steps."""
 
 from collections.abc import Iterable
 
@@ -8,10 +8,10 @@ MOST_RANGES = 16
 
 
 class SentPoints:
-    """Metrics and steps.
+    """A set of metrics and steps.
 
-    Metrics are logged at every step, at every tenth, or at the end of each epoch, so their steps are a few ranges. What
-    is logged at irregular steps is remembered step by step.
+    Metrics are logged at every step, at every tenth, or at the end of each epoch, so their steps form a few ranges.
+    Irregular steps are stored one by one.
 
     Args:
         points: Metrics and steps to begin with.
@@ -29,7 +29,7 @@ class SentPoints:
         return any(step in each for each in self._ranges.get(metric, ())) or step in self._others.get(metric, ())
 
     def add(self, metric: str, step: int) -> None:
-        """Remember a point."""
+        """Add a point."""
         if (metric, step) in self:
             return
         ranges = self._ranges.setdefault(metric, [])

@@ -1,7 +1,7 @@
-"""MLflow's store: checked before anything is created, and opened.
+"""Open MLflow's store, after a check that creates nothing.
 
-MLflow makes its tables, and the folder of a database, as soon as a store is opened, and asks an unreachable one again
-for minutes. So a store is looked at first, with SQLAlchemy or one request, within a few seconds.
+MLflow creates its tables and the folder of a database as soon as a store is opened, and retries an unreachable store
+for minutes. So the store is checked first, with SQLAlchemy or one request, within seconds.
 """
 
 import contextlib
@@ -38,15 +38,15 @@ NEEDED_TABLES = frozenset({"experiments", "runs", "metrics", "params", "tags"})
 
 
 def tracking_uri(given: str | None, must_exist: bool = False, study: str = "", storage: str = "") -> str:
-    """Return where MLflow records: what is given, else MLFLOW_TRACKING_URI, else ``sqlite:///mlflow.db``.
+    """Return MLflow's tracking URI: the given one, else MLFLOW_TRACKING_URI, else ``sqlite:///mlflow.db``.
 
-    Whether it can be used is found out within seconds, without creating anything.
+    The store is checked within seconds, without creating anything.
 
     Args:
-        given: MLflow's tracking URI.
-        must_exist: Whether it is only read, and a database that is not there is an error.
-        study: The experiment that is to be written; empty for none.
-        storage: URL of Optuna's database, which may not be the same.
+        given: A tracking URI.
+        must_exist: Whether the store is only read, so that a missing database is an error.
+        study: The experiment that will be written; empty for none.
+        storage: URL of Optuna's database, which must be another one.
 
     Raises:
         BadInputError: If it cannot be used.
@@ -66,7 +66,7 @@ def tracking_uri(given: str | None, must_exist: bool = False, study: str = "", s
 
 
 def _within(seconds: float, shown: str, action: Callable[[], None]) -> None:
-    """Do something that may hang: in a server that does not answer, in a name server, in a lock.
+    """Run an action that may hang, for example on a server that does not answer, on DNS or on a lock.
 
     Raises:
         BadInputError: If it takes too long.
@@ -116,7 +116,7 @@ def _check_server(uri: str, study: str) -> None:
 def _check_database(uri: str, must_exist: bool, study: str, storage: str) -> None:
     url = sqlalchemy.make_url(uri)
     if url.get_backend_name() not in ("sqlite", "postgresql", "mysql", "mssql"):
-        raise ArgumentError(f"MLflow knows no store of the kind {url.drivername}")
+        raise ArgumentError(f"MLflow does not support stores of the kind {url.drivername}")
     if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
         raise ArgumentError("a database in memory is gone with its process")
     if storage and _is_same(url, storage):
@@ -132,7 +132,7 @@ def _check_database(uri: str, must_exist: bool, study: str, storage: str) -> Non
         if not file.is_file():
             raise refused(f"{uri} is not a file.")
         if not must_exist:
-            _check_writable(file.parent)  # a transaction needs a file beside it
+            _check_writable(file.parent)  # a transaction creates a journal next to it
     timeout = {"timeout": LOCK_SECONDS} if url.get_backend_name() == "sqlite" else {}
     engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool, connect_args=timeout)
     with engine.connect() as connection:
@@ -152,7 +152,7 @@ def _check_database(uri: str, must_exist: bool, study: str, storage: str) -> Non
     if not tables >= NEEDED_TABLES:
         names = ", ".join(sorted(tables)[:3])
         raise refused(f"{shown} is the database of another program (it has {names}); give MLflow one of its own.")
-    if not tables >= _known_tables():  # MLflow would migrate it without asking
+    if not tables >= _known_tables():  # MLflow would migrate it silently
         raise refused(f"{shown} was written by an older MLflow. Make a copy of it, then run: mlflow db upgrade {shown}")
     client = open_client(uri)
     if study:
@@ -160,17 +160,17 @@ def _check_database(uri: str, must_exist: bool, study: str, storage: str) -> Non
 
 
 def _known_tables() -> set[str]:
-    from mlflow.store.db import utils  # which imports all that declare tables
+    from mlflow.store.db import utils  # imports all modules that declare tables
 
     return set(utils.Base.metadata.tables)  # type: ignore[attr-defined]
 
 
 def _is_same(url: sqlalchemy.URL, storage: str) -> bool:
-    """Return whether Optuna's database is that of MLflow."""
+    """Return whether Optuna and MLflow would use the same database."""
     try:
         other = sqlalchemy.make_url(storage)
     except (ArgumentError, ValueError):
-        return False  # told where it is used
+        return False  # reported where the storage is opened
     if url.get_backend_name() == other.get_backend_name() == "sqlite":
         files = [Path(each.database or "").absolute().resolve() for each in (url, other)]
         return files[0] == files[1] and not url.query and not other.query
@@ -183,11 +183,11 @@ def _is_same(url: sqlalchemy.URL, storage: str) -> bool:
 
 
 def _check_transaction(connection: sqlalchemy.Connection) -> None:
-    """Begin to write, so that a lock or a database that is only to be read shows, and write nothing."""
+    """Begin a write transaction and roll it back: this fails on a locked or read-only database."""
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("begin immediate")
         version = connection.exec_driver_sql("pragma user_version").scalar()
-        connection.exec_driver_sql(f"pragma user_version = {version}")  # which a database that is read-only refuses
+        connection.exec_driver_sql(f"pragma user_version = {version}")  # fails if the database is read-only
         connection.rollback()
     elif connection.dialect.name == "postgresql":
         is_read_only = connection.exec_driver_sql("show transaction_read_only").scalar() == "on"
@@ -214,7 +214,7 @@ def _check_rights(connection: sqlalchemy.Connection, has_tables: bool) -> None:
 
 
 def _check_writable(folder: Path) -> None:
-    """Find out whether files can be put into a folder, or whether it can be made.
+    """Check that a folder is writable, or can be created.
 
     Raises:
         BadInputError: If not.
@@ -229,14 +229,16 @@ def _check_writable(folder: Path) -> None:
 
 
 def _check_experiment(client: MlflowClient, uri: str, name: str) -> None:
-    """Find out whether a study can be written into the experiment of its name, if there is one."""
+    """Check that a study can be written into the experiment of its name, if there is one."""
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         if not is_server(uri):
             _check_writable(Path.cwd() / FOLDER)
         return
     if not experiment.experiment_id or experiment.name != name:
-        raise refused(f"what answers at {without_password(uri)} is not an MLflow server: it gives another experiment.")
+        raise refused(
+            f"the server at {without_password(uri)} is not a usable MLflow server: it returns another experiment."
+        )
     if experiment.lifecycle_stage != "active":
         raise BadInputError([f'MLflow: the experiment "{name}" was deleted. Restore it, or rename the study.'])
     path = local_path(experiment.artifact_location)
@@ -245,17 +247,18 @@ def _check_experiment(client: MlflowClient, uri: str, name: str) -> None:
 
 
 def open_client(uri: str) -> MlflowClient:
-    """Return a client of a store. A database gets its tables; a file gets its name when it has all of them.
+    """Return a client of a store, and create the tables of a new database.
 
-    MLflow takes a second for its tables, in many steps, and can make nothing of a file with some of them.
+    An SQLite file is created under a temporary name and renamed when it has all tables: MLflow takes a second to create
+    them, in many steps, and cannot use a file that has only some.
     """
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # tracebacks of errors that it raises, too
-    # The tracker tries again, and first looks whether a run was created though the answer was lost: MLflow does not.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs tracebacks of errors that it raises
+    # The tracker retries itself. Unlike MLflow, it checks first whether a run was created and only its answer was lost.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # the files are small
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # which may hold a password
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # the URL may contain a password
     file = file_of(uri)
     if file is None:
         return MlflowClient(tracking_uri=uri)
@@ -265,7 +268,7 @@ def open_client(uri: str) -> MlflowClient:
                 leftover.unlink()
             suffix = f".{secrets.token_hex(8)}.tmp"
             MlflowClient(tracking_uri=f"{uri}{suffix}").search_experiments(max_results=1)
-            for each in (f"{uri}{suffix}", uri):  # connections to what was there under this name before
+            for each in (f"{uri}{suffix}", uri):  # also connections to an earlier file of this name
                 _close_connections(each)
             file.with_name(f"{file.name}{suffix}").replace(file)
         return MlflowClient(tracking_uri=uri)
@@ -281,7 +284,7 @@ def _close_connections(uri: str) -> None:
 
 @contextlib.contextmanager
 def _without_new_folders(uri: str, file: Path) -> Iterator[None]:
-    """Remove the empty folders that MLflow makes beside one with a sign in its name, taking the URI for the path."""
+    """Remove the empty folders that MLflow creates because it takes the URI, with its escapes, for the path."""
     taken = Path(uri.removeprefix("sqlite:///")).parent
     new = [] if taken == file.parent else [each for each in (taken, *taken.parents) if not each.exists()]
     try:

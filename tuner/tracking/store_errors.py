@@ -1,4 +1,4 @@
-"""What goes wrong with MLflow's store: whether it can pass by itself, and how to say it to the user."""
+"""Errors of MLflow's store: whether they may be temporary, and how to explain them to the user."""
 
 import contextlib
 import errno
@@ -28,7 +28,7 @@ TEMPORARY_ERRNO = frozenset(
         *("ETIMEDOUT",),
     )
 )
-# Clients of artifact stores have errors of their own, whose classes are called so.
+# Names of the error classes of artifact stores' clients.
 TEMPORARY_NAME = re.compile(r"Connect(ion|Timeout)|Timeout|Unavailable|TooManyRequests|Throttl|SlowDown|RetryError")
 PERMANENT_REQUESTS = (
     requests.exceptions.InvalidURL,
@@ -39,12 +39,12 @@ PERMANENT_REQUESTS = (
 
 
 def can_pass(error: BaseException) -> bool:
-    """Return whether an error of a store can pass by itself: the network's, a lock's, or that of a full disk."""
+    """Return whether an error of a store may be temporary: a lost connection, a lock or a full disk."""
     return any(_is_temporary(each) for each in _chain(error))
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Return whether an error is about the very data, so that the store will never take them."""
+    """Return whether an error is about the data themselves, so the store will never take them."""
     if isinstance(error, MlflowException):
         if error.error_code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST"):
             return True
@@ -57,7 +57,7 @@ def _is_temporary(error: BaseException) -> bool:
         return True
     if isinstance(error, OperationalError) or (isinstance(error, DBAPIError) and error.connection_invalidated):
         return True
-    if isinstance(error, InterfaceError):  # SQLite's is for values that it cannot bind
+    if isinstance(error, InterfaceError):  # SQLite raises it for values that it cannot bind
         return type(error.orig).__module__.partition(".")[0] != "sqlite3"
     if isinstance(error, requests.RequestException) and error.response is None:
         return not isinstance(error, PERMANENT_REQUESTS)
@@ -69,9 +69,9 @@ def _is_temporary(error: BaseException) -> bool:
 
 
 def _http_status(error: BaseException) -> int | None:
-    """Return the status of the answer that an error is about, where the clients of artifact stores keep it."""
+    """Return the HTTP status of an error, from where the clients of artifact stores keep it; None if there is none."""
     response = getattr(error, "response", None)
-    if isinstance(response, Mapping):  # botocore's
+    if isinstance(response, Mapping):  # from botocore
         status: Any = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     else:
         status = getattr(response, "status_code", None) or getattr(error, "status_code", getattr(error, "code", None))
@@ -79,7 +79,7 @@ def _http_status(error: BaseException) -> int | None:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error, and those that it was raised from or in place of."""
+    """Yield an error, and its causes and contexts."""
     seen: set[int] = set()
     each: BaseException | None = error
     while each is not None and id(each) not in seen:
@@ -89,7 +89,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def reason(error: BaseException, uri: str) -> str:
-    """Return what an error says, in a line, without the password of the store's URI."""
+    """Return the message of an error on one line, without the password of the store's URI."""
     chain = list(_chain(error))
     said = next((each for each in chain if isinstance(each, DBAPIError) and each.orig is not None), None)
     network = [each for each in chain if isinstance(each, OSError) and each.strerror] if _of_network(chain) else []
@@ -116,11 +116,7 @@ def _of_network(chain: Iterable[BaseException]) -> bool:
 
 @contextlib.contextmanager
 def explained(uri: str) -> Iterator[None]:
-    """Turn what can go wrong with a store into a sentence that says what to do.
-
-    Raises:
-        BadInputError: If something goes wrong.
-    """
+    """Turn the errors of a store into a `BadInputError` that says what to do about them."""
     shown = without_password(uri)
     try:
         yield
@@ -139,7 +135,7 @@ def _explanation(error: Exception, uri: str, shown: str) -> str:
     said = reason(error, uri)
     code = getattr(error, "error_code", "")
     if code in ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"):
-        advice = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to one that it knows."
+        advice = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to a user that it knows."
         return f"{shown} refuses the login. {advice}"
     if code == "PERMISSION_DENIED":
         return f"{shown} does not let this user do that: {said}"
@@ -149,11 +145,11 @@ def _explanation(error: Exception, uri: str, shown: str) -> str:
     if any(isinstance(each, requests.exceptions.RetryError) for each in chain):
         return f"the server at {shown} cannot answer at present: {said}. Try again later."
     if any(isinstance(each, requests.ConnectionError | requests.Timeout) for each in chain):
-        advice = "Start it, or leave the option away to log to a local file."
+        advice = "Start it, or omit the option to log to a local file."
         return f"no MLflow server answers at {shown} ({said}). {advice}"
-    return f"what answers at {shown} is not an MLflow server that can be used: {said}."
+    return f"the server at {shown} is not a usable MLflow server: {said}."
 
 
 def refused(text: str) -> BadInputError:
-    """Return the error of a tracking URI that cannot be used."""
+    """Return the error for a tracking URI that cannot be used."""
     return BadInputError([f"tracking uri: {text}"])

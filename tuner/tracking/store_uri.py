@@ -1,4 +1,4 @@
-"""MLflow's tracking URIs: which store each names."""
+"""MLflow's tracking URIs: resolved, and told apart by the kind of store."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ __all__ = ["file_of", "folder_of", "is_server", "resolved"]
 
 
 def resolved(given: str | None) -> str:
-    """Return a tracking URI whose meaning does not change with the working folder."""
+    """Return a tracking URI that does not depend on the working folder."""
     uri = given or ("" if not _is_set() else str(mlflow.get_tracking_uri())) or _default()
     file = file_of(uri)
     if file is None:
@@ -28,10 +28,10 @@ def resolved(given: str | None) -> str:
 
 
 def _default() -> str:
-    """Return MLflow's default, in a form for which it makes no empty folder if a name has a "%"."""
+    """Return MLflow's default URI, in a form that creates no empty folder if the path has a "%"."""
     try:
         uri = mlflow.get_tracking_uri()
-    except UnicodeEncodeError:  # the folder's name, which is refused
+    except UnicodeEncodeError:  # from the folder's name, which the caller refuses
         uri = "sqlite:"
     return "sqlite:///mlflow.db" if uri.startswith("sqlite:") else uri
 
@@ -41,7 +41,7 @@ def _is_set() -> bool:
 
 
 def file_of(uri: str) -> Path | None:
-    """Return the file of a store that is one, without any settings."""
+    """Return the file of an SQLite store; None for other stores and for URIs with options."""
     if not uri.startswith("sqlite:"):
         return None
     try:
@@ -52,11 +52,11 @@ def file_of(uri: str) -> Path | None:
 
 
 def folder_of(uri: str) -> Path | None:
-    """Return the folder of a store that is a file."""
+    """Return the folder of an SQLite store; None for other stores."""
     file = file_of(uri)
     return file.parent if file else None
 
 
 def is_server(uri: str) -> bool:
-    """Return whether the store is a server, which knows itself where artifacts are."""
+    """Return whether the store is a server, which manages the artifact location itself."""
     return is_web(uri) or bool(is_databricks_uri(uri))  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""The run of a study in MLflow: its points, description and files. If it is deleted, another one replaces it."""
+"""The run of a study in MLflow: its points, description and files. A deleted run is replaced by a new one."""
 
 import json
 import tempfile
@@ -29,14 +29,14 @@ __all__ = ["MISSING_TAG", "REPLACES_TAG", "STUDY_TAG", "StudyRun", "run_tags"]
 
 STUDY_TAG, REPLACES_TAG = "tuner.study", "tuner.replaces"
 MISSING_TAG = "tuner.missing"
-"""Of a run that lacks records: which ones, and why. The next run of the study sends them."""
+"""Tag of a run that lacks records: which ones, and why. The next run of the study sends them."""
 PROBE_TAG = "tuner.probe"
 INHERITED_TAGS = (METRIC_TAG, CHAMPION_TAG, "tuner.model", "tuner.confirmed")
-"""Tags that the run of a study takes over from the deleted one that it replaces."""
+"""Tags that a study's new run inherits from the deleted run that it replaces."""
 
 
 def run_tags(tags: Mapping[str, str]) -> list[RunTag]:
-    """Return tags as MLflow takes them."""
+    """Return tags as MLflow's entities."""
     return [RunTag(key, storable(value)) for key, value in tags.items()]
 
 
@@ -47,16 +47,16 @@ class StudyRun:
         client: A client of MLflow's store.
         uri: The store's URI.
         config: The study.
-        study_id: What tells the study from others of its name.
-        warn: Called with what the user should know.
-        tags: What the study runs with.
+        study_id: The study's unique identifier.
+        warn: Called with messages for the user.
+        tags: Tags of the run: versions, devices and options.
         digests: The digest of each data set, by its name in the study file.
 
     Attributes:
         run: The run.
-        experiment_id: The experiment that it is in.
-        place: Where the artifacts of the study are, for messages.
-        names: The names in MLflow of the metrics.
+        experiment_id: Its experiment.
+        place: Location of the study's artifacts, for messages.
+        names: Names of the study's metrics in MLflow.
 
     Raises:
         BadInputError: If its experiment was deleted.
@@ -110,13 +110,15 @@ class StudyRun:
         return str(experiment.experiment_id), place
 
     def _open(self) -> Run:
-        """Return the study's run. If it was deleted, that is another one, with the runs of the trials."""
+        """Return the study's run; if it was deleted, a new one, which becomes the parent of the trials' runs."""
         run = find_parent(self._client, [self.experiment_id], self._study_id)
         if run is None:
             deleted = find_parent(self._client, [self.experiment_id], self._study_id, ViewType.DELETED_ONLY)
             run = self._create(deleted)
             if deleted is not None:
-                self._warn("the run of this study in MLflow was deleted; the study gets another, with its trials' runs")
+                self._warn(
+                    "the run of this study in MLflow was deleted; the study gets a new one, with its trials' runs"
+                )
         if replaced := run.data.tags.get(REPLACES_TAG):
             for child in find_children(self._client, self.experiment_id, replaced):
                 self._client.set_tag(child.info.run_id, MLFLOW_PARENT_RUN_ID, run.info.run_id)
@@ -136,19 +138,19 @@ class StudyRun:
     # -- records -------------------------------------------------------------------------------------------------------
 
     def start(self, recorder: Recorder) -> None:
-        """Record what the study is and what it runs with."""
+        """Record the study file, tags and data sets of the study."""
         self._recorder = recorder
         self._describe()
         self.put_file("study.yaml", lambda: self._config.text)
 
     def reopen(self) -> None:
-        """Say in MLflow that the study runs, when its first trial begins."""
+        """Set the run's status to RUNNING, when the first trial begins."""
         if not self._is_open:
             self.write(lambda: self._client.update_run(self.run_id, status="RUNNING"))
             self._is_open = True
 
     def put(self, what: str, write: Callable[[], object], newest: str = "", lane: str = STUDY) -> None:
-        """Put a record of the run into the queue; see `Record` for `newest`."""
+        """Queue a record of the run; see `Record` for `newest`."""
 
         def give_up(error: Exception) -> None:
             if not isinstance(error, NoRunError):
@@ -157,10 +159,10 @@ class StudyRun:
         self._recorder.put(lane, Record(partial(self.write, write), give_up, newest=newest))
 
     def write(self, write: Callable[[], object]) -> object:
-        """Write something to the run; if it was deleted, to the one that replaces it. Return what `write` does.
+        """Call a function that writes to the run, and return its result; if the run was deleted, replace it first.
 
         Raises:
-            LostStudyError: If there can be no other.
+            LostStudyError: If the run cannot be replaced.
         """
         try:
             return write()
@@ -171,7 +173,7 @@ class StudyRun:
                 self._replace()
             except MlflowException as failure:
                 said = reason(failure, self._uri)
-                raise LostStudyError(f"its run was deleted, and it cannot get another: {said}") from failure
+                raise LostStudyError(f"its run was deleted and cannot be replaced: {said}") from failure
             return write()
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
@@ -179,10 +181,10 @@ class StudyRun:
         self._client.log_batch(self.run_id, tags=run_tags(tags))
 
     def put_points(self, points: Points, at: int) -> None:
-        """Add metrics, whose step is the number of finished trials. Those that the run has are left out.
+        """Add points, except for those that the run has. Their step is the number of finished trials.
 
         Args:
-            points: The metrics.
+            points: The points.
             at: When they were measured, in milliseconds since 1970.
         """
         self._standings.append((points, at))
@@ -204,7 +206,7 @@ class StudyRun:
         self.put("points", write)
 
     def put_file(self, name: str, content: Callable[[], str | None]) -> None:
-        """Put a text file beside the run; of several with one name, the newest."""
+        """Queue a text file for the run's artifacts; a newer one replaces a waiting one of the same name."""
         self._files[name] = content
 
         def write() -> None:
@@ -217,7 +219,7 @@ class StudyRun:
         self._recorder.artifacts.put(STUDY, Record(write, give_up, newest=name))
 
     def add_file(self, run_id: str, location: str, name: str, content: str | Path) -> None:
-        """Write a text into the artifacts of a run, as a file of this name, or all files of a folder; now."""
+        """Write a text, as a file of this name, or all files of a folder to the artifacts of a run, now."""
         if isinstance(content, Path):
             add_files(self._client, self._uri, run_id, location, content)
             return
@@ -226,7 +228,7 @@ class StudyRun:
             add_files(self._client, self._uri, run_id, location, Path(folder))
 
     def put_end(self, status: str) -> None:
-        """Close the run; if nothing was done in it, it keeps its end."""
+        """Queue the end of the run; a run in which no trial began keeps its end time."""
 
         def write() -> None:
             if self._has_probed:
@@ -243,12 +245,12 @@ class StudyRun:
         self.put(END, write)
 
     def probe(self) -> None:
-        """Write what the store is known to take: a tag with another value each time, or a database writes nothing."""
+        """Write something that the store is known to take: a tag whose value changes, so that a database writes it."""
         self._has_probed = True
         self._client.set_tag(self.run_id, PROBE_TAG, str(time.time()))
 
     def probe_artifacts(self) -> None:
-        """Write what the store of the artifacts should take."""
+        """Write something that the artifact store should take."""
         self.add_file(self.run_id, self.run.info.artifact_uri, "study.yaml", self._config.text)
 
     def names_of(self, metrics: Iterable[str]) -> Names:
@@ -267,7 +269,7 @@ class StudyRun:
         return DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, "training, validation")])
 
     def _describe(self) -> None:
-        """Record what the study runs with, and learn which points the run has."""
+        """Record tags and data sets, and read which points the run has."""
 
         def learn() -> None:
             self._sent = self._recorder.stored(self.run_id)
@@ -282,7 +284,7 @@ class StudyRun:
         self._client.log_inputs(self.run_id, [self.dataset(name, {})])
 
     def _replace(self) -> None:
-        """Let the study go on in another run, as its own was deleted."""
+        """Continue the study in a new run, because its run was deleted."""
         self.run = self._open()
         self._is_open, self._is_marked, self._sent = True, False, SentPoints()
         self._describe()

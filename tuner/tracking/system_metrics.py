@@ -1,6 +1,6 @@
-"""How busy the machine is while a study runs: MLflow's own readings, handed to the tracker, which alone writes.
+"""System metrics while a study runs: read by MLflow's monitors, and written by the tracker.
 
-MLflow's monitor would write them itself, and end with the first answer that its server does not give.
+MLflow's own monitor thread would write them itself, and end with the first request that fails.
 """
 
 import importlib.util
@@ -14,30 +14,30 @@ __all__ = ["SystemMetrics", "check_packages"]
 
 
 def check_packages(devices: Iterable[str]) -> None:
-    """Find out whether the packages are installed that the readings need.
+    """Check that the packages are installed that read the metrics.
 
     Args:
         devices: The devices that trainings run on, such as ``cuda:0``.
 
     Raises:
-        BadInputError: If one is not.
+        BadInputError: If one is missing.
     """
     needed = {"psutil": "psutil"}
     if any(device.startswith("cuda") for device in devices):
         needed["pynvml"] = "nvidia-ml-py"
     missing = [package for module, package in needed.items() if importlib.util.find_spec(module) is None]
     if missing:
-        raise BadInputError([f"--system-metrics: install {' and '.join(missing)}, or leave the option away."])
+        raise BadInputError([f"--system-metrics: install {' and '.join(missing)}, or omit the option."])
 
 
 class SystemMetrics:
-    """Reads CPU, memory, disk, network and GPUs now and then, while it is entered.
+    """Context manager that reads metrics of CPU, memory, disk, network and GPUs at regular intervals.
 
-    How often, MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL says, in seconds; else ten.
+    The interval is MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL in seconds, by default ten.
 
     Args:
         log: Called, from a thread, with the readings by their names in MLflow.
-        note: Called with what a person should know.
+        note: Called with messages for the user.
     """
 
     def __init__(self, log: Callable[[Mapping[str, float]], None], note: Callable[[str], None]) -> None:
@@ -50,23 +50,23 @@ class SystemMetrics:
         self._thread = threading.Thread(target=self._read, name="system metrics", daemon=True)
 
     def __enter__(self) -> None:
-        """Begin to read."""
+        """Start reading."""
         self._thread.start()
 
     def __exit__(self, *error: object) -> None:
-        """End it."""
+        """Stop reading."""
         self._end.set()
         self._thread.join()
 
     def _read(self) -> None:
         try:
-            self._monitor.collect_metrics()  # how busy the processors are is told since the reading before
+            self._monitor.collect_metrics()  # CPU usage is measured since the previous reading
             self._clear()
             while not self._end.wait(self._monitor.sampling_interval):
                 self._monitor.collect_metrics()
                 self._log({f"system/{name}": value for name, value in self._monitor.aggregate_metrics().items()})
                 self._clear()
-        except Exception as error:  # a driver's, say: no reason to end a study
+        except Exception as error:  # from a driver, for example: no reason to end a study
             self._note(f"no more system metrics: {type(error).__name__}: {error}")
 
     def _clear(self) -> None:

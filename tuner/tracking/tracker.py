@@ -1,9 +1,9 @@
 """MLflow: the study is a parent run, each trial a child run.
 
-The coordinator is the only writer. What it hands over is written by two threads, so that neither a training nor the
-coordinator waits for MLflow; see `records` for what happens to a record that cannot be written. Every point of a trial
-carries the timestamp ``start of its run + step`` in milliseconds: sent twice, it is stored once. A trial's result lies
-in its file, so what MLflow lacks is read again from there, and is not kept in memory.
+The coordinator is the only writer. Its records are written by two threads, so neither a training nor the coordinator
+waits for MLflow; see `record_writer` for records that cannot be written. Every point of a trial has the timestamp
+``start of its run + step`` in milliseconds, so a point that is sent twice is stored once. Points that MLflow lacks are
+read again from the trial's result file instead of being kept in memory.
 """
 
 import time
@@ -30,7 +30,7 @@ from tuner.tracking.trial_runs import TRIAL_STATUS, TrialRun, TrialRuns, csv_tex
 
 __all__ = ["REVIEWED_TAG", "TRIAL_STATUS", "Tracker"]
 
-MOST_READINGS = 1000
+MAX_WAITING_READINGS = 1000
 PATIENCE_SECONDS = 30.0
 ARTIFACT_TRY_SECONDS = 15.0
 REVIEWED_TAG = "tuner.reviewed"
@@ -42,11 +42,11 @@ class Tracker:
     Args:
         config: The study.
         uri: MLflow's tracking URI.
-        study_id: What tells this study from others of the same name, in other databases.
-        warn: Called, from other threads, with what the user should know.
-        tags: What the study runs with.
+        study_id: The study's unique identifier.
+        warn: Called, from other threads, with messages for the user.
+        tags: Tags of the study's run: versions, devices and options.
         digests: The digest of each data set, by its name in the study file.
-        has_report: Whether a report is put beside the study's run.
+        has_report: Whether the study's run gets a report.
 
     Raises:
         BadInputError: If MLflow's store cannot be used.
@@ -85,36 +85,36 @@ class Tracker:
 
     @property
     def reviewed(self) -> str:
-        """Return which state of the study the plots, the report and the model in MLflow are of."""
+        """Return the state of the study that the plots, the report and the model in MLflow show."""
         return str(self._study.run.data.tags.get(REVIEWED_TAG, ""))
 
     @property
     def backlog(self) -> int:
-        """Return how many records are not written yet."""
+        """Return the number of records that are not written yet."""
         return self._recorder.waiting
 
     @property
     def missing(self) -> list[str]:
-        """Return what MLflow lacks of the study, why, and what to do, in sentences; nothing if it has everything."""
+        """Return sentences about the records that MLflow lacks: which, why, and what to do; empty if it has all."""
         return self._recorder.missing
 
     def unfinished(self, numbers: Sequence[int]) -> list[int]:
-        """Return those of the given finished trials whose runs are missing, do not say so, or lack records."""
+        """Return the finished trials, of those given, whose runs are missing, still open, or lack records."""
         runs = self._trials.by_number
         return [number for number in numbers if number not in runs or runs[number].is_unfinished]
 
     def start_trial(self, number: int, config: TrialConfig, attempt: int = 0) -> None:
-        """Open a trial's run, or the one that it had before it was cut short.
+        """Open a trial's run; an interrupted trial continues in the run that it has.
 
         Args:
             number: The trial.
-            config: Its values.
-            attempt: How often it has failed before; each attempt has a run.
+            config: Its configuration.
+            attempt: How many times it has failed before; each attempt has its own run.
         """
         self._trials.start(number, config, attempt)
 
     def log_points(self, number: int, points: Points) -> None:
-        """Add metrics to a trial's run; those that it has are left out."""
+        """Add points to a trial's run, except for those that it has."""
         self._trials.put_points(number, points)
 
     def finish_trial(
@@ -125,15 +125,15 @@ class Tracker:
         read: Callable[[], TrialResult | None] | None = None,
         files: Path | None = None,
     ) -> None:
-        """Close a trial's run, with the points that it lacks.
+        """Send the points that a trial's run lacks, and close the run.
 
         Args:
             number: The trial.
-            config: Its values.
-            result: How it ended.
+            config: Its configuration.
+            result: Its result.
             read: Reads its result, with all points, from its file; called from other threads. Without it, the points
                 of `result` are kept until MLflow has them.
-            files: Folder of the files that its module recorded itself; it need not exist.
+            files: Folder of the files that its module logged itself; it need not exist.
         """
         if read is None:
             self._trials.end(number, config, result, lambda: result.points, files)
@@ -146,12 +146,12 @@ class Tracker:
         self._trials.end(number, config, replace(result, points=()), points, files)
 
     def log_standing(self, finished: int, best: float | None, at: float) -> None:
-        """Add to the study's run how it stood when so many trials were finished.
+        """Log the progress of the study to its run: the number of finished trials and the best value.
 
         Args:
-            finished: How many.
+            finished: Number of finished trials, which is the step of the points.
             best: Value of the best of them.
-            at: When that was, in seconds since 1970.
+            at: When the last of them finished, in seconds since 1970.
         """
         points = [("trials_done", finished, float(finished))]
         if best is not None:
@@ -161,7 +161,7 @@ class Tracker:
     def log_study(
         self, table: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None, found: Sequence[str] = ()
     ) -> None:
-        """Write the table of finished trials, the best of them, and what was found in words, to the study's run."""
+        """Write the table of finished trials, the best one, and the findings as sentences, to the study's run."""
 
         def write() -> None:
             run = self._trials.by_number.get(best["number"]) if best is not None else None
@@ -178,35 +178,35 @@ class Tracker:
         self._study.put_file("trials.csv", lambda: csv_text(table))
 
     def log_test(self, test: TestResult) -> None:
-        """Write what the best trial reaches on the test data, to its run and to the study's."""
+        """Write the best trial's metrics on the test data, to its run and to the study's."""
         self._trials.put_metrics(test.trial, test.metrics, test.step)
         points = [(key, test.finished, value) for key, value in test.metrics.items()]
         self._study.put_points(points, int(time.time() * 1000))
 
     def log_system(self, values: Mapping[str, float]) -> None:
-        """Write how busy the machine is to the study's run, at the millisecond since the study began."""
-        if self._recorder.waiting > MOST_READINGS:
-            return  # MLflow is away: of so long a time only the beginning is kept
+        """Log system metrics to the study's run; the step is the number of milliseconds since the study began."""
+        if self._recorder.waiting > MAX_WAITING_READINGS:
+            return  # MLflow has been away for long: only the first readings are kept
         now = int(time.time() * 1000)
         points = [Metric(key, value, now, now - self._study.run.info.start_time) for key, value in values.items()]
 
         def write() -> bool:
-            if self._study.is_open:  # else no trial has begun: nothing is done in a study that is finished
+            if self._study.is_open:  # if no trial has begun, as in a finished study, nothing is written
                 self._client.log_batch(self.parent_id, metrics=points)
             return self._study.is_open
 
         self._study.put("system metrics", write, lane="system")
 
     def close(self, status: str, patience: float = PATIENCE_SECONDS) -> bool:
-        """Write what is left, and close the study's run; if nothing was done in it, it keeps its end.
+        """Write the waiting records, and close the study's run; a run in which no trial began keeps its end time.
 
         Args:
             status: MLflow status of the study's run.
-            patience: Seconds to wait for a store that takes nothing.
+            patience: Seconds to wait while the store takes nothing.
 
         Returns:
-            Whether everything was delivered, except for what MLflow cannot store. `missing` says what was not; the next
-            run of the study sends it.
+            Whether every record was delivered that MLflow can store. `missing` lists the others; the next run of the
+            study sends them.
         """
         return self._recorder.close(lambda: self._study.put_end(status), patience)
 

@@ -1,4 +1,4 @@
-"""The runs of trials in MLflow: each trial's records are a lane of their own, and what its run lacks is sent again."""
+"""The runs of trials in MLflow. Each trial's records have their own lane; records that a run lacks are sent again."""
 
 import csv
 import io
@@ -30,8 +30,8 @@ from tuner.tracking.study_run import MISSING_TAG, REPLACES_TAG, STUDY_TAG, Study
 __all__ = ["TRIAL_STATUS", "TrialRun", "TrialRuns", "csv_text"]
 
 BATCH = 1000
-MOST_WAITING = 100_000
-"""Points that wait in memory, at most; the others are read from their trial's result at its end."""
+MAX_WAITING_POINTS = 100_000
+"""Points that wait in memory, at most; others are read from the trial's result when the trial ends."""
 TRIAL_STATUS = {
     "complete": "FINISHED",
     "pruned": "KILLED",
@@ -39,12 +39,12 @@ TRIAL_STATUS = {
     "failed": "FAILED",
     "interrupted": "KILLED",
 }
-"""MLflow's status for each end of a trial; the tag `tuner.state` tells them all apart."""
+"""MLflow's status for each final state of a trial; the tag `tuner.state` has the exact one."""
 TRIAL_TAG, STATE_TAG = "tuner.trial", "tuner.state"
 ATTEMPT_TAG, FAILED_TAG = "tuner.attempt", "tuner.failed_trial"
-"""Of the run of a trial that was trained again because it had failed, and of the run that it had before."""
+"""Tags of the run of a retried trial, and of the run of its failed attempt."""
 REFUSED_TAG = "tuner.refused"
-"""Of a run that lacks records which MLflow cannot store: which ones, and why."""
+"""Tag of a run without the records that MLflow cannot store: which ones, and why."""
 
 
 def _nothing() -> None:
@@ -58,15 +58,15 @@ class TrialRun:
     Args:
         run_id: MLflow's identifier.
         start_time: In milliseconds since 1970.
-        artifacts: Where its artifacts are.
-        state: That of the trial; "running" for a run that is open, whatever its tag says.
+        artifacts: MLflow's artifact location.
+        state: State of the trial; "running" for an open run, whatever its tag says.
         sent: The points that it has; None if they are not known.
-        lacks: What it lacks that can be sent another time, and why.
-        refused: What MLflow cannot store of it, and why.
-        has_values: Whether its parameters and data are known to be there.
-        is_marked: Whether its run says that records are missing.
-        attempt: How often the trial had failed before this run.
-        waits: How many of its artifacts are not written yet.
+        lacks: Missing records that can be sent later, with the reasons (a dict used as an ordered set).
+        refused: Records that MLflow cannot store, with the reasons.
+        has_values: Whether its parameters and data set are known to be stored.
+        is_marked: Whether it has the tag `tuner.missing`.
+        attempt: How many times the trial had failed before this run.
+        waits: Number of its artifacts that are not written yet.
     """
 
     run_id: str
@@ -89,14 +89,14 @@ class TrialRun:
 
 @dataclass
 class _Batch:
-    """What became of the points of a record that was divided."""
+    """Counts of the points of a record that was split: taken and given up."""
 
     taken: int = 0
     given_up: int = 0
 
     @property
     def is_hopeless(self) -> bool:
-        """Return whether the store takes none of them."""
+        """Return whether the store seems to take none of them."""
         return self.given_up >= 3 and not self.taken
 
 
@@ -105,31 +105,31 @@ class TrialRuns:
 
     Args:
         config: The study.
-        study: Its run.
-        recorder: What writes to MLflow.
+        study: The study's run.
+        recorder: The writer.
     """
 
     def __init__(self, config: StudyConfig, study: StudyRun, recorder: Recorder) -> None:
         self._config, self._study, self._recorder = config, study, recorder
         self._client = recorder.client
-        self._replaced: dict[int, str] = {}  # runs that were deleted, or of attempts that failed
+        self._replaced: dict[int, str] = {}  # runs that were deleted, or whose attempt failed
         self._deleted: set[int] = set()
         self._attempts: dict[int, int] = {}
-        self._unsure: set[int] = set()  # trials whose run may be there, though the answer was lost
+        self._unsure: set[int] = set()  # trials whose run may have been created though the answer was lost
         self._lock = threading.Lock()
-        self._held = 0  # points that wait
-        self._left_out: set[int] = set()  # trials of which not every report waited
+        self._held = 0  # number of points that wait
+        self._left_out: set[int] = set()  # trials whose points were not all queued
         self.by_number = dict(self._find())
         for number, run in self.by_number.items():
             for what in run.refused:
                 recorder.lost_before(what, f"trial #{number}")
 
     def _find(self) -> Iterator[tuple[int, TrialRun]]:
-        """Yield the runs of trials that are in MLflow, and take note of the metrics that they have."""
+        """Yield the trials' runs in MLflow, and register the names of their metrics."""
         for run in find_children(self._client, self._study.experiment_id, self._study.run_id, ViewType.ALL):
             tags, info = run.data.tags, run.info
             if not tags.get(TRIAL_TAG, "").isdecimal():
-                continue  # another program put it there
+                continue  # from another program
             number = int(tags[TRIAL_TAG])
             self._study.names.use(run.data.metrics)
             if info.lifecycle_stage == LifecycleStage.DELETED:
@@ -143,15 +143,15 @@ class TrialRuns:
             found.refused = {tags[REFUSED_TAG]: None} if REFUSED_TAG in tags else {}
             yield number, found
 
-    # -- a trial's beginning, reports and end --------------------------------------------------------------------------
+    # -- start, reports and end of a trial -----------------------------------------------------------------------------
 
     def start(self, number: int, config: TrialConfig, attempt: int = 0) -> None:
-        """Open a trial's run, or the one that it had before it was cut short.
+        """Open a trial's run; an interrupted trial continues in the run that it has.
 
         Args:
             number: The trial.
-            config: Its values.
-            attempt: How often it has failed before; each attempt has a run.
+            config: Its configuration.
+            attempt: How many times it has failed before; each attempt has its own run.
         """
         self._attempts[number] = attempt
 
@@ -177,11 +177,11 @@ class TrialRuns:
         self._put_values(number, config)
 
     def put_points(self, number: int, points: Points) -> None:
-        """Add metrics to a trial's run; those that it has are left out."""
+        """Add points to a trial's run, except for those that it has."""
         with self._lock:
-            if self._held and self._held + len(points) > MOST_WAITING:
+            if self._held and self._held + len(points) > MAX_WAITING_POINTS:
                 self._left_out.add(number)
-                return  # MLflow is away; at its end the trial sends what is in its result
+                return  # MLflow is away; `end` sends the points from the trial's result
             self._held += len(points)
 
         def release() -> None:
@@ -191,7 +191,7 @@ class TrialRuns:
         self._recorder.put(number, self._points_record(number, lambda: points, _Batch(), release))
 
     def put_metrics(self, number: int, metrics: Mapping[str, float], step: int) -> None:
-        """Add what a trial reached on the test data to its run."""
+        """Add a trial's metrics on the test data to its run."""
 
         def write(run: TrialRun) -> None:
             names, at = self._study.names_of(metrics), run.start_time + step
@@ -208,20 +208,20 @@ class TrialRuns:
         points: Callable[[], Points | None],
         files: Path | None = None,
     ) -> None:
-        """Close a trial's run, with everything that it lacks.
+        """Send everything that a trial's run lacks, and close the run.
 
         Args:
             number: The trial.
-            config: Its values.
-            result: How it ended; its own points are not used.
-            points: Returns all of its points, from its result; None if that is gone. Called from other threads.
-            files: Folder of the files that its module recorded itself; it need not exist.
+            config: Its configuration.
+            result: Its result, whose points are not used.
+            points: Returns all of its points, from its result file; None if that is gone. Called from other threads.
+            files: Folder of the files that its module logged itself; it need not exist.
         """
 
         def stored() -> Points:
             found = points()
             if found is None and number in self._left_out:
-                self._lose("points", number, _nothing, RuntimeError("they were kept in a result that is gone"))
+                self._lose("points", number, _nothing, RuntimeError("the result that had them is gone"))
             return found or ()
 
         self._put_end(number, config, result, stored, files, again=True)
@@ -242,7 +242,7 @@ class TrialRuns:
             self._put_files(number, result, points, files)
             return is_new
 
-        def once_more() -> None:  # its run was deleted meanwhile: another one gets everything
+        def once_more() -> None:  # the run was deleted meanwhile: send everything to a new one
             if again:
                 self._put_end(number, config, result, points, files, again=False)
             else:
@@ -253,7 +253,7 @@ class TrialRuns:
             value = "" if result.value is None else f" {result.value:.4f}"
             self._client.update_run(run.run_id, name=storable(f"#{number} {config.schedule.name}{value}"))
             crash_point("run described")
-            self._client.set_terminated(run.run_id, TRIAL_STATUS[result.state])  # last: now it has everything
+            self._client.set_terminated(run.run_id, TRIAL_STATUS[result.state])  # last: a closed run is complete
             run.state = result.state
             if result.state != "interrupted":
                 run.sent = None
@@ -281,7 +281,7 @@ class TrialRuns:
         if replaced := self._replaced.get(number):
             tags[REPLACES_TAG] = replaced
         if number in self._deleted:
-            self._recorder.warn(f"the run of trial #{number} in MLflow was deleted; the trial gets another")
+            self._recorder.warn(f"the run of trial #{number} in MLflow was deleted; the trial gets a new one")
         name = storable(f"#{number} {config.schedule.name}")
         self._unsure.add(number)
         run = self._client.create_run(self._study.experiment_id, run_name=name, tags=tags)
@@ -295,7 +295,7 @@ class TrialRuns:
     # -- records -------------------------------------------------------------------------------------------------------
 
     def _put_values(self, number: int, config: TrialConfig, own: Mapping[str, str] = MappingProxyType({})) -> None:
-        """Add parameters and data to a trial's run, unless it is known to have them, and those of its module."""
+        """Add parameters and data set to a trial's run, unless it is known to have them, and the module's own."""
         values = {**self._config.described(number), **config.flat()}
         names = Names()
         names.add({**values, **own})
@@ -338,9 +338,9 @@ class TrialRuns:
 
         Args:
             number: The trial.
-            points: Returns them.
-            batch: What became of the record that they are a part of.
-            done: Called once, when they are written, divided or given up.
+            points: Returns the points.
+            batch: Counts of the record that they are a part of.
+            done: Called once, when they are written, split or given up.
             gone: Called if the run was deleted before.
         """
 
@@ -407,8 +407,8 @@ class TrialRuns:
 
         Args:
             number: The trial.
-            what: What it is, for messages.
-            write: Writes it to the run, and returns False if there was nothing to write.
+            what: Name of the record, for messages.
+            write: Writes it to the run; returns False if there was nothing to write.
             divide: Returns its parts.
             gone: Called if the run was deleted before it was written.
         """
@@ -433,7 +433,7 @@ class TrialRuns:
         return Record(attempt, partial(self._lose, what, number, gone), parts)
 
     def _lose(self, what: str, number: int, gone: Callable[[], None], error: Exception) -> None:
-        """Remember that a record cannot be written; see `_record`."""
+        """Note that a record cannot be written; see `_record`."""
         if isinstance(error, DeletedRunError):
             gone()
         elif not isinstance(error, NoRunError):
@@ -443,7 +443,7 @@ class TrialRuns:
                 (run.refused if is_final else run.lacks)[missing] = None
 
     def _mark(self, run: TrialRun) -> bool:
-        """Write to a run whether records are missing; return whether there was anything to write."""
+        """Write the tags about missing records to a run; return whether there was anything to write."""
         is_needed = bool(run.lacks or run.waits or run.is_marked or run.refused)
         lacks = "; ".join([*run.lacks, *([ARTIFACTS] if run.waits else [])])
         if lacks:
@@ -458,7 +458,7 @@ class TrialRuns:
     # -- files ---------------------------------------------------------------------------------------------------------
 
     def _put_files(self, number: int, result: TrialResult, points: Callable[[], Points], files: Path | None) -> None:
-        """Put files beside a trial's run: its traceback, its lr, and those that its module recorded itself."""
+        """Queue the artifacts of a trial's run: its traceback, its lr table, and the files of its module."""
         if files is not None and files.is_dir():
             self._put_file(number, "", lambda: files)
         if result.traceback:
@@ -470,7 +470,7 @@ class TrialRuns:
             rates = simplified(sorted({step: lr for key, step, lr in points() if key == "lr"}.items()))
             return csv_text([{"step": step, "lr": lr} for step, lr in rates]) if rates else None
 
-        self._put_file(number, LR_TABLE, table)  # MLflow draws a sample of a long curve; the file has every bend
+        self._put_file(number, LR_TABLE, table)  # MLflow samples long curves; the table has every change of slope
 
     def _put_file(self, number: int, name: str, content: Callable[[], str | Path | None]) -> None:
         run = self.by_number[number]
@@ -492,7 +492,7 @@ class TrialRuns:
             with self._lock:
                 run.waits -= 1
                 is_last = not run.waits
-            if is_last and self.by_number.get(number) is run:  # it may be closed, and say that they are missing
+            if is_last and self.by_number.get(number) is run:  # the closed run may still be marked as lacking them
                 self._recorder.put(number, self._record(number, END, self._mark))
 
         self._recorder.artifacts.put(number, Record(write, give_up))
