@@ -131,7 +131,7 @@ def test_a_metric_of_later_epochs_is_waited_for(write: Write, tmp_path: Path, mo
 def test_an_object_that_a_checkpoint_cannot_hold_is_told(write: Write, tmp_path: Path):
     rehearsal, (note,) = rehearsed(write("KeepsAThing"), tmp_path)
     assert rehearsal.faults == []
-    assert note.startswith("a trial cannot go on after an interruption")
+    assert note.startswith("a trial cannot continue after an interruption")
     assert "tests.toys.Thing" in note
 
 

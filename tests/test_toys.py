@@ -15,7 +15,7 @@ from tests import toys
 from tests.toys import STEPS
 from tuner.config.study import TrialConfig
 from tuner.protocol import Assignment, EpochReport, Group, StepReport, TrialResult, Verdict
-from tuner.training.own_records import OwnRecords
+from tuner.training.experiment_proxy import ExperimentProxy
 from tuner.training.run import MODEL_FILE, RESULT_FILE, read_result, run
 
 EPOCHS = 4
@@ -116,7 +116,7 @@ def test_a_metric_of_an_earlier_epoch_is_not_reported_again(tmp_path: Path):
     assert [point for point in result.points if point[0] == "rare"] == [("rare", 6, 0.5), ("rare", 18, 2.5)]
     assert [report.value for report in channel.reports] == [0.5, None, 2.5, None]
     assert (result.state, result.value) == ("complete", 2.5)
-    assert result.message == "rare was logged last in epoch 3, and is its value of that epoch"
+    assert result.message == "rare was last logged in epoch 3; its value is of that epoch"
 
 
 def test_a_metric_that_no_epoch_has_fails_the_trial_with_the_names_of_the_others(tmp_path: Path):
@@ -163,7 +163,7 @@ def test_a_module_makes_records_of_its_own_by_the_experiment_of_its_logger(tmp_p
 
 
 def test_what_the_experiment_of_the_logger_cannot_do_is_refused_by_name(tmp_path: Path):
-    run = OwnRecords(tmp_path, lambda key, value, step: None)
+    run = ExperimentProxy(tmp_path, lambda key, value, step: None)
     with pytest.raises(AttributeError, match=r"is the trial's run in MLflow, and has .*log_text.*, but not add_scalar"):
         run.add_scalar("loss", 1.0, 2)
     for outside in ("../a.txt", "/tmp/a.txt", "a/../../b", ""):
@@ -237,7 +237,7 @@ def test_a_checkpoint_that_cannot_be_loaded_is_told_when_the_first_one_is_saved(
     assert train(assignment(tmp_path, model), channel).state == "interrupted"
     (note,) = channel.notes
     assert what in note
-    assert "cannot go on after an interruption" in note
+    assert "cannot continue after an interruption" in note
     channel = Answers()
     assert train(assignment(tmp_path, model), channel).state == "complete"
     assert [report.epoch for report in channel.reports] == [1, 2, 3, 4]
@@ -262,7 +262,7 @@ def test_results_and_checkpoints_of_other_values_are_named_and_not_used(tmp_path
     assert result.points == train(assignment(tmp_path / "alone", "OnEpoch")).points
     notes: list[str] = []
     assert read_result(tmp_path, one.config, notes.append) is None
-    assert "is of other values of the trial" in notes[0]
+    assert "it belongs to other values of the trial" in notes[0]
     assert read_result(tmp_path, other.config).value == result.value
 
 

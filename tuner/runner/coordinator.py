@@ -25,8 +25,8 @@ from tuner.runner.group_size import ONE_BY_ONE, GroupSize, alike
 from tuner.storage.attributes import CONSTANT_LR
 from tuner.storage.study_store import StudyStore
 from tuner.tracking.tracker import Tracker
+from tuner.training.experiment_proxy import FILES
 from tuner.training.lightning_cli import lightning_config
-from tuner.training.own_records import FILES
 from tuner.training.run import MODEL_FILE, read_result
 
 __all__ = ["Coordinator"]

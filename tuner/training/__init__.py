@@ -1,1 +1,1 @@
-"""One group of trials, trained in one process."""
+"""Train one group of trials in one process."""

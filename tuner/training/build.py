@@ -1,4 +1,4 @@
-"""Builds what a trial is trained with: its data, its module and its Trainer, and no other place builds one."""
+"""Build the data, module and Trainer of a trial; no other module builds a Trainer."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,23 +28,23 @@ def build_model(config: TrialConfig, weights: Mapping[str, Any]) -> torch.nn.Mod
 
 
 def network_of(module: pl.LightningModule) -> torch.nn.Module:
-    """Return that of which a trial's weights are: the network that is named as its model, or the module that is."""
+    """Return the module whose weights a trial saves: the network of a `Classifier`, or the user's LightningModule."""
     return module.model if type(module) is Classifier else module
 
 
 def build_data(config: TrialConfig, seed: int | tuple[int, ...] | None = None) -> pl.LightningDataModule:
-    """Return a trial's data; with several seeds, those of trials that are trained as one model."""
+    """Return a trial's data; with several seeds, the data of trials that are trained as one model."""
     seed = config.seed if seed is None else seed
     data: pl.LightningDataModule = config.data.build("data", seed=seed, batches_per_epoch=config.trainer.batches)
     return data
 
 
 def build_module(config: TrialConfig, network: torch.nn.Module | None = None) -> pl.LightningModule:
-    """Return what is trained: a `Classifier` of the trial's network, or its model if that is a LightningModule.
+    """Return the module to train: a `Classifier` of the trial's network, or its model if that is a LightningModule.
 
     Args:
         config: The trial.
-        network: Its network, as it is made of the same seed; by default it is made.
+        network: A network that was built with the same seed; None to build one.
     """
     torch.manual_seed(config.seed)  # the initial weights
     optimizer, schedule = config.optimizer.build("optimizer"), config.schedule.build("schedule")
@@ -54,12 +54,12 @@ def build_module(config: TrialConfig, network: torch.nn.Module | None = None) ->
         if network is None:
             network = config.model.build("model")
         module = Classifier(network, optimizer, schedule, config.loss or "cross_entropy")
-    # Lightning converts only after it has restored a checkpoint, and would round what it restores.
+    # Lightning itself converts after it has restored a checkpoint, whose values would be rounded.
     return module.double() if config.trainer.precision == "64-true" else module
 
 
 def build_classifiers(configs: Sequence[TrialConfig]) -> list[Classifier]:
-    """Return a classifier for each trial; those of one seed share a network, since its making takes long."""
+    """Return a classifier for each trial; trials of one seed share a network, which is slow to build."""
     networks: dict[int, torch.nn.Module] = {}
     classifiers = []
     for config in configs:
@@ -78,15 +78,15 @@ def build_trainer(
     checkpoints: AtomicCheckpointIO | None = None,
     **changes: Any,
 ) -> pl.Trainer:
-    """Return a Trainer that trains as the trial says.
+    """Return the Trainer of a trial.
 
     Args:
         config: The trial.
         device: "cpu" or "cuda".
-        directory: The trial's.
-        callbacks: What takes part in the training.
-        logger: Where its metrics go.
-        checkpoints: What writes and reads checkpoints.
+        directory: The trial's directory.
+        callbacks: The training's callbacks.
+        logger: The training's logger; None for none.
+        checkpoints: Writes and reads checkpoints; None for `AtomicCheckpointIO`.
         changes: Arguments of the Trainer that replace those of the trial.
     """
     trainer = pl.Trainer(
@@ -96,12 +96,12 @@ def build_trainer(
         **{**trainer_arguments(config.trainer, device), **changes},
         callbacks=callbacks,
         logger=logger or False,
-        plugins=[checkpoints or AtomicCheckpointIO(), LightningEnvironment()],  # else a Slurm job is taken for its own
+        plugins=[checkpoints or AtomicCheckpointIO(), LightningEnvironment()],  # else Lightning takes over a Slurm job
         default_root_dir=directory,
         enable_checkpointing=any(isinstance(each, Checkpoint) for each in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    # Lightning would end a training in the middle of an epoch at SIGTERM; that is for the coordinator to do.
+    # Lightning would end a training in the middle of an epoch at SIGTERM; the coordinator handles signals instead.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     return trainer

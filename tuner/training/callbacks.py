@@ -1,4 +1,4 @@
-"""What the tuner hooks into a Lightning training: its history, its reports, its end."""
+"""Callbacks and loggers that the tuner adds to a Lightning training: history, reports and the end of the training."""
 
 import math
 import time
@@ -16,7 +16,7 @@ from pytorch_lightning.loggers.logger import Logger
 from lightning_modules import PlateauState, ScheduleLR
 from tuner.protocol import EpochReport, Point, StepReport, Verdict
 from tuner.text import cut
-from tuner.training.own_records import OwnRecords
+from tuner.training.experiment_proxy import ExperimentProxy
 
 __all__ = [
     "DivergenceStop",
@@ -25,7 +25,7 @@ __all__ = [
     "LastCallback",
     "LrLog",
     "MemoryLogger",
-    "PlateauCare",
+    "PlateauResume",
     "Predictions",
     "Reporter",
     "StepCheck",
@@ -33,16 +33,16 @@ __all__ = [
 
 
 class MemoryLogger(Logger):
-    """What Lightning asks of a logger that keeps metrics in memory; `log_metrics` is left to do."""
+    """Base of loggers that keep metrics in memory: everything that Lightning requires, except for `log_metrics`."""
 
     @property
     def name(self) -> str:
-        """Return a name, which Lightning asks for."""
+        """Return a name, which Lightning requires."""
         return "history"
 
     @property
     def version(self) -> int:
-        """Return a version, which Lightning asks for."""
+        """Return a version, which Lightning requires."""
         return 0
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
@@ -50,24 +50,24 @@ class MemoryLogger(Logger):
 
 
 class History(MemoryLogger):
-    """Every metric of a training, in memory, in the order it was logged; saved in and restored from checkpoints.
+    """Logger that keeps all metrics of a training in memory, in order. Checkpoints save and restore them.
 
     Args:
         folder: The trial's folder.
-        note: Shows a remark in the terminal.
+        note: Called with messages for the user.
     """
 
     def __init__(self, folder: Path, note: Callable[[str], None] = lambda text: None) -> None:
         super().__init__()
         self.points: list[Point] = []
         self.open = True
-        self.records = OwnRecords(folder, lambda key, value, step: self.log_metrics({key: value}, step))
+        self.records = ExperimentProxy(folder, lambda key, value, step: self.log_metrics({key: value}, step))
         self._note = note
         self._held: list[Point] | None = None
         self._refused: set[str] = set()
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append metrics, except Lightning's own `epoch`, and those of a whole epoch: `Reporter` adds these."""
+        """Append metrics, except Lightning's own `epoch`. `Reporter` adds the metrics of whole epochs."""
         if not self.open:
             return
         points = self.points if self._held is None else self._held
@@ -80,21 +80,21 @@ class History(MemoryLogger):
                     self._note(f"logs {key}, which is not a number and not recorded: {cut(repr(value))}")
 
     @property
-    def experiment(self) -> OwnRecords:
-        """Return the trial's run, for what a module of the user's records itself."""
+    def experiment(self) -> ExperimentProxy:
+        """Return the proxy of the trial's run, for a user's module that logs to it."""
         return self.records
 
     @property
     def run_id(self) -> str:
-        """Return what stands for the run's id, which MLflow gives."""
+        """Return a placeholder for the run id: only the coordinator knows MLflow's."""
         return "trial"
 
     def hold(self) -> None:
-        """Keep what is logged from here on apart, until `release`."""
+        """Keep metrics that are logged from now on apart, until `release`."""
         self._held = []
 
     def release(self, without: Collection[str]) -> None:
-        """Append what was kept apart, except the metrics of these names."""
+        """Append the metrics that were kept apart, except those with these names."""
         self.points += [point for point in self._held or () if point[0] not in without]
         self._held = None
 
@@ -111,7 +111,7 @@ class History(MemoryLogger):
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from the points of a checkpoint."""
+        """Restore the points from a checkpoint."""
         self.points = [
             (key, step, value)
             for key, series in state.items()
@@ -120,33 +120,33 @@ class History(MemoryLogger):
 
 
 class LrLog(pl.Callback):
-    """Log the lr of every step, for modules of the user's; of several optimizers, that of the first."""
+    """Logs the lr of every step, for user modules; with several optimizers, the lr of the first."""
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Log the lr that the coming update uses."""
+        """Log the lr of the coming update."""
         if optimizer is trainer.optimizers[0]:
             for logger in trainer.loggers:
                 logger.log_metrics({"lr": float(optimizer.param_groups[0]["lr"])}, step=trainer.global_step)
 
 
-class PlateauCare(pl.Callback):
-    """Feed the plateaus of a user's module what an interruption would lose, and report a plateau that gets no metric.
+class PlateauResume(pl.Callback):
+    """Makes plateau schedulers of a user's module resumable, and reports a plateau that gets no metric.
 
-    Lightning feeds a plateau (``"reduce_on_plateau": True``) after the last hook of an epoch, in which the checkpoint
-    is saved. So the checkpoint holds the metrics, and a training that goes on from it feeds them first.
+    Lightning passes the metric to a plateau scheduler (``"reduce_on_plateau": True``) after the last hook of an epoch,
+    in which the checkpoint is saved. So the checkpoint stores the metric, and a resumed training passes it first.
 
     Args:
-        note: Shows a remark in the terminal.
+        note: Called with messages for the user.
     """
 
     def __init__(self, note: Callable[[str], None]) -> None:
         self._note = note
-        self._unfed: dict[int, float] = {}
+        self._pending: dict[int, float] = {}
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep the metrics that Lightning is about to feed, by the index of the scheduler."""
+        """Store the metrics that Lightning is about to pass, by the index of the scheduler."""
         metrics = trainer.callback_metrics
         checkpoint["plateau_metrics"] = {
             index: float(metrics[config.monitor])
@@ -156,12 +156,12 @@ class PlateauCare(pl.Callback):
         }
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take the metrics of the checkpoint."""
-        self._unfed = checkpoint.get("plateau_metrics", {})
+        """Load the metrics from the checkpoint."""
+        self._pending = checkpoint.get("plateau_metrics", {})
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Feed them."""
-        for index, value in self._unfed.items():
+        """Pass the loaded metrics to the schedulers."""
+        for index, value in self._pending.items():
             module.lr_scheduler_step(trainer.lr_scheduler_configs[index].scheduler, value)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -175,9 +175,9 @@ class PlateauCare(pl.Callback):
 
 
 class DivergenceStop(pl.Callback):
-    """End a training whose loss is NaN or infinite: at once on a CPU, within `every` steps on a GPU.
+    """Ends a training whose loss is NaN or infinite: at once on a CPU, within `every` steps on a GPU.
 
-    Reading the loss makes the CPU wait for a GPU, so there it is read every `every` steps, and at the epoch's end.
+    Reading the loss makes the CPU wait for the GPU, so there it is read every `every` steps and at the end of an epoch.
     """
 
     def __init__(self, every: int = 32) -> None:
@@ -188,31 +188,31 @@ class DivergenceStop(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Look at the loss of a step."""
+        """Check the loss of a step."""
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        if loss is None:  # a module that optimises by hand need not tell
+        if loss is None:  # a module with manual optimization need not return it
             return
         finite = torch.isfinite(loss.detach()).all()
         self._finite = finite if self._finite is None else self._finite & finite
-        if self.looks(trainer, loss.device, batch_idx):
-            if not trainer.strategy.reduce_boolean_decision(bool(self._finite)):  # on all ranks, or it ends on all
+        if self.reads_after(trainer, loss.device, batch_idx):
+            if not trainer.strategy.reduce_boolean_decision(bool(self._finite)):  # false if it is on any rank
                 self.diverged_at = trainer.global_step - 1
                 trainer.should_stop = True
-                trainer.limit_val_batches = 0  # nothing of this training is worth validating
+                trainer.limit_val_batches = 0  # a diverged training needs no validation
             self._finite = None
 
-    def looks(self, trainer: pl.Trainer, device: torch.device, batch_idx: int) -> bool:
-        """Tell whether the losses are read after this batch."""
+    def reads_after(self, trainer: pl.Trainer, device: torch.device, batch_idx: int) -> bool:
+        """Return whether the losses are read after this batch."""
         return device.type == "cpu" or (batch_idx + 1) % self.every == 0 or trainer.is_last_batch
 
 
 class Predictions(pl.Callback):
-    """Keep what a network says to the test data, and the inputs that it is most wrong about.
+    """Keeps a network's outputs for the test data, and the inputs of its worst mistakes.
 
-    Of what is no classification, as a module of the user's need not be, only an example of the inputs is kept.
+    If a user's module is no classifier, only an example of the inputs is kept.
 
     Args:
-        keep: How many of these inputs.
+        keep: Number of worst mistakes to keep.
     """
 
     def __init__(self, keep: int = 36) -> None:
@@ -248,11 +248,11 @@ class Predictions(pl.Callback):
         self._labels.append(labels.cpu())
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Return what was kept.
+        """Return the kept tensors; those of a module that is no classifier are empty.
 
         Returns:
-            labels [n]; logits [n, classes]; worst, the indices of the worst mistakes, the worst first, and
-            worst_inputs; example, two inputs.
+            labels [n]; logits [n, classes]; worst [keep], indices of the worst mistakes, worst first, and their
+            worst_inputs [keep, ...]; example [2, ...], two inputs.
         """
         worst = torch.stack([inputs for *_, inputs in self._wrong]) if self._wrong else torch.empty(0)
         return {
@@ -265,10 +265,10 @@ class Predictions(pl.Callback):
 
 
 class StepCheck(pl.Callback):
-    """Time the steps of a training, count its parameters, and refuse batches and outputs that make no classifier.
+    """Times the steps of a training, counts its parameters, and checks the batches and outputs of a classifier.
 
     Args:
-        labels_are_classes: Whether a `Classifier` is trained, whose labels are the numbers of classes.
+        labels_are_classes: Whether a `Classifier` is trained, whose labels are class indices.
     """
 
     def __init__(self, labels_are_classes: bool) -> None:
@@ -281,7 +281,7 @@ class StepCheck(pl.Callback):
         self.parameters = sum(parameter.numel() for parameter in module.parameters())
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
-        """Look at the first batch and at what the network returns for it.
+        """Check the first batch and the network's outputs for it.
 
         Raises:
             ValueError: If they do not fit together.
@@ -295,7 +295,7 @@ class StepCheck(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keep the time of the fastest step: the first ones pay for what is set up once."""
+        """Keep the time of the fastest step: the first steps include one-time setup."""
         if module.device.type == "cuda":
             torch.cuda.synchronize(module.device)
         taken = time.perf_counter() - self._began
@@ -303,7 +303,7 @@ class StepCheck(pl.Callback):
 
 
 def _pair(batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    own = "a LightningModule of your own can take any"
+    own = "your own LightningModule can take any"
     if not (isinstance(batch, tuple | list) and len(batch) == 2):
         size = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
         kind = f"{type(batch).__name__}{size}"
@@ -328,20 +328,20 @@ def _check_outputs(outputs: Any, labels: torch.Tensor, all_labels: torch.Tensor)
 
 
 def _are_logits(outputs: Any, labels: Any) -> bool:
-    """Tell whether outputs are logits [n, classes] for labels [n]."""
+    """Return whether outputs are logits [n, classes] for labels [n]."""
     tensors = isinstance(outputs, torch.Tensor) and isinstance(labels, torch.Tensor)
     return tensors and outputs.ndim == 2 and labels.shape == outputs.shape[:1] and not labels.is_floating_point()
 
 
 class LastCallback(Checkpoint):
-    """A callback whose hooks run after those of every other callback and, at an epoch's end, of the module.
+    """Base of callbacks whose hooks run after those of all other callbacks and, at an epoch's end, of the module.
 
-    Lightning calls callbacks of this base last, so that they see what the module logs in its own
-    ``on_train_epoch_end``. A checkpoint that is saved there holds the other callbacks' states of the same epoch.
+    Lightning calls `Checkpoint` callbacks last, so they see the metrics that the module logs in its own
+    ``on_train_epoch_end``. A checkpoint that is saved there has the other callbacks' states of the same epoch.
     """
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Go to the end of the callbacks: those of the module have been added meanwhile."""
+        """Move to the end of the callbacks, after those that the module has added."""
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         trainer.callbacks = [*(each for each in callbacks if each is not self), self]  # type: ignore[attr-defined]
 
@@ -351,27 +351,27 @@ class EpochMetrics:
     """The metrics of an epoch.
 
     Args:
-        seen: Their values, as Lightning's ModelCheckpoint sees them.
-        points: Those that loggers get at the end of the epoch.
+        seen: The values that callbacks such as Lightning's ModelCheckpoint see.
+        points: The points that loggers get at the end of the epoch.
     """
 
     seen: dict[str, float] = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
 
     @classmethod
-    def alike(cls, metrics: Mapping[str, float], step: int) -> "EpochMetrics":
-        """Return metrics that callbacks and loggers see alike."""
+    def same_for_all(cls, metrics: Mapping[str, float], step: int) -> "EpochMetrics":
+        """Return metrics that callbacks and loggers both see."""
         return cls(dict(metrics), [(key, step, value) for key, value in metrics.items()])
 
     @property
     def names(self) -> list[str]:
-        """Return the names that loggers get."""
+        """Return the names of the metrics that loggers get."""
         return [key for key, _, _ in self.points]
 
     def add_running_loop(self, trainer: pl.Trainer) -> None:
-        """Add the metrics of the loop that is about to end: of the training epoch, or of its validation.
+        """Add the metrics of the loop that is about to end: the training epoch or its validation.
 
-        ``trainer.callback_metrics`` has those of earlier epochs as well, and does not tell which.
+        ``trainer.callback_metrics`` also has metrics of earlier epochs, and cannot tell them apart.
         """
         results, current = trainer._results, trainer.callback_metrics
         if results is None:
@@ -384,23 +384,23 @@ class EpochMetrics:
             self.seen |= {name: float(current[name]) for name in names if name in current}
             if metric.meta.on_epoch and metric.meta.logger:
                 logged[names[1]] = self.seen[names[1]]
-        step = int(logged.pop("step", trainer.global_step))  # Lightning, too, takes a metric of this name as the step
+        step = int(logged.pop("step", trainer.global_step))  # like Lightning, which uses a metric "step" as the step
         self.points += [(key, step, value) for key, value in logged.items()]
 
 
 class Reporter(LastCallback):
-    """Tell the coordinator about steps and epochs, save a checkpoint, and do what the answer says.
+    """Reports steps and epochs to the coordinator, saves checkpoints, and carries out the verdicts.
 
     Args:
         metric: The objective metric.
         history: The training's logger.
-        report: Called with an `EpochReport`, returns the verdict.
-        progress: Called with a `StepReport` now and then.
-        save: Called after an epoch that can be continued from, with its number and whether it must be saved.
-        best_epoch: In which direction the metric of the best epoch is looked for, whose value and weights are kept;
-            None for those of the last epoch.
-        has_diverged: Whether the training ends without a value because its loss is not finite.
-        trial: Digest of the trial's values, which the checkpoints carry.
+        report: Called with an `EpochReport`; returns the verdict.
+        progress: Called with a `StepReport` at most twice a second.
+        save: Called with the number of an epoch that can be continued from, and whether it must be saved.
+        best_epoch: Direction in which to look for the best epoch, whose value and weights are kept; None to keep those
+            of the last epoch.
+        has_diverged: Returns whether the training ends without a value because its loss is not finite.
+        trial: Digest of the trial's configuration, which is stored in its checkpoints.
     """
 
     PROGRESS_SECONDS = 0.5
@@ -418,13 +418,13 @@ class Reporter(LastCallback):
     ) -> None:
         self.metric, self.history, self.report, self.progress, self.save = metric, history, report, progress, save
         self.best_epoch, self.has_diverged, self.trial = best_epoch, has_diverged, trial
-        self.weights: dict[str, torch.Tensor] | None = None  # those of the best epoch
+        self.weights: dict[str, torch.Tensor] | None = None  # of the best epoch
         self.verdict: Verdict = "continue"
         self.value: float | None = None
         self.epochs = 0
-        self.valued_epoch = 0  # the last one that logged the objective
-        self.is_finite = True  # the objective, where it was logged last
-        self.names: set[str] = set()  # of all metrics that an epoch had
+        self.valued_epoch = 0  # the last epoch that logged the objective
+        self.is_finite = True  # whether the last objective was
+        self.names: set[str] = set()  # of all metrics of all epochs
         self.validated = False
         self._validation_batches: dict[int, int] = {}
         self._reported = 0
@@ -433,7 +433,7 @@ class Reporter(LastCallback):
         self._metrics = EpochMetrics()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the history, for the checkpoint."""
+        """Return the history and the progress, for the checkpoint."""
         state = {
             "trial": self.trial,
             "history": self.history.state(),
@@ -447,7 +447,7 @@ class Reporter(LastCallback):
         return state if self.weights is None else {**state, "weights": self.weights}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from the history of a checkpoint."""
+        """Restore history and progress from a checkpoint."""
         self.history.restore(state_dict["history"])
         for kind, values in state_dict.get("records", {}).items():
             getattr(self.history.records, kind).update(values)
@@ -458,24 +458,24 @@ class Reporter(LastCallback):
         self._validation_batches = state_dict.get("validation_batches", {})
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Record the epoch's metrics again."""
+        """Start recording metrics of the epoch."""
         self.history.open = True
         self._first_lr = None
         self._metrics = EpochMetrics()
 
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Count on, in a training that is resumed, the batches that are the steps of a validation's own metrics."""
+        """In a resumed training, continue the batch count that Lightning uses as the step of validation metrics."""
         self.validated = True
         seen = trainer.fit_loop.epoch_loop.val_loop._seen_batches_per_dataloader
         for index, count in self._validation_batches.items():
             seen[index] = max(seen[index], count)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Wait for what Lightning logs of the validation as a whole."""
+        """Hold back the metrics that Lightning logs for the whole validation."""
         self.history.hold()
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Take the metrics of the validation."""
+        """Add the metrics of the validation."""
         self._metrics.add_running_loop(trainer)
         self.history.release(without=self._metrics.names)
         self._validation_batches = dict(trainer.fit_loop.epoch_loop.val_loop._seen_batches_per_dataloader)
@@ -483,7 +483,7 @@ class Reporter(LastCallback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Tell how far the training is, at most twice a second."""
+        """Report the progress, at most twice a second."""
         if self._first_lr is None:
             self._first_lr = self._lr()
         now = time.monotonic()
@@ -494,7 +494,7 @@ class Reporter(LastCallback):
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Report the epoch, unless the training has diverged in it."""
         self._metrics.add_running_loop(trainer)
-        self.history.open = False  # Lightning itself logs these at another step, too late for the checkpoint
+        self.history.open = False  # Lightning logs these later, at another step and after the checkpoint
         goes_on = self.end_epoch(trainer, None if self.has_diverged() else self._metrics)
         if self.verdict in ("prune", "stop"):
             trainer.should_stop = True
@@ -502,22 +502,22 @@ class Reporter(LastCallback):
             self.save(self.epochs, self.verdict == "stop")
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Record what the module logs after its last epoch."""
+        """Record the metrics that the module logs after its last epoch."""
         self.history.open = True
 
     def end_epoch(self, trainer: pl.Trainer, metrics: EpochMetrics | None) -> bool:
-        """Record and report an epoch; return whether the training goes on from it, now or another time.
+        """Record and report an epoch; return whether the training continues from it, now or later.
 
         Args:
             trainer: The trainer at the end of the epoch.
-            metrics: The epoch's; None if the training diverged in it.
+            metrics: The epoch's metrics; None if the training diverged in it.
         """
         self.epochs = trainer.current_epoch + 1
         if metrics is None:
             return False
         value = metrics.seen.get(self.metric)
         self.history.points += metrics.points
-        if value is not None and self.metric not in metrics.names:  # a logger need not get it, but a study shows it
+        if value is not None and self.metric not in metrics.names:  # logged with logger=False, but the study shows it
             self.history.points.append((self.metric, trainer.global_step, value))
         self.names |= metrics.seen.keys()
         if value is not None:
@@ -525,7 +525,7 @@ class Reporter(LastCallback):
         if not self.is_finite:
             return False
         if value is not None:
-            self._take(value, trainer)
+            self._update_value(value, trainer)
         points = self.history.points[self._reported :]
         self._reported = len(self.history.points)
         last_lr = self._lr()
@@ -534,8 +534,8 @@ class Reporter(LastCallback):
         self.verdict = self.report(EpochReport(self.epochs, value, points, rose, self._step(trainer), is_last))
         return self.verdict == "stop" or (self.verdict == "continue" and not is_last)
 
-    def _take(self, value: float, trainer: pl.Trainer) -> None:
-        """Take the value of an epoch for the trial's; if the best epoch counts, only a better one, with its weights."""
+    def _update_value(self, value: float, trainer: pl.Trainer) -> None:
+        """Use an epoch's value as the trial's; if the best epoch counts, only if it is better, and keep its weights."""
         if self.best_epoch is None:
             self.value = value
             return
@@ -551,6 +551,6 @@ class Reporter(LastCallback):
     def _step(self, trainer: pl.Trainer) -> StepReport:
         try:
             total = max(0, int(trainer.estimated_stepping_batches))
-        except MisconfigurationException:  # the module changes how many batches make a step
+        except MisconfigurationException:  # the module changes the number of batches per step
             total = 0
         return StepReport(trainer.current_epoch, trainer.global_step, total, self._lr())

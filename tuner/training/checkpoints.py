@@ -1,8 +1,8 @@
-"""Checkpoints that are whole or absent, and are checked before they are used.
+"""Checkpoints that are written atomically and checked before they are used.
 
-A file is written beside its final name, flushed to the disk and renamed: a process killed at any moment leaves the old
-checkpoint or the new one. On loading, the archive's checksums are compared (torch does not) and only plain tensors and
-numbers are accepted.
+A file is written under a temporary name, flushed to disk and renamed, so a process killed at any moment leaves the old
+checkpoint or the new one. On loading, the archive's checksums are verified (torch does not do that) and only plain
+tensors and values are accepted.
 """
 
 import datetime
@@ -38,20 +38,20 @@ _log = logging.getLogger(__name__)
 _PLAIN_DATA = [
     np.ndarray,
     np.dtype,
-    np.float64(0).__reduce__()[0],  # what rebuilds a NumPy number, and an array
+    np.float64(0).__reduce__()[0],  # rebuilds a NumPy number; the next one, an array
     np.zeros(0).__reduce__()[0],
     *{type(np.dtype(code)) for code in np.typecodes["All"]},
     *(getattr(datetime, name) for name in ("date", "datetime", "time", "timedelta", "timezone")),
 ]
-"""Classes whose objects are values and nothing more, which torch does not know."""
+"""Classes of plain values that torch does not allow by default."""
 
 
 class DamagedCheckpointError(Exception):
-    """A checkpoint is not what was written, or cannot be used as it is."""
+    """A checkpoint is damaged, or cannot be used as it is."""
 
 
 class UnsafeCheckpointError(DamagedCheckpointError):
-    """A checkpoint is whole, but holds objects that could be loaded only by running code."""
+    """A checkpoint is intact, but contains objects that can be loaded only by running code."""
 
 
 UNUSED = ".unused"
@@ -61,7 +61,7 @@ def load_tensors(path: Path, map_location: Any = "cpu") -> Any:
     """Load a checkpoint of plain tensors and values.
 
     Raises:
-        UnsafeCheckpointError: If it holds anything that would have to run code.
+        UnsafeCheckpointError: If it contains objects that can be loaded only by running code.
         DamagedCheckpointError: If it is truncated or changed.
     """
     try:
@@ -71,47 +71,47 @@ def load_tensors(path: Path, map_location: Any = "cpu") -> Any:
             raise DamagedCheckpointError(f"{path}: the checksum of {damaged} is wrong")
         with torch.serialization.safe_globals(_PLAIN_DATA):
             if names := torch.serialization.get_unsafe_globals_in_checkpoint(path):
-                raise UnsafeCheckpointError(f"{path}: holds {', '.join(sorted(names))}")
+                raise UnsafeCheckpointError(f"{path}: contains {', '.join(sorted(names))}")
             return torch.load(path, map_location=map_location, weights_only=True)
     except DamagedCheckpointError:
         raise
     except pickle.UnpicklingError as error:
         raise UnsafeCheckpointError(f"{path}: {error}") from error
-    except Exception as error:  # zipfile, pickle and torch have a dozen kinds between them
+    except Exception as error:  # zipfile, pickle and torch raise a dozen kinds
         raise DamagedCheckpointError(f"{path}: {type(error).__name__}: {error}") from error
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's way to write and read checkpoints, made atomic and checked."""
+    """Lightning plugin that writes checkpoints atomically and checks them when it reads them."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write a checkpoint whole or not at all.
+        """Write a checkpoint atomically.
 
         Raises:
             DiskFullError: If there is no room for it.
-            UnsafeCheckpointError: If it holds anything that cannot be stored.
+            UnsafeCheckpointError: If it contains objects that cannot be pickled.
         """
-        checkpoint.pop("hyper_parameters", None)  # a module's arguments: any objects, and the trial's values have them
+        checkpoint.pop("hyper_parameters", None)  # may be any objects, and the trial's configuration has them anyway
         try:
             write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
-        except (AttributeError, TypeError, pickle.PicklingError) as error:  # pickle's words for a lambda, a lock ...
+        except (AttributeError, TypeError, pickle.PicklingError) as error:  # raised for a lambda, a lock ...
             raise UnsafeCheckpointError(f"{path}: {error}") from error
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
         """Load a checkpoint.
 
         Raises:
-            DamagedCheckpointError: If it is not what was written.
+            DamagedCheckpointError: If it is damaged or unsafe.
         """
         return load_tensors(Path(path), map_location or "cpu")
 
 
 class CheckpointPace:
-    """Says after which epochs a training is saved, so that a kill costs little, and so does saving.
+    """Decides after which epochs a training is saved, so that both a kill and saving cost little.
 
     Args:
-        every: Seconds from one checkpoint to the next, and to the first; more if saving took so long that it would take
-            more than a twentieth of the time. 0 for a checkpoint after every epoch, whatever it costs.
+        every: Seconds between checkpoints, and before the first one. The interval grows if saving would take more than
+            a twentieth of the time. 0 for a checkpoint after every epoch, whatever it costs.
     """
 
     SHARE = 0.05
@@ -121,12 +121,12 @@ class CheckpointPace:
         self._next = time.monotonic() + every
 
     def is_due(self) -> bool:
-        """Tell whether it is time for a checkpoint."""
+        """Return whether it is time for a checkpoint."""
         return time.monotonic() >= self._next
 
     @contextmanager
     def saving(self) -> Iterator[None]:
-        """Mark a checkpoint being written."""
+        """Context manager to write a checkpoint in; it measures the time."""
         began = time.monotonic()
         yield
         ended = time.monotonic()
@@ -139,12 +139,12 @@ def checkpoint_name(epoch: int) -> str:
 
 
 def has_checkpoint(directory: Path) -> bool:
-    """Tell whether a trial has left a checkpoint, whole or not."""
+    """Return whether a trial has a checkpoint, intact or not."""
     return bool(_checkpoints(directory))
 
 
 def remove_checkpoints(directory: Path, keep: int = 0) -> None:
-    """Remove a trial's checkpoints but for the newest."""
+    """Remove a trial's checkpoints, except for the newest `keep`."""
     for checkpoint in _checkpoints(directory)[keep:]:
         checkpoint.unlink()
     if not keep:
@@ -157,14 +157,14 @@ def common_checkpoint(
     is_of_trial: Callable[[Path, Any], bool] = lambda directory, checkpoint: True,
     note: Callable[[str], None] = _log.warning,
 ) -> str | None:
-    """Return the name of the newest checkpoint that every trial can go on from; None if there is none.
+    """Return the name of the newest checkpoint that every trial can continue from; None if there is none.
 
-    A damaged checkpoint is removed. One that is whole and cannot be used gets another name.
+    A damaged checkpoint is removed. An intact one that cannot be used is renamed.
 
     Args:
         directories: Folders of the trials.
         is_of_trial: Called with a folder and a checkpoint in it; returns whether it was saved with the trial's values.
-        note: Called with what was found wrong.
+        note: Called with the reason why a checkpoint is not used.
     """
     for directory in directories:
         for leftover in directory.glob("*.tmp"):
@@ -176,9 +176,9 @@ def common_checkpoint(
                 return True
             note(f"{checkpoint} is not used: it was saved with other values of the trial")
         except UnsafeCheckpointError as error:
-            note(f"{error}, so the trial cannot go on from it: to load that, code would have to run")
+            note(f"{error}, so the trial cannot continue from it: loading it would run code")
         except DamagedCheckpointError as error:
-            note(f"{error}; the checkpoint before it is used")
+            note(f"{error}; the previous checkpoint is used")
             checkpoint.unlink()
             return False
         checkpoint.rename(f"{checkpoint}{UNUSED}")
@@ -192,5 +192,5 @@ def common_checkpoint(
 
 
 def _checkpoints(directory: Path) -> list[Path]:
-    """Return the checkpoints of a trial, the newest first."""
+    """Return the checkpoints of a trial, newest first."""
     return sorted(directory.glob("epoch-*.ckpt"), reverse=True)

@@ -15,13 +15,15 @@ PACKAGES_OF_TRAINING = ("lr-tuner", "torch", "pytorch-lightning")
 
 
 def training_conditions(device: str, precision: str, ranks: int, fused: int) -> dict[str, str | int]:
-    """Return what the result of a training depends on beside the trial's configuration, in the process that trains.
+    """Return the conditions, besides the trial's configuration, that the result of a training depends on.
+
+    Call it in the process that trains.
 
     Args:
         device: "cpu" or "cuda".
-        precision: Lightning's precision, "auto" resolved.
-        ranks: Processes that train together.
-        fused: Trials that are trained as one model.
+        precision: Lightning's precision, with "auto" resolved.
+        ranks: Number of processes that train together.
+        fused: Number of trials that are trained as one model.
     """
     import torch
 
@@ -37,12 +39,12 @@ def training_conditions(device: str, precision: str, ranks: int, fused: int) -> 
 
 
 def on_cpu(setup: Mapping[str, Any]) -> bool:
-    """Tell whether what `training_conditions` returned, or nothing at all, speaks of a training on a CPU."""
+    """Return whether stored `training_conditions` are of a training on a CPU; true if there are none."""
     return bool(setup.get("device", CPU) == CPU)
 
 
 def versions(packages: Sequence[str] = PACKAGES_OF_TRAINING) -> dict[str, str]:
-    """Return the versions of Python and of packages that are installed."""
+    """Return the versions of Python and of the packages that are installed."""
     versions = {"python": platform.python_version()}
     for package in packages:
         with contextlib.suppress(metadata.PackageNotFoundError):  # run from a folder that is not installed
@@ -51,10 +53,10 @@ def versions(packages: Sequence[str] = PACKAGES_OF_TRAINING) -> dict[str, str]:
 
 
 def gpu_names(gpus: Sequence[str]) -> list[str]:
-    """Return the names of GPUs for people, in a process that has not used any and is to use no others.
+    """Return the display names of GPUs. It limits this process, which must not have used CUDA yet, to these GPUs.
 
     Args:
-        gpus: The GPUs by the names that CUDA_VISIBLE_DEVICES takes.
+        gpus: The GPUs, as in CUDA_VISIBLE_DEVICES.
     """
     import torch
 
@@ -63,7 +65,7 @@ def gpu_names(gpus: Sequence[str]) -> list[str]:
 
 
 def device_name(device: str) -> str:
-    """Return the name of a device, such as ``cuda:0`` or ``cpu``, for people."""
+    """Return the display name of a device, such as ``cuda:0`` or ``cpu``."""
     if not device.startswith("cuda"):
         return CPU
     import torch

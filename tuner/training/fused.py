@@ -1,4 +1,4 @@
-"""A group of trials in one Trainer: what `callbacks` and `checkpoints` do for one trial, for each of them."""
+"""Callbacks and checkpoints of a group of trials in one Trainer; each trial gets what it would get alone."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ __all__ = ["FusedCheckpointIO", "FusedHistory", "FusedReporter", "FusedTrial"]
 
 @dataclass
 class FusedTrial:
-    """One of the trials.
+    """One trial of the group.
 
     Args:
         seed: Its seed.
         history: Its metrics.
-        reporter: What tells the coordinator about it.
-        diverged_at: Step of its first loss that was not finite.
+        reporter: Its reporter.
+        diverged_at: Step of its first loss that was not finite; None if all were.
     """
 
     seed: int
@@ -33,7 +33,7 @@ class FusedTrial:
 
 
 class FusedHistory(MemoryLogger):
-    """Hands each trial's lr to its own history; `FusedReporter` adds the metrics of the epochs."""
+    """Logger that passes each trial's lr to the trial's history; `FusedReporter` adds the metrics of the epochs."""
 
     def __init__(self, trials: Mapping[str, FusedTrial]) -> None:
         super().__init__()
@@ -48,11 +48,11 @@ class FusedHistory(MemoryLogger):
 
 
 class FusedReporter(LastCallback):
-    """Seed, watch and report each trial as if it were alone, and let it leave when it is over.
+    """Seeds, watches and reports each trial as if it were alone, and removes it from the group when it is over.
 
     Args:
         trials: The trials by name.
-        save: Called after an epoch that can be continued from, with its number and whether it must be saved.
+        save: Called with the number of an epoch that can be continued from, and whether it must be saved.
         leave: Called with the name of a trial that has diverged or is pruned, at the end of its last epoch.
     """
 
@@ -70,12 +70,12 @@ class FusedReporter(LastCallback):
         return {name: trial.reporter.state_dict() for name, trial in self.trials.items()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from those of a checkpoint."""
+        """Restore the states from a checkpoint."""
         for name, trial in self.trials.items():
             trial.reporter.load_state_dict(state_dict[name])
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Let each trial's epoch begin."""
+        """Start the epoch of each trial."""
         for name in _fused(module).live:
             self.trials[name].reporter.on_train_epoch_start(trainer, module)
 
@@ -90,11 +90,11 @@ class FusedReporter(LastCallback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Let trials leave whose loss is not finite, and tell how far the others are."""
+        """Remove trials whose loss is not finite, and report the progress of the others."""
         fused = _fused(module)
         finite = torch.isfinite(outputs["losses"])
         self._finite = finite if self._finite is None else self._finite & finite
-        if self._divergence.looks(trainer, finite.device, batch_idx):
+        if self._divergence.reads_after(trainer, finite.device, batch_idx):
             for name, is_finite in zip(fused.names, self._finite.tolist(), strict=True):
                 if not is_finite and name in fused.live:
                     self.trials[name].diverged_at = trainer.global_step - 1
@@ -102,16 +102,16 @@ class FusedReporter(LastCallback):
             self._finite = None
             if not fused.live:
                 trainer.should_stop = True
-                trainer.limit_val_batches = 0  # nothing of this training is worth validating
+                trainer.limit_val_batches = 0  # no trial is left to validate
         for name in fused.live:
             self.trials[name].reporter.on_train_batch_end(trainer, module, outputs, batch, batch_idx)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Report each trial's epoch, save what is to be continued, and part with the others."""
+        """Report each trial's epoch, save the trials that continue, and remove the others."""
         fused = _fused(module)
         train, val = fused.metrics("train"), fused.metrics("val")
         metrics = {
-            name: EpochMetrics.alike(val.get(name, {}) | train[name], trainer.global_step) for name in fused.live
+            name: EpochMetrics.same_for_all(val.get(name, {}) | train[name], trainer.global_step) for name in fused.live
         }
         self.continuing = [
             name for name in fused.names if self.trials[name].reporter.end_epoch(trainer, metrics.get(name))
@@ -130,18 +130,18 @@ class FusedReporter(LastCallback):
 
 
 class FusedCheckpointIO(AtomicCheckpointIO):
-    """Writes for each trial such a checkpoint as it would leave alone, into its own directory; and reads them together.
+    """Writes one checkpoint per trial into the trial's directory, as if it were alone, and reads them together.
 
     Args:
-        directories: Where each trial's checkpoints belong. Of the paths that are asked for, the names count.
-        wanted: Called for the names of the trials whose checkpoints are to be written.
+        directories: Directory of each trial. Of a path that Lightning passes, only the file name is used.
+        wanted: Returns the names of the trials whose checkpoints are to be written.
     """
 
     def __init__(self, directories: Mapping[str, Path], wanted: Callable[[], Sequence[str]]) -> None:
         self.directories, self.wanted = directories, wanted
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write the trials' checkpoints, each whole or not at all."""
+        """Write the trials' checkpoints, each atomically."""
         states = checkpoint["callbacks"][FusedReporter.__qualname__]
         wanted = self.wanted()
         for name, alone in split_checkpoint(checkpoint):
@@ -153,7 +153,7 @@ class FusedCheckpointIO(AtomicCheckpointIO):
         """Load the trials' checkpoints.
 
         Raises:
-            DamagedCheckpointError: If one is not what was written.
+            DamagedCheckpointError: If one is damaged or unsafe.
         """
         alone = {
             name: super(FusedCheckpointIO, self).load_checkpoint(

@@ -1,4 +1,4 @@
-"""A trial as a configuration of Lightning's LightningCLI: what `best.yaml` holds."""
+"""A trial as a configuration of Lightning's LightningCLI: the content of `best.yaml`."""
 
 import dataclasses
 import inspect
@@ -17,14 +17,14 @@ _KINDS = ("model", "optimizer", "schedule")
 
 
 def lightning_config(config: TrialConfig, objective: Objective, setup: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what ``python -m lightning_modules fit --config ...`` trains the same trial by.
+    """Return the configuration with which ``python -m lightning_modules fit --config ...`` trains the same trial.
 
     On a CPU, with the same number of threads, it ends with the very same weights.
 
     Args:
         config: The trial.
-        objective: What the study looks for; if that is the best epoch, its checkpoint is kept.
-        setup: What `conditions.training_conditions` recorded of its training; the precision is taken from there.
+        objective: The study's objective; if it is the best epoch, that epoch's checkpoint is kept.
+        setup: The stored `training_conditions` of the trial, which have its precision.
     """
     config = as_trained(config, setup)
     parts = {kind: _described(kind, getattr(config, kind)) for kind in _KINDS}
@@ -37,8 +37,8 @@ def lightning_config(config: TrialConfig, objective: Objective, setup: Mapping[s
             "init_args": {"model": model, **parts, "loss": config.loss},
         }
     data = _described("data", config.data)
-    told = {"seed": config.seed, "batches_per_epoch": config.trainer.batches}
-    data["init_args"] |= registry.accepted("data", config.data.name, told)
+    extra = {"seed": config.seed, "batches_per_epoch": config.trainer.batches}
+    data["init_args"] |= registry.accepted("data", config.data.name, extra)
     callbacks = [{"class_path": "lightning_modules.EpochSeed", "init_args": {"seed": config.seed}}]
     if objective.epoch == "best":
         mode = "max" if objective.direction == "maximize" else "min"
@@ -49,11 +49,11 @@ def lightning_config(config: TrialConfig, objective: Objective, setup: Mapping[s
 
 
 def as_trained(config: TrialConfig, setup: Mapping[str, Any]) -> TrialConfig:
-    """Return a trial with the precision that it was trained with, which "auto" alone does not tell.
+    """Return a trial with the precision that it was trained with, in place of "auto".
 
     Args:
         config: The trial.
-        setup: What `conditions.training_conditions` recorded of its training.
+        setup: The stored `training_conditions` of the trial.
     """
     if precision := setup.get("precision"):
         return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, precision=precision))
@@ -61,7 +61,7 @@ def as_trained(config: TrialConfig, setup: Mapping[str, Any]) -> TrialConfig:
 
 
 def trainer_arguments(config: TrainerConfig, device: str) -> dict[str, Any]:
-    """Return what a trial tells Lightning's Trainer, whoever builds it."""
+    """Return the arguments of Lightning's Trainer that depend on the trial alone."""
     return {
         "max_epochs": config.evaluations,
         "limit_train_batches": config.batches,
@@ -75,7 +75,7 @@ def trainer_arguments(config: TrainerConfig, device: str) -> dict[str, Any]:
 
 
 def resolve_precision(precision: str, device: str) -> str:
-    """Return the precision that "auto" stands for on a device: bf16-mixed where it computes in it, else 32-true."""
+    """Return the precision that "auto" means on a device: bf16-mixed if the hardware supports it, else 32-true."""
     if precision != "auto":
         return precision
     if device == "cuda":
@@ -88,12 +88,12 @@ def resolve_precision(precision: str, device: str) -> str:
 
 
 def _torch_optimizer(config: TrialConfig) -> dict[str, Any]:
-    """Return the optimizer as one of torch's: what LightningCLI gives to a module that asks for a maker of them."""
+    """Return the torch optimizer's class and arguments, as LightningCLI passes them to a module that builds it."""
     optimizer = registry.sample_optimizer(config.optimizer.build("optimizer"))
     known, cls = inspect.signature(type(optimizer)).parameters, type(optimizer)
     changed = {key: value for key, value in optimizer.defaults.items() if key in known and known[key].default != value}
     if config.trainer.gradient_clip_val is not None:
-        changed.pop("fused", None)  # for one of torch's with it, Lightning does not clip in mixed precision
+        changed.pop("fused", None)  # with it, Lightning does not clip torch's optimizers in mixed precision
     values = {key: list(value) if isinstance(value, tuple) else value for key, value in changed.items()}
     return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": values}
 
@@ -103,7 +103,7 @@ def _described(kind: str, component: Any) -> dict[str, Any]:
 
 
 def _with_class(kind: str, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a component as ``{class_path: ..., init_args: ...}``, schedules inside of it likewise."""
+    """Return a component as ``{class_path: ..., init_args: ...}``, including nested schedules."""
     target = registry.resolve(kind, name)
     path = f"{target.__module__}.{target.__qualname__}"
     if target.__module__.startswith("lightning_modules."):

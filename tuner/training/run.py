@@ -1,7 +1,7 @@
-"""Trains a group of trials.
+"""Train a group of trials.
 
-A trial's directory holds its resumable checkpoints, what it printed, and in the end `result.json`: once that file is
-there the trial is over, whatever becomes of the process. It is written after the weights, whole or not at all.
+A trial's directory holds its checkpoints, its output and, at the end, `result.json`. That file is the commit point:
+once it exists the trial is over, whatever happens to the process. It is written after the weights, atomically.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ from tuner.process import crash_point
 from tuner.protocol import Assignment, Channel, ChannelClosedError, EpochReport, Group, StepReport, TrialResult, Verdict
 from tuner.training import distributed
 from tuner.training.build import build_classifiers, build_data, build_module, build_trainer, network_of
-from tuner.training.callbacks import DivergenceStop, History, LrLog, PlateauCare, Predictions, Reporter, StepCheck
+from tuner.training.callbacks import DivergenceStop, History, LrLog, PlateauResume, Predictions, Reporter, StepCheck
 from tuner.training.checkpoints import (
     CheckpointPace,
     DamagedCheckpointError,
@@ -64,15 +64,15 @@ _log = logging.getLogger(__name__)
 
 
 def run(group: Group, channel: Channel, device: str = "cpu") -> list[TrialResult]:
-    """Do a group's task, in this process; with others, if `distributed.join` was called in all of them.
+    """Run a group's task in this process; together with the other ranks if `distributed.join` was called.
 
     Args:
-        group: What to do.
-        channel: Where to report; the verdicts come from there.
+        group: The task and its trials.
+        channel: Channel to the coordinator, for reports and verdicts.
         device: "cpu" or "cuda".
 
     Returns:
-        One result for each trial, in order. Those of a training that is over are in its directory too.
+        One result for each trial, in order. The results of finished trainings are in the trials' directories too.
     """
     _silence_libraries()
     if group.task == "test":
@@ -94,7 +94,7 @@ def run(group: Group, channel: Channel, device: str = "cpu") -> list[TrialResult
 
 @dataclass(frozen=True)
 class _Stored:
-    """A result as its file holds it, with the digest of the values that the trial was trained with."""
+    """Content of a result file: the result, and the digest of the trial's configuration."""
 
     trial: str
     result: TrialResult
@@ -113,12 +113,12 @@ def _checksum(content: Mapping[str, Any]) -> str:
 
 
 def read_result(directory: Path, config: TrialConfig, note: Callable[[str], None] = _log.warning) -> TrialResult | None:
-    """Return the result of a trial that is over; None if there is none that is whole and of the trial's values.
+    """Return the result of a finished trial; None if it is missing, damaged, or belongs to another configuration.
 
     Args:
-        directory: The trial's.
-        config: Its values.
-        note: Called with what is wrong with a result that is not used.
+        directory: The trial's directory.
+        config: The trial's configuration.
+        note: Called with the reason why a result is not used.
     """
     path = directory / RESULT_FILE
     try:
@@ -126,19 +126,19 @@ def read_result(directory: Path, config: TrialConfig, note: Callable[[str], None
         if "checksum" in content:
             if content.pop("checksum") != _checksum(content):
                 raise ValueError("its checksum is wrong")
-        else:  # as earlier versions wrote it
+        else:  # written by an earlier version
             content = {"trial": config.digest, "result": content}
         stored = _STORED.validate_json(json.dumps(content), strict=True)
         is_number = stored.result.value is not None and math.isfinite(stored.result.value)
         if not is_number and (stored.result.value is not None or stored.result.state == "complete"):
-            raise ValueError(f"{stored.result.value} is no value of a trial that is {stored.result.state}")
+            raise ValueError(f"a trial that is {stored.result.state} cannot have the value {stored.result.value}")
     except FileNotFoundError:
         return None
     except (AttributeError, TypeError, ValueError) as error:
         note(f"{path} is damaged ({in_a_line(error)}); its trial is trained again")
         return None
     if stored.trial != config.digest:
-        note(f"{path} is not used: it is of other values of the trial, which is trained again")
+        note(f"{path} is not used: it belongs to other values of the trial, which is trained again")
         return None
     return stored.result
 
@@ -151,8 +151,8 @@ def _train(assignment: Assignment, channel: Channel, device: str, checkpoint_eve
         return _disk_is_full(error)
     except SIGTERMException:
         raise
-    except (Exception, SystemExit, KeyboardInterrupt) as error:  # of user code: the trial fails, the study goes on
-        if _is_of_a_process(error):
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # from user code: the trial fails, the study goes on
+        if _lost_a_process(error):
             raise
         result = _failed(error, assignment.config)
     return _conclude(assignment, result, started, device)
@@ -160,23 +160,23 @@ def _train(assignment: Assignment, channel: Channel, device: str, checkpoint_eve
 
 def _failed(error: BaseException, config: TrialConfig) -> TrialResult:
     if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
-        error = error.__context__  # Lightning turns the one into the other
-    # Printable, since not every database and file takes every text, and user code can put anything into an error.
+        error = error.__context__  # Lightning converts the one into the other
+    # User code can put any text into an error, and not every database and file can store every text.
     return TrialResult(
         "failed", message=printable(_message(error, config)), traceback=printable(traceback.format_exc())
     )
 
 
 def _conclude(assignment: Assignment, result: TrialResult, started: float, device: str, fused: int = 1) -> TrialResult:
-    """Commit the result of a trial, unless it is to be continued."""
+    """Commit the result of a trial, unless it was interrupted."""
     name = (
         f"{distributed.world_size()} x {device_name(device)}" if distributed.world_size() > 1 else device_name(device)
     )
     precision = resolve_precision(assignment.config.trainer.precision, device)
     conditions = training_conditions(device, precision, distributed.world_size(), fused)
     result = dataclasses.replace(result, seconds=time.monotonic() - started, device=name, setup=conditions)
-    speaks = distributed.is_rank_zero() or result.state == "failed"  # a trial fails, whichever of its ranks does
-    if speaks and result.state != "interrupted":
+    writes = distributed.is_rank_zero() or result.state == "failed"  # the rank that failed may be any
+    if writes and result.state != "interrupted":
         if result.traceback:
             write_atomically(assignment.directory / TRACEBACK_FILE, lambda file: file.write(result.traceback.encode()))
         _write_result(assignment, result)
@@ -186,24 +186,24 @@ def _conclude(assignment: Assignment, result: TrialResult, started: float, devic
 
 
 def _disk_is_full(error: DiskFullError) -> TrialResult:
-    return TrialResult("interrupted", message=f"the disk is full: {error}")  # it goes on when there is room
+    return TrialResult("interrupted", message=f"the disk is full: {error}")  # can continue when there is room
 
 
-def _is_of_a_process(error: BaseException) -> bool:
-    """Return whether a process is gone: the coordinator, or one that loads data or trains the same trial."""
+def _lost_a_process(error: BaseException) -> bool:
+    """Return whether an error means that a process is gone: the coordinator, a data loader's worker or a rank."""
     if isinstance(error, ChannelClosedError):
         return True
     loads_data = f"{Path(torch.utils.data.__file__).parent}/"
     frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
     if any(frame.startswith(loads_data) for frame in frames) and not place_of(error):  # not in the user's own code
-        is_told = frames[-1].startswith(loads_data) and "DataLoader worker (pid" in in_a_line(error)
-        if is_told or isinstance(error, ConnectionError | EOFError):
+        is_reported = frames[-1].startswith(loads_data) and "DataLoader worker (pid" in in_a_line(error)
+        if is_reported or isinstance(error, ConnectionError | EOFError):
             return True
     return isinstance(error, Exception) and distributed.world_size() > 1 and distributed.lost_a_rank(error)
 
 
 def _message(error: BaseException, config: TrialConfig) -> str:
-    """Return what went wrong and where, in a line; if it was memory, with the sizes that matter."""
+    """Return an error and its place on one line; if memory ran out, with the sizes of model and data."""
     message = f"{in_a_line(error)}{place_of(error)}"
     if is_out_of_memory(error):
         sizes = {**config.data.arguments, **config.model.arguments}
@@ -224,10 +224,10 @@ def _fit(
 
     Args:
         assignment: The trial.
-        channel: Where it reports.
+        channel: Channel to the coordinator.
         device: "cpu" or "cuda".
-        checkpoint_every: Seconds that it goes on without a checkpoint.
-        watching: Further callbacks.
+        checkpoint_every: Seconds between checkpoints.
+        watching: Additional callbacks.
         changes: Arguments of the Trainer that replace those of the trial.
     """
     config, directory = assignment.config, assignment.directory
@@ -244,7 +244,7 @@ def _fit(
     if isinstance(module, Classifier):
         callbacks.append(Bf16LinearSpeedup())
     else:
-        callbacks += [LrLog(), PlateauCare(_noted(assignment, channel))]
+        callbacks += [LrLog(), PlateauResume(_noted(assignment, channel))]
     saver.trainer = trainer = build_trainer(config, device, directory, callbacks, history, **changes)
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint and directory / checkpoint, weights_only=True)
     was_asked_to_stop = reporter.verdict == "stop"
@@ -256,8 +256,8 @@ def _fit(
     return result
 
 
-class _Audience:
-    """The channel of a rehearsal: it ends the training once the objective was logged, after a second epoch."""
+class _RehearsalChannel:
+    """The channel of a rehearsal: it ends the training when the objective was logged, after two epochs or more."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -278,7 +278,7 @@ class _Audience:
 
 
 def _rehearse(assignment: Assignment, channel: Channel, device: str) -> TrialResult:
-    """Take a few steps of a trial, validate a batch of it, save it and load that again, to find out what is wrong."""
+    """Train a few steps of a trial, validate one batch, and save and load a checkpoint, to find errors early."""
     config = assignment.config
     check = StepCheck(labels_are_classes=config.loss is not None)
     batches = min(REHEARSED_STEPS * config.trainer.accumulate_grad_batches, config.trainer.batches or 2**31)
@@ -288,11 +288,11 @@ def _rehearse(assignment: Assignment, channel: Channel, device: str) -> TrialRes
         "limit_val_batches": 1,
     }
     try:
-        result = _fit(assignment, _Audience(channel), device, 0.0, [check], **length)
+        result = _fit(assignment, _RehearsalChannel(channel), device, 0.0, [check], **length)
     except SIGTERMException:
         raise
-    except (Exception, SystemExit, KeyboardInterrupt) as error:  # of user code
-        if isinstance(error, DiskFullError) or _is_of_a_process(error):
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # from user code
+        if isinstance(error, DiskFullError) or _lost_a_process(error):
             raise
         result = _failed(error, config)
     if result.state == "failed" and not result.traceback and config.trainer.evaluations > REHEARSED_EPOCHS:
@@ -301,39 +301,39 @@ def _rehearse(assignment: Assignment, channel: Channel, device: str) -> TrialRes
 
 
 class _Saver:
-    """Saves a training after its epochs, when a checkpoint is due or must be.
+    """Saves checkpoints at the end of epochs, when one is due or required.
 
     Args:
-        assignments: The trials that are trained in it.
-        every: Seconds that it goes on without a checkpoint.
-        channel: Where a checkpoint that cannot be loaded is reported.
+        assignments: The trials of the training.
+        every: Seconds between checkpoints.
+        channel: Channel for the report that a checkpoint cannot be loaded.
     """
 
     def __init__(self, assignments: Sequence[Assignment], every: float, channel: Channel) -> None:
         self.trainer: pl.Trainer
         self._assignments, self._channel = assignments, channel
         self._pace = CheckpointPace(every)
-        self._is_tried = self._is_hopeless = False
+        self._has_loaded_one = self._cannot_save = False
 
     def save(self, epoch: int, must: bool) -> None:
-        """Save the training after an epoch, if that is due or must be."""
-        if self._is_hopeless or not (must or distributed.on_rank_zero(self._pace.is_due)):
+        """Save a checkpoint after an epoch if one is due, or if it must be saved."""
+        if self._cannot_save or not (must or distributed.on_rank_zero(self._pace.is_due)):
             return
         path = self._assignments[0].directory / checkpoint_name(epoch)
         try:
             with self._pace.saving():
                 self.trainer.save_checkpoint(path)
-            if not self._is_tried and distributed.is_rank_zero():
+            if not self._has_loaded_one and distributed.is_rank_zero():
                 load_tensors(path)
-            self._is_tried = True
+            self._has_loaded_one = True
         except UnsafeCheckpointError as error:
-            self._is_hopeless = True
-            # Found out now, while nothing depends on it, and not after days, when the training is to go on.
+            self._cannot_save = True
+            # Report it now rather than days later, when the training needs the checkpoint to continue.
             reason = str(error).removeprefix(f"{path}: ")
             advice = "store plain values and tensors in on_save_checkpoint and state_dict"
             for assignment in self._assignments:
                 _noted(assignment, self._channel)(
-                    f"cannot go on after an interruption, as its checkpoint cannot be loaded ({reason}); {advice}"
+                    f"cannot continue after an interruption: its checkpoint cannot be loaded ({reason}); {advice}"
                 )
         crash_point("checkpoint saved")
         if distributed.is_rank_zero():
@@ -342,12 +342,12 @@ class _Saver:
 
 
 def _checkpoint_of(assignments: Sequence[Assignment], channel: Channel) -> str | None:
-    """Return the name of the newest checkpoint that all of the trials can go on from."""
+    """Return the name of the newest checkpoint that all trials can continue from; None if there is none."""
     digests = {assignment.directory: assignment.config.digest for assignment in assignments}
 
     def is_of_trial(directory: Path, checkpoint: Any) -> bool:
         state = checkpoint["callbacks"][Reporter.__qualname__]
-        return bool(state.get("trial", digests[directory]) == digests[directory])  # earlier versions have none
+        return bool(state.get("trial", digests[directory]) == digests[directory])  # earlier versions stored none
 
     return common_checkpoint(list(digests), is_of_trial, channel.note)
 
@@ -359,11 +359,11 @@ def _noted(assignment: Assignment, channel: Channel) -> Callable[[str], None]:
 def _train_together(
     assignments: Sequence[Assignment], channel: Channel, device: str, checkpoint_every: float
 ) -> dict[int, TrialResult]:
-    """Train trials as one model where that can be, and return the results by number; the others are to train alone."""
+    """Train trials as one model where possible; return the results by number. The other trials are to train alone."""
     results: dict[int, TrialResult] = {}
     try:
         parts = _parts(assignments)
-    except Exception:  # of the data: a trial that is alone fails of it as well, and tells
+    except Exception:  # from the data: each trial then fails alone, and reports it
         return results
     while parts and not any(result.state == "interrupted" for result in results.values()):
         part = parts.pop(0)
@@ -375,14 +375,14 @@ def _train_together(
             _fit_fused(part, checkpoint, channel, device, checkpoint_every, results)
         except DiskFullError as error:
             return {assignment.number: _disk_is_full(error) for assignment in assignments} | results
-        except Exception as error:  # it cannot be vectorised, or needs too much memory
-            if _is_of_a_process(error):
+        except Exception as error:  # the model cannot be vectorized, or needs too much memory
+            if _lost_a_process(error):
                 raise
             left = [assignment for assignment in part if assignment.number not in results]
             size = len(part) // 2 if is_out_of_memory(error) else 1
             channel.fuse_at_most(size, _message(error, part[0].config))
             halves = [left[start : start + size] for start in range(0, len(left), size)]
-            parts = halves + parts if size > 1 else []  # if it is the network that is at fault, it fails alone
+            parts = halves + parts if size > 1 else []  # if the network is at fault, each trial fails alone
         free_memory(device)
     return results
 
@@ -413,7 +413,7 @@ def _fit_fused(
     trials = {}
     for name, assignment in by_name.items():
         history = History(assignment.directory, _noted(assignment, channel))
-        reporter = _reporter(assignment, history, channel, lambda epoch, must: None)  # all are saved together
+        reporter = _reporter(assignment, history, channel, lambda epoch, must: None)  # the group saves them together
         trials[name] = FusedTrial(assignment.config.seed, history, reporter)
     group = FusedReporter(trials, saver.save, conclude)
     checkpoints = FusedCheckpointIO(
@@ -428,8 +428,8 @@ def _fit_fused(
 
 
 def _parts(assignments: Sequence[Assignment]) -> list[list[Assignment]]:
-    """Divide a group into those that can be trained as one model: they have begun, or have not, and share the data."""
-    # Of the shipped data sets each trial can have an order of its own; what others do with the seed is not known.
+    """Divide a group into parts that can be trained as one model: all begun or none, with the same data."""
+    # The shipped data sets support one order per trial. Other data may use the seed in any way, so it must be shared.
     any_seed = isinstance(build_data(assignments[0].config), TensorDataModule)
     parts: dict[Any, list[Assignment]] = {}
     for assignment in assignments:
@@ -460,14 +460,14 @@ def _reporter(
 def _outcome(
     assignment: Assignment, reporter: Reporter, diverged_at: int | None, step: int, was_asked_to_stop: bool
 ) -> TrialResult:
-    """Return how a training ended whose last epoch is over.
+    """Return the result of a training after its last epoch.
 
     Args:
-        assignment: Its trial.
-        reporter: The trial's.
-        diverged_at: Step of the first loss that was not finite.
-        step: Steps that were done.
-        was_asked_to_stop: Whether the coordinator asked it, or its group, to end and to go on another time.
+        assignment: The trial.
+        reporter: The trial's reporter.
+        diverged_at: Step of the first loss that was not finite; None if all were.
+        step: Number of steps done.
+        was_asked_to_stop: Whether the coordinator interrupted it or its group, to be continued later.
     """
     history = reporter.history
     ended = partial(
@@ -497,7 +497,7 @@ def _outcome(
         return ended("failed", message=f"the objective is {metric}, but {logged}{nothing}")
     remarks = [f"stopped by itself after epoch {epochs} of {asked}"] if epochs < asked else []
     if reporter.valued_epoch != epochs:
-        remarks.append(f"{metric} was logged last in epoch {reporter.valued_epoch}, and is its value of that epoch")
+        remarks.append(f"{metric} was last logged in epoch {reporter.valued_epoch}; its value is of that epoch")
     return ended("complete", message="; ".join(remarks))
 
 
@@ -513,7 +513,7 @@ def _test(assignment: Assignment, device: str) -> TrialResult:
     except SIGTERMException:
         raise
     except (Exception, SystemExit, KeyboardInterrupt) as error:  # damaged weights, a full disk, user code
-        if _is_of_a_process(error):
+        if _lost_a_process(error):
             raise
         return _failed(error, assignment.config)
 
@@ -525,7 +525,7 @@ def _tested(assignment: Assignment, device: str, started: float) -> TrialResult:
         return TrialResult("complete", seconds=time.monotonic() - started)
     weights = load_tensors(assignment.directory / MODEL_FILE)
     if weights.get("trial", config.digest) != config.digest:
-        raise DamagedCheckpointError(f"{MODEL_FILE} is of other values of the trial")
+        raise DamagedCheckpointError(f"{MODEL_FILE} belongs to other values of the trial")
     network_of(module).load_state_dict(weights["state_dict"])
     predictions = Predictions()
     trainer = build_trainer(config, device, assignment.directory, [predictions], None)

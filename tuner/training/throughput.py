@@ -1,4 +1,4 @@
-"""How many trials are trained fastest as one model: found out by training a few steps of them."""
+"""Measure how many trials are trained fastest as one model, by training a few steps of them."""
 
 import gc
 import time
@@ -15,18 +15,18 @@ from tuner.training.build import build_classifiers, build_data, build_trainer
 
 __all__ = ["StopWatch", "fastest", "fastest_together", "free_memory", "is_out_of_memory"]
 
-ENOUGH = 0.9  # of the highest throughput
+ENOUGH = 0.9  # share of the highest throughput
 
 
 def fastest(most: int, seconds: Callable[[int], float | None]) -> tuple[int, float]:
-    """Return how many trials to train as one model, and how many times the throughput of one by one that gives.
+    """Return how many trials to train as one model, and the speed-up over training them one by one.
 
-    1, 2, 4 ... are tried, until two of them have brought nothing. It is the smallest of those that come near the best:
-    trials that are asked for together know nothing of each other.
+    Tries 1, 2, 4 ... until two steps in a row bring no gain, and returns the smallest number whose throughput comes
+    near the best: trials that are sampled together cannot learn from each other's results.
 
     Args:
-        most: How many at most.
-        seconds: Returns the time of a step of that many; None if they do not fit into memory.
+        most: Largest number to try.
+        seconds: Returns the time of one step of so many trials; None if they do not fit into memory.
     """
     speeds: dict[int, float] = {}
     count, fruitless = 1, 0
@@ -43,16 +43,16 @@ def fastest(most: int, seconds: Callable[[int], float | None]) -> tuple[int, flo
 
 
 def fastest_together(assignment: Assignment, most: int, device: str) -> TrialResult:
-    """Find out how many trials like this one are trained fastest as one model.
+    """Measure how many trials like this one are trained fastest as one model.
 
     Args:
-        assignment: The trial; nothing of it is kept.
-        most: How many at most.
+        assignment: The trial; nothing of its training is kept.
+        most: Largest number to try.
         device: "cpu" or "cuda".
 
     Returns:
-        As metrics, "fuse": how many, and "gain": how many times the throughput of one by one they have. As message, why
-        it is one, if trials cannot be one model.
+        The metrics "fuse", the number, and "gain", the speed-up over training one by one; with a message if the trials
+        cannot be fused.
     """
 
     def seconds(count: int) -> float | None:
@@ -67,14 +67,14 @@ def fastest_together(assignment: Assignment, most: int, device: str) -> TrialRes
 
     try:
         fuse, gain = fastest(most, seconds)
-    except Exception as error:  # whatever vmap or the network says; if the network is at fault, the trial will tell
+    except Exception as error:  # from vmap or the network; an error of the network will fail the trial as well
         message = f"they cannot be fused: {in_a_line(error)}"
         return TrialResult("complete", message=message, metrics={"fuse": 1, "gain": 1.0})
     return TrialResult("complete", metrics={"fuse": fuse, "gain": gain})
 
 
 def _seconds_a_step(assignment: Assignment, count: int, device: str) -> float:
-    """Return the time of a step of so many trials; after the steps, they validate a batch."""
+    """Return the time of one step of so many trials. They also validate a batch, which needs memory too."""
     config = assignment.config
     classifiers = build_classifiers([config] * count)
     watch = StopWatch()
@@ -84,9 +84,9 @@ def _seconds_a_step(assignment: Assignment, count: int, device: str) -> float:
 
 
 class StopWatch(pl.Callback):
-    """Time the steps of a training, and end it when that is done: after a third of a second, or with its last step."""
+    """Times the steps of a training, and ends it after a third of a second or the last step."""
 
-    WARM_UP = 3  # steps that are not timed, or half of the training if it is so short
+    WARM_UP = 3  # steps that are not timed; in a very short training, half of its steps
     STEPS, SECONDS = 5, 0.3
 
     def __init__(self) -> None:
@@ -95,14 +95,14 @@ class StopWatch(pl.Callback):
         self._began = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Find out when to begin."""
+        """Determine the first step to time."""
         self._first = min(self.WARM_UP, int(trainer.estimated_stepping_batches) // 2)
         self._look(trainer, module)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Look at the clock."""
+        """Read the clock."""
         self._done += 1
         self._look(trainer, module)
 
@@ -121,7 +121,7 @@ class StopWatch(pl.Callback):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that something did not fit into memory."""
+    """Return whether an error means that memory ran out."""
     text = in_a_line(error).lower()
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
         words in text for words in ("can't allocate memory", "out of memory", "alloc_failed")
@@ -129,7 +129,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_memory(device: str) -> None:
-    """Give back what a training has left on the device."""
+    """Free the memory that a training has left on the device."""
     gc.collect()
     if device == "cuda":
         torch.cuda.empty_cache()
