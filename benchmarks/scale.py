@@ -39,9 +39,8 @@ from rich.console import Console
 from tests.servers import PostgreSQLServer
 from tuner.config.loader import load_study
 from tuner.config.study import TrialConfig
-from tuner.engines import Handler
 from tuner.files import write_json
-from tuner.protocol import Assignment, EpochReport, Group, Point, Slot, StepReport, TrialResult
+from tuner.protocol import Assignment, EpochReport, Group, Handler, Point, Slot, StepReport, TrialResult
 from tuner.runner.coordinator import Coordinator
 from tuner.runner.display import Display
 from tuner.storage.study_store import StudyStore

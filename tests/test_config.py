@@ -16,7 +16,7 @@ from tuner.config.loader import load_study, shipped_studies
 from tuner.config.search_space import Choices, OneOf, Range, corners, searched, suggest
 from tuner.config.study import Budget, Component, Objective, StudyConfig, TrainerConfig, TrialConfig
 from tuner.errors import BadInputError
-from tuner.process import own_places
+from tuner.process import user_module_folders
 from tuner.text import parse_duration
 
 FILE = Path("studies/x.yaml")
@@ -810,7 +810,7 @@ BAD_LINES = {
 @pytest.mark.parametrize("case", BAD_LINES)
 def test_a_bad_line_is_told_in_full(case: str) -> None:
     change, messages = BAD_LINES[case]
-    found, places = faults(edited(change)), ", ".join(own_places())
+    found, places = faults(edited(change)), ", ".join(user_module_folders())
     assert found == [f"studies/x.yaml:{message.replace('{places}', places)}" for message in messages]
 
 

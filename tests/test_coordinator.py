@@ -8,9 +8,8 @@ from rich.console import Console
 
 from tests.conftest import TINY, StudyFolder
 from tuner.config.loader import load_study
-from tuner.engines import Handler
 from tuner.errors import StudyFailedError
-from tuner.protocol import Group, Slot, TrialResult
+from tuner.protocol import Group, Handler, Slot, TrialResult
 from tuner.runner.coordinator import Coordinator
 from tuner.runner.display import Display
 from tuner.storage.study_store import StudyStore

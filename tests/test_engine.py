@@ -17,9 +17,9 @@ from tests.processes import is_alive, slots_of
 from tuner.config.loader import load_study
 from tuner.config.search_space import corners
 from tuner.config.study import TrialConfig
-from tuner.engines.local import LocalEngine, ask
-from tuner.engines.pipe import Mailbox, PipeChannel, SpoiltPipeError
-from tuner.engines.stalls import Pulse, processor_seconds
+from tuner.engines.local import LocalEngine, call_in_fork
+from tuner.engines.pipe import CorruptPipeError, Mailbox, PipeChannel
+from tuner.engines.stalls import StallDetector, processor_seconds
 from tuner.errors import StudyFailedError
 from tuner.protocol import Assignment, ChannelClosedError, EpochReport, Group, Slot, StepReport, TrialResult, Verdict
 
@@ -53,7 +53,7 @@ def test_what_is_no_message_is_noticed_at_the_next_one(garbage: bytes):
     os.write(theirs.fileno(), garbage)
     assert list(mailbox.messages()) == []
     PipeChannel(theirs).note("after it")
-    with pytest.raises(SpoiltPipeError):
+    with pytest.raises(CorruptPipeError):
         list(mailbox.messages())
 
 
@@ -106,8 +106,8 @@ def leader(request: pytest.FixtureRequest) -> Iterator[int]:
     process.stdout.close()
 
 
-def lost_after(pulse: Pulse, seconds: int) -> list[bool]:
-    return [pulse.is_lost_after(1.0) for _ in range(seconds)]
+def lost_after(detector: StallDetector, seconds: int) -> list[bool]:
+    return [detector.hangs_after(1.0) for _ in range(seconds)]
 
 
 @pytest.mark.parametrize(
@@ -124,12 +124,12 @@ def test_a_process_that_is_deadlocked_or_stopped_hangs(leader: int):
     while (now := processor_seconds([leader])) > before:  # until it waits
         before = now
         time.sleep(0.05)
-    pulse = Pulse([leader], 100.0)
-    assert lost_after(pulse, 100) == [False] * 99 + [True]
-    pulse = Pulse([leader], 100.0)
-    lost_after(pulse, 99)
-    pulse.heard()
-    assert lost_after(pulse, 100) == [False] * 99 + [True], "a message is a sign of life"
+    detector = StallDetector([leader], 100.0)
+    assert lost_after(detector, 100) == [False] * 99 + [True]
+    detector = StallDetector([leader], 100.0)
+    lost_after(detector, 99)
+    detector.message_came()
+    assert lost_after(detector, 100) == [False] * 99 + [True], "a message is a sign of life"
 
 
 @pytest.mark.parametrize(
@@ -142,13 +142,13 @@ def test_a_process_that_is_deadlocked_or_stopped_hangs(leader: int):
     indirect=True,
 )
 def test_a_process_that_computes_does_not_hang_though_it_tells_nothing(leader: int):
-    pulse = Pulse([leader], 100.0)
+    detector = StallDetector([leader], 100.0)
     for _ in range(2):
-        lost_after(pulse, 51)
+        lost_after(detector, 51)
         before = processor_seconds([leader])
         while processor_seconds([leader]) < before + 0.1:
             time.sleep(0.01)
-        assert not any(lost_after(pulse, 49))
+        assert not any(lost_after(detector, 49))
 
 
 def test_a_training_of_two_processes_hangs_when_one_of_them_is_stopped(folder: StudyFolder):
@@ -220,9 +220,9 @@ def test_trainings_that_wait_for_the_coordinator_do_not_hang(tmp_path: Path):
 
 
 def test_a_short_lived_process_answers_and_tells_what_went_wrong():
-    assert ask(len, "four") == 4
-    assert ask(os.getpid) != os.getpid()
+    assert call_in_fork(len, "four") == 4
+    assert call_in_fork(os.getpid) != os.getpid()
     with pytest.raises(StudyFailedError, match="ZeroDivisionError: "):
-        ask(divmod, 1, 0)
+        call_in_fork(divmod, 1, 0)
     with pytest.raises(StudyFailedError, match="a process of _exit ended with status 3 and no result"):
-        ask(os._exit, 3)
+        call_in_fork(os._exit, 3)

@@ -18,8 +18,8 @@ from tuner.reporting import review
 
 WAITING = """\
 import sys, time
-from tuner.interrupts import end_at_once, on_interrupt, temporary_folder
-with on_interrupt(end_at_once), temporary_folder() as folder:
+from tuner.interrupts import exit_at_once, on_interrupt, temporary_folder
+with on_interrupt(exit_at_once), temporary_folder() as folder:
     (folder / "file").touch()
     print(folder, flush=True)
     time.sleep(1000)

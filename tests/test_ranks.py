@@ -80,7 +80,7 @@ def test_gpus_are_divided_among_trials():
     assert _divide([0, 1], 2, 1) == [(0,), (0,), (1,), (1,)]
     with pytest.raises(BadInputError, match="3 GPUs cannot be divided into parts of 2"):
         _divide([0, 1, 2], 1, 2)
-    with pytest.raises(BadInputError, match="leave --per-device away"):
+    with pytest.raises(BadInputError, match="omit --per-device"):
         _divide([0, 1], 2, 2)
     with pytest.raises(BadInputError, match="--devices-per-trial: must be 1 or more"):
         make_slots("cpu", None, 0)

@@ -95,8 +95,8 @@ def answer(status: int, body: bytes = b"", header: str = "X: y") -> bytes:
     [
         (None, "no MLflow server answers at {address} (timed out)"),
         (answer(200, b"<html>\n<body>Hello</body></html>" * 100), "not in a valid JSON format"),
-        (answer(404, b"<html>nothing here</html>"), "not an MLflow server that can be used"),
-        (answer(404, b'{"detail": "Not Found"}'), "not an MLflow server that can be used: "),
+        (answer(404, b"<html>nothing here</html>"), "not a usable MLflow server"),
+        (answer(404, b'{"detail": "Not Found"}'), "not a usable MLflow server: "),
         (answer(200, b'{"hello": 1}'), "the server at {address} is not a usable MLflow server"),
         (answer(200, b"[1]"), "not in a valid JSON format"),
         (answer(200, b""), "the server at {address} is not a usable MLflow server"),

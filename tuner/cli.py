@@ -8,7 +8,7 @@ from typing import Any
 
 from tuner.console import lenient_streams, open_missing_streams
 from tuner.errors import BadInputError, TunerError
-from tuner.interrupts import end_at_once, on_interrupt
+from tuner.interrupts import exit_at_once, on_interrupt
 from tuner.runner.options import ExecutionOptions
 
 __all__ = ["EXIT_CODES", "add_options", "add_stores", "check_counts", "command"]
@@ -25,7 +25,7 @@ exit codes:
 def command(run: Callable[[], int]) -> int:
     """Run a command and return its exit code."""
     open_missing_streams()
-    with lenient_streams(), on_interrupt(end_at_once):  # before and after the trials nothing is at stake
+    with lenient_streams(), on_interrupt(exit_at_once):  # before and after the trials nothing is at stake
         try:
             return run()
         except TunerError as error:

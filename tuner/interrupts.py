@@ -20,13 +20,13 @@ from typing import Any, NoReturn
 
 __all__ = [
     "INTERRUPTS",
-    "end_at_once",
-    "end_with_parent",
+    "die_with_parent",
+    "exit_at_once",
     "ignore_interrupts",
     "interrupts_blocked",
     "on_interrupt",
-    "remove_at_the_end",
-    "spare_forks",
+    "remove_at_exit",
+    "restore_handlers_in_forks",
     "temporary_folder",
 ]
 
@@ -64,7 +64,7 @@ def on_interrupt(handler: Handler) -> Iterator[None]:
         _installed.update(outer)
 
 
-def end_at_once(number: int, frame: FrameType | None = None) -> NoReturn:
+def exit_at_once(number: int, frame: FrameType | None = None) -> NoReturn:
     """End this process as a signal does, but leave no temporary files and no hidden cursor.
 
     It is a handler for the time in which nothing is at stake. An exception could be lost, since some libraries catch
@@ -79,14 +79,14 @@ def end_at_once(number: int, frame: FrameType | None = None) -> NoReturn:
     os._exit(128 + number)
 
 
-def remove_at_the_end(folder: str) -> None:
-    """Have `end_at_once` remove a folder of this process."""
+def remove_at_exit(folder: str) -> None:
+    """Have `exit_at_once` remove a folder of this process."""
     _folders[folder] = os.getpid()
 
 
 @contextlib.contextmanager
 def temporary_folder(within: Path | None = None, prefix: str = "tuner-") -> Iterator[Path]:
-    """Make a folder that is removed afterwards, also by `end_at_once`.
+    """Make a folder that is removed afterwards, also by `exit_at_once`.
 
     Args:
         within: Where; None for the system's place for temporary files.
@@ -97,7 +97,7 @@ def temporary_folder(within: Path | None = None, prefix: str = "tuner-") -> Iter
     """
     with interrupts_blocked():
         folder = tempfile.mkdtemp(prefix=prefix, dir=within)
-        remove_at_the_end(folder)
+        remove_at_exit(folder)
     try:
         yield Path(folder)
     finally:
@@ -126,14 +126,14 @@ def ignore_interrupts() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
 
 
-def spare_forks() -> None:
+def restore_handlers_in_forks() -> None:
     """Let forks of this process handle the signals as Python does, so that they can be terminated."""
     for number in _numbers():
         default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
         _installed[number] = signal.getsignal(number), default
 
 
-def end_with_parent(parent: int) -> None:
+def die_with_parent(parent: int) -> None:
     """Have this process killed when the one that started it ends.
 
     Args:

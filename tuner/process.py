@@ -13,12 +13,12 @@ from typing import Literal, NoReturn
 
 from tuner.interrupts import ignore_interrupts
 
-__all__ = ["CrashPoint", "crash_point", "importing", "leave", "look_in", "own_places", "study_folder"]
+__all__ = ["CrashPoint", "add_study_folder", "crash_point", "gc_paused", "leave", "study_folder", "user_module_folders"]
 
 _added: list[str] = []
 
 
-def look_in(folder: str | Path | None) -> None:
+def add_study_folder(folder: str | Path | None) -> None:
     """Look for modules in the folder of a study as well, after all other places.
 
     Args:
@@ -39,7 +39,7 @@ def study_folder() -> str | None:
     return next(iter(_added), None)
 
 
-def own_places() -> list[str]:
+def user_module_folders() -> list[str]:
     """Return the folders where modules are looked for, apart from those of the installation."""
     installed = tuple({f"{sys.prefix}/", f"{sys.base_prefix}/"})
     places = dict.fromkeys(str(Path(place).absolute()) for place in sys.path if not place.endswith(".zip"))
@@ -47,7 +47,7 @@ def own_places() -> list[str]:
 
 
 @contextmanager
-def importing() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """Look for no garbage meanwhile, nor later on in what is there by then, until ``gc.unfreeze``.
 
     The libraries make a million objects that stay: each time that all are looked through takes a third of a second.
@@ -67,11 +67,11 @@ CrashPoint = Literal[
     "run created",
     "checkpoint saved",
     "result written",
-    "before told",
-    "told",
+    "before recorded",
+    "recorded",
     "run described",
     "tested",
-    "test told",
+    "test recorded",
 ]
 """A place between two records, where a crash would hurt most: the tests make the process die in each of them."""
 

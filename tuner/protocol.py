@@ -1,4 +1,9 @@
-"""What the coordinator, the engines and the trainings say to each other: plain data, no libraries."""
+"""The messages and interfaces between coordinator, engines and trainings: plain data, no libraries.
+
+The coordinator is the `Handler` of an `Engine`. The engine takes groups from it whenever a slot is free, passes reports
+and verdicts on, and says how each group ended; it uses neither Optuna nor MLflow. A training talks to the coordinator
+through a `Channel`.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +17,10 @@ __all__ = [
     "Assignment",
     "Channel",
     "ChannelClosedError",
+    "Engine",
     "EpochReport",
     "Group",
+    "Handler",
     "Point",
     "Points",
     "Slot",
@@ -25,8 +32,8 @@ __all__ = [
 Verdict = Literal["continue", "prune", "stop", "forget"]
 """The answer to a report.
 
-"stop" means: save, and end, to be continued another time; "forget", after a last epoch: a better trial is known, so the
-weights are not wanted.
+"stop" means to save and end, to be continued later. "forget", after the last epoch, means that a better trial is known,
+so the weights are not needed.
 """
 
 Point = tuple[str, int, float]
@@ -41,11 +48,11 @@ class Assignment:
 
     Args:
         number: Its number in the study.
-        config: Its values.
+        config: Its configuration.
         metric: The objective metric.
-        directory: Where its checkpoints, its result and its output belong.
-        best_epoch: In which direction the metric of its best epoch is looked for, whose value and weights then count;
-            None if those of its last epoch do.
+        directory: Directory of its checkpoints, result and output.
+        best_epoch: Direction in which to look for the best epoch, whose value and weights then count; None if those of
+            the last epoch count.
     """
 
     number: int
@@ -57,14 +64,14 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Group:
-    """Trials that one process works on together.
+    """A task for one process: trials, and what to do with them.
 
     Args:
         trials: The trials.
-        task: What it does with them. "measure" finds out how many trials like the first are trained fastest as one
-            model; "rehearse" takes a few steps of each, to find out what is wrong with it.
-        checkpoint_every: Seconds that a training goes on without a checkpoint; 0 for one after every epoch.
-        fuse: How many are tried at most, if that is to be found out.
+        task: "train" or "test" them; "measure" how many trials like the first are trained fastest as one model; or
+            "rehearse" a few steps of each, to find errors early.
+        checkpoint_every: Seconds between checkpoints; 0 for one after every epoch.
+        fuse: Largest number of trials to "measure".
     """
 
     trials: tuple[Assignment, ...]
@@ -79,10 +86,10 @@ class Slot:
 
     Args:
         index: Number of the slot, from 0.
-        gpus: The GPUs that it uses, by the names that CUDA_VISIBLE_DEVICES takes; none for the CPU.
-        threads: CPU threads that each process of a training in it may use.
-        cores: CPU cores that it is kept on; none for any.
-        ranks: Processes that train one trial together; with GPUs, one on each.
+        gpus: Its GPUs, as in CUDA_VISIBLE_DEVICES; empty for the CPU.
+        threads: CPU threads for each process of a training in it.
+        cores: CPU cores that it is pinned to; empty for any.
+        ranks: Processes that train one trial together; with GPUs, one for each GPU.
         host: The machine, if there are several.
     """
 
@@ -95,12 +102,12 @@ class Slot:
 
     @property
     def kind(self) -> Literal["cpu", "cuda"]:
-        """Return the device's kind, as torch calls it."""
+        """Return torch's name for the kind of device."""
         return "cuda" if self.gpus else "cpu"
 
     @property
     def device(self) -> str:
-        """Return the device's name, for people."""
+        """Return the display name of the device."""
         name = "cpu" if self.ranks == 1 else f"{self.ranks} x cpu"
         if self.gpus:
             name = f"cuda:{','.join(self.gpus)}"
@@ -109,13 +116,13 @@ class Slot:
 
 @dataclass(frozen=True)
 class StepReport:
-    """How far a trial is.
+    """The progress of a trial.
 
     Args:
-        epoch: Epochs that are over.
+        epoch: Number of finished epochs.
         step: Optimizer steps done.
-        total_steps: Optimizer steps in the whole training; 0 if that is not known.
-        lr: Learning rate of the last one.
+        total_steps: Optimizer steps of the whole training; 0 if unknown.
+        lr: Learning rate of the last step.
     """
 
     epoch: int
@@ -126,16 +133,16 @@ class StepReport:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What an epoch brought.
+    """The metrics and the progress of a trial after an epoch.
 
     Args:
         epoch: The epoch, counted from 1.
         value: The objective metric at its end; None if it was not logged in this epoch.
-        points: Every metric logged since the last report; since the beginning, in the first after a resume.
+        points: All points since the last report; in the first report after a resume, since the beginning.
         lr_rose: Whether the epoch ended at a higher lr than it began with, as after a restart. The metric then says
-            little about the schedule, so it is no time to prune.
-        step: Where the trial is.
-        is_last: Whether the training ends here, after all of its epochs or because it stops itself.
+            little about the schedule, so the trial is not pruned here.
+        step: The progress.
+        is_last: Whether the training ends here, after its last epoch or because it stopped by itself.
     """
 
     epoch: int
@@ -148,24 +155,24 @@ class EpochReport:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """How a trial ended.
+    """The result of a task for one trial.
 
     Args:
-        state: "interrupted" means that it can be continued; the others are final.
-        value: Objective metric at the end of the last epoch; None if there is none.
-        epochs: Epochs that are over.
-        seconds: Time it took; if it was cut short, since it was last continued.
-        message: What went wrong, in a line; empty if nothing did. With "interrupted": why no trial can go on now; with
-            "complete": that it stopped itself before its last epoch.
-        traceback: Where it went wrong.
-        diverged_at: Step of the first loss that was not finite.
-        metrics: What a test gave; or a measurement: "fuse", how many trials, and "gain", in throughput; or a rehearsal:
-            "parameters" of the network, and "seconds" of a step.
-        points: Every metric that was logged.
-        params: Parameters that its module recorded itself.
+        state: "interrupted" can be continued; the other states are final.
+        value: The objective metric of the last (or best) epoch; None if there is none.
+        epochs: Number of finished epochs.
+        seconds: Time it took; for a resumed trial, since it was last resumed.
+        message: The error, on one line; empty if there is none. If "interrupted", the reason why no trial can continue
+            now; if "complete", a remark such as that it stopped by itself.
+        traceback: Traceback of the error.
+        diverged_at: Step of the first loss that was not finite; None if all were.
+        metrics: Of a test, the test metrics; of a measurement, the number of trials "fuse" and the speed-up "gain"; of
+            a rehearsal, the number of "parameters" and the "seconds" of a step.
+        points: All points that were logged.
+        params: Parameters that its module logged itself.
         tags: Tags that its module set itself.
-        device: Name of what it was trained on.
-        setup: What the result depends on beside the trial's values; see `conditions.training_conditions`.
+        device: Display name of the device.
+        setup: The conditions that the result depends on, besides the trial's configuration; see `training_conditions`.
     """
 
     state: Literal["complete", "pruned", "diverged", "failed", "interrupted"]
@@ -184,23 +191,56 @@ class TrialResult:
 
 
 class ChannelClosedError(Exception):
-    """The coordinator cannot be reached any more: the training's process is to end, and its trial goes on later.
+    """The coordinator cannot be reached any more. The training's process has to end, and its trial is continued later.
 
-    Only a `Channel` raises it. An OSError or EOFError in a training is therefore always the user's own.
+    Only a `Channel` raises it, so an OSError or EOFError in a training always comes from user code.
     """
 
 
 class Channel(Protocol):
-    """How a training speaks to the coordinator, wherever it runs; every method may raise `ChannelClosedError`."""
+    """A training's connection to the coordinator; every method may raise `ChannelClosedError`."""
 
     def report(self, number: int, report: EpochReport) -> Verdict:
-        """Tell about an epoch and return what to do."""
+        """Report an epoch and return the verdict."""
 
     def progress(self, number: int, report: StepReport) -> None:
-        """Tell how far a trial is."""
+        """Report how far a trial is."""
 
     def fuse_at_most(self, count: int, reason: str) -> None:
-        """Tell how many trials can be trained as one model, and why not more."""
+        """Report how many trials can be trained as one model, and why not more."""
 
     def note(self, text: str) -> None:
-        """Show a remark in the terminal."""
+        """Show a note in the terminal."""
+
+
+class Handler(Channel, Protocol):
+    """The coordinator, as an engine sees it. Its methods are called from the thread that called `Engine.run`."""
+
+    def next_group(self, slot: Slot) -> Group | None:
+        """Return the next group for a free slot; None if there is none."""
+
+    def done(self, group: Group, results: Sequence[TrialResult]) -> None:
+        """Handle the results of a finished group."""
+
+    def died(self, group: Group, reason: str) -> None:
+        """Handle a group whose process has ended without results."""
+
+    def returned(self, group: Group) -> None:
+        """Take back a group that was not started, because its slot was lost."""
+
+    def tick(self) -> bool:
+        """Do periodic work, several times a second; return False to have all groups killed."""
+
+
+class Engine(Protocol):
+    """Runs groups in slots."""
+
+    @property
+    def slots(self) -> Sequence[Slot]:
+        """Return the current slots; they may change later."""
+
+    def run(self, handler: Handler) -> None:
+        """Run groups until no slot is busy and the handler has no more."""
+
+    def close(self) -> None:
+        """End all processes that were started."""

@@ -30,7 +30,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
-from tuner.engines.local import KEEP_MEMORY
+from tuner.engines.local import MALLOC_TUNABLES
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -53,7 +53,7 @@ def seconds_of(name: str, command: list[str], folder: Path) -> float:
     """Run a contender in an empty folder and return how long it took."""
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{HERE}", "PYTHONWARNINGS": "ignore"}
     if name == "bare":  # the tuner gives this to its trainings by itself
-        environment["GLIBC_TUNABLES"] = KEEP_MEMORY
+        environment["GLIBC_TUNABLES"] = MALLOC_TUNABLES
     began = time.perf_counter()
     with (folder / "output.log").open("w") as output:
         code = subprocess.run(

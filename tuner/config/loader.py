@@ -43,7 +43,7 @@ from tuner.config.study import (
 )
 from tuner.config.yaml_reader import override, read_document
 from tuner.errors import BadInputError
-from tuner.process import look_in
+from tuner.process import add_study_folder
 from tuner.text import parse_duration, shown
 
 __all__ = ["PRUNERS", "SAMPLERS", "load_study", "read_schedule", "shipped_studies"]
@@ -113,7 +113,7 @@ def load_study(
         override(document, assignment)
     if folder is None and path not in shipped_studies().values():
         folder = path.parent
-    look_in(folder)
+    add_study_folder(folder)
     return _StudyReader(document, folder).study(default_name=path.stem, is_past=is_past)
 
 

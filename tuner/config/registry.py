@@ -18,7 +18,7 @@ from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from lightning_modules import DATASETS, MODELS, OPTIMIZERS, SCHEDULES, SGD, Constant, Plateau, Schedule
 from tuner.config.annotations import converted, did_you_mean, item_hint, members
 from tuner.errors import in_a_line
-from tuner.process import own_places
+from tuner.process import user_module_folders
 from tuner.text import shown
 
 __all__ = [
@@ -181,7 +181,7 @@ def _imported(name: str, module_name: str, attribute: str) -> Any:
     except ModuleNotFoundError as error:
         where = ""
         if f"{module_name}.".startswith(f"{error.name}."):  # itself, not what it imports
-            where = f" Looked in {', '.join(own_places())} and among the installed packages."
+            where = f" Looked in {', '.join(user_module_folders())} and among the installed packages."
         raise ValueError(f"cannot import {shown(name)}: {error}.{where}") from error
     except (Exception, SystemExit) as error:  # whatever the user's module raises
         raise ValueError(f"cannot import {shown(name)}: {in_a_line(error)}.") from error

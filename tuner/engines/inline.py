@@ -1,24 +1,23 @@
-"""Trains in the coordinator's own process, one group after another: for debugging."""
+"""Train in the coordinator's own process, one group after another, for debugging."""
 
 from collections.abc import Sequence
 
 import torch
 
-from tuner.engines import Handler
-from tuner.protocol import Slot
+from tuner.protocol import Handler, Slot
 from tuner.training.run import run
 
 __all__ = ["InlineEngine"]
 
 
 class InlineEngine:
-    """Runs every group where a debugger sees it."""
+    """Runs every group in this process, where a debugger can follow."""
 
     def __init__(self, slot: Slot) -> None:
         self.slots: Sequence[Slot] = (slot,)
 
     def run(self, handler: Handler) -> None:
-        """Work until the handler has no more groups."""
+        """Run groups until the handler has no more."""
         torch.set_num_threads(self.slots[0].threads)
         while (group := handler.next_group(self.slots[0])) is not None:
             results = run(group, handler, self.slots[0].kind)
@@ -26,4 +25,4 @@ class InlineEngine:
             handler.tick()
 
     def close(self) -> None:
-        """Do nothing: there is nothing to end."""
+        """Do nothing: there are no processes to end."""

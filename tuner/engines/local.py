@@ -1,7 +1,7 @@
-"""Slots of this machine: a fresh process for every group.
+"""Train in the slots of this machine, each group in a new process.
 
-The processes are forked from a server that has torch, Lightning and the tuner imported: each begins in milliseconds,
-with memory of its own, and no import is paid twice. A process dies with the server, and with the coordinator.
+The processes are forked from a server that has imported torch, Lightning and the tuner: each starts in milliseconds
+with its own memory, and imports are paid once. A process dies with the server and with the coordinator.
 """
 
 import contextlib
@@ -23,29 +23,34 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tuner.engines import Handler
-from tuner.engines.pipe import Mailbox, PipeChannel, SpoiltPipeError
-from tuner.engines.stalls import Pulse
+from tuner.engines.pipe import CorruptPipeError, Mailbox, PipeChannel
+from tuner.engines.stalls import StallDetector
 from tuner.errors import BadInputError, StudyFailedError, in_a_line
-from tuner.interrupts import end_with_parent, ignore_interrupts, interrupts_blocked, remove_at_the_end, spare_forks
-from tuner.protocol import Channel, Group, Slot
+from tuner.interrupts import (
+    die_with_parent,
+    ignore_interrupts,
+    interrupts_blocked,
+    remove_at_exit,
+    restore_handlers_in_forks,
+)
+from tuner.protocol import Channel, Group, Handler, Slot
 
-__all__ = ["LocalEngine", "ask"]
+__all__ = ["LocalEngine", "call_in_fork"]
 
 Result = TypeVar("Result")
 
-PARENT = "TUNER_SERVER_PARENT"  # environment variable with the process that the server ends with
-LONGEST_FOLDER = 56  # bytes, of one for temporary files: what comes below it has 47 more
+PARENT = "TUNER_SERVER_PARENT"  # environment variable: id of the process that the server dies with
+LONGEST_FOLDER = 56  # bytes of the path of a temporary folder; sockets in it add 47
 OUTPUT_FILE = "output.log"
 MAX_OUTPUT = 10_000_000
-KEEP_MEMORY = ":".join(
+MALLOC_TUNABLES = ":".join(
     f"glibc.malloc.{name}={value}"
     for name, value in {"mmap_max": 0, "trim_threshold": 1 << 62, "top_pad": 64 << 20, "hugetlb": 1}.items()
 )
-"""Settings of the C library by which large tensors get memory that was used before, in huge pages.
+"""Settings of glibc's malloc that reuse memory for large tensors, in huge pages.
 
-Else the gradients of the reference CNN return to the system at every step, and come back page by page, set to zero: a
-quarter of a step's time on a CPU.
+Without them, the gradients of the reference CNN return to the system at every step and come back page by page, zeroed:
+a quarter of a step's time on a CPU.
 """
 
 
@@ -53,44 +58,44 @@ quarter of a step's time on a CPU.
 class _Busy:
     slot: Slot
     group: Group
-    ranks: list[ForkServerProcess]  # the first one speaks for all
+    ranks: list[ForkServerProcess]  # rank 0 reports for all
     mailbox: Mailbox
-    pulse: Pulse
+    stall_detector: StallDetector
 
     def end(self) -> str:
-        """Kill what still runs, and return how those ended that did by themselves."""
+        """Kill the processes that still run, and return how the others ended."""
         codes = [rank.exitcode for rank in self.ranks if rank.exitcode is not None]
         for rank in self.ranks:
             if rank.pid is not None:
                 with contextlib.suppress(OSError):
-                    os.killpg(rank.pid, signal.SIGKILL)  # with what the user's code has started
+                    os.killpg(rank.pid, signal.SIGKILL)  # including processes that user code has started
                 rank.kill()
                 rank.join()
         self.mailbox.close()
-        return _describe(min(codes, default=None))  # a signal's, if there is any, is the cause
+        return _describe(min(codes, default=None))  # a signal (negative) is the cause of other ranks' exit codes
 
 
 class LocalEngine:
-    """Runs one group in each slot at a time.
+    """Runs one group at a time in each slot of this machine.
 
     Args:
         slots: The slots.
-        stall_timeout: Seconds without a sign of life after which a training is taken for hung, and killed.
+        stall_timeout: Seconds without activity after which a training counts as hung and is killed.
     """
 
     TICK_SECONDS = 0.2
-    START_PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6)  # seconds; a killed server is there for a moment, and answers no more
-    END_SECONDS = 5.0  # for a process that has closed its pipe
+    START_PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6)  # seconds; a killed server still exists for a moment, without answering
+    END_SECONDS = 5.0  # that a process may take to exit after it has closed its pipe
 
     def __init__(self, slots: Sequence[Slot], stall_timeout: float) -> None:
         self.slots = slots
         self._stall_timeout = stall_timeout
         self._context = multiprocessing.get_context("forkserver")
-        _ensure_server()  # its imports take seconds: it begins with them while the study is checked
+        _ensure_server()  # its imports take seconds, and run while the study is checked
         self._busy: list[_Busy] = []
 
     def run(self, handler: Handler) -> None:
-        """Work until no slot is busy and the handler has no group for any."""
+        """Run groups until no slot is busy and the handler has no more."""
         while True:
             used = {busy.slot for busy in self._busy}
             for slot in self.slots:
@@ -103,7 +108,7 @@ class LocalEngine:
                 self.close()
 
     def close(self) -> None:
-        """Kill what is running."""
+        """Kill the running groups."""
         for busy in self._busy:
             busy.end()
         self._busy = []
@@ -125,43 +130,43 @@ class LocalEngine:
                 with _without_main():
                     for process in ranks:
                         process.start()
-            except (EOFError, OSError) as error:  # the server was killed just now
-                _Busy(slot, group, ranks, Mailbox(ours), Pulse((), 0.0)).end()
+            except (EOFError, OSError) as error:  # the server has just been killed
+                _Busy(slot, group, ranks, Mailbox(ours), StallDetector((), 0.0)).end()
                 if pause is None:
                     raise StudyFailedError(f"no process can be started for a trial: {error!r}") from error
                 time.sleep(pause)
             else:
-                pulse = Pulse([rank.pid for rank in ranks if rank.pid], self._stall_timeout)
-                self._busy.append(_Busy(slot, group, ranks, Mailbox(ours), pulse))
+                stall_detector = StallDetector([rank.pid for rank in ranks if rank.pid], self._stall_timeout)
+                self._busy.append(_Busy(slot, group, ranks, Mailbox(ours), stall_detector))
                 return
             finally:
                 theirs.close()
 
     def _wait(self, handler: Handler) -> None:
         began = time.monotonic()
-        # The process as well as the pipe, which another one may hold that the user's code has started.
-        places = [place for busy in self._busy for place in (busy.mailbox.pipe, busy.ranks[0].sentinel)]
-        ready = set(connection.wait(places, self.TICK_SECONDS))
-        listened = min(time.monotonic() - began, 2 * self.TICK_SECONDS)  # less, if this process was stopped meanwhile
+        # Wait for the process as well as the pipe: a process that user code started may keep the pipe open.
+        handles = [handle for busy in self._busy for handle in (busy.mailbox.pipe, busy.ranks[0].sentinel)]
+        ready = set(connection.wait(handles, self.TICK_SECONDS))
+        listened = min(time.monotonic() - began, 2 * self.TICK_SECONDS)  # longer only if this process was stopped
         for busy in list(self._busy):
             if busy.mailbox.pipe in ready:
                 self._read(handler, busy)
             elif any(rank.exitcode for rank in busy.ranks[1:]) or busy.ranks[0].sentinel in ready:
                 self._died(handler, busy)
-            elif busy.pulse.is_lost_after(listened):
+            elif busy.stall_detector.hangs_after(listened):
                 self._died(handler, busy, f"gave no sign of life for {self._stall_timeout:g} s and was killed")
             _cut(busy.group.trials[0].directory / OUTPUT_FILE)
 
     def _read(self, handler: Handler, busy: _Busy) -> None:
-        busy.pulse.heard()
+        busy.stall_detector.message_came()
         try:
             for message in busy.mailbox.messages():
                 self._handle(handler, busy, message)
-                if busy not in self._busy:  # it is done
+                if busy not in self._busy:  # the group is done
                     return
         except EOFError:
             self._died(handler, busy)
-        except SpoiltPipeError:
+        except CorruptPipeError:
             self._died(handler, busy, "wrote into the pipe to the coordinator and was killed")
 
     def _handle(self, handler: Handler, busy: _Busy, message: tuple[Any, ...]) -> None:
@@ -174,7 +179,7 @@ class LocalEngine:
                 handler.note(text)
             case ("report", number, report):
                 verdict = handler.report(number, report)
-                with contextlib.suppress(OSError):  # if it has died meanwhile, the next look at the pipe tells
+                with contextlib.suppress(OSError):  # if it has died meanwhile, the next read shows it
                     busy.mailbox.answer(verdict)
             case ("done", results):
                 busy.ranks[0].join(self.END_SECONDS)
@@ -183,20 +188,20 @@ class LocalEngine:
                 handler.done(busy.group, results)
 
     def _died(self, handler: Handler, busy: _Busy, reason: str = "") -> None:
-        busy.ranks[0].join(0.0 if reason else self.END_SECONDS)  # to learn how
+        busy.ranks[0].join(0.0 if reason else self.END_SECONDS)  # for its exit code
         how = busy.end()
         self._busy.remove(busy)
         handler.died(busy.group, reason or how)
 
 
-def ask(function: Callable[..., Result], *arguments: Any) -> Result:
-    """Return what a function returns in a short-lived process that is forked as trainings are.
+def call_in_fork(function: Callable[..., Result], *arguments: Any) -> Result:
+    """Call a function in a short-lived process, forked like trainings, and return its result.
 
-    That is for what needs a GPU: the coordinator leaves them alone, as some take one process only.
+    Use it for functions that need a GPU: the coordinator never opens one, because some GPUs admit one process only.
 
     Args:
-        function: It is found by its name, as are the classes of what it takes and returns.
-        arguments: Its arguments.
+        function: A picklable function.
+        arguments: Its arguments, also picklable.
 
     Raises:
         StudyFailedError: If it raises an exception, or its process dies.
@@ -231,10 +236,10 @@ def _answer(pipe: "connection.Connection[Any, Any]", function: Callable[..., Any
 
 @functools.cache
 def _folder() -> Path:
-    """Return a folder of this process for sockets, whose paths may have a hundred characters only.
+    """Return this process's folder for sockets, whose paths may have about a hundred characters only.
 
     Raises:
-        BadInputError: If there is no place for it.
+        BadInputError: If it cannot be created.
     """
     where = tempfile.gettempdir()
     if len(os.fsencode(where)) > LONGEST_FOLDER:
@@ -242,17 +247,17 @@ def _folder() -> Path:
     try:
         folder = tempfile.mkdtemp(prefix="tuner-", dir=where)
     except OSError as error:
-        raise BadInputError([f"TMPDIR: no folder can be made in {where}: {error.strerror}."]) from error
-    remove_at_the_end(folder)
-    util.Finalize(None, shutil.rmtree, (folder, True), exitpriority=-200)  # after what multiprocessing keeps in it
+        raise BadInputError([f"TMPDIR: cannot create a folder in {where}: {error.strerror}."]) from error
+    remove_at_exit(folder)
+    util.Finalize(None, shutil.rmtree, (folder, True), exitpriority=-200)  # after multiprocessing has cleaned up
     return Path(folder)
 
 
 @contextlib.contextmanager
 def _without_main() -> Iterator[None]:
-    """Keep new processes from running the script that started the study again, as multiprocessing would have them do.
+    """Keep multiprocessing from running the main script again in new processes.
 
-    They need nothing of it: what a study file names, they import.
+    They need nothing of it: they import what the study file names.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
@@ -263,16 +268,16 @@ def _without_main() -> Iterator[None]:
 
 
 def _ensure_server() -> None:
-    """Start the server if it does not live.
+    """Start the fork server if it is not running.
 
-    The signals that end a study are for the coordinator, which ends the others in order. They are blocked while the
-    server starts; it ignores them from then on, and lets none wait.
+    The signals that end a study are for the coordinator, which ends the other processes in order. They are blocked
+    while the server starts; from then on the server ignores them.
     """
     forkserver.set_forkserver_preload(["tuner.engines.preload"])
-    resource_tracker.ensure_running()  # it lets them through when it has started
+    resource_tracker.ensure_running()  # outside of the block, because it unblocks the signals when it starts
     tunables = os.environ.get("GLIBC_TUNABLES")
-    changes = {"GLIBC_TUNABLES": ":".join(filter(None, (KEEP_MEMORY, tunables)))}  # of two, the later one holds
-    if threading.current_thread() is threading.main_thread():  # the kernel would take the end of another for its own
+    changes = {"GLIBC_TUNABLES": ":".join(filter(None, (MALLOC_TUNABLES, tunables)))}  # the last value counts
+    if threading.current_thread() is threading.main_thread():  # PR_SET_PDEATHSIG fires when the starting thread ends
         changes[PARENT] = str(os.getpid())
     with interrupts_blocked(), _changed_environment(changes), _sockets_in(_folder()):
         forkserver.ensure_running()
@@ -280,7 +285,7 @@ def _ensure_server() -> None:
 
 @contextlib.contextmanager
 def _changed_environment(changes: Mapping[str, str]) -> Iterator[None]:
-    """Change environment variables for the process that is started meanwhile."""
+    """Change environment variables for processes that are started in the block."""
     before = {name: os.environ.get(name) for name in changes}
     os.environ.update(changes)
     try:
@@ -295,7 +300,7 @@ def _changed_environment(changes: Mapping[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _sockets_in(folder: Path) -> Iterator[None]:
-    """Let multiprocessing make its folder for sockets in another than TMPDIR, if it has none yet."""
+    """Make multiprocessing create its folder for sockets in the given one instead of TMPDIR, if it has none yet."""
     before, tempfile.tempdir = tempfile.tempdir, str(folder)
     try:
         util.get_temp_dir()
@@ -313,9 +318,9 @@ def _work(
 ) -> None:
     """Run a group's task in its own process and send the results; with a rendezvous file, as one of several ranks."""
     _die_with_the_coordinator()
-    os.setsid()  # Ctrl-C in the terminal reaches the coordinator only, which then asks for an orderly end
+    os.setsid()  # Ctrl-C in the terminal reaches only the coordinator, which then stops the training in order
     ignore_interrupts()
-    spare_forks()
+    restore_handlers_in_forks()
     if slot.cores:
         first = rank * slot.threads if rendezvous_file else 0
         os.sched_setaffinity(0, slot.cores[first : first + slot.threads] if rendezvous_file else slot.cores)
@@ -336,12 +341,12 @@ def _work(
         results = run(group, channel, slot.kind)
     if pipe:
         ours.done(results)
-        os.killpg(0, signal.SIGKILL)  # with all that the user's code left running: a thread would keep it from ending
+        os.killpg(0, signal.SIGKILL)  # including threads and processes that user code left running
 
 
 def _die_with_the_coordinator() -> None:
-    """End this process when the coordinator or the server that forked it ends, however that happens."""
-    end_with_parent(os.getppid())  # the server
+    """Make this process die with the coordinator and with the server that forked it."""
+    die_with_parent(os.getppid())  # the server
     coordinator = multiprocessing.parent_process()
     if coordinator is None:
         return
@@ -355,7 +360,7 @@ def _die_with_the_coordinator() -> None:
 
 @contextlib.contextmanager
 def _output_to_file(group: Group) -> Iterator[None]:
-    """Send all that is printed, by whatever library, to the first trial's directory."""
+    """Redirect standard output and error, at the level of descriptors, to a file in the first trial's directory."""
     directory = group.trials[0].directory
     directory.mkdir(parents=True, exist_ok=True)
     output = os.open(directory / OUTPUT_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
@@ -371,7 +376,7 @@ def _output_to_file(group: Group) -> Iterator[None]:
 
 
 def _cut(output: Path) -> None:
-    """Keep what a training prints from filling the disk: drop it when it is too much."""
+    """Empty a training's output file when it grows too large, so that it cannot fill the disk."""
     with contextlib.suppress(FileNotFoundError):
         if output.stat().st_size > MAX_OUTPUT:
             os.truncate(output, 0)

@@ -1,4 +1,4 @@
-"""The GPUs and the processors that this process may use: what the machine has, less what it is not given."""
+"""The GPUs and CPUs that this process may use, within the limits of its environment and container."""
 
 import os
 import re
@@ -12,28 +12,28 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def visible_gpus() -> list[str]:
-    """Return the GPUs by the names that CUDA_VISIBLE_DEVICES takes: numbers, or UUIDs if it holds these."""
+    """Return the visible GPUs as CUDA_VISIBLE_DEVICES names them: numbers, or UUIDs if it contains UUIDs."""
     import torch
 
-    found = torch.cuda.device_count()  # asks NVML where it can, and leaves the GPUs alone
+    found = torch.cuda.device_count()  # asks NVML if possible, and creates no CUDA context
     if VISIBLE not in os.environ:
         return [str(number) for number in range(found)]
-    # CUDA ends at the first one that is none. Of divided GPUs it shows a process one part only; each slot has its own.
+    # CUDA ignores everything after the first invalid name. A process sees one MIG instance only, so each slot gets one.
     listed = (name.strip() for name in os.environ[VISIBLE].split(","))
     names = list(dict.fromkeys(takewhile(re.compile(r"\+?\d|GPU-|MIG-").match, listed)))
     return names if found and names[0].startswith("MIG-") else names[:found]
 
 
 def cores() -> list[int]:
-    """Return the processors that this process may run on, none if the system does not tell."""
+    """Return the CPU cores that this process may run on; empty if the system cannot tell."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
 def processor_quota(root: Path = Path("/")) -> float | None:
-    """Return how many processors' worth of time a container, or any control group of Linux, has; None for no limit.
+    """Return the CPU quota of a container or any other Linux control group, in cores; None for no limit.
 
     Args:
-        root: Where the file systems of the system are.
+        root: Root of the file system.
     """
     try:
         memberships = (root / "proc/self/cgroup").read_text().splitlines()
@@ -52,14 +52,14 @@ def processor_quota(root: Path = Path("/")) -> float | None:
 
 
 def _quotas(mount: Path, path: str, files: tuple[str, ...]) -> Iterator[float]:
-    """Return the quotas of a control group and of those around it."""
+    """Yield the quotas of a control group and its parents, in cores."""
     group = mount / path.lstrip("/")
     for folder in (group, *group.parents):
         if not folder.is_relative_to(mount):
             return
         try:
             quota, period = " ".join((folder / file).read_text() for file in files).split()
-        except (OSError, ValueError):  # in a container, the group's path may be that outside of it
+        except (OSError, ValueError):  # in a container, the group's path may be the one outside of it
             continue
-        if quota.isdigit() and int(period):  # "max" and -1 are none
+        if quota.isdigit() and int(period):  # "max" and -1 mean no limit
             yield int(quota) / int(period)

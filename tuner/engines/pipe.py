@@ -1,7 +1,7 @@
 """The pipe between a training and the coordinator.
 
-The user's code runs in the process of the training and can do anything to its end of the pipe: what comes from there is
-checked, and never waited for.
+User code runs in the process of the training and can do anything to its end of the pipe. So the coordinator checks
+everything that comes from there, and never blocks on it.
 """
 
 import os
@@ -14,51 +14,51 @@ from typing import Any
 
 from tuner.protocol import ChannelClosedError, EpochReport, StepReport, TrialResult, Verdict
 
-__all__ = ["Mailbox", "PipeChannel", "SpoiltPipeError"]
+__all__ = ["CorruptPipeError", "Mailbox", "PipeChannel"]
 
 MARK = b"lr-tuner"
 HEADER = struct.Struct("!8sQI")  # the mark, the length of the message and its checksum
 CHUNK = 1 << 20
-MOST = 1 << 40  # bytes of a message
+MAX_LENGTH = 1 << 40  # of a message, in bytes
 
 
-class SpoiltPipeError(Exception):
-    """Something else than a message stands in the pipe."""
+class CorruptPipeError(Exception):
+    """The pipe contains something other than a message."""
 
 
 class PipeChannel:
-    """A training's way to the coordinator.
+    """The channel of a training to the coordinator.
 
     Args:
-        pipe: Its end of the pipe; only the first rank has one, and only there the methods may be called.
+        pipe: The training's end of the pipe; None on ranks other than 0, where no method may be called.
     """
 
     def __init__(self, pipe: "Connection[Any, Any] | None") -> None:
         self._pipe: Any = pipe
 
     def report(self, number: int, report: EpochReport) -> Verdict:
-        """Tell about an epoch and return what to do."""
+        """Report an epoch and return the verdict."""
         self._send("report", number, report)
         try:
             verdict: Verdict = self._pipe.recv()
-        except Exception as error:  # besides the coordinator's end: what user code took out of the pipe is missing
+        except Exception as error:  # the coordinator has ended, or user code has read from the pipe
             raise ChannelClosedError(f"no answer to a report: {error!r}") from error
         return verdict
 
     def progress(self, number: int, report: StepReport) -> None:
-        """Tell how far a trial is."""
+        """Report how far a trial is."""
         self._send("progress", number, report)
 
     def fuse_at_most(self, count: int, reason: str) -> None:
-        """Tell how many trials can be trained as one model, and why not more."""
+        """Report how many trials can be trained as one model, and why not more."""
         self._send("fuse_at_most", count, reason)
 
     def note(self, text: str) -> None:
-        """Show a remark in the terminal."""
+        """Show a note in the terminal."""
         self._send("note", text)
 
     def done(self, results: Sequence[TrialResult]) -> None:
-        """Tell how the trials ended; nothing can be told afterwards."""
+        """Send the results of the trials, as the last message."""
         self._send("done", results)
         self._pipe.close()
 
@@ -73,10 +73,10 @@ class PipeChannel:
 
 
 class Mailbox:
-    """The coordinator's end of a pipe, which never waits for the rest of a message.
+    """The coordinator's end of a pipe, which never blocks on an incomplete message.
 
     Args:
-        pipe: The end.
+        pipe: The coordinator's end.
     """
 
     def __init__(self, pipe: "Connection[Any, Any]") -> None:
@@ -85,11 +85,11 @@ class Mailbox:
         os.set_blocking(pipe.fileno(), False)
 
     def messages(self) -> Iterator[tuple[Any, ...]]:
-        """Read what is there, and yield the messages that are complete.
+        """Read the available bytes, and yield the complete messages.
 
         Raises:
             EOFError: If the other end is closed.
-            SpoiltPipeError: If something else than messages was written into it.
+            CorruptPipeError: If something other than messages was written into it.
         """
         try:
             read = os.read(self.pipe.fileno(), CHUNK)
@@ -103,21 +103,21 @@ class Mailbox:
         while len(self._read) >= HEADER.size:
             mark, length, checksum = HEADER.unpack_from(self._read)
             end = HEADER.size + length
-            if mark != MARK or length > MOST:
-                raise SpoiltPipeError
+            if mark != MARK or length > MAX_LENGTH:
+                raise CorruptPipeError
             if len(self._read) < end:
                 return
             content = bytes(self._read[HEADER.size : end])
             del self._read[:end]
             if zlib.crc32(content) != checksum:
-                raise SpoiltPipeError
+                raise CorruptPipeError
             yield pickle.loads(content)
 
     def answer(self, verdict: Verdict) -> None:
         """Answer a report.
 
         Raises:
-            OSError: If nobody reads it.
+            OSError: If the other end is closed.
         """
         self.pipe.send(verdict)
 

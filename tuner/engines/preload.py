@@ -1,14 +1,14 @@
-"""What trainings are forked from: it has all imported that they need."""
+"""Modules preloaded into the fork server, so that training processes start without import cost."""
 
 import os
 
 from tuner.engines.local import PARENT
-from tuner.interrupts import end_with_parent, ignore_interrupts
-from tuner.process import importing
+from tuner.interrupts import die_with_parent, ignore_interrupts
+from tuner.process import gc_paused
 
 ignore_interrupts()
 if parent := os.environ.pop(PARENT, ""):
-    end_with_parent(int(parent))
+    die_with_parent(int(parent))
 
-with importing():
+with gc_paused():
     import tuner.training.run  # noqa: F401

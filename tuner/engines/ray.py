@@ -23,11 +23,10 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from tuner.engines import Handler
 from tuner.errors import BadInputError, StudyFailedError
 from tuner.files import write_atomically
-from tuner.process import look_in, study_folder
-from tuner.protocol import EpochReport, Group, Slot, StepReport, TrialResult, Verdict
+from tuner.process import add_study_folder, study_folder
+from tuner.protocol import EpochReport, Group, Handler, Slot, StepReport, TrialResult, Verdict
 
 __all__ = ["RayEngine"]
 
@@ -371,7 +370,7 @@ def _run_group(
     ray.get(relay.put.remote(key, "begun"))
     if folder not in sys.path:  # the user's networks and data sets may be there
         sys.path.insert(0, folder)
-    look_in(folder_of_study_file)
+    add_study_folder(folder_of_study_file)
     from tuner.engines.local import LocalEngine
 
     gpus = tuple(map(str, ray.get_gpu_ids()))

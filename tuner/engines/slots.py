@@ -1,12 +1,11 @@
-"""Divides a machine into slots, and makes the engine that works in them."""
+"""Divide a machine into slots, and create an engine."""
 
 import os
 from collections.abc import Sequence
 
-from tuner.engines import Engine
 from tuner.engines.machine import VISIBLE, cores, processor_quota, visible_gpus
 from tuner.errors import BadInputError
-from tuner.protocol import Slot
+from tuner.protocol import Engine, Slot
 
 __all__ = ["make_engine", "make_slots"]
 
@@ -17,8 +16,8 @@ def make_slots(devices: str, per_device: int | None, ranks: int = 1) -> list[Slo
     Args:
         devices: "auto" for all GPUs, or the CPU if there is none; "cpu"; or the numbers of GPUs, such as "0,2", among
             those that CUDA_VISIBLE_DEVICES leaves.
-        per_device: Slots on each GPU (default 1), or on the CPU (default: as many as there are cores for).
-        ranks: Processes that train one trial together; with GPUs, one on each.
+        per_device: Slots on each GPU (default 1), or on the CPU (default: one for each core, or for `ranks` cores).
+        ranks: Processes that train one trial together; with GPUs, one for each GPU.
 
     Raises:
         BadInputError: If there are no such devices.
@@ -30,20 +29,20 @@ def make_slots(devices: str, per_device: int | None, ranks: int = 1) -> list[Slo
     own = cores()
     count = len(own) or os.cpu_count() or 1
     if (quota := processor_quota()) is not None and quota < count:
-        count, own = max(1, int(quota)), []  # others have the same cores, so none is kept for a slot
+        count, own = max(1, int(quota)), []  # the cores are shared with other containers, so none is pinned
     gpus = _gpus(devices)
     places = _divide(gpus, per_device or 1, ranks) if gpus else [()] * (per_device or max(1, count // ranks))
-    share = count // len(places)  # less than a core for each rank if they are to share: then none is kept on one
-    kept = share if share >= ranks else 0
+    share = count // len(places)
+    pinned = share if share >= ranks else 0  # with less than a core per rank, slots share cores and are not pinned
     return [
-        Slot(index, of_slot, max(1, share // ranks), tuple(own[index * kept : (index + 1) * kept]), ranks)
+        Slot(index, of_slot, max(1, share // ranks), tuple(own[index * pinned : (index + 1) * pinned]), ranks)
         for index, of_slot in enumerate(places)
     ]
 
 
 def _divide(gpus: Sequence[str], per_device: int, ranks: int) -> list[tuple[str, ...]]:
     if ranks > 1 and per_device > 1:
-        raise BadInputError(["--devices-per-trial: a trial has GPUs of its own then; leave --per-device away."])
+        raise BadInputError(["--devices-per-trial: each trial then has its own GPUs; omit --per-device."])
     if len(gpus) % ranks:
         raise BadInputError([f"--devices-per-trial: {len(gpus)} GPUs cannot be divided into parts of {ranks}."])
     parts = [tuple(gpus[start : start + ranks]) for start in range(0, len(gpus), ranks)]
@@ -72,18 +71,18 @@ def _gpus(devices: str) -> list[str]:
 def make_engine(
     name: str, devices: str, per_device: int | None, ranks: int, stall_timeout: float, address: str = "auto"
 ) -> Engine:
-    """Return the engine of a name, with its slots.
+    """Create an engine and its slots.
 
     Args:
         name: "local", "inline" or "ray".
-        devices: As in `make_slots`, like the next two.
-        per_device: Slots on each device.
-        ranks: Processes that train one trial together.
-        stall_timeout: Seconds without a sign of life after which a training is taken for hung, and killed.
-        address: Of the Ray cluster.
+        devices: See `make_slots`.
+        per_device: See `make_slots`.
+        ranks: See `make_slots`.
+        stall_timeout: Seconds without activity after which a training counts as hung and is killed.
+        address: Address of the Ray cluster.
 
     Raises:
-        BadInputError: If it cannot be had.
+        BadInputError: If there are no such devices, or no such cluster.
     """
     if name == "ray":
         try:

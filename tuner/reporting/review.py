@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner.errors import BadInputError
-from tuner.interrupts import end_with_parent
-from tuner.process import leave, look_in, study_folder
+from tuner.interrupts import die_with_parent
+from tuner.process import add_study_folder, leave, study_folder
 from tuner.storage.folders import open_own
 
 if TYPE_CHECKING:
@@ -123,9 +123,9 @@ def main() -> None:
     """Do what the standard input asks for, and print what a person should know, as a JSON list."""
     request = json.load(sys.stdin)
     if coordinator := request.get("coordinator"):
-        end_with_parent(coordinator)
+        die_with_parent(coordinator)
     os.nice(0 if "state" in request else 19)
-    look_in(request.get("folder"))
+    add_study_folder(request.get("folder"))
     from tuner.reporting.page import Chapter, render
     from tuner.storage.reader import identifier_of, open_study, record_of
     from tuner.tracking.reader import MlflowStudy

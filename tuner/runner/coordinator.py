@@ -16,10 +16,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tuner.analysis.record import TestResult
 from tuner.config.study import StudyConfig, TrialConfig
-from tuner.engines import Engine
 from tuner.errors import StudyFailedError, TunerError
 from tuner.process import crash_point
-from tuner.protocol import Assignment, EpochReport, Group, Slot, StepReport, TrialResult, Verdict
+from tuner.protocol import Assignment, Engine, EpochReport, Group, Slot, StepReport, TrialResult, Verdict
 from tuner.runner.display import Display
 from tuner.runner.group_size import ONE_BY_ONE, GroupSize, alike
 from tuner.storage.attributes import CONSTANT_LR
@@ -315,10 +314,10 @@ class Coordinator:
             attributes["traceback"] = result.traceback
         if result.diverged_at is not None:
             attributes["diverged_at"] = result.diverged_at
-        crash_point("before told")
+        crash_point("before recorded")
         before = self._store.best
         self._store.finish(number, STATES[result.state], result.value, attributes)
-        crash_point("told")
+        crash_point("recorded")
         read = partial(read_result, assignment.directory, assignment.config)
         self._tracker.finish_trial(number, assignment.config, result, read, assignment.directory / FILES)
         cause = _cause(result.message)
@@ -418,7 +417,7 @@ class Coordinator:
         step = max((step for _, step, _ in trained.points), default=0) if trained else 0
         tested = TestResult(assignment.number, metrics, step, self._store.count)
         self._store.set_tested(tested)
-        crash_point("test told")
+        crash_point("test recorded")
         self._tracker.log_test(tested)
         if metrics:
             self._display.tested(metrics)

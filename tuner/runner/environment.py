@@ -4,7 +4,7 @@ import os
 import subprocess
 from collections.abc import Sequence
 
-from tuner.engines.local import ask
+from tuner.engines.local import call_in_fork
 from tuner.errors import StudyFailedError
 from tuner.protocol import Slot
 from tuner.training.conditions import CPU, PACKAGES_OF_TRAINING, gpu_names, processor, versions
@@ -45,7 +45,9 @@ def _devices(slots: Sequence[Slot]) -> list[str]:
     # Of divided GPUs, CUDA shows a process one part only.
     parts = [[gpu for gpu in gpus if not gpu.startswith("MIG-")], *([gpu] for gpu in gpus if gpu.startswith("MIG-"))]
     try:
-        names = {gpu: name for part in parts if part for gpu, name in zip(part, ask(gpu_names, part), strict=True)}
+        names = {
+            gpu: name for part in parts if part for gpu, name in zip(part, call_in_fork(gpu_names, part), strict=True)
+        }
     except StudyFailedError as error:
         raise StudyFailedError(f"the GPUs {', '.join(gpus)} cannot be used: {error}") from error
 

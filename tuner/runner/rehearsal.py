@@ -11,10 +11,9 @@ from typing import Any
 from tuner.analysis.findings import duration
 from tuner.config.search_space import corners
 from tuner.config.study import StudyConfig, TrialConfig
-from tuner.engines import Engine
 from tuner.errors import BadInputError
 from tuner.interrupts import temporary_folder
-from tuner.protocol import Assignment, EpochReport, Group, Slot, StepReport, TrialResult, Verdict
+from tuner.protocol import Assignment, Engine, EpochReport, Group, Slot, StepReport, TrialResult, Verdict
 from tuner.storage.database import state_directory
 from tuner.text import counted
 

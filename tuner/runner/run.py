@@ -11,8 +11,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from tuner.errors import BadInputError
-from tuner.interrupts import end_at_once, on_interrupt
-from tuner.process import importing
+from tuner.interrupts import exit_at_once, on_interrupt
+from tuner.process import gc_paused
 from tuner.runner.options import ExecutionOptions, StudyOptions
 from tuner.text import counted
 from tuner.urls import refuse_passwords, storage_url
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tuner.config.study import StudyConfig
-    from tuner.engines import Engine
+    from tuner.protocol import Engine
     from tuner.runner.display import Display
     from tuner.runner.group_size import GroupSize
     from tuner.storage.study_store import StudyStore
@@ -80,7 +80,7 @@ class _Interruption:
             return
         self.signals.append(number)
         if len(self.signals) > (1 if self._stop is None else 2):
-            end_at_once(self.signals[0])
+            exit_at_once(self.signals[0])
         if self._stop is not None:
             self._stop()
 
@@ -148,7 +148,7 @@ def opened_engine(options: ExecutionOptions) -> Iterator["Engine"]:
     refuse_passwords({"--storage": options.storage, "--tracking-uri": options.tracking_uri})
 
     # Imported here: --help and a wrong option should not wait for torch. The engine's server imports at the same time.
-    with importing():
+    with gc_paused():
         from tuner.engines.slots import make_engine
 
         stall_timeout = _seconds("--stall-timeout", options.stall_timeout)
@@ -159,7 +159,7 @@ def opened_engine(options: ExecutionOptions) -> Iterator["Engine"]:
         yield engine
     finally:
         engine.close()
-        gc.unfreeze()  # what was there when `importing` ended
+        gc.unfreeze()  # what was there when `gc_paused` ended
 
 
 def _checkpoint_every(options: ExecutionOptions) -> float:
@@ -297,7 +297,7 @@ class OpenStudy(Generic[Store]):
             display.note(change)
         interruption = _Interruption()
         with on_interrupt(interruption):
-            with store.database.initialization_lock(), importing():  # MLflow may create its tables as well
+            with store.database.initialization_lock(), gc_paused():  # MLflow may create its tables as well
                 tracker = Tracker(
                     config, plan.uri, store.identifier, display.note, tags, dict(plan.digests), plan.review
                 )
@@ -337,7 +337,7 @@ class OpenStudy(Generic[Store]):
 @contextmanager
 def checking(console: "Console", study: str) -> Iterator[None]:
     """Say that a study is being checked, and have the libraries imported for that."""
-    with status(console, f"checking {study}"), importing():
+    with status(console, f"checking {study}"), gc_paused():
         yield
 
 
