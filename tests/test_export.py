@@ -77,7 +77,7 @@ def test_the_card_says_what_it_is_how_good_and_how_to_load_it(exported: Path, co
     card = (exported / "README.md").read_text()
     number, value = best(confirmed)
     assert card.startswith(f"# short #{number}\n")
-    assert f"| val/acc | {value:.4f} | this very network" in card
+    assert f"| val/acc | {value:.4f} | this network" in card
     values = confirmed.optuna(
         "select value from trials join trial_values using (trial_id) join studies using (study_id) "
         "where study_name = 'short-confirm' and number in (0, 3)"
@@ -157,7 +157,7 @@ def test_trials_that_differ_in_their_seed_only_are_confirmed_as_one(own: StudyFo
 
 
 def test_a_folder_that_is_there_is_not_written_into(short: StudyFolder, tmp_path: Path):
-    assert "is there already" in short.command(export, "short", "--to", str(tmp_path), expect=2)
+    assert "already exists" in short.command(export, "short", "--to", str(tmp_path), expect=2)
     assert list(tmp_path.iterdir()) == []
     missing = tmp_path / "no" / "such" / "folder"
     assert "cannot be written" in short.command(export, "short", "--to", str(missing), expect=2)

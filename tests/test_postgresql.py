@@ -192,5 +192,5 @@ def test_a_database_that_cannot_be_used_is_told_before_anything_starts(
 @pytest.mark.parametrize("option", ["--storage", "--tracking-uri"])
 def test_a_password_on_the_command_line_is_refused(folder: StudyFolder, option: str):
     output = folder.call(option, "postgresql://tuner:secret@127.0.0.1:9/x", expect=2)
-    assert f"{option}: everybody on this machine can read the password there" in output
+    assert f"{option}: every user of this machine can read a password there" in output
     assert "secret" not in output

@@ -46,7 +46,7 @@ def test_a_password_in_any_form_of_a_url_is_refused_and_not_shown(url: str):
     assert has_password(url)
     assert "sec" not in without_password(url)
     assert "ret" not in without_password(url)
-    with pytest.raises(BadInputError, match="everybody on this machine can read the password"):
+    with pytest.raises(BadInputError, match="every user of this machine can read a password"):
         refuse_passwords({"--storage": url})
     assert "secret" not in without_passwords(f"cannot reach {url!r}, that is {url}.", url)
 

@@ -9,7 +9,7 @@ __all__ = ["Best", "Result", "Study"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the Python API when it is asked for: the commands need not wait for what it needs."""
+    """Import the Python API on first use, so that the commands do not wait for its imports."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from tuner import api

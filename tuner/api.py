@@ -1,4 +1,4 @@
-"""The tuner from Python: ``from tuner import Study``; what the command line does, in a script or a notebook."""
+"""The Python API, ``from tuner import Study``: run studies in scripts and notebooks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ class Best:
     Args:
         number: Its number.
         value: Its value of the objective.
-        params: What was searched and drawn for it, by dotted paths.
-        config: All its values, nested as in a study file.
-        test: What it reaches on the test data; empty if it was not tested.
+        params: Its values of the searched parameters, by dotted paths.
+        config: All of its values, nested as in a study file.
+        test: Its metrics on the test data; empty if it was not tested.
         weights: File with its weights; None if it is not on this machine.
     """
 
@@ -43,7 +43,7 @@ class Study:
 
     Args:
         source: Study file, or the name of a shipped study.
-        overrides: ``dotted.path=value`` each, put over what the file says.
+        overrides: ``dotted.path=value`` each, which replace values of the file.
 
     Raises:
         BadInputError: With every fault of the file.
@@ -61,7 +61,7 @@ class Study:
 
         Args:
             source: Its path, or the name of a shipped study.
-            overrides: ``dotted.path=value`` each, put over what it says.
+            overrides: ``dotted.path=value`` each, which replace values of the file.
 
         Raises:
             BadInputError: With every fault of the file.
@@ -69,14 +69,14 @@ class Study:
         return cls(source, overrides)
 
     def run(self, **options: Any) -> "Result":
-        """Run the study, or go on with it, and return what it has come to.
+        """Run or continue the study, and return its result.
 
         Args:
-            options: How, as the options of ``python -m tuner.study`` are called: ``trials=50``, ``devices="cpu"``,
+            options: Named like the options of ``python -m tuner.study``: ``trials=50``, ``devices="cpu"``,
                 ``review=False``, ``storage=...``; ``quiet=True`` prints nothing.
 
         Raises:
-            KeyboardInterrupt: If it was interrupted; it has ended in order, and `run` goes on from there.
+            KeyboardInterrupt: If it was interrupted. It has ended in order, and `run` continues from there.
             TunerError: If the input is bad, the study is already running, or it failed.
         """
         outcome = run(StudyOptions(study=self._source, set=self._overrides, **options))
@@ -86,7 +86,7 @@ class Study:
 
 
 class Result:
-    """What a study has come to, as its stores have it."""
+    """The result of a study, read from its stores."""
 
     def __init__(self, study: Study, outcome: Outcome) -> None:
         self._study, self._outcome = study, outcome
@@ -118,7 +118,7 @@ class Result:
 
     @cached_property
     def trials(self) -> "pd.DataFrame":
-        """A row for each finished trial, with the searched values under their dotted paths."""
+        """A row for each finished trial, with the searched parameters in columns named by their dotted paths."""
         import pandas as pd
 
         columns = ("number", "state", "value", "epochs", "seconds")
@@ -129,7 +129,7 @@ class Result:
         return pd.DataFrame(rows, columns=[*columns, "schedule"] if not rows else None).set_index("number")
 
     def plot_lr(self) -> "Figure":
-        """Return a matplotlib figure of the lr curves of all trials, coloured by their values."""
+        """Return a matplotlib figure of the lr curves of all trials, colored by their values."""
         from tuner.visualization.curves import lr_curves
         from tuner.visualization.matplotlib_backend import canvas
 

@@ -1,4 +1,4 @@
-"""What is shown in a terminal: text that it does not obey, on streams that may be closed, full or gone."""
+"""Output to a terminal: text without control characters, on streams that may be closed, full or gone."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ __all__ = ["lenient_streams", "open_missing_streams", "printable"]
 
 
 def printable(text: str) -> str:
-    r"""Return a text with everything but letters, signs, spaces and line breaks written out.
+    r"""Return a text with all unprintable characters except line breaks escaped.
 
     >>> printable("a\x1b[31mb\u202e\n")
     'a\\x1b[31mb\\u202e\n'
@@ -19,9 +19,9 @@ def printable(text: str) -> str:
 
 
 def open_missing_streams() -> None:
-    """Open standard streams that are closed, as under some daemons, on /dev/null.
+    """Open closed standard streams on /dev/null; some daemons start processes without them.
 
-    The next file that is opened, a database say, would get the number of a closed one, and what is printed.
+    Otherwise the next opened file, such as a database, would get the descriptor of a closed stream, and its output.
     """
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(number, True)
@@ -33,7 +33,7 @@ def open_missing_streams() -> None:
 
 @contextlib.contextmanager
 def lenient_streams() -> Iterator[None]:
-    """Let no line end what is done meanwhile because it cannot be shown: pipe closed, disk full, terminal gone."""
+    """Ignore errors of standard output and error in the block: a closed pipe, a full disk, a terminal that is gone."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (cast(TextIO, _Lenient(stream)) for stream in before)
     try:
@@ -53,7 +53,7 @@ class _Lenient:
             return self._stream.write(text)
         except UnicodeEncodeError as error:
             return self.write(text.encode(error.encoding, "backslashreplace").decode(error.encoding))
-        except (OSError, ValueError):  # the latter of one that was closed
+        except (OSError, ValueError):  # ValueError: the stream was closed
             return len(text)
 
     def flush(self) -> None:

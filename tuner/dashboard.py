@@ -1,6 +1,6 @@
-"""``python -m tuner.dashboard``: MLflow's pages on this machine, opened at a study.
+"""``python -m tuner.dashboard``: start an MLflow server on this machine and open a study's page.
 
-The server listens on the loopback only, runs no jobs, and unpickles no models.
+The server listens on the loopback interface only, runs no jobs, and unpickles no models.
 """
 
 import argparse
@@ -25,7 +25,7 @@ ENVIRONMENT = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_ALLOW_PICK
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Show MLflow until Ctrl-C, and return the exit code."""
+    """Run MLflow's server until Ctrl-C, and return the exit code."""
     options = _parse(arguments)
     open_missing_streams()
     with lenient_streams():
@@ -41,9 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tuner.dashboard",
-        description="Show studies in MLflow, on this machine only. Ctrl-C ends it.",
+        description="Show studies in MLflow, on this machine only. Press Ctrl-C to end.",
     )
-    parser.add_argument("name", nargs="?", metavar="NAME", help="name of a study; all of them, without it")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="name of a study (default: all studies)")
     parser.add_argument(
         "--tracking-uri", metavar="URI", help="MLflow's store (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)"
     )
@@ -63,29 +63,29 @@ def _run(options: argparse.Namespace) -> int:
 
     uri = tracking_uri(options.tracking_uri, must_exist=True)
     page = page_of(uri, options.name)
-    if uri.startswith(("http://", "https://")):  # a server runs already
+    if uri.startswith(("http://", "https://")):  # a server is already running
         _show(f"{without_password(uri).rstrip('/')}{page}", options.open)
         return 0
     port = _free_port(options.port)
     address = f"http://{HOST}:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port)]
     with subprocess.Popen(
-        [sys.executable, "-m", "tuner.supervisor", *command],  # with which it ends, and with this process
+        [sys.executable, "-m", "tuner.supervisor", *command],  # kills the server when this process ends
         stdin=subprocess.PIPE,
-        cwd=folder_of(uri),  # the places of artifacts are relative to it
-        env={**os.environ, **ENVIRONMENT, "MLFLOW_BACKEND_STORE_URI": uri},  # a password is nobody's to see in `ps`
+        cwd=folder_of(uri),  # artifact locations are relative to it
+        env={**os.environ, **ENVIRONMENT, "MLFLOW_BACKEND_STORE_URI": uri},  # not an argument: `ps` would show it
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,  # its many processes are ended together, below
+        start_new_session=True,  # one process group, to end all of its processes together
     ) as server:
-        # A terminal that is closed, and `kill`, end it as Ctrl-C does.
+        # `kill` and a closed terminal end it as Ctrl-C does.
         before = {
             number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGHUP)
         }
         try:
             _wait_for(address, server)
             _show(f"{address}{page}", options.open)
-            print("Ctrl-C ends it.", flush=True)  # noqa: T201
+            print("Press Ctrl-C to end.", flush=True)  # noqa: T201
             server.wait()
         except KeyboardInterrupt:
             return 0
@@ -97,10 +97,10 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _free_port(wanted: int | None) -> int:
-    """Return a port that nothing listens on.
+    """Return a free port.
 
     Raises:
-        BadInputError: If the wanted one is taken.
+        BadInputError: If the wanted one cannot be used.
     """
     for port in (wanted,) if wanted is not None else (PORT, 0):
         with socket.socket() as probe:
@@ -110,7 +110,7 @@ def _free_port(wanted: int | None) -> int:
             except (OSError, OverflowError):
                 continue
             return int(probe.getsockname()[1])
-    raise BadInputError([f"--port: {wanted} cannot be listened on; leave it away for a free one."])
+    raise BadInputError([f"--port: cannot listen on {wanted}; omit the option for a free port."])
 
 
 def _wait_for(address: str, server: "subprocess.Popen[bytes]") -> None:

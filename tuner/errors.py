@@ -1,11 +1,11 @@
-"""The errors that a person meets.
+"""Errors that the user sees, and texts about errors of other code.
 
 ::
 
     TunerError                  shown as one message, without a traceback
     ├── BadInputError           exit 2: the study file, an option or the environment is wrong; every fault is listed
     ├── StudyRunningError       exit 75: another process runs this study
-    └── StudyFailedError        exit 1: the study cannot go on (the same error again and again, no storage)
+    └── StudyFailedError        exit 1: the study cannot continue (the same error repeatedly, no storage)
 """
 
 import contextlib
@@ -43,12 +43,12 @@ class TunerError(Exception):
     exit_code = 1
 
     def __str__(self) -> str:
-        """Return the message, without characters that a terminal would obey."""
+        """Return the message, with control characters escaped."""
         return printable(super().__str__())
 
 
 class BadInputError(TunerError):
-    """What was asked cannot be done as written.
+    """The input is wrong.
 
     Args:
         faults: One message for each fault: where it is, what is wrong, what to write.
@@ -68,19 +68,19 @@ class StudyRunningError(TunerError):
 
 
 class StudyFailedError(TunerError):
-    """The study cannot go on."""
+    """The study cannot continue."""
 
 
 def in_a_line(error: BaseException) -> str:
-    """Return the class of an error of other code and the line of its text that tells most."""
+    """Return the class of an error and the most informative line of its text, on one line."""
     lines = [line for line in _text_of(error).splitlines() if line.strip()]
-    if len(lines) > 1 and lines[1].startswith("Original Traceback"):  # of a process that loads data
+    if len(lines) > 1 and lines[1].startswith("Original Traceback"):  # from a data loader's worker
         return " ".join(lines[-1].split())
     return " ".join(f"{type(error).__name__}: {lines[0] if lines else ''}".split()).removesuffix(":")
 
 
 def reason_of(error: BaseException) -> str:
-    """Return why other code refused something: the text of a ValueError, of others the class as well."""
+    """Return the reason in an error of other code: the text of a ValueError; of other errors, class and text."""
     text = " ".join(_text_of(error).split())
     return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}".removesuffix(": ")
 
@@ -88,19 +88,19 @@ def reason_of(error: BaseException) -> str:
 def _text_of(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:  # the class is the user's, and so is its text
+    except Exception:  # user code defines the class, and its __str__ can fail
         return "(its text cannot be shown)"
 
 
 def is_of_user(file: str) -> bool:
-    """Return whether a file of Python code is the user's: neither installed nor of the tuner."""
+    """Return whether a Python file is user code: neither installed nor part of the tuner."""
     return not file.startswith(("<", *_LIBRARIES, *_OWN)) and "/site-packages/" not in file
 
 
 def place_of(error: BaseException) -> str:
-    """Return where in the user's code an error was raised, in parentheses after a space; nothing if in none of it."""
+    """Return the place in user code that raised an error, in parentheses after a space; empty if there is none."""
     frames = [(frame.filename, str(frame.lineno), frame.name) for frame in traceback.extract_tb(error.__traceback__)]
-    with contextlib.suppress(Exception):  # its text is the user's as well
+    with contextlib.suppress(Exception):  # user code may define __str__
         frames += _FRAME_OF_WORKER.findall(str(error))
     own = [frame for frame in frames if is_of_user(frame[0])]
     if not own:

@@ -1,6 +1,6 @@
-"""``python -m tuner.export``: a trial as a folder to take home: configuration, weights, lr table, script, model card.
+"""``python -m tuner.export``: write a trial as a folder: configuration, weights, lr table, script, model card.
 
-The weights of a study's best trial are there; another trial is trained again, as `tuner.replay` does it.
+Only a study's best trial has stored weights; any other trial is trained again, as `tuner.replay` does.
 """
 
 import argparse
@@ -31,15 +31,15 @@ MODEL_CARD = """\
 # {title}
 
 A `{model}` trained on `{data}` with `{optimizer}` under the schedule `{schedule}`: trial #{number} of the study
-`{study}`, which looked for the {goal} {metric} in {trials}.
+`{study}`, which searched for the {goal} {metric} in {trials}.
 
-| metric | value | what it is |
+| metric | value | meaning |
 |---|---|---|
 {metrics}
 
 {doubt}
 
-## To load it
+## Load
 
 ```python
 import torch
@@ -50,13 +50,13 @@ model.load_state_dict(torch.load("{weights}", weights_only=True)["state_dict"])
 model.eval()
 ```
 
-## To train it again
+## Train again
 
 `python {script}` needs torch, pytorch-lightning and lightning_modules{own}. {expectation}
 
-## What is here
+## Files
 
-| file | |
+| file | content |
 |---|---|
 | `{weights}` | the weights after {epoch}, without code |
 | `{config}` | every value of the trial; `python -m lightning_modules fit --config {config}` trains it again |
@@ -116,7 +116,7 @@ def _run(options: argparse.Namespace) -> int:
             raise BadInputError([f"--trial: #{trial.number} is {state}: it was not trained to its end."])
         to: Path = options.to or Path(f"{past.config.name}-{trial.number}")
         if to.exists():
-            raise BadInputError([f"--to: {to} is there already; name a folder that is not."])
+            raise BadInputError([f"--to: {to} already exists; name another folder."])
         rates = MlflowStudy(uri, past.identifier).points(trial.number).get("lr", ())
     with contextlib.ExitStack() as stack:
         try:
@@ -129,7 +129,7 @@ def _run(options: argparse.Namespace) -> int:
             with console.status("collecting"):
                 _fill(folder, past, trial, rates)
             folder.rename(to)
-        except OSError as error:  # of the disk, of the stores, or of the trial's own data
+        except OSError as error:  # from the disk, the stores, or the trial's own data
             reason = f"{in_a_line(error)}{place_of(error)}"
             raise StudyFailedError(f"trial #{trial.number} cannot be exported: {reason}") from error
     print(to)  # noqa: T201
@@ -168,7 +168,7 @@ def _card(past: "StoredStudy", trial: "Trial", config: "TrialConfig", setup: Map
     from tuner.followup.script import network_expression, own_modules
 
     objective, confirmed = past.config.objective, past.confirmed(trial)
-    rows = [f"| {objective.metric} | {trial.value:.4f} | this very network, on the data that decided |"]
+    rows = [f"| {objective.metric} | {trial.value:.4f} | this network, on the validation data |"]
     one = confirmed.configurations[0] if confirmed else None
     bounds = confirmed.interval(one) if confirmed and one else None
     if one and bounds:
@@ -179,14 +179,14 @@ def _card(past: "StoredStudy", trial: "Trial", config: "TrialConfig", setup: Map
         )
     if past.record.best and past.record.best.number == trial.number:
         rows += [
-            f"| {key} | {value:.4f} | this very network, on data that decided nothing |"
+            f"| {key} | {value:.4f} | this network, on the test data, which were used for no decision |"
             for key, value in sorted(past.record.test.items())
         ]
     doubt = (
-        "As far as the interval tells, the mean is what to expect of training it again with another seed."
+        "The mean is what to expect from training with another seed, within the interval."
         if bounds
-        else "It was trained with one seed, and the best of many trials is a little flattered by luck: "
-        f"`python -m tuner.confirm {past.config.name}` says how much."
+        else "It was trained with one seed, and the best of many trials is partly luck: "
+        f"`python -m tuner.confirm {past.config.name}` estimates how much."
     )
     epoch = "the last epoch"
     if objective.epoch == "best":
@@ -208,7 +208,7 @@ def _card(past: "StoredStudy", trial: "Trial", config: "TrialConfig", setup: Map
         build=build,
         expectation=how_trained(setup),
         epoch=epoch,
-        own=f", and {own}, which must be beside it or on `PYTHONPATH`" if own else "",
+        own=f", and {own}, which must be in the same folder or on `PYTHONPATH`" if own else "",
         model=config.model.name,
         data=config.data.name,
         optimizer=config.optimizer.name,

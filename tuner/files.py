@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and file systems that several machines share."""
+"""Atomic writing of files, and detection of network file systems."""
 
 import errno
 import json
@@ -20,11 +20,11 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class DiskFullError(Exception):
-    """There is no room for a file, so it was not written; what was there before still is."""
+    """There is no room for a file, so it was not written; an earlier file of its name is unchanged."""
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Write a file whole or not at all.
+    """Write a file atomically: whole, or not at all.
 
     Args:
         path: Final name; a file of that name is replaced.
@@ -44,7 +44,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         cause: BaseException | None = error
-        while cause is not None:  # torch turns it into an error of its own
+        while cause is not None:  # torch wraps the error
             if isinstance(cause, OSError) and cause.errno in _FULL:
                 raise DiskFullError(f"{path.parent}: {os.strerror(cause.errno or 0)}") from error
             cause = cause.__context__
@@ -57,17 +57,17 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON, whole or not at all."""
+    """Write a value as JSON, atomically."""
     content = json.dumps(value).encode()
     write_atomically(path, lambda file: file.write(content))
 
 
 def network_file_system(path: Path, mounts: str | None = None) -> str:
-    """Return the kind of the network file system that a path is on; empty if it is on none, as far as is known.
+    """Return the type of the network file system that contains a path; empty if it is local, or unknown.
 
     Args:
-        path: It need not exist.
-        mounts: The mounts, as Linux tells them in ``/proc/self/mountinfo``, which is read if they are not given.
+        path: A path, which need not exist.
+        mounts: Content of ``/proc/self/mountinfo``; None to read it.
     """
     if mounts is None:
         try:

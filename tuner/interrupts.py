@@ -1,7 +1,7 @@
-"""The signals that end a study, and what each of its processes does about them.
+"""The signals that end a study, and how each of its processes handles them.
 
-The coordinator notes a signal and ends in order. The processes that it starts ignore it: Ctrl-C and Slurm signal all of
-them, and it is the coordinator that ends the others. They end with it, however it ends.
+The coordinator records a signal and ends in order. The processes that it starts ignore it, because Ctrl-C and Slurm
+signal all of them, and the coordinator ends them in order. They die with the coordinator, even if it is killed.
 """
 
 import contextlib
@@ -35,17 +35,16 @@ SHOW_CURSOR = b"\x1b[?25h\n"  # the status line hides it
 
 Handler = Callable[[int, FrameType | None], Any]
 
-_installed: dict[signal.Signals, tuple[Any, Any]] = {}  # our handler of each signal, and the one that forks get
+_installed: dict[signal.Signals, tuple[Any, Any]] = {}  # our handler of each signal, and the one for forks
 _of_thread = threading.local()
-_folders: dict[str, int] = {}  # what is removed at the end, and the process that does it
+_folders: dict[str, int] = {}  # folders to remove at exit, and the process that does it
 
 
 @contextlib.contextmanager
 def on_interrupt(handler: Handler) -> Iterator[None]:
-    """Have a handler called when one of the signals comes; only the main thread of a process can have that.
+    """Install a handler for the signals, in the main thread only.
 
-    A hang-up that is ignored, as under nohup, stays so. Processes that are forked meanwhile handle the signals as this
-    one did before.
+    SIGHUP stays ignored if it is, as under nohup. Forks of this process get the previous handlers.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -65,10 +64,10 @@ def on_interrupt(handler: Handler) -> Iterator[None]:
 
 
 def exit_at_once(number: int, frame: FrameType | None = None) -> NoReturn:
-    """End this process as a signal does, but leave no temporary files and no hidden cursor.
+    """Exit as a signal would, but remove temporary folders and restore the cursor.
 
-    It is a handler for the time in which nothing is at stake. An exception could be lost, since some libraries catch
-    all of them while they are imported.
+    Use this handler while no state can be lost. An exception would not do: some libraries catch all exceptions while
+    they are imported.
     """
     for folder, owner in list(_folders.items()):
         if owner == os.getpid():
@@ -80,20 +79,20 @@ def exit_at_once(number: int, frame: FrameType | None = None) -> NoReturn:
 
 
 def remove_at_exit(folder: str) -> None:
-    """Have `exit_at_once` remove a folder of this process."""
+    """Register a folder that `exit_at_once` removes."""
     _folders[folder] = os.getpid()
 
 
 @contextlib.contextmanager
 def temporary_folder(within: Path | None = None, prefix: str = "tuner-") -> Iterator[Path]:
-    """Make a folder that is removed afterwards, also by `exit_at_once`.
+    """Create a folder that is removed afterwards, also by `exit_at_once`.
 
     Args:
-        within: Where; None for the system's place for temporary files.
-        prefix: What its name begins with.
+        within: Parent folder; None for the system's folder for temporary files.
+        prefix: Prefix of its name.
 
     Raises:
-        OSError: If it cannot be made.
+        OSError: If it cannot be created.
     """
     with interrupts_blocked():
         folder = tempfile.mkdtemp(prefix=prefix, dir=within)
@@ -107,7 +106,7 @@ def temporary_folder(within: Path | None = None, prefix: str = "tuner-") -> Iter
 
 @contextlib.contextmanager
 def interrupts_blocked() -> Iterator[None]:
-    """Let the signals wait, so that a process that is started meanwhile can prepare for them before it gets any."""
+    """Block the signals, so that a process that is started in the block can install its handlers first."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
     try:
         yield
@@ -116,28 +115,28 @@ def interrupts_blocked() -> Iterator[None]:
 
 
 def ignore_interrupts() -> None:
-    """Let the signals do nothing in this process and in its forks, whether they were blocked or not.
+    """Ignore the signals in this process and its forks, and unblock them.
 
-    A handler that does nothing is better than SIG_IGN here: a program that is executed does not inherit it.
+    Uses a handler that does nothing instead of SIG_IGN, which executed programs would inherit.
     """
     for number in _numbers():
         signal.signal(number, _do_nothing)
-        signal.siginterrupt(number, False)  # system calls of libraries go on
+        signal.siginterrupt(number, False)  # restart system calls of libraries
     signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
 
 
 def restore_handlers_in_forks() -> None:
-    """Let forks of this process handle the signals as Python does, so that they can be terminated."""
+    """Give forks of this process Python's default handlers, so that they can be terminated."""
     for number in _numbers():
         default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
         _installed[number] = signal.getsignal(number), default
 
 
 def die_with_parent(parent: int) -> None:
-    """Have this process killed when the one that started it ends.
+    """Make this process die when its parent ends.
 
     Args:
-        parent: Process id of the one that started it; if that is another by now, this process ends at once.
+        parent: Process id of the parent; if that has already ended, this process dies at once.
     """
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
@@ -155,7 +154,7 @@ def _watch(parent: int) -> None:
 
 
 def _numbers() -> Iterator[signal.Signals]:
-    """Return the signals that are handled: not a hang-up under nohup."""
+    """Return the signals to handle: all but SIGHUP under nohup."""
     return (
         number for number in INTERRUPTS if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
     )
@@ -165,7 +164,7 @@ def _do_nothing(number: int, frame: FrameType | None) -> None:
     pass
 
 
-# A signal that comes to a fork before our handlers are taken out of it has to wait, or it would be lost.
+# Signals are blocked during a fork: one that arrived in the child before our handlers are removed would be lost.
 
 
 def _before_fork() -> None:
@@ -181,7 +180,7 @@ def _after_fork() -> None:
 
 def _after_fork_in_child() -> None:
     for number, (ours, for_forks) in _installed.items():
-        if signal.getsignal(number) is ours:  # and not the user's
+        if signal.getsignal(number) is ours:  # not a handler that user code has installed
             signal.signal(number, signal.SIG_DFL if for_forks is None else for_forks)
     _installed.clear()
     _after_fork()

@@ -1,4 +1,4 @@
-"""This very process: where it looks for modules, how it imports them, and where tests make it die."""
+"""The current process: its module search path, garbage collection during imports, exit, and crashes for tests."""
 
 import atexit
 import contextlib
@@ -19,15 +19,14 @@ _added: list[str] = []
 
 
 def add_study_folder(folder: str | Path | None) -> None:
-    """Look for modules in the folder of a study as well, after all other places.
+    """Append the folder of a study to the module search path, in place of the previous study's folder.
 
     Args:
-        folder: The folder: networks and data modules may lie beside the study file that names them. None for no folder.
-            That of another study is left out from then on.
+        folder: The folder of the study file, which may contain networks and data modules; None for none.
     """
     while _added:
         if (before := _added.pop()) in sys.path:
-            del sys.path[-1 - sys.path[::-1].index(before)]  # the last one; others may have put it before
+            del sys.path[-1 - sys.path[::-1].index(before)]  # the last entry; an earlier one is not ours
     path = "" if folder is None else str(Path(folder).resolve())
     if path and path not in sys.path:
         sys.path.append(path)
@@ -35,12 +34,12 @@ def add_study_folder(folder: str | Path | None) -> None:
 
 
 def study_folder() -> str | None:
-    """Return the folder of the study, for processes that do not inherit the places where this one looks."""
+    """Return the folder of the study, for processes that do not inherit the module search path."""
     return next(iter(_added), None)
 
 
 def user_module_folders() -> list[str]:
-    """Return the folders where modules are looked for, apart from those of the installation."""
+    """Return the folders of the module search path, except those of the Python installation."""
     installed = tuple({f"{sys.prefix}/", f"{sys.base_prefix}/"})
     places = dict.fromkeys(str(Path(place).absolute()) for place in sys.path if not place.endswith(".zip"))
     return [place for place in places if not f"{place}/".startswith(installed)]
@@ -48,9 +47,10 @@ def user_module_folders() -> list[str]:
 
 @contextmanager
 def gc_paused() -> Iterator[None]:
-    """Look for no garbage meanwhile, nor later on in what is there by then, until ``gc.unfreeze``.
+    """Disable garbage collection during imports, then freeze the imported objects so later collections skip them.
 
-    The libraries make a million objects that stay: each time that all are looked through takes a third of a second.
+    The libraries create a million permanent objects, and each full collection of them would take a third of a second.
+    ``gc.unfreeze`` ends the effect.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -73,21 +73,18 @@ CrashPoint = Literal[
     "tested",
     "test recorded",
 ]
-"""A place between two records, where a crash would hurt most: the tests make the process die in each of them."""
+"""A point between two records, where a crash could do most harm: the tests kill the process at each of them."""
 
 
-def crash_point(place: CrashPoint) -> None:
-    """Die here, at once, if the environment variable TUNER_CRASH_AT says so."""
-    if os.environ.get("TUNER_CRASH_AT") == place:
+def crash_point(name: CrashPoint) -> None:
+    """Kill this process if the environment variable TUNER_CRASH_AT names this point."""
+    if os.environ.get("TUNER_CRASH_AT") == name:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def leave(code: int) -> NoReturn:
-    """End this process, with an exit code.
-
-    With so many packages imported, the interpreter takes seconds to take itself apart; nothing is gained by it.
-    """
-    ignore_interrupts()  # it is over
+    """Exit without the interpreter's own cleanup, which takes seconds with so many packages imported."""
+    ignore_interrupts()  # the command is over
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):

@@ -1,8 +1,8 @@
-"""``python -m tuner.replay``: train a trial again, exactly as it was trained, and compare.
+"""``python -m tuner.replay``: train a trial again under its recorded conditions, and compare every metric.
 
-The values, the seed, the order of the data, the precision and the number of threads are those that were recorded. The
-objective and every point of every metric, the lr of each step included, are compared with those in Optuna and MLflow,
-to the last bit. Nothing is written to either.
+Values, seed, order of the data, precision and number of threads are those that were recorded. The objective and every
+point of every metric, including the lr of each step, are compared with Optuna and MLflow to the last bit. Nothing is
+written to either.
 """
 
 import argparse
@@ -73,13 +73,13 @@ def _run(options: argparse.Namespace) -> int:
 
     differences = []
     if result.state != (state := trial.user_attrs.get("state", trial.state.name.lower())):
-        differences.append(f"it was {state}, and is {result.state} now {result.message}".rstrip())
+        differences.append(f"it was {state}, now {result.state} {result.message}".rstrip())
     elif trial.value is not None and result.value != trial.value:
         differences.append(f"{past.config.objective.metric}: was {trial.value!r}, now {result.value!r}")
     if stored:
         differences += different_points(stored, result.points)
     else:
-        print_line(console, "[yellow]note:[/yellow] MLflow has no run of it, so its curves are not compared")
+        print_line(console, "[yellow]note:[/yellow] MLflow has no run of this trial, so its curves are not compared")
     if not differences:
         count = sum(map(len, stored.values()))
         value = "" if trial.value is None else f"{past.config.objective.metric} {trial.value:.4f}, "
@@ -91,7 +91,7 @@ def _run(options: argparse.Namespace) -> int:
     for difference in differences:
         print_line(console, f"  {escape(difference)}")
     if changed := [*different_setup(setup, result.setup), *past.changed_sources(trial)]:
-        print_line(console, "what it depends on is other than it was:")
+        print_line(console, "conditions that have changed since:")
         for change in changed:
             print_line(console, f"  {escape(change)}")
     return 1

@@ -1,4 +1,4 @@
-"""``python -m tuner.report``: studies as one HTML file that needs no network, to be read or sent to somebody."""
+"""``python -m tuner.report``: write studies as one self-contained HTML file, to read or to send."""
 
 import argparse
 import sys

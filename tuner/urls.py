@@ -1,4 +1,4 @@
-"""Addresses of databases and servers, and how to show them without the passwords in them."""
+"""URLs of databases and servers, and how to show them without passwords."""
 
 import os
 import re
@@ -23,25 +23,25 @@ ADVICE = (
     "or put the whole URL into OPTUNA_STORAGE or MLFLOW_TRACKING_URI."
 )
 
-# The password ends at the last "@" before the query: it may hold "/", ":" and "@" itself. A database URL without an "@"
-# there has one that holds "?" as well, if an "@" follows at all.
+# The password ends at the last "@" before the query, so it may contain "/", ":" and "@". If a database URL has no "@"
+# there, the password may also contain "?", and ends at a later "@".
 _LOGIN = re.compile(r"^([\w.+-]+://)([^:/?#@]*)(?::([^?]*|.*?))?@", re.DOTALL)
 _IN_TEXT = re.compile(r"([\w.+-]+://)([^\s:/?#@'\"]*):[^\s@'\"]+@")
 _SETTING = re.compile(r"(?<=[?&;])([^=?&;#]+)=([^&#]*)")
 _SECRET_NAME = re.compile(
     r"pass(?!file)|pwd|secret|token|api.?key|access.?key|credential|signature|^sig$|^auth$", re.IGNORECASE
 )
-_SECRET_INSIDE = re.compile(r"(password|pwd)\s*=", re.IGNORECASE)  # of a connection string within a setting
-_SHORTEST = 4  # a shorter secret is not looked for in texts: it would be found in every other word
+_SECRET_INSIDE = re.compile(r"(password|pwd)\s*=", re.IGNORECASE)  # in a connection string within a setting
+_SHORTEST = 4  # shorter secrets are not replaced in texts, because they match parts of ordinary words
 
 
 def storage_url(given: str | None) -> str:
-    """Return the URL of Optuna's database: what is given, else OPTUNA_STORAGE, else a file in this folder."""
+    """Return the URL of Optuna's database: the given one, else OPTUNA_STORAGE, else a file in this folder."""
     return given or os.environ.get("OPTUNA_STORAGE") or DEFAULT_STORAGE
 
 
 def has_password(url: str) -> bool:
-    """Return whether a URL holds a password: before its host, or among its settings.
+    """Return whether a URL contains a password, before its host or in its query.
 
     >>> has_password("postgresql://tuner:secret@db/optuna"), has_password("postgresql://tuner@db:5432/optuna")
     (True, False)
@@ -50,7 +50,7 @@ def has_password(url: str) -> bool:
 
 
 def without_password(url: str) -> str:
-    """Return a URL that can be shown. Of a web address the user's name is left out as well: it may be a token.
+    """Return a URL without its password; of a web address also without the user name, which may be a token.
 
     >>> without_password("postgresql://tuner:se/cret@db/x"), without_password("postgresql:///x?password=secret&a=1")
     ('postgresql://tuner@db/x', 'postgresql:///x?password=&a=1')
@@ -63,7 +63,7 @@ def without_password(url: str) -> str:
 
 
 def without_passwords(text: str, *urls: str) -> str:
-    """Return a message of another library without the passwords of some URLs, or of any URL in it.
+    """Return a message without the passwords of the given URLs and of any URL in the message.
 
     >>> without_passwords("no host in http://ada:secret@mlflow/api", "http://ada:secret@mlflow")
     'no host in http://mlflow/api'
@@ -87,7 +87,7 @@ def _secrets(url: str) -> list[str]:
 def _login(url: str) -> re.Match[str] | None:
     login = _LOGIN.match(url)
     if login and is_web(login[1]) and re.match(r"\d+(/[^?]*)?\?", login[3] or ""):
-        return None  # http://host:5000/path?mail=a@b: a port, a path and a setting
+        return None  # http://host:5000/path?mail=a@b has a port, a path and a query, not a password
     return login
 
 
@@ -105,11 +105,11 @@ def refuse_passwords(options: Mapping[str, str | None]) -> None:
     """Refuse URLs with a password on the command line.
 
     Args:
-        options: URLs, by the options that gave them.
+        options: URLs by the names of their options.
 
     Raises:
         BadInputError: If one has a password.
     """
     for option, url in options.items():
         if url and has_password(url):
-            raise BadInputError([f"{option}: everybody on this machine can read the password there. {ADVICE}"])
+            raise BadInputError([f"{option}: every user of this machine can read a password there. {ADVICE}"])

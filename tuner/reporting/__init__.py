@@ -1,1 +1,1 @@
-"""The report, and the process that keeps plots and model in MLflow."""
+"""The HTML report, and the process that updates plots, report and best model in MLflow."""

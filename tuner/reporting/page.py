@@ -1,6 +1,6 @@
-"""The report: studies as one HTML page that needs no network.
+"""The report: studies as one self-contained HTML page.
 
-It reads what the stores hold and nothing else, and takes none of it for HTML, for a path or for code.
+It reads the stores and nothing else, and never uses their content as HTML, as a path or as code.
 """
 
 import base64
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Chapter", "render"]
 
-LEADERS = 15
+TOP_TRIALS = 15
 TEMPLATE = "report.html.jinja"
 PICTURES = {
-    "best/confusion_matrix.png": "What the best trial takes for what, on the test data",
+    "best/confusion_matrix.png": "Confusion matrix of the best trial on the test data",
     "best/mistakes.png": "Its worst mistakes",
 }
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -26,14 +26,14 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @dataclass(frozen=True)
 class Chapter:
-    """What a report says of one study.
+    """The content of a report about one study.
 
     Args:
         record: The study.
-        tags: What MLflow has about it.
+        tags: Tags of its run in MLflow.
         config: Every value of the best trial, as YAML.
-        params: The same, by dotted names, as MLflow has them.
-        pictures: PNG images, by their titles.
+        params: The same values by dotted names, as MLflow stores them.
+        pictures: PNG images by their titles.
         is_registered: Whether the best trial's network is the champion of the study's name in the model registry.
     """
 
@@ -46,7 +46,7 @@ class Chapter:
 
     @classmethod
     def of(cls, record: "StudyRecord", tracked: "MlflowStudy") -> "Chapter":
-        """Read what MLflow has beside the record."""
+        """Read the rest of the content from MLflow."""
         best = tracked.children.get(record.best.number) if record.best else None
         pictures = {title: tracked.read(path) for path, title in PICTURES.items()}
         return cls(
@@ -103,13 +103,13 @@ def render(chapters: Sequence[Chapter]) -> str:
         ],
         duration=duration,
         values_of=values_of,
-        leaders=LEADERS,
+        top_trials=TOP_TRIALS,
         library=Markup(library()),
     )
 
 
 def _code(params: Mapping[str, str]) -> str:
-    """Return Python that builds the best trial's schedule and optimizer; nothing if they are not of this library."""
+    """Return Python code for the best trial's schedule and optimizer; empty if the library does not have them."""
     from tuner.config.registry import KINDS
 
     lines, names = [], ["Classifier"]
@@ -128,7 +128,7 @@ def _code(params: Mapping[str, str]) -> str:
 def _section(params: Mapping[str, str], section: str) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key, text in params.items():
-        if key.startswith(f"{section}.") and not key.endswith(".relative"):  # a length as it was given
+        if key.startswith(f"{section}.") and not key.endswith(".relative"):  # the length as written in the study file
             try:
                 values[key.partition(".")[2]] = json.loads(text)
             except ValueError:

@@ -1,8 +1,8 @@
-"""What MLflow shows of a study as a whole: plots, report and model, made and put there by a process of its own.
+"""Update plots, report and best model of a study in MLflow, in a separate process.
 
-The coordinator starts it now and then and does not wait for it; while trainings run it has the lowest priority, so that
-it takes only the processor time that they leave. It knows what the stores hold, and of the best trial the values that
-the study file, which a person gave, led to: names of classes are never taken from a store.
+The coordinator starts it at intervals and does not wait for it. While trainings run it has the lowest priority, so it
+uses only idle CPU time. It reads the stores, except for the best trial's configuration, which the coordinator passes on
+from the study file: names of classes are never taken from a store.
 """
 
 import contextlib
@@ -34,23 +34,23 @@ LOG_FILE = "review.log"
 COMMAND = (sys.executable, "-m", "tuner.reporting.review")
 ENVIRONMENT = {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # the tracker has none of MLflow's own
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # the coordinator sets 0, because its tracker retries itself
 }
 
 
 class Review:
-    """Keeps plots and report in MLflow up to date while a study runs, and adds the best model at its end.
+    """Keeps plots and report in MLflow up to date while a study runs, and adds the best model at the end.
 
     Args:
         storage: URL of Optuna's database.
         study: Name of the study.
         uri: MLflow's tracking URI.
-        directory: Where it writes what its libraries print.
+        directory: Folder for its log.
     """
 
     EVERY_SECONDS = 180.0
     SHARE = 0.04
-    """Of the time, at most, in which it draws while trainings run."""
+    """Largest share of the time that it draws while trainings run."""
 
     def __init__(self, storage: str, study: str, uri: str, directory: Path) -> None:
         self._request = {"storage": storage, "study": study, "uri": uri, "folder": study_folder()}
@@ -60,25 +60,25 @@ class Review:
         self._next = time.monotonic() + self.EVERY_SECONDS
 
     def refresh(self) -> None:
-        """Begin to draw anew, unless that was done a moment ago or is being done."""
+        """Start an update, unless one is running or was done recently."""
         now = time.monotonic()
         if self._process is not None and self._process.poll() is not None:
             self._next = max(self._next, self._began + (now - self._began) / self.SHARE)
             self._process = None
         if self._process is None and now >= self._next:
             self._began, self._next = now, now + self.EVERY_SECONDS
-            with contextlib.suppress(OSError, BadInputError):  # there will be another time
+            with contextlib.suppress(OSError, BadInputError):  # a later update may succeed
                 self._process = self._start({})
 
     def finish(self, best: Mapping[str, Any] | None, state: str) -> list[str]:
-        """Log and register the best model, and draw a last time.
+        """Log and register the best model, and update plots and report a last time.
 
         Args:
-            best: Number, values and directory of the best trial; None if there is none.
-            state: What the study has come to; remembered there, when MLflow has all of it.
+            best: Number, configuration and directory of the best trial; None if there is none.
+            state: Digest of the study's state, which is stored in MLflow when everything was written.
 
         Returns:
-            What a person should know.
+            Messages for the user.
         """
         self.close()
         try:
@@ -89,12 +89,12 @@ class Review:
         finally:
             self.close()
         if self._process.returncode:
-            return [f"the plots and the report in MLflow are not complete; {self._log} tells why"]
-        notes: list[str] = json.loads(output.splitlines()[-1])  # what libraries print stands before it
+            return [f"the plots and the report in MLflow are not complete; see {self._log}"]
+        notes: list[str] = json.loads(output.splitlines()[-1])  # libraries may print before the last line
         return notes
 
     def close(self) -> None:
-        """End what is being done."""
+        """Kill a running update."""
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
@@ -109,10 +109,10 @@ class Review:
                 stderr=log,
                 text=True,
                 env={**os.environ, **ENVIRONMENT},
-                start_new_session=True,  # Ctrl-C is for the coordinator, which then ends it
+                start_new_session=True,  # Ctrl-C reaches only the coordinator, which then ends it
             )
         if process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):  # it has ended, as its status tells
+            with contextlib.suppress(BrokenPipeError):  # it has ended, which its exit status shows
                 process.stdin.write(json.dumps({**self._request, **more, "coordinator": os.getpid()}))
                 process.stdin.close()
             process.stdin = None
@@ -120,7 +120,7 @@ class Review:
 
 
 def main() -> None:
-    """Do what the standard input asks for, and print what a person should know, as a JSON list."""
+    """Read a request from standard input, carry it out, and print messages for the user as a JSON list."""
     request = json.load(sys.stdin)
     if coordinator := request.get("coordinator"):
         die_with_parent(coordinator)
@@ -138,7 +138,7 @@ def main() -> None:
         record = record_of(study, tracked.curves)
     notes: list[str] = []
     if best := request.get("best"):
-        notes = _crown(best, record.name, tracked)
+        notes = _add_best_model(best, record.name, tracked)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / "plots").mkdir()
@@ -152,8 +152,8 @@ def main() -> None:
     print(json.dumps(notes))  # noqa: T201
 
 
-def _crown(best: Mapping[str, Any], study: str, tracked: "MlflowStudy") -> list[str]:
-    """Add the best trial's weights, mistakes and model."""
+def _add_best_model(best: Mapping[str, Any], study: str, tracked: "MlflowStudy") -> list[str]:
+    """Add the best trial's weights, mistakes and model to MLflow; return messages for the user."""
     from tuner.config.study import TrialConfig
     from tuner.training.build import build_model
     from tuner.training.checkpoints import DamagedCheckpointError, load_tensors
@@ -183,13 +183,13 @@ def _crown(best: Mapping[str, Any], study: str, tracked: "MlflowStudy") -> list[
 
 
 def _summary(model: "torch.nn.Module", example: "torch.Tensor") -> str:
-    """Return a table of a network's layers, with their parameters and the shapes that they take and return."""
+    """Return a table of a network's layers, with their parameters and the shapes of their inputs and outputs."""
     import torch
     from pytorch_lightning.utilities.model_summary.model_summary import ModelSummary
 
     from lightning_modules import Classifier
 
-    module = Classifier(copy.deepcopy(model).eval(), torch.optim.SGD)  # which changes its memory format
+    module = Classifier(copy.deepcopy(model).eval(), torch.optim.SGD)  # a copy: Classifier changes the memory format
     module.example_input_array = example
     return f"{ModelSummary(module, max_depth=-1)}\n"
 
