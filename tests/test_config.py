@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from lightning_modules import SCHEDULES
 from tuner.config import registry
+from tuner.config.component import Component
 from tuner.config.loader import load_study, shipped_studies
 from tuner.config.search_space import Choices, OneOf, Range, corners, searched, suggest
-from tuner.config.study import Budget, Component, Objective, StudyConfig, TrainerConfig, TrialConfig
+from tuner.config.study import Budget, Objective, StudyConfig, TrainerConfig, TrialConfig
 from tuner.errors import BadInputError
 from tuner.process import user_module_folders
 from tuner.text import parse_duration

@@ -10,9 +10,10 @@ import yaml
 from lightning_modules import CosineDecay, Plateau, Schedule, StepDecay, scaled
 from tests.test_training import STEPS, VALUES
 from tuner.analysis.lr_curves import POINTS, families, make_curve
+from tuner.config.component import Component
 from tuner.config.lengths import Length
 from tuner.config.loader import load_study
-from tuner.config.study import Component, StudyConfig
+from tuner.config.study import StudyConfig
 from tuner.errors import BadInputError
 
 SPACE = {

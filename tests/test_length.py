@@ -12,6 +12,7 @@ from lightning_modules import SCHEDULES
 from tests.test_training import STEPS, VALUES, Answers, train
 from tuner.config import registry
 from tuner.config.annotations import item_hint, takes_steps
+from tuner.config.component import rehearse
 from tuner.config.dataset_probe import DatasetProbe
 from tuner.config.lengths import Length, relative_lengths, resolve
 from tuner.config.loader import load_study
@@ -100,7 +101,7 @@ def test_lengths_are_resolved_wherever_a_schedule_stands_and_nothing_else_is_tou
         },
     }
     assert relative_lengths(resolved) == {}
-    registry.rehearse("schedule", resolved)
+    rehearse("schedule", resolved)
 
 
 def test_lengths_that_are_not_in_steps_are_told_with_their_places():

@@ -29,9 +29,9 @@ from lightning_modules import (
 from tests.test_curves import study
 from tuner.analysis.lint import HIGHEST_LR, lint, lint_families
 from tuner.analysis.lr_curves import Curve, families, make_curve
+from tuner.config.component import Component
 from tuner.config.lengths import Length
 from tuner.config.loader import load_study, shipped_studies
-from tuner.config.study import Component
 
 LENGTH = Length(steps_per_epoch=80, max_epochs=3)
 

@@ -14,9 +14,9 @@ from lightning_modules import CosineRestarts, MNIST5kDataModule, StepDecay
 from tests.conftest import TINY
 from tests.test_study import RELATIVE
 from tuner.analysis.lr_curves import Family, families, make_curve
+from tuner.config.component import Component
 from tuner.config.lengths import Length
 from tuner.config.loader import load_study
-from tuner.config.study import Component
 from tuner.preview import main
 from tuner.study import main as study_main
 from tuner.visualization.lr_preview import draw_terminal, make_figure

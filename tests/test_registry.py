@@ -16,7 +16,8 @@ from pydantic import Field
 from lightning_modules import MODELS, OPTIMIZERS, SCHEDULES, Plateau, Schedule
 from tuner.config import registry
 from tuner.config.annotations import check_value, converted, did_you_mean
-from tuner.config.registry import Argument, arguments_of, build, rehearse, resolve, sample_optimizer, signature_of
+from tuner.config.component import Component, rehearse
+from tuner.config.registry import Argument, arguments_of, resolve, sample_optimizer, signature_of
 
 SOURCE = """\
 from pathlib import Path
@@ -338,36 +339,33 @@ def test_any_value_for_any_type_is_taken_or_refused_in_words(hint: Any, value: A
 
 
 def test_values_become_what_the_class_asks_for(user: Path) -> None:
-    net = build("model", "users_own:Net", {"width": 3, "folder": "a/b", "other": [1]})
+    net = Component("users_own:Net", {"width": 3, "folder": "a/b", "other": [1]}).build("model")
     assert (net.width, net.folder, net.others) == (3, Path("a/b"), {"other": [1]})
-    schedule = build("schedule", "piecewise_constant", {"boundaries": [5], "factors": [1, 0.5]})
+    schedule = Component("piecewise_constant", {"boundaries": [5], "factors": [1, 0.5]}).build("schedule")
     assert (schedule.boundaries, schedule.factors) == ((5.0,), (1.0, 0.5))
 
 
 def test_a_whole_number_stays_one_where_any_number_would_do() -> None:
-    assert repr(build("schedule", "exponential", {"decay_rate": 1, "decay_steps": 50}).decay_rate) == "1"
+    assert repr(Component("exponential", {"decay_rate": 1, "decay_steps": 50}).build("schedule").decay_rate) == "1"
 
 
 def test_schedules_inside_schedules_are_built(user: Path) -> None:
-    built = build(
-        "schedule",
-        "users_own:Both",
-        {"first": {"name": "constant"}, "others": [{"name": "exponential", "decay_rate": 0.5, "decay_steps": 9}]},
-    )
+    exponential = {"name": "exponential", "decay_rate": 0.5, "decay_steps": 9}
+    built = Component("users_own:Both", {"first": {"name": "constant"}, "others": [exponential]}).build("schedule")
     assert built.first == SCHEDULES["constant"]()
     assert built.others == (SCHEDULES["exponential"](decay_rate=0.5, decay_steps=9),)
     assert built.top is None
 
 
 def test_a_torch_optimizer_is_built_with_its_parameters_later() -> None:
-    optimizer = build("optimizer", "torch.optim:NAdam", {"initial_lr": 0.5, "eps": 0.1})([torch.zeros(1)])
+    optimizer = Component("torch.optim:NAdam", {"initial_lr": 0.5, "eps": 0.1}).build("optimizer")([torch.zeros(1)])
     assert isinstance(optimizer, torch.optim.NAdam)
     assert (optimizer.defaults["lr"], optimizer.defaults["eps"]) == (0.5, 0.1)
 
 
 def test_the_seed_of_a_trial_is_given_to_the_data_that_takes_it(user: Path) -> None:
-    assert build("data", "users_own:Data", {"batch_size": 2}, seed=7).seed == 7
-    assert build("model", "users_own:make_net", {"width": 2}, seed=7).width == 2
+    assert Component("users_own:Data", {"batch_size": 2}).build("data", seed=7).seed == 7
+    assert Component("users_own:make_net", {"width": 2}).build("model", seed=7).width == 2
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,8 @@ def _confirmation(
     past: "StoredStudy", top: int, count: int, name: str | None
 ) -> "tuple[ReplicationStudy, Mapping[str, str]]":
     """Return the study that confirms another, and the names of the default and of the constant lr in it, by role."""
-    from tuner.config.study import NAME, Component
+    from tuner.config.component import Component
+    from tuner.config.study import NAME
     from tuner.followup.replicates import ReplicationStudy, fresh_seeds
     from tuner.storage.stored_study import label
 

@@ -125,10 +125,10 @@ def _study(options: argparse.Namespace) -> "tuple[str, list[Family]]":
 def _schedule(options: argparse.Namespace) -> "tuple[str, list[Family]]":
     """Return the one curve of the schedule that the command line describes, checked as one in a study file is."""
     from tuner.analysis.lr_curves import Family, make_curve
+    from tuner.config.component import Component
     from tuner.config.document import COMMAND_LINE, Document
     from tuner.config.lengths import Length
     from tuner.config.loader import read_schedule
-    from tuner.config.study import Component
     from tuner.config.yaml_reader import override
 
     length = Length(options.steps // options.epochs, options.epochs)

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lightning_modules import Plateau, Schedule
+from tuner.config.component import Component
 from tuner.config.lengths import Length
 from tuner.config.search_space import OneOf, Template, described, searched
-from tuner.config.study import Component, StudyConfig, TrialConfig
+from tuner.config.study import StudyConfig, TrialConfig
 from tuner.errors import BadInputError
 
 __all__ = ["Curve", "Family", "families", "make_curve"]

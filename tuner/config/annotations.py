@@ -9,7 +9,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
@@ -18,7 +18,16 @@ from pydantic import TypeAdapter, ValidationError
 from lightning_modules.schedules import InSteps
 from tuner.text import shown
 
-__all__ = ["check_value", "converted", "did_you_mean", "item_hint", "members", "parse_length", "takes_steps"]
+__all__ = [
+    "check_value",
+    "converted",
+    "did_you_mean",
+    "item_hint",
+    "map_lengths",
+    "members",
+    "parse_length",
+    "takes_steps",
+]
 
 _LENGTH = re.compile(r"([0-9]{1,9}(?:\.[0-9]+)?(?:[eE][-+]?[0-9]{1,2})?) *(epochs?|%)")
 
@@ -84,6 +93,17 @@ def parse_length(text: Any) -> tuple[float, str] | None:
     return (float(found[1]), "%" if found[2] == "%" else "epochs") if found else None
 
 
+def map_lengths(hint: Any, value: Any, change: Callable[[str], Any]) -> Any:
+    """Return a value of an argument with a function applied to each length in epochs or percent in it.
+
+    >>> map_lengths(list[Annotated[float, InSteps()]], ["5%", 100], len)
+    [2, 100]
+    """
+    if isinstance(value, list):
+        return [map_lengths(item_hint(hint, index), item, change) for index, item in enumerate(value)]
+    return change(value) if takes_steps(hint) and parse_length(value) else value
+
+
 def check_value(hint: Any, value: Any, *, resolved: bool = False) -> str | None:
     """Return what is wrong with a value of a study file for this type, as sentences, or None.
 
@@ -93,19 +113,12 @@ def check_value(hint: Any, value: Any, *, resolved: bool = False) -> str | None:
         resolved: Whether a length must be in steps; it may be in epochs or percent else.
     """
     try:
-        _read(hint, value if resolved else _in_steps(hint, value))
+        _read(hint, value if resolved else map_lengths(hint, value, lambda length: 1))
     except ValidationError as error:
         return f"{_rule(hint, error)} (got {shown(value)}).{_near_choice(hint, value)}"
     except Exception as error:  # whatever a check of the user's type raises
         return f"{type(error).__name__}: {error} (got {shown(value)})."
     return None
-
-
-def _in_steps(hint: Any, value: Any) -> Any:
-    """Return a value with a number in the place of each length that is given in epochs or percent."""
-    if isinstance(value, list):
-        return [_in_steps(item_hint(hint, index), item) for index, item in enumerate(value)]
-    return 1 if takes_steps(hint) and parse_length(value) else value
 
 
 def converted(hint: Any, value: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 from lightning_modules import Plateau
 from tuner.config import registry
 from tuner.config.annotations import check_value, did_you_mean, item_hint, members, parse_length, takes_steps
+from tuner.config.component import rehearse
 from tuner.config.document import Document, Keys, Node, Nodes, dotted
 from tuner.config.lengths import Length, relative_lengths, resolve
 from tuner.config.registry import Signature, is_schedule
@@ -22,6 +23,7 @@ from tuner.config.search_space import (
     OneOf,
     Range,
     Template,
+    component_names,
     corners,
     is_spec,
     parse_spec,
@@ -234,7 +236,7 @@ class Checker:
         """Yield values with lengths in steps, for every training that there can be, and the steps to try them at."""
         for values, places in cases:
             relative = kind == "schedule" and bool(relative_lengths(values))
-            free = kind == "schedule" and whole and registry.is_free(values)
+            free = kind == "schedule" and whole and _is_free(values)
             lengths = self._lengths(relative) if relative or free else ()
             if not relative and not lengths:
                 yield values, places, (0,)
@@ -368,10 +370,15 @@ class Checker:
             self._fault(path, f"trial.{where} is not a mapping (got {shown(found.raw)}).")
 
 
+def _is_free(schedule: Mapping[str, Any]) -> bool:
+    """Return whether a schedule, or one inside it, can give any factor at all: a formula, or a class of the user."""
+    return any(name == "lambda" or ":" in name for name in component_names(schedule))
+
+
 def _try(kind: str, values: Mapping[str, Any], steps: Sequence[int], any_metric: bool) -> str | None:
     """Return why a component cannot be built, or a schedule not be used at a step, as a sentence; or None."""
     try:
-        made = registry.rehearse(kind, values, steps)
+        made = rehearse(kind, values, steps)
     except (Exception, SystemExit) as error:  # whatever a class of the user raises
         text = reason_of(error)
         return text if text.endswith(".") else f"{text}."

@@ -9,7 +9,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
 from lightning_modules.data.base import DataError, TensorLoader
-from tuner.config import registry
+from tuner.config.component import Component
 from tuner.config.lengths import Length
 from tuner.errors import BadInputError, place_of, reason_of
 
@@ -48,9 +48,8 @@ class DatasetProbe:
         """
         key = json.dumps(values, sort_keys=True)
         if key not in self._seen:
-            arguments = {argument: value for argument, value in values.items() if argument != "name"}
             try:
-                data = registry.build("data", values["name"], arguments, seed=0)
+                data = Component.from_values(values).build("data", seed=0)
                 data.prepare_data()
                 data.setup("fit")
                 loader = data.train_dataloader()

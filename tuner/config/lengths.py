@@ -4,12 +4,12 @@ A study file may give every length of a schedule as a whole number of steps, as 
 What a trial is trained with are steps: the coordinator resolves the values of a trial before it hands them on.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tuner.config import registry
-from tuner.config.annotations import item_hint, parse_length, takes_steps
+from tuner.config.annotations import map_lengths, parse_length, takes_steps
+from tuner.config.component import Component
 
 __all__ = ["Length", "relative_lengths", "resolve"]
 
@@ -65,7 +65,17 @@ def resolve(schedule: Mapping[str, Any], length: Length) -> dict[str, Any]:
     >>> resolve({"name": "cosine", "decay_steps": "50%"}, Length(steps_per_epoch=80, max_epochs=3))
     {'name': 'cosine', 'decay_steps': 120}
     """
-    return {key: _resolved(hint, schedule[key], length) for key, hint in _hints(schedule).items()}
+    return _resolved(Component.from_values(schedule), length)
+
+
+def _resolved(schedule: Component, length: Length) -> dict[str, Any]:
+    arguments = schedule.map_arguments(
+        "schedule",
+        lambda hint, value: map_lengths(hint, value, length.in_steps),
+        lambda inner: _resolved(inner, length),
+    )
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in arguments.items()}
+    return {"name": schedule.name, **plain}
 
 
 def relative_lengths(schedule: Mapping[str, Any], path: str = "schedule") -> dict[str, str]:
@@ -75,30 +85,7 @@ def relative_lengths(schedule: Mapping[str, Any], path: str = "schedule") -> dic
     {'schedule.steps': '5%', 'schedule.schedule.decay_steps': '2 epochs'}
     """
     return {
-        inner: text
-        for key, hint in _hints(schedule).items()
-        for inner, text in _relative(hint, schedule[key], f"{path}.{key}")
+        place: value
+        for place, hint, value in Component.from_values(schedule).walk("schedule", path)
+        if takes_steps(hint) and parse_length(value)
     }
-
-
-def _hints(schedule: Mapping[str, Any]) -> dict[str, Any]:
-    known = registry.arguments_of("schedule", schedule["name"]).arguments
-    return {key: known[key].hint if key in known else Any for key in schedule}
-
-
-def _resolved(hint: Any, value: Any, length: Length) -> Any:
-    if isinstance(value, Mapping) and registry.is_schedule(hint):
-        return resolve(value, length)
-    if isinstance(value, list):
-        return [_resolved(item_hint(hint, index), item, length) for index, item in enumerate(value)]
-    return length.in_steps(value) if takes_steps(hint) and isinstance(value, str) else value
-
-
-def _relative(hint: Any, value: Any, path: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping) and registry.is_schedule(hint):
-        yield from relative_lengths(value, path).items()
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _relative(item_hint(hint, index), item, f"{path}.{index}")
-    elif takes_steps(hint) and isinstance(value, str):
-        yield path, value

@@ -15,6 +15,7 @@ from lightning_modules.classifier import Loss
 from tuner.config import registry
 from tuner.config.annotations import check_value, did_you_mean
 from tuner.config.checker import FORM_OF_COMPONENT, Checker, listed
+from tuner.config.component import Component
 from tuner.config.dataset_probe import DatasetProbe
 from tuner.config.document import Document, Node
 from tuner.config.first_trials import FirstTrials, first_trials
@@ -32,7 +33,6 @@ from tuner.config.study import (
     COMPONENTS,
     NAME,
     Budget,
-    Component,
     Objective,
     Positive,
     Seed,

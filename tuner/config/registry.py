@@ -7,33 +7,32 @@ names come from the study file that the user gave and from nowhere else.
 import importlib
 import inspect
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 
 from lightning_modules import DATASETS, MODELS, OPTIMIZERS, SCHEDULES, SGD, Constant, Plateau, Schedule
-from tuner.config.annotations import converted, did_you_mean, item_hint, members
+from tuner.config.annotations import did_you_mean, members
 from tuner.errors import in_a_line
 from tuner.process import user_module_folders
 from tuner.text import shown
 
 __all__ = [
+    "BASES",
+    "GIVEN_TO_MODULES",
     "KINDS",
     "TRAINER_ARGUMENTS",
     "Argument",
     "Signature",
     "accepted",
     "arguments_of",
-    "build",
-    "is_free",
     "is_module",
     "is_schedule",
     "is_torch_optimizer",
-    "rehearse",
     "resolve",
     "sample_optimizer",
     "signature_of",
@@ -90,7 +89,7 @@ GIVEN_TO_MODULES = {"optimizer": SGD(initial_lr=0.1), "schedule": Constant()}
 """What a LightningModule is built with beside its arguments, and what stands for it while those are checked."""
 
 # What a trial needs of each kind, and its name for people.
-_BASES: dict[str, tuple[tuple[Any, ...], str]] = {
+BASES: dict[str, tuple[tuple[Any, ...], str]] = {
     "data": ((LightningDataModule,), "a LightningDataModule"),
     "model": ((torch.nn.Module,), "a torch.nn.Module"),  # or a whole LightningModule, which is one
     "optimizer": ((torch.optim.Optimizer, Callable), "a maker of optimizers"),
@@ -143,7 +142,7 @@ def resolve(kind: str, name: str) -> Any:
         )
     try:
         found = _imported(name, module_name, attribute)
-        bases, wanted = _BASES[kind]
+        bases, wanted = BASES[kind]
         if isinstance(found, type) and not issubclass(found, bases):
             raise ValueError(f"{shown(name)} is not {wanted}.")
     except ValueError as error:
@@ -263,78 +262,10 @@ def is_schedule(hint: Any) -> bool:
     return any(isinstance(each, type) and issubclass(each, Schedule | Plateau) for each in members(hint))
 
 
-def build(kind: str, name: str, arguments: Mapping[str, Any], **extra: Any) -> Any:
-    """Build the object that a name and its checked arguments stand for.
-
-    Args:
-        kind: A key of `KINDS`.
-        name: Registered name or ``package.module:Name``.
-        arguments: Values from a study file.
-        extra: Further arguments, passed on if the class takes them.
-
-    Raises:
-        ValueError: If an argument breaks a rule of the class.
-    """
-    target = resolve(kind, name)
-    known = arguments_of(kind, name).arguments
-    values = {key: _wanted(key, known[key].hint, value) if key in known else value for key, value in arguments.items()}
-    values |= accepted(kind, name, extra)
-    if is_torch_optimizer(target):
-        return partial(target, lr=values.pop("initial_lr"), **values)
-    return target(**values)
-
-
 def accepted(kind: str, name: str, extra: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of further arguments that a class takes."""
     known = _parameters(resolve(kind, name))
     return {key: value for key, value in extra.items() if key in known}
-
-
-def _wanted(key: str, hint: Any, value: Any) -> Any:
-    """Return a value as the class wants it: ``{name: ...}`` as a schedule, a list as a tuple, text as a path."""
-    if is_schedule(hint) and isinstance(value, Mapping):
-        return build("schedule", value["name"], {inner: each for inner, each in value.items() if inner != "name"})
-    if isinstance(value, list) and is_schedule(item_hint(hint, 0)):
-        return tuple(_wanted(key, item_hint(hint, index), item) for index, item in enumerate(value))
-    try:
-        return converted(hint, value)
-    except ValueError as error:
-        raise ValueError(f"{key} {error}") from error
-
-
-def is_free(values: Mapping[str, Any]) -> bool:
-    """Tell whether a schedule, or one inside it, can give any factor at all: a formula, or a class of the user."""
-    if values["name"] == "lambda" or ":" in values["name"]:
-        return True
-    inner = [each for value in values.values() for each in (value if isinstance(value, list) else [value])]
-    return any(is_free(each) for each in inner if isinstance(each, Mapping) and "name" in each)
-
-
-def rehearse(kind: str, values: Mapping[str, Any], steps: Iterable[int] = (0,)) -> Any:
-    """Build an object as a trial would, use it where that is cheap, and return it.
-
-    Args:
-        kind: A key of `KINDS`.
-        values: ``{name: ..., argument: value}``.
-        steps: Where a schedule is tried.
-
-    Raises:
-        Exception: Whatever rule of its class the values break; any, if the class is the user's.
-    """
-    name, arguments = values["name"], {key: value for key, value in values.items() if key != "name"}
-    made = _without_memory(name, arguments) if kind == "model" else build(kind, name, arguments, seed=0)
-    bases, wanted = _BASES[kind]
-    if not isinstance(made, bases):
-        raise ValueError(f"{name} makes a {type(made).__name__}, not {wanted}")
-    if kind == "optimizer":
-        optimizer = sample_optimizer(made)
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise ValueError(f"{name} makes a {type(optimizer).__name__} of parameters, not a torch.optim.Optimizer")
-    schedule = made.schedule if isinstance(made, Plateau) else made
-    if isinstance(schedule, Schedule):
-        for step in steps:
-            schedule(step)
-    return made
 
 
 def sample_optimizer(make: Callable[..., Any]) -> Any:
@@ -347,13 +278,3 @@ def sample_optimizer(make: Callable[..., Any]) -> Any:
         return make([torch.nn.Parameter(torch.zeros(1))])
     except Exception:  # a number that breaks a rule breaks it with a matrix, too
         return make([torch.nn.Parameter(torch.zeros(1, 1))])
-
-
-def _without_memory(name: str, arguments: Mapping[str, Any]) -> Any:
-    """Build a model of shapes only; but some compute with numbers as they are built, and those need memory."""
-    given = GIVEN_TO_MODULES if is_module(name) else {}
-    try:
-        with torch.device("meta"):
-            return build("model", name, arguments, **given)
-    except Exception:  # whatever the user's model raises; if it is not about the missing numbers, it comes again
-        return build("model", name, arguments, **given)

@@ -16,6 +16,7 @@ from pydantic import Field
 from lightning_modules.classifier import Loss
 from tuner.config import registry
 from tuner.config.annotations import parse_length
+from tuner.config.component import Component
 from tuner.config.dataset_probe import DatasetProbe
 from tuner.config.first_trials import FirstTrials
 from tuner.config.lengths import relative_lengths, resolve
@@ -38,7 +39,6 @@ __all__ = [
     "COMPONENTS",
     "NAME",
     "Budget",
-    "Component",
     "Objective",
     "StudyConfig",
     "TrainerConfig",
@@ -123,23 +123,6 @@ def evaluations(max_epochs: int, max_steps: int, val_check_interval: int) -> int
 
 
 @dataclass(frozen=True)
-class Component:
-    """A registered name and its arguments, as plain values."""
-
-    name: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def from_values(cls, values: Mapping[str, Any]) -> "Component":
-        """Split ``{name: ..., argument: ...}``."""
-        return cls(values["name"], {key: value for key, value in values.items() if key != "name"})
-
-    def build(self, kind: str, **extra: Any) -> Any:
-        """Build the object; see `registry.build`."""
-        return registry.build(kind, self.name, self.arguments, **extra)
-
-
-@dataclass(frozen=True)
 class TrialConfig:
     """Everything that one training depends on, as plain values: it can be sent, stored and compared.
 
@@ -174,8 +157,7 @@ class TrialConfig:
         """Return the nested values, as in a study file."""
         nested: dict[str, Any] = {}
         for kind in COMPONENTS:
-            component: Component = getattr(self, kind)
-            nested[kind] = {"name": component.name, **component.arguments}
+            nested[kind] = getattr(self, kind).values()
         given = {key: value for key, value in dataclasses.asdict(self.trainer).items() if key not in self._absent}
         loss = {} if self.loss is None else {"loss": self.loss}
         return nested | {"trainer": given, **loss, "seed": self.seed}

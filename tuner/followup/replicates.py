@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from optuna.trial import TrialState
 
 from tuner.analysis.comparison import Comparison, Repeated
+from tuner.config.component import Component
 from tuner.config.search_space import Choices, Drawing, component_names
-from tuner.config.study import Component, StudyConfig, TrialConfig
+from tuner.config.study import StudyConfig, TrialConfig
 from tuner.storage.attributes import CONFIGURATION, CONFIRMS, SEED
 from tuner.storage.study_store import StudyStore
 

@@ -6,8 +6,9 @@ from types import MappingProxyType
 from typing import Any
 
 from tuner.config import registry
-from tuner.config.annotations import converted, item_hint
-from tuner.config.study import Component, Objective, TrialConfig
+from tuner.config.annotations import converted
+from tuner.config.component import Component
+from tuner.config.study import Objective, TrialConfig
 from tuner.training.conditions import on_cpu
 from tuner.training.lightning_cli import trainer_arguments
 
@@ -135,9 +136,17 @@ def _call(
 ) -> str:
     """Return the expression that builds a component with further arguments, and note what it uses."""
     target = registry.resolve(kind, component.name)
-    hints = registry.arguments_of(kind, component.name).arguments
+
+    def plain(hint: Any, value: Any) -> str:
+        made = converted(hint, value)
+        if isinstance(made, Path):
+            used.setdefault("pathlib", set()).add("Path")
+            return f"Path({_literal(str(made))})"
+        return _literal(made)
+
+    arguments = component.map_arguments(kind, plain, lambda schedule: _call("schedule", schedule, used))
     arguments = {
-        key: _value(hints[key].hint if key in hints else Any, value, used) for key, value in component.arguments.items()
+        key: f"({', '.join(value)},)" if isinstance(value, tuple) else value for key, value in arguments.items()
     }
     arguments |= further
     module = "lightning_modules" if target.__module__.startswith("lightning_modules.") else target.__module__
@@ -149,19 +158,6 @@ def _call(
         arguments["lr"] = arguments.pop("initial_lr")
         return f"partial({', '.join([called, *(f'{key}={value}' for key, value in arguments.items())])})"
     return f"{called}({', '.join(f'{key}={value}' for key, value in arguments.items())})"
-
-
-def _value(hint: Any, value: Any, used: dict[str, set[str]]) -> str:
-    if isinstance(value, Mapping) and registry.is_schedule(hint):
-        return _call("schedule", Component.from_values(value), used)
-    if isinstance(value, list) and registry.is_schedule(item_hint(hint, 0)):
-        items = [_value(item_hint(hint, index), item, used) for index, item in enumerate(value)]
-        return f"({', '.join(items)},)"
-    made = converted(hint, value)
-    if isinstance(made, Path):
-        used.setdefault("pathlib", set()).add("Path")
-        return f"Path({_literal(str(made))})"
-    return _literal(made)
 
 
 def _literal(value: Any) -> str:

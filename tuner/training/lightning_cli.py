@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from tuner.config import registry
+from tuner.config.component import Component
 from tuner.config.study import Objective, TrainerConfig, TrialConfig
 
 __all__ = ["as_trained", "lightning_config", "resolve_precision", "trainer_arguments"]
@@ -98,25 +99,16 @@ def _torch_optimizer(config: TrialConfig) -> dict[str, Any]:
     return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": values}
 
 
-def _described(kind: str, component: Any) -> dict[str, Any]:
-    return _with_class(kind, component.name, component.arguments)
-
-
-def _with_class(kind: str, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _described(kind: str, component: Component) -> dict[str, Any]:
     """Return a component as ``{class_path: ..., init_args: ...}``, including nested schedules."""
-    target = registry.resolve(kind, name)
+    target = registry.resolve(kind, component.name)
     path = f"{target.__module__}.{target.__qualname__}"
     if target.__module__.startswith("lightning_modules."):
         path = f"lightning_modules.{target.__qualname__}"
-    values = {key: _value(value) for key, value in arguments.items()}
+    arguments = component.map_arguments(
+        kind, lambda hint, value: value, lambda schedule: _described("schedule", schedule)
+    )
+    values = {key: list(value) if isinstance(value, tuple) else value for key, value in arguments.items()}
     if registry.is_torch_optimizer(target):
         values["lr"] = values.pop("initial_lr")
     return {"class_path": path, "init_args": values}
-
-
-def _value(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_value(each) for each in value]
-    if isinstance(value, Mapping) and "name" in value:
-        return _with_class("schedule", value["name"], {key: each for key, each in value.items() if key != "name"})
-    return value

@@ -1,0 +1,144 @@
+"""A component of a trial: a registered name and its arguments, among which can be further components."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+
+from lightning_modules import Plateau, Schedule
+from tuner.config import registry
+from tuner.config.annotations import converted, item_hint
+from tuner.config.registry import is_schedule
+
+__all__ = ["Component", "rehearse"]
+
+
+@dataclass(frozen=True)
+class Component:
+    """A registered name and its arguments, as plain values.
+
+    An argument that is itself a schedule is ``{name: ..., argument: ...}``. `map_arguments` and `walk` tell such
+    arguments from the others by the types in the signature.
+    """
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> "Component":
+        """Split ``{name: ..., argument: ...}``."""
+        return cls(values["name"], {key: value for key, value in values.items() if key != "name"})
+
+    def values(self) -> dict[str, Any]:
+        """Return ``{name: ..., argument: ...}``."""
+        return {"name": self.name, **self.arguments}
+
+    def build(self, kind: str, **extra: Any) -> Any:
+        """Build the object that the name and the arguments stand for; of one of torch's optimizers, its maker.
+
+        Args:
+            kind: A key of `registry.KINDS`.
+            extra: Further arguments, passed on if the class takes them.
+
+        Raises:
+            ValueError: If an argument breaks a rule of the class.
+        """
+        target = registry.resolve(kind, self.name)
+        arguments = self.map_arguments(kind, converted, lambda schedule: schedule.build("schedule"))
+        arguments |= registry.accepted(kind, self.name, extra)
+        if registry.is_torch_optimizer(target):
+            return partial(target, lr=arguments.pop("initial_lr"), **arguments)
+        return target(**arguments)
+
+    def map_arguments(
+        self, kind: str, plain: Callable[[Any, Any], Any], nested: Callable[["Component"], Any]
+    ) -> dict[str, Any]:
+        """Return the arguments with a function applied to each; a list of schedules becomes a tuple.
+
+        Args:
+            kind: A key of `registry.KINDS`.
+            plain: Applied to the type and the value of an argument that is no schedule.
+            nested: Applied to a schedule.
+
+        Raises:
+            ValueError: If `plain` raises one; the name of the argument stands before its message.
+        """
+
+        def mapped(key: str, hint: Any, value: Any) -> Any:
+            if isinstance(value, Mapping) and is_schedule(hint):
+                return nested(Component.from_values(value))
+            if isinstance(value, list) and is_schedule(item_hint(hint, 0)):
+                return tuple(mapped(key, item_hint(hint, index), item) for index, item in enumerate(value))
+            try:
+                return plain(hint, value)
+            except ValueError as error:
+                raise ValueError(f"{key} {error}") from error
+
+        return {key: mapped(key, hint, value) for key, hint, value in self._typed(kind)}
+
+    def walk(self, kind: str, path: str) -> Iterator[tuple[str, Any, Any]]:
+        """Yield dotted path, type and value of every argument, in nested schedules and in lists as well.
+
+        Args:
+            kind: A key of `registry.KINDS`.
+            path: Where the component stands.
+        """
+
+        def leaves(path: str, hint: Any, value: Any) -> Iterator[tuple[str, Any, Any]]:
+            if isinstance(value, Mapping) and is_schedule(hint):
+                yield from Component.from_values(value).walk("schedule", path)
+            elif isinstance(value, list):
+                for index, item in enumerate(value):
+                    yield from leaves(f"{path}.{index}", item_hint(hint, index), item)
+            else:
+                yield path, hint, value
+
+        for key, hint, value in self._typed(kind):
+            yield from leaves(f"{path}.{key}", hint, value)
+
+    def _typed(self, kind: str) -> Iterator[tuple[str, Any, Any]]:
+        """Yield name, type and value of each argument."""
+        known = registry.arguments_of(kind, self.name).arguments
+        for key, value in self.arguments.items():
+            yield key, known[key].hint if key in known else Any, value
+
+
+def rehearse(kind: str, values: Mapping[str, Any], steps: Iterable[int] = (0,)) -> Any:
+    """Build an object as a trial would, use it where that is cheap, and return it.
+
+    Args:
+        kind: A key of `KINDS`.
+        values: ``{name: ..., argument: value}``.
+        steps: Where a schedule is tried.
+
+    Raises:
+        Exception: Whatever rule of its class the values break; any, if the class is the user's.
+    """
+    component = Component.from_values(values)
+    made = _without_memory(component) if kind == "model" else component.build(kind, seed=0)
+    bases, wanted = registry.BASES[kind]
+    if not isinstance(made, bases):
+        raise ValueError(f"{component.name} makes a {type(made).__name__}, not {wanted}")
+    if kind == "optimizer":
+        optimizer = registry.sample_optimizer(made)
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise ValueError(
+                f"{component.name} makes a {type(optimizer).__name__} of parameters, not a torch.optim.Optimizer"
+            )
+    schedule = made.schedule if isinstance(made, Plateau) else made
+    if isinstance(schedule, Schedule):
+        for step in steps:
+            schedule(step)
+    return made
+
+
+def _without_memory(model: Component) -> Any:
+    """Build a model of shapes only; but some compute with numbers as they are built, and those need memory."""
+    given = registry.GIVEN_TO_MODULES if registry.is_module(model.name) else {}
+    try:
+        with torch.device("meta"):
+            return model.build("model", **given)
+    except Exception:  # whatever the user's model raises; if it is not about the missing numbers, it comes again
+        return model.build("model", **given)
