@@ -29,7 +29,7 @@ from pytorch_lightning.loggers import Logger, MLFlowLogger
 
 from lightning_modules import MNISTCNN, Adam, Classifier, ExponentialDecay, MNIST5kDataModule
 from tuner.config.loader import load_study
-from tuner.config.study import TrialConfig
+from tuner.config.study import Objective, TrialConfig
 from tuner.protocol import EpochReport, TrialResult, Verdict
 from tuner.tracking.tracker import Tracker
 from tuner.training.callbacks import History, Reporter
@@ -82,7 +82,7 @@ def tuner(folder: Path) -> tuple[float, float]:
         tracker.log_points(0, report.points)
         return "continue"
 
-    reporter = Reporter("val/acc", history, report, progress=lambda step: None, save=lambda epoch, must: None)
+    reporter = Reporter(Objective(), history, report, progress=lambda step: None, save=lambda epoch, must: None)
     seconds = fit(history, [reporter])
     began = time.perf_counter()
     tracker.finish_trial(0, trial, TrialResult("complete", reporter.value, EPOCHS, seconds, points=history.points))

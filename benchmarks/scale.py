@@ -38,7 +38,7 @@ from rich.console import Console
 
 from tests.servers import PostgreSQLServer
 from tuner.config.loader import load_study
-from tuner.config.study import TrialConfig
+from tuner.config.study import Objective, TrialConfig
 from tuner.files import write_json
 from tuner.protocol import Assignment, EpochReport, Group, Handler, Point, Slot, StepReport, TrialResult
 from tuner.runner.coordinator import Coordinator
@@ -220,7 +220,7 @@ def begin(trials: int, sampler: str, storage: str) -> None:
     drawn = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
     for number in range(trials):
         trial = drawn.ask()
-        assignment = Assignment(number, config.draw(trial), "val/acc", Path())
+        assignment = Assignment(number, config.draw(trial), Objective(), Path())
         for epoch in range(1, EPOCHS + 1):
             trial.report(accuracy(assignment, epoch), epoch)
         for key, value in {"state": "complete", "epochs": EPOCHS, "seconds": 10.0}.items():

@@ -15,6 +15,7 @@ from matplotlib.image import imread
 
 from lightning_modules import SCHEDULES, CosineRestarts
 from tuner.analysis.record import StudyRecord, TrialRecord, simplified
+from tuner.direction import Direction
 from tuner.visualization.charts import PLOTS, draw
 from tuner.visualization.figure import Figure, Scale
 from tuner.visualization.matplotlib_backend import png
@@ -55,7 +56,8 @@ def trial(
 def study(trials: Sequence[TrialRecord], **changes) -> StudyRecord:
     importances = {"optimizer.initial_lr": 0.7, "schedule.name": 0.2, "schedule.exponential.decay_steps": 0.1}
     return replace(
-        StudyRecord("some", "val/acc", "maximize", trials, {"optimizer.initial_lr": True}, importances), **changes
+        StudyRecord("some", "val/acc", Direction.MAXIMIZE, trials, {"optimizer.initial_lr": True}, importances),
+        **changes,
     )
 
 
@@ -69,7 +71,7 @@ RECORDS = {
     "all failed at once": study([trial(0, state="failed", value=math.nan, curves={}, params={})], importances={}),
     "all of the same value": study([trial(number, value=0.5) for number in range(6)]),
     "one far worse": study([*(trial(number) for number in range(9)), trial(9, value=0.1)]),
-    "a loss": study([trial(number) for number in range(9)], metric="val/loss", direction="minimize"),
+    "a loss": study([trial(number) for number in range(9)], metric="val/loss", direction=Direction.MINIMIZE),
     "no curves": study([trial(number, curves={}) for number in range(6)]),
     "an lr of zero": study([trial(number, curves={"lr": [(0, 0.0), (1, 0.0)]}) for number in range(3)]),
     "one schedule, nothing searched": study([trial(number, family="constant", params={}) for number in range(3)]),
@@ -176,7 +178,7 @@ def test_the_best_so_far_only_gets_better_and_ends_at_the_best(kind: str):
     record = RECORDS[kind]
     for panel in figure("best_so_far", record).panels:
         (line,) = [series for series in panel.series if series.mark == "steps"]
-        badness = [record.badness(value) for value in line.y]
+        badness = [record.direction.sort_key(value) for value in line.y]
         assert badness == sorted(badness, reverse=True)
         assert line.y[-1] == record.best.value
         assert list(line.x) == sorted(line.x)
@@ -227,7 +229,7 @@ def test_a_record_survives_json():
 def test_of_equal_values_the_earlier_trial_ranks_first_and_pruned_ones_never():
     record = study([trial(0, value=0.5), trial(1, value=0.9, state="pruned"), trial(2, value=0.7), trial(3, value=0.7)])
     assert [trial.number for trial in record.ranking] == [2, 3, 0]
-    assert [trial.number for trial in replace(record, direction="minimize").ranking] == [0, 2, 3]
+    assert [trial.number for trial in replace(record, direction=Direction.MINIMIZE).ranking] == [0, 2, 3]
 
 
 def test_colors_are_those_of_the_scale_in_both_directions():

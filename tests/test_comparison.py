@@ -8,14 +8,15 @@ import pytest
 from scipy import stats
 
 from tuner.analysis.comparison import Comparison, Repeated, interval
+from tuner.direction import Direction
 
 A = Repeated("#1 cosine", dict(enumerate([0.91, 0.93, 0.92, 0.94])), claimed=0.97)
 B = Repeated("#2 step", dict(enumerate([0.90, 0.91, 0.92, 0.92])), claimed=0.90)
 C = Repeated("constant", dict(enumerate([0.80, 0.82, 0.81, 0.82])))
 
 
-def compared(*configurations: Repeated, direction: str = "maximize", **test: float) -> Comparison:
-    return Comparison("val/acc", direction, configurations, test)  # type: ignore[arg-type]
+def compared(*configurations: Repeated, direction: Direction = Direction.MAXIMIZE, **test: float) -> Comparison:
+    return Comparison("val/acc", direction, configurations, test)
 
 
 def test_the_interval_is_students():
@@ -35,11 +36,11 @@ def test_the_probability_is_one_minus_the_one_sided_p_value_of_the_paired_t_test
 
 
 def test_the_same_differences_say_the_opposite_where_small_values_are_good():
-    up, down = compared(A, B).difference(A, B), compared(A, B, direction="minimize").difference(A, B)
+    up, down = compared(A, B).difference(A, B), compared(A, B, direction=Direction.MINIMIZE).difference(A, B)
     assert up
     assert down
     assert down.probability == pytest.approx(1 - up.probability)
-    assert [each.name for each in compared(B, A, direction="minimize").ranking] == ["#2 step", "#1 cosine"]
+    assert [each.name for each in compared(B, A, direction=Direction.MINIMIZE).ranking] == ["#2 step", "#1 cosine"]
 
 
 def test_only_seeds_that_both_have_are_compared():
@@ -65,7 +66,7 @@ def test_equal_differences_prove_no_more_than_the_resolution_of_the_metric():
     tie, better = (Repeated(str(step), {seed: value + step for seed, value in A.values.items()}) for step in (0, 0.02))
     assert compared(A, tie).difference(A, tie).probability == 0.5
     assert compared(better, A).difference(better, A).probability is None, "the resolution is not known"
-    known = Comparison("val/acc", "maximize", [better, A], validation_images=100)
+    known = Comparison("val/acc", Direction.MAXIMIZE, [better, A], validation_images=100)
     assert known.difference(better, A).probability == pytest.approx(stats.t.cdf(2.0, 3))
 
 
@@ -82,19 +83,19 @@ def test_equal_differences_prove_no_more_than_the_resolution_of_the_metric():
 def test_the_interval_of_a_bounded_metric_is_students_cut_at_its_bounds(metric, values, bounds):
     low, high = interval(values)
     assert not bounds[0] <= low <= high <= bounds[1]
-    (row,) = Comparison(metric, "maximize", [Repeated("one", dict(enumerate(values)))]).rows()
+    (row,) = Comparison(metric, Direction.MAXIMIZE, [Repeated("one", dict(enumerate(values)))]).rows()
     assert (row["low"], row["high"]) == (max(low, bounds[0]), min(high, bounds[1]))
 
 
 def test_an_accuracy_in_percent_has_no_bounds_that_are_known():
     percent = Repeated("one", dict(enumerate([99.0, 100.0, 95.0])))
-    assert Comparison("val_acc", "maximize", [percent], validation_images=500).rows()[0]["high"] > 100
+    assert Comparison("val_acc", Direction.MAXIMIZE, [percent], validation_images=500).rows()[0]["high"] > 100
 
 
 def test_equal_values_have_an_interval_of_the_resolution_or_none():
     same = Repeated("one", {0: 0.9, 1: 0.9, 2: 0.9})
-    assert Comparison("val/acc", "maximize", [same]).rows()[0]["low"] is None
-    (row,) = Comparison("val/acc", "maximize", [same], validation_images=500).rows()
+    assert Comparison("val/acc", Direction.MAXIMIZE, [same]).rows()[0]["low"] is None
+    (row,) = Comparison("val/acc", Direction.MAXIMIZE, [same], validation_images=500).rows()
     assert row["high"] - 0.9 == pytest.approx(0.002 * stats.t.ppf(0.975, 2))
 
 

@@ -16,7 +16,7 @@ from tests.networks import IRIS, with_iris_network
 from tests.processes import is_alive, slots_of
 from tuner.config.loader import load_study
 from tuner.config.search_space import corners
-from tuner.config.study import TrialConfig
+from tuner.config.study import Objective, TrialConfig
 from tuner.engines.local import LocalEngine, call_in_fork
 from tuner.engines.pipe import CorruptPipeError, Mailbox, PipeChannel
 from tuner.engines.stalls import StallDetector, processor_seconds
@@ -169,7 +169,7 @@ class SlowHandler:
         self.results: list[TrialResult] = []
         self.deaths: list[str] = []
         self._groups = [
-            Group((Assignment(number, config, "val/acc", folder / str(number)),))
+            Group((Assignment(number, config, Objective(), folder / str(number)),))
             for number, config in enumerate(configs)
         ]
         self._seconds = seconds

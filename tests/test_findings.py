@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from tests.test_charts import study, trial
 from tuner.analysis.findings import findings
+from tuner.direction import Direction
 
 
 def text_of(*trials, **changes) -> str:
@@ -82,7 +83,11 @@ def test_families_and_choices_that_were_never_tried_are_named():
 
 def test_a_loss_has_no_such_error_and_the_smaller_one_wins():
     text = text_of(
-        trial(0, value=0.3), trial(1, value=0.1), metric="val/loss", direction="minimize", validation_images=5000
+        trial(0, value=0.3),
+        trial(1, value=0.1),
+        metric="val/loss",
+        direction=Direction.MINIMIZE,
+        validation_images=5000,
     )
     assert "The best is #1 exponential: val/loss 0.1000" in text
     assert "0.2000 better than the runner-up" in text

@@ -13,7 +13,7 @@ import torch
 
 from tests.conftest import StudyFolder
 from tests.test_study import slots_of
-from tuner.config.study import TrialConfig
+from tuner.config.study import Objective, TrialConfig
 from tuner.errors import BadInputError
 from tuner.protocol import Assignment, EpochReport, Group, Slot, StepReport, TrialResult, Verdict
 from tuner.runner.group_size import GroupSize, alike, group_size
@@ -80,7 +80,7 @@ class Answers:
 
 def assignments(folder: Path, trials: Sequence[dict[str, Any]]) -> tuple[Assignment, ...]:
     configs = [TrialConfig.from_values(values) for values in trials]
-    return tuple(Assignment(number, each, "val/acc", folder / str(number)) for number, each in enumerate(configs))
+    return tuple(Assignment(number, each, Objective(), folder / str(number)) for number, each in enumerate(configs))
 
 
 def train(

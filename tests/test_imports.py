@@ -39,7 +39,7 @@ WALLS: dict[str, tuple[str, ...]] = {
 }
 STANDARD_LIBRARY_ONLY = (
     *("lightning_modules/_validation.py", "lightning_modules/schedules/"),
-    *("tuner/text.py", "tuner/analysis/record.py", "tuner/analysis/findings.py"),
+    *("tuner/text.py", "tuner/direction.py", "tuner/analysis/record.py", "tuner/analysis/findings.py"),
     *(f"tuner/visualization/{name}.py" for name in ("__init__", "charts", "curves", "figure", "parameters", "parts")),
 )
 

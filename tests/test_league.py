@@ -11,6 +11,7 @@ from tuner.analysis.comparison import Comparison, Repeated
 from tuner.analysis.standings import Member, Standings
 from tuner.config.loader import load_study
 from tuner.config.search_space import OneOf
+from tuner.direction import Direction
 from tuner.league import main as league
 from tuner.visualization.comparisons import of_standings
 
@@ -36,7 +37,7 @@ STANDINGS = Standings(
     "which",
     Comparison(
         "val/acc",
-        "maximize",
+        Direction.MAXIMIZE,
         [
             Repeated("constant", {1: 0.90, 2: 0.91, 3: 0.92}),
             Repeated("cosine", {1: 0.95, 2: 0.96, 3: 0.96}),

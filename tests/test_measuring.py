@@ -97,7 +97,7 @@ IN_LITTLE_MEMORY = """
 import json, resource, sys
 from pathlib import Path
 import torch
-from tuner.config.study import TrialConfig
+from tuner.config.study import Objective, TrialConfig
 from tuner.protocol import Assignment, Group
 from tuner.training.run import run
 
@@ -120,7 +120,7 @@ class Answers:
 
 torch.set_num_threads(1)
 config, channel = TrialConfig.from_values(json.loads(sys.argv[1])), Answers()
-trials = tuple(Assignment(number, config, "val/acc", Path(str(number))) for number in range(8))
+trials = tuple(Assignment(number, config, Objective(), Path(str(number))) for number in range(8))
 run(Group(trials[:1]), channel)  # with all that comes with a first training
 size = 1024 * int(next(line.split()[1] for line in Path("/proc/self/status").open() if line.startswith("VmSize")))
 resource.setrlimit(resource.RLIMIT_AS, (size + int(sys.argv[2]), resource.RLIM_INFINITY))

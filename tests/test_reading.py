@@ -69,6 +69,16 @@ def test_only_finished_trials_are_told_and_a_pruned_one_with_its_last_value(stud
     assert math.isnan(record.trials[2].value)
 
 
+def test_a_pruned_trial_with_a_better_value_is_not_the_best(study: optuna.Study):
+    add(study, 2)
+    pruned = study.ask()
+    pruned.report(-1.0, 1)
+    study.tell(pruned, state=TrialState.PRUNED)
+    best = min(study.trials[:2], key=lambda trial: trial.value)
+    study.set_user_attr("test", {"trial": best.number, "metrics": {"test/loss": 0.5}})
+    assert record_of(study, curves).test == {"test/loss": 0.5}
+
+
 def test_all_curves_are_asked_of_the_best_trials_only(study: optuna.Study):
     add(study, 30)
     record = record_of(study, curves)

@@ -18,6 +18,7 @@ from tuner.config import registry
 from tuner.config.annotations import check_value, converted, did_you_mean
 from tuner.config.component import Component, rehearse
 from tuner.config.registry import Argument, arguments_of, resolve, sample_optimizer, signature_of
+from tuner.direction import Direction
 
 SOURCE = """\
 from pathlib import Path
@@ -347,6 +348,11 @@ def test_values_become_what_the_class_asks_for(user: Path) -> None:
 
 def test_a_whole_number_stays_one_where_any_number_would_do() -> None:
     assert repr(Component("exponential", {"decay_rate": 1, "decay_steps": 50}).build("schedule").decay_rate) == "1"
+
+
+def test_an_enumeration_is_given_by_value_and_checked() -> None:
+    assert converted(Direction, "minimize") is Direction.MINIMIZE
+    assert check_value(Direction, "max") == 'must be maximize or minimize (got "max"). Did you mean maximize?'
 
 
 def test_schedules_inside_schedules_are_built(user: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from tests import toys
 from tests.toys import STEPS
-from tuner.config.study import TrialConfig
+from tuner.config.study import Objective, TrialConfig
 from tuner.protocol import Assignment, EpochReport, Group, StepReport, TrialResult, Verdict
 from tuner.training.experiment_proxy import ExperimentProxy
 from tuner.training.run import MODEL_FILE, RESULT_FILE, read_result, run
@@ -52,7 +52,7 @@ def assignment(folder: Path, model: str, data: str = "ToyData", metric: str = "v
         "trainer": {"max_epochs": EPOCHS, "precision": "64-true"},
         "seed": 3,
     }
-    return Assignment(0, TrialConfig.from_values(values), metric, folder)
+    return Assignment(0, TrialConfig.from_values(values), Objective(metric), folder)
 
 
 def train(trial: Assignment, channel: Answers | None = None) -> TrialResult:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner.cli import add_stores, command
+from tuner.direction import Direction
 from tuner.errors import BadInputError, StudyFailedError, in_a_line, place_of
 from tuner.interrupts import temporary_folder
 from tuner.process import leave
@@ -199,7 +200,7 @@ def _card(past: "StoredStudy", trial: "Trial", config: "TrialConfig", setup: Map
         title=title,
         number=trial.number,
         study=past.config.name,
-        goal="highest" if objective.direction == "maximize" else "lowest",
+        goal="highest" if objective.direction is Direction.MAXIMIZE else "lowest",
         metric=objective.metric,
         trials=counted(len(past.trials), "trial"),
         metrics="\n".join(rows),

@@ -230,11 +230,9 @@ class _League:
         from tuner.storage.attributes import CONFIGURATION
 
         steps = self._config.probe.length(config.values()).steps_per_epoch
-        sign = 1 if self._config.objective.direction == "maximize" else -1
+        better = self._config.objective.direction.better
         epochs = [
-            min(
-                (epoch for epoch, value in trial.intermediate_values.items() if sign * (value - target) >= 0), default=0
-            )
+            min((epoch for epoch, value in trial.intermediate_values.items() if not better(target, value)), default=0)
             for trial in trials
             if trial.params[CONFIGURATION] == name
         ]

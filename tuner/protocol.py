@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
-    from tuner.config.study import TrialConfig
+    from tuner.config.study import Objective, TrialConfig
 
 __all__ = [
     "Assignment",
@@ -49,17 +49,14 @@ class Assignment:
     Args:
         number: Its number in the study.
         config: Its configuration.
-        metric: The objective metric.
+        objective: The objective of the study.
         directory: Directory of its checkpoints, result and output.
-        best_epoch: Direction in which to look for the best epoch, whose value and weights then count; None if those of
-            the last epoch count.
     """
 
     number: int
     config: "TrialConfig"
-    metric: str
+    objective: "Objective"
     directory: Path
-    best_epoch: Literal["maximize", "minimize"] | None = None
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
-from typing import Any, Literal
+from typing import Any
 
 from scipy import stats
 
 from tuner.analysis.record import is_share, resolution
+from tuner.direction import Direction
 from tuner.text import counted, number, percent
 
 __all__ = ["CONFIDENCE", "Comparison", "Difference", "Repeated", "Scale", "chance", "interval"]
@@ -160,14 +161,14 @@ class Comparison:
 
     Args:
         metric: The objective metric.
-        direction: Whether large or small values are good.
+        direction: Whether large or small values are better.
         configurations: What is compared.
         test: What the winner reached on the test data; empty if it was not tested.
         validation_images: Images that the objective is computed from, if that is known.
     """
 
     metric: str
-    direction: Literal["maximize", "minimize"]
+    direction: Direction
     configurations: Sequence[Repeated]
     test: Mapping[str, float] = field(default_factory=dict)
     validation_images: int | None = None
@@ -178,8 +179,8 @@ class Comparison:
 
         Of equals, the one that was named first.
         """
-        sign = -1 if self.direction == "maximize" else 1
-        return sorted((each for each in self.configurations if each.values), key=lambda e: (e.failed, sign * e.mean))
+        with_values = [each for each in self.configurations if each.values]
+        return sorted(with_values, key=lambda each: (each.failed, self.direction.sort_key(each.mean)))
 
     def interval(self, one: Repeated, confidence: float = CONFIDENCE) -> tuple[float, float] | None:
         """Return the confidence interval of a configuration's mean; see `interval`."""
@@ -191,8 +192,8 @@ class Comparison:
 
     def difference(self, one: Repeated, other: Repeated) -> Difference | None:
         """Return how much better one configuration is than another; None if no seed has values of both."""
-        sign = 1 if self.direction == "maximize" else -1
-        pairs = [sign * (one.values[seed] - other.values[seed]) for seed in one.values.keys() & other.values.keys()]
+        seeds = one.values.keys() & other.values.keys()
+        pairs = [self.direction.advantage(one.values[seed], other.values[seed]) for seed in seeds]
         if not pairs:
             return None
         mean = fmean(pairs)
@@ -257,12 +258,11 @@ class Comparison:
     def _luck(self) -> list[str]:
         """Say what the value of the study's best trial was worth."""
         claims = [each for each in self.configurations if each.claimed is not None]
-        sign = -1 if self.direction == "maximize" else 1
-        best = min(claims, key=lambda each: sign * (each.claimed or 0.0), default=None)
+        best = min(claims, key=lambda each: self.direction.sort_key(each.claimed or 0.0), default=None)
         if best is None or best.claimed is None or not best.values:
             return []
         text = f"The study's best value, {best.claimed:.4f} of {best.name}, comes to {self._with_interval(best)}"
-        excess, bounds = sign * (best.mean - best.claimed), self.interval(best)
+        excess, bounds = self.direction.advantage(best.claimed, best.mean), self.interval(best)
         if bounds is None or excess <= 0:
             return [f"{text}."]
         if bounds[0] <= best.claimed <= bounds[1]:

@@ -6,7 +6,9 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
+
+from tuner.direction import Direction
 
 __all__ = [
     "FAMILY",
@@ -100,7 +102,7 @@ class StudyRecord:
     Args:
         name: Its name.
         metric: The objective metric.
-        direction: Whether large or small values are good.
+        direction: Whether large or small values are better.
         trials: Its finished trials, in the order of their numbers.
         searched: Names in Optuna of what is searched, and whether it is searched on a log scale.
         importances: The share of each parameter in what makes trials good; empty if it cannot be told.
@@ -111,7 +113,7 @@ class StudyRecord:
 
     name: str
     metric: str
-    direction: Literal["maximize", "minimize"]
+    direction: Direction
     trials: Sequence[TrialRecord]
     searched: Mapping[str, bool]
     importances: Mapping[str, float] = field(default_factory=dict)
@@ -122,7 +124,8 @@ class StudyRecord:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "StudyRecord":
         """Read what `json` made of a record's ``dataclasses.asdict``."""
-        return cls(**{**values, "trials": [TrialRecord(**trial) for trial in values["trials"]]})
+        trials = [TrialRecord(**trial) for trial in values["trials"]]
+        return cls(**{**values, "direction": Direction(values["direction"]), "trials": trials})
 
     def values(self) -> dict[str, Any]:
         """Return what `from_json` reads."""
@@ -132,7 +135,7 @@ class StudyRecord:
     def ranking(self) -> list[TrialRecord]:
         """Return the trials that were trained to their end, the best first; of equals, the earlier."""
         complete = [trial for trial in self.trials if trial.is_complete]
-        return sorted(complete, key=lambda trial: (self.badness(trial.value), trial.number))
+        return sorted(complete, key=lambda trial: (self.direction.sort_key(trial.value), trial.number))
 
     @property
     def best(self) -> TrialRecord | None:
@@ -143,10 +146,6 @@ class StudyRecord:
     def families(self) -> list[str]:
         """Return the schedules that were tried: that of the best trial first, those without any value last."""
         return list(dict.fromkeys(trial.family for trial in [*self.ranking, *self.trials]))
-
-    def badness(self, value: float) -> float:
-        """Return a number that is the smaller the better a value of the objective is."""
-        return -value if self.direction == "maximize" else value
 
 
 def is_share(metric: str, values: Iterable[float]) -> bool:

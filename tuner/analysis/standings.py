@@ -62,10 +62,12 @@ class Standings:
         means = {lr: fmean(values) for lr, values in sorted(member.sweep.items()) if values}
         if not means:
             return None
-        sign = 1 if self.comparison.direction == "maximize" else -1
+        direction = self.comparison.direction
         rates = sorted(member.sweep)
-        best = max(means, key=lambda lr: sign * means[lr])
-        good = [lr in means and sign * (means[best] - means[lr]) <= self.tolerance + ROUNDING for lr in rates]
+        best = min(means, key=lambda lr: direction.sort_key(means[lr]))
+        good = [
+            lr in means and direction.advantage(means[best], means[lr]) <= self.tolerance + ROUNDING for lr in rates
+        ]
         low = high = rates.index(best)
         while low > 0 and good[low - 1]:
             low -= 1

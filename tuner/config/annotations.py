@@ -10,6 +10,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Sequence
+from enum import Enum
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
@@ -130,7 +131,8 @@ def converted(hint: Any, value: Any) -> Any:
     if wrong := check_value(hint, value, resolved=True):
         raise ValueError(wrong.removesuffix("."))
     read = _read(hint, value)
-    return value if read == value else read  # 1 stays 1 where 1.0 would do: what is told and logged is what was written
+    # 1 stays 1 where 1.0 would do, so that the logged value is the one in the study file.
+    return value if read == value and not isinstance(read, Enum) else read
 
 
 def _read(hint: Any, value: Any) -> Any:
@@ -154,7 +156,12 @@ def _rule(hint: Any, error: ValidationError) -> str:
 
 
 def _near_choice(hint: Any, value: Any) -> str:
-    choices = [text for each in members(hint) for text in typing.get_args(each) if isinstance(text, str)]
+    choices = [
+        text
+        for each in members(hint)
+        for text in ([member.value for member in each] if _is_enum(each) else typing.get_args(each))
+        if isinstance(text, str)
+    ]
     return did_you_mean(value, choices) if isinstance(value, str) else ""
 
 
@@ -171,7 +178,7 @@ def _words(hint: Any) -> list[str] | None:
         each = [_words(part) for part in parts if not (part is int and float in parts)]
         return None if None in each else [word for words in each for word in words or ()]
     if origin is Literal:
-        return [part if isinstance(part, str) else shown(part) for part in parts]
+        return [_shown_choice(part) for part in parts]
     if origin is Annotated:
         if takes_steps(hint):
             return [_STEPS]
@@ -183,7 +190,17 @@ def _words(hint: Any) -> list[str] | None:
             return [f"a list, each item {_STEPS}"]
         plurals = [plural for kind, plural in _PLURALS.items() if items and all(item is kind for item in items)]
         return [f"a list of {count}{plurals[0]}"] if plurals else None
+    if _is_enum(hint):
+        return [_shown_choice(each.value) for each in hint]
     return [_WORDS[hint]] if isinstance(hint, type) and hint in _WORDS else None
+
+
+def _is_enum(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Enum)
+
+
+def _shown_choice(value: Any) -> str:
+    return value if isinstance(value, str) else shown(value)
 
 
 def _either(words: Sequence[str]) -> str:

@@ -42,6 +42,7 @@ from tuner.config.study import (
     flatten,
 )
 from tuner.config.yaml_reader import override, read_document
+from tuner.direction import Direction
 from tuner.errors import BadInputError
 from tuner.process import add_study_folder
 from tuner.text import parse_duration, shown
@@ -172,27 +173,28 @@ class _StudyReader:
         """
         self._checker.keys(self._nodes, ("name", "objective", "budget", "sampler", "pruner", "trial", "search_space"))
         name = self._name(default_name)
-        objective = self._checker.settings(signature_of(Objective), self._section("objective"))
+        goal = self._checker.settings(signature_of(Objective), self._section("objective"))
         budget = self._checker.settings(signature_of(Budget), self._section("budget"))
         timeout = self._timeout(budget.get("timeout"))
         sampler = self._option("sampler", SAMPLERS, "tpe")
         pruner = self._option("pruner", PRUNERS, "median")
         template = self._template()
-        self._check_metric(objective.get("metric", Objective.metric))
+        self._check_metric(goal.get("metric", Objective.metric))
         trials = budget.get("trials", Budget.trials)
         self._check_together(sampler, pruner)
         if sampler.name == "grid":
             self._check_grid(template, 0 if is_past else trials)
         self._document.check()
+        objective = Objective(**{**goal, "direction": Direction(goal.get("direction", Objective.direction))})
         return StudyConfig(
             name=name,
-            objective=Objective(**objective),
+            objective=objective,
             trials=trials,
             timeout=timeout,
             sampler=sampler,
             pruner=pruner,
             trial=template,
-            identity=self._identity(Objective(**objective), sampler, pruner),
+            identity=self._identity(objective, sampler, pruner),
             text=self._document.text,
             values={**self._document.data, "name": name},
             folder=self._folder,

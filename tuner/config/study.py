@@ -32,6 +32,7 @@ from tuner.config.search_space import (
     searched,
     suggest,
 )
+from tuner.direction import Direction
 from tuner.errors import BadInputError
 from tuner.text import counted, joined
 
@@ -61,18 +62,13 @@ class Objective:
 
     Args:
         metric: A metric that trials log at the end of each epoch.
-        direction: Whether it should be high or low.
+        direction: Whether large or small values are better.
         epoch: Whose value counts, and whose weights are kept and tested: those of a trial's last epoch, or of its best.
     """
 
     metric: str = "val/acc"
-    direction: Literal["maximize", "minimize"] = "maximize"
+    direction: Direction = Direction.MAXIMIZE
     epoch: Literal["last", "best"] = "last"
-
-    @property
-    def best_epoch(self) -> Literal["maximize", "minimize"] | None:
-        """Return the direction if it is the best epoch that counts, else None."""
-        return self.direction if self.epoch == "best" else None
 
 
 @dataclass(frozen=True)

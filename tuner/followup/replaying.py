@@ -41,8 +41,7 @@ def train_again(past: "StoredStudy", trial: "Trial", directory: Path, note: Call
     ranks, threads = int(setup.get("ranks", 1)), int(setup.get("threads", 1))
     gpus = () if on_cpu(setup) else _gpus(ranks)
     epochs = trial.user_attrs.get("epochs", 0) if trial.user_attrs.get("state") == "pruned" else None
-    objective = past.config.objective
-    assignment = Assignment(trial.number, config, objective.metric, directory, objective.best_epoch)
+    assignment = Assignment(trial.number, config, past.config.objective, directory)
     handler = _OneTrial(assignment, epochs, note)
     engine = LocalEngine([Slot(0, gpus, threads, ranks=ranks)], STALL_SECONDS)
     try:

@@ -80,8 +80,8 @@ def training_script(config: TrialConfig, objective: Objective, setup: Mapping[st
     callbacks = ["EpochSeed(SEED)"]
     if is_best:
         used["pytorch_lightning.callbacks"] = {"ModelCheckpoint"}
-        mode = "max" if objective.direction == "maximize" else "min"
-        callbacks.append(f'ModelCheckpoint(".", "best", monitor={_literal(objective.metric)}, mode="{mode}")')
+        monitored = f'monitor={_literal(objective.metric)}, mode="{objective.direction.mode}"'
+        callbacks.append(f'ModelCheckpoint(".", "best", {monitored})')
     own = _own(used)
     return TEMPLATE.format(
         title=title,

@@ -293,9 +293,7 @@ class Coordinator:
         return self._assignment(number, config)
 
     def _assignment(self, number: int, config: TrialConfig) -> Assignment:
-        objective = self._config.objective
-        directory = self._store.trial_directory(number)
-        return Assignment(number, config, objective.metric, directory, objective.best_epoch)
+        return Assignment(number, config, self._config.objective, self._store.trial_directory(number))
 
     def _finish(self, assignment: Assignment, result: TrialResult) -> None:
         number = assignment.number
@@ -343,7 +341,7 @@ class Coordinator:
 
     def _wants_weights(self, number: int, value: float) -> bool:
         """Tell whether the weights of a trial that ends with this value may be wanted; of a best epoch they are."""
-        return self._config.objective.best_epoch is not None or self._store.may_keep_weights(number, value)
+        return self._config.objective.epoch == "best" or self._store.may_keep_weights(number, value)
 
     def _keep_weights_of_best(self, numbers: Iterable[int]) -> None:
         """Remove the weights of those of the trials that are not the best."""

@@ -101,7 +101,7 @@ def rehearse(config: StudyConfig, engine: Engine, storage: str, note: Callable[[
 
 
 def _assignment(config: StudyConfig, trial: TrialConfig, number: int, folder: Path) -> Assignment:
-    return Assignment(number, trial, config.objective.metric, folder / str(number), config.objective.best_epoch)
+    return Assignment(number, trial, config.objective, folder / str(number))
 
 
 @contextmanager

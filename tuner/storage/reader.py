@@ -6,7 +6,8 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, cast
+from dataclasses import replace
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
@@ -14,6 +15,7 @@ from optuna.trial import FrozenTrial
 from tuner.analysis.record import FAMILY, MIN_FOR_IMPORTANCE, Curve, StudyRecord, TrialRecord
 from tuner.config.annotations import did_you_mean
 from tuner.config.study import StudyConfig, TrialConfig
+from tuner.direction import Direction
 from tuner.errors import BadInputError, StudyFailedError
 from tuner.storage.attributes import CONSTANT_LR, IDENTIFIER, IDENTITY, TEST, VALIDATION_IMAGES
 from tuner.storage.database import Database
@@ -81,15 +83,6 @@ def record_of(study: optuna.Study, curves: Curves = _no_curves) -> StudyRecord:
     identity: Mapping[str, Any] = study.user_attrs.get(IDENTITY, {})
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
     began = min((trial.datetime_start.timestamp() for trial in trials if trial.datetime_start), default=0.0)
-    direction = cast(Literal["maximize", "minimize"], study.direction.name.lower())
-    sign = -1 if direction == "maximize" else 1
-    ranked = sorted(trials, key=lambda trial: (trial.value is None, sign * (trial.value or 0.0), trial.number))
-    best = ranked[0].number if ranked and ranked[0].value is not None else None
-    test: Mapping[str, Any] = study.user_attrs.get(TEST, {})
-    best_of_families = {_family(trial, identity): trial.number for trial in reversed(ranked)}
-    looked_into = {*(trial.number for trial in ranked[:BEST]), *best_of_families.values()}
-    wanted = {trial.number: CURVES_OF_ALL for trial in ranked[:DRAWN]}
-    wanted |= dict.fromkeys(looked_into, CURVES_OF_THE_BEST)
     searched = {
         name: bool(getattr(distribution, "log", False))
         for trial in trials
@@ -101,27 +94,39 @@ def record_of(study: optuna.Study, curves: Curves = _no_curves) -> StudyRecord:
         for name, distribution in trial.distributions.items()
         if isinstance(distribution, optuna.distributions.CategoricalDistribution)
     }
-    return StudyRecord(
+    record = StudyRecord(
         name=study.study_name,
         metric=str(identity.get("objective.metric", "value")),
-        direction=direction,
-        trials=[
-            _trial(trial, began, identity, curves(trial.number, wanted[trial.number]) if trial.number in wanted else {})
-            for trial in trials
-        ],
+        direction=Direction(study.direction.name.lower()),
+        trials=[_trial(trial, began, identity) for trial in trials],
         searched=searched,
         importances=_importances(study),
         validation_images=study.user_attrs.get(VALIDATION_IMAGES),
-        test=test["metrics"] if test and test["trial"] == best else {},
         choices=choices,
     )
+    test: Mapping[str, Any] = study.user_attrs.get(TEST, {})
+    is_of_best = bool(test) and record.best is not None and record.best.number == test["trial"]
+    return replace(record, trials=list(_with_curves(record, curves)), test=test["metrics"] if is_of_best else {})
+
+
+def _with_curves(record: StudyRecord, curves: Curves) -> Iterator[TrialRecord]:
+    """Yield the trials of a record with their curves; see `record_of`."""
+    ordered = [*record.ranking, *(trial for trial in record.trials if not trial.is_complete)]
+    best_of_families = {trial.family: trial.number for trial in reversed(ordered)}
+    wanted = {trial.number: CURVES_OF_ALL for trial in ordered[:DRAWN]}
+    wanted |= dict.fromkeys(
+        [*(trial.number for trial in ordered[:BEST]), *best_of_families.values()], CURVES_OF_THE_BEST
+    )
+    for trial in record.trials:
+        metrics = wanted.get(trial.number)
+        yield replace(trial, curves=curves(trial.number, metrics)) if metrics else trial
 
 
 def _family(trial: FrozenTrial, identity: Mapping[str, Any]) -> str:
     return str(trial.params.get(FAMILY, identity.get("trial.schedule.name", "constant")))
 
 
-def _trial(trial: FrozenTrial, began: float, identity: Mapping[str, Any], curves: Mapping[str, Curve]) -> TrialRecord:
+def _trial(trial: FrozenTrial, began: float, identity: Mapping[str, Any]) -> TrialRecord:
     attributes = trial.user_attrs
     reported = trial.intermediate_values
     family = _family(trial, identity)
@@ -136,7 +141,6 @@ def _trial(trial: FrozenTrial, began: float, identity: Mapping[str, Any], curves
         params=trial.params,
         constant_lr=attributes.get(CONSTANT_LR, family == "constant"),
         message=attributes.get("message", ""),
-        curves=curves,
     )
 
 

@@ -179,7 +179,7 @@ class StudyStore:
         return self._rank(cast(float, trial.value), trial.number)
 
     def _rank(self, value: float, number: int) -> tuple[float, int]:
-        return -value if self._config.objective.direction == "maximize" else value, number
+        return self._config.objective.direction.sort_key(value), number
 
     def trial_directory(self, number: int) -> Path:
         """Return the folder of a trial's checkpoints, result and output."""
@@ -355,7 +355,7 @@ def _begun(
     study = optuna.create_study(
         storage=database.storage,
         study_name=config.name,
-        direction=config.objective.direction,
+        direction=config.objective.direction.value,
         sampler=make_sampler(config, 0),
         pruner=make_pruner(config),
         load_if_exists=True,
@@ -400,7 +400,7 @@ def _check_identity(
         return trials
     # A study without trials may come from a run that was killed just after it had created it.
     is_new = not trials and not attributes.keys() & {IDENTIFIER, TEST, VALIDATION_IMAGES}
-    direction = optuna.study.StudyDirection[config.objective.direction.upper()]
+    direction = optuna.study.StudyDirection[config.objective.direction.name]
     if not is_new or storage.get_study_directions(study) != [direction]:
         raise BadInputError(
             [

@@ -7,6 +7,7 @@ from typing import Any
 
 from tuner.config.search_space import described, searched
 from tuner.config.study import StudyConfig
+from tuner.direction import Direction
 from tuner.text import brief
 
 __all__ = ["ALIAS", "address_of", "model_note", "runs_page", "standing", "trials_page", "with_network"]
@@ -27,20 +28,20 @@ def runs_page(experiment_id: str, *inside: str) -> str:
     return f"#/{path}?workflowType=machine_learning"  # otherwise MLflow shows its pages for language models
 
 
-def trials_page(experiment_id: str, parent_id: str, metric: str, direction: str) -> str:
+def trials_page(experiment_id: str, parent_id: str, metric: str, direction: Direction) -> str:
     """Return the path of MLflow's page of a study's trials, best first, with charts; see `runs_page`.
 
     Args:
         experiment_id: The study's experiment.
         parent_id: The study's run.
         metric: Name of the objective in MLflow.
-        direction: "maximize" or "minimize".
+        direction: Whether large or small values are better.
     """
     settings = {
         "compareRunsMode": "CHART",
         "searchFilter": f"tags.`{PARENT_TAG}` = '{parent_id}'",
         "orderByKey": f"metrics.`{metric}`",
-        "orderByAsc": str(direction == "minimize").lower(),
+        "orderByAsc": str(direction is Direction.MINIMIZE).lower(),
     }
     more = urllib.parse.urlencode(settings, quote_via=urllib.parse.quote, safe="")
     return f"{runs_page(experiment_id)}&{more}"

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -14,6 +14,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.loggers.logger import Logger
 
 from lightning_modules import PlateauState, ScheduleLR
+from tuner.config.study import Objective
 from tuner.protocol import EpochReport, Point, StepReport, Verdict
 from tuner.text import cut
 from tuner.training.experiment_proxy import ExperimentProxy
@@ -392,13 +393,11 @@ class Reporter(LastCallback):
     """Reports steps and epochs to the coordinator, saves checkpoints, and carries out the verdicts.
 
     Args:
-        metric: The objective metric.
+        objective: The objective. If the best epoch counts, the value and the weights of that one are kept.
         history: The training's logger.
         report: Called with an `EpochReport`; returns the verdict.
         progress: Called with a `StepReport` at most twice a second.
         save: Called with the number of an epoch that can be continued from, and whether it must be saved.
-        best_epoch: Direction in which to look for the best epoch, whose value and weights are kept; None to keep those
-            of the last epoch.
         has_diverged: Returns whether the training ends without a value because its loss is not finite.
         trial: Digest of the trial's configuration, which is stored in its checkpoints.
     """
@@ -407,17 +406,16 @@ class Reporter(LastCallback):
 
     def __init__(
         self,
-        metric: str,
+        objective: Objective,
         history: History,
         report: Callable[[EpochReport], Verdict],
         progress: Callable[[StepReport], None],
         save: Callable[[int, bool], None],
-        best_epoch: Literal["maximize", "minimize"] | None = None,
         has_diverged: Callable[[], bool] = lambda: False,
         trial: str = "",
     ) -> None:
-        self.metric, self.history, self.report, self.progress, self.save = metric, history, report, progress, save
-        self.best_epoch, self.has_diverged, self.trial = best_epoch, has_diverged, trial
+        self.objective, self.history, self.report, self.progress, self.save = objective, history, report, progress, save
+        self.has_diverged, self.trial = has_diverged, trial
         self.weights: dict[str, torch.Tensor] | None = None  # of the best epoch
         self.verdict: Verdict = "continue"
         self.value: float | None = None
@@ -515,10 +513,11 @@ class Reporter(LastCallback):
         self.epochs = trainer.current_epoch + 1
         if metrics is None:
             return False
-        value = metrics.seen.get(self.metric)
+        metric = self.objective.metric
+        value = metrics.seen.get(metric)
         self.history.points += metrics.points
-        if value is not None and self.metric not in metrics.names:  # logged with logger=False, but the study shows it
-            self.history.points.append((self.metric, trainer.global_step, value))
+        if value is not None and metric not in metrics.names:  # logged with logger=False, but the study shows it
+            self.history.points.append((metric, trainer.global_step, value))
         self.names |= metrics.seen.keys()
         if value is not None:
             self.valued_epoch, self.is_finite = self.epochs, math.isfinite(value)
@@ -536,11 +535,10 @@ class Reporter(LastCallback):
 
     def _update_value(self, value: float, trainer: pl.Trainer) -> None:
         """Use an epoch's value as the trial's; if the best epoch counts, only if it is better, and keep its weights."""
-        if self.best_epoch is None:
+        if self.objective.epoch == "last":
             self.value = value
             return
-        sign = 1 if self.best_epoch == "maximize" else -1
-        if self.value is None or sign * value > sign * self.value:
+        if self.value is None or self.objective.direction.better(value, self.value):
             self.value = value
             state = trainer.lightning_module.state_dict()
             self.weights = {key: tensor.detach().cpu().clone() for key, tensor in state.items()}

@@ -42,8 +42,7 @@ def lightning_config(config: TrialConfig, objective: Objective, setup: Mapping[s
     data["init_args"] |= registry.accepted("data", config.data.name, extra)
     callbacks = [{"class_path": "lightning_modules.EpochSeed", "init_args": {"seed": config.seed}}]
     if objective.epoch == "best":
-        mode = "max" if objective.direction == "maximize" else "min"
-        arguments = {"monitor": objective.metric, "mode": mode}
+        arguments = {"monitor": objective.metric, "mode": objective.direction.mode}
         callbacks.append({"class_path": "pytorch_lightning.callbacks.ModelCheckpoint", "init_args": arguments})
     trainer = {**trainer_arguments(config.trainer, "cpu"), "devices": 1, "callbacks": callbacks}
     return {"seed_everything": config.seed, "trainer": trainer, "model": model, "data": data}

@@ -446,12 +446,11 @@ def _reporter(
     has_diverged: Callable[[], bool] = lambda: False,
 ) -> Reporter:
     return Reporter(
-        metric=assignment.metric,
+        objective=assignment.objective,
         history=history,
         report=lambda report: channel.report(assignment.number, report),
         progress=lambda step: channel.progress(assignment.number, step),
         save=save,
-        best_epoch=assignment.best_epoch,
         has_diverged=has_diverged,
         trial=assignment.config.digest,
     )
@@ -478,7 +477,7 @@ def _outcome(
         params=history.records.params,
         tags=history.records.tags,
     )
-    metric, epochs, asked = assignment.metric, reporter.epochs, assignment.config.trainer.evaluations
+    metric, epochs, asked = assignment.objective.metric, reporter.epochs, assignment.config.trainer.evaluations
     if diverged_at is not None:
         return ended("diverged", message=f"loss was not finite at step {diverged_at}", diverged_at=diverged_at)
     if not reporter.is_finite:

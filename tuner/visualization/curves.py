@@ -228,7 +228,7 @@ def _improved(record: StudyRecord, trials: Sequence[TrialRecord]) -> list[TrialR
     """Return the trials that were the best when they ended."""
     improved: list[TrialRecord] = []
     for trial in trials:
-        if not improved or record.badness(trial.value) < record.badness(improved[-1].value):
+        if not improved or record.direction.better(trial.value, improved[-1].value):
             improved.append(trial)
     return improved
 

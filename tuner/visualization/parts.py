@@ -75,13 +75,13 @@ def value_scale(record: StudyRecord) -> Scale | None:
 
 def value_window(values: Sequence[float], record: StudyRecord) -> tuple[float, float] | None:
     """Return from where to where to show values, so that a few very bad ones do not press the others together."""
-    ranked = sorted((value for value in values if math.isfinite(value)), key=record.badness)
+    ranked = sorted((value for value in values if math.isfinite(value)), key=record.direction.sort_key)
     if not ranked or ranked[0] == ranked[-1]:
         return None
     best, worst, median = ranked[0], ranked[-1], ranked[len(ranked) // 2]
     if best != median:
         room = 3 if len(ranked) >= 8 else 10  # of few, each counts
-        worst = min(worst, best - room * (best - median), key=record.badness)
+        worst = min(worst, best - room * (best - median), key=record.direction.sort_key)
     margin = 0.07 * abs(best - worst)
     return (min(best, worst) - margin, max(best, worst) + margin)
 
