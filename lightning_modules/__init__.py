@@ -1,4 +1,4 @@
-"""Learning-rate schedules for your own Lightning Trainer: needs torch and pytorch-lightning, nothing else."""
+"""Learning-rate schedules for your own Lightning Trainer; requires only torch and pytorch-lightning."""
 
 from lightning_modules.callbacks import EpochSeed, PlateauUpdates
 from lightning_modules.classifier import Classifier

@@ -1,4 +1,4 @@
-"""``python -m lightning_modules fit --config best.yaml``: train what a file describes, by Lightning's LightningCLI."""
+"""``python -m lightning_modules fit --config best.yaml``: train from a configuration file, with Lightning's CLI."""
 
 import sys
 
@@ -6,7 +6,7 @@ __all__ = ["main"]
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Do what the command line asks for, and print the metrics that a training ends with."""
+    """Run the LightningCLI, and print the final metrics of a training."""
     try:
         from jsonargparse import set_parsing_settings
         from pytorch_lightning.cli import LightningCLI
@@ -21,13 +21,13 @@ def main(arguments: list[str] | None = None) -> None:
             metrics = self.trainer.callback_metrics
             print(", ".join(f"{key} {float(metrics[key]):.4f}" for key in sorted(metrics)))  # noqa: T201
 
-    set_parsing_settings(subclasses_enabled=[Plateau])  # else it cannot stand where a schedule may
+    set_parsing_settings(subclasses_enabled=[Plateau])  # accept a Plateau, with a class_path, as a schedule
     CLI(
         pl.LightningModule,
         pl.LightningDataModule,
         subclass_mode_model=True,
         subclass_mode_data=True,
-        auto_configure_optimizers=False,  # the modules do it themselves
+        auto_configure_optimizers=False,  # the modules configure their optimizers
         save_config_kwargs={"overwrite": True},
         args=arguments,
     )

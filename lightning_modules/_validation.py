@@ -1,4 +1,4 @@
-"""The one form in which an argument is refused, and what arguments of each type are."""
+"""Validation of arguments: one form of error message, and checks of types."""
 
 import sys
 import typing
@@ -30,13 +30,13 @@ def require(settings: object, field: str, holds: bool, rule: str) -> None:
 
 
 def check_types(settings: object) -> None:
-    """Check the flags and numbers of a frozen dataclass, and the sequences of numbers, which become tuples.
+    """Check the flags, numbers and sequences of numbers of a frozen dataclass; sequences become tuples.
 
-    Numbers and arrays of NumPy and torch become Python's own, so that settings can be compared, hashed and stored, and
-    compute in double precision. Arguments of other types are left alone, and so is a default.
+    Numbers and arrays of NumPy and torch are converted to Python's own, so that settings can be compared, hashed and
+    stored, and compute in double precision. Defaults and arguments of other types are not changed.
 
     Raises:
-        ValueError: If a value is not of the annotated type, or a whole number is too large to compute with.
+        ValueError: If a value does not have the annotated type, or an integer is too large for a float.
     """
     kind_of_settings: Any = type(settings)
     for field, (default, hint) in _annotated(kind_of_settings).items():
@@ -65,12 +65,12 @@ def _annotated(kind: Any) -> dict[str, tuple[Any, Any]]:
     """Return the default and the type of each field of a dataclass."""
     try:
         hints = typing.get_type_hints(kind)
-    except Exception:  # a name that only a type checker can resolve
+    except Exception:  # a name that only type checkers can resolve
         return {}
     known = fields(kind) if is_dataclass(kind) else ()
     return {field.name: (field.default, hints[field.name]) for field in known}
 
 
 def _of_python(value: Any) -> Any:
-    """Return a number or an array, of NumPy or torch, as Python's own; neither library is imported for it."""
+    """Return a number or array of NumPy or torch as Python's own, without importing either library."""
     return value.tolist() if hasattr(value, "tolist") else value

@@ -1,4 +1,4 @@
-"""Callbacks that make a training repeatable and feed plateaus."""
+"""Callbacks that make a training reproducible and pass metrics to plateaus."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,10 +12,10 @@ __all__ = ["EpochSeed", "PlateauUpdates", "check_monitor", "is_of_training", "mo
 
 
 class EpochSeed(pl.Callback):
-    """Make all randomness of an epoch (dropout) a pure function of the seed and the epoch, so that resuming is exact.
+    """Makes all randomness of an epoch (dropout) a pure function of seed and epoch, so that resuming is exact.
 
-    It seeds at the first batch, not at the start of the epoch: Lightning draws from the global generator in between, in
-    a resumed run other than in a straight one.
+    It seeds at the first batch, not at the start of the epoch: in between, Lightning draws from the global generator,
+    and a resumed run draws differently from an uninterrupted one.
     """
 
     def __init__(self, seed: int) -> None:
@@ -24,7 +24,7 @@ class EpochSeed(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
         """Seed torch's generators at the first batch of an epoch."""
         if batch_idx == 0:
-            of_rank = 1_000_000_007 * trainer.global_rank  # each draws for other images
+            of_rank = 1_000_000_007 * trainer.global_rank  # ranks have different images, so different random numbers
             torch.manual_seed((self.of_epoch(self.seed, trainer.current_epoch) + of_rank) % 2**63)
 
     @staticmethod
@@ -34,23 +34,23 @@ class EpochSeed(pl.Callback):
 
 
 class PlateauUpdates(pl.Callback):
-    """Pass each `Plateau` in a module's `ScheduleLR` the metric that it monitors.
+    """Passes each `Plateau` in a module's `ScheduleLR` the metric that it monitors.
 
-    A metric whose name begins with "train" must be logged in ``training_step``, and the plateau gets it at the end of
-    each training epoch. It gets any other after each validation, except the one that Lightning runs before a training.
-    Checkpoints that are saved at these moments include the update, so a resumed training has the same lrs; if it is
-    resumed within an epoch, its training metrics cover the rest of that epoch only. This callback leaves alone the
-    schedulers that Lightning feeds itself (``"reduce_on_plateau": True``), and the lr once Lightning's
+    A metric whose name begins with "train" must be logged in ``training_step``; the plateau gets it at the end of each
+    training epoch. It gets any other metric after each validation, except Lightning's sanity check. Checkpoints that
+    are saved at these points include the update, so a resumed training has the same lrs; if it is resumed within an
+    epoch, its training metrics cover only the rest of that epoch. This callback ignores schedulers that Lightning
+    updates itself (``"reduce_on_plateau": True``), and does not touch the lr once Lightning's
     ``StochasticWeightAveraging`` sets it.
 
-    A `Classifier` brings it along. In a module of one's own::
+    `Classifier` adds this callback. In your own module::
 
         def configure_callbacks(self):
             return [PlateauUpdates()]
     """
 
     def __init__(self) -> None:
-        self._has_trained = False  # in the present epoch
+        self._has_trained = False  # in the current epoch
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Refuse a plateau that no metric will reach."""
@@ -59,7 +59,7 @@ class PlateauUpdates(pl.Callback):
             check_monitor(monitor, trainer)
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
-        """Note that the epoch has metrics of the training."""
+        """Note that the epoch has training metrics."""
         self._has_trained = True
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -68,7 +68,7 @@ class PlateauUpdates(pl.Callback):
             self._update(trainer, of_training=False)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Pass on the metrics of a training epoch; one that is resumed after its last batch has none."""
+        """Pass on the metrics of a training epoch; an epoch that is resumed after its last batch has none."""
         if self._has_trained:
             self._update(trainer, of_training=True)
         self._has_trained = False
@@ -80,7 +80,7 @@ class PlateauUpdates(pl.Callback):
 
     @staticmethod
     def _plateaus(trainer: pl.Trainer) -> list[tuple[ScheduleLR, str]]:
-        """Return each scheduler with a plateau that Lightning does not feed itself, and what it monitors."""
+        """Return the schedulers with a plateau that Lightning does not update itself, and the metrics they monitor."""
         configs = trainer.lr_scheduler_configs
         fed = [config.scheduler for config in configs if config.reduce_on_plateau]
         schedulers = [config.scheduler for config in configs if config.scheduler not in fed]
@@ -92,7 +92,7 @@ class PlateauUpdates(pl.Callback):
 
 
 def is_of_training(monitor: str) -> bool:
-    """Return whether a plateau gets a metric at the end of the training epoch, and not after a validation."""
+    """Return whether a plateau gets a metric at the end of the training epoch instead of after a validation."""
     return monitor.startswith("train")
 
 
@@ -109,20 +109,20 @@ def monitored(metrics: Mapping[str, Any], monitor: str) -> float:
 
 
 def check_monitor(monitor: str, trainer: pl.Trainer) -> None:
-    """Refuse a metric that no plateau can get in the training that a Trainer is about to begin.
+    """Refuse a metric that will never reach a plateau in the training that a Trainer is about to start.
 
     Args:
         monitor: Name of the metric.
-        trainer: The Trainer, whose data are known.
+        trainer: The Trainer, after it has set up its data.
 
     Raises:
-        ValueError: If it is one of a validation, and there is none.
+        ValueError: If it is a validation metric and there is no validation.
     """
     every, epochs = trainer.check_val_every_n_epoch, trainer.max_epochs
     is_empty = trainer.val_dataloaders is not None and not any(trainer.num_val_batches)
     is_too_rare = every is not None and epochs is not None and 0 <= epochs < every
     if not is_of_training(monitor) and (not trainer.enable_validation or is_empty or is_too_rare):
         raise ValueError(
-            f"Plateau monitors {monitor!r}, but nothing is validated in this training: give the Trainer data for "
-            'validation, or monitor a metric of the training, such as "train/loss"'
+            f"Plateau monitors {monitor!r}, but this training has no validation: give the Trainer validation data, "
+            'or monitor a training metric such as "train/loss"'
         )

@@ -21,7 +21,7 @@ Loss = Literal["cross_entropy", "mse"]
 
 
 def mse(outputs: Tensor, labels: Tensor, reduction: Literal["mean", "none"] = "mean") -> Tensor:
-    """Return the mean squared error of outputs [n, classes] against one-hot labels [n], over all or for each."""
+    """Return the mean squared error of outputs [n, classes] and one-hot labels [n]: the mean, or each [n]."""
     targets = functional.one_hot(labels, outputs.shape[1]).to(outputs.dtype)
     losses = functional.mse_loss(outputs, targets, reduction="none").mean(dim=1)
     return losses if reduction == "none" else losses.mean()
@@ -29,11 +29,11 @@ def mse(outputs: Tensor, labels: Tensor, reduction: Literal["mean", "none"] = "m
 
 STAGES = ("train", "val", "test")
 LOSSES: dict[Loss, Callable[..., Tensor]] = {"cross_entropy": functional.cross_entropy, "mse": mse}
-"""What a classifier can minimise, by its name."""
+"""The losses by their names."""
 
 
 def _channels_last(model: nn.Module) -> nn.Module:
-    """Convert the parameters and buffers of four dimensions, in place, and return the network.
+    """Convert four-dimensional parameters and buffers to channels-last, in place, and return the network.
 
     Raises:
         ValueError: If a layer is lazy and does not know its shapes yet.
@@ -41,8 +41,8 @@ def _channels_last(model: nn.Module) -> nn.Module:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if is_lazy(tensor):
             raise ValueError(
-                f"the shape of {name} is not known yet: call a network with lazy layers once with a batch of inputs, "
-                "and then make a Classifier of it"
+                f"the shape of {name} is not known yet: call a network with lazy layers once with a batch of inputs "
+                "before you pass it to Classifier"
             )
         if tensor.ndim == 4:
             tensor.data = tensor.data.to(memory_format=torch.channels_last)
@@ -66,35 +66,34 @@ class _Mean(Metric):
         self.count = self.count + count
 
     def compute(self) -> Tensor:
-        """Return the mean of what was added."""
+        """Return the mean so far."""
         return self.total / self.count
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """Return values in a precision in which many of them can be added up."""
+    """Return values in float32 or float64, in which many of them can be summed."""
     return values if values.dtype == torch.float64 else values.float()
 
 
 class Classifier(pl.LightningModule):
-    """Train any network of logits with any optimizer under any schedule.
+    """Trains any network that returns logits, with any optimizer, under any schedule.
 
-    Logs `lr` at every step (to the loggers themselves: it is a number on the CPU, and Lightning's own ``log`` would
-    move it to the device and back), and over each epoch `train/loss`, `train/acc`, `val/loss`, `val/acc`, `test/loss`
-    and `test/acc`. A `Plateau` gets its metric after every validation, or after every training epoch if the name of
-    the metric begins with "train".
+    Logs `lr` at every step (directly to the loggers, because Lightning's ``log`` would move the number to the device
+    and back), and per epoch `train/loss`, `train/acc`, `val/loss`, `val/acc`, `test/loss` and `test/acc`. A `Plateau`
+    gets its metric after every validation, or after every training epoch if the name of the metric begins with "train".
 
-    It is a module of ``pytorch_lightning``: the Trainer of ``lightning.pytorch`` takes that package's own modules only.
-    In one of those, `ScheduleLR` sets the lr.
+    It is a module of ``pytorch_lightning``; the Trainer of ``lightning.pytorch`` accepts only that package's modules.
+    In one of those, use `ScheduleLR`.
 
     Args:
         model: Network from a batch of inputs to logits [batch, classes]; two-dimensional convolutions are converted to
             channels-last. Lazy layers must have seen a batch.
-        optimizer: Called with the parameters, returns their optimizer; its lr is the initial lr. The settings in
-            `lightning_modules.optimizers` fit, and so does ``functools.partial(torch.optim.NAdam, lr=1e-3)``.
-        schedule: Factor of the initial lr over the steps, or a `Plateau` on top of one.
-        loss: What is minimised: "cross_entropy" of the softmax of the outputs, or "mse", the mean squared error of the
-            outputs themselves against one-hot encoded labels (Hui and Belkin, "Evaluation of Neural Architectures
-            Trained with Square Loss vs Cross-Entropy in Classification Tasks", ICLR 2021).
+        optimizer: Called with the parameters, returns their optimizer, whose lr is the initial lr. Pass settings of
+            `lightning_modules.optimizers`, or for example ``functools.partial(torch.optim.NAdam, lr=1e-3)``.
+        schedule: Schedule of the factor on the initial lr, or a `Plateau` on top of one.
+        loss: "cross_entropy" of the softmax of the outputs; or "mse", the mean squared error of the outputs and the
+            one-hot labels (Hui and Belkin, "Evaluation of Neural Architectures Trained with Square Loss vs
+            Cross-Entropy in Classification Tasks", ICLR 2021).
     """
 
     def __init__(
@@ -127,20 +126,20 @@ class Classifier(pl.LightningModule):
         }
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """Let a plateau get its metric after each validation or training epoch."""
+        """Add the callback that passes a plateau its metric."""
         return [PlateauUpdates()]
 
     def on_fit_start(self) -> None:
         """Refuse to train with a plateau that would get no metric.
 
         Raises:
-            TypeError: If a subclass has left out the callback.
+            TypeError: If a subclass does not return the callback of `configure_callbacks`.
         """
         callbacks: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         if isinstance(self.schedule, Plateau) and not any(isinstance(each, PlateauUpdates) for each in callbacks):
             raise TypeError(
                 f"configure_callbacks of {type(self).__name__} must return [*super().configure_callbacks(), ...]: "
-                "one of those feeds the Plateau"
+                "one of those passes the Plateau its metric"
             )
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -156,12 +155,12 @@ class Classifier(pl.LightningModule):
         return self._evaluate(batch, batch_idx, "test")[1]
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Return the logits of a batch: of inputs alone, or of inputs and whatever follows them."""
+        """Return the logits of a batch, which is a tensor of inputs, or a sequence whose first element is that."""
         logits: Tensor = self(batch[0] if isinstance(batch, list | tuple) else batch)
         return logits
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log the lr that the coming update uses."""
+        """Log the lr of the coming update."""
         lr = optimizer.param_groups[0]["lr"]
         for logger in self.trainer.loggers:
             logger.log_metrics({"lr": float(lr)}, step=self.trainer.global_step)
@@ -172,11 +171,11 @@ class Classifier(pl.LightningModule):
         loss = LOSSES[self.loss](logits, labels)
         kept = at_least_float32(loss.detach())
         accuracy = (logits.detach().argmax(dim=1) == labels).to(kept.dtype).mean()
-        # Lightning takes the means at the end of the epoch. To log every step takes longer than a small network does.
+        # Log metric objects once per epoch, because logging every step would take longer than a small network's step.
         for name, value in {f"{stage}/loss": kept, f"{stage}/acc": accuracy}.items():
             mean = cast(_Mean, self.means[name])
             if batch_idx == 0:
-                mean.reset()  # an epoch before it may have been cut short
+                mean.reset()  # the previous epoch may have been interrupted
             is_new = not mean.update_called
             mean.update(value, len(labels))
             if is_new:

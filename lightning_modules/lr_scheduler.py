@@ -1,4 +1,4 @@
-"""The one torch object that writes the lr."""
+"""The scheduler that writes the lr of a torch optimizer."""
 
 import operator
 from collections.abc import Callable, Iterable
@@ -17,21 +17,21 @@ OptimizerCallable = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
 class ScheduleLR(LRScheduler):
-    """Set ``lr = initial_lr * schedule(step) * plateau scale`` in every parameter group, before every step.
+    """Sets ``lr = initial_lr * schedule(step) * plateau scale`` in every parameter group, before every step.
 
-    One object owns the lr: a ``LambdaLR`` recomputes it from the initial one and would undo what a
-    ``ReduceLROnPlateau`` beside it had done. Call `step` after every optimizer update (in Lightning ``"interval":
-    "step"``) and, if `schedule` is a `Plateau`, `update_plateau` after every evaluation.
+    One object owns the lr, because two would conflict: a ``LambdaLR`` recomputes the lr from the initial one and would
+    undo the reductions of a ``ReduceLROnPlateau``. Call `step` after every optimizer update (in Lightning
+    ``"interval": "step"``) and, if `schedule` is a `Plateau`, `update_plateau` after every evaluation.
 
-    Each parameter group keeps its own initial lr. The lr of a group that is added later, as Lightning's
-    ``BackboneFinetuning`` does, and an lr that somebody else writes into a group count from then on: the schedule
-    multiplies them as it goes on, as most of torch's own schedulers do. So the initial lr of such a group is its lr
-    divided by the present factor (the lr itself, while the factor is 0), or its ``initial_lr`` if it is added with one.
+    Each parameter group keeps its own initial lr. A group may be added later, as Lightning's ``BackboneFinetuning``
+    does, and other code may write a group's lr: as in most of torch's schedulers, the schedule then multiplies the new
+    lr. The initial lr of such a group is its lr divided by the current factor (the lr itself while the factor is 0), or
+    its ``initial_lr`` if it was added with one.
 
-    Its state holds plain numbers, so a checkpoint loads with ``weights_only=True``.
+    The state contains plain numbers, so checkpoints load with ``weights_only=True``.
 
     Args:
-        optimizer: Optimizer whose current lr is taken as the initial lr.
+        optimizer: Optimizer whose current lr becomes the initial lr.
         schedule: Schedule of the factor, or a `Plateau` on top of one.
 
     >>> from lightning_modules import ExponentialDecay
@@ -56,17 +56,16 @@ class ScheduleLR(LRScheduler):
         return [initial_lr * factor for initial_lr in self.base_lrs]
 
     def step(self, epoch: float | Tensor | None = None) -> None:
-        """Go on to the next step, or pass the plateau a metric.
+        """Advance to the next step, or pass the plateau a metric.
 
         Args:
-            epoch: Nothing, for the next step. With a `Plateau`, the outcome of an evaluation: the step stays as it is.
-                That is how Lightning feeds a scheduler with ``"reduce_on_plateau": True``, and how torch's
-                ``ReduceLROnPlateau`` is called. Without a plateau, the whole number of the step to go to; torch calls
-                it an epoch.
+            epoch: None for the next step. With a `Plateau`, a metric, which leaves the step as it is; Lightning calls a
+                scheduler with ``"reduce_on_plateau": True`` like this, as one calls torch's ``ReduceLROnPlateau``.
+                Without a plateau, the step to go to, a whole number; torch calls it an epoch.
 
         Raises:
-            ValueError: If a schedule without a plateau gets what is no step; or a plateau gets a metric while the
-                schedule under it has been left at step 0, though the optimizer has made updates.
+            ValueError: If a schedule without a plateau gets something that is not a step; or if a plateau gets a metric
+                while its schedule is still at step 0 although the optimizer has made updates.
         """
         if epoch is not None and self.plateau is not None:
             self._check_schedule_moves()
@@ -77,14 +76,14 @@ class ScheduleLR(LRScheduler):
         super().step(step)
 
     def advance(self) -> None:
-        """Do what `step` does, for callers who need not be reminded to call the optimizer first."""
+        """Advance to the next step, like `step`, but without torch's check of the order of calls."""
         self._take_over()
         self._step_count += 1
         self.last_epoch += 1
         self._write()
 
     def update_plateau(self, value: float) -> None:
-        """Pass the plateau the outcome of an evaluation; the lr changes at once.
+        """Pass the plateau the metric of an evaluation; the lr changes at once.
 
         Raises:
             ValueError: If the schedule is not a `Plateau`.
@@ -96,7 +95,7 @@ class ScheduleLR(LRScheduler):
         self._write()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the step, the initial lrs and what the plateau has seen, as plain numbers."""
+        """Return the step, the initial lrs and the state of the plateau, as plain numbers."""
         self._take_over()
         return {
             "step": self.last_epoch,
@@ -105,11 +104,11 @@ class ScheduleLR(LRScheduler):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a state: the next lr is the one that would have followed it.
+        """Restore a state; the lr is then what it was.
 
         Raises:
-            ValueError: If the state is another scheduler's, is of a plateau and this schedule has none, or the other
-                way round, or is of another number of parameter groups than the optimizer has. Nothing is changed then.
+            ValueError: If the state is of another kind of scheduler, if only one of state and schedule has a plateau,
+                or if the numbers of parameter groups differ. Nothing is changed then.
         """
         if missing := {"step", "initial_lrs", "plateau"} - state_dict.keys():
             raise ValueError(f"the state is not one of ScheduleLR: it has no {', '.join(sorted(missing))}")
@@ -117,8 +116,8 @@ class ScheduleLR(LRScheduler):
             raise ValueError(f"the state is not one of {self.plateau or self.schedule}: {state_dict}")
         if (saved := len(state_dict["initial_lrs"])) != (present := len(self.optimizer.param_groups)):
             raise ValueError(
-                f"the state is of {saved} parameter groups, but the optimizer has {present}: "
-                "give it the same groups before the state is loaded"
+                f"the state has {saved} parameter groups, but the optimizer has {present}: "
+                "add the same groups before you load the state"
             )
         self.plateau_state = PlateauState(**(state_dict["plateau"] or {}))
         self.last_epoch = state_dict["step"]
@@ -127,20 +126,20 @@ class ScheduleLR(LRScheduler):
         self._write()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The copy is made as the original was, since torch prepares an optimizer for its scheduler.
+        # Construct the copy as the original was: torch prepares the optimizer for its scheduler.
         return type(self), (self.optimizer, self.plateau or self.schedule), self.state_dict()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.load_state_dict(state)
 
     def _factor(self) -> float:
-        """Return what the initial lrs are multiplied by at the current step."""
+        """Return the factor on the initial lrs at the current step."""
         return self.schedule(self.last_epoch) * self.plateau_state.scale
 
     def _take_over(self) -> None:
-        """Take groups that are new, and lrs that somebody else has set, for what the initial lrs are from now on.
+        """Derive the initial lrs of new groups, and of groups whose lr other code has set.
 
-        A tensor that somebody else has filled is not looked at: that would wait for a GPU at every step.
+        Changes within an lr tensor are not detected: comparing them would wait for the GPU at every step.
         """
         if self.last_epoch < 0:  # torch makes the first step
             return
@@ -178,8 +177,8 @@ class ScheduleLR(LRScheduler):
         return step
 
     def _check_schedule_moves(self) -> None:
-        """Raise ValueError if a plateau gets metrics while nobody steps the schedule that it multiplies."""
-        has_begun = getattr(self.optimizer, "_opt_called", False)  # torch notes it for its own reminder
+        """Raise ValueError if a plateau gets metrics while the schedule that it multiplies is never stepped."""
+        has_begun = getattr(self.optimizer, "_opt_called", False)  # set by torch, for its check of the order of calls
         if has_begun and self.last_epoch == 0 and self.schedule != Constant():
             raise ValueError(
                 f"the Plateau's schedule, {self.schedule}, is still at step 0 though the optimizer has made updates: "
@@ -190,10 +189,10 @@ class ScheduleLR(LRScheduler):
 
 
 def build_optimizer(make: OptimizerCallable, params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """Return the optimizer that settings, or anything else that is called with parameters, make.
+    """Return the optimizer that a factory, such as the settings in `optimizers`, builds for parameters.
 
-    Where its lr is a tensor, each parameter group gets a copy: a scheduler writes into it, and the tensor of the
-    settings keeps the initial lr of the next training.
+    If its lr is a tensor, each parameter group gets a copy: a scheduler writes into the copy, and the original keeps
+    the initial lr.
     """
     optimizer = make(params)
     for group in optimizer.param_groups:
@@ -203,7 +202,7 @@ def build_optimizer(make: OptimizerCallable, params: Iterable[nn.Parameter]) -> 
 
 
 def _is_same(lr: float | Tensor, last: float | Tensor) -> bool:
-    """Return whether an lr is the one that was written last."""
+    """Return whether an lr is the one that was last written; a tensor always counts as the same."""
     return lr is last or (isinstance(lr, Tensor) and isinstance(last, Tensor)) or bool(lr == last)
 
 

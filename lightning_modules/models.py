@@ -1,4 +1,4 @@
-"""Networks that ship with the tuner."""
+"""The networks that ship with the library."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, cast
@@ -21,9 +21,9 @@ class MNISTCNN(nn.Module):
         channels: Output channels of the three convolutions.
         hidden: Widths of the two hidden dense layers.
         dropout: Share of the first dense layer's outputs that is dropped in training, in [0, 1).
-        init: "default" for PyTorch's own initialisation, or "truncated_normal" for weights from a normal distribution
-            with standard deviation 0.1, cut off at two of them, and zero biases.
-        num_classes: Classes to tell apart.
+        init: "default" for PyTorch's own initialization, or "truncated_normal" for weights from a normal distribution
+            with standard deviation 0.1, truncated at two standard deviations, and zero biases.
+        num_classes: Number of classes.
 
     Shape:
         Input [batch, 1, 28, 28], output (logits) [batch, num_classes].
@@ -56,7 +56,7 @@ class MNISTCNN(nn.Module):
         self.layers = nn.Sequential(
             nn.Conv2d(1, first, 5, padding=2),
             nn.MaxPool2d(2),
-            nn.ReLU(),  # after the maximum it gives the same, with a quarter of the work
+            nn.ReLU(),  # after the pooling it gives the same result with a quarter of the work
             nn.Conv2d(first, second, 3, padding=1),
             nn.MaxPool2d(2),
             nn.ReLU(),
@@ -82,7 +82,7 @@ class MNISTCNN(nn.Module):
 
 
 class MLP(nn.Module):
-    """A stack of dense layers, for rows of a table or for images, whose pixels it takes for a row.
+    """A multilayer perceptron, for rows of a table or for images, which are flattened.
 
     ``layers`` times a dense layer, the activation and dropout; then the dense layer of the classes.
 
@@ -90,12 +90,12 @@ class MLP(nn.Module):
         inputs: Numbers in an input: 784 pixels, or the columns of a table.
         layers: Hidden layers, 0 or more.
         neurons: Width of each hidden layer; or a list, with the width of each.
-        activation: What follows each hidden layer.
+        activation: Activation function after each hidden layer.
         dropout: Share of each hidden layer's outputs that is dropped in training, in [0, 1).
-        init: "default" for PyTorch's own initialisation of the weights (uniform, of the variance ``1 / (3 n)`` at ``n``
+        init: "default" for PyTorch's own initialization of the weights (uniform, with variance ``1 / (3 n)`` at ``n``
             inputs); "glorot_uniform", Keras's default; "he_normal"; or "truncated_normal", with standard deviation 0.1,
-            cut off at two of them. All but the first begin with zero biases.
-        num_classes: Classes to tell apart.
+            truncated at two standard deviations. All but the first set the biases to zero.
+        num_classes: Number of classes.
 
     Shape:
         Input [batch, ...] with `inputs` numbers in each, output (logits) [batch, num_classes].
@@ -151,7 +151,7 @@ def _truncated_normal(weight: Tensor) -> Tensor:
 
 
 def _weights_by(init: Callable[[Tensor], Tensor]) -> Callable[[nn.Module], None]:
-    """Return what initialises the weights of a layer, and sets its biases to zero."""
+    """Return a function that initializes the weights of a layer and sets its biases to zero."""
 
     def apply(module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d | nn.Linear):

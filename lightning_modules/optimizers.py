@@ -1,17 +1,17 @@
-"""Optimizers as settings: frozen dataclasses that, called with parameters, build the torch optimizer.
+"""Optimizers as settings: frozen dataclasses that build the torch optimizer when called with parameters.
 
-They fit wherever an "optimizer callable" is wanted, a `Classifier` or one's own ``configure_optimizers``::
+Pass them to a `Classifier`, or call them in your own ``configure_optimizers``::
 
     optimizer = Adam(initial_lr=1e-3, eps=1e-4)(self.parameters())
 
-`initial_lr` is torch's ``lr`` argument: the value that a schedule multiplies. A schedule changes nothing else, and
-never the momentum. Each uses torch's fused kernels where there are some, on a CPU too, where they are several times
-faster, and batched ("foreach") ones elsewhere.
+`initial_lr` is torch's ``lr`` argument, the value that a schedule multiplies. A schedule changes nothing else; the
+momentum stays constant. Each optimizer uses torch's fused kernels where they exist (also on a CPU, where they are
+several times faster), and batched ("foreach") kernels elsewhere.
 
-`eps` is an argument of every optimizer that has one, to be searched together with the lr. The old default of 1e-8 does
-not suit every network: TensorFlow's documentation names 1 and 0.1 for Inception on ImageNet. And one number means
-different things: torch adds `eps` to the root of the (for Adam bias-corrected) mean square, Keras to the uncorrected
-root in Adam (`AdamEpsilonHat`) and *under* the root in Adagrad, RMSprop and Adadelta.
+`eps` is an argument of every optimizer that has one, so that it can be searched together with the lr. The usual default
+of 1e-8 does not suit every network: TensorFlow's documentation mentions 1 and 0.1 for Inception on ImageNet. The same
+number also means different things: torch adds `eps` to the root of the mean square (bias-corrected in Adam), Keras to
+the uncorrected root in Adam (`AdamEpsilonHat`) and *under* the root in Adagrad, RMSprop and Adadelta.
 """
 
 import importlib
@@ -68,7 +68,7 @@ class Optimizer(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Adam(Optimizer):
-    """Adam, as torch does it: ``lr * m_hat / (sqrt(v_hat) + eps)`` with bias-corrected moments.
+    """Adam as in torch: ``lr * m_hat / (sqrt(v_hat) + eps)`` with bias-corrected moments.
 
     Args:
         beta1: Decay rate of the mean of the gradients, in [0, 1).
@@ -101,7 +101,7 @@ class Adam(Optimizer):
 
 @dataclass(frozen=True, kw_only=True)
 class AdamW(Optimizer):
-    """Adam whose weight decay is no part of the gradient: the weights shrink by ``lr * weight_decay`` of themselves.
+    """Adam with decoupled weight decay: at each step a weight shrinks by the share ``lr * weight_decay`` of itself.
 
     Args:
         beta1: Decay rate of the mean of the gradients, in [0, 1).
@@ -110,7 +110,7 @@ class AdamW(Optimizer):
         weight_decay: Share of itself that a weight loses per step and unit of lr; the schedule multiplies it too.
 
     Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
-    Synonyms: torch ``AdamW``; Keras ``AdamW`` but for its eps, see `AdamEpsilonHat`.
+    Synonyms: torch ``AdamW``; Keras ``AdamW``, except for its eps, see `AdamEpsilonHat`.
 
     >>> optimizer = AdamW(initial_lr=1e-3, weight_decay=0.1)([nn.Parameter(torch.zeros(2))])
     >>> optimizer.defaults["lr"], optimizer.defaults["weight_decay"]
@@ -133,17 +133,17 @@ class AdamW(Optimizer):
 
 @dataclass(frozen=True, kw_only=True)
 class AdamEpsilonHat(Optimizer):
-    """Adam, as TensorFlow and Keras do it: eps is added before the bias correction.
+    """Adam as in TensorFlow and Keras: eps is added before the bias correction.
 
-    With the means ``m`` of the gradients and ``v`` of their squares, at the ``t``-th update, counted from 1:
+    With the means ``m`` of the gradients and ``v`` of their squares, at update ``t``, counted from 1:
 
     ``lr_t = lr * sqrt(1 - beta2**t) / (1 - beta1**t)``, and the weight moves by ``-lr_t * m / (sqrt(v) + eps)``
 
     This `eps` ("epsilon hat" in the paper) acts like an eps of ``eps / sqrt(1 - beta2**t)`` in `Adam`: 31.6 times as
     large at the first update, 10 times at the 10th, 3.2 times at the 100th and 1.26 times at the 1000th. With an eps of
-    1e-8 nobody sees a difference. With one of 0.1 `Adam` begins at full speed and this optimizer begins slowly, as if
-    warmed up: for gradients of 0.01 and an lr of 1 the first update of `Adam` is 0.01 / (0.01 + 0.1), and this one's is
-    0.01 / (0.01 + 3.16)::
+    1e-8 the difference is invisible. With 0.1, `Adam` starts at full speed and this optimizer starts slowly, as if with
+    warmup: for gradients of 0.01 and an lr of 1, the first update of `Adam` is 0.01 / (0.01 + 0.1), and the first one
+    of this optimizer is 0.01 / (0.01 + 3.16)::
 
         >>> def first_update(settings):
         ...     weight = nn.Parameter(torch.zeros(1))
@@ -153,7 +153,7 @@ class AdamEpsilonHat(Optimizer):
         >>> first_update(Adam(initial_lr=1.0, eps=0.1)), first_update(AdamEpsilonHat(initial_lr=1.0, eps=0.1))
         (-0.0909, -0.0032)
 
-    So an eps from a paper or a program that used TensorFlow, like the 0.1 and 1 of Inception, belongs here.
+    So an eps from a paper or program that used TensorFlow, like the 0.1 and 1 of Inception, belongs here.
 
     Args:
         beta1: Decay rate of the mean of the gradients, in [0, 1).
@@ -162,7 +162,7 @@ class AdamEpsilonHat(Optimizer):
         weight_decay: Coefficient of an L2 penalty ``weight_decay / 2 * |w|**2`` that is added to the loss.
 
     Source: Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, the last lines of section 2.
-    Synonyms: Keras ``Adam`` (beta_1, beta_2, epsilon); TensorFlow 1 ``AdamOptimizer``. torch has it not.
+    Synonyms: Keras ``Adam`` (beta_1, beta_2, epsilon); TensorFlow 1 ``AdamOptimizer``. torch does not have it.
     """
 
     beta1: float = 0.9
@@ -224,11 +224,11 @@ class TorchAdamEpsilonHat(torch.optim.Optimizer):
                 state["exp_avg"] = torch.zeros_like(param, memory_format=torch.preserve_format)
                 state["exp_avg_sq"] = torch.zeros_like(param, memory_format=torch.preserve_format)
             state["step"] += 1
-            # A parameter that had no gradient for a while has made fewer steps than the others.
+            # A parameter that sometimes had no gradient has made fewer steps than the others.
             alike.setdefault((state["step"], param.device), []).append(param)
         for (step, device), members in alike.items():
             states = [self.state[param] for param in members]
-            # torch's fused kernel with the eps of this step; it counts the step itself.
+            # torch's fused kernel, with the eps of this step; it increments the step itself.
             adam(
                 members,
                 [cast(Tensor, param.grad) for param in members],
@@ -260,7 +260,8 @@ class SGD(Optimizer):
         weight_decay: Coefficient of an L2 penalty ``weight_decay / 2 * |w|**2`` that is added to the loss.
 
     Source: Sutskever et al., "On the importance of initialization and momentum in deep learning", ICML 2013.
-    Synonyms: torch and Keras ``SGD``. Keras multiplies by the lr before it adds to ``b``: at a constant lr the same.
+    Synonyms: torch and Keras ``SGD``. Keras multiplies by the lr before it adds to ``b``; at a constant lr that is the
+    same.
 
     >>> SGD(initial_lr=0.1, momentum=0.9)([nn.Parameter(torch.zeros(2))]).defaults["momentum"]
     0.9
@@ -292,7 +293,7 @@ class Adagrad(Optimizer):
     """Divide by the root of the sum of all squared gradients so far: ``lr * gradient / (sqrt(sum) + eps)``.
 
     Args:
-        initial_accumulator: What the sum starts with, at least 0.
+        initial_accumulator: Initial value of the sum, at least 0.
         eps: Added to the denominator, at least 0.
         weight_decay: Coefficient of an L2 penalty ``weight_decay / 2 * |w|**2`` that is added to the loss.
 
@@ -331,7 +332,7 @@ class RMSprop(Optimizer):
     Args:
         rho: Decay rate of the mean of the squared gradients, in [0, 1).
         momentum: Share of the last update that is kept, in [0, 1).
-        centered: Subtract the square of the mean of the gradients: divide by their standard deviation.
+        centered: Subtract the square of the mean of the gradients, so that it divides by their standard deviation.
         eps: Added to the denominator, at least 0.
         weight_decay: Coefficient of an L2 penalty ``weight_decay / 2 * |w|**2`` that is added to the loss.
 
@@ -376,7 +377,7 @@ class Adadelta(Optimizer):
 
     Args:
         rho: Decay rate of both means, in [0, 1).
-        eps: Added under both roots, above 0: it is all that the first update is made of.
+        eps: Added under both roots, above 0; it alone determines the size of the first update.
         weight_decay: Coefficient of an L2 penalty ``weight_decay / 2 * |w|**2`` that is added to the loss.
 
     Source: Zeiler, "ADADELTA: An Adaptive Learning Rate Method", 2012.
@@ -406,11 +407,11 @@ class Adadelta(Optimizer):
 class Lion(Optimizer):
     """Move every weight by the lr, in the direction of the sign of a mean of the gradients.
 
-    ``lr * sign(beta1 * m + (1 - beta1) * gradient)``, and then ``m = beta2 * m + (1 - beta2) * gradient``. It wants an
-    lr that is 3 to 10 times smaller than Adam's, and as much more weight decay. It has no eps.
+    ``lr * sign(beta1 * m + (1 - beta1) * gradient)``, and then ``m = beta2 * m + (1 - beta2) * gradient``. It needs a 3
+    to 10 times smaller lr than Adam, and a weight decay that is as many times larger. It has no eps.
 
     Args:
-        beta1: Weight of the mean of the gradients against the last one, in [0, 1).
+        beta1: Weight of the mean of the gradients relative to the current gradient, in [0, 1).
         beta2: Decay rate of that mean, in [0, 1).
         weight_decay: Share of itself that a weight loses per step and unit of lr, as in `AdamW`.
 
@@ -418,7 +419,7 @@ class Lion(Optimizer):
         ImportError: When called, if the package pytorch_optimizer is not installed.
 
     Source: Chen et al., "Symbolic Discovery of Optimization Algorithms", NeurIPS 2023.
-    Synonyms: pytorch_optimizer, timm and Keras ``Lion``; torch has it not.
+    Synonyms: pytorch_optimizer, timm and Keras ``Lion``; torch does not have it.
 
     >>> Lion(initial_lr=1e-4).beta2
     0.99
@@ -445,10 +446,10 @@ class Lion(Optimizer):
 
 
 def _fused(kind: Callable[..., Built], params: Iterable[nn.Parameter], **arguments: Any) -> Built:
-    """Build an optimizer of torch with its fused kernels, and let gradients be clipped in mixed precision.
+    """Build a torch optimizer with fused kernels that still allows gradient clipping in mixed precision.
 
-    torch's fused optimizers can undo the scale of float16 gradients within the step, so Lightning refuses to clip what
-    comes before. It undoes the scale itself for an optimizer that cannot, and in bfloat16 there is none.
+    torch's fused optimizers can unscale float16 gradients within the step, so Lightning refuses to clip them before.
+    For optimizers that cannot, Lightning unscales the gradients itself; in bfloat16 there is no scale.
     """
     optimizer = kind(params, fused=True, **arguments)
     optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
@@ -484,4 +485,4 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "rmsprop": RMSprop,
     "sgd": SGD,
 }
-"""Every optimizer by the name that a study file gives it."""
+"""The optimizers by their names in study files."""

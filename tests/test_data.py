@@ -470,7 +470,7 @@ def test_a_root_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     for name in ("nowhere", "file"):
         module = MNISTDataModule(root=str(tmp_path / name))
         for method in (module.prepare_data, module.setup):
-            with pytest.raises(DataError, match=rf"{name} is no folder|root='.*{name}' is no folder"):
+            with pytest.raises(DataError, match=rf"{name} is not a folder|root='.*{name}' is not a folder"):
                 method()
 
 

@@ -648,7 +648,7 @@ def seen(network: nn.Module) -> nn.Module:
             ([partial(Recurrent, kind)] * 2, rf"recurrent layers cannot be fused: the networks have reader \({name}\)")
             for name, kind in (("LSTM", nn.LSTM), ("GRU", nn.GRU), ("RNN", nn.RNN))
         ),
-        ([Scaling, Scaling], r"has an object of its own as scale \(function\), which cannot be compared"),
+        ([Scaling, Scaling], r"has another object as scale \(function\), which cannot be compared"),
         ([Branching, Branching], "data-dependent control flow"),
         ([Noisy, Noisy], "random"),
         ([Replacing, Replacing], "mean is replaced in the forward pass: change buffers in place"),
@@ -679,7 +679,7 @@ def test_half_precision_with_one_loss_scale_for_all_is_refused():
 def test_a_callback_that_changes_an_optimizer_of_torchs_is_refused_at_the_start(callback: pl.Callback):
     module = FusedClassifier([Trial().classifier(), Trial().classifier()])
     module.backbone = nn.Linear(1, 1)  # which one of them asks for
-    with pytest.raises(ValueError, match=f"{type(callback).__name__} needs one optimizer of torch's: fuse none"):
+    with pytest.raises(ValueError, match=f"{type(callback).__name__} needs a torch optimizer: do not fuse trials"):
         trainer(1, Recorder(), callback).fit(module, datamodule=data())
 
 

@@ -17,7 +17,7 @@ __all__ = [
 ]
 
 TABLES: dict[str, type[TensorDataModule]] = {"iris": IrisDataModule}
-"""Data sets that are tables, by the name that a study file gives them."""
+"""Data sets of tables, by their names in study files."""
 
 DATASETS: dict[str, type[TensorDataModule]] = {
     "fashion_mnist": FashionMNISTDataModule,
@@ -25,4 +25,4 @@ DATASETS: dict[str, type[TensorDataModule]] = {
     "mnist_5k": MNIST5kDataModule,
     **TABLES,
 }
-"""All data sets, by the name that a study file gives them."""
+"""All data sets, by their names in study files."""

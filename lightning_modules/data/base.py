@@ -1,7 +1,7 @@
-"""Data sets that fit in memory, as Lightning data modules, and the loader that takes batches out of tensors.
+"""Lightning data modules for data sets that fit in memory, and a loader that draws batches from tensors.
 
-A data set lies on the training device as a whole and a batch is one gather from it: there is no per-item loading and
-there are no worker processes.
+The whole data set is on the training device, and a batch is one gather from it, without per-item loading or worker
+processes.
 """
 
 import hashlib
@@ -26,25 +26,25 @@ class DataError(RuntimeError):
 class TensorLoader:
     """Batches of images and labels, gathered by index from tensors on the training device.
 
-    The order of an epoch depends on `seed` and the epoch alone, so a resumed training sees the batches that it would
-    have seen. Lightning announces the epoch through ``loader.sampler.set_epoch``. Each process of a distributed
-    training goes through all the batches: nothing is divided among them.
+    The order of an epoch depends on `seed` and the epoch alone, so a resumed training sees the same batches. Lightning
+    sets the epoch by ``loader.sampler.set_epoch``. In distributed training, each process iterates over all batches:
+    they are not divided.
 
     Args:
-        images: Tensor [n, c, h, w], of which batches keep the memory format; or rows of a table [n, columns].
+        images: Tensor [n, c, h, w], whose memory format batches keep; or rows of a table [n, columns].
         labels: Tensor [n] on the same device.
-        batch_size: Images in a batch; the last of an epoch has the rest.
+        batch_size: Images in a batch; the last batch of an epoch has the remainder.
         shuffle: Draw a new order for every epoch. Without it, batches are views of the tensors.
         seed: Seed of the orders; or K seeds, for shuffled batches [K, batch, ...] of K orders at once.
-        batches_per_epoch: Shuffled batches that count as an epoch; the next epoch begins where it ends, and a new order
-            after each pass over the images. By default an epoch is a pass.
+        batches_per_epoch: Shuffled batches in an epoch. The next epoch begins where the previous one ended, and each
+            pass over the images has a new order. By default, an epoch is a pass.
 
     >>> loader = TensorLoader(torch.zeros(5, 1, 28, 28), torch.arange(5), batch_size=2)
     >>> len(loader), [labels.tolist() for _, labels in loader]
     (3, [[0, 1], [2, 3], [4]])
     """
 
-    batch_sampler: None = None  # Lightning reads it of every loader that has a sampler
+    batch_sampler: None = None  # Lightning reads it from every loader that has a sampler
 
     def __init__(
         self,
@@ -74,11 +74,11 @@ class TensorLoader:
 
     @property
     def sampler(self) -> "TensorLoader":
-        """The object that has ``set_epoch``, where Lightning looks for it."""
+        """This object, as Lightning looks for ``set_epoch`` here."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order the next iteration follows."""
+        """Set the epoch of the next iteration, which determines its order."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -89,14 +89,14 @@ class TensorLoader:
         return -(-len(self.images) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        # A generator, so that the epoch is read at the first batch: Lightning calls iter() before set_epoch().
+        # A generator reads the epoch at the first batch: Lightning calls iter() before set_epoch().
         if not self.shuffle:
             yield from zip(
                 torch.split(self.images, self.batch_size), torch.split(self.labels, self.batch_size), strict=True
             )
             return
-        # index_select writes contiguous rows; on the channels-last view these are channels-last images. On a CPU it is
-        # several times faster than indexing, which would keep the strides by itself.
+        # index_select writes contiguous rows, which on a channels-last view are channels-last images. Indexing would
+        # keep the strides by itself, but is several times slower on a CPU.
         is_table = self.images.ndim == 2
         rows = self.images if is_table else self.images.permute(0, 2, 3, 1)
         for chosen in self._chosen():
@@ -115,7 +115,7 @@ class TensorLoader:
             number += len(chosen)
 
     def _orders(self, done: int) -> Tensor:
-        """Return the order of a pass, or that of each seed, after so many passes."""
+        """Return the order of the pass after `done` passes; with several seeds, the order of each."""
         seeds = [self.seed] if isinstance(self.seed, int) else self.seed
         orders = [torch.randperm(len(self.images), generator=_generator("epoch", seed, done)) for seed in seeds]
         return orders[0] if isinstance(self.seed, int) else torch.stack(orders)
@@ -123,10 +123,10 @@ class TensorLoader:
 
 @dataclass(kw_only=True, eq=False)
 class TensorDataModule(LightningDataModule, ABC):
-    """A whole data set in memory, split into training, validation and test.
+    """A data set in memory, split into training, validation and test.
 
-    The split is stratified: of ``c`` examples of a class, ``round(fraction * c)`` (a half to the even number) go to
-    each held-out part and the rest is for training. It depends on `split_seed` and the data alone.
+    The split is stratified: of ``c`` examples of a class, ``round(fraction * c)`` (half to even) go to each held-out
+    part, and the rest is for training. It depends on `split_seed` and the data alone.
 
     Args:
         batch_size: Examples in a training batch.
@@ -134,8 +134,8 @@ class TensorDataModule(LightningDataModule, ABC):
         split_seed: Seed of the split.
         seed: Seed of the order of the training batches; or K seeds, for batches [K, batch, ...] of K orders at once.
         eval_batch_size: Examples in a validation or test batch.
-        train_size: Examples for training, out of those that are not held out; by default all of them.
-        batches_per_epoch: Training batches that count as an epoch; by default one pass over the examples.
+        train_size: Number of training examples, out of those that are not held out; by default all of them.
+        batches_per_epoch: Training batches in an epoch; by default one pass over the examples.
     """
 
     batch_size: int = 50
@@ -148,7 +148,7 @@ class TensorDataModule(LightningDataModule, ABC):
 
     num_classes: ClassVar[int]
     examples: ClassVar[str] = "examples"
-    """What messages call them."""
+    """Word for the examples in messages."""
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -166,17 +166,17 @@ class TensorDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def _prepared(self, inputs: Tensor) -> Tensor:
-        """Return inputs as a network takes them, on the device where they lie."""
+        """Return inputs in the form for a network, on the same device."""
 
     def setup(self, stage: str | None = None) -> None:
         """Load the data set and split it, once.
 
         Args:
-            stage: Lightning's word for what comes next; every stage needs the same.
+            stage: Lightning's name of the coming stage; ignored, because every stage needs the same data.
 
         Raises:
             DataError: If a file is missing or damaged.
-            ImportError: If a package that has the data is not installed.
+            ImportError: If the package that contains the data is not installed.
             ValueError: If a part would be empty, or `batch_size` or `train_size` is larger than the training set.
         """
         if self._indices:
@@ -185,7 +185,7 @@ class TensorDataModule(LightningDataModule, ABC):
         if self.train_size is not None:
             rule = f"train_size <= {len(indices['train'])} {self.examples} that are not held out"
             require(self, "train_size", self.train_size <= len(indices["train"]), rule)
-            indices["train"] = indices["train"][: self.train_size]  # they are in mixed order
+            indices["train"] = indices["train"][: self.train_size]  # the indices are shuffled
         sizes = {part: len(chosen) for part, chosen in indices.items()}
         if self.batch_size > sizes["train"]:
             raise ValueError(
@@ -198,7 +198,7 @@ class TensorDataModule(LightningDataModule, ABC):
 
     def train_dataloader(self) -> TensorLoader:
         """Return the training batches, in a new order every epoch."""
-        # With overfit_batches, Lightning says that it turns shuffling off, but it can do so for a DataLoader only.
+        # With overfit_batches, Lightning turns shuffling off, but can do so only in a torch DataLoader.
         shuffle = self.trainer is None or not getattr(self.trainer, "overfit_batches", 0)
         return TensorLoader(
             *self._part("train"),
@@ -217,7 +217,7 @@ class TensorDataModule(LightningDataModule, ABC):
         return TensorLoader(*self._part("test"), self.eval_batch_size)
 
     def digest(self) -> str:
-        """Return the sha256 of all inputs and then all labels, as loaded, so that changed data can be noticed."""
+        """Return the sha256 of all inputs and labels, to detect changed data."""
         self._check_set_up()
         digest = hashlib.sha256(self._inputs.numpy().tobytes())
         digest.update(self._labels.numpy().tobytes())
@@ -233,27 +233,27 @@ class TensorDataModule(LightningDataModule, ABC):
         device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
         if part not in self._tensors or self._tensors[part][0].device != device:
             chosen = self._indices[part]
-            with torch.inference_mode(False):  # Lightning asks for validation batches inside of it
+            with torch.inference_mode(False):  # Lightning requests validation batches in inference mode
                 inputs, labels = self._inputs[chosen].to(device), self._labels[chosen].to(device)
                 self._tensors[part] = self._prepared(inputs), labels.long()
         return self._tensors[part]
 
 
 def require_test_fraction(module: TensorDataModule, fraction: float) -> None:
-    """Raise ValueError unless a share can be held out for the test, beside that for validation."""
+    """Raise ValueError unless a share can be held out for the test, in addition to the validation share."""
     require(module, "test_fraction", 0 < fraction < 1, "0 < test_fraction < 1")
     rule = f"val_fraction + test_fraction < 1 with val_fraction={module.val_fraction!r}"
     require(module, "test_fraction", module.val_fraction + fraction < 1, rule)
 
 
 def _generator(purpose: str, *numbers: int) -> torch.Generator:
-    """Return a generator for this purpose and these numbers; neighbouring numbers give unrelated ones."""
+    """Return a generator seeded by a purpose and numbers; similar numbers give independent generators."""
     digest = hashlib.sha256(f"{purpose} {numbers}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
 
 
 def split(labels: Tensor, fractions: Sequence[float], seed: int) -> list[Tensor]:
-    """Deal the indices of `labels` into a first part and one for each fraction, class by class, each in mixed order."""
+    """Split the indices of `labels` into a first part and one for each fraction, stratified by class and shuffled."""
     generator = _generator("split", seed)
     parts: list[list[Tensor]] = [[] for _ in range(len(fractions) + 1)]
     for label in range(int(labels.max()) + 1):

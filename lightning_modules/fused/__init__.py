@@ -1,4 +1,4 @@
-"""Several trials trained as one vectorised model."""
+"""Train several trials as one vectorized model."""
 
 from lightning_modules.fused.checkpoints import merge_checkpoints, split_checkpoint
 from lightning_modules.fused.classifier import FusedClassifier, can_fuse

@@ -1,4 +1,4 @@
-"""Checkpoints of trials in one model as those that each trial writes alone, and the other way round."""
+"""Convert checkpoints between a `FusedClassifier` and the classifiers of its trials."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,9 +9,9 @@ __all__ = ["merge_checkpoints", "split_checkpoint"]
 
 
 def split_checkpoint(checkpoint: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield from a checkpoint of a `FusedClassifier` each trial's name and such a one as a `Classifier` alone leaves.
+    """Yield the name and the checkpoint of each trial of a `FusedClassifier`, in the form that a `Classifier` saves.
 
-    The states of callbacks are taken over as they are.
+    The states of callbacks are copied unchanged.
     """
     (optimizers,) = checkpoint["optimizer_states"]
     shared = {key: value for key, value in checkpoint.items() if key != "trials"}
@@ -28,16 +28,16 @@ def split_checkpoint(checkpoint: Mapping[str, Any]) -> Iterator[tuple[str, dict[
 
 
 def merge_checkpoints(checkpoints: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return from checkpoints of trials, by name, one from which a `FusedClassifier` of these trials goes on.
+    """Return a checkpoint for a `FusedClassifier`, made of the checkpoints of its trials by name.
 
     The states of callbacks are those of the first trial.
 
     Raises:
-        ValueError: If the trials have not come equally far.
+        ValueError: If the trials are not at the same epoch and step.
     """
     steps = {name: (checkpoint["epoch"], checkpoint["global_step"]) for name, checkpoint in checkpoints.items()}
     if len(set(steps.values())) > 1:
-        raise ValueError(f"the trials must have come equally far, but their (epoch, step) are {steps}")
+        raise ValueError(f"the trials must be at the same (epoch, step), but they are at {steps}")
     first, *_ = checkpoints.values()
     optimizers = {
         name: {"optimizer": checkpoint["optimizer_states"][0], "scheduler": checkpoint["lr_schedulers"][0]}

@@ -1,7 +1,7 @@
-"""K trials trained as one vectorised model.
+"""Train K trials as one vectorized model.
 
-The trials of a schedule study are the same network with other numbers. Stacked into one model, K of them cost one
-sequence of kernel launches instead of K, which is what a small network on a large GPU waits for.
+The trials of a schedule study are the same network with different numbers. Stacked into one model, K of them need one
+sequence of kernel launches instead of K, and launches are the bottleneck of a small network on a large GPU.
 """
 
 import copy
@@ -25,24 +25,23 @@ __all__ = ["FusedClassifier", "can_fuse"]
 
 
 class FusedClassifier(pl.LightningModule):
-    """Train K trials at once, each as a `Classifier` would train it alone.
+    """Trains K trials at once, each as a `Classifier` would train it alone.
 
-    Each trial has its own initial weights, optimizer, schedule (and plateau), dropout and, if the batches say so, data;
-    none can touch another, whatever becomes of it. In a stock Trainer, metrics are logged under the trial's name:
-    `lr/3` at every step, `train/loss/3`, `train/acc/3`, `val/loss/3`, `val/acc/3` after every epoch.
+    Each trial has its own initial weights, optimizer, schedule (and plateau), dropout and optionally data; trials do
+    not affect each other, even if one diverges. In a plain Trainer, metrics are logged under the trial's name: `lr/3`
+    at every step; `train/loss/3`, `train/acc/3`, `val/loss/3` and `val/acc/3` after every epoch.
 
-    A batch is a pair of inputs and labels [batch], which all trials get, or of inputs [K, batch, ...] and labels
-    [K, batch] with one batch for each of the K trials that training began with.
+    A batch is either a pair of inputs and labels [batch] for all trials, or a pair of inputs [K, batch, ...] and labels
+    [K, batch] with one batch for each of the K original trials.
 
     Args:
-        classifiers: One for each trial, built as it would be built alone. Their networks must be alike but for the
-            numbers in their parameters and buffers, and their losses the same; optimizers and schedules may differ in
-            any way.
+        classifiers: The classifier of each trial, built as for training alone. Their networks may differ only in the
+            values of parameters and buffers, and they must have the same loss; optimizers and schedules may differ.
         seeds: Seed of each trial's dropout; by default 0, 1, ...
         names: Names of the trials; by default "0", "1", ...
 
     Raises:
-        ValueError: If the networks or losses are not alike, or the numbers of classifiers, seeds and names differ.
+        ValueError: If the networks or losses differ, or the numbers of classifiers, seeds and names.
     """
 
     def __init__(
@@ -70,12 +69,12 @@ class FusedClassifier(pl.LightningModule):
             for name, classifier in zip(self.names, classifiers, strict=True)
         }
         self._left: set[str] = set()
-        self._batch_rows: Tensor | None = None  # which batches of [K, batch, ...] are still wanted; None: all
+        self._batch_rows: Tensor | None = None  # which batches of [K, batch, ...] to use; None: all
         self._random = RandomStreams(seeds)
         self._layouts: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
         self._sums: dict[str, tuple[Tensor, int]] = {}
 
-    # -- what a training is about --------------------------------------------------------------------------------------
+    # -- trials --------------------------------------------------------------------------------------------------------
 
     @property
     def live(self) -> list[str]:
@@ -83,24 +82,24 @@ class FusedClassifier(pl.LightningModule):
         return [name for name in self.names if name not in self._left]
 
     def seed(self, seeds: Mapping[str, int]) -> None:
-        """Let the dropout of each trial begin anew, as after ``torch.manual_seed``.
+        """Seed the dropout of each trial, like ``torch.manual_seed``.
 
         Args:
-            seeds: Seed by name, of all trials that have not been removed.
+            seeds: Seeds by the names of all trials that have not been removed.
         """
         self._random.seed([seeds[name] for name in self.names])
 
     def leave(self, name: str) -> None:
-        """Train a trial no more. Its weights stay as they are until the next epoch begins and its rows are removed."""
+        """Stop training a trial. Its weights stay unchanged until its rows are removed when the next epoch begins."""
         self._left.add(name)
         self._optimizer.stop(name)
 
     def weights(self, name: str) -> dict[str, Tensor]:
-        """Return the state dict of a trial's own network, not shared with this one."""
+        """Return a copy of the state dict of a trial's network."""
         return rows_of(self.model.state_dict(), self.names.index(name))
 
     def metrics(self, stage: str) -> dict[str, dict[str, float]]:
-        """Return the epoch's metrics of each live trial so far, in Classifier's names; on a GPU this waits for it.
+        """Return the metrics of each live trial in this epoch so far, with Classifier's names. It waits for a GPU.
 
         Args:
             stage: "train", "val" or "test".
@@ -121,8 +120,8 @@ class FusedClassifier(pl.LightningModule):
         """Return the logits [K, batch, classes].
 
         Args:
-            inputs: A batch for all the trials [batch, ...], or one for each [K, batch, ...].
-            per_trial: Which of the two.
+            inputs: A batch [batch, ...] for all trials, or a batch [K, batch, ...] for each.
+            per_trial: Whether each trial has its own batch.
         """
         state = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
         layouts = self._dropout_layouts(inputs[0] if per_trial else inputs) if self.training else []
@@ -141,40 +140,42 @@ class FusedClassifier(pl.LightningModule):
         """Build the optimizers, and the schedulers that set their lrs before every step.
 
         Raises:
-            ValueError: If the precision is "16-mixed", which scales the losses of all trials by what one needs; or if a
-                callback of the Trainer changes an optimizer of torch's, which is not here.
+            ValueError: If the precision is "16-mixed", which has one loss scale for all trials; or if a callback of the
+                Trainer needs a torch optimizer.
         """
         callbacks: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         for callback in callbacks:
             if isinstance(callback, StochasticWeightAveraging | BaseFinetuning):
-                raise ValueError(f"{type(callback).__name__} needs one optimizer of torch's: fuse none")
+                raise ValueError(f"{type(callback).__name__} needs a torch optimizer: do not fuse trials")
         if self.trainer.precision == "16-mixed":
-            raise ValueError('precision "16-mixed" has one loss scale for all trials: use "bf16-mixed", or fuse none')
+            raise ValueError(
+                'precision "16-mixed" has one loss scale for all trials: use "bf16-mixed", or do not fuse trials'
+            )
         self._optimizer = FusedOptimizer(list(self.model.parameters()), self._settings)
         return self._optimizer
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Return the sum of the trials' losses, and as "losses" each [K]."""
+        """Return the sum of the trials' losses as "loss", and the losses [K] as "losses"."""
         losses = self._evaluate(batch, "train")
         return {"loss": losses.sum(), "losses": losses.detach()}
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Add up the losses and accuracies of a validation batch."""
+        """Accumulate the losses and accuracies of a validation batch."""
         self._evaluate(batch, "val")
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Add up the losses and accuracies of a test batch."""
+        """Accumulate the losses and accuracies of a test batch."""
         self._evaluate(batch, "test")
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Return the logits [K, batch, classes] of a batch: of inputs alone, or of inputs and labels."""
+        """Return the logits [K, batch, classes] of a batch, which is a tensor of inputs, or inputs and labels."""
         inputs, *labels = batch if isinstance(batch, list | tuple) else (batch,)
         per_trial = bool(labels) and isinstance(labels[0], Tensor) and labels[0].ndim == 2
         logits: Tensor = self(self._wanted(inputs) if per_trial else inputs, per_trial)
         return logits
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Log the lrs that the coming update uses."""
+        """Log the lrs of the coming update."""
         lrs = {f"lr/{name}": self._optimizer.lr(name) for name in self.live}
         for logger in self.trainer.loggers:
             logger.log_metrics(lrs, step=self.trainer.global_step)
@@ -185,7 +186,7 @@ class FusedClassifier(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the gradients of each trial by their own norm, or every gradient by value."""
+        """Clip the gradients of each trial by the norm of that trial, or all gradients by value."""
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
         if not gradient_clip_val or not gradients:
             return
@@ -205,17 +206,17 @@ class FusedClassifier(pl.LightningModule):
                 check_monitor(schedule.monitor, self.trainer)
 
     def on_train_epoch_start(self) -> None:
-        """Begin the sums of the epoch, and remove the rows of the trials that have left."""
+        """Reset the sums of the epoch, and remove the rows of the trials that have left."""
         self._sums.pop("train", None)
-        if self._left and self.live:  # not at the epoch's end: callbacks that run last still look at all of its trials
+        if self._left and self.live:  # not at the end of an epoch, where callbacks still read all of its trials
             self._compact()
 
     def on_validation_epoch_start(self) -> None:
-        """Begin the sums of the validation."""
+        """Reset the sums of the validation."""
         self._sums.pop("val", None)
 
     def on_test_epoch_start(self) -> None:
-        """Begin the sums of the test."""
+        """Reset the sums of the test."""
         self._sums.pop("test", None)
 
     def on_validation_epoch_end(self) -> None:
@@ -234,14 +235,14 @@ class FusedClassifier(pl.LightningModule):
         self._update_plateaus("train")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say which trials the checkpoint is of."""
+        """Store the names of the trials in the checkpoint."""
         checkpoint["trials"] = list(self.names)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of other trials."""
         if checkpoint.get("trials") != self.names:
             raise ValueError(
-                f"the checkpoint must be one of the trials {self.names}, but it is of {checkpoint.get('trials')}"
+                f"the checkpoint must be of the trials {self.names}, but it is of {checkpoint.get('trials')}"
             )
 
     # -- the work ----------------------------------------------------------------------------------------------------
@@ -261,19 +262,19 @@ class FusedClassifier(pl.LightningModule):
         return losses
 
     def _wanted(self, batches: Tensor) -> Tensor:
-        """Return of [K, batch, ...] the batches of the trials that have not been removed."""
+        """Return the batches [K, batch, ...] of the trials that have not been removed."""
         return batches if self._batch_rows is None else batches[self._batch_rows]
 
     def _add(self, stage: str, means: Tensor, batch_size: int) -> None:
-        """Add to the epoch's sums [2, K], rounding as a Classifier does."""
+        """Add to the epoch's sums [2, K], with the same rounding as a Classifier."""
         sums, count = self._sums.get(stage, (torch.zeros((), device=means.device), 0))
         self._sums[stage] = sums + means * batch_size, count + batch_size
 
     def _dropout_layouts(self, inputs: Tensor) -> list[tuple[int, ...]]:
-        """Return the strides of what each call of dropout gets in a trial that is alone, found out by running one.
+        """Return the strides of the input of each dropout call in a single trial, found by running one.
 
         Raises:
-            ValueError: If the network puts new tensors into the place of its buffers.
+            ValueError: If the network replaces its buffers by new tensors.
         """
         if inputs.shape not in self._layouts:
             stacks = [*self.model.parameters(), *self.model.buffers()]
@@ -292,7 +293,7 @@ class FusedClassifier(pl.LightningModule):
             self.log_dict({f"{metric}/{name}": value for metric, value in metrics.items()})
 
     def _update_plateaus(self, stage: str) -> None:
-        """Pass each plateau the metric of its trial, if it is one of this stage."""
+        """Pass each plateau the metric of its trial, if it is a metric of this stage."""
         for name, metrics in self.metrics(stage).items():
             schedule = self._settings[name][1]
             if isinstance(schedule, Plateau) and is_of_training(schedule.monitor) == (stage == "train"):
@@ -312,17 +313,17 @@ class FusedClassifier(pl.LightningModule):
 
 
 def can_fuse(classifiers: Sequence[Classifier], inputs: Tensor) -> str | None:
-    """Return why trials cannot be trained as one vectorised model, or None if they can.
+    """Return why trials cannot be trained as one vectorized model, or None if they can.
 
     Args:
         classifiers: The trials' classifiers.
-        inputs: A batch of one trial; two of its inputs are used.
+        inputs: A batch of one trial; only its first two inputs are used.
     """
     try:
         check_alike([classifier.model for classifier in classifiers], [str(index) for index in range(len(classifiers))])
         fused = FusedClassifier(classifiers[:2])
         fused(inputs[:2]).sum().backward()
         fused.eval()(inputs[:2])
-    except Exception as error:  # whatever vmap or the network says
+    except Exception as error:  # from vmap or the network
         return " ".join(str(error).split())
     return None

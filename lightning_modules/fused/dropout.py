@@ -1,8 +1,8 @@
-"""Dropout of K trials in one vectorised network: each trial loses what it would lose alone.
+"""Dropout of K trials in one vectorized network, with the same masks as in each trial alone.
 
-`torch.func.vmap` knows one generator for everything, so which outputs a trial drops would depend on who is trained
-beside it. Here, every call of dropout inside of the vectorised network is answered with noise that the same torch
-function drew, for the same shape and memory layout, from a generator of the trial's own.
+`torch.func.vmap` has one generator for everything, so a trial's masks would depend on the trials that it is fused with.
+Here, each dropout call inside the vectorized network gets noise that the same torch function draws, for the same shape
+and memory layout, from the trial's own generator.
 """
 
 from abc import abstractmethod
@@ -24,9 +24,9 @@ DROPOUTS = (functional.dropout, functional.dropout1d, functional.dropout2d, func
 
 
 class RandomStreams:
-    """The random numbers of K trials: those that ``torch.manual_seed`` of each trial's seed would give it alone.
+    """The random numbers of K trials: each trial's are those that follow ``torch.manual_seed`` of its seed.
 
-    Trials of equal seeds draw equal numbers, so these are drawn once.
+    Trials with equal seeds draw equal numbers, so these are drawn once.
 
     Args:
         seeds: Seed of each trial.
@@ -36,24 +36,24 @@ class RandomStreams:
         self.seed(seeds)
 
     def seed(self, seeds: Sequence[int]) -> None:
-        """Begin anew."""
+        """Restart the trials' random numbers from their seeds."""
         self._seeds = list(seeds)
         self._states: dict[int, Tensor | None] = dict.fromkeys(seeds)  # None: nothing drawn yet
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with the trials of these rows only."""
+        """Keep only the trials of these rows."""
         self._seeds = [self._seeds[row] for row in rows]
         self._states = {seed: self._states[seed] for seed in self._seeds}
 
     def draw(self, like: Tensor, drop: Drop) -> tuple[Tensor, int | None]:
-        """Return what each trial draws.
+        """Return the random numbers of each trial.
 
         Args:
             like: Tensor that `drop` is called with, once for each distinct seed.
             drop: Draws from the global generator of the tensor's device.
 
         Returns:
-            The draws and their trial dimension: 0, or None if all the trials draw the same.
+            The draws and their trial dimension: 0, or None if all trials draw the same.
         """
         device, draws = like.device, {}
         with _global_generators_kept(device):
@@ -70,7 +70,7 @@ class RandomStreams:
 
 
 class _DropoutMode(TorchFunctionMode):
-    """Hands calls of dropout that would drop anything to `_dropout`, and lets everything else be."""
+    """Redirects dropout calls that would drop anything to `_dropout`; other calls are unchanged."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -84,14 +84,14 @@ class _DropoutMode(TorchFunctionMode):
 
     @abstractmethod
     def _dropout(self, values: Tensor, drop: Drop, inplace: bool) -> Tensor:
-        """Return what dropout shall return."""
+        """Return the result of the dropout call."""
 
 
 class DropoutRecorder(_DropoutMode):
-    """Leaves calls of dropout out, and keeps the memory layout of what they were to drop from.
+    """Skips dropout calls, and records the memory layout of their inputs.
 
     Attributes:
-        layouts: Strides for each call.
+        layouts: Strides of the input of each call.
     """
 
     def __init__(self) -> None:
@@ -104,12 +104,12 @@ class DropoutRecorder(_DropoutMode):
 
 
 class TrialDropout(_DropoutMode):
-    """Inside of `vmap` over the trials: lets each trial drop what it would drop alone, and have batch norm on a GPU.
+    """Inside `vmap` over the trials: gives each trial its own dropout masks, and makes batch norm work on a GPU.
 
     Args:
         streams: The trials' random numbers.
-        trial: The number that `vmap` goes over, 0 to K - 1: it tells the trials apart where they have one batch.
-        layouts: What `DropoutRecorder` found in a trial that is alone.
+        trial: The index that `vmap` maps over, 0 to K - 1; it distinguishes trials that share a batch.
+        layouts: The layouts that a `DropoutRecorder` found in a single trial.
     """
 
     def __init__(self, streams: RandomStreams, trial: Tensor, layouts: Sequence[Strides]) -> None:
@@ -119,7 +119,7 @@ class TrialDropout(_DropoutMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if func is functional.batch_norm:  # cuDNN's, on a GPU, asks for the memory layout, which vmap does not tell
+        if func is functional.batch_norm:  # cuDNN's needs the memory layout, which vmap does not provide
             with torch.backends.cudnn.flags(enabled=False):
                 return func(*args, **kwargs or {})
         return super().__torch_function__(func, types, args, kwargs)
@@ -130,7 +130,7 @@ class TrialDropout(_DropoutMode):
 
 
 class _Noise(torch.autograd.Function):
-    """Zeros, and where something is kept the reciprocal of the kept share. A function of its own for its vmap rule."""
+    """Dropout noise: 0 where an element is dropped, else the reciprocal of the kept share. Defines a vmap rule."""
 
     @staticmethod
     def forward(values: Tensor, trial: Tensor, streams: RandomStreams, drop: Drop, layout: Strides) -> Tensor:
@@ -155,7 +155,7 @@ class _Noise(torch.autograd.Function):
         layout: Strides,
     ) -> tuple[Tensor, int | None]:
         one = values if in_dims[0] is None else values.select(in_dims[0], 0)
-        # In which order elements get their numbers depends on the memory layout.
+        # The order in which elements get their random numbers depends on the memory layout.
         ones = torch.empty_strided(one.shape, layout, dtype=one.dtype, device=one.device).fill_(1)
         return streams.draw(ones, drop)
 

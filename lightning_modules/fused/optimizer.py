@@ -16,12 +16,12 @@ __all__ = ["FusedOptimizer"]
 
 @dataclass(frozen=True)
 class _Update:
-    """What an optimizer does for a trial that it has seen before, with everything looked up.
+    """The update of one trial by fused kernels, with their arguments collected in advance.
 
     Args:
-        present: Which of the parameters have gradients.
-        kernels: For each parameter group, where its gradients are among those, and what takes them.
-        steps: Counters that are raised before.
+        present: Indices of the parameters that have gradients.
+        kernels: For each parameter group, the positions of its gradients among those, and the kernel's call.
+        steps: Step counters to increment first.
     """
 
     present: Sequence[int]
@@ -40,19 +40,19 @@ class _Trial:
 
 
 class FusedOptimizer:
-    """Stock torch optimizers on views into the stacked parameters of K trials, and the K schedulers.
+    """Plain torch optimizers on views of the stacked parameters of K trials, and the K schedulers.
 
-    Nothing is copied: parameter ``p`` of trial ``k`` is ``stacks[p][k]``, and so is its gradient. Each trial has
-    parameter groups with lr, eps and all else of its own. The states have the form that they have in a trial alone. It
-    is what Lightning asks of an optimizer.
+    Nothing is copied: parameter ``p`` of trial ``k`` is ``stacks[p][k]``, and so is its gradient. Each trial has its
+    own parameter groups with its own lr, eps and other options. States have the same form as in a trial alone. The
+    class has the interface that Lightning requires of an optimizer.
 
-    At every step, torch's optimizers look up the states of all parameters, which can take longer than a GPU needs to
-    update them. So where there is a fused kernel (for Adam, AdamW and SGD), a trial's first step is the optimizer's,
-    and from then on its kernel is called with the same tensors.
+    At every step, torch's optimizers look up the states of all parameters, which can take longer than the GPU needs to
+    update them. So where there is a fused kernel (for Adam, AdamW and SGD), only a trial's first step uses the
+    optimizer; later steps call the kernel directly with the same tensors.
 
     Args:
-        stacks: Parameters [K, ...] in the order of the network's.
-        settings: For each trial, by its name, what makes its optimizer, and its schedule.
+        stacks: Parameters [K, ...], in the order of the network's parameters.
+        settings: The factory of the optimizer and the schedule of each trial, by name.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class FusedOptimizer:
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """Nothing: the trials have defaults of their own."""
+        """An empty dict: each trial's optimizer has its own defaults."""
         return {}
 
     @property
@@ -88,7 +88,7 @@ class FusedOptimizer:
         return float(self._trials[name].optimizer.param_groups[0]["lr"])
 
     def update_plateau(self, name: str, value: float) -> None:
-        """Tell a trial's plateau the outcome of an evaluation."""
+        """Pass a trial's plateau the metric of an evaluation."""
         self._trials[name].scheduler.update_plateau(value)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -121,24 +121,24 @@ class FusedOptimizer:
         return result
 
     def _step(self, trials: Sequence[tuple[_Trial, Sequence[Tensor]]], present: Sequence[int]) -> None:
-        """Update trials by the optimizers, and look up what they then need not look up again."""
+        """Update trials with their optimizers, and collect the arguments for later direct calls of the kernels."""
         for trial, gradients in trials:
             for index, gradient in zip(present, gradients, strict=True):
                 trial.params[index].grad = gradient
         for kind in {type(trial.optimizer): None for trial, _ in trials}:
-            self._joined[kind].step()  # it leaves out what has no gradient
+            self._joined[kind].step()  # skips parameters without gradients
         for trial, _ in trials:
             for index in present:
                 trial.params[index].grad = None
-            trial.update = _looked_up(trial, self._joined[type(trial.optimizer)].state, present)
+            trial.update = _collected(trial, self._joined[type(trial.optimizer)].state, present)
 
     def stop(self, name: str) -> None:
-        """Leave a trial as it is from now on."""
+        """Stop updating a trial."""
         self._trials[name].stopped = True
 
     def keep(self, names: Sequence[str]) -> None:
-        """Go on with these trials only, whose rows are now the only ones of the stacks, in this order."""
-        self._part()
+        """Keep only these trials, in this order; the stacks must already have only their rows."""
+        self._split()
         self._trials = {name: self._trials[name] for name in names}
         for index, stack in enumerate(self._stacks):
             for trial, row in zip(self._trials.values(), stack.data.unbind(), strict=True):
@@ -146,22 +146,22 @@ class FusedOptimizer:
         self._join()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return for each trial the states of its optimizer and its scheduler, as it has them alone."""
-        self._part()
+        """Return the states of each trial's optimizer and scheduler, in the form of a trial alone."""
+        self._split()
         return {
             name: {"optimizer": trial.optimizer.state_dict(), "scheduler": trial.scheduler.state_dict()}
             for name, trial in self._trials.items()
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from a state of the same trials."""
+        """Restore a state of the same trials."""
         for name, trial in self._trials.items():
             trial.optimizer.load_state_dict(state_dict[name]["optimizer"])
             trial.scheduler.load_state_dict(state_dict[name]["scheduler"])
         self._join()
 
     def _join(self) -> None:
-        """Let one optimizer of each class step for all trials of that class: one call costs much less than K calls."""
+        """Create one optimizer per class that steps all trials of that class: one call costs much less than K calls."""
         self._joined: dict[type, torch.optim.Optimizer] = {}
         for trial in self._trials.values():
             kind = type(trial.optimizer)
@@ -173,15 +173,15 @@ class FusedOptimizer:
             self._joined[kind].state.update(trial.optimizer.state)
             trial.update = None
 
-    def _part(self) -> None:
-        """Give the states back to the trials' own optimizers."""
+    def _split(self) -> None:
+        """Return the states to the trials' own optimizers."""
         for trial in self._trials.values():
             state = self._joined[type(trial.optimizer)].state
             trial.optimizer.state.update({param: state[param] for param in trial.params if param in state})
 
 
 def _update(updates: Sequence[tuple[_Update, Sequence[Tensor]]]) -> None:
-    """Update trials by what is looked up, each with its gradients."""
+    """Update trials by direct calls of the kernels, each with its gradients."""
     with torch.no_grad():
         if steps := [step for update, _ in updates for step in update.steps]:
             torch._foreach_add_(steps, 1)
@@ -190,8 +190,8 @@ def _update(updates: Sequence[tuple[_Update, Sequence[Tensor]]]) -> None:
                 kernel([gradients[place] for place in places])
 
 
-def _looked_up(trial: _Trial, states: Mapping[Any, Mapping[str, Any]], present: Sequence[int]) -> _Update | None:
-    """Return what a trial's optimizer does from its second step on; None if it has to do it itself."""
+def _collected(trial: _Trial, states: Mapping[Any, Mapping[str, Any]], present: Sequence[int]) -> _Update | None:
+    """Return a trial's update from the second step on; None if its optimizer has no fused kernel."""
     places = {trial.params[index]: place for place, index in enumerate(present)}
     kernels: list[tuple[Sequence[int], FusedUpdate]] = []
     steps: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""Networks that are alike, stacked into one whose parameters have a row for each."""
+"""Stack networks of the same structure into one whose parameters and buffers have a row for each network."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ __all__ = ["check_alike", "rows_of", "stack", "stack_models"]
 
 
 def stack(rows: Sequence[Tensor]) -> Tensor:
-    """Return the rows as one tensor [K, ...], each in the memory layout that it has: channels-last stays so."""
+    """Return the rows as one tensor [K, ...] that keeps their memory layout, such as channels-last."""
     strides = torch.empty_like(rows[0], device="meta").stride()
     stacked = torch.empty_strided(
         (len(rows), *rows[0].shape), (rows[0].numel(), *strides), dtype=rows[0].dtype, device=rows[0].device
@@ -27,11 +27,11 @@ def rows_of(stacks: Mapping[str, Tensor], row: int) -> dict[str, Tensor]:
 
 
 def check_alike(models: Sequence[nn.Module], names: Sequence[str]) -> None:
-    """Refuse networks that differ in anything but their numbers.
+    """Refuse networks that differ in anything except the values of their parameters and buffers.
 
     Args:
         models: The networks.
-        names: What messages call them.
+        names: Their names in messages.
 
     Raises:
         ValueError: If one differs from the first, or has layers that cannot be stacked.
@@ -42,15 +42,15 @@ def check_alike(models: Sequence[nn.Module], names: Sequence[str]) -> None:
     for model, name in zip(models[1:], names[1:], strict=True):
         difference = _difference(models[0], model)
         if difference:
-            raise ValueError(f"the networks must be alike but for their numbers, but that of trial {name} {difference}")
+            raise ValueError(f"the networks may differ in their numbers only, but that of trial {name} {difference}")
 
 
 def stack_models(models: Sequence[nn.Module], names: Sequence[str]) -> nn.Module:
-    """Return a copy of the first model whose parameters and buffers are stacks [K, ...] of all the models' ones."""
+    """Return a copy of the first model whose parameters and buffers are stacks [K, ...] of those of all models."""
     check_alike(models, names)
     stacked = copy.deepcopy(models[0])
     modules = [dict(model.named_modules()) for model in models]
-    made: dict[Tensor, Tensor] = {}  # a parameter that is used in two places stays one
+    made: dict[Tensor, Tensor] = {}  # a shared parameter stays shared
     for path, module in stacked.named_modules():
         for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
             if tensor not in made:
@@ -62,7 +62,7 @@ def stack_models(models: Sequence[nn.Module], names: Sequence[str]) -> nn.Module
 
 
 def _difference(one: nn.Module, other: nn.Module) -> str | None:
-    """Return in what, beside the numbers in parameters and buffers, a model is unlike another."""
+    """Return how a model differs from another, other than in the values of parameters and buffers."""
     modules = dict(one.named_modules()), dict(other.named_modules())
     if modules[0].keys() != modules[1].keys():
         return f"has other modules: {sorted(modules[0].keys() ^ modules[1].keys())}"
@@ -73,14 +73,14 @@ def _difference(one: nn.Module, other: nn.Module) -> str | None:
             if not _equal(*values):
                 place = f"{path}.{key}" if path else key
                 if type(values[0]) is type(values[1]) and _has_identity(values[0]):
-                    return f"has an object of its own as {place} ({type(values[0]).__name__}), which cannot be compared"
+                    return f"has another object as {place} ({type(values[0]).__name__}), which cannot be compared"
                 return f"has {place} = {values[1]} instead of {values[0]}"
     return None
 
 
 def _description(module: nn.Module) -> dict[str, Any]:
     described = {"class": type(module).__qualname__, **vars(module)}
-    del described["_modules"]  # each is described itself
+    del described["_modules"]  # described one by one
     for tensors in (described.pop("_parameters"), described.pop("_buffers")):
         described |= {name: tensor if tensor is None else _form(tensor) for name, tensor in tensors.items()}
     return described
@@ -91,7 +91,7 @@ def _form(tensor: Tensor) -> str:
 
 
 def _has_identity(value: Any) -> bool:
-    """Return whether a value is equal to nothing but itself, as functions and most objects are."""
+    """Return whether a value compares by identity, as functions and most objects do."""
     return cast(object, type(value).__eq__) is object.__eq__
 
 

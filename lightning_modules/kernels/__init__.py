@@ -1,1 +1,1 @@
-"""Faster ways to do what torch does, with the same numbers."""
+"""Faster versions of torch operations with identical results."""

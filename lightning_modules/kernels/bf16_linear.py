@@ -1,4 +1,4 @@
-"""Large dense layers in bfloat16 on a CPU: the rounded weights are kept from one step to the next."""
+"""Large dense layers in bfloat16 on a CPU, with rounded weights that are kept between steps."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -18,50 +18,50 @@ from lightning_modules.kernels.fused_updates import fused_update, has_fused_upda
 
 __all__ = ["Bf16LinearSpeedup", "RoundedWeights"]
 
-_HOOKS = ("on_after_backward", "on_before_optimizer_step", "on_before_zero_grad")  # in which a callback sees gradients
+_HOOKS = ("on_after_backward", "on_before_optimizer_step", "on_before_zero_grad")  # where callbacks can read gradients
 
 
 class Bf16LinearSpeedup(pl.Callback):
-    """Train the large dense layers of a `Classifier` in bfloat16 on a CPU in less time, with the very same weights.
+    """Trains the large dense layers of a `Classifier` faster in bfloat16 on a CPU, with identical weights.
 
     ``Trainer(precision="bf16-mixed", callbacks=[Bf16LinearSpeedup()])``; see `RoundedWeights`. It does nothing in
     another precision, on another device, with several processes, with gradient clipping, for a subclass of
-    `Classifier`, or where another callback looks at gradients.
+    `Classifier`, or if another callback reads gradients.
     """
 
     def __init__(self) -> None:
         self._rounded: RoundedWeights | None = None
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Begin, if nobody can see a difference."""
-        self._leave()  # a training that was cut short
+        """Start, if no other code can see a difference."""
+        self._restore()  # after a training that was interrupted
         if isinstance(module, Classifier) and self._applies(trainer, module):
             self._rounded = RoundedWeights(module.model, trainer.optimizers[0])
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
-        """Let the forward pass use the rounded weights."""
+        """Make the forward pass use the rounded weights."""
         if self._rounded is not None:
             self._rounded.__enter__()
 
     def on_before_backward(self, trainer: pl.Trainer, module: pl.LightningModule, loss: Tensor) -> None:
-        """Leave the layers as they were."""
+        """Restore the layers."""
         if self._rounded is not None:
             self._rounded.__exit__()
 
     def on_after_backward(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Have the gradients ready that the optimizer needs."""
+        """Compute the gradients that the optimizer needs."""
         if self._rounded is not None:
             self._rounded.after_backward()
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Leave the optimizer as it was."""
-        self._leave()
+        """Restore layers and optimizer."""
+        self._restore()
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
-        """Leave layers and optimizer as they were."""
-        self._leave()
+        """Restore layers and optimizer."""
+        self._restore()
 
-    def _leave(self) -> None:
+    def _restore(self) -> None:
         if self._rounded is not None:
             self._rounded.__exit__()
             self._rounded.close()
@@ -77,15 +77,15 @@ class Bf16LinearSpeedup(pl.Callback):
 
 
 class RoundedWeights:
-    """Train the large dense layers of a network in bfloat16 with less traffic to a CPU's memory.
+    """Trains the large dense layers of a network in bfloat16 with less memory traffic on a CPU.
 
     ``torch.autocast`` rounds every weight at every step, and a gradient is written in bfloat16, written again in the
-    precision of the weight, and read by the optimizer. Where a layer has millions of weights, a CPU waits for its
-    memory meanwhile. Here the rounded weight stays; of the gradient, which is a product, backward leaves only the two
-    small factors; and the update goes over the weight in blocks that fit into the CPU's cache, each of which is
-    multiplied, updated and rounded before the next. Weights and the optimizer's state are what they are without this.
+    weight's precision, and read by the optimizer. In a layer with millions of weights, the CPU waits for memory
+    meanwhile. This class keeps the rounded weight between steps. The gradient is a matrix product, of which backward
+    stores only the two small factors. The update processes the weight in blocks that fit into the CPU's cache: each is
+    multiplied, updated and rounded before the next one. Weights and optimizer state are identical to those without it.
 
-    `Bf16LinearSpeedup` does it in a Lightning Trainer. In a training loop of your own::
+    In a Lightning Trainer, use `Bf16LinearSpeedup`. In your own training loop::
 
         rounded = RoundedWeights(model, optimizer)
         for inputs, labels in batches:
@@ -94,52 +94,52 @@ class RoundedWeights:
             optimizer.zero_grad()
             loss.backward()
             rounded.after_backward()
-            optimizer.step()  # and the layers' own update after it
+            optimizer.step()  # also updates the large layers
 
     Applies to every ``nn.Linear`` with at least 2**20 weights that `optimizer` updates, an Adam, AdamW or SGD of torch
-    with ``fused=True``; if there is none, nothing changes. Such a layer has no second derivatives, and if a weight is
-    changed through its ``.data``, which torch does not count as a change, the next update rounds it again.
+    with ``fused=True``; without any, nothing changes. Such a layer has no second derivatives. If a weight is changed
+    through its ``.data``, which torch's version counter does not see, it is rounded again only at the next update.
 
     Args:
         model: Network on the CPU.
         optimizer: Its optimizer.
     """
 
-    SMALLEST = 1 << 20  # weights; below, there is nothing to be won
-    BLOCK = 1 << 19  # weights that are updated at a time
+    SMALLEST = 1 << 20  # weights of a layer; smaller ones gain nothing
+    BLOCK = 1 << 19  # weights per block of the update
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         groups: Mapping[Tensor, Mapping[str, Any]] = _groups(optimizer)
         owners: Mapping[Tensor, int] = Counter(weight for _, weight in model.named_parameters(remove_duplicate=False))
 
-        def is_concerned(weight: Tensor) -> bool:
+        def applies(weight: Tensor) -> bool:
             is_large = weight.dtype == torch.float32 and weight.numel() >= self.SMALLEST
             is_watched = weight._backward_hooks or weight._post_accumulate_grad_hooks
             is_alone = owners[weight] == 1 and not is_watched
             return is_large and is_alone and weight in groups and has_fused_update(optimizer, groups[weight])
 
         layers = [layer for layer in model.modules() if type(layer) is nn.Linear and layer.weight.requires_grad]
-        self._dense = [_Dense(layer, optimizer) for layer in layers if is_concerned(layer.weight)]
+        self._dense = [_Dense(layer, optimizer) for layer in layers if applies(layer.weight)]
         self._hook = optimizer.register_step_post_hook(lambda *_: self._after_step())
 
     def __enter__(self) -> None:
-        """Begin to go through the layers by their rounded weights."""
+        """Make the layers use their rounded weights."""
         for dense in self._dense:
             dense.layer.forward = dense.forward  # type: ignore[assignment, method-assign]
 
     def __exit__(self, *_: object) -> None:
-        """Leave the network as it was."""
+        """Restore the layers."""
         for dense in self._dense:
             vars(dense.layer).pop("forward", None)
 
     def after_backward(self) -> None:
-        """Turn factors into gradients where the optimizer needs those: to be called between backward and step."""
+        """Turn factors into gradients where the optimizer needs them; call it between backward and step."""
         for dense in self._dense:
             if not dense.can_wait:
                 dense.settle()
 
     def close(self) -> None:
-        """Leave the optimizer as it was."""
+        """Restore the optimizer."""
         self._hook.remove()
 
     @torch.no_grad()
@@ -149,7 +149,7 @@ class RoundedWeights:
 
 
 def _groups(optimizer: torch.optim.Optimizer) -> dict[Tensor, dict[str, Any]]:
-    """Return the parameter group of each parameter; to load a state makes new ones."""
+    """Return the parameter group of each parameter. Not cached: loading a state creates new groups."""
     return {parameter: group for group in optimizer.param_groups for parameter in group["params"]}
 
 
@@ -157,8 +157,8 @@ def _groups(optimizer: torch.optim.Optimizer) -> dict[Tensor, dict[str, Any]]:
 class _Dense:
     layer: nn.Linear
     optimizer: torch.optim.Optimizer
-    factors: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # of outputs and inputs, for each backward
-    has_state: bool = False  # the optimizer has made its state of this weight
+    factors: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # output gradients and inputs of each backward
+    has_state: bool = False  # whether the optimizer has created its state of this weight
 
     def __post_init__(self) -> None:
         self.weight = self.layer.weight
@@ -166,13 +166,13 @@ class _Dense:
         self.version = -1  # of the weight, when it was rounded
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Do what ``nn.Linear`` does under autocast."""
+        """Compute the same as ``nn.Linear`` under autocast."""
         weight = self.layer.weight
-        is_own = weight is self.weight  # and not one that `torch.func.functional_call` has put there
+        is_own = weight is self.weight  # not one that `torch.func.functional_call` has put there
         in_bfloat16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
         if inputs.ndim < 2 or not is_own or not in_bfloat16:
             return nn.Linear.forward(self.layer, inputs)
-        if weight._version != self.version:  # somebody else has changed it
+        if weight._version != self.version:  # other code has changed it
             with torch.no_grad():
                 self.rounded.copy_(weight)
             self.version = weight._version
@@ -182,11 +182,11 @@ class _Dense:
 
     @property
     def can_wait(self) -> bool:
-        """Whether the factors are all that there is of the gradient, and the update can be done from them."""
+        """Whether the factors are the whole gradient, so that the update can use them."""
         return self.has_state and len(self.factors) == 1 and self.weight.grad is None
 
     def settle(self) -> None:
-        """Make the factors a part of the gradient."""
+        """Add the product of the factors to the gradient."""
         weight = self.weight
         for outputs, inputs in self.factors:
             gradient = (outputs.t() @ inputs).to(weight.dtype)
@@ -194,15 +194,15 @@ class _Dense:
         self.factors.clear()
 
     def update(self, block: int) -> None:
-        """Do for this weight what the optimizer's step has done for the others."""
+        """Update this weight from its factors, as the optimizer's step has updated the other weights."""
         if not self.factors:
             self.has_state = self.has_state or self.weight.grad is not None
-            self.version = -1  # torch's fused kernels do not count as a change
+            self.version = -1  # torch's fused kernels do not increment the version
             return
         (outputs, inputs), weight = self.factors.pop(), self.weight
         group, state = _groups(self.optimizer)[weight], self.optimizer.state[weight]
-        # torch's kernels take 16 weights at a time, and round those that are left over otherwise. So only the last
-        # block may leave some over, which the whole weight does as well.
+        # torch's kernels process 16 weights at a time, and round a remainder differently. So only the last block may
+        # have a remainder, which is then that of the whole weight.
         rows = max(16, block // weight.shape[1] // 16 * 16)
         of_weight = {key: value for key, value in state.items() if getattr(value, "shape", None) == weight.shape}
         if "step" in state:
@@ -223,7 +223,7 @@ class _Dense:
 
 
 class _Product(torch.autograd.Function):
-    """A dense layer by its rounded weight, whose backward leaves the factors of the weight's gradient."""
+    """A dense layer with a rounded weight, whose backward stores the factors of the weight's gradient."""
 
     @staticmethod
     def forward(

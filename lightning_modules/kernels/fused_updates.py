@@ -1,4 +1,4 @@
-"""What torch's Adam, AdamW and SGD do in their fused kernels, with everything looked up."""
+"""Direct calls of the fused kernels of torch's Adam, AdamW and SGD, with their arguments collected in advance."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,13 +9,13 @@ from torch import Tensor
 __all__ = ["FusedUpdate", "fused_update", "has_fused_update"]
 
 FusedUpdate = Callable[[list[Tensor]], None]
-"""Takes the gradients of some parameters, and updates these."""
+"""Takes the gradients of some parameters and updates these parameters."""
 
 _UNUSUAL = ("amsgrad", "capturable", "differentiable")
 
 
 def has_fused_update(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> bool:
-    """Tell whether there is a `fused_update` for a parameter group."""
+    """Return whether there is a `fused_update` for a parameter group."""
     return type(optimizer) in _KERNELS and group["fused"] and not any(group.get(key) for key in _UNUSUAL)
 
 
@@ -25,13 +25,15 @@ def fused_update(
     params: list[Tensor],
     states: Sequence[Mapping[str, Any]],
 ) -> FusedUpdate:
-    """Return what the optimizer does for parameters of a group from their second step on, but for counting the steps.
+    """Return a function that updates parameters as the optimizer does from their second step on.
+
+    The caller increments the step counters.
 
     Args:
-        optimizer: One that `has_fused_update`.
-        group: The group, with all that is set for it.
-        params: Parameters, or parts of some.
-        states: What the optimizer keeps for each, or the same parts of it.
+        optimizer: An optimizer for which `has_fused_update` is true.
+        group: The parameter group, with its options.
+        params: Parameters of the group, or slices of them.
+        states: The optimizer's state of each, or the same slices of it.
     """
     return _KERNELS[type(optimizer)](group, params, states)
 

@@ -1,25 +1,25 @@
 """Learning-rate schedules: pure functions of the step.
 
-A schedule is a frozen dataclass that, called with a step, returns the *factor* by which the initial lr is multiplied:
+A schedule is a frozen dataclass. Called with a step, it returns the *factor* that multiplies the initial lr:
 
     lr(step) = initial_lr * schedule(step)
 
-A step is one optimizer update, counted from 0; the lr at step ``s`` is the one that update ``s`` uses. Being a pure
-closed form, a schedule can be drawn, checked, tabulated and resumed without training. It imports the standard library
-only. Lengths are in steps and real numbers: nothing is rounded to whole ones.
+A step is one optimizer update, counted from 0; the lr at step ``s`` is the one that update ``s`` uses. Because
+schedules are closed forms, they can be plotted, checked, tabulated and resumed without training. They import only the
+standard library. Lengths are real numbers of steps, and are not rounded.
 
-One field of a dataclass is at once the Python argument, the key in a study file, the type that is checked, the axis
-that is searched and the parameter that is logged. To add a family: write one dataclass with ``_check`` and ``_factor``,
-and add its line to `SCHEDULES`. Families that only decay are in ``decay.py``, those with peaks in ``cyclic.py``, those
-made of other schedules in ``composite.py``, formulas in ``formula.py``; all can be imported from here.
+A field of a dataclass is the Python argument, the key in a study file, the type that is checked, the search axis and
+the logged parameter at once. To add a family, write a dataclass with ``_check`` and ``_factor``, and add its line to
+`SCHEDULES`. Families that only decay are in ``decay.py``, families with peaks in ``cyclic.py``, combinations of
+schedules in ``composite.py``, formulas in ``formula.py``; import all of them from here.
 
-Where the articles that people start from are wrong:
+Errors in widely read articles:
 
 * Natural exponential decay is often printed as ``exp(-rate / step)``; it is ``exp(-rate * step)``.
 * The paper on cyclical learning rates is Smith 2017, not Goyal et al. 2017 (that one is on large batches and warmup).
-* The snippet ``drop ** (floor(1 + epoch) / epochs_drop)`` floors the wrong term: an epoch is whole already, so it
-  decays a little at every epoch. Meant is ``drop ** floor((1 + epoch) / epochs_drop)``, and that still drops one epoch
-  too early; `StepDecay` drops at each multiple of `decay_steps`. The curves of the two themselves, for epochs of 100
+* The snippet ``drop ** (floor(1 + epoch) / epochs_drop)`` floors the wrong term: an epoch is already whole, so the lr
+  decays a little at every epoch. The intended ``drop ** floor((1 + epoch) / epochs_drop)`` still drops one epoch too
+  early; `StepDecay` drops at each multiple of `decay_steps`. To reproduce the curves of the two, for epochs of 100
   steps and a drop to a half every 10 epochs: ``Lambda(function="0.5 ** ((1 + step // 100) / 10)")`` and
   ``HoldThenDecay(hold_steps=900, decay=scaled(StepDecay(decay_rate=0.5, decay_steps=1000), 0.5))``.
 """
@@ -98,4 +98,4 @@ SCHEDULES: dict[str, type[Schedule]] = {
     "warmup": Warmup,
     "warmup_stable_decay": WarmupStableDecay,
 }
-"""Every family by the name that a study file gives it."""
+"""The families by their names in study files."""

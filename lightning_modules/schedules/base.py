@@ -1,4 +1,4 @@
-"""The base of all schedules, and arithmetic with lengths that are not whole."""
+"""The base class of all schedules, and arithmetic with lengths that are not whole."""
 
 import math
 import sys
@@ -10,32 +10,32 @@ from lightning_modules._validation import check_types
 
 __all__ = ["ROUNDING", "InSteps", "Schedule", "Steps", "has_reached", "share_of", "steps_since", "whole"]
 
-# Lengths are real numbers, and 220.00000000000003 is the step 220 (as in 100 + 100 * 1.2) within their rounding. Twelve
-# digits are more than any sum of lengths loses, and tell apart the steps of any training.
+# Lengths are real numbers with rounding errors: 100 + 100 * 1.2 = 220.00000000000003 means step 220. Twelve digits are
+# more precise than needed to distinguish the steps of any training, and no sum of lengths has larger errors.
 ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
 class InSteps:
-    """Marks an argument that is counted in optimizer steps, so that a study file may give it in epochs as well."""
+    """Marks an argument in optimizer steps, which study files may also give in epochs or percent."""
 
 
 Steps = Annotated[int | float, InSteps()]
-"""A length in optimizer steps, a real number. In a study file it may be "5 epochs" or "25%" of the training too."""
+"""A length in optimizer steps, a real number. In a study file, it may also be "5 epochs" or "25%" of the training."""
 
 
 class _Array(Protocol):
-    """A NumPy array or scalar, or a torch tensor; neither library is imported for it."""
+    """A NumPy array or scalar, or a torch tensor, described without importing either library."""
 
     def tolist(self) -> Any: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule(ABC):
-    """A pure function from the step to the factor of the initial lr, finite and never negative.
+    """A pure function from the step to the factor on the initial lr, which is finite and not negative.
 
-    Schedules can be compared, hashed, pickled and printed; a list among the arguments becomes a tuple, and a number or
-    an array of NumPy or torch those of Python.
+    Schedules can be compared, hashed, pickled and printed. Lists among the arguments become tuples; numbers and arrays
+    of NumPy or torch become Python's.
     """
 
     def __post_init__(self) -> None:
@@ -54,15 +54,15 @@ class Schedule(ABC):
 
         Args:
             step: Number of optimizer updates done before this one, 0 or more; or a NumPy array or torch tensor of such
-                numbers, of any shape. A number between two whole ones is allowed, to draw smooth curves.
+                numbers, of any shape. It need not be whole, so that smooth curves can be drawn.
 
         Returns:
-            A float; or an array or tensor (float64, on the same device) of the shape of `step` and with the very
-            numbers that single calls give.
+            A float; or an array or tensor (float64, on the same device) with the shape of `step` and exactly the
+            numbers that single calls return.
 
         Raises:
-            ValueError: If `step` is negative or not finite, or if the factor is, as the formula of a `Lambda` can make
-                it.
+            ValueError: If `step` is negative or not finite, or if the factor is, which the formula of a `Lambda` can
+                cause.
             TypeError: If `step` is neither a number nor an array.
         """
         if isinstance(step, int | float):
@@ -86,16 +86,16 @@ class Schedule(ABC):
             raise ValueError(f"a finite factor >= 0 must hold, but got {factor!r} at step={step!r} from {self!r}")
         return factor
 
-    def _check(self) -> None:  # noqa: B027 - most families need it, none must have it
-        """Raise ValueError, naming the rule and the value, if the arguments do not make a schedule."""
+    def _check(self) -> None:  # noqa: B027 - optional for subclasses
+        """Raise ValueError, naming the rule and the value, if the arguments are invalid."""
 
     @abstractmethod
     def _factor(self, step: float) -> float:
-        """Return the factor at a step that is known to be valid."""
+        """Return the factor at a valid step."""
 
 
 def share_of(step: float, length: float) -> float:
-    """Return ``step / length``, kept finite so that nothing times it is not a number.
+    """Return ``step / length``, limited to finite values so that no product with it is NaN.
 
     >>> share_of(30, 60), share_of(10**9, 1e-300) < math.inf
     (0.5, True)
@@ -104,7 +104,7 @@ def share_of(step: float, length: float) -> float:
 
 
 def whole(share: float) -> int:
-    """Return how many whole lengths lie in a share, not losing one to the rounding of a length.
+    """Return the number of whole lengths in a share, tolerating rounding errors of the length.
 
     >>> 7 // (0.07 * 100), whole(7 / (0.07 * 100))
     (0.0, 1)
@@ -114,7 +114,7 @@ def whole(share: float) -> int:
 
 
 def has_reached(step: float, boundary: float) -> bool:
-    """Return whether a step is at or after a boundary, whatever the rounding of the boundary.
+    """Return whether a step is at or after a boundary, tolerating rounding errors of the boundary.
 
     >>> 100 * 1.1 <= 110, has_reached(110, 100 * 1.1)
     (False, True)
@@ -123,7 +123,7 @@ def has_reached(step: float, boundary: float) -> bool:
 
 
 def steps_since(step: float, start: float) -> float:
-    """Return how many steps a step is after a start that it has reached, whatever the rounding of the start.
+    """Return the number of steps since a start that has been reached, tolerating rounding errors of the start.
 
     >>> 110_007 - 100_000 * 1.1 < 7, steps_since(110_007, 100_000 * 1.1)
     (True, 7)

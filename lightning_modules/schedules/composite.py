@@ -1,4 +1,4 @@
-"""Schedules that are made of other schedules."""
+"""Schedules composed of other schedules."""
 
 import math
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ __all__ = ["HoldThenDecay", "Join", "Scaled", "Warmup", "join", "scaled", "warmu
 
 @dataclass(frozen=True, kw_only=True)
 class HoldThenDecay(Schedule):
-    """The initial lr for a while, and then any schedule.
+    """Hold the initial lr, then follow any schedule.
 
-    1 up to step `hold_steps`, then ``factor(s) = decay(s - hold_steps)``: the step that `decay` sees starts at 0 again.
+    1 up to step `hold_steps`, then ``factor(s) = decay(s - hold_steps)``: `decay` starts at its own step 0.
 
     Args:
         hold_steps: Steps at the initial lr, at least 0.
@@ -45,11 +45,11 @@ class HoldThenDecay(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class Warmup(Schedule):
-    """Rise in a straight line to the first value of any schedule, and then that schedule.
+    """Linear warmup to the first value of any schedule, followed by that schedule.
 
     ``factor(s) = schedule(0) * (start + (1 - start) * s / steps)`` before step `steps`, then ``schedule(s - steps)``.
-    ``start * schedule(0)`` at step 0, ``schedule(0)`` at step `steps`. The schedule is put off, not cut: a decay of a
-    thousand steps after a warmup of a hundred ends at step 1100.
+    ``start * schedule(0)`` at step 0, ``schedule(0)`` at step `steps`. The schedule is delayed, not cut: a decay of
+    1000 steps after a warmup of 100 steps ends at step 1100.
 
     Args:
         schedule: The schedule after the warmup.
@@ -83,14 +83,14 @@ class Warmup(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class Join(Schedule):
-    """One schedule after the other.
+    """Several schedules, one after the other.
 
-    Up to the first of `starts` ``factor(s) = schedules[0](s)``, and from ``starts[i]`` on, that step included,
-    ``schedules[i + 1](s - starts[i])``: each begins at its own step 0, and the last goes on for ever.
+    ``factor(s) = schedules[0](s)`` before the first of `starts`, and ``schedules[i + 1](s - starts[i])`` from step
+    ``starts[i]`` on: each schedule begins at its own step 0, and the last one never ends.
 
     Args:
-        schedules: The schedules in their order, at least one.
-        starts: Steps at which the second and further ones begin, rising, above 0; one less than there are schedules.
+        schedules: The schedules in order, at least one.
+        starts: Steps at which the second and later schedules begin, increasing, above 0; one fewer than schedules.
 
     Synonyms: torch ``SequentialLR`` (milestones = starts); optax ``join_schedules``.
 
@@ -118,15 +118,15 @@ class Join(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class Scaled(Schedule):
-    """Any schedule, times a constant.
+    """Any schedule multiplied by a constant.
 
     ``scaled(s) = factor * schedule(s)``
 
     Args:
         schedule: The schedule that is multiplied.
-        factor: What it is multiplied by, above 0.
+        factor: The constant, above 0.
 
-    Synonyms: none needed where the lr itself is multiplied; it serves the parts of a `Join`.
+    Synonyms: none; elsewhere one changes the lr itself. It is useful for the parts of a `Join`.
 
     >>> from lightning_modules.schedules import StepDecay
     >>> schedule = scaled(StepDecay(decay_rate=0.5, decay_steps=10), 0.1)
@@ -146,15 +146,15 @@ class Scaled(Schedule):
 
 
 def warmup(schedule: Schedule, steps: float, start: float = 0.0) -> Warmup:
-    """Return the schedule, put off by a straight rise; see `Warmup`."""
+    """Return the schedule after a linear warmup; see `Warmup`."""
     return Warmup(schedule=schedule, steps=steps, start=start)
 
 
 def join(schedules: Sequence[Schedule], starts: Sequence[float]) -> Join:
-    """Return the schedules one after the other, each from its start on; see `Join`."""
+    """Return the schedules one after the other, each from its start; see `Join`."""
     return Join(schedules=tuple(schedules), starts=tuple(starts))
 
 
 def scaled(schedule: Schedule, factor: float) -> Scaled:
-    """Return the schedule times a factor; see `Scaled`."""
+    """Return the schedule multiplied by a factor; see `Scaled`."""
     return Scaled(schedule=schedule, factor=factor)

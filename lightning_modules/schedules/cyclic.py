@@ -13,26 +13,27 @@ __all__ = ["CosineRestarts", "OneCycle", "TriangularCyclic"]
 
 @dataclass(frozen=True, kw_only=True)
 class TriangularCyclic(Schedule):
-    """Rise from the minimum to the initial lr and fall back in straight lines, again and again.
+    """Linear cycles between a minimum and the initial lr.
 
-    In cycle ``k = floor(s / (2 * half_period))``, with ``h`` going from 0 up to 1 in the middle of the cycle and back:
+    In cycle ``k = floor(s / (2 * half_period))``, where ``h`` rises from 0 to 1 in the middle of the cycle and falls
+    back to 0:
 
     ``low = min_factor * min_decay**k``, ``factor(s) = low + (1 - min_factor) * peak_decay**k * h``
 
-    `min_factor` at step 0, 1 at step `half_period`, `min_factor * min_decay` at step ``2 * half_period``; it goes on
-    for ever. As with `CosineRestarts` the height of a peak is measured from the minimum: no peak falls below it.
+    `min_factor` at step 0, 1 at step `half_period`, `min_factor * min_decay` at step ``2 * half_period``; the cycles
+    never end. As in `CosineRestarts`, the height of a peak is measured from the minimum: no peak falls below it.
 
     Args:
         half_period: Steps from a minimum to the next peak.
         min_factor: Factor at the first minimum, between 0 and 1.
-        peak_decay: Ratio of the height of a peak above the minimum to the one before, above 0 and at most 1.
-        min_decay: Ratio of a minimum to the one before, above 0 and at most 1.
+        peak_decay: Ratio of the height of a peak above the minimum to the previous height, above 0 and at most 1.
+        min_decay: Ratio of a minimum to the previous one, above 0 and at most 1.
 
-    Source: Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017: his "triangular"; "triangular2"
-    with a `peak_decay` of 0.5. His "exp_range" lowers both bounds at every step; here that happens once a cycle.
+    Source: Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017: "triangular"; "triangular2" with
+    a `peak_decay` of 0.5. The paper's "exp_range" lowers both bounds at every step; here they change once per cycle.
     Synonyms: torch ``CyclicLR(base_lr=initial_lr * min_factor, max_lr=initial_lr, step_size_up=half_period,
-    cycle_momentum=False)``: by default that one cycles the momentum too, here it is never touched. Neither Keras nor
-    timm has it.
+    cycle_momentum=False)``; by default that cycles the momentum too, which is constant here. Neither Keras nor timm
+    has it.
 
     >>> schedule = TriangularCyclic(half_period=100, min_factor=0.2, peak_decay=0.5)
     >>> [round(schedule(step), 6) for step in (0, 50, 100, 200, 300, 400)]
@@ -61,21 +62,21 @@ class TriangularCyclic(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class CosineRestarts(Schedule):
-    """Cosine decay to `min_factor`, started again from a peak at the end of every period (SGDR).
+    """Cosine decay to `min_factor` with warm restarts at the end of every period (SGDR).
 
     Period ``k`` begins at ``restart_period * (period_growth**k - 1) / (period_growth - 1)`` (``k * restart_period``
-    without growth) and lasts ``restart_period * period_growth**k`` steps, not rounded. With ``t`` the share of the
-    period that is over:
+    without growth) and lasts ``restart_period * period_growth**k`` steps, not rounded. With ``t`` the elapsed share of
+    the period:
 
     ``factor(s) = (1 - min_factor) * peak_decay**k * (1 + cos(pi * t)) / 2 + min_factor``
 
-    1 at step 0; at a restart exactly ``(1 - min_factor) * peak_decay**k + min_factor``; it goes on restarting for ever.
+    1 at step 0; at a restart exactly ``(1 - min_factor) * peak_decay**k + min_factor``; the restarts never end.
 
     Args:
-        restart_period: Steps in the first period.
-        period_growth: Ratio of the length of a period to the one before, a real number of at least 1.
-        peak_decay: Ratio of the height of a peak to the one before, above 0 and at most 1.
-        min_factor: Factor that each period decays to, between 0 and 1.
+        restart_period: Steps of the first period.
+        period_growth: Ratio of the length of a period to the previous one, a real number of at least 1.
+        peak_decay: Ratio of the height of a peak above the minimum to the previous height, above 0 and at most 1.
+        min_factor: Factor at the end of each period, between 0 and 1.
 
     Source: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017.
     Synonyms: TensorFlow and Keras ``CosineDecayRestarts`` (t_mul, m_mul, alpha); torch ``CosineAnnealingWarmRestarts``
@@ -104,26 +105,26 @@ class CosineRestarts(Schedule):
         return float((1 - self.min_factor) * self.peak_decay**period * wave + self.min_factor)
 
     def _start(self, period: int) -> float:
-        """Return the (real-valued) step at which a period begins."""
+        """Return the step, a real number, at which a period begins."""
         growth = self.period_growth - 1
         if growth == 0:
             return self.restart_period * period
-        if period * math.log(self.period_growth) > 700:  # beyond any step, and too large for a float
+        if period * math.log(self.period_growth) > 700:  # too large for a float, and beyond any step
             return math.inf
         if growth > 1e-3:
             return float(self.restart_period * (self.period_growth**period - 1) / growth)
-        # growth**period - 1 would lose most of its digits here.
+        # growth**period - 1 would lose most of its digits.
         return self.restart_period * math.expm1(period * math.log1p(growth)) / growth
 
     def _locate(self, step: float) -> tuple[int, float]:
-        """Return the period that `step` lies in and the share of that period that is over, in [0, 1]."""
+        """Return the period of a step, and the elapsed share of the period, in [0, 1]."""
         growth = self.period_growth - 1
-        periods = share_of(step, self.restart_period)  # if all were as long as the first
+        periods = share_of(step, self.restart_period)  # for periods of equal length
         if growth > 0:
             periods = math.log1p(min(periods * growth, sys.float_info.max)) / math.log1p(growth)
         period = int(periods)
-        # The logarithm is only a guess, at a boundary often one too low: the start of the next period decides. It is a
-        # real number, and 220.00000000000003 is the step 220 (as in 100 + 100 * 1.2) within its rounding.
+        # The logarithm is only an estimate, which at a boundary is often one too low. The start of the next period
+        # decides; it is compared with a tolerance, because 100 + 100 * 1.2 = 220.00000000000003 means step 220.
         if self._start(period + 1) <= step * (1 + ROUNDING):
             period += 1
         start = self._start(period)
@@ -133,26 +134,26 @@ class CosineRestarts(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class OneCycle(Schedule):
-    """One rise to the initial lr and one fall to far below where it began.
+    """One rise to the initial lr and one fall to far below the start.
 
-    The rise takes ``rise_share * total_steps - 1`` steps, from `start_factor` to 1; the fall goes from there to
-    `end_factor` at step ``total_steps - 1``, the last one. With `three_phase` the fall takes as long as the rise and
-    ends at `start_factor`, and the rest of the steps lead on to `end_factor`. `start_factor` at step 0, `end_factor` at
+    The rise from `start_factor` to 1 takes ``rise_share * total_steps - 1`` steps; the fall from there reaches
+    `end_factor` at the last step, ``total_steps - 1``. With `three_phase`, the fall takes as long as the rise and ends
+    at `start_factor`; the remaining steps lead from there to `end_factor`. `start_factor` at step 0, `end_factor` at
     the end and beyond.
 
     Args:
         total_steps: Steps of the cycle, usually of the whole training.
-        rise_share: Share of them in which the lr rises, above 0 and below 1 (at most 0.5 with `three_phase`).
+        rise_share: Share of the steps in which the lr rises, above 0 and below 1 (at most 0.5 with `three_phase`).
         start_factor: Factor at step 0, between 0 and 1.
         end_factor: Factor at the end, between 0 and 1.
-        shape: Form of the rise and the falls; "linear" is that of the paper.
-        three_phase: Fall back to `start_factor` first, as in the paper.
+        shape: Shape of the rise and the fall; the paper has "linear".
+        three_phase: Fall to `start_factor` first, as in the paper.
 
     Source: Smith and Topin, "Super-Convergence: Very Fast Training of Neural Networks Using Large Learning Rates",
     2018.
     Synonyms: torch ``OneCycleLR(max_lr=initial_lr, pct_start=rise_share, div_factor=1 / start_factor,
-    final_div_factor=start_factor / end_factor, anneal_strategy=shape, cycle_momentum=False)``: by default that one
-    cycles the momentum too, here it is never touched. Neither Keras nor timm has it.
+    final_div_factor=start_factor / end_factor, anneal_strategy=shape, cycle_momentum=False)``; by default that
+    cycles the momentum too, which is constant here. Neither Keras nor timm has it.
 
     >>> schedule = OneCycle(total_steps=101, rise_share=51 / 101, start_factor=0.2, end_factor=0.0)
     >>> [round(schedule(step), 6) for step in (0, 25, 50, 75, 100, 1000)]
@@ -188,7 +189,7 @@ class OneCycle(Schedule):
         return self._between(self.start_factor, self.end_factor, (step - 2 * rise) / (end - 2 * rise))
 
     def _between(self, first: float, last: float, progress: float) -> float:
-        """Return the factor at some progress from the first one to the last one, which holds from 1 on."""
+        """Return the factor between `first` and `last` at a progress of 0 to 1; beyond 1 it is `last`."""
         progress = min(1.0, progress)
         left = 0.5 * (1 + math.cos(math.pi * progress)) if self.shape == "cosine" else 1 - progress
         return last + (first - last) * left

@@ -45,14 +45,14 @@ class Constant(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class PiecewiseConstant(Schedule):
-    """Other constants on other stretches of the training.
+    """Piecewise-constant factor that changes at given steps.
 
-    ``factor(s) = factors[number of boundaries below s]``: the old value still holds *at* a boundary. ``factors[0]`` at
+    ``factor(s) = factors[number of boundaries below s]``: *at* a boundary, the old value still holds. ``factors[0]`` at
     step 0, ``factors[-1]`` beyond the last boundary.
 
     Args:
-        boundaries: Last steps of the stretches, rising, in steps.
-        factors: Factor on each stretch, at least 0; one more than there are boundaries.
+        boundaries: Last step of each interval but the last, increasing.
+        factors: Factor on each interval, at least 0; one more than boundaries.
 
     Synonyms: TensorFlow ``piecewise_constant`` and Keras ``PiecewiseConstantDecay`` (values = initial_lr * factors);
     torch ``MultiStepLR``, which changes one step sooner, at the milestone (boundaries = milestones - 1); timm
@@ -74,20 +74,20 @@ class PiecewiseConstant(Schedule):
         require(self, "factors", all(0 <= each < math.inf for each in self.factors), "factors >= 0")
 
     def _factor(self, step: float) -> float:
-        # 0.29 * 100 is a little less than 29, and yet the boundary that step 29 is at.
+        # With a tolerance: a boundary of 0.29 * 100, a little less than 29, means step 29.
         return self.factors[bisect_left(self.boundaries, step * (1 - ROUNDING))]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExponentialDecay(Schedule):
-    """Multiply by `decay_rate` every `decay_steps` steps, continuously or at once.
+    """Multiply by `decay_rate` every `decay_steps` steps, continuously or in steps.
 
     ``factor(s) = decay_rate ** (s / decay_steps)``, with ``floor(s / decay_steps)`` as the exponent when `staircase`.
     1 at step 0, `decay_rate` at step `decay_steps`, towards 0 beyond.
 
     Args:
         decay_rate: Factor per `decay_steps` steps, above 0 and at most 1.
-        decay_steps: Steps in which the lr is multiplied by `decay_rate` once.
+        decay_steps: Steps in which the lr is multiplied by `decay_rate`.
         staircase: Hold the lr between multiples of `decay_steps`.
 
     Synonyms: TensorFlow and Keras ``ExponentialDecay``; torch ``ExponentialLR(gamma=decay_rate ** (1 / decay_steps))``
@@ -112,15 +112,15 @@ class ExponentialDecay(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class NaturalExponentialDecay(Schedule):
-    """Exponential decay whose rate is an exponent of e.
+    """Exponential decay with base e.
 
     ``factor(s) = exp(-decay_rate * s / decay_steps)``, with ``floor(s / decay_steps)`` for ``s / decay_steps`` when
     `staircase`. 1 at step 0, ``exp(-decay_rate)`` at step `decay_steps`, towards 0 beyond. It is an `ExponentialDecay`
     with a `decay_rate` of ``exp(-decay_rate)``.
 
     Args:
-        decay_rate: By how much the logarithm of the lr falls per `decay_steps` steps, at least 0.
-        decay_steps: Steps in which the lr is multiplied by ``exp(-decay_rate)`` once.
+        decay_rate: Decrease of the logarithm of the lr per `decay_steps` steps, at least 0.
+        decay_steps: Steps in which the lr is multiplied by ``exp(-decay_rate)``.
         staircase: Hold the lr between multiples of `decay_steps`.
 
     Synonyms: TensorFlow 1 ``natural_exp_decay``; torch ``ExponentialLR(gamma=exp(-decay_rate / decay_steps))``.
@@ -144,14 +144,14 @@ class NaturalExponentialDecay(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class InverseTimeDecay(Schedule):
-    """Decay with the inverse of the time, quick at first and ever slower.
+    """Decay with the inverse of time, fast at first and then slower and slower.
 
     ``factor(s) = 1 / (1 + decay_rate * s / decay_steps)``, with ``floor(s / decay_steps)`` for ``s / decay_steps`` when
     `staircase`. 1 at step 0, ``1 / (1 + decay_rate)`` at step `decay_steps`, towards 0 beyond.
 
     Args:
-        decay_rate: By how much the inverse of the factor grows per `decay_steps` steps, at least 0.
-        decay_steps: Steps in which the inverse of the factor grows by `decay_rate`.
+        decay_rate: Increase of the inverse of the factor per `decay_steps` steps, at least 0.
+        decay_steps: Steps in which the inverse of the factor increases by `decay_rate`.
         staircase: Hold the lr between multiples of `decay_steps`.
 
     Source: Robbins and Monro, "A Stochastic Approximation Method", Annals of Mathematical Statistics 22, 1951.
@@ -177,7 +177,7 @@ class InverseTimeDecay(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class StepDecay(Schedule):
-    """Multiply by `decay_rate` at once, every `decay_steps` steps: "halve it every five epochs".
+    """Multiply by `decay_rate` every `decay_steps` steps, as in "halve it every five epochs".
 
     ``factor(s) = decay_rate ** floor(s / decay_steps)``. 1 at step 0, `decay_rate` at step `decay_steps`, towards 0
     beyond. The same as an `ExponentialDecay` with `staircase`.
@@ -207,18 +207,18 @@ class StepDecay(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class PolynomialDecay(Schedule):
-    """Decay to `end_factor` along a power of the time that is left, once or again and again.
+    """Decay to `end_factor` with a power of the remaining time, once or in cycles.
 
     ``factor(s) = (1 - end_factor) * (1 - min(s, D) / D) ** power + end_factor``, with ``D = decay_steps``. 1 at step 0,
-    `end_factor` at step `decay_steps` and beyond. With `cycle` ``D = decay_steps * ceil(s / decay_steps)``: at each
-    multiple of `decay_steps` the factor is exactly `end_factor`, and one step later it has jumped up to a decay that is
+    `end_factor` at step `decay_steps` and beyond. With `cycle`, ``D = decay_steps * ceil(s / decay_steps)``: at each
+    multiple of `decay_steps` the factor is exactly `end_factor`, and at the next step it jumps up to a decay that is
     longer by `decay_steps`.
 
     Args:
         decay_steps: Steps of the (first) decay.
-        end_factor: Factor that is decayed to, at least 0; above 1 the lr rises.
+        end_factor: Factor at the end, at least 0; above 1 the lr rises.
         power: Exponent, above 0; 1 is a straight line.
-        cycle: Start again after each multiple of `decay_steps`, from ever lower.
+        cycle: Restart after each multiple of `decay_steps`, each time from a lower factor.
 
     Synonyms: TensorFlow ``polynomial_decay`` and Keras ``PolynomialDecay`` (end_learning_rate = initial_lr *
     end_factor); torch ``PolynomialLR(total_iters=decay_steps)`` (only with an end_factor of 0, and no cycle) and
@@ -246,20 +246,20 @@ class PolynomialDecay(Schedule):
         share = share_of(step, self.decay_steps)
         if self.cycle:
             share /= max(1, -whole(-share))
-        left = 0.0 if has_reached(share, 1.0) else 1 - share  # a small power would make much of a rounded length
+        left = 0.0 if has_reached(share, 1.0) else 1 - share  # a small power would amplify a rounding error
         return float((1 - self.end_factor) * left**self.power + self.end_factor)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CosineDecay(Schedule):
-    """Decay to `min_factor` along half a cosine wave.
+    """Decay to `min_factor` along half a cosine wave (cosine annealing).
 
     ``factor(s) = (1 - min_factor) * (1 + cos(pi * min(s, decay_steps) / decay_steps)) / 2 + min_factor``. 1 at step 0,
     `min_factor` at step `decay_steps` and beyond.
 
     Args:
         decay_steps: Steps of the decay.
-        min_factor: Factor that is decayed to, between 0 and 1.
+        min_factor: Factor at the end, between 0 and 1.
 
     Source: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017.
     Synonyms: TensorFlow ``cosine_decay`` and Keras ``CosineDecay`` (alpha = min_factor); torch
@@ -285,7 +285,7 @@ class CosineDecay(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class LinearCosineDecay(Schedule):
-    """A straight decay times a cosine wave, plus a constant.
+    """Linear decay multiplied by a cosine wave, plus a constant.
 
     With ``t = min(s, decay_steps) / decay_steps``:
 
@@ -296,8 +296,8 @@ class LinearCosineDecay(Schedule):
 
     Args:
         decay_steps: Steps of the decay.
-        num_periods: Waves of the cosine in `decay_steps`, at least 0; 0.5 only falls.
-        alpha: Added to the straight line, at least 0.
+        num_periods: Periods of the cosine in `decay_steps`, at least 0; with 0.5 it only falls.
+        alpha: Added to the linear decay, at least 0.
         beta: Added to the product, at least 0.
 
     Source: Bello et al., "Neural Optimizer Search with Reinforcement Learning", ICML 2017.
@@ -330,27 +330,27 @@ class LinearCosineDecay(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class NoisyLinearCosineDecay(LinearCosineDecay):
-    """`LinearCosineDecay` with noise on the straight line, wild at first and ever calmer.
+    """`LinearCosineDecay` with noise on the linear decay; the variance of the noise decreases.
 
     With ``t = min(s, decay_steps) / decay_steps``:
 
     ``factor(s) = max(0, (alpha + 1 - t + noise) * (1 + cos(2 * pi * num_periods * t)) / 2 + beta)``
 
     where ``noise`` is drawn for each step from a normal distribution with the variance ``initial_variance / (1 + min(s,
-    decay_steps)) ** variance_decay``. The draw depends on `seed` and the step alone, so a curve can be drawn, resumed
-    and repeated anywhere: the first 8 bytes of the BLAKE2b hash of "seed:step" are the uniform number that the inverse
-    normal distribution maps to the noise. ``max(0, 1 + alpha + beta + noise)`` at step 0, where by default about every
-    sixth seed gives 0; with the default `num_periods` `beta` at step `decay_steps` and beyond. TensorFlow draws again
-    at every call and lets the lr become negative.
+    decay_steps)) ** variance_decay``. The noise depends on `seed` and the step alone, so a curve can be plotted,
+    resumed and repeated anywhere: the first 8 bytes of the BLAKE2b hash of "seed:step" are the uniform number that the
+    inverse normal distribution maps to the noise. ``max(0, 1 + alpha + beta + noise)`` at step 0, which by default is 0
+    for about every sixth seed; with the default `num_periods`, `beta` at step `decay_steps` and beyond. TensorFlow
+    draws new noise at every call, and its lr can become negative.
 
     Args:
         decay_steps: Steps of the decay.
-        num_periods: Waves of the cosine in `decay_steps`, at least 0; 0.5 only falls.
-        alpha: Added to the straight line, at least 0.
+        num_periods: Periods of the cosine in `decay_steps`, at least 0; with 0.5 it only falls.
+        alpha: Added to the linear decay, at least 0.
         beta: Added to the product, at least 0.
         initial_variance: Variance of the noise at step 0, at least 0.
-        variance_decay: How fast the variance falls, at least 0.
-        seed: Which noise, a whole number.
+        variance_decay: Exponent of the decrease of the variance, at least 0.
+        seed: Seed of the noise, a whole number.
 
     Source: Bello et al., "Neural Optimizer Search with Reinforcement Learning", ICML 2017.
     Synonyms: TensorFlow 1 ``noisy_linear_cosine_decay``; neither torch nor Keras 3 has it. timm adds noise of a limited
@@ -375,7 +375,7 @@ class NoisyLinearCosineDecay(LinearCosineDecay):
 
     def _noise(self, step: float) -> float:
         digest = hashlib.blake2b(f"{self.seed}:{math.floor(step)}".encode(), digest_size=8).digest()
-        # 52 bits and a half: never 0 or 1, where the normal distribution ends in infinities.
+        # 52 bits plus a half: never 0 or 1, where the inverse normal distribution is infinite.
         uniform = ((int.from_bytes(digest, "big") >> 12) + 0.5) / 2**52
         variance = self.initial_variance * (1 + min(step, self.decay_steps)) ** -self.variance_decay
         return math.sqrt(variance) * NormalDist().inv_cdf(uniform)
@@ -383,13 +383,13 @@ class NoisyLinearCosineDecay(LinearCosineDecay):
 
 @dataclass(frozen=True, kw_only=True)
 class InverseSqrt(Schedule):
-    """Rise in a straight line, then decay with the inverse square root of the step, for ever.
+    """Linear warmup, then decay with the inverse square root of the step.
 
     ``factor(s) = min((s + 1) / warmup_steps, sqrt(warmup_steps / (s + 1)))``. ``1 / warmup_steps`` at step 0, 1 at step
     ``warmup_steps - 1`` (the paper counts steps from 1), towards 0 beyond: a half at four times the warmup.
 
     Args:
-        warmup_steps: Steps of the rise, above 0; more of them make the decay slower as well.
+        warmup_steps: Steps of the warmup, above 0; a longer warmup also makes the decay slower.
 
     Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, with ``initial_lr = (d_model * warmup_steps) **
     -0.5``.
@@ -412,19 +412,19 @@ class InverseSqrt(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class WarmupStableDecay(Schedule):
-    """Rise in a straight line, stay at the initial lr, decay at the end (WSD, the trapezoid).
+    """Linear warmup, constant lr, and a decay at the end (WSD, trapezoidal).
 
-    ``s / warmup_steps`` up to step `warmup_steps`, 1 for the next `hold_steps`, and then, with ``t`` the share of
-    `decay_steps` that is over, ``factor(s) = (1 - min_factor) * shape(t) + min_factor``, where ``shape(t)`` is
-    ``1 - t`` ("linear"), ``(1 + cos(pi * t)) / 2`` ("cosine") or ``1 - sqrt(t)`` ("sqrt"). 0 at step 0 unless there is
-    no warmup, `min_factor` at the end and beyond.
+    ``s / warmup_steps`` up to step `warmup_steps`, 1 for the next `hold_steps`, and then, with ``t`` the elapsed share
+    of `decay_steps`, ``factor(s) = (1 - min_factor) * shape(t) + min_factor``, where ``shape(t)`` is ``1 - t``
+    ("linear"), ``(1 + cos(pi * t)) / 2`` ("cosine") or ``1 - sqrt(t)`` ("sqrt"). 0 at step 0 unless there is no warmup,
+    `min_factor` at the end and beyond.
 
     Args:
-        warmup_steps: Steps of the rise, at least 0.
+        warmup_steps: Steps of the warmup, at least 0.
         hold_steps: Steps at the initial lr, at least 0.
         decay_steps: Steps of the decay.
-        min_factor: Factor that is decayed to, between 0 and 1.
-        shape: Form of the decay; "sqrt" falls fastest at first and did best in the second paper.
+        min_factor: Factor at the end, between 0 and 1.
+        shape: Shape of the decay; "sqrt" falls fastest at first, and was best in the second paper.
 
     Source: Hu et al., "MiniCPM", COLM 2024; Hägele et al., "Scaling Laws and Compute-Optimal Training Beyond Fixed
     Training Durations", NeurIPS 2024.
@@ -462,6 +462,6 @@ class WarmupStableDecay(Schedule):
 
 
 def _elapsed(step: float, decay_steps: float, staircase: bool) -> float:
-    """Return how many times `decay_steps` are over at `step`, whole times only when `staircase`."""
+    """Return ``step / decay_steps``, rounded down to a whole number with `staircase`."""
     share = share_of(step, decay_steps)
     return whole(share) if staircase else share

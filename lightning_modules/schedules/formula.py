@@ -1,4 +1,4 @@
-"""Schedules that are formulas of the step, or functions of the user's."""
+"""Schedules given by a formula of the step, or by the user's function."""
 
 import ast
 import importlib
@@ -19,19 +19,19 @@ __all__ = ["Lambda"]
 
 @dataclass(frozen=True, kw_only=True)
 class Lambda(Schedule):
-    """Anything else: a formula, or a function of your own.
+    """Any other schedule: a formula, or your own function.
 
-    ``factor(s) = function(s)``. Steps 0 and 1 are tried at once, so that most mistakes show before a training.
+    ``factor(s) = function(s)``. Steps 0 and 1 are evaluated at construction, so most errors show before a training.
 
     Args:
         function: A formula of ``step``, or "package.module:name" of a function that takes a step and returns the
-            factor. A formula has numbers, ``step``, ``pi``, ``+ - * / // % **``, comparisons, ``and``, ``or``, ``not``,
-            ``a if b else c`` and the functions abs, ceil, cos, exp, floor, log, max, min, sin, sqrt, tanh; it runs
-            nothing else, so one in somebody else's study file is safe to try. "package.module:name" is imported and run
-            as it is.
+            factor. A formula may contain numbers, ``step``, ``pi``, ``+ - * / // % **``, comparisons, ``and``, ``or``,
+            ``not``, ``a if b else c`` and the functions abs, ceil, cos, exp, floor, log, max, min, sin, sqrt, tanh. It
+            cannot run anything else, so formulas in study files of others are safe. "package.module:name" is imported
+            and called without restrictions.
 
     Raises:
-        ValueError: If `function` is neither, and at each call whose result is negative, not finite or not a number.
+        ValueError: If `function` is neither, or if the result of a call is negative, not finite or not a number.
         ImportError: If it is a formula and simpleeval is not installed.
 
     Synonyms: torch ``LambdaLR``; Keras ``LearningRateScheduler``.
@@ -59,8 +59,8 @@ Lambda(function='1 - step / 10')
         return float(factor)
 
 
-# A formula is read by Python's own parser, checked against this list, and evaluated by simpleeval, which looks every
-# name and operator up in the tables it is given.
+# A formula is parsed by Python's parser, checked against this list, and evaluated by simpleeval, which looks up every
+# name and operator in the given tables.
 _GRAMMAR = (ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.IfExp, ast.Call, ast.Name, ast.Constant)
 _NAMES = {"pi": math.pi}
 _FUNCTIONS: dict[str, Callable[..., float]] = {
@@ -83,7 +83,7 @@ _OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Div: operator.truediv,
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
-    ast.Pow: math.pow,  # always of floats: 9 ** 9 ** 9 of whole numbers would fill the memory
+    ast.Pow: math.pow,  # on floats: 9 ** 9 ** 9 on integers would fill the memory
     ast.USub: operator.neg,
     ast.UAdd: operator.pos,
     ast.Not: operator.not_,
@@ -99,7 +99,7 @@ _LONGEST_FORMULA = 1000
 
 @lru_cache(maxsize=256)
 def _function(text: str) -> Callable[[float], Any]:
-    """Return the function that a text is the formula or the name of."""
+    """Return the function that a text defines as a formula, or names."""
     named = re.fullmatch(r"([\w.]+):([\w.]+)", text)
     if named is None:
         return _formula(text)
@@ -116,14 +116,14 @@ def _function(text: str) -> Callable[[float], Any]:
 
 
 def _formula(text: str) -> Callable[[float], Any]:
-    """Return the function of the step that a formula means."""
+    """Return a formula as a function of the step."""
     tree = _parse(text)
     try:
         simpleeval = importlib.import_module("simpleeval")
     except ImportError as error:
         raise ImportError(f"the formula {text!r} of a Lambda needs simpleeval: pip install simpleeval") from error
     evaluator = simpleeval.SimpleEval(operators=_OPERATORS, functions=_FUNCTIONS, names=_NAMES, allowed_attrs={})
-    lock = threading.Lock()  # the evaluator holds the names of one call at a time
+    lock = threading.Lock()  # the evaluator stores the names of one call at a time
 
     def evaluate(step: float) -> Any:
         with lock:
@@ -137,7 +137,7 @@ def _formula(text: str) -> Callable[[float], Any]:
 
 
 def _parse(text: str) -> ast.expr:
-    """Return the syntax tree of a formula, every part of which is on the list."""
+    """Return the syntax tree of a formula, after checking that every part of it is allowed."""
     if len(text) > _LONGEST_FORMULA:
         raise ValueError(f"function of at most {_LONGEST_FORMULA} characters must hold, but got {len(text)} of them")
     try:

@@ -1,7 +1,7 @@
-"""Plateau reduction: a scale that a metric drives, multiplied onto any schedule.
+"""Plateau reduction: a scale that depends on a metric and multiplies any schedule.
 
-`Plateau` holds the settings, `PlateauState` what has been seen; `Plateau.update` is a pure function from one state to
-the next, so a plateau can be checkpointed, resumed and run for many trials at once. Standard library only.
+`Plateau` has the settings and `PlateauState` the state; `Plateau.update` is a pure function from one state to the next,
+so a plateau can be checkpointed, resumed and run for many trials at once. Standard library only.
 """
 
 import math
@@ -17,13 +17,13 @@ __all__ = ["Plateau", "PlateauState"]
 
 @dataclass(frozen=True, kw_only=True)
 class PlateauState:
-    """What a plateau has seen so far.
+    """The state of a plateau.
 
     Args:
         scale: Factor on the schedule, from 1 down to the plateau's `min_factor`.
         best: Best value so far; None before the first.
-        bad_evaluations: Evaluations in a row without improvement.
-        cooldown_left: Evaluations that are still not counted as bad.
+        bad_evaluations: Consecutive evaluations without improvement.
+        cooldown_left: Remaining evaluations of the cooldown, which are not counted as bad.
     """
 
     scale: float = 1.0
@@ -37,30 +37,30 @@ class Plateau:
     """Reduce the lr when a metric has stopped improving, on top of any schedule.
 
     ``lr(s) = initial_lr * schedule(s) * scale``. After `patience` evaluations without improvement, the next one without
-    improvement multiplies the scale by `factor`. That is how torch reads these words; Keras, whose reading `convention`
-    offers, differs from it in four things, and it knows a `threshold_mode` of "abs" only:
+    improvement multiplies the scale by `factor`. This is torch's definition. With a `convention` of "keras", patience
+    and cooldown follow Keras, which has only a `threshold_mode` of "abs" and differs in four points:
 
-    * It reduces *at* the evaluation number `patience` without improvement, torch at the next one. A patience of ``n``
-      in torch is one of ``n + 1`` in Keras, where 0 is the same as 1.
-    * The evaluation that ends the cooldown counts: a cooldown of ``n`` in Keras leaves out ``n - 1`` evaluations, torch
-      leaves out ``n``. A cooldown of 1 in Keras is none.
-    * The first value is the best so far whatever it is. If it is NaN, nothing ever improves on it; torch waits for a
-      number (neither counts a later NaN as an improvement).
-    * ``value - threshold > best`` for "max", ``value + threshold < best`` for "min" is an improvement, where torch adds
-      the threshold to the other side; only rounding can tell these apart.
+    * It reduces *at* the `patience`-th evaluation without improvement, torch at the next one. A patience of ``n`` in
+      torch is a patience of ``n + 1`` in Keras, where 0 means the same as 1.
+    * The evaluation that ends the cooldown counts: a cooldown of ``n`` skips ``n - 1`` evaluations in Keras, and ``n``
+      in torch. A cooldown of 1 has no effect in Keras.
+    * The first value is always the best so far. If it is NaN, no value ever improves on it; torch waits for a number
+      (neither counts a later NaN as an improvement).
+    * An improvement is ``value - threshold > best`` for "max" and ``value + threshold < best`` for "min"; torch adds
+      the threshold to the other side, which differs by rounding only.
 
     Args:
-        factor: What the scale is multiplied by, above 0 and below 1.
-        patience: Evaluations without improvement that are tolerated; with Keras's convention the last of them is not.
-        threshold: How much better than the best a value must be to count.
-        threshold_mode: Whether `threshold` is a share of the best ("rel") or a difference ("abs").
-        cooldown: Evaluations after a reduction in which nothing is counted as bad; with Keras's convention the last of
-            them is.
+        factor: Factor on the scale at each reduction, above 0 and below 1.
+        patience: Tolerated evaluations without improvement; with Keras's convention, the last of them is not tolerated.
+        threshold: Smallest difference from the best value that counts as an improvement.
+        threshold_mode: Whether `threshold` is relative to the best value ("rel") or absolute ("abs").
+        cooldown: Evaluations after a reduction that are not counted as bad; with Keras's convention, the last of them
+            is counted.
         min_factor: Lower bound of the scale, between 0 and 1.
         mode: Whether the metric should fall ("min") or rise ("max").
         monitor: Name of the logged metric.
         schedule: The schedule that the scale multiplies.
-        convention: Whose reading of patience and cooldown holds, "torch" or "keras".
+        convention: Definition of patience and cooldown, "torch" or "keras".
 
     Synonyms: torch ``ReduceLROnPlateau`` (min_lr = min_factor * initial_lr, eps = 0), to which it is equal; Keras
     ``ReduceLROnPlateau`` (min_delta = threshold, min_lr = min_factor * initial_lr), to which it is equal with a
@@ -109,11 +109,11 @@ class Plateau:
         require(self, "convention", self.convention in ("torch", "keras"), 'convention "torch" or "keras"')
 
     def update(self, state: PlateauState, value: float) -> PlateauState:
-        """Return the state after an evaluation that gave `value`; NaN counts as no improvement."""
+        """Return the state after an evaluation with this value; NaN is no improvement."""
         value = float(value)
         keras = self.convention == "keras"
         improved = self._improves(value, state.best)
-        # torch ends the cooldown after the evaluation, Keras before it.
+        # torch decrements the cooldown after the evaluation, Keras before it.
         cooling = state.cooldown_left > (1 if keras else 0)
         cooldown_left = max(0, state.cooldown_left - 1)
         bad = 0 if improved or cooling else state.bad_evaluations + 1
