@@ -140,7 +140,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
 def test_a_network_of_one_s_own_goes_home_with_the_weights_of_its_best_epoch(own: StudyFolder, tmp_path: Path):
     to = tmp_path / "wine"
     own.command(export, "wine", "--to", str(to))
-    assert "And examples, which must be beside this file or on PYTHONPATH." in (to / "train.py").read_text()
+    assert "And examples, which must be next to this file or on PYTHONPATH." in (to / "train.py").read_text()
     card = (to / "README.md").read_text()
     assert "lightning_modules, and `examples`, which must be beside it or on `PYTHONPATH`." in card
     ((epoch, value),) = own.optuna(

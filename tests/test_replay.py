@@ -51,7 +51,7 @@ def test_a_replay_says_what_differs_and_from_which_step(copied: StudyFolder):
     changed = json.dumps({**json.loads(stored), "torch": "1.0", "fused": 4})
     put(copied, "optuna.db", f"update trial_user_attributes set value_json = ? where {setup}", changed)
     output = copied.command(replay, "short", "--trial", "1", expect=1)
-    assert "as one model with 3 others. Alone it comes to the same but for roundings." in output
+    assert "as one model with 3 others. Alone, it gives the same except for rounding." in output
     assert "lr: differs from step 20 on (was " in output
     assert "in 12 of 32 points, by at most 1e-12" in output
     assert "train/loss: 1 point not stored, from step 32 on" in output
@@ -93,8 +93,8 @@ def test_points_are_compared_bit_by_bit_and_nan_is_nan():
 
 def test_what_is_to_be_expected_depends_on_how_it_was_trained():
     assert "the same to the last bit" in how_trained(SETUP)
-    assert "but for roundings" in how_trained({**SETUP, "fused": 8})
-    assert "by 2 processes that divided its batches" in how_trained({**SETUP, "ranks": 2})
+    assert "except for rounding" in how_trained({**SETUP, "fused": 8})
+    assert "by 2 processes that split its batches" in how_trained({**SETUP, "ranks": 2})
     assert "A GPU may add in another order" in how_trained({**SETUP, "device": "NVIDIA X"})
     assert "not recorded" in how_trained({})
     assert different_setup(SETUP, {**SETUP, "threads": 2}) == ["threads: was 1, now 2"]

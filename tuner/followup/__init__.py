@@ -1,1 +1,1 @@
-"""After a study: confirmations, leagues, replays and exports."""
+"""Work on finished studies: confirmations, leagues, replays and exports."""

@@ -1,4 +1,4 @@
-"""One trial trained again, in the way in which it was trained, and what came out compared with what is stored."""
+"""Train one trial again under its recorded conditions, and compare every metric with the stored values."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 __all__ = ["different_points", "different_setup", "how_trained", "train_again"]
 
 STALL_SECONDS = 1800.0
-LARGEST = 1.7976931348623157e308  # what MLflow's databases keep of infinity
+LARGEST = 1.7976931348623157e308  # MLflow's databases store it in place of infinity
 
 
 def train_again(past: "StoredStudy", trial: "Trial", directory: Path, note: Callable[[str], None]) -> TrialResult:
-    """Train a trial again, in a process of its own, with the threads, precision and ranks that it had.
+    """Train a trial again in a new process, with the same threads, precision and ranks.
 
     Args:
         past: The study.
-        trial: The trial. One that was pruned ends at the same epoch.
-        directory: Where checkpoints, weights and result go.
-        note: Called with what a person should know.
+        trial: The trial. A pruned trial ends at the same epoch.
+        directory: Directory for checkpoints, weights and result.
+        note: Called with messages for the user.
 
     Raises:
-        BadInputError: If it was trained on GPUs that this machine has not got.
+        BadInputError: If it was trained on GPUs that this machine does not have.
         StudyFailedError: If its process dies.
     """
     setup = trial.user_attrs.get("setup", {})
@@ -61,12 +61,12 @@ def _gpus(count: int) -> tuple[str, ...]:
 
 
 class _OneTrial:
-    """An engine's `Handler` that has one trial trained.
+    """The handler of an engine that trains one trial.
 
     Args:
         assignment: The trial.
-        epochs: After which epoch it is to be pruned; None for never.
-        note: Called with what a person should know.
+        epochs: The epoch after which to prune it; None for never.
+        note: Called with messages for the user.
     """
 
     def __init__(self, assignment: Assignment, epochs: int | None, note: Callable[[str], None]) -> None:
@@ -81,84 +81,84 @@ class _OneTrial:
         return Group((assignment,), checkpoint_every=math.inf) if assignment else None
 
     def report(self, number: int, report: EpochReport) -> Verdict:
-        """Have it end where it ended."""
+        """Prune the trial after the same epoch as before."""
         return "prune" if report.epoch == self._epochs else "continue"
 
     def progress(self, number: int, report: StepReport) -> None:
         """Do nothing."""
 
     def fuse_at_most(self, count: int, reason: str) -> None:
-        """Do nothing: it is one trial."""
+        """Do nothing: there is only one trial."""
 
     def done(self, group: Group, results: Sequence[TrialResult]) -> None:
-        """Take the result."""
+        """Store the result."""
         (self.result,) = results
 
     def died(self, group: Group, reason: str) -> None:
-        """Remember why there is no result."""
+        """Store the reason why there is no result."""
         self.reason = reason
 
     def returned(self, group: Group) -> None:
-        """Take it back; slots of this machine are not lost."""
+        """Queue the trial again."""
         (self._waiting,) = group.trials
 
     def note(self, text: str) -> None:
-        """Tell it."""
+        """Pass the note on."""
         self._note(text)
 
     def tick(self) -> bool:
-        """Go on."""
+        """Continue."""
         return True
 
 
 def how_trained(setup: Mapping[str, Any]) -> str:
-    """Say how a trial was trained, and what is to be expected of doing it again."""
+    """Return sentences on how a trial was trained, and how exactly a replay can match it."""
     if not setup:
-        return "How it was trained was not recorded, so it may differ."
+        return "The training conditions were not recorded, so the replay may differ."
     where = f"trained on {setup['device']}, {counted(setup['threads'], 'thread')}, {setup['precision']}"
     if setup["fused"] > 1:
         others = counted(setup["fused"] - 1, "other")
-        return f"It was {where}, as one model with {others}. Alone it comes to the same but for roundings."
+        return f"It was {where}, as one model with {others}. Alone, it gives the same except for rounding."
     if setup["ranks"] > 1:
-        text = f"It was {where}, by {setup['ranks']} processes that divided its batches, and is so again."
-        return f"{text} Their sums may be rounded in another order."
+        text = f"It was {where}, by {setup['ranks']} processes that split its batches, and so is the replay."
+        return f"{text} Sums may be rounded in another order."
     if not on_cpu(setup):
-        return f"It was {where}. A GPU may add in another order, so small differences are to be expected."
-    return f"It was {where}. On the same processor, with the same versions, it is the same to the last bit."
+        return f"It was {where}. A GPU may add in another order, so expect small differences."
+    return f"It was {where}. On the same processor, with the same versions, the replay is the same to the last bit."
 
 
 def different_setup(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return what is other than it was, of what a result depends on."""
+    """Return the training conditions that differ, each as a clause."""
     return [
-        f"{key}: was {before.get(key, 'not recorded')}, now {now.get(key, 'not there')}"
+        f"{key}: was {before.get(key, 'not recorded')}, now {now.get(key, 'missing')}"
         for key in dict.fromkeys([*before, *now])
         if before and before.get(key) != now.get(key)
     ]
 
 
 def different_points(before: Mapping[str, Curve], now: Sequence[Point]) -> list[str]:
-    """Return which metrics are not those that are stored: from which step on, and by how much.
+    """Return sentences on the metrics that differ from the stored ones: from which step on, and by how much.
 
     Args:
-        before: What is stored, by metric.
-        now: What came out.
+        before: The stored curves by metric.
+        now: The points of the replay.
     """
     again: dict[str, dict[int, float]] = {}
     for key, step, value in now:
         again.setdefault(key, {})[step] = math.copysign(LARGEST, value) if math.isinf(value) else value
-    told = []
+    sentences = []
     for key in sorted({*before, *again}):
         old, new = dict(before.get(key, ())), again.get(key, {})
         if missing := sorted(old.keys() ^ new.keys()):
             side = "stored only" if missing[0] in old else "not stored"
-            told.append(f"{key}: {counted(len(missing), 'point')} {side}, from step {missing[0]} on")
+            sentences.append(f"{key}: {counted(len(missing), 'point')} {side}, from step {missing[0]} on")
         other = [step for step in sorted(old.keys() & new.keys()) if not _same(old[step], new[step])]
         if other:
             gap = max(abs(new[step] - old[step]) for step in other)
             first = f"was {old[other[0]]!r}, now {new[other[0]]!r}"
             count = f"{len(other)} of {counted(len(old), 'point')}"
-            told.append(f"{key}: differs from step {other[0]} on ({first}), in {count}, by at most {gap:.3g}")
-    return told
+            sentences.append(f"{key}: differs from step {other[0]} on ({first}), in {count}, by at most {gap:.3g}")
+    return sentences
 
 
 def _same(one: float, other: float) -> bool:

@@ -1,8 +1,8 @@
-"""A study of given configurations, each trained with the same fresh seeds: what confirms a study, and decides a league.
+"""Replication studies: given configurations, each trained with the same fresh seeds, for confirmations and leagues.
 
-It is asked, trained, told and continued as any study is; only what its trials draw is fixed. They go through the
-configurations seed after seed, so that all have about equally many at any time, and a study with more seeds begins with
-the trials of one with fewer.
+A replication study runs and continues like any study; only the parameters of its trials are fixed. The trials go
+through all configurations for one seed after the other, so that all have about equally many at any time, and a study
+with more seeds begins with the trials of one with fewer.
 """
 
 import dataclasses
@@ -30,12 +30,12 @@ __all__ = ["ReplicationStore", "ReplicationStudy", "fresh_seeds"]
 
 
 def fresh_seeds(seed: int, count: int, used: Collection[int]) -> list[int]:
-    """Return seeds that a study has not used: always the same ones, and the first of more.
+    """Return seeds that a study has not used. They are always the same, and a larger count only adds seeds.
 
     Args:
-        seed: The study's own.
-        count: How many.
-        used: Those of its trials.
+        seed: The study's seed.
+        count: Number of seeds.
+        used: The seeds of its trials.
 
     >>> fresh_seeds(0, 2, used=()) == fresh_seeds(0, 3, used=())[:2]
     True
@@ -53,13 +53,13 @@ def fresh_seeds(seed: int, count: int, used: Collection[int]) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class ReplicationStudy(StudyConfig):
-    """A study of given configurations.
+    """A study of given configurations, each trained with the same seeds.
 
     Args:
-        candidates: The configurations, by the names that people call them.
-        seeds: What each is trained with.
-        claims: Values that are to be confirmed, by the names.
-        has_winner: Whether the best is to be tested.
+        candidates: The configurations by their display names.
+        seeds: The seeds.
+        claims: Values to confirm, by the names of the configurations.
+        has_winner: Whether the best configuration is evaluated on the test data.
     """
 
     RENAMING: ClassVar[str] = "--name ..."
@@ -81,16 +81,16 @@ class ReplicationStudy(StudyConfig):
         confirms: str = "",
         has_winner: bool = True,
     ) -> "ReplicationStudy":
-        """Return the study of configurations that come from another.
+        """Return a replication study of configurations from another study.
 
         Args:
-            study: The other; what decides in it, decides here.
-            name: Name of the new one.
-            candidates: The configurations, by name.
-            seeds: What each is trained with.
-            claims: What they reached in the other study.
-            confirms: Identifier of the other, in whose run in MLflow the new one is to lie; empty for none.
-            has_winner: Whether the best is to be tested.
+            study: The other study, whose objective is used.
+            name: Name of the new study.
+            candidates: The configurations by name.
+            seeds: The seeds.
+            claims: The values of the configurations in the other study.
+            confirms: Identifier of the other study, inside whose MLflow run the new run is created; empty for none.
+            has_winner: Whether the best configuration is evaluated on the test data.
         """
         described = {label: _without_seed(config) for label, config in candidates.items()}
         flat = {
@@ -129,7 +129,7 @@ class ReplicationStudy(StudyConfig):
 
     @property
     def own_modules(self) -> set[str]:
-        """Return the modules of the classes of its configurations by ``package.module:Name``."""
+        """Return the modules of the classes that its configurations name as ``package.module:Name``."""
         names = component_names([config.values() for config in self.candidates.values()])
         return {name.partition(":")[0] for name in names if ":" in name}
 
@@ -143,17 +143,17 @@ class ReplicationStudy(StudyConfig):
         return self.fixed(number)
 
     def draw(self, drawing: Drawing) -> TrialConfig:
-        """Return the configuration that a trial has, with its seed."""
+        """Return the configuration of a trial, with its seed."""
         name = drawing.suggest_categorical(CONFIGURATION, list(self.candidates))
         seed = drawing.suggest_int(SEED, 0, 2**32 - 1)
         return dataclasses.replace(self.candidates[name], seed=seed)
 
     def compare(self, trials: Sequence["FrozenTrial"], validation_images: int | None = None) -> Comparison:
-        """Return what finished trials came to.
+        """Return the comparison of the configurations by finished trials.
 
         Args:
             trials: The trials.
-            validation_images: How many images decide, if that is known.
+            validation_images: Number of validation images, if known.
         """
         values: dict[str, dict[int, float]] = {name: {} for name in self.candidates}
         failed: Counter[str] = Counter()
@@ -173,12 +173,12 @@ class ReplicationStudy(StudyConfig):
 
 @dataclass(frozen=True)
 class _Standing:
-    """What the trials of a `ReplicationStore` came to.
+    """The standing of a `ReplicationStore`.
 
     Args:
-        count: How many were finished.
-        comparison: What they came to, without the test.
-        first: By configuration, the trial with the first seed, if it was trained to its end.
+        count: Number of finished trials.
+        comparison: Their comparison, without the test.
+        first: The complete trial with the first seed, by configuration.
     """
 
     count: int
@@ -193,20 +193,23 @@ class _Standing:
 
 
 class ReplicationStore(StudyStore):
-    """Such a study in Optuna: its best trial is the first of the best configuration, once all are trained."""
+    """A replication study in Optuna.
+
+    Its best trial is the one of the best configuration with the first seed, once all trials are finished.
+    """
 
     _config: ReplicationStudy
     _standing: _Standing | None = None
 
     def comparison(self) -> Comparison:
-        """Return what the trials came to so far."""
+        """Return the comparison so far."""
         now, tested = self._current(), self.tested()
         if tested and now.winner and tested.trial == now.winner.number:
             return dataclasses.replace(now.comparison, test=tested.metrics)
         return now.comparison
 
     def _current(self) -> _Standing:
-        """Return how the study stands; every trial is looked at only when a further one is finished."""
+        """Return the standing, computed again only when another trial has finished."""
         if self._standing is None or self._standing.count != self.count:
             finished = self.finished()
             first = {
@@ -219,36 +222,36 @@ class ReplicationStore(StudyStore):
 
     @property
     def best(self) -> "FrozenTrial | None":
-        """Return the trial of the best configuration with the first seed, which no value has chosen."""
+        """Return the best configuration's trial with the first seed, which is not selected by its own value."""
         if self.count < self._config.trials or not self._config.has_winner:
             return None
         return self._current().winner
 
     @property
     def best_value(self) -> float | None:
-        """Return the mean of the best configuration, once all are trained."""
+        """Return the mean of the best configuration, once all trials are finished."""
         if self.count < self._config.trials:
             return None
         ranking = self._current().comparison.ranking
         return ranking[0].mean if ranking else None
 
     def kept_numbers(self) -> set[int]:
-        """Return the trials whose weights can still be wanted: those with the first seed."""
+        """Return the trials whose weights may still be needed: those with the first seed."""
         best = self.best
         return {trial.number for trial in ([best] if best else self._current().first.values())}
 
     def may_keep_weights(self, number: int, value: float) -> bool:
-        """Return whether the weights of a trial that is about to end may be wanted: those with the first seed may."""
+        """Return whether the weights of a trial may be needed, which is so for the first seed."""
         return self._config.has_winner and bool(self._config.fixed(number)[SEED] == self._config.seeds[0])
 
     def history(self) -> list[tuple[datetime, float | None]]:
-        """Return when each trial was finished; values come at the end."""
+        """Return when each trial finished; only the last entry has a value."""
         times = [at for at, _ in super().history()]
         last = len(times) - 1
         return [(at, self.best_value if index == last else None) for index, at in enumerate(times)]
 
     def findings(self) -> list[str]:
-        """Return what came out so far, in sentences."""
+        """Return the findings so far, as sentences."""
         return self.comparison().findings({})
 
 

@@ -1,4 +1,4 @@
-"""A trial as a Python script of its own, which needs torch, pytorch-lightning and lightning_modules only."""
+"""Write a trial as a standalone Python script that needs only torch, pytorch-lightning and lightning_modules."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,8 +22,8 @@ TEMPLATE = '''\
 {imports}
 
 SEED = {seed}
-torch.set_num_threads({threads})  # as the trial had: the order in which sums are rounded depends on it
-torch.manual_seed(SEED)  # of the initial weights
+torch.set_num_threads({threads})  # as in the trial: the rounding of sums depends on it
+torch.manual_seed(SEED)  # for the initial weights
 optimizer = {optimizer}
 schedule = {schedule}
 module = {module}
@@ -49,9 +49,9 @@ def training_script(config: TrialConfig, objective: Objective, setup: Mapping[st
 
     Args:
         config: The trial.
-        objective: What the study looked for.
-        setup: What else its result depends on; see `conditions.training_conditions`.
-        title: What the trial is called.
+        objective: The study's objective.
+        setup: The stored `training_conditions` of the trial.
+        title: Name of the trial.
     """
     used: dict[str, set[str]] = {"lightning_modules": {"EpochSeed"}}
     is_module, is_best = registry.is_module(config.model.name), objective.epoch == "best"
@@ -66,7 +66,7 @@ def training_script(config: TrialConfig, objective: Objective, setup: Mapping[st
         parts["module"] = f"Classifier({_call('model', config.model, used)}, optimizer, schedule{loss})"
     if config.trainer.precision == "64-true":
         parts["module"] += ".double()"
-    told = {
+    settings = {
         "accelerator": "cpu" if on_cpu(setup) else "gpu",
         "devices": 1,
         **trainer_arguments(config.trainer, "cpu"),
@@ -76,7 +76,7 @@ def training_script(config: TrialConfig, objective: Objective, setup: Mapping[st
         "enable_progress_bar": False,
     }
     usual = {"limit_train_batches": None, "gradient_clip_val": None, "accumulate_grad_batches": 1}
-    lines = [f"{key}={_literal(value)}" for key, value in told.items() if key not in usual or value != usual[key]]
+    lines = [f"{key}={_literal(value)}" for key, value in settings.items() if key not in usual or value != usual[key]]
     callbacks = ["EpochSeed(SEED)"]
     if is_best:
         used["pytorch_lightning.callbacks"] = {"ModelCheckpoint"}
@@ -85,7 +85,7 @@ def training_script(config: TrialConfig, objective: Objective, setup: Mapping[st
     own = _own(used)
     return TEMPLATE.format(
         title=title,
-        own=f"\n\nAnd {', '.join(own)}, which must be beside this file or on PYTHONPATH.\n" if own else "",
+        own=f"\n\nAnd {', '.join(own)}, which must be next to this file or on PYTHONPATH.\n" if own else "",
         imports=_imports(used),
         seed=config.seed,
         threads=setup.get("threads", 1),
@@ -98,7 +98,7 @@ def training_script(config: TrialConfig, objective: Objective, setup: Mapping[st
 
 
 def network_expression(config: TrialConfig) -> tuple[str, str]:
-    """Return the import lines that an expression needs, and the expression: what a trial's weights are of."""
+    """Return an expression that builds the network of a trial's weights, after the import lines that it needs."""
     used: dict[str, set[str]] = {}
     further = {}
     if registry.is_module(config.model.name):
@@ -108,7 +108,7 @@ def network_expression(config: TrialConfig) -> tuple[str, str]:
 
 
 def own_modules(config: TrialConfig) -> list[str]:
-    """Return the packages and modules that a trial's components come from, beside those that all trials need."""
+    """Return the packages and modules of a trial's components, except those that all trials need."""
     used: dict[str, set[str]] = {}
     for kind in ("model", "data", "optimizer", "schedule"):
         _call(kind, getattr(config, kind), used)
@@ -124,7 +124,7 @@ def _from(used: Mapping[str, set[str]]) -> list[str]:
 
 
 def _imports(used: Mapping[str, set[str]]) -> str:
-    """Return the import lines, the standard library first."""
+    """Return the import lines, standard library first."""
     lines = ["import pytorch_lightning as pl", "import torch", *_from(used)]
     standard = [line for line in lines if line.startswith(("from functools", "from pathlib"))]
     others = [line for line in lines if line not in standard]
@@ -134,7 +134,7 @@ def _imports(used: Mapping[str, set[str]]) -> str:
 def _call(
     kind: str, component: Component, used: dict[str, set[str]], further: Mapping[str, str] = MappingProxyType({})
 ) -> str:
-    """Return the expression that builds a component with further arguments, and note what it uses."""
+    """Return the expression that builds a component with additional arguments, and add its names to `used`."""
     target = registry.resolve(kind, component.name)
 
     def plain(hint: Any, value: Any) -> str:
@@ -161,6 +161,6 @@ def _call(
 
 
 def _literal(value: Any) -> str:
-    """Return a plain value as Python writes it, with double quotes."""
+    """Return a plain value as a Python literal, with double quotes."""
     text = repr(value)
     return f'"{text[1:-1]}"' if isinstance(value, str) and text.startswith("'") and '"' not in value else text
