@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from multiprocessing import Pipe
 from pathlib import Path
 
@@ -226,3 +227,12 @@ def test_a_short_lived_process_answers_and_tells_what_went_wrong():
         call_in_fork(divmod, 1, 0)
     with pytest.raises(StudyFailedError, match="a process of _exit ended with status 3 and no result"):
         call_in_fork(os._exit, 3)
+
+
+def test_a_process_looks_for_modules_in_the_present_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend("")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in_the_working_folder.py").touch()
+    spec = call_in_fork(find_spec, "in_the_working_folder")
+    assert spec.origin == str(tmp_path / "in_the_working_folder.py")
+    assert sys.path[0] == ""

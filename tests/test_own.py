@@ -199,6 +199,45 @@ def test_modules_beside_the_study_file_are_found_from_any_folder(folder: StudyFo
     assert "the same to the last bit" in moved.command(replay, "beside"), "by its name alone"
 
 
+WIDER = """\
+from torch import nn
+from twin_layers import OUTPUTS
+
+class Net(nn.Sequential):
+    def __init__(self, width: int):
+        super().__init__(nn.Linear(4, width), nn.Linear(width, OUTPUTS))
+"""
+
+
+def twin(folder: Path, net: str, arguments: str = "") -> Path:
+    """Write a study and its module, whose name others have as well, and return the file of the study."""
+    folder.mkdir(exist_ok=True)
+    (folder / "twin_net.py").write_text(net)
+    (folder / "twin.yaml").write_text(BESIDE.replace('"beside_the_file:Net"', f'"twin_net:Net"{arguments}'))
+    return folder / "twin.yaml"
+
+
+def test_two_studies_of_one_process_have_each_its_own_module_of_the_same_name(folder: StudyFolder):
+    one = twin(folder.path / "one", NET)
+    other = twin(folder.path / "other", WIDER, ", width: 5")
+    (folder.path / "other" / "twin_layers.py").write_text("OUTPUTS = 3\n")
+    for study, parameters in ((one, 15), (other, 43), (one, 15)):
+        output = folder.call("--dry-run", "--rehearse", study=study)
+        assert f"a network of {parameters} parameters" in output
+
+
+def test_a_module_that_was_edited_is_checked_as_trainings_will_import_it(folder: StudyFolder):
+    study = twin(folder.path, NET)
+    load_study(str(study))
+    twin(folder.path, WIDER, ", width: 5")
+    (folder.path / "twin_layers.py").write_text("import nowhere\n")
+    with pytest.raises(BadInputError, match="No module named 'nowhere'"):
+        load_study(str(study))
+    for outputs, parameters in ((3, 43), (30, 205)):
+        (folder.path / "twin_layers.py").write_text(f"OUTPUTS = {outputs}\n")
+        assert f"a network of {parameters} parameters" in folder.call("--dry-run", "--rehearse", study=study)
+
+
 def test_an_objective_that_a_module_never_logs_fails_the_trial_with_those_it_does(folder: StudyFolder):
     options = ["--trials", "1", "--set", "objective.metric=val_top5", "--set", "trial.trainer.max_epochs=1"]
     output = folder.call(*options, study=EXAMPLES / "plain_module.yaml", expect=1)

@@ -115,6 +115,7 @@ def load_study(
     if folder is None and path not in shipped_studies().values():
         folder = path.parent
     add_study_folder(folder)
+    registry.begin_study()
     return _StudyReader(document, folder).study(default_name=path.stem, is_past=is_past)
 
 

@@ -4,7 +4,6 @@ Wherever a short name is accepted, ``package.module:Name`` is too. Importing it 
 names come from the study file that the user gave and from nowhere else.
 """
 
-import importlib
 import inspect
 import typing
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 
 from lightning_modules import DATASETS, MODELS, OPTIMIZERS, SCHEDULES, SGD, Constant, Plateau, Schedule
 from tuner.config.annotations import did_you_mean, members
+from tuner.config.own_modules import expect_changes, import_own
 from tuner.errors import in_a_line
 from tuner.process import user_module_folders
 from tuner.text import shown
@@ -30,6 +30,7 @@ __all__ = [
     "Signature",
     "accepted",
     "arguments_of",
+    "begin_study",
     "is_module",
     "is_schedule",
     "is_torch_optimizer",
@@ -151,6 +152,12 @@ def resolve(kind: str, name: str) -> Any:
     return found
 
 
+def begin_study() -> None:
+    """Forget what earlier studies of this process found in the user's modules."""
+    expect_changes()
+    arguments_of.cache_clear()
+
+
 def _synonym(kind: str, name: str) -> str:
     """Return " Did you mean ...?" if what is named is known here by another name, else nothing."""
     path = name.replace(":", ".")
@@ -175,7 +182,7 @@ def _imported(name: str, module_name: str, attribute: str) -> Any:
             f"put {attribute} into a module, and write module:{attribute}."
         )
     try:
-        module = importlib.import_module(module_name)
+        module = import_own(module_name)
         found = getattr(module, attribute, None)
     except ModuleNotFoundError as error:
         where = ""

@@ -7,7 +7,6 @@ imported so far.
 
 import ast
 import hashlib
-import importlib.util
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,7 +16,7 @@ from typing import Any
 from tuner.errors import is_of_user
 from tuner.text import joined
 
-__all__ = ["Sources", "own_sources", "sources_of", "with_sources"]
+__all__ = ["OwnFile", "Sources", "own_files", "own_sources", "sources_of", "with_sources"]
 
 MOST_KEPT = 50
 MOST_NAMED = 5
@@ -84,8 +83,37 @@ def _read(history: Any) -> list[Sources]:
         return []
 
 
+@dataclass(frozen=True)
+class OwnFile:
+    """A file of a study's own source.
+
+    Args:
+        module: Full name of the module that it is.
+        path: Where it lies.
+        name: Its path in the folder that the module is imported from.
+    """
+
+    module: str
+    path: Path
+    name: str
+
+    @property
+    def digest(self) -> str:
+        """A digest of its content."""
+        return hashlib.sha256(_content(self.path)).hexdigest()[:16]
+
+
 def own_sources(modules: Iterable[str]) -> dict[str, str]:
     """Return the files of modules, and of what they import from the same folders, with the digests of their content.
+
+    Args:
+        modules: Full names of modules that can be imported.
+    """
+    return {file.name: file.digest for file in own_files(modules)}
+
+
+def own_files(modules: Iterable[str]) -> list[OwnFile]:
+    """Return the files of modules, and of what they import from the same folders; none of them is imported for it.
 
     Args:
         modules: Full names of modules that can be imported.
@@ -97,10 +125,13 @@ def own_sources(modules: Iterable[str]) -> dict[str, str]:
         if file not in found and is_of_user(str(file)):
             found[file] = root
             waiting += [(each, root) for name in _imports(file, root) for each in _files(name, root)]
-    return {
-        file.relative_to(root).as_posix(): hashlib.sha256(_content(file)).hexdigest()[:16]
-        for file, root in sorted(found.items())
-    }
+    return [_own_file(file, root) for file, root in sorted(found.items())]
+
+
+def _own_file(path: Path, root: Path) -> OwnFile:
+    name = path.relative_to(root)
+    parts = name.parent.parts if name.name == "__init__.py" else name.with_suffix("").parts
+    return OwnFile(".".join(parts), path, name.as_posix())
 
 
 def _content(file: Path) -> bytes:
@@ -112,18 +143,29 @@ def _content(file: Path) -> bytes:
 
 def _beginning(module: str) -> Iterator[tuple[Path, Path]]:
     """Yield the files of a module and of the packages that it is in, and the folder that it is imported from."""
-    loaded = sys.modules.get(module)
-    try:
-        spec = loaded.__spec__ if loaded else importlib.util.find_spec(module)
-    except Exception:  # whatever a package of the user raises; its trials will say so
+    origin = _origin(module)
+    if origin is None or not origin.endswith(".py"):
         return
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-        return
-    file = Path(spec.origin).absolute()
+    file = Path(origin).absolute()
     depth = module.count(".") + (1 if file.name == "__init__.py" else 0)
     root = file.parents[depth]
     for each in _files(module, root):
         yield each, root
+
+
+def _origin(module: str) -> str | None:
+    """Return the file that a process would import which has imported nothing yet; None if there is none."""
+    spec, parts = None, module.split(".")
+    if not all(parts):
+        return None
+    for count in range(1, len(parts) + 1):
+        places = spec.submodule_search_locations if spec else None
+        if count > 1 and places is None:
+            return None
+        name = ".".join(parts[:count])
+        specs = (finder.find_spec(name, places) for finder in sys.meta_path)
+        spec = next((each for each in specs if each is not None), None)
+    return spec.origin if spec else None
 
 
 def _files(module: str, root: Path) -> Iterator[Path]:

@@ -127,7 +127,7 @@ class LocalEngine:
                     for rank in range(slot.ranks)
                 ]
             try:
-                with _without_main():
+                with _for_new_processes():
                     for process in ranks:
                         process.start()
             except (EOFError, OSError) as error:  # the server has just been killed
@@ -211,7 +211,7 @@ def call_in_fork(function: Callable[..., Result], *arguments: Any) -> Result:
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(theirs, function, arguments))
     with contextlib.closing(ours):
-        with _without_main(), contextlib.closing(theirs):
+        with _for_new_processes(), contextlib.closing(theirs):
             process.start()
         try:
             result, error = ours.recv()
@@ -254,17 +254,20 @@ def _folder() -> Path:
 
 
 @contextlib.contextmanager
-def _without_main() -> Iterator[None]:
-    """Keep multiprocessing from running the main script again in new processes.
+def _for_new_processes() -> Iterator[None]:
+    """Let new processes import what this one would import, and keep them from running the main script again.
 
-    They need nothing of it: they import what the study file names.
+    multiprocessing would replace "" in the module search path by the folder in which it was imported itself. Of the
+    script, processes need nothing: they import what the study file names.
     """
-    main = sys.modules["__main__"]
+    main, places = sys.modules["__main__"], list(sys.path)
     sys.modules["__main__"] = types.ModuleType("__main__")
+    sys.path[:] = [place or str(Path.cwd()) for place in places]
     try:
         yield
     finally:
         sys.modules["__main__"] = main
+        sys.path[:] = places
 
 
 def _ensure_server() -> None:
