@@ -109,6 +109,42 @@ def test_the_same_command_trains_nothing_and_writes_the_same_table(played: Study
     assert ((played.path / "mini.csv").read_text(), played.optuna("select * from trials order by 1")) == before
 
 
+IN_A_LIST = """\
+      join:
+        schedules: [{name: constant}, {name: exponential, decay_rate: {low: 0.1, high: 0.5}, decay_steps: 3}]
+        starts: [{choices: [2, 3]}]
+      plateau:
+        patience: {low: 1, high: 3}
+        schedule: {one_of: {constant: , cosine: {decay_steps: 4}}}
+"""
+
+
+def test_the_study_of_a_family_is_the_one_that_its_definition_describes(tmp_path: Path):
+    path = tmp_path / "s.yaml"
+    path.write_text(MINI + IN_A_LIST)
+    league = load_study(str(path))
+    assert league.families == ["constant", "warmup", "join", "plateau"]
+    for name in league.families:
+        family = league.with_family(name, f"s-{name}")
+        path.write_text(family.text)
+        again = load_study(str(path))
+        assert again == family, name
+        assert again.values == family.values
+
+
+def test_a_study_of_a_family_that_was_begun_before_can_be_continued(tmp_path: Path):
+    (tmp_path / "mini.yaml").write_text(MINI)
+    identity = load_study(str(tmp_path / "mini.yaml")).with_family("warmup").identity
+    schedule = {key: value for key, value in identity.items() if "schedule" in key}
+    assert schedule == {
+        "trial.schedule.steps": "10%",
+        "trial.schedule.schedule.name": "cosine",
+        "trial.schedule.name": "warmup",
+        "search_space.schedule.schedule.decay_steps.low": "50%",
+        "search_space.schedule.schedule.decay_steps.high": "90%",
+    }
+
+
 def test_the_shipped_league_can_be_played_by_every_family_in_it():
     config = load_study(str(SHIPPED))
     assert isinstance(config.trial["schedule"], OneOf)
@@ -122,6 +158,7 @@ def test_the_shipped_league_can_be_played_by_every_family_in_it():
         ("pruner={name: median}", "pruner: must be {name: none}"),
         ("budget.timeout=1h", "budget.timeout: leave it out"),
         ("search_space.data.batch_size={choices: [50, 100]}", "search_space.data.batch_size: only the schedule and"),
+        ("name=" + "x" * 60, "is not a valid name"),
         ("search_space.schedule=null", "search_space.schedule: a league needs {one_of: {family: ...}} there."),
     ],
 )

@@ -16,7 +16,6 @@ from dataclasses import MISSING, dataclass
 from typing import TYPE_CHECKING
 
 from tuner.cli import EXIT_CODES, add_options, check_counts, command
-from tuner.errors import BadInputError
 from tuner.interrupts import temporary_folder
 from tuner.process import leave
 from tuner.runner.options import ExecutionOptions, option
@@ -104,13 +103,12 @@ def _confirmation(
 ) -> "tuple[ReplicationStudy, Mapping[str, str]]":
     """Return the study that confirms another, and the names of the default and of the constant lr in it, by role."""
     from tuner.config.component import Component
-    from tuner.config.study import NAME
+    from tuner.config.study import check_name
     from tuner.followup.replicates import ReplicationStudy, fresh_seeds
     from tuner.storage.stored_study import label
 
     name = name or f"{past.config.name}-confirm"
-    if not NAME.fullmatch(name):
-        raise BadInputError([f'--name: "{name}" is not a valid name: a-z, 0-9, ".", "_", "-", at most 64 characters.'])
+    check_name(name, "--name")
     ranking = [trial.number for trial in past.ranking()]
     configs = {trial.number: past.config_of(trial) for trial in past.trials}
     values = {trial.number: float(trial.value or 0) for trial in past.trials}

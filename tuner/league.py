@@ -8,12 +8,11 @@ nothing else changed. All are studies: killed, the same command goes on.
 
 import argparse
 import dataclasses
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tuner.cli import EXIT_CODES, add_options, check_counts, command
 from tuner.errors import BadInputError, StudyFailedError
@@ -110,8 +109,8 @@ class _League:
 
             self._config = load_study(self._file, options.set)
             _check(self._config, self._file)
-            choices: Mapping[str, Mapping[str, Any] | None] = self._config.values["search_space"]["schedule"]["one_of"]
-            self._families = {name: self._family(name, choice or {}) for name, choice in choices.items()}
+            self._families = {name: self._family(name) for name in self._config.families}
+            self._final, self._sensitivity = map(self._name_of, ("final", "sensitivity"))
 
     def run(self) -> int:
         """Train, and write the table; return the exit code."""
@@ -135,37 +134,34 @@ class _League:
             raise StudyFailedError("no trial of any family was trained to its end.")
         used = {config.seed for config in best.values()}
         seeds = fresh_seeds(self._config.sampler.arguments.get("seed", 0), self._options.seeds, used)
-        final = ReplicationStudy.of(self._config, f"{self._config.name}-final", best, seeds, {})
+        final = ReplicationStudy.of(self._config, self._final, best, seeds, {})
         outcome, finals = self._train(final, ReplicationStore)
         if outcome.interrupted:
             return outcome.exit_code
         swept = {_swept(name, factor): _with_lr(config, factor) for name, config in best.items() for factor in FACTORS}
-        name = f"{self._config.name}-sensitivity"
-        sweep = ReplicationStudy.of(self._config, name, swept, seeds[:SWEPT_SEEDS], {}, has_winner=False)
+        sweep = ReplicationStudy.of(self._config, self._sensitivity, swept, seeds[:SWEPT_SEEDS], {}, has_winner=False)
         outcome, sweeps = self._train(sweep, ReplicationStore)
         if outcome.interrupted:
             return outcome.exit_code
         self._publish(self._standings(best, values, finals, sweeps), finals)
         return int(not self._is_delivered)
 
-    def _family(self, name: str, choice: Mapping[str, Any]) -> "StudyConfig":
-        """Return the study of one family, as a study file could say it; its sampler draws every trial."""
-        from tuner.config.first_trials import FirstTrials
-        from tuner.config.loader import load_study
+    def _family(self, family: str) -> "StudyConfig":
+        """Return the study of one family."""
+        name = self._name_of(re.sub("[^a-z0-9._-]", "-", family.lower()))
+        return dataclasses.replace(self._config.with_family(family, name), experiment=self._config.name)
 
-        template = self._config.values["trial"].get("schedule", {})
-        arguments = {**(template if template.get("name") == name else {}), **choice}
-        searched: dict[str, Any] = {}
-        fixed = _divided(arguments, "search_space.schedule", searched)
-        overrides = [
-            *self._options.set,
-            f"name={self._config.name}-{re.sub('[^a-z0-9._-]', '-', name.lower())}",
-            "search_space.schedule=null",
-            f"trial.schedule={json.dumps({**fixed, 'name': name})}",
-            *(f"{path}={json.dumps(spec)}" for path, spec in searched.items()),
-        ]
-        config = load_study(self._file, overrides)
-        return dataclasses.replace(config, experiment=self._config.name, first=FirstTrials())
+    def _name_of(self, part: str) -> str:
+        """Return the name of one of the league's studies.
+
+        Raises:
+            BadInputError: If no study can have it, as it is too long.
+        """
+        from tuner.config.study import check_name
+
+        name = f"{self._config.name}-{part}"
+        check_name(name, "name")
+        return name
 
     def _train(self, config: "StudyConfig", kind: "type[StudyStore]") -> "tuple[Outcome, _Found]":
         """Run a study; return how that ended, and what it found."""
@@ -312,19 +308,6 @@ def _check(config: "StudyConfig", file: str) -> None:
     ]
     if faults:
         raise BadInputError([f"{file}: {fault}" for fault in faults])
-
-
-def _divided(value: Any, path: str, searched: dict[str, Any]) -> Any:
-    """Take what is searched out of arguments, into `searched`, and return the rest."""
-    if isinstance(value, list):
-        return [_divided(item, f"{path}.{index}", searched) for index, item in enumerate(value)]
-    if not isinstance(value, Mapping):
-        return value
-    if value.keys() & {"low", "high", "choices", "one_of"}:
-        searched[path] = value
-        return value.get("low", value.get("choices", [None])[0])  # what stands there is not used
-    inner = {key: _divided(each, f"{path}.{key}", searched) for key, each in value.items()}
-    return {key: each for key, each in inner.items() if f"{path}.{key}" not in searched}
 
 
 def _swept(name: str, factor: float) -> str:

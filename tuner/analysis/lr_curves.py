@@ -6,14 +6,14 @@ samples, one lies in each ``n``-th of the range (a Latin hypercube). They are no
 
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from lightning_modules import Plateau, Schedule
 from tuner.config.component import Component
 from tuner.config.lengths import Length
-from tuner.config.search_space import OneOf, Template, described, searched
+from tuner.config.search_space import described, searched
 from tuner.config.study import StudyConfig, TrialConfig
 from tuner.errors import BadInputError
 
@@ -78,7 +78,7 @@ def families(config: StudyConfig, samples: int, seed: int = 0) -> list[Family]:
         BadInputError: If the data cannot be loaded or do not tell how long a training is, or if a sample makes no
             schedule.
     """
-    return [_family(replace(config, trial=template), samples, seed) for template in _templates(config.trial)]
+    return [_family(config.with_family(name), samples, seed) for name in config.families]
 
 
 def make_curve(
@@ -93,16 +93,6 @@ def make_curve(
     inner = schedule.schedule if isinstance(schedule, Plateau) else schedule
     initial_lr = optimizer.arguments["initial_lr"]
     return Curve(schedule, optimizer, length, precision, label, steps, [initial_lr * inner(step) for step in steps])
-
-
-def _templates(trial: Mapping[str, Any]) -> Iterator[Template]:
-    """Yield the template of a trial once for each family of schedules."""
-    schedule = trial["schedule"]
-    if not isinstance(schedule, OneOf):
-        yield trial
-        return
-    for name, arguments in schedule.options.items():
-        yield {**trial, "schedule": {"name": name, **arguments}}
 
 
 def _family(config: StudyConfig, samples: int, seed: int) -> Family:

@@ -6,7 +6,7 @@ import json
 import random
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -44,6 +44,7 @@ __all__ = [
     "StudyConfig",
     "TrainerConfig",
     "TrialConfig",
+    "check_name",
     "evaluations",
     "flatten",
 ]
@@ -54,6 +55,21 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 Positive = Annotated[int, Field(ge=1)]
 Million = Annotated[int, Field(ge=1, le=1_000_000)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what NumPy takes
+
+
+def check_name(name: str, place: str) -> None:
+    """Refuse a name that no study can have.
+
+    Args:
+        name: The name.
+        place: What the message names: an option or a key.
+
+    Raises:
+        BadInputError: If it is not valid.
+    """
+    if not NAME.fullmatch(name):
+        rule = 'a-z, 0-9, ".", "_", "-", at most 64 characters'
+        raise BadInputError([f'{place}: "{name}" is not a valid name: {rule}.'])
 
 
 @dataclass(frozen=True)
@@ -214,6 +230,34 @@ class StudyConfig:
         """Tell whether its trials can be trained as one model, as far as the study file tells."""
         return self.objective.epoch == "last" and not _are_modules(self.trial["model"])
 
+    @property
+    def families(self) -> list[str]:
+        """Return the names of the schedules that its trials can have."""
+        schedule = self.trial["schedule"]
+        return list(schedule.options) if isinstance(schedule, OneOf) else [schedule["name"]]
+
+    def with_family(self, family: str, name: str = "") -> "StudyConfig":
+        """Return the same study with a single family of schedules; the sampler chooses all of its trials.
+
+        Args:
+            family: One of `families`.
+            name: Name of the study; by default that of this one.
+        """
+        schedule, name = self.trial["schedule"], name or self.name
+        if not isinstance(schedule, OneOf):
+            return replace(self, name=name, values={**self.values, "name": name})
+        trial = {**self.trial, "schedule": {"name": family, **schedule.options[family]}}
+        values = {**_with_family(self.values, family), "name": name}
+        identity = {
+            path: value
+            for path, value in self.identity.items()
+            if not path.startswith(("trial.schedule.", "search_space.schedule."))
+        }
+        searched = {key: spec for key, spec in values["search_space"].items() if key.startswith("schedule.")}
+        identity |= flatten({"trial": {"schedule": values["trial"]["schedule"]}, "search_space": searched})
+        text = json.dumps(values, ensure_ascii=False, indent=1) + "\n"
+        return replace(self, name=name, trial=trial, values=values, identity=identity, text=text, first=FirstTrials())
+
     def identity_with(self, digests: Sequence[tuple[str, str]]) -> dict[str, Any]:
         """Return what may not change when the study is continued, the data included."""
         return {**self.identity, "data digest": " ".join(dict.fromkeys(digest for _, digest in digests))}
@@ -341,6 +385,35 @@ class StudyConfig:
 def _are_modules(model: Template) -> bool:
     """Return whether every model that a checked template allows is a LightningModule."""
     return all(registry.is_module(name) for name in (model.options if isinstance(model, OneOf) else [model["name"]]))
+
+
+def _with_family(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the values of a study file with one option of ``search_space.schedule`` in the place of the choice."""
+    trial, space = dict(values["trial"]), dict(values["search_space"])
+    choice = space.pop("schedule")["one_of"][name] or {}
+    default = trial.get("schedule", {})
+    arguments = {**(default if default.get("name") == name else {}), **choice}
+    trial["schedule"] = {**_extract_ranges(arguments, "schedule", space), "name": name}
+    return {**values, "trial": trial, "search_space": space}
+
+
+def _extract_ranges(value: Any, path: str, space: dict[str, Any]) -> Any:
+    """Move ranges and choices from the arguments of a component into a search space; return the rest.
+
+    Args:
+        value: The arguments, or a part of them.
+        path: Dotted path of the value in ``trial``.
+        space: Gets what is searched, by its dotted path.
+    """
+    if isinstance(value, list):
+        return [_extract_ranges(item, f"{path}.{index}", space) for index, item in enumerate(value)]
+    if not isinstance(value, Mapping):
+        return value
+    if value.keys() & {"low", "high", "choices", "one_of"}:
+        space[path] = value
+        return value.get("low", value.get("choices", [None])[0])  # a placeholder: the entry in `space` replaces it
+    inner = {key: _extract_ranges(each, f"{path}.{key}", space) for key, each in value.items()}
+    return {key: each for key, each in inner.items() if f"{path}.{key}" not in space}
 
 
 def _key(params: Mapping[str, Any]) -> frozenset[tuple[str, Any]]:
