@@ -1,11 +1,11 @@
-"""The time of a training step of K trials: as one model, beside K models one after another.
+"""Time of a training step of K trials, as one model and as K models one after the other.
 
 Both do the same work (a CNN or a dense network on MNIST-5k, batch 50, Adam and an exponential schedule each): forward,
-backward, update, next lr. Rounds alternate; the ratio is that of neighbours.
+backward, update, next lr. Rounds alternate, and ratios are between adjacent rounds.
 
-The last column is how much of the memory's bandwidth the fused step reaches: the least that it must move, 40 bytes a
-parameter in fp32 (the weights are read forward and backward, the gradients written; Adam reads weights, gradients and
-both moments, and writes weights and moments), over what copying a large tensor moves in the same time.
+The last column is the share of the memory bandwidth that the fused step reaches: the minimum that it must move, 40
+bytes per parameter in fp32 (the weights are read forward and backward, the gradients written; Adam reads weights,
+gradients and both moments, and writes weights and moments), relative to copying a large tensor in the same time.
 
     python benchmarks/fused_step.py --trials 1 4 16 --device cuda
     python benchmarks/fused_step.py --trials 1 4 --channels 8 16 32 --hidden 64 64
@@ -87,7 +87,7 @@ def fused(options: argparse.Namespace, count: int) -> Step:
 
 
 def seconds(step: Step, batches: list[tuple[Tensor, Tensor]], device: str) -> float:
-    """Return the time of a step, the device's work included."""
+    """Return the time of a step, including the work of the device."""
     began = time.perf_counter()
     for images, labels in batches:
         step(images, labels)
@@ -97,7 +97,7 @@ def seconds(step: Step, batches: list[tuple[Tensor, Tensor]], device: str) -> fl
 
 
 def bandwidth(device: str) -> float:
-    """Return how many bytes a second the device moves: the best of ten copies of 256 MB, read and written."""
+    """Return the memory bandwidth in bytes per second: the best of ten copies of 256 MB, counting reads and writes."""
     source = torch.ones(64 << 20, device=device)
     target = torch.empty_like(source)
 
@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--channels", type=int, nargs=3, default=[32, 64, 128])
     parser.add_argument("--hidden", type=int, nargs=2, default=[5000, 500])
     parser.add_argument(
-        "--dense", type=int, nargs="+", help="neurons of each layer of a dense network, without the CNN"
+        "--dense", type=int, nargs="+", help="neurons of each layer of a dense network, instead of the CNN"
     )
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=5)

@@ -1,20 +1,20 @@
-"""Kills a real study again and again, at random, and looks whether anything was lost or done twice.
+"""Kill a real study at random, again and again, and check whether anything was lost or done twice.
 
     python benchmarks/kill_storm.py --kills 200 --seed 0                  # SQLite
-    python benchmarks/kill_storm.py --kills 200 --seed 0 --on postgresql  # Optuna and MLflow in a PostgreSQL of its own
+    python benchmarks/kill_storm.py --kills 200 --seed 0 --on postgresql  # Optuna and MLflow in a temporary PostgreSQL
     python benchmarks/kill_storm.py --kills 200 --seed 0 --on ray         # a Ray cluster of two machines (raylets)
 
-The victim is a training, the process that it was started by (the server that trainings are forked from, or a worker of
-Ray's), the coordinator, all of them at once, or a machine of the cluster, for which another one then joins. After a
-coordinator the same command is run again. When the study has its trials before the kills are used up, it is continued
-with more. In the end an undisturbed study of the same size is run, and the four invariants are printed:
+The victim is a training, its parent process (the server that trainings are forked from, or a Ray worker), the
+coordinator, all of them at once, or a machine of the cluster, which is then replaced by another. If the coordinator
+was killed, the same command is run again. If the study completes before all kills are done, it is continued with more
+trials. At the end, an undisturbed study of the same size is run, and four invariants are checked:
 
-1. exactly the asked trials, each finished once;
+1. exactly the requested trials, each finished once;
 2. nothing left running, in Optuna or in MLflow;
 3. one point for each run, metric and step, without gaps;
 4. values, curves and the winner's weights equal to those of the undisturbed study, bit for bit.
 
-A trial that has died four times in one epoch is given up, as failed; it is left out of the third and the fourth.
+A trial that has died four times in one epoch fails; it is left out of the third and fourth invariants.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pause", type=float, default=5.0, help="seconds before a kill, at most")
+    parser.add_argument("--pause", type=float, default=5.0, help="longest pause before a kill, in seconds")
     parser.add_argument("--on", choices=("sqlite", "postgresql", "ray"), default="sqlite")
     options = parser.parse_args()
     path = Path(tempfile.mkdtemp(prefix="kill-storm-"))
@@ -71,7 +71,7 @@ def main() -> int:
 def rage(
     folder: StudyFolder, arguments: list[str], strikes: dict[str, Strike], kills: int, rng: random.Random, pause: float
 ) -> int:
-    """Kill until the kills are used up and the study has ended by itself; return how many trials it has."""
+    """Kill until all kills are done and the study has ended by itself; return its number of trials."""
     at_once = max(4, kills // 4)
     trials, done, runs = at_once, Counter[str](), 0
     while True:
@@ -100,7 +100,7 @@ def rage(
 
 
 def kill(*pids: int) -> bool:
-    """Kill processes; return whether all of them still lived."""
+    """Kill processes; return whether all of them were alive."""
     lived = bool(pids)
     for pid in pids:
         try:
@@ -112,7 +112,7 @@ def kill(*pids: int) -> bool:
 
 @contextlib.contextmanager
 def sqlite(folder: StudyFolder, rng: random.Random) -> Iterator[tuple[list[str], dict[str, Strike]]]:
-    """Have the storm on one machine, with the databases in files."""
+    """Set up the storm on one machine, with SQLite databases."""
 
     def one_of(pids: list[int]) -> bool:
         return bool(pids) and kill(rng.choice(pids))
@@ -130,7 +130,7 @@ def sqlite(folder: StudyFolder, rng: random.Random) -> Iterator[tuple[list[str],
 
 @contextlib.contextmanager
 def postgresql(folder: StudyFolder, rng: random.Random) -> Iterator[tuple[list[str], dict[str, Strike]]]:
-    """Have it on one machine, with the databases in PostgreSQL."""
+    """Set up the storm on one machine, with databases in PostgreSQL."""
     from tests.servers import PostgreSQLServer
 
     server = PostgreSQLServer()
@@ -141,7 +141,7 @@ def postgresql(folder: StudyFolder, rng: random.Random) -> Iterator[tuple[list[s
 
 @contextlib.contextmanager
 def on_ray(folder: StudyFolder, rng: random.Random) -> Iterator[tuple[list[str], dict[str, Strike]]]:
-    """Have it on two machines of a Ray cluster, played by two raylets on this one."""
+    """Set up the storm on a Ray cluster of two machines, simulated by two raylets on this one."""
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
@@ -182,7 +182,7 @@ PLACES = {"sqlite": sqlite, "postgresql": postgresql, "ray": on_ray}
 
 
 def report(storm: StudyFolder, calm: StudyFolder, trials: int) -> int:
-    """Print the invariants; return how many do not hold."""
+    """Print the invariants; return the number of those that do not hold."""
     states = Counter(state for (state,) in storm.optuna("select state from trials"))
     numbers = [number for (number,) in storm.optuna("select number from trials order by number")]
     open_runs = storm.mlflow("select count(*) from runs where status in ('RUNNING', 'SCHEDULED')")[0][0]

@@ -1,13 +1,13 @@
-"""What recording every step's lr costs a training: seconds of the same fit, with different loggers.
+"""Cost of recording every step's lr: seconds of the same training with different loggers.
 
-Three contenders train the reference CNN on MNIST-5k, in turns, each round in a new order, in this one process:
+Three contenders train the reference CNN on MNIST-5k by turns, each round in a new order, in this one process:
 
 - off: no logger;
-- tuner: the history and the reports of a trial, written to MLflow by the tracker's thread (in a study it is a thread of
-  another process, so this is the worse case);
+- tuner: the history and the reports of a trial, written to MLflow by the tracker's thread (in a study that thread runs
+  in another process, so this is the worse case);
 - lightning: Lightning's `MLFlowLogger` and `LearningRateMonitor`, at every step.
 
-All write to an SQLite file. "after" is what was still to be written when the training was over.
+All write to an SQLite file. "after" is the time to write the rest when the training was over.
 
 Run it on an idle machine:  python benchmarks/logging_cost.py --threads 1 --rounds 5
 """

@@ -1,8 +1,8 @@
-"""How long the pages of a study of a thousand trials take to open, in a Chromium, and its plots and report to be made.
+"""Time to open the pages of a study of a thousand trials in Chromium, and to make its plots and report.
 
-The study lies in real stores, written by the tuner's own store and tracker: parameters that the sampler drew, each
-trial's lr at every step, and values that a formula makes of them (nothing is trained). Then `python -m tuner.dashboard`
-serves it, and each page is opened some times in a new, empty browser. "Usable" is when what one came for is there:
+The study is in real stores, written by the tuner's own store and tracker: parameters from the sampler, each trial's lr
+at every step, and values from a formula (nothing is trained). Then `python -m tuner.dashboard` serves it, and each page
+is opened several times in a new, empty browser. A page is "usable" when its main content is there:
 
 - runs: the study is in the list, its trials are counted;
 - study: the findings and the links to the trials are there;
@@ -51,7 +51,7 @@ def study(trials: int) -> StudyConfig:
 
 
 def result_of(number: int, config: TrialConfig, steps: int) -> TrialResult:
-    """Return what such a trial could have ended with: best at an initial lr of 1.5e-3, with some noise."""
+    """Return a plausible result of a trial: best at an initial lr of 1.5e-3, with some noise."""
     schedule, initial_lr = config.schedule.build("schedule"), config.optimizer.arguments["initial_lr"]
     factor = getattr(schedule, "schedule", schedule)
     points = [("lr", step, initial_lr * factor(step)) for step in range(steps)]
@@ -65,7 +65,7 @@ def result_of(number: int, config: TrialConfig, steps: int) -> TrialResult:
 
 
 def build(trials: int, steps: int) -> None:
-    """Write the study into the stores of this folder."""
+    """Write the study to the stores in this folder."""
     config = study(trials)
     with StudyStore.open(config, STORAGE, config.identity, print) as store:
         tracker = Tracker(config, TRACKING, store.identifier, print)
@@ -99,7 +99,7 @@ def dashboard() -> Iterator[str]:
 
 
 def seconds_to_open(browser: Browser, address: str, usable: Callable[[Page], object], rounds: int) -> list[float]:
-    """Return how long a page takes in an empty browser, each time."""
+    """Return the times that a page takes to open in an empty browser."""
     seconds = []
     for _ in range(rounds):
         context = browser.new_context(viewport={"width": 1400, "height": 1000})
@@ -116,9 +116,9 @@ def seconds_to_open(browser: Browser, address: str, usable: Callable[[Page], obj
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=1000)
-    parser.add_argument("--steps", type=int, default=500, help="of each trial")
+    parser.add_argument("--steps", type=int, default=500, help="steps of each trial")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="where the study lies, or is put; kept (default: a temporary one)")
+    parser.add_argument("--folder", type=Path, help="folder of the study, which is kept (default: a temporary folder)")
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)

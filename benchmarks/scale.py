@@ -1,17 +1,17 @@
-"""Milliseconds of the coordinator for a trial, as a study grows, with trainings that take no time.
+"""The coordinator's milliseconds per trial as a study grows, with trainings that take no time.
 
 The study is the quickstart: three schedules, six parameters, three epochs, the lr of every step. Its trainings are
-made up; all else is real: coordinator, Optuna's database, sampler and pruner, MLflow's store, files. The slots are
-simulated: so many trials are open at a time, and one of them, at random, is the next to report an epoch or to end.
+simulated; everything else is real: coordinator, Optuna's database, sampler and pruner, MLflow's store, files. The slots
+are simulated too: a fixed number of trials is open, and a random one of them is the next to report an epoch or to end.
 
-The study is measured where it has 10, 100, 1,000 and 5,000 trials. To come there soon, finished trials are put into
-Optuna's database at once, and the coordinator brings them to MLflow, as it does after an outage. From there on the
-study is continued with each number of slots in turn, and what is done for a trial is measured while all slots are busy:
+The study is measured at 10, 100, 1,000 and 5,000 trials. To get there quickly, finished trials are written directly to
+Optuna's database, and the coordinator sends them to MLflow, as after an outage. Then the study is continued with each
+number of slots in turn, and the time per trial is measured while all slots are busy:
 
 - ask, report, tell: the coordinator's thread, from an event to its answer; means, with all reports of a trial together;
-- of that Optuna: asking, reporting and telling there; and of that processor: what is not spent in waiting;
-- MLflow: the thread that writes to it, and its processor time. The coordinator waits for it after each event, so that
-  neither disturbs the other's clock.
+- Optuna's part of that: asking, reporting and telling; and its CPU time, without waiting;
+- MLflow: the thread that writes to it, and its CPU time. The coordinator waits for it after each event, so that neither
+  disturbs the other's measurement.
 
     python benchmarks/scale.py --storage sqlite --sampler tpe --trials 10 100 1000 5000 --slots 2 16 64
 """
@@ -53,7 +53,7 @@ METRICS = ("train/loss", "train/acc", "val/loss", "val/acc")
 
 
 class Clock:
-    """Takes the time of what is done for each event."""
+    """Measures the time of each kind of event."""
 
     def __init__(self) -> None:
         self._now: defaultdict[str, float] = defaultdict(float)
@@ -71,18 +71,18 @@ class Clock:
         return call
 
     def end(self, event: str | None) -> None:
-        """Count what went by since the last call as an event of this kind; None if it is not to be counted."""
+        """Count the time since the last call as an event of this kind; None to ignore it."""
         if event:
             self.events[event].append(self._now.copy())
         self._now.clear()
 
     def mean(self, event: str, what: str) -> float:
-        """Return milliseconds."""
+        """Return the mean in milliseconds."""
         return 1000 * statistics.mean(each[what] for each in self.events[event])
 
 
 class MadeUp:
-    """A training without training: what it would report, an epoch at a time."""
+    """A simulated training, which yields the reports of one epoch at a time."""
 
     def __init__(self, slot: Slot, assignment: Assignment) -> None:
         self.slot, self.assignment, self.epoch = slot, assignment, 0
@@ -117,7 +117,7 @@ def curve(config: TrialConfig) -> list[float]:
 
 
 def accuracy(assignment: Assignment, epoch: int) -> float:
-    """Return a value that depends on the parameters, with a little noise, so that samplers have something to do."""
+    """Return a value that depends on the parameters, with a little noise, so that samplers have something to learn."""
     lr = assignment.config.optimizer.arguments["initial_lr"]
     noise = random.Random(assignment.number).gauss(0, 0.003)
     return 0.98 - 0.1 * abs(math.log10(lr / 1.5e-3)) ** 2 - 0.1 / 2**epoch + noise
@@ -127,8 +127,8 @@ class TrivialEngine:
     """Simulates slots, in the coordinator's thread.
 
     Args:
-        slots: How many.
-        clock: Takes the time of each event, while all slots are busy.
+        slots: Number of slots.
+        clock: Measures each event while all slots are busy.
         settle: Waits for MLflow.
     """
 
@@ -204,7 +204,7 @@ def main() -> None:
 
 
 def columns(clock: Clock) -> list[float]:
-    """Return milliseconds a trial, in the order of the table."""
+    """Return milliseconds per trial, in the order of the table."""
     reports = len(clock.events["report"]) / len(clock.events["tell"])
 
     def a_trial(what: str) -> float:
@@ -215,7 +215,7 @@ def columns(clock: Clock) -> list[float]:
 
 
 def begin(trials: int, sampler: str, storage: str) -> None:
-    """Create the study, with trials that are finished."""
+    """Create the study with finished trials."""
     config = load_study("quickstart", [sampler])
     drawn = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
     for number in range(trials):
@@ -231,7 +231,7 @@ def begin(trials: int, sampler: str, storage: str) -> None:
 
 
 def go_on(trials: int, slots: int, sampler: str, storage: str, uri: str) -> Clock:
-    """Continue the study to so many trials."""
+    """Continue the study up to a number of trials."""
     clock = Clock()
     config = load_study("quickstart", [sampler, f"budget.trials={trials}"])
     display = Display(config, Console(file=io.StringIO()))

@@ -1,11 +1,11 @@
-"""How soon a study finds a good trial: samplers and pruners beside each other, each with the same ten seeds.
+"""How soon a study finds a good trial, with different samplers and pruners and the same ten seeds.
 
-The study is `search.yaml`. "default" is what a study gets whose file names neither sampler nor pruner; "in groups of
-four" is the same with `--fuse 4`, where four trials are drawn before anything is known of them. Else they train one
-at a time. The clock is the epochs that were trained, all trials together, times the median of what an epoch took: so
-other work of the machine changes nothing, and each core can have a study of its own. (What the search itself needs is
-in `scale.py`, and how much faster a group is than its trials one by one, in `fused_step.py`.) Bands are 95 % confidence
-intervals of the mean (10,000 bootstraps of the seeds).
+The study is `search.yaml`. "default" has neither sampler nor pruner in its file; "in groups of four" is the same with
+`--fuse 4`, where four trials are sampled before any of them has a result. Otherwise trials are trained one at a time.
+The time is the number of trained epochs of all trials times the median duration of an epoch, so other load on the
+machine does not matter, and each core can run a study. (`scale.py` measures the cost of the search itself, and
+`fused_step.py` the speed-up of a group.) Bands are 95% confidence intervals of the mean (10,000 bootstraps of the
+seeds).
 
     python benchmarks/search_efficiency.py --seeds 10 --picture search-efficiency.png
 """
@@ -34,13 +34,13 @@ CONTENDERS = {
     "joint TPE": ("tpe, multivariate: true, group: true, constant_liar: true", "", "off"),
     "hyperband": ("tpe", "hyperband", "off"),
 }
-"""Sampler, pruner and `--fuse`; without a pruner, that of a study file that names none."""
+"""Sampler, pruner and `--fuse`; None for the default of a study file."""
 
 BOOTSTRAPS = 10_000
 
 
 def pin(cores: "multiprocessing.Queue[int]") -> None:
-    """Keep this process, and the trainings that it starts, on a core of its own."""
+    """Pin this process and the trainings that it starts to one core."""
     os.sched_setaffinity(0, {cores.get()})
 
 
@@ -48,8 +48,8 @@ def run(seed: int, contender: str) -> tuple[np.ndarray, np.ndarray, list[float]]
     """Run a study.
 
     Returns:
-        The epochs after which its trials were over, all trials together; the best value after each of them; and the
-        seconds that each took for an epoch.
+        The number of epochs of all trials when each trial was over; the best value by then; and the seconds per epoch
+        of each trial.
     """
     sampler, pruner, fuse = CONTENDERS[contender]
     overrides = [f"sampler={{name: {sampler}, seed: {seed}}}", *([f"pruner={{name: {pruner}}}"] if pruner else [])]
@@ -69,7 +69,7 @@ def at(seconds: np.ndarray, studies: list[tuple[np.ndarray, np.ndarray]]) -> np.
 
 
 def band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the 95 % confidence interval of the mean over studies, at each time."""
+    """Return the 95% confidence interval of the mean over studies at each time."""
     chosen = np.random.default_rng(0).integers(0, len(values), (BOOTSTRAPS, len(values)))
     low, high = np.percentile(values[chosen].mean(axis=1), [2.5, 97.5], axis=0)
     return low, high
@@ -78,8 +78,10 @@ def band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), help="beside the default")
-    parser.add_argument("--picture", type=Path, help="where the curves are drawn")
+    parser.add_argument(
+        "--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), help="contenders in addition to the default"
+    )
+    parser.add_argument("--picture", type=Path, help="file to draw the curves to")
     options = parser.parse_args()
     studies: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in ("default", *options.only)}
     pace: list[float] = []
@@ -91,7 +93,7 @@ def main() -> None:
     with ProcessPoolExecutor(len(available), initializer=pin, initargs=(cores,)) as pool:
         for (seed, name), (epochs, best, own_pace) in zip(work, pool.map(run, *zip(*work, strict=True)), strict=True):
             studies[name].append((epochs, best))
-            pace += own_pace if CONTENDERS[name][2] == "off" else []  # those of a group share their seconds
+            pace += own_pace if CONTENDERS[name][2] == "off" else []  # the trials of a group share their seconds
             print(f"seed {seed}: {name}: {best[-1]:.4f} in {epochs[-1]} epochs", file=sys.stderr, flush=True)
     second = float(np.median(pace))
     studies = {name: [(epochs * second, best) for epochs, best in done] for name, done in studies.items()}

@@ -1,12 +1,12 @@
-"""Milliseconds a step: a trial as the tuner trains it, beside bare loops of the same network.
+"""Milliseconds per step of a trial in the tuner, and of bare loops with the same network.
 
 Three contenders do the same work (the reference CNN on MNIST-5k in batches of 50 with Adam, one epoch of 80 steps; or a
-dense network, after five epochs), in turns, each round in a new order, in this one process with the given
-number of threads:
+dense network, after five epochs) by turns, each round in a new order, in this one process with the given number of
+threads:
 
 - tuner: `tuner.training.run`, with its Trainer, callbacks, history and the lr of every step recorded;
 - bare: a loop in plain PyTorch with the same choices (tensors in memory, channels-last, fused Adam);
-- usual: the loop that most examples show (DataLoader over a dataset, NCHW, Adam without fused);
+- usual: the loop of most examples (DataLoader over a dataset, NCHW, Adam without fused).
 
 Run it on an idle machine:
 
@@ -37,7 +37,7 @@ DECAY_RATE, DECAY_STEPS = 0.96, 20
 
 
 class Clock:
-    """A channel that notes when each step report came."""
+    """A channel that records when each step report came."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[int, int, float]] = []
@@ -67,7 +67,7 @@ def tuner(dense: int | None) -> float:
         }
     )
     clock = Clock()
-    Reporter.PROGRESS_SECONDS = 0.02  # an epoch of a dense network is over in less than the usual half second
+    Reporter.PROGRESS_SECONDS = 0.02  # an epoch of a dense network takes less than the default half second
     with tempfile.TemporaryDirectory() as folder:
         run(Group((Assignment(0, config, Objective(), Path(folder)),)), clock)
     last = [(step, at) for epoch, step, at in clock.seen if epoch == epochs(dense) - 1]

@@ -1,13 +1,13 @@
-"""Trials an hour of whole studies, by how many trials share a device: as processes beside each other, or as one model.
+"""Trials per hour of whole studies, depending on how many trials share a device as processes, or as one model.
 
-Each way is a study of its own in an empty folder, with the same trials at random, nothing pruned; the time is that of
-the command from its start to its end. They take turns, in a new order each round.
+Each way is a study in an empty folder with the same random trials and no pruning; the time is that of the command from
+start to end. The ways take turns, in a new order each round.
 
     python benchmarks/throughput.py --devices 0 --ways 1x1 2x1 4x1 8x1 1x8 1x32 1x64 2x32 1xauto --trials 128
     python benchmarks/throughput.py --devices cpu --ways 2x1 2x8 1x32 --set 'trial.model={name: mlp, layers: 1}'
 
-A way such as 2x32 is `--per-device 2 --fuse 32`: two processes on each device, each with 32 trials as one model. On
-a GPU, 1xauto finds out how many are fastest.
+A way such as 2x32 is `--per-device 2 --fuse 32`: two processes on each device, each with 32 trials as one model. On a
+GPU, 1xauto measures which number is fastest.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""A regression, for `auto_mpg.yaml`: a module that takes plateaus, too, and logs no accuracy."""
+"""A regression for `auto_mpg.yaml`: a data module, and a LightningModule that supports plateaus."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -14,7 +14,7 @@ from lightning_modules.data.base import TensorLoader
 
 
 class AutoMPGDataModule(pl.LightningDataModule):
-    """392 cars of the seventies: seven numbers of each, and how far it gets.
+    """392 cars of the seventies, with seven features and the fuel consumption of each.
 
     Args:
         batch_size: Cars in a training batch.
@@ -56,7 +56,7 @@ class Regressor(pl.LightningModule):
 
     Args:
         optimizer: Called with the parameters, returns their optimizer.
-        schedule: Factor of the initial lr over the steps, or a plateau on top of one.
+        schedule: Schedule of the factor on the initial lr, or a plateau on top of one.
         neurons: Width of the hidden layer.
     """
 
@@ -76,7 +76,7 @@ class Regressor(pl.LightningModule):
         return outputs.squeeze(1)
 
     def configure_optimizers(self) -> Any:
-        """Have the schedule set the lr before every step."""
+        """Set the lr by the schedule before every step."""
         optimizer = self.optimizer(self.parameters())
         scheduler = ScheduleLR(optimizer, self.schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -1,10 +1,10 @@
-"""A network of one's own, for `fashion.yaml`: it knows nothing of schedules, studies or Lightning."""
+"""A custom network for `fashion.yaml`, a plain torch module without code for schedules, studies or Lightning."""
 
 from torch import Tensor, nn
 
 
 class FashionCNN(nn.Module):
-    """Two convolutions with batch normalisation, and a dense layer, for 28 x 28 grey images.
+    """Two convolutions with batch normalization, and a dense layer, for 28 x 28 gray images.
 
     Args:
         width: Channels of the first convolution; the second has twice as many.

@@ -1,4 +1,4 @@
-"""A LightningModule that knows nothing of the tuner, for `plain_module.yaml`: it takes `optimizer` and `schedule`."""
+"""A custom LightningModule for `plain_module.yaml`, independent of the tuner: it takes `optimizer` and `schedule`."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,11 +10,11 @@ from torch.nn import functional
 
 
 class PlainModule(pl.LightningModule):
-    """Classify images, and log what it likes.
+    """An image classifier that logs its own metrics, `train_loss` and `val_top3`.
 
     Args:
         optimizer: Called with the parameters, returns their optimizer.
-        schedule: Called with the step, returns the factor of the initial lr.
+        schedule: Called with the step, returns the factor on the initial lr.
         neurons: Width of the hidden layer.
         smoothing: Share of each label that is spread over all classes.
     """
@@ -36,7 +36,7 @@ class PlainModule(pl.LightningModule):
         return logits
 
     def configure_optimizers(self) -> Any:
-        """Use torch's own scheduler."""
+        """Use the schedule in a torch scheduler."""
         optimizer = self.optimizer(self.parameters())
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -49,7 +49,7 @@ class PlainModule(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Log how often the right class is among the three likeliest."""
+        """Log the top-3 accuracy."""
         images, labels = batch
         found = (self(images).topk(3).indices == labels[:, None]).any(dim=1)
         self.log("val_top3", found.float().mean())

@@ -1,4 +1,4 @@
-"""A table with a data module, a network and a schedule of one's own, for `wine.yaml`."""
+"""A custom data module for a table, a custom network and a custom schedule, for `wine.yaml`."""
 
 import math
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class WineDataModule(LightningDataModule):
 
     Args:
         batch_size: Wines in a training batch.
-        seed: Seed of the order of the training batches; a study gives the trial's.
+        seed: Seed of the order of the training batches; a study passes the trial's seed.
     """
 
     def __init__(self, batch_size: int = 16, seed: int = 0) -> None:
@@ -25,7 +25,7 @@ class WineDataModule(LightningDataModule):
         self.batch_size, self.seed = batch_size, seed
 
     def setup(self, stage: str) -> None:
-        """Load and split the table, its columns brought to the same scale."""
+        """Load, split and standardize the table."""
         rows, labels = (torch.from_numpy(values) for values in wine_data())
         part = torch.arange(len(rows)) % 5  # the table is in the order of the growers
         training = rows[part > 1]
@@ -48,7 +48,7 @@ class WineDataModule(LightningDataModule):
 
 
 class WineMLP(nn.Sequential):
-    """A dense network with one hidden layer of so many neurons."""
+    """A dense network with one hidden layer."""
 
     def __init__(self, neurons: int = 32) -> None:
         super().__init__(nn.Linear(13, neurons), nn.Tanh(), nn.Linear(neurons, 3))
@@ -61,11 +61,11 @@ class WineMLP(nn.Sequential):
 
 @dataclass(frozen=True, kw_only=True)
 class Breathing(Schedule):
-    """A schedule of one's own: ``1 - depth * sin(pi * s / period) ** 2``, between 1 and ``1 - depth`` again and again.
+    """A custom schedule, ``1 - depth * sin(pi * s / period) ** 2``, which oscillates between 1 and ``1 - depth``.
 
     Args:
         period: Steps from one maximum to the next.
-        depth: Share that the lr falls by, in [0, 1].
+        depth: Decrease of the factor from a maximum to a minimum, in [0, 1].
     """
 
     period: float

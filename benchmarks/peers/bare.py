@@ -1,7 +1,7 @@
-"""The floor: plain PyTorch in a process for each core, with the tuner's choices, and nothing kept but results.
+"""The floor: plain PyTorch with the tuner's choices, one process per core, and nothing saved but results.
 
-The libraries are imported once, by the process that then forks the others. The lr of every step, losses and accuracies
-are collected in memory and written to MLflow by that first process, at the end of each training.
+The libraries are imported once, by the process that forks the others. The lr of every step, losses and accuracies are
+collected in memory, and the first process writes them to MLflow at the end of each training.
 """
 
 import gc
@@ -66,11 +66,11 @@ def worker(index: int, data: MNIST5kDataModule, pipe: Connection) -> None:
         torch.manual_seed(number)
         pipe.send(train(data, *CONFIGS[number]))
     pipe.close()
-    os._exit(0)  # the interpreter needs a while to take torch apart
+    os._exit(0)  # the interpreter's cleanup of torch takes a while
 
 
 def main() -> None:
-    gc.freeze()  # what the libraries have left is no garbage
+    gc.freeze()  # the objects of the libraries are not garbage
     data = images()
     pipes = []
     for index in range(CORES):
@@ -79,7 +79,7 @@ def main() -> None:
             worker(index, data, theirs)
         theirs.close()
         pipes.append(ours)
-    # While they train: what the results go to.
+    # While the others train, import the library that records the results.
     from mlflow import MlflowClient
     from mlflow.entities import Metric
 

@@ -1,4 +1,4 @@
-"""Hydra with its Optuna sweeper, and modules that it instantiates: the way of lightning-hydra-template."""
+"""Hydra with its Optuna sweeper, which instantiates modules as in lightning-hydra-template."""
 
 import hydra
 import pytorch_lightning as pl

@@ -1,4 +1,4 @@
-"""Ray Tune with a Lightning trainable: a trial for each core, at once."""
+"""Ray Tune with a Lightning trainable, one concurrent trial per core."""
 
 from pathlib import Path
 

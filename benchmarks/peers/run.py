@@ -1,18 +1,17 @@
-"""The same eight trainings by five contenders, in turns: seconds from the command to its end, and what came out.
+"""The same eight trainings by five contenders, by turns: seconds of the whole command, and accuracies.
 
     python benchmarks/peers/run.py --rounds 3 --picture docs/peers.png  # all
     python benchmarks/peers/run.py --rounds 5 --only tuner usual bare
 
-- usual: Lightning, Optuna and MLFlowLogger, as their examples put them together;
-- ray_tune: Ray Tune with a Lightning trainable, a trial for each core at once;
-- hydra_optuna: Hydra with its Optuna sweeper, the way of lightning-hydra-template; it is installed for this, in an
-  environment of its own, since the sweeper is for Optuna 2;
-- bare: plain PyTorch in a process for each core, the floor;
+- usual: Lightning, Optuna and MLFlowLogger, combined as in their examples;
+- ray_tune: Ray Tune with a Lightning trainable, one concurrent trial per core;
+- hydra_optuna: Hydra with its Optuna sweeper, as in lightning-hydra-template; it is installed into a separate
+  environment, because the sweeper needs Optuna 2;
+- bare: plain PyTorch, one process per core, the floor;
 - tuner: `python -m tuner.study work.yaml --no-review` (the others draw no plots either).
 
-Each trains the reference CNN on MNIST-5k in batches of 50 with Adam, validates after each epoch, and puts the lr of
-every step into MLflow's SQLite file, which is looked at afterwards. Beyond that work, tuner and hydra_optuna keep
-checkpoints.
+Each trains the reference CNN on MNIST-5k in batches of 50 with Adam, validates after each epoch, and writes the lr of
+every step to MLflow's SQLite file, which is checked afterwards. In addition, tuner and hydra_optuna save checkpoints.
 """
 
 import argparse
@@ -39,7 +38,7 @@ HYDRA = ["hydra-core==1.3.2", "hydra-optuna-sweeper==1.3.0", "optuna<3", "sqlalc
 
 
 def environment_of_hydra() -> str:
-    """Make an environment over this one that has Hydra and its sweeper; return its Python."""
+    """Create an environment on top of this one with Hydra and its sweeper; return its Python."""
     folder = Path(tempfile.mkdtemp(prefix="peers-hydra-"))
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     python = folder / "bin" / "python"
@@ -50,9 +49,9 @@ def environment_of_hydra() -> str:
 
 
 def seconds_of(name: str, command: list[str], folder: Path) -> float:
-    """Run a contender in an empty folder and return how long it took."""
+    """Run a contender in an empty folder and return the seconds."""
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{HERE}", "PYTHONWARNINGS": "ignore"}
-    if name == "bare":  # the tuner gives this to its trainings by itself
+    if name == "bare":  # the tuner sets this for its trainings itself
         environment["GLIBC_TUNABLES"] = MALLOC_TUNABLES
     began = time.perf_counter()
     with (folder / "output.log").open("w") as output:
@@ -100,7 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", default=["tuner", "usual", "ray_tune", "hydra_optuna", "bare"])
-    parser.add_argument("--picture", type=Path, help="where the bars are drawn")
+    parser.add_argument("--picture", type=Path, help="file to draw the bars to")
     options = parser.parse_args()
     commands = {name: [sys.executable, str(HERE / f"{name}.py")] for name in options.only}
     if "tuner" in commands:

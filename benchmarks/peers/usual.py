@@ -1,4 +1,4 @@
-"""Lightning, Optuna and MLflow, put together as their examples do: a loop of trials in one process."""
+"""Lightning, Optuna and MLflow, combined as in their examples: a loop of trials in one process."""
 
 import optuna
 import pytorch_lightning as pl

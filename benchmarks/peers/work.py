@@ -1,4 +1,4 @@
-"""What the contenders share: the work that `work.yaml` describes, and the code that most examples have for it."""
+"""The work that `work.yaml` describes, shared by the contenders, with the code of most examples for it."""
 
 import itertools
 from pathlib import Path
@@ -27,7 +27,7 @@ EXPERIMENT = "work"
 
 
 def factor(decay_rate: float, step: int) -> float:
-    """Return the factor of the initial lr at a step."""
+    """Return the factor on the initial lr at a step."""
     return decay_rate ** (step // DECAY_STEPS)
 
 
@@ -40,7 +40,7 @@ def images() -> MNIST5kDataModule:
 
 
 class Digits(Dataset):
-    """One image at a time, from a picture, as torchvision's MNIST has them."""
+    """A dataset of single images, converted from pictures as in torchvision's MNIST."""
 
     def __init__(self, batches: list[tuple[Tensor, Tensor]]) -> None:
         self.images = torch.cat([images for images, _ in batches]).squeeze(1).mul(255).round().byte()
