@@ -40,7 +40,17 @@ from tests.servers import PostgreSQLServer
 from tuner.config.loader import load_study
 from tuner.config.study import Objective, TrialConfig
 from tuner.files import write_json
-from tuner.protocol import Assignment, EpochReport, Group, Handler, Point, Slot, StepReport, TrialResult
+from tuner.protocol import (
+    Assignment,
+    EpochReport,
+    EvaluationResult,
+    Handler,
+    Point,
+    Slot,
+    StepReport,
+    TrainingGroup,
+    TrialResult,
+)
 from tuner.runner.coordinator import Coordinator
 from tuner.runner.display import Display
 from tuner.storage.study_store import StudyStore
@@ -143,11 +153,11 @@ class TrivialEngine:
         self._end(None)
         while True:
             while self._free and (group := self._call(handler.next_group, self._free[-1])) is not None:
-                if group.task == "train":
+                if isinstance(group, TrainingGroup):
                     busy.append(MadeUp(self._free.pop(), group.trials[0]))
                     self._end("ask")
                 else:
-                    handler.done(group, [TrialResult("complete", metrics={"test/acc": 0.98})])
+                    handler.done(group, [EvaluationResult({"test/acc": 0.98})])
             self._end(None)
             if not busy:
                 return
@@ -156,7 +166,7 @@ class TrivialEngine:
             self._end("report")
             if verdict == "prune" or training.epoch == EPOCHS:
                 result = training.result(verdict == "prune")
-                self._call(handler.done, Group((training.assignment,)), [result])
+                self._call(handler.done, TrainingGroup((training.assignment,)), [result])
                 self._end("tell")
                 busy.remove(training)
                 self._free.append(training.slot)

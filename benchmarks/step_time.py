@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_modules import MLP, MNISTCNN, ExponentialDecay, MNIST5kDataModule
 from tuner.config.study import Objective, TrialConfig
-from tuner.protocol import Assignment, EpochReport, Group, StepReport, Verdict
+from tuner.protocol import Assignment, EpochReport, StepReport, TrainingGroup, Verdict
 from tuner.training.callbacks import Reporter
 from tuner.training.run import run
 
@@ -69,7 +69,7 @@ def tuner(dense: int | None) -> float:
     clock = Clock()
     Reporter.PROGRESS_SECONDS = 0.02  # an epoch of a dense network takes less than the default half second
     with tempfile.TemporaryDirectory() as folder:
-        run(Group((Assignment(0, config, Objective(), Path(folder)),)), clock)
+        run(TrainingGroup((Assignment(0, config, Objective(), Path(folder)),)), clock)
     last = [(step, at) for epoch, step, at in clock.seen if epoch == epochs(dense) - 1]
     return (last[-1][1] - last[0][1]) / (last[-1][0] - last[0][0])
 

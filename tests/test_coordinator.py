@@ -9,7 +9,7 @@ from rich.console import Console
 from tests.conftest import TINY, StudyFolder
 from tuner.config.loader import load_study
 from tuner.errors import StudyFailedError
-from tuner.protocol import Group, Handler, Slot, TrialResult
+from tuner.protocol import EvaluationResult, Group, Handler, Slot, TrainingGroup, TrialResult
 from tuner.runner.coordinator import Coordinator
 from tuner.runner.display import Display
 from tuner.storage.study_store import StudyStore
@@ -28,8 +28,8 @@ class Script:
 
     def run(self, handler: Handler) -> None:
         while (group := handler.next_group(self.slots[0])) is not None:
-            if group.task != "train":
-                handler.done(group, [TrialResult("complete")] * len(group.trials))
+            if not isinstance(group, TrainingGroup):
+                handler.done(group, [EvaluationResult()] * len(group.trials))
                 continue
             self.groups.append(group)
             assert len(self.groups) < 30, "it goes round and round"

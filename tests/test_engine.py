@@ -22,7 +22,17 @@ from tuner.engines.local import LocalEngine, call_in_fork
 from tuner.engines.pipe import CorruptPipeError, Mailbox, PipeChannel
 from tuner.engines.stalls import StallDetector, processor_seconds
 from tuner.errors import StudyFailedError
-from tuner.protocol import Assignment, ChannelClosedError, EpochReport, Group, Slot, StepReport, TrialResult, Verdict
+from tuner.protocol import (
+    Assignment,
+    ChannelClosedError,
+    EpochReport,
+    Group,
+    Slot,
+    StepReport,
+    TrainingGroup,
+    TrialResult,
+    Verdict,
+)
 
 RESULT = TrialResult("complete", points=[("lr", step, 0.1) for step in range(1000)])
 
@@ -170,7 +180,7 @@ class SlowHandler:
         self.results: list[TrialResult] = []
         self.deaths: list[str] = []
         self._groups = [
-            Group((Assignment(number, config, Objective(), folder / str(number)),))
+            TrainingGroup((Assignment(number, config, Objective(), folder / str(number)),))
             for number, config in enumerate(configs)
         ]
         self._seconds = seconds

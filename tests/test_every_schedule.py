@@ -36,7 +36,7 @@ from tests.test_training import Answers
 from tuner.config import registry
 from tuner.config.loader import load_study
 from tuner.config.study import Objective, StudyConfig, TrialConfig
-from tuner.protocol import Assignment, Group, TrialResult
+from tuner.protocol import Assignment, TrainingGroup, TrialResult
 from tuner.training.run import MODEL_FILE, run
 
 EPOCHS, EPOCH = 3, 4  # epochs, and steps in each
@@ -243,7 +243,7 @@ def study(folder: Path, schedule: str, space: str) -> StudyConfig:
 
 def trained_lrs(config: TrialConfig, folder: Path) -> list[float]:
     """Return the lr that each step of a real training used."""
-    (result,) = run(Group((Assignment(0, config, Objective(), folder),)), Answers())
+    (result,) = run(TrainingGroup((Assignment(0, config, Objective(), folder),)), Answers())
     assert result.state == "complete", result.traceback
     points = [(step, value) for key, step, value in result.points if key == "lr"]
     assert [step for step, _ in points] == list(range(STEPS))
@@ -284,7 +284,7 @@ def test_a_training_that_is_cut_short_goes_on_to_the_very_same_curves_and_weight
     config = study(tmp_path, f"{{name: {name}, {FIXED[name][0]}}}", "{}").draw(FixedTrial({}))
 
     def train(directory: str, *verdicts: str) -> TrialResult:
-        (result,) = run(Group((Assignment(0, config, Objective(), tmp_path / directory),)), Answers(*verdicts))
+        (result,) = run(TrainingGroup((Assignment(0, config, Objective(), tmp_path / directory),)), Answers(*verdicts))
         return result
 
     whole = train("whole")

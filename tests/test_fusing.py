@@ -15,7 +15,7 @@ from tests.conftest import StudyFolder
 from tests.test_study import slots_of
 from tuner.config.study import Objective, TrialConfig
 from tuner.errors import BadInputError
-from tuner.protocol import Assignment, EpochReport, Group, Slot, StepReport, TrialResult, Verdict
+from tuner.protocol import Assignment, EpochReport, Slot, StepReport, TrainingGroup, TrialResult, Verdict
 from tuner.runner.group_size import GroupSize, alike, group_size
 from tuner.training.run import MODEL_FILE, RESULT_FILE, read_result, run
 
@@ -89,10 +89,12 @@ def train(
     """Train trials together or one after another, each in its directory of the folder."""
     channel = channel or Answers()
     if fused:
-        results = run(Group(assignments(folder, trials)), channel)
+        results = run(TrainingGroup(assignments(folder, trials)), channel)
         assert channel.limits == [], "they were trained one after another"
         return results
-    return [result for assignment in assignments(folder, trials) for result in run(Group((assignment,)), channel)]
+    return [
+        result for assignment in assignments(folder, trials) for result in run(TrainingGroup((assignment,)), channel)
+    ]
 
 
 def assert_same(one: TrialResult, other: TrialResult) -> None:
@@ -139,7 +141,7 @@ def test_each_trial_of_a_group_reports_and_leaves_what_it_does_alone(tmp_path: P
 def test_a_group_that_is_not_due_for_checkpoints_is_saved_only_when_it_is_stopped(tmp_path: Path, alone: Any):
     trials = TRIALS[:3]
     (stopped, goes_on) = (Answers({(1, epoch): "stop"}) for epoch in (2, 99))
-    group = dataclasses.replace(Group(assignments(tmp_path, trials)), checkpoint_every=math.inf)
+    group = dataclasses.replace(TrainingGroup(assignments(tmp_path, trials)), checkpoint_every=math.inf)
     assert [result.state for result in run(group, stopped)] == ["interrupted"] * len(trials)
     assert {path.name for path in tmp_path.glob("*/epoch-*")} == {"epoch-000002.ckpt"}
     for number, result in enumerate(run(group, goes_on)):
@@ -218,7 +220,7 @@ def test_a_network_that_cannot_be_fused_is_trained_alone_and_the_reason_is_told(
     monkeypatch.syspath_prepend(tmp_path)
     trials = [{**values, "model": {"name": "branching:Net"}} for values in TRIALS]
     channel = Answers()
-    results = run(Group(assignments(tmp_path, trials)), channel)
+    results = run(TrainingGroup(assignments(tmp_path, trials)), channel)
     assert [result.state for result in results] == ["complete"] * 3
     ((count, reason),) = channel.limits
     assert count == 1
@@ -230,7 +232,7 @@ def test_an_error_in_the_network_fails_each_trial_with_its_traceback(tmp_path: P
     trials = [
         {**values, "model": {"name": "torch.nn:Linear", "in_features": 2, "out_features": 3}} for values in TRIALS
     ]
-    results = run(Group(assignments(tmp_path, trials)), channel)
+    results = run(TrainingGroup(assignments(tmp_path, trials)), channel)
     assert [result.state for result in results] == ["failed"] * 3
     assert [count for count, _ in channel.limits] == [1]
     assert all("Traceback" in result.traceback for result in results)

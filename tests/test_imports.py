@@ -21,7 +21,7 @@ STRANGERS = {("tracking", "storage")}  # rooms that do not know each other
 # Where a library may be imported.
 WALLS: dict[str, tuple[str, ...]] = {
     "mlflow": ("tuner/tracking/",),
-    "optuna": ("tuner/storage/", "tuner/runner/coordinator.py", "tuner/runner/display.py", "tuner/followup/"),
+    "optuna": ("tuner/storage/",),
     "sqlalchemy": ("tuner/storage/", "tuner/tracking/", "tuner/urls.py"),
     "requests": ("tuner/tracking/",),
     "plotly": ("tuner/visualization/",),

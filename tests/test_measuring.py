@@ -14,7 +14,7 @@ from rich.console import Console
 from tests.conftest import TINY, StudyFolder
 from tests.test_fusing import BRANCHING, STEPS, VALUES, assignments
 from tuner.config.loader import load_study
-from tuner.protocol import Group, TrialResult
+from tuner.protocol import MeasurementGroup, MeasurementResult
 from tuner.runner.group_size import GroupSize
 from tuner.runner.options import StudyOptions
 from tuner.runner.run import checked, opened, opened_engine
@@ -61,9 +61,9 @@ def test_the_smallest_number_that_comes_near_the_highest_throughput_is_chosen(
         assert gain == pytest.approx(chosen * times[0] / taken)
 
 
-def measured(folder: Path, values: dict[str, Any], most: int) -> TrialResult:
+def measured(folder: Path, values: dict[str, Any], most: int) -> MeasurementResult:
     (assignment,) = assignments(folder, [values])
-    (result,) = run(Group((assignment,), task="measure", fuse=most), channel=None)
+    (result,) = run(MeasurementGroup((assignment,), most), channel=None)
     assert not (folder / "0").exists(), "nothing of it is kept"
     return result
 
@@ -73,15 +73,15 @@ SMALL = {**VALUES, "model": {"name": "mlp", "layers": 1, "neurons": 4, "dropout"
 
 def test_of_a_small_network_several_trials_take_little_longer_than_one(tmp_path: Path):
     result = measured(tmp_path, {**SMALL, "trainer": {"max_epochs": 1000}}, 16)
-    assert result.metrics["fuse"] > 1
-    assert result.metrics["gain"] > 1
+    assert result.count > 1
+    assert result.speedup > 1
 
 
 def test_a_training_of_few_steps_is_enough(tmp_path: Path):
     result = measured(
         tmp_path, {**SMALL, "data": {**VALUES["data"], "batch_size": 100}, "trainer": {"max_epochs": 1}}, 2
     )
-    assert result.metrics["fuse"] in (1, 2)
+    assert result.count in (1, 2)
     assert result.message == ""
 
 
@@ -89,7 +89,7 @@ def test_what_cannot_be_one_model_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "branching.py").write_text(BRANCHING)
     monkeypatch.syspath_prepend(tmp_path)
     result = measured(tmp_path, {**VALUES, "model": {"name": "branching:Net"}}, 8)
-    assert result.metrics["fuse"] == 1
+    assert result.count == 1
     assert "data-dependent control flow" in result.message
 
 
@@ -98,7 +98,7 @@ import json, resource, sys
 from pathlib import Path
 import torch
 from tuner.config.study import Objective, TrialConfig
-from tuner.protocol import Assignment, Group
+from tuner.protocol import Assignment, MeasurementGroup, TrainingGroup
 from tuner.training.run import run
 
 
@@ -121,11 +121,11 @@ class Answers:
 torch.set_num_threads(1)
 config, channel = TrialConfig.from_values(json.loads(sys.argv[1])), Answers()
 trials = tuple(Assignment(number, config, Objective(), Path(str(number))) for number in range(8))
-run(Group(trials[:1]), channel)  # with all that comes with a first training
+run(TrainingGroup(trials[:1]), channel)  # with all that comes with a first training
 size = 1024 * int(next(line.split()[1] for line in Path("/proc/self/status").open() if line.startswith("VmSize")))
 resource.setrlimit(resource.RLIMIT_AS, (size + int(sys.argv[2]), resource.RLIM_INFINITY))
-measured = run(Group(trials[1:2], task="measure", fuse=8), channel)[0].metrics["fuse"]
-results = run(Group(trials[1:]), channel)
+measured = run(MeasurementGroup(trials[1:2], 8), channel)[0].count
+results = run(TrainingGroup(trials[1:]), channel)
 print(json.dumps([[result.state for result in results], [result.setup["fused"] for result in results], channel.limits]))
 print(measured)
 """
@@ -192,7 +192,7 @@ def test_a_study_says_how_many_trials_it_trains_as_one_model_and_has_all_of_them
 ):
     monkeypatch.chdir(folder.path)
     output = study(folder, "inline", DATA)
-    assert "trials at a time are trained as one model, " in output or "no number of them is faster as one" in output
+    assert "trials at a time are trained as one model, " in output or "fusing gave no speed-up" in output
 
 
 def test_a_study_goes_on_one_by_one_if_the_process_that_finds_it_out_is_killed(

@@ -14,7 +14,7 @@ import torch
 from tests import toys
 from tests.toys import STEPS
 from tuner.config.study import Objective, TrialConfig
-from tuner.protocol import Assignment, EpochReport, Group, StepReport, TrialResult, Verdict
+from tuner.protocol import Assignment, EpochReport, StepReport, TrainingGroup, TrialResult, Verdict
 from tuner.training.experiment_proxy import ExperimentProxy
 from tuner.training.run import MODEL_FILE, RESULT_FILE, read_result, run
 
@@ -56,7 +56,7 @@ def assignment(folder: Path, model: str, data: str = "ToyData", metric: str = "v
 
 
 def train(trial: Assignment, channel: Answers | None = None) -> TrialResult:
-    (result,) = run(Group((trial,)), channel or Answers())
+    (result,) = run(TrainingGroup((trial,)), channel or Answers())
     return result
 
 

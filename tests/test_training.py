@@ -10,7 +10,15 @@ import pytest
 import torch
 
 from tuner.config.study import Objective, TrialConfig
-from tuner.protocol import Assignment, EpochReport, Group, StepReport, TrialResult, Verdict
+from tuner.protocol import (
+    Assignment,
+    EpochReport,
+    EvaluationGroup,
+    StepReport,
+    TrainingGroup,
+    TrialResult,
+    Verdict,
+)
 from tuner.training.lightning_cli import resolve_precision
 from tuner.training.run import MODEL_FILE, RESULT_FILE, TRACEBACK_FILE, read_result, run
 
@@ -58,7 +66,7 @@ def train(
     directory: Path, channel: Answers, metric: str = "val/acc", checkpoint_every: float = 0.0, **sections: dict
 ) -> TrialResult:
     assignment = Assignment(0, config_of(sections), Objective(metric), directory)
-    group = Group((assignment,), checkpoint_every=checkpoint_every)
+    group = TrainingGroup((assignment,), checkpoint_every=checkpoint_every)
     (result,) = run(group, channel)
     return result
 
@@ -258,14 +266,14 @@ def test_the_same_seed_gives_the_same_training_and_another_seed_another(tmp_path
     torch.rand(7)  # whatever the global generator did before
     assert train(tmp_path / "b", Answers()).points == first.points
     config = TrialConfig.from_values({**VALUES, "seed": 6})
-    (other,) = run(Group((Assignment(0, config, Objective(), tmp_path / "c"),)), Answers())
+    (other,) = run(TrainingGroup((Assignment(0, config, Objective(), tmp_path / "c"),)), Answers())
     assert other.points != first.points
 
 
 def test_the_winner_is_tested_on_the_test_set_with_the_weights_it_ended_with(tmp_path: Path):
     train(tmp_path, Answers())
     config = TrialConfig.from_values(VALUES)
-    group = Group((Assignment(0, config, Objective(), tmp_path),), task="test")
+    group = EvaluationGroup((Assignment(0, config, Objective(), tmp_path),))
     (result,) = run(group, Answers())
     model = config.model.build("model")
     model.load_state_dict(weights(tmp_path))
@@ -290,7 +298,7 @@ def test_the_best_epoch_gives_value_and_weights_and_survives_an_interruption(tmp
         channel = Answers(*verdicts)
         config = TrialConfig.from_values(VALUES)
         (result,) = run(
-            Group((Assignment(0, config, Objective("val/loss", epoch="best"), directory),)), channel
+            TrainingGroup((Assignment(0, config, Objective("val/loss", epoch="best"), directory),)), channel
         )  # the worst is first
         return result, channel
 

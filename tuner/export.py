@@ -22,7 +22,8 @@ from tuner.urls import refuse_passwords, storage_url
 
 if TYPE_CHECKING:
     from tuner.config.study import TrialConfig
-    from tuner.storage.stored_study import StoredStudy, Trial
+    from tuner.storage.reader import Trial
+    from tuner.storage.stored_study import StoredStudy
 
 __all__ = ["main"]
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tuner.analysis.comparison import Comparison
     from tuner.analysis.standings import Standings
     from tuner.config.study import StudyConfig, TrialConfig
-    from tuner.storage.stored_study import Trial
+    from tuner.storage.reader import Trial
     from tuner.storage.study_store import StudyStore
 
 __all__ = ["main"]

@@ -19,12 +19,20 @@ __all__ = [
     "ChannelClosedError",
     "Engine",
     "EpochReport",
+    "EvaluationGroup",
+    "EvaluationResult",
     "Group",
     "Handler",
+    "MeasurementGroup",
+    "MeasurementResult",
     "Point",
     "Points",
+    "RehearsalGroup",
+    "RehearsalResult",
+    "Result",
     "Slot",
     "StepReport",
+    "TrainingGroup",
     "TrialResult",
     "Verdict",
 ]
@@ -61,20 +69,43 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Group:
-    """A task for one process: trials, and what to do with them.
+    """Trials that one process works on together; the class says what it does with them."""
+
+    trials: tuple[Assignment, ...]
+
+
+@dataclass(frozen=True)
+class TrainingGroup(Group):
+    """Trials to train, as one model if there are several. Each gets a `TrialResult`.
 
     Args:
         trials: The trials.
-        task: "train" or "test" them; "measure" how many trials like the first are trained fastest as one model; or
-            "rehearse" a few steps of each, to find errors early.
         checkpoint_every: Seconds between checkpoints; 0 for one after every epoch.
-        fuse: Largest number of trials to "measure".
     """
 
-    trials: tuple[Assignment, ...]
-    task: Literal["train", "test", "measure", "rehearse"] = "train"
     checkpoint_every: float = 0.0
-    fuse: int = 1
+
+
+@dataclass(frozen=True)
+class EvaluationGroup(Group):
+    """Trained trials to evaluate on their test data. Each gets an `EvaluationResult`."""
+
+
+@dataclass(frozen=True)
+class MeasurementGroup(Group):
+    """A trial whose copies are trained as one model, to measure which number is fastest; it gets a `MeasurementResult`.
+
+    Args:
+        trials: The trial.
+        most: Largest number to try.
+    """
+
+    most: int = 1
+
+
+@dataclass(frozen=True)
+class RehearsalGroup(Group):
+    """Trials to train for a few steps, to find errors early. Each gets a `RehearsalResult`."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +183,7 @@ class EpochReport:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """The result of a task for one trial.
+    """The result of training a trial.
 
     Args:
         state: "interrupted" can be continued; the other states are final.
@@ -163,8 +194,6 @@ class TrialResult:
             now; if "complete", a remark such as that it stopped by itself.
         traceback: Traceback of the error.
         diverged_at: Step of the first loss that was not finite; None if all were.
-        metrics: Of a test, the test metrics; of a measurement, the number of trials "fuse" and the speed-up "gain"; of
-            a rehearsal, the number of "parameters" and the "seconds" of a step.
         points: All points that were logged.
         params: Parameters that its module logged itself.
         tags: Tags that its module set itself.
@@ -179,12 +208,58 @@ class TrialResult:
     message: str = ""
     traceback: str = ""
     diverged_at: int | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
     points: Points = ()
     params: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     device: str = ""
     setup: Mapping[str, str | int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """The test metrics of a trained trial.
+
+    Args:
+        metrics: Values by name; empty if its module or its data have no test.
+        message: The error, on one line; empty if there is none.
+    """
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class MeasurementResult:
+    """The number of trials that are trained fastest as one model.
+
+    Args:
+        count: The number.
+        speedup: Their throughput as a multiple of the throughput of one trial at a time.
+        message: The reason why the trials cannot be fused; empty if they can.
+    """
+
+    count: int = 1
+    speedup: float = 1.0
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class RehearsalResult:
+    """The result of a few steps of a trial.
+
+    Args:
+        message: The error, on one line; empty if there is none.
+        parameters: Number of parameters of its network; 0 if unknown.
+        seconds: Time of a step; 0 if unknown.
+    """
+
+    message: str = ""
+    parameters: int = 0
+    seconds: float = 0.0
+
+
+Result = TrialResult | EvaluationResult | MeasurementResult | RehearsalResult
+"""The result of one trial of a group."""
 
 
 class ChannelClosedError(Exception):
@@ -216,7 +291,7 @@ class Handler(Channel, Protocol):
     def next_group(self, slot: Slot) -> Group | None:
         """Return the next group for a free slot; None if there is none."""
 
-    def done(self, group: Group, results: Sequence[TrialResult]) -> None:
+    def done(self, group: Group, results: Sequence[Result]) -> None:
         """Handle the results of a finished group."""
 
     def died(self, group: Group, reason: str) -> None:

@@ -33,7 +33,7 @@ from tuner.interrupts import (
     remove_at_exit,
     restore_handlers_in_forks,
 )
-from tuner.protocol import Channel, Group, Handler, Slot
+from tuner.protocol import Channel, Group, Handler, Slot, TrainingGroup
 
 __all__ = ["LocalEngine", "call_in_fork"]
 
@@ -118,7 +118,7 @@ class LocalEngine:
             _ensure_server()
             ours, theirs = self._context.Pipe()
             ranks = [self._context.Process(target=_work, args=(theirs, slot, group))]
-            if slot.ranks > 1 and group.task == "train":
+            if slot.ranks > 1 and isinstance(group, TrainingGroup):
                 rendezvous_file = _folder() / uuid.uuid4().hex
                 ranks = [
                     self._context.Process(

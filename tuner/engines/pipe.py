@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
-from tuner.protocol import ChannelClosedError, EpochReport, StepReport, TrialResult, Verdict
+from tuner.protocol import ChannelClosedError, EpochReport, Result, StepReport, Verdict
 
 __all__ = ["CorruptPipeError", "Mailbox", "PipeChannel"]
 
@@ -57,7 +57,7 @@ class PipeChannel:
         """Show a note in the terminal."""
         self._send("note", text)
 
-    def done(self, results: Sequence[TrialResult]) -> None:
+    def done(self, results: Sequence[Result]) -> None:
         """Send the results of the trials, as the last message."""
         self._send("done", results)
         self._pipe.close()

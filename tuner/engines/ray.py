@@ -26,13 +26,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tuner.errors import BadInputError, StudyFailedError
 from tuner.files import write_atomically
 from tuner.process import add_study_folder, study_folder
-from tuner.protocol import EpochReport, Group, Handler, Slot, StepReport, TrialResult, Verdict
+from tuner.protocol import EpochReport, Group, Handler, Result, Slot, StepReport, Verdict
 
 __all__ = ["RayEngine"]
 
 MARK_FILE = "seen-by"
 
-Outcome = tuple[Sequence[TrialResult] | None, str]
+Outcome = tuple[Sequence[Result] | None, str]
 """The results of a group, or None and the reason why its process died."""
 
 
@@ -335,7 +335,7 @@ class _RelayChannel:
     def returned(self, group: Group) -> None:
         """Not used: a local slot cannot be lost separately from its machine."""
 
-    def done(self, group: Group, results: Sequence[TrialResult]) -> None:
+    def done(self, group: Group, results: Sequence[Result]) -> None:
         self.outcome = (results, "")
 
     def died(self, group: Group, reason: str) -> None:

@@ -9,13 +9,25 @@ from tuner.analysis.record import Curve
 from tuner.engines.local import LocalEngine
 from tuner.engines.machine import visible_gpus
 from tuner.errors import BadInputError, StudyFailedError
-from tuner.protocol import Assignment, EpochReport, Group, Point, Slot, StepReport, TrialResult, Verdict
+from tuner.protocol import (
+    Assignment,
+    EpochReport,
+    Group,
+    Point,
+    Result,
+    Slot,
+    StepReport,
+    TrainingGroup,
+    TrialResult,
+    Verdict,
+)
 from tuner.text import counted
 from tuner.training.conditions import on_cpu
 from tuner.training.lightning_cli import as_trained
 
 if TYPE_CHECKING:
-    from tuner.storage.stored_study import StoredStudy, Trial
+    from tuner.storage.reader import Trial
+    from tuner.storage.stored_study import StoredStudy
 
 __all__ = ["different_points", "different_setup", "how_trained", "train_again"]
 
@@ -78,7 +90,7 @@ class _OneTrial:
     def next_group(self, slot: Slot) -> Group | None:
         """Return the trial, once."""
         assignment, self._waiting = self._waiting, None
-        return Group((assignment,), checkpoint_every=math.inf) if assignment else None
+        return TrainingGroup((assignment,), checkpoint_every=math.inf) if assignment else None
 
     def report(self, number: int, report: EpochReport) -> Verdict:
         """Prune the trial after the same epoch as before."""
@@ -90,9 +102,9 @@ class _OneTrial:
     def fuse_at_most(self, count: int, reason: str) -> None:
         """Do nothing: there is only one trial."""
 
-    def done(self, group: Group, results: Sequence[TrialResult]) -> None:
+    def done(self, group: Group, results: Sequence[Result]) -> None:
         """Store the result."""
-        (self.result,) = results
+        (self.result,) = (result for result in results if isinstance(result, TrialResult))
 
     def died(self, group: Group, reason: str) -> None:
         """Store the reason why there is no result."""

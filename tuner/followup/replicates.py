@@ -12,19 +12,15 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar
-
-from optuna.trial import TrialState
+from typing import Any, ClassVar
 
 from tuner.analysis.comparison import Comparison, Repeated
 from tuner.config.component import Component
 from tuner.config.search_space import Choices, Drawing, component_names
 from tuner.config.study import StudyConfig, TrialConfig
 from tuner.storage.attributes import CONFIGURATION, CONFIRMS, SEED
+from tuner.storage.reader import Trial
 from tuner.storage.study_store import StudyStore
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
 
 __all__ = ["ReplicationStore", "ReplicationStudy", "fresh_seeds"]
 
@@ -148,7 +144,7 @@ class ReplicationStudy(StudyConfig):
         seed = drawing.suggest_int(SEED, 0, 2**32 - 1)
         return dataclasses.replace(self.candidates[name], seed=seed)
 
-    def compare(self, trials: Sequence["FrozenTrial"], validation_images: int | None = None) -> Comparison:
+    def compare(self, trials: Sequence[Trial], validation_images: int | None = None) -> Comparison:
         """Return the comparison of the configurations by finished trials.
 
         Args:
@@ -183,10 +179,10 @@ class _Standing:
 
     count: int
     comparison: Comparison
-    first: Mapping[str, "FrozenTrial"]
+    first: Mapping[str, Trial]
 
     @property
-    def winner(self) -> "FrozenTrial | None":
+    def winner(self) -> Trial | None:
         """Return the trial of the best configuration with the first seed."""
         ranking = self.comparison.ranking
         return self.first.get(ranking[0].name) if ranking else None
@@ -214,14 +210,14 @@ class ReplicationStore(StudyStore):
             finished = self.finished()
             first = {
                 str(trial.params.get(CONFIGURATION)): trial
-                for trial in finished
-                if trial.state is TrialState.COMPLETE and trial.params.get(SEED) == self._config.seeds[0]
+                for trial in self.ranking()
+                if trial.params.get(SEED) == self._config.seeds[0]
             }
             self._standing = _Standing(self.count, self._config.compare(finished, self.validation_images()), first)
         return self._standing
 
     @property
-    def best(self) -> "FrozenTrial | None":
+    def best(self) -> Trial | None:
         """Return the best configuration's trial with the first seed, which is not selected by its own value."""
         if self.count < self._config.trials or not self._config.has_winner:
             return None

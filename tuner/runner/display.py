@@ -1,4 +1,4 @@
-"""What a person sees while a study runs: live on a terminal, a line for each event elsewhere."""
+"""Shows a running study: live on a terminal, and by a line for each event elsewhere."""
 
 import io
 import time
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from optuna.trial import FrozenTrial
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
@@ -18,6 +17,7 @@ from rich.text import Text
 from tuner.config.study import StudyConfig, TrialConfig
 from tuner.console import printable
 from tuner.protocol import EpochReport, Slot, StepReport, TrialResult
+from tuner.storage.reader import Trial
 from tuner.text import counted
 
 __all__ = ["Display", "clock"]
@@ -51,7 +51,7 @@ class Display:
         self._metric = config.objective.metric
         self._running: dict[int, _Line] = {}
         self._finished, self._trials = 0, config.trials
-        self._best: FrozenTrial | None = None
+        self._best: Trial | None = None
         self._began = time.monotonic()
         self._done_here = 0.0  # trials' worth of training in this run
         self._cell: Any = None  # where a notebook shows it
@@ -98,7 +98,7 @@ class Display:
         """Take a trial off that will be continued."""
         self._running.pop(number, None)
 
-    def standing(self, finished: int, trials: int, best: FrozenTrial | None) -> None:
+    def standing(self, finished: int, trials: int, best: Trial | None) -> None:
         """Show how far the study is."""
         self._finished, self._trials, self._best = finished, trials, best
 

@@ -1,13 +1,13 @@
-"""How many trials are trained as one model, and which."""
+"""How many trials are trained as one model, and which of them can be."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from tuner.config.study import TrialConfig
 from tuner.errors import BadInputError
-from tuner.protocol import Slot
+from tuner.protocol import Assignment, MeasurementGroup, MeasurementResult, Slot
 
-__all__ = ["ONE_BY_ONE", "GroupSize", "alike", "check_divisible", "group_size"]
+__all__ = ["ONE_BY_ONE", "GroupSize", "GroupSizeSearch", "alike", "check_divisible", "group_size"]
 
 MOST = 128
 ROUNDS = 4
@@ -27,6 +27,66 @@ class GroupSize:
 
 
 ONE_BY_ONE = GroupSize(1)
+
+
+class GroupSizeSearch:
+    """Finds the number of trials that are trained fastest as one model, by one measurement before the first training.
+
+    Args:
+        size: What the options ask for.
+        note: Called with what the user should know.
+
+    Attributes:
+        count: How many trials a slot trains at a time, as far as that is known.
+    """
+
+    def __init__(self, size: GroupSize, note: Callable[[str], None]) -> None:
+        self.count = 1 if size.is_measured else size.most
+        self._most = size.most if size.is_measured else 0  # to be measured; 0 when that is done
+        self._is_running = False
+        self._note = note
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the number is known, so that trainings can begin."""
+        return not self._most
+
+    def next_group(self, trial: Assignment) -> MeasurementGroup | None:
+        """Return the measurement for a slot; None while another one does it."""
+        if self._is_running:
+            return None
+        self._is_running = True
+        return MeasurementGroup((trial,), self._most)
+
+    def done(self, result: MeasurementResult) -> None:
+        """Train as many trials at a time as were fastest."""
+        self._most, self.count = 0, result.count
+        if self.count > 1:
+            speedup = f"{result.speedup:.1f} times as fast as one by one"
+            self._note(f"{self.count} trials at a time are trained as one model, {speedup}")
+        else:
+            self._note(f"trials are trained one at a time: {result.message or 'fusing gave no speed-up'}")
+
+    def died(self, reason: str) -> None:
+        """Train one at a time, as the measurement has killed its process."""
+        self.done(MeasurementResult(message=f"a process that tried more {reason}"))
+
+    def returned(self) -> None:
+        """Have the measurement done by another slot."""
+        self._is_running = False
+
+    def limit(self, count: int, reason: str) -> None:
+        """Train no more than so many at a time from now on.
+
+        Args:
+            count: How many.
+            reason: Why not more.
+        """
+        if count < self.count:
+            few = f"{count} at a time from now on, as more do not fit into memory"
+            one = "one at a time from now on, as they cannot be fused"
+            self._note(f"trials are trained {one if count == 1 else few}: {reason}")
+            self.count = count
 
 
 def group_size(fuse: str, slots: Sequence[Slot], trials: int) -> GroupSize:
@@ -58,7 +118,7 @@ def group_size(fuse: str, slots: Sequence[Slot], trials: int) -> GroupSize:
 
 
 def check_divisible(batch_sizes: Iterable[int], slots: Sequence[Slot]) -> None:
-    """Find out whether the devices of a slot can have equal shares of every batch.
+    """Check that the devices of a slot can have equal shares of every batch.
 
     Raises:
         BadInputError: If they cannot: each of them would train the whole batch.
@@ -70,6 +130,6 @@ def check_divisible(batch_sizes: Iterable[int], slots: Sequence[Slot]) -> None:
 
 
 def alike(one: TrialConfig, other: TrialConfig) -> bool:
-    """Tell whether trials can be one model: optimizers, schedules and seeds may differ, but nothing else."""
+    """Return whether trials can be one model: optimizers, schedules and seeds may differ, but nothing else."""
     first, second = ((each.data, each.model, each.loss, each.trainer) for each in (one, other))
     return first == second

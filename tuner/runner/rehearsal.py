@@ -13,7 +13,18 @@ from tuner.config.search_space import corners
 from tuner.config.study import StudyConfig, TrialConfig
 from tuner.errors import BadInputError
 from tuner.interrupts import temporary_folder
-from tuner.protocol import Assignment, Engine, EpochReport, Group, Slot, StepReport, TrialResult, Verdict
+from tuner.protocol import (
+    Assignment,
+    Engine,
+    EpochReport,
+    Group,
+    RehearsalGroup,
+    RehearsalResult,
+    Result,
+    Slot,
+    StepReport,
+    Verdict,
+)
 from tuner.storage.database import state_directory
 from tuner.text import counted
 
@@ -89,15 +100,15 @@ def rehearse(config: StudyConfig, engine: Engine, storage: str, note: Callable[[
         stage = _Stage([_assignment(config, trial, number, folder) for number, trial in enumerate(trials)], note)
         engine.run(stage)
     results = [stage.results[number] for number in range(len(trials)) if number in stage.results]
-    failed = [result for result in results if result.state == "failed"]
+    failed = [result for result in results if result.message]
     faults = list(dict.fromkeys(f"trial: {result.message}." for result in failed))
     if failed and len(failed) == len(trials) and not all("out of memory" in each.message for each in failed):
         raise BadInputError(faults)
     for fault in faults:
         note(f"some trials will fail: {fault.removeprefix('trial: ')}")
-    counts = [int(result.metrics["parameters"]) for result in results if result.metrics.get("parameters")]
-    seconds = [result.metrics["seconds"] for result in results if result.metrics.get("seconds")]
-    return Rehearsal(faults, (min(counts, default=0), max(counts, default=0)), max(seconds, default=0.0))
+    counts = [result.parameters for result in results if result.parameters]
+    seconds = max((result.seconds for result in results), default=0.0)
+    return Rehearsal(faults, (min(counts, default=0), max(counts, default=0)), seconds)
 
 
 def _assignment(config: StudyConfig, trial: TrialConfig, number: int, folder: Path) -> Assignment:
@@ -119,14 +130,14 @@ class _Stage:
     """An engine's `Handler` that has each network rehearsed, one in a slot at a time."""
 
     def __init__(self, assignments: Sequence[Assignment], note: Callable[[str], None]) -> None:
-        self.results: dict[int, TrialResult] = {}
+        self.results: dict[int, RehearsalResult] = {}
         self._waiting = list(assignments)
         self._note = note
         self._told: set[str] = set()
 
     def next_group(self, slot: Slot) -> Group | None:
         """Return the next network."""
-        return Group((self._waiting.pop(0),), task="rehearse") if self._waiting else None
+        return RehearsalGroup((self._waiting.pop(0),)) if self._waiting else None
 
     def report(self, number: int, report: EpochReport) -> Verdict:
         """Not used: a rehearsal answers its own reports."""
@@ -145,10 +156,11 @@ class _Stage:
             self._told.add(remark)
             self._note(remark)
 
-    def done(self, group: Group, results: Sequence[TrialResult]) -> None:
-        """Keep how a rehearsal ended."""
+    def done(self, group: Group, results: Sequence[Result]) -> None:
+        """Keep what a rehearsal showed."""
         for assignment, result in zip(group.trials, results, strict=True):
-            self.results[assignment.number] = result
+            if isinstance(result, RehearsalResult):
+                self.results[assignment.number] = result
 
     def died(self, group: Group, reason: str) -> None:
         """Say that a process died: what kills it may not kill a trial, which would then go on."""

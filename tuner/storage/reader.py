@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial as Trial
 
 from tuner.analysis.record import FAMILY, MIN_FOR_IMPORTANCE, Curve, StudyRecord, TrialRecord
 from tuner.config.annotations import did_you_mean
@@ -23,6 +23,7 @@ from tuner.text import cut
 from tuner.urls import without_password
 
 __all__ = [
+    "Trial",
     "config_of",
     "identifier_of",
     "open_study",
@@ -122,11 +123,11 @@ def _with_curves(record: StudyRecord, curves: Curves) -> Iterator[TrialRecord]:
         yield replace(trial, curves=curves(trial.number, metrics)) if metrics else trial
 
 
-def _family(trial: FrozenTrial, identity: Mapping[str, Any]) -> str:
+def _family(trial: Trial, identity: Mapping[str, Any]) -> str:
     return str(trial.params.get(FAMILY, identity.get("trial.schedule.name", "constant")))
 
 
-def _trial(trial: FrozenTrial, began: float, identity: Mapping[str, Any]) -> TrialRecord:
+def _trial(trial: Trial, began: float, identity: Mapping[str, Any]) -> TrialRecord:
     attributes = trial.user_attrs
     reported = trial.intermediate_values
     family = _family(trial, identity)

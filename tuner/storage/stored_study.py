@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial as Trial
 
 from tuner.analysis.comparison import Comparison, Repeated
 from tuner.analysis.record import StudyRecord
@@ -18,10 +17,10 @@ from tuner.errors import BadInputError
 from tuner.storage.attributes import CONFIGURATION, CONFIRMS, IDENTITY, SEED, SOURCES
 from tuner.storage.database import Database, state_directory, trial_directory
 from tuner.storage.folders import check_own
-from tuner.storage.reader import config_of, identifier_of, open_study, record_of
+from tuner.storage.reader import Trial, config_of, identifier_of, open_study, record_of
 from tuner.storage.study_store import DEFINITION_FILE, FOLDER_FILE, check_continued
 
-__all__ = ["StoredStudy", "Trial", "label"]
+__all__ = ["StoredStudy", "label"]
 
 
 @dataclass(frozen=True)

@@ -32,10 +32,17 @@ from tuner.storage.samplers import make_pruner, make_sampler
 from tuner.text import counted
 from tuner.urls import without_password
 
-__all__ = ["DEFINITION_FILE", "FOLDER_FILE", "StudyStore", "check_continued"]
+__all__ = ["DEFINITION_FILE", "FOLDER_FILE", "TRIAL_STATES", "StudyStore", "check_continued"]
 
 DEFINITION_FILE = "study.yaml"
 FOLDER_FILE = "folder"
+TRIAL_STATES = {
+    "complete": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "diverged": TrialState.PRUNED,  # told as bad, never as infinity: Optuna ranks it by what it reported, if anything
+    "failed": TrialState.FAIL,
+}
+"""Optuna's state of a trial, by that of its `TrialResult`."""
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -263,6 +270,11 @@ class StudyStore:
         """Put a trial back into the queue, with its number, parameters and reports."""
         self.database.storage.set_trial_state_values(self._id_of(number), TrialState.WAITING)
         self._asked.pop(number, None)
+
+    def suspend_running(self) -> None:
+        """Put running trials back into the queue, whose process is gone."""
+        for trial in self.trials(TrialState.RUNNING):
+            self.suspend(trial.number)
 
     @_retrying
     def set_attribute(self, number: int, key: str, value: Any) -> None:

@@ -32,7 +32,23 @@ from tuner.console import printable
 from tuner.errors import in_a_line, place_of
 from tuner.files import DiskFullError, write_atomically, write_json
 from tuner.process import crash_point
-from tuner.protocol import Assignment, Channel, ChannelClosedError, EpochReport, Group, StepReport, TrialResult, Verdict
+from tuner.protocol import (
+    Assignment,
+    Channel,
+    ChannelClosedError,
+    EpochReport,
+    EvaluationGroup,
+    EvaluationResult,
+    Group,
+    MeasurementGroup,
+    RehearsalGroup,
+    RehearsalResult,
+    Result,
+    StepReport,
+    TrainingGroup,
+    TrialResult,
+    Verdict,
+)
 from tuner.training import distributed
 from tuner.training.build import build_classifiers, build_data, build_module, build_trainer, network_of
 from tuner.training.callbacks import DivergenceStop, History, LrLog, PlateauResume, Predictions, Reporter, StepCheck
@@ -63,11 +79,11 @@ REHEARSED_STEPS, REHEARSED_EPOCHS = 3, 10
 _log = logging.getLogger(__name__)
 
 
-def run(group: Group, channel: Channel, device: str = "cpu") -> list[TrialResult]:
-    """Run a group's task in this process; together with the other ranks if `distributed.join` was called.
+def run(group: Group, channel: Channel, device: str = "cpu") -> Sequence[Result]:
+    """Do what a group is for, in this process; together with the other ranks if `distributed.join` was called.
 
     Args:
-        group: The task and its trials.
+        group: The trials; its class says what to do with them.
         channel: Channel to the coordinator, for reports and verdicts.
         device: "cpu" or "cuda".
 
@@ -75,21 +91,29 @@ def run(group: Group, channel: Channel, device: str = "cpu") -> list[TrialResult
         One result for each trial, in order. The results of finished trainings are in the trials' directories too.
     """
     _silence_libraries()
-    if group.task == "test":
-        return [_test(assignment, device) for assignment in group.trials]
-    if group.task == "rehearse":
-        return [_rehearse(assignment, channel, device) for assignment in group.trials]
-    if group.task == "measure":
-        return [fastest_together(group.trials[0], group.fuse, device)]
-    every = group.checkpoint_every
-    results = _train_together(group.trials, channel, device, every) if len(group.trials) > 1 else {}
-    for assignment in group.trials:
+    match group:
+        case TrainingGroup(trials, checkpoint_every):
+            return _train_all(trials, channel, device, checkpoint_every)
+        case EvaluationGroup(trials):
+            return [_evaluate(assignment, device) for assignment in trials]
+        case RehearsalGroup(trials):
+            return [_rehearse(assignment, channel, device) for assignment in trials]
+        case MeasurementGroup((assignment,), most):
+            return [fastest_together(assignment, most, device)]
+    raise TypeError(f"nothing is known of a {type(group).__name__}")
+
+
+def _train_all(
+    assignments: Sequence[Assignment], channel: Channel, device: str, checkpoint_every: float
+) -> list[TrialResult]:
+    results = _train_together(assignments, channel, device, checkpoint_every) if len(assignments) > 1 else {}
+    for assignment in assignments:
         if assignment.number not in results:
             stopped = any(result.state == "interrupted" for result in results.values())
             results[assignment.number] = (
-                TrialResult("interrupted") if stopped else _train(assignment, channel, device, every)
+                TrialResult("interrupted") if stopped else _train(assignment, channel, device, checkpoint_every)
             )
-    return [results[assignment.number] for assignment in group.trials]
+    return [results[assignment.number] for assignment in assignments]
 
 
 @dataclass(frozen=True)
@@ -277,7 +301,7 @@ class _RehearsalChannel:
         self._channel.note(text)
 
 
-def _rehearse(assignment: Assignment, channel: Channel, device: str) -> TrialResult:
+def _rehearse(assignment: Assignment, channel: Channel, device: str) -> RehearsalResult:
     """Train a few steps of a trial, validate one batch, and save and load a checkpoint, to find errors early."""
     config = assignment.config
     check = StepCheck(labels_are_classes=config.loss is not None)
@@ -295,9 +319,10 @@ def _rehearse(assignment: Assignment, channel: Channel, device: str) -> TrialRes
         if isinstance(error, DiskFullError) or _lost_a_process(error):
             raise
         result = _failed(error, config)
-    if result.state == "failed" and not result.traceback and config.trainer.evaluations > REHEARSED_EPOCHS:
-        result = dataclasses.replace(result, state="complete")  # a later epoch may log the objective
-    return dataclasses.replace(result, points=(), metrics={"parameters": check.parameters, "seconds": check.seconds})
+    has_failed = result.state == "failed"
+    if has_failed and not result.traceback and config.trainer.evaluations > REHEARSED_EPOCHS:
+        has_failed = False  # a later epoch may log the objective
+    return RehearsalResult(result.message if has_failed else "", check.parameters, check.seconds)
 
 
 class _Saver:
@@ -505,23 +530,22 @@ def _save_weights(assignment: Assignment, weights: Mapping[str, torch.Tensor]) -
     write_atomically(assignment.directory / MODEL_FILE, lambda file: torch.save(content, file))
 
 
-def _test(assignment: Assignment, device: str) -> TrialResult:
-    started = time.monotonic()
+def _evaluate(assignment: Assignment, device: str) -> EvaluationResult:
     try:
-        return _tested(assignment, device, started)
+        return EvaluationResult(_test_metrics(assignment, device))
     except SIGTERMException:
         raise
     except (Exception, SystemExit, KeyboardInterrupt) as error:  # damaged weights, a full disk, user code
         if _lost_a_process(error):
             raise
-        return _failed(error, assignment.config)
+        return EvaluationResult(message=_failed(error, assignment.config).message)
 
 
-def _tested(assignment: Assignment, device: str, started: float) -> TrialResult:
+def _test_metrics(assignment: Assignment, device: str) -> dict[str, float]:
     config = assignment.config
     module, data = build_module(config), build_data(config)
     if not is_overridden("test_step", module) or not is_overridden("test_dataloader", data):
-        return TrialResult("complete", seconds=time.monotonic() - started)
+        return {}
     weights = load_tensors(assignment.directory / MODEL_FILE)
     if weights.get("trial", config.digest) != config.digest:
         raise DamagedCheckpointError(f"{MODEL_FILE} belongs to other values of the trial")
@@ -530,7 +554,7 @@ def _tested(assignment: Assignment, device: str, started: float) -> TrialResult:
     trainer = build_trainer(config, device, assignment.directory, [predictions], None)
     (metrics,) = trainer.test(module, datamodule=data, verbose=False)
     write_atomically(assignment.directory / PREDICTIONS_FILE, lambda file: torch.save(predictions.tensors(), file))
-    return TrialResult("complete", metrics=dict(metrics), seconds=time.monotonic() - started)
+    return dict(metrics)
 
 
 def _silence_libraries() -> None:

@@ -10,7 +10,7 @@ import torch
 
 from lightning_modules import FusedClassifier
 from tuner.errors import in_a_line
-from tuner.protocol import Assignment, TrialResult
+from tuner.protocol import Assignment, MeasurementResult
 from tuner.training.build import build_classifiers, build_data, build_trainer
 
 __all__ = ["StopWatch", "fastest", "fastest_together", "free_memory", "is_out_of_memory"]
@@ -42,17 +42,13 @@ def fastest(most: int, seconds: Callable[[int], float | None]) -> tuple[int, flo
     return chosen, speeds[chosen] / speeds[1]
 
 
-def fastest_together(assignment: Assignment, most: int, device: str) -> TrialResult:
+def fastest_together(assignment: Assignment, most: int, device: str) -> MeasurementResult:
     """Measure how many trials like this one are trained fastest as one model.
 
     Args:
         assignment: The trial; nothing of its training is kept.
         most: Largest number to try.
         device: "cpu" or "cuda".
-
-    Returns:
-        The metrics "fuse", the number, and "gain", the speed-up over training one by one; with a message if the trials
-        cannot be fused.
     """
 
     def seconds(count: int) -> float | None:
@@ -66,11 +62,9 @@ def fastest_together(assignment: Assignment, most: int, device: str) -> TrialRes
         return None
 
     try:
-        fuse, gain = fastest(most, seconds)
+        return MeasurementResult(*fastest(most, seconds))
     except Exception as error:  # from vmap or the network; an error of the network will fail the trial as well
-        message = f"they cannot be fused: {in_a_line(error)}"
-        return TrialResult("complete", message=message, metrics={"fuse": 1, "gain": 1.0})
-    return TrialResult("complete", metrics={"fuse": fuse, "gain": gain})
+        return MeasurementResult(message=f"they cannot be fused: {in_a_line(error)}")
 
 
 def _seconds_a_step(assignment: Assignment, count: int, device: str) -> float:

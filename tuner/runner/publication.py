@@ -1,0 +1,51 @@
+"""Describes a study as a whole in MLflow, often enough to follow it and seldom enough to cost nothing."""
+
+import time
+from typing import Any
+
+from tuner.config.study import StudyConfig
+from tuner.storage.reader import Trial
+from tuner.storage.study_store import StudyStore
+from tuner.tracking.tracker import Tracker
+from tuner.training.lightning_cli import lightning_config
+
+__all__ = ["Publication"]
+
+SHARE = 0.01  # of the coordinator's time, at most
+
+
+class Publication:
+    """The table of trials, the best of them and the findings, as MLflow shows them in the study's run.
+
+    Args:
+        config: The study.
+        store: The study in Optuna.
+        tracker: The study in MLflow.
+    """
+
+    def __init__(self, config: StudyConfig, store: StudyStore, tracker: Tracker) -> None:
+        self._config, self._store, self._tracker = config, store, tracker
+        self._next = 0.0  # by the monotonic clock
+
+    def refresh(self) -> None:
+        """Write it, unless that was done a moment ago; with thousands of trials it takes a while."""
+        if time.monotonic() >= self._next:
+            self.write()
+
+    def write(self) -> None:
+        """Write it now."""
+        began = time.monotonic()
+        summary, best = None, self._store.best
+        if best is not None:
+            setup = best.user_attrs.get("setup", {})
+            config = lightning_config(self._store.config_of(best), self._config.objective, setup)
+            summary = {"number": best.number, "params": best.params, "config": config}
+        self._tracker.log_study([_row(trial) for trial in self._store.finished()], summary, self._store.findings())
+        now = time.monotonic()
+        self._next = now + (now - began) / SHARE
+
+
+def _row(trial: Trial) -> dict[str, Any]:
+    state = trial.user_attrs.get("state", trial.state.name.lower())
+    row = {"number": trial.number, "state": state, "value": trial.value, "seconds": trial.user_attrs.get("seconds")}
+    return row | trial.params

@@ -1,0 +1,73 @@
+"""The trials that a coordinator has asked for: which wait for a slot, and which of them can be trained together."""
+
+from collections.abc import Callable, Iterable
+
+from tuner.protocol import Assignment
+from tuner.runner.group_size import alike
+
+__all__ = ["TrialQueue"]
+
+
+class TrialQueue:
+    """Trials that have begun and are not finished, in the order in which they are given to slots."""
+
+    def __init__(self) -> None:
+        self._begun: dict[int, Assignment] = {}
+        self._waiting: list[Assignment] = []
+
+    def __len__(self) -> int:
+        return len(self._begun)
+
+    @property
+    def assignments(self) -> list[Assignment]:
+        """All of them, waiting or with a slot."""
+        return list(self._begun.values())
+
+    @property
+    def first(self) -> Assignment | None:
+        """The trial that has waited longest; None if none waits."""
+        return self._waiting[0] if self._waiting else None
+
+    def is_short(self, unasked: int, size: int, slots: int) -> bool:
+        """Return whether to ask for a further trial, so that a full group waits.
+
+        Towards the end of a study, each slot gets its share of the trials that are left.
+
+        Args:
+            unasked: Trials of the study that nobody has asked for yet.
+            size: Trials that a slot trains at a time.
+            slots: How many slots there are.
+        """
+        waiting = len(self._waiting)
+        share = -(-(unasked + waiting) // slots)
+        return unasked > 0 and waiting < min(size, share)
+
+    def add(self, assignment: Assignment) -> None:
+        """Append a trial that was just asked for."""
+        self._begun[assignment.number] = assignment
+        self._waiting.append(assignment)
+
+    def take(self, size: int, is_suspect: Callable[[int], bool]) -> tuple[Assignment, ...]:
+        """Remove the next trials to train together from those that wait.
+
+        Args:
+            size: How many at most.
+            is_suspect: Whether a trial, by its number, has killed its process more than once. It is then trained
+                alone, and first, so that it takes no others with it.
+        """
+        suspects = [each for each in self._waiting if is_suspect(each.number)]
+        if suspects:
+            group = suspects[:1]
+        else:
+            group = [each for each in self._waiting if alike(each.config, self._waiting[0].config)][:size]
+        self._waiting = [each for each in self._waiting if each not in group]
+        return tuple(group)
+
+    def put_back(self, assignments: Iterable[Assignment]) -> None:
+        """Put trials in front of those that wait: nothing was done with them."""
+        self._waiting = [*assignments, *self._waiting]
+
+    def remove(self, number: int) -> None:
+        """Remove a trial that is finished, or goes back to the store, if it is there."""
+        self._waiting = [each for each in self._waiting if each.number != number]
+        self._begun.pop(number, None)

@@ -1,0 +1,67 @@
+"""Tests the best trial of a study once all are trained: the test data decide nothing."""
+
+from tuner.analysis.record import TestResult
+from tuner.process import crash_point
+from tuner.protocol import Assignment, EvaluationGroup, EvaluationResult
+from tuner.runner.display import Display
+from tuner.storage.reader import Trial
+from tuner.storage.study_store import StudyStore
+from tuner.tracking.tracker import Tracker
+from tuner.training.run import MODEL_FILE, read_result
+
+__all__ = ["WinnerTest"]
+
+
+class WinnerTest:
+    """Has the best trial tested, unless it was, and records its metrics.
+
+    Args:
+        store: The study in Optuna.
+        tracker: The study in MLflow.
+        display: Where the metrics are shown.
+    """
+
+    def __init__(self, store: StudyStore, tracker: Tracker, display: Display) -> None:
+        self._store, self._tracker, self._display = store, tracker, display
+        self._has_begun = False
+
+    @property
+    def candidate(self) -> Trial | None:
+        """The trial to test; None if there is none, or it is tested, or its test has begun."""
+        best, tested = self._store.best, self._store.tested()
+        is_tested = best is not None and tested is not None and tested.trial == best.number
+        return None if self._has_begun or is_tested else best
+
+    def group(self, assignment: Assignment) -> EvaluationGroup | None:
+        """Return the test of a trial; None if its weights are gone."""
+        self._has_begun = True
+        if (assignment.directory / MODEL_FILE).exists():
+            return EvaluationGroup((assignment,))
+        self._display.note(f"the weights of trial #{assignment.number} are gone: it cannot be tested")
+        return None
+
+    def done(self, assignment: Assignment, result: EvaluationResult) -> None:
+        """Record the metrics; also that there are none, since another test would have none either."""
+        number = assignment.number
+        if result.message:
+            self._display.note(f"trial #{number} cannot be tested: {result.message}")
+            return
+        if not result.metrics:
+            self._display.note(f"trial #{number} cannot be tested: its module or its data have no test")
+        crash_point("tested")
+        trained = read_result(assignment.directory, assignment.config, self._display.note)
+        step = max((step for _, step, _ in trained.points), default=0) if trained else 0
+        tested = TestResult(number, dict(result.metrics), step, self._store.count)
+        self._store.set_tested(tested)
+        crash_point("test recorded")
+        self._tracker.log_test(tested)
+        if result.metrics:
+            self._display.tested(result.metrics)
+
+    def died(self, number: int, reason: str) -> None:
+        """Say that there is no test yet."""
+        self._display.note(f"the test of trial #{number} {reason}; the next run of the study tests again")
+
+    def returned(self) -> None:
+        """Have the test done by another slot."""
+        self._has_begun = False
