@@ -234,7 +234,13 @@ class Coordinator:
     def note(self, text: str) -> None:
         """Show a remark in the terminal; if several trials make the same one, once."""
         remark = re.sub(r"^trial #\d+ ", "", text)
-        if remark == text or remark not in self._shown_remarks:
+        if remark == text:
+            self._display.note(text)
+        else:
+            self._note_once(remark, text)
+
+    def _note_once(self, remark: str, text: str) -> None:
+        if remark not in self._shown_remarks:
             self._display.note(text)
             self._shown_remarks.add(remark)
 
@@ -246,7 +252,7 @@ class Coordinator:
         self._display.tick()
         return not self._killing
 
-    # -- asking and telling --------------------------------------------------------------------------------------------
+    # -- asking Optuna, and telling Optuna and MLflow ------------------------------------------------------------------
 
     def _must_end(self) -> bool:
         late = self._deadline is not None and time.monotonic() >= self._deadline
@@ -277,34 +283,16 @@ class Coordinator:
     def _finish(self, assignment: Assignment, result: TrialResult) -> None:
         number = assignment.number
         self._queue.remove(number)
-        attributes: dict[str, Any] = {
-            "state": result.state,
-            "epochs": result.epochs,
-            "seconds": round(result.seconds, 3),
-            "setup": dict(result.setup),
-        }
-        if lrs := {lr for metric, _, lr in result.points if metric == "lr"}:
-            attributes[CONSTANT_LR] = len(lrs) == 1
-        if result.message:
-            attributes["message"] = result.message
-        if result.traceback:
-            attributes["traceback"] = result.traceback
-        if result.diverged_at is not None:
-            attributes["diverged_at"] = result.diverged_at
         crash_point("before recorded")
         before = self._store.best
-        self._store.finish(number, TRIAL_STATES[result.state], result.value, attributes)
+        self._store.finish(number, TRIAL_STATES[result.state], result.value, _attributes(result))
         crash_point("recorded")
         read = partial(read_result, assignment.directory, assignment.config)
         self._tracker.finish_trial(number, assignment.config, result, read, assignment.directory / FILES)
         has_failed = result.state == "failed"
-        if (
-            result.message
-            and result.state != "diverged"
-            and (remark := cause(result.message)) not in self._shown_remarks
-        ):
-            self._display.note(f"trial #{number} {'failed: ' if has_failed else ''}{result.message}")
-            self._shown_remarks.add(remark)
+        if result.message and result.state != "diverged":
+            text = f"trial #{number} {'failed: ' if has_failed else ''}{result.message}"
+            self._note_once(cause(result.message), text)
         self._errors.add(result.message if has_failed else None)
         self._display.finish(number, assignment.config, result)
         best = self._store.best
@@ -322,18 +310,18 @@ class Coordinator:
         self._store.suspend(number)
 
     def _wants_weights(self, number: int, value: float) -> bool:
-        """Tell whether the weights of a trial that ends with this value may be wanted; of a best epoch they are."""
+        """Return whether the weights of a trial that ends with this value may be needed."""
         return self._config.objective.epoch == "best" or self._store.may_keep_weights(number, value)
 
     def _keep_weights_of_best(self, numbers: Iterable[int]) -> None:
-        """Remove the weights of those of the trials that are not the best."""
+        """Remove the weights of the given trials, except those that may still be needed."""
         kept = self._store.kept_numbers()
         for number in numbers:
             if number not in kept:
                 (self._store.trial_directory(number) / MODEL_FILE).unlink(missing_ok=True)
 
     def _reconcile(self) -> None:
-        """Put right what a run that was killed left behind. No other coordinator lives: this one has the lock."""
+        """Repair what a killed run left behind. No other coordinator lives: this one has the lock."""
         self._store.suspend_running()  # if one has a result, the next ask finds it
         self._display.standing(self._store.count, self._config.trials, self._store.best)
         for count, (ended, value) in enumerate(self._store.history(), start=1):
@@ -357,3 +345,22 @@ class Coordinator:
     def _test_group(self) -> Group | None:
         best = self._winner_test.candidate if self.is_done and not self._queue and not self._stopping else None
         return self._winner_test.group(self._assignment(best.number, self._store.config_of(best))) if best else None
+
+
+def _attributes(result: TrialResult) -> dict[str, Any]:
+    """Return what Optuna stores of a result besides its value."""
+    attributes: dict[str, Any] = {
+        "state": result.state,
+        "epochs": result.epochs,
+        "seconds": round(result.seconds, 3),
+        "setup": dict(result.setup),
+    }
+    if lrs := {lr for metric, _, lr in result.points if metric == "lr"}:
+        attributes[CONSTANT_LR] = len(lrs) == 1
+    if result.message:
+        attributes["message"] = result.message
+    if result.traceback:
+        attributes["traceback"] = result.traceback
+    if result.diverged_at is not None:
+        attributes["diverged_at"] = result.diverged_at
+    return attributes
