@@ -1,4 +1,4 @@
-"""Real studies for the tests: started as a person would start them, looked at in the stores they leave."""
+"""Real studies for the tests: started by their commands, and checked in the stores that they write."""
 
 import atexit
 import contextlib
@@ -43,7 +43,7 @@ def with_defaults(arguments: Sequence[str]) -> list[str]:
 
 @functools.cache
 def empty_databases() -> Path:
-    """Return a folder with both databases before their first study: to make their tables takes longer than to train."""
+    """Return a folder with both databases before their first study: their tables take longer than a training."""
     folder = Path(tempfile.mkdtemp(prefix="empty-databases-"))
     atexit.register(shutil.rmtree, folder)
     optuna.storages.RDBStorage(f"sqlite:///{folder}/optuna.db").engine.dispose()
@@ -70,13 +70,13 @@ class StudyFolder:
     started: list[Started] = field(default_factory=list)
 
     def prepare(self) -> None:
-        """Put empty databases into the folder, where the study would make them."""
+        """Put empty databases into the folder, where the study would create them."""
         names = ("optuna.db", "mlflow.db")
         if not self.is_new and not self.storage and not any((self.path / name).exists() for name in names):
             shutil.copytree(empty_databases(), self.path, dirs_exist_ok=True)
 
     def start(self, *arguments: str, study: str | Path = TINY, module: str = "tuner.study") -> Started:
-        """Start a study, or another command for it, in a session of its own, so that all of it can be signalled."""
+        """Start a study, or another command, in a new session, so that all of its processes can be signaled."""
         self.prepare()
         options = [str(study), *(with_defaults(arguments) if module == "tuner.study" else arguments)]
         places = {"OPTUNA_STORAGE": self.storage, "MLFLOW_TRACKING_URI": self.tracking}
@@ -97,14 +97,14 @@ class StudyFolder:
         return process
 
     def run(self, *arguments: str, study: str | Path = TINY, expect: int = 0) -> str:
-        """Run a study to its end and return what it printed."""
+        """Run a study to its end and return its output."""
         process = self.start(*arguments, study=study)
         output, _ = process.communicate(timeout=240)
         assert process.returncode == expect, output
         return output
 
     def call(self, *arguments: str, study: str | Path = TINY, expect: int = 0) -> str:
-        """Run a study in this process, without paying for the imports again, and return what it printed."""
+        """Run a study in this process, which has the imports already, and return its output."""
         if expect != 2 and "--dry-run" not in arguments:
             self.prepare()
         output = io.StringIO()
@@ -117,7 +117,7 @@ class StudyFolder:
         return output.getvalue()
 
     def command(self, command: Callable[[list[str]], int], *arguments: str, expect: int = 0) -> str:
-        """Run another command in this process, in the folder, and return what it printed."""
+        """Run another command in this process, in the folder, and return its output."""
         output = io.StringIO()
         stores = ["--storage", f"sqlite:///{self.path}/optuna.db", "--tracking-uri", f"sqlite:///{self.path}/mlflow.db"]
         with contextlib.chdir(self.path), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
@@ -179,7 +179,7 @@ class StudyFolder:
         return b"".join(tensor.numpy().tobytes() for tensor in state.values())
 
     def check(self, trials: int, epochs: int, steps: int) -> None:
-        """Check what holds for every finished study, whatever happened on the way."""
+        """Check the invariants of every finished study, however often it was disturbed."""
         numbers = [number for (number,) in self.optuna("select number from trials order by number")]
         assert numbers == list(range(trials)), "exactly the asked trials"
         assert {state for (state,) in self.optuna("select state from trials")} == {"COMPLETE"}
@@ -235,7 +235,7 @@ def folder(tmp_path: Path) -> Iterator[StudyFolder]:
 
 @pytest.fixture(scope="session")
 def reviewed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyFolder]:
-    """Return a folder in which the tiny study was run with all that MLflow shows of it."""
+    """Return a folder in which the tiny study was run with plots, report and registered model."""
     folder = StudyFolder(tmp_path_factory.mktemp("reviewed"))
     options = ("--review", "--per-device", "2", "--set", "trial.trainer.precision=32-true")
     folder.output = folder.run(*options)  # type: ignore[attr-defined]
@@ -245,7 +245,7 @@ def reviewed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyFolder]:
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyFolder]:
-    """Return a folder in which the tiny study was run from beginning to end."""
+    """Return a folder in which the tiny study was run without a disturbance."""
     folder = StudyFolder(tmp_path_factory.mktemp("undisturbed"))
     folder.output = folder.run("--per-device", "2")  # type: ignore[attr-defined]
     yield folder
@@ -266,7 +266,7 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyFolder]:
 
 @pytest.fixture(scope="session")
 def confirmed(short: StudyFolder, tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
-    """Return a copy of it in which its best trial was confirmed with two seeds."""
+    """Return a copy of `short` in which its best trial was confirmed with two seeds."""
     folder = StudyFolder(shutil.copytree(short.path, tmp_path_factory.mktemp("confirmed") / "copy"))
     folder.output = folder.command(confirm, "short", "--top", "1", "--seeds", "2", *INLINE)  # type: ignore[attr-defined]
     return folder

@@ -18,7 +18,7 @@ LIBRARIES = ["tuner.runner.coordinator", "tuner.analysis.comparison"]
 
 
 class Command:
-    """A command that runs in a session of its own, with what a `subprocess.Popen` has for it.
+    """A command that runs in a new session, with the interface of a `subprocess.Popen`.
 
     Args:
         module: Its module.
@@ -53,7 +53,7 @@ class Command:
         return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, None]:
-        """Wait for its end and return what it printed that was not read yet."""
+        """Wait for its end and return the output that was not read yet."""
         read: list[str] = []
         reader = threading.Thread(target=lambda: read.append(self.stdout.read()), daemon=True)
         reader.start()

@@ -1,4 +1,4 @@
-"""Networks of a user's own, for studies that they disturb."""
+"""Custom networks that disturb the studies that use them."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ IRIS = Path(__file__).parent / "iris.yaml"
 
 
 def with_network(folder: StudyFolder, body: str) -> str:
-    """Write a network of the user's own, the tiny one with a body of its own before it computes; return the option."""
+    """Write a custom network, the tiny one with extra code before it computes; return the option that uses it."""
     lines = "\n".join(f"        {line}" for line in body.splitlines())
     (folder.path / "own.py").write_text(
         "import os\nfrom pathlib import Path\n\nfrom lightning_modules import MNISTCNN\n\n\n"
@@ -18,7 +18,7 @@ def with_network(folder: StudyFolder, body: str) -> str:
 
 
 def with_iris_network(folder: StudyFolder, body: str) -> str:
-    """Write a network of the user's own for the study of `IRIS`, with a body before it computes; return the option."""
+    """Write a custom network for the study of `IRIS`, with extra code before it computes; return the option."""
     lines = "\n".join(f"        {line}" for line in body.splitlines())
     (folder.path / "own.py").write_text(
         "import os\nfrom pathlib import Path\n\nfrom lightning_modules import MLP\n\n\n"

@@ -1,4 +1,4 @@
-"""The processes of a running study, to be killed."""
+"""The processes of a running study, to kill them."""
 
 import contextlib
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def children(pid: int) -> list[int]:
-    """Return all processes below one."""
+    """Return all descendants of a process."""
     table = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
     below: dict[int, list[int]] = {}
     for line in table.splitlines():
@@ -22,7 +22,7 @@ def children(pid: int) -> list[int]:
 
 
 def slots_of(pid: int) -> list[int]:
-    """Return the training processes: they lead sessions of their own."""
+    """Return the training processes, which lead their own sessions."""
     return [child for child in children(pid) if leads_session(child)]
 
 
@@ -41,14 +41,14 @@ def command_of(pid: int) -> bytes:
 
 
 def servers_of(pid: int) -> list[int]:
-    """Return the process that training processes are forked from."""
+    """Return the fork server."""
     slots = slots_of(pid)
     commands = {child: command_of(child) for child in children(pid) if child not in slots}
     return [child for child, command in commands.items() if b"forkserver" in command]
 
 
 def sockets_of(pid: int) -> set[Path]:
-    """Return where a process listens for others of its machine."""
+    """Return the address of the Unix socket on which a process listens."""
     opened = set()
     try:
         for link in Path(f"/proc/{pid}/fd").iterdir():

@@ -1,4 +1,4 @@
-"""Real servers, to be stopped and started under a study."""
+"""Real servers that can be stopped and started while a study runs."""
 
 import base64
 import contextlib
@@ -29,7 +29,7 @@ ADMIN_PASSWORD = "administrators-have-long-ones"
 
 
 class PostgreSQLServer:
-    """A PostgreSQL server of its own."""
+    """A temporary PostgreSQL server."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="postgresql")  # its user may not look into pytest's folders
@@ -53,7 +53,7 @@ class PostgreSQLServer:
         self._control("-t", "120", "-o", options, "-l", f"{self._server.pgdata}/log", "start")
 
     def stop(self) -> None:
-        """Stop it as a crash does."""
+        """Stop it like a crash."""
         self._control("-m", "immediate", "stop")
 
     def close(self) -> None:
@@ -69,7 +69,7 @@ class PostgreSQLServer:
 
 
 class Firewall:
-    """A way to a PostgreSQL server that can be cut on the client's side only: the server learns nothing of it."""
+    """A proxy of a PostgreSQL server that can cut connections on the client's side only, unnoticed by the server."""
 
     def __init__(self, server: PostgreSQLServer) -> None:
         self._socket = f"{server.folder}/.s.PGSQL.5432"
@@ -79,12 +79,12 @@ class Firewall:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def url(self, of_server: str) -> str:
-        """Return the URL by which a database of the server is reached through it."""
+        """Return the URL of a database of the server through this proxy."""
         port, database = self._listener.getsockname()[1], of_server.partition("@/")[2].partition("?")[0]
         return f"postgresql://postgres@127.0.0.1:{port}/{database}"
 
     def cut(self) -> None:
-        """Cut every connection for the client, and leave it open for the server."""
+        """Close every connection to the client, and leave it open to the server."""
         for client in self._clients:
             with contextlib.suppress(OSError):  # it was closed by the client
                 client.shutdown(socket.SHUT_RDWR)
@@ -172,7 +172,7 @@ class MLflowServer:
         }
 
     def _post(self, path: str, values: dict[str, str]) -> None:
-        """Ask for something as the administrator."""
+        """Send a request as the administrator."""
         login = base64.b64encode(f"admin:{ADMIN_PASSWORD}".encode()).decode()
         headers = {"Authorization": f"Basic {login}", "Content-Type": "application/json"}
         url = f"{self._folder.tracking}/api/2.0/mlflow/{path}"
@@ -188,7 +188,7 @@ class MLflowServer:
 
 
 class OddServer:
-    """A server that is not MLflow's: it gives the same answer to everybody.
+    """A server other than MLflow's, which gives the same answer to every request.
 
     Args:
         answer: The answer; "{port}" stands for its port. None for never any.
@@ -219,7 +219,7 @@ class OddServer:
 
 
 class Proxy:
-    """A server that hands requests on to another, but for those that it answers with an error.
+    """A proxy that forwards requests, except for those that it answers with an error.
 
     Args:
         address: The other server's.

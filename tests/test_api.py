@@ -1,4 +1,4 @@
-"""The tuner from Python, as the README shows it."""
+"""The Python API, as shown in the README."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""MLflow's autologging, for trainings in a person's own Trainer."""
+"""MLflow's autologging of trainings in the user's own Trainer."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What changes between two runs of a study: its data, its file, its runs in MLflow."""
+"""Changes between two runs of a study: to its data, its file and its runs in MLflow."""
 
 import gzip
 import hashlib
@@ -32,7 +32,7 @@ def idx(array: torch.Tensor) -> bytes:
 
 @pytest.fixture
 def digits(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, bytes]]:
-    """Put four idx files of real digits into the study's folder, and a data set of them, with their sha256."""
+    """Write four idx files of real digits, and a data set that has their sha256, to the study's folder."""
     monkeypatch.syspath_prepend(folder.path)
     data = MNIST5kDataModule()
     data.prepare_data()

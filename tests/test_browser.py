@@ -1,4 +1,4 @@
-"""MLflow's pages of a study, and its report, looked at in a real browser."""
+"""MLflow's pages of a study, and its report, in a real browser."""
 
 import os
 import re
@@ -44,7 +44,7 @@ def page(browser: Browser) -> Iterator[Page]:
 
 @pytest.fixture(scope="module")
 def dashboard(reviewed: StudyFolder) -> Iterator[str]:
-    """Return the page that `python -m tuner.dashboard tiny` prints: that of the study's run."""
+    """Return the URL of the study's run that `python -m tuner.dashboard tiny` prints."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tuner.dashboard", "tiny", "--no-open", "--tracking-uri", "sqlite:///mlflow.db"],
         cwd=reviewed.path,

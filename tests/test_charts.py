@@ -29,7 +29,7 @@ STEPS = 90
 def trial(
     number: int, *, state: str = "complete", value: float | None = None, family: str = "", **changes
 ) -> TrialRecord:
-    """Return a trial such as a study with one schedule of each family leaves."""
+    """Return a trial as in a study with one schedule of each family."""
     family = family or FAMILIES[number % 3]
     value = 0.9 + 0.05 * math.sin(number) if value is None else value
     initial_lr = 10 ** (-3 + number % 5 / 4)

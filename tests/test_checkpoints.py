@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, and never believed unchecked."""
+"""Checkpoints: written atomically, and never used unchecked."""
 
 import json
 import multiprocessing
@@ -126,7 +126,7 @@ def test_a_process_killed_while_writing_leaves_a_whole_checkpoint(tmp_path: Path
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Return a list whose sum is what the monotonic clock says."""
+    """Return a list whose sum is the time of the monotonic clock."""
     passed = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: sum(passed))
     return passed

@@ -1,4 +1,4 @@
-"""The classifier in a stock Trainer, as somebody who reuses it has it."""
+"""The classifier in a plain Trainer, without the tuner."""
 
 import copy
 from collections import defaultdict
@@ -87,7 +87,7 @@ def test_loss_and_accuracy_of_training_and_validation_are_logged_each_epoch():
 
 
 class LoggingEveryStep(Classifier):
-    """Logs at every step, and leaves means and sizes of batches to Lightning."""
+    """Logs at every step, and leaves means and batch sizes to Lightning."""
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         loss, logits = self._evaluate(batch, batch_idx, "train")
@@ -121,7 +121,7 @@ def test_the_means_are_those_that_lightning_takes_of_what_is_logged_at_every_ste
 
 
 class Norms(pl.Callback):
-    """Notes how long the gradients of each step are in the end."""
+    """Records the norm of the gradients of each step after clipping."""
 
     def __init__(self) -> None:
         self.seen: list[float] = []

@@ -1,4 +1,4 @@
-"""What fresh seeds say: means, intervals, and whether the winner is better than chance."""
+"""Statistics over fresh seeds: means, intervals, and whether the winner is better than chance."""
 
 import math
 import random

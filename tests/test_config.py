@@ -1,4 +1,4 @@
-"""A study file as a whole: what is read of a good one, and every fault that is told of a bad one."""
+"""Whole study files: the values of a good one, and the faults that are reported of a bad one."""
 
 import json
 import re
@@ -128,7 +128,7 @@ def faults(text: str, *overrides: str) -> list[str]:
 
 
 def edited(*changes: tuple[str, str]) -> str:
-    """Return the study with lines changed; the first word of a line tells which one is meant."""
+    """Return the study with lines changed; each replaces the line with the same first word."""
     lines = STUDY.splitlines()
     for start, line in changes:
         (index,) = [index for index, each in enumerate(lines) if each.startswith(start)]

@@ -1,4 +1,4 @@
-"""`python -m tuner.confirm`, as a person uses it."""
+"""`python -m tuner.confirm`, as a user runs it."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""The coordinator with an engine that trains nothing: which groups it gives, and what it makes of how they end."""
+"""The coordinator with an engine that trains nothing: which groups it starts, and how it handles their ends."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ End = Callable[[Handler, Group], None]
 
 
 class Script:
-    """An engine of one slot in which each group ends as its number of the script says; the last line holds on."""
+    """An engine of one slot, in which each group ends as the script says for its number; the last line repeats."""
 
     def __init__(self, *ends: End) -> None:
         self.slots: Sequence[Slot] = (Slot(0, (), 1),)
@@ -54,7 +54,7 @@ def dies(handler: Handler, group: Group) -> None:
 
 @pytest.fixture
 def run(folder: StudyFolder) -> Callable[..., tuple[list[tuple[str, str]], str]]:
-    """Return what runs a study with an engine: it returns the state and message of each trial, and what was shown."""
+    """Return a function that runs a study with an engine and returns each trial's state and message, and the output."""
 
     def call(engine: Script, trials: int = 2) -> tuple[list[tuple[str, str]], str]:
         folder.prepare()
@@ -93,7 +93,7 @@ def test_a_trial_that_dies_again_and_again_is_given_up(run: Callable):
 
 
 def stops_and_dies(handler: Coordinator, group: Group) -> None:
-    """End as a job of Slurm does, all of whose processes are signalled."""
+    """End like a Slurm job, in which all processes are signaled."""
     handler.stop()
     handler.died(group, "killed by SIGTERM")
 
@@ -107,7 +107,7 @@ def test_a_death_while_the_study_ends_is_no_crash_of_the_trial(run: Callable):
 
 
 def test_a_call_to_end_shows_nothing_before_the_next_tick(run: Callable):
-    """It comes from a signal handler, perhaps in the middle of a line that is printed."""
+    """The call comes from a signal handler, perhaps while a line is being printed."""
     ticks: list[bool] = []
 
     def stop_twice(handler: Coordinator, group: Group) -> None:

@@ -1,4 +1,4 @@
-"""`python -m tuner.dashboard`: MLflow on this machine, and its end."""
+"""`python -m tuner.dashboard`: MLflow's server on this machine, and how it ends."""
 
 import signal
 import socket

@@ -85,7 +85,7 @@ def idx(array: np.ndarray) -> bytes:
 
 @pytest.fixture
 def idx_files(filled_cache: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """Four idx files of real digits: 1,000 for training, 100 of each, and 200 for test; they are taken for any set."""
+    """Four idx files of real digits, accepted as any data set: 1,000 for training, 100 of each, and 200 for test."""
     for each in (MNISTDataModule, FashionMNISTDataModule):
         monkeypatch.setattr(each, "sha256", {})
     (path,) = (filled_cache / "lr-tuner").iterdir()
@@ -578,7 +578,7 @@ def test_labels_must_fit_the_images(tmp_path: Path, idx_files: dict[str, bytes])
 
 @pytest.fixture
 def no_net(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """torchvision's mirrors on a port of this machine that nobody listens to."""
+    """torchvision's mirrors, on a port of this machine without a server."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
         mirrors = [f"http://127.0.0.1:{taken.getsockname()[1]}/"]
@@ -627,7 +627,7 @@ def test_a_mirror_that_does_not_answer_is_given_up(empty_cache: Path, monkeypatc
 
 @pytest.fixture
 def mirror(tmp_path: Path, idx_files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder that a real web server serves as torchvision's only mirror, with the checksums of what is in it."""
+    """A folder that a real web server serves as torchvision's only mirror, with the checksums of its files."""
     folder = write_files(tmp_path / "mirror", idx_files, zipped=True)
     resources = [(f"{n}.gz", hashlib.md5((folder / f"{n}.gz").read_bytes()).hexdigest()) for n in idx_files]
 
@@ -719,7 +719,7 @@ def test_the_module_needs_neither_torchvision_nor_mlxtend_to_be_imported(monkeyp
 
 
 class Linear(pl.LightningModule):
-    """A tiny model that keeps the labels of the training batches that it sees, by epoch."""
+    """A tiny model that records the labels of its training batches, by epoch."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The pages in docs/ list what there is, what they show works, and the tests that docs/faults.md names are there."""
+"""The pages in docs/ are complete, their examples work, and the tests that docs/faults.md names exist."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""The local engine: what comes from the process of a training, and whether it lives."""
+"""The local engine: messages from the process of a training, and whether the process is alive."""
 
 import os
 import signal
@@ -93,7 +93,7 @@ elif not Path("helper").exists():
 
 
 def test_whatever_a_training_does_to_the_pipe_its_trial_goes_on(folder: StudyFolder):
-    """One writes into it, another dies while a program that it has started holds it open."""
+    """One trial writes into the pipe; another dies while a program that it has started keeps the pipe open."""
     option = with_iris_network(folder, SPOILING)
     output = folder.run("--per-device", "1", "--trials", "1", "--set", option, study=IRIS)
     assert "trial #0 wrote into the pipe to the coordinator and was killed; it goes on from its last" in output
@@ -107,7 +107,7 @@ def test_whatever_a_training_does_to_the_pipe_its_trial_goes_on(folder: StudyFol
 
 @pytest.fixture
 def leader(request: pytest.FixtureRequest) -> Iterator[int]:
-    """Return a process that leads a session and runs some code."""
+    """Return a process that leads a session and runs the given code."""
     process = subprocess.Popen([sys.executable, "-c", request.param], stdout=subprocess.PIPE, start_new_session=True)
     assert process.stdout is not None
     process.stdout.readline()
@@ -163,7 +163,7 @@ def test_a_process_that_computes_does_not_hang_though_it_tells_nothing(leader: i
 
 
 def test_a_training_of_two_processes_hangs_when_one_of_them_is_stopped(folder: StudyFolder):
-    """The other waits for it, in threads that look all the time whether it has said something."""
+    """The other rank waits for it in threads that poll all the time."""
     options = ("--devices-per-trial", "2", "--trials", "1", "--stall-timeout", "10s")
     process = folder.start(*options, "--set", "trial.trainer.max_epochs=60", study=IRIS)
     folder.wait_for(lambda: any(folder.directory("iris").glob("trials-*/0/epoch-*.ckpt")), process)
@@ -174,7 +174,7 @@ def test_a_training_of_two_processes_hangs_when_one_of_them_is_stopped(folder: S
 
 
 class SlowHandler:
-    """Has trials trained, and takes its time for the first report."""
+    """A handler that trains trials, and is slow to answer the first report."""
 
     def __init__(self, configs: Sequence[TrialConfig], folder: Path, seconds: float) -> None:
         self.results: list[TrialResult] = []
@@ -216,7 +216,7 @@ class SlowHandler:
 
 
 def test_trainings_that_wait_for_the_coordinator_do_not_hang(tmp_path: Path):
-    """As when it waits itself, for a database that is away: longer than what is taken for a hang."""
+    """The coordinator may wait for a database that is away, for longer than the stall timeout."""
     timeout = 10.0
     config = TrialConfig.from_values(corners(load_study(str(IRIS)).trial)[0])
     handler = SlowHandler([config] * 3, tmp_path, 1.5 * timeout)

@@ -1,4 +1,4 @@
-"""Every schedule that has a name, from a study file to the lr of every step of a real training."""
+"""Every named schedule, from the study file to the lr of every step of a real training."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""`python -m tuner.export`: what is taken home works without the tuner."""
+"""`python -m tuner.export`: the exported folder works without the tuner."""
 
 import csv
 import io
@@ -59,7 +59,7 @@ def run(script: Path, folder: Path) -> str:
 
 
 def check_same(*paths: Path) -> None:
-    """Check that two files hold the same weights to the last bit."""
+    """Check that two files contain the same weights, to the last bit."""
     trained, kept = (torch.load(path, weights_only=True)["state_dict"] for path in paths)
     assert trained.keys() == kept.keys()
     assert all(torch.equal(trained[key], kept[key]) for key in kept)
@@ -123,7 +123,7 @@ def test_a_trial_whose_weights_are_gone_is_trained_again(short: StudyFolder, tmp
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
-    """Return a folder in which a network of one's own was trained with two seeds, its best epoch counting."""
+    """Return a folder in which a custom network was trained with two seeds, with the best epoch as objective."""
     folder = StudyFolder(tmp_path_factory.mktemp("own"))
     values = (
         "name=wine",

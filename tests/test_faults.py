@@ -1,4 +1,4 @@
-"""What goes wrong in long studies, done to real ones: hangs, full disks, no memory, crashes between two records."""
+"""Faults of long studies, provoked in real ones: hangs, full disks, no memory, crashes between two records."""
 
 import json
 import os

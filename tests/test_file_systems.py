@@ -1,4 +1,4 @@
-"""Which file systems several machines share, told from what Linux says of its mounts."""
+"""Detection of network file systems from Linux's list of mounts."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What came out, in words."""
+"""The findings of a study, as sentences."""
 
 import math
 from dataclasses import replace

@@ -54,7 +54,7 @@ BASELINE = {
 
 @pytest.fixture
 def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., StudyConfig]:
-    """Return what loads the study above with another sampler, and with sections of `trial` replaced."""
+    """Return a function that loads the study above with another sampler, and with sections of `trial` replaced."""
     monkeypatch.chdir(tmp_path)
 
     def load(*overrides: str, sampler: str = "random", **sections: str) -> StudyConfig:

@@ -1,4 +1,4 @@
-"""The folder of a study, and its database: whose they are, whether they can be written, and who holds them."""
+"""The folder of a study and its database: owner, permissions and locks."""
 
 import multiprocessing
 import os
@@ -46,7 +46,7 @@ def files(folder: Path) -> list[Path]:
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Work in a folder with a place for a study."""
+    """Change to a folder with space for a study."""
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -55,7 +55,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def victim(tmp_path: Path) -> Path:
-    """Return a file of somebody's."""
+    """Return a file of another user."""
     file = tmp_path / "victim"
     file.write_text("precious")
     return file
@@ -132,7 +132,7 @@ def test_a_folder_whose_name_is_not_utf_8_is_refused(tmp_path: Path, monkeypatch
 
 @contextmanager
 def as_anybody() -> Iterator[None]:
-    """Be a user whom permissions hold, if the tests are run by root."""
+    """Become a user without root's permissions, if the tests are run by root."""
     user = os.geteuid()
     os.seteuid(user or ANYBODY)
     try:
@@ -143,7 +143,7 @@ def as_anybody() -> Iterator[None]:
 
 @pytest.fixture
 def anybody_s() -> Iterator[Path]:
-    """Return a folder of that user's, in a place that everybody can reach."""
+    """Return a folder of that user, which all users can reach."""
     with as_anybody():
         folder = Path(tempfile.mkdtemp(dir="/tmp"))
     yield folder
@@ -226,7 +226,7 @@ def test_a_database_that_cannot_be_used_is_told_before_anything_is_created(here:
 
 
 def damage(file: Path) -> None:
-    """Make a database with a damaged page, that of the table of studies."""
+    """Create a database in which the page of the table of studies is damaged."""
     optuna.create_study(storage=f"sqlite:///{file}", study_name="iris", direction="maximize")
     with closing(sqlite3.connect(file)) as database:
         query = "select rootpage from sqlite_master where name = 'studies'"
@@ -291,7 +291,7 @@ def test_a_study_of_another_program_is_refused_and_left_as_it_is(
 
 
 def test_a_study_without_trials_is_taken_over(here: Path):
-    """A run that was killed just after it had created it leaves such a one."""
+    """A run that is killed just after it has created the study leaves such a study."""
     optuna.create_study(storage=URL, study_name="iris", direction="maximize")
     check()
     begin()
@@ -309,7 +309,7 @@ def hold(url: str, pipe: Any) -> None:
 
 @pytest.fixture
 def other(here: Path) -> Iterator[int]:
-    """Return another process, which holds the study."""
+    """Return another process, which has locked the study."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
     process = context.Process(target=hold, args=(URL, theirs))

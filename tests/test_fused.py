@@ -1,4 +1,4 @@
-"""Trials trained as one model end as they end alone: the same lrs, metrics, weights and states, to 1e-10 in float64."""
+"""Trials trained as one model end as they do alone: equal lrs, metrics, weights and states, to 1e-10 in float64."""
 
 import math
 from collections import Counter
@@ -127,7 +127,7 @@ class Outcome:
 
 
 class Recorder(Logger):
-    """Keeps every lr; `Epochs` adds the metrics."""
+    """Records every lr; `Epochs` adds the metrics."""
 
     name = "recorder"
     version = 0
@@ -143,7 +143,7 @@ class Recorder(Logger):
 
 
 class Epochs(pl.Callback):
-    """Seeds every epoch as the tuner does, records its metrics, and lets trials leave.
+    """Seeds every epoch like the tuner, records its metrics, and removes trials.
 
     Args:
         seeds: Seed of each trial by name; of a Classifier one, under no name.
@@ -195,7 +195,7 @@ def trainer(epochs: int, recorder: Recorder, *callbacks: pl.Callback, **options:
 
 
 def at_once(module: pl.LightningModule, precision: str = "64-true", **options: Any) -> pl.LightningModule:
-    """Convert to float64 what will be: Lightning does so only after it has restored a checkpoint, and rounds that."""
+    """Convert the module to float64 before Lightning would, which is after it has restored a checkpoint, with rounding."""
     return module.double() if precision == "64-true" else module
 
 
@@ -414,9 +414,9 @@ def test_training_goes_on_from_a_checkpoint_in_the_group_and_alone():
 
 def test_checkpoints_of_other_trials_or_epochs_are_refused():
     together(named(Trial(), Trial()), epochs=1)
-    with pytest.raises(ValueError, match=r"one of the trials \['a', 'b'\], but it is of \['t0', 't1'\]"):
+    with pytest.raises(ValueError, match=r"must be of the trials \['a', 'b'\], but it is of \['t0', 't1'\]"):
         together({"a": Trial(), "b": Trial()}, resume_from=Path("together.ckpt"))
-    with pytest.raises(ValueError, match=r"equally far, but their \(epoch, step\) are"):
+    with pytest.raises(ValueError, match=r"at the same \(epoch, step\), but they are at"):
         merge_checkpoints({"a": alone(Trial(), 1).checkpoint, "b": alone(Trial(), 2).checkpoint})
 
 
@@ -437,7 +437,7 @@ def test_gradients_are_accumulated_as_alone():
 
 
 class Everything(nn.Module):
-    """Batch norm, dropout of images, of channels and in place, a weight used twice, one not trained, one not used."""
+    """Batch norm; dropout of images, of channels and in place; a shared weight, an untrained one and an unused one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -469,7 +469,7 @@ def test_a_network_with_batch_norm_shared_weights_and_every_dropout_gives_what_i
 
 
 class Alternating(nn.Module):
-    """Two networks of which each step trains another."""
+    """Two networks that are trained in alternate steps."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -488,7 +488,7 @@ def test_parameters_that_have_a_gradient_at_some_steps_only_are_updated_at_these
 
 
 class Operations(TorchDispatchMode):
-    """Counts what would be launched on a GPU: each operation is a kernel, or a few."""
+    """Counts operations, each of which launches one or a few kernels on a GPU."""
 
     def __init__(self) -> None:
         super().__init__()

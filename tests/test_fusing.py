@@ -1,4 +1,4 @@
-"""Groups of trials trained as one model by the tuner: every trial reports, ends, stops and resumes as it does alone."""
+"""Groups of trials trained as one model by the tuner: each trial reports, ends, stops and resumes as it does alone."""
 
 import dataclasses
 import math
@@ -55,7 +55,7 @@ class Net(torch.nn.Linear):
 
 
 class Answers:
-    """A channel that keeps the reports and answers as told, by trial and epoch."""
+    """A channel that records the reports and gives predefined answers, by trial and epoch."""
 
     def __init__(self, verdicts: dict[tuple[int, int], Verdict] | None = None) -> None:
         self.verdicts = verdicts or {}
@@ -86,7 +86,7 @@ def assignments(folder: Path, trials: Sequence[dict[str, Any]]) -> tuple[Assignm
 def train(
     folder: Path, trials: Sequence[dict[str, Any]], channel: Answers | None = None, fused: bool = True
 ) -> list[TrialResult]:
-    """Train trials together or one after another, each in its directory of the folder."""
+    """Train trials together or one after the other, each in its directory within the folder."""
     channel = channel or Answers()
     if fused:
         results = run(TrainingGroup(assignments(folder, trials)), channel)
@@ -98,7 +98,7 @@ def train(
 
 
 def assert_same(one: TrialResult, other: TrialResult) -> None:
-    """Compare all but how, and how fast, two trainings were trained."""
+    """Compare two results in everything except conditions and time."""
     series = [{(key, step): value for key, step, value in result.points} for result in (one, other)]
     assert len(series[0]) == len(one.points), "one point a metric and step"
     assert series[0] == pytest.approx(series[1], rel=1e-10, abs=1e-10)
@@ -116,7 +116,7 @@ def assert_same_weights(one: Path, other: Path) -> None:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[TrialResult], Answers]:
-    """Return what the trials leave and say when each is trained alone."""
+    """Return the files and reports of the trials when each is trained alone."""
     folder, channel = tmp_path_factory.mktemp("alone"), Answers()
     return folder, train(folder, TRIALS, channel, fused=False), channel
 
@@ -276,7 +276,7 @@ OPTIONS = (*SMALL, "--set", "trial.trainer={max_epochs: 3, precision: 64-true}",
 
 @pytest.fixture(scope="module")
 def unfused(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
-    """Return a folder in which a study was run with a trial at a time."""
+    """Return a folder in which a study was run one trial at a time."""
     folder = StudyFolder(tmp_path_factory.mktemp("unfused"))
     folder.call(*OPTIONS, "--per-device", "1", "--fuse", "off")
     folder.check(trials=5, epochs=3, steps=3 * STEPS)

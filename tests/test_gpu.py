@@ -1,4 +1,4 @@
-"""What is different on a GPU: what can be seen without one, and, where there is one, that it all works there."""
+"""Behavior on a GPU: the part that can be tested without one, and the rest where there is one."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def test_a_process_that_has_what_trainings_need_imported_can_be_forked_for_a_gpu
 
 
 class PretendedGPU(FakeTensorMode):
-    """Lets tensors be on a GPU that is not there, without contents: what would ask for these raises an error.
+    """Puts tensors on a GPU that does not exist, without content; reading their content raises an error.
 
     So does an operation on tensors of different devices. Autograd's engine and CUDA's generators need a real one.
     """

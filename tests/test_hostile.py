@@ -1,4 +1,4 @@
-"""What somebody may have put into files, stores and checkpoints: refused, or shown as it is, and never obeyed."""
+"""Hostile content of files, stores and checkpoints: refused or shown literally, and never executed."""
 
 import io
 import json
@@ -96,7 +96,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyFolder]:
 
 @pytest.fixture
 def copied(finished: StudyFolder, tmp_path: Path) -> StudyFolder:
-    """Return a copy of it, to put hostile content into."""
+    """Return a copy of the study, for hostile content."""
     shutil.copytree(finished.path, tmp_path / "copy")
     return StudyFolder(tmp_path / "copy")
 
@@ -151,7 +151,7 @@ def test_a_stored_test_that_is_none_is_refused(copied: StudyFolder, test: object
 
 @pytest.mark.parametrize("state", ["COMPLETE", "WAITING"])
 def test_a_stored_choice_never_names_what_is_run(copied: StudyFolder, state: str):
-    """Names in a study file may be those of classes; those in a database are only compared with them."""
+    """Only a study file may name classes to import; names in a database are compared with it."""
     choices = json.dumps(
         {"name": "CategoricalDistribution", "attributes": {"choices": ["os:abort", "cosine_restarts", "plateau"]}}
     )

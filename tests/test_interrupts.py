@@ -1,4 +1,4 @@
-"""Signals that end a study, and the processes that are not to outlive it."""
+"""Signals that end a study, and processes that must not outlive it."""
 
 import multiprocessing
 import os

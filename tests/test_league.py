@@ -1,4 +1,4 @@
-"""`python -m tuner.league`: every family under the same conditions, and the table of it."""
+"""`python -m tuner.league`: every family under the same conditions, and the resulting table."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Lengths in epochs and percent: what they are in steps, and what Lightning makes of the same training."""
+"""Lengths in epochs and percent: their numbers of steps, compared with Lightning's for the same training."""
 
 import sys
 from pathlib import Path

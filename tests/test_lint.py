@@ -1,4 +1,4 @@
-"""What is told of curves that are probably not meant, and that nothing is told of the others."""
+"""Warnings about likely mistakes in lr curves, and no warnings about other curves."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The object that writes the lr, alone and beside torch's own."""
+"""`ScheduleLR`, alone and compared with torch's schedulers."""
 
 import copy
 import io

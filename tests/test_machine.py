@@ -1,4 +1,4 @@
-"""Which GPUs and processors a study uses: those that it may."""
+"""The GPUs and CPUs that a study uses: those that it is allowed to."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from tuner.training.lightning_cli import lightning_config
 
 @pytest.fixture
 def gpus(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Let torch count GPUs that are not there, and CUDA_VISIBLE_DEVICES have a value."""
+    """Make torch report GPUs that do not exist, and set CUDA_VISIBLE_DEVICES."""
     found, visible = request.param
     monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -66,7 +66,7 @@ def test_a_gpu_is_asked_for_by_its_number_among_the_visible_ones(gpus: None):
 
 
 def group(root: Path, membership: str, **files: str) -> Path:
-    """Write what Linux says of the control groups of this process."""
+    """Write Linux's description of the control groups of this process."""
     for name, content in {"proc/self/cgroup": membership, **files}.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(content)
@@ -130,7 +130,7 @@ def test_the_machine_of_the_tests_can_be_asked():
 
 
 def test_the_process_of_a_study_leaves_the_gpus_to_others(monkeypatch: pytest.MonkeyPatch):
-    """Some take one process only: another one asks for their names, and precisions are those of the trainings."""
+    """Some GPUs admit one process only: a child process reads their names, and precisions come from the trainings."""
     monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: pytest.fail("a GPU is used"))
     study = load_study(str(IRIS), ["trial.trainer.precision=auto"])
     config = TrialConfig.from_values(corners(study.trial)[0])

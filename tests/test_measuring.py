@@ -1,4 +1,4 @@
-"""How many trials are trained as one model, if that is found out: by their throughput, and by what fits into memory."""
+"""Measuring how many trials to train as one model: by their throughput, and by what fits into memory."""
 
 import dataclasses
 import io
@@ -170,7 +170,7 @@ class Net(torch.nn.Linear):
 
 
 def study(folder: StudyFolder, engine_name: Literal["local", "inline"], *assignments: str) -> str:
-    """Run a study of five trials whose group size is found out, as on a GPU, and return what is shown."""
+    """Run a study of five trials that measures its group size, as on a GPU, and return its output."""
     text = io.StringIO()
     options = StudyOptions(
         study=str(TINY), devices="cpu", per_device=1, engine=engine_name, checkpoint_every="0s", review=False

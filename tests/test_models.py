@@ -1,4 +1,4 @@
-"""The reference CNN against its description."""
+"""The reference CNN compared with its description."""
 
 import pytest
 import torch

@@ -87,7 +87,7 @@ def equal(first, second):
 
 
 def saved_and_loaded(*parts):
-    """Return the states of these, written to a file and read from it as a checkpoint is."""
+    """Return the states of objects after they were written to a file and read back, like a checkpoint."""
     file = io.BytesIO()
     torch.save([part.state_dict() for part in parts], file)
     file.seek(0)
@@ -95,7 +95,7 @@ def saved_and_loaded(*parts):
 
 
 def path(settings, gradient, count, start=(0.0,)):
-    """Return where weights in double precision go when that function of them is their gradient."""
+    """Return the path of weights in double precision whose gradient is a given function of them."""
     weight = nn.Parameter(torch.tensor(start, dtype=torch.float64))
     optimizer = settings([weight])
     result = []

@@ -1,4 +1,4 @@
-"""Studies of one's own: the shipped examples and recipes run, and what is wrong with one is told before it starts."""
+"""Custom classes in studies: the shipped examples and recipes run, and errors are reported before a study starts."""
 
 import json
 import os
@@ -79,7 +79,7 @@ def test_a_regression_has_its_report_without_any_accuracy(folder: StudyFolder):
 
 
 def fit_by_lightning_cli(folder: StudyFolder) -> str:
-    """Train the best trial again by its best.yaml, and return what Lightning says of it."""
+    """Train the best trial again from its best.yaml, and return Lightning's output."""
     (best,) = folder.path.glob("mlruns/*/*/artifacts/best.yaml")
     quiet = ["--trainer.logger=false", "--trainer.enable_progress_bar=false", "--trainer.enable_checkpointing=false"]
     (setup,) = {value for (value,) in folder.optuna("select value_json from trial_user_attributes where key = 'setup'")}
@@ -210,7 +210,7 @@ class Net(nn.Sequential):
 
 
 def twin(folder: Path, net: str, arguments: str = "") -> Path:
-    """Write a study and its module, whose name others have as well, and return the file of the study."""
+    """Write a study and its module, whose name other studies also use, and return the study file."""
     folder.mkdir(exist_ok=True)
     (folder / "twin_net.py").write_text(net)
     (folder / "twin.yaml").write_text(BESIDE.replace('"beside_the_file:Net"', f'"twin_net:Net"{arguments}'))

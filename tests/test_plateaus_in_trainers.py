@@ -1,4 +1,4 @@
-"""Plateaus, schedules and what else Lightning hooks into an lr, in stock Trainers."""
+"""Plateaus, schedules, and Lightning's callbacks that change an lr, in plain Trainers."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -56,7 +56,7 @@ TRAINING, VALIDATION = rows(96, 0), rows(48, 1)
 
 
 class Lrs(pl.Callback):
-    """Notes the lr of each group before each update."""
+    """Records the lr of each group before each update."""
 
     def __init__(self) -> None:
         self.seen: list[list[float]] = []
@@ -222,7 +222,7 @@ def test_a_plateau_goes_with_batches_that_are_accumulated_ever_more():
 
 
 class WithoutHooks(Classifier):
-    """Has hooks of its own, which need not call those of the class."""
+    """Overrides hooks without calling those of the class."""
 
     def on_train_epoch_end(self) -> None: ...
 
@@ -256,7 +256,7 @@ def test_a_plateau_on_a_metric_that_is_not_logged_says_which_are_and_where(monit
 
 
 class Own(pl.LightningModule):
-    """A module of the user's."""
+    """A user's module."""
 
     def __init__(self, configure: Callable[[torch.optim.Optimizer], Any]) -> None:
         super().__init__()
@@ -356,7 +356,7 @@ def test_a_backbone_that_is_unfrozen_later_has_the_lrs_that_it_has_with_torchs_s
 
 
 class TwoOptimizers(pl.LightningModule):
-    """Optimises two networks by hand, one of them on a plateau."""
+    """Trains two networks by manual optimization, one of them with a plateau."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Studies whose trials and runs are in a real PostgreSQL, which is stopped and started under them."""
+"""Studies in a real PostgreSQL server, which is stopped and started while they run."""
 
 import multiprocessing
 import os
@@ -53,7 +53,7 @@ def test_a_study_in_postgresql_survives_its_restart_and_equals_one_in_sqlite(
 def test_a_second_coordinator_on_another_machine_is_refused_until_the_first_is_gone(
     on_server: StudyFolder, tmp_path: Path
 ):
-    """It has a folder of its own, so only the server can tell it."""
+    """It has its own folder, so only the lock in the server excludes it."""
     process = on_server.start("--per-device", "2", "--trials", "40")
     finished = "select 1 from trials where state = 'COMPLETE'"
     on_server.wait_for(on_server.has_checkpoint, process)
@@ -84,7 +84,7 @@ def test_a_coordinator_that_lost_its_lock_while_the_server_was_away_does_not_go_
 def test_a_coordinator_whose_connection_was_cut_on_its_side_only_knows_itself_again(
     server: PostgreSQLServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """The server still has the session, and with it the lock."""
+    """The server still has the session and its lock."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "elsewhere").mkdir()
     url, notes = server.new_database(), []
@@ -118,7 +118,7 @@ def _begin(path: Path, name: str, barrier: Any) -> None:
 def test_studies_that_begin_at_once_find_each_other_s_tables(
     server: PostgreSQLServer, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Optuna and MLflow create their tables at the first start, and cannot do it twice at a time."""
+    """Optuna and MLflow create their tables at the first start, which only one process can do at a time."""
     folder = StudyFolder(tmp_path)
     if where == "postgresql":
         folder.storage, folder.tracking = server.new_database(), server.new_database()

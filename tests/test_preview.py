@@ -1,4 +1,4 @@
-"""`python -m tuner.preview`, as a person uses it."""
+"""`python -m tuner.preview`, as a user runs it."""
 
 import contextlib
 import io
@@ -141,7 +141,7 @@ class Unsized:
 
 
 class Endless(MNIST5kDataModule):
-    """A data module whose loader does not tell its length."""
+    """A data module whose loader has no length."""
 
     def train_dataloader(self):
         return Unsized(super().train_dataloader())

@@ -1,4 +1,4 @@
-"""What the terminal shows, on a terminal and in a file."""
+"""The output of a study, on a terminal and in a file."""
 
 import io
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Studies on a Ray cluster of two machines, played by two raylets on one, which are killed under them."""
+"""Studies on a Ray cluster of two machines, simulated by two raylets on one, which are killed meanwhile."""
 
 import os
 import signal

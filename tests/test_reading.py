@@ -20,7 +20,7 @@ def study() -> optuna.Study:
 
 
 def add(study: optuna.Study, count: int, *, conditional: bool = True) -> None:
-    """Tell trials whose value is that of the lr alone; a parameter that only one schedule has changes nothing."""
+    """Add trials whose value depends on the lr alone; a parameter of only one schedule has no effect."""
     for number in range(count):
         trial = study.ask()
         lr = trial.suggest_float("optimizer.initial_lr", 1e-4, 1e-1, log=True)

@@ -1,4 +1,4 @@
-"""The README is short, its example works, and no link of a page leads nowhere."""
+"""The README is short, its example works, and no page has a broken link."""
 
 import re
 import runpy

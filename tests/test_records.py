@@ -1,4 +1,4 @@
-"""The thread that writes records, with a real database that is taken away, damaged and given back."""
+"""The thread that writes records, with a real database that is removed, damaged and restored."""
 
 import sqlite3
 import threading

@@ -1,4 +1,4 @@
-"""Names, signatures and the building of what they stand for."""
+"""Names of components, their signatures, and building them."""
 
 import re
 import textwrap
@@ -89,7 +89,7 @@ class NoLr:
 
 @pytest.fixture(scope="module")
 def user(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Put a module of the user where it can be imported."""
+    """Write a user's module that can be imported."""
     folder = tmp_path_factory.mktemp("user")
     (folder / "users_own.py").write_text(textwrap.dedent(SOURCE))
     (folder / "users_broken.py").write_text("import nothing_like_this\n")

@@ -1,4 +1,4 @@
-"""Before the first trial, each network takes a few steps: what is wrong with it is told then."""
+"""The rehearsal: before the first trial, each network is trained for a few steps to find errors."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +24,7 @@ Write = Callable[..., str]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Return what writes a study of toys and returns its path."""
+    """Return a function that writes a study of a toy module and returns its path."""
 
     def call(model: str = "Net", data: str = "ToyData", space: dict[str, Any] | None = None, **more: Any) -> str:
         own = not issubclass(getattr(toys, model), pl.LightningModule)

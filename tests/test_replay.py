@@ -1,4 +1,4 @@
-"""`python -m tuner.replay`: the same trial again, and what differs."""
+"""`python -m tuner.replay`: the same trial again, and the differences."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""`python -m tuner.report`: one file that can be sent to somebody."""
+"""`python -m tuner.report`: one self-contained file."""
 
 import contextlib
 import html
@@ -18,7 +18,7 @@ HOSTILE = "</script><script>document.title='taken'</script><img src=x onerror=\"
 
 
 class Page(HTMLParser):
-    """What a browser would take for tags, and the text between them."""
+    """The tags of a page, as a browser would parse them, and the text between them."""
 
     def __init__(self, source: str) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Page(HTMLParser):
 
 
 def report(folder: StudyFolder, *arguments: str, expect: int = 0) -> str:
-    """Run the command in a folder; return the page, or the message."""
+    """Run the command in a folder; return the page or the error message."""
     output = io.StringIO()
     uri = f"sqlite:///{folder.path / 'mlflow.db'}"
     with contextlib.chdir(folder.path), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
@@ -108,7 +108,7 @@ def test_studies_stand_side_by_side(folder: StudyFolder):
 
 
 def make_hostile(reviewed: StudyFolder, folder: Path) -> str:
-    """Copy a study's stores, put hostile content into them by hand, and return the study's new name."""
+    """Copy a study's stores, write hostile content to them directly, and return the study's new name."""
     for name in ("optuna.db", "mlflow.db"):
         shutil.copy(reviewed.path / name, folder / name)
     quoted = HOSTILE.replace("'", "''")

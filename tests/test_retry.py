@@ -1,4 +1,4 @@
-"""Trials that failed are trained again, when their cause is mended, under the same numbers."""
+"""Failed trials are trained again under the same numbers, once the cause is fixed."""
 
 import pytest
 import yaml
@@ -33,7 +33,7 @@ class Broken(toys.Base):
 
 @pytest.fixture
 def failed(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> StudyFolder:
-    """Return a folder with a study of which some trials have failed."""
+    """Return a folder with a study in which some trials have failed."""
     monkeypatch.setattr(toys, "Broken", Broken, raising=False)
     (folder.path / "s.yaml").write_text(yaml.safe_dump(STUDY))
     folder.output = folder.call(study="s.yaml")  # type: ignore[attr-defined]

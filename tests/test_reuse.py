@@ -1,4 +1,4 @@
-"""`lightning_modules` in other people's scripts: without the tuner, in other loops, in several processes."""
+"""`lightning_modules` in users' scripts: without the tuner, in other loops, in several processes."""
 
 import os
 import subprocess
@@ -37,7 +37,7 @@ class Module(pl.LightningModule):
 
 
 def python(script: str, *blocked: str) -> str:
-    """Run a script in a process in which some packages cannot be imported, and return what it printed."""
+    """Run a script in a process in which some packages cannot be imported, and return its output."""
     block = f"import sys\nsys.modules.update(dict.fromkeys({blocked!r}))\n" if blocked else ""
     command = [sys.executable, "-c", block + script]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
@@ -116,7 +116,7 @@ def test_a_plain_loop_accumulates_over_several_parameter_groups():
 
 
 class Manual(pl.LightningModule):
-    """Two optimizers, stepped by hand, each under a schedule of its own."""
+    """Two optimizers with manual optimization, each with its own schedule."""
 
     def __init__(self) -> None:
         super().__init__()

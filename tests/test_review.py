@@ -1,4 +1,4 @@
-"""What MLflow shows of a study as a whole, and the model that can be had from it."""
+"""The plots, report and registered model of a study in MLflow."""
 
 import csv
 import io
@@ -23,7 +23,7 @@ PARENT = "(select run_uuid from tags where key = 'tuner.study_id')"
 
 
 def artifacts(folder: StudyFolder) -> Path:
-    """Return where the artifacts of the study's run lie."""
+    """Return the folder of the artifacts of the study's run."""
     ((path,),) = folder.mlflow(f"select artifact_uri from runs where run_uuid in {PARENT}")
     return folder.path / path
 
@@ -38,12 +38,12 @@ def tags_of(folder: StudyFolder, runs: str = PARENT) -> dict[str, str]:
 
 
 def code_in(note: str) -> str:
-    """Return the code that a description tells to load a network with."""
+    """Return the code in a description that loads a network."""
     return re.search("`(mlflow.pytorch.load_model.*?)`", note)[1]
 
 
 def python(folder: StudyFolder, code: str, **environment: str) -> str:
-    """Run code as a person would who has MLflow's address and nothing else, and return what it printed."""
+    """Run code with MLflow's address and nothing else, and return its output."""
     uri = f"sqlite:///{folder.path / 'mlflow.db'}"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],

@@ -27,7 +27,7 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make small layers large ones, in blocks of which none is full and the last is smaller."""
+    """Make small layers count as large, in blocks of which none is full and the last is smaller."""
     monkeypatch.setattr(RoundedWeights, "SMALLEST", 500)
     monkeypatch.setattr(RoundedWeights, "BLOCK", 330)
 
@@ -46,7 +46,7 @@ class Network(nn.Module):
 
 
 class Twice(Network):
-    """A layer that is gone through twice."""
+    """A layer that is used twice."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         hidden = torch.relu(self.second(torch.relu(self.second(torch.relu(self.first(inputs))))))
@@ -54,7 +54,7 @@ class Twice(Network):
 
 
 class Tied(Network):
-    """A weight that is used by its name as well."""
+    """A weight that is also used directly."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         hidden = torch.relu(self.second(torch.relu(self.first(inputs))))
@@ -62,7 +62,7 @@ class Tied(Network):
 
 
 class Shared(Network):
-    """Two layers of one weight."""
+    """Two layers that share a weight."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class Shared(Network):
 
 
 class Replaced(Network):
-    """A weight that another tensor stands in for."""
+    """A weight that is replaced by another tensor."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         hidden = torch.relu(self.first(inputs))
@@ -84,14 +84,14 @@ class Replaced(Network):
 
 
 class Rows(Network):
-    """Layers that are given [batch, n, inputs]."""
+    """Layers with inputs [batch, n, inputs]."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         return super().forward(inputs.unflatten(0, (4, -1))).flatten(0, 1)
 
 
 class Frozen(Network):
-    """A weight that does not learn."""
+    """A weight that is not trained."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class Frozen(Network):
 
 
 class Unused(Network):
-    """A layer that is left out every second time."""
+    """A layer that is skipped every second time."""
 
     times = 0
 
@@ -148,7 +148,7 @@ def train(
 
 
 def check_same(one: tuple[nn.Module, torch.optim.Optimizer], other: tuple[nn.Module, torch.optim.Optimizer]) -> None:
-    """Compare weights and states; a CPU without bfloat16 may add up the products of a block in another order."""
+    """Compare weights and states; a CPU without bfloat16 may sum the products of a block in another order."""
     for mine, theirs in zip(one[0].parameters(), other[0].parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
         assert one[1].state[mine].keys() == other[1].state[theirs].keys()
@@ -166,7 +166,7 @@ def test_weights_and_states_are_what_autocast_and_the_optimizer_make_of_them(net
 @pytest.mark.parametrize("columns", [30, 50, 61, 400])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_the_last_weights_of_a_block_are_updated_as_in_a_whole(optimizer: str, columns: int):
-    """With one input at a time, so that no order of adding up can differ."""
+    """With one input at a time, so that the order of summation cannot differ."""
 
     def trained(is_rounded: bool) -> nn.Linear:
         torch.manual_seed(0)
@@ -256,7 +256,7 @@ def test_only_large_dense_layers_are_concerned_that_the_optimizer_updates_by_a_f
 
 
 class Watch(pl.Callback):
-    """Notes after which steps the large layers have no gradient, and fails in an epoch if it is told to."""
+    """Records the steps after which the large layers have no gradient, and optionally fails in an epoch."""
 
     def __init__(self, fails_in: int | None = None) -> None:
         self.seen: list[bool] = []
@@ -274,7 +274,7 @@ class LooksAtGradients(pl.Callback):
 
 
 class Own(Classifier):
-    """What somebody makes of it, who may look at gradients."""
+    """A subclass, which may read gradients."""
 
 
 def fit(module: Classifier, *callbacks: pl.Callback, precision: Any = "bf16-mixed", **options: Any) -> None:

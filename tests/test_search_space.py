@@ -1,4 +1,4 @@
-"""Ranges, choices, and what is drawn from them."""
+"""Ranges, choices, and the values drawn from them."""
 
 import json
 import math
@@ -248,7 +248,7 @@ templates = st.recursive(
 
 
 def fits(template: Any, value: Any) -> bool:
-    """Tell whether a value is one that a template allows."""
+    """Return whether a template allows a value."""
     match template:
         case Range(low=low, high=high, step=step, integer=integer):
             on_a_step = step is None or abs((value - low) / step - round((value - low) / step)) < 1e-9

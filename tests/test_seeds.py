@@ -28,7 +28,7 @@ class CountingStore(ReplicationStore):
 
 
 def study(count: int) -> ReplicationStudy:
-    """Return a study of so many configurations."""
+    """Return a study with a number of configurations."""
     config = load_study(str(TINY))
     one = TrialConfig.from_values(corners(config.trial)[0])
     candidates = {f"c{index}": dataclasses.replace(one, seed=index) for index in range(count)}

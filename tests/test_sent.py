@@ -1,4 +1,4 @@
-"""Which points of a run are stored."""
+"""The points of a run that are stored."""
 
 import tracemalloc
 

@@ -1,4 +1,4 @@
-"""Which files are a study's own source, and what is told of a change."""
+"""The source files of a study's own modules, and reports of their changes."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The study in Optuna as the coordinator sees it: what it remembers is what the database has."""
+"""The study in Optuna as the coordinator sees it: its cache equals the database."""
 
 import random
 import sqlite3
@@ -26,12 +26,12 @@ def url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def reopen(url: str) -> Open:
-    """Return what opens a study that TPE draws for."""
+    """Return a function that opens a study with the TPE sampler."""
     return partial(StudyStore.open, CONFIG, url, dict(CONFIG.identity), pytest.fail)
 
 
 def stored(url: str) -> list[FrozenTrial]:
-    """Return all trials, read anew."""
+    """Return all trials, without the cache."""
     with open_study(url, "tiny") as study:
         return study.get_trials()
 

@@ -28,7 +28,7 @@ class Data(IrisDataModule):
 
 
 def run(folder: StudyFolder, redirections: str, options: Sequence[str] = (), **environment: str) -> int:
-    """Run the study by a shell, and return its exit status."""
+    """Run the study in a shell, and return its exit status."""
     folder.prepare()
     command = [sys.executable, "-m", "tuner.study", str(IRIS), *with_defaults([*SHORT, *options])]
     shell = ["bash", "-c", f'"$@" {redirections}', "bash", *command]
@@ -49,7 +49,7 @@ def test_streams_that_are_closed_full_or_gone_neither_end_a_study_nor_change_its
 
 
 def test_a_study_ends_in_order_when_its_terminal_is_closed(folder: StudyFolder):
-    """It gets SIGHUP, and whatever it writes from then on is an error."""
+    """The study gets SIGHUP, and every later write fails."""
     folder.prepare()
     terminal, its_end = pty.openpty()
     command = [sys.executable, "-m", "tuner.study", str(IRIS), *with_defaults(["--trials", "1000"])]
@@ -66,7 +66,7 @@ def test_a_study_ends_in_order_when_its_terminal_is_closed(folder: StudyFolder):
 
 
 def test_a_study_runs_with_a_long_tmpdir_without_a_home_and_in_a_folder_of_any_name(tmp_path: Path):
-    """The sockets of its processes, and those of its data loaders, have short names; nothing is left there."""
+    """The sockets of its processes and data loaders get short paths, and nothing is left in the folder."""
     temporary = tmp_path / ("x" * 120)
     temporary.mkdir()
     path = tmp_path / "[red] 100 [" / "bold] &;"

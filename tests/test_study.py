@@ -1,4 +1,4 @@
-"""`python -m tuner.study`, as a person uses it."""
+"""`python -m tuner.study`, as a user runs it."""
 
 import contextlib
 import csv

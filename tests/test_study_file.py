@@ -1,4 +1,4 @@
-"""How a study file is read, and what is said when it cannot be."""
+"""Reading of study files, and the messages when one cannot be read."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`--system-metrics`: how busy the machine is while a study runs."""
+"""`--system-metrics`: readings of the machine while a study runs."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Modules of a user's own: every point is recorded as it was logged, and every end is told."""
+"""Users' modules: every point is recorded as it was logged, and every way to end is reported."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ EPOCHS = 4
 
 
 class Answers:
-    """A channel that keeps the reports and answers as it was told."""
+    """A channel that records the reports and gives predefined answers."""
 
     def __init__(self, *verdicts: Verdict) -> None:
         self.verdicts = list(verdicts)

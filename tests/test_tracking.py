@@ -1,4 +1,4 @@
-"""What gets into MLflow, in a real database: a record costs only itself, and what is missing is sent the next time."""
+"""Records in MLflow, in a real database: a failing record affects only itself, and missing ones are sent next time."""
 
 import math
 import shutil
@@ -36,7 +36,7 @@ VALUES = config_of(
 
 
 class Study:
-    """A study in MLflow, in a folder, that a test writes record by record."""
+    """A study in MLflow, in a folder, which a test writes record by record."""
 
     def __init__(self, folder: StudyFolder, study_id: str = STUDY_ID) -> None:
         self._study_id = study_id
@@ -52,7 +52,7 @@ class Study:
         return self.tracker
 
     def train(self, number: int, points: Points = (), *, read: bool = True, **result: Any) -> None:
-        """Record a trial from its beginning to its end, its points in two reports, the second of which has the rest."""
+        """Record a trial from start to end, with its points in two reports."""
         self.tracker.start_trial(number, VALUES)
         self.tracker.log_points(number, points[: len(points) // 2])
         self.end(number, points, read=read, **result)
@@ -66,7 +66,7 @@ class Study:
         return self.tracker.close("FINISHED", patience=5)
 
     def again(self, trials: Sequence[int], points: Points = ()) -> bool:
-        """Open the study again, send what is missing of its trials, and close it."""
+        """Open the study again, send the missing records of its trials, and close it."""
         self.notes.clear()
         self.open()
         for number in self.tracker.unfinished(trials):

@@ -1,4 +1,4 @@
-"""Studies that log to a real MLflow server: one that is killed under them, one that wants a login."""
+"""Studies that log to a real MLflow server: one that is killed meanwhile, and one with a login."""
 
 import itertools
 import math
@@ -68,7 +68,7 @@ def test_without_its_mlflow_server_a_study_ends_and_the_next_run_delivers(
 
 @pytest.fixture
 def guarded(folder: StudyFolder) -> Iterator[MLflowServer]:
-    """Return a server that wants a login."""
+    """Return a server that requires a login."""
     server = MLflowServer(folder, (USER, PASSWORD))
     yield server
     server.kill()
@@ -116,7 +116,7 @@ def test_a_login_that_the_server_refuses_is_told_before_anything_is_created(
 
 @pytest.fixture(scope="module")
 def sturdy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLflowServer]:
-    """Return a server that hands on artifacts to nobody, and wants clients to write them where nobody can."""
+    """Return a server without artifact proxying, whose clients cannot write to its artifact location."""
     folder = StudyFolder(tmp_path_factory.mktemp("server"))
     (folder.path / "file").touch()
     server = MLflowServer(folder, options=("--no-serve-artifacts", "--default-artifact-root", f"{folder.path}/file/x"))
@@ -127,7 +127,7 @@ def sturdy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLflowServer]:
 
 @pytest.fixture
 def through(sturdy: MLflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Through]:
-    """Return a function that begins a study whose server answers some requests with an error."""
+    """Return a function that starts a study whose server answers some requests with an error."""
     monkeypatch.setattr(records, "PAUSES", (0.05,))
     monkeypatch.setattr(records, "LAST_PAUSE", 0.05)
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Where MLflow records: refused in a sentence before anything is created, and found again in a moved folder."""
+"""MLflow's store: refused with one sentence before anything is created, and found again in a moved folder."""
 
 import os
 import shutil
@@ -37,7 +37,7 @@ def server() -> Iterator[PostgreSQLServer]:
 
 
 def refused(uri: str | None, **options: object) -> str:
-    """Return the sentence by which a URI is refused, when nothing was created, and no password is in it."""
+    """Return the message that refuses a URI, after checking that nothing was created and no password is shown."""
     before = sorted(Path.cwd().rglob("*"))
     with pytest.raises(BadInputError) as caught:
         tracking_uri(uri, study="tiny", **options)
@@ -188,7 +188,7 @@ def test_a_locked_database_and_one_that_may_only_be_read_are_refused(here: Path,
 
 
 def test_a_user_who_may_not_write_is_told_before_anything_starts(here: Path):
-    """The superuser may write everywhere, so this is tried as nobody."""
+    """Root may write everywhere, so this runs as the user nobody."""
     shutil.copy(empty_databases() / "mlflow.db", here)
     Path("mlruns").mkdir()
     for folder in (here, *here.parents[:-1]):
@@ -277,7 +277,7 @@ def test_only_what_can_pass_by_itself_is_tried_again(error: Exception, passes: b
 
 
 def write_study(folder: Path, monkeypatch: pytest.MonkeyPatch, numbers: tuple[int, ...], is_old: bool = False) -> Study:
-    """Record trials of a study in a folder, the last time that its folder was called so."""
+    """Record trials of a study in a folder, before the folder is renamed."""
     monkeypatch.chdir(folder)
     study = Study(StudyFolder(folder))
     study.open()
@@ -294,7 +294,7 @@ def places(folder: Path) -> set[str]:
 
 
 def make_old(folder: Path) -> None:
-    """Give a study the absolute paths that it would have from earlier versions."""
+    """Give a study the absolute paths that earlier versions stored."""
     put(
         folder / "mlflow.db",
         f"update experiments set artifact_location = '{folder}/' || artifact_location where name = 'tiny'",

@@ -1,4 +1,4 @@
-"""`train` on real data: its ends, its reports, its way back from a checkpoint."""
+"""Training on real data: ends, reports, and resuming from a checkpoint."""
 
 import dataclasses
 import math
@@ -34,7 +34,7 @@ STEPS = 16
 
 
 class Answers:
-    """A channel that keeps the reports and answers as told."""
+    """A channel that records the reports and gives predefined answers."""
 
     def __init__(self, *verdicts: Verdict) -> None:
         self.verdicts = list(verdicts)
@@ -206,7 +206,7 @@ def test_without_a_usable_checkpoint_a_trial_begins_anew(tmp_path: Path):
 def test_whatever_a_trial_writes_is_on_the_disk_before_it_gets_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """A power cut then leaves the old file or the new one: the order of the calls is all that a test can see of it."""
+    """A power cut then leaves the old file or the new one; a test can check only the order of the calls."""
     events: list[tuple[str, str, int]] = []
     flush, rename = os.fsync, os.replace
 

@@ -1,4 +1,4 @@
-"""Addresses with passwords: refused on the command line, and never shown."""
+"""URLs with passwords: refused on the command line, and never shown."""
 
 import pytest
 from sqlalchemy import make_url

@@ -1,4 +1,4 @@
-"""Modules of a user's own that train in milliseconds, each written in another way that Lightning allows."""
+"""Users' modules that train in milliseconds, each written in another way that Lightning allows."""
 
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,7 @@ class OnBoth(Base):
 
 
 class InHookOfTheEpoch(Base):
-    """As Lightning's documentation does it with metrics of torchmetrics."""
+    """Uses torchmetrics as in Lightning's documentation."""
 
     def __init__(self, optimizer: Any, schedule: Any) -> None:
         super().__init__(optimizer, schedule)
@@ -155,7 +155,7 @@ class TwoValidations(Base):
 
 
 class ByHand(Base):
-    """Optimises by hand, and gives metrics to the logger itself."""
+    """Uses manual optimization, and passes metrics to the logger directly."""
 
     def __init__(self, optimizer: Any, schedule: Any) -> None:
         super().__init__(optimizer, schedule)
@@ -190,7 +190,7 @@ class EverySecondEpoch(Base):
 
 
 class StepIsTheEpoch(Base):
-    """Names the step of its epochs' metrics itself, by a metric that Lightning takes for that."""
+    """Sets the step of its epoch metrics, by a metric `step`, which Lightning uses for that."""
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         super().validation_step(batch, batch_idx)
@@ -207,7 +207,7 @@ class InHooksOfBatches(Base):
 
 
 class RecordsItself(Base):
-    """Uses the trial's run as an MlflowClient would."""
+    """Logs to the trial's run through the methods of an MlflowClient."""
 
     def on_train_epoch_end(self) -> None:
         logger = self.loggers[0]  # the trial's, whichever others there are
@@ -247,7 +247,7 @@ WAYS_TO_LOG = [
 
 
 def with_csv_logger(module: type[pl.LightningModule], folder: Path) -> type[pl.LightningModule]:
-    """Return a module whose Trainer has a CSVLogger and a ModelCheckpoint of Lightning's as well."""
+    """Return a module whose Trainer also has Lightning's CSVLogger and ModelCheckpoint."""
 
     class WithCSVLogger(module):  # type: ignore[misc, valid-type]
         def on_fit_start(self) -> None:
