@@ -195,7 +195,7 @@ def trainer(epochs: int, recorder: Recorder, *callbacks: pl.Callback, **options:
 
 
 def at_once(module: pl.LightningModule, precision: str = "64-true", **options: Any) -> pl.LightningModule:
-    """Convert the module to float64 before Lightning would, which is after it has restored a checkpoint, with rounding."""
+    """Convert the module to float64 at once; Lightning would convert, and so round, a restored checkpoint."""
     return module.double() if precision == "64-true" else module
 
 
