@@ -1,4 +1,4 @@
-"""What the commands have in common: arguments from declared options, exit codes, and signals before and after."""
+"""Shared by the commands: arguments made from the declared options, exit codes, and signal handling."""
 
 import argparse
 import dataclasses
@@ -34,7 +34,7 @@ def command(run: Callable[[], int]) -> int:
 
 
 def add_options(parser: argparse.ArgumentParser, kind: type[ExecutionOptions]) -> None:
-    """Add an argument for every option that a class declares, its own before those that it inherits."""
+    """Add an argument for every option of a class; its own options come before the inherited ones."""
     fields = {each.name: each for each in dataclasses.fields(kind) if "argument" in each.metadata}
     for name in sorted(fields, key=lambda name: name in ExecutionOptions.__dataclass_fields__):
         _add(parser, fields[name])
@@ -61,10 +61,10 @@ def _add(parser: argparse.ArgumentParser, field: "dataclasses.Field[Any]") -> No
 
 
 def check_counts(counts: Mapping[str, int]) -> None:
-    """Refuse numbers that no study can have.
+    """Refuse counts that no study can have.
 
     Args:
-        counts: What options ask for, by option.
+        counts: The counts, by option.
 
     Raises:
         BadInputError: If one is not from 1 to `MOST`.

@@ -58,8 +58,8 @@ class Coordinator:
         tracker: The study in MLflow.
         display: Shows the progress to the user.
         refresh: Called whenever a trial is finished and recorded.
-        fuse: How many trials a slot trains at a time, as one model.
-        checkpoint_every: Seconds that a training goes on without a checkpoint; 0 for one after every epoch.
+        fuse: The number of trials that a slot trains at a time, as one model.
+        checkpoint_every: Seconds between checkpoints; 0 for one after every epoch.
     """
 
     def __init__(
@@ -81,9 +81,9 @@ class Coordinator:
         self._slots = 1
         self._deadline = time.monotonic() + config.timeout if config.timeout else None
         self._stopping = self._killing = False
-        self._ending = self._shown_ending = ""  # what to say of the end that was asked for, and what was said
+        self._ending = self._shown_ending = ""  # the text for the end that was asked for, and the text shown so far
         self._shown_remarks: set[str] = set()
-        self._obstacle = ""  # why no trial can go on now
+        self._obstacle = ""  # the reason why no trial can go on now
 
     def run(self, engine: Engine) -> None:
         """Bring the study to its end, or as far as time and signals allow.
@@ -111,7 +111,7 @@ class Coordinator:
     def stop(self) -> None:
         """End in order: start nothing, let running trials finish their epoch. The second call kills them.
 
-        A signal handler calls it, in the middle of whatever is done, so it only takes note.
+        A signal handler calls it, between any two statements, so it only sets flags.
         """
         self._killing, self._stopping = bool(self._ending), True
         self._ending = "ending now" if self._killing else "ending after the running epochs; once more to end now"
@@ -123,7 +123,7 @@ class Coordinator:
         """Return whether the study has all its trials."""
         return self._store.count >= self._config.trials
 
-    # -- what the engine calls -----------------------------------------------------------------------------------------
+    # -- called by the engine ------------------------------------------------------------------------------------------
 
     def next_group(self, slot: Slot) -> Group | None:
         """Return the next trials for a slot, or the test of the best one when all are trained."""
@@ -140,7 +140,7 @@ class Coordinator:
         return TrainingGroup(group, self._checkpoint_every)
 
     def report(self, number: int, report: EpochReport) -> Verdict:
-        """Record an epoch and say how the trial goes on."""
+        """Record an epoch and return how the trial goes on."""
         may_prune = not report.lr_rose and not report.is_last
         prune = report.value is not None and self._store.report(number, report.epoch, report.value, may_prune)
         self._tracker.log_points(number, report.points)
@@ -150,7 +150,7 @@ class Coordinator:
         return "stop" if self._stopping else "prune" if prune else "continue"
 
     def progress(self, number: int, report: StepReport) -> None:
-        """Show how far a trial is."""
+        """Show the progress of a trial."""
         self._display.progress(number, report)
 
     def fuse_at_most(self, count: int, reason: str) -> None:
@@ -206,7 +206,7 @@ class Coordinator:
             self._give_up(assignment, reason, crashes)
 
     def _interrupted(self, assignment: Assignment, result: TrialResult) -> None:
-        """Put a trial back into the queue; one that was interrupted though nothing asked for it, once in an epoch."""
+        """Put a trial back into the queue; if nothing asked for its end, only once an epoch."""
         if result.message:
             self._stopping, self._obstacle = True, result.message
         elif not self._stopping and (times := self._count_crash(assignment.number)) > 1:
@@ -348,7 +348,7 @@ class Coordinator:
 
 
 def _attributes(result: TrialResult) -> dict[str, Any]:
-    """Return what Optuna stores of a result besides its value."""
+    """Return the attributes that Optuna stores with a result."""
     attributes: dict[str, Any] = {
         "state": result.state,
         "epochs": result.epochs,

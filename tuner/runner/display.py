@@ -43,7 +43,7 @@ class Display:
 
     Args:
         config: The study.
-        console: Where to; if it is no terminal, only whole lines are printed.
+        console: Prints it; if it is no terminal, only whole lines are printed.
     """
 
     def __init__(self, config: StudyConfig, console: Console) -> None:
@@ -59,13 +59,13 @@ class Display:
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> "Display":
-        """Begin to show."""
+        """Start the live part."""
         if self._live:
             self._live.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Take the live part away."""
+        """Remove the live part."""
         if self._live:
             self._live.stop()
 
@@ -78,7 +78,7 @@ class Display:
         self._running[number].step = report
 
     def epoch(self, number: int, report: EpochReport) -> None:
-        """Show what an epoch brought."""
+        """Show the value of an epoch."""
         line = self._running[number]
         line.step, line.value = report.step, report.value
 
@@ -95,15 +95,15 @@ class Display:
         )
 
     def suspend(self, number: int) -> None:
-        """Take a trial off that will be continued."""
+        """Remove a trial that will be continued later."""
         self._running.pop(number, None)
 
     def standing(self, finished: int, trials: int, best: Trial | None) -> None:
-        """Show how far the study is."""
+        """Set the number of finished trials and the best of them."""
         self._finished, self._trials, self._best = finished, trials, best
 
     def tested(self, metrics: Mapping[str, float]) -> None:
-        """Print what the best trial reaches on the test data."""
+        """Print the test metrics of the best trial."""
         number = f" #{self._best.number}" if self._best else ""
         values = ", ".join(f"{escape(key)} {value:.4f}" for key, value in sorted(metrics.items()))
         self._print(f"[bold]test[/bold] of trial{number}: {values}")
@@ -120,7 +120,7 @@ class Display:
             self._draw_in_notebook()
 
     def _draw_in_notebook(self) -> None:
-        """Draw in one place of a notebook's cell, again and again."""
+        """Redraw one output of a notebook's cell."""
         from IPython.display import HTML, DisplayHandle
 
         if time.monotonic() < self._next_drawing:
@@ -169,7 +169,7 @@ class Display:
         return Group(*parts)
 
     def _left(self, elapsed: float) -> str:
-        """Guess the time left from the pace of this run."""
+        """Estimate the time left from the pace of this run."""
         done = self._done_here + sum(line.share for line in self._running.values())
         if done < 0.5:
             return ""
@@ -178,7 +178,7 @@ class Display:
 
 
 def clock(seconds: float) -> str:
-    """Return a duration for people.
+    """Return a duration as hours, minutes and seconds.
 
     >>> clock(75), clock(3675)
     ('1:15', '1:01:15')

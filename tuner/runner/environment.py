@@ -1,4 +1,4 @@
-"""What a study runs with: versions, the commit of the folder it was started in, the devices."""
+"""The environment of a study: versions of packages, the commit of the working folder, the devices."""
 
 import os
 import subprocess
@@ -12,17 +12,17 @@ from tuner.training.conditions import CPU, PACKAGES_OF_TRAINING, gpu_names, proc
 __all__ = ["CHANGES", "environment"]
 
 CHANGES = " and changes"
-"""What follows the commit where files that git knows were changed since."""
+"""Suffix of the commit if tracked files have changed since."""
 PACKAGES = (*PACKAGES_OF_TRAINING, "optuna", "mlflow")
 
 
 def environment(slots: Sequence[Slot]) -> dict[str, str]:
     """Return tags for the run of a study.
 
-    The process that asks leaves the GPUs alone, as a GPU may be set to take one process only.
+    The calling process does not open a GPU, since some GPUs accept one process only.
 
     Args:
-        slots: Where trainings run.
+        slots: The slots that train.
 
     Raises:
         StudyFailedError: If a GPU cannot be used.
@@ -40,9 +40,9 @@ def environment(slots: Sequence[Slot]) -> dict[str, str]:
 
 
 def _devices(slots: Sequence[Slot]) -> list[str]:
-    """Return the names of the devices of slots; those of GPUs are asked for in another process."""
+    """Return the names of the slots' devices; another process asks the GPUs for theirs."""
     gpus = dict.fromkeys(gpu for slot in slots if not slot.host for gpu in slot.gpus)
-    # Of divided GPUs, CUDA shows a process one part only.
+    # CUDA shows a process only one part of a partitioned GPU (MIG).
     parts = [[gpu for gpu in gpus if not gpu.startswith("MIG-")], *([gpu] for gpu in gpus if gpu.startswith("MIG-"))]
     try:
         names = {
@@ -60,7 +60,7 @@ def _devices(slots: Sequence[Slot]) -> list[str]:
 
 
 def _git(*arguments: str) -> str:
-    """Return what git says in this folder; nothing where there is no git or no repository."""
+    """Return the output of git in this folder; empty where there is no git or no repository."""
     try:
         done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

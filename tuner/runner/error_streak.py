@@ -1,4 +1,4 @@
-"""Counts the trials in a row that failed in the same way: the study is then at fault, and not its values."""
+"""Counts consecutive trials that failed in the same way: the cause is then the study, not the values of a trial."""
 
 import re
 
@@ -8,7 +8,7 @@ SAME_ERRORS = 3
 
 
 class ErrorStreak:
-    """The last trials that failed, one after another, in the same way."""
+    """Consecutive trials that failed in the same way."""
 
     def __init__(self) -> None:
         self._message, self._count = "", 0
@@ -27,16 +27,16 @@ class ErrorStreak:
 
     @property
     def verdict(self) -> str:
-        """A sentence once there are too many; empty before."""
+        """A sentence once there are `SAME_ERRORS` of them; empty before."""
         if self._count < SAME_ERRORS:
             return ""
         return f"{SAME_ERRORS} trials in a row failed in the same way: {self._message}"
 
 
 def cause(message: str) -> str:
-    """Return an error without its numbers: another address or step in it makes it no other error.
+    """Return an error without its numbers, since another address or step is still the same error.
 
-    Sizes do, where memory was short: with other values, a trial may have enough.
+    An error of memory keeps them: a trial with smaller sizes may fit.
 
     >>> cause("ValueError: at step 12, object at 0x7f1a")
     'ValueError: at step #, object at #'

@@ -1,4 +1,4 @@
-"""How many trials are trained as one model, and which of them can be."""
+"""The number of trials that are trained as one model, and which trials can be fused."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ ROUNDS = 4
 
 @dataclass(frozen=True)
 class GroupSize:
-    """How many trials a slot trains at a time, as one model.
+    """The number of trials that a slot trains at a time, as one model.
 
     Args:
-        most: How many at most.
-        is_measured: Whether it is found out how many are trained fastest.
+        most: Largest number.
+        is_measured: Whether the fastest number is measured.
     """
 
     most: int
@@ -33,11 +33,11 @@ class GroupSizeSearch:
     """Finds the number of trials that are trained fastest as one model, by one measurement before the first training.
 
     Args:
-        size: What the options ask for.
-        note: Called with what the user should know.
+        size: The number that the options ask for.
+        note: Called with the result, in a sentence.
 
     Attributes:
-        count: How many trials a slot trains at a time, as far as that is known.
+        count: The number of trials that a slot trains at a time, as far as it is known.
     """
 
     def __init__(self, size: GroupSize, note: Callable[[str], None]) -> None:
@@ -52,14 +52,14 @@ class GroupSizeSearch:
         return not self._most
 
     def next_group(self, trial: Assignment) -> MeasurementGroup | None:
-        """Return the measurement for a slot; None while another one does it."""
+        """Return the measurement for a slot; None while another slot does it."""
         if self._is_running:
             return None
         self._is_running = True
         return MeasurementGroup((trial,), self._most)
 
     def done(self, result: MeasurementResult) -> None:
-        """Train as many trials at a time as were fastest."""
+        """Use the number that was fastest."""
         self._most, self.count = 0, result.count
         if self.count > 1:
             speedup = f"{result.speedup:.1f} times as fast as one by one"
@@ -68,19 +68,19 @@ class GroupSizeSearch:
             self._note(f"trials are trained one at a time: {result.message or 'fusing gave no speed-up'}")
 
     def died(self, reason: str) -> None:
-        """Train one at a time, as the measurement has killed its process."""
+        """Use one at a time, since the measurement has killed its process."""
         self.done(MeasurementResult(message=f"a process that tried more {reason}"))
 
     def returned(self) -> None:
-        """Have the measurement done by another slot."""
+        """Let another slot measure."""
         self._is_running = False
 
     def limit(self, count: int, reason: str) -> None:
-        """Train no more than so many at a time from now on.
+        """Lower the number for the rest of the study.
 
         Args:
-            count: How many.
-            reason: Why not more.
+            count: Largest number from now on.
+            reason: Why no more can be fused.
         """
         if count < self.count:
             few = f"{count} at a time from now on, as more do not fit into memory"

@@ -17,15 +17,15 @@ def option(
     choices: Sequence[str] | None = None,
     is_positional: bool = False,
 ) -> Any:
-    """Return a field of a dataclass that is an option of a command.
+    """Return a dataclass field that is also an option of a command.
 
     Args:
-        default: The value without the option. A bool makes it a flag, a tuple an option that can be repeated.
-        text: Its help, as argparse takes it.
-        metavar: How the help names its value.
-        parse: Makes a value of the text that is given; None for the text itself.
-        choices: The values that it can have, if there are only some.
-        is_positional: Whether it is given without its name.
+        default: Its default. A bool makes it a flag, a tuple an option that can be repeated.
+        text: Its help, in argparse's format.
+        metavar: Name of its value in the help.
+        parse: Converts its text to a value; None to keep the text.
+        choices: Its possible values; None for any.
+        is_positional: Whether it is a positional argument.
     """
     argument = {"help": text, "metavar": metavar, "type": parse, "choices": choices}
     return field(default=default, metadata={"argument": argument, "is_positional": is_positional})

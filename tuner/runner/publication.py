@@ -1,4 +1,4 @@
-"""Describes a study as a whole in MLflow, often enough to follow it and seldom enough to cost nothing."""
+"""Writes the description of a whole study to MLflow, now and then while it runs."""
 
 import time
 from typing import Any
@@ -15,7 +15,7 @@ SHARE = 0.01  # of the coordinator's time, at most
 
 
 class Publication:
-    """The table of trials, the best of them and the findings, as MLflow shows them in the study's run.
+    """The table of trials, the best trial and the findings, in the study's run.
 
     Args:
         config: The study.
@@ -28,7 +28,7 @@ class Publication:
         self._next = 0.0  # by the monotonic clock
 
     def refresh(self) -> None:
-        """Write it, unless that was done a moment ago; with thousands of trials it takes a while."""
+        """Write it, unless it was written a moment ago; with thousands of trials that takes a while."""
         if time.monotonic() >= self._next:
             self.write()
 

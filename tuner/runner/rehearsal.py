@@ -1,4 +1,4 @@
-"""A few steps of each network that a study can draw, before its first trial: most of what is wrong shows there."""
+"""Trains a few steps of each network in the search space before the first trial, to find most errors early."""
 
 import json
 import re
@@ -36,7 +36,7 @@ MOST_NETWORKS = 16
 def networks(config: StudyConfig) -> list[TrialConfig]:
     """Return a trial for each network at the corners of the search space, and for each of the data and optimizers.
 
-    Where there are more than `MOST_NETWORKS`, these are an evenly spaced part of them.
+    If there are more than `MOST_NETWORKS`, an evenly spaced part of them is returned.
     """
     axes = {key: corners(template) for key, template in config.trial.items()}
     first = {key: values[0] for key, values in axes.items()}
@@ -48,19 +48,19 @@ def networks(config: StudyConfig) -> list[TrialConfig]:
 
 
 def _network(trial: Mapping[str, Any]) -> str:
-    """Return what makes a training another one than those before: of the numbers of an optimizer, nothing."""
+    """Return a key for trials that fail in the same way: it leaves out the arguments of the optimizer."""
     optimizer, precision = trial["optimizer"]["name"], trial["trainer"].get("precision")
     return json.dumps([trial["data"], trial["model"], optimizer, trial["loss"], precision], sort_keys=True)
 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What a rehearsal found.
+    """The findings of a rehearsal.
 
     Args:
-        faults: What is wrong, a sentence each.
-        parameters: How many the networks have, the fewest and the most.
-        seconds: The time of a step, of the slowest network.
+        faults: A sentence for each error.
+        parameters: Number of parameters of the smallest and of the largest network.
+        seconds: Time of a step of the slowest network.
     """
 
     faults: Sequence[str]
@@ -84,22 +84,24 @@ class Rehearsal:
 
 
 def rehearse(config: StudyConfig, engine: Engine, storage: str, note: Callable[[str], None]) -> Rehearsal:
-    """Have each network train a few steps, validate a batch, and be saved and loaded, on the engine's devices.
+    """Train a few steps of each network, validate a batch, save and load a checkpoint, on the engine's devices.
 
     Args:
         config: The study.
-        engine: Where; it can be used again.
-        storage: URL of Optuna's database: with several machines, the files lie where they all look.
-        note: Called with what needs no change before the study begins.
+        engine: Its slots do the work; it can be used again.
+        storage: URL of Optuna's database. With several machines, checkpoints are written where all of them see them.
+        note: Called with a warning that does not stop the study.
 
     Raises:
         BadInputError: If none of the networks can be trained.
     """
     trials = networks(config)
     with _folder(config, engine, storage) as folder:
-        stage = _Stage([_assignment(config, trial, number, folder) for number, trial in enumerate(trials)], note)
-        engine.run(stage)
-    results = [stage.results[number] for number in range(len(trials)) if number in stage.results]
+        handler = _RehearsalHandler(
+            [_assignment(config, trial, number, folder) for number, trial in enumerate(trials)], note
+        )
+        engine.run(handler)
+    results = [handler.results[number] for number in range(len(trials)) if number in handler.results]
     failed = [result for result in results if result.message]
     faults = list(dict.fromkeys(f"trial: {result.message}." for result in failed))
     if failed and len(failed) == len(trials) and not all("out of memory" in each.message for each in failed):
@@ -117,7 +119,7 @@ def _assignment(config: StudyConfig, trial: TrialConfig, number: int, folder: Pa
 
 @contextmanager
 def _folder(config: StudyConfig, engine: Engine, storage: str) -> Iterator[Path]:
-    """Make a folder that every slot sees, and remove it with all that is in it."""
+    """Create a folder that every slot sees, and remove it afterwards."""
     shared = None
     if any(slot.host for slot in engine.slots):
         shared = state_directory(storage, config.name)
@@ -126,14 +128,14 @@ def _folder(config: StudyConfig, engine: Engine, storage: str) -> Iterator[Path]
         yield folder
 
 
-class _Stage:
-    """An engine's `Handler` that has each network rehearsed, one in a slot at a time."""
+class _RehearsalHandler:
+    """An engine's `Handler` that gives each slot one network at a time."""
 
     def __init__(self, assignments: Sequence[Assignment], note: Callable[[str], None]) -> None:
         self.results: dict[int, RehearsalResult] = {}
         self._waiting = list(assignments)
         self._note = note
-        self._told: set[str] = set()
+        self._shown: set[str] = set()
 
     def next_group(self, slot: Slot) -> Group | None:
         """Return the next network."""
@@ -144,30 +146,30 @@ class _Stage:
         return "continue"
 
     def progress(self, number: int, report: StepReport) -> None:
-        """Not used: a rehearsal takes a moment."""
+        """Not used: a rehearsal takes only a moment."""
 
     def fuse_at_most(self, count: int, reason: str) -> None:
-        """Not used: each network is alone."""
+        """Not used: each network is trained alone."""
 
     def note(self, text: str) -> None:
-        """Show a remark, once whichever networks make it."""
+        """Show a remark once, even if several networks make it."""
         remark = re.sub(r"^trial #\d+", "a trial", text)
-        if remark not in self._told:
-            self._told.add(remark)
+        if remark not in self._shown:
+            self._shown.add(remark)
             self._note(remark)
 
     def done(self, group: Group, results: Sequence[Result]) -> None:
-        """Keep what a rehearsal showed."""
+        """Store the result of a network."""
         for assignment, result in zip(group.trials, results, strict=True):
             if isinstance(result, RehearsalResult):
                 self.results[assignment.number] = result
 
     def died(self, group: Group, reason: str) -> None:
-        """Say that a process died: what kills it may not kill a trial, which would then go on."""
+        """Warn that a process died. The study goes on, as its trials may survive."""
         self._note(f"the process that tried {group.trials[0].config.model.name} before the first trial {reason}")
 
     def returned(self, group: Group) -> None:
-        """Take back a network whose slot was lost."""
+        """Put back a network whose slot was lost."""
         self._waiting += group.trials
 
     def tick(self) -> bool:

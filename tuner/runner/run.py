@@ -1,4 +1,4 @@
-"""Runs a study, for the commands and for `tuner.Study`: one path from the options to what the stores hold."""
+"""Runs a study for the commands and for `tuner.Study`: checks the options, opens the stores, trains the trials."""
 
 import dataclasses
 import gc
@@ -39,11 +39,11 @@ class Outcome:
         name: Name of the study.
         storage: URL of Optuna's database.
         tracking_uri: MLflow's store.
-        interrupted: The signal that ended it; 0 if it came to its own end.
+        interrupted: The signal that ended it; 0 if none did.
         has_result: Whether a trial was trained to its end, in this run or before.
-        missing: What MLflow lacks of the study, why, and what to do, in sentences; nothing if it has everything.
-        is_delivered: Whether MLflow has everything that it can store.
-        runs_page: Page of the study's runs, below the address of an MLflow server.
+        missing: Sentences that say which records MLflow lacks, why, and what to do; empty if it has all.
+        is_delivered: Whether MLflow has all records that it can store.
+        runs_page: Page of the study's runs, relative to the address of an MLflow server.
         best: The values of the best trial and the file of its weights; None if there is none.
     """
 
@@ -59,15 +59,17 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """Return the exit code of a command that ended so."""
+        """Return the exit code of the command."""
         return 128 + self.interrupted if self.interrupted else int(bool(self.missing) or not self.has_result)
 
 
 class _Interruption:
-    """Notes the signals that ask for an orderly end. Until there is a coordinator to do it, the first one waits.
+    """A signal handler: the first signal ends the study in order, the second kills its trials, a third exits at once.
 
-    Args:
-        signals: Those that came. The second one asks for haste; one more than that ends at once.
+    A signal that comes before the coordinator exists is kept for it.
+
+    Attributes:
+        signals: The signals that came.
     """
 
     def __init__(self) -> None:
@@ -75,7 +77,7 @@ class _Interruption:
         self._stop: Callable[[], None] | None = None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Note a signal, and nothing else: it may have come in the middle of anything."""
+        """Record a signal, and do little else: it may interrupt any statement."""
         if number == signal.SIGHUP and self.signals:  # a shell sends it again when its terminal is closed
             return
         self.signals.append(number)
@@ -85,7 +87,7 @@ class _Interruption:
             self._stop()
 
     def stops(self, stop: Callable[[], None]) -> None:
-        """Say what ends the study in order; it is done at once if a signal came before."""
+        """Set the function that ends the study in order. It is called at once for signals that came before."""
         self._stop = stop
         for _ in self.signals:
             stop()
@@ -140,7 +142,7 @@ def run(options: StudyOptions) -> Outcome:
 
 @contextmanager
 def opened_engine(options: ExecutionOptions) -> Iterator["Engine"]:
-    """Make the engine that the options ask for.
+    """Create the engine that the options ask for, and close it afterwards.
 
     Raises:
         BadInputError: If it cannot be had.
@@ -177,20 +179,20 @@ def _seconds(option: str, value: str, may_be_zero: bool = False) -> float:
 
 @dataclass(frozen=True)
 class Plan:
-    """A study that can be begun or continued, and what it runs with.
+    """A checked study, ready to be started or continued.
 
     Args:
         config: The study.
         storage: URL of Optuna's database.
         uri: MLflow's tracking URI.
-        fuse: How many trials a slot trains at a time.
-        checkpoint_every: Seconds that a training goes on without a checkpoint.
+        fuse: Number of trials that a slot trains at a time.
+        checkpoint_every: Seconds between checkpoints.
         digests: Names and digests of the data sets.
-        validation_images: How many images decide, if that is known.
+        validation_images: Size of the validation set; None if unknown.
         review: Whether plots, report and the best model go to MLflow.
-        begun: How many trials there are already.
-        retry_failed: Whether those that failed are trained again.
-        system_metrics: Whether it is recorded how busy the machine is.
+        begun: Number of trials that exist already.
+        retry_failed: Whether failed trials are trained again.
+        system_metrics: Whether MLflow records the load of the machine.
     """
 
     config: "StudyConfig"
@@ -207,12 +209,12 @@ class Plan:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """Return what may not change when the study is continued."""
+        """Return the settings that may not change when the study is continued."""
         return self.config.identity_with(self.digests)
 
 
 def checked(config: "StudyConfig", engine: "Engine", options: ExecutionOptions) -> Plan:
-    """Find out, before anything is created, whether a study can be run.
+    """Check, before anything is created, that a study can be run with the options.
 
     Raises:
         TunerError: If it cannot.
@@ -226,7 +228,7 @@ def checked(config: "StudyConfig", engine: "Engine", options: ExecutionOptions) 
     if fuse.most > 1 and not config.can_fuse:
         if options.fuse != "auto":
             raise BadInputError(
-                ["--fuse: LightningModules of one's own, and trials whose best epoch counts, are trained one by one."]
+                ["--fuse: custom LightningModules, and trials whose best epoch counts, are trained one by one."]
             )
         fuse = ONE_BY_ONE
     check_divisible((data.get("batch_size", 0) for data in corners(config.trial["data"])), engine.slots)
@@ -244,7 +246,7 @@ def opened(plan: Plan, console: "Console", kind: "type[Store]") -> "Iterator[Ope
 
     Args:
         plan: The study.
-        console: Where its progress is shown.
+        console: Shows its progress.
         kind: The class of the study in Optuna.
 
     Raises:
@@ -264,9 +266,9 @@ class OpenStudy(Generic[Store]):
 
     Args:
         plan: The study.
-        store: It in Optuna.
+        store: The study in Optuna.
         display: Shows its progress.
-        console: Where to.
+        console: The display's.
     """
 
     def __init__(self, plan: Plan, store: Store, display: "Display", console: "Console") -> None:
@@ -274,10 +276,10 @@ class OpenStudy(Generic[Store]):
         self._plan, self._display, self._console = plan, display, console
 
     def train(self, engine: "Engine") -> Outcome:
-        """Train its trials, record them, and return how that ended.
+        """Train its trials and record them, as far as time and signals allow.
 
         Args:
-            engine: Where they are trained; it can be used once.
+            engine: Trains the trials; it can be used once.
 
         Raises:
             TunerError: If it cannot go on.
@@ -336,13 +338,13 @@ class OpenStudy(Generic[Store]):
 
 @contextmanager
 def checking(console: "Console", study: str) -> Iterator[None]:
-    """Say that a study is being checked, and have the libraries imported for that."""
+    """Show that a study is being checked."""
     with status(console, f"checking {study}"), gc_paused():
         yield
 
 
 def status(console: "Console", text: str) -> AbstractContextManager[Any]:
-    """Say what is being done; a notebook would need another package for it."""
+    """Show a text while something is done; not in a notebook, where rich needs another package for it."""
     from rich.markup import escape
 
     return nullcontext() if console.is_jupyter else console.status(escape(text))
@@ -364,6 +366,6 @@ def _weights(winner: Mapping[str, Any]) -> Path:
 
 
 def _state(store: "StudyStore") -> str:
-    """Return what a study has come to, for comparison with what it had come to."""
+    """Return a description of a study's progress, to see later whether it has changed."""
     tested = store.tested()
     return f"{counted(len(store.finished()), 'trial')}, " + (f"#{tested.trial} tested" if tested else "none tested")

@@ -1,4 +1,4 @@
-"""What a study prints before and after."""
+"""Prints the plan of a study before it, and the summary after it."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ LINTED_SAMPLES = 20  # as many as a preview draws
 
 
 def print_plan(console: Console, plan: Plan, slots: Sequence[Slot], remarks: Sequence[str] = ()) -> None:
-    """Print what will be done, and where it will be recorded."""
+    """Print what the study will do, and where it is recorded."""
     config, fuse = plan.config, plan.fuse
     devices = sorted({slot.device for slot in slots})
     places = f"{counted(len(slots), 'slot')} on {', '.join(devices)}"
@@ -61,7 +61,7 @@ def _findings(config: StudyConfig) -> Sequence[str]:
 
 
 def print_summary(console: Console, config: StudyConfig, store: StudyStore, outcome: Outcome) -> None:
-    """Print what came out, and how to look further."""
+    """Print the results, and where to look further."""
     finished, top = store.finished(), store.ranking()[:5]
     states = Counter(str(trial.user_attrs.get("state", trial.state.name.lower())) for trial in finished)
     counts = ", ".join(f"{count} {escape(cut(state))}" for state, count in sorted(states.items())) or "none finished"
@@ -134,7 +134,7 @@ def _print_failed(console: Console, store: StudyStore, numbers: Sequence[int]) -
 
 
 def print_line(console: Console, markup: str) -> None:
-    """Print a line of marked up text, without what a terminal would obey."""
+    """Print a line of rich markup; control characters in it are escaped."""
     console.print(printable(markup), highlight=False, soft_wrap=True)
 
 

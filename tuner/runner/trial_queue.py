@@ -1,4 +1,4 @@
-"""The trials that a coordinator has asked for: which wait for a slot, and which of them can be trained together."""
+"""The trials that the coordinator has asked for: those waiting for a slot are grouped to be trained together."""
 
 from collections.abc import Callable, Iterable
 
@@ -20,7 +20,7 @@ class TrialQueue:
 
     @property
     def assignments(self) -> list[Assignment]:
-        """All of them, waiting or with a slot."""
+        """All trials, waiting or with a slot."""
         return list(self._begun.values())
 
     @property
@@ -34,9 +34,9 @@ class TrialQueue:
         Towards the end of a study, each slot gets its share of the trials that are left.
 
         Args:
-            unasked: Trials of the study that nobody has asked for yet.
-            size: Trials that a slot trains at a time.
-            slots: How many slots there are.
+            unasked: Number of trials that the study has not asked for yet.
+            size: Number of trials that a slot trains at a time.
+            slots: Number of slots.
         """
         waiting = len(self._waiting)
         share = -(-(unasked + waiting) // slots)
@@ -51,9 +51,9 @@ class TrialQueue:
         """Remove the next trials to train together from those that wait.
 
         Args:
-            size: How many at most.
-            is_suspect: Whether a trial, by its number, has killed its process more than once. It is then trained
-                alone, and first, so that it takes no others with it.
+            size: Largest number.
+            is_suspect: Returns whether the trial of a number has killed its process more than once. Such a trial goes
+                first and alone, so that it kills no others.
         """
         suspects = [each for each in self._waiting if is_suspect(each.number)]
         if suspects:

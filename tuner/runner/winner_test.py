@@ -1,4 +1,4 @@
-"""Tests the best trial of a study once all are trained: the test data decide nothing."""
+"""Tests the best trial once all trials are trained. Nothing is selected by the test data."""
 
 from tuner.analysis.record import TestResult
 from tuner.process import crash_point
@@ -13,12 +13,12 @@ __all__ = ["WinnerTest"]
 
 
 class WinnerTest:
-    """Has the best trial tested, unless it was, and records its metrics.
+    """Asks for the test of the best trial, unless it was tested, and records its metrics.
 
     Args:
         store: The study in Optuna.
         tracker: The study in MLflow.
-        display: Where the metrics are shown.
+        display: Shows the metrics.
     """
 
     def __init__(self, store: StudyStore, tracker: Tracker, display: Display) -> None:
@@ -41,7 +41,7 @@ class WinnerTest:
         return None
 
     def done(self, assignment: Assignment, result: EvaluationResult) -> None:
-        """Record the metrics; also that there are none, since another test would have none either."""
+        """Record the metrics. If there are none, that is recorded too: another test would give none either."""
         number = assignment.number
         if result.message:
             self._display.note(f"trial #{number} cannot be tested: {result.message}")
@@ -59,9 +59,9 @@ class WinnerTest:
             self._display.tested(result.metrics)
 
     def died(self, number: int, reason: str) -> None:
-        """Say that there is no test yet."""
+        """Show that the test is still missing."""
         self._display.note(f"the test of trial #{number} {reason}; the next run of the study tests again")
 
     def returned(self) -> None:
-        """Have the test done by another slot."""
+        """Let another slot test."""
         self._has_begun = False
