@@ -83,7 +83,7 @@ def test_the_list_of_runs_has_the_study_and_its_trials(page: Page, listed: str, 
         expect(page.get_by_text(name, exact=True).last).to_be_visible(timeout=SECONDS)
 
 
-def test_the_study_s_run_says_what_won_and_leads_to_it(
+def test_the_study_s_run_describes_the_winner_and_links_to_it(
     page: Page, dashboard: str, runs: dict[str, str], reviewed: StudyFolder
 ):
     page.goto(dashboard)

@@ -27,7 +27,7 @@ def checkpoint(tmp_path: Path) -> Path:
     return path
 
 
-def test_what_was_written_is_read_and_nothing_else_is_left(checkpoint: Path):
+def test_a_saved_checkpoint_is_loaded_and_no_other_file_is_left(checkpoint: Path):
     assert torch.equal(load_tensors(checkpoint)["weights"], torch.arange(10_000.0))
     assert list(checkpoint.parent.iterdir()) == [checkpoint]
 
@@ -154,7 +154,7 @@ def test_a_checkpoint_that_takes_long_is_written_so_seldom_that_it_takes_a_twent
     assert pace.is_due()
 
 
-def test_with_no_time_between_them_every_epoch_has_a_checkpoint_whatever_it_takes(clock: list[float]):
+def test_an_interval_of_zero_saves_a_checkpoint_every_epoch(clock: list[float]):
     pace = CheckpointPace(0)
     assert pace.is_due()
     with pace.saving():

@@ -72,7 +72,7 @@ def fit(schedule: Schedule | Plateau, epochs: int = 2, **options: Any) -> tuple[
     return recorder, trainer, module
 
 
-def test_the_lr_of_every_step_is_logged_whatever_log_every_n_steps_is():
+def test_the_lr_of_every_step_is_logged_with_any_log_every_n_steps():
     schedule = CosineRestarts(restart_period=9)
     recorder, _, _ = fit(schedule, log_every_n_steps=16)
     assert recorder.metrics["lr"] == [(step, 0.01 * schedule(step)) for step in range(2 * STEPS)]
@@ -110,7 +110,7 @@ class LoggingEveryStep(Classifier):
     [{}, {"val_check_interval": 0.3}, {"max_steps": 20}, {"limit_train_batches": 5}, {"precision": "64-true"}],
     ids=lambda options: next(iter(options), "plain"),
 )
-def test_the_means_are_those_that_lightning_takes_of_what_is_logged_at_every_step(options: dict[str, Any]):
+def test_the_means_equal_lightnings_means_of_values_logged_at_every_step(options: dict[str, Any]):
     recorder = Recorder()
     module = LoggingEveryStep(MNISTCNN(channels=(2, 2, 2), hidden=(8, 8)), Adam(initial_lr=0.01))
     trainer = quiet_trainer(recorder, max_epochs=2, log_every_n_steps=1, **options)
@@ -172,7 +172,7 @@ def test_with_accumulation_a_step_is_an_optimizer_update():
     assert recorder.metrics["lr"] == [(step, 0.01 * schedule(step)) for step in range(2 * STEPS // 4)]
 
 
-def test_a_plateau_is_told_each_validation_but_not_the_sanity_check():
+def test_a_plateau_gets_each_validation_but_not_the_sanity_check():
     plateau = Plateau(factor=0.5, patience=0, threshold=1e9, threshold_mode="abs", monitor="val/acc", mode="max")
     recorder, _, _ = fit(plateau, epochs=4)
     first_of_each_epoch = [recorder.metrics["lr"][epoch * STEPS][1] for epoch in range(4)]
@@ -192,7 +192,7 @@ def test_any_torch_optimizer_and_a_plain_csv_logger_will_do(tmp_path: Path):
     assert "lr" in (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text()
 
 
-def test_a_run_cut_at_an_epoch_goes_on_with_the_same_lrs_and_weights(tmp_path: Path):
+def test_a_run_cut_at_an_epoch_continues_with_the_same_lrs_and_weights(tmp_path: Path):
     def module() -> Classifier:
         torch.manual_seed(0)
         model = MNISTCNN(channels=(4, 4, 4), hidden=(16, 16), dropout=0.0)

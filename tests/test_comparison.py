@@ -51,7 +51,7 @@ def test_only_seeds_that_both_have_are_compared():
     assert compared(A, lame).difference(A, Repeated("none", {9: 0.9})) is None
 
 
-def test_fewer_than_three_seeds_cannot_tell():
+def test_fewer_than_three_seeds_decide_nothing():
     one = Repeated("one", {0: 0.9})
     assert compared(A, one).difference(A, one).probability is None
     exact = Repeated("exact", {0: 1.0, 1: 2.0}), Repeated("less", {0: 0.5, 1: 1.5})

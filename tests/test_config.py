@@ -200,7 +200,7 @@ def test_every_corner_of_the_example_is_a_trial_that_comes_back_from_its_values(
         assert config.flat()["schedule.name"] == config.schedule.name
 
 
-def test_what_is_not_given_has_its_default() -> None:
+def test_missing_values_have_their_defaults() -> None:
     text = "trial:\n" + "".join(f"{line}\n" for line in STUDY.splitlines()[6:9]) + "  trainer: {max_epochs: 2}\n"
     config = load(text)
     assert (config.name, config.trials, config.timeout) == ("x", Budget().trials, None)
@@ -321,7 +321,7 @@ def test_the_schedule_inside_a_plateau_can_be_one_of_several() -> None:
     assert [path for path, _ in searched(config.trial)] == ["schedule.schedule.name"]
 
 
-def test_a_choice_can_hold_a_schedule_with_ranges_of_its_own() -> None:
+def test_a_choice_can_be_a_schedule_with_its_own_ranges() -> None:
     inner = "{name: exponential, decay_rate: {low: 0.1, high: 0.9}, decay_steps: 9}"
     config = load(space(f"schedule: {{one_of: {{constant: {{}}, plateau: {{schedule: {inner}}}}}}}"))
     assert dict(searched(config.trial)) == {
@@ -343,7 +343,7 @@ def test_schedules_in_a_list_are_searched_by_their_index() -> None:
     assert [type(part) for part in built.parts] == [SCHEDULES["constant"], SCHEDULES["exponential"]]
 
 
-def test_what_trial_says_of_a_family_holds_in_the_choice_of_that_family_unless_it_says_otherwise() -> None:
+def test_a_choice_inherits_the_arguments_of_the_same_family_in_trial_unless_it_overrides_them() -> None:
     options = (
         load(
             space("schedule: {one_of: {constant: , exponential: {decay_rate: {low: 0.5, high: 0.9}, decay_steps: 7}}}")
@@ -410,7 +410,7 @@ def test_the_command_line_is_put_over_the_file() -> None:
     assert config.identity["trial.trainer.max_epochs"] == 3
 
 
-def test_faults_of_the_command_line_and_of_the_file_are_told_together() -> None:
+def test_faults_of_the_command_line_and_of_the_file_are_reported_together() -> None:
     assert faults(
         trial("optimizer", "{name: adam}"),
         "budget.trials=0",
@@ -436,7 +436,7 @@ def test_a_value_of_the_command_line_that_a_range_would_replace_is_refused() -> 
 # -- the identity ------------------------------------------------------------------------------------------------------
 
 
-def test_trials_and_time_are_no_part_of_the_identity() -> None:
+def test_trials_and_time_are_not_part_of_the_identity() -> None:
     assert load(STUDY).identity == load(STUDY, "budget={trials: 9, timeout: 3h}").identity
 
 
@@ -452,7 +452,7 @@ def test_trials_and_time_are_no_part_of_the_identity() -> None:
         "search_space.schedule={one_of: {constant: {}, cosine_restarts: {restart_period: 9}, exponential: {}}}",
     ],
 )
-def test_whatever_changes_the_values_of_trials_is_part_of_the_identity(assignment: str) -> None:
+def test_everything_that_changes_the_values_of_trials_is_part_of_the_identity(assignment: str) -> None:
     assert load(STUDY).identity != load(STUDY, assignment).identity
 
 
@@ -809,7 +809,7 @@ BAD_LINES = {
 
 
 @pytest.mark.parametrize("case", BAD_LINES)
-def test_a_bad_line_is_told_in_full(case: str) -> None:
+def test_a_bad_line_is_reported_in_full(case: str) -> None:
     change, messages = BAD_LINES[case]
     found, places = faults(edited(change)), ", ".join(user_module_folders())
     assert found == [f"studies/x.yaml:{message.replace('{places}', places)}" for message in messages]
@@ -1091,7 +1091,7 @@ BAD_ENTRIES = {
 
 
 @pytest.mark.parametrize("case", BAD_ENTRIES)
-def test_a_bad_entry_of_the_search_space_is_told_in_full(case: str) -> None:
+def test_a_bad_entry_of_the_search_space_is_reported_in_full(case: str) -> None:
     entry, messages = BAD_ENTRIES[case]
     expected = [message if message.startswith("14:") else f"13: search_space.{message}" for message in messages]
     assert faults(space(entry)) == [f"studies/x.yaml:{message}" for message in expected]
@@ -1136,7 +1136,7 @@ def test_a_formula_is_tried_at_its_beginning_where_the_length_of_the_training_is
     assert "got -1.0 at step=1" in fault
 
 
-def test_data_that_cannot_be_measured_are_told_where_they_are_named() -> None:
+def test_data_that_cannot_be_measured_are_reported_where_they_are_named() -> None:
     schedule = ("  schedule:", "  schedule: {name: cosine, decay_steps: 50%}")
     endless = ("  data:", "  data: {name: 'users_classes:Endless'}")
     assert faults(edited(schedule, endless)) == [
@@ -1157,7 +1157,7 @@ def test_data_are_not_loaded_for_steps_alone_nor_for_a_file_with_faults() -> Non
 
 @pytest.mark.parametrize("content", ["", "5", "[1, 2]", "text"])
 @pytest.mark.parametrize(("section", "line"), [("trial", 6), ("search_space", 12)])
-def test_a_section_that_is_no_mapping_is_told_once(section: str, line: int, content: str) -> None:
+def test_a_section_that_is_not_a_mapping_is_reported_once(section: str, line: int, content: str) -> None:
     head = STUDY[: STUDY.index(f"{section}:")]
     tail = "" if section == "search_space" else STUDY[STUDY.index("search_space:") :]
     shown = json.dumps({"": None, "5": 5, "[1, 2]": [1, 2], "text": "text"}[content])
@@ -1166,7 +1166,7 @@ def test_a_section_that_is_no_mapping_is_told_once(section: str, line: int, cont
     ]
 
 
-def test_a_study_without_a_trial_is_told_all_that_it_needs() -> None:
+def test_a_study_without_a_trial_lists_all_required_sections() -> None:
     names = {kind: ", ".join(sorted(registry.KINDS[kind])) for kind in ("data", "model", "optimizer")}
     assert faults("name: x\nbudget: {trials: 1}\n") == [
         *(
@@ -1177,14 +1177,14 @@ def test_a_study_without_a_trial_is_told_all_that_it_needs() -> None:
     ]
 
 
-def test_a_missing_argument_is_told_at_the_component_that_lacks_it() -> None:
+def test_a_missing_argument_is_reported_at_the_component_that_lacks_it() -> None:
     text = edited(("  optimizer:", "  optimizer:\n    name: torch.optim:NAdam"), ("  optimizer.initial_lr", "  {}"))
     assert faults(text) == [
         "studies/x.yaml:9: trial.optimizer.initial_lr: required by torch.optim:NAdam: give it here or in search_space."
     ]
 
 
-def test_every_fault_of_a_file_is_told_at_once_in_the_order_of_its_lines() -> None:
+def test_every_fault_of_a_file_is_reported_at_once_in_the_order_of_its_lines() -> None:
     text = edited(
         ("name:", "name: X"),
         ("budget:", "budget: {trials: 0, timeout: x}"),
@@ -1268,7 +1268,7 @@ def test_every_fault_of_a_file_is_told_at_once_in_the_order_of_its_lines() -> No
         ),
     ],
 )
-def test_faults_of_the_search_space_are_told_with_those_of_an_incomplete_trial(
+def test_faults_of_the_search_space_are_reported_with_those_of_an_incomplete_trial(
     changes: Sequence[tuple[str, str]], messages: Sequence[str]
 ) -> None:
     found = faults(edited(*changes))
@@ -1285,7 +1285,7 @@ def test_a_section_of_trial_that_is_missing_hides_no_fault_of_the_search_space()
 
 @pytest.mark.parametrize("model", ["users_classes:Bare", "users_classes:Kwargs", "users_classes:Nope", "mnist_cn"])
 @pytest.mark.parametrize("metric", ["val_acc", "val/f1"])
-def test_metrics_and_monitors_of_a_model_that_is_no_known_network_are_not_judged(model: str, metric: str) -> None:
+def test_metrics_and_monitors_of_an_unknown_model_are_not_checked(model: str, metric: str) -> None:
     changes = [
         ("  model:", f"  model: {{name: '{model}'}}"),
         ("objective:", f"objective: {{metric: {metric}}}"),
@@ -1297,7 +1297,7 @@ def test_metrics_and_monitors_of_a_model_that_is_no_known_network_are_not_judged
 
 
 @pytest.mark.parametrize(("key", "value"), [("limit_train_batches", "0.5"), ("max_time", "1"), ("callbacks", "[]")])
-def test_what_only_lightning_s_trainer_takes_is_no_slip_of_the_pen(key: str, value: str) -> None:
+def test_an_argument_of_lightnings_trainer_alone_gets_no_suggestion(key: str, value: str) -> None:
     rule = (
         f"trainer.{key}: unknown key: Lightning's Trainer has it, but a study does not set it; a LightningModule can "
         "add callbacks by configure_callbacks. Known: accumulate_grad_batches, gradient_clip_val, max_epochs, "
@@ -1307,7 +1307,7 @@ def test_what_only_lightning_s_trainer_takes_is_no_slip_of_the_pen(key: str, val
     assert faults(space(f"trainer.{key}: {{low: 1, high: 2}}")) == [f"studies/x.yaml:13: search_space.{rule}"]
 
 
-def test_a_loss_of_one_s_own_is_refused_with_what_to_do() -> None:
+def test_a_custom_loss_is_refused_with_advice() -> None:
     (fault,) = faults(STUDY.replace("  trainer:", "  loss: {name: cross_entropy, weight: [1, 2]}\n  trainer:"))
     assert fault.startswith("studies/x.yaml:11: trial.loss: must be cross_entropy or mse (got {")
     assert fault.endswith("or another loss, name a LightningModule as the model: it has its own.")
@@ -1315,7 +1315,7 @@ def test_a_loss_of_one_s_own_is_refused_with_what_to_do() -> None:
     assert slip.endswith('(got "cros_entropy"). Did you mean cross_entropy?')
 
 
-def test_what_trial_says_in_the_place_of_a_choice_is_checked_but_need_not_be_complete() -> None:
+def test_a_section_of_trial_that_a_choice_replaces_is_checked_but_may_be_incomplete() -> None:
     text = edited(
         ("  schedule:", "  schedule: {name: exponential, staircase: maybe, decay: 1}"),
         ("  optimizer.initial_lr", "  schedule: {one_of: {constant: {}, plateau: {}}}"),
@@ -1376,7 +1376,7 @@ def test_a_grid_needs_a_point_for_every_trial_and_not_too_many() -> None:
         ("x\0.yaml", "x\0.yaml: cannot be read (embedded null byte)."),
     ],
 )
-def test_a_study_that_is_not_there_is_told_by_its_name(source: str, message: str) -> None:
+def test_a_study_that_does_not_exist_is_reported_by_its_name(source: str, message: str) -> None:
     FILE.write_text(STUDY)
     with pytest.raises(BadInputError) as caught:
         load_study(source)
@@ -1399,7 +1399,7 @@ def test_a_duration_is_read_in_seconds(value: str | float, seconds: float) -> No
     "value", ["", "h", "0", 0, -5, "-5m", "1h30", "30m1h", "1:30", "5 m", "5M", "1e3", "ten", "inf", "nan", "9" * 400,
               "1.s", "\u0663m", True],
 )  # fmt: skip
-def test_what_is_no_duration_is_refused(value: str | float) -> None:
+def test_a_text_that_is_not_a_duration_is_refused(value: str | float) -> None:
     with pytest.raises(ValueError, match=r" is not a duration; write 90s, 30m, 2h or 1h30m$"):
         parse_duration(value)
 
@@ -1499,7 +1499,7 @@ def test_any_study_is_read_or_refused_with_a_place_for_every_fault(study: Any) -
         ),
     ],
 )
-def test_a_wrong_value_is_told_though_the_search_space_replaces_it(
+def test_a_wrong_value_is_reported_though_the_search_space_replaces_it(
     wrong: tuple[str, str], space: str, message: str
 ) -> None:
     assert faults(edited(wrong, ("  optimizer.initial_lr:", space))) == [f"studies/{message}"]

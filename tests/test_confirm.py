@@ -57,7 +57,7 @@ def test_the_best_the_default_and_a_constant_lr_are_trained_with_the_same_fresh_
     assert params["1 optimizer.initial_lr"] == "0.01"
 
 
-def test_what_is_printed_is_what_the_values_say(confirmed: StudyFolder):
+def test_the_output_agrees_with_the_values(confirmed: StudyFolder):
     trained = values(confirmed, "short-confirm")
     means = [(trained[number] + trained[number + 3]) / 2 for number in range(3)]
     winner = re.search(r"^The winner is .*: val/acc ([\d.]+) over 2 seeds", confirmed.output, re.MULTILINE)
@@ -102,7 +102,7 @@ def test_the_same_command_shows_the_result_again_and_trains_nothing(copied: Stud
     assert (copied.optuna(ROWS), copied.curves(), copied.standing()) == before
 
 
-def test_more_seeds_keep_what_was_trained(copied: StudyFolder):
+def test_more_seeds_keep_the_earlier_trainings(copied: StudyFolder):
     before = values(copied, "short-confirm")
     output = copied.command(confirm, "short", "--top", "1", "--seeds", "3", *INLINE)
     after = values(copied, "short-confirm")
@@ -112,7 +112,7 @@ def test_more_seeds_keep_what_was_trained(copied: StudyFolder):
     assert "really better with a probability of" in output
 
 
-def test_a_killed_confirmation_goes_on_to_the_very_same_end(
+def test_a_killed_confirmation_continues_to_the_same_result(
     short: StudyFolder, confirmed: StudyFolder, folder: StudyFolder
 ):
     shutil.copytree(short.path, folder.path, dirs_exist_ok=True)
@@ -153,7 +153,7 @@ def test_other_trials_are_another_confirmation(copied: StudyFolder):
         (("short", "--name", "A b"), '--name: "A b" is not a valid name'),
     ],
 )
-def test_what_cannot_be_confirmed_is_refused(short: StudyFolder, arguments: tuple[str, ...], message: str):
+def test_studies_that_cannot_be_confirmed_are_refused(short: StudyFolder, arguments: tuple[str, ...], message: str):
     before = short.optuna("select study_name from studies")
     assert message in short.command(confirm, *arguments, *INLINE, expect=2)
     assert short.optuna("select study_name from studies") == before

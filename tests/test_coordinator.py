@@ -75,7 +75,7 @@ def run(folder: StudyFolder) -> Callable[..., tuple[list[tuple[str, str]], str]]
     return call
 
 
-def test_an_interruption_that_nothing_asked_for_is_given_up_the_second_time(run: Callable):
+def test_an_unrequested_interruption_fails_the_trial_the_second_time(run: Callable):
     engine = Script(ends("interrupted"), ends("interrupted"), ends("complete", 0.5))
     states, _ = run(engine)
     assert states == [
@@ -98,7 +98,7 @@ def stops_and_dies(handler: Coordinator, group: Group) -> None:
     handler.died(group, "killed by SIGTERM")
 
 
-def test_a_death_while_the_study_ends_is_no_crash_of_the_trial(run: Callable):
+def test_a_death_while_the_study_ends_does_not_count_as_a_crash(run: Callable):
     for _ in range(5):
         states, _ = run(Script(stops_and_dies), trials=1)
         assert states == [("waiting", "")]
@@ -138,7 +138,9 @@ def shown_by(handler: Coordinator) -> str:
     ],
     ids=["equal", "but for numbers"],
 )
-def test_an_error_ends_the_study_the_third_time_in_a_row_whatever_numbers_are_in_it(run: Callable, messages: list[str]):
+def test_the_same_error_ends_the_study_the_third_time_in_a_row_with_any_numbers_in_it(
+    run: Callable, messages: list[str]
+):
     engine = Script(*[ends("failed", message=message) for message in messages])
     with pytest.raises(StudyFailedError, match="3 trials in a row failed in the same way"):
         run(engine, trials=8)
@@ -160,7 +162,7 @@ def test_other_errors_do_not_end_the_study(run: Callable, messages: list[str]):
         assert shown.count(message) == 1, "each is told once"
 
 
-def test_a_trial_that_stopped_by_itself_is_told_once_a_study(run: Callable):
+def test_a_trial_that_stopped_by_itself_is_reported_once_a_study(run: Callable):
     told = "stopped by itself after epoch 2 of 3"
     states, shown = run(Script(ends("complete", 0.5, told)), trials=3)
     assert states == [("complete", told)] * 3

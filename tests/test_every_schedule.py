@@ -280,7 +280,7 @@ def test_the_lr_of_every_step_is_that_of_the_schedule_that_was_drawn(tmp_path: P
 
 
 @pytest.mark.parametrize("name", FIXED)
-def test_a_training_that_is_cut_short_goes_on_to_the_very_same_curves_and_weights(tmp_path: Path, name: str):
+def test_a_training_that_is_cut_short_continues_to_the_same_curves_and_weights(tmp_path: Path, name: str):
     config = study(tmp_path, f"{{name: {name}, {FIXED[name][0]}}}", "{}").draw(FixedTrial({}))
 
     def train(directory: str, *verdicts: str) -> TrialResult:

@@ -73,7 +73,7 @@ def test_the_script_reproduces_the_value_and_the_weights_without_the_tuner(
     check_same(tmp_path / "trained.ckpt", exported / "weights.ckpt")
 
 
-def test_the_card_says_what_it_is_how_good_and_how_to_load_it(exported: Path, confirmed: StudyFolder):
+def test_the_model_card_has_the_values_and_the_code_to_load_the_weights(exported: Path, confirmed: StudyFolder):
     card = (exported / "README.md").read_text()
     number, value = best(confirmed)
     assert card.startswith(f"# short #{number}\n")
@@ -137,7 +137,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
     return folder
 
 
-def test_a_network_of_one_s_own_goes_home_with_the_weights_of_its_best_epoch(own: StudyFolder, tmp_path: Path):
+def test_a_custom_network_is_exported_with_the_weights_of_its_best_epoch(own: StudyFolder, tmp_path: Path):
     to = tmp_path / "wine"
     own.command(export, "wine", "--to", str(to))
     assert "And examples, which must be next to this file or on PYTHONPATH." in (to / "train.py").read_text()
@@ -163,7 +163,7 @@ def test_a_folder_that_is_there_is_not_written_into(short: StudyFolder, tmp_path
     assert "cannot be written" in short.command(export, "short", "--to", str(missing), expect=2)
 
 
-def test_an_error_of_the_stores_is_not_put_down_to_the_folder(short: StudyFolder, tmp_path: Path):
+def test_an_error_of_the_stores_is_not_blamed_on_the_folder(short: StudyFolder, tmp_path: Path):
     folder = StudyFolder(shutil.copytree(short.path, tmp_path / "copy"))
     (weights,) = folder.directory("short").glob("trials-*/*/model.ckpt")
     weights.unlink()

@@ -18,7 +18,7 @@ from tuner.process import CrashPoint
 
 
 @pytest.mark.parametrize("place", get_args(CrashPoint))
-def test_a_crash_between_two_records_is_put_right_by_the_next_run(
+def test_a_crash_between_two_records_is_repaired_by_the_next_run(
     folder: StudyFolder, undisturbed: StudyFolder, place: CrashPoint, monkeypatch: pytest.MonkeyPatch
 ):
     with monkeypatch.context() as patch:
@@ -36,7 +36,9 @@ def test_a_crash_between_two_records_is_put_right_by_the_next_run(
     assert folder.weights() == undisturbed.weights()
 
 
-def test_a_training_that_hangs_is_killed_and_goes_on_from_its_last_epoch(folder: StudyFolder, undisturbed: StudyFolder):
+def test_a_training_that_hangs_is_killed_and_continues_from_its_last_epoch(
+    folder: StudyFolder, undisturbed: StudyFolder
+):
     process = folder.start("--per-device", "2", "--stall-timeout", "20s")
     folder.wait_for(folder.has_checkpoint, process)
     os.kill(slots_of(process.pid)[0], signal.SIGSTOP)
@@ -84,7 +86,7 @@ def test_a_full_disk_under_the_databases_delays_the_study_and_harms_neither(
     assert folder.curves() == undisturbed.curves()
 
 
-def test_a_training_that_is_asked_to_end_by_somebody_else_goes_on(folder: StudyFolder, undisturbed: StudyFolder):
+def test_a_training_ignores_sigterm_from_other_processes(folder: StudyFolder, undisturbed: StudyFolder):
     process = folder.start("--per-device", "2", "--trials", "1")  # threads as undisturbed
     folder.wait_for(folder.has_checkpoint, process)
     for pid in slots_of(process.pid):
@@ -191,7 +193,7 @@ search_space:
 """
 
 
-def test_whatever_a_network_does_its_trial_ends_and_the_study_goes_on(folder: StudyFolder):
+def test_a_trial_ends_and_the_study_continues_whatever_its_network_does(folder: StudyFolder):
     (folder.path / "ends.py").write_text(ENDS)
     (folder.path / "ends.yaml").write_text(ENDS_STUDY)
     output = folder.run("--per-device", "2", study="ends.yaml")
@@ -219,7 +221,7 @@ def test_whatever_a_network_does_its_trial_ends_and_the_study_goes_on(folder: St
     assert folder.mlflow("select count(*) from runs where status = 'RUNNING'") == [(0,)]
 
 
-def test_a_trial_that_needs_too_much_memory_fails_with_the_sizes_and_the_study_goes_on(folder: StudyFolder):
+def test_a_trial_that_needs_too_much_memory_fails_with_the_sizes_and_the_study_continues(folder: StudyFolder):
     output = folder.call("--trials", "2", "--set", "trial.model.hidden=[2000000000, 16]", expect=1)
     message = "failed: out of memory with mnist_cnn, batch_size=100, channels=[8, 8, 8], hidden=[2000000000, 16]: "
     assert message in output
@@ -276,7 +278,7 @@ def test_slots_on_a_cpu_are_kept_on_cores_of_their_own(folder: StudyFolder):
     assert not first & second
 
 
-def test_what_a_study_leaves_is_for_its_owner_only(undisturbed: StudyFolder):
+def test_files_of_a_study_are_readable_by_their_owner_only(undisturbed: StudyFolder):
     for path in (undisturbed.path / ".tuner").rglob("*"):
         inside_private = any(parent.stat().st_mode & 0o077 == 0 for parent in path.parents if ".tuner" in str(parent))
         assert inside_private or path.stat().st_mode & 0o077 == 0, path

@@ -12,7 +12,7 @@ def text_of(*trials, **changes) -> str:
     return "\n".join(findings(study(list(trials), **changes)))
 
 
-def test_the_winner_is_told_with_its_values_and_its_margins():
+def test_the_winner_is_reported_with_its_values_and_its_margins():
     text = text_of(
         trial(0, value=0.90, family="constant"),
         trial(1, value=0.98, family="exponential"),
@@ -95,7 +95,7 @@ def test_a_loss_has_no_such_error_and_the_smaller_one_wins():
     assert "one seed" in text
 
 
-def test_equal_values_are_no_margin():
+def test_equal_values_have_no_margin():
     assert "no better than the runner-up" in text_of(trial(0, value=0.9), trial(1, value=0.9))
 
 
@@ -108,7 +108,7 @@ def test_a_single_trial_is_compared_with_nothing():
     assert "nothing to compare it with" in text_of(trial(0), importances={})
 
 
-def test_how_trials_ended_and_how_long_they_took_is_told():
+def test_how_trials_ended_and_how_long_they_took_is_reported():
     trials = [trial(0), replace(trial(1, state="pruned"), seconds=100.0), trial(2, state="failed", value=math.nan)]
     text = text_of(*trials)
     assert "3 trials (1 trained to the end, 1 pruned early, 1 failed), 1 min 43 s of training in all." in text

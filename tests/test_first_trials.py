@@ -108,7 +108,7 @@ def test_a_study_begins_with_its_own_trial_and_then_tries_each_family_once(load:
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_continued_study_draws_what_one_that_was_not_interrupted_draws(load: Any, tmp_path: Path, sampler: str):
+def test_a_continued_study_samples_the_same_values_as_an_uninterrupted_one(load: Any, tmp_path: Path, sampler: str):
     config = load(sampler=sampler)
     at_once = drawn(config, f"sqlite:///{tmp_path}/a.db", 9)
     assert drawn(config, f"sqlite:///{tmp_path}/b.db", 1, 2, 4, 6, 9) == at_once
@@ -131,7 +131,7 @@ def no_default(*of: str) -> Any:
 
 @settings(max_examples=80, deadline=None)
 @given(st.dictionaries(names, templates, max_size=3), st.integers(0, 2**32 - 1))
-def test_whatever_a_trial_can_draw_is_found_in_its_values(template: dict[str, Any], seed: int):
+def test_every_configuration_is_found_again_from_its_values(template: dict[str, Any], seed: int):
     asked = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed)).ask()
     found = first_trials(template, suggest(asked, template), no_default)
     assert found.outside == ""
@@ -165,7 +165,7 @@ def test_whatever_a_trial_can_draw_is_found_in_its_values(template: dict[str, An
         ({"schedule": "{name: plateau, patience: 5}"}, "schedule.patience is 5, not one of 0, 1"),
     ],
 )
-def test_a_trial_outside_of_the_search_space_is_told_and_the_study_begins_with_the_families(
+def test_a_trial_outside_of_the_search_space_is_reported_and_the_study_begins_with_the_families(
     load: Any, sections: dict[str, str], reason: str
 ):
     config = load(**sections)
@@ -181,13 +181,13 @@ def test_a_choice_that_says_otherwise_than_trial_is_another_configuration(load: 
     assert load("trial.schedule.min_factor=0.2").first.params[0] == BASELINE
 
 
-def test_too_few_trials_for_all_families_are_told_before(load: Any):
+def test_too_few_trials_for_all_families_are_reported_before(load: Any):
     (note,) = load("budget.trials=3").beginning
     assert note == "not every family gets its turn in 3 trials: schedule.plateau.schedule step may be left out"
     assert load("budget.trials=4").beginning == [], "the baseline is of the last one"
 
 
-def test_sections_that_trial_leaves_out_are_no_point_of_the_search_space(load: Any):
+def test_a_trial_that_lacks_sections_is_not_a_point_of_the_search_space(load: Any):
     text = STUDY.replace("SAMPLER", "random").replace("  optimizer: {name: adam, initial_lr: 1e-2}\n", "")
     optimizer = "  optimizer: {one_of: {adam: {initial_lr: 0.1}, sgd: {initial_lr: 0.1}}}"
     lines = [line for line in text.splitlines() if not line.startswith("  optimizer")]
@@ -232,7 +232,7 @@ def test_a_grid_trains_each_configuration_once_however_often_it_is_continued(loa
     assert [each["schedule.name"] for each in params[:6]] != ["cosine"] * 6, "a small budget sees more than one corner"
 
 
-def test_lengths_of_a_grid_that_are_the_same_number_of_steps_are_told_before(load: Any):
+def test_lengths_of_a_grid_that_are_the_same_number_of_steps_are_reported_before(load: Any):
     assert load(*GRID, f"budget.trials={POINTS}", sampler="grid").beginning == []
     length = "search_space.schedule.one_of.cosine.decay_steps"
     few = load(*GRID, f"{length}={{low: 10%, high: 40%, step: 2%}}", sampler="grid")
@@ -265,7 +265,7 @@ def begun(load: Any, tmp_path: Path) -> StudyConfig:
     return config
 
 
-def test_a_grid_that_was_begun_with_repeats_goes_on_without_any(begun: StudyConfig, tmp_path: Path):
+def test_a_grid_that_was_begun_with_repeats_continues_without_any(begun: StudyConfig, tmp_path: Path):
     notes: list[str] = []
     with opened(begun, f"sqlite:///{tmp_path}/optuna.db", notes.append) as store:
         ask(store, 4)

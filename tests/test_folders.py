@@ -83,7 +83,7 @@ MESSAGES = {
 
 @pytest.mark.parametrize("kind", IN_THE_WAY)
 @pytest.mark.parametrize("name", [".tuner", ".tuner/iris"])
-def test_what_is_no_folder_of_one_s_own_is_refused_and_left_as_it_is(here: Path, victim: Path, name: str, kind: str):
+def test_a_folder_of_another_user_is_refused_and_unchanged(here: Path, victim: Path, name: str, kind: str):
     if kind == "foreign" and os.geteuid():
         pytest.skip("only root can give a folder away")
     (here / name).parent.mkdir(exist_ok=True)
@@ -97,9 +97,7 @@ def test_what_is_no_folder_of_one_s_own_is_refused_and_left_as_it_is(here: Path,
 
 @pytest.mark.parametrize("kind", ["symbolic link", "hard link", "fifo", "folder"])
 @pytest.mark.parametrize("name", [".lock", "iris/lock", "iris/study.yaml", "iris/review.log"])
-def test_what_is_no_file_of_the_study_s_own_is_refused_and_left_as_it_is(
-    here: Path, victim: Path, name: str, kind: str
-):
+def test_a_file_that_is_not_the_study_s_is_refused_and_unchanged(here: Path, victim: Path, name: str, kind: str):
     path = here / ".tuner" / name
     (here / ".tuner" / "iris").mkdir(parents=True)
     match kind:
@@ -151,7 +149,7 @@ def anybody_s() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("name", ["", ".tuner", ".tuner/iris"])
-def test_a_folder_that_may_not_be_written_is_told(anybody_s: Path, name: str):
+def test_a_folder_that_may_not_be_written_is_reported(anybody_s: Path, name: str):
     with as_anybody():
         (anybody_s / name).mkdir(parents=True, exist_ok=True)
         check_folder(anybody_s / ".tuner" / "iris")
@@ -162,7 +160,7 @@ def test_a_folder_that_may_not_be_written_is_told(anybody_s: Path, name: str):
         (anybody_s / name).chmod(0o755)
 
 
-def test_a_database_that_may_not_be_written_is_told(anybody_s: Path):
+def test_a_database_that_may_not_be_written_is_reported(anybody_s: Path):
     file = anybody_s / "optuna.db"
     with as_anybody():
         check_writable(file)
@@ -213,7 +211,7 @@ def test_every_way_to_write_a_database_is_the_same_file(here: Path):
         ("sqlite:///damaged", "database disk image is malformed"),
     ],
 )
-def test_a_database_that_cannot_be_used_is_told_before_anything_is_created(here: Path, url: str, message: str):
+def test_a_database_that_cannot_be_used_is_reported_before_anything_is_created(here: Path, url: str, message: str):
     (here / "folder").mkdir()
     os.mkfifo(here / "pipe")
     (here / "text").write_text("this is no database" * 100)
@@ -245,7 +243,7 @@ def begin_on_a_full_disk(pipe: Any) -> None:
         pipe.send(str(error))
 
 
-def test_a_full_disk_at_the_start_is_told_and_the_next_run_begins(here: Path):
+def test_a_full_disk_at_the_start_is_reported_and_the_next_run_begins(here: Path):
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
     process = context.Process(target=begin_on_a_full_disk, args=(theirs,))
@@ -321,7 +319,7 @@ def other(here: Path) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("way", ["removed folder", "hard link", "copied folder", "renamed folder"])
-def test_a_second_coordinator_is_refused_whatever_happens_around_the_first(other: int, here: Path, way: str):
+def test_a_second_coordinator_is_refused_by_any_path_and_after_the_folder_is_removed(other: int, here: Path, way: str):
     url = URL
     match way:
         case "removed folder":
@@ -346,7 +344,7 @@ def held(url: str) -> AbstractContextManager[None]:
     return Database(url, "iris", pytest.fail).hold()
 
 
-def test_the_first_coordinator_is_named_by_whatever_url_it_is_met(other: int, here: Path):
+def test_the_first_coordinator_is_named_for_any_url_of_its_database(other: int, here: Path):
     (here.parent / "link").symlink_to(here)
     for url in (URL, f"sqlite:///{here}/optuna.db", "sqlite:///file:optuna.db?uri=true", "sqlite:///../link/optuna.db"):
         with pytest.raises(StudyRunningError, match=f"by pid {other} on host"), held(url):

@@ -280,13 +280,13 @@ def assert_as_alone(trials: Mapping[str, Trial], epochs: int = 2, **options: Any
     return fused
 
 
-def test_every_schedule_family_in_one_group_gives_what_it_gives_alone():
+def test_every_schedule_family_in_one_group_gives_the_same_as_alone():
     assert {type(schedule) for schedule in EVERY_SCHEDULE} == set(SCHEDULES.values())
     fused = assert_as_alone(named(*(Trial(schedule) for schedule in EVERY_SCHEDULE)))
     assert len({tuple(outcome.points.values()) for outcome in fused.values()}) == len(fused), "and no two the same"
 
 
-def test_every_optimizer_with_numbers_of_its_own_gives_what_it_gives_alone():
+def test_every_optimizer_with_its_own_numbers_gives_the_same_as_alone():
     assert {type(optimizer) for optimizer in EVERY_OPTIMIZER} == set(OPTIMIZERS.values())
     schedule = CosineRestarts(restart_period=4)
     assert_as_alone(named(*(Trial(schedule, optimizer) for optimizer in EVERY_OPTIMIZER)))
@@ -313,7 +313,7 @@ def no_decay_of_biases(params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     ],
     ids=["two groups", "amsgrad", "maximize", "not fused", "dampening", "maximizing SGD", "NAdam"],
 )
-def test_optimizers_of_ones_own_give_what_they_give_alone(make: OptimizerCallable):
+def test_custom_optimizers_give_the_same_as_alone(make: OptimizerCallable):
     assert_as_alone(named(Trial(CosineDecay(decay_steps=8), make), Trial(seed=1, optimizer=make), Trial(seed=2)))
 
 
@@ -382,7 +382,7 @@ def test_a_trial_that_leaves_within_an_epoch_stays_as_it_is():
         assert_equal(fused[name], alone(trials[name]))
 
 
-def test_training_goes_on_from_a_checkpoint_in_the_group_and_alone():
+def test_training_continues_from_a_checkpoint_in_the_group_and_alone():
     trials = named(
         Trial(Plateau(factor=0.5, patience=0, threshold=1e9, threshold_mode="abs"), seed=1),
         Trial(CosineDecay(decay_steps=12), seed=2),
@@ -461,7 +461,7 @@ class Everything(nn.Module):
 
 
 @pytest.mark.parametrize("seeds", [(1, 1), (1, 2)], ids=["one batch", "a batch each"])
-def test_a_network_with_batch_norm_shared_weights_and_every_dropout_gives_what_it_gives_alone(seeds: tuple[int, int]):
+def test_a_network_with_batch_norm_shared_weights_and_every_dropout_gives_the_same_as_alone(seeds: tuple[int, int]):
     trials = named(
         *(Trial(seed=seed, network=Everything, optimizer=SGD(initial_lr=0.1, momentum=0.9)) for seed in seeds)
     )
@@ -659,7 +659,9 @@ def seen(network: nn.Module) -> nn.Module:
     ],
     ids=lambda value: value and (value if isinstance(value, str) else "networks"),
 )
-def test_what_cannot_be_fused_is_told_with_the_reason(networks: list[Callable[[], nn.Module]], reason: str | None):
+def test_trials_that_cannot_be_fused_are_refused_with_the_reason(
+    networks: list[Callable[[], nn.Module]], reason: str | None
+):
     found = can_fuse([Classifier(network(), ADAM) for network in networks], torch.rand(4, 1, 28, 28))
     if reason is None:
         assert found is None

@@ -121,7 +121,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[TrialRes
     return folder, train(folder, TRIALS, channel, fused=False), channel
 
 
-def test_each_trial_of_a_group_reports_and_leaves_what_it_does_alone(tmp_path: Path, alone: Any):
+def test_each_trial_of_a_group_has_the_same_reports_and_files_as_alone(tmp_path: Path, alone: Any):
     folder, expected, answers = alone
     channel = Answers()
     results = train(tmp_path, TRIALS, channel)
@@ -178,7 +178,7 @@ def test_a_group_of_which_all_diverge_ends_at_once(tmp_path: Path):
 
 @pytest.mark.parametrize("first", [True, False], ids=["together first", "alone first"])
 @pytest.mark.parametrize("then", [True, False], ids=["then together", "then alone"])
-def test_a_stopped_group_goes_on_to_the_very_same_end_together_or_alone(
+def test_a_stopped_group_continues_to_the_same_result_together_or_alone(
     tmp_path: Path, alone: Any, first: bool, then: bool
 ):
     folder, expected, _ = alone
@@ -197,7 +197,7 @@ def test_one_stop_stops_the_group_and_each_trial_has_its_checkpoint(tmp_path: Pa
         assert_same(result, alone[1][number])
 
 
-def test_trials_that_are_not_equally_far_go_on_from_the_newest_checkpoint_that_all_have(tmp_path: Path, alone: Any):
+def test_trials_at_different_epochs_continue_from_the_newest_common_checkpoint(tmp_path: Path, alone: Any):
     train(tmp_path, TRIALS, Answers({(1, 2): "stop"}))
     newest = tmp_path / "1" / "epoch-000002.ckpt"
     newest.write_bytes(newest.read_bytes()[:-100])
@@ -215,7 +215,7 @@ def test_trials_that_have_begun_and_new_ones_are_trained_apart(tmp_path: Path, a
     assert [len(channel.reports[number]) for number in range(3)] == [2, 2, 3]
 
 
-def test_a_network_that_cannot_be_fused_is_trained_alone_and_the_reason_is_told(tmp_path: Path, monkeypatch: Any):
+def test_a_network_that_cannot_be_fused_is_trained_alone_and_the_reason_is_reported(tmp_path: Path, monkeypatch: Any):
     (tmp_path / "branching.py").write_text(BRANCHING)
     monkeypatch.syspath_prepend(tmp_path)
     trials = [{**values, "model": {"name": "branching:Net"}} for values in TRIALS]
@@ -296,7 +296,7 @@ def test_fused_or_not_a_study_ends_with_the_same_trials_values_and_curves(folder
     assert_same_study(folder, unfused)
 
 
-def test_killed_groups_go_on_to_the_very_same_end_together_and_alone(folder: StudyFolder, unfused: StudyFolder):
+def test_killed_groups_continue_to_the_same_result_together_and_alone(folder: StudyFolder, unfused: StudyFolder):
     process = folder.start(*OPTIONS, "--per-device", "1", "--fuse", "3")
     folder.wait_for(folder.has_checkpoint, process, seconds=120)
     os.kill(slots_of(process.pid)[0], signal.SIGKILL)
@@ -315,7 +315,7 @@ def test_trials_that_cannot_be_one_model_are_trained_in_groups_of_those_that_can
     folder.check(trials=5, epochs=3, steps=3 * STEPS)
 
 
-def test_that_a_network_cannot_be_fused_is_said_once_and_the_study_goes_on(
+def test_a_network_that_cannot_be_fused_is_reported_once_and_the_study_continues(
     folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ):
     (folder.path / "branching.py").write_text(BRANCHING)

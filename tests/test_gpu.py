@@ -40,7 +40,7 @@ FORK = "pid = os.fork() or os._exit(torch.cuda._is_in_bad_fork()); sys.exit(os.w
 
 
 @pytest.mark.parametrize(("touch", "is_bad"), [("", False), ("torch.cuda.device_count()", True)])
-def test_a_process_that_has_what_trainings_need_imported_can_be_forked_for_a_gpu(touch: str, is_bad: bool):
+def test_a_process_with_all_imports_can_be_forked_for_a_gpu(touch: str, is_bad: bool):
     code = f"import os, sys, torch, tuner.training.run; {touch}\n{FORK}"
     if is_bad and torch.cuda.is_available():
         pytest.skip("with a driver, counting GPUs does not touch them")
@@ -130,7 +130,7 @@ def test_on_a_gpu_trials_of_a_group_end_as_they_end_alone(tmp_path: Path, monkey
 
 
 @needs_a_gpu
-def test_on_a_gpu_a_study_goes_on_after_a_kill_and_comes_to_the_same_in_a_group(
+def test_on_a_gpu_a_killed_study_continues_to_the_same_result_in_a_group(
     folder: StudyFolder, tmp_path_factory: pytest.TempPathFactory
 ):
     process = folder.start("--devices", "0", "--per-device", "2", *IN_DOUBLE)

@@ -107,7 +107,7 @@ def put(folder: StudyFolder, statement: str, *values: str, store: str = "optuna.
     database.close()
 
 
-def test_what_a_store_says_is_shown_in_the_terminal_and_not_obeyed(copied: StudyFolder):
+def test_content_of_a_store_is_shown_literally_in_the_terminal(copied: StudyFolder):
     long = json.dumps(ANSI + "x" * 1_000_000)
     put(copied, "update trial_user_attributes set value_json = ? where key = 'state'", long)
     tested = json.dumps({"trial": 0, "metrics": {ANSI: 0.5}, "step": 40, "finished": 1})
@@ -150,7 +150,7 @@ def test_a_stored_test_that_is_none_is_refused(copied: StudyFolder, test: object
 
 
 @pytest.mark.parametrize("state", ["COMPLETE", "WAITING"])
-def test_a_stored_choice_never_names_what_is_run(copied: StudyFolder, state: str):
+def test_a_stored_choice_is_never_imported_as_a_class(copied: StudyFolder, state: str):
     """Only a study file may name classes to import; names in a database are compared with it."""
     choices = json.dumps(
         {"name": "CategoricalDistribution", "attributes": {"choices": ["os:abort", "cosine_restarts", "plateau"]}}
@@ -168,7 +168,7 @@ def test_a_stored_choice_never_names_what_is_run(copied: StudyFolder, state: str
     assert "Traceback" not in output
 
 
-def test_runs_that_others_put_beside_the_trials_are_left_alone(copied: StudyFolder):
+def test_runs_of_other_programs_are_not_changed(copied: StudyFolder):
     put(copied, "update tags set value = ? where key = 'tuner.trial'", f"../{ANSI}", store="mlflow.db")
     output = copied.call(*ONE)
     assert not {"\x1b", "\x07", "\u202e"} & set(output)

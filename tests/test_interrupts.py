@@ -123,7 +123,9 @@ def test_the_review_of_a_study_ends_with_its_coordinator_and_is_made_by_the_next
     assert folder.mlflow("select version from model_versions") == [(1,)]
 
 
-def test_a_review_that_cannot_be_begun_is_told_and_ends_no_study(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch):
+def test_a_review_that_cannot_start_is_reported_and_the_study_continues(
+    folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(review, "COMMAND", ("/no/such/program",))
     monkeypatch.setattr(review.Review, "EVERY_SECONDS", 0.0)
     output = folder.call("--review", "--trials", "1", study=IRIS)

@@ -168,12 +168,12 @@ def test_unequal_conditions_are_refused(folder: StudyFolder, assignment: str, me
     assert [path.name for path in folder.path.iterdir()] == ["mini.yaml"]
 
 
-def test_what_is_no_league_is_refused(folder: StudyFolder):
+def test_a_study_that_is_not_a_league_is_refused(folder: StudyFolder):
     assert "has no study file (*.yaml)" in folder.command(league, ".", *INLINE, expect=2)
     assert "nothing.yaml: no such file" in folder.command(league, "nothing.yaml", *INLINE, expect=2)
 
 
-def test_the_range_of_good_initial_lrs_goes_on_from_the_best_until_it_is_worse():
+def test_the_range_of_good_initial_lrs_extends_from_the_best_until_the_value_is_worse():
     constant, cosine, step = STANDINGS.members
     assert STANDINGS.good_range(constant) == (0.0005, 0.001, True)
     assert STANDINGS.good_range(cosine) == (0.002, 0.004, True)

@@ -65,7 +65,7 @@ def test_a_length_is_rounded_to_the_nearest_whole_step(text: str, steps: int):
 
 
 @pytest.mark.parametrize("text", ["5", "epochs", "-1 epochs", "+1 epochs", "5 steps", "5 Epochs", "%", "1 epochs 2"])
-def test_what_is_no_length_is_refused(text: str):
+def test_a_text_that_is_not_a_length_is_refused(text: str):
     with pytest.raises(ValueError, match="is not a length in epochs or percent"):
         Length(steps_per_epoch=40, max_epochs=3).in_steps(text)
 
@@ -104,7 +104,7 @@ def test_lengths_are_resolved_wherever_a_schedule_stands_and_nothing_else_is_tou
     rehearse("schedule", resolved)
 
 
-def test_lengths_that_are_not_in_steps_are_told_with_their_places():
+def test_lengths_that_are_not_in_steps_are_reported_with_their_places():
     assert relative_lengths(NESTED) == {
         "schedule.schedule.schedules.0.steps": "0.25 epochs",
         "schedule.schedule.schedules.2.boundaries.0": "50%",
@@ -164,7 +164,7 @@ class Data(LightningDataModule):
         ("value", "trial.data: no such table (failing_data.py, line 20, in prepare_data)"),
     ],
 )
-def test_an_error_of_the_user_s_data_is_told_with_its_class_and_its_place(
+def test_an_error_of_the_user_s_data_is_reported_with_its_class_and_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, message: str
 ):
     (tmp_path / "failing_data.py").write_text(FAILING)
@@ -188,7 +188,7 @@ SPACE = {
 }
 
 
-def test_a_trial_has_steps_whatever_was_drawn_and_comes_back_from_its_record(tmp_path: Path):
+def test_a_trial_has_lengths_in_steps_for_any_unit_and_is_restored_from_its_record(tmp_path: Path):
     path = tmp_path / "x.yaml"
     path.write_text(yaml.safe_dump({"trial": STUDY, "search_space": SPACE}))
     config = load_study(str(path))

@@ -74,7 +74,7 @@ def rules(
     ],
     ids=repr,
 )
-def test_nothing_is_told_of_a_sound_schedule(schedule: Schedule | Plateau):
+def test_a_sound_schedule_has_no_warning(schedule: Schedule | Plateau):
     assert rules(schedule) == []
 
 
@@ -102,7 +102,7 @@ def test_nothing_is_told_of_a_sound_schedule(schedule: Schedule | Plateau):
     ],
     ids=repr,
 )
-def test_what_is_probably_not_meant_is_told(schedule: Schedule | Plateau, rule: str):
+def test_likely_mistakes_are_reported(schedule: Schedule | Plateau, rule: str):
     assert rules(schedule) == [rule]
 
 
@@ -142,7 +142,7 @@ def test_the_smallest_useful_lr_is_that_of_the_weights_precision(precision: str,
         ("torch.optim:NAdam", {}, 1e9),
     ],
 )
-def test_a_peak_above_what_suits_the_optimizer_is_told(optimizer: str, arguments: dict[str, float], limit: float):
+def test_a_peak_above_what_suits_the_optimizer_is_reported(optimizer: str, arguments: dict[str, float], limit: float):
     schedule = TriangularCyclic(half_period=30, min_factor=0.5)
     assert rules(schedule, optimizer=optimizer, initial_lr=0.99 * limit, **arguments) == []
     if ":" not in optimizer:
@@ -154,14 +154,14 @@ def test_every_optimizer_has_a_highest_lr():
     assert HIGHEST_LR.keys() == OPTIMIZERS.keys()
 
 
-def test_a_sentence_says_what_and_where(tmp_path: Path):
+def test_a_warning_names_the_mistake_and_its_place(tmp_path: Path):
     config = study(tmp_path, {}, schedule={"name": "cosine_restarts", "restart_period": 100})
     assert lint_families(families(config, 20)) == [
         "cosine_restarts: the first restart lies beyond the 48 steps of the training (at step 100)."
     ]
 
 
-def test_a_range_that_is_mostly_not_meant_is_told_with_its_share(tmp_path: Path):
+def test_a_range_with_mostly_bad_samples_is_reported_with_their_share(tmp_path: Path):
     def notes(high: int) -> list[str]:
         restarts = {"restart_period": {"low": 20, "high": high}}
         return lint_families(
@@ -177,5 +177,5 @@ def test_a_range_that_is_mostly_not_meant_is_told_with_its_share(tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", sorted(shipped_studies()))
-def test_nothing_is_told_of_a_shipped_study(name: str):
+def test_shipped_studies_have_no_warnings(name: str):
     assert lint_families(families(load_study(name), 100)) == []

@@ -78,7 +78,7 @@ def test_a_plateau_multiplies_its_schedule_and_the_schedule_does_not_undo_it():
 
 
 @pytest.mark.parametrize("stop", [0, 3, 10])
-def test_a_resumed_scheduler_goes_on_bit_for_bit(stop: int):
+def test_a_resumed_scheduler_continues_bit_for_bit(stop: int):
     def build() -> ScheduleLR:
         schedule = CosineRestarts(restart_period=4, period_growth=1.3)
         return ScheduleLR(optimizer(0.1), Plateau(factor=0.5, patience=2, schedule=schedule))
@@ -103,7 +103,7 @@ def test_a_resumed_scheduler_goes_on_bit_for_bit(stop: int):
     assert begun + run(second, range(stop, 20)) == straight
 
 
-def test_a_schedule_that_is_no_plateau_takes_no_metric():
+def test_a_schedule_that_is_not_a_plateau_takes_no_metric():
     with pytest.raises(ValueError, match="is not a Plateau"):
         ScheduleLR(optimizer(0.1), Constant()).update_plateau(1.0)
 
@@ -125,7 +125,7 @@ def test_an_lr_that_is_a_tensor_stays_the_same_tensor():
 
 
 @pytest.mark.parametrize("value", [0.7, 2.5, math.nan, -1, torch.tensor(0.7)], ids=repr)
-def test_a_step_that_is_no_whole_number_is_refused_and_changes_nothing(value: float | torch.Tensor):
+def test_a_step_that_is_not_a_whole_number_is_refused_and_changes_nothing(value: float | torch.Tensor):
     scheduler = ScheduleLR(optimizer(0.1), ExponentialDecay(decay_rate=0.5, decay_steps=1))
     with pytest.raises(ValueError, match=r"a step must be a whole number of 0 or more, .* only a Plateau does"):
         scheduler.step(value)
@@ -278,7 +278,7 @@ def test_a_state_of_tensor_lrs_is_of_plain_numbers_and_the_last_lrs_are_copies()
     "copied", [copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))], ids=["deep", "pickled"]
 )
 @pytest.mark.parametrize("steps", [0, 1, 5])
-def test_a_copy_goes_on_by_itself(copied: Callable[[ScheduleLR], ScheduleLR], steps: int):
+def test_a_copy_is_independent(copied: Callable[[ScheduleLR], ScheduleLR], steps: int):
     inner = CosineRestarts(restart_period=4)
     scheduler = ScheduleLR(optimizer(0.1, 0.2), Plateau(factor=0.5, patience=0, schedule=inner))
     lrs(scheduler, steps)

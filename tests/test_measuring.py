@@ -85,7 +85,7 @@ def test_a_training_of_few_steps_is_enough(tmp_path: Path):
     assert result.message == ""
 
 
-def test_what_cannot_be_one_model_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_trials_that_cannot_be_one_model_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "branching.py").write_text(BRANCHING)
     monkeypatch.syspath_prepend(tmp_path)
     result = measured(tmp_path, {**VALUES, "model": {"name": "branching:Net"}}, 8)
@@ -195,7 +195,7 @@ def test_a_study_says_how_many_trials_it_trains_as_one_model_and_has_all_of_them
     assert "trials at a time are trained as one model, " in output or "fusing gave no speed-up" in output
 
 
-def test_a_study_goes_on_one_by_one_if_the_process_that_finds_it_out_is_killed(
+def test_trials_are_trained_one_by_one_if_the_measuring_process_is_killed(
     folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ):
     (folder.path / "touchy.py").write_text(TOUCHY)

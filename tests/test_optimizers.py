@@ -315,7 +315,7 @@ def test_training_resumed_in_the_middle_of_a_schedule_ends_with_the_same_bits(sc
     assert equal(weights(again), weights(net))
 
 
-def test_training_resumed_in_the_middle_of_a_plateaus_patience_goes_on_with_the_same_lr():
+def test_a_training_resumed_within_a_plateaus_patience_continues_with_the_same_lr():
     plateau = Plateau(factor=0.5, patience=2, cooldown=1, schedule=CosineDecay(decay_steps=50))
     optimizers = [SGD(initial_lr=0.1)([nn.Parameter(torch.zeros(1))]) for _ in range(2)]
     straight, resumed = (ScheduleLR(optimizer, plateau) for optimizer in optimizers)

@@ -140,7 +140,7 @@ def test_without_jsonargparse_lightning_modules_says_what_to_install():
         ("wine", "trial.data.batchsize=3", "Did you mean batch_size?"),
     ],
 )
-def test_what_is_wrong_is_told_before_anything_starts(study: str, setting: str, message: str):
+def test_errors_are_reported_before_anything_starts(study: str, setting: str, message: str):
     path = next(path for path in FILES if path.stem == study)
     with pytest.raises(BadInputError) as caught:
         load_study(str(path), [setting])
@@ -159,7 +159,7 @@ def test_what_is_wrong_is_told_before_anything_starts(study: str, setting: str, 
         ("iris", ["--fuse", "2"], "trials whose best epoch counts, are trained one by one"),
     ],
 )
-def test_what_cannot_be_done_together_is_told_before_anything_starts(
+def test_conflicting_options_are_refused_before_anything_starts(
     study: str, options: list[str], message: str, folder: StudyFolder
 ):
     path = next(path for path in FILES if path.stem == study)
@@ -185,7 +185,7 @@ class Net(nn.Sequential):
 """
 
 
-def test_modules_beside_the_study_file_are_found_from_any_folder(folder: StudyFolder):
+def test_modules_next_to_the_study_file_are_found_from_any_folder(folder: StudyFolder):
     (folder.path / "mine").mkdir()
     (folder.path / "mine" / "beside_the_file.py").write_text(NET)
     (folder.path / "mine" / "beside.yaml").write_text(BESIDE)

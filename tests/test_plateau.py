@@ -33,7 +33,7 @@ def test_no_patience_reduces_at_the_first_bad_evaluation():
     assert scales(Plateau(factor=0.5, patience=0), [1, 1, 0.5, 0.6]) == [1, 0.5, 0.5, 0.25]
 
 
-def test_improvement_starts_the_count_anew():
+def test_an_improvement_resets_the_count():
     assert scales(Plateau(factor=0.5, patience=1), [1, 1, 0.9, 0.9, 0.8, 0.8, 0.8]) == [1, 1, 1, 1, 1, 1, 0.5]
 
 
@@ -142,7 +142,7 @@ def test_keras_reduced_often_in_the_table():
 
 @settings(max_examples=100, deadline=None)
 @given(SETTINGS, METRICS, st.integers(0, 60), st.sampled_from(["torch", "keras"]))
-def test_state_written_and_read_in_the_middle_goes_on_as_if_nothing_had_happened(arguments, metrics, cut, convention):
+def test_a_saved_state_continues_like_an_uninterrupted_one(arguments, metrics, cut, convention):
     plateau = Plateau(**arguments, convention=convention)
     state = PlateauState()
     for metric in metrics[:cut]:

@@ -149,7 +149,7 @@ def test_a_plateau_does_not_hear_of_validations_and_tests_outside_a_training():
 
 
 @pytest.mark.parametrize("options", [{}, {"val_check_interval": 0.5}], ids=["each epoch", "within epochs"])
-def test_a_training_goes_on_with_the_same_lrs_from_whatever_checkpoint(options: dict[str, Any], tmp_path: Path):
+def test_a_training_continues_with_the_same_lrs_from_any_checkpoint(options: dict[str, Any], tmp_path: Path):
     def module() -> Classifier:
         return classifier(schedule=CosineDecay(decay_steps=30))
 
@@ -161,7 +161,7 @@ def test_a_training_goes_on_with_the_same_lrs_from_whatever_checkpoint(options: 
         assert fit(module(), checkpoint=path, **options).seen == straight[step:]
 
 
-def test_a_training_on_a_training_metric_goes_on_with_the_same_lrs_from_the_end_of_an_epoch(tmp_path: Path):
+def test_a_training_on_a_training_metric_continues_with_the_same_lrs_from_the_end_of_an_epoch(tmp_path: Path):
     def module() -> Classifier:
         return classifier("train/loss", threshold=0.3, threshold_mode="rel", schedule=CosineDecay(decay_steps=30))
 
@@ -202,7 +202,7 @@ def test_plateaus_of_fused_trials_get_the_metrics_that_they_get_alone():
 
 
 @pytest.mark.parametrize("monitor", ["val/loss", "train/loss"])
-def test_a_plateau_is_silent_once_weight_averaging_sets_the_lr(monitor: str):
+def test_a_plateau_stops_once_weight_averaging_sets_the_lr(monitor: str):
     averaging = StochasticWeightAveraging(swa_lrs=0.5, swa_epoch_start=2, annealing_epochs=1)
     with pytest.warns(UserWarning, match="SWA is currently only supported every epoch"):
         lrs = fit(classifier(monitor), averaging)
@@ -231,7 +231,7 @@ class WithoutHooks(Classifier):
 
 
 @pytest.mark.parametrize("monitor", ["val_f1", "train/loss"])
-def test_a_subclass_may_have_hooks_and_metrics_of_its_own(monitor: str):
+def test_a_subclass_may_have_its_own_hooks_and_metrics(monitor: str):
     assert fit(classifier(monitor, WithoutHooks)).of_epochs == [1.0, 1.0, 0.5, 0.25]
 
 
@@ -301,7 +301,7 @@ def fed_by_the_callback(optimizer: torch.optim.Optimizer) -> Any:
     ("module", "configure"),
     [(Own, fed_by_lightning), (WithUpdates, fed_by_lightning), (WithUpdates, fed_by_the_callback)],
 )
-def test_a_plateau_in_a_module_of_ones_own_equals_torchs(module: type[Own], configure: Callable[..., Any]):
+def test_a_plateau_in_a_custom_module_equals_torchs(module: type[Own], configure: Callable[..., Any]):
     expected = fit(Own(torchs), max_epochs=8).seen
     assert fit(module(configure), max_epochs=8).seen == expected
     assert len({lr for (lr,) in expected}) > 2
@@ -319,7 +319,7 @@ def test_lightning_steps_the_schedule_and_feeds_the_plateau_of_a_scheduler_in_tw
     assert fit(module(configure)).of_epochs == [schedule(STEPS * epoch) * scales[epoch] for epoch in range(4)]
 
 
-def test_a_plateau_whose_schedule_nobody_steps_says_what_to_do():
+def test_a_plateau_whose_schedule_is_never_stepped_is_refused_with_advice():
     def configure(optimizer: torch.optim.Optimizer) -> Any:
         scheduler = ScheduleLR(optimizer, Plateau(schedule=CosineDecay(decay_steps=30)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **FED}}
@@ -385,7 +385,7 @@ class TwoOptimizers(pl.LightningModule):
             self.lr_schedulers()[1].step(self.trainer.callback_metrics["val_loss"])
 
 
-def test_each_of_several_optimizers_has_a_schedule_of_its_own():
+def test_each_of_several_optimizers_has_its_own_schedule():
     module = TwoOptimizers()
     fit(module)
     scales = [0.1, 0.1, 0.05, 0.025]

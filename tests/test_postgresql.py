@@ -66,9 +66,7 @@ def test_a_second_coordinator_on_another_machine_is_refused_until_the_first_is_g
     assert "has all its 1 trial" in elsewhere.call("--trials", "1")
 
 
-def test_a_coordinator_that_lost_its_lock_while_the_server_was_away_does_not_go_on(
-    server: PostgreSQLServer, tmp_path: Path
-):
+def test_a_coordinator_that_lost_its_lock_while_the_server_was_away_ends(server: PostgreSQLServer, tmp_path: Path):
     url, notes = server.new_database(), []
     first, second = Database(url, "one", notes.append), Database(url, "one", notes.append)
     with pytest.MonkeyPatch.context() as patch, first.hold():
@@ -81,7 +79,7 @@ def test_a_coordinator_that_lost_its_lock_while_the_server_was_away_does_not_go_
         assert second.retry_while_unavailable(lambda: 1) == 1
 
 
-def test_a_coordinator_whose_connection_was_cut_on_its_side_only_knows_itself_again(
+def test_a_coordinator_whose_connection_was_cut_on_its_side_takes_its_lock_again(
     server: PostgreSQLServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """The server still has the session and its lock."""
@@ -180,7 +178,7 @@ def test_a_database_that_stays_away_ends_the_study_and_says_where_it_was(
         ("postgresql+nothing://x/y", r"storage: postgresql\+nothing://x/y cannot be used: "),
     ],
 )
-def test_a_database_that_cannot_be_used_is_told_before_anything_starts(
+def test_a_database_that_cannot_be_used_is_reported_before_anything_starts(
     url: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     monkeypatch.chdir(tmp_path)

@@ -114,7 +114,7 @@ def test_a_schedule_inside_another_and_lengths_in_epochs_are_given_by_their_path
     assert "steps=50" in " ".join(output.split())
 
 
-def test_what_is_probably_not_meant_is_told_below_the_picture():
+def test_likely_mistakes_are_reported_below_the_picture():
     output = call("--schedule", "cosine", "--set", "decay_steps=50%", "--steps", "1000")
     assert "note: cosine: the lr has its last value before 75% of the 1000 steps of the training are over" in output
     assert "note" not in call("--schedule", "cosine", "--set", "decay_steps=100%", "--steps", "1000")
@@ -193,7 +193,7 @@ def test_data_without_a_training_batch_are_refused():
         (["--schedule", "cosine", "--steps", "9", "--set", "decay_steps"], "--set schedule.decay_steps: write it as"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_told_as_a_study_tells_it_and_nothing_is_created(
+def test_errors_are_reported_as_by_a_study_and_nothing_is_created(
     in_a_folder: Path, arguments: list[str], message: str
 ):
     assert message in call(*arguments, expect=2)

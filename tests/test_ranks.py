@@ -43,7 +43,7 @@ def assert_equal_but_for_the_order_of_sums(one: StudyFolder, other: StudyFolder)
     np.testing.assert_allclose(first, second, rtol=1e-8, atol=1e-8)
 
 
-def test_two_ranks_give_what_one_process_gives_even_if_one_of_them_is_killed(folder: StudyFolder, alone: StudyFolder):
+def test_two_ranks_give_the_same_as_one_process_even_if_one_is_killed(folder: StudyFolder, alone: StudyFolder):
     process = folder.start("--trials", "4", *TWO, *put(PRUNED))
     folder.wait_for(folder.has_checkpoint, process)
     ranks = slots_of(process.pid)

@@ -19,7 +19,7 @@ def cluster() -> Iterator[Cluster]:
     cluster.shutdown()
 
 
-def test_a_study_goes_on_when_a_machine_is_lost_and_when_one_joins(
+def test_a_study_continues_when_a_machine_is_lost_and_when_one_joins(
     folder: StudyFolder, cluster: Cluster, undisturbed: StudyFolder
 ):
     lost = cluster.add_node(num_cpus=1)
@@ -53,7 +53,7 @@ def test_without_a_cluster_one_is_started_and_an_interrupt_ends_after_the_epoch(
     assert folder.curves() == undisturbed.curves()
 
 
-def test_a_study_ends_and_says_so_when_the_node_of_its_own_machine_dies(folder: StudyFolder, cluster: Cluster):
+def test_a_study_ends_with_a_message_when_the_node_of_its_machine_dies(folder: StudyFolder, cluster: Cluster):
     process = folder.start("--engine", "ray", "--address", cluster.address, "--trials", "1000", study=IRIS)
     folder.wait_for(lambda: folder.optuna("select 1 from trials where state = 'COMPLETE'"), process)
     cluster.head_node.kill_raylet()
@@ -65,7 +65,7 @@ def test_a_study_ends_and_says_so_when_the_node_of_its_own_machine_dies(folder: 
     assert folder.mlflow("select count(*) from runs where status = 'RUNNING'") == [(0,)]
 
 
-def test_a_cluster_that_does_not_answer_is_told_before_anything_starts(folder: StudyFolder):
+def test_a_cluster_that_does_not_answer_is_reported_before_anything_starts(folder: StudyFolder):
     folder.is_new = True
     output = folder.run("--engine", "ray", "--address", "127.0.0.1:9", expect=2)
     assert "--address: no Ray cluster answers at 127.0.0.1:9" in output

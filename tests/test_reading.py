@@ -37,7 +37,7 @@ def curves(number: int, metrics: list[str]) -> dict:
     return {metric: [(0, float(number))] for metric in metrics}
 
 
-def test_a_trial_is_told_with_its_schedule_its_value_and_its_time(study: optuna.Study):
+def test_a_trial_has_its_schedule_its_value_and_its_time(study: optuna.Study):
     add(study, 3)
     record = record_of(study, curves)
     assert (record.metric, record.direction) == ("val/loss", "minimize")
@@ -55,7 +55,7 @@ def test_where_the_schedule_is_not_searched_it_is_that_of_the_study(study: optun
     assert record_of(study, curves).families == ["cosine"]
 
 
-def test_only_finished_trials_are_told_and_a_pruned_one_with_its_last_value(study: optuna.Study):
+def test_only_finished_trials_are_listed_and_a_pruned_one_has_its_last_value(study: optuna.Study):
     add(study, 1)
     pruned, _running = study.ask(), study.ask()
     pruned.report(3.0, 1)
@@ -102,7 +102,7 @@ def test_few_trials_have_no_importances(study: optuna.Study, count: int):
     assert record_of(study, curves).importances == {}
 
 
-def test_trials_of_equal_values_have_no_importances_and_that_is_no_error(study: optuna.Study):
+def test_trials_of_equal_values_have_no_importances_without_an_error(study: optuna.Study):
     for _ in range(12):
         trial = study.ask()
         trial.suggest_float("optimizer.initial_lr", 1e-4, 1e-1, log=True)

@@ -112,7 +112,7 @@ def test_a_record_that_is_alone_in_the_queue_is_given_up_if_the_store_takes_some
     assert store.given_up == [(("poison",), "database is locked")]
 
 
-def test_a_store_that_is_away_keeps_every_record_waiting_and_is_told_once(store: Store):
+def test_a_store_that_is_away_keeps_every_record_waiting_and_is_reported_once(store: Store):
     store.put("a", "zeroth")
     assert store.writer.settle(10)
     database = store.locked()

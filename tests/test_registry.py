@@ -130,7 +130,7 @@ def test_every_short_name_stands_for_its_class(kind: str) -> None:
     assert {name: resolve(kind, name) for name in known} == known
 
 
-def test_a_full_name_stands_for_what_python_finds_under_it(user: Path) -> None:
+def test_a_full_name_resolves_to_the_object_that_python_imports(user: Path) -> None:
     assert resolve("optimizer", "torch.optim:NAdam") is torch.optim.NAdam
     assert resolve("schedule", "lightning_modules:CosineRestarts") is SCHEDULES["cosine_restarts"]
     assert resolve("model", "users_own:make_net").__name__ == "make_net"
@@ -166,7 +166,7 @@ def test_a_name_that_leads_nowhere_is_refused(user: Path, kind: str, name: str, 
         arguments_of(kind, name)
 
 
-def test_a_module_that_is_not_there_is_refused_with_where_it_was_looked_for(user: Path) -> None:
+def test_a_module_that_does_not_exist_is_refused_with_where_it_was_looked_for(user: Path) -> None:
     with pytest.raises(
         ValueError, match=re.escape("cannot import \"nowhere.x:Net\": No module named 'nowhere'.")
     ) as caught:
@@ -174,7 +174,7 @@ def test_a_module_that_is_not_there_is_refused_with_where_it_was_looked_for(user
     assert re.search(f" Looked in .*{user}.* and among the installed packages\\.$", str(caught.value))
 
 
-def test_a_class_of_the_running_script_is_refused_with_what_to_do() -> None:
+def test_a_class_of_the_running_script_is_refused_with_advice() -> None:
     with pytest.raises(
         ValueError, match=r"which trainings do not import: put Mine into a module, and write module:Mine\."
     ):
@@ -339,7 +339,7 @@ def test_any_value_for_any_type_is_taken_or_refused_in_words(hint: Any, value: A
 # -- building ----------------------------------------------------------------------------------------------------------
 
 
-def test_values_become_what_the_class_asks_for(user: Path) -> None:
+def test_values_are_converted_to_the_annotated_types(user: Path) -> None:
     net = Component("users_own:Net", {"width": 3, "folder": "a/b", "other": [1]}).build("model")
     assert (net.width, net.folder, net.others) == (3, Path("a/b"), {"other": [1]})
     schedule = Component("piecewise_constant", {"boundaries": [5], "factors": [1, 0.5]}).build("schedule")

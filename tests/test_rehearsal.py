@@ -128,7 +128,7 @@ def test_a_metric_of_later_epochs_is_waited_for(write: Write, tmp_path: Path, mo
     assert (rehearsal.faults, notes) == ([], [])
 
 
-def test_an_object_that_a_checkpoint_cannot_hold_is_told(write: Write, tmp_path: Path):
+def test_an_object_that_a_checkpoint_cannot_contain_is_reported(write: Write, tmp_path: Path):
     rehearsal, (note,) = rehearsed(write("KeepsAThing"), tmp_path)
     assert rehearsal.faults == []
     assert note.startswith("a trial cannot continue after an interruption")
@@ -166,7 +166,7 @@ def test_each_network_of_the_space_is_rehearsed_once(write: Write):
     assert 1 < len(networks(load_study(write(space=wide)))) <= MOST_NETWORKS
 
 
-def test_a_dry_run_ends_with_the_size_of_what_it_would_train_and_creates_nothing(folder: StudyFolder, write: Write):
+def test_a_dry_run_ends_with_the_size_of_the_networks_and_creates_nothing(folder: StudyFolder, write: Write):
     path = write()
     output = folder.call("--dry-run", study=path)
     parameters = sum(each.numel() for each in toys.Net().parameters())
@@ -174,7 +174,7 @@ def test_a_dry_run_ends_with_the_size_of_what_it_would_train_and_creates_nothing
     assert sorted(each.name for each in folder.path.iterdir()) == ["s.yaml"]
 
 
-def test_a_dry_run_in_processes_of_their_own_finds_what_is_wrong(folder: StudyFolder, write: Write):
+def test_a_dry_run_in_separate_processes_finds_errors(folder: StudyFolder, write: Write):
     output = folder.run("--dry-run", study=write("Raises"), expect=2)
     assert "trial: ValueError: caf\\udce9" in output
     assert "Traceback" not in output

@@ -40,7 +40,7 @@ def test_a_replayed_best_trial_is_the_same_to_the_last_bit(short: StudyFolder):
     assert sorted(short.path.rglob("*")) == before, "it is trained elsewhere"
 
 
-def test_a_replay_says_what_differs_and_from_which_step(copied: StudyFolder):
+def test_a_replay_names_the_differing_metrics_and_the_first_step(copied: StudyFolder):
     where = (
         "key = ? and step >= ? and run_uuid in (select run_uuid from tags where key = 'tuner.trial' and value = '1')"
     )
@@ -79,7 +79,7 @@ def test_a_pruned_trial_ends_where_it_ended(folder: StudyFolder):
         (("nothing.yaml",), "nothing.yaml: no such file"),
     ],
 )
-def test_what_cannot_be_replayed_is_refused(short: StudyFolder, arguments: tuple[str, ...], message: str):
+def test_trials_that_cannot_be_replayed_are_refused(short: StudyFolder, arguments: tuple[str, ...], message: str):
     assert message in short.command(replay, *arguments, expect=2)
 
 
@@ -91,7 +91,7 @@ def test_points_are_compared_bit_by_bit_and_nan_is_nan():
     assert lr.startswith("lr: differs from step 1 on (was 0.2, now 0.20000000000000004), in 1 of 2 points")
 
 
-def test_what_is_to_be_expected_depends_on_how_it_was_trained():
+def test_the_expected_accuracy_of_a_replay_depends_on_the_conditions():
     assert "the same to the last bit" in how_trained(SETUP)
     assert "except for rounding" in how_trained({**SETUP, "fused": 8})
     assert "by 2 processes that split its batches" in how_trained({**SETUP, "ranks": 2})

@@ -49,7 +49,7 @@ def report(folder: StudyFolder, *arguments: str, expect: int = 0) -> str:
     return Path(folder.path, output.getvalue().strip()).read_text() if code == 0 else output.getvalue()
 
 
-def test_a_report_answers_what_won_by_how_much_and_how_to_have_it(reviewed: StudyFolder):
+def test_a_report_has_the_winner_its_margin_and_the_code_to_use_it(reviewed: StudyFolder):
     page = Page(report(reviewed, "tiny"))
     ((number, value),) = reviewed.optuna(
         "select number, value from trials join trial_values using (trial_id) order by 2 desc, 1 limit 1"
@@ -140,12 +140,12 @@ def test_hostile_content_of_the_stores_is_shown_and_not_obeyed(reviewed: StudyFo
     assert len(scripts) == len([tag for tag, _ in Page(report(reviewed, "tiny")).tags if tag == "script"])
 
 
-def test_an_unknown_study_is_told_with_those_that_there_are(reviewed: StudyFolder):
+def test_an_unknown_study_is_reported_with_the_existing_ones(reviewed: StudyFolder):
     message = report(reviewed, "tinny", expect=2)
     assert 'no study "tinny" in sqlite:///optuna.db; there are: tiny. Did you mean tiny?' in message
 
 
-def test_a_database_that_is_not_there_is_told_and_not_created(tmp_path: Path):
+def test_a_missing_database_is_reported_and_not_created(tmp_path: Path):
     assert "there is no such file" in report(StudyFolder(tmp_path), "tiny", expect=2)
     shutil.copy(empty_databases() / "mlflow.db", tmp_path)
     assert 'no study "tiny" in sqlite:///optuna.db; there is none' in report(StudyFolder(tmp_path), "tiny", expect=2)

@@ -73,7 +73,7 @@ def test_trials_that_fail_again_can_be_tried_again(failed: StudyFolder):
         assert attempts == [(str(attempt),)] * 2
 
 
-def test_what_a_module_records_itself_is_in_the_run_of_its_trial(folder: StudyFolder):
+def test_records_of_a_module_are_in_the_run_of_its_trial(folder: StudyFolder):
     study = {
         **STUDY,
         "budget": {"trials": 1},

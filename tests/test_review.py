@@ -70,7 +70,7 @@ def test_the_study_s_run_has_every_plot_the_report_and_the_winner(reviewed: Stud
     assert float(counted) == pytest.approx(parameters / 1000, abs=0.1)
 
 
-def test_the_study_s_run_tells_what_won_by_how_much_and_what_that_is_worth(reviewed: StudyFolder):
+def test_the_study_s_run_has_the_winner_its_margin_and_the_uncertainty(reviewed: StudyFolder):
     tags = tags_of(reviewed)
     ranking = reviewed.optuna("select number, value from trials join trial_values using (trial_id) order by 2 desc, 1")
     text = tags["mlflow.note.content"].replace("\\", "")
@@ -209,7 +209,9 @@ def test_a_finished_study_that_is_run_again_is_drawn_and_registered_again_only_i
     assert reviewed.mlflow("select version from model_versions") == [(1,)]
 
 
-def test_a_registry_that_refuses_and_a_network_that_cannot_be_exported_are_told_and_end_nothing(reviewed: StudyFolder):
+def test_a_refusing_registry_and_a_network_that_cannot_be_exported_are_reported_and_the_study_continues(
+    reviewed: StudyFolder,
+):
     (study_id,) = reviewed.optuna("select value_json from study_user_attributes where key = 'identifier'")[0]
     code = (
         "import json, os, numpy, torch\n"

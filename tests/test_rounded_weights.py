@@ -158,7 +158,7 @@ def check_same(one: tuple[nn.Module, torch.optim.Optimizer], other: tuple[nn.Mod
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.__name__)
-def test_weights_and_states_are_what_autocast_and_the_optimizer_make_of_them(network: type[Network], optimizer: str):
+def test_weights_and_states_equal_those_of_autocast_and_the_optimizer(network: type[Network], optimizer: str):
     make = OPTIMIZERS[optimizer]
     check_same(train(network, make, is_rounded=True), train(network, make, is_rounded=False))
 
@@ -220,7 +220,7 @@ def test_weights_and_states_that_are_loaded_meanwhile_count():
     check_same(*results)
 
 
-def test_outside_of_autocast_and_of_the_context_a_network_is_what_it_was():
+def test_outside_of_autocast_and_of_the_context_a_network_is_unchanged():
     torch.manual_seed(0)
     model = Network()
     inputs, optimizer = batches()[0][0], Adam(initial_lr=1e-3)(model.parameters())

@@ -187,7 +187,7 @@ def test_joined_schedule_begins_at_its_start(start):
     ],
     ids=["held", "warmed up", "joined"],
 )
-def test_part_counts_its_steps_from_its_start_whatever_the_rounding_of_that(start, after):
+def test_a_part_counts_steps_from_its_start_with_any_rounding(start, after):
     schedule = after(start, StepDecay(decay_rate=0.5, decay_steps=7))
     first = round(start)
     assert curve(schedule, (first, first + 6, first + 7, first + 14)) == [1, 1, 0.5, 0.25]
@@ -195,7 +195,7 @@ def test_part_counts_its_steps_from_its_start_whatever_the_rounding_of_that(star
 
 @pytest.mark.parametrize("cycle", [False, True])
 @pytest.mark.parametrize("decay_steps", [7, 0.07 * 100, 0.29 * 100, 1.1 * 100, 0.57 * 10**5])
-def test_polynomial_is_exactly_at_its_end_whatever_the_rounding_of_its_length(decay_steps, cycle):
+def test_a_polynomial_reaches_its_end_exactly_with_any_rounding_of_its_length(decay_steps, cycle):
     schedule = PolynomialDecay(decay_steps=decay_steps, end_factor=0.0, power=0.065, cycle=cycle)
     assert curve(schedule, (round(decay_steps) * cycles for cycles in (1, 2, 3, 100))) == [0, 0, 0, 0]
     assert schedule(round(decay_steps) - 1) > 0
@@ -585,14 +585,14 @@ class Untyped(Own):
 
 
 @pytest.mark.parametrize("build", [Own, partial(Untyped, steps="3")], ids=["typed", "untyped"])
-def test_a_schedule_of_ones_own_may_have_any_default_and_type(build):
+def test_a_custom_schedule_may_have_any_default_and_type(build):
     table = np.array([0.5, 1.0])
     schedule = build(table=table)
     assert (schedule.table is table, schedule.rate, schedule.length, schedule(1)) == (True, None, 2, 0.5)
     assert build(table=table, rate=3).rate == 3
 
 
-def test_numbers_of_a_schedule_of_ones_own_are_checked():
+def test_numbers_of_a_custom_schedule_are_checked():
     with pytest.raises(ValueError, match="a number as rate must hold, but got rate='3'"):
         Own(table=np.array([0.5]), rate="3")
 
@@ -610,7 +610,7 @@ def test_convenience_functions_make_the_dataclasses():
     assert join([Constant(), Constant()], [3]) == Join(schedules=(Constant(), Constant()), starts=(3,))
 
 
-def test_part_after_a_fractional_length_goes_on_between_the_steps():
+def test_a_part_after_a_fractional_length_continues_between_the_steps():
     schedule = HoldThenDecay(hold_steps=2.5, decay=PolynomialDecay(decay_steps=5, end_factor=0))
     assert curve(schedule, (2, 3, 5)) == pytest.approx([1, 0.9, 0.5])
 
@@ -627,7 +627,7 @@ def test_step_below_zero_or_not_finite_is_refused(step):
 
 
 @pytest.mark.parametrize("step", ["1", None, [1, 2], 1j])
-def test_step_that_is_no_number_is_refused(step):
+def test_a_step_that_is_not_a_number_is_refused(step):
     with pytest.raises(TypeError, match="step must be a number, a NumPy array or a torch tensor"):
         CosineDecay(decay_steps=10)(step)
 
@@ -756,7 +756,7 @@ def test_lambda_finds_the_function_of_a_class():
         ("2 ** -step", 2, 0.25),
     ],
 )
-def test_formula_is_what_python_makes_of_it(formula, step, value):
+def test_a_formula_has_the_value_that_python_computes(formula, step, value):
     assert Lambda(function=formula)(step) == pytest.approx(value, abs=1e-12)
 
 
@@ -801,7 +801,7 @@ def test_formula_is_what_python_makes_of_it(formula, step, value):
         (f"{__name__}:gives_text", "a number must be the factor, but got '0.5' at step=0"),
     ],
 )
-def test_lambda_that_is_no_schedule_is_refused_at_once(function, message):
+def test_a_lambda_that_is_not_a_schedule_is_refused_at_once(function, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         Lambda(function=function)
 

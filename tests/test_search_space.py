@@ -103,7 +103,7 @@ def test_a_sound_spec_is_read_as_it_stands(raw: dict[str, Any], integer: bool, s
         ({"low": 0, "high": math.inf}, False, {"high": "must be less than 1e300 (got Infinity)."}),
     ],
 )
-def test_every_fault_of_a_range_is_told(raw: dict[str, Any], integer: bool, faults: dict[str, str]) -> None:
+def test_every_fault_of_a_range_is_reported(raw: dict[str, Any], integer: bool, faults: dict[str, str]) -> None:
     assert parse(raw, integer=integer) == (None, faults)
 
 
@@ -135,7 +135,7 @@ def test_every_fault_of_a_range_is_told(raw: dict[str, Any], integer: bool, faul
         ),
     ],
 )
-def test_every_fault_of_choices_is_told(raw: dict[str, Any], faults: dict[str, str]) -> None:
+def test_every_fault_of_choices_is_reported(raw: dict[str, Any], faults: dict[str, str]) -> None:
     assert parse(raw) == (None, faults)
 
 
@@ -186,7 +186,7 @@ class Pick:
         return self.drawn.setdefault(name, self.choices.get(name, choices[0]))
 
 
-def test_a_trial_draws_the_parameters_of_its_own_family_only_under_dotted_names() -> None:
+def test_a_trial_samples_only_the_parameters_of_its_family_under_dotted_names() -> None:
     trial = Pick({"schedule.name": "plateau", "schedule.plateau.schedule.name": "exponential"})
     assert suggest(trial, TEMPLATE) == {
         "seed": 3,
@@ -267,7 +267,7 @@ def fits(template: Any, value: Any) -> bool:
 
 @settings(max_examples=80, deadline=None)
 @given(st.dictionaries(names, templates, max_size=3), st.integers(0, 2**32 - 1))
-def test_what_optuna_draws_is_in_range_and_drawn_again_from_its_record(template: dict[str, Any], seed: int) -> None:
+def test_values_from_optuna_are_in_range_and_restored_from_their_record(template: dict[str, Any], seed: int) -> None:
     trial = optuna.create_study(sampler=RandomSampler(seed=seed)).ask()
     values = suggest(trial, template)
     assert fits(template, values)

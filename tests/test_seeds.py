@@ -85,7 +85,7 @@ def test_the_resolution_of_an_accuracy_is_that_of_the_validation_images(tmp_path
         assert 0.7 < store.comparison().difference(one, other).probability < 0.9
 
 
-def test_rows_of_others_are_no_configuration(tmp_path: Path):
+def test_trials_of_other_programs_are_not_configurations(tmp_path: Path):
     config, url = study(2), f"sqlite:///{tmp_path}/optuna.db"
     with ReplicationStore.open(config, url, config.identity, pytest.fail) as store:
         finish(store, 0.5)

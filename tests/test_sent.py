@@ -9,7 +9,7 @@ from tuner.tracking.sent_points import SentPoints
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(-50, 50) | st.integers(-(2**63), 2**63))))
-def test_exactly_the_points_that_were_added_are_known_in_whatever_order_they_came(points: list[tuple[str, int]]):
+def test_exactly_the_added_points_are_known_in_any_order(points: list[tuple[str, int]]):
     sent = SentPoints(points)
     looked_for = {*points} | {(metric, step + 1) for metric, step in points} | {("c", 0)}
     assert {point for point in looked_for if point in sent} == {*points}

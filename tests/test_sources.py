@@ -36,7 +36,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_own_sources_are_the_named_modules_and_what_they_import_from_the_same_folder(own: Path):
+def test_own_sources_are_the_named_modules_and_their_imports_from_the_same_folder(own: Path):
     files = own_sources(["own_top", "torch.optim", "lightning_modules", "nowhere"])
     assert set(files) == set(PACKAGE) - {"own_package/unused.py", "own_unused.py"}
     assert not {name for name in sys.modules if name.startswith("own_")}, "nothing was run for it"
@@ -54,7 +54,7 @@ def test_a_digest_changes_with_the_content_only(own: Path):
     assert {name for name in before if before[name] != after.get(name)} == {"own_package/second.py", "own_late.py"}
 
 
-def test_what_changed_is_told_once_with_the_trial_since_which_it_did():
+def test_a_change_is_reported_once_with_the_first_trial_after_it():
     history, note = with_sources(None, Sources(0, "a", {"x.py": "1", "y.py": "1"}))
     assert note == ""
     history, note = with_sources(history, Sources(3, "a", {"x.py": "1", "y.py": "1"}))
@@ -70,14 +70,14 @@ def test_what_changed_is_told_once_with_the_trial_since_which_it_did():
     assert sources_of([{"trial": 3, "commit": "", "files": {}}], 2) is None
 
 
-def test_a_change_before_the_first_trial_and_a_record_of_somebody_else_are_no_change():
+def test_a_change_before_the_first_trial_and_a_foreign_record_are_ignored():
     history, _ = with_sources(None, Sources(0, "", {"x.py": "1"}))
     assert with_sources(history, Sources(0, "", {"x.py": "2"}))[1] == ""
     for odd in ("text", [1], [{"trial": "x"}], 5):
         assert with_sources(odd, Sources(4, "", {"x.py": "2"}))[1] == ""
 
 
-def test_a_study_says_which_of_its_own_modules_changed_since_which_trial(folder: StudyFolder):
+def test_a_study_reports_which_of_its_modules_changed_since_which_trial(folder: StudyFolder):
     (folder.path / "changing_net.py").write_text(NET)
     (folder.path / "beside.yaml").write_text(BESIDE.replace("beside_the_file", "changing_net"))
     options = ("--set", "search_space.optimizer.initial_lr={low: 1e-3, high: 1e-1}")

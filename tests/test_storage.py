@@ -40,7 +40,7 @@ def finish(store: StudyStore, number: int, value: float, state: TrialState = Tri
     store.finish(number, state, value, {"state": state.name.lower(), "epochs": 3, "seconds": 1.0})
 
 
-def test_whatever_the_coordinator_does_it_sees_the_trials_as_they_are_stored(reopen: Open, url: str):
+def test_the_cached_trials_always_equal_the_stored_ones(reopen: Open, url: str):
     rng = random.Random(0)
     for _ in range(2):
         with reopen() as store:
@@ -115,7 +115,7 @@ def test_the_history_tells_the_best_value_at_each_end(reopen: Open):
         assert [value for _, value in store.history()] == [None, 0.5, 0.5, 0.6]
 
 
-def test_tpe_draws_the_same_whether_or_not_it_keeps_what_it_knows_of_the_search_space(reopen: Open, tmp_path: Path):
+def test_tpe_samples_the_same_with_and_without_its_cached_search_space(reopen: Open, tmp_path: Path):
     def value(number: int) -> float:
         return random.Random(number).random()
 
@@ -134,7 +134,7 @@ def test_tpe_draws_the_same_whether_or_not_it_keeps_what_it_knows_of_the_search_
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "tpe, multivariate: true, group: true"])
 @pytest.mark.parametrize("kept", [0, 1, 2])
-def test_a_trial_whose_process_died_while_it_drew_gets_what_it_would_have_got(tmp_path: Path, sampler: str, kept: int):
+def test_a_trial_whose_process_died_while_sampling_gets_the_same_values(tmp_path: Path, sampler: str, kept: int):
     config = load_study(str(TINY), [f"sampler={{name: {sampler}, seed: 1}}"])
     url, file = f"sqlite:///{tmp_path}/optuna.db", tmp_path / "optuna.db"
     with StudyStore.open(config, url, dict(config.identity), pytest.fail) as store:
@@ -154,7 +154,7 @@ def test_a_trial_whose_process_died_while_it_drew_gets_what_it_would_have_got(tm
         assert store.trial(number).params == drawn
 
 
-def test_a_sequence_of_points_is_not_the_same_number_for_what_only_some_trials_have(tmp_path: Path):
+def test_parameters_of_only_some_trials_are_sampled_independently_by_qmc(tmp_path: Path):
     config = load_study(str(TINY), ["sampler={name: qmc}"])
     with StudyStore.open(config, f"sqlite:///{tmp_path}/optuna.db", dict(config.identity), pytest.fail) as store:
         for _ in range(12):

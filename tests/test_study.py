@@ -223,7 +223,7 @@ def test_a_batch_larger_than_the_training_set_is_refused(folder: StudyFolder):
     assert list(folder.path.iterdir()) == []
 
 
-def test_a_tracking_server_that_does_not_answer_is_told_before_anything_starts(folder: StudyFolder):
+def test_a_tracking_server_that_does_not_answer_is_reported_before_anything_starts(folder: StudyFolder):
     output = folder.call("--tracking-uri", "http://127.0.0.1:9", expect=2)
     assert "no MLflow server answers at http://127.0.0.1:9" in output
     assert list(folder.path.iterdir()) == []
@@ -238,7 +238,7 @@ def test_a_timeout_starts_no_further_trial(folder: StudyFolder):
     assert len(list(table)) == int(told[1]), "the last state is recorded"
 
 
-def test_a_diverged_trial_is_pruned_and_the_study_goes_on(folder: StudyFolder):
+def test_a_diverged_trial_is_pruned_and_the_study_continues(folder: StudyFolder):
     folder.call("--trials", "1", "--set", "search_space.optimizer.initial_lr={low: 1e12, high: 1e13}", expect=1)
     assert folder.optuna("select state from trials") == [("PRUNED",)]
     tags = dict(
@@ -308,7 +308,7 @@ def test_a_folder_with_spaces_and_letters_of_any_script_will_do(tmp_path: Path):
 # -- killed ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_killed_trial_goes_on_from_its_last_epoch_to_the_very_same_end(folder: StudyFolder, undisturbed: StudyFolder):
+def test_a_killed_trial_continues_from_its_last_epoch_to_the_same_result(folder: StudyFolder, undisturbed: StudyFolder):
     process = folder.start("--per-device", "2")
     killed = 0
     while killed < 2:
@@ -327,7 +327,7 @@ def test_a_killed_trial_goes_on_from_its_last_epoch_to_the_very_same_end(folder:
     assert folder.weights() == undisturbed.weights()
 
 
-def test_a_training_that_is_killed_before_its_first_checkpoint_begins_anew_and_comes_to_the_very_same_end(
+def test_a_training_killed_before_its_first_checkpoint_restarts_and_gives_the_same_result(
     folder: StudyFolder, undisturbed: StudyFolder
 ):
     process = folder.start("--per-device", "2", "--checkpoint-every", "1h")
@@ -364,7 +364,7 @@ def test_a_study_that_is_killed_while_mlflow_makes_its_tables_can_begin_again(tm
 
 
 @pytest.mark.parametrize("victim", ["coordinator", "server", "everything"])
-def test_whatever_is_killed_the_same_command_ends_with_exactly_the_asked_trials(
+def test_the_same_command_ends_with_exactly_the_requested_trials_whatever_was_killed(
     folder: StudyFolder, undisturbed: StudyFolder, victim: str
 ):
     process = folder.start("--per-device", "2")
@@ -394,7 +394,7 @@ def test_whatever_is_killed_the_same_command_ends_with_exactly_the_asked_trials(
     assert folder.weights() == undisturbed.weights()
 
 
-def test_a_server_that_dies_while_it_shall_start_a_trial_is_started_again(folder: StudyFolder):
+def test_a_server_that_dies_while_it_starts_a_trial_is_restarted(folder: StudyFolder):
     process = folder.start("--per-device", "1", "--trials", "1")
     folder.wait_for(lambda: servers_of(process.pid), process)
     (server,) = servers_of(process.pid)
@@ -409,7 +409,7 @@ def test_a_server_that_dies_while_it_shall_start_a_trial_is_started_again(folder
     folder.check(trials=1, epochs=EPOCHS, steps=STEPS)
 
 
-def test_a_dying_server_that_answers_no_more_is_waited_for_and_started_again(folder: StudyFolder):
+def test_a_dying_server_that_no_longer_answers_is_restarted(folder: StudyFolder):
     process = folder.start("--per-device", "1", "--trials", "1")
     listening: dict[int, set[Path]] = {}
 
@@ -430,7 +430,7 @@ def test_a_dying_server_that_answers_no_more_is_waited_for_and_started_again(fol
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_an_interrupt_ends_after_the_epoch_and_the_study_can_go_on(
+def test_an_interrupt_ends_after_the_epoch_and_the_study_can_continue(
     folder: StudyFolder, undisturbed: StudyFolder, number: signal.Signals, code: int
 ):
     process = folder.start("--per-device", "2")
@@ -472,7 +472,7 @@ def test_a_second_interrupt_ends_at_once(folder: StudyFolder):
     assert folder.optuna("select count(*) from trials where state = 'RUNNING'") == [(0,)]
 
 
-def test_a_second_coordinator_is_refused_and_told_who_holds_the_study(folder: StudyFolder):
+def test_a_second_coordinator_is_refused_with_the_name_of_the_first(folder: StudyFolder):
     process = folder.start("--per-device", "2", "--trials", "40")
     folder.wait_for(folder.has_checkpoint, process)
     output = folder.call(expect=75)
@@ -496,7 +496,9 @@ def test_a_finished_trial_that_mlflow_has_not_got_is_delivered_by_the_next_run(
     assert [point for point in folder.curves() if not point[1].startswith("test/")] == trained
 
 
-def test_a_result_that_was_written_but_not_told_is_told_by_the_next_run(folder: StudyFolder, undisturbed: StudyFolder):
+def test_a_result_that_was_written_but_not_recorded_is_recorded_by_the_next_run(
+    folder: StudyFolder, undisturbed: StudyFolder
+):
     """The coordinator died between a trial's `result.json` and Optuna's commit."""
     folder.call()
     with sqlite3.connect(folder.path / "optuna.db") as database:

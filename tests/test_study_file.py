@@ -109,7 +109,7 @@ def test_a_file_without_a_mapping_at_the_top_is_refused(text: str, found: str) -
         (f"name: {'{a: ' * 20}", "1: nested more than 20 levels."),
     ],
 )
-def test_what_is_not_yaml_is_refused_with_its_line(text: str, message: str) -> None:
+def test_invalid_yaml_is_refused_with_its_line(text: str, message: str) -> None:
     assert faults(text) == [f"studies/x.yaml:{message}"]
 
 
@@ -164,7 +164,7 @@ def test_an_alias_bomb_is_never_built() -> None:
     assert found[0] == "studies/x.yaml:2: a1[0]: YAML aliases (*a0) are not allowed; write the value out."
 
 
-def test_all_faults_are_told_at_once_in_the_order_of_the_lines() -> None:
+def test_all_faults_are_reported_at_once_in_the_order_of_the_lines() -> None:
     assert faults("z: .inf\na: 1\nb: !x 2\na: 2\n") == [
         "studies/x.yaml:1: z: must be finite (got .inf).",
         "studies/x.yaml:3: b: YAML tags (!x) are not allowed.",
@@ -172,7 +172,7 @@ def test_all_faults_are_told_at_once_in_the_order_of_the_lines() -> None:
     ]
 
 
-def test_of_a_flood_of_faults_a_hundred_are_told() -> None:
+def test_of_many_faults_a_hundred_are_reported() -> None:
     found = faults("".join(f"k{index}: .inf\n" for index in range(3000)))
     assert len(found) == 101
     assert found[-1] == "... and perhaps more; correct these first."
@@ -208,13 +208,13 @@ def test_of_a_flood_of_faults_a_hundred_are_told() -> None:
         ("[1, [a, null]]", [1, ["a", None]]),
     ],
 )
-def test_plain_values_mean_what_they_look_like(text: str, value: Any) -> None:
+def test_plain_values_have_their_obvious_types(text: str, value: Any) -> None:
     result = read_value(text, "--set x")
     assert result == value
     assert type(result) is type(value)
 
 
-def test_keys_are_text_whatever_they_look_like() -> None:
+def test_keys_are_always_text() -> None:
     assert read("1: a\ntrue: b\nnull: c\n").data == {"1": "a", "true": "b", "null": "c"}
 
 
@@ -236,7 +236,7 @@ def test_a_fault_is_at_the_line_of_the_nearest_thing_that_the_file_has() -> None
     ]
 
 
-def test_what_follows_from_a_fault_is_not_told() -> None:
+def test_consequences_of_a_fault_are_not_reported() -> None:
     document = read("a: {b: .inf, c: 1}\n")
     document.fault(("a", "b"), "must be a whole number.")
     document.fault(("a",), "has no sum.")
@@ -293,7 +293,7 @@ def test_the_command_line_puts_a_value_where_its_dotted_path_leads(
     assert faults_of(document) == [f"--set: {'.'.join(path)}: wrong."]
 
 
-def test_what_the_command_line_replaced_has_no_line_any_more() -> None:
+def test_values_that_the_command_line_replaced_have_no_line() -> None:
     document = read(STUDY)
     override(document, "search_space.optimizer.eps={low: 3, high: 2}")
     document.fault(("search_space", "optimizer.eps", "low"), "wrong.")
@@ -362,7 +362,7 @@ plain = st.recursive(
 
 @settings(max_examples=150, deadline=None)
 @given(plain)
-def test_json_is_read_as_what_it_is(value: Any) -> None:
+def test_json_is_read_with_its_types(value: Any) -> None:
     assert read_value(json.dumps(value, ensure_ascii=False), "x") == value
 
 

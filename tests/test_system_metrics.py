@@ -13,7 +13,7 @@ PARENT = "(select run_uuid from tags where key = 'tuner.study_id')"
 POINTS = f"select key, step, timestamp from metrics where key like 'system/%' and run_uuid in {PARENT}"
 
 
-def test_a_study_records_how_busy_the_machine_is_and_goes_on_with_it_when_it_was_killed(
+def test_a_study_records_system_metrics_and_continues_them_after_a_kill(
     folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
@@ -38,7 +38,7 @@ def test_a_study_records_how_busy_the_machine_is_and_goes_on_with_it_when_it_was
     assert folder.mlflow(POINTS) == after, "nothing was done in a study that is finished"
 
 
-def test_what_is_not_installed_is_told_before_anything_is_created(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch):
+def test_a_missing_package_is_reported_before_anything_is_created(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "psutil", None)  # as if it were not installed
     message = folder.call("--system-metrics", expect=2)
     assert message == "--system-metrics: install psutil, or omit the option.\n"

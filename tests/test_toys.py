@@ -138,7 +138,7 @@ def test_an_objective_of_the_validation_says_that_nothing_was_validated(tmp_path
     assert result.message == "the objective is val_acc, but only train_loss is logged; no validation was run"
 
 
-def test_text_is_no_metric_and_costs_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_text_logged_as_a_metric_is_left_out_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     class Text(toys.Base):
         def on_train_epoch_end(self) -> None:
             self.logger.log_metrics({"phase": "warm-up", "phase_number": 1}, step=self.global_step)
@@ -151,7 +151,7 @@ def test_text_is_no_metric_and_costs_only_itself(tmp_path: Path, monkeypatch: py
     assert [step for key, step, _ in result.points if key == "phase_number"] == [6, 12, 18, 24]
 
 
-def test_a_module_makes_records_of_its_own_by_the_experiment_of_its_logger(tmp_path: Path):
+def test_a_module_logs_to_its_run_through_the_experiment_of_its_logger(tmp_path: Path):
     trial = assignment(tmp_path, "RecordsItself")
     assert train(trial, Answers("stop")).state == "interrupted"
     result = train(trial)
@@ -162,7 +162,7 @@ def test_a_module_makes_records_of_its_own_by_the_experiment_of_its_logger(tmp_p
     assert read_result(tmp_path, trial.config).tags == result.tags
 
 
-def test_what_the_experiment_of_the_logger_cannot_do_is_refused_by_name(tmp_path: Path):
+def test_missing_methods_of_the_logger_s_experiment_are_refused_by_name(tmp_path: Path):
     run = ExperimentProxy(tmp_path, lambda key, value, step: None)
     with pytest.raises(AttributeError, match=r"is the trial's run in MLflow, and has .*log_text.*, but not add_scalar"):
         run.add_scalar("loss", 1.0, 2)
@@ -201,7 +201,7 @@ def test_a_training_without_an_epoch_fails_and_says_why(tmp_path: Path):
 
 
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
-def test_a_module_that_skips_its_batches_is_told_what_it_does_not_log(tmp_path: Path):
+def test_a_module_that_skips_its_batches_fails_with_the_missing_metric(tmp_path: Path):
     result = train(assignment(tmp_path, "SkipsEveryEpoch"))
     assert result.state == "failed"
     assert result.message == "the objective is val_acc, but nothing is logged; no validation was run"
@@ -232,7 +232,9 @@ def test_a_checkpoint_with_numpy_and_dates_is_gone_on_from(tmp_path: Path):
 @pytest.mark.parametrize(
     ("model", "what"), [("KeepsAThing", "tests.toys.Thing"), ("KeepsAFunction", "KeepsAFunction.on_save_checkpoint")]
 )
-def test_a_checkpoint_that_cannot_be_loaded_is_told_when_the_first_one_is_saved(model: str, what: str, tmp_path: Path):
+def test_a_checkpoint_that_cannot_be_loaded_is_reported_when_the_first_one_is_saved(
+    model: str, what: str, tmp_path: Path
+):
     channel = Answers("continue", "stop")
     assert train(assignment(tmp_path, model), channel).state == "interrupted"
     (note,) = channel.notes
@@ -321,7 +323,7 @@ def test_a_result_of_another_form_is_damaged_even_without_a_checksum(tmp_path: P
 
 
 @pytest.mark.parametrize("error", toys.ERRORS)
-def test_an_exception_of_the_user_fails_the_trial_whatever_its_class_and_text(error: str, tmp_path: Path):
+def test_an_exception_of_user_code_fails_the_trial_with_any_class_and_text(error: str, tmp_path: Path):
     result = train(assignment(tmp_path, "Raises", error=error))
     assert result.state == "failed"
     assert result.message.startswith(error)
@@ -331,7 +333,9 @@ def test_an_exception_of_the_user_fails_the_trial_whatever_its_class_and_text(er
     assert (tmp_path / "traceback.txt").exists()
 
 
-def test_an_error_in_a_process_that_loads_data_is_told_with_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_error_in_a_process_that_loads_data_is_reported_with_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     class Broken(torch.utils.data.Dataset):
         def __len__(self) -> int:
             return 96

@@ -150,7 +150,7 @@ ODD_NAMES = [
 ]
 
 
-def test_every_metric_arrives_whatever_its_name_is_and_is_found_again_by_it(anywhere: Study):
+def test_every_metric_is_stored_and_found_again_with_any_name(anywhere: Study):
     points = [(name, step, float(index)) for index, name in enumerate(ODD_NAMES) for step in (1, 2)]
     anywhere.train(0, [*points, ("val/acc", 1, 0.25)])
     assert anywhere.close()
@@ -220,7 +220,7 @@ def test_points_that_are_sent_twice_are_stored_once(study: Study):
 # -- texts -------------------------------------------------------------------------------------------------------------
 
 
-def test_texts_of_user_code_arrive_whatever_characters_they_have(anywhere: Study):
+def test_texts_of_user_code_are_stored_with_any_characters(anywhere: Study):
     text = "cannot decode caf\udce9.png and \0 and \U0001f600"
     anywhere.train(0, state="failed", message=text, traceback=f"Traceback: {text}", value=None)
     anywhere.train(1)
@@ -298,7 +298,7 @@ def test_while_mlflow_is_away_the_memory_is_bounded_and_in_the_end_it_has_every_
     assert study.tracker._trials._held == 0
 
 
-def test_records_that_mlflow_did_not_take_are_told_and_sent_by_the_next_run(study: Study):
+def test_records_that_mlflow_did_not_take_are_reported_and_sent_by_the_next_run(study: Study):
     study.train(0, [("lr", 1, 0.1)])
     assert study.tracker._recorder.runs.settle(30)
     database = sqlite3.connect("mlflow.db", isolation_level=None)
@@ -379,7 +379,7 @@ def test_a_trial_s_run_that_is_deleted_while_it_trains_gets_another_with_every_p
     assert study.runs() == [("0", "FINISHED")]
 
 
-def test_an_experiment_that_is_deleted_while_the_study_runs_is_told_and_nothing_is_lost(study: Study):
+def test_an_experiment_that_is_deleted_while_the_study_runs_is_reported_and_nothing_is_lost(study: Study):
     study.train(0, [("lr", 1, 0.1)])
     assert study.tracker._recorder.runs.settle(30)
     client_of(study).delete_experiment(study.tracker.experiment_id)
@@ -396,7 +396,7 @@ def test_an_experiment_that_is_deleted_while_the_study_runs_is_told_and_nothing_
 # -- databases ---------------------------------------------------------------------------------------------------------
 
 
-def test_in_a_process_that_goes_on_a_study_after_its_database_was_removed_begins_another(study: Study):
+def test_a_process_that_outlives_its_removed_database_starts_a_new_one(study: Study):
     study.train(0)
     assert study.close()
     Path("mlflow.db").unlink()
@@ -408,7 +408,7 @@ def test_in_a_process_that_goes_on_a_study_after_its_database_was_removed_begins
     assert not [each for each in threading.enumerate() if each.name in ("tracking", "artifacts")]
 
 
-def test_a_database_that_is_removed_while_the_study_runs_is_told_and_the_next_run_sends_everything(study: Study):
+def test_a_database_that_is_removed_while_the_study_runs_is_reported_and_the_next_run_sends_everything(study: Study):
     study.train(0, [("lr", 1, 0.1)])
     assert study.tracker._recorder.runs.settle(30)
     Path("mlflow.db").unlink()
@@ -432,7 +432,7 @@ def test_a_study_is_found_among_thousands_of_experiments(study: Study):
     assert study.points() == {"lr": [(1, 0.1)]}
 
 
-def test_the_description_keeps_the_network_of_the_registry_whoever_writes_it(study: Study):
+def test_the_description_keeps_its_part_about_the_network_whichever_process_writes_it(study: Study):
     study.train(0)
     table = [{"number": 0, "value": 0.5}]
     best = {"number": 0, "params": {"optimizer.initial_lr": 0.01}, "config": {}}

@@ -37,7 +37,7 @@ def kill_in_the_middle(folder: StudyFolder, server: MLflowServer) -> Started:
     return process
 
 
-def test_a_killed_mlflow_server_gets_what_it_missed_when_it_is_back(
+def test_a_restarted_mlflow_server_gets_the_missing_records(
     folder: StudyFolder, server: MLflowServer, undisturbed: StudyFolder
 ):
     process = kill_in_the_middle(folder, server)
@@ -74,7 +74,7 @@ def guarded(folder: StudyFolder) -> Iterator[MLflowServer]:
     server.kill()
 
 
-def test_a_server_with_login_gets_the_study_and_nobody_else_the_password(
+def test_a_study_logs_to_a_server_with_a_login_without_showing_the_password(
     folder: StudyFolder, guarded: MLflowServer, undisturbed: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USER)
@@ -96,7 +96,7 @@ def test_a_server_with_login_gets_the_study_and_nobody_else_the_password(
 
 
 @pytest.mark.parametrize("password", [None, "wrong"])
-def test_a_login_that_the_server_refuses_is_told_before_anything_is_created(
+def test_a_login_that_the_server_refuses_is_reported_before_anything_is_created(
     folder: StudyFolder, guarded: MLflowServer, monkeypatch: pytest.MonkeyPatch, password: str | None
 ):
     if password:
@@ -150,7 +150,7 @@ def through(sturdy: MLflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         proxy.close()
 
 
-def test_artifacts_that_a_server_wants_written_where_nobody_can_are_told_before_the_first_trial(
+def test_an_artifact_location_that_cannot_be_written_is_reported_before_the_first_trial(
     through: Through, sturdy: MLflowServer
 ):
     study = through(lambda path, body: None)
@@ -233,7 +233,7 @@ def test_a_server_that_takes_no_metrics_at_all_is_not_asked_for_each_point(
     assert len(study.notes) < 10
 
 
-def test_a_server_that_refuses_permission_is_told_in_its_own_words_and_asked_once(
+def test_a_permission_error_is_reported_with_the_server_s_text_and_not_retried(
     through: Through,
 ):
     study = through(lambda path, body: 403 if path.endswith("runs/log-batch") and b'"metrics"' in body else None)

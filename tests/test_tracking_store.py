@@ -114,7 +114,7 @@ def answer(status: int, body: bytes = b"", header: str = "X: y") -> bytes:
         (b"", "no MLflow server answers at {address} ("),
     ],
 )
-def test_what_is_no_mlflow_server_is_refused(
+def test_a_server_that_is_not_mlflow_is_refused(
     here: Path, answer: bytes | None, said: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setitem(tracking_store.QUICK, "MLFLOW_HTTP_REQUEST_TIMEOUT", "1" if answer is None else "10")
@@ -187,7 +187,7 @@ def test_a_locked_database_and_one_that_may_only_be_read_are_refused(here: Path,
     assert tracking_uri(only_read, must_exist=True) == only_read, "it can be looked at"
 
 
-def test_a_user_who_may_not_write_is_told_before_anything_starts(here: Path):
+def test_a_user_who_may_not_write_is_reported_before_anything_starts(here: Path):
     """Root may write everywhere, so this runs as the user nobody."""
     shutil.copy(empty_databases() / "mlflow.db", here)
     Path("mlruns").mkdir()
@@ -228,7 +228,7 @@ def test_one_postgresql_database_for_optuna_and_mlflow_is_refused(here: Path, se
     assert "is the database of another program (it has studies)" in refused(url)
 
 
-def test_a_postgresql_user_without_rights_is_told(here: Path, server: PostgreSQLServer):
+def test_a_postgresql_user_without_rights_is_reported(here: Path, server: PostgreSQLServer):
     url = server.new_database()
     engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)
     with engine.begin() as connection:
@@ -247,7 +247,7 @@ def test_a_postgresql_user_without_rights_is_told(here: Path, server: PostgreSQL
     assert "does not exist" in refused(url.replace("database", "nothing"))
 
 
-def test_a_dry_run_refuses_what_a_run_does(folder: StudyFolder):
+def test_a_dry_run_refuses_the_same_as_a_run(folder: StudyFolder):
     (folder.path / "mlflow.db").write_text("no database " * 1000)
     for options in ((), ("--dry-run",)):
         output = folder.call(*options, expect=2)
@@ -269,7 +269,7 @@ def test_a_dry_run_refuses_what_a_run_does(folder: StudyFolder):
         (type("ClientError", (Exception,), {"response": {"ResponseMetadata": {"HTTPStatusCode": 403}}})(), False),
     ],
 )
-def test_only_what_can_pass_by_itself_is_tried_again(error: Exception, passes: bool):
+def test_only_temporary_errors_are_retried(error: Exception, passes: bool):
     assert can_pass(error) is passes
 
 
@@ -386,7 +386,7 @@ def test_a_folder_whose_name_is_not_utf_8_is_refused(tmp_path: Path, monkeypatch
     assert "the name of its folder is not UTF-8, which MLflow cannot store" in refused(None)
 
 
-def test_artifacts_beside_a_postgresql_database_lie_in_the_folder_whatever_its_name(
+def test_artifacts_of_a_postgresql_database_are_in_a_folder_of_any_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: PostgreSQLServer
 ):
     folder = tmp_path / "100%20"
@@ -400,7 +400,7 @@ def test_artifacts_beside_a_postgresql_database_lie_in_the_folder_whatever_its_n
     assert [path.name for path in tmp_path.iterdir()] == ["100%20"]
 
 
-def test_a_path_that_is_too_long_for_a_database_server_is_told(
+def test_a_path_that_is_too_long_for_a_database_server_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: PostgreSQLServer
 ):
     folder = tmp_path / ("x" * 150)

@@ -113,7 +113,7 @@ def test_a_pruned_trial_stops_at_once_and_says_so(tmp_path: Path):
     assert result_of(tmp_path).state == "pruned"
 
 
-def test_a_stopped_trial_is_not_over_and_goes_on_to_the_very_same_end(tmp_path: Path):
+def test_a_stopped_trial_continues_to_the_same_result(tmp_path: Path):
     straight, cut = tmp_path / "straight", tmp_path / "cut"
     whole = train(straight, Answers())
     assert train(cut, Answers("stop")).state == "interrupted"
@@ -192,7 +192,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
         assert torch.equal(one, other)
 
 
-def test_without_a_usable_checkpoint_a_trial_begins_anew(tmp_path: Path):
+def test_without_a_usable_checkpoint_a_trial_starts_again(tmp_path: Path):
     whole = train(tmp_path / "straight", Answers())
     cut = tmp_path / "cut"
     train(cut, Answers("stop"))
@@ -203,9 +203,7 @@ def test_without_a_usable_checkpoint_a_trial_begins_anew(tmp_path: Path):
     assert [report.epoch for report in channel.reports] == [1, 2, 3]
 
 
-def test_whatever_a_trial_writes_is_on_the_disk_before_it_gets_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_every_file_of_a_trial_is_flushed_before_it_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A power cut then leaves the old file or the new one; a test can check only the order of the calls."""
     events: list[tuple[str, str, int]] = []
     flush, rename = os.fsync, os.replace

@@ -59,7 +59,7 @@ def test_a_url_without_a_password_is_shown_as_it_is(url: str):
 
 
 @pytest.mark.parametrize("url", [url for url in WITH_PASSWORD if make_url(url).password])
-def test_what_sqlalchemy_takes_for_the_password_is_never_shown(url: str):
+def test_the_password_that_sqlalchemy_parses_is_never_shown(url: str):
     assert str(make_url(url).password) not in without_password(url)
 
 
