@@ -5,12 +5,12 @@ Reads the arguments, loads and checks, draws, says what is probably not meant. N
 
 import argparse
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuner.errors import BadInputError, TunerError
+from tuner.cli import command
+from tuner.errors import BadInputError
 from tuner.process import leave
 
 if TYPE_CHECKING:
@@ -38,12 +38,7 @@ exit codes:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw, and return the exit code."""
     options = _parse(arguments)
-    try:
-        _run(options)
-    except TunerError as error:
-        print(error, file=sys.stderr)  # noqa: T201
-        return error.exit_code
-    return 0
+    return command(lambda: _run(options))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -91,7 +86,7 @@ def _whole(text: str) -> int:
     return number
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> int:
     # Imported here: --help and a wrong option should not wait for torch.
     from rich.console import Console
     from rich.markup import escape
@@ -112,6 +107,7 @@ def _run(options: argparse.Namespace) -> None:
     for finding in findings:
         console.print(f"[yellow]note:[/yellow] {escape(finding)}", highlight=False, soft_wrap=True)
     console.print(f"written to {path}", highlight=False, soft_wrap=True, markup=False)
+    return 0
 
 
 def _study(options: argparse.Namespace) -> "tuple[str, list[Family]]":

@@ -1,12 +1,11 @@
 """``python -m tuner.report``: write studies as one self-contained HTML file, to read or to send."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tuner.cli import add_stores
-from tuner.errors import BadInputError, TunerError
+from tuner.cli import add_stores, command
+from tuner.errors import BadInputError
 from tuner.process import leave
 from tuner.urls import refuse_passwords, storage_url
 
@@ -16,13 +15,7 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write a report and return the exit code."""
     options = _parse(arguments)
-    try:
-        path = _write(options)
-    except TunerError as error:
-        print(error, file=sys.stderr)  # noqa: T201
-        return error.exit_code
-    print(path)  # noqa: T201
-    return 0
+    return command(lambda: _run(options))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -36,7 +29,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _write(options: argparse.Namespace) -> Path:
+def _run(options: argparse.Namespace) -> int:
     from tuner.reporting.page import Chapter, render
     from tuner.storage.reader import identifier_of, open_study, record_of
     from tuner.tracking.reader import MlflowStudy
@@ -54,7 +47,8 @@ def _write(options: argparse.Namespace) -> Path:
         path.write_text(render(chapters), encoding="utf-8")
     except OSError as error:
         raise BadInputError([f"{path}: cannot be written ({error.strerror})."]) from error
-    return path
+    print(path)  # noqa: T201
+    return 0
 
 
 if __name__ == "__main__":
