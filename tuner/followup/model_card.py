@@ -1,0 +1,153 @@
+"""The files of an exported trial: configuration, weights, lr table, training script, model card."""
+
+import csv
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tuner.config.study import TrialConfig
+from tuner.config.yaml_reader import as_yaml
+from tuner.direction import Direction
+from tuner.followup.replaying import how_trained, train_again
+from tuner.followup.script import network_expression, own_modules, training_script
+from tuner.interrupts import temporary_folder
+from tuner.storage.reader import Trial
+from tuner.storage.stored_study import StoredStudy
+from tuner.text import counted
+from tuner.training.lightning_cli import lightning_config
+from tuner.training.run import MODEL_FILE
+
+__all__ = ["write_model"]
+
+WEIGHTS, CONFIG, TABLE, SCRIPT, CARD = "weights.ckpt", "best.yaml", "lr.csv", "train.py", "README.md"
+
+MODEL_CARD = """\
+# {title}
+
+A `{model}` trained on `{data}` with `{optimizer}` under the schedule `{schedule}`: trial #{number} of the study
+`{study}`, which searched for the {goal} {metric} in {trials}.
+
+| metric | value | meaning |
+|---|---|---|
+{metrics}
+
+{doubt}
+
+## Load
+
+```python
+import torch
+{imports}
+
+model = {build}
+model.load_state_dict(torch.load("{weights}", weights_only=True)["state_dict"])
+model.eval()
+```
+
+## Train again
+
+`python {script}` needs torch, pytorch-lightning and lightning_modules{own}. {expectation}
+
+## Files
+
+| file | content |
+|---|---|
+| `{weights}` | the weights after {epoch}, without code |
+| `{config}` | every value of the trial; `python -m lightning_modules fit --config {config}` trains it again |
+| `{table}` | the lr of every step |
+| `{script}` | the training; it writes its weights to `trained.ckpt` |
+
+Data: `{data}`, digest `{digest}`. Trained with {setup}.
+"""
+
+
+def write_model(folder: Path, past: StoredStudy, trial: Trial, rates: Sequence[tuple[int, float]]) -> None:
+    """Write the files of a trial into a folder: configuration, weights, lr table, training script, model card.
+
+    A trial without stored weights or lr is trained again.
+
+    Args:
+        folder: The folder; it exists.
+        past: The study.
+        trial: One that was trained to its end.
+        rates: Steps and lr, as MLflow has them; may be empty.
+
+    Raises:
+        StudyFailedError: If the trial has to be trained again, and cannot be.
+        OSError: If a file cannot be written.
+    """
+    config, setup = past.config_of(trial), trial.user_attrs.get("setup", {})
+    weights = past.directory(trial.number) / MODEL_FILE
+    with temporary_folder() as temporary:
+        if not weights.exists() or not rates:
+            result = train_again(past, trial, temporary, lambda text: None)
+            weights = temporary / MODEL_FILE
+            rates = [(step, lr) for key, step, lr in result.points if key == "lr"]
+        shutil.copy(weights, folder / WEIGHTS)
+    described = lightning_config(config, past.config.objective, setup)
+    (folder / CONFIG).write_text(as_yaml(described), encoding="utf-8")
+    with (folder / TABLE).open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["step", "lr"])
+        writer.writerows(rates)
+    title = f"{past.config.name} #{trial.number}"
+    script = training_script(config, past.config.objective, setup, title)
+    (folder / SCRIPT).write_text(script, encoding="utf-8")
+    (folder / CARD).write_text(_card(past, trial, config, setup, title), encoding="utf-8")
+
+
+def _card(past: StoredStudy, trial: Trial, config: TrialConfig, setup: Mapping[str, Any], title: str) -> str:
+    objective, confirmed = past.config.objective, past.confirmed(trial)
+    rows = [f"| {objective.metric} | {trial.value:.4f} | this network, on the validation data |"]
+    one = confirmed.configurations[0] if confirmed else None
+    bounds = confirmed.interval(one) if confirmed and one else None
+    if one and bounds:
+        seeds = counted(len(one.values), "fresh seed")
+        rows.append(
+            f"| {objective.metric} | {one.mean:.4f} | mean over {seeds}, 95% confidence interval "
+            f"{bounds[0]:.4f} to {bounds[1]:.4f} |"
+        )
+    if past.record.best and past.record.best.number == trial.number:
+        rows += [
+            f"| {key} | {value:.4f} | this network, on the test data, which were used for no decision |"
+            for key, value in sorted(past.record.test.items())
+        ]
+    doubt = (
+        "The mean is what to expect from training with another seed, within the interval."
+        if bounds
+        else "It was trained with one seed, and the best of many trials is partly luck: "
+        f"`python -m tuner.confirm {past.config.name}` estimates how much."
+    )
+    epoch = "the last epoch"
+    if objective.epoch == "best":
+        reached = min(number for number, value in trial.intermediate_values.items() if value == trial.value)
+        epoch = f"epoch {reached}, the best of {len(trial.intermediate_values)}"
+    own = ", ".join(f"`{module}`" for module in own_modules(config))
+    imports, build = network_expression(config)
+    digest = " ".join(dict.fromkeys(digest for _, digest in past.config.measure_data()[0]))
+    return MODEL_CARD.format(
+        title=title,
+        number=trial.number,
+        study=past.config.name,
+        goal="highest" if objective.direction is Direction.MAXIMIZE else "lowest",
+        metric=objective.metric,
+        trials=counted(len(past.trials), "trial"),
+        metrics="\n".join(rows),
+        doubt=doubt,
+        imports=imports,
+        build=build,
+        expectation=how_trained(setup),
+        epoch=epoch,
+        own=f", and {own}, which must be in the same folder or on `PYTHONPATH`" if own else "",
+        model=config.model.name,
+        data=config.data.name,
+        optimizer=config.optimizer.name,
+        schedule=config.schedule.name,
+        digest=digest,
+        setup=", ".join(f"{key} {value}" for key, value in setup.items()) or "versions that were not recorded",
+        weights=WEIGHTS,
+        config=CONFIG,
+        table=TABLE,
+        script=SCRIPT,
+    )
