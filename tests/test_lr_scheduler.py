@@ -223,8 +223,8 @@ def test_an_optimizer_that_has_lost_a_group_is_refused():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"initial_lrs": [0.3]}, "of 1 parameter groups, but the optimizer has 2"),
-        ({"initial_lrs": [0.3, 0.2, 0.1]}, "of 3 parameter groups, but the optimizer has 2"),
+        ({"initial_lrs": [0.3]}, "has 1 parameter groups, but the optimizer has 2"),
+        ({"initial_lrs": [0.3, 0.2, 0.1]}, "has 3 parameter groups, but the optimizer has 2"),
         ({"initial_lrs": None}, "has no initial_lrs"),
         ({"plateau": "the other"}, "the state is not one of"),
     ],

@@ -406,7 +406,7 @@ def test_a_path_that_is_too_long_for_a_database_server_is_reported(
     folder = tmp_path / ("x" * 150)
     folder.mkdir()
     monkeypatch.chdir(folder)
-    assert "characters too long for the places of artifacts in postgresql://" in refused(server.new_database())
+    assert "characters too long for artifact locations in postgresql://" in refused(server.new_database())
     study = write_study(folder, monkeypatch, (0,))
     assert study.tracker.missing == [], "in a file it is relative, however long"
 
