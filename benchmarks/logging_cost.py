@@ -30,7 +30,7 @@ from pytorch_lightning.loggers import Logger, MLFlowLogger
 from lightning_modules import MNISTCNN, Adam, Classifier, ExponentialDecay, MNIST5kDataModule
 from tuner.config.loader import load_study
 from tuner.config.study import Objective, TrialConfig
-from tuner.protocol import EpochReport, TrialResult, Verdict
+from tuner.protocol import Decision, EpochReport, TrialResult
 from tuner.tracking.tracker import Tracker
 from tuner.training.callbacks import History, Reporter
 
@@ -78,7 +78,7 @@ def tuner(folder: Path) -> tuple[float, float]:
     tracker.start_trial(0, trial)
     history = History(folder)
 
-    def report(report: EpochReport) -> Verdict:
+    def report(report: EpochReport) -> Decision:
         tracker.log_points(0, report.points)
         return "continue"
 

@@ -162,10 +162,10 @@ class TrivialEngine:
             if not busy:
                 return
             training = self._random.choice(busy)
-            verdict = self._call(handler.report, training.assignment.number, training.next_epoch())
+            decision = self._call(handler.report, training.assignment.number, training.next_epoch())
             self._end("report")
-            if verdict == "prune" or training.epoch == EPOCHS:
-                result = training.result(verdict == "prune")
+            if decision == "prune" or training.epoch == EPOCHS:
+                result = training.result(decision == "prune")
                 self._call(handler.done, TrainingGroup((training.assignment,)), [result])
                 self._end("tell")
                 busy.remove(training)
@@ -230,7 +230,7 @@ def begin(trials: int, sampler: str, storage: str) -> None:
     drawn = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
     for number in range(trials):
         trial = drawn.ask()
-        assignment = Assignment(number, config.draw(trial), Objective(), Path())
+        assignment = Assignment(number, config.suggest(trial), Objective(), Path())
         for epoch in range(1, EPOCHS + 1):
             trial.report(accuracy(assignment, epoch), epoch)
         for key, value in {"state": "complete", "epochs": EPOCHS, "seconds": 10.0}.items():

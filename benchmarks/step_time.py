@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_modules import MLP, MNISTCNN, ExponentialDecay, MNIST5kDataModule
 from tuner.config.study import Objective, TrialConfig
-from tuner.protocol import Assignment, EpochReport, StepReport, TrainingGroup, Verdict
+from tuner.protocol import Assignment, Decision, EpochReport, StepReport, TrainingGroup
 from tuner.training.callbacks import Reporter
 from tuner.training.run import run
 
@@ -42,7 +42,7 @@ class Clock:
     def __init__(self) -> None:
         self.seen: list[tuple[int, int, float]] = []
 
-    def report(self, number: int, report: EpochReport) -> Verdict:
+    def report(self, number: int, report: EpochReport) -> Decision:
         return "continue"
 
     def progress(self, number: int, report: StepReport) -> None:

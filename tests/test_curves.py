@@ -9,7 +9,7 @@ import yaml
 
 from lightning_modules import CosineDecay, Plateau, Schedule, StepDecay, scaled
 from tests.test_training import STEPS, VALUES
-from tuner.analysis.lr_curves import POINTS, families, make_curve
+from tuner.analysis.lr_curves import POINTS, make_curve, schedule_families
 from tuner.config.component import Component
 from tuner.config.lengths import Length
 from tuner.config.loader import load_study
@@ -35,7 +35,7 @@ def study(folder: Path, space: dict[str, Any], **sections: dict[str, Any]) -> St
 
 
 def test_each_family_has_its_fan_and_each_curve_is_the_exact_lr_of_every_step(tmp_path: Path):
-    found = families(study(tmp_path, SPACE), samples=8)
+    found = schedule_families(study(tmp_path, SPACE), samples=8)
     assert [family.name for family in found] == ["cosine", "step", "plateau"]
     for family in found:
         assert len(family.curves) == 8
@@ -49,7 +49,7 @@ def test_each_family_has_its_fan_and_each_curve_is_the_exact_lr_of_every_step(tm
 
 
 def test_the_samples_cover_every_range_evenly(tmp_path: Path):
-    cosine, step, _ = families(study(tmp_path, SPACE), samples=10)
+    cosine, step, _ = schedule_families(study(tmp_path, SPACE), samples=10)
     tenths = [int(schedule.min_factor / 0.05) for schedule in (curve.schedule for curve in cosine.curves)]
     assert sorted(tenths) == list(range(10))
     fours = [(curve.schedule.decay_steps - 10) // 4 for curve in cosine.curves]
@@ -74,7 +74,7 @@ def test_a_range_with_steps_is_drawn_in_steps(tmp_path: Path):
             }
         }
     }
-    cosine, step = families(study(tmp_path, space), samples=30)
+    cosine, step = schedule_families(study(tmp_path, space), samples=30)
     assert sorted(curve.schedule.decay_steps for curve in cosine.curves) == [10] * 10 + [30] * 10 + [50] * 10
     assert sorted(round(curve.schedule.decay_rate, 9) for curve in step.curves) == [0.1] * 10 + [0.3] * 10 + [0.5] * 10
     lengths = sorted(curve.schedule.decay_steps for curve in step.curves)
@@ -83,13 +83,15 @@ def test_a_range_with_steps_is_drawn_in_steps(tmp_path: Path):
 
 def test_the_same_seed_gives_the_same_fan_and_another_seed_another(tmp_path: Path):
     config = study(tmp_path, SPACE)
-    assert families(config, 5, seed=3) == families(config, 5, seed=3)
-    assert families(config, 5, seed=3) != families(config, 5, seed=4)
+    assert schedule_families(config, 5, seed=3) == schedule_families(config, 5, seed=3)
+    assert schedule_families(config, 5, seed=3) != schedule_families(config, 5, seed=4)
 
 
 def test_there_is_one_curve_where_nothing_that_bends_it_is_searched(tmp_path: Path):
     space = {"optimizer.eps": {"low": 1e-9, "high": 1e-3, "log": True}}
-    (family,) = families(study(tmp_path, space, schedule={"name": "cosine_restarts", "restart_period": "1 epochs"}), 20)
+    (family,) = schedule_families(
+        study(tmp_path, space, schedule={"name": "cosine_restarts", "restart_period": "1 epochs"}), 20
+    )
     (curve,) = family.curves
     assert (family.name, family.ranges, curve.label) == ("cosine_restarts", "", "")
     assert [step for step, lr in zip(curve.steps, curve.lr, strict=True) if lr == 0.01] == [0, STEPS, 2 * STEPS]
@@ -114,7 +116,7 @@ def test_an_invalid_sample_is_reported_with_its_values(tmp_path: Path):
     with pytest.raises(
         BadInputError, match=r"^trial\.schedule: with hollow 0\.\d+: no hollow between 0\.2 and 0\.8\.$"
     ):
-        families(config, 5)
+        schedule_families(config, 5)
 
 
 @dataclass(frozen=True, kw_only=True)

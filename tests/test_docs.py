@@ -15,7 +15,7 @@ import lightning_modules
 import tuner
 from lightning_modules import Schedule
 from tests.conftest import TINY
-from tuner.analysis.lr_curves import families
+from tuner.analysis.lr_curves import schedule_families
 from tuner.config.loader import PRUNERS, SAMPLERS, load_study
 from tuner.config.registry import KINDS, arguments_of
 from tuner.config.study import TrainerConfig
@@ -116,7 +116,7 @@ def test_the_search_space_that_the_page_shows_is_one(tmp_path: Path):
     (text,) = re.findall(r"```yaml\n(search_space:.*?)```", PAGE, re.DOTALL)
     study = yaml.safe_load(TINY.read_text()) | yaml.safe_load(text)
     (tmp_path / "x.yaml").write_text(yaml.safe_dump(study))
-    assert {family.name for family in families(load_study(str(tmp_path / "x.yaml")), 3)} == {
+    assert {family.name for family in schedule_families(load_study(str(tmp_path / "x.yaml")), 3)} == {
         "cosine",
         "step",
         "triangular",

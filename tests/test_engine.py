@@ -25,13 +25,13 @@ from tuner.errors import StudyFailedError
 from tuner.protocol import (
     Assignment,
     ChannelClosedError,
+    Decision,
     EpochReport,
     Group,
     Slot,
     StepReport,
     TrainingGroup,
     TrialResult,
-    Verdict,
 )
 
 RESULT = TrialResult("complete", points=[("lr", step, 0.1) for step in range(1000)])
@@ -188,7 +188,7 @@ class SlowHandler:
     def next_group(self, slot: Slot) -> Group | None:
         return self._groups.pop() if self._groups else None
 
-    def report(self, number: int, report: EpochReport) -> Verdict:
+    def report(self, number: int, report: EpochReport) -> Decision:
         time.sleep(self._seconds)
         self._seconds = 0.0
         return "continue"

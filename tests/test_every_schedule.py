@@ -258,7 +258,7 @@ def test_every_name_is_trained_here(table: dict[str, tuple]):
 @pytest.mark.parametrize("name", FIXED)
 def test_the_lr_of_every_step_is_that_of_the_formula(tmp_path: Path, name: str):
     arguments, factor = FIXED[name]
-    config = study(tmp_path, f"{{name: {name}, {arguments}}}", "{}").draw(FixedTrial({}))
+    config = study(tmp_path, f"{{name: {name}, {arguments}}}", "{}").suggest(FixedTrial({}))
     expected = [INITIAL_LR * factor(step) for step in range(STEPS)]
     assert trained_lrs(config, tmp_path) == pytest.approx(expected, rel=1e-12, abs=1e-18)
 
@@ -271,7 +271,7 @@ def test_the_lr_of_every_step_is_that_of_the_schedule_that_was_drawn(tmp_path: P
     )
     params = {"schedule.name": name} | {f"schedule.{name}.{key}": value for key, value in drawn.items()}
     space = f"{{schedule: {{one_of: {{{name}: {{{arguments}}}, {other}}}}}}}"
-    config = study(tmp_path, "{name: constant}", space).draw(FixedTrial(params))
+    config = study(tmp_path, "{name: constant}", space).suggest(FixedTrial(params))
     scales = [1.0] * STEPS
     if isinstance(schedule, Plateau):
         scales[2 * EPOCH :] = [schedule.factor] * EPOCH
@@ -281,10 +281,10 @@ def test_the_lr_of_every_step_is_that_of_the_schedule_that_was_drawn(tmp_path: P
 
 @pytest.mark.parametrize("name", FIXED)
 def test_a_training_that_is_cut_short_continues_to_the_same_curves_and_weights(tmp_path: Path, name: str):
-    config = study(tmp_path, f"{{name: {name}, {FIXED[name][0]}}}", "{}").draw(FixedTrial({}))
+    config = study(tmp_path, f"{{name: {name}, {FIXED[name][0]}}}", "{}").suggest(FixedTrial({}))
 
-    def train(directory: str, *verdicts: str) -> TrialResult:
-        (result,) = run(TrainingGroup((Assignment(0, config, Objective(), tmp_path / directory),)), Answers(*verdicts))
+    def train(directory: str, *decisions: str) -> TrialResult:
+        (result,) = run(TrainingGroup((Assignment(0, config, Objective(), tmp_path / directory),)), Answers(*decisions))
         return result
 
     whole = train("whole")

@@ -259,7 +259,7 @@ def begun(load: Any, tmp_path: Path) -> StudyConfig:
         store._study.sampler = optuna.samplers.GridSampler(grid, seed=1)
         for number in range(6):
             trial = store._study.ask()
-            config.draw(trial)
+            config.suggest(trial)
             trial.set_user_attr("state", "complete")
             store._study.tell(trial, value(number))
     return config

@@ -15,7 +15,7 @@ from tests.conftest import StudyFolder
 from tests.test_study import slots_of
 from tuner.config.study import Objective, TrialConfig
 from tuner.errors import BadInputError
-from tuner.protocol import Assignment, EpochReport, Slot, StepReport, TrainingGroup, TrialResult, Verdict
+from tuner.protocol import Assignment, Decision, EpochReport, Slot, StepReport, TrainingGroup, TrialResult
 from tuner.runner.group_size import GroupSize, alike, group_size
 from tuner.training.run import MODEL_FILE, RESULT_FILE, read_result, run
 
@@ -57,16 +57,16 @@ class Net(torch.nn.Linear):
 class Answers:
     """A channel that records the reports and gives predefined answers, by trial and epoch."""
 
-    def __init__(self, verdicts: dict[tuple[int, int], Verdict] | None = None) -> None:
-        self.verdicts = verdicts or {}
+    def __init__(self, decisions: dict[tuple[int, int], Decision] | None = None) -> None:
+        self.decisions = decisions or {}
         self.reports: dict[int, list[EpochReport]] = {}
         self.steps: dict[int, list[StepReport]] = {}
         self.limits: list[tuple[int, str]] = []
         self.notes: list[str] = []
 
-    def report(self, number: int, report: EpochReport) -> Verdict:
+    def report(self, number: int, report: EpochReport) -> Decision:
         self.reports.setdefault(number, []).append(report)
-        return self.verdicts.get((number, report.epoch), "continue")
+        return self.decisions.get((number, report.epoch), "continue")
 
     def progress(self, number: int, report: StepReport) -> None:
         self.steps.setdefault(number, []).append(report)
@@ -156,11 +156,11 @@ def test_of_a_group_only_the_wanted_weights_are_written(tmp_path: Path):
 
 
 def test_pruned_and_diverged_trials_leave_their_group_and_the_others_end_as_alone(tmp_path: Path, alone: Any):
-    verdicts: dict[tuple[int, int], Verdict] = {(3, 2): "prune"}
+    decisions: dict[tuple[int, int], Decision] = {(3, 2): "prune"}
     trials = [*TRIALS, ENDLESS, DIVERGING]
-    results = train(tmp_path / "fused", trials, Answers(verdicts))
+    results = train(tmp_path / "fused", trials, Answers(decisions))
     assert [result.state for result in results] == ["complete"] * 3 + ["pruned", "diverged"]
-    expected = train(tmp_path / "alone", trials, Answers(verdicts), fused=False)
+    expected = train(tmp_path / "alone", trials, Answers(decisions), fused=False)
     for result, single in zip(results, expected, strict=True):
         assert_same(result, single)
     assert results[4].diverged_at == STEPS + 3
@@ -182,7 +182,7 @@ def test_a_stopped_group_continues_to_the_same_result_together_or_alone(
     tmp_path: Path, alone: Any, first: bool, then: bool
 ):
     folder, expected, _ = alone
-    stop: dict[tuple[int, int], Verdict] = {(number, 1): "stop" for number in range(3)}
+    stop: dict[tuple[int, int], Decision] = {(number, 1): "stop" for number in range(3)}
     results = train(tmp_path, TRIALS, Answers(stop), fused=first)
     assert [result.state for result in results] == ["interrupted"] * 3
     for number, result in enumerate(train(tmp_path, TRIALS, fused=then)):

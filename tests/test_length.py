@@ -195,8 +195,8 @@ def test_a_trial_has_lengths_in_steps_for_any_unit_and_is_restored_from_its_reco
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(30):
         trial = study.ask()
-        drawn = config.draw(trial)
-        assert config.draw(_Replay(trial.params)) == drawn
+        drawn = config.suggest(trial)
+        assert config.suggest(_Replay(trial.params)) == drawn
         (length,) = [value for key, value in drawn.schedule.arguments.items() if not isinstance(value, float)]
         texts = list(drawn.relative.values())
         match drawn.schedule.name:

@@ -28,7 +28,7 @@ from lightning_modules import (
 )
 from tests.test_curves import study
 from tuner.analysis.lint import HIGHEST_LR, lint, lint_families
-from tuner.analysis.lr_curves import Curve, families, make_curve
+from tuner.analysis.lr_curves import LrCurve, make_curve, schedule_families
 from tuner.config.component import Component
 from tuner.config.lengths import Length
 from tuner.config.loader import load_study, shipped_studies
@@ -36,7 +36,9 @@ from tuner.config.loader import load_study, shipped_studies
 LENGTH = Length(steps_per_epoch=80, max_epochs=3)
 
 
-def curve(schedule: Schedule | Plateau, precision: str = "32-true", optimizer: str = "adam", **arguments: Any) -> Curve:
+def curve(
+    schedule: Schedule | Plateau, precision: str = "32-true", optimizer: str = "adam", **arguments: Any
+) -> LrCurve:
     return make_curve(schedule, Component(optimizer, {"initial_lr": 1e-3, **arguments}), LENGTH, precision)
 
 
@@ -156,7 +158,7 @@ def test_every_optimizer_has_a_highest_lr():
 
 def test_a_warning_names_the_mistake_and_its_place(tmp_path: Path):
     config = study(tmp_path, {}, schedule={"name": "cosine_restarts", "restart_period": 100})
-    assert lint_families(families(config, 20)) == [
+    assert lint_families(schedule_families(config, 20)) == [
         "cosine_restarts: the first restart lies beyond the 48 steps of the training (at step 100)."
     ]
 
@@ -165,7 +167,9 @@ def test_a_range_with_mostly_bad_samples_is_reported_with_their_share(tmp_path: 
     def notes(high: int) -> list[str]:
         restarts = {"restart_period": {"low": 20, "high": high}}
         return lint_families(
-            families(study(tmp_path, {"schedule": {"one_of": {"constant": {}, "cosine_restarts": restarts}}}), 20)
+            schedule_families(
+                study(tmp_path, {"schedule": {"one_of": {"constant": {}, "cosine_restarts": restarts}}}), 20
+            )
         )
 
     (note,) = notes(100)
@@ -178,4 +182,4 @@ def test_a_range_with_mostly_bad_samples_is_reported_with_their_share(tmp_path: 
 
 @pytest.mark.parametrize("name", sorted(shipped_studies()))
 def test_shipped_studies_have_no_warnings(name: str):
-    assert lint_families(families(load_study(name), 100)) == []
+    assert lint_families(schedule_families(load_study(name), 100)) == []

@@ -11,7 +11,7 @@ import yaml
 
 from tests.conftest import StudyFolder
 from tuner.analysis.lint import lint_families
-from tuner.analysis.lr_curves import families
+from tuner.analysis.lr_curves import schedule_families
 from tuner.config.loader import load_study
 from tuner.errors import BadInputError
 from tuner.replay import main as replay
@@ -51,7 +51,7 @@ def test_each_shipped_file_runs(path: Path, folder: StudyFolder):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_there_is_nothing_to_remark_on_a_shipped_file(path: Path):
     elsewhere = ["trial.data.name=mnist_5k"] if path.stem in ("fashion", "tensorflow_cnn") else []
-    assert lint_families(families(load_study(str(path), elsewhere), 20)) == []
+    assert lint_families(schedule_families(load_study(str(path), elsewhere), 20)) == []
 
 
 def test_a_training_in_steps_is_validated_at_its_interval(folder: StudyFolder):

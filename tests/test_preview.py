@@ -13,7 +13,7 @@ from rich.console import Console
 from lightning_modules import CosineRestarts, MNIST5kDataModule, StepDecay
 from tests.conftest import TINY
 from tests.test_study import RELATIVE
-from tuner.analysis.lr_curves import Family, families, make_curve
+from tuner.analysis.lr_curves import Family, make_curve, schedule_families
 from tuner.config.component import Component
 from tuner.config.lengths import Length
 from tuner.config.loader import load_study
@@ -64,7 +64,7 @@ def test_lengths_follow_the_training_that_the_command_line_makes_longer(in_a_fol
 
 
 def test_the_picture_has_the_exact_lr_of_every_step_on_both_axes():
-    found = families(load_study(str(TINY)), samples=5)
+    found = schedule_families(load_study(str(TINY)), samples=5)
     figure = make_figure(found, "tiny")
     assert len(figure.subfigs) == 3
     for row, family in zip(figure.subfigs, found, strict=True):

@@ -14,7 +14,7 @@ import torch
 from tests import toys
 from tests.toys import STEPS
 from tuner.config.study import Objective, TrialConfig
-from tuner.protocol import Assignment, EpochReport, StepReport, TrainingGroup, TrialResult, Verdict
+from tuner.protocol import Assignment, Decision, EpochReport, StepReport, TrainingGroup, TrialResult
 from tuner.training.experiment_proxy import ExperimentProxy
 from tuner.training.run import MODEL_FILE, RESULT_FILE, read_result, run
 
@@ -24,14 +24,14 @@ EPOCHS = 4
 class Answers:
     """A channel that records the reports and gives predefined answers."""
 
-    def __init__(self, *verdicts: Verdict) -> None:
-        self.verdicts = list(verdicts)
+    def __init__(self, *decisions: Decision) -> None:
+        self.decisions = list(decisions)
         self.reports: list[EpochReport] = []
         self.notes: list[str] = []
 
-    def report(self, number: int, report: EpochReport) -> Verdict:
+    def report(self, number: int, report: EpochReport) -> Decision:
         self.reports.append(report)
-        return self.verdicts.pop(0) if self.verdicts else "continue"
+        return self.decisions.pop(0) if self.decisions else "continue"
 
     def progress(self, number: int, report: StepReport) -> None:
         pass
@@ -364,9 +364,9 @@ def on_a_plateau(folder: Path, model: str, **options: Any) -> Assignment:
 def test_a_plateau_of_a_module_gets_each_metric_once_even_if_its_training_is_cut_short(model: str, tmp_path: Path):
     channel = Answers()
     straight = train(on_a_plateau(tmp_path / "straight", model), channel)
-    for verdicts in (["stop"], ["continue", "stop"]):
-        trial = on_a_plateau(tmp_path / str(len(verdicts)), model)
-        assert train(trial, Answers(*verdicts)).state == "interrupted"
+    for decisions in (["stop"], ["continue", "stop"]):
+        trial = on_a_plateau(tmp_path / str(len(decisions)), model)
+        assert train(trial, Answers(*decisions)).state == "interrupted"
         assert sorted(train(trial).points) == sorted(straight.points)
     lrs = [value for key, _, value in straight.points if key == "lr"]
     assert lrs[::STEPS] == [0.01, 0.01, 0.005, 0.0025]

@@ -12,12 +12,12 @@ import torch
 from tuner.config.study import Objective, TrialConfig
 from tuner.protocol import (
     Assignment,
+    Decision,
     EpochReport,
     EvaluationGroup,
     StepReport,
     TrainingGroup,
     TrialResult,
-    Verdict,
 )
 from tuner.training.lightning_cli import resolve_precision
 from tuner.training.run import MODEL_FILE, RESULT_FILE, TRACEBACK_FILE, read_result, run
@@ -36,16 +36,16 @@ STEPS = 16
 class Answers:
     """A channel that records the reports and gives predefined answers."""
 
-    def __init__(self, *verdicts: Verdict) -> None:
-        self.verdicts = list(verdicts)
+    def __init__(self, *decisions: Decision) -> None:
+        self.decisions = list(decisions)
         self.reports: list[EpochReport] = []
         self.steps: list[StepReport] = []
         self.limits: list[tuple[int, str]] = []
         self.notes: list[str] = []
 
-    def report(self, number: int, report: EpochReport) -> Verdict:
+    def report(self, number: int, report: EpochReport) -> Decision:
         self.reports.append(report)
-        return self.verdicts.pop(0) if self.verdicts else "continue"
+        return self.decisions.pop(0) if self.decisions else "continue"
 
     def progress(self, number: int, report: StepReport) -> None:
         self.steps.append(report)
@@ -133,7 +133,7 @@ def test_a_training_that_is_not_due_for_a_checkpoint_is_saved_only_when_it_is_st
     seen: list[list[str]] = []
 
     class Looking(Answers):
-        def report(self, number: int, report: EpochReport) -> Verdict:
+        def report(self, number: int, report: EpochReport) -> Decision:
             seen.append([path.name for path in cut.glob("epoch-*")])
             return super().report(number, report)
 
@@ -292,8 +292,8 @@ def test_auto_precision_is_full_where_the_processor_has_no_bf16():
 
 
 def test_the_best_epoch_gives_value_and_weights_and_survives_an_interruption(tmp_path: Path):
-    def go(directory: Path, *verdicts: Verdict) -> tuple[TrialResult, Answers]:
-        channel = Answers(*verdicts)
+    def go(directory: Path, *decisions: Decision) -> tuple[TrialResult, Answers]:
+        channel = Answers(*decisions)
         config = TrialConfig.from_values(VALUES)
         (result,) = run(
             TrainingGroup((Assignment(0, config, Objective("val/loss", epoch="best"), directory),)), channel

@@ -111,11 +111,11 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _study(options: argparse.Namespace) -> "tuple[str, list[Family]]":
-    from tuner.analysis.lr_curves import families
+    from tuner.analysis.lr_curves import schedule_families
     from tuner.config.loader import load_study
 
     config = load_study(options.study or "quickstart", options.set)
-    return config.name, families(config, options.samples, options.seed)
+    return config.name, schedule_families(config, options.samples, options.seed)
 
 
 def _schedule(options: argparse.Namespace) -> "tuple[str, list[Family]]":

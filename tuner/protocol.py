@@ -1,7 +1,7 @@
 """The messages and interfaces between coordinator, engines and trainings: plain data, no libraries.
 
 The coordinator is the `Handler` of an `Engine`. The engine takes groups from it whenever a slot is free, passes reports
-and verdicts on, and says how each group ended; it uses neither Optuna nor MLflow. A training talks to the coordinator
+and decisions on, and says how each group ended; it uses neither Optuna nor MLflow. A training talks to the coordinator
 through a `Channel`.
 """
 
@@ -17,6 +17,7 @@ __all__ = [
     "Assignment",
     "Channel",
     "ChannelClosedError",
+    "Decision",
     "Engine",
     "EpochReport",
     "EvaluationGroup",
@@ -34,10 +35,9 @@ __all__ = [
     "StepReport",
     "TrainingGroup",
     "TrialResult",
-    "Verdict",
 ]
 
-Verdict = Literal["continue", "prune", "stop", "forget"]
+Decision = Literal["continue", "prune", "stop", "forget"]
 """The answer to a report.
 
 "stop" means to save and end, to be continued later. "forget", after the last epoch, means that a better trial is known,
@@ -272,8 +272,8 @@ class ChannelClosedError(Exception):
 class Channel(Protocol):
     """A training's connection to the coordinator; every method may raise `ChannelClosedError`."""
 
-    def report(self, number: int, report: EpochReport) -> Verdict:
-        """Report an epoch and return the verdict."""
+    def report(self, number: int, report: EpochReport) -> Decision:
+        """Report an epoch and return the decision."""
 
     def progress(self, number: int, report: StepReport) -> None:
         """Report how far a trial is."""

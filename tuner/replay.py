@@ -12,7 +12,7 @@ from tuner.cli import add_stores, command
 from tuner.interrupts import temporary_folder
 from tuner.process import leave
 from tuner.runner.run import status
-from tuner.text import counted
+from tuner.text import pluralize
 from tuner.urls import refuse_passwords, storage_url
 
 __all__ = ["main"]
@@ -84,7 +84,7 @@ def _run(options: argparse.Namespace) -> int:
         count = sum(map(len, stored.values()))
         value = "" if trial.value is None else f"{past.config.objective.metric} {trial.value:.4f}, "
         print_line(
-            console, f"the same to the last bit: {value}{counted(count, 'point')} of {', '.join(sorted(stored))}"
+            console, f"the same to the last bit: {value}{pluralize(count, 'point')} of {', '.join(sorted(stored))}"
         )
         return 0
     print_line(console, "[yellow]not the same:[/yellow]")

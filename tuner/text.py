@@ -5,53 +5,62 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["brief", "counted", "cut", "joined", "number", "parse_duration", "percent", "shown"]
+__all__ = [
+    "cut",
+    "format_metric",
+    "format_probability",
+    "format_value",
+    "join_names",
+    "parse_duration",
+    "pluralize",
+    "shown",
+]
 
 MAX_SHOWN = 60
 MAX_SECONDS = 1e9
 
 
-def counted(number: int, what: str) -> str:
+def pluralize(number: int, what: str) -> str:
     """Return a number and what it counts.
 
-    >>> counted(1, "trial"), counted(2, "trial")
+    >>> pluralize(1, "trial"), pluralize(2, "trial")
     ('1 trial', '2 trials')
     """
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def joined(names: Sequence[str], most: int = 3) -> str:
+def join_names(names: Sequence[str], most: int = 3) -> str:
     """Return names as in a sentence, the first few of many.
 
-    >>> joined(["a", "b"]), joined(["a", "b", "c", "d", "e"])
+    >>> join_names(["a", "b"]), join_names(["a", "b", "c", "d", "e"])
     ('a and b', 'a, b, c and 2 more')
     """
     shown = [*names[:most], f"{len(names) - most} more"] if len(names) > most else names
     return " and ".join([*([", ".join(shown[:-1])] if len(shown) > 1 else []), shown[-1]])
 
 
-def brief(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Return the value of a parameter, a number in four digits.
 
-    >>> brief(0.0183156), brief(3.2e-05), brief("same")
+    >>> format_value(0.0183156), format_value(3.2e-05), format_value("same")
     ('0.01832', '3.2e-05', 'same')
     """
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def number(value: float | None) -> str:
+def format_metric(value: float | None) -> str:
     """Return a value of a metric, or nothing.
 
-    >>> number(0.98765), number(None)
+    >>> format_metric(0.98765), format_metric(None)
     ('0.9877', '')
     """
     return "" if value is None else f"{value:.4f}"
 
 
-def percent(probability: float) -> str:
+def format_probability(probability: float) -> str:
     """Return a probability for people, never as certain.
 
-    >>> percent(0.873), percent(0.9999), percent(0.0001)
+    >>> format_probability(0.873), format_probability(0.9999), format_probability(0.0001)
     ('87%', 'more than 99%', 'less than 1%')
     """
     return "more than 99%" if probability > 0.99 else "less than 1%" if probability < 0.01 else f"{probability:.0%}"

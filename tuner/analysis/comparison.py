@@ -31,7 +31,7 @@ from scipy import stats
 
 from tuner.analysis.record import is_share, resolution
 from tuner.direction import Direction
-from tuner.text import counted, number, percent
+from tuner.text import format_metric, format_probability, pluralize
 
 __all__ = ["CONFIDENCE", "Comparison", "Difference", "Repeated", "Scale", "chance", "interval"]
 
@@ -230,18 +230,20 @@ class Comparison:
         if not ranking:
             return ["No training came to its end, so there is nothing to compare."]
         winner, *others = ranking
-        told = [f"The winner is {winner.name}: {self.metric} {self._with_interval(winner, chosen_from=len(ranking))}."]
+        sentences = [
+            f"The winner is {winner.name}: {self.metric} {self._with_interval(winner, chosen_from=len(ranking))}."
+        ]
         against = {"the runner-up": others[0].name} if others else {}
         against |= {role: name for role, name in opponents.items() if name != winner.name}
         for name in dict.fromkeys(against.values()):
             roles = " and ".join(role for role, other in against.items() if other == name)
-            told += [self._against(roles, other) for other in others if other.name == name]
-        told += [
-            f"{each.name} had no end with {counted(each.failed, 'seed')}: it diverged or failed."
+            sentences += [self._against(roles, other) for other in others if other.name == name]
+        sentences += [
+            f"{each.name} had no end with {pluralize(each.failed, 'seed')}: it diverged or failed."
             for each in self.configurations
             if each.failed
         ]
-        return told + self._luck() + self._tested(winner)
+        return sentences + self._luck() + self._tested(winner)
 
     def _against(self, roles: str, other: Repeated) -> str:
         difference = self.lead(other)
@@ -249,10 +251,10 @@ class Comparison:
             return f"No seed has values of both it and {roles}, {other.name}."
         text = f"It is {difference.mean:.4f} better than {roles}, {other.name} ({other.mean:.4f})"
         if difference.probability is None:
-            return f"{text}: {counted(difference.seeds, 'seed')} cannot tell whether that is chance."
-        text += f", and really better with a probability of {percent(difference.probability)}"
+            return f"{text}: {pluralize(difference.seeds, 'seed')} cannot tell whether that is chance."
+        text += f", and really better with a probability of {format_probability(difference.probability)}"
         if difference.is_noise:
-            return f"{text}: that is noise, {counted(difference.seeds, 'seed')} cannot tell them apart."
+            return f"{text}: that is noise, {pluralize(difference.seeds, 'seed')} cannot tell them apart."
         return f"{text}."
 
     def _luck(self) -> list[str]:
@@ -266,7 +268,7 @@ class Comparison:
         if bounds is None or excess <= 0:
             return [f"{text}."]
         if bounds[0] <= best.claimed <= bounds[1]:
-            return [f"{text}: {excess:.4f} worse, which {counted(len(best.values), 'seed')} cannot tell from chance."]
+            return [f"{text}: {excess:.4f} worse, which {pluralize(len(best.values), 'seed')} cannot tell from chance."]
         return [f"{text}: the best of many trials was optimistic by {excess:.4f}."]
 
     def _tested(self, winner: Repeated) -> list[str]:
@@ -276,7 +278,7 @@ class Comparison:
         return [f"On the test data, which decided nothing, its network of the first seed reaches {reached}."]
 
     def _with_interval(self, one: Repeated, chosen_from: int = 1) -> str:
-        text = f"{one.mean:.4f} over {counted(len(one.values), 'seed')}"
+        text = f"{one.mean:.4f} over {pluralize(len(one.values), 'seed')}"
         bounds, wide = (self.interval(one, 1 - (1 - CONFIDENCE) / count) for count in (1, chosen_from))
         if bounds is None or wide is None:
             return text
@@ -322,7 +324,13 @@ class Comparison:
         lines = [head, "|---|---|---|---|---|---|"]
         for row in self.rows():
             bounds = "" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}"
-            cells = (row["configuration"], row["seeds"], number(row["mean"]), bounds, number(row["in the study"]))
+            cells = (
+                row["configuration"],
+                row["seeds"],
+                format_metric(row["mean"]),
+                bounds,
+                format_metric(row["in the study"]),
+            )
             lead = "" if row["behind the winner"] is None else chance(row["probability that the winner is better"])
             lines.append(f"| {' | '.join(map(str, cells))} | {lead} |")
         return "\n".join([*lines, *(["", self.caption] if self.caption else [])])
@@ -338,7 +346,7 @@ class Comparison:
 
 def chance(probability: float | None) -> str:
     """Return the probability of a `Difference` for a table."""
-    return "cannot tell" if probability is None else percent(probability)
+    return "cannot tell" if probability is None else format_probability(probability)
 
 
 def _from_to(bounds: tuple[float, float]) -> str:

@@ -4,7 +4,7 @@ import math
 from collections import Counter
 
 from tuner.analysis.record import FAMILY, MIN_FOR_IMPORTANCE, StudyRecord, TrialRecord, resolution
-from tuner.text import brief, counted, joined
+from tuner.text import format_value, join_names, pluralize
 
 __all__ = ["doubt", "duration", "findings", "never_tried", "values_of"]
 
@@ -22,9 +22,9 @@ def findings(record: StudyRecord) -> list[str]:
     """Return sentences: what won and by how much, what that is worth, what mattered, and what was tried."""
     best = record.best
     if best is None:
-        told = [_tried(record), "None was trained to its end, so there is no best one."]
-        return [*told, *filter(None, [never_tried(record)])]
-    told = [
+        sentences = [_tried(record), "None was trained to its end, so there is no best one."]
+        return [*sentences, *filter(None, [never_tried(record)])]
+    sentences = [
         f"The best is {best.name}: {record.metric} {best.value:.4f} after epoch {best.epochs}, with {values_of(best)}.",
         _margin(record, best),
         _unchanged(record),
@@ -32,19 +32,19 @@ def findings(record: StudyRecord) -> list[str]:
     ]
     if record.test:
         reached = ", ".join(f"{metric} {value:.4f}" for metric, value in sorted(record.test.items()))
-        told.append(f"On the test data, which decided nothing, it reaches {reached}.")
+        sentences.append(f"On the test data, which decided nothing, it reaches {reached}.")
     if record.importances:
         shares = sorted(record.importances.items(), key=lambda item: -item[1])[:3]
         mattered = ", ".join(f"{short_name(name)} ({share:.0%})" for name, share in shares if share >= 0.05)
-        told.append(f"What the good trials have in common lies in {mattered}.")
+        sentences.append(f"What the good trials have in common lies in {mattered}.")
     elif record.searched:
-        told.append(no_importance(record))
-    return [*filter(None, told), _tried(record), *filter(None, [never_tried(record)])]
+        sentences.append(no_importance(record))
+    return [*filter(None, sentences), _tried(record), *filter(None, [never_tried(record)])]
 
 
 def values_of(trial: TrialRecord) -> str:
     """Return what was searched and drawn for a trial, but for the schedule."""
-    drawn = [f"{_own_name(name)} {brief(value)}" for name, value in trial.params.items() if name != FAMILY]
+    drawn = [f"{_own_name(name)} {format_value(value)}" for name, value in trial.params.items() if name != FAMILY]
     return ", ".join(drawn) or "nothing searched"
 
 
@@ -72,7 +72,7 @@ def _tried(record: StudyRecord) -> str:
     ends = Counter(trial.state for trial in record.trials)
     parts = ", ".join(f"{count} {ENDS.get(state, state)}" for state, count in ends.most_common())
     training = sum(trial.seconds for trial in record.trials)
-    trials = counted(len(record.trials), "trial")
+    trials = pluralize(len(record.trials), "trial")
     return f"{trials}{f' ({parts})' if parts else ''}, {duration(training)} of training in all."
 
 
@@ -99,7 +99,7 @@ def _unchanged(record: StudyRecord) -> str:
     trials = [trial for trial in record.ranking if trial.constant_lr and trial.family != CONSTANT]
     if not trials:
         return ""
-    names = joined([trial.name for trial in trials])
+    names = join_names([trial.name for trial in trials])
     return f"The lr of {names} never changed, as with a plateau that has no reason to lower it: that is a constant lr."
 
 
@@ -126,7 +126,7 @@ def doubt(record: StudyRecord) -> str:
     if not others:
         return text
     ties = [trial.name for trial in others if round(best.value - trial.value, 6) <= tie]
-    verdict = f"{joined(ties)} tie{'s' if len(ties) == 1 else ''} with it" if ties else "it is ahead of all others"
+    verdict = f"{join_names(ties)} tie{'s' if len(ties) == 1 else ''} with it" if ties else "it is ahead of all others"
     return f"{text} By that measure, {verdict}."
 
 
@@ -134,9 +134,10 @@ def never_tried(record: StudyRecord) -> str:
     """Return which families and choices no finished trial had; empty if each had its turn."""
     tried = {(name, value) for trial in record.trials for name, value in trial.params.items() if name in record.choices}
     missing = {
-        name: [brief(each) for each in choices if (name, each) not in tried] for name, choices in record.choices.items()
+        name: [format_value(each) for each in choices if (name, each) not in tried]
+        for name, choices in record.choices.items()
     }
-    parts = [f"{_choice(name)} {joined(values, MOST_NAMED)}" for name, values in missing.items() if values]
+    parts = [f"{_choice(name)} {join_names(values, MOST_NAMED)}" for name, values in missing.items() if values]
     return f"Never tried: {'; '.join(parts)}." if parts else ""
 
 
@@ -163,5 +164,5 @@ def no_importance(record: StudyRecord) -> str:
     """Return why it is not known which parameter mattered."""
     missing = MIN_FOR_IMPORTANCE - len(record.ranking)
     if missing > 0:
-        return f"Which parameter mattered can be told when {counted(missing, 'more trial')} are trained to their end."
+        return f"Which parameter mattered can be told when {pluralize(missing, 'more trial')} are trained to their end."
     return "Which parameter mattered cannot be told: the values or the results of the trials are too much alike."

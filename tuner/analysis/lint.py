@@ -35,7 +35,7 @@ from lightning_modules import (
     Schedule,
     Warmup,
 )
-from tuner.analysis.lr_curves import Curve, Family
+from tuner.analysis.lr_curves import Family, LrCurve
 
 __all__ = ["HIGHEST_LR", "Finding", "lint", "lint_families"]
 
@@ -113,22 +113,22 @@ def _sentence(family: Family, finding: Finding, count: int) -> str:
     return f"{family.name}: in {count} of {samples} samples {finding.text}{example}."
 
 
-def lint(curve: Curve) -> list[Finding]:
+def lint(curve: LrCurve) -> list[Finding]:
     """Return what is probably not meant in one training."""
     checks = (_unchanging, _over_early, _no_restart, _no_peak, _too_small, _too_high)
     return [finding for check in checks if (finding := check(curve)) is not None]
 
 
-def _inner(curve: Curve) -> Schedule:
+def _inner(curve: LrCurve) -> Schedule:
     return curve.schedule.schedule if isinstance(curve.schedule, Plateau) else curve.schedule
 
 
-def _training(curve: Curve) -> str:
+def _training(curve: LrCurve) -> str:
     steps = curve.length.steps
     return f"the {steps} steps of the training" if steps > 1 else "the one step of the training"
 
 
-def _later(curve: Curve) -> list[float]:
+def _later(curve: LrCurve) -> list[float]:
     """Return the lr at steps far beyond the end, where there is one: a formula may hold within the training only."""
     lrs = []
     for doubling in range(20):
@@ -144,12 +144,12 @@ def _span(lrs: Sequence[float]) -> float:
     return (highest - min(lrs)) / highest if highest > 0 else 0.0
 
 
-def _changes(curve: Curve) -> list[int]:
+def _changes(curve: LrCurve) -> list[int]:
     """Return the steps at which the lr is another than before."""
     return [step for step, (before, after) in zip(curve.steps[1:], pairwise(curve.lr), strict=True) if after != before]
 
 
-def _unchanging(curve: Curve) -> Finding | None:
+def _unchanging(curve: LrCurve) -> Finding | None:
     if _span(curve.lr) >= LEAST_CHANGE or _span([*curve.lr, *_later(curve)]) < LEAST_CHANGE:
         return None
     return Finding(
@@ -157,7 +157,7 @@ def _unchanging(curve: Curve) -> Finding | None:
     )
 
 
-def _over_early(curve: Curve) -> Finding | None:
+def _over_early(curve: LrCurve) -> Finding | None:
     changes, later = _changes(curve), _later(curve)
     if not changes or not later or any(lr != curve.lr[-1] for lr in later):
         return None
@@ -169,7 +169,7 @@ def _over_early(curve: Curve) -> Finding | None:
     return Finding("over early", text, curve.label or f"from step {end} on")
 
 
-def _no_restart(curve: Curve) -> Finding | None:
+def _no_restart(curve: LrCurve) -> Finding | None:
     restart = _first_restart(_inner(curve))
     if restart is None or restart < curve.length.steps:
         return None
@@ -197,14 +197,14 @@ def _first_restart(schedule: Schedule) -> float | None:
     return None
 
 
-def _no_peak(curve: Curve) -> Finding | None:
+def _no_peak(curve: LrCurve) -> Finding | None:
     rises = all(before < after for before, after in pairwise(curve.lr))
     if not rises or max(_later(curve), default=0.0) <= (1 + LEAST_CHANGE) * curve.lr[-1]:
         return None
     return Finding("no peak", f"the lr still rises at the end of {_training(curve)}", curve.label)
 
 
-def _too_small(curve: Curve) -> Finding | None:
+def _too_small(curve: LrCurve) -> Finding | None:
     bits = SIGNIFICANT_BITS.get(curve.precision, 24)
     least = SMALL_WEIGHT * 2.0 ** -(bits + 1)
     end = max(_changes(curve), default=curve.steps[0])
@@ -217,7 +217,7 @@ def _too_small(curve: Curve) -> Finding | None:
     return Finding("too small", text, curve.label)
 
 
-def _too_high(curve: Curve) -> Finding | None:
+def _too_high(curve: LrCurve) -> Finding | None:
     name, arguments = curve.optimizer.name, curve.optimizer.arguments
     limit = HIGHEST_LR[name](arguments) if name in HIGHEST_LR else math.inf
     if max(curve.lr) <= limit:

@@ -17,14 +17,14 @@ from tuner.config.search_space import described, searched
 from tuner.config.study import StudyConfig, TrialConfig
 from tuner.errors import BadInputError
 
-__all__ = ["Curve", "Family", "families", "make_curve"]
+__all__ = ["Family", "LrCurve", "make_curve", "schedule_families"]
 
 POINTS = 2000
 """Steps at which a curve is computed at most; those of a longer training would fall on the same spot of a picture."""
 
 
 @dataclass(frozen=True)
-class Curve:
+class LrCurve:
     """The lr over one training.
 
     Args:
@@ -63,10 +63,10 @@ class Family:
 
     name: str
     ranges: str
-    curves: Sequence[Curve]
+    curves: Sequence[LrCurve]
 
 
-def families(config: StudyConfig, samples: int, seed: int = 0) -> list[Family]:
+def schedule_families(config: StudyConfig, samples: int, seed: int = 0) -> list[Family]:
     """Return a fan of curves for each family of schedules in a study, a single curve where nothing is searched.
 
     Args:
@@ -83,7 +83,7 @@ def families(config: StudyConfig, samples: int, seed: int = 0) -> list[Family]:
 
 def make_curve(
     schedule: Schedule | Plateau, optimizer: Component, length: Length, precision: str = "32-true", label: str = ""
-) -> Curve:
+) -> LrCurve:
     """Compute the curve of a schedule.
 
     Raises:
@@ -92,7 +92,7 @@ def make_curve(
     steps = length.spread(POINTS)
     inner = schedule.schedule if isinstance(schedule, Plateau) else schedule
     initial_lr = optimizer.arguments["initial_lr"]
-    return Curve(schedule, optimizer, length, precision, label, steps, [initial_lr * inner(step) for step in steps])
+    return LrCurve(schedule, optimizer, length, precision, label, steps, [initial_lr * inner(step) for step in steps])
 
 
 def _family(config: StudyConfig, samples: int, seed: int) -> Family:
@@ -102,9 +102,9 @@ def _family(config: StudyConfig, samples: int, seed: int) -> Family:
     return Family(config.trial["schedule"]["name"], text, curves)
 
 
-def _sampled(config: StudyConfig, index: int, count: int, seed: int) -> Curve:
+def _sampled(config: StudyConfig, index: int, count: int, seed: int) -> LrCurve:
     sample = _Sample(index, count, seed)
-    trial: TrialConfig = config.draw(sample)
+    trial: TrialConfig = config.suggest(sample)
     length = config.probe.length(trial.values())
     label = ", ".join(f"{_label(name)} {_short(value)}" for name, value in sample.drawn.items() if _bends(name))
     try:

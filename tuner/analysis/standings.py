@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from tuner.analysis.comparison import Comparison, Repeated, chance
-from tuner.text import brief, counted, number
+from tuner.text import format_metric, format_value, pluralize
 
 __all__ = ["Member", "Standings"]
 
@@ -102,12 +102,12 @@ class Standings:
     def findings(self) -> list[str]:
         """Return what came out, in sentences."""
         constant = {"a constant lr": "constant"} if any(each.name == "constant" for each in self.members) else {}
-        told = self.comparison.findings(constant)
+        sentences = self.comparison.findings(constant)
         ranking = self.comparison.ranking
         ties = [each.name for each in ranking[1:] if self._is_tie(each)]
         if ties:
-            told.append(f"The seeds cannot tell it from {', '.join(ties)}.")
-        return told
+            sentences.append(f"The seeds cannot tell it from {', '.join(ties)}.")
+        return sentences
 
     def _is_tie(self, other: Repeated) -> bool:
         difference = self.comparison.lead(other)
@@ -132,7 +132,7 @@ class Standings:
             cells = (
                 row["place"],
                 row["schedule"],
-                number(row["mean"]) + (f" ({row['failed']} failed)" if row["failed"] else ""),
+                format_metric(row["mean"]) + (f" ({row['failed']} failed)" if row["failed"] else ""),
                 "" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}",
                 "" if row["place"] == 1 or row["mean"] is None else chance(row["probability that the first is better"]),
                 _steps(row),
@@ -152,7 +152,7 @@ class Standings:
         if found is None:
             return ""
         low, high, is_open = found
-        return f"{brief(low)} to {brief(high)} (x{high / low:.3g}{'+' if is_open else ''})"
+        return f"{format_value(low)} to {format_value(high)} (x{high / low:.3g}{'+' if is_open else ''})"
 
     def csv(self) -> str:
         """Return the table as CSV."""
@@ -168,4 +168,4 @@ def _steps(row: Mapping[str, Any]) -> str:
         return "never"
     text = f"{row['steps to target']:.0f}"
     missing = row["seeds"] + row["failed"] - row["reached target"]
-    return f"{text} (not with {counted(missing, 'seed')})" if missing else text
+    return f"{text} (not with {pluralize(missing, 'seed')})" if missing else text

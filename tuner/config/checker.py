@@ -211,7 +211,7 @@ class Checker:
             path: Where it stands.
             whole: Whether it is no part of another one.
         """
-        told = set()
+        reported = set()
         replaced = {key: node.base for key, node in nodes.items() if node.base is not None}
         cases = [(values, nodes) for values in corners(template)]
         if replaced and not any(base.searched for base in replaced.values()):  # `trial` as it stands
@@ -226,8 +226,8 @@ class Checker:
             if key not in nodes:
                 self._fault(path, message)
                 return
-            if key not in told:
-                told.add(key)
+            if key not in reported:
+                reported.add(key)
                 self._fault(places[key].path, message)
 
     def _rehearsals(

@@ -17,10 +17,10 @@ from tuner.text import shown
 
 __all__ = [
     "Choices",
-    "Drawing",
     "OneOf",
     "Range",
     "Spec",
+    "Suggester",
     "Template",
     "component_names",
     "corners",
@@ -195,7 +195,7 @@ def _choice_faults(values: Any) -> Iterator[tuple[Keys, str]]:
         yield ("choices",), f"needs at least 2 different values (got {shown(values)})."
 
 
-class Drawing(Protocol):
+class Suggester(Protocol):
     """What draws values: an Optuna trial, or the record of one."""
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
@@ -244,7 +244,7 @@ def lowest(template: Template) -> Any:
             return template
 
 
-def suggest(trial: Drawing, template: Template, path: str = "") -> Any:
+def suggest(trial: Suggester, template: Template, path: str = "") -> Any:
     """Return the template with every spec replaced by what the trial draws for it."""
     match template:
         case Range(low=low, high=high, log=log, step=step, integer=True):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.errors import is_of_user
-from tuner.text import joined
+from tuner.text import join_names
 
 __all__ = ["OwnFile", "Sources", "own_files", "own_sources", "sources_of", "with_sources"]
 
@@ -41,10 +41,10 @@ class Sources:
         names = sorted(
             name for name in self.files.keys() | now.files.keys() if self.files.get(name) != now.files.get(name)
         )
-        told = [f"{joined(names, MOST_NAMED)} changed"] if names else []
+        clauses = [f"{join_names(names, MOST_NAMED)} changed"] if names else []
         if self.commit and now.commit and self.commit != now.commit:
-            told.append(f"the commit is {now.commit}, and was {self.commit}")
-        return told
+            clauses.append(f"the commit is {now.commit}, and was {self.commit}")
+        return clauses
 
 
 def sources_of(history: Any, number: int) -> Sources | None:

@@ -21,8 +21,8 @@ from tuner.config.dataset_probe import DatasetProbe
 from tuner.config.first_trials import FirstTrials
 from tuner.config.lengths import relative_lengths, resolve
 from tuner.config.search_space import (
-    Drawing,
     OneOf,
+    Suggester,
     Template,
     component_names,
     corners,
@@ -34,7 +34,7 @@ from tuner.config.search_space import (
 )
 from tuner.direction import Direction
 from tuner.errors import BadInputError
-from tuner.text import counted, joined
+from tuner.text import join_names, pluralize
 
 __all__ = [
     "COMPONENTS",
@@ -319,18 +319,18 @@ class StudyConfig:
     @property
     def beginning(self) -> list[str]:
         """Return what the user should know of the trials that are fixed, each as a line."""
-        told = []
+        sentences = []
         if self.first.outside:
             begins = "each family once" if self.first.params else "what the sampler draws"
-            told.append(f"begins with {begins}: trial is outside of the search space ({self.first.outside})")
+            sentences.append(f"begins with {begins}: trial is outside of the search space ({self.first.outside})")
         families = [[turn for turn in each.items() if turn[0].endswith(".name")] for each in self.first.params]
         reached = {turn for each in families[: self.trials] for turn in each}
         late = dict.fromkeys(turn for each in families for turn in each if turn not in reached)
         if late:
-            names = joined([f"{path.removesuffix('.name')} {name}" for path, name in late], 10)
-            trials = counted(self.trials, "trial")
-            told.append(f"not every family gets its turn in {trials}: {names} may be left out")
-        return [*told, *(self._repeated_lengths() if self.sampler.name == "grid" else ())]
+            names = join_names([f"{path.removesuffix('.name')} {name}" for path, name in late], 10)
+            trials = pluralize(self.trials, "trial")
+            sentences.append(f"not every family gets its turn in {trials}: {names} may be left out")
+        return [*sentences, *(self._repeated_lengths() if self.sampler.name == "grid" else ())]
 
     def _repeated_lengths(self) -> Iterator[str]:
         """Yield a line for each length in a grid that is the same number of steps several times."""
@@ -362,13 +362,13 @@ class StudyConfig:
         """Return what MLflow shows of a trial besides its values."""
         return {}
 
-    def draw(self, drawing: Drawing) -> TrialConfig:
+    def suggest(self, trial: Suggester) -> TrialConfig:
         """Return a trial with the values that are drawn for it, its lengths in steps.
 
         Raises:
             BadInputError: If it has lengths in epochs or percent and its data cannot be loaded.
         """
-        return self.trial_of(suggest(drawing, self.trial))
+        return self.trial_of(suggest(trial, self.trial))
 
     def trial_of(self, values: Mapping[str, Any]) -> TrialConfig:
         """Return a trial with values from its search space, its lengths in steps.

@@ -178,9 +178,9 @@ class LocalEngine:
             case ("note", text):
                 handler.note(text)
             case ("report", number, report):
-                verdict = handler.report(number, report)
+                decision = handler.report(number, report)
                 with contextlib.suppress(OSError):  # if it has died meanwhile, the next read shows it
-                    busy.mailbox.answer(verdict)
+                    busy.mailbox.answer(decision)
             case ("done", results):
                 busy.ranks[0].join(self.END_SECONDS)
                 busy.end()

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
-from tuner.protocol import ChannelClosedError, EpochReport, Result, StepReport, Verdict
+from tuner.protocol import ChannelClosedError, Decision, EpochReport, Result, StepReport
 
 __all__ = ["CorruptPipeError", "Mailbox", "PipeChannel"]
 
@@ -36,14 +36,14 @@ class PipeChannel:
     def __init__(self, pipe: "Connection[Any, Any] | None") -> None:
         self._pipe: Any = pipe
 
-    def report(self, number: int, report: EpochReport) -> Verdict:
-        """Report an epoch and return the verdict."""
+    def report(self, number: int, report: EpochReport) -> Decision:
+        """Report an epoch and return the decision."""
         self._send("report", number, report)
         try:
-            verdict: Verdict = self._pipe.recv()
+            decision: Decision = self._pipe.recv()
         except Exception as error:  # the coordinator has ended, or user code has read from the pipe
             raise ChannelClosedError(f"no answer to a report: {error!r}") from error
-        return verdict
+        return decision
 
     def progress(self, number: int, report: StepReport) -> None:
         """Report how far a trial is."""
@@ -113,13 +113,13 @@ class Mailbox:
                 raise CorruptPipeError
             yield pickle.loads(content)
 
-    def answer(self, verdict: Verdict) -> None:
+    def answer(self, decision: Decision) -> None:
         """Answer a report.
 
         Raises:
             OSError: If the other end is closed.
         """
-        self.pipe.send(verdict)
+        self.pipe.send(decision)
 
     def close(self) -> None:
         """Close this end."""

@@ -1,7 +1,7 @@
 """Train on all machines of a Ray cluster: each slot is a Ray task that runs a `LocalEngine` with one slot.
 
 The coordinator stays where it was started. It alone connects to Optuna and MLflow, so no password leaves its machine.
-Reports and verdicts go through an actor on its node. A machine that joins the cluster gets slots; the trials of a lost
+Reports and decisions go through an actor on its node. A machine that joins the cluster gets slots; the trials of a lost
 machine continue elsewhere from their last checkpoints, so all machines must see the study's folder.
 """
 
@@ -26,7 +26,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tuner.errors import BadInputError, StudyFailedError
 from tuner.files import write_atomically
 from tuner.process import add_study_folder, study_folder
-from tuner.protocol import EpochReport, Group, Handler, Result, Slot, StepReport, Verdict
+from tuner.protocol import Decision, EpochReport, Group, Handler, Result, Slot, StepReport
 
 __all__ = ["RayEngine"]
 
@@ -286,18 +286,18 @@ class _MessageRelay:
 
     def __init__(self) -> None:
         self._messages: asyncio.Queue[tuple[Any, ...]] = asyncio.Queue()
-        self._answers: dict[str, asyncio.Future[Verdict]] = {}
+        self._answers: dict[str, asyncio.Future[Decision]] = {}
 
     async def put(self, *message: Any) -> None:
         self._messages.put_nowait(message)
 
-    async def ask(self, key: str, *content: Any) -> Verdict:
+    async def ask(self, key: str, *content: Any) -> Decision:
         self._answers[key] = asyncio.get_running_loop().create_future()
         self._messages.put_nowait((key, *content))
         return await self._answers[key]
 
-    async def answer(self, key: str, verdict: Verdict) -> None:
-        self._answers.pop(key).set_result(verdict)
+    async def answer(self, key: str, decision: Decision) -> None:
+        self._answers.pop(key).set_result(decision)
 
     async def drain(self) -> list[tuple[Any, ...]]:
         """Wait for a message, and return all that are there."""
@@ -319,9 +319,9 @@ class _RelayChannel:
         group, self._group = self._group, None
         return group
 
-    def report(self, number: int, report: EpochReport) -> Verdict:
-        verdict: Verdict = ray.get(self._relay.ask.remote(self._key, "report", number, report))
-        return verdict
+    def report(self, number: int, report: EpochReport) -> Decision:
+        decision: Decision = ray.get(self._relay.ask.remote(self._key, "report", number, report))
+        return decision
 
     def progress(self, number: int, report: StepReport) -> None:
         self._relay.put.remote(self._key, "progress", number, report)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from tuner.interrupts import temporary_folder
 from tuner.runner.options import ExecutionOptions, option
 from tuner.runner.run import checked, checking, opened, opened_engine
-from tuner.text import counted, number
+from tuner.text import format_metric, pluralize
 from tuner.urls import storage_url
 
 if TYPE_CHECKING:
@@ -61,13 +61,11 @@ def confirm(options: ConfirmationOptions) -> int:
         with opened(plan, console, ReplicationStore) as study:
             print_line(
                 console,
-                f"[bold]{config.name}[/bold]: {counted(len(config.candidates), 'configuration')} of study "
-                f"{past.config.name}, {counted(options.seeds, 'fresh seed')} each",
+                f"[bold]{config.name}[/bold]: {pluralize(len(config.candidates), 'configuration')} of study "
+                f"{past.config.name}, {pluralize(options.seeds, 'fresh seed')} each",
             )
-            if len(past.trials) < past.config.trials:
-                text = (
-                    f"has {len(past.trials)} of {counted(past.config.trials, 'trial')}; the best of these are confirmed"
-                )
+            if len(past.trials) < (count := past.config.trials):
+                text = f"has {len(past.trials)} of {pluralize(count, 'trial')}; the best of these are confirmed"
                 print_line(console, f"[yellow]note:[/yellow] {past.config.name} {text}")
             outcome = study.train(engine)
             _show(console, config, study.store, opponents)
@@ -143,7 +141,7 @@ def _show(
 
     comparison = store.comparison()
     if store.count < config.trials:
-        done = f"has {store.count} of {counted(config.trials, 'training')}; run the same command again to go on"
+        done = f"has {store.count} of {pluralize(config.trials, 'training')}; run the same command again to go on"
         print_line(console, f"\n[bold]{config.name}[/bold] {done}")
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("", "seeds", "mean", "95% interval", "study", "winner better"):
@@ -152,9 +150,9 @@ def _show(
         table.add_row(
             escape(printable(row["configuration"])),
             str(row["seeds"]),
-            number(row["mean"]),
+            format_metric(row["mean"]),
             "" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}",
-            number(row["in the study"]),
+            format_metric(row["in the study"]),
             "" if row["behind the winner"] is None else chance(row["probability that the winner is better"]),
         )
     console.print("", table, highlight=False)

@@ -17,7 +17,7 @@ from tuner.errors import BadInputError, StudyFailedError
 from tuner.interrupts import temporary_folder
 from tuner.runner.options import ExecutionOptions, option
 from tuner.runner.run import Outcome, checked, checking, opened, opened_engine
-from tuner.text import brief, counted
+from tuner.text import format_value, pluralize
 
 if TYPE_CHECKING:
     from tuner.analysis.comparison import Comparison
@@ -90,7 +90,7 @@ class League:
                 continue
             best[name] = config_of(config, found.best.params)
             drawn = found.best.params.items()
-            values[name] = ", ".join(f"{path.rpartition('.')[2]} {brief(value)}" for path, value in drawn)
+            values[name] = ", ".join(f"{path.rpartition('.')[2]} {format_value(value)}" for path, value in drawn)
         if not best:
             raise StudyFailedError("no trial of any family was trained to its end.")
         used = {config.seed for config in best.values()}
@@ -132,7 +132,7 @@ class League:
         with opened_engine(self._options) as engine:
             plan = checked(config, engine, self._options)
             with opened(plan, self._console, kind) as study:
-                print_line(self._console, f"[bold]{config.name}[/bold]: {counted(config.trials, 'training')}")
+                print_line(self._console, f"[bold]{config.name}[/bold]: {pluralize(config.trials, 'training')}")
                 outcome, store = study.train(engine), study.store
                 comparison = store.comparison() if isinstance(store, ReplicationStore) else None
                 found = _Found(store.best, store.finished(), comparison, store.identifier, outcome.tracking_uri)
@@ -176,7 +176,7 @@ class League:
     def _conditions(self, best: Mapping[str, "TrialConfig"]) -> str:
         one = next(iter(best.values()))
         steps = self._config.probe.length(one.values()).steps
-        seeds, trials = counted(self._options.seeds, "fresh seed"), counted(self._config.trials, "trial")
+        seeds, trials = pluralize(self._options.seeds, "fresh seed"), pluralize(self._config.trials, "trial")
         return (
             f"{trials} of {steps:,} steps for each family, with {one.model.name} on {one.data.name}, "
             f"{one.optimizer.name}, {self._config.sampler.name} sampler; then the best of each with {seeds}."

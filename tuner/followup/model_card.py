@@ -14,7 +14,7 @@ from tuner.followup.script import network_expression, own_modules, training_scri
 from tuner.interrupts import temporary_folder
 from tuner.storage.reader import Trial
 from tuner.storage.stored_study import StoredStudy
-from tuner.text import counted
+from tuner.text import pluralize
 from tuner.training.lightning_cli import lightning_config
 from tuner.training.run import MODEL_FILE
 
@@ -103,7 +103,7 @@ def _card(past: StoredStudy, trial: Trial, config: TrialConfig, setup: Mapping[s
     one = confirmed.configurations[0] if confirmed else None
     bounds = confirmed.interval(one) if confirmed and one else None
     if one and bounds:
-        seeds = counted(len(one.values), "fresh seed")
+        seeds = pluralize(len(one.values), "fresh seed")
         rows.append(
             f"| {objective.metric} | {one.mean:.4f} | mean over {seeds}, 95% confidence interval "
             f"{bounds[0]:.4f} to {bounds[1]:.4f} |"
@@ -132,7 +132,7 @@ def _card(past: StoredStudy, trial: Trial, config: TrialConfig, setup: Mapping[s
         study=past.config.name,
         goal="highest" if objective.direction is Direction.MAXIMIZE else "lowest",
         metric=objective.metric,
-        trials=counted(len(past.trials), "trial"),
+        trials=pluralize(len(past.trials), "trial"),
         metrics="\n".join(rows),
         doubt=doubt,
         imports=imports,

@@ -11,6 +11,7 @@ from tuner.engines.machine import visible_gpus
 from tuner.errors import BadInputError, StudyFailedError
 from tuner.protocol import (
     Assignment,
+    Decision,
     EpochReport,
     Group,
     Point,
@@ -19,9 +20,8 @@ from tuner.protocol import (
     StepReport,
     TrainingGroup,
     TrialResult,
-    Verdict,
 )
-from tuner.text import counted
+from tuner.text import pluralize
 from tuner.training.conditions import on_cpu
 from tuner.training.lightning_cli import as_trained
 
@@ -68,7 +68,7 @@ def train_again(past: "StoredStudy", trial: "Trial", directory: Path, note: Call
 def _gpus(count: int) -> tuple[str, ...]:
     found = visible_gpus()
     if count > len(found):
-        raise BadInputError([f"the trial was trained on {counted(count, 'GPU')}, and this machine has {len(found)}."])
+        raise BadInputError([f"the trial was trained on {pluralize(count, 'GPU')}, and this machine has {len(found)}."])
     return tuple(found[:count])
 
 
@@ -92,7 +92,7 @@ class _OneTrial:
         assignment, self._waiting = self._waiting, None
         return TrainingGroup((assignment,), checkpoint_every=math.inf) if assignment else None
 
-    def report(self, number: int, report: EpochReport) -> Verdict:
+    def report(self, number: int, report: EpochReport) -> Decision:
         """Prune the trial after the same epoch as before."""
         return "prune" if report.epoch == self._epochs else "continue"
 
@@ -127,9 +127,9 @@ def how_trained(setup: Mapping[str, Any]) -> str:
     """Return sentences on how a trial was trained, and how exactly a replay can match it."""
     if not setup:
         return "The training conditions were not recorded, so the replay may differ."
-    where = f"trained on {setup['device']}, {counted(setup['threads'], 'thread')}, {setup['precision']}"
+    where = f"trained on {setup['device']}, {pluralize(setup['threads'], 'thread')}, {setup['precision']}"
     if setup["fused"] > 1:
-        others = counted(setup["fused"] - 1, "other")
+        others = pluralize(setup["fused"] - 1, "other")
         return f"It was {where}, as one model with {others}. Alone, it gives the same except for rounding."
     if setup["ranks"] > 1:
         text = f"It was {where}, by {setup['ranks']} processes that split its batches, and so is the replay."
@@ -163,12 +163,12 @@ def different_points(before: Mapping[str, Curve], now: Sequence[Point]) -> list[
         old, new = dict(before.get(key, ())), again.get(key, {})
         if missing := sorted(old.keys() ^ new.keys()):
             side = "stored only" if missing[0] in old else "not stored"
-            sentences.append(f"{key}: {counted(len(missing), 'point')} {side}, from step {missing[0]} on")
+            sentences.append(f"{key}: {pluralize(len(missing), 'point')} {side}, from step {missing[0]} on")
         other = [step for step in sorted(old.keys() & new.keys()) if not _same(old[step], new[step])]
         if other:
             gap = max(abs(new[step] - old[step]) for step in other)
             first = f"was {old[other[0]]!r}, now {new[other[0]]!r}"
-            count = f"{len(other)} of {counted(len(old), 'point')}"
+            count = f"{len(other)} of {pluralize(len(old), 'point')}"
             sentences.append(f"{key}: differs from step {other[0]} on ({first}), in {count}, by at most {gap:.3g}")
     return sentences
 

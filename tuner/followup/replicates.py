@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from tuner.analysis.comparison import Comparison, Repeated
 from tuner.config.component import Component
-from tuner.config.search_space import Choices, Drawing, component_names
+from tuner.config.search_space import Choices, Suggester, component_names
 from tuner.config.study import StudyConfig, TrialConfig
 from tuner.storage.attributes import CONFIGURATION, CONFIRMS, SEED
 from tuner.storage.reader import Trial
@@ -138,10 +138,10 @@ class ReplicationStudy(StudyConfig):
         """Return the configuration and the seed of a trial, for MLflow."""
         return self.fixed(number)
 
-    def draw(self, drawing: Drawing) -> TrialConfig:
+    def suggest(self, trial: Suggester) -> TrialConfig:
         """Return the configuration of a trial, with its seed."""
-        name = drawing.suggest_categorical(CONFIGURATION, list(self.candidates))
-        seed = drawing.suggest_int(SEED, 0, 2**32 - 1)
+        name = trial.suggest_categorical(CONFIGURATION, list(self.candidates))
+        seed = trial.suggest_int(SEED, 0, 2**32 - 1)
         return dataclasses.replace(self.candidates[name], seed=seed)
 
     def compare(self, trials: Sequence[Trial], validation_images: int | None = None) -> Comparison:

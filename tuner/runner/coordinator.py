@@ -1,6 +1,6 @@
 """The ask-and-tell loop: gets trials from Optuna, gives them to an engine, records results in Optuna and MLflow.
 
-The way of a trial: ask -> values -> `Assignment` -> engine -> reports and verdicts -> `result.json` -> tell. A process
+The way of a trial: ask -> values -> `Assignment` -> engine -> reports and decisions -> `result.json` -> tell. A process
 that dies without a result has its trial put back into the queue, under the same number, with the same values and its
 last checkpoint, up to `MAX_CRASHES` times an epoch.
 """
@@ -17,6 +17,7 @@ from tuner.errors import StudyFailedError, TunerError
 from tuner.process import crash_point
 from tuner.protocol import (
     Assignment,
+    Decision,
     Engine,
     EpochReport,
     EvaluationGroup,
@@ -29,7 +30,6 @@ from tuner.protocol import (
     StepReport,
     TrainingGroup,
     TrialResult,
-    Verdict,
 )
 from tuner.runner.display import Display
 from tuner.runner.error_streak import ErrorStreak, cause
@@ -139,7 +139,7 @@ class Coordinator:
             self._display.start(assignment.number, assignment.config, slot)
         return TrainingGroup(group, self._checkpoint_every)
 
-    def report(self, number: int, report: EpochReport) -> Verdict:
+    def report(self, number: int, report: EpochReport) -> Decision:
         """Record an epoch and return how the trial goes on."""
         may_prune = not report.lr_rose and not report.is_last
         prune = report.value is not None and self._store.report(number, report.epoch, report.value, may_prune)

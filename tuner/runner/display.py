@@ -18,7 +18,7 @@ from tuner.config.study import StudyConfig, TrialConfig
 from tuner.console import printable
 from tuner.protocol import EpochReport, Slot, StepReport, TrialResult
 from tuner.storage.reader import Trial
-from tuner.text import counted
+from tuner.text import pluralize
 
 __all__ = ["Display", "clock"]
 
@@ -91,7 +91,7 @@ class Display:
         self._print(
             f"[bold]#{number:<3}[/bold] {escape(config.schedule.name):<16} initial_lr "
             f"{config.optimizer.arguments['initial_lr']:<9.3g} [{style}]{result.state:<9}[/{style}] {value:<16} "
-            f"[dim]{counted(result.epochs, 'epoch')}, {result.seconds:.0f} s[/dim]"
+            f"[dim]{pluralize(result.epochs, 'epoch')}, {result.seconds:.0f} s[/dim]"
         )
 
     def suspend(self, number: int) -> None:

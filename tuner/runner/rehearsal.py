@@ -15,6 +15,7 @@ from tuner.errors import BadInputError
 from tuner.interrupts import temporary_folder
 from tuner.protocol import (
     Assignment,
+    Decision,
     Engine,
     EpochReport,
     Group,
@@ -23,10 +24,9 @@ from tuner.protocol import (
     Result,
     Slot,
     StepReport,
-    Verdict,
 )
 from tuner.storage.database import state_directory
-from tuner.text import counted
+from tuner.text import pluralize
 
 __all__ = ["Rehearsal", "networks", "rehearse"]
 
@@ -77,9 +77,9 @@ class Rehearsal:
         except BadInputError:  # the data do not tell how many batches they have
             return sentences[0]
         rounds = -(-config.trials // slots)
-        sentences.append(f"{counted(steps, 'step')} a trial")
+        sentences.append(f"{pluralize(steps, 'step')} a trial")
         total = duration(max(1.0, rounds * steps * self.seconds))
-        sentences.append(f"about {total} for {counted(config.trials, 'trial')}, validation and pruning not counted")
+        sentences.append(f"about {total} for {pluralize(config.trials, 'trial')}, validation and pruning not counted")
         return ", ".join(sentences)
 
 
@@ -141,7 +141,7 @@ class _RehearsalHandler:
         """Return the next network."""
         return RehearsalGroup((self._waiting.pop(0),)) if self._waiting else None
 
-    def report(self, number: int, report: EpochReport) -> Verdict:
+    def report(self, number: int, report: EpochReport) -> Decision:
         """Not used: a rehearsal answers its own reports."""
         return "continue"
 

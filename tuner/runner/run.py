@@ -14,7 +14,7 @@ from tuner.errors import BadInputError
 from tuner.interrupts import exit_at_once, on_interrupt
 from tuner.process import gc_paused
 from tuner.runner.options import ExecutionOptions, StudyOptions
-from tuner.text import counted
+from tuner.text import pluralize
 from tuner.urls import refuse_passwords, storage_url
 
 if TYPE_CHECKING:
@@ -368,4 +368,4 @@ def _weights(winner: Mapping[str, Any]) -> Path:
 def _state(store: "StudyStore") -> str:
     """Return a description of a study's progress, to see later whether it has changed."""
     tested = store.tested()
-    return f"{counted(len(store.finished()), 'trial')}, " + (f"#{tested.trial} tested" if tested else "none tested")
+    return f"{pluralize(len(store.finished()), 'trial')}, " + (f"#{tested.trial} tested" if tested else "none tested")

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from tuner.analysis.findings import doubt, never_tried
 from tuner.analysis.lint import lint_families
-from tuner.analysis.lr_curves import families
+from tuner.analysis.lr_curves import schedule_families
 from tuner.config.search_space import described, searched
 from tuner.config.study import StudyConfig
 from tuner.console import printable
@@ -18,7 +18,7 @@ from tuner.errors import BadInputError
 from tuner.protocol import Slot
 from tuner.runner.run import Outcome, Plan
 from tuner.storage.study_store import StudyStore
-from tuner.text import brief, counted, cut
+from tuner.text import cut, format_value, pluralize
 from tuner.training.run import TRACEBACK_FILE
 from tuner.urls import without_password
 
@@ -31,9 +31,9 @@ def print_plan(console: Console, plan: Plan, slots: Sequence[Slot], remarks: Seq
     """Print what the study will do, and where it is recorded."""
     config, fuse = plan.config, plan.fuse
     devices = sorted({slot.device for slot in slots})
-    places = f"{counted(len(slots), 'slot')} on {', '.join(devices)}"
+    places = f"{pluralize(len(slots), 'slot')} on {', '.join(devices)}"
     if devices == ["cpu"]:
-        places += f", {counted(slots[0].threads, 'thread')} each"
+        places += f", {pluralize(slots[0].threads, 'thread')} each"
     if fuse.most > 1:
         places += f", up to {fuse.most} trials at a time as one model in each"
     if fuse.is_measured:
@@ -41,7 +41,7 @@ def print_plan(console: Console, plan: Plan, slots: Sequence[Slot], remarks: Seq
     pruner = "no" if config.pruner.name == "none" else config.pruner.name
     print_line(
         console,
-        f"[bold]{config.name}[/bold]: {counted(config.trials, 'trial')} for the best {config.objective.metric}, "
+        f"[bold]{config.name}[/bold]: {pluralize(config.trials, 'trial')} for the best {config.objective.metric}, "
         f"{config.sampler.name} sampler, {pruner} pruner, {places}",
     )
     for path, spec in searched(config.trial):
@@ -55,7 +55,7 @@ def print_plan(console: Console, plan: Plan, slots: Sequence[Slot], remarks: Seq
 
 def _findings(config: StudyConfig) -> Sequence[str]:
     try:
-        return lint_families(families(config, LINTED_SAMPLES))
+        return lint_families(schedule_families(config, LINTED_SAMPLES))
     except BadInputError as error:  # the length of a training is unknown, or some values make no schedule
         return error.faults
 
@@ -68,16 +68,16 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, outc
     if len(finished) >= config.trials:
         print_line(
             console,
-            f"\n[bold]{config.name}[/bold] has all its {counted(config.trials, 'trial')} ({counts}); "
+            f"\n[bold]{config.name}[/bold] has all its {pluralize(config.trials, 'trial')} ({counts}); "
             "raise --trials to add more",
         )
     else:
         with_them = ""
         if count := store.cut_short:
-            with_them = f", with the {counted(count, 'trial')} that {'was' if count == 1 else 'were'} cut short"
+            with_them = f", with the {pluralize(count, 'trial')} that {'was' if count == 1 else 'were'} cut short"
         print_line(
             console,
-            f"\n[bold]{config.name}[/bold] has {len(finished)} of {counted(config.trials, 'trial')} ({counts}); "
+            f"\n[bold]{config.name}[/bold] has {len(finished)} of {pluralize(config.trials, 'trial')} ({counts}); "
             f"run the same command again to go on{with_them}",
         )
     if top:
@@ -86,7 +86,7 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, outc
             table.add_column(escape(column))
         for trial in top:
             values = ", ".join(
-                f"{cut(path.rpartition('.')[2])} {cut(brief(value))}"
+                f"{cut(path.rpartition('.')[2])} {cut(format_value(value))}"
                 for path, value in trial.params.items()
                 if path != "schedule.name"
             )
@@ -129,7 +129,7 @@ def _print_failed(console: Console, store: StudyStore, numbers: Sequence[int]) -
     else:
         where = ""
     if numbers:
-        failed = f"{counted(len(numbers), 'trial')} failed{where}"
+        failed = f"{pluralize(len(numbers), 'trial')} failed{where}"
         print_line(console, f"{escape(failed)}; --retry-failed trains them again once the cause is mended")
 
 

@@ -165,7 +165,7 @@ def config_of(config: StudyConfig, params: Mapping[str, Any]) -> TrialConfig:
     Raises:
         StudyFailedError: If they are not in the study's search space.
     """
-    return config.draw(_Replay(params))
+    return config.suggest(_Replay(params))
 
 
 class _Replay:

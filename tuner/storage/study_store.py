@@ -29,7 +29,7 @@ from tuner.storage.attributes import ATTEMPT, IDENTIFIER, IDENTITY, SOURCES, TES
 from tuner.storage.database import Database, state_directory, trial_directory
 from tuner.storage.reader import config_of, identifier_of, record_of
 from tuner.storage.samplers import make_pruner, make_sampler
-from tuner.text import counted
+from tuner.text import pluralize
 from tuner.urls import without_password
 
 __all__ = ["DEFINITION_FILE", "FOLDER_FILE", "TRIAL_STATES", "StudyStore", "check_continued"]
@@ -113,7 +113,7 @@ class StudyStore:
             study, repeats = database.retry_while_unavailable(lambda: _begun(database, config, identity, retry_failed))
             if repeats:
                 note(
-                    f"{counted(repeats, 'trial')} of this grid, begun by an earlier version, had the same values as "
+                    f"{pluralize(repeats, 'trial')} of this grid, begun by an earlier version, had the same values as "
                     "others. No further one will have; to train every point, give the study a new name"
                 )
             yield cls(study, database, config)
@@ -217,7 +217,7 @@ class StudyStore:
             before = self.trial(asked.number) if waiting else None
             if before is not None:
                 self._resample(asked, before)
-            config = self._config.draw(asked)
+            config = self._config.suggest(asked)
         except ValueError as error:  # from Optuna, if the stored parameters do not fit this search space
             raise StudyFailedError(
                 f"trial #{asked.number} in the database does not belong to this study: {error}"
@@ -326,7 +326,7 @@ class StudyStore:
         if history != before:
             self._study.set_user_attr(SOURCES, history)
         begun = len(self.trials()) - self.count
-        return f"{note}, and so may the {counted(begun, 'trial')} begun before" if note and begun else note
+        return f"{note}, and so may the {pluralize(begun, 'trial')} begun before" if note and begun else note
 
     @_retrying
     def validation_images(self) -> int | None:

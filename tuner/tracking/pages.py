@@ -8,7 +8,7 @@ from typing import Any
 from tuner.config.search_space import described, searched
 from tuner.config.study import StudyConfig
 from tuner.direction import Direction
-from tuner.text import brief
+from tuner.text import format_value
 
 __all__ = ["ALIAS", "address_of", "model_note", "runs_page", "standing", "trials_page", "with_network"]
 
@@ -83,7 +83,7 @@ def standing(
     parts += [f"- {_plain(sentence)}" for sentence in found]
     parts += ["\n| searched | among | the best has |", "|---|---|---|"]
     for path, spec in searched(config.trial):
-        value = brief(params[path]) if path in params else ""
+        value = format_value(params[path]) if path in params else ""
         parts.append(f"| {_plain(path)} | {_plain(described(spec))} | {_plain(value)} |")
     return "\n".join(parts)[:LONGEST_STANDING]
 

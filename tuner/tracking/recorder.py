@@ -9,7 +9,7 @@ from mlflow.entities import LifecycleStage
 from mlflow.exceptions import MlflowException
 
 from tuner.errors import TunerError
-from tuner.text import joined
+from tuner.text import join_names
 from tuner.tracking.record_writer import Record, RecordWriter
 from tuner.tracking.sent_points import SentPoints
 from tuner.tracking.store_errors import can_pass, is_refusal, reason
@@ -135,7 +135,7 @@ class Recorder:
             losses = [(what, is_final, why, list(whom)) for (what, _, is_final), (why, whom) in self._losses.items()]
         for what, is_final, why, whom in losses:
             ending = "MLflow cannot store that" if is_final else "the next run of the study sends what is missing"
-            sentences.append(f"{self._sentence(what, joined(whom), why)}; {ending}")
+            sentences.append(f"{self._sentence(what, join_names(whom), why)}; {ending}")
         return sentences
 
     def _sentence(self, what: str, whom: str, why: str) -> str:

@@ -19,7 +19,7 @@ from tuner.analysis.record import LR_TABLE, simplified
 from tuner.config.study import StudyConfig, TrialConfig
 from tuner.process import crash_point
 from tuner.protocol import Points, TrialResult
-from tuner.text import joined
+from tuner.text import join_names
 from tuner.tracking.names import LONGEST_PARAM, LONGEST_TAG, Names, fitting, storable
 from tuner.tracking.reader import find_children
 from tuner.tracking.record_writer import Record
@@ -374,7 +374,7 @@ class TrialRuns:
             batch.given_up += 1
             done()
             metrics = sorted({key for key, _, _ in points()})
-            self._lose(f"points of {joined(metrics)}" if metrics else "points", number, gone, error)
+            self._lose(f"points of {join_names(metrics)}" if metrics else "points", number, gone, error)
 
         record = self._record(number, "points", write, divide)
         record.give_up = give_up

@@ -15,7 +15,7 @@ from pytorch_lightning.loggers.logger import Logger
 
 from lightning_modules import PlateauState, ScheduleLR
 from tuner.config.study import Objective
-from tuner.protocol import EpochReport, Point, StepReport, Verdict
+from tuner.protocol import Decision, EpochReport, Point, StepReport
 from tuner.text import cut
 from tuner.training.experiment_proxy import ExperimentProxy
 
@@ -390,12 +390,12 @@ class EpochMetrics:
 
 
 class Reporter(LastCallback):
-    """Reports steps and epochs to the coordinator, saves checkpoints, and carries out the verdicts.
+    """Reports steps and epochs to the coordinator, saves checkpoints, and carries out the decisions.
 
     Args:
         objective: The objective. If the best epoch counts, the value and the weights of that one are kept.
         history: The training's logger.
-        report: Called with an `EpochReport`; returns the verdict.
+        report: Called with an `EpochReport`; returns the decision.
         progress: Called with a `StepReport` at most twice a second.
         save: Called with the number of an epoch that can be continued from, and whether it must be saved.
         has_diverged: Returns whether the training ends without a value because its loss is not finite.
@@ -408,7 +408,7 @@ class Reporter(LastCallback):
         self,
         objective: Objective,
         history: History,
-        report: Callable[[EpochReport], Verdict],
+        report: Callable[[EpochReport], Decision],
         progress: Callable[[StepReport], None],
         save: Callable[[int, bool], None],
         has_diverged: Callable[[], bool] = lambda: False,
@@ -417,7 +417,7 @@ class Reporter(LastCallback):
         self.objective, self.history, self.report, self.progress, self.save = objective, history, report, progress, save
         self.has_diverged, self.trial = has_diverged, trial
         self.weights: dict[str, torch.Tensor] | None = None  # of the best epoch
-        self.verdict: Verdict = "continue"
+        self.decision: Decision = "continue"
         self.value: float | None = None
         self.epochs = 0
         self.valued_epoch = 0  # the last epoch that logged the objective
@@ -494,10 +494,10 @@ class Reporter(LastCallback):
         self._metrics.add_running_loop(trainer)
         self.history.open = False  # Lightning logs these later, at another step and after the checkpoint
         goes_on = self.end_epoch(trainer, None if self.has_diverged() else self._metrics)
-        if self.verdict in ("prune", "stop"):
+        if self.decision in ("prune", "stop"):
             trainer.should_stop = True
         if goes_on:
-            self.save(self.epochs, self.verdict == "stop")
+            self.save(self.epochs, self.decision == "stop")
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Record the metrics that the module logs after its last epoch."""
@@ -530,8 +530,8 @@ class Reporter(LastCallback):
         last_lr = self._lr()
         rose = self._first_lr is not None and last_lr > self._first_lr
         is_last = self.epochs == trainer.max_epochs or (trainer.should_stop and trainer.fit_loop._can_stop_early)
-        self.verdict = self.report(EpochReport(self.epochs, value, points, rose, self._step(trainer), is_last))
-        return self.verdict == "stop" or (self.verdict == "continue" and not is_last)
+        self.decision = self.report(EpochReport(self.epochs, value, points, rose, self._step(trainer), is_last))
+        return self.decision == "stop" or (self.decision == "continue" and not is_last)
 
     def _update_value(self, value: float, trainer: pl.Trainer) -> None:
         """Use an epoch's value as the trial's; if the best epoch counts, only if it is better, and keep its weights."""

@@ -15,7 +15,7 @@ import torch.distributed
 from lightning_utilities.core.apply_func import apply_to_collection
 from pytorch_lightning.strategies import DDPStrategy
 
-from tuner.protocol import Channel, EpochReport, StepReport, Verdict
+from tuner.protocol import Channel, Decision, EpochReport, StepReport
 
 __all__ = [
     "RankZeroChannel",
@@ -88,8 +88,8 @@ class RankZeroChannel:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
 
-    def report(self, number: int, report: EpochReport) -> Verdict:
-        """Report an epoch, and return the verdict on every rank."""
+    def report(self, number: int, report: EpochReport) -> Decision:
+        """Report an epoch, and return the decision on every rank."""
         return on_rank_zero(lambda: self._channel.report(number, report))
 
     def progress(self, number: int, report: StepReport) -> None:

@@ -116,12 +116,12 @@ class FusedReporter(LastCallback):
         self.continuing = [
             name for name in fused.names if self.trials[name].reporter.end_epoch(trainer, metrics.get(name))
         ]
-        verdicts = {name: self.trials[name].reporter.verdict for name in fused.names}
-        self.was_asked_to_stop = "stop" in verdicts.values()
+        decisions = {name: self.trials[name].reporter.decision for name in fused.names}
+        self.was_asked_to_stop = "stop" in decisions.values()
         if self.continuing:
             self.save(trainer.current_epoch + 1, self.was_asked_to_stop)
         for name in fused.names:
-            if verdicts[name] == "prune":
+            if decisions[name] == "prune":
                 fused.leave(name)
             if name not in fused.live:
                 self.leave(name)

@@ -36,6 +36,7 @@ from tuner.protocol import (
     Assignment,
     Channel,
     ChannelClosedError,
+    Decision,
     EpochReport,
     EvaluationGroup,
     EvaluationResult,
@@ -47,7 +48,6 @@ from tuner.protocol import (
     StepReport,
     TrainingGroup,
     TrialResult,
-    Verdict,
 )
 from tuner.training import distributed
 from tuner.training.build import build_classifiers, build_data, build_module, build_trainer, network_of
@@ -84,7 +84,7 @@ def run(group: Group, channel: Channel, device: str = "cpu") -> Sequence[Result]
 
     Args:
         group: The trials; its class says what to do with them.
-        channel: Channel to the coordinator, for reports and verdicts.
+        channel: Channel to the coordinator, for reports and decisions.
         device: "cpu" or "cuda".
 
     Returns:
@@ -271,9 +271,9 @@ def _fit(
         callbacks += [LrLog(), PlateauResume(_noted(assignment, channel))]
     saver.trainer = trainer = build_trainer(config, device, directory, callbacks, history, **changes)
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint and directory / checkpoint, weights_only=True)
-    was_asked_to_stop = reporter.verdict == "stop"
+    was_asked_to_stop = reporter.decision == "stop"
     result = _outcome(assignment, reporter, divergence.diverged_at, trainer.global_step, was_asked_to_stop)
-    if result.state == "complete" and reporter.verdict != "forget" and distributed.is_rank_zero():
+    if result.state == "complete" and reporter.decision != "forget" and distributed.is_rank_zero():
         if reporter.weights is not None:
             module.load_state_dict(reporter.weights)
         _save_weights(assignment, network_of(module).state_dict())
@@ -287,7 +287,7 @@ class _RehearsalChannel:
         self._channel = channel
         self._has_value = False
 
-    def report(self, number: int, report: EpochReport) -> Verdict:
+    def report(self, number: int, report: EpochReport) -> Decision:
         self._has_value = self._has_value or report.value is not None
         return "prune" if self._has_value and report.epoch > 1 else "forget" if report.is_last else "continue"
 
@@ -430,7 +430,7 @@ def _fit_fused(
     def conclude(name: str) -> None:
         assignment, trial = by_name[name], trials[name]
         result = _outcome(assignment, trial.reporter, trial.diverged_at, trainer.global_step, group.was_asked_to_stop)
-        if result.state == "complete" and trial.reporter.verdict != "forget":
+        if result.state == "complete" and trial.reporter.decision != "forget":
             _save_weights(assignment, module.weights(name))
         results[assignment.number] = _conclude(assignment, result, started, device, len(by_name))
 
@@ -508,7 +508,7 @@ def _outcome(
     if not reporter.is_finite:
         message = f"{metric} was not finite after epoch {reporter.valued_epoch}"
         return ended("diverged", message=message, diverged_at=step)
-    if reporter.verdict == "prune":
+    if reporter.decision == "prune":
         return ended("pruned")
     if was_asked_to_stop:
         return ended("interrupted")

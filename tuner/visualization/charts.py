@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from tuner.analysis.record import StudyRecord
 from tuner.visualization.curves import best_of_each, best_so_far, lr_curves, top_trials, winner
 from tuner.visualization.figure import Figure
-from tuner.visualization.parameters import families, importance, parallel_coordinates, slices
+from tuner.visualization.parameters import importance, parallel_coordinates, slices, values_by_family
 
 __all__ = ["PLOTS", "draw"]
 
@@ -17,7 +17,7 @@ PLOTS: Sequence[Callable[[StudyRecord], Figure]] = (
     top_trials,
     best_of_each,
     lr_curves,
-    families,
+    values_by_family,
     winner,
     importance,
     slices,

@@ -4,16 +4,16 @@ import itertools
 from collections.abc import Callable, Sequence
 
 from tuner.analysis.record import Curve, StudyRecord, TrialRecord
-from tuner.text import counted
+from tuner.text import pluralize
 from tuner.visualization.figure import COLORS, GREY, Figure, Panel, Series
 from tuner.visualization.parts import (
     ACCENT,
     MAX_CURVES,
     family_color,
+    hover_text,
     outside_note,
     placed,
     points_by_family,
-    told,
     value_scale,
     value_window,
 )
@@ -22,7 +22,7 @@ __all__ = ["best_of_each", "best_so_far", "compare", "lr_curves", "top_trials", 
 
 TOP = 5
 
-Place = Callable[[TrialRecord], float]
+Position = Callable[[TrialRecord], float]
 
 
 def lr_curves(record: StudyRecord) -> Figure:
@@ -43,7 +43,7 @@ def lr_curves(record: StudyRecord) -> Figure:
         series = []
         for trial in members:
             color = scale.color(trial.value) if scale and trial.is_complete else GREY
-            series.append(_curve(trial, "lr", color, width=1.0, positive=log, hover=told(trial, record)))
+            series.append(_curve(trial, "lr", color, width=1.0, positive=log, hover=hover_text(trial, record)))
         if best in members:
             series.append(
                 _curve(best, "lr", ACCENT, width=2.2, positive=log, label=f"best: #{best.number}", hover="the best")
@@ -51,7 +51,7 @@ def lr_curves(record: StudyRecord) -> Figure:
         panels.append(
             Panel(
                 series,
-                f"{family} ({counted(len(members), 'trial')})",
+                f"{family} ({pluralize(len(members), 'trial')})",
                 "step",
                 "lr",
                 log_y=log,
@@ -120,7 +120,7 @@ def best_so_far(record: StudyRecord) -> Figure:
     if not complete:
         return Figure("best_so_far", title, "No trial was trained to its end.")
     unit, unit_name = _unit(record)
-    axes: Sequence[tuple[str, Place]] = (
+    axes: Sequence[tuple[str, Position]] = (
         ("trials", lambda trial: trial.number + 1.0),
         (f"{unit_name} since the study began", lambda trial: trial.ended / unit),
     )
@@ -134,7 +134,7 @@ def best_so_far(record: StudyRecord) -> Figure:
             [trial.value for trial in improved] + [improved[-1].value],
             "steps",
             ACCENT,
-            hover=[f"best so far: {told(trial, record)}" for trial in [*improved, improved[-1]]],
+            hover=[f"best so far: {hover_text(trial, record)}" for trial in [*improved, improved[-1]]],
             width=2,
             label="best so far",
         )

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_modules import Plateau
-from tuner.analysis.lr_curves import Curve, Family
+from tuner.analysis.lr_curves import Family, LrCurve
 from tuner.visualization.figure import COLORS
 
 __all__ = ["draw_file", "draw_terminal", "make_figure"]
@@ -22,7 +22,7 @@ DECADES = 6  # below the peak, on a log axis
 UNTOLD = "its reductions depend on the metric, so only the schedule inside is drawn"
 
 
-def examples(family: Family) -> list[Curve]:
+def examples(family: Family) -> list[LrCurve]:
     """Return the curves of a fan with the highest, the middle and the lowest mean lr, or the only one."""
     curves = sorted(family.curves, key=lambda curve: fmean(curve.lr), reverse=True)
     return [curves[0], curves[len(curves) // 2], curves[-1]] if len(curves) > 2 else curves
@@ -35,7 +35,7 @@ def title(family: Family) -> str:
     return f"{family.name}{count}{note}"
 
 
-def legend(curve: Curve) -> str:
+def legend(curve: LrCurve) -> str:
     """Return what tells a curve from others: what was drawn for it, or all of it."""
     values = f", {curve.label}" if curve.label else f", {curve.schedule}"
     return f"initial_lr {curve.initial_lr:.3g}{values}" if "initial_lr" not in values else values[2:]
@@ -132,7 +132,7 @@ def draw_terminal(family: Family, width: int, height: int = 10) -> Table:
     return picture
 
 
-def _dots(curves: Sequence[Curve], scale: str, width: int, height: int) -> Text:
+def _dots(curves: Sequence[LrCurve], scale: str, width: int, height: int) -> Text:
     """Return curves as braille characters, each of two by four dots, with their axes."""
     highest = max(max(curve.lr) for curve in curves)
     lowest, share = _scale(curves, scale, highest)
@@ -165,7 +165,7 @@ def _dots(curves: Sequence[Curve], scale: str, width: int, height: int) -> Text:
     return text
 
 
-def _scale(curves: Sequence[Curve], scale: str, highest: float) -> tuple[float, Callable[[float], float]]:
+def _scale(curves: Sequence[LrCurve], scale: str, highest: float) -> tuple[float, Callable[[float], float]]:
     """Return the lr at the foot of the axis, and what tells how high, from 0 to 1, an lr lies."""
     if scale == "linear" or highest == 0:
         return 0.0, lambda lr: lr / (highest or 1)

@@ -6,28 +6,28 @@ from typing import Any
 
 from tuner.analysis.findings import no_importance, short_name
 from tuner.analysis.record import FAMILY, StudyRecord, TrialRecord
-from tuner.text import brief, counted
+from tuner.text import format_value, pluralize
 from tuner.visualization.figure import GREY, Figure, Panel, Series
 from tuner.visualization.parts import (
     ACCENT,
     MAX_CURVES,
     family_color,
+    hover_text,
     outside_note,
     placed,
     points_by_family,
-    told,
     value_scale,
     value_window,
 )
 
-__all__ = ["families", "importance", "parallel_coordinates", "slices"]
+__all__ = ["importance", "parallel_coordinates", "slices", "values_by_family"]
 
 MAX_AXES = 14
 
-Place = Callable[[TrialRecord], float]
+Position = Callable[[TrialRecord], float]
 
 
-def families(record: StudyRecord) -> Figure:
+def values_by_family(record: StudyRecord) -> Figure:
     """Show the values that each schedule reached."""
     title = f"{record.metric} by schedule"
     groups = {family: [trial for trial in record.ranking if trial.family == family] for family in record.families}
@@ -44,7 +44,7 @@ def families(record: StudyRecord) -> Figure:
         }
     series += points_by_family(record, record.ranking, places)
     ticks = {
-        float(place): f"{family}\n{counted(len(members), 'trial')}"
+        float(place): f"{family}\n{pluralize(len(members), 'trial')}"
         for place, (family, members) in enumerate(groups.items())
     }
     panel = Panel(
@@ -74,10 +74,10 @@ def importance(record: StudyRecord) -> Figure:
     for place, (parameter, share) in enumerate(ordered):
         count = sum(parameter in trial.params for trial in record.ranking)
         conditional = _is_conditional(parameter)
-        ticks[float(place)] = short_name(parameter) + (f"\n({counted(count, 'trial')})" if conditional else "")
+        ticks[float(place)] = short_name(parameter) + (f"\n({pluralize(count, 'trial')})" if conditional else "")
         color = family_color(record, parameter.split(".")[1]) if conditional else GREY
         series.append(
-            Series([share], [place], "bars", color, hover=[f"{parameter}: {share:.0%}, {counted(count, 'trial')}"])
+            Series([share], [place], "bars", color, hover=[f"{parameter}: {share:.0%}, {pluralize(count, 'trial')}"])
         )
         notes.append((share + 0.06 * longest, place, f"{share:.0%}"))
     panel = Panel(series, "", "share", "", x_range=(0, 1.12 * longest), y_ticks=ticks, notes=notes)
@@ -134,7 +134,7 @@ def parallel_coordinates(record: StudyRecord) -> Figure:
     if len(ranked) < 2 or not parameters or scale is None:
         return Figure("parallel_coordinates", title, "This needs two trials trained to their end.")
     absent = -0.13
-    axes: list[tuple[str, Place, Mapping[float, str]]] = []
+    axes: list[tuple[str, Position, Mapping[float, str]]] = []
     for name in parameters:
         axes.append(_vertical(name, {trial.number: trial.params.get(name) for trial in ranked}, record, absent))
     values = [trial.value for trial in ranked]
@@ -157,7 +157,7 @@ def parallel_coordinates(record: StudyRecord) -> Figure:
                 list(range(len(axes))),
                 [at(trial) for _, at, _ in axes],
                 color=ACCENT if is_best else scale.color(trial.value),
-                hover=[told(trial, record)] * len(axes),
+                hover=[hover_text(trial, record)] * len(axes),
                 width=2.4 if is_best else 1.0,
                 label=f"best: #{trial.number}" if is_best else "",
             )
@@ -208,14 +208,14 @@ def _axis(
     """Return where values lie on an axis, and the names of the places if they are no numbers."""
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         return float, None
-    found = {brief(value) for value in values}
+    found = {format_value(value) for value in values}
     names = [name for name in order if name in found] or sorted(found)
-    return (lambda value: float(names.index(brief(value)))), {float(at): name for at, name in enumerate(names)}
+    return (lambda value: float(names.index(format_value(value)))), {float(at): name for at, name in enumerate(names)}
 
 
 def _vertical(
     name: str, values: Mapping[int, Any], record: StudyRecord, absent: float
-) -> tuple[str, Place, Mapping[float, str]]:
+) -> tuple[str, Position, Mapping[float, str]]:
     """Return an axis of parallel coordinates: its name, the place of a trial from 0 to 1, and the names of places."""
     order = record.families[::-1] if name == FAMILY else ()
     place, ticks = _axis([value for value in values.values() if value is not None], order)
@@ -234,5 +234,5 @@ def _vertical(
         return short_name(name), at, {(tick - low) / spread: text for tick, text in ticks.items()}
     numbers = [value for value in values.values() if value is not None]
     if low == high:
-        return short_name(name), at, {0.5: brief(numbers[0])}
-    return short_name(name), at, {0.0: brief(min(numbers)), 1.0: brief(max(numbers))}
+        return short_name(name), at, {0.5: format_value(numbers[0])}
+    return short_name(name), at, {0.0: format_value(min(numbers)), 1.0: format_value(max(numbers))}

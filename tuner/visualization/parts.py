@@ -5,17 +5,17 @@ from collections.abc import Mapping, Sequence
 
 from tuner.analysis.findings import short_name
 from tuner.analysis.record import FAMILY, StudyRecord, TrialRecord
-from tuner.text import brief, counted
+from tuner.text import format_value, pluralize
 from tuner.visualization.figure import COLORS, Mark, Scale, Series
 
 __all__ = [
     "ACCENT",
     "MAX_CURVES",
     "family_color",
+    "hover_text",
     "outside_note",
     "placed",
     "points_by_family",
-    "told",
     "value_scale",
     "value_window",
 ]
@@ -27,11 +27,11 @@ MAX_CURVES = 300
 """More in one picture are a blot, and a page that does not answer."""
 
 
-def told(trial: TrialRecord, record: StudyRecord) -> str:
+def hover_text(trial: TrialRecord, record: StudyRecord) -> str:
     """Return what a trial is, in lines."""
     reached = "" if math.isnan(trial.value) else f"  {record.metric} {trial.value:.4f}"
     how = "" if trial.state == "complete" else f", {trial.state}"
-    params = [f"{short_name(name)} {brief(value)}" for name, value in trial.params.items() if name != FAMILY]
+    params = [f"{short_name(name)} {format_value(value)}" for name, value in trial.params.items() if name != FAMILY]
     return "\n".join([f"{trial.name}{reached}{how}", *params])
 
 
@@ -58,7 +58,7 @@ def points_by_family(record: StudyRecord, trials: Sequence[TrialRecord], places:
                     mark,
                     family_color(record, family),
                     family if group is inside or not inside else "",
-                    [told(trial, record) for trial in group],
+                    [hover_text(trial, record) for trial in group],
                 )
             )
     return [each for each in series if each.x]
@@ -96,4 +96,4 @@ def outside_note(record: StudyRecord) -> str:
     values = [trial.value for trial in record.ranking]
     window = value_window(values, record)
     count = sum(placed(value, window) != value for value in values)
-    return f" Crosses at the edge: {counted(count, 'trial')} far worse than the others." if count else ""
+    return f" Crosses at the edge: {pluralize(count, 'trial')} far worse than the others." if count else ""
