@@ -648,6 +648,7 @@ def seen(network: nn.Module) -> nn.Module:
             ([partial(Recurrent, kind)] * 2, rf"recurrent layers cannot be fused: the networks have reader \({name}\)")
             for name, kind in (("LSTM", nn.LSTM), ("GRU", nn.GRU), ("RNN", nn.RNN))
         ),
+        ([lambda: nn.LSTM(28, 10)] * 2, r"the networks have LSTM$"),
         ([Scaling, Scaling], r"has another object as scale \(function\), which cannot be compared"),
         ([Branching, Branching], "data-dependent control flow"),
         ([Noisy, Noisy], "random"),

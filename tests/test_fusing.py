@@ -227,11 +227,12 @@ def test_a_network_that_cannot_be_fused_is_trained_alone_and_the_reason_is_repor
     assert "data-dependent control flow" in reason
 
 
-def test_an_error_in_the_network_fails_each_trial_with_its_traceback(tmp_path: Path):
+@pytest.mark.parametrize(
+    "model", [{"name": "torch.nn:Linear", "in_features": 2, "out_features": 3}, {"name": "sys:exit"}], ids=str
+)
+def test_an_error_in_the_network_fails_each_trial_with_its_traceback(model: dict[str, Any], tmp_path: Path):
     channel = Answers()
-    trials = [
-        {**values, "model": {"name": "torch.nn:Linear", "in_features": 2, "out_features": 3}} for values in TRIALS
-    ]
+    trials = [{**values, "model": model} for values in TRIALS]
     results = run(TrainingGroup(assignments(tmp_path, trials)), channel)
     assert [result.state for result in results] == ["failed"] * 3
     assert [count for count, _ in channel.limits] == [1]

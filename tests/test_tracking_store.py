@@ -63,6 +63,7 @@ def refused(uri: str | None, **options: object) -> str:
         ),
         ("s3://ada:SECRET1@bucket", "MLflow does not support stores of the kind s3"),
         ("databricks", "databricks cannot be used: "),
+        ("databricks-uc", "databricks-uc cannot be used: "),
         ("mlflow.db", "mlflow.db: MLflow no longer writes folders of files; use sqlite:///mlflow.db"),
         ("file:///tmp/x", "MLflow no longer writes folders of files"),
         ("sqlite://", "a database in memory is gone with its process"),

@@ -1,5 +1,6 @@
 """Users' modules that train in milliseconds, each written in another way that Lightning allows."""
 
+from asyncio import CancelledError
 from pathlib import Path
 from typing import Any
 
@@ -307,7 +308,7 @@ class KeepsNumPy(Base):
 
         import numpy as np
 
-        checkpoint["own"] = [np.random.get_state(), np.float64(0.5), datetime.datetime.now()]
+        checkpoint["own"] = [np.random.get_state(), np.float64(0.5), datetime.datetime.now(), Path("data")]
 
 
 class KeepsAThing(Base):
@@ -328,12 +329,19 @@ class BadTextError(Exception):
         raise RuntimeError("no text")
 
 
+class OwnError(BaseException):
+    pass
+
+
 ERRORS = {
     "ConnectionError": ConnectionError("cannot download"),
     "EOFError": EOFError(),
     "BrokenPipeError": BrokenPipeError("broken"),
     "KeyboardInterrupt": KeyboardInterrupt(),
     "SystemExit": SystemExit(0),
+    "CancelledError": CancelledError(),
+    "GeneratorExit": GeneratorExit(),
+    "OwnError": OwnError(),
     "BadTextError": BadTextError(),
     "RuntimeError": RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed."),
     "ValueError": ValueError("caf\udce9\0"),

@@ -38,7 +38,8 @@ def check_alike(models: Sequence[nn.Module], names: Sequence[str]) -> None:
     """
     for path, module in models[0].named_modules():
         if isinstance(module, nn.RNNBase):
-            raise ValueError(f"recurrent layers cannot be fused: the networks have {path} ({type(module).__name__})")
+            which = f"{path} ({type(module).__name__})" if path else type(module).__name__
+            raise ValueError(f"recurrent layers cannot be fused: the networks have {which}")
     for model, name in zip(models[1:], names[1:], strict=True):
         difference = _difference(models[0], model)
         if difference:

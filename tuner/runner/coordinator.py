@@ -291,7 +291,7 @@ class Coordinator:
         self._tracker.finish_trial(number, assignment.config, result, read, assignment.directory / FILES)
         has_failed = result.state == "failed"
         if result.message and result.state != "diverged":
-            text = f"trial #{number} {'failed: ' if has_failed else ''}{result.message}"
+            text = f"trial #{number}{' failed' if has_failed else ''}: {result.message}"
             self._note_once(cause(result.message), text)
         self._errors.add(result.message if has_failed else None)
         self._display.finish(number, assignment.config, result)

@@ -103,7 +103,7 @@ def rehearse(config: StudyConfig, engine: Engine, storage: str, note: Callable[[
         engine.run(handler)
     results = [handler.results[number] for number in range(len(trials)) if number in handler.results]
     failed = [result for result in results if result.message]
-    faults = list(dict.fromkeys(f"trial: {result.message}." for result in failed))
+    faults = list(dict.fromkeys(f"trial: {result.message.rstrip('.')}." for result in failed))
     if failed and len(failed) == len(trials) and not all("out of memory" in each.message for each in failed):
         raise BadInputError(faults)
     for fault in faults:

@@ -58,7 +58,7 @@ def tracking_uri(given: str | None, must_exist: bool = False, study: str = "", s
             _within(CHECK_SECONDS, shown, lambda: _check_server(uri, study))
         elif uri.startswith("sqlite:"):
             _check_database(uri, must_exist, study, storage)
-        elif uri.startswith("file:") or not re.match(r"[a-zA-Z][\w+.-]*:", uri):
+        elif uri.startswith("file:") or not re.match(r"[a-zA-Z][\w+.-]*:|databricks-uc$", uri):
             raise refused(f"{shown}: MLflow no longer writes folders of files; use sqlite:///mlflow.db.")
         else:
             _within(CHECK_SECONDS, shown, lambda: _check_database(uri, must_exist, study, storage))

@@ -107,7 +107,7 @@ def reason(error: BaseException, uri: str) -> str:
         error, MlflowException | DBAPIError | ArgumentError | OSError | ImportError | TunerError
     )
     line = line if says_enough else f"{type(error).__name__}: {line}"
-    return (line if len(line) <= 300 else f"{line[:300]} ...").rstrip(".: ")
+    return (line if len(line) <= 300 else f"{line[:300]} ...").rstrip(".:? ")
 
 
 def _of_network(chain: Iterable[BaseException]) -> bool:

@@ -41,6 +41,7 @@ _PLAIN_DATA = [
     np.float64(0).__reduce__()[0],  # rebuilds a NumPy number; the next one, an array
     np.zeros(0).__reduce__()[0],
     *{type(np.dtype(code)) for code in np.typecodes["All"]},
+    type(Path()),
     *(getattr(datetime, name) for name in ("date", "datetime", "time", "timedelta", "timezone")),
 ]
 """Classes of plain values that torch does not allow by default."""

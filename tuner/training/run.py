@@ -175,7 +175,7 @@ def _train(assignment: Assignment, channel: Channel, device: str, checkpoint_eve
         return _disk_is_full(error)
     except SIGTERMException:
         raise
-    except (Exception, SystemExit, KeyboardInterrupt) as error:  # from user code: the trial fails, the study goes on
+    except BaseException as error:  # from user code: the trial fails, the study goes on
         if _lost_a_process(error):
             raise
         result = _failed(error, assignment.config)
@@ -315,7 +315,7 @@ def _rehearse(assignment: Assignment, channel: Channel, device: str) -> Rehearsa
         result = _fit(assignment, _RehearsalChannel(channel), device, 0.0, [check], **length)
     except SIGTERMException:
         raise
-    except (Exception, SystemExit, KeyboardInterrupt) as error:  # from user code
+    except BaseException as error:  # from user code
         if isinstance(error, DiskFullError) or _lost_a_process(error):
             raise
         result = _failed(error, config)
@@ -388,7 +388,7 @@ def _train_together(
     results: dict[int, TrialResult] = {}
     try:
         parts = _parts(assignments)
-    except Exception:  # from the data: each trial then fails alone, and reports it
+    except BaseException:  # from the data: each trial then fails alone, and reports it
         return results
     while parts and not any(result.state == "interrupted" for result in results.values()):
         part = parts.pop(0)
@@ -400,7 +400,9 @@ def _train_together(
             _fit_fused(part, checkpoint, channel, device, checkpoint_every, results)
         except DiskFullError as error:
             return {assignment.number: _disk_is_full(error) for assignment in assignments} | results
-        except Exception as error:  # the model cannot be vectorized, or needs too much memory
+        except SIGTERMException:
+            raise
+        except BaseException as error:  # the model cannot be vectorized, or needs too much memory
             if _lost_a_process(error):
                 raise
             left = [assignment for assignment in part if assignment.number not in results]
@@ -535,7 +537,7 @@ def _evaluate(assignment: Assignment, device: str) -> EvaluationResult:
         return EvaluationResult(_test_metrics(assignment, device))
     except SIGTERMException:
         raise
-    except (Exception, SystemExit, KeyboardInterrupt) as error:  # damaged weights, a full disk, user code
+    except BaseException as error:  # damaged weights, a full disk, user code
         if _lost_a_process(error):
             raise
         return EvaluationResult(message=_failed(error, assignment.config).message)
