@@ -1,18 +1,22 @@
 # make study   set up .venv and run the quickstart; STUDY=path and ARGS="--trials 50" for others
-# make test    set up .venv and run the tests
+# make test    set up .venv and run the tests, but for the slow ones
+# make test-all    the slow ones as well: storms of kills, each schedule resumed, a thousand random examples a property
 # make lint    style and types
 # make docs    the documentation as a site, in docs/_build/html; warnings and broken links are errors
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: study test lint docs format clean
+.PHONY: study test test-all lint docs format clean
 
 study: .venv/installed
 	$(BIN)/python -m tuner.study $(STUDY) $(ARGS)
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+test-all: .venv/installed-dev
+	$(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-profile all
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check

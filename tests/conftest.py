@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import fcntl
 import functools
 import io
 import os
@@ -20,6 +21,7 @@ import optuna
 import pytest
 import sqlalchemy
 import torch
+from hypothesis import settings
 from mlflow import MlflowClient
 
 from tests.launcher import Command, Started
@@ -27,9 +29,16 @@ from tuner.confirm import main as confirm
 from tuner.study import main
 
 TINY = Path(__file__).parent / "tiny.yaml"
+settings.register_profile("ci", max_examples=50, deadline=None, derandomize=True)
+settings.register_profile("all", max_examples=1000, deadline=None)
+settings.load_profile("ci")
+
 EVERY_CHECKPOINT = ("--checkpoint-every", "0s")
 INLINE = ("--engine", "inline", "--per-device", "2")
-EPOCHS, STEPS = 3, 120  # of the tiny study: 4,000 images in batches of 100
+EPOCHS, STEPS = 3, 54  # of the tiny study: 90 rows in batches of 5
+DIGITS = Path(__file__).parent / "digits.yaml"
+DIGITS_STEPS = 120  # 4,000 images in batches of 100
+OF_DIGITS = ("--set", "name=tiny", "--set", "trial.trainer.precision=32-true")
 
 
 def with_defaults(arguments: Sequence[str]) -> list[str]:
@@ -51,6 +60,36 @@ def empty_databases() -> Path:
     return folder
 
 
+@contextlib.contextmanager
+def modules_forgotten(folder: Path) -> Iterator[None]:
+    """Forget the modules of a folder that are imported meanwhile, as a process does that ends."""
+    before = set(sys.modules)
+    try:
+        yield
+    finally:
+        for name in sys.modules.keys() - before:
+            file = vars(sys.modules[name]).get("__file__") if sys.modules[name] else None  # without a lazy import
+            if file and file.startswith(f"{folder}/"):
+                del sys.modules[name]
+
+
+@contextlib.contextmanager
+def as_a_process(folder: Path) -> Iterator[io.StringIO]:
+    """Yield what is printed by a command that is called in this process, as `python -m` would run it in a folder."""
+    output = io.StringIO()
+    sys.path.insert(0, str(folder))
+    try:
+        with (
+            modules_forgotten(folder),
+            contextlib.chdir(folder),
+            contextlib.redirect_stdout(output),
+            contextlib.redirect_stderr(output),
+        ):
+            yield output
+    finally:
+        sys.path.remove(str(folder))
+
+
 @dataclass
 class StudyFolder:
     """A folder that `python -m tuner.study` is run in.
@@ -59,20 +98,21 @@ class StudyFolder:
         path: The folder.
         storage: URL of Optuna's database, if it does not lie in the folder.
         tracking: URL of MLflow's, likewise, or of a server whose database does.
-        is_new: Whether its studies are started on a machine on which there is nothing, neither databases nor a process
-            that has imported the libraries.
+        is_new: Whether its studies are started without a process that has imported the libraries.
+        has_databases: Whether the databases are there, empty, before the first study.
     """
 
     path: Path
     storage: str = ""
     tracking: str = ""
     is_new: bool = False
+    has_databases: bool = True
     started: list[Started] = field(default_factory=list)
 
     def prepare(self) -> None:
         """Put empty databases into the folder, where the study would create them."""
         names = ("optuna.db", "mlflow.db")
-        if not self.is_new and not self.storage and not any((self.path / name).exists() for name in names):
+        if self.has_databases and not self.storage and not any((self.path / name).exists() for name in names):
             shutil.copytree(empty_databases(), self.path, dirs_exist_ok=True)
 
     def start(self, *arguments: str, study: str | Path = TINY, module: str = "tuner.study") -> Started:
@@ -107,20 +147,17 @@ class StudyFolder:
         """Run a study in this process, which has the imports already, and return its output."""
         if expect != 2 and "--dry-run" not in arguments:
             self.prepare()
-        output = io.StringIO()
         places = {"--storage": self.storage, "--tracking-uri": self.tracking}
         elsewhere = [part for place in places.items() if place[1] for part in place]
-        options = [str(study), *INLINE, *elsewhere, *with_defaults(arguments)]
-        with contextlib.chdir(self.path), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-            code = main(options)
+        with as_a_process(self.path) as output:
+            code = main([str(study), *INLINE, *elsewhere, *with_defaults(arguments)])
         assert code == expect, output.getvalue()
         return output.getvalue()
 
     def command(self, command: Callable[[list[str]], int], *arguments: str, expect: int = 0) -> str:
         """Run another command in this process, in the folder, and return its output."""
-        output = io.StringIO()
         stores = ["--storage", f"sqlite:///{self.path}/optuna.db", "--tracking-uri", f"sqlite:///{self.path}/mlflow.db"]
-        with contextlib.chdir(self.path), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        with as_a_process(self.path) as output:
             code = command([*arguments, *stores])
         assert code == expect, output.getvalue()
         return output.getvalue()
@@ -208,7 +245,7 @@ class StudyFolder:
             time.sleep(0.02)
 
     def has_checkpoint(self) -> bool:
-        return any(self.directory().glob("trials-*/*/epoch-*.ckpt"))
+        return any(self.path.glob(".tuner/*/trials-*/*/epoch-*.ckpt"))
 
     def close(self) -> None:
         for process in self.started:
@@ -225,6 +262,13 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _own_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep no module that a test wrote for those after it."""
+    with modules_forgotten(tmp_path_factory.getbasetemp()):
+        yield
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[StudyFolder]:
     """Return an empty folder to run studies in."""
@@ -233,40 +277,62 @@ def folder(tmp_path: Path) -> Iterator[StudyFolder]:
     folder.close()
 
 
+Build = Callable[[StudyFolder], str]
+
+
+@contextlib.contextmanager
+def built_once(name: str, build: Build, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyFolder]:
+    """Yield a folder in which studies were run once for all processes of pytest-xdist; `output` is what they printed.
+
+    Each process has a copy of its own.
+    """
+    here = tmp_path_factory.getbasetemp()
+    common = here.parent if "PYTEST_XDIST_WORKER" in os.environ else here
+    place, output = common / f"built-{name}", common / f"built-{name}.txt"
+    with (common / f"built-{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not output.exists():  # it is written last
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir()
+            with contextlib.closing(StudyFolder(place)) as folder:
+                output.write_text(build(folder))
+    copy = StudyFolder(shutil.copytree(place, here / name, symlinks=True))
+    copy.output = output.read_text()  # type: ignore[attr-defined]
+    with contextlib.closing(copy):
+        yield copy
+
+
 @pytest.fixture(scope="session")
 def reviewed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyFolder]:
-    """Return a folder in which the tiny study was run with plots, report and registered model."""
-    folder = StudyFolder(tmp_path_factory.mktemp("reviewed"))
-    options = ("--review", "--per-device", "2", "--set", "trial.trainer.precision=32-true")
-    folder.output = folder.run(*options)  # type: ignore[attr-defined]
-    yield folder
-    folder.close()
+    """Return a folder in which a study of images, named tiny, was run with plots, report and registered model."""
+    options = ("--review", "--per-device", "2", *OF_DIGITS)
+    with built_once("reviewed", lambda folder: folder.run(*options, study=DIGITS), tmp_path_factory) as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyFolder]:
     """Return a folder in which the tiny study was run without a disturbance."""
-    folder = StudyFolder(tmp_path_factory.mktemp("undisturbed"))
-    folder.output = folder.run("--per-device", "2")  # type: ignore[attr-defined]
-    yield folder
-    folder.close()
+    with built_once("undisturbed", lambda folder: folder.run("--per-device", "2"), tmp_path_factory) as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")
 def short(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyFolder]:
     """Return a folder in which a study of three short trials was run."""
-    folder = StudyFolder(tmp_path_factory.mktemp("short"))
-    values = ("trainer.max_epochs=2", "trainer.precision=64-true", "data.batch_size=64", "data.train_size=1000")
-    folder.call(
-        "--trials", "3", "--set", "name=short", *(part for each in values for part in ("--set", f"trial.{each}"))
-    )
-    yield folder
-    folder.close()
+    values = ("name=short", "trial.trainer.max_epochs=2", "trial.trainer.precision=64-true", "trial.data.train_size=80")
+    options = ("--trials", "3", *(part for each in values for part in ("--set", each)))
+    with built_once("short", lambda folder: folder.call(*options), tmp_path_factory) as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")
-def confirmed(short: StudyFolder, tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
+def confirmed(short: StudyFolder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyFolder]:
     """Return a copy of `short` in which its best trial was confirmed with two seeds."""
-    folder = StudyFolder(shutil.copytree(short.path, tmp_path_factory.mktemp("confirmed") / "copy"))
-    folder.output = folder.command(confirm, "short", "--top", "1", "--seeds", "2", *INLINE)  # type: ignore[attr-defined]
-    return folder
+
+    def build(folder: StudyFolder) -> str:
+        shutil.copytree(short.path, folder.path, dirs_exist_ok=True)
+        return folder.command(confirm, "short", "--top", "1", "--seeds", "2", *INLINE)
+
+    with built_once("confirmed", build, tmp_path_factory) as folder:
+        yield folder

@@ -1,27 +1,37 @@
-"""Custom networks that disturb the studies that use them."""
+"""Custom networks that disturb the studies that use them, or hold them in the middle of a training."""
 
 from pathlib import Path
 
 from tests.conftest import StudyFolder
 
 IRIS = Path(__file__).parent / "iris.yaml"
+FIRST_EPOCH = 18  # steps of the tiny study
+OWN_NETWORK = "trial.model={name: 'own:Net', inputs: 4, neurons: 8}"
+HOLDING = f"""\
+self.steps = getattr(self, "steps", 0) + self.training
+while self.steps > {FIRST_EPOCH} and Path("hold").exists():
+    time.sleep(0.01)"""
 
 
 def with_network(folder: StudyFolder, body: str) -> str:
-    """Write a custom network, the tiny one with extra code before it computes; return the option that uses it."""
+    """Write a custom network, that of the tiny study with extra code before it computes; return the option."""
     lines = "\n".join(f"        {line}" for line in body.splitlines())
     (folder.path / "own.py").write_text(
-        "import os\nfrom pathlib import Path\n\nfrom lightning_modules import MNISTCNN\n\n\n"
-        f"class Net(MNISTCNN):\n    def forward(self, images):\n{lines}\n        return super().forward(images)\n"
-    )
-    return "trial.model={name: 'own:Net', channels: [8, 8, 8], hidden: [32, 16]}"
-
-
-def with_iris_network(folder: StudyFolder, body: str) -> str:
-    """Write a custom network for the study of `IRIS`, with extra code before it computes; return the option."""
-    lines = "\n".join(f"        {line}" for line in body.splitlines())
-    (folder.path / "own.py").write_text(
-        "import os\nfrom pathlib import Path\n\nfrom lightning_modules import MLP\n\n\n"
+        "import os\nimport time\nfrom pathlib import Path\n\nfrom lightning_modules import MLP\n\n\n"
         f"class Net(MLP):\n    def forward(self, rows):\n{lines}\n        return super().forward(rows)\n"
     )
-    return "trial.model={name: 'own:Net', inputs: 4, neurons: 8}"
+    return OWN_NETWORK
+
+
+def holding(folder: StudyFolder) -> tuple[str, str]:
+    """Hold every training of the tiny study in its second epoch or later, until `release`; return the options.
+
+    The values, curves and weights are those of the tiny study.
+    """
+    (folder.path / "hold").touch()
+    return "--set", with_network(folder, HOLDING)
+
+
+def release(folder: StudyFolder) -> None:
+    """Let the trainings go on that `holding` holds."""
+    (folder.path / "hold").unlink()

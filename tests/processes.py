@@ -60,6 +60,12 @@ def sockets_of(pid: int) -> set[Path]:
     return {Path(row[7]) for row in table if len(row) == 8 and f"socket:[{row[6]}]" in opened}
 
 
+def connections_to(socket: Path) -> bool:
+    """Return whether a process has connected to a socket that another listens to, accepted or not."""
+    table = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    return len([row for row in table if row[7:] == [str(socket)]]) > 1
+
+
 def is_alive(pid: int) -> bool:
     try:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()

@@ -24,7 +24,7 @@ async def main():
 result = asyncio.run(main())
 assert list(result.trials.index) == [0, 1] and set(result.trials.state) == {{"complete"}}
 assert result.best.value == max(result.trials.value) and result.best.weights.exists()
-assert result.best.config["model"]["name"] == "mnist_cnn" and "test/acc" in result.best.test
+assert result.best.config["model"]["name"] == "mlp" and "test/acc" in result.best.test
 assert result.plot_lr()._repr_png_().startswith(b"\\x89PNG")
 
 results = []

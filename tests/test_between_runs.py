@@ -3,8 +3,6 @@
 import gzip
 import hashlib
 import re
-import sys
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -31,9 +29,8 @@ def idx(array: torch.Tensor) -> bytes:
 
 
 @pytest.fixture
-def digits(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, bytes]]:
+def digits(folder: StudyFolder) -> dict[str, bytes]:
     """Write four idx files of real digits, and a data set that has their sha256, to the study's folder."""
-    monkeypatch.syspath_prepend(folder.path)
     data = MNIST5kDataModule()
     data.prepare_data()
     data.setup()
@@ -50,14 +47,14 @@ def digits(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> Iterator[dic
     sha256 = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     (folder.path / "digits_checked.py").write_text(OWN_DATA.format(sha256=sha256))
     (folder.path / "digits_any.py").write_text(OWN_DATA.format(sha256={}))
-    yield files
-    for name in ("digits_checked", "digits_any"):
-        sys.modules.pop(name, None)
+    return files
 
 
 def with_digits(module: str) -> tuple[str, ...]:
     data = f"{{name: '{module}:Digits', root: ., batch_size: 100}}"
-    return ("--trials", "1", "--set", f"trial.data={data}", "--set", "trial.trainer.max_epochs=1")
+    model = "{name: mlp, layers: 1, neurons: 8}"
+    values = (f"trial.data={data}", f"trial.model={model}", "trial.trainer.max_epochs=1")
+    return ("--trials", "1", *(part for each in values for part in ("--set", each)))
 
 
 def test_damaged_data_end_the_study_before_anything_is_created(folder: StudyFolder, digits: dict[str, bytes]):
@@ -127,13 +124,10 @@ def test_a_deleted_run_is_replaced_by_another_that_says_so(folder: StudyFolder):
     assert folder.optuna("select number, state from trials") == [(0, "COMPLETE"), (1, "COMPLETE")]
 
 
-def test_a_run_deleted_while_its_trial_trains_is_replaced_by_another_with_every_point(
-    folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.syspath_prepend(folder.path)
+def test_a_run_deleted_while_its_trial_trains_is_replaced_by_another_with_every_point(folder: StudyFolder):
     own = with_network(
         folder,
-        "import time\nfrom mlflow import MlflowClient\n"
+        "from mlflow import MlflowClient\n"
         "client = MlflowClient('sqlite:///mlflow.db')\n"
         "while not Path('deleted').exists():\n"
         "    for run in client.search_runs(['1'], \"tags.`tuner.trial` = '0'\"):\n"
@@ -141,7 +135,6 @@ def test_a_run_deleted_while_its_trial_trains_is_replaced_by_another_with_every_
         "        Path('deleted').touch()\n",
     )
     output = folder.call("--trials", "1", "--set", own, "--set", "trial.trainer.max_epochs=1")
-    sys.modules.pop("own")
     assert "the run of trial #0 in MLflow was deleted; the trial gets a new one" in output
     assert "has all its 1 trial (1 complete)" in output
     runs = folder.mlflow(

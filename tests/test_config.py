@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_modules import SCHEDULES
@@ -1475,7 +1475,6 @@ def studies(draw: st.DrawFn) -> Any:
     return study
 
 
-@settings(max_examples=250, deadline=None)
 @given(studies())
 def test_any_study_is_read_or_refused_with_a_place_for_every_fault(study: Any) -> None:
     found = load_or_faults(json.dumps(study, ensure_ascii=False))

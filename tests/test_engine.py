@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StudyFolder
-from tests.networks import IRIS, with_iris_network
+from tests.networks import IRIS, with_network
 from tests.processes import is_alive, slots_of
 from tuner.config.loader import load_study
 from tuner.config.search_space import corners
@@ -94,7 +94,7 @@ elif not Path("helper").exists():
 
 def test_a_trial_continues_whatever_its_training_did_to_the_pipe(folder: StudyFolder):
     """One trial writes into the pipe; another dies while a program that it has started keeps the pipe open."""
-    option = with_iris_network(folder, SPOILING)
+    option = with_network(folder, SPOILING)
     output = folder.run("--per-device", "1", "--trials", "1", "--set", option, study=IRIS)
     assert "trial #0 wrote into the pipe to the coordinator and was killed; it goes on from its last" in output
     assert "trial #0 killed by SIGKILL" in output

@@ -279,7 +279,11 @@ def test_the_lr_of_every_step_is_that_of_the_schedule_that_was_drawn(tmp_path: P
     assert trained_lrs(config, tmp_path) == [INITIAL_LR * (schedule(s) * scales[s]) for s in range(STEPS)]
 
 
-@pytest.mark.parametrize("name", FIXED)
+QUICK = {"cosine_restarts", "plateau", "warmup"}  # with a state of its own, without, nested
+RESUMED = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FIXED]
+
+
+@pytest.mark.parametrize("name", RESUMED)
 def test_a_training_that_is_cut_short_continues_to_the_same_curves_and_weights(tmp_path: Path, name: str):
     config = study(tmp_path, f"{{name: {name}, {FIXED[name][0]}}}", "{}").suggest(FixedTrial({}))
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from lightning_modules import MNISTCNN, Adam, CosineDecay, Warmup
+from lightning_modules import MLP, Adam, CosineDecay, Warmup
 from tests.conftest import StudyFolder
 from tuner.config.study import Objective, TrialConfig
 from tuner.confirm import main as confirm
@@ -92,7 +92,7 @@ def test_the_model_card_has_the_values_and_the_code_to_load_the_weights(exported
         exec(compile(code, "card", "exec"), values := {})
     finally:
         os.chdir(before)
-    assert isinstance(values["model"], MNISTCNN)
+    assert isinstance(values["model"], MLP)
     assert not values["model"].training
 
 

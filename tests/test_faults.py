@@ -1,47 +1,58 @@
 """Faults of long studies, provoked in real ones: hangs, full disks, no memory, crashes between two records."""
 
+import itertools
 import json
 import os
 import platform
 import resource
 import signal
 import sqlite3
+import time
+from collections.abc import Iterator
 from typing import get_args
 
 import pytest
 
-from tests.conftest import EPOCHS, STEPS, StudyFolder
-from tests.networks import with_network
+from tests.conftest import EPOCHS, STEPS, StudyFolder, built_once
+from tests.networks import FIRST_EPOCH, holding, release, with_network
 from tests.processes import slots_of
 from tuner.engines.local import MAX_OUTPUT
 from tuner.process import CrashPoint
 
 
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyFolder]:
+    """Return a folder in which two trials of the tiny study were run from beginning to end."""
+    with built_once("two", lambda folder: folder.call("--trials", "2"), tmp_path_factory) as folder:
+        yield folder
+
+
 @pytest.mark.parametrize("place", get_args(CrashPoint))
 def test_a_crash_between_two_records_is_repaired_by_the_next_run(
-    folder: StudyFolder, undisturbed: StudyFolder, place: CrashPoint, monkeypatch: pytest.MonkeyPatch
+    folder: StudyFolder, two: StudyFolder, place: CrashPoint, monkeypatch: pytest.MonkeyPatch
 ):
     with monkeypatch.context() as patch:
         patch.setenv("TUNER_CRASH_AT", place)
-        folder.run("--engine", "inline", "--per-device", "2", expect=-signal.SIGKILL)
-    folder.call()
-    folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
-    assert folder.values() == undisturbed.values()
-    assert folder.curves() == undisturbed.curves()
-    assert folder.described() == undisturbed.described()
+        folder.run("--engine", "inline", "--per-device", "2", "--trials", "2", expect=-signal.SIGKILL)
+    folder.call("--trials", "2")
+    folder.check(trials=2, epochs=EPOCHS, steps=STEPS)
+    assert folder.values() == two.values()
+    assert folder.curves() == two.curves()
+    assert folder.described() == two.described()
     tested, tested_there = (
-        [point for point in each.standing() if point[0].startswith("test/")] for each in (folder, undisturbed)
+        [point for point in each.standing() if point[0].startswith("test/")] for each in (folder, two)
     )
     assert tested == tested_there != []
-    assert folder.weights() == undisturbed.weights()
+    assert folder.weights() == two.weights()
 
 
 def test_a_training_that_hangs_is_killed_and_continues_from_its_last_epoch(
     folder: StudyFolder, undisturbed: StudyFolder
 ):
-    process = folder.start("--per-device", "2", "--stall-timeout", "20s")
+    process = folder.start("--per-device", "2", "--stall-timeout", "20s", *holding(folder))
     folder.wait_for(folder.has_checkpoint, process)
     os.kill(slots_of(process.pid)[0], signal.SIGSTOP)
+    release(folder)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     assert "gave no sign of life for 20 s and was killed; it goes on from its last checkpoint" in output
@@ -52,7 +63,7 @@ def test_a_training_that_hangs_is_killed_and_continues_from_its_last_epoch(
 def test_a_full_disk_ends_the_study_and_nothing_is_lost(folder: StudyFolder):
     body = (
         "if Path('full').exists():\n    import resource, signal\n    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))"
     )
     options = ("--per-device", "2", "--set", with_network(folder, body), "--trials", "2")
     (folder.path / "full").touch()
@@ -69,9 +80,11 @@ def test_a_full_disk_ends_the_study_and_nothing_is_lost(folder: StudyFolder):
 def test_a_full_disk_under_the_databases_delays_the_study_and_harms_neither(
     folder: StudyFolder, undisturbed: StudyFolder
 ):
-    process = folder.start("--per-device", "2")
+    own = holding(folder)
+    process = folder.start("--per-device", "2", *own)
     folder.wait_for(folder.has_checkpoint, process)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))  # as for a disk without room
+    release(folder)
     lines = iter(process.stdout or ())
     assert any("the database does not answer (disk I/O error); it is asked again" in line for line in lines)
     for name in ("optuna.db", "mlflow.db"):
@@ -80,17 +93,18 @@ def test_a_full_disk_under_the_databases_delays_the_study_and_harms_neither(
         database.close()
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=240)
-    folder.call()
+    folder.call(*own)
     folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
     assert folder.values() == undisturbed.values()
     assert folder.curves() == undisturbed.curves()
 
 
 def test_a_training_ignores_sigterm_from_other_processes(folder: StudyFolder, undisturbed: StudyFolder):
-    process = folder.start("--per-device", "2", "--trials", "1")  # threads as undisturbed
+    process = folder.start("--per-device", "2", "--trials", "1", *holding(folder))  # threads as undisturbed
     folder.wait_for(folder.has_checkpoint, process)
     for pid in slots_of(process.pid):
         os.kill(pid, signal.SIGTERM)
+    release(folder)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     assert "goes on from its last checkpoint" not in output, "it did not even notice"
@@ -110,7 +124,8 @@ time.time_ns = lambda: nanoseconds() + jumps() * 10**9
 """
 
 
-def test_a_clock_that_jumps_changes_nothing(
+@pytest.mark.slow
+def test_a_clock_that_jumps_in_every_process_changes_nothing(
     folder: StudyFolder,
     undisturbed: StudyFolder,
     tmp_path_factory: pytest.TempPathFactory,
@@ -121,6 +136,22 @@ def test_a_clock_that_jumps_changes_nothing(
     (clock / "sitecustomize.py").write_text(CLOCK)  # Python imports it before anything else, in every process
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(clock), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep))
     output = folder.run("--per-device", "2", "--timeout", "30m", "--stall-timeout", "10m")
+    check_after_jumps(folder, undisturbed, output)
+
+
+def test_a_clock_that_jumps_changes_nothing(
+    folder: StudyFolder, undisturbed: StudyFolder, monkeypatch: pytest.MonkeyPatch
+):
+    jumps = itertools.cycle((0, 3600, -3600, 7200)).__next__
+    seconds, nanoseconds = time.time, time.time_ns
+    monkeypatch.setattr(time, "time", lambda: seconds() + jumps())
+    monkeypatch.setattr(time, "time_ns", lambda: nanoseconds() + jumps() * 10**9)
+    output = folder.call("--timeout", "30m")
+    monkeypatch.undo()
+    check_after_jumps(folder, undisturbed, output)
+
+
+def check_after_jumps(folder: StudyFolder, undisturbed: StudyFolder, output: str) -> None:
     assert "note:" not in output
     folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
     assert folder.values() == undisturbed.values()
@@ -142,20 +173,20 @@ import sys
 import threading
 import time
 
-from lightning_modules import MNISTCNN
+from lightning_modules import MLP
 
 
-class Net(MNISTCNN):
-    def __init__(self, end, channels, hidden):
-        super().__init__(channels=channels, hidden=hidden)
+class Net(MLP):
+    def __init__(self, end, inputs, neurons):
+        super().__init__(inputs=inputs, neurons=neurons)
         self.end, self.steps = end, 0
 
-    def forward(self, images):
+    def forward(self, rows):
         if self.training:
             self.steps += 1
-            if self.steps == (50 if self.end == "fail" else 30):  # in the second epoch, in the first
+            if self.steps == (25 if self.end == "fail" else 10):  # in the second epoch, in the first
                 getattr(self, self.end)()
-        return super().forward(images)
+        return super().forward(rows)
 
     def nothing(self):
         pass
@@ -177,15 +208,15 @@ class Net(MNISTCNN):
             time.sleep(10**6)
 
     def fail(self):
-        raise RuntimeError("this network fails at step 50")
+        raise RuntimeError("this network fails at step 25")
 """
 ENDS_STUDY = """\
 budget: {trials: 7}
 sampler: {name: grid}
 pruner: {name: none}
 trial:
-  data: {name: mnist_5k, batch_size: 100}
-  model: {name: 'ends:Net', channels: [8, 8, 8], hidden: [32, 16]}
+  data: {name: iris, batch_size: 5}
+  model: {name: 'ends:Net', inputs: 4, neurons: 8}
   optimizer: {name: adam, initial_lr: 1e-2}
   trainer: {max_epochs: 2}
 search_space:
@@ -209,10 +240,10 @@ def test_a_trial_ends_and_the_study_continues_whatever_its_network_does(folder: 
         "kill": ("FAIL", killed),
         "leave_a_thread": ("COMPLETE", ""),
         "leave_a_process": ("COMPLETE", ""),
-        "fail": ("FAIL", "RuntimeError: this network fails at step 50 (ends.py, line 43, in fail)"),
+        "fail": ("FAIL", "RuntimeError: this network fails at step 25 (ends.py, line 43, in fail)"),
     }
     assert f"failed: {killed}" in output
-    assert output.count("this network fails at step 50") == 1
+    assert output.count("this network fails at step 25") == 1
     failed = folder.mlflow("select artifact_uri from runs where status = 'FAILED'")
     traces = [path.read_text() for (uri,) in failed for path in (folder.path / uri).glob("traceback.txt")]
     assert len(failed) == 4
@@ -222,8 +253,8 @@ def test_a_trial_ends_and_the_study_continues_whatever_its_network_does(folder: 
 
 
 def test_a_trial_that_needs_too_much_memory_fails_with_the_sizes_and_the_study_continues(folder: StudyFolder):
-    output = folder.call("--trials", "2", "--set", "trial.model.hidden=[2000000000, 16]", expect=1)
-    message = "failed: out of memory with mnist_cnn, batch_size=100, channels=[8, 8, 8], hidden=[2000000000, 16]: "
+    output = folder.call("--trials", "2", "--set", "trial.model.neurons=[20000000000000, 16]", expect=1)
+    message = "failed: out of memory with mlp, batch_size=5, inputs=4, neurons=[20000000000000, 16]: "
     assert message in output
     assert folder.optuna("select number, state from trials order by 1") == [(0, "FAIL"), (1, "FAIL")]
 
@@ -242,27 +273,27 @@ def test_a_training_gets_memory_again_that_it_had_before(folder: StudyFolder):
     (output,) = folder.directory().glob("trials-*/0/output.log")
     faults = [int(line) for line in output.read_text().splitlines()]
     pages = (64 << 20) // resource.getpagesize()
-    assert len(faults) > 40
+    assert len(faults) > FIRST_EPOCH
     assert faults[-1] - faults[10] < pages, "as many as a single step has otherwise"
 
 
 def test_a_killed_loader_process_is_a_crash_and_not_a_failure(folder: StudyFolder):
     (folder.path / "own.py").write_text(
         "import os\nimport signal\nfrom pathlib import Path\n\nimport torch\n"
-        "from lightning_modules import MNIST5kDataModule\n"
+        "from lightning_modules import IrisDataModule\n"
         "from torch.utils.data import DataLoader, Dataset\n\n\n"
-        "class Images(Dataset):\n"
+        "class Rows(Dataset):\n"
         "    def __init__(self, loader):\n        self.batches = list(loader)\n\n"
         "    def __len__(self):\n        return len(self.batches)\n\n"
         "    def __getitem__(self, index):\n"
         "        if index == 5 and not Path('killed').exists():\n"
         "            Path('killed').touch()\n            os.kill(os.getpid(), signal.SIGKILL)\n"
         "        return self.batches[index]\n\n\n"
-        "class Data(MNIST5kDataModule):\n"
+        "class Data(IrisDataModule):\n"
         "    def train_dataloader(self):\n"
-        "        return DataLoader(Images(super().train_dataloader()), batch_size=None, num_workers=1)\n"
+        "        return DataLoader(Rows(super().train_dataloader()), batch_size=None, num_workers=1)\n"
     )
-    output = folder.run("--trials", "1", "--set", "trial.data={name: 'own:Data', batch_size: 100}")
+    output = folder.run("--trials", "1", "--set", "trial.data={name: 'own:Data', batch_size: 5}")
     assert "ended with status 1 and no result; it goes on from its last checkpoint" in output
     folder.check(trials=1, epochs=EPOCHS, steps=STEPS)
 
@@ -271,7 +302,7 @@ def test_slots_on_a_cpu_are_kept_on_cores_of_their_own(folder: StudyFolder):
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         pytest.skip("there is one core only")
-    process = folder.start("--per-device", "2", "--trials", "20")
+    process = folder.start("--per-device", "2", *holding(folder))
     folder.wait_for(lambda: folder.has_checkpoint() and len(slots_of(process.pid)) == 2, process)
     first, second = (os.sched_getaffinity(pid) for pid in slots_of(process.pid))
     assert len(first) == len(second) == len(cores) // 2

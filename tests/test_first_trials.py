@@ -8,7 +8,7 @@ from typing import Any
 
 import optuna
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
@@ -129,7 +129,6 @@ def no_default(*of: str) -> Any:
     raise KeyError(of)
 
 
-@settings(max_examples=80, deadline=None)
 @given(st.dictionaries(names, templates, max_size=3), st.integers(0, 2**32 - 1))
 def test_every_configuration_is_found_again_from_its_values(template: dict[str, Any], seed: int):
     asked = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed)).ask()

@@ -28,7 +28,7 @@ from lightning_modules import (
 )
 from lightning_modules.data.base import TensorLoader
 from lightning_modules.fused.optimizer import FusedOptimizer
-from tests.conftest import EPOCHS, STEPS, StudyFolder
+from tests.conftest import DIGITS, DIGITS_STEPS, EPOCHS, StudyFolder
 from tests.test_fused import Everything, Trial, assert_as_alone, named
 from tests.test_study import slots_of
 
@@ -133,24 +133,24 @@ def test_on_a_gpu_trials_of_a_group_end_as_they_end_alone(tmp_path: Path, monkey
 def test_on_a_gpu_a_killed_study_continues_to_the_same_result_in_a_group(
     folder: StudyFolder, tmp_path_factory: pytest.TempPathFactory
 ):
-    process = folder.start("--devices", "0", "--per-device", "2", *IN_DOUBLE)
+    process = folder.start("--devices", "0", "--per-device", "2", *IN_DOUBLE, study=DIGITS)
     folder.wait_for(folder.has_checkpoint, process)
     os.kill(slots_of(process.pid)[0], signal.SIGKILL)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
-    folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
+    folder.check(trials=4, epochs=EPOCHS, steps=DIGITS_STEPS)
     setups = folder.optuna("select value_json from trial_user_attributes where key = 'setup'")
     assert {json.loads(setup)["device"] for (setup,) in setups} == {torch.cuda.get_device_name()}
 
     with closing(StudyFolder(tmp_path_factory.mktemp("fused"))) as fused:
-        fused.run("--devices", "0", "--fuse", "4", *IN_DOUBLE)
-        fused.check(trials=4, epochs=EPOCHS, steps=STEPS)
+        fused.run("--devices", "0", "--fuse", "4", *IN_DOUBLE, study=DIGITS)
+        fused.check(trials=4, epochs=EPOCHS, steps=DIGITS_STEPS)
         values = "select number, value from trials join trial_values using (trial_id)"
         assert dict(fused.optuna(values)) == pytest.approx(dict(folder.optuna(values)), rel=1e-6)
 
 
 @needs_a_gpu
 def test_on_a_gpu_it_is_found_out_how_many_trials_are_trained_as_one_model(folder: StudyFolder):
-    output = folder.run("--devices", "0", "--trials", "16")
+    output = folder.run("--devices", "0", "--trials", "16", study=DIGITS)
     assert "4 trials at a time are trained as one model, " in output, "of so small a network"
-    folder.check(trials=16, epochs=EPOCHS, steps=STEPS)
+    folder.check(trials=16, epochs=EPOCHS, steps=DIGITS_STEPS)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StudyFolder
-from tests.networks import IRIS, with_iris_network
+from tests.networks import IRIS, with_network
 from tests.processes import children, command_of, is_alive
 from tuner.interrupts import INTERRUPTS, on_interrupt
 from tuner.reporting import review
@@ -77,13 +77,20 @@ Path("ends").write_text(str([*ends, fork.exitcode]))
 
 
 def test_processes_that_the_user_s_code_starts_can_be_terminated_by_it(folder: StudyFolder):
-    option = with_iris_network(folder, TERMINATING)
+    option = with_network(folder, TERMINATING)
     folder.run("--trials", "1", "--set", "trial.trainer.max_epochs=1", "--set", option, study=IRIS)
     expected = [-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, -signal.SIGTERM]
     assert (folder.path / "ends").read_text() == str(expected)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_while_the_stores_are_made_ends_the_study_in_order_and_leaves_nothing(
     tmp_path: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ):
@@ -91,7 +98,7 @@ def test_a_signal_while_the_stores_are_made_ends_the_study_in_order_and_leaves_n
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
     (tmp_path / "study").mkdir()
-    folder = StudyFolder(tmp_path / "study", is_new=True)
+    folder = StudyFolder(tmp_path / "study", has_databases=False)
     process = folder.start(study=IRIS)
     folder.wait_for(lambda: list(folder.path.glob("mlflow.db.*.tmp")), process)
     os.killpg(process.pid, number)

@@ -9,6 +9,7 @@ import pytest
 STORM = Path(__file__).parent.parent / "benchmarks" / "kill_storm.py"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_after_random_kills_all_four_invariants_hold():
     done = subprocess.run(

@@ -21,8 +21,8 @@ budget: {trials: 1}
 sampler: {name: random, seed: 1}
 pruner: {name: none}
 trial:
-  data: {name: mnist_5k, batch_size: 1000}
-  model: {name: mnist_cnn, channels: [4, 4, 4], hidden: [16, 16]}
+  data: {name: iris, batch_size: 20, train_size: 80}
+  model: {name: mlp, inputs: 4, neurons: 8}
   optimizer: {name: adam, initial_lr: 1e-2}
   trainer: {max_epochs: 1}
 search_space:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pytest
 from rich.console import Console
 
-from tests.conftest import TINY, StudyFolder
+from tests.conftest import DIGITS, StudyFolder
 from tests.test_fusing import BRANCHING, STEPS, VALUES, assignments
 from tuner.config.loader import load_study
 from tuner.protocol import MeasurementGroup, MeasurementResult
@@ -173,10 +173,10 @@ def study(folder: StudyFolder, engine_name: Literal["local", "inline"], *assignm
     """Run a study of five trials that measures its group size, as on a GPU, and return its output."""
     text = io.StringIO()
     options = StudyOptions(
-        study=str(TINY), devices="cpu", per_device=1, engine=engine_name, checkpoint_every="0s", review=False
+        study=str(DIGITS), devices="cpu", per_device=1, engine=engine_name, checkpoint_every="0s", review=False
     )
     with opened_engine(options) as engine:
-        config = load_study(str(TINY), ["budget.trials=5", *assignments])
+        config = load_study(str(DIGITS), ["budget.trials=5", *assignments])
         plan = dataclasses.replace(checked(config, engine, options), fuse=GroupSize(4, is_measured=True))
         with opened(plan, Console(file=text, width=200), StudyStore) as opened_study:
             opened_study.train(engine)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -103,7 +103,6 @@ SETTINGS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None)
 @given(SETTINGS, METRICS)
 @example(
     {
@@ -140,7 +139,6 @@ def test_keras_reduced_often_in_the_table():
     assert any(row["metrics"][0] is None for row in KERAS)
 
 
-@settings(max_examples=100, deadline=None)
 @given(SETTINGS, METRICS, st.integers(0, 60), st.sampled_from(["torch", "keras"]))
 def test_a_saved_state_continues_like_an_uninterrupted_one(arguments, metrics, cut, convention):
     plateau = Plateau(**arguments, convention=convention)

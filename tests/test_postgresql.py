@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import EPOCHS, STEPS, TINY, StudyFolder
+from tests.networks import holding, release
 from tests.servers import Firewall, PostgreSQLServer
 from tuner.errors import BadInputError, StudyFailedError, StudyRunningError
 from tuner.storage.database import Database
@@ -36,9 +38,10 @@ def on_server(folder: StudyFolder, server: PostgreSQLServer) -> StudyFolder:
 def test_a_study_in_postgresql_survives_its_restart_and_equals_one_in_sqlite(
     on_server: StudyFolder, server: PostgreSQLServer, undisturbed: StudyFolder
 ):
-    process = on_server.start("--per-device", "2")
+    process = on_server.start("--per-device", "2", *holding(on_server))
     on_server.wait_for(on_server.has_checkpoint, process)
     server.stop()
+    release(on_server)
     lines = iter(process.stdout or ())
     assert any("the database does not answer" in line for line in lines)
     server.start()
@@ -54,16 +57,16 @@ def test_a_second_coordinator_on_another_machine_is_refused_until_the_first_is_g
     on_server: StudyFolder, tmp_path: Path
 ):
     """It has its own folder, so only the lock in the server excludes it."""
-    process = on_server.start("--per-device", "2", "--trials", "40")
-    finished = "select 1 from trials where state = 'COMPLETE'"
+    own = holding(on_server)
+    process = on_server.start("--per-device", "2", "--trials", "2", *own)
     on_server.wait_for(on_server.has_checkpoint, process)
-    on_server.wait_for(lambda: on_server.optuna(finished), process, seconds=120)
     (tmp_path / "elsewhere").mkdir()
     elsewhere = StudyFolder(tmp_path / "elsewhere", on_server.storage, on_server.tracking)
-    assert f'study "tiny" is already being run by pid {process.pid} on host' in elsewhere.call(expect=75)
+    shutil.copy(on_server.path / "own.py", elsewhere.path)
+    assert f'study "tiny" is already being run by pid {process.pid} on host' in elsewhere.call(*own, expect=75)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    assert "has all its 1 trial" in elsewhere.call("--trials", "1")
+    assert "has all its 2 trials" in elsewhere.call("--trials", "2", *own)
 
 
 def test_a_coordinator_that_lost_its_lock_while_the_server_was_away_ends(server: PostgreSQLServer, tmp_path: Path):

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from lightning_modules import CosineRestarts, MNIST5kDataModule, StepDecay
-from tests.conftest import TINY
+from tests.conftest import DIGITS
 from tests.test_study import RELATIVE
 from tuner.analysis.lr_curves import Family, make_curve, schedule_families
 from tuner.config.component import Component
@@ -40,31 +40,31 @@ def call(*arguments: str, expect: int = 0) -> str:
 
 
 def test_a_study_is_drawn_family_by_family_and_nothing_else_is_created(in_a_folder: Path):
-    output = call(str(TINY))
+    output = call(str(DIGITS))
     for family in ("exponential", "cosine_restarts", "plateau"):
         assert f"{family} (20 samples)" in output
     assert "its reductions depend on the metric, so only the schedule inside is drawn" in output
     assert len(re.findall(r"^━ initial_lr 0\.0\d+, (decay_rate|restart_period) ", output, re.MULTILINE)) == 6
     assert len(re.findall(r"^━ initial_lr 0\.0\d+ *$", output, re.MULTILINE)) == 3
-    assert [path.name for path in in_a_folder.iterdir()] == ["tiny-preview.png"]
-    assert (in_a_folder / "tiny-preview.png").read_bytes().startswith(PNG)
+    assert [path.name for path in in_a_folder.iterdir()] == ["digits-preview.png"]
+    assert (in_a_folder / "digits-preview.png").read_bytes().startswith(PNG)
 
 
 def test_the_same_command_draws_the_same_picture(in_a_folder: Path):
-    first, second = call(str(TINY), "--samples", "4"), call(str(TINY), "--samples", "4")
+    first, second = call(str(DIGITS), "--samples", "4"), call(str(DIGITS), "--samples", "4")
     assert first == second
-    assert call(str(TINY), "--samples", "4", "--seed", "1") != first
+    assert call(str(DIGITS), "--samples", "4", "--seed", "1") != first
 
 
 def test_lengths_follow_the_training_that_the_command_line_makes_longer(in_a_folder: Path):
     (in_a_folder / "relative.yaml").write_text(RELATIVE)
-    assert "step 119" in call("relative.yaml")
-    assert "step 239" in call("relative.yaml", "--set", "trial.trainer.max_epochs=6", "--out", "longer.svg")
+    assert "step 53" in call("relative.yaml")
+    assert "step 107" in call("relative.yaml", "--set", "trial.trainer.max_epochs=6", "--out", "longer.svg")
     assert (in_a_folder / "longer.svg").read_text().startswith("<?xml")
 
 
 def test_the_picture_has_the_exact_lr_of_every_step_on_both_axes():
-    found = schedule_families(load_study(str(TINY)), samples=5)
+    found = schedule_families(load_study(str(DIGITS)), samples=5)
     figure = make_figure(found, "tiny")
     assert len(figure.subfigs) == 3
     for row, family in zip(figure.subfigs, found, strict=True):
@@ -121,14 +121,15 @@ def test_likely_mistakes_are_reported_below_the_picture():
 
 
 def test_a_study_says_the_same_before_it_starts(in_a_folder: Path):
-    options = [str(TINY), "--set", "search_space.schedule.one_of.cosine_restarts.restart_period={low: 100, high: 900}"]
+    wide = "search_space.schedule.one_of.cosine_restarts.restart_period={low: 100, high: 900}"
+    options = [str(DIGITS), "--set", wide]
     (note,) = re.findall(r"note: (cosine_restarts: in 19 of 20 samples the first restart .*)", call(*options))
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
         assert study_main([*options, "--dry-run"]) == 0
     assert note in output.getvalue()
     with contextlib.redirect_stdout(output := io.StringIO()):
-        assert study_main([str(TINY), "--dry-run"]) == 0
+        assert study_main([str(DIGITS), "--dry-run"]) == 0
     assert "samples" not in output.getvalue()
 
 
@@ -157,22 +158,22 @@ class Empty(MNIST5kDataModule):
 def test_data_that_do_not_tell_a_length_can_be_studied_but_not_drawn():
     data = ["--set", "trial.data={name: 'tests.test_preview:Endless'}"]
     message = "trial.data: its loader does not tell how many batches it has, so lengths must be in steps."
-    assert message in call(str(TINY), *data, expect=2)
+    assert message in call(str(DIGITS), *data, expect=2)
     with contextlib.redirect_stdout(output := io.StringIO()):
-        assert study_main([str(TINY), *data, "--dry-run"]) == 0
+        assert study_main([str(DIGITS), *data, "--dry-run"]) == 0
     assert f"note: {message}" in output.getvalue()
 
 
 def test_data_without_a_training_batch_are_refused():
     data = ["--set", "trial.data={name: 'tests.test_preview:Empty'}"]
-    assert "trial.data: there is not one training batch" in call(str(TINY), *data, expect=2)
+    assert "trial.data: there is not one training batch" in call(str(DIGITS), *data, expect=2)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["nowhere.yaml"], "nowhere.yaml: no such file."),
-        ([str(TINY), "--set", "trial.optimizer.eps=-1"], "eps >= 0 must hold, but got eps=-1."),
+        ([str(DIGITS), "--set", "trial.optimizer.eps=-1"], "eps >= 0 must hold, but got eps=-1."),
         (["--schedule", "constant", "--steps", "9", "--out", "x.xyz"], "--out: x.xyz: cannot be written (Format 'xyz'"),
         (["--schedule", "constant", "--steps", "9", "--out", "no/x.png"], "--out: no/x.png: cannot be written ([Errno"),
         (["--schedule", "cosin", "--steps", "9"], 'command line: schedule.name: unknown schedule "cosin".'),

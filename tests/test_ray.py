@@ -8,7 +8,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from tests.conftest import EPOCHS, STEPS, StudyFolder
-from tests.networks import IRIS
+from tests.networks import IRIS, holding, release
 
 
 @pytest.fixture
@@ -23,11 +23,12 @@ def test_a_study_continues_when_a_machine_is_lost_and_when_one_joins(
     folder: StudyFolder, cluster: Cluster, undisturbed: StudyFolder
 ):
     lost = cluster.add_node(num_cpus=1)
-    process = folder.start("--engine", "ray", "--address", cluster.address)
+    process = folder.start("--engine", "ray", "--address", cluster.address, *holding(folder))
     both = "select count(distinct trial_id) from trial_intermediate_values join trials using (trial_id) where state = "
     folder.wait_for(lambda: folder.has_checkpoint() and folder.optuna(both + "'RUNNING'") == [(2,)], process)
     cluster.remove_node(lost, allow_graceful=False)
     cluster.add_node(num_cpus=1)
+    release(folder)
     output, _ = process.communicate(timeout=280)
     assert process.returncode == 0, output
     assert "was lost with its process" in output
@@ -38,17 +39,20 @@ def test_a_study_continues_when_a_machine_is_lost_and_when_one_joins(
     assert folder.weights() == undisturbed.weights()
 
 
+@pytest.mark.slow
 def test_without_a_cluster_one_is_started_and_an_interrupt_ends_after_the_epoch(
     folder: StudyFolder, undisturbed: StudyFolder
 ):
-    process = folder.start("--engine", "ray", "--per-device", "2")
+    own = holding(folder)
+    process = folder.start("--engine", "ray", "--per-device", "2", *own)
     folder.wait_for(folder.has_checkpoint, process)
     os.killpg(process.pid, signal.SIGINT)
+    release(folder)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 130, output
     assert "Traceback" not in output
     assert folder.optuna("select count(*) from trials where state = 'RUNNING'") == [(0,)]
-    folder.call()
+    folder.call(*own)
     folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
     assert folder.curves() == undisturbed.curves()
 
@@ -66,7 +70,7 @@ def test_a_study_ends_with_a_message_when_the_node_of_its_machine_dies(folder: S
 
 
 def test_a_cluster_that_does_not_answer_is_reported_before_anything_starts(folder: StudyFolder):
-    folder.is_new = True
+    folder.has_databases = False
     output = folder.run("--engine", "ray", "--address", "127.0.0.1:9", expect=2)
     assert "--address: no Ray cluster answers at 127.0.0.1:9" in output
     assert "Traceback" not in output

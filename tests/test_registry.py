@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import pytest
 import pytorch_lightning as pl
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
@@ -326,7 +326,6 @@ hints = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
 @given(hints, json_values)
 def test_any_value_for_any_type_is_taken_or_refused_in_words(hint: Any, value: Any) -> None:
     wrong = check_value(hint, value)

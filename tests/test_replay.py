@@ -61,7 +61,7 @@ def test_a_replay_names_the_differing_metrics_and_the_first_step(copied: StudyFo
 
 
 def test_a_pruned_trial_ends_where_it_ended(folder: StudyFolder):
-    values = ("trial.data.batch_size=250", "pruner={name: median, n_startup_trials: 1, n_warmup_steps: 0}")
+    values = "pruner={name: median, n_startup_trials: 1, n_warmup_steps: 0}"
     folder.call("--trials", "3", *(part for each in values for part in ("--set", each)))
     states = folder.optuna(
         "select number, value_json from trials join trial_user_attributes using (trial_id) where key = 'state'"

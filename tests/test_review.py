@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import StudyFolder
+from tests.conftest import DIGITS, OF_DIGITS, StudyFolder
 from tuner.reporting.review import Review
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -196,13 +196,13 @@ def test_a_finished_study_that_is_run_again_is_drawn_and_registered_again_only_i
     report = artifacts(reviewed) / "report.html"
     drawn = report.stat().st_mtime_ns
     assert tags_of(reviewed)["tuner.reviewed"].startswith("4 trials, #")
-    reviewed.call("--review", "--set", "trial.trainer.precision=32-true")
+    reviewed.call("--review", *OF_DIGITS, study=DIGITS)
     assert report.stat().st_mtime_ns == drawn
     assert tags_of(reviewed)["mlflow.note.content"].count("load_model") == 1
     with sqlite3.connect(reviewed.path / "mlflow.db") as database:
         database.execute("delete from tags where key = 'tuner.reviewed'")
     database.close()
-    reviewed.call("--review", "--set", "trial.trainer.precision=32-true")
+    reviewed.call("--review", *OF_DIGITS, study=DIGITS)
     assert report.stat().st_mtime_ns > drawn
     assert tags_of(reviewed)["tuner.reviewed"].startswith("4 trials, #")
     assert tags_of(reviewed)["mlflow.note.content"].count("load_model") == 1

@@ -14,7 +14,7 @@ from statistics import NormalDist, fmean, pstdev
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler
 
@@ -434,7 +434,6 @@ COMBINED = {
 }
 ANY = st.one_of(*(st.builds(SCHEDULES[name], **arguments) for name, arguments in SIMPLE.items()), *COMBINED.values())
 STEPS = st.integers(0, 10**9) | st.integers(0, 50) | st.floats(0, 1e9)
-light = settings(max_examples=200, deadline=None)
 
 
 def test_properties_are_checked_for_the_whole_registry():
@@ -447,7 +446,6 @@ def test_registry_lists_every_family_that_can_be_imported():
     assert families - {Schedule} == set(SCHEDULES.values())
 
 
-@light
 @given(ANY, STEPS)
 def test_factor_is_finite_and_never_negative(schedule, step):
     factor = schedule(step)
@@ -478,7 +476,6 @@ def test_factor_is_finite_and_never_negative_even_for_absurd_arguments(schedule)
         assert 0 <= schedule(step) < math.inf
 
 
-@light
 @given(ANY, st.lists(STEPS, max_size=8))
 def test_array_of_steps_gives_the_numbers_of_single_calls(schedule, steps):
     factors = np.array(curve(schedule, steps))
@@ -490,7 +487,6 @@ def test_array_of_steps_gives_the_numbers_of_single_calls(schedule, steps):
     assert np.array_equal(of_torch.numpy(), factors)
 
 
-@light
 @given(ANY, STEPS)
 def test_schedule_survives_pickle_and_repr_and_is_equal_and_hashable(schedule, step):
     for twin in (pickle.loads(pickle.dumps(schedule)), eval(repr(schedule), vars(module))):

@@ -7,7 +7,7 @@ from typing import Any
 
 import optuna
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from optuna.samplers import RandomSampler
 
@@ -265,7 +265,6 @@ def fits(template: Any, value: Any) -> bool:
             return bool(value == template)
 
 
-@settings(max_examples=80, deadline=None)
 @given(st.dictionaries(names, templates, max_size=3), st.integers(0, 2**32 - 1))
 def test_values_from_optuna_are_in_range_and_restored_from_their_record(template: dict[str, Any], seed: int) -> None:
     trial = optuna.create_study(sampler=RandomSampler(seed=seed)).ask()
@@ -278,7 +277,6 @@ def test_values_from_optuna_are_in_range_and_restored_from_their_record(template
 # -- corners and grids -------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.dictionaries(names, templates, max_size=3))
 def test_every_corner_is_a_value_of_the_template(template: dict[str, Any]) -> None:
     found = corners(template)

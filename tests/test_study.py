@@ -1,6 +1,5 @@
 """`python -m tuner.study`, as a user runs it."""
 
-import contextlib
 import csv
 import io
 import json
@@ -18,8 +17,9 @@ import torch
 import yaml
 
 from lightning_modules import CosineDecay, CosineRestarts
-from tests.conftest import EPOCHS, STEPS, TINY, StudyFolder, empty_databases
-from tests.processes import children, is_alive, servers_of, slots_of, sockets_of
+from tests.conftest import EPOCHS, STEPS, TINY, StudyFolder
+from tests.networks import holding, release
+from tests.processes import children, connections_to, is_alive, servers_of, slots_of, sockets_of
 
 
 def test_a_study_leaves_its_trials_in_optuna_and_its_curves_in_mlflow(undisturbed: StudyFolder):
@@ -72,7 +72,7 @@ def test_parameters_are_recorded_under_the_dotted_names_of_the_study_file(undist
     assert {
         "data.batch_size",
         "data.name",
-        "model.channels",
+        "model.neurons",
         "optimizer.initial_lr",
         "optimizer.name",
         "schedule.name",
@@ -105,8 +105,8 @@ budget: {trials: 4}
 sampler: {name: random, seed: 2}
 pruner: {name: none}
 trial:
-  data: {name: mnist_5k, batch_size: 100}
-  model: {name: mnist_cnn, channels: [8, 8, 8], hidden: [32, 16]}
+  data: {name: iris, batch_size: 5}
+  model: {name: mlp, inputs: 4, neurons: 8}
   optimizer: {name: adam, initial_lr: 1e-2}
   trainer: {max_epochs: 3}
 search_space:
@@ -217,9 +217,9 @@ def test_a_duration_that_is_none_is_refused_before_anything_starts(folder: Study
 
 
 def test_a_batch_larger_than_the_training_set_is_refused(folder: StudyFolder):
-    output = folder.call("--set", "trial.data.batch_size=5000", expect=2)
-    assert "5000" in output
-    assert "4000" in output
+    output = folder.call("--set", "trial.data.batch_size=91", expect=2)
+    assert "91" in output
+    assert "90 rows for training" in output
     assert list(folder.path.iterdir()) == []
 
 
@@ -309,18 +309,17 @@ def test_a_folder_with_spaces_and_letters_of_any_script_will_do(tmp_path: Path):
 
 
 def test_a_killed_trial_continues_from_its_last_epoch_to_the_same_result(folder: StudyFolder, undisturbed: StudyFolder):
-    process = folder.start("--per-device", "2")
-    killed = 0
-    while killed < 2:
-        folder.wait_for(folder.has_checkpoint, process)
-        slots = slots_of(process.pid)
-        if slots:
-            os.kill(slots[0], signal.SIGKILL)
-            killed += 1
-            time.sleep(0.5)
+    process = folder.start("--per-device", "2", *holding(folder))
+    killed: set[int] = set()
+    while len(killed) < 3:
+        folder.wait_for(lambda: folder.has_checkpoint() and set(slots_of(process.pid)) - killed, process)
+        slot = min(set(slots_of(process.pid)) - killed)
+        os.kill(slot, signal.SIGKILL)
+        killed.add(slot)
+    release(folder)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
-    assert "killed by SIGKILL" in output
+    assert output.count("killed by SIGKILL") == 3
     folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
     assert folder.values() == undisturbed.values()
     assert folder.curves() == undisturbed.curves()
@@ -330,44 +329,60 @@ def test_a_killed_trial_continues_from_its_last_epoch_to_the_same_result(folder:
 def test_a_training_killed_before_its_first_checkpoint_restarts_and_gives_the_same_result(
     folder: StudyFolder, undisturbed: StudyFolder
 ):
-    process = folder.start("--per-device", "2", "--checkpoint-every", "1h")
+    options = ("--checkpoint-every", "1h", *holding(folder))
+    process = folder.start("--per-device", "2", *options)
     reports = "select count(*) from trial_intermediate_values"
     folder.wait_for(lambda: folder.optuna(reports)[0][0] > 0, process)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=240)
     assert not folder.has_checkpoint()
-    folder.call("--checkpoint-every", "1h")
+    release(folder)
+    folder.call(*options)
     folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
     assert folder.values() == undisturbed.values()
     assert folder.curves() == undisturbed.curves()
     assert folder.weights() == undisturbed.weights()
 
 
-def test_a_study_that_is_killed_while_mlflow_makes_its_tables_can_begin_again(tmp_path: Path):
-    whole = (empty_databases() / "mlflow.db").stat().st_size
+# The command, killed when MLflow has made some of its tables.
+KILLED_AMONG_TABLES = """\
+import os, runpy, signal
+from sqlalchemy import Engine, event
 
-    def has_some_tables() -> bool:
-        for file in tmp_path.glob("mlflow.db*"):
-            with contextlib.suppress(FileNotFoundError):  # a journal that is there for a moment
-                if file.stat().st_size > 0.54 * whole:
-                    return True
-        return False
+made = []
 
-    with contextlib.closing(StudyFolder(tmp_path, is_new=True)) as folder:
-        process = folder.start("--trials", "1")
-        folder.wait_for(has_some_tables, process)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        folder.run("--trials", "1")
-        folder.check(trials=1, epochs=EPOCHS, steps=STEPS)
-        assert [file.name for file in tmp_path.glob("mlflow.db*")] == ["mlflow.db"]
+
+@event.listens_for(Engine, "after_cursor_execute")
+def kill(connection, cursor, statement, parameters, context, executemany):
+    if "mlflow.db" in str(connection.engine.url) and "CREATE TABLE" in statement:
+        made.append(statement)
+        if len(made) == 10:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+runpy.run_module("tuner.study", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_a_study_that_is_killed_while_mlflow_makes_its_tables_can_begin_again(folder: StudyFolder):
+    folder.has_databases = False
+    (folder.path / "killed.py").write_text(KILLED_AMONG_TABLES)
+    process = folder.start("--trials", "1", module="killed")
+    process.communicate(timeout=240)
+    assert process.returncode == -signal.SIGKILL
+    assert not (folder.path / "mlflow.db").exists()
+    assert list(folder.path.glob("mlflow.db.*"))
+    folder.call("--trials", "1")
+    folder.check(trials=1, epochs=EPOCHS, steps=STEPS)
+    assert [file.name for file in folder.path.glob("mlflow.db*")] == ["mlflow.db"]
 
 
 @pytest.mark.parametrize("victim", ["coordinator", "server", "everything"])
 def test_the_same_command_ends_with_exactly_the_requested_trials_whatever_was_killed(
     folder: StudyFolder, undisturbed: StudyFolder, victim: str
 ):
-    process = folder.start("--per-device", "2")
+    own = holding(folder)
+    process = folder.start("--per-device", "2", *own)
     folder.wait_for(folder.has_checkpoint, process)
     below = children(process.pid)
     match victim:
@@ -384,10 +399,11 @@ def test_the_same_command_ends_with_exactly_the_requested_trials_whatever_was_ki
     while any(is_alive(pid) for pid in below):
         assert time.monotonic() < deadline, "a training outlived its coordinator"
         time.sleep(0.05)
+    release(folder)
     if victim == "everything":
-        folder.run("--per-device", "2")
+        folder.run("--per-device", "2", *own)
     else:
-        folder.call()
+        folder.call(*own)
     folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
     assert folder.values() == undisturbed.values()
     assert folder.curves() == undisturbed.curves()
@@ -398,10 +414,10 @@ def test_a_server_that_dies_while_it_starts_a_trial_is_restarted(folder: StudyFo
     process = folder.start("--per-device", "1", "--trials", "1")
     folder.wait_for(lambda: servers_of(process.pid), process)
     (server,) = servers_of(process.pid)
-    os.kill(server, signal.SIGSTOP)  # now the coordinator waits for it
-    asked = "select count(*) from trials where state = 'RUNNING'"
-    folder.wait_for(lambda: (folder.path / "mlflow.db").exists() and folder.optuna(asked) == [(1,)], process)
-    time.sleep(0.5)
+    folder.wait_for(lambda: sockets_of(server), process)
+    (socket,) = sockets_of(server)
+    os.kill(server, signal.SIGSTOP)
+    folder.wait_for(lambda: connections_to(socket), process)  # the coordinator waits for an answer
     os.kill(server, signal.SIGKILL)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
@@ -429,13 +445,23 @@ def test_a_dying_server_that_no_longer_answers_is_restarted(folder: StudyFolder)
     folder.check(trials=1, epochs=EPOCHS, steps=STEPS)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+SLOW = pytest.mark.slow  # its handler is that of SIGINT
+SIGNALS = [
+    (signal.SIGINT, 130),
+    pytest.param(signal.SIGTERM, 143, marks=SLOW),
+    pytest.param(signal.SIGHUP, 129, marks=SLOW),
+]
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
 def test_an_interrupt_ends_after_the_epoch_and_the_study_can_continue(
     folder: StudyFolder, undisturbed: StudyFolder, number: signal.Signals, code: int
 ):
-    process = folder.start("--per-device", "2")
+    own = holding(folder)
+    process = folder.start("--per-device", "2", *own)
     folder.wait_for(folder.has_checkpoint, process)
     os.killpg(process.pid, number)  # as a terminal does: to all of the group
+    release(folder)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == code, output
     assert "Traceback" not in output
@@ -444,14 +470,14 @@ def test_an_interrupt_ends_after_the_epoch_and_the_study_can_continue(
     assert folder.mlflow("select count(*) from runs where status = 'RUNNING'") == [(0,)]
     ((cut_short,),) = folder.optuna("select count(*) from trials where state = 'WAITING'")
     assert (f"with the {cut_short} trial" in output) == (cut_short > 0)
-    folder.call()
+    folder.call(*own)
     folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
     assert folder.curves() == undisturbed.curves()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
 def test_an_interrupt_while_the_study_is_checked_ends_at_once(folder: StudyFolder, number: signal.Signals, code: int):
-    folder.is_new = True
+    folder.is_new, folder.has_databases = True, False
     process = folder.start()
     folder.wait_for(lambda: servers_of(process.pid), process)  # it imports its libraries now
     os.killpg(process.pid, number)
@@ -461,21 +487,20 @@ def test_an_interrupt_while_the_study_is_checked_ends_at_once(folder: StudyFolde
 
 
 def test_a_second_interrupt_ends_at_once(folder: StudyFolder):
-    process = folder.start("--per-device", "2", "--set", "trial.data.batch_size=1")
-    folder.wait_for(lambda: slots_of(process.pid), process)
-    time.sleep(1)
+    process = folder.start("--per-device", "2", *holding(folder))
+    folder.wait_for(folder.has_checkpoint, process)
     os.kill(process.pid, signal.SIGINT)
-    time.sleep(0.5)
-    os.kill(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=15)
+    os.kill(process.pid, signal.SIGTERM)  # another, for two of a kind may count as one
+    output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
     assert folder.optuna("select count(*) from trials where state = 'RUNNING'") == [(0,)]
 
 
 def test_a_second_coordinator_is_refused_with_the_name_of_the_first(folder: StudyFolder):
-    process = folder.start("--per-device", "2", "--trials", "40")
+    own = holding(folder)
+    process = folder.start("--per-device", "2", *own)
     folder.wait_for(folder.has_checkpoint, process)
-    output = folder.call(expect=75)
+    output = folder.call(*own, expect=75)
     assert f'study "tiny" is already being run by pid {process.pid}' in output
 
 

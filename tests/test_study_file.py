@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tuner.config.document import Document
@@ -360,7 +360,6 @@ plain = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
 @given(plain)
 def test_json_is_read_with_its_types(value: Any) -> None:
     assert read_value(json.dumps(value, ensure_ascii=False), "x") == value
@@ -371,7 +370,6 @@ escapes = ["\\x", "\\U00110000", "\\UFFFFFFFF", "\\ud800", "%YAML 1.9\n", f"%YAM
 pieces = st.sampled_from([*words, *escapes, *"[]{}:,-?*&!|>'\"%@`#\\ \n\t\x00\u2028\ufeff\ud800"])
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.lists(pieces, max_size=25).map("".join) | st.text(max_size=30))
 def test_any_text_is_read_or_refused_by_name(text: str) -> None:
     try:

@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from tests.conftest import StudyFolder
+from tests.networks import holding, release
 
 PARENT = "(select run_uuid from tags where key = 'tuner.study_id')"
 POINTS = f"select key, step, timestamp from metrics where key like 'system/%' and run_uuid in {PARENT}"
@@ -17,12 +18,14 @@ def test_a_study_records_system_metrics_and_continues_them_after_a_kill(
     folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
-    process = folder.start("--system-metrics", "--per-device", "2")
+    own = ("--system-metrics", *holding(folder))
+    process = folder.start("--per-device", "2", *own)
     folder.wait_for(lambda: folder.has_checkpoint() and len(folder.mlflow(POINTS)) > 30, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     before = folder.mlflow(POINTS)
-    folder.call("--system-metrics")
+    release(folder)
+    folder.call(*own)
     after = folder.mlflow(POINTS)
     assert set(before) < set(after)
     keys = {key for key, _, _ in after}
@@ -34,7 +37,7 @@ def test_a_study_records_system_metrics_and_continues_them_after_a_kill(
     assert folder.mlflow(f"select count(*) from metrics where key like 'system/%' and run_uuid not in {PARENT}") == [
         (0,)
     ]
-    folder.call("--system-metrics")
+    folder.call(*own)
     assert folder.mlflow(POINTS) == after, "nothing was done in a study that is finished"
 
 

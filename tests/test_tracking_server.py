@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import EPOCHS, STEPS, StudyFolder
 from tests.launcher import Started
+from tests.networks import OWN_NETWORK, holding, release
 from tests.processes import children, command_of
 from tests.servers import MLflowServer, Proxy
 from tests.test_tracking import ODD_NAMES, Study
@@ -30,9 +31,10 @@ def server(folder: StudyFolder) -> Iterator[MLflowServer]:
 
 
 def kill_in_the_middle(folder: StudyFolder, server: MLflowServer) -> Started:
-    process = folder.start("--per-device", "2")
+    process = folder.start("--per-device", "2", *holding(folder))
     folder.wait_for(folder.has_checkpoint, process)
     server.kill()
+    release(folder)
     assert any("MLflow takes no records at present" in line for line in process.stdout or ())
     return process
 
@@ -59,7 +61,7 @@ def test_without_its_mlflow_server_a_study_ends_and_the_next_run_delivers(
     assert "MLflow did not take all records; run the same command again when it is up" in output
     assert output.count("MLflow takes no records at present") == 0, "it was told once, before"
     server.start()
-    folder.call()
+    folder.call("--set", OWN_NETWORK)
     folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
     assert [point for point in folder.curves() if "test" not in point[1]] == [
         point for point in undisturbed.curves() if "test" not in point[1]
@@ -80,9 +82,10 @@ def test_a_study_logs_to_a_server_with_a_login_without_showing_the_password(
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USER)
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
     folder.is_new = True  # for what its command line shows
-    process = folder.start("--review", "--per-device", "2")
+    process = folder.start("--review", "--per-device", "2", *holding(folder))
     folder.wait_for(folder.has_checkpoint, process)
     commands = [command_of(pid) for pid in [process.pid, *children(process.pid)]]
+    release(folder)
     assert any(b"tuner.study" in command for command in commands)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
