@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_modules import SCHEDULES
+from tests.rules import shortened
 from tuner.config import registry
 from tuner.config.component import Component
 from tuner.config.loader import load_study, shipped_studies
@@ -124,7 +125,7 @@ def load(text: str, *overrides: str) -> StudyConfig:
 def faults(text: str, *overrides: str) -> list[str]:
     with pytest.raises(BadInputError) as caught:
         load(text, *overrides)
-    return list(caught.value.faults)
+    return [shortened(fault) for fault in caught.value.faults]
 
 
 def edited(*changes: tuple[str, str]) -> str:
@@ -418,8 +419,8 @@ def test_faults_of_the_command_line_and_of_the_file_are_reported_together() -> N
         "name",
     ) == [
         "--set name: write it as dotted.path=value.",
-        "--set: budget.trials: must be a whole number from 1 to 1000000 (got 0).",
-        "--set: search_space.schedule.decay_rat: exponential has no argument decay_rat. Did you mean decay_rate?",
+        "--set: budget.trials: <whole number> from 1 to 1000000 (got 0).",
+        "--set: search_space.schedule.decay_rat: exponential <no argument> decay_rat. <near> decay_rate?",
     ]
 
 
@@ -470,51 +471,47 @@ def test_the_choices_and_their_order_are_part_of_the_identity() -> None:
 
 SCHEDULE_NAMES = ", ".join(sorted({*SCHEDULES, "plateau"}))
 OPTIMIZER_NAMES = ", ".join(sorted(registry.KINDS["optimizer"]))
-MANY = "must be a whole number from 1 to 1000000"
+MANY = "<whole number> from 1 to 1000000"
 
 BAD_LINES = {
     # the top
     "an unknown section": (
         ("budget:", "budgett: {trials: 5}"),
-        ["3: budgett: unknown key. Did you mean budget?"],
+        ["3: budgett: <unknown key>. <near> budget?"],
     ),
     "a section like no other": (
         ("budget:", "zzz: 1"),
-        ["3: zzz: unknown key. Known: budget, name, objective, pruner, sampler, search_space, trial."],
+        ["3: zzz: <unknown key>. Known: budget, name, objective, pruner, sampler, search_space, trial."],
     ),
     "a key that is a number": (
         ("budget:", "1: 1"),
-        ["3: 1: unknown key. Known: budget, name, objective, pruner, sampler, search_space, trial."],
+        ["3: 1: <unknown key>. Known: budget, name, objective, pruner, sampler, search_space, trial."],
     ),
-    "an unknown key": (("budget:", "budget: {n_trails: 5}"), ["3: budget.n_trails: unknown key. Did you mean trials?"]),
-    "nothing in a section": (("budget:", "budget:"), ["3: budget: must be a mapping (got null)."]),
-    "a list for a section": (("budget:", "budget: [1]"), ["3: budget: must be a mapping (got [1])."]),
+    "an <unknown key>": (("budget:", "budget: {n_trails: 5}"), ["3: budget.n_trails: <unknown key>. <near> trials?"]),
+    "nothing in a section": (("budget:", "budget:"), ["3: budget: <mapping> (got null)."]),
+    "a list for a section": (("budget:", "budget: [1]"), ["3: budget: <mapping> (got [1])."]),
     # name
     "a path as name": (
         ("name:", "name: ../../x"),
-        ["1: name: \"../../x\" is not a valid name. Use a-z, 0-9, '.', '_', '-', at most 64 characters, "
-         "starting with a letter or digit."],
+        ["1: name: \"../../x\" <name>."],
     ),
     "a number as name": (
         ("name:", "name: 5"),
-        ["1: name: 5 is not a valid name. Use a-z, 0-9, '.', '_', '-', at most 64 characters, "
-         "starting with a letter or digit."],
+        ["1: name: 5 <name>."],
     ),
     "no name": (
         ("name:", "name:"),
-        ["1: name: null is not a valid name. Use a-z, 0-9, '.', '_', '-', at most 64 characters, "
-         "starting with a letter or digit."],
+        ["1: name: null <name>."],
     ),
     "a long name": (
         ("name:", f"name: {'x' * 65}"),
-        [f"1: name: \"{'x' * 59}... is not a valid name. Use a-z, 0-9, '.', '_', '-', at most 64 characters, "
-         "starting with a letter or digit."],
+        [f"1: name: \"{'x' * 59}... <name>."],
     ),
     # objective
     "an unknown metric": (
         ("objective:", "objective: {metric: val_ac}"),
         ['2: objective.metric: must be train/acc, train/loss, val/acc or val/loss (got "val_ac"). '
-         "Did you mean val/acc?"],
+         "<near> val/acc?"],
     ),
     "the metric of the test": (
         ("objective:", "objective: {metric: test/acc}"),
@@ -526,8 +523,8 @@ BAD_LINES = {
     ),
     "two faults in one section": (
         ("objective:", "objective: {metric: [1], direction: maximise}"),
-        ["2: objective.metric: must be text (got [1]).",
-         '2: objective.direction: must be maximize or minimize (got "maximise"). Did you mean maximize?'],
+        ["2: objective.metric: <text> (got [1]).",
+         '2: objective.direction: must be maximize or minimize (got "maximise"). <near> maximize?'],
     ),
     # budget
     "no trials": (("budget:", "budget: {trials: 0}"), [f"3: budget.trials: {MANY} (got 0)."]),
@@ -538,27 +535,27 @@ BAD_LINES = {
     ),
     "ten trials in words": (("budget:", "budget: {trials: ten}"), [f'3: budget.trials: {MANY} (got "ten").']),
     "a yes for trials": (("budget:", "budget: {trials: true}"), [f"3: budget.trials: {MANY} (got true)."]),
-    "endless trials": (("budget:", "budget: {trials: .inf}"), ["3: budget.trials: must be finite (got .inf)."]),
+    "endless trials": (("budget:", "budget: {trials: .inf}"), ["3: budget.trials: <finite> (got .inf)."]),
     "too many digits of trials": (
         ("budget:", "budget: {trials: 99999999999999999999}"),
         ["3: budget.trials: must be less than 2**63 (got 99999999999999999999)."],
     ),
     "a timeout of no time": (
         ("budget:", "budget: {timeout: 0}"),
-        ["3: budget.timeout: 0 is not a duration; write 90s, 30m, 2h or 1h30m."],
+        ["3: budget.timeout: 0 <duration>."],
     ),
     "a timeout in words": (
         ("budget:", "budget: {timeout: soon}"),
-        ['3: budget.timeout: "soon" is not a duration; write 90s, 30m, 2h or 1h30m.'],
+        ['3: budget.timeout: "soon" <duration>.'],
     ),
     "a timeout of another type": (
         ("budget:", "budget: {timeout: true}"),
-        ["3: budget.timeout: must be text, a number or null (got true)."],
+        ["3: budget.timeout: <text>, a number or null (got true)."],
     ),
     # sampler and pruner
     "an unknown sampler": (
         ("sampler:", "sampler: {name: tpee}"),
-        ['4: sampler.name: unknown sampler "tpee". Known: cmaes, gp, grid, qmc, random, tpe. Did you mean tpe?'],
+        ['4: sampler.name: unknown sampler "tpee". Known: cmaes, gp, grid, qmc, random, tpe. <near> tpe?'],
     ),
     "a list for a sampler": (
         ("sampler:", "sampler: {name: [tpe]}"),
@@ -566,25 +563,25 @@ BAD_LINES = {
     ),
     "a sampler without its mapping": (
         ("sampler:", "sampler: tpe"),
-        ['4: sampler: must be a mapping, {name: ..., argument: value, ...} (got "tpe").'],
+        ['4: sampler: <component> (got "tpe").'],
     ),
     "an option of another sampler": (
         ("sampler:", "sampler: {name: random, n_startup_trial: 3}"),
-        ["4: sampler.n_startup_trial: random has no argument n_startup_trial. Known: seed."],
+        ["4: sampler.n_startup_trial: random <no argument> n_startup_trial. Known: seed."],
     ),
     "a seed too large": (
         ("sampler:", "sampler: {seed: 4294967296}"),
-        ["4: sampler.seed: must be a whole number from 0 to 4294967295 (got 4294967296)."],
+        ["4: sampler.seed: <whole number> from 0 to 4294967295 (got 4294967296)."],
     ),
     "options that exclude each other": (
         ("sampler:", "sampler: {name: tpe, group: true, multivariate: false, n_startup_trials: -1}"),
-        ["4: sampler.n_startup_trials: must be a whole number of at least 0 (got -1).",
+        ["4: sampler.n_startup_trials: <whole number> of at least 0 (got -1).",
          "4: sampler.group: needs multivariate: true."],
     ),
     "an unknown pruner": (
         ("pruner:", "pruner: {name: medain}"),
         ['5: pruner.name: unknown pruner "medain". Known: hyperband, median, none, successive_halving, wilcoxon. '
-         "Did you mean median?"],
+         "<near> median?"],
     ),
     "a pruner with nothing in it": (
         ("pruner:", "pruner: {name: }"),
@@ -592,39 +589,39 @@ BAD_LINES = {
     ),
     "an option for no pruner": (
         ("pruner:", "pruner: {name: none, interval_steps: 1}"),
-        ["5: pruner.interval_steps: none has no argument interval_steps. It has none."],
+        ["5: pruner.interval_steps: none <no argument> interval_steps. It has none."],
     ),
     "options of a pruner out of bounds": (
         ("pruner:", "pruner: {name: hyperband, reduction_factor: 1, min_resource: 9, max_resource: 3}"),
-        ["5: pruner.reduction_factor: must be a whole number of at least 2 (got 1).",
+        ["5: pruner.reduction_factor: <whole number> of at least 2 (got 1).",
          "5: pruner.min_resource: 9 must not be above max_resource (3)."],
     ),
     # data
     "an unknown data set": (
         ("  data:", "  data: {name: mnist5k}"),
         ['7: trial.data.name: unknown data "mnist5k". Known: '
-         f"{', '.join(sorted(registry.KINDS['data']))}, or package.module:Name. Did you mean mnist_5k?"],
+         f"{', '.join(sorted(registry.KINDS['data']))}, or package.module:Name. <near> mnist_5k?"],
     ),
     "a data set without its mapping": (
         ("  data:", "  data: mnist_5k"),
-        ['7: trial.data: must be a mapping, {name: ..., argument: value, ...} (got "mnist_5k").'],
+        ['7: trial.data: <component> (got "mnist_5k").'],
     ),
     "no data set": (("  data:", "  data:"), [
-        "7: trial.data: must be a mapping, {name: ..., argument: value, ...} (got null)."
+        "7: trial.data: <component> (got null)."
     ]),
     "a second seed": (
         ("  data:", "  data: {name: mnist_5k, seed: 3, batch_size: 0.5}"),
         ["7: trial.data.seed: leave it out: the one seed of a trial is trial.seed.",
-         "7: trial.data.batch_size: must be a whole number (got 0.5)."],
+         "7: trial.data.batch_size: <whole number> (got 0.5)."],
     ),
     "an empty batch": (
         ("  data:", "  data: {name: mnist_5k, batch_size: 0}"),
-        ["7: trial.data.batch_size: batch_size >= 1 must hold, but got batch_size=0."],
+        ["7: trial.data.batch_size: batch_size >= 1 <rule> batch_size=0."],
     ),
     # model
     "a model that cannot be imported": (
         ("  model:", "  model: {name: 'mymodels:Net'}"),
-        ["8: trial.model.name: cannot import \"mymodels:Net\": No module named 'mymodels'. Looked in {places} "
+        ["8: trial.model.name: <no import> \"mymodels:Net\": No module named 'mymodels'. Looked in {places} "
          "and among the installed packages."],
     ),
     "a model that is none": (
@@ -633,11 +630,11 @@ BAD_LINES = {
     ),
     "a model that is not there": (
         ("  model:", "  model: {name: 'users_classes:Nets'}"),
-        ['8: trial.model.name: users_classes has no class or function "Nets". Did you mean Net?'],
+        ['8: trial.model.name: users_classes has no class or function "Nets". <near> Net?'],
     ),
     "arguments that a model lacks and needs": (
         ("  model:", "  model: {name: 'users_classes:Net', gama: 1}"),
-        ["8: trial.model.gama: users_classes:Net has no argument gama. Did you mean gamma?",
+        ["8: trial.model.gama: users_classes:Net <no argument> gama. <near> gamma?",
          "8: trial.model.depth: required by users_classes:Net: give it here or in search_space."],
     ),
     "a model that raises": (
@@ -646,29 +643,29 @@ BAD_LINES = {
     ),
     "an argument that no function can have": (
         ("  model:", "  model: {name: 'users_classes:Greedy', a-b: 1}"),
-        ["8: trial.model.a-b: users_classes:Greedy has no argument a-b. Known: width."],
+        ["8: trial.model.a-b: users_classes:Greedy <no argument> a-b. Known: width."],
     ),
     "an item of the wrong type": (
         ("  model:", "  model: {name: mnist_cnn, channels: [4, x, 4.5]}"),
-        ['8: trial.model.channels[1]: must be a whole number (got "x").',
-         "8: trial.model.channels[2]: must be a whole number (got 4.5)."],
+        ['8: trial.model.channels[1]: <whole number> (got "x").',
+         "8: trial.model.channels[2]: <whole number> (got 4.5)."],
     ),
     "too few items": (
         ("  model:", "  model: {name: mnist_cnn, channels: [4, 4]}"),
-        ["8: trial.model.channels: must be a list of 3 whole numbers (got [4, 4])."],
+        ["8: trial.model.channels: <list> of 3 whole numbers (got [4, 4])."],
     ),
     "items that break a rule": (
         ("  model:", "  model: {name: mnist_cnn, channels: [4, 0, 4]}"),
-        ["8: trial.model.channels: three channels of 1 or more must hold, but got channels=(4, 0, 4)."],
+        ["8: trial.model.channels: three channels of 1 or more <rule> channels=(4, 0, 4)."],
     ),
     # optimizer
     "an unknown argument": (
         ("  optimizer:", "  optimizer: {name: adam, lr: 0.1}"),
-        ["9: trial.optimizer.lr: adam has no argument lr. Did you mean initial_lr?"],
+        ["9: trial.optimizer.lr: adam <no argument> lr. <near> initial_lr?"],
     ),
     "a value of the wrong type for an optimizer of torch": (
         ("  optimizer:", "  optimizer: {name: torch.optim:NAdam, eps: abc}"),
-        ["9: trial.optimizer.eps: must be a number (got \"abc\")."],
+        ["9: trial.optimizer.eps: <number> (got \"abc\")."],
     ),
     "an optimizer of torch that refuses a value": (
         ("  optimizer:", "  optimizer: {name: torch.optim:NAdam, eps: -1}"),
@@ -690,11 +687,11 @@ BAD_LINES = {
     "an unknown schedule": (
         ("  schedule:", "  schedule: {name: cosin_restarts}"),
         [f'10: trial.schedule.name: unknown schedule "cosin_restarts". Known: {SCHEDULE_NAMES}, '
-         "or package.module:Name. Did you mean cosine_restarts?"],
+         "or package.module:Name. <near> cosine_restarts?"],
     ),
     "an argument that a schedule does not take": (
         ("  schedule:", "  schedule: {name: constant, gamma: 1}"),
-        ["10: trial.schedule.gamma: constant has no argument gamma. It has none."],
+        ["10: trial.schedule.gamma: constant <no argument> gamma. It has none."],
     ),
     "arguments that a schedule needs": (
         ("  schedule:", "  schedule: {name: exponential}"),
@@ -703,7 +700,7 @@ BAD_LINES = {
     ),
     "a list that is none": (
         ("  schedule:", "  schedule: {name: 'users_classes:Mixed', parts: {name: constant}}"),
-        ['10: trial.schedule.parts: must be a list (got {"name": "constant"}).'],
+        ['10: trial.schedule.parts: <list> (got {"name": "constant"}).'],
     ),
     "a plateau in a list of schedules": (
         ("  schedule:", "  schedule: {name: 'users_classes:Mixed', parts: [{name: constant}, {name: plateau}]}"),
@@ -711,49 +708,49 @@ BAD_LINES = {
     ),
     "a value that breaks a rule": (
         ("  schedule:", "  schedule: {name: exponential, decay_rate: 0.5, decay_steps: 0}"),
-        ["10: trial.schedule.decay_steps: decay_steps > 0 must hold, but got decay_steps=0."],
+        ["10: trial.schedule.decay_steps: decay_steps > 0 <rule> decay_steps=0."],
     ),
     "a number that is none": (
         ("  schedule:", "  schedule: {name: exponential, decay_rate: .nan, decay_steps: x}"),
-        ["10: trial.schedule.decay_rate: must be finite (got .nan).",
-         '10: trial.schedule.decay_steps: must be a number of steps, or text such as "5 epochs" or "25%" (got "x").'],
+        ["10: trial.schedule.decay_rate: <finite> (got .nan).",
+         '10: trial.schedule.decay_steps: <length> (got "x").'],
     ),
     "lengths that are none": (
         ("  schedule:", "  schedule: {name: warmup_stable_decay, warmup_steps: abc epochs, hold_steps: -1 epochs, "
                         "decay_steps: 5 steps}"),
-        ['10: trial.schedule.warmup_steps: must be a number of steps, or text such as "5 epochs" or "25%" '
+        ['10: trial.schedule.warmup_steps: <length> '
          '(got "abc epochs").',
-         '10: trial.schedule.hold_steps: must be a number of steps, or text such as "5 epochs" or "25%" '
+         '10: trial.schedule.hold_steps: <length> '
          '(got "-1 epochs").',
-         '10: trial.schedule.decay_steps: must be a number of steps, or text such as "5 epochs" or "25%" '
+         '10: trial.schedule.decay_steps: <length> '
          '(got "5 steps").'],
     ),
     "a length in the place of something else": (
         ("  schedule:", "  schedule: {name: exponential, decay_rate: 50%, decay_steps: 50%}"),
-        ['10: trial.schedule.decay_rate: must be a number (got "50%").'],
+        ['10: trial.schedule.decay_rate: <number> (got "50%").'],
     ),
     "lengths in a list": (
         ("  schedule:", "  schedule: {name: piecewise_constant, boundaries: [1 epochs, 2 epoch s], factors: [1, 1]}"),
-        ['10: trial.schedule.boundaries[1]: must be a number of steps, or text such as "5 epochs" or "25%" '
+        ['10: trial.schedule.boundaries[1]: <length> '
          '(got "2 epoch s").'],
     ),
     "a length in the place of a list": (
         ("  schedule:", "  schedule: {name: piecewise_constant, boundaries: 1 epochs, factors: [1]}"),
-        ['10: trial.schedule.boundaries: must be a list, each item a number of steps, or text such as "5 epochs" or '
+        ['10: trial.schedule.boundaries: <list>, each item a number of steps, or text such as "5 epochs" or '
          '"25%" (got "1 epochs").'],
     ),
     "a length of no steps": (
         ("  schedule:", "  schedule: {name: plateau, schedule: {name: cosine, decay_steps: 0.001 epochs}}"),
-        ["10: trial.schedule.schedule.decay_steps: decay_steps > 0 must hold, but got decay_steps=0."],
+        ["10: trial.schedule.schedule.decay_steps: decay_steps > 0 <rule> decay_steps=0."],
     ),
     "lengths that do not rise in the steps of this training": (
         ("  schedule:", "  schedule: {name: piecewise_constant, boundaries: [2 epochs, 40%], factors: [1, 2, 3]}"),
-        ["10: trial.schedule.boundaries: rising boundaries must hold, but got boundaries=(160, 160)."],
+        ["10: trial.schedule.boundaries: rising boundaries <rule> boundaries=(160, 160)."],
     ),
     "a range outside of search_space": (
         ("  schedule:", "  schedule: {name: exponential, decay_rate: {low: 0, high: 1}, decay_steps: {choices: [1]}}"),
-        ["10: trial.schedule.decay_rate: a range belongs in search_space.",
-         "10: trial.schedule.decay_steps: a range belongs in search_space."],
+        ["10: trial.schedule.decay_rate: <range>.",
+         "10: trial.schedule.decay_steps: <range>."],
     ),
     "a choice outside of search_space": (
         ("  schedule:", "  schedule: {one_of: {constant: {}, plateau: {}}}"),
@@ -761,8 +758,8 @@ BAD_LINES = {
     ),
     "a metric that no plateau sees": (
         ("  schedule:", "  schedule: {name: plateau, monitor: test/loss}"),
-        ["10: trial.schedule.monitor: monitor train/acc, train/loss, val/acc or val/loss must hold, "
-         "but got monitor='test/loss'. Did you mean train/loss?"],
+        ["10: trial.schedule.monitor: monitor train/acc, train/loss, val/acc or val/loss <rule> "
+         "monitor='test/loss'. <near> train/loss?"],
     ),
     "a plateau inside a plateau": (
         ("  schedule:", "  schedule: {name: plateau, schedule: {name: plateau}}"),
@@ -770,11 +767,11 @@ BAD_LINES = {
     ),
     "a name for a schedule inside a plateau": (
         ("  schedule:", "  schedule: {name: plateau, schedule: constant}"),
-        ['10: trial.schedule.schedule: must be a mapping, {name: ..., argument: value, ...} (got "constant").'],
+        ['10: trial.schedule.schedule: <component> (got "constant").'],
     ),
     "a fault inside a plateau": (
         ("  schedule:", "  schedule: {name: plateau, schedule: {name: exponential, decay_rate: 2, decay_steps: 1}}"),
-        ["10: trial.schedule.schedule.decay_rate: 0 < decay_rate <= 1 must hold, but got decay_rate=2."],
+        ["10: trial.schedule.schedule.decay_rate: 0 < decay_rate <= 1 <rule> decay_rate=2."],
     ),
     # trainer and seed
     "no epochs": (("  trainer:", "  trainer: {}"), ["11: trial.trainer.max_epochs: required."]),
@@ -786,24 +783,24 @@ BAD_LINES = {
     ]),
     "everything wrong with a trainer": (
         ("  trainer:", "  trainer: {max_epoch: 3, precision: bf16, gradient_clip_val: 0, accumulate_grad_batches: 0}"),
-        ["11: trial.trainer.max_epoch: unknown key. Did you mean max_epochs?",
+        ["11: trial.trainer.max_epoch: <unknown key>. <near> max_epochs?",
          "11: trial.trainer.precision: must be auto, 32-true, bf16-mixed, 16-mixed, bf16-true or 64-true "
-         '(got "bf16"). Did you mean bf16-true?',
-         "11: trial.trainer.gradient_clip_val: must be a number above 0 or null (got 0).",
-         "11: trial.trainer.accumulate_grad_batches: must be a whole number of at least 1 (got 0).",
+         '(got "bf16"). <near> bf16-true?',
+         "11: trial.trainer.gradient_clip_val: <number> above 0 or null (got 0).",
+         "11: trial.trainer.accumulate_grad_batches: <whole number> of at least 1 (got 0).",
          "11: trial.trainer.max_epochs: required."],
     ),
     "a trainer without its mapping": (
         ("  trainer:", "  trainer: 5"),
-        ["11: trial.trainer: must be a mapping (got 5)."],
+        ["11: trial.trainer: <mapping> (got 5)."],
     ),
     "an unknown section of trial": (
         ("  trainer:", "  trainer: {max_epochs: 1}\n  optimiser: {}"),
-        ["12: trial.optimiser: unknown key. Did you mean optimizer?"],
+        ["12: trial.optimiser: <unknown key>. <near> optimizer?"],
     ),
     "a seed below zero": (
         ("  trainer:", "  trainer: {max_epochs: 1}\n  seed: -1"),
-        ["12: trial.seed: must be a whole number from 0 to 4294967295 (got -1)."],
+        ["12: trial.seed: <whole number> from 0 to 4294967295 (got -1)."],
     ),
 }  # fmt: skip
 
@@ -823,8 +820,8 @@ BAD_ENTRIES = {
     # ranges and choices
     "a bound that is no number": (
         "optimizer.initial_lr: {low: abc, high: '0.1'}",
-        ['optimizer.initial_lr.low: must be a number (got "abc").',
-         'optimizer.initial_lr.high: must be a number (got "0.1").'],
+        ['optimizer.initial_lr.low: <number> (got "abc").',
+         'optimizer.initial_lr.high: <number> (got "0.1").'],
     ),
     "a logarithm of zero": (
         "optimizer.initial_lr: {low: 0, high: 1, log: true}",
@@ -836,22 +833,22 @@ BAD_ENTRIES = {
     ),
     "an endless range": (
         "optimizer.initial_lr: {low: 1e-4, high: .inf}",
-        ["optimizer.initial_lr.high: must be finite (got .inf)."],
+        ["optimizer.initial_lr.high: <finite> (got .inf)."],
     ),
     "a range that is not a number": (
         "optimizer.initial_lr: {low: .nan, high: x}",
-        ["optimizer.initial_lr.low: must be finite (got .nan).",
-         'optimizer.initial_lr.high: must be a number (got "x").'],
+        ["optimizer.initial_lr.low: <finite> (got .nan).",
+         'optimizer.initial_lr.high: <number> (got "x").'],
     ),
     "a range of nothing": (
         "optimizer.initial_lr: {low: , high: }",
-        ["optimizer.initial_lr.low: must be a number (got null).",
-         "optimizer.initial_lr.high: must be a number (got null)."],
+        ["optimizer.initial_lr.low: <number> (got null).",
+         "optimizer.initial_lr.high: <number> (got null)."],
     ),
     "half a range": ("optimizer.initial_lr: {low: 1}", ["optimizer.initial_lr.high: required."]),
     "a range with another key": (
         "optimizer.initial_lr: {low: 1, high: 2, logg: true}",
-        ["optimizer.initial_lr.logg: unknown key; a range has low, high and, if wanted, log and step."],
+        ["optimizer.initial_lr.logg: <unknown key>; <range keys>."],
     ),
     "a step and a logarithm": (
         "optimizer.initial_lr: {low: 1, high: 9, log: true, step: 1}",
@@ -863,7 +860,7 @@ BAD_ENTRIES = {
     ),
     "a fraction for a whole number": (
         "data.batch_size: {low: 1.0, high: 64}",
-        ["data.batch_size.low: must be a whole number here (got 1.0)."],
+        ["data.batch_size.low: <whole number> here (got 1.0)."],
     ),
     "no choices": (
         "data.batch_size: {choices: []}",
@@ -894,17 +891,17 @@ BAD_ENTRIES = {
     ),
     "text among the choices of a boolean": (
         "schedule.staircase: {choices: [on, true]}",
-        ['schedule.staircase.choices[0]: must be true or false (got "on").'],
+        ['schedule.staircase.choices[0]: <boolean> (got "on").'],
     ),
     "a choice near a known one": (
         "trainer.precision: {choices: [auto, bf16-mixd]}",
         ["trainer.precision.choices[1]: must be auto, 32-true, bf16-mixed, 16-mixed, bf16-true or 64-true "
-         '(got "bf16-mixd"). Did you mean bf16-mixed?'],
+         '(got "bf16-mixd"). <near> bf16-mixed?'],
     ),
     "a range of a boolean": (
         "schedule.staircase: {low: 0, high: 1}",
-        ["schedule.staircase.low: must be true or false (got 0.0).",
-         "schedule.staircase.high: must be true or false (got 1.0)."],
+        ["schedule.staircase.low: <boolean> (got 0.0).",
+         "schedule.staircase.high: <boolean> (got 1.0)."],
     ),
     "a range beyond the limit": (
         "trainer.max_epochs: {low: 0, high: 1000001}",
@@ -913,16 +910,16 @@ BAD_ENTRIES = {
     # corners
     "a corner that breaks a rule": (
         "schedule.decay_rate: {low: 0.5, high: 1.5}",
-        ["schedule.decay_rate: 0 < decay_rate <= 1 must hold, but got decay_rate=1.5."],
+        ["schedule.decay_rate: 0 < decay_rate <= 1 <rule> decay_rate=1.5."],
     ),
     "two corners that break rules": (
         "schedule.decay_rate: {low: 0.5, high: 1.5}\n  schedule.decay_steps: {low: -5.0, high: 5.0}",
-        ["schedule.decay_rate: 0 < decay_rate <= 1 must hold, but got decay_rate=1.5.",
-         "14: search_space.schedule.decay_steps: decay_steps > 0 must hold, but got decay_steps=-5.0."],
+        ["schedule.decay_rate: 0 < decay_rate <= 1 <rule> decay_rate=1.5.",
+         "14: search_space.schedule.decay_steps: decay_steps > 0 <rule> decay_steps=-5.0."],
     ),
     "a choice that breaks a rule": (
         "data.batch_size: {choices: [50, 0]}",
-        ["data.batch_size: batch_size >= 1 must hold, but got batch_size=0."],
+        ["data.batch_size: batch_size >= 1 <rule> batch_size=0."],
     ),
     "a corner at which a class of the user raises": (
         "model: {one_of: {mnist_cnn: {}, users_classes:Net: {depth: 1, gamma: {low: 1, high: 9}}}}",
@@ -930,20 +927,20 @@ BAD_ENTRIES = {
     ),
     "items that may overtake each other": (
         "schedule: {one_of: {constant: , users_classes:Mixed: {boundaries: [{low: 1, high: 9}, {low: 5, high: 20}]}}}",
-        ["schedule.one_of.users_classes:Mixed.boundaries: rising boundaries must hold, but got boundaries=(9.0, 5.0)."],
+        ["schedule.one_of.users_classes:Mixed.boundaries: rising boundaries <rule> boundaries=(9.0, 5.0)."],
     ),
     # places
     "nothing to search in a place": (
         "optimizer.initial_lr:",
-        [f"optimizer.initial_lr: {FORM} (got null); a fixed value belongs in trial."],
+        [f"optimizer.initial_lr: {FORM} (got null); <fixed>."],
     ),
     "a fixed value": (
         "optimizer.initial_lr: 0.1",
-        [f"optimizer.initial_lr: {FORM} (got 0.1); a fixed value belongs in trial."],
+        [f"optimizer.initial_lr: {FORM} (got 0.1); <fixed>."],
     ),
     "a list": (
         "optimizer.initial_lr: [0.1, 0.2]",
-        [f"optimizer.initial_lr: {FORM} (got [0.1, 0.2]); a fixed value belongs in trial."],
+        [f"optimizer.initial_lr: {FORM} (got [0.1, 0.2]); <fixed>."],
     ),
     "something that is no range": (
         "optimizer.initial_lr: {min: 1, max: 2}",
@@ -955,13 +952,13 @@ BAD_ENTRIES = {
     ),
     "a place that no trial has": (
         "optimiser.eps: {low: 1, high: 2}",
-        ["optimiser.eps: trial has no optimiser. Did you mean optimizer?"],
+        ["optimiser.eps: <no place> optimiser. <near> optimizer?"],
     ),
-    "a place like no other": ("zzz: {low: 1, high: 2}", [f"zzz: trial has no zzz. Known: {KEYS_OF_TRIAL}."]),
-    "a place without a name": ("'': {low: 1, high: 2}", [f": trial has no . Known: {KEYS_OF_TRIAL}."]),
+    "a place like no other": ("zzz: {low: 1, high: 2}", [f"zzz: <no place> zzz. Known: {KEYS_OF_TRIAL}."]),
+    "a place without a name": ("'': {low: 1, high: 2}", [f": <no place> . Known: {KEYS_OF_TRIAL}."]),
     "an argument that is not there": (
         "schedule.restart_period: {low: 1, high: 2}",
-        ["schedule.restart_period: exponential has no argument restart_period. "
+        ["schedule.restart_period: exponential <no argument> restart_period. "
          "Known: decay_rate, decay_steps, staircase."],
     ),
     "a place inside a number": (
@@ -974,16 +971,16 @@ BAD_ENTRIES = {
     ),
     "a schedule inside of none": (
         "schedule.schedule.decay_rate: {low: 0.1, high: 1}",
-        ["schedule.schedule.decay_rate: trial has no schedule.schedule. "
+        ["schedule.schedule.decay_rate: <no place> schedule.schedule. "
          "Known: decay_rate, decay_steps, name, staircase."],
     ),
     "an item that a list does not have": (
         "model.channels.3: {low: 1, high: 2}",
-        ["model.channels.3: trial has no model.channels.3. Known: 0, 1, 2."],
+        ["model.channels.3: <no place> model.channels.3. Known: 0, 1, 2."],
     ),
     "an item that has no number": (
         "model.channels.first: {low: 1, high: 2}",
-        ["model.channels.first: trial has no model.channels.first. Known: 0, 1, 2."],
+        ["model.channels.first: <no place> model.channels.first. Known: 0, 1, 2."],
     ),
     "a place inside a range": (
         "optimizer.eps: {low: 1, high: 2}\n  optimizer.eps.low: {low: 1, high: 2}",
@@ -996,7 +993,7 @@ BAD_ENTRIES = {
     ),
     "a seed out of bounds": (
         "seed: {low: -1, high: 2}",
-        ["seed.low: must be a whole number from 0 to 4294967295 (got -1)."],
+        ["seed.low: <whole number> from 0 to 4294967295 (got -1)."],
     ),
     "a choice of seeds by name": ("seed: {one_of: {1: {}, 2: {}}}", [
         "seed: one_of is for what has a name; write {low: ..., high: ...} or {choices: [...]}."
@@ -1037,15 +1034,15 @@ BAD_ENTRIES = {
     "choices that are wrong in every way": (
         "schedule: {one_of: {constant: [1], exponentia: {}, cosine_restarts: {peak_rate: 1}, plateau: {monitor: lr},"
         " exponential: {name: plateau, decay_rate: {low: 2, high: 1}}}}",
-        ["schedule.one_of.constant: must be a mapping of arguments (got [1]).",
+        ["schedule.one_of.constant: <mapping> of arguments (got [1]).",
          f'schedule.one_of.exponentia: unknown schedule "exponentia". Known: {SCHEDULE_NAMES}, or package.module:Name. '
-         "Did you mean exponential?",
-         "schedule.one_of.cosine_restarts.peak_rate: cosine_restarts has no argument peak_rate. "
-         "Did you mean peak_decay?",
+         "<near> exponential?",
+         "schedule.one_of.cosine_restarts.peak_rate: cosine_restarts <no argument> peak_rate. "
+         "<near> peak_decay?",
          "schedule.one_of.cosine_restarts.restart_period: required by cosine_restarts: "
          "give it here or in search_space.",
-         "schedule.one_of.plateau.monitor: monitor train/acc, train/loss, val/acc or val/loss must hold, "
-         "but got monitor='lr'.",
+         "schedule.one_of.plateau.monitor: monitor train/acc, train/loss, val/acc or val/loss <rule> "
+         "monitor='lr'.",
          "schedule.one_of.exponential.name: leave it out: the name of a choice is its key.",
          "schedule.one_of.exponential.decay_rate: low (2) must be below high (1)."],
     ),
@@ -1064,20 +1061,20 @@ BAD_ENTRIES = {
     "lengths of no steps at the ends of ranges": (
         "schedule: {one_of: {cosine: {decay_steps: {low: 0%, high: 50%}}, "
         "step: {decay_rate: 0.5, decay_steps: {choices: [0.1%, 0.2%, 1 epochs]}}}}",
-        ["schedule.one_of.cosine.decay_steps: decay_steps > 0 must hold, but got decay_steps=0.",
-         "schedule.one_of.step.decay_steps: decay_steps > 0 must hold, but got decay_steps=0."],
+        ["schedule.one_of.cosine.decay_steps: decay_steps > 0 <rule> decay_steps=0.",
+         "schedule.one_of.step.decay_steps: decay_steps > 0 <rule> decay_steps=0."],
     ),
     "a range misspelt in a choice": (
         "schedule: {one_of: {constant: {}, exponential: {decay_rate: {lo: 0.1, hi: 1}}}}",
-        ["schedule.one_of.exponential.decay_rate.lo: unknown key; a range has low, high and, if wanted, log and step.",
-         "schedule.one_of.exponential.decay_rate.hi: unknown key; a range has low, high and, if wanted, log and step.",
+        ["schedule.one_of.exponential.decay_rate.lo: <unknown key>; <range keys>.",
+         "schedule.one_of.exponential.decay_rate.hi: <unknown key>; <range keys>.",
          "schedule.one_of.exponential.decay_rate.low: required.",
          "schedule.one_of.exponential.decay_rate.high: required."],
     ),
     "a metric among others that no plateau sees": (
         "schedule: {one_of: {constant: {}, plateau: {monitor: {choices: [val/loss, val/los, train/acc]}}}}",
-        ["schedule.one_of.plateau.monitor: monitor train/acc, train/loss, val/acc or val/loss must hold, "
-         "but got monitor='val/los'. Did you mean val/loss?"],
+        ["schedule.one_of.plateau.monitor: monitor train/acc, train/loss, val/acc or val/loss <rule> "
+         "monitor='val/los'. <near> val/loss?"],
     ),
     "a schedule and a part of it": (
         "schedule.decay_rate: {low: 0.1, high: 1}\n  schedule: {one_of: {constant: , exponential: }}",
@@ -1103,11 +1100,11 @@ def test_lengths_are_tried_with_every_training_that_there_can_be() -> None:
         ("  optimizer.initial_lr", "  data.batch_size: {choices: [40, 50]}"),
     ]
     assert faults(edited(*changes)) == [
-        "studies/x.yaml:10: trial.schedule.boundaries: rising boundaries must hold, but got boundaries=(90, 80)."
+        "studies/x.yaml:10: trial.schedule.boundaries: rising boundaries <rule> boundaries=(90, 80)."
     ]
 
 
-FALLS_BELOW_ZERO = "a finite factor >= 0 must hold, but got -0.00390625 at step=257 from Lambda"
+FALLS_BELOW_ZERO = "a finite factor >= 0 <rule> -0.00390625 at step=257 from Lambda"
 
 
 @pytest.mark.parametrize(
@@ -1133,7 +1130,7 @@ def test_a_formula_is_tried_at_its_beginning_where_the_length_of_the_training_is
     endless = ("  data:", "  data: {name: 'users_classes:Endless'}")
     load(edited(endless, ("  schedule:", "  schedule: {name: lambda, function: 1 - step / 256}")))
     (fault,) = faults(edited(endless, ("  schedule:", "  schedule: {name: lambda, function: 1 - step * 2}")))
-    assert "got -1.0 at step=1" in fault
+    assert "<rule> -1.0 at step=1" in fault
 
 
 def test_data_that_cannot_be_measured_are_reported_where_they_are_named() -> None:
@@ -1152,7 +1149,7 @@ def test_data_are_not_loaded_for_steps_alone_nor_for_a_file_with_faults() -> Non
     load(edited(absent))
     schedule = ("  schedule:", "  schedule: {name: cosine, decay_steps: 50%}")
     (fault,) = faults(edited(absent, schedule, ("  optimizer:", "  optimizer: {name: adam, initial_lr: 1, eps: -1}")))
-    assert "eps >= 0 must hold" in fault
+    assert "eps >= 0 <rule>" in fault
 
 
 @pytest.mark.parametrize("content", ["", "5", "[1, 2]", "text"])
@@ -1162,7 +1159,7 @@ def test_a_section_that_is_not_a_mapping_is_reported_once(section: str, line: in
     tail = "" if section == "search_space" else STUDY[STUDY.index("search_space:") :]
     shown = json.dumps({"": None, "5": 5, "[1, 2]": [1, 2], "text": "text"}[content])
     assert faults(f"{head}{section}: {content}\n{tail}") == [
-        f"studies/x.yaml:{line}: {section}: must be a mapping (got {shown})."
+        f"studies/x.yaml:{line}: {section}: <mapping> (got {shown})."
     ]
 
 
@@ -1231,7 +1228,7 @@ def test_every_fault_of_a_file_is_reported_at_once_in_the_order_of_its_lines() -
             ),
             [
                 "9: trial.optimizer.name: unknown optimizer",
-                "11: trial.trainer.foo: unknown key.",
+                "11: trial.trainer.foo: <unknown key>.",
                 "13: search_space.optimizer.initial_lr.low: must be > 0 when log is true (got 0).",
             ],
         ),
@@ -1245,10 +1242,10 @@ def test_every_fault_of_a_file_is_reported_at_once_in_the_order_of_its_lines() -
                 ),
             ),
             [
-                "7: trial.data: must be a mapping",
+                "7: trial.data: <component>",
                 "13: search_space.data.batch_size.choices: needs at least 2 different values (got [3]).",
                 "14: search_space.schedule.one_of.cosin: unknown schedule",
-                "14: search_space.schedule.one_of.constant.x: constant has no argument x.",
+                "14: search_space.schedule.one_of.constant.x: constant <no argument> x.",
                 "14: search_space.schedule.one_of.cosin.decay_steps: low (90.0) must be below high (10.0).",
             ],
         ),
@@ -1260,9 +1257,9 @@ def test_every_fault_of_a_file_is_reported_at_once_in_the_order_of_its_lines() -
                 ),
             ),
             [
-                "13: search_space.optimiser.eps: trial has no optimiser.",
+                "13: search_space.optimiser.eps: <no place> optimiser.",
                 "13: search_space.optimiser.eps: low (3) must be below high (1).",
-                "14: search_space.schedule.gamma: exponential has no argument gamma.",
+                "14: search_space.schedule.gamma: exponential <no argument> gamma.",
                 "14: search_space.schedule.gamma: low, high and step must be numbers, or lengths in one unit",
             ],
         ),
@@ -1299,7 +1296,7 @@ def test_metrics_and_monitors_of_an_unknown_model_are_not_checked(model: str, me
 @pytest.mark.parametrize(("key", "value"), [("limit_train_batches", "0.5"), ("max_time", "1"), ("callbacks", "[]")])
 def test_an_argument_of_lightnings_trainer_alone_gets_no_suggestion(key: str, value: str) -> None:
     rule = (
-        f"trainer.{key}: unknown key: Lightning's Trainer has it, but a study does not set it; a LightningModule can "
+        f"trainer.{key}: <unknown key>: Lightning's Trainer has it, but a study does not set it; a LightningModule can "
         "add callbacks by configure_callbacks. Known: accumulate_grad_batches, gradient_clip_val, max_epochs, "
         "max_steps, precision, val_check_interval."
     )
@@ -1312,7 +1309,7 @@ def test_a_custom_loss_is_refused_with_advice() -> None:
     assert fault.startswith("studies/x.yaml:11: trial.loss: must be cross_entropy or mse (got {")
     assert fault.endswith("or another loss, name a LightningModule as the model: it has its own.")
     (slip,) = faults(STUDY.replace("  trainer:", "  loss: cros_entropy\n  trainer:"))
-    assert slip.endswith('(got "cros_entropy"). Did you mean cross_entropy?')
+    assert slip.endswith('(got "cros_entropy"). <near> cross_entropy?')
 
 
 def test_a_section_of_trial_that_a_choice_replaces_is_checked_but_may_be_incomplete() -> None:
@@ -1321,8 +1318,8 @@ def test_a_section_of_trial_that_a_choice_replaces_is_checked_but_may_be_incompl
         ("  optimizer.initial_lr", "  schedule: {one_of: {constant: {}, plateau: {}}}"),
     )
     assert faults(text) == [
-        'studies/x.yaml:10: trial.schedule.staircase: must be true or false (got "maybe").',
-        "studies/x.yaml:10: trial.schedule.decay: exponential has no argument decay. Did you mean decay_rate?",
+        'studies/x.yaml:10: trial.schedule.staircase: <boolean> (got "maybe").',
+        "studies/x.yaml:10: trial.schedule.decay: exponential <no argument> decay. <near> decay_rate?",
     ]
     unnamed = edited(
         ("  schedule:", "  schedule: {staircase: true}"),
@@ -1489,12 +1486,12 @@ def test_any_study_is_read_or_refused_with_a_place_for_every_fault(study: Any) -
         (
             ("  optimizer:", "  optimizer: {name: adam, initial_lr: fast}"),
             "  optimizer.initial_lr: {low: 1e-4, high: 1e-1, log: true}",
-            'x.yaml:9: trial.optimizer.initial_lr: must be a number (got "fast").',
+            'x.yaml:9: trial.optimizer.initial_lr: <number> (got "fast").',
         ),
         (
             ("  data:", "  data: {name: mnist_5k, batch_size: -1}"),
             "  data.batch_size: {low: 10, high: 100}",
-            "x.yaml:7: trial.data.batch_size: batch_size >= 1 must hold, but got batch_size=-1.",
+            "x.yaml:7: trial.data.batch_size: batch_size >= 1 <rule> batch_size=-1.",
         ),
     ],
 )

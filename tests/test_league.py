@@ -157,7 +157,7 @@ def test_the_shipped_league_can_be_played_by_every_family_in_it():
     [
         ("pruner={name: median}", "pruner: must be {name: none}"),
         ("budget.timeout=1h", "budget.timeout: leave it out"),
-        ("search_space.data.batch_size={choices: [50, 100]}", "search_space.data.batch_size: only the schedule and"),
+        ("search_space.data.batch_size={choices: [10, 20]}", "search_space.data.batch_size: only the schedule and"),
         ("name=" + "x" * 60, "is not a valid name"),
         ("search_space.schedule=null", "search_space.schedule: a league needs {one_of: {family: ...}} there."),
     ],

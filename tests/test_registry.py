@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from lightning_modules import MODELS, OPTIMIZERS, SCHEDULES, Plateau, Schedule
+from tests.rules import refused, shortened
 from tuner.config import registry
 from tuner.config.annotations import check_value, converted, did_you_mean
 from tuner.config.component import Component, rehearse
@@ -106,10 +107,10 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.mark.parametrize(
     ("name", "known", "hint"),
     [
-        ("cosin", ["constant", "cosine"], " Did you mean cosine?"),
-        ("MNIST_CNN", ["mnist_cnn"], " Did you mean mnist_cnn?"),
-        ("lr", ["initial_lr", "eps"], " Did you mean initial_lr?"),
-        ("decay", ["decay_rate", "decay_steps"], " Did you mean decay_rate?"),
+        ("cosin", ["constant", "cosine"], " <near> cosine?"),
+        ("MNIST_CNN", ["mnist_cnn"], " <near> mnist_cnn?"),
+        ("lr", ["initial_lr", "eps"], " <near> initial_lr?"),
+        ("decay", ["decay_rate", "decay_steps"], " <near> decay_rate?"),
         ("e", ["eps"], ""),
         ("", ["a", "b"], ""),
         ("x" * 100_000, ["a"], ""),
@@ -118,7 +119,7 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Any:
     ],
 )
 def test_a_name_is_proposed_if_one_is_near(name: str, known: list[str], hint: str) -> None:
-    assert did_you_mean(name, known) == hint
+    assert shortened(did_you_mean(name, known)) == hint
 
 
 # -- names -------------------------------------------------------------------------------------------------------------
@@ -139,37 +140,35 @@ def test_a_full_name_resolves_to_the_object_that_python_imports(user: Path) -> N
 @pytest.mark.parametrize(
     ("kind", "name", "message"),
     [
-        ("model", "users_broken:Net", "cannot import \"users_broken:Net\": No module named 'nothing_like_this'."),
-        ("model", "users_wrong:Net", 'cannot import "users_wrong:Net": ZeroDivisionError: division by zero.'),
-        ("model", "users_ending:Net", 'cannot import "users_ending:Net": SystemExit: called as a script.'),
-        ("model", ":Net", 'cannot import ":Net": ValueError: Empty module name.'),
+        ("model", "users_broken:Net", "<no import> \"users_broken:Net\": No module named 'nothing_like_this'."),
+        ("model", "users_wrong:Net", '<no import> "users_wrong:Net": ZeroDivisionError: division by zero.'),
+        ("model", "users_ending:Net", '<no import> "users_ending:Net": SystemExit: called as a script.'),
+        ("model", ":Net", '<no import> ":Net": ValueError: Empty module name.'),
         (
             "model",
             "..x:Net",
-            "cannot import \"..x:Net\": TypeError: the 'package' argument is required to perform a relative import for "
+            "<no import> \"..x:Net\": TypeError: the 'package' argument is required to perform a relative import for "
             "'..x'.",
         ),
-        ("model", "users_own:Nett", 'users_own has no class or function "Nett". Did you mean Net?'),
+        ("model", "users_own:Nett", 'users_own has no class or function "Nett". <near> Net?'),
         ("model", "users_own:", 'users_own has no class or function "".'),
         ("model", "users_own:NUMBER", 'users_own has no class or function "NUMBER".'),
-        ("model", "users_own:Net:Net", 'users_own has no class or function "Net:Net". Did you mean Net?'),
+        ("model", "users_own:Net:Net", 'users_own has no class or function "Net:Net". <near> Net?'),
         ("model", "users_own:Data", '"users_own:Data" is not a torch.nn.Module.'),
         ("data", "users_own:Net", '"users_own:Net" is not a LightningDataModule.'),
         ("schedule", "users_own:Net", '"users_own:Net" is not a lightning_modules.Schedule.'),
         ("schedule", "torch.optim:NAdam", '"torch.optim:NAdam" is not a lightning_modules.Schedule.'),
         ("optimizer", "users_own:Data", '"users_own:Data" is not a maker of optimizers.'),
-        ("optimizer", "users_own:NoLr", '"users_own:NoLr" has no argument initial_lr, which a schedule multiplies.'),
+        ("optimizer", "users_own:NoLr", '"users_own:NoLr" <no argument> initial_lr, which a schedule multiplies.'),
     ],
 )
 def test_a_name_that_leads_nowhere_is_refused(user: Path, kind: str, name: str, message: str) -> None:
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    with refused(message):
         arguments_of(kind, name)
 
 
 def test_a_module_that_does_not_exist_is_refused_with_where_it_was_looked_for(user: Path) -> None:
-    with pytest.raises(
-        ValueError, match=re.escape("cannot import \"nowhere.x:Net\": No module named 'nowhere'.")
-    ) as caught:
+    with pytest.raises(ValueError, match=r"\"nowhere\.x:Net\": No module named 'nowhere'\.") as caught:
         resolve("model", "nowhere.x:Net")
     assert re.search(f" Looked in .*{user}.* and among the installed packages\\.$", str(caught.value))
 
@@ -210,17 +209,17 @@ def test_every_class_that_is_known_by_another_name_here_has_one() -> None:
 @pytest.mark.parametrize(
     ("kind", "name", "hint"),
     [
-        ("schedule", "cosin_restarts", " Did you mean cosine_restarts?"),
-        ("schedule", "Exponential", " Did you mean exponential?"),
+        ("schedule", "cosin_restarts", " <near> cosine_restarts?"),
+        ("schedule", "Exponential", " <near> exponential?"),
         ("optimizer", "qqqq", ""),
         ("model", "", ""),
-        ("data", "mnist5k", " Did you mean mnist_5k?"),
+        ("data", "mnist5k", " <near> mnist_5k?"),
     ],
 )
 def test_an_unknown_short_name_is_refused_with_those_there_are(kind: str, name: str, hint: str) -> None:
     known = ", ".join(sorted(registry.KINDS[kind]))
     message = f'unknown {kind} "{name}". Known: {known}, or package.module:Name.{hint}'
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    with refused(message):
         resolve(kind, name)
 
 
@@ -276,36 +275,36 @@ def test_a_value_of_the_type_is_taken(hint: Any, value: Any) -> None:
 @pytest.mark.parametrize(
     ("hint", "value", "message"),
     [
-        (int, 1.5, "must be a whole number (got 1.5)."),
-        (int, 2.0, "must be a whole number (got 2.0)."),
-        (int, True, "must be a whole number (got true)."),
-        (int, "1", 'must be a whole number (got "1").'),
-        (int, None, "must be a whole number (got null)."),
-        (float, "abc", 'must be a number (got "abc").'),
-        (float, False, "must be a number (got false)."),
-        (STEPS, [1], "must be a number (got [1])."),
-        (str, 5, "must be text (got 5)."),
-        (bool, "yes", 'must be true or false (got "yes").'),
-        (bool, 1, "must be true or false (got 1)."),
-        (float | None, "x", 'must be a number or null (got "x").'),
-        (str | int | float | None, [], "must be text, a number or null (got [])."),
-        (Literal["rel", "abs"], "res", 'must be rel or abs (got "res"). Did you mean rel?'),
-        (Literal["max", "min"] | None, "mix", 'must be max, min or null (got "mix"). Did you mean min?'),
+        (int, 1.5, "<whole number> (got 1.5)."),
+        (int, 2.0, "<whole number> (got 2.0)."),
+        (int, True, "<whole number> (got true)."),
+        (int, "1", '<whole number> (got "1").'),
+        (int, None, "<whole number> (got null)."),
+        (float, "abc", '<number> (got "abc").'),
+        (float, False, "<number> (got false)."),
+        (STEPS, [1], "<number> (got [1])."),
+        (str, 5, "<text> (got 5)."),
+        (bool, "yes", '<boolean> (got "yes").'),
+        (bool, 1, "<boolean> (got 1)."),
+        (float | None, "x", '<number> or null (got "x").'),
+        (str | int | float | None, [], "<text>, a number or null (got [])."),
+        (Literal["rel", "abs"], "res", 'must be rel or abs (got "res"). <near> rel?'),
+        (Literal["max", "min"] | None, "mix", 'must be max, min or null (got "mix"). <near> min?'),
         (Literal[1, 2, 4], 3, "must be 1, 2 or 4 (got 3)."),
-        (tuple[int, int, int], [1, 2], "must be a list of 3 whole numbers (got [1, 2])."),
-        (tuple[float, ...], "1, 2", 'must be a list of numbers (got "1, 2").'),
-        (list[str], 3, "must be a list of texts (got 3)."),
-        (Annotated[int, Field(ge=1, le=10)], 11, "must be a whole number from 1 to 10 (got 11)."),
-        (Annotated[int, Field(ge=0)], -1, "must be a whole number of at least 0 (got -1)."),
-        (Annotated[float, Field(gt=0)] | None, 0, "must be a number above 0 or null (got 0)."),
-        (dict[str, int], [], "must be a mapping (got [])."),
+        (tuple[int, int, int], [1, 2], "<list> of 3 whole numbers (got [1, 2])."),
+        (tuple[float, ...], "1, 2", '<list> of numbers (got "1, 2").'),
+        (list[str], 3, "<list> of texts (got 3)."),
+        (Annotated[int, Field(ge=1, le=10)], 11, "<whole number> from 1 to 10 (got 11)."),
+        (Annotated[int, Field(ge=0)], -1, "<whole number> of at least 0 (got -1)."),
+        (Annotated[float, Field(gt=0)] | None, 0, "<number> above 0 or null (got 0)."),
+        (dict[str, int], [], "<mapping> (got [])."),
         (tuple[int, str], [1], "field required in 1 (got [1])."),
-        (int, "x" * 1000, f'must be a whole number (got "{"x" * 59}...).'),
-        (Annotated[int, []], "a", 'must be a whole number (got "a").'),
+        (int, "x" * 1000, f'<whole number> (got "{"x" * 59}...).'),
+        (Annotated[int, []], "a", '<whole number> (got "a").'),
     ],
 )
 def test_a_value_of_another_type_is_refused_in_plain_words(hint: Any, value: Any, message: str) -> None:
-    assert check_value(hint, value) == message
+    assert shortened(check_value(hint, value) or "") == message
 
 
 json_values = st.recursive(
@@ -377,13 +376,14 @@ def test_the_seed_of_a_trial_is_given_to_the_data_that_takes_it(user: Path) -> N
     ("values", "message"),
     [
         ({"name": "users_own:make_nothing"}, "users_own:make_nothing makes a NoneType, not a torch.nn.Module"),
-        ({"name": "users_own:Net", "width": "x"}, 'width must be a whole number (got "x")'),
+        ({"name": "users_own:Net", "width": "x"}, 'width <whole number> (got "x")'),
         ({"name": "users_own:Odd"}, "missing 1 required positional argument: 'width'"),
     ],
 )
 def test_a_model_that_cannot_be_built_is_refused(user: Path, values: dict[str, Any], message: str) -> None:
-    with pytest.raises((ValueError, TypeError), match=re.escape(message)):
+    with pytest.raises((ValueError, TypeError)) as caught:
         rehearse("model", values)
+    assert message in shortened(str(caught.value))
 
 
 def test_a_model_is_tried_without_memory_if_it_can_be() -> None:

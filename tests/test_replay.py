@@ -61,8 +61,8 @@ def test_a_replay_names_the_differing_metrics_and_the_first_step(copied: StudyFo
 
 
 def test_a_pruned_trial_ends_where_it_ended(folder: StudyFolder):
-    values = "pruner={name: median, n_startup_trials: 1, n_warmup_steps: 0}"
-    folder.call("--trials", "3", *(part for each in values for part in ("--set", each)))
+    pruner = "pruner={name: successive_halving, min_resource: 1, reduction_factor: 4}"
+    folder.call("--trials", "6", "--set", pruner)
     states = folder.optuna(
         "select number, value_json from trials join trial_user_attributes using (trial_id) where key = 'state'"
     )
