@@ -32,7 +32,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests.conftest import EPOCHS, STEPS, StudyFolder
+from tests.conftest import DIGITS, DIGITS_STEPS, EPOCHS, StudyFolder
 from tests.processes import children, command_of, servers_of, slots_of
 
 Strike = Callable[[int], bool]
@@ -59,7 +59,7 @@ def main() -> int:
         started = time.monotonic()
         trials = rage(storm, arguments, strikes, options.kills, rng, options.pause)
         print(f"{time.monotonic() - started:.0f} s on {options.on}, seed {options.seed}")
-        calm.start("--per-device", "2", "--trials", str(trials)).communicate()
+        calm.start("--per-device", "2", "--trials", str(trials), study=DIGITS).communicate()
         failures = report(storm, calm, trials)
         storm.close()
         calm.close()
@@ -75,7 +75,7 @@ def rage(
     at_once = max(4, kills // 4)
     trials, done, runs = at_once, Counter[str](), 0
     while True:
-        process = folder.start(*arguments, "--trials", str(trials))
+        process = folder.start(*arguments, "--trials", str(trials), study=DIGITS)
         runs += 1
         while process.poll() is None and done.total() < kills:
             victim = rng.choices(list(strikes), weights=[6, 2, 1, 1, 1][: len(strikes)])[0]
@@ -194,7 +194,7 @@ def report(storm: StudyFolder, calm: StudyFolder, trials: int) -> int:
 
     points = of_trained(storm.curves())
     counts = Counter((trial, key) for trial, key, _, _ in points)
-    whole = {"lr": STEPS, "train/acc": EPOCHS, "train/loss": EPOCHS, "val/acc": EPOCHS, "val/loss": EPOCHS}
+    whole = {"lr": DIGITS_STEPS, "train/acc": EPOCHS, "train/loss": EPOCHS, "val/acc": EPOCHS, "val/loss": EPOCHS}
     equal = (
         points == of_trained(calm.curves())
         and of_trained(storm.values()) == of_trained(calm.values())

@@ -211,7 +211,7 @@ class StudyFolder:
 
     def weights(self) -> bytes:
         """Return the bytes of the winner's weights."""
-        (path,) = self.directory().glob("trials-*/*/model.ckpt")
+        (path,) = self.path.glob(".tuner/*/trials-*/*/model.ckpt")
         state = torch.load(path, weights_only=True)["state_dict"]
         return b"".join(tensor.numpy().tobytes() for tensor in state.values())
 
