@@ -36,7 +36,12 @@ def run(folder: StudyFolder, redirections: str, options: Sequence[str] = (), **e
 
 
 @pytest.mark.parametrize(
-    "redirections", ["<&- >&- 2>&-", "> /dev/full 2> /dev/full", "2> /dev/full | true; exit ${PIPESTATUS[0]}"]
+    "redirections",
+    [
+        "<&- >&- 2>&-",
+        pytest.param("> /dev/full 2> /dev/full", marks=pytest.mark.slow),
+        "2> /dev/full | true; exit ${PIPESTATUS[0]}",
+    ],
 )
 def test_streams_that_are_closed_full_or_gone_neither_end_a_study_nor_change_its_status(
     folder: StudyFolder, redirections: str
