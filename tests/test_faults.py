@@ -86,7 +86,7 @@ def test_a_full_disk_under_the_databases_delays_the_study_and_harms_neither(
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))  # as for a disk without room
     release(folder)
     lines = iter(process.stdout or ())
-    assert any("the database does not answer (disk I/O error); it is asked again" in line for line in lines)
+    assert any("the database does not answer (disk I/O error); retrying" in line for line in lines)
     for name in ("optuna.db", "mlflow.db"):
         with sqlite3.connect(folder.path / name) as database:
             assert database.execute("pragma integrity_check").fetchall() == [("ok",)]
