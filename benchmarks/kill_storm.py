@@ -36,9 +36,9 @@ from tests.conftest import DIGITS, DIGITS_STEPS, EPOCHS, StudyFolder
 from tests.processes import children, command_of, servers_of, slots_of
 
 Strike = Callable[[int], bool]
-"""Kills somebody, given the coordinator; returns whether there was anybody."""
+"""Kills a process, given the coordinator; returns whether there was one to kill."""
 
-MOST_SECONDS = 120  # without anybody to kill
+MOST_SECONDS = 120  # without a process to kill
 
 
 def main() -> int:
@@ -200,7 +200,7 @@ def report(storm: StudyFolder, calm: StudyFolder, trials: int) -> int:
         and of_trained(storm.values()) == of_trained(calm.values())
         and of_trained(storm.described()) == of_trained(calm.described())
     )
-    told = {
+    results = {
         "exactly the asked trials, each finished once": numbers == list(range(trials))
         and not states.keys() & {"RUNNING", "WAITING"},
         "nothing left running": "RUNNING" not in states and open_runs == 0,
@@ -208,10 +208,10 @@ def report(storm: StudyFolder, calm: StudyFolder, trials: int) -> int:
         and counts == {(str(number), key): count for number in trained for key, count in whole.items()},
         "equal to the undisturbed study": equal and (bool(given_up) or storm.weights() == calm.weights()),
     }
-    for invariant, holds in told.items():
+    for invariant, holds in results.items():
         print(f"{'holds ' if holds else 'BROKEN'}  {invariant}")
     print(f"{trials} trials: {dict(states)}; given up after four deaths in one epoch: {len(given_up)}")
-    return sum(not holds for holds in told.values())
+    return sum(not holds for holds in results.values())
 
 
 if __name__ == "__main__":

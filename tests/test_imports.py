@@ -1,4 +1,4 @@
-"""Who may import whom: rooms in order, and the walls around libraries."""
+"""Import rules: the order of the folders, and where each library may be imported."""
 
 import ast
 import sys
@@ -10,16 +10,16 @@ import pytest
 ROOT = Path(__file__).parent.parent
 COMMANDS = ("study", "preview", "confirm", "replay", "export", "league", "report", "dashboard")
 
-# Each room may import from itself and from those that follow. What is left over, the modules that everybody may
-# import, comes last.
-ROOMS = (
+# Each folder may import from itself and from the folders after it. "leaves" are the other modules directly in tuner/,
+# which every folder may import.
+LAYERS = (
     *("commands", "cli", "api", "followup", "runner", "reporting", "engines", "tracking", "storage"),
     *("visualization", "training", "analysis", "config", "leaves"),
 )
-STRANGERS = {("tracking", "storage")}  # rooms that do not know each other
+INDEPENDENT = {("tracking", "storage")}  # folders that may not import each other
 
-# Where a library may be imported.
-WALLS: dict[str, tuple[str, ...]] = {
+# Modules that may import a library; the libraries that are not listed may be imported anywhere.
+ALLOWED_IN: dict[str, tuple[str, ...]] = {
     "mlflow": ("tuner/tracking/",),
     "optuna": ("tuner/storage/",),
     "sqlalchemy": ("tuner/storage/", "tuner/tracking/", "tuner/urls.py"),
@@ -32,6 +32,10 @@ WALLS: dict[str, tuple[str, ...]] = {
     "pydantic": ("tuner/config/", "tuner/training/"),
     "scipy": ("tuner/analysis/",),
     "pandas": ("tuner/api.py",),
+    "rich": (
+        *("tuner/runner/", "tuner/followup/", "tuner/visualization/lr_preview.py"),
+        *(f"tuner/{name}.py" for name in ("export", "preview", "replay")),
+    ),
     "IPython": ("tuner/runner/",),
     "jsonargparse": ("lightning_modules/__main__.py",),
     "mlxtend": ("lightning_modules/data/",),
@@ -69,24 +73,24 @@ def imports(module: str) -> Iterator[str]:
         todo += list(ast.iter_child_nodes(node))
 
 
-def room_of(module: str) -> str:
+def layer_of(module: str) -> str:
     parts = Path(module).with_suffix("").parts
     if len(parts) == 2:
-        return "commands" if parts[1] in COMMANDS else parts[1] if parts[1] in ROOMS else "leaves"
+        return "commands" if parts[1] in COMMANDS else parts[1] if parts[1] in LAYERS else "leaves"
     return parts[1]
 
 
 @pytest.mark.parametrize("module", modules())
-def test_every_arrow_points_down(module: str):
+def test_a_folder_imports_only_those_below_it(module: str):
     for name in imports(module):
         library, file = name.partition(".")[0], file_of(name)
-        assert module.startswith(WALLS.get(library, module)), f"{module} imports {name}"
-        assert library != "tuner" or module.startswith("tuner/"), "lightning_modules knows nothing of tuner"
+        assert module.startswith(ALLOWED_IN.get(library, module)), f"{module} imports {name}"
+        assert library != "tuner" or module.startswith("tuner/"), "lightning_modules may not import tuner"
         if library == "tuner" and file and module != "tuner/__init__.py":
-            here, there = room_of(module), room_of(file)
-            assert ROOMS.index(here) <= ROOMS.index(there), f"{module} imports {name}"
-            assert {(here, there), (there, here)}.isdisjoint(STRANGERS), f"{module} imports {name}"
-            assert here == there == "leaves" or there != "commands", "nobody imports a command"
+            here, there = layer_of(module), layer_of(file)
+            assert LAYERS.index(here) <= LAYERS.index(there), f"{module} imports {name}"
+            assert {(here, there), (there, here)}.isdisjoint(INDEPENDENT), f"{module} imports {name}"
+            assert here == there == "leaves" or there != "commands", "no module may import a command"
 
 
 @pytest.mark.parametrize("module", [each for each in modules() if each.startswith(STANDARD_LIBRARY_ONLY)])
@@ -101,4 +105,6 @@ def test_schedules_and_figures_need_the_standard_library_only(module: str):
 
 def test_only_one_place_builds_a_trainer():
     builders = [module for module in modules() if "pl.Trainer(" in (ROOT / module).read_text()]
-    assert builders == ["tuner/followup/script.py", "tuner/training/build.py"], "the first writes a script with one"
+    assert builders == ["tuner/followup/script.py", "tuner/training/build.py"], (
+        "the first writes a script that builds one"
+    )

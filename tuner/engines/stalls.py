@@ -1,7 +1,7 @@
 """Detect trainings that hang: for some time they have sent no message and used no CPU time.
 
 Validation, tests and setup send no messages for as long as they take, but they compute. A process that is stopped, or
-waits for something that never comes, does not. (A thread that sent heartbeats might go on although training hangs.)
+waits for something that never comes, does not. (A thread that sent heartbeats could outlive the training that hangs.)
 """
 
 import contextlib

@@ -194,7 +194,7 @@ class Database:
                 return result
 
     def _pause(self, seconds: float) -> None:
-        # In slices, because sleep() goes on after a signal. No threading.Event: setting it in a signal handler can
+        # In slices, because sleep() continues after a signal. No threading.Event: setting it in a signal handler can
         # deadlock on a lock that the interrupted thread itself has.
         end = time.monotonic() + seconds
         while not self._is_stopped and (left := end - time.monotonic()) > 0:

@@ -35,12 +35,12 @@ def join(rendezvous_file: Path, rank: int, ranks: int, kind: Literal["cpu", "cud
     """Make this process one rank of a training, together with the processes that pass the same rendezvous file.
 
     Args:
-        rendezvous_file: A file of no other use that all of them can see; it need not exist.
-        rank: Which one this is, from 0.
-        ranks: How many there are.
-        kind: What they train on.
+        rendezvous_file: A file that all ranks can reach and nothing else uses; it need not exist.
+        rank: Number of this rank, from 0.
+        ranks: Number of ranks.
+        kind: The devices that they train on.
     """
-    os.environ["LOCAL_RANK"] = str(rank)  # Lightning takes its device by this, and starts no processes of its own
+    os.environ["LOCAL_RANK"] = str(rank)  # Lightning picks its device by this, and starts no processes itself
     for library in ("GLOO", "NCCL"):
         os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")  # all of them are on this machine
     if kind == "cuda":

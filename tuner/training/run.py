@@ -175,7 +175,7 @@ def _train(assignment: Assignment, channel: Channel, device: str, checkpoint_eve
         return _disk_is_full(error)
     except SIGTERMException:
         raise
-    except BaseException as error:  # from user code: the trial fails, the study goes on
+    except BaseException as error:  # from user code: the trial fails, the study continues
         if _lost_a_process(error):
             raise
         result = _failed(error, assignment.config)
