@@ -170,7 +170,7 @@ def test_of_very_many_trials_the_worst_curves_are_left_out_and_it_is_said():
     record = study([trial(number, value=number / 1000) for number in range(MAX_CURVES + 10)])
     drawn = figure("lr_curves", record)
     assert sum(len(panel.series) for panel in drawn.panels) == MAX_CURVES + 1
-    assert "10 more" in drawn.caption
+    assert "the 10 worst trials" in drawn.caption
 
 
 @pytest.mark.parametrize("kind", ["usual", "a loss"])

@@ -1,6 +1,6 @@
-"""What is probably not meant in a schedule: legal, but a waste of trials.
+"""Warnings about schedules that are valid but probably a mistake, and would waste trials.
 
-Pure functions of a curve. The rules, each with its number:
+Pure functions of a curve. The rules and their thresholds:
 
 * *unchanging*: the lr changes by less than 1% within the training, although it would later.
 * *over early*: it reaches its last value for good with more than a quarter of the training left. The last stretch of a
@@ -14,7 +14,7 @@ Pure functions of a curve. The rules, each with its number:
   with 8. For the other optimizers the rule takes gradients of 1, which is more than they usually are.
 * *too high*: the peak is above the largest lr at which the optimizer is known to train; see `HIGHEST_LR`.
 
-In a search space they are told of a family if more than half of its samples are such cases.
+In a search space, a rule is reported for a family if more than half of its samples break it.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ LEAST_CHANGE = 0.01
 LATEST_END = 0.75
 LARGEST_LOST_SHARE = 0.1
 SMALL_WEIGHT = 0.01
-SIGNIFICANT_BITS = {"bf16-true": 8, "16-true": 11, "64-true": 53}  # of the others 24: they keep float32 weights
+SIGNIFICANT_BITS = {"bf16-true": 8, "16-true": 11, "64-true": 53}  # the others keep float32 weights: 24 bits
 
 
 def _adam(arguments: Mapping[str, Any]) -> float:
@@ -64,10 +64,10 @@ HIGHEST_LR: dict[str, Callable[[Mapping[str, Any]], float]] = {
     "adagrad": lambda arguments: 0.5,
     "adadelta": lambda arguments: 10.0,
 }
-"""The largest sane lr of each optimizer, from its arguments.
+"""The largest reasonable lr of each optimizer, from its arguments.
 
 * The Adam family: 0.03. A step moves every weight by about the lr, and weights begin at 0.01 to 0.1. The papers use
-  1e-3, small networks bear 1e-2. A large eps makes the steps smaller, at gradients of 0.01 by the factor
+  1e-3, small networks tolerate 1e-2. A large eps makes the steps smaller, at gradients of 0.01 by the factor
   ``0.01 / (0.01 + eps)``, and the limit higher: 3 for an eps of 1.
 * RMSprop: the same, times ``1 - momentum``: it adds its momentum up.
 * Lion: 0.01. Each step is the whole lr; its paper (Chen et al. 2023) uses a third to a tenth of AdamW's.
@@ -79,12 +79,12 @@ HIGHEST_LR: dict[str, Callable[[Mapping[str, Any]], float]] = {
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is probably not meant.
+    """A probable mistake.
 
     Args:
-        rule: Which rule found it.
-        text: What is the case, as a clause.
-        example: The values that make it so, in words; empty if there is nothing to add.
+        rule: Name of the rule.
+        text: The problem, as a clause.
+        example: Values that cause it, in words; empty if there is nothing to add.
     """
 
     rule: str
@@ -93,7 +93,7 @@ class Finding:
 
 
 def lint_families(families: Iterable[Family]) -> list[str]:
-    """Return what is probably not meant in a study, a sentence for each finding."""
+    """Return the probable mistakes in a study's schedules, a sentence for each."""
     sentences = []
     for family in families:
         found = [finding for curve in family.curves for finding in lint(curve)]
@@ -114,7 +114,7 @@ def _sentence(family: Family, finding: Finding, count: int) -> str:
 
 
 def lint(curve: LrCurve) -> list[Finding]:
-    """Return what is probably not meant in one training."""
+    """Return the probable mistakes in the schedule of one training."""
     checks = (_unchanging, _over_early, _no_restart, _no_peak, _too_small, _too_high)
     return [finding for check in checks if (finding := check(curve)) is not None]
 
@@ -129,23 +129,23 @@ def _training(curve: LrCurve) -> str:
 
 
 def _later(curve: LrCurve) -> list[float]:
-    """Return the lr at steps far beyond the end, where there is one: a formula may hold within the training only."""
+    """Return the lr at steps far beyond the end of the training; steps at which a formula fails are left out."""
     lrs = []
     for doubling in range(20):
         for eighths in range(8, 16):
-            with contextlib.suppress(Exception):  # whatever a function of the user raises
+            with contextlib.suppress(Exception):  # a user's function can raise anything
                 lrs.append(curve.initial_lr * _inner(curve)(curve.length.steps * 2**doubling * eighths // 8))
     return lrs
 
 
 def _span(lrs: Sequence[float]) -> float:
-    """Return by how much the lr changes, as a share of its highest."""
+    """Return the range of the lr as a share of its maximum."""
     highest = max(lrs, default=0.0)
     return (highest - min(lrs)) / highest if highest > 0 else 0.0
 
 
 def _changes(curve: LrCurve) -> list[int]:
-    """Return the steps at which the lr is another than before."""
+    """Return the steps at which the lr differs from that of the step before."""
     return [step for step, (before, after) in zip(curve.steps[1:], pairwise(curve.lr), strict=True) if after != before]
 
 
@@ -178,7 +178,7 @@ def _no_restart(curve: LrCurve) -> Finding | None:
 
 
 def _first_restart(schedule: Schedule) -> float | None:
-    """Return the step of the first restart, None if there is none."""
+    """Return the step of the first restart; None if there is none."""
     match schedule:
         case CosineRestarts(restart_period=period):
             return period

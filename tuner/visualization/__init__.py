@@ -1,1 +1,1 @@
-"""Figures of studies, and the two libraries that draw them."""
+"""Figures of studies, and the two back ends that draw them: matplotlib and plotly."""

@@ -1,6 +1,6 @@
 """The charts of a study: which schedule won, by how much, and why, each as a `Figure`.
 
-Every chart takes any record: one trial, none that was trained to its end, parameters that only some trials have. What
+Every chart accepts any record: a single trial, no completed trial, parameters that only some trials have. A figure that
 cannot be drawn has no panels, and its caption says why.
 """
 
@@ -28,5 +28,5 @@ PLOTS: Sequence[Callable[[StudyRecord], Figure]] = (
 
 
 def draw(record: StudyRecord) -> list[Figure]:
-    """Return all plots of a study, those without panels included."""
+    """Return all plots of a study, including those without panels."""
     return [plot(record) for plot in PLOTS]

@@ -11,12 +11,12 @@ __all__ = ["of_comparison", "of_standings"]
 
 
 def of_comparison(comparison: Comparison, title: str, colors: Mapping[str, str] | None = None) -> Figure:
-    """Return a figure: every value, the means and their intervals.
+    """Return a figure of every value, with means and confidence intervals.
 
     Args:
         comparison: The configurations.
         title: Its title.
-        colors: Those of some configurations, by name; of the winner alone if not given. The others are grey.
+        colors: Colours of some configurations, by name; by default only the winner has one. The others are grey.
     """
     ranking = comparison.ranking[::-1]
     if colors is None:
@@ -37,18 +37,18 @@ def of_comparison(comparison: Comparison, title: str, colors: Mapping[str, str] 
             y_range=(-0.7, len(ranking) - 0.3),
         )
     ]
-    caption = "Points are seeds, a line is the 95% confidence interval of the mean, a cross the mean."
+    caption = "Points are seeds, lines are 95% confidence intervals of the mean, crosses are means."
     return Figure("confirmation", title, caption, panels if ranking else [], height=1 + 0.4 * len(ranking))
 
 
 def of_standings(standings: Standings) -> Figure:
-    """Return a figure: the means with their intervals, and the sweeps of the initial lr."""
+    """Return a figure of the means with their intervals, and of the sweeps of the initial lr."""
     metric = standings.comparison.metric
     ranking = [each.name for each in standings.comparison.ranking]
     colors = dict(zip(ranking, COLORS[:-1], strict=False)) | {"constant": COLORS[-1]}
     left = of_comparison(standings.comparison, "", colors).panels
     members = {member.name: member for member in standings.members}
-    named = sorted(ranking, key=lambda name: name in colors)  # what is grey lies below
+    named = sorted(ranking, key=lambda name: name in colors)  # grey curves lie below the others
     sweeps = [
         Series(
             sorted(means),

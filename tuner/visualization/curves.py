@@ -1,4 +1,4 @@
-"""Charts of what changes over steps, trials and time: learning rates, accuracies, the best value so far."""
+"""Charts over steps, trials and time: learning rates, accuracies, the best value so far."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ def lr_curves(record: StudyRecord) -> Figure:
     title = "Learning rates of all trials"
     drawn = [trial for trial in record.trials if trial.curves.get("lr")]
     if not drawn:
-        return Figure("lr_curves", title, "No trial has made a step yet.")
+        return Figure("lr_curves", title, "No trial has taken a step yet.")
     by_rank = {trial.number: rank for rank, trial in enumerate(record.ranking)}
     drawn.sort(key=lambda trial: by_rank.get(trial.number, len(by_rank)))
     left_out = len(drawn) - MAX_CURVES
@@ -59,9 +59,9 @@ def lr_curves(record: StudyRecord) -> Figure:
             )
         )
     caption = (
-        f"Bright curves ended with a good {record.metric}; grey ones were not trained to their end."
-        + (" The colours begin where the worst quarter ends." if scale and len(record.ranking) > 3 else "")
-        + (f" Not shown: {left_out} more trials, the worst." if left_out > 0 else "")
+        f"Bright curves ended with a good {record.metric}; grey ones were not completed."
+        + (" The colour scale begins above the worst quarter." if scale and len(record.ranking) > 3 else "")
+        + (f" Not shown: the {left_out} worst trials." if left_out > 0 else "")
     )
     columns = min(3, len(panels))
     return Figure(
@@ -72,7 +72,7 @@ def lr_curves(record: StudyRecord) -> Figure:
 def top_trials(record: StudyRecord) -> Figure:
     """Show lr and objective of the best trials, one above the other."""
     title = f"The best trials: lr above, {record.metric} below"
-    caption = f"Where a curve below bends, look at the lr above. {record.metric} is that of the end of each epoch."
+    caption = f"Where a curve below bends, look at the lr above. {record.metric} is measured at the end of each epoch."
     return _lr_and_value(record, "top_trials", title, caption, record.ranking[:TOP])
 
 
@@ -82,8 +82,8 @@ def best_of_each(record: StudyRecord) -> Figure:
     first = {trial.family: trial for trial in reversed(record.ranking)}
     best = sorted(first.values(), key=record.ranking.index)[: len(COLORS)]
     if len(best) == 1:
-        return Figure("best_of_each", title, "Only one schedule has a trial that was trained to its end.")
-    caption = "One trial each: how far apart they are is told by the validation data alone."
+        return Figure("best_of_each", title, "Only one schedule has a trial that was completed.")
+    caption = "One trial each: their differences include the luck of one seed."
     return _lr_and_value(record, "best_of_each", title, caption, best)
 
 
@@ -91,7 +91,7 @@ def winner(record: StudyRecord) -> Figure:
     """Show how the best trial learned, on training and on validation data."""
     best = record.best
     if best is None:
-        return Figure("winner", "The best trial", "No trial was trained to its end.")
+        return Figure("winner", "The best trial", "No trial was completed.")
     panels = []
     for kind, name in (("acc", "accuracy"), ("loss", "loss")):
         series = [
@@ -102,23 +102,23 @@ def winner(record: StudyRecord) -> Figure:
         if series:
             panels.append(Panel(series, name.capitalize(), "step", name))
     if best.curves.get("lr"):
-        _, y_range = _lr_axis([best])  # of one trial a linear one
+        _, y_range = _lr_axis([best])  # a linear axis for one trial
         curve = _curve(best, "lr", COLORS[2], hover="lr")
         panels.append(Panel([curve], "Learning rate", "step", "lr", y_range=y_range))
     caption = (
-        "Training values are means over an epoch in which the weights still changed and dropout was on; "
-        "validation values are of its end. Hence the validation curve can be the better one."
+        "Training values are means over an epoch, while the weights change and dropout is on; validation values are "
+        "from its end. So the validation curve can be better than the training curve."
     )
     title = f"How the best trial learned: {best.name}"
     return Figure("winner", title, caption, panels, columns=max(1, len(panels)), height=3.0)
 
 
 def best_so_far(record: StudyRecord) -> Figure:
-    """Show how the best value rose with trials and with time."""
+    """Show how the best value improved with trials and with time."""
     title = f"Best {record.metric} so far"
     complete = [trial for trial in record.trials if trial.is_complete]
     if not complete:
-        return Figure("best_so_far", title, "No trial was trained to its end.")
+        return Figure("best_so_far", title, "No trial was completed.")
     unit, unit_name = _unit(record)
     axes: Sequence[tuple[str, Position]] = (
         ("trials", lambda trial: trial.number + 1.0),
@@ -148,7 +148,7 @@ def best_so_far(record: StudyRecord) -> Figure:
                 y_range=value_window([trial.value for trial in ordered], record),
             )
         )
-    caption = "After a long flat stretch, more trials are likely to bring little." + outside_note(record)
+    caption = "After a long flat stretch, more trials are unlikely to improve much." + outside_note(record)
     return Figure("best_so_far", title, caption, panels, columns=2, height=3.4, shared_y=True)
 
 
@@ -156,7 +156,7 @@ def compare(records: Sequence[StudyRecord]) -> Figure:
     """Show the best value so far of several studies."""
     title = "Best so far"
     if len({(record.metric, record.direction) for record in records}) != 1:
-        return Figure("compare", title, "The studies look for different things.")
+        return Figure("compare", title, "The studies have different objectives.")
     series = []
     for record, color in zip(records, COLORS, strict=False):
         improved = _improved(record, [trial for trial in record.trials if trial.is_complete])
@@ -167,19 +167,19 @@ def compare(records: Sequence[StudyRecord]) -> Figure:
             series.append(Series(x, y, "steps", color, record.name, hover, 2))
     values = [value for each in series for value in each.y]
     if not values:
-        return Figure("compare", title, "No trial was trained to its end.")
+        return Figure("compare", title, "No trial was completed.")
     panel = Panel(series, "", "trials", records[0].metric, y_range=value_window(values, records[0]))
-    caption = "The validation data of studies can differ; only where they are the same do values compare."
+    caption = "Values are comparable only between studies with the same validation data."
     return Figure("compare", title, caption, [panel], height=3.6)
 
 
 def _lr_and_value(record: StudyRecord, name: str, title: str, caption: str, trials: Sequence[TrialRecord]) -> Figure:
     trials = [trial for trial in trials if trial.curves.get("lr")]
     if not trials:
-        return Figure(name, title, "No trial was trained to its end.")
+        return Figure(name, title, "No trial was completed.")
     log, y_range = _lr_axis(trials)
     families = {trial.family for trial in trials}
-    distinct = len(families) == len(trials)  # else a family's colour would not tell its trials apart
+    distinct = len(families) == len(trials)  # otherwise trials of one family would have the same colour
     upper, lower = [], []
     for trial, next_color in zip(trials, COLORS, strict=False):
         label = f"{trial.name}  {trial.value:.4f}"
@@ -193,7 +193,7 @@ def _lr_and_value(record: StudyRecord, name: str, title: str, caption: str, tria
         Panel(lower, "", "step", record.metric, y_range=window),
     ]
     if any(placed(y, window) != y for series in lower for y in series.y):
-        caption += " What lies beyond the axis is far worse."
+        caption += " Values beyond the axis are far worse."
     return Figure(name, title, caption, panels, height=2.9, shared_x=True)
 
 
@@ -215,7 +215,7 @@ def _curve(
 
 
 def _with_jumps(curve: Curve) -> Curve:
-    """Return a curve that goes from one step to the very next as the lr does: not at all, and then at once."""
+    """Return a curve that keeps its value between consecutive steps and then jumps, as the lr does."""
     drawn = list(curve[:1])
     for (step, value), point in itertools.pairwise(curve):
         if point[0] == step + 1 and point[1] != value:
@@ -225,7 +225,7 @@ def _with_jumps(curve: Curve) -> Curve:
 
 
 def _improved(record: StudyRecord, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Return the trials that were the best when they ended."""
+    """Return the trials that were the best so far when they ended."""
     improved: list[TrialRecord] = []
     for trial in trials:
         if not improved or record.direction.better(trial.value, improved[-1].value):
@@ -234,9 +234,9 @@ def _improved(record: StudyRecord, trials: Sequence[TrialRecord]) -> list[TrialR
 
 
 def _lr_axis(trials: Sequence[TrialRecord]) -> tuple[bool, tuple[float, float]]:
-    """Return whether learning rates need a log scale, because a linear one would not show all, and its two ends.
+    """Return whether learning rates need a log scale, because a linear one would hide some, and its limits.
 
-    Many schedules end at next to nothing: two decades below the highest lr of a trial are enough of it.
+    Many schedules end close to zero; two decades below the highest lr of a trial are shown.
     """
     highest = [max(lr for _, lr in trial.curves["lr"]) for trial in trials]
     rates = [lr for trial in trials for _, lr in trial.curves["lr"] if lr > 0]

@@ -12,9 +12,9 @@ __all__ = ["COLORS", "GREY", "Figure", "Mark", "Panel", "Scale", "Series"]
 
 GREY = "#8a919c"
 COLORS = ("#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7b5ea7", "#8c6d31")
-"""For things that have no order: Okabe and Ito's, told apart by the colour-blind too, on light and dark ground.
+"""Colours of categories: Okabe and Ito's, which colour-blind readers can distinguish, without vermilion.
 
-Their vermilion is left out: it is for the best trial.
+Vermilion marks the best trial.
 """
 
 Mark = Literal["line", "steps", "points", "crosses", "bars", "box"]
@@ -22,16 +22,16 @@ Mark = Literal["line", "steps", "points", "crosses", "bars", "box"]
 
 @dataclass(frozen=True)
 class Series:
-    """Points, and how they are drawn.
+    """Points and their style.
 
     Args:
-        x: Where they are; of bars, their lengths; of a box, its place, once.
-        y: Where they are; of bars, their places.
+        x: Their x; the lengths of bars; the position of a box, once.
+        y: Their y; the positions of bars.
         mark: "steps" keeps a value until the next point; "box" shows the quartiles of `y`.
         color: ``#rrggbb``.
         label: Name in the legend; empty for none.
-        hover: What a point is, for each.
-        width: Of a line, in points.
+        hover: A description of each point.
+        width: Width of a line, in points.
         marked: Whether the points of a line are shown.
     """
 
@@ -50,16 +50,16 @@ class Scale:
     """Values as colours, from dull to bright.
 
     Args:
-        label: What the values are.
-        low: Value of the dullest colour; those beyond it have it too.
-        high: Value of the brightest.
+        label: Name of the values.
+        low: Value of the dullest colour, which worse values have as well.
+        high: Value of the brightest colour.
     """
 
     label: str
     low: float
     high: float
 
-    STOPS = ("#7a4fa3", "#4f6bb0", "#21918c", "#5ec962", "#dde318")  # like viridis, to be seen on black and on white
+    STOPS = ("#7a4fa3", "#4f6bb0", "#21918c", "#5ec962", "#dde318")  # like viridis, but visible on black and on white
 
     def color(self, value: float) -> str:
         """Return the colour of a value.
@@ -80,17 +80,17 @@ class Panel:
     """One pair of axes.
 
     Args:
-        series: What is drawn, the last on top.
-        title: Above it.
-        x_label: What x is.
-        y_label: What y is.
+        series: The series; the last is drawn on top.
+        title: Title above it.
+        x_label: Label of the x axis.
+        y_label: Label of the y axis.
         log_x: Whether x is on a log scale.
-        log_y: Whether y is.
-        x_range: From where to where x is shown; all if None.
-        y_range: From where to where y is shown; all if None.
-        x_ticks: Names of places of x, instead of numbers.
-        y_ticks: Names of places of y, instead of numbers.
-        notes: Texts, and where they stand.
+        log_y: Whether y is on a log scale.
+        x_range: Limits of the x axis; None to show everything.
+        y_range: Limits of the y axis; None to show everything.
+        x_ticks: Tick labels of x, in the place of numbers.
+        y_ticks: Tick labels of y, in the place of numbers.
+        notes: Texts and their x and y.
     """
 
     series: Sequence[Series]
@@ -112,15 +112,15 @@ class Figure:
 
     Args:
         name: Name of its file.
-        title: What it shows.
+        title: Its title.
         caption: How to read it, in a sentence or two.
-        panels: Row after row; empty if there is nothing to draw, and then `caption` says why.
+        panels: The panels, row by row; empty if there is nothing to draw, and then `caption` says why.
         columns: Panels in a row.
-        height: Of a row, in inches.
-        width: Of the whole, in inches.
-        shared_x: Whether the panels of a column have one x axis.
-        shared_y: Whether the panels of a row have one y axis.
-        scale: What the colours mean, if they mean a value.
+        height: Height of a row, in inches.
+        width: Width of the figure, in inches.
+        shared_x: Whether the panels of a column share their x axis.
+        shared_y: Whether the panels of a row share their y axis.
+        scale: The scale of the colours, if they stand for values.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Pictures of lr curves: a file, by matplotlib, and braille dots for a terminal."""
+"""Pictures of lr curves: a file drawn by matplotlib, and braille dots for a terminal."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ __all__ = ["draw_file", "draw_terminal", "make_figure"]
 
 FAN = "#999999"
 DECADES = 6  # below the peak, on a log axis
-UNTOLD = "its reductions depend on the metric, so only the schedule inside is drawn"
+REDUCTIONS_UNKNOWN = "its reductions depend on the metric, so only the schedule inside is drawn"
 
 
 def examples(family: Family) -> list[LrCurve]:
@@ -29,14 +29,14 @@ def examples(family: Family) -> list[LrCurve]:
 
 
 def title(family: Family) -> str:
-    """Return what a person should know of a family's picture, in a line."""
+    """Return the title of a family's picture, in one line."""
     count = f" ({len(family.curves)} samples)" if len(family.curves) > 1 else ""
-    note = f"; {UNTOLD}" if isinstance(family.curves[0].schedule, Plateau) else ""
+    note = f"; {REDUCTIONS_UNKNOWN}" if isinstance(family.curves[0].schedule, Plateau) else ""
     return f"{family.name}{count}{note}"
 
 
 def legend(curve: LrCurve) -> str:
-    """Return what tells a curve from others: what was drawn for it, or all of it."""
+    """Return the legend of a curve: its sampled values, or its whole schedule."""
     values = f", {curve.label}" if curve.label else f", {curve.schedule}"
     return f"initial_lr {curve.initial_lr:.3g}{values}" if "initial_lr" not in values else values[2:]
 
@@ -45,9 +45,9 @@ def draw_file(families: Sequence[Family], name: str, path: Path) -> None:
     """Write a picture.
 
     Args:
-        families: What is drawn.
-        name: What the title calls it.
-        path: File to write; its ending says the format.
+        families: The families to draw.
+        name: Name in the title.
+        path: File to write; its suffix determines the format.
 
     Raises:
         ValueError: If matplotlib does not know the format.
@@ -57,7 +57,7 @@ def draw_file(families: Sequence[Family], name: str, path: Path) -> None:
 
 
 def make_figure(families: Sequence[Family], name: str) -> Figure:
-    """Return a picture with a row for each family, on a linear and on a logarithmic axis."""
+    """Return a figure with a row for each family, on a linear and on a logarithmic axis."""
     figure = Figure(figsize=(12, 0.8 + 3.2 * len(families)), dpi=120, layout="constrained")
     figure.suptitle(f"{name}: lr of every step", fontsize=13, fontweight="bold")
     rows = figure.subfigures(len(families), 1, squeeze=False)[:, 0]
@@ -82,7 +82,7 @@ def _draw_fan(axes: Axes, family: Family) -> None:
     initial_lrs = {curve.initial_lr for curve in shown}
     for lr in initial_lrs:
         axes.axhline(lr, color="black", linewidth=0.6, linestyle=":", zorder=0)
-    if len(initial_lrs) == 1:  # those of a fan stand in the legend
+    if len(initial_lrs) == 1:  # otherwise they are in the legend
         (lr,), place = initial_lrs, axes.get_yaxis_transform()
         axes.text(0.995, lr, "initial lr", transform=place, fontsize=8, ha="right", va="bottom", zorder=3)
 
@@ -117,9 +117,9 @@ def draw_terminal(family: Family, width: int, height: int = 10) -> Table:
     """Return the examples of a fan for a terminal, on a linear and on a logarithmic axis side by side.
 
     Args:
-        family: What is drawn.
-        width: Columns of the terminal.
-        height: Lines of the axes.
+        family: The family to draw.
+        width: Width of the terminal, in columns.
+        height: Height of the axes, in lines.
     """
     shown = examples(family)
     picture = Table.grid(padding=(0, 3, 0, 0))
@@ -133,7 +133,7 @@ def draw_terminal(family: Family, width: int, height: int = 10) -> Table:
 
 
 def _dots(curves: Sequence[LrCurve], scale: str, width: int, height: int) -> Text:
-    """Return curves as braille characters, each of two by four dots, with their axes."""
+    """Return curves and their axes as text; a braille character holds two by four dots."""
     highest = max(max(curve.lr) for curve in curves)
     lowest, share = _scale(curves, scale, highest)
     names = {0: f"{highest:.1e}", height - 1: f"{lowest:.1e}"}
@@ -166,7 +166,7 @@ def _dots(curves: Sequence[LrCurve], scale: str, width: int, height: int) -> Tex
 
 
 def _scale(curves: Sequence[LrCurve], scale: str, highest: float) -> tuple[float, Callable[[float], float]]:
-    """Return the lr at the foot of the axis, and what tells how high, from 0 to 1, an lr lies."""
+    """Return the lr at the bottom of the axis, and a function from an lr to its height, from 0 to 1."""
     if scale == "linear" or highest == 0:
         return 0.0, lambda lr: lr / (highest or 1)
     positive = [lr for curve in curves for lr in curve.lr if lr > 0]
@@ -177,4 +177,4 @@ def _scale(curves: Sequence[LrCurve], scale: str, highest: float) -> tuple[float
     return lowest, lambda lr: math.log(lr / lowest) / span if lr > 0 else -1.0
 
 
-_DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # of a braille character, from above
+_DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # bits of a braille character's dots, from the top

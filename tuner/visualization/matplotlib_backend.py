@@ -21,7 +21,7 @@ DPI = 110
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture everywhere
-    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
+    "text.parse_math": False,  # so a dollar sign in a name is shown as it is
     "text.color": "#22272e",
     "axes.edgecolor": "#b8bec7",
     "axes.labelcolor": "#4a5059",
@@ -51,7 +51,7 @@ def png(figure: Figure) -> bytes:
 
 
 def canvas(figure: Figure) -> Canvas:
-    """Return a figure as one of matplotlib's.
+    """Return a figure drawn by matplotlib.
 
     Raises:
         ValueError: If the figure has no panels.
@@ -87,8 +87,8 @@ def confusion_png(counts: Sequence[Sequence[int]], title: str) -> bytes:
     """Return a confusion matrix as a PNG image.
 
     Args:
-        counts: How often each class (a row) was taken for each class (a column).
-        title: What stands above it.
+        counts: How often each true class (a row) was predicted as each class (a column).
+        title: Title above it.
     """
     classes = range(len(counts))
     mistakes = [[0 if row == column else counts[row][column] for column in classes] for row in classes]
@@ -113,12 +113,12 @@ def confusion_png(counts: Sequence[Sequence[int]], title: str) -> bytes:
 
 
 def mistakes_png(images: Any, texts: Sequence[str], title: str) -> bytes:
-    """Return images in a grid as a PNG image, each with a text above it.
+    """Return a grid of images, each with its caption, as a PNG image.
 
     Args:
         images: Array [n, height, width], or [n, height, width, 3], from 0 to 1.
-        texts: One for each image.
-        title: What stands above them.
+        texts: A caption for each image.
+        title: Title above them.
     """
     columns = min(9, len(texts))
     rows = math.ceil(len(texts) / columns)
@@ -134,14 +134,14 @@ def mistakes_png(images: Any, texts: Sequence[str], title: str) -> bytes:
 
 
 class _Shown(Canvas):
-    """A figure that a notebook shows, whichever way it is set up."""
+    """A figure that every notebook can display."""
 
     def _repr_png_(self) -> bytes:
         return _saved(self)
 
 
 def _canvas(width: float, height: float) -> Canvas:
-    """Return an empty canvas of so many inches."""
+    """Return an empty canvas; width and height are in inches."""
     return _Shown(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
@@ -165,7 +165,7 @@ def _draw(axis: Axes, panel: Panel) -> None:
         axis.set_xscale("log")
         _number_ticks(axis.xaxis, axis.get_xlim())
     else:
-        axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))  # thousands of steps need room
+        axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))  # long labels of many steps need room
     if panel.log_y:
         axis.set_yscale("log")
         _number_ticks(axis.yaxis, axis.get_ylim())
@@ -177,7 +177,7 @@ def _draw(axis: Axes, panel: Panel) -> None:
 
 
 def _add_legend(canvas: Canvas, axes: Sequence[Axes]) -> None:
-    """Put one legend below all panels, where it hides nothing."""
+    """Add one legend below all panels."""
     named: dict[str, Any] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
@@ -236,7 +236,7 @@ def _add(axis: Axes, series: Series, layer: int) -> None:
 
 
 def _number_ticks(axis: Axis, limits: tuple[float, float]) -> None:
-    """Label a log axis with plain numbers: a few in each decade if there are few decades."""
+    """Label a log axis with plain numbers; if it covers few decades, with several in each."""
     decades = math.log10(limits[1] / limits[0])
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2 else (1,), numticks=8))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -1,4 +1,4 @@
-"""Charts of what was searched: schedules and parameters, and the values that they led to."""
+"""Charts of the searched schedules and parameters, and of the values that they reached."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -28,18 +28,18 @@ Position = Callable[[TrialRecord], float]
 
 
 def values_by_family(record: StudyRecord) -> Figure:
-    """Show the values that each schedule reached."""
+    """Show the values that trials of each schedule reached."""
     title = f"{record.metric} by schedule"
     groups = {family: [trial for trial in record.ranking if trial.family == family] for family in record.families}
     groups = {family: members for family, members in groups.items() if members}
     if not groups:
-        return Figure("families", title, "No trial was trained to its end.")
+        return Figure("families", title, "No trial was completed.")
     series: list[Series] = []
     places: dict[int, float] = {}
     for place, (family, members) in enumerate(groups.items()):
-        if len(members) > 4:  # quartiles of fewer say less than the points
+        if len(members) > 4:  # quartiles of fewer values say less than the points
             series.append(Series([place], [trial.value for trial in members], "box", family_color(record, family)))
-        places |= {  # side by side, the golden ratio apart
+        places |= {  # spread sideways, by the golden ratio
             trial.number: place + 0.36 * ((index * 0.618034 + 0.5) % 1 - 0.5) for index, trial in enumerate(members)
         }
     series += points_by_family(record, record.ranking, places)
@@ -57,14 +57,14 @@ def values_by_family(record: StudyRecord) -> Figure:
         x_ticks=ticks,
     )
     caption = (
-        "A point is a trial that was trained to its end; a box holds the middle half. The search tries more where it "
-        "found good values, so compare the best of each schedule rather than the means." + outside_note(record)
+        "Points are completed trials; a box holds the middle half. The search samples more where values are good, so "
+        "compare the best of each schedule rather than the means." + outside_note(record)
     )
     return Figure("families", title, caption, [panel], height=3.6, width=max(6.0, min(14.0, 2 + 1.4 * len(groups))))
 
 
 def importance(record: StudyRecord) -> Figure:
-    """Show which parameters decide whether a trial is among the best."""
+    """Show how much each parameter determines whether a trial is among the best."""
     title = "Which parameter mattered"
     if not record.importances:
         return Figure("importance", title, no_importance(record))
@@ -83,9 +83,9 @@ def importance(record: StudyRecord) -> Figure:
     panel = Panel(series, "", "share", "", x_range=(0, 1.12 * longest), y_ticks=ticks, notes=notes)
     complete = len(record.ranking)
     caption = (
-        "Share of each parameter in telling the best tenth of the trials from the rest (PED-ANOVA, by Optuna). In "
-        "colour: what only one schedule has, judged among its own trials; left out is what hardly any trial has."
-        + (f" From {complete} trials this is a rough guess; 50 or more make it one to rely on." * (complete < 50))
+        "How much each parameter separates the best tenth of the trials from the rest (Optuna's PED-ANOVA). Coloured "
+        "parameters belong to one schedule and are compared among its trials; parameters of few trials are left out."
+        + (f" {complete} trials give a rough estimate; 50 or more give a reliable one." * (complete < 50))
     )
     return Figure("importance", title, caption, [panel], height=max(1.6, 0.4 * len(ordered) + 0.8), width=8.0)
 
@@ -97,7 +97,7 @@ def slices(record: StudyRecord) -> Figure:
     parameters = [name for name in _parameters(record) if name != FAMILY]
     parameters = [name for name in parameters if sum(name in trial.params for trial in ranked) > 1]
     if not parameters:
-        return Figure("slices", title, "This needs two trials with values of the same parameter, trained to their end.")
+        return Figure("slices", title, "This needs two completed trials that have a parameter in common.")
     panels: list[Panel] = []
     for name in parameters:
         members = [trial for trial in ranked if name in trial.params]
@@ -116,9 +116,7 @@ def slices(record: StudyRecord) -> Figure:
                 y_range=value_window([trial.value for trial in ranked], record),
             )
         )
-    caption = "A point is a trial that was trained to its end; the other parameters differ as well." + outside_note(
-        record
-    )
+    caption = "Points are completed trials; their other parameters differ as well." + outside_note(record)
     columns = min(3, len(panels))
     return Figure("slices", title, caption, panels, columns, height=2.8, width=3.4 * columns + 1, shared_y=True)
 
@@ -132,7 +130,7 @@ def parallel_coordinates(record: StudyRecord) -> Figure:
     parameters = [name for name in parameters if name in by_importance[:MAX_AXES]]
     scale = value_scale(record)
     if len(ranked) < 2 or not parameters or scale is None:
-        return Figure("parallel_coordinates", title, "This needs two trials trained to their end.")
+        return Figure("parallel_coordinates", title, "This needs two completed trials.")
     absent = -0.13
     axes: list[tuple[str, Position, Mapping[float, str]]] = []
     for name in parameters:
@@ -192,7 +190,7 @@ def _is_conditional(parameter: str) -> bool:
 
 
 def _parameters(record: StudyRecord) -> list[str]:
-    """Return what was searched: first what all trials have, then by importance."""
+    """Return the searched parameters: first those that all trials have, then by importance."""
     names = dict.fromkeys(name for trial in record.ranking for name in trial.params)
     having = {name: sum(name in trial.params for trial in record.ranking) for name in names}
     everywhere = len(record.ranking)
@@ -205,7 +203,7 @@ def _parameters(record: StudyRecord) -> list[str]:
 def _axis(
     values: Sequence[Any], order: Sequence[str] = ()
 ) -> tuple[Callable[[Any], float], Mapping[float, str] | None]:
-    """Return where values lie on an axis, and the names of the places if they are no numbers."""
+    """Return the positions of values on an axis, and the tick labels if they are not numbers."""
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         return float, None
     found = {format_value(value) for value in values}
@@ -216,7 +214,7 @@ def _axis(
 def _vertical(
     name: str, values: Mapping[int, Any], record: StudyRecord, absent: float
 ) -> tuple[str, Position, Mapping[float, str]]:
-    """Return an axis of parallel coordinates: its name, the place of a trial from 0 to 1, and the names of places."""
+    """Return an axis of parallel coordinates: its name, a trial's position from 0 to 1, and the tick labels."""
     order = record.families[::-1] if name == FAMILY else ()
     place, ticks = _axis([value for value in values.values() if value is not None], order)
     if record.searched.get(name, False):

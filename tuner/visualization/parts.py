@@ -1,4 +1,4 @@
-"""What the charts of a study share: names, colours, and where values are shown."""
+"""Parts that the charts share: hover texts, colours, and the range of values that is shown."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,14 +21,14 @@ __all__ = [
 ]
 
 ACCENT = "#d55e00"
-"""For the best trial, and nothing else."""
+"""The colour of the best trial, used for nothing else."""
 
 MAX_CURVES = 300
-"""More in one picture are a blot, and a page that does not answer."""
+"""More curves in one picture are unreadable, and make a page unresponsive."""
 
 
 def hover_text(trial: TrialRecord, record: StudyRecord) -> str:
-    """Return what a trial is, in lines."""
+    """Return the description of a trial that is shown under the pointer, in lines."""
     reached = "" if math.isnan(trial.value) else f"  {record.metric} {trial.value:.4f}"
     how = "" if trial.state == "complete" else f", {trial.state}"
     params = [f"{short_name(name)} {format_value(value)}" for name, value in trial.params.items() if name != FAMILY]
@@ -36,13 +36,15 @@ def hover_text(trial: TrialRecord, record: StudyRecord) -> str:
 
 
 def family_color(record: StudyRecord, family: str) -> str:
-    """Return the colour of a schedule, in all charts."""
-    names = sorted({trial.family for trial in record.trials} | {family})  # the same while a study goes on
+    """Return the colour that a schedule has in all charts."""
+    names = sorted(
+        {trial.family for trial in record.trials} | {family}
+    )  # so the colour stays the same while a study continues
     return COLORS[names.index(family) % len(COLORS)]
 
 
 def points_by_family(record: StudyRecord, trials: Sequence[TrialRecord], places: Mapping[int, float]) -> list[Series]:
-    """Return trials as points at their places, by number, in the colours of their schedules; bad ones as crosses."""
+    """Return trials as points in the colours of their schedules; those far worse than the others as crosses."""
     series = []
     window = value_window([trial.value for trial in record.ranking], record)
     for family in record.families:
@@ -65,7 +67,7 @@ def points_by_family(record: StudyRecord, trials: Sequence[TrialRecord], places:
 
 
 def value_scale(record: StudyRecord) -> Scale | None:
-    """Return the colours of the objective, bright where it is good; the worst quarter is as dull as can be."""
+    """Return the colour scale of the objective, from the limit of the worst quarter (dull) to the best (bright)."""
     values = [trial.value for trial in record.ranking]
     if not values:
         return None
@@ -74,25 +76,25 @@ def value_scale(record: StudyRecord) -> Scale | None:
 
 
 def value_window(values: Sequence[float], record: StudyRecord) -> tuple[float, float] | None:
-    """Return from where to where to show values, so that a few very bad ones do not press the others together."""
+    """Return the range of values to show, such that a few very bad ones do not squeeze the others."""
     ranked = sorted((value for value in values if math.isfinite(value)), key=record.direction.sort_key)
     if not ranked or ranked[0] == ranked[-1]:
         return None
     best, worst, median = ranked[0], ranked[-1], ranked[len(ranked) // 2]
     if best != median:
-        room = 3 if len(ranked) >= 8 else 10  # of few, each counts
+        room = 3 if len(ranked) >= 8 else 10  # with few trials, each one matters
         worst = min(worst, best - room * (best - median), key=record.direction.sort_key)
     margin = 0.07 * abs(best - worst)
     return (min(best, worst) - margin, max(best, worst) + margin)
 
 
 def placed(value: float, window: tuple[float, float] | None) -> float:
-    """Return where a value is drawn: at the edge if it lies outside."""
+    """Return the position of a value: the edge of the window if it lies outside."""
     return value if window is None else min(window[1], max(window[0], value))
 
 
 def outside_note(record: StudyRecord) -> str:
-    """Return what the crosses mean, if there are any."""
+    """Return a sentence that explains the crosses; empty if there are none."""
     values = [trial.value for trial in record.ranking]
     window = value_window(values, record)
     count = sum(placed(value, window) != value for value in values)

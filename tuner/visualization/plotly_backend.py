@@ -1,4 +1,4 @@
-"""Figures for a browser, drawn by plotly: with names under the pointer, zoom, and curves that can be switched off."""
+"""Figures for a browser, drawn by plotly: with hover texts, zoom, and curves that can be hidden."""
 
 import html
 import math
@@ -13,23 +13,23 @@ from tuner.visualization.figure import Figure, Panel, Scale, Series
 __all__ = ["library", "to_div"]
 
 PIXELS = 96
-"""In an inch."""
+"""Pixels in an inch."""
 
-INK, GRID = "#7d8590", "rgba(125,133,144,0.25)"  # to be read on light and on dark ground
+INK, GRID = "#7d8590", "rgba(125,133,144,0.25)"  # readable on light and dark backgrounds
 
 
 def library() -> str:
-    """Return plotly's JavaScript, some MB; a page needs it once."""
+    """Return plotly's JavaScript library, several MB, which a page includes once."""
     source: str = get_plotlyjs()
     return source
 
 
 def to_div(figure: Figure, page: str = "plot") -> str:
-    """Return a figure as an HTML element with its data, for a page that holds `library`.
+    """Return a figure as an HTML element with its data, for a page that includes `library`.
 
     Args:
         figure: The figure.
-        page: What its id begins with: letters, digits and hyphens.
+        page: Prefix of the element's id: letters, digits and hyphens.
 
     Raises:
         ValueError: If the figure has no panels.
@@ -97,7 +97,7 @@ def _set_axes(drawing: go.Figure, panel: Panel, row: int, column: int, is_first:
 
 
 def _log_ticks(limits: tuple[float, float]) -> dict[str, Any]:
-    """Return plotly's settings of ticks that have room: some in each decade if there are few decades."""
+    """Return plotly's settings for the ticks of a log axis: several in each decade if there are few decades."""
     low, high = (math.log10(limit) for limit in limits)
     if high - low >= 2:
         return {"dtick": math.ceil((high - low) / 5)}
@@ -164,5 +164,5 @@ def _color_bar(scale: Scale) -> go.Scatter:
 
 
 def _escaped(text: str) -> str:
-    """Return a text that plotly, which knows some HTML, shows as it is."""
+    """Return a text without characters that plotly would take for HTML."""
     return html.escape(text, quote=False).replace("\n", "<br>")
