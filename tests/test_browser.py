@@ -169,7 +169,7 @@ def test_hovering_over_a_curve_of_a_report_names_its_trial(page: Page, reviewed:
     expect(page.locator(".hoverlayer .hovertext").first).to_contain_text(re.compile(r"#\d .* val/acc 0\.\d"))
 
 
-def test_hostile_names_do_nothing_in_a_browser(page: Page, reviewed: StudyFolder, tmp_path: Path):
+def test_hostile_names_are_harmless_in_a_browser(page: Page, reviewed: StudyFolder, tmp_path: Path):
     name = make_hostile(reviewed, tmp_path)
     (tmp_path / "hostile.html").write_text(report(StudyFolder(tmp_path), name))
     page.goto((tmp_path / "hostile.html").as_uri())

@@ -104,7 +104,7 @@ def test_every_plot_takes_any_study_or_says_why_it_is_missing(kind: str):
 
 
 @pytest.mark.parametrize("name", [figure.name for figure in draw(RECORDS["usual"])])
-def test_every_picture_is_one(name: str):
+def test_every_figure_can_be_rendered_as_a_picture(name: str):
     pixels = imread(io.BytesIO(png(figure(name, RECORDS["usual"]))))
     assert min(pixels.shape[:2]) > 200
     assert len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 50, "nothing is drawn in it"
@@ -166,7 +166,7 @@ def test_pruned_trials_are_grey_and_as_long_as_they_were():
     ]
 
 
-def test_of_very_many_trials_the_worst_curves_are_left_out_and_it_is_said():
+def test_of_many_trials_the_worst_curves_are_left_out_with_a_remark():
     record = study([trial(number, value=number / 1000) for number in range(MAX_CURVES + 10)])
     drawn = figure("lr_curves", record)
     assert sum(len(panel.series) for panel in drawn.panels) == MAX_CURVES + 1
@@ -211,7 +211,7 @@ def test_the_slice_of_a_parameter_holds_only_the_trials_that_have_it():
     assert sum(len(series.x) for series in panel.series) == len(having) > 1
 
 
-def test_html_in_names_is_shown_and_not_obeyed():
+def test_html_in_names_is_shown_literally():
     markup = "".join(to_div(drawn) for drawn in draw(RECORDS["hostile names"]) if drawn.panels)
     texts = [json.loads(text) for text in re.findall(r'"[^"]*img src[^"]*"', markup)]
     assert len(texts) > 20

@@ -184,7 +184,7 @@ def test_a_plateau_on_a_metric_that_is_not_logged_says_which_are():
         fit(Plateau(monitor="val/accuracy"))
 
 
-def test_any_torch_optimizer_and_a_plain_csv_logger_will_do(tmp_path: Path):
+def test_any_torch_optimizer_and_a_plain_csv_logger_work(tmp_path: Path):
     module = Classifier(MNISTCNN(channels=(4, 4, 4), hidden=(16, 16)), partial(torch.optim.NAdam, lr=1e-3))
     trainer = quiet_trainer(CSVLogger(tmp_path), max_steps=3, log_every_n_steps=1)
     trainer.fit(module, datamodule=MNIST5kDataModule(batch_size=250))

@@ -123,7 +123,7 @@ def test_a_configuration_that_diverges_with_some_seed_is_worse_than_a_low_mean()
     assert "risky had no end with 2 seeds: it diverged or failed." in compared(risky, C, A).findings({})
 
 
-def test_the_findings_tell_noise_from_a_real_difference_and_luck_from_merit():
+def test_the_findings_distinguish_noise_from_real_differences():
     found = compared(A, B, C, **{"test/acc": 0.91}).findings({"a constant lr": "constant", "the default": "#2 step"})
     winner, runner_up, constant, luck, test = found
     assert winner.startswith("The winner is #1 cosine: val/acc 0.9250 over 4 seeds (95% confidence interval 0.9")

@@ -260,7 +260,7 @@ def load_or_faults(text: str, *overrides: str) -> list[str]:
         ("{boundaries: [{low: 1, high: 5}, 9]}", "boundaries", [Range(1.0, 5.0), 9]),
     ],
 )
-def test_whole_numbers_are_drawn_where_the_type_and_the_bounds_say_so(entry: str, argument: str, spec: Any) -> None:
+def test_whole_numbers_are_sampled_for_integer_types_and_bounds(entry: str, argument: str, spec: Any) -> None:
     config = load(space(f"schedule: {{one_of: {{constant: , users_classes:Mixed: {entry}}}}}"))
     found = config.trial["schedule"].options["users_classes:Mixed"][argument]
     assert found == spec
@@ -394,7 +394,7 @@ def test_a_grid_of_steps_and_choices_is_taken() -> None:
 # -- the command line --------------------------------------------------------------------------------------------------
 
 
-def test_the_command_line_is_put_over_the_file() -> None:
+def test_the_command_line_overrides_the_file() -> None:
     config = load(
         STUDY,
         "trial.trainer.max_epochs=3",
@@ -1330,7 +1330,7 @@ def test_a_section_of_trial_that_a_choice_replaces_is_checked_but_may_be_incompl
     ]
 
 
-def test_a_file_named_badly_needs_a_name() -> None:
+def test_a_file_whose_name_is_not_a_study_name_needs_a_name() -> None:
     Path("studies/My Study.yaml").write_text(STUDY.replace("name: x\n", ""))
     with pytest.raises(BadInputError) as caught:
         load_study("studies/My Study.yaml")

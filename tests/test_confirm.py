@@ -126,9 +126,7 @@ def test_a_killed_confirmation_continues_to_the_same_result(
     assert output.partition("The winner is")[2] == confirmed.output.partition("The winner is")[2] != ""
 
 
-def test_trials_that_are_confirmed_as_one_model_come_to_the_same(
-    short: StudyFolder, confirmed: StudyFolder, tmp_path: Path
-):
+def test_a_confirmation_with_fused_trials_gives_the_same(short: StudyFolder, confirmed: StudyFolder, tmp_path: Path):
     folder = StudyFolder(shutil.copytree(short.path, tmp_path / "copy"))
     folder.command(confirm, "short", "--top", "1", "--seeds", "2", "--fuse", "3", *INLINE)
     alone, fused = values(confirmed, "short-confirm"), values(folder, "short-confirm")

@@ -293,7 +293,7 @@ def test_the_digest_names_the_data(mnist_5k: MNIST5kDataModule, tmp_path: Path, 
     assert all(len(digest) == 64 for digest in digests)
 
 
-def test_data_is_wanted_before_setup(empty_cache: Path) -> None:
+def test_data_without_setup_are_refused(empty_cache: Path) -> None:
     module = MNIST5kDataModule()
     for method in (module.train_dataloader, module.val_dataloader, module.test_dataloader, module.digest):
         with pytest.raises(DataError, match=r"MNIST5kDataModule has no data yet: call prepare_data\(\) and setup\(\)"):
@@ -311,7 +311,7 @@ def test_the_cache_file_has_the_version_and_no_other_file_is_left(own_cache: Pat
     assert list(own_cache.parent.iterdir()) == [own_cache]
 
 
-def test_any_damage_to_the_cache_file_is_noticed(own_cache: Path) -> None:
+def test_any_damage_to_the_cache_file_is_detected(own_cache: Path) -> None:
     whole = own_cache.read_bytes()
     undamaged = MNIST5kDataModule()
     undamaged.setup()

@@ -91,7 +91,7 @@ def test_every_schedule_has_a_section_with_an_example_and_a_picture(name: str):
         assert all(0 <= factor < math.inf for factor in script["factors"](script["example"](text)))
 
 
-def test_every_fault_names_tests_that_there_are():
+def test_every_fault_names_existing_tests():
     rows = re.findall(r"^\|(?!---| fault \|)(.*)\|(.*)\|(.*)\|$", (DOCS / "faults.md").read_text(), re.MULTILINE)
     assert len(rows) >= 35
     for fault, _, tests in rows:
@@ -112,7 +112,7 @@ def test_a_picture_shows_the_curves_of_its_examples():
     assert tenthed == [0.1 ** (step // 500) for step in range(1000)]
 
 
-def test_the_search_space_that_the_page_shows_is_one(tmp_path: Path):
+def test_the_search_space_on_the_page_is_valid(tmp_path: Path):
     (text,) = re.findall(r"```yaml\n(search_space:.*?)```", PAGE, re.DOTALL)
     study = yaml.safe_load(TINY.read_text()) | yaml.safe_load(text)
     (tmp_path / "x.yaml").write_text(yaml.safe_dump(study))

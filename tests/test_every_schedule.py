@@ -251,7 +251,7 @@ def trained_lrs(config: TrialConfig, folder: Path) -> list[float]:
 
 
 @pytest.mark.parametrize("table", [FIXED, SEARCHED])
-def test_every_name_is_trained_here(table: dict[str, tuple]):
+def test_every_name_is_covered_by_this_file(table: dict[str, tuple]):
     assert sorted(table) == sorted(registry.KINDS["schedule"]) == sorted({*SCHEDULES, "plateau"})
 
 
@@ -284,7 +284,7 @@ RESUMED = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize("name", RESUMED)
-def test_a_training_that_is_cut_short_continues_to_the_same_curves_and_weights(tmp_path: Path, name: str):
+def test_an_interrupted_training_continues_to_the_same_curves_and_weights(tmp_path: Path, name: str):
     config = study(tmp_path, f"{{name: {name}, {FIXED[name][0]}}}", "{}").suggest(FixedTrial({}))
 
     def train(directory: str, *decisions: str) -> TrialResult:

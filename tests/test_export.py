@@ -156,7 +156,7 @@ def test_trials_that_differ_in_their_seed_only_are_confirmed_as_one(own: StudyFo
     assert "1 configuration of study wine, 1 fresh seed each" in output
 
 
-def test_a_folder_that_is_there_is_not_written_into(short: StudyFolder, tmp_path: Path):
+def test_an_existing_folder_is_not_overwritten(short: StudyFolder, tmp_path: Path):
     assert "already exists" in short.command(export, "short", "--to", str(tmp_path), expect=2)
     assert list(tmp_path.iterdir()) == []
     missing = tmp_path / "no" / "such" / "folder"

@@ -267,7 +267,7 @@ def test_a_training_that_prints_without_end_does_not_fill_the_disk(folder: Study
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that is told so")
-def test_a_training_gets_memory_again_that_it_had_before(folder: StudyFolder):
+def test_a_training_reuses_its_memory(folder: StudyFolder):
     body = "import resource, torch\n\ntorch.empty(16 << 20).fill_(1.0)\nprint(resource.getrusage(0).ru_minflt)"
     folder.run("--trials", "1", "--set", "trial.trainer.max_epochs=1", "--set", with_network(folder, body))
     (output,) = folder.directory().glob("trials-*/0/output.log")
@@ -298,7 +298,7 @@ def test_a_killed_loader_process_is_a_crash_and_not_a_failure(folder: StudyFolde
     folder.check(trials=1, epochs=EPOCHS, steps=STEPS)
 
 
-def test_slots_on_a_cpu_are_kept_on_cores_of_their_own(folder: StudyFolder):
+def test_slots_on_a_cpu_are_pinned_to_separate_cores(folder: StudyFolder):
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         pytest.skip("there is one core only")

@@ -50,7 +50,7 @@ def test_the_doubt_is_the_binomial_standard_error_of_the_validation_images():
     assert f"up to {2 * error:.3f} for a tie. By that measure, #1 exponential ties with it." in text
 
 
-def test_a_difference_of_just_that_much_is_a_tie():
+def test_a_difference_of_one_standard_error_is_a_tie():
     assert "ties with it" in text_of(trial(0, value=0.9), trial(1, value=0.873), validation_images=500)
     assert "it is ahead of all others" in text_of(trial(0, value=0.9), trial(1, value=0.872), validation_images=500)
 
@@ -61,7 +61,7 @@ def test_a_best_trial_without_a_mistake_is_not_certain():
     assert "#1 exponential ties with it" in text
 
 
-def test_without_another_trial_none_is_ahead_of_others():
+def test_a_single_trial_has_no_lead():
     assert "ahead" not in text_of(trial(0, value=0.9), validation_images=500)
 
 

@@ -174,7 +174,7 @@ def test_a_trial_outside_of_the_search_space_is_reported_and_the_study_begins_wi
     assert [each["schedule.name"] for each in config.first.params] == ["cosine", "constant", "plateau", "plateau"]
 
 
-def test_a_choice_that_says_otherwise_than_trial_is_another_configuration(load: Any):
+def test_a_choice_that_differs_from_trial_is_another_configuration(load: Any):
     config = load("trial.schedule.min_factor=0.1", "search_space.schedule.one_of.cosine.min_factor=0.2")
     assert config.first.outside == "schedule.min_factor is 0.1, in search_space 0.2"
     assert load("trial.schedule.min_factor=0.2").first.params[0] == BASELINE

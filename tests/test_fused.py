@@ -349,7 +349,7 @@ def test_a_plateau_on_a_metric_that_is_not_logged_says_which_are():
 
 
 @pytest.mark.parametrize("seeds", [(0, 0, 0, 0), (1, 2, 3, 4)], ids=["one batch", "a batch each"])
-def test_trials_leave_at_different_epochs_and_the_others_do_not_notice(seeds: tuple[int, ...]):
+def test_trials_that_leave_at_different_epochs_do_not_affect_the_others(seeds: tuple[int, ...]):
     optimizers = [Adam(initial_lr=lr) for lr in (0.001, 0.003, 0.01, 0.03)]
     trials = named(*(Trial(CosineDecay(decay_steps=12), *each) for each in zip(optimizers, seeds, strict=True)))
     epochs = {"t0": 3, "t1": 1, "t2": 2, "t3": 3}
@@ -358,7 +358,7 @@ def test_trials_leave_at_different_epochs_and_the_others_do_not_notice(seeds: tu
         assert_equal(fused[name], alone(trial, epochs[name]))
 
 
-def test_a_trial_that_diverges_touches_no_other():
+def test_a_trial_that_diverges_affects_no_other():
     trials = named(Trial(), Trial(optimizer=SGD(initial_lr=1e200)), Trial(seed=1))
     fused = together(trials)
     assert math.isnan(fused["t1"].points["train/loss", STEPS])
@@ -500,7 +500,7 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_more_trials_take_no_more_operations_but_for_one_update_each():
+def test_the_number_of_operations_grows_by_one_update_per_trial_only():
     counts, digits = {}, data()
     digits.prepare_data()
     digits.setup("fit")
@@ -686,7 +686,7 @@ def test_a_callback_that_changes_an_optimizer_of_torchs_is_refused_at_the_start(
         trainer(1, Recorder(), callback).fit(module, datamodule=data())
 
 
-def test_as_many_seeds_and_names_as_trials_are_wanted():
+def test_wrong_numbers_of_seeds_and_names_are_refused():
     classifiers = [Trial().classifier(), Trial().classifier()]
     with pytest.raises(ValueError, match=r"2 classifiers, seeds=\[1\], names=\['0', '1'\]"):
         FusedClassifier(classifiers, seeds=[1])

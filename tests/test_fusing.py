@@ -250,7 +250,7 @@ def test_trials_are_alike_if_they_differ_in_optimizer_schedule_and_seed_only():
         assert not alike(one, TrialConfig.from_values({**VALUES, key: {**VALUES[key], part: 7}}))
 
 
-def test_how_many_are_trained_together():
+def test_the_group_size_follows_the_option():
     cpu, gpu = Slot(0, (), 1), Slot(0, (0,), 4)
     assert group_size("off", [gpu], 100) == GroupSize(1)
     assert group_size("8", [cpu], 100) == GroupSize(8)

@@ -150,7 +150,7 @@ def test_on_a_gpu_a_killed_study_continues_to_the_same_result_in_a_group(
 
 
 @needs_a_gpu
-def test_on_a_gpu_it_is_found_out_how_many_trials_are_trained_as_one_model(folder: StudyFolder):
+def test_on_a_gpu_the_group_size_is_measured(folder: StudyFolder):
     output = folder.run("--devices", "0", "--trials", "16", study=DIGITS)
     assert "4 trials at a time are trained as one model, " in output, "of so small a network"
     folder.check(trials=16, epochs=EPOCHS, steps=DIGITS_STEPS)

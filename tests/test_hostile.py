@@ -127,7 +127,7 @@ def test_content_of_a_store_is_shown_literally_in_the_terminal(copied: StudyFold
     assert len(output) < 10_000
 
 
-def test_a_hostile_identity_is_shown_and_not_obeyed(copied: StudyFolder):
+def test_a_hostile_identity_is_shown_literally(copied: StudyFolder):
     put(copied, "update study_user_attributes set value_json = ? where key = 'identity'", json.dumps({ANSI: ANSI}))
     output = copied.call(*ONE, expect=2)
     assert f"{VISIBLE}: was " in output
@@ -135,7 +135,7 @@ def test_a_hostile_identity_is_shown_and_not_obeyed(copied: StudyFolder):
 
 
 @pytest.mark.parametrize("identifier", ["../../..", "' or 1=1", 7, None, ["a"]])
-def test_a_stored_identifier_that_is_none_is_not_made_a_path_or_a_query(copied: StudyFolder, identifier: object):
+def test_an_invalid_stored_identifier_is_not_used_in_a_path_or_query(copied: StudyFolder, identifier: object):
     content = json.dumps(identifier)
     put(copied, "update study_user_attributes set value_json = ? where key = 'identifier'", content)
     before = sorted(copied.path.rglob("*"))
@@ -144,7 +144,7 @@ def test_a_stored_identifier_that_is_none_is_not_made_a_path_or_a_query(copied: 
 
 
 @pytest.mark.parametrize("test", [{"trial": 0, "metrics": {}}, ["a"], "a"])
-def test_a_stored_test_that_is_none_is_refused(copied: StudyFolder, test: object):
+def test_an_invalid_stored_test_result_is_refused(copied: StudyFolder, test: object):
     put(copied, "update study_user_attributes set value_json = ? where key = 'test'", json.dumps(test))
     assert 'the test result of study "tiny" in the database was changed' in copied.call(*ONE, expect=1)
 

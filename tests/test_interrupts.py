@@ -48,7 +48,7 @@ def test_a_closed_terminal_ends_nothing_under_nohup():
         signal.signal(signal.SIGHUP, before)
 
 
-def test_signals_come_to_a_fork_as_they_would_without_the_handlers_of_a_study():
+def test_forks_get_signals_as_without_the_handlers_of_a_study():
     heard: list[int] = []
     with on_interrupt(lambda number, frame: heard.append(number)):
         os.kill(os.getpid(), signal.SIGTERM)

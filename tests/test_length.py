@@ -114,7 +114,7 @@ def test_lengths_that_are_not_in_steps_are_reported_with_their_places():
 
 
 @pytest.mark.parametrize(("batch_size", "accumulated"), [(250, 1), (300, 1), (250, 3), (700, 4), (4000, 2)])
-def test_a_training_is_as_long_as_lightning_makes_it(tmp_path: Path, batch_size: int, accumulated: int):
+def test_the_length_of_a_training_equals_lightnings(tmp_path: Path, batch_size: int, accumulated: int):
     sections = {"data": {"batch_size": batch_size}, "trainer": {"accumulate_grad_batches": accumulated}}
     values = VALUES | {key: VALUES[key] | section for key, section in sections.items()}
     channel = Answers()

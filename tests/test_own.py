@@ -49,7 +49,7 @@ def test_each_shipped_file_runs(path: Path, folder: StudyFolder):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_there_is_nothing_to_remark_on_a_shipped_file(path: Path):
+def test_shipped_files_have_no_remarks(path: Path):
     elsewhere = ["trial.data.name=mnist_5k"] if path.stem in ("fashion", "tensorflow_cnn") else []
     assert lint_families(schedule_families(load_study(str(path), elsewhere), 20)) == []
 

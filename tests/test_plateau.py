@@ -45,7 +45,7 @@ def test_scale_never_falls_below_its_bound():
     assert scales(Plateau(factor=0.5, patience=0, min_factor=0.3), [1] * 5) == [1, 0.5, 0.3, 0.3, 0.3]
 
 
-def test_small_improvement_is_none():
+def test_an_improvement_below_the_threshold_does_not_count():
     relative = Plateau(factor=0.5, patience=0, threshold=0.25)
     absolute = Plateau(factor=0.5, patience=0, threshold=0.25, threshold_mode="abs")
     assert scales(relative, [2, 1.6, 1.49]) == [1, 0.5, 0.5]
@@ -70,7 +70,7 @@ def test_patience_of_one_more_in_keras_is_that_of_torch():
     assert scales(torchs, metrics) == scales(keras, metrics)
 
 
-def test_cooldown_of_one_is_none_in_keras():
+def test_a_cooldown_of_one_has_no_effect_in_keras():
     one, none = (Plateau(patience=1, cooldown=each, convention="keras") for each in (1, 0))
     assert scales(one, [1] * 9) == scales(none, [1] * 9)
     two = Plateau(factor=0.5, patience=1, cooldown=2, convention="keras")

@@ -140,7 +140,7 @@ def test_a_plateau_gets_each_validation_of_the_training(options: dict[str, Any],
     assert fit(classifier(), **options).of_epochs == expected
 
 
-def test_a_plateau_does_not_hear_of_validations_and_tests_outside_a_training():
+def test_a_plateau_ignores_validations_and_tests_outside_a_training():
     module, loader = classifier(), DataLoader(VALIDATION, 48)
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
     trainer.validate(module, loader, verbose=False)
@@ -308,7 +308,7 @@ def test_a_plateau_in_a_custom_module_equals_torchs(module: type[Own], configure
 
 
 @pytest.mark.parametrize("module", [Own, WithUpdates])
-def test_lightning_steps_the_schedule_and_feeds_the_plateau_of_a_scheduler_in_two_entries(module: type[Own]):
+def test_a_scheduler_in_two_entries_is_stepped_and_gets_its_metric_from_lightning(module: type[Own]):
     schedule = CosineDecay(decay_steps=30)
 
     def configure(optimizer: torch.optim.Optimizer) -> Any:
@@ -328,7 +328,7 @@ def test_a_plateau_whose_schedule_is_never_stepped_is_refused_with_advice():
         fit(Own(configure))
 
 
-def test_a_schedule_without_a_plateau_is_not_fed():
+def test_a_schedule_without_a_plateau_gets_no_metric():
     def configure(optimizer: torch.optim.Optimizer) -> Any:
         scheduler = ScheduleLR(optimizer, CosineDecay(decay_steps=30))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **FED}}

@@ -155,7 +155,7 @@ class Empty(MNIST5kDataModule):
         return range(0)
 
 
-def test_data_that_do_not_tell_a_length_can_be_studied_but_not_drawn():
+def test_data_of_unknown_length_can_be_studied_but_not_previewed():
     data = ["--set", "trial.data={name: 'tests.test_preview:Endless'}"]
     message = "trial.data: its loader does not tell how many batches it has, so lengths must be in steps."
     assert message in call(str(DIGITS), *data, expect=2)
@@ -219,7 +219,7 @@ def test_options_that_do_not_go_together_are_refused(arguments: list[str], capsy
     assert "error: " in capsys.readouterr().err
 
 
-def test_help_teaches_and_does_not_wait_for_torch():
+def test_help_has_examples_and_does_not_import_torch():
     started = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "tuner.preview", "--help"],
         capture_output=True,

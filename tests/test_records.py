@@ -87,7 +87,7 @@ def test_records_of_a_lane_are_written_in_order(store: Store):
     assert len(store.texts()) == 50
 
 
-def test_a_record_that_is_refused_is_divided_and_costs_only_the_part_that_is_at_fault(store: Store):
+def test_a_refused_record_is_divided_and_only_the_part_at_fault_is_lost(store: Store):
     store.put("a", "first", None, "second")
     store.put("a", "third")
     assert store.writer.drain(10)
@@ -96,7 +96,7 @@ def test_a_record_that_is_refused_is_divided_and_costs_only_the_part_that_is_at_
     assert store.notes == []
 
 
-def test_a_record_that_fails_with_an_error_that_could_pass_is_given_up_while_others_are_taken(store: Store):
+def test_a_record_that_keeps_failing_while_others_are_taken_is_given_up(store: Store):
     store.put("a", "first", "poison", "second")
     for number in range(20):
         store.put("b", str(number))

@@ -238,7 +238,7 @@ def test_arguments_whose_types_cannot_be_read_are_known_all_the_same(user: Path)
     assert not signature.open
 
 
-def test_a_class_that_tells_nothing_takes_anything() -> None:
+def test_a_class_without_a_signature_takes_any_argument() -> None:
     assert signature_of(dict) == registry.Signature({}, open=True)
 
 

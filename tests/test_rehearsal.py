@@ -118,7 +118,9 @@ def test_a_metric_that_is_never_logged_is_refused(write: Write, tmp_path: Path):
         rehearsed(write("Base", objective={"metric": "val_f1"}), tmp_path)
 
 
-def test_a_metric_of_later_epochs_is_waited_for(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_rehearsal_waits_for_a_metric_of_later_epochs(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     class Later(toys.Base):
         def on_train_epoch_end(self) -> None:
             if self.current_epoch == 2:

@@ -60,7 +60,7 @@ def test_a_replay_names_the_differing_metrics_and_the_first_step(copied: StudyFo
     assert "val/acc" not in output.partition("not the same:")[2], "what is the same is not named"
 
 
-def test_a_pruned_trial_ends_where_it_ended(folder: StudyFolder):
+def test_a_pruned_trial_is_replayed_to_the_same_epoch(folder: StudyFolder):
     pruner = "pruner={name: successive_halving, min_resource: 1, reduction_factor: 4}"
     folder.call("--trials", "6", "--set", pruner)
     states = folder.optuna(

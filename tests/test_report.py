@@ -90,7 +90,7 @@ def test_a_report_needs_no_network_and_has_its_library_once(reviewed: StudyFolde
     assert len(source) < 12e6
 
 
-def test_a_network_that_is_not_in_the_registry_is_not_said_to_be_there(folder: StudyFolder):
+def test_a_report_does_not_claim_that_a_missing_network_is_registered(folder: StudyFolder):
     folder.call("--trials", "1", "--set", "trial.trainer.max_epochs=1")
     page = Page(report(folder, "tiny"))
     assert "is not in MLflow's registry" in page.text

@@ -186,7 +186,7 @@ def test_the_last_weights_of_a_block_are_updated_as_in_a_whole(optimizer: str, c
     assert torch.equal(trained(True).weight, trained(False).weight)
 
 
-def test_several_backward_passes_for_a_step_add_up():
+def test_gradients_of_several_backward_passes_are_summed():
     make = OPTIMIZERS["adam"]
     check_same(train(Network, make, True, accumulate=3), train(Network, make, False, accumulate=3))
 
@@ -204,7 +204,7 @@ def test_the_gradient_of_a_large_layer_is_never_made_from_the_second_step_on():
     assert seen == [everything] + [["second.bias", "last.weight", "last.bias"]] * (STEPS - 1)
 
 
-def test_weights_and_states_that_are_loaded_meanwhile_count():
+def test_loaded_weights_and_states_are_used():
     def load(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
         if step == 2:
             torch.manual_seed(7)
@@ -305,7 +305,7 @@ def test_a_classifier_trains_that_way_in_bfloat16_on_a_cpu():
     [{"precision": "32-true"}, {"precision": "64-true"}, {"gradient_clip_val": 0.5}, {"strategy": "ddp"}],
     ids=lambda options: next(iter(options.values())),
 )
-def test_a_classifier_trains_as_ever_in_another_precision_clipped_or_distributed(
+def test_the_callback_does_nothing_in_another_precision_with_clipping_or_distributed(
     options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ):
     for name in ("MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE"):
@@ -324,7 +324,7 @@ def test_a_callback_that_looks_at_gradients_finds_them():
     assert watch.seen == [False] * 8
 
 
-def test_a_training_after_one_that_broke_off_is_not_disturbed_by_it():
+def test_an_interrupted_training_does_not_affect_the_next_one():
     module, watch = classifier(), Watch(fails_in=1)
     with pytest.raises(OSError, match="the network is away"):
         fit(module, watch)

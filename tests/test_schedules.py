@@ -257,7 +257,7 @@ def test_noisy_curve_equals_that_of_tensorflow_for_the_same_draw_but_for_negativ
             assert schedule(step) == pytest.approx(max(0, without + (value - without) / row["draw"] * draw), abs=1e-5)
 
 
-def test_noise_is_the_same_everywhere_and_for_ever():
+def test_noise_is_reproducible():
     schedule = NoisyLinearCosineDecay(decay_steps=100, seed=0)
     factors = [1.9698441672504985, 2.318109951137229, 1.6281933788529699, 0.13881572716148904]
     assert curve(schedule, (0, 1, 2, 50)) == pytest.approx(factors, abs=1e-12)
@@ -503,7 +503,7 @@ def test_array_keeps_its_shape(shape):
     assert schedule(torch.arange(count).reshape(shape)).shape == shape
 
 
-def test_number_of_numpy_is_a_number():
+def test_a_numpy_number_is_accepted_as_a_number():
     assert CosineDecay(decay_steps=4)(np.int64(2)) == 0.5
     assert isinstance(CosineDecay(decay_steps=4)(np.int64(2)), float)
 

@@ -51,7 +51,7 @@ def parse(raw: Mapping[str, Any], *, integer: bool = False) -> tuple[Any, dict[s
         ({"choices": ["a", None, 1, 2.5, False]}, False, Choices(("a", None, 1, 2.5, False))),
     ],
 )
-def test_a_sound_spec_is_read_as_it_stands(raw: dict[str, Any], integer: bool, spec: Any) -> None:
+def test_a_valid_spec_is_read(raw: dict[str, Any], integer: bool, spec: Any) -> None:
     parsed, faults = parse(raw, integer=integer)
     assert faults == {}
     assert parsed == spec

@@ -80,7 +80,7 @@ def test_of_equal_trials_the_earlier_is_the_best(reopen: Open):
         assert store.best.number == numbers[0]
 
 
-def test_weights_are_wanted_of_a_trial_that_is_to_end_better_than_the_best(reopen: Open):
+def test_weights_are_kept_for_a_trial_that_may_become_the_best(reopen: Open):
     with reopen() as store:
         numbers = [store.ask()[0] for _ in range(4)]
         assert store.may_keep_weights(numbers[0], 0.1)
@@ -90,7 +90,7 @@ def test_weights_are_wanted_of_a_trial_that_is_to_end_better_than_the_best(reope
         assert [store.may_keep_weights(number, 0.5) for number in numbers] == [True, False, False, False]
 
 
-def test_of_epochs_that_are_done_again_the_pruner_is_asked_at_the_last_only(reopen: Open, url: str):
+def test_of_repeated_epochs_only_the_last_asks_the_pruner(reopen: Open, url: str):
     with reopen() as store:
         for _ in range(6):
             number, _ = store.ask()
@@ -106,7 +106,7 @@ def test_of_epochs_that_are_done_again_the_pruner_is_asked_at_the_last_only(reop
     assert stored(url)[number].intermediate_values == {1: 0.1, 2: 0.2}
 
 
-def test_the_history_tells_the_best_value_at_each_end(reopen: Open):
+def test_the_history_has_the_best_value_at_each_end(reopen: Open):
     with reopen() as store:
         numbers = [store.ask()[0] for _ in range(4)]
         ends = [(2, TrialState.PRUNED, 0.9), (3, TrialState.COMPLETE, 0.5), (0, TrialState.COMPLETE, 0.4)]

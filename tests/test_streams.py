@@ -86,7 +86,7 @@ def test_a_study_runs_with_a_long_tmpdir_without_a_home_and_in_a_folder_of_any_n
     assert not [left.name for left in temporary.iterdir() if left.name.startswith(("tuner-", "pymp-"))]
 
 
-def test_a_line_that_cannot_be_shown_is_left_out_or_shown_otherwise(monkeypatch: pytest.MonkeyPatch):
+def test_a_line_that_cannot_be_shown_is_dropped_or_escaped(monkeypatch: pytest.MonkeyPatch):
     full = io.TextIOWrapper(io.FileIO("/dev/full", "w"), encoding="utf-8")
     plain = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", full)

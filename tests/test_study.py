@@ -208,7 +208,7 @@ def test_bad_input_ends_with_status_2_and_creates_nothing(folder: StudyFolder):
     assert list(folder.path.iterdir()) == []
 
 
-def test_a_duration_that_is_none_is_refused_before_anything_starts(folder: StudyFolder):
+def test_an_invalid_duration_is_refused_before_anything_starts(folder: StudyFolder):
     output = folder.call("--checkpoint-every", "soon", "--stall-timeout", "0s", expect=2)
     assert '--stall-timeout: "0s" is not a duration; write 90s, 30m, 2h or 1h30m.' in output
     output = folder.call("--checkpoint-every", "soon", expect=2)
@@ -284,7 +284,7 @@ def test_the_same_error_three_times_in_a_row_ends_the_study(folder: StudyFolder)
     assert all("broken.py" in trace.read_text() for trace in traces)
 
 
-def test_help_teaches_and_does_not_wait_for_torch():
+def test_help_has_examples_and_does_not_import_torch():
     started = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "tuner.study", "--help"], capture_output=True, text=True, check=True
     )
@@ -297,7 +297,7 @@ def test_a_shipped_study_is_found_by_its_name_from_any_folder(folder: StudyFolde
     assert "quickstart: 4 trials" in folder.call("--dry-run", study="quickstart")
 
 
-def test_a_folder_with_spaces_and_letters_of_any_script_will_do(tmp_path: Path):
+def test_a_folder_with_spaces_and_letters_of_any_script_works(tmp_path: Path):
     path = tmp_path / "ünï ✓ dir"
     path.mkdir()
     folder = StudyFolder(path)
@@ -504,9 +504,7 @@ def test_a_second_coordinator_is_refused_with_the_name_of_the_first(folder: Stud
     assert f'study "tiny" is already being run by pid {process.pid}' in output
 
 
-def test_a_finished_trial_that_mlflow_has_not_got_is_delivered_by_the_next_run(
-    folder: StudyFolder, undisturbed: StudyFolder
-):
+def test_a_finished_trial_that_mlflow_lacks_is_sent_by_the_next_run(folder: StudyFolder, undisturbed: StudyFolder):
     folder.call()
     with sqlite3.connect(folder.path / "mlflow.db") as database:
         for table in ("metrics", "latest_metrics", "params", "tags"):
@@ -550,7 +548,7 @@ def test_a_study_in_which_no_trial_was_trained_to_its_end_has_status_1(folder: S
     assert "its weights" not in output
 
 
-def test_weights_that_are_gone_are_not_promised(folder: StudyFolder):
+def test_missing_weights_are_not_announced(folder: StudyFolder):
     folder.call("--trials", "1")
     (path,) = folder.directory().glob("trials-*/0/model.ckpt")
     path.unlink()

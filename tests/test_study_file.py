@@ -313,7 +313,7 @@ def test_null_on_the_command_line_takes_an_entry_out_of_the_search_space(name: s
     assert document.faults == []
 
 
-def test_the_last_of_several_assignments_holds() -> None:
+def test_the_last_of_several_assignments_counts() -> None:
     document = read(STUDY)
     override(document, "name=a\nb")
     override(document, "name=c")
@@ -341,7 +341,7 @@ def test_the_last_of_several_assignments_holds() -> None:
         (f"{'a.' * 40}a=1", f"--set {'a.' * 30}...: write it as dotted.path=value."),
     ],
 )
-def test_an_assignment_that_makes_no_sense_is_refused(assignment: str, message: str) -> None:
+def test_an_invalid_assignment_is_refused(assignment: str, message: str) -> None:
     document = read(STUDY)
     override(document, assignment)
     assert faults_of(document) == [message]

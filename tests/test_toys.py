@@ -102,7 +102,7 @@ def test_every_point_is_one_that_lightnings_own_logger_has(logged: tuple[str, Pa
 
 
 @pytest.mark.parametrize("model", ["Base", "OnBoth", "InHookOfTheEpoch", "OnStepOfTheValidation", "EverySecondEpoch"])
-def test_a_training_that_is_cut_short_has_the_points_of_one_that_is_not(model: str, tmp_path: Path):
+def test_an_interrupted_training_has_the_same_points(model: str, tmp_path: Path):
     straight = train(assignment(tmp_path / "straight", model))
     trial = assignment(tmp_path / "cut", model)
     for _ in range(2):
@@ -187,7 +187,7 @@ def test_a_training_that_stops_by_itself_is_complete(model: str, tmp_path: Path)
     assert read_result(tmp_path, trial.config).value == result.value
 
 
-def test_a_training_that_is_cut_short_stops_by_itself_where_it_would_have(tmp_path: Path):
+def test_an_interrupted_training_stops_by_itself_at_the_same_epoch(tmp_path: Path):
     trial = assignment(tmp_path, "EarlyStopping")
     assert train(trial, Answers("stop")).state == "interrupted"
     result = train(trial)
@@ -221,7 +221,7 @@ def test_a_module_may_change_how_many_batches_make_a_step(tmp_path: Path, monkey
 # -- checkpoints -------------------------------------------------------------------------------------------------------
 
 
-def test_a_checkpoint_with_numpy_and_dates_is_gone_on_from(tmp_path: Path):
+def test_a_training_continues_from_a_checkpoint_with_numpy_values_and_dates(tmp_path: Path):
     trial, channel = assignment(tmp_path, "KeepsNumPy"), Answers()
     assert train(trial, Answers("stop")).state == "interrupted"
     assert train(trial, channel).state == "complete"
@@ -268,7 +268,7 @@ def test_results_and_checkpoints_of_other_values_are_named_and_not_used(tmp_path
     assert read_result(tmp_path, other.config).value == result.value
 
 
-def test_values_of_another_type_are_other_values(tmp_path: Path):
+def test_a_value_of_another_type_is_another_value(tmp_path: Path):
     train(assignment(tmp_path, "Raises", error="ValueError"))
     trial = assignment(tmp_path, "Raises", error="ValueError")
     assert read_result(tmp_path, trial.config) is not None

@@ -178,7 +178,7 @@ def test_a_metric_keeps_its_name_in_the_next_trial_and_in_the_next_run_of_the_st
     assert not any('"a@b"' in note for note in study.notes), "it was told before"
 
 
-def test_a_point_that_cannot_be_stored_costs_only_itself(anywhere: Study):
+def test_a_point_that_cannot_be_stored_is_lost_alone(anywhere: Study):
     good = [("lr", step, 0.1) for step in range(3000)] + [("val/acc", 10, 0.5)]
     anywhere.train(0, [*good[:1500], ("lr", 2**70, 0.1), *good[1500:], ("test/acc", -(2**50), 0.5)])
     anywhere.train(1, [("lr", 0, 0.1)], read=False)
@@ -232,7 +232,7 @@ def test_texts_of_user_code_are_stored_with_any_characters(anywhere: Study):
     assert trace.read_text() == "Traceback: cannot decode caf\\udce9.png and \\x00 and \U0001f600"
 
 
-def test_a_parameter_that_is_too_long_is_stored_as_far_as_it_goes(anywhere: Study, monkeypatch: pytest.MonkeyPatch):
+def test_a_parameter_that_is_too_long_is_cut(anywhere: Study, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(TrialConfig, "flat", lambda config: {"a": "x" * 10_000, "odd@name": "1", "b": "\0"})
     anywhere.train(0)
     assert anywhere.close()
@@ -247,7 +247,7 @@ def test_a_parameter_that_is_too_long_is_stored_as_far_as_it_goes(anywhere: Stud
 # -- artifacts ---------------------------------------------------------------------------------------------------------
 
 
-def test_artifacts_that_cannot_be_written_keep_nothing_else_out_and_are_sent_by_the_next_run(study: Study):
+def test_artifacts_that_cannot_be_written_delay_nothing_else_and_are_sent_by_the_next_run(study: Study):
     study.close()
     shutil.rmtree("mlruns")
     Path("mlruns").touch()

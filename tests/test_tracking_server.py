@@ -185,7 +185,7 @@ def test_odd_names_and_values_arrive_through_a_server(through: Through):
     assert study.tags()["tuner.message"] == "caf\\udce9 \\x00"
 
 
-def test_a_value_for_which_a_server_answers_500_costs_only_itself_and_is_sent_again_by_the_next_run(
+def test_a_value_for_which_a_server_answers_500_is_lost_alone_and_sent_again_by_the_next_run(
     through: Through,
 ):
     is_mended: list[bool] = []

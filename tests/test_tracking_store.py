@@ -78,7 +78,7 @@ def refused(uri: str | None, **options: object) -> str:
         ("http://ada:SECRET1@127.0.0.1:9", "no MLflow server answers at http://127.0.0.1:9 (Connection refused)"),
     ],
 )
-def test_a_uri_that_names_no_store_is_refused(here: Path, uri: str, said: str):
+def test_an_invalid_uri_is_refused(here: Path, uri: str, said: str):
     if "SEC/RET1" in uri:
         assert "RET1" not in refused(uri)
     else:
@@ -211,7 +211,7 @@ def test_a_user_who_may_not_write_is_reported_before_anything_starts(here: Path)
         assert done.stdout.count(f"tracking uri: {here} cannot be written: permission denied.") == 2, done.stderr
 
 
-def test_the_place_of_artifacts_is_tried_before_anything_starts(here: Path):
+def test_the_artifact_location_is_checked_before_anything_starts(here: Path):
     Path("mlruns").touch()
     assert refused(None) == f"tracking uri: {here}/mlruns cannot be written: {here}/mlruns is not a folder."
     shutil.copy(empty_databases() / "mlflow.db", here)
@@ -368,7 +368,7 @@ def test_a_study_can_be_continued_from_another_folder(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("name", ["100%20", "a b", "a#b;c", "%", "ä?", "[b]"])
-def test_a_folder_with_any_signs_in_its_name_gets_no_sibling(
+def test_a_folder_with_special_characters_in_its_name_gets_no_sibling(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ):
     folder = tmp_path / name

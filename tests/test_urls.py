@@ -67,7 +67,7 @@ def test_the_name_in_a_web_address_is_not_shown_since_it_may_be_a_token():
     assert without_password("https://ghp_0123456789@mlflow/x") == "https://mlflow/x"
 
 
-def test_messages_of_other_libraries_lose_the_password_however_they_quote_it():
+def test_passwords_are_removed_from_messages_of_other_libraries():
     url = "postgresql://tuner:s%2Fecret@db/mlflow?sslpassword=hush-hush"
     for said in (f"no {url}", "login s/ecret failed", "login s%2Fecret failed", "key hush-hush is wrong"):
         shown = without_passwords(said, url)
