@@ -263,10 +263,16 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _own_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep no module that a test wrote for those after it."""
+def _process_restored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Restore what a test changed in its process: its own modules, environment variables, the working directory."""
+    places, here, variables = list(sys.path), Path.cwd(), dict(os.environ)
     with modules_forgotten(tmp_path_factory.getbasetemp()):
         yield
+    sys.path[:] = places
+    os.chdir(here)
+    for name in os.environ.keys() - variables.keys() - {"PYTEST_CURRENT_TEST"}:
+        del os.environ[name]
+    os.environ.update(variables)
 
 
 @pytest.fixture
