@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.conftest import StudyFolder
+from tests.networks import OWN_NETWORK, holding, release
 from tests.processes import slots_of
 from tuner.engines.slots import _divide, make_slots
 from tuner.errors import BadInputError
@@ -17,8 +18,9 @@ from tuner.runner.group_size import check_divisible
 from tuner.training.distributed import share_of
 
 TWO = ("--per-device", "1", "--devices-per-trial", "2")
+EVEN = ["trial.data.batch_size=10", "trial.data.train_size=80"]  # batches that two can divide
 # In double precision, without dropout, which each rank draws for its own images, and with trials that are pruned.
-EXACT = ["trial.trainer.precision=64-true", "trial.model.dropout=0"]
+EXACT = [*EVEN, "trial.trainer.precision=64-true", "trial.model.dropout=0"]
 PRUNED = [*EXACT, "pruner={name: successive_halving, min_resource: 1, reduction_factor: 4}"]
 
 
@@ -44,11 +46,12 @@ def assert_equal_but_for_the_order_of_sums(one: StudyFolder, other: StudyFolder)
 
 
 def test_two_ranks_give_the_same_as_one_process_even_if_one_is_killed(folder: StudyFolder, alone: StudyFolder):
-    process = folder.start("--trials", "4", *TWO, *put(PRUNED))
+    process = folder.start("--trials", "4", *TWO, *put(PRUNED), *holding(folder))
     folder.wait_for(folder.has_checkpoint, process)
     ranks = slots_of(process.pid)
     assert len(ranks) == 2
     os.kill(ranks[1], signal.SIGKILL)
+    release(folder)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     assert "killed by SIGKILL (often out of memory: see dmesg); it goes on from its last checkpoint" in output
@@ -60,18 +63,17 @@ def test_two_ranks_give_the_same_as_one_process_even_if_one_is_killed(folder: St
 
 def test_ranks_that_diverge_end_together(folder: StudyFolder):
     lr = "search_space.optimizer.initial_lr={low: 1e12, high: 1e13}"
-    folder.run("--trials", "1", *TWO, *put([lr]), expect=1)
+    folder.run("--trials", "1", *TWO, *put([*EVEN, lr]), expect=1)
     assert folder.mlflow("select value from tags where key = 'tuner.state'") == [("diverged",)]
 
 
 def test_an_error_in_one_rank_fails_the_trial_with_its_traceback(folder: StudyFolder):
     (folder.path / "own.py").write_text(
-        "import os\n\nfrom lightning_modules import MNISTCNN\n\n\nclass Net(MNISTCNN):\n"
-        "    def forward(self, images):\n        if os.environ['LOCAL_RANK'] == '1':\n"
-        "            raise RuntimeError('rank 1 cannot')\n        return super().forward(images)\n"
+        "import os\n\nfrom lightning_modules import MLP\n\n\nclass Net(MLP):\n"
+        "    def forward(self, rows):\n        if os.environ['LOCAL_RANK'] == '1':\n"
+        "            raise RuntimeError('rank 1 cannot')\n        return super().forward(rows)\n"
     )
-    net = "trial.model={name: 'own:Net', channels: [8, 8, 8], hidden: [32, 16]}"
-    output = folder.run("--trials", "1", *TWO, *put([net]), expect=1)
+    output = folder.run("--trials", "1", *TWO, *put([*EVEN, OWN_NETWORK]), expect=1)
     assert "trial #0 failed: RuntimeError: rank 1 cannot" in output
 
 
