@@ -108,9 +108,7 @@ def put(folder: StudyFolder, statement: str, *values: str, store: str = "optuna.
 
 
 def test_content_of_a_store_is_shown_literally_in_the_terminal(copied: StudyFolder):
-    long = json.dumps(ANSI + "x" * 1_000_000)
-    put(copied, "update trial_user_attributes set value_json = ? where key = 'state'", long)
-    tested = json.dumps({"trial": 0, "metrics": {ANSI: 0.5}, "step": 40, "finished": 1})
+    tested = json.dumps({"trial": 0, "metrics": {ANSI: 0.5, "x" * 1_000_000: 0.5}, "step": 40, "finished": 1})
     put(copied, "update study_user_attributes set value_json = ? where key = 'test'", tested)
     put(copied, "update trial_params set param_name = ? where param_name = 'optimizer.initial_lr'", f"{ANSI}.{ANSI}")
     assert "the database has a trial without optimizer.initial_lr" in copied.call(*ONE, expect=1)
@@ -122,7 +120,7 @@ def test_content_of_a_store_is_shown_literally_in_the_terminal(copied: StudyFold
         f"{ANSI}.{ANSI}",
     )
     output = copied.call(*ONE)
-    assert output.count(r"%s\u202e") >= 3, "state, parameter and metric"
+    assert output.count(r"%s\u202e") >= 2, "parameter and metric"
     assert not {"\x1b", "\x07", "\u202e"} & set(output)
     assert len(output) < 10_000
 

@@ -55,6 +55,7 @@ def _run(options: argparse.Namespace) -> int:
 
     from tuner.followup.model_card import write_model
     from tuner.storage.stored_study import StoredStudy
+    from tuner.storage.trial_ends import state_of
     from tuner.tracking.reader import MlflowStudy
     from tuner.tracking.store import tracking_uri
 
@@ -64,8 +65,7 @@ def _run(options: argparse.Namespace) -> int:
         past = StoredStudy.load(options.study, storage_url(options.storage))
         trial = past.trial(options.trial)
         if trial.value is None:
-            state = trial.user_attrs.get("state", trial.state.name.lower())
-            raise BadInputError([f"--trial: #{trial.number} is {state}: it was not trained to its end."])
+            raise BadInputError([f"--trial: #{trial.number} is {state_of(trial)}: it was not trained to its end."])
         to: Path = options.to or Path(f"{past.config.name}-{trial.number}")
         if to.exists():
             raise BadInputError([f"--to: {to} already exists; name another folder."])

@@ -32,6 +32,7 @@ __all__ = [
     "RehearsalResult",
     "Result",
     "Slot",
+    "State",
     "StepReport",
     "TrainingGroup",
     "TrialResult",
@@ -43,6 +44,9 @@ Decision = Literal["continue", "prune", "stop", "forget"]
 "stop" means to save and end, to be continued later. "forget", after the last epoch, means that a better trial is known,
 so the weights are not needed.
 """
+
+State = Literal["complete", "pruned", "diverged", "failed", "interrupted"]
+"""How a trial ended."""
 
 Point = tuple[str, int, float]
 """Metric, step and value."""
@@ -201,7 +205,7 @@ class TrialResult:
         setup: The conditions that the result depends on, besides the trial's configuration; see `training_conditions`.
     """
 
-    state: Literal["complete", "pruned", "diverged", "failed", "interrupted"]
+    state: State
     value: float | None = None
     epochs: int = 0
     seconds: float = 0.0

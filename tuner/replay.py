@@ -57,6 +57,7 @@ def _run(options: argparse.Namespace) -> int:
     from tuner.followup.replaying import different_points, different_setup, how_trained, train_again
     from tuner.runner.summary import print_line
     from tuner.storage.stored_study import StoredStudy
+    from tuner.storage.trial_ends import setup_of, state_of
     from tuner.tracking.reader import MlflowStudy
     from tuner.tracking.store import tracking_uri
 
@@ -66,13 +67,13 @@ def _run(options: argparse.Namespace) -> int:
         past = StoredStudy.load(options.study, storage_url(options.storage))
         trial = past.trial(options.trial)
         stored = MlflowStudy(uri, past.identifier).points(trial.number)
-    setup = trial.user_attrs.get("setup", {})
+    setup = setup_of(trial)
     print_line(console, f"[bold]{past.config.name} #{trial.number}[/bold]: {escape(how_trained(setup))}")
     with temporary_folder() as directory, console.status("training it again"):
         result = train_again(past, trial, directory, lambda text: print_line(console, escape(text)))
 
     differences = []
-    if result.state != (state := trial.user_attrs.get("state", trial.state.name.lower())):
+    if result.state != (state := state_of(trial)):
         differences.append(f"it was {state}, now {result.state} {result.message}".rstrip())
     elif trial.value is not None and result.value != trial.value:
         differences.append(f"{past.config.objective.metric}: was {trial.value!r}, now {result.value!r}")

@@ -14,6 +14,7 @@ from tuner.followup.script import network_expression, own_modules, training_scri
 from tuner.interrupts import temporary_folder
 from tuner.storage.reader import Trial
 from tuner.storage.stored_study import StoredStudy
+from tuner.storage.trial_ends import setup_of
 from tuner.text import pluralize
 from tuner.training.lightning_cli import lightning_config
 from tuner.training.run import MODEL_FILE
@@ -77,7 +78,7 @@ def write_model(folder: Path, past: StoredStudy, trial: Trial, rates: Sequence[t
         StudyFailedError: If the trial has to be trained again, and cannot be.
         OSError: If a file cannot be written.
     """
-    config, setup = past.config_of(trial), trial.user_attrs.get("setup", {})
+    config, setup = past.config_of(trial), setup_of(trial)
     weights = past.directory(trial.number) / MODEL_FILE
     with temporary_folder() as temporary:
         if not weights.exists() or not rates:

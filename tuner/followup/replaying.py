@@ -21,6 +21,7 @@ from tuner.protocol import (
     TrainingGroup,
     TrialResult,
 )
+from tuner.storage.trial_ends import end_of, setup_of, state_of
 from tuner.text import pluralize
 from tuner.training.conditions import on_cpu
 from tuner.training.lightning_cli import as_trained
@@ -48,11 +49,11 @@ def train_again(past: "StoredStudy", trial: "Trial", directory: Path, note: Call
         BadInputError: If it was trained on GPUs that this machine does not have.
         StudyFailedError: If its process dies.
     """
-    setup = trial.user_attrs.get("setup", {})
+    setup = setup_of(trial)
     config = as_trained(past.config_of(trial), setup)
     ranks, threads = int(setup.get("ranks", 1)), int(setup.get("threads", 1))
     gpus = () if on_cpu(setup) else _gpus(ranks)
-    epochs = trial.user_attrs.get("epochs", 0) if trial.user_attrs.get("state") == "pruned" else None
+    epochs = end_of(trial).epochs if state_of(trial) == "pruned" else None
     assignment = Assignment(trial.number, config, past.config.objective, directory)
     handler = _OneTrial(assignment, epochs, note)
     engine = LocalEngine([Slot(0, gpus, threads, ranks=ranks)], STALL_SECONDS)

@@ -38,7 +38,8 @@ from tuner.runner.publication import Publication
 from tuner.runner.trial_queue import TrialQueue
 from tuner.runner.winner_test import WinnerTest
 from tuner.storage.attributes import CONSTANT_LR
-from tuner.storage.study_store import TRIAL_STATES, StudyStore
+from tuner.storage.study_store import StudyStore
+from tuner.storage.trial_ends import TRIAL_STATES, attribute, end_of
 from tuner.tracking.tracker import Tracker
 from tuner.training.experiment_proxy import FILES
 from tuner.training.run import MODEL_FILE, read_result
@@ -223,13 +224,14 @@ class Coordinator:
     def _count_crash(self, number: int) -> int:
         """Count a crash of a trial, and return how many there were since its last epoch."""
         trial = self._store.trial(number)
-        epoch, before = len(trial.intermediate_values), trial.user_attrs.get(CRASHES, {})
-        count = int(before["count"]) + 1 if before.get("epoch") == epoch else 1
+        epoch = len(trial.intermediate_values)
+        before: dict[str, Any] = attribute(trial.user_attrs, CRASHES, {})
+        count = attribute(before, "count", 0) + 1 if before.get("epoch") == epoch else 1
         self._store.set_attribute(number, CRASHES, {"epoch": epoch, "count": count})
         return count
 
     def _has_crashed_twice(self, number: int) -> bool:
-        return int(self._store.trial(number).user_attrs.get(CRASHES, {}).get("count", 0)) > 1
+        return attribute(attribute(self._store.trial(number).user_attrs, CRASHES, {}), "count", 0) > 1
 
     def note(self, text: str) -> None:
         """Show a remark in the terminal; if several trials make the same one, once."""
@@ -332,10 +334,7 @@ class Coordinator:
             trial = finished[number]
             config = self._store.config_of(trial)
             directory = self._store.trial_directory(number)
-            result = read_result(directory, config, self._display.note)
-            if result is None:
-                attributes = trial.user_attrs
-                result = TrialResult(attributes["state"], trial.value, attributes["epochs"], attributes["seconds"])
+            result = read_result(directory, config, self._display.note) or end_of(trial)
             self._tracker.start_trial(number, config, self._store.attempt(number))
             read = partial(read_result, directory, config)
             self._tracker.finish_trial(number, config, result, read, directory / FILES)

@@ -6,6 +6,7 @@ from typing import Any
 from tuner.config.study import StudyConfig
 from tuner.storage.reader import Trial
 from tuner.storage.study_store import StudyStore
+from tuner.storage.trial_ends import end_of, setup_of
 from tuner.tracking.tracker import Tracker
 from tuner.training.lightning_cli import lightning_config
 
@@ -37,8 +38,7 @@ class Publication:
         began = time.monotonic()
         summary, best = None, self._store.best
         if best is not None:
-            setup = best.user_attrs.get("setup", {})
-            config = lightning_config(self._store.config_of(best), self._config.objective, setup)
+            config = lightning_config(self._store.config_of(best), self._config.objective, setup_of(best))
             summary = {"number": best.number, "params": best.params, "config": config}
         self._tracker.log_study([_row(trial) for trial in self._store.finished()], summary, self._store.findings())
         now = time.monotonic()
@@ -46,6 +46,6 @@ class Publication:
 
 
 def _row(trial: Trial) -> dict[str, Any]:
-    state = trial.user_attrs.get("state", trial.state.name.lower())
-    row = {"number": trial.number, "state": state, "value": trial.value, "seconds": trial.user_attrs.get("seconds")}
+    end = end_of(trial)
+    row = {"number": trial.number, "state": end.state, "value": trial.value, "seconds": end.seconds}
     return row | trial.params

@@ -18,6 +18,7 @@ from tuner.errors import BadInputError
 from tuner.protocol import Slot
 from tuner.runner.run import Outcome, Plan
 from tuner.storage.study_store import StudyStore
+from tuner.storage.trial_ends import state_of
 from tuner.text import cut, format_value, pluralize
 from tuner.training.run import TRACEBACK_FILE
 from tuner.urls import without_password
@@ -63,8 +64,8 @@ def _findings(config: StudyConfig) -> Sequence[str]:
 def print_summary(console: Console, config: StudyConfig, store: StudyStore, outcome: Outcome) -> None:
     """Print the results, and where to look further."""
     finished, top = store.finished(), store.ranking()[:5]
-    states = Counter(str(trial.user_attrs.get("state", trial.state.name.lower())) for trial in finished)
-    counts = ", ".join(f"{count} {escape(cut(state))}" for state, count in sorted(states.items())) or "none finished"
+    states = Counter(state_of(trial) for trial in finished)
+    counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none finished"
     if len(finished) >= config.trials:
         print_line(
             console,
@@ -105,7 +106,7 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, outc
         print_line(console, f"its weights: {escape(str(weights)) if weights.exists() else 'are not on this machine'}")
     elif finished:
         print_line(console, "[yellow]no trial was trained to its end[/yellow]")
-    _print_failed(console, store, [trial.number for trial in finished if trial.user_attrs.get("state") == "failed"])
+    _print_failed(console, store, [trial.number for trial in finished if state_of(trial) == "failed"])
     record = store.record()
     for sentence in filter(None, (doubt(record), never_tried(record))):
         print_line(console, escape(sentence))

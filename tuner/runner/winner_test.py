@@ -37,7 +37,7 @@ class WinnerTest:
         self._has_begun = True
         if (assignment.directory / MODEL_FILE).exists():
             return EvaluationGroup((assignment,))
-        self._display.note(f"the weights of trial #{assignment.number} are gone: it cannot be tested")
+        self._display.note(f"there are no weights of trial #{assignment.number}: it cannot be tested")
         return None
 
     def done(self, assignment: Assignment, result: EvaluationResult) -> None:

@@ -87,6 +87,16 @@ class SingleWriterStorage(optuna.storages.RDBStorage):
         self._newest = max([self._newest, *(trial._trial_id for trial in trials)])
         return trials
 
+    def remove_lost_trials(self) -> None:
+        """Remove trials of studies that do not exist.
+
+        SQLite lets a trial be added to a study while that is deleted, and gives the study's id to the next one.
+        """
+        studies, trials = models.StudyModel, models.TrialModel
+        with _create_scoped_session(self.scoped_session) as session:
+            for trial in session.query(trials).filter(trials.study_id.not_in(session.query(studies.study_id))):
+                session.delete(trial)
+
     def reopen_failed(self, study_id: int, forget: Callable[[int], None]) -> None:
         """Put the failed trials of a study back into the queue; they keep their numbers and parameters only.
 

@@ -12,13 +12,14 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial as Trial
 
-from tuner.analysis.record import FAMILY, MIN_FOR_IMPORTANCE, Curve, StudyRecord, TrialRecord
+from tuner.analysis.record import FAMILY, MIN_FOR_IMPORTANCE, Curve, StudyRecord, TestResult, TrialRecord
 from tuner.config.annotations import did_you_mean
 from tuner.config.study import StudyConfig, TrialConfig
 from tuner.direction import Direction
 from tuner.errors import BadInputError, StudyFailedError
 from tuner.storage.attributes import CONSTANT_LR, IDENTIFIER, IDENTITY, TEST, VALIDATION_IMAGES
 from tuner.storage.database import Database
+from tuner.storage.trial_ends import attribute, end_of
 from tuner.text import cut
 from tuner.urls import without_password
 
@@ -28,6 +29,7 @@ __all__ = [
     "identifier_of",
     "open_study",
     "record_of",
+    "test_of",
 ]
 
 MIN_OF_PARAMETER = 4
@@ -69,6 +71,22 @@ def identifier_of(study: optuna.Study) -> str:
     return str(identifier)
 
 
+def test_of(study: optuna.Study) -> TestResult | None:
+    """Return the last test result of a study; None if there was no test.
+
+    Raises:
+        StudyFailedError: If it does not have the tuner's format.
+    """
+    test = study.user_attrs.get(TEST)
+    if test is None:
+        return None
+    try:
+        metrics = {str(key): float(value) for key, value in test["metrics"].items()}
+        return TestResult(int(test["trial"]), metrics, int(test["step"]), int(test["finished"]))
+    except (TypeError, ValueError, KeyError, AttributeError):
+        raise StudyFailedError(f'the test result of study "{study.study_name}" in the database was changed.') from None
+
+
 def _no_curves(number: int, metrics: Sequence[str]) -> Mapping[str, Curve]:
     return {}
 
@@ -81,7 +99,7 @@ def record_of(study: optuna.Study, curves: Curves = _no_curves) -> StudyRecord:
         curves: Returns the metrics of a trial. It is called with all metrics for the best trials and the best trial of
             each schedule, and with the lr alone for the best few hundred.
     """
-    identity: Mapping[str, Any] = study.user_attrs.get(IDENTITY, {})
+    identity: Mapping[str, Any] = attribute(study.user_attrs, IDENTITY, {})
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
     began = min((trial.datetime_start.timestamp() for trial in trials if trial.datetime_start), default=0.0)
     searched = {
@@ -102,12 +120,12 @@ def record_of(study: optuna.Study, curves: Curves = _no_curves) -> StudyRecord:
         trials=[_trial(trial, began, identity) for trial in trials],
         searched=searched,
         importances=_importances(study),
-        validation_images=study.user_attrs.get(VALIDATION_IMAGES),
+        validation_images=attribute(study.user_attrs, VALIDATION_IMAGES, 0) or None,
         choices=choices,
     )
-    test: Mapping[str, Any] = study.user_attrs.get(TEST, {})
-    is_of_best = bool(test) and record.best is not None and record.best.number == test["trial"]
-    return replace(record, trials=list(_with_curves(record, curves)), test=test["metrics"] if is_of_best else {})
+    test, best = test_of(study), record.best
+    of_best = test.metrics if test and best and best.number == test.trial else {}
+    return replace(record, trials=list(_with_curves(record, curves)), test=of_best)
 
 
 def _with_curves(record: StudyRecord, curves: Curves) -> Iterator[TrialRecord]:
@@ -128,20 +146,19 @@ def _family(trial: Trial, identity: Mapping[str, Any]) -> str:
 
 
 def _trial(trial: Trial, began: float, identity: Mapping[str, Any]) -> TrialRecord:
-    attributes = trial.user_attrs
-    reported = trial.intermediate_values
+    end, reported = end_of(trial), trial.intermediate_values
     family = _family(trial, identity)
     return TrialRecord(
         number=trial.number,
-        state=attributes.get("state", trial.state.name.lower()),
+        state=end.state,
         family=family,
         value=trial.value if trial.value is not None else reported[max(reported)] if reported else math.nan,
-        epochs=attributes.get("epochs", len(reported)),
-        seconds=attributes.get("seconds", 0.0),
+        epochs=end.epochs,
+        seconds=end.seconds,
         ended=trial.datetime_complete.timestamp() - began if trial.datetime_complete else 0.0,
         params=trial.params,
-        constant_lr=attributes.get(CONSTANT_LR, family == "constant"),
-        message=attributes.get("message", ""),
+        constant_lr=attribute(trial.user_attrs, CONSTANT_LR, family == "constant"),
+        message=end.message,
     )
 
 

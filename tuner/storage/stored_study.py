@@ -19,6 +19,7 @@ from tuner.storage.database import Database, state_directory, trial_directory
 from tuner.storage.folders import check_own
 from tuner.storage.reader import Trial, config_of, identifier_of, open_study, record_of
 from tuner.storage.study_store import DEFINITION_FILE, FOLDER_FILE, check_continued
+from tuner.storage.trial_ends import attribute
 
 __all__ = ["StoredStudy", "label"]
 
@@ -118,7 +119,8 @@ class StoredStudy:
         name = label(trial.number, self.config_of(trial))
         with Database.open_readonly(self.storage) as storage:
             for summary in optuna.get_all_study_summaries(storage) if storage else []:
-                if summary.user_attrs.get(IDENTITY, {}).get(CONFIRMS) != self.identifier:
+                identity: dict[str, Any] = attribute(summary.user_attrs, IDENTITY, {})
+                if identity.get(CONFIRMS) != self.identifier:
                     continue
                 for each in storage.get_all_trials(summary._study_id, deepcopy=False) if storage else []:
                     if each.value is not None and each.params.get(CONFIGURATION) == name:

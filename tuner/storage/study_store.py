@@ -27,22 +27,16 @@ from tuner.errors import BadInputError, StudyFailedError
 from tuner.files import DiskFullError, write_atomically
 from tuner.storage.attributes import ATTEMPT, IDENTIFIER, IDENTITY, SOURCES, TEST, VALIDATION_IMAGES
 from tuner.storage.database import Database, state_directory, trial_directory
-from tuner.storage.reader import config_of, identifier_of, record_of
+from tuner.storage.reader import config_of, identifier_of, record_of, test_of
 from tuner.storage.samplers import make_pruner, make_sampler
+from tuner.storage.trial_ends import attribute
 from tuner.text import pluralize
 from tuner.urls import without_password
 
-__all__ = ["DEFINITION_FILE", "FOLDER_FILE", "TRIAL_STATES", "StudyStore", "check_continued"]
+__all__ = ["DEFINITION_FILE", "FOLDER_FILE", "StudyStore", "check_continued"]
 
 DEFINITION_FILE = "study.yaml"
 FOLDER_FILE = "folder"
-TRIAL_STATES = {
-    "complete": TrialState.COMPLETE,
-    "pruned": TrialState.PRUNED,
-    "diverged": TrialState.PRUNED,  # told as bad, never as infinity: Optuna ranks it by what it reported, if anything
-    "failed": TrialState.FAIL,
-}
-"""Optuna's state of a trial, by that of its `TrialResult`."""
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -51,11 +45,15 @@ Result = TypeVar("Result")
 def _retrying(
     method: Callable[Concatenate["StudyStore", Parameters], Result],
 ) -> Callable[Concatenate["StudyStore", Parameters], Result]:
-    """Wrap a method in `Database.retry_while_unavailable`."""
+    """Wrap a method in `Database.retry_while_unavailable`, and say if the study was deleted."""
 
     @functools.wraps(method)
     def call(store: "StudyStore", /, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-        return store.database.retry_while_unavailable(lambda: method(store, *args, **kwargs))
+        try:
+            return store.database.retry_while_unavailable(lambda: method(store, *args, **kwargs))
+        except KeyError:
+            store.check_not_deleted()
+            raise
 
     return call
 
@@ -192,9 +190,29 @@ class StudyStore:
         """Return the folder of a trial's checkpoints, result and output."""
         return trial_directory(self.database.url, self._config.name, self.identifier, number)
 
+    def check_not_deleted(self) -> None:
+        """Check that the study is still in the database.
+
+        Raises:
+            StudyFailedError: If another program deleted it.
+        """
+        name, where = self._config.name, without_password(self.database.url)
+        with contextlib.suppress(KeyError):
+            attributes = self.database.storage.get_study_user_attrs(self._study._study_id)
+            if attributes.get(IDENTIFIER) == self.identifier:
+                return
+        raise StudyFailedError(f'study "{name}" was deleted from {where} while it ran; run the command again')
+
     def config_of(self, trial: FrozenTrial) -> TrialConfig:
-        """Return the configuration that a trial's parameters give."""
-        return config_of(self._config, trial.params)
+        """Return the configuration that a trial's parameters give.
+
+        Raises:
+            StudyFailedError: If they are not of the search space, because another program added the trial.
+        """
+        try:
+            return config_of(self._config, trial.params)
+        except (StudyFailedError, TypeError, ValueError) as error:
+            raise _foreign(trial.number, error) from error
 
     @_retrying
     def ask(self) -> tuple[int, TrialConfig]:
@@ -206,6 +224,8 @@ class StudyStore:
             if trial.state is TrialState.RUNNING and trial.number not in self._asked:
                 self.suspend(trial.number)
                 waiting.append(trial.number)
+            if trial.state.is_finished() and trial.number not in self._finished:
+                self._count(trial)  # another program added it
         number = min(waiting, default=len(trials))
         self._study.sampler = make_sampler(self._config, number, before=self._study.sampler)
         with warnings.catch_warnings():
@@ -219,9 +239,7 @@ class StudyStore:
                 self._resample(asked, before)
             config = self._config.suggest(asked)
         except ValueError as error:  # from Optuna, if the stored parameters do not fit this search space
-            raise StudyFailedError(
-                f"trial #{asked.number} in the database does not belong to this study: {error}"
-            ) from error
+            raise _foreign(asked.number, error) from error
         self._asked[asked.number] = asked
         self._reported[asked.number] = set(before.intermediate_values) if before else set()
         return asked.number, config
@@ -238,18 +256,21 @@ class StudyStore:
 
     def attempt(self, number: int) -> int:
         """Return how many times a failed trial was retried."""
-        return int(self.trial(number).user_attrs.get(ATTEMPT, 0))
+        return attribute(self.trial(number).user_attrs, ATTEMPT, 0)
 
     @_retrying
     def report(self, number: int, epoch: int, value: float, may_prune: bool) -> bool:
         """Record an epoch of an asked trial and return whether to prune it.
 
         An epoch that is repeated after a kill is not recorded twice. The pruner judges a trial by its last report, so
-        of the repeated epochs only the last one asks it.
+        of the repeated epochs only the last one asks it. A trial that another program has ended meanwhile is pruned.
         """
         trial, reported = self._asked[number], self._reported[number]
         if epoch not in reported:
-            trial.report(value, epoch)
+            try:
+                trial.report(value, epoch)
+            except optuna.exceptions.UpdateFinishedTrialError:
+                return True
             reported.add(epoch)
         return self._prunes and may_prune and epoch == max(reported) and trial.should_prune()
 
@@ -257,18 +278,22 @@ class StudyStore:
     def finish(self, number: int, state: TrialState, value: float | None, attributes: Mapping[str, Any]) -> None:
         """Set the final state of a trial; a finished trial keeps the state it has."""
         if not self.trial(number).state.is_finished():
-            for key, attribute in attributes.items():
-                self.set_attribute(number, key, attribute)
+            for key, content in attributes.items():
+                self.set_attribute(number, key, content)
             self._study.tell(number, value if state is TrialState.COMPLETE else None, state)
         self._asked.pop(number, None)
-        self._finished.add(number)
-        if value is not None and state is TrialState.COMPLETE and self._would_be_best(number, value):
-            self._best = self.trial(number)
+        self._count(self.trial(number))
+
+    def _count(self, trial: FrozenTrial) -> None:
+        self._finished.add(trial.number)
+        if trial.state is TrialState.COMPLETE and self._would_be_best(trial.number, cast(float, trial.value)):
+            self._best = trial
 
     @_retrying
     def suspend(self, number: int) -> None:
         """Put a trial back into the queue, with its number, parameters and reports."""
-        self.database.storage.set_trial_state_values(self._id_of(number), TrialState.WAITING)
+        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # another program has ended it
+            self.database.storage.set_trial_state_values(self._id_of(number), TrialState.WAITING)
         self._asked.pop(number, None)
 
     def suspend_running(self) -> None:
@@ -331,17 +356,12 @@ class StudyStore:
     @_retrying
     def validation_images(self) -> int | None:
         """Return the number of validation images, if it is known."""
-        return self._study.user_attrs.get(VALIDATION_IMAGES)
+        return attribute(self._study.user_attrs, VALIDATION_IMAGES, 0) or None
 
     @_retrying
     def tested(self) -> TestResult | None:
         """Return the last test result; None if there was no test."""
-        test = self._study.user_attrs.get(TEST)
-        try:
-            return TestResult(**test) if test else None
-        except TypeError:
-            study = self._study.study_name
-            raise StudyFailedError(f'the test result of study "{study}" in the database was changed.') from None
+        return test_of(self._study)
 
     @_retrying
     def set_tested(self, test: TestResult) -> None:
@@ -355,6 +375,10 @@ class StudyStore:
         return self._ids[number]
 
 
+def _foreign(number: int, error: Exception) -> StudyFailedError:
+    return StudyFailedError(f"trial #{number} in the database does not belong to this study: {error}")
+
+
 def _write(file: IO[bytes], content: bytes) -> None:
     file.write(content)
 
@@ -364,6 +388,8 @@ def _begun(
 ) -> tuple[optuna.Study, int]:
     """Create or load a study; return it, and how many of its trials repeat others. Idempotent, so it can be retried."""
     _check_identity(database.storage, database.url, config, identity)
+    if config.name not in optuna.get_all_study_names(database.storage):
+        database.storage.remove_lost_trials()
     study = optuna.create_study(
         storage=database.storage,
         study_name=config.name,

@@ -1,0 +1,56 @@
+"""How a finished trial ended, as Optuna has it: as the coordinator told it, or as another program did.
+
+Others may add trials to a study, or change attributes. So no attribute is expected to be there, or to be of its type.
+"""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar, cast
+
+from optuna.trial import FrozenTrial, TrialState
+
+from tuner.protocol import State, TrialResult
+
+__all__ = ["TRIAL_STATES", "attribute", "end_of", "setup_of", "state_of"]
+
+Value = TypeVar("Value")
+
+TRIAL_STATES = {
+    "complete": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+    "diverged": TrialState.PRUNED,  # told as bad, never as infinity: Optuna ranks it by what it reported, if anything
+}
+"""Optuna's state of a trial, by that of its `TrialResult`."""
+
+
+def attribute(attributes: Mapping[str, Any], name: str, default: Value) -> Value:
+    """Return an attribute of a trial or study; the default if there is none, or one of another type."""
+    value = attributes.get(name, default)
+    if isinstance(default, float) and type(value) is int:
+        value = float(value)
+    return value if type(value) is type(default) else default
+
+
+def state_of(trial: FrozenTrial) -> State:
+    """Return how a finished trial ended."""
+    possible = [state for state, in_optuna in TRIAL_STATES.items() if in_optuna is trial.state]
+    state = attribute(trial.user_attrs, "state", "")
+    return cast(State, state if state in possible else possible[0])
+
+
+def setup_of(trial: FrozenTrial) -> dict[str, Any]:
+    """Return what a trial was trained with; nothing if that is not known."""
+    return attribute(trial.user_attrs, "setup", {})
+
+
+def end_of(trial: FrozenTrial) -> TrialResult:
+    """Return the result of a finished trial, as far as Optuna has it: without its points."""
+    attributes, reported = trial.user_attrs, trial.intermediate_values
+    return TrialResult(
+        state_of(trial),
+        trial.value if trial.state is TrialState.COMPLETE else None,
+        attribute(attributes, "epochs", len(reported)),
+        attribute(attributes, "seconds", 0.0),
+        attribute(attributes, "message", ""),
+        attribute(attributes, "traceback", ""),
+    )
