@@ -29,10 +29,12 @@ from tuner.tracking.tracker import Tracker
 
 STUDY_ID = "0123456789abcdef" * 2
 CONFIG = load_study(str(TINY), [])
-VALUES = config_of(
-    CONFIG,
-    {"optimizer.initial_lr": 0.01, "schedule.name": "cosine_restarts", "schedule.cosine_restarts.restart_period": 40},
-)
+PARAMETERS = {
+    "optimizer.initial_lr": 0.01,
+    "schedule.name": "cosine_restarts",
+    "schedule.cosine_restarts.restart_period": 40,
+}
+VALUES = config_of(CONFIG, PARAMETERS)
 
 
 class Study:
@@ -376,6 +378,26 @@ def test_a_trial_s_run_that_is_deleted_while_it_trains_gets_another_with_every_p
     assert study.tracker.missing == []
     assert study.points() == {"lr": [(1, 0.1), (2, 0.2), (3, 0.3)]}
     assert study.tags()["tuner.replaces"] == before
+    assert study.runs() == [("0", "FINISHED")]
+
+
+def test_a_trial_that_has_other_values_since_its_database_was_restored_gets_another_run(study: Study):
+    study.train(0, [("lr", 1, 0.01)])
+    assert study.close()
+    ((before,),) = study.folder.mlflow("select run_uuid from tags where key = 'tuner.trial'")
+    study.open()
+    others = config_of(CONFIG, PARAMETERS | {"optimizer.initial_lr": 0.02})
+    study.tracker.start_trial(0, others)
+    study.tracker.finish_trial(0, others, TrialResult("complete", 0.25, 1, points=[("lr", 1, 0.02)]))
+    assert study.close()
+    assert study.tracker.missing == []
+    assert "the run of trial #0 in MLflow is of other values" in study.notes[-1]
+    assert study.points() == {"lr": [(1, 0.02)]}
+    assert study.tags()["tuner.replaces"] == before
+    assert study.folder.mlflow("select value from params where key = 'optimizer.initial_lr' order by 1") == [
+        ("0.01",),
+        ("0.02",),
+    ]
     assert study.runs() == [("0", "FINISHED")]
 
 

@@ -43,6 +43,8 @@ TRIAL_STATUS = {
 TRIAL_TAG, STATE_TAG = "tuner.trial", "tuner.state"
 ATTEMPT_TAG, FAILED_TAG = "tuner.attempt", "tuner.failed_trial"
 """Tags of the run of a retried trial, and of the run of its failed attempt."""
+VALUES_TAG, OTHER_TAG = "tuner.values", "tuner.trial_of_other_values"
+"""Tags of a trial's run: the digest of its values; and of the run that it had with values that its database lost."""
 REFUSED_TAG = "tuner.refused"
 """Tag of a run without the records that MLflow cannot store: which ones, and why."""
 
@@ -66,6 +68,7 @@ class TrialRun:
         has_values: Whether its parameters and data set are known to be stored.
         is_marked: Whether it has the tag `tuner.missing`.
         attempt: How many times the trial had failed before this run.
+        values: Digest of the trial's values; empty if unknown, as in runs of earlier versions.
         waits: Number of its artifacts that are not written yet.
     """
 
@@ -79,6 +82,7 @@ class TrialRun:
     has_values: bool = False
     is_marked: bool = False
     attempt: int = 0
+    values: str = ""
     waits: int = 0
 
     @property
@@ -112,7 +116,7 @@ class TrialRuns:
     def __init__(self, config: StudyConfig, study: StudyRun, recorder: Recorder) -> None:
         self._config, self._study, self._recorder = config, study, recorder
         self._client = recorder.client
-        self._replaced: dict[int, str] = {}  # runs that were deleted, or whose attempt failed
+        self._replaced: dict[int, str] = {}  # runs that were deleted, or set aside
         self._deleted: set[int] = set()
         self._attempts: dict[int, int] = {}
         self._unsure: set[int] = set()  # trials whose run may have been created though the answer was lost
@@ -138,7 +142,7 @@ class TrialRuns:
                 continue
             state = "running" if info.status == "RUNNING" else tags.get(STATE_TAG, "running")
             found = TrialRun(info.run_id, info.start_time, info.artifact_uri, state, is_marked=MISSING_TAG in tags)
-            found.attempt = int(tags.get(ATTEMPT_TAG, 0))
+            found.attempt, found.values = int(tags.get(ATTEMPT_TAG, 0)), tags.get(VALUES_TAG, "")
             found.lacks = {tags[MISSING_TAG]: None} if MISSING_TAG in tags else {}
             found.refused = {tags[REFUSED_TAG]: None} if REFUSED_TAG in tags else {}
             yield number, found
@@ -158,10 +162,15 @@ class TrialRuns:
         def write() -> None:
             self._study.reopen()
             run = self.by_number.get(number)
-            if run is not None and run.attempt < attempt:
-                self._client.set_tag(run.run_id, FAILED_TAG, str(number))
-                self._recorder.remove_tag(run.run_id, TRIAL_TAG)
-                self._replaced[number] = run.run_id
+            if run is not None and run.values not in ("", config.digest):
+                self._recorder.warn(
+                    f"the run of trial #{number} in MLflow is of other values, which the database has lost; "
+                    "the trial gets another run"
+                )
+                self._set_aside(number, run, OTHER_TAG)
+                run = None
+            elif run is not None and run.attempt < attempt:
+                self._set_aside(number, run, FAILED_TAG)
                 run = None
             if run is not None and not self._recorder.is_gone(run.run_id):
                 self._client.update_run(run.run_id, status="RUNNING")
@@ -175,6 +184,12 @@ class TrialRuns:
 
         self._recorder.put(number, Record(write, partial(self._lose, RUN, number, _nothing)))
         self._put_values(number, config)
+
+    def _set_aside(self, number: int, run: TrialRun, tag: str) -> None:
+        """Make a run one that the trial had before."""
+        self._client.set_tag(run.run_id, tag, str(number))
+        self._recorder.remove_tag(run.run_id, TRIAL_TAG)
+        self._replaced[number] = run.run_id
 
     def put_points(self, number: int, points: Points) -> None:
         """Add points to a trial's run, except for those that it has."""
@@ -275,6 +290,7 @@ class TrialRuns:
             STUDY_TAG: self._config.name,
             TRIAL_TAG: str(number),
             STATE_TAG: "running",
+            VALUES_TAG: config.digest,
         }
         if attempt := self._attempts.get(number):
             tags[ATTEMPT_TAG] = str(attempt)
@@ -289,7 +305,7 @@ class TrialRuns:
         crash_point("run created")
         info = run.info
         created = TrialRun(info.run_id, info.start_time, info.artifact_uri, "running", SentPoints())
-        created.attempt = self._attempts.get(number, 0)
+        created.attempt, created.values = self._attempts.get(number, 0), config.digest
         self.by_number[number] = created
 
     # -- records -------------------------------------------------------------------------------------------------------
