@@ -100,7 +100,7 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, outc
         console.print(table, highlight=False)
         tested = store.tested()
         if tested and tested.trial == top[0].number and tested.metrics:
-            metrics = ", ".join(f"{escape(key)} {value:.4f}" for key, value in sorted(tested.metrics.items()))
+            metrics = ", ".join(f"{escape(cut(key))} {value:.4f}" for key, value in sorted(tested.metrics.items()))
             print_line(console, f"best trial #{top[0].number} on the test data: {metrics}")
         weights = store.trial_directory(top[0].number) / "model.ckpt"
         print_line(console, f"its weights: {escape(str(weights)) if weights.exists() else 'are not on this machine'}")

@@ -16,6 +16,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_I
 from tuner.config.study import StudyConfig
 from tuner.errors import BadInputError
 from tuner.protocol import Points
+from tuner.text import cut
 from tuner.tracking.artifacts import add_files, artifact_folder, create_experiment, take_along
 from tuner.tracking.names import LONGEST_TAG, NAME_RULE, Names, fitting, storable
 from tuner.tracking.reader import CHAMPION_TAG, METRIC_TAG, STUDY_ID_TAG, find_children, find_parent, metric_names
@@ -256,7 +257,7 @@ class StudyRun:
     def names_of(self, metrics: Iterable[str]) -> Names:
         """Return the names of metrics in MLflow; a name that differs from the metric's own is reported once."""
         for name, stored in self.names.add(metrics).items():
-            self._warn(f'the metric "{name}" is "{stored}" in MLflow, as {NAME_RULE}')
+            self._warn(f'the metric "{cut(name)}" is "{cut(stored)}" in MLflow, as {NAME_RULE}')
             self.put("a tag", partial(self.set_tags, {f"{METRIC_TAG}{stored}": fitting(name, LONGEST_TAG)}))
         return self.names
 
