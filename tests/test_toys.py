@@ -290,6 +290,9 @@ def test_a_result_with_a_changed_byte_is_damaged(tmp_path: Path):
         path.write_bytes(changed)
         result = read_result(tmp_path, trial.config, lambda text: None)
         assert result is None, content[place - 20 : place + 20]
+    parts = content.split(b'"value": ')
+    path.write_bytes(b'"value": '.join([parts[0], parts[1].replace(b",", b"0,", 1), *parts[2:]]))
+    assert read_result(tmp_path, trial.config, lambda text: None) is None, "the same number in other digits"
 
 
 @pytest.mark.parametrize(

@@ -146,9 +146,11 @@ def read_result(directory: Path, config: TrialConfig, note: Callable[[str], None
     """
     path = directory / RESULT_FILE
     try:
-        content = json.loads(path.read_bytes())
+        stored_bytes = path.read_bytes()
+        content = json.loads(stored_bytes)
         if "checksum" in content:
-            if content.pop("checksum") != _checksum(content):
+            # The bytes too: two spellings of a number may be the same float.
+            if json.dumps(content).encode() != stored_bytes or content.pop("checksum") != _checksum(content):
                 raise ValueError("its checksum is wrong")
         else:  # written by an earlier version
             content = {"trial": config.digest, "result": content}
