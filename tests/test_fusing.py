@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conftest import StudyFolder
+from tests.conftest import DIGITS, StudyFolder
 from tests.test_study import slots_of
 from tuner.config.study import Objective, TrialConfig
 from tuner.errors import BadInputError
@@ -279,7 +279,7 @@ OPTIONS = (*SMALL, "--set", "trial.trainer={max_epochs: 3, precision: 64-true}",
 def unfused(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
     """Return a folder in which a study was run one trial at a time."""
     folder = StudyFolder(tmp_path_factory.mktemp("unfused"))
-    folder.call(*OPTIONS, "--per-device", "1", "--fuse", "off")
+    folder.call(*OPTIONS, "--per-device", "1", "--fuse", "off", study=DIGITS)
     folder.check(trials=5, epochs=3, steps=3 * STEPS)
     return folder
 
@@ -292,26 +292,26 @@ def assert_same_study(one: StudyFolder, other: StudyFolder) -> None:
 
 
 def test_fused_or_not_a_study_ends_with_the_same_trials_values_and_curves(folder: StudyFolder, unfused: StudyFolder):
-    output = folder.call(*OPTIONS, "--per-device", "1", "--fuse", "3")
+    output = folder.call(*OPTIONS, "--per-device", "1", "--fuse", "3", study=DIGITS)
     assert "up to 3 trials at a time as one model" in output
     assert_same_study(folder, unfused)
 
 
 def test_killed_groups_continue_to_the_same_result_together_and_alone(folder: StudyFolder, unfused: StudyFolder):
-    process = folder.start(*OPTIONS, "--per-device", "1", "--fuse", "3")
+    process = folder.start(*OPTIONS, "--per-device", "1", "--fuse", "3", study=DIGITS)
     folder.wait_for(folder.has_checkpoint, process, seconds=120)
     os.kill(slots_of(process.pid)[0], signal.SIGKILL)
     crashed = "select number from trials join trial_user_attributes using (trial_id) where key = 'crashes' order by 1"
     folder.wait_for(lambda: folder.optuna(crashed) == [(0,), (1,), (2,)], process)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=120)
-    folder.call(*OPTIONS, "--per-device", "1", "--fuse", "off")
+    folder.call(*OPTIONS, "--per-device", "1", "--fuse", "off", study=DIGITS)
     assert_same_study(folder, unfused)
 
 
 def test_trials_that_cannot_be_one_model_are_trained_in_groups_of_those_that_can(folder: StudyFolder):
     space = "search_space={model.dropout: {choices: [0.1, 0.5]}, optimizer.initial_lr: {low: 1e-3, high: 1e-2}}"
-    output = folder.call(*OPTIONS, "--per-device", "1", "--fuse", "4", "--set", space)
+    output = folder.call(*OPTIONS, "--per-device", "1", "--fuse", "4", "--set", space, study=DIGITS)
     assert "cannot be fused" not in output
     folder.check(trials=5, epochs=3, steps=3 * STEPS)
 
@@ -322,7 +322,7 @@ def test_a_network_that_cannot_be_fused_is_reported_once_and_the_study_continues
     (folder.path / "branching.py").write_text(BRANCHING)
     monkeypatch.syspath_prepend(folder.path)
     net = ("--set", "trial.model={name: 'branching:Net'}")
-    output = folder.call(*OPTIONS, "--per-device", "1", "--fuse", "2", *net)
+    output = folder.call(*OPTIONS, "--per-device", "1", "--fuse", "2", *net, study=DIGITS)
     assert output.count("trials are trained one at a time from now on, as they cannot be fused") == 1
     folder.check(trials=5, epochs=3, steps=3 * STEPS)
 
