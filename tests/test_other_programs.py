@@ -125,3 +125,14 @@ def test_a_trial_that_outlived_its_study_is_not_one_of_the_next_study(tmp_path: 
     with StudyStore.open(CONFIG, url, CONFIG.identity, pytest.fail) as store:
         assert store.trials() == []
         assert store.ask()[0] == 0
+
+
+def test_plots_and_report_are_made_again_when_a_restored_database_has_other_values(folder: StudyFolder):
+    reviewed = "select value from tags where key = 'tuner.reviewed'"
+    folder.call("--review", "--trials", "1", study=IRIS)
+    before = folder.mlflow(reviewed)
+    with closing(sqlite3.connect(folder.path / "optuna.db")) as database:
+        database.execute("update trial_values set value = 0.25")
+        database.commit()
+    folder.call("--review", "--trials", "1", study=IRIS)
+    assert folder.mlflow(reviewed) != before

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import hashlib
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -367,5 +368,8 @@ def _weights(winner: Mapping[str, Any]) -> Path:
 
 def _state(store: "StudyStore") -> str:
     """Return a description of a study's progress, to see later whether it has changed."""
-    tested = store.tested()
-    return f"{pluralize(len(store.finished()), 'trial')}, " + (f"#{tested.trial} tested" if tested else "none tested")
+    finished, tested = store.finished(), store.tested()
+    content = [(trial.number, trial.state.name, trial.value, sorted(trial.params.items())) for trial in finished]
+    digest = hashlib.sha256(repr(content).encode()).hexdigest()[:12]  # a restored database has as many others
+    which = f"#{tested.trial} tested" if tested else "none tested"
+    return f"{pluralize(len(finished), 'trial')}, {which}, {digest}"
