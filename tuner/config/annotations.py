@@ -1,7 +1,6 @@
-"""What a type annotation lets a study file say: the checks of single values, and the words for them.
+"""Checks of single values against type annotations, and messages about them.
 
-An argument's annotation is the one place where its type stands; pydantic checks it, and here its findings become
-sentences for people.
+The annotation of an argument alone defines its type. Pydantic checks values; this module writes the messages.
 """
 
 import difflib
@@ -73,7 +72,7 @@ def item_hint(hint: Any, index: int) -> Any:
 
 
 def takes_steps(hint: Any) -> bool:
-    """Tell whether an argument of this type is a length in steps, which a study file can give in epochs or percent.
+    """Return whether an argument of this type is a length in steps, which a study file can give in epochs or percent.
 
     >>> takes_steps(Annotated[float, InSteps()] | None), takes_steps(float)
     (True, False)
@@ -106,18 +105,18 @@ def map_lengths(hint: Any, value: Any, change: Callable[[str], Any]) -> Any:
 
 
 def check_value(hint: Any, value: Any, *, resolved: bool = False) -> str | None:
-    """Return what is wrong with a value of a study file for this type, as sentences, or None.
+    """Return the fault of a value of a study file for this type, in sentences, or None.
 
     Args:
         hint: The type.
         value: The value.
-        resolved: Whether a length must be in steps; it may be in epochs or percent else.
+        resolved: Whether a length must be in steps, and not in epochs or percent.
     """
     try:
         _read(hint, value if resolved else map_lengths(hint, value, lambda length: 1))
     except ValidationError as error:
         return f"{_rule(hint, error)} (got {shown(value)}).{_near_choice(hint, value)}"
-    except Exception as error:  # whatever a check of the user's type raises
+    except Exception as error:  # checks of a user's type can raise anything
         return f"{type(error).__name__}: {error} (got {shown(value)})."
     return None
 
@@ -126,7 +125,7 @@ def converted(hint: Any, value: Any) -> Any:
     """Return a value of a study file as an argument of this type: a list as a tuple, text as a path.
 
     Raises:
-        ValueError: If it is no value for this type.
+        ValueError: If it is not a value of this type.
     """
     if wrong := check_value(hint, value, resolved=True):
         raise ValueError(wrong.removesuffix("."))
@@ -137,7 +136,7 @@ def converted(hint: Any, value: Any) -> Any:
 
 def _read(hint: Any, value: Any) -> Any:
     adapter = _adapter(hint)
-    # As JSON, because strict JSON is what a study file can say: 1 is a number, "1" and true are none.
+    # As JSON in strict mode: 1 is a number, "1" and true are not.
     return value if adapter is None else adapter.validate_json(json.dumps(value), strict=True)
 
 
@@ -172,7 +171,7 @@ _PLURALS = {int: "whole numbers", float: "numbers", str: "texts"}
 
 
 def _words(hint: Any) -> list[str] | None:
-    """Say what a type takes, one thing or another, or None if there are no plain words for it."""
+    """Return descriptions of the alternatives that a type accepts; None if there is none in plain words."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         each = [_words(part) for part in parts if not (part is int and float in parts)]
@@ -219,10 +218,10 @@ def _bounds(metadata: Sequence[Any]) -> str:
 
 
 def _adapter(hint: Any) -> TypeAdapter[Any] | None:
-    """Return what checks values of a type, or None for a type that only Python code can make values of."""
+    """Return the validator of a type; None for a type whose values only Python code can create."""
     try:
         hash(hint)
-    except TypeError:  # a remark in Annotated[...] that cannot be a key
+    except TypeError:  # metadata in Annotated[...] that is not hashable
         return _new_adapter(hint)
     return _cached_adapter(hint)
 
@@ -230,8 +229,8 @@ def _adapter(hint: Any) -> TypeAdapter[Any] | None:
 def _new_adapter(hint: Any) -> TypeAdapter[Any] | None:
     try:
         adapter = TypeAdapter(hint)
-        adapter.rebuild()  # raises what a name that cannot be found would raise at the first value
-    except Exception:  # whatever pydantic makes of an annotation of the user
+        adapter.rebuild()  # raises now if a name in the annotation cannot be found
+    except Exception:  # pydantic can raise anything for a user's annotation
         return None
     return adapter
 

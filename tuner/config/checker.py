@@ -1,8 +1,8 @@
-"""Checks the parts of a study file against the signatures of what they configure.
+"""Checks the parts of a study file against the signatures of the classes that they configure.
 
-The file is first turned into nodes: values that know where they stand. What `search_space` says is put in their
-places, and the tree is then walked along the signatures of the named classes. The outcome is a template (see
-`tuner.config.search_space`); every fault goes into the document.
+The file is first turned into nodes: values with their paths. The entries of `search_space` replace values of `trial`,
+and the tree is then checked against the signatures of the named classes. The result is a template (see
+`tuner.config.search_space`); every fault is recorded in the document.
 """
 
 import re
@@ -43,16 +43,16 @@ _FORM_OF_ONE_OF = "{one_of: {name: {argument: range or value}, ...}}"
 
 
 def listed(names: Iterable[str]) -> str:
-    """Return names for a message."""
+    """Return sorted names for a message."""
     return ", ".join(sorted(names))
 
 
 class Checker:
-    """Checks parts of a document and returns their templates; what they are worth is known when all is checked.
+    """Checks parts of a document and returns their templates, which are valid only if the document has no faults.
 
     Args:
-        document: Where the faults go.
-        lengths: Returns how long trainings can be; called with whether a fault is to be told if that is unknown.
+        document: The document, which records the faults.
+        lengths: Returns the possible lengths of trainings; its argument is whether unknown lengths are a fault.
     """
 
     def __init__(self, document: Document, lengths: Callable[[bool], Sequence[Length]] = lambda needed: ()) -> None:
@@ -61,10 +61,10 @@ class Checker:
         self._lengths = lengths
         self._looked_at: set[Keys] = set()
         self.any_metric = False
-        """Whether a plateau can monitor any metric: modules of the user's log what they like."""
+        """Whether a plateau can monitor any metric, since a user's LightningModule can log any."""
 
     def mapping(self, node: Node, form: str = "") -> dict[str, Node]:
-        """Return the entries of a mapping, none if it is something else."""
+        """Return the entries of a mapping; if it is something else, report it and return none."""
         if isinstance(node.value, dict):
             return node.value
         self._fault(node.path, f"must be a mapping{form} (got {shown(node.raw)}).", spoils=True)
@@ -80,9 +80,9 @@ class Checker:
         """Check a section of fixed keys.
 
         Args:
-            signature: What there is to give.
+            signature: The known keys.
             node: The section.
-            refused: Other keys that are no slip of the pen, and why they cannot be given.
+            refused: Other keys that a user may try, and why they are refused.
         """
         nodes = self.mapping(node)
         for key, reason in (refused or {}).items():
@@ -92,13 +92,13 @@ class Checker:
         return self.arguments(signature, {key: nodes[key] for key in nodes if key in signature.arguments}, node.path)
 
     def arguments(self, signature: Signature, nodes: Nodes, path: Keys, owner: str = "") -> dict[str, Any]:
-        """Check arguments, those that are missing included.
+        """Check arguments, and report missing ones.
 
         Args:
-            signature: What there is to give.
-            nodes: What is given.
-            path: Where more can be given.
-            owner: What takes them, for the messages.
+            signature: The known arguments.
+            nodes: The given ones.
+            path: Path of their mapping.
+            owner: Name of their class, for messages.
         """
         values = self._given(signature, nodes, owner)
         for key, argument in signature.arguments.items():
@@ -124,9 +124,9 @@ class Checker:
         """Check ``{name: ..., argument: ...}``, or a choice of several.
 
         Args:
-            kind: What is named; a key of `registry.KINDS`.
+            kind: A key of `registry.KINDS`.
             node: The component.
-            hint: The type that it must be of, if it is an argument of another.
+            hint: Its required type, if it is an argument of another component.
         """
         has_choice = node.searched and isinstance(node.value, dict) and "one_of" in node.value
         if has_choice or node.base is not None:
@@ -144,7 +144,7 @@ class Checker:
         return {"name": name, **values}
 
     def _name(self, kind: str, nodes: Nodes, path: Keys, hint: Any) -> tuple[str, Signature | None]:
-        """Return the name of a component and, if that is right, what can be given to it."""
+        """Return the name of a component and, if it is valid, its signature."""
         if "name" not in nodes:
             self._fault((*path, "name"), f"required. Known: {listed(registry.KINDS[kind])}, or package.module:Name.")
             return "", None
@@ -184,7 +184,7 @@ class Checker:
         return OneOf(options)
 
     def _base(self, kind: str, base: Node | None, hint: Any) -> Nodes:
-        """Check what `trial` says in the place of a choice; it need not be complete."""
+        """Check the component in `trial` that a choice replaces; it need not be complete."""
         nodes = {} if base is None else self.mapping(base, FORM_OF_COMPONENT)
         if base is not None and nodes:
             name, signature = self._name(kind, nodes, base.path, hint)
@@ -196,25 +196,25 @@ class Checker:
         nodes = {} if choice.value is None else self.mapping(choice, " of arguments")
         if "name" in nodes:
             self._fault(nodes["name"].path, "leave it out: the name of a choice is its key.")
-        if "name" in base and base["name"].value == name:  # what trial says holds unless the choice says otherwise
+        if "name" in base and base["name"].value == name:  # values of trial apply unless the choice has its own
             nodes = {**base, **nodes}
         values = self._named(kind, {**nodes, "name": Node(name, choice.path)}, choice.path, hint)
         return {key: value for key, value in values.items() if key != "name"}
 
     def _rehearse(self, kind: str, template: Template, nodes: Nodes, path: Keys, whole: bool) -> None:
-        """Build a component at the extremes of its ranges, so that a value that breaks a rule is told now.
+        """Build a component at the extremes of its ranges, to report values that break a rule.
 
         Args:
             kind: A key of `registry.KINDS`.
             template: The component.
             nodes: Its arguments.
-            path: Where it stands.
-            whole: Whether it is no part of another one.
+            path: Its path.
+            whole: Whether it is not an argument of another component.
         """
         reported = set()
         replaced = {key: node.base for key, node in nodes.items() if node.base is not None}
         cases = [(values, nodes) for values in corners(template)]
-        if replaced and not any(base.searched for base in replaced.values()):  # `trial` as it stands
+        if replaced and not any(base.searched for base in replaced.values()):  # `trial` as it is written
             as_written = {key: base.raw for key, base in replaced.items()}
             cases.append(({**cases[0][0], **as_written}, {**nodes, **replaced}))
         for values, places, steps in self._rehearsals(kind, cases, whole):
@@ -233,7 +233,7 @@ class Checker:
     def _rehearsals(
         self, kind: str, cases: Sequence[tuple[Mapping[str, Any], Nodes]], whole: bool
     ) -> Iterator[tuple[Mapping[str, Any], Nodes, Sequence[int]]]:
-        """Yield values with lengths in steps, for every training that there can be, and the steps to try them at."""
+        """Yield values with lengths in steps, for each possible length of the training, and the steps to try."""
         for values, places in cases:
             relative = kind == "schedule" and bool(relative_lengths(values))
             free = kind == "schedule" and whole and _is_free(values)
@@ -247,12 +247,12 @@ class Checker:
     # -- values --------------------------------------------------------------------------------------------------------
 
     def value(self, hint: Any, node: Node, advice: str = "") -> Template:
-        """Check a value, a range or choices for an argument of a type; and the value in `trial` that it replaces.
+        """Check a value, a range or choices for an argument of a type, and the value in `trial` that it replaces.
 
         Args:
             hint: The type.
             node: The value.
-            advice: What to do for something else than the type allows.
+            advice: A sentence to add to the message about a wrong value.
         """
         self._looked_at.add(node.path)
         if node.base is not None and not node.base.searched and not is_schedule(hint):
@@ -303,7 +303,7 @@ class Checker:
         return spec
 
     def forms(self, node: Node) -> None:
-        """Check the form of ranges and choices that no argument was found for, so that all faults are told at once."""
+        """Check the form of ranges and choices whose argument is unknown, so that all faults are reported together."""
         raw = node.raw
         if node.path in self._looked_at:
             return
@@ -318,7 +318,7 @@ class Checker:
             self.forms(each)
 
     def _without_unit(self, raw: Mapping[str, Any], path: Keys) -> tuple[Mapping[str, Any], str]:
-        """Return a range of lengths as numbers and their unit; no unit if it is not one and the same."""
+        """Return a range of lengths as numbers, and their unit; an empty unit, and a fault, if the units differ."""
         bounds = [key for key in ("low", "high", "step") if key in raw]
         lengths = [length for length in (parse_length(raw[key]) for key in bounds) if length]
         units = {unit for _, unit in lengths}
@@ -335,7 +335,7 @@ class Checker:
     # -- the search space ----------------------------------------------------------------------------------------------
 
     def place(self, trial: Node, space: Nodes) -> None:
-        """Put what is searched in the places of `trial` that its dotted paths name, wholes before their parts."""
+        """Replace the values of `trial` that search_space names, components before their arguments."""
         for key, node in sorted(space.items(), key=lambda item: item[0].count(".")):
             if not (isinstance(node.value, dict) and ("one_of" in node.value or is_spec(node.value))):
                 form = _FORM_OF_ONE_OF if key in registry.KINDS else _FORM_OF_SPEC
@@ -371,15 +371,15 @@ class Checker:
 
 
 def _is_free(schedule: Mapping[str, Any]) -> bool:
-    """Return whether a schedule, or one inside it, can give any factor at all: a formula, or a class of the user."""
+    """Return whether a schedule, or a nested one, can return any factor: a formula, or a class of the user."""
     return any(name == "lambda" or ":" in name for name in component_names(schedule))
 
 
 def _try(kind: str, values: Mapping[str, Any], steps: Sequence[int], any_metric: bool) -> str | None:
-    """Return why a component cannot be built, or a schedule not be used at a step, as a sentence; or None."""
+    """Return why a component cannot be built or a schedule fails at a step, as a sentence; None if neither."""
     try:
         made = rehearse(kind, values, steps)
-    except (Exception, SystemExit) as error:  # whatever a class of the user raises
+    except (Exception, SystemExit) as error:  # a user's class can raise anything
         text = reason_of(error)
         return text if text.endswith(".") else f"{text}."
     if isinstance(made, Plateau) and not any_metric and made.monitor not in PLATEAU_METRICS:

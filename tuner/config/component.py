@@ -106,15 +106,15 @@ class Component:
 
 
 def rehearse(kind: str, values: Mapping[str, Any], steps: Iterable[int] = (0,)) -> Any:
-    """Build an object as a trial would, use it where that is cheap, and return it.
+    """Build an object as a trial would, try it if that is cheap, and return it.
 
     Args:
-        kind: A key of `KINDS`.
+        kind: A key of `registry.KINDS`.
         values: ``{name: ..., argument: value}``.
-        steps: Where a schedule is tried.
+        steps: Steps at which a schedule is tried.
 
     Raises:
-        Exception: Whatever rule of its class the values break; any, if the class is the user's.
+        Exception: If the values break a rule of the class; of any type if the class is the user's.
     """
     component = Component.from_values(values)
     made = _without_memory(component) if kind == "model" else component.build(kind, seed=0)
@@ -135,10 +135,10 @@ def rehearse(kind: str, values: Mapping[str, Any], steps: Iterable[int] = (0,)) 
 
 
 def _without_memory(model: Component) -> Any:
-    """Build a model of shapes only; but some compute with numbers as they are built, and those need memory."""
+    """Build a model on the meta device, or in memory if it computes with numbers in its constructor."""
     given = registry.GIVEN_TO_MODULES if registry.is_module(model.name) else {}
     try:
         with torch.device("meta"):
             return model.build("model", **given)
-    except Exception:  # whatever the user's model raises; if it is not about the missing numbers, it comes again
+    except Exception:  # if it is not caused by the meta device, the second attempt raises it again
         return model.build("model", **given)

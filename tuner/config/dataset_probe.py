@@ -18,12 +18,12 @@ __all__ = ["DatasetInfo", "DatasetProbe"]
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What a data set amounts to.
+    """The measurements of a data set.
 
     Args:
-        batches: Training batches in an epoch; None if its loader does not tell.
-        digest: What changes when the data change; empty if the data module does not tell.
-        validation_images: How many images decide; None if the batches do not tell.
+        batches: Training batches in an epoch; None if its loader has no length.
+        digest: Digest of the data; empty if the data module has none.
+        validation_images: Number of validation images; None if it is unknown.
     """
 
     batches: int | None
@@ -32,13 +32,13 @@ class DatasetInfo:
 
 
 class DatasetProbe:
-    """Loads data sets and measures them, each once."""
+    """Loads data sets and measures them, each one once."""
 
     def __init__(self) -> None:
         self._seen: dict[str, DatasetInfo] = {}
 
     def info(self, values: Mapping[str, Any]) -> DatasetInfo:
-        """Fetch and load a data set.
+        """Fetch, load and measure a data set.
 
         Args:
             values: ``{name: ..., argument: value}`` of a data module.
@@ -58,33 +58,33 @@ class DatasetProbe:
                     raise ValueError("there is not one training batch")
                 digest = data.digest() if hasattr(data, "digest") else ""
                 images = _count_images(data)
-            except (Exception, SystemExit) as error:  # the network's, the disk's, or of a user's own data module
+            except (Exception, SystemExit) as error:  # of the network, the disk, or the user's data module
                 text = str(error) if isinstance(error, DataError) else reason_of(error)
                 raise BadInputError([f"trial.data: {text}{place_of(error)}"]) from error
             self._seen[key] = DatasetInfo(batches, digest, images)
         return self._seen[key]
 
     def length(self, trial: Mapping[str, Any]) -> Length:
-        """Return how long the training of a trial is.
+        """Return the length of a trial's training.
 
         Args:
-            trial: Its values; of them ``data`` and ``trainer`` matter.
+            trial: Its values, of which ``data`` and ``trainer`` are used.
 
         Raises:
-            BadInputError: If its data cannot be loaded, or do not tell how many batches there are.
+            BadInputError: If its data cannot be loaded, or the number of batches is unknown.
         """
         batches = self.info(trial["data"]).batches
         if batches is None:
             reason = "its loader does not tell how many batches it has, so lengths must be in steps"
             raise BadInputError([f"trial.data: {reason}."])
-        # As Lightning does it: the last batches of an epoch make a step however few they are.
+        # As in Lightning: the last batches of an epoch make a step, however few they are.
         trainer = trial["trainer"]
         steps_per_epoch = -(-batches // trainer.get("accumulate_grad_batches", 1))
         return Length(steps_per_epoch, trainer.get("max_epochs", 0), trainer.get("max_steps", 0))
 
 
 def _count(loader: Any) -> int | None:
-    """Return how many batches a loader has, or None if it does not tell."""
+    """Return the number of batches of a loader, or None if it has no length."""
     try:
         return None if isinstance(loader, dict | list | tuple) else len(loader)  # several loaders
     except (TypeError, NotImplementedError):  # an iterable data set
@@ -92,11 +92,11 @@ def _count(loader: Any) -> int | None:
 
 
 def _count_images(data: Any) -> int | None:
-    """Return how many images decide, without reading any: that may take long, and an iterable data set need not end."""
+    """Return the number of validation images without reading them, which may take long or, if iterable, never end."""
     try:
         loader = data.val_dataloader()
         if isinstance(loader, TensorLoader):
             return len(loader.labels)
         return len(loader.dataset) if isinstance(loader, DataLoader) else None  # type: ignore[arg-type]
-    except (TypeError, MisconfigurationException):  # it has no length, or there is no validation
+    except (TypeError, MisconfigurationException):  # no length, or no validation data
         return None

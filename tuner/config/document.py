@@ -1,4 +1,4 @@
-"""What a study file says, where it says it, and what is wrong with it."""
+"""The content of a study file, the line of every value, and the faults that were found."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,16 +17,16 @@ Keys = tuple[str | int, ...]
 
 @dataclass
 class Document:
-    """What a study file says, where, and what is wrong with it.
+    """A study file: its content, the lines of its values, and its faults.
 
     Args:
         name: The file as the user named it.
         data: Mapping, lists and scalars of the file.
-        lines: Line of each key and item by its path, counted from 1; 0 for what the command line set.
-        text: The file as it stands, and as comments what the command line set.
-        command_line: What messages call the place that has line 0.
-        faults: Line and message of every fault.
-        fault_count: How often something was found wrong, what is not told again included.
+        lines: Line of each key and item by its path, counted from 1; 0 for values that the command line set.
+        text: The text of the file, followed by what the command line set, as comments.
+        command_line: Name in messages of the place that has line 0.
+        faults: Line and message of each reported fault.
+        fault_count: Number of faults found, including those that were not reported because they follow from others.
     """
 
     name: str
@@ -42,9 +42,9 @@ class Document:
         """Record a fault, unless it follows from another.
 
         Args:
-            path: Where it is.
-            message: What is wrong, and what to write.
-            spoils: Whether nothing else can be told about this place, what it is in and what is in it.
+            path: Its place.
+            message: The fault and its remedy.
+            spoils: Whether to suppress all other faults of this place, of what contains it and of what it contains.
         """
         self.fault_count += 1
         if any(path[: len(other)] == other[: len(path)] for other in self._spoiled):
@@ -52,7 +52,7 @@ class Document:
         self.note(path, message, self._line(path), spoils=spoils)
 
     def note(self, path: Keys, message: str, line: int, *, spoils: bool = False) -> None:
-        """Record a fault at a line, as it is."""
+        """Record a fault at a line, even if it follows from another."""
         if len(self.faults) >= MAX_FAULTS:
             return
         place = self.command_line if line == COMMAND_LINE else f"{self.name}:{line}"
@@ -63,7 +63,7 @@ class Document:
             self._spoiled.add(path)
 
     def check(self) -> None:
-        """Raise what was found wrong, in the order of the lines.
+        """Raise the faults, in the order of their lines.
 
         Raises:
             BadInputError: If there is any fault.
@@ -74,14 +74,14 @@ class Document:
             raise BadInputError(messages + more)
 
     def put(self, parts: Sequence[str], value: Any) -> None:
-        """Put a value of the command line over what the file says.
+        """Set a value from the command line, in the place of the one in the file.
 
         Args:
-            parts: A dotted path, split.
-            value: What shall stand there; None takes an entry of search_space out.
+            parts: The keys of its dotted path.
+            value: The value; None removes an entry of search_space.
 
         Raises:
-            ValueError: If there is something else than a mapping on the way.
+            ValueError: If a value on the path is not a mapping.
         """
         node, path = self.data, Keys()
         while True:
@@ -101,7 +101,7 @@ class Document:
         self._set_by_command_line(path)
 
     def is_from_command_line(self, path: Keys) -> bool:
-        """Tell whether the command line set what is at a path."""
+        """Return whether the command line set the value at a path."""
         return self._line(path) == COMMAND_LINE
 
     def _set_by_command_line(self, path: Keys) -> None:
@@ -109,7 +109,7 @@ class Document:
         self.lines[path] = COMMAND_LINE
 
     def _line(self, path: Keys) -> int:
-        """Return the line of the nearest place that the file has."""
+        """Return the line of a path, or of its nearest ancestor that has one."""
         while path and path not in self.lines:
             path = path[:-1]
         return self.lines.get(path, 1)
@@ -117,12 +117,12 @@ class Document:
 
 @dataclass
 class Node:
-    """A value of a study file and its place.
+    """A value of a study file and its path.
 
     Args:
         value: A scalar, a list of nodes or a mapping of nodes.
-        path: Where it stands in the file.
-        base: What `trial` says, if search_space says something in its place.
+        path: Its path in the file.
+        base: The value in `trial` that it replaces, if it comes from search_space.
     """
 
     value: Any
@@ -140,24 +140,24 @@ class Node:
 
     @property
     def searched(self) -> bool:
-        """Tell whether it stands in search_space, where ranges may."""
+        """Return whether it is in search_space, where ranges are allowed."""
         return self.path[:1] == ("search_space",)
 
     @property
     def raw(self) -> Any:
-        """Return the value as it stands in the file."""
+        """Return the value as it is in the file, without nodes."""
         if isinstance(self.value, dict):
             return {key: node.raw for key, node in self.value.items()}
         return [node.raw for node in self.value] if isinstance(self.value, list) else self.value
 
     def child(self, key: str) -> "Node | None":
-        """Return what stands under a key or, in a list, under an index."""
+        """Return the node at a key or, in a list, at an index; None if there is none."""
         if isinstance(self.value, list):
             return self.value[int(key)] if key.isdecimal() and int(key) < len(self.value) else None
         return self.value.get(key) if isinstance(self.value, dict) else None
 
     def put(self, key: str, node: "Node") -> None:
-        """Set what stands under a key or an index."""
+        """Set the node at a key or an index."""
         self.value[int(key) if isinstance(self.value, list) else key] = node
 
 
@@ -165,7 +165,7 @@ Nodes = Mapping[str, Node]
 
 
 def _next_key(node: dict[str, Any], parts: Sequence[str], path: Keys) -> tuple[str, Sequence[str]]:
-    """Split off the next key. A key can hold dots, as those of search_space do: the longest known one is meant."""
+    """Split off the next key. A key of search_space contains dots, so the longest known key is taken."""
     known = [n for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in node]
     length = known[0] if known else len(parts) if path == ("search_space",) else 1
     return ".".join(parts[:length]), parts[length:]

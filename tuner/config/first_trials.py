@@ -1,9 +1,9 @@
-"""The first trials of a study: the `trial` of the study file as it is, then one for each family.
+"""The first trials of a study: the `trial` of the study file, then one trial for each family.
 
-Whatever the sampler, a study starts with its baseline, if that is a point of its search space. Then each option of
-every `one_of`, nested ones included, gets a trial, in which the sampler draws everything else. Options of independent
-choices, such as optimizers and schedules, share trials, so that small budgets reach all of them; the options that the
-baseline has come last. These trials depend on the study file and on their numbers only.
+With every sampler, a study starts with its baseline, if that is a point of the search space. Then each option of every
+`one_of`, including nested ones, has a trial, whose other values the sampler suggests. Options of independent choices,
+such as optimizers and schedules, share trials, so that small budgets reach all of them; the options of the baseline are
+last. These trials depend only on the study file and on their numbers.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,18 +17,18 @@ from tuner.text import shown
 __all__ = ["FirstTrials", "first_trials"]
 
 Default = Callable[[str, str, str], Any]
-"""Takes the place and the name of a component and an argument; returns its default value or raises KeyError."""
+"""Takes path and name of a component and an argument; returns its default value or raises KeyError."""
 
 STEP_TOLERANCE = 1e-8  # Optuna's
 
 
 @dataclass(frozen=True)
 class FirstTrials:
-    """What the first trials of a study draw.
+    """The fixed values of the first trials of a study.
 
     Args:
-        params: For each, the values that are fixed, by their names in Optuna.
-        outside: Why `trial` is not among them; empty if it is, or if nothing is searched.
+        params: Fixed values of each trial, by their names in Optuna.
+        outside: Why `trial` is not one of them; empty if it is, or if nothing is searched.
     """
 
     params: Sequence[Mapping[str, Any]] = ()
@@ -41,7 +41,7 @@ def first_trials(template: Template, trial: Mapping[str, Any], default: Default)
     Args:
         template: The template of its trials.
         trial: The `trial` of the study file.
-        default: Returns default values of arguments that `trial` leaves out.
+        default: Returns the default values of arguments that are not in `trial`.
     """
     if next(searched(template), None) is None:
         return FirstTrials()
@@ -53,21 +53,21 @@ def first_trials(template: Template, trial: Mapping[str, Any], default: Default)
 
 
 class _OutsideError(Exception):
-    """A value that the search space does not have."""
+    """A value is not in the search space."""
 
 
 def _drawn(template: Template, value: Any, place: str, path: str, default: Default) -> Iterator[tuple[str, Any]]:
-    """Yield what a trial has to draw to get a value, by the names in Optuna.
+    """Yield the suggestions that give a trial a value, by their names in Optuna.
 
     Args:
-        template: What the trial can have.
+        template: The template of the value.
         value: The value.
-        place: Where the value stands in `trial`.
-        path: The place with the families in it, as in the names in Optuna.
+        place: Path of the value in `trial`.
+        path: The same path with the names of families, as in Optuna.
         default: As in `first_trials`.
 
     Raises:
-        _OutsideError: If it cannot get the value.
+        _OutsideError: If the value is not in the search space.
     """
     match template:
         case Range():

@@ -1,7 +1,7 @@
 """The length of a training, and lengths of a schedule in epochs or in percent of it.
 
 A study file may give every length of a schedule as a whole number of steps, as "5 epochs" or as "25%" of the training.
-What a trial is trained with are steps: the coordinator resolves the values of a trial before it hands them on.
+The coordinator converts the lengths of a trial to steps before the trial is trained.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ __all__ = ["Length", "relative_lengths", "resolve"]
 
 @dataclass(frozen=True)
 class Length:
-    """How long a training is: optimizer steps in a pass over the data, and passes, or else steps."""
+    """The length of a training: optimizer steps per epoch, and either epochs or steps."""
 
     steps_per_epoch: int
     max_epochs: int = 0
@@ -29,11 +29,11 @@ class Length:
 
     @property
     def epochs(self) -> float:
-        """Return the passes over the data."""
+        """Return the number of passes over the data."""
         return self.steps / self.steps_per_epoch
 
     def spread(self, count: int) -> list[int]:
-        """Return every step, or, if there are more than `count`, so many from the first to the last, evenly spread.
+        """Return all steps or, if there are more than `count`, that many evenly spaced ones from first to last.
 
         >>> Length(steps_per_epoch=10, max_epochs=1).spread(4)
         [0, 3, 6, 9]
@@ -42,10 +42,10 @@ class Length:
         return [index * (self.steps - 1) // max(1, count - 1) for index in range(count)]
 
     def in_steps(self, text: str) -> int:
-        """Return a length such as "5 epochs" or "25%" in steps: the nearest whole number, the even one of two.
+        """Return a length such as "5 epochs" or "25%" in steps, rounded to the nearest whole number, half to even.
 
         Raises:
-            ValueError: If it is no such length.
+            ValueError: If it is not such a length.
 
         >>> Length(steps_per_epoch=80, max_epochs=3).in_steps("1.5 epochs")
         120
@@ -79,7 +79,7 @@ def _resolved(schedule: Component, length: Length) -> dict[str, Any]:
 
 
 def relative_lengths(schedule: Mapping[str, Any], path: str = "schedule") -> dict[str, str]:
-    """Return the lengths of a schedule that are in epochs or percent, under their dotted paths.
+    """Return the lengths of a schedule that are in epochs or percent, by their dotted paths.
 
     >>> relative_lengths({"name": "warmup", "steps": "5%", "schedule": {"name": "cosine", "decay_steps": "2 epochs"}})
     {'schedule.steps': '5%', 'schedule.schedule.decay_steps': '2 epochs'}

@@ -62,7 +62,7 @@ OTHERS_OF_TRAINER = dict.fromkeys(
 )
 
 
-# What a sampler or pruner may be told beside its name; the rest is Optuna's own default.
+# The options of samplers and pruners; all others keep Optuna's defaults.
 SAMPLERS: dict[str, dict[str, Any]] = {
     "tpe": {"seed": Seed, "n_startup_trials": Count, "multivariate": bool, "group": bool, "constant_liar": bool},
     "random": {"seed": Seed},
@@ -101,12 +101,12 @@ def load_study(
 
     Args:
         source: Path of a study file, or the name of a shipped one.
-        overrides: ``dotted.path=value`` each, put over what the file says.
-        is_past: Whether the study was run and is only looked at: its grid may have had more points then.
-        folder: Where modules of the user's are looked for besides the usual places; by default beside the study file.
+        overrides: ``dotted.path=value`` each; they replace values of the file.
+        is_past: Whether the study was run before and is only read: its grid may have had more points then.
+        folder: Folder of the user's modules, searched besides the usual places; by default that of the study file.
 
     Raises:
-        BadInputError: With every fault that was found.
+        BadInputError: If there are faults; it lists all of them.
     """
     path = _find(source)
     document = read_document(path)
@@ -120,14 +120,14 @@ def load_study(
 
 
 def read_schedule(document: Document, length: Length) -> Schedule | Plateau:
-    """Check a schedule that stands alone, as one in a study file is, and build it.
+    """Check a schedule outside a study, by the same rules, and build it.
 
     Args:
-        document: Has it under the key ``schedule``.
-        length: How long the training is that it is for.
+        document: Contains the schedule under the key ``schedule``.
+        length: Length of the training.
 
     Raises:
-        BadInputError: With every fault that was found.
+        BadInputError: If there are faults; it lists all of them.
     """
     checker = Checker(document, lambda needed: [length])
     values = checker.component("schedule", Node.of(document.data["schedule"], ("schedule",)))
@@ -140,7 +140,7 @@ def _find(source: str) -> Path:
     path, shipped = Path(source), shipped_studies()
     try:
         is_file = path.is_file()
-    except OSError:  # a name that is too long, a folder that may not be looked into: reading it tells
+    except OSError:  # name too long, or no permission: reading the file reports it
         return path
     if not is_file and source in shipped:
         return shipped[source]
@@ -151,7 +151,7 @@ def _find(source: str) -> Path:
 
 
 class _StudyReader:
-    """Makes a study of a document, section by section; nothing of it counts before all of it is checked."""
+    """Builds a study from a document, section by section, and reports the faults of all sections together."""
 
     def __init__(self, document: Document, folder: Path | None) -> None:
         self._document = document
@@ -204,7 +204,7 @@ class _StudyReader:
         )
 
     def _trial(self) -> dict[str, Any]:
-        """Return `trial` as it stands in the file, with the sections that it need not name."""
+        """Return `trial` as it is in the file, with the defaults of its optional sections."""
         loss = None if self._own_modules else TrialConfig.loss
         given = self._document.data["trial"]
         return {"schedule": {"name": "constant"}, "loss": loss, "seed": TrialConfig.seed, **given}
@@ -213,7 +213,7 @@ class _StudyReader:
         return self._nodes.get(name, Node({}, (name,)))
 
     def _check_metric(self, metric: Any) -> None:
-        """Refuse a metric that a classifier does not log; what a LightningModule logs, only its training tells."""
+        """Refuse a metric that a classifier does not log; those of a LightningModule are not known before training."""
         if not self._knows_metrics or not isinstance(metric, str):
             return
         if wrong := check_value(ClassifierMetric, metric):
@@ -229,7 +229,7 @@ class _StudyReader:
 
     def _timeout(self, timeout: Any) -> float | None:
         if isinstance(timeout, bool) or not isinstance(timeout, str | int | float):
-            return None  # there is none, or it is told already
+            return None  # absent, or already reported as a fault
         try:
             return parse_duration(timeout)
         except ValueError as error:
@@ -237,7 +237,7 @@ class _StudyReader:
             return None
 
     def _option(self, kind: str, known: Mapping[str, Mapping[str, Any]], default: str) -> Component:
-        """Read what configures an object of Optuna."""
+        """Read the name and the options of a sampler or pruner."""
         nodes = self._checker.mapping(self._section(kind), FORM_OF_COMPONENT)
         name = nodes["name"].raw if "name" in nodes else default
         if not isinstance(name, str) or name not in known:
@@ -289,7 +289,10 @@ class _StudyReader:
         self._checker.any_metric = not self._knows_metrics
         checked = {kind: self._checker.component(kind, trial.value[kind]) for kind in COMPONENTS if kind != "schedule"}
         trainer = self._trainer(trial.value["trainer"])
-        self._measured = {"data": checked["data"], "trainer": trainer}  # how long a training is: a schedule may need it
+        self._measured = {
+            "data": checked["data"],
+            "trainer": trainer,
+        }  # determines the length of a training, which the schedule may need
         schedule = self._checker.component("schedule", trial.value["schedule"])
         template = {**checked, "schedule": schedule, "trainer": trainer}
         template["loss"] = None if self._own_modules else self._checker.value(Loss, trial.value["loss"], OWN_LOSS)
@@ -301,7 +304,7 @@ class _StudyReader:
         return template
 
     def _lengths(self, needed: bool) -> Sequence[Length]:
-        """Return how long the trainings of the study can be; a file with faults is not worth loading data for."""
+        """Return the possible lengths of the study's trainings; none if the file has faults, without loading data."""
         if self._known_lengths is None:
             self._known_lengths = []
             try:
@@ -329,7 +332,7 @@ class _StudyReader:
         return template
 
     def _identity(self, objective: Objective, sampler: Component, pruner: Component) -> dict[str, Any]:
-        """Return what may not change when the study is continued, under dotted paths."""
+        """Return the values that must not change when the study is continued, by their dotted paths."""
         parts = {key: self._document.data[key] for key in ("trial", "search_space") if key in self._document.data}
         parts["objective"] = dataclasses.asdict(objective)
         if objective.epoch == Objective.epoch:
@@ -343,8 +346,8 @@ def _default(place: str, name: str, key: str) -> Any:
     """Return the default value of an argument, as a study file could say it.
 
     Args:
-        place: Where its component stands in `trial`.
-        name: What is named there; empty in the trainer.
+        place: Path of its component in `trial`.
+        name: Name of the component; empty for the trainer.
         key: The argument.
 
     Raises:
@@ -353,7 +356,7 @@ def _default(place: str, name: str, key: str) -> Any:
     if place == "trainer":
         argument = signature_of(TrainerConfig).arguments[key]
         is_given = key not in ("max_epochs", "max_steps", "val_check_interval")
-    elif not name:  # a section of trial, or an entry of a mapping that is an argument
+    elif not name:  # a section of trial, or a key in a mapping that is an argument
         raise KeyError(key)
     else:
         argument = registry.arguments_of(place if place in COMPONENTS else "schedule", name).arguments[key]
@@ -372,7 +375,7 @@ def _is_module(name: str) -> bool | None:
 
 
 def _names(component: Node) -> list[str]:
-    """Return the names that a component can have, right or wrong."""
+    """Return the names that a component can have, valid or not."""
     choices, name = component.child("one_of"), component.child("name")
     if choices is not None and isinstance(choices.value, dict):
         return list(choices.value)
@@ -380,7 +383,7 @@ def _names(component: Node) -> list[str]:
 
 
 def _length_faults(trainer: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield what is wrong with the length of a training, and where: it is in epochs, or in steps."""
+    """Yield key and message of each fault in the length of a training, which is in epochs or in steps."""
     epochs, steps, interval = (trainer.get(key) for key in ("max_epochs", "max_steps", "val_check_interval"))
     if epochs is not None and steps is not None:
         yield "max_steps", "leave it out, or max_epochs: a training is in epochs or in steps."
@@ -398,7 +401,7 @@ def _length_faults(trainer: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _numbers(spec: Any) -> Iterable[int]:
-    """Return the whole numbers that a value, choices or a range can be; of a range, enough to tell what divides all."""
+    """Return the possible whole numbers of a value, choices or a range; of a range, enough to find a common divisor."""
     if isinstance(spec, Range):
         return (int(spec.low), int(spec.low + (spec.step or 1)), int(spec.high))
     return [int(number or 0) for number in spec.values] if isinstance(spec, Choices) else [int(spec)]

@@ -47,7 +47,7 @@ KINDS: dict[str, Mapping[str, type]] = {
 }
 
 TRAINER_ARGUMENTS = frozenset(inspect.signature(Trainer).parameters)
-"""What Lightning's Trainer takes."""
+"""The arguments of Lightning's Trainer."""
 
 SYNONYMS: dict[str, Mapping[str, str]] = {
     "schedule": {
@@ -80,16 +80,16 @@ SYNONYMS: dict[str, Mapping[str, str]] = {
     },
     "optimizer": {"adamoptimizer": "adam_epsilon_hat"},
 }
-"""Classes of torch, Keras, TensorFlow 1 and timm, in lower case, and what they are called here."""
+"""Classes of torch, Keras, TensorFlow 1 and timm, in lower case, and their names here."""
 
 LIBRARIES = ("keras", "optax", "tensorflow", "timm", "torch")
 KERAS = {"adam": "adam_epsilon_hat"}
-"""Classes of Keras that are not the one of torch of that name."""
+"""Classes of Keras that differ from the class of the same name in torch."""
 
 GIVEN_TO_MODULES = {"optimizer": SGD(initial_lr=0.1), "schedule": Constant()}
-"""What a LightningModule is built with beside its arguments, and what stands for it while those are checked."""
+"""Arguments that the tuner gives to a LightningModule, and the values that it is checked with."""
 
-# What a trial needs of each kind, and its name for people.
+# The required base classes of each kind, and their description.
 BASES: dict[str, tuple[tuple[Any, ...], str]] = {
     "data": ((LightningDataModule,), "a LightningDataModule"),
     "model": ((torch.nn.Module,), "a torch.nn.Module"),  # or a whole LightningModule, which is one
@@ -115,11 +115,11 @@ class Argument:
 
 @dataclass(frozen=True)
 class Signature:
-    """What can be given to a class or function by name.
+    """The arguments that can be given to a class or function by name.
 
     Args:
         arguments: Its arguments.
-        open: Whether it takes any others as well.
+        open: Whether it accepts other arguments as well.
     """
 
     arguments: Mapping[str, Argument]
@@ -127,7 +127,7 @@ class Signature:
 
 
 def resolve(kind: str, name: str) -> Any:
-    """Return the class, or the function, that a name stands for.
+    """Return the class or function of a name.
 
     Raises:
         ValueError: If the name is unknown, cannot be imported or is not of this kind.
@@ -159,7 +159,7 @@ def begin_study() -> None:
 
 
 def _synonym(kind: str, name: str) -> str:
-    """Return " Did you mean ...?" if what is named is known here by another name, else nothing."""
+    """Return " Did you mean ...?" if the class is known by another name here, else an empty string."""
     path = name.replace(":", ".")
     module, _, last = path.rpartition(".")
     lowered, library = last.lower(), module.partition(".")[0]
@@ -186,10 +186,10 @@ def _imported(name: str, module_name: str, attribute: str) -> Any:
         found = getattr(module, attribute, None)
     except ModuleNotFoundError as error:
         where = ""
-        if f"{module_name}.".startswith(f"{error.name}."):  # itself, not what it imports
+        if f"{module_name}.".startswith(f"{error.name}."):  # the module itself, not one that it imports
             where = f" Looked in {', '.join(user_module_folders())} and among the installed packages."
         raise ValueError(f"cannot import {shown(name)}: {error}.{where}") from error
-    except (Exception, SystemExit) as error:  # whatever the user's module raises
+    except (Exception, SystemExit) as error:  # a user's module can raise anything
         raise ValueError(f"cannot import {shown(name)}: {in_a_line(error)}.") from error
     if not callable(found):
         hint = did_you_mean(attribute, [key for key, value in vars(module).items() if callable(value)])
@@ -208,7 +208,7 @@ def arguments_of(kind: str, name: str) -> Signature:
     signature = signature_of(target)
     arguments = dict(signature.arguments)
     if kind == "data":
-        for key in ("seed", "batches_per_epoch"):  # which trial.seed and trial.trainer tell it
+        for key in ("seed", "batches_per_epoch"):  # these come from trial.seed and trial.trainer
             arguments.pop(key, None)
     if kind == "model" and is_module(name):
         for key in GIVEN_TO_MODULES:
@@ -231,7 +231,7 @@ def signature_of(target: Any) -> Signature:
     try:
         function = inspect.getattr_static(target, "__init__") if isinstance(target, type) else target
         hints = typing.get_type_hints(function, include_extras=True)
-    except Exception:  # a name that only a type checker can resolve: the arguments are still known, their types are not
+    except Exception:  # the annotations cannot be resolved, so the types are unknown
         hints = {}
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     arguments = {
@@ -245,12 +245,12 @@ def signature_of(target: Any) -> Signature:
 def _parameters(target: Any) -> Mapping[str, inspect.Parameter]:
     try:
         return inspect.signature(target).parameters
-    except (TypeError, ValueError):  # something built in, which does not tell
+    except (TypeError, ValueError):  # built in, without a signature
         return {"arguments": inspect.Parameter("arguments", inspect.Parameter.VAR_KEYWORD)}
 
 
 def is_module(name: str) -> bool:
-    """Tell whether the name of a model stands for a whole LightningModule, not for a network.
+    """Return whether the name of a model is that of a LightningModule, not of a network.
 
     Raises:
         ValueError: If the name is unknown, cannot be imported or is not of a model.
@@ -260,28 +260,28 @@ def is_module(name: str) -> bool:
 
 
 def is_torch_optimizer(target: Any) -> bool:
-    """Tell whether a class is one of torch's optimizers, which call the initial lr lr."""
+    """Return whether a class is one of torch's optimizers, whose initial lr is called `lr`."""
     return isinstance(target, type) and issubclass(target, torch.optim.Optimizer)
 
 
 def is_schedule(hint: Any) -> bool:
-    """Tell whether an argument of this type is itself a schedule, given in a study file as ``{name: ...}``."""
+    """Return whether an argument of this type is a schedule, which a study file gives as ``{name: ...}``."""
     return any(isinstance(each, type) and issubclass(each, Schedule | Plateau) for each in members(hint))
 
 
 def accepted(kind: str, name: str, extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of further arguments that a class takes."""
+    """Return the additional arguments that a class accepts."""
     known = _parameters(resolve(kind, name))
     return {key: value for key, value in extra.items() if key in known}
 
 
 def sample_optimizer(make: Callable[..., Any]) -> Any:
-    """Return what a maker of optimizers makes of one small parameter: a vector or, for those like Muon, a matrix.
+    """Return the optimizer of one small parameter: a vector or, for optimizers such as Muon, a matrix.
 
     Raises:
-        Exception: Whatever it raises of the matrix, if it takes neither.
+        Exception: The error for the matrix, if it accepts neither.
     """
     try:
         return make([torch.nn.Parameter(torch.zeros(1))])
-    except Exception:  # a number that breaks a rule breaks it with a matrix, too
+    except Exception:  # an invalid argument fails with a matrix as well
         return make([torch.nn.Parameter(torch.zeros(1, 1))])

@@ -1,4 +1,4 @@
-"""Ranges in, values out: what a study searches, its checks, and what a trial draws from it.
+"""Search spaces: reading and checking ranges and choices, and suggesting values from them.
 
 A *template* is the `trial` of a study file with every searched place filled by a `Range`, `Choices` or `OneOf`.
 `suggest` walks it with an Optuna trial and returns plain values. The name of a parameter in Optuna is its dotted path,
@@ -45,7 +45,7 @@ RANGE_KEYS = ("low", "high", "log", "step")
 
 Scalar = str | int | float | bool | None
 Fault = Callable[[Keys, str], None]
-"""Takes the path of a fault inside a spec, and what is wrong there."""
+"""Takes the path of a fault inside a spec, and its message."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,11 @@ class Range:
     unit: str = ""
 
     def written(self, number: float) -> Any:
-        """Return a number of the range as a study file says it."""
+        """Return a number of the range as it is written in a study file."""
         return f"{number} {self.unit}" if self.unit else number
 
     def name(self, path: str) -> str:
-        """Return the name that Optuna draws it by: the path, and the unit."""
+        """Return its name in Optuna: the path, and the unit."""
         return f"{path} ({self.unit})" if self.unit else path
 
 
@@ -88,17 +88,17 @@ Template = Any
 
 
 def is_spec(raw: Any) -> bool:
-    """Tell whether what stands in a study file is meant as a range or as choices."""
+    """Return whether a value of a study file is meant as a range or as choices."""
     return isinstance(raw, Mapping) and not raw.keys().isdisjoint({"low", "high", "choices"})
 
 
 def parse_spec(raw: Mapping[str, Any], integer: bool, fault: Fault) -> Range | Choices | None:
-    """Read a range or a list of choices; report what is wrong and return None then.
+    """Read a range or a list of choices; if it has faults, report them and return None.
 
     Args:
-        raw: What the study file has in the place of a value.
+        raw: The range or the choices in the study file.
         integer: Whether the place takes whole numbers.
-        fault: Called once for each fault.
+        fault: Called for each fault.
     """
     return _parse_choices(raw, fault) if "choices" in raw else _parse_range(raw, integer, fault)
 
@@ -155,7 +155,7 @@ def _order_faults(raw: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
 
 
 def _step_faults(low: Decimal, high: Decimal, step: Decimal) -> Iterator[tuple[Keys, str]]:
-    """Refuse a step that does not lead from low to high: Optuna would lower high, and say so in a warning only."""
+    """Refuse a step that does not lead from low to high: Optuna would lower high with only a warning."""
     if step > high - low:
         yield ("step",), f"step ({step}) is larger than high - low ({high - low})."
     elif (high - low) / step > MAX_WHOLE:
@@ -165,7 +165,7 @@ def _step_faults(low: Decimal, high: Decimal, step: Decimal) -> Iterator[tuple[K
 
 
 def _parse_choices(raw: Mapping[str, Any], fault: Fault) -> Choices | None:
-    faults: list[tuple[Keys, str]] = [((key,), "unknown key beside choices.") for key in raw if key != "choices"]
+    faults: list[tuple[Keys, str]] = [((key,), "unknown key next to choices.") for key in raw if key != "choices"]
     faults += _choice_faults(raw["choices"])
     for path, message in faults:
         fault(path, message)
@@ -196,7 +196,7 @@ def _choice_faults(values: Any) -> Iterator[tuple[Keys, str]]:
 
 
 class Suggester(Protocol):
-    """What draws values: an Optuna trial, or the record of one."""
+    """Suggests values: an Optuna trial, or the record of one."""
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
         """Return a whole number."""
@@ -211,7 +211,7 @@ class Suggester(Protocol):
 
 
 def described(spec: Range | Choices) -> str:
-    """Return what a spec allows, in words.
+    """Return the description of a spec.
 
     >>> described(Range(1e-4, 1e-1, log=True)), described(Choices(("a", 2)))
     ('0.0001 to 0.1 (log)', 'a, 2')
@@ -245,7 +245,7 @@ def lowest(template: Template) -> Any:
 
 
 def suggest(trial: Suggester, template: Template, path: str = "") -> Any:
-    """Return the template with every spec replaced by what the trial draws for it."""
+    """Return the template with every spec replaced by a suggested value."""
     match template:
         case Range(low=low, high=high, log=log, step=step, integer=True):
             return trial.suggest_int(path, int(low), int(high), step=int(step or 1), log=log)
@@ -265,7 +265,7 @@ def suggest(trial: Suggester, template: Template, path: str = "") -> Any:
 
 
 def searched(template: Template, path: str = "") -> Iterator[tuple[str, Range | Choices]]:
-    """Yield the Optuna name and the values of everything that is searched."""
+    """Yield name in Optuna and spec of everything that is searched."""
     match template:
         case Range():
             yield template.name(path), template
@@ -322,12 +322,12 @@ def grid_size(template: Template) -> int:
 
 
 def grid_point(template: Template, index: int, path: str = "") -> dict[str, Any]:
-    """Return a configuration of a grid: what to draw for it, by the names in Optuna.
+    """Return the values of a point of a grid, by their names in Optuna.
 
     Args:
         template: The template; all its ranges have a step.
         index: Which one, from 0 to `grid_size` - 1.
-        path: Where the template stands.
+        path: Path of the template.
 
     >>> grid_point({"a": OneOf({"x": {"b": Choices((1, 2))}, "y": {}})}, 1)
     {'a.name': 'x', 'a.x.b': 2}
@@ -354,7 +354,7 @@ def grid_point(template: Template, index: int, path: str = "") -> dict[str, Any]
 
 
 def grid_values(spec: Range | Choices) -> list[Any]:
-    """Return the values of a range with a step, or the choices, as a study file says them.
+    """Return the values of a range with a step, or the choices, as they are written in a study file.
 
     >>> grid_values(Range(0.1, 0.3, step=0.1)), grid_values(Range(1, 2, step=1, unit="epochs"))
     ([0.1, 0.2, 0.3], ['1.0 epochs', '2.0 epochs'])
@@ -370,12 +370,12 @@ def _number(spec: Range, index: int) -> float:
 
 
 def turns(template: Template, last: Mapping[str, Any], path: str = "") -> list[dict[str, Any]]:
-    """Return what to draw in trials that give each option of every `OneOf` its turn, in as few trials as possible.
+    """Return fixed values for trials that have each option of every `OneOf` once, in as few trials as possible.
 
     Args:
         template: The template.
-        last: What was drawn already, by the names in Optuna: the options in it get their turn last.
-        path: Where the template stands.
+        last: Values that another trial has already, by the names in Optuna; their options come last.
+        path: Path of the template.
 
     >>> options = OneOf({"x": {}, "y": {"c": OneOf({"v": {}, "w": {}})}})
     >>> turns({"a": options, "b": OneOf({"s": {}, "t": {}})}, {"a.name": "x"})  # doctest: +NORMALIZE_WHITESPACE
@@ -399,9 +399,9 @@ def turns(template: Template, last: Mapping[str, Any], path: str = "") -> list[d
 
 
 def corners(template: Template) -> list[Any]:
-    """Return the template's values at the corners of its search space, to be tried before a study starts.
+    """Return the values at the corners of a search space, which are tried before a study starts.
 
-    All combinations of extremes where they are few; else each extreme once, the others at their lowest.
+    All combinations of extremes if they are few; otherwise each extreme once, with the others at their lowest.
 
     >>> corners({"a": Range(1, 2), "b": Choices(("x", "y")), "c": 3})[1:3]
     [{'a': 1, 'b': 'y', 'c': 3}, {'a': 2, 'b': 'x', 'c': 3}]

@@ -1,8 +1,8 @@
-"""The source of a study's own modules: which files it is, and what changed in it since a trial.
+"""The source files of a study's own modules, and their changes since a trial.
 
-Own are the modules that a study file names, and those that they import from the same folders; what is installed is not
-among them. Imports are read from the source, wherever they stand in it, so that the files are the same whatever was
-imported so far.
+A study's own modules are those that its file names, and the modules that they import from the same folders; installed
+packages are not. Imports are read from the source, wherever they are in it, so the result does not depend on what has
+been imported.
 """
 
 import ast
@@ -24,12 +24,12 @@ MOST_NAMED = 5
 
 @dataclass(frozen=True)
 class Sources:
-    """What the trials of a study are trained with, from one trial on.
+    """The source with which the trials of a study are trained, from one trial on.
 
     Args:
-        trial: The first one.
-        commit: The commit of the working folder; empty if there is none.
-        files: Digests of the files of its own modules, by their paths in the folders that these are imported from.
+        trial: The first trial.
+        commit: Commit of the working folder; empty if there is none.
+        files: Digests of the files of its own modules, by their paths relative to the folders of their packages.
     """
 
     trial: int
@@ -37,7 +37,7 @@ class Sources:
     files: Mapping[str, str] = field(default_factory=dict)
 
     def changed(self, now: "Sources") -> list[str]:
-        """Return what is different now, each as a clause."""
+        """Return the differences to the present source, each as a clause."""
         names = sorted(
             name for name in self.files.keys() | now.files.keys() if self.files.get(name) != now.files.get(name)
         )
@@ -48,25 +48,25 @@ class Sources:
 
 
 def sources_of(history: Any, number: int) -> Sources | None:
-    """Return what a trial was trained with; None if that was not recorded.
+    """Return the source with which a trial was trained; None if it was not recorded.
 
     Args:
-        history: What `with_sources` returned.
+        history: The history that `with_sources` returned.
         number: The trial.
     """
     return next((each for each in reversed(_read(history)) if each.trial <= number), None)
 
 
 def with_sources(history: Any, now: Sources) -> tuple[list[dict[str, Any]], str]:
-    """Return what a study is to remember of its sources, and what the user should know of a change.
+    """Return the updated history of a study's sources, and a note for the user about changes; empty if there is none.
 
     Args:
-        history: What it remembers.
-        now: What it is trained with from now on.
+        history: The history so far.
+        now: The source from now on.
     """
     known = _read(history)
     changes = known[-1].changed(now) if known else []
-    while known and known[-1].trial >= now.trial:  # nothing was trained with it
+    while known and known[-1].trial >= now.trial:  # no trial was trained with it
         known.pop()
     if not known or changes:
         known.append(now)
@@ -79,7 +79,7 @@ def with_sources(history: Any, now: Sources) -> tuple[list[dict[str, Any]], str]
 def _read(history: Any) -> list[Sources]:
     try:
         return [Sources(int(each["trial"]), str(each["commit"]), dict(each["files"])) for each in history or ()]
-    except (KeyError, TypeError, ValueError):  # somebody else wrote it
+    except (KeyError, TypeError, ValueError):  # not written by the tuner
         return []
 
 
@@ -104,7 +104,7 @@ class OwnFile:
 
 
 def own_sources(modules: Iterable[str]) -> dict[str, str]:
-    """Return the files of modules, and of what they import from the same folders, with the digests of their content.
+    """Return the files of modules, and of the modules that they import from the same folders, with their digests.
 
     Args:
         modules: Full names of modules that can be imported.
@@ -118,7 +118,7 @@ def own_files(modules: Iterable[str]) -> list[OwnFile]:
     Args:
         modules: Full names of modules that can be imported.
     """
-    found: dict[Path, Path] = {}  # and the folder that each is imported from
+    found: dict[Path, Path] = {}  # values: the folder from which each is imported
     waiting = [(file, root) for module in modules for file, root in _beginning(module)]
     while waiting:
         file, root = waiting.pop()
@@ -137,12 +137,12 @@ def _own_file(path: Path, root: Path) -> OwnFile:
 def _content(file: Path) -> bytes:
     try:
         return file.read_bytes()
-    except OSError:  # it is gone or may not be read; what is imported already goes on
+    except OSError:  # deleted or not readable; modules that are already imported still work
         return b""
 
 
 def _beginning(module: str) -> Iterator[tuple[Path, Path]]:
-    """Yield the files of a module and of the packages that it is in, and the folder that it is imported from."""
+    """Yield the files of a module and of its packages, each with the folder from which it is imported."""
     origin = _origin(module)
     if origin is None or not origin.endswith(".py"):
         return
@@ -169,7 +169,7 @@ def _origin(module: str) -> str | None:
 
 
 def _files(module: str, root: Path) -> Iterator[Path]:
-    """Yield the files in a folder that are run when a module is imported: its packages', and its own."""
+    """Yield the files that are executed when a module is imported from a folder: those of its packages, and its own."""
     parts = module.split(".")
     for count in range(1, len(parts) + 1):
         place = root.joinpath(*parts[:count])
@@ -180,10 +180,10 @@ def _files(module: str, root: Path) -> Iterator[Path]:
 
 
 def _imports(file: Path, root: Path) -> Sequence[str]:
-    """Return the full names of all that a file imports; of what is imported from a module, as if each were a module."""
+    """Return the full names that a file imports; names that it imports from a module count as modules as well."""
     try:
         tree = ast.parse(_content(file))
-    except (SyntaxError, ValueError):  # it is not imported then, though named in an import
+    except (SyntaxError, ValueError):  # it cannot be imported
         return []
     package = file.relative_to(root).parent.parts
     names = []

@@ -1,4 +1,4 @@
-"""A checked study as frozen dataclasses: `StudyConfig` holds ranges, `TrialConfig` values."""
+"""Checked studies as frozen dataclasses: a `StudyConfig` contains ranges, a `TrialConfig` values."""
 
 import dataclasses
 import hashlib
@@ -62,7 +62,7 @@ def check_name(name: str, place: str) -> None:
 
     Args:
         name: The name.
-        place: What the message names: an option or a key.
+        place: The option or key that the message names.
 
     Raises:
         BadInputError: If it is not valid.
@@ -74,12 +74,12 @@ def check_name(name: str, place: str) -> None:
 
 @dataclass(frozen=True)
 class Objective:
-    """What a study looks for.
+    """The objective of a study.
 
     Args:
         metric: A metric that trials log at the end of each epoch.
         direction: Whether large or small values are better.
-        epoch: Whose value counts, and whose weights are kept and tested: those of a trial's last epoch, or of its best.
+        epoch: The epoch of a trial whose value counts and whose weights are kept and tested: its last or its best.
     """
 
     metric: str = "val/acc"
@@ -89,7 +89,7 @@ class Objective:
 
 @dataclass(frozen=True)
 class Budget:
-    """How much a study may use: trials in all, and the time after which no further trial is started."""
+    """The limits of a study: the number of trials, and the time after which no further trial is started."""
 
     trials: Million = 20
     timeout: str | int | float | None = None
@@ -97,21 +97,21 @@ class Budget:
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """What Lightning's Trainer is told.
+    """Arguments of Lightning's Trainer.
 
-    A training is so many epochs long, or so many steps. A trial is validated, reported, pruned and resumed at the end
-    of an epoch; of a training in steps, `val_check_interval` steps are what is called an epoch there.
+    The length of a training is given in epochs or in steps. A trial is validated, reported, pruned and resumed at the
+    end of an epoch; if the length is in steps, an epoch is `val_check_interval` steps.
 
     Args:
         max_epochs: Passes over the training data; or
         max_steps: optimizer steps, a multiple of `val_check_interval`.
-        val_check_interval: Steps from one validation to the next, if the training is in steps.
-        precision: Lightning's precision, or "auto": bf16-mixed where the device computes in it, else 32-true.
-        gradient_clip_val: Largest norm of the gradient; None for no clipping.
-        accumulate_grad_batches: Batches whose gradients are summed up for one step.
+        val_check_interval: Steps between validations, if the length is in steps.
+        precision: Lightning's precision, or "auto": bf16-mixed if the device supports it, else 32-true.
+        gradient_clip_val: Maximum norm of the gradient; None for no clipping.
+        accumulate_grad_batches: Batches whose gradients are accumulated for one step.
     """
 
-    max_epochs: Million = 0  # as are the next two: 0 means that it is not given
+    max_epochs: Million = 0  # here and below, 0 means not given
     max_steps: Million = 0
     val_check_interval: Million = 0
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"] = "auto"
@@ -120,33 +120,33 @@ class TrainerConfig:
 
     @property
     def evaluations(self) -> int:
-        """Return how often a trial is validated: its epochs."""
+        """Return the number of validations of a trial, which are its epochs."""
         return evaluations(self.max_epochs, self.max_steps, self.val_check_interval)
 
     @property
     def batches(self) -> int | None:
-        """Return the batches from one validation to the next; None for all of a pass over the data."""
+        """Return the batches between validations; None for a whole pass over the data."""
         return self.val_check_interval * self.accumulate_grad_batches or None
 
 
 def evaluations(max_epochs: int, max_steps: int, val_check_interval: int) -> int:
-    """Return how often a training is validated."""
+    """Return the number of validations of a training."""
     return max_epochs or max_steps // val_check_interval
 
 
 @dataclass(frozen=True)
 class TrialConfig:
-    """Everything that one training depends on, as plain values: it can be sent, stored and compared.
+    """Everything that a training depends on, as plain values that can be sent, stored and compared.
 
     Args:
         data: Data module.
         model: Network.
         optimizer: Optimizer.
-        schedule: Schedule, its lengths in steps.
-        trainer: What Lightning's Trainer is told.
-        loss: What a classifier minimises; None if the model is a LightningModule, which knows itself.
-        seed: The one seed of the trial.
-        relative: The lengths that were given in epochs or percent, as they were given, under their dotted paths.
+        schedule: Schedule, with lengths in steps.
+        trainer: Arguments of Lightning's Trainer.
+        loss: Loss of a classifier; None if the model is a LightningModule, which has its own.
+        seed: The seed of the trial.
+        relative: Lengths that were given in epochs or percent, as they were given, by their dotted paths.
     """
 
     data: Component
@@ -160,7 +160,7 @@ class TrialConfig:
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any], relative: Mapping[str, str] | None = None) -> "TrialConfig":
-        """Read the ``trial`` of a study file, once it holds values only, and lengths in steps."""
+        """Read the ``trial`` of a study file that contains values only, with lengths in steps."""
         components = {kind: Component.from_values(values[kind]) for kind in COMPONENTS}
         trainer, loss = TrainerConfig(**values["trainer"]), values.get("loss", cls.loss)
         return cls(**components, trainer=trainer, loss=loss, seed=values["seed"], relative=relative or {})
@@ -176,16 +176,16 @@ class TrialConfig:
 
     @property
     def _absent(self) -> tuple[str, ...]:
-        """Return what the trainer is not told, as the length of a training is in epochs, or in steps."""
+        """Return the arguments of the trainer that are not given, since the length is in epochs or in steps."""
         return ("max_steps", "val_check_interval") if self.trainer.max_epochs else ("max_epochs",)
 
     @property
     def digest(self) -> str:
-        """Return a digest that other values do not have, nor the same ones of other types."""
+        """Return a digest of the values and their types."""
         return hashlib.sha256(json.dumps(self.values(), sort_keys=True).encode()).hexdigest()
 
     def flat(self) -> dict[str, Any]:
-        """Return the values under their dotted paths; with ``.relative``, what a length in epochs or percent was."""
+        """Return the values by their dotted paths, and the lengths in epochs or percent by ``<path>.relative``."""
         return dict(flatten(self.values())) | {f"{path}.relative": text for path, text in self.relative.items()}
 
 
@@ -195,15 +195,15 @@ class StudyConfig:
 
     Args:
         name: Name of the study in Optuna and of the experiment in MLflow.
-        trial: The template of a trial: values, with a spec at every place that is searched.
+        trial: The template of a trial: values, and a spec for everything that is searched.
         timeout: Seconds after which no further trial is started; None for no limit.
-        identity: What may not change when a study is continued, under dotted paths.
-        text: The study file, with what the command line set in it.
-        values: What both say together, as `load_study` reads it from a file; empty if the study is of no file.
+        identity: The values that must not change when the study is continued, by their dotted paths.
+        text: The study file, with the values that the command line set.
+        values: The content of both together, in the form of a study file; empty if the study has no file.
         experiment: The experiment in MLflow; by default it has the study's name.
-        within: Identifier of the study in whose run, in MLflow, this one's lies; empty for none.
-        folder: Where its own modules are looked for besides the usual places: beside its file.
-        first: What its first trials draw, whatever the sampler says.
+        within: Identifier of the study whose run in MLflow is the parent of this study's run; empty for none.
+        folder: Folder in which the user's modules are looked for, besides the usual places: that of its file.
+        first: The fixed values of its first trials, which the sampler does not choose.
         probe: Measures its data.
     """
 
@@ -227,7 +227,7 @@ class StudyConfig:
 
     @property
     def can_fuse(self) -> bool:
-        """Tell whether its trials can be trained as one model, as far as the study file tells."""
+        """Return whether several trials can be trained as one model, judging by the study file."""
         return self.objective.epoch == "last" and not _are_modules(self.trial["model"])
 
     @property
@@ -259,11 +259,11 @@ class StudyConfig:
         return replace(self, name=name, trial=trial, values=values, identity=identity, text=text, first=FirstTrials())
 
     def identity_with(self, digests: Sequence[tuple[str, str]]) -> dict[str, Any]:
-        """Return what may not change when the study is continued, the data included."""
+        """Return the values that must not change when the study is continued, including the digest of the data."""
         return {**self.identity, "data digest": " ".join(dict.fromkeys(digest for _, digest in digests))}
 
     def measure_data(self) -> tuple[list[tuple[str, str]], int | None]:
-        """Fetch and load the data, and return names and digests of the data sets, and how many images decide.
+        """Fetch and load the data, and return names and digests of the data sets, and the number of validation images.
 
         Raises:
             BadInputError: If they cannot be fetched, loaded or used.
@@ -286,18 +286,18 @@ class StudyConfig:
 
     @property
     def own_modules(self) -> set[str]:
-        """Return the modules of the classes that its trials can have by ``package.module:Name``."""
+        """Return the modules of the classes that are named ``package.module:Name``."""
         return {name.partition(":")[0] for name in component_names(self.trial) if ":" in name}
 
     def fixed(self, number: int, drawn: Iterable[Mapping[str, Any]] | None = None) -> dict[str, Any]:
-        """Return what a trial is to draw, by the names in Optuna; the sampler decides about the rest.
+        """Return the fixed values of a trial, by the names in Optuna; the sampler chooses the others.
 
-        Of a grid, that is the point of its number. In a study that was begun when grids had the same configuration
-        several times, it is the first point that no other trial has.
+        In a grid, a trial has the point with its number. In a study that was begun when grids repeated configurations,
+        it has the first point that no other trial has.
 
         Args:
             number: The trial.
-            drawn: What the other trials of a grid have drawn; None if that is the points of their numbers.
+            drawn: The values of the other trials of a grid; None if they have the points with their numbers.
         """
         if self.sampler.name != "grid":
             return dict(self.first.params[number]) if number < len(self.first.params) else {}
@@ -308,17 +308,17 @@ class StudyConfig:
         return next((point for point in points if _key(point) not in taken), {})
 
     def repeats(self, drawn: Iterable[Mapping[str, Any]]) -> int:
-        """Return how many trials of a grid repeat others: earlier versions had the same point several times in a grid.
+        """Return how many trials of a grid repeat others, as grids of earlier versions could.
 
         Args:
-            drawn: What its trials have drawn.
+            drawn: The values of its trials.
         """
         keys = [_key(params) for params in drawn if params]
         return len(keys) - len(set(keys))
 
     @property
     def beginning(self) -> list[str]:
-        """Return what the user should know of the trials that are fixed, each as a line."""
+        """Return notes for the user about the fixed trials, a line for each."""
         sentences = []
         if self.first.outside:
             begins = "each family once" if self.first.params else "what the sampler draws"
@@ -333,7 +333,7 @@ class StudyConfig:
         return [*sentences, *(self._repeated_lengths() if self.sampler.name == "grid" else ())]
 
     def _repeated_lengths(self) -> Iterator[str]:
-        """Yield a line for each length in a grid that is the same number of steps several times."""
+        """Yield a line for each length in a grid whose values are not all different numbers of steps."""
         trainings = [
             {"data": data, "trainer": trainer}
             for data in corners(self.trial["data"])
@@ -354,16 +354,16 @@ class StudyConfig:
 
     @cached_property
     def _grid(self) -> Sequence[int]:
-        """Return the indices of the grid's points in the order of the trials: shuffled, for budgets below its size."""
+        """Return the indices of the grid's points in the order of the trials, shuffled for budgets below its size."""
         size = grid_size(self.trial)
         return random.Random(f"grid:{self.sampler.arguments.get('seed', 0)}").sample(range(size), size)
 
     def described(self, number: int) -> dict[str, Any]:
-        """Return what MLflow shows of a trial besides its values."""
+        """Return additional parameters that MLflow shows for a trial."""
         return {}
 
     def suggest(self, trial: Suggester) -> TrialConfig:
-        """Return a trial with the values that are drawn for it, its lengths in steps.
+        """Return a trial with suggested values, its lengths in steps.
 
         Raises:
             BadInputError: If it has lengths in epochs or percent and its data cannot be loaded.
@@ -383,7 +383,7 @@ class StudyConfig:
 
 
 def _are_modules(model: Template) -> bool:
-    """Return whether every model that a checked template allows is a LightningModule."""
+    """Return whether every model of a checked template is a LightningModule."""
     return all(registry.is_module(name) for name in (model.options if isinstance(model, OneOf) else [model["name"]]))
 
 
@@ -417,7 +417,7 @@ def _extract_ranges(value: Any, path: str, space: dict[str, Any]) -> Any:
 
 
 def _key(params: Mapping[str, Any]) -> frozenset[tuple[str, Any]]:
-    """Return what tells two points of a grid apart; their numbers may differ by roundings."""
+    """Return a key that is equal for equal points of a grid, whose numbers may differ by rounding."""
     return frozenset((name, f"{value:.12g}" if isinstance(value, float) else value) for name, value in params.items())
 
 
@@ -426,7 +426,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{key}.")
-            if key == "one_of":  # which choices there are, and their order, is a part of Optuna's distribution
+            if key == "one_of":  # the choices and their order are part of Optuna's distribution
                 yield f"{prefix}{key}", list(value)
         else:
             yield f"{prefix}{key}", value

@@ -74,7 +74,7 @@ def read_value(text: str, name: str) -> Any:
 
     Args:
         text: The value.
-        name: What the messages call it.
+        name: Its name in messages.
 
     Raises:
         BadInputError: If it is not plain YAML.
@@ -111,7 +111,7 @@ def as_yaml(values: Any) -> str:
 
 
 class _NotPlainError(Exception):
-    """The text goes on in a way that makes reading it pointless."""
+    """Raised when the rest of the text is not worth reading."""
 
 
 class _Reader:
@@ -119,7 +119,7 @@ class _Reader:
 
     Args:
         document: Has the text, takes the lines and the faults.
-        numbered: Whether the text has lines that mean something to the person; a value of the command line has none.
+        numbered: Whether messages give line numbers; those of a value from the command line mean nothing to the user.
     """
 
     def __init__(self, document: Document, *, numbered: bool) -> None:
@@ -131,7 +131,7 @@ class _Reader:
         """Return the data; faults of single values are in the document.
 
         Raises:
-            BadInputError: If there is no making sense of the text.
+            BadInputError: If the text cannot be read.
         """
         if odd := _LINE_BREAKS.search(self._document.text):
             self._note_character(odd.start())
