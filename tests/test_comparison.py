@@ -58,8 +58,8 @@ def test_fewer_than_three_seeds_decide_nothing():
     assert compared(*exact).difference(*exact).probability is None
     assert compared(*exact).difference(*exact).is_noise
     _winner, runner_up = compared(*exact).findings({})
-    assert runner_up.endswith("(1.0000): 2 seeds cannot tell whether that is chance.")
-    assert "| cannot tell |" in compared(*exact).markdown()
+    assert runner_up.endswith("(1.0000); with 2 seeds this may be chance.")
+    assert "| unknown |" in compared(*exact).markdown()
 
 
 def test_equal_differences_prove_no_more_than_the_resolution_of_the_metric():
@@ -120,7 +120,7 @@ def test_the_lead_of_a_winner_counts_the_pairs_that_it_may_have_been_chosen_from
 def test_a_configuration_that_diverges_with_some_seed_is_worse_than_a_low_mean():
     risky = Repeated("risky", {0: 0.99, 1: 0.99}, failed=2)
     assert [each.name for each in compared(risky, C, A).ranking] == ["#1 cosine", "constant", "risky"]
-    assert "risky had no end with 2 seeds: it diverged or failed." in compared(risky, C, A).findings({})
+    assert "risky diverged or failed with 2 seeds." in compared(risky, C, A).findings({})
 
 
 def test_the_findings_distinguish_noise_from_real_differences():
@@ -128,17 +128,20 @@ def test_the_findings_distinguish_noise_from_real_differences():
     winner, runner_up, constant, luck, test = found
     assert winner.startswith("The winner is #1 cosine: val/acc 0.9250 over 4 seeds (95% confidence interval 0.9")
     assert "the runner-up and the default, #2 step (0.9125)" in runner_up
-    assert runner_up.endswith("that is noise, 4 seeds cannot tell them apart.")
+    assert runner_up.endswith(": with 4 seeds this may be chance.")
     assert constant.endswith("really better with a probability of more than 99%.")
-    assert luck.startswith("The study's best value, 0.9700 of #1 cosine, comes to 0.9250 over 4 seeds")
+    assert luck.startswith("The study's best value, 0.9700 of #1 cosine, becomes 0.9250 over 4 seeds")
     assert luck.endswith("the best of many trials was optimistic by 0.0450.")
-    assert test == "On the test data, which decided nothing, its network of the first seed reaches test/acc 0.9100."
+    assert (
+        test
+        == "On the test data, which were used for no decision, its network of the first seed reaches test/acc 0.9100."
+    )
 
 
 def test_a_value_within_its_interval_is_not_called_optimistic():
     modest = Repeated("#1 cosine", A.values, claimed=0.93)
     (luck,) = (sentence for sentence in compared(modest, B).findings({}) if sentence.startswith("The study's"))
-    assert luck.endswith("): 0.0050 worse, which 4 seeds cannot tell from chance.")
+    assert luck.endswith("): 0.0050 worse, which with 4 seeds may be chance.")
 
 
 def test_the_table_has_the_best_first_and_those_without_values_last():
@@ -148,7 +151,7 @@ def test_the_table_has_the_best_first_and_those_without_values_last():
     assert rows[1]["behind the winner"] == pytest.approx(0.0125)
     assert rows[2]["mean"] is None
     assert compared(Repeated("dead", failed=3)).findings({}) == [
-        "No training came to its end, so there is nothing to compare."
+        "No training was completed, so there is nothing to compare."
     ]
     assert "| dead | 0 |  |  |  |  |" in compared(Repeated("dead", failed=3), A).markdown()
     assert math.isnan(Repeated("dead").mean)

@@ -47,7 +47,7 @@ def test_the_doubt_is_the_binomial_standard_error_of_the_validation_images():
     text = text_of(trial(0, value=0.98), trial(1, value=0.976), trial(2, value=0.97), validation_images=5000)
     error = math.sqrt(0.98 * 0.02 / 5000)
     assert f"On 5,000 validation images the standard error of such an accuracy is {error:.4f}" in text
-    assert f"up to {2 * error:.3f} for a tie. By that measure, #1 exponential ties with it." in text
+    assert f"up to {2 * error:.3f} count as a tie. By that measure, #1 exponential ties with it." in text
 
 
 def test_a_difference_of_one_standard_error_is_a_tie():

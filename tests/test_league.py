@@ -187,7 +187,7 @@ def test_the_table_tells_ties_and_failures():
     assert "| 3 | step | 0.9533 (1 failed) |" in page
     assert "| never | 0.004 to 0.004 (x1) |" in page
     assert "| 500 (not with 2 seeds) |" in page
-    assert "The seeds cannot tell it from step." in STANDINGS.findings()
+    assert "The seeds do not separate it from step." in STANDINGS.findings()
     places = [row["place"] for row in csv.DictReader(io.StringIO(STANDINGS.csv()))]
     assert places == ["1", "2", "3"]
     left, right = of_standings(STANDINGS).panels

@@ -1,7 +1,4 @@
-"""``python -m tuner.preview``: draw the lr of every step of a study, or of one schedule, without training.
-
-Reads the arguments, loads and checks, draws, says what is probably not meant. Nobody imports it.
-"""
+"""``python -m tuner.preview``: draw the lr of every step of a study, or of one schedule, without training."""
 
 import argparse
 import math
@@ -36,7 +33,7 @@ exit codes:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Draw, and return the exit code."""
+    """Draw the curves and return the exit code."""
     options = _parse(arguments)
     return command(lambda: _run(options))
 
@@ -119,7 +116,7 @@ def _study(options: argparse.Namespace) -> "tuple[str, list[Family]]":
 
 
 def _schedule(options: argparse.Namespace) -> "tuple[str, list[Family]]":
-    """Return the one curve of the schedule that the command line describes, checked as one in a study file is."""
+    """Return the curve of the schedule on the command line, which is checked like one in a study file."""
     from tuner.analysis.lr_curves import Family, make_curve
     from tuner.config.component import Component
     from tuner.config.document import COMMAND_LINE, Document

@@ -1,4 +1,4 @@
-"""Numbers, names, values and durations as text, and durations from text."""
+"""Numbers, names, values and durations as text; durations from text."""
 
 import json
 import re
@@ -21,7 +21,7 @@ MAX_SECONDS = 1e9
 
 
 def pluralize(number: int, what: str) -> str:
-    """Return a number and what it counts.
+    """Return a number and a noun, in the plural unless the number is 1.
 
     >>> pluralize(1, "trial"), pluralize(2, "trial")
     ('1 trial', '2 trials')
@@ -30,7 +30,7 @@ def pluralize(number: int, what: str) -> str:
 
 
 def join_names(names: Sequence[str], most: int = 3) -> str:
-    """Return names as in a sentence, the first few of many.
+    """Return names joined as in a sentence; only the first of many.
 
     >>> join_names(["a", "b"]), join_names(["a", "b", "c", "d", "e"])
     ('a and b', 'a, b, c and 2 more')
@@ -40,7 +40,7 @@ def join_names(names: Sequence[str], most: int = 3) -> str:
 
 
 def format_value(value: Any) -> str:
-    """Return the value of a parameter, a number in four digits.
+    """Return the value of a parameter; a number has four significant digits.
 
     >>> format_value(0.0183156), format_value(3.2e-05), format_value("same")
     ('0.01832', '3.2e-05', 'same')
@@ -49,7 +49,7 @@ def format_value(value: Any) -> str:
 
 
 def format_metric(value: float | None) -> str:
-    """Return a value of a metric, or nothing.
+    """Return the value of a metric with four decimals; None as an empty string.
 
     >>> format_metric(0.98765), format_metric(None)
     ('0.9877', '')
@@ -58,7 +58,7 @@ def format_metric(value: float | None) -> str:
 
 
 def format_probability(probability: float) -> str:
-    """Return a probability for people, never as certain.
+    """Return a probability in percent, never 0% or 100%.
 
     >>> format_probability(0.873), format_probability(0.9999), format_probability(0.0001)
     ('87%', 'more than 99%', 'less than 1%')
@@ -67,7 +67,7 @@ def format_probability(probability: float) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a value for a message: as it can be written in a study file, cut if it is long.
+    """Return a value for a message, as it can be written in a study file; a long one is cut.
 
     >>> shown(["a", 1e-3, None])
     '["a", 0.001, null]'
@@ -76,12 +76,12 @@ def shown(value: Any) -> str:
 
 
 def cut(text: str) -> str:
-    """Return a text, or its beginning if it is long."""
+    """Return a text, or the beginning of a long one."""
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 def parse_duration(value: str | int | float, may_be_zero: bool = False) -> float:
-    """Return a duration in seconds, more than none unless it may be zero.
+    """Return a duration in seconds, which is above 0 unless `may_be_zero`.
 
     Raises:
         ValueError: If it is not a number of seconds or a text such as ``90s``, ``30m`` or ``1h30m``.

@@ -1,22 +1,21 @@
-"""Configurations that were trained with the same seeds: how good each is, and whether the best is better than chance.
+"""Comparison of configurations that were trained with the same seeds: means, and whether the best is really better.
 
-An interval is that of Student's t for a mean, at 95%. A metric that has bounds, such as an accuracy, keeps its interval
-inside them: it is cut there. The mean cannot lie beyond them either, so the cut interval holds it just as often as the
-whole one, and unlike an interval on a transformed scale it needs no value to stay away from the bounds.
+Intervals are those of Student's t for a mean, at 95%. The interval of a bounded metric, such as an accuracy, is cut at
+the bounds. The mean cannot lie beyond them, so the cut interval contains it as often as the whole one, and unlike an
+interval on a transformed scale it allows values at the bounds.
 
-Two configurations are compared seed by seed, since both had the same initial weights' seed and the same order of the
-data: the probability that one is better is Student's posterior probability that the mean of the paired differences is
-above zero (one minus the one-sided p value of the paired t test). It takes the differences for roughly normal. A
-standard error is never taken for smaller than the resolution of the metric, where that is known: of N validation
-images, an accuracy comes in steps of 1/N. Fewer than three seeds cannot tell, nor can equal differences of a metric
-whose resolution is not known.
+Two configurations are compared seed by seed, since both had the same seed of the initial weights and the same order of
+the data. The probability that one is better is Student's posterior probability that the mean of the paired differences
+is above zero (one minus the one-sided p value of the paired t test), which assumes roughly normal differences. A
+standard error is at least the resolution of the metric, if that is known: with N validation images, an accuracy is a
+multiple of 1/N. With fewer than three seeds, or equal differences of a metric of unknown resolution, no probability is
+given.
 
-The winner is chosen by the same seeds that judge it, so for it all this would be flattered. Its probabilities are
-therefore those for the most favourable of all pairs that it may have been chosen from (Bonferroni): of k
-configurations there are k(k - 1) ordered pairs, and the p value is multiplied by that. With equally good ones, at most
-one table in twenty then calls any difference real. (To choose by one half of the seeds and judge by the other would be
-as honest, and would need twice the trainings.) The interval of the winner is also told at the confidence that makes all
-k intervals hold at once.
+The winner is chosen by the same seeds that judge it, which would bias its probabilities. They are therefore corrected
+for the choice among all pairs (Bonferroni): k configurations have k(k - 1) ordered pairs, and the p value is multiplied
+by that number. If all are equally good, at most one table in twenty then calls a difference real. (Choosing by one half
+of the seeds and judging by the other would be equally valid, but needs twice the trainings.) The interval of the winner
+is also given at the confidence at which all k intervals hold at once.
 """
 
 import csv
@@ -36,9 +35,9 @@ from tuner.text import format_metric, format_probability, pluralize
 __all__ = ["CONFIDENCE", "Comparison", "Difference", "Repeated", "Scale", "chance", "interval"]
 
 CONFIDENCE = 0.95
-ROUNDING = 1e-6  # of single-precision numbers: differences of so small a share of the values are equal
+ROUNDING = 1e-6  # of single precision, relative: smaller differences are none
 FEWEST_SEEDS = 3
-"""Below, nothing is said about chance: two differences are equal, or nearly so, too often by chance."""
+"""With fewer seeds, no probability is given: two differences are too often nearly equal by chance."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Scale:
     """The scale of a metric.
 
     Args:
-        resolution: The smallest step between two values; 0 if it is not known.
+        resolution: The smallest difference between two values; 0 if it is unknown.
         low: Lower bound of the metric.
         high: Upper bound of the metric.
     """
@@ -57,12 +56,12 @@ class Scale:
 
     @classmethod
     def of(cls, metric: str, values: Iterable[float], validation_images: int | None = None) -> "Scale":
-        """Return the scale of a metric, as far as its name and values tell.
+        """Return the scale of a metric, judging by its name and values.
 
         Args:
             metric: Name of the metric, such as ``val/acc`` or ``val_accuracy``.
-            values: Values of it. Of an accuracy that some count in percent, nothing is known.
-            validation_images: Images that it is computed from, if that is known.
+            values: Values of the metric; the scale of an accuracy in percent is unknown.
+            validation_images: Number of images from which it is computed, if known.
 
         >>> Scale.of("val/acc", [0.9], 500)
         Scale(resolution=0.002, low=0.0, high=1.0)
@@ -81,12 +80,12 @@ def interval(
 ) -> tuple[float, float] | None:
     """Return the confidence interval of a mean.
 
-    None for fewer than two values, and for equal ones of a metric whose resolution is not known.
+    Return None for fewer than two values, and for equal values of a metric of unknown resolution.
 
     Args:
         values: The values.
         scale: The scale of the metric.
-        confidence: How often the interval is to hold the mean.
+        confidence: Probability that the interval contains the mean.
 
     >>> low, high = interval([1.0, 2.0, 3.0])
     >>> round(low, 3), round(high, 3)
@@ -102,12 +101,12 @@ def interval(
 
 
 def _standard_error(sample: Sequence[float], scale: Scale, values: Sequence[float]) -> float:
-    """Return the standard error of a sample's mean; 0 if it is not known.
+    """Return the standard error of a sample's mean; 0 if it is unknown.
 
     Args:
         sample: The sample.
         scale: The scale of the metric.
-        values: The values of the metric that the sample was computed from.
+        values: The values of the metric from which the sample was computed.
     """
     error = stdev(sample) / math.sqrt(len(sample))
     return max(error if error > ROUNDING * max(map(abs, values)) else 0.0, scale.resolution)
@@ -115,13 +114,13 @@ def _standard_error(sample: Sequence[float], scale: Scale, values: Sequence[floa
 
 @dataclass(frozen=True)
 class Repeated:
-    """A configuration, and what it came to with each seed.
+    """A configuration and its values with several seeds.
 
     Args:
-        name: What people call it.
+        name: Its name in messages.
         values: The objective at the end of the training, by seed.
-        failed: With how many seeds the training had no end: it diverged or failed.
-        claimed: Its value in the study that it comes from; None if it comes from none.
+        failed: Number of seeds with which the training diverged or failed.
+        claimed: Its value in the original study; None if there is none.
     """
 
     name: str
@@ -137,12 +136,12 @@ class Repeated:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better one configuration is than another.
+    """The difference between two configurations.
 
     Args:
-        mean: Mean of the differences, seed by seed; above zero if the first is better.
-        probability: That the first is really better; None if the seeds cannot tell.
-        seeds: How many seeds both have.
+        mean: Mean of the paired differences; above zero if the first is better.
+        probability: Probability that the first is really better; None if there are too few seeds.
+        seeds: Number of seeds that both have.
     """
 
     mean: float
@@ -151,7 +150,7 @@ class Difference:
 
     @property
     def is_noise(self) -> bool:
-        """Tell whether the seeds cannot tell the two apart."""
+        """Return whether the difference may be chance."""
         return self.probability is None or self.probability < CONFIDENCE
 
 
@@ -162,9 +161,9 @@ class Comparison:
     Args:
         metric: The objective metric.
         direction: Whether large or small values are better.
-        configurations: What is compared.
-        test: What the winner reached on the test data; empty if it was not tested.
-        validation_images: Images that the objective is computed from, if that is known.
+        configurations: The configurations.
+        test: Metrics of the winner on the test data; empty if it was not tested.
+        validation_images: Number of images from which the objective is computed, if known.
     """
 
     metric: str
@@ -175,9 +174,9 @@ class Comparison:
 
     @property
     def ranking(self) -> list[Repeated]:
-        """Return those that have values, the best first: a training that fails with some seed is worse than a low mean.
+        """Return the configurations that have values, the best first; fewer failed seeds count more than a better mean.
 
-        Of equals, the one that was named first.
+        Equal ones keep their order.
         """
         with_values = [each for each in self.configurations if each.values]
         return sorted(with_values, key=lambda each: (each.failed, self.direction.sort_key(each.mean)))
@@ -207,7 +206,7 @@ class Comparison:
         return Difference(mean, float(stats.t.cdf(mean / error, len(pairs) - 1)), len(pairs))
 
     def lead(self, other: Repeated) -> Difference | None:
-        """Return how much better the winner is than another configuration, its choice by these seeds accounted for.
+        """Return how much better the winner is than another configuration, corrected for its choice by these seeds.
 
         Args:
             other: The other configuration; not the winner.
@@ -221,14 +220,14 @@ class Comparison:
         return replace(difference, probability=max(certain, min(difference.probability, 0.5)))
 
     def findings(self, opponents: Mapping[str, str]) -> list[str]:
-        """Return sentences: the winner, whom it really beats, what was only luck.
+        """Return sentences: the winner, its lead over others, and how much of the study's best value was luck.
 
         Args:
-            opponents: What to compare the winner with beside the runner-up, as people call it, and names.
+            opponents: Names of further configurations to compare the winner with, by their role in the sentence.
         """
         ranking = self.ranking
         if not ranking:
-            return ["No training came to its end, so there is nothing to compare."]
+            return ["No training was completed, so there is nothing to compare."]
         winner, *others = ranking
         sentences = [
             f"The winner is {winner.name}: {self.metric} {self._with_interval(winner, chosen_from=len(ranking))}."
@@ -239,7 +238,7 @@ class Comparison:
             roles = " and ".join(role for role, other in against.items() if other == name)
             sentences += [self._against(roles, other) for other in others if other.name == name]
         sentences += [
-            f"{each.name} had no end with {pluralize(each.failed, 'seed')}: it diverged or failed."
+            f"{each.name} diverged or failed with {pluralize(each.failed, 'seed')}."
             for each in self.configurations
             if each.failed
         ]
@@ -251,31 +250,31 @@ class Comparison:
             return f"No seed has values of both it and {roles}, {other.name}."
         text = f"It is {difference.mean:.4f} better than {roles}, {other.name} ({other.mean:.4f})"
         if difference.probability is None:
-            return f"{text}: {pluralize(difference.seeds, 'seed')} cannot tell whether that is chance."
+            return f"{text}; with {pluralize(difference.seeds, 'seed')} this may be chance."
         text += f", and really better with a probability of {format_probability(difference.probability)}"
         if difference.is_noise:
-            return f"{text}: that is noise, {pluralize(difference.seeds, 'seed')} cannot tell them apart."
+            return f"{text}: with {pluralize(difference.seeds, 'seed')} this may be chance."
         return f"{text}."
 
     def _luck(self) -> list[str]:
-        """Say what the value of the study's best trial was worth."""
+        """Return a sentence that compares the value of the study's best trial with its mean."""
         claims = [each for each in self.configurations if each.claimed is not None]
         best = min(claims, key=lambda each: self.direction.sort_key(each.claimed or 0.0), default=None)
         if best is None or best.claimed is None or not best.values:
             return []
-        text = f"The study's best value, {best.claimed:.4f} of {best.name}, comes to {self._with_interval(best)}"
+        text = f"The study's best value, {best.claimed:.4f} of {best.name}, becomes {self._with_interval(best)}"
         excess, bounds = self.direction.advantage(best.claimed, best.mean), self.interval(best)
         if bounds is None or excess <= 0:
             return [f"{text}."]
         if bounds[0] <= best.claimed <= bounds[1]:
-            return [f"{text}: {excess:.4f} worse, which {pluralize(len(best.values), 'seed')} cannot tell from chance."]
+            return [f"{text}: {excess:.4f} worse, which with {pluralize(len(best.values), 'seed')} may be chance."]
         return [f"{text}: the best of many trials was optimistic by {excess:.4f}."]
 
     def _tested(self, winner: Repeated) -> list[str]:
         if not self.test:
             return []
         reached = ", ".join(f"{metric} {value:.4f}" for metric, value in sorted(self.test.items()))
-        return [f"On the test data, which decided nothing, its network of the first seed reaches {reached}."]
+        return [f"On the test data, which were used for no decision, its network of the first seed reaches {reached}."]
 
     def _with_interval(self, one: Repeated, chosen_from: int = 1) -> str:
         text = f"{one.mean:.4f} over {pluralize(len(one.values), 'seed')}"
@@ -309,13 +308,13 @@ class Comparison:
 
     @property
     def caption(self) -> str:
-        """Return what the probabilities in the table mean; empty if there are none."""
+        """Return an explanation of the probabilities in the table; empty if there are none."""
         count = len(self.ranking)
         if count < 2:
             return ""
         return (
-            "The probability that the winner is really better accounts for its choice, by the same seeds, as the best "
-            f"of {count}."
+            "The probability that the winner is really better is corrected for its choice, by the same seeds, as the "
+            f"best of {count}."
         )
 
     def markdown(self) -> str:
@@ -336,7 +335,7 @@ class Comparison:
         return "\n".join([*lines, *(["", self.caption] if self.caption else [])])
 
     def csv(self) -> str:
-        """Return every single value: a line for each configuration and seed."""
+        """Return the values as CSV, a line for each configuration and seed."""
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["configuration", "seed", self.metric])
@@ -346,7 +345,7 @@ class Comparison:
 
 def chance(probability: float | None) -> str:
     """Return the probability of a `Difference` for a table."""
-    return "cannot tell" if probability is None else format_probability(probability)
+    return "unknown" if probability is None else format_probability(probability)
 
 
 def _from_to(bounds: tuple[float, float]) -> str:

@@ -1,4 +1,4 @@
-"""What a study found, in words, with the doubt that its numbers leave."""
+"""The findings of a study in sentences, and how reliable they are."""
 
 import math
 from collections import Counter
@@ -19,7 +19,7 @@ MOST_NAMED = 10
 
 
 def findings(record: StudyRecord) -> list[str]:
-    """Return sentences: what won and by how much, what that is worth, what mattered, and what was tried."""
+    """Return sentences about the best trial, the reliability of its lead, important parameters, and all trials."""
     best = record.best
     if best is None:
         sentences = [_tried(record), "None was trained to its end, so there is no best one."]
@@ -28,33 +28,33 @@ def findings(record: StudyRecord) -> list[str]:
         f"The best is {best.name}: {record.metric} {best.value:.4f} after epoch {best.epochs}, with {values_of(best)}.",
         _margin(record, best),
         _unchanged(record),
-        f"Each trial is one training with one seed, and the best of many is flattered by luck. {doubt(record)}",
+        f"Each trial is one training with one seed, and the best of many is partly luck. {doubt(record)}",
     ]
     if record.test:
         reached = ", ".join(f"{metric} {value:.4f}" for metric, value in sorted(record.test.items()))
-        sentences.append(f"On the test data, which decided nothing, it reaches {reached}.")
+        sentences.append(f"On the test data, which were used for no decision, it reaches {reached}.")
     if record.importances:
         shares = sorted(record.importances.items(), key=lambda item: -item[1])[:3]
         mattered = ", ".join(f"{short_name(name)} ({share:.0%})" for name, share in shares if share >= 0.05)
-        sentences.append(f"What the good trials have in common lies in {mattered}.")
+        sentences.append(f"The parameters that separate good trials from bad ones: {mattered}.")
     elif record.searched:
         sentences.append(no_importance(record))
     return [*filter(None, sentences), _tried(record), *filter(None, [never_tried(record)])]
 
 
 def values_of(trial: TrialRecord) -> str:
-    """Return what was searched and drawn for a trial, but for the schedule."""
+    """Return the searched values of a trial, except its schedule."""
     drawn = [f"{_own_name(name)} {format_value(value)}" for name, value in trial.params.items() if name != FAMILY]
     return ", ".join(drawn) or "nothing searched"
 
 
 def _own_name(parameter: str) -> str:
-    """Return the name of a parameter beside that of the trial's schedule."""
+    """Return the name of a parameter where the schedule of the trial is named already."""
     return parameter.rpartition(".")[2] if parameter.startswith("schedule.") else short_name(parameter)
 
 
 def duration(seconds: float) -> str:
-    """Return a duration for people.
+    """Return a duration as text.
 
     >>> duration(42.4), duration(200), duration(5000)
     ('42 s', '3 min 20 s', '1 h 23 min')
@@ -90,17 +90,17 @@ def _margin(record: StudyRecord, best: TrialRecord) -> str:
         parts.append(f"{_gap(best, constant)} {which} constant lr, {constant.name} ({constant.value:.4f})")
     text = f"That is {', and '.join(parts)}."
     if constant is None and not best.constant_lr:
-        text += " No constant lr was trained to the end, so what the schedule itself brings is not known."
+        text += " No constant lr was trained to the end, so the benefit of the schedule itself is unknown."
     return text
 
 
 def _unchanged(record: StudyRecord) -> str:
-    """Name the trials whose schedule came to nothing: the best has perhaps won with a constant lr."""
+    """Name the trials whose schedule never changed the lr; the best trial may be one of them."""
     trials = [trial for trial in record.ranking if trial.constant_lr and trial.family != CONSTANT]
     if not trials:
         return ""
     names = join_names([trial.name for trial in trials])
-    return f"The lr of {names} never changed, as with a plateau that has no reason to lower it: that is a constant lr."
+    return f"The lr of {names} never changed, as with a plateau that has no reason to lower it: it was a constant lr."
 
 
 def _gap(best: TrialRecord, other: TrialRecord) -> str:
@@ -109,18 +109,18 @@ def _gap(best: TrialRecord, other: TrialRecord) -> str:
 
 
 def doubt(record: StudyRecord) -> str:
-    """Return what one training each, on so many images, can tell about the best trial; empty if there is none."""
+    """Return how reliable the lead of the best trial is, with one training each; empty if there is no best trial."""
     best, images = record.best, record.validation_images
     if best is None:
         return ""
     step = resolution(record.metric, [best.value], images)
     if not images or not step:
-        return "How far two seeds are apart was not measured, so small differences may be chance."
-    error = max(math.sqrt(best.value * (1 - best.value) / images), step)  # no mistake at all may be luck as well
+        return "The difference between seeds was not measured, so small differences may be chance."
+    error = max(math.sqrt(best.value * (1 - best.value) / images), step)  # an accuracy of 1 has an error, too
     tie = round(2 * error, 3)
     text = (
-        f"On {images:,} validation images the standard error of such an accuracy is {error:.4f}: until more seeds or "
-        f"images say otherwise, take differences up to {tie:.3f} for a tie."
+        f"On {images:,} validation images the standard error of such an accuracy is {error:.4f}: without "
+        f"more seeds or images, differences up to {tie:.3f} count as a tie."
     )
     others = record.ranking[1:]
     if not others:
@@ -131,7 +131,7 @@ def doubt(record: StudyRecord) -> str:
 
 
 def never_tried(record: StudyRecord) -> str:
-    """Return which families and choices no finished trial had; empty if each had its turn."""
+    """Return which families and choices no finished trial had; empty if each was tried."""
     tried = {(name, value) for trial in record.trials for name, value in trial.params.items() if name in record.choices}
     missing = {
         name: [format_value(each) for each in choices if (name, each) not in tried]
@@ -142,12 +142,12 @@ def never_tried(record: StudyRecord) -> str:
 
 
 def _choice(name: str) -> str:
-    """Return the name of a choice: what is chosen, and in which family."""
+    """Return the name of a choice and of its family."""
     return short_name(name).removesuffix(" name")
 
 
 def short_name(parameter: str) -> str:
-    """Return the name of a parameter for a place with little room.
+    """Return a short name of a parameter.
 
     >>> short_name("schedule.name"), short_name("optimizer.eps"), short_name("schedule.exponential.decay_rate")
     ('schedule', 'eps', 'exponential decay_rate')
@@ -161,8 +161,8 @@ def short_name(parameter: str) -> str:
 
 
 def no_importance(record: StudyRecord) -> str:
-    """Return why it is not known which parameter mattered."""
+    """Return why the importance of parameters is unknown."""
     missing = MIN_FOR_IMPORTANCE - len(record.ranking)
     if missing > 0:
-        return f"Which parameter mattered can be told when {pluralize(missing, 'more trial')} are trained to their end."
-    return "Which parameter mattered cannot be told: the values or the results of the trials are too much alike."
+        return f"The importance of parameters is known after {pluralize(missing, 'more completed trial')}."
+    return "The importance of parameters is unknown: the values or the results of the trials are too similar."

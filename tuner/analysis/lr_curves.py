@@ -1,7 +1,7 @@
-"""The lr curves of the trials that a study can draw, without training any.
+"""The lr curves of possible trials of a study, without training.
 
-For each family of schedules in the search space there is a fan of samples. They cover every range evenly: of ``n``
-samples, one lies in each ``n``-th of the range (a Latin hypercube). They are not what the study's sampler will draw.
+Each family of schedules in the search space has a fan of samples, which cover every range evenly: of ``n`` samples, one
+lies in each ``n``-th of the range (a Latin hypercube). They are not the suggestions of the study's sampler.
 """
 
 import math
@@ -20,7 +20,7 @@ from tuner.errors import BadInputError
 __all__ = ["Family", "LrCurve", "make_curve", "schedule_families"]
 
 POINTS = 2000
-"""Steps at which a curve is computed at most; those of a longer training would fall on the same spot of a picture."""
+"""Maximum number of steps at which a curve is computed; more would fall on the same pixels of a picture."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class LrCurve:
 
     Args:
         schedule: The schedule, or the plateau on top of one.
-        optimizer: The optimizer; its initial lr is what the schedule multiplies.
-        length: How long the training is.
-        precision: Its precision, as Lightning calls it.
-        label: The values that were drawn for it, empty if none were.
-        steps: The steps at which the lr is known: each, or, of a long training, evenly spread ones.
-        lr: The lr at each of them. That of a plateau is without its reductions, which only a training can know.
+        optimizer: The optimizer, whose initial lr the schedule multiplies.
+        length: Length of the training.
+        precision: Lightning's name of its precision.
+        label: Its sampled values; empty if there are none.
+        steps: All steps or, in a long training, evenly spaced ones.
+        lr: The lr at each of the steps; that of a plateau without reductions, which depend on the training.
     """
 
     schedule: Schedule | Plateau
@@ -57,8 +57,8 @@ class Family:
 
     Args:
         name: Its name in the study file.
-        ranges: What is searched in it, in words; empty if nothing is.
-        curves: One for each sample.
+        ranges: Description of its searched ranges; empty if nothing is searched.
+        curves: A curve for each sample.
     """
 
     name: str
@@ -71,11 +71,11 @@ def schedule_families(config: StudyConfig, samples: int, seed: int = 0) -> list[
 
     Args:
         config: The study.
-        samples: Curves in a fan.
+        samples: Number of curves in a fan.
         seed: Seed of the samples.
 
     Raises:
-        BadInputError: If the data cannot be loaded or do not tell how long a training is, or if a sample makes no
+        BadInputError: If the data cannot be loaded, the length of a training is unknown, or a sample is no valid
             schedule.
     """
     return [_family(config.with_family(name), samples, seed) for name in config.families]
@@ -87,7 +87,7 @@ def make_curve(
     """Compute the curve of a schedule.
 
     Raises:
-        ValueError: If the schedule fails at a step, as the formula of a lambda can.
+        ValueError: If the schedule fails at a step, as a formula can.
     """
     steps = length.spread(POINTS)
     inner = schedule.schedule if isinstance(schedule, Plateau) else schedule
@@ -96,7 +96,7 @@ def make_curve(
 
 
 def _family(config: StudyConfig, samples: int, seed: int) -> Family:
-    ranges = {_label(name): described(spec) for name, spec in searched(config.trial) if _bends(name)}
+    ranges = {_label(name): described(spec) for name, spec in searched(config.trial) if _affects_lr(name)}
     curves = [_sampled(config, index, samples, seed) for index in range(samples if ranges else 1)]
     text = ", ".join(f"{name} {values}" for name, values in ranges.items())
     return Family(config.trial["schedule"]["name"], text, curves)
@@ -106,15 +106,15 @@ def _sampled(config: StudyConfig, index: int, count: int, seed: int) -> LrCurve:
     sample = _Sample(index, count, seed)
     trial: TrialConfig = config.suggest(sample)
     length = config.probe.length(trial.values())
-    label = ", ".join(f"{_label(name)} {_short(value)}" for name, value in sample.drawn.items() if _bends(name))
+    label = ", ".join(f"{_label(name)} {_short(value)}" for name, value in sample.drawn.items() if _affects_lr(name))
     try:
         return make_curve(trial.schedule.build("schedule"), trial.optimizer, length, trial.trainer.precision, label)
-    except Exception as error:  # a formula's, or whatever a class of the user raises
+    except Exception as error:  # of a formula, or of a user's class, which can raise anything
         raise BadInputError([f"trial.schedule: with {label or 'these values'}: {error}."]) from error
 
 
 class _Sample:
-    """Draws one of several samples that cover every range evenly."""
+    """Suggests the values of one of several samples that cover every range evenly."""
 
     def __init__(self, index: int, count: int, seed: int) -> None:
         self.drawn: dict[str, Any] = {}
@@ -141,14 +141,14 @@ class _Sample:
         return self.drawn.setdefault(name, choices[int(self._share(name) * len(choices))])
 
     def _share(self, name: str) -> float:
-        """Return a number in [0, 1): for each name, the samples take the parts of the range in an order of its own."""
+        """Return a number in [0, 1); for each name, the samples take the parts of the range in a different order."""
         order = random.Random(f"{self._seed}:{name}").sample(range(self._count), self._count)
         within = random.Random(f"{self._seed}:{name}:{self._index}").random()
         return (order[self._index] + within) / self._count
 
 
-def _bends(name: str) -> bool:
-    """Tell whether what is drawn under a name bears on the lr curve."""
+def _affects_lr(name: str) -> bool:
+    """Return whether a parameter affects the lr curve."""
     section, _, rest = name.partition(".")
     return section in ("schedule", "data", "trainer") or (section == "optimizer" and rest.endswith("initial_lr"))
 

@@ -1,4 +1,4 @@
-"""A study as plain data: what its plots and its report are made of, whichever store it came from."""
+"""A study as plain data, from which plots and reports are made, independent of the stores."""
 
 import dataclasses
 import itertools
@@ -30,9 +30,9 @@ ACCURACY = "acc|accuracy|top[0-9]+"
 OTHER_SHARE = "ap|auc|auprc|auroc|dice|f1|iou|map|precision|recall"
 VALIDATION = "val|valid|validation"
 MIN_FOR_IMPORTANCE = 8
-"""Trials trained to their end from which on importances say anything."""
+"""Number of completed trials below which importances are not computed."""
 LR_TABLE = "lr.csv"
-"""Name of the file beside a trial's run that holds its lr, step by step where it bends."""
+"""Name of the artifact of a trial's run that holds its lr at the steps where it bends."""
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,15 @@ class TrialRecord:
 
     Args:
         number: Its number in the study.
-        state: How it ended, as in the tag `tuner.state`.
+        state: Its final state, as in the tag `tuner.state`.
         family: Name of its schedule.
-        value: The objective at the end of the last epoch that it reached; NaN if it reached none.
-        epochs: Epochs that it was trained for.
-        seconds: Time that its training took.
-        ended: Seconds from the start of the study to its end, pauses of the study included.
-        params: What was searched, by its name in Optuna.
-        constant_lr: Whether its lr was the same at every step, as that of a plateau that never lowered it.
-        message: What went wrong.
+        value: The objective after its last epoch; NaN if it completed no epoch.
+        epochs: Number of its epochs.
+        seconds: Duration of its training.
+        ended: Seconds from the start of the study to its end, including pauses of the study.
+        params: Its searched values, by their names in Optuna.
+        constant_lr: Whether its lr was the same at every step, as with a plateau that never lowered it.
+        message: The error, if it failed.
         curves: Its metrics.
     """
 
@@ -67,27 +67,27 @@ class TrialRecord:
 
     @property
     def is_complete(self) -> bool:
-        """Tell whether it was trained to its end: only then its value can be compared."""
+        """Return whether it was trained to its end; only then its value can be compared."""
         return self.state == "complete"
 
     @property
     def name(self) -> str:
-        """Return number and schedule, for people."""
+        """Return number and schedule, as messages name it."""
         return f"#{self.number} {self.family}"
 
 
 @dataclass(frozen=True)
 class TestResult:
-    """What a trial reached on the test data.
+    """The result of a trial on the test data.
 
     Args:
         trial: Its number.
-        metrics: What it reached.
+        metrics: Its metrics.
         step: The last step of its training.
-        finished: How many trials it is the best of.
+        finished: Number of trials of which it is the best.
     """
 
-    __test__ = False  # it is none of pytest's
+    __test__ = False  # not a test of pytest
 
     trial: int
     metrics: Mapping[str, float]
@@ -104,11 +104,11 @@ class StudyRecord:
         metric: The objective metric.
         direction: Whether large or small values are better.
         trials: Its finished trials, in the order of their numbers.
-        searched: Names in Optuna of what is searched, and whether it is searched on a log scale.
-        importances: The share of each parameter in what makes trials good; empty if it cannot be told.
-        validation_images: How many images decided, if that is known.
-        test: What the best trial reached on the test data; empty if it was not tested.
-        choices: What each parameter that takes one of several values can be, by its name in Optuna.
+        searched: Names of the searched parameters in Optuna, and whether each is searched on a log scale.
+        importances: Importance of each parameter, summing up to 1; empty if it is unknown.
+        validation_images: Number of validation images, if it is known.
+        test: Metrics of the best trial on the test data; empty if it was not tested.
+        choices: The choices of each categorical parameter, by its name in Optuna.
     """
 
     name: str
@@ -123,33 +123,33 @@ class StudyRecord:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "StudyRecord":
-        """Read what `json` made of a record's ``dataclasses.asdict``."""
+        """Read a record from the JSON of `values`."""
         trials = [TrialRecord(**trial) for trial in values["trials"]]
         return cls(**{**values, "direction": Direction(values["direction"]), "trials": trials})
 
     def values(self) -> dict[str, Any]:
-        """Return what `from_json` reads."""
+        """Return the record in the form that `from_json` reads."""
         return dataclasses.asdict(self)
 
     @property
     def ranking(self) -> list[TrialRecord]:
-        """Return the trials that were trained to their end, the best first; of equals, the earlier."""
+        """Return the completed trials, the best first; of equal ones, the earlier first."""
         complete = [trial for trial in self.trials if trial.is_complete]
         return sorted(complete, key=lambda trial: (self.direction.sort_key(trial.value), trial.number))
 
     @property
     def best(self) -> TrialRecord | None:
-        """Return the best trial, if one was trained to its end."""
+        """Return the best trial; None if no trial was completed."""
         return next(iter(self.ranking), None)
 
     @property
     def families(self) -> list[str]:
-        """Return the schedules that were tried: that of the best trial first, those without any value last."""
+        """Return the schedules that were tried, by their best trials; those without a completed trial come last."""
         return list(dict.fromkeys(trial.family for trial in [*self.ranking, *self.trials]))
 
 
 def is_share(metric: str, values: Iterable[float]) -> bool:
-    """Return whether a metric is between 0 and 1, by its name and its values; some count in percent.
+    """Return whether a metric is a share from 0 to 1, judging by its name and values; some are in percent.
 
     >>> is_share("val/acc", [0.9]), is_share("val_accuracy", [97.0]), is_share("val_f1", [0.5]), is_share("face", [0.5])
     (True, False, True, False)
@@ -158,7 +158,7 @@ def is_share(metric: str, values: Iterable[float]) -> bool:
 
 
 def resolution(metric: str, values: Iterable[float], validation_images: int | None) -> float:
-    """Return the smallest step between two values of a metric; 0 if it is not known.
+    """Return the smallest difference between two values of a metric; 0 if it is unknown.
 
     >>> resolution("val/acc", [0.9], 500), resolution("train/acc", [0.9], 500), resolution("val/loss", [0.9], 500)
     (0.002, 0.0, 0.0)
@@ -168,18 +168,21 @@ def resolution(metric: str, values: Iterable[float], validation_images: int | No
 
 
 def _is_named(metric: str, *words: str) -> bool:
-    """Return whether one of the words of a metric's name is one of these."""
+    """Return whether a word of a metric's name matches one of these."""
     return any(re.fullmatch("|".join(words), word) for word in re.findall("[a-z]+[0-9]*", metric.lower()))
 
 
 def simplified(curve: Curve, tolerance: float = 2e-3) -> list[tuple[int, float]]:
-    """Return the points of a curve that matter: straight lines between them leave out at most `tolerance` of a value.
+    """Return the points of a curve whose connecting lines deviate from it by at most `tolerance` of a value.
 
     >>> simplified([(0, 0.1), (1, 0.1), (2, 0.1), (3, 0.05), (4, 0.05)])
     [(0, 0.1), (2, 0.1), (3, 0.05), (4, 0.05)]
     """
     kept = list(curve[:1])
-    lowest, highest = -math.inf, math.inf  # slopes from the last kept point that pass all points since close enough
+    lowest, highest = (
+        -math.inf,
+        math.inf,
+    )  # slopes from the last kept point that pass all later points within the tolerance
     for before, point in itertools.pairwise(curve):
         step, value = kept[-1]
         slope = (point[1] - value) / (point[0] - step)

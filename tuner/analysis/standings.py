@@ -1,4 +1,4 @@
-"""The table of a league: how good each family of schedules is, how fast, and how much its initial lr matters."""
+"""The table of a league: value, speed and sensitivity to the initial lr of each family of schedules."""
 
 import csv
 import io
@@ -21,10 +21,10 @@ class Member:
 
     Args:
         name: Its name.
-        values: What its best trial was trained with, as people read it.
-        initial_lr: Of them, the initial lr.
-        reached: The step at which each of its trainings reached the target, those that did not left out.
-        sweep: The objective with other initial lrs and nothing else changed; by initial lr, for each seed.
+        values: The searched values of its best trial, as text.
+        initial_lr: The initial lr of its best trial.
+        reached: The step at which each training reached the target; trainings that did not are left out.
+        sweep: The objective for each seed, by initial lr, with nothing else changed.
     """
 
     name: str
@@ -36,15 +36,15 @@ class Member:
 
 @dataclass(frozen=True)
 class Standings:
-    """A league that is over.
+    """The result of a league.
 
     Args:
         name: Its name.
-        comparison: The best of each family, with fresh seeds.
+        comparison: The best trials of all families, with fresh seeds.
         members: The families.
-        target: The objective that `Member.reached` is about.
+        target: The value of the objective to which `Member.reached` refers.
         tolerance: How much worse than the best of its sweep the objective may be with a good initial lr.
-        conditions: What all families had in common, in a sentence.
+        conditions: The conditions that all families shared, in a sentence.
     """
 
     name: str
@@ -55,9 +55,9 @@ class Standings:
     conditions: str
 
     def good_range(self, member: Member) -> tuple[float, float, bool] | None:
-        """Return between which initial lrs a family is good, and whether the sweep ends there.
+        """Return the range of good initial lrs of a family, and whether it is limited by the sweep.
 
-        From the best of the sweep it goes on in both directions as long as the mean is at most `tolerance` worse.
+        The range extends from the best of the sweep as long as the mean is at most `tolerance` worse.
         """
         means = {lr: fmean(values) for lr, values in sorted(member.sweep.items()) if values}
         if not means:
@@ -100,13 +100,13 @@ class Standings:
         }
 
     def findings(self) -> list[str]:
-        """Return what came out, in sentences."""
+        """Return the result in sentences."""
         constant = {"a constant lr": "constant"} if any(each.name == "constant" for each in self.members) else {}
         sentences = self.comparison.findings(constant)
         ranking = self.comparison.ranking
         ties = [each.name for each in ranking[1:] if self._is_tie(each)]
         if ties:
-            sentences.append(f"The seeds cannot tell it from {', '.join(ties)}.")
+            sentences.append(f"The seeds do not separate it from {', '.join(ties)}.")
         return sentences
 
     def _is_tie(self, other: Repeated) -> bool:
@@ -114,7 +114,7 @@ class Standings:
         return difference is None or difference.is_noise
 
     def markdown(self) -> str:
-        """Return the page: conditions, findings, table."""
+        """Return a page in Markdown: conditions, findings, table."""
         metric = self.comparison.metric
         head = (
             "schedule",
@@ -141,7 +141,7 @@ class Standings:
             )
             lines.append(f"| {' | '.join(map(str, cells))} |")
         explained = (
-            f"Steps to {self.target:.4f}: mean over the trainings that came so far, at the first validation that did. "
+            f"Steps to {self.target:.4f}: mean over the trainings that reached it, at the first validation that did. "
             f"Good initial_lr: where, with nothing else changed, {metric} is at most {self.tolerance:g} worse than the "
             "best of the sweep; + where the sweep ended before the range did."
         )
