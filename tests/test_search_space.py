@@ -129,10 +129,10 @@ def test_every_fault_of_a_range_is_reported(raw: dict[str, Any], integer: bool, 
         ({"choices": list(range(1001))}, {"choices": "has 1001 values; the limit is 1000."}),
         ({"choices": "ab"}, {"choices": '<list> of values (got "ab").'}),
         ({"choices": None}, {"choices": "<list> of values (got null)."}),
-        ({"choices": [1, 2], "low": 0}, {"low": "<unknown key> beside choices."}),
+        ({"choices": [1, 2], "low": 0}, {"low": "<unknown key> next to choices."}),
         (
             {"choices": [1], "log": True},
-            {"log": "<unknown key> beside choices.", "choices": "needs at least 2 different values (got [1])."},
+            {"log": "<unknown key> next to choices.", "choices": "needs at least 2 different values (got [1])."},
         ),
     ],
 )
