@@ -335,6 +335,20 @@ def test_in_a_folder_that_was_moved_or_copied_artifacts_stay_together(
     assert [each.path for each in client.list_artifacts(tracked.children[0].info.run_id)] == ["lr.csv"]
 
 
+def test_runs_of_the_user_keep_their_place_when_a_study_joins_their_experiment(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shutil.copy(empty_databases() / "mlflow.db", here)
+    client = MlflowClient(f"sqlite:///{here}/mlflow.db")
+    place = here / "elsewhere" / "mlruns" / "1"
+    identifier = client.create_experiment("tiny", artifact_location=str(place))
+    run = client.create_run(identifier).info
+    study = write_study(here, monkeypatch, (0,))
+    assert study.notes == []
+    assert client.get_run(run.run_id).info.artifact_uri == run.artifact_uri
+    assert len(list(place.glob("*/artifacts/lr.csv"))) == 1
+
+
 def test_a_study_of_earlier_versions_that_was_moved_can_be_read_without_being_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

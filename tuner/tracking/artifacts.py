@@ -83,7 +83,7 @@ def take_along(client: MlflowClient, uri: str, experiment: Experiment, note: Cal
     identifier = experiment.experiment_id
     now = present_place(before, uri, identifier)
     if now == before:
-        if not before.exists() and client.search_runs([identifier], max_results=1):
+        if not before.exists() and client.search_runs([identifier], "tags.`tuner.study` != ''", max_results=1):
             note(f"the artifacts of this study were in {before}, which is gone; new ones are written there")
         return
     folder = folder_of(uri)
@@ -104,6 +104,10 @@ def present_place(before: Path, uri: str, identifier: str) -> Path:
     with sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool).connect() as connection:
         query = sqlalchemy.text("select run_uuid from runs where experiment_id = :identifier")
         runs = set(connection.execute(query, {"identifier": int(identifier)}).scalars())
+        query = sqlalchemy.text("select run_uuid from tags where key = 'tuner.study'")
+        has_study = not runs.isdisjoint(connection.execute(query).scalars())
+    if runs and not has_study:  # the user's own experiment, whose runs stay as they are
+        return before
     for place in places:
         if place.is_dir() and any(each.name in runs for each in place.iterdir()):  # not the folder of another database
             return place
