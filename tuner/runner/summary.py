@@ -126,7 +126,8 @@ def _print_failed(console: Console, store: StudyStore, numbers: Sequence[int]) -
     """Print where the tracebacks of failed trials are, and how to train them again."""
     traces = [store.trial_directory(number) / TRACEBACK_FILE for number in numbers]
     if there := [str(trace) for trace in traces if trace.exists()]:
-        where = f"; their tracebacks: {', '.join(there[:3])}{' ...' if len(there) > 3 else ''}"
+        whose = "its traceback" if len(numbers) == 1 else "their tracebacks"
+        where = f"; {whose}: {', '.join(there[:3])}{' ...' if len(there) > 3 else ''}"
     else:
         where = ""
     if numbers:
