@@ -64,7 +64,7 @@ def test_only_finished_trials_are_listed_and_a_pruned_one_has_its_last_value(stu
     failed = study.ask()
     study.tell(failed, state=TrialState.FAIL)
     record = record_of(study, curves)
-    assert [(trial.number, trial.state) for trial in record.trials] == [(0, "complete"), (1, "pruned"), (3, "fail")]
+    assert [(trial.number, trial.state) for trial in record.trials] == [(0, "complete"), (1, "pruned"), (3, "failed")]
     assert record.trials[1].value == 2.5
     assert math.isnan(record.trials[2].value)
 
@@ -75,7 +75,7 @@ def test_a_pruned_trial_with_a_better_value_is_not_the_best(study: optuna.Study)
     pruned.report(-1.0, 1)
     study.tell(pruned, state=TrialState.PRUNED)
     best = min(study.trials[:2], key=lambda trial: trial.value)
-    study.set_user_attr("test", {"trial": best.number, "metrics": {"test/loss": 0.5}})
+    study.set_user_attr("test", {"trial": best.number, "metrics": {"test/loss": 0.5}, "step": 9, "finished": 2})
     assert record_of(study, curves).test == {"test/loss": 0.5}
 
 
