@@ -33,6 +33,10 @@ settings.register_profile("ci", max_examples=50, deadline=None, derandomize=True
 settings.register_profile("all", max_examples=1000, deadline=None)
 settings.load_profile("ci")
 
+for _signal in (signal.SIGINT, signal.SIGHUP):  # ignored where pytest was started by nohup, or in the background
+    if signal.getsignal(_signal) is signal.SIG_IGN:
+        signal.signal(_signal, signal.default_int_handler if _signal == signal.SIGINT else signal.SIG_DFL)
+
 EVERY_CHECKPOINT = ("--checkpoint-every", "0s")
 INLINE = ("--engine", "inline", "--per-device", "2")
 EPOCHS, STEPS = 3, 54  # of the tiny study: 90 rows in batches of 5
@@ -97,7 +101,7 @@ class StudyFolder:
     Args:
         path: The folder.
         storage: URL of Optuna's database, if it does not lie in the folder.
-        tracking: URL of MLflow's, likewise, or of a server whose database does.
+        tracking: URL of MLflow's, which does so too, or of a server whose database does.
         is_new: Whether its studies are started without a process that has imported the libraries.
         has_databases: Whether the databases are there, empty, before the first study.
     """

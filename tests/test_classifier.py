@@ -161,9 +161,9 @@ def test_a_training_that_breaks_off_within_an_epoch_leaves_nothing_in_the_means_
     with pytest.raises(OSError, match="away"):
         train(module, Broken())
     fresh = Classifier(copy.deepcopy(module.model), Adam(initial_lr=0.01))
-    again, anew = train(module).metrics, train(fresh).metrics
+    repeated, fresh_one = train(module).metrics, train(fresh).metrics
     for key in ("train/loss", "train/acc", "val/loss", "val/acc"):
-        assert again[key] == anew[key] != []
+        assert repeated[key] == fresh_one[key] != []
 
 
 def test_with_accumulation_a_step_is_an_optimizer_update():

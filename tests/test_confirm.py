@@ -137,8 +137,8 @@ def test_a_confirmation_with_fused_trials_gives_the_same(short: StudyFolder, con
 
 def test_other_trials_are_another_confirmation(copied: StudyFolder):
     message = copied.command(confirm, "short", "--top", "2", "--seeds", "2", *INLINE, expect=2)
-    assert 'study "short-confirm" was started with other settings' in message
-    assert "give the study a new name (--name ...)" in message
+    assert re.search(r'study "short-confirm" compares #\d \w+, .* and now it would compare #\d \w+, #\d', message)
+    assert "Give it another name (--name ...)" in message
 
 
 @pytest.mark.parametrize(

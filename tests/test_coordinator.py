@@ -89,7 +89,7 @@ def test_a_trial_that_dies_again_and_again_is_given_up(run: Callable):
     engine = Script(*[dies] * 4, ends("complete", 0.5))
     states, shown = run(engine)
     assert states == [("fail", "killed by SIGKILL, 4 times: given up"), ("complete", "")]
-    assert shown.count("it goes on from its last checkpoint") == 3
+    assert shown.count("it resumes from its last checkpoint") == 3
 
 
 def stops_and_dies(handler: Coordinator, group: Group) -> None:
@@ -159,7 +159,7 @@ def test_other_errors_do_not_end_the_study(run: Callable, messages: list[str]):
     states, shown = run(Script(*[ends("failed", message=messages[number % 2]) for number in range(6)]), trials=6)
     assert [state for state, _ in states] == ["fail"] * 6
     for message in messages:
-        assert shown.count(message) == 1, "each is told once"
+        assert shown.count(message) == 1, "each is reported once"
 
 
 def test_a_trial_that_stopped_by_itself_is_reported_once_a_study(run: Callable):

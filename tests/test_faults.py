@@ -55,7 +55,7 @@ def test_a_training_that_hangs_is_killed_and_continues_from_its_last_epoch(
     release(folder)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
-    assert "gave no sign of life for 20 s and was killed; it goes on from its last checkpoint" in output
+    assert "gave no sign of life for 20 s and was killed; it resumes from its last checkpoint" in output
     folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
     assert folder.curves() == undisturbed.curves()
 
@@ -107,7 +107,7 @@ def test_a_training_ignores_sigterm_from_other_processes(folder: StudyFolder, un
     release(folder)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
-    assert "goes on from its last checkpoint" not in output, "it did not even notice"
+    assert "resumes from its last checkpoint" not in output, "it did not even notice"
     folder.check(trials=1, epochs=EPOCHS, steps=STEPS)
     assert folder.values() == [row for row in undisturbed.values() if row[0] == 0]
 
@@ -266,7 +266,7 @@ def test_a_training_that_prints_without_end_does_not_fill_the_disk(folder: Study
     assert output.stat().st_size < 4 * MAX_OUTPUT
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that is told so")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has this setting")
 def test_a_training_reuses_its_memory(folder: StudyFolder):
     body = "import resource, torch\n\ntorch.empty(16 << 20).fill_(1.0)\nprint(resource.getrusage(0).ru_minflt)"
     folder.run("--trials", "1", "--set", "trial.trainer.max_epochs=1", "--set", with_network(folder, body))
@@ -294,7 +294,7 @@ def test_a_killed_loader_process_is_a_crash_and_not_a_failure(folder: StudyFolde
         "        return DataLoader(Rows(super().train_dataloader()), batch_size=None, num_workers=1)\n"
     )
     output = folder.run("--trials", "1", "--set", "trial.data={name: 'own:Data', batch_size: 5}")
-    assert "ended with status 1 and no result; it goes on from its last checkpoint" in output
+    assert "ended with status 1 and no result; it resumes from its last checkpoint" in output
     folder.check(trials=1, epochs=EPOCHS, steps=STEPS)
 
 

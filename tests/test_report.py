@@ -73,7 +73,7 @@ def test_the_code_that_a_report_shows_builds_the_winner_s_schedule(reviewed: Stu
     params = dict(reviewed.mlflow(f"select key, value from params where run_uuid = '{best}'"))
     ((first,),) = reviewed.mlflow(f"select value from metrics where run_uuid = '{best}' and key = 'lr' and step = 0")
     built: dict = {"your_network": __import__("torch").nn.Linear(784, 10)}
-    exec(html.unescape(code), built)  # what a person would paste
+    exec(html.unescape(code), built)  # what a user would paste
     assert built["optimizer"].initial_lr == float(params["optimizer.initial_lr"])
     schedule = built["schedule"]
     assert type(schedule).__name__.lower() == params["schedule.name"].replace("_", "")

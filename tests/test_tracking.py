@@ -166,7 +166,7 @@ def test_every_metric_is_stored_and_found_again_with_any_name(anywhere: Study):
     stored = {key for (key,) in anywhere.folder.mlflow("select distinct key from metrics")}
     assert {"val/AR_100", "val/acc", "lr "} <= stored
     told = [note for note in anywhere.notes if note.startswith("the metric ")]
-    assert len(told) == len([name for name in ODD_NAMES if name not in stored]), "each is told once"
+    assert len(told) == len([name for name in ODD_NAMES if name not in stored]), "each is reported once"
     assert any(note.startswith('the metric "a//b" is "a/_/b') for note in told)
 
 
@@ -339,7 +339,7 @@ def test_a_deleted_run_of_the_study_is_replaced_and_its_trials_runs_are_taken_ov
     assert set(MlflowStudy(anywhere.tracker.uri, STUDY_ID).children) == {0, 1, 2}
     assert anywhere.points(1) == {"a@b": [(1, 0.1)]}
     assert anywhere.again([0, 1, 2])
-    assert anywhere.notes == [], "it is told once"
+    assert anywhere.notes == [], "it is reported once"
 
 
 def test_a_run_of_the_study_that_is_deleted_while_it_runs_is_replaced_at_once(study: Study):

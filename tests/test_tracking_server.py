@@ -163,7 +163,7 @@ def test_an_artifact_location_that_cannot_be_written_is_reported_before_the_firs
     for number in range(3):
         study.train(number, [("lr", 1, 0.1)])
     assert not study.close()
-    assert len([note for note in study.notes if "artifacts" in note]) == 1, "it is told once"
+    assert len([note for note in study.notes if "artifacts" in note]) == 1, "it is reported once"
     assert study.tracker.missing[0].startswith(
         "artifacts of the study, trial #0, trial #1 and 1 more cannot be written to"
     )

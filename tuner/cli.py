@@ -25,7 +25,7 @@ exit codes:
 def command(run: Callable[[], int]) -> int:
     """Run a command and return its exit code."""
     open_missing_streams()
-    with lenient_streams(), on_interrupt(exit_at_once):  # before and after the trials nothing is at stake
+    with lenient_streams(), on_interrupt(exit_at_once):  # before and after the trials it is safe to exit at once
         try:
             return run()
         except TunerError as error:

@@ -267,7 +267,7 @@ Result = TrialResult | EvaluationResult | MeasurementResult | RehearsalResult
 
 
 class ChannelClosedError(Exception):
-    """The coordinator cannot be reached any more. The training's process has to end, and its trial is continued later.
+    """The coordinator cannot be reached any more. The training must exit; its trial is resumed later.
 
     Only a `Channel` raises it, so an OSError or EOFError in a training always comes from user code.
     """

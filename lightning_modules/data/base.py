@@ -148,7 +148,7 @@ class TensorDataModule(LightningDataModule, ABC):
 
     num_classes: ClassVar[int]
     examples: ClassVar[str] = "examples"
-    """Word for the examples in messages."""
+    """The word for its examples in messages."""
 
     def __post_init__(self) -> None:
         super().__init__()

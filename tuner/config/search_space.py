@@ -189,7 +189,7 @@ def _choice_faults(values: Any) -> Iterator[tuple[Keys, str]]:
                 ("choices", index),
                 f"must be a plain value, not a list or a mapping (got {shown(value)}); {instead}.",
             )
-        elif first.setdefault(value, index) != index:  # 1, 1.0 and true are one and the same to Optuna
+        elif first.setdefault(value, index) != index:  # Optuna treats 1, 1.0 and true as equal
             yield ("choices", index), f"{shown(value)} is the same as choices[{first[value]}]."
     if len(values) < 2:
         yield ("choices",), f"needs at least 2 different values (got {shown(values)})."

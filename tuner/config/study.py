@@ -262,6 +262,10 @@ class StudyConfig:
         """Return the values that must not change when the study is continued, including the digest of the data."""
         return {**self.identity, "data digest": " ".join(dict.fromkeys(digest for _, digest in digests))}
 
+    def difference_from(self, identity: Mapping[str, Any]) -> str:
+        """Return a sentence on how the stored identity of a study differs from this one; empty to have it listed."""
+        return ""
+
     def measure_data(self) -> tuple[list[tuple[str, str]], int | None]:
         """Fetch and load the data, and return names and digests of the data sets, and the number of validation images.
 

@@ -6,7 +6,7 @@ with the same seeds, which the study has not used, as long as in the study and w
 is continued in the same way.
 
 The constant lr is that of the study's best trial with a constant schedule, since its initial lr was searched for it; if
-there is none, the best trial has its schedule taken away.
+there is none, the best trial is used with a constant lr instead of its schedule.
 """
 
 import dataclasses
@@ -131,7 +131,7 @@ def _confirmation(
 def _show(
     console: "Console", config: "ReplicationStudy", store: "ReplicationStore", opponents: Mapping[str, str]
 ) -> None:
-    """Print the table and what it says."""
+    """Print the table and the findings."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -141,7 +141,7 @@ def _show(
 
     comparison = store.comparison()
     if store.count < config.trials:
-        done = f"has {store.count} of {pluralize(config.trials, 'training')}; run the same command again to go on"
+        done = f"has {store.count} of {pluralize(config.trials, 'training')}; run the same command again to continue"
         print_line(console, f"\n[bold]{config.name}[/bold] {done}")
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("", "seeds", "mean", "95% interval", "study", "winner better"):
@@ -162,7 +162,7 @@ def _show(
 
 
 def _record(past: "StoredStudy", store: "ReplicationStore", uri: str, opponents: Mapping[str, str]) -> None:
-    """Put table, values and picture beside the run of the confirmation, and what came out into the study's."""
+    """Store the table, the values and the picture in the confirmation's run, and the findings in the study's."""
     from tuner.tracking.reader import MlflowStudy
     from tuner.visualization.comparisons import of_comparison
     from tuner.visualization.matplotlib_backend import png

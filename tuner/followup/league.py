@@ -3,7 +3,7 @@
 A league is a study file whose `search_space.schedule` is a choice of families. Each family becomes a study of its own,
 with as many trials as the file says, of equally many steps, on the same data, with the same optimizer and seed. The
 best of each is trained again with fresh seeds, as `tuner.confirm` does it, and once more with other initial lrs and
-nothing else changed. All are studies: killed, the same command goes on.
+nothing else changed. All of them are studies: if one is killed, the same command continues it.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ INITIAL_LR = "initial_lr"
 
 @dataclass(frozen=True, kw_only=True)
 class LeagueOptions(ExecutionOptions):
-    """Which leagues are run, and how."""
+    """The options of a league."""
 
     league: Path = option(
         MISSING, "study file with a choice of schedules, or a folder", "PATH", Path, is_positional=True
@@ -56,7 +56,7 @@ class League:
 
     Args:
         file: Its study file.
-        options: Those of the command.
+        options: The options of the command.
     """
 
     def __init__(self, file: Path, options: LeagueOptions) -> None:
@@ -125,7 +125,7 @@ class League:
         return name
 
     def _train(self, config: "StudyConfig", kind: "type[StudyStore]") -> "tuple[Outcome, _Found]":
-        """Run a study; return how that ended, and what it found."""
+        """Run a study, and return its outcome and its results."""
         from tuner.followup.replicates import ReplicationStore
         from tuner.runner.summary import print_line
 
@@ -196,7 +196,7 @@ class League:
         return [epoch * steps for epoch in epochs if epoch]
 
     def _publish(self, standings: "Standings", finals: "_Found") -> None:
-        """Write the table beside the study file's name, and into the run of the finals in MLflow; print it."""
+        """Write the table to files named after the study and to the finals' run in MLflow, and print it."""
         from rich.markup import escape
 
         from tuner.runner.summary import print_line

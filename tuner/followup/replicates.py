@@ -21,6 +21,7 @@ from tuner.config.study import StudyConfig, TrialConfig
 from tuner.storage.attributes import CONFIGURATION, CONFIRMS, SEED
 from tuner.storage.reader import Trial
 from tuner.storage.study_store import StudyStore
+from tuner.text import join_names
 
 __all__ = ["ReplicationStore", "ReplicationStudy", "fresh_seeds"]
 
@@ -121,6 +122,17 @@ class ReplicationStudy(StudyConfig):
             seeds=seeds,
             claims=claims,
             has_winner=has_winner,
+        )
+
+    def difference_from(self, identity: Mapping[str, Any]) -> str:
+        """Return a sentence if the study was begun with other configurations; empty otherwise."""
+        before = list(dict.fromkeys(key.partition(": ")[0] for key in identity if ": " in key))
+        if sorted(before) == sorted(self.candidates):
+            return ""
+        now = join_names(list(self.candidates))
+        return (
+            f'study "{self.name}" compares {join_names(before)}, and now it would compare {now}: the best trials, or '
+            f"their number, have changed. Give it another name ({self.RENAMING})."
         )
 
     @property

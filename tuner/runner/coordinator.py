@@ -1,8 +1,8 @@
 """The ask-and-tell loop: gets trials from Optuna, gives them to an engine, records results in Optuna and MLflow.
 
-The way of a trial: ask -> values -> `Assignment` -> engine -> reports and decisions -> `result.json` -> tell. A process
-that dies without a result has its trial put back into the queue, under the same number, with the same values and its
-last checkpoint, up to `MAX_CRASHES` times an epoch.
+The life cycle of a trial: ask -> values -> `Assignment` -> engine -> reports and decisions -> `result.json` -> tell.
+The trial of a process that dies without a result goes back into the queue, under the same number, with the same values
+and its last checkpoint, up to `MAX_CRASHES` times an epoch.
 """
 
 import contextlib
@@ -105,7 +105,7 @@ class Coordinator:
             with contextlib.suppress(TunerError):
                 self._publication.write()
         if self._obstacle:
-            raise StudyFailedError(f"{self._obstacle}. The same command goes on from here when that is put right.")
+            raise StudyFailedError(f"{self._obstacle}. Fix this, then run the same command to continue.")
         if self._errors.verdict:
             raise StudyFailedError(self._errors.verdict)
 
@@ -141,7 +141,7 @@ class Coordinator:
         return TrainingGroup(group, self._checkpoint_every)
 
     def report(self, number: int, report: EpochReport) -> Decision:
-        """Record an epoch and return how the trial goes on."""
+        """Record an epoch and return whether the trial continues."""
         may_prune = not report.lr_rose and not report.is_last
         prune = report.value is not None and self._store.report(number, report.epoch, report.value, may_prune)
         self._tracker.log_points(number, report.points)
@@ -155,7 +155,7 @@ class Coordinator:
         self._display.progress(number, report)
 
     def fuse_at_most(self, count: int, reason: str) -> None:
-        """Give a slot no more than so many trials at a time from now on."""
+        """Limit the number of trials that a slot trains at a time to `count` from now on."""
         self._group_size.limit(count, reason)
 
     def done(self, group: Group, results: Sequence[Result]) -> None:
@@ -183,7 +183,7 @@ class Coordinator:
                     self._died_in_training(assignment, reason)
 
     def returned(self, group: Group) -> None:
-        """Give a group to the next free slot: its own was lost before anything was done with it."""
+        """Give a group to the next free slot, since its slot was lost before it started."""
         match group:
             case MeasurementGroup():
                 self._group_size.returned()
@@ -201,13 +201,13 @@ class Coordinator:
             return
         crashes = 0 if self._stopping else self._count_crash(number)  # Slurm signals all processes of a job
         if crashes <= MAX_CRASHES:
-            self._display.note(f"trial #{number} {reason}; it goes on from its last checkpoint")
+            self._display.note(f"trial #{number} {reason}; it resumes from its last checkpoint")
             self._suspend(assignment)
         else:
             self._give_up(assignment, reason, crashes)
 
     def _interrupted(self, assignment: Assignment, result: TrialResult) -> None:
-        """Put a trial back into the queue; if nothing asked for its end, only once an epoch."""
+        """Put a trial back into the queue; at most once an epoch if nobody asked it to stop."""
         if result.message:
             self._stopping, self._obstacle = True, result.message
         elif not self._stopping and (times := self._count_crash(assignment.number)) > 1:
@@ -247,7 +247,7 @@ class Coordinator:
             self._shown_remarks.add(remark)
 
     def tick(self) -> bool:
-        """Redraw; return whether the engine goes on, as it does unless everything is to end now."""
+        """Redraw; return False if everything must stop now."""
         if self._shown_ending != self._ending:
             self._shown_ending = self._ending
             self._display.note(self._ending)
@@ -261,14 +261,14 @@ class Coordinator:
         return self._stopping or late or bool(self._errors.verdict)
 
     def _ask_ahead(self) -> None:
-        """Ask until there are trials enough for a group."""
+        """Ask for trials until a group is full."""
         while self._queue.is_short(self._unasked(), self._group_size.count, self._slots) and not self._must_end():
             assignment = self._ask()
             result = self._result_of(assignment)
             if result is None:
                 self._queue.add(assignment)
             else:
-                self._finish(assignment, result)  # its process died between the result and the telling
+                self._finish(assignment, result)  # its process died before the result got to Optuna
 
     def _unasked(self) -> int:
         return self._config.trials - self._store.count - len(self._queue)
@@ -323,7 +323,7 @@ class Coordinator:
                 (self._store.trial_directory(number) / MODEL_FILE).unlink(missing_ok=True)
 
     def _reconcile(self) -> None:
-        """Repair what a killed run left behind. No other coordinator lives: this one has the lock."""
+        """Repair what a killed run left behind. No other coordinator can be running, as this one holds the lock."""
         self._store.suspend_running()  # if one has a result, the next ask finds it
         self._display.standing(self._store.count, self._config.trials, self._store.best)
         for count, (ended, value) in enumerate(self._store.history(), start=1):

@@ -94,7 +94,8 @@ def group_size(fuse: str, slots: Sequence[Slot], trials: int) -> GroupSize:
 
     On a CPU, "auto" means one: vectorised convolutions are slower there (benchmarks/results has the numbers), and a
     trial that is alone can be repeated to the bit. On a GPU it means as many as are trained fastest, but never so many
-    that the study is over in less than four rounds, for those who are asked for together know nothing of each other.
+    that the study is over in less than four rounds, because trials that are sampled together cannot learn from each
+    other.
 
     Args:
         fuse: "auto", "off" or a number.

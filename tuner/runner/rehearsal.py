@@ -34,7 +34,7 @@ MOST_NETWORKS = 16
 
 
 def networks(config: StudyConfig) -> list[TrialConfig]:
-    """Return a trial for each network at the corners of the search space, and for each of the data and optimizers.
+    """Return a trial for each network at the corners of the search space, and for each data set and optimizer.
 
     If there are more than `MOST_NETWORKS`, an evenly spaced part of them is returned.
     """
@@ -74,12 +74,14 @@ class Rehearsal:
         sentences = [f"a network of {size} parameters"]
         try:
             steps = max(config.probe.length(trial.values()).steps for trial in networks(config))
-        except BadInputError:  # the data do not tell how many batches they have
+        except BadInputError:  # the data module does not report its number of batches
             return sentences[0]
         rounds = -(-config.trials // slots)
         sentences.append(f"{pluralize(steps, 'step')} a trial")
         total = duration(max(1.0, rounds * steps * self.seconds))
-        sentences.append(f"about {total} for {pluralize(config.trials, 'trial')}, validation and pruning not counted")
+        sentences.append(
+            f"at least {total} for {pluralize(config.trials, 'trial')}, validation and pruning not counted"
+        )
         return ", ".join(sentences)
 
 

@@ -79,7 +79,7 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, outc
         print_line(
             console,
             f"\n[bold]{config.name}[/bold] has {len(finished)} of {pluralize(config.trials, 'trial')} ({counts}); "
-            f"run the same command again to go on{with_them}",
+            f"run the same command again to continue{with_them}",
         )
     if top:
         table = Table(box=None, pad_edge=False, header_style="dim")

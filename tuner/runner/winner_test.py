@@ -60,7 +60,7 @@ class WinnerTest:
 
     def died(self, number: int, reason: str) -> None:
         """Show that the test is still missing."""
-        self._display.note(f"the test of trial #{number} {reason}; the next run of the study tests again")
+        self._display.note(f"the test of trial #{number} {reason}; the next run of the study will repeat the test")
 
     def returned(self) -> None:
         """Let another slot test."""

@@ -297,7 +297,7 @@ class StudyStore:
         self._asked.pop(number, None)
 
     def suspend_running(self) -> None:
-        """Put running trials back into the queue, whose process is gone."""
+        """Put the running trials, whose processes are gone, back into the queue."""
         for trial in self.trials(TrialState.RUNNING):
             self.suspend(trial.number)
 
@@ -452,6 +452,8 @@ def _check_identity(
 def _compare(before: Any, now: Mapping[str, Any], config: StudyConfig) -> None:
     if not isinstance(before, Mapping):
         raise StudyFailedError(f'the identity of study "{config.name}" in the database was changed.')
+    if difference := config.difference_from(before):
+        raise BadInputError([difference])
     now = json.loads(json.dumps(dict(now)))
     changes = [
         f"  {key}: was {json.dumps(before[key]) if key in before else 'not given'}, "
