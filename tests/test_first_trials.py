@@ -182,7 +182,7 @@ def test_a_choice_that_differs_from_trial_is_another_configuration(load: Any):
 
 def test_too_few_trials_for_all_families_are_reported_before(load: Any):
     (note,) = load("budget.trials=3").beginning
-    assert note == "not every family gets its turn in 3 trials: schedule.plateau.schedule step may be left out"
+    assert note == "3 trials are too few to try every family: schedule.plateau.schedule step may be left out"
     assert load("budget.trials=4").beginning == [], "the baseline is of the last one"
 
 

@@ -310,12 +310,9 @@ class Comparison:
     def caption(self) -> str:
         """Return an explanation of the probabilities in the table; empty if there are none."""
         count = len(self.ranking)
-        if count < 2:
+        if all(row["probability that the winner is better"] is None for row in self.rows()):
             return ""
-        return (
-            "The probability that the winner is really better is corrected for its choice, by the same seeds, as the "
-            f"best of {count}."
-        )
+        return f"The probabilities allow for the winner having been picked as the best of {count} by the same seeds."
 
     def markdown(self) -> str:
         """Return the table of the configurations in Markdown."""

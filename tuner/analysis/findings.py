@@ -164,5 +164,5 @@ def no_importance(record: StudyRecord) -> str:
     """Return why the importance of parameters is unknown."""
     missing = MIN_FOR_IMPORTANCE - len(record.ranking)
     if missing > 0:
-        return f"The importance of parameters is known after {pluralize(missing, 'more completed trial')}."
+        return f"Parameter importance needs {pluralize(missing, 'more completed trial')}."
     return "The importance of parameters is unknown: the values or the results of the trials are too similar."

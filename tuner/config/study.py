@@ -333,7 +333,7 @@ class StudyConfig:
         if late:
             names = join_names([f"{path.removesuffix('.name')} {name}" for path, name in late], 10)
             trials = pluralize(self.trials, "trial")
-            sentences.append(f"not every family gets its turn in {trials}: {names} may be left out")
+            sentences.append(f"{trials} are too few to try every family: {names} may be left out")
         return [*sentences, *(self._repeated_lengths() if self.sampler.name == "grid" else ())]
 
     def _repeated_lengths(self) -> Iterator[str]:

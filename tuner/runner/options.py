@@ -95,7 +95,7 @@ class StudyOptions(ExecutionOptions):
     system_metrics: bool = option(
         False, "record in MLflow how busy CPU, memory, disk, network and GPUs are while the study runs"
     )
-    retry_failed: bool = option(False, "train failed trials again, under the same numbers, once the cause is mended")
+    retry_failed: bool = option(False, "train failed trials again, under the same numbers, once the cause is fixed")
     rehearse: bool = option(
         True,
         "before the first trial of a study, train each network for a few steps, to find mistakes early (default: yes)",

@@ -67,11 +67,10 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, outc
     states = Counter(state_of(trial) for trial in finished)
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none finished"
     if len(finished) >= config.trials:
-        print_line(
-            console,
-            f"\n[bold]{config.name}[/bold] has all its {pluralize(config.trials, 'trial')} ({counts}); "
-            "raise --trials to add more",
-        )
+        has = f"has all its {pluralize(config.trials, 'trial')} ({counts})"
+        if len(finished) > config.trials:
+            has = f"has {pluralize(len(finished), 'trial')} ({counts}), more than the {config.trials} asked for"
+        print_line(console, f"\n[bold]{config.name}[/bold] {has}; raise --trials to add more")
     else:
         with_them = ""
         if count := store.cut_short:
@@ -132,7 +131,7 @@ def _print_failed(console: Console, store: StudyStore, numbers: Sequence[int]) -
         where = ""
     if numbers:
         failed = f"{pluralize(len(numbers), 'trial')} failed{where}"
-        print_line(console, f"{escape(failed)}; --retry-failed trains them again once the cause is mended")
+        print_line(console, f"{escape(failed)}; --retry-failed trains them again once the cause is fixed")
 
 
 def print_line(console: Console, markup: str) -> None:
