@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy
 
 from tests.conftest import EPOCHS, STEPS, TINY, StudyFolder
 from tests.networks import holding, release
@@ -135,6 +136,37 @@ def test_studies_that_begin_at_once_find_each_other_s_tables(
     assert [study.exitcode for study in studies] == [0] * 2
     assert folder.optuna("select state from trials") == [("COMPLETE",)] * 2
     assert folder.mlflow("select status from runs") == [("FINISHED",)] * 4
+
+
+# The command, killed when MLflow has made its first tables, and not those of later versions.
+KILLED_AMONG_TABLES = """\
+import os, runpy, signal
+from mlflow.store.db import utils
+
+utils._upgrade_db = lambda engine: os.kill(os.getpid(), signal.SIGKILL)
+runpy.run_module("tuner.study", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_a_study_that_is_killed_while_mlflow_makes_its_tables_on_a_server_can_begin_again(
+    folder: StudyFolder, server: PostgreSQLServer
+):
+    folder.tracking = server.new_database()
+    (folder.path / "killed.py").write_text(KILLED_AMONG_TABLES)
+    process = folder.start("--trials", "1", module="killed")
+    process.communicate(timeout=240)
+    assert process.returncode == -signal.SIGKILL
+    engine = sqlalchemy.create_engine(folder.tracking, poolclass=sqlalchemy.NullPool)
+    assert set(sqlalchemy.inspect(engine).get_table_names()) == {"experiments", "runs", "metrics", "params", "tags"}
+    folder.call("--trials", "1")
+    folder.check(trials=1, epochs=EPOCHS, steps=STEPS)
+    with engine.begin() as connection:  # as a database of MLflow's oldest version would be
+        names = sqlalchemy.inspect(engine).get_table_names()
+        kept = ("experiments", "runs", "metrics", "params", "tags")
+        for name in names:
+            if name not in kept:
+                connection.exec_driver_sql(f"drop table {name} cascade")
+    assert "was written by an older MLflow" in folder.call("--trials", "2", expect=2)
 
 
 def test_other_studies_of_a_server_are_not_locked(server: PostgreSQLServer):

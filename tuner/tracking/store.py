@@ -141,6 +141,8 @@ def _check_database(uri: str, must_exist: bool, study: str, storage: str) -> Non
         tables = {name for name in sqlalchemy.inspect(connection).get_table_names() if not name.startswith("alembic")}
         if not must_exist:
             _check_rights(connection, bool(tables))
+        if tables == NEEDED_TABLES and not _has_rows(connection):  # a server's, left by a process that was killed
+            tables = set()
     shown = without_password(uri)
     if study:
         check_length(uri, study)
@@ -157,6 +159,16 @@ def _check_database(uri: str, must_exist: bool, study: str, storage: str) -> Non
     client = open_client(uri)
     if study:
         _check_experiment(client, uri, study)
+
+
+def _has_rows(connection: sqlalchemy.Connection) -> bool:
+    """Return whether MLflow's first tables have any rows.
+
+    On a server, MLflow creates these tables, and then all others in a second transaction. If it is killed in between,
+    the database looks like one of its oldest version.
+    """
+    counts = (f"select count(*) from {table}" for table in ("experiments", "runs"))
+    return any(connection.exec_driver_sql(count).scalar() for count in counts)
 
 
 def _known_tables() -> set[str]:
