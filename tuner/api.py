@@ -71,6 +71,10 @@ class Study:
     def run(self, **options: Any) -> "Result":
         """Run or continue the study, and return its result.
 
+        Trainings are forked from this process's fork server: its preloaded modules are set for the whole process, and
+        `__main__` is replaced for a moment when a training starts. A program whose other threads use multiprocessing
+        should run studies in a process of their own.
+
         Args:
             options: Named like the options of ``python -m tuner.study``: ``trials=50``, ``devices="cpu"``,
                 ``review=False``, ``storage=...``; ``quiet=True`` prints nothing.
