@@ -21,6 +21,7 @@ from tuner.config.study import StudyConfig, TrialConfig
 from tuner.storage.attributes import CONFIGURATION, CONFIRMS, SEED
 from tuner.storage.reader import Trial
 from tuner.storage.study_store import StudyStore
+from tuner.storage.trial_ends import state_of
 from tuner.text import join_names
 
 __all__ = ["ReplicationStore", "ReplicationStudy", "fresh_seeds"]
@@ -222,8 +223,8 @@ class ReplicationStore(StudyStore):
             finished = self.finished()
             first = {
                 str(trial.params.get(CONFIGURATION)): trial
-                for trial in self.ranking()
-                if trial.params.get(SEED) == self._config.seeds[0]
+                for trial in finished
+                if state_of(trial) == "complete" and trial.params.get(SEED) == self._config.seeds[0]
             }
             self._standing = _Standing(self.count, self._config.compare(finished, self.validation_images()), first)
         return self._standing
