@@ -7,34 +7,20 @@ import argparse
 import importlib
 from collections import defaultdict
 from pathlib import Path
-from unittest.mock import patch
+
+from tuner.cli import COMMANDS, Parser
 
 PAGE = Path(__file__).parent / "cli.md"
 BEGIN, END = "<!-- options: written by make_cli.py -->\n", "<!-- end of the options -->\n"
-COMMANDS = ("study", "preview", "dashboard", "report", "confirm", "league", "replay", "export")
 
 Row = tuple[str, str]
 """An argument as its user writes it, and its help."""
 
 
-class _ParserFound(Exception):
-    """Ends a command where it would parse its arguments."""
-
-
-def parser_of(command: str) -> argparse.ArgumentParser:
-    """Return the parser that a command creates."""
-    found: list[argparse.ArgumentParser] = []
-
-    def parse_args(parser: argparse.ArgumentParser, *_: object) -> None:
-        found.append(parser)
-        raise _ParserFound
-
-    with patch.object(argparse.ArgumentParser, "parse_args", parse_args):
-        try:
-            importlib.import_module(f"tuner.{command}").main([])
-        except _ParserFound:
-            return found[0]
-    raise ValueError(f"tuner.{command} has no parser")
+def parser_of(command: str) -> Parser:
+    """Return the parser of a command."""
+    parser: Parser = importlib.import_module(f"tuner.{command}").parser()
+    return parser
 
 
 def rows_of(parser: argparse.ArgumentParser) -> list[Row]:
@@ -43,7 +29,7 @@ def rows_of(parser: argparse.ArgumentParser) -> list[Row]:
     return [
         (_written(action), _escaped(formatter._expand_help(action)))
         for action in parser._actions
-        if "--help" not in action.option_strings
+        if "--help" not in action.option_strings and action.help != argparse.SUPPRESS
     ]
 
 
@@ -72,12 +58,15 @@ def options() -> str:
     for command, parser in parsers.items():
         for row in rows_of(parser):
             users[row].append(command)
-    shared = {row: names for row, names in users.items() if len(names) >= 3 and row[0].startswith("`--")}
-    lines = ["## Options", ""]
+    shared = {row: names for row, names in users.items() if len(names) >= 3 and row[0].startswith("`-")}
+    every = [row for row in shared if len(shared[row]) == len(parsers)]
+    lines = ["## Options", "", "Every command has these options, and `--help`:", ""]
+    lines += table(every)
+    shared = {row: names for row, names in shared.items() if row not in every}
     for command, parser in parsers.items():
         rows = rows_of(parser)
         lines += [f"### {command}", "", parser.description or "", ""]
-        lines += table([row for row in rows if row not in shared])
+        lines += table([row for row in rows if row not in shared and row not in every])
         if further := [f"`{row[0].strip('`').split()[0]}`" for row in rows if row in shared]:
             lines += [f"And [shared options](#shared-options): {', '.join(further)}.", ""]
         if parser.epilog:

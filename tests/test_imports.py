@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tuner import cli
+
 ROOT = Path(__file__).parent.parent
-COMMANDS = ("study", "preview", "confirm", "replay", "export", "league", "report", "dashboard")
+COMMANDS = (*cli.COMMANDS, "__main__")
 
 # Each folder may import from itself and from the folders after it. "leaves" are the other modules directly in tuner/,
 # which every folder may import.
@@ -34,9 +36,10 @@ ALLOWED_IN: dict[str, tuple[str, ...]] = {
     "pandas": ("tuner/api.py",),
     "rich": (
         *("tuner/runner/", "tuner/followup/", "tuner/visualization/lr_preview.py"),
-        *(f"tuner/{name}.py" for name in ("export", "preview", "replay")),
+        *(f"tuner/{name}.py" for name in ("export", "list", "preview", "replay", "show")),
     ),
     "IPython": ("tuner/runner/",),
+    "argcomplete": ("tuner/__main__.py",),
     "jsonargparse": ("lightning_modules/__main__.py",),
     "mlxtend": ("lightning_modules/data/",),
     "torchvision": ("lightning_modules/data/",),

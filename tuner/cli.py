@@ -1,34 +1,137 @@
-"""Shared by the commands: arguments made from the declared options, exit codes, and signal handling."""
+"""Shared by the commands: their names, their parsers, arguments made from declared options, exit codes and signals."""
 
 import argparse
+import contextlib
 import dataclasses
+import os
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
 
 from tuner.console import lenient_streams, open_missing_streams
 from tuner.errors import BadInputError, TunerError
 from tuner.interrupts import exit_at_once, on_interrupt
 from tuner.runner.options import ExecutionOptions
 
-__all__ = ["EXIT_CODES", "add_options", "add_stores", "check_counts", "command"]
+__all__ = [
+    "COMMANDS",
+    "RUN_EXIT_CODES",
+    "Parser",
+    "add_options",
+    "add_storage",
+    "add_stores",
+    "add_synonyms",
+    "check_counts",
+    "command",
+    "confirmed",
+    "make_parser",
+]
+
+COMMANDS = {
+    "study": "run a study, or continue it",
+    "preview": "draw the lr of every step, without training",
+    "confirm": "train the best trials again with fresh seeds, and say which is really better",
+    "league": "compare families of schedules under equal conditions",
+    "retry": "train the failed trials of a study again",
+    "replay": "repeat a trial and compare every number to the last bit",
+    "list": "list the studies of a database",
+    "show": "print the findings of a study",
+    "report": "write studies into one HTML file",
+    "dashboard": "open a study in MLflow",
+    "export": "write a trial as a folder: weights, configuration, script, model card",
+    "rename": "give a study another name",
+    "delete": "delete a study",
+    "doctor": "say what is installed and what can be used, for a bug report",
+}
+"""The commands and what they do; each is a module of this package with the functions `parser` and `main`."""
 
 MOST = 1000
 
-EXIT_CODES = """\
-exit codes:
-  0 done     1 the study failed, none of its trials was trained to its end, or MLflow lacks records
-  2 bad input     75 the study is already running     129, 130, 143 interrupted
-"""
+RUN_EXIT_CODES = {
+    0: "done",
+    1: "the study failed, none of its trials was trained to its end, or MLflow lacks records",
+    2: "bad input",
+    75: "the study is already running",
+    "129, 130, 143": "interrupted; run the same command again to continue",
+}
 
 
-def command(run: Callable[[], int]) -> int:
-    """Run a command and return its exit code."""
+class Parser(argparse.ArgumentParser):
+    """Parser of a command; for an unknown option, it names the option that is meant."""
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """Return the options; exit with status 2 if they are wrong."""
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}.{''.join(map(self._hint, unknown))}")
+        return options
+
+    def _hint(self, word: str) -> str:
+        from tuner.config.annotations import did_you_mean  # here, since it imports pydantic
+
+        known = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
+        return did_you_mean(word.partition("=")[0], known) if word.startswith("-") else ""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with a message; argparse's own prints the usage first, which hides it under many options."""
+        self.exit(2, f"{self.prog}: {message}\n{self.prog} --help shows the options.\n")
+
+
+def make_parser(
+    name: str,
+    description: str,
+    examples: Mapping[str, str],
+    exit_codes: Mapping[Any, str],
+    more: str = "",
+) -> Parser:
+    """Return the parser of a command, with the options that every command has.
+
+    Args:
+        name: The command.
+        description: A sentence for its help.
+        examples: What follows ``lr-tuner`` in each example, and what it does.
+        exit_codes: Exit codes and their meanings.
+        more: Further lines of the help.
+    """
+    width = max(map(len, examples)) + 3
+    lines = [f"  lr-tuner {example:<{width}}{text}".rstrip() for example, text in examples.items()]
+    space = max(len(str(code)) for code in exit_codes) + 2
+    codes = [f"  {code!s:<{space}}{text}" for code, text in exit_codes.items()]
+    parts = [["examples:", *lines], [more] if more else [], ["exit codes:", *codes]]
+    parser = Parser(
+        prog=f"lr-tuner {name}",
+        description=description,
+        epilog="\n\n".join("\n".join(part) for part in parts if part),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="print each epoch of each trial, and the traceback of an error"
+    )
+    return parser
+
+
+def command(run: Callable[[], int], options: argparse.Namespace | ExecutionOptions) -> int:
+    """Run a command and return its exit code.
+
+    Args:
+        run: The command.
+        options: Its options, of which `quiet` and `verbose` are used here.
+    """
     open_missing_streams()
-    with lenient_streams(), on_interrupt(exit_at_once):  # before and after the trials it is safe to exit at once
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(lenient_streams())
+        stack.enter_context(on_interrupt(exit_at_once))  # before and after the trials it is safe to exit at once
+        if options.quiet:
+            nowhere = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
         try:
             return run()
         except TunerError as error:
+            if options.verbose:
+                traceback.print_exc()
             print(error, file=sys.stderr)  # noqa: T201
             return error.exit_code
 
@@ -42,9 +145,21 @@ def add_options(parser: argparse.ArgumentParser, kind: type[ExecutionOptions]) -
 
 def add_stores(parser: argparse.ArgumentParser) -> None:
     """Add the options that say where studies are recorded."""
-    for each in dataclasses.fields(ExecutionOptions):
-        if each.name in ("storage", "tracking_uri"):
-            _add(parser, each)
+    add_storage(parser)
+    _add(parser, ExecutionOptions.__dataclass_fields__["tracking_uri"])
+
+
+def add_storage(parser: argparse.ArgumentParser) -> None:
+    """Add the option for Optuna's database."""
+    _add(parser, ExecutionOptions.__dataclass_fields__["storage"])
+
+
+def add_synonyms(parser: argparse.ArgumentParser, option: str, *synonyms: str) -> None:
+    """Add earlier names of an option, which the help does not show."""
+    (action,) = (each for each in parser._actions if option in each.option_strings)
+    parser.add_argument(
+        *synonyms, dest=action.dest, type=action.type or str, default=argparse.SUPPRESS, help=argparse.SUPPRESS
+    )
 
 
 def _add(parser: argparse.ArgumentParser, field: "dataclasses.Field[Any]") -> None:
@@ -72,3 +187,21 @@ def check_counts(counts: Mapping[str, int]) -> None:
     wrong = {option: count for option, count in counts.items() if not 1 <= count <= MOST}
     if wrong:
         raise BadInputError([f"{option}: must be from 1 to {MOST} (got {count})." for option, count in wrong.items()])
+
+
+def confirmed(question: str, yes: bool) -> bool:
+    """Ask the user a question and return whether the answer is yes.
+
+    Args:
+        question: The question.
+        yes: Whether the user has answered by an option already.
+
+    Raises:
+        BadInputError: If standard input is no terminal, so that nobody can answer.
+    """
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise BadInputError([f"--yes: needed where nobody can answer: {question}"])
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)  # noqa: T201
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

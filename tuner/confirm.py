@@ -1,36 +1,36 @@
-"""``python -m tuner.confirm``: the best trials of a study, trained again with fresh seeds."""
+"""``lr-tuner confirm``: the best trials of a study, trained again with fresh seeds."""
 
-import argparse
 from collections.abc import Sequence
 
-from tuner.cli import EXIT_CODES, add_options, check_counts, command
+from tuner.cli import RUN_EXIT_CODES, Parser, add_options, check_counts, command, make_parser
 from tuner.followup.confirmation import ConfirmationOptions, confirm
 from tuner.process import leave
 
-__all__ = ["main"]
+__all__ = ["main", "parser"]
 
-EPILOG = f"""\
-examples:
-  python -m tuner.confirm quickstart                     the five best trials, with ten seeds each
-  python -m tuner.confirm quickstart --seeds 20          ten seeds more
-  python -m tuner.confirm studies/mine.yaml --top 3      a study by its file
 
-Run the same command again to continue, and to see the result again.
-
-{EXIT_CODES}"""
+def parser() -> Parser:
+    """Return the parser of the command."""
+    made = make_parser(
+        "confirm",
+        "Train the best trials of a study again with fresh seeds, and say which is really better.",
+        {
+            "confirm quickstart": "the five best trials, with ten seeds each",
+            "confirm quickstart --seeds 20": "ten seeds more",
+            "confirm quickstart --dry-run": "how many trainings that are, and how long they take",
+            "confirm studies/mine.yaml --top 3": "a study by its file",
+        },
+        RUN_EXIT_CODES,
+        "Run the same command again to continue, and to see the result again.",
+    )
+    add_options(made, ConfirmationOptions)
+    return made
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Confirm a study and return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tuner.confirm",
-        description="Train the best trials of a study again with fresh seeds, and say which is really better.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_options(parser, ConfirmationOptions)
-    options = ConfirmationOptions(**vars(parser.parse_args(arguments)))
-    return command(lambda: _run(options))
+    options = ConfirmationOptions(**vars(parser().parse_args(arguments)))
+    return command(lambda: _run(options), options)
 
 
 def _run(options: ConfirmationOptions) -> int:

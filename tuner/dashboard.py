@@ -1,4 +1,4 @@
-"""``python -m tuner.dashboard``: start an MLflow server on this machine and open a study's page.
+"""``lr-tuner dashboard``: start an MLflow server on this machine and open a study's page.
 
 The server listens on the loopback interface only, runs no jobs, and unpickles no models.
 """
@@ -9,54 +9,65 @@ import signal
 import socket
 import subprocess
 import sys
+import traceback
 import urllib.error
 import urllib.request
 import webbrowser
 from collections.abc import Sequence
 
+from tuner.cli import Parser, make_parser
 from tuner.console import lenient_streams, open_missing_streams
 from tuner.errors import BadInputError, StudyFailedError, TunerError
 from tuner.urls import refuse_passwords, without_password
 
-__all__ = ["main"]
+__all__ = ["main", "parser"]
 
 HOST, PORT = "127.0.0.1", 5000
 ENVIRONMENT = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
 
 
+def parser() -> Parser:
+    """Return the parser of the command."""
+    made = make_parser(
+        "dashboard",
+        "Show studies in MLflow, on this machine only. Press Ctrl-C to end.",
+        {
+            "dashboard quickstart": "opens the page of the study in a browser",
+            "dashboard --no-open --port 5001": "prints the address of all studies, for example over ssh",
+        },
+        {0: "ended by Ctrl-C", 1: "MLflow's server failed", 2: "bad input"},
+    )
+    made.add_argument("name", nargs="?", metavar="NAME", help="name of a study (default: all studies)")
+    made.add_argument(
+        "--tracking-uri", metavar="URI", help="MLflow's store (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)"
+    )
+    made.add_argument(
+        "--port", type=int, metavar="N", help=f"port to listen on (default: {PORT}, or a free one if that is taken)"
+    )
+    made.add_argument("--open", action=argparse.BooleanOptionalAction, default=True, help="open a browser")
+    return made
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run MLflow's server until Ctrl-C, and return the exit code."""
-    options = _parse(arguments)
+    options = parser().parse_args(arguments)
     open_missing_streams()
     with lenient_streams():
         try:
             return _run(options)
         except TunerError as error:
+            if options.verbose:
+                traceback.print_exc()
             print(error, file=sys.stderr)  # noqa: T201
             return error.exit_code
         except KeyboardInterrupt:
             return 128 + signal.SIGINT
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tuner.dashboard",
-        description="Show studies in MLflow, on this machine only. Press Ctrl-C to end.",
-    )
-    parser.add_argument("name", nargs="?", metavar="NAME", help="name of a study (default: all studies)")
-    parser.add_argument(
-        "--tracking-uri", metavar="URI", help="MLflow's store (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)"
-    )
-    parser.add_argument(
-        "--port", type=int, metavar="N", help=f"port to listen on (default: {PORT}, or a free one if that is taken)"
-    )
-    parser.add_argument("--open", action=argparse.BooleanOptionalAction, default=True, help="open a browser")
-    return parser.parse_args(arguments)
-
-
 def _run(options: argparse.Namespace) -> int:
     refuse_passwords({"--tracking-uri": options.tracking_uri})
-    print("loading MLflow, which takes a while ...", file=sys.stderr, flush=True)  # noqa: T201
+    if not options.quiet:
+        print("loading MLflow, which takes a while ...", file=sys.stderr, flush=True)  # noqa: T201
     from tuner.tracking.reader import page_of
     from tuner.tracking.store import tracking_uri
     from tuner.tracking.store_uri import folder_of

@@ -24,6 +24,7 @@ __all__ = [
     "TunerError",
     "in_a_line",
     "is_of_user",
+    "needs_extra",
     "place_of",
     "reason_of",
 ]
@@ -69,6 +70,15 @@ class StudyRunningError(TunerError):
 
 class StudyFailedError(TunerError):
     """The study cannot continue."""
+
+
+def needs_extra(name: str) -> str:
+    """Return the command that installs an extra of this package, for messages.
+
+    >>> needs_extra("ray")
+    'pip install "lr-tuner[ray]"'
+    """
+    return f'pip install "lr-tuner[{name}]"'
 
 
 def in_a_line(error: BaseException) -> str:

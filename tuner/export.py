@@ -1,4 +1,4 @@
-"""``python -m tuner.export``: write a trial as a folder: configuration, weights, lr table, script, model card.
+"""``lr-tuner export``: write a trial as a folder: configuration, weights, lr table, script, model card.
 
 Only a study's best trial has stored weights; any other trial is trained again, as `tuner.replay` does.
 """
@@ -8,43 +8,39 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from tuner.cli import add_stores, command
+from tuner.cli import Parser, add_stores, add_synonyms, command, make_parser
 from tuner.errors import BadInputError, StudyFailedError, in_a_line, place_of
 from tuner.interrupts import temporary_folder
 from tuner.process import leave
 from tuner.runner.run import status
 from tuner.urls import refuse_passwords, storage_url
 
-__all__ = ["main"]
+__all__ = ["main", "parser"]
 
-EPILOG = """\
-examples:
-  python -m tuner.export quickstart                              its best trial, into quickstart-0 or the like
-  python -m tuner.export quickstart --trial 2 --to my_network    another one, trained again for its weights
 
-exit codes:
-  0 done   1 the study failed   2 bad input
-"""
+def parser() -> Parser:
+    """Return the parser of the command."""
+    made = make_parser(
+        "export",
+        "Write a trial as a folder: configuration, weights, lr table, training script, model card.",
+        {
+            "export quickstart": "its best trial, into quickstart-0 or the like",
+            "export quickstart --trial 2 --output my_network": "another one, trained again for its weights",
+        },
+        {0: "done", 1: "the trial cannot be exported", 2: "bad input"},
+    )
+    made.add_argument("study", metavar="NAME", help="name of a study that was run, or its study file")
+    made.add_argument("--trial", type=int, metavar="N", help="number of the trial (default: the best)")
+    made.add_argument("--output", type=Path, metavar="FOLDER", help="folder to create (default: <study>-<N>)")
+    add_synonyms(made, "--output", "--to")
+    add_stores(made)
+    return made
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the folder and return the exit code."""
-    options = _parse(arguments)
-    return command(lambda: _run(options))
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tuner.export",
-        description="Write a trial as a folder: configuration, weights, lr table, training script, model card.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("study", metavar="NAME", help="name of a study that was run, or its study file")
-    parser.add_argument("--trial", type=int, metavar="N", help="number of the trial (default: the best)")
-    parser.add_argument("--to", type=Path, metavar="FOLDER", help="folder to create (default: <study>-<N>)")
-    add_stores(parser)
-    return parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
+    return command(lambda: _run(options), options)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -59,22 +55,22 @@ def _run(options: argparse.Namespace) -> int:
     from tuner.tracking.reader import MlflowStudy
     from tuner.tracking.store import tracking_uri
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=options.quiet)
     uri = tracking_uri(options.tracking_uri, must_exist=True)
     with status(console, f"reading {options.study}"):
         past = StoredStudy.load(options.study, storage_url(options.storage))
         trial = past.trial(options.trial)
         if trial.value is None:
             raise BadInputError([f"--trial: #{trial.number} is {state_of(trial)}: it was not trained to its end."])
-        to: Path = options.to or Path(f"{past.config.name}-{trial.number}")
+        to: Path = options.output or Path(f"{past.config.name}-{trial.number}")
         if to.exists():
-            raise BadInputError([f"--to: {to} already exists; name another folder."])
+            raise BadInputError([f"--output: {to} already exists; name another folder."])
         rates = MlflowStudy(uri, past.identifier).points(trial.number).get("lr", ())
     with contextlib.ExitStack() as stack:
         try:
             temporary = stack.enter_context(temporary_folder(to.absolute().parent, ".tuner-"))
         except OSError as error:
-            raise BadInputError([f"--to: {to}: cannot be written ({error.strerror})."]) from error
+            raise BadInputError([f"--output: {to}: cannot be written ({error.strerror})."]) from error
         try:
             folder = temporary / "export"
             folder.mkdir()

@@ -1,4 +1,4 @@
-"""``python -m tuner.preview``: draw the lr of every step of a study, or of one schedule, without training."""
+"""``lr-tuner preview``: draw the lr of every step of a study, or of one schedule, without training."""
 
 import argparse
 import math
@@ -6,74 +6,71 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuner.cli import command
+from tuner.cli import Parser, add_synonyms, command, make_parser
 from tuner.errors import BadInputError
 from tuner.process import leave
 
 if TYPE_CHECKING:
     from tuner.analysis.lr_curves import Family
 
-__all__ = ["main"]
-
-EPILOG = """\
-examples:
-  python -m tuner.preview                        the quickstart: a fan of samples for each of its schedules
-  python -m tuner.preview studies/mine.yaml --samples 50
-  python -m tuner.preview quickstart --set trial.trainer.max_epochs=10
-  python -m tuner.preview --schedule cosine_restarts --set restart_period=240 --set period_growth=1.5 \\
-      --initial-lr 1e-3 --steps 1000
-  python -m tuner.preview --schedule warmup --set steps=5% --set schedule.name=cosine --set schedule.decay_steps=95% \\
-      --steps 1000
-
-The curves are drawn in the terminal and into a PNG file. Warnings about likely mistakes are printed below them.
-
-exit codes:
-  0 done   2 bad input
-"""
+__all__ = ["main", "parser"]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Draw the curves and return the exit code."""
-    options = _parse(arguments)
-    return command(lambda: _run(options))
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tuner.preview",
-        description="Draw the exact lr of every step, without training.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def parser() -> Parser:
+    """Return the parser of the command."""
+    made = make_parser(
+        "preview",
+        "Draw the exact lr of every step, without training.",
+        {
+            "preview": "the quickstart: a fan of samples for each of its schedules",
+            "preview studies/mine.yaml --samples 50": "",
+            "preview quickstart --set trial.trainer.max_epochs=10": "",
+            "preview --schedule cosine_restarts --set restart_period=240 --initial-lr 1e-3 --steps 1000": "",
+            "preview --schedule warmup --set steps=5% --set schedule.name=cosine \\\n"
+            "      --set schedule.decay_steps=95% --steps 1000": "",
+        },
+        {0: "done", 2: "bad input"},
+        "The curves are drawn in the terminal and into a PNG file. Warnings about likely mistakes are printed below "
+        "them.",
     )
-    parser.add_argument("study", nargs="?", help="study file, or the name of a shipped study (default: quickstart)")
-    parser.add_argument("--schedule", metavar="NAME", help="draw this schedule instead of a study")
-    parser.add_argument("--steps", type=_whole, metavar="N", help="length of the training, with --schedule")
-    parser.add_argument("--epochs", type=_whole, metavar="N", default=1, help="epochs in these steps (default: 1)")
-    parser.add_argument(
+    made.add_argument(
+        "study", nargs="?", metavar="FILE", help="study file, or the name of a shipped study (default: quickstart)"
+    )
+    made.add_argument("--schedule", metavar="NAME", help="draw this schedule instead of a study")
+    made.add_argument("--steps", type=_whole, metavar="N", help="length of the training, with --schedule")
+    made.add_argument("--epochs", type=_whole, metavar="N", default=1, help="epochs in these steps (default: 1)")
+    made.add_argument(
         "--initial-lr", type=float, metavar="LR", default=1.0, help="initial lr, with --schedule (default: 1)"
     )
-    parser.add_argument(
+    made.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="PATH=VALUE",
         help="replace a value of the study file, or give the schedule an argument; repeatable",
     )
-    parser.add_argument(
+    made.add_argument(
         "--samples", type=_whole, metavar="N", default=20, help="sampled curves of each schedule (default: 20)"
     )
-    parser.add_argument("--seed", type=int, metavar="N", default=0, help="seed of the samples (default: 0)")
-    parser.add_argument("--out", metavar="FILE", help="picture to write (default: <study name>-preview.png)")
-    options = parser.parse_args(arguments)
+    made.add_argument("--seed", type=int, metavar="N", default=0, help="seed of the samples (default: 0)")
+    made.add_argument("--output", metavar="FILE", help="picture to write (default: <study name>-preview.png)")
+    add_synonyms(made, "--output", "--out")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Draw the curves and return the exit code."""
+    made = parser()
+    options = made.parse_args(arguments)
     if options.schedule is None and options.steps is not None:
-        parser.error("--steps is for --schedule; the length of a study's trainings follows from its data")
+        made.error("--steps is for --schedule; the length of a study's trainings follows from its data")
     if options.schedule is not None and options.study is not None:
-        parser.error("name a study or a --schedule, not both")
+        made.error("name a study or a --schedule, not both")
     if options.schedule is not None and options.steps is None:
-        parser.error("--schedule needs --steps, the length of the training")
+        made.error("--schedule needs --steps, the length of the training")
     if options.schedule is not None and options.steps % options.epochs:
-        parser.error(f"{options.steps} steps do not make {options.epochs} epochs of equal length")
-    return options
+        made.error(f"{options.steps} steps do not make {options.epochs} epochs of equal length")
+    return command(lambda: _run(options), options)
 
 
 def _whole(text: str) -> int:
@@ -88,10 +85,10 @@ def _run(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.markup import escape
 
-    console = Console()
+    console = Console(quiet=options.quiet)
     with console.status("drawing"):
         name, families = _schedule(options) if options.schedule is not None else _study(options)
-        path = Path(options.out or f"{name.replace(':', '.')}-preview.png")
+        path = Path(options.output or f"{name.replace(':', '.')}-preview.png")
         _draw(families, name, path)
 
         from tuner.analysis.lint import lint_families
@@ -145,7 +142,7 @@ def _draw(families: "list[Family]", name: str, path: Path) -> None:
     try:
         draw_file(families, name, path)
     except (OSError, ValueError) as error:
-        raise BadInputError([f"--out: {path}: cannot be written ({error})."]) from error
+        raise BadInputError([f"--output: {path}: cannot be written ({error})."]) from error
 
 
 if __name__ == "__main__":

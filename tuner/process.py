@@ -72,6 +72,11 @@ CrashPoint = Literal[
     "run described",
     "tested",
     "test recorded",
+    "runs deleted",
+    "folder emptied",
+    "deleted in Optuna",
+    "folder moved",
+    "experiment renamed",
 ]
 """A point between two records, where a crash could do most harm: the tests kill the process at each of them."""
 

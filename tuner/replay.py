@@ -1,4 +1,4 @@
-"""``python -m tuner.replay``: train a trial again under its recorded conditions, and compare every metric.
+"""``lr-tuner replay``: train a trial again under its recorded conditions, and compare every metric.
 
 Values, seed, order of the data, precision and number of threads are those that were recorded. The objective and every
 point of every metric, including the lr of each step, are compared with Optuna and MLflow to the last bit. Nothing is
@@ -8,43 +8,38 @@ written to either.
 import argparse
 from collections.abc import Sequence
 
-from tuner.cli import add_stores, command
+from tuner.cli import Parser, add_stores, command, make_parser
 from tuner.interrupts import temporary_folder
 from tuner.process import leave
 from tuner.runner.run import status
 from tuner.text import pluralize
 from tuner.urls import refuse_passwords, storage_url
 
-__all__ = ["main"]
+__all__ = ["main", "parser"]
 
-EPILOG = """\
-examples:
-  python -m tuner.replay quickstart              its best trial
-  python -m tuner.replay quickstart --trial 2    another one
-  python -m tuner.replay studies/mine.yaml       a study by its file, as on a machine that did not run it
 
-exit codes:
-  0 the same to the last bit   1 something differs   2 bad input
-"""
+def parser() -> Parser:
+    """Return the parser of the command."""
+    made = make_parser(
+        "replay",
+        "Train a trial again exactly as it was trained, and compare every number with those stored.",
+        {
+            "replay quickstart": "its best trial",
+            "replay quickstart --trial 2": "another one",
+            "replay studies/mine.yaml": "a study by its file, as on a machine that did not run it",
+        },
+        {0: "the same to the last bit", 1: "something differs", 2: "bad input"},
+    )
+    made.add_argument("study", metavar="NAME", help="name of a study that was run, or its study file")
+    made.add_argument("--trial", type=int, metavar="N", help="number of the trial (default: the best)")
+    add_stores(made)
+    return made
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train a trial again and return the exit code."""
-    options = _parse(arguments)
-    return command(lambda: _run(options))
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tuner.replay",
-        description="Train a trial again exactly as it was trained, and compare every number with those stored.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("study", metavar="NAME", help="name of a study that was run, or its study file")
-    parser.add_argument("--trial", type=int, metavar="N", help="number of the trial (default: the best)")
-    add_stores(parser)
-    return parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
+    return command(lambda: _run(options), options)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -61,7 +56,7 @@ def _run(options: argparse.Namespace) -> int:
     from tuner.tracking.reader import MlflowStudy
     from tuner.tracking.store import tracking_uri
 
-    console = Console()
+    console = Console(quiet=options.quiet)
     uri = tracking_uri(options.tracking_uri, must_exist=True)
     with status(console, f"reading {options.study}"):
         past = StoredStudy.load(options.study, storage_url(options.storage))

@@ -1,32 +1,38 @@
-"""``python -m tuner.report``: write studies as one self-contained HTML file, to read or to send."""
+"""``lr-tuner report``: write studies as one self-contained HTML file, to read or to send."""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from tuner.cli import add_stores, command
+from tuner.cli import Parser, add_stores, command, make_parser
 from tuner.errors import BadInputError
 from tuner.process import leave
 from tuner.urls import refuse_passwords, storage_url
 
-__all__ = ["main"]
+__all__ = ["main", "parser"]
+
+
+def parser() -> Parser:
+    """Return the parser of the command."""
+    made = make_parser(
+        "report",
+        "Write studies as one HTML file: what won, by how much, and why, with all plots.",
+        {
+            "report quickstart": "into report.html",
+            "report first second --output both.html": "two studies, compared",
+        },
+        {0: "done", 1: "a store cannot be read", 2: "bad input"},
+    )
+    made.add_argument("names", nargs="+", metavar="NAME", help="name of a study; several are compared")
+    add_stores(made)
+    made.add_argument("--output", type=Path, metavar="FILE", help="the file to write (default: report.html)")
+    return made
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write a report and return the exit code."""
-    options = _parse(arguments)
-    return command(lambda: _run(options))
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tuner.report",
-        description="Write studies as one HTML file: what won, by how much, and why, with all plots.",
-    )
-    parser.add_argument("names", nargs="+", metavar="NAME", help="name of a study; several are compared")
-    add_stores(parser)
-    parser.add_argument("--output", type=Path, metavar="FILE", help="the file to write (default: report.html)")
-    return parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
+    return command(lambda: _run(options), options)
 
 
 def _run(options: argparse.Namespace) -> int:

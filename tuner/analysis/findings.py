@@ -6,7 +6,7 @@ from collections import Counter
 from tuner.analysis.record import FAMILY, MIN_FOR_IMPORTANCE, StudyRecord, TrialRecord, resolution
 from tuner.text import format_value, join_names, pluralize
 
-__all__ = ["doubt", "duration", "findings", "never_tried", "values_of"]
+__all__ = ["answer", "at_edge", "doubt", "duration", "findings", "never_tried", "standard_error", "values_of"]
 
 ENDS = {
     "complete": "trained to the end",
@@ -16,6 +16,7 @@ ENDS = {
 }
 CONSTANT = "constant"
 MOST_NAMED = 10
+EDGE = 0.05  # share of a range that counts as its edge
 
 
 def findings(record: StudyRecord) -> list[str]:
@@ -113,21 +114,69 @@ def doubt(record: StudyRecord) -> str:
     best, images = record.best, record.validation_images
     if best is None:
         return ""
-    step = resolution(record.metric, [best.value], images)
-    if not images or not step:
+    error = standard_error(record)
+    if error is None:
         return "The difference between seeds was not measured, so small differences may be chance."
-    error = max(math.sqrt(best.value * (1 - best.value) / images), step)  # an accuracy of 1 has an error, too
-    tie = round(2 * error, 3)
     text = (
         f"On {images:,} validation images the standard error of such an accuracy is {error:.4f}: without "
-        f"more seeds or images, differences up to {tie:.3f} count as a tie."
+        f"more seeds or images, differences up to {round(2 * error, 3):.3f} count as a tie."
     )
-    others = record.ranking[1:]
-    if not others:
+    if len(record.ranking) == 1:
         return text
-    ties = [trial.name for trial in others if round(best.value - trial.value, 6) <= tie]
+    ties = [trial.name for trial in _tied(record, error)]
     verdict = f"{join_names(ties)} tie{'s' if len(ties) == 1 else ''} with it" if ties else "it is ahead of all others"
     return f"{text} By that measure, {verdict}."
+
+
+def answer(record: StudyRecord) -> str:
+    """Return the best trial and whether others tie with it, in one sentence."""
+    best, others = record.best, record.ranking[1:]
+    if best is None:
+        return "No trial was trained to its end."
+    text = f"The best is {best.name}, {record.metric} {best.value:.4f}"
+    if not others:
+        return f"{text}, the only trial that was trained to its end."
+    error = standard_error(record)
+    if error is None:
+        gap = abs(best.value - others[0].value)
+        return f"{text}; {others[0].name} is {gap:.4f} behind, and whether that is chance was not measured."
+    ties = _tied(record, error)
+    if not ties:
+        return f"{text}, ahead of all others by more than two standard errors."
+    return f"{text}, in a tie with {join_names([trial.name for trial in ties])}."
+
+
+def standard_error(record: StudyRecord) -> float | None:
+    """Return the standard error of the best trial's accuracy on the validation images; None if it is unknown."""
+    best, images = record.best, record.validation_images
+    step = resolution(record.metric, [best.value], images) if best else 0.0
+    if best is None or not images or not step:
+        return None
+    return max(math.sqrt(best.value * (1 - best.value) / images), step)  # an accuracy of 1 has an error, too
+
+
+def _tied(record: StudyRecord, error: float) -> list[TrialRecord]:
+    """Return the trials that tie with the best one: they are behind it by at most two standard errors."""
+    best, *others = record.ranking
+    return [trial for trial in others if round(best.value - trial.value, 6) <= round(2 * error, 3)]
+
+
+def at_edge(record: StudyRecord) -> str:
+    """Return the values of the best trial that lie at an end of their range, within a twentieth; empty if none does."""
+    best = record.best
+    if best is None:
+        return ""
+    parts = []
+    for name, (low, high) in record.ranges.items():
+        value = best.params.get(name)
+        if not isinstance(value, int | float) or low == high:
+            continue
+        scale = math.log if record.searched.get(name) else float
+        share = (scale(value) - scale(low)) / (scale(high) - scale(low))
+        if not EDGE < share < 1 - EDGE:
+            limits = f"{format_value(low)} to {format_value(high)}"
+            parts.append(f"{short_name(name)} {format_value(value)} (searched from {limits})")
+    return f"At the edge of its range: {'; '.join(parts)}." if parts else ""
 
 
 def never_tried(record: StudyRecord) -> str:

@@ -109,6 +109,7 @@ class StudyRecord:
         validation_images: Number of validation images, if it is known.
         test: Metrics of the best trial on the test data; empty if it was not tested.
         choices: The choices of each categorical parameter, by its name in Optuna.
+        ranges: The lowest and the highest value of each numeric parameter, by its name in Optuna.
     """
 
     name: str
@@ -120,6 +121,7 @@ class StudyRecord:
     validation_images: int | None = None
     test: Mapping[str, float] = field(default_factory=dict)
     choices: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "StudyRecord":

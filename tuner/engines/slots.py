@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 
 from tuner.engines.machine import VISIBLE, cores, processor_quota, visible_gpus
-from tuner.errors import BadInputError
+from tuner.errors import BadInputError, needs_extra
 from tuner.protocol import Engine, Slot
 
 __all__ = ["make_engine", "make_slots"]
@@ -90,7 +90,7 @@ def make_engine(
         except ModuleNotFoundError as error:
             if error.name != "ray":
                 raise
-            raise BadInputError(["--engine: Ray is not installed: pip install 'lr-tuner[ray]'."]) from None
+            raise BadInputError([f"--engine: Ray is not installed: {needs_extra('ray')}."]) from None
         return RayEngine(address, devices, per_device, ranks, stall_timeout)
     slots = make_slots(devices, per_device, ranks)
     if name == "inline":

@@ -10,6 +10,7 @@ there is none, the best trial is used with a constant lr instead of its schedule
 """
 
 import dataclasses
+import statistics
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass
 from typing import TYPE_CHECKING
@@ -23,11 +24,12 @@ from tuner.urls import storage_url
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from tuner.analysis.comparison import Comparison
     from tuner.config.study import TrialConfig
     from tuner.followup.replicates import ReplicationStore, ReplicationStudy
     from tuner.storage.stored_study import StoredStudy
 
-__all__ = ["ConfirmationOptions", "confirm"]
+__all__ = ["ConfirmationOptions", "confirm", "print_comparison"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,7 @@ class ConfirmationOptions(ExecutionOptions):
     top: int = option(5, "how many of its best trials (default: %(default)s)", "K", int)
     seeds: int = option(10, "seeds for each, in all (default: %(default)s)", "N", int)
     name: str | None = option(None, "name of the confirmation (default: <study>-confirm)", "NAME")
+    dry_run: bool = option(False, "check everything, say how many trainings that are, and start none")
 
 
 def confirm(options: ConfirmationOptions) -> int:
@@ -49,7 +52,7 @@ def confirm(options: ConfirmationOptions) -> int:
     with opened_engine(options) as engine:
         from rich.console import Console
 
-        console = Console()
+        console = Console(quiet=options.quiet)
         with checking(console, options.study):
             from tuner.followup.replicates import ReplicationStore
             from tuner.runner.summary import print_line
@@ -58,20 +61,38 @@ def confirm(options: ConfirmationOptions) -> int:
             past = StoredStudy.load(options.study, storage_url(options.storage))
             config, opponents = _confirmation(past, options.top, options.seeds, options.name)
             plan = checked(config, engine, options)
+        print_line(
+            console,
+            f"[bold]{config.name}[/bold]: {pluralize(len(config.candidates), 'configuration')} of study "
+            f"{past.config.name}, {pluralize(options.seeds, 'fresh seed')} each: "
+            f"{_amount(past, config.trials, plan.begun, len(engine.slots))}",
+        )
+        if len(past.trials) < (count := past.config.trials):
+            text = f"has {len(past.trials)} of {pluralize(count, 'trial')}; the best of these are confirmed"
+            print_line(console, f"[yellow]note:[/yellow] {past.config.name} {text}")
+        if options.dry_run:
+            return 0
         with opened(plan, console, ReplicationStore) as study:
-            print_line(
-                console,
-                f"[bold]{config.name}[/bold]: {pluralize(len(config.candidates), 'configuration')} of study "
-                f"{past.config.name}, {pluralize(options.seeds, 'fresh seed')} each",
-            )
-            if len(past.trials) < (count := past.config.trials):
-                text = f"has {len(past.trials)} of {pluralize(count, 'trial')}; the best of these are confirmed"
-                print_line(console, f"[yellow]note:[/yellow] {past.config.name} {text}")
             outcome = study.train(engine)
             _show(console, config, study.store, opponents)
             if outcome.is_delivered:
                 _record(past, study.store, outcome.tracking_uri, opponents)
     return outcome.exit_code
+
+
+def _amount(past: "StoredStudy", trainings: int, done: int, slots: int) -> str:
+    """Return the number of trainings, and an estimate of their time from the time that the study's trials took."""
+    from tuner.analysis.findings import duration
+    from tuner.storage.trial_ends import end_of, setup_of
+
+    text = pluralize(trainings, "training") + (f", {min(done, trainings)} of them begun or done" if done else "")
+    whole = [trial for trial in past.trials if trial.value is not None]
+    times = [end_of(trial).seconds / max(1, setup_of(trial).get("fused", 1)) for trial in whole]
+    left = trainings - done
+    if left <= 0 or not any(times):
+        return text
+    seconds = max(1.0, statistics.median(times) * left / slots)
+    return f"{text}; about {duration(seconds)} on {pluralize(slots, 'slot')}, at the pace of the study"
 
 
 def _confirmation(
@@ -132,6 +153,22 @@ def _show(
     console: "Console", config: "ReplicationStudy", store: "ReplicationStore", opponents: Mapping[str, str]
 ) -> None:
     """Print the table and the findings."""
+    from tuner.runner.summary import print_line
+
+    if store.count < config.trials:
+        done = f"has {store.count} of {pluralize(config.trials, 'training')}; run the same command again to continue"
+        print_line(console, f"\n[bold]{config.name}[/bold] {done}")
+    print_comparison(console, store.comparison(), opponents)
+
+
+def print_comparison(console: "Console", comparison: "Comparison", opponents: Mapping[str, str] | None = None) -> None:
+    """Print a comparison of configurations: the table and the findings.
+
+    Args:
+        console: Prints it.
+        comparison: The comparison.
+        opponents: Names of configurations that the findings mention, by their roles.
+    """
     from rich.markup import escape
     from rich.table import Table
 
@@ -139,10 +176,6 @@ def _show(
     from tuner.console import printable
     from tuner.runner.summary import print_line
 
-    comparison = store.comparison()
-    if store.count < config.trials:
-        done = f"has {store.count} of {pluralize(config.trials, 'training')}; run the same command again to continue"
-        print_line(console, f"\n[bold]{config.name}[/bold] {done}")
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("", "seeds", "mean", "95% interval", "study", "winner better"):
         table.add_column(column, no_wrap=True)
@@ -157,7 +190,7 @@ def _show(
         )
     console.print("", table, highlight=False)
     print_line(console, f"[dim]{comparison.caption}[/dim]\n")
-    for sentence in comparison.findings(opponents):
+    for sentence in comparison.findings(opponents or {}):
         print_line(console, escape(sentence))
 
 

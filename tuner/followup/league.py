@@ -6,6 +6,7 @@ best of each is trained again with fresh seeds, as `tuner.confirm` does it, and 
 nothing else changed. All of them are studies: if one is killed, the same command continues it.
 """
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from tuner.storage.reader import Trial
     from tuner.storage.study_store import StudyStore
 
-__all__ = ["League", "LeagueOptions"]
+__all__ = ["League", "LeagueOptions", "run_leagues"]
 
 FACTORS = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
 SWEPT_SEEDS = 2
@@ -47,8 +48,28 @@ class LeagueOptions(ExecutionOptions):
     tolerance: float = option(
         0.01, "a good initial lr is at most this much worse than the best one (default: %(default)s)", "V", float
     )
-    to: Path = option(Path(), "where the table goes (default: here)", "FOLDER", Path)
+    output: Path = option(Path(), "where the table goes (default: here)", "FOLDER", Path)
     set: Sequence[str] = option((), "replace a value of the study file; repeatable", "PATH=VALUE")
+    dry_run: bool = option(False, "check everything, say how many trainings that are, and start none")
+
+
+def run_leagues(files: Sequence[Path], options: LeagueOptions) -> int:
+    """Check all leagues and print how much there is to train, run one after the other, and return the exit code.
+
+    Args:
+        files: Their study files.
+        options: The options of the command.
+
+    Raises:
+        TunerError: If the input is bad, a study of a league is already running, or a league failed.
+    """
+    leagues = [League(file, options) for file in files]
+    for league in leagues:
+        league.announce()
+    for league in () if options.dry_run else leagues:
+        if code := league.run():
+            return code
+    return 0
 
 
 class League:
@@ -63,7 +84,7 @@ class League:
         from rich.console import Console
 
         self._file, self._options = str(file), options
-        self._console: Console = Console()
+        self._console: Console = Console(quiet=options.quiet)
         self._is_delivered = True
         with checking(self._console, self._file):
             from tuner.config.loader import load_study
@@ -72,6 +93,38 @@ class League:
             _check(self._config, self._file)
             self._families = {name: self._family(name) for name in self._config.families}
             self._final, self._sensitivity = map(self._name_of, ("final", "sensitivity"))
+
+    def announce(self) -> None:
+        """Check that its studies can be run or continued, and print how many trainings are left and their least time.
+
+        Raises:
+            BadInputError: If they cannot.
+        """
+        from tuner.analysis.findings import duration
+        from tuner.runner.rehearsal import rehearse
+        from tuner.runner.summary import print_line
+        from tuner.storage.reader import finished_counts
+
+        config, seeds, families = self._config, self._options.seeds, len(self._families)
+        with opened_engine(self._options) as engine:
+            with checking(self._console, self._file):
+                plans = [checked(family, engine, self._options) for family in self._families.values()]
+                trainings = families * (config.trials + seeds + len(FACTORS) * min(SWEPT_SEEDS, seeds))
+                counts = finished_counts(plans[0].storage)
+                names = [*(family.name for family in self._families.values()), self._final, self._sensitivity]
+                left = trainings - sum(counts.get(name, 0) for name in names)
+                rehearsal = rehearse(config, engine, plans[0].storage, self._note) if left > 0 else None
+            slots = len(engine.slots)
+        text = (
+            f"[bold]{config.name}[/bold]: {families} families with {pluralize(config.trials, 'trial')} each, the best "
+            f"of each with {pluralize(seeds, 'fresh seed')} and at {len(FACTORS)} initial lrs: "
+            f"{pluralize(trainings, 'training')}, {max(0, left)} of them left"
+        )
+        if rehearsal is not None:
+            with contextlib.suppress(BadInputError):  # the data module does not report its number of batches
+                least = duration(rehearsal.seconds_of(config, left, slots))
+                text += f"; at least {least} on {pluralize(slots, 'slot')}, validation not counted"
+        print_line(self._console, text)
 
     def run(self) -> int:
         """Train, and write the table; return the exit code."""
@@ -206,12 +259,12 @@ class League:
 
         page = standings.markdown()
         files = {".md": page.encode(), ".csv": standings.csv().encode(), ".png": png(of_standings(standings))}
-        paths = {ending: self._options.to / f"{standings.name}{ending}" for ending in files}
+        paths = {ending: self._options.output / f"{standings.name}{ending}" for ending in files}
         try:
             for ending, content in files.items():
                 paths[ending].write_bytes(content)
         except OSError as error:
-            raise BadInputError([f"--to: {self._options.to}: cannot be written ({error.strerror})."]) from error
+            raise BadInputError([f"--output: {self._options.output}: cannot be written ({error.strerror})."]) from error
         self._console.print("", page, markup=False, highlight=False, soft_wrap=True)
         print_line(self._console, f"written to {', '.join(escape(str(path)) for path in paths.values())}")
         if not self._is_delivered:

@@ -44,10 +44,11 @@ class Display:
     Args:
         config: The study.
         console: Prints it; if it is no terminal, only whole lines are printed.
+        verbose: Whether to print each epoch.
     """
 
-    def __init__(self, config: StudyConfig, console: Console) -> None:
-        self._config, self._console = config, console
+    def __init__(self, config: StudyConfig, console: Console, verbose: bool = False) -> None:
+        self._config, self._console, self._verbose = config, console, verbose
         self._metric = config.objective.metric
         self._running: dict[int, _Line] = {}
         self._finished, self._trials = 0, config.trials
@@ -81,6 +82,10 @@ class Display:
         """Show the value of an epoch."""
         line = self._running[number]
         line.step, line.value = report.step, report.value
+        if self._verbose:
+            value = "" if report.value is None else f", {self._metric} {report.value:.4f}"
+            epochs = line.config.trainer.evaluations
+            self._print(escape(f"#{number} epoch {report.epoch}/{epochs}, lr {report.step.lr:.3g}{value}"))
 
     def finish(self, number: int, config: TrialConfig, result: TrialResult) -> None:
         """Print how a trial ended."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from tuner.urls import DEFAULT_STORAGE
@@ -35,7 +36,7 @@ def option(
 class ExecutionOptions:
     """Where and how trials are trained, and where they are recorded.
 
-    ``quiet=True`` prints nothing; it is no option of the commands.
+    ``quiet=True`` prints nothing; ``verbose=True`` prints each epoch of each trial.
     """
 
     devices: str = option("auto", "auto (all GPUs, else the CPU), cpu, or GPUs such as 0,1 (default: %(default)s)", "D")
@@ -47,8 +48,8 @@ class ExecutionOptions:
     )
     stall_timeout: str = option(
         "30m",
-        "a training that reports and computes nothing for this time hangs: it is killed, and its trial continues from "
-        "its last checkpoint (default: %(default)s)",
+        "kill a training that neither reports nor computes anything for this time, and continue its trial from its "
+        "last checkpoint (default: %(default)s)",
         "T",
     )
     checkpoint_every: str = option(
@@ -79,14 +80,18 @@ class ExecutionOptions:
         None, "MLflow's store (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)", "URI"
     )
     quiet: bool = False
+    verbose: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions(ExecutionOptions):
-    """Which study is run, and how."""
+    """Which study is run, and how.
+
+    `folder` is that of its own modules, if they are not next to its file; it is no option of the commands.
+    """
 
     study: str = option(
-        "quickstart", "study file, or the name of a shipped study (default: quickstart)", is_positional=True
+        "quickstart", "study file, or the name of a shipped study (default: quickstart)", "FILE", is_positional=True
     )
     trials: int | None = option(None, "trials in all, those of earlier runs included", "N", int)
     timeout: str | None = option(None, "start no trial after this time: 90s, 30m, 2h, 1h30m", "T")
@@ -101,3 +106,4 @@ class StudyOptions(ExecutionOptions):
         "before the first trial of a study, train each network for a few steps, to find mistakes early (default: yes)",
     )
     dry_run: bool = option(False, "check everything, train each network for a few steps, and start no trial")
+    folder: Path | None = None

@@ -73,16 +73,27 @@ class Rehearsal:
         size = f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
         sentences = [f"a network of {size} parameters"]
         try:
-            steps = max(config.probe.length(trial.values()).steps for trial in networks(config))
+            steps = _steps(config)
         except BadInputError:  # the data module does not report its number of batches
             return sentences[0]
-        rounds = -(-config.trials // slots)
         sentences.append(f"{pluralize(steps, 'step')} a trial")
-        total = duration(max(1.0, rounds * steps * self.seconds))
+        total = duration(self.seconds_of(config, config.trials, slots))
         sentences.append(
             f"at least {total} for {pluralize(config.trials, 'trial')}, validation and pruning not counted"
         )
         return ", ".join(sentences)
+
+    def seconds_of(self, config: StudyConfig, trainings: int, slots: int) -> float:
+        """Return the least time that trainings take, in seconds.
+
+        Raises:
+            BadInputError: If their length is unknown, as the data module does not report its number of batches.
+        """
+        return max(1.0, -(-trainings // slots) * _steps(config) * self.seconds)
+
+
+def _steps(config: StudyConfig) -> int:
+    return max(config.probe.length(trial.values()).steps for trial in networks(config))
 
 
 def rehearse(config: StudyConfig, engine: Engine, storage: str, note: Callable[[str], None]) -> Rehearsal:

@@ -117,7 +117,7 @@ def run(options: StudyOptions) -> Outcome:
             from tuner.storage.study_store import StudyStore
             from tuner.tracking.system_metrics import check_packages
 
-            config = load_study(options.study, overrides)
+            config = load_study(options.study, overrides, folder=options.folder)
             plan = dataclasses.replace(
                 checked(config, engine, options),
                 review=options.review,
@@ -194,6 +194,7 @@ class Plan:
         begun: Number of trials that exist already.
         retry_failed: Whether failed trials are trained again.
         system_metrics: Whether MLflow records the load of the machine.
+        verbose: Whether each epoch is printed.
     """
 
     config: "StudyConfig"
@@ -207,6 +208,7 @@ class Plan:
     review: bool = False
     system_metrics: bool = False
     retry_failed: bool = False
+    verbose: bool = False
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -238,7 +240,7 @@ def checked(config: "StudyConfig", engine: "Engine", options: ExecutionOptions) 
     digests, validation_images = config.measure_data()
     every = _checkpoint_every(options)
     begun = check_continued(config, storage, config.identity_with(digests))
-    return Plan(config, storage, uri, fuse, every, digests, validation_images, begun)
+    return Plan(config, storage, uri, fuse, every, digests, validation_images, begun, verbose=options.verbose)
 
 
 @contextmanager
@@ -255,10 +257,11 @@ def opened(plan: Plan, console: "Console", kind: "type[Store]") -> "Iterator[Ope
     """
     from tuner.runner.display import Display
 
-    display = Display(plan.config, console)
+    display = Display(plan.config, console, plan.verbose)
     with kind.open(plan.config, plan.storage, plan.identity, display.note, plan.retry_failed) as store:
         store.keep_definition()
         store.set_validation_images(plan.validation_images)
+        store.set_trials()
         yield OpenStudy(plan, store, display, console)
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from tuner.analysis.findings import doubt, never_tried
 from tuner.analysis.lint import lint_families
 from tuner.analysis.lr_curves import schedule_families
+from tuner.analysis.record import FAMILY, StudyRecord
 from tuner.config.search_space import described, searched
 from tuner.config.study import StudyConfig
 from tuner.console import printable
@@ -23,9 +24,10 @@ from tuner.text import cut, format_value, pluralize
 from tuner.training.run import TRACEBACK_FILE
 from tuner.urls import without_password
 
-__all__ = ["print_line", "print_plan", "print_summary"]
+__all__ = ["print_line", "print_plan", "print_ranking", "print_summary"]
 
 LINTED_SAMPLES = 20  # as many as a preview draws
+TOP_TRIALS = 5
 
 
 def print_plan(console: Console, plan: Plan, slots: Sequence[Slot], remarks: Sequence[str] = ()) -> None:
@@ -63,7 +65,7 @@ def _findings(config: StudyConfig) -> Sequence[str]:
 
 def print_summary(console: Console, config: StudyConfig, store: StudyStore, outcome: Outcome) -> None:
     """Print the results, and where to look further."""
-    finished, top = store.finished(), store.ranking()[:5]
+    finished, top, record = store.finished(), store.ranking()[:1], store.record()
     states = Counter(state_of(trial) for trial in finished)
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none finished"
     if len(finished) >= config.trials:
@@ -81,22 +83,7 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, outc
             f"run the same command again to continue{with_them}",
         )
     if top:
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        for column in ("", config.objective.metric, "schedule", "searched values"):
-            table.add_column(escape(column))
-        for trial in top:
-            values = ", ".join(
-                f"{cut(path.rpartition('.')[2])} {cut(format_value(value))}"
-                for path, value in trial.params.items()
-                if path != "schedule.name"
-            )
-            table.add_row(
-                f"#{trial.number}",
-                f"{trial.value:.4f}",
-                escape(store.config_of(trial).schedule.name),
-                escape(printable(values)),
-            )
-        console.print(table, highlight=False)
+        print_ranking(console, record, TOP_TRIALS)
         tested = store.tested()
         if tested and tested.trial == top[0].number and tested.metrics:
             metrics = ", ".join(f"{escape(cut(key))} {value:.4f}" for key, value in sorted(tested.metrics.items()))
@@ -106,7 +93,6 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, outc
     elif finished:
         print_line(console, "[yellow]no trial was trained to its end[/yellow]")
     _print_failed(console, store, [trial.number for trial in finished if state_of(trial) == "failed"])
-    record = store.record()
     for sentence in filter(None, (doubt(record), never_tried(record))):
         print_line(console, escape(sentence))
     uri, page = outcome.tracking_uri, outcome.runs_page
@@ -119,6 +105,22 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, outc
     print_line(console, f"\nlr curves and accuracies: {escape(look)}")
     for sentence in outcome.missing:
         print_line(console, f"[yellow]{escape(sentence)}.[/yellow]")
+
+
+def print_ranking(console: Console, record: StudyRecord, most: int) -> None:
+    """Print the best trials of a study as a table."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("", record.metric, "schedule", "searched values"):
+        table.add_column(escape(column), no_wrap=column in ("", record.metric))
+    for trial in record.ranking[:most]:
+        values = ", ".join(
+            f"{cut(path.rpartition('.')[2])} {cut(format_value(value))}"
+            for path, value in trial.params.items()
+            if path != FAMILY
+        )
+        table.add_row(f"#{trial.number}", f"{trial.value:.4f}", escape(trial.family), escape(printable(values)))
+    if table.row_count:
+        console.print(table, highlight=False)
 
 
 def _print_failed(console: Console, store: StudyStore, numbers: Sequence[int]) -> None:

@@ -10,6 +10,7 @@ __all__ = [
     "SEED",
     "SOURCES",
     "TEST",
+    "TRIALS",
     "VALIDATION_IMAGES",
 ]
 
@@ -19,6 +20,8 @@ IDENTIFIER = "identifier"
 TEST = "test"
 VALIDATION_IMAGES = "validation images"
 SOURCES = "sources"
+TRIALS = "trials"
+"""The number of trials that the study was last asked for."""
 
 CONFIRMS = "confirms"
 """Key of the identity: the identifier of the study that this one confirms."""

@@ -21,7 +21,7 @@ from sqlalchemy.exc import (
     ProgrammingError,
 )
 
-from tuner.errors import BadInputError, TunerError
+from tuner.errors import BadInputError, TunerError, needs_extra
 from tuner.storage.attributes import ATTEMPT
 from tuner.urls import without_password
 
@@ -96,6 +96,11 @@ class SingleWriterStorage(optuna.storages.RDBStorage):
         with _create_scoped_session(self.scoped_session) as session:
             for trial in session.query(trials).filter(trials.study_id.not_in(session.query(studies.study_id))):
                 session.delete(trial)
+
+    def rename_study(self, name: str, new: str) -> None:
+        """Give a study another name, which no other study may have. Optuna has no call for this."""
+        with _create_scoped_session(self.scoped_session) as session:
+            session.query(models.StudyModel).filter(models.StudyModel.study_name == name).update({"study_name": new})
 
     def reopen_failed(self, study_id: int, forget: Callable[[int], None]) -> None:
         """Put the failed trials of a study back into the queue; they keep their numbers and parameters only.
@@ -236,7 +241,7 @@ def connection_errors(url: str) -> Iterator[None]:
         form = "write sqlite:///file.db or postgresql://user@host/database"
         raise BadInputError([f"storage: {shown} cannot be used: {reason_of(error)}; {form}."]) from error
     except ImportError as error:
-        raise BadInputError([f'storage: {error}. PostgreSQL needs pip install "lr-tuner[postgresql]".']) from error
+        raise BadInputError([f"storage: {error}. PostgreSQL needs {needs_extra('postgresql')}."]) from error
     except (InterfaceError, OperationalError) as error:
         raise BadInputError([f"storage: cannot reach {shown}: {reason_of(error)}."]) from error
     except TunerError:

@@ -142,6 +142,14 @@ class Database:
                 where = without_password(url)
                 raise BadInputError([f"storage: {where} cannot be used: {reason_of(error)}."]) from error
 
+    def delete_study(self) -> None:
+        """Delete the study that is held."""
+        optuna.delete_study(study_name=self._study, storage=self.storage)
+
+    def rename_study(self, name: str) -> None:
+        """Give the study that is held another name."""
+        self.storage.rename_study(self._study, name)
+
     def stop_retrying(self) -> None:
         """Make `retry_while_unavailable` fail instead of waiting; safe to call in a signal handler."""
         self._is_stopped = True

@@ -26,7 +26,7 @@ from tuner.errors import BadInputError, StudyFailedError, StudyRunningError
 from tuner.storage.connection import connection_errors, make_engine
 from tuner.storage.folders import check_folder, open_own
 
-__all__ = ["FolderLock", "ServerLock", "lock_folder", "lock_in_file"]
+__all__ = ["FolderLock", "ServerLock", "is_locked", "lock_folder", "lock_in_file"]
 
 STUDIES, INITIALIZATION = 0x1EA4, 0x1EA5  # first number of PostgreSQL's advisory locks: their purpose
 
@@ -128,6 +128,31 @@ def lock_in_file(file: Path, study: str) -> Iterator[None]:
         _lock_byte(_descriptors[identity], study, fcntl.F_UNLCK)
 
 
+def is_locked(folder: Path, file: Path | None, url: str, study: str) -> bool:
+    """Return whether a process runs a study, without taking its lock.
+
+    Args:
+        folder: The folder of the study.
+        file: Its SQLite database; None if the database is on a server.
+        url: SQLAlchemy URL of the database.
+        study: Name of the study.
+
+    Raises:
+        BadInputError: If the server is away.
+    """
+    if file is None:
+        with connection_errors(url), make_engine(url).connect() as session:
+            return session.execute(sqlalchemy.text(_HOLDER), ServerLock(url, study).numbers()).first() is not None
+    try:
+        with (folder / "lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # for a moment only, as the file is closed at once
+    except BlockingIOError:
+        return True
+    except OSError:  # it was never run here
+        return False
+    return False
+
+
 def _lock_byte(descriptor: int, study: str, kind: int) -> None:
     offset = (1 << 62) + zlib.crc32(study.encode())
     fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, struct.pack("hhqqi", kind, os.SEEK_SET, offset, 1, 0))
@@ -173,9 +198,9 @@ class ServerLock:
         session.execute(sqlalchemy.text("select set_config('application_name', :me, false)"), {"me": self._name})
         deadline = time.monotonic() + self.END_SECONDS
         while not session.execute(
-            sqlalchemy.text("select pg_try_advisory_lock(:space, :key)"), self._numbers()
+            sqlalchemy.text("select pg_try_advisory_lock(:space, :key)"), self.numbers()
         ).scalar():
-            pid, holder = session.execute(sqlalchemy.text(_HOLDER), self._numbers()).first() or (0, "")
+            pid, holder = session.execute(sqlalchemy.text(_HOLDER), self.numbers()).first() or (0, "")
             is_ours = holder.endswith(self._token)
             if pid and (not is_ours or time.monotonic() > deadline):
                 session.close()
@@ -223,7 +248,8 @@ class ServerLock:
                 self._session.close()
             self._session = None
 
-    def _numbers(self) -> dict[str, int]:
+    def numbers(self) -> dict[str, int]:
+        """Return the two numbers of the advisory lock."""
         return {"space": STUDIES, "key": self._key}
 
 

@@ -26,6 +26,7 @@ from tuner.urls import without_password
 __all__ = [
     "Trial",
     "config_of",
+    "finished_counts",
     "identifier_of",
     "open_study",
     "record_of",
@@ -57,6 +58,23 @@ def open_study(url: str, name: str) -> Iterator[optuna.Study]:
             hint = did_you_mean(name, names)
             raise BadInputError([f'no study "{name}" in {without_password(url)}; {known}.{hint}'])
         yield optuna.load_study(study_name=name, storage=storage)
+
+
+def finished_counts(url: str) -> dict[str, int]:
+    """Return the number of finished trials of each study in a database; empty if there is no database.
+
+    Raises:
+        BadInputError: If the database cannot be used.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with Database.open_readonly(url) as storage:
+        summaries = optuna.get_all_study_summaries(storage) if storage else []
+        states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED, optuna.trial.TrialState.FAIL)
+        return {
+            summary.study_name: storage.get_n_trials(summary._study_id, states)
+            for summary in summaries
+            if storage is not None
+        }
 
 
 def identifier_of(study: optuna.Study) -> str:
@@ -113,6 +131,12 @@ def record_of(study: optuna.Study, curves: Curves = _no_curves) -> StudyRecord:
         for name, distribution in trial.distributions.items()
         if isinstance(distribution, optuna.distributions.CategoricalDistribution)
     }
+    ranges = {
+        name: (distribution.low, distribution.high)
+        for trial in trials
+        for name, distribution in trial.distributions.items()
+        if isinstance(distribution, optuna.distributions.FloatDistribution | optuna.distributions.IntDistribution)
+    }
     record = StudyRecord(
         name=study.study_name,
         metric=str(identity.get("objective.metric", "value")),
@@ -122,6 +146,7 @@ def record_of(study: optuna.Study, curves: Curves = _no_curves) -> StudyRecord:
         importances=_importances(study),
         validation_images=attribute(study.user_attrs, VALIDATION_IMAGES, 0) or None,
         choices=choices,
+        ranges=ranges,
     )
     test, best = test_of(study), record.best
     of_best = test.metrics if test and best and best.number == test.trial else {}

@@ -21,7 +21,7 @@ from tuner.storage.reader import Trial, config_of, identifier_of, open_study, re
 from tuner.storage.study_store import DEFINITION_FILE, FOLDER_FILE, check_continued
 from tuner.storage.trial_ends import attribute
 
-__all__ = ["StoredStudy", "label"]
+__all__ = ["StoredStudy", "definition_of", "label"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class StoredStudy:
             BadInputError: If there is no such study, or it was begun with another study file or other data.
             StudyFailedError: If the database cannot be used.
         """
-        source, folder = _definition(source, storage)
+        source, folder = definition_of(source, storage)
         config = load_study(source, is_past=True, folder=folder)
         check_continued(config, storage, config.identity_with(config.measure_data()[0]))
         with open_study(storage, config.name) as study:
@@ -139,7 +139,7 @@ def label(number: int, config: TrialConfig) -> str:
     return f"#{number} {config.schedule.name}"
 
 
-def _definition(source: str, storage: str) -> tuple[str, Path | None]:
+def definition_of(source: str, storage: str) -> tuple[str, Path | None]:
     """Return the path or name of a study's file, and the folder of its own modules if they are not next to the file.
 
     Raises:

@@ -25,7 +25,7 @@ from tuner.config.sources import Sources, with_sources
 from tuner.config.study import StudyConfig, TrialConfig
 from tuner.errors import BadInputError, StudyFailedError
 from tuner.files import DiskFullError, write_atomically
-from tuner.storage.attributes import ATTEMPT, IDENTIFIER, IDENTITY, SOURCES, TEST, VALIDATION_IMAGES
+from tuner.storage.attributes import ATTEMPT, IDENTIFIER, IDENTITY, SOURCES, TEST, TRIALS, VALIDATION_IMAGES
 from tuner.storage.database import Database, state_directory, trial_directory
 from tuner.storage.reader import config_of, identifier_of, record_of, test_of
 from tuner.storage.samplers import make_pruner, make_sampler
@@ -332,6 +332,11 @@ class StudyStore:
                 write_atomically(self.directory / name, functools.partial(_write, content=content))
         except DiskFullError as error:
             raise StudyFailedError(f"the disk is full: {error}") from error
+
+    @_retrying
+    def set_trials(self) -> None:
+        """Record the number of trials that are asked for."""
+        self._study.set_user_attr(TRIALS, self._config.trials)
 
     @_retrying
     def set_validation_images(self, number: int | None) -> None:

@@ -31,6 +31,8 @@ __all__ = [
     "CHAMPION_TAG",
     "METRIC_TAG",
     "STUDY_ID_TAG",
+    "STUDY_TAG",
+    "VERSION_TAG",
     "MlflowStudy",
     "find_children",
     "find_parent",
@@ -39,6 +41,7 @@ __all__ = [
 ]
 
 STUDY_ID_TAG = "tuner.study_id"
+STUDY_TAG = "tuner.study"
 CHAMPION_TAG = "tuner.champion"
 """Tag of a study's run: the number of the trial whose network is the champion in the model registry."""
 METRIC_TAG = "tuner.metric."

@@ -10,7 +10,7 @@ import requests
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 
-from tuner.errors import BadInputError, TunerError
+from tuner.errors import BadInputError, TunerError, needs_extra
 from tuner.urls import is_web, without_password, without_passwords
 
 __all__ = ["FORMS", "can_pass", "explained", "is_refusal", "reason", "refused"]
@@ -125,7 +125,7 @@ def explained(uri: str) -> Iterator[None]:
     except (ArgumentError, NoSuchModuleError) as error:
         raise refused(f"{shown} cannot be used: {reason(error, uri)}; {FORMS}.") from error
     except ImportError as error:
-        extra = ' PostgreSQL needs pip install "lr-tuner[postgresql]".' if uri.startswith("postgresql") else ""
+        extra = f" PostgreSQL needs {needs_extra('postgresql')}." if uri.startswith("postgresql") else ""
         raise refused(f"{shown} needs a package that is not installed ({error}).{extra}") from error
     except Exception as error:
         raise refused(_explanation(error, uri, shown)) from error

@@ -19,7 +19,15 @@ from tuner.protocol import Points
 from tuner.text import cut
 from tuner.tracking.artifacts import add_files, artifact_folder, create_experiment, take_along
 from tuner.tracking.names import LONGEST_TAG, NAME_RULE, Names, fitting, storable
-from tuner.tracking.reader import CHAMPION_TAG, METRIC_TAG, STUDY_ID_TAG, find_children, find_parent, metric_names
+from tuner.tracking.reader import (
+    CHAMPION_TAG,
+    METRIC_TAG,
+    STUDY_ID_TAG,
+    STUDY_TAG,
+    find_children,
+    find_parent,
+    metric_names,
+)
 from tuner.tracking.record_writer import Record
 from tuner.tracking.recorder import ARTIFACTS, END, STUDY, LostStudyError, NoRunError, Recorder
 from tuner.tracking.sent_points import SentPoints
@@ -28,7 +36,7 @@ from tuner.urls import without_password
 
 __all__ = ["MISSING_TAG", "REPLACES_TAG", "STUDY_TAG", "StudyRun", "run_tags"]
 
-STUDY_TAG, REPLACES_TAG = "tuner.study", "tuner.replaces"
+REPLACES_TAG = "tuner.replaces"
 MISSING_TAG = "tuner.missing"
 """Tag of a run that lacks records: which ones, and why. The next run of the study sends them."""
 PROBE_TAG = "tuner.probe"

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from tuner.errors import BadInputError
+from tuner.errors import BadInputError, needs_extra
 
 __all__ = ["SystemMetrics", "check_packages"]
 
@@ -27,7 +27,8 @@ def check_packages(devices: Iterable[str]) -> None:
         needed["pynvml"] = "nvidia-ml-py"
     missing = [package for module, package in needed.items() if importlib.util.find_spec(module) is None]
     if missing:
-        raise BadInputError([f"--system-metrics: install {' and '.join(missing)}, or omit the option."])
+        text = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed"
+        raise BadInputError([f"--system-metrics: {text}: {needs_extra('system-metrics')}, or omit the option."])
 
 
 class SystemMetrics:

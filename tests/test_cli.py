@@ -1,0 +1,183 @@
+"""`lr-tuner`: one command for all, its help, its completion, and the small commands."""
+
+import contextlib
+import importlib
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import INLINE, StudyFolder
+from tests.test_retry import STUDY, Broken, toys
+from tuner import cli
+from tuner.__main__ import main
+from tuner.doctor import main as doctor
+from tuner.list import main as list_studies
+from tuner.retry import main as retry
+from tuner.show import main as show
+
+
+def call(*arguments: str, expect: int = 0) -> str:
+    """Call `lr-tuner` in this process, and return what it prints."""
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        try:
+            code = main(arguments)
+        except SystemExit as end:
+            code = int(end.code or 0)
+    assert code == expect, output.getvalue()
+    return output.getvalue()
+
+
+def test_the_help_lists_every_command_and_imports_no_library():
+    shown = call("--help")
+    for name, text in cli.COMMANDS.items():
+        assert f"{name:<9}  {text}" in shown
+    code = "import sys; from tuner.__main__ import main; main([]); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"torch", "optuna", "mlflow", "pydantic", "rich", "argcomplete", "tuner.study"}
+    assert heavy.isdisjoint(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_the_help_of_every_command_has_examples_and_exit_codes(name: str):
+    shown = call(name, "--help")
+    assert shown.startswith(f"usage: lr-tuner {name} ")
+    assert f"examples:\n  lr-tuner {name}" in shown
+    assert "exit codes:\n  0 " in shown
+    assert "--quiet" in shown
+    assert "==SUPPRESS==" not in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["stduy"], "lr-tuner: unknown command stduy. Did you mean study?"),
+        (["study", "x.yaml", "--trails", "5"], "unrecognized arguments: --trails 5. Did you mean --trials?"),
+        (["export", "x", "--ouput=y"], "unrecognized arguments: --ouput=y. Did you mean --output?"),
+        (["study", "--engine", "locla"], "argument --engine: invalid choice: 'locla'"),
+        (["list", "x"], "lr-tuner list: unrecognized arguments: x."),
+    ],
+)
+def test_a_mistyped_word_is_refused_with_the_one_that_is_meant(arguments: list[str], message: str):
+    assert message in call(*arguments, expect=2)
+
+
+@pytest.mark.parametrize(("name", "old"), [("preview", "--out"), ("export", "--to"), ("league", "--to")])
+def test_an_earlier_name_of_an_option_is_understood_and_not_shown(name: str, old: str):
+    parser = importlib.import_module(f"tuner.{name}").parser()
+    positional = ["x"] if name != "preview" else []
+    assert str(parser.parse_args([*positional, old, "there"]).output) == "there"
+    assert f"{old} " not in parser.format_help()
+
+
+def test_it_says_its_version():
+    assert call("--version").startswith("lr-tuner 0.")
+
+
+@pytest.mark.parametrize(
+    ("line", "completions"),
+    [
+        ("lr-tuner pre", {"preview"}),
+        ("lr-tuner study --stall", {"--stall-timeout"}),
+        ("lr-tuner study --engine r", {"ray"}),
+        ("lr-tuner show th", {"that-one", "third"}),
+        ("lr-tuner export x --t", {"--trial", "--tracking-uri"}),  # not --to
+    ],
+)
+def test_the_shell_completes_commands_options_and_studies(line: str, completions: set[str], tmp_path: Path):
+    for name in ("that-one", "third", "other"):
+        (tmp_path / ".tuner" / name).mkdir(parents=True)
+        (tmp_path / ".tuner" / name / "lock").touch()
+    environment = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": "\n", "COMP_LINE": line, "COMP_POINT": str(len(line))}
+    root = {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    done = subprocess.run(
+        f"exec {sys.executable} -m tuner 8>&1 9>/dev/null >/dev/null",
+        shell=True,
+        cwd=tmp_path,
+        env={**os.environ, **root, **environment, "_ARGCOMPLETE_COMP_WORDBREAKS": " "},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert {each.strip() for each in done.stdout.split("\n") if each.strip()} == completions
+
+
+def test_it_prints_the_script_that_a_shell_needs_to_complete():
+    assert "lr-tuner" in call("--completion", "bash")
+
+
+@pytest.fixture
+def failed(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> StudyFolder:
+    """Return a folder with a study in which two of four trials have failed."""
+    monkeypatch.setattr(toys, "Broken", Broken, raising=False)
+    (folder.path / "s.yaml").write_text(yaml.safe_dump(STUDY))
+    folder.call(study="s.yaml")
+    return folder
+
+
+def test_failed_trials_are_trained_again_by_the_name_of_their_study(
+    failed: StudyFolder, monkeypatch: pytest.MonkeyPatch
+):
+    shown = call_in(failed, list_studies)
+    assert " ".join(shown.splitlines()[1].split()[:4]) == "s finished 4/4 #0"
+    shown = call_in(failed, show, "s")
+    assert "s: finished, 4 of 4 trials (2 complete, 2 failed)" in shown
+    assert "failed: ValueError: not yet mended (tests/test_retry.py" in shown.replace(f"{Path.cwd()}/", "")
+    monkeypatch.setattr(Broken, "broken", False)
+    output = failed.command(retry, "s", *INLINE)
+    assert "s has all its 4 trials (4 complete)" in output
+    assert failed.optuna("select number, state from trials") == [(number, "COMPLETE") for number in range(4)]
+    assert "no trial of s has failed" in failed.command(retry, "s.yaml", *INLINE)
+
+
+def call_in(folder: StudyFolder, command: object, *arguments: str, expect: int = 0) -> str:
+    """Call a command that has the option --storage only."""
+    output = io.StringIO()
+    storage = ["--storage", f"sqlite:///{folder.path}/optuna.db"]
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        code = command([*arguments, *storage])  # type: ignore[operator]
+    assert code == expect, output.getvalue()
+    return output.getvalue()
+
+
+def test_the_findings_of_a_study_and_of_its_confirmation_are_shown_in_the_terminal(confirmed: StudyFolder):
+    shown = call_in(confirmed, list_studies)
+    assert [line.split()[0] for line in shown.splitlines()] == ["study", "short", "short-confirm"]
+    shown = call_in(confirmed, show, "short")
+    assert "short: finished, 3 of 3 trials (3 complete)" in shown
+    assert "The best is #" in shown
+    assert "short-confirm, trained again with fresh seeds:" in shown
+    table = shown[shown.index("short-confirm") :].splitlines()
+    assert "winner better" in table[2]
+    alone = call_in(confirmed, show, "short-confirm")
+    assert table[3] in alone.splitlines()
+    assert "no study" in call_in(confirmed, show, "shrt", expect=2)
+
+
+def test_a_quiet_command_prints_errors_only(confirmed: StudyFolder):
+    assert call_in(confirmed, show, "short", "-q") == ""
+    assert "no study" in call_in(confirmed, show, "shrt", "-q", expect=2)
+
+
+def test_a_verbose_command_shows_the_traceback_of_an_error(confirmed: StudyFolder):
+    assert "Traceback" not in call_in(confirmed, show, "shrt", expect=2)
+    assert "Traceback" in call_in(confirmed, show, "shrt", "--verbose", expect=2)
+
+
+def test_the_doctor_says_what_can_be_used_and_shows_no_password(
+    confirmed: StudyFolder, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:secret@127.0.0.1:1")
+    shown = confirmed.command(doctor)
+    for part in ("torch ", "optuna ", "GPUs ", "[ray] ", "2 studies, 0 running", "can be used"):
+        assert part in shown
+    assert "!" not in "".join(line[0] for line in shown.splitlines())
+    assert "secret" not in shown
+    shown = call_in(confirmed, doctor, expect=1)
+    assert "! MLflow's store" in shown
+    assert "secret" not in shown

@@ -1,0 +1,154 @@
+"""The studies of a database: how far each is, whether it runs, and its best trial."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from tuner.analysis.comparison import Comparison, Repeated
+from tuner.direction import Direction
+from tuner.storage.attributes import CONFIGURATION, CONFIRMS, IDENTIFIER, IDENTITY, SEED, TRIALS, VALIDATION_IMAGES
+from tuner.storage.connection import sqlite_file
+from tuner.storage.database import Database, state_directory
+from tuner.storage.locks import is_locked
+from tuner.storage.trial_ends import attribute, state_of
+
+__all__ = ["ListedStudy", "comparisons", "listed_studies"]
+
+
+@dataclass(frozen=True)
+class ListedStudy:
+    """A study of a database.
+
+    Args:
+        name: Its name.
+        identifier: Its unique identifier; empty if another program created it.
+        confirms: Identifier of the study that it confirms; empty for none.
+        is_running: Whether a process runs it now.
+        ends: Number of its finished trials, by their states.
+        begun: Number of its trials that are not finished.
+        asked: Number of trials that it was last asked for; None if an earlier version ran it.
+        metric: Its objective.
+        best: Name and value of its best trial or configuration; None if there is none.
+    """
+
+    name: str
+    identifier: str
+    confirms: str
+    is_running: bool
+    ends: Mapping[str, int]
+    begun: int
+    asked: int | None
+    metric: str
+    best: tuple[str, float] | None
+
+    @property
+    def finished(self) -> int:
+        """Return the number of its finished trials."""
+        return sum(self.ends.values())
+
+    @property
+    def state(self) -> str:
+        """Return what can be done with it."""
+        if not self.identifier:
+            return "of another program"
+        if self.is_running:
+            return "running"
+        return "can be continued" if self.begun or self.finished < (self.asked or 0) else "finished"
+
+
+def listed_studies(url: str) -> list[ListedStudy]:
+    """Return the studies of a database, the oldest first; none if there is no database.
+
+    Raises:
+        BadInputError: If the database cannot be used.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with Database.open_readonly(url) as storage:
+        if storage is None:
+            return []
+        summaries = sorted(optuna.get_all_study_summaries(storage), key=lambda summary: summary._study_id)
+        return [_listed(url, each, storage.get_all_trials(each._study_id, deepcopy=False)) for each in summaries]
+
+
+def _listed(url: str, summary: optuna.study.StudySummary, trials: Sequence[FrozenTrial]) -> ListedStudy:
+    name, attributes = summary.study_name, summary.user_attrs
+    identity: Mapping[str, Any] = attribute(attributes, IDENTITY, {})
+    finished = [trial for trial in trials if trial.state.is_finished()]
+    return ListedStudy(
+        name=name,
+        identifier=attribute(attributes, IDENTIFIER, ""),
+        confirms=attribute(identity, CONFIRMS, ""),
+        is_running=is_locked(state_directory(url, name), sqlite_file(url), url, name),
+        ends=Counter(map(state_of, finished)),
+        begun=len(trials) - len(finished),
+        asked=attribute(attributes, TRIALS, 0) or None,
+        metric=attribute(identity, "objective.metric", "value"),
+        best=_best(summary, finished),
+    )
+
+
+def _best(summary: optuna.study.StudySummary, finished: Sequence[FrozenTrial]) -> tuple[str, float] | None:
+    direction = Direction(summary.direction.name.lower())
+    comparison = _comparison(finished, summary.user_attrs, direction)
+    if comparison is not None:
+        first = next(iter(comparison.ranking), None)
+        return (first.name, first.mean) if first else None
+    complete = [trial for trial in finished if trial.state is TrialState.COMPLETE and trial.value is not None]
+    ranking = sorted((direction.sort_key(trial.value or 0.0), trial.number) for trial in complete)
+    if not ranking:
+        return None
+    best = next(trial for trial in complete if trial.number == ranking[0][1])
+    return f"#{best.number} {best.params.get('schedule.name', '')}".strip(), float(best.value or 0.0)
+
+
+def comparisons(study: optuna.Study) -> dict[str, Comparison]:
+    """Return comparisons by the names of studies: a study's own if it is a confirmation, and its confirmations'.
+
+    Args:
+        study: The study, whose database is open.
+    """
+    own = attribute(study.user_attrs, IDENTIFIER, "")
+    found = {}
+    for each in optuna.get_all_study_summaries(study._storage):
+        identity: Mapping[str, Any] = attribute(each.user_attrs, IDENTITY, {})
+        if each.study_name == study.study_name or (own and identity.get(CONFIRMS) == own):
+            trials = study._storage.get_all_trials(each._study_id, deepcopy=False)
+            finished = [trial for trial in trials if trial.state.is_finished()]
+            comparison = _comparison(finished, each.user_attrs, Direction(each.direction.name.lower()))
+            if comparison is not None:
+                found[each.study_name] = comparison
+    return found
+
+
+def _comparison(
+    finished: Sequence[FrozenTrial], attributes: Mapping[str, Any], direction: Direction
+) -> Comparison | None:
+    """Return the comparison of the configurations of a confirmation; None if the study is none.
+
+    Args:
+        finished: Its finished trials.
+        attributes: The attributes of the study.
+        direction: The direction of its objective.
+    """
+    identity: Mapping[str, Any] = attribute(attributes, IDENTITY, {})
+    if CONFIRMS not in identity:
+        return None
+    values: dict[str, dict[int, float]] = {}
+    failed: Counter[str] = Counter()
+    for trial in finished:
+        name = str(trial.params.get(CONFIGURATION))
+        seeds = values.setdefault(name, {})
+        if trial.value is None:
+            failed[name] += 1
+        else:
+            seeds[trial.params[SEED]] = trial.value
+    return Comparison(
+        attribute(identity, "objective.metric", "value"),
+        direction,
+        [Repeated(name, seeds, failed[name]) for name, seeds in values.items()],
+        validation_images=attribute(attributes, VALIDATION_IMAGES, 0) or None,
+    )
