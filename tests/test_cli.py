@@ -56,11 +56,12 @@ def test_the_help_of_every_command_has_examples_and_exit_codes(name: str):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["stduy"], "lr-tuner: unknown command stduy. Did you mean study?"),
+        (["stduy"], "lr-tuner: error: unknown command stduy. Did you mean study?"),
         (["study", "x.yaml", "--trails", "5"], "unrecognized arguments: --trails 5. Did you mean --trials?"),
         (["export", "x", "--ouput=y"], "unrecognized arguments: --ouput=y. Did you mean --output?"),
         (["study", "--engine", "locla"], "argument --engine: invalid choice: 'locla'"),
-        (["list", "x"], "lr-tuner list: unrecognized arguments: x."),
+        (["preview", "--steps", "0"], "argument --steps: must be a whole number of at least 1 (got 0)."),
+        (["list", "x"], "lr-tuner list: error: unrecognized arguments: x."),
     ],
 )
 def test_a_mistyped_word_is_refused_with_the_one_that_is_meant(arguments: list[str], message: str):

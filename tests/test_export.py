@@ -117,7 +117,7 @@ def test_a_trial_whose_weights_are_gone_is_trained_again(short: StudyFolder, tmp
     weights = torch.load(tmp_path / "other" / "weights.ckpt", weights_only=True)["state_dict"]
     assert weights
     card = (tmp_path / "other" / "README.md").read_text()
-    assert "python -m tuner.confirm short" in card
+    assert "lr-tuner confirm short" in card
     assert "test/acc" not in card, "only the best was tested"
 
 

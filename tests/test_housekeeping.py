@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,11 @@ EXPERIMENTS = "select name from experiments where lifecycle_stage = 'active' and
 
 
 @pytest.fixture
-def own(confirmed: StudyFolder, tmp_path: Path) -> StudyFolder:
+def own(confirmed: StudyFolder, tmp_path: Path) -> Iterator[StudyFolder]:
     """Return a copy of the folder with a confirmed study."""
-    return StudyFolder(shutil.copytree(confirmed.path, tmp_path / "own", symlinks=True))
+    folder = StudyFolder(shutil.copytree(confirmed.path, tmp_path / "own", symlinks=True))
+    yield folder
+    folder.close()
 
 
 def is_gone(folder: StudyFolder) -> bool:

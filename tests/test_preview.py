@@ -174,8 +174,8 @@ def test_data_without_a_training_batch_are_refused():
     [
         (["nowhere.yaml"], "nowhere.yaml: no such file."),
         ([str(DIGITS), "--set", "trial.optimizer.eps=-1"], "eps >= 0 must hold, but got eps=-1."),
-        (["--schedule", "constant", "--steps", "9", "--out", "x.xyz"], "--out: x.xyz: cannot be written (Format 'xyz'"),
-        (["--schedule", "constant", "--steps", "9", "--out", "no/x.png"], "--out: no/x.png: cannot be written ([Errno"),
+        (["--schedule", "constant", "--steps", "9", "--out", "x.xyz"], "--output: x.xyz: cannot be written (Form"),
+        (["--schedule", "constant", "--steps", "9", "--out", "no/x.png"], "--output: no/x.png: cannot be written (["),
         (["--schedule", "cosin", "--steps", "9"], 'command line: schedule.name: unknown schedule "cosin".'),
         (
             ["--schedule", "cosine", "--steps", "9", "--set", "decay_step=4", "--initial-lr", "-1"],

@@ -32,7 +32,7 @@ def test_the_terminal_shows_every_trial_and_the_winner_without_noise(undisturbed
         assert len(re.findall(rf"^#{number} .*complete", output, re.MULTILINE)) == 1
     assert "tiny has all its 4 trials (4 complete)" in output
     page = r"http://127\.0\.0\.1:5000/#/experiments/\d+/runs/[0-9a-f]{32}\?workflowType=machine_learning"
-    look = rf"python -m tuner\.dashboard tiny \(or mlflow ui, then {page}\)"
+    look = rf"lr-tuner dashboard tiny \(or mlflow ui, then {page}\)"
     assert re.search(rf"^lr curves and accuracies: {look}$", output, re.MULTILINE)
     assert not re.search(r"warn|INFO|💡|Traceback|alembic", output, re.IGNORECASE)
 

@@ -76,7 +76,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with a message; argparse's own prints the usage first, which hides it under many options."""
-        self.exit(2, f"{self.prog}: {message}\n{self.prog} --help shows the options.\n")
+        self.exit(2, f"{self.prog}: error: {message}\n{self.prog} --help shows the options.\n")
 
 
 def make_parser(

@@ -74,10 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _whole(text: str) -> int:
-    number = int(text)
-    if not 1 <= number < 10**9:
-        raise ValueError
-    return number
+    if not text.isdecimal() or not 1 <= int(text) < 10**9:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1 (got {text}).")
+    return int(text)
 
 
 def _run(options: argparse.Namespace) -> int:

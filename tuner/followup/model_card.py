@@ -118,7 +118,7 @@ def _card(past: StoredStudy, trial: Trial, config: TrialConfig, setup: Mapping[s
         "The mean is what to expect from training with another seed, within the interval."
         if bounds
         else "It was trained with one seed, and the best of many trials is partly luck: "
-        f"`python -m tuner.confirm {past.config.name}` estimates how much."
+        f"`lr-tuner confirm {past.config.name}` estimates how much."
     )
     epoch = "the last epoch"
     if objective.epoch == "best":

@@ -99,9 +99,9 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, outc
     if uri.startswith("http"):
         look = f"{without_password(uri)}/{page}"
     elif _shown(uri) == "sqlite:///mlflow.db":
-        look = f"python -m tuner.dashboard {config.name} (or mlflow ui, then http://127.0.0.1:5000/{page})"
+        look = f"lr-tuner dashboard {config.name} (or mlflow ui, then http://127.0.0.1:5000/{page})"
     else:
-        look = f"python -m tuner.dashboard {config.name} --tracking-uri {_shown(uri)}"
+        look = f"lr-tuner dashboard {config.name} --tracking-uri {_shown(uri)}"
     print_line(console, f"\nlr curves and accuracies: {escape(look)}")
     for sentence in outcome.missing:
         print_line(console, f"[yellow]{escape(sentence)}.[/yellow]")
