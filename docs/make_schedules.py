@@ -34,7 +34,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "constant": ("{name: constant}",),
     "cosine": (
         "{name: cosine, decay_steps: 100%}",
-        "{name: cosine, decay_steps: 100%, min_factor: 0.2}",
+        "{name: cosine, decay_steps: 100%, min_factor: 0.2, exponent: 2}",
         "{name: cosine, decay_steps: 6 epochs}",
     ),
     "cosine_restarts": (
@@ -44,6 +44,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "exponential": (
         "{name: exponential, decay_rate: 0.5, decay_steps: 2 epochs}",
         "{name: exponential, decay_rate: 0.5, decay_steps: 2 epochs, staircase: true}",
+    ),
+    "five_point_spline": (
+        "{name: five_point_spline, total_steps: 100%, x_peak: 0.2, delta_x1: 0.4, y1: 0.8, delta_x2: 0.5, y2: 0.3}",
+        "{name: five_point_spline, total_steps: 100%, x_peak: 0.4, delta_x1: 0.1, y1: 0.3, delta_x2: 0.7, y2: 0.5}",
     ),
     "hold_then_decay": (
         "{name: hold_then_decay, hold_steps: 4 epochs, decay: {name: step, decay_rate: 0.5, decay_steps: 1 epochs}}",
@@ -58,7 +62,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "{name: join, schedules: [{name: constant}, {name: cosine_restarts, restart_period: 2 epochs}], starts: [40%]}",
     ),
     "lambda": (
-        '{name: lambda, function: "1 / (1 + step / 200)"}',
+        '{name: lambda, function: "max(0, 1 - step / total) ** power", total: 100%, power: 3}',
         '{name: lambda, function: "0.5 + 0.5 * cos(step / 50) * exp(-step / 400)"}',
     ),
     "linear_cosine": (
@@ -81,10 +85,23 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "polynomial": (
         "{name: polynomial, decay_steps: 100%, end_factor: 0.1, power: 2}",
-        "{name: polynomial, decay_steps: 100%, end_factor: 0.1}",
+        "{name: polynomial, decay_steps: 100%, end_factor: 0}",
         "{name: polynomial, decay_steps: 25%, end_factor: 0.1, cycle: true}",
     ),
+    "rex": (
+        "{name: rex, decay_steps: 100%}",
+        "{name: rex, decay_steps: 100%, beta: 0.1}",
+        "{name: rex, decay_steps: 100%, beta: 3}",
+    ),
     "scaled": ("{name: scaled, factor: 0.5, schedule: {name: cosine, decay_steps: 100%}}",),
+    "spline": (
+        "{name: spline, steps: [0, 30%, 60%, 100%], factors: [1, 0.9, 0.2, 0.05]}",
+        "{name: spline, steps: [0, 20%, 80%, 100%], factors: [0.1, 1, 0.5, 0], monotone: false}",
+    ),
+    "sqrt": (
+        "{name: sqrt, decay_steps: 100%}",
+        "{name: sqrt, decay_steps: 100%, exponent: 3}",
+    ),
     "step": (
         "{name: step, decay_rate: 0.5, decay_steps: 2 epochs}",
         "{name: step, decay_rate: 0.1, decay_steps: 5 epochs}",
@@ -93,6 +110,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "{name: triangular, half_period: 1 epochs, min_factor: 0.1}",
         "{name: triangular, half_period: 1 epochs, min_factor: 0.1, peak_decay: 0.6}",
     ),
+    "two_point_spline": (
+        "{name: two_point_spline, decay_steps: 100%, delta_x1: 0.3, y1: 0.8, delta_x2: 0.5, delta_y2: 0.5}",
+        "{name: two_point_spline, decay_steps: 100%, delta_x1: 0.1, y1: 0.5, delta_x2: 0.7, delta_y2: 0.4}",
+    ),
     "warmup": (
         "{name: warmup, steps: 10%, schedule: {name: cosine, decay_steps: 90%}}",
         "{name: warmup, steps: 3 epochs, start: 0.3, schedule: {name: step, decay_rate: 0.5, decay_steps: 2 epochs}}",
@@ -100,6 +121,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "warmup_stable_decay": (
         "{name: warmup_stable_decay, warmup_steps: 5%, hold_steps: 75%, decay_steps: 20%}",
         "{name: warmup_stable_decay, warmup_steps: 5%, hold_steps: 45%, decay_steps: 50%, shape: sqrt}",
+        "{name: warmup_stable_decay, warmup_steps: 5%, total_steps: 130%, decay_steps: 80%, power: 1.5}",
     ),
 }  # fmt: skip
 

@@ -1,13 +1,15 @@
 """Validation of arguments: one form of error message, and checks of types."""
 
+import operator
 import sys
+import types
 import typing
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
-from functools import cache
+from functools import cache, reduce
 from typing import Any
 
-__all__ = ["check_types", "require"]
+__all__ = ["check_types", "of_python", "require"]
 
 _KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
     bool: ((bool,), "True or False"),
@@ -48,10 +50,10 @@ def check_types(settings: object) -> None:
         if kind not in _KINDS:
             continue
         types, name = _KINDS[kind]
-        value = _of_python(value)
+        value = of_python(value)
         if items:
             require(settings, field, isinstance(value, Sequence) and not isinstance(value, str), f"a list as {field}")
-            value = tuple(map(_of_python, value))
+            value = tuple(map(of_python, value))
         for each in value if items else (value,):
             is_typed = isinstance(each, types) and (kind is bool or not isinstance(each, bool))
             require(settings, field, is_typed, f"{name} as {field}")
@@ -68,9 +70,16 @@ def _annotated(kind: Any) -> dict[str, tuple[Any, Any]]:
     except Exception:  # a name that only type checkers can resolve
         return {}
     known = fields(kind) if is_dataclass(kind) else ()
-    return {field.name: (field.default, hints[field.name]) for field in known}
+    return {field.name: (field.default, _without_none(hints[field.name])) for field in known}
 
 
-def _of_python(value: Any) -> Any:
+def _without_none(hint: Any) -> Any:
+    """Return a type without the None that an optional argument accepts besides."""
+    parts = [part for part in typing.get_args(hint) if part is not types.NoneType]
+    is_optional = typing.get_origin(hint) in (typing.Union, types.UnionType) and types.NoneType in typing.get_args(hint)
+    return reduce(operator.or_, parts) if is_optional else hint
+
+
+def of_python(value: Any) -> Any:
     """Return a number or array of NumPy or torch as Python's own, without importing either library."""
     return value.tolist() if hasattr(value, "tolist") else value

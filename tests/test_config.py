@@ -720,7 +720,7 @@ BAD_LINES = {
                         "decay_steps: 5 steps}"),
         ['10: trial.schedule.warmup_steps: <length> '
          '(got "abc epochs").',
-         '10: trial.schedule.hold_steps: <length> '
+         '10: trial.schedule.hold_steps: <length> or null '
          '(got "-1 epochs").',
          '10: trial.schedule.decay_steps: <length> '
          '(got "5 steps").'],

@@ -14,6 +14,7 @@ from lightning_modules import (
     CosineDecay,
     CosineRestarts,
     ExponentialDecay,
+    FivePointSpline,
     HoldThenDecay,
     InverseSqrt,
     InverseTimeDecay,
@@ -24,9 +25,13 @@ from lightning_modules import (
     PiecewiseConstant,
     Plateau,
     PolynomialDecay,
+    Rex,
     Schedule,
+    Spline,
+    SqrtDecay,
     StepDecay,
     TriangularCyclic,
+    TwoPointSpline,
     WarmupStableDecay,
     join,
     scaled,
@@ -55,8 +60,8 @@ search_space: {space}
 """
 
 
-def halved_every_third(step: float) -> float:
-    return 0.5 ** (step // 3)
+def multiplied(step: float, rate: float, period: float) -> float:
+    return float(rate ** (step // period))
 
 
 def cosine(share: float) -> float:
@@ -71,6 +76,18 @@ def triangular(step: int) -> float:
     return 0.1 + 0.9 * (1 - abs(step % 6 / 3 - 1))
 
 
+def parabola(step: int) -> float:
+    return 1 - (step / 6 - 1) ** 2
+
+
+def peak(step: int) -> float:
+    """The cubic pieces through (0, 0), (6, 1), (9, 0.5) and (12, 0), with slopes of 7/18, 0, -1/6 and -1/6."""
+    t, u = step / 6, (step - 6) / 3
+    if step < 6:
+        return 3 * t**2 - 2 * t**3 + 7 / 3 * t * (1 - t) ** 2
+    return 1 - u**2 + u**3 / 2 if step < 9 else (12 - step) / 6
+
+
 def restarts(step: int) -> float:
     return cosine(step / 4) if step < 4 else 0.8 * cosine((step - 4) / 8)
 
@@ -81,6 +98,10 @@ FIXED: dict[str, tuple[str, Callable[[int], float]]] = {
     "cosine": ("decay_steps: 2 epochs, min_factor: 0.1", lambda s: 0.9 * cosine(s / 8) + 0.1),
     "cosine_restarts": ("restart_period: 1 epochs, period_growth: 2, peak_decay: 0.8", restarts),
     "exponential": ("decay_rate: 0.5, decay_steps: 50%, staircase: false", lambda s: 0.5 ** (s / 6)),
+    "five_point_spline": (
+        "total_steps: 100%, x_peak: 0.5, delta_x1: 0.5, y1: 0, delta_x2: 0.5, y2: 0.5",
+        peak,
+    ),
     "hold_then_decay": (
         "hold_steps: 5, decay: {name: step, decay_rate: 0.1, decay_steps: 4}",
         lambda s: 0.1 if s >= 9 else 1.0,
@@ -92,7 +113,7 @@ FIXED: dict[str, tuple[str, Callable[[int], float]]] = {
         lambda s: 1.0 if s < 6 else 1 - 0.8 * (s - 6) / 6,
     ),
     "lambda": (
-        "function: 1 / (1 + step) if step < 6 else exp(-step / 6)",
+        "function: 1 / (1 + step) if step < half else exp(-step / scale), half: 50%, scale: 6",
         lambda s: 1 / (1 + s) if s < 6 else math.exp(-s / 6),
     ),
     "linear_cosine": ("decay_steps: 100%", lambda s: (1 - s / 12) * cosine(s / 12) + 0.001),
@@ -107,9 +128,16 @@ FIXED: dict[str, tuple[str, Callable[[int], float]]] = {
     ),
     "piecewise_constant": ("boundaries: [1 epochs, 50%], factors: [1, 0.5, 0.1]", piecewise),
     "polynomial": ("decay_steps: 8, end_factor: 0.2, power: 2", lambda s: 0.8 * (1 - min(s, 8) / 8) ** 2 + 0.2),
+    "rex": ("decay_steps: 2 epochs, beta: 0.2", lambda s: max(0.0, 1 - s / 8) / (1 - 0.8 * min(1.0, s / 8))),
     "scaled": ("schedule: {name: constant}, factor: 0.25", lambda s: 0.25),
+    "spline": ("steps: [0, 50%, 3 epochs], factors: [0, 1, 0], monotone: false", parabola),
+    "sqrt": ("decay_steps: 100%, exponent: 3", lambda s: (1 - (s / 12) ** 2) ** 1.5),
     "step": ("decay_rate: 0.5, decay_steps: 0.5 epochs", lambda s: 0.5 ** (s // 2)),
     "triangular": ("half_period: 3, min_factor: 0.1", triangular),
+    "two_point_spline": (
+        "decay_steps: 100%, delta_x1: 0.5, y1: 0.625, delta_x2: 0.5, delta_y2: 0.5, min_factor: 0.25",
+        lambda s: 1 - s / 16,
+    ),
     "warmup": (
         "steps: 1 epochs, start: 0.2, schedule: {name: step, decay_rate: 0.5, decay_steps: 5}",
         lambda s: 0.2 + 0.8 * s / 4 if s < 4 else 0.5 ** ((s - 4) // 5),
@@ -130,9 +158,9 @@ FIXED: dict[str, tuple[str, Callable[[int], float]]] = {
 SEARCHED: dict[str, tuple[str, dict[str, float | str], Schedule | Plateau]] = {
     "constant": ("", {}, Constant()),
     "cosine": (
-        "decay_steps: {low: 1 epochs, high: 3 epochs}",
-        {"decay_steps (epochs)": 1.7},
-        CosineDecay(decay_steps=7),
+        "decay_steps: {low: 1 epochs, high: 3 epochs}, exponent: {low: 0.5, high: 3}",
+        {"decay_steps (epochs)": 1.7, "exponent": 1.5},
+        CosineDecay(decay_steps=7, exponent=1.5),
     ),
     "cosine_restarts": (
         "restart_period: {low: 10%, high: 90%, log: true}, period_growth: {low: 1, high: 2.5}",
@@ -143,6 +171,12 @@ SEARCHED: dict[str, tuple[str, dict[str, float | str], Schedule | Plateau]] = {
         "decay_rate: {low: 0.1, high: 0.9}, decay_steps: {low: 2, high: 20}, staircase: {choices: [true, false]}",
         {"decay_rate": 0.6, "decay_steps": 5, "staircase": True},
         ExponentialDecay(decay_rate=0.6, decay_steps=5, staircase=True),
+    ),
+    "five_point_spline": (
+        "total_steps: 100%, x_peak: {low: 0.1, high: 0.9}, delta_x1: {low: 0.1, high: 0.9}, y1: {low: 0, high: 1}, "
+        "delta_x2: {low: 0.1, high: 0.9}, y2: {low: 0, high: 1}, y_end: {low: 0, high: 0.5}",
+        {"x_peak": 0.2, "delta_x1": 0.4, "y1": 0.9, "delta_x2": 0.3, "y2": 0.25, "y_end": 0.125},
+        FivePointSpline(total_steps=12, x_peak=0.2, delta_x1=0.4, y1=0.9, delta_x2=0.3, y2=0.25, y_end=0.125),
     ),
     "hold_then_decay": (
         "hold_steps: {low: 0, high: 6}, decay: {one_of: {cosine: {decay_steps: {low: 2, high: 6}}, constant: }}",
@@ -166,8 +200,9 @@ SEARCHED: dict[str, tuple[str, dict[str, float | str], Schedule | Plateau]] = {
         join([Constant(), CosineDecay(decay_steps=4)], [5]),
     ),
     "lambda": (
-        "function: {choices: ['0.9 ** step', 'tests.test_every_schedule:halved_every_third']}",
-        {"function": "tests.test_every_schedule:halved_every_third"},
+        "function: {choices: ['rate ** (step // period)', 'tests.test_every_schedule:multiplied']}, "
+        "rate: {low: 0.1, high: 0.9}, period: {low: 20%, high: 100%}",
+        {"function": "tests.test_every_schedule:multiplied", "rate": 0.5, "period (%)": 26.0},
         StepDecay(decay_rate=0.5, decay_steps=3),
     ),
     "linear_cosine": (
@@ -200,10 +235,25 @@ SEARCHED: dict[str, tuple[str, dict[str, float | str], Schedule | Plateau]] = {
         {"decay_steps": 5, "end_factor": 0.1, "cycle": True},
         PolynomialDecay(decay_steps=5, end_factor=0.1, cycle=True),
     ),
+    "rex": (
+        "decay_steps: 100%, beta: {low: 0.1, high: 10, log: true}, min_factor: {choices: [0.0, 0.1]}",
+        {"beta": 0.3, "min_factor": 0.1},
+        Rex(decay_steps=12, beta=0.3, min_factor=0.1),
+    ),
     "scaled": (
         "factor: {low: 0.1, high: 1}, schedule: {one_of: {constant: , step: {decay_rate: 0.5, decay_steps: 4}}}",
         {"factor": 0.5, "schedule.name": "step"},
         scaled(StepDecay(decay_rate=0.5, decay_steps=4), 0.5),
+    ),
+    "spline": (
+        "steps: [0, {low: 10%, high: 60%}, 100%], factors: [1, {low: 0.2, high: 1}, 0.1]",
+        {"steps.1 (%)": 41.0, "factors.1": 0.7},
+        Spline(steps=(0, 5, 12), factors=(1, 0.7, 0.1)),
+    ),
+    "sqrt": (
+        "decay_steps: {low: 2 epochs, high: 4 epochs}, exponent: {low: 0.5, high: 4}",
+        {"decay_steps (epochs)": 2.5, "exponent": 2.0},
+        SqrtDecay(decay_steps=10, exponent=2.0),
     ),
     "step": (
         "decay_rate: {low: 0.1, high: 0.9, step: 0.1}, decay_steps: 1 epochs",
@@ -215,16 +265,22 @@ SEARCHED: dict[str, tuple[str, dict[str, float | str], Schedule | Plateau]] = {
         {"half_period": 4, "min_factor": 0.25},
         TriangularCyclic(half_period=4, min_factor=0.25),
     ),
+    "two_point_spline": (
+        "decay_steps: 100%, delta_x1: {low: 0.1, high: 0.9}, y1: {low: 0, high: 1}, delta_x2: {low: 0.1, high: 0.9}, "
+        "delta_y2: {low: 0, high: 1}",
+        {"delta_x1": 0.3, "y1": 0.9, "delta_x2": 0.5, "delta_y2": 0.25},
+        TwoPointSpline(decay_steps=12, delta_x1=0.3, y1=0.9, delta_x2=0.5, delta_y2=0.25),
+    ),
     "warmup": (
         "steps: {low: 0, high: 6}, schedule: {name: cosine, decay_steps: {low: 20%, high: 60%}}",
         {"steps": 2, "schedule.decay_steps (%)": 55.5},
         warmup(CosineDecay(decay_steps=7), 2),
     ),
     "warmup_stable_decay": (
-        "warmup_steps: {low: 0%, high: 20%}, hold_steps: {low: 1, high: 4}, decay_steps: 4, "
-        "shape: {choices: [sqrt, cosine]}",
-        {"warmup_steps (%)": 12.0, "hold_steps": 3, "shape": "sqrt"},
-        WarmupStableDecay(warmup_steps=1, hold_steps=3, decay_steps=4, shape="sqrt"),
+        "warmup_steps: {low: 0%, high: 20%}, total_steps: 120%, decay_steps: {low: 20%, high: 60%}, "
+        "shape: {choices: [sqrt, cosine]}, power: {low: 0.5, high: 2}",
+        {"warmup_steps (%)": 12.0, "decay_steps (%)": 50.0, "shape": "sqrt", "power": 1.5},
+        WarmupStableDecay(warmup_steps=1, hold_steps=7, decay_steps=6, shape="sqrt", power=1.5),
     ),
     "plateau": (
         "factor: {low: 0.1, high: 0.5}, patience: 0, threshold: 1e9, threshold_mode: abs, "

@@ -24,6 +24,7 @@ LENGTHS = {
     "cosine": ["decay_steps"],
     "cosine_restarts": ["restart_period"],
     "exponential": ["decay_steps"],
+    "five_point_spline": ["total_steps"],
     "hold_then_decay": ["hold_steps"],
     "inverse_sqrt": ["warmup_steps"],
     "inverse_time": ["decay_steps"],
@@ -35,11 +36,15 @@ LENGTHS = {
     "one_cycle": ["total_steps"],
     "piecewise_constant": ["boundaries"],
     "polynomial": ["decay_steps"],
+    "rex": ["decay_steps"],
     "scaled": [],
+    "spline": ["steps"],
+    "sqrt": ["decay_steps"],
     "step": ["decay_steps"],
     "triangular": ["half_period"],
+    "two_point_spline": ["decay_steps"],
     "warmup": ["steps"],
-    "warmup_stable_decay": ["warmup_steps", "hold_steps", "decay_steps"],
+    "warmup_stable_decay": ["warmup_steps", "hold_steps", "decay_steps", "total_steps"],
 }
 
 

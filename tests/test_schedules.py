@@ -8,6 +8,7 @@ from decimal import Decimal
 from fractions import Fraction
 from functools import partial
 from hashlib import blake2b
+from itertools import pairwise
 from pathlib import Path
 from statistics import NormalDist, fmean, pstdev
 
@@ -16,6 +17,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pytorch_optimizer import REXScheduler
+from scipy.interpolate import PchipInterpolator
 from torch.optim import lr_scheduler
 
 from lightning_modules import schedules as module
@@ -25,6 +28,7 @@ from lightning_modules.schedules import (
     CosineDecay,
     CosineRestarts,
     ExponentialDecay,
+    FivePointSpline,
     HoldThenDecay,
     InverseSqrt,
     InverseTimeDecay,
@@ -36,10 +40,14 @@ from lightning_modules.schedules import (
     OneCycle,
     PiecewiseConstant,
     PolynomialDecay,
+    Rex,
     Scaled,
     Schedule,
+    Spline,
+    SqrtDecay,
     StepDecay,
     TriangularCyclic,
+    TwoPointSpline,
     Warmup,
     WarmupStableDecay,
     join,
@@ -76,6 +84,26 @@ def curve(schedule, steps):
         (PolynomialDecay(decay_steps=10, end_factor=0, cycle=True), {0: 1, 10: 0, 11: 0.45, 15: 0.25, 20: 0, 24: 0.2}),
         (PolynomialDecay(decay_steps=10, end_factor=3), {0: 1, 5: 2, 10: 3, 100: 3}),
         (CosineDecay(decay_steps=12, min_factor=0.2), {0: 1, 4: 0.8, 6: 0.6, 8: 0.4, 12: 0.2, 13: 0.2}),
+        (CosineDecay(decay_steps=12, min_factor=0.2, exponent=2), {0: 1, 4: 0.65, 6: 0.4, 8: 0.25, 12: 0.2, 13: 0.2}),
+        (SqrtDecay(decay_steps=10), {0: 1, 6: 0.8, 8: 0.6, 10: 0, 11: 0}),
+        (SqrtDecay(decay_steps=10, exponent=2, min_factor=0.5), {0: 1, 5: 0.875, 10: 0.5, 10**9: 0.5}),
+        (Rex(decay_steps=10), {0: 1, 5: 2 / 3, 8: 1 / 3, 10: 0, 11: 0}),
+        (Rex(decay_steps=10, beta=1, min_factor=0.2), {0: 1, 5: 0.6, 10: 0.2, 99: 0.2}),
+        (Rex(decay_steps=10, beta=3), {0: 1, 5: 0.25, 8: 1 / 13, 10: 0}),
+        (Spline(steps=(2, 4, 8), factors=(1, 0.75, 0.25)), {0: 1, 2: 1, 3: 0.875, 4: 0.75, 6: 0.5, 8: 0.25, 9: 0.25}),
+        (Spline(steps=(0, 4, 8), factors=(0, 1, 0), monotone=False), {0: 0, 2: 0.75, 4: 1, 6: 0.75, 8: 0, 9: 0}),
+        (
+            TwoPointSpline(decay_steps=10, delta_x1=0.2, y1=0.9, delta_x2=0.5, delta_y2=0.5, min_factor=0.1),
+            {0: 1, 2: 0.9, 6: 0.5, 10: 0.1, 11: 0.1},
+        ),
+        (
+            FivePointSpline(total_steps=10, x_peak=0.3, delta_x1=0.1, y1=0.2, delta_x2=0.5, y2=0.6, y_end=0.05),
+            {0: 0, 1: 0.2, 3: 1, 5.5: 0.6, 10: 0.05, 11: 0.05},
+        ),
+        (
+            FivePointSpline(total_steps=10, x_peak=0.4, y_start=0.5, delta_x1=0.4, y1=0.2, delta_x2=0.5, y2=0.6),
+            {0: 0.5, 4: 1, 7: 0.6, 10: 0},
+        ),
         (LinearCosineDecay(decay_steps=12), {0: 1.001, 4: 2 / 3 * 0.75 + 0.001, 6: 0.251, 12: 0.001, 99: 0.001}),
         (LinearCosineDecay(decay_steps=8, num_periods=1, alpha=0.5, beta=0), {0: 1.5, 2: 0.625, 4: 0, 8: 0.5, 9: 0.5}),
         (
@@ -105,9 +133,15 @@ def curve(schedule, steps):
             WarmupStableDecay(warmup_steps=0, hold_steps=2, decay_steps=12, shape="cosine", min_factor=0.2),
             {0: 1, 2: 1, 6: 0.8, 14: 0.2, 15: 0.2},
         ),
+        (WarmupStableDecay(warmup_steps=0, hold_steps=2, decay_steps=8, power=2), {2: 1, 4: 0.5625, 6: 0.25, 10: 0}),
+        (
+            WarmupStableDecay(warmup_steps=4, total_steps=20, decay_steps=10, shape="sqrt", power=0.5),
+            {2: 0.5, 4: 1, 10: 1, 12.5: 0.5**0.5, 20: 0, 21: 0},
+        ),
         (InverseSqrt(warmup_steps=4), {0: 0.25, 1: 0.5, 3: 1, 15: 0.5, 63: 0.25}),
         (Lambda(function="1 / (1 + step)"), {0: 1, 1: 0.5, 3: 0.25}),
         (Lambda(function="math:sqrt"), {0: 0, 4: 2}),
+        (Lambda(function="max(0, 1 - step / total) ** power", total=10, power=2), {0: 1, 5: 0.25, 10: 0, 11: 0}),
         (
             Warmup(schedule=StepDecay(decay_rate=0.5, decay_steps=5), steps=10, start=0.2),
             {0: 0.2, 5: 0.6, 10: 1, 15: 0.5},
@@ -199,6 +233,23 @@ def test_a_polynomial_reaches_its_end_exactly_with_any_rounding_of_its_length(de
     schedule = PolynomialDecay(decay_steps=decay_steps, end_factor=0.0, power=0.065, cycle=cycle)
     assert curve(schedule, (round(decay_steps) * cycles for cycles in (1, 2, 3, 100))) == [0, 0, 0, 0]
     assert schedule(round(decay_steps) - 1) > 0
+
+
+@pytest.mark.parametrize("length", [7, 0.07 * 100, 0.29 * 100, 1.1 * 100, 0.57 * 10**5])
+@pytest.mark.parametrize(
+    "family",
+    [
+        partial(SqrtDecay, exponent=0.01),
+        partial(Rex, beta=1e-9),
+        partial(CosineDecay, exponent=0.01),
+        partial(WarmupStableDecay, warmup_steps=0, hold_steps=0, power=0.01),
+        partial(TwoPointSpline, delta_x1=0.5, y1=1.0, delta_x2=0.5, delta_y2=1.0),
+    ],
+)
+def test_a_steep_decay_reaches_its_end_exactly_with_any_rounding_of_its_length(family, length):
+    schedule = family(decay_steps=length, min_factor=0.125)
+    assert curve(schedule, (round(length), round(length) + 1)) == [0.125, 0.125]
+    assert schedule(round(length) - 1) > 0.125
 
 
 def test_cycle_of_a_polynomial_is_at_its_end_at_each_multiple_and_jumps_after_it():
@@ -365,15 +416,59 @@ def test_curve_equals_that_of_torch(schedule, make, count):
     assert curve(schedule, range(count)) == pytest.approx(torch_curve(make, count), abs=1e-12, rel=0)
 
 
-# Properties of every family in the registry
+def test_rex_is_that_of_the_field():
+    theirs = torch_curve(lambda o: REXScheduler(o, 30, 1.0, 0.1), 40)[1:]  # it begins at its minimum
+    assert curve(Rex(decay_steps=30, min_factor=0.1), range(1, 40)) == pytest.approx(theirs, abs=1e-12, rel=0)
+
 
 FACTOR = st.floats(0, 1)
+SHARE = st.floats(0.01, 0.99)
+HEIGHT = st.integers(0, 800).map(lambda eighths: eighths / 8)
+POINTS = st.lists(st.tuples(st.integers(0, 10**6), HEIGHT), min_size=2, max_size=7, unique_by=lambda point: point[0])
+
+
+@given(POINTS.map(sorted), st.floats(0, 1))
+def test_a_spline_is_that_of_scipy_and_never_leaves_the_interval_of_its_neighbours(points, share):
+    steps, factors = zip(*points, strict=True)
+    schedule = Spline(steps=steps, factors=factors, monotone=False)
+    step = steps[0] + share * (steps[-1] - steps[0])
+    assert schedule(step) == pytest.approx(float(PchipInterpolator(steps, factors)(step)), abs=1e-6)
+    assert curve(schedule, steps) == list(factors)
+    right = next(index for index in range(1, len(steps)) if step <= steps[index])
+    low, high = sorted(factors[right - 1 : right + 1])
+    assert low <= schedule(step) <= high
+
+
+@given(SHARE, st.floats(0, 1), SHARE, st.floats(0, 1), st.floats(0, 1))
+def test_a_two_point_spline_never_rises(delta_x1, height, delta_x2, delta_y2, min_factor):
+    y1 = min(1.0, min_factor + height * (1 - min_factor))
+    schedule = TwoPointSpline(
+        decay_steps=50, delta_x1=delta_x1, y1=y1, delta_x2=delta_x2, delta_y2=delta_y2, min_factor=min_factor
+    )
+    factors = curve(schedule, range(60))
+    assert (factors[0], factors[-1]) == (1, min_factor)
+    assert all(left >= right - 1e-15 for left, right in pairwise(factors))
+
+
+@given(st.permutations([SHARE] * 3).flatmap(lambda shares: st.tuples(*shares)), st.tuples(FACTOR, FACTOR, FACTOR))
+def test_the_peak_of_a_five_point_spline_is_its_maximum(positions, heights):
+    (x_peak, delta_x1, delta_x2), (y_start, y1, y2) = positions, heights
+    schedule = FivePointSpline(
+        total_steps=100, x_peak=x_peak, y_start=y_start, delta_x1=delta_x1, y1=y1, delta_x2=delta_x2, y2=y2
+    )
+    assert schedule(x_peak * 100) == pytest.approx(1, abs=1e-9)
+    assert max(curve(schedule, range(101))) <= 1
+
+
+# Properties of every family in the registry
+
 RATIO = st.floats(1e-3, 1)
+POWER = st.floats(1e-3, 100)
 LENGTH = st.floats(0.5, 1e6) | st.integers(1, 10**9)
 AMOUNT = st.floats(0, 100)
 SIMPLE = {
     "constant": {},
-    "cosine": {"decay_steps": LENGTH, "min_factor": FACTOR},
+    "cosine": {"decay_steps": LENGTH, "min_factor": FACTOR, "exponent": POWER},
     "cosine_restarts": {
         "restart_period": LENGTH,
         "period_growth": st.just(1) | st.floats(1, 1 + 1e-6) | st.floats(1, 1e9),
@@ -381,6 +476,16 @@ SIMPLE = {
         "min_factor": FACTOR,
     },
     "exponential": {"decay_rate": RATIO, "decay_steps": LENGTH, "staircase": st.booleans()},
+    "five_point_spline": {
+        "total_steps": LENGTH,
+        "x_peak": SHARE,
+        "y_start": FACTOR,
+        "delta_x1": SHARE,
+        "y1": FACTOR,
+        "delta_x2": SHARE,
+        "y2": FACTOR,
+        "y_end": FACTOR,
+    },
     "inverse_sqrt": {"warmup_steps": LENGTH},
     "inverse_time": {"decay_rate": AMOUNT, "decay_steps": LENGTH, "staircase": st.booleans()},
     "lambda": {
@@ -412,17 +517,33 @@ SIMPLE = {
     "polynomial": {
         "decay_steps": LENGTH,
         "end_factor": AMOUNT,
-        "power": st.floats(1e-3, 100),
+        "power": POWER,
         "cycle": st.booleans(),
     },
+    "rex": {"decay_steps": LENGTH, "beta": st.floats(1e-9, 1e9), "min_factor": FACTOR},
+    "spline": {
+        "steps": st.just((0, 10, 20.5, 30)),
+        "factors": st.tuples(AMOUNT, AMOUNT, AMOUNT, AMOUNT),
+        "monotone": st.just(False),
+    },
+    "sqrt": {"decay_steps": LENGTH, "exponent": POWER, "min_factor": FACTOR},
     "step": {"decay_rate": RATIO, "decay_steps": LENGTH},
     "triangular": {"half_period": LENGTH, "min_factor": FACTOR, "peak_decay": RATIO, "min_decay": RATIO},
+    "two_point_spline": {
+        "decay_steps": LENGTH,
+        "delta_x1": SHARE,
+        "y1": st.floats(0.5, 1),
+        "delta_x2": SHARE,
+        "delta_y2": FACTOR,
+        "min_factor": st.floats(0, 0.5),
+    },
     "warmup_stable_decay": {
         "warmup_steps": LENGTH,
         "hold_steps": LENGTH,
         "decay_steps": LENGTH,
         "min_factor": FACTOR,
         "shape": st.sampled_from(["linear", "cosine", "sqrt"]),
+        "power": POWER,
     },
 }
 PLAIN = st.one_of(*(st.builds(SCHEDULES[name], **arguments) for name, arguments in SIMPLE.items()))
@@ -467,6 +588,13 @@ def test_factor_is_finite_and_never_negative(schedule, step):
         NoisyLinearCosineDecay(decay_steps=1e300, variance_decay=1e300, seed=-1),
         TriangularCyclic(half_period=1e-300, min_factor=0.1, min_decay=0.5),
         InverseSqrt(warmup_steps=1e-300),
+        CosineDecay(decay_steps=1e-300, exponent=1e300),
+        SqrtDecay(decay_steps=1000 * (1 - 1e-15), exponent=1e-300),
+        Rex(decay_steps=1e300, beta=1e300),
+        Spline(steps=(0, 1e-300, 1), factors=(0, 1e300, 1e-300), monotone=False),
+        TwoPointSpline(decay_steps=1, delta_x1=1 - 2**-53, y1=1, delta_x2=0.5, delta_y2=0),
+        FivePointSpline(total_steps=2, x_peak=1e-300, delta_x1=1e-300, y1=0, delta_x2=1e-300, y2=0),
+        WarmupStableDecay(warmup_steps=0, total_steps=1e300, decay_steps=1e300, power=1e-300),
         OneCycle(total_steps=1 + 1e-15, rise_share=1 - 1e-16),
     ],
     ids=repr,
@@ -516,9 +644,17 @@ def test_numbers_of_numpy_and_torch_become_those_of_python(kind, number):
         "one_cycle": {"total_steps": 20},
         "piecewise_constant": {"boundaries": (10, 20), "factors": (2, 1, 0)},
         "warmup_stable_decay": {"warmup_steps": 2, "hold_steps": 3, "decay_steps": 4},
+        "spline": {"steps": (1, 10, 20), "factors": (2, 1, 0)},
+        "two_point_spline": {"decay_steps": 9, "y1": 1, "delta_y2": 1},
+        "five_point_spline": {"total_steps": 9, "y1": 1, "y2": 0, "y_end": 0},
         "polynomial": {"decay_steps": 9, "end_factor": 2, "power": 2},
     }.get(kind) or {name: 1 for name in SIMPLE[kind] if name not in ("staircase", "function")}
-    others = {"noisy_linear_cosine": {"seed": 3}, "lambda": {"function": "1"}}.get(kind, {})
+    others = {
+        "five_point_spline": {"x_peak": 0.5, "delta_x1": 0.25, "delta_x2": 0.5},
+        "lambda": {"function": "1"},
+        "noisy_linear_cosine": {"seed": 3},
+        "two_point_spline": {"delta_x1": 0.5, "delta_x2": 0.5},
+    }.get(kind, {})
     schedule = SCHEDULES[kind](**{key: of_kind(value, number) for key, value in arguments.items()}, **others)
     expected = SCHEDULES[kind](**arguments, **others)
     assert schedule == expected
@@ -526,7 +662,7 @@ def test_numbers_of_numpy_and_torch_become_those_of_python(kind, number):
     assert curve(schedule, range(25)) == curve(expected, range(25))
     for value in vars(schedule).values():
         for each in value if isinstance(value, tuple) else (value,):
-            assert type(each) in (int, float, bool, str)
+            assert type(each) in (int, float, bool, str, type(None))
 
 
 def of_kind(value, number):
@@ -613,6 +749,9 @@ def test_a_part_after_a_fractional_length_continues_between_the_steps():
 
 # What is refused
 
+TWO_POINTS = {"decay_steps": 9, "delta_x1": 0.5, "y1": 0.8, "delta_x2": 0.5, "delta_y2": 0.5}
+FIVE_POINTS = {"total_steps": 9, "x_peak": 0.5, "delta_x1": 0.5, "y1": 0.8, "delta_x2": 0.5, "y2": 0.5}
+
 
 @pytest.mark.parametrize(
     "step", [-1, -0.5, math.nan, math.inf, np.array([3, -1]), torch.tensor([-1]), pytest.param(10**400, id="huge")]
@@ -653,6 +792,29 @@ def test_a_step_that_is_not_a_number_is_refused(step):
         (PolynomialDecay, {"decay_steps": 5, "end_factor": 0, "power": 0}, "power > 0"),
         (CosineDecay, {"decay_steps": 0}, "decay_steps > 0"),
         (CosineDecay, {"decay_steps": 5, "min_factor": 1.5}, "0 <= min_factor <= 1"),
+        (CosineDecay, {"decay_steps": 5, "exponent": 0}, "exponent > 0 must hold, but got exponent=0"),
+        (SqrtDecay, {"decay_steps": 0}, "decay_steps > 0"),
+        (SqrtDecay, {"decay_steps": 5, "exponent": -1}, "exponent > 0"),
+        (SqrtDecay, {"decay_steps": 5, "min_factor": 2}, "0 <= min_factor <= 1"),
+        (Rex, {"decay_steps": 0}, "decay_steps > 0"),
+        (Rex, {"decay_steps": 5, "beta": 0}, "beta > 0 must hold, but got beta=0"),
+        (Rex, {"decay_steps": 5, "min_factor": 2}, "0 <= min_factor <= 1"),
+        (Spline, {"steps": (0,), "factors": (1,)}, "at least two steps"),
+        (Spline, {"steps": (-1, 5), "factors": (1, 0)}, "steps >= 0"),
+        (Spline, {"steps": (0, 5, 5), "factors": (1, 1, 0)}, "rising steps must hold, but got steps=(0, 5, 5)"),
+        (Spline, {"steps": (0, 5), "factors": (1,)}, "one factor for each of the steps"),
+        (Spline, {"steps": (0, 5), "factors": (1, -1)}, "factors >= 0"),
+        (Spline, {"steps": (0, 5, 9), "factors": (1, 0.2, 0.3)}, "factors that never rise, or monotone=False,"),
+        (TwoPointSpline, {**TWO_POINTS, "decay_steps": 0}, "decay_steps > 0"),
+        (TwoPointSpline, {**TWO_POINTS, "delta_x1": 0}, "0 < delta_x1 < 1"),
+        (TwoPointSpline, {**TWO_POINTS, "delta_x2": 1}, "0 < delta_x2 < 1"),
+        (TwoPointSpline, {**TWO_POINTS, "y1": 1.1}, "min_factor <= y1 <= 1 for a monotone spline must hold"),
+        (TwoPointSpline, {**TWO_POINTS, "min_factor": 0.9}, "min_factor <= y1 <= 1 for a monotone spline"),
+        (TwoPointSpline, {**TWO_POINTS, "delta_y2": 1.2}, "0 <= delta_y2 <= 1 for a monotone spline"),
+        (FivePointSpline, {**FIVE_POINTS, "total_steps": 0}, "total_steps > 0"),
+        (FivePointSpline, {**FIVE_POINTS, "x_peak": 1}, "0 < x_peak < 1"),
+        (FivePointSpline, {**FIVE_POINTS, "delta_x2": 0}, "0 < delta_x2 < 1"),
+        (FivePointSpline, {**FIVE_POINTS, "y_end": 2}, "0 <= y_end <= 1"),
         (LinearCosineDecay, {"decay_steps": 0}, "decay_steps > 0"),
         (LinearCosineDecay, {"decay_steps": 5, "num_periods": -1}, "num_periods >= 0"),
         (LinearCosineDecay, {"decay_steps": 5, "alpha": -1}, "alpha >= 0"),
@@ -687,6 +849,19 @@ def test_a_step_that_is_not_a_number_is_refused(step):
             "0 <= min_factor <= 1",
         ),
         (WarmupStableDecay, {"warmup_steps": 1, "hold_steps": 1, "decay_steps": 1, "shape": ""}, 'shape "linear"'),
+        (WarmupStableDecay, {"warmup_steps": 1, "decay_steps": 1}, "hold_steps or total_steps must hold"),
+        (
+            WarmupStableDecay,
+            {"warmup_steps": 1, "hold_steps": 1, "decay_steps": 1, "total_steps": 9},
+            "hold_steps or total_steps, not both,",
+        ),
+        (
+            WarmupStableDecay,
+            {"warmup_steps": 5, "decay_steps": 6, "total_steps": 9},
+            "warmup_steps + decay_steps <= total_steps must hold, but got total_steps=9",
+        ),
+        (WarmupStableDecay, {"warmup_steps": 1, "hold_steps": "1", "decay_steps": 1}, "a number as hold_steps"),
+        (WarmupStableDecay, {"warmup_steps": 1, "hold_steps": 1, "decay_steps": 1, "power": 0}, "power > 0"),
         (InverseSqrt, {"warmup_steps": 0}, "warmup_steps > 0"),
         (Warmup, {"schedule": Constant(), "steps": -1}, "steps >= 0"),
         (Warmup, {"schedule": Constant(), "steps": 1, "start": 2}, "0 <= start <= 1"),
@@ -698,6 +873,11 @@ def test_a_step_that_is_not_a_number_is_refused(step):
         (Scaled, {"schedule": Constant(), "factor": 0}, "factor > 0 must hold, but got factor=0"),
         (Scaled, {"schedule": None, "factor": 1}, "a schedule as schedule"),
         (Lambda, {"function": math.sqrt}, "a formula or package.module:name as function"),
+        (Lambda, {"function": "a", "a": "1"}, "a finite number as a must hold, but got a='1'"),
+        (Lambda, {"function": "a", "a": True}, "a finite number as a"),
+        (Lambda, {"function": "a", "a": math.nan}, "a finite number as a"),
+        (Lambda, {"function": "step * pi", "pi": 3}, "an argument of another name must hold, but got pi=..."),
+        (Lambda, {"function": "step", "step": 3}, "an argument of another name must hold, but got step=..."),
     ],
     ids=str,
 )
@@ -712,6 +892,10 @@ def test_argument_that_breaks_a_rule_is_refused_with_the_rule_and_the_value(fami
 
 def half(step):
     return 0.5
+
+
+def falling(step, total):
+    return 1 - step / total
 
 
 def becomes_negative(step):
@@ -731,6 +915,25 @@ def gives_text(step):
 def test_lambda_calls_the_function_of_that_name():
     schedule = Lambda(function=f"{__name__}:half")
     assert schedule(7) == 0.5
+
+
+def test_an_argument_that_a_formula_does_not_have_is_refused_and_a_name_that_is_no_argument():
+    with pytest.raises(ValueError, match="powr must be in the formula, but function='0"):
+        Lambda(function="0.5 ** step", powr=2)
+    with pytest.raises(ValueError, match="has 'power', which a formula cannot have; it can have step, total, pi, abs"):
+        Lambda(function="(step / total) ** power", total=10)
+
+
+def test_a_formula_with_arguments_is_equal_to_one_with_the_same_in_another_order():
+    one, other = Lambda(function="a ** b", a=1, b=2), Lambda(function="a ** b", b=2.0, a=np.int64(1))
+    assert one == other
+    assert hash(one) == hash(other)
+    assert eval(repr(one)) == pickle.loads(pickle.dumps(one)) == one
+    assert one != Lambda(function="a ** b", a=1, b=3)
+
+
+def test_lambda_passes_arguments_to_a_function():
+    assert curve(Lambda(function=f"{__name__}:falling", total=10), (0, 5, 10)) == [1, 0.5, 0]
 
 
 def test_lambda_finds_the_function_of_a_class():

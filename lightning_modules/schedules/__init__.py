@@ -10,8 +10,9 @@ standard library. Lengths are real numbers of steps, and are not rounded.
 
 A field of a dataclass is the Python argument, the key in a study file, the type that is checked, the search axis and
 the logged parameter at once. To add a family, write a dataclass with ``_check`` and ``_factor``, and add its line to
-`SCHEDULES`. Families that only decay are in ``decay.py``, families with peaks in ``cyclic.py``, combinations of
-schedules in ``composite.py``, formulas in ``formula.py``; import all of them from here.
+`SCHEDULES`. Families that decay to an end are in ``decay.py``, those that decay at a rate in ``rates.py``, those that
+warm up first in ``warmups.py``, curves through points in ``spline.py``, families with peaks in ``cyclic.py``,
+combinations of schedules in ``composite.py``, formulas in ``formula.py``; import all of them from here.
 
 Errors in widely read articles:
 
@@ -30,19 +31,23 @@ from lightning_modules.schedules.cyclic import CosineRestarts, OneCycle, Triangu
 from lightning_modules.schedules.decay import (
     Constant,
     CosineDecay,
-    ExponentialDecay,
-    InverseSqrt,
-    InverseTimeDecay,
     LinearCosineDecay,
-    NaturalExponentialDecay,
     NoisyLinearCosineDecay,
     PiecewiseConstant,
     PolynomialDecay,
-    StepDecay,
-    WarmupStableDecay,
+    Rex,
+    SqrtDecay,
 )
 from lightning_modules.schedules.formula import Lambda
 from lightning_modules.schedules.plateau import Plateau, PlateauState
+from lightning_modules.schedules.rates import (
+    ExponentialDecay,
+    InverseTimeDecay,
+    NaturalExponentialDecay,
+    StepDecay,
+)
+from lightning_modules.schedules.spline import FivePointSpline, Spline, TwoPointSpline
+from lightning_modules.schedules.warmups import InverseSqrt, WarmupStableDecay
 
 __all__ = [
     "SCHEDULES",
@@ -50,6 +55,7 @@ __all__ = [
     "CosineDecay",
     "CosineRestarts",
     "ExponentialDecay",
+    "FivePointSpline",
     "HoldThenDecay",
     "InSteps",
     "InverseSqrt",
@@ -64,11 +70,15 @@ __all__ = [
     "Plateau",
     "PlateauState",
     "PolynomialDecay",
+    "Rex",
     "Scaled",
     "Schedule",
+    "Spline",
+    "SqrtDecay",
     "StepDecay",
     "Steps",
     "TriangularCyclic",
+    "TwoPointSpline",
     "Warmup",
     "WarmupStableDecay",
     "join",
@@ -81,6 +91,7 @@ SCHEDULES: dict[str, type[Schedule]] = {
     "cosine": CosineDecay,
     "cosine_restarts": CosineRestarts,
     "exponential": ExponentialDecay,
+    "five_point_spline": FivePointSpline,
     "hold_then_decay": HoldThenDecay,
     "inverse_sqrt": InverseSqrt,
     "inverse_time": InverseTimeDecay,
@@ -92,9 +103,13 @@ SCHEDULES: dict[str, type[Schedule]] = {
     "one_cycle": OneCycle,
     "piecewise_constant": PiecewiseConstant,
     "polynomial": PolynomialDecay,
+    "rex": Rex,
     "scaled": Scaled,
+    "spline": Spline,
+    "sqrt": SqrtDecay,
     "step": StepDecay,
     "triangular": TriangularCyclic,
+    "two_point_spline": TwoPointSpline,
     "warmup": Warmup,
     "warmup_stable_decay": WarmupStableDecay,
 }

@@ -1,4 +1,4 @@
-"""Schedules that decay from the initial lr."""
+"""Schedules that decay from the initial lr to an end."""
 
 import hashlib
 import math
@@ -6,7 +6,6 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import NormalDist
-from typing import Literal
 
 from lightning_modules._validation import require
 from lightning_modules.schedules.base import ROUNDING, Schedule, Steps, has_reached, share_of, whole
@@ -14,16 +13,12 @@ from lightning_modules.schedules.base import ROUNDING, Schedule, Steps, has_reac
 __all__ = [
     "Constant",
     "CosineDecay",
-    "ExponentialDecay",
-    "InverseSqrt",
-    "InverseTimeDecay",
     "LinearCosineDecay",
-    "NaturalExponentialDecay",
     "NoisyLinearCosineDecay",
     "PiecewiseConstant",
     "PolynomialDecay",
-    "StepDecay",
-    "WarmupStableDecay",
+    "Rex",
+    "SqrtDecay",
 ]
 
 
@@ -79,133 +74,6 @@ class PiecewiseConstant(Schedule):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExponentialDecay(Schedule):
-    """Multiply by `decay_rate` every `decay_steps` steps, continuously or in steps.
-
-    ``factor(s) = decay_rate ** (s / decay_steps)``, with ``floor(s / decay_steps)`` as the exponent when `staircase`.
-    1 at step 0, `decay_rate` at step `decay_steps`, towards 0 beyond.
-
-    Args:
-        decay_rate: Factor per `decay_steps` steps, above 0 and at most 1.
-        decay_steps: Steps in which the lr is multiplied by `decay_rate`.
-        staircase: Hold the lr between multiples of `decay_steps`.
-
-    Synonyms: TensorFlow and Keras ``ExponentialDecay``; torch ``ExponentialLR(gamma=decay_rate ** (1 / decay_steps))``
-    stepped every update, and with `staircase` ``StepLR(step_size=decay_steps, gamma=decay_rate)``; timm ``step``.
-
-    >>> schedule = ExponentialDecay(decay_rate=0.5, decay_steps=100, staircase=True)
-    >>> [schedule(step) for step in (0, 99, 100, 250)]
-    [1.0, 1.0, 0.5, 0.25]
-    """
-
-    decay_rate: float
-    decay_steps: Steps
-    staircase: bool = False
-
-    def _check(self) -> None:
-        require(self, "decay_rate", 0 < self.decay_rate <= 1, "0 < decay_rate <= 1")
-        require(self, "decay_steps", 0 < self.decay_steps < math.inf, "decay_steps > 0")
-
-    def _factor(self, step: float) -> float:
-        return float(self.decay_rate ** _elapsed(step, self.decay_steps, self.staircase))
-
-
-@dataclass(frozen=True, kw_only=True)
-class NaturalExponentialDecay(Schedule):
-    """Exponential decay with base e.
-
-    ``factor(s) = exp(-decay_rate * s / decay_steps)``, with ``floor(s / decay_steps)`` for ``s / decay_steps`` when
-    `staircase`. 1 at step 0, ``exp(-decay_rate)`` at step `decay_steps`, towards 0 beyond. It is an `ExponentialDecay`
-    with a `decay_rate` of ``exp(-decay_rate)``.
-
-    Args:
-        decay_rate: Decrease of the logarithm of the lr per `decay_steps` steps, at least 0.
-        decay_steps: Steps in which the lr is multiplied by ``exp(-decay_rate)``.
-        staircase: Hold the lr between multiples of `decay_steps`.
-
-    Synonyms: TensorFlow 1 ``natural_exp_decay``; torch ``ExponentialLR(gamma=exp(-decay_rate / decay_steps))``.
-
-    >>> schedule = NaturalExponentialDecay(decay_rate=0.5, decay_steps=100)
-    >>> [round(schedule(step), 6) for step in (0, 100, 200)]
-    [1.0, 0.606531, 0.367879]
-    """
-
-    decay_rate: float
-    decay_steps: Steps
-    staircase: bool = False
-
-    def _check(self) -> None:
-        require(self, "decay_rate", 0 <= self.decay_rate < math.inf, "decay_rate >= 0")
-        require(self, "decay_steps", 0 < self.decay_steps < math.inf, "decay_steps > 0")
-
-    def _factor(self, step: float) -> float:
-        return math.exp(-self.decay_rate * _elapsed(step, self.decay_steps, self.staircase))
-
-
-@dataclass(frozen=True, kw_only=True)
-class InverseTimeDecay(Schedule):
-    """Decay with the inverse of time, fast at first and then slower and slower.
-
-    ``factor(s) = 1 / (1 + decay_rate * s / decay_steps)``, with ``floor(s / decay_steps)`` for ``s / decay_steps`` when
-    `staircase`. 1 at step 0, ``1 / (1 + decay_rate)`` at step `decay_steps`, towards 0 beyond.
-
-    Args:
-        decay_rate: Increase of the inverse of the factor per `decay_steps` steps, at least 0.
-        decay_steps: Steps in which the inverse of the factor increases by `decay_rate`.
-        staircase: Hold the lr between multiples of `decay_steps`.
-
-    Source: Robbins and Monro, "A Stochastic Approximation Method", Annals of Mathematical Statistics 22, 1951.
-    Synonyms: TensorFlow ``inverse_time_decay`` and Keras ``InverseTimeDecay``; the ``decay`` argument of old Keras
-    optimizers is ``decay_rate / decay_steps``, as is the ``lr_decay`` of torch's ``Adagrad``.
-
-    >>> schedule = InverseTimeDecay(decay_rate=0.5, decay_steps=100)
-    >>> [round(schedule(step), 6) for step in (0, 100, 600)]
-    [1.0, 0.666667, 0.25]
-    """
-
-    decay_rate: float
-    decay_steps: Steps
-    staircase: bool = False
-
-    def _check(self) -> None:
-        require(self, "decay_rate", 0 <= self.decay_rate < math.inf, "decay_rate >= 0")
-        require(self, "decay_steps", 0 < self.decay_steps < math.inf, "decay_steps > 0")
-
-    def _factor(self, step: float) -> float:
-        return 1 / (1 + self.decay_rate * _elapsed(step, self.decay_steps, self.staircase))
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepDecay(Schedule):
-    """Multiply by `decay_rate` every `decay_steps` steps, as in "halve it every five epochs".
-
-    ``factor(s) = decay_rate ** floor(s / decay_steps)``. 1 at step 0, `decay_rate` at step `decay_steps`, towards 0
-    beyond. The same as an `ExponentialDecay` with `staircase`.
-
-    Args:
-        decay_rate: Factor at each drop, above 0 and at most 1.
-        decay_steps: Steps from one drop to the next.
-
-    Synonyms: torch ``StepLR(step_size=decay_steps, gamma=decay_rate)``; timm ``StepLRScheduler``; Keras
-    ``ExponentialDecay(staircase=True)``.
-
-    >>> schedule = StepDecay(decay_rate=0.5, decay_steps=100)
-    >>> [schedule(step) for step in (0, 99, 100, 250)]
-    [1.0, 1.0, 0.5, 0.25]
-    """
-
-    decay_rate: float
-    decay_steps: Steps
-
-    def _check(self) -> None:
-        require(self, "decay_rate", 0 < self.decay_rate <= 1, "0 < decay_rate <= 1")
-        require(self, "decay_steps", 0 < self.decay_steps < math.inf, "decay_steps > 0")
-
-    def _factor(self, step: float) -> float:
-        return float(self.decay_rate ** _elapsed(step, self.decay_steps, staircase=True))
-
-
-@dataclass(frozen=True, kw_only=True)
 class PolynomialDecay(Schedule):
     """Decay to `end_factor` with a power of the remaining time, once or in cycles.
 
@@ -220,9 +88,12 @@ class PolynomialDecay(Schedule):
         power: Exponent, above 0; 1 is a straight line.
         cycle: Restart after each multiple of `decay_steps`, each time from a lower factor.
 
-    Synonyms: TensorFlow ``polynomial_decay`` and Keras ``PolynomialDecay`` (end_learning_rate = initial_lr *
-    end_factor); torch ``PolynomialLR(total_iters=decay_steps)`` (only with an end_factor of 0, and no cycle) and
-    ``LinearLR(start_factor=1, end_factor=end_factor)``; timm ``PolyLRScheduler``.
+    Source: for a straight line to an `end_factor` of 0, Bergsma et al., "Straight to Zero: Why Linearly Decaying the
+    Learning Rate to Zero Works Best for LLMs", ICLR 2025.
+    Synonyms: linear decay to zero (D2Z) with an `end_factor` of 0; TensorFlow ``polynomial_decay`` and Keras
+    ``PolynomialDecay`` (end_learning_rate = initial_lr * end_factor); torch ``PolynomialLR(total_iters=decay_steps)``
+    (only with an end_factor of 0, and no cycle) and ``LinearLR(start_factor=1, end_factor=end_factor)``; timm
+    ``PolyLRScheduler``.
 
     >>> schedule = PolynomialDecay(decay_steps=100, end_factor=0.2)
     >>> [round(schedule(step), 6) for step in (0, 50, 100, 1000)]
@@ -252,35 +123,119 @@ class PolynomialDecay(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class CosineDecay(Schedule):
-    """Decay to `min_factor` along half a cosine wave (cosine annealing).
+    """Decay to `min_factor` along half a cosine wave (cosine annealing), or a power of one.
 
-    ``factor(s) = (1 - min_factor) * (1 + cos(pi * min(s, decay_steps) / decay_steps)) / 2 + min_factor``. 1 at step 0,
-    `min_factor` at step `decay_steps` and beyond.
+    ``factor(s) = (1 - min_factor) * ((1 + cos(pi * min(s, decay_steps) / decay_steps)) / 2) ** exponent + min_factor``.
+    1 at step 0, `min_factor` at step `decay_steps` and beyond.
 
     Args:
         decay_steps: Steps of the decay.
         min_factor: Factor at the end, between 0 and 1.
+        exponent: Exponent of the wave, above 0; below 1 the lr stays high for longer, above 1 it falls sooner.
 
-    Source: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017.
+    Source: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017; the exponent as in
+    the generalized cosine of Naganuma et al., "What do near-optimal learning rate schedules look like?", 2026.
     Synonyms: TensorFlow ``cosine_decay`` and Keras ``CosineDecay`` (alpha = min_factor); torch
     ``CosineAnnealingLR(T_max=decay_steps, eta_min=initial_lr * min_factor)``, which rises again beyond ``T_max``; timm
-    ``CosineLRScheduler``.
+    ``CosineLRScheduler``; optax ``cosine_decay_schedule``, which has the exponent.
 
     >>> schedule = CosineDecay(decay_steps=100, min_factor=0.1)
     >>> [round(schedule(step), 6) for step in (0, 50, 100, 1000)]
     [1.0, 0.55, 0.1, 0.1]
+    >>> CosineDecay(decay_steps=100, exponent=2)(50)
+    0.25
     """
 
     decay_steps: Steps
     min_factor: float = 0.0
+    exponent: float = 1.0
 
     def _check(self) -> None:
         require(self, "decay_steps", 0 < self.decay_steps < math.inf, "decay_steps > 0")
         require(self, "min_factor", 0 <= self.min_factor <= 1, "0 <= min_factor <= 1")
+        require(self, "exponent", 0 < self.exponent < math.inf, "exponent > 0")
 
     def _factor(self, step: float) -> float:
         progress = min(1.0, step / self.decay_steps)
-        return (1 - self.min_factor) * 0.5 * (1 + math.cos(math.pi * progress)) + self.min_factor
+        wave = 0.5 * (1 + math.cos(math.pi * progress))
+        return float((1 - self.min_factor) * wave**self.exponent + self.min_factor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SqrtDecay(Schedule):
+    """Decay to `min_factor` along a quarter of a circle, slow at first and steep at the end, or a power of one.
+
+    With ``t = min(s, decay_steps) / decay_steps``:
+
+    ``factor(s) = (1 - min_factor) * sqrt(1 - t**2) ** exponent + min_factor``. 1 at step 0, `min_factor` at step
+    `decay_steps` and beyond.
+
+    Args:
+        decay_steps: Steps of the decay.
+        exponent: Exponent of the root, above 0; 2 is ``1 - t**2``.
+        min_factor: Factor at the end, between 0 and 1.
+
+    Source: Naganuma et al., "What do near-optimal learning rate schedules look like?", 2026, "sqrt".
+    Synonyms: none. The cool-down ``1 - sqrt(t)`` is a `WarmupStableDecay` with a `shape` of "sqrt"; the decay with
+    ``1 / sqrt(s)`` is `InverseSqrt`.
+
+    >>> schedule = SqrtDecay(decay_steps=100)
+    >>> [round(schedule(step), 6) for step in (0, 60, 80, 100)]
+    [1.0, 0.8, 0.6, 0.0]
+    """
+
+    decay_steps: Steps
+    exponent: float = 1.0
+    min_factor: float = 0.0
+
+    def _check(self) -> None:
+        require(self, "decay_steps", 0 < self.decay_steps < math.inf, "decay_steps > 0")
+        require(self, "exponent", 0 < self.exponent < math.inf, "exponent > 0")
+        require(self, "min_factor", 0 <= self.min_factor <= 1, "0 <= min_factor <= 1")
+
+    def _factor(self, step: float) -> float:
+        share = share_of(step, self.decay_steps)
+        left = 0.0 if has_reached(share, 1.0) else (1 - share) * (1 + share)
+        return float((1 - self.min_factor) * math.sqrt(left) ** self.exponent + self.min_factor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rex(Schedule):
+    """Decay to `min_factor` as a reflected exponential (REX): slow at first, and steeper and steeper.
+
+    With ``t = min(s, decay_steps) / decay_steps``:
+
+    ``factor(s) = (1 - min_factor) * (1 - t) / (1 - (1 - beta) * t) + min_factor``. 1 at step 0, `min_factor` at step
+    `decay_steps` and beyond.
+
+    Args:
+        decay_steps: Steps of the decay.
+        beta: Shape of the decay, above 0: 0.5 is the schedule of the paper, 1 a straight line; below 1 the curve lies
+            above the line, above 1 below it.
+        min_factor: Factor at the end, between 0 and 1.
+
+    Source: Chen, Wolfe and Kyrillidis, "REX: Revisiting Budgeted Training with an Improved Schedule", MLSys 2022; the
+    free beta as in Naganuma et al., "What do near-optimal learning rate schedules look like?", 2026.
+    Synonyms: pytorch_optimizer ``REXScheduler``.
+
+    >>> schedule = Rex(decay_steps=100)
+    >>> [round(schedule(step), 6) for step in (0, 50, 80, 100)]
+    [1.0, 0.666667, 0.333333, 0.0]
+    """
+
+    decay_steps: Steps
+    beta: float = 0.5
+    min_factor: float = 0.0
+
+    def _check(self) -> None:
+        require(self, "decay_steps", 0 < self.decay_steps < math.inf, "decay_steps > 0")
+        require(self, "beta", 0 < self.beta < math.inf, "beta > 0")
+        require(self, "min_factor", 0 <= self.min_factor <= 1, "0 <= min_factor <= 1")
+
+    def _factor(self, step: float) -> float:
+        share = share_of(step, self.decay_steps)
+        left = 0.0 if has_reached(share, 1.0) else 1 - share  # a small beta would amplify a rounding error
+        return (1 - self.min_factor) * left / (left + self.beta * min(1.0, share)) + self.min_factor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -379,89 +334,3 @@ class NoisyLinearCosineDecay(LinearCosineDecay):
         uniform = ((int.from_bytes(digest, "big") >> 12) + 0.5) / 2**52
         variance = self.initial_variance * (1 + min(step, self.decay_steps)) ** -self.variance_decay
         return math.sqrt(variance) * NormalDist().inv_cdf(uniform)
-
-
-@dataclass(frozen=True, kw_only=True)
-class InverseSqrt(Schedule):
-    """Linear warmup, then decay with the inverse square root of the step.
-
-    ``factor(s) = min((s + 1) / warmup_steps, sqrt(warmup_steps / (s + 1)))``. ``1 / warmup_steps`` at step 0, 1 at step
-    ``warmup_steps - 1`` (the paper counts steps from 1), towards 0 beyond: a half at four times the warmup.
-
-    Args:
-        warmup_steps: Steps of the warmup, above 0; a longer warmup also makes the decay slower.
-
-    Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, with ``initial_lr = (d_model * warmup_steps) **
-    -0.5``.
-    Synonyms: the Noam schedule; fairseq ``inverse_sqrt`` and transformers ``get_inverse_sqrt_schedule``, which count
-    steps from 0.
-
-    >>> schedule = InverseSqrt(warmup_steps=100)
-    >>> [round(schedule(step), 6) for step in (0, 49, 99, 399)]
-    [0.01, 0.5, 1.0, 0.5]
-    """
-
-    warmup_steps: Steps
-
-    def _check(self) -> None:
-        require(self, "warmup_steps", 0 < self.warmup_steps < math.inf, "warmup_steps > 0")
-
-    def _factor(self, step: float) -> float:
-        return min((step + 1) / self.warmup_steps, math.sqrt(self.warmup_steps / (step + 1)))
-
-
-@dataclass(frozen=True, kw_only=True)
-class WarmupStableDecay(Schedule):
-    """Linear warmup, constant lr, and a decay at the end (WSD, trapezoidal).
-
-    ``s / warmup_steps`` up to step `warmup_steps`, 1 for the next `hold_steps`, and then, with ``t`` the elapsed share
-    of `decay_steps`, ``factor(s) = (1 - min_factor) * shape(t) + min_factor``, where ``shape(t)`` is ``1 - t``
-    ("linear"), ``(1 + cos(pi * t)) / 2`` ("cosine") or ``1 - sqrt(t)`` ("sqrt"). 0 at step 0 unless there is no warmup,
-    `min_factor` at the end and beyond.
-
-    Args:
-        warmup_steps: Steps of the warmup, at least 0.
-        hold_steps: Steps at the initial lr, at least 0.
-        decay_steps: Steps of the decay.
-        min_factor: Factor at the end, between 0 and 1.
-        shape: Shape of the decay; "sqrt" falls fastest at first, and was best in the second paper.
-
-    Source: Hu et al., "MiniCPM", COLM 2024; Hägele et al., "Scaling Laws and Compute-Optimal Training Beyond Fixed
-    Training Durations", NeurIPS 2024.
-    Synonyms: transformers ``get_wsd_schedule``, which warms up from its min_lr_ratio, here from 0; torch
-    ``SequentialLR`` of ``LinearLR``, ``ConstantLR`` and ``LinearLR``.
-
-    >>> schedule = WarmupStableDecay(warmup_steps=10, hold_steps=70, decay_steps=20)
-    >>> [round(schedule(step), 6) for step in (0, 5, 10, 80, 90, 100)]
-    [0.0, 0.5, 1.0, 1.0, 0.5, 0.0]
-    """
-
-    warmup_steps: Steps
-    hold_steps: Steps
-    decay_steps: Steps
-    min_factor: float = 0.0
-    shape: Literal["linear", "cosine", "sqrt"] = "linear"
-
-    def _check(self) -> None:
-        require(self, "warmup_steps", 0 <= self.warmup_steps < math.inf, "warmup_steps >= 0")
-        require(self, "hold_steps", 0 <= self.hold_steps < math.inf, "hold_steps >= 0")
-        require(self, "decay_steps", 0 < self.decay_steps < math.inf, "decay_steps > 0")
-        require(self, "min_factor", 0 <= self.min_factor <= 1, "0 <= min_factor <= 1")
-        require(self, "shape", self.shape in ("linear", "cosine", "sqrt"), 'shape "linear", "cosine" or "sqrt"')
-
-    def _factor(self, step: float) -> float:
-        if step < self.warmup_steps:
-            return step / self.warmup_steps
-        over = step - self.warmup_steps - self.hold_steps
-        progress = min(1.0, max(0.0, over) / self.decay_steps)
-        if self.shape == "cosine":
-            left = 0.5 * (1 + math.cos(math.pi * progress))
-        else:
-            left = 1 - (math.sqrt(progress) if self.shape == "sqrt" else progress)
-        return (1 - self.min_factor) * left + self.min_factor
-
-
-def _elapsed(step: float, decay_steps: float, staircase: bool) -> float:
-    """Return ``step / decay_steps``, rounded down to a whole number with `staircase`."""
-    share = share_of(step, decay_steps)
-    return whole(share) if staircase else share

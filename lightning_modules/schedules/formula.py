@@ -5,23 +5,25 @@ import importlib
 import math
 import operator
 import re
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from lightning_modules._validation import require
-from lightning_modules.schedules.base import Schedule
+from lightning_modules._validation import of_python, require
+from lightning_modules.schedules.base import Schedule, Steps
 
 __all__ = ["Lambda"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, init=False, repr=False)
 class Lambda(Schedule):
     """Any other schedule: a formula, or your own function.
 
-    ``factor(s) = function(s)``. Steps 0 and 1 are evaluated at construction, so most errors show before a training.
+    ``factor(s) = function(s)``, or ``function(s, **arguments)`` with further arguments, whose names the formula can
+    have. Steps 0 and 1 are evaluated at construction, so most errors show before a training.
 
     Args:
         function: A formula of ``step``, or "package.module:name" of a function that takes a step and returns the
@@ -29,9 +31,11 @@ class Lambda(Schedule):
             ``not``, ``a if b else c`` and the functions abs, ceil, cos, exp, floor, log, max, min, sin, sqrt, tanh. It
             cannot run anything else, so formulas in study files of others are safe. "package.module:name" is imported
             and called without restrictions.
+        arguments: Any other argument by its name: a number, which a study file may give as a length and search.
 
     Raises:
-        ValueError: If `function` is neither, or if the result of a call is negative, not finite or not a number.
+        ValueError: If `function` is neither; if an argument is no number, or not in the formula; or if the result of a
+            call is negative, not finite or not a number.
         ImportError: If it is a formula and simpleeval is not installed.
 
     Synonyms: torch ``LambdaLR``; Keras ``LearningRateScheduler``.
@@ -39,6 +43,8 @@ class Lambda(Schedule):
     >>> schedule = Lambda(function="0.5 ** floor(step / 10) if step < 20 else 0.1")
     >>> [schedule(step) for step in (0, 9, 10, 20)]
     [1.0, 1.0, 0.5, 0.1]
+    >>> Lambda(function="max(0, 1 - step / total) ** power", total=10, power=2)(5)
+    0.25
     >>> Lambda(function="1 - step / 10")(11)
     Traceback (most recent call last):
     ValueError: a finite factor >= 0 must hold, but got -0.10000000000000009 at step=11 from \
@@ -46,14 +52,30 @@ Lambda(function='1 - step / 10')
     """
 
     function: str
+    arguments: tuple[tuple[str, float], ...]
+
+    def __init__(self, *, function: str, **arguments: Steps) -> None:
+        object.__setattr__(self, "function", function)
+        values = {name: of_python(value) for name, value in sorted(arguments.items())}
+        object.__setattr__(self, "arguments", tuple(values.items()))
+        self.__post_init__()
+
+    def __repr__(self) -> str:
+        given = {"function": self.function, **dict(self.arguments)}
+        return f"Lambda({', '.join(f'{name}={value!r}' for name, value in given.items())})"
 
     def _check(self) -> None:
         require(self, "function", isinstance(self.function, str), "a formula or package.module:name as function")
+        for name, value in self.arguments:
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not is_number or not abs(value) <= sys.float_info.max:
+                raise ValueError(f"a finite number as {name} must hold, but got {name}={value!r}")
         self(0)
         self(1)
 
     def _factor(self, step: float) -> float:
-        factor = _function(self.function)(step)
+        arguments = dict(self.arguments)
+        factor = _function(self.function, tuple(arguments))(step, **arguments)
         if not hasattr(factor, "__float__"):
             raise ValueError(f"a number must be the factor, but got {factor!r} at step={step!r} from {self!r}")
         return float(factor)
@@ -98,11 +120,11 @@ _LONGEST_FORMULA = 1000
 
 
 @lru_cache(maxsize=256)
-def _function(text: str) -> Callable[[float], Any]:
-    """Return the function that a text defines as a formula, or names."""
+def _function(text: str, arguments: tuple[str, ...]) -> Callable[..., Any]:
+    """Return the function that a text defines as a formula with further arguments, or names."""
     named = re.fullmatch(r"([\w.]+):([\w.]+)", text)
     if named is None:
-        return _formula(text)
+        return _formula(text, arguments)
     module, name = named.groups()
     try:
         function = importlib.import_module(module)
@@ -115,9 +137,9 @@ def _function(text: str) -> Callable[[float], Any]:
     return function
 
 
-def _formula(text: str) -> Callable[[float], Any]:
-    """Return a formula as a function of the step."""
-    tree = _parse(text)
+def _formula(text: str, arguments: tuple[str, ...]) -> Callable[..., Any]:
+    """Return a formula as a function of the step and of further arguments."""
+    tree = _parse(text, arguments)
     try:
         simpleeval = importlib.import_module("simpleeval")
     except ImportError as error:
@@ -125,9 +147,9 @@ def _formula(text: str) -> Callable[[float], Any]:
     evaluator = simpleeval.SimpleEval(operators=_OPERATORS, functions=_FUNCTIONS, names=_NAMES, allowed_attrs={})
     lock = threading.Lock()  # the evaluator stores the names of one call at a time
 
-    def evaluate(step: float) -> Any:
+    def evaluate(step: float, **values: float) -> Any:
         with lock:
-            evaluator.names = {**_NAMES, "step": step}
+            evaluator.names = {**_NAMES, **values, "step": step}
             try:
                 return evaluator.eval(text, previously_parsed=tree)
             except Exception as error:
@@ -136,19 +158,25 @@ def _formula(text: str) -> Callable[[float], Any]:
     return evaluate
 
 
-def _parse(text: str) -> ast.expr:
-    """Return the syntax tree of a formula, after checking that every part of it is allowed."""
+def _parse(text: str, arguments: tuple[str, ...]) -> ast.expr:
+    """Return the syntax tree of a formula, after checking that every part of it is allowed and every argument used."""
+    for name in arguments:
+        if name in ("step", *_NAMES, *_FUNCTIONS):
+            raise ValueError(f"an argument of another name must hold, but got {name}=..., which is {name} in a formula")
     if len(text) > _LONGEST_FORMULA:
         raise ValueError(f"function of at most {_LONGEST_FORMULA} characters must hold, but got {len(text)} of them")
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"function={text!r} is neither a formula of step nor package.module:name: {error}") from error
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    if unused := [name for name in arguments if name not in used]:
+        raise ValueError(f"{unused[0]} must be in the formula, but function={text!r} does not have it")
     called = {node.func for node in ast.walk(tree) if isinstance(node, ast.Call)}
     for node in ast.walk(tree):
         allowed = True
         if isinstance(node, ast.Name):
-            allowed = node.id in (_FUNCTIONS if node in called else {"step", *_NAMES})
+            allowed = node.id in (_FUNCTIONS if node in called else {"step", *_NAMES, *arguments})
         elif isinstance(node, ast.Constant):
             allowed = type(node.value) in (int, float)
         elif isinstance(node, ast.Call):
@@ -159,6 +187,6 @@ def _parse(text: str) -> ast.expr:
             allowed = isinstance(node, _GRAMMAR)
         if not allowed:
             part = ast.unparse(node) if isinstance(node, ast.expr) else type(node).__name__
-            known = ", ".join(["step", *_NAMES, *_FUNCTIONS])
+            known = ", ".join(["step", *arguments, *_NAMES, *_FUNCTIONS])
             raise ValueError(f"function={text!r} has {part!r}, which a formula cannot have; it can have {known}")
     return tree

@@ -113,7 +113,7 @@ class Checker:
             if key in known:
                 values[key] = self.value(known[key].hint, node)
             elif signature.open and key.isidentifier():
-                values[key] = self.value(Any, node)
+                values[key] = self.value(signature.others, node)
             else:
                 self._fault(node.path, f"{owner} has no argument {key}.{_alternatives(key, known)}")
         return values

@@ -100,9 +100,9 @@ class Component:
 
     def _typed(self, kind: str) -> Iterator[tuple[str, Any, Any]]:
         """Yield name, type and value of each argument."""
-        known = registry.arguments_of(kind, self.name).arguments
+        signature = registry.arguments_of(kind, self.name)
         for key, value in self.arguments.items():
-            yield key, known[key].hint if key in known else Any, value
+            yield key, signature.hint(key), value
 
 
 def rehearse(kind: str, values: Mapping[str, Any], steps: Iterable[int] = (0,)) -> Any:

@@ -52,35 +52,44 @@ TRAINER_ARGUMENTS = frozenset(inspect.signature(Trainer).parameters)
 SYNONYMS: dict[str, Mapping[str, str]] = {
     "schedule": {
         "constantlr": "constant",
+        "cosine_decay_schedule": "cosine",
         "cosineannealinglr": "cosine",
         "cosineannealingwarmrestarts": "cosine_restarts",
         "cosinedecay": "cosine",
         "cosinedecayrestarts": "cosine_restarts",
         "cosinelrscheduler": "cosine",
         "cycliclr": "triangular",
+        "d2z": "polynomial",
         "exponentialdecay": "exponential",
         "exponentiallr": "exponential",
+        "formula": "lambda",
         "inversetimedecay": "inverse_time",
         "lambdalr": "lambda",
         "learningratescheduler": "lambda",
+        "linear": "polynomial",
         "linearlr": "polynomial",
         "multiplicativelr": "lambda",
         "multisteplr": "piecewise_constant",
         "multisteplrscheduler": "piecewise_constant",
+        "noam": "inverse_sqrt",
         "onecyclelr": "one_cycle",
+        "pchip": "spline",
         "piecewiseconstantdecay": "piecewise_constant",
         "plateaulrscheduler": "plateau",
         "polylrscheduler": "polynomial",
         "polynomialdecay": "polynomial",
         "polynomiallr": "polynomial",
         "reducelronplateau": "plateau",
+        "rexscheduler": "rex",
         "sequentiallr": "join",
         "steplr": "step",
         "steplrscheduler": "step",
+        "trapezoidal": "warmup_stable_decay",
+        "wsd": "warmup_stable_decay",
     },
     "optimizer": {"adamoptimizer": "adam_epsilon_hat"},
 }
-"""Classes of torch, Keras, TensorFlow 1 and timm, in lower case, and their names here."""
+"""Classes of torch, Keras, TensorFlow 1 and timm, in lower case, and usual names, with their names here."""
 
 LIBRARIES = ("keras", "optax", "tensorflow", "timm", "torch")
 KERAS = {"adam": "adam_epsilon_hat"}
@@ -120,10 +129,16 @@ class Signature:
     Args:
         arguments: Its arguments.
         open: Whether it accepts other arguments as well.
+        others: Type of each of those.
     """
 
     arguments: Mapping[str, Argument]
     open: bool = False
+    others: Any = Any
+
+    def hint(self, name: str) -> Any:
+        """Return the type of an argument."""
+        return self.arguments[name].hint if name in self.arguments else self.others
 
 
 def resolve(kind: str, name: str) -> Any:
@@ -222,7 +237,7 @@ def arguments_of(kind: str, name: str) -> Signature:
         if "initial_lr" not in arguments and not signature.open:
             raise ValueError(f"{shown(name)} has no argument initial_lr, which a schedule multiplies.")
         arguments["initial_lr"] = Argument(float, required=True)
-    return Signature(arguments, signature.open)
+    return Signature(arguments, signature.open, signature.others)
 
 
 def signature_of(target: Any) -> Signature:
@@ -239,7 +254,8 @@ def signature_of(target: Any) -> Signature:
         for name, parameter in parameters.items()
         if parameter.kind in by_name
     }
-    return Signature(arguments, any(each.kind is each.VAR_KEYWORD for each in parameters.values()))
+    others = [hints.get(name, Any) for name, each in parameters.items() if each.kind is each.VAR_KEYWORD]
+    return Signature(arguments, bool(others), others[0] if others else Any)
 
 
 def _parameters(target: Any) -> Mapping[str, inspect.Parameter]:
