@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from lightning_modules import SCHEDULES
 from tests.rules import shortened
 from tuner.config import registry
+from tuner.config.budget import DEFAULT_TRIALS
 from tuner.config.component import Component
 from tuner.config.loader import load_study, shipped_studies
 from tuner.config.search_space import Choices, OneOf, Range, corners, searched, suggest
-from tuner.config.study import Budget, Objective, StudyConfig, TrainerConfig, TrialConfig
+from tuner.config.study import Objective, StudyConfig, TrainerConfig, TrialConfig
 from tuner.errors import BadInputError
 from tuner.process import user_module_folders
 from tuner.text import parse_duration
@@ -204,7 +205,7 @@ def test_every_corner_of_the_example_is_a_trial_that_comes_back_from_its_values(
 def test_missing_values_have_their_defaults() -> None:
     text = "trial:\n" + "".join(f"{line}\n" for line in STUDY.splitlines()[6:9]) + "  trainer: {max_epochs: 2}\n"
     config = load(text)
-    assert (config.name, config.trials, config.timeout) == ("x", Budget().trials, None)
+    assert (config.name, config.trials, config.timeout) == ("x", DEFAULT_TRIALS, None)
     assert (config.objective, config.sampler.name, config.pruner.name) == (Objective(), "tpe", "median")
     values = suggest(None, config.trial)  # type: ignore[arg-type]  # nothing is searched
     assert TrialConfig.from_values(values).schedule == Component("constant")

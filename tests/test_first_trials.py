@@ -207,7 +207,7 @@ def test_a_family_without_anything_else_to_draw_is_not_trained_twice(load: Any):
 def test_without_families_a_study_begins_with_its_trial(load: Any):
     config = load("search_space.schedule=null")
     assert [dict(each) for each in config.first.params] == [{key: BASELINE[key] for key in list(BASELINE)[:3]}]
-    assert load("search_space={}").first.params == ()
+    assert load("search_space={}").first.params == []
 
 
 # -- grids -------------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ def trial() -> TrialConfig:
 
 def play(console: Console) -> None:
     with Display(load_study(str(TINY)), console) as display:
-        display.standing(0, 4, None)
+        display.standing(0, 0, None)
         display.start(0, trial(), Slot(0, (), 1))
         display.tick()
         display.epoch(0, EpochReport(1, 0.75, [], False, StepReport(1, 40, 120, 0.00123)))

@@ -323,7 +323,11 @@ class Checker:
         lengths = [length for length in (parse_length(raw[key]) for key in bounds) if length]
         units = {unit for _, unit in lengths}
         if len(lengths) == len(bounds) and len(units) == 1:
-            return {**raw, **dict(zip(bounds, (number for number, _ in lengths), strict=True))}, units.pop()
+            unit = units.pop()
+            numbers: dict[str, Any] = dict(zip(bounds, (number for number, _ in lengths), strict=True))
+            if isinstance(prior := raw.get("prior"), dict):
+                numbers["prior"] = {key: _in_unit(value, unit) for key, value in prior.items()}
+            return {**raw, **numbers}, unit
         form = "{low: 1 epochs, high: 3 epochs} or {low: 10%, high: 50%}"
         self._fault(path, f"low, high and step must be numbers, or lengths in one unit: {form} (got {shown(raw)}).")
         return raw, ""
@@ -368,6 +372,12 @@ class Checker:
             self._fault(path, f"{where} is searched itself: put this into {dotted(found.path)}.")
         else:
             self._fault(path, f"trial.{where} is not a mapping (got {shown(found.raw)}).")
+
+
+def _in_unit(value: Any, unit: str) -> Any:
+    """Return the number of a length in a unit; anything else unchanged."""
+    length = parse_length(value)
+    return length[0] if length and length[1] == unit else value
 
 
 def _is_free(schedule: Mapping[str, Any]) -> bool:

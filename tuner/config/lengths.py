@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tuner.config.annotations import map_lengths, parse_length, takes_steps
+from tuner.config.annotations import item_hint, map_lengths, parse_length, takes_steps
 from tuner.config.component import Component
 
-__all__ = ["Length", "relative_lengths", "resolve"]
+__all__ = ["Length", "in_percent", "relative_lengths", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,22 @@ class Length:
         """
         count = min(count, self.steps)
         return [index * (self.steps - 1) // max(1, count - 1) for index in range(count)]
+
+    def convert(self, text: str, unit: str) -> float:
+        """Return a length such as "5 epochs" or "25%" as a number in a unit: "epochs", "%", or "" for steps.
+
+        >>> Length(steps_per_epoch=80, max_epochs=4).convert("25%", "epochs")
+        1.0
+        """
+        if not unit:
+            return self.in_steps(text)
+        number, given = parse_length(text) or (0.0, unit)
+        epochs = number if given == "epochs" else number * self.epochs / 100
+        return number if given == unit else epochs if unit == "epochs" else 100 * epochs / self.epochs
+
+    def in_steps_or(self, value: Any) -> Any:
+        """Return a length in steps; a value that is no length in epochs or percent unchanged."""
+        return self.in_steps(value) if parse_length(value) else value
 
     def in_steps(self, text: str) -> int:
         """Return a length such as "5 epochs" or "25%" in steps, rounded to the nearest whole number, half to even.
@@ -76,6 +92,30 @@ def _resolved(schedule: Component, length: Length) -> dict[str, Any]:
     )
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in arguments.items()}
     return {"name": schedule.name, **plain}
+
+
+def in_percent(schedule: Mapping[str, Any], length: Length) -> dict[str, Any]:
+    """Return the values of a schedule with every length in percent of its training.
+
+    >>> in_percent({"name": "cosine", "decay_steps": 120}, Length(steps_per_epoch=80, max_epochs=3))
+    {'name': 'cosine', 'decay_steps': '50.0%'}
+    """
+
+    def percent(hint: Any, value: Any) -> Any:
+        if isinstance(value, list):
+            return [percent(item_hint(hint, index), item) for index, item in enumerate(value)]
+        if not takes_steps(hint) or isinstance(value, bool):
+            return value
+        if isinstance(value, int | float):
+            return f"{100 * value / length.steps!r}%"
+        return f"{length.convert(value, '%')!r}%" if parse_length(value) else value
+
+    def converted(component: Component) -> dict[str, Any]:
+        arguments = component.map_arguments("schedule", percent, converted)
+        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in arguments.items()}
+        return {"name": component.name, **plain}
+
+    return converted(Component.from_values(schedule))
 
 
 def relative_lengths(schedule: Mapping[str, Any], path: str = "schedule") -> dict[str, str]:

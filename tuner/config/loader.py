@@ -14,12 +14,15 @@ from lightning_modules import Plateau, Schedule
 from lightning_modules.classifier import Loss
 from tuner.config import registry
 from tuner.config.annotations import check_value, did_you_mean
+from tuner.config.budget import DEFAULT_TRIALS, Budget, Positive, read_allowance
 from tuner.config.checker import FORM_OF_COMPONENT, Checker, listed
 from tuner.config.component import Component
 from tuner.config.dataset_probe import DatasetProbe
 from tuner.config.document import Document, Node
 from tuner.config.first_trials import FirstTrials, first_trials
+from tuner.config.known_values import Start, read_queue
 from tuner.config.lengths import Length, resolve
+from tuner.config.prior import PRIOR_SAMPLERS
 from tuner.config.registry import Argument, Signature, signature_of
 from tuner.config.search_space import (
     Choices,
@@ -32,9 +35,7 @@ from tuner.config.search_space import (
 from tuner.config.study import (
     COMPONENTS,
     NAME,
-    Budget,
     Objective,
-    Positive,
     Seed,
     StudyConfig,
     TrainerConfig,
@@ -51,6 +52,8 @@ __all__ = ["PRUNERS", "SAMPLERS", "load_study", "read_schedule", "shipped_studie
 
 OWN_LOSS = "For class weights, label smoothing or another loss, name a LightningModule as the model: it has its own."
 MAX_GRID = 1_000_000
+KNOWN = ("enqueue", "start")
+SECTIONS = ("name", "objective", "budget", "sampler", "pruner", "trial", "search_space", *KNOWN)
 
 Count = Annotated[int, Field(ge=0)]
 ClassifierMetric = Literal["train/acc", "train/loss", "val/acc", "val/loss"]
@@ -172,7 +175,7 @@ class _StudyReader:
         Raises:
             BadInputError: With every fault of the document.
         """
-        self._checker.keys(self._nodes, ("name", "objective", "budget", "sampler", "pruner", "trial", "search_space"))
+        self._checker.keys(self._nodes, SECTIONS)
         name = self._name(default_name)
         goal = self._checker.settings(signature_of(Objective), self._section("objective"))
         budget = self._checker.settings(signature_of(Budget), self._section("budget"))
@@ -181,10 +184,21 @@ class _StudyReader:
         pruner = self._option("pruner", PRUNERS, "median")
         template = self._template()
         self._check_metric(goal.get("metric", Objective.metric))
-        trials = budget.get("trials", Budget.trials)
         self._check_together(sampler, pruner)
+        allowance = None
+        if not self._document.fault_count:
+            allowance = read_allowance(
+                budget, template["trainer"], lambda key, message: self._fault(("budget", key), message)
+            )
+        trials = budget.get("trials") or (allowance.amount if allowance else DEFAULT_TRIALS)
         if sampler.name == "grid":
-            self._check_grid(template, 0 if is_past else trials)
+            size = self._grid_size(template)
+            if allowance and budget.get("trials") is None:
+                trials = min(trials, size)
+            elif not is_past and size < trials:
+                self._fault(("budget", "trials"), f"must not be above the {size} points of the grid (got {trials}).")
+        first = self._first(template, sampler)
+        start = self._start(name)
         self._document.check()
         objective = Objective(**{**goal, "direction": Direction(goal.get("direction", Objective.direction))})
         return StudyConfig(
@@ -199,9 +213,41 @@ class _StudyReader:
             text=self._document.text,
             values={**self._document.data, "name": name},
             folder=self._folder,
-            first=FirstTrials() if sampler.name == "grid" else first_trials(template, self._trial(), _default),
+            first=first,
             probe=self._probe,
+            start=start,
+            allowance=allowance,
         )
+
+    def _first(self, template: Template, sampler: Component) -> FirstTrials:
+        """Return the first trials, without those of earlier studies."""
+        known = [key for key in KNOWN if self._document.data.get(key)]
+        priors = [path for path, spec in searched(template) if isinstance(spec, Range) and spec.prior]
+        if sampler.name == "grid":
+            for key in known:
+                self._fault((key,), "leave it out: a grid trains its own points.")
+        if priors and sampler.name not in PRIOR_SAMPLERS:
+            message = f"{sampler.name} draws nothing at random, so a prior is of no use ({priors[0]} has one)."
+            self._fault(("sampler", "name"), f"{message} Use {listed(PRIOR_SAMPLERS)}.")
+        if sampler.name == "grid" or self._document.fault_count:
+            return FirstTrials()
+        queue = read_queue(self._document.data.get("enqueue") or [], template, self._fault)
+        return dataclasses.replace(first_trials(template, self._trial(), _default), queued=queue)
+
+    def _start(self, name: str) -> Start | None:
+        """Return which earlier studies the study starts from; None if it starts from none."""
+        if not self._document.data.get("start"):
+            return None
+        before = self._document.fault_count
+        values = self._checker.settings(signature_of(Start), self._section("start"))
+        if self._document.fault_count > before:
+            return None
+        for index, study in enumerate(values["studies"]):
+            if study == name:
+                self._fault(("start", "studies", index), "is the study itself; name others.")
+            elif not NAME.fullmatch(study):
+                self._fault(("start", "studies", index), f"{shown(study)} is not the name of a study.")
+        return Start(**values)
 
     def _trial(self) -> dict[str, Any]:
         """Return `trial` as it is in the file, with the defaults of its optional sections."""
@@ -256,17 +302,15 @@ class _StudyReader:
         if isinstance(lowest, int) and isinstance(highest, int) and lowest > highest:
             self._fault(("pruner", "min_resource"), f"{lowest} must not be above max_resource ({highest}).")
 
-    def _check_grid(self, template: Template, trials: int) -> None:
+    def _grid_size(self, template: Template) -> int:
+        """Return the number of points of the grid, and refuse one that is endless or too large."""
         endless = [path for path, spec in searched(template) if isinstance(spec, Range) and spec.step is None]
         for path in endless:
             self._fault(("sampler",), f"grid needs step or choices for every parameter; {path} has neither.")
-        if self._document.faults:
-            return
-        size = grid_size(template)
+        size = 0 if self._document.faults else grid_size(template)
         if size > MAX_GRID:
             self._fault(("sampler",), f"the grid has {size} points; the limit is {MAX_GRID}.")
-        elif size < trials:
-            self._fault(("budget", "trials"), f"must not be above the {size} points of the grid (got {trials}).")
+        return size
 
     # -- the trial and what is searched in it --------------------------------------------------------------------------
 
@@ -334,6 +378,7 @@ class _StudyReader:
     def _identity(self, objective: Objective, sampler: Component, pruner: Component) -> dict[str, Any]:
         """Return the values that must not change when the study is continued, by their dotted paths."""
         parts = {key: self._document.data[key] for key in ("trial", "search_space") if key in self._document.data}
+        parts |= {key: self._document.data[key] for key in KNOWN if self._document.data.get(key)}
         parts["objective"] = dataclasses.asdict(objective)
         if objective.epoch == Objective.epoch:
             del parts["objective"]["epoch"]

@@ -33,6 +33,7 @@ __all__ = [
     "lowest",
     "parse_spec",
     "searched",
+    "snapped",
     "suggest",
     "turns",
 ]
@@ -41,7 +42,7 @@ MAX_CHOICES = 1000
 MAX_CORNERS = 256
 MAX_WHOLE = 2**53  # Optuna keeps whole numbers as floats
 MAX_NUMBER = 1e300  # high - low must be a number too
-RANGE_KEYS = ("low", "high", "log", "step")
+RANGE_KEYS = ("low", "high", "log", "step", "prior")
 
 Scalar = str | int | float | bool | None
 Fault = Callable[[Keys, str], None]
@@ -50,7 +51,11 @@ Fault = Callable[[Keys, str], None]
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, both included; with a `unit` ("epochs" or "%"), lengths in it."""
+    """Numbers from `low` to `high`, both included; with a `unit` ("epochs" or "%"), lengths in it.
+
+    The first random trials are drawn from a normal distribution, or with `log` a log-normal one, around a `prior`, its
+    center and its width: one standard deviation, or with `log` the factor of one.
+    """
 
     low: float
     high: float
@@ -58,6 +63,7 @@ class Range:
     step: float | None = None
     integer: bool = False
     unit: str = ""
+    prior: tuple[float, float] | None = None
 
     def written(self, number: float) -> Any:
         """Return a number of the range as it is written in a study file."""
@@ -104,20 +110,21 @@ def parse_spec(raw: Mapping[str, Any], integer: bool, fault: Fault) -> Range | C
 
 
 def _parse_range(raw: Mapping[str, Any], integer: bool, fault: Fault) -> Range | None:
-    faults = list(_form_faults(raw, integer)) or list(_order_faults(raw))
+    faults = list(_form_faults(raw, integer)) or list(_order_faults(raw)) or list(_prior_faults(raw))
     for path, message in faults:
         fault(path, message)
     if faults:
         return None
     kind = int if integer else float
     step = kind(raw["step"]) if "step" in raw else None
-    return Range(kind(raw["low"]), kind(raw["high"]), raw.get("log", False), step, integer)
+    prior = (float(raw["prior"]["center"]), float(raw["prior"]["width"])) if "prior" in raw else None
+    return Range(kind(raw["low"]), kind(raw["high"]), raw.get("log", False), step, integer, prior=prior)
 
 
 def _form_faults(raw: Mapping[str, Any], integer: bool) -> Iterator[tuple[Keys, str]]:
     for key in raw:
         if key not in RANGE_KEYS:
-            yield (key,), "unknown key; a range has low, high and, if wanted, log and step."
+            yield (key,), "unknown key; a range has low, high and, if wanted, log, step and prior."
     for key in ("low", "high", "step"):
         if key in raw:
             if wrong := _number_fault(raw[key], integer):
@@ -126,6 +133,26 @@ def _form_faults(raw: Mapping[str, Any], integer: bool) -> Iterator[tuple[Keys, 
             yield (key,), "required."
     if not isinstance(raw.get("log", False), bool):
         yield ("log",), f"must be true or false (got {shown(raw['log'])})."
+
+
+def _prior_faults(raw: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
+    """Refuse a prior that is not {center: ..., width: ...}, or lies outside of its range."""
+    if "prior" not in raw:
+        return
+    prior, low, high, log = raw["prior"], raw["low"], raw["high"], raw.get("log", False)
+    if not isinstance(prior, Mapping) or prior.keys() != {"center", "width"}:
+        yield ("prior",), f"must be {{center: ..., width: ...}} (got {shown(prior)})."
+        return
+    wrong = [(key, fault) for key in prior if (fault := _number_fault(prior[key], False))]
+    yield from ((("prior", key), fault) for key, fault in wrong)
+    if wrong:
+        return
+    if not low <= prior["center"] <= high:
+        fault = f"must be from {shown(low)} to {shown(high)}, as the range (got {shown(prior['center'])})."
+        yield ("prior", "center"), fault
+    if prior["width"] <= (1 if log else 0):
+        rule = "a factor above 1 when log is true" if log else "above 0"
+        yield ("prior", "width"), f"must be {rule} (got {shown(prior['width'])})."
 
 
 def _number_fault(number: Any, integer: bool) -> str | None:
@@ -219,7 +246,8 @@ def described(spec: Range | Choices) -> str:
     if isinstance(spec, Choices):
         return ", ".join(str(value) for value in spec.values)
     steps = f", in steps of {spec.step:g}" if spec.step else ""
-    return f"{spec.low:g} to {spec.high:g}{' (log)' if spec.log else ''}{steps}"
+    prior = f", at first around {spec.prior[0]:g}" if spec.prior else ""
+    return f"{spec.low:g} to {spec.high:g}{' (log)' if spec.log else ''}{steps}{prior}"
 
 
 def highest(template: Template) -> Any:
@@ -367,6 +395,18 @@ def grid_values(spec: Range | Choices) -> list[Any]:
 def _number(spec: Range, index: int) -> float:
     number = Decimal(str(spec.low)) + index * Decimal(str(spec.step or 1))  # 0.3, and not 0.1 + 2 * 0.1
     return int(number) if spec.integer else float(number)
+
+
+def snapped(spec: Range, number: float) -> float:
+    """Return the number of a range that is nearest to another number.
+
+    >>> snapped(Range(0, 1, step=0.1), 0.27), snapped(Range(2, 64, log=True, integer=True), 77.7)
+    (0.3, 64)
+    """
+    number = min(max(number, spec.low), spec.high)
+    if spec.step:
+        return _number(spec, round((number - spec.low) / spec.step))
+    return round(number) if spec.integer else number
 
 
 def turns(template: Template, last: Mapping[str, Any], path: str = "") -> list[dict[str, Any]]:

@@ -16,10 +16,13 @@ from pydantic import Field
 from lightning_modules.classifier import Loss
 from tuner.config import registry
 from tuner.config.annotations import parse_length
+from tuner.config.budget import Allowance, Million, Positive, evaluations
 from tuner.config.component import Component
 from tuner.config.dataset_probe import DatasetProbe
 from tuner.config.first_trials import FirstTrials
+from tuner.config.known_values import Start
 from tuner.config.lengths import relative_lengths, resolve
+from tuner.config.prior import draws_of_priors
 from tuner.config.search_space import (
     OneOf,
     Suggester,
@@ -39,21 +42,17 @@ from tuner.text import join_names, pluralize
 __all__ = [
     "COMPONENTS",
     "NAME",
-    "Budget",
     "Objective",
     "StudyConfig",
     "TrainerConfig",
     "TrialConfig",
     "check_name",
-    "evaluations",
     "flatten",
 ]
 
 COMPONENTS = ("data", "model", "optimizer", "schedule")
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
-Positive = Annotated[int, Field(ge=1)]
-Million = Annotated[int, Field(ge=1, le=1_000_000)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what NumPy takes
 
 
@@ -88,14 +87,6 @@ class Objective:
 
 
 @dataclass(frozen=True)
-class Budget:
-    """The limits of a study: the number of trials, and the time after which no further trial is started."""
-
-    trials: Million = 20
-    timeout: str | int | float | None = None
-
-
-@dataclass(frozen=True)
 class TrainerConfig:
     """Arguments of Lightning's Trainer.
 
@@ -127,11 +118,6 @@ class TrainerConfig:
     def batches(self) -> int | None:
         """Return the batches between validations; None for a whole pass over the data."""
         return self.val_check_interval * self.accumulate_grad_batches or None
-
-
-def evaluations(max_epochs: int, max_steps: int, val_check_interval: int) -> int:
-    """Return the number of validations of a training."""
-    return max_epochs or max_steps // val_check_interval
 
 
 @dataclass(frozen=True)
@@ -195,6 +181,7 @@ class StudyConfig:
 
     Args:
         name: Name of the study in Optuna and of the experiment in MLflow.
+        trials: The largest number of trials.
         trial: The template of a trial: values, and a spec for everything that is searched.
         timeout: Seconds after which no further trial is started; None for no limit.
         identity: The values that must not change when the study is continued, by their dotted paths.
@@ -205,6 +192,9 @@ class StudyConfig:
         folder: Folder in which the user's modules are looked for, besides the usual places: that of its file.
         first: The fixed values of its first trials, which the sampler does not choose.
         probe: Measures its data.
+        allowance: The training that all trials may have together; None for no limit.
+        start: The earlier studies that it starts from; None if it starts from none.
+        has_read: Whether these were read.
     """
 
     RENAMING: ClassVar[str] = "--set name=..."
@@ -224,6 +214,35 @@ class StudyConfig:
     folder: Path | None = field(default=None, compare=False)
     first: FirstTrials = field(default_factory=FirstTrials, compare=False, repr=False)
     probe: DatasetProbe = field(default_factory=DatasetProbe, compare=False, repr=False)
+    allowance: Allowance | None = None
+    start: Start | None = None
+    has_read: bool = field(default=False, compare=False)
+
+    def with_earlier(self, earlier: Sequence[Mapping[str, Any]]) -> "StudyConfig":
+        """Return the same study with values of earlier studies in its first trials.
+
+        Args:
+            earlier: Fixed values of each, by their names in Optuna.
+        """
+        return replace(self, has_read=True, first=replace(self.first, earlier=earlier))
+
+    @property
+    def fewest_trials(self) -> int:
+        """Return how many trials the budget allows at least, if all have the longest training."""
+        return min(self.trials, self.allowance.amount // self.allowance.longest) if self.allowance else self.trials
+
+    def whole(self, trial: TrialConfig) -> int:
+        """Return how much of the allowance the whole training of a trial takes; 0 if there is no allowance."""
+        trainer = trial.trainer
+        return self.allowance.cost(trainer.evaluations, trainer.val_check_interval) if self.allowance else 0
+
+    @property
+    def budget(self) -> str:
+        """Return the budget as text."""
+        trials = pluralize(self.trials, "trial")
+        if self.allowance is None:
+            return trials
+        return f"{self.allowance}{f' and at most {trials}' if self.trials < self.allowance.amount else ''}"
 
     @property
     def can_fuse(self) -> bool:
@@ -304,7 +323,8 @@ class StudyConfig:
             drawn: The values of the other trials of a grid; None if they have the points with their numbers.
         """
         if self.sampler.name != "grid":
-            return dict(self.first.params[number]) if number < len(self.first.params) else {}
+            first = self.first.params[number] if number < len(self.first.params) else {}
+            return {**draws_of_priors(self.trial, self.sampler, number), **first}
         if drawn is None:
             return grid_point(self.trial, self._grid[number])
         taken = {_key(params) for params in drawn}
@@ -325,14 +345,16 @@ class StudyConfig:
         """Return notes for the user about the fixed trials, a line for each."""
         sentences = []
         if self.first.outside:
+            known = self.first.queued or self.first.earlier
             begins = "each family once" if self.first.params else "what the sampler draws"
+            begins = "the values that are known to be good" if known else begins
             sentences.append(f"begins with {begins}: trial is outside of the search space ({self.first.outside})")
         families = [[turn for turn in each.items() if turn[0].endswith(".name")] for each in self.first.params]
-        reached = {turn for each in families[: self.trials] for turn in each}
+        reached = {turn for each in families[: self.fewest_trials] for turn in each}
         late = dict.fromkeys(turn for each in families for turn in each if turn not in reached)
         if late:
             names = join_names([f"{path.removesuffix('.name')} {name}" for path, name in late], 10)
-            trials = pluralize(self.trials, "trial")
+            trials = pluralize(self.fewest_trials, "trial")
             sentences.append(f"{trials} are too few to try every family: {names} may be left out")
         return [*sentences, *(self._repeated_lengths() if self.sampler.name == "grid" else ())]
 

@@ -312,6 +312,11 @@ def _check(config: "StudyConfig", file: str) -> None:
         faults.append("pruner: must be {name: none}, or some families would get fewer steps.")
     if config.timeout is not None:
         faults.append("budget.timeout: leave it out, or some families would get fewer trials.")
+    faults += [
+        f"{key}: leave it out, or some families would begin with values that are known to be good."
+        for key in ("enqueue", "start")
+        if config.values.get(key)
+    ]
     elsewhere = sorted(
         path
         for path, _ in searched({key: value for key, value in config.trial.items() if key != "schedule"})

@@ -35,6 +35,7 @@ from tuner.runner.display import Display
 from tuner.runner.error_streak import ErrorStreak, cause
 from tuner.runner.group_size import ONE_BY_ONE, GroupSize, GroupSizeSearch
 from tuner.runner.publication import Publication
+from tuner.runner.spending import Spending
 from tuner.runner.trial_queue import TrialQueue
 from tuner.runner.winner_test import WinnerTest
 from tuner.storage.attributes import CONSTANT_LR
@@ -76,6 +77,7 @@ class Coordinator:
         self._config, self._store, self._tracker, self._display = config, store, tracker, display
         self._refresh, self._checkpoint_every = refresh, checkpoint_every
         self._queue, self._errors = TrialQueue(), ErrorStreak()
+        self._spending = Spending(config, store, self._queue)
         self._group_size = GroupSizeSearch(fuse, display.note)
         self._winner_test = WinnerTest(store, tracker, display)
         self._publication = Publication(config, store, tracker)
@@ -122,7 +124,7 @@ class Coordinator:
     @property
     def is_done(self) -> bool:
         """Return whether the study has all its trials."""
-        return self._store.count >= self._config.trials
+        return self._spending.is_over
 
     # -- called by the engine ------------------------------------------------------------------------------------------
 
@@ -262,7 +264,9 @@ class Coordinator:
 
     def _ask_ahead(self) -> None:
         """Ask for trials until a group is full."""
-        while self._queue.is_short(self._unasked(), self._group_size.count, self._slots) and not self._must_end():
+        while (
+            self._queue.is_short(self._spending.unasked, self._group_size.count, self._slots) and not self._must_end()
+        ):
             assignment = self._ask()
             result = self._result_of(assignment)
             if result is None:
@@ -270,11 +274,9 @@ class Coordinator:
             else:
                 self._finish(assignment, result)  # its process died before the result got to Optuna
 
-    def _unasked(self) -> int:
-        return self._config.trials - self._store.count - len(self._queue)
-
     def _ask(self) -> Assignment:
         number, config = self._store.ask()
+        self._spending.asked(number)
         crash_point("asked")
         self._tracker.start_trial(number, config, self._store.attempt(number))
         return self._assignment(number, config)
@@ -298,7 +300,7 @@ class Coordinator:
         self._errors.add(result.message if has_failed else None)
         self._display.finish(number, assignment.config, result)
         best = self._store.best
-        self._display.standing(self._store.count, self._config.trials, best)
+        self._display.standing(self._store.count, self._store.spent, best)
         self._tracker.log_standing(self._store.count, self._store.best_value, time.time())
         self._keep_weights_of_best([number] if before is None else [number, before.number])
         self._publication.refresh()
@@ -309,6 +311,7 @@ class Coordinator:
         self._queue.remove(number)
         self._tracker.finish_trial(number, assignment.config, TrialResult("interrupted"))
         self._display.suspend(number)
+        self._spending.suspended(assignment)
         self._store.suspend(number)
 
     def _wants_weights(self, number: int, value: float) -> bool:
@@ -325,7 +328,8 @@ class Coordinator:
     def _reconcile(self) -> None:
         """Repair what a killed run left behind. No other coordinator can be running, as this one holds the lock."""
         self._store.suspend_running()  # if one has a result, the next ask finds it
-        self._display.standing(self._store.count, self._config.trials, self._store.best)
+        self._spending.begin()
+        self._display.standing(self._store.count, self._store.spent, self._store.best)
         for count, (ended, value) in enumerate(self._store.history(), start=1):
             self._tracker.log_standing(count, value, ended.timestamp())
         finished = {trial.number: trial for trial in self._store.finished()}

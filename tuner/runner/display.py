@@ -14,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from tuner.config.budget import Allowance
 from tuner.config.study import StudyConfig, TrialConfig
 from tuner.console import printable
 from tuner.protocol import EpochReport, Slot, StepReport, TrialResult
@@ -37,6 +38,11 @@ class _Line:
     def share(self) -> float:
         return self.step.step / self.step.total_steps if self.step else 0.0
 
+    def used(self, allowance: Allowance) -> int:
+        """Return how much of the study's allowance the trial has used so far."""
+        epochs = self.step.epoch if self.step else 0
+        return allowance.cost(epochs, self.config.trainer.val_check_interval) if epochs else 0
+
 
 class Display:
     """Shows a study.
@@ -51,7 +57,7 @@ class Display:
         self._config, self._console, self._verbose = config, console, verbose
         self._metric = config.objective.metric
         self._running: dict[int, _Line] = {}
-        self._finished, self._trials = 0, config.trials
+        self._finished = self._spent = 0
         self._best: Trial | None = None
         self._began = time.monotonic()
         self._done_here = 0.0  # trials' worth of training in this run
@@ -103,9 +109,9 @@ class Display:
         """Remove a trial that will be continued later."""
         self._running.pop(number, None)
 
-    def standing(self, finished: int, trials: int, best: Trial | None) -> None:
-        """Set the number of finished trials and the best of them."""
-        self._finished, self._trials, self._best = finished, trials, best
+    def standing(self, finished: int, spent: int, best: Trial | None) -> None:
+        """Set the number of finished trials, what they have used of the study's allowance, and the best of them."""
+        self._finished, self._spent, self._best = finished, spent, best
 
     def tested(self, metrics: Mapping[str, float]) -> None:
         """Print the test metrics of the best trial."""
@@ -147,11 +153,12 @@ class Display:
 
     def _picture(self) -> RenderableType:
         elapsed = time.monotonic() - self._began
+        done, total, counted = self._progress()
         head = Table.grid(padding=(0, 2))
         head.add_row(
             Text(self._config.name, style="bold"),
-            ProgressBar(total=self._trials, completed=self._finished, width=30),
-            f"{self._finished}/{self._trials} trials",
+            ProgressBar(total=total, completed=done, width=30),
+            counted,
             f"{clock(elapsed)} so far{self._left(elapsed)}",
         )
         rows = Table.grid(padding=(0, 2))
@@ -173,12 +180,27 @@ class Display:
             parts.append(Text.assemble(("best so far ", "dim"), f"#{self._best.number} ", (value, "bold green")))
         return Group(*parts)
 
+    def _progress(self) -> tuple[int, int, str]:
+        """Return how much of the budget is used, how much there is, and both as text."""
+        allowance = self._config.allowance
+        if allowance is None:
+            trials = self._config.trials
+            return self._finished, trials, f"{self._finished}/{trials} trials"
+        done = self._spent + sum(line.used(allowance) for line in self._running.values())
+        counted = f"{done}/{allowance.amount} {allowance.unit}, {pluralize(self._finished, 'trial')} done"
+        return done, allowance.amount, counted
+
     def _left(self, elapsed: float) -> str:
         """Estimate the time left from the pace of this run."""
-        done = self._done_here + sum(line.share for line in self._running.values())
+        allowance, running = self._config.allowance, sum(line.share for line in self._running.values())
+        done = self._done_here + running
         if done < 0.5:
             return ""
-        left = max(0.0, self._trials - self._finished - sum(line.share for line in self._running.values()))
+        if allowance is None:
+            left = max(0.0, self._config.trials - self._finished - running)
+        else:
+            used, total, _ = self._progress()
+            left = (total - used) / allowance.longest
         return f", about {clock(left * elapsed / done)} left"
 
 

@@ -95,6 +95,9 @@ class StudyOptions(ExecutionOptions):
     )
     trials: int | None = option(None, "trials in all, those of earlier runs included", "N", int)
     timeout: str | None = option(None, "start no trial after this time: 90s, 30m, 2h, 1h30m", "T")
+    start_from: Sequence[str] = option(
+        (), 'begin with the best trials of an earlier study, or with the list "shipped"; repeatable', "NAME"
+    )
     set: Sequence[str] = option((), "replace a value of the study file; repeatable", "PATH=VALUE")
     review: bool = option(True, "put plots, report and the best model into MLflow (default: yes)")
     system_metrics: bool = option(

@@ -76,11 +76,10 @@ class Rehearsal:
             steps = _steps(config)
         except BadInputError:  # the data module does not report its number of batches
             return sentences[0]
+        trials = config.fewest_trials
         sentences.append(f"{pluralize(steps, 'step')} a trial")
-        total = duration(self.seconds_of(config, config.trials, slots))
-        sentences.append(
-            f"at least {total} for {pluralize(config.trials, 'trial')}, validation and pruning not counted"
-        )
+        total = duration(self.seconds_of(config, trials, slots))
+        sentences.append(f"at least {total} for {pluralize(trials, 'trial')}, validation and pruning not counted")
         return ", ".join(sentences)
 
     def seconds_of(self, config: StudyConfig, trainings: int, slots: int) -> float:

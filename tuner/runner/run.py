@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import hashlib
+import json
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -41,6 +42,7 @@ class Outcome:
         storage: URL of Optuna's database.
         tracking_uri: MLflow's store.
         interrupted: The signal that ended it; 0 if none did.
+        is_over: Whether the budget allows no further trial.
         has_result: Whether a trial was trained to its end, in this run or before.
         missing: Sentences that say which records MLflow lacks, why, and what to do; empty if it has all.
         is_delivered: Whether MLflow has all records that it can store.
@@ -52,6 +54,7 @@ class Outcome:
     storage: str
     tracking_uri: str
     interrupted: int = 0
+    is_over: bool = True
     has_result: bool = True
     missing: Sequence[str] = ()
     is_delivered: bool = True
@@ -105,6 +108,8 @@ def run(options: StudyOptions) -> Outcome:
         overrides.append(f"budget.trials={options.trials}")
     if options.timeout is not None:
         overrides.append(f"budget.timeout={options.timeout}")
+    if options.start_from:
+        overrides.append(f"start.studies={json.dumps(list(options.start_from))}")
     with opened_engine(options) as engine:
         from rich.console import Console
 
@@ -114,6 +119,7 @@ def run(options: StudyOptions) -> Outcome:
             from tuner.config.loader import load_study
             from tuner.runner.rehearsal import rehearse
             from tuner.runner.summary import print_line, print_plan, print_summary
+            from tuner.storage.starts import read_starts
             from tuner.storage.study_store import StudyStore
             from tuner.tracking.system_metrics import check_packages
 
@@ -124,6 +130,11 @@ def run(options: StudyOptions) -> Outcome:
                 system_metrics=options.system_metrics,
                 retry_failed=options.retry_failed,
             )
+            if config.start and not plan.begun:
+                earlier, notes = read_starts(config, plan.storage)
+                remarks += notes
+                config = load_study(options.study, overrides).with_earlier(earlier)  # the others have other modules
+                plan = dataclasses.replace(plan, config=config)
             if plan.system_metrics:
                 check_packages([slot.device for slot in engine.slots])
             must_rehearse = options.dry_run or (options.rehearse and not plan.begun)
@@ -227,7 +238,7 @@ def checked(config: "StudyConfig", engine: "Engine", options: ExecutionOptions) 
     from tuner.storage.study_store import check_continued
     from tuner.tracking.store import tracking_uri
 
-    fuse = group_size(options.fuse, engine.slots, config.trials)
+    fuse = group_size(options.fuse, engine.slots, config.fewest_trials)
     if fuse.most > 1 and not config.can_fuse:
         if options.fuse != "auto":
             raise BadInputError(
@@ -332,6 +343,7 @@ class OpenStudy(Generic[Store]):
             plan.storage,
             plan.uri,
             interrupted=interruption.signals[0] if interruption.signals else 0,
+            is_over=is_finished,
             has_result=store.has_result,
             missing=tracker.missing,
             is_delivered=is_delivered,

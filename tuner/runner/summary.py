@@ -44,7 +44,7 @@ def print_plan(console: Console, plan: Plan, slots: Sequence[Slot], remarks: Seq
     pruner = "no" if config.pruner.name == "none" else config.pruner.name
     print_line(
         console,
-        f"[bold]{config.name}[/bold]: {pluralize(config.trials, 'trial')} for the best {config.objective.metric}, "
+        f"[bold]{config.name}[/bold]: {config.budget} for the best {config.objective.metric}, "
         f"{config.sampler.name} sampler, {pruner} pruner, {places}",
     )
     for path, spec in searched(config.trial):
@@ -68,19 +68,18 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, outc
     finished, top, record = store.finished(), store.ranking()[:1], store.record()
     states = Counter(state_of(trial) for trial in finished)
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none finished"
-    if len(finished) >= config.trials:
+    if config.allowance is not None:
+        _print_spent(console, config, store, counts, outcome.is_over)
+    elif len(finished) >= config.trials:
         has = f"has all its {pluralize(config.trials, 'trial')} ({counts})"
         if len(finished) > config.trials:
             has = f"has {pluralize(len(finished), 'trial')} ({counts}), more than the {config.trials} asked for"
         print_line(console, f"\n[bold]{config.name}[/bold] {has}; raise --trials to add more")
     else:
-        with_them = ""
-        if count := store.cut_short:
-            with_them = f", with the {pluralize(count, 'trial')} that {'was' if count == 1 else 'were'} cut short"
         print_line(
             console,
             f"\n[bold]{config.name}[/bold] has {len(finished)} of {pluralize(config.trials, 'trial')} ({counts}); "
-            f"run the same command again to continue{with_them}",
+            f"run the same command again to continue{_cut_short(store)}",
         )
     if top:
         print_ranking(console, record, TOP_TRIALS)
@@ -121,6 +120,25 @@ def print_ranking(console: Console, record: StudyRecord, most: int) -> None:
         table.add_row(f"#{trial.number}", f"{trial.value:.4f}", escape(trial.family), escape(printable(values)))
     if table.row_count:
         console.print(table, highlight=False)
+
+
+def _print_spent(console: Console, config: StudyConfig, store: StudyStore, counts: str, is_done: bool) -> None:
+    """Print how much of a budget in epochs or steps is used."""
+    allowance = config.allowance
+    if allowance is None:
+        return
+    has = f"has used {store.spent} of {allowance} in {pluralize(store.count, 'trial')} ({counts})"
+    if is_done:
+        has += f"; raise budget.{allowance.unit} to add more"
+    else:
+        has += f"; run the same command again to continue{_cut_short(store)}"
+    print_line(console, f"\n[bold]{config.name}[/bold] {has}")
+
+
+def _cut_short(store: StudyStore) -> str:
+    """Return that some trials were interrupted and will be continued; empty if there are none."""
+    count = store.cut_short
+    return f", with the {pluralize(count, 'trial')} that {'was' if count == 1 else 'were'} cut short" if count else ""
 
 
 def _print_failed(console: Console, store: StudyStore, numbers: Sequence[int]) -> None:

@@ -9,6 +9,7 @@ __all__ = [
     "IDENTITY",
     "SEED",
     "SOURCES",
+    "STARTS",
     "TEST",
     "TRIALS",
     "VALIDATION_IMAGES",
@@ -22,6 +23,9 @@ VALIDATION_IMAGES = "validation images"
 SOURCES = "sources"
 TRIALS = "trials"
 """The number of trials that the study was last asked for."""
+
+STARTS = "starts"
+"""The values of earlier studies in the first trials, as they were read when the study began."""
 
 CONFIRMS = "confirms"
 """Key of the identity: the identifier of the study that this one confirms."""

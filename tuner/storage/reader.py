@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial as Trial
 
 from tuner.analysis.record import FAMILY, MIN_FOR_IMPORTANCE, Curve, StudyRecord, TestResult, TrialRecord
 from tuner.config.annotations import did_you_mean
+from tuner.config.search_space import suggest
 from tuner.config.study import StudyConfig, TrialConfig
 from tuner.direction import Direction
 from tuner.errors import BadInputError, StudyFailedError
@@ -31,6 +32,7 @@ __all__ = [
     "open_study",
     "record_of",
     "test_of",
+    "values_of",
 ]
 
 MIN_OF_PARAMETER = 4
@@ -208,6 +210,16 @@ def config_of(config: StudyConfig, params: Mapping[str, Any]) -> TrialConfig:
         StudyFailedError: If they are not in the study's search space.
     """
     return config.suggest(_Replay(params))
+
+
+def values_of(config: StudyConfig, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that parameters give, nested as the `trial` of a study file, with lengths as they were drawn.
+
+    Raises:
+        StudyFailedError: If they are not in the study's search space.
+    """
+    values: dict[str, Any] = suggest(_Replay(params), config.trial)
+    return values
 
 
 class _Replay:

@@ -6,8 +6,8 @@ from typing import Any
 
 import optuna
 
-from tuner.config.search_space import highest, lowest
-from tuner.config.study import StudyConfig, evaluations
+from tuner.config.budget import longest_training
+from tuner.config.study import StudyConfig
 
 __all__ = ["make_pruner", "make_sampler"]
 
@@ -76,9 +76,7 @@ def make_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
         ValueError: If Optuna refuses an option.
     """
     options: dict[str, Any] = dict(config.pruner.arguments)
-    trainer = config.trial["trainer"]
-    max_epochs, max_steps = (int(highest(trainer.get(key, 0))) for key in ("max_epochs", "max_steps"))
-    epochs = evaluations(max_epochs, max_steps, int(lowest(trainer.get("val_check_interval", 0))))
+    epochs = longest_training(config.trial["trainer"])
     third = max(1, -(-epochs // 3))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

@@ -24,6 +24,9 @@ from tuner.storage.trial_ends import attribute
 __all__ = ["StoredStudy", "definition_of", "label"]
 
 
+NOTHING_SEARCHED = ("search_space={}", "sampler={name: random}", "enqueue=null", "start=null")
+
+
 @dataclass(frozen=True)
 class StoredStudy:
     """A study that was run.
@@ -79,7 +82,7 @@ class StoredStudy:
     def default(self) -> TrialConfig | None:
         """Return the study file's `trial` without the search space; None if it is incomplete without it."""
         try:
-            fixed = load_study(self.source, ["search_space={}", "sampler={name: random}"], folder=self.config.folder)
+            fixed = load_study(self.source, [*NOTHING_SEARCHED], folder=self.config.folder)
             return config_of(fixed, {})
         except BadInputError:
             return None

@@ -25,11 +25,11 @@ from tuner.config.sources import Sources, with_sources
 from tuner.config.study import StudyConfig, TrialConfig
 from tuner.errors import BadInputError, StudyFailedError
 from tuner.files import DiskFullError, write_atomically
-from tuner.storage.attributes import ATTEMPT, IDENTIFIER, IDENTITY, SOURCES, TEST, TRIALS, VALIDATION_IMAGES
+from tuner.storage.attributes import ATTEMPT, IDENTIFIER, IDENTITY, SOURCES, STARTS, TEST, TRIALS, VALIDATION_IMAGES
 from tuner.storage.database import Database, state_directory, trial_directory
 from tuner.storage.reader import config_of, identifier_of, record_of, test_of
 from tuner.storage.samplers import make_pruner, make_sampler
-from tuner.storage.trial_ends import attribute
+from tuner.storage.trial_ends import attribute, end_of
 from tuner.text import pluralize
 from tuner.urls import without_password
 
@@ -78,7 +78,10 @@ class StudyStore:
         self._ids: dict[int, int] = {}
         # Cached, because only this process changes the study: reading all trials after each of thousands of trials
         # would take longer and longer.
-        self._finished = {trial.number for trial in self.finished()}
+        self._finished: set[int] = set()
+        self._spent = 0
+        for trial in self.finished():
+            self._add(trial)
         self._best = next(iter(self.ranking()), None)
 
     @classmethod
@@ -114,7 +117,7 @@ class StudyStore:
                     f"{pluralize(repeats, 'trial')} of this grid, begun by an earlier version, had the same values as "
                     "others. No further one will have; to train every point, give the study a new name"
                 )
-            yield cls(study, database, config)
+            yield cls(study, database, _with_starts(config, study))
 
     @_retrying
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
@@ -139,6 +142,34 @@ class StudyStore:
     def count(self) -> int:
         """Return the number of finished trials."""
         return len(self._finished)
+
+    @property
+    def spent(self) -> int:
+        """Return how much of the study's allowance the finished trials have used; 0 if there is no allowance."""
+        return self._spent
+
+    def reserved(self) -> dict[int, int]:
+        """Return how much of the allowance each interrupted trial has reserved, by its number."""
+        longest = self._config.allowance.longest if self._config.allowance else 0
+        reserved = {}
+        for trial in self.trials(TrialState.WAITING):
+            try:
+                reserved[trial.number] = self._config.whole(self.config_of(trial))
+            except StudyFailedError:  # it was interrupted before it had all of its parameters
+                reserved[trial.number] = longest
+        return reserved
+
+    def _add(self, trial: FrozenTrial) -> None:
+        """Count a finished trial."""
+        allowance, is_known = self._config.allowance, trial.number in self._finished
+        self._finished.add(trial.number)
+        if allowance is None or is_known:
+            return
+        interval = 1
+        if allowance.unit == "steps":
+            with contextlib.suppress(StudyFailedError):  # another program added it
+                interval = self.config_of(trial).trainer.val_check_interval
+        self._spent += allowance.cost(end_of(trial).epochs, interval)
 
     @property
     def has_result(self) -> bool:
@@ -285,7 +316,7 @@ class StudyStore:
         self._count(self.trial(number))
 
     def _count(self, trial: FrozenTrial) -> None:
-        self._finished.add(trial.number)
+        self._add(trial)
         if trial.state is TrialState.COMPLETE and self._would_be_best(trial.number, cast(float, trial.value)):
             self._best = trial
 
@@ -404,6 +435,8 @@ def _begun(
         load_if_exists=True,
     )
     study.set_user_attr(IDENTITY, dict(identity))
+    if config.has_read and STARTS not in study.user_attrs:  # later changes of the other studies do not count
+        study.set_user_attr(STARTS, [dict(params) for params in config.first.earlier])
     if IDENTIFIER not in study.user_attrs:
         study.set_user_attr(IDENTIFIER, uuid.uuid4().hex)
     if retry_failed:
@@ -416,6 +449,12 @@ def _begun(
         database.storage.reopen_failed(study._study_id, forget)
     grid = study.get_trials(deepcopy=False) if config.sampler.name == "grid" else []
     return study, config.repeats(trial.params for trial in grid)
+
+
+def _with_starts(config: StudyConfig, study: optuna.Study) -> StudyConfig:
+    """Return a study with the values of earlier studies that were recorded when it began."""
+    starts: list[dict[str, Any]] = attribute(study.user_attrs, STARTS, [])
+    return config.with_earlier(starts) if config.start else config
 
 
 def check_continued(config: StudyConfig, url: str, identity: Mapping[str, Any]) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from tuner.config.search_space import described, searched
 from tuner.config.study import StudyConfig
 from tuner.direction import Direction
-from tuner.text import format_value
+from tuner.text import format_value, pluralize
 
 __all__ = ["ALIAS", "address_of", "model_note", "runs_page", "standing", "trials_page", "with_network"]
 
@@ -79,13 +79,19 @@ def standing(
         found: The findings, as sentences.
     """
     links = " · ".join(f"[{name}]({page})" for name, page in pages.items())
-    parts = [f"**{finished} of {config.trials} trials.** {links}\n"]  # MLflow folds all but a few lines away
+    parts = [f"**{_progress(config, finished)}.** {links}\n"]  # MLflow folds all but a few lines away
     parts += [f"- {_plain(sentence)}" for sentence in found]
     parts += ["\n| searched | among | the best has |", "|---|---|---|"]
     for path, spec in searched(config.trial):
         value = format_value(params[path]) if path in params else ""
         parts.append(f"| {_plain(path)} | {_plain(described(spec))} | {_plain(value)} |")
     return "\n".join(parts)[:LONGEST_STANDING]
+
+
+def _progress(config: StudyConfig, finished: int) -> str:
+    if config.allowance is None:
+        return f"{finished} of {config.trials} trials"
+    return f"{pluralize(finished, 'trial')} within {config.budget}"
 
 
 def with_network(description: str, study: str, trial: str | None) -> str:

@@ -1,0 +1,182 @@
+"""A budget in epochs or steps: never exceeded, used as far as whole trainings fit, whatever happens to the trials."""
+
+import io
+import random
+from collections.abc import Iterator, Sequence
+
+import pytest
+from optuna.trial import TrialState
+from rich.console import Console
+
+from tests.conftest import TINY, StudyFolder
+from tuner.config.loader import load_study
+from tuner.errors import BadInputError
+from tuner.protocol import Assignment, EpochReport, EvaluationResult, Handler, Slot, StepReport, TrainingGroup
+from tuner.protocol import TrialResult as Result
+from tuner.runner.coordinator import Coordinator
+from tuner.runner.display import Display
+from tuner.runner.group_size import GroupSize
+from tuner.storage.study_store import StudyStore
+from tuner.tracking.tracker import Tracker
+
+EPOCHS, LONGEST, SLOTS = 40, 5, 3
+PRUNING = (
+    f"budget={{epochs: {EPOCHS}}}",
+    f"trial.trainer.max_epochs={LONGEST}",
+    "pruner={name: median, n_startup_trials: 1, n_warmup_steps: 0}",
+)
+
+
+class Rough:
+    """An engine without trainings, whose trials are pruned, diverge, die and are interrupted at random.
+
+    Args:
+        seed: Seed of the values and of the accidents.
+        patience: Number of epochs after which the study is ended.
+    """
+
+    def __init__(self, seed: int, patience: int) -> None:
+        self.slots: Sequence[Slot] = [Slot(index, (), 1) for index in range(SLOTS)]
+        self.random, self.patience = random.Random(seed), patience
+        self.reached: dict[int, int] = {}  # the last checkpoint of each trial
+
+    def run(self, handler: Handler) -> None:
+        busy: dict[int, tuple[TrainingGroup, Iterator[list[Result] | None]]] = {}
+        while True:
+            for slot in self.slots:
+                if slot.index not in busy and (group := handler.next_group(slot)) is not None:
+                    if isinstance(group, TrainingGroup):
+                        busy[slot.index] = group, self.train(handler, group)
+                    else:
+                        handler.done(group, [EvaluationResult()])
+            if not busy:
+                return
+            index = self.random.choice(sorted(busy))
+            group, training = busy[index]
+            self.patience -= 1
+            if self.patience == 0:
+                handler.stop()  # type: ignore[attr-defined]
+            if self.random.random() < 0.05:
+                handler.died(group, "killed by SIGKILL")
+                del busy[index]
+            elif (results := next(training)) is not None:
+                handler.done(group, results)
+                del busy[index]
+
+    def train(self, handler: Handler, group: TrainingGroup) -> Iterator[list[Result] | None]:
+        """Yield after each epoch; the results in the end."""
+        results: dict[int, Result] = {}
+        while running := [each for each in group.trials if each.number not in results]:
+            for trial in running:
+                if result := self.epoch(handler, trial):
+                    results[trial.number] = result
+            yield None if len(results) < len(group.trials) else [results[each.number] for each in group.trials]
+
+    def epoch(self, handler: Handler, trial: Assignment) -> Result | None:
+        before = self.reached.get(trial.number, 0)
+        if self.random.random() < 0.05:
+            return Result("diverged", epochs=before)
+        epoch, value = before + 1, self.random.random()
+        step = StepReport(epoch, epoch * 18, LONGEST * 18, 0.01)
+        decision = handler.report(trial.number, EpochReport(epoch, value, (), False, step, epoch == LONGEST))
+        if decision == "prune":
+            return Result("pruned", value, epoch)
+        if decision == "stop":
+            return Result("interrupted", value, epoch)
+        if self.random.random() < 0.8:  # else no checkpoint: the epoch is repeated if the trial dies
+            self.reached[trial.number] = epoch
+        return Result("complete", value, LONGEST) if epoch == LONGEST else None
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("fuse", [1, 3])
+def test_a_budget_of_epochs_is_used_to_the_last_whole_training_whatever_happens(folder: StudyFolder, fuse: int):
+    folder.prepare()
+    url, tracking = f"sqlite:///{folder.path}/optuna.db", f"sqlite:///{folder.path}/mlflow.db"
+    for seed in range(3):
+        config = load_study(str(TINY), [*PRUNING, f"name=s{seed}"])
+        assert config.budget == "40 epochs"
+        engine = Rough(seed, patience=9)
+        for _ in range(50):
+            display = Display(config, Console(file=io.StringIO(), force_terminal=True, width=200, color_system=None))
+            with StudyStore.open(config, url, dict(config.identity), lambda text: None) as store:
+                tracker = Tracker(config, tracking, store.identifier, lambda text: None)
+                coordinator = Coordinator(config, store, tracker, display, fuse=GroupSize(fuse))
+                engine.reached = dict(engine.reached)
+                coordinator.run(engine)
+                tracker.close("FINISHED")
+                trials = store.trials()
+                spent = sum(max(1, trial.user_attrs.get("epochs", 0)) for trial in trials)
+                reported = sum(len(trial.intermediate_values) for trial in trials)
+                assert reported <= EPOCHS, "no epoch beyond the budget, those of unfinished trials included"
+                if coordinator.is_done:
+                    break
+                engine.patience = 9
+                assert any(trial.state is TrialState.WAITING for trial in trials) or spent <= EPOCHS - LONGEST
+        assert coordinator.is_done, "it comes to an end"
+        assert all(trial.state.is_finished() for trial in trials)
+        assert store.spent == spent
+        assert EPOCHS - LONGEST < spent <= EPOCHS, "no further training fits"
+        assert len({trial.state for trial in trials}) > 1, "some were pruned, which made room for others"
+        assert len(trials) > EPOCHS // LONGEST
+
+
+def test_a_study_says_how_much_of_its_budget_is_used_and_continues_with_a_larger_one(folder: StudyFolder):
+    output = folder.call("--set", "budget={epochs: 8}")
+    assert "tiny: 8 epochs for the best val/acc" in output
+    assert "tiny has used 6 of 8 epochs in 2 trials (2 complete); raise budget.epochs to add more" in output
+    output = folder.call("--set", "budget={epochs: 20, trials: 3}")
+    assert "tiny: 20 epochs and at most 3 trials for the best val/acc" in output
+    assert "tiny has used 9 of 20 epochs in 3 trials (3 complete)" in output
+    output = folder.call("--set", "budget={epochs: 12}")
+    assert "tiny has used 12 of 12 epochs in 4 trials (4 complete)" in output
+    folder.check(4, 3, 54)
+    ((note,),) = folder.mlflow("select value from tags where key = 'mlflow.note.content' and value like '%epochs.%'")
+    assert note.startswith("**4 trials within 12 epochs.**")
+
+
+def test_a_budget_of_steps_counts_the_steps_between_validations(folder: StudyFolder):
+    length = "trial.trainer={max_steps: 54, val_check_interval: 18}"
+    output = folder.call("--set", "budget={steps: 120}", "--set", length)
+    assert "tiny has used 108 of 120 steps in 2 trials" in output
+
+
+def test_the_terminal_shows_the_epochs_that_are_used():
+    output = io.StringIO()
+    config = load_study(str(TINY), ["budget={epochs: 12}"])
+    trial = config.trial_of({**config.trial, "optimizer": {"name": "adam", "initial_lr": 0.01}, "schedule": CONSTANT})
+    with Display(config, Console(file=output, force_terminal=True, width=120, color_system=None)) as display:
+        display.standing(1, 3, None)
+        display.start(1, trial, Slot(0, (), 1))
+        display.tick()
+        assert "3/12 epochs, 1 trial done" in output.getvalue()
+        display.epoch(1, EpochReport(2, 0.75, [], False, StepReport(2, 36, 54, 0.00123)))
+        display.tick()
+    assert "5/12 epochs, 1 trial done" in output.getvalue()
+
+
+CONSTANT = {"name": "constant"}
+
+
+@pytest.mark.parametrize(
+    ("budget", "wrong"),
+    [
+        ("{epochs: 2}", "budget.epochs: must be at least the 3 epochs of one whole training (got 2)."),
+        ("{epochs: 0}", "budget.epochs: must be a whole number from 1 to 1000000 or null (got 0)."),
+        ("{steps: 100}", "budget.steps: write epochs: the length of a training is in epochs (max_epochs)."),
+        ("{epochs: 9, steps: 9}", "budget.steps: leave it out, or epochs: the training of all trials has one limit."),
+    ],
+)
+def test_a_budget_that_no_training_fits_into_is_refused(budget: str, wrong: str):
+    with pytest.raises(BadInputError) as caught:
+        load_study(str(TINY), [f"budget={budget}"])
+    assert list(caught.value.faults) == [f"--set: {wrong}"]
+
+
+def test_the_longest_training_of_the_search_space_has_to_fit():
+    lengths = "search_space.trainer.max_epochs={low: 2, high: 6}"
+    with pytest.raises(BadInputError, match="at least the 6 epochs of one whole training"):
+        load_study(str(TINY), [lengths, "budget={epochs: 5}"])
+    assert load_study(str(TINY), [lengths, "budget={epochs: 20}"]).fewest_trials == 3
