@@ -164,7 +164,7 @@ CONSTANT = {"name": "constant"}
     ("budget", "wrong"),
     [
         ("{epochs: 2}", "budget.epochs: must be at least the 3 epochs of one whole training (got 2)."),
-        ("{epochs: 0}", "budget.epochs: must be a whole number from 1 to 1000000 or null (got 0)."),
+        ("{epochs: 0}", "budget.epochs: must be a whole number from 1 to 1000000 (got 0)."),
         ("{steps: 100}", "budget.steps: write epochs: the length of a training is in epochs (max_epochs)."),
         ("{epochs: 9, steps: 9}", "budget.steps: leave it out, or epochs: the training of all trials has one limit."),
     ],

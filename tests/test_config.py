@@ -474,6 +474,7 @@ SCHEDULE_NAMES = ", ".join(sorted({*SCHEDULES, "plateau"}))
 OPTIMIZER_NAMES = ", ".join(sorted(registry.KINDS["optimizer"]))
 MANY = "<whole number> from 1 to 1000000"
 
+SECTIONS = "Known: budget, enqueue, name, objective, pruner, sampler, search_space, start, trial."
 BAD_LINES = {
     # the top
     "an unknown section": (
@@ -482,11 +483,11 @@ BAD_LINES = {
     ),
     "a section like no other": (
         ("budget:", "zzz: 1"),
-        ["3: zzz: <unknown key>. Known: budget, name, objective, pruner, sampler, search_space, trial."],
+        [f"3: zzz: <unknown key>. {SECTIONS}"],
     ),
     "a key that is a number": (
         ("budget:", "1: 1"),
-        ["3: 1: <unknown key>. Known: budget, name, objective, pruner, sampler, search_space, trial."],
+        [f"3: 1: <unknown key>. {SECTIONS}"],
     ),
     "an <unknown key>": (("budget:", "budget: {n_trails: 5}"), ["3: budget.n_trails: <unknown key>. <near> trials?"]),
     "nothing in a section": (("budget:", "budget:"), ["3: budget: <mapping> (got null)."]),

@@ -42,9 +42,9 @@ class Budget:
         timeout: Time after which no further trial is started.
     """
 
-    trials: Million | None = None
-    epochs: Million | None = None
-    steps: Billion | None = None
+    trials: Million = 0  # here and below, 0 means not given
+    epochs: Million = 0
+    steps: Billion = 0
     timeout: str | int | float | None = None
 
 
@@ -103,7 +103,7 @@ def read_allowance(budget: Mapping[str, Any], trainer: Mapping[str, Any], fault:
         trainer: The template of the trainer.
         fault: Called with a key of the section and the fault of its value.
     """
-    limits = {unit: budget[unit] for unit in UNITS if budget.get(unit) is not None}
+    limits = {unit: budget[unit] for unit in UNITS if unit in budget}
     if len(limits) > 1:
         fault("steps", "leave it out, or epochs: the training of all trials has one limit.")
         return None

@@ -190,12 +190,12 @@ class _StudyReader:
             allowance = read_allowance(
                 budget, template["trainer"], lambda key, message: self._fault(("budget", key), message)
             )
-        trials = budget.get("trials") or (allowance.amount if allowance else DEFAULT_TRIALS)
+        trials = budget.get("trials", allowance.amount if allowance else DEFAULT_TRIALS)
         if sampler.name == "grid":
             size = self._grid_size(template)
-            if allowance and budget.get("trials") is None:
+            if allowance and "trials" not in budget:
                 trials = min(trials, size)
-            elif not is_past and size < trials:
+            elif size and not is_past and size < trials:
                 self._fault(("budget", "trials"), f"must not be above the {size} points of the grid (got {trials}).")
         first = self._first(template, sampler)
         start = self._start(name)
@@ -310,6 +310,7 @@ class _StudyReader:
         size = 0 if self._document.faults else grid_size(template)
         if size > MAX_GRID:
             self._fault(("sampler",), f"the grid has {size} points; the limit is {MAX_GRID}.")
+            return 0
         return size
 
     # -- the trial and what is searched in it --------------------------------------------------------------------------
