@@ -366,8 +366,8 @@ class StudyStore:
 
     @_retrying
     def set_trials(self) -> None:
-        """Record the number of trials that are asked for."""
-        self._study.set_user_attr(TRIALS, self._config.trials)
+        """Record the number of trials that are asked for; 0 if the budget limits their training instead."""
+        self._study.set_user_attr(TRIALS, 0 if self._config.allowance else self._config.trials)
 
     @_retrying
     def set_validation_images(self, number: int | None) -> None:
