@@ -1,6 +1,7 @@
 """A budget in epochs or steps: never exceeded, used as far as whole trainings fit, whatever happens to the trials."""
 
 import io
+import math
 import random
 from collections.abc import Iterator, Sequence
 
@@ -165,6 +166,8 @@ CONSTANT = {"name": "constant"}
     [
         ("{epochs: 2}", "budget.epochs: must be at least the 3 epochs of one whole training (got 2)."),
         ("{epochs: 0}", "budget.epochs: must be a whole number from 1 to 1000000 (got 0)."),
+        ("{until: 0.01}", "budget.until: needs trials, epochs or steps as well: the most that the study may take."),
+        ("{until: 0, trials: 5}", "budget.until: must be a number above 0 (got 0)."),
         ("{steps: 100}", "budget.steps: write epochs: the length of a training is in epochs (max_epochs)."),
         ("{epochs: 9, steps: 9}", "budget.steps: leave it out, or epochs: the training of all trials has one limit."),
     ],
@@ -180,3 +183,44 @@ def test_the_longest_training_of_the_search_space_has_to_fit():
     with pytest.raises(BadInputError, match="at least the 6 epochs of one whole training"):
         load_study(str(TINY), [lengths, "budget={epochs: 5}"])
     assert load_study(str(TINY), [lengths, "budget={epochs: 20}"]).fewest_trials == 3
+
+
+class Smooth(Rough):
+    """An engine of one slot, whose values depend on the lr alone, and are best at 0.01."""
+
+    def __init__(self) -> None:
+        super().__init__(0, patience=-1)
+        self.slots = self.slots[:1]
+
+    def run(self, handler: Handler) -> None:
+        while (group := handler.next_group(self.slots[0])) is not None:
+            if isinstance(group, TrainingGroup):
+                lr = group.trials[0].config.optimizer.arguments["initial_lr"]
+                handler.done(group, [Result("complete", 0.9 - (math.log10(lr) + 2) ** 2, LONGEST)])
+            else:
+                handler.done(group, [EvaluationResult()])
+
+
+def test_a_study_ends_when_little_can_be_gained_and_goes_on_for_less(folder: StudyFolder):
+    folder.prepare()
+    url, tracking = f"sqlite:///{folder.path}/optuna.db", f"sqlite:///{folder.path}/mlflow.db"
+
+    def run(until: float) -> tuple[int, float]:
+        config = load_study(str(TINY), [f"budget={{trials: 60, until: {until}}}", "search_space.schedule=null"])
+        assert config.budget == f"60 trials, or until less than {until:g} can be gained,"
+        display = Display(config, Console(file=io.StringIO()))
+        with StudyStore.open(config, url, dict(config.identity), lambda text: None) as store:
+            tracker = Tracker(config, tracking, store.identifier, lambda text: None)
+            coordinator = Coordinator(config, store, tracker, display)
+            coordinator.run(Smooth())
+            tracker.close("FINISHED")
+            assert coordinator.is_done
+            return store.count, store.possible_gain()
+
+    count, gain = run(0.1)
+    assert 20 <= count < 60
+    assert gain < 0.1
+    assert run(0.1) == (count, gain), "it has ended, and stays so"
+    more, less = run(gain / 2)
+    assert more > count
+    assert more == 60 or less < gain / 2

@@ -39,12 +39,14 @@ class Budget:
         trials: Number of trials in all; without `epochs` and `steps`, 20 by default.
         epochs: Epochs of all trials together.
         steps: Optimizer steps of all trials together, if their length is in steps.
+        until: Gain in the objective below which the study ends.
         timeout: Time after which no further trial is started.
     """
 
     trials: Million = 0  # here and below, 0 means not given
     epochs: Million = 0
     steps: Billion = 0
+    until: Annotated[float, Field(gt=0)] = 0.0
     timeout: str | int | float | None = None
 
 
@@ -103,6 +105,8 @@ def read_allowance(budget: Mapping[str, Any], trainer: Mapping[str, Any], fault:
         trainer: The template of the trainer.
         fault: Called with a key of the section and the fault of its value.
     """
+    if "until" in budget and not budget.keys() & {"trials", *UNITS}:
+        fault("until", "needs trials, epochs or steps as well: the most that the study may take.")
     limits = {unit: budget[unit] for unit in UNITS if unit in budget}
     if len(limits) > 1:
         fault("steps", "leave it out, or epochs: the training of all trials has one limit.")

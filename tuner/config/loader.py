@@ -217,6 +217,7 @@ class _StudyReader:
             probe=self._probe,
             start=start,
             allowance=allowance,
+            until=budget.get("until", 0.0),
         )
 
     def _first(self, template: Template, sampler: Component) -> FirstTrials:

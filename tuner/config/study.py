@@ -193,6 +193,7 @@ class StudyConfig:
         first: The fixed values of its first trials, which the sampler does not choose.
         probe: Measures its data.
         allowance: The training that all trials may have together; None for no limit.
+        until: The study ends when no gain in the objective above this is expected; 0 for no such end.
         start: The earlier studies that it starts from; None if it starts from none.
         has_read: Whether these were read.
     """
@@ -215,6 +216,7 @@ class StudyConfig:
     first: FirstTrials = field(default_factory=FirstTrials, compare=False, repr=False)
     probe: DatasetProbe = field(default_factory=DatasetProbe, compare=False, repr=False)
     allowance: Allowance | None = None
+    until: float = 0.0
     start: Start | None = None
     has_read: bool = field(default=False, compare=False)
 
@@ -239,10 +241,10 @@ class StudyConfig:
     @property
     def budget(self) -> str:
         """Return the budget as text."""
-        trials = pluralize(self.trials, "trial")
-        if self.allowance is None:
-            return trials
-        return f"{self.allowance}{f' and at most {trials}' if self.trials < self.allowance.amount else ''}"
+        text = trials = pluralize(self.trials, "trial")
+        if self.allowance:
+            text = f"{self.allowance}{f' and at most {trials}' if self.trials < self.allowance.amount else ''}"
+        return f"{text}, or until less than {self.until:g} can be gained," if self.until else text
 
     @property
     def can_fuse(self) -> bool:

@@ -2,7 +2,8 @@
 
 With a budget in epochs or steps, every trial reserves a whole training when it begins, and gives back what it did not
 use when it ends. A trial begins only if its reservation fits into what is left, so the budget is never exceeded, and
-which trials begin does not depend on when a study was interrupted.
+which trials begin does not depend on when a study was interrupted. If the study ends as little can be gained, the
+interrupted trials are still finished.
 """
 
 from tuner.config.study import StudyConfig
@@ -28,7 +29,7 @@ class Spending:
 
     def begin(self) -> None:
         """Read which trials were interrupted in an earlier run."""
-        if self._config.allowance:
+        if self._config.allowance or self._config.until:
             self._interrupted = self._store.reserved()
 
     def asked(self, number: int) -> None:
@@ -44,6 +45,8 @@ class Spending:
         """Return how many trials, interrupted or new, may be asked for now."""
         trials = self._config.trials - self._store.count - len(self._queue)
         allowance = self._config.allowance
+        if self.is_exhausted:
+            trials = min(trials, len(self._interrupted))
         if allowance is None:
             return trials
         reserved = sum(self._config.whole(assignment.config) for assignment in self._queue.assignments)
@@ -57,8 +60,13 @@ class Spending:
         return min(trials, again + left // allowance.longest)
 
     @property
+    def is_exhausted(self) -> bool:
+        """Return whether less can be gained than the study is continued for."""
+        return bool(self._config.until) and self._store.possible_gain() < self._config.until
+
+    @property
     def is_over(self) -> bool:
         """Return whether no trial is left, and none is running."""
-        if self._config.allowance is None:
+        if self._config.allowance is None and not self.is_exhausted:
             return self._store.count >= self._config.trials
         return not self._queue and self.unasked <= 0

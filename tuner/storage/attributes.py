@@ -5,6 +5,7 @@ __all__ = [
     "CONFIGURATION",
     "CONFIRMS",
     "CONSTANT_LR",
+    "GAIN",
     "IDENTIFIER",
     "IDENTITY",
     "SEED",
@@ -26,6 +27,9 @@ TRIALS = "trials"
 
 STARTS = "starts"
 """The values of earlier studies in the first trials, as they were read when the study began."""
+
+GAIN = "possible gain"
+"""How much better the best value can become, and after how many complete trials that was computed."""
 
 CONFIRMS = "confirms"
 """Key of the identity: the identifier of the study that this one confirms."""

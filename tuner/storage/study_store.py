@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import math
 import os
 import uuid
 import warnings
@@ -25,8 +26,19 @@ from tuner.config.sources import Sources, with_sources
 from tuner.config.study import StudyConfig, TrialConfig
 from tuner.errors import BadInputError, StudyFailedError
 from tuner.files import DiskFullError, write_atomically
-from tuner.storage.attributes import ATTEMPT, IDENTIFIER, IDENTITY, SOURCES, STARTS, TEST, TRIALS, VALIDATION_IMAGES
+from tuner.storage.attributes import (
+    ATTEMPT,
+    GAIN,
+    IDENTIFIER,
+    IDENTITY,
+    SOURCES,
+    STARTS,
+    TEST,
+    TRIALS,
+    VALIDATION_IMAGES,
+)
 from tuner.storage.database import Database, state_directory, trial_directory
+from tuner.storage.possible_gain import is_due, possible_gain
 from tuner.storage.reader import config_of, identifier_of, record_of, test_of
 from tuner.storage.samplers import make_pruner, make_sampler
 from tuner.storage.trial_ends import attribute, end_of
@@ -79,7 +91,8 @@ class StudyStore:
         # Cached, because only this process changes the study: reading all trials after each of thousands of trials
         # would take longer and longer.
         self._finished: set[int] = set()
-        self._spent = 0
+        self._spent = self._complete = 0
+        self._gain: tuple[float, int] | None = None  # and the number of complete trials that it was computed from
         for trial in self.finished():
             self._add(trial)
         self._best = next(iter(self.ranking()), None)
@@ -148,6 +161,21 @@ class StudyStore:
         """Return how much of the study's allowance the finished trials have used; 0 if there is no allowance."""
         return self._spent
 
+    @_retrying
+    def possible_gain(self) -> float:
+        """Return how much better the best value can become, computed now and then; infinity if that is unknown.
+
+        It is stored, so that a study that has ended by it stays so.
+        """
+        if self._gain is None:
+            stored: dict[str, Any] = attribute(self._study.user_attrs, GAIN, {})
+            self._gain = attribute(stored, "gain", math.inf), attribute(stored, "complete", 0)
+        if is_due(self._complete, self._gain[1]):
+            gain = possible_gain(self._study, self._config.sampler.arguments.get("seed", 0))
+            self._study.set_user_attr(GAIN, {"gain": gain, "complete": self._complete})
+            self._gain = gain, self._complete
+        return self._gain[0]
+
     def reserved(self) -> dict[int, int]:
         """Return how much of the allowance each interrupted trial has reserved, by its number."""
         longest = self._config.allowance.longest if self._config.allowance else 0
@@ -161,9 +189,12 @@ class StudyStore:
 
     def _add(self, trial: FrozenTrial) -> None:
         """Count a finished trial."""
-        allowance, is_known = self._config.allowance, trial.number in self._finished
+        if trial.number in self._finished:
+            return
         self._finished.add(trial.number)
-        if allowance is None or is_known:
+        self._complete += trial.state is TrialState.COMPLETE
+        allowance = self._config.allowance
+        if allowance is None:
             return
         interval = 1
         if allowance.unit == "steps":
