@@ -33,7 +33,7 @@ def main() -> None:
     rows = np.array(table["configurations"])
     for index, name in enumerate(table["hyperparameters"]):
         rows[:, index] = np.log10(1 - rows[:, index] + 1e-9 if name.startswith("beta") else rows[:, index])
-    spaces = {
+    spaces: dict[str, optuna.distributions.BaseDistribution] = {
         name: optuna.distributions.FloatDistribution(float(rows[:, index].min()), float(rows[:, index].max()))
         for index, name in enumerate(table["hyperparameters"])
     }

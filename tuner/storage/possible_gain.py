@@ -25,9 +25,10 @@ def is_due(complete: int, before: int) -> bool:
 def possible_gain(study: optuna.Study, seed: int) -> float:
     """Return how much better the best value can become at most, as far as can be told.
 
-    It is the regret bound, for a probability of 90%, of Makarova et al. (Automatic Termination for
-    Hyperparameter Optimization, AutoML 2022), in the unit of the objective: a Gaussian process is fitted to the better half of the complete trials, over the
-    parameters that all of them have, and its upper bound anywhere is compared with its lower bound at the best trials.
+    It is the regret bound, for a probability of 90%, of Makarova et al. (Automatic Termination for Hyperparameter
+    Optimization, AutoML 2022), in the unit of the objective: a Gaussian process is fitted to the better half of the
+    complete trials, over the parameters that all of them have, and its upper bound anywhere is compared with its lower
+    bound at the best trials.
 
     Args:
         study: The study.
