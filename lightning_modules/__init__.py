@@ -1,5 +1,6 @@
 """Learning-rate schedules for your own Lightning Trainer; requires only torch and pytorch-lightning."""
 
+from lightning_modules.averaging import AVERAGINGS, EMA, LAWA, Averaging, TailAverage
 from lightning_modules.callbacks import EpochSeed, PlateauUpdates
 from lightning_modules.classifier import Classifier
 from lightning_modules.data import (
@@ -11,6 +12,7 @@ from lightning_modules.data import (
     MNISTDataModule,
 )
 from lightning_modules.data.base import DataError
+from lightning_modules.evaluation import EvaluationWeights
 from lightning_modules.fused import FusedClassifier, can_fuse, merge_checkpoints, split_checkpoint
 from lightning_modules.kernels.bf16_linear import Bf16LinearSpeedup
 from lightning_modules.lr_scheduler import ScheduleLR
@@ -18,14 +20,21 @@ from lightning_modules.models import MLP, MNISTCNN, MODELS
 from lightning_modules.optimizers import (
     OPTIMIZERS,
     SGD,
+    SOAP,
     Adadelta,
     Adagrad,
     Adam,
     AdamEpsilonHat,
     AdamW,
+    Adan,
+    AdEMAMix,
     Lion,
+    Muon,
     Optimizer,
+    Prodigy,
     RMSprop,
+    ScheduleFreeAdamW,
+    ScheduleFreeSGD,
 )
 from lightning_modules.schedules import (
     SCHEDULES,
@@ -64,19 +73,26 @@ from lightning_modules.schedules import (
 )
 
 __all__ = [
+    "AVERAGINGS",
     "DATASETS",
+    "EMA",
+    "LAWA",
     "MLP",
     "MNISTCNN",
     "MODELS",
     "OPTIMIZERS",
     "SCHEDULES",
     "SGD",
+    "SOAP",
     "TABLES",
+    "AdEMAMix",
     "Adadelta",
     "Adagrad",
     "Adam",
     "AdamEpsilonHat",
     "AdamW",
+    "Adan",
+    "Averaging",
     "Bf16LinearSpeedup",
     "Classifier",
     "Constant",
@@ -84,6 +100,7 @@ __all__ = [
     "CosineRestarts",
     "DataError",
     "EpochSeed",
+    "EvaluationWeights",
     "ExponentialDecay",
     "FashionMNISTDataModule",
     "FivePointSpline",
@@ -98,6 +115,7 @@ __all__ = [
     "Lion",
     "MNIST5kDataModule",
     "MNISTDataModule",
+    "Muon",
     "NaturalExponentialDecay",
     "NoisyLinearCosineDecay",
     "OneCycle",
@@ -107,15 +125,19 @@ __all__ = [
     "PlateauState",
     "PlateauUpdates",
     "PolynomialDecay",
+    "Prodigy",
     "RMSprop",
     "Rex",
     "Scaled",
     "Schedule",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeSGD",
     "ScheduleLR",
     "Spline",
     "SqrtDecay",
     "StepDecay",
     "Steps",
+    "TailAverage",
     "TriangularCyclic",
     "TwoPointSpline",
     "Warmup",

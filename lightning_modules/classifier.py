@@ -10,7 +10,9 @@ from torch.nn import functional
 from torch.nn.parameter import is_lazy
 from torchmetrics import Metric
 
+from lightning_modules.averaging import Averaging
 from lightning_modules.callbacks import PlateauUpdates
+from lightning_modules.evaluation import EvaluationWeights, check_average
 from lightning_modules.lr_scheduler import OptimizerCallable, ScheduleLR, build_optimizer
 from lightning_modules.optimizers import Optimizer
 from lightning_modules.schedules import Constant, Plateau, Schedule
@@ -81,6 +83,8 @@ class Classifier(pl.LightningModule):
     Logs `lr` at every step (directly to the loggers, because Lightning's ``log`` would move the number to the device
     and back), and per epoch `train/loss`, `train/acc`, `val/loss`, `val/acc`, `test/loss` and `test/acc`. A `Plateau`
     gets its metric after every validation, or after every training epoch if the name of the metric begins with "train".
+    Validation, checkpoints and the network after the training have the average of the weights, if `averaging` or a
+    schedule-free optimizer makes one; see `EvaluationWeights`.
 
     It is a module of ``pytorch_lightning``; the Trainer of ``lightning.pytorch`` accepts only that package's modules.
     In one of those, use `ScheduleLR`.
@@ -94,6 +98,7 @@ class Classifier(pl.LightningModule):
         loss: "cross_entropy" of the softmax of the outputs; or "mse", the mean squared error of the outputs and the
             one-hot labels (Hui and Belkin, "Evaluation of Neural Architectures Trained with Square Loss vs
             Cross-Entropy in Classification Tasks", ICLR 2021).
+        averaging: Average of the weights to evaluate and save; None for that of the optimizer, if it makes one.
     """
 
     def __init__(
@@ -102,6 +107,7 @@ class Classifier(pl.LightningModule):
         optimizer: Optimizer | OptimizerCallable,
         schedule: Schedule | Plateau = Constant(),  # noqa: B008 - frozen, so it can be shared
         loss: Loss = "cross_entropy",
+        averaging: Averaging | None = None,
     ) -> None:
         super().__init__()
         self.model = _channels_last(model)
@@ -110,6 +116,10 @@ class Classifier(pl.LightningModule):
         if loss not in LOSSES:
             raise ValueError(f"a loss of {', '.join(LOSSES)} must hold, but got loss={loss!r}")
         self.loss = loss
+        check_average(averaging, schedule, optimizer_averages=False)
+        self.averaging = averaging
+        self._evaluation = EvaluationWeights(averaging)
+        self._evaluation.is_of_classifier = True
         self.means = nn.ModuleDict({f"{stage}/{name}": _Mean() for stage in STAGES for name in ("loss", "acc")})
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -126,21 +136,35 @@ class Classifier(pl.LightningModule):
         }
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """Add the callback that passes a plateau its metric."""
-        return [PlateauUpdates()]
-
-    def on_fit_start(self) -> None:
-        """Refuse to train with a plateau that would get no metric.
+        """Add the callbacks that pass a plateau its metric, and that evaluate an average of the weights.
 
         Raises:
-            TypeError: If a subclass does not return the callback of `configure_callbacks`.
+            ValueError: If the Trainer was given an `EvaluationWeights`, which this one would replace.
         """
         callbacks: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        if isinstance(self.schedule, Plateau) and not any(isinstance(each, PlateauUpdates) for each in callbacks):
-            raise TypeError(
-                f"configure_callbacks of {type(self).__name__} must return [*super().configure_callbacks(), ...]: "
-                "one of those passes the Plateau its metric"
-            )
+        if any(isinstance(each, EvaluationWeights) and not each.is_of_classifier for each in callbacks):
+            raise ValueError("Classifier adds EvaluationWeights itself: leave it out, and pass averaging=... instead")
+        return [PlateauUpdates(), self._evaluation]
+
+    def on_fit_start(self) -> None:
+        """Refuse to train with a plateau that would get no metric, or with an average that would not be used.
+
+        Raises:
+            TypeError: If a subclass does not return the callbacks of `configure_callbacks`.
+        """
+        callbacks: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        needed = {PlateauUpdates: isinstance(self.schedule, Plateau), EvaluationWeights: self._averages}
+        for kind, is_needed in needed.items():
+            if is_needed and not any(isinstance(each, kind) for each in callbacks):
+                raise TypeError(
+                    f"configure_callbacks of {type(self).__name__} must return [*super().configure_callbacks(), ...]: "
+                    f"one of those is {kind.__name__}, which this training needs"
+                )
+
+    @property
+    def _averages(self) -> bool:
+        """Whether an average of the weights is to be evaluated."""
+        return self.averaging is not None or bool(self._evaluation.switchable(self))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a training batch."""

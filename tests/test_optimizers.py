@@ -1,3 +1,4 @@
+import copy
 import io
 import json
 import math
@@ -12,19 +13,28 @@ import torch
 from torch import nn
 
 from lightning_modules import optimizers as module
+from lightning_modules.evaluation import has_switch
 from lightning_modules.lr_scheduler import ScheduleLR
 from lightning_modules.optimizers import (
     OPTIMIZERS,
     SGD,
+    SOAP,
     Adadelta,
     Adagrad,
     Adam,
     AdamEpsilonHat,
     AdamW,
+    Adan,
+    AdEMAMix,
     Lion,
+    Muon,
     Optimizer,
+    Prodigy,
     RMSprop,
+    ScheduleFreeAdamW,
+    ScheduleFreeSGD,
 )
+from lightning_modules.optimizers.muon import TorchMuon
 from lightning_modules.schedules import (
     SCHEDULES,
     Constant,
@@ -65,6 +75,21 @@ SETTINGS = [
     RMSprop(initial_lr=0.01, momentum=0.9, centered=True),
     SGD(initial_lr=0.1, momentum=0.9, nesterov=True),
 ]
+OF_LIBRARIES = [
+    AdEMAMix(initial_lr=0.01, beta3=0.99, warmup_steps=5, weight_decay=0.1),
+    Adan(initial_lr=0.01, weight_decay=0.1),
+    Lion(initial_lr=1e-4),
+    Prodigy(initial_lr=1.0, d0=1e-3, weight_decay=0.1),
+    SOAP(initial_lr=0.01, precondition_frequency=2),
+    ScheduleFreeAdamW(initial_lr=0.01, weight_decay=0.1),
+    ScheduleFreeSGD(initial_lr=0.5),
+]
+EVERY = [*SETTINGS, *OF_LIBRARIES, Muon(initial_lr=0.01, adamw_lr=0.02, weight_decay=0.1)]
+
+
+WITH_EPS, WITH_BETAS = (
+    [each for each in OPTIMIZERS.values() if hasattr(each, argument)] for argument in ("eps", "beta2")
+)
 
 
 def network():
@@ -73,6 +98,8 @@ def network():
 
 
 def train(net, optimizer, steps, scheduler=None):
+    if has_switch(optimizer):
+        optimizer.train()
     for step in steps:
         inputs = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(step))
         loss = net(inputs).square().mean()
@@ -103,6 +130,8 @@ def path(settings, gradient, count, start=(0.0,)):
     """Return the path of weights in double precision whose gradient is a given function of them."""
     weight = nn.Parameter(torch.tensor(start, dtype=torch.float64))
     optimizer = settings([weight])
+    if has_switch(optimizer):
+        optimizer.train()
     result = []
     for _ in range(count):
         weight.grad = gradient(weight.detach())
@@ -250,10 +279,10 @@ def test_step_with_a_closure_returns_its_loss():
 def test_registry_lists_every_optimizer_that_can_be_imported():
     public = {getattr(module, name) for name in module.__all__ if name != "OPTIMIZERS"}
     assert set(OPTIMIZERS.values()) == public - {Optimizer}
-    assert {type(settings) for settings in SETTINGS} == set(OPTIMIZERS.values()) - {Lion}
+    assert {type(settings) for settings in EVERY} == set(OPTIMIZERS.values())
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=repr)
+@pytest.mark.parametrize("settings", EVERY, ids=repr)
 def test_training_resumed_in_the_middle_ends_with_the_same_bits(settings):
     net = network()
     optimizer = settings(net.parameters())
@@ -383,14 +412,18 @@ def test_batched_kernels_are_asked_for_where_torch_has_no_fused_ones(kind):
     assert group["foreach"] is True
 
 
-@pytest.mark.parametrize("settings", [each for each in SETTINGS if hasattr(each, "eps")], ids=repr)
+@pytest.mark.parametrize("settings", [*SETTINGS, *OF_LIBRARIES], ids=repr)
 def test_eps_reaches_the_optimizer(settings):
+    if not hasattr(settings, "eps"):
+        with pytest.raises(TypeError, match="eps"):
+            type(settings)(initial_lr=0.5, eps=0.125)
+        return
     changed = type(settings)(initial_lr=0.5, eps=0.125)
     group = changed([nn.Parameter(torch.zeros(1))]).param_groups[0]
     assert (group["lr"], group["eps"]) == (0.5, 0.125)
 
 
-@pytest.mark.parametrize("settings", [*SETTINGS, Lion(initial_lr=1e-4)], ids=repr)
+@pytest.mark.parametrize("settings", EVERY, ids=repr)
 def test_settings_survive_pickle_and_repr_and_are_equal_and_hashable(settings):
     for twin in (pickle.loads(pickle.dumps(settings)), eval(repr(settings), vars(module))):
         assert twin == settings
@@ -417,12 +450,21 @@ def test_numbers_of_numpy_and_torch_become_those_of_python(kind, number):
             for each in OPTIMIZERS.values()
             for bad in (-0.1, math.nan)
         ),
-        *((each, {"eps": -1e-8}, "eps >= 0") for each in (Adam, AdamW, AdamEpsilonHat, Adagrad, RMSprop)),
+        *((each, {"eps": -1e-8}, "eps >= 0") for each in WITH_EPS if each is not Adadelta),
         (Adadelta, {"eps": 0}, "eps > 0"),
-        *((each, {"beta1": 1}, "0 <= beta1 < 1") for each in (Adam, AdamW, AdamEpsilonHat, Lion)),
-        *((each, {"beta2": -0.1}, "0 <= beta2 < 1") for each in (Adam, AdamW, AdamEpsilonHat, Lion)),
+        *((each, {"beta1": 1}, "0 <= beta1 < 1") for each in WITH_BETAS if each is not ScheduleFreeAdamW),
+        *((each, {"beta2": -0.1}, "0 <= beta2 < 1") for each in WITH_BETAS),
+        *((each, {"beta3": 1}, "0 <= beta3 < 1") for each in (AdEMAMix, Adan)),
+        *((ScheduleFreeAdamW, {"beta1": bad}, "0 < beta1 < 1") for bad in (0, 1)),
+        *((ScheduleFreeSGD, {"momentum": bad}, "0 < momentum < 1") for bad in (0, 1)),
+        (AdEMAMix, {"alpha": -1}, "alpha >= 0"),
+        (AdEMAMix, {"warmup_steps": -1}, "warmup_steps >= 0"),
+        *((Prodigy, {field: 0}, f"{field} > 0") for field in ("d0", "d_coef")),
+        *((SOAP, {field: 0}, f"{field} >= 1") for field in ("precondition_frequency", "max_precondition_dim")),
+        *((Muon, {"adamw_lr": bad}, "adamw_lr > 0") for bad in (0, True, "0.1", math.nan)),
+        (Muon, {"scale": "other"}, "a scale of match_rms_adamw, original"),
         *((each, {"rho": 1}, "0 <= rho < 1") for each in (RMSprop, Adadelta)),
-        *((each, {"momentum": 1}, "0 <= momentum < 1") for each in (SGD, RMSprop)),
+        *((each, {"momentum": 1}, "0 <= momentum < 1") for each in (SGD, RMSprop, Muon)),
         (SGD, {"nesterov": True}, "momentum > 0 with nesterov"),
         (SGD, {"nesterov": math.nan}, "True or False as nesterov"),
         (Adagrad, {"initial_accumulator": -1}, "initial_accumulator >= 0"),
@@ -436,16 +478,90 @@ def test_argument_that_breaks_a_rule_is_refused_with_the_rule_and_the_value(sett
         settings(**{"initial_lr": 0.1, **arguments})
 
 
-# Lion, of a library that need not be there
+# Optimizers of libraries that need not be there
 
 
-def test_lion_without_its_library_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)
-    with pytest.raises(ImportError, match="pip install pytorch_optimizer"):
-        Lion(initial_lr=1e-4)([nn.Parameter(torch.zeros(1))])
+@pytest.mark.parametrize("settings", OF_LIBRARIES, ids=lambda settings: type(settings).__name__)
+def test_an_optimizer_without_its_library_says_what_to_install(settings, monkeypatch):
+    package = "schedulefree" if isinstance(settings, ScheduleFreeAdamW | ScheduleFreeSGD) else "pytorch_optimizer"
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=f"^{type(settings).__name__} needs {package}: pip install {package}$"):
+        settings([nn.Parameter(torch.zeros(1))])
 
 
 def test_lion_moves_by_the_sign_and_decays_by_the_lr():
-    pytest.importorskip("pytorch_optimizer")
     result = path(Lion(initial_lr=0.1, weight_decay=0.5), lambda weight: torch.full_like(weight, 2), 2, start=(1.0,))
     assert result[:, 0] == pytest.approx([0.95 - 0.1, 0.85 * 0.95 - 0.1], abs=1e-12)
+
+
+@pytest.mark.parametrize("settings", [AdEMAMix, Adan, SOAP, ScheduleFreeAdamW], ids=repr)
+def test_weight_decay_shrinks_a_weight_without_gradient_by_the_lr(settings):
+    result = path(settings(initial_lr=0.1, weight_decay=0.5), torch.zeros_like, 2, start=(1.0,))[:, 0]
+    if settings is SOAP:  # whose first step only measures
+        result = [result[1], 0.95 * result[1]]
+    expected = [1 / 1.05, 1 / 1.05**2] if settings is Adan else [0.95, 0.95**2]
+    if settings is ScheduleFreeAdamW:  # a tenth of the step, and nine tenths of that of the average
+        expected = [0.95, 0.95 - 0.05 * 0.95 * (1 - 0.9 / 2)]
+    assert result == pytest.approx(expected, abs=1e-9)
+
+
+def test_schedule_free_sgd_evaluates_the_mean_of_the_points_of_plain_sgd():
+    weight = nn.Parameter(torch.ones(1, dtype=torch.float64))
+    optimizer = ScheduleFreeSGD(initial_lr=0.1, momentum=0.5)([weight])
+    z, mean = 1.0, 1.0
+    for step in range(1, 6):
+        optimizer.train()
+        assert weight.item() == pytest.approx(0.5 * z + 0.5 * mean)  # where the gradient is taken
+        weight.grad = 2 * weight.detach()
+        z -= 0.1 * 2 * weight.item()
+        optimizer.step()
+        mean += (z - mean) / step
+        optimizer.eval()
+        assert weight.item() == pytest.approx(mean)
+
+
+def test_prodigy_finds_a_sensible_lr_from_a_tiny_first_estimate():
+    result = path(Prodigy(initial_lr=1.0), lambda weight: 2 * (weight - 3), 200)[:, 0]
+    assert abs(result[4]) < 1e-3
+    assert result[-1] == pytest.approx(3, abs=0.3)
+
+
+# Muon
+
+
+def test_muon_orthogonalizes_matrices_and_leaves_the_rest_to_adamw():
+    generator = torch.Generator().manual_seed(0)
+    gradients = [torch.randn(shape, generator=generator) for shape in ((6, 4), (6,), (2, 1, 3, 3))]
+    params = [nn.Parameter(torch.zeros_like(gradient)) for gradient in gradients]
+    twins = [nn.Parameter(torch.zeros_like(gradient)) for gradient in gradients[1:]]
+    optimizer, twin = Muon(initial_lr=0.5, adamw_lr=0.1)(params), AdamW(initial_lr=0.1)(twins)
+    for _ in range(3):
+        for param, gradient in zip([*params, *twins], [*gradients, *gradients[1:]], strict=True):
+            param.grad = gradient.clone()
+        optimizer.step()
+        twin.step()
+    for param, other in zip(params[1:], twins, strict=True):
+        assert torch.equal(param, other)
+    sizes = torch.linalg.svdvals(params[0]) / (3 * 0.5 * 0.2 * math.sqrt(6))
+    assert sizes.min() > 0.6
+    assert sizes.max() < 1.3
+
+
+def test_muon_without_a_matrix_is_refused():
+    with pytest.raises(ValueError, match="Muon needs a parameter of two dimensions, but there is none: use AdamW"):
+        Muon(initial_lr=0.1)([nn.Parameter(torch.zeros(3))])
+
+
+def test_muon_survives_a_copy_and_takes_parameter_groups():
+    params = [nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2, 2))]
+    optimizer = copy.deepcopy(TorchMuon([{"params": params[:2]}, {"params": params[2:], "lr": 0.0}], lr=0.1))
+    groups = [[param.ndim for param in group["params"]] for group in optimizer.param_groups]
+    assert groups == [[2], [2], [1]]
+    for group in optimizer.param_groups:
+        for param in group["params"]:
+            param.grad = torch.ones_like(param)
+    optimizer.step()
+    moved = [
+        not torch.equal(group["params"][0], torch.ones_like(group["params"][0])) for group in optimizer.param_groups
+    ]
+    assert moved == [True, False, True]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lightning_modules.evaluation import SAVED_KEY
 from lightning_modules.fused.stacking import rows_of, stack
 
 __all__ = ["merge_checkpoints", "split_checkpoint"]
@@ -14,7 +15,8 @@ def split_checkpoint(checkpoint: Mapping[str, Any]) -> Iterator[tuple[str, dict[
     The states of callbacks are copied unchanged.
     """
     (optimizers,) = checkpoint["optimizer_states"]
-    shared = {key: value for key, value in checkpoint.items() if key != "trials"}
+    averaging = checkpoint.get(SAVED_KEY, {})
+    shared = {key: value for key, value in checkpoint.items() if key not in ("trials", SAVED_KEY)}
     for row, name in enumerate(checkpoint["trials"]):
         yield (
             name,
@@ -23,6 +25,7 @@ def split_checkpoint(checkpoint: Mapping[str, Any]) -> Iterator[tuple[str, dict[
                 "state_dict": rows_of(checkpoint["state_dict"], row),
                 "optimizer_states": [optimizers[name]["optimizer"]],
                 "lr_schedulers": [optimizers[name]["scheduler"]],
+                **({SAVED_KEY: averaging[name]} if name in averaging else {}),
             },
         )
 
@@ -43,8 +46,11 @@ def merge_checkpoints(checkpoints: Mapping[str, Mapping[str, Any]]) -> dict[str,
         name: {"optimizer": checkpoint["optimizer_states"][0], "scheduler": checkpoint["lr_schedulers"][0]}
         for name, checkpoint in checkpoints.items()
     }
+    averaging = {name: checkpoint[SAVED_KEY] for name, checkpoint in checkpoints.items() if SAVED_KEY in checkpoint}
+    shared = {key: value for key, value in first.items() if key != SAVED_KEY}
     return {
-        **first,
+        **shared,
+        **({SAVED_KEY: averaging} if averaging else {}),
         "trials": list(checkpoints),
         "state_dict": {
             key: stack([checkpoint["state_dict"][key] for checkpoint in checkpoints.values()])

@@ -16,7 +16,9 @@ from torch.func import functional_call, vmap
 
 from lightning_modules.callbacks import check_monitor, is_of_training, monitored
 from lightning_modules.classifier import LOSSES, Classifier, at_least_float32
+from lightning_modules.evaluation import evaluated_state
 from lightning_modules.fused.dropout import DropoutRecorder, RandomStreams, TrialDropout
+from lightning_modules.fused.evaluation import FusedEvaluationWeights
 from lightning_modules.fused.optimizer import FusedOptimizer
 from lightning_modules.fused.stacking import check_alike, rows_of, stack, stack_models
 from lightning_modules.schedules import Plateau
@@ -68,6 +70,8 @@ class FusedClassifier(pl.LightningModule):
             name: (classifier.optimizer, classifier.schedule)
             for name, classifier in zip(self.names, classifiers, strict=True)
         }
+        averagings = [classifier.averaging for classifier in classifiers]
+        self._evaluation = FusedEvaluationWeights(dict(zip(self.names, averagings, strict=True)))
         self._left: set[str] = set()
         self._batch_rows: Tensor | None = None  # which batches of [K, batch, ...] to use; None: all
         self._random = RandomStreams(seeds)
@@ -95,8 +99,12 @@ class FusedClassifier(pl.LightningModule):
         self._optimizer.stop(name)
 
     def weights(self, name: str) -> dict[str, Tensor]:
-        """Return a copy of the state dict of a trial's network."""
-        return rows_of(self.model.state_dict(), self.names.index(name))
+        """Return a copy of the state dict of a trial's network, with the weights that it is evaluated with."""
+        state = self.model.state_dict()
+        if self._trainer is not None:
+            evaluated = evaluated_state(self)
+            state = {key: evaluated[f"model.{key}"] for key in state}
+        return rows_of(state, self.names.index(name))
 
     def metrics(self, stage: str) -> dict[str, dict[str, float]]:
         """Return the metrics of each live trial in this epoch so far, with Classifier's names. It waits for a GPU.
@@ -153,6 +161,10 @@ class FusedClassifier(pl.LightningModule):
             )
         self._optimizer = FusedOptimizer(list(self.model.parameters()), self._settings)
         return self._optimizer
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """Add the callback that evaluates averages of the weights."""
+        return [self._evaluation]
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Return the sum of the trials' losses as "loss", and the losses [K] as "losses"."""
@@ -306,6 +318,7 @@ class FusedClassifier(pl.LightningModule):
             stacked.grad = None
             stacked.data = stack([stacked.data[row] for row in rows])
         self._optimizer.keep(live)
+        self._evaluation.keep(rows)
         self._random.keep(rows)
         kept = torch.tensor(rows, device=self.device)
         self._batch_rows = kept if self._batch_rows is None else self._batch_rows[kept]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lightning_modules.kernels.fused_updates import FusedUpdate, fused_update, has_fused_update
 from lightning_modules.lr_scheduler import OptimizerCallable, ScheduleLR, build_optimizer
+from lightning_modules.optimizers import Optimizer
 from lightning_modules.schedules import Plateau, Schedule
 
 __all__ = ["FusedOptimizer"]
@@ -38,6 +39,17 @@ class _Trial:
     stopped: bool = False
     update: _Update | None = None
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether its optimizer may not update other trials, since their parameter groups might affect each other."""
+        of_torch = type(self.optimizer).__module__.startswith("torch.optim.")
+        return not of_torch and not (isinstance(self.make, Optimizer) and self.make.INDEPENDENT_GROUPS)
+
+    @property
+    def kind(self) -> tuple[type, int]:
+        """The trials with which it can share an optimizer: those of its class, or only itself."""
+        return type(self.optimizer), id(self) if self.is_alone else 0
+
 
 class FusedOptimizer:
     """Plain torch optimizers on views of the stacked parameters of K trials, and the K schedulers.
@@ -45,6 +57,9 @@ class FusedOptimizer:
     Nothing is copied: parameter ``p`` of trial ``k`` is ``stacks[p][k]``, and so is its gradient. Each trial has its
     own parameter groups with its own lr, eps and other options. States have the same form as in a trial alone. The
     class has the interface that Lightning requires of an optimizer.
+
+    One optimizer of each class updates all trials of that class, if it is known that no parameter group affects
+    another: torch's, and those of `lightning_modules` that say so. Any other updates only its own trial.
 
     At every step, torch's optimizers look up the states of all parameters, which can take longer than the GPU needs to
     update them. So where there is a fused kernel (for Adam, AdamW and SGD), only a trial's first step uses the
@@ -71,7 +86,7 @@ class FusedOptimizer:
     @property
     def param_groups(self) -> list[dict[str, Any]]:
         """The parameter groups of all trials."""
-        return [group for joined in self._joined.values() for group in joined.param_groups]
+        return [group for joined in self.joined for group in joined.param_groups]
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -81,7 +96,16 @@ class FusedOptimizer:
     @property
     def state(self) -> dict[Any, Any]:
         """The states of the parameters of all trials."""
-        return {param: state for joined in self._joined.values() for param, state in joined.state.items()}
+        return {param: state for joined in self.joined for param, state in joined.state.items()}
+
+    @property
+    def joined(self) -> Sequence[torch.optim.Optimizer]:
+        """The optimizers that update the trials, each one or more of them."""
+        return list(self._joined.values())
+
+    def torch_optimizer(self, name: str) -> torch.optim.Optimizer:
+        """Return the optimizer of a trial, whose state may be elsewhere."""
+        return self._trials[name].optimizer
 
     def lr(self, name: str) -> float:
         """Return the lr of a trial's next update."""
@@ -125,12 +149,12 @@ class FusedOptimizer:
         for trial, gradients in trials:
             for index, gradient in zip(present, gradients, strict=True):
                 trial.params[index].grad = gradient
-        for kind in {type(trial.optimizer): None for trial, _ in trials}:
+        for kind in {trial.kind: None for trial, _ in trials}:
             self._joined[kind].step()  # skips parameters without gradients
         for trial, _ in trials:
             for index in present:
                 trial.params[index].grad = None
-            trial.update = _collected(trial, self._joined[type(trial.optimizer)].state, present)
+            trial.update = _collected(trial, self._joined[trial.kind].state, present)
 
     def stop(self, name: str) -> None:
         """Stop updating a trial."""
@@ -161,22 +185,23 @@ class FusedOptimizer:
         self._join()
 
     def _join(self) -> None:
-        """Create one optimizer per class that steps all trials of that class: one call costs much less than K calls."""
-        self._joined: dict[type, torch.optim.Optimizer] = {}
+        """Create the optimizers that step several trials: one call costs much less than K calls."""
+        self._joined: dict[tuple[type, int], torch.optim.Optimizer] = {}
         for trial in self._trials.values():
-            kind = type(trial.optimizer)
-            if kind not in self._joined:
-                self._joined[kind] = trial.make(trial.params)
-                self._joined[kind].param_groups = []
-                self._joined[kind].state.clear()
-            self._joined[kind].param_groups += trial.optimizer.param_groups
-            self._joined[kind].state.update(trial.optimizer.state)
             trial.update = None
+            if trial.kind not in self._joined:
+                self._joined[trial.kind] = trial.optimizer if trial.is_alone else trial.make(trial.params)
+                if trial.is_alone:
+                    continue
+                self._joined[trial.kind].param_groups = []
+                self._joined[trial.kind].state.clear()
+            self._joined[trial.kind].param_groups += trial.optimizer.param_groups
+            self._joined[trial.kind].state.update(trial.optimizer.state)
 
     def _split(self) -> None:
         """Return the states to the trials' own optimizers."""
         for trial in self._trials.values():
-            state = self._joined[type(trial.optimizer)].state
+            state = self._joined[trial.kind].state
             trial.optimizer.state.update({param: state[param] for param in trial.params if param in state})
 
 

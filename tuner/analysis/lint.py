@@ -50,6 +50,10 @@ def _adam(arguments: Mapping[str, Any]) -> float:
     return 0.03 * (1 + float(arguments.get("eps", 1e-8)) / 0.01)
 
 
+def _muon(arguments: Mapping[str, Any]) -> float:
+    return _adam(arguments) if arguments.get("scale", "match_rms_adamw") == "match_rms_adamw" else 0.3
+
+
 def _momentum(limit: float) -> Callable[[Mapping[str, Any]], float]:
     return lambda arguments: limit * (1 - float(arguments.get("momentum", 0.0)))
 
@@ -58,6 +62,13 @@ HIGHEST_LR: dict[str, Callable[[Mapping[str, Any]], float]] = {
     "adam": _adam,
     "adamw": _adam,
     "adam_epsilon_hat": _adam,
+    "adan": _adam,
+    "ademamix": _adam,
+    "soap": _adam,
+    "muon": _muon,
+    "schedule_free_adamw": lambda arguments: 10 * _adam(arguments),
+    "schedule_free_sgd": lambda arguments: 50.0,
+    "prodigy": lambda arguments: 10.0,
     "lion": lambda arguments: 0.01,
     "rmsprop": _momentum(0.03),
     "sgd": _momentum(10.0),
@@ -69,7 +80,12 @@ HIGHEST_LR: dict[str, Callable[[Mapping[str, Any]], float]] = {
 * The Adam family: 0.03. A step moves every weight by about the lr, and weights begin at 0.01 to 0.1. The papers use
   1e-3, small networks tolerate 1e-2. A large eps makes the steps smaller, at gradients of 0.01 by the factor
   ``0.01 / (0.01 + eps)``, and the limit higher: 3 for an eps of 1.
-* RMSprop: the same, times ``1 - momentum``: it adds its momentum up.
+* Adan, AdEMAMix and SOAP: as for Adam, whose steps they take in other directions. Muon too, if its steps have the size
+  of AdamW's; with ``scale: original``, 0.3: Jordan et al. 2024 use 0.02.
+* Schedule-free AdamW: 10 times that of Adam, and schedule-free SGD: 50. The authors recommend lrs that are 1 to 10 and
+  10 to 50 times as large as those of AdamW, and of SGD with the same momentum.
+* Prodigy: 10. Its lr is a factor on an estimate; its paper (Mishchenko and Defazio 2024) uses 1.
+* RMSprop: that of Adam, times ``1 - momentum``: it adds its momentum up.
 * Lion: 0.01. Each step is the whole lr; its paper (Chen et al. 2023) uses a third to a tenth of AdamW's.
 * SGD: 10 times ``1 - momentum``: Goyal et al. 2017 use 0.1 at a momentum of 0.9 for 256 images and up to 3.2 for 8,192.
 * Adagrad: 0.5, where its steps begin at the lr and shrink from there; torch's default is 0.01.

@@ -87,11 +87,17 @@ SYNONYMS: dict[str, Mapping[str, str]] = {
         "trapezoidal": "warmup_stable_decay",
         "wsd": "warmup_stable_decay",
     },
-    "optimizer": {"adamoptimizer": "adam_epsilon_hat"},
+    "optimizer": {
+        "adamoptimizer": "adam_epsilon_hat",
+        "adamwschedulefree": "schedule_free_adamw",
+        "schedulefreeadamw": "schedule_free_adamw",
+        "schedulefreesgd": "schedule_free_sgd",
+        "sgdschedulefree": "schedule_free_sgd",
+    },
 }
-"""Classes of torch, Keras, TensorFlow 1 and timm, in lower case, and usual names, with their names here."""
+"""Classes of torch, Keras, TensorFlow 1, timm, pytorch_optimizer and schedulefree, and usual names, in lower case."""
 
-LIBRARIES = ("keras", "optax", "tensorflow", "timm", "torch")
+LIBRARIES = ("keras", "optax", "pytorch_optimizer", "tensorflow", "timm", "torch")
 KERAS = {"adam": "adam_epsilon_hat"}
 """Classes of Keras that differ from the class of the same name in torch."""
 

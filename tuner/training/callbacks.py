@@ -14,6 +14,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.loggers.logger import Logger
 
 from lightning_modules import PlateauState, ScheduleLR
+from lightning_modules.evaluation import evaluated_state
 from tuner.config.study import Objective
 from tuner.protocol import Decision, EpochReport, Point, StepReport
 from tuner.text import cut
@@ -540,7 +541,7 @@ class Reporter(LastCallback):
             return
         if self.value is None or self.objective.direction.better(value, self.value):
             self.value = value
-            state = trainer.lightning_module.state_dict()
+            state = evaluated_state(trainer.lightning_module)
             self.weights = {key: tensor.detach().cpu().clone() for key, tensor in state.items()}
 
     def _lr(self) -> float:

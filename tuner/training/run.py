@@ -25,7 +25,7 @@ from pydantic import TypeAdapter
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
-from lightning_modules import Bf16LinearSpeedup, Classifier, EpochSeed, FusedClassifier
+from lightning_modules import Bf16LinearSpeedup, Classifier, EpochSeed, EvaluationWeights, FusedClassifier
 from lightning_modules.data.base import TensorDataModule
 from tuner.config.study import TrialConfig
 from tuner.console import printable
@@ -270,7 +270,7 @@ def _fit(
     if isinstance(module, Classifier):
         callbacks.append(Bf16LinearSpeedup())
     else:
-        callbacks += [LrLog(), PlateauResume(_noted(assignment, channel))]
+        callbacks += [LrLog(), PlateauResume(_noted(assignment, channel)), EvaluationWeights()]
     saver.trainer = trainer = build_trainer(config, device, directory, callbacks, history, **changes)
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint and directory / checkpoint, weights_only=True)
     was_asked_to_stop = reporter.decision == "stop"
