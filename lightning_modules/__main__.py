@@ -11,7 +11,7 @@ def main(arguments: list[str] | None = None) -> None:
         from jsonargparse import set_parsing_settings
         from pytorch_lightning.cli import LightningCLI
     except ImportError as error:
-        sys.exit(f'this needs jsonargparse: pip install "jsonargparse[signatures]" ({error})')
+        sys.exit(f'this needs jsonargparse: pip install "lr-tuner[cli]" ({error})')
     import pytorch_lightning as pl
 
     from lightning_modules import Plateau

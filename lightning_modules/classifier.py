@@ -13,7 +13,13 @@ from torchmetrics import Metric
 from lightning_modules.averaging import Averaging
 from lightning_modules.callbacks import PlateauUpdates
 from lightning_modules.evaluation import EvaluationWeights, check_average
-from lightning_modules.lr_scheduler import OptimizerCallable, ScheduleLR, build_optimizer
+from lightning_modules.lr_scheduler import (
+    OptimizerCallable,
+    ScheduleLR,
+    build_optimizer,
+    initial_lr_of,
+    with_initial_lr,
+)
 from lightning_modules.optimizers import Optimizer
 from lightning_modules.schedules import Constant, Plateau, Schedule
 
@@ -121,6 +127,18 @@ class Classifier(pl.LightningModule):
         self._evaluation = EvaluationWeights(averaging)
         self._evaluation.is_of_classifier = True
         self.means = nn.ModuleDict({f"{stage}/{name}": _Mean() for stage in STAGES for name in ("loss", "acc")})
+
+    @property
+    def learning_rate(self) -> float:
+        """The initial lr of the optimizer; Lightning's ``Tuner.lr_find`` sets it.
+
+        Setting it raises TypeError if the optimizer is a function that takes no lr.
+        """
+        return initial_lr_of(self.optimizer)
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        self.optimizer = with_initial_lr(self.optimizer, value)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the logits of a batch."""

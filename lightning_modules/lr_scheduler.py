@@ -1,9 +1,11 @@
 """The scheduler that writes the lr of a torch optimizer."""
 
+import dataclasses
+import functools
 import operator
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_modules.schedules import Constant, Plateau, PlateauState, Schedule
 
-__all__ = ["OptimizerCallable", "ScheduleLR", "build_optimizer"]
+__all__ = ["OptimizerCallable", "ScheduleLR", "build_optimizer", "initial_lr_of", "with_initial_lr"]
 
 OptimizerCallable = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
@@ -199,6 +201,34 @@ def build_optimizer(make: OptimizerCallable, params: Iterable[nn.Parameter]) -> 
         if isinstance(group["lr"], Tensor):
             group["lr"] = group["lr"].clone()
     return optimizer
+
+
+def initial_lr_of(make: OptimizerCallable) -> float:
+    """Return the initial lr of the optimizers that a factory builds.
+
+    >>> initial_lr_of(functools.partial(torch.optim.SGD, lr=0.5))
+    0.5
+    """
+    return float(build_optimizer(make, [nn.Parameter(torch.zeros(1))]).param_groups[0]["lr"])
+
+
+def with_initial_lr(make: OptimizerCallable, lr: float) -> OptimizerCallable:
+    """Return a factory of the same optimizers with another initial lr.
+
+    Raises:
+        TypeError: If the factory is a function that takes no lr.
+
+    >>> initial_lr_of(with_initial_lr(functools.partial(torch.optim.SGD, lr=0.5), 0.1))
+    0.1
+    """
+    if dataclasses.is_dataclass(make) and not isinstance(make, type):
+        return cast(OptimizerCallable, dataclasses.replace(make, initial_lr=lr))
+    if isinstance(make, functools.partial) or (isinstance(make, type) and issubclass(make, torch.optim.Optimizer)):
+        return cast(OptimizerCallable, functools.partial(cast(Any, make), lr=lr))
+    raise TypeError(
+        f"the lr of {make!r} cannot be changed: pass settings of lightning_modules.optimizers, or "
+        "functools.partial(torch.optim.NAdam, lr=1e-3)"
+    )
 
 
 def _is_same(lr: float | Tensor, last: float | Tensor) -> bool:

@@ -12,6 +12,7 @@ import torch
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.plugins.precision import MixedPrecision
+from pytorch_lightning.tuner import Tuner
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -23,11 +24,14 @@ from lightning_modules import (
     Adam,
     AdamW,
     Classifier,
+    CosineDecay,
     CosineRestarts,
     ExponentialDecay,
+    IrisDataModule,
     MNIST5kDataModule,
     Plateau,
     Schedule,
+    ScheduleLR,
 )
 from lightning_modules.classifier import LOSSES
 
@@ -284,3 +288,34 @@ def test_each_training_begins_at_a_tensor_lr_of_the_settings(fused: bool):
         recorder = Recorder()
         quiet_trainer(recorder, max_epochs=1, log_every_n_steps=1).fit(module, batches)
         assert recorder.metrics["lr"] == [(0, 0.5), (1, 0.25), (2, 0.125)]
+
+
+@pytest.mark.parametrize("optimizer", [Adam(initial_lr=1e-3), partial(torch.optim.SGD, lr=1e-3, momentum=0.9)])
+@pytest.mark.parametrize("schedule", [CosineDecay(decay_steps=50), Plateau(factor=0.5, patience=0)])
+def test_lightning_s_lr_find_changes_the_initial_lr_and_nothing_else(
+    optimizer: Any, schedule: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    module = Classifier(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), optimizer, schedule)
+    assert module.learning_rate == 1e-3
+    before = copy.deepcopy(module.state_dict())
+    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = pl.Trainer(max_epochs=2, accelerator="cpu", **options)
+    data = IrisDataModule(batch_size=10)
+    finder = Tuner(trainer).lr_find(module, datamodule=data, min_lr=1e-5, max_lr=1.0, num_training=40)
+    assert finder is not None
+    assert module.learning_rate == finder.suggestion() != 1e-3
+    assert finder.results["lr"][-1] > 100 * finder.results["lr"][0]
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    trainer.fit(module, datamodule=data)
+    (scheduler,) = (config.scheduler for config in trainer.lr_scheduler_configs)
+    assert isinstance(scheduler, ScheduleLR)
+    assert scheduler.base_lrs == [finder.suggestion()]
+
+
+def test_the_lr_of_a_function_cannot_be_changed():
+    module = Classifier(nn.Linear(4, 3), lambda params: torch.optim.SGD(params, lr=0.5))
+    assert module.learning_rate == 0.5
+    with pytest.raises(TypeError, match="cannot be changed: pass settings"):
+        module.learning_rate = 0.1

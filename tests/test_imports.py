@@ -36,7 +36,7 @@ ALLOWED_IN: dict[str, tuple[str, ...]] = {
     "pandas": ("tuner/api.py",),
     "rich": (
         *("tuner/runner/", "tuner/followup/", "tuner/visualization/lr_preview.py"),
-        *(f"tuner/{name}.py" for name in ("export", "list", "preview", "replay", "show")),
+        *(f"tuner/{name}.py" for name in ("export", "list", "preview", "range", "replay", "show")),
     ),
     "IPython": ("tuner/runner/",),
     "argcomplete": ("tuner/__main__.py",),
@@ -46,8 +46,17 @@ ALLOWED_IN: dict[str, tuple[str, ...]] = {
 }
 STANDARD_LIBRARY_ONLY = (
     *("lightning_modules/_validation.py", "lightning_modules/schedules/"),
-    *("tuner/text.py", "tuner/direction.py", "tuner/analysis/record.py", "tuner/analysis/findings.py"),
-    *(f"tuner/visualization/{name}.py" for name in ("__init__", "charts", "curves", "figure", "parameters", "parts")),
+    *(
+        "tuner/text.py",
+        "tuner/direction.py",
+        "tuner/analysis/record.py",
+        "tuner/analysis/findings.py",
+        "tuner/analysis/lr_range.py",
+    ),
+    *(
+        f"tuner/visualization/{name}.py"
+        for name in ("__init__", "charts", "curves", "figure", "lr_range", "parameters", "parts")
+    ),
 )
 
 

@@ -118,7 +118,7 @@ def test_without_jsonargparse_lightning_modules_says_what_to_install():
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert 'pip install "jsonargparse[signatures]"' in done.stderr
+    assert 'pip install "lr-tuner[cli]"' in done.stderr
 
 
 @pytest.mark.parametrize(

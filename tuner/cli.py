@@ -6,7 +6,7 @@ import dataclasses
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,6 +32,7 @@ __all__ = [
 COMMANDS = {
     "study": "run a study, or continue it",
     "preview": "draw the lr of every step, without training",
+    "range": "test which lrs train the network, and suggest a range to search",
     "confirm": "train the best trials again with fresh seeds, and say which is really better",
     "league": "compare families of schedules under equal conditions",
     "retry": "train the failed trials of a study again",
@@ -136,9 +137,16 @@ def command(run: Callable[[], int], options: argparse.Namespace | ExecutionOptio
             return error.exit_code
 
 
-def add_options(parser: argparse.ArgumentParser, kind: type[ExecutionOptions]) -> None:
-    """Add an argument for every option of a class; its own options come before the inherited ones."""
+def add_options(parser: argparse.ArgumentParser, kind: type[ExecutionOptions], without: Collection[str] = ()) -> None:
+    """Add an argument for every option of a class; its own options come before the inherited ones.
+
+    Args:
+        parser: The parser.
+        kind: The class.
+        without: Names of options that the command does not use.
+    """
     fields = {each.name: each for each in dataclasses.fields(kind) if "argument" in each.metadata}
+    fields = {name: field for name, field in fields.items() if name not in without}
     for name in sorted(fields, key=lambda name: name in ExecutionOptions.__dataclass_fields__):
         _add(parser, fields[name])
 

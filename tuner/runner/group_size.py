@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from tuner.config.study import TrialConfig
+from tuner.config.study import StudyConfig, TrialConfig
 from tuner.errors import BadInputError
 from tuner.protocol import Assignment, MeasurementGroup, MeasurementResult, Slot
 
-__all__ = ["ONE_BY_ONE", "GroupSize", "GroupSizeSearch", "alike", "check_divisible", "group_size"]
+__all__ = ["ONE_BY_ONE", "GroupSize", "GroupSizeSearch", "alike", "check_divisible", "fuse_of", "group_size"]
 
 MOST = 128
 ROUNDS = 4
@@ -116,6 +116,29 @@ def group_size(fuse: str, slots: Sequence[Slot], trials: int) -> GroupSize:
     if alone and int(fuse) > 1:
         raise BadInputError(["--fuse: several trials as one model cannot be divided among devices; use off."])
     return GroupSize(int(fuse))
+
+
+def fuse_of(config: StudyConfig, fuse: str, slots: Sequence[Slot], trainings: int, is_search: bool = True) -> GroupSize:
+    """Return how many trainings of a study a slot does at a time.
+
+    Args:
+        config: The study.
+        fuse: "auto", "off" or a number.
+        slots: The slots.
+        trainings: Number of trainings.
+        is_search: Whether later trainings depend on the results of earlier ones.
+
+    Raises:
+        BadInputError: If `fuse` is none of these, or a number although its trials cannot be fused.
+    """
+    size = group_size(fuse, slots, trainings if is_search else ROUNDS * trainings)
+    if size.most > 1 and not config.can_fuse:
+        if fuse != "auto":
+            raise BadInputError(
+                ["--fuse: custom LightningModules, and trials whose best epoch counts, are trained one by one."]
+            )
+        return ONE_BY_ONE
+    return size
 
 
 def check_divisible(batch_sizes: Iterable[int], slots: Sequence[Slot]) -> None:

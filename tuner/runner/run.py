@@ -234,17 +234,11 @@ def checked(config: "StudyConfig", engine: "Engine", options: ExecutionOptions) 
         TunerError: If it cannot.
     """
     from tuner.config.search_space import corners
-    from tuner.runner.group_size import ONE_BY_ONE, check_divisible, group_size
+    from tuner.runner.group_size import check_divisible, fuse_of
     from tuner.storage.study_store import check_continued
     from tuner.tracking.store import tracking_uri
 
-    fuse = group_size(options.fuse, engine.slots, config.fewest_trials)
-    if fuse.most > 1 and not config.can_fuse:
-        if options.fuse != "auto":
-            raise BadInputError(
-                ["--fuse: custom LightningModules, and trials whose best epoch counts, are trained one by one."]
-            )
-        fuse = ONE_BY_ONE
+    fuse = fuse_of(config, options.fuse, engine.slots, config.fewest_trials)
     check_divisible((data.get("batch_size", 0) for data in corners(config.trial["data"])), engine.slots)
     storage = storage_url(options.storage)
     uri = tracking_uri(options.tracking_uri, study=config.experiment or config.name, storage=storage)

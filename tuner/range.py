@@ -1,0 +1,206 @@
+"""``lr-tuner range``: short trainings at many lrs, and the range of lrs that is worth searching."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tuner.cli import Parser, add_options, command, make_parser
+from tuner.errors import BadInputError
+from tuner.process import leave
+from tuner.runner.options import ExecutionOptions, option
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tuner.analysis.lr_range import LrRange
+    from tuner.followup.lr_range import RangePlan
+
+__all__ = ["main", "parser"]
+
+PATH = "optimizer.initial_lr"
+NOT_USED = ("storage", "tracking_uri", "checkpoint_every")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RangeOptions(ExecutionOptions):
+    """The study whose lrs are tested, and how."""
+
+    study: str = option(
+        "quickstart", "study file, or the name of a shipped study (default: quickstart)", "FILE", is_positional=True
+    )
+    low: float = option(1e-6, "the lowest lr (default: %(default)s)", "LR", float)
+    high: float = option(10.0, "the highest lr (default: %(default)s)", "LR", float)
+    lrs: int = option(0, "number of lrs (default: 15, or as many as a GPU trains at a time)", "N", int)
+    seeds: int = option(3, "seeds for each lr (default: %(default)s)", "N", int)
+    share: float = option(5.0, "length of each training, in percent of the study's (default: %(default)s)", "P", float)
+    set: Sequence[str] = option((), "replace a value of the study file; repeatable", "PATH=VALUE")
+    output: Path | None = option(None, "picture to write (default: <study name>-range.png)", "FILE", Path)
+    write: bool = option(False, "write the range into the search space of the study file, and keep its comments")
+    dry_run: bool = option(False, "check everything, say how many trainings that are, and start none")
+
+
+def parser() -> Parser:
+    """Return the parser of the command."""
+    made = make_parser(
+        "range",
+        "Test which lrs train the network of a study: short trainings at many lrs, with several seeds.",
+        {
+            "range mine.yaml": "15 lrs from 1e-6 to 10, a twentieth of the training each",
+            "range mine.yaml --write": "writes the range into the file",
+            "range mine.yaml --low 1e-4 --high 1 --lrs 25": "a closer look",
+        },
+        {0: "done", 1: "the trainings failed", 2: "bad input"},
+        "Each training has a constant lr and no warmup, so a schedule that warms up can go a little higher.\n"
+        "Nothing is recorded in Optuna or MLflow. Set the range before a study begins: later it cannot change.",
+    )
+    add_options(made, RangeOptions, without=NOT_USED)
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Test the lrs and return the exit code."""
+    options = RangeOptions(**vars(parser().parse_args(arguments)))
+    return command(lambda: _run(options), options)
+
+
+def _run(options: RangeOptions) -> int:
+    _check(options)
+
+    from tuner.runner.run import checking, opened_engine, status
+
+    with opened_engine(options) as engine:
+        from rich.console import Console
+        from rich.markup import escape
+
+        from tuner.followup.lr_range import plan_range, test_range
+        from tuner.runner.summary import print_line
+
+        console = Console(quiet=options.quiet)
+        with checking(console, options.study):
+            values = options.low, options.high, options.lrs, options.seeds, options.share, options.fuse
+            plan = plan_range(options.study, options.set, *values, engine.slots)
+            if options.write:
+                _edited(options.study, "[1]")
+        _print_plan(console, plan)
+        if options.dry_run:
+            return 0
+
+        def note(text: str) -> None:
+            print_line(console, f"[yellow]note:[/yellow] {escape(text)}")
+
+        with status(console, "training") as shown:
+
+            def show(done: int, total: int) -> None:
+                if shown is not None:
+                    shown.update(f"{done} of {total} trainings")
+
+            found = test_range(plan, engine, note, show)
+    _print(console, found)
+    _draw(found, plan, options.output or Path(f"{plan.config.name}-range.png"), console)
+    if found.range is not None:
+        print_line(console, f"search_space:\n  {PATH}: {found.yaml()}")
+        if options.write:
+            _write(options.study, _edited(options.study, found.yaml()))
+            print_line(console, f"written into {escape(options.study)}")
+        else:
+            print_line(console, "[dim]--write puts this into the study file[/dim]")
+    return 0
+
+
+def _check(options: RangeOptions) -> None:
+    from tuner.config.loader import shipped_studies
+
+    faults = []
+    if not 0 < options.low < options.high < math.inf:
+        faults.append(f"--low, --high: must be 0 < low < high (got {options.low:g} and {options.high:g}).")
+    if options.lrs != 0 and not 3 <= options.lrs <= 100:
+        faults.append(f"--lrs: must be from 3 to 100 (got {options.lrs}).")
+    if not 1 <= options.seeds <= 20:
+        faults.append(f"--seeds: must be from 1 to 20 (got {options.seeds}).")
+    if not 0 < options.share <= 100:
+        faults.append(f"--share: must be above 0 and at most 100 percent (got {options.share:g}).")
+    if options.write and not Path(options.study).is_file() and options.study in shipped_studies():
+        faults.append(f"--write: {options.study} ships with lr-tuner; copy it into a file of your own.")
+    if faults:
+        raise BadInputError(faults)
+
+
+def _print_plan(console: "Console", plan: "RangePlan") -> None:
+    from tuner.runner.summary import print_line
+    from tuner.text import pluralize
+
+    count = plan.count or "15 or more"
+    print_line(
+        console,
+        f"[bold]{plan.config.name}[/bold]: {count} lrs from {plan.low:g} to {plan.high:g}, "
+        f"{pluralize(len(plan.seeds), 'seed')} each, {plan.steps} of {pluralize(plan.all_steps, 'step')}, with "
+        f"{plan.trial.model.name} and {plan.trial.optimizer.name}",
+    )
+
+
+def _print(console: "Console", found: "LrRange") -> None:
+    """Print a line for each lr, and the findings."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from tuner.runner.summary import print_line
+    from tuner.text import format_metric, format_value
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("initial_lr")
+    for number in range(len(found.untrained)):
+        table.add_column(f"{found.metric}, seed {number + 1}" if number == 0 else f"seed {number + 1}")
+    table.add_column("")
+    table.add_row("untrained", *map(format_metric, found.untrained), "")
+    for lr, values in found.values.items():
+        inside = found.range is not None and found.range[0] <= lr <= found.range[1]
+        remark = "edge" if lr == found.edge else "best" if lr == found.best else "in the range" if inside else ""
+        cells = ["diverged" if value is None else format_metric(value) for value in values]
+        table.add_row(format_value(lr), *cells, remark, style="green" if inside else "")
+    console.print(table, highlight=False)
+    for sentence in found.findings():
+        print_line(console, escape(sentence))
+
+
+def _draw(found: "LrRange", plan: "RangePlan", path: Path, console: "Console") -> None:
+    from rich.markup import escape
+
+    from tuner.runner.summary import print_line
+    from tuner.visualization.lr_range import of_range
+    from tuner.visualization.matplotlib_backend import png
+
+    picture = png(of_range(found, f"{plan.config.name}: {found.metric} after {plan.steps} steps at a constant lr"))
+    try:
+        path.write_bytes(picture)
+    except OSError as error:
+        raise BadInputError([f"--output: {path}: cannot be written ({error.strerror})."]) from error
+    print_line(console, f"drawn in {escape(str(path))}")
+
+
+def _edited(file: str, value: str) -> str:
+    """Return the text of a study file with a range for the initial lr.
+
+    Raises:
+        BadInputError: If it cannot be changed without touching more than the value.
+    """
+    from tuner.config.yaml_edit import with_searched
+
+    try:
+        return with_searched(Path(file).read_text(encoding="utf-8"), PATH, value)
+    except ValueError as error:
+        raise BadInputError([f"--write: {file}: {error}; write the range there yourself."]) from error
+
+
+def _write(file: str, text: str) -> None:
+    from tuner.files import DiskFullError, write_atomically
+
+    try:
+        write_atomically(Path(file).resolve(), lambda opened: opened.write(text.encode()))
+    except (OSError, DiskFullError) as error:
+        raise BadInputError([f"--write: {file}: cannot be written ({error})."]) from error
+
+
+if __name__ == "__main__":
+    leave(main())
