@@ -54,9 +54,12 @@ def run(seed: int, contender: str) -> tuple[np.ndarray, np.ndarray, list[float]]
     sampler, pruner, fuse = CONTENDERS[contender]
     overrides = [f"sampler={{name: {sampler}, seed: {seed}}}", *([f"pruner={{name: {pruner}}}"] if pruner else [])]
     with tempfile.TemporaryDirectory(prefix="search-") as folder:
-        stores = {name: f"sqlite:///{folder}/{name}.db" for name in ("storage", "tracking_uri")}
+        storage, uri = (f"sqlite:///{folder}/{name}.db" for name in ("optuna", "mlflow"))
         search = Study.from_yaml(STUDY, *overrides)
-        trials = search.run(review=False, quiet=True, devices="cpu", per_device=1, fuse=fuse, **stores).record.trials
+        result = search.run(
+            devices="cpu", per_device=1, fuse=fuse, storage=storage, tracking_uri=uri, review=False, quiet=True
+        )
+        trials = result.record.trials
     ordered = sorted(trials, key=lambda trial: trial.ended)
     values = [trial.value if trial.is_complete else 0.0 for trial in ordered]
     pace = [trial.seconds / trial.epochs for trial in ordered if trial.epochs]

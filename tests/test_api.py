@@ -1,14 +1,33 @@
 """The Python API, as shown in the README."""
 
+import dataclasses
+import inspect
+import math
+import os
 import subprocess
 import sys
+import threading
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+import yaml
+from torch import nn
 
-from tests.conftest import TINY
-from tuner import Study
+from lightning_modules import MLP, SGD, Adam, Classifier, Constant, CosineDecay, IrisDataModule, Warmup
+from tests.conftest import TINY, StudyFolder
+from tuner import Result, Study
+from tuner.config import by_value
+from tuner.config.loader import load_study
+from tuner.config.yaml_reader import as_document, as_yaml, read_document
 from tuner.errors import BadInputError
+from tuner.runner.options import StudyOptions
+from tuner.visualization.charts import PLOTS
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "quickstart.ipynb"
 
 SCRIPT = f"""
 import asyncio, sys, threading
@@ -45,24 +64,227 @@ def test_a_script_without_a_main_guard_runs_a_study_in_an_event_loop_and_in_a_th
     assert "Result(tiny: 3 trials, best #" in done.stdout
 
 
-def test_a_notebook_shows_the_progress_the_table_and_the_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
-    cells = [
-        f"from tuner import Study\nresult = Study.from_yaml({str(TINY)!r}, 'trial.trainer.max_epochs=1').run("
-        "trials=1, engine='inline', review=False)",
-        "result.plot_lr()",
-        "result.trials",
-    ]
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONFAULTHANDLER", "1")  # a kernel that dies tells nothing else
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    nbclient.NotebookClient(notebook, timeout=200, kernel_name="python3").execute()
-    first, second, third = ([output.get("data", {}) for output in cell.outputs] for cell in notebook.cells)
-    assert any("val/acc" in data.get("text/html", "") for data in first)
-    assert "image/png" in second[0]
-    assert "complete" in third[0]["text/html"]
-
-
 def test_a_bad_file_is_refused_before_anything_runs():
     with pytest.raises(BadInputError, match="max_epochs"):
         Study.from_yaml(TINY, "trial.trainer.max_epochs=0")
+
+
+@pytest.fixture
+def here(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> StudyFolder:
+    """Return the working folder, with empty databases."""
+    folder.prepare()
+    monkeypatch.chdir(folder.path)
+    return folder
+
+
+# -- studies defined in Python -----------------------------------------------------------------------------------------
+
+
+class Net(nn.Sequential):
+    def __init__(self, width: int = 4) -> None:
+        super().__init__(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 3))
+
+
+def defined(**changes: Any) -> Study:
+    """Return the study of tiny.yaml, defined in Python."""
+    values: dict[str, Any] = {
+        "name": "defined",
+        "data": IrisDataModule(batch_size=5),
+        "model": partial(MLP, inputs=4, neurons=8),
+        "optimizer": Adam(initial_lr=1e-2),
+        "trainer": {"max_epochs": 1},
+        "search_space": {"optimizer.initial_lr": {"low": 1e-3, "high": 3e-2, "log": True}},
+    }
+    return Study(**values | changes)
+
+
+def test_objects_classes_and_functions_become_the_names_and_values_of_a_file():
+    study = defined(
+        optimizer=partial(torch.optim.NAdam, lr=np.float64(0.01), betas=(0.9, 0.99)),
+        model={"name": Net, "width": np.int64(6)},
+        schedule=Warmup(steps=10, schedule=CosineDecay(decay_steps=80)),
+        sampler="random",
+        search_space={
+            "schedule": {
+                "one_of": [
+                    Constant,
+                    partial(CosineDecay, decay_steps="50%"),
+                    {"name": "cosine_restarts", "restart_period": 9},
+                ]
+            }
+        },
+    )
+    values = yaml.safe_load(study.to_yaml())
+    assert values["trial"] == {
+        "model": {"name": "tests.test_api:Net", "width": 6},
+        "data": {"name": "iris"},
+        "optimizer": {"name": "torch.optim:NAdam", "betas": [0.9, 0.99], "initial_lr": 0.01},
+        "schedule": {"name": "warmup", "steps": 10, "schedule": {"name": "cosine", "decay_steps": 80}},
+        "trainer": {"max_epochs": 1},
+    }
+    assert values["search_space"]["schedule"]["one_of"] == {
+        "constant": {},
+        "cosine": {"decay_steps": "50%"},
+        "cosine_restarts": {"restart_period": 9},
+    }
+
+
+def test_a_study_in_python_is_the_study_of_its_file(tmp_path: Path):
+    study = defined()
+    study.to_yaml(tmp_path / "defined.yaml")
+    read, written = load_study(str(tmp_path / "defined.yaml")), load_study(str(TINY))
+    assert read.identity == study._load(()).identity
+    assert read.trial == study._load(()).trial
+    again = Study(read_document(TINY).data | {"name": "tiny"})._load(())
+    assert again.identity == written.identity
+    assert again.values == written.values
+
+
+def test_text_that_looks_like_a_number_stays_text_in_the_file():
+    values = yaml.safe_load(as_yaml({"a": "1e-3", "b": "010", "c": "no", "d": 1e-3}, compact=True))
+    assert values == {"a": "1e-3", "b": "010", "c": "no", "d": 1e-3}
+    assert as_document("Study", {"a": "1e-3", "b": 1e-3, "c": "null", "d": None}).data == {
+        "a": "1e-3",
+        "b": 1e-3,
+        "c": "null",
+        "d": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": partial(MLP, inputs=4, neuron=8)}, "Study: trial.model.neuron: mlp has no argument neuron. Did you"),
+        ({"trainer": {"max_epochs": math.inf}}, "Study: trial.trainer.max_epochs: must be finite (got .inf)."),
+        ({"trainer": {"max_epochs": object()}}, "Study: trial.trainer.max_epochs: must be a number, text, true"),
+        ({"model": partial(Net, 4)}, "Study: trial.model: give the arguments of Net by their names (got (4,))."),
+        ({"model": 3}, "Study: trial.model: must be a class, a function, an object, or a name (got 3)."),
+        ({"model": Classifier(nn.Linear(4, 3), SGD(initial_lr=0.1))}, "give the class of a LightningModule"),
+        ({"search_space": {"model.width": {"low": 1}}}, "Study: search_space.model.width: mlp has no argument width."),
+        ({"name": "a/b"}, 'Study: name: "a/b" is not a valid name.'),
+        ({"source": TINY}, "a study file has these; replace its values by overrides"),
+        ({"overrides": "trial.seed=1"}, "Study: overrides: must be a list"),
+    ],
+)
+def test_bad_input_in_python_gets_the_sentences_of_a_file(changes: dict[str, Any], message: str):
+    with pytest.raises(BadInputError) as caught:
+        defined(**changes)
+    assert message in str(caught.value)
+    assert message in "".join(caught.value._render_traceback_())
+
+
+def test_what_cannot_be_sent_is_refused_with_the_reason():
+    lock = threading.Lock()
+
+    class Locked(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(4, 3)
+            lock.acquire(blocking=False)
+
+    with pytest.raises(BadInputError, match=r"trial\.model: tests\.test_api:Locked cannot be sent"):
+        defined(model=Locked)
+
+
+def test_the_options_of_run_are_those_of_the_command():
+    parameters = inspect.signature(Study.run).parameters
+    options = [each for each in dataclasses.fields(StudyOptions) if "argument" in each.metadata or each.name == "quiet"]
+    fields = {each.name: each.default for each in options if each.name not in ("study", "set")}
+    assert {name: each.default for name, each in parameters.items() if name not in ("self", "callbacks")} == fields
+
+
+def test_every_chart_has_a_method():
+    names = {"plot_lr" if plot.__name__ == "lr_curves" else f"plot_{plot.__name__}" for plot in PLOTS}
+    assert names == {name for name in vars(Result) if name.startswith("plot_")}
+
+
+def test_a_class_without_a_module_is_sent_by_value_and_kept(here: StudyFolder):
+
+    class Local(nn.Sequential):
+        def __init__(self, width: int = 4) -> None:
+            super().__init__(nn.Linear(4, width), nn.Tanh(), nn.Linear(width, 3))
+
+    seen: list[tuple[int, str]] = []
+    study = defined(model=Local, search_space={"model.width": [3, 5]})
+    assert "Local is not in a module that trainings could import" in study.to_yaml()
+
+    def stop_after_one(study: Study, trial: Any) -> None:
+        seen.append((trial.number, trial.state.name))
+        study.stop()
+
+    first = study.run(trials=3, devices="cpu", per_device=1, review=False, quiet=True, callbacks=[stop_after_one])
+    assert seen == [(0, "COMPLETE")]
+    assert len(first.trials) == 1
+    by_value._held.clear()  # as in a later session
+    by_value._found.clear()
+    result = Study.load("defined").run(trials=3, devices="cpu", per_device=1, review=False, quiet=True)
+    assert list(result.trials.state) == ["complete"] * 3
+    assert result.best is not None
+    model = result.best_model()
+    assert type(model).__name__ == "Local"
+    assert not model.training
+    assert result.best.config["model"]["name"] == "tests.test_api:Local"
+    assert [trial.params for trial in result.optuna_study.trials] == [trial.params for trial in result.record.trials]
+    html = result._repr_html_()
+    assert "<table>" in html
+    assert "model.width" in html
+    assert result.plot_values_by_family()._repr_png_().startswith(b"\x89PNG")
+    with pytest.raises(BadInputError, match="importance: nothing to draw"):
+        result.plot_importance()
+    assert repr(Study.load("defined").result()) == repr(result)
+
+
+def test_a_network_that_is_an_object_begins_every_trial_as_it_is(here: StudyFolder):
+    network = Net()
+    study = defined(model=network, search_space={"seed": [0, 1]}, optimizer=SGD(initial_lr=1e-30))
+    result = study.run(trials=2, engine="inline", review=False, quiet=True, rehearse=False)
+    assert result.best is not None
+    assert result.best.config["model"] == {"name": "tests.test_api:Net()"}
+    for mine, trained in zip(network.parameters(), result.best_model().parameters(), strict=True):
+        assert torch.equal(mine, trained)
+
+
+def test_an_error_of_a_callback_is_raised_and_the_study_can_continue(here: StudyFolder):
+
+    def fails(study: Study, trial: Any) -> None:
+        raise LookupError("mine")
+
+    with pytest.raises(LookupError, match="mine"):
+        defined().run(trials=2, engine="inline", review=False, quiet=True, callbacks=[fails])
+    result = defined().run(trials=2, engine="inline", review=False, quiet=True)
+    assert list(result.trials.state) == ["complete"] * 2
+
+
+def test_a_study_that_was_never_run_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInputError, match='no study "nothing" in'):
+        Study.load("nothing")
+    with pytest.raises(BadInputError):
+        defined().result()
+
+
+def test_the_notebook_of_the_examples_shows_the_progress_the_findings_and_the_curves(folder: StudyFolder):
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    notebook = nbformat.read(EXAMPLE, as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells), "clear the outputs before a commit"
+    folder.prepare()
+    os.environ["PYTHONFAULTHANDLER"] = "1"  # a kernel that dies tells nothing else
+    nbclient.NotebookClient(
+        notebook, timeout=200, kernel_name="python3", resources={"metadata": {"path": str(folder.path)}}
+    ).execute()
+    shown = {
+        kind: " ".join(
+            str(output["data"][kind])
+            for cell in notebook.cells
+            for output in cell.get("outputs", [])
+            if kind in output.get("data", {})
+        )
+        for kind in ("text/html", "text/plain", "image/png")
+    }
+    assert "val/acc" in shown["text/html"]
+    assert "<h4>notebook</h4>" in shown["text/html"]
+    assert "MyNetwork(" in shown["text/plain"]
+    assert len(shown["image/png"]) > 10_000
+
+
+def test_a_notebook_shows_an_error_of_the_tuner_as_one_message():
+    assert BadInputError(["a", "b"])._render_traceback_() == ["BadInputError: a\nb"]

@@ -468,6 +468,31 @@ def test_the_choices_and_their_order_are_part_of_the_identity() -> None:
     assert identities[0] != identities[1] != identities[2]
 
 
+def test_a_list_in_the_search_space_is_short_for_choices() -> None:
+    short = load(space("model.dropout: [0.1, 0.3]"))
+    assert short.trial["model"]["dropout"] == Choices((0.1, 0.3))
+    assert faults(space("model.dropout: [0.1]")) == [
+        f"{FILE}:13: search_space.model.dropout.choices: needs at least 2 different values (got [0.1])."
+    ]
+
+
+def test_a_length_that_is_usually_the_whole_training_is_so_by_default() -> None:
+    study = load(space("schedule: {one_of: {cosine: , one_cycle: {rise_share: 0.2}, polynomial: {end_factor: 0.1}}}"))
+    assert study.trial["schedule"].options == {
+        "cosine": {"decay_steps": "100%"},
+        "one_cycle": {"total_steps": "100%", "rise_share": 0.2},
+        "polynomial": {"decay_steps": "100%", "end_factor": 0.1},
+    }
+    study = load(trial("schedule", "{name: cosine}"), "search_space.schedule.min_factor=[0.0, 0.1]")
+    assert study.first.params[0]["schedule.min_factor"] == 0.0
+    assert study.identity["trial.schedule.name"] == "cosine"
+    assert "trial.schedule.decay_steps" not in study.identity
+    within = "{name: warmup, steps: 5%, schedule: {name: cosine}}"
+    assert faults(trial("schedule", within)) == [
+        f"{FILE}:10: trial.schedule.schedule.decay_steps: required by cosine: give it here or in search_space."
+    ]
+
+
 # -- bad files ---------------------------------------------------------------------------------------------------------
 
 SCHEDULE_NAMES = ", ".join(sorted({*SCHEDULES, "plateau"}))
@@ -941,8 +966,9 @@ BAD_ENTRIES = {
         [f"optimizer.initial_lr: {FORM} (got 0.1); <fixed>."],
     ),
     "a list": (
-        "optimizer.initial_lr: [0.1, 0.2]",
-        [f"optimizer.initial_lr: {FORM} (got [0.1, 0.2]); <fixed>."],
+        "optimizer.initial_lr: [0.1, [0.2]]",
+        ["optimizer.initial_lr.choices[1]: must be a plain value, not a list or a mapping (got [0.2]); "
+         "items of a list are searched by their paths, as model.channels.0."],
     ),
     "something that is no range": (
         "optimizer.initial_lr: {min: 1, max: 2}",

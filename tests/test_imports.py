@@ -15,7 +15,7 @@ COMMANDS = (*cli.COMMANDS, "__main__")
 # Each folder may import from itself and from the folders after it. "leaves" are the other modules directly in tuner/,
 # which every folder may import.
 LAYERS = (
-    *("commands", "cli", "api", "followup", "runner", "reporting", "engines", "tracking", "storage"),
+    *("commands", "cli", "api", "results", "followup", "runner", "reporting", "engines", "tracking", "storage"),
     *("visualization", "training", "analysis", "config", "leaves"),
 )
 INDEPENDENT = {("tracking", "storage")}  # folders that may not import each other
@@ -27,13 +27,14 @@ ALLOWED_IN: dict[str, tuple[str, ...]] = {
     "sqlalchemy": ("tuner/storage/", "tuner/tracking/", "tuner/urls.py"),
     "requests": ("tuner/tracking/",),
     "plotly": ("tuner/visualization/",),
-    "matplotlib": ("tuner/visualization/", "tuner/api.py"),
+    "matplotlib": ("tuner/visualization/", "tuner/results.py"),
     "ray": ("tuner/engines/ray.py",),
     "jinja2": ("tuner/reporting/",),
     "yaml": ("tuner/config/",),
+    "cloudpickle": ("tuner/config/by_value.py",),
     "pydantic": ("tuner/config/", "tuner/training/"),
     "scipy": ("tuner/analysis/",),
-    "pandas": ("tuner/api.py",),
+    "pandas": ("tuner/results.py",),
     "rich": (
         *("tuner/runner/", "tuner/followup/", "tuner/visualization/lr_preview.py"),
         *(f"tuner/{name}.py" for name in ("export", "list", "preview", "range", "replay", "show")),

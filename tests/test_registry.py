@@ -175,7 +175,8 @@ def test_a_module_that_does_not_exist_is_refused_with_where_it_was_looked_for(us
 
 def test_a_class_of_the_running_script_is_refused_with_advice() -> None:
     with pytest.raises(
-        ValueError, match=r"which trainings do not import: put Mine into a module, and write module:Mine\."
+        ValueError,
+        match=r"do not import: put Mine into a module, and write module:Mine, or pass the class itself",
     ):
         resolve("model", "__main__:Mine")
 

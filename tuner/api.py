@@ -1,59 +1,144 @@
-"""The Python API, ``from tuner import Study``: run studies in scripts and notebooks."""
+"""The Python API, ``from tuner import Study``: define and run studies in scripts and notebooks."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+import copy
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from tuner.analysis.record import StudyRecord
+from tuner.errors import BadInputError
+from tuner.results import Best, Result
 from tuner.runner.options import StudyOptions
-from tuner.runner.run import Outcome, run
+from tuner.runner.run import OpenStudy, run
+from tuner.urls import storage_url
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
+    from optuna.trial import FrozenTrial
+
+    from tuner.config.by_value import Held
+    from tuner.config.document import Document
+    from tuner.config.study import StudyConfig
 
 __all__ = ["Best", "Result", "Study"]
 
-
-@dataclass(frozen=True)
-class Best:
-    """The best trial of a study.
-
-    Args:
-        number: Its number.
-        value: Its value of the objective.
-        params: Its values of the searched parameters, by dotted paths.
-        config: All of its values, nested as in a study file.
-        test: Its metrics on the test data; empty if it was not tested.
-        weights: File with its weights; None if it is not on this machine.
-    """
-
-    number: int
-    value: float
-    params: Mapping[str, Any]
-    config: Mapping[str, Any]
-    test: Mapping[str, float]
-    weights: Path | None
+Callback = Callable[["Study", "FrozenTrial"], object]
+"""Called with the study and a finished trial, as Optuna stores it."""
 
 
 class Study:
     """A study, checked and ready to run.
 
+    It is defined by a study file; by a mapping with the sections of one; or by keywords. Wherever a study file has the
+    name of a class, Python can have the class or a function; and where it has ``{name: ..., argument: ...}``, also
+    `functools.partial` of it, or an object: settings of an optimizer, a schedule, a data module, a network. What a
+    training cannot import, such as a class of a notebook, is sent to it by value. ::
+
+        Study(
+            name="mine",
+            data=MNIST5kDataModule(batch_size=64),
+            model=MyNetwork,
+            optimizer=AdamW(initial_lr=1e-3),
+            schedule=partial(OneCycle, total_steps="100%"),
+            trainer={"max_epochs": 5},
+            search_space={
+                "optimizer.initial_lr": {"low": 1e-4, "high": 3e-2, "log": True},
+                "model.dropout": {"low": 0.0, "high": 0.5},
+            },
+        )
+
     Args:
-        source: Study file, or the name of a shipped study.
-        overrides: ``dotted.path=value`` each, which replace values of the file.
+        source: Study file, name of a shipped study, or a mapping with the sections of a study file.
+        overrides: ``dotted.path=value`` each, which replace values of the study.
+        name: Name of the study; by default that of the file or, without a file, of the network.
+        model: Network or LightningModule. A network that is an object, not a class, begins every trial as it is.
+        data: Data module.
+        optimizer: Optimizer: settings of `lightning_modules`, or a `partial` of a class of `torch.optim`.
+        schedule: Schedule.
+        trainer: Settings of the Trainer, such as ``{"max_epochs": 5}``.
+        loss: Loss of a network that is not a LightningModule.
+        seed: Seed of the trials.
+        search_space: What varies, by the dotted path of its place: ``{"low": ..., "high": ..., "log": True}``,
+            ``{"choices": [...]}``, or ``{"one_of": ...}`` with a mapping from names or classes to arguments, or with a
+            list of components.
+        objective: ``{"metric": ..., "direction": ..., "epoch": ...}``.
+        budget: ``{"trials": ..., "timeout": ...}``.
+        sampler: ``{"name": ..., option: value}``.
+        pruner: ``{"name": ..., option: value}``.
 
     Raises:
-        BadInputError: With every fault of the file.
+        BadInputError: With every fault of the study.
     """
 
-    def __init__(self, source: str | Path, overrides: Sequence[str] = ()) -> None:
-        from tuner.config.loader import load_study
+    def __init__(
+        self,
+        source: "str | Path | Mapping[str, Any] | None" = None,
+        overrides: Sequence[str] = (),
+        *,
+        name: str | None = None,
+        model: Any = None,
+        data: Any = None,
+        optimizer: Any = None,
+        schedule: Any = None,
+        trainer: Mapping[str, Any] | None = None,
+        loss: Any = None,
+        seed: int | None = None,
+        search_space: Mapping[str, Any] | None = None,
+        objective: Mapping[str, Any] | None = None,
+        budget: Mapping[str, Any] | None = None,
+        sampler: Mapping[str, Any] | str | None = None,
+        pruner: Mapping[str, Any] | str | None = None,
+    ) -> None:
+        parts = {
+            "model": model,
+            "data": data,
+            "optimizer": optimizer,
+            "schedule": schedule,
+            "trainer": trainer,
+            "loss": loss,
+            "seed": seed,
+        }
+        sections = {
+            "name": name,
+            "objective": objective,
+            "budget": budget,
+            "sampler": {"name": sampler} if isinstance(sampler, str) else sampler,
+            "pruner": {"name": pruner} if isinstance(pruner, str) else pruner,
+            "search_space": search_space,
+        }
+        trial = {key: value for key, value in parts.items() if value is not None}
+        given = {key: value for key, value in sections.items() if value is not None} | (
+            {"trial": trial} if trial else {}
+        )
+        if isinstance(overrides, str):
+            raise BadInputError([f'Study: overrides: must be a list, such as ["{overrides}"].'])
+        if isinstance(source, str | os.PathLike):
+            if given:
+                raise BadInputError(
+                    [f"Study: {', '.join(given)}: a study file has these; replace its values by overrides."]
+                )
+            from tuner.config.loader import load_study
 
-        self._source, self._overrides = str(source), tuple(overrides)
-        self.name = load_study(self._source, self._overrides).name
+            self._open(partial(load_study, str(source)), str(source), overrides)
+            return
+        self._define({**(source or {}), **given}, overrides)
+
+    def _define(self, values: Mapping[str, Any], overrides: Sequence[str]) -> None:
+        from tuner.config.objects import PLACE, study_document
+
+        document, held = study_document(values)
+        self._open(partial(_checked, document, held), PLACE, overrides)
+
+    def _open(self, load: "Callable[[Sequence[str]], StudyConfig]", source: str, overrides: Sequence[str] = ()) -> None:
+        def load_again(further: "Sequence[str]") -> "StudyConfig":
+            return load([*overrides, *further])
+
+        self._load = load_again
+        self._source = source
+        self._stop: Callable[[], None] | None = None
+        config = self._load(())
+        self.name = config.name
 
     @classmethod
     def from_yaml(cls, source: str | Path, *overrides: str) -> "Study":
@@ -68,7 +153,76 @@ class Study:
         """
         return cls(source, overrides)
 
-    def run(self, **options: Any) -> "Result":
+    @classmethod
+    def load(cls, name: str, *, storage: str | None = None) -> "Study":
+        """Return a study that was run, by its name.
+
+        Args:
+            name: Its name.
+            storage: Optuna's database; by default as in `run`.
+
+        Raises:
+            BadInputError: If there is no such study, or its definition is not kept next to the database.
+        """
+        from tuner.config.loader import load_study
+        from tuner.storage.stored_study import definition_of
+
+        path, folder = definition_of(name, storage_url(storage))
+        study = cls.__new__(cls)
+        study._open(partial(load_study, path, folder=folder), name)
+        return study
+
+    def __repr__(self) -> str:
+        return f"Study({self.name!r})"
+
+    def to_yaml(self, path: str | Path | None = None) -> str:
+        """Return the study as the text of a study file.
+
+        What is sent by value is named in it, but not contained: a file with such names can be run by its study's name
+        only, in the folder in which the study was run. Put such classes into a module to run the file elsewhere.
+
+        Args:
+            path: The file to write it to; None to write none.
+
+        Raises:
+            BadInputError: If the file cannot be written.
+        """
+        from tuner.config import by_value
+        from tuner.config.yaml_reader import as_yaml
+
+        config = self._load(())
+        note = by_value.note(config.held)
+        text = (f"# {note}.\n" if note else "") + as_yaml(config.values, compact=True)
+        if path is not None:
+            try:
+                Path(path).write_text(text, encoding="utf-8")
+            except OSError as error:
+                raise BadInputError([f"{path}: cannot be written ({error.strerror})."]) from None
+        return text
+
+    def run(
+        self,
+        *,
+        trials: int | None = None,
+        timeout: str | None = None,
+        devices: str = "auto",
+        per_device: int | None = None,
+        devices_per_trial: int = 1,
+        fuse: str | int = "auto",
+        engine: Literal["local", "ray", "inline"] = "local",
+        address: str = "auto",
+        storage: str | None = None,
+        tracking_uri: str | None = None,
+        review: bool = True,
+        system_metrics: bool = False,
+        retry_failed: bool = False,
+        rehearse: bool = True,
+        dry_run: bool = False,
+        stall_timeout: str = "30m",
+        checkpoint_every: str = "30s",
+        quiet: bool = False,
+        callbacks: Sequence[Callback] = (),
+    ) -> Result:
         """Run or continue the study, and return its result.
 
         Trainings are forked from this process's fork server: its preloaded modules are set for the whole process, and
@@ -76,65 +230,74 @@ class Study:
         should run studies in a process of their own.
 
         Args:
-            options: Named like the options of ``python -m tuner.study``: ``trials=50``, ``devices="cpu"``,
-                ``review=False``, ``storage=...``; ``quiet=True`` prints nothing.
+            trials: Trials in all, those of earlier runs included; by default those of the study's budget.
+            timeout: No trial starts after this time: 90s, 30m, 2h, 1h30m.
+            devices: auto (all GPUs, else the CPU), cpu, or GPUs such as 0,1.
+            per_device: Trials at a time on each GPU (default: 1), or on the CPU (default: one for each core).
+            devices_per_trial: GPUs, or processes on the CPU, that train one trial together and divide its batches.
+            fuse: Trials that each slot trains at once, as one model: a number, off, or auto.
+            engine: local (processes of this machine), ray (a Ray cluster), or inline (this process, for debugging).
+            address: Address of the Ray cluster.
+            storage: Optuna's database, SQLite or PostgreSQL (default: OPTUNA_STORAGE, else sqlite:///optuna.db).
+            tracking_uri: MLflow's store (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db).
+            review: Whether plots, report and the best model go to MLflow.
+            system_metrics: Whether MLflow records the load of the machine.
+            retry_failed: Whether failed trials are trained again, under the same numbers.
+            rehearse: Whether each network is trained for a few steps before the first trial, to find mistakes early.
+            dry_run: Whether to check everything, train each network for a few steps, and start no trial.
+            stall_timeout: A training that shows no activity for this time is killed, and its trial continues.
+            checkpoint_every: Time after which a training is saved at the end of an epoch.
+            quiet: Whether nothing is printed.
+            callbacks: Called after each trial with this study and the trial, an ``optuna.trial.FrozenTrial``. `stop`
+                ends the run in order; an error ends it at once, and is raised here. The next run continues the study.
 
         Raises:
             KeyboardInterrupt: If it was interrupted. It has ended in order, and `run` continues from there.
             TunerError: If the input is bad, the study is already running, or it failed.
         """
-        outcome = run(StudyOptions(study=self._source, set=self._overrides, **options))
+        given = {key: value for key, value in locals().items() if key not in ("self", "callbacks")}
+        options = StudyOptions(study=self._source, **{**given, "fuse": str(fuse)})
+
+        def after_trial(study: OpenStudy[Any], number: int) -> None:
+            self._stop = study.stop
+            for callback in callbacks:
+                callback(self, study.store.trial(number))
+
+        try:
+            outcome = run(options, self._load, after_trial)
+        finally:
+            self._stop = None
         if outcome.interrupted:
             raise KeyboardInterrupt
-        return Result(self, outcome)
+        return Result(outcome.name, outcome.storage, outcome.tracking_uri)
+
+    def stop(self) -> None:
+        """End `run` in order, from a callback: start nothing more, and let running trials finish their epoch."""
+        if self._stop is not None:
+            self._stop()
+
+    def result(self, *, storage: str | None = None, tracking_uri: str | None = None) -> Result:
+        """Return the result so far, without running anything.
+
+        Args:
+            storage: Optuna's database; by default as in `run`.
+            tracking_uri: MLflow's store; by default as in `run`.
+
+        Raises:
+            BadInputError: If the study was never run, or a store cannot be used.
+        """
+        from tuner.storage.reader import open_study
+        from tuner.tracking.store import tracking_uri as located
+
+        database = storage_url(storage)
+        with open_study(database, self.name):
+            return Result(self.name, database, located(tracking_uri, must_exist=True))
 
 
-class Result:
-    """The result of a study, read from its stores."""
+def _checked(document: "Document", held: "Mapping[str, Held]", overrides: Sequence[str]) -> "StudyConfig":
+    from tuner.config import by_value
+    from tuner.config.loader import check_study
 
-    def __init__(self, study: Study, outcome: Outcome) -> None:
-        self._study, self._outcome = study, outcome
-
-    def __repr__(self) -> str:
-        best = self.best
-        found = f"best #{best.number} {self.record.metric} {best.value:.4f}" if best else "none trained to its end"
-        return f"Result({self.record.name}: {len(self.record.trials)} trials, {found})"
-
-    @cached_property
-    def record(self) -> StudyRecord:
-        """The study as plain data, with the curves of its trials."""
-        from tuner.storage.reader import identifier_of, open_study, record_of
-        from tuner.tracking.reader import MlflowStudy
-
-        with open_study(self._outcome.storage, self._outcome.name) as study:
-            return record_of(study, MlflowStudy(self._outcome.tracking_uri, identifier_of(study)).curves)
-
-    @cached_property
-    def best(self) -> Best | None:
-        """The best trial; None if none was trained to its end."""
-        best = self.record.best
-        if best is None or self._outcome.best is None:
-            return None
-        config, weights = self._outcome.best
-        return Best(
-            best.number, best.value, best.params, config, self.record.test, weights if weights.exists() else None
-        )
-
-    @cached_property
-    def trials(self) -> "pd.DataFrame":
-        """A row for each finished trial, with the searched parameters in columns named by their dotted paths."""
-        import pandas as pd
-
-        columns = ("number", "state", "value", "epochs", "seconds")
-        rows = [
-            {**{key: getattr(trial, key) for key in columns}, "schedule": trial.family, **trial.params}
-            for trial in self.record.trials
-        ]
-        return pd.DataFrame(rows, columns=[*columns, "schedule"] if not rows else None).set_index("number")
-
-    def plot_lr(self) -> "Figure":
-        """Return a matplotlib figure of the lr curves of all trials, colored by their values."""
-        from tuner.visualization.curves import lr_curves
-        from tuner.visualization.matplotlib_backend import canvas
-
-        return canvas(lr_curves(self.record))
+    by_value.receive(held)
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    return check_study(copy.deepcopy(document), overrides, "", folder=Path(script).parent if script else Path.cwd())

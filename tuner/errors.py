@@ -2,7 +2,7 @@
 
 ::
 
-    TunerError                  shown as one message, without a traceback
+    TunerError                  shown as one message, without a traceback; in Python, raised
     ├── BadInputError           exit 2: the study file, an option or the environment is wrong; every fault is listed
     ├── StudyRunningError       exit 75: another process runs this study
     └── StudyFailedError        exit 1: the study cannot continue (the same error repeatedly, no storage)
@@ -46,6 +46,10 @@ class TunerError(Exception):
     def __str__(self) -> str:
         """Return the message, with control characters escaped."""
         return printable(super().__str__())
+
+    def _render_traceback_(self) -> list[str]:
+        """Return what a notebook shows: the message, without the places in the tuner that it came through."""
+        return [f"{type(self).__name__}: {self}"]
 
 
 class BadInputError(TunerError):

@@ -137,6 +137,8 @@ class Checker:
         name, signature = self._name(kind, nodes, path, hint)
         if signature is None:
             return {}
+        if kind == "schedule" and hint is None and (whole := registry.WHOLE.get(name)):  # not within another schedule
+            nodes = {whole: Node("100%", (*path, whole)), **nodes}
         before = self._document.fault_count
         values = self.arguments(signature, self._without_name(kind, nodes), path, name)
         if self._document.fault_count == before:
@@ -341,6 +343,8 @@ class Checker:
     def place(self, trial: Node, space: Nodes) -> None:
         """Replace the values of `trial` that search_space names, components before their arguments."""
         for key, node in sorted(space.items(), key=lambda item: item[0].count(".")):
+            if isinstance(node.value, list):  # short for {choices: [...]}
+                node = Node({"choices": Node(node.value, (*node.path, "choices"))}, node.path)
             if not (isinstance(node.value, dict) and ("one_of" in node.value or is_spec(node.value))):
                 form = _FORM_OF_ONE_OF if key in registry.KINDS else _FORM_OF_SPEC
                 advice = "" if isinstance(node.value, dict) else "; a fixed value belongs in trial"

@@ -8,11 +8,14 @@ from typing import Any
 import torch
 
 from lightning_modules import Plateau, Schedule
-from tuner.config import registry
+from tuner.config import by_value, registry
 from tuner.config.annotations import converted, item_hint
 from tuner.config.registry import is_schedule
+from tuner.config.search_space import component_names
 
 __all__ = ["Component", "rehearse"]
+
+_BY_VALUE = "by value"
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,15 @@ class Component:
     def values(self) -> dict[str, Any]:
         """Return ``{name: ..., argument: ...}``."""
         return {"name": self.name, **self.arguments}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled: with the objects behind its names that another process cannot import."""
+        return {**vars(self), _BY_VALUE: by_value.select(component_names(self.values()))}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore what was pickled."""
+        by_value.receive(state.pop(_BY_VALUE))
+        vars(self).update(state)
 
     def build(self, kind: str, **extra: Any) -> Any:
         """Build the object that the name and the arguments stand for; of one of torch's optimizers, its maker.

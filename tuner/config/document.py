@@ -6,10 +6,11 @@ from typing import Any
 
 from tuner.errors import BadInputError
 
-__all__ = ["COMMAND_LINE", "Document", "Keys", "Node", "Nodes", "dotted"]
+__all__ = ["COMMAND_LINE", "NO_LINE", "Document", "Keys", "Node", "Nodes", "dotted"]
 
 MAX_FAULTS = 100
 COMMAND_LINE = 0
+NO_LINE = -1
 
 Keys = tuple[str | int, ...]
 """Path of a value: the keys and list indices that lead to it."""
@@ -22,7 +23,8 @@ class Document:
     Args:
         name: The file as the user named it.
         data: Mapping, lists and scalars of the file.
-        lines: Line of each key and item by its path, counted from 1; 0 for values that the command line set.
+        lines: Line of each key and item by its path, counted from 1; 0 for values that the command line set, -1
+            for those that Python code gave.
         text: The text of the file, followed by what the command line set, as comments.
         command_line: Name in messages of the place that has line 0.
         faults: Line and message of each reported fault.
@@ -55,7 +57,7 @@ class Document:
         """Record a fault at a line, even if it follows from another."""
         if len(self.faults) >= MAX_FAULTS:
             return
-        place = self.command_line if line == COMMAND_LINE else f"{self.name}:{line}"
+        place = {COMMAND_LINE: self.command_line, NO_LINE: self.name}.get(line) or f"{self.name}:{line}"
         fault = (line, f"{place}: {dotted(path)}: {message}" if path else f"{place}: {message}")
         if fault not in self.faults:
             self.faults.append(fault)

@@ -48,7 +48,7 @@ from tuner.errors import BadInputError
 from tuner.process import add_study_folder
 from tuner.text import parse_duration, shown
 
-__all__ = ["PRUNERS", "SAMPLERS", "load_study", "read_schedule", "shipped_studies"]
+__all__ = ["PRUNERS", "SAMPLERS", "check_study", "load_study", "read_schedule", "shipped_studies"]
 
 OWN_LOSS = "For class weights, label smoothing or another loss, name a LightningModule as the model: it has its own."
 MAX_GRID = 1_000_000
@@ -113,13 +113,36 @@ def load_study(
     """
     path = _find(source)
     document = read_document(path)
-    for assignment in overrides:
-        override(document, assignment)
     if folder is None and path not in shipped_studies().values():
         folder = path.parent
+    return check_study(document, overrides, path.stem, is_past=is_past, folder=folder)
+
+
+def check_study(
+    document: Document,
+    overrides: Sequence[str],
+    default_name: str,
+    *,
+    is_past: bool = False,
+    folder: Path | None = None,
+) -> StudyConfig:
+    """Check a study whose content was read.
+
+    Args:
+        document: The content of its file.
+        overrides: As in `load_study`.
+        default_name: Its name, if the content has none.
+        is_past: As in `load_study`.
+        folder: Folder of the user's modules; None for none besides the usual places.
+
+    Raises:
+        BadInputError: If there are faults; it lists all of them.
+    """
+    for assignment in overrides:
+        override(document, assignment)
     add_study_folder(folder)
     registry.begin_study()
-    return _StudyReader(document, folder).study(default_name=path.stem, is_past=is_past)
+    return _StudyReader(document, folder).study(default_name, is_past)
 
 
 def read_schedule(document: Document, length: Length) -> Schedule | Plateau:
@@ -403,6 +426,8 @@ def _default(place: str, name: str, key: str) -> Any:
     if place == "trainer":
         argument = signature_of(TrainerConfig).arguments[key]
         is_given = key not in ("max_epochs", "max_steps", "val_check_interval")
+    elif place == "schedule" and registry.WHOLE.get(name) == key:
+        return "100%"
     elif not name:  # a section of trial, or a key in a mapping that is an argument
         raise KeyError(key)
     else:

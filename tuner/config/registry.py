@@ -15,6 +15,7 @@ import torch
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 
 from lightning_modules import DATASETS, MODELS, OPTIMIZERS, SCHEDULES, SGD, Constant, Plateau, Schedule
+from tuner.config import by_value
 from tuner.config.annotations import did_you_mean, members
 from tuner.config.own_modules import expect_changes, import_own
 from tuner.errors import in_a_line
@@ -26,6 +27,7 @@ __all__ = [
     "GIVEN_TO_MODULES",
     "KINDS",
     "TRAINER_ARGUMENTS",
+    "WHOLE",
     "Argument",
     "Signature",
     "accepted",
@@ -97,6 +99,14 @@ SYNONYMS: dict[str, Mapping[str, str]] = {
 }
 """Classes of torch, Keras, TensorFlow 1, timm, pytorch_optimizer and schedulefree, and usual names, in lower case."""
 
+WHOLE = {
+    "cosine": "decay_steps",
+    "linear_cosine": "decay_steps",
+    "one_cycle": "total_steps",
+    "polynomial": "decay_steps",
+}
+"""Lengths of schedules that are the whole training, 100%, where a study file does not give them."""
+
 LIBRARIES = ("keras", "optax", "pytorch_optimizer", "tensorflow", "timm", "torch")
 KERAS = {"adam": "adam_epsilon_hat"}
 """Classes of Keras that differ from the class of the same name in torch."""
@@ -157,13 +167,14 @@ def resolve(kind: str, name: str) -> Any:
     if name in known:
         return known[name]
     module_name, colon, attribute = name.partition(":")
-    if not colon:
+    held = by_value.find(name)
+    if held is None and not colon:
         hint = _synonym(kind, name) or did_you_mean(name, known)
         raise ValueError(
             f"unknown {kind} {shown(name)}. Known: {', '.join(sorted(known))}, or package.module:Name.{hint}"
         )
     try:
-        found = _imported(name, module_name, attribute)
+        found = _imported(name, module_name, attribute) if held is None else held
         bases, wanted = BASES[kind]
         if isinstance(found, type) and not issubclass(found, bases):
             raise ValueError(f"{shown(name)} is not {wanted}.")
@@ -200,7 +211,7 @@ def _imported(name: str, module_name: str, attribute: str) -> Any:
     if module_name in ("__main__", "__mp_main__"):
         raise ValueError(
             f"{shown(name)} is in the script or notebook that is running, which trainings do not import: "
-            f"put {attribute} into a module, and write module:{attribute}."
+            f"put {attribute} into a module, and write module:{attribute}, or pass the class itself to tuner.Study."
         )
     try:
         module = import_own(module_name)

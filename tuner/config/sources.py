@@ -16,7 +16,7 @@ from typing import Any
 from tuner.errors import is_of_user
 from tuner.text import join_names
 
-__all__ = ["OwnFile", "Sources", "own_files", "own_sources", "sources_of", "with_sources"]
+__all__ = ["OwnFile", "Sources", "has_file", "own_files", "own_sources", "sources_of", "with_sources"]
 
 MOST_KEPT = 50
 MOST_NAMED = 5
@@ -126,6 +126,11 @@ def own_files(modules: Iterable[str]) -> list[OwnFile]:
             found[file] = root
             waiting += [(each, root) for name in _imports(file, root) for each in _files(name, root)]
     return [_own_file(file, root) for file, root in sorted(found.items())]
+
+
+def has_file(module: str) -> bool:
+    """Return whether a process that has imported nothing yet finds a module."""
+    return _origin(module) is not None
 
 
 def _own_file(path: Path, root: Path) -> OwnFile:

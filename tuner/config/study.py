@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from lightning_modules.classifier import Loss
-from tuner.config import registry
+from tuner.config import by_value, registry
 from tuner.config.annotations import parse_length
 from tuner.config.budget import Allowance, Million, Positive, evaluations
 from tuner.config.component import Component
@@ -35,6 +35,7 @@ from tuner.config.search_space import (
     searched,
     suggest,
 )
+from tuner.config.sources import own_sources
 from tuner.direction import Direction
 from tuner.errors import BadInputError
 from tuner.text import join_names, pluralize
@@ -310,9 +311,20 @@ class StudyConfig:
         return [(name, info.digest) for name, info in infos], min(counts, default=None)
 
     @property
-    def own_modules(self) -> set[str]:
-        """Return the modules of the classes that are named ``package.module:Name``."""
-        return {name.partition(":")[0] for name in component_names(self.trial) if ":" in name}
+    def own_names(self) -> list[str]:
+        """Return the names ``package.module:Name`` in it, which are of the user's own classes."""
+        return [name for name in component_names(self.trial) if ":" in name]
+
+    @property
+    def held(self) -> dict[str, by_value.Held]:
+        """Return the classes and objects that are sent to trainings by value, by their names."""
+        return by_value.select(self.own_names)
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Return the digests of the user's own source: of files, and of what is sent by value."""
+        sent = by_value.digests(self.own_names)
+        return own_sources({name.partition(":")[0] for name in self.own_names if name not in sent}) | sent
 
     def fixed(self, number: int, drawn: Iterable[Mapping[str, Any]] | None = None) -> dict[str, Any]:
         """Return the fixed values of a trial, by the names in Optuna; the sampler chooses the others.

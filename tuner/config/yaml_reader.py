@@ -7,17 +7,17 @@ a study.
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tuner.config.document import COMMAND_LINE, Document, Keys
+from tuner.config.document import COMMAND_LINE, NO_LINE, Document, Keys
 from tuner.errors import BadInputError
 from tuner.text import cut
 
-__all__ = ["as_yaml", "override", "read_document", "read_value"]
+__all__ = ["as_document", "as_yaml", "override", "read_document", "read_value"]
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
@@ -60,7 +60,7 @@ def read_document(path: Path) -> Document:
         where = f"byte {error.object[error.start]:#04x} at offset {error.start}"
         raise BadInputError([f"{name}: is not UTF-8 text ({where})."]) from None
     document = Document(name, text=text)
-    document.data = _Reader(document, numbered=True).read()
+    document.data = _Reader(document).read()
     if not isinstance(document.data, dict):
         found = {type(None): "is empty", list: "holds a list"}.get(type(document.data), "holds a single value")
         raise BadInputError(
@@ -80,7 +80,7 @@ def read_value(text: str, name: str) -> Any:
         BadInputError: If it is not plain YAML.
     """
     document = Document(name, text=text, command_line=name)
-    value = _Reader(document, numbered=False).read()
+    value = _Reader(document, COMMAND_LINE).read()
     document.check()
     return value
 
@@ -105,9 +105,44 @@ def override(document: Document, assignment: str) -> None:
         document.text += f"{end}# --set {comment}\n"
 
 
-def as_yaml(values: Any) -> str:
-    """Return plain values as YAML, in their order."""
-    return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120))
+def as_yaml(values: Any, *, compact: bool = False) -> str:
+    """Return plain values as YAML, in their order.
+
+    Args:
+        values: The values.
+        compact: Whether mappings and lists of scalars are written on one line, as in a study file.
+    """
+    style = None if compact else False
+    return str(
+        yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=style)
+    )
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes text that a study file would take for a number in quotes, such as "1e-3"; writes no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Return True: a study file may have no aliases."""
+        return True
+
+
+def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if _meaning(text) == text else '"')
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+def as_document(name: str, values: Mapping[str, Any]) -> Document:
+    """Return values that Python code gave as the content of a study file, checked like one.
+
+    Args:
+        name: Place of the values in messages.
+        values: Plain values.
+    """
+    document = Document(name, text=as_yaml(values, compact=True))
+    document.data = _Reader(document, NO_LINE).read()
+    return document
 
 
 class _NotPlainError(Exception):
@@ -119,11 +154,11 @@ class _Reader:
 
     Args:
         document: Has the text, takes the lines and the faults.
-        numbered: Whether messages give line numbers; those of a value from the command line mean nothing to the user.
+        line: What stands for the lines of a text that the user has not written; None to count them.
     """
 
-    def __init__(self, document: Document, *, numbered: bool) -> None:
-        self._document, self._numbered = document, numbered
+    def __init__(self, document: Document, line: int | None = None) -> None:
+        self._document, self._fixed_line = document, line
         self._events = yaml.parse(document.text, Loader=yaml.SafeLoader)
         self._index = 0  # of the line of the last event
 
@@ -174,7 +209,7 @@ class _Reader:
         self._note((), f"the character U+{ord(after[0]):04X} is not allowed.", before.count("\n"))
 
     def _line(self, index: int) -> int:
-        return index + 1 if self._numbered else COMMAND_LINE
+        return index + 1 if self._fixed_line is None else self._fixed_line
 
     def _build(self, event: yaml.Event, path: Keys) -> Any:
         self._document.lines.setdefault(path, self._line(self._index))

@@ -137,10 +137,10 @@ class ReplicationStudy(StudyConfig):
         )
 
     @property
-    def own_modules(self) -> set[str]:
-        """Return the modules of the classes that its configurations name as ``package.module:Name``."""
+    def own_names(self) -> list[str]:
+        """Return the names ``package.module:Name`` in its configurations."""
         names = component_names([config.values() for config in self.candidates.values()])
-        return {name.partition(":")[0] for name in names if ":" in name}
+        return [name for name in names if ":" in name]
 
     def fixed(self, number: int, drawn: Iterable[Mapping[str, Any]] | None = None) -> dict[str, Any]:
         """Return the configuration and the seed of a trial."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from tuner.errors import BadInputError
 from tuner.interrupts import die_with_parent
 from tuner.process import add_study_folder, leave, study_folder
-from tuner.storage.folders import open_own
+from tuner.storage.folders import OBJECTS_FILE, open_own
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +53,8 @@ class Review:
     """Largest share of the time that it draws while trainings run."""
 
     def __init__(self, storage: str, study: str, uri: str, directory: Path) -> None:
-        self._request = {"storage": storage, "study": study, "uri": uri, "folder": study_folder()}
+        objects = str(directory / OBJECTS_FILE)
+        self._request = {"storage": storage, "study": study, "uri": uri, "folder": study_folder(), "objects": objects}
         self._log = directory / LOG_FILE
         self._process: subprocess.Popen[str] | None = None
         self._began = 0.0
@@ -126,6 +127,7 @@ def main() -> None:
         die_with_parent(coordinator)
     os.nice(0 if "state" in request else 19)
     add_study_folder(request.get("folder"))
+    from tuner.config import by_value
     from tuner.reporting.page import Chapter, render
     from tuner.storage.reader import identifier_of, open_study, record_of
     from tuner.tracking.reader import MlflowStudy
@@ -138,6 +140,8 @@ def main() -> None:
         record = record_of(study, tracked.curves)
     notes: list[str] = []
     if best := request.get("best"):
+        with contextlib.suppress(FileNotFoundError):  # nothing is sent by value
+            by_value.unpack(Path(request["objects"]).read_bytes())
         notes = _add_best_model(best, record.name, tracked)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

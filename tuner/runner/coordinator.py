@@ -59,7 +59,7 @@ class Coordinator:
         store: The study in Optuna, held by this process.
         tracker: The study in MLflow.
         display: Shows the progress to the user.
-        refresh: Called whenever a trial is finished and recorded.
+        finished: Called with the number of a trial when it is finished and recorded.
         fuse: The number of trials that a slot trains at a time, as one model.
         checkpoint_every: Seconds between checkpoints; 0 for one after every epoch.
     """
@@ -70,12 +70,12 @@ class Coordinator:
         store: StudyStore,
         tracker: Tracker,
         display: Display,
-        refresh: Callable[[], None] = lambda: None,
+        finished: Callable[[int], None] = lambda number: None,
         fuse: GroupSize = ONE_BY_ONE,
         checkpoint_every: float = 0.0,
     ) -> None:
         self._config, self._store, self._tracker, self._display = config, store, tracker, display
-        self._refresh, self._checkpoint_every = refresh, checkpoint_every
+        self._finished, self._checkpoint_every = finished, checkpoint_every
         self._queue, self._errors = TrialQueue(), ErrorStreak()
         self._spending = Spending(config, store, self._queue)
         self._group_size = GroupSizeSearch(fuse, display.note)
@@ -304,7 +304,7 @@ class Coordinator:
         self._tracker.log_standing(self._store.count, self._store.best_value, time.time())
         self._keep_weights_of_best([number] if before is None else [number, before.number])
         self._publication.refresh()
-        self._refresh()
+        self._finished(number)
 
     def _suspend(self, assignment: Assignment) -> None:
         number = assignment.number

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from tuner.config.study import StudyConfig
     from tuner.protocol import Engine
+    from tuner.runner.coordinator import Coordinator
     from tuner.runner.display import Display
     from tuner.runner.group_size import GroupSize
     from tuner.storage.study_store import StudyStore
@@ -97,8 +98,17 @@ class _Interruption:
             stop()
 
 
-def run(options: StudyOptions) -> Outcome:
+def run(
+    options: StudyOptions,
+    load: "Callable[[Sequence[str]], StudyConfig] | None" = None,
+    on_trial: "Callable[[OpenStudy[StudyStore], int], None] | None" = None,
+) -> Outcome:
     """Run a study to its end, or as far as time and signals allow.
+
+    Args:
+        options: Which study, and how. Where `load` is given, `options.study` only names it in messages.
+        load: Checks the study, with overrides as of `load_study`; None to load `options.study`.
+        on_trial: Called with the open study and the number of a trial when the trial is finished and recorded.
 
     Raises:
         TunerError: If the input is bad, the study is already running, or it failed.
@@ -116,6 +126,7 @@ def run(options: StudyOptions) -> Outcome:
         console = Console(quiet=options.quiet)
         remarks: list[str] = []
         with checking(console, options.study):
+            from tuner.config import by_value
             from tuner.config.loader import load_study
             from tuner.runner.rehearsal import rehearse
             from tuner.runner.summary import print_line, print_plan, print_summary
@@ -123,7 +134,8 @@ def run(options: StudyOptions) -> Outcome:
             from tuner.storage.study_store import StudyStore
             from tuner.tracking.system_metrics import check_packages
 
-            config = load_study(options.study, overrides, folder=options.folder)
+            config = load(overrides) if load else load_study(options.study, overrides, folder=options.folder)
+            remarks += filter(None, [by_value.note(config.held)])
             plan = dataclasses.replace(
                 checked(config, engine, options),
                 review=options.review,
@@ -147,7 +159,7 @@ def run(options: StudyOptions) -> Outcome:
             return Outcome(config.name, plan.storage, plan.uri)
         with opened(plan, console, StudyStore) as study:
             print_plan(console, plan, engine.slots, remarks)
-            outcome = study.train(engine)
+            outcome = study.train(engine, on_trial)
             print_summary(console, config, study.store, outcome)
         return outcome
 
@@ -283,17 +295,25 @@ class OpenStudy(Generic[Store]):
     def __init__(self, plan: Plan, store: Store, display: "Display", console: "Console") -> None:
         self.store = store
         self._plan, self._display, self._console = plan, display, console
+        self._coordinator: Coordinator | None = None
+        self._is_stopped = False
 
-    def train(self, engine: "Engine") -> Outcome:
+    def stop(self) -> None:
+        """End in order: start nothing more, and let running trials finish their epoch; called while it trains."""
+        if self._coordinator is not None and not self._is_stopped:
+            self._is_stopped = True
+            self._coordinator.stop()
+
+    def train(self, engine: "Engine", on_trial: "Callable[[OpenStudy[Store], int], None] | None" = None) -> Outcome:
         """Train its trials and record them, as far as time and signals allow.
 
         Args:
             engine: Trains the trials; it can be used once.
+            on_trial: Called with this study and the number of a trial when the trial is finished and recorded.
 
         Raises:
             TunerError: If it cannot go on.
         """
-        from tuner.config.sources import own_sources
         from tuner.reporting.review import Review
         from tuner.runner.coordinator import Coordinator
         from tuner.runner.environment import CHANGES, environment
@@ -304,7 +324,7 @@ class OpenStudy(Generic[Store]):
         plan, store, display, config = self._plan, self.store, self._display, self._plan.config
         tags = environment(engine.slots)
         commit = tags.get("commit", "").removesuffix(CHANGES)
-        if change := store.set_sources(commit, own_sources(config.own_modules)):
+        if change := store.set_sources(commit, config.sources):
             display.note(change)
         interruption = _Interruption()
         with on_interrupt(interruption):
@@ -313,8 +333,15 @@ class OpenStudy(Generic[Store]):
                     config, plan.uri, store.identifier, display.note, tags, dict(plan.digests), plan.review
                 )
             review = Review(plan.storage, config.name, plan.uri, store.directory) if plan.review else None
-            refresh = review.refresh if review else lambda: None
-            coordinator = Coordinator(config, store, tracker, display, refresh, plan.fuse, plan.checkpoint_every)
+
+            def finished(number: int) -> None:
+                if review:
+                    review.refresh()
+                if on_trial:
+                    on_trial(self, number)
+
+            coordinator = Coordinator(config, store, tracker, display, finished, plan.fuse, plan.checkpoint_every)
+            self._coordinator = coordinator
             interruption.stops(coordinator.stop)
             readings = SystemMetrics(tracker.log_system, display.note) if plan.system_metrics else nullcontext()
             is_finished = False

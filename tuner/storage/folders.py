@@ -8,9 +8,11 @@ from pathlib import Path
 
 from tuner.errors import BadInputError
 
-__all__ = ["check_folder", "check_own", "check_writable", "open_own"]
+__all__ = ["OBJECTS_FILE", "check_folder", "check_own", "check_writable", "open_own"]
 
-FILES = ("lock", "study.yaml", "folder", "review.log")
+OBJECTS_FILE = "objects.pkl"
+"""Name of the file with what is sent to trainings by value."""
+FILES = ("lock", "study.yaml", "folder", OBJECTS_FILE, "review.log")
 
 
 def check_folder(folder: Path) -> None:

@@ -27,6 +27,7 @@ from tuner.urls import without_password
 __all__ = [
     "Trial",
     "config_of",
+    "copy_of",
     "finished_counts",
     "identifier_of",
     "open_study",
@@ -77,6 +78,15 @@ def finished_counts(url: str) -> dict[str, int]:
             for summary in summaries
             if storage is not None
         }
+
+
+def copy_of(study: optuna.Study) -> optuna.Study:
+    """Return a copy of a study in memory."""
+    copied = optuna.create_study(study_name=study.study_name, direction=study.direction)
+    for key, value in study.user_attrs.items():
+        copied.set_user_attr(key, value)
+    copied.add_trials(study.get_trials())
+    return copied
 
 
 def identifier_of(study: optuna.Study) -> str:

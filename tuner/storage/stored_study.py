@@ -10,13 +10,14 @@ import optuna
 
 from tuner.analysis.comparison import Comparison, Repeated
 from tuner.analysis.record import StudyRecord
+from tuner.config import by_value
 from tuner.config.loader import load_study, shipped_studies
-from tuner.config.sources import Sources, own_sources, sources_of
+from tuner.config.sources import Sources, sources_of
 from tuner.config.study import NAME, StudyConfig, TrialConfig
 from tuner.errors import BadInputError
 from tuner.storage.attributes import CONFIGURATION, CONFIRMS, IDENTITY, SEED, SOURCES
 from tuner.storage.database import Database, state_directory, trial_directory
-from tuner.storage.folders import check_own
+from tuner.storage.folders import OBJECTS_FILE, check_own
 from tuner.storage.reader import Trial, config_of, identifier_of, open_study, record_of
 from tuner.storage.study_store import DEFINITION_FILE, FOLDER_FILE, check_continued
 from tuner.storage.trial_ends import attribute
@@ -77,7 +78,7 @@ class StoredStudy:
     def changed_sources(self, trial: Trial) -> list[str]:
         """Return the changes since a trial in the source of the study's own modules, each as a clause."""
         before = sources_of(self.sources, trial.number)
-        return before.changed(Sources(trial.number, "", own_sources(self.config.own_modules))) if before else []
+        return before.changed(Sources(trial.number, "", self.config.sources)) if before else []
 
     def default(self) -> TrialConfig | None:
         """Return the study file's `trial` without the search space; None if it is incomplete without it."""
@@ -145,6 +146,12 @@ def label(number: int, config: TrialConfig) -> str:
 def definition_of(source: str, storage: str) -> tuple[str, Path | None]:
     """Return the path or name of a study's file, and the folder of its own modules if they are not next to the file.
 
+    What its trainings get by value is held from then on.
+
+    Args:
+        source: Its name, or its study file.
+        storage: URL of Optuna's database.
+
     Raises:
         BadInputError: If there is no such study.
     """
@@ -153,6 +160,8 @@ def definition_of(source: str, storage: str) -> tuple[str, Path | None]:
     kept = state_directory(storage, source) / DEFINITION_FILE
     check_own(kept.parent)  # the file in it names the classes that are imported
     if kept.exists():
+        if (objects := kept.with_name(OBJECTS_FILE)).exists():
+            by_value.unpack(objects.read_bytes())
         folder = kept.with_name(FOLDER_FILE)
         here = kept.parent.parent.parent
         return str(kept), here / os.fsdecode(folder.read_bytes()) if folder.exists() else here

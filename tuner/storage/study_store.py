@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tuner.analysis.findings import findings
 from tuner.analysis.record import StudyRecord, TestResult
+from tuner.config import by_value
 from tuner.config.sources import Sources, with_sources
 from tuner.config.study import StudyConfig, TrialConfig
 from tuner.errors import BadInputError, StudyFailedError
@@ -38,6 +39,7 @@ from tuner.storage.attributes import (
     VALIDATION_IMAGES,
 )
 from tuner.storage.database import Database, state_directory, trial_directory
+from tuner.storage.folders import OBJECTS_FILE
 from tuner.storage.possible_gain import is_due, possible_gain
 from tuner.storage.reader import config_of, identifier_of, record_of, test_of
 from tuner.storage.samplers import make_pruner, make_sampler
@@ -389,6 +391,8 @@ class StudyStore:
         if (own := self._config.folder) is not None:
             own, here = own.resolve(), self.directory.parent.parent.resolve()  # relative, so both can move together
             files[FOLDER_FILE] = os.fsencode(own.relative_to(here) if own.is_relative_to(here) else own)
+        if held := self._config.held:
+            files[OBJECTS_FILE] = by_value.pack(held)
         try:
             for name, content in files.items():
                 write_atomically(self.directory / name, functools.partial(_write, content=content))

@@ -1,0 +1,240 @@
+"""The results of a study for Python: numbers, tables, figures and networks, read from its stores."""
+
+import html
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tuner.analysis.record import StudyRecord
+from tuner.errors import BadInputError
+from tuner.text import format_value
+
+if TYPE_CHECKING:
+    import optuna
+    import pandas as pd
+    import torch
+    from matplotlib.figure import Figure
+
+    from tuner.storage.stored_study import StoredStudy
+    from tuner.visualization.figure import Figure as PlainFigure
+
+__all__ = ["Best", "Result"]
+
+SHOWN = 10
+STYLE = "text-align: left; padding: 2px 12px 2px 0"
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best trial of a study.
+
+    Args:
+        number: Its number.
+        value: Its value of the objective.
+        params: Its values of the searched parameters, by dotted paths.
+        config: All of its values, nested as in a study file.
+        test: Its metrics on the test data; empty if it was not tested.
+        weights: File with its weights; None if it is not on this machine.
+    """
+
+    number: int
+    value: float
+    params: Mapping[str, Any]
+    config: Mapping[str, Any]
+    test: Mapping[str, float]
+    weights: Path | None
+
+
+class Result:
+    """The result of a study, read from its stores when it is asked for, and then kept.
+
+    A notebook shows the findings and the best trials.
+
+    Args:
+        name: Name of the study.
+        storage: URL of Optuna's database.
+        tracking_uri: MLflow's store.
+    """
+
+    def __init__(self, name: str, storage: str, tracking_uri: str) -> None:
+        self.name, self.storage, self.tracking_uri = name, storage, tracking_uri
+
+    def __repr__(self) -> str:
+        record = self.record
+        best = record.best
+        found = f"best #{best.number} {record.metric} {best.value:.4f}" if best else "none trained to its end"
+        return f"Result({self.name}: {len(record.trials)} trials, {found})"
+
+    def _repr_html_(self) -> str:
+        record = self.record
+        rows = [
+            [
+                f"#{trial.number}",
+                f"{trial.value:.4f}",
+                trial.family,
+                *(_shown(trial.params.get(key)) for key in self._keys),
+            ]
+            for trial in record.ranking[:SHOWN]
+        ]
+        head = ["", record.metric, "schedule", *self._keys]
+        table = _row("th", head) + "".join(_row("td", row) for row in rows)
+        found = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.findings)
+        return f"<h4>{html.escape(self.name)}</h4>{found}<table>{table}</table>"
+
+    @property
+    def _keys(self) -> list[str]:
+        return [key for key in self.record.searched if key != "schedule.name"]
+
+    @cached_property
+    def record(self) -> StudyRecord:
+        """The study as plain data, with the curves of its trials."""
+        from tuner.storage.reader import identifier_of, open_study, record_of
+        from tuner.tracking.reader import MlflowStudy
+
+        with open_study(self.storage, self.name) as study:
+            return record_of(study, MlflowStudy(self.tracking_uri, identifier_of(study)).curves)
+
+    @cached_property
+    def findings(self) -> list[str]:
+        """Sentences on what the study has found, the most important first."""
+        from tuner.analysis.findings import findings
+
+        return findings(self.record)
+
+    @cached_property
+    def best(self) -> Best | None:
+        """The best trial; None if none was trained to its end."""
+        best = self.record.best
+        if best is None:
+            return None
+        config = self._stored.config_of(self._stored.trial(best.number)).values()
+        weights = self._weights(best.number)
+        return Best(
+            best.number, best.value, best.params, config, self.record.test, weights if weights.exists() else None
+        )
+
+    @cached_property
+    def trials(self) -> "pd.DataFrame":
+        """A row for each finished trial, with the searched parameters in columns named by their dotted paths."""
+        import pandas as pd
+
+        columns = ("number", "state", "value", "epochs", "seconds")
+        rows = [
+            {**{key: getattr(trial, key) for key in columns}, "schedule": trial.family, **trial.params}
+            for trial in self.record.trials
+        ]
+        return pd.DataFrame(rows, columns=[*columns, "schedule"] if not rows else None).set_index("number")
+
+    @cached_property
+    def optuna_study(self) -> "optuna.Study":
+        """A copy of the Optuna study, in memory: what is done to it changes nothing in the database."""
+        from tuner.storage.reader import copy_of, open_study
+
+        with open_study(self.storage, self.name) as study:
+            return copy_of(study)
+
+    def best_model(self) -> "torch.nn.Module":
+        """Return the network of the best trial with its weights, in evaluation mode, on the CPU.
+
+        Raises:
+            BadInputError: If there is none, or its weights are not on this machine.
+        """
+        from tuner.training.build import build_model
+        from tuner.training.checkpoints import load_tensors
+
+        if self.best is None:
+            raise BadInputError([f'study "{self.name}" has no complete trial.'])
+        if self.best.weights is None:
+            raise BadInputError([f"the weights of trial #{self.best.number} are not on this machine."])
+        config = self._stored.config_of(self._stored.trial(self.best.number))
+        return build_model(config, load_tensors(self.best.weights)).eval()
+
+    @cached_property
+    def _stored(self) -> "StoredStudy":
+        from tuner.storage.stored_study import StoredStudy
+
+        return StoredStudy.load(self.name, self.storage)
+
+    def _weights(self, number: int) -> Path:
+        from tuner.training.run import MODEL_FILE
+
+        return self._stored.directory(number) / MODEL_FILE
+
+    # -- figures -------------------------------------------------------------------------------------------------------
+
+    def plot_lr(self) -> "Figure":
+        """Return a matplotlib figure of the lr curves of all trials, colored by their values."""
+        from tuner.visualization.curves import lr_curves
+
+        return _canvas(lr_curves(self.record))
+
+    def plot_top_trials(self) -> "Figure":
+        """Return a matplotlib figure of the lr and the objective of the best trials, epoch by epoch."""
+        from tuner.visualization.curves import top_trials
+
+        return _canvas(top_trials(self.record))
+
+    def plot_best_of_each(self) -> "Figure":
+        """Return a matplotlib figure of the lr and the objective of the best trial of each schedule."""
+        from tuner.visualization.curves import best_of_each
+
+        return _canvas(best_of_each(self.record))
+
+    def plot_values_by_family(self) -> "Figure":
+        """Return a matplotlib figure of the values of all trials, by their schedules."""
+        from tuner.visualization.parameters import values_by_family
+
+        return _canvas(values_by_family(self.record))
+
+    def plot_winner(self) -> "Figure":
+        """Return a matplotlib figure of the metrics of the best trial, in training and validation."""
+        from tuner.visualization.curves import winner
+
+        return _canvas(winner(self.record))
+
+    def plot_importance(self) -> "Figure":
+        """Return a matplotlib figure of the importance of each searched parameter."""
+        from tuner.visualization.parameters import importance
+
+        return _canvas(importance(self.record))
+
+    def plot_slices(self) -> "Figure":
+        """Return a matplotlib figure of the values of all trials over each searched parameter."""
+        from tuner.visualization.parameters import slices
+
+        return _canvas(slices(self.record))
+
+    def plot_parallel_coordinates(self) -> "Figure":
+        """Return a matplotlib figure with a line for each trial through the values of its parameters."""
+        from tuner.visualization.parameters import parallel_coordinates
+
+        return _canvas(parallel_coordinates(self.record))
+
+    def plot_best_so_far(self) -> "Figure":
+        """Return a matplotlib figure of the values of the trials in their order, and the best one so far."""
+        from tuner.visualization.curves import best_so_far
+
+        return _canvas(best_so_far(self.record))
+
+
+def _canvas(figure: "PlainFigure") -> "Figure":
+    """Draw a figure.
+
+    Raises:
+        BadInputError: If there is nothing to draw yet, with the reason.
+    """
+    from tuner.visualization.matplotlib_backend import canvas
+
+    if not figure.panels:
+        raise BadInputError([f"{figure.name}: nothing to draw: {figure.caption}"])
+    return canvas(figure)
+
+
+def _shown(value: Any) -> str:
+    return "" if value is None else format_value(value)
+
+
+def _row(cell: str, values: list[str]) -> str:
+    return "<tr>" + "".join(f'<{cell} style="{STYLE}">{html.escape(value)}</{cell}>' for value in values) + "</tr>"
