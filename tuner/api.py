@@ -66,6 +66,8 @@ class Study:
         budget: ``{"trials": ..., "timeout": ...}``.
         sampler: ``{"name": ..., option: value}``.
         pruner: ``{"name": ..., option: value}``.
+        enqueue: Values that are known to be good, by their dotted paths; each mapping is one of the first trials.
+        start: ``{"studies": [...], "trials": ...}``: earlier studies whose best trials are taken over.
 
     Raises:
         BadInputError: With every fault of the study.
@@ -89,6 +91,8 @@ class Study:
         budget: Mapping[str, Any] | None = None,
         sampler: Mapping[str, Any] | str | None = None,
         pruner: Mapping[str, Any] | str | None = None,
+        enqueue: Sequence[Mapping[str, Any]] | None = None,
+        start: Mapping[str, Any] | None = None,
     ) -> None:
         parts = {
             "model": model,
@@ -106,6 +110,8 @@ class Study:
             "sampler": {"name": sampler} if isinstance(sampler, str) else sampler,
             "pruner": {"name": pruner} if isinstance(pruner, str) else pruner,
             "search_space": search_space,
+            "enqueue": enqueue,
+            "start": start,
         }
         trial = {key: value for key, value in parts.items() if value is not None}
         given = {key: value for key, value in sections.items() if value is not None} | (
@@ -205,6 +211,7 @@ class Study:
         *,
         trials: int | None = None,
         timeout: str | None = None,
+        start_from: Sequence[str] = (),
         devices: str = "auto",
         per_device: int | None = None,
         devices_per_trial: int = 1,
@@ -232,6 +239,7 @@ class Study:
         Args:
             trials: Trials in all, those of earlier runs included; by default those of the study's budget.
             timeout: No trial starts after this time: 90s, 30m, 2h, 1h30m.
+            start_from: Names of earlier studies, or "shipped", whose best trials are the first ones here.
             devices: auto (all GPUs, else the CPU), cpu, or GPUs such as 0,1.
             per_device: Trials at a time on each GPU (default: 1), or on the CPU (default: one for each core).
             devices_per_trial: GPUs, or processes on the CPU, that train one trial together and divide its batches.

@@ -32,7 +32,7 @@ __all__ = ["PLACE", "study_document"]
 PLACE = "Study"
 """Place of the values of a study in Python, in messages."""
 
-SECTIONS = ("name", "objective", "budget", "sampler", "pruner", "trial", "search_space")
+SECTIONS = ("name", "objective", "budget", "sampler", "pruner", "enqueue", "start", "trial", "search_space")
 SETTINGS = (Optimizer, Schedule, Plateau, LightningDataModule)
 """Objects whose arguments are their fields, if they are dataclasses."""
 
