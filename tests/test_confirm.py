@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import INLINE, StudyFolder
 from tuner.confirm import main as confirm
-from tuner.followup.replicates import fresh_seeds
+from tuner.storage.replicates import fresh_seeds
 
 ROWS = "select number, param_name, param_value, distribution_json from trials join trial_params using (trial_id)"
 

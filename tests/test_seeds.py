@@ -12,7 +12,7 @@ from tests.conftest import TINY
 from tuner.config.loader import load_study
 from tuner.config.search_space import corners
 from tuner.config.study import TrialConfig
-from tuner.followup.replicates import ReplicationStore, ReplicationStudy
+from tuner.storage.replicates import ReplicationStore, ReplicationStudy
 
 SEEDS = (11, 12, 13)
 

@@ -128,8 +128,8 @@ class League:
 
     def run(self) -> int:
         """Train, and write the table; return the exit code."""
-        from tuner.followup.replicates import ReplicationStore, ReplicationStudy, fresh_seeds
         from tuner.storage.reader import config_of
+        from tuner.storage.replicates import ReplicationStore, ReplicationStudy, fresh_seeds
         from tuner.storage.study_store import StudyStore
 
         best: dict[str, TrialConfig] = {}
@@ -179,8 +179,8 @@ class League:
 
     def _train(self, config: "StudyConfig", kind: "type[StudyStore]") -> "tuple[Outcome, _Found]":
         """Run a study, and return its outcome and its results."""
-        from tuner.followup.replicates import ReplicationStore
         from tuner.runner.summary import print_line
+        from tuner.storage.replicates import ReplicationStore
 
         with opened_engine(self._options) as engine:
             plan = checked(config, engine, self._options)

@@ -16,7 +16,6 @@ from tuner.config.loader import load_study
 from tuner.config.study import StudyConfig, TrainerConfig, TrialConfig
 from tuner.direction import Direction
 from tuner.errors import BadInputError, StudyFailedError
-from tuner.followup.replicates import fresh_seeds
 from tuner.interrupts import temporary_folder
 from tuner.protocol import (
     Assignment,
@@ -35,6 +34,7 @@ from tuner.protocol import (
 from tuner.runner.group_size import GroupSize, GroupSizeSearch, alike, fuse_of
 from tuner.runner.rehearsal import networks
 from tuner.storage.reader import config_of
+from tuner.storage.replicates import fresh_seeds
 
 __all__ = ["INITIAL_LR", "RangePlan", "plan_range", "test_range"]
 

@@ -1,0 +1,83 @@
+"""The result of trainings with several seeds: printed, and recorded in MLflow."""
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tuner.analysis.comparison import Comparison, chance
+from tuner.console import printable
+from tuner.interrupts import temporary_folder
+from tuner.runner.summary import print_line
+from tuner.text import format_metric
+
+__all__ = ["print_comparison", "record_comparison"]
+
+
+def print_comparison(
+    console: Console,
+    comparison: Comparison,
+    opponents: Mapping[str, str] | None = None,
+    further: Sequence[str] = (),
+) -> None:
+    """Print a comparison of configurations: the table and the findings.
+
+    Args:
+        console: Prints it.
+        comparison: The comparison.
+        opponents: Names of configurations that the findings mention, by their roles.
+        further: Further findings.
+    """
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("", "seeds", "mean", "95% interval", "study", "winner better"):
+        table.add_column(column, no_wrap=True)
+    for row in comparison.rows():
+        table.add_row(
+            escape(printable(row["configuration"])),
+            str(row["seeds"]),
+            format_metric(row["mean"]),
+            "" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}",
+            format_metric(row["in the study"]),
+            "" if row["behind the winner"] is None else chance(row["probability that the winner is better"]),
+        )
+    console.print("", table, highlight=False)
+    print_line(console, f"[dim]{comparison.caption}[/dim]\n")
+    for sentence in (*comparison.findings(opponents or {}), *further):
+        print_line(console, escape(sentence))
+
+
+def record_comparison(
+    uri: str,
+    study: tuple[str, str],
+    of: str,
+    comparison: Comparison,
+    opponents: Mapping[str, str],
+    further: Sequence[str] = (),
+) -> None:
+    """Store the table, the values and the picture in the run of the trainings, and the findings in that of the study.
+
+    Args:
+        uri: MLflow's tracking URI.
+        study: Name and identifier of the study that they are of.
+        of: Identifier of the study that consists of them.
+        comparison: The comparison.
+        opponents: Names of configurations that the findings mention, by their roles.
+        further: Further findings.
+    """
+    # Imported here: whoever only prints should not wait for MLflow and matplotlib.
+    from tuner.tracking.reader import MlflowStudy
+    from tuner.visualization.comparisons import of_comparison
+    from tuner.visualization.matplotlib_backend import png
+
+    name, identifier = study
+    found = [*comparison.findings(opponents), *further]
+    with temporary_folder() as folder:
+        (folder / "confirmation.csv").write_text(comparison.csv(), encoding="utf-8")
+        text = "\n".join([comparison.markdown(), "", *(f"- {sentence}" for sentence in found), ""])
+        (folder / "confirmation.md").write_text(text, encoding="utf-8")
+        figure = of_comparison(comparison, f"{name}: the best, trained again with fresh seeds")
+        if figure.panels:
+            (folder / "confirmation.png").write_bytes(png(figure))
+        MlflowStudy(uri, of).add(folder)
+    MlflowStudy(uri, identifier).set_tag("tuner.confirmed", " ".join(found)[:5000])

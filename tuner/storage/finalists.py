@@ -1,0 +1,82 @@
+"""The configurations of a study that are worth further seeds: its best trials, its default and a constant lr.
+
+The constant lr is that of the study's best trial with a constant schedule, since its initial lr was searched for it; if
+there is none, the best trial is used with a constant lr instead of its schedule.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tuner.config.component import Component
+from tuner.config.study import TrialConfig
+from tuner.storage.stored_study import StoredStudy, label
+
+__all__ = ["CONSTANT_LR_ROLE", "DEFAULT_ROLE", "Finalists", "finalists"]
+
+DEFAULT_ROLE = "the study's default"
+CONSTANT_LR_ROLE = "a constant lr"
+
+
+@dataclass(frozen=True)
+class Finalists:
+    """Configurations of a study.
+
+    Args:
+        configs: The configurations by their display names, the study's best first.
+        claims: Their values in the study.
+        opponents: The names of its default and of the constant lr, by their roles.
+    """
+
+    configs: Mapping[str, TrialConfig]
+    claims: Mapping[str, float]
+    opponents: Mapping[str, str]
+
+
+def finalists(past: StoredStudy, top: int) -> Finalists:
+    """Return the best configurations of a study, its default and a constant lr.
+
+    Args:
+        past: The study.
+        top: How many of its best configurations.
+
+    Raises:
+        BadInputError: If no trial was trained to its end.
+    """
+    ranking = [trial.number for trial in past.ranking()]
+    configs = {trial.number: past.config_of(trial) for trial in past.trials}
+    values = {trial.number: float(trial.value or 0) for trial in past.trials}
+    labels = {number: label(number, configs[number]) for number in ranking}
+    chosen: dict[str, TrialConfig] = {}
+    claims: dict[str, float] = {}
+    opponents: dict[str, str] = {}
+
+    def same(config: TrialConfig) -> str | None:
+        """Return the chosen configuration that differs in the seed only, which is replaced."""
+        pairs = chosen.items()
+        return next((name for name, known in pairs if dataclasses.replace(known, seed=config.seed) == config), None)
+
+    for trial in ranking:
+        if len(chosen) < top and same(configs[trial]) is None:
+            chosen[labels[trial]], claims[labels[trial]] = configs[trial], values[trial]
+
+    def add(role: str, name: str, config: TrialConfig) -> None:
+        opponents[role] = same(config) or name
+        chosen.setdefault(opponents[role], config)
+
+    baseline = past.config.first.baseline
+    twin = next((trial.number for trial in past.trials if trial.number in labels and trial.params == baseline), None)
+    if twin is not None:
+        add(DEFAULT_ROLE, labels[twin], configs[twin])
+        claims.setdefault(labels[twin], values[twin])
+    elif default := past.default():
+        add(DEFAULT_ROLE, f"default {default.schedule.name}", default)
+    constant = next((number for number in ranking if configs[number].schedule.name == "constant"), None)
+    if constant is not None:
+        add(CONSTANT_LR_ROLE, labels[constant], configs[constant])
+        claims.setdefault(labels[constant], values[constant])
+    else:
+        best = ranking[0]
+        taken = dataclasses.replace(configs[best], schedule=Component("constant"), relative={})
+        add(CONSTANT_LR_ROLE, f"#{best} at a constant lr", taken)
+    return Finalists(chosen, claims, opponents)
