@@ -122,7 +122,8 @@ class StudyFolder:
     def start(self, *arguments: str, study: str | Path = TINY, module: str = "tuner.study") -> Started:
         """Start a study, or another command, in a new session, so that all of its processes can be signaled."""
         self.prepare()
-        options = [str(study), *(with_defaults(arguments) if module == "tuner.study" else arguments)]
+        runs_study = module == "tuner.study" or not module.startswith("tuner.")  # or a module of a test that runs it
+        options = [str(study), *(with_defaults(arguments) if runs_study else arguments)]
         places = {"OPTUNA_STORAGE": self.storage, "MLFLOW_TRACKING_URI": self.tracking}
         environment = os.environ | {name: url for name, url in places.items() if url}
         if self.is_new:
@@ -260,15 +261,13 @@ class StudyFolder:
                 process.stdout.close()
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> None:
-    """Keep torch from spinning on cores that other processes of a test need."""
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(autouse=True)
 def _process_restored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Restore what a test changed in its process: its own modules, environment variables, the working directory."""
+    """Restore what a test changed in its process: its own modules, environment variables, the working directory.
+
+    Each begins with one thread, whatever number a study had that was trained in this process before.
+    """
+    torch.set_num_threads(1)
     places, here, variables = list(sys.path), Path.cwd(), dict(os.environ)
     with modules_forgotten(tmp_path_factory.getbasetemp()):
         yield

@@ -43,8 +43,15 @@ def command_of(pid: int) -> bytes:
 def servers_of(pid: int) -> list[int]:
     """Return the fork server."""
     slots = slots_of(pid)
-    commands = {child: command_of(child) for child in children(pid) if child not in slots}
-    return [child for child, command in commands.items() if b"forkserver" in command]
+    return [child for child in children(pid) if child not in slots and is_fork_server(child)]
+
+
+def is_fork_server(pid: int) -> bool:
+    try:
+        name = Path(f"/proc/{pid}/comm").read_text()
+    except OSError:  # it has just ended
+        return False
+    return name == "forkserver\n" or b"multiprocessing.forkserver" in command_of(pid)
 
 
 def sockets_of(pid: int) -> set[Path]:

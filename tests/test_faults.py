@@ -49,13 +49,13 @@ def test_a_crash_between_two_records_is_repaired_by_the_next_run(
 def test_a_training_that_hangs_is_killed_and_continues_from_its_last_epoch(
     folder: StudyFolder, undisturbed: StudyFolder
 ):
-    process = folder.start("--per-device", "2", "--stall-timeout", "20s", *holding(folder))
+    process = folder.start("--per-device", "2", "--stall-timeout", "8s", *holding(folder))
     folder.wait_for(folder.has_checkpoint, process)
     os.kill(slots_of(process.pid)[0], signal.SIGSTOP)
     release(folder)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
-    assert "gave no sign of life for 20 s and was killed; it resumes from its last checkpoint" in output
+    assert "gave no sign of life for 8 s and was killed; it resumes from its last checkpoint" in output
     folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
     assert folder.curves() == undisturbed.curves()
 
@@ -268,6 +268,7 @@ def test_a_training_that_prints_without_end_does_not_fill_the_disk(folder: Study
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has this setting")
 def test_a_training_reuses_its_memory(folder: StudyFolder):
+    folder.is_new = True  # glibc reads the setting when a program starts
     body = "import resource, torch\n\ntorch.empty(16 << 20).fill_(1.0)\nprint(resource.getrusage(0).ru_minflt)"
     folder.run("--trials", "1", "--set", "trial.trainer.max_epochs=1", "--set", with_network(folder, body))
     (output,) = folder.directory().glob("trials-*/0/output.log")
@@ -291,7 +292,8 @@ def test_a_killed_loader_process_is_a_crash_and_not_a_failure(folder: StudyFolde
         "        return self.batches[index]\n\n\n"
         "class Data(IrisDataModule):\n"
         "    def train_dataloader(self):\n"
-        "        return DataLoader(Rows(super().train_dataloader()), batch_size=None, num_workers=1)\n"
+        "        rows = Rows(super().train_dataloader())\n"
+        "        return DataLoader(rows, batch_size=None, num_workers=1, multiprocessing_context='fork')\n"
     )
     output = folder.run("--trials", "1", "--set", "trial.data={name: 'own:Data', batch_size: 5}")
     assert "ended with status 1 and no result; it resumes from its last checkpoint" in output

@@ -384,7 +384,7 @@ def test_the_same_command_ends_with_exactly_the_requested_trials_whatever_was_ki
     own = holding(folder)
     process = folder.start("--per-device", "2", *own)
     folder.wait_for(folder.has_checkpoint, process)
-    below = children(process.pid)
+    trainings = slots_of(process.pid)
     match victim:
         case "coordinator":
             os.kill(process.pid, signal.SIGKILL)
@@ -392,10 +392,10 @@ def test_the_same_command_ends_with_exactly_the_requested_trials_whatever_was_ki
             (server,) = servers_of(process.pid)
             os.kill(server, signal.SIGKILL)
         case "everything":
-            for pid in (process.pid, *below):
+            for pid in (process.pid, *children(process.pid)):
                 os.kill(pid, signal.SIGKILL)
     deadline = time.monotonic() + 60
-    while any(is_alive(pid) for pid in below):
+    while any(is_alive(pid) for pid in trainings):
         assert time.monotonic() < deadline, "a training outlived its coordinator"
         time.sleep(0.05)
     release(folder)
@@ -411,6 +411,7 @@ def test_the_same_command_ends_with_exactly_the_requested_trials_whatever_was_ki
 
 
 def test_a_server_that_dies_while_it_starts_a_trial_is_restarted(folder: StudyFolder):
+    folder.is_new = True  # its server takes a while to start
     process = folder.start("--per-device", "1", "--trials", "1")
     folder.wait_for(lambda: servers_of(process.pid), process)
     (server,) = servers_of(process.pid)
@@ -426,6 +427,7 @@ def test_a_server_that_dies_while_it_starts_a_trial_is_restarted(folder: StudyFo
 
 
 def test_a_dying_server_that_no_longer_answers_is_restarted(folder: StudyFolder):
+    folder.is_new = True  # its server takes a while to start
     process = folder.start("--per-device", "1", "--trials", "1")
     listening: dict[int, set[Path]] = {}
 
