@@ -231,6 +231,8 @@ def test_a_class_without_a_module_is_sent_by_value_and_kept(here: StudyFolder):
     with pytest.raises(BadInputError, match="importance: nothing to draw"):
         result.plot_importance()
     assert repr(Study.load("defined").result()) == repr(result)
+    with pytest.raises(BadInputError, match="Local was sent to the trainings by value: a training script can import"):
+        result.export()
 
 
 def test_a_network_that_is_an_object_begins_every_trial_as_it_is(here: StudyFolder):
@@ -252,6 +254,35 @@ def test_an_error_of_a_callback_is_raised_and_the_study_can_continue(here: Study
         defined().run(trials=2, engine="inline", review=False, quiet=True, callbacks=[fails])
     result = defined().run(trials=2, engine="inline", review=False, quiet=True)
     assert list(result.trials.state) == ["complete"] * 2
+
+
+def test_a_result_is_reported_exported_and_confirmed_and_takes_further_values(here: StudyFolder):
+    study = defined()
+    options: dict[str, Any] = {"engine": "inline", "review": False, "quiet": True, "rehearse": False}
+    study.run(trials=3, **options)
+    study.enqueue({"optimizer.initial_lr": 0.0123})
+    with pytest.raises(BadInputError, match=r"Study: optimizer\.initial_lr is 5, not in 0\.001 to 0\.03"):
+        study.enqueue({"optimizer.initial_lr": 5})
+    result = study.run(trials=5, **options)
+    rates = [trial.params["optimizer.initial_lr"] for trial in result.record.trials]
+    assert [number for number, rate in enumerate(rates) if rate == 0.0123] == [3]
+    assert "defined" in result.report("both.html").read_text()
+    folder = result.export("mine", trial=1)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md",
+        "best.yaml",
+        "lr.csv",
+        "train.py",
+        "weights.ckpt",
+    ]
+    with pytest.raises(BadInputError, match="--output: mine already exists"):
+        result.export("mine")
+    confirmation = result.confirm(top=1, seeds=2, engine="inline", quiet=True)
+    assert list(confirmation.table.seeds) == [2, 2]
+    assert confirmation.findings[0] in confirmation._repr_html_()
+    assert confirmation.plot()._repr_png_().startswith(b"\x89PNG")
+    with pytest.raises(BadInputError, match=r"--seeds: must be from 1 to 1000 \(got 0\)"):
+        result.confirm(seeds=0)
 
 
 def test_a_study_that_was_never_run_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tuner.api import Best, Result, Study
+    from tuner.api import Best, Confirmation, Result, Study
 
-__all__ = ["Best", "Result", "Study"]
+__all__ = ["Best", "Confirmation", "Result", "Study"]
 
 
 def __getattr__(name: str) -> Any:

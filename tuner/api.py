@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tuner.errors import BadInputError
-from tuner.results import Best, Result
+from tuner.results import Best, Confirmation, Result
 from tuner.runner.options import StudyOptions
 from tuner.runner.run import OpenStudy, run
 from tuner.urls import storage_url
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tuner.config.document import Document
     from tuner.config.study import StudyConfig
 
-__all__ = ["Best", "Result", "Study"]
+__all__ = ["Best", "Confirmation", "Result", "Study"]
 
 Callback = Callable[["Study", "FrozenTrial"], object]
 """Called with the study and a finished trial, as Optuna stores it."""
@@ -205,6 +205,29 @@ class Study:
             except OSError as error:
                 raise BadInputError([f"{path}: cannot be written ({error.strerror})."]) from None
         return text
+
+    def enqueue(self, values: Mapping[str, Any]) -> None:
+        """Add values to try: the next trial of `run` that begins after the first ones of the study has them.
+
+        They are not part of the study's definition, so they can be added at any time; `Study(enqueue=[...])` puts
+        values that are known to be good at the beginning.
+
+        Args:
+            values: By their dotted paths in a trial, as in `search_space`; what is left out, the sampler suggests.
+
+        Raises:
+            BadInputError: If they are not in the search space.
+        """
+        from tuner.config.loader import with_further
+        from tuner.config.objects import PLACE, plain_values
+
+        load, plain = self._load, plain_values(values)
+        with_further(load(()), plain, PLACE)
+
+        def load_with_them(further: "Sequence[str]") -> "StudyConfig":
+            return with_further(load(further), plain, PLACE)
+
+        self._load = load_with_them
 
     def run(
         self,

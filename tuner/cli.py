@@ -23,7 +23,6 @@ __all__ = [
     "add_storage",
     "add_stores",
     "add_synonyms",
-    "check_counts",
     "command",
     "confirmed",
     "make_parser",
@@ -48,7 +47,6 @@ COMMANDS = {
 }
 """The commands and what they do; each is a module of this package with the functions `parser` and `main`."""
 
-MOST = 1000
 
 RUN_EXIT_CODES = {
     0: "done",
@@ -181,20 +179,6 @@ def _add(parser: argparse.ArgumentParser, field: "dataclasses.Field[Any]") -> No
     elif isinstance(default, tuple):
         argument["action"], default = "append", list(default)
     parser.add_argument(f"--{field.name.replace('_', '-')}", default=default, **argument)
-
-
-def check_counts(counts: Mapping[str, int]) -> None:
-    """Refuse counts that no study can have.
-
-    Args:
-        counts: The counts, by option.
-
-    Raises:
-        BadInputError: If one is not from 1 to `MOST`.
-    """
-    wrong = {option: count for option, count in counts.items() if not 1 <= count <= MOST}
-    if wrong:
-        raise BadInputError([f"{option}: must be from 1 to {MOST} (got {count})." for option, count in wrong.items()])
 
 
 def confirmed(question: str, yes: bool) -> bool:

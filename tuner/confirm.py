@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tuner.cli import RUN_EXIT_CODES, Parser, add_options, check_counts, command, make_parser
+from tuner.cli import RUN_EXIT_CODES, Parser, add_options, command, make_parser
 from tuner.followup.confirmation import ConfirmationOptions, confirm
 from tuner.process import leave
 
@@ -30,12 +30,7 @@ def parser() -> Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Confirm a study and return the exit code."""
     options = ConfirmationOptions(**vars(parser().parse_args(arguments)))
-    return command(lambda: _run(options), options)
-
-
-def _run(options: ConfirmationOptions) -> int:
-    check_counts({"--top": options.top, "--seeds": options.seeds})
-    return confirm(options)
+    return command(lambda: confirm(options), options)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,10 @@ Only a study's best trial has stored weights; any other trial is trained again, 
 """
 
 import argparse
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from tuner.cli import Parser, add_stores, add_synonyms, command, make_parser
-from tuner.errors import BadInputError, StudyFailedError, in_a_line, place_of
-from tuner.interrupts import temporary_folder
 from tuner.process import leave
 from tuner.runner.run import status
 from tuner.urls import refuse_passwords, storage_url
@@ -49,37 +46,13 @@ def _run(options: argparse.Namespace) -> int:
     # Imported here: --help and a wrong option should not wait for torch.
     from rich.console import Console
 
-    from tuner.followup.model_card import write_model
-    from tuner.storage.stored_study import StoredStudy
-    from tuner.storage.trial_ends import state_of
-    from tuner.tracking.reader import MlflowStudy
+    from tuner.followup.exporting import export
     from tuner.tracking.store import tracking_uri
 
     console = Console(stderr=True, quiet=options.quiet)
     uri = tracking_uri(options.tracking_uri, must_exist=True)
-    with status(console, f"reading {options.study}"):
-        past = StoredStudy.load(options.study, storage_url(options.storage))
-        trial = past.trial(options.trial)
-        if trial.value is None:
-            raise BadInputError([f"--trial: #{trial.number} is {state_of(trial)}: it was not trained to its end."])
-        to: Path = options.output or Path(f"{past.config.name}-{trial.number}")
-        if to.exists():
-            raise BadInputError([f"--output: {to} already exists; name another folder."])
-        rates = MlflowStudy(uri, past.identifier).points(trial.number).get("lr", ())
-    with contextlib.ExitStack() as stack:
-        try:
-            temporary = stack.enter_context(temporary_folder(to.absolute().parent, ".tuner-"))
-        except OSError as error:
-            raise BadInputError([f"--output: {to}: cannot be written ({error.strerror})."]) from error
-        try:
-            folder = temporary / "export"
-            folder.mkdir()
-            with console.status("collecting"):
-                write_model(folder, past, trial, rates)
-            folder.rename(to)
-        except OSError as error:  # from the disk, the stores, or the trial's own data
-            reason = f"{in_a_line(error)}{place_of(error)}"
-            raise StudyFailedError(f"trial #{trial.number} cannot be exported: {reason}") from error
+    with status(console, f"exporting a trial of {options.study}"):
+        to = export(options.study, storage_url(options.storage), uri, options.trial, options.output)
     print(to)  # noqa: T201
     return 0
 

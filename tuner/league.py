@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-from tuner.cli import RUN_EXIT_CODES, Parser, add_options, add_synonyms, check_counts, command, make_parser
+from tuner.cli import RUN_EXIT_CODES, Parser, add_options, add_synonyms, command, make_parser
 from tuner.errors import BadInputError
 from tuner.followup.league import LeagueOptions, run_leagues
 from tuner.process import leave
+from tuner.runner.options import check_counts
 
 __all__ = ["main", "parser"]
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tuner.cli import Parser, add_stores, command, make_parser
-from tuner.errors import BadInputError
 from tuner.process import leave
 from tuner.urls import refuse_passwords, storage_url
 
@@ -36,23 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from tuner.reporting.page import Chapter, render
-    from tuner.storage.reader import identifier_of, open_study, record_of
-    from tuner.tracking.reader import MlflowStudy
+    from tuner.reporting.page import write_report
     from tuner.tracking.store import tracking_uri
 
     refuse_passwords({"--storage": options.storage, "--tracking-uri": options.tracking_uri})
     storage, uri = storage_url(options.storage), tracking_uri(options.tracking_uri, must_exist=True)
-    chapters = []
-    for name in dict.fromkeys(options.names):
-        with open_study(storage, name) as study:
-            tracked = MlflowStudy(uri, identifier_of(study))
-            chapters.append(Chapter.of(record_of(study, tracked.curves), tracked))
     path: Path = options.output or Path("report.html")
-    try:
-        path.write_text(render(chapters), encoding="utf-8")
-    except OSError as error:
-        raise BadInputError([f"{path}: cannot be written ({error.strerror})."]) from error
+    write_report(options.names, storage, uri, path)
     print(path)  # noqa: T201
     return 0
 

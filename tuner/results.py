@@ -1,11 +1,11 @@
 """The results of a study for Python: numbers, tables, figures and networks, read from its stores."""
 
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tuner.analysis.record import StudyRecord
 from tuner.errors import BadInputError
@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     import torch
     from matplotlib.figure import Figure
 
+    from tuner.analysis.comparison import Comparison
     from tuner.storage.stored_study import StoredStudy
     from tuner.visualization.figure import Figure as PlainFigure
 
-__all__ = ["Best", "Result"]
+__all__ = ["Best", "Confirmation", "Result"]
 
 SHOWN = 10
+FIRST_SIGNAL = 128  # exit codes from here on mean an interruption
 STYLE = "text-align: left; padding: 2px 12px 2px 0"
 
 
@@ -45,6 +47,36 @@ class Best:
     config: Mapping[str, Any]
     test: Mapping[str, float]
     weights: Path | None
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """What a confirmation has found: which of the best trials are really better.
+
+    Args:
+        comparison: The values with fresh seeds.
+        findings: Sentences on what they prove, the most important first.
+    """
+
+    comparison: "Comparison"
+    findings: Sequence[str]
+
+    @property
+    def table(self) -> "pd.DataFrame":
+        """A row for each configuration: mean and 95% interval over the seeds, and its distance from the winner."""
+        import pandas as pd
+
+        return pd.DataFrame(self.comparison.rows()).set_index("configuration")
+
+    def plot(self) -> "Figure":
+        """Return a matplotlib figure of the values."""
+        from tuner.visualization.comparisons import of_comparison
+
+        return _canvas(of_comparison(self.comparison, "the best, trained again with fresh seeds"))
+
+    def _repr_html_(self) -> str:
+        found = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.findings)
+        return f"{found}{self.table.to_html()}"
 
 
 class Result:
@@ -150,6 +182,89 @@ class Result:
             raise BadInputError([f"the weights of trial #{self.best.number} are not on this machine."])
         config = self._stored.config_of(self._stored.trial(self.best.number))
         return build_model(config, load_tensors(self.best.weights)).eval()
+
+    def report(self, path: str | Path = "report.html") -> Path:
+        """Write the study as one HTML file, as ``lr-tuner report`` does, and return its path.
+
+        Args:
+            path: The file.
+
+        Raises:
+            BadInputError: If it cannot be written.
+        """
+        from tuner.reporting.page import write_report
+
+        write_report([self.name], self.storage, self.tracking_uri, Path(path))
+        return Path(path)
+
+    def export(self, folder: str | Path | None = None, *, trial: int | None = None) -> Path:
+        """Write a trial as a folder: configuration, weights, lr table, training script, model card.
+
+        Args:
+            folder: The folder to create; by default ``<study>-<trial>``.
+            trial: Its number; by default that of the best one.
+
+        Returns:
+            The folder.
+
+        Raises:
+            BadInputError: If there is no such trial, it has classes that were sent by value, or the folder exists.
+        """
+        from tuner.followup.exporting import export
+
+        return export(self.name, self.storage, self.tracking_uri, trial, Path(folder) if folder else None)
+
+    def confirm(
+        self,
+        *,
+        top: int = 5,
+        seeds: int = 10,
+        name: str | None = None,
+        devices: str = "auto",
+        per_device: int | None = None,
+        fuse: str | int = "auto",
+        engine: Literal["local", "ray", "inline"] = "local",
+        address: str = "auto",
+        quiet: bool = False,
+    ) -> "Confirmation":
+        """Train the best trials again with fresh seeds, or continue that, and return what came out.
+
+        Args:
+            top: How many of the best trials.
+            seeds: Seeds for each, in all.
+            name: Name of the confirmation, a study of its own (default: <study>-confirm).
+            devices: As in `Study.run`, like the arguments that follow.
+            per_device: Trials at a time on each device.
+            fuse: Trials that each slot trains at once.
+            engine: Where trainings run.
+            address: Address of the Ray cluster.
+            quiet: Whether nothing is printed.
+
+        Raises:
+            KeyboardInterrupt: If it was interrupted.
+            TunerError: If the input is bad, the confirmation is already running, or it failed.
+        """
+        from tuner.followup.confirmation import ConfirmationOptions, confirm
+
+        options = ConfirmationOptions(
+            study=self.name,
+            top=top,
+            seeds=seeds,
+            name=name,
+            devices=devices,
+            per_device=per_device,
+            fuse=str(fuse),
+            engine=engine,
+            address=address,
+            storage=self.storage,
+            tracking_uri=self.tracking_uri,
+            quiet=quiet,
+        )
+        found: list[Confirmation] = []
+        code = confirm(options, lambda comparison, sentences: found.append(Confirmation(comparison, tuple(sentences))))
+        if code >= FIRST_SIGNAL:
+            raise KeyboardInterrupt
+        return found[0]
 
     @cached_property
     def _stored(self) -> "StoredStudy":

@@ -31,6 +31,7 @@ class FirstTrials:
         queued: Those that the file puts into the queue.
         earlier: Those of the best trials of earlier studies.
         families: Those that have each option of every choice once.
+        further: Values that were added after the study was defined, for the trials after all of these.
         outside: Why `trial` is not one of the first trials; empty if it is, or if nothing is searched.
     """
 
@@ -38,6 +39,7 @@ class FirstTrials:
     queued: Sequence[Params] = ()
     earlier: Sequence[Params] = ()
     families: Sequence[Params] = ()
+    further: Sequence[Params] = ()
     outside: str = ""
 
     @cached_property
@@ -50,6 +52,18 @@ class FirstTrials:
         known = trials[0 if self.baseline is None else 1 :]
         covered = [turn for turn in self.families if any(turn.items() <= each.items() for each in known)]
         return [*trials, *(turn for turn in self.families if turn not in covered and turn != self.baseline)]
+
+    def next_further(self, number: int, drawn: Sequence[Params]) -> Params:
+        """Return the next of the further values, for a trial after the first ones; none if there are none.
+
+        Args:
+            number: The trial.
+            drawn: The values of the trials before it.
+        """
+        if number < len(self.params):
+            return {}
+        left = (each for each in self.further if not any(each.items() <= params.items() for params in drawn))
+        return next(left, {})
 
 
 def first_trials(template: Template, trial: Mapping[str, Any], default: Default) -> FirstTrials:

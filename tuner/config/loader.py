@@ -48,7 +48,7 @@ from tuner.errors import BadInputError
 from tuner.process import add_study_folder
 from tuner.text import parse_duration, shown
 
-__all__ = ["PRUNERS", "SAMPLERS", "check_study", "load_study", "read_schedule", "shipped_studies"]
+__all__ = ["PRUNERS", "SAMPLERS", "check_study", "load_study", "read_schedule", "shipped_studies", "with_further"]
 
 OWN_LOSS = "For class weights, label smoothing or another loss, name a LightningModule as the model: it has its own."
 MAX_GRID = 1_000_000
@@ -143,6 +143,26 @@ def check_study(
     add_study_folder(folder)
     registry.begin_study()
     return _StudyReader(document, folder).study(default_name, is_past)
+
+
+def with_further(config: StudyConfig, values: Mapping[str, Any], place: str) -> StudyConfig:
+    """Return a study that tries further values after its first trials.
+
+    Args:
+        config: The study.
+        values: The values by their dotted paths, as in ``enqueue``.
+        place: Their place in messages.
+
+    Raises:
+        BadInputError: If they are not in the search space.
+    """
+    faults: list[str] = []
+    queue = read_queue([dict(values)], config.trial, lambda path, message: faults.append(f"{place}: {message}"))
+    if config.sampler.name == "grid":
+        faults.append(f"{place}: a grid has its own values; name another sampler.")
+    if faults:
+        raise BadInputError(faults)
+    return dataclasses.replace(config, first=dataclasses.replace(config.first, further=(*config.first.further, *queue)))
 
 
 def read_schedule(document: Document, length: Length) -> Schedule | Plateau:

@@ -27,7 +27,7 @@ from tuner.config.yaml_reader import as_document
 from tuner.errors import BadInputError
 from tuner.text import shown
 
-__all__ = ["PLACE", "study_document"]
+__all__ = ["PLACE", "plain_values", "study_document"]
 
 PLACE = "Study"
 """Place of the values of a study in Python, in messages."""
@@ -53,6 +53,19 @@ def study_document(values: Mapping[str, Any]) -> tuple[Document, Mapping[str, by
     return as_document(PLACE, content), reader.held
 
 
+def plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values by their dotted paths as a study file can have them.
+
+    Raises:
+        BadInputError: With every value that cannot be in a study file.
+    """
+    reader = _Reader()
+    plain = {str(key): reader.component(str(key), value, (str(key),)) for key, value in values.items()}
+    if reader.faults:
+        raise BadInputError(reader.faults)
+    return plain
+
+
 class _Reader:
     """Turns objects into plain values.
 
@@ -71,7 +84,7 @@ class _Reader:
         content = {
             key: self._plain(each, (key,)) for key, each in values.items() if key not in ("trial", "search_space")
         }
-        content["trial"] = self._sections(values.get("trial"), ("trial",), self._component)
+        content["trial"] = self._sections(values.get("trial"), ("trial",), self.component)
         content["search_space"] = self._sections(values.get("search_space"), ("search_space",), self._searched)
         if "name" not in values:
             model = content["trial"].get("model") if isinstance(content["trial"], dict) else None
@@ -86,7 +99,7 @@ class _Reader:
             return self._plain(values, path)
         return {str(key): read(str(key), each, (*path, str(key))) for key, each in values.items()}
 
-    def _component(self, kind: str, value: Any, path: Keys) -> Any:
+    def component(self, kind: str, value: Any, path: Keys) -> Any:
         """Return a section of `trial`."""
         if kind not in COMPONENTS:
             return self._plain(value, path)
@@ -147,9 +160,9 @@ class _Reader:
     def _plain(self, value: Any, path: Keys) -> Any:
         """Return a plain value; a schedule as ``{name: ..., argument: ...}``."""
         if isinstance(value, Schedule | Plateau) or (isinstance(value, type) and issubclass(value, Schedule | Plateau)):
-            return self._component("schedule", value, path)
+            return self.component("schedule", value, path)
         if isinstance(value, functools.partial):
-            return self._component("schedule", value, path)
+            return self.component("schedule", value, path)
         if isinstance(value, Enum):
             value = value.value
         if isinstance(value, np.generic):

@@ -140,7 +140,7 @@ def as_document(name: str, values: Mapping[str, Any]) -> Document:
         name: Place of the values in messages.
         values: Plain values.
     """
-    document = Document(name, text=as_yaml(values, compact=True))
+    document = Document(name, text=as_yaml(values, compact=True), command_line=name)
     document.data = _Reader(document, NO_LINE).read()
     return document
 

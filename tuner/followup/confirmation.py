@@ -10,11 +10,11 @@ there is none, the best trial is used with a constant lr instead of its schedule
 """
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from typing import TYPE_CHECKING
 
-from tuner.runner.options import ExecutionOptions, option
+from tuner.runner.options import ExecutionOptions, check_counts, option
 from tuner.runner.run import checked, checking, opened, opened_engine
 from tuner.text import pluralize
 from tuner.urls import storage_url
@@ -39,12 +39,17 @@ class ConfirmationOptions(ExecutionOptions):
     dry_run: bool = option(False, "check everything, say how many trainings that are, and start none")
 
 
-def confirm(options: ConfirmationOptions) -> int:
+def confirm(options: ConfirmationOptions, found: "Callable[[Comparison, Sequence[str]], None] | None" = None) -> int:
     """Confirm a study, print what came out, and return the exit code.
+
+    Args:
+        options: Which study, and how.
+        found: Called with what came out: the comparison, and sentences on it.
 
     Raises:
         TunerError: If the input is bad, the confirmation is already running, or it failed.
     """
+    check_counts({"--top": options.top, "--seeds": options.seeds})
     with opened_engine(options) as engine:
         from rich.console import Console
 
@@ -72,6 +77,9 @@ def confirm(options: ConfirmationOptions) -> int:
         with opened(plan, console, ReplicationStore) as study:
             outcome = study.train(engine)
             _show(console, config, study.store, opponents)
+            if found:
+                comparison = study.store.comparison()
+                found(comparison, comparison.findings(opponents))
             if outcome.is_delivered:
                 of = past.config.name, past.identifier
                 record_comparison(outcome.tracking_uri, of, study.store.identifier, study.store.comparison(), opponents)

@@ -7,13 +7,16 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tuner.errors import BadInputError
 
 if TYPE_CHECKING:
     from tuner.analysis.record import StudyRecord
     from tuner.tracking.reader import MlflowStudy
 
-__all__ = ["Chapter", "render"]
+__all__ = ["Chapter", "render", "write_report"]
 
 TOP_TRIALS = 15
 TEMPLATE = "report.html.jinja"
@@ -57,6 +60,32 @@ class Chapter:
             {title: data for title, data in pictures.items() if data and data.startswith(PNG)},
             record.best is not None and tracked.champion(record.name) == record.best.number,
         )
+
+
+def write_report(names: Sequence[str], storage: str, uri: str, path: Path) -> None:
+    """Write the report of studies.
+
+    Args:
+        names: The studies; several are compared.
+        storage: URL of Optuna's database.
+        uri: MLflow's store.
+        path: The file.
+
+    Raises:
+        BadInputError: If there is no such study, or a store or the file cannot be used.
+    """
+    from tuner.storage.reader import identifier_of, open_study, record_of
+    from tuner.tracking.reader import MlflowStudy
+
+    chapters = []
+    for name in dict.fromkeys(names):
+        with open_study(storage, name) as study:
+            tracked = MlflowStudy(uri, identifier_of(study))
+            chapters.append(Chapter.of(record_of(study, tracked.curves), tracked))
+    try:
+        path.write_text(render(chapters), encoding="utf-8")
+    except OSError as error:
+        raise BadInputError([f"{path}: cannot be written ({error.strerror})."]) from error
 
 
 def render(chapters: Sequence[Chapter]) -> str:

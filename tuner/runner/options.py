@@ -1,13 +1,16 @@
 """The options of a run, declared once: `tuner.cli` makes arguments of them, `tuner.Study.run` takes keywords."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from tuner.errors import BadInputError
 from tuner.urls import DEFAULT_STORAGE
 
-__all__ = ["ExecutionOptions", "StudyOptions", "option"]
+__all__ = ["ExecutionOptions", "StudyOptions", "check_counts", "option"]
+
+MOST = 1000
 
 
 def option(
@@ -110,3 +113,17 @@ class StudyOptions(ExecutionOptions):
     )
     dry_run: bool = option(False, "check everything, train each network for a few steps, and start no trial")
     folder: Path | None = None
+
+
+def check_counts(counts: Mapping[str, int]) -> None:
+    """Refuse counts that no study can have.
+
+    Args:
+        counts: The counts, by option.
+
+    Raises:
+        BadInputError: If one is not from 1 to `MOST`.
+    """
+    wrong = {option: count for option, count in counts.items() if not 1 <= count <= MOST}
+    if wrong:
+        raise BadInputError([f"{option}: must be from 1 to {MOST} (got {count})." for option, count in wrong.items()])

@@ -12,7 +12,7 @@ import math
 import os
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Concatenate, ParamSpec, Self, TypeVar, cast
@@ -295,7 +295,7 @@ class StudyStore:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             if not waiting:  # in two steps, so that a retry finds the queued trial instead of adding another
-                self._study.enqueue_trial(self._config.fixed(number, (trial.params for trial in trials)))
+                self._study.enqueue_trial(self._fixed(number, trials))
             asked = self._study.ask()
         try:
             before = self.trial(asked.number) if waiting else None
@@ -307,6 +307,14 @@ class StudyStore:
         self._asked[asked.number] = asked
         self._reported[asked.number] = set(before.intermediate_values) if before else set()
         return asked.number, config
+
+    def _fixed(self, number: int, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
+        """Return the fixed values of a new trial."""
+        fixed = self._config.fixed(number, (trial.params for trial in trials))
+        if not self._config.first.further:
+            return fixed
+        drawn = [{**trial.system_attrs.get("fixed_params", {}), **trial.params} for trial in trials]
+        return {**fixed, **self._config.first.next_further(number, drawn)}
 
     def _resample(self, asked: optuna.Trial, trial: FrozenTrial) -> None:
         """Sample the parameters that a trial already has, to bring the sampler's random numbers to where they were.

@@ -1,0 +1,58 @@
+"""Write a trial of a study as a folder."""
+
+import contextlib
+from pathlib import Path
+
+from tuner.errors import BadInputError, StudyFailedError, in_a_line, place_of
+from tuner.followup.model_card import write_model
+from tuner.interrupts import temporary_folder
+from tuner.storage.stored_study import StoredStudy
+from tuner.storage.trial_ends import state_of
+from tuner.text import join_names
+from tuner.tracking.reader import MlflowStudy
+
+__all__ = ["export"]
+
+
+def export(study: str, storage: str, uri: str, number: int | None = None, output: Path | None = None) -> Path:
+    """Write a trial as a folder: configuration, weights, lr table, training script, model card.
+
+    Args:
+        study: Name of a study that was run, or its study file.
+        storage: URL of Optuna's database.
+        uri: MLflow's store.
+        number: The trial; by default the best.
+        output: The folder to create; by default ``<study>-<number>``.
+
+    Returns:
+        The folder.
+
+    Raises:
+        BadInputError: If there is no such study or trial, or the folder exists or cannot be created.
+        StudyFailedError: If the trial cannot be exported.
+    """
+    past = StoredStudy.load(study, storage)
+    trial = past.trial(number)
+    if trial.value is None:
+        raise BadInputError([f"--trial: #{trial.number} is {state_of(trial)}: it was not trained to its end."])
+    if held := [name.partition(":")[2] for name in past.config.held]:
+        reason = "a training script can import from a module only; put it there, and run the study again"
+        raise BadInputError([f"{study}: {join_names(held)} was sent to the trainings by value: {reason}."])
+    to = output or Path(f"{past.config.name}-{trial.number}")
+    if to.exists():
+        raise BadInputError([f"--output: {to} already exists; name another folder."])
+    rates = MlflowStudy(uri, past.identifier).points(trial.number).get("lr", ())
+    with contextlib.ExitStack() as stack:
+        try:
+            temporary = stack.enter_context(temporary_folder(to.absolute().parent, ".tuner-"))
+        except OSError as error:
+            raise BadInputError([f"--output: {to}: cannot be written ({error.strerror})."]) from error
+        try:
+            folder = temporary / "export"
+            folder.mkdir()
+            write_model(folder, past, trial, rates)
+            folder.rename(to)
+        except OSError as error:  # from the disk, the stores, or the trial's own data
+            reason = f"{in_a_line(error)}{place_of(error)}"
+            raise StudyFailedError(f"trial #{trial.number} cannot be exported: {reason}") from error
+    return to
