@@ -22,6 +22,7 @@ from tuner.urls import storage_url
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from tuner.analysis.comparison import Comparison
     from tuner.storage.replicates import ReplicationStore, ReplicationStudy
     from tuner.storage.stored_study import StoredStudy
 
