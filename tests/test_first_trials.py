@@ -42,7 +42,7 @@ search_space:
         patience: {choices: [0, 1]}
         schedule: {one_of: {constant: {}, step: {decay_rate: 0.5, decay_steps: 3}}}
 """
-SAMPLERS = ("tpe", "random", "gp", "cmaes", "qmc")
+SAMPLERS = ("tpe", "random", "curve", "gp", "cmaes", "qmc")
 BASELINE = {
     "optimizer.initial_lr": 0.01,
     "optimizer.eps": 1e-8,  # the default

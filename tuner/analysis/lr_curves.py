@@ -4,21 +4,20 @@ Each family of schedules in the search space has a fan of samples, which cover e
 lies in each ``n``-th of the range (a Latin hypercube). They are not the suggestions of the study's sampler.
 """
 
-import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lightning_modules import Plateau, Schedule
 from tuner.config.component import Component
 from tuner.config.lengths import Length
-from tuner.config.optimization import OTHER_SCHEDULES, build_optimization, values_at
 from tuner.config.search_space import described, searched
+from tuner.config.shares import ShareSuggester
 from tuner.config.study import StudyConfig, TrialConfig
 from tuner.errors import BadInputError
 
-__all__ = ["Family", "LrCurve", "further_families", "make_curve", "schedule_families"]
+__all__ = ["Family", "LrCurve", "make_curve", "schedule_families"]
 
 POINTS = 2000
 """Maximum number of steps at which a curve is computed; more would fall on the same pixels of a picture."""
@@ -36,8 +35,6 @@ class LrCurve:
         label: Its sampled values; empty if there are none.
         steps: All steps or, in a long training, evenly spaced ones.
         lr: The lr at each of the steps; that of a plateau without reductions, which depend on the training.
-        quantity: "lr"; or what else is scheduled, such as "momentum" or "lr/head", whose initial value and values then
-            stand for those of the lr.
     """
 
     schedule: Schedule | Plateau
@@ -47,7 +44,6 @@ class LrCurve:
     label: str
     steps: Sequence[int]
     lr: Sequence[float]
-    quantity: str = "lr"
 
     @property
     def initial_lr(self) -> float:
@@ -85,64 +81,6 @@ def schedule_families(config: StudyConfig, samples: int, seed: int = 0) -> list[
     return [_family(config.with_family(name), samples, seed) for name in config.families]
 
 
-def further_families(config: StudyConfig, samples: int, seed: int = 0) -> list[Family]:
-    """Return a fan of curves for everything besides the lr of the trial that is scheduled: momentum, groups.
-
-    Args:
-        config: The study.
-        samples: Number of curves in a fan.
-        seed: Seed of the samples.
-
-    Raises:
-        BadInputError: As in `schedule_families`.
-    """
-    if not config.trial.keys() & {*OTHER_SCHEDULES, "groups"}:
-        return []
-    ranges = {name: described(spec) for name, spec in searched(config.trial)}
-    drawn = [_further_curves(config, index, samples, seed) for index in range(samples if ranges else 1)]
-    families = []
-    for quantity in drawn[0]:
-        of_quantity = {name: text for name, text in ranges.items() if _own_part(name, quantity)}
-        curves = [each[quantity] for each in drawn[: samples if of_quantity else 1]]
-        text = ", ".join(f"{_own_part(name, quantity)} {values}" for name, values in of_quantity.items())
-        families.append(Family(quantity, text, curves))
-    return families
-
-
-def _further_curves(config: StudyConfig, index: int, count: int, seed: int) -> dict[str, LrCurve]:
-    sample = _Sample(index, count, seed)
-    trial: TrialConfig = config.suggest(sample)
-    length = config.probe.length(trial.values())
-    steps = length.spread(POINTS // 4)
-    try:
-        optimization = build_optimization(trial.optimizer, trial.schedules, trial.groups)
-        initial, values = values_at(optimization, steps)
-    except Exception as error:  # of a formula, or of a user's class, which can raise anything
-        raise BadInputError([f"trial: {error}."]) from error
-    curves = {}
-    for quantity in initial:
-        kind, _, group = quantity.partition("/")
-        key = "schedule" if kind == "lr" else f"{kind}_schedule"
-        settings = trial.groups.get(group)
-        own = settings.schedules.get(key) if settings else None
-        if quantity == "lr" or (settings and not own and not (kind == "lr" and "initial_lr" in settings.optimizer)):
-            continue  # drawn anyway, or the same as in the trial
-        schedule: Schedule | Plateau = (own or trial.schedules.get(key) or Component("constant")).build("schedule")
-        parts = {_own_part(name, quantity): _short(value) for name, value in sample.drawn.items()}
-        label = ", ".join(f"{name} {value}" for name, value in parts.items() if name)
-        series = [each[quantity] for each in values]
-        start = Component("", {"initial_lr": initial[quantity]})
-        curves[quantity] = LrCurve(schedule, start, length, "32-true", label, steps, series, quantity)
-    return curves
-
-
-def _own_part(name: str, quantity: str) -> str:
-    """Return the part of a parameter's name that is within the settings of a quantity; empty if it is not of them."""
-    kind, _, group = quantity.partition("/")
-    before = f"groups.{group}." if group else f"{kind}_schedule."
-    return name.removeprefix(before) if name.startswith(before) else ""
-
-
 def make_curve(
     schedule: Schedule | Plateau, optimizer: Component, length: Length, precision: str = "32-true", label: str = ""
 ) -> LrCurve:
@@ -165,7 +103,7 @@ def _family(config: StudyConfig, samples: int, seed: int) -> Family:
 
 
 def _sampled(config: StudyConfig, index: int, count: int, seed: int) -> LrCurve:
-    sample = _Sample(index, count, seed)
+    sample = ShareSuggester(_latin_hypercube(index, count, seed))
     trial: TrialConfig = config.suggest(sample)
     length = config.probe.length(trial.values())
     label = ", ".join(f"{_label(name)} {_short(value)}" for name, value in sample.drawn.items() if _affects_lr(name))
@@ -175,38 +113,16 @@ def _sampled(config: StudyConfig, index: int, count: int, seed: int) -> LrCurve:
         raise BadInputError([f"trial.schedule: with {label or 'these values'}: {error}."]) from error
 
 
-class _Sample:
-    """Suggests the values of one of several samples that cover every range evenly."""
+def _latin_hypercube(index: int, count: int, seed: int) -> Callable[[str], float]:
+    """Return the shares of one of several samples that cover every range evenly."""
 
-    def __init__(self, index: int, count: int, seed: int) -> None:
-        self.drawn: dict[str, Any] = {}
-        self._index, self._count, self._seed = index, count, seed
-
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
-        share = self._share(name)
-        number = round(low * (high / low) ** share) if log else low + step * int(share * ((high - low) // step + 1))
-        return int(self.drawn.setdefault(name, number))
-
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
-        share = self._share(name)
-        if log:
-            number = math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
-        elif step:
-            number = low + step * int(share * (round((high - low) / step) + 1))
-        else:
-            number = low + share * (high - low)
-        return float(self.drawn.setdefault(name, min(max(number, low), high)))
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        return self.drawn.setdefault(name, choices[int(self._share(name) * len(choices))])
-
-    def _share(self, name: str) -> float:
+    def share(name: str) -> float:
         """Return a number in [0, 1); for each name, the samples take the parts of the range in a different order."""
-        order = random.Random(f"{self._seed}:{name}").sample(range(self._count), self._count)
-        within = random.Random(f"{self._seed}:{name}:{self._index}").random()
-        return (order[self._index] + within) / self._count
+        order = random.Random(f"{seed}:{name}").sample(range(count), count)
+        within = random.Random(f"{seed}:{name}:{index}").random()
+        return (order[index] + within) / count
+
+    return share
 
 
 def _affects_lr(name: str) -> bool:

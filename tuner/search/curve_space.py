@@ -1,0 +1,189 @@
+"""A search space as numbers in which schedules of all families can be compared: features of their lr curves.
+
+Two configurations whose lr curves are alike are alike, whatever their schedules are called. The curve of a training
+that was stopped is a curve too, so a part of a training is a point of the same space: ``points(params, [0.5, 1.0])``
+are the point after half of the training and the point at its end.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from lightning_modules import Plateau
+from tuner.config.component import Component
+from tuner.config.lengths import Length, resolve
+from tuner.config.search_space import Choices, Range, searched, suggest
+from tuner.config.shares import ShareSuggester, share_of
+from tuner.config.study import StudyConfig
+from tuner.search.gaussian_process import Array
+
+__all__ = ["Configuration", "CurveSpace"]
+
+STEPS = 64
+"""Number of steps of a training at which its lr is computed."""
+
+RECENT, LATE = STEPS // 8, 3 * STEPS // 8
+LOWEST = 1e-4
+"""Lowest ratio of the recent lr to the highest; below it, the logarithm would say too much about nearly nothing."""
+
+PROGRESS_SCALE = 0.7
+"""One unit of the input for the progress is a training of twice the length."""
+
+UNIFORM_DEVIATION = 12**-0.5
+REFERENCES = 300
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What a trial may have.
+
+    Args:
+        params: Its values, by their names in Optuna.
+        values: The same values in the form of a study file's ``trial``.
+    """
+
+    params: Mapping[str, Any]
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """The lr curve of a configuration.
+
+    Args:
+        lr: The lr at each of the `STEPS`; that of a plateau without reductions.
+        steps: Length of the training in steps.
+        is_known: Whether the lr depends on nothing but the step.
+    """
+
+    lr: Array
+    steps: int
+    is_known: bool
+
+
+class CurveSpace:
+    """The points of a study's search space.
+
+    Args:
+        config: The study; it must be possible to measure its data.
+        seed: Seed of the random configurations that define the scale of the inputs.
+    """
+
+    def __init__(self, config: StudyConfig, seed: int) -> None:
+        self._config = config
+        self._specs: dict[str, Range | Choices] = dict(searched(config.trial))
+        self._lengths: dict[str, Length] = {}
+        random = Random(f"references:{seed}")
+        self.references = [self.random(random, {}) for _ in range(REFERENCES)]
+        features = [self._features(curve, 1.0) for each in self.references if (curve := self._curve(each))]
+        table = np.array(features) if features else np.zeros((1, 5))
+        self._center, self._scale = table.mean(0), np.where(table.std(0) > 1e-9, table.std(0), 1.0)
+
+    def random(self, random: Random, fixed: Mapping[str, Any]) -> Configuration:
+        """Return random values.
+
+        Args:
+            random: Source of randomness.
+            fixed: Values that are given.
+        """
+        return self._suggested(ShareSuggester(lambda name: random.random(), fixed))
+
+    def nearby(
+        self, params: Mapping[str, Any], random: Random, width: float, fixed: Mapping[str, Any]
+    ) -> Configuration:
+        """Return values that differ a little from given ones: the same choices, and numbers nearby.
+
+        Args:
+            params: The given values, by their names in Optuna.
+            random: Source of randomness.
+            width: Standard deviation of the difference, as a share of each range.
+            fixed: Values that are given.
+        """
+
+        def share(name: str) -> float:
+            if name not in params:
+                return random.random()
+            spec, value = self._specs[name], params[name]
+            if isinstance(spec, Choices):
+                return share_of(spec, value)
+            return min(max(random.gauss(share_of(spec, value), width), 0.0), math.nextafter(1.0, 0.0))
+
+        return self._suggested(ShareSuggester(share, fixed))
+
+    def of(self, params: Mapping[str, Any]) -> Configuration:
+        """Return given values, by their names in Optuna, as a configuration."""
+        return self._suggested(ShareSuggester(lambda name: 0.0, params))
+
+    def points(self, configuration: Configuration, shares: Sequence[float]) -> Array | None:
+        """Return the points of a configuration [shares, inputs]; None if its schedule cannot be computed.
+
+        Args:
+            configuration: The values.
+            shares: Parts of its training, above 0 and up to 1.
+        """
+        curve = self._curve(configuration)
+        if curve is None:
+            return None
+        features = (np.array([self._features(curve, share) for share in shares]) - self._center) / self._scale
+        progress = np.log(np.array(shares))[:, None] / PROGRESS_SCALE
+        others = np.tile(self._others(configuration.params, curve), (len(shares), 1))
+        return np.concatenate([features, progress, others], axis=1)
+
+    def _suggested(self, suggester: ShareSuggester) -> Configuration:
+        values = suggest(suggester, self._config.trial)
+        return Configuration(suggester.drawn, values)
+
+    def _curve(self, configuration: Configuration) -> _Curve | None:
+        values = configuration.values
+        length = self._length(values)
+        try:
+            schedule = Component.from_values(resolve(values["schedule"], length)).build("schedule")
+            inner = schedule.schedule if isinstance(schedule, Plateau) else schedule
+            factors = np.array([inner(step) for step in length.spread(STEPS)])
+        except Exception:  # of a formula or a user's class: the trial would fail, and say why
+            return None
+        if len(factors) < STEPS:  # a training of fewer steps
+            factors = factors[np.arange(STEPS) * len(factors) // STEPS]
+        lr = float(values["optimizer"]["initial_lr"]) * factors
+        return _Curve(lr, length.steps, not isinstance(schedule, Plateau)) if np.isfinite(lr).all() else None
+
+    def _length(self, values: Mapping[str, Any]) -> Length:
+        parts = {key: values[key] for key in ("data", "trainer")}
+        key = json.dumps(parts, sort_keys=True)
+        if key not in self._lengths:
+            self._lengths[key] = self._config.probe.length(parts)
+        return self._lengths[key]
+
+    @staticmethod
+    def _features(curve: _Curve, share: float) -> list[float]:
+        """Return logarithms of the highest lr, of the sum of lrs, and of the means of the latest ones, and a ratio."""
+        lr = curve.lr[: max(1, round(share * STEPS))]
+        peak = max(float(lr.max()), 1e-300)
+        recent, late = (max(float(lr[-count:].mean()), LOWEST * peak) for count in (RECENT, LATE))
+        mean = max(float(lr.mean()), LOWEST * peak)
+        return [math.log(peak), math.log(mean * share * curve.steps), math.log(recent), math.log(late), mean / peak]
+
+    def _others(self, params: Mapping[str, Any], curve: _Curve) -> Array:
+        """Return inputs for everything that is not in the lr curve."""
+        inputs = [0.0 if curve.is_known else 1.0]
+        for name, spec in self._specs.items():
+            is_given = name in params
+            if _is_in_curve(name):
+                is_given = is_given and not curve.is_known and isinstance(spec, Range)
+                if isinstance(spec, Choices):
+                    continue
+            if isinstance(spec, Range):
+                inputs.append((share_of(spec, params[name]) - 0.5) / UNIFORM_DEVIATION if is_given else 0.0)
+            else:
+                inputs += [float(is_given and params[name] == value) for value in spec.values]
+        return np.array(inputs)
+
+
+def _is_in_curve(name: str) -> bool:
+    """Return whether a parameter affects nothing but the lr curve."""
+    return name.startswith("schedule.") or name == "optimizer.initial_lr" or name.endswith(".initial_lr")

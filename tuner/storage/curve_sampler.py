@@ -1,0 +1,82 @@
+"""`CurveSearch` as a sampler of Optuna."""
+
+import math
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from tuner.config.search_space import Choices, Range, searched, suggest
+from tuner.config.shares import ShareSuggester
+from tuner.config.study import StudyConfig, TrainerConfig
+from tuner.search.curve_search import CurveSearch, Observation
+from tuner.storage.trial_ends import state_of
+
+__all__ = ["CurveSampler"]
+
+
+class CurveSampler(optuna.samplers.BaseSampler):
+    """Suggests all values of a trial together.
+
+    Args:
+        config: The study.
+        search: What chooses them.
+        others: The sampler of values that are not given by the search, as those of a study that was changed.
+    """
+
+    def __init__(self, config: StudyConfig, search: CurveSearch, others: optuna.samplers.BaseSampler) -> None:
+        self.search = search
+        self._config, self._others = config, others
+        self._space = {name: _distribution(spec) for name, spec in searched(config.trial)}
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Return the distributions of everything that is searched; a trial has the values of one family."""
+        return self._space
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Return the values of a trial."""
+        # Not the values that the trial has already: a trial that is sampled again must get the same ones.
+        fixed: Mapping[str, Any] = trial.system_attrs.get("fixed_params", {})
+        states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+        others = [each for each in study.get_trials(deepcopy=False, states=states) if each.number != trial.number]
+        others.sort(key=lambda each: (each.datetime_complete or datetime.max, each.number))
+        observed = [self._observed(each) for each in others if self._fits(each)]
+        return dict(self.search.suggest(trial.number, observed, fixed))
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Return the value of a parameter that the search did not give."""
+        return self._others.sample_independent(study, trial, param_name, param_distribution)
+
+    def _fits(self, trial: FrozenTrial) -> bool:
+        """Return whether a trial has values of this search space; one that another program added may have others."""
+        return trial.params.keys() <= self._space.keys() and all(
+            self._space[name]._contains(self._space[name].to_internal_repr(value))
+            for name, value in trial.params.items()
+        )
+
+    def _observed(self, trial: FrozenTrial) -> Observation:
+        trainer = suggest(ShareSuggester(lambda name: 0.0, trial.params), self._config.trial["trainer"], "trainer")
+        return Observation(
+            number=trial.number,
+            params=trial.params,
+            reports={epoch: value for epoch, value in trial.intermediate_values.items() if math.isfinite(value)},
+            epochs=TrainerConfig(**trainer).evaluations,
+            is_finished=trial.state is not TrialState.RUNNING,
+            has_diverged=trial.state.is_finished() and state_of(trial) == "diverged",
+        )
+
+
+def _distribution(spec: Range | Choices) -> BaseDistribution:
+    """Return the distribution with which a trial asks for a parameter."""
+    if isinstance(spec, Choices):
+        return CategoricalDistribution(spec.values)
+    if spec.integer:
+        return IntDistribution(int(spec.low), int(spec.high), log=spec.log, step=int(spec.step or 1))
+    return FloatDistribution(spec.low, spec.high, log=spec.log, step=spec.step)
