@@ -582,11 +582,11 @@ BAD_LINES = {
     # sampler and pruner
     "an unknown sampler": (
         ("sampler:", "sampler: {name: tpee}"),
-        ['4: sampler.name: unknown sampler "tpee". Known: cmaes, gp, grid, qmc, random, tpe. <near> tpe?'],
+        ['4: sampler.name: unknown sampler "tpee". Known: cmaes, curve, gp, grid, qmc, random, tpe. <near> tpe?'],
     ),
     "a list for a sampler": (
         ("sampler:", "sampler: {name: [tpe]}"),
-        ['4: sampler.name: unknown sampler ["tpe"]. Known: cmaes, gp, grid, qmc, random, tpe.'],
+        ['4: sampler.name: unknown sampler ["tpe"]. Known: cmaes, curve, gp, grid, qmc, random, tpe.'],
     ),
     "a sampler without its mapping": (
         ("sampler:", "sampler: tpe"),
@@ -607,12 +607,12 @@ BAD_LINES = {
     ),
     "an unknown pruner": (
         ("pruner:", "pruner: {name: medain}"),
-        ['5: pruner.name: unknown pruner "medain". Known: hyperband, median, none, successive_halving, wilcoxon. '
-         "<near> median?"],
+        ['5: pruner.name: unknown pruner "medain". Known: hyperband, median, none, rungs, successive_halving, '
+         "wilcoxon. <near> median?"],
     ),
     "a pruner with nothing in it": (
         ("pruner:", "pruner: {name: }"),
-        ["5: pruner.name: unknown pruner null. Known: hyperband, median, none, successive_halving, wilcoxon."],
+        ["5: pruner.name: unknown pruner null. Known: hyperband, median, none, rungs, successive_halving, wilcoxon."],
     ),
     "an option for no pruner": (
         ("pruner:", "pruner: {name: none, interval_steps: 1}"),

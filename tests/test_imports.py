@@ -16,7 +16,7 @@ COMMANDS = (*cli.COMMANDS, "__main__")
 # which every folder may import.
 LAYERS = (
     *("commands", "cli", "api", "results", "followup", "runner", "reporting", "engines", "tracking", "storage"),
-    *("visualization", "training", "analysis", "config", "leaves"),
+    *("visualization", "training", "search", "analysis", "config", "leaves"),
 )
 INDEPENDENT = {("tracking", "storage")}  # folders that may not import each other
 
@@ -33,7 +33,7 @@ ALLOWED_IN: dict[str, tuple[str, ...]] = {
     "yaml": ("tuner/config/",),
     "cloudpickle": ("tuner/config/by_value.py",),
     "pydantic": ("tuner/config/", "tuner/training/"),
-    "scipy": ("tuner/analysis/",),
+    "scipy": ("tuner/analysis/", "tuner/search/"),
     "pandas": ("tuner/results.py",),
     "rich": (
         *("tuner/runner/", "tuner/followup/", "tuner/visualization/lr_preview.py"),

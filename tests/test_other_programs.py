@@ -75,7 +75,7 @@ def test_a_result_that_is_added_while_the_study_runs_counts_as_well(store: Study
 def test_a_trial_that_another_program_ends_keeps_that_end(store: StudyStore, tmp_path: Path):
     number, _ = store.ask()
     opened(tmp_path).tell(number, 0.75)
-    assert store.report(number, 1, 0.5, may_prune=False), "it is trained no further"
+    assert store.report(number, 1, 0.5, may_prune=False) == "prune", "it is trained no further"
     store.suspend(number)
     store.finish(number, TrialState.PRUNED, None, {"state": "pruned"})
     assert store.trial(number).state is TrialState.COMPLETE

@@ -98,11 +98,11 @@ def test_of_repeated_epochs_only_the_last_asks_the_pruner(reopen: Open, url: str
                 store.report(number, epoch, 0.9, may_prune=False)
             finish(store, number, 0.9)
         number, _ = store.ask()
-        assert not any(store.report(number, epoch, 0.1 * epoch, may_prune=False) for epoch in (1, 2))
+        assert {store.report(number, epoch, 0.1 * epoch, may_prune=False) for epoch in (1, 2)} == {"continue"}
         store.suspend(number)
     with reopen() as store:
         assert store.ask()[0] == number
-        assert [store.report(number, epoch, 0.5, may_prune=True) for epoch in (1, 2)] == [False, True]
+        assert [store.report(number, epoch, 0.5, may_prune=True) for epoch in (1, 2)] == ["continue", "prune"]
     assert stored(url)[number].intermediate_values == {1: 0.1, 2: 0.2}
 
 
@@ -132,7 +132,9 @@ def test_tpe_samples_the_same_with_and_without_its_cached_search_space(reopen: O
     assert at_once == opened_again
 
 
-@pytest.mark.parametrize("sampler", ["random", "tpe", "tpe, multivariate: true, group: true"])
+@pytest.mark.parametrize(
+    "sampler", ["random", "tpe", "tpe, multivariate: true, group: true", "curve, n_startup_trials: 4"]
+)
 @pytest.mark.parametrize("kept", [0, 1, 2])
 def test_a_trial_whose_process_died_while_sampling_gets_the_same_values(tmp_path: Path, sampler: str, kept: int):
     config = load_study(str(TINY), [f"sampler={{name: {sampler}, seed: 1}}"])

@@ -38,15 +38,16 @@ __all__ = [
     "TrialResult",
 ]
 
-Decision = Literal["continue", "prune", "stop", "forget"]
+Decision = Literal["continue", "prune", "pause", "stop", "forget"]
 """The answer to a report.
 
-"stop" means to save and end, to be continued later. "forget", after the last epoch, means that a better trial is known,
+"stop" means to save and end, to be continued later. "pause" means to save and end at a rung, to be continued only if
+other trials turn out to be worse. "forget", after the last epoch, means that a better trial is known,
 so the weights are not needed.
 """
 
-State = Literal["complete", "pruned", "diverged", "failed", "interrupted"]
-"""How a trial ended."""
+State = Literal["complete", "pruned", "paused", "diverged", "failed", "interrupted"]
+"""How a trial ended; "paused" and "interrupted" ones can continue."""
 
 Point = tuple[str, int, float]
 """Metric, step and value."""

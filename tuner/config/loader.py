@@ -14,7 +14,7 @@ from lightning_modules import Plateau, Schedule
 from lightning_modules.classifier import Loss
 from tuner.config import registry
 from tuner.config.annotations import check_value, did_you_mean
-from tuner.config.budget import DEFAULT_TRIALS, Budget, Positive, read_allowance
+from tuner.config.budget import DEFAULT_TRIALS, Budget, Positive, evaluations, longest_training, read_allowance
 from tuner.config.checker import FORM_OF_COMPONENT, Checker, listed
 from tuner.config.component import Component
 from tuner.config.dataset_probe import DatasetProbe
@@ -22,26 +22,17 @@ from tuner.config.document import Document, Node
 from tuner.config.first_trials import FirstTrials, first_trials
 from tuner.config.known_values import Start, read_queue
 from tuner.config.lengths import Length, resolve
-from tuner.config.optimization import (
-    GROUP_KEYS,
-    GROUP_NAME,
-    OTHER_SCHEDULES,
-    SCHEDULE_KEYS,
-    is_of_trial,
-    lengths_of,
-    names_fault,
-    resolve_all,
-    settings_fault,
-)
 from tuner.config.prior import PRIOR_SAMPLERS
 from tuner.config.registry import Argument, Signature, signature_of
+from tuner.config.rungs import read_rungs
 from tuner.config.search_space import (
     Choices,
-    OneOf,
     Range,
     Template,
     corners,
     grid_size,
+    highest,
+    lowest,
     searched,
 )
 from tuner.config.study import (
@@ -80,6 +71,7 @@ OTHERS_OF_TRAINER = dict.fromkeys(
 # The options of samplers and pruners; all others keep Optuna's defaults.
 SAMPLERS: dict[str, dict[str, Any]] = {
     "tpe": {"seed": Seed, "n_startup_trials": Count, "multivariate": bool, "group": bool, "constant_liar": bool},
+    "curve": {"seed": Seed, "n_startup_trials": Count},
     "random": {"seed": Seed},
     "gp": {"seed": Seed, "n_startup_trials": Count},
     "cmaes": {"seed": Seed, "n_startup_trials": Count},
@@ -97,6 +89,7 @@ PRUNERS: dict[str, dict[str, Any]] = {
     },
     "hyperband": {"min_resource": Positive, "max_resource": Positive, "reduction_factor": _Factor},
     "successive_halving": {"min_resource": Positive, "reduction_factor": _Factor, "min_early_stopping_rate": Count},
+    "rungs": {"starts": Positive, "epochs": Sequence[Positive], "reduction_factor": _Factor},
     "wilcoxon": {"p_threshold": Annotated[float, Field(ge=0, le=1)], "n_startup_steps": Count},
 }
 
@@ -240,6 +233,8 @@ class _StudyReader:
         template = self._template()
         self._check_metric(goal.get("metric", Objective.metric))
         self._check_together(sampler, pruner)
+        if sampler.name == "curve" and not is_past:
+            self._lengths(needed=True)  # the sampler compares lr curves, which depend on the steps of an epoch
         allowance = None
         if not self._document.fault_count:
             allowance = read_allowance(
@@ -252,6 +247,16 @@ class _StudyReader:
                 trials = min(trials, size)
             elif size and not is_past and size < trials:
                 self._fault(("budget", "trials"), f"must not be above the {size} points of the grid (got {trials}).")
+        rungs = None
+        if pruner.name == "rungs" and not self._document.fault_count:
+            rungs = read_rungs(
+                pruner.arguments,
+                _epochs(template["trainer"]),
+                trials,
+                allowance,
+                int(lowest(template["trainer"].get("val_check_interval", 0))),
+                lambda key, message: self._fault(("pruner", key), message),
+            )
         first = self._first(template, sampler)
         start = self._start(name)
         self._document.check()
@@ -273,6 +278,7 @@ class _StudyReader:
             start=start,
             allowance=allowance,
             until=budget.get("until", 0.0),
+            rungs=rungs,
         )
 
     def _first(self, template: Template, sampler: Component) -> FirstTrials:
@@ -309,8 +315,7 @@ class _StudyReader:
         """Return `trial` as it is in the file, with the defaults of its optional sections."""
         loss = None if self._own_modules else TrialConfig.loss
         given = self._document.data["trial"]
-        schedules = {key: {"name": "constant"} for key in SCHEDULE_KEYS}
-        return {**schedules, "loss": loss, "seed": TrialConfig.seed, **given}
+        return {"schedule": {"name": "constant"}, "loss": loss, "seed": TrialConfig.seed, **given}
 
     def _section(self, name: str) -> Node:
         return self._nodes.get(name, Node({}, (name,)))
@@ -376,7 +381,7 @@ class _StudyReader:
         """Return `trial` with the specs of `search_space` in their places."""
         given = self._checker.mapping(self._section("trial"))
         space = self._checker.mapping(self._section("search_space"))
-        self._checker.keys(given, (*COMPONENTS, *OTHER_SCHEDULES, "groups", "trainer", "loss", "seed"))
+        self._checker.keys(given, (*COMPONENTS, "trainer", "loss", "seed"))
         defaults = {"loss": TrialConfig.loss, "seed": TrialConfig.seed}
         trial = Node({key: given.get(key, Node(each, ("trial", key))) for key, each in defaults.items()}, ("trial",))
         for name in (*COMPONENTS, "trainer"):
@@ -384,11 +389,6 @@ class _StudyReader:
             section = given.get(name, Node.of(default, ("trial", name)))
             form = FORM_OF_COMPONENT if name in COMPONENTS else ""
             trial.put(name, dataclasses.replace(section, value=self._checker.mapping(section, form)))
-        for name in OTHER_SCHEDULES:
-            if name in given or any(key.partition(".")[0] == name for key in space):
-                trial.put(name, given.get(name, Node.of({"name": "constant"}, ("trial", name))))
-        if "groups" in given:
-            trial.put("groups", given["groups"])
         self._checker.place(trial, space)
         are_modules = [_is_module(name) for name in _names(trial.value["model"])]
         self._own_modules = bool(are_modules) and all(are_modules)
@@ -400,13 +400,8 @@ class _StudyReader:
             "data": checked["data"],
             "trainer": trainer,
         }  # determines the length of a training, which the schedule may need
-        schedules = {
-            key: self._schedule(trial.value[key], key) for key in ("schedule", *OTHER_SCHEDULES) if key in trial.value
-        }
-        template = {**checked, **schedules, "trainer": trainer}
-        if "groups" in trial.value:
-            template["groups"] = self._groups(trial.value["groups"], _names(trial.value["optimizer"]))
-        self._check_optimization(template, trial)
+        schedule = self._checker.component("schedule", trial.value["schedule"])
+        template = {**checked, "schedule": schedule, "trainer": trainer}
         template["loss"] = None if self._own_modules else self._checker.value(Loss, trial.value["loss"], OWN_LOSS)
         if self._own_modules and ("loss" in given or "loss" in space):
             self._fault(trial.value["loss"].path, "leave it out: a LightningModule has a loss of its own.")
@@ -414,70 +409,6 @@ class _StudyReader:
         for node in space.values():
             self._checker.forms(node)
         return template
-
-    def _schedule(self, node: Node, key: str, of_group: bool = False) -> Template:
-        """Check a schedule; only the lr of all parameters can have a plateau."""
-        template = self._checker.component("schedule", node)
-        names = template.options if isinstance(template, OneOf) else [(template or {}).get("name")]
-        if (key != "schedule" or of_group) and any(map(_is_plateau, names)):
-            self._fault(node.path, "a plateau is only for trial.schedule, the lr of all parameters.")
-        return template
-
-    def _groups(self, node: Node, optimizers: Sequence[str]) -> dict[str, Template]:
-        """Check the groups of parameters."""
-        groups = {}
-        for name, group in self._checker.mapping(node, " of groups, {name: {parameters: ..., ...}}").items():
-            if not isinstance(name, str) or not GROUP_NAME.fullmatch(name):
-                rule = "Use letters, digits, '_' and '-', at most 64 of them, and not name"
-                self._fault(group.path, f"{shown(name)} is not a valid name of a group. {rule}.")
-            nodes = self._checker.mapping(group, ", {parameters: ..., optimizer: ..., schedule: ...}")
-            self._checker.keys(nodes, GROUP_KEYS)
-            if "parameters" not in nodes:
-                self._fault((*group.path, "parameters"), "required: names of parameters or modules, such as fc.")
-                continue
-            values: dict[str, Template] = {
-                "parameters": self._checker.value(str | tuple[str, ...], nodes["parameters"])
-            }
-            if "optimizer" in nodes:
-                values["optimizer"] = self._checker.overrides("optimizer", optimizers, nodes["optimizer"])
-            values |= {key: self._schedule(nodes[key], key, of_group=True) for key in SCHEDULE_KEYS if key in nodes}
-            groups[name] = values
-        return groups
-
-    def _check_optimization(self, template: Mapping[str, Template], trial: Node) -> None:
-        """Refuse schedules that the optimizer cannot have, and groups that the network cannot."""
-        keys = [key for key in (*OTHER_SCHEDULES, "groups") if key in template]
-        if not keys or self._document.fault_count:
-            return
-        if any(map(_is_module, _names(trial.value["model"]))):
-            for key in keys:
-                self._fault(
-                    trial.value[key].path,
-                    "leave it out: a LightningModule configures its optimizer itself; "
-                    "lightning_modules.Optimization builds one with groups and schedules.",
-                )
-            return
-        parts = {key: template[key] for key in ("optimizer", "schedule", *keys)}
-        for values in corners(parts):
-            for resolved, steps in self._in_steps(values):
-                if fault := settings_fault(resolved, steps):
-                    key = next((key for key in keys if key.removesuffix("_schedule") in fault), keys[-1])
-                    self._fault(trial.value[key].path, f"{fault}.")
-                    return
-        for groups in corners(template["groups"]) if "groups" in template else ():
-            for model in corners(template["model"]):
-                if fault := names_fault(groups, model):
-                    self._fault(trial.value["groups"].path, f"{fault}.")
-                    return
-
-    def _in_steps(self, values: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Sequence[int]]]:
-        """Yield values with their lengths in steps, and steps to try, for each possible length of the training."""
-        relative = bool(lengths_of(values))
-        lengths = self._lengths(relative)
-        for length in lengths:
-            yield resolve_all(values, length), length.spread(100)
-        if not lengths and not relative:
-            yield values, (0,)
 
     def _lengths(self, needed: bool) -> Sequence[Length]:
         """Return the possible lengths of the study's trainings; none if the file has faults, without loading data."""
@@ -533,7 +464,7 @@ def _default(place: str, name: str, key: str) -> Any:
     if place == "trainer":
         argument = signature_of(TrainerConfig).arguments[key]
         is_given = key not in ("max_epochs", "max_steps", "val_check_interval")
-    elif is_of_trial(place) and registry.WHOLE.get(name) == key:
+    elif place == "schedule" and registry.WHOLE.get(name) == key:
         return "100%"
     elif not name:  # a section of trial, or a key in a mapping that is an argument
         raise KeyError(key)
@@ -543,15 +474,6 @@ def _default(place: str, name: str, key: str) -> Any:
     if not is_given:
         raise KeyError(key)
     return argument.default
-
-
-def _is_plateau(name: Any) -> bool:
-    """Return whether the name of a schedule is that of a plateau."""
-    try:
-        target = registry.resolve("schedule", str(name))
-    except ValueError:
-        return False
-    return isinstance(target, type) and issubclass(target, Plateau)
 
 
 def _is_module(name: str) -> bool | None:
@@ -586,6 +508,12 @@ def _length_faults(trainer: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             for each in _numbers(interval):
                 if odd := [number for number in _numbers(steps) if number % each]:
                     yield "max_steps", f"must be a multiple of val_check_interval ({each}), but can be {odd[0]}."
+
+
+def _epochs(trainer: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the epochs of the shortest and of the longest training of a search space."""
+    shortest, steps = (int(lowest(trainer.get(key, 0))) for key in ("max_epochs", "max_steps"))
+    return evaluations(shortest, steps, int(highest(trainer.get("val_check_interval", 0)))), longest_training(trainer)
 
 
 def _numbers(spec: Any) -> Iterable[int]:

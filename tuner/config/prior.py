@@ -11,22 +11,24 @@ from tuner.config.search_space import Range, Template, searched, snapped
 
 __all__ = ["PRIOR_SAMPLERS", "draws_of_priors"]
 
-PRIOR_SAMPLERS: Mapping[str, float] = {"tpe": 10, "gp": 10, "cmaes": 1, "random": math.inf}
+PRIOR_SAMPLERS: Mapping[str, float] = {"tpe": 10, "curve": 5, "gp": 10, "cmaes": 1, "random": math.inf}
 """The samplers that begin with random trials, and how many these are, unless ``n_startup_trials`` says otherwise."""
 
 NEARLY_ONE = 1 - 1e-15
 
 
-def draws_of_priors(template: Template, sampler: Component, number: int) -> dict[str, Any]:
+def draws_of_priors(
+    template: Template, sampler: Component, number: int, random_trials: int | None = None
+) -> dict[str, Any]:
     """Return the values of a trial that are drawn from priors, by their names in Optuna; none after the random trials.
 
     Args:
         template: The template of the trials.
         sampler: The sampler.
         number: The trial.
+        random_trials: The number of random trials; None for the sampler's own.
     """
-    random_trials = sampler.arguments.get("n_startup_trials", PRIOR_SAMPLERS.get(sampler.name, 0))
-    if number >= random_trials:
+    if number >= (PRIOR_SAMPLERS.get(sampler.name, 0) if random_trials is None else random_trials):
         return {}
     seed = sampler.arguments.get("seed", 0)
     return {

@@ -9,6 +9,7 @@ import contextlib
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -42,8 +43,9 @@ from tuner.storage.attributes import CONSTANT_LR
 from tuner.storage.study_store import StudyStore
 from tuner.storage.trial_ends import TRIAL_STATES, attribute, end_of
 from tuner.tracking.tracker import Tracker
+from tuner.training.checkpoints import remove_checkpoints
 from tuner.training.experiment_proxy import FILES
-from tuner.training.run import MODEL_FILE, read_result
+from tuner.training.run import MODEL_FILE, RESULT_FILE, read_result
 
 __all__ = ["Coordinator"]
 
@@ -101,7 +103,7 @@ class Coordinator:
             engine.run(self)
         finally:
             engine.close()
-            for assignment in self._queue.assignments:
+            for assignment in [*self._queue.assignments, *map(self._stored, self._store.paused)]:
                 with contextlib.suppress(TunerError):  # the next run puts it right
                     self._suspend(assignment)
             with contextlib.suppress(TunerError):
@@ -131,6 +133,7 @@ class Coordinator:
     def next_group(self, slot: Slot) -> Group | None:
         """Return the next trials for a slot, or the test of the best one when all are trained."""
         if not self._must_end():
+            self._leave_rungs()
             self._ask_ahead()
         first = self._queue.first
         if first is None or self._must_end():
@@ -145,12 +148,14 @@ class Coordinator:
     def report(self, number: int, report: EpochReport) -> Decision:
         """Record an epoch and return whether the trial continues."""
         may_prune = not report.lr_rose and not report.is_last
-        prune = report.value is not None and self._store.report(number, report.epoch, report.value, may_prune)
+        decision: Decision = "continue"
+        if report.value is not None:
+            decision = self._store.report(number, report.epoch, report.value, may_prune)
         self._tracker.log_points(number, report.points)
         self._display.epoch(number, report)
         if report.is_last:
             return "continue" if report.value is None or self._wants_weights(number, report.value) else "forget"
-        return "stop" if self._stopping else "prune" if prune else "continue"
+        return "stop" if self._stopping and decision == "continue" else decision
 
     def progress(self, number: int, report: StepReport) -> None:
         """Show the progress of a trial."""
@@ -171,7 +176,7 @@ class Coordinator:
                 case TrialResult(state="interrupted"):
                     self._interrupted(assignment, result)
                 case TrialResult():
-                    self._finish(assignment, result)
+                    self._end(assignment, result)
 
     def died(self, group: Group, reason: str) -> None:
         """Put the trials of a dead process back into the queue, unless they died too often."""
@@ -199,7 +204,7 @@ class Coordinator:
     def _died_in_training(self, assignment: Assignment, reason: str) -> None:
         number, result = assignment.number, self._result_of(assignment)
         if result is not None:
-            self._finish(assignment, result)
+            self._end(assignment, result)
             return
         crashes = 0 if self._stopping else self._count_crash(number)  # Slurm signals all processes of a job
         if crashes <= MAX_CRASHES:
@@ -272,7 +277,8 @@ class Coordinator:
             if result is None:
                 self._queue.add(assignment)
             else:
-                self._finish(assignment, result)  # its process died before the result got to Optuna
+                self._end(assignment, result)  # its process died before the result got to Optuna
+                self._leave_rungs()
 
     def _ask(self) -> Assignment:
         number, config = self._store.ask()
@@ -283,6 +289,31 @@ class Coordinator:
 
     def _assignment(self, number: int, config: TrialConfig) -> Assignment:
         return Assignment(number, config, self._config.objective, self._store.trial_directory(number))
+
+    def _end(self, assignment: Assignment, result: TrialResult) -> None:
+        """Record the result of a training, or let its trial wait at a rung."""
+        if result.state == "paused":
+            self._leave_slot(assignment)
+            self._store.pause(assignment.number)
+        else:
+            self._finish(assignment, result)
+
+    def _leave_rungs(self) -> None:
+        """Continue or end the trials that wait at a rung which all have reached."""
+        continuing, out = self._store.decided()
+        for number in sorted(out):
+            assignment = self._stored(number)
+            result = self._result_of(assignment) or end_of(self._store.trial(number))
+            self._finish(assignment, replace(result, state="pruned"))
+            remove_checkpoints(assignment.directory)
+        for number in sorted(continuing):
+            assignment = self._stored(number)
+            (assignment.directory / RESULT_FILE).unlink(missing_ok=True)
+            self._spending.suspended(assignment)
+            self._store.resume(number)
+
+    def _stored(self, number: int) -> Assignment:
+        return self._assignment(number, self._store.config_of(self._store.trial(number)))
 
     def _finish(self, assignment: Assignment, result: TrialResult) -> None:
         number = assignment.number
@@ -307,12 +338,15 @@ class Coordinator:
         self._finished(number)
 
     def _suspend(self, assignment: Assignment) -> None:
+        self._leave_slot(assignment)
+        self._spending.suspended(assignment)
+        self._store.suspend(assignment.number)
+
+    def _leave_slot(self, assignment: Assignment) -> None:
         number = assignment.number
         self._queue.remove(number)
         self._tracker.finish_trial(number, assignment.config, TrialResult("interrupted"))
         self._display.suspend(number)
-        self._spending.suspended(assignment)
-        self._store.suspend(number)
 
     def _wants_weights(self, number: int, value: float) -> bool:
         """Return whether the weights of a trial that ends with this value may be needed."""
@@ -339,6 +373,8 @@ class Coordinator:
             config = self._store.config_of(trial)
             directory = self._store.trial_directory(number)
             result = read_result(directory, config, self._display.note) or end_of(trial)
+            if result.state == "paused":  # at a rung that it did not leave
+                result = replace(result, state="pruned")
             self._tracker.start_trial(number, config, self._store.attempt(number))
             read = partial(read_result, directory, config)
             self._tracker.finish_trial(number, config, result, read, directory / FILES)

@@ -43,7 +43,7 @@ class Spending:
     @property
     def unasked(self) -> int:
         """Return how many trials, interrupted or new, may be asked for now."""
-        trials = self._config.trials - self._store.count - len(self._queue)
+        trials = self._config.trials - self._store.count - len(self._queue) - len(self._store.paused)
         allowance = self._config.allowance
         if self.is_exhausted:
             trials = min(trials, len(self._interrupted))

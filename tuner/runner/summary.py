@@ -12,6 +12,7 @@ from tuner.analysis.findings import doubt, never_tried
 from tuner.analysis.lint import lint_families
 from tuner.analysis.lr_curves import schedule_families
 from tuner.analysis.record import FAMILY, StudyRecord
+from tuner.config.budget import longest_training
 from tuner.config.search_space import described, searched
 from tuner.config.study import StudyConfig
 from tuner.console import printable
@@ -41,11 +42,13 @@ def print_plan(console: Console, plan: Plan, slots: Sequence[Slot], remarks: Seq
         places += f", up to {fuse.most} trials at a time as one model in each"
     if fuse.is_measured:
         places += ", as many as are fastest"
-    pruner = "no" if config.pruner.name == "none" else config.pruner.name
+    pruner = "no pruner" if config.pruner.name == "none" else f"{config.pruner.name} pruner"
+    if config.rungs:
+        pruner = f"rungs ({config.rungs.describe(longest_training(config.trial['trainer']))})"
     print_line(
         console,
         f"[bold]{config.name}[/bold]: {config.budget} for the best {config.objective.metric}, "
-        f"{config.sampler.name} sampler, {pruner} pruner, {places}",
+        f"{config.sampler.name} sampler, {pruner}, {places}",
     )
     for path, spec in searched(config.trial):
         print_line(console, f"  [dim]{escape(path)}: {escape(described(spec))}[/dim]")

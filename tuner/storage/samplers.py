@@ -8,6 +8,8 @@ import optuna
 
 from tuner.config.budget import longest_training
 from tuner.config.study import StudyConfig
+from tuner.search.curve_search import STARTS, CurveSearch
+from tuner.storage.curve_sampler import CurveSampler
 
 __all__ = ["make_pruner", "make_sampler"]
 
@@ -23,13 +25,15 @@ def make_sampler(
     Args:
         config: The study.
         number: The trial.
-        before: The sampler of another trial of the study. TPE takes over its search space, which it would otherwise
-            compute from all trials; the samples are the same.
+        before: The sampler of another trial of the study, from which some take over what they would otherwise compute
+            from all trials; the samples are the same.
 
     Raises:
         ValueError: If Optuna refuses an option.
     """
     options = dict(config.sampler.arguments)
+    if config.random_trials is not None and config.sampler.name in ("tpe", "curve", "gp", "cmaes"):
+        options["n_startup_trials"] = config.random_trials
     seed = options.pop("seed", 0)
     own_seed = int.from_bytes(hashlib.sha256(f"{seed}:{number}".encode()).digest()[:4], "big")
     with warnings.catch_warnings():
@@ -40,6 +44,10 @@ def make_sampler(
                 if isinstance(before, optuna.samplers.TPESampler):
                     sampler._search_space = before._search_space
                 return sampler
+            case "curve":
+                starts = options.get("n_startup_trials", STARTS)
+                search = before.search if isinstance(before, CurveSampler) else CurveSearch(config, seed, starts)
+                return CurveSampler(config, search, optuna.samplers.RandomSampler(seed=own_seed))
             case "random" | "grid":  # a grid fixes all parameters and leaves nothing to sample
                 return optuna.samplers.RandomSampler(seed=own_seed)
             case "gp":
@@ -81,7 +89,7 @@ def make_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match config.pruner.name:
-            case "none":
+            case "none" | "rungs":  # the coordinator compares the trials at rungs
                 return optuna.pruners.NopPruner()
             case "median":
                 return optuna.pruners.MedianPruner(**{"n_warmup_steps": third, **options})

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, Concatenate, ParamSpec, Self, TypeVar, cast
+from typing import IO, Any, Concatenate, Literal, ParamSpec, Self, TypeVar, cast
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from tuner.analysis.findings import findings
 from tuner.analysis.record import StudyRecord, TestResult
 from tuner.config import by_value
+from tuner.config.rungs import Rungs
 from tuner.config.sources import Sources, with_sources
 from tuner.config.study import StudyConfig, TrialConfig
 from tuner.errors import BadInputError, StudyFailedError
@@ -42,6 +43,7 @@ from tuner.storage.database import Database, state_directory, trial_directory
 from tuner.storage.folders import OBJECTS_FILE
 from tuner.storage.possible_gain import is_due, possible_gain
 from tuner.storage.reader import config_of, identifier_of, record_of, test_of
+from tuner.storage.rung_record import RUNGS, RungRecord
 from tuner.storage.samplers import make_pruner, make_sampler
 from tuner.storage.trial_ends import attribute, end_of
 from tuner.text import pluralize
@@ -90,6 +92,8 @@ class StudyStore:
         self._asked: dict[int, optuna.Trial] = {}
         self._reported: dict[int, set[int]] = {}  # epochs of the asked trials
         self._ids: dict[int, int] = {}
+        self._rungs = RungRecord(config.rungs, config.objective.direction) if config.rungs else None
+        self._paused: dict[int, int] = {}  # how much of the allowance each trial that waits at a rung has used
         # Cached, because only this process changes the study: reading all trials after each of thousands of trials
         # would take longer and longer.
         self._finished: set[int] = set()
@@ -132,7 +136,7 @@ class StudyStore:
                     f"{pluralize(repeats, 'trial')} of this grid, begun by an earlier version, had the same values as "
                     "others. No further one will have; to train every point, give the study a new name"
                 )
-            yield cls(study, database, _with_starts(config, study))
+            yield cls(study, database, _as_begun(config, study))
 
     @_retrying
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
@@ -160,8 +164,8 @@ class StudyStore:
 
     @property
     def spent(self) -> int:
-        """Return how much of the study's allowance the finished trials have used; 0 if there is no allowance."""
-        return self._spent
+        """Return how much of the study's allowance was used, except by running trials; 0 if there is no allowance."""
+        return self._spent + sum(self._paused.values())
 
     @_retrying
     def possible_gain(self) -> float:
@@ -195,14 +199,18 @@ class StudyStore:
             return
         self._finished.add(trial.number)
         self._complete += trial.state is TrialState.COMPLETE
+        self._spent += self._cost(trial, end_of(trial).epochs)
+
+    def _cost(self, trial: FrozenTrial, epochs: int) -> int:
+        """Return how much of the allowance a number of epochs of a trial takes; 0 if there is no allowance."""
         allowance = self._config.allowance
         if allowance is None:
-            return
+            return 0
         interval = 1
         if allowance.unit == "steps":
             with contextlib.suppress(StudyFailedError):  # another program added it
                 interval = self.config_of(trial).trainer.val_check_interval
-        self._spent += allowance.cost(end_of(trial).epochs, interval)
+        return allowance.cost(epochs, interval)
 
     @property
     def has_result(self) -> bool:
@@ -285,7 +293,7 @@ class StudyStore:
         waiting = [trial.number for trial in trials if trial.state is TrialState.WAITING]
         for trial in trials:
             # Asked for in an earlier call, during which the database went away.
-            if trial.state is TrialState.RUNNING and trial.number not in self._asked:
+            if trial.state is TrialState.RUNNING and trial.number not in self._asked.keys() | self._paused.keys():
                 self.suspend(trial.number)
                 waiting.append(trial.number)
             if trial.state.is_finished() and trial.number not in self._finished:
@@ -331,8 +339,8 @@ class StudyStore:
         return attribute(self.trial(number).user_attrs, ATTEMPT, 0)
 
     @_retrying
-    def report(self, number: int, epoch: int, value: float, may_prune: bool) -> bool:
-        """Record an epoch of an asked trial and return whether to prune it.
+    def report(self, number: int, epoch: int, value: float, may_prune: bool) -> Literal["continue", "prune", "pause"]:
+        """Record an epoch of an asked trial and return what becomes of it.
 
         An epoch that is repeated after a kill is not recorded twice. The pruner judges a trial by its last report, so
         of the repeated epochs only the last one asks it. A trial that another program has ended meanwhile is pruned.
@@ -342,9 +350,38 @@ class StudyStore:
             try:
                 trial.report(value, epoch)
             except optuna.exceptions.UpdateFinishedTrialError:
-                return True
+                return "prune"
             reported.add(epoch)
-        return self._prunes and may_prune and epoch == max(reported) and trial.should_prune()
+        if self._rungs and may_prune:
+            others = (each for each in self.trials() if each.number != number)
+            decision, changed = self._rungs.judge(self.trial(number), epoch, others)
+            if changed:
+                self.set_attribute(number, RUNGS, changed)
+            return decision
+        return "prune" if self._prunes and may_prune and epoch == max(reported) and trial.should_prune() else "continue"
+
+    @property
+    def paused(self) -> set[int]:
+        """Return the trials that wait at a rung."""
+        return set(self._paused)
+
+    def pause(self, number: int) -> None:
+        """Let a trial wait at a rung; to Optuna, it is running."""
+        trial = self.trial(number)
+        self._paused[number] = self._cost(trial, len(trial.intermediate_values))
+
+    def decided(self) -> tuple[set[int], set[int]]:
+        """Return which of the trials that wait at a rung continue, and which do not, as far as that is known."""
+        if not self._rungs or not self._paused:
+            return set(), set()
+        continuing, out = self._rungs.decided(self.trials())
+        return continuing & self._paused.keys(), out & self._paused.keys()
+
+    def resume(self, number: int) -> None:
+        """Put a trial that has passed its rung back into the queue."""
+        if self._rungs:
+            self.set_attribute(number, RUNGS, self._rungs.passing(self.trial(number)))
+        self.suspend(number)
 
     @_retrying
     def finish(self, number: int, state: TrialState, value: float | None, attributes: Mapping[str, Any]) -> None:
@@ -354,6 +391,7 @@ class StudyStore:
                 self.set_attribute(number, key, content)
             self._study.tell(number, value if state is TrialState.COMPLETE else None, state)
         self._asked.pop(number, None)
+        self._paused.pop(number, None)
         self._count(self.trial(number))
 
     def _count(self, trial: FrozenTrial) -> None:
@@ -367,6 +405,7 @@ class StudyStore:
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # another program has ended it
             self.database.storage.set_trial_state_values(self._id_of(number), TrialState.WAITING)
         self._asked.pop(number, None)
+        self._paused.pop(number, None)
 
     def suspend_running(self) -> None:
         """Put the running trials, whose processes are gone, back into the queue."""
@@ -480,6 +519,8 @@ def _begun(
     study.set_user_attr(IDENTITY, dict(identity))
     if config.has_read and STARTS not in study.user_attrs:  # later changes of the other studies do not count
         study.set_user_attr(STARTS, [dict(params) for params in config.first.earlier])
+    if config.rungs and RUNGS not in study.user_attrs:  # they depend on the budget, which may change
+        study.set_user_attr(RUNGS, dataclasses.asdict(config.rungs))
     if IDENTIFIER not in study.user_attrs:
         study.set_user_attr(IDENTIFIER, uuid.uuid4().hex)
     if retry_failed:
@@ -494,9 +535,12 @@ def _begun(
     return study, config.repeats(trial.params for trial in grid)
 
 
-def _with_starts(config: StudyConfig, study: optuna.Study) -> StudyConfig:
-    """Return a study with the values of earlier studies that were recorded when it began."""
+def _as_begun(config: StudyConfig, study: optuna.Study) -> StudyConfig:
+    """Return a study with the rungs and the values of earlier studies that were recorded when it began."""
     starts: list[dict[str, Any]] = attribute(study.user_attrs, STARTS, [])
+    rungs: dict[str, Any] = attribute(study.user_attrs, RUNGS, {})
+    if config.rungs and rungs:
+        config = dataclasses.replace(config, rungs=Rungs(**rungs))
     return config.with_earlier(starts) if config.start else config
 
 

@@ -15,7 +15,6 @@ from pytorch_lightning.loggers.logger import Logger
 
 from lightning_modules import PlateauState, ScheduleLR
 from lightning_modules.evaluation import evaluated_state
-from lightning_modules.lr_scheduler import scheduled_values
 from tuner.config.study import Objective
 from tuner.protocol import Decision, EpochReport, Point, StepReport
 from tuner.text import cut
@@ -128,10 +127,10 @@ class LrLog(pl.Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Log the lr of the coming update, and what else a `ScheduleLR` schedules."""
+        """Log the lr of the coming update."""
         if optimizer is trainer.optimizers[0]:
             for logger in trainer.loggers:
-                logger.log_metrics(scheduled_values(optimizer.param_groups), step=trainer.global_step)
+                logger.log_metrics({"lr": float(optimizer.param_groups[0]["lr"])}, step=trainer.global_step)
 
 
 class PlateauResume(pl.Callback):
@@ -444,6 +443,8 @@ class Reporter(LastCallback):
             "is_finite": self.is_finite,
             "validation_batches": self._validation_batches,
         }
+        if self.decision == "pause":
+            state["decision"] = self.decision
         return state if self.weights is None else {**state, "weights": self.weights}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -456,6 +457,19 @@ class Reporter(LastCallback):
         self.valued_epoch = state_dict.get("valued_epoch", self.epochs)
         self.is_finite = state_dict.get("is_finite", True)
         self._validation_batches = state_dict.get("validation_batches", {})
+        self.decision = state_dict.get("decision", "continue")
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """End at once if the training waits at a rung."""
+        if self.waits(trainer):
+            trainer.should_stop = True
+
+    def waits(self, trainer: pl.Trainer) -> bool:
+        """Return whether a training that was paused, whose result may not have been written, has to wait again."""
+        if self.decision == "pause":
+            report = EpochReport(self.epochs, self.value, (), lr_rose=False, step=self._step(trainer))
+            self.decision = self.report(report)
+        return self.decision == "pause"
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Start recording metrics of the epoch."""
@@ -496,10 +510,10 @@ class Reporter(LastCallback):
         self._metrics.add_running_loop(trainer)
         self.history.open = False  # Lightning logs these later, at another step and after the checkpoint
         goes_on = self.end_epoch(trainer, None if self.has_diverged() else self._metrics)
-        if self.decision in ("prune", "stop"):
+        if self.decision in ("prune", "pause", "stop"):
             trainer.should_stop = True
         if goes_on:
-            self.save(self.epochs, self.decision == "stop")
+            self.save(self.epochs, self.decision in ("pause", "stop"))
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Record the metrics that the module logs after its last epoch."""
@@ -533,7 +547,7 @@ class Reporter(LastCallback):
         rose = self._first_lr is not None and last_lr > self._first_lr
         is_last = self.epochs == trainer.max_epochs or (trainer.should_stop and trainer.fit_loop._can_stop_early)
         self.decision = self.report(EpochReport(self.epochs, value, points, rose, self._step(trainer), is_last))
-        return self.decision == "stop" or (self.decision == "continue" and not is_last)
+        return self.decision in ("pause", "stop") or (self.decision == "continue" and not is_last)
 
     def _update_value(self, value: float, trainer: pl.Trainer) -> None:
         """Use an epoch's value as the trial's; if the best epoch counts, only if it is better, and keep its weights."""

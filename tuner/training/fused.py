@@ -9,7 +9,6 @@ import pytorch_lightning as pl
 import torch
 
 from lightning_modules import EpochSeed, FusedClassifier, merge_checkpoints, split_checkpoint
-from lightning_modules.lr_scheduler import OPTIONS
 from tuner.training.callbacks import DivergenceStop, EpochMetrics, History, LastCallback, MemoryLogger, Reporter
 from tuner.training.checkpoints import AtomicCheckpointIO
 
@@ -34,20 +33,17 @@ class FusedTrial:
 
 
 class FusedHistory(MemoryLogger):
-    """Logger that passes each trial's lr, and what else is scheduled, to its history.
-
-    `FusedReporter` adds the metrics of the epochs.
-    """
+    """Logger that passes each trial's lr to the trial's history; `FusedReporter` adds the metrics of the epochs."""
 
     def __init__(self, trials: Mapping[str, FusedTrial]) -> None:
         super().__init__()
         self._trials = trials
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append the scheduled values."""
+        """Append the lrs."""
         for key, value in metrics.items():
             metric, _, name = key.rpartition("/")
-            if metric.partition("/")[0] in ("lr", *OPTIONS):
+            if metric == "lr":
                 self._trials[name].history.log_metrics({metric: value}, step)
 
 
@@ -57,7 +53,7 @@ class FusedReporter(LastCallback):
     Args:
         trials: The trials by name.
         save: Called with the number of an epoch that can be continued from, and whether it must be saved.
-        leave: Called with the name of a trial that has diverged or is pruned, at the end of its last epoch.
+        leave: Called with the name of a trial that has diverged, or is pruned or paused, at the end of its last epoch.
     """
 
     def __init__(
@@ -77,6 +73,15 @@ class FusedReporter(LastCallback):
         """Restore the states from a checkpoint."""
         for name, trial in self.trials.items():
             trial.reporter.load_state_dict(state_dict[name])
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Remove the trials that wait at a rung."""
+        fused = _fused(module)
+        for name in [each for each in fused.names if self.trials[each].reporter.waits(trainer)]:
+            fused.leave(name)
+            self.leave(name)
+        if not fused.live:
+            trainer.should_stop = True
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Start the epoch of each trial."""
@@ -123,9 +128,9 @@ class FusedReporter(LastCallback):
         decisions = {name: self.trials[name].reporter.decision for name in fused.names}
         self.was_asked_to_stop = "stop" in decisions.values()
         if self.continuing:
-            self.save(trainer.current_epoch + 1, self.was_asked_to_stop)
+            self.save(trainer.current_epoch + 1, bool({"pause", "stop"} & set(decisions.values())))
         for name in fused.names:
-            if decisions[name] == "prune":
+            if decisions[name] in ("prune", "pause"):
                 fused.leave(name)
             if name not in fused.live:
                 self.leave(name)

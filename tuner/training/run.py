@@ -207,7 +207,8 @@ def _conclude(assignment: Assignment, result: TrialResult, started: float, devic
             write_atomically(assignment.directory / TRACEBACK_FILE, lambda file: file.write(result.traceback.encode()))
         _write_result(assignment, result)
         crash_point("result written")
-        remove_checkpoints(assignment.directory)
+        if result.state != "paused":
+            remove_checkpoints(assignment.directory)
     return result
 
 
@@ -512,8 +513,8 @@ def _outcome(
     if not reporter.is_finite:
         message = f"{metric} was not finite after epoch {reporter.valued_epoch}"
         return ended("diverged", message=message, diverged_at=step)
-    if reporter.decision == "prune":
-        return ended("pruned")
+    if reporter.decision in ("prune", "pause"):
+        return ended("pruned" if reporter.decision == "prune" else "paused")
     if was_asked_to_stop:
         return ended("interrupted")
     if epochs == 0:

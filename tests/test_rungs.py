@@ -1,0 +1,146 @@
+"""Rungs: the first trials wait for each other, later ones are compared with all before them, and nothing is lost."""
+
+import signal
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.conftest import TINY, StudyFolder
+from tuner.config.loader import load_study
+from tuner.config.rungs import Rungs
+from tuner.errors import BadInputError
+from tuner.search.rungs import Entry, continues, decided
+
+RUNGS = Rungs(8, [1, 3], reduction_factor=2)
+
+
+def entries(losses: Sequence[float], judged: Sequence[int]) -> list[Entry]:
+    return [Entry(number, dict.fromkeys(judged, loss), judged) for number, loss in enumerate(losses)]
+
+
+@given(st.permutations(range(8)))
+def test_half_of_the_first_trials_continue_whatever_their_order(losses: list[int]):
+    first = entries(losses, [1])
+    continuing, out = decided(RUNGS, first)
+    assert {losses[number] for number in continuing} == {0, 1, 2, 3}
+    assert {losses[number] for number in out} == {4, 5, 6, 7}
+    assert decided(RUNGS, first[::-1]) == (continuing, out)
+
+
+def test_trials_wait_until_all_have_reached_the_rung_or_are_over():
+    first = entries(range(8), [1])
+    assert decided(RUNGS, first[:7]) == (set(), set()), "one has not begun"
+    assert decided(RUNGS, [*first[:7], Entry(7, {})]) == (set(), set()), "one is being trained"
+    assert decided(RUNGS, [*first[:7], Entry(7, {}, is_over=True)]) == ({0, 1, 2, 3}, {4, 5, 6}), "one has failed"
+
+
+def test_a_rung_compares_those_that_passed_the_one_before():
+    lost = [Entry(number, {1: number}, [1], is_over=True) for number in range(4, 8)]
+    second = [Entry(number, {1: number, 3: 3 - number}, [1, 3]) for number in range(4)]
+    assert decided(RUNGS, [*second[:3], Entry(3, {1: 3}, [1]), *lost]) == ({3}, set()), "the last one is on its way"
+    assert decided(RUNGS, [*second, *lost]) == ({0, 3}, {1, 2}), "by the best value so far"
+
+
+def test_a_later_trial_continues_if_it_is_among_the_best_of_its_rung():
+    others = entries([1, 2, 3, 4, 5, 6, 7], [1])
+    assert [continues(RUNGS, Entry(9, {1: loss}, [1]), others) for loss in (0.5, 3.5, 4.5, 8)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert continues(RUNGS, Entry(9, {1: 9}, [1]), []), "the first one has no rivals"
+
+
+@pytest.mark.parametrize(
+    ("options", "wrong"),
+    [
+        ("starts: 30", "pruner.starts: must be at most 20, which the budget allows"),
+        ("epochs: [2, 1]", "pruner.epochs: must rise, and end before the shortest training"),
+        ("epochs: [3]", "pruner.epochs: must rise, and end before the shortest training"),
+        ("reduction_factor: 1", "pruner.reduction_factor: "),
+    ],
+)
+def test_rungs_that_cannot_be_are_refused(options: str, wrong: str):
+    with pytest.raises(BadInputError) as error:
+        load_study(str(TINY), ["budget.trials=20", f"pruner={{name: rungs, {options}}}"])
+    assert wrong in str(error.value)
+
+
+def test_rungs_need_a_budget_that_is_left_with_a_whole_training():
+    options = ["budget={epochs: 30}", "pruner={name: rungs, starts: 20}"]
+    with pytest.raises(BadInputError, match=r"pruner\.starts: must be at most 1"):
+        load_study(str(TINY), options)
+    with pytest.raises(BadInputError, match=r"pruner\.epochs: needs trainings of 2 epochs or more"):
+        load_study(str(TINY), ["trial.trainer.max_epochs=1", "pruner={name: rungs}"])
+
+
+OPTIONS = [
+    *("--trials", "10", "--set", "pruner={name: rungs, starts: 8, epochs: [1, 3], reduction_factor: 2}"),
+    *("--set", "trial.trainer.max_epochs=4", "--per-device", "1"),
+]
+
+
+def ends(folder: StudyFolder) -> list[tuple]:
+    """Return number, state and reports of every trial."""
+    return folder.optuna(
+        "select number, state, step, intermediate_value from trials "
+        "left join trial_intermediate_values using (trial_id) order by number, step"
+    )
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[tuple], list[tuple]]:
+    """Return the trials and the curves of a study with rungs."""
+    folder = StudyFolder(tmp_path_factory.mktemp("rungs"))
+    folder.call(*OPTIONS)
+    assert not list(folder.path.glob(".tuner/*/trials-*/*/epoch-*.ckpt")), "no checkpoint is left"
+    return ends(folder), folder.curves()
+
+
+def test_the_first_trials_are_trained_from_rung_to_rung(compared: tuple[list[tuple], list[tuple]]):
+    trials, curves = compared
+    first = {number: [value for other, _, _, value in trials if other == number] for number in range(8)}
+    assert sorted(map(len, first.values())) == [1, 1, 1, 1, 3, 3, 4, 4]
+    for epoch, length in ((0, 1), (2, 3)):
+        reached = {number: max(values[: epoch + 1]) for number, values in first.items() if len(values) > epoch}
+        lost = [value for number, value in reached.items() if len(first[number]) == length]
+        assert max(lost) <= min(value for number, value in reached.items() if len(first[number]) > length)
+    assert {state for _, state, _, _ in trials} == {"COMPLETE", "PRUNED"}
+    lrs = {number: sum(trial == str(number) and key == "lr" for trial, key, _, _ in curves) for number in range(8)}
+    assert lrs == {number: 18 * len(values) for number, values in first.items()}
+
+
+def test_a_trial_that_waited_ends_as_if_it_had_not(compared: tuple[list[tuple], list[tuple]], folder: StudyFolder):
+    folder.call("--trials", "10", "--set", "trial.trainer.max_epochs=4", "--per-device", "1")
+    alone = {(number, epoch): value for number, _, epoch, value in ends(folder)}
+    assert all(alone[number, epoch] == value for number, _, epoch, value in compared[0])
+    assert set(compared[1]) <= set(folder.curves())
+
+
+def test_fused_trials_leave_their_group_together(compared: tuple[list[tuple], list[tuple]], folder: StudyFolder):
+    folder.call(*OPTIONS, "--fuse", "4")
+    places = [row[:3] for row in ends(folder)]
+    assert places[: len(places) - 2] == [row[:3] for row in compared[0]][: len(places) - 2]
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["checkpoint saved", *(pytest.param(each, marks=pytest.mark.slow) for each in ("result written", "recorded"))],
+)
+def test_a_study_that_is_killed_at_its_rungs_ends_as_if_it_were_not(
+    compared: tuple[list[tuple], list[tuple]], folder: StudyFolder, place: str, monkeypatch: pytest.MonkeyPatch
+):
+    with monkeypatch.context() as patch:
+        patch.setenv("TUNER_CRASH_AT", place)
+        for _ in range(4):
+            folder.run("--engine", "inline", *OPTIONS, expect=-signal.SIGKILL)
+    folder.call(*OPTIONS)
+    assert ends(folder) == compared[0]
+    assert folder.curves() == compared[1]
+
+
+def test_the_plan_shows_how_many_trials_reach_each_rung(folder: StudyFolder):
+    assert "rungs (8 trials to epoch 1, 4 to epoch 3, 2 to epoch 4)" in folder.call(*OPTIONS, "--dry-run")

@@ -1,0 +1,149 @@
+"""The pruner ``rungs``: after which epochs trials are compared, and how many of them continue."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tuner.config.budget import Allowance
+
+__all__ = ["Rungs", "read_rungs", "rung_epochs"]
+
+SHARE = 4
+"""The last rung is after the fourth part of a training: at the next ones, schedules that decay early look better."""
+
+SPACING = 3
+"""Ratio of the epochs of two rungs."""
+
+Fault = Callable[[str, str], None]
+"""Takes an option and a message."""
+
+
+@dataclass(frozen=True)
+class Rungs:
+    """The rungs of a study.
+
+    Args:
+        starts: How many trials wait for each other at each rung, at the beginning of the study.
+        epochs: The epoch of each rung.
+        reduction_factor: One of so many trials continues at a rung.
+    """
+
+    starts: int
+    epochs: Sequence[int]
+    reduction_factor: int = 4
+
+    @property
+    def counts(self) -> list[int]:
+        """Return how many of the first trials are trained to each rung, and how many to the end.
+
+        >>> Rungs(100, [1, 4, 12]).counts
+        [100, 25, 6, 1]
+        """
+        counts = [self.starts]
+        for _ in self.epochs:
+            counts.append(max(1, counts[-1] // self.reduction_factor))
+        return counts
+
+    def cost(self, epochs: int) -> int:
+        """Return how many epochs the first trials take together.
+
+        Args:
+            epochs: Length of a whole training.
+
+        >>> Rungs(16, [2]).cost(8)
+        56
+        """
+        lengths = (end - begin for begin, end in zip([0, *self.epochs], [*self.epochs, epochs], strict=True))
+        return sum(count * length for count, length in zip(self.counts, lengths, strict=True))
+
+    def is_due(self, judged: Sequence[int], epoch: int) -> bool:
+        """Return whether a trial is compared after an epoch.
+
+        Args:
+            judged: The epochs after which it was compared before.
+            epoch: The epoch.
+        """
+        return epoch in judged or (len(judged) < len(self.epochs) and epoch >= self.epochs[len(judged)])
+
+    def describe(self, epochs: int) -> str:
+        """Return the table of rungs as a line.
+
+        Args:
+            epochs: Length of a whole training.
+
+        >>> Rungs(16, [2]).describe(8)
+        '16 trials to epoch 2, 4 to epoch 8'
+        """
+        ends = [*self.epochs, epochs]
+        steps = [f"{count} to epoch {end}" for count, end in zip(self.counts, ends, strict=True)]
+        return ", ".join([steps[0].replace(" to", " trials to", 1), *steps[1:]])
+
+
+def rung_epochs(epochs: int) -> list[int]:
+    """Return the epochs of the rungs of a training: a quarter of it, a third of that, and so on.
+
+    Args:
+        epochs: Length of the training.
+
+    >>> rung_epochs(50), rung_epochs(8), rung_epochs(3), rung_epochs(1)
+    ([1, 4, 12], [2], [1], [])
+    """
+    if epochs < 2:
+        return []
+    rungs = [max(1, epochs // SHARE)]
+    while rungs[0] > SPACING:
+        rungs.insert(0, rungs[0] // SPACING)
+    return rungs
+
+
+def read_rungs(
+    options: Mapping[str, Any],
+    lengths: tuple[int, int],
+    trials: int,
+    allowance: Allowance | None,
+    interval: int,
+    fault: Fault,
+) -> Rungs | None:
+    """Return the rungs of a study; if an option is wrong, report it and return None.
+
+    Args:
+        options: The options of the pruner.
+        lengths: Epochs of the shortest and of the longest training.
+        trials: Number of trials of the study.
+        allowance: The training that all trials may have together; None for no limit.
+        interval: Steps of an epoch of a training whose length is in steps.
+        fault: Called for each fault.
+    """
+    shortest, longest = lengths
+    epochs = list(options.get("epochs", rung_epochs(shortest)))
+    factor = options.get("reduction_factor", Rungs.reduction_factor)
+    if not epochs or shortest < 2:
+        fault("epochs", f"needs trainings of 2 epochs or more, and one rung or more (trainings have {shortest}).")
+        return None
+    if sorted(set(epochs)) != epochs or epochs[-1] >= shortest:
+        fault("epochs", f"must rise, and end before the shortest training ({shortest} epochs); got {epochs}.")
+        return None
+    affordable = trials
+    if allowance:
+        budget = allowance.amount // (interval if allowance.unit == "steps" else 1)
+        affordable = _most_starts(budget - longest, longest, trials, epochs, factor)
+        half = _most_starts(budget // 2, longest, trials, epochs, factor)
+    else:
+        half = trials // 2
+    starts = options.get("starts", max(1, half))
+    if starts > affordable:
+        least = Rungs(starts, epochs, factor).cost(longest)
+        reason = f"{starts} trials take {least} epochs, and one whole training must be left" if allowance else "trials"
+        fault("starts", f"must be at most {affordable}, which the budget allows ({reason}).")
+        return None
+    return Rungs(starts, epochs, factor)
+
+
+def _most_starts(budget: int, longest: int, trials: int, epochs: Sequence[int], factor: int) -> int:
+    """Return how many first trials fit into a number of epochs."""
+    low, high = 0, trials
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = Rungs(middle, epochs, factor).cost(longest) <= budget
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return low

@@ -1,0 +1,79 @@
+"""The rungs of a study, as the attributes of its trials record them."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from optuna.trial import FrozenTrial
+
+from tuner.config.rungs import Rungs
+from tuner.direction import Direction
+from tuner.search.rungs import Entry, continues, decided
+from tuner.storage.trial_ends import attribute
+
+__all__ = ["RUNGS", "RungRecord"]
+
+RUNGS = "rungs"
+"""Attribute of a study: its rungs; and of a trial: where it was compared, and how many rungs it has passed."""
+
+
+@dataclass(frozen=True)
+class RungRecord:
+    """Decides what becomes of trials at rungs.
+
+    Args:
+        rungs: The rungs.
+        direction: Direction of the objective.
+    """
+
+    rungs: Rungs
+    direction: Direction
+
+    def judge(
+        self, trial: FrozenTrial, epoch: int, others: Iterable[FrozenTrial]
+    ) -> tuple[Literal["continue", "prune", "pause"], Mapping[str, Any]]:
+        """Return what becomes of a trial after an epoch, and its new attribute; an empty one if it stays.
+
+        Args:
+            trial: The trial, whose value after the epoch is recorded.
+            epoch: The epoch.
+            others: All other trials.
+        """
+        judged, passed = _judged(trial), _passed(trial)
+        if not self.rungs.is_due(judged, epoch):
+            return "continue", {}
+        if epoch in judged:  # it is repeated after a kill
+            if judged.index(epoch) < passed or max(trial.intermediate_values) > epoch:
+                return "continue", {}
+        else:
+            judged = [*judged, epoch]
+        changed = {"judged": judged, "passed": passed}
+        if trial.number < self.rungs.starts:
+            return "pause", changed
+        entry = Entry(trial.number, self._losses(trial), judged)
+        return "continue" if continues(self.rungs, entry, map(self._entry, others)) else "prune", changed
+
+    def decided(self, trials: Iterable[FrozenTrial]) -> tuple[set[int], set[int]]:
+        """Return which of the first trials continue from their last rung, and which do not."""
+        return decided(self.rungs, [self._entry(trial) for trial in trials if trial.number < self.rungs.starts])
+
+    def passing(self, trial: FrozenTrial) -> Mapping[str, Any]:
+        """Return the attribute of a trial that continues from its last rung."""
+        judged = _judged(trial)
+        return {"judged": judged, "passed": len(judged)}
+
+    def _entry(self, trial: FrozenTrial) -> Entry:
+        return Entry(trial.number, self._losses(trial), _judged(trial), trial.state.is_finished())
+
+    def _losses(self, trial: FrozenTrial) -> dict[int, float]:
+        return {epoch: self.direction.sort_key(value) for epoch, value in trial.intermediate_values.items()}
+
+
+def _judged(trial: FrozenTrial) -> list[int]:
+    stored: dict[str, Any] = attribute(trial.user_attrs, RUNGS, {})
+    return attribute(stored, "judged", [])
+
+
+def _passed(trial: FrozenTrial) -> int:
+    stored: dict[str, Any] = attribute(trial.user_attrs, RUNGS, {})
+    return attribute(stored, "passed", 0)
