@@ -73,8 +73,8 @@ def singles(options: argparse.Namespace, count: int) -> Step:
 def fused(options: argparse.Namespace, count: int) -> Step:
     trials = classifiers(options, count)
     module = FusedClassifier(trials).to(options.device)
-    settings = {str(index): (each.optimizer, each.schedule) for index, each in enumerate(trials)}
-    optimizer = FusedOptimizer(list(module.model.parameters()), settings)
+    settings = {str(index): each.optimization for index, each in enumerate(trials)}
+    optimizer = FusedOptimizer(module.model.named_parameters(), settings)
 
     def step(images: Tensor, labels: Tensor) -> None:
         with torch.autocast(options.device, torch.bfloat16, enabled=options.bf16):

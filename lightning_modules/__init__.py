@@ -36,6 +36,7 @@ from lightning_modules.optimizers import (
     ScheduleFreeAdamW,
     ScheduleFreeSGD,
 )
+from lightning_modules.parameter_groups import Optimization, ParameterGroup
 from lightning_modules.schedules import (
     SCHEDULES,
     Constant,
@@ -119,7 +120,9 @@ __all__ = [
     "NaturalExponentialDecay",
     "NoisyLinearCosineDecay",
     "OneCycle",
+    "Optimization",
     "Optimizer",
+    "ParameterGroup",
     "PiecewiseConstant",
     "Plateau",
     "PlateauState",

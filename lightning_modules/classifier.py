@@ -1,6 +1,7 @@
 """A LightningModule that trains a classifier under a learning-rate schedule."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Literal, cast
 
 import pytorch_lightning as pl
@@ -13,14 +14,9 @@ from torchmetrics import Metric
 from lightning_modules.averaging import Averaging
 from lightning_modules.callbacks import PlateauUpdates
 from lightning_modules.evaluation import EvaluationWeights, check_average
-from lightning_modules.lr_scheduler import (
-    OptimizerCallable,
-    ScheduleLR,
-    build_optimizer,
-    initial_lr_of,
-    with_initial_lr,
-)
+from lightning_modules.lr_scheduler import OptimizerCallable, initial_lr_of, scheduled_values, with_initial_lr
 from lightning_modules.optimizers import Optimizer
+from lightning_modules.parameter_groups import Optimization, ParameterGroup
 from lightning_modules.schedules import Constant, Plateau, Schedule
 
 __all__ = ["LOSSES", "Classifier", "Loss"]
@@ -87,10 +83,11 @@ class Classifier(pl.LightningModule):
     """Trains any network that returns logits, with any optimizer, under any schedule.
 
     Logs `lr` at every step (directly to the loggers, because Lightning's ``log`` would move the number to the device
-    and back), and per epoch `train/loss`, `train/acc`, `val/loss`, `val/acc`, `test/loss` and `test/acc`. A `Plateau`
-    gets its metric after every validation, or after every training epoch if the name of the metric begins with "train".
-    Validation, checkpoints and the network after the training have the average of the weights, if `averaging` or a
-    schedule-free optimizer makes one; see `EvaluationWeights`.
+    and back), with `momentum` and `weight_decay` if they are scheduled, and `lr/head` for a group `head`; and per epoch
+    `train/loss`, `train/acc`, `val/loss`, `val/acc`, `test/loss` and `test/acc`. A `Plateau` gets its metric after
+    every validation, or after every training epoch if the name of the metric begins with "train". Validation,
+    checkpoints and the network after the training have the average of the weights, if `averaging` or a schedule-free
+    optimizer makes one; see `EvaluationWeights`.
 
     It is a module of ``pytorch_lightning``; the Trainer of ``lightning.pytorch`` accepts only that package's modules.
     In one of those, use `ScheduleLR`.
@@ -105,6 +102,9 @@ class Classifier(pl.LightningModule):
             one-hot labels (Hui and Belkin, "Evaluation of Neural Architectures Trained with Square Loss vs
             Cross-Entropy in Classification Tasks", ICLR 2021).
         averaging: Average of the weights to evaluate and save; None for that of the optimizer, if it makes one.
+        momentum_schedule: Schedule of the factor on the momentum (or beta1); None to leave it as it is.
+        weight_decay_schedule: Schedule of the factor on the weight decay; None to leave it as it is.
+        groups: Groups of the network's parameters with an optimizer setting or a schedule of their own, by name.
     """
 
     def __init__(
@@ -114,11 +114,22 @@ class Classifier(pl.LightningModule):
         schedule: Schedule | Plateau = Constant(),  # noqa: B008 - frozen, so it can be shared
         loss: Loss = "cross_entropy",
         averaging: Averaging | None = None,
+        *,
+        momentum_schedule: Schedule | None = None,
+        weight_decay_schedule: Schedule | None = None,
+        groups: Mapping[str, ParameterGroup] | None = None,
     ) -> None:
         super().__init__()
         self.model = _channels_last(model)
         self.optimizer = optimizer
         self.schedule = schedule
+        self._further = Optimization(
+            optimizer=optimizer,
+            schedule=schedule,
+            momentum_schedule=momentum_schedule,
+            weight_decay_schedule=weight_decay_schedule,
+            groups=dict(groups or {}),
+        )
         if loss not in LOSSES:
             raise ValueError(f"a loss of {', '.join(LOSSES)} must hold, but got loss={loss!r}")
         self.loss = loss
@@ -127,6 +138,11 @@ class Classifier(pl.LightningModule):
         self._evaluation = EvaluationWeights(averaging)
         self._evaluation.is_of_classifier = True
         self.means = nn.ModuleDict({f"{stage}/{name}": _Mean() for stage in STAGES for name in ("loss", "acc")})
+
+    @property
+    def optimization(self) -> Optimization:
+        """The optimizer with its schedules and groups of parameters."""
+        return replace(self._further, optimizer=self.optimizer, schedule=self.schedule)
 
     @property
     def learning_rate(self) -> float:
@@ -147,11 +163,9 @@ class Classifier(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer, and the scheduler that sets its lr before every step."""
-        optimizer = build_optimizer(self.optimizer, self.parameters())
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": ScheduleLR(optimizer, self.schedule), "interval": "step"},
-        }
+        named = ((name.removeprefix("model."), parameter) for name, parameter in self.named_parameters())
+        optimizer, scheduler = self.optimization.build(named)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """Add the callbacks that pass a plateau its metric, and that evaluate an average of the weights.
@@ -202,10 +216,10 @@ class Classifier(pl.LightningModule):
         return logits
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log the lr of the coming update."""
-        lr = optimizer.param_groups[0]["lr"]
+        """Log the lr of the coming update, and what else is scheduled."""
+        values = scheduled_values(optimizer.param_groups)
         for logger in self.trainer.loggers:
-            logger.log_metrics({"lr": float(lr)}, step=self.trainer.global_step)
+            logger.log_metrics(values, step=self.trainer.global_step)
 
     def _evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, stage: str) -> tuple[Tensor, Tensor]:
         inputs, labels = batch

@@ -1,11 +1,11 @@
-"""The scheduler that writes the lr of a torch optimizer."""
+"""The scheduler that writes the lr of a torch optimizer, and its momentum and weight decay."""
 
 import dataclasses
 import functools
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,22 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_modules.schedules import Constant, Plateau, PlateauState, Schedule
 
-__all__ = ["OptimizerCallable", "ScheduleLR", "build_optimizer", "initial_lr_of", "with_initial_lr"]
+__all__ = [
+    "OPTIONS",
+    "OptimizerCallable",
+    "ScheduleLR",
+    "build_optimizer",
+    "initial_lr_of",
+    "scheduled_values",
+    "with_initial_lr",
+]
 
 OptimizerCallable = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+Scheduled = TypeVar("Scheduled", bound=Schedule | None)
+
+OPTIONS = ("momentum", "weight_decay")
+"""What a `ScheduleLR` can schedule besides the lr."""
 
 
 class ScheduleLR(LRScheduler):
@@ -30,11 +43,22 @@ class ScheduleLR(LRScheduler):
     lr. The initial lr of such a group is its lr divided by the current factor (the lr itself while the factor is 0), or
     its ``initial_lr`` if it was added with one.
 
+    The momentum (beta1, in optimizers that have betas) and the weight decay can have schedules as well, which multiply
+    their initial values. These are kept in the parameter groups, as ``initial_momentum`` and ``initial_weight_decay``.
+
     The state contains plain numbers, so checkpoints load with ``weights_only=True``.
 
     Args:
         optimizer: Optimizer whose current lr becomes the initial lr.
-        schedule: Schedule of the factor, or a `Plateau` on top of one.
+        schedule: Schedule of the factor, or a `Plateau` on top of one; or a list of schedules, one for each parameter
+            group.
+        momentum_schedule: Schedule of the factor on the initial momentum, or a list with a schedule or None for each
+            parameter group; None to leave the momentum as it is.
+        weight_decay_schedule: The same for the weight decay.
+
+    Raises:
+        ValueError: If the optimizer has no momentum or weight decay to schedule, or if a list has not as many items as
+            there are parameter groups.
 
     >>> from lightning_modules import ExponentialDecay
     >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
@@ -45,17 +69,41 @@ class ScheduleLR(LRScheduler):
     [0.05]
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, schedule: Schedule | Plateau) -> None:
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule | Plateau | Sequence[Schedule],
+        momentum_schedule: Schedule | Sequence[Schedule | None] | None = None,
+        weight_decay_schedule: Schedule | Sequence[Schedule | None] | None = None,
+    ) -> None:
         self.plateau = schedule if isinstance(schedule, Plateau) else None
         self.plateau_state = PlateauState()
-        self.schedule = schedule.schedule if isinstance(schedule, Plateau) else schedule
+        self._given = (schedule, momentum_schedule, weight_decay_schedule)
+        inner = schedule.schedule if isinstance(schedule, Plateau) else schedule
+        self._schedules: tuple[Schedule, ...] = _as_tuple(inner)
+        given = zip(OPTIONS, (momentum_schedule, weight_decay_schedule), strict=True)
+        self._options: dict[str, tuple[Schedule | None, ...]] = {
+            name: _as_tuple(each) for name, each in given if each is not None
+        }
+        for schedules in (self._schedules, *self._options.values()):
+            _check_count(schedules, optimizer)
+        for name, schedules in self._options.items():
+            groups = [group for index, group in enumerate(optimizer.param_groups) if _at(schedules, index) is not None]
+            _check_option(name, groups, optimizer)
         super().__init__(optimizer)
         self.base_lrs = [float(lr) for lr in self.base_lrs]
 
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule of the lr, that of the first parameter group if each has its own."""
+        return self._schedules[0]
+
     def get_lr(self) -> list[float | Tensor]:
         """Return the lr of each parameter group at the current step."""
-        factor = self._factor()
-        return [initial_lr * factor for initial_lr in self.base_lrs]
+        if len(self._schedules) == 1:
+            factor = self._factor(0)
+            return [initial_lr * factor for initial_lr in self.base_lrs]
+        return [initial_lr * self._factor(index) for index, initial_lr in enumerate(self.base_lrs)]
 
     def step(self, epoch: float | Tensor | None = None) -> None:
         """Advance to the next step, or pass the plateau a metric.
@@ -76,6 +124,7 @@ class ScheduleLR(LRScheduler):
         step = None if epoch is None else self._whole_step(epoch)
         self._take_over()
         super().step(step)
+        self._write_options()
 
     def advance(self) -> None:
         """Advance to the next step, like `step`, but without torch's check of the order of calls."""
@@ -129,14 +178,14 @@ class ScheduleLR(LRScheduler):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Construct the copy as the original was: torch prepares the optimizer for its scheduler.
-        return type(self), (self.optimizer, self.plateau or self.schedule), self.state_dict()
+        return type(self), (self.optimizer, *self._given), self.state_dict()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.load_state_dict(state)
 
-    def _factor(self) -> float:
-        """Return the factor on the initial lrs at the current step."""
-        return self.schedule(self.last_epoch) * self.plateau_state.scale
+    def _factor(self, index: int) -> float:
+        """Return the factor on the initial lr of a parameter group at the current step."""
+        return _at(self._schedules, index)(self.last_epoch) * self.plateau_state.scale
 
     def _take_over(self) -> None:
         """Derive the initial lrs of new groups, and of groups whose lr other code has set.
@@ -148,10 +197,12 @@ class ScheduleLR(LRScheduler):
         groups, known = self.optimizer.param_groups, len(self.base_lrs)
         if len(groups) < known:
             raise ValueError(f"the optimizer had {known} parameter groups and has {len(groups)}: make a new ScheduleLR")
+        for schedules in (self._schedules, *self._options.values()):
+            _check_count(schedules, self.optimizer)
         for index, group in enumerate(groups):
             if index < known and _is_same(group["lr"], self._last_lr[index]):
                 continue
-            initial_lr = float(group["lr"]) / (self._factor() or 1.0)
+            initial_lr = float(group["lr"]) / (self._factor(index) or 1.0)
             if index >= known:
                 initial_lr = float(group.get("initial_lr", initial_lr))
             group["initial_lr"] = initial_lr
@@ -165,6 +216,23 @@ class ScheduleLR(LRScheduler):
             else:
                 group["lr"] = lr
         self._last_lr = [_copied(group["lr"]) for group in self.optimizer.param_groups]
+        self._write_options()
+
+    def _write_options(self) -> None:
+        """Set the momentum and the weight decay of each parameter group that has a schedule of them."""
+        for name, schedules in self._options.items():
+            for index, group in enumerate(self.optimizer.param_groups):
+                if (schedule := _at(schedules, index)) is None:
+                    continue
+                value = group.setdefault(f"initial_{name}", _option(group, name)) * schedule(self.last_epoch)
+                if name == "momentum" and not value < 1:
+                    raise ValueError(
+                        f"momentum < 1 must hold, but got momentum={value!r} at step {self.last_epoch} from {schedule}"
+                    )
+                if name in group:
+                    group[name] = value
+                else:
+                    group["betas"] = (value, *group["betas"][1:])
 
     def _whole_step(self, value: float | Tensor) -> int:
         try:
@@ -188,6 +256,22 @@ class ScheduleLR(LRScheduler):
                 'both if configure_optimizers returns [optimizer], [{"scheduler": scheduler, "interval": "step"}, '
                 '{"scheduler": scheduler, "monitor": ..., "reduce_on_plateau": True}]'
             )
+
+
+def scheduled_values(groups: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the lr of an optimizer's next update, and its momentum and weight decay if they are scheduled.
+
+    Args:
+        groups: Its parameter groups. Values of the first have the names "lr", "momentum" and "weight_decay", those of
+            a `ParameterGroup` also its name: "lr/head".
+    """
+    values = {}
+    for index, group in enumerate(groups):
+        if index == 0 or "group" in group:
+            suffix = f"/{group['group']}" if "group" in group else ""
+            values[f"lr{suffix}"] = float(group["lr"])
+            values |= {f"{name}{suffix}": _option(group, name) for name in OPTIONS if f"initial_{name}" in group}
+    return values
 
 
 def build_optimizer(make: OptimizerCallable, params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -229,6 +313,44 @@ def with_initial_lr(make: OptimizerCallable, lr: float) -> OptimizerCallable:
         f"the lr of {make!r} cannot be changed: pass settings of lightning_modules.optimizers, or "
         "functools.partial(torch.optim.NAdam, lr=1e-3)"
     )
+
+
+def _as_tuple(schedules: Any) -> tuple[Any, ...]:
+    return (schedules,) if isinstance(schedules, Schedule) else tuple(schedules)
+
+
+def _at(schedules: tuple[Scheduled, ...], index: int) -> Scheduled:
+    """Return the schedule of a parameter group: its own, or the one of all."""
+    return schedules[index if len(schedules) > 1 else 0]
+
+
+def _check_count(schedules: tuple[Any, ...], optimizer: torch.optim.Optimizer) -> None:
+    if len(schedules) != 1 and len(schedules) != (count := len(optimizer.param_groups)):
+        raise ValueError(
+            f"one schedule, or one for each of {count} parameter groups, must be given, but got {schedules}"
+        )
+
+
+def _check_option(name: str, groups: Sequence[Mapping[str, Any]], optimizer: torch.optim.Optimizer) -> None:
+    """Refuse a schedule of a momentum or a weight decay that does not exist, or that is 0 whatever the factor is.
+
+    The momentum of a schedule-free optimizer is also refused: with another value, its average could not be recovered.
+    """
+    kind = type(optimizer).__name__
+    if name == "momentum" and groups and callable(getattr(optimizer, "eval", None)):
+        raise ValueError(
+            f"an optimizer that is not schedule-free must be given with scheduled momentum, but got {kind}"
+        )
+    for group in groups:
+        if name not in group and not (name == "momentum" and group.get("betas")):
+            raise ValueError(f"an optimizer with {name} must be given if that is scheduled, but got {kind}")
+    if groups and not any(_option(group, name) > 0 for group in groups):
+        raise ValueError(f"{name} > 0 must hold if it is scheduled, but got {name}=0 of {kind}")
+
+
+def _option(group: Mapping[str, Any], name: str) -> float:
+    """Return the momentum (or beta1) or the weight decay of a parameter group."""
+    return float(group[name] if name in group else group["betas"][0])
 
 
 def _is_same(lr: float | Tensor, last: float | Tensor) -> bool:

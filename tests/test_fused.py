@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,9 @@ from lightning_modules import (
     NaturalExponentialDecay,
     NoisyLinearCosineDecay,
     OneCycle,
+    Optimization,
     Optimizer,
+    ParameterGroup,
     PiecewiseConstant,
     Plateau,
     PolynomialDecay,
@@ -78,6 +80,7 @@ from lightning_modules.classifier import OptimizerCallable
 from lightning_modules.fused.optimizer import FusedOptimizer
 
 STEPS = 5  # an epoch: 100 images in batches of 20
+SCHEDULED = ("lr", "momentum", "weight_decay")
 EVERY_SCHEDULE: Sequence[Schedule] = [
     Constant(),
     CosineDecay(decay_steps=8),
@@ -137,10 +140,11 @@ class Trial:
     optimizer: Optimizer | OptimizerCallable = ADAM
     seed: int = 0
     network: Callable[[], nn.Module] = small_cnn
+    further: Mapping[str, Any] = field(default_factory=dict)
 
     def classifier(self) -> Classifier:
         torch.manual_seed(self.seed)
-        return Classifier(self.network(), self.optimizer, self.schedule)
+        return Classifier(self.network(), self.optimizer, self.schedule, **self.further)
 
 
 @dataclass
@@ -151,7 +155,7 @@ class Outcome:
 
 
 class Recorder(Logger):
-    """Records every lr; `Epochs` adds the metrics."""
+    """Records every scheduled value; `Epochs` adds the metrics."""
 
     name = "recorder"
     version = 0
@@ -163,7 +167,7 @@ class Recorder(Logger):
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None: ...
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        self.points |= {(key, step or 0): value for key, value in metrics.items() if key.startswith("lr")}
+        self.points |= {(key, step or 0): value for key, value in metrics.items() if key.startswith(SCHEDULED)}
 
 
 class Epochs(pl.Callback):
@@ -269,9 +273,11 @@ def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def assert_equal(one: Outcome, other: Outcome) -> None:
     assert one.points.keys() == other.points.keys()
     assert one.points == pytest.approx(other.points, rel=1e-10, abs=1e-10)
-    assert {point: lr for point, lr in one.points.items() if point[0] == "lr"} == {
-        point: lr for point, lr in other.points.items() if point[0] == "lr"
-    }, "lrs are the same, not only close"
+    scheduled = [
+        {point: value for point, value in each.points.items() if point[0].startswith(SCHEDULED)}
+        for each in (one, other)
+    ]
+    assert scheduled[0] == scheduled[1], "lrs are the same, not only close"
     assert_close(one.weights, other.weights)
 
 
@@ -339,6 +345,73 @@ def no_decay_of_biases(params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
 )
 def test_custom_optimizers_give_the_same_as_alone(make: OptimizerCallable):
     assert_as_alone(named(Trial(CosineDecay(decay_steps=8), make), Trial(seed=1, optimizer=make), Trial(seed=2)))
+
+
+HEAD = ParameterGroup(parameters="classifier.*", schedule=CosineDecay(decay_steps=6), weight_decay_schedule=Constant())
+LATE = Lambda(function="0 if step < 3 else 1 - step / 12")
+FADING = Lambda(function="max(0, 1 - step / 6)")
+
+
+def test_every_optimizer_with_more_schedules_and_groups_gives_the_same_as_alone():
+    trials = []
+    for optimizer in EVERY_OPTIMIZER:
+        decayed = replace(optimizer, weight_decay=0.01)
+        faster = 1 if isinstance(optimizer, Prodigy) else 2  # it has one lr for all
+        quick = replace(decayed, initial_lr=faster * optimizer.initial_lr)
+        head = replace(HEAD, parameters=head_of(small_cnn()), optimizer=quick)
+        further: dict[str, Any] = {"weight_decay_schedule": CosineDecay(decay_steps=9), "groups": {"head": head}}
+        if not isinstance(optimizer, Adadelta | Adagrad | ScheduleFreeAdamW | ScheduleFreeSGD):
+            further["momentum_schedule"] = FADING
+        trials.append(Trial(CosineRestarts(restart_period=4), decayed, further=further))
+    fused = assert_as_alone(named(*trials))
+    points = next(fused[name].points for name, trial in named(*trials).items() if isinstance(trial.optimizer, SGD))
+    assert points["lr/head", 3] == 0.2 * CosineDecay(decay_steps=6)(3)
+    assert points["momentum", 3] == points["momentum/head", 3] == 0.9 * 0.5
+    assert points["weight_decay", 3] == 0.01 * CosineDecay(decay_steps=9)(3)
+    assert points["weight_decay/head", 9] == 0.01
+
+
+def head_of(network: nn.Module) -> str:
+    """Return the name of the last module that has parameters."""
+    return list(dict(network.named_parameters()))[-1].rpartition(".")[0]
+
+
+@pytest.mark.parametrize("schedule", [LATE, FADING], ids=["from 0", "to 0"])
+def test_a_momentum_that_is_zero_for_some_steps_gives_the_same_as_alone(schedule: Schedule):
+    optimizers = [SGD(initial_lr=0.1, momentum=0.9), SGD(initial_lr=0.05, momentum=0.5, nesterov=True), ADAM]
+    further = {"momentum_schedule": schedule}
+    assert_as_alone(named(*(Trial(optimizer=optimizer, further=further) for optimizer in optimizers), Trial()))
+
+
+def test_a_group_of_trials_with_parameter_groups_resumes_and_splits_as_alone():
+    further = {
+        "momentum_schedule": FADING,
+        "weight_decay_schedule": CosineDecay(decay_steps=9),
+        "groups": {
+            "head": replace(
+                HEAD, parameters=head_of(small_cnn()), optimizer=SGD(initial_lr=0.3, momentum=0.8, weight_decay=0.1)
+            )
+        },
+    }
+    trial = Trial(CosineDecay(decay_steps=12), SGD(initial_lr=0.1, momentum=0.9, weight_decay=0.01), further=further)
+    trials = named(trial, Trial(seed=1), replace(trial, seed=2))
+    whole = together(trials)
+    together(trials, epochs=1)
+    Path("together.ckpt").rename("first.ckpt")
+    resumed = together(trials, resume_from=Path("first.ckpt"))
+    for name in trials:
+        late = {point: value for point, value in whole[name].points.items() if point[1] >= STEPS}
+        assert (
+            late.items()
+            >= {
+                point: value
+                for point, value in resumed[name].points.items()
+                if point[1] > STEPS or point[0].startswith(SCHEDULED)
+            }.items()
+        )
+        assert_close(whole[name].weights, resumed[name].weights)
+    torch.save(dict(split_checkpoint(torch.load("first.ckpt", weights_only=True)))["t0"], "t0.ckpt")
+    assert_close(alone(trial, resume_from=Path("t0.ckpt")).weights, whole["t0"].weights)
 
 
 def test_trials_of_different_seeds_have_weights_batches_and_dropout_of_their_own():
@@ -533,7 +606,7 @@ def test_the_number_of_operations_grows_by_one_update_per_trial_only():
         classifiers = [Trial(seed=seed).classifier() for seed in range(count)]
         module = FusedClassifier(classifiers, [0] * count)
         optimizer = FusedOptimizer(
-            list(module.model.parameters()), {str(index): (ADAM, CONSTANT) for index in range(count)}
+            module.model.named_parameters(), {str(index): Optimization(optimizer=ADAM) for index in range(count)}
         )
         for _ in range(3):
             with Operations() as operations:
@@ -588,7 +661,8 @@ def test_trials_whose_settings_share_a_tensor_for_the_lr_have_lrs_of_their_own()
     shared = partial(torch.optim.SGD, lr=torch.tensor(0.5))
     schedules = [ExponentialDecay(decay_rate=rate, decay_steps=1) for rate in (0.5, 0.25)]
     stacks = [nn.Parameter(torch.zeros(2, 3))]
-    optimizer = FusedOptimizer(stacks, {str(index): (shared, schedule) for index, schedule in enumerate(schedules)})
+    settings = [Optimization(optimizer=shared, schedule=schedule) for schedule in schedules]
+    optimizer = FusedOptimizer([("weight", stacks[0])], {str(index): each for index, each in enumerate(settings)})
     stacks[0].grad = torch.ones(2, 3)
     for _ in range(2):
         optimizer.step()

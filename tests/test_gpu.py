@@ -23,6 +23,7 @@ from lightning_modules import (
     Classifier,
     CosineDecay,
     FusedClassifier,
+    Optimization,
     Optimizer,
     RMSprop,
 )
@@ -97,7 +98,8 @@ def test_no_step_waits_for_the_gpu_or_takes_anything_from_the_cpu(
     images, labels = gpu.tensor(torch.zeros(100, 1, 28, 28)), gpu.tensor(torch.zeros(100).long())
     with gpu:
         params = list(module.model.parameters())
-        update = FusedOptimizer(params, {name: (optimizer, CosineDecay(decay_steps=9)) for name in module.names})
+        settings = Optimization(optimizer=optimizer, schedule=CosineDecay(decay_steps=9))
+        update = FusedOptimizer(module.model.named_parameters(), dict.fromkeys(module.names, settings))
         for batch in TensorLoader(images, labels, 25, shuffle=True, seed=seeds):
             losses = module.training_step(batch, 0)["losses"]
             for param in params:

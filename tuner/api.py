@@ -56,6 +56,10 @@ class Study:
         data: Data module.
         optimizer: Optimizer: settings of `lightning_modules`, or a `partial` of a class of `torch.optim`.
         schedule: Schedule.
+        momentum_schedule: Schedule of the momentum or beta1.
+        weight_decay_schedule: Schedule of the weight decay.
+        groups: Groups of parameters with other settings, by name: a `lightning_modules.ParameterGroup` each, or a
+            mapping as in a study file.
         trainer: Settings of the Trainer, such as ``{"max_epochs": 5}``.
         loss: Loss of a network that is not a LightningModule.
         seed: Seed of the trials.
@@ -83,6 +87,9 @@ class Study:
         data: Any = None,
         optimizer: Any = None,
         schedule: Any = None,
+        momentum_schedule: Any = None,
+        weight_decay_schedule: Any = None,
+        groups: Mapping[str, Any] | None = None,
         trainer: Mapping[str, Any] | None = None,
         loss: Any = None,
         seed: int | None = None,
@@ -99,6 +106,9 @@ class Study:
             "data": data,
             "optimizer": optimizer,
             "schedule": schedule,
+            "momentum_schedule": momentum_schedule,
+            "weight_decay_schedule": weight_decay_schedule,
+            "groups": groups,
             "trainer": trainer,
             "loss": loss,
             "seed": seed,

@@ -94,7 +94,7 @@ def _run(options: argparse.Namespace) -> int:
         from tuner.visualization.lr_preview import draw_terminal
 
         pictures = [draw_terminal(family, console.width) for family in families]
-        findings = lint_families(families)
+        findings = lint_families([family for family in families if family.curves[0].quantity == "lr"])
     for picture in pictures:
         console.print(picture, "")
     for finding in findings:
@@ -104,11 +104,12 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _study(options: argparse.Namespace) -> "tuple[str, list[Family]]":
-    from tuner.analysis.lr_curves import schedule_families
+    from tuner.analysis.lr_curves import further_families, schedule_families
     from tuner.config.loader import load_study
 
     config = load_study(options.study or "quickstart", options.set)
-    return config.name, schedule_families(config, options.samples, options.seed)
+    families = schedule_families(config, options.samples, options.seed)
+    return config.name, [*families, *further_families(config, options.samples, options.seed)]
 
 
 def _schedule(options: argparse.Namespace) -> "tuple[str, list[Family]]":

@@ -67,8 +67,7 @@ class FusedClassifier(pl.LightningModule):
         self.loss = classifiers[0].loss
         self.model = stack_models([classifier.model for classifier in classifiers], self.names)
         self._settings = {
-            name: (classifier.optimizer, classifier.schedule)
-            for name, classifier in zip(self.names, classifiers, strict=True)
+            name: classifier.optimization for name, classifier in zip(self.names, classifiers, strict=True)
         }
         averagings = [classifier.averaging for classifier in classifiers]
         self._evaluation = FusedEvaluationWeights(dict(zip(self.names, averagings, strict=True)))
@@ -159,7 +158,7 @@ class FusedClassifier(pl.LightningModule):
             raise ValueError(
                 'precision "16-mixed" has one loss scale for all trials: use "bf16-mixed", or do not fuse trials'
             )
-        self._optimizer = FusedOptimizer(list(self.model.parameters()), self._settings)
+        self._optimizer = FusedOptimizer(self.model.named_parameters(), self._settings)
         return self._optimizer
 
     def configure_callbacks(self) -> list[pl.Callback]:
@@ -187,10 +186,11 @@ class FusedClassifier(pl.LightningModule):
         return logits
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Log the lrs of the coming update."""
-        lrs = {f"lr/{name}": self._optimizer.lr(name) for name in self.live}
+        """Log the lrs of the coming update, and what else is scheduled."""
+        scheduled = {name: self._optimizer.scheduled(name) for name in self.live}
+        values = {f"{metric}/{name}": value for name, each in scheduled.items() for metric, value in each.items()}
         for logger in self.trainer.loggers:
-            logger.log_metrics(lrs, step=self.trainer.global_step)
+            logger.log_metrics(values, step=self.trainer.global_step)
 
     def configure_gradient_clipping(
         self,
@@ -214,7 +214,7 @@ class FusedClassifier(pl.LightningModule):
     def on_train_start(self) -> None:
         """Refuse a plateau that no metric will reach."""
         for name in self.live:
-            if isinstance(schedule := self._settings[name][1], Plateau):
+            if isinstance(schedule := self._settings[name].schedule, Plateau):
                 check_monitor(schedule.monitor, self.trainer)
 
     def on_train_epoch_start(self) -> None:
@@ -307,7 +307,7 @@ class FusedClassifier(pl.LightningModule):
     def _update_plateaus(self, stage: str) -> None:
         """Pass each plateau the metric of its trial, if it is a metric of this stage."""
         for name, metrics in self.metrics(stage).items():
-            schedule = self._settings[name][1]
+            schedule = self._settings[name].schedule
             if isinstance(schedule, Plateau) and is_of_training(schedule.monitor) == (stage == "train"):
                 self._optimizer.update_plateau(name, monitored(metrics, schedule.monitor))
 

@@ -1,6 +1,6 @@
 """The optimizers of K trials whose parameters are stacked [K, ...]."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.kernels.fused_updates import FusedUpdate, fused_update, has_fused_update
-from lightning_modules.lr_scheduler import OptimizerCallable, ScheduleLR, build_optimizer
+from lightning_modules.lr_scheduler import OptimizerCallable, ScheduleLR, scheduled_values
 from lightning_modules.optimizers import Optimizer
-from lightning_modules.schedules import Plateau, Schedule
+from lightning_modules.parameter_groups import Optimization
 
 __all__ = ["FusedOptimizer"]
 
@@ -55,8 +55,8 @@ class FusedOptimizer:
     """Plain torch optimizers on views of the stacked parameters of K trials, and the K schedulers.
 
     Nothing is copied: parameter ``p`` of trial ``k`` is ``stacks[p][k]``, and so is its gradient. Each trial has its
-    own parameter groups with its own lr, eps and other options. States have the same form as in a trial alone. The
-    class has the interface that Lightning requires of an optimizer.
+    own parameter groups with its own lr, eps, schedules and other options. States have the same form as in a trial
+    alone. The class has the interface that Lightning requires of an optimizer.
 
     One optimizer of each class updates all trials of that class, if it is known that no parameter group affects
     another: torch's, and those of `lightning_modules` that say so. Any other updates only its own trial.
@@ -66,21 +66,18 @@ class FusedOptimizer:
     optimizer; later steps call the kernel directly with the same tensors.
 
     Args:
-        stacks: Parameters [K, ...], in the order of the network's parameters.
-        settings: The factory of the optimizer and the schedule of each trial, by name.
+        stacks: Names and parameters [K, ...], as the network's ``named_parameters`` yields them.
+        settings: Optimizer and schedules of each trial, by name.
     """
 
-    def __init__(
-        self,
-        stacks: Sequence[nn.Parameter],
-        settings: Mapping[str, tuple[OptimizerCallable, Schedule | Plateau]],
-    ) -> None:
-        self._stacks = list(stacks)
+    def __init__(self, stacks: Iterable[tuple[str, nn.Parameter]], settings: Mapping[str, Optimization]) -> None:
+        named = dict(stacks)
+        self._stacks = list(named.values())
         self._trials: dict[str, _Trial] = {}
-        for row, (name, (make, schedule)) in enumerate(settings.items()):
-            params = [nn.Parameter(stack.data[row], requires_grad=stack.requires_grad) for stack in stacks]
-            optimizer = build_optimizer(make, params)
-            self._trials[name] = _Trial(make, params, optimizer, ScheduleLR(optimizer, schedule))
+        for row, (name, optimization) in enumerate(settings.items()):
+            params = [nn.Parameter(stack.data[row], requires_grad=stack.requires_grad) for stack in self._stacks]
+            optimizer, scheduler = optimization.build(zip(named, params, strict=True))
+            self._trials[name] = _Trial(optimization.optimizer, params, optimizer, scheduler)
         self._join()
 
     @property
@@ -109,7 +106,11 @@ class FusedOptimizer:
 
     def lr(self, name: str) -> float:
         """Return the lr of a trial's next update."""
-        return float(self._trials[name].optimizer.param_groups[0]["lr"])
+        return self.scheduled(name)["lr"]
+
+    def scheduled(self, name: str) -> dict[str, float]:
+        """Return the lr of a trial's next update, and what else is scheduled, by the names of the metrics."""
+        return scheduled_values(self._trials[name].optimizer.param_groups)
 
     def update_plateau(self, name: str, value: float) -> None:
         """Pass a trial's plateau the metric of an evaluation."""

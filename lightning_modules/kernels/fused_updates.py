@@ -16,7 +16,9 @@ _UNUSUAL = ("amsgrad", "capturable", "differentiable")
 
 def has_fused_update(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> bool:
     """Return whether there is a `fused_update` for a parameter group."""
-    return type(optimizer) in _KERNELS and group["fused"] and not any(group.get(key) for key in _UNUSUAL)
+    is_usual = type(optimizer) in _KERNELS and group["fused"] and not any(group.get(key) for key in _UNUSUAL)
+    # SGD has no momentum buffers while a scheduled momentum is 0.
+    return is_usual and not (type(optimizer) is torch.optim.SGD and "initial_momentum" in group)
 
 
 def fused_update(

@@ -61,9 +61,7 @@ class Muon(Optimizer):
         check_shares(self, "momentum", "beta1", "beta2")
         check_amounts(self, "eps", "weight_decay")
         require(self, "scale", self.scale in get_args(Scale), f"a scale of {', '.join(get_args(Scale))}")
-        lr = self.adamw_lr
-        is_number = isinstance(lr, int | float) and not isinstance(lr, bool)
-        require(self, "adamw_lr", lr is None or (is_number and 0 < lr < math.inf), "adamw_lr > 0")
+        require(self, "adamw_lr", self.adamw_lr is None or 0 < self.adamw_lr < math.inf, "adamw_lr > 0")
 
     def __call__(self, params: Iterable[nn.Parameter]) -> "TorchMuon":
         """Build the torch optimizer of these parameters."""

@@ -17,7 +17,13 @@ ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class InSteps:
-    """Marks an argument in optimizer steps, which study files may also give in epochs or percent."""
+    """Marks an argument in optimizer steps, which study files may also give in epochs or percent.
+
+    Args:
+        only: Whether every number is a length; False for an argument that can be any number, as those of a formula.
+    """
+
+    only: bool = True
 
 
 Steps = Annotated[int | float, InSteps()]

@@ -10,10 +10,10 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 
 from lightning_modules._validation import of_python, require
-from lightning_modules.schedules.base import Schedule, Steps
+from lightning_modules.schedules.base import InSteps, Schedule
 
 __all__ = ["Lambda"]
 
@@ -54,7 +54,7 @@ Lambda(function='1 - step / 10')
     function: str
     arguments: tuple[tuple[str, float], ...]
 
-    def __init__(self, *, function: str, **arguments: Steps) -> None:
+    def __init__(self, *, function: str, **arguments: Annotated[int | float, InSteps(only=False)]) -> None:
         object.__setattr__(self, "function", function)
         values = {name: of_python(value) for name, value in sorted(arguments.items())}
         object.__setattr__(self, "arguments", tuple(values.items()))

@@ -12,12 +12,13 @@ from typing import Any
 from lightning_modules import Plateau, Schedule
 from tuner.config.component import Component
 from tuner.config.lengths import Length
+from tuner.config.optimization import OTHER_SCHEDULES, build_optimization, values_at
 from tuner.config.search_space import described, searched
 from tuner.config.shares import ShareSuggester
 from tuner.config.study import StudyConfig, TrialConfig
 from tuner.errors import BadInputError
 
-__all__ = ["Family", "LrCurve", "make_curve", "schedule_families"]
+__all__ = ["Family", "LrCurve", "further_families", "make_curve", "schedule_families"]
 
 POINTS = 2000
 """Maximum number of steps at which a curve is computed; more would fall on the same pixels of a picture."""
@@ -35,6 +36,8 @@ class LrCurve:
         label: Its sampled values; empty if there are none.
         steps: All steps or, in a long training, evenly spaced ones.
         lr: The lr at each of the steps; that of a plateau without reductions, which depend on the training.
+        quantity: "lr"; or what else is scheduled, such as "momentum" or "lr/head", whose initial value and values then
+            stand for those of the lr.
     """
 
     schedule: Schedule | Plateau
@@ -44,6 +47,7 @@ class LrCurve:
     label: str
     steps: Sequence[int]
     lr: Sequence[float]
+    quantity: str = "lr"
 
     @property
     def initial_lr(self) -> float:
@@ -79,6 +83,64 @@ def schedule_families(config: StudyConfig, samples: int, seed: int = 0) -> list[
             schedule.
     """
     return [_family(config.with_family(name), samples, seed) for name in config.families]
+
+
+def further_families(config: StudyConfig, samples: int, seed: int = 0) -> list[Family]:
+    """Return a fan of curves for everything besides the lr of the trial that is scheduled: momentum, groups.
+
+    Args:
+        config: The study.
+        samples: Number of curves in a fan.
+        seed: Seed of the samples.
+
+    Raises:
+        BadInputError: As in `schedule_families`.
+    """
+    if not config.trial.keys() & {*OTHER_SCHEDULES, "groups"}:
+        return []
+    ranges = {name: described(spec) for name, spec in searched(config.trial)}
+    drawn = [_further_curves(config, index, samples, seed) for index in range(samples if ranges else 1)]
+    families = []
+    for quantity in drawn[0]:
+        of_quantity = {name: text for name, text in ranges.items() if _own_part(name, quantity)}
+        curves = [each[quantity] for each in drawn[: samples if of_quantity else 1]]
+        text = ", ".join(f"{_own_part(name, quantity)} {values}" for name, values in of_quantity.items())
+        families.append(Family(quantity, text, curves))
+    return families
+
+
+def _further_curves(config: StudyConfig, index: int, count: int, seed: int) -> dict[str, LrCurve]:
+    sample = ShareSuggester(_latin_hypercube(index, count, seed))
+    trial: TrialConfig = config.suggest(sample)
+    length = config.probe.length(trial.values())
+    steps = length.spread(POINTS // 4)
+    try:
+        optimization = build_optimization(trial.optimizer, trial.schedules, trial.groups)
+        initial, values = values_at(optimization, steps)
+    except Exception as error:  # of a formula, or of a user's class, which can raise anything
+        raise BadInputError([f"trial: {error}."]) from error
+    curves = {}
+    for quantity in initial:
+        kind, _, group = quantity.partition("/")
+        key = "schedule" if kind == "lr" else f"{kind}_schedule"
+        settings = trial.groups.get(group)
+        own = settings.schedules.get(key) if settings else None
+        if quantity == "lr" or (settings and not own and not (kind == "lr" and "initial_lr" in settings.optimizer)):
+            continue  # drawn anyway, or the same as in the trial
+        schedule: Schedule | Plateau = (own or trial.schedules.get(key) or Component("constant")).build("schedule")
+        parts = {_own_part(name, quantity): _short(value) for name, value in sample.drawn.items()}
+        label = ", ".join(f"{name} {value}" for name, value in parts.items() if name)
+        series = [each[quantity] for each in values]
+        start = Component("", {"initial_lr": initial[quantity]})
+        curves[quantity] = LrCurve(schedule, start, length, "32-true", label, steps, series, quantity)
+    return curves
+
+
+def _own_part(name: str, quantity: str) -> str:
+    """Return the part of a parameter's name that is within the settings of a quantity; empty if it is not of them."""
+    kind, _, group = quantity.partition("/")
+    before = f"groups.{group}." if group else f"{kind}_schedule."
+    return name.removeprefix(before) if name.startswith(before) else ""
 
 
 def make_curve(

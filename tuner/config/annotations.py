@@ -71,16 +71,23 @@ def item_hint(hint: Any, index: int) -> Any:
     return Any
 
 
-def takes_steps(hint: Any) -> bool:
+def takes_steps(hint: Any, only: bool = False) -> bool:
     """Return whether an argument of this type is a length in steps, which a study file can give in epochs or percent.
+
+    Args:
+        hint: The type.
+        only: Whether a number must be a length, too: an argument of a formula can be any number.
 
     >>> takes_steps(Annotated[float, InSteps()] | None), takes_steps(float)
     (True, False)
+    >>> takes_steps(Annotated[float, InSteps(only=False)], only=True)
+    False
     """
     if typing.get_origin(hint) is Annotated:
-        return any(isinstance(each, InSteps) for each in hint.__metadata__) or takes_steps(typing.get_args(hint)[0])
+        marks = [each for each in hint.__metadata__ if isinstance(each, InSteps) and (each.only or not only)]
+        return bool(marks) or takes_steps(typing.get_args(hint)[0], only)
     parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else ()
-    return any(takes_steps(part) for part in parts)
+    return any(takes_steps(part, only) for part in parts)
 
 
 def parse_length(text: Any) -> tuple[float, str] | None:

@@ -5,6 +5,7 @@ and the tree is then checked against the signatures of the named classes. The re
 `tuner.config.search_space`); every fault is recorded in the document.
 """
 
+import contextlib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -172,6 +173,23 @@ class Checker:
             self._fault(nodes["seed"].path, "leave it out: the one seed of a trial is trial.seed.")
             return {key: node for key, node in nodes.items() if key not in ("name", "seed")}
         return {key: node for key, node in nodes.items() if key != "name"}
+
+    def overrides(self, kind: str, names: Iterable[str], node: Node) -> dict[str, Any]:
+        """Check arguments that replace those of a component, which has each of the names.
+
+        Args:
+            kind: A key of `registry.KINDS`.
+            names: The names that the component can have.
+            node: The arguments.
+        """
+        nodes, values = self.mapping(node, " of arguments"), {}
+        if "name" in nodes:
+            self._fault(nodes["name"].path, f"leave it out: the {kind} is that of the trial.")
+            return {}
+        for name in names:
+            with contextlib.suppress(ValueError):  # the check of the component reports an unknown name
+                values = self._given(registry.arguments_of(kind, name), nodes, name)
+        return values
 
     def _one_of(self, kind: str, node: Node, hint: Any) -> OneOf | None:
         nodes = node.value if isinstance(node.value, dict) else {}

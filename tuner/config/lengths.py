@@ -99,6 +99,9 @@ def in_percent(schedule: Mapping[str, Any], length: Length) -> dict[str, Any]:
 
     >>> in_percent({"name": "cosine", "decay_steps": 120}, Length(steps_per_epoch=80, max_epochs=3))
     {'name': 'cosine', 'decay_steps': '50.0%'}
+    >>> formula = {"name": "lambda", "function": "(step / total) ** power", "total": "3 epochs", "power": 2}
+    >>> in_percent(formula, Length(steps_per_epoch=80, max_epochs=3))["power"]
+    2
     """
 
     def percent(hint: Any, value: Any) -> Any:
@@ -107,7 +110,7 @@ def in_percent(schedule: Mapping[str, Any], length: Length) -> dict[str, Any]:
         if not takes_steps(hint) or isinstance(value, bool):
             return value
         if isinstance(value, int | float):
-            return f"{100 * value / length.steps!r}%"
+            return f"{100 * value / length.steps!r}%" if takes_steps(hint, only=True) else value
         return f"{length.convert(value, '%')!r}%" if parse_length(value) else value
 
     def converted(component: Component) -> dict[str, Any]:

@@ -22,6 +22,8 @@ from tuner.config.document import Document, Node
 from tuner.config.first_trials import FirstTrials, first_trials
 from tuner.config.known_values import Start, read_queue
 from tuner.config.lengths import Length, resolve
+from tuner.config.optimization import OTHER_SCHEDULES, SCHEDULE_KEYS, is_of_trial
+from tuner.config.optimization_checker import OptimizationChecker
 from tuner.config.prior import PRIOR_SAMPLERS
 from tuner.config.registry import Argument, Signature, signature_of
 from tuner.config.rungs import read_rungs
@@ -215,6 +217,7 @@ class _StudyReader:
         self._own_modules = False  # whether all models are LightningModules
         self._knows_metrics = False  # whether no model can be one
         self._checker = Checker(document, self._lengths)
+        self._optimization = OptimizationChecker(document, self._checker, self._lengths)
         self._nodes = self._checker.mapping(Node.of(document.data, ()))
 
     def study(self, default_name: str, is_past: bool) -> StudyConfig:
@@ -315,7 +318,8 @@ class _StudyReader:
         """Return `trial` as it is in the file, with the defaults of its optional sections."""
         loss = None if self._own_modules else TrialConfig.loss
         given = self._document.data["trial"]
-        return {"schedule": {"name": "constant"}, "loss": loss, "seed": TrialConfig.seed, **given}
+        schedules = {key: {"name": "constant"} for key in SCHEDULE_KEYS}
+        return {**schedules, "loss": loss, "seed": TrialConfig.seed, **given}
 
     def _section(self, name: str) -> Node:
         return self._nodes.get(name, Node({}, (name,)))
@@ -381,7 +385,7 @@ class _StudyReader:
         """Return `trial` with the specs of `search_space` in their places."""
         given = self._checker.mapping(self._section("trial"))
         space = self._checker.mapping(self._section("search_space"))
-        self._checker.keys(given, (*COMPONENTS, "trainer", "loss", "seed"))
+        self._checker.keys(given, (*COMPONENTS, *OTHER_SCHEDULES, "groups", "trainer", "loss", "seed"))
         defaults = {"loss": TrialConfig.loss, "seed": TrialConfig.seed}
         trial = Node({key: given.get(key, Node(each, ("trial", key))) for key, each in defaults.items()}, ("trial",))
         for name in (*COMPONENTS, "trainer"):
@@ -389,6 +393,11 @@ class _StudyReader:
             section = given.get(name, Node.of(default, ("trial", name)))
             form = FORM_OF_COMPONENT if name in COMPONENTS else ""
             trial.put(name, dataclasses.replace(section, value=self._checker.mapping(section, form)))
+        for name in OTHER_SCHEDULES:
+            if name in given or any(key.partition(".")[0] == name for key in space):
+                trial.put(name, given.get(name, Node.of({"name": "constant"}, ("trial", name))))
+        if "groups" in given:
+            trial.put("groups", given["groups"])
         self._checker.place(trial, space)
         are_modules = [_is_module(name) for name in _names(trial.value["model"])]
         self._own_modules = bool(are_modules) and all(are_modules)
@@ -400,8 +409,13 @@ class _StudyReader:
             "data": checked["data"],
             "trainer": trainer,
         }  # determines the length of a training, which the schedule may need
-        schedule = self._checker.component("schedule", trial.value["schedule"])
-        template = {**checked, "schedule": schedule, "trainer": trainer}
+        schedules = {
+            key: self._optimization.schedule(trial.value[key], key) for key in SCHEDULE_KEYS if key in trial.value
+        }
+        template = {**checked, **schedules, "trainer": trainer}
+        if "groups" in trial.value:
+            template["groups"] = self._optimization.groups(trial.value["groups"], _names(trial.value["optimizer"]))
+        self._optimization.check_together(template, trial, has_modules=any(are_modules))
         template["loss"] = None if self._own_modules else self._checker.value(Loss, trial.value["loss"], OWN_LOSS)
         if self._own_modules and ("loss" in given or "loss" in space):
             self._fault(trial.value["loss"].path, "leave it out: a LightningModule has a loss of its own.")
@@ -464,7 +478,7 @@ def _default(place: str, name: str, key: str) -> Any:
     if place == "trainer":
         argument = signature_of(TrainerConfig).arguments[key]
         is_given = key not in ("max_epochs", "max_steps", "val_check_interval")
-    elif place == "schedule" and registry.WHOLE.get(name) == key:
+    elif is_of_trial(place) and registry.WHOLE.get(name) == key:
         return "100%"
     elif not name:  # a section of trial, or a key in a mapping that is an argument
         raise KeyError(key)

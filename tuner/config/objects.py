@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule, LightningModule
 
-from lightning_modules import Plateau, Schedule
+from lightning_modules import Lambda, ParameterGroup, Plateau, Schedule
 from lightning_modules.optimizers import Optimizer
 from tuner.config import by_value, registry
 from tuner.config.document import Document, Keys, dotted
+from tuner.config.optimization import SCHEDULE_KEYS
 from tuner.config.sources import has_file
 from tuner.config.study import COMPONENTS, NAME
 from tuner.config.yaml_reader import as_document
@@ -101,10 +102,24 @@ class _Reader:
 
     def component(self, kind: str, value: Any, path: Keys) -> Any:
         """Return a section of `trial`."""
+        if kind == "groups" and isinstance(value, Mapping):
+            return {str(name): self._group(group, (*path, str(name))) for name, group in value.items()}
         if kind not in COMPONENTS:
             return self._plain(value, path)
         name, arguments = self._split(kind, value, path)
         return ({} if name is None else {"name": name}) | self._arguments(arguments, path)
+
+    def _group(self, value: Any, path: Keys) -> Any:
+        """Return a group of parameters."""
+        if not isinstance(value, ParameterGroup):
+            return self._plain(value, path)
+        group: dict[str, Any] = {"parameters": list(value.parameters)}
+        if value.optimizer is not None:
+            _, arguments = self._split("optimizer", value.optimizer, (*path, "optimizer"))
+            group["optimizer"] = self._arguments(arguments, (*path, "optimizer"))
+        schedules = {key: getattr(value, key) for key in SCHEDULE_KEYS}
+        group |= {key: self._plain(each, (*path, key)) for key, each in schedules.items() if each is not None}
+        return group
 
     def _split(self, kind: str, value: Any, path: Keys) -> tuple[Any, Mapping[str, Any]]:
         """Return the name of a component, None if it is missing, and its arguments."""
@@ -221,6 +236,10 @@ def _default_name(model: Any) -> str:
 
 def _changed_fields(kind: str, value: Any) -> Iterator[tuple[str, Any]]:
     """Yield the arguments of a dataclass that differ from their defaults; of a data module, without its seed."""
+    if isinstance(value, Lambda):
+        yield "function", value.function
+        yield from value.arguments
+        return
     for each in dataclasses.fields(value):
         given = getattr(value, each.name)
         is_given_by_trial = kind == "data" and each.name in ("seed", "batches_per_epoch")

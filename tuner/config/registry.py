@@ -101,9 +101,13 @@ SYNONYMS: dict[str, Mapping[str, str]] = {
 
 WHOLE = {
     "cosine": "decay_steps",
+    "five_point_spline": "total_steps",
     "linear_cosine": "decay_steps",
     "one_cycle": "total_steps",
     "polynomial": "decay_steps",
+    "rex": "decay_steps",
+    "sqrt": "decay_steps",
+    "two_point_spline": "decay_steps",
 }
 """Lengths of schedules that are the whole training, 100%, where a study file does not give them."""
 

@@ -21,7 +21,7 @@ from tuner.config.component import Component
 from tuner.config.dataset_probe import DatasetProbe
 from tuner.config.first_trials import FirstTrials
 from tuner.config.known_values import Start
-from tuner.config.lengths import relative_lengths, resolve
+from tuner.config.optimization import OTHER_SCHEDULES, GroupConfig, lengths_of, resolve_all
 from tuner.config.prior import draws_of_priors
 from tuner.config.rungs import Rungs
 from tuner.config.search_space import (
@@ -134,6 +134,9 @@ class TrialConfig:
         trainer: Arguments of Lightning's Trainer.
         loss: Loss of a classifier; None if the model is a LightningModule, which has its own.
         seed: The seed of the trial.
+        momentum_schedule: Schedule of the momentum or beta1, with lengths in steps; None for none.
+        weight_decay_schedule: Schedule of the weight decay, with lengths in steps; None for none.
+        groups: Groups of parameters with other settings, by name.
         relative: Lengths that were given in epochs or percent, as they were given, by their dotted paths.
     """
 
@@ -144,23 +147,37 @@ class TrialConfig:
     trainer: TrainerConfig
     loss: Loss | None = "cross_entropy"
     seed: int = 0
+    momentum_schedule: Component | None = None
+    weight_decay_schedule: Component | None = None
+    groups: Mapping[str, GroupConfig] = field(default_factory=dict)
     relative: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any], relative: Mapping[str, str] | None = None) -> "TrialConfig":
         """Read the ``trial`` of a study file that contains values only, with lengths in steps."""
-        components = {kind: Component.from_values(values[kind]) for kind in COMPONENTS}
+        given = (*COMPONENTS, *(key for key in OTHER_SCHEDULES if key in values))
+        components: dict[str, Any] = {kind: Component.from_values(values[kind]) for kind in given}
         trainer, loss = TrainerConfig(**values["trainer"]), values.get("loss", cls.loss)
-        return cls(**components, trainer=trainer, loss=loss, seed=values["seed"], relative=relative or {})
+        groups = {name: GroupConfig.from_values(group) for name, group in values.get("groups", {}).items()}
+        return cls(
+            **components, trainer=trainer, loss=loss, seed=values["seed"], groups=groups, relative=relative or {}
+        )
 
     def values(self) -> dict[str, Any]:
         """Return the nested values, as in a study file."""
-        nested: dict[str, Any] = {}
-        for kind in COMPONENTS:
-            nested[kind] = getattr(self, kind).values()
+        nested: dict[str, Any] = {kind: getattr(self, kind).values() for kind in COMPONENTS}
+        nested |= {key: schedule.values() for key, schedule in self.schedules.items()}
+        if self.groups:
+            nested["groups"] = {name: group.values() for name, group in self.groups.items()}
         given = {key: value for key, value in dataclasses.asdict(self.trainer).items() if key not in self._absent}
         loss = {} if self.loss is None else {"loss": self.loss}
         return nested | {"trainer": given, **loss, "seed": self.seed}
+
+    @property
+    def schedules(self) -> dict[str, Component]:
+        """Return its schedules by their keys."""
+        keys = ("schedule", *OTHER_SCHEDULES)
+        return {key: schedule for key in keys if (schedule := getattr(self, key)) is not None}
 
     @property
     def _absent(self) -> tuple[str, ...]:
@@ -388,7 +405,7 @@ class StudyConfig:
             for data in corners(self.trial["data"])
             for trainer in corners(self.trial["trainer"])
         ]
-        for path, spec in searched(self.trial["schedule"], "schedule"):
+        for path, spec in searched(self.trial):
             values = grid_values(spec)
             if not any(map(parse_length, values)):
                 continue
@@ -425,9 +442,8 @@ class StudyConfig:
         Raises:
             BadInputError: If it has lengths in epochs or percent and its data cannot be loaded.
         """
-        relative = relative_lengths(values["schedule"])
-        if relative:
-            values = {**values, "schedule": resolve(values["schedule"], self.probe.length(values))}
+        if relative := lengths_of(values):
+            values = resolve_all(values, self.probe.length(values))
         return TrialConfig.from_values(values, relative)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from tuner.config import registry
 from tuner.config.annotations import converted
 from tuner.config.component import Component
+from tuner.config.optimization import GroupConfig
 from tuner.config.study import Objective, TrialConfig
 from tuner.training.conditions import on_cpu
 from tuner.training.lightning_cli import trainer_arguments
@@ -62,8 +63,14 @@ def training_script(config: TrialConfig, objective: Objective, setup: Mapping[st
         parts["module"] = _call("model", config.model, used, {name: name for name in ("optimizer", "schedule")})
     else:
         used["lightning_modules"].add("Classifier")
-        loss = f", loss={_literal(config.loss)}" * (config.loss not in ("", "cross_entropy"))
-        parts["module"] = f"Classifier({_call('model', config.model, used)}, optimizer, schedule{loss})"
+        further = {} if config.loss in ("", "cross_entropy") else {"loss": _literal(config.loss)}
+        further |= {key: _call("schedule", each, used) for key, each in config.schedules.items() if key != "schedule"}
+        if config.groups:
+            groups = {name: _group(config, group, used) for name, group in config.groups.items()}
+            further["groups"] = f"{{{', '.join(f'{_literal(name)}: {group}' for name, group in groups.items())}}}"
+        network = _call("model", config.model, used)
+        given = "".join(f", {key}={value}" for key, value in further.items())
+        parts["module"] = f"Classifier({network}, optimizer, schedule{given})"
     if config.trainer.precision == "64-true":
         parts["module"] += ".double()"
     settings = {
@@ -110,9 +117,22 @@ def network_expression(config: TrialConfig) -> tuple[str, str]:
 def own_modules(config: TrialConfig) -> list[str]:
     """Return the packages and modules of a trial's components, except those that all trials need."""
     used: dict[str, set[str]] = {}
-    for kind in ("model", "data", "optimizer", "schedule"):
+    for kind in ("model", "data", "optimizer"):
         _call(kind, getattr(config, kind), used)
+    for schedules in (config.schedules, *(group.schedules for group in config.groups.values())):
+        for schedule in schedules.values():
+            _call("schedule", schedule, used)
     return _own(used)
+
+
+def _group(config: TrialConfig, group: GroupConfig, used: dict[str, set[str]]) -> str:
+    """Return the expression that builds a group of parameters, and add its names to `used`."""
+    used["lightning_modules"].add("ParameterGroup")
+    own = group.optimizer_of(config.optimizer)
+    arguments = {"parameters": _literal(group.parameters)}
+    arguments |= {"optimizer": _call("optimizer", own, used)} if own else {}
+    arguments |= {key: _call("schedule", schedule, used) for key, schedule in group.schedules.items()}
+    return f"ParameterGroup({', '.join(f'{key}={value}' for key, value in arguments.items())})"
 
 
 def _own(used: Mapping[str, set[str]]) -> list[str]:

@@ -161,18 +161,24 @@ def record_of(study: optuna.Study, curves: Curves = _no_curves) -> StudyRecord:
         ranges=ranges,
     )
     test, best = test_of(study), record.best
+    scheduled = (*CURVES_OF_THE_BEST, *_scheduled(identity))
     of_best = test.metrics if test and best and best.number == test.trial else {}
-    return replace(record, trials=list(_with_curves(record, curves)), test=of_best)
+    return replace(record, trials=list(_with_curves(record, curves, scheduled)), test=of_best)
 
 
-def _with_curves(record: StudyRecord, curves: Curves) -> Iterator[TrialRecord]:
+def _scheduled(identity: Mapping[str, Any]) -> list[str]:
+    """Return the names of the metrics of what a study schedules besides the lr of the trial."""
+    options = [each for each in ("momentum", "weight_decay") if any(f"{each}_schedule" in key for key in identity)]
+    groups = dict.fromkeys(key.split(".")[2] for key in identity if key.startswith("trial.groups."))
+    return [*options, *(f"{kind}/{group}" for group in groups for kind in ("lr", *options))]
+
+
+def _with_curves(record: StudyRecord, curves: Curves, of_the_best: Sequence[str]) -> Iterator[TrialRecord]:
     """Yield the trials of a record with their curves; see `record_of`."""
     ordered = [*record.ranking, *(trial for trial in record.trials if not trial.is_complete)]
     best_of_families = {trial.family: trial.number for trial in reversed(ordered)}
     wanted = {trial.number: CURVES_OF_ALL for trial in ordered[:DRAWN]}
-    wanted |= dict.fromkeys(
-        [*(trial.number for trial in ordered[:BEST]), *best_of_families.values()], CURVES_OF_THE_BEST
-    )
+    wanted |= dict.fromkeys([*(trial.number for trial in ordered[:BEST]), *best_of_families.values()], of_the_best)
     for trial in record.trials:
         metrics = wanted.get(trial.number)
         yield replace(trial, curves=curves(trial.number, metrics)) if metrics else trial

@@ -11,7 +11,8 @@ from typing import Any
 
 from tuner.config.given_values import Given, given_values
 from tuner.config.known_values import SHIPPED
-from tuner.config.lengths import Length, in_percent
+from tuner.config.lengths import Length
+from tuner.config.optimization import in_percent_all
 from tuner.config.search_space import OneOf, corners, searched
 from tuner.config.shipped_starts import SHIPPED_STARTS
 from tuner.config.study import StudyConfig
@@ -77,8 +78,7 @@ def _best_of(name: str, storage: str) -> Iterator[_Known]:
     known = []
     for trial in past.ranking():
         values = values_of(past.config, trial.params)
-        length = past.config.probe.length(values)
-        values = {**values, "schedule": in_percent(values["schedule"], length)}
+        values = in_percent_all(values, past.config.probe.length(values))
         drawn = frozenset(_place(name, values) for name in places & trial.params.keys())
         known.append(_Known(f"#{trial.number} of {name}", values, drawn))
     return iter(known)

@@ -12,6 +12,7 @@ from pytorch_lightning.loggers.logger import Logger
 
 from lightning_modules import Classifier
 from tuner.config import registry
+from tuner.config.optimization import build_optimization
 from tuner.config.study import TrialConfig
 from tuner.training import distributed
 from tuner.training.checkpoints import AtomicCheckpointIO
@@ -47,13 +48,21 @@ def build_module(config: TrialConfig, network: torch.nn.Module | None = None) ->
         network: A network that was built with the same seed; None to build one.
     """
     torch.manual_seed(config.seed)  # the initial weights
-    optimizer, schedule = config.optimizer.build("optimizer"), config.schedule.build("schedule")
+    made = build_optimization(config.optimizer, config.schedules, config.groups)
     if registry.is_module(config.model.name):
-        module: pl.LightningModule = config.model.build("model", optimizer=optimizer, schedule=schedule)
+        module: pl.LightningModule = config.model.build("model", optimizer=made.optimizer, schedule=made.schedule)
     else:
         if network is None:
             network = config.model.build("model")
-        module = Classifier(network, optimizer, schedule, config.loss or "cross_entropy")
+        module = Classifier(
+            network,
+            made.optimizer,
+            made.schedule,
+            config.loss or "cross_entropy",
+            momentum_schedule=made.momentum_schedule,
+            weight_decay_schedule=made.weight_decay_schedule,
+            groups=made.groups,
+        )
     # Lightning itself converts after it has restored a checkpoint, whose values would be rounded.
     return module.double() if config.trainer.precision == "64-true" else module
 

@@ -15,6 +15,7 @@ from pytorch_lightning.loggers.logger import Logger
 
 from lightning_modules import PlateauState, ScheduleLR
 from lightning_modules.evaluation import evaluated_state
+from lightning_modules.lr_scheduler import scheduled_values
 from tuner.config.study import Objective
 from tuner.protocol import Decision, EpochReport, Point, StepReport
 from tuner.text import cut
@@ -127,10 +128,10 @@ class LrLog(pl.Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Log the lr of the coming update."""
+        """Log the lr of the coming update, and what else a `ScheduleLR` schedules."""
         if optimizer is trainer.optimizers[0]:
             for logger in trainer.loggers:
-                logger.log_metrics({"lr": float(optimizer.param_groups[0]["lr"])}, step=trainer.global_step)
+                logger.log_metrics(scheduled_values(optimizer.param_groups), step=trainer.global_step)
 
 
 class PlateauResume(pl.Callback):

@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 
 from lightning_modules import EpochSeed, FusedClassifier, merge_checkpoints, split_checkpoint
+from lightning_modules.lr_scheduler import OPTIONS
 from tuner.training.callbacks import DivergenceStop, EpochMetrics, History, LastCallback, MemoryLogger, Reporter
 from tuner.training.checkpoints import AtomicCheckpointIO
 
@@ -33,17 +34,20 @@ class FusedTrial:
 
 
 class FusedHistory(MemoryLogger):
-    """Logger that passes each trial's lr to the trial's history; `FusedReporter` adds the metrics of the epochs."""
+    """Logger that passes each trial's lr, and what else is scheduled, to its history.
+
+    `FusedReporter` adds the metrics of the epochs.
+    """
 
     def __init__(self, trials: Mapping[str, FusedTrial]) -> None:
         super().__init__()
         self._trials = trials
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append the lrs."""
+        """Append the scheduled values."""
         for key, value in metrics.items():
             metric, _, name = key.rpartition("/")
-            if metric == "lr":
+            if metric.partition("/")[0] in ("lr", *OPTIONS):
                 self._trials[name].history.log_metrics({metric: value}, step)
 
 

@@ -8,13 +8,15 @@ from typing import Any
 
 import torch
 
+from lightning_modules import Lambda
 from tuner.config import registry
 from tuner.config.component import Component
+from tuner.config.optimization import GroupConfig
 from tuner.config.study import Objective, TrainerConfig, TrialConfig
 
 __all__ = ["as_trained", "lightning_config", "resolve_precision", "trainer_arguments"]
 
-_KINDS = ("model", "optimizer", "schedule")
+_KINDS = ("model", "optimizer")
 
 
 def lightning_config(config: TrialConfig, objective: Objective, setup: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,10 +31,13 @@ def lightning_config(config: TrialConfig, objective: Objective, setup: Mapping[s
     """
     config = as_trained(config, setup)
     parts = {kind: _described(kind, getattr(config, kind)) for kind in _KINDS}
+    parts |= {key: _described("schedule", schedule) for key, schedule in config.schedules.items()}
     model = parts.pop("model")
     if registry.is_module(config.model.name):
         model["init_args"] |= {"optimizer": _torch_optimizer(config), "schedule": parts["schedule"]}
     else:
+        if config.groups:
+            parts["groups"] = {name: _group(config, group) for name, group in config.groups.items()}
         model = {
             "class_path": "lightning_modules.Classifier",
             "init_args": {"model": model, **parts, "loss": config.loss},
@@ -87,6 +92,17 @@ def resolve_precision(precision: str, device: str) -> str:
     return "bf16-mixed" if "avx512_bf16" in flags or "amx_bf16" in flags else "32-true"
 
 
+def _group(config: TrialConfig, group: GroupConfig) -> dict[str, Any]:
+    """Return a group of parameters as the arguments of a `ParameterGroup`."""
+    own = group.optimizer_of(config.optimizer)
+    schedules = {key: _described("schedule", schedule) for key, schedule in group.schedules.items()}
+    return {
+        "parameters": group.parameters,
+        **({"optimizer": _described("optimizer", own)} if own else {}),
+        **schedules,
+    }
+
+
 def _torch_optimizer(config: TrialConfig) -> dict[str, Any]:
     """Return the torch optimizer's class and arguments, as LightningCLI passes them to a module that builds it."""
     optimizer = registry.sample_optimizer(config.optimizer.build("optimizer"))
@@ -110,4 +126,7 @@ def _described(kind: str, component: Component) -> dict[str, Any]:
     values = {key: list(value) if isinstance(value, tuple) else value for key, value in arguments.items()}
     if registry.is_torch_optimizer(target):
         values["lr"] = values.pop("initial_lr")
-    return {"class_path": path, "init_args": values}
+    if target is not Lambda:
+        return {"class_path": path, "init_args": values}
+    function = values.pop("function")  # LightningCLI takes arguments that the signature does not name apart
+    return {"class_path": path, "init_args": {"function": function}, **({"dict_kwargs": values} if values else {})}

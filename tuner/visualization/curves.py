@@ -21,6 +21,7 @@ from tuner.visualization.parts import (
 __all__ = ["best_of_each", "best_so_far", "compare", "lr_curves", "top_trials", "winner"]
 
 TOP = 5
+SCHEDULED = {"lr": "Learning rate", "momentum": "Momentum", "weight_decay": "Weight decay"}
 
 Position = Callable[[TrialRecord], float]
 
@@ -101,16 +102,29 @@ def winner(record: StudyRecord) -> Figure:
         ]
         if series:
             panels.append(Panel(series, name.capitalize(), "step", name))
-    if best.curves.get("lr"):
-        _, y_range = _lr_axis([best])  # a linear axis for one trial
-        curve = _curve(best, "lr", COLORS[2], hover="lr")
-        panels.append(Panel([curve], "Learning rate", "step", "lr", y_range=y_range))
+    panels += _scheduled_panels(best)
     caption = (
         "Training values are means over an epoch, while the weights change and dropout is on; validation values are "
         "from its end. So the validation curve can be better than the training curve."
     )
     title = f"How the best trial learned: {best.name}"
-    return Figure("winner", title, caption, panels, columns=max(1, len(panels)), height=3.0)
+    return Figure("winner", title, caption, panels, columns=min(3, max(1, len(panels))), height=3.0)
+
+
+def _scheduled_panels(trial: TrialRecord) -> list[Panel]:
+    """Return a panel for the lr, and one each for a scheduled momentum and weight decay, with the values of groups."""
+    panels = []
+    for kind, title in SCHEDULED.items():
+        metrics = [metric for metric in trial.curves if metric.partition("/")[0] == kind and trial.curves[metric]]
+        if not metrics:
+            continue
+        series = []
+        for metric, color in zip(metrics, (COLORS[2], *COLORS[3:], *COLORS[:2]), strict=False):
+            label = (metric.partition("/")[2] or "the rest") if len(metrics) > 1 else ""
+            series.append(_curve(trial, metric, color, hover=metric, label=label))
+        highest = max(value for metric in metrics for _, value in trial.curves[metric])
+        panels.append(Panel(series, title, "step", kind, y_range=(0.0, 1.08 * highest or 1.0)))
+    return panels
 
 
 def best_so_far(record: StudyRecord) -> Figure:
@@ -208,10 +222,11 @@ def _curve(
     positive: bool = False,
 ) -> Series:
     curve: Curve = [(step, value) for step, value in trial.curves.get(metric, ()) if value > 0 or not positive]
-    if metric == "lr":
+    is_scheduled = metric.partition("/")[0] in SCHEDULED
+    if is_scheduled:
         curve = _with_jumps(curve)
     steps, values = [step for step, _ in curve], [value for _, value in curve]
-    return Series(steps, values, "line", color, label, [hover] * len(steps), width, metric != "lr")
+    return Series(steps, values, "line", color, label, [hover] * len(steps), width, not is_scheduled)
 
 
 def _with_jumps(curve: Curve) -> Curve:

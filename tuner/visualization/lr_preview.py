@@ -38,7 +38,8 @@ def title(family: Family) -> str:
 def legend(curve: LrCurve) -> str:
     """Return the legend of a curve: its sampled values, or its whole schedule."""
     values = f", {curve.label}" if curve.label else f", {curve.schedule}"
-    return f"initial_lr {curve.initial_lr:.3g}{values}" if "initial_lr" not in values else values[2:]
+    initial = "initial_lr" if curve.quantity == "lr" else f"initial {curve.quantity}"
+    return f"{initial} {curve.initial_lr:.3g}{values}" if "initial_lr" not in values else values[2:]
 
 
 def draw_file(families: Sequence[Family], name: str, path: Path) -> None:
@@ -84,12 +85,14 @@ def _draw_fan(axes: Axes, family: Family) -> None:
         axes.axhline(lr, color="black", linewidth=0.6, linestyle=":", zorder=0)
     if len(initial_lrs) == 1:  # otherwise they are in the legend
         (lr,), place = initial_lrs, axes.get_yaxis_transform()
-        axes.text(0.995, lr, "initial lr", transform=place, fontsize=8, ha="right", va="bottom", zorder=3)
+        axes.text(
+            0.995, lr, f"initial {shown[0].quantity}", transform=place, fontsize=8, ha="right", va="bottom", zorder=3
+        )
 
 
 def _finish(axes: Axes, family: Family, scale: str) -> None:
     axes.set_xlabel("step")
-    axes.set_ylabel(f"lr ({scale})")
+    axes.set_ylabel(f"{family.curves[0].quantity} ({scale})")
     axes.grid(alpha=0.25)
     axes.margins(x=0.01)
     axes.spines[["top", "right"]].set_visible(False)
@@ -154,7 +157,7 @@ def _dots(curves: Sequence[LrCurve], scale: str, width: int, height: int) -> Tex
                 place = down // 4, across // 2
                 cells[place] = cells.get(place, (0, ""))[0] | _DOTS[down % 4][across % 2], colour
             before = row
-    text = Text(f"{' ' * margin}  lr ({scale})\n", style="")
+    text = Text(f"{' ' * margin}  {curves[0].quantity} ({scale})\n", style="")
     for line in range(height):
         text.append(f"{names.get(line, ''):>{margin}} │", style="dim")
         for column in range(columns):
