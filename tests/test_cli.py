@@ -125,7 +125,7 @@ def test_failed_trials_are_trained_again_by_the_name_of_their_study(
     failed: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ):
     shown = call_in(failed, list_studies)
-    assert " ".join(shown.splitlines()[1].split()[:4]) == "s finished 4/4 #0"
+    assert " ".join(shown.splitlines()[1].split()[:3]) == "s finished 4/4"
     shown = call_in(failed, show, "s")
     assert "s: finished, 4 of 4 trials (2 complete, 2 failed)" in shown
     assert "failed: ValueError: not yet mended (tests/test_retry.py" in shown.replace(f"{Path.cwd()}/", "")
@@ -154,9 +154,9 @@ def test_the_findings_of_a_study_and_of_its_confirmation_are_shown_in_the_termin
     assert "The best is #" in shown
     assert "short-confirm, trained again with fresh seeds:" in shown
     table = shown[shown.index("short-confirm") :].splitlines()
-    assert "winner better" in table[2]
+    assert "winner better" in table[3]
     alone = call_in(confirmed, show, "short-confirm")
-    assert table[3] in alone.splitlines()
+    assert table[4] in alone.splitlines()
     assert "no study" in call_in(confirmed, show, "shrt", expect=2)
 
 

@@ -232,18 +232,20 @@ def test_a_trial_ends_and_the_study_continues_whatever_its_network_does(folder: 
     ends = ENDS_STUDY.partition("choices: [")[2].partition("]")[0].split(", ")
     rows = folder.optuna(f"select param_value, state, ({messages}) from trials join trial_params using (trial_id)")
     found = {ends[int(index)]: (state, json.loads(message or '""')) for index, state, message in rows}
+    fails = "RuntimeError: this network fails at step 25"
+    place = 'ends.py, line 43, in fail: raise RuntimeError("this network fails at step 25")'
     killed = "killed by SIGKILL (often out of memory: see dmesg), 4 times: given up"
     assert found == {
         "nothing": ("COMPLETE", ""),
         "os_exit": ("FAIL", "ended with status 0 and no result, 4 times: given up"),
-        "sys_exit": ("FAIL", "SystemExit (ends.py, line 30, in sys_exit)"),
+        "sys_exit": ("FAIL", "SystemExit (ends.py, line 30, in sys_exit: sys.exit())"),
         "kill": ("FAIL", killed),
         "leave_a_thread": ("COMPLETE", ""),
         "leave_a_process": ("COMPLETE", ""),
-        "fail": ("FAIL", "RuntimeError: this network fails at step 25 (ends.py, line 43, in fail)"),
+        "fail": ("FAIL", f"{fails} ({place})"),
     }
     assert f"failed: {killed}" in output
-    assert output.count("this network fails at step 25") == 1
+    assert output.count(fails) == 1
     failed = folder.mlflow("select artifact_uri from runs where status = 'FAILED'")
     traces = [path.read_text() for (uri,) in failed for path in (folder.path / uri).glob("traceback.txt")]
     assert len(failed) == 4

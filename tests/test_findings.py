@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 from tests.test_charts import study, trial
-from tuner.analysis.findings import findings
+from tuner.analysis.findings import answer, at_edge, findings
 from tuner.direction import Direction
 
 
@@ -112,3 +112,26 @@ def test_how_trials_ended_and_how_long_they_took_is_reported():
     trials = [trial(0), replace(trial(1, state="pruned"), seconds=100.0), trial(2, state="failed", value=math.nan)]
     text = text_of(*trials)
     assert "3 trials (1 trained to the end, 1 pruned early, 1 failed), 1 min 43 s of training in all." in text
+
+
+def test_the_answer_says_in_one_sentence_whether_others_tie_with_the_best():
+    trials = [trial(0, value=0.98, family="cosine"), trial(1, value=0.976, family="step"), trial(2, value=0.9)]
+    tie = answer(study(trials, validation_images=5000))
+    assert tie == "The best is #0 cosine, val/acc 0.9800, in a tie with #1 step: differences up to 0.004 may be chance."
+    ahead = answer(study([trials[0], trials[2]], validation_images=5000))
+    assert ahead == "The best is #0 cosine, val/acc 0.9800, ahead of all others by more than two standard errors."
+    unknown = answer(study(trials, validation_images=None))
+    assert unknown.endswith("0.9800; #1 step is 0.0040 behind, and whether that is chance was not measured.")
+    assert answer(study(trials[:1])).endswith("0.9800, the only trial that was trained to its end.")
+    assert answer(study([replace(trials[0], state="failed")])) == "No trial was trained to its end."
+
+
+def test_values_at_the_edge_of_their_range_are_named():
+    lr, width = "optimizer.initial_lr", "model.width"
+    best = replace(trial(0, value=0.98), params={lr: 0.028, width: 50, "schedule.name": "cosine"})
+    record = study([best], searched={lr: True, width: False}, ranges={lr: (1e-4, 0.03), width: (0, 100)})
+    assert at_edge(record) == "At the edge of its range: initial_lr 0.028 (searched from 0.0001 to 0.03)."
+    inside = replace(best, params={lr: 0.01, width: 4})
+    assert at_edge(replace(record, trials=[inside])) == "At the edge of its range: width 4 (searched from 0 to 100)."
+    assert at_edge(replace(record, trials=[replace(inside, params={lr: 0.01, width: 50})])) == ""
+    assert at_edge(replace(record, trials=[])) == ""

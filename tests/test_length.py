@@ -163,10 +163,13 @@ class Data(LightningDataModule):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("key", "trial.data: KeyError: 'foo' (failing_data.py, line 15, in prepare_data)"),
-        ("odd", "trial.data: Odd: (its text cannot be shown) (failing_data.py, line 17, in prepare_data)"),
-        ("exit", "trial.data: SystemExit (failing_data.py, line 19, in prepare_data)"),
-        ("value", "trial.data: no such table (failing_data.py, line 20, in prepare_data)"),
+        ("key", "trial.data: KeyError: 'foo' (failing_data.py, line 15, in prepare_data: {}[\"foo\"])"),
+        ("odd", "trial.data: Odd: (its text cannot be shown) (failing_data.py, line 17, in prepare_data: raise Odd)"),
+        ("exit", "trial.data: SystemExit (failing_data.py, line 19, in prepare_data: raise SystemExit)"),
+        (
+            "value",
+            'trial.data: no such table (failing_data.py, line 20, in prepare_data: raise ValueError("no such table"))',
+        ),
     ],
 )
 def test_an_error_of_the_user_s_data_is_reported_with_its_class_and_its_place(

@@ -183,6 +183,14 @@ def test_data_without_a_training_batch_are_refused():
             "command line: schedule.decay_step: cosine has no argument decay_step. Did you mean decay_steps?\n",
         ),
         (
+            ["--schedule", "cosine_restarts", "--steps", "9"],
+            "command line: schedule.restart_period: required by cosine_restarts: write --set restart_period=VALUE.\n",
+        ),
+        (
+            ["--schedule", "cosine", "--steps", "9", "--set", "decay_steps={low: 1, high: 5}"],
+            "command line: schedule.decay_steps: a range belongs in a study file; write one value.",
+        ),
+        (
             ["--schedule", "cosine", "--steps", "9", "--set", "decay_steps=0%"],
             "command line: schedule.decay_steps: decay_steps > 0 must hold, but got decay_steps=0.",
         ),

@@ -1,14 +1,18 @@
 """The output of a study, on a terminal and in a file."""
 
 import io
+import re
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from tuner.config.loader import load_study
-from tuner.config.study import TrialConfig
+from tuner.config.study import StudyConfig, TrialConfig
 from tuner.protocol import EpochReport, Slot, StepReport, TrialResult
 from tuner.runner.display import Display
+from tuner.runner.summary import print_table
+from tuner.storage.replicates import ReplicationStudy
 
 TINY = Path(__file__).parent / "tiny.yaml"
 
@@ -26,14 +30,16 @@ def trial() -> TrialConfig:
     )
 
 
-def play(console: Console) -> None:
-    with Display(load_study(str(TINY)), console) as display:
+def play(console: Console, config: StudyConfig | None = None) -> None:
+    with Display(config or load_study(str(TINY)), console) as display:
+        display.ending = lambda: 100.0
         display.standing(0, 0, None)
         display.start(0, trial(), Slot(0, (), 1))
         display.tick()
         display.epoch(0, EpochReport(1, 0.75, [], False, StepReport(1, 40, 120, 0.00123)))
         display.tick()
         display.finish(0, trial(), TrialResult("complete", value=0.8123, epochs=3, seconds=2.5))
+        display.standing(1, 0, None)
         display.note("trial #1 [killed]")
         display.tick()
 
@@ -42,8 +48,22 @@ def test_a_terminal_shows_a_line_for_each_running_trial():
     output = io.StringIO()
     play(Console(file=output, force_terminal=True, width=120, color_system=None))
     shown = output.getvalue()
-    for part in ("tiny", "0/4 trials", "cosine_restarts", "epoch 2/3", "lr 0.00123", "val/acc 0.7500", "starting"):
+    for part in ("tiny", "0/4 trials", "cosine_restarts", "epoch 2/3", "lr 0.00123", "val/acc  0.7500", "starting"):
         assert part in shown
+
+
+@pytest.mark.parametrize("width", [44, 80])
+def test_a_narrow_terminal_shows_whole_lines_with_the_digits_that_matter(width: int):
+    output = io.StringIO()
+    play(Console(file=output, force_terminal=True, width=width, color_system=None))
+    lines = [re.sub(r"\x1b\[[0-9?;]*[A-Za-z]|\r", "", line) for line in output.getvalue().splitlines()]
+    assert max(map(len, lines)) <= width
+    shown = "\n".join(lines)
+    for part in ("0/4 trials", "#0   cosine_restarts", "0.7500", "complete", "0.8123", " so far", " left"):
+        assert part in shown
+    assert "…" not in shown
+    assert "epoch 2/3" in shown
+    assert ("lr 0.00123" in shown) == (width == 80)
 
 
 def test_a_file_gets_whole_lines_only():
@@ -51,6 +71,43 @@ def test_a_file_gets_whole_lines_only():
     play(Console(file=output, width=120))
     lines = output.getvalue().splitlines()
     assert len(lines) == 2
-    assert " ".join(lines[0].split()) == "#0 cosine_restarts initial_lr 0.01 complete val/acc 0.8123 3 epochs, 2 s"
+    assert " ".join(lines[0].split()) == "#0 cosine_restarts complete val/acc 0.8123 lr 0.01 3 epochs, 2 s"
+    assert len(lines[0]) <= 80
     assert lines[1] == "note: trial #1 [killed]"
     assert "\x1b" not in output.getvalue()
+
+
+def test_a_file_gets_a_line_a_minute_with_progress_and_time_left_until_the_report(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Display, "EVERY_SECONDS", 0.0)
+    output = io.StringIO()
+    play(Console(file=output, width=120))
+    first, second, _, _, last = output.getvalue().splitlines()
+    assert first == "0/4 trials, 0:00 so far"
+    assert second == "0/4 trials, 0:00 so far"
+    assert last == "1/4 trials, 0:00 so far, about 1:40 left", "nothing but the test and the 100 s of the plots"
+
+
+def test_a_training_of_a_confirmation_has_the_name_that_the_table_gives_it():
+    study = load_study(str(TINY))
+    candidates = {"#7 cosine_restarts": trial(), "default step": trial()}
+    confirmation = ReplicationStudy.of(study, "tiny-confirm", candidates, [11, 12], {})
+    output = io.StringIO()
+    play(Console(file=output, width=120), confirmation)
+    lines = output.getvalue().splitlines()
+    assert " ".join(lines[0].split()[:4]) == "#7 cosine_restarts, seed 1/2"
+    assert lines[1] == "note: default step, seed 1/2 [killed]"
+    assert confirmation.name_of(2) == "#7 cosine_restarts, seed 2/2"
+
+
+def test_a_narrow_terminal_leaves_out_the_least_important_columns_of_a_table():
+    columns = [("", 0, ["#7 cosine"]), ("mean", 0, ["0.9712"]), ("95% interval", 2, ["0.9700 to 0.9724"])]
+    shown = {}
+    for width in (44, 80):
+        output = io.StringIO()
+        console = Console(file=output, force_terminal=True, width=width, color_system=None)
+        print_table(console, *columns, ("seeds", 3, ["10"]), ("winner better", 1, ["the winner"]))
+        shown[width] = output.getvalue()
+        assert max(map(len, shown[width].splitlines())) <= width
+    assert shown[80].splitlines()[0].split() == ["mean", "95%", "interval", "seeds", "winner", "better"]
+    assert shown[44].splitlines()[0].split() == ["mean", "winner", "better"]
+    assert "0.9712" in shown[44]

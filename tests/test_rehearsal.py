@@ -147,8 +147,12 @@ def test_where_some_networks_fail_the_study_may_begin(write: Write, tmp_path: Pa
     space = {"model.width": {"low": 2, "high": 20}}
     rehearsal, notes = rehearsed(write(add(monkeypatch, "Fussy", Fussy), space=space), tmp_path)
     assert len(rehearsal.faults) == 1
-    assert rehearsal.faults[0].startswith("trial: ValueError: too wide (tests/test_rehearsal.py, line ")
-    assert [note.startswith("some trials will fail: ValueError: too wide") for note in notes] == [True]
+    assert rehearsal.faults[0].startswith(
+        "trial with tests.toys:Fussy: ValueError: too wide (tests/test_rehearsal.py, line "
+    )
+    assert [
+        note.startswith("some trials will fail: with tests.toys:Fussy: ValueError: too wide") for note in notes
+    ] == [True]
 
 
 def test_each_network_of_the_space_is_rehearsed_once(write: Write):
@@ -178,12 +182,12 @@ def test_a_dry_run_ends_with_the_size_of_the_networks_and_creates_nothing(folder
 
 def test_a_dry_run_in_separate_processes_finds_errors(folder: StudyFolder, write: Write):
     output = folder.run("--dry-run", study=write("Raises"), expect=2)
-    assert "trial: ValueError: caf\\udce9" in output
+    assert "trial with tests.toys:Raises: ValueError: caf\\udce9" in output
     assert "Traceback" not in output
     assert sorted(each.name for each in folder.path.iterdir() if not each.name.endswith(".db")) == ["s.yaml"]
 
 
 def test_a_study_that_cannot_train_is_refused_before_it_begins(folder: StudyFolder, write: Write):
     output = folder.call("--rehearse", study=write("Raises"), expect=2)
-    assert "trial: ValueError" in output
+    assert "trial with tests.toys:Raises: ValueError" in output
     assert not folder.directory("s").exists()

@@ -9,6 +9,7 @@
 """
 
 import contextlib
+import linecache
 import re
 import sysconfig
 import traceback
@@ -28,6 +29,8 @@ __all__ = [
     "place_of",
     "reason_of",
 ]
+
+LONGEST_SOURCE = 100
 
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 _OWN = tuple(str(Path(__file__).parent.parent / package) + "/" for package in ("tuner", "lightning_modules"))
@@ -112,7 +115,10 @@ def is_of_user(file: str) -> bool:
 
 
 def place_of(error: BaseException) -> str:
-    """Return the place in user code that raised an error, in parentheses after a space; empty if there is none."""
+    """Return the last frame of user code in an error, with its line, in parentheses after a space.
+
+    It is empty if no user code raised the error.
+    """
     frames = [(frame.filename, str(frame.lineno), frame.name) for frame in traceback.extract_tb(error.__traceback__)]
     with contextlib.suppress(Exception):  # user code may define __str__
         frames += _FRAME_OF_WORKER.findall(str(error))
@@ -122,4 +128,6 @@ def place_of(error: BaseException) -> str:
     file, line, function = own[-1]
     path = Path(file)
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    return f" ({shown}, line {line}, in {function})"
+    source = " ".join(linecache.getline(file, int(line)).split())
+    code = f": {source if len(source) <= LONGEST_SOURCE else source[:LONGEST_SOURCE] + ' ...'}" if source else ""
+    return f" ({shown}, line {line}, in {function}{code})"

@@ -36,10 +36,8 @@ def _run(options: argparse.Namespace) -> int:
     refuse_passwords({"--storage": options.storage})
 
     from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
 
-    from tuner.console import printable
+    from tuner.runner.summary import print_table
     from tuner.storage.inventory import listed_studies
 
     storage = storage_url(options.storage)
@@ -47,15 +45,16 @@ def _run(options: argparse.Namespace) -> int:
     if not studies:
         print(f"no study in {without_password(storage)}")  # noqa: T201
         return 0
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("study", "state", "trials", "best", "value"):
-        table.add_column(column, overflow="fold", no_wrap=column in ("trials", "value"))
-    for study in studies:
-        trials = str(study.finished) if study.asked is None else f"{study.finished}/{study.asked}"
-        best, value = study.best or ("", None)
-        row = (study.name, study.state, trials, best, format_metric(value))
-        table.add_row(*(escape(printable(cell)) for cell in row))
-    Console().print(table, highlight=False)
+    trials = [str(each.finished) if each.asked is None else f"{each.finished}/{each.asked}" for each in studies]
+    best = [each.best or ("", None) for each in studies]
+    print_table(
+        Console(),
+        ("study", 0, [each.name for each in studies]),
+        ("state", 2, [each.state for each in studies]),
+        ("trials", 1, trials),
+        ("value", 0, [format_metric(value) for _, value in best]),
+        ("best", 3, [name for name, _ in best]),
+    )
     return 0
 
 

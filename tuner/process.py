@@ -4,6 +4,8 @@ import atexit
 import contextlib
 import gc
 import os
+import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -13,7 +15,16 @@ from typing import Literal, NoReturn
 
 from tuner.interrupts import ignore_interrupts
 
-__all__ = ["CrashPoint", "add_study_folder", "crash_point", "gc_paused", "leave", "study_folder", "user_module_folders"]
+__all__ = [
+    "CrashPoint",
+    "add_study_folder",
+    "crash_point",
+    "gc_paused",
+    "leave",
+    "own_command",
+    "study_folder",
+    "user_module_folders",
+]
 
 _added: list[str] = []
 
@@ -85,6 +96,17 @@ def crash_point(name: CrashPoint) -> None:
     """Kill this process if the environment variable TUNER_CRASH_AT names this point."""
     if os.environ.get("TUNER_CRASH_AT") == name:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def own_command() -> str:
+    """Return how the user can call ``lr-tuner`` here: by its name if that is on the path, else by its place."""
+    script = Path(sys.executable).with_name("lr-tuner")
+    if shutil.which("lr-tuner") == str(script):
+        return "lr-tuner"
+    if script.exists():
+        here = Path.cwd()
+        return shlex.quote(str(script.relative_to(here) if script.is_relative_to(here) else script))
+    return f"{shlex.quote(sys.executable)} -m tuner"
 
 
 def leave(code: int) -> NoReturn:

@@ -7,6 +7,7 @@ from typing import Any
 
 __all__ = [
     "cut",
+    "fitting",
     "format_metric",
     "format_probability",
     "format_value",
@@ -78,6 +79,26 @@ def shown(value: Any) -> str:
 def cut(text: str) -> str:
     """Return a text, or the beginning of a long one."""
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+
+
+def fitting(widths: Sequence[int], importances: Sequence[int], available: int) -> list[int]:
+    """Return the columns of a table that fit into a width, with two spaces between them.
+
+    Args:
+        widths: The width of each column; empty columns take no space.
+        importances: 0 for columns that are always shown; of the others, those of the largest number go first.
+        available: The width.
+
+    >>> fitting([4, 10, 6], [0, 2, 1], 80), fitting([4, 10, 6], [0, 2, 1], 20), fitting([4, 10, 6], [0, 2, 1], 5)
+    ([0, 1, 2], [0, 2], [0])
+    """
+    kept = [index for index, width in enumerate(widths) if width]
+    while kept and sum(widths[index] for index in kept) + 2 * (len(kept) - 1) > available:
+        least = max(kept, key=lambda index: (importances[index], index))
+        if importances[least] == 0:
+            break
+        kept.remove(least)
+    return kept
 
 
 def parse_duration(value: str | int | float, may_be_zero: bool = False) -> float:

@@ -70,7 +70,8 @@ def from_library(package: str, name: str, settings: Optimizer, params: Iterable[
     try:
         library = importlib.import_module(package)
     except ImportError as error:
-        raise ImportError(f"{type(settings).__name__} needs {package}: pip install {package}") from error
+        hint = 'pip install "lr-tuner[optimizers]"'
+        raise ImportError(f"{type(settings).__name__} needs {package}: {hint}") from error
     return getattr(library, name)(params, lr=settings.initial_lr, **arguments)
 
 

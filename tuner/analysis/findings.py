@@ -143,7 +143,8 @@ def answer(record: StudyRecord) -> str:
     ties = _tied(record, error)
     if not ties:
         return f"{text}, ahead of all others by more than two standard errors."
-    return f"{text}, in a tie with {join_names([trial.name for trial in ties])}."
+    names = join_names([trial.name for trial in ties])
+    return f"{text}, in a tie with {names}: differences up to {round(2 * error, 3):.3f} may be chance."
 
 
 def standard_error(record: StudyRecord) -> float | None:

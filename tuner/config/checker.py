@@ -104,8 +104,9 @@ class Checker:
         values = self._given(signature, nodes, owner)
         for key, argument in signature.arguments.items():
             if argument.required and key not in nodes:
-                by = f" by {owner}: give it here or in search_space" if owner else ""
-                self._fault((*path, key), f"required{by}.")
+                option = f"write --set {'.'.join(map(str, (*path[1:], key)))}=VALUE"
+                place = "give it here or in search_space" if self._document.is_file else option
+                self._fault((*path, key), f"required by {owner}: {place}." if owner else "required.")
         return values
 
     def _given(self, signature: Signature, nodes: Nodes, owner: str) -> dict[str, Any]:
@@ -289,7 +290,8 @@ class Checker:
             if node.searched and (is_spec(raw) or check_value(hint, raw)):
                 return self._spec(hint, raw, node.path)
             if is_spec(raw):
-                self._fault(node.path, "a range belongs in search_space.")
+                belongs = "search_space" if self._document.is_file else "a study file; write one value"
+                self._fault(node.path, f"a range belongs in {belongs}.")
                 return None
         self._check(hint, raw, node.path, advice)
         return raw

@@ -102,6 +102,11 @@ class Document:
             del node[key]
         self._set_by_command_line(path)
 
+    @property
+    def is_file(self) -> bool:
+        """Return whether it is a study file, and not a schedule that is given by options only."""
+        return bool(self.name)
+
     def is_from_command_line(self, path: Keys) -> bool:
         """Return whether the command line set the value at a path."""
         return self._line(path) == COMMAND_LINE

@@ -306,6 +306,14 @@ class StudyConfig:
         text = json.dumps(values, ensure_ascii=False, indent=1) + "\n"
         return replace(self, name=name, trial=trial, values=values, identity=identity, text=text, first=FirstTrials())
 
+    def name_of(self, number: int) -> str:
+        """Return the name of a trial in messages."""
+        return f"trial #{number}"
+
+    def label_of(self, number: int, trial: TrialConfig) -> str:
+        """Return number and schedule of a trial, for the list of trials."""
+        return f"#{number:<3} {trial.schedule.name}"
+
     def identity_with(self, digests: Sequence[tuple[str, str]]) -> dict[str, Any]:
         """Return the values that must not change when the study is continued, including the digest of the data."""
         return {**self.identity, "data digest": " ".join(dict.fromkeys(digest for _, digest in digests))}

@@ -56,7 +56,7 @@ def confirm(options: ConfirmationOptions, found: "Callable[[Comparison, Sequence
 
         console = Console(quiet=options.quiet)
         with checking(console, options.study):
-            from tuner.runner.summary import print_line
+            from tuner.runner.summary import print_line, print_next
             from tuner.runner.verdict import record_comparison
             from tuner.storage.replicates import ReplicationStore
             from tuner.storage.stored_study import StoredStudy
@@ -78,6 +78,8 @@ def confirm(options: ConfirmationOptions, found: "Callable[[Comparison, Sequence
         with opened(plan, console, ReplicationStore) as study:
             outcome = study.train(engine)
             _show(console, config, study.store, opponents)
+            after = {"export": "the winner as a folder, with a model card", "report": "all of it in one HTML file"}
+            print_next(console, outcome, past.config.name, {"dashboard": "every training, in MLflow", **after})
             if found:
                 comparison = study.store.comparison()
                 found(comparison, comparison.findings(opponents))

@@ -52,6 +52,9 @@ class Review:
     SHARE = 0.04
     """Largest share of the time that it draws while trainings run."""
 
+    seconds = 15.0
+    """How long the last update took; before the first one, about as long as it takes on two cores."""
+
     def __init__(self, storage: str, study: str, uri: str, directory: Path) -> None:
         objects = str(directory / OBJECTS_FILE)
         self._request = {"storage": storage, "study": study, "uri": uri, "folder": study_folder(), "objects": objects}
@@ -65,7 +68,7 @@ class Review:
         now = time.monotonic()
         if self._process is not None and self._process.poll() is not None:
             self._next = max(self._next, self._began + (now - self._began) / self.SHARE)
-            self._process = None
+            self._process, self.seconds = None, now - self._began
         if self._process is None and now >= self._next:
             self._began, self._next = now, now + self.EVERY_SECONDS
             with contextlib.suppress(OSError, BadInputError):  # a later update may succeed

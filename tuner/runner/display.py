@@ -1,8 +1,9 @@
 """Shows a running study: live on a terminal, and by a line for each event elsewhere."""
 
 import io
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -19,11 +20,13 @@ from tuner.config.study import StudyConfig, TrialConfig
 from tuner.console import printable
 from tuner.protocol import EpochReport, Slot, StepReport, TrialResult
 from tuner.storage.reader import Trial
-from tuner.text import pluralize
+from tuner.text import fitting, pluralize
 
 __all__ = ["Display", "clock"]
 
 NOTEBOOK_SECONDS = 1.0
+NOTEBOOK_WIDTH = 100
+WHOLE_LINE = 80  # columns of a line that is printed where there is no terminal
 STYLES = {"complete": "green", "pruned": "yellow", "diverged": "magenta", "failed": "red"}
 
 
@@ -51,7 +54,13 @@ class Display:
         config: The study.
         console: Prints it; if it is no terminal, only whole lines are printed.
         verbose: Whether to print each epoch.
+
+    Attributes:
+        ending: Returns the expected seconds from the last test to the end of the study.
     """
+
+    EVERY_SECONDS = 60.0
+    """Time between two lines about the progress, where there is no terminal."""
 
     def __init__(self, config: StudyConfig, console: Console, verbose: bool = False) -> None:
         self._config, self._console, self._verbose = config, console, verbose
@@ -63,6 +72,10 @@ class Display:
         self._done_here = 0.0  # trials' worth of training in this run
         self._cell: Any = None  # where a notebook shows it
         self._next_drawing = 0.0
+        self._next_line = self._began + self.EVERY_SECONDS
+        self._epoch_seconds = 0.0
+        self._is_tested = False
+        self.ending: Callable[[], float] = lambda: 0.0
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> "Display":
@@ -90,20 +103,32 @@ class Display:
         line.step, line.value = report.step, report.value
         if self._verbose:
             value = "" if report.value is None else f", {self._metric} {report.value:.4f}"
-            epochs = line.config.trainer.evaluations
-            self._print(escape(f"#{number} epoch {report.epoch}/{epochs}, lr {report.step.lr:.3g}{value}"))
+            epochs, name = line.config.trainer.evaluations, self._config.name_of(number)
+            self._print(escape(f"{name}: epoch {report.epoch}/{epochs}, lr {report.step.lr:.3g}{value}"))
 
     def finish(self, number: int, config: TrialConfig, result: TrialResult) -> None:
         """Print how a trial ended."""
         self._running.pop(number, None)
         self._done_here += 1
-        value = "" if result.value is None else escape(f"{self._metric} {result.value:.4f}")
-        style = STYLES[result.state]
-        self._print(
-            f"[bold]#{number:<3}[/bold] {escape(config.schedule.name):<16} initial_lr "
-            f"{config.optimizer.arguments['initial_lr']:<9.3g} [{style}]{result.state:<9}[/{style}] {value:<16} "
-            f"[dim]{pluralize(result.epochs, 'epoch')}, {result.seconds:.0f} s[/dim]"
-        )
+        if result.epochs:
+            self._epoch_seconds = result.seconds / result.epochs
+        lr = f"lr {config.optimizer.arguments['initial_lr']:.3g}"
+        columns = [  # width, importance, style, text
+            (21, 0, "", self._config.label_of(number, config)),
+            (9, 1, STYLES[result.state], result.state),
+            (0, 2, "", "" if result.value is None else self._metric),
+            (6, 0, "", "" if result.value is None else f"{result.value:.4f}"),
+            (10, 3, "", lr),
+            (0, 4, "dim", f"{pluralize(result.epochs, 'epoch')}, {result.seconds:.0f} s"),
+        ]
+        available = self._console.width if self._live else WHOLE_LINE
+        widths = [max(width, len(text)) for width, _, _, text in columns]
+        kept = fitting(widths, [importance for _, importance, _, _ in columns], available)
+        line = Text()
+        for index in kept:
+            line.append(f"{printable(columns[index][3]):<{widths[index]}}  ", columns[index][2])
+        line.rstrip()
+        self._console.print(line, highlight=False, soft_wrap=True)
 
     def suspend(self, number: int) -> None:
         """Remove a trial that will be continued later."""
@@ -115,20 +140,25 @@ class Display:
 
     def tested(self, metrics: Mapping[str, float]) -> None:
         """Print the test metrics of the best trial."""
-        number = f" #{self._best.number}" if self._best else ""
+        self._is_tested = True
+        name = f" of {self._config.name_of(self._best.number)}" if self._best else ""
         values = ", ".join(f"{escape(key)} {value:.4f}" for key, value in sorted(metrics.items()))
-        self._print(f"[bold]test[/bold] of trial{number}: {values}")
+        self._print(f"[bold]test[/bold]{escape(name)}: {values}")
 
     def note(self, text: str) -> None:
-        """Print a remark."""
-        self._print(f"[yellow]note:[/yellow] {escape(text)}")
+        """Print a remark; a trial in it gets the name that the study gives it."""
+        named = re.sub(r"\btrial #(\d+)", lambda found: self._config.name_of(int(found[1])), text)
+        self._print(f"[yellow]note:[/yellow] {escape(named)}")
 
     def tick(self) -> None:
-        """Redraw."""
+        """Redraw; where there is no terminal, print a line about the progress every minute."""
         if self._live:
             self._live.update(self._picture(), refresh=True)
         elif self._console.is_jupyter:
             self._draw_in_notebook()
+        elif (now := time.monotonic()) >= self._next_line:
+            self._next_line = now + self.EVERY_SECONDS
+            self._print(f"[dim]{escape(self._progress()[2])}, {self._clock()}[/dim]")
 
     def _draw_in_notebook(self) -> None:
         """Redraw one output of a notebook's cell."""
@@ -137,7 +167,7 @@ class Display:
         if time.monotonic() < self._next_drawing:
             return
         self._next_drawing = time.monotonic() + NOTEBOOK_SECONDS
-        page = Console(record=True, file=io.StringIO(), width=100, force_jupyter=False)
+        page = Console(record=True, file=io.StringIO(), width=NOTEBOOK_WIDTH, force_jupyter=False)
         page.print(self._picture())
         drawn = HTML(  # type: ignore[no-untyped-call]
             page.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
@@ -152,33 +182,53 @@ class Display:
         self._console.print(printable(markup), highlight=False, soft_wrap=True)
 
     def _picture(self) -> RenderableType:
-        elapsed = time.monotonic() - self._began
         done, total, counted = self._progress()
-        head = Table.grid(padding=(0, 2))
-        head.add_row(
-            Text(self._config.name, style="bold"),
-            ProgressBar(total=total, completed=done, width=30),
-            counted,
-            f"{clock(elapsed)} so far{self._left(elapsed)}",
-        )
-        rows = Table.grid(padding=(0, 2))
-        for number, line in sorted(self._running.items()):
-            epochs = line.config.trainer.evaluations
-            step = line.step
-            rows.add_row(
-                Text(f"#{number}", style="bold"),
-                Text(line.config.schedule.name),
-                ProgressBar(total=1.0, completed=line.share, width=16),
-                f"epoch {min(step.epoch + 1, epochs) if step else 1}/{epochs}",
-                f"lr {step.lr:.3g}" if step else "starting",
-                Text("" if line.value is None else f"{self._metric} {line.value:.4f}"),
-                Text(line.slot.device, style="dim"),
-            )
-        parts: list[RenderableType] = [head, rows]
+        bar = ProgressBar(total=total, completed=done, width=20)
+        head: list[tuple[Text | ProgressBar, int]]
+        head = [(Text(self._config.name, style="bold"), 2), (bar, 3), (Text(counted), 0), (Text(self._clock()), 0)]
+        rows = [self._row(number, line) for number, line in sorted(self._running.items())]
+        parts: list[RenderableType] = [self._grid([head]), self._grid(rows)]
         if self._best is not None:
             value = f"{self._metric} {self._best.value:.4f}"
-            parts.append(Text.assemble(("best so far ", "dim"), f"#{self._best.number} ", (value, "bold green")))
+            name = self._config.name_of(self._best.number).removeprefix("trial ")
+            parts.append(Text.assemble(("best so far ", "dim"), f"{name} ", (value, "bold green")))
         return Group(*parts)
+
+    def _row(self, number: int, line: _Line) -> "list[tuple[Text | ProgressBar, int]]":
+        """Return the cells of a running trial with their importance."""
+        epochs, step = line.config.trainer.evaluations, line.step
+        return [
+            (Text(self._config.label_of(number, line.config), style="bold"), 0),
+            (ProgressBar(total=1.0, completed=line.share, width=10), 4),
+            (Text(f"epoch {min(step.epoch + 1, epochs) if step else 1}/{epochs}"), 1),
+            (Text(f"lr {step.lr:.3g}" if step else "starting"), 3),
+            (Text("" if line.value is None else self._metric), 2),
+            (Text("" if line.value is None else f"{line.value:.4f}"), 0),
+            (Text(line.slot.device, style="dim"), 5),
+        ]
+
+    def _grid(self, rows: "Sequence[Sequence[tuple[Text | ProgressBar, int]]]") -> RenderableType:
+        """Return rows of cells, without the columns that do not fit into the terminal."""
+        if not rows:
+            return Text()
+        columns = list(zip(*rows, strict=True))
+        widths = [
+            max(cell.width or 0 if isinstance(cell, ProgressBar) else len(cell) for cell, _ in column)
+            for column in columns
+        ]
+        grid = Table.grid(padding=(0, 2))
+        kept = fitting(widths, [column[0][1] for column in columns], self._width())
+        for row in rows:
+            grid.add_row(*(row[index][0] for index in kept))
+        return grid
+
+    def _width(self) -> int:
+        return NOTEBOOK_WIDTH if self._console.is_jupyter else self._console.width
+
+    def _clock(self) -> str:
+        """Return the time so far, and an estimate of the time left."""
+        elapsed = time.monotonic() - self._began
+        return f"{clock(elapsed)} so far{self._left(elapsed)}"
 
     def _progress(self) -> tuple[int, int, str]:
         """Return how much of the budget is used, how much there is, and both as text."""
@@ -191,7 +241,7 @@ class Display:
         return done, allowance.amount, counted
 
     def _left(self, elapsed: float) -> str:
-        """Estimate the time left from the pace of this run."""
+        """Estimate the time left: the trials at the pace of this run, the test, plots and report."""
         allowance, running = self._config.allowance, sum(line.share for line in self._running.values())
         done = self._done_here + running
         if done < 0.5:
@@ -201,7 +251,8 @@ class Display:
         else:
             used, total, _ = self._progress()
             left = (total - used) / allowance.longest
-        return f", about {clock(left * elapsed / done)} left"
+        test = 0.0 if self._is_tested else self._epoch_seconds  # a test takes no longer than an epoch of a training
+        return f", about {clock(left * elapsed / done + test + self.ending())} left"
 
 
 def clock(seconds: float) -> str:

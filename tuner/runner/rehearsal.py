@@ -115,11 +115,12 @@ def rehearse(config: StudyConfig, engine: Engine, storage: str, note: Callable[[
         engine.run(handler)
     results = [handler.results[number] for number in range(len(trials)) if number in handler.results]
     failed = [result for result in results if result.message]
-    faults = list(dict.fromkeys(f"trial: {result.message.rstrip('.')}." for result in failed))
+    named = [(trials[number].model.name, result.message.rstrip(".")) for number, result in handler.results.items()]
+    faults = list(dict.fromkeys(f"trial with {name}: {message}." for name, message in named if message))
     if failed and len(failed) == len(trials) and not all("out of memory" in each.message for each in failed):
         raise BadInputError(faults)
     for fault in faults:
-        note(f"some trials will fail: {fault.removeprefix('trial: ')}")
+        note(f"some trials will fail: {fault.removeprefix('trial ')}")
     counts = [result.parameters for result in results if result.parameters]
     seconds = max((result.seconds for result in results), default=0.0)
     return Rehearsal(faults, (min(counts, default=0), max(counts, default=0)), seconds)

@@ -333,6 +333,8 @@ class OpenStudy(Generic[Store]):
                     config, plan.uri, store.identifier, display.note, tags, dict(plan.digests), plan.review
                 )
             review = Review(plan.storage, config.name, plan.uri, store.directory) if plan.review else None
+            if review:
+                display.ending = lambda: review.seconds
 
             def finished(number: int) -> None:
                 if review:

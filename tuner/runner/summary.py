@@ -1,14 +1,16 @@
 """Prints the plan of a study before it, and the summary after it."""
 
+import os
+import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tuner.analysis.findings import doubt, never_tried
+from tuner.analysis.findings import answer, at_edge, never_tried
 from tuner.analysis.lint import lint_families
 from tuner.analysis.lr_curves import schedule_families
 from tuner.analysis.record import FAMILY, StudyRecord
@@ -17,18 +19,22 @@ from tuner.config.search_space import described, searched
 from tuner.config.study import StudyConfig
 from tuner.console import printable
 from tuner.errors import BadInputError
+from tuner.process import own_command
 from tuner.protocol import Slot
 from tuner.runner.run import Outcome, Plan
 from tuner.storage.study_store import StudyStore
 from tuner.storage.trial_ends import state_of
-from tuner.text import cut, format_value, pluralize
+from tuner.text import cut, fitting, format_value, pluralize
 from tuner.training.run import TRACEBACK_FILE
-from tuner.urls import without_password
+from tuner.urls import storage_url, without_password
 
-__all__ = ["print_line", "print_plan", "print_ranking", "print_summary"]
+__all__ = ["print_line", "print_next", "print_plan", "print_ranking", "print_summary", "print_table"]
 
+DEFAULT_TRACKING, TRACKING = "sqlite:///mlflow.db", "MLFLOW_TRACKING_URI"
 LINTED_SAMPLES = 20  # as many as a preview draws
 TOP_TRIALS = 5
+WHOLE_LINE = 80  # columns of a table where there is no terminal, at least
+SHORTEST_WRAPPED = 16
 
 
 def print_plan(console: Console, plan: Plan, slots: Sequence[Slot], remarks: Sequence[str] = ()) -> None:
@@ -69,22 +75,23 @@ def _findings(config: StudyConfig) -> Sequence[str]:
 def print_summary(console: Console, config: StudyConfig, store: StudyStore, outcome: Outcome) -> None:
     """Print the results, and where to look further."""
     finished, top, record = store.finished(), store.ranking()[:1], store.record()
+    print_line(console, f"\n[bold]{config.name}[/bold]: [bold]{escape(answer(record))}[/bold]")
     states = Counter(state_of(trial) for trial in finished)
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none finished"
     if outcome.is_over and config.until and (gain := store.possible_gain()) < config.until:
         has = f"has ended after {pluralize(len(finished), 'trial')} ({counts}): at most {gain:.3g} can still be gained"
-        print_line(console, f"\n[bold]{config.name}[/bold] {has}; lower budget.until to add more")
+        print_line(console, f"{config.name} {has}; lower budget.until to add more")
     elif config.allowance is not None:
         _print_spent(console, config, store, counts, outcome.is_over)
     elif len(finished) >= config.trials:
         has = f"has all its {pluralize(config.trials, 'trial')} ({counts})"
         if len(finished) > config.trials:
             has = f"has {pluralize(len(finished), 'trial')} ({counts}), more than the {config.trials} asked for"
-        print_line(console, f"\n[bold]{config.name}[/bold] {has}; raise --trials to add more")
+        print_line(console, f"{config.name} {has}; raise --trials to add more")
     else:
         print_line(
             console,
-            f"\n[bold]{config.name}[/bold] has {len(finished)} of {pluralize(config.trials, 'trial')} ({counts}); "
+            f"{config.name} has {len(finished)} of {pluralize(config.trials, 'trial')} ({counts}); "
             f"run the same command again to continue{_cut_short(store)}",
         )
     if top:
@@ -95,37 +102,85 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, outc
             print_line(console, f"best trial #{top[0].number} on the test data: {metrics}")
         weights = store.trial_directory(top[0].number) / "model.ckpt"
         print_line(console, f"its weights: {escape(str(weights)) if weights.exists() else 'are not on this machine'}")
-    elif finished:
-        print_line(console, "[yellow]no trial was trained to its end[/yellow]")
-    _print_failed(console, store, [trial.number for trial in finished if state_of(trial) == "failed"])
-    for sentence in filter(None, (doubt(record), never_tried(record))):
+    _print_failed(console, config.name, store, [trial.number for trial in finished if state_of(trial) == "failed"])
+    for sentence in filter(None, (never_tried(record), at_edge(record))):
         print_line(console, escape(sentence))
-    uri, page = outcome.tracking_uri, outcome.runs_page
-    if uri.startswith("http"):
-        look = f"{without_password(uri)}/{page}"
-    elif _shown(uri) == "sqlite:///mlflow.db":
-        look = f"lr-tuner dashboard {config.name} (or mlflow ui, then http://127.0.0.1:5000/{page})"
-    else:
-        look = f"lr-tuner dashboard {config.name} --tracking-uri {_shown(uri)}"
-    print_line(console, f"\nlr curves and accuracies: {escape(look)}")
     for sentence in outcome.missing:
         print_line(console, f"[yellow]{escape(sentence)}.[/yellow]")
+    name = config.name
+    if top:
+        after = {"confirm": "is the winner really better? fresh seeds say", "report": "all of it in one HTML file"}
+    else:
+        after = {"show": "what is known so far", "doctor": "what can be used here"}
+    print_next(console, outcome, name, {"dashboard": "lr curves and accuracies, in MLflow", **after})
+
+
+def print_next(console: Console, outcome: Outcome, name: str, commands: Mapping[str, str]) -> None:
+    """Print the next commands.
+
+    Args:
+        console: Prints them.
+        outcome: How the study ended.
+        name: Its name.
+        commands: What each of them is for.
+    """
+    print_line(console, "\nnext:")
+    lines = {f"{own_command()} {each} {name}{_stores(each, outcome)}": text for each, text in commands.items()}
+    uri = outcome.tracking_uri
+    if uri.startswith("http"):
+        lines = {f"{without_password(uri)}/{outcome.runs_page}": "", **dict(list(lines.items())[1:])}
+    width = max(map(len, lines))
+    fits = width + max(map(len, lines.values())) + 5 <= max(WHOLE_LINE, console.width)
+    for line, text in lines.items():
+        print_line(console, escape(f"  {line:<{width}}   {text}".rstrip() if fits else f"  {line}"))
+
+
+def _stores(command: str, outcome: Outcome) -> str:
+    """Return the options that a command needs to find a study that is not in the usual stores."""
+    options = ""
+    if command != "dashboard" and outcome.storage != storage_url(None):
+        options += f" --storage {shlex.quote(_shown(outcome.storage))}"
+    uri = _shown(outcome.tracking_uri)
+    if command != "show" and uri not in (DEFAULT_TRACKING, without_password(os.environ.get(TRACKING, ""))):
+        options += f" --tracking-uri {shlex.quote(uri)}"
+    return options
 
 
 def print_ranking(console: Console, record: StudyRecord, most: int) -> None:
     """Print the best trials of a study as a table."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("", record.metric, "schedule", "searched values"):
-        table.add_column(escape(column), no_wrap=column in ("", record.metric))
-    for trial in record.ranking[:most]:
-        values = ", ".join(
-            f"{cut(path.rpartition('.')[2])} {cut(format_value(value))}"
-            for path, value in trial.params.items()
-            if path != FAMILY
+    top = record.ranking[:most]
+    drawn = [[(path, value) for path, value in trial.params.items() if path != FAMILY] for trial in top]
+    values = [
+        ", ".join(f"{cut(path.rpartition('.')[2])} {cut(format_value(each))}" for path, each in of) for of in drawn
+    ]
+    if top:
+        print_table(
+            console,
+            ("", 0, [f"#{trial.number}" for trial in top]),
+            (record.metric, 0, [f"{trial.value:.4f}" for trial in top]),
+            ("schedule", 0, [trial.family for trial in top]),
+            ("searched values", 0, values),
         )
-        table.add_row(f"#{trial.number}", f"{trial.value:.4f}", escape(trial.family), escape(printable(values)))
-    if table.row_count:
-        console.print(table, highlight=False)
+
+
+def print_table(console: Console, *columns: tuple[str, int, Sequence[str]]) -> None:
+    """Print a table. In a narrow terminal, it lacks its least important columns; the last one is wrapped.
+
+    Args:
+        console: Prints it.
+        columns: The heading, the importance and the cells of each; see `tuner.text.fitting`.
+    """
+    columns = tuple((heading, importance, list(map(printable, cells))) for heading, importance, cells in columns)
+    widths = [max(len(text) for text in (heading, *cells)) for heading, _, cells in columns]
+    least = [*widths[:-1], min(widths[-1], SHORTEST_WRAPPED)]
+    available = console.width if console.is_terminal else max(WHOLE_LINE, sum(widths) + 2 * len(widths))
+    kept = fitting(least, [importance for _, importance, _ in columns], available)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for index in kept:
+        table.add_column(escape(columns[index][0]), no_wrap=index < len(columns) - 1)
+    for row in zip(*(columns[index][2] for index in kept), strict=True):
+        table.add_row(*map(escape, row))
+    console.print(table, highlight=False, width=available)
 
 
 def _print_spent(console: Console, config: StudyConfig, store: StudyStore, counts: str, is_done: bool) -> None:
@@ -138,7 +193,7 @@ def _print_spent(console: Console, config: StudyConfig, store: StudyStore, count
         has += f"; raise budget.{allowance.unit} to add more"
     else:
         has += f"; run the same command again to continue{_cut_short(store)}"
-    print_line(console, f"\n[bold]{config.name}[/bold] {has}")
+    print_line(console, f"{config.name} {has}")
 
 
 def _cut_short(store: StudyStore) -> str:
@@ -147,7 +202,7 @@ def _cut_short(store: StudyStore) -> str:
     return f", with the {pluralize(count, 'trial')} that {'was' if count == 1 else 'were'} cut short" if count else ""
 
 
-def _print_failed(console: Console, store: StudyStore, numbers: Sequence[int]) -> None:
+def _print_failed(console: Console, name: str, store: StudyStore, numbers: Sequence[int]) -> None:
     """Print where the tracebacks of failed trials are, and how to train them again."""
     traces = [store.trial_directory(number) / TRACEBACK_FILE for number in numbers]
     if there := [str(trace) for trace in traces if trace.exists()]:
@@ -157,7 +212,7 @@ def _print_failed(console: Console, store: StudyStore, numbers: Sequence[int]) -
         where = ""
     if numbers:
         failed = f"{pluralize(len(numbers), 'trial')} failed{where}"
-        print_line(console, f"{escape(failed)}; --retry-failed trains them again once the cause is fixed")
+        print_line(console, f"{escape(failed)}; {own_command()} retry {name} trains them again once the cause is fixed")
 
 
 def print_line(console: Console, markup: str) -> None:

@@ -4,12 +4,10 @@ from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from tuner.analysis.comparison import Comparison, chance
-from tuner.console import printable
 from tuner.interrupts import temporary_folder
-from tuner.runner.summary import print_line
+from tuner.runner.summary import print_line, print_table
 from tuner.text import format_metric
 
 __all__ = ["print_comparison", "record_comparison"]
@@ -29,21 +27,24 @@ def print_comparison(
         opponents: Names of configurations that the findings mention, by their roles.
         further: Further findings.
     """
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("", "seeds", "mean", "95% interval", "study", "winner better"):
-        table.add_column(column, no_wrap=True)
-    for row in comparison.rows():
-        table.add_row(
-            escape(printable(row["configuration"])),
-            str(row["seeds"]),
-            format_metric(row["mean"]),
-            "" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}",
-            format_metric(row["in the study"]),
-            "" if row["behind the winner"] is None else chance(row["probability that the winner is better"]),
-        )
-    console.print("", table, highlight=False)
+    first, *others = comparison.findings(opponents or {})
+    print_line(console, f"\n[bold]{escape(first)}[/bold]")
+    rows = comparison.rows()
+    intervals = ["" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}" for row in rows]
+    chances = [
+        "" if row["behind the winner"] is None else chance(row["probability that the winner is better"]) for row in rows
+    ]
+    print_table(
+        console,
+        ("", 0, [row["configuration"] for row in rows]),
+        ("seeds", 3, [str(row["seeds"]) for row in rows]),
+        ("mean", 0, [format_metric(row["mean"]) for row in rows]),
+        ("95% interval", 2, intervals),
+        ("study", 4, [format_metric(row["in the study"]) for row in rows]),
+        ("winner better", 1, chances),
+    )
     print_line(console, f"[dim]{comparison.caption}[/dim]\n")
-    for sentence in (*comparison.findings(opponents or {}), *further):
+    for sentence in (*others, *further):
         print_line(console, escape(sentence))
 
 

@@ -147,6 +147,15 @@ class ReplicationStudy(StudyConfig):
         names = list(self.candidates)
         return {CONFIGURATION: names[number % len(names)], SEED: self.seeds[number // len(names)]}
 
+    def name_of(self, number: int) -> str:
+        """Return the configuration and the seed of a trial, as the table of the comparison names them."""
+        names = list(self.candidates)
+        return f"{names[number % len(names)]}, seed {number // len(names) + 1}/{len(self.seeds)}"
+
+    def label_of(self, number: int, trial: TrialConfig) -> str:
+        """Return the configuration and the seed of a trial, for the list of trials."""
+        return self.name_of(number)
+
     def described(self, number: int) -> dict[str, Any]:
         """Return the configuration and the seed of a trial, for MLflow."""
         return self.fixed(number)
