@@ -10,11 +10,15 @@ from ray.cluster_utils import Cluster
 from tests.conftest import EPOCHS, STEPS, StudyFolder
 from tests.networks import IRIS, holding, release
 
+# A dead machine is noticed after 3 seconds.
+QUICK = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 6}
+
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
     """Return a cluster with one machine of one core."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    head = {"num_cpus": 1, "include_dashboard": False, "_system_config": QUICK}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     yield cluster
     cluster.shutdown()
 

@@ -18,7 +18,7 @@ import yaml
 
 from lightning_modules import CosineDecay, CosineRestarts
 from tests.conftest import EPOCHS, STEPS, TINY, StudyFolder
-from tests.networks import holding, release
+from tests.networks import holding, holding_the_check, release
 from tests.processes import children, connections_to, is_alive, servers_of, slots_of, sockets_of
 
 
@@ -415,13 +415,13 @@ def test_the_same_command_ends_with_exactly_the_requested_trials_whatever_was_ki
 
 
 def test_a_server_that_dies_while_it_starts_a_trial_is_restarted(folder: StudyFolder):
-    folder.is_new = True  # its server takes a while to start
-    process = folder.start("--per-device", "1", "--trials", "1")
+    process = folder.start("--per-device", "1", "--trials", "1", *holding_the_check(folder))
     folder.wait_for(lambda: servers_of(process.pid), process)
     (server,) = servers_of(process.pid)
     folder.wait_for(lambda: sockets_of(server), process)
     (socket,) = sockets_of(server)
     os.kill(server, signal.SIGSTOP)
+    release(folder)
     folder.wait_for(lambda: connections_to(socket), process)  # the coordinator waits for an answer
     os.kill(server, signal.SIGKILL)
     output, _ = process.communicate(timeout=240)
@@ -431,8 +431,7 @@ def test_a_server_that_dies_while_it_starts_a_trial_is_restarted(folder: StudyFo
 
 
 def test_a_dying_server_that_no_longer_answers_is_restarted(folder: StudyFolder):
-    folder.is_new = True  # its server takes a while to start
-    process = folder.start("--per-device", "1", "--trials", "1")
+    process = folder.start("--per-device", "1", "--trials", "1", *holding_the_check(folder))
     listening: dict[int, set[Path]] = {}
 
     def is_listening() -> bool:
@@ -442,6 +441,7 @@ def test_a_dying_server_that_no_longer_answers_is_restarted(folder: StudyFolder)
     folder.wait_for(is_listening, process)
     ((server, (socket,)),) = listening.items()
     socket.unlink()  # as when the kernel takes down a killed process: it is there, and cannot be reached
+    release(folder)
     asked = "select count(*) from trials where state = 'RUNNING'"
     folder.wait_for(lambda: (folder.path / "mlflow.db").exists() and folder.optuna(asked) == [(1,)], process)
     os.kill(server, signal.SIGKILL)
