@@ -48,7 +48,7 @@ def test_the_study_file_that_the_page_shows_is_the_quickstart():
     assert f"```yaml\n{(DOCS.parent / 'studies' / 'quickstart.yaml').read_text()}```" in STUDY_FILE
 
 
-@pytest.mark.parametrize("kind", ["data", "model", "optimizer"])
+@pytest.mark.parametrize("kind", ["averaging", "data", "model", "optimizer"])
 def test_the_page_of_the_study_file_has_every_argument_with_its_default(kind: str):
     for name in KINDS[kind]:
         row = row_of(name)

@@ -16,7 +16,7 @@ from tuner.config import registry
 from tuner.config.annotations import check_value, did_you_mean, item_hint, members, parse_length, takes_steps
 from tuner.config.component import rehearse
 from tuner.config.document import Document, Keys, Node, Nodes, dotted
-from tuner.config.lengths import Length, relative_lengths, resolve
+from tuner.config.lengths import WITH_LENGTHS, Length, relative_lengths, resolve
 from tuner.config.registry import Signature, is_schedule
 from tuner.config.search_space import (
     MAX_CHOICES,
@@ -256,14 +256,14 @@ class Checker:
     ) -> Iterator[tuple[Mapping[str, Any], Nodes, Sequence[int]]]:
         """Yield values with lengths in steps, for each possible length of the training, and the steps to try."""
         for values, places in cases:
-            relative = kind == "schedule" and bool(relative_lengths(values))
+            relative = kind in WITH_LENGTHS and bool(relative_lengths(values, kind, kind))
             free = kind == "schedule" and whole and _is_free(values)
             lengths = self._lengths(relative) if relative or free else ()
             if not relative and not lengths:
                 yield values, places, (0,)
             for length in lengths:
                 steps = length.spread(max(1000, MAX_TRIED_STEPS // len(cases))) if free else (0,)
-                yield resolve(values, length) if relative else values, places, steps
+                yield resolve(values, length, kind) if relative else values, places, steps
 
     # -- values --------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,10 @@ from typing import Any
 from tuner.config.annotations import item_hint, map_lengths, parse_length, takes_steps
 from tuner.config.component import Component
 
-__all__ = ["Length", "in_percent", "relative_lengths", "resolve"]
+__all__ = ["WITH_LENGTHS", "Length", "in_percent", "relative_lengths", "resolve"]
+
+WITH_LENGTHS = ("averaging", "schedule")
+"""The kinds of components whose lengths can be in epochs or percent."""
 
 
 @dataclass(frozen=True)
@@ -75,27 +78,27 @@ class Length:
         return round(number * self.steps / 100 if unit == "%" else number * self.steps_per_epoch)
 
 
-def resolve(schedule: Mapping[str, Any], length: Length) -> dict[str, Any]:
-    """Return the values of a schedule, ``{name: ..., argument: value}``, with every length in steps.
+def resolve(values: Mapping[str, Any], length: Length, kind: str = "schedule") -> dict[str, Any]:
+    """Return the values of a schedule or an average, ``{name: ..., argument: value}``, with every length in steps.
 
     >>> resolve({"name": "cosine", "decay_steps": "50%"}, Length(steps_per_epoch=80, max_epochs=3))
     {'name': 'cosine', 'decay_steps': 120}
     """
-    return _resolved(Component.from_values(schedule), length)
+    return _resolved(Component.from_values(values), length, kind)
 
 
-def _resolved(schedule: Component, length: Length) -> dict[str, Any]:
-    arguments = schedule.map_arguments(
-        "schedule",
+def _resolved(component: Component, length: Length, kind: str) -> dict[str, Any]:
+    arguments = component.map_arguments(
+        kind,
         lambda hint, value: map_lengths(hint, value, length.in_steps),
-        lambda inner: _resolved(inner, length),
+        lambda inner: _resolved(inner, length, "schedule"),
     )
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in arguments.items()}
-    return {"name": schedule.name, **plain}
+    return {"name": component.name, **plain}
 
 
-def in_percent(schedule: Mapping[str, Any], length: Length) -> dict[str, Any]:
-    """Return the values of a schedule with every length in percent of its training.
+def in_percent(values: Mapping[str, Any], length: Length, kind: str = "schedule") -> dict[str, Any]:
+    """Return the values of a schedule or an average with every length in percent of its training.
 
     >>> in_percent({"name": "cosine", "decay_steps": 120}, Length(steps_per_epoch=80, max_epochs=3))
     {'name': 'cosine', 'decay_steps': '50.0%'}
@@ -113,22 +116,22 @@ def in_percent(schedule: Mapping[str, Any], length: Length) -> dict[str, Any]:
             return f"{100 * value / length.steps!r}%" if takes_steps(hint, only=True) else value
         return f"{length.convert(value, '%')!r}%" if parse_length(value) else value
 
-    def converted(component: Component) -> dict[str, Any]:
-        arguments = component.map_arguments("schedule", percent, converted)
+    def converted(component: Component, kind: str = "schedule") -> dict[str, Any]:
+        arguments = component.map_arguments(kind, percent, converted)
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in arguments.items()}
         return {"name": component.name, **plain}
 
-    return converted(Component.from_values(schedule))
+    return converted(Component.from_values(values), kind)
 
 
-def relative_lengths(schedule: Mapping[str, Any], path: str = "schedule") -> dict[str, str]:
-    """Return the lengths of a schedule that are in epochs or percent, by their dotted paths.
+def relative_lengths(values: Mapping[str, Any], path: str = "schedule", kind: str = "schedule") -> dict[str, str]:
+    """Return the lengths of a schedule or an average that are in epochs or percent, by their dotted paths.
 
     >>> relative_lengths({"name": "warmup", "steps": "5%", "schedule": {"name": "cosine", "decay_steps": "2 epochs"}})
     {'schedule.steps': '5%', 'schedule.schedule.decay_steps': '2 epochs'}
     """
     return {
         place: value
-        for place, hint, value in Component.from_values(schedule).walk("schedule", path)
+        for place, hint, value in Component.from_values(values).walk(kind, path)
         if takes_steps(hint) and parse_length(value)
     }

@@ -14,6 +14,7 @@ from lightning_modules import Plateau, Schedule
 from lightning_modules.classifier import Loss
 from tuner.config import registry
 from tuner.config.annotations import check_value, did_you_mean
+from tuner.config.averaging import averaging_optimizers, unaveraged_monitors
 from tuner.config.budget import DEFAULT_TRIALS, Budget, Positive, evaluations, longest_training, read_allowance
 from tuner.config.checker import FORM_OF_COMPONENT, Checker, listed
 from tuner.config.component import Component
@@ -40,6 +41,7 @@ from tuner.config.search_space import (
 from tuner.config.study import (
     COMPONENTS,
     NAME,
+    NO_AVERAGING,
     Objective,
     Seed,
     StudyConfig,
@@ -319,7 +321,7 @@ class _StudyReader:
         loss = None if self._own_modules else TrialConfig.loss
         given = self._document.data["trial"]
         schedules = {key: {"name": "constant"} for key in SCHEDULE_KEYS}
-        return {**schedules, "loss": loss, "seed": TrialConfig.seed, **given}
+        return {**schedules, "averaging": NO_AVERAGING, "loss": loss, "seed": TrialConfig.seed, **given}
 
     def _section(self, name: str) -> Node:
         return self._nodes.get(name, Node({}, (name,)))
@@ -385,7 +387,7 @@ class _StudyReader:
         """Return `trial` with the specs of `search_space` in their places."""
         given = self._checker.mapping(self._section("trial"))
         space = self._checker.mapping(self._section("search_space"))
-        self._checker.keys(given, (*COMPONENTS, *OTHER_SCHEDULES, "groups", "trainer", "loss", "seed"))
+        self._checker.keys(given, (*COMPONENTS, *OTHER_SCHEDULES, "groups", "averaging", "trainer", "loss", "seed"))
         defaults = {"loss": TrialConfig.loss, "seed": TrialConfig.seed}
         trial = Node({key: given.get(key, Node(each, ("trial", key))) for key, each in defaults.items()}, ("trial",))
         for name in (*COMPONENTS, "trainer"):
@@ -398,6 +400,8 @@ class _StudyReader:
                 trial.put(name, given.get(name, Node.of({"name": "constant"}, ("trial", name))))
         if "groups" in given:
             trial.put("groups", given["groups"])
+        if "averaging" in given or any(key.partition(".")[0] == "averaging" for key in space):
+            trial.put("averaging", given.get("averaging", Node.of(NO_AVERAGING, ("trial", "averaging"))))
         self._checker.place(trial, space)
         are_modules = [_is_module(name) for name in _names(trial.value["model"])]
         self._own_modules = bool(are_modules) and all(are_modules)
@@ -416,6 +420,9 @@ class _StudyReader:
         if "groups" in trial.value:
             template["groups"] = self._optimization.groups(trial.value["groups"], _names(trial.value["optimizer"]))
         self._optimization.check_together(template, trial, has_modules=any(are_modules))
+        if "averaging" in trial.value:
+            template["averaging"] = self._checker.component("averaging", trial.value["averaging"])
+            self._check_averaging(template, trial)
         template["loss"] = None if self._own_modules else self._checker.value(Loss, trial.value["loss"], OWN_LOSS)
         if self._own_modules and ("loss" in given or "loss" in space):
             self._fault(trial.value["loss"].path, "leave it out: a LightningModule has a loss of its own.")
@@ -423,6 +430,17 @@ class _StudyReader:
         for node in space.values():
             self._checker.forms(node)
         return template
+
+    def _check_averaging(self, template: Mapping[str, Template], trial: Node) -> None:
+        """Refuse an average together with what cannot be combined with it."""
+        if self._document.fault_count or set(_names(trial.value["averaging"])) <= {NO_AVERAGING["name"]}:
+            return
+        for name in averaging_optimizers(template["optimizer"]):
+            message = f"cannot be combined with {name}, which averages the weights by itself."
+            self._fault(trial.value["averaging"].path, message)
+        for monitor in unaveraged_monitors(template["schedule"]):
+            message = f"a plateau must monitor a validation metric with averaging (got {monitor}): a training metric"
+            self._fault(trial.value["schedule"].path, f"{message} is of the weights without averaging.")
 
     def _lengths(self, needed: bool) -> Sequence[Length]:
         """Return the possible lengths of the study's trainings; none if the file has faults, without loading data."""
@@ -483,7 +501,7 @@ def _default(place: str, name: str, key: str) -> Any:
     elif not name:  # a section of trial, or a key in a mapping that is an argument
         raise KeyError(key)
     else:
-        argument = registry.arguments_of(place if place in COMPONENTS else "schedule", name).arguments[key]
+        argument = registry.arguments_of(place if place in registry.KINDS else "schedule", name).arguments[key]
         is_given = not argument.required and isinstance(argument.default, str | int | float | None | list | tuple)
     if not is_given:
         raise KeyError(key)

@@ -45,6 +45,7 @@ __all__ = [
 OTHER_SCHEDULES = tuple(f"{option}_schedule" for option in OPTIONS)
 """The schedules that a trial or a group can have besides `schedule`."""
 
+AVERAGING = "averaging"
 SCHEDULE_KEYS = ("schedule", *OTHER_SCHEDULES)
 GROUP_KEYS = ("parameters", "optimizer", *SCHEDULE_KEYS)
 GROUP_NAME = re.compile(r"(?!name$)[A-Za-z0-9_-]{1,64}")
@@ -111,20 +112,24 @@ def is_of_trial(place: str) -> bool:
 
 
 def lengths_of(values: Values) -> dict[str, str]:
-    """Return the lengths of a trial's schedules that are in epochs or percent, by their dotted paths."""
+    """Return the lengths of a trial that are in epochs or percent, by their dotted paths."""
     found: dict[str, str] = {}
     map_schedules(values, lambda path, schedule: found.update(relative_lengths(schedule, path)))
+    if AVERAGING in values:
+        found |= relative_lengths(values[AVERAGING], AVERAGING, AVERAGING)
     return found
 
 
 def resolve_all(values: Values, length: Length) -> dict[str, Any]:
-    """Return the values of a trial with the lengths of all its schedules in steps."""
-    return map_schedules(values, lambda path, schedule: resolve(schedule, length))
+    """Return the values of a trial with all its lengths in steps."""
+    averaging = {AVERAGING: resolve(values[AVERAGING], length, AVERAGING)} if AVERAGING in values else {}
+    return map_schedules(values, lambda path, schedule: resolve(schedule, length)) | averaging
 
 
 def in_percent_all(values: Values, length: Length) -> dict[str, Any]:
-    """Return the values of a trial with the lengths of all its schedules in percent of its training."""
-    return map_schedules(values, lambda path, schedule: in_percent(schedule, length))
+    """Return the values of a trial with all its lengths in percent of its training."""
+    averaging = {AVERAGING: in_percent(values[AVERAGING], length, AVERAGING)} if AVERAGING in values else {}
+    return map_schedules(values, lambda path, schedule: in_percent(schedule, length)) | averaging
 
 
 def build_optimization(

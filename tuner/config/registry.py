@@ -9,12 +9,24 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from types import NoneType
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 
-from lightning_modules import DATASETS, MODELS, OPTIMIZERS, SCHEDULES, SGD, Constant, Plateau, Schedule
+from lightning_modules import (
+    AVERAGINGS,
+    DATASETS,
+    MODELS,
+    OPTIMIZERS,
+    SCHEDULES,
+    SGD,
+    Averaging,
+    Constant,
+    Plateau,
+    Schedule,
+)
 from tuner.config import by_value
 from tuner.config.annotations import did_you_mean, members
 from tuner.config.own_modules import expect_changes, import_own
@@ -41,7 +53,13 @@ __all__ = [
     "signature_of",
 ]
 
-KINDS: dict[str, Mapping[str, type]] = {
+
+def no_averaging() -> None:
+    """Return None, which is no average of the weights."""
+
+
+KINDS: dict[str, Mapping[str, Any]] = {
+    "averaging": {"none": no_averaging, **AVERAGINGS},
     "data": DATASETS,
     "model": MODELS,
     "optimizer": OPTIMIZERS,
@@ -120,6 +138,7 @@ GIVEN_TO_MODULES = {"optimizer": SGD(initial_lr=0.1), "schedule": Constant()}
 
 # The required base classes of each kind, and their description.
 BASES: dict[str, tuple[tuple[Any, ...], str]] = {
+    "averaging": ((Averaging, NoneType), "a lightning_modules.Averaging"),
     "data": ((LightningDataModule,), "a LightningDataModule"),
     "model": ((torch.nn.Module,), "a torch.nn.Module"),  # or a whole LightningModule, which is one
     "optimizer": ((torch.optim.Optimizer, Callable), "a maker of optimizers"),

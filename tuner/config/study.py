@@ -44,6 +44,7 @@ from tuner.text import join_names, pluralize
 __all__ = [
     "COMPONENTS",
     "NAME",
+    "NO_AVERAGING",
     "Objective",
     "StudyConfig",
     "TrainerConfig",
@@ -53,6 +54,7 @@ __all__ = [
 ]
 
 COMPONENTS = ("data", "model", "optimizer", "schedule")
+NO_AVERAGING = {"name": "none"}
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what NumPy takes
@@ -137,6 +139,7 @@ class TrialConfig:
         momentum_schedule: Schedule of the momentum or beta1, with lengths in steps; None for none.
         weight_decay_schedule: Schedule of the weight decay, with lengths in steps; None for none.
         groups: Groups of parameters with other settings, by name.
+        averaging: Average of the weights, with lengths in steps; None for none.
         relative: Lengths that were given in epochs or percent, as they were given, by their dotted paths.
     """
 
@@ -150,6 +153,7 @@ class TrialConfig:
     momentum_schedule: Component | None = None
     weight_decay_schedule: Component | None = None
     groups: Mapping[str, GroupConfig] = field(default_factory=dict)
+    averaging: Component | None = None
     relative: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @classmethod
@@ -159,8 +163,15 @@ class TrialConfig:
         components: dict[str, Any] = {kind: Component.from_values(values[kind]) for kind in given}
         trainer, loss = TrainerConfig(**values["trainer"]), values.get("loss", cls.loss)
         groups = {name: GroupConfig.from_values(group) for name, group in values.get("groups", {}).items()}
+        averaging = Component.from_values(values.get("averaging", NO_AVERAGING))
         return cls(
-            **components, trainer=trainer, loss=loss, seed=values["seed"], groups=groups, relative=relative or {}
+            **components,
+            trainer=trainer,
+            loss=loss,
+            seed=values["seed"],
+            groups=groups,
+            averaging=None if averaging.values() == NO_AVERAGING else averaging,
+            relative=relative or {},
         )
 
     def values(self) -> dict[str, Any]:
@@ -169,6 +180,8 @@ class TrialConfig:
         nested |= {key: schedule.values() for key, schedule in self.schedules.items()}
         if self.groups:
             nested["groups"] = {name: group.values() for name, group in self.groups.items()}
+        if self.averaging is not None:
+            nested["averaging"] = self.averaging.values()
         given = {key: value for key, value in dataclasses.asdict(self.trainer).items() if key not in self._absent}
         loss = {} if self.loss is None else {"loss": self.loss}
         return nested | {"trainer": given, **loss, "seed": self.seed}

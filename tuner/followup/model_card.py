@@ -26,8 +26,8 @@ WEIGHTS, CONFIG, TABLE, SCRIPT, CARD = "weights.ckpt", "best.yaml", "lr.csv", "t
 MODEL_CARD = """\
 # {title}
 
-A `{model}` trained on `{data}` with `{optimizer}` under the schedule `{schedule}`: trial #{number} of the study
-`{study}`, which searched for the {goal} {metric} in {trials}.
+A `{model}` trained on `{data}` with `{optimizer}` under the schedule `{schedule}`{averaging}: trial #{number} of the
+study `{study}`, which searched for the {goal} {metric} in {trials}.
 
 | metric | value | meaning |
 |---|---|---|
@@ -145,6 +145,7 @@ def _card(past: StoredStudy, trial: Trial, config: TrialConfig, setup: Mapping[s
         data=config.data.name,
         optimizer=config.optimizer.name,
         schedule=config.schedule.name,
+        averaging=f", its weights averaged by `{config.averaging.name}`" if config.averaging else "",
         digest=digest,
         setup=", ".join(f"{key} {value}" for key, value in setup.items()) or "versions that were not recorded",
         weights=WEIGHTS,

@@ -11,7 +11,7 @@ from tuner.config.component import Component
 from tuner.config.optimization import GroupConfig
 from tuner.config.study import Objective, TrialConfig
 from tuner.training.conditions import on_cpu
-from tuner.training.lightning_cli import trainer_arguments
+from tuner.training.lightning_cli import needs_evaluation_weights, trainer_arguments
 
 __all__ = ["network_expression", "own_modules", "training_script"]
 
@@ -59,6 +59,7 @@ def training_script(config: TrialConfig, objective: Objective, setup: Mapping[st
     parts = {kind: _call(kind, getattr(config, kind), used) for kind in ("optimizer", "schedule")}
     further = {"seed": "SEED"} | ({"batches_per_epoch": str(batches)} if (batches := config.trainer.batches) else {})
     parts["data"] = _call("data", config.data, used, registry.accepted("data", config.data.name, further))
+    averaging = _call("averaging", config.averaging, used) if config.averaging else ""
     if is_module:
         parts["module"] = _call("model", config.model, used, {name: name for name in ("optimizer", "schedule")})
     else:
@@ -68,6 +69,8 @@ def training_script(config: TrialConfig, objective: Objective, setup: Mapping[st
         if config.groups:
             groups = {name: _group(config, group, used) for name, group in config.groups.items()}
             further["groups"] = f"{{{', '.join(f'{_literal(name)}: {group}' for name, group in groups.items())}}}"
+        if averaging:
+            further["averaging"] = averaging
         network = _call("model", config.model, used)
         given = "".join(f", {key}={value}" for key, value in further.items())
         parts["module"] = f"Classifier({network}, optimizer, schedule{given})"
@@ -85,6 +88,9 @@ def training_script(config: TrialConfig, objective: Objective, setup: Mapping[st
     usual = {"limit_train_batches": None, "gradient_clip_val": None, "accumulate_grad_batches": 1}
     lines = [f"{key}={_literal(value)}" for key, value in settings.items() if key not in usual or value != usual[key]]
     callbacks = ["EpochSeed(SEED)"]
+    if needs_evaluation_weights(config):
+        used["lightning_modules"].add("EvaluationWeights")
+        callbacks.append(f"EvaluationWeights({averaging})")
     if is_best:
         used["pytorch_lightning.callbacks"] = {"ModelCheckpoint"}
         monitored = f'monitor={_literal(objective.metric)}, mode="{objective.direction.mode}"'
@@ -122,6 +128,8 @@ def own_modules(config: TrialConfig) -> list[str]:
     for schedules in (config.schedules, *(group.schedules for group in config.groups.values())):
         for schedule in schedules.values():
             _call("schedule", schedule, used)
+    if config.averaging:
+        _call("averaging", config.averaging, used)
     return _own(used)
 
 

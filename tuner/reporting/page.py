@@ -138,11 +138,12 @@ def render(chapters: Sequence[Chapter]) -> str:
 
 
 def _code(params: Mapping[str, str]) -> str:
-    """Return Python code for the best trial's schedule and optimizer; empty if the library does not have them."""
+    """Return Python code for the best trial's optimizer, schedule and average; empty if the library lacks one."""
     from tuner.config.registry import KINDS
 
     lines, names = [], ["Classifier"]
-    for kind in ("optimizer", "schedule"):
+    kinds = ("optimizer", "schedule", *(["averaging"] if _section(params, "averaging") else []))
+    for kind in kinds:
         values, classes = _section(params, kind), KINDS[kind]
         name = str(values.pop("name", ""))
         if name not in classes or any(isinstance(value, dict | list) or "." in key for key, value in values.items()):
@@ -150,8 +151,9 @@ def _code(params: Mapping[str, str]) -> str:
         names.append(classes[name].__name__)
         arguments = ", ".join(f"{key}={value!r}" for key, value in sorted(values.items()) if key.isidentifier())
         lines.append(f"{kind} = {names[-1]}({arguments})")
+    averaging = ", averaging=averaging" if "averaging" in kinds else ""
     imports = f"from lightning_modules import {', '.join(sorted(names))}"
-    return "\n".join([imports, "", *lines, "module = Classifier(your_network, optimizer, schedule)"])
+    return "\n".join([imports, "", *lines, f"module = Classifier(your_network, optimizer, schedule{averaging})"])
 
 
 def _section(params: Mapping[str, str], section: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.loggers.logger import Logger
 
-from lightning_modules import Classifier
+from lightning_modules import Averaging, Classifier
 from tuner.config import registry
 from tuner.config.optimization import build_optimization
 from tuner.config.study import TrialConfig
@@ -18,7 +18,15 @@ from tuner.training import distributed
 from tuner.training.checkpoints import AtomicCheckpointIO
 from tuner.training.lightning_cli import trainer_arguments
 
-__all__ = ["build_classifiers", "build_data", "build_model", "build_module", "build_trainer", "network_of"]
+__all__ = [
+    "build_averaging",
+    "build_classifiers",
+    "build_data",
+    "build_model",
+    "build_module",
+    "build_trainer",
+    "network_of",
+]
 
 
 def build_model(config: TrialConfig, weights: Mapping[str, Any]) -> torch.nn.Module:
@@ -38,6 +46,12 @@ def build_data(config: TrialConfig, seed: int | tuple[int, ...] | None = None) -
     seed = config.seed if seed is None else seed
     data: pl.LightningDataModule = config.data.build("data", seed=seed, batches_per_epoch=config.trainer.batches)
     return data
+
+
+def build_averaging(config: TrialConfig) -> Averaging | None:
+    """Return a trial's average of the weights; None for none."""
+    averaging: Averaging | None = config.averaging.build("averaging") if config.averaging else None
+    return averaging
 
 
 def build_module(config: TrialConfig, network: torch.nn.Module | None = None) -> pl.LightningModule:
@@ -62,6 +76,7 @@ def build_module(config: TrialConfig, network: torch.nn.Module | None = None) ->
             momentum_schedule=made.momentum_schedule,
             weight_decay_schedule=made.weight_decay_schedule,
             groups=made.groups,
+            averaging=build_averaging(config),
         )
     # Lightning itself converts after it has restored a checkpoint, whose values would be rounded.
     return module.double() if config.trainer.precision == "64-true" else module

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 
 from lightning_modules import Lambda
+from lightning_modules.evaluation import has_switch
 from tuner.config import registry
 from tuner.config.component import Component
 from tuner.config.optimization import GroupConfig
 from tuner.config.study import Objective, TrainerConfig, TrialConfig
 
-__all__ = ["as_trained", "lightning_config", "resolve_precision", "trainer_arguments"]
+__all__ = ["as_trained", "lightning_config", "needs_evaluation_weights", "resolve_precision", "trainer_arguments"]
 
 _KINDS = ("model", "optimizer")
 
@@ -32,6 +33,7 @@ def lightning_config(config: TrialConfig, objective: Objective, setup: Mapping[s
     config = as_trained(config, setup)
     parts = {kind: _described(kind, getattr(config, kind)) for kind in _KINDS}
     parts |= {key: _described("schedule", schedule) for key, schedule in config.schedules.items()}
+    averaging = {"averaging": _described("averaging", config.averaging)} if config.averaging else {}
     model = parts.pop("model")
     if registry.is_module(config.model.name):
         model["init_args"] |= {"optimizer": _torch_optimizer(config), "schedule": parts["schedule"]}
@@ -40,12 +42,14 @@ def lightning_config(config: TrialConfig, objective: Objective, setup: Mapping[s
             parts["groups"] = {name: _group(config, group) for name, group in config.groups.items()}
         model = {
             "class_path": "lightning_modules.Classifier",
-            "init_args": {"model": model, **parts, "loss": config.loss},
+            "init_args": {"model": model, **parts, "loss": config.loss, **averaging},
         }
     data = _described("data", config.data)
     extra = {"seed": config.seed, "batches_per_epoch": config.trainer.batches}
     data["init_args"] |= registry.accepted("data", config.data.name, extra)
     callbacks = [{"class_path": "lightning_modules.EpochSeed", "init_args": {"seed": config.seed}}]
+    if needs_evaluation_weights(config):
+        callbacks.append({"class_path": "lightning_modules.EvaluationWeights", "init_args": averaging})
     if objective.epoch == "best":
         arguments = {"monitor": objective.metric, "mode": objective.direction.mode}
         callbacks.append({"class_path": "pytorch_lightning.callbacks.ModelCheckpoint", "init_args": arguments})
@@ -63,6 +67,12 @@ def as_trained(config: TrialConfig, setup: Mapping[str, Any]) -> TrialConfig:
     if precision := setup.get("precision"):
         return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, precision=precision))
     return config
+
+
+def needs_evaluation_weights(config: TrialConfig) -> bool:
+    """Return whether a trial's own LightningModule needs the callback that evaluates an average of the weights."""
+    optimizer = registry.sample_optimizer(config.optimizer.build("optimizer"))
+    return registry.is_module(config.model.name) and (config.averaging is not None or has_switch(optimizer))
 
 
 def trainer_arguments(config: TrainerConfig, device: str) -> dict[str, Any]:

@@ -50,7 +50,7 @@ from tuner.protocol import (
     TrialResult,
 )
 from tuner.training import distributed
-from tuner.training.build import build_classifiers, build_data, build_module, build_trainer, network_of
+from tuner.training.build import build_averaging, build_classifiers, build_data, build_module, build_trainer, network_of
 from tuner.training.callbacks import DivergenceStop, History, LrLog, PlateauResume, Predictions, Reporter, StepCheck
 from tuner.training.checkpoints import (
     CheckpointPace,
@@ -271,7 +271,7 @@ def _fit(
     if isinstance(module, Classifier):
         callbacks.append(Bf16LinearSpeedup())
     else:
-        callbacks += [LrLog(), PlateauResume(_noted(assignment, channel)), EvaluationWeights()]
+        callbacks += [LrLog(), PlateauResume(_noted(assignment, channel)), EvaluationWeights(build_averaging(config))]
     saver.trainer = trainer = build_trainer(config, device, directory, callbacks, history, **changes)
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint and directory / checkpoint, weights_only=True)
     was_asked_to_stop = reporter.decision == "stop"
