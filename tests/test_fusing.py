@@ -33,6 +33,8 @@ TRIALS: Sequence[dict[str, Any]] = [
     VALUES,
     {**VALUES, "optimizer": {"name": "sgd", "initial_lr": 0.1, "momentum": 0.9}, "schedule": PLATEAU},
     {**VALUES, "schedule": {**PLATEAU, "monitor": "train/loss"}, "seed": 6},
+    {**VALUES, "averaging": {"name": "ema", "decay": 0.8}},
+    {**VALUES, "optimizer": {"name": "schedule_free_adamw", "initial_lr": 0.02}},
 ]
 ENDLESS = {**VALUES, "optimizer": {"name": "sgd", "initial_lr": 0.1}}
 DIVERGING = {
@@ -157,7 +159,7 @@ def test_of_a_group_only_the_wanted_weights_are_written(tmp_path: Path):
 
 def test_pruned_and_diverged_trials_leave_their_group_and_the_others_end_as_alone(tmp_path: Path, alone: Any):
     decisions: dict[tuple[int, int], Decision] = {(3, 2): "prune"}
-    trials = [*TRIALS, ENDLESS, DIVERGING]
+    trials = [*TRIALS[:3], ENDLESS, DIVERGING]
     results = train(tmp_path / "fused", trials, Answers(decisions))
     assert [result.state for result in results] == ["complete"] * 3 + ["pruned", "diverged"]
     expected = train(tmp_path / "alone", trials, Answers(decisions), fused=False)
