@@ -186,4 +186,4 @@ class CurveSpace:
 
 def _is_in_curve(name: str) -> bool:
     """Return whether a parameter affects nothing but the lr curve."""
-    return name.startswith("schedule.") or name == "optimizer.initial_lr" or name.endswith(".initial_lr")
+    return name.startswith("schedule.") or (name.startswith("optimizer.") and name.endswith(".initial_lr"))
