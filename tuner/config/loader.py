@@ -55,7 +55,16 @@ from tuner.errors import BadInputError
 from tuner.process import add_study_folder
 from tuner.text import parse_duration, shown
 
-__all__ = ["PRUNERS", "SAMPLERS", "check_study", "load_study", "read_schedule", "shipped_studies", "with_further"]
+__all__ = [
+    "PRUNERS",
+    "SAMPLERS",
+    "check_study",
+    "load_study",
+    "read_schedule",
+    "schema_file",
+    "shipped_studies",
+    "with_further",
+]
 
 OWN_LOSS = "For class weights, label smoothing or another loss, name a LightningModule as the model: it has its own."
 MAX_GRID = 1_000_000
@@ -100,10 +109,18 @@ PRUNERS: dict[str, dict[str, Any]] = {
 
 def shipped_studies() -> dict[str, Path]:
     """Return the study files that come with the tuner, by name."""
+    return {path.stem: path for path in sorted(_shipped().glob("*.yaml"))}
+
+
+def schema_file() -> Path:
+    """Return the JSON schema of study files that comes with the tuner, for editors."""
+    return _shipped() / "study.schema.json"
+
+
+def _shipped() -> Path:
     package = Path(__file__).parent.parent
     installed = package / "studies"
-    folder = installed if installed.is_dir() else package.parent / "studies"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return installed if installed.is_dir() else package.parent / "studies"
 
 
 def load_study(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tuner.config.loader import schema_file
 from tuner.console import printable
 from tuner.engines.local import call_in_fork
 from tuner.engines.machine import VISIBLE, cores, processor_quota, visible_gpus
@@ -66,6 +67,7 @@ def diagnose(storage: str | None = None, uri: str | None = None) -> list[Check]:
         Check("system", f"{platform.platform()}, {sys.executable}", sys.platform != "win32"),
         Check("processor", _processor()),
         _checked("GPUs", _gpus),
+        Check("schema of study files", str(schema_file()), schema_file().exists()),
         _checked("this folder", lambda: _folder(storage_url(storage))),
         _checked("Optuna's database", lambda: _optuna(storage_url(storage))),
         _checked("MLflow's store", lambda: _mlflow(uri, storage_url(storage))),

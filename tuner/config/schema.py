@@ -1,0 +1,218 @@
+"""The JSON schema of study files, made from the same signatures and docstrings that check and document them.
+
+Editors with a YAML language server complete and explain the keys of a file whose first line names the schema. A schema
+cannot check everything that `load_study` checks: the lengths of a training, the rules of a class, classes of the user.
+"""
+
+import inspect
+import re
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from pydantic import TypeAdapter
+
+from lightning_modules.classifier import Loss
+from tuner.config import registry
+from tuner.config.annotations import item_hint, members, takes_steps
+from tuner.config.budget import Budget
+from tuner.config.known_values import Start
+from tuner.config.loader import PRUNERS, SAMPLERS
+from tuner.config.registry import Argument, arguments_of, is_schedule, signature_of
+from tuner.config.study import COMPONENTS, NAME, Objective, TrainerConfig
+
+__all__ = ["study_schema"]
+
+Schema = dict[str, Any]
+
+OWN = {"pattern": ":", "description": "package.module:Name, a class or function of your own"}
+LENGTH = {
+    "anyOf": [{"type": "number"}, {"type": "string", "pattern": r"^[0-9.]+(e[-+]?[0-9]+)? *(epochs?|%)$"}],
+}
+MEANINGS = {
+    "data": "the data module",
+    "model": "the network, or a whole LightningModule",
+    "optimizer": "the optimizer, with the initial lr that the schedule multiplies",
+    "schedule": "the learning-rate schedule; constant by default",
+}
+SECTIONS = {
+    "name": "name of the study in Optuna, and of the experiment in MLflow; by default the name of the file",
+    "objective": "what is optimized",
+    "budget": "how long the study may take",
+    "sampler": "Optuna's sampler; tpe by default",
+    "pruner": "Optuna's pruner; median by default",
+    "enqueue": "values that are known to be good, by their dotted paths in trial, a mapping for each trial",
+    "start": "earlier studies whose best trials are taken over",
+    "trial": "one complete training",
+    "search_space": "what varies from trial to trial, by its dotted path in trial",
+}
+
+
+def study_schema() -> Schema:
+    """Return the schema of a study file (JSON Schema, draft 7)."""
+    sections = {
+        "name": {"type": "string", "pattern": f"^{NAME.pattern}$"},
+        "objective": _settings(Objective),
+        "budget": _settings(Budget),
+        "sampler": _options("sampler", SAMPLERS),
+        "pruner": _options("pruner", PRUNERS),
+        "enqueue": {"type": ["array", "null"], "items": {"type": "object"}},
+        "start": _settings(Start, "null"),
+        "trial": _trial(),
+        "search_space": _search_space(),
+    }
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "A study of lr-tuner",
+        "type": "object",
+        "required": ["trial"],
+        "additionalProperties": False,
+        "properties": {key: {**schema, "description": SECTIONS[key]} for key, schema in sections.items()},
+        "definitions": {
+            "schedule": _component("schedule"),
+            "range": _range(),
+            "choices": _choices(),
+            "searched": {"anyOf": [{"$ref": "#/definitions/range"}, {"$ref": "#/definitions/choices"}]},
+        },
+    }
+
+
+def _trial() -> Schema:
+    properties = {kind: _component(kind) if kind != "schedule" else _reference("schedule") for kind in COMPONENTS}
+    properties = {kind: {**schema, "description": MEANINGS[kind]} for kind, schema in properties.items()}
+    properties["trainer"] = {**_settings(TrainerConfig), "description": "settings of Lightning's Trainer"}
+    properties["loss"] = {"enum": list(get_args(Loss)), "description": "loss of a network that is no LightningModule"}
+    properties["seed"] = {"type": "integer", "minimum": 0, "default": 0, "description": "the one seed of a trial"}
+    return {"type": "object", "additionalProperties": False, "properties": properties}
+
+
+def _search_space() -> Schema:
+    properties: dict[str, Schema] = {}
+    for kind in COMPONENTS:
+        properties[kind] = {**_one_of(kind), "description": f"one of several: {MEANINGS[kind]}"}
+        for name in registry.KINDS[kind]:
+            for key, schema in _arguments(kind, name).items():
+                text = {"description": schema["description"]} if "description" in schema else {}
+                properties.setdefault(f"{kind}.{key}", {**_reference("searched"), **text})
+    for key, schema in _properties(TrainerConfig).items():
+        properties[f"trainer.{key}"] = {**_reference("searched"), "description": schema["description"]}
+    properties["loss"] = {**_reference("searched"), "description": "loss of a network that is no LightningModule"}
+    properties["seed"] = {**_reference("searched"), "description": "the one seed of a trial"}
+    other = {"anyOf": [_reference("searched"), {"type": "object", "required": ["one_of"]}]}
+    return {"type": ["object", "null"], "properties": properties, "additionalProperties": other}
+
+
+def _component(kind: str) -> Schema:
+    """Return the schema of ``{name: ..., argument: value}``: which arguments there are depends on the name."""
+    names = [{"const": name, "description": _summary(target)} for name, target in registry.KINDS[kind].items()]
+    cases = []
+    for name in registry.KINDS[kind]:
+        properties = {"name": {"const": name}, **_arguments(kind, name)}
+        condition = {"properties": {"name": {"const": name}}, "required": ["name"]}
+        cases.append({"if": condition, "then": {"properties": properties, "additionalProperties": False}})
+    return {"type": "object", "properties": {"name": {"type": "string", "anyOf": [*names, OWN]}}, "allOf": cases}
+
+
+def _one_of(kind: str) -> Schema:
+    options = {}
+    for name, target in registry.KINDS[kind].items():
+        arguments = {
+            key: {"anyOf": [schema, _reference("searched")], **{k: v for k, v in schema.items() if k == "description"}}
+            for key, schema in _arguments(kind, name).items()
+        }
+        options[name] = {
+            "type": ["object", "null"],
+            "description": _summary(target),
+            "additionalProperties": False,
+            "properties": arguments,
+        }
+    choices: Schema = {"type": "object", "properties": options, "patternProperties": {":": {"type": ["object", "null"]}}}
+    choices = {**choices, "additionalProperties": False, "minProperties": 2}
+    return {"type": "object", "required": ["one_of"], "additionalProperties": False, "properties": {"one_of": choices}}
+
+
+def _range() -> Schema:
+    prior = {
+        "type": "object",
+        "required": ["center", "width"],
+        "properties": {"center": LENGTH, "width": {"type": "number"}},
+    }
+    properties = {
+        "low": {**LENGTH, "description": "smallest value, included"},
+        "high": {**LENGTH, "description": "largest value, included"},
+        "log": {"type": "boolean", "default": False, "description": "whether to draw uniformly on a log scale"},
+        "step": {**LENGTH, "description": "draw low, low + step, ... up to high"},
+        "prior": {**prior, "description": "the value around which the first trials are drawn"},
+    }
+    return {"type": "object", "required": ["low", "high"], "additionalProperties": False, "properties": properties}
+
+
+def _choices() -> Schema:
+    values = {"type": "array", "minItems": 2, "items": {"type": ["string", "number", "boolean", "null"]}}
+    keyed = {"type": "object", "required": ["choices"], "properties": {"choices": values}}
+    return {"anyOf": [values, {**keyed, "additionalProperties": False}]}
+
+
+def _options(kind: str, known: Mapping[str, Mapping[str, Any]]) -> Schema:
+    """Return the schema of a sampler or pruner."""
+    cases = []
+    for name, options in known.items():
+        properties = {key: _typed(Argument(hint, required=False)) for key, hint in options.items()}
+        condition = {"properties": {"name": {"const": name}}, "required": ["name"]}
+        then = {"properties": {"name": {"const": name}, **properties}, "additionalProperties": False}
+        cases.append({"if": condition, "then": then})
+    return {"type": "object", "properties": {"name": {"enum": list(known)}}, "allOf": cases}
+
+
+def _settings(section: type, *more_types: str) -> Schema:
+    types = ["object", *more_types] if more_types else "object"
+    return {"type": types, "additionalProperties": False, "properties": _properties(section)}
+
+
+def _properties(section: type) -> dict[str, Schema]:
+    texts = _explained(section)
+    return {key: {**_typed(each), **texts.get(key, {})} for key, each in signature_of(section).arguments.items()}
+
+
+def _arguments(kind: str, name: str) -> dict[str, Schema]:
+    """Return the schemas of the arguments of a component."""
+    texts = _explained(registry.resolve(kind, name))
+    return {key: {**_typed(each), **texts.get(key, {})} for key, each in arguments_of(kind, name).arguments.items()}
+
+
+def _typed(argument: Argument) -> Schema:
+    """Return the schema of the values of an argument, with its default."""
+    hint, default = argument.hint, argument.default
+    if is_schedule(hint):
+        schema: Schema = _reference("schedule")
+        return {"anyOf": [schema, {"type": "null"}]} if type(None) in members(hint) else schema
+    if is_schedule(item_hint(hint, 0)):
+        return {"type": "array", "items": _reference("schedule")}
+    if takes_steps(hint):
+        schema = LENGTH
+    elif takes_steps(item_hint(hint, 0)):
+        schema = {"type": "array", "items": LENGTH}
+    else:
+        try:
+            schema = TypeAdapter(hint).json_schema()
+        except Exception:  # a type that JSON does not have
+            schema = {}
+    is_given = not argument.required and isinstance(default, str | int | float) and default != 0
+    return {**schema, "default": default} if is_given else dict(schema)
+
+
+def _explained(target: Any) -> dict[str, Schema]:
+    """Return the descriptions of arguments in the docstrings of a class and its bases."""
+    found: dict[str, Schema] = {}
+    for each in reversed(target.__mro__ if isinstance(target, type) else [target]):
+        arguments = re.search(r"^Args:\n((?:    .*\n?|\n)+)", inspect.cleandoc(each.__doc__ or ""), re.MULTILINE)
+        for match in re.finditer(r"^    (\w+): (.*(?:\n        .*)*)", arguments[1] if arguments else "", re.MULTILINE):
+            found[match[1]] = {"description": " ".join(match[2].split()).replace("`", "").replace("::", ":")}
+    return found
+
+
+def _summary(target: Any) -> str:
+    return inspect.cleandoc(target.__doc__ or "").partition("\n")[0].replace("`", "")
+
+
+def _reference(name: str) -> Schema:
+    return {"$ref": f"#/definitions/{name}"}
