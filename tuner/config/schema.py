@@ -125,8 +125,13 @@ def _one_of(kind: str) -> Schema:
             "additionalProperties": False,
             "properties": arguments,
         }
-    choices: Schema = {"type": "object", "properties": options, "patternProperties": {":": {"type": ["object", "null"]}}}
-    choices = {**choices, "additionalProperties": False, "minProperties": 2}
+    choices = {
+        "type": "object",
+        "properties": options,
+        "patternProperties": {":": {"type": ["object", "null"]}},
+        "additionalProperties": False,
+        "minProperties": 2,
+    }
     return {"type": "object", "required": ["one_of"], "additionalProperties": False, "properties": {"one_of": choices}}
 
 
