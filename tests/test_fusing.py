@@ -184,9 +184,9 @@ def test_a_stopped_group_continues_to_the_same_result_together_or_alone(
     tmp_path: Path, alone: Any, first: bool, then: bool
 ):
     folder, expected, _ = alone
-    stop: dict[tuple[int, int], Decision] = {(number, 1): "stop" for number in range(3)}
+    stop: dict[tuple[int, int], Decision] = {(number, 1): "stop" for number in range(len(TRIALS))}
     results = train(tmp_path, TRIALS, Answers(stop), fused=first)
-    assert [result.state for result in results] == ["interrupted"] * 3
+    assert [result.state for result in results] == ["interrupted"] * len(TRIALS)
     for number, result in enumerate(train(tmp_path, TRIALS, fused=then)):
         assert_same(result, expected[number])
         assert_same_weights(tmp_path / str(number), folder / str(number))
@@ -194,7 +194,7 @@ def test_a_stopped_group_continues_to_the_same_result_together_or_alone(
 
 def test_one_stop_stops_the_group_and_each_trial_has_its_checkpoint(tmp_path: Path, alone: Any):
     results = train(tmp_path, TRIALS, Answers({(1, 2): "stop"}))
-    assert [result.state for result in results] == ["interrupted"] * 3
+    assert [result.state for result in results] == ["interrupted"] * len(TRIALS)
     for number, result in enumerate(train(tmp_path, TRIALS)):
         assert_same(result, alone[1][number])
 
@@ -223,7 +223,7 @@ def test_a_network_that_cannot_be_fused_is_trained_alone_and_the_reason_is_repor
     trials = [{**values, "model": {"name": "branching:Net"}} for values in TRIALS]
     channel = Answers()
     results = run(TrainingGroup(assignments(tmp_path, trials)), channel)
-    assert [result.state for result in results] == ["complete"] * 3
+    assert [result.state for result in results] == ["complete"] * len(TRIALS)
     ((count, reason),) = channel.limits
     assert count == 1
     assert "data-dependent control flow" in reason
@@ -236,7 +236,7 @@ def test_an_error_in_the_network_fails_each_trial_with_its_traceback(model: dict
     channel = Answers()
     trials = [{**values, "model": model} for values in TRIALS]
     results = run(TrainingGroup(assignments(tmp_path, trials)), channel)
-    assert [result.state for result in results] == ["failed"] * 3
+    assert [result.state for result in results] == ["failed"] * len(TRIALS)
     assert [count for count, _ in channel.limits] == [1]
     assert all("Traceback" in result.traceback for result in results)
 
