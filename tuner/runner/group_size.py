@@ -154,6 +154,6 @@ def check_divisible(batch_sizes: Iterable[int], slots: Sequence[Slot]) -> None:
 
 
 def alike(one: TrialConfig, other: TrialConfig) -> bool:
-    """Return whether trials can be one model: optimizers, schedules, averages and seeds may differ, but nothing else."""
+    """Return whether trials can be one model: optimizers, schedules, averages and seeds may differ, no more."""
     first, second = ((each.data, each.model, each.loss, each.trainer) for each in (one, other))
     return first == second
