@@ -33,7 +33,9 @@ MEANINGS = {
     "model": "the network, or a whole LightningModule",
     "optimizer": "the optimizer, with the initial lr that the schedule multiplies",
     "schedule": "the learning-rate schedule; constant by default",
+    "averaging": "the average of the weights that is evaluated; none by default",
 }
+PARTS = (*COMPONENTS, "averaging")
 SECTIONS = {
     "name": "name of the study in Optuna, and of the experiment in MLflow; by default the name of the file",
     "objective": "what is optimized",
@@ -77,7 +79,7 @@ def study_schema() -> Schema:
 
 
 def _trial() -> Schema:
-    properties = {kind: _component(kind) if kind != "schedule" else _reference("schedule") for kind in COMPONENTS}
+    properties = {kind: _component(kind) if kind != "schedule" else _reference("schedule") for kind in PARTS}
     properties = {kind: {**schema, "description": MEANINGS[kind]} for kind, schema in properties.items()}
     properties["trainer"] = {**_settings(TrainerConfig), "description": "settings of Lightning's Trainer"}
     properties["loss"] = {"enum": list(get_args(Loss)), "description": "loss of a network that is no LightningModule"}
@@ -87,7 +89,7 @@ def _trial() -> Schema:
 
 def _search_space() -> Schema:
     properties: dict[str, Schema] = {}
-    for kind in COMPONENTS:
+    for kind in PARTS:
         properties[kind] = {**_one_of(kind), "description": f"one of several: {MEANINGS[kind]}"}
         for name in registry.KINDS[kind]:
             for key, schema in _arguments(kind, name).items():
