@@ -499,7 +499,7 @@ SCHEDULE_NAMES = ", ".join(sorted({*SCHEDULES, "plateau"}))
 OPTIMIZER_NAMES = ", ".join(sorted(registry.KINDS["optimizer"]))
 MANY = "<whole number> from 1 to 1000000"
 
-SECTIONS = "Known: budget, enqueue, name, objective, pruner, sampler, search_space, start, trial."
+SECTIONS = "Known: budget, enqueue, final, name, objective, pruner, sampler, search_space, start, trial."
 BAD_LINES = {
     # the top
     "an unknown section": (

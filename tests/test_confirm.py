@@ -135,6 +135,52 @@ def test_a_confirmation_with_fused_trials_gives_the_same(short: StudyFolder, con
     assert [json.loads(setup)["fused"] for (setup,) in setups][-6:] == [3] * 6
 
 
+def test_the_winners_of_a_short_study_are_carried_to_long_trainings(copied: StudyFolder):
+    """All lengths are scaled, each configuration has several initial lrs, and the ranking is compared."""
+    options = ("--top", "3", "--seeds", "1", "--epochs", "4", "--lrs", "0.5", "1")
+    output = copied.command(confirm, "short", *options, "--dry-run", *INLINE)
+    assert "short-4-epochs: " in output
+    output = copied.command(confirm, "short", *options, *INLINE)
+    rows = copied.mlflow(
+        "select run_uuid, params.key, params.value from params join tags using (run_uuid) "
+        "where tags.key = 'tuner.study' and tags.value = 'short-4-epochs'"
+    )
+    runs: dict[str, dict[str, str]] = {}
+    for run, key, value in rows:
+        runs.setdefault(run, {})[key] = value
+    by_name = {each["configuration"]: each for each in runs.values()}
+    assert len(by_name) % 2 == 0
+    assert len(by_name) >= 8, "three, the default and a constant lr, with two lrs each"
+    of_study = params_of(copied, "short")
+    for number, old in of_study.items():
+        (name,) = [each for each in by_name if each.startswith(f"#{number} ") and each.count(" ") == 1]
+        new, halved = by_name[name], by_name[f"{name}, initial_lr x 0.5"]
+        assert new["trainer.max_epochs"] == "4"
+        assert float(new["optimizer.initial_lr"]) == pytest.approx(old["optimizer.initial_lr"])
+        assert float(halved["optimizer.initial_lr"]) == pytest.approx(old["optimizer.initial_lr"] / 2)
+        for key, length in (
+            ("exponential.decay_steps", "decay_steps"),
+            ("cosine_restarts.restart_period", "restart_period"),
+        ):
+            if f"schedule.{key}" in old:
+                assert float(new[f"schedule.{length}"]) == pytest.approx(2 * old[f"schedule.{key}"], abs=0.51)
+                assert f"{name}: schedule.{length} " in output
+    assert re.search(r"Whether the ranking of the study held is undecided: .* with 1 seed this may be chance", output)
+    assert output.count(" is best with its initial_lr x ") == len(by_name) / 2
+    assert "was optimistic" not in output, "a short training claims nothing about long ones"
+
+
+def params_of(folder: StudyFolder, study: str) -> dict[int, dict[str, float]]:
+    rows = folder.optuna(
+        "select number, param_name, param_value from trials join trial_params using (trial_id) "
+        f"join studies using (study_id) where study_name = '{study}'"
+    )
+    numbers: dict[int, dict[str, float]] = {}
+    for number, name, value in rows:
+        numbers.setdefault(number, {})[name] = value
+    return numbers
+
+
 def test_other_trials_are_another_confirmation(copied: StudyFolder):
     message = copied.command(confirm, "short", "--top", "2", "--seeds", "2", *INLINE, expect=2)
     assert re.search(r'study "short-confirm" compares #\d \w+, .* and now it would compare #\d \w+, #\d', message)
@@ -149,6 +195,9 @@ def test_other_trials_are_another_confirmation(copied: StudyFolder):
         (("short", "--seeds", "0"), "--seeds: must be from 1 to 1000 (got 0)."),
         (("short", "--top", "-1"), "--top: must be from 1 to 1000 (got -1)."),
         (("short", "--name", "A b"), '--name: "A b" is not a valid name'),
+        (("short", "--epochs", "0"), "--epochs: must be from 1 to 1000000 (got 0)."),
+        (("short", "--lrs", "1", "0"), "--lrs: must be different factors from 0.001 to 1000 (got 1 0)."),
+        (("short", "--lrs", "2", "2"), "--lrs: must be different factors from 0.001 to 1000 (got 2 2)."),
     ],
 )
 def test_studies_that_cannot_be_confirmed_are_refused(short: StudyFolder, arguments: tuple[str, ...], message: str):

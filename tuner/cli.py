@@ -176,7 +176,7 @@ def _add(parser: argparse.ArgumentParser, field: "dataclasses.Field[Any]") -> No
         return
     if isinstance(default, bool):
         argument["action"] = argparse.BooleanOptionalAction if default else "store_true"
-    elif isinstance(default, tuple):
+    elif isinstance(default, tuple) and "nargs" not in argument:
         argument["action"], default = "append", list(default)
     parser.add_argument(f"--{field.name.replace('_', '-')}", default=default, **argument)
 

@@ -19,6 +19,7 @@ def parser() -> Parser:
             "confirm quickstart --seeds 20": "ten seeds more",
             "confirm quickstart --dry-run": "how many trainings that are, and how long they take",
             "confirm studies/mine.yaml --top 3": "a study by its file",
+            "confirm quickstart --epochs 40 --lrs 0.5 1 2 --seeds 3": "its winners in long trainings, with other lrs",
         },
         RUN_EXIT_CODES,
         "Run the same command again to continue, and to see the result again.",

@@ -30,12 +30,13 @@ from scipy import stats
 
 from tuner.analysis.record import is_share, resolution
 from tuner.direction import Direction
-from tuner.text import format_metric, format_probability, pluralize
+from tuner.text import format_metric, format_probability, join_names, pluralize
 
 __all__ = ["CONFIDENCE", "Comparison", "Difference", "Repeated", "Scale", "chance", "interval"]
 
 CONFIDENCE = 0.95
 ROUNDING = 1e-6  # of single precision, relative: smaller differences are none
+MOST_NAMED = 5
 FEWEST_SEEDS = 3
 """With fewer seeds, no probability is given: two differences are too often nearly equal by chance."""
 
@@ -243,6 +244,21 @@ class Comparison:
             if each.failed
         ]
         return sentences + self._luck() + self._tested(winner)
+
+    @property
+    def verdict(self) -> str:
+        """Return the result in a sentence: the winner, from which others it differs, or that it is a tie."""
+        ranking = self.ranking
+        if len(ranking) < 2:
+            return f"The answer is {ranking[0].name}; there is nothing to compare it with." if ranking else ""
+        leads = {each.name: self.lead(each) for each in ranking[1:]}
+        ties = [name for name, lead in leads.items() if lead is None or lead.is_noise]
+        beaten = join_names([name for name in leads if name not in ties] or [""], MOST_NAMED)
+        winner = ranking[0].name
+        if len(ties) == len(leads):
+            return f"The answer is a tie: the seeds do not separate {winner} from {join_names(ties, MOST_NAMED)}."
+        text = f"The answer is {winner}: it is really better than {beaten}"
+        return f"{text}; the seeds do not separate it from {join_names(ties, MOST_NAMED)}." if ties else f"{text}."
 
     def _against(self, roles: str, other: Repeated) -> str:
         difference = self.lead(other)

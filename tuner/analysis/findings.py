@@ -29,8 +29,10 @@ def findings(record: StudyRecord) -> list[str]:
         f"The best is {best.name}: {record.metric} {best.value:.4f} after epoch {best.epochs}, with {values_of(best)}.",
         _margin(record, best),
         _unchanged(record),
-        f"Each trial is one training with one seed, and the best of many is partly luck. {doubt(record)}",
+        f"Each trial is one training with one seed, and the best of many is partly luck. {doubt(record)}".rstrip(),
     ]
+    if record.answer:
+        sentences[-1] = f"With fresh seeds: {' '.join(record.answer)}"
     if record.test:
         reached = ", ".join(f"{metric} {value:.4f}" for metric, value in sorted(record.test.items()))
         sentences.append(f"On the test data, which were used for no decision, it reaches {reached}.")
@@ -133,6 +135,8 @@ def answer(record: StudyRecord) -> str:
     best, others = record.best, record.ranking[1:]
     if best is None:
         return "No trial was trained to its end."
+    if record.answer:
+        return record.answer[0]
     text = f"The best is {best.name}, {record.metric} {best.value:.4f}"
     if not others:
         return f"{text}, the only trial that was trained to its end."

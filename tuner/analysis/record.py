@@ -110,6 +110,7 @@ class StudyRecord:
         test: Metrics of the best trial on the test data; empty if it was not tested.
         choices: The choices of each categorical parameter, by its name in Optuna.
         ranges: The lowest and the highest value of each numeric parameter, by its name in Optuna.
+        answer: What its last trainings, with fresh seeds, say, in sentences; empty if there were none.
     """
 
     name: str
@@ -122,6 +123,7 @@ class StudyRecord:
     test: Mapping[str, float] = field(default_factory=dict)
     choices: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    answer: Sequence[str] = ()
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "StudyRecord":

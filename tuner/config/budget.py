@@ -1,11 +1,12 @@
 """The budget of a study: a number of trials, the training of all of them together, or time."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from tuner.config.document import Keys
 from tuner.config.search_space import highest, lowest
 from tuner.text import pluralize
 
@@ -13,18 +14,24 @@ __all__ = [
     "DEFAULT_TRIALS",
     "Allowance",
     "Budget",
+    "Final",
+    "Limits",
     "Million",
     "Positive",
     "evaluations",
     "longest_training",
-    "read_allowance",
+    "read_limits",
 ]
 
 DEFAULT_TRIALS = 20
 UNITS: tuple[Literal["epochs"], Literal["steps"]] = ("epochs", "steps")
 
-Fault = Callable[[str, str], None]
-"""Takes a key of the section and a message."""
+OPPONENTS = 2  # the study's own trial, and a constant lr
+MOST_BY_DEFAULT = 3
+"""Unless the file says otherwise, the last trainings take at most one part in so many of the budget."""
+
+Fault = Callable[[Keys, str], None]
+"""Takes the path of a fault and its message."""
 
 Positive = Annotated[int, Field(ge=1)]
 Million = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -48,6 +55,25 @@ class Budget:
     steps: Billion = 0
     until: Annotated[float, Field(gt=0)] = 0.0
     timeout: str | int | float | None = None
+
+
+@dataclass(frozen=True)
+class Final:
+    """The section ``final`` of a study file: the last trainings of a study, with fresh seeds.
+
+    Args:
+        trials: How many of the best trials are trained again, besides the study's own trial and a constant lr; 0 for no
+            last trainings.
+        seeds: Number of seeds for each.
+    """
+
+    trials: Annotated[int, Field(ge=0, le=1000)] = 3
+    seeds: Annotated[int, Field(ge=3, le=1000)] = 3  # fewer decide nothing
+
+    @property
+    def trainings(self) -> int:
+        """Return the largest number of trainings."""
+        return (self.trials + OPPONENTS) * self.seeds if self.trials else 0
 
 
 @dataclass(frozen=True)
@@ -97,25 +123,68 @@ def longest_training(trainer: Mapping[str, Any], unit: Literal["epochs", "steps"
     return evaluations(max_epochs, max_steps, int(lowest(trainer.get("val_check_interval", 0))))
 
 
-def read_allowance(budget: Mapping[str, Any], trainer: Mapping[str, Any], fault: Fault) -> Allowance | None:
-    """Return the training that all trials may have together; None if the budget does not limit it.
+@dataclass(frozen=True)
+class Limits:
+    """How much a study may train.
+
+    Args:
+        trials: The largest number of trials.
+        allowance: The training that all trials may have together; None for no limit.
+        final: The last trainings, which the other limits do not include; None for none.
+    """
+
+    trials: int = DEFAULT_TRIALS
+    allowance: Allowance | None = None
+    final: Final | None = None
+
+
+def read_limits(budget: Mapping[str, Any], final: Final | None, trainer: Mapping[str, Any], fault: Fault) -> Limits:
+    """Return the limits of a study.
 
     Args:
         budget: The section ``budget``.
+        final: The section ``final``; None if there is none.
         trainer: The template of the trainer.
-        fault: Called with a key of the section and the fault of its value.
+        fault: Called for each fault.
     """
     if "until" in budget and not budget.keys() & {"trials", *UNITS}:
-        fault("until", "needs trials, epochs or steps as well: the most that the study may take.")
+        fault(("budget", "until"), "needs trials, epochs or steps as well: the most that the study may take.")
+    allowance = _read_allowance(budget, trainer, fault)
+    trials = budget.get("trials", allowance.amount if allowance else DEFAULT_TRIALS)
+    if final is None:
+        final = Final()
+        cost = final.trainings * (allowance.longest if allowance else 1)
+        fits = trials >= MOST_BY_DEFAULT * final.trainings or "trials" not in budget
+        if allowance is None or allowance.amount < MOST_BY_DEFAULT * cost or not fits:
+            return Limits(trials, allowance)
+    if not final.trainings:
+        return Limits(trials, allowance)
+    if allowance:
+        cost, least = final.trainings * allowance.longest, (final.trainings + 1) * allowance.longest
+        if allowance.amount < least:
+            need = f"takes {cost} {allowance.unit}, so budget.{allowance.unit} must be at least {least}"
+            fault(("final",), f"{need} (got {allowance.amount}); or lower trials or seeds.")
+        allowance = replace(allowance, amount=max(allowance.amount - cost, allowance.longest))
+    if allowance is None or "trials" in budget:
+        if trials <= final.trainings:
+            need = f"takes {final.trainings} trainings, so budget.trials must be above that"
+            fault(("final",), f"{need} (got {trials}); or lower trials or seeds.")
+        trials = max(1, trials - final.trainings)
+    else:
+        trials = allowance.amount
+    return Limits(trials, allowance, final)
+
+
+def _read_allowance(budget: Mapping[str, Any], trainer: Mapping[str, Any], fault: Fault) -> Allowance | None:
     limits = {unit: budget[unit] for unit in UNITS if unit in budget}
     if len(limits) > 1:
-        fault("steps", "leave it out, or epochs: the training of all trials has one limit.")
+        fault(("budget", "steps"), "leave it out, or epochs: the training of all trials has one limit.")
         return None
     for unit, amount in limits.items():
         longest = longest_training(trainer, unit)
         if not longest:
-            fault(unit, "write epochs: the length of a training is in epochs (max_epochs).")
+            fault(("budget", unit), "write epochs: the length of a training is in epochs (max_epochs).")
         elif amount < longest:
-            fault(unit, f"must be at least the {longest} {unit} of one whole training (got {amount}).")
+            fault(("budget", unit), f"must be at least the {longest} {unit} of one whole training (got {amount}).")
         return Allowance(amount, unit, max(1, longest))
     return None

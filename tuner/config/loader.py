@@ -15,7 +15,7 @@ from lightning_modules.classifier import Loss
 from tuner.config import registry
 from tuner.config.annotations import check_value, did_you_mean
 from tuner.config.averaging import averaging_optimizers, unaveraged_monitors
-from tuner.config.budget import DEFAULT_TRIALS, Budget, Positive, evaluations, longest_training, read_allowance
+from tuner.config.budget import Budget, Final, Limits, Positive, evaluations, longest_training, read_limits
 from tuner.config.checker import FORM_OF_COMPONENT, Checker, listed
 from tuner.config.component import Component
 from tuner.config.dataset_probe import DatasetProbe
@@ -47,6 +47,7 @@ from tuner.config.study import (
     StudyConfig,
     TrainerConfig,
     TrialConfig,
+    final_name,
     flatten,
 )
 from tuner.config.yaml_reader import override, read_document
@@ -69,7 +70,7 @@ __all__ = [
 OWN_LOSS = "For class weights, label smoothing or another loss, name a LightningModule as the model: it has its own."
 MAX_GRID = 1_000_000
 KNOWN = ("enqueue", "start")
-SECTIONS = ("name", "objective", "budget", "sampler", "pruner", "trial", "search_space", *KNOWN)
+SECTIONS = ("name", "objective", "budget", "sampler", "pruner", "final", "trial", "search_space", *KNOWN)
 
 Count = Annotated[int, Field(ge=0)]
 ClassifierMetric = Literal["train/acc", "train/loss", "val/acc", "val/loss"]
@@ -257,15 +258,11 @@ class _StudyReader:
         self._check_together(sampler, pruner)
         if sampler.name == "curve" and not is_past:
             self._lengths(needed=True)  # the sampler compares lr curves, which depend on the steps of an epoch
-        allowance = None
-        if not self._document.fault_count:
-            allowance = read_allowance(
-                budget, template["trainer"], lambda key, message: self._fault(("budget", key), message)
-            )
-        trials = budget.get("trials", allowance.amount if allowance else DEFAULT_TRIALS)
+        limits = self._limits(budget, template, name)
+        trials = limits.trials
         if sampler.name == "grid":
             size = self._grid_size(template)
-            if allowance and "trials" not in budget:
+            if limits.allowance and "trials" not in budget:
                 trials = min(trials, size)
             elif size and not is_past and size < trials:
                 self._fault(("budget", "trials"), f"must not be above the {size} points of the grid (got {trials}).")
@@ -275,7 +272,7 @@ class _StudyReader:
                 pruner.arguments,
                 _epochs(template["trainer"]),
                 trials,
-                allowance,
+                limits.allowance,
                 int(lowest(template["trainer"].get("val_check_interval", 0))),
                 lambda key, message: self._fault(("pruner", key), message),
             )
@@ -298,10 +295,22 @@ class _StudyReader:
             first=first,
             probe=self._probe,
             start=start,
-            allowance=allowance,
+            allowance=limits.allowance,
+            final=limits.final,
             until=budget.get("until", 0.0),
             rungs=rungs,
         )
+
+    def _limits(self, budget: Mapping[str, Any], template: Template, name: str) -> Limits:
+        """Return how much the study may train."""
+        is_given = self._document.data.get("final") is not None
+        values = self._checker.settings(signature_of(Final), self._section("final")) if is_given else {}
+        if self._document.fault_count:
+            return Limits()
+        limits = read_limits(budget, Final(**values) if is_given else None, template["trainer"], self._fault)
+        if limits.final and not NAME.fullmatch(final_name(name, {})):
+            self._fault(("name",), f"{name} is too long for the name of its last trainings; shorten it.")
+        return limits
 
     def _first(self, template: Template, sampler: Component) -> FirstTrials:
         """Return the first trials, without those of earlier studies."""

@@ -16,7 +16,7 @@ from pydantic import Field
 from lightning_modules.classifier import Loss
 from tuner.config import by_value, registry
 from tuner.config.annotations import parse_length
-from tuner.config.budget import Allowance, Million, Positive, evaluations
+from tuner.config.budget import Allowance, Final, Million, Positive, evaluations
 from tuner.config.component import Component
 from tuner.config.dataset_probe import DatasetProbe
 from tuner.config.first_trials import FirstTrials
@@ -50,6 +50,7 @@ __all__ = [
     "TrainerConfig",
     "TrialConfig",
     "check_name",
+    "final_name",
     "flatten",
 ]
 
@@ -227,6 +228,7 @@ class StudyConfig:
         allowance: The training that all trials may have together; None for no limit.
         until: The study ends when no gain in the objective above this is expected; 0 for no such end.
         rungs: Where its trials are compared, if that is its pruner.
+        final: Its last trainings, with fresh seeds, which the limits above do not include; None for none.
         start: The earlier studies that it starts from; None if it starts from none.
         has_read: Whether these were read.
     """
@@ -251,6 +253,7 @@ class StudyConfig:
     allowance: Allowance | None = None
     until: float = 0.0
     rungs: Rungs | None = None
+    final: Final | None = None
     start: Start | None = None
     has_read: bool = field(default=False, compare=False)
 
@@ -281,9 +284,11 @@ class StudyConfig:
     @property
     def budget(self) -> str:
         """Return the budget as text."""
-        text = trials = pluralize(self.trials, "trial")
+        last = self.final.trainings if self.final else 0
+        text = trials = pluralize(self.trials + last, "trial")
         if self.allowance:
-            text = f"{self.allowance}{f' and at most {trials}' if self.trials < self.allowance.amount else ''}"
+            whole = replace(self.allowance, amount=self.allowance.amount + last * self.allowance.longest)
+            text = f"{whole}{f' and at most {trials}' if self.trials < self.allowance.amount else ''}"
         return f"{text}, or until less than {self.until:g} can be gained," if self.until else text
 
     @property
@@ -417,6 +422,12 @@ class StudyConfig:
             names = join_names([f"{path.removesuffix('.name')} {name}" for path, name in late], 10)
             trials = pluralize(self.fewest_trials, "trial")
             sentences.append(f"{trials} are too few to try every family: {names} may be left out")
+        if self.final:
+            amount = pluralize(self.final.trainings, "training")
+            if self.allowance:
+                amount = f"{self.final.trainings * self.allowance.longest} {self.allowance.unit}"
+            which = f"the best {self.final.trials}, its own trial and a constant lr"
+            sentences.append(f"keeps {amount} to train {which} again with {self.final.seeds} fresh seeds")
         return [*sentences, *(self._repeated_lengths() if self.sampler.name == "grid" else ())]
 
     def _repeated_lengths(self) -> Iterator[str]:
@@ -466,6 +477,17 @@ class StudyConfig:
         if relative := lengths_of(values):
             values = resolve_all(values, self.probe.length(values))
         return TrialConfig.from_values(values, relative)
+
+
+def final_name(study: str, configurations: Mapping[str, Any]) -> str:
+    """Return the name of the study that consists of the last trainings of another.
+
+    Args:
+        study: The other study.
+        configurations: The values of the configurations that are trained, by their names.
+    """
+    content = json.dumps(configurations, sort_keys=True)
+    return f"{study}-final-{hashlib.sha256(content.encode()).hexdigest()[:6]}"
 
 
 def _are_modules(model: Template) -> bool:

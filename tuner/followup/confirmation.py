@@ -5,8 +5,8 @@ with the same seeds, which the study has not used, as long as in the study and w
 `tuner.analysis.comparison` says what that proves. It is a study of its own, in the run of the first one in MLflow, and
 is continued in the same way.
 
-The constant lr is that of the study's best trial with a constant schedule, since its initial lr was searched for it; if
-there is none, the best trial is used with a constant lr instead of its schedule.
+With another length of the trainings (``--epochs``), a short study carries its winners to long trainings, each with
+several initial lrs, and `tuner.analysis.transfer` says whether the ranking held.
 """
 
 import statistics
@@ -14,19 +14,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from typing import TYPE_CHECKING
 
+from tuner.errors import BadInputError
 from tuner.runner.options import ExecutionOptions, check_counts, option
 from tuner.runner.run import checked, checking, opened, opened_engine
 from tuner.text import pluralize
 from tuner.urls import storage_url
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from tuner.analysis.comparison import Comparison
-    from tuner.storage.replicates import ReplicationStore, ReplicationStudy
+    from tuner.analysis.transfer import Transfer
+    from tuner.config.study import TrialConfig
+    from tuner.storage.replicates import ReplicationStudy
     from tuner.storage.stored_study import StoredStudy
 
 __all__ = ["ConfirmationOptions", "confirm"]
+
+MOST_EPOCHS = 1_000_000
+LEAST_LR = 0.001
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +40,15 @@ class ConfirmationOptions(ExecutionOptions):
     study: str = option(MISSING, "name of a study that was run, or its study file", "NAME", is_positional=True)
     top: int = option(5, "how many of its best trials (default: %(default)s)", "K", int)
     seeds: int = option(10, "seeds for each, in all (default: %(default)s)", "N", int)
-    name: str | None = option(None, "name of the confirmation (default: <study>-confirm)", "NAME")
+    epochs: int | None = option(
+        None, "train for N epochs (default: as long as in the study); lengths of schedules are scaled", "N", int
+    )
+    lrs: Sequence[float] = option(
+        (1.0,), "factors of the initial lr with which each is trained (default: 1)", "F", float, takes_several=True
+    )
+    name: str | None = option(
+        None, "name of the confirmation (default: <study>-confirm, or <study>-<N>-epochs with --epochs)", "NAME"
+    )
     dry_run: bool = option(False, "check everything, say how many trainings that are, and start none")
 
 
@@ -51,52 +63,78 @@ def confirm(options: ConfirmationOptions, found: "Callable[[Comparison, Sequence
         TunerError: If the input is bad, the confirmation is already running, or it failed.
     """
     check_counts({"--top": options.top, "--seeds": options.seeds})
+    _check(options)
     with opened_engine(options) as engine:
         from rich.console import Console
+        from rich.markup import escape
 
         console = Console(quiet=options.quiet)
         with checking(console, options.study):
             from tuner.runner.summary import print_line, print_next
-            from tuner.runner.verdict import record_comparison
+            from tuner.runner.verdict import print_comparison, record_comparison
             from tuner.storage.replicates import ReplicationStore
             from tuner.storage.stored_study import StoredStudy
 
             past = StoredStudy.load(options.study, storage_url(options.storage))
-            config, opponents = _confirmation(past, options.top, options.seeds, options.name)
+            config, carried = _confirmation(past, options)
             plan = checked(config, engine, options)
         print_line(
             console,
             f"[bold]{config.name}[/bold]: {pluralize(len(config.candidates), 'configuration')} of study "
             f"{past.config.name}, {pluralize(options.seeds, 'fresh seed')} each: "
-            f"{_amount(past, config.trials, plan.begun, len(engine.slots))}",
+            f"{_amount(past, config.trials, plan.begun, len(engine.slots), options.epochs)}",
         )
-        if len(past.trials) < (count := past.config.trials):
+        if past.config.allowance is None and len(past.trials) < (count := past.config.trials):
             text = f"has {len(past.trials)} of {pluralize(count, 'trial')}; the best of these are confirmed"
             print_line(console, f"[yellow]note:[/yellow] {past.config.name} {text}")
+        for sentence in carried.notes:
+            print_line(console, f"[yellow]note:[/yellow] {escape(sentence)}")
         if options.dry_run:
             return 0
         with opened(plan, console, ReplicationStore) as study:
             outcome = study.train(engine)
-            _show(console, config, study.store, opponents)
+            comparison = study.store.comparison()
+            opponents, further = carried.opponents(comparison), carried.transfer(comparison).findings()
+            if study.store.count < config.trials:
+                left = f"has {study.store.count} of {pluralize(config.trials, 'training')}"
+                print_line(console, f"\n[bold]{config.name}[/bold] {left}; run the same command again to continue")
+            print_comparison(console, comparison, opponents, further)
             after = {"export": "the winner as a folder, with a model card", "report": "all of it in one HTML file"}
             print_next(console, outcome, past.config.name, {"dashboard": "every training, in MLflow", **after})
             if found:
-                comparison = study.store.comparison()
-                found(comparison, comparison.findings(opponents))
+                found(comparison, [*comparison.findings(opponents), *further])
             if outcome.is_delivered:
                 of = past.config.name, past.identifier
-                record_comparison(outcome.tracking_uri, of, study.store.identifier, study.store.comparison(), opponents)
+                record_comparison(outcome.tracking_uri, of, study.store.identifier, comparison, opponents, further)
     return outcome.exit_code
 
 
-def _amount(past: "StoredStudy", trainings: int, done: int, slots: int) -> str:
+def _check(options: ConfirmationOptions) -> None:
+    """Refuse lengths and lrs that no confirmation can have.
+
+    Raises:
+        BadInputError: If there are any.
+    """
+    faults = []
+    if options.epochs is not None and not 1 <= options.epochs <= MOST_EPOCHS:
+        faults.append(f"--epochs: must be from 1 to {MOST_EPOCHS} (got {options.epochs}).")
+    if len(set(options.lrs)) < len(options.lrs) or not all(LEAST_LR <= each <= 1 / LEAST_LR for each in options.lrs):
+        got = " ".join(f"{each:g}" for each in options.lrs)
+        faults.append(f"--lrs: must be different factors from {LEAST_LR} to {1 / LEAST_LR:g} (got {got}).")
+    if faults:
+        raise BadInputError(faults)
+
+
+def _amount(past: "StoredStudy", trainings: int, done: int, slots: int, epochs: int | None) -> str:
     """Return the number of trainings, and an estimate of their time from the time that the study's trials took."""
     from tuner.analysis.findings import duration
     from tuner.storage.trial_ends import end_of, setup_of
 
     text = pluralize(trainings, "training") + (f", {min(done, trainings)} of them begun or done" if done else "")
     whole = [trial for trial in past.trials if trial.value is not None]
-    times = [end_of(trial).seconds / max(1, setup_of(trial).get("fused", 1)) for trial in whole]
+    scales = [(epochs or end_of(trial).epochs) / max(1, end_of(trial).epochs) for trial in whole]
+    alone = [end_of(trial).seconds / max(1, setup_of(trial).get("fused", 1)) for trial in whole]
+    times = [seconds * scale for seconds, scale in zip(alone, scales, strict=True)]
     left = trainings - done
     if left <= 0 or not any(times):
         return text
@@ -104,31 +142,57 @@ def _amount(past: "StoredStudy", trainings: int, done: int, slots: int) -> str:
     return f"{text}; about {duration(seconds)} on {pluralize(slots, 'slot')}, at the pace of the study"
 
 
-def _confirmation(
-    past: "StoredStudy", top: int, count: int, name: str | None
-) -> "tuple[ReplicationStudy, Mapping[str, str]]":
-    """Return the study that confirms another, and the names of the default and of the constant lr in it, by role."""
+@dataclass(frozen=True)
+class _Carried:
+    """What a confirmation takes over from a study.
+
+    Args:
+        variants: Names of the trained configurations by those of the study's, and by the factor of the initial lr.
+        before: The study's values of its best configurations, if its trainings were of another length.
+        roles: The study's names of its default and of the constant lr, by their roles.
+        notes: Sentences about lengths that were scaled.
+    """
+
+    variants: Mapping[str, Mapping[float, str]]
+    before: Mapping[str, float]
+    roles: Mapping[str, str]
+    notes: Sequence[str]
+
+    def transfer(self, comparison: "Comparison") -> "Transfer":
+        """Return whether what the study found holds here."""
+        from tuner.analysis.transfer import Transfer
+
+        return Transfer(comparison, self.variants, self.before)
+
+    def opponents(self, comparison: "Comparison") -> dict[str, str]:
+        """Return the names of the default and of the constant lr, each with its best initial lr, by their roles."""
+        transfer = self.transfer(comparison)
+        return {role: transfer.best_of(name) for role, name in self.roles.items()}
+
+
+def _confirmation(past: "StoredStudy", options: ConfirmationOptions) -> "tuple[ReplicationStudy, _Carried]":
+    """Return the study that confirms another, and what it takes over from it."""
     from tuner.config.study import check_name
+    from tuner.followup.longer import lengthened
     from tuner.storage.finalists import finalists
-    from tuner.storage.replicates import ReplicationStudy, fresh_seeds
+    from tuner.storage.replicates import ReplicationStudy, fresh_seeds, of_lr, with_lr
 
-    name = name or f"{past.config.name}-confirm"
+    end = "confirm" if options.epochs is None else f"{options.epochs}-epochs"
+    name = options.name or f"{past.config.name}-{end}"
     check_name(name, "--name")
-    chosen = finalists(past, top)
+    chosen = finalists(past, options.top)
+    notes: list[str] = []
+    configs: dict[str, TrialConfig] = {}
+    variants: dict[str, dict[float, str]] = {}
+    for label, config in chosen.configs.items():
+        if options.epochs is not None:
+            config, changes = lengthened(past.config, label, config, options.epochs)
+            notes += changes
+        variants[label] = {factor: label if factor == 1 else of_lr(label, factor) for factor in options.lrs}
+        configs |= {variant: with_lr(config, factor) for factor, variant in variants[label].items()}
+    is_longer = options.epochs is not None
     used = {past.config_of(trial).seed for trial in past.trials}
-    seeds = fresh_seeds(past.config.sampler.arguments.get("seed", 0), count, used)
-    study = ReplicationStudy.of(past.config, name, chosen.configs, seeds, chosen.claims, confirms=past.identifier)
-    return study, chosen.opponents
-
-
-def _show(
-    console: "Console", config: "ReplicationStudy", store: "ReplicationStore", opponents: Mapping[str, str]
-) -> None:
-    """Print the table and the findings."""
-    from tuner.runner.summary import print_line
-    from tuner.runner.verdict import print_comparison
-
-    if store.count < config.trials:
-        done = f"has {store.count} of {pluralize(config.trials, 'training')}; run the same command again to continue"
-        print_line(console, f"\n[bold]{config.name}[/bold] {done}")
-    print_comparison(console, store.comparison(), opponents)
+    seeds = fresh_seeds(past.config.sampler.arguments.get("seed", 0), options.seeds, used)
+    claims = {} if is_longer else chosen.claims
+    study = ReplicationStudy.of(past.config, name, configs, seeds, claims, confirms=past.identifier)
+    return study, _Carried(variants, chosen.claims if is_longer else {}, chosen.opponents, notes)

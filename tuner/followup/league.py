@@ -129,7 +129,7 @@ class League:
     def run(self) -> int:
         """Train, and write the table; return the exit code."""
         from tuner.storage.reader import config_of
-        from tuner.storage.replicates import ReplicationStore, ReplicationStudy, fresh_seeds
+        from tuner.storage.replicates import ReplicationStore, ReplicationStudy, fresh_seeds, of_lr, with_lr
         from tuner.storage.study_store import StudyStore
 
         best: dict[str, TrialConfig] = {}
@@ -152,7 +152,7 @@ class League:
         outcome, finals = self._train(final, ReplicationStore)
         if outcome.interrupted:
             return outcome.exit_code
-        swept = {_swept(name, factor): _with_lr(config, factor) for name, config in best.items() for factor in FACTORS}
+        swept = {of_lr(name, factor): with_lr(config, factor) for name, config in best.items() for factor in FACTORS}
         sweep = ReplicationStudy.of(self._config, self._sensitivity, swept, seeds[:SWEPT_SEEDS], {}, has_winner=False)
         outcome, sweeps = self._train(sweep, ReplicationStore)
         if outcome.interrupted:
@@ -203,6 +203,7 @@ class League:
         self, best: Mapping[str, "TrialConfig"], values: Mapping[str, str], finals: "_Found", sweeps: "_Found"
     ) -> "Standings":
         from tuner.analysis.standings import Member, Standings
+        from tuner.storage.replicates import of_lr
 
         comparison = finals.comparison
         if comparison is None or sweeps.comparison is None:
@@ -218,7 +219,7 @@ class League:
                 values[name],
                 config.optimizer.arguments[INITIAL_LR],
                 self._reached(name, config, finals.trials, target),
-                {config.optimizer.arguments[INITIAL_LR] * factor: swept[_swept(name, factor)] for factor in FACTORS},
+                {config.optimizer.arguments[INITIAL_LR] * factor: swept[of_lr(name, factor)] for factor in FACTORS},
             )
             for name, config in best.items()
         ]
@@ -317,6 +318,8 @@ def _check(config: "StudyConfig", file: str) -> None:
         for key in ("enqueue", "start")
         if config.values.get(key)
     ]
+    if config.final:
+        faults.append("final: write {trials: 0}; a league trains the best of each family with fresh seeds by itself.")
     elsewhere = sorted(
         path
         for path, _ in searched({key: value for key, value in config.trial.items() if key != "schedule"})
@@ -327,12 +330,3 @@ def _check(config: "StudyConfig", file: str) -> None:
     ]
     if faults:
         raise BadInputError([f"{file}: {fault}" for fault in faults])
-
-
-def _swept(name: str, factor: float) -> str:
-    return f"{name}, initial_lr x {factor:g}"
-
-
-def _with_lr(config: "TrialConfig", factor: float) -> "TrialConfig":
-    arguments = {**config.optimizer.arguments, INITIAL_LR: config.optimizer.arguments[INITIAL_LR] * factor}
-    return dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, arguments=arguments))

@@ -123,6 +123,10 @@ class Coordinator:
         if self._killing:
             self._store.database.stop_retrying()
 
+    def publish(self) -> None:
+        """Write the description of the study to MLflow."""
+        self._publication.write()
+
     @property
     def is_done(self) -> bool:
         """Return whether the study has all its trials."""

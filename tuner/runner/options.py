@@ -20,18 +20,21 @@ def option(
     parse: Callable[[str], Any] | None = None,
     choices: Sequence[str] | None = None,
     is_positional: bool = False,
+    takes_several: bool = False,
 ) -> Any:
     """Return a dataclass field that is also an option of a command.
 
     Args:
-        default: Its default. A bool makes it a flag, a tuple an option that can be repeated.
+        default: Its default. A bool makes it a flag, a tuple an option that can be repeated or takes several values.
         text: Its help, in argparse's format.
         metavar: Name of its value in the help.
         parse: Converts its text to a value; None to keep the text.
         choices: Its possible values; None for any.
         is_positional: Whether it is a positional argument.
+        takes_several: Whether it takes several values at once, and is not repeated.
     """
-    argument = {"help": text, "metavar": metavar, "type": parse, "choices": choices}
+    nargs = "+" if takes_several else None
+    argument = {"help": text, "metavar": metavar, "type": parse, "choices": choices, "nargs": nargs}
     return field(default=default, metadata={"argument": argument, "is_positional": is_positional})
 
 

@@ -128,6 +128,7 @@ def run(
         with checking(console, options.study):
             from tuner.config import by_value
             from tuner.config.loader import load_study
+            from tuner.runner.last_trainings import LastTrainings
             from tuner.runner.rehearsal import rehearse
             from tuner.runner.summary import print_line, print_plan, print_summary
             from tuner.storage.starts import read_starts
@@ -145,7 +146,8 @@ def run(
             if config.start and not plan.begun:
                 earlier, notes = read_starts(config, plan.storage)
                 remarks += notes
-                config = load_study(options.study, overrides).with_earlier(earlier)  # the others have other modules
+                again = load(overrides) if load else load_study(options.study, overrides, folder=options.folder)
+                config = again.with_earlier(earlier)  # loaded again, as the other studies have other modules
                 plan = dataclasses.replace(plan, config=config)
             if plan.system_metrics:
                 check_packages([slot.device for slot in engine.slots])
@@ -159,7 +161,9 @@ def run(
             return Outcome(config.name, plan.storage, plan.uri)
         with opened(plan, console, StudyStore) as study:
             print_plan(console, plan, engine.slots, remarks)
-            outcome = study.train(engine, on_trial)
+            last = LastTrainings(plan, options, console)
+            outcome = study.train(engine, on_trial, last.run)
+            last.print()
             print_summary(console, config, study.store, outcome)
         return outcome
 
@@ -290,26 +294,38 @@ class OpenStudy(Generic[Store]):
         store: The study in Optuna.
         display: Shows its progress.
         console: The display's.
+
+    Attributes:
+        inner: The study of its last trainings, while they are trained.
     """
 
     def __init__(self, plan: Plan, store: Store, display: "Display", console: "Console") -> None:
         self.store = store
+        self.inner: OpenStudy[Any] | None = None
         self._plan, self._display, self._console = plan, display, console
         self._coordinator: Coordinator | None = None
         self._is_stopped = False
 
     def stop(self) -> None:
         """End in order: start nothing more, and let running trials finish their epoch; called while it trains."""
-        if self._coordinator is not None and not self._is_stopped:
+        if self.inner is not None:
+            self.inner.stop()
+        elif self._coordinator is not None and not self._is_stopped:
             self._is_stopped = True
             self._coordinator.stop()
 
-    def train(self, engine: "Engine", on_trial: "Callable[[OpenStudy[Store], int], None] | None" = None) -> Outcome:
+    def train(
+        self,
+        engine: "Engine",
+        on_trial: "Callable[[OpenStudy[Store], int], None] | None" = None,
+        afterwards: "Callable[[OpenStudy[Store]], Outcome | None] | None" = None,
+    ) -> Outcome:
         """Train its trials and record them, as far as time and signals allow.
 
         Args:
             engine: Trains the trials; it can be used once.
             on_trial: Called with this study and the number of a trial when the trial is finished and recorded.
+            afterwards: Called with this study when it has all its trials, to train further; returns how that ended.
 
         Raises:
             TunerError: If it cannot go on.
@@ -346,17 +362,21 @@ class OpenStudy(Generic[Store]):
             self._coordinator = coordinator
             interruption.stops(coordinator.stop)
             readings = SystemMetrics(tracker.log_system, display.note) if plan.system_metrics else nullcontext()
-            is_finished = False
+            is_finished, further = False, None
             try:
                 with display, readings:
                     coordinator.run(engine)
                 is_finished = coordinator.is_done
+                if afterwards and is_finished and not interruption.signals:
+                    further = afterwards(self)
+                    coordinator.publish()
             finally:
                 is_delivered = tracker.close("FINISHED" if is_finished else "KILLED")
                 if review:
                     review.close()
         winner, state = _winner(store), _state(store)
-        if review and is_delivered and not interruption.signals and state != tracker.reviewed:
+        signals = [*interruption.signals, *([further.interrupted] if further and further.interrupted else [])]
+        if review and is_delivered and not signals and state != tracker.reviewed:
             with status(self._console, "drawing the plots, writing the report, registering the best model"):
                 notes = review.finish(winner, state)
             for note in notes:
@@ -365,10 +385,10 @@ class OpenStudy(Generic[Store]):
             config.name,
             plan.storage,
             plan.uri,
-            interrupted=interruption.signals[0] if interruption.signals else 0,
+            interrupted=signals[0] if signals else 0,
             is_over=is_finished,
             has_result=store.has_result,
-            missing=tracker.missing,
+            missing=[*tracker.missing, *(further.missing if further else ())],
             is_delivered=is_delivered,
             runs_page=runs_page(tracker.experiment_id, tracker.parent_id),
             best=(winner["config"], _weights(winner)) if winner else None,
@@ -410,4 +430,6 @@ def _state(store: "StudyStore") -> str:
     content = [(trial.number, trial.state.name, trial.value, sorted(trial.params.items())) for trial in finished]
     digest = hashlib.sha256(repr(content).encode()).hexdigest()[:12]  # a restored database has as many others
     which = f"#{tested.trial} tested" if tested else "none tested"
+    if answer := store.answer():
+        digest = hashlib.sha256(f"{digest}{answer}".encode()).hexdigest()[:12]
     return f"{pluralize(len(finished), 'trial')}, {which}, {digest}"

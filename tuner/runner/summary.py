@@ -188,7 +188,8 @@ def _print_spent(console: Console, config: StudyConfig, store: StudyStore, count
     allowance = config.allowance
     if allowance is None:
         return
-    has = f"has used {store.spent} of {allowance} in {pluralize(store.count, 'trial')} ({counts})"
+    of = f"the {allowance} of its search" if config.final else str(allowance)
+    has = f"has used {store.spent} of {of} in {pluralize(store.count, 'trial')} ({counts})"
     if is_done:
         has += f"; raise budget.{allowance.unit} to add more"
     else:

@@ -18,6 +18,8 @@ def print_comparison(
     comparison: Comparison,
     opponents: Mapping[str, str] | None = None,
     further: Sequence[str] = (),
+    *,
+    verdict: bool = False,
 ) -> None:
     """Print a comparison of configurations: the table and the findings.
 
@@ -26,8 +28,9 @@ def print_comparison(
         comparison: The comparison.
         opponents: Names of configurations that the findings mention, by their roles.
         further: Further findings.
+        verdict: Whether the findings begin with a verdict.
     """
-    first, *others = comparison.findings(opponents or {})
+    first, *others = _sentences(comparison, opponents or {}, further, verdict)
     print_line(console, f"\n[bold]{escape(first)}[/bold]")
     rows = comparison.rows()
     intervals = ["" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}" for row in rows]
@@ -44,7 +47,7 @@ def print_comparison(
         ("winner better", 1, chances),
     )
     print_line(console, f"[dim]{comparison.caption}[/dim]\n")
-    for sentence in (*others, *further):
+    for sentence in others:
         print_line(console, escape(sentence))
 
 
@@ -55,6 +58,8 @@ def record_comparison(
     comparison: Comparison,
     opponents: Mapping[str, str],
     further: Sequence[str] = (),
+    *,
+    verdict: bool = False,
 ) -> None:
     """Store the table, the values and the picture in the run of the trainings, and the findings in that of the study.
 
@@ -65,6 +70,7 @@ def record_comparison(
         comparison: The comparison.
         opponents: Names of configurations that the findings mention, by their roles.
         further: Further findings.
+        verdict: Whether the findings begin with a verdict.
     """
     # Imported here: whoever only prints should not wait for MLflow and matplotlib.
     from tuner.tracking.reader import MlflowStudy
@@ -72,7 +78,7 @@ def record_comparison(
     from tuner.visualization.matplotlib_backend import png
 
     name, identifier = study
-    found = [*comparison.findings(opponents), *further]
+    found = _sentences(comparison, opponents, further, verdict)
     with temporary_folder() as folder:
         (folder / "confirmation.csv").write_text(comparison.csv(), encoding="utf-8")
         text = "\n".join([comparison.markdown(), "", *(f"- {sentence}" for sentence in found), ""])
@@ -82,3 +88,10 @@ def record_comparison(
             (folder / "confirmation.png").write_bytes(png(figure))
         MlflowStudy(uri, of).add(folder)
     MlflowStudy(uri, identifier).set_tag("tuner.confirmed", " ".join(found)[:5000])
+
+
+def _sentences(
+    comparison: Comparison, opponents: Mapping[str, str], further: Sequence[str], verdict: bool
+) -> list[str]:
+    first = [comparison.verdict] if verdict and comparison.verdict else []
+    return [*first, *comparison.findings(opponents), *further]

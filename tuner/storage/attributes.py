@@ -1,6 +1,7 @@
 """Names of the attributes and parameters that studies and trials have in Optuna."""
 
 __all__ = [
+    "ANSWER",
     "ATTEMPT",
     "CONFIGURATION",
     "CONFIRMS",
@@ -30,6 +31,9 @@ STARTS = "starts"
 
 GAIN = "possible gain"
 """How much better the best value can become, and after how many complete trials that was computed."""
+
+ANSWER = "answer"
+"""What its last trainings, with fresh seeds, said about a study, and after how many trials."""
 
 CONFIRMS = "confirms"
 """Key of the identity: the identifier of the study that this one confirms."""

@@ -18,7 +18,7 @@ from tuner.config.search_space import suggest
 from tuner.config.study import StudyConfig, TrialConfig
 from tuner.direction import Direction
 from tuner.errors import BadInputError, StudyFailedError
-from tuner.storage.attributes import CONSTANT_LR, IDENTIFIER, IDENTITY, TEST, VALIDATION_IMAGES
+from tuner.storage.attributes import ANSWER, CONSTANT_LR, IDENTIFIER, IDENTITY, TEST, VALIDATION_IMAGES
 from tuner.storage.database import Database
 from tuner.storage.trial_ends import attribute, end_of
 from tuner.text import cut
@@ -160,6 +160,10 @@ def record_of(study: optuna.Study, curves: Curves = _no_curves) -> StudyRecord:
         choices=choices,
         ranges=ranges,
     )
+    answer: dict[str, Any] = attribute(study.user_attrs, ANSWER, {})
+    if answer.get("trials") == len(trials):
+        sentences: list[Any] = attribute(answer, "sentences", [])
+        record = replace(record, answer=[str(sentence) for sentence in sentences])
     test, best = test_of(study), record.best
     scheduled = (*CURVES_OF_THE_BEST, *_scheduled(identity))
     of_best = test.metrics if test and best and best.number == test.trial else {}

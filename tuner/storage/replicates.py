@@ -24,7 +24,9 @@ from tuner.storage.study_store import StudyStore
 from tuner.storage.trial_ends import state_of
 from tuner.text import join_names
 
-__all__ = ["ReplicationStore", "ReplicationStudy", "fresh_seeds"]
+__all__ = ["ReplicationStore", "ReplicationStudy", "fresh_seeds", "of_lr", "with_lr"]
+
+INITIAL_LR = "initial_lr"
 
 
 def fresh_seeds(seed: int, count: int, used: Collection[int]) -> list[int]:
@@ -271,6 +273,17 @@ class ReplicationStore(StudyStore):
     def findings(self) -> list[str]:
         """Return the findings so far, as sentences."""
         return self.comparison().findings({})
+
+
+def of_lr(name: str, factor: float) -> str:
+    """Return the name of a configuration whose initial lr is multiplied by a factor."""
+    return f"{name}, initial_lr x {factor:g}"
+
+
+def with_lr(config: TrialConfig, factor: float) -> TrialConfig:
+    """Return a configuration with its initial lr multiplied by a factor."""
+    arguments = {**config.optimizer.arguments, INITIAL_LR: config.optimizer.arguments[INITIAL_LR] * factor}
+    return dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, arguments=arguments))
 
 
 def _without_seed(config: TrialConfig) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Read a study that was run: its configuration, its trials and their folders."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from tuner.storage.trial_ends import attribute
 __all__ = ["StoredStudy", "definition_of", "label"]
 
 
-NOTHING_SEARCHED = ("search_space={}", "sampler={name: random}", "enqueue=null", "start=null")
+LENGTHS = ("max_epochs", "max_steps")
+NOTHING_SEARCHED = ("search_space={}", "sampler={name: random}", "enqueue=null", "start=null", "final={trials: 0}")
 
 
 @dataclass(frozen=True)
@@ -120,11 +121,12 @@ class StoredStudy:
     def confirmed(self, trial: Trial) -> Comparison | None:
         """Return a trial's values with fresh seeds, from its confirmations; None if it was not confirmed."""
         values: dict[int, float] = {}
-        name = label(trial.number, self.config_of(trial))
+        config = self.config_of(trial)
+        name, flat = label(trial.number, config), config.flat()
         with Database.open_readonly(self.storage) as storage:
             for summary in optuna.get_all_study_summaries(storage) if storage else []:
                 identity: dict[str, Any] = attribute(summary.user_attrs, IDENTITY, {})
-                if identity.get(CONFIRMS) != self.identifier:
+                if identity.get(CONFIRMS) != self.identifier or not _has_length_of(identity, name, flat):
                     continue
                 for each in storage.get_all_trials(summary._study_id, deepcopy=False) if storage else []:
                     if each.value is not None and each.params.get(CONFIGURATION) == name:
@@ -136,6 +138,17 @@ class StoredStudy:
     def directory(self, number: int) -> Path:
         """Return the folder of a trial's files."""
         return trial_directory(self.storage, self.config.name, self.identifier, number)
+
+
+def _has_length_of(identity: Mapping[str, Any], name: str, flat: Mapping[str, Any]) -> bool:
+    """Return whether the trainings of a confirmation are as long as the trial that they repeat.
+
+    Args:
+        identity: The identity of the confirmation.
+        name: The name of the trial in it.
+        flat: The values of the trial, by their dotted paths.
+    """
+    return all(identity.get(f"{name}: trainer.{key}") == flat.get(f"trainer.{key}") for key in LENGTHS)
 
 
 def label(number: int, config: TrialConfig) -> str:

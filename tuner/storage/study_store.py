@@ -29,6 +29,7 @@ from tuner.config.study import StudyConfig, TrialConfig
 from tuner.errors import BadInputError, StudyFailedError
 from tuner.files import DiskFullError, write_atomically
 from tuner.storage.attributes import (
+    ANSWER,
     ATTEMPT,
     GAIN,
     IDENTIFIER,
@@ -445,6 +446,16 @@ class StudyStore:
                 write_atomically(self.directory / name, functools.partial(_write, content=content))
         except DiskFullError as error:
             raise StudyFailedError(f"the disk is full: {error}") from error
+
+    @_retrying
+    def set_answer(self, sentences: Sequence[str]) -> None:
+        """Record what the last trainings, with fresh seeds, said."""
+        self._study.set_user_attr(ANSWER, {"sentences": list(sentences), "trials": self.count})
+
+    @_retrying
+    def answer(self) -> dict[str, Any]:
+        """Return what the last trainings said, as it is stored; empty if there were none."""
+        return attribute(self._study.user_attrs, ANSWER, {})
 
     @_retrying
     def set_trials(self) -> None:

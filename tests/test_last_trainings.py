@@ -1,0 +1,156 @@
+"""The last trainings of a study, with fresh seeds: inside the budget, resumable, and with an answer that holds."""
+
+import json
+import random
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import INLINE, TINY, StudyFolder, built_once
+from tuner.analysis.comparison import Comparison, Repeated
+from tuner.config.loader import load_study
+from tuner.direction import Direction
+from tuner.errors import BadInputError
+from tuner.report import main as report
+from tuner.show import main as show
+
+OPTIONS = ("--set", "budget={epochs: 40}", "--set", "final={trials: 1, seeds: 3}")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyFolder]:
+    """Return a folder in which a study and its last trainings were run."""
+    with built_once("last-trainings", lambda folder: folder.call(*OPTIONS), tmp_path_factory) as folder:
+        yield folder
+
+
+def trained(folder: StudyFolder, study: str) -> list[tuple[int, float, int]]:
+    """Return number, value and epochs of the trials of studies whose names begin with a text."""
+    return folder.optuna(
+        "select number, value, value_json from trials join trial_values using (trial_id) "
+        "join studies using (study_id) join trial_user_attributes using (trial_id) "
+        f"where study_name like '{study}' and key = 'epochs' order by study_name, number"
+    )
+
+
+def test_the_best_the_default_and_a_constant_lr_are_trained_inside_the_budget(finished: StudyFolder):
+    output = finished.output  # type: ignore[attr-defined]
+    assert "tiny: 40 epochs for the best val/acc" in output
+    assert "keeps 27 epochs to train the best 1, its own trial and a constant lr again with 3 fresh seeds" in output
+    assert "tiny has used 12 of the 13 epochs of its search in 4 trials" in output
+    search, last = trained(finished, "tiny"), trained(finished, "tiny-final-%")
+    assert (len(search), len(last)) == (4, 9)
+    assert sum(int(epochs) for _, _, epochs in [*search, *last]) == 39
+    means = [sum(value for number, value, _ in last if number % 3 == which) / 3 for which in range(3)]
+    assert f"val/acc {max(means):.4f} over 3 seeds" in output
+    assert re.search(r"^The answer is ", output, re.MULTILINE)
+
+
+def test_the_answer_is_in_mlflow_in_show_and_in_the_report(finished: StudyFolder):
+    ((stored,),) = finished.optuna("select value_json from study_user_attributes where key = 'answer'")
+    verdict, winner, *_ = json.loads(stored)["sentences"]
+    assert verdict.startswith("The answer is ")
+    assert winner.startswith("The winner is ")
+    tags = dict(finished.mlflow("select key, value from tags where key in ('tuner.confirmed', 'mlflow.note.content')"))
+    assert tags["tuner.confirmed"].startswith(f"{verdict} {winner}")
+    notes = finished.mlflow("select value from tags where key = 'mlflow.note.content'")
+    assert any("With fresh seeds: The answer is " in note for (note,) in notes)
+    assert f"With fresh seeds: {verdict}" in " ".join(finished.command(show, "tiny").split())
+    finished.command(report, "tiny")
+    (page,) = finished.path.glob("*.html")
+    assert "With fresh seeds: The answer is " in page.read_text()
+
+
+def test_last_trainings_that_were_killed_continue_to_the_same_answer(finished: StudyFolder, folder: StudyFolder):
+    first = folder.start(*OPTIONS, "--per-device", "2")
+    folder.wait_for(lambda: any(folder.path.glob(".tuner/tiny-final-*/trials-*/2")), first)
+    first.kill()
+    first.communicate()
+    output = folder.call(*OPTIONS)
+    answer = "The answer is "
+    assert output.partition(answer)[2] == finished.output.partition(answer)[2] != ""  # type: ignore[attr-defined]
+    assert trained(folder, "tiny%") == trained(finished, "tiny%")
+
+
+def test_more_seeds_and_the_same_command_keep_what_is_trained(finished: StudyFolder, tmp_path: Path):
+    copy = StudyFolder(shutil.copytree(finished.path, tmp_path / "copy"))
+    before = trained(copy, "tiny%")
+    output = copy.call(*OPTIONS)
+    assert "complete  " not in output
+    assert "The answer is " in output
+    assert trained(copy, "tiny%") == before
+    output = copy.call("--set", "budget={epochs: 49}", "--set", "final={trials: 1, seeds: 4}")
+    assert trained(copy, "tiny%")[: len(before)] == before
+    assert len(trained(copy, "tiny-final-%")) == 12
+    assert "over 4 seeds" in output
+
+
+@pytest.mark.parametrize(
+    ("sections", "wrong"),
+    [
+        (
+            ("budget={epochs: 20}", "final={trials: 1, seeds: 3}"),
+            "final: takes 27 epochs, so budget.epochs must be at least 30 (got 20); or lower trials or seeds.",
+        ),
+        (
+            ("budget={trials: 9}", "final={trials: 1, seeds: 3}"),
+            "final: takes 9 trainings, so budget.trials must be above that (got 9); or lower trials or seeds.",
+        ),
+        (("final={trials: 1, seeds: 2}",), "final.seeds: must be a whole number from 3 to 1000 (got 2)."),
+        (("final={best: 3}",), "final.best: unknown key. Known: seeds, trials."),
+        (("final=3",), "final: must be a mapping (got 3)."),
+    ],
+)
+def test_last_trainings_that_do_not_fit_are_refused(sections: tuple[str, ...], wrong: str):
+    with pytest.raises(BadInputError) as caught:
+        load_study(str(TINY), sections)
+    assert list(caught.value.faults) == [f"--set: {wrong}"]
+
+
+def test_last_trainings_are_the_default_where_a_budget_in_epochs_has_room_for_them():
+    cost = (3 + 2) * 3 * 3  # trials and opponents, seeds, epochs
+    large, small = (load_study(str(TINY), [f"budget={{epochs: {3 * cost - less}}}"]) for less in (0, 1))
+    assert large.final is not None
+    assert large.allowance is not None
+    assert large.allowance.amount == 2 * cost
+    assert small.final is None
+    assert load_study(str(TINY), ["budget={trials: 1000}"]).final is None
+    off = load_study(str(TINY), ["budget={epochs: 1000}", "final={trials: 0}"])
+    assert off.final is None
+    assert load_study(str(TINY), ["budget={trials: 30}", "final={trials: 1, seeds: 3}"]).trials == 21
+
+
+@pytest.mark.parametrize(
+    ("means", "verdict"),
+    [
+        ([0.9, 0.9, 0.9], "The answer is a tie: the seeds do not separate "),
+        ([0.9, 0.8, 0.7], "The answer is a: it is really better than b and c."),
+        ([0.9, 0.9, 0.5], "it is really better than c; the seeds do not separate it from "),
+        ([0.9], "The answer is a; there is nothing to compare it with."),
+    ],
+)
+def test_the_verdict_says_what_the_seeds_separate(means: list[float], verdict: str):
+    drawn = random.Random(0)
+    found = [
+        Repeated(name, {seed: mean + drawn.gauss(0, 1e-3) for seed in range(5)})
+        for name, mean in zip("abc", means, strict=False)
+    ]
+    assert verdict in Comparison("score", Direction.MAXIMIZE, found).verdict
+
+
+def test_a_study_without_any_result_has_no_last_trainings(folder: StudyFolder):
+    folder.prepare()
+    output = folder.call(
+        *OPTIONS,
+        *INLINE,
+        "--set",
+        "trial.optimizer={name: sgd}",
+        "--set",
+        "search_space.optimizer.initial_lr={low: 1e+30, high: 1e+31}",
+        expect=1,
+    )
+    assert "no trial was trained to its end" in output
+    assert "The answer is" not in output

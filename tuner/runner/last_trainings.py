@@ -1,0 +1,97 @@
+"""The last trainings of a study: its best trials, its own trial and a constant lr, with the same fresh seeds.
+
+They are a study of their own, in the run of the first one in MLflow, and continue like it. Its name has a digest of the
+configurations, so if more trials change the best ones, the new ones are trained.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from tuner.config.study import final_name
+from tuner.runner.options import ExecutionOptions
+from tuner.runner.run import OpenStudy, Outcome, Plan, checked, opened, opened_engine
+from tuner.runner.summary import print_line
+from tuner.runner.verdict import print_comparison, record_comparison
+from tuner.storage.finalists import finalists
+from tuner.storage.replicates import ReplicationStore, ReplicationStudy, fresh_seeds
+from tuner.storage.stored_study import StoredStudy
+from tuner.storage.study_store import DEFINITION_FILE, StudyStore
+from tuner.text import pluralize
+
+if TYPE_CHECKING:
+    from tuner.analysis.comparison import Comparison
+    from tuner.storage.finalists import Finalists
+
+__all__ = ["LastTrainings"]
+
+
+@dataclass
+class LastTrainings:
+    """The last trainings of a study.
+
+    Args:
+        plan: The study.
+        options: Where they are trained.
+        console: Shows their progress.
+    """
+
+    plan: Plan
+    options: ExecutionOptions
+    console: Console
+    _result: "tuple[Comparison, Finalists] | None" = None
+
+    def run(self, study: OpenStudy[StudyStore]) -> Outcome | None:
+        """Train them, or continue, and record what they say; None if no trial of the study was trained to its end.
+
+        Args:
+            study: The study, which has all its trials.
+        """
+        store, final = study.store, self.plan.config.final
+        if final is None or not store.has_result:
+            return None
+        past = self._past(store)
+        chosen = finalists(past, final.trials)
+        config = self._replications(past, chosen, final.seeds)
+        with opened_engine(self.options) as engine:
+            plan = checked(config, engine, self.options)
+            with opened(plan, self.console, ReplicationStore) as trainings:
+                if plan.begun < config.trials:
+                    configurations = pluralize(len(chosen.configs), "configuration")
+                    seeds = pluralize(final.seeds, "fresh seed")
+                    print_line(self.console, f"[bold]{config.name}[/bold]: {configurations} with {seeds} each")
+                study.inner = trainings
+                try:
+                    outcome = trainings.train(engine)
+                finally:
+                    study.inner = None
+                comparison = trainings.store.comparison()
+                self._result = comparison, chosen
+                if outcome.is_over:
+                    store.set_answer([comparison.verdict, *comparison.findings(chosen.opponents)])
+                if outcome.is_delivered:
+                    of = past.config.name, past.identifier
+                    record_comparison(
+                        self.plan.uri, of, trainings.store.identifier, comparison, chosen.opponents, verdict=True
+                    )
+        return outcome
+
+    def print(self) -> None:
+        """Print what they say so far."""
+        if self._result:
+            comparison, chosen = self._result
+            print_comparison(self.console, comparison, chosen.opponents, verdict=True)
+
+    def _past(self, store: StudyStore) -> StoredStudy:
+        source = str(store.directory / DEFINITION_FILE)
+        return StoredStudy(
+            self.plan.config, store.identifier, store.finished(), store.record(), self.plan.storage, None, source
+        )
+
+    def _replications(self, past: StoredStudy, chosen: "Finalists", count: int) -> ReplicationStudy:
+        used = {past.config_of(trial).seed for trial in past.trials}
+        seeds = fresh_seeds(past.config.sampler.arguments.get("seed", 0), count, used)
+        values = {name: config.values() for name, config in chosen.configs.items()}
+        name = final_name(past.config.name, values)
+        return ReplicationStudy.of(past.config, name, chosen.configs, seeds, chosen.claims, confirms=past.identifier)
