@@ -41,6 +41,7 @@ class LastTrainings:
     options: ExecutionOptions
     console: Console
     _result: "tuple[Comparison, Finalists] | None" = None
+    _left: str = ""
 
     def run(self, study: OpenStudy[StudyStore]) -> Outcome | None:
         """Train them, or continue, and record what they say; None if no trial of the study was trained to its end.
@@ -68,6 +69,8 @@ class LastTrainings:
                     study.inner = None
                 comparison = trainings.store.comparison()
                 self._result = comparison, chosen
+                if not outcome.is_over:
+                    self._left = f"has {trainings.store.count} of {pluralize(config.trials, 'training')}"
                 if outcome.is_over:
                     store.set_answer([comparison.verdict, *comparison.findings(chosen.opponents)])
                 if outcome.is_delivered:
@@ -79,6 +82,9 @@ class LastTrainings:
 
     def print(self) -> None:
         """Print what they say so far."""
+        if self._left:
+            name = f"[bold]{self.plan.config.name}[/bold]"
+            print_line(self.console, f"\nthe last part of {name} {self._left}; run the same command again to continue")
         if self._result:
             comparison, chosen = self._result
             print_comparison(self.console, comparison, chosen.opponents, verdict=True)
