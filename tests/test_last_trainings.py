@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import INLINE, TINY, StudyFolder, built_once
+from tests.conftest import INLINE, TINY, StudyFolder, as_a_process, built_once
 from tuner.analysis.comparison import Comparison, Repeated
 from tuner.config.loader import load_study
 from tuner.direction import Direction
@@ -58,7 +58,9 @@ def test_the_answer_is_in_mlflow_in_show_and_in_the_report(finished: StudyFolder
     assert tags["tuner.confirmed"].startswith(f"{verdict} {winner}")
     notes = finished.mlflow("select value from tags where key = 'mlflow.note.content'")
     assert any("With fresh seeds: The answer is " in note for (note,) in notes)
-    assert f"With fresh seeds: {verdict}" in " ".join(finished.command(show, "tiny").split())
+    with as_a_process(finished.path) as shown:
+        assert show(["tiny"]) == 0
+    assert f"With fresh seeds: {verdict}" in " ".join(shown.getvalue().split())
     finished.command(report, "tiny")
     (page,) = finished.path.glob("*.html")
     assert "With fresh seeds: The answer is " in page.read_text()
