@@ -154,5 +154,5 @@ def test_a_study_without_any_result_has_no_last_trainings(folder: StudyFolder):
         "search_space.optimizer.initial_lr={low: 1e+30, high: 1e+31}",
         expect=1,
     )
-    assert "no trial was trained to its end" in output
+    assert "tiny: No trial was trained to its end." in output
     assert "The answer is" not in output
