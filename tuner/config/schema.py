@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from lightning_modules.classifier import Loss
 from tuner.config import registry
 from tuner.config.annotations import item_hint, members, takes_steps
-from tuner.config.budget import Budget
+from tuner.config.budget import Budget, Final
 from tuner.config.known_values import Start
 from tuner.config.loader import PRUNERS, SAMPLERS
 from tuner.config.registry import Argument, arguments_of, is_schedule, signature_of
@@ -42,6 +42,7 @@ SECTIONS = {
     "budget": "how long the study may take",
     "sampler": "Optuna's sampler; tpe by default",
     "pruner": "Optuna's pruner; median by default",
+    "final": "how many of the best trials are trained again with fresh seeds, and with how many seeds",
     "enqueue": "values that are known to be good, by their dotted paths in trial, a mapping for each trial",
     "start": "earlier studies whose best trials are taken over",
     "trial": "one complete training",
@@ -57,6 +58,7 @@ def study_schema() -> Schema:
         "budget": _settings(Budget),
         "sampler": _options("sampler", SAMPLERS),
         "pruner": _options("pruner", PRUNERS),
+        "final": _settings(Final, "null"),
         "enqueue": {"type": ["array", "null"], "items": {"type": "object"}},
         "start": _settings(Start, "null"),
         "trial": _trial(),
