@@ -23,11 +23,13 @@ from lightning_modules import (
 )
 from lightning_modules.__main__ import main as lightning_cli
 from tests.conftest import StudyFolder
+from tests.test_schema import faults
 from tests.test_training import Answers
 from tuner import Study
 from tuner.analysis.lr_curves import further_families
 from tuner.config.loader import load_study
 from tuner.config.study import Objective, StudyConfig, TrialConfig
+from tuner.config.yaml_reader import read_document
 from tuner.errors import BadInputError
 from tuner.followup.script import training_script
 from tuner.protocol import Assignment, TrainingGroup, TrialResult
@@ -276,6 +278,17 @@ trial:
 search_space:
   groups.head.optimizer.initial_lr: {low: 1e-2, high: 1e-1, log: true}
 """
+
+
+def test_the_schema_of_study_files_takes_schedules_groups_and_arguments_of_formulas(tmp_path: Path):
+    def places(text: str) -> list[str]:
+        path = tmp_path / "x.yaml"
+        path.write_text(text)
+        return faults(read_document(path).data)
+
+    assert [places(text) for text in (PLAIN, FULL, SEARCHED, WHOLE)] == [[]] * 4
+    assert set(places(FULL.replace("parameters: layers.15", "parameter: layers.15"))) == {"trial.groups.head"}
+    assert places(FULL.replace("total: 100%", "total: [1]")) == ["trial.momentum_schedule.total"]
 
 
 def test_a_study_records_draws_and_replays_what_it_schedules(tmp_path: Path):

@@ -17,6 +17,7 @@ from tuner.config.annotations import item_hint, members, takes_steps
 from tuner.config.budget import Budget, Final
 from tuner.config.known_values import Start
 from tuner.config.loader import PRUNERS, SAMPLERS
+from tuner.config.optimization import OTHER_SCHEDULES, SCHEDULE_KEYS
 from tuner.config.registry import Argument, arguments_of, is_schedule, signature_of
 from tuner.config.study import COMPONENTS, NAME, Objective, TrainerConfig
 
@@ -34,7 +35,10 @@ MEANINGS = {
     "optimizer": "the optimizer, with the initial lr that the schedule multiplies",
     "schedule": "the learning-rate schedule; constant by default",
     "averaging": "the average of the weights that is evaluated; none by default",
+    "momentum_schedule": "the schedule of the momentum or beta1; none by default",
+    "weight_decay_schedule": "the schedule of the weight decay; none by default",
 }
+GROUPS = "groups of parameters with an optimizer setting or a schedule of their own, by name"
 PARTS = (*COMPONENTS, "averaging")
 SECTIONS = {
     "name": "name of the study in Optuna, and of the experiment in MLflow; by default the name of the file",
@@ -73,6 +77,7 @@ def study_schema() -> Schema:
         "properties": {key: {**schema, "description": SECTIONS[key]} for key, schema in sections.items()},
         "definitions": {
             "schedule": _component("schedule"),
+            "schedules": _one_of("schedule"),
             "range": _range(),
             "choices": _choices(),
             "searched": {"anyOf": [{"$ref": "#/definitions/range"}, {"$ref": "#/definitions/choices"}]},
@@ -81,22 +86,39 @@ def study_schema() -> Schema:
 
 
 def _trial() -> Schema:
-    properties = {kind: _component(kind) if kind != "schedule" else _reference("schedule") for kind in PARTS}
+    schedules = (*OTHER_SCHEDULES, "schedule")
+    properties = {kind: _component(kind) for kind in PARTS if kind != "schedule"}
+    properties |= {kind: _reference("schedule") for kind in schedules}
     properties = {kind: {**schema, "description": MEANINGS[kind]} for kind, schema in properties.items()}
+    properties["groups"] = {"type": "object", "additionalProperties": _group(), "description": GROUPS}
     properties["trainer"] = {**_settings(TrainerConfig), "description": "settings of Lightning's Trainer"}
     properties["loss"] = {"enum": list(get_args(Loss)), "description": "loss of a network that is no LightningModule"}
     properties["seed"] = {"type": "integer", "minimum": 0, "default": 0, "description": "the one seed of a trial"}
     return {"type": "object", "additionalProperties": False, "properties": properties}
 
 
+def _group() -> Schema:
+    names: Schema = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+    optimizer = {"type": "object", "description": "arguments of the optimizer that differ from those of the trial"}
+    properties = {
+        "parameters": {**names, "description": "names of parameters or modules; * stands for any text"},
+        "optimizer": optimizer,
+        **{key: {**_reference("schedule"), "description": MEANINGS[key]} for key in SCHEDULE_KEYS},
+    }
+    return {"type": "object", "required": ["parameters"], "additionalProperties": False, "properties": properties}
+
+
 def _search_space() -> Schema:
     properties: dict[str, Schema] = {}
     for kind in PARTS:
-        properties[kind] = {**_one_of(kind), "description": f"one of several: {MEANINGS[kind]}"}
+        choice = _reference("schedules") if kind == "schedule" else _one_of(kind)
+        properties[kind] = {**choice, "description": f"one of several: {MEANINGS[kind]}"}
         for name in registry.KINDS[kind]:
             for key, schema in _arguments(kind, name).items():
                 text = {"description": schema["description"]} if "description" in schema else {}
                 properties.setdefault(f"{kind}.{key}", {**_reference("searched"), **text})
+    for key in OTHER_SCHEDULES:
+        properties[key] = {**_reference("schedules"), "description": f"one of several: {MEANINGS[key]}"}
     for key, schema in _properties(TrainerConfig).items():
         properties[f"trainer.{key}"] = {**_reference("searched"), "description": schema["description"]}
     properties["loss"] = {**_reference("searched"), "description": "loss of a network that is no LightningModule"}
@@ -112,7 +134,7 @@ def _component(kind: str) -> Schema:
     for name in registry.KINDS[kind]:
         properties = {"name": {"const": name}, **_arguments(kind, name)}
         condition = {"properties": {"name": {"const": name}}, "required": ["name"]}
-        cases.append({"if": condition, "then": {"properties": properties, "additionalProperties": False}})
+        cases.append({"if": condition, "then": {"properties": properties, "additionalProperties": _others(kind, name)}})
     return {"type": "object", "properties": {"name": {"type": "string", "anyOf": [*names, OWN]}}, "allOf": cases}
 
 
@@ -126,7 +148,7 @@ def _one_of(kind: str) -> Schema:
         options[name] = {
             "type": ["object", "null"],
             "description": _summary(target),
-            "additionalProperties": False,
+            "additionalProperties": {} if arguments_of(kind, name).open else False,
             "properties": arguments,
         }
     choices = {
@@ -186,6 +208,12 @@ def _arguments(kind: str, name: str) -> dict[str, Schema]:
     """Return the schemas of the arguments of a component."""
     texts = _explained(registry.resolve(kind, name))
     return {key: {**_typed(each), **texts.get(key, {})} for key, each in arguments_of(kind, name).arguments.items()}
+
+
+def _others(kind: str, name: str) -> Schema | bool:
+    """Return the schema of arguments that a signature does not name, as those of a formula; false if there are none."""
+    signature = arguments_of(kind, name)
+    return _typed(Argument(signature.others, required=False)) if signature.open else False
 
 
 def _typed(argument: Argument) -> Schema:
