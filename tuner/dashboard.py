@@ -1,29 +1,19 @@
-"""``lr-tuner dashboard``: start an MLflow server on this machine and open a study's page.
-
-The server listens on the loopback interface only, runs no jobs, and unpickles no models.
-"""
+"""``lr-tuner dashboard``: start an MLflow server on this machine and open a study's page."""
 
 import argparse
-import os
 import signal
-import socket
-import subprocess
 import sys
 import traceback
-import urllib.error
-import urllib.request
 import webbrowser
 from collections.abc import Sequence
 
 from tuner.cli import Parser, make_parser
 from tuner.console import lenient_streams, open_missing_streams
-from tuner.errors import BadInputError, StudyFailedError, TunerError
+from tuner.errors import TunerError
+from tuner.tracking.local_server import PORT, serve
 from tuner.urls import refuse_passwords, without_password
 
 __all__ = ["main", "parser"]
-
-HOST, PORT = "127.0.0.1", 5000
-ENVIRONMENT = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
 
 
 def parser() -> Parser:
@@ -77,70 +67,13 @@ def _run(options: argparse.Namespace) -> int:
     if uri.startswith(("http://", "https://")):  # a server is already running
         _show(f"{without_password(uri).rstrip('/')}{page}", options.open)
         return 0
-    port = _free_port(options.port)
-    address = f"http://{HOST}:{port}"
-    command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port)]
-    with subprocess.Popen(
-        [sys.executable, "-m", "tuner.supervisor", *command],  # kills the server when this process ends
-        stdin=subprocess.PIPE,
-        cwd=folder_of(uri),  # artifact locations are relative to it
-        env={**os.environ, **ENVIRONMENT, "MLFLOW_BACKEND_STORE_URI": uri},  # not an argument: `ps` would show it
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,  # one process group, to end all of its processes together
-    ) as server:
-        # `kill` and a closed terminal end it as Ctrl-C does.
-        before = {
-            number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGHUP)
-        }
-        try:
-            _wait_for(address, server)
-            _show(f"{address}{page}", options.open)
-            print("Press Ctrl-C to end.", flush=True)  # noqa: T201
-            server.wait()
-        except KeyboardInterrupt:
-            return 0
-        finally:
-            os.killpg(server.pid, signal.SIGTERM)
-            for number, handler in before.items():
-                signal.signal(number, handler)
-    raise StudyFailedError(f"mlflow server ended with status {server.returncode}")
 
+    def on_start(address: str) -> None:
+        _show(f"{address}{page}", options.open)
+        print("Press Ctrl-C to end.", flush=True)  # noqa: T201
 
-def _free_port(wanted: int | None) -> int:
-    """Return a free port.
-
-    Raises:
-        BadInputError: If the wanted one cannot be used.
-    """
-    for port in (wanted,) if wanted is not None else (PORT, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, port))
-            except (OSError, OverflowError):
-                continue
-            return int(probe.getsockname()[1])
-    raise BadInputError([f"--port: cannot listen on {wanted}; omit the option for a free port."])
-
-
-def _wait_for(address: str, server: "subprocess.Popen[bytes]") -> None:
-    """Wait until the server answers.
-
-    Raises:
-        StudyFailedError: If it ends instead.
-    """
-    while True:
-        try:
-            with urllib.request.urlopen(f"{address}/health", timeout=5):
-                return
-        except OSError:
-            pass
-        try:
-            server.wait(0.2)
-        except subprocess.TimeoutExpired:
-            continue
-        raise StudyFailedError(f"mlflow server ended with status {server.returncode}")
+    serve(uri, folder_of(uri), options.port, on_start)
+    return 0
 
 
 def _show(url: str, in_browser: bool) -> None:
