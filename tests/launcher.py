@@ -71,8 +71,9 @@ class Command:
         reader.join(timeout)
         if reader.is_alive():
             raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
+        self.stdout.close()
         self.wait(timeout)
-        return read[0], None
+        return "".join(read), None
 
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)

@@ -1,9 +1,9 @@
 """MLflow's autologging of trainings in the user's own Trainer."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
+
+from tests.launcher import Command
 
 TRAINING = """
 import mlflow, pytorch_lightning as pl
@@ -24,15 +24,13 @@ print(*(artifact.path for artifact in client.list_artifacts(run.info.run_id)))
 
 
 def test_it_records_a_classifier_s_optimizer_metrics_and_layers(tmp_path: Path):
-    done = subprocess.run(  # it changes Lightning for the whole process
-        [sys.executable, "-W", "ignore", "-c", TRAINING],
-        cwd=tmp_path,
-        env=os.environ | {"MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"},
-        capture_output=True,
-        text=True,
+    (tmp_path / "training.py").write_text(TRAINING)
+    process = Command(  # it changes Lightning for the whole process
+        "training", [], tmp_path, os.environ | {"MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"}
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-3:] == [
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    assert output.splitlines()[-3:] == [
         "Adam 0.01 2",
         "train/acc:2 train/loss:2 val/acc:2 val/loss:2",
         "model_summary.txt",

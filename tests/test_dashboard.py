@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import StudyFolder
+from tests.conftest import StudyFolder, as_a_process
 from tests.processes import children, command_of, is_alive
+from tuner.dashboard import main
 
 
 @pytest.fixture
@@ -77,16 +78,17 @@ def wait_until(what: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
+def run(folder: Path, *arguments: str) -> str:
+    """Run the command in this process, in which it ends before it starts a server, and return its output."""
+    with as_a_process(folder) as output:
+        assert main(["--no-open", "--tracking-uri", "sqlite:///mlflow.db", *arguments]) == 2
+    return output.getvalue()
+
+
 def test_an_unknown_study_is_reported(reviewed: StudyFolder):
-    process = start(reviewed.path, "tinny")
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 2
-    assert 'no study "tinny"' in output
+    assert 'no study "tinny"' in run(reviewed.path, "tinny")
 
 
 def test_a_store_that_does_not_exist_is_not_created(tmp_path: Path):
-    process = start(tmp_path)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 2
-    assert "there is no such file" in output
+    assert "there is no such file" in run(tmp_path)
     assert list(tmp_path.iterdir()) == []

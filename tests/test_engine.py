@@ -164,13 +164,13 @@ def test_a_silent_process_that_computes_does_not_count_as_hung(leader: int):
 
 def test_a_training_of_two_processes_hangs_when_one_of_them_is_stopped(folder: StudyFolder):
     """The other rank waits for it in threads that poll all the time."""
-    options = ("--devices-per-trial", "2", "--trials", "1", "--stall-timeout", "10s")
+    options = ("--devices-per-trial", "2", "--trials", "1", "--stall-timeout", "6s")
     process = folder.start(*options, "--set", "trial.trainer.max_epochs=60", study=IRIS)
     folder.wait_for(lambda: any(folder.directory("iris").glob("trials-*/0/epoch-*.ckpt")), process)
     os.kill(slots_of(process.pid)[-1], signal.SIGSTOP)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
-    assert output.count("trial #0 gave no sign of life for 10 s and was killed; it resumes from its last check") == 1
+    assert output.count("trial #0 gave no sign of life for 6 s and was killed; it resumes from its last check") == 1
 
 
 class SlowHandler:
@@ -217,7 +217,7 @@ class SlowHandler:
 
 def test_trainings_that_wait_for_the_coordinator_do_not_hang(tmp_path: Path):
     """The coordinator may wait for a database that is away, for longer than the stall timeout."""
-    timeout = 10.0
+    timeout = 4.0
     config = TrialConfig.from_values(corners(load_study(str(IRIS)).trial)[0])
     handler = SlowHandler([config] * 3, tmp_path, 1.5 * timeout)
     engine = LocalEngine([Slot(index, (), 1) for index in range(3)], timeout)

@@ -273,15 +273,19 @@ def test_the_group_size_follows_the_option():
 
 # In a study
 
-SMALL = ("--set", "trial.data={name: mnist_5k, batch_size: 20, val_fraction: 0.02, test_fraction: 0.96}")
-OPTIONS = (*SMALL, "--set", "trial.trainer={max_epochs: 3, precision: 64-true}", "--trials", "5")
+SMALL = (
+    "trial.data={name: mnist_5k, batch_size: 20, val_fraction: 0.02, test_fraction: 0.96}",
+    "trial.model={name: mnist_cnn, channels: [4, 4, 4], hidden: [16, 16]}",
+    "trial.trainer={max_epochs: 3, precision: 64-true}",
+)
+OPTIONS = (*(part for each in SMALL for part in ("--set", each)), "--trials", "5")
 
 
 @pytest.fixture(scope="module")
 def unfused(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
     """Return a folder in which a study was run one trial at a time."""
     folder = StudyFolder(tmp_path_factory.mktemp("unfused"))
-    folder.call(*OPTIONS, "--per-device", "1", "--fuse", "off", study=DIGITS)
+    folder.call(*OPTIONS, "--fuse", "off", study=DIGITS)
     folder.check(trials=5, epochs=3, steps=3 * STEPS)
     return folder
 
@@ -294,7 +298,7 @@ def assert_same_study(one: StudyFolder, other: StudyFolder) -> None:
 
 
 def test_fused_or_not_a_study_ends_with_the_same_trials_values_and_curves(folder: StudyFolder, unfused: StudyFolder):
-    output = folder.call(*OPTIONS, "--per-device", "1", "--fuse", "3", study=DIGITS)
+    output = folder.call(*OPTIONS, "--fuse", "3", study=DIGITS)
     assert "up to 3 trials at a time as one model" in output
     assert_same_study(folder, unfused)
 
@@ -307,13 +311,13 @@ def test_killed_groups_continue_to_the_same_result_together_and_alone(folder: St
     folder.wait_for(lambda: folder.optuna(crashed) == [(0,), (1,), (2,)], process)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=120)
-    folder.call(*OPTIONS, "--per-device", "1", "--fuse", "off", study=DIGITS)
+    folder.call(*OPTIONS, "--fuse", "off", study=DIGITS)
     assert_same_study(folder, unfused)
 
 
 def test_trials_that_cannot_be_one_model_are_trained_in_groups_of_those_that_can(folder: StudyFolder):
     space = "search_space={model.dropout: {choices: [0.1, 0.5]}, optimizer.initial_lr: {low: 1e-3, high: 1e-2}}"
-    output = folder.call(*OPTIONS, "--per-device", "1", "--fuse", "4", "--set", space, study=DIGITS)
+    output = folder.call(*OPTIONS, "--fuse", "4", "--set", space, study=DIGITS)
     assert "cannot be fused" not in output
     folder.check(trials=5, epochs=3, steps=3 * STEPS)
 
@@ -324,7 +328,7 @@ def test_a_network_that_cannot_be_fused_is_reported_once_and_the_study_continues
     (folder.path / "branching.py").write_text(BRANCHING)
     monkeypatch.syspath_prepend(folder.path)
     net = ("--set", "trial.model={name: 'branching:Net'}")
-    output = folder.call(*OPTIONS, "--per-device", "1", "--fuse", "2", *net, study=DIGITS)
+    output = folder.call(*OPTIONS, "--fuse", "2", *net, study=DIGITS)
     assert output.count("trials are trained one at a time from now on, as they cannot be fused") == 1
     folder.check(trials=5, epochs=3, steps=3 * STEPS)
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from tests.conftest import StudyFolder
+from tests.launcher import Command
 from tuner.analysis.lint import lint_families
 from tuner.analysis.lr_curves import schedule_families
 from tuner.config.loader import load_study
@@ -78,22 +79,24 @@ def test_a_regression_has_its_report_without_any_accuracy(folder: StudyFolder):
         assert values[number] == min(curve[:3]), "the best epoch counts"
 
 
+FIT = """\
+import runpy, torch
+torch.set_num_threads({threads})
+runpy.run_module("lightning_modules", run_name="__main__", alter_sys=True)
+"""
+
+
 def fit_by_lightning_cli(folder: StudyFolder) -> str:
     """Train the best trial again from its best.yaml, and return Lightning's output."""
     (best,) = folder.path.glob("mlruns/*/*/artifacts/best.yaml")
     quiet = ["--trainer.logger=false", "--trainer.enable_progress_bar=false", "--trainer.enable_checkpointing=false"]
     (setup,) = {value for (value,) in folder.optuna("select value_json from trial_user_attributes where key = 'setup'")}
-    done = subprocess.run(
-        [sys.executable, "-m", "lightning_modules", "fit", "--config", str(best), "--trainer.accelerator=cpu", *quiet],
-        cwd=folder.path,  # where it writes config.yaml
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(json.loads(setup)["threads"])},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    (folder.path / "fit.py").write_text(FIT.format(threads=json.loads(setup)["threads"]))
+    arguments = ["fit", "--config", str(best), "--trainer.accelerator=cpu", *quiet]
+    process = Command("fit", arguments, folder.path, os.environ)  # it writes config.yaml into the folder
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    return output
 
 
 def test_best_yaml_trains_the_best_trial_again_by_lightning_cli(undisturbed: StudyFolder):

@@ -1,25 +1,21 @@
 """Studies in a real PostgreSQL server, which is stopped and started while they run."""
 
-import multiprocessing
 import os
 import shutil
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy
 
-from tests.conftest import EPOCHS, STEPS, TINY, StudyFolder
+from tests.conftest import EPOCHS, STEPS, StudyFolder
 from tests.networks import holding, release
 from tests.servers import Firewall, PostgreSQLServer
 from tuner.errors import BadInputError, StudyFailedError, StudyRunningError
 from tuner.storage.database import Database
-from tuner.study import main
 
 
 @pytest.fixture(scope="module")
@@ -109,31 +105,17 @@ def test_a_coordinator_whose_connection_was_cut_on_its_side_takes_its_lock_again
     firewall.close()
 
 
-def _begin(path: Path, name: str, barrier: Any) -> None:
-    os.chdir(path)
-    options = ["--no-review", "--engine", "inline", "--trials", "1", "--set", "trial.trainer.max_epochs=1"]
-    barrier.wait()
-    sys.exit(main([str(TINY), *options, "--set", f"name={name}"]))
-
-
 @pytest.mark.parametrize("where", ["postgresql", "sqlite"])
-def test_studies_that_begin_at_once_find_each_other_s_tables(
-    server: PostgreSQLServer, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_studies_that_begin_at_once_find_each_other_s_tables(server: PostgreSQLServer, where: str, folder: StudyFolder):
     """Optuna and MLflow create their tables at the first start, which only one process can do at a time."""
-    folder = StudyFolder(tmp_path)
+    folder.has_databases = False
     if where == "postgresql":
         folder.storage, folder.tracking = server.new_database(), server.new_database()
-        monkeypatch.setenv("OPTUNA_STORAGE", folder.storage)
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", folder.tracking)
-    context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(2)
-    studies = [context.Process(target=_begin, args=(tmp_path, f"study{i}", barrier)) for i in range(2)]
+    options = ["--engine", "inline", "--trials", "1", "--set", "trial.trainer.max_epochs=1"]
+    studies = [folder.start(*options, "--set", f"name=study{number}") for number in range(2)]
     for study in studies:
-        study.start()
-    for study in studies:
-        study.join()
-    assert [study.exitcode for study in studies] == [0] * 2
+        output, _ = study.communicate(timeout=240)
+        assert study.returncode == 0, output
     assert folder.optuna("select state from trials") == [("COMPLETE",)] * 2
     assert folder.mlflow("select status from runs") == [("FINISHED",)] * 4
 

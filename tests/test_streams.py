@@ -36,17 +36,17 @@ def run(folder: StudyFolder, redirections: str, options: Sequence[str] = (), **e
 
 
 @pytest.mark.parametrize(
-    "redirections",
+    ("redirections", "engine"),
     [
-        "<&- >&- 2>&-",
-        pytest.param("> /dev/full 2> /dev/full", marks=pytest.mark.slow),
-        "2> /dev/full | true; exit ${PIPESTATUS[0]}",
+        ("<&- >&- 2>&-", "local"),
+        pytest.param("> /dev/full 2> /dev/full", "local", marks=pytest.mark.slow),
+        ("2> /dev/full | true; exit ${PIPESTATUS[0]}", "inline"),
     ],
 )
 def test_streams_that_are_closed_full_or_gone_neither_end_a_study_nor_change_its_status(
-    folder: StudyFolder, redirections: str
+    folder: StudyFolder, redirections: str, engine: str
 ):
-    assert run(folder, redirections) == 0
+    assert run(folder, redirections, ["--engine", engine]) == 0
     assert folder.optuna("select state from trials") == [("COMPLETE",)]
     assert folder.optuna("pragma integrity_check") == [("ok",)], "nothing was printed into it"
     assert folder.optuna("select count(*) from study_user_attributes where key = 'test'") == [(1,)]
@@ -57,7 +57,8 @@ def test_a_study_ends_in_order_when_its_terminal_is_closed(folder: StudyFolder):
     """The study gets SIGHUP, and every later write fails."""
     folder.prepare()
     terminal, its_end = pty.openpty()
-    command = [sys.executable, "-m", "tuner.study", str(IRIS), *with_defaults(["--trials", "1000"])]
+    options = with_defaults(["--trials", "1000", "--engine", "inline"])
+    command = [sys.executable, "-m", "tuner.study", str(IRIS), *options]
     process = subprocess.Popen(command, cwd=folder.path, stdout=its_end, stderr=its_end)
     os.close(its_end)
     shown = b""

@@ -30,8 +30,18 @@ def server(folder: StudyFolder) -> Iterator[MLflowServer]:
     server.kill()
 
 
-def kill_in_the_middle(folder: StudyFolder, server: MLflowServer) -> Started:
-    process = folder.start("--per-device", "2", *holding(folder))
+# The command, with less patience at its end.
+IMPATIENT = """\
+import functools, runpy
+from tuner.tracking.tracker import Tracker
+
+Tracker.close = functools.partialmethod(Tracker.close, patience=3.0)
+runpy.run_module("tuner.study", run_name="__main__", alter_sys=True)
+"""
+
+
+def kill_in_the_middle(folder: StudyFolder, server: MLflowServer, module: str = "tuner.study") -> Started:
+    process = folder.start("--per-device", "2", *holding(folder), module=module)
     folder.wait_for(folder.has_checkpoint, process)
     server.kill()
     release(folder)
@@ -55,7 +65,8 @@ def test_a_restarted_mlflow_server_gets_the_missing_records(
 def test_without_its_mlflow_server_a_study_ends_and_the_next_run_delivers(
     folder: StudyFolder, server: MLflowServer, undisturbed: StudyFolder
 ):
-    process = kill_in_the_middle(folder, server)
+    (folder.path / "impatient.py").write_text(IMPATIENT)
+    process = kill_in_the_middle(folder, server, module="impatient")
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 1, output
     assert "MLflow did not take all records; run the same command again when it is up" in output
@@ -68,50 +79,52 @@ def test_without_its_mlflow_server_a_study_ends_and_the_next_run_delivers(
     ]
 
 
-@pytest.fixture
-def guarded(folder: StudyFolder) -> Iterator[MLflowServer]:
-    """Return a server that requires a login."""
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyFolder]:
+    """Return a folder with a server that requires a login."""
+    folder = StudyFolder(tmp_path_factory.mktemp("guarded"))
     server = MLflowServer(folder, (USER, PASSWORD))
-    yield server
+    yield folder
     server.kill()
-
-
-def test_a_study_logs_to_a_server_with_a_login_without_showing_the_password(
-    folder: StudyFolder, guarded: MLflowServer, undisturbed: StudyFolder, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USER)
-    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
-    folder.is_new = True  # for what its command line shows
-    process = folder.start("--review", "--per-device", "2", *holding(folder))
-    folder.wait_for(folder.has_checkpoint, process)
-    commands = [command_of(pid) for pid in [process.pid, *children(process.pid)]]
-    release(folder)
-    assert any(b"tuner.study" in command for command in commands)
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output
-    folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
-    assert folder.curves() == undisturbed.curves()
-    assert folder.mlflow("select alias from registered_model_aliases") == [("champion",)]
-    files = [path.read_bytes() for path in folder.path.rglob("*") if path.is_file()]
-    assert sum(b"val/acc" in content for content in files) > 2, "logs, databases and artifacts"
-    for content in (output.encode(), *commands, *files):
-        assert PASSWORD.encode() not in content
+    folder.close()
 
 
 @pytest.mark.parametrize("password", [None, "wrong"])
 def test_a_login_that_the_server_refuses_is_reported_before_anything_is_created(
-    folder: StudyFolder, guarded: MLflowServer, monkeypatch: pytest.MonkeyPatch, password: str | None
+    guarded: StudyFolder, monkeypatch: pytest.MonkeyPatch, password: str | None
 ):
     if password:
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USER)
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
-    before = sorted(folder.path.iterdir())
-    message = folder.call(expect=2)
+    before = sorted(guarded.path.iterdir())
+    message = guarded.call(expect=2)
     assert message == (
-        f"tracking uri: {folder.tracking} refuses the login. "
+        f"tracking uri: {guarded.tracking} refuses the login. "
         "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to a user that it knows.\n"
     )
-    assert sorted(folder.path.iterdir()) == before
+    assert sorted(guarded.path.iterdir()) == before
+
+
+def test_a_study_logs_to_a_server_with_a_login_without_showing_the_password(
+    guarded: StudyFolder, undisturbed: StudyFolder, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USER)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
+    guarded.is_new = True  # for what its command line shows
+    process = guarded.start("--review", "--per-device", "2", *holding(guarded))
+    guarded.wait_for(guarded.has_checkpoint, process)
+    commands = [command_of(pid) for pid in [process.pid, *children(process.pid)]]
+    release(guarded)
+    assert any(b"tuner.study" in command for command in commands)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    guarded.check(trials=4, epochs=EPOCHS, steps=STEPS)
+    assert guarded.curves() == undisturbed.curves()
+    assert guarded.mlflow("select alias from registered_model_aliases") == [("champion",)]
+    files = [path.read_bytes() for path in guarded.path.rglob("*") if path.is_file()]
+    assert sum(b"val/acc" in content for content in files) > 2, "logs, databases and artifacts"
+    for content in (output.encode(), *commands, *files):
+        assert PASSWORD.encode() not in content
 
 
 # -- servers that take some records and not others ---------------------------------------------------------------------
