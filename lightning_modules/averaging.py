@@ -1,8 +1,8 @@
 """Averages of the weights of a training, as settings: frozen dataclasses.
 
 An average of the last weights is often better than the last weights themselves, above all if the lr does not decay.
-`Classifier` and the callback `EvaluationWeights` take these settings; they evaluate and save the average, and the
-training goes on as without it.
+`Classifier` and the callback `EvaluationWeights` take these settings; they evaluate and save the average, which does
+not change the training.
 """
 
 import math

@@ -19,7 +19,7 @@ SAVED_KEY = "averaging"
 
 
 class EvaluationWeights(pl.Callback):
-    """Evaluates and saves a network with an average of its weights, and trains it as without.
+    """Evaluates and saves a network with an average of its weights, and trains it as without one.
 
     The average is that of `averaging`, or that of a schedule-free optimizer, which has the methods ``train`` and
     ``eval`` to switch between the training weights and the average. The values of a validation during the training are
@@ -143,7 +143,7 @@ class EvaluationWeights(pl.Callback):
     def _switch_back(self, module: pl.LightningModule) -> None:
         if self._training:
             for optimizer in self.switchable(module):
-                optimizer.train()  # the copy has the very bits
+                optimizer.train()  # rounds, so the weights are copied back
             _copy_into(self._tensors(module), self._training)
             self._training = {}
 
@@ -156,8 +156,6 @@ class EvaluationWeights(pl.Callback):
                 "resume from a checkpoint that was saved with the same averaging, or use a new Trainer"
             )
         self._check_combinations(trainer, optimizer_averages)
-
-    # -- what differs if the network is a stack of several ----------------------------------------------------------
 
     def _check_combinations(self, trainer: pl.Trainer, optimizer_averages: bool) -> None:
         schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]

@@ -38,7 +38,8 @@ class FusedClassifier(pl.LightningModule):
 
     Args:
         classifiers: The classifier of each trial, built as for training alone. Their networks may differ only in the
-            values of parameters and buffers, and they must have the same loss; optimizers and schedules may differ.
+            values of parameters and buffers, and they must have the same loss; optimizers, schedules and averages may
+            differ.
         seeds: Seed of each trial's dropout; by default 0, 1, ...
         names: Names of the trials; by default "0", "1", ...
 
