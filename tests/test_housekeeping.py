@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from tests.conftest import INLINE, StudyFolder
 from tuner.confirm import main as confirm
@@ -63,6 +64,20 @@ def test_a_study_is_renamed_everywhere_with_its_confirmation_and_continues(own: 
     assert own.values() == before, "the confirmation had all of its trainings"
     for new, message in {"long-confirm": "already", "Long": "not a valid name", "Default": "not a valid name"}.items():
         assert message in own.command(rename, "long", new, "--yes", expect=2)
+
+
+def test_the_registered_model_of_a_study_goes_with_it_and_that_of_another_program_stays(own: StudyFolder):
+    client = MlflowClient(f"sqlite:///{own.path}/mlflow.db")
+    ((run,),) = own.mlflow("select run_uuid from tags where key = 'tuner.trial' and value = '0' limit 1")
+    for name, tags in (("short", {"tuner.trial": "0"}), ("other", {})):
+        client.create_registered_model(name)
+        client.create_model_version(name, client.get_run(run).info.artifact_uri, run, tags=tags)
+    own.command(rename, "short", "other-study", "--yes")
+    assert own.mlflow("select name from registered_models order by 1") == [("other",), ("other-study",)]
+    own.command(rename, "other-study", "other", "--yes")
+    assert own.mlflow("select name from registered_models order by 1") == [("other",), ("other-study",)], "it is taken"
+    own.command(delete, "other", "--yes")
+    assert own.mlflow("select name from registered_models order by 1") == [("other",), ("other-study",)]
 
 
 def test_a_running_study_is_neither_deleted_nor_renamed(own: StudyFolder):

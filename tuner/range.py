@@ -4,22 +4,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tuner.cli import Parser, add_options, command, make_parser
 from tuner.errors import BadInputError
 from tuner.process import leave
 from tuner.runner.options import ExecutionOptions, option
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from tuner.analysis.lr_range import LrRange
-    from tuner.followup.lr_range import RangePlan
-
 __all__ = ["main", "parser"]
 
-PATH = "optimizer.initial_lr"
 NOT_USED = ("storage", "tracking_uri", "checkpoint_every")
 
 
@@ -75,6 +67,7 @@ def _run(options: RangeOptions) -> int:
         from rich.markup import escape
 
         from tuner.followup.lr_range import plan_range, test_range
+        from tuner.followup.range_report import edited, print_plan, print_range, write_file, write_picture
         from tuner.runner.summary import print_line
 
         console = Console(quiet=options.quiet)
@@ -82,8 +75,8 @@ def _run(options: RangeOptions) -> int:
             values = options.low, options.high, options.lrs, options.seeds, options.share, options.fuse
             plan = plan_range(options.study, options.set, *values, engine.slots)
             if options.write:
-                _edited(options.study, "[1]")
-        _print_plan(console, plan)
+                edited(options.study, "[1]")
+        print_plan(console, plan)
         if options.dry_run:
             return 0
 
@@ -97,15 +90,13 @@ def _run(options: RangeOptions) -> int:
                     shown.update(f"{done} of {total} trainings")
 
             found = test_range(plan, engine, note, show)
-    _print(console, found)
-    _draw(found, plan, options.output or Path(f"{plan.config.name}-range.png"), console)
-    if found.range is not None:
-        print_line(console, f"search_space:\n  {PATH}: {found.yaml()}")
-        if options.write:
-            _write(options.study, _edited(options.study, found.yaml()))
-            print_line(console, f"written into {escape(options.study)}")
-        else:
-            print_line(console, "[dim]--write puts this into the study file[/dim]")
+    print_range(console, found)
+    write_picture(console, found, plan, options.output or Path(f"{plan.config.name}-range.png"))
+    if found.range is not None and options.write:
+        write_file(options.study, edited(options.study, found.yaml()))
+        print_line(console, f"written into {escape(options.study)}")
+    elif found.range is not None:
+        print_line(console, "[dim]--write puts this into the study file[/dim]")
     return 0
 
 
@@ -125,81 +116,6 @@ def _check(options: RangeOptions) -> None:
         faults.append(f"--write: {options.study} ships with lr-tuner; copy it into a file of your own.")
     if faults:
         raise BadInputError(faults)
-
-
-def _print_plan(console: "Console", plan: "RangePlan") -> None:
-    from tuner.runner.summary import print_line
-    from tuner.text import pluralize
-
-    count = plan.count or "15 or more"
-    print_line(
-        console,
-        f"[bold]{plan.config.name}[/bold]: {count} lrs from {plan.low:g} to {plan.high:g}, "
-        f"{pluralize(len(plan.seeds), 'seed')} each, {plan.steps} of {pluralize(plan.all_steps, 'step')}, with "
-        f"{plan.trial.model.name} and {plan.trial.optimizer.name}",
-    )
-
-
-def _print(console: "Console", found: "LrRange") -> None:
-    """Print a line for each lr, and the findings."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    from tuner.runner.summary import print_line
-    from tuner.text import format_metric, format_value
-
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("initial_lr")
-    for number in range(len(found.untrained)):
-        table.add_column(f"{found.metric}, seed {number + 1}" if number == 0 else f"seed {number + 1}")
-    table.add_column("")
-    table.add_row("untrained", *map(format_metric, found.untrained), "")
-    for lr, values in found.values.items():
-        inside = found.range is not None and found.range[0] <= lr <= found.range[1]
-        remark = "edge" if lr == found.edge else "best" if lr == found.best else "in the range" if inside else ""
-        cells = ["diverged" if value is None else format_metric(value) for value in values]
-        table.add_row(format_value(lr), *cells, remark, style="green" if inside else "")
-    console.print(table, highlight=False)
-    for sentence in found.findings():
-        print_line(console, escape(sentence))
-
-
-def _draw(found: "LrRange", plan: "RangePlan", path: Path, console: "Console") -> None:
-    from rich.markup import escape
-
-    from tuner.runner.summary import print_line
-    from tuner.visualization.lr_range import of_range
-    from tuner.visualization.matplotlib_backend import png
-
-    picture = png(of_range(found, f"{plan.config.name}: {found.metric} after {plan.steps} steps at a constant lr"))
-    try:
-        path.write_bytes(picture)
-    except OSError as error:
-        raise BadInputError([f"--output: {path}: cannot be written ({error.strerror})."]) from error
-    print_line(console, f"drawn in {escape(str(path))}")
-
-
-def _edited(file: str, value: str) -> str:
-    """Return the text of a study file with a range for the initial lr.
-
-    Raises:
-        BadInputError: If it cannot be changed without touching more than the value.
-    """
-    from tuner.config.yaml_edit import with_searched
-
-    try:
-        return with_searched(Path(file).read_text(encoding="utf-8"), PATH, value)
-    except ValueError as error:
-        raise BadInputError([f"--write: {file}: {error}; write the range there yourself."]) from error
-
-
-def _write(file: str, text: str) -> None:
-    from tuner.files import DiskFullError, write_atomically
-
-    try:
-        write_atomically(Path(file).resolve(), lambda opened: opened.write(text.encode()))
-    except (OSError, DiskFullError) as error:
-        raise BadInputError([f"--write: {file}: cannot be written ({error})."]) from error
 
 
 if __name__ == "__main__":

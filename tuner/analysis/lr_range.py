@@ -94,8 +94,9 @@ class LrRange:
             return ["No range can be suggested: no lr improved the network with every seed. Train longer (--share)."]
         near = ", ".join(map(format_value, sorted(set(self.best_of_seeds))))
         agree = "agree" if self.seeds_agree else "do not agree, so take more (--seeds) or train longer (--share)"
+        verb = "is" if len(set(self.best_of_seeds)) == 1 else "are"
         sentences = [
-            f"The best initial_lr is {format_value(self.best)}: the best of {seeds} are {near}, and they {agree}."
+            f"The best initial_lr is {format_value(self.best)}: the best of {seeds} {verb} {near}, and they {agree}."
         ]
         if len(self.untrained) == 1:
             sentences = [f"The best initial_lr is {near}, with one seed."]

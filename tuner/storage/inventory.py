@@ -57,7 +57,9 @@ class ListedStudy:
             return "of another program"
         if self.is_running:
             return "running"
-        return "can be continued" if self.begun or self.finished < (self.asked or 0) else "finished"
+        if self.begun or self.finished < (self.asked or 0):
+            return "can be continued"
+        return "finished" if self.asked else "not running"
 
 
 def listed_studies(url: str) -> list[ListedStudy]:
