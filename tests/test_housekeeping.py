@@ -74,10 +74,11 @@ def test_the_registered_model_of_a_study_goes_with_it_and_that_of_another_progra
         client.create_model_version(name, client.get_run(run).info.artifact_uri, run, tags=tags)
     own.command(rename, "short", "other-study", "--yes")
     assert own.mlflow("select name from registered_models order by 1") == [("other",), ("other-study",)]
-    own.command(rename, "other-study", "other", "--yes")
-    assert own.mlflow("select name from registered_models order by 1") == [("other",), ("other-study",)], "it is taken"
-    own.command(delete, "other", "--yes")
-    assert own.mlflow("select name from registered_models order by 1") == [("other",), ("other-study",)]
+    message = own.command(rename, "other-study", "other", "--yes", expect=2)
+    assert 'registry has a model "other" already' in message
+    assert own.mlflow(EXPERIMENTS) == [("other-study",)]
+    own.command(delete, "other-study", "--yes")
+    assert own.mlflow("select name from registered_models") == [("other",)]
 
 
 def test_a_running_study_is_neither_deleted_nor_renamed(own: StudyFolder):

@@ -136,7 +136,7 @@ class Housekeeping:
         if any(path.name.startswith("trials-") and path.name != own for path in _content(folder)):
             raise BadInputError([f'{folder} has files of another study; choose another name than "{new}".'])
         if self._uri is not None:
-            housekeeping.check_rename(self._uri, study.identifier, new)
+            housekeeping.check_rename(self._uri, study.name, new, study.identifier)
 
 
 @contextlib.contextmanager

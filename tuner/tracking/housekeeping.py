@@ -1,9 +1,11 @@
 """Delete or rename a study in MLflow. Both can be repeated after a kill, and then do what is left."""
 
 import contextlib
+from collections.abc import Sequence
 
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, LifecycleStage, ViewType
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
@@ -51,17 +53,19 @@ def delete_study(uri: str, name: str, identifier: str) -> None:
             client.delete_experiment(experiment.experiment_id)
 
 
-def check_rename(uri: str, identifier: str, new: str) -> None:
-    """Check that the experiment of a study can get a name.
+def check_rename(uri: str, name: str, new: str, identifier: str) -> None:
+    """Check that the experiment of a study, and the model that it registered, can get a name.
 
     Raises:
-        BadInputError: If another experiment has it, or the store cannot be used.
+        BadInputError: If another experiment or model has it, or the store cannot be used.
     """
     with explained(uri):
         client = open_client(uri)
         other, own = client.get_experiment_by_name(new), _experiment_of(client, identifier)
         if other is not None and (own is None or other.experiment_id != own.experiment_id):
             raise BadInputError([f'MLflow has an experiment "{new}" already; choose another name.'])
+        if _is_own_model(client, name) and _versions(client, new) is not None:
+            raise BadInputError([f'MLflow\'s registry has a model "{new}" already; choose another name.'])
 
 
 def rename_study(uri: str, name: str, new: str, identifier: str) -> None:
@@ -115,10 +119,15 @@ def _experiment_of(client: MlflowClient, identifier: str) -> Experiment | None:
 
 def _is_own_model(client: MlflowClient, name: str) -> bool:
     """Return whether the registry has a model of a name that a study registered."""
-    with contextlib.suppress(MlflowException):  # no such model, or no registry
+    return any(VERSION_TAG in version.tags for version in _versions(client, name) or ())
+
+
+def _versions(client: MlflowClient, name: str) -> Sequence[ModelVersion] | None:
+    """Return the versions of a registered model; None if there is no such model, or no registry."""
+    with contextlib.suppress(MlflowException):
         client.get_registered_model(name)
-        return any(VERSION_TAG in version.tags for version in client.search_model_versions(f"name = '{name}'"))
-    return False
+        return list(client.search_model_versions(f"name = '{name}'"))
+    return None
 
 
 def _delete_model(client: MlflowClient, name: str) -> None:
