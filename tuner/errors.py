@@ -68,6 +68,10 @@ class BadInputError(TunerError):
         super().__init__("\n".join(faults))
         self.faults = tuple(faults)
 
+    def __reduce__(self) -> tuple[type["BadInputError"], tuple[tuple[str, ...]]]:
+        """Return how to make an equal error in another process."""
+        return type(self), (self.faults,)
+
 
 class StudyRunningError(TunerError):
     """Another process holds the lock of the study."""

@@ -9,11 +9,12 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from random import Random
 from typing import Any
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from tuner.config.study import StudyConfig
 from tuner.direction import Direction
@@ -25,8 +26,8 @@ __all__ = ["STARTS", "CurveSearch", "Observation"]
 STARTS = 5
 """Number of random trials, unless the study says otherwise."""
 
-MOST_POINTS = 200
-RANDOM_CANDIDATES, NEARBY_CANDIDATES, NEARBY_TRIALS = 40, 10, 5
+MOST_TRIALS, MOST_POINTS = 120, 200
+RANDOM_CANDIDATES, NEARBY_CANDIDATES, NEARBY_TRIALS = 30, 8, 5
 WIDTHS = (0.03, 0.1)
 """Distances of candidates to the trials that they are near to, as shares of the ranges."""
 
@@ -39,6 +40,9 @@ SPREAD = 0.35
 SMALLEST_ERROR = 1e-3
 GROWTH = 1.2
 """By how much the number of finished trials grows until the kernel is fitted again."""
+
+
+_BLAS = ThreadpoolController()
 
 
 @dataclass(frozen=True)
@@ -92,12 +96,17 @@ class CurveSearch:
             trials: All others, in the order in which they ended.
             fixed: Values that are given.
         """
+        # While trainings use all cores, threads for such small matrices would wait for each other.
+        with _BLAS.limit(limits=1, user_api="blas"):
+            return self._suggested(number, trials, fixed)
+
+    def _suggested(self, number: int, trials: Sequence[Observation], fixed: Mapping[str, Any]) -> Mapping[str, Any]:
         random = Random(f"curve:{self._seed}:{number}")
         finished = [trial for trial in trials if trial.is_finished and (trial.reports or trial.has_diverged)]
         if number < self._starts or sum(len(trial.reports) > 0 for trial in finished) < 2:
             return self._space.random(random, fixed).params
-        data = _Data(self._config, finished, self._points_of)
-        process = data.process(self._kernel(finished), Random(f"subset:{self._seed}:{len(finished)}"))
+        data = self._data(finished)
+        process = data.process(self._kernel(finished), Random(f"points:{self._seed}:{len(finished)}"))
         candidates = list(self._candidates(random, data.best, fixed))
         if not candidates:
             return self._space.random(random, fixed).params
@@ -130,14 +139,23 @@ class CurveSearch:
             self._points[key] = self._space.points(self._space.of(trial.params), shares)
         return self._points[key]
 
+    def _data(self, finished: Sequence[Observation]) -> "_Data":
+        """Return the data of all finished trials or, of many, of the best ones and a random choice of the others."""
+        if len(finished) > MOST_TRIALS:
+            ranking = sorted(finished, key=partial(_rank, self._config.objective.direction))
+            best, others = ranking[: MOST_TRIALS // 2], ranking[MOST_TRIALS // 2 :]
+            random = Random(f"trials:{self._seed}:{len(finished)}")
+            finished = [*best, *random.sample(others, MOST_TRIALS - len(best))]
+        return _Data(self._config, finished, self._points_of)
+
     def _kernel(self, finished: Sequence[Observation]) -> Kernel:
         """Return the kernel, which is fitted each time that there are a fifth more trials."""
         count = 2
         while int(count * GROWTH) + 1 <= len(finished):
             count = int(count * GROWTH) + 1
         if count not in self._kernels:
-            data = _Data(self._config, finished[:count], self._points_of)
-            self._kernels[count] = data.process(None, Random(f"subset:{self._seed}:{count}")).kernel
+            data = self._data(finished[:count])
+            self._kernels[count] = data.process(None, Random(f"points:{self._seed}:{count}")).kernel
         return self._kernels[count]
 
 
@@ -164,10 +182,8 @@ class _Data:
         rows = [row for trial in trials for row in self._rows(trial)]
         self._table = np.array([point for point, _ in rows])
         self._values = np.array([value for _, value in rows])
-        self.best = sorted(
-            (trial for trial in trials if trial.reports),
-            key=lambda trial: (-min(_share(trial), 0.2), self._losses[trial.number][max(trial.reports)], trial.number),
-        )
+        ranking = partial(_rank, config.objective.direction)
+        self.best = sorted((trial for trial in trials if trial.reports), key=ranking)
 
     def process(self, kernel: Kernel | None, random: Random) -> GaussianProcess:
         """Return the Gaussian process: of all points, or of the best ones and a random choice of the others."""
@@ -211,6 +227,13 @@ class _Data:
     def _cap(self, epoch: int) -> float:
         earlier = [each for each in self._caps if each <= epoch]
         return self._caps[max(earlier)] if earlier else max(self._caps.values())
+
+
+def _rank(direction: Direction, trial: Observation) -> tuple[float, float, int]:
+    """Return the key by which trials are sorted, the best first: those that were trained for longer, by their value."""
+    if not trial.reports:
+        return 0.0, 0.0, trial.number
+    return -min(_share(trial), 0.2), direction.sort_key(trial.reports[max(trial.reports)]), trial.number
 
 
 def _share(trial: Observation) -> float:

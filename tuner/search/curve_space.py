@@ -24,7 +24,7 @@ from tuner.search.gaussian_process import Array
 
 __all__ = ["Configuration", "CurveSpace"]
 
-STEPS = 64
+STEPS = 32
 """Number of steps of a training at which its lr is computed."""
 
 RECENT, LATE = STEPS // 8, 3 * STEPS // 8

@@ -24,11 +24,18 @@ class CurveSampler(optuna.samplers.BaseSampler):
     Args:
         config: The study.
         search: What chooses them.
+        observed: Finished trials that were read before, by number; others are added.
         others: The sampler of values that are not given by the search, as those of a study that was changed.
     """
 
-    def __init__(self, config: StudyConfig, search: CurveSearch, others: optuna.samplers.BaseSampler) -> None:
-        self.search = search
+    def __init__(
+        self,
+        config: StudyConfig,
+        search: CurveSearch,
+        observed: dict[int, Observation | None],
+        others: optuna.samplers.BaseSampler,
+    ) -> None:
+        self.search, self.observed = search, observed
         self._config, self._others = config, others
         self._space = {name: _distribution(spec) for name, spec in searched(config.trial)}
 
@@ -45,7 +52,7 @@ class CurveSampler(optuna.samplers.BaseSampler):
         states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
         others = [each for each in study.get_trials(deepcopy=False, states=states) if each.number != trial.number]
         others.sort(key=lambda each: (each.datetime_complete or datetime.max, each.number))
-        observed = [self._observed(each) for each in others if self._fits(each)]
+        observed = [found for each in others if (found := self._observed(each))]
         return dict(self.search.suggest(trial.number, observed, fixed))
 
     def sample_independent(
@@ -55,13 +62,22 @@ class CurveSampler(optuna.samplers.BaseSampler):
         return self._others.sample_independent(study, trial, param_name, param_distribution)
 
     def _fits(self, trial: FrozenTrial) -> bool:
-        """Return whether a trial has values of this search space; one that another program added may have others."""
+        """Return whether a trial has values of this search space."""
         return trial.params.keys() <= self._space.keys() and all(
             self._space[name]._contains(self._space[name].to_internal_repr(value))
             for name, value in trial.params.items()
         )
 
-    def _observed(self, trial: FrozenTrial) -> Observation:
+    def _observed(self, trial: FrozenTrial) -> Observation | None:
+        """Return a trial as the search sees it; None if another program added it with other values."""
+        if trial.number not in self.observed:
+            found = self._read(trial) if self._fits(trial) else None
+            if not trial.state.is_finished():
+                return found
+            self.observed[trial.number] = found
+        return self.observed[trial.number]
+
+    def _read(self, trial: FrozenTrial) -> Observation:
         trainer = suggest(ShareSuggester(lambda name: 0.0, trial.params), self._config.trial["trainer"], "trainer")
         return Observation(
             number=trial.number,

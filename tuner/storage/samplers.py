@@ -46,8 +46,10 @@ def make_sampler(
                 return sampler
             case "curve":
                 starts = options.get("n_startup_trials", STARTS)
-                search = before.search if isinstance(before, CurveSampler) else CurveSearch(config, seed, starts)
-                return CurveSampler(config, search, optuna.samplers.RandomSampler(seed=own_seed))
+                others = optuna.samplers.RandomSampler(seed=own_seed)
+                if isinstance(before, CurveSampler):
+                    return CurveSampler(config, before.search, before.observed, others)
+                return CurveSampler(config, CurveSearch(config, seed, starts), {}, others)
             case "random" | "grid":  # a grid fixes all parameters and leaves nothing to sample
                 return optuna.samplers.RandomSampler(seed=own_seed)
             case "gp":
