@@ -16,6 +16,7 @@ from tuner.config.search_space import Range
 from tuner.config.yaml_edit import with_searched
 from tuner.direction import Direction
 from tuner.range import main
+from tuner.visualization.lr_range import of_range
 
 INLINE = ("--engine", "inline", "--devices", "cpu", "--per-device", "2")
 FEW = ("--lrs", "7", "--low", "1e-4", "--high", "100", "--seeds", "2", "--share", "50")
@@ -123,6 +124,19 @@ def test_seeds_that_do_not_agree_are_told_from_those_that_do():
     assert "they do not agree, so take more (--seeds) or train longer (--share)" in found.findings()[0]
     assert "None diverged, up to 0.1." in found.findings()
     assert "The range ends where the test ended: test further lrs with --low and --high." in found.findings()
+
+
+def test_the_picture_has_the_measured_values_and_crosses_for_those_that_diverged():
+    values = {**MINIMUM, 10.0: [3e6, 2.4]}
+    (panel,) = of_range(LrRange("val/loss", Direction.MINIMIZE, values, [2.3, 2.3]), "some").panels
+    drawn = {series.label: series for series in panel.series if series.label}
+    assert list(drawn["mean"].x) == [1e-4, 1e-3, 1e-2, 1e-1]
+    assert list(drawn["mean"].y) == pytest.approx([2.15, 1.95, 0.45, 0.6])
+    assert list(drawn["diverged, or worse than untrained"].x) == [1.0, 10.0]
+    assert drawn["range to search"].x == [1e-3, 1e-3]
+    assert drawn["edge"].x == [1.0, 1.0]
+    highest = max(y for series in panel.series for y in series.y)
+    assert 2.5 < highest < 3, "the scale shows the values that matter"
 
 
 def test_there_is_no_range_where_nothing_was_learned():

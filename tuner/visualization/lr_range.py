@@ -8,36 +8,42 @@ from tuner.visualization.figure import COLORS, GREY, Figure, Panel, Series
 __all__ = ["of_range"]
 
 VERMILION = "#d55e00"
+MARGIN = 0.15  # of the way from the best value to that of the untrained network, beyond it
 
 
 def of_range(found: LrRange, title: str) -> Figure:
-    """Return a figure of the metric at each lr: every seed, their mean, the range and the edge of divergence."""
-    points = [(lr, value) for lr, values in found.values.items() for value in values if value is not None]
+    """Return a figure of the metric at each lr: every seed, their mean, the range and the edge of divergence.
+
+    Trainings that diverged, or ended far worse than untrained, are crosses at the worse end of the axis.
+    """
+    measured = [value for values in found.values.values() for value in values if value is not None]
+    best = min((*measured, *found.untrained), key=found.direction.sort_key)
+    before = max(found.untrained, key=found.direction.sort_key)
+    worst = before + MARGIN * (before - best)
+
+    def is_drawn(value: float | None) -> bool:
+        return value is not None and not found.direction.better(worst, value)
+
+    pairs = [(lr, value) for lr, values in found.values.items() for value in values]
+    lost = [lr for lr, value in pairs if not is_drawn(value)]
+    points = [(lr, value) for lr, value in pairs if value is not None and is_drawn(value)]
     means = {
-        lr: statistics.fmean(whole)
+        lr: statistics.fmean(value for value in values if value is not None)
         for lr, values in found.values.items()
-        if len(whole := [value for value in values if value is not None]) == len(values)
+        if all(map(is_drawn, values))
     }
+    lrs, ends = list(found.values), (min(best, worst), max(best, worst))
+    untrained = statistics.fmean(found.untrained)
     series = [
+        Series([lrs[0], lrs[-1]], [untrained, untrained], "line", GREY, "untrained", width=1.0),
         Series([lr for lr, _ in points], [value for _, value in points], "points", GREY, "seeds"),
         Series(list(means), list(means.values()), "line", COLORS[0], "mean", width=2.0, marked=True),
     ]
-    values = [*found.untrained, *(value for _, value in points)]
-    low, high = min(values), max(values)
-    if found.range is not None:
-        for end in found.range:
-            series.append(Series([end, end], [low, high], "line", COLORS[1], "range" if end == found.range[0] else ""))
+    if lost:
+        series.append(Series(lost, [worst] * len(lost), "crosses", VERMILION, "diverged, or worse than untrained"))
+    for index, end in enumerate(found.range or ()):
+        series.append(Series([end, end], ends, "line", COLORS[1], "" if index else "range to search"))
     if found.edge is not None:
-        series.append(Series([found.edge, found.edge], [low, high], "line", VERMILION, "edge of divergence"))
-    series.append(
-        Series(
-            [min(found.values), max(found.values)],
-            [statistics.fmean(found.untrained)] * 2,
-            "line",
-            GREY,
-            "untrained",
-            width=1.0,
-        )
-    )
+        series.append(Series([found.edge, found.edge], ends, "line", VERMILION, "edge"))
     panel = Panel(series, x_label="initial_lr", y_label=found.metric, log_x=True)
     return Figure("range", title, " ".join(found.findings()), [panel], height=4.0, width=8.0)
