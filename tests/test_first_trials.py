@@ -1,7 +1,7 @@
 """The first trials of a study, and the trials of a grid: every choice gets its turn."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -114,12 +114,20 @@ def test_a_continued_study_samples_the_same_values_as_an_uninterrupted_one(load:
     assert drawn(config, f"sqlite:///{tmp_path}/b.db", 1, 2, 4, 6, 9) == at_once
 
 
+# The study's own trial, one of the families, the first and the last that the sampler draws.
+CUT_SHORT = [pytest.param((0, 1, 5, 8), id="some"), pytest.param(range(9), id="each", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("numbers", CUT_SHORT)
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_first_trial_that_was_cut_short_keeps_its_values(load: Any, tmp_path: Path, sampler: str):
+def test_a_first_trial_that_was_cut_short_keeps_its_values(
+    load: Any, tmp_path: Path, sampler: str, numbers: Sequence[int]
+):
     config = load(sampler=sampler)
     at_once = drawn(config, f"sqlite:///{tmp_path}/a.db", 9)
-    for number in range(9):
+    for number in numbers:
         with opened(config, f"sqlite:///{tmp_path}/b.db") as store:
+            ask(store, number - store.count)
             store.suspend(store.ask()[0])
         again = drawn(config, f"sqlite:///{tmp_path}/b.db", number + 1)
         assert again == at_once[: number + 1]
