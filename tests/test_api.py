@@ -17,7 +17,7 @@ import torch
 import yaml
 from torch import nn
 
-from lightning_modules import MLP, SGD, Adam, Classifier, Constant, CosineDecay, IrisDataModule, Warmup
+from lightning_modules import EMA, MLP, SGD, Adam, Classifier, Constant, CosineDecay, IrisDataModule, Warmup
 from tests.conftest import TINY, StudyFolder
 from tuner import Result, Study
 from tuner.config import by_value
@@ -103,6 +103,7 @@ def test_objects_classes_and_functions_become_the_names_and_values_of_a_file():
         optimizer=partial(torch.optim.NAdam, lr=np.float64(0.01), betas=(0.9, 0.99)),
         model={"name": Net, "width": np.int64(6)},
         schedule=Warmup(steps=10, schedule=CosineDecay(decay_steps=80)),
+        averaging=EMA(decay=0.9),
         sampler="random",
         search_space={
             "schedule": {
@@ -120,6 +121,7 @@ def test_objects_classes_and_functions_become_the_names_and_values_of_a_file():
         "data": {"name": "iris"},
         "optimizer": {"name": "torch.optim:NAdam", "betas": [0.9, 0.99], "initial_lr": 0.01},
         "schedule": {"name": "warmup", "steps": 10, "schedule": {"name": "cosine", "decay_steps": 80}},
+        "averaging": {"name": "ema", "decay": 0.9},
         "trainer": {"max_epochs": 1},
     }
     assert values["search_space"]["schedule"]["one_of"] == {

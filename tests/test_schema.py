@@ -63,6 +63,14 @@ def test_a_mistake_is_found_by_the_schema(values: dict[str, Any], place: str):
     assert place in faults(values)
 
 
+def test_groups_averages_and_further_schedules_are_known():
+    group = {"parameters": "fc", "optimizer": {"initial_lr": 0.01}, "schedule": {"name": "constant"}}
+    trial = {"groups": {"head": group}, "averaging": {"name": "ema"}, "momentum_schedule": {"name": "cosine"}}
+    averaging = {"one_of": {"none": {}, "ema": {"decay": {"low": 0.9, "high": 0.99}}}}
+    assert faults({"trial": trial, "search_space": {"averaging": averaging, "groups.head.x": [1, 2]}}) == []
+    assert faults({"trial": {"groups": {"head": {"optimiser": {}}}}}) != []
+
+
 def test_classes_of_the_user_are_not_judged():
     own = {"name": "mine:Net", "anything": 1}
     assert faults({"trial": {"model": own, "schedule": {"name": "mine:Own", "period": "5 epochs"}}}) == []

@@ -60,6 +60,7 @@ class Study:
         weight_decay_schedule: Schedule of the weight decay.
         groups: Groups of parameters with other settings, by name: a `lightning_modules.ParameterGroup` each, or a
             mapping as in a study file.
+        averaging: Average of the weights that is evaluated, such as ``EMA()``.
         trainer: Settings of the Trainer, such as ``{"max_epochs": 5}``.
         loss: Loss of a network that is not a LightningModule.
         seed: Seed of the trials.
@@ -70,6 +71,7 @@ class Study:
         budget: ``{"trials": ..., "timeout": ...}``.
         sampler: ``{"name": ..., option: value}``.
         pruner: ``{"name": ..., option: value}``.
+        final: ``{"trials": ..., "seeds": ...}``: at the end, the best trials are trained again with fresh seeds.
         enqueue: Values that are known to be good, by their dotted paths; each mapping is one of the first trials.
         start: ``{"studies": [...], "trials": ...}``: earlier studies whose best trials are taken over.
 
@@ -90,6 +92,7 @@ class Study:
         momentum_schedule: Any = None,
         weight_decay_schedule: Any = None,
         groups: Mapping[str, Any] | None = None,
+        averaging: Any = None,
         trainer: Mapping[str, Any] | None = None,
         loss: Any = None,
         seed: int | None = None,
@@ -98,6 +101,7 @@ class Study:
         budget: Mapping[str, Any] | None = None,
         sampler: Mapping[str, Any] | str | None = None,
         pruner: Mapping[str, Any] | str | None = None,
+        final: Mapping[str, Any] | None = None,
         enqueue: Sequence[Mapping[str, Any]] | None = None,
         start: Mapping[str, Any] | None = None,
     ) -> None:
@@ -109,6 +113,7 @@ class Study:
             "momentum_schedule": momentum_schedule,
             "weight_decay_schedule": weight_decay_schedule,
             "groups": groups,
+            "averaging": averaging,
             "trainer": trainer,
             "loss": loss,
             "seed": seed,
@@ -120,6 +125,7 @@ class Study:
             "sampler": {"name": sampler} if isinstance(sampler, str) else sampler,
             "pruner": {"name": pruner} if isinstance(pruner, str) else pruner,
             "search_space": search_space,
+            "final": final,
             "enqueue": enqueue,
             "start": start,
         }

@@ -18,12 +18,13 @@ import torch
 from pytorch_lightning import LightningDataModule, LightningModule
 
 from lightning_modules import Lambda, ParameterGroup, Plateau, Schedule
+from lightning_modules.averaging import Averaging
 from lightning_modules.optimizers import Optimizer
 from tuner.config import by_value, registry
 from tuner.config.document import Document, Keys, dotted
 from tuner.config.optimization import SCHEDULE_KEYS
 from tuner.config.sources import has_file
-from tuner.config.study import COMPONENTS, NAME
+from tuner.config.study import NAME
 from tuner.config.yaml_reader import as_document
 from tuner.errors import BadInputError
 from tuner.text import shown
@@ -34,7 +35,7 @@ PLACE = "Study"
 """Place of the values of a study in Python, in messages."""
 
 SECTIONS = ("name", "objective", "budget", "sampler", "pruner", "final", "enqueue", "start", "trial", "search_space")
-SETTINGS = (Optimizer, Schedule, Plateau, LightningDataModule)
+SETTINGS = (Averaging, Optimizer, Schedule, Plateau, LightningDataModule)
 """Objects whose arguments are their fields, if they are dataclasses."""
 
 
@@ -104,7 +105,8 @@ class _Reader:
         """Return a section of `trial`."""
         if kind == "groups" and isinstance(value, Mapping):
             return {str(name): self._group(group, (*path, str(name))) for name, group in value.items()}
-        if kind not in COMPONENTS:
+        kind = "schedule" if kind in SCHEDULE_KEYS else kind
+        if kind not in registry.KINDS:
             return self._plain(value, path)
         name, arguments = self._split(kind, value, path)
         return ({} if name is None else {"name": name}) | self._arguments(arguments, path)
@@ -151,7 +153,7 @@ class _Reader:
         if not isinstance(value, Mapping) or "one_of" not in value:
             return self._plain(value, path)
         options = value["one_of"]
-        kind = place if place in COMPONENTS else "schedule"
+        kind = place if place in registry.KINDS else "schedule"
         pairs: list[tuple[Any, Mapping[str, Any]]] = []
         if isinstance(options, Mapping):
             for key, arguments in options.items():
