@@ -209,3 +209,16 @@ def test_studies_that_cannot_be_confirmed_are_refused(short: StudyFolder, argume
 def test_a_study_whose_definition_is_gone_needs_its_file(copied: StudyFolder):
     (copied.directory("short") / "study.yaml").unlink()
     assert 'does not say what study "short" is' in copied.command(confirm, "short", *INLINE, expect=2)
+
+
+def test_a_dry_run_says_how_many_trainings_there_are_and_how_long_they_take(confirmed: StudyFolder):
+    before = confirmed.optuna("select * from trials"), confirmed.mlflow("select run_uuid, status from runs")
+    output = confirmed.command(confirm, "short", "--top", "1", "--seeds", "5", "--dry-run", *INLINE)
+    (count, trainings, done) = map(
+        int, re.findall(r"(\d+) configurations? .* (\d+) trainings, (\d+) of them", output)[0]
+    )
+    assert trainings == 5 * count
+    assert done == 2 * count
+    assert re.search(r"; about \d+ s on 1 slot, at the pace of the study$", output, re.MULTILINE)
+    after = confirmed.optuna("select * from trials"), confirmed.mlflow("select run_uuid, status from runs")
+    assert after == before

@@ -109,6 +109,15 @@ def test_the_same_command_trains_nothing_and_writes_the_same_table(played: Study
     assert ((played.path / "mini.csv").read_text(), played.optuna("select * from trials order by 1")) == before
 
 
+def test_a_dry_run_says_how_many_trainings_are_left_and_trains_none(played: StudyFolder, folder: StudyFolder):
+    text = "mini: 2 families with 1 trial each, the best of each with 1 fresh seed and at 7 initial lrs: 18 trainings"
+    assert f"{text}, 0 of them left" in played.command(league, "leagues", "--seeds", "1", "--dry-run", *INLINE)
+    (folder.path / "mini.yaml").write_text(MINI)
+    output = folder.command(league, "mini.yaml", "--seeds", "1", "--dry-run", *INLINE)
+    assert f"{text}, 18 of them left; at least 1 s on 1 slot, validation not counted" in output
+    assert [path.name for path in folder.path.iterdir()] == ["mini.yaml"]
+
+
 IN_A_LIST = """\
       join:
         schedules: [{name: constant}, {name: exponential, decay_rate: {low: 0.1, high: 0.5}, decay_steps: 3}]
