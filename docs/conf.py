@@ -23,8 +23,8 @@ napoleon_numpy_docstring = False
 # are left out: resolving them would need a network.
 nitpicky = True
 nitpick_ignore_regex = [
-    ("py:.*", r"(collections|matplotlib|np|numpy|pandas|pathlib|pd|pytorch_lightning|torch|typing)\..*"),
-    ("py:.*", r"Figure|lightning_modules\..*InSteps|tuner\..*"),  # names outside the API
+    ("py:.*", r"(collections|matplotlib|np|numpy|optuna|pandas|pathlib|pd|pytorch_lightning|torch|types|typing)\..*"),
+    ("py:.*", r"Comparison|Figure|FrozenTrial|lightning_modules\..*InSteps|tuner\..*"),  # names outside the API
 ]
 
 html_theme = "pydata_sphinx_theme"

@@ -63,7 +63,7 @@ class Confirmation:
 
     @property
     def table(self) -> "pd.DataFrame":
-        """A row for each configuration: mean and 95% interval over the seeds, and its distance from the winner."""
+        """Return mean and 95% interval over the seeds of each configuration, and its distance from the winner."""
         import pandas as pd
 
         return pd.DataFrame(self.comparison.rows()).set_index("configuration")
@@ -161,7 +161,7 @@ class Result:
 
     @cached_property
     def optuna_study(self) -> "optuna.Study":
-        """A copy of the Optuna study, in memory: what is done to it changes nothing in the database."""
+        """Return a copy of the Optuna study, in memory. Changes to it do not reach the database."""
         from tuner.storage.reader import copy_of, open_study
 
         with open_study(self.storage, self.name) as study:
