@@ -24,7 +24,7 @@ class ParameterGroup:
 
     Args:
         parameters: Names of parameters, or of modules for all of their parameters, as ``named_parameters`` has them.
-            ``*`` stands for any text: "backbone", "*.bias".
+            ``*`` stands for any text: ``backbone``, ``*.bias``.
         optimizer: Settings of their optimizer, of the same class as that of the others; None for the same settings.
         schedule: Schedule of their lr; None for that of the others.
         momentum_schedule: Schedule of their momentum or beta1; None for that of the others.
