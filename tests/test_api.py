@@ -54,6 +54,7 @@ print(results[0])
 """
 
 
+@pytest.mark.slow
 def test_a_script_without_a_main_guard_runs_a_study_in_an_event_loop_and_in_a_thread(tmp_path: Path):
     (tmp_path / "script.py").write_text(SCRIPT)
     done = subprocess.run(

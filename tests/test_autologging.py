@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import pytest
+
 from tests.launcher import Command
 
 TRAINING = """
@@ -23,6 +25,7 @@ print(*(artifact.path for artifact in client.list_artifacts(run.info.run_id)))
 """
 
 
+@pytest.mark.slow
 def test_it_records_a_classifier_s_optimizer_metrics_and_layers(tmp_path: Path):
     (tmp_path / "training.py").write_text(TRAINING)
     process = Command(  # it changes Lightning for the whole process

@@ -141,6 +141,7 @@ def test_averages_are_searched_and_recorded_and_none_is_the_baseline(folder: Stu
     assert 0.5 <= float(recorded["1", "averaging.decay"]) <= 0.99
 
 
+@pytest.mark.slow
 def test_a_trial_with_an_average_is_replayed_and_exported_to_the_last_bit(folder: StudyFolder, tmp_path: Path):
     assert "the same to the last bit" in folder.command(replay, "averages", "--trial", "2")
     folder.command(export, "averages", "--trial", "2", "--to", str(tmp_path / "out"))

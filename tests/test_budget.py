@@ -92,7 +92,7 @@ class Rough:
         pass
 
 
-@pytest.mark.parametrize("fuse", [1, 3])
+@pytest.mark.parametrize("fuse", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_budget_of_epochs_is_used_to_the_last_whole_training_whatever_happens(folder: StudyFolder, fuse: int):
     folder.prepare()
     url, tracking = f"sqlite:///{folder.path}/optuna.db", f"sqlite:///{folder.path}/mlflow.db"

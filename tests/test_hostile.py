@@ -195,6 +195,7 @@ def test_weights_that_would_run_code_do_not_get_into_mlflow(
     uri = f"sqlite:///{copied.path / 'mlflow.db'}"
     best = {"number": 0, "config": {}, "directory": str(file.parent)}
     request = {"storage": "sqlite:///optuna.db", "study": "tiny", "uri": uri, "folder": None, "best": best}
+    request["objects"] = "objects.pkl"
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(request)))
     review.main()
     (note,) = json.loads(capsys.readouterr().out.splitlines()[-1])

@@ -120,7 +120,8 @@ def test_lengths_that_are_not_in_steps_are_reported_with_their_places():
 
 @pytest.mark.parametrize(("batch_size", "accumulated"), [(250, 1), (300, 1), (250, 3), (700, 4), (4000, 2)])
 def test_the_length_of_a_training_equals_lightnings(tmp_path: Path, batch_size: int, accumulated: int):
-    sections = {"data": {"batch_size": batch_size}, "trainer": {"accumulate_grad_batches": accumulated}}
+    parts = {"val_fraction": 0.1, "test_fraction": 0.1}
+    sections = {"data": {"batch_size": batch_size, **parts}, "trainer": {"accumulate_grad_batches": accumulated}}
     values = VALUES | {key: VALUES[key] | section for key, section in sections.items()}
     channel = Answers()
     result = train(tmp_path, channel, **sections)
@@ -130,7 +131,7 @@ def test_the_length_of_a_training_equals_lightnings(tmp_path: Path, batch_size: 
 
 def test_a_data_set_is_loaded_once(monkeypatch: pytest.MonkeyPatch):
     probe = DatasetProbe()
-    info = probe.info(VALUES["data"])
+    info = probe.info({"name": "mnist_5k", "batch_size": 250})
     monkeypatch.setenv("XDG_CACHE_HOME", "/nonexistent")
     assert probe.info({"batch_size": 250, "name": "mnist_5k"}) is info
     with pytest.raises(BadInputError, match=r"trial\.data: "):

@@ -127,6 +127,7 @@ def test_a_trial_that_outlived_its_study_is_not_one_of_the_next_study(tmp_path: 
         assert store.ask()[0] == 0
 
 
+@pytest.mark.slow
 def test_plots_and_report_are_made_again_when_a_restored_database_has_other_values(folder: StudyFolder):
     reviewed = "select value from tags where key = 'tuner.reviewed'"
     folder.call("--review", "--trials", "1", study=IRIS)

@@ -72,6 +72,7 @@ print(module.lrs)
     assert python(script).splitlines()[-1] == "[0.4, 0.2, 0.1]"
 
 
+@pytest.mark.slow
 def test_every_process_of_a_distributed_training_has_the_lr_of_the_step(tmp_path: Path):
     script = tmp_path / "ddp.py"
     script.write_text(f"""

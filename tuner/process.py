@@ -17,6 +17,7 @@ from tuner.interrupts import ignore_interrupts
 
 __all__ = [
     "CrashPoint",
+    "HousekeepingPoint",
     "add_study_folder",
     "crash_point",
     "gc_paused",
@@ -83,16 +84,14 @@ CrashPoint = Literal[
     "run described",
     "tested",
     "test recorded",
-    "runs deleted",
-    "folder emptied",
-    "deleted in Optuna",
-    "folder moved",
-    "experiment renamed",
 ]
-"""A point between two records, where a crash could do most harm: the tests kill the process at each of them."""
+"""A point between two records of a study, where a crash could do most harm: the tests kill the process at each."""
+
+HousekeepingPoint = Literal["runs deleted", "folder emptied", "deleted in Optuna", "folder moved", "experiment renamed"]
+"""The same for a study that is deleted or renamed."""
 
 
-def crash_point(name: CrashPoint) -> None:
+def crash_point(name: CrashPoint | HousekeepingPoint) -> None:
     """Kill this process if the environment variable TUNER_CRASH_AT names this point."""
     if os.environ.get("TUNER_CRASH_AT") == name:
         os.kill(os.getpid(), signal.SIGKILL)

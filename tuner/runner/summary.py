@@ -111,7 +111,7 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, outc
     if top:
         after = {"confirm": "is the winner really better? fresh seeds say", "report": "all of it in one HTML file"}
     else:
-        after = {"show": "what is known so far", "doctor": "what can be used here"}
+        after = {"show": "what is known so far", "retry": "trains failed trials again"}
     print_next(console, outcome, name, {"dashboard": "lr curves and accuracies, in MLflow", **after})
 
 
