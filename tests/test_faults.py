@@ -269,6 +269,7 @@ def test_a_training_that_prints_without_end_does_not_fill_the_disk(folder: Study
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has this setting")
+@pytest.mark.slow
 def test_a_training_reuses_its_memory(folder: StudyFolder):
     folder.is_new = True  # glibc reads the setting when a program starts
     body = "import resource, torch\n\ntorch.empty(16 << 20).fill_(1.0)\nprint(resource.getrusage(0).ru_minflt)"

@@ -43,6 +43,7 @@ FORK = "pid = os.fork() or os._exit(torch.cuda._is_in_bad_fork()); sys.exit(os.w
 @pytest.mark.parametrize(
     ("touch", "is_bad"), [("import tuner.training.run", False), ("torch.cuda.device_count()", True)]
 )
+@pytest.mark.slow
 def test_a_process_with_all_imports_can_be_forked_for_a_gpu(touch: str, is_bad: bool):
     code = f"import os, sys, torch; {touch}\n{FORK}"
     if is_bad and torch.cuda.is_available():

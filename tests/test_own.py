@@ -64,6 +64,7 @@ def test_a_training_in_steps_is_validated_at_its_interval(folder: StudyFolder):
     assert [step for key, step in points if key == "lr"] == list(range(6))
 
 
+@pytest.mark.slow
 def test_a_regression_has_its_report_without_any_accuracy(folder: StudyFolder):
     settings = ["--trials", "4", "--set", "trial.trainer.max_epochs=3", "--review"]
     output = folder.call(*settings, study=EXAMPLES / "auto_mpg.yaml")
@@ -114,6 +115,7 @@ def test_best_yaml_of_a_whole_module_clips_gradients_as_the_trial_did(folder: St
     assert f"val_top3 {value:.4f}" in fit_by_lightning_cli(folder)
 
 
+@pytest.mark.slow
 def test_without_jsonargparse_lightning_modules_says_what_to_install():
     script = (
         "import sys; sys.modules['jsonargparse'] = None; sys.argv = ['x', 'fit']; "

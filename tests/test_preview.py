@@ -50,6 +50,7 @@ def test_a_study_is_drawn_family_by_family_and_nothing_else_is_created(in_a_fold
     assert (in_a_folder / "digits-preview.png").read_bytes().startswith(PNG)
 
 
+@pytest.mark.slow
 def test_the_same_command_draws_the_same_picture(in_a_folder: Path):
     first, second = call(str(DIGITS), "--samples", "4"), call(str(DIGITS), "--samples", "4")
     assert first == second

@@ -60,6 +60,7 @@ print(round(scheduler.get_last_lr()[0], 4))
     assert python(script, *FOREIGN).split() == ["0.075"]
 
 
+@pytest.mark.slow
 def test_the_schedule_drops_into_a_module_of_the_other_lightning():
     script = f"""
 import lightning.pytorch as pl

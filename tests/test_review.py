@@ -185,6 +185,7 @@ def test_in_a_moved_folder_the_champion_of_the_registry_is_found(reviewed: Study
     assert python(moved, code, MLFLOW_TRACKING_URI=uri).splitlines()[-1] == "True"
 
 
+@pytest.mark.slow
 def test_a_finished_study_that_is_run_again_is_drawn_and_registered_again_only_if_that_was_not_completed(
     reviewed: StudyFolder,
 ):

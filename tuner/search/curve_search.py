@@ -41,7 +41,6 @@ SMALLEST_ERROR = 1e-3
 GROWTH = 1.2
 """By how much the number of finished trials grows until the kernel is fitted again."""
 
-
 _BLAS = ThreadpoolController()
 
 
@@ -102,7 +101,7 @@ class CurveSearch:
 
     def _suggested(self, number: int, trials: Sequence[Observation], fixed: Mapping[str, Any]) -> Mapping[str, Any]:
         random = Random(f"curve:{self._seed}:{number}")
-        finished = [trial for trial in trials if trial.is_finished and (trial.reports or trial.has_diverged)]
+        finished = [trial for trial in trials if trial.is_finished and self._can_be_compared(trial)]
         if number < self._starts or sum(len(trial.reports) > 0 for trial in finished) < 2:
             return self._space.random(random, fixed).params
         data = self._data(finished)
@@ -131,6 +130,10 @@ class CurveSearch:
         for configuration, point in [*known, *((each, self._space.points(each, [1.0])) for each in new)]:
             if point is not None:
                 yield configuration.params, point
+
+    def _can_be_compared(self, trial: Observation) -> bool:
+        """Return whether a trial was trained, with a schedule that can be computed."""
+        return bool(trial.reports or trial.has_diverged) and self._points_of(trial, (trial.epochs,)) is not None
 
     def _points_of(self, trial: Observation, epochs: tuple[int, ...]) -> Array | None:
         key = trial.number, epochs
