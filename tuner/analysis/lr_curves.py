@@ -18,7 +18,7 @@ from tuner.config.shares import ShareSuggester
 from tuner.config.study import StudyConfig, TrialConfig
 from tuner.errors import BadInputError
 
-__all__ = ["Family", "LrCurve", "further_families", "make_curve", "schedule_families"]
+__all__ = ["Family", "LrCurve", "further_families", "lr_at", "make_curve", "schedule_families"]
 
 POINTS = 2000
 """Maximum number of steps at which a curve is computed; more would fall on the same pixels of a picture."""
@@ -152,9 +152,14 @@ def make_curve(
         ValueError: If the schedule fails at a step, as a formula can.
     """
     steps = length.spread(POINTS)
+    lr = lr_at(schedule, optimizer.arguments["initial_lr"], steps)
+    return LrCurve(schedule, optimizer, length, precision, label, steps, lr)
+
+
+def lr_at(schedule: Schedule | Plateau, initial_lr: float, steps: Sequence[int]) -> list[float]:
+    """Return the lr at each of some steps; that of a plateau without reductions, which depend on the training."""
     inner = schedule.schedule if isinstance(schedule, Plateau) else schedule
-    initial_lr = optimizer.arguments["initial_lr"]
-    return LrCurve(schedule, optimizer, length, precision, label, steps, [initial_lr * inner(step) for step in steps])
+    return [initial_lr * inner(step) for step in steps]
 
 
 def _family(config: StudyConfig, samples: int, seed: int) -> Family:

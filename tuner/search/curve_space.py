@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from lightning_modules import Plateau
+from tuner.analysis.lr_curves import lr_at
 from tuner.config.component import Component
 from tuner.config.lengths import Length, resolve
 from tuner.config.search_space import Choices, Range, searched, suggest
@@ -143,13 +144,11 @@ class CurveSpace:
         length = self._length(values)
         try:
             schedule = Component.from_values(resolve(values["schedule"], length)).build("schedule")
-            inner = schedule.schedule if isinstance(schedule, Plateau) else schedule
-            factors = np.array([inner(step) for step in length.spread(STEPS)])
+            lr = np.array(lr_at(schedule, float(values["optimizer"]["initial_lr"]), length.spread(STEPS)))
         except Exception:  # of a formula or a user's class: the trial would fail, and say why
             return None
-        if len(factors) < STEPS:  # a training of fewer steps
-            factors = factors[np.arange(STEPS) * len(factors) // STEPS]
-        lr = float(values["optimizer"]["initial_lr"]) * factors
+        if len(lr) < STEPS:  # a training of fewer steps
+            lr = lr[np.arange(STEPS) * len(lr) // STEPS]
         return _Curve(lr, length.steps, not isinstance(schedule, Plateau)) if np.isfinite(lr).all() else None
 
     def _length(self, values: Mapping[str, Any]) -> Length:
