@@ -17,7 +17,8 @@ from tuner.config.budget import DEFAULT_TRIALS
 from tuner.config.component import Component
 from tuner.config.loader import load_study, shipped_studies
 from tuner.config.search_space import Choices, OneOf, Range, corners, searched, suggest
-from tuner.config.study import Objective, StudyConfig, TrainerConfig, TrialConfig
+from tuner.config.study import Objective, StudyConfig, TrialConfig
+from tuner.config.trainer import TrainerConfig
 from tuner.errors import BadInputError
 from tuner.process import user_module_folders
 from tuner.text import parse_duration
@@ -1321,12 +1322,12 @@ def test_metrics_and_monitors_of_an_unknown_model_are_not_checked(model: str, me
     assert fault.startswith("studies/x.yaml:8: trial.model.name: ")
 
 
-@pytest.mark.parametrize(("key", "value"), [("limit_train_batches", "0.5"), ("max_time", "1"), ("callbacks", "[]")])
+@pytest.mark.parametrize(("key", "value"), [("limit_val_batches", "0.5"), ("min_epochs", "1"), ("strategy", "ddp")])
 def test_an_argument_of_lightnings_trainer_alone_gets_no_suggestion(key: str, value: str) -> None:
     rule = (
-        f"trainer.{key}: <unknown key>: Lightning's Trainer has it, but a study does not set it; a LightningModule can "
-        "add callbacks by configure_callbacks. Known: accumulate_grad_batches, gradient_clip_val, max_epochs, "
-        "max_steps, precision, val_check_interval."
+        f"trainer.{key}: <unknown key>: Lightning's Trainer has it, but a study does not set it. "
+        "Known: accumulate_grad_batches, callbacks, check_val_every_n_epoch, gradient_clip_algorithm, "
+        "gradient_clip_val, limit_train_batches, max_epochs, max_steps, max_time, precision, val_check_interval."
     )
     assert faults(trial("trainer", f"{{max_epochs: 1, {key}: {value}}}")) == [f"studies/x.yaml:11: trial.{rule}"]
     assert faults(space(f"trainer.{key}: {{low: 1, high: 2}}")) == [f"studies/x.yaml:13: search_space.{rule}"]

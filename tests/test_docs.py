@@ -18,7 +18,7 @@ from tests.conftest import TINY
 from tuner.analysis.lr_curves import schedule_families
 from tuner.config.loader import PRUNERS, SAMPLERS, load_study
 from tuner.config.registry import KINDS, arguments_of
-from tuner.config.study import TrainerConfig
+from tuner.config.trainer import TrainerConfig
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "schedules.md").read_text()

@@ -5,6 +5,7 @@ processes.
 """
 
 import hashlib
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ class TensorLoader:
         seed: Seed of the orders; or K seeds, for shuffled batches [K, batch, ...] of K orders at once.
         batches_per_epoch: Shuffled batches in an epoch. The next epoch begins where the previous one ended, and each
             pass over the images has a new order. By default, an epoch is a pass.
+        drop_last: Leave out the last batch of a pass if it is smaller than the others.
 
     >>> loader = TensorLoader(torch.zeros(5, 1, 28, 28), torch.arange(5), batch_size=2)
     >>> len(loader), [labels.tolist() for _, labels in loader]
@@ -55,6 +57,7 @@ class TensorLoader:
         shuffle: bool = False,
         seed: int | Sequence[int] = 0,
         batches_per_epoch: int | None = None,
+        drop_last: bool = False,
     ) -> None:
         if images.ndim not in (2, 4) or labels.shape != images.shape[:1]:
             raise ValueError(
@@ -67,8 +70,11 @@ class TensorLoader:
         self.shuffle = shuffle
         self.seed = seed
         self.batches_per_epoch = batches_per_epoch
+        self.drop_last = drop_last
         self.epoch = 0
         require(self, "batch_size", batch_size >= 1, "batch_size >= 1")
+        rule = f"batch_size <= {len(images)} images with drop_last"
+        require(self, "batch_size", not drop_last or batch_size <= len(images), rule)
         rule = "batches_per_epoch >= 1"
         require(self, "batches_per_epoch", batches_per_epoch is None or batches_per_epoch >= 1, rule)
 
@@ -86,14 +92,16 @@ class TensorLoader:
 
     @property
     def _batches_per_pass(self) -> int:
-        return -(-len(self.images) // self.batch_size)
+        whole, rest = divmod(len(self.images), self.batch_size)
+        return whole + (rest > 0 and not self.drop_last)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         # A generator reads the epoch at the first batch: Lightning calls iter() before set_epoch().
         if not self.shuffle:
-            yield from zip(
+            batches = zip(
                 torch.split(self.images, self.batch_size), torch.split(self.labels, self.batch_size), strict=True
             )
+            yield from itertools.islice(batches, len(self))
             return
         # index_select writes contiguous rows, which on a channels-last view are channels-last images. Indexing would
         # keep the strides by itself, but is several times slower on a CPU.
@@ -110,7 +118,7 @@ class TensorLoader:
         while number < end:
             done, first = divmod(number, self._batches_per_pass)
             batches = torch.split(self._orders(done).to(self.images.device), self.batch_size, dim=-1)
-            chosen = batches[first : first + end - number]
+            chosen = batches[first : min(first + end - number, self._batches_per_pass)]
             yield from chosen
             number += len(chosen)
 
@@ -136,6 +144,7 @@ class TensorDataModule(LightningDataModule, ABC):
         eval_batch_size: Examples in a validation or test batch.
         train_size: Number of training examples, out of those that are not held out; by default all of them.
         batches_per_epoch: Training batches in an epoch; by default one pass over the examples.
+        drop_last: Leave out the last training batch of a pass if it is smaller than the others.
     """
 
     batch_size: int = 50
@@ -145,6 +154,7 @@ class TensorDataModule(LightningDataModule, ABC):
     eval_batch_size: int = 500
     train_size: int | None = None
     batches_per_epoch: int | None = None
+    drop_last: bool = False
 
     num_classes: ClassVar[int]
     examples: ClassVar[str] = "examples"
@@ -206,6 +216,7 @@ class TensorDataModule(LightningDataModule, ABC):
             shuffle=shuffle,
             seed=self.seed,
             batches_per_epoch=self.batches_per_epoch,
+            drop_last=self.drop_last,
         )
 
     def val_dataloader(self) -> TensorLoader:

@@ -220,7 +220,7 @@ class FusedClassifier(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Reset the sums of the epoch, and remove the rows of the trials that have left."""
-        self._sums.pop("train", None)
+        self._sums.clear()  # those of a validation too, which need not come in this epoch
         if self._left and self.live:  # not at the end of an epoch, where callbacks still read all of its trials
             self._compact()
 

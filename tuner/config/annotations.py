@@ -221,6 +221,8 @@ def _bounds(metadata: Sequence[Any]) -> str:
     lowest, highest, above = limits.get("ge"), limits.get("le"), limits.get("gt")
     if lowest is not None and highest is not None:
         return f" from {lowest} to {highest}"
+    if above is not None and highest is not None:
+        return f" above {above} and at most {highest}"
     return f" of at least {lowest}" if lowest is not None else f" above {above}" if above is not None else ""
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import replace
 from typing import Any
 
+from pytorch_lightning.callbacks import EarlyStopping
+
 from lightning_modules import Plateau
 from tuner.config import registry
 from tuner.config.annotations import check_value, did_you_mean, item_hint, members, parse_length, takes_steps
@@ -416,7 +418,8 @@ def _try(kind: str, values: Mapping[str, Any], steps: Sequence[int], any_metric:
     except (Exception, SystemExit) as error:  # a user's class can raise anything
         text = reason_of(error)
         return text if text.endswith(".") else f"{text}."
-    if isinstance(made, Plateau) and not any_metric and made.monitor not in PLATEAU_METRICS:
+    watches = isinstance(made, Plateau | EarlyStopping) and not any_metric
+    if watches and made.monitor not in PLATEAU_METRICS:
         *others, last = PLATEAU_METRICS
         rule = f"monitor {', '.join(others)} or {last} must hold, but got monitor={made.monitor!r}"
         return f"{rule}.{did_you_mean(made.monitor, PLATEAU_METRICS)}"

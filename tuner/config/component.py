@@ -129,7 +129,8 @@ def rehearse(kind: str, values: Mapping[str, Any], steps: Iterable[int] = (0,)) 
         Exception: If the values break a rule of the class; of any type if the class is the user's.
     """
     component = Component.from_values(values)
-    made = _without_memory(component) if kind == "model" else component.build(kind, seed=0)
+    given = {"seed": 0} if kind == "data" else {}
+    made = _without_memory(component) if kind == "model" else component.build(kind, **given)
     bases, wanted = registry.BASES[kind]
     if not isinstance(made, bases):
         raise ValueError(f"{component.name} makes a {type(made).__name__}, not {wanted}")

@@ -13,7 +13,7 @@ from tuner.config.component import Component
 from tuner.config.lengths import Length
 from tuner.errors import BadInputError, place_of, reason_of
 
-__all__ = ["DatasetInfo", "DatasetProbe"]
+__all__ = ["DatasetInfo", "DatasetProbe", "limited"]
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,28 @@ class DatasetProbe:
         if batches is None:
             reason = "its loader does not tell how many batches it has, so lengths must be in steps"
             raise BadInputError([f"trial.data: {reason}."])
-        # As in Lightning: the last batches of an epoch make a step, however few they are.
         trainer = trial["trainer"]
+        batches = limited(batches, trainer.get("limit_train_batches"))
+        # As in Lightning: the last batches of an epoch make a step, however few they are.
         steps_per_epoch = -(-batches // trainer.get("accumulate_grad_batches", 1))
         return Length(steps_per_epoch, trainer.get("max_epochs", 0), trainer.get("max_steps", 0))
+
+
+def limited(batches: int, limit: int | float | None) -> int:
+    """Return how many batches of an epoch a training uses, as Lightning counts them.
+
+    Args:
+        batches: All batches.
+        limit: A number of batches, or a share of them; None for all.
+
+    Raises:
+        BadInputError: If none is left.
+    """
+    left = batches if limit is None else min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    if not left:
+        reason = f"{limit} of the {batches} batches is less than one batch"
+        raise BadInputError([f"trial.trainer.limit_train_batches: {reason}; raise it."])
+    return left
 
 
 def _count(loader: Any) -> int | None:

@@ -4,7 +4,7 @@ Nothing is created before `load_study` has returned.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,7 +15,7 @@ from lightning_modules.classifier import Loss
 from tuner.config import registry
 from tuner.config.annotations import check_value, did_you_mean
 from tuner.config.averaging import averaging_optimizers, unaveraged_monitors
-from tuner.config.budget import Budget, Final, Limits, Positive, evaluations, longest_training, read_limits
+from tuner.config.budget import Budget, Final, Limits, Positive, read_limits
 from tuner.config.checker import FORM_OF_COMPONENT, Checker, listed
 from tuner.config.component import Component
 from tuner.config.dataset_probe import DatasetProbe
@@ -29,12 +29,10 @@ from tuner.config.prior import PRIOR_SAMPLERS
 from tuner.config.registry import Argument, Signature, signature_of
 from tuner.config.rungs import read_rungs
 from tuner.config.search_space import (
-    Choices,
     Range,
     Template,
     corners,
     grid_size,
-    highest,
     lowest,
     searched,
 )
@@ -45,11 +43,12 @@ from tuner.config.study import (
     Objective,
     Seed,
     StudyConfig,
-    TrainerConfig,
     TrialConfig,
     final_name,
     flatten,
 )
+from tuner.config.trainer import TrainerConfig, epochs_of, numbers_of
+from tuner.config.trainer_checker import TrainerChecker
 from tuner.config.yaml_reader import override, read_document
 from tuner.direction import Direction
 from tuner.errors import BadInputError
@@ -74,13 +73,6 @@ SECTIONS = ("name", "objective", "budget", "sampler", "pruner", "final", "trial"
 
 Count = Annotated[int, Field(ge=0)]
 ClassifierMetric = Literal["train/acc", "train/loss", "val/acc", "val/loss"]
-
-OTHERS_OF_TRAINER = dict.fromkeys(
-    registry.TRAINER_ARGUMENTS - {each.name for each in dataclasses.fields(TrainerConfig)},
-    "unknown key: Lightning's Trainer has it, but a study does not set it; a LightningModule can add callbacks by "
-    "configure_callbacks.",
-)
-
 
 # The options of samplers and pruners; all others keep Optuna's defaults.
 SAMPLERS: dict[str, dict[str, Any]] = {
@@ -270,10 +262,11 @@ class _StudyReader:
         if pruner.name == "rungs" and not self._document.fault_count:
             rungs = read_rungs(
                 pruner.arguments,
-                _epochs(template["trainer"]),
+                epochs_of(template["trainer"]),
                 trials,
                 limits.allowance,
                 int(lowest(template["trainer"].get("val_check_interval", 0))),
+                list(numbers_of(template["trainer"].get("check_val_every_n_epoch", 1))),
                 lambda key, message: self._fault(("pruner", key), message),
             )
         first = self._first(template, sampler)
@@ -434,7 +427,7 @@ class _StudyReader:
         self._knows_metrics = bool(are_modules) and None not in are_modules and not self._own_modules
         self._checker.any_metric = not self._knows_metrics
         checked = {kind: self._checker.component(kind, trial.value[kind]) for kind in COMPONENTS if kind != "schedule"}
-        trainer = self._trainer(trial.value["trainer"])
+        trainer = TrainerChecker(self._document, self._checker).template(trial.value["trainer"])
         self._measured = {
             "data": checked["data"],
             "trainer": trainer,
@@ -482,20 +475,6 @@ class _StudyReader:
             self._fault(("trial", "data"), message)
         return self._known_lengths
 
-    def _trainer(self, node: Node) -> Template:
-        if node.searched:
-            self._fault(node.path, "name what is searched in it, such as trainer.max_epochs.")
-            return {}
-        before = self._document.fault_count
-        template = self._checker.settings(signature_of(TrainerConfig), node, OTHERS_OF_TRAINER)
-        if node.child("max_epochs") is None and node.child("max_steps") is None:
-            self._fault((*node.path, "max_epochs"), "required.")
-        if self._document.fault_count == before:
-            for key, message in _length_faults(template):
-                place = node.child(key)
-                self._fault(place.path if place else (*node.path, key), message)
-        return template
-
     def _identity(self, objective: Objective, sampler: Component, pruner: Component) -> dict[str, Any]:
         """Return the values that must not change when the study is continued, by their dotted paths."""
         parts = {key: self._document.data[key] for key in ("trial", "search_space") if key in self._document.data}
@@ -527,7 +506,8 @@ def _default(place: str, name: str, key: str) -> Any:
     elif not name:  # a section of trial, or a key in a mapping that is an argument
         raise KeyError(key)
     else:
-        argument = registry.arguments_of(place if place in registry.KINDS else "schedule", name).arguments[key]
+        kind = "callback" if place.startswith("trainer.callbacks") else place
+        argument = registry.arguments_of(kind if kind in registry.KINDS else "schedule", name).arguments[key]
         is_given = not argument.required and isinstance(argument.default, str | int | float | None | list | tuple)
     if not is_given:
         raise KeyError(key)
@@ -548,34 +528,3 @@ def _names(component: Node) -> list[str]:
     if choices is not None and isinstance(choices.value, dict):
         return list(choices.value)
     return [name.value] if name is not None and isinstance(name.value, str) else []
-
-
-def _length_faults(trainer: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield key and message of each fault in the length of a training, which is in epochs or in steps."""
-    epochs, steps, interval = (trainer.get(key) for key in ("max_epochs", "max_steps", "val_check_interval"))
-    if epochs is not None and steps is not None:
-        yield "max_steps", "leave it out, or max_epochs: a training is in epochs or in steps."
-    elif epochs is not None and interval is not None:
-        yield "val_check_interval", "is for a training in steps; with max_epochs, each epoch is validated once."
-    elif steps is not None and interval is None:
-        yield "val_check_interval", "required by max_steps: the steps from one validation to the next."
-    elif steps is not None:
-        if isinstance(interval, Range):
-            yield "val_check_interval", "must be a number or choices, of which max_steps is a multiple."
-        else:
-            for each in _numbers(interval):
-                if odd := [number for number in _numbers(steps) if number % each]:
-                    yield "max_steps", f"must be a multiple of val_check_interval ({each}), but can be {odd[0]}."
-
-
-def _epochs(trainer: Mapping[str, Any]) -> tuple[int, int]:
-    """Return the epochs of the shortest and of the longest training of a search space."""
-    shortest, steps = (int(lowest(trainer.get(key, 0))) for key in ("max_epochs", "max_steps"))
-    return evaluations(shortest, steps, int(highest(trainer.get("val_check_interval", 0)))), longest_training(trainer)
-
-
-def _numbers(spec: Any) -> Iterable[int]:
-    """Return the possible whole numbers of a value, choices or a range; of a range, enough to find a common divisor."""
-    if isinstance(spec, Range):
-        return (int(spec.low), int(spec.low + (spec.step or 1)), int(spec.high))
-    return [int(number or 0) for number in spec.values] if isinstance(spec, Choices) else [int(spec)]

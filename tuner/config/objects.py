@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pytorch_lightning import LightningDataModule, LightningModule
+from pytorch_lightning import Callback, LightningDataModule, LightningModule
 
 from lightning_modules import Lambda, ParameterGroup, Plateau, Schedule
 from lightning_modules.averaging import Averaging
@@ -105,11 +105,19 @@ class _Reader:
         """Return a section of `trial`."""
         if kind == "groups" and isinstance(value, Mapping):
             return {str(name): self._group(group, (*path, str(name))) for name, group in value.items()}
+        if kind == "trainer" and isinstance(value, Mapping):
+            return {str(key): self._setting(str(key), each, (*path, str(key))) for key, each in value.items()}
         kind = "schedule" if kind in SCHEDULE_KEYS else kind
         if kind not in registry.KINDS:
             return self._plain(value, path)
         name, arguments = self._split(kind, value, path)
         return ({} if name is None else {"name": name}) | self._arguments(arguments, path)
+
+    def _setting(self, key: str, value: Any, path: Keys) -> Any:
+        """Return a setting of the Trainer."""
+        if key != "callbacks" or not isinstance(value, list | tuple):
+            return self._plain(value, path)
+        return [self.component("callback", each, (*path, index)) for index, each in enumerate(value)]
 
     def _group(self, value: Any, path: Keys) -> Any:
         """Return a group of parameters."""
@@ -199,7 +207,7 @@ class _Reader:
 
     def _name(self, kind: str, target: Any, path: Keys) -> str | None:
         """Return the name of a class, a function or an object; what cannot be imported by it is held by value."""
-        if isinstance(target, type | torch.nn.Module | LightningDataModule) or callable(target):
+        if isinstance(target, type | torch.nn.Module | LightningDataModule | Callback) or callable(target):
             known = {each: name for name, each in registry.KINDS[kind].items()}
             if isinstance(target, type) and target in known:
                 return known[target]

@@ -13,7 +13,8 @@ from types import NoneType
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.callbacks import EarlyStopping
 
 from lightning_modules import (
     AVERAGINGS,
@@ -60,6 +61,7 @@ def no_averaging() -> None:
 
 KINDS: dict[str, Mapping[str, Any]] = {
     "averaging": {"none": no_averaging, **AVERAGINGS},
+    "callback": {"early_stopping": EarlyStopping},
     "data": DATASETS,
     "model": MODELS,
     "optimizer": OPTIMIZERS,
@@ -70,6 +72,7 @@ TRAINER_ARGUMENTS = frozenset(inspect.signature(Trainer).parameters)
 """The arguments of Lightning's Trainer."""
 
 SYNONYMS: dict[str, Mapping[str, str]] = {
+    "callback": {"earlystopping": "early_stopping"},
     "schedule": {
         "constantlr": "constant",
         "cosine_decay_schedule": "cosine",
@@ -139,6 +142,7 @@ GIVEN_TO_MODULES = {"optimizer": SGD(initial_lr=0.1), "schedule": Constant()}
 # The required base classes of each kind, and their description.
 BASES: dict[str, tuple[tuple[Any, ...], str]] = {
     "averaging": ((Averaging, NoneType), "a lightning_modules.Averaging"),
+    "callback": ((Callback,), "a Callback of pytorch_lightning"),
     "data": ((LightningDataModule,), "a LightningDataModule"),
     "model": ((torch.nn.Module,), "a torch.nn.Module"),  # or a whole LightningModule, which is one
     "optimizer": ((torch.optim.Optimizer, Callable), "a maker of optimizers"),

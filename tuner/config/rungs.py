@@ -1,5 +1,6 @@
 """The pruner ``rungs``: after which epochs trials are compared, and how many of them continue."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -102,6 +103,7 @@ def read_rungs(
     trials: int,
     allowance: Allowance | None,
     interval: int,
+    every: Sequence[int],
     fault: Fault,
 ) -> Rungs | None:
     """Return the rungs of a study; if an option is wrong, report it and return None.
@@ -112,16 +114,24 @@ def read_rungs(
         trials: Number of trials of the study.
         allowance: The training that all trials may have together; None for no limit.
         interval: Steps of an epoch of a training whose length is in steps.
+        every: Epochs from one validation to the next; several if that is searched.
         fault: Called for each fault.
     """
     shortest, longest = lengths
-    epochs = list(options.get("epochs", rung_epochs(shortest)))
+    unit = math.lcm(*every)
+    epochs = list(options.get("epochs", [unit * epoch for epoch in rung_epochs(shortest // unit)]))
     factor = options.get("reduction_factor", Rungs.reduction_factor)
     if not epochs or shortest < 2:
         fault("epochs", f"needs trainings of 2 epochs or more, and one rung or more (trainings have {shortest}).")
         return None
     if sorted(set(epochs)) != epochs or epochs[-1] >= shortest:
         fault("epochs", f"must rise, and end before the shortest training ({shortest} epochs); got {epochs}.")
+        return None
+    if odd := [epoch for epoch in epochs if epoch % unit]:
+        fault(
+            "epochs",
+            f"must be multiples of check_val_every_n_epoch ({unit}), at which trials are compared; got {odd[0]}.",
+        )
         return None
     affordable = trials
     if allowance:

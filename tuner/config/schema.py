@@ -15,11 +15,13 @@ from lightning_modules.classifier import Loss
 from tuner.config import registry
 from tuner.config.annotations import item_hint, members, takes_steps
 from tuner.config.budget import Budget, Final
+from tuner.config.component import Component
 from tuner.config.known_values import Start
 from tuner.config.loader import PRUNERS, SAMPLERS
 from tuner.config.optimization import OTHER_SCHEDULES, SCHEDULE_KEYS
 from tuner.config.registry import Argument, arguments_of, is_schedule, signature_of
-from tuner.config.study import COMPONENTS, NAME, Objective, TrainerConfig
+from tuner.config.study import COMPONENTS, NAME, Objective
+from tuner.config.trainer import TrainerConfig
 
 __all__ = ["study_schema"]
 
@@ -92,6 +94,8 @@ def _trial() -> Schema:
     properties = {kind: {**schema, "description": MEANINGS[kind]} for kind, schema in properties.items()}
     properties["groups"] = {"type": "object", "additionalProperties": _group(), "description": GROUPS}
     properties["trainer"] = {**_settings(TrainerConfig), "description": "settings of Lightning's Trainer"}
+    callbacks = {"type": "array", "items": _component("callback")}
+    properties["trainer"]["properties"]["callbacks"] |= callbacks
     properties["loss"] = {"enum": list(get_args(Loss)), "description": "loss of a network that is no LightningModule"}
     properties["seed"] = {"type": "integer", "minimum": 0, "default": 0, "description": "the one seed of a trial"}
     return {"type": "object", "additionalProperties": False, "properties": properties}
@@ -120,7 +124,8 @@ def _search_space() -> Schema:
     for key in OTHER_SCHEDULES:
         properties[key] = {**_reference("schedules"), "description": f"one of several: {MEANINGS[key]}"}
     for key, schema in _properties(TrainerConfig).items():
-        properties[f"trainer.{key}"] = {**_reference("searched"), "description": schema["description"]}
+        if key != "callbacks":  # a list: its arguments are searched, as trainer.callbacks.0.patience
+            properties[f"trainer.{key}"] = {**_reference("searched"), "description": schema["description"]}
     properties["loss"] = {**_reference("searched"), "description": "loss of a network that is no LightningModule"}
     properties["seed"] = {**_reference("searched"), "description": "the one seed of a trial"}
     other = {"anyOf": [_reference("searched"), {"type": "object", "required": ["one_of"]}]}
@@ -226,6 +231,8 @@ def _typed(argument: Argument) -> Schema:
         return {"type": "array", "items": _reference("schedule")}
     if takes_steps(hint):
         schema = LENGTH
+    elif item_hint(hint, 0) is Component:
+        schema = {}
     elif takes_steps(item_hint(hint, 0)):
         schema = {"type": "array", "items": LENGTH}
     else:

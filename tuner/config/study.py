@@ -1,6 +1,5 @@
 """Checked studies as frozen dataclasses: a `StudyConfig` contains ranges, a `TrialConfig` values."""
 
-import dataclasses
 import hashlib
 import json
 import random
@@ -16,9 +15,9 @@ from pydantic import Field
 from lightning_modules.classifier import Loss
 from tuner.config import by_value, registry
 from tuner.config.annotations import parse_length
-from tuner.config.budget import Allowance, Final, Million, Positive, evaluations
+from tuner.config.budget import Allowance, Final
 from tuner.config.component import Component
-from tuner.config.dataset_probe import DatasetProbe
+from tuner.config.dataset_probe import DatasetProbe, limited
 from tuner.config.first_trials import FirstTrials
 from tuner.config.known_values import Start
 from tuner.config.optimization import OTHER_SCHEDULES, GroupConfig, lengths_of, resolve_all
@@ -37,6 +36,7 @@ from tuner.config.search_space import (
     suggest,
 )
 from tuner.config.sources import own_sources
+from tuner.config.trainer import TrainerConfig
 from tuner.direction import Direction
 from tuner.errors import BadInputError
 from tuner.text import join_names, pluralize
@@ -47,7 +47,6 @@ __all__ = [
     "NO_AVERAGING",
     "Objective",
     "StudyConfig",
-    "TrainerConfig",
     "TrialConfig",
     "check_name",
     "final_name",
@@ -92,40 +91,6 @@ class Objective:
 
 
 @dataclass(frozen=True)
-class TrainerConfig:
-    """Arguments of Lightning's Trainer.
-
-    The length of a training is given in epochs or in steps. A trial is validated, reported, pruned and resumed at the
-    end of an epoch; if the length is in steps, an epoch is `val_check_interval` steps.
-
-    Args:
-        max_epochs: Passes over the training data; or
-        max_steps: optimizer steps, a multiple of `val_check_interval`.
-        val_check_interval: Steps between validations, if the length is in steps.
-        precision: Lightning's precision, or "auto": bf16-mixed if the device supports it, else 32-true.
-        gradient_clip_val: Maximum norm of the gradient; None for no clipping.
-        accumulate_grad_batches: Batches whose gradients are accumulated for one step.
-    """
-
-    max_epochs: Million = 0  # here and below, 0 means not given
-    max_steps: Million = 0
-    val_check_interval: Million = 0
-    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"] = "auto"
-    gradient_clip_val: Annotated[float, Field(gt=0)] | None = None
-    accumulate_grad_batches: Positive = 1
-
-    @property
-    def evaluations(self) -> int:
-        """Return the number of validations of a trial, which are its epochs."""
-        return evaluations(self.max_epochs, self.max_steps, self.val_check_interval)
-
-    @property
-    def batches(self) -> int | None:
-        """Return the batches between validations; None for a whole pass over the data."""
-        return self.val_check_interval * self.accumulate_grad_batches or None
-
-
-@dataclass(frozen=True)
 class TrialConfig:
     """Everything that a training depends on, as plain values that can be sent, stored and compared.
 
@@ -162,7 +127,7 @@ class TrialConfig:
         """Read the ``trial`` of a study file that contains values only, with lengths in steps."""
         given = (*COMPONENTS, *(key for key in OTHER_SCHEDULES if key in values))
         components: dict[str, Any] = {kind: Component.from_values(values[kind]) for kind in given}
-        trainer, loss = TrainerConfig(**values["trainer"]), values.get("loss", cls.loss)
+        trainer, loss = TrainerConfig.from_values(values["trainer"]), values.get("loss", cls.loss)
         groups = {name: GroupConfig.from_values(group) for name, group in values.get("groups", {}).items()}
         averaging = Component.from_values(values.get("averaging", NO_AVERAGING))
         return cls(
@@ -183,20 +148,14 @@ class TrialConfig:
             nested["groups"] = {name: group.values() for name, group in self.groups.items()}
         if self.averaging is not None:
             nested["averaging"] = self.averaging.values()
-        given = {key: value for key, value in dataclasses.asdict(self.trainer).items() if key not in self._absent}
         loss = {} if self.loss is None else {"loss": self.loss}
-        return nested | {"trainer": given, **loss, "seed": self.seed}
+        return nested | {"trainer": self.trainer.values(), **loss, "seed": self.seed}
 
     @property
     def schedules(self) -> dict[str, Component]:
         """Return its schedules by their keys."""
         keys = ("schedule", *OTHER_SCHEDULES)
         return {key: schedule for key in keys if (schedule := getattr(self, key)) is not None}
-
-    @property
-    def _absent(self) -> tuple[str, ...]:
-        """Return the arguments of the trainer that are not given, since the length is in epochs or in steps."""
-        return ("max_steps", "val_check_interval") if self.trainer.max_epochs else ("max_epochs",)
 
     @property
     def digest(self) -> str:
@@ -292,9 +251,16 @@ class StudyConfig:
         return f"{text}, or until less than {self.until:g} can be gained," if self.until else text
 
     @property
-    def can_fuse(self) -> bool:
-        """Return whether several trials can be trained as one model, judging by the study file."""
-        return self.objective.epoch == "last" and not _are_modules(self.trial["model"])
+    def why_alone(self) -> str:
+        """Return why trials are trained one by one, judging by the study file; empty if they can be one model."""
+        trainer = self.trial["trainer"]
+        reasons = {
+            "the model is a LightningModule": _are_modules(self.trial["model"]),
+            "the best epoch of each counts": self.objective.epoch == "best",
+            "their callbacks watch one training": bool(trainer.get("callbacks")),
+            "max_time is the time of one training": trainer.get("max_time") is not None,
+        }
+        return next((reason for reason, holds in reasons.items() if holds), "")
 
     @property
     def families(self) -> list[str]:
@@ -350,6 +316,8 @@ class StudyConfig:
         for trainer in corners(self.trial["trainer"]):
             needed = trainer.get("val_check_interval", 0) * trainer.get("accumulate_grad_batches", 1)
             for name, info in infos:
+                if info.batches:
+                    limited(info.batches, trainer.get("limit_train_batches"))
                 if (
                     info.batches
                     and info.batches < needed

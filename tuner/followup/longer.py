@@ -34,6 +34,9 @@ def lengthened(study: StudyConfig, name: str, config: TrialConfig, epochs: int) 
     before = study.probe.length(values)
     schedule = _with_percent(values["schedule"], config.relative)
     trainer = dict(values["trainer"])
+    if epochs % config.trainer.check_val_every_n_epoch:
+        every = config.trainer.check_val_every_n_epoch
+        raise BadInputError([f"--epochs: must be a multiple of check_val_every_n_epoch ({every}), but got {epochs}."])
     if config.trainer.max_epochs:
         trainer["max_epochs"] = epochs
     else:

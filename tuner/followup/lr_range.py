@@ -13,7 +13,8 @@ from pathlib import Path
 from tuner.analysis.lr_range import LrRange
 from tuner.config.component import Component
 from tuner.config.loader import load_study
-from tuner.config.study import StudyConfig, TrainerConfig, TrialConfig
+from tuner.config.study import StudyConfig, TrialConfig
+from tuner.config.trainer import TrainerConfig
 from tuner.direction import Direction
 from tuner.errors import BadInputError, StudyFailedError
 from tuner.interrupts import temporary_folder
@@ -132,6 +133,7 @@ def plan_range(
         TrainerConfig(max_steps=interval * epochs, val_check_interval=interval),
         precision=trial.trainer.precision,
         gradient_clip_val=trial.trainer.gradient_clip_val,
+        gradient_clip_algorithm=trial.trainer.gradient_clip_algorithm,
         accumulate_grad_batches=trial.trainer.accumulate_grad_batches,
     )
     trial = dataclasses.replace(trial, trainer=trainer, schedule=Component("constant"), relative={})

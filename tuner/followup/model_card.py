@@ -14,7 +14,7 @@ from tuner.followup.script import network_expression, own_modules, training_scri
 from tuner.interrupts import temporary_folder
 from tuner.storage.reader import Trial
 from tuner.storage.stored_study import StoredStudy
-from tuner.storage.trial_ends import setup_of
+from tuner.storage.trial_ends import end_of, setup_of
 from tuner.text import pluralize
 from tuner.training.lightning_cli import lightning_config
 from tuner.training.run import MODEL_FILE
@@ -86,14 +86,15 @@ def write_model(folder: Path, past: StoredStudy, trial: Trial, rates: Sequence[t
             weights = temporary / MODEL_FILE
             rates = [(step, lr) for key, step, lr in result.points if key == "lr"]
         shutil.copy(weights, folder / WEIGHTS)
-    described = lightning_config(config, past.config.objective, setup)
+    epochs = end_of(trial).epochs
+    described = lightning_config(config, past.config.objective, setup, epochs)
     (folder / CONFIG).write_text(as_yaml(described), encoding="utf-8")
     with (folder / TABLE).open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["step", "lr"])
         writer.writerows(rates)
     title = f"{past.config.name} #{trial.number}"
-    script = training_script(config, past.config.objective, setup, title)
+    script = training_script(config, past.config.objective, setup, title, epochs)
     (folder / SCRIPT).write_text(script, encoding="utf-8")
     (folder / CARD).write_text(_card(past, trial, config, setup, title), encoding="utf-8")
 

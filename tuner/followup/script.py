@@ -11,7 +11,7 @@ from tuner.config.component import Component
 from tuner.config.optimization import GroupConfig
 from tuner.config.study import Objective, TrialConfig
 from tuner.training.conditions import on_cpu
-from tuner.training.lightning_cli import needs_evaluation_weights, trainer_arguments
+from tuner.training.lightning_cli import as_trained, needs_evaluation_weights, trainer_arguments
 
 __all__ = ["network_expression", "own_modules", "training_script"]
 
@@ -45,7 +45,9 @@ torch.save({{"state_dict": {network}.state_dict()}}, "trained.ckpt")
 print("{metric}", best.best_model_score.item())"""
 
 
-def training_script(config: TrialConfig, objective: Objective, setup: Mapping[str, Any], title: str) -> str:
+def training_script(
+    config: TrialConfig, objective: Objective, setup: Mapping[str, Any], title: str, epochs: int = 0
+) -> str:
     """Return the script that trains a trial again and prints the objective.
 
     Args:
@@ -53,7 +55,9 @@ def training_script(config: TrialConfig, objective: Objective, setup: Mapping[st
         objective: The study's objective.
         setup: The stored `training_conditions` of the trial.
         title: Name of the trial.
+        epochs: Number of epochs that it was trained; 0 for the whole training.
     """
+    config = as_trained(config, setup, epochs)
     used: dict[str, set[str]] = {"lightning_modules": {"EpochSeed"}}
     is_module, is_best = registry.is_module(config.model.name), objective.epoch == "best"
     parts = {kind: _call(kind, getattr(config, kind), used) for kind in ("optimizer", "schedule")}
@@ -80,14 +84,14 @@ def training_script(config: TrialConfig, objective: Objective, setup: Mapping[st
         "accelerator": "cpu" if on_cpu(setup) else "gpu",
         "devices": 1,
         **trainer_arguments(config.trainer, "cpu"),
-        "precision": setup.get("precision", config.trainer.precision),
+        "precision": config.trainer.precision,
         "logger": False,
         "enable_checkpointing": is_best,
         "enable_progress_bar": False,
     }
     usual = {"limit_train_batches": None, "gradient_clip_val": None, "accumulate_grad_batches": 1}
     lines = [f"{key}={_literal(value)}" for key, value in settings.items() if key not in usual or value != usual[key]]
-    callbacks = ["EpochSeed(SEED)"]
+    callbacks = ["EpochSeed(SEED)", *(_call("callback", each, used) for each in config.trainer.callbacks)]
     if needs_evaluation_weights(config):
         used["lightning_modules"].add("EvaluationWeights")
         callbacks.append(f"EvaluationWeights({averaging})")
@@ -130,6 +134,8 @@ def own_modules(config: TrialConfig) -> list[str]:
             _call("schedule", schedule, used)
     if config.averaging:
         _call("averaging", config.averaging, used)
+    for callback in config.trainer.callbacks:
+        _call("callback", callback, used)
     return _own(used)
 
 

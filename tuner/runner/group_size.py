@@ -20,10 +20,12 @@ class GroupSize:
     Args:
         most: Largest number.
         is_measured: Whether the fastest number is measured.
+        why_alone: Why it is one, if more would be measured otherwise; empty if there is no such reason.
     """
 
     most: int
     is_measured: bool = False
+    why_alone: str = ""
 
 
 ONE_BY_ONE = GroupSize(1)
@@ -45,6 +47,8 @@ class GroupSizeSearch:
         self._most = size.most if size.is_measured else 0  # to be measured; 0 when that is done
         self._is_running = False
         self._note = note
+        if size.why_alone:
+            note(f"trials are trained one at a time: {size.why_alone}")
 
     @property
     def is_over(self) -> bool:
@@ -132,12 +136,10 @@ def fuse_of(config: StudyConfig, fuse: str, slots: Sequence[Slot], trainings: in
         BadInputError: If `fuse` is none of these, or a number although its trials cannot be fused.
     """
     size = group_size(fuse, slots, trainings if is_search else ROUNDS * trainings)
-    if size.most > 1 and not config.can_fuse:
+    if size.most > 1 and (reason := config.why_alone):
         if fuse != "auto":
-            raise BadInputError(
-                ["--fuse: custom LightningModules, and trials whose best epoch counts, are trained one by one."]
-            )
-        return ONE_BY_ONE
+            raise BadInputError([f"--fuse: these trials are trained one by one: {reason}."])
+        return GroupSize(1, why_alone=reason)
     return size
 
 

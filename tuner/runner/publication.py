@@ -38,7 +38,8 @@ class Publication:
         began = time.monotonic()
         summary, best = None, self._store.best
         if best is not None:
-            config = lightning_config(self._store.config_of(best), self._config.objective, setup_of(best))
+            trained = self._store.config_of(best), self._config.objective, setup_of(best), end_of(best).epochs
+            config = lightning_config(*trained)
             summary = {"number": best.number, "params": best.params, "config": config}
         self._tracker.log_study([_row(trial) for trial in self._store.finished()], summary, self._store.findings())
         now = time.monotonic()

@@ -11,7 +11,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tuner.config.search_space import Choices, Range, searched, suggest
 from tuner.config.shares import ShareSuggester
-from tuner.config.study import StudyConfig, TrainerConfig
+from tuner.config.study import StudyConfig
+from tuner.config.trainer import TrainerConfig
 from tuner.search.curve_search import CurveSearch, Observation
 from tuner.storage.trial_ends import state_of
 
@@ -83,7 +84,7 @@ class CurveSampler(optuna.samplers.BaseSampler):
             number=trial.number,
             params=trial.params,
             reports={epoch: value for epoch, value in trial.intermediate_values.items() if math.isfinite(value)},
-            epochs=TrainerConfig(**trainer).evaluations,
+            epochs=TrainerConfig.from_values(trainer).evaluations,
             is_finished=trial.state is not TrialState.RUNNING,
             has_diverged=trial.state.is_finished() and state_of(trial) == "diverged",
         )

@@ -369,7 +369,7 @@ class StudyStore:
     def pause(self, number: int) -> None:
         """Let a trial wait at a rung; to Optuna, it is running."""
         trial = self.trial(number)
-        self._paused[number] = self._cost(trial, len(trial.intermediate_values))
+        self._paused[number] = self._cost(trial, max(trial.intermediate_values, default=0))
 
     def decided(self) -> tuple[set[int], set[int]]:
         """Return which of the trials that wait at a rung continue, and which do not, as far as that is known."""

@@ -1,13 +1,14 @@
 """Build the data, module and Trainer of a trial; no other module builds a Trainer."""
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Checkpoint, Timer
 from pytorch_lightning.loggers.logger import Logger
 
 from lightning_modules import Averaging, Classifier
@@ -20,6 +21,7 @@ from tuner.training.lightning_cli import trainer_arguments
 
 __all__ = [
     "build_averaging",
+    "build_callbacks",
     "build_classifiers",
     "build_data",
     "build_model",
@@ -52,6 +54,14 @@ def build_averaging(config: TrialConfig) -> Averaging | None:
     """Return a trial's average of the weights; None for none."""
     averaging: Averaging | None = config.averaging.build("averaging") if config.averaging else None
     return averaging
+
+
+def build_callbacks(config: TrialConfig) -> list[pl.Callback]:
+    """Return a trial's own callbacks and, if its time is limited, the one that ends it at the end of an epoch."""
+    callbacks: list[pl.Callback] = [each.build("callback") for each in config.trainer.callbacks]
+    if config.trainer.seconds is not None:
+        callbacks.append(Timer(timedelta(seconds=config.trainer.seconds), interval="epoch", verbose=False))
+    return callbacks
 
 
 def build_module(config: TrialConfig, network: torch.nn.Module | None = None) -> pl.LightningModule:

@@ -13,14 +13,17 @@ from lightning_modules.evaluation import has_switch
 from tuner.config import registry
 from tuner.config.component import Component
 from tuner.config.optimization import GroupConfig
-from tuner.config.study import Objective, TrainerConfig, TrialConfig
+from tuner.config.study import Objective, TrialConfig
+from tuner.config.trainer import TrainerConfig
 
 __all__ = ["as_trained", "lightning_config", "needs_evaluation_weights", "resolve_precision", "trainer_arguments"]
 
 _KINDS = ("model", "optimizer")
 
 
-def lightning_config(config: TrialConfig, objective: Objective, setup: Mapping[str, Any]) -> dict[str, Any]:
+def lightning_config(
+    config: TrialConfig, objective: Objective, setup: Mapping[str, Any], epochs: int = 0
+) -> dict[str, Any]:
     """Return the configuration with which ``python -m lightning_modules fit --config ...`` trains the same trial.
 
     On a CPU, with the same number of threads, it ends with the very same weights.
@@ -29,8 +32,9 @@ def lightning_config(config: TrialConfig, objective: Objective, setup: Mapping[s
         config: The trial.
         objective: The study's objective; if it is the best epoch, that epoch's checkpoint is kept.
         setup: The stored `training_conditions` of the trial, which have its precision.
+        epochs: Number of epochs that it was trained; 0 for the whole training.
     """
-    config = as_trained(config, setup)
+    config = as_trained(config, setup, epochs)
     parts = {kind: _described(kind, getattr(config, kind)) for kind in _KINDS}
     parts |= {key: _described("schedule", schedule) for key, schedule in config.schedules.items()}
     averaging = {"averaging": _described("averaging", config.averaging)} if config.averaging else {}
@@ -48,6 +52,7 @@ def lightning_config(config: TrialConfig, objective: Objective, setup: Mapping[s
     extra = {"seed": config.seed, "batches_per_epoch": config.trainer.batches}
     data["init_args"] |= registry.accepted("data", config.data.name, extra)
     callbacks = [{"class_path": "lightning_modules.EpochSeed", "init_args": {"seed": config.seed}}]
+    callbacks += [_described("callback", callback) for callback in config.trainer.callbacks]
     if needs_evaluation_weights(config):
         callbacks.append({"class_path": "lightning_modules.EvaluationWeights", "init_args": averaging})
     if objective.epoch == "best":
@@ -57,16 +62,20 @@ def lightning_config(config: TrialConfig, objective: Objective, setup: Mapping[s
     return {"seed_everything": config.seed, "trainer": trainer, "model": model, "data": data}
 
 
-def as_trained(config: TrialConfig, setup: Mapping[str, Any]) -> TrialConfig:
-    """Return a trial with the precision that it was trained with, in place of "auto".
+def as_trained(config: TrialConfig, setup: Mapping[str, Any], epochs: int = 0) -> TrialConfig:
+    """Return a trial as it was trained: with its precision in place of "auto", and its length in place of `max_time`.
 
     Args:
         config: The trial.
         setup: The stored `training_conditions` of the trial.
+        epochs: Number of epochs that it was trained; 0 for the whole training.
     """
-    if precision := setup.get("precision"):
-        return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, precision=precision))
-    return config
+    trainer = config.trainer
+    changes: dict[str, Any] = {"precision": setup.get("precision") or trainer.precision}
+    if trainer.max_time is not None and epochs:
+        length = {"max_epochs": epochs} if trainer.max_epochs else {"max_steps": epochs * trainer.val_check_interval}
+        changes |= {"max_time": None, **length}
+    return dataclasses.replace(config, trainer=dataclasses.replace(trainer, **changes))
 
 
 def needs_evaluation_weights(config: TrialConfig) -> bool:
@@ -76,12 +85,15 @@ def needs_evaluation_weights(config: TrialConfig) -> bool:
 
 
 def trainer_arguments(config: TrainerConfig, device: str) -> dict[str, Any]:
-    """Return the arguments of Lightning's Trainer that depend on the trial alone."""
+    """Return the arguments of Lightning's Trainer that depend on the trial alone, without its callbacks."""
+    every, algorithm = config.check_val_every_n_epoch, config.gradient_clip_algorithm
     return {
         "max_epochs": config.evaluations,
-        "limit_train_batches": config.batches,
+        "limit_train_batches": config.most_batches,
+        **({"check_val_every_n_epoch": every} if every != 1 else {}),
         "precision": resolve_precision(config.precision, device),
         "gradient_clip_val": config.gradient_clip_val,
+        **({"gradient_clip_algorithm": algorithm} if algorithm else {}),
         "accumulate_grad_batches": config.accumulate_grad_batches,
         "log_every_n_steps": 1,
         "num_sanity_val_steps": 0,

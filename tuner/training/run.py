@@ -50,7 +50,15 @@ from tuner.protocol import (
     TrialResult,
 )
 from tuner.training import distributed
-from tuner.training.build import build_averaging, build_classifiers, build_data, build_module, build_trainer, network_of
+from tuner.training.build import (
+    build_averaging,
+    build_callbacks,
+    build_classifiers,
+    build_data,
+    build_module,
+    build_trainer,
+    network_of,
+)
 from tuner.training.callbacks import DivergenceStop, History, LrLog, PlateauResume, Predictions, Reporter, StepCheck
 from tuner.training.checkpoints import (
     CheckpointPace,
@@ -267,7 +275,7 @@ def _fit(
     reporter = _reporter(
         assignment, history, channel, saver.save, has_diverged=lambda: divergence.diverged_at is not None
     )
-    callbacks = [EpochSeed(config.seed), divergence, *watching, reporter]
+    callbacks = [EpochSeed(config.seed), divergence, *build_callbacks(config), *watching, reporter]
     if isinstance(module, Classifier):
         callbacks.append(Bf16LinearSpeedup())
     else:
@@ -313,6 +321,7 @@ def _rehearse(assignment: Assignment, channel: Channel, device: str) -> Rehearsa
         "max_epochs": min(config.trainer.evaluations, REHEARSED_EPOCHS),
         "limit_train_batches": batches,
         "limit_val_batches": 1,
+        "check_val_every_n_epoch": 1,
     }
     try:
         result = _fit(assignment, _RehearsalChannel(channel), device, 0.0, [check], **length)
