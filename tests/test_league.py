@@ -1,25 +1,23 @@
-"""`python -m tuner.league`: every family under the same conditions, and the resulting table."""
+"""`python -m tuner.league`: every contender under the same conditions, and the resulting table."""
 
 import csv
 import io
 from pathlib import Path
 
+import optuna
 import pytest
 
 from tests.conftest import INLINE, StudyFolder
-from tuner.analysis.comparison import Comparison, Repeated
-from tuner.analysis.standings import Member, Standings
+from tuner.config.contenders import Contender, read_contenders
 from tuner.config.loader import load_study
-from tuner.config.search_space import OneOf
-from tuner.direction import Direction
+from tuner.errors import BadInputError
 from tuner.league import main as league
-from tuner.visualization.comparisons import of_standings
 
-SHIPPED = Path(__file__).parent.parent / "studies" / "league" / "schedules.yaml"
+ROOT = Path(__file__).parent.parent
+SHIPPED = [*sorted((ROOT / "studies" / "league").glob("*.yaml")), ROOT / "examples" / "linear_regression.yaml"]
 MINI = """\
 budget: {trials: 1}
 sampler: {name: random, seed: 1}
-pruner: {name: none}
 trial:
   data: {name: iris, batch_size: 20, train_size: 80}
   model: {name: mlp, inputs: 4, neurons: 8}
@@ -32,90 +30,214 @@ search_space:
       constant: {}
       warmup: {steps: 10%, schedule: {name: cosine, decay_steps: {low: 50%, high: 90%}}}
 """
-
-STANDINGS = Standings(
-    "which",
-    Comparison(
-        "val/acc",
-        Direction.MAXIMIZE,
-        [
-            Repeated("constant", {1: 0.90, 2: 0.91, 3: 0.92}),
-            Repeated("cosine", {1: 0.95, 2: 0.96, 3: 0.96}),
-            Repeated("step", {1: 0.96, 2: 0.94, 3: 0.96}, failed=1),
-        ],
-    ),
-    [
-        Member("constant", "initial_lr 0.001", 0.001, [500], {0.0005: [0.90], 0.001: [0.91], 0.002: [0.8]}),
-        Member("cosine", "initial_lr 0.002", 0.002, [200, 300, 400], {0.001: [0.90], 0.002: [0.96], 0.004: [0.955]}),
-        Member("step", "initial_lr 0.004", 0.004, [], {0.002: [0.90], 0.004: [0.95], 0.008: [0.5]}),
-    ],
-    target=0.9,
-    tolerance=0.01,
-    conditions="All had the same.",
+CONTENDERS = """\
+contenders:
+  averaged: {averaging: {name: ema, decay: 0.5}}
+  plain: {optimizer: {name: sgd, momentum: {low: 0.0, high: 0.9}, initial_lr: {choices: [0.1, 0.2]}}}
+"""
+SMALL = ("--shapes", "2", "--lrs", "2", "--search-seeds", "2", "--seeds", "2", *INLINE)
+STUDIES = (
+    "select study_name, count(*) from trials join studies using (study_id) group by study_name order by study_name"
 )
+
+
+def contenders(tmp_path: Path, text: str, lrs: int = 3) -> dict[str, Contender]:
+    path = tmp_path / "s.yaml"
+    path.write_text(text)
+    return {each.name: each for each in read_contenders(load_study(str(path)), str(path), lrs)}
 
 
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
     """Return a folder in which a league was run."""
     folder = StudyFolder(tmp_path_factory.mktemp("league"))
-    (folder.path / "leagues").mkdir()
-    (folder.path / "leagues" / "mini.yaml").write_text(MINI)
-    folder.output = folder.command(league, "leagues", "--seeds", "1", *INLINE)  # type: ignore[attr-defined]
+    (folder.path / "mini.yaml").write_text(MINI + CONTENDERS)
+    folder.output = folder.command(league, "mini.yaml", *SMALL)  # type: ignore[attr-defined]
     return folder
 
 
-def test_every_family_has_the_same_trials_steps_and_seeds(played: StudyFolder):
-    counts = dict(
-        played.optuna("select study_name, count(*) from trials join studies using (study_id) group by study_name")
+def test_every_shape_has_every_base_lr_and_seed_and_the_best_of_each_has_fresh_ones(played: StudyFolder):
+    search, fresh = sorted(dict(played.optuna(STUDIES)).items(), key=lambda item: -item[1])
+    assert search == ("mini-search", (1 + 2 + 1 + 2) * 2 * 2)
+    assert fresh[0].startswith("mini-fresh-")
+    assert fresh[1] == 4 * 2
+    seeds = played.optuna(
+        "select distinct study_name, param_value from trial_params join trials using (trial_id) "
+        "join studies using (study_id) where param_name = 'seed'"
     )
-    assert counts == {"mini-constant": 1, "mini-warmup": 1, "mini-final": 2, "mini-sensitivity": 2 * 7}
-    steps = played.mlflow(
-        "select distinct (select count(*) from metrics m where m.key = 'lr' and m.run_uuid = "
-        "t.run_uuid) from tags t where t.key = 'tuner.trial'"
-    )
-    assert steps == [(4,)]
-    finals = played.optuna(
-        "select param_value from trial_params join trials using (trial_id) join studies using (study_id) "
-        "where study_name in ('mini-final', 'mini-sensitivity') and param_name = 'seed'"
-    )
-    assert len(finals) == 16
-    assert len(set(finals)) == 1, "the one fresh seed"
+    assert len(seeds) == 4
+    assert len({seed for _, seed in seeds}) == 4, "the seeds that choose are not those that tell"
 
 
-def test_the_table_is_written_in_three_forms_and_to_mlflow(played: StudyFolder):
+def test_the_configuration_with_the_best_median_is_trained_with_fresh_seeds(played: StudyFolder):
+    rows = list(csv.DictReader(io.StringIO((played.path / "mini-trainings.csv").read_text())))
+    table = list(csv.DictReader(io.StringIO((played.path / "mini.csv").read_text())))
+    assert {row["contender"] for row in table} == {"constant", "warmup", "averaged", "plain"}
+    for line in table:
+        tried: dict[tuple[str, str], list[float]] = {}
+        for row in rows:
+            if (row["part"], row["contender"]) == ("search", line["contender"]):
+                tried.setdefault((row["shape"], row["initial_lr"]), []).append(float(row["val/acc"]))
+        medians = {key: sum(values) / 2 for key, values in tried.items()}  # of two values
+        assert medians[max(medians, key=lambda key: medians[key])] == max(
+            median for (_, lr), median in medians.items() if float(lr) == float(line["initial_lr"])
+        )
+    means = {
+        name: [float(row["val/acc"]) for row in rows if (row["part"], row["contender"]) == ("fresh", name)]
+        for name in ("constant", "plain")
+    }
+    for line in table:
+        if line["contender"] in means:
+            assert float(line["mean"]) == pytest.approx(sum(means[line["contender"]]) / 2)
+
+
+def test_the_table_is_written_to_files_and_to_mlflow(played: StudyFolder):
     page = (played.path / "mini.md").read_text()
     assert page in played.output
-    rows = list(csv.DictReader(io.StringIO((played.path / "mini.csv").read_text())))
-    assert sorted(row["schedule"] for row in rows) == ["constant", "warmup"]
-    means = [float(row["mean"]) for row in rows]
-    assert means == sorted(means, reverse=True)
-    trained = played.optuna(
-        "select avg(value) from trial_values join trials using (trial_id) join studies using (study_id) "
-        "where study_name = 'mini-final' group by number order by 1 desc"
-    )
-    assert means == pytest.approx([mean for (mean,) in trained])
     assert (played.path / "mini.png").read_bytes().startswith(b"\x89PNG")
-    assert played.mlflow("select count(*) from tags where key = 'mlflow.note.content' and value like '# mini%'") == [
-        (1,)
-    ]
+    notes = played.mlflow("select count(*) from tags where key = 'mlflow.note.content' and value like '# mini%'")
+    assert notes == [(1,)]
     assert played.mlflow("select name from experiments where name like 'mini%'") == [("mini",)]
+
+
+def test_it_tells_before_it_starts_what_it_does_not_use(played: StudyFolder):
+    assert "no pruner instead of median: every training comes to its end" in played.output
+    assert "a league does not use budget, sampler; there" in played.output.replace("\n", " ")
 
 
 def test_the_same_command_trains_nothing_and_writes_the_same_table(played: StudyFolder):
     before = (played.path / "mini.csv").read_text(), played.optuna("select * from trials order by 1")
-    output = played.command(league, "leagues", "--seeds", "1", *INLINE)
-    assert "complete" not in output
+    played.command(league, "mini.yaml", *SMALL)
     assert ((played.path / "mini.csv").read_text(), played.optuna("select * from trials order by 1")) == before
 
 
+def test_a_league_in_two_parts_has_the_result_of_one(played: StudyFolder, folder: StudyFolder):
+    (folder.path / "mini.yaml").write_text(MINI + CONTENDERS)
+    few = ("--shapes", "2", "--lrs", "2", "--search-seeds", "1", "--seeds", "1", *INLINE)
+    folder.command(league, "mini.yaml", *few)
+    folder.command(league, "mini.yaml", *SMALL)
+    for name in ("mini.csv", "mini-trainings.csv"):
+        assert (folder.path / name).read_text() == (played.path / name).read_text()
+
+
+@pytest.mark.slow
+def test_a_killed_league_has_the_result_of_an_undisturbed_one(played: StudyFolder, folder: StudyFolder):
+    (folder.path / "mini.yaml").write_text(MINI + CONTENDERS)
+    process = folder.start(*SMALL, study="mini.yaml", module="tuner.league")
+    finished = "select count(*) from trials where state = 'COMPLETE'"
+    folder.wait_for(lambda: (folder.path / "optuna.db").exists() and folder.optuna(finished)[0][0] >= 5, process)
+    process.kill()
+    process.wait()
+    assert folder.optuna(finished)[0][0] < 32
+    folder.command(league, "mini.yaml", *SMALL)
+    assert (folder.path / "mini-trainings.csv").read_text() == (played.path / "mini-trainings.csv").read_text()
+
+
+def test_a_league_with_other_configurations_needs_another_name(played: StudyFolder):
+    more = ("--shapes", "2", "--lrs", "3", "--search-seeds", "2", "--seeds", "2", *INLINE)
+    output = played.command(league, "mini.yaml", *more, expect=2)
+    assert 'league "mini-search" was begun with 12 configurations, and now it would have 16' in output
+    assert "Give it another name (--set name=...)." in output
+
+
 def test_a_dry_run_says_how_many_trainings_are_left_and_trains_none(played: StudyFolder, folder: StudyFolder):
-    text = "mini: 2 families with 1 trial each, the best of each with 1 fresh seed and at 7 initial lrs: 18 trainings"
-    assert f"{text}, 0 of them left" in played.command(league, "leagues", "--seeds", "1", "--dry-run", *INLINE)
-    (folder.path / "mini.yaml").write_text(MINI)
-    output = folder.command(league, "mini.yaml", "--seeds", "1", "--dry-run", *INLINE)
-    assert f"{text}, 18 of them left; at least 1 s on 1 slot, validation not counted" in output
+    text = (
+        "24 trainings with 2 seeds choose a shape and a base lr for each ({} of them left), then 8 with 2 fresh seeds"
+    )
+    output = played.command(league, "mini.yaml", "--dry-run", *SMALL).replace("\n", " ")
+    assert text.format(0) in output
+    (folder.path / "mini.yaml").write_text(MINI + CONTENDERS)
+    output = folder.command(league, "mini.yaml", "--dry-run", *SMALL).replace("\n", " ")
+    assert f"{text.format(24)} tell the result: 32 trainings; at least " in output
+    assert "warmup: 2 shapes of schedule.schedule.decay_steps (%); initial_lr 0.001, 0.03" in output
     assert [path.name for path in folder.path.iterdir()] == ["mini.yaml"]
+
+
+def test_a_league_of_an_earlier_version_stays_as_it_is(folder: StudyFolder):
+    (folder.path / "mini.yaml").write_text(MINI)
+    optuna.create_study(study_name="mini-sensitivity", storage=f"sqlite:///{folder.path}/optuna.db")
+    output = folder.command(league, "mini.yaml", "--dry-run", *SMALL).replace("\n", " ")
+    assert "an earlier version has run mini by another protocol. This league begins from the start" in output
+
+
+def test_a_study_without_families_is_a_league_against_a_constant_lr(tmp_path: Path):
+    text = MINI.split("search_space")[0].replace(
+        "trial:\n", "trial:\n  schedule: {name: step, decay_steps: 2, decay_rate: 0.5}\n"
+    )
+    found = contenders(tmp_path, text)
+    assert list(found) == ["step", "constant"]
+    assert found["step"].initial_lrs == [0.005, 0.01, 0.02]
+
+
+def test_choices_of_several_components_are_combined(tmp_path: Path):
+    found = contenders(tmp_path, f"{MINI}  averaging: {{one_of: {{none: {{}}, ema: {{decay: 0.9}}}}}}\n")
+    assert list(found) == ["constant, none", "constant, ema", "warmup, none", "warmup, ema"]
+    (shape,) = found["constant, ema"].shapes(3, seed=0)
+    assert shape.averaging is not None
+    assert (shape.schedule.name, shape.averaging.arguments) == ("constant", {"decay": 0.9})
+
+
+def test_a_contender_has_its_own_range_of_base_lrs_or_that_of_the_file(tmp_path: Path):
+    found = contenders(tmp_path, MINI + CONTENDERS)
+    assert found["plain"].initial_lrs == [0.1, 0.2]
+    assert found["averaged"].initial_lrs == [0.001, 0.005477, 0.03]
+    assert found["plain"].searched == ["optimizer.momentum"]
+    fixed = contenders(tmp_path, f"{MINI}contenders: {{lr-free: {{optimizer: {{name: adam, initial_lr: 1.0}}}}}}\n")
+    assert fixed["lr-free"].initial_lrs == [1.0]
+
+
+def test_shapes_are_the_middle_and_draws_that_more_shapes_do_not_change(tmp_path: Path):
+    warmup = contenders(tmp_path, MINI)["warmup"]
+    shapes = warmup.shapes(4, seed=0)
+    assert shapes[0].relative["schedule.schedule.decay_steps"] == "70.0 %"
+    assert len({shape.digest for shape in shapes}) == len(shapes)
+    assert warmup.shapes(2, seed=0) == shapes[:2]
+    assert {shape.optimizer.arguments["initial_lr"] for shape in shapes} == {0.001}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("contenders: 5\n", "contenders: must be {NAME: {schedule: ..., optimizer: ...}} (got 5)."),
+        ("contenders: {a: {model: {name: mlp}}}\n", "contenders.a: cannot replace model, in which all contenders are"),
+        ("contenders: {a: {schedule: cosine}}\n", "contenders.a: schedule must be {name: ..., argument: ...}"),
+        ("contenders: {constant: {averaging: {name: ema}}}\n", "search_space has a contender of that name"),
+        ("contenders: {a: {schedule: {name: cosin}}}\n", "contender a: trial.schedule.name"),
+        ('contenders: {"a: b": {schedule: {name: constant}}}\n', 'must be text without ": "'),
+    ],
+)
+def test_contenders_that_are_none_are_refused(tmp_path: Path, text: str, message: str):
+    with pytest.raises(BadInputError) as error:
+        contenders(tmp_path, MINI + text)
+    assert message in str(error.value)
+
+
+def test_a_single_contender_is_refused(tmp_path: Path):
+    with pytest.raises(BadInputError, match="there is only one"):
+        contenders(tmp_path, MINI.split("search_space")[0])
+
+
+def test_bad_options_are_refused(folder: StudyFolder):
+    (folder.path / "mini.yaml").write_text(MINI)
+    assert "--lrs: must be from 1 to 1000 (got 0)." in folder.command(league, "mini.yaml", "--lrs", "0", expect=2)
+    assert "--tolerance: must be above 0" in folder.command(league, "mini.yaml", "--tolerance", "-1", expect=2)
+    name = ("--set", "name=" + "x" * 60)
+    assert "is not a valid name" in folder.command(league, "mini.yaml", *name, *INLINE, expect=2)
+    assert [path.name for path in folder.path.iterdir()] == ["mini.yaml"]
+
+
+def test_a_path_without_a_study_file_is_refused(folder: StudyFolder):
+    assert "has no study file (*.yaml)" in folder.command(league, ".", *INLINE, expect=2)
+    assert "nothing.yaml: no such file" in folder.command(league, "nothing.yaml", *INLINE, expect=2)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_shipped_leagues_have_contenders_with_different_shapes(path: Path):
+    found = read_contenders(load_study(str(path)), str(path), 3)
+    assert len(found) >= 10
+    assert "constant" in [each.name for each in found]
+    for each in found:
+        assert len(each.shapes(2, seed=0)) == (2 if each.searched else 1)
 
 
 IN_A_LIST = """\
@@ -128,79 +250,10 @@ IN_A_LIST = """\
 """
 
 
-def test_the_study_of_a_family_is_the_one_that_its_definition_describes(tmp_path: Path):
-    path = tmp_path / "s.yaml"
-    path.write_text(MINI + IN_A_LIST)
-    league = load_study(str(path))
-    assert league.families == ["constant", "warmup", "join", "plateau"]
-    for name in league.families:
-        family = league.with_family(name, f"s-{name}")
-        path.write_text(family.text)
-        again = load_study(str(path))
-        assert again == family, name
-        assert again.values == family.values
-
-
-def test_a_study_of_a_family_that_was_begun_before_can_be_continued(tmp_path: Path):
-    (tmp_path / "mini.yaml").write_text(MINI)
-    identity = load_study(str(tmp_path / "mini.yaml")).with_family("warmup").identity
-    schedule = {key: value for key, value in identity.items() if "schedule" in key}
-    assert schedule == {
-        "trial.schedule.steps": "10%",
-        "trial.schedule.schedule.name": "cosine",
-        "trial.schedule.name": "warmup",
-        "search_space.schedule.schedule.decay_steps.low": "50%",
-        "search_space.schedule.schedule.decay_steps.high": "90%",
-    }
-
-
-def test_the_shipped_league_can_be_played_by_every_family_in_it():
-    config = load_study(str(SHIPPED))
-    assert isinstance(config.trial["schedule"], OneOf)
-    assert "constant" in config.trial["schedule"].options
-    assert len(config.trial["schedule"].options) >= 14
-
-
-@pytest.mark.parametrize(
-    ("assignment", "message"),
-    [
-        ("pruner={name: median}", "pruner: must be {name: none}"),
-        ("budget.timeout=1h", "budget.timeout: leave it out"),
-        ("search_space.data.batch_size={choices: [10, 20]}", "search_space.data.batch_size: only the schedule and"),
-        ("name=" + "x" * 60, "is not a valid name"),
-        ("search_space.schedule=null", "search_space.schedule: a league needs {one_of: {family: ...}} there."),
-    ],
-)
-def test_unequal_conditions_are_refused(folder: StudyFolder, assignment: str, message: str):
-    (folder.path / "mini.yaml").write_text(MINI)
-    assert message in folder.command(league, "mini.yaml", "--set", assignment, *INLINE, expect=2)
-    assert [path.name for path in folder.path.iterdir()] == ["mini.yaml"]
-
-
-def test_a_study_that_is_not_a_league_is_refused(folder: StudyFolder):
-    assert "has no study file (*.yaml)" in folder.command(league, ".", *INLINE, expect=2)
-    assert "nothing.yaml: no such file" in folder.command(league, "nothing.yaml", *INLINE, expect=2)
-
-
-def test_the_range_of_good_initial_lrs_extends_from_the_best_until_the_value_is_worse():
-    constant, cosine, step = STANDINGS.members
-    assert STANDINGS.good_range(constant) == (0.0005, 0.001, True)
-    assert STANDINGS.good_range(cosine) == (0.002, 0.004, True)
-    assert STANDINGS.good_range(step) == (0.004, 0.004, False)
-    assert STANDINGS.good_range(Member("none", "", 0.1)) is None
-
-
-def test_the_table_tells_ties_and_failures():
-    page = STANDINGS.markdown()
-    assert "| 1 | cosine | 0.9567 | 0.9423 to 0.9710 |  | 300 | 0.002 to 0.004 (x2+) | initial_lr 0.002 |" in page
-    assert "| 3 | step | 0.9533 (1 failed) |" in page
-    assert "| never | 0.004 to 0.004 (x1) |" in page
-    assert "| 500 (not with 2 seeds) |" in page
-    assert "The seeds do not separate it from step." in STANDINGS.findings()
-    places = [row["place"] for row in csv.DictReader(io.StringIO(STANDINGS.csv()))]
-    assert places == ["1", "2", "3"]
-    left, right = of_standings(STANDINGS).panels
-    assert len(right.series) == 3
-    assert list(left.y_ticks.values())[-1] == "cosine"
-    assert {series.label for series in right.series} == {"cosine", "step", "constant"}
-    assert {series.color for series in left.series[-3:]} == {right.series[0].color}, "one colour for a family"
+def test_ranges_inside_lists_and_nested_choices_are_drawn(tmp_path: Path):
+    found = contenders(tmp_path, MINI + IN_A_LIST)
+    join = found["join"].shapes(3, seed=0)
+    assert {shape.schedule.arguments["starts"][0] for shape in join} <= {2, 3}
+    assert all(0.1 <= shape.schedule.arguments["schedules"][1]["decay_rate"] <= 0.5 for shape in join)
+    plateaus = found["plateau"].shapes(6, seed=0)
+    assert {shape.schedule.arguments["schedule"]["name"] for shape in plateaus} == {"constant", "cosine"}

@@ -22,6 +22,7 @@ EXAMPLES, ARTICLES = ROOT / "examples", ROOT / "studies" / "articles"
 SMALL = {
     "auto_mpg": ["trial.trainer.max_epochs=3"],
     "fashion": ["trial.trainer.max_epochs=3", "trial.data.name=mnist_5k", "trial.model.width=2"],
+    "linear_regression": ["trial.trainer.max_steps=8", "trial.trainer.val_check_interval=4"],
     "plain_module": ["trial.trainer.max_epochs=2", "trial.model.neurons=8"],
     "wine": ["trial.trainer.max_epochs=2"],
     "everything": ["trial.trainer.max_epochs=1", "search_space.trainer.max_epochs=null"],

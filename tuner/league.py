@@ -1,4 +1,4 @@
-"""``lr-tuner league``: families of schedules compared under the same conditions."""
+"""``lr-tuner league``: schedules, optimizers and averages compared under the same conditions."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,6 @@ from tuner.cli import RUN_EXIT_CODES, Parser, add_options, add_synonyms, command
 from tuner.errors import BadInputError
 from tuner.followup.league import LeagueOptions, run_leagues
 from tuner.process import leave
-from tuner.runner.options import check_counts
 
 __all__ = ["main", "parser"]
 
@@ -15,16 +14,16 @@ def parser() -> Parser:
     """Return the parser of the command."""
     made = make_parser(
         "league",
-        "Compare families of schedules under the same conditions, the best of each with fresh seeds.",
+        "Compare schedules, optimizers and averages, each with its best base lr, by what fresh seeds tell.",
         {
             "league studies/league/": "every league in the folder",
             "league studies/league/ --dry-run": "how many trainings that are, and how long they take",
             "league studies/league/ --set name=fashion --set trial.data.name=fashion_mnist": "",
-            "league mine.yaml --seeds 20 --target 0.98": "",
+            "league mine.yaml --shapes 1 --lrs 5 --seeds 20 --target 0.98": "",
         },
         RUN_EXIT_CODES,
-        "Run the same command again to continue. The table is written to <name>.md, <name>.csv and <name>.png, and to "
-        "MLflow.",
+        "Run the same command again to continue. The table is written to <name>.md, <name>.csv and <name>.png, "
+        "every value to <name>-trainings.csv, and all of them to MLflow.",
     )
     add_options(made, LeagueOptions)
     add_synonyms(made, "--output", "--to")
@@ -38,7 +37,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: LeagueOptions) -> int:
-    check_counts({"--seeds": options.seeds})
     if not options.output.is_dir():
         raise BadInputError([f"--output: {options.output} is no folder."])
     files = sorted(options.league.glob("*.yaml")) if options.league.is_dir() else [options.league]

@@ -1,37 +1,61 @@
-"""The table of a league: value, speed and sensitivity to the initial lr of each family of schedules."""
+"""The table of a league: value, speed and sensitivity to the base lr of each contender."""
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from statistics import fmean
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import median
 from typing import Any
 
-from tuner.analysis.comparison import Comparison, Repeated, chance
-from tuner.text import format_metric, format_value, pluralize
+from tuner.analysis.comparison import Comparison, Repeated, Scale
+from tuner.analysis.profiles import ratios_to_fastest, score
+from tuner.analysis.simultaneous import Gap, gaps_to_best, median_interval
+from tuner.analysis.sweeps import Sweep
+from tuner.text import format_value, join_names, pluralize
 
-__all__ = ["Member", "Standings"]
+__all__ = ["Member", "Standings", "default_target", "default_tolerance"]
 
-ROUNDING = 1e-6  # of accuracies, which are single-precision numbers
+OF_SHARES = 0.01
+RELATIVE = 0.05
+MOST_NAMED = 20
+
+
+def default_target(comparison: Comparison) -> float:
+    """Return the median that a constant lr ends at; without one, that of the last contender."""
+    medians = {each.name: median(each.values.values()) for each in comparison.ranking}
+    return medians.get("constant", list(medians.values())[-1] if medians else 0.0)
+
+
+def default_tolerance(comparison: Comparison) -> float:
+    """Return the largest difference without practical importance if none is given.
+
+    It is 0.01 of an accuracy or another share, and otherwise a twentieth of the best median.
+    """
+    values = [list(each.values.values()) for each in comparison.ranking]
+    if not values or Scale.of(comparison.metric, [value for each in values for value in each]).high == 1:
+        return OF_SHARES
+    return RELATIVE * abs(median(values[0]))
 
 
 @dataclass(frozen=True)
 class Member:
-    """A family of schedules.
+    """A contender with the configuration that was chosen for it.
 
     Args:
         name: Its name.
-        values: The searched values of its best trial, as text.
-        initial_lr: The initial lr of its best trial.
-        reached: The step at which each training reached the target; trainings that did not are left out.
-        sweep: The objective for each seed, by initial lr, with nothing else changed.
+        configuration: What distinguishes the chosen configuration, as text.
+        initial_lr: The chosen base lr.
+        reached: The step at which each training with a fresh seed reached the target, by seed; infinity if it did not.
+        sweep: The trainings of the chosen shape that chose the base lr.
     """
 
     name: str
-    values: str
+    configuration: str
     initial_lr: float
-    reached: Sequence[int] = ()
-    sweep: Mapping[float, Sequence[float]] = field(default_factory=dict)
+    reached: Mapping[int, float]
+    sweep: Sweep
 
 
 @dataclass(frozen=True)
@@ -40,11 +64,12 @@ class Standings:
 
     Args:
         name: Its name.
-        comparison: The best trials of all families, with fresh seeds.
-        members: The families.
+        comparison: The chosen configurations with fresh seeds.
+        members: The contenders.
         target: The value of the objective to which `Member.reached` refers.
-        tolerance: How much worse than the best of its sweep the objective may be with a good initial lr.
-        conditions: The conditions that all families shared, in a sentence.
+        tolerance: The largest difference of the objective without practical importance.
+        conditions: What all contenders shared, in a sentence.
+        absent: Contenders of which no training came to its end.
     """
 
     name: str
@@ -53,103 +78,170 @@ class Standings:
     target: float
     tolerance: float
     conditions: str
+    absent: Sequence[str] = ()
 
-    def good_range(self, member: Member) -> tuple[float, float, bool] | None:
-        """Return the range of good initial lrs of a family, and whether it is limited by the sweep.
+    @cached_property
+    def gaps(self) -> dict[str, Gap]:
+        """How much worse each contender is than the first one, in intervals that hold for all pairs at once."""
+        ranking = self.comparison.ranking
+        if not ranking:
+            return {}
+        samples = {each.name: list(each.values.values()) for each in ranking}
+        return gaps_to_best(samples, ranking[0].name, self.comparison.direction, self._resolution)
 
-        The range extends from the best of the sweep as long as the mean is at most `tolerance` worse.
-        """
-        means = {lr: fmean(values) for lr, values in sorted(member.sweep.items()) if values}
-        if not means:
-            return None
-        direction = self.comparison.direction
-        rates = sorted(member.sweep)
-        best = min(means, key=lambda lr: direction.sort_key(means[lr]))
-        good = [
-            lr in means and direction.advantage(means[best], means[lr]) <= self.tolerance + ROUNDING for lr in rates
-        ]
-        low = high = rates.index(best)
-        while low > 0 and good[low - 1]:
-            low -= 1
-        while high < len(rates) - 1 and good[high + 1]:
-            high += 1
-        return rates[low], rates[high], low == 0 or high == len(rates) - 1
+    @property
+    def _resolution(self) -> float:
+        values = [value for each in self.comparison.ranking for value in each.values.values()]
+        return Scale.of(self.comparison.metric, values, self.comparison.validation_images).resolution
+
+    @cached_property
+    def ratios(self) -> dict[str, list[float]]:
+        """The steps to the target of each contender and seed, divided by those of the fastest with this seed."""
+        return ratios_to_fastest({member.name: member.reached for member in self.members})
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the table, the best family first."""
+        """Return the table as plain values, the best contender first."""
         members = {member.name: member for member in self.members}
-        rows = enumerate(self.comparison.rows(), start=1)
-        return [self._row(place, row, members[row["configuration"]]) for place, row in rows]
+        ranking = self.comparison.ranking
+        without = [each for each in self.comparison.configurations if not each.values]
+        return [self._row(place, each, members[each.name]) for place, each in enumerate([*ranking, *without], start=1)]
 
-    def _row(self, place: int, row: Mapping[str, Any], member: Member) -> dict[str, Any]:
-        low, high, _ = self.good_range(member) or (None, None, False)
+    def _row(self, place: int, one: Repeated, member: Member) -> dict[str, Any]:
+        values = list(one.values.values())
+        mean_low, mean_high = self.comparison.interval(one) or (None, None)
+        median_low, median_high = median_interval(values) or (None, None)
+        low, high, _ = member.sweep.good_range(self.tolerance) or (None, None, False)
+        gap = self.gaps.get(one.name)
+        reached = [step for step in member.reached.values() if math.isfinite(step)]
         return {
             "place": place,
-            "schedule": member.name,
-            "seeds": row["seeds"],
-            "failed": row["failed"],
-            "mean": row["mean"],
-            "low": row["low"],
-            "high": row["high"],
-            "probability that the first is better": row["probability that the winner is better"],
-            "steps to target": fmean(member.reached) if member.reached else None,
-            "reached target": len(member.reached),
+            "contender": one.name,
+            "seeds": len(values),
+            "failed": one.failed,
+            "median": median(values) if values else None,
+            "median from": median_low,
+            "median to": median_high,
+            "mean": one.mean if values else None,
+            "mean from": mean_low,
+            "mean to": mean_high,
+            "behind the first": gap.mean if gap else None,
+            "behind from": gap.low if gap and math.isfinite(gap.low) else None,
+            "behind to": gap.high if gap and math.isfinite(gap.high) else None,
+            "verdict": self._verdict(one),
+            "steps to target": median(member.reached.values()) if reached else None,
+            "reached target": len(reached),
+            "profile score": score(self.ratios[one.name]),
             "good initial_lr from": low,
             "good initial_lr to": high,
-            "best values": member.values,
+            "initial_lr": member.initial_lr,
+            "configuration": member.configuration,
         }
+
+    def _verdict(self, one: Repeated) -> str:
+        if not one.values:
+            return "failed"
+        if one.name not in self.gaps:
+            return "first"
+        return self.gaps[one.name].verdict(self.tolerance)
 
     def findings(self) -> list[str]:
         """Return the result in sentences."""
-        constant = {"a constant lr": "constant"} if any(each.name == "constant" for each in self.members) else {}
-        sentences = self.comparison.findings(constant)
-        ranking = self.comparison.ranking
-        ties = [each.name for each in ranking[1:] if self._is_tie(each)]
-        if ties:
-            sentences.append(f"The seeds do not separate it from {', '.join(ties)}.")
-        return sentences
+        ranking, metric = self.comparison.ranking, self.comparison.metric
+        if not ranking:
+            return ["No training with a fresh seed came to its end, so there is nothing to compare."]
+        first = ranking[0]
+        values = list(first.values.values())
+        text = f"The first is {first.name}: median {metric} {_number(median(values))}, mean {_number(first.mean)}"
+        wide = self.comparison.interval(first, 1 - 0.05 / len(ranking))
+        if wide:
+            text += f" ({_number(wide[0])} to {_number(wide[1])} with 95%, as the best of {len(ranking)})"
+        sentences = [f"{text}, over {pluralize(len(values), 'fresh seed')}."]
+        by_verdict: dict[str, list[str]] = {}
+        for each in ranking[1:]:
+            by_verdict.setdefault(self._verdict(each), []).append(each.name)
+        said = {
+            "as good": f"as good for practical purposes (surely at most {self.tolerance:.3g} apart)",
+            "worse": "surely worse",
+            "open": f"not separated from it, nor shown to be as good, by {pluralize(len(values), 'seed')}",
+        }
+        for verdict, meaning in said.items():
+            if names := by_verdict.get(verdict):
+                sentences.append(f"{meaning[0].upper()}{meaning[1:]}: {join_names(names, MOST_NAMED)}.")
+        at_edge = [f"{member.name} ({format_value(member.initial_lr)})" for member in self._at_edge()]
+        if at_edge:
+            sentences.append(
+                f"The best base lr is the first or last of the list for {join_names(at_edge, MOST_NAMED)}: with a "
+                "longer list they may be better."
+            )
+        sentences += [
+            f"{each.name} diverged or failed with {pluralize(each.failed, 'fresh seed')}."
+            for each in self.comparison.configurations
+            if each.failed
+        ]
+        if self.absent:
+            sentences.append(f"Left out, as every training diverged or failed: {join_names(self.absent, MOST_NAMED)}.")
+        return [*sentences, *self._tested(first)]
 
-    def _is_tie(self, other: Repeated) -> bool:
-        difference = self.comparison.lead(other)
-        return difference is None or difference.is_noise
+    def _at_edge(self) -> list[Member]:
+        return [member for member in self.members if member.sweep.is_at_edge]
+
+    def _tested(self, first: Repeated) -> list[str]:
+        if not self.comparison.test:
+            return []
+        reached = ", ".join(f"{metric} {_number(value)}" for metric, value in sorted(self.comparison.test.items()))
+        return [
+            f"On the test data, which decided nothing, the network of {first.name} and the first seed has {reached}."
+        ]
 
     def markdown(self) -> str:
         """Return a page in Markdown: conditions, findings, table."""
-        metric = self.comparison.metric
         head = (
-            "schedule",
-            f"mean {metric}",
-            "95% interval",
-            "first is really better",
-            f"steps to {self.target:.4f}",
+            f"median {self.comparison.metric}",
+            "mean, and its 95% interval",
+            "behind the first",
+            "verdict",
+            f"steps to {_number(self.target)}",
+            "profile",
             "good initial_lr",
-            "its best values",
+            "configuration",
         )
         lines = [f"# {self.name}", "", self.conditions, "", *(f"- {each}" for each in self.findings()), ""]
-        lines += [f"| | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
-        members = {member.name: member for member in self.members}
+        lines += [f"| | contender | {' | '.join(head)} |", "|---" * (len(head) + 2) + "|"]
+        ranges = {member.name: self._range(member) for member in self.members}
         for row in self.rows():
             cells = (
                 row["place"],
-                row["schedule"],
-                format_metric(row["mean"]) + (f" ({row['failed']} failed)" if row["failed"] else ""),
-                "" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}",
-                "" if row["place"] == 1 or row["mean"] is None else chance(row["probability that the first is better"]),
+                row["contender"],
+                _with_bounds(row["median"], row["median from"], row["median to"])
+                + (f" ({row['failed']} failed)" if row["failed"] else ""),
+                _with_bounds(row["mean"], row["mean from"], row["mean to"]),
+                _with_bounds(row["behind the first"], row["behind from"], row["behind to"]),
+                row["verdict"],
                 _steps(row),
-                self._range(members[row["schedule"]]),
-                row["best values"],
+                f"{row['profile score']:.2f}",
+                ranges[row["contender"]],
+                row["configuration"],
             )
             lines.append(f"| {' | '.join(map(str, cells))} |")
-        explained = (
-            f"Steps to {self.target:.4f}: mean over the trainings that reached it, at the first validation that did. "
-            f"Good initial_lr: where, with nothing else changed, {metric} is at most {self.tolerance:g} worse than the "
-            "best of the sweep; + where the sweep ended before the range did."
+        return "\n".join([*lines, "", self._explained, ""])
+
+    @property
+    def _explained(self) -> str:
+        metric, tolerance = self.comparison.metric, f"{self.tolerance:.3g}"
+        return (
+            f"Median and mean of {metric} over fresh seeds, which chose nothing. The 95% interval of the median (order "
+            "statistics) needs six seeds, that of the mean (Student's t) two. Behind the first: difference of the "
+            "means, with 95% intervals that hold for all pairs at once (Games and Howell). Verdict: as good if the "
+            f"interval is within {tolerance} of zero, else worse if it is above zero, else open. Steps to "
+            f"{_number(self.target)}: median over the seeds, at the first validation that reached it. Profile: area "
+            "under the performance profile of these steps, up to four times those of the fastest (AlgoPerf). Good "
+            f"initial_lr: where the median of the seeds that chose it is at most {tolerance} worse than at the best; + "
+            "where the list ended before the range did."
         )
-        return "\n".join([*lines, "", f"{explained} {self.comparison.caption}".rstrip(), ""])
 
     def _range(self, member: Member) -> str:
-        found = self.good_range(member)
-        if found is None:
+        found = member.sweep.good_range(self.tolerance)
+        if found is None or len(member.sweep.values) == 1:
             return ""
         low, high, is_open = found
         return f"{format_value(low)} to {format_value(high)} (x{high / low:.3g}{'+' if is_open else ''})"
@@ -163,9 +255,23 @@ class Standings:
         return file.getvalue()
 
 
+def _number(value: float) -> str:
+    """Return a value of a metric with four significant digits, zeros included."""
+    return f"{value:#.4g}"
+
+
+def _with_bounds(value: float | None, low: float | None, high: float | None) -> str:
+    if value is None:
+        return ""
+    return _number(value) if low is None or high is None else f"{_number(value)} ({_number(low)} to {_number(high)})"
+
+
 def _steps(row: Mapping[str, Any]) -> str:
-    if row["steps to target"] is None:
+    seeds = row["seeds"] + row["failed"]
+    missing = seeds - row["reached target"]
+    if missing == seeds:
         return "never"
+    if math.isinf(row["steps to target"]):
+        return f"not with {missing} of {pluralize(seeds, 'seed')}"
     text = f"{row['steps to target']:.0f}"
-    missing = row["seeds"] + row["failed"] - row["reached target"]
     return f"{text} (not with {pluralize(missing, 'seed')})" if missing else text

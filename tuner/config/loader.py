@@ -69,7 +69,7 @@ __all__ = [
 OWN_LOSS = "For class weights, label smoothing or another loss, name a LightningModule as the model: it has its own."
 MAX_GRID = 1_000_000
 KNOWN = ("enqueue", "start")
-SECTIONS = ("name", "objective", "budget", "sampler", "pruner", "final", "trial", "search_space", *KNOWN)
+SECTIONS = ("name", "objective", "budget", "sampler", "pruner", "final", "trial", "search_space", "contenders", *KNOWN)
 
 Count = Annotated[int, Field(ge=0)]
 ClassifierMetric = Literal["train/acc", "train/loss", "val/acc", "val/loss"]
@@ -144,6 +144,7 @@ def check_study(
     *,
     is_past: bool = False,
     folder: Path | None = None,
+    probe: DatasetProbe | None = None,
 ) -> StudyConfig:
     """Check a study whose content was read.
 
@@ -153,6 +154,7 @@ def check_study(
         default_name: Its name, if the content has none.
         is_past: As in `load_study`.
         folder: Folder of the user's modules; None for none besides the usual places.
+        probe: Measures its data; None for a new one, which has loaded nothing.
 
     Raises:
         BadInputError: If there are faults; it lists all of them.
@@ -161,7 +163,7 @@ def check_study(
         override(document, assignment)
     add_study_folder(folder)
     registry.begin_study()
-    return _StudyReader(document, folder).study(default_name, is_past)
+    return _StudyReader(document, folder, probe or DatasetProbe()).study(default_name, is_past)
 
 
 def with_further(config: StudyConfig, values: Mapping[str, Any], place: str) -> StudyConfig:
@@ -218,11 +220,11 @@ def _find(source: str) -> Path:
 class _StudyReader:
     """Builds a study from a document, section by section, and reports the faults of all sections together."""
 
-    def __init__(self, document: Document, folder: Path | None) -> None:
+    def __init__(self, document: Document, folder: Path | None, probe: DatasetProbe) -> None:
         self._document = document
         self._folder = folder
         self._fault = document.fault
-        self._probe = DatasetProbe()
+        self._probe = probe
         self._measured: dict[str, Template] = {}
         self._known_lengths: list[Length] | None = None
         self._why_unknown: list[str] = []

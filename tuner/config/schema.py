@@ -12,7 +12,7 @@ from typing import Any, get_args
 from pydantic import TypeAdapter
 
 from lightning_modules.classifier import Loss
-from tuner.config import registry
+from tuner.config import contenders, registry
 from tuner.config.annotations import item_hint, members, takes_steps
 from tuner.config.budget import Budget, Final
 from tuner.config.component import Component
@@ -53,6 +53,7 @@ SECTIONS = {
     "start": "earlier studies whose best trials are taken over",
     "trial": "one complete training",
     "search_space": "what varies from trial to trial, by its dotted path in trial",
+    "contenders": "for lr-tuner league: the parts of trial that each contender replaces, by its name",
 }
 
 
@@ -69,6 +70,7 @@ def study_schema() -> Schema:
         "start": _settings(Start, "null"),
         "trial": _trial(),
         "search_space": _search_space(),
+        "contenders": _contenders(),
     }
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
@@ -130,6 +132,13 @@ def _search_space() -> Schema:
     properties["seed"] = {**_reference("searched"), "description": "the one seed of a trial"}
     other = {"anyOf": [_reference("searched"), {"type": "object", "required": ["one_of"]}]}
     return {"type": ["object", "null"], "properties": properties, "additionalProperties": other}
+
+
+def _contenders() -> Schema:
+    part = {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}}
+    parts: Schema = {"type": "object", "additionalProperties": False, "minProperties": 1}
+    parts["properties"] = {key: {**part, "description": MEANINGS[key]} for key in contenders.PARTS}
+    return {"type": ["object", "null"], "additionalProperties": parts}
 
 
 def _component(kind: str) -> Schema:

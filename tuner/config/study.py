@@ -268,27 +268,17 @@ class StudyConfig:
         schedule = self.trial["schedule"]
         return list(schedule.options) if isinstance(schedule, OneOf) else [schedule["name"]]
 
-    def with_family(self, family: str, name: str = "") -> "StudyConfig":
+    def with_family(self, family: str) -> "StudyConfig":
         """Return the same study with a single family of schedules; the sampler chooses all of its trials.
 
         Args:
             family: One of `families`.
-            name: Name of the study; by default that of this one.
         """
-        schedule, name = self.trial["schedule"], name or self.name
+        schedule = self.trial["schedule"]
         if not isinstance(schedule, OneOf):
-            return replace(self, name=name, values={**self.values, "name": name})
+            return self
         trial = {**self.trial, "schedule": {"name": family, **schedule.options[family]}}
-        values = {**_with_family(self.values, family), "name": name}
-        identity = {
-            path: value
-            for path, value in self.identity.items()
-            if not path.startswith(("trial.schedule.", "search_space.schedule."))
-        }
-        searched = {key: spec for key, spec in values["search_space"].items() if key.startswith("schedule.")}
-        identity |= flatten({"trial": {"schedule": values["trial"]["schedule"]}, "search_space": searched})
-        text = json.dumps(values, ensure_ascii=False, indent=1) + "\n"
-        return replace(self, name=name, trial=trial, values=values, identity=identity, text=text, first=FirstTrials())
+        return replace(self, trial=trial, first=FirstTrials())
 
     def name_of(self, number: int) -> str:
         """Return the name of a trial in messages."""
@@ -461,35 +451,6 @@ def final_name(study: str, configurations: Mapping[str, Any]) -> str:
 def _are_modules(model: Template) -> bool:
     """Return whether every model of a checked template is a LightningModule."""
     return all(registry.is_module(name) for name in (model.options if isinstance(model, OneOf) else [model["name"]]))
-
-
-def _with_family(values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return the values of a study file with one option of ``search_space.schedule`` in the place of the choice."""
-    trial, space = dict(values["trial"]), dict(values["search_space"])
-    choice = space.pop("schedule")["one_of"][name] or {}
-    default = trial.get("schedule", {})
-    arguments = {**(default if default.get("name") == name else {}), **choice}
-    trial["schedule"] = {**_extract_ranges(arguments, "schedule", space), "name": name}
-    return {**values, "trial": trial, "search_space": space}
-
-
-def _extract_ranges(value: Any, path: str, space: dict[str, Any]) -> Any:
-    """Move ranges and choices from the arguments of a component into a search space; return the rest.
-
-    Args:
-        value: The arguments, or a part of them.
-        path: Dotted path of the value in ``trial``.
-        space: Gets what is searched, by its dotted path.
-    """
-    if isinstance(value, list):
-        return [_extract_ranges(item, f"{path}.{index}", space) for index, item in enumerate(value)]
-    if not isinstance(value, Mapping):
-        return value
-    if value.keys() & {"low", "high", "choices", "one_of"}:
-        space[path] = value
-        return value.get("low", value.get("choices", [None])[0])  # a placeholder: the entry in `space` replaces it
-    inner = {key: _extract_ranges(each, f"{path}.{key}", space) for key, each in value.items()}
-    return {key: each for key, each in inner.items() if f"{path}.{key}" not in space}
 
 
 def _key(params: Mapping[str, Any]) -> frozenset[tuple[str, Any]]:

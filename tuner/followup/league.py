@@ -1,14 +1,14 @@
-"""A league: every family of schedules under the same conditions, and then the best of each again.
+"""A league: which contender is best, with the base lr factored out.
 
-A league is a study file whose `search_space.schedule` is a choice of families. Each family becomes a study of its own,
-with as many trials as the file says, of equally many steps, on the same data, with the same optimizer and seed. The
-best of each is trained again with fresh seeds, as `tuner.confirm` does it, and once more with other initial lrs and
-nothing else changed. All of them are studies: if one is killed, the same command continues it.
+The protocol is that of Naganuma et al., "What do near-optimal learning rate schedules look like?", 2026 (arXiv
+2603.10301): every shape of every contender is trained with a whole list of base lrs and several seeds, and counts with
+the base lr whose median over the seeds is best. The best shape of each contender is then trained with other seeds,
+which tell the result.
+
+Both parts are studies of given configurations, which `tuner.runner` trains like any other: if the league is killed, the
+same command continues it.
 """
 
-import contextlib
-import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
@@ -16,37 +16,40 @@ from typing import TYPE_CHECKING
 
 from tuner.errors import BadInputError, StudyFailedError
 from tuner.interrupts import temporary_folder
-from tuner.runner.options import ExecutionOptions, option
+from tuner.runner.options import ExecutionOptions, check_counts, option
 from tuner.runner.run import Outcome, checked, checking, opened, opened_engine
-from tuner.text import format_value, pluralize
+from tuner.text import pluralize
 
 if TYPE_CHECKING:
-    from tuner.analysis.comparison import Comparison
-    from tuner.analysis.standings import Standings
-    from tuner.config.study import StudyConfig, TrialConfig
-    from tuner.storage.reader import Trial
-    from tuner.storage.study_store import StudyStore
+    from tuner.followup.league_result import Told
+    from tuner.protocol import Engine
+    from tuner.storage.replicates import LeagueStudy
 
 __all__ = ["League", "LeagueOptions", "run_leagues"]
 
-FACTORS = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
-SWEPT_SEEDS = 2
-INITIAL_LR = "initial_lr"
+EARLIER = "sensitivity"
+"""The last part of a league by the protocol of earlier versions."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeagueOptions(ExecutionOptions):
     """The options of a league."""
 
-    league: Path = option(
-        MISSING, "study file with a choice of schedules, or a folder", "PATH", Path, is_positional=True
+    league: Path = option(MISSING, "study file, or a folder of study files", "PATH", Path, is_positional=True)
+    shapes: int = option(4, "shapes of each contender that has something to search (default: %(default)s)", "N", int)
+    lrs: int = option(7, "base lrs of each shape, unless the study file lists them (default: %(default)s)", "N", int)
+    search_seeds: int = option(
+        3, "seeds of each shape and base lr, which choose the configurations (default: %(default)s)", "N", int
     )
-    seeds: int = option(10, "fresh seeds for each best (default: %(default)s)", "N", int)
+    seeds: int = option(10, "fresh seeds of each chosen configuration (default: %(default)s)", "N", int)
     target: float | None = option(
-        None, "count the steps to this value (default: what a constant lr ends at)", "V", float
+        None, "count the steps to this value (default: the median that a constant lr ends at)", "V", float
     )
-    tolerance: float = option(
-        0.01, "a good initial lr is at most this much worse than the best one (default: %(default)s)", "V", float
+    tolerance: float | None = option(
+        None,
+        "differences up to this are of no importance (default: 0.01 of an accuracy, else 5%% of the best median)",
+        "V",
+        float,
     )
     output: Path = option(Path(), "where the table goes (default: here)", "FOLDER", Path)
     set: Sequence[str] = option((), "replace a value of the study file; repeatable", "PATH=VALUE")
@@ -63,6 +66,10 @@ def run_leagues(files: Sequence[Path], options: LeagueOptions) -> int:
     Raises:
         TunerError: If the input is bad, a study of a league is already running, or a league failed.
     """
+    counts = {"--shapes": options.shapes, "--lrs": options.lrs}
+    check_counts({**counts, "--search-seeds": options.search_seeds, "--seeds": options.seeds})
+    if options.tolerance is not None and options.tolerance <= 0:
+        raise BadInputError([f"--tolerance: must be above 0 (got {options.tolerance:g})."])
     leagues = [League(file, options) for file in files]
     for league in leagues:
         league.announce()
@@ -78,6 +85,9 @@ class League:
     Args:
         file: Its study file.
         options: The options of the command.
+
+    Raises:
+        BadInputError: If the study file cannot be a league.
     """
 
     def __init__(self, file: Path, options: LeagueOptions) -> None:
@@ -87,12 +97,15 @@ class League:
         self._console: Console = Console(quiet=options.quiet)
         self._is_delivered = True
         with checking(self._console, self._file):
+            from tuner.config.contenders import read_contenders
             from tuner.config.loader import load_study
+            from tuner.config.study import check_name
+            from tuner.followup.league_search import LeagueSearch
 
             self._config = load_study(self._file, options.set)
-            _check(self._config, self._file)
-            self._families = {name: self._family(name) for name in self._config.families}
-            self._final, self._sensitivity = map(self._name_of, ("final", "sensitivity"))
+            check_name(f"{self._config.name}-fresh-000000", "name")
+            contenders = read_contenders(self._config, self._file, options.lrs)
+            self._search = LeagueSearch(self._config, contenders, options.shapes, options.search_seeds)
 
     def announce(self) -> None:
         """Check that its studies can be run or continued, and print how many trainings are left and their least time.
@@ -100,97 +113,115 @@ class League:
         Raises:
             BadInputError: If they cannot.
         """
+        from rich.markup import escape
+
         from tuner.analysis.findings import duration
-        from tuner.runner.rehearsal import rehearse
         from tuner.runner.summary import print_line
         from tuner.storage.reader import finished_counts
 
-        config, seeds, families = self._config, self._options.seeds, len(self._families)
-        with opened_engine(self._options) as engine:
+        search, options, contenders = self._search, self._options, self._search.contenders
+        with opened_engine(options) as engine:
             with checking(self._console, self._file):
-                plans = [checked(family, engine, self._options) for family in self._families.values()]
-                trainings = families * (config.trials + seeds + len(FACTORS) * min(SWEPT_SEEDS, seeds))
-                counts = finished_counts(plans[0].storage)
-                names = [*(family.name for family in self._families.values()), self._final, self._sensitivity]
-                left = trainings - sum(counts.get(name, 0) for name in names)
-                rehearsal = rehearse(config, engine, plans[0].storage, self._note) if left > 0 else None
-            slots = len(engine.slots)
-        text = (
-            f"[bold]{config.name}[/bold]: {families} families with {pluralize(config.trials, 'trial')} each, the best "
-            f"of each with {pluralize(seeds, 'fresh seed')} and at {len(FACTORS)} initial lrs: "
-            f"{pluralize(trainings, 'training')}, {max(0, left)} of them left"
+                plan = checked(search.study, engine, options)
+                counts = finished_counts(plan.storage)
+                left = max(0, search.study.trials - counts.get(search.study.name, 0))
+                seconds = self._least_seconds(engine, plan.storage, left) if left else 0.0
+            slots = pluralize(len(engine.slots), "slot")
+        shapes = pluralize(sum(map(len, search.shapes.values())), "shape")
+        fresh = len(contenders) * options.seeds
+        least = f"; at least {duration(seconds)} on {slots}, validation not counted" if seconds else ""
+        print_line(
+            self._console,
+            f"[bold]{escape(self._config.name)}[/bold]: {pluralize(len(contenders), 'contender')} with {shapes}. "
+            f"{pluralize(search.study.trials, 'training')} with {pluralize(search.seeds, 'seed')} choose a shape and a "
+            f"base lr for each ({left} of them left), then {fresh} with {pluralize(options.seeds, 'fresh seed')} tell "
+            f"the result: {search.study.trials + fresh} trainings{least}",
         )
-        if rehearsal is not None:
-            with contextlib.suppress(BadInputError):  # the data module does not report its number of batches
-                least = duration(rehearsal.seconds_of(config, left, slots))
-                text += f"; at least {least} on {pluralize(slots, 'slot')}, validation not counted"
-        print_line(self._console, text)
+        for each in contenders:
+            lrs = ", ".join(f"{lr:g}" for lr in each.initial_lrs)
+            searched = f" of {', '.join(each.searched)}" if each.searched else ""
+            text = f"{each.name}: {pluralize(len(search.shapes[each.name]), 'shape')}{searched}; initial_lr {lrs}"
+            print_line(self._console, f"  [dim]{escape(text)}[/dim]")
+        for text in self._remarks(counts):
+            self._note(text)
+
+    def _remarks(self, counts: Mapping[str, int]) -> list[str]:
+        """Return notes on the study file and on an earlier league of the same name."""
+        from tuner.config.contenders import unused_sections
+
+        name, pruner, remarks = self._config.name, self._config.pruner.name, []
+        if pruner != "none":
+            remarks.append(f"no pruner instead of {pruner}: every training comes to its end")
+        if unused := [each for each in unused_sections(self._config) if each != "pruner"]:
+            remarks.append(f"a league does not use {', '.join(unused)}; there, all contenders have the values of trial")
+        if f"{name}-{EARLIER}" in counts:
+            remarks.append(
+                f"an earlier version has run {name} by another protocol. This league begins from the start; the "
+                f"studies of the other ({name}-final, {name}-{EARLIER}, one a family) stay, for show and report"
+            )
+        return remarks
+
+    def _least_seconds(self, engine: "Engine", storage: str, left: int) -> float:
+        """Return the least time of the rest of the search and of the fresh trainings; 0 if it is unknown.
+
+        Args:
+            engine: Its slots try each optimizer.
+            storage: URL of Optuna's database.
+            left: Number of trainings of the search that are left.
+        """
+        from tuner.runner.rehearsal import rehearse
+
+        search = self._search
+        seconds: dict[str, float] = {}  # of a step
+        total = 0.0
+        for contender in search.contenders:
+            trial = search.shapes[contender.name][0]
+            if trial.optimizer.name not in seconds:
+                seconds[trial.optimizer.name] = rehearse(contender.study, engine, storage, self._note).seconds
+            try:
+                steps = contender.study.probe.length(trial.values()).steps
+            except BadInputError:  # the data module does not report its number of batches
+                return 0.0
+            trainings = search.trainings_of(contender) * left / search.study.trials + self._options.seeds
+            total += seconds[trial.optimizer.name] * steps * trainings
+        return total / len(engine.slots)
 
     def run(self) -> int:
         """Train, and write the table; return the exit code."""
-        from tuner.storage.reader import config_of
-        from tuner.storage.replicates import ReplicationStore, ReplicationStudy, fresh_seeds, of_lr, with_lr
-        from tuner.storage.study_store import StudyStore
+        from tuner.config.study import final_name
+        from tuner.storage.replicates import LeagueStudy, fresh_seeds
 
-        best: dict[str, TrialConfig] = {}
-        values: dict[str, str] = {}
-        for name, config in self._families.items():
-            outcome, found = self._train(config, StudyStore)
-            if outcome.interrupted:
-                return outcome.exit_code
-            if found.best is None:
-                self._note(f"no trial of {name} was trained to its end, so it is left out")
-                continue
-            best[name] = config_of(config, found.best.params)
-            drawn = found.best.params.items()
-            values[name] = ", ".join(f"{path.rpartition('.')[2]} {format_value(value)}" for path, value in drawn)
-        if not best:
-            raise StudyFailedError("no trial of any family was trained to its end.")
-        used = {config.seed for config in best.values()}
-        seeds = fresh_seeds(self._config.sampler.arguments.get("seed", 0), self._options.seeds, used)
-        final = ReplicationStudy.of(self._config, self._final, best, seeds, {})
-        outcome, finals = self._train(final, ReplicationStore)
+        search = self._search
+        outcome, found = self._train(search.study)
         if outcome.interrupted:
             return outcome.exit_code
-        swept = {of_lr(name, factor): with_lr(config, factor) for name, config in best.items() for factor in FACTORS}
-        sweep = ReplicationStudy.of(self._config, self._sensitivity, swept, seeds[:SWEPT_SEEDS], {}, has_winner=False)
-        outcome, sweeps = self._train(sweep, ReplicationStore)
+        choices = search.choices(found.comparison)
+        if not choices:
+            raise StudyFailedError("no training of any contender came to its end.")
+        configs = {name: each.config for name, each in choices.items()}
+        name = final_name(self._config.name, {name: config.values() for name, config in configs.items()})
+        seeds = fresh_seeds(search.seed, self._options.seeds, search.study.seeds)
+        fresh = LeagueStudy.of(self._config, name.replace("-final-", "-fresh-"), configs, seeds, {})
+        outcome, told = self._train(fresh)
         if outcome.interrupted:
             return outcome.exit_code
-        self._publish(self._standings(best, values, finals, sweeps), finals)
+        self._publish(found, told)
         return int(not self._is_delivered)
 
-    def _family(self, family: str) -> "StudyConfig":
-        """Return the study of one family."""
-        name = self._name_of(re.sub("[^a-z0-9._-]", "-", family.lower()))
-        return dataclasses.replace(self._config.with_family(family, name), experiment=self._config.name)
-
-    def _name_of(self, part: str) -> str:
-        """Return the name of one of the league's studies.
-
-        Raises:
-            BadInputError: If no study can have it, as it is too long.
-        """
-        from tuner.config.study import check_name
-
-        name = f"{self._config.name}-{part}"
-        check_name(name, "name")
-        return name
-
-    def _train(self, config: "StudyConfig", kind: "type[StudyStore]") -> "tuple[Outcome, _Found]":
+    def _train(self, config: "LeagueStudy") -> "tuple[Outcome, Told]":
         """Run a study, and return its outcome and its results."""
+        from tuner.followup.league_result import Told
         from tuner.runner.summary import print_line
         from tuner.storage.replicates import ReplicationStore
 
         with opened_engine(self._options) as engine:
             plan = checked(config, engine, self._options)
-            with opened(plan, self._console, kind) as study:
+            with opened(plan, self._console, ReplicationStore) as study:
                 print_line(self._console, f"[bold]{config.name}[/bold]: {pluralize(config.trials, 'training')}")
                 outcome, store = study.train(engine), study.store
-                comparison = store.comparison() if isinstance(store, ReplicationStore) else None
-                found = _Found(store.best, store.finished(), comparison, store.identifier, outcome.tracking_uri)
+                told = Told(store.finished(), store.comparison(), store.identifier, outcome.tracking_uri)
         self._is_delivered = self._is_delivered and not outcome.missing
-        return outcome, found
+        return outcome, told
 
     def _note(self, text: str) -> None:
         from rich.markup import escape
@@ -199,134 +230,32 @@ class League:
 
         print_line(self._console, f"[yellow]note:[/yellow] {escape(text)}")
 
-    def _standings(
-        self, best: Mapping[str, "TrialConfig"], values: Mapping[str, str], finals: "_Found", sweeps: "_Found"
-    ) -> "Standings":
-        from tuner.analysis.standings import Member, Standings
-        from tuner.storage.replicates import of_lr
+    def _publish(self, found: "Told", told: "Told") -> None:
+        """Write the table to files named after the league and to the run of the fresh trainings, and print it.
 
-        comparison = finals.comparison
-        if comparison is None or sweeps.comparison is None:
-            raise StudyFailedError("the finals have no result.")
-        means = {each.name: each.mean for each in comparison.ranking}
-        target = self._options.target
-        if target is None:
-            target = means.get("constant", means[comparison.ranking[-1].name] if means else 0.0)
-        swept = {each.name: list(each.values.values()) for each in sweeps.comparison.configurations}
-        members = [
-            Member(
-                name,
-                values[name],
-                config.optimizer.arguments[INITIAL_LR],
-                self._reached(name, config, finals.trials, target),
-                {config.optimizer.arguments[INITIAL_LR] * factor: swept[of_lr(name, factor)] for factor in FACTORS},
-            )
-            for name, config in best.items()
-        ]
-        return Standings(
-            self._config.name, comparison, members, target, self._options.tolerance, self._conditions(best)
-        )
-
-    def _conditions(self, best: Mapping[str, "TrialConfig"]) -> str:
-        one = next(iter(best.values()))
-        steps = self._config.probe.length(one.values()).steps
-        seeds, trials = pluralize(self._options.seeds, "fresh seed"), pluralize(self._config.trials, "trial")
-        return (
-            f"{trials} of {steps:,} steps for each family, with {one.model.name} on {one.data.name}, "
-            f"{one.optimizer.name}, {self._config.sampler.name} sampler; then the best of each with {seeds}."
-        )
-
-    def _reached(self, name: str, config: "TrialConfig", trials: Sequence["Trial"], target: float) -> list[int]:
-        """Return the steps at which the trainings of a family came to the target first."""
-        from tuner.storage.attributes import CONFIGURATION
-
-        steps = self._config.probe.length(config.values()).steps_per_epoch
-        better = self._config.objective.direction.better
-        epochs = [
-            min((epoch for epoch, value in trial.intermediate_values.items() if not better(target, value)), default=0)
-            for trial in trials
-            if trial.params[CONFIGURATION] == name
-        ]
-        return [epoch * steps for epoch in epochs if epoch]
-
-    def _publish(self, standings: "Standings", finals: "_Found") -> None:
-        """Write the table to files named after the study and to the finals' run in MLflow, and print it."""
+        Args:
+            found: The trainings of the search.
+            told: Those with fresh seeds.
+        """
         from rich.markup import escape
 
+        from tuner.followup.league_result import files_of, standings_of, trainings_csv, write
         from tuner.runner.summary import print_line
         from tuner.tracking.reader import MlflowStudy
-        from tuner.visualization.comparisons import of_standings
-        from tuner.visualization.matplotlib_backend import png
 
-        page = standings.markdown()
-        files = {".md": page.encode(), ".csv": standings.csv().encode(), ".png": png(of_standings(standings))}
-        paths = {ending: self._options.output / f"{standings.name}{ending}" for ending in files}
-        try:
-            for ending, content in files.items():
-                paths[ending].write_bytes(content)
-        except OSError as error:
-            raise BadInputError([f"--output: {self._options.output}: cannot be written ({error.strerror})."]) from error
+        search, options = self._search, self._options
+        choices = search.choices(found.comparison)
+        standings = standings_of(search, choices, told, options.target, options.tolerance)
+        files = files_of(standings, trainings_csv(search, found.comparison, told.comparison))
+        paths = write(options.output, standings.name, files)
+        page = files[".md"].decode()
         self._console.print("", page, markup=False, highlight=False, soft_wrap=True)
-        print_line(self._console, f"written to {', '.join(escape(str(path)) for path in paths.values())}")
+        print_line(self._console, f"written to {', '.join(escape(str(path)) for path in paths)}")
         if not self._is_delivered:
             self._note("MLflow did not take all records; run the same command again when it is up")
             return
         with temporary_folder() as temporary:
-            for ending, content in files.items():
-                (temporary / f"league{ending}").write_bytes(content)
-            tracked = MlflowStudy(finals.uri, finals.identifier)
+            write(temporary, "league", files)
+            tracked = MlflowStudy(told.uri, told.identifier)
             tracked.add(temporary)
             tracked.set_tag("mlflow.note.content", page[:8000])
-
-
-@dataclass(frozen=True)
-class _Found:
-    """What a study found.
-
-    Args:
-        best: Its best trial.
-        trials: All of its trials.
-        comparison: What the seeds say, if it was a study of seeds.
-        identifier: What tells it from others.
-        uri: MLflow's tracking URI.
-    """
-
-    best: "Trial | None"
-    trials: "Sequence[Trial]"
-    comparison: "Comparison | None"
-    identifier: str
-    uri: str
-
-
-def _check(config: "StudyConfig", file: str) -> None:
-    """Find out whether all families would have the same conditions.
-
-    Raises:
-        BadInputError: If not.
-    """
-    from tuner.config.search_space import OneOf, searched
-
-    faults = []
-    if not isinstance(config.trial["schedule"], OneOf):
-        faults.append("search_space.schedule: a league needs {one_of: {family: ...}} there.")
-    if config.pruner.name != "none":
-        faults.append("pruner: must be {name: none}, or some families would get fewer steps.")
-    if config.timeout is not None:
-        faults.append("budget.timeout: leave it out, or some families would get fewer trials.")
-    faults += [
-        f"{key}: leave it out, or some families would begin with values that are known to be good."
-        for key in ("enqueue", "start")
-        if config.values.get(key)
-    ]
-    if config.final:
-        faults.append("final: write {trials: 0}; a league trains the best of each family with fresh seeds by itself.")
-    elsewhere = sorted(
-        path
-        for path, _ in searched({key: value for key, value in config.trial.items() if key != "schedule"})
-        if not path.startswith("optimizer.") or isinstance(config.trial["optimizer"], OneOf)
-    )
-    faults += [
-        f"search_space.{path}: only the schedule and numbers of the optimizer can be searched." for path in elsewhere
-    ]
-    if faults:
-        raise BadInputError([f"{file}: {fault}" for fault in faults])

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from tuner.analysis.comparison import Comparison, Repeated
 from tuner.config.component import Component
@@ -22,20 +22,21 @@ from tuner.storage.attributes import CONFIGURATION, CONFIRMS, SEED
 from tuner.storage.reader import Trial
 from tuner.storage.study_store import StudyStore
 from tuner.storage.trial_ends import state_of
-from tuner.text import join_names
+from tuner.text import join_names, pluralize
 
-__all__ = ["ReplicationStore", "ReplicationStudy", "fresh_seeds", "of_lr", "with_lr"]
+__all__ = ["LeagueStudy", "ReplicationStore", "ReplicationStudy", "fresh_seeds", "of_lr", "with_lr"]
 
 INITIAL_LR = "initial_lr"
 
 
-def fresh_seeds(seed: int, count: int, used: Collection[int]) -> list[int]:
+def fresh_seeds(seed: int, count: int, used: Collection[int], purpose: str = "fresh") -> list[int]:
     """Return seeds that a study has not used. They are always the same, and a larger count only adds seeds.
 
     Args:
         seed: The study's seed.
         count: Number of seeds.
         used: The seeds of its trials.
+        purpose: Another purpose has other seeds.
 
     >>> fresh_seeds(0, 2, used=()) == fresh_seeds(0, 3, used=())[:2]
     True
@@ -43,7 +44,7 @@ def fresh_seeds(seed: int, count: int, used: Collection[int]) -> list[int]:
     seeds: list[int] = []
     index = 0
     while len(seeds) < count:
-        digest = hashlib.sha256(f"fresh:{seed}:{index}".encode()).digest()
+        digest = hashlib.sha256(f"{purpose}:{seed}:{index}".encode()).digest()
         drawn = int.from_bytes(digest[:4], "big")
         if drawn not in used and drawn not in seeds:
             seeds.append(drawn)
@@ -80,7 +81,7 @@ class ReplicationStudy(StudyConfig):
         *,
         confirms: str = "",
         has_winner: bool = True,
-    ) -> "ReplicationStudy":
+    ) -> Self:
         """Return a replication study of configurations from another study.
 
         Args:
@@ -189,6 +190,22 @@ class ReplicationStudy(StudyConfig):
             [Repeated(name, values[name], failed[name], self.claims.get(name)) for name in self.candidates],
             validation_images=validation_images,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeagueStudy(ReplicationStudy):
+    """The trainings of a league, before or after each contender's configuration is chosen."""
+
+    RENAMING: ClassVar[str] = "--set name=..."
+
+    def difference_from(self, identity: Mapping[str, Any]) -> str:
+        """Return a sentence if the league was begun with other configurations; empty otherwise."""
+        before = {key.partition(": ")[0] for key in identity if ": " in key}
+        if before == set(self.candidates):
+            return ""
+        counts = f"{pluralize(len(before), 'configuration')}, and now it would have {len(self.candidates)}"
+        changed = "the contenders, their base lrs (--lrs) or the number of shapes (--shapes) have changed"
+        return f'league "{self.name}" was begun with {counts}: {changed}. Give it another name ({self.RENAMING}).'
 
 
 @dataclass(frozen=True)

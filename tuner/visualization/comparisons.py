@@ -1,9 +1,10 @@
 """Figures of configurations that were trained with the same seeds."""
 
+import math
 from collections.abc import Mapping
-from statistics import fmean
 
 from tuner.analysis.comparison import Comparison
+from tuner.analysis.profiles import MOST, profile
 from tuner.analysis.standings import Standings
 from tuner.visualization.figure import COLORS, GREY, Figure, Panel, Series
 
@@ -42,26 +43,37 @@ def of_comparison(comparison: Comparison, title: str, colors: Mapping[str, str] 
 
 
 def of_standings(standings: Standings) -> Figure:
-    """Return a figure of the means with their intervals, and of the sweeps of the initial lr."""
+    """Return a figure of means with intervals, of the sweeps of the base lr, and of the steps to the target."""
     metric = standings.comparison.metric
     ranking = [each.name for each in standings.comparison.ranking]
     colors = dict(zip(ranking, COLORS[:-1], strict=False)) | {"constant": COLORS[-1]}
     left = of_comparison(standings.comparison, "", colors).panels
     members = {member.name: member for member in standings.members}
     named = sorted(ranking, key=lambda name: name in colors)  # grey curves lie below the others
-    sweeps = [
-        Series(
-            sorted(means),
-            [means[lr] for lr in sorted(means)],
-            "line",
-            colors.get(name, GREY),
-            name if name in colors else "the others",
-            marked=True,
+    sweeps = []
+    for name in named:
+        sweep = members[name].sweep
+        lrs = [lr for lr in sorted(sweep.values) if math.isfinite(sweep.median(lr))]
+        medians = [sweep.median(lr) for lr in lrs]
+        label = name if name in colors else "the others"
+        sweeps.append(Series(lrs, medians, "line", colors.get(name, GREY), label, marked=True))
+    profiles = []
+    for name in named:
+        corners = profile(standings.ratios[name])
+        profiles.append(
+            Series([at for at, _ in corners], [share for _, share in corners], "steps", colors.get(name, GREY))
         )
-        for name in named
-        if (means := {lr: fmean(values) for lr, values in members[name].sweep.items() if values})
+    right = [
+        Panel(sweeps, "the chosen shapes at other base lrs", "initial_lr", f"median {metric}", log_x=True),
+        Panel(
+            profiles,
+            f"performance profile to {standings.target:.4g}",
+            "steps, in those of the fastest",
+            "share of the seeds",
+            x_range=(1.0, MOST),
+            y_range=(-0.02, 1.02),
+        ),
     ]
-    right = Panel(sweeps, "the best of each with another initial_lr", "initial_lr", metric, log_x=True)
-    panels = [*left, *([right] if sweeps else [])]
+    panels = [*left, *(right if left else [])]
     height = 1.5 + 0.35 * len(ranking)
-    return Figure("league", standings.name, standings.conditions, panels, columns=2, height=height, width=13)
+    return Figure("league", standings.name, standings.conditions, panels, columns=3, height=height, width=17)
