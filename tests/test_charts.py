@@ -4,7 +4,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +18,7 @@ from tuner.analysis.record import StudyRecord, TrialRecord, simplified
 from tuner.direction import Direction
 from tuner.visualization.charts import PLOTS, draw
 from tuner.visualization.figure import Figure, Scale
+from tuner.visualization.landscape import contour, rank
 from tuner.visualization.matplotlib_backend import png
 from tuner.visualization.parts import ACCENT, MAX_CURVES
 from tuner.visualization.plotly_backend import to_div
@@ -50,7 +51,8 @@ def trial(
     made = TrialRecord(
         number, state, family, value, steps // 30, 1.5, 2.0 * number + 2, params, family == "constant", "", curves
     )
-    return replace(made, **changes)
+    reported = [(step // 30, reached) for step, reached in curves["val/acc"]]
+    return replace(made, **{"began": 2.0 * number, "reported": reported, **changes})
 
 
 def study(trials: Sequence[TrialRecord], **changes) -> StudyRecord:
@@ -113,6 +115,98 @@ def test_every_figure_can_be_rendered_as_a_picture(name: str):
 @pytest.mark.parametrize(("kind", "name"), [("hostile names", "families"), ("an lr of zero", "lr_curves")])
 def test_names_that_look_like_formulas_and_rates_of_zero_can_be_drawn(kind: str, name: str):
     assert png(figure(name, RECORDS[kind])).startswith(b"\x89PNG")
+
+
+def test_the_error_of_the_validation_data_is_a_band_and_unknown_for_a_loss():
+    record = study([trial(number) for number in range(9)], validation_images=500)
+    for name in ("families", "isolation", "slices", "best_so_far", "top_trials", "winner"):
+        (band, *_) = [each for panel in figure(name, record).panels for each in panel.series if each.mark == "band"]
+        error = math.sqrt(record.best.value * (1 - record.best.value) / 500)
+        assert max(band.upper) - min(band.y) >= 2 * error * 0.999
+        assert "standard error" in band.label
+    losses = replace(record, metric="val/loss", direction=Direction.MINIMIZE)
+    assert not values_in(figure("families", losses), "band")
+
+
+def test_each_curve_has_its_own_dashes_and_each_schedule_its_own_symbol():
+    record = RECORDS["usual"]
+    upper, lower = figure("top_trials", record).panels
+    assert len({each.dash for each in upper.series}) == len(upper.series)
+    assert [each.dash for each in upper.series] == [each.dash for each in lower.series if each.mark == "line"]
+    (panel,) = figure("families", record).panels
+    symbols = {each.label: each.symbol for each in panel.series if each.mark == "points"}
+    assert len(set(symbols.values())) == len(FAMILIES)
+    assert 'dash":"dot' in to_div(figure("lr_curves", record)), "pruned trials"
+
+
+def test_a_straight_decay_is_a_curve_on_a_log_axis_and_ends_at_the_axis():
+    high, low = ({"lr": [(0, lr), (STEPS - 1, 0.0)]} for lr in (0.1, 0.001))
+    record = study([trial(0, curves=high), trial(3, curves=low)])
+    (panel,) = figure("lr_curves", record).panels
+    assert panel.log_y
+    for series in panel.series:
+        assert len(series.x) > 10
+        assert list(series.x) == sorted(series.x)
+        expected = [series.y[0] * (1 - step / (STEPS - 1)) for step in series.x]
+        assert series.y == pytest.approx(expected)
+        assert min(series.y) <= 1.5 * panel.y_range[0]
+
+
+def test_every_epoch_of_every_trial_is_shown_also_of_pruned_ones():
+    record = RECORDS["usual"]
+    (panel,) = figure("intermediate_values", record).panels
+    lines = [series for series in panel.series if series.mark == "line"]
+    assert len(lines) == len(record.trials)
+    assert {series.label for series in panel.series} == {"", f"best: #{record.best.number}", "pruned"}
+    shown = sorted(y for series in lines for y in series.y)
+    assert shown == sorted(value for each in record.trials for _, value in each.reported)
+
+
+def test_isolation_joins_the_best_trials_of_each_part_of_a_range():
+    record = RECORDS["usual"]
+    (panel,) = [panel for panel in figure("isolation", record).panels if panel.x_label == "initial_lr"]
+    (line,) = [series for series in panel.series if series.mark == "line"]
+    lrs = {each.params["optimizer.initial_lr"] for each in record.ranking}
+    assert list(line.x) == sorted(lrs)
+    for lr, value in zip(line.x, line.y, strict=True):
+        assert value == max(each.value for each in record.ranking if each.params["optimizer.initial_lr"] == lr)
+
+
+@pytest.mark.parametrize(("drawn", "values"), [(contour, "val/acc"), (rank, "rank")])
+def test_any_two_parameters_are_drawn_with_the_values_or_ranks_of_their_trials(drawn: Callable, values: str):
+    trials = [trial(number) for number in range(12)]
+    params = [each.params | {"a": number % 4 / 3, "b": 10.0 ** -(number // 4)} for number, each in enumerate(trials)]
+    trials = [replace(each, params=values) for each, values in zip(trials, params, strict=True)]
+    record = study(trials, searched={"b": True})
+    found = drawn(record, "a", "b")
+    (panel,) = found.panels
+    assert (panel.x_label, panel.y_label, panel.log_x, panel.log_y) == ("a", "b", False, True)
+    assert sum(len(series.x) for series in panel.series) == 12
+    assert found.scale.label == values
+    assert (panel.surface is None) == (values == "rank")
+    assert len({color for series in panel.series for color in series.colors}) > 3
+    assert [len(each.panels) for each in (drawn(record, "a", "model.init"), drawn(record))] == [1, 3]
+
+
+def test_the_timeline_shows_when_each_trial_ran_and_how_it_ended():
+    record = RECORDS["usual"]
+    (panel,) = figure("timeline", record).panels
+    ends = {series.label: len(series.x) for series in panel.series if series.mark == "points"}
+    assert ends == {state: sum(each.state == state for each in record.trials) for state in ("complete", "pruned")}
+    spans = {
+        (x, y) for series in panel.series if series.mark == "line" for x, y in zip(series.x, series.y, strict=True)
+    }
+    assert {(each.began, each.number) for each in record.trials} <= spans
+
+
+def test_nothing_is_left_out_without_a_word_on_where_to_find_it():
+    curves = {"lr": [(0, 1.0), (50, 1e-7)]}
+    low = study([trial(0, curves=curves), trial(3, curves={"lr": [(0, 0.1), (50, 0.1)]})])
+    assert "are beyond the axis: a double-click" in figure("lr_curves", low).caption
+    names = [f"p{number}" for number in range(16)]
+    many = study([trial(number, params=dict.fromkeys(names, number)) for number in range(3)], importances={})
+    assert re.search("Left out, as the least important: .*p15", figure("parallel_coordinates", many).caption)
+    assert re.search(r"Any other two, of .*p15 too: result\.plot_contour", figure("contour", many).caption)
 
 
 def test_a_usual_study_has_every_plot():

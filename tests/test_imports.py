@@ -26,8 +26,11 @@ ALLOWED_IN: dict[str, tuple[str, ...]] = {
     "optuna": ("tuner/storage/",),
     "sqlalchemy": ("tuner/storage/", "tuner/tracking/", "tuner/urls.py"),
     "requests": ("tuner/tracking/",),
-    "plotly": ("tuner/visualization/",),
-    "matplotlib": ("tuner/visualization/", "tuner/results.py"),
+    "plotly": ("tuner/visualization/plotly_backend.py",),
+    "matplotlib": (
+        *("tuner/visualization/matplotlib_backend.py", "tuner/visualization/mistakes_backend.py"),
+        "tuner/results.py",
+    ),
     "ray": ("tuner/engines/ray.py",),
     "jinja2": ("tuner/reporting/",),
     "yaml": ("tuner/config/",),
@@ -56,7 +59,18 @@ STANDARD_LIBRARY_ONLY = (
     ),
     *(
         f"tuner/visualization/{name}.py"
-        for name in ("__init__", "charts", "curves", "figure", "lr_range", "parameters", "parts")
+        for name in (
+            "__init__",
+            "axes",
+            "charts",
+            "curves",
+            "figure",
+            "landscape",
+            "lr_range",
+            "parameters",
+            "parts",
+            "progress",
+        )
     ),
 )
 

@@ -5,9 +5,11 @@ import io
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from rich.console import Console
 
 from lightning_modules import CosineRestarts, MNIST5kDataModule, StepDecay
@@ -19,7 +21,8 @@ from tuner.config.lengths import Length
 from tuner.config.loader import load_study
 from tuner.preview import main
 from tuner.study import main as study_main
-from tuner.visualization.lr_preview import draw_terminal, make_figure
+from tuner.visualization.lr_preview import draw_terminal, figure_of
+from tuner.visualization.matplotlib_backend import sheet
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -66,7 +69,7 @@ def test_lengths_follow_the_training_that_the_command_line_makes_longer(in_a_fol
 
 def test_the_picture_has_the_exact_lr_of_every_step_on_both_axes():
     found = schedule_families(load_study(str(DIGITS)), samples=5)
-    figure = make_figure(found, "tiny")
+    figure = sheet([figure_of(family) for family in found], "tiny")
     assert len(figure.subfigs) == 3
     for row, family in zip(figure.subfigs, found, strict=True):
         linear, logarithmic = row.axes
@@ -76,10 +79,27 @@ def test_the_picture_has_the_exact_lr_of_every_step_on_both_axes():
             assert sorted(drawn) == sorted(curve.lr for curve in family.curves)
             assert all(list(line.get_xdata()) == list(range(120)) for line in axes.lines if len(line.get_ydata()) > 2)
         labels = [text.get_text() for text in row.legends[0].get_texts()]
-        assert len(labels) == 3
-        assert {label.split(",")[0] for label in labels} <= {
+        assert labels[0] == "initial lr"
+        assert len(labels) == 4
+        assert {label.split(",")[0] for label in labels[1:]} <= {
             f"initial_lr {curve.initial_lr:.3g}" for curve in family.curves
         }
+
+
+@pytest.mark.filterwarnings("error")
+def test_long_legends_are_wrapped_and_do_not_overlap_the_axes():
+    step = make_curve(StepDecay(decay_rate=0.1, decay_steps=5), Component("sgd", {"initial_lr": 0.1}), Length(10, 1))
+    long = [replace(step, label=", ".join(f"argument_{number} {number}.123" for number in range(12)))] * 3
+    curves = [replace(each, lr=[lr / number for lr in each.lr]) for number, each in enumerate(long, start=1)]
+    figure = sheet([figure_of(Family("step", "", curves)), figure_of(Family("other", "", [step]))], "long")
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    for row in figure.subfigs:
+        legend = row.legends[0].get_window_extent(renderer)
+        assert legend.x1 <= row.bbox.x1
+        for axes in row.axes:
+            assert legend.y1 <= axes.get_tightbbox(renderer).y0 + 1
+            assert axes.get_window_extent(renderer).height > 100
 
 
 def test_the_terminal_shows_the_curve_in_dots():

@@ -137,10 +137,11 @@ def _schedule(options: argparse.Namespace) -> "tuple[str, list[Family]]":
 
 
 def _draw(families: "list[Family]", name: str, path: Path) -> None:
-    from tuner.visualization.lr_preview import draw_file
+    from tuner.visualization.lr_preview import figure_of
+    from tuner.visualization.matplotlib_backend import save, sheet
 
     try:
-        draw_file(families, name, path)
+        save(sheet([figure_of(family) for family in families], f"{name}: lr of every step"), path)
     except (OSError, ValueError) as error:
         raise BadInputError([f"--output: {path}: cannot be written ({error})."]) from error
 

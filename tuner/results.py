@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tuner.analysis.record import StudyRecord
+from tuner.config.annotations import did_you_mean
 from tuner.errors import BadInputError
 from tuner.text import format_value
 
@@ -309,6 +310,12 @@ class Result:
 
         return _canvas(winner(self.record))
 
+    def plot_intermediate_values(self) -> "Figure":
+        """Return a matplotlib figure of the objective of every trial, epoch by epoch."""
+        from tuner.visualization.progress import intermediate_values
+
+        return _canvas(intermediate_values(self.record))
+
     def plot_importance(self) -> "Figure":
         """Return a matplotlib figure of the importance of each searched parameter."""
         from tuner.visualization.parameters import importance
@@ -317,9 +324,35 @@ class Result:
 
     def plot_slices(self) -> "Figure":
         """Return a matplotlib figure of the values of all trials over each searched parameter."""
-        from tuner.visualization.parameters import slices
+        from tuner.visualization.landscape import slices
 
         return _canvas(slices(self.record))
+
+    def plot_isolation(self) -> "Figure":
+        """Return a matplotlib figure of the best value at each value of a parameter, whatever the others are."""
+        from tuner.visualization.landscape import isolation
+
+        return _canvas(isolation(self.record))
+
+    def plot_contour(self, x: str | None = None, y: str | None = None) -> "Figure":
+        """Return a matplotlib figure of the objective over two parameters.
+
+        Args:
+            x: A searched parameter, such as "optimizer.initial_lr"; by default, the pairs of the most important ones.
+            y: Another one.
+
+        Raises:
+            BadInputError: If there is no such parameter, or only one is given.
+        """
+        from tuner.visualization.landscape import contour
+
+        return _canvas(contour(self.record, *self._pair(x, y)))
+
+    def plot_rank(self, x: str | None = None, y: str | None = None) -> "Figure":
+        """Return a matplotlib figure of the ranks of the trials over two parameters; see `plot_contour`."""
+        from tuner.visualization.landscape import rank
+
+        return _canvas(rank(self.record, *self._pair(x, y)))
 
     def plot_parallel_coordinates(self) -> "Figure":
         """Return a matplotlib figure with a line for each trial through the values of its parameters."""
@@ -329,9 +362,33 @@ class Result:
 
     def plot_best_so_far(self) -> "Figure":
         """Return a matplotlib figure of the values of the trials in their order, and the best one so far."""
-        from tuner.visualization.curves import best_so_far
+        from tuner.visualization.progress import best_so_far
 
         return _canvas(best_so_far(self.record))
+
+    def plot_timeline(self) -> "Figure":
+        """Return a matplotlib figure of when each trial ran, and how it ended."""
+        from tuner.visualization.progress import timeline
+
+        return _canvas(timeline(self.record))
+
+    def _pair(self, *names: str | None) -> tuple[str | None, ...]:
+        """Check the names of two parameters.
+
+        Raises:
+            BadInputError: If the study has not searched one of them, or only one is given.
+        """
+        known = sorted({name for trial in self.record.ranking for name in trial.params})
+        faults = [
+            f'no parameter "{name}" in a completed trial; there are: {", ".join(known)}.{did_you_mean(name, known)}'
+            for name in names
+            if name is not None and name not in known
+        ]
+        if sum(name is None for name in names) == 1:
+            faults.append("two parameters are needed, x and y, or none for the most important pairs.")
+        if faults:
+            raise BadInputError(faults)
+        return names
 
 
 def _canvas(figure: "PlainFigure") -> "Figure":

@@ -157,6 +157,8 @@ class TensorDataModule(LightningDataModule, ABC):
     drop_last: bool = False
 
     num_classes: ClassVar[int]
+    class_names: ClassVar[Sequence[str]] = ()
+    """Names of the classes, in the order of their numbers; empty if the numbers are the names."""
     examples: ClassVar[str] = "examples"
     """The word for its examples in messages."""
 

@@ -17,7 +17,7 @@ import os
 import socket
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -245,6 +245,10 @@ class FashionMNISTDataModule(MNISTDataModule):
     """
 
     torchvision_name: ClassVar[str] = "FashionMNIST"
+    class_names: ClassVar[Sequence[str]] = (
+        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+    )
     alternatives: ClassVar[str] = (
         "install Debian's package dataset-fashion-mnist and give root: /usr/share/datasets/fashion-mnist, "
         "or use the embedded mnist_5k"

@@ -3,6 +3,7 @@
 To add a table, write a subclass of `TensorDataModule`, and add its line to `TABLES`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -35,6 +36,7 @@ class IrisDataModule(TensorDataModule):
     standardize: bool = True
 
     num_classes: ClassVar[int] = 3
+    class_names: ClassVar[Sequence[str]] = ("setosa", "versicolor", "virginica")
     examples: ClassVar[str] = "rows"
 
     def __post_init__(self) -> None:

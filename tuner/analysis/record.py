@@ -51,6 +51,8 @@ class TrialRecord:
         constant_lr: Whether its lr was the same at every step, as with a plateau that never lowered it.
         message: The error, if it failed.
         curves: Its metrics.
+        began: Seconds from the start of the study to its start, or to its last continuation.
+        reported: The objective after each of its epochs.
     """
 
     number: int
@@ -64,6 +66,8 @@ class TrialRecord:
     constant_lr: bool = False
     message: str = ""
     curves: Mapping[str, Curve] = field(default_factory=dict)
+    began: float = 0.0
+    reported: Curve = ()
 
     @property
     def is_complete(self) -> bool:

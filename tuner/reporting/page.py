@@ -96,8 +96,8 @@ def render(chapters: Sequence[Chapter]) -> str:
     from tuner.analysis.findings import duration, findings, values_of
     from tuner.tracking.pages import address_of
     from tuner.visualization.charts import draw
-    from tuner.visualization.curves import compare
     from tuner.visualization.plotly_backend import library, to_div
+    from tuner.visualization.progress import compare
 
     page = Environment(
         loader=PackageLoader("tuner.reporting", "."),

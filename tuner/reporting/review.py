@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from tuner.storage.folders import OBJECTS_FILE, open_own
 
 if TYPE_CHECKING:
     import torch
+    from pytorch_lightning import LightningDataModule
 
     from tuner.tracking.reader import MlflowStudy
 
@@ -162,7 +163,7 @@ def main() -> None:
 def _add_best_model(best: Mapping[str, Any], study: str, tracked: "MlflowStudy") -> list[str]:
     """Add the best trial's weights, mistakes and model to MLflow; return messages for the user."""
     from tuner.config.study import TrialConfig
-    from tuner.training.build import build_model
+    from tuner.training.build import build_data, build_model
     from tuner.training.checkpoints import DamagedCheckpointError, load_tensors
     from tuner.training.run import MODEL_FILE, PREDICTIONS_FILE
 
@@ -173,7 +174,8 @@ def _add_best_model(best: Mapping[str, Any], study: str, tracked: "MlflowStudy")
         weights, predictions = (load_tensors(directory / name) for name in (MODEL_FILE, PREDICTIONS_FILE))
     except DamagedCheckpointError as error:
         return [f"the model is not in MLflow: {error}"]
-    model = build_model(TrialConfig.from_values(best["config"]), weights)
+    config = TrialConfig.from_values(best["config"])
+    model = build_model(config, weights)
     has_example = len(predictions["example"]) > 0
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, "best")
@@ -182,7 +184,7 @@ def _add_best_model(best: Mapping[str, Any], study: str, tracked: "MlflowStudy")
         if has_example:
             (folder / "model_summary.txt").write_text(_summary(model, predictions["example"]))
         if len(predictions["labels"]):
-            _draw_mistakes(predictions, f"#{number} on the test data", folder)
+            _draw_mistakes(predictions, _class_names(build_data(config), predictions), number, folder)
         tracked.add(Path(temporary))
     if not has_example:
         return [f"the batches of trial #{number} are not pairs of tensors, so MLflow has its weights only"]
@@ -201,23 +203,36 @@ def _summary(model: "torch.nn.Module", example: "torch.Tensor") -> str:
     return f"{ModelSummary(module, max_depth=-1)}\n"
 
 
-def _draw_mistakes(predictions: Mapping[str, Any], title: str, folder: Path) -> None:
+def _class_names(data: "LightningDataModule", predictions: Mapping[str, Any]) -> list[str]:
+    """Return the names of the classes, which a data module has in `class_names`; otherwise their numbers."""
+    count = predictions["logits"].shape[1]
+    names = getattr(data, "class_names", ())
+    if isinstance(names, list | tuple) and len(names) == count:
+        return [str(name) for name in names]
+    return [str(number) for number in range(count)]
+
+
+def _draw_mistakes(predictions: Mapping[str, Any], names: Sequence[str], number: int, folder: Path) -> None:
     import torch
 
-    from tuner.visualization.matplotlib_backend import confusion_png, mistakes_png
+    from tuner.visualization.mistakes_backend import confusion_png, mistakes_png
 
     labels, logits, worst = predictions["labels"], predictions["logits"], predictions["worst"]
     predicted, classes = logits.argmax(dim=1), logits.shape[1]
     counts = torch.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
     wrong = int((labels != predicted).sum())
-    title_of_matrix = f"{title}: {wrong} of {len(labels)} wrong"
-    (folder / "confusion_matrix.png").write_bytes(confusion_png(counts.tolist(), title_of_matrix))
+    title = f"Confusion matrix of #{number} on the test data: {wrong} of {len(labels)} wrong"
+    (folder / "confusion_matrix.png").write_bytes(confusion_png(counts.tolist(), title, names))
     images = predictions["worst_inputs"]
     if images.ndim == 4 and images.shape[1] in (1, 3) and len(images):
         shares = logits.softmax(dim=1)
-        texts = [f"{labels[at]}, not {predicted[at]}\n({shares[at, predicted[at]]:.0%})" for at in worst.tolist()]
+        texts = [
+            f"{names[labels[at]]},\nnot {names[predicted[at]]}\n({shares[at, predicted[at]]:.0%})"
+            for at in worst.tolist()
+        ]
         shown = images.permute(0, 2, 3, 1).squeeze(-1).clamp(0, 1).numpy()
-        (folder / "mistakes.png").write_bytes(mistakes_png(shown, texts, f"{title}: the worst mistakes"))
+        title = f"#{number} on the test data: the worst mistakes"
+        (folder / "mistakes.png").write_bytes(mistakes_png(shown, texts, title))
 
 
 if __name__ == "__main__":

@@ -206,6 +206,8 @@ def _trial(trial: Trial, began: float, identity: Mapping[str, Any]) -> TrialReco
         params=trial.params,
         constant_lr=attribute(trial.user_attrs, CONSTANT_LR, family == "constant"),
         message=end.message,
+        began=trial.datetime_start.timestamp() - began if trial.datetime_start else 0.0,
+        reported=sorted(reported.items()),
     )
 
 

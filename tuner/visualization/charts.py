@@ -7,9 +7,11 @@ cannot be drawn has no panels, and its caption says why.
 from collections.abc import Callable, Sequence
 
 from tuner.analysis.record import StudyRecord
-from tuner.visualization.curves import best_of_each, best_so_far, lr_curves, top_trials, winner
+from tuner.visualization.curves import best_of_each, lr_curves, top_trials, winner
 from tuner.visualization.figure import Figure
-from tuner.visualization.parameters import importance, parallel_coordinates, slices, values_by_family
+from tuner.visualization.landscape import contour, isolation, rank, slices
+from tuner.visualization.parameters import importance, parallel_coordinates, values_by_family
+from tuner.visualization.progress import best_so_far, intermediate_values, timeline
 
 __all__ = ["PLOTS", "draw"]
 
@@ -19,10 +21,15 @@ PLOTS: Sequence[Callable[[StudyRecord], Figure]] = (
     lr_curves,
     values_by_family,
     winner,
+    intermediate_values,
     importance,
+    isolation,
     slices,
+    contour,
+    rank,
     parallel_coordinates,
     best_so_far,
+    timeline,
 )
 """All plots, in the order in which they answer questions."""
 

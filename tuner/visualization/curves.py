@@ -1,29 +1,31 @@
-"""Charts over steps, trials and time: learning rates, accuracies, the best value so far."""
+"""Charts of the learning rates and metrics of trials over their steps."""
 
 import itertools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 from tuner.analysis.record import Curve, StudyRecord, TrialRecord
 from tuner.text import pluralize
-from tuner.visualization.figure import COLORS, GREY, Figure, Panel, Series
+from tuner.visualization.figure import COLORS, DASHES, GREY, Dash, Figure, Panel, Series, style
 from tuner.visualization.parts import (
     ACCENT,
+    IN_THE_REPORT,
     MAX_CURVES,
-    family_color,
+    error_band,
+    family_style,
     hover_text,
-    outside_note,
+    left_out_note,
     placed,
-    points_by_family,
     value_scale,
     value_window,
 )
 
-__all__ = ["best_of_each", "best_so_far", "compare", "lr_curves", "top_trials", "winner"]
+__all__ = ["best_of_each", "lr_curves", "top_trials", "winner"]
 
 TOP = 5
 SCHEDULED = {"lr": "Learning rate", "momentum": "Momentum", "weight_decay": "Weight decay"}
-
-Position = Callable[[TrialRecord], float]
+RATIO = 1.15  # of neighbouring points of a straight line on a log axis, where it is a curve
 
 
 def lr_curves(record: StudyRecord) -> Figure:
@@ -34,20 +36,23 @@ def lr_curves(record: StudyRecord) -> Figure:
         return Figure("lr_curves", title, "No trial has taken a step yet.")
     by_rank = {trial.number: rank for rank, trial in enumerate(record.ranking)}
     drawn.sort(key=lambda trial: by_rank.get(trial.number, len(by_rank)))
-    left_out = len(drawn) - MAX_CURVES
-    drawn = drawn[:MAX_CURVES]
+    drawn = drawn[:MAX_CURVES]  # of more trials, no curves are read
+    left_out = sum(trial.epochs > 0 for trial in record.trials) - len(drawn) if len(drawn) == MAX_CURVES else 0
     scale, best = value_scale(record), record.best
     log, y_range = _lr_axis(drawn)
+    lowest = y_range[0] if log else None
     panels = []
     for family in [family for family in record.families if any(trial.family == family for trial in drawn)]:
         members = [trial for trial in reversed(drawn) if trial.family == family]  # the best on top
         series = []
         for trial in members:
             color = scale.color(trial.value) if scale and trial.is_complete else GREY
-            series.append(_curve(trial, "lr", color, width=1.0, positive=log, hover=hover_text(trial, record)))
+            dash: Dash = "solid" if trial.is_complete else "dot"
+            hover = hover_text(trial, record)
+            series.append(_curve(trial, "lr", color, width=1.0, lowest=lowest, hover=hover, dash=dash))
         if best in members:
             series.append(
-                _curve(best, "lr", ACCENT, width=2.2, positive=log, label=f"best: #{best.number}", hover="the best")
+                _curve(best, "lr", ACCENT, width=2.2, lowest=lowest, label=f"best: #{best.number}", hover="the best")
             )
         panels.append(
             Panel(
@@ -60,9 +65,10 @@ def lr_curves(record: StudyRecord) -> Figure:
             )
         )
     caption = (
-        f"Bright curves ended with a good {record.metric}; grey ones were not completed."
+        f"Bright curves ended with a good {record.metric}; grey, dotted ones were not completed."
         + (" The colour scale begins above the worst quarter." if scale and len(record.ranking) > 3 else "")
-        + (f" Not shown: the {left_out} worst trials." if left_out > 0 else "")
+        + left_out_note(left_out)
+        + _below_note(drawn, lowest)
     )
     columns = min(3, len(panels))
     return Figure(
@@ -72,7 +78,8 @@ def lr_curves(record: StudyRecord) -> Figure:
 
 def top_trials(record: StudyRecord) -> Figure:
     """Show lr and objective of the best trials, one above the other."""
-    title = f"The best trials: lr above, {record.metric} below"
+    title = f"The {TOP} best trials: lr above, {record.metric} below" if len(record.ranking) > TOP else ""
+    title = title or f"The best trials: lr above, {record.metric} below"
     caption = f"Where a curve below bends, look at the lr above. {record.metric} is measured at the end of each epoch."
     return _lr_and_value(record, "top_trials", title, caption, record.ranking[:TOP])
 
@@ -81,7 +88,7 @@ def best_of_each(record: StudyRecord) -> Figure:
     """Show lr and objective of the best trial of each schedule, one above the other."""
     title = f"The best trial of each schedule: lr above, {record.metric} below"
     first = {trial.family: trial for trial in reversed(record.ranking)}
-    best = sorted(first.values(), key=record.ranking.index)[: len(COLORS)]
+    best = sorted(first.values(), key=record.ranking.index)
     if len(best) == 1:
         return Figure("best_of_each", title, "Only one schedule has a trial that was completed.")
     caption = "One trial each: their differences include the luck of one seed."
@@ -95,11 +102,11 @@ def winner(record: StudyRecord) -> Figure:
         return Figure("winner", "The best trial", "No trial was completed.")
     panels = []
     for kind, name in (("acc", "accuracy"), ("loss", "loss")):
-        series = [
-            _curve(best, f"{part}/{kind}", color, width=1.8, label=label, hover=label)
-            for part, color, label in (("train", COLORS[0], "training"), ("val", COLORS[1], "validation"))
-            if best.curves.get(f"{part}/{kind}")
-        ]
+        series = error_band(record, f"val/{kind}", best.curves.get(f"val/{kind}", ()), COLORS[1])
+        for part, index, label in (("train", 0, "training"), ("val", 1, "validation")):
+            if best.curves.get(f"{part}/{kind}"):
+                color, dash, _ = style(index)
+                series.append(_curve(best, f"{part}/{kind}", color, width=1.8, label=label, hover=label, dash=dash))
         if series:
             panels.append(Panel(series, name.capitalize(), "step", name))
     panels += _scheduled_panels(best)
@@ -119,72 +126,13 @@ def _scheduled_panels(trial: TrialRecord) -> list[Panel]:
         if not metrics:
             continue
         series = []
-        for metric, color in zip(metrics, (COLORS[2], *COLORS[3:], *COLORS[:2]), strict=False):
+        for index, metric in enumerate(metrics):
+            color, dash, _ = style(index + 2) if len(metrics) > 1 else (COLORS[2], DASHES[0], "")
             label = (metric.partition("/")[2] or "the rest") if len(metrics) > 1 else ""
-            series.append(_curve(trial, metric, color, hover=metric, label=label))
+            series.append(_curve(trial, metric, color, hover=metric, label=label, dash=dash))
         highest = max(value for metric in metrics for _, value in trial.curves[metric])
         panels.append(Panel(series, title, "step", kind, y_range=(0.0, 1.08 * highest or 1.0)))
     return panels
-
-
-def best_so_far(record: StudyRecord) -> Figure:
-    """Show how the best value improved with trials and with time."""
-    title = f"Best {record.metric} so far"
-    complete = [trial for trial in record.trials if trial.is_complete]
-    if not complete:
-        return Figure("best_so_far", title, "No trial was completed.")
-    unit, unit_name = _unit(record)
-    axes: Sequence[tuple[str, Position]] = (
-        ("trials", lambda trial: trial.number + 1.0),
-        (f"{unit_name} since the study began", lambda trial: trial.ended / unit),
-    )
-    panels: list[Panel] = []
-    for label, place in axes:
-        ordered = sorted(complete, key=place)
-        improved = _improved(record, ordered)
-        end = max(place(trial) for trial in record.trials)
-        best = Series(
-            [place(trial) for trial in improved] + [end],
-            [trial.value for trial in improved] + [improved[-1].value],
-            "steps",
-            ACCENT,
-            hover=[f"best so far: {hover_text(trial, record)}" for trial in [*improved, improved[-1]]],
-            width=2,
-            label="best so far",
-        )
-        points = points_by_family(record, ordered, {trial.number: place(trial) for trial in ordered})
-        panels.append(
-            Panel(
-                [*points, best],
-                "",
-                label,
-                record.metric,
-                y_range=value_window([trial.value for trial in ordered], record),
-            )
-        )
-    caption = "After a long flat stretch, more trials are unlikely to improve much." + outside_note(record)
-    return Figure("best_so_far", title, caption, panels, columns=2, height=3.4, shared_y=True)
-
-
-def compare(records: Sequence[StudyRecord]) -> Figure:
-    """Show the best value so far of several studies."""
-    title = "Best so far"
-    if len({(record.metric, record.direction) for record in records}) != 1:
-        return Figure("compare", title, "The studies have different objectives.")
-    series = []
-    for record, color in zip(records, COLORS, strict=False):
-        improved = _improved(record, [trial for trial in record.trials if trial.is_complete])
-        if improved:
-            x = [*(trial.number + 1.0 for trial in improved), max(trial.number for trial in record.trials) + 1.0]
-            y = [*(trial.value for trial in improved), improved[-1].value]
-            hover = [f"{record.name}: {value:.4f}" for value in y]
-            series.append(Series(x, y, "steps", color, record.name, hover, 2))
-    values = [value for each in series for value in each.y]
-    if not values:
-        return Figure("compare", title, "No trial was completed.")
-    panel = Panel(series, "", "trials", records[0].metric, y_range=value_window(values, records[0]))
-    caption = "Values are comparable only between studies with the same validation data."
-    return Figure("compare", title, caption, [panel], height=3.6)
 
 
 def _lr_and_value(record: StudyRecord, name: str, title: str, caption: str, trials: Sequence[TrialRecord]) -> Figure:
@@ -192,23 +140,33 @@ def _lr_and_value(record: StudyRecord, name: str, title: str, caption: str, tria
     if not trials:
         return Figure(name, title, "No trial was completed.")
     log, y_range = _lr_axis(trials)
+    lowest = y_range[0] if log else None
     families = {trial.family for trial in trials}
-    distinct = len(families) == len(trials)  # otherwise trials of one family would have the same colour
+    distinct = len(families) == len(trials)  # otherwise trials of one family would have the same style
     upper, lower = [], []
-    for trial, next_color in zip(trials, COLORS, strict=False):
+    for index, trial in enumerate(trials):
         label = f"{trial.name}  {trial.value:.4f}"
-        color = family_color(record, trial.family) if distinct else next_color
-        upper.append(_curve(trial, "lr", color, label=label, hover=label, positive=log))
-        lower.append(_curve(trial, record.metric, color, width=1.8, hover=label))
+        color, dash, symbol = family_style(record, trial.family) if distinct else style(index)
+        upper.append(_curve(trial, "lr", color, label=label, hover=label, lowest=lowest, dash=dash))
+        shown = _curve(trial, record.metric, color, width=1.8, hover=label, dash=dash)
+        lower.append(replace(shown, symbol=symbol))
+    band = error_band(record, record.metric, trials[0].curves.get(record.metric, ()), lower[0].color)
     later = [value for trial in trials for _, value in list(trial.curves.get(record.metric, ()))[1:]]
-    window = value_window(later or [trial.value for trial in trials], record)
+    bounds = [value for each in band for value in (*each.y[1:], *each.upper[1:])]
+    window = value_window([*later, *bounds] or [trial.value for trial in trials], record)
     panels = [
         Panel(upper, "", "", "lr", log_y=log, y_range=y_range),
-        Panel(lower, "", "step", record.metric, y_range=window),
+        Panel([*band, *lower], "", "step", record.metric, y_range=window),
     ]
     if any(placed(y, window) != y for series in lower for y in series.y):
-        caption += " Values beyond the axis are far worse."
-    return Figure(name, title, caption, panels, height=2.9, shared_x=True)
+        caption += f" Values beyond the axis are far worse: {IN_THE_REPORT}."
+    return Figure(name, title, caption + _below_note(trials, lowest), panels, height=2.9, shared_x=True)
+
+
+def _below_note(trials: Sequence[TrialRecord], lowest: float | None) -> str:
+    """Return a sentence about learning rates below a log axis; empty if there are none."""
+    below = lowest is not None and any(0 < lr < lowest for trial in trials for _, lr in trial.curves["lr"])
+    return f" Learning rates below {lowest:.1g} are beyond the axis: {IN_THE_REPORT}." if below else ""
 
 
 def _curve(
@@ -219,14 +177,35 @@ def _curve(
     hover: str,
     width: float = 1.5,
     label: str = "",
-    positive: bool = False,
+    lowest: float | None = None,
+    dash: Dash = "solid",
 ) -> Series:
-    curve: Curve = [(step, value) for step, value in trial.curves.get(metric, ()) if value > 0 or not positive]
+    """Return a metric of a trial as a line; `lowest` is the lower end of a log axis, None for a linear one."""
+    curve: Curve = trial.curves.get(metric, ())
     is_scheduled = metric.partition("/")[0] in SCHEDULED
     if is_scheduled:
         curve = _with_jumps(curve)
-    steps, values = [step for step, _ in curve], [value for _, value in curve]
-    return Series(steps, values, "line", color, label, [hover] * len(steps), width, not is_scheduled)
+    drawn = curve if lowest is None else _on_log_axis(curve, lowest)
+    steps, values = [step for step, _ in drawn], [value for _, value in drawn]
+    return Series(steps, values, "line", color, label, [hover] * len(steps), width, not is_scheduled, dash)
+
+
+def _on_log_axis(curve: Curve, lowest: float) -> list[tuple[float, float]]:
+    """Return a curve of straight lines for a log axis, where these are curved, without its values of zero.
+
+    >>> [(step, round(lr, 3)) for step, lr in _on_log_axis([(0, 0.001), (10, 0.0)], 0.0007)]
+    [(0, 0.001), (1.0, 0.0009), (2.0, 0.0008), (3.0, 0.0007)]
+    """
+    drawn: list[tuple[float, float]] = []
+    for (step, value), (next_step, next_value) in itertools.pairwise(curve):
+        drawn.append((step, value))
+        begin, end = max(value, lowest), max(next_value, lowest)
+        count = math.ceil(abs(math.log(end / begin)) / math.log(RATIO)) if next_step > step else 0
+        for index in range(count + 1):
+            height = begin * (end / begin) ** (index / count) if count else begin
+            if min(value, next_value) < height < max(value, next_value):
+                drawn.append((step + (next_step - step) * (height - value) / (next_value - value), height))
+    return [point for point in (*drawn, *curve[-1:]) if point[1] > 0]
 
 
 def _with_jumps(curve: Curve) -> Curve:
@@ -239,32 +218,14 @@ def _with_jumps(curve: Curve) -> Curve:
     return drawn
 
 
-def _improved(record: StudyRecord, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Return the trials that were the best so far when they ended."""
-    improved: list[TrialRecord] = []
-    for trial in trials:
-        if not improved or record.direction.better(trial.value, improved[-1].value):
-            improved.append(trial)
-    return improved
-
-
 def _lr_axis(trials: Sequence[TrialRecord]) -> tuple[bool, tuple[float, float]]:
     """Return whether learning rates need a log scale, because a linear one would hide some, and its limits.
 
     Many schedules end close to zero; two decades below the highest lr of a trial are shown.
     """
     highest = [max(lr for _, lr in trial.curves["lr"]) for trial in trials]
-    rates = [lr for trial in trials for _, lr in trial.curves["lr"] if lr > 0]
-    if not rates or max(highest) <= 4 * min(highest):
+    if max(highest) <= 4 * min(highest):
         return False, (0.0, 1.08 * max(highest) or 1.0)
-    lowest = max(min(rates), min(lr for lr in highest if lr > 0) / 100)
-    return True, (lowest / 1.5, max(rates) * 1.5)
-
-
-def _unit(record: StudyRecord) -> tuple[float, str]:
-    longest = max((trial.ended for trial in record.trials), default=0.0)
-    return next(
-        (unit, name)
-        for unit, name in ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
-        if longest >= 2 * unit or unit == 1.0
-    )
+    smallest = min(lr for trial in trials for _, lr in trial.curves["lr"])
+    lowest = max(smallest, min(lr for lr in highest if lr > 0) / 100)
+    return True, (lowest / 1.5, max(highest) * 1.5)

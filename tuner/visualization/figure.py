@@ -1,4 +1,4 @@
-"""Panels of curves, points, bars and boxes, for any library to draw.
+"""Panels of curves, points, bands, bars, boxes and surfaces, for any library to draw.
 
 ``charts.py`` fills them, ``matplotlib_backend.py`` and ``plotly_backend.py`` draw them.
 """
@@ -8,7 +8,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["COLORS", "GREY", "Figure", "Mark", "Panel", "Scale", "Series"]
+__all__ = [
+    "COLORS",
+    "DASHES",
+    "GREY",
+    "SYMBOLS",
+    "Dash",
+    "Figure",
+    "Mark",
+    "Panel",
+    "Scale",
+    "Series",
+    "Surface",
+    "Symbol",
+    "style",
+]
 
 GREY = "#8a919c"
 COLORS = ("#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7b5ea7", "#8c6d31")
@@ -17,7 +31,21 @@ COLORS = ("#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7b5ea7", "#8c
 Vermilion marks the best trial.
 """
 
-Mark = Literal["line", "steps", "points", "crosses", "bars", "box"]
+Mark = Literal["line", "steps", "points", "crosses", "bars", "box", "band"]
+Dash = Literal["solid", "dash", "dot", "dashdot", "longdash"]
+Symbol = Literal["circle", "square", "diamond", "triangle-up", "triangle-down", "pentagon"]
+
+DASHES: Sequence[Dash] = ("solid", "dash", "dot", "dashdot", "longdash")
+SYMBOLS: Sequence[Symbol] = ("circle", "square", "diamond", "triangle-up", "triangle-down", "pentagon")
+
+
+def style(index: int) -> tuple[str, Dash, Symbol]:
+    """Return colour, dashes and symbol of a category; of the first 35, no two have the same.
+
+    >>> style(0), style(8)
+    (('#0072b2', 'solid', 'circle'), ('#009e73', 'dashdot', 'diamond'))
+    """
+    return COLORS[index % len(COLORS)], DASHES[index % len(DASHES)], SYMBOLS[index % len(SYMBOLS)]
 
 
 @dataclass(frozen=True)
@@ -27,12 +55,17 @@ class Series:
     Args:
         x: Their x; the lengths of bars; the position of a box, once.
         y: Their y; the positions of bars.
-        mark: "steps" keeps a value until the next point; "box" shows the quartiles of `y`.
+        mark: "steps" keeps a value until the next point; "box" shows the quartiles of `y`; "band" fills the area
+            between `y` and `upper`. A NaN interrupts a line.
         color: ``#rrggbb``.
         label: Name in the legend; empty for none.
         hover: A description of each point.
         width: Width of a line, in points.
         marked: Whether the points of a line are shown.
+        dash: Dashes of a line.
+        symbol: Shape of points, and of the marked points of a line.
+        colors: A colour for each of the points; empty if all have `color`.
+        upper: The upper edge of a band.
     """
 
     x: Sequence[float]
@@ -43,6 +76,10 @@ class Series:
     hover: Sequence[str] = ()
     width: float = 1.5
     marked: bool = False
+    dash: Dash = "solid"
+    symbol: Symbol = "circle"
+    colors: Sequence[str] = ()
+    upper: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -76,6 +113,21 @@ class Scale:
 
 
 @dataclass(frozen=True)
+class Surface:
+    """Values over a grid, shown as areas in the colours of the figure's scale.
+
+    Args:
+        x: The columns of the grid.
+        y: Its rows.
+        values: The values, row by row; NaN where there is none.
+    """
+
+    x: Sequence[float]
+    y: Sequence[float]
+    values: Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True)
 class Panel:
     """One pair of axes.
 
@@ -91,6 +143,8 @@ class Panel:
         x_ticks: Tick labels of x, in the place of numbers.
         y_ticks: Tick labels of y, in the place of numbers.
         notes: Texts and their x and y.
+        surface: An area below the series.
+        steps_per_epoch: Steps in an epoch, for an axis of epochs above a picture; None for none.
     """
 
     series: Sequence[Series]
@@ -104,6 +158,13 @@ class Panel:
     x_ticks: Mapping[float, str] | None = None
     y_ticks: Mapping[float, str] | None = None
     notes: Sequence[tuple[float, float, str]] = ()
+    surface: Surface | None = None
+    steps_per_epoch: float | None = None
+
+    @property
+    def is_counted(self) -> bool:
+        """Return whether x has whole numbers only."""
+        return all(float(x).is_integer() for series in self.series for x in series.x if not math.isnan(x))
 
 
 @dataclass(frozen=True)

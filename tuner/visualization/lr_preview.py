@@ -1,23 +1,21 @@
-"""Pictures of lr curves: a file drawn by matplotlib, and braille dots for a terminal."""
+"""Pictures of lr curves: figures, and braille dots for a terminal."""
 
 import math
+import textwrap
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from statistics import fmean
-from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from rich.table import Table
 from rich.text import Text
 
 from lightning_modules import Plateau
 from tuner.analysis.lr_curves import Family, LrCurve
-from tuner.visualization.figure import COLORS
+from tuner.visualization.figure import COLORS, Figure, Panel, Series, style
 
-__all__ = ["draw_file", "draw_terminal", "make_figure"]
+__all__ = ["draw_terminal", "figure_of"]
 
-FAN = "#999999"
+FAN, INK = "#b5b5b5", "#22272e"
+TITLE_LETTERS = 150
 DECADES = 6  # below the peak, on a log axis
 REDUCTIONS_UNKNOWN = "its reductions depend on the metric, so only the schedule inside is drawn"
 
@@ -42,75 +40,38 @@ def legend(curve: LrCurve) -> str:
     return f"{initial} {curve.initial_lr:.3g}{values}" if "initial_lr" not in values else values[2:]
 
 
-def draw_file(families: Sequence[Family], name: str, path: Path) -> None:
-    """Write a picture.
-
-    Args:
-        families: The families to draw.
-        name: Name in the title.
-        path: File to write; its suffix determines the format.
-
-    Raises:
-        ValueError: If matplotlib does not know the format.
-        OSError: If the file cannot be written.
-    """
-    make_figure(families, name).savefig(path)
-
-
-def make_figure(families: Sequence[Family], name: str) -> Figure:
-    """Return a figure with a row for each family, on a linear and on a logarithmic axis."""
-    figure = Figure(figsize=(12, 0.8 + 3.2 * len(families)), dpi=120, layout="constrained")
-    figure.suptitle(f"{name}: lr of every step", fontsize=13, fontweight="bold")
-    rows = figure.subfigures(len(families), 1, squeeze=False)[:, 0]
-    for row, family in zip(rows, families, strict=True):
-        text = title(family) + (f"\n{family.ranges}" if family.ranges else "")
-        row.suptitle(text, fontsize=10, x=0.01, ha="left")
-        for axes, scale in zip(row.subplots(1, 2), ("linear", "log"), strict=True):
-            _draw_fan(axes, family)
-            _finish(axes, family, scale)
-        lines = row.axes[0].get_legend_handles_labels()
-        row.legend(*lines, loc="outside lower left", ncols=3, fontsize=8, frameon=False)
-    return figure
-
-
-def _draw_fan(axes: Axes, family: Family) -> None:
+def figure_of(family: Family) -> Figure:
+    """Return a figure of a family, on a linear and on a logarithmic axis."""
     shown = examples(family)
-    for curve in family.curves:
-        if curve not in shown:
-            axes.step(curve.steps, curve.lr, where="post", color=FAN, linewidth=0.8, alpha=0.5, zorder=1)
-    for curve, colour in zip(shown, COLORS, strict=False):
-        axes.step(curve.steps, curve.lr, where="post", color=colour, linewidth=1.8, label=legend(curve), zorder=2)
-    initial_lrs = {curve.initial_lr for curve in shown}
-    for lr in initial_lrs:
-        axes.axhline(lr, color="black", linewidth=0.6, linestyle=":", zorder=0)
-    if len(initial_lrs) == 1:  # otherwise they are in the legend
-        (lr,), place = initial_lrs, axes.get_yaxis_transform()
-        axes.text(
-            0.995, lr, f"initial {shown[0].quantity}", transform=place, fontsize=8, ha="right", va="bottom", zorder=3
-        )
-
-
-def _finish(axes: Axes, family: Family, scale: str) -> None:
-    axes.set_xlabel("step")
-    axes.set_ylabel(f"{family.curves[0].quantity} ({scale})")
-    axes.grid(alpha=0.25)
-    axes.margins(x=0.01)
-    axes.spines[["top", "right"]].set_visible(False)
+    series = [Series(curve.steps, curve.lr, "steps", FAN, width=0.8) for curve in family.curves if curve not in shown]
+    for lr in sorted({curve.initial_lr for curve in shown}):
+        last = max(curve.steps[-1] for curve in shown)
+        label = f"initial {shown[0].quantity}"
+        series.append(Series([0, last], [lr, lr], "line", INK, label, width=0.6, dash="dot"))
+    for index, curve in enumerate(shown):
+        color, dash, _ = style(index)
+        series.append(Series(curve.steps, curve.lr, "steps", color, legend(curve), width=1.8, dash=dash))
     highest = max(max(curve.lr) for curve in family.curves)
     positive = [lr for curve in family.curves for lr in curve.lr if lr > 0]
-    if scale == "log" and positive:
-        axes.set_yscale("log", nonpositive="mask")
-        axes.set_ylim(max(min(positive), highest * 10**-DECADES) / 1.3, highest * 1.3)
-    elif scale == "linear":
-        axes.set_ylim(0, highest * 1.08 or 1)
-    per_epoch = {curve.length.steps_per_epoch for curve in family.curves}
+    steps = {curve.length.steps_per_epoch for curve in family.curves}
     epochs = max(curve.length.epochs for curve in family.curves)
-    if len(per_epoch) == 1 and epochs > 1:
-        (steps,) = per_epoch
-        there_and_back: Any = (lambda step: step / steps, lambda epoch: epoch * steps)
-        upper = axes.secondary_xaxis("top", functions=there_and_back)
-        upper.set_xlabel("epoch", fontsize=8)
-        upper.tick_params(labelsize=8)
+    panels = []
+    for scale in ("linear", "log"):
+        is_log = scale == "log" and bool(positive)
+        lowest = max(min(positive), highest * 10**-DECADES) / 1.3 if is_log else 0.0
+        panels.append(
+            Panel(
+                series,
+                "",
+                "step",
+                f"{family.curves[0].quantity} ({scale})",
+                log_y=is_log,
+                y_range=(lowest, highest * 1.3) if is_log else (0.0, highest * 1.08 or 1.0),
+                steps_per_epoch=next(iter(steps)) if len(steps) == 1 and epochs > 1 else None,
+            )
+        )
+    heading = "\n".join([title(family), *textwrap.wrap(family.ranges, TITLE_LETTERS)])
+    return Figure(family.name, heading, "", panels, columns=2, height=2.7, width=12.0)
 
 
 # -- the terminal ------------------------------------------------------------------------------------------------------

@@ -2,22 +2,39 @@
 
 import io
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure as Canvas
+from matplotlib.figure import FigureBase
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from tuner.visualization.figure import Figure, Panel, Scale, Series
 
-__all__ = ["canvas", "confusion_png", "mistakes_png", "png"]
+__all__ = ["STYLE", "canvas", "empty", "png", "save", "saved", "sheet"]
 
 DPI = 110
+LEGEND_COLUMNS = 4
+LETTERS = 14.5  # of a legend, in an inch
+LEVELS = 10  # of a surface
+SURFACE_ALPHA = 0.45
+LINE = 0.16  # height of a line of a legend, in inches
+DASHES: dict[str, Any] = {
+    "solid": "-",
+    "dash": (0, (5, 2)),
+    "dot": (0, (1.2, 1.6)),
+    "dashdot": (0, (6, 2, 1.2, 2)),
+    "longdash": (0, (11, 3)),
+}
+SYMBOLS = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "triangle-down": "v", "pentagon": "p"}
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture everywhere
@@ -47,7 +64,7 @@ def png(figure: Figure) -> bytes:
     """
     drawn = canvas(figure)
     with rc_context(STYLE):
-        return _saved(drawn)
+        return saved(drawn)
 
 
 def canvas(figure: Figure) -> Canvas:
@@ -59,131 +76,163 @@ def canvas(figure: Figure) -> Canvas:
     if not figure.panels:
         raise ValueError(f"{figure.name} has nothing to draw: {figure.caption}")
     with rc_context(STYLE):
-        drawn = _canvas(figure.width, figure.rows * figure.height + 0.5)
+        drawn = empty(figure.width, _height(figure))
         drawn.suptitle(figure.title, fontsize=12, fontweight="bold", x=0.01, ha="left")
-        grid = drawn.subplots(
-            figure.rows,
-            figure.columns,
-            squeeze=False,
-            sharex="col" if figure.shared_x else False,
-            sharey="row" if figure.shared_y else False,
-        )
-        axes = list(grid.flat)
-        for index, (axis, panel) in enumerate(zip(axes, figure.panels, strict=False)):
-            _draw(axis, panel)
-            if figure.shared_y and index % figure.columns:
-                axis.set_ylabel("")
-        _add_legend(drawn, axes)
-        for axis in axes[len(figure.panels) :]:
-            axis.remove()
-        if figure.scale is not None:
-            bar = drawn.colorbar(_mappable(figure.scale), ax=axes[: len(figure.panels)], shrink=0.8, pad=0.015)
-            bar.set_label(figure.scale.label)
-            bar.outline.set_visible(False)
+        _fill(drawn, figure)
         return drawn
 
 
-def confusion_png(counts: Sequence[Sequence[int]], title: str) -> bytes:
-    """Return a confusion matrix as a PNG image.
+def sheet(figures: Sequence[Figure], title: str) -> Canvas:
+    """Return several figures of the same width in one picture, each below the last, with its own title and legend.
 
-    Args:
-        counts: How often each true class (a row) was predicted as each class (a column).
-        title: Title above it.
+    Raises:
+        ValueError: If a figure has no panels.
     """
-    classes = range(len(counts))
-    mistakes = [[0 if row == column else counts[row][column] for column in classes] for row in classes]
-    most = max(1, *(max(row) for row in mistakes))
-    with rc_context({**STYLE, "axes.grid": False}):
-        canvas = _canvas(0.5 * len(counts) + 2.2, 0.46 * len(counts) + 1.6)
-        axis = canvas.subplots()
-        axis.imshow(mistakes, cmap="Oranges", vmin=0, vmax=most)
-        for row in classes:
-            for column in classes:
-                if counts[row][column]:
-                    ink = "white" if 2 * mistakes[row][column] > most else "#22272e"
-                    weight = "bold" if row == column else "normal"
-                    text = str(counts[row][column])
-                    axis.text(column, row, text, ha="center", va="center", color=ink, fontweight=weight)
-        axis.set_xticks(classes)
-        axis.set_yticks(classes)
-        axis.set_xlabel("predicted")
-        axis.set_ylabel("true")
-        axis.set_title(title, loc="left", fontweight="bold")
-        return _saved(canvas)
+    with rc_context(STYLE):
+        heights = [_height(figure) for figure in figures]
+        drawn = empty(figures[0].width, sum(heights) + 0.4)
+        drawn.suptitle(title, fontsize=12, fontweight="bold")
+        parts = drawn.subfigures(len(figures), 1, squeeze=False, height_ratios=heights)[:, 0]
+        for part, figure in zip(parts, figures, strict=True):
+            part.suptitle(figure.title, fontsize=10, x=0.01, ha="left")
+            _fill(part, figure)
+        return drawn
 
 
-def mistakes_png(images: Any, texts: Sequence[str], title: str) -> bytes:
-    """Return a grid of images, each with its caption, as a PNG image.
+def save(drawn: Canvas, path: Path) -> None:
+    """Write a picture; the suffix of the file determines its format.
 
-    Args:
-        images: Array [n, height, width], or [n, height, width, 3], from 0 to 1.
-        texts: A caption for each image.
-        title: Title above them.
+    Raises:
+        ValueError: If matplotlib does not know the format.
+        OSError: If the file cannot be written.
     """
-    columns = min(9, len(texts))
-    rows = math.ceil(len(texts) / columns)
-    with rc_context({**STYLE, "axes.grid": False}):
-        canvas = _canvas(1.05 * columns + 0.6, 1.3 * rows + 0.6)
-        canvas.suptitle(title, fontsize=10, fontweight="bold", x=0.01, ha="left")
-        for axis in canvas.subplots(rows, columns, squeeze=False).flat:
-            axis.set_axis_off()
-        for axis, image, text in zip(canvas.axes, images, texts, strict=False):
-            axis.imshow(image, cmap="gray_r", vmin=0, vmax=1)
-            axis.set_title(text, fontsize=8)
-        return _saved(canvas)
+    with rc_context(STYLE):
+        drawn.savefig(path, facecolor="white")
+
+
+def _fill(drawn: FigureBase, figure: Figure) -> None:
+    """Add the panels, the legend and the colour bar of a figure."""
+    grid = drawn.subplots(
+        figure.rows,
+        figure.columns,
+        squeeze=False,
+        sharex="col" if figure.shared_x else False,
+        sharey="row" if figure.shared_y else False,
+    )
+    axes = list(grid.flat)
+    for index, (axis, panel) in enumerate(zip(axes, figure.panels, strict=False)):
+        _draw(axis, panel, figure.scale)
+        if figure.shared_y and index % figure.columns:
+            axis.set_ylabel("")
+    for axis in axes[len(figure.panels) :]:
+        axis.remove()
+    _add_legend(drawn, axes[: len(figure.panels)], figure.width)
+    if figure.scale is not None:
+        bar = drawn.colorbar(_mappable(figure.scale), ax=axes[: len(figure.panels)], shrink=0.8, pad=0.015)
+        bar.set_label(figure.scale.label)
+        bar.outline.set_visible(False)
+
+
+def _height(figure: Figure) -> float:
+    """Return the height of a picture in inches, with its title and its legend."""
+    labels = list(dict.fromkeys(each.label for panel in figure.panels for each in panel.series if each.label))
+    columns, wrapped = _legend(labels, figure.width)
+    stacks = np.array_split([text.count("\n") + 1 for text in wrapped], columns)
+    lines = max(int(stack.sum()) for stack in stacks) if labels else 0
+    return figure.rows * figure.height + 0.34 + LINE * (lines + 1) + LINE * figure.title.count("\n")
 
 
 class _Shown(Canvas):
     """A figure that every notebook can display."""
 
     def _repr_png_(self) -> bytes:
-        return _saved(self)
+        return saved(self)
 
 
-def _canvas(width: float, height: float) -> Canvas:
+def empty(width: float, height: float) -> Canvas:
     """Return an empty canvas; width and height are in inches."""
     return _Shown(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
-def _saved(canvas: Canvas) -> bytes:
+def saved(canvas: Canvas) -> bytes:
+    """Return a canvas as a PNG image."""
     file = io.BytesIO()
     canvas.savefig(file, format="png", facecolor="white")
     return file.getvalue()
 
 
-def _draw(axis: Axes, panel: Panel) -> None:
+def _draw(axis: Axes, panel: Panel, scale: Scale | None) -> None:
+    if panel.surface is not None and scale is not None:
+        _add_surface(axis, panel, scale)
     for layer, series in enumerate(panel.series, start=2):
         _add(axis, series, layer)
     axis.set_title(panel.title, loc="left")
     axis.set_xlabel(panel.x_label)
     axis.set_ylabel(panel.y_label)
+    if panel.log_x:
+        axis.set_xscale("log")
+    if panel.log_y:
+        axis.set_yscale("log", nonpositive="mask")
     if panel.x_range:
         axis.set_xlim(*panel.x_range)
     if panel.y_range:
         axis.set_ylim(*panel.y_range)
     if panel.log_x:
-        axis.set_xscale("log")
         _number_ticks(axis.xaxis, axis.get_xlim())
     else:
-        axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))  # long labels of many steps need room
+        parts = [1, 2, 5, 10] if panel.is_counted else [1, 2, 2.5, 5, 10]
+        axis.xaxis.set_major_locator(MaxNLocator(5, steps=parts, integer=panel.is_counted))  # long labels need room
     if panel.log_y:
-        axis.set_yscale("log")
         _number_ticks(axis.yaxis, axis.get_ylim())
     _name_ticks(axis.xaxis, panel.x_ticks)
     _name_ticks(axis.yaxis, panel.y_ticks)
     for x, y, text in panel.notes:
         ground = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8}
         axis.text(x, y, text, fontsize=7.5, color="#22272e", ha="center", va="center", zorder=100, bbox=ground)
+    if (steps := panel.steps_per_epoch) is not None:
+        there_and_back: Any = (lambda step: step / steps, lambda epoch: epoch * steps)
+        upper = axis.secondary_xaxis("top", functions=there_and_back)
+        upper.set_xlabel("epoch", fontsize=8)
+        upper.tick_params(labelsize=8)
 
 
-def _add_legend(canvas: Canvas, axes: Sequence[Axes]) -> None:
-    """Add one legend below all panels."""
+def _add_surface(axis: Axes, panel: Panel, scale: Scale) -> None:
+    if panel.surface is None or scale.low == scale.high:
+        return
+    low, high = sorted((scale.low, scale.high))
+    levels = [low + (high - low) * index / LEVELS for index in range(LEVELS + 1)]
+    mapped = _mappable(scale)
+    axis.contourf(
+        panel.surface.x,
+        panel.surface.y,
+        np.ma.masked_invalid(panel.surface.values),
+        levels=levels,
+        cmap=mapped.cmap,
+        norm=mapped.norm,
+        extend="both",
+        alpha=SURFACE_ALPHA,
+        zorder=1,
+    )
+
+
+def _add_legend(drawn: FigureBase, axes: Sequence[Axes], width: float) -> None:
+    """Add one legend below all panels, whose texts are wrapped to fit into the width."""
     named: dict[str, Any] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             named.setdefault(label, handle)
     if named:
-        canvas.legend(handles=list(named.values()), loc="outside lower left", ncols=4)
+        columns, texts = _legend(list(named), width)
+        drawn.legend(list(named.values()), texts, loc="outside lower left", ncols=columns)
+
+
+def _legend(labels: Sequence[str], width: float) -> tuple[int, list[str]]:
+    """Return the number of columns of a legend in a picture of a width in inches, and its wrapped texts."""
+    longest = max(map(len, labels), default=0)
+    fitting = int(width * LETTERS / (longest + 6)) if longest else 1
+    columns = max(2 if len(labels) > 1 else 1, min(LEGEND_COLUMNS, fitting))
+    letters = int(width * LETTERS / columns) - 6
+    return columns, ["\n".join(textwrap.wrap(label, letters)) or label for label in labels]
 
 
 def _add(axis: Axes, series: Series, layer: int) -> None:
@@ -196,14 +245,29 @@ def _add(axis: Axes, series: Series, layer: int) -> None:
                 color=series.color,
                 label=label,
                 linewidth=series.width,
+                linestyle=DASHES[series.dash],
                 drawstyle="steps-post" if series.mark == "steps" else "default",
-                marker="." if series.marked else "",
-                markersize=6,
+                marker=SYMBOLS[series.symbol] if series.marked else "",
+                markersize=3.5,
                 zorder=layer,
+            )
+        case "band":
+            axis.fill_between(
+                series.x, series.y, series.upper, color=series.color, alpha=0.18, linewidth=0, label=label, zorder=1.5
             )
         case "points":
             axis.scatter(
-                series.x, series.y, color=series.color, s=26, alpha=0.85, linewidths=0, label=label, zorder=layer
+                series.x,
+                series.y,
+                color=list(series.colors) or series.color,
+                s=26,
+                marker=SYMBOLS[series.symbol],
+                alpha=0.85,
+                linewidths=0.5 if series.colors else 0,
+                edgecolors="#22272e" if series.colors else None,
+                label=label,
+                zorder=layer,
+                clip_on=False,
             )
         case "crosses":
             axis.scatter(

@@ -1,26 +1,29 @@
-"""Charts of the searched schedules and parameters, and of the values that they reached."""
+"""Charts of schedules and of all searched parameters at once: values, importance, parallel coordinates."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tuner.analysis.findings import no_importance, short_name
 from tuner.analysis.record import FAMILY, StudyRecord, TrialRecord
-from tuner.text import format_value, pluralize
+from tuner.text import format_value, join_names, pluralize
+from tuner.visualization.axes import axis_of, parameters_of
 from tuner.visualization.figure import GREY, Figure, Panel, Series
 from tuner.visualization.parts import (
     ACCENT,
     MAX_CURVES,
     family_color,
     hover_text,
+    left_out_note,
     outside_note,
     placed,
     points_by_family,
+    tie_band,
     value_scale,
     value_window,
 )
 
-__all__ = ["importance", "parallel_coordinates", "slices", "values_by_family"]
+__all__ = ["importance", "parallel_coordinates", "values_by_family"]
 
 MAX_AXES = 14
 
@@ -34,7 +37,7 @@ def values_by_family(record: StudyRecord) -> Figure:
     groups = {family: members for family, members in groups.items() if members}
     if not groups:
         return Figure("families", title, "No trial was completed.")
-    series: list[Series] = []
+    series = tie_band(record, -0.6, len(groups) - 0.4)
     places: dict[int, float] = {}
     for place, (family, members) in enumerate(groups.items()):
         if len(members) > 4:  # quartiles of fewer values say less than the points
@@ -65,7 +68,7 @@ def values_by_family(record: StudyRecord) -> Figure:
 
 def importance(record: StudyRecord) -> Figure:
     """Show how much each parameter determines whether a trial is among the best."""
-    title = "Which parameter mattered"
+    title = "Hyperparameter importance"
     if not record.importances:
         return Figure("importance", title, no_importance(record))
     ordered = sorted(record.importances.items(), key=lambda item: item[1])
@@ -90,44 +93,14 @@ def importance(record: StudyRecord) -> Figure:
     return Figure("importance", title, caption, [panel], height=max(1.6, 0.4 * len(ordered) + 0.8), width=8.0)
 
 
-def slices(record: StudyRecord) -> Figure:
-    """Show the objective over each searched parameter."""
-    title = f"{record.metric} over each parameter"
-    ranked = record.ranking
-    parameters = [name for name in _parameters(record) if name != FAMILY]
-    parameters = [name for name in parameters if sum(name in trial.params for trial in ranked) > 1]
-    if not parameters:
-        return Figure("slices", title, "This needs two completed trials that have a parameter in common.")
-    panels: list[Panel] = []
-    for name in parameters:
-        members = [trial for trial in ranked if name in trial.params]
-        place, ticks = _axis([trial.params[name] for trial in members])
-        log = record.searched.get(name, False)
-        at = {trial.number: place(trial.params[name]) for trial in members}
-        series = points_by_family(record, members, at)
-        panels.append(
-            Panel(
-                series,
-                "",
-                short_name(name),
-                record.metric,
-                log_x=log,
-                x_ticks=ticks,
-                y_range=value_window([trial.value for trial in ranked], record),
-            )
-        )
-    caption = "Points are completed trials; their other parameters differ as well." + outside_note(record)
-    columns = min(3, len(panels))
-    return Figure("slices", title, caption, panels, columns, height=2.8, width=3.4 * columns + 1, shared_y=True)
-
-
 def parallel_coordinates(record: StudyRecord) -> Figure:
     """Show all values of every trial as a line through the parameters."""
     title = f"Parameters and {record.metric} of each trial"
     ranked = record.ranking[:MAX_CURVES]
-    parameters = [name for name in _parameters(record) if any(name in trial.params for trial in ranked)]
+    parameters = [name for name in parameters_of(record) if any(name in trial.params for trial in ranked)]
     by_importance = sorted(parameters, key=lambda name: -record.importances.get(name, 0.0))
-    parameters = [name for name in parameters if name in by_importance[:MAX_AXES]]
+    least = by_importance[MAX_AXES:]
+    parameters = [name for name in parameters if name not in least]
     scale = value_scale(record)
     if len(ranked) < 2 or not parameters or scale is None:
         return Figure("parallel_coordinates", title, "This needs two completed trials.")
@@ -174,6 +147,9 @@ def parallel_coordinates(record: StudyRecord) -> Figure:
         notes=notes,
     )
     caption = "Each line is a trial. Where its schedule has no such parameter, the line runs along the bottom."
+    if least:
+        caption += f" Left out, as the least important: {join_names(list(map(short_name, least)), len(least))}."
+    caption += left_out_note(len(record.ranking) - len(ranked))
     return Figure(
         "parallel_coordinates",
         title,
@@ -189,34 +165,12 @@ def _is_conditional(parameter: str) -> bool:
     return parameter.startswith("schedule.") and parameter.count(".") > 1
 
 
-def _parameters(record: StudyRecord) -> list[str]:
-    """Return the searched parameters: first those that all trials have, then by importance."""
-    names = dict.fromkeys(name for trial in record.ranking for name in trial.params)
-    having = {name: sum(name in trial.params for trial in record.ranking) for name in names}
-    everywhere = len(record.ranking)
-    return sorted(
-        names,
-        key=lambda name: (having[name] < everywhere, name.split(".")[:-1], -record.importances.get(name, 0.0)),
-    )
-
-
-def _axis(
-    values: Sequence[Any], order: Sequence[str] = ()
-) -> tuple[Callable[[Any], float], Mapping[float, str] | None]:
-    """Return the positions of values on an axis, and the tick labels if they are not numbers."""
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        return float, None
-    found = {format_value(value) for value in values}
-    names = [name for name in order if name in found] or sorted(found)
-    return (lambda value: float(names.index(format_value(value)))), {float(at): name for at, name in enumerate(names)}
-
-
 def _vertical(
     name: str, values: Mapping[int, Any], record: StudyRecord, absent: float
 ) -> tuple[str, Position, Mapping[float, str]]:
     """Return an axis of parallel coordinates: its name, a trial's position from 0 to 1, and the tick labels."""
     order = record.families[::-1] if name == FAMILY else ()
-    place, ticks = _axis([value for value in values.values() if value is not None], order)
+    place, ticks = axis_of([value for value in values.values() if value is not None], order)
     if record.searched.get(name, False):
         place = math.log10
     places = {number: place(value) for number, value in values.items() if value is not None}

@@ -3,19 +3,25 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from tuner.analysis.findings import short_name
-from tuner.analysis.record import FAMILY, StudyRecord, TrialRecord
+from tuner.analysis.findings import short_name, standard_error
+from tuner.analysis.record import FAMILY, Curve, StudyRecord, TrialRecord, resolution
+from tuner.direction import Direction
 from tuner.text import format_value, pluralize
-from tuner.visualization.figure import COLORS, Mark, Scale, Series
+from tuner.visualization.figure import GREY, Dash, Mark, Scale, Series, Symbol, style
 
 __all__ = [
     "ACCENT",
+    "IN_THE_REPORT",
     "MAX_CURVES",
+    "error_band",
     "family_color",
+    "family_style",
     "hover_text",
+    "left_out_note",
     "outside_note",
     "placed",
     "points_by_family",
+    "tie_band",
     "value_scale",
     "value_window",
 ]
@@ -26,6 +32,9 @@ ACCENT = "#d55e00"
 MAX_CURVES = 300
 """More curves in one picture are unreadable, and make a page unresponsive."""
 
+IN_THE_REPORT = "a double-click on the chart in the report shows them"
+"""How to see what lies beyond an axis."""
+
 
 def hover_text(trial: TrialRecord, record: StudyRecord) -> str:
     """Return the description of a trial that is shown under the pointer, in lines."""
@@ -35,12 +44,42 @@ def hover_text(trial: TrialRecord, record: StudyRecord) -> str:
     return "\n".join([f"{trial.name}{reached}{how}", *params])
 
 
-def family_color(record: StudyRecord, family: str) -> str:
-    """Return the colour that a schedule has in all charts."""
+def family_style(record: StudyRecord, family: str) -> tuple[str, Dash, Symbol]:
+    """Return the colour, the dashes and the symbol that a schedule has in all charts."""
     names = sorted(
         {trial.family for trial in record.trials} | {family}
-    )  # so the colour stays the same while a study continues
-    return COLORS[names.index(family) % len(COLORS)]
+    )  # so the style stays the same while a study continues
+    return style(names.index(family))
+
+
+def family_color(record: StudyRecord, family: str) -> str:
+    """Return the colour that a schedule has in all charts."""
+    return family_style(record, family)[0]
+
+
+def tie_band(record: StudyRecord, low: float, high: float) -> list[Series]:
+    """Return the area of values within two standard errors of the best one, from `low` to `high` on the x axis.
+
+    Empty if the standard error is unknown.
+    """
+    best, error = record.best, standard_error(record)
+    if best is None or error is None or low == high:
+        return []
+    edge = best.value - 2 * error if record.direction is Direction.MAXIMIZE else best.value + 2 * error
+    ends = sorted((best.value, edge))
+    label = "a tie with the best: within 2 standard errors"
+    return [Series([low, high], [ends[0]] * 2, "band", GREY, label, upper=[ends[1]] * 2)]
+
+
+def error_band(record: StudyRecord, metric: str, curve: Curve, color: str) -> list[Series]:
+    """Return the area of one standard error around an accuracy on the validation images; empty if it is unknown."""
+    values = [value for _, value in curve]
+    images, step = record.validation_images, resolution(metric, values, record.validation_images)
+    if len(values) < 2 or not images or not step:
+        return []
+    errors = [max(math.sqrt(value * (1 - value) / images), step) for value in values]
+    lower, upper = ([value + sign * error for value, error in zip(values, errors, strict=True)] for sign in (-1.0, 1.0))
+    return [Series([step for step, _ in curve], lower, "band", color, "± one standard error", upper=upper)]
 
 
 def points_by_family(record: StudyRecord, trials: Sequence[TrialRecord], places: Mapping[int, float]) -> list[Series]:
@@ -51,6 +90,7 @@ def points_by_family(record: StudyRecord, trials: Sequence[TrialRecord], places:
         members = [trial for trial in trials if trial.family == family]
         inside = [trial for trial in members if placed(trial.value, window) == trial.value]
         outside = [trial for trial in members if trial not in inside]
+        color, _, symbol = family_style(record, family)
         marks: Sequence[tuple[Mark, list[TrialRecord]]] = (("points", inside), ("crosses", outside))
         for mark, group in marks:
             series.append(
@@ -58,9 +98,10 @@ def points_by_family(record: StudyRecord, trials: Sequence[TrialRecord], places:
                     [places[trial.number] for trial in group],
                     [placed(trial.value, window) for trial in group],
                     mark,
-                    family_color(record, family),
+                    color,
                     family if group is inside or not inside else "",
                     [hover_text(trial, record) for trial in group],
+                    symbol=symbol,
                 )
             )
     return [each for each in series if each.x]
@@ -98,4 +139,14 @@ def outside_note(record: StudyRecord) -> str:
     values = [trial.value for trial in record.ranking]
     window = value_window(values, record)
     count = sum(placed(value, window) != value for value in values)
-    return f" Crosses at the edge: {pluralize(count, 'trial')} far worse than the others." if count else ""
+    if not count:
+        return ""
+    text = f" Crosses at the edge: {pluralize(count, 'trial')} far worse than the others; "
+    return text + "point at them in the report for their values."
+
+
+def left_out_note(count: int) -> str:
+    """Return a sentence about trials without a curve in a chart; empty if there are none."""
+    if count <= 0:
+        return ""
+    return f" Not shown: the {pluralize(count, 'worst trial')}, which MLflow's page of all trials has."

@@ -8,13 +8,14 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
-from tuner.visualization.figure import Figure, Panel, Scale, Series
+from tuner.visualization.figure import Figure, Panel, Scale, Series, Surface
 
 __all__ = ["library", "to_div"]
 
 PIXELS = 96
 """Pixels in an inch."""
 
+LEVELS = 10  # of a surface
 INK, GRID = "#7d8590", "rgba(125,133,144,0.25)"  # readable on light and dark backgrounds
 
 
@@ -48,6 +49,8 @@ def to_div(figure: Figure, page: str = "plot") -> str:
     named: set[str] = set()
     for index, panel in enumerate(figure.panels):
         row, column = index // figure.columns + 1, index % figure.columns + 1
+        if panel.surface is not None and figure.scale is not None:
+            drawing.add_trace(_surface(panel.surface, figure.scale), row, column)
         for series in panel.series:
             drawing.add_trace(_trace(series, series.label not in named), row, column)
             named.add(series.label)
@@ -92,6 +95,8 @@ def _set_axes(drawing: go.Figure, panel: Panel, row: int, column: int, is_first:
             update(range=[math.log10(limit) for limit in limits] if log else list(limits), **place)
         if ticks is not None:
             update(tickvals=list(ticks), ticktext=[_escaped(text) for text in ticks.values()], **place)
+    if panel.is_counted and panel.x_ticks is None and not panel.log_x:
+        drawing.update_xaxes(tickformat=",d", **place)  # plotly then leaves out halves
     for x, y, text in panel.notes:
         drawing.add_annotation(x=x, y=y, text=_escaped(text), showarrow=False, **place)
 
@@ -131,34 +136,68 @@ def _trace(series: Series, is_first: bool) -> go.Scatter | go.Bar | go.Box:
                 hoverinfo="skip",
                 showlegend=False,
             )
+        case "band":
+            return go.Scatter(
+                x=[*series.x, *reversed(series.x)],
+                y=[*series.y, *reversed(series.upper)],
+                mode="lines",
+                line={"width": 0, "color": series.color},
+                fill="toself",
+                fillcolor=f"{series.color}2e",
+                **{**common, "hoverinfo": "skip"},
+            )
         case "points" | "crosses":
-            shape = "circle" if series.mark == "points" else "x-thin"
-            marker = {"color": series.color, "symbol": shape, "size": 8, "line": {"color": series.color, "width": 1.5}}
+            shape = series.symbol if series.mark == "points" else "x-thin"
+            edge = {"color": INK if series.colors else series.color, "width": 0.5 if series.colors else 1.5}
+            marker = {"color": list(series.colors) or series.color, "symbol": shape, "size": 8, "line": edge}
             return go.Scatter(x=series.x, y=series.y, mode="markers", marker=marker, cliponaxis=False, **common)
         case _:
             return go.Scatter(
                 x=series.x,
                 y=series.y,
                 mode="lines+markers" if series.marked else "lines",
+                marker={"symbol": series.symbol, "size": 6},
                 line={
                     "color": series.color,
                     "width": series.width,
+                    "dash": series.dash,
                     "shape": "hv" if series.mark == "steps" else "linear",
                 },
                 **common,
             )
 
 
-def _color_bar(scale: Scale) -> go.Scatter:
+def _surface(surface: Surface, scale: Scale) -> go.Contour:
+    low, high = sorted((scale.low, scale.high))
+    return go.Contour(
+        x=surface.x,
+        y=surface.y,
+        z=surface.values,
+        colorscale=_colors(scale),
+        zmin=low,
+        zmax=high,
+        contours={"start": low, "end": high, "size": (high - low) / LEVELS or 1.0},
+        line={"width": 0},
+        opacity=0.45,
+        showscale=False,
+        hoverinfo="skip",
+    )
+
+
+def _colors(scale: Scale) -> list[tuple[float, str]]:
     stops = Scale.STOPS if scale.low <= scale.high else Scale.STOPS[::-1]
-    places = [index / (len(stops) - 1) for index in range(len(stops))]
+    return [(index / (len(stops) - 1), stop) for index, stop in enumerate(stops)]
+
+
+def _color_bar(scale: Scale) -> go.Scatter:
+    bar = {"title": {"text": _escaped(scale.label)}, "thickness": 12, "outlinewidth": 0}
     marker = {
         "color": [min(scale.low, scale.high)],
         "cmin": min(scale.low, scale.high),
         "cmax": max(scale.low, scale.high),
-        "colorscale": list(zip(places, stops, strict=True)),
+        "colorscale": _colors(scale),
         "showscale": True,
-        "colorbar": {"title": {"text": _escaped(scale.label)}, "thickness": 12, "outlinewidth": 0},
+        "colorbar": bar,
     }
     return go.Scatter(x=[None], y=[None], mode="markers", marker=marker, showlegend=False, hoverinfo="skip")
 
