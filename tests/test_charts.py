@@ -65,7 +65,10 @@ def study(trials: Sequence[TrialRecord], **changes) -> StudyRecord:
 
 HOSTILE = "<img src=x onerror=alert(1)>$\\frac{"
 RECORDS = {
-    "usual": study([trial(number, state=("complete", "complete", "pruned")[number % 4 % 3]) for number in range(24)]),
+    "usual": study(
+        [trial(number, state=("complete", "complete", "pruned")[number % 4 % 3]) for number in range(24)],
+        validation_images=500,
+    ),
     "no trial": study([], importances={}),
     "one trial": study([trial(0)], importances={}),
     "two trials": study([trial(0), trial(1)], importances={}),

@@ -143,7 +143,7 @@ def _trace(series: Series, is_first: bool) -> go.Scatter | go.Bar | go.Box:
                 mode="lines",
                 line={"width": 0, "color": series.color},
                 fill="toself",
-                fillcolor=f"{series.color}2e",
+                fillcolor=f"rgba({', '.join(str(int(series.color[at : at + 2], 16)) for at in (1, 3, 5))}, 0.18)",
                 **{**common, "hoverinfo": "skip"},
             )
         case "points" | "crosses":
