@@ -3,7 +3,12 @@
 The intervals are those of Games and Howell ("Pairwise Multiple Comparison Procedures with Unequal N's and/or
 Variances", Journal of Educational Statistics, 1976): Tukey's honest significant differences for samples of unequal
 variances and sizes. They hold for all pairs at once, so the best may be picked by the same values. They assume roughly
-normal values and make no use of seeds that two configurations share.
+normal values.
+
+Configurations are usually trained with the same seeds (a randomized block design). Then the mean of each seed over all
+k configurations is subtracted first, which leaves the differences as they are and takes the seeds out of the variances.
+It also makes variances and degrees of freedom smaller by the factor (k - 1) / k; the variances are corrected for it.
+For two configurations, the interval is that of the paired t test.
 
 A difference is then compared with a region of practical equivalence, as in Kruschke, "Rejecting or Accepting Parameter
 Values in Bayesian Estimation", Advances in Methods and Practices in Psychological Science, 2018.
@@ -56,7 +61,7 @@ class Gap:
 
 
 def gaps_to_best(
-    samples: Mapping[str, Sequence[float]],
+    samples: Mapping[str, Mapping[int, float]],
     best: str,
     direction: Direction,
     resolution: float = 0.0,
@@ -65,44 +70,59 @@ def gaps_to_best(
     """Return how much worse each configuration is than the best one.
 
     Args:
-        samples: The values of each configuration, at least one.
+        samples: The values of each configuration by seed, at least one.
         best: The best one, which may be chosen by the same values.
         direction: Whether large or small values are better.
         resolution: The smallest difference between two values of the metric; an interval extends at least that far to
             both sides. 0 if it is unknown: then equal values give no interval.
         confidence: Probability that all intervals hold.
 
-    >>> gaps = gaps_to_best({"a": [1.0, 2.0, 3.0], "b": [5.0, 6.0, 8.0]}, "a", Direction.MINIMIZE)
-    >>> gap = gaps["b"]
+    >>> samples = {"a": {0: 1.0, 1: 2.0, 2: 4.0}, "b": {0: 2.0, 1: 4.0, 2: 5.0}}
+    >>> gap = gaps_to_best(samples, "a", Direction.MINIMIZE)["b"]
     >>> round(gap.mean, 3), round(gap.low, 2), round(gap.high, 2)
-    (4.333, 1.21, 7.45)
+    (1.333, -0.1, 2.77)
     """
-    return {
-        name: _gap(samples[best], values, len(samples), direction, resolution, confidence)
-        for name, values in samples.items()
-        if name != best
-    }
+    aligned, shrinkage = _without_seeds(samples)
+    scale = max(abs(value) for values in samples.values() for value in values.values())
+    gaps = {}
+    for name, values in aligned.items():
+        if name == best:
+            continue
+        mean = direction.advantage(fmean(aligned[best]), fmean(values))
+        error, freedom = _error(aligned[best], values, shrinkage)
+        if error <= ROUNDING * scale:
+            gaps[name] = Gap(mean, mean - resolution, mean + resolution) if resolution and freedom else Gap(mean)
+        else:
+            quantile = float(stats.studentized_range.ppf(confidence, len(samples), freedom)) / math.sqrt(2)
+            room = max(quantile * error, resolution)
+            gaps[name] = Gap(mean, mean - room, mean + room)
+    return gaps
 
 
-def _gap(
-    best: Sequence[float],
-    other: Sequence[float],
-    count: int,
-    direction: Direction,
-    resolution: float,
-    confidence: float,
-) -> Gap:
-    mean = direction.advantage(fmean(best), fmean(other))
-    if min(len(best), len(other)) < 2:
-        return Gap(mean)
-    squares = [variance(values) / len(values) for values in (best, other)]
-    scale = max(abs(value) for value in (*best, *other))
-    if sum(squares) <= (ROUNDING * scale) ** 2:
-        return Gap(mean, mean - resolution, mean + resolution) if resolution else Gap(mean)
-    freedom = sum(squares) ** 2 / (squares[0] ** 2 / (len(best) - 1) + squares[1] ** 2 / (len(other) - 1))
-    quantile = float(stats.studentized_range.ppf(confidence, count, freedom))
-    room = max(quantile * math.sqrt(sum(squares) / 2), resolution)
-    return Gap(mean, mean - room, mean + room)
+def _without_seeds(samples: Mapping[str, Mapping[int, float]]) -> tuple[dict[str, list[float]], float]:
+    """Return the values without the means of their seeds, and the factor by which that shrinks variances.
+
+    The mean of a seed is that of the configurations that have all seeds. If fewer than two have, nothing is subtracted.
+    """
+    seeds = {seed for values in samples.values() for seed in values}
+    complete = [values for values in samples.values() if values.keys() == seeds]
+    if len(complete) < 2:
+        return {name: list(values.values()) for name, values in samples.items()}, 1.0
+    means = {seed: fmean(values[seed] for values in complete) for seed in seeds}
+    aligned = {name: [value - means[seed] for seed, value in values.items()] for name, values in samples.items()}
+    return aligned, 1 - 1 / len(complete)
+
+
+def _error(one: Sequence[float], other: Sequence[float], shrinkage: float) -> tuple[float, float]:
+    """Return the standard error of a difference of means, and its degrees of freedom (Welch); 0 if there are none."""
+    if min(len(one), len(other)) < 2:
+        return 0.0, 0.0
+    squares = [variance(values) / len(values) for values in (one, other)]
+    total = sum(squares)
+    if total == 0:
+        return 0.0, 1.0
+    freedom = total**2 / (squares[0] ** 2 / (len(one) - 1) + squares[1] ** 2 / (len(other) - 1))
+    return math.sqrt(total / shrinkage), freedom * shrinkage
 
 
 def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:

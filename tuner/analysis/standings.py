@@ -86,7 +86,7 @@ class Standings:
         ranking = self.comparison.ranking
         if not ranking:
             return {}
-        samples = {each.name: list(each.values.values()) for each in ranking}
+        samples = {each.name: each.values for each in ranking}
         return gaps_to_best(samples, ranking[0].name, self.comparison.direction, self._resolution)
 
     @property
