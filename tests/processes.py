@@ -40,6 +40,14 @@ def command_of(pid: int) -> bytes:
         return b""
 
 
+def standard_error_of(pid: int) -> Path:
+    """Return the file that a process writes its errors to."""
+    try:
+        return Path(f"/proc/{pid}/fd/2").readlink()
+    except OSError:  # it has just ended
+        return Path()
+
+
 def servers_of(pid: int) -> list[int]:
     """Return the fork server."""
     slots = slots_of(pid)

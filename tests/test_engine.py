@@ -18,7 +18,8 @@ from tests.processes import is_alive, slots_of
 from tuner.config.loader import load_study
 from tuner.config.search_space import corners
 from tuner.config.study import Objective, TrialConfig
-from tuner.engines.local import LocalEngine, call_in_fork
+from tuner.engines.fork_server import call_in_fork
+from tuner.engines.local import LocalEngine
 from tuner.engines.pipe import CorruptPipeError, Mailbox, PipeChannel
 from tuner.engines.stalls import StallDetector, processor_seconds
 from tuner.errors import StudyFailedError

@@ -1,11 +1,9 @@
 """Hostile content of files, stores and checkpoints: refused or shown literally, and never executed."""
 
-import io
 import json
 import os
 import shutil
 import sqlite3
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -187,18 +185,15 @@ def test_weights_that_would_run_code_are_not_tested(copied: StudyFolder):
 
 @pytest.mark.parametrize("name", [MODEL_FILE, "test.pt"])
 def test_weights_that_would_run_code_do_not_get_into_mlflow(
-    copied: StudyFolder, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    copied: StudyFolder, name: str, monkeypatch: pytest.MonkeyPatch
 ):
     (file,) = copied.directory().glob(f"trials-*/0/{name}")
     torch.save({"state_dict": Malicious(copied.path / "ran")}, file)
     monkeypatch.chdir(copied.path)
     uri = f"sqlite:///{copied.path / 'mlflow.db'}"
     best = {"number": 0, "config": {}, "directory": str(file.parent)}
-    request = {"storage": "sqlite:///optuna.db", "study": "tiny", "uri": uri, "folder": None, "best": best}
-    request["objects"] = "objects.pkl"
-    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(request)))
-    review.main()
-    (note,) = json.loads(capsys.readouterr().out.splitlines()[-1])
+    request = {"storage": "sqlite:///optuna.db", "study": "tiny", "uri": uri, "objects": "objects.pkl", "best": best}
+    (note,) = review.update(request)
     assert note.startswith(f"the model is not in MLflow: {file}: ")
     assert not (copied.path / "ran").exists()
     assert not list(copied.path.rglob("best/*.ckpt"))

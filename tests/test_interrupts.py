@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,9 +13,9 @@ import pytest
 
 from tests.conftest import StudyFolder
 from tests.networks import IRIS, with_network
-from tests.processes import children, command_of, is_alive
+from tests.processes import children, is_alive, standard_error_of
 from tuner.interrupts import INTERRUPTS, on_interrupt
-from tuner.reporting import review
+from tuner.reporting.review import LOG_FILE
 
 WAITING = """\
 import sys, time
@@ -112,29 +113,35 @@ def test_a_signal_while_the_stores_are_made_ends_the_study_in_order_and_leaves_n
     assert [path.name for path in folder.path.glob("mlflow.db*")] == ["mlflow.db"]
 
 
-def test_the_review_of_a_study_ends_with_its_coordinator_and_is_made_by_the_next_run(folder: StudyFolder):
+def reviews_of(pid: int) -> list[int]:
+    """Return the processes that update plots, report and model of a study."""
+    return [child for child in children(pid) if standard_error_of(child).name == LOG_FILE]
+
+
+def test_the_review_of_a_study_ends_with_its_coordinator(folder: StudyFolder):
     process = folder.start("--review", "--trials", "1", study=IRIS)
-
-    def reviews() -> list[int]:
-        return [pid for pid in children(process.pid) if b"tuner.reporting.review" in command_of(pid)]
-
-    folder.wait_for(reviews, process)
-    (review,) = reviews()
+    folder.wait_for(lambda: reviews_of(process.pid), process)
+    (review,) = reviews_of(process.pid)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=240)
     deadline = time.monotonic() + 60
     while is_alive(review):
         assert time.monotonic() < deadline, "it outlived its coordinator"
         time.sleep(0.05)
-    folder.call("--review", "--trials", "1", study=IRIS)
-    assert folder.mlflow("select version from model_versions") == [(1,)]
 
 
-def test_a_review_that_cannot_start_is_reported_and_the_study_continues(
-    folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(review, "COMMAND", ("/no/such/program",))
-    monkeypatch.setattr(review.Review, "EVERY_SECONDS", 0.0)
+def test_a_review_that_is_killed_is_reported_and_the_next_run_makes_it(folder: StudyFolder):
+    def kill_the_review() -> None:
+        while not (reviewing := reviews_of(os.getpid())):
+            time.sleep(0.02)
+        os.kill(reviewing[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_the_review)
+    killer.start()
     output = folder.call("--review", "--trials", "1", study=IRIS)
-    assert "note: the plots and the report in MLflow are not complete: [Errno 2] No such file or directory" in output
+    killer.join()
+    assert "note: the plots and the report in MLflow are not complete: " in output
+    assert "killed by SIGKILL" in output
     assert folder.optuna("select state from trials") == [("COMPLETE",)]
+    assert "not complete" not in folder.call("--review", "--trials", "1", study=IRIS)
+    assert folder.mlflow("select version from model_versions") == [(1,)]

@@ -230,19 +230,18 @@ def test_plots_are_drawn_now_and_then_and_not_at_every_trial(reviewed: StudyFold
     storage, uri = (f"sqlite:///{reviewed.path / name}" for name in ("optuna.db", "mlflow.db"))
     review = Review(storage, "tiny", uri, reviewed.directory())
     review.refresh()
-    assert review._process is None, "the study has only begun"
+    assert review._call is None, "the study has only begun"
     for picture in (artifacts(reviewed) / "plots").iterdir():
         picture.unlink()
     (artifacts(reviewed) / "report.html").unlink()
     monkeypatch.setattr(Review, "EVERY_SECONDS", 0.0)
     review = Review(storage, "tiny", uri, reviewed.directory())
     review.refresh()
-    process = review._process
+    call = review._call
     review.refresh()
-    assert review._process is process, "while it draws, no other is begun"
-    process.communicate()
-    assert process.returncode == 0, (reviewed.directory() / "review.log").read_text()
+    assert review._call is call, "while it draws, no other is begun"
+    assert call.result() == [], (reviewed.directory() / "review.log").read_text()
     assert list((artifacts(reviewed) / "plots").glob("*_lr_curves.png"))
     assert (artifacts(reviewed) / "report.html").exists()
     review.refresh()
-    assert review._process is None, "what took seconds is not done again within minutes"
+    assert review._call is None, "what took seconds is not done again within minutes"

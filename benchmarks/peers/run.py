@@ -29,7 +29,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
-from tuner.engines.local import MALLOC_TUNABLES
+from tuner.engines.fork_server import MALLOC_TUNABLES
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent

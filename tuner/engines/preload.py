@@ -2,7 +2,7 @@
 
 import os
 
-from tuner.engines.local import PARENT
+from tuner.engines.fork_server import PARENT
 from tuner.interrupts import die_with_parent, ignore_interrupts
 from tuner.process import gc_paused
 

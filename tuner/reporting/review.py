@@ -1,4 +1,4 @@
-"""Update plots, report and best model of a study in MLflow, in a separate process.
+"""Update plots, report and best model of a study in MLflow, in a process of the fork server.
 
 The coordinator starts it at intervals and does not wait for it. While trainings run it has the lowest priority, so it
 uses only idle CPU time. It reads the stores, except for the best trial's configuration, which the coordinator passes on
@@ -7,20 +7,17 @@ from the study file: names of classes are never taken from a store.
 
 import contextlib
 import copy
-import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.errors import BadInputError
-from tuner.interrupts import die_with_parent
-from tuner.process import add_study_folder, leave, study_folder
+from tuner.engines.fork_server import ForkedCall
+from tuner.errors import BadInputError, StudyFailedError, TunerError
 from tuner.storage.folders import OBJECTS_FILE, open_own
 
 if TYPE_CHECKING:
@@ -29,10 +26,9 @@ if TYPE_CHECKING:
 
     from tuner.tracking.reader import MlflowStudy
 
-__all__ = ["Review", "main"]
+__all__ = ["Review", "update"]
 
 LOG_FILE = "review.log"
-COMMAND = (sys.executable, "-m", "tuner.reporting.review")
 ENVIRONMENT = {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # the coordinator sets 0, because its tracker retries itself
@@ -53,27 +49,28 @@ class Review:
     SHARE = 0.04
     """Largest share of the time that it draws while trainings run."""
 
-    seconds = 15.0
+    seconds = 10.0
     """How long the last update took; before the first one, about as long as it takes on two cores."""
 
     def __init__(self, storage: str, study: str, uri: str, directory: Path) -> None:
         objects = str(directory / OBJECTS_FILE)
-        self._request = {"storage": storage, "study": study, "uri": uri, "folder": study_folder(), "objects": objects}
+        self._request = {"storage": storage, "study": study, "uri": uri, "objects": objects}
         self._log = directory / LOG_FILE
-        self._process: subprocess.Popen[str] | None = None
+        self._call: ForkedCall[list[str]] | None = None
         self._began = 0.0
         self._next = time.monotonic() + self.EVERY_SECONDS
 
     def refresh(self) -> None:
         """Start an update, unless one is running or was done recently."""
         now = time.monotonic()
-        if self._process is not None and self._process.poll() is not None:
+        if self._call is not None and not self._call.is_running:
             self._next = max(self._next, self._began + (now - self._began) / self.SHARE)
-            self._process, self.seconds = None, now - self._began
-        if self._process is None and now >= self._next:
+            self.close()
+            self.seconds = now - self._began
+        if self._call is None and now >= self._next:
             self._began, self._next = now, now + self.EVERY_SECONDS
-            with contextlib.suppress(OSError, BadInputError):  # a later update may succeed
-                self._process = self._start({})
+            with contextlib.suppress(OSError, EOFError, TunerError):  # a later update may succeed
+                self._start({})
 
     def finish(self, best: Mapping[str, Any] | None, state: str) -> list[str]:
         """Log and register the best model, and update plots and report a last time.
@@ -87,50 +84,54 @@ class Review:
         """
         self.close()
         try:
-            self._process = self._start({"best": best, "state": state})
-            output, _ = self._process.communicate()
-        except (OSError, BadInputError) as error:
+            return self._start({"best": best, "state": state}).result()
+        except StudyFailedError as error:
+            return [f"the plots and the report in MLflow are not complete: {error} (see {self._log})"]
+        except (OSError, EOFError, BadInputError) as error:
             return [f"the plots and the report in MLflow are not complete: {error}"]
         finally:
             self.close()
-        if self._process.returncode:
-            return [f"the plots and the report in MLflow are not complete; see {self._log}"]
-        notes: list[str] = json.loads(output.splitlines()[-1])  # libraries may print before the last line
-        return notes
 
     def close(self) -> None:
         """Kill a running update."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
+        if self._call is not None:
+            self._call.kill()
+            self._call = None
 
-    def _start(self, more: Mapping[str, Any]) -> "subprocess.Popen[str]":
-        with os.fdopen(open_own(self._log), "r+") as log:
-            log.truncate(0)
-            process = subprocess.Popen(
-                COMMAND,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                env={**os.environ, **ENVIRONMENT},
-                start_new_session=True,  # Ctrl-C reaches only the coordinator, which then ends it
-            )
-        if process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):  # it has ended, which its exit status shows
-                process.stdin.write(json.dumps({**self._request, **more, "coordinator": os.getpid()}))
-                process.stdin.close()
-            process.stdin = None
-        return process
+    def _start(self, more: Mapping[str, Any]) -> ForkedCall[list[str]]:
+        os.close(open_own(self._log))  # it can be written
+        self._call = ForkedCall(_logged_update, {**self._request, **more}, self._log)
+        return self._call
 
 
-def main() -> None:
-    """Read a request from standard input, carry it out, and print messages for the user as a JSON list."""
-    request = json.load(sys.stdin)
-    if coordinator := request.get("coordinator"):
-        die_with_parent(coordinator)
-    os.nice(0 if "state" in request else 19)
-    add_study_folder(request.get("folder"))
+def _logged_update(request: Mapping[str, Any], log: Path) -> list[str]:
+    """Carry out a request with all output in a log, and with the lowest priority if it is not the last one."""
+    os.setsid()
+    output = open_own(log)
+    os.truncate(output, 0)
+    for descriptor in (1, 2):
+        os.dup2(output, descriptor)
+    os.close(output)
+    os.environ.update(ENVIRONMENT)
+    if "state" not in request:
+        os.nice(19)
+    try:
+        return update(request)
+    except Exception:
+        traceback.print_exc()
+        raise
+
+
+def update(request: Mapping[str, Any]) -> list[str]:
+    """Update plots and report of a study in MLflow, and add its best model if there is one in the request.
+
+    Args:
+        request: Where the study is: `storage`, `study`, `uri`, and the file `objects`; for the last update `best` and
+            `state`, as `Review.finish` gets them.
+
+    Returns:
+        Messages for the user.
+    """
     from tuner.config import by_value
     from tuner.reporting.page import Chapter, render
     from tuner.storage.reader import identifier_of, open_study, record_of
@@ -157,7 +158,7 @@ def main() -> None:
         tracked.add(folder)
     if "state" in request and not notes:
         tracked.set_tag(REVIEWED_TAG, request["state"])
-    print(json.dumps(notes))  # noqa: T201
+    return notes
 
 
 def _add_best_model(best: Mapping[str, Any], study: str, tracked: "MlflowStudy") -> list[str]:
@@ -233,8 +234,3 @@ def _draw_mistakes(predictions: Mapping[str, Any], names: Sequence[str], number:
         shown = images.permute(0, 2, 3, 1).squeeze(-1).clamp(0, 1).numpy()
         title = f"#{number} on the test data: the worst mistakes"
         (folder / "mistakes.png").write_bytes(mistakes_png(shown, texts, title))
-
-
-if __name__ == "__main__":
-    main()
-    leave(0)

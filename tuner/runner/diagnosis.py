@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tuner.config.loader import schema_file
 from tuner.console import printable
-from tuner.engines.local import call_in_fork
+from tuner.engines.fork_server import call_in_fork
 from tuner.engines.machine import VISIBLE, cores, processor_quota, visible_gpus
 from tuner.errors import TunerError, in_a_line, needs_extra
 from tuner.files import network_file_system

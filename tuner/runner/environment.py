@@ -4,7 +4,7 @@ import os
 import subprocess
 from collections.abc import Sequence
 
-from tuner.engines.local import call_in_fork
+from tuner.engines.fork_server import call_in_fork
 from tuner.errors import StudyFailedError
 from tuner.protocol import Slot
 from tuner.training.conditions import CPU, PACKAGES_OF_TRAINING, gpu_names, processor, versions

@@ -1,0 +1,241 @@
+"""The server that forks the processes of a study: it has imported torch, Lightning and the tuner.
+
+Each process starts in milliseconds with its own memory, and imports are paid once. A process dies with the server and
+with the coordinator.
+"""
+
+import contextlib
+import functools
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing import connection, forkserver, resource_tracker, util
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from tuner.errors import BadInputError, StudyFailedError, in_a_line
+from tuner.interrupts import die_with_parent, interrupts_blocked, remove_at_exit
+
+__all__ = [
+    "ForkedCall",
+    "call_in_fork",
+    "die_with_the_coordinator",
+    "ensure_server",
+    "folder_of_sockets",
+    "for_new_processes",
+    "how_it_ended",
+]
+
+Result = TypeVar("Result")
+
+PARENT = "TUNER_SERVER_PARENT"  # environment variable: id of the process that the server dies with
+LONGEST_FOLDER = 56  # bytes of the path of a temporary folder; sockets in it add 47
+MALLOC_TUNABLES = ":".join(
+    f"glibc.malloc.{name}={value}"
+    for name, value in {"mmap_max": 0, "trim_threshold": 1 << 62, "top_pad": 64 << 20, "hugetlb": 1}.items()
+)
+"""Settings of glibc's malloc that reuse memory for large tensors, in huge pages.
+
+Without them, the gradients of the reference CNN return to the system at every step and come back page by page, zeroed:
+a quarter of a step's time on a CPU.
+"""
+
+
+class ForkedCall(Generic[Result]):
+    """A call of a function in a new process, forked like trainings, with this process's working folder and environment.
+
+    Use it for work that must not hold up the coordinator, or that needs a GPU: the coordinator never opens one, because
+    some GPUs admit one process only.
+
+    Args:
+        function: A picklable function.
+        arguments: Its arguments, also picklable.
+
+    Raises:
+        OSError, EOFError: If no process can be started.
+    """
+
+    def __init__(self, function: Callable[..., Result], *arguments: Any) -> None:
+        self._name = function.__name__
+        context = multiprocessing.get_context("forkserver")
+        ensure_server()
+        self._answer, theirs = context.Pipe(duplex=False)
+        place = Path.cwd(), dict(os.environ)
+        self._process = context.Process(target=_answer, args=(theirs, place, function, arguments))
+        try:
+            with for_new_processes(), contextlib.closing(theirs):
+                self._process.start()
+        except BaseException:
+            self._answer.close()
+            raise
+
+    @property
+    def pid(self) -> int | None:
+        """Id of its process."""
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its process has not ended."""
+        return self._process.is_alive()
+
+    def result(self) -> Result:
+        """Wait for its end and return what the function returned.
+
+        Raises:
+            StudyFailedError: If it raised an exception, or its process died.
+        """
+        try:
+            answer, error = self._answer.recv()
+        except EOFError:
+            self._process.join()
+            raise StudyFailedError(f"a process of {self._name} {how_it_ended(self._process.exitcode)}") from None
+        finally:
+            self._answer.close()
+        self._process.join()
+        if error:
+            raise StudyFailedError(error)
+        result: Result = answer
+        return result
+
+    def kill(self) -> None:
+        """Kill its process if it still runs."""
+        if self._process.is_alive():
+            self._process.kill()
+        self._process.join()
+        self._answer.close()
+
+
+def call_in_fork(function: Callable[..., Result], *arguments: Any) -> Result:
+    """Call a function in a new process and return its result.
+
+    Raises:
+        StudyFailedError: If it raises an exception, or its process dies.
+    """
+    return ForkedCall(function, *arguments).result()
+
+
+def _answer(
+    pipe: "connection.Connection[Any, Any]",
+    place: tuple[Path, Mapping[str, str]],
+    function: Callable[..., Any],
+    arguments: Sequence[Any],
+) -> None:
+    die_with_the_coordinator()
+    folder, environment = place
+    os.chdir(folder)
+    os.environ.update(environment)
+    try:
+        answer = function(*arguments), ""
+    except Exception as error:
+        answer = None, in_a_line(error)
+    pipe.send(answer)
+
+
+@functools.cache
+def folder_of_sockets() -> Path:
+    """Return this process's folder for sockets, whose paths may have about a hundred characters only.
+
+    Raises:
+        BadInputError: If it cannot be created.
+    """
+    where = tempfile.gettempdir()
+    if len(os.fsencode(where)) > LONGEST_FOLDER:
+        where = "/tmp"
+    try:
+        folder = tempfile.mkdtemp(prefix="tuner-", dir=where)
+    except OSError as error:
+        raise BadInputError([f"TMPDIR: cannot create a folder in {where}: {error.strerror}."]) from error
+    remove_at_exit(folder)
+    util.Finalize(None, shutil.rmtree, (folder, True), exitpriority=-200)  # after multiprocessing has cleaned up
+    return Path(folder)
+
+
+@contextlib.contextmanager
+def for_new_processes() -> Iterator[None]:
+    """Let new processes import what this one would import, and keep them from running the main script again.
+
+    multiprocessing would replace "" in the module search path by the folder in which it was imported itself. Of the
+    script, processes need nothing: they import what the study file names.
+    """
+    main, places = sys.modules["__main__"], list(sys.path)
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    sys.path[:] = [place or str(Path.cwd()) for place in places]
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+        sys.path[:] = places
+
+
+def ensure_server() -> None:
+    """Start the fork server if it is not running.
+
+    The signals that end a study are for the coordinator, which ends the other processes in order. They are blocked
+    while the server starts; from then on the server ignores them.
+    """
+    forkserver.set_forkserver_preload(["tuner.engines.preload"])
+    resource_tracker.ensure_running()  # outside of the block, because it unblocks the signals when it starts
+    tunables = os.environ.get("GLIBC_TUNABLES")
+    changes = {"GLIBC_TUNABLES": ":".join(filter(None, (MALLOC_TUNABLES, tunables)))}  # the last value counts
+    if threading.current_thread() is threading.main_thread():  # PR_SET_PDEATHSIG fires when the starting thread ends
+        changes[PARENT] = str(os.getpid())
+    with interrupts_blocked(), _changed_environment(changes), _sockets_in(folder_of_sockets()):
+        forkserver.ensure_running()
+
+
+@contextlib.contextmanager
+def _changed_environment(changes: Mapping[str, str]) -> Iterator[None]:
+    """Change environment variables for processes that are started in the block."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _sockets_in(folder: Path) -> Iterator[None]:
+    """Make multiprocessing create its folder for sockets in the given one instead of TMPDIR, if it has none yet."""
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        util.get_temp_dir()
+        yield
+    finally:
+        tempfile.tempdir = before
+
+
+def die_with_the_coordinator() -> None:
+    """Make this process die with the coordinator and with the server that forked it."""
+    die_with_parent(os.getppid())  # the server
+    coordinator = multiprocessing.parent_process()
+    if coordinator is None:
+        return
+
+    def watch() -> None:
+        connection.wait([coordinator.sentinel])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def how_it_ended(exit_code: int | None) -> str:
+    """Return the predicate of a sentence about a process that ended without a result."""
+    if exit_code is None:
+        return "closed the pipe to the coordinator and was killed"
+    if exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        hint = " (often out of memory: see dmesg)" if name == "SIGKILL" else ""
+        return f"killed by {name}{hint}"
+    return f"ended with status {exit_code} and no result"
