@@ -8,7 +8,7 @@ import optuna
 import pytest
 
 from tests.conftest import INLINE, StudyFolder
-from tuner.config.contenders import Contender, read_contenders
+from tuner.config.contenders import Contender, read_contenders, unsearched
 from tuner.config.loader import load_study
 from tuner.errors import BadInputError
 from tuner.league import main as league
@@ -102,7 +102,16 @@ def test_the_table_is_written_to_files_and_to_mlflow(played: StudyFolder):
 
 def test_it_tells_before_it_starts_what_it_does_not_use(played: StudyFolder):
     assert "no pruner instead of median: every training comes to its end" in played.output
-    assert "a league does not use budget, sampler; there" in played.output.replace("\n", " ")
+    assert "note: a league does not use budget" in played.output
+
+
+def test_what_is_the_same_for_all_contenders_is_not_searched(tmp_path: Path):
+    text = f"{MINI}  model.neurons: {{low: 2, high: 20}}\n"
+    found = contenders(tmp_path, text.replace("random", "tpe"))
+    assert unsearched(found["warmup"].study) == [], "the contender's own study has no such range"
+    (tmp_path / "s.yaml").write_text(text)
+    assert unsearched(load_study(str(tmp_path / "s.yaml"))) == ["model.neurons"]
+    assert {shape.model.arguments["neurons"] for shape in found["warmup"].shapes(3, seed=0)} == {8}
 
 
 def test_the_same_command_trains_nothing_and_writes_the_same_table(played: StudyFolder):

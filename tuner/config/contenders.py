@@ -26,13 +26,13 @@ from tuner.config.study import StudyConfig, TrialConfig
 from tuner.errors import BadInputError
 from tuner.text import join_names, shown
 
-__all__ = ["PARTS", "Contender", "at_lr", "read_contenders", "unused_sections"]
+__all__ = ["PARTS", "Contender", "at_lr", "read_contenders", "unsearched", "unused_sections"]
 
 LR = "optimizer.initial_lr"
 INITIAL_LR = "initial_lr"
 PARTS = ("schedule", "optimizer", "averaging", *OTHER_SCHEDULES)
 SEARCHED = (*PARTS, "groups")
-UNUSED = ("budget", "sampler", "pruner", "final", "enqueue", "start")
+UNUSED = ("budget", "final", "enqueue", "start")
 CONSTANT = "constant"
 MOST_TRIES = 100
 STEP = 2.0
@@ -97,10 +97,13 @@ def at_lr(config: TrialConfig, initial_lr: float) -> TrialConfig:
 
 
 def unused_sections(study: StudyConfig) -> list[str]:
-    """Return the sections of a study file that a league does not use, and what is searched outside of its parts."""
-    space = study.values.get("search_space") or {}
-    fixed = [f"search_space.{path}" for path in space if path.partition(".")[0] not in SEARCHED]
-    return [key for key in UNUSED if study.values.get(key)] + fixed
+    """Return the sections of a study file that a league does not use, without the pruner."""
+    return [key for key in UNUSED if study.values.get(key)]
+
+
+def unsearched(study: StudyConfig) -> list[str]:
+    """Return what a study file searches and a league does not, as it is the same for all contenders."""
+    return [path for path in study.values.get("search_space") or {} if path.partition(".")[0] not in SEARCHED]
 
 
 def read_contenders(study: StudyConfig, file: str, lrs: int) -> list[Contender]:

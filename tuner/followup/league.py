@@ -18,7 +18,7 @@ from tuner.errors import BadInputError, StudyFailedError
 from tuner.interrupts import temporary_folder
 from tuner.runner.options import ExecutionOptions, check_counts, option
 from tuner.runner.run import Outcome, checked, checking, opened, opened_engine
-from tuner.text import pluralize
+from tuner.text import join_names, pluralize
 
 if TYPE_CHECKING:
     from tuner.followup.league_result import Told
@@ -147,13 +147,19 @@ class League:
 
     def _remarks(self, counts: Mapping[str, int]) -> list[str]:
         """Return notes on the study file and on an earlier league of the same name."""
-        from tuner.config.contenders import unused_sections
+        from tuner.config.contenders import unsearched, unused_sections
 
-        name, pruner, remarks = self._config.name, self._config.pruner.name, []
+        name, pruner, sampler = self._config.name, self._config.pruner.name, self._config.sampler.name
+        remarks = []
         if pruner != "none":
             remarks.append(f"no pruner instead of {pruner}: every training comes to its end")
-        if unused := [each for each in unused_sections(self._config) if each != "pruner"]:
-            remarks.append(f"a league does not use {', '.join(unused)}; there, all contenders have the values of trial")
+        if sampler != "random":
+            remarks.append(f"shapes are drawn at random, with the seed of the {sampler} sampler")
+        if unused := unused_sections(self._config):
+            remarks.append(f"a league does not use {join_names(unused, len(unused))}")
+        if fixed := unsearched(self._config):
+            which = join_names(fixed, len(fixed))
+            remarks.append(f"{which} is not searched: all contenders have the value of trial")
         if f"{name}-{EARLIER}" in counts:
             remarks.append(
                 f"an earlier version has run {name} by another protocol. This league begins from the start; the "
