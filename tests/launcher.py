@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-LIBRARIES = ["tuner.runner.run", "tuner.training.run", "tuner.analysis.comparison"]
+LIBRARIES = ["tuner.runner.coordinator", "tuner.training.run", "mlflow.store.tracking.sqlalchemy_store"]
 LONGEST_REQUEST = 1 << 17
 NUMBER = struct.Struct("q")
 FORK_SERVER = "from multiprocessing.forkserver import main"
