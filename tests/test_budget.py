@@ -169,6 +169,7 @@ CONSTANT = {"name": "constant"}
         ("{until: 0.01}", "budget.until: needs trials, epochs or steps as well: the most that the study may take."),
         ("{until: 0, trials: 5}", "budget.until: must be a number above 0 (got 0)."),
         ("{steps: 100}", "budget.steps: write epochs: the length of a training is in epochs (max_epochs)."),
+        ("{trials: 9, until: 0.1}", "budget.until: needs the sampler curve, which knows how much it expects to gain"),
         ("{epochs: 9, steps: 9}", "budget.steps: leave it out, or epochs: the training of all trials has one limit."),
     ],
 )
@@ -195,8 +196,12 @@ class Smooth(Rough):
     def run(self, handler: Handler) -> None:
         while (group := handler.next_group(self.slots[0])) is not None:
             if isinstance(group, TrainingGroup):
-                lr = group.trials[0].config.optimizer.arguments["initial_lr"]
-                handler.done(group, [Result("complete", 0.9 - (math.log10(lr) + 2) ** 2, LONGEST)])
+                trial = group.trials[0]
+                value = 0.9 - (math.log10(trial.config.optimizer.arguments["initial_lr"]) + 2) ** 2
+                for epoch in range(1, 4):
+                    step = StepReport(epoch, epoch * 18, 54, 0.01)
+                    handler.report(trial.number, EpochReport(epoch, value, [], False, step, is_last=epoch == 3))
+                handler.done(group, [Result("complete", value, 3)])
             else:
                 handler.done(group, [EvaluationResult()])
 
@@ -206,7 +211,8 @@ def test_a_study_ends_when_little_can_be_gained_and_goes_on_for_less(folder: Stu
     url, tracking = f"sqlite:///{folder.path}/optuna.db", f"sqlite:///{folder.path}/mlflow.db"
 
     def run(until: float) -> tuple[int, float]:
-        config = load_study(str(TINY), [f"budget={{trials: 60, until: {until}}}", "search_space.schedule=null"])
+        options = ["search_space.schedule=null", "sampler={name: curve}"]
+        config = load_study(str(TINY), [f"budget={{trials: 60, until: {until}}}", *options])
         assert config.budget == f"60 trials, or until less than {until:g} can be gained,"
         display = Display(config, Console(file=io.StringIO()))
         with StudyStore.open(config, url, dict(config.identity), lambda text: None) as store:
@@ -217,10 +223,10 @@ def test_a_study_ends_when_little_can_be_gained_and_goes_on_for_less(folder: Stu
             assert coordinator.is_done
             return store.count, store.possible_gain()
 
-    count, gain = run(0.1)
-    assert 20 <= count < 60
-    assert gain < 0.1
-    assert run(0.1) == (count, gain), "it has ended, and stays so"
+    count, gain = run(0.01)
+    assert 10 <= count < 60
+    assert gain < 0.01
+    assert run(0.01) == (count, gain), "it has ended, and stays so"
     more, less = run(gain / 2)
     assert more > count
     assert more == 60 or less < gain / 2

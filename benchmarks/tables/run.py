@@ -1,112 +1,140 @@
-"""How good a configuration different searches find in published tables of trainings, for how many epochs.
+"""How good a configuration different searches find in tables of trainings, for how many epochs.
 
 No training is done: a trial reports the values of a row of the table (`simulation.py`). Samplers, pruners and rungs are
-the tuner's. A table of TaskSet (Metz et al., 2020) is a JSON file, possibly compressed with gzip, with the keys
-``hyperparameters`` (names), ``configurations`` (a list of values each) and ``valid_loss`` (for each task, the losses of
-each configuration: before the training and after each epoch).
+the tuner's. There are two kinds of tables: published ones of TaskSet (Metz et al., 2020), with very wide ranges, and
+those of `train.py`, in which ranges are sane and schedules compete (`read.py` describes both).
 
     python benchmarks/tables/run.py --taskset taskset_adam8p.json.gz --draws 10
+    python benchmarks/tables/run.py --trained competing.json.gz --draws 20
 
-E are the epochs of 40 whole trainings. The rank found is that of the best configuration that was trained to the end,
-among all of the table; "lost" counts the draws in which the best configuration that was tried was stopped.
+Budgets are in whole trainings: as many epochs as so many trainings take. The rank found is that of the best
+configuration that was trained to the end, among all of the table, and the excess is its value minus the best one of the
+table. "lost" counts the draws in which the best configuration that was tried in the largest budget was stopped. With
+`--out`, every result is added to a file, from which `draw.py` makes a picture.
 """
 
 import argparse
-import gzip
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from simulation import Table, simulate  # noqa: E402
+from read import read_taskset, read_trained  # noqa: E402
+from simulation import Search, Table, simulate  # noqa: E402
 
 from tuner.config.loader import load_study  # noqa: E402
 
-TRIALS = 40
-MARKS = (0.16, 0.28, 0.64)
 CONTENDERS = {
-    "TPE, median from a third": ("tpe", "median"),
-    "TPE, Optuna's median": ("tpe", "median, n_warmup_steps: 0"),
-    "TPE, hyperband": ("tpe", "hyperband, min_resource: 1"),
+    "tpe, median from a third": ("tpe", "median"),
+    "tpe, median from the first epoch": ("tpe", "median, n_warmup_steps: 0"),
+    "tpe, hyperband": ("tpe", "hyperband, min_resource: 1"),
+    "tpe, asynchronous halving": ("tpe", "successive_halving, min_resource: 1"),
+    "tpe, whole": ("tpe", "none"),
     "random, whole": ("random", "none"),
-    "random, rungs": ("random", "rungs"),
-    "TPE, rungs": ("tpe", "rungs"),
+    "random, rungs": ("random", "rungs, applies_to: all"),
     "curve, whole": ("curve", "none"),
-    "curve, rungs": ("curve", "rungs"),
+    "curve, median from a third": ("curve", "median"),
+    "curve, rungs": ("curve", "rungs, applies_to: all"),
+    "curve, rungs of the starts": ("curve", "rungs"),
 }
 """Sampler and pruner."""
 
 
-def taskset(path: Path) -> Iterator[tuple[str, Table]]:
-    """Yield the name and the table of each task."""
-    stored = path.read_bytes()
-    content = json.loads(gzip.decompress(stored) if path.suffix == ".gz" else stored)
-    columns = dict(zip(content["hyperparameters"], np.array(content["configurations"], float).T, strict=True))
-    params = {
-        "optimizer.initial_lr": columns["learning_rate"],
-        "optimizer.eps": columns["epsilon"],
-        "model.gap1": 1 - columns["beta1"],
-        "model.gap2": 1 - columns["beta2"],
-        "model.l1": columns["l1"],
-        "model.l2": columns["l2"],
-        "schedule.linear": columns["linear_decay"],
-        "schedule.exponential": columns["exponential_decay"],
-    }
-    rows = [dict(zip(params, map(float, values), strict=True)) for values in zip(*params.values(), strict=True)]
-    for name, losses in content["valid_loss"].items():
-        yield name, Table(rows, np.array(losses, float)[:, 1:])
+@dataclass(frozen=True)
+class Draw:
+    """A contender's studies on a table with one seed.
+
+    Args:
+        ranks: The rank found within each budget [budgets].
+        excess: The value found minus the best one of the table [budgets]; infinity if nothing was found.
+        is_lost: Whether the best configuration that was tried was stopped.
+        seconds: Duration of the study with the largest budget.
+    """
+
+    ranks: list[int]
+    excess: list[float]
+    is_lost: bool
+    seconds: float
 
 
-def draw(contender: str, table: Table, seed: int) -> tuple[list[float], list[bool], float]:
-    """Return the rank found and whether the best tried was lost, for each mark, and the seconds of the last study."""
+def draw(contender: str, study: Path, table: Table, seed: int, marks: Sequence[float]) -> Draw:
+    """Run a contender's studies on a table with one seed."""
     sampler, pruner = CONTENDERS[contender]
-    finals = np.where(np.isfinite(table.losses).all(1), table.losses[:, -1], np.inf)
-    ranks = finals.argsort(kind="stable").argsort(kind="stable") + 1
-    found, lost, seconds = [], [], 0.0
-    for mark in MARKS:
-        budget = round(mark * TRIALS * table.losses.shape[1])
-        options = [f"budget={{epochs: {budget}}}", f"sampler={{name: {sampler}}}", f"pruner={{name: {pruner}}}"]
-        config = load_study(str(HERE / "taskset.yaml"), options)
-        started = time.perf_counter()
-        trace, tried = simulate(config, table, budget, seed)
-        seconds = time.perf_counter() - started
-        best = min((int(ranks[row]) for _, row in trace), default=len(ranks))
-        found.append(best)
-        lost.append(min(int(ranks[row]) for row in tried) < best)
-    return found, lost, seconds
+    ranks, finals = table.ranks, table.finals
+    found: list[int] = []
+    excess: list[float] = []
+    search, seconds = Search([], [], 0), 0.0
+    depends_on_budget = pruner.startswith("rungs")
+    for mark in marks:
+        budget = round(mark * table.losses.shape[1])
+        if depends_on_budget or not search.tried:
+            longest = budget if depends_on_budget else round(marks[-1] * table.losses.shape[1])
+            options = [f"budget={{epochs: {longest}}}", "final={trials: 0}"]
+            options += [f"sampler={{name: {sampler}}}", f"pruner={{name: {pruner}}}"]
+            started = time.perf_counter()
+            search = simulate(load_study(str(study), options), table, longest, seed)
+            seconds = time.perf_counter() - started
+        rows = [row for spent, row in search.trace if spent <= budget]
+        found.append(min((int(ranks[row]) for row in rows), default=len(ranks)))
+        excess.append(min((float(finals[row]) for row in rows), default=np.inf) - float(finals.min()))
+    return Draw(found, excess, min(int(ranks[row]) for row in search.tried) < found[-1], seconds)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--taskset", type=Path, required=True, help="a table of TaskSet")
+    parser.add_argument("--taskset", type=Path, help="a file of TaskSet")
+    parser.add_argument("--trained", type=Path, help="a table that train.py has written")
     parser.add_argument("--draws", type=int, default=10, help="seeds of each search (default 10)")
+    parser.add_argument("--marks", type=float, nargs="+", default=[6.4, 11.2, 25.6], help="budgets in whole trainings")
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--out", type=Path, help="file to which every result is added, a line each")
     options = parser.parse_args()
-    tables = dict(taskset(options.taskset))
-    print(f"{len(tables)} tasks, {options.draws} draws; mean rank found (median over draws, then mean over tasks)\n")
-    print("| | " + " | ".join(f"{mark:.2f} E" for mark in MARKS) + " | best lost, % | seconds a study |")
-    print("|" + "---|" * (3 + len(MARKS)))
-    with ProcessPoolExecutor(options.processes) as pool:
-        for contender in options.only:
-            work: list[Any] = [
-                pool.submit(draw, contender, table, seed) for table in tables.values() for seed in range(options.draws)
-            ]
-            done = [each.result() for each in work]
-            found = np.array([ranks for ranks, _, _ in done], float).reshape(len(tables), options.draws, len(MARKS))
-            medians = np.median(found, axis=1).mean(axis=0)
-            cells = [f"{mean:.1f} ({median:.1f})" for mean, median in zip(found.mean((0, 1)), medians, strict=True)]
-            lost = 100 * np.mean([each for _, each, _ in done])
-            seconds = np.mean([each for _, _, each in done])
-            print(f"| {contender} | {' | '.join(cells)} | {lost:.0f} | {seconds:.1f} |", flush=True)
+    kinds = [
+        ("taskset", options.taskset, read_taskset, HERE / "taskset.yaml"),
+        ("competing", options.trained, read_trained, HERE / "competing.yaml"),
+    ]
+    for kind, path, read, study in kinds:
+        if path is None:
+            continue
+        tables = dict(read(path))
+        count = len(next(iter(tables.values())).losses)
+        print(f"\n{kind}: {len(tables)} of {count} rows, {options.draws} draws; mean rank found, and mean excess\n")
+        print(
+            "| | " + " | ".join(f"{mark:g} trainings" for mark in options.marks) + " | best lost, % | seconds a study |"
+        )
+        print("|" + "---|" * (3 + len(options.marks)))
+        with ProcessPoolExecutor(options.processes) as pool:
+            for contender in options.only:
+                jobs = [(table, seed) for table in tables.values() for seed in range(options.draws)]
+                run = partial(draw, contender, study, marks=options.marks)
+                done = list(pool.map(run, *zip(*jobs, strict=True)))
+                print(row(contender, done), flush=True)
+                if options.out:
+                    with options.out.open("a") as file:
+                        for each in done:
+                            file.write(json.dumps({"kind": kind, "contender": contender, **vars(each)}) + "\n")
+
+
+def row(contender: str, draws: list[Draw]) -> str:
+    """Return a contender's row of the printed table: mean and standard error of the rank, and the mean excess."""
+    ranks, excess = (np.array([getattr(each, name) for each in draws], float) for name in ("ranks", "excess"))
+    errors = ranks.std(0, ddof=1) / len(ranks) ** 0.5 if len(ranks) > 1 else np.zeros(ranks.shape[1])
+    cells = [
+        f"{mean:.1f} ± {error:.1f} ({above:.4f})"
+        for mean, error, above in zip(ranks.mean(0), errors, excess.mean(0), strict=True)
+    ]
+    lost = 100 * np.mean([each.is_lost for each in draws])
+    return f"| {contender} | {' | '.join(cells)} | {lost:.0f} | {np.mean([each.seconds for each in draws]):.1f} |"
 
 
 if __name__ == "__main__":

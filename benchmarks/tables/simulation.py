@@ -2,7 +2,8 @@
 
 A study is an Optuna study in memory. Each trial has the values that the sampler chose, moved to those of the nearest
 row of the table that no other trial has, and reports that row's values. Trials are trained one at a time, as by a
-coordinator with one slot: those that have passed a rung first, then new ones.
+coordinator with one slot: those that have passed a rung first, then new ones. As in a study, each family of schedules
+has one of the first trials; the file's own `trial`, which a table does not have, is left out.
 """
 
 import warnings
@@ -14,13 +15,16 @@ import optuna
 from numpy.typing import NDArray
 from optuna.trial import TrialState
 
-from tuner.config.search_space import Range, searched
+from tuner.config.search_space import Choices, Range, searched
 from tuner.config.shares import share_of
 from tuner.config.study import StudyConfig
 from tuner.storage.rung_record import RUNGS, RungRecord
 from tuner.storage.samplers import make_pruner, make_sampler
 
-__all__ = ["Table", "simulate"]
+__all__ = ["Search", "Table", "simulate"]
+
+OTHER_CHOICE = 10.0
+"""Distance of two rows that differ in a choice, where the length of a range is 1."""
 
 
 @dataclass(frozen=True)
@@ -32,53 +36,94 @@ class Table:
         losses: The objective after each epoch [rows, epochs], lower is better; not finite once it has diverged.
     """
 
-    params: list[dict[str, float]]
+    params: list[dict[str, Any]]
     losses: NDArray[np.float64]
+
+    @property
+    def finals(self) -> NDArray[np.float64]:
+        """Return the last value of each row [rows]; infinity if it has diverged."""
+        last: NDArray[np.float64] = np.where(np.isfinite(self.losses).all(1), self.losses[:, -1], np.inf)
+        return last
+
+    @property
+    def ranks(self) -> NDArray[np.int64]:
+        """Return the rank of each row by its last value [rows]; 1 is the best."""
+        ranks: NDArray[np.int64] = self.finals.argsort(kind="stable").argsort(kind="stable") + 1
+        return ranks
+
+
+@dataclass(frozen=True)
+class Search:
+    """A study on a table, from its beginning to its end.
+
+    Args:
+        trace: The rows that were trained to the end, each with the epochs of all trials by then.
+        tried: All rows that were tried.
+        spent: The epochs of all trials.
+    """
+
+    trace: list[tuple[int, int]]
+    tried: list[int]
+    spent: int
 
 
 class _Study:
     """A study over a table."""
 
-    def __init__(self, config: StudyConfig, table: Table) -> None:
+    def __init__(self, config: StudyConfig, table: Table, pruner: optuna.pruners.BasePruner | None) -> None:
         self.config, self.table = config, table
         self.study = optuna.create_study(
-            direction="minimize", sampler=make_sampler(config, 0), pruner=make_pruner(config)
+            direction="minimize", sampler=make_sampler(config, 0), pruner=pruner or make_pruner(config)
         )
         self.rungs = RungRecord(config.rungs, config.objective.direction) if config.rungs else None
         self.trials: dict[int, optuna.Trial] = {}
         self.rows: dict[int, int] = {}
         self.epochs: dict[int, int] = {}
         self.paused: set[int] = set()
-        self.specs = {name: spec for name, spec in searched(config.trial) if isinstance(spec, Range)}
+        self.specs: dict[str, Range | Choices] = dict(searched(config.trial))
         self.places = np.array([self._place(params) for params in table.params])
 
-    def run(self, budget: int) -> list[tuple[int, int]]:
-        """Return the epochs of all trials, and the row, whenever a row was trained to the end."""
+    def run(self, budget: int) -> Search:
+        """Run it for a number of epochs."""
         trace: list[tuple[int, int]] = []
         length = self.table.losses.shape[1]
         waiting: list[int] = []
-        while (spent := sum(self.epochs.values())) < budget:
-            if not waiting and spent + length > budget:
+        spent = 0
+        while spent < budget:
+            if not waiting and (spent + length > budget or len(self.rows) == len(self.table.losses)):
                 break
             number = waiting.pop(0) if waiting else self._ask()
+            spent -= self.epochs[number]
             self._train(number)
+            spent += self.epochs[number]
             if self.epochs[number] == length:
-                trace.append((sum(self.epochs.values()), self.rows[number]))
+                trace.append((spent, self.rows[number]))
             waiting += self._leave_rungs()
-        return trace
+        return Search(trace, list(self.rows.values()), spent)
 
     def _place(self, params: dict[str, Any]) -> list[float]:
-        return [share_of(spec, params[name]) for name, spec in self.specs.items()]
+        """Return values as a point: shares of ranges, and a coordinate for each choice."""
+        place: list[float] = []
+        for name, spec in self.specs.items():
+            if isinstance(spec, Choices):
+                place += [OTHER_CHOICE * (name in params and params[name] == value) for value in spec.values]
+            else:
+                place.append(share_of(spec, params[name]) if name in params else 0.0)
+        return place
 
     def _ask(self) -> int:
         number = len(self.trials)
         self.study.sampler = make_sampler(self.config, number, before=self.study.sampler)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.study.enqueue_trial(self.config.fixed(number))
         trial = self.study.ask()
         self.config.suggest(trial)
         distances = ((self.places - self._place(trial.params)) ** 2).sum(1)
         distances[list(self.rows.values())] = np.inf
         row = int(np.argmin(distances))
-        self.study._storage._get_trial(trial._trial_id).params.update(self.table.params[row])  # type: ignore[attr-defined]
+        stored = self.study._storage._get_trial(trial._trial_id)  # type: ignore[attr-defined]
+        stored.params.update({name: self.table.params[row].get(name, value) for name, value in stored.params.items()})
         self.trials[trial.number], self.rows[trial.number], self.epochs[trial.number] = trial, row, 0
         return trial.number
 
@@ -124,7 +169,9 @@ class _Study:
         return going
 
 
-def simulate(config: StudyConfig, table: Table, budget: int, seed: int) -> tuple[list[tuple[int, int]], list[int]]:
+def simulate(
+    config: StudyConfig, table: Table, budget: int, seed: int, pruner: optuna.pruners.BasePruner | None = None
+) -> Search:
     """Run a study on a table.
 
     Args:
@@ -132,13 +179,11 @@ def simulate(config: StudyConfig, table: Table, budget: int, seed: int) -> tuple
         table: The table; its losses have as many epochs as a training of the study.
         budget: Epochs of all trials together.
         seed: Seed of the sampler.
-
-    Returns:
-        The rows that were trained to the end, each with the epochs of all trials by then; and all rows that were tried.
+        pruner: Its pruner; by default that of the study.
     """
     sampler = replace(config.sampler, arguments={**config.sampler.arguments, "seed": seed})
+    first = replace(config.first, baseline=None)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        study = _Study(replace(config, sampler=sampler), table)
-        return study.run(budget), list(study.rows.values())
+        return _Study(replace(config, sampler=sampler, first=first), table, pruner).run(budget)

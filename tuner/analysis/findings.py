@@ -42,6 +42,8 @@ def findings(record: StudyRecord) -> list[str]:
         sentences.append(f"The parameters that separate good trials from bad ones: {mattered}.")
     elif record.searched:
         sentences.append(no_importance(record))
+    if record.prediction:
+        sentences.append(f"{record.prediction[0].upper()}{record.prediction[1:]}.")
     return [*filter(None, sentences), _tried(record), *filter(None, [never_tried(record)])]
 
 

@@ -115,6 +115,7 @@ class StudyRecord:
         choices: The choices of each categorical parameter, by its name in Optuna.
         ranges: The lowest and the highest value of each numeric parameter, by its name in Optuna.
         answer: What its last trainings, with fresh seeds, say, in sentences; empty if there were none.
+        prediction: Whether trials were stopped by predictions, and why, as a clause; empty if its pruner predicts none.
     """
 
     name: str
@@ -128,6 +129,7 @@ class StudyRecord:
     choices: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     answer: Sequence[str] = ()
+    prediction: str = ""
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "StudyRecord":

@@ -27,7 +27,7 @@ from tuner.config.optimization import OTHER_SCHEDULES, SCHEDULE_KEYS, is_of_tria
 from tuner.config.optimization_checker import OptimizationChecker
 from tuner.config.prior import PRIOR_SAMPLERS
 from tuner.config.registry import Argument, Signature, signature_of
-from tuner.config.rungs import read_rungs
+from tuner.config.rungs import decades, default_pruner, read_rungs
 from tuner.config.search_space import (
     Range,
     Template,
@@ -93,9 +93,15 @@ PRUNERS: dict[str, dict[str, Any]] = {
         "interval_steps": Positive,
         "n_min_trials": Positive,
     },
+    "predicted": {"n_startup_trials": Annotated[int, Field(ge=4)]},
     "hyperband": {"min_resource": Positive, "max_resource": Positive, "reduction_factor": _Factor},
     "successive_halving": {"min_resource": Positive, "reduction_factor": _Factor, "min_early_stopping_rate": Count},
-    "rungs": {"starts": Positive, "epochs": Sequence[Positive], "reduction_factor": _Factor},
+    "rungs": {
+        "starts": Positive,
+        "epochs": Sequence[Positive],
+        "reduction_factor": _Factor,
+        "applies_to": Literal["all", "starts"],
+    },
     "wilcoxon": {"p_threshold": Annotated[float, Field(ge=0, le=1)], "n_startup_steps": Count},
 }
 
@@ -245,18 +251,30 @@ class _StudyReader:
         goal = self._checker.settings(signature_of(Objective), self._section("objective"))
         budget = self._checker.settings(signature_of(Budget), self._section("budget"))
         timeout = self._timeout(budget.get("timeout"))
-        sampler = self._option("sampler", SAMPLERS, "tpe")
-        pruner = self._option("pruner", PRUNERS, "median")
+        sampler = self._option("sampler", SAMPLERS, ("curve", "tpe"))
+        pruner = self._option("pruner", PRUNERS, ("rungs", "median"))
         template = self._template()
+        implied = frozenset(kind for kind in ("sampler", "pruner") if not self._is_named(kind))
+        if "sampler" in implied and not is_past and not (any(searched(template)) and self._lengths(needed=False)):
+            sampler = Component("tpe", sampler.arguments)
         self._check_metric(goal.get("metric", Objective.metric))
         self._check_together(sampler, pruner)
-        if sampler.name == "curve" and not is_past:
-            self._lengths(needed=True)  # the sampler compares lr curves, which depend on the steps of an epoch
+        if pruner.name == "predicted" and goal.get("direction", Objective.direction) != Direction.MINIMIZE:
+            message = "predicted predicts losses, so the objective must be one (direction: minimize)."
+            self._fault(("pruner", "name"), message)
+        if not is_past and (sampler.name == "curve" or pruner.name == "predicted"):
+            self._lengths(needed=True)  # both need the lr curves, which depend on the steps of an epoch
+        if "until" in budget and sampler.name != "curve":
+            message = f"needs the sampler curve, which knows how much it expects to gain ({sampler.name} does not)."
+            self._fault(("budget", "until"), message)
         limits = self._limits(budget, template, name)
         trials = limits.trials
+        allowance = limits.allowance
+        if "pruner" in implied and pruner.name == "rungs" and not self._document.fault_count:
+            pruner = Component(default_pruner(sampler.name, template, epochs_of(template["trainer"]), allowance))
         if sampler.name == "grid":
             size = self._grid_size(template)
-            if limits.allowance and "trials" not in budget:
+            if allowance and "trials" not in budget:
                 trials = min(trials, size)
             elif size and not is_past and size < trials:
                 self._fault(("budget", "trials"), f"must not be above the {size} points of the grid (got {trials}).")
@@ -266,9 +284,10 @@ class _StudyReader:
                 pruner.arguments,
                 epochs_of(template["trainer"]),
                 trials,
-                limits.allowance,
+                allowance,
                 int(lowest(template["trainer"].get("val_check_interval", 0))),
                 list(numbers_of(template["trainer"].get("check_val_every_n_epoch", 1))),
+                decades(template),
                 lambda key, message: self._fault(("pruner", key), message),
             )
         first = self._first(template, sampler)
@@ -290,10 +309,11 @@ class _StudyReader:
             first=first,
             probe=self._probe,
             start=start,
-            allowance=limits.allowance,
+            allowance=allowance,
             final=limits.final,
             until=budget.get("until", 0.0),
             rungs=rungs,
+            implied=implied,
         )
 
     def _limits(self, budget: Mapping[str, Any], template: Template, name: str) -> Limits:
@@ -371,9 +391,21 @@ class _StudyReader:
             self._fault(("budget", "timeout"), f"{error}.")
             return None
 
-    def _option(self, kind: str, known: Mapping[str, Mapping[str, Any]], default: str) -> Component:
-        """Read the name and the options of a sampler or pruner."""
+    def _is_named(self, kind: str) -> bool:
+        """Return whether the document names its sampler or pruner."""
+        section = self._document.data.get(kind)
+        return isinstance(section, Mapping) and "name" in section
+
+    def _option(self, kind: str, known: Mapping[str, Mapping[str, Any]], defaults: Sequence[str]) -> Component:
+        """Read the name and the options of a sampler or pruner.
+
+        Args:
+            kind: "sampler" or "pruner".
+            known: The options of each.
+            defaults: What it is if the document does not name it: the first that has the options which are given.
+        """
         nodes = self._checker.mapping(self._section(kind), FORM_OF_COMPONENT)
+        default = next((each for each in defaults if nodes.keys() <= known[each].keys()), defaults[0])
         name = nodes["name"].raw if "name" in nodes else default
         if not isinstance(name, str) or name not in known:
             hint = did_you_mean(name, known) if isinstance(name, str) else ""

@@ -3,17 +3,27 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from tuner.config.budget import Allowance
+from tuner.config.search_space import Range, Template, searched
 
-__all__ = ["Rungs", "read_rungs", "rung_epochs"]
+__all__ = ["Rungs", "decades", "default_pruner", "read_rungs", "rung_epochs"]
 
 SHARE = 4
 """The last rung is after the fourth part of a training: at the next ones, schedules that decay early look better."""
 
 SPACING = 3
 """Ratio of the epochs of two rungs."""
+
+STARTS_PER_DECADE = 2
+"""How many first trials there are at least for each power of ten in the search space, if the budget pays for them."""
+
+WIDE = 6
+"""Number of powers of ten from which on ranges are wide."""
+
+FEWEST_EPOCHS, FEWEST_TRAININGS = 4, 4
+"""Shortest training and smallest budget, in whole trainings, with which a study has rungs unless its file says so."""
 
 Fault = Callable[[str, str], None]
 """Takes an option and a message."""
@@ -27,11 +37,14 @@ class Rungs:
         starts: How many trials wait for each other at each rung, at the beginning of the study.
         epochs: The epoch of each rung.
         reduction_factor: One of so many trials continues at a rung.
+        applies_to: Which trials are compared: all, or only the first ones, after which every trial is trained to its
+            end.
     """
 
     starts: int
     epochs: Sequence[int]
     reduction_factor: int = 4
+    applies_to: Literal["all", "starts"] = "all"
 
     @property
     def counts(self) -> list[int]:
@@ -57,13 +70,16 @@ class Rungs:
         lengths = (end - begin for begin, end in zip([0, *self.epochs], [*self.epochs, epochs], strict=True))
         return sum(count * length for count, length in zip(self.counts, lengths, strict=True))
 
-    def is_due(self, judged: Sequence[int], epoch: int) -> bool:
+    def is_due(self, number: int, judged: Sequence[int], epoch: int) -> bool:
         """Return whether a trial is compared after an epoch.
 
         Args:
+            number: The trial.
             judged: The epochs after which it was compared before.
             epoch: The epoch.
         """
+        if self.applies_to == "starts" and number >= self.starts:
+            return False
         return epoch in judged or (len(judged) < len(self.epochs) and epoch >= self.epochs[len(judged)])
 
     def describe(self, epochs: int) -> str:
@@ -97,6 +113,38 @@ def rung_epochs(epochs: int) -> list[int]:
     return rungs
 
 
+def default_pruner(
+    sampler: str, template: Template, lengths: tuple[int, int], allowance: Allowance | None
+) -> Literal["none", "median", "rungs"]:
+    """Return the pruner of a study whose file names none.
+
+    Where ranges are wide, most trials are hopeless from the beginning: rungs find the few others. Where they are not,
+    schedules compete, early values mislead, and the sampler `curve` needs to see whole trainings.
+
+    Args:
+        sampler: The sampler.
+        template: The template of the trials.
+        lengths: Epochs of the shortest and of the longest training.
+        allowance: The training that all trials may have together; None for no limit.
+    """
+    if sampler != "curve":
+        return "median"
+    if decades(template) < WIDE:
+        return "none"
+    suits = allowance and lengths[0] >= FEWEST_EPOCHS and allowance.amount >= FEWEST_TRAININGS * allowance.longest
+    return "rungs" if suits else "median"
+
+
+def decades(template: Template) -> float:
+    """Return over how many powers of ten the log ranges of a search space extend, all together.
+
+    >>> decades({"lr": Range(1e-4, 1e-1, log=True), "eps": Range(1e-9, 1e-7, log=True), "dropout": Range(0.0, 0.5)})
+    5.0
+    """
+    ranges = [spec for _, spec in searched(template) if isinstance(spec, Range) and spec.log]
+    return round(sum(math.log10(spec.high / spec.low) for spec in ranges), 3)
+
+
 def read_rungs(
     options: Mapping[str, Any],
     lengths: tuple[int, int],
@@ -104,6 +152,7 @@ def read_rungs(
     allowance: Allowance | None,
     interval: int,
     every: Sequence[int],
+    span: float,
     fault: Fault,
 ) -> Rungs | None:
     """Return the rungs of a study; if an option is wrong, report it and return None.
@@ -115,6 +164,7 @@ def read_rungs(
         allowance: The training that all trials may have together; None for no limit.
         interval: Steps of an epoch of a training whose length is in steps.
         every: Epochs from one validation to the next; several if that is searched.
+        span: Over how many powers of ten the search space extends.
         fault: Called for each fault.
     """
     shortest, longest = lengths
@@ -138,15 +188,16 @@ def read_rungs(
         budget = allowance.amount // (interval if allowance.unit == "steps" else 1)
         affordable = _most_starts(budget - longest, longest, trials, epochs, factor)
         half = _most_starts(budget // 2, longest, trials, epochs, factor)
+        usual = max(half, min(affordable, round(STARTS_PER_DECADE * span)))
     else:
-        half = trials // 2
-    starts = options.get("starts", max(1, half))
+        usual = trials // 2
+    starts = options.get("starts", max(1, usual))
     if starts > affordable:
         least = Rungs(starts, epochs, factor).cost(longest)
         reason = f"{starts} trials take {least} epochs, and one whole training must be left" if allowance else "trials"
         fault("starts", f"must be at most {affordable}, which the budget allows ({reason}).")
         return None
-    return Rungs(starts, epochs, factor)
+    return Rungs(starts, epochs, factor, options.get("applies_to", "starts"))
 
 
 def _most_starts(budget: int, longest: int, trials: int, epochs: Sequence[int], factor: int) -> int:

@@ -190,6 +190,7 @@ class StudyConfig:
         final: Its last trainings, with fresh seeds, which the limits above do not include; None for none.
         start: The earlier studies that it starts from; None if it starts from none.
         has_read: Whether these were read.
+        implied: Which of its sampler and pruner the file does not name.
     """
 
     RENAMING: ClassVar[str] = "--set name=..."
@@ -215,6 +216,7 @@ class StudyConfig:
     final: Final | None = None
     start: Start | None = None
     has_read: bool = field(default=False, compare=False)
+    implied: frozenset[str] = frozenset()
 
     def with_earlier(self, earlier: Sequence[Mapping[str, Any]]) -> "StudyConfig":
         """Return the same study with values of earlier studies in its first trials.

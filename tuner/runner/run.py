@@ -143,6 +143,7 @@ def run(
                 system_metrics=options.system_metrics,
                 retry_failed=options.retry_failed,
             )
+            config = plan.config
             if config.start and not plan.begun:
                 earlier, notes = read_starts(config, plan.storage)
                 remarks += notes
@@ -251,12 +252,13 @@ def checked(config: "StudyConfig", engine: "Engine", options: ExecutionOptions) 
     """
     from tuner.config.search_space import corners
     from tuner.runner.group_size import check_divisible, fuse_of
-    from tuner.storage.study_store import check_continued
+    from tuner.storage.study_store import as_begun, check_continued
     from tuner.tracking.store import tracking_uri
 
+    storage = storage_url(options.storage)
+    config = as_begun(config, storage)
     fuse = fuse_of(config, options.fuse, engine.slots, config.fewest_trials)
     check_divisible((data.get("batch_size", 0) for data in corners(config.trial["data"])), engine.slots)
-    storage = storage_url(options.storage)
     uri = tracking_uri(options.tracking_uri, study=config.experiment or config.name, storage=storage)
     digests, validation_images = config.measure_data()
     every = _checkpoint_every(options)

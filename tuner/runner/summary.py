@@ -79,8 +79,8 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, outc
     states = Counter(state_of(trial) for trial in finished)
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none finished"
     if outcome.is_over and config.until and (gain := store.possible_gain()) < config.until:
-        has = f"has ended after {pluralize(len(finished), 'trial')} ({counts}): at most {gain:.3g} can still be gained"
-        print_line(console, f"{config.name} {has}; lower budget.until to add more")
+        has = f"has ended after {pluralize(len(finished), 'trial')} ({counts}): another one is expected to gain"
+        print_line(console, f"{config.name} {has} {gain:.3g}; lower budget.until to add more")
     elif config.allowance is not None:
         _print_spent(console, config, store, counts, outcome.is_over)
     elif len(finished) >= config.trials:

@@ -6,38 +6,30 @@ the best trials. All randomness is a function of the seed, the number of the tri
 """
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from tuner.config.study import StudyConfig
-from tuner.direction import Direction
 from tuner.search.curve_space import Configuration, CurveSpace
-from tuner.search.gaussian_process import Array, GaussianProcess, Kernel, expected_improvement
+from tuner.search.gaussian_process import Array, Kernel, expected_improvement
+from tuner.search.observed_data import Observation, ObservedData, rank
 
-__all__ = ["STARTS", "CurveSearch", "Observation"]
+__all__ = ["STARTS", "CurveSearch"]
 
 STARTS = 5
 """Number of random trials, unless the study says otherwise."""
 
-MOST_TRIALS, MOST_POINTS = 120, 200
+MOST_TRIALS = 120
 RANDOM_CANDIDATES, NEARBY_CANDIDATES, NEARBY_TRIALS = 30, 8, 5
 WIDTHS = (0.03, 0.1)
 """Distances of candidates to the trials that they are near to, as shares of the ranges."""
 
-STOPS = 4
-"""Number of epochs, besides the last and the middle one, at which whole trainings are compared with stopped ones."""
-
-SPREAD = 0.35
-"""How much above the median, as a logarithm, losses are told apart; what is worse is only bad."""
-
-SMALLEST_ERROR = 1e-3
 GROWTH = 1.2
 """By how much the number of finished trials grows until the kernel is fitted again."""
 
@@ -45,24 +37,20 @@ _BLAS = ThreadpoolController()
 
 
 @dataclass(frozen=True)
-class Observation:
-    """A trial, as far as it was trained.
+class _Candidates:
+    """Values that a trial may have.
 
     Args:
-        number: Its number.
-        params: Its values, by their names in Optuna.
-        reports: The objective after each epoch.
-        epochs: The number of epochs of its whole training.
-        is_finished: Whether it is over; otherwise it is being trained now.
-        has_diverged: Whether its loss was not finite.
+        params: Those of each, by their names in Optuna.
+        points: Their points at the end of the training [candidates, inputs].
+        gains: By how much each is expected to be better than the best trial [candidates].
+        kernel: The kernel that expects it.
     """
 
-    number: int
-    params: Mapping[str, Any]
-    reports: Mapping[int, float]
-    epochs: int
-    is_finished: bool = True
-    has_diverged: bool = False
+    params: Sequence[Mapping[str, Any]]
+    points: Array
+    gains: Array
+    kernel: Kernel
 
 
 class CurveSearch:
@@ -99,22 +87,52 @@ class CurveSearch:
         with _BLAS.limit(limits=1, user_api="blas"):
             return self._suggested(number, trials, fixed)
 
+    def possible_gain(self, trials: Sequence[Observation]) -> float:
+        """Return by how much the next trial is expected to be better than the best one, in the objective's unit.
+
+        It is infinity while too little is known. It is first-order: the improvement of a logarithm times its argument.
+
+        Args:
+            trials: All trials, in the order in which they ended.
+        """
+        with _BLAS.limit(limits=1, user_api="blas"):
+            finished = self._comparable(trials)
+            if len(finished) < self._starts or not any(trial.epochs in trial.reports for trial in finished):
+                return math.inf
+            data = self._data(finished)
+            candidates = self._evaluated(len(trials), data, finished, {})
+            return max(candidates.gains, default=math.inf) * data.unit
+
     def _suggested(self, number: int, trials: Sequence[Observation], fixed: Mapping[str, Any]) -> Mapping[str, Any]:
-        random = Random(f"curve:{self._seed}:{number}")
-        finished = [trial for trial in trials if trial.is_finished and self._can_be_compared(trial)]
+        finished = self._comparable(trials)
         if number < self._starts or sum(len(trial.reports) > 0 for trial in finished) < 2:
-            return self._space.random(random, fixed).params
-        data = self._data(finished)
-        process = data.process(self._kernel(finished), Random(f"points:{self._seed}:{len(finished)}"))
-        candidates = list(self._candidates(random, data.best, fixed))
-        if not candidates:
-            return self._space.random(random, fixed).params
-        table = np.concatenate([point for _, point in candidates])
-        gains = expected_improvement(*process.predict(table), data.lowest(process))
+            return self._space.random(self._random(number), fixed).params
+        candidates = self._evaluated(number, self._data(finished), finished, fixed)
+        if not candidates.params:
+            return self._space.random(self._random(number), fixed).params
+        gains = candidates.gains
         for trial in trials:
             if not trial.is_finished and (point := self._space.points(self._space.of(trial.params), [1.0])) is not None:
-                gains = gains * (1 - process.kernel(table, point)[:, 0] / process.kernel.signal)
-        return candidates[int(np.argmax(gains))][0]
+                gains = gains * (1 - candidates.kernel(candidates.points, point)[:, 0] / candidates.kernel.signal)
+        return candidates.params[int(np.argmax(gains))]
+
+    def _random(self, number: int) -> Random:
+        return Random(f"curve:{self._seed}:{number}")
+
+    def _comparable(self, trials: Sequence[Observation]) -> list[Observation]:
+        return [trial for trial in trials if trial.is_finished and self._can_be_compared(trial)]
+
+    def _evaluated(
+        self, number: int, data: ObservedData, finished: Sequence[Observation], fixed: Mapping[str, Any]
+    ) -> "_Candidates":
+        """Return values that a trial may have, and by how much each is expected to be better than the best trial."""
+        process = data.process(self._kernel(finished), Random(f"points:{self._seed}:{len(finished)}"))
+        found = list(self._candidates(self._random(number), data.best, fixed))
+        if not found:
+            return _Candidates([], np.empty((0, 0)), np.empty(0), process.kernel)
+        points = np.concatenate([point for _, point in found])
+        gains = expected_improvement(*process.predict(points), data.lowest(process))
+        return _Candidates([params for params, _ in found], points, gains, process.kernel)
 
     def _candidates(
         self, random: Random, best: Sequence[Observation], fixed: Mapping[str, Any]
@@ -142,14 +160,15 @@ class CurveSearch:
             self._points[key] = self._space.points(self._space.of(trial.params), shares)
         return self._points[key]
 
-    def _data(self, finished: Sequence[Observation]) -> "_Data":
+    def _data(self, finished: Sequence[Observation]) -> ObservedData:
         """Return the data of all finished trials or, of many, of the best ones and a random choice of the others."""
-        if len(finished) > MOST_TRIALS:
-            ranking = sorted(finished, key=partial(_rank, self._config.objective.direction))
-            best, others = ranking[: MOST_TRIALS // 2], ranking[MOST_TRIALS // 2 :]
+        ranking = sorted(finished, key=partial(rank, self._config.objective.direction))
+        if len(ranking) > MOST_TRIALS:
+            best = MOST_TRIALS // 2
             random = Random(f"trials:{self._seed}:{len(finished)}")
-            finished = [*best, *random.sample(others, MOST_TRIALS - len(best))]
-        return _Data(self._config, finished, self._points_of)
+            others = sorted(random.sample(range(best, len(ranking)), MOST_TRIALS - best))
+            ranking = [*ranking[:best], *(ranking[place] for place in others)]
+        return ObservedData(self._config, ranking, lambda trial, epochs: cast(Array, self._points_of(trial, epochs)))
 
     def _kernel(self, finished: Sequence[Observation]) -> Kernel:
         """Return the kernel, which is fitted each time that there are a fifth more trials."""
@@ -160,123 +179,3 @@ class CurveSearch:
             data = self._data(finished[:count])
             self._kernels[count] = data.process(None, Random(f"points:{self._seed}:{count}")).kernel
         return self._kernels[count]
-
-
-class _Data:
-    """The points and values of finished trials.
-
-    Args:
-        config: The study.
-        trials: Its finished trials.
-        points: Returns the points of a trial after some epochs; None if its schedule cannot be computed.
-    """
-
-    def __init__(
-        self,
-        config: StudyConfig,
-        trials: Sequence[Observation],
-        points: Callable[[Observation, tuple[int, ...]], Array | None],
-    ) -> None:
-        self._trials, self._points = trials, points
-        reports = {trial.number: _counted(config, trial.reports) for trial in trials}
-        self._losses = _losses(config, reports)
-        self._stops = _stops(trials)
-        self._caps = self._caps_by_epoch()
-        rows = [row for trial in trials for row in self._rows(trial)]
-        self._table = np.array([point for point, _ in rows])
-        self._values = np.array([value for _, value in rows])
-        ranking = partial(_rank, config.objective.direction)
-        self.best = sorted((trial for trial in trials if trial.reports), key=ranking)
-
-    def process(self, kernel: Kernel | None, random: Random) -> GaussianProcess:
-        """Return the Gaussian process: of all points, or of the best ones and a random choice of the others."""
-        rows = np.arange(len(self._values))
-        if len(rows) > MOST_POINTS:
-            order = np.argsort(self._values, kind="stable")
-            others = random.sample(range(MOST_POINTS // 2, len(rows)), MOST_POINTS - MOST_POINTS // 2)
-            rows = order[[*range(MOST_POINTS // 2), *sorted(others)]]
-        return GaussianProcess(self._table[rows], self._values[rows], kernel)
-
-    def lowest(self, process: GaussianProcess) -> float:
-        """Return the lowest value at the end of a training: of a whole one, or else the lowest expected one."""
-        whole = [self._losses[trial.number][trial.epochs] for trial in self._trials if trial.epochs in trial.reports]
-        if whole:
-            return min(whole)
-        points = [self._points(trial, (trial.epochs,)) for trial in self.best]
-        return float(process.predict(np.concatenate([point for point in points if point is not None]))[0].min())
-
-    def _rows(self, trial: Observation) -> Iterator[tuple[Array, float]]:
-        """Yield points and values of a trial: after its last epoch, half of its training, and where others stopped."""
-        losses = self._losses[trial.number]
-        if trial.has_diverged:
-            wanted = {trial.epochs: max(self._caps.values(), default=0.0)}
-        else:
-            epochs = {max(losses), -(-trial.epochs // 2), *self._stops} & losses.keys()
-            wanted = {epoch: min(losses[epoch], self._cap(epoch)) for epoch in sorted(epochs)}
-        points = self._points(trial, tuple(wanted))
-        if points is not None:
-            yield from zip(points, wanted.values(), strict=True)
-
-    def _caps_by_epoch(self) -> dict[int, float]:
-        """Return the highest loss that is told apart from others, for each epoch with enough of them."""
-        by_epoch: dict[int, list[float]] = {}
-        for losses in self._losses.values():
-            for epoch, loss in losses.items():
-                by_epoch.setdefault(epoch, []).append(loss)
-        most = max(map(len, by_epoch.values()), default=0)
-        enough = min(4, most)
-        return {epoch: float(np.median(losses)) + SPREAD for epoch, losses in by_epoch.items() if len(losses) >= enough}
-
-    def _cap(self, epoch: int) -> float:
-        earlier = [each for each in self._caps if each <= epoch]
-        return self._caps[max(earlier)] if earlier else max(self._caps.values())
-
-
-def _rank(direction: Direction, trial: Observation) -> tuple[float, float, int]:
-    """Return the key by which trials are sorted, the best first: those that were trained for longer, by their value."""
-    if not trial.reports:
-        return 0.0, 0.0, trial.number
-    return -min(_share(trial), 0.2), direction.sort_key(trial.reports[max(trial.reports)]), trial.number
-
-
-def _share(trial: Observation) -> float:
-    return max(trial.reports) / trial.epochs
-
-
-def _stops(trials: Sequence[Observation]) -> list[int]:
-    """Return the epochs at which most trials were stopped."""
-    stopped = Counter(max(trial.reports) for trial in trials if trial.reports and trial.epochs not in trial.reports)
-    return [epoch for epoch, _ in stopped.most_common(STOPS)]
-
-
-def _counted(config: StudyConfig, reports: Mapping[int, float]) -> dict[int, float]:
-    """Return the values that count after each epoch: the last one, or the best so far."""
-    if config.objective.epoch == "last":
-        return dict(reports)
-    key, counted, best = config.objective.direction.sort_key, {}, None
-    for epoch in sorted(reports):
-        best = reports[epoch] if best is None else min(best, reports[epoch], key=key)
-        counted[epoch] = best
-    return counted
-
-
-def _losses(config: StudyConfig, reports: Mapping[int, Mapping[int, float]]) -> dict[int, dict[int, float]]:
-    """Return the reports as numbers of which lower ones are better, and whose differences mean the same everywhere.
-
-    Positive losses and the errors of accuracies are logarithms. Anything else is divided by how much the better half
-    of the values differ.
-    """
-    direction = config.objective.direction
-    values = [value for each in reports.values() for value in each.values()]
-    lowest, highest = min(values, default=-1.0), max(values, default=-1.0)
-    signed = sorted(map(direction.sort_key, values)) or [0.0]
-    scale = max(signed[len(signed) // 2] - signed[0], 1e-12) / SPREAD
-
-    def loss(value: float) -> float:
-        if direction is Direction.MINIMIZE and lowest > 0:
-            return math.log(value)
-        if direction is Direction.MAXIMIZE and lowest >= 0 and highest <= 1:
-            return math.log(max(1 - value, SMALLEST_ERROR))
-        return direction.sort_key(value) / scale
-
-    return {number: {epoch: loss(value) for epoch, value in each.items()} for number, each in reports.items()}

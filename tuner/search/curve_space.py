@@ -23,7 +23,7 @@ from tuner.config.shares import ShareSuggester, share_of
 from tuner.config.study import StudyConfig
 from tuner.search.gaussian_process import Array
 
-__all__ = ["Configuration", "CurveSpace"]
+__all__ = ["Configuration", "Curve", "CurveSpace"]
 
 STEPS = 32
 """Number of steps of a training at which its lr is computed."""
@@ -53,11 +53,11 @@ class Configuration:
 
 
 @dataclass(frozen=True)
-class _Curve:
+class Curve:
     """The lr curve of a configuration.
 
     Args:
-        lr: The lr at each of the `STEPS`; that of a plateau without reductions.
+        lr: The lr at evenly spaced steps; that of a plateau without reductions.
         steps: Length of the training in steps.
         is_known: Whether the lr depends on nothing but the step.
     """
@@ -81,7 +81,7 @@ class CurveSpace:
         self._lengths: dict[str, Length] = {}
         random = Random(f"references:{seed}")
         self.references = [self.random(random, {}) for _ in range(REFERENCES)]
-        features = [self._features(curve, 1.0) for each in self.references if (curve := self._curve(each))]
+        features = [self._features(curve, 1.0) for each in self.references if (curve := self.curve(each))]
         table = np.array(features) if features else np.zeros((1, 5))
         self._center, self._scale = table.mean(0), np.where(table.std(0) > 1e-9, table.std(0), 1.0)
 
@@ -127,7 +127,7 @@ class CurveSpace:
             configuration: The values.
             shares: Parts of its training, above 0 and up to 1.
         """
-        curve = self._curve(configuration)
+        curve = self.curve(configuration)
         if curve is None:
             return None
         features = (np.array([self._features(curve, share) for share in shares]) - self._center) / self._scale
@@ -135,21 +135,27 @@ class CurveSpace:
         others = np.tile(self._others(configuration.params, curve), (len(shares), 1))
         return np.concatenate([features, progress, others], axis=1)
 
-    def _suggested(self, suggester: ShareSuggester) -> Configuration:
-        values = suggest(suggester, self._config.trial)
-        return Configuration(suggester.drawn, values)
+    def curve(self, configuration: Configuration, steps: int = STEPS) -> Curve | None:
+        """Return the lr curve of a configuration; None if its schedule cannot be computed.
 
-    def _curve(self, configuration: Configuration) -> _Curve | None:
+        Args:
+            configuration: The values.
+            steps: Number of evenly spaced steps at which the lr is computed.
+        """
         values = configuration.values
         length = self._length(values)
         try:
             schedule = Component.from_values(resolve(values["schedule"], length)).build("schedule")
-            lr = np.array(lr_at(schedule, float(values["optimizer"]["initial_lr"]), length.spread(STEPS)))
+            lr = np.array(lr_at(schedule, float(values["optimizer"]["initial_lr"]), length.spread(steps)))
         except Exception:  # of a formula or a user's class: the trial would fail, and say why
             return None
-        if len(lr) < STEPS:  # a training of fewer steps
-            lr = lr[np.arange(STEPS) * len(lr) // STEPS]
-        return _Curve(lr, length.steps, not isinstance(schedule, Plateau)) if np.isfinite(lr).all() else None
+        if len(lr) < steps:  # a training of fewer steps
+            lr = lr[np.arange(steps) * len(lr) // steps]
+        return Curve(lr, length.steps, not isinstance(schedule, Plateau)) if np.isfinite(lr).all() else None
+
+    def _suggested(self, suggester: ShareSuggester) -> Configuration:
+        values = suggest(suggester, self._config.trial)
+        return Configuration(suggester.drawn, values)
 
     def _length(self, values: Mapping[str, Any]) -> Length:
         parts = {key: values[key] for key in ("data", "trainer")}
@@ -159,7 +165,7 @@ class CurveSpace:
         return self._lengths[key]
 
     @staticmethod
-    def _features(curve: _Curve, share: float) -> list[float]:
+    def _features(curve: Curve, share: float) -> list[float]:
         """Return logarithms of the highest lr, of the sum of lrs, and of the means of the latest ones, and a ratio."""
         lr = curve.lr[: max(1, round(share * STEPS))]
         peak = max(float(lr.max()), 1e-300)
@@ -167,7 +173,7 @@ class CurveSpace:
         mean = max(float(lr.mean()), LOWEST * peak)
         return [math.log(peak), math.log(mean * share * curve.steps), math.log(recent), math.log(late), mean / peak]
 
-    def _others(self, params: Mapping[str, Any], curve: _Curve) -> Array:
+    def _others(self, params: Mapping[str, Any], curve: Curve) -> Array:
         """Return inputs for everything that is not in the lr curve."""
         inputs = [0.0 if curve.is_known else 1.0]
         for name, spec in self._specs.items():

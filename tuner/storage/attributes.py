@@ -9,6 +9,7 @@ __all__ = [
     "GAIN",
     "IDENTIFIER",
     "IDENTITY",
+    "PREDICTION",
     "SEED",
     "SOURCES",
     "STARTS",
@@ -34,6 +35,9 @@ GAIN = "possible gain"
 
 ANSWER = "answer"
 """What its last trainings, with fresh seeds, said about a study, and after how many trials."""
+
+PREDICTION = "prediction"
+"""Whether the pruner ``predicted`` was used, and why, as a clause."""
 
 CONFIRMS = "confirms"
 """Key of the identity: the identifier of the study that this one confirms."""

@@ -1,6 +1,5 @@
 """`CurveSearch` as a sampler of Optuna."""
 
-import math
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -9,12 +8,11 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from tuner.config.search_space import Choices, Range, searched, suggest
-from tuner.config.shares import ShareSuggester
+from tuner.config.search_space import Choices, Range, searched
 from tuner.config.study import StudyConfig
-from tuner.config.trainer import TrainerConfig
-from tuner.search.curve_search import CurveSearch, Observation
-from tuner.storage.trial_ends import state_of
+from tuner.search.curve_search import CurveSearch
+from tuner.search.observed_data import Observation
+from tuner.storage.observations import observation_of
 
 __all__ = ["CurveSampler"]
 
@@ -50,11 +48,19 @@ class CurveSampler(optuna.samplers.BaseSampler):
         """Return the values of a trial."""
         # Not the values that the trial has already: a trial that is sampled again must get the same ones.
         fixed: Mapping[str, Any] = trial.system_attrs.get("fixed_params", {})
+        others = [each for each in self._trials(study) if each.number != trial.number]
+        return dict(self.search.suggest(trial.number, others, fixed))
+
+    def possible_gain(self, study: optuna.Study) -> float:
+        """Return by how much the next trial is expected to be better than the best one, in the objective's unit."""
+        return self.search.possible_gain([each for each in self._trials(study) if each.is_finished])
+
+    def _trials(self, study: optuna.Study) -> list[Observation]:
+        """Return the trials that have begun, in the order in which they ended."""
         states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
-        others = [each for each in study.get_trials(deepcopy=False, states=states) if each.number != trial.number]
-        others.sort(key=lambda each: (each.datetime_complete or datetime.max, each.number))
-        observed = [found for each in others if (found := self._observed(each))]
-        return dict(self.search.suggest(trial.number, observed, fixed))
+        trials = study.get_trials(deepcopy=False, states=states)
+        trials = sorted(trials, key=lambda each: (each.datetime_complete or datetime.max, each.number))
+        return [found for each in trials if (found := self._observed(each))]
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -72,22 +78,11 @@ class CurveSampler(optuna.samplers.BaseSampler):
     def _observed(self, trial: FrozenTrial) -> Observation | None:
         """Return a trial as the search sees it; None if another program added it with other values."""
         if trial.number not in self.observed:
-            found = self._read(trial) if self._fits(trial) else None
+            found = observation_of(self._config, trial) if self._fits(trial) else None
             if not trial.state.is_finished():
                 return found
             self.observed[trial.number] = found
         return self.observed[trial.number]
-
-    def _read(self, trial: FrozenTrial) -> Observation:
-        trainer = suggest(ShareSuggester(lambda name: 0.0, trial.params), self._config.trial["trainer"], "trainer")
-        return Observation(
-            number=trial.number,
-            params=trial.params,
-            reports={epoch: value for epoch, value in trial.intermediate_values.items() if math.isfinite(value)},
-            epochs=TrainerConfig.from_values(trainer).evaluations,
-            is_finished=trial.state is not TrialState.RUNNING,
-            has_diverged=trial.state.is_finished() and state_of(trial) == "diverged",
-        )
 
 
 def _distribution(spec: Range | Choices) -> BaseDistribution:

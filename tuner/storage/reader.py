@@ -18,7 +18,7 @@ from tuner.config.search_space import suggest
 from tuner.config.study import StudyConfig, TrialConfig
 from tuner.direction import Direction
 from tuner.errors import BadInputError, StudyFailedError
-from tuner.storage.attributes import ANSWER, CONSTANT_LR, IDENTIFIER, IDENTITY, TEST, VALIDATION_IMAGES
+from tuner.storage.attributes import ANSWER, CONSTANT_LR, IDENTIFIER, IDENTITY, PREDICTION, TEST, VALIDATION_IMAGES
 from tuner.storage.database import Database
 from tuner.storage.trial_ends import attribute, end_of
 from tuner.text import cut
@@ -159,6 +159,7 @@ def record_of(study: optuna.Study, curves: Curves = _no_curves) -> StudyRecord:
         validation_images=attribute(study.user_attrs, VALIDATION_IMAGES, 0) or None,
         choices=choices,
         ranges=ranges,
+        prediction=attribute(study.user_attrs, PREDICTION, ""),
     )
     answer: dict[str, Any] = attribute(study.user_attrs, ANSWER, {})
     if answer.get("trials") == len(trials):

@@ -11,7 +11,7 @@ from tuner.direction import Direction
 from tuner.search.rungs import Entry, continues, decided
 from tuner.storage.trial_ends import attribute
 
-__all__ = ["RUNGS", "RungRecord"]
+__all__ = ["RUNGS", "RungRecord", "judged_of"]
 
 RUNGS = "rungs"
 """Attribute of a study: its rungs; and of a trial: where it was compared, and how many rungs it has passed."""
@@ -39,8 +39,8 @@ class RungRecord:
             epoch: The epoch.
             others: All other trials.
         """
-        judged, passed = _judged(trial), _passed(trial)
-        if not self.rungs.is_due(judged, epoch):
+        judged, passed = judged_of(trial), _passed(trial)
+        if not self.rungs.is_due(trial.number, judged, epoch):
             return "continue", {}
         if epoch in judged:  # it is repeated after a kill
             if judged.index(epoch) < passed or max(trial.intermediate_values) > epoch:
@@ -55,21 +55,25 @@ class RungRecord:
 
     def decided(self, trials: Iterable[FrozenTrial]) -> tuple[set[int], set[int]]:
         """Return which of the first trials continue from their last rung, and which do not."""
-        return decided(self.rungs, [self._entry(trial) for trial in trials if trial.number < self.rungs.starts])
+        first = [trial for trial in trials if trial.number < self.rungs.starts]
+        if len(first) < self.rungs.starts:
+            return set(), set()
+        return decided(self.rungs, map(self._entry, first))
 
     def passing(self, trial: FrozenTrial) -> Mapping[str, Any]:
         """Return the attribute of a trial that continues from its last rung."""
-        judged = _judged(trial)
+        judged = judged_of(trial)
         return {"judged": judged, "passed": len(judged)}
 
     def _entry(self, trial: FrozenTrial) -> Entry:
-        return Entry(trial.number, self._losses(trial), _judged(trial), trial.state.is_finished())
+        return Entry(trial.number, self._losses(trial), judged_of(trial), trial.state.is_finished())
 
     def _losses(self, trial: FrozenTrial) -> dict[int, float]:
         return {epoch: self.direction.sort_key(value) for epoch, value in trial.intermediate_values.items()}
 
 
-def _judged(trial: FrozenTrial) -> list[int]:
+def judged_of(trial: FrozenTrial) -> list[int]:
+    """Return the epochs after which a trial was compared."""
     stored: dict[str, Any] = attribute(trial.user_attrs, RUNGS, {})
     return attribute(stored, "judged", [])
 

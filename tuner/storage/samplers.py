@@ -9,7 +9,9 @@ import optuna
 from tuner.config.budget import longest_training
 from tuner.config.study import StudyConfig
 from tuner.search.curve_search import STARTS, CurveSearch
+from tuner.search.prediction import FEWEST_WHOLE
 from tuner.storage.curve_sampler import CurveSampler
+from tuner.storage.predicting_pruner import PredictingPruner, TrainingReader
 
 __all__ = ["make_pruner", "make_sampler"]
 
@@ -99,6 +101,8 @@ def make_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
                 return optuna.pruners.HyperbandPruner(**{"min_resource": third, "max_resource": epochs, **options})
             case "successive_halving":
                 return optuna.pruners.SuccessiveHalvingPruner(**{"min_resource": third, **options})
+            case "predicted":
+                return PredictingPruner(TrainingReader(config), options.get("n_startup_trials", FEWEST_WHOLE))
             case "wilcoxon":
                 return optuna.pruners.WilcoxonPruner(**{"n_startup_steps": third, **options})
             case name:

@@ -19,7 +19,7 @@ from tuner.storage.attributes import CONFIGURATION, CONFIRMS, IDENTITY, SEED, SO
 from tuner.storage.database import Database, state_directory, trial_directory
 from tuner.storage.folders import OBJECTS_FILE, check_own
 from tuner.storage.reader import Trial, config_of, identifier_of, open_study, record_of
-from tuner.storage.study_store import DEFINITION_FILE, FOLDER_FILE, check_continued
+from tuner.storage.study_store import DEFINITION_FILE, FOLDER_FILE, as_begun, check_continued
 from tuner.storage.trial_ends import attribute
 
 __all__ = ["StoredStudy", "definition_of", "label"]
@@ -64,7 +64,7 @@ class StoredStudy:
             StudyFailedError: If the database cannot be used.
         """
         source, folder = definition_of(source, storage)
-        config = load_study(source, is_past=True, folder=folder)
+        config = as_begun(load_study(source, is_past=True, folder=folder), storage)
         check_continued(config, storage, config.identity_with(config.measure_data()[0]))
         with open_study(storage, config.name) as study:
             trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]

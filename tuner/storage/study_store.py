@@ -23,6 +23,8 @@ from optuna.trial import FrozenTrial, TrialState
 from tuner.analysis.findings import findings
 from tuner.analysis.record import StudyRecord, TestResult
 from tuner.config import by_value
+from tuner.config.component import Component
+from tuner.config.loader import PRUNERS, SAMPLERS
 from tuner.config.rungs import Rungs
 from tuner.config.sources import Sources, with_sources
 from tuner.config.study import StudyConfig, TrialConfig
@@ -44,13 +46,13 @@ from tuner.storage.database import Database, state_directory, trial_directory
 from tuner.storage.folders import OBJECTS_FILE
 from tuner.storage.possible_gain import is_due, possible_gain
 from tuner.storage.reader import config_of, identifier_of, record_of, test_of
-from tuner.storage.rung_record import RUNGS, RungRecord
+from tuner.storage.rung_record import RUNGS, RungRecord, judged_of
 from tuner.storage.samplers import make_pruner, make_sampler
 from tuner.storage.trial_ends import attribute, end_of
 from tuner.text import pluralize
 from tuner.urls import without_password
 
-__all__ = ["DEFINITION_FILE", "FOLDER_FILE", "StudyStore", "check_continued"]
+__all__ = ["DEFINITION_FILE", "FOLDER_FILE", "StudyStore", "as_begun", "check_continued"]
 
 DEFINITION_FILE = "study.yaml"
 FOLDER_FILE = "folder"
@@ -94,6 +96,7 @@ class StudyStore:
         self._reported: dict[int, set[int]] = {}  # epochs of the asked trials
         self._ids: dict[int, int] = {}
         self._rungs = RungRecord(config.rungs, config.objective.direction) if config.rungs else None
+        self._judged: dict[int, list[int]] = {}  # the epochs after which the asked trials were compared at rungs
         self._paused: dict[int, int] = {}  # how much of the allowance each trial that waits at a rung has used
         # Cached, because only this process changes the study: reading all trials after each of thousands of trials
         # would take longer and longer.
@@ -137,7 +140,7 @@ class StudyStore:
                     f"{pluralize(repeats, 'trial')} of this grid, begun by an earlier version, had the same values as "
                     "others. No further one will have; to train every point, give the study a new name"
                 )
-            yield cls(study, database, _as_begun(config, study))
+            yield cls(study, database, _as_begun(config, study.user_attrs))
 
     @_retrying
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
@@ -170,15 +173,15 @@ class StudyStore:
 
     @_retrying
     def possible_gain(self) -> float:
-        """Return how much better the best value can become, computed now and then; infinity if that is unknown.
+        """Return by how much the next trial is expected to be better; infinity if that is unknown.
 
         It is stored, so that a study that has ended by it stays so.
         """
         if self._gain is None:
             stored: dict[str, Any] = attribute(self._study.user_attrs, GAIN, {})
             self._gain = attribute(stored, "gain", math.inf), attribute(stored, "complete", 0)
-        if is_due(self._complete, self._gain[1]):
-            gain = possible_gain(self._study, self._config.sampler.arguments.get("seed", 0))
+        if self._config.sampler.name == "curve" and is_due(self._complete, self._gain[1]):
+            gain = possible_gain(self._config, self._study)
             self._study.set_user_attr(GAIN, {"gain": gain, "complete": self._complete})
             self._gain = gain, self._complete
         return self._gain[0]
@@ -315,6 +318,7 @@ class StudyStore:
             raise _foreign(asked.number, error) from error
         self._asked[asked.number] = asked
         self._reported[asked.number] = set(before.intermediate_values) if before else set()
+        self._judged[asked.number] = judged_of(before) if before else []
         return asked.number, config
 
     def _fixed(self, number: int, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
@@ -353,11 +357,14 @@ class StudyStore:
             except optuna.exceptions.UpdateFinishedTrialError:
                 return "prune"
             reported.add(epoch)
-        if self._rungs and may_prune:
+        if self._rungs:
+            if not may_prune or not self._rungs.rungs.is_due(number, self._judged[number], epoch):
+                return "continue"
             others = (each for each in self.trials() if each.number != number)
             decision, changed = self._rungs.judge(self.trial(number), epoch, others)
             if changed:
                 self.set_attribute(number, RUNGS, changed)
+                self._judged[number] = changed["judged"]
             return decision
         return "prune" if self._prunes and may_prune and epoch == max(reported) and trial.should_prune() else "continue"
 
@@ -546,13 +553,52 @@ def _begun(
     return study, config.repeats(trial.params for trial in grid)
 
 
-def _as_begun(config: StudyConfig, study: optuna.Study) -> StudyConfig:
-    """Return a study with the rungs and the values of earlier studies that were recorded when it began."""
-    starts: list[dict[str, Any]] = attribute(study.user_attrs, STARTS, [])
-    rungs: dict[str, Any] = attribute(study.user_attrs, RUNGS, {})
-    if config.rungs and rungs:
-        config = dataclasses.replace(config, rungs=Rungs(**rungs))
-    return config.with_earlier(starts) if config.start else config
+def as_begun(config: StudyConfig, url: str) -> StudyConfig:
+    """Return a study as it began, if it has begun.
+
+    It has the rungs and the values of earlier studies that were recorded then and, if its file names none, the sampler
+    and the pruner that were the default then.
+
+    Args:
+        config: The study.
+        url: URL of Optuna's database.
+    """
+    Database.check(url, config.name)
+    with Database.open_readonly(url) as storage:
+        if storage is None:
+            return config
+        try:
+            study = storage.get_study_id_from_name(config.name)
+        except KeyError:
+            return config
+        return _as_begun(config, storage.get_study_user_attrs(study))
+
+
+def _as_begun(config: StudyConfig, attributes: Mapping[str, Any]) -> StudyConfig:
+    identity: dict[str, Any] = attribute(attributes, IDENTITY, {})
+    sampler = _default_then(config, "sampler", config.sampler, SAMPLERS, identity)
+    pruner = _default_then(config, "pruner", config.pruner, PRUNERS, identity)
+    names = {"sampler.name": sampler.name, "pruner.name": pruner.name}
+    if (sampler, pruner) != (config.sampler, config.pruner):
+        config = dataclasses.replace(config, sampler=sampler, pruner=pruner, identity={**config.identity, **names})
+    if config.pruner.name == "rungs":
+        rungs: dict[str, Any] = attribute(attributes, RUNGS, {})
+        config = dataclasses.replace(config, rungs=Rungs(**rungs) if rungs else config.rungs)
+    else:
+        config = dataclasses.replace(config, rungs=None)
+    starts: list[dict[str, Any]] = attribute(attributes, STARTS, [])
+    return config.with_earlier(starts) if config.start and STARTS in attributes else config
+
+
+def _default_then(
+    config: StudyConfig, kind: str, now: Component, known: Mapping[str, Any], identity: Mapping[str, Any]
+) -> Component:
+    """Return the sampler or the pruner of a study that began with an identity; of another only if its file names it."""
+    before = {key.partition(".")[2]: value for key, value in identity.items() if key.startswith(f"{kind}.")}
+    name = before.pop("name", None)
+    if kind not in config.implied or name not in known or before != dict(now.arguments):
+        return now
+    return Component(name, before)
 
 
 def check_continued(config: StudyConfig, url: str, identity: Mapping[str, Any]) -> int:

@@ -1,0 +1,73 @@
+"""Reads tables of trainings."""
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from simulation import Table
+
+__all__ = ["read_llama", "read_taskset", "read_trained"]
+
+
+def content_of(path: Path) -> dict[str, Any]:
+    """Return the content of a JSON file, possibly compressed with gzip."""
+    stored = path.read_bytes()
+    content: dict[str, Any] = json.loads(gzip.decompress(stored) if path.suffix == ".gz" else stored)
+    return content
+
+
+def read_taskset(path: Path) -> Iterator[tuple[str, Table]]:
+    """Yield the name and the table of each task of a file of TaskSet (Metz et al., 2020).
+
+    Its keys are ``hyperparameters`` (names), ``configurations`` (a list of values each) and ``valid_loss`` (for each
+    task, the losses of each configuration: before the training and after each epoch).
+    """
+    content = content_of(path)
+    columns = dict(zip(content["hyperparameters"], np.array(content["configurations"], float).T, strict=True))
+    params = {
+        "optimizer.initial_lr": columns["learning_rate"],
+        "optimizer.eps": columns["epsilon"],
+        "model.gap1": 1 - columns["beta1"],
+        "model.gap2": 1 - columns["beta2"],
+        "model.l1": columns["l1"],
+        "model.l2": columns["l2"],
+        "schedule.linear": columns["linear_decay"],
+        "schedule.exponential": columns["exponential_decay"],
+    }
+    rows = [dict(zip(params, map(float, values), strict=True)) for values in zip(*params.values(), strict=True)]
+    for name, losses in content["valid_loss"].items():
+        yield name, Table(rows, np.array(losses, float)[:, 1:])
+
+
+def read_trained(path: Path) -> Iterator[tuple[str, Table]]:
+    """Yield the name and the table of a file that `train.py` has written."""
+    content = content_of(path)
+    yield path.name, Table(content["params"], np.array(content["losses"], float))
+
+
+def read_llama(path: Path, steps: int, interval: int) -> tuple[Table, list[Any]]:
+    """Return the runs of a length that were trained without a break as a table, and the lr curve of each.
+
+    The file has ``runs``, with their ``iterations`` and, at some ``steps``, their ``val_loss`` and ``lr_at_steps``.
+    Runs whose lr is 0 for the last third of their steps are left out: their losses fall all the same, so it is wrong.
+
+    Args:
+        path: The file.
+        steps: The length.
+        interval: Steps of an epoch of the table.
+    """
+    losses, curves = [], []
+    places = (np.arange(128) + 0.5) / 128 * steps
+    for run in content_of(path)["runs"]:
+        at = np.array(run["steps"])
+        if run["iterations"] != steps or (np.diff(at) <= 0).any() or at[-1] < steps - interval // 2:
+            continue
+        lr = np.interp(places, at, run["lr_at_steps"])
+        if lr[len(lr) * 2 // 3 :].max() < 1e-3 * lr.max():
+            continue
+        losses.append(np.interp(np.arange(interval, steps + 1, interval), at, run["val_loss"]))
+        curves.append(lr)
+    return Table([{"seed": row} for row in range(len(losses))], np.array(losses)), curves

@@ -1,0 +1,121 @@
+"""The law of losses: it is right where losses follow it, it has to prove so, and the pruner stops nothing otherwise."""
+
+import numpy as np
+import optuna
+import pytest
+from scipy.stats import spearmanr
+
+from lightning_modules import Constant, CosineDecay, PolynomialDecay, Schedule, WarmupStableDecay
+from tests.conftest import TINY
+from tuner.config.loader import load_study
+from tuner.errors import BadInputError
+from tuner.search.power_law import LossCurve, PowerLaw
+from tuner.search.prediction import PARTS, is_hopeless, licence, up_to
+from tuner.storage.attributes import PREDICTION
+from tuner.storage.predicting_pruner import PredictingPruner, Training
+
+STEPS, LOSSES = 1000, 20
+SCHEDULES: list[Schedule] = [
+    Constant(),
+    CosineDecay(decay_steps=STEPS),
+    PolynomialDecay(decay_steps=STEPS, end_factor=0.0),
+    *(
+        WarmupStableDecay(warmup_steps=0, total_steps=STEPS, decay_steps=share * STEPS)
+        for share in (0.1, 0.3, 0.6, 0.9)
+    ),
+]
+SHARES = np.arange(1, LOSSES + 1) / LOSSES
+
+
+def lawful(schedule: Schedule, lr: float) -> LossCurve:
+    """Return a training whose losses follow the law, computed by its definition."""
+    curve = lr * np.array([schedule(step) for step in range(0, STEPS, 8)])
+    losses = []
+    for count in np.round(SHARES * len(curve)).astype(int):
+        gained = 0.0
+        for step in range(1, count):
+            since = curve[step:count].sum() / len(curve)
+            rate = 1 + 5 * max(curve[step], 1e-3) ** -0.5 * since
+            gained += (curve[step - 1] - curve[step]) * (1 - rate**-0.5)
+        losses.append(2.0 + 0.5 * (curve[:count].sum() / len(curve)) ** -0.5 - 0.3 * gained)
+    return LossCurve(curve, STEPS, SHARES, np.array(losses))
+
+
+@pytest.fixture(scope="module")
+def trainings() -> list[LossCurve]:
+    """Return trainings that the law describes, in random order."""
+    every = [lawful(schedule, lr) for schedule in SCHEDULES for lr in (0.3, 0.55, 1.0)]
+    return [every[place] for place in np.random.default_rng(0).permutation(len(every))]
+
+
+def test_the_law_ranks_trainings_from_their_first_third(trainings: list[LossCurve]):
+    early = [up_to(curve, PARTS[0]) for curve in trainings[10:]]
+    law = PowerLaw([*trainings[:10], *early])
+    ends = [curve.losses[-1] for curve in trainings[10:]]
+    predicted = spearmanr([law.final(curve) for curve in early], ends).statistic
+    assert predicted > 0.9
+    assert predicted > spearmanr([curve.losses[-1] for curve in early], ends).statistic
+
+
+def test_predictions_that_rank_better_than_losses_are_licensed_and_stop_the_worse_half(trainings: list[LossCurve]):
+    whole, rest = trainings[:10], trainings[10:]
+    found = licence(whole)
+    assert found.is_granted
+    assert found.predicted > found.measured
+    assert str(found).startswith("prediction was used, because it ranks trials better than their losses after a third")
+    middle = np.median([curve.losses[-1] for curve in whole])
+    for curve in (min(rest, key=lambda each: each.losses[-1]), max(rest, key=lambda each: each.losses[-1])):
+        assert is_hopeless(up_to(curve, PARTS[0]), whole, []) == (curve.losses[-1] > middle)
+
+
+def shuffled(trainings: list[LossCurve]) -> list[LossCurve]:
+    """Return the same lrs with losses that have nothing to do with them and keep their order in all epochs."""
+    levels = np.random.default_rng(1).permutation(np.linspace(1, 2, len(trainings)))
+    return [
+        LossCurve(each.lr, each.steps, SHARES, level * (1 + 0.1 / SHARES))
+        for each, level in zip(trainings, levels, strict=True)
+    ]
+
+
+def test_predictions_that_rank_no_better_are_refused(trainings: list[LossCurve]):
+    found = licence(shuffled(trainings))
+    assert not found.is_granted
+    assert str(found).startswith("prediction was not used, because losses after a third rank trials as well (")
+
+
+@pytest.mark.parametrize("is_lawful", [True, False])
+def test_the_pruner_stops_trials_only_with_a_licence_and_says_which(trainings: list[LossCurve], is_lawful: bool):
+    curves = trainings if is_lawful else shuffled(trainings)
+
+    def read(trial: optuna.trial.FrozenTrial) -> Training:
+        curve, count = curves[trial.number], len(trial.intermediate_values)
+        return Training(LossCurve(curve.lr, STEPS, SHARES[:count], curve.losses[:count]), LOSSES)
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(pruner=PredictingPruner(read))
+    stopped = []
+    for curve in curves:
+        trial = study.ask()
+        for epoch, loss in enumerate(curve.losses, start=1):
+            trial.report(loss, epoch)
+            if epoch < LOSSES and trial.should_prune():
+                stopped.append((trial.number, epoch))
+                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                break
+        else:
+            study.tell(trial, curve.losses[-1])
+    used = study.user_attrs[PREDICTION].startswith("prediction was used")
+    assert used == is_lawful == bool(stopped)
+    assert all(number >= 6 and epoch in (7, 14) for number, epoch in stopped)
+    ends = [curve.losses[-1] for curve in curves]
+    assert not {number for number, _ in stopped} & set(np.argsort(ends)[:5]), "none of the best five"
+
+
+def test_only_losses_are_predicted():
+    with pytest.raises(BadInputError, match=r"pruner\.name: predicted predicts losses"):
+        load_study(str(TINY), ["pruner={name: predicted}", "objective={metric: val/acc, direction: maximize}"])
+    with pytest.raises(BadInputError, match=r"pruner\.n_startup_trials: must be a whole number of at least 4"):
+        load_study(
+            str(TINY),
+            ["pruner={name: predicted, n_startup_trials: 3}", "objective={metric: val/loss, direction: minimize}"],
+        )

@@ -1,0 +1,121 @@
+"""The pruner ``predicted``, as one of Optuna's."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from tuner.config.search_space import searched
+from tuner.config.study import StudyConfig
+from tuner.search.curve_space import CurveSpace
+from tuner.search.power_law import LossCurve
+from tuner.search.prediction import FEWEST_WHOLE, PARTS, Licence, is_hopeless, licence
+from tuner.storage.attributes import PREDICTION
+from tuner.storage.observations import observation_of
+from tuner.storage.trial_ends import attribute
+
+__all__ = ["PredictingPruner", "Training", "TrainingReader"]
+
+STEPS = 128
+"""Number of steps of a training at which its lr is computed."""
+
+GROWTH = 1.2
+"""By how much the number of whole trainings grows until the licence is tested again."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """A trial as the pruner sees it.
+
+    Args:
+        curve: Its losses and its lr.
+        epochs: The number of epochs of its whole training.
+    """
+
+    curve: LossCurve
+    epochs: int
+
+
+class PredictingPruner(optuna.pruners.BasePruner):
+    """Stops a training whose loss is expected to end above the median, if predictions have proved to be of use.
+
+    Args:
+        read: Returns a trial as a training; None if nothing can be predicted of it.
+        fewest: Number of whole trainings below which nothing is predicted.
+    """
+
+    def __init__(self, read: Callable[[FrozenTrial], Training | None], fewest: int = FEWEST_WHOLE) -> None:
+        self._read, self._fewest = read, fewest
+        self._licences: dict[int, Licence] = {}
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        """Return whether to stop a trial after its last report."""
+        training = self._read(trial)
+        if training is None or max(trial.intermediate_values) not in _due(training.epochs):
+            return False
+        ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        ended.sort(key=lambda each: (each.datetime_complete or datetime.max, each.number))
+        whole = self._curves([each for each in ended if each.state is TrialState.COMPLETE])
+        if len(whole) < self._fewest:
+            self._record(study, f"prediction was not used, because fewer than {self._fewest} trials had ended before")
+            return False
+        found = self._licence(whole)
+        self._record(study, str(found))
+        if not found.is_granted:
+            return False
+        stopped = self._curves([each for each in ended if each.state is TrialState.PRUNED])
+        return is_hopeless(training.curve, whole, stopped, found.error)
+
+    def _licence(self, whole: Sequence[LossCurve]) -> Licence:
+        """Return the licence, which is tested each time that there are a fifth more whole trainings."""
+        count = self._fewest
+        while int(count * GROWTH) + 1 <= len(whole):
+            count = int(count * GROWTH) + 1
+        if count not in self._licences:
+            self._licences[count] = licence(whole[:count])
+        return self._licences[count]
+
+    @staticmethod
+    def _record(study: optuna.Study, sentence: str) -> None:
+        if attribute(study.user_attrs, PREDICTION, "") != sentence:
+            study.set_user_attr(PREDICTION, sentence)
+
+    def _curves(self, trials: Sequence[FrozenTrial]) -> list[LossCurve]:
+        return [training.curve for trial in trials if (training := self._read(trial)) is not None]
+
+
+class TrainingReader:
+    """Reads trials of a study as trainings.
+
+    Args:
+        config: The study; its objective is a loss.
+    """
+
+    def __init__(self, config: StudyConfig) -> None:
+        self._config = config
+        self._space = CurveSpace(config, 0)
+        self._names = {name for name, _ in searched(config.trial)}
+
+    def __call__(self, trial: FrozenTrial) -> Training | None:
+        """Return a trial as a training; None if its lr is not known in advance or its losses are not above 0."""
+        if trial.params.keys() - self._names or not trial.intermediate_values:
+            return None
+        try:
+            observed = observation_of(self._config, trial)
+            curve = self._space.curve(self._space.of(trial.params), STEPS)
+        except ValueError:  # another program added it
+            return None
+        epochs = [epoch for epoch, value in sorted(observed.reports.items()) if value > 0]
+        if curve is None or not curve.is_known or not epochs or observed.has_diverged:
+            return None
+        losses = np.array([observed.reports[epoch] for epoch in epochs])
+        return Training(LossCurve(curve.lr, curve.steps, np.array(epochs) / observed.epochs, losses), observed.epochs)
+
+
+def _due(epochs: int) -> set[int]:
+    """Return after which epochs a training is judged."""
+    return {math.ceil(part * epochs) for part in PARTS} - {epochs}
