@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.conftest import StudyFolder
 from tests.test_report import make_hostile, report
@@ -34,12 +34,20 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
+@pytest.fixture(scope="module")
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """Return a context whose pages share a cache: MLflow's pages load megabytes of scripts."""
     context = browser.new_context(viewport={"width": 1400, "height": 1000})
     context.set_default_timeout(SECONDS)
-    yield context.new_page()
+    yield context
     context.close()
+
+
+@pytest.fixture
+def page(context: BrowserContext) -> Iterator[Page]:
+    page = context.new_page()
+    yield page
+    page.close()
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +147,15 @@ def test_the_registered_model_is_the_champion(page: Page, dashboard: str):
     expect(page.get_by_text("@ champion")).to_be_visible(timeout=SECONDS)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1400, 390])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (1400, "light"),
+        (390, "dark"),
+        pytest.param(1400, "dark", marks=pytest.mark.slow),
+        pytest.param(390, "light", marks=pytest.mark.slow),
+    ],
+)
 def test_a_report_can_be_read_offline_in_light_and_dark_and_on_a_phone(
     browser: Browser, reviewed: StudyFolder, scheme: str, width: int
 ):
