@@ -207,7 +207,7 @@ def test_nothing_is_left_out_without_a_word_on_where_to_find_it():
     low = study([trial(0, curves=curves), trial(3, curves={"lr": [(0, 0.1), (50, 0.1)]})])
     assert "are beyond the axis: a double-click" in figure("lr_curves", low).caption
     names = [f"p{number}" for number in range(16)]
-    many = study([trial(number, params=dict.fromkeys(names, number)) for number in range(3)], importances={})
+    many = study([trial(number, params=dict.fromkeys(names, number)) for number in range(4)], importances={})
     assert re.search("Left out, as the least important: .*p15", figure("parallel_coordinates", many).caption)
     assert re.search(r"Any other two, of .*p15 too: result\.plot_contour", figure("contour", many).caption)
 

@@ -25,7 +25,7 @@ __all__ = ["contour", "isolation", "rank", "slices"]
 
 BINS = 10
 MOST_OF_PAIRS = 3  # parameters, and as many pairs
-LEAST_FOR_SURFACE = 8  # trials
+LEAST_OF_PAIR, LEAST_FOR_SURFACE = 4, 8  # trials
 GRID = 24
 NEAR = 2.0  # kernel widths from a trial within which the surface is drawn
 SMOOTHED = 300  # trials: more take long and change little
@@ -152,26 +152,27 @@ def _pairs(
     y: str | None,
 ) -> Figure:
     """Return a figure with a panel for each pair of parameters; see `contour`."""
-    known, panels = parameters_of(record), []
+    known, panels, least = parameters_of(record), [], LEAST_OF_PAIR
     if scale is None:
         return Figure(name, title, "No trial was completed.")
     if x is None or y is None:
-        numbers = [each for each in known if _Axis.of(each, record).ticks is None]
+        axes = [_Axis.of(each, record) for each in known]
+        numbers = [each.name for each in axes if each.ticks is None and len(each.trials) >= least]
         chosen = sorted(numbers, key=lambda each: -record.importances.get(each, 0.0))[:MOST_OF_PAIRS]
         pairs = list(itertools.combinations(chosen, 2))
         left_out = [short_name(each) for each in known if each not in chosen]
     else:
-        pairs, left_out = [(x, y)], []
+        pairs, left_out, least = [(x, y)], [], 2
     for pair in pairs:
         trials = [trial for trial in record.ranking if set(pair) <= trial.params.keys()]
-        if len(trials) > 1:
+        if len(trials) >= least:
             left, right = (_Axis.of(each, record) for each in pair)
             panel = _pair(left, right, trials, scale, value)
             if name == "contour" and not left.ticks and not right.ticks and len(trials) >= LEAST_FOR_SURFACE:
                 panel = replace(panel, surface=_surface(left, right, trials[:SMOOTHED], value, scale))
             panels.append(panel)
     if not panels:
-        return Figure(name, title, "This needs two parameters with numbers that two completed trials have in common.")
+        return Figure(name, title, f"This needs two searched numbers that {least} completed trials have in common.")
     if left_out:
         caption += f" Any other two, of {join_names(left_out, len(left_out))} too: result.plot_{name}(x, y) in Python."
     columns = min(3, len(panels))

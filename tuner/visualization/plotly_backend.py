@@ -16,6 +16,7 @@ PIXELS = 96
 """Pixels in an inch."""
 
 LEVELS = 10  # of a surface
+MOST_TICKS = 10
 INK, GRID = "#7d8590", "rgba(125,133,144,0.25)"  # readable on light and dark backgrounds
 
 
@@ -95,8 +96,9 @@ def _set_axes(drawing: go.Figure, panel: Panel, row: int, column: int, is_first:
             update(range=[math.log10(limit) for limit in limits] if log else list(limits), **place)
         if ticks is not None:
             update(tickvals=list(ticks), ticktext=[_escaped(text) for text in ticks.values()], **place)
-    if panel.is_counted and panel.x_ticks is None and not panel.log_x:
-        drawing.update_xaxes(tickformat=",d", **place)  # plotly then leaves out halves
+    places = [x for each in panel.series for x in each.x if not math.isnan(x)]
+    if panel.is_counted and panel.x_ticks is None and places and max(places) - min(places) <= MOST_TICKS:
+        drawing.update_xaxes(dtick=1, **place)  # no halves of an epoch
     for x, y, text in panel.notes:
         drawing.add_annotation(x=x, y=y, text=_escaped(text), showarrow=False, **place)
 
