@@ -15,6 +15,7 @@ from tests.conftest import INLINE, StudyFolder
 from tests.test_retry import STUDY, Broken, toys
 from tuner import cli
 from tuner.__main__ import main
+from tuner.confirm import main as confirm
 from tuner.doctor import main as doctor
 from tuner.list import main as list_studies
 from tuner.retry import main as retry
@@ -134,6 +135,19 @@ def test_failed_trials_are_trained_again_by_the_name_of_their_study(
     assert "s has all its 4 trials (4 complete)" in output
     assert failed.optuna("select number, state from trials") == [(number, "COMPLETE") for number in range(4)]
     assert "no trial of s has failed" in failed.command(retry, "s.yaml", *INLINE)
+    options = "s", "--top", "4", "--seeds", "1", *INLINE
+    monkeypatch.setattr(Broken, "broken", True)
+    failed.command(confirm, *options)
+    states = (
+        "select state, count(*) from trials join studies using (study_id) where study_name = 's-confirm' group by 1"
+    )
+    ends = dict(failed.optuna(states))
+    assert ends["FAIL"] > 0
+    monkeypatch.setattr(Broken, "broken", False)
+    advice = "confirm s --retry-failed, with the options that it was begun with"
+    assert advice in failed.command(retry, "s-confirm", *INLINE, expect=2)
+    failed.command(confirm, *options, "--retry-failed")
+    assert failed.optuna(states) == [("COMPLETE", sum(ends.values()))]
 
 
 def call_in(folder: StudyFolder, command: object, *arguments: str, expect: int = 0) -> str:

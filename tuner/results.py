@@ -227,6 +227,7 @@ class Result:
         engine: Literal["local", "ray", "inline"] = "local",
         address: str = "auto",
         quiet: bool = False,
+        retry_failed: bool = False,
     ) -> "Confirmation":
         """Train the best trials again with fresh seeds, or continue that, and return what came out.
 
@@ -240,6 +241,7 @@ class Result:
             engine: Where trainings run.
             address: Address of the Ray cluster.
             quiet: Whether nothing is printed.
+            retry_failed: Whether failed trainings are trained again.
 
         Raises:
             KeyboardInterrupt: If it was interrupted.
@@ -260,6 +262,7 @@ class Result:
             storage=self.storage,
             tracking_uri=self.tracking_uri,
             quiet=quiet,
+            retry_failed=retry_failed,
         )
         found: list[Confirmation] = []
         code = confirm(options, lambda comparison, sentences: found.append(Confirmation(comparison, tuple(sentences))))

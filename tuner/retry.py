@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from tuner.cli import RUN_EXIT_CODES, Parser, add_options, command, make_parser
-from tuner.process import leave
+from tuner.errors import BadInputError
+from tuner.process import leave, own_command
 from tuner.runner.options import ExecutionOptions, StudyOptions, option
 from tuner.runner.run import run
 from tuner.urls import refuse_passwords, storage_url
@@ -31,7 +32,8 @@ def parser() -> Parser:
             "retry studies/mine.yaml": "a study by its file",
         },
         RUN_EXIT_CODES,
-        "It continues the study as lr-tuner study --retry-failed does. The failed attempts keep their runs in MLflow.",
+        "It continues the study as lr-tuner study --retry-failed does. The failed attempts keep their runs in MLflow.\n"
+        "The trainings of a confirmation are trained again by lr-tuner confirm --retry-failed.",
     )
     add_options(made, RetryOptions)
     return made
@@ -51,9 +53,14 @@ def _run(options: RetryOptions) -> int:
     from tuner.storage.stored_study import definition_of
 
     storage = storage_url(options.storage)
+    studies = {each.name: each for each in listed_studies(storage)}
+    if (listed := studies.get(options.study)) and listed.confirms:
+        of = next((name for name, each in studies.items() if each.identifier == listed.confirms), "NAME")
+        advice = f"{own_command()} confirm {of} --retry-failed, with the options that it was begun with"
+        raise BadInputError([f"{options.study} is a confirmation; its failed trainings are trained again by {advice}."])
     source, folder = definition_of(options.study, storage)
     name = load_study(source, folder=folder).name
-    if not any(each.ends.get("failed") for each in listed_studies(storage) if each.name == name):
+    if name not in studies or not studies[name].ends.get("failed"):
         print(f"no trial of {name} has failed")  # noqa: T201
         return 0
     places = {field.name: getattr(options, field.name) for field in dataclasses.fields(ExecutionOptions)}

@@ -11,7 +11,7 @@ several initial lrs, and `tuner.analysis.transfer` says whether the ranking held
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, replace
 from typing import TYPE_CHECKING
 
 from tuner.errors import BadInputError
@@ -50,6 +50,7 @@ class ConfirmationOptions(ExecutionOptions):
         None, "name of the confirmation (default: <study>-confirm, or <study>-<N>-epochs with --epochs)", "NAME"
     )
     dry_run: bool = option(False, "check everything, say how many trainings that are, and start none")
+    retry_failed: bool = option(False, "train failed trainings again, once the cause is fixed")
 
 
 def confirm(options: ConfirmationOptions, found: "Callable[[Comparison, Sequence[str]], None] | None" = None) -> int:
@@ -77,7 +78,7 @@ def confirm(options: ConfirmationOptions, found: "Callable[[Comparison, Sequence
 
             past = StoredStudy.load(options.study, storage_url(options.storage))
             config, carried = _confirmation(past, options)
-            plan = checked(config, engine, options)
+            plan = replace(checked(config, engine, options), retry_failed=options.retry_failed)
         print_line(
             console,
             f"[bold]{config.name}[/bold]: {pluralize(len(config.candidates), 'configuration')} of study "
