@@ -29,6 +29,7 @@ from pathlib import Path
 from optuna.trial import TrialState
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from tuner.analysis.findings import answer, findings
 from tuner.config.loader import load_study
 from tuner.config.study import StudyConfig, TrialConfig
 from tuner.protocol import TrialResult
@@ -80,7 +81,8 @@ def build(trials: int, steps: int) -> None:
             table.append({"number": number, "state": "complete", "value": result.value})
         best = store.ranking()[0]
         summary = {"number": best.number, "params": best.params, "config": store.config_of(best).values()}
-        tracker.log_study(table, summary, store.findings())
+        record = store.record()
+        tracker.log_study(table, summary, answer(record), findings(record))
         if not tracker.close("FINISHED", patience=600):
             raise SystemExit("MLflow did not take all records")
 

@@ -107,13 +107,22 @@ def test_all_trials_are_a_click_away_the_best_first(
     page: Page, dashboard: str, runs: dict[str, str], reviewed: StudyFolder
 ):
     page.goto(dashboard)
-    link = page.get_by_role("link", name="All trials and their charts")
-    page.goto(link.evaluate("link => link.href"))
+    page.goto(page.get_by_role("link", name="All trials").evaluate("link => link.href"))
+    for column in ("val/acc", "optimizer.initial_lr", "schedule.name", "schedule.decay_rate"):
+        expect(page.get_by_role("columnheader", name=column, exact=True).first).to_be_visible(timeout=SECONDS)
+    page.goto(dashboard)
+    page.goto(page.get_by_role("link", name="Their charts").evaluate("link => link.href"))
     names = page.locator(".ag-cell-wrapper").get_by_role("link", name=re.compile("^#"))
     expect(names).to_have_count(len(runs) - 1, timeout=SECONDS)
     shown = sorted(names.all(), key=lambda name: name.bounding_box()["y"])
     assert shown[0].inner_text() == best_name(runs, reviewed)
-    expect(page.locator(".js-plotly-plot").first).to_be_visible(timeout=SECONDS)
+    charts = page.locator(".js-plotly-plot")
+    expect(charts.first).to_be_visible(timeout=SECONDS)
+    expect(page.get_by_text("lr and objective")).to_be_visible()
+    expect(page.get_by_text("Trials of tiny")).to_be_visible()
+    ticks = [float(text) for text in charts.first.locator(".ytick").all_text_contents()]
+    assert {1, 2, 5} == {int(f"{tick:.0e}"[0]) for tick in ticks}, "the lr is on a log axis"
+    expect(page.get_by_text("test/acc")).to_have_count(0)  # of one point
 
 
 def test_a_trial_s_run_draws_its_lr_and_its_accuracy(

@@ -134,8 +134,8 @@ def test_a_study_says_how_much_of_its_budget_is_used_and_continues_with_a_larger
     output = folder.call("--set", "budget={epochs: 12}")
     assert "tiny has used 12 of 12 epochs in 4 trials (4 complete)" in output
     folder.check(4, 3, 54)
-    ((note,),) = folder.mlflow("select value from tags where key = 'mlflow.note.content' and value like '%epochs.%'")
-    assert note.startswith("**4 trials within 12 epochs.**")
+    ((note,),) = folder.mlflow("select value from tags where key = 'mlflow.note.content' and value like '%epochs%'")
+    assert "\n4 trials within 12 epochs · " in note
 
 
 def test_a_budget_of_steps_counts_the_steps_between_validations(folder: StudyFolder):

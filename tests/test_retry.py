@@ -65,6 +65,8 @@ def test_failed_trials_are_trained_again_under_their_numbers(
     assert failed.curves() == healthy.curves()
     states = failed.mlflow("select status, count(*) from runs where name like '#%' group by status")
     assert sorted(states) == [("FAILED", 2), ("FINISHED", 4)], "the runs of what failed stay"
+    dead = "select name from runs where run_uuid in (select run_uuid from tags where key = 'tuner.failed_trial')"
+    assert all(name.endswith(", failed attempt 1") for (name,) in failed.mlflow(dead))
 
 
 def test_trials_that_fail_again_can_be_tried_again(failed: StudyFolder):

@@ -69,6 +69,9 @@ def test_the_study_s_run_has_the_winner_its_margin_and_the_uncertainty(reviewed:
     tags = tags_of(reviewed)
     ranking = reviewed.optuna("select number, value from trials join trial_values using (trial_id) order by 2 desc, 1")
     text = tags["mlflow.note.content"].replace("\\", "")
+    assert re.match(rf"\*\*The best is #{ranking[0][0]} .*(in a tie with|ahead of all others)", text), "the first line"
+    params = dict(reviewed.mlflow(f"select key, value from params where run_uuid in {PARENT}"))
+    assert float(params[f"trial {ranking[0][0]}/optimizer.initial_lr"]) > 0
     assert "4 of 4 trials" in text
     assert f"#{ranking[0][0]} " in text
     assert f"{ranking[0][1] - ranking[1][1]:.4f} better than the runner-up, #{ranking[1][0]} " in text

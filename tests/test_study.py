@@ -266,7 +266,9 @@ def test_pruned_is_not_failed(folder: StudyFolder):
             "select status, count(*) from runs join tags using (run_uuid) where key = 'tuner.trial' group by 1"
         )
     )
-    assert statuses == {"FINISHED": states["COMPLETE"], "KILLED": states["PRUNED"]}
+    assert statuses == {"FINISHED": states["COMPLETE"] + states["PRUNED"]}, "MLflow shows a killed run as a failure"
+    names = folder.mlflow("select name from runs where name like '%, pruned'")
+    assert len(names) == states["PRUNED"]
 
 
 def test_the_same_error_three_times_in_a_row_ends_the_study(folder: StudyFolder):

@@ -1,10 +1,14 @@
 """Records in MLflow, in a real database: a failing record affects only itself, and missing ones are sent next time."""
 
+import base64
+import json
 import math
+import re
 import shutil
 import sqlite3
 import threading
 import time
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,7 +27,7 @@ from tuner.protocol import Points, TrialResult
 from tuner.storage.reader import config_of
 from tuner.tracking import record_writer as records
 from tuner.tracking import trial_runs
-from tuner.tracking.reader import MlflowStudy
+from tuner.tracking.reader import MlflowStudy, pages_of
 from tuner.tracking.store import tracking_uri
 from tuner.tracking.tracker import Tracker
 
@@ -458,17 +462,60 @@ def test_the_description_keeps_its_part_about_the_network_whichever_process_writ
     study.train(0)
     table = [{"number": 0, "value": 0.5}]
     best = {"number": 0, "params": {"optimizer.initial_lr": 0.01}, "config": {}}
-    study.tracker.log_study(table, best, ["#0 is the best"])
+    study.tracker.log_study(table, best, "#0 is the best")
     assert study.tracker._recorder.runs.settle(30)
     client_of(study).create_registered_model("tiny")
     MlflowStudy(study.tracker.uri, STUDY_ID).set_tag("tuner.champion", "0")
     study.train(1)
-    study.tracker.log_study([*table, {"number": 1, "value": 0.6}], best | {"number": 1}, ["#1 is the best"])
+    study.tracker.log_study([*table, {"number": 1, "value": 0.6}], best | {"number": 1}, "#1 is the best")
     assert study.close()
     note = study.tags(None)["mlflow.note.content"]
-    assert "**2 of 4 trials.**" in note
+    assert note.startswith("**\\#1 is the best**\n\n2 of 4 trials · ")
     assert note.count("load_model") == 1
     assert "The network of trial #0: " in note
+
+
+def test_the_earlier_of_two_studies_of_one_name_says_so_until_it_is_used_again(study: Study):
+    study.train(0)
+    study.tracker.log_study([{"number": 0, "value": 0.5}], None, "#0 is the best")
+    assert study.close()
+    later = Study(study.folder, "f" * 32)
+    later.open()
+    assert later.close()
+    names = (
+        "select name from runs join tags using (run_uuid) where key = 'tuner.study_id' order by start_time, name desc"
+    )
+    (earlier,), (new,) = study.folder.mlflow(names)
+    assert re.fullmatch(r"tiny, begun \d{4}-\d\d-\d\d \d\d:\d\d", earlier)
+    assert new == "tiny"
+    assert study.tags(None)["mlflow.note.content"].startswith("**An earlier study of this name, of another database.**")
+    assert len(pages_of(study.tracker.uri, "tiny")) == 1, "the page of the later one, which has no trials yet"
+    study.open()
+    assert study.close()
+    assert study.folder.mlflow(names) == [("tiny",), ("tiny",)]
+
+
+def test_a_study_saves_the_view_of_its_trials_with_its_columns_and_charts(study: Study):
+    study.train(0, [("lr", 0, 0.1), ("val/acc", 1, 0.5)])
+    study.tracker.log_test(TestResult(0, {"test/acc": 0.75}, 3, 1))
+    study.tracker.log_study([{"number": 0, "value": 0.5}], None, "#0 is the best")
+    assert study.close()
+    (key, value), *others = study.folder.mlflow("select key, value from experiment_tags where key like '%ViewState%'")
+    assert not others
+    view = json.loads(value)
+    assert view["name"] == "Trials of tiny"
+    state = json.loads(zlib.decompress(base64.b64decode(view["state"].removeprefix("deflate;"))))
+    assert state["orderByKey"] == "metrics.`val/acc`"
+    assert state["selectedColumns"][:3] == [
+        "metrics.`val/acc`",
+        "params.`optimizer.initial_lr`",
+        "params.`schedule.name`",
+    ]
+    charts = {chart.get("metricKey"): chart for chart in state["compareRunCharts"]}
+    assert charts["lr"]["scaleType"] == "log"
+    assert charts["test/acc"]["deleted"], "it has one point"
+    assert key.rpartition(".")[2] in study.tags(None)["mlflow.note.content"], "the study's page leads to it"
+    assert f"viewStateShareKey={key.rpartition('.')[2]}" in pages_of(study.tracker.uri, "tiny")[1]
 
 
 def test_the_test_of_the_best_trial_is_recorded_under_names_that_mlflow_takes(study: Study):

@@ -58,28 +58,31 @@ def _run(options: argparse.Namespace) -> int:
     refuse_passwords({"--tracking-uri": options.tracking_uri})
     if not options.quiet:
         print("loading MLflow, which takes a while ...", file=sys.stderr, flush=True)  # noqa: T201
-    from tuner.tracking.reader import page_of
+    from tuner.tracking.reader import pages_of
     from tuner.tracking.store import tracking_uri
     from tuner.tracking.store_uri import folder_of
 
     uri = tracking_uri(options.tracking_uri, must_exist=True)
-    page = page_of(uri, options.name)
+    pages = pages_of(uri, options.name)
     if uri.startswith(("http://", "https://")):  # a server is already running
-        _show(f"{without_password(uri).rstrip('/')}{page}", options.open)
+        _show(without_password(uri).rstrip("/"), pages, options.open)
         return 0
 
     def on_start(address: str) -> None:
-        _show(f"{address}{page}", options.open)
+        _show(address, pages, options.open)
         print("Press Ctrl-C to end.", flush=True)  # noqa: T201
 
     serve(uri, folder_of(uri), options.port, on_start)
     return 0
 
 
-def _show(url: str, in_browser: bool) -> None:
-    print(url, flush=True)  # noqa: T201
+def _show(address: str, pages: Sequence[str], in_browser: bool) -> None:
+    """Print the addresses of the pages, and open the first."""
+    print(f"{address}{pages[0]}", flush=True)  # noqa: T201
+    for page in pages[1:]:
+        print(f"its trials: {address}{page}", flush=True)  # noqa: T201
     if in_browser:
-        webbrowser.open(url)
+        webbrowser.open(f"{address}{pages[0]}")
 
 
 if __name__ == "__main__":

@@ -308,6 +308,23 @@ def searched(template: Template, path: str = "") -> Iterator[tuple[str, Range | 
                 yield from searched(value, _inside(path, key))
 
 
+def searched_in_runs(template: Template, path: str = "") -> Iterator[tuple[str, Range | Choices]]:
+    """Yield name and spec of everything that is searched, under its name in a trial's values.
+
+    A name that several choices of a `OneOf` have comes once for each of them.
+    """
+    match template:
+        case Range() | Choices():
+            yield path, template
+        case OneOf(options=options):
+            yield f"{path}.name", Choices(tuple(options))
+            for arguments in options.values():
+                yield from searched_in_runs(arguments, path)
+        case Mapping() | list():
+            for key, value in _entries(template):
+                yield from searched_in_runs(value, _inside(path, key))
+
+
 def component_names(template: Template) -> Iterator[str]:
     """Yield the names of all components that a template can have, nested ones included."""
     match template:

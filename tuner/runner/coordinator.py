@@ -107,7 +107,7 @@ class Coordinator:
                 with contextlib.suppress(TunerError):  # the next run puts it right
                     self._suspend(assignment)
             with contextlib.suppress(TunerError):
-                self._publication.write()
+                self._publication.write(self.is_done)
         if self._obstacle:
             raise StudyFailedError(f"{self._obstacle}. Fix this, then run the same command to continue.")
         if self._errors.verdict:
@@ -125,7 +125,7 @@ class Coordinator:
 
     def publish(self) -> None:
         """Write the description of the study to MLflow."""
-        self._publication.write()
+        self._publication.write(self.is_done)
 
     @property
     def is_done(self) -> bool:

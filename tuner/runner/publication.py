@@ -3,6 +3,8 @@
 import time
 from typing import Any
 
+from tuner.analysis.findings import answer, findings
+from tuner.config.search_space import searched_in_runs
 from tuner.config.study import StudyConfig
 from tuner.storage.reader import Trial
 from tuner.storage.study_store import StudyStore
@@ -33,15 +35,21 @@ class Publication:
         if time.monotonic() >= self._next:
             self.write()
 
-    def write(self) -> None:
-        """Write it now."""
+    def write(self, is_over: bool = False) -> None:
+        """Write it now, with the best trial's values if the study is over."""
         began = time.monotonic()
-        summary, best = None, self._store.best
+        summary: dict[str, Any] | None = None
+        best = self._store.best
         if best is not None:
             trained = self._store.config_of(best), self._config.objective, setup_of(best), end_of(best).epochs
             config = lightning_config(*trained)
             summary = {"number": best.number, "params": best.params, "config": config}
-        self._tracker.log_study([_row(trial) for trial in self._store.finished()], summary, self._store.findings())
+            if is_over:
+                flat, names = self._store.config_of(best).flat(), dict(searched_in_runs(self._config.trial))
+                summary["values"] = {name: flat[name] for name in names if name in flat}
+        record = self._store.record()
+        rows = [_row(trial) for trial in self._store.finished()]
+        self._tracker.log_study(rows, summary, answer(record), findings(record))
         now = time.monotonic()
         self._next = now + (now - began) / SHARE
 

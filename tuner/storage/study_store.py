@@ -20,7 +20,6 @@ from typing import IO, Any, Concatenate, Literal, ParamSpec, Self, TypeVar, cast
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from tuner.analysis.findings import findings
 from tuner.analysis.record import StudyRecord, TestResult
 from tuner.config import by_value
 from tuner.config.component import Component
@@ -424,10 +423,6 @@ class StudyStore:
     def set_attribute(self, number: int, key: str, value: Any) -> None:
         """Set an attribute of an unfinished trial."""
         self.database.storage.set_trial_user_attr(self._id_of(number), key, value)
-
-    def findings(self) -> list[str]:
-        """Return the findings so far, as sentences."""
-        return findings(self.record())
 
     @_retrying
     def record(self) -> StudyRecord:

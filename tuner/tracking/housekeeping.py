@@ -15,6 +15,7 @@ from tuner.tracking.pages import address_of
 from tuner.tracking.reader import STUDY_TAG, VERSION_TAG, find_children, find_parent
 from tuner.tracking.store import open_client
 from tuner.tracking.store_errors import explained
+from tuner.tracking.view import renamed, view_tag
 
 __all__ = ["check_rename", "delete_study", "rename_study"]
 
@@ -47,6 +48,8 @@ def delete_study(uri: str, name: str, identifier: str) -> None:
                 client.delete_run(child.info.run_id)
             crash_point("runs deleted")
             client.delete_run(parent.info.run_id)
+            if view_tag(parent.info.run_id) in experiment.tags:
+                client.delete_experiment_tag(experiment.experiment_id, view_tag(parent.info.run_id))
         is_own = experiment.name == name and experiment.lifecycle_stage == LifecycleStage.ACTIVE
         if is_own and not client.search_runs([experiment.experiment_id], max_results=1):
             client.rename_experiment(experiment.experiment_id, f"{name}-deleted-{identifier[:8]}")
@@ -101,6 +104,8 @@ def rename_study(uri: str, name: str, new: str, identifier: str) -> None:
         for run in (*find_children(client, experiment.experiment_id, run_id), parent):
             if run.data.tags.get(STUDY_TAG) == name:
                 client.set_tag(run.info.run_id, STUDY_TAG, new)
+        if view := experiment.tags.get(view_tag(run_id)):
+            client.set_experiment_tag(experiment.experiment_id, view_tag(run_id), renamed(view, new))
         client.update_run(run_id, name=new)
 
 

@@ -1,10 +1,11 @@
 """Names and texts in a form that MLflow can store. Plain Python: importing it does not import MLflow."""
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping
 
-__all__ = ["LONGEST_PARAM", "LONGEST_TAG", "NAME_RULE", "Names", "fitting", "storable"]
+__all__ = ["LONGEST_PARAM", "LONGEST_TAG", "NAME_RULE", "Names", "fitting", "storable", "value_text"]
 
 LONGEST_NAME = 200
 """Below MLflow's own limit of 250, to leave room for a digest."""
@@ -35,6 +36,11 @@ class Names:
         for name in names:
             if self._taken.setdefault(name, name) == name:
                 self._given[name] = name
+
+    @property
+    def stored(self) -> list[str]:
+        """Return the names in MLflow that are used or reserved."""
+        return sorted(self._taken)
 
     def __getitem__(self, name: str) -> str:
         """Return the name of a metric in MLflow."""
@@ -75,6 +81,11 @@ def storable(text: object) -> str:
     'caf\\udce9.png\\x00'
     """
     return str(text).encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+
+
+def value_text(value: object) -> str:
+    """Return the value of a parameter as text."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def fitting(text: object, longest: int) -> str:

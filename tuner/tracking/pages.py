@@ -1,20 +1,17 @@
 """MLflow's pages of a study: their addresses, and the description at the top of the study's page."""
 
 import re
-import urllib.parse
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from tuner.config.search_space import described, searched
 from tuner.config.study import StudyConfig
-from tuner.direction import Direction
 from tuner.text import format_value, pluralize
 
 __all__ = ["ALIAS", "address_of", "model_note", "runs_page", "standing", "trials_page", "with_network"]
 
 ALIAS = "champion"
 LONGEST_STANDING = 5000
-PARENT_TAG = "mlflow.parentRunId"
 
 
 def address_of(study: str) -> str:
@@ -28,23 +25,9 @@ def runs_page(experiment_id: str, *inside: str) -> str:
     return f"#/{path}?workflowType=machine_learning"  # otherwise MLflow shows its pages for language models
 
 
-def trials_page(experiment_id: str, parent_id: str, metric: str, direction: Direction) -> str:
-    """Return the path of MLflow's page of a study's trials, best first, with charts; see `runs_page`.
-
-    Args:
-        experiment_id: The study's experiment.
-        parent_id: The study's run.
-        metric: Name of the objective in MLflow.
-        direction: Whether large or small values are better.
-    """
-    settings = {
-        "compareRunsMode": "CHART",
-        "searchFilter": f"tags.`{PARENT_TAG}` = '{parent_id}'",
-        "orderByKey": f"metrics.`{metric}`",
-        "orderByAsc": str(direction is Direction.MINIMIZE).lower(),
-    }
-    more = urllib.parse.urlencode(settings, quote_via=urllib.parse.quote, safe="")
-    return f"{runs_page(experiment_id)}&{more}"
+def trials_page(experiment_id: str, view: str, mode: Literal["TABLE", "CHART"] = "TABLE") -> str:
+    """Return the path of MLflow's page of a study's trials in a saved view; see `runs_page`."""
+    return f"{runs_page(experiment_id)}&compareRunsMode={mode}&viewStateShareKey={view}"
 
 
 def model_note(address: str, trial: int | None = None) -> str:
@@ -67,19 +50,21 @@ def standing(
     pages: Mapping[str, str],
     finished: int,
     params: Mapping[str, Any],
+    answer: str,
     found: Sequence[str],
 ) -> str:
-    """Return the progress and findings of a study as Markdown: the first part of its description.
+    """Return the findings and the progress of a study as Markdown: the first part of its description.
 
     Args:
         config: The study.
         pages: MLflow's pages, by their titles.
         finished: Number of finished trials.
         params: The best trial's values of the searched parameters.
+        answer: The best trial, and whether others tie with it.
         found: The findings, as sentences.
     """
     links = " · ".join(f"[{name}]({page})" for name, page in pages.items())
-    parts = [f"**{_progress(config, finished)}.** {links}\n"]  # MLflow folds all but a few lines away
+    parts = [f"**{_plain(answer)}**\n", f"{_progress(config, finished)} · {links}\n"]  # MLflow folds the rest away
     parts += [f"- {_plain(sentence)}" for sentence in found]
     parts += ["\n| searched | among | the best has |", "|---|---|---|"]
     for path, spec in searched(config.trial):

@@ -17,10 +17,11 @@ from tuner.analysis.record import LR_TABLE, Curve, simplified
 from tuner.errors import BadInputError, StudyFailedError, in_a_line
 from tuner.interrupts import temporary_folder
 from tuner.tracking.artifacts import add_files, artifact_folder
-from tuner.tracking.pages import ALIAS, address_of, model_note, runs_page, with_network
+from tuner.tracking.pages import ALIAS, address_of, model_note, runs_page, trials_page, with_network
 from tuner.tracking.store import open_client
 from tuner.tracking.store_errors import explained, reason
 from tuner.tracking.store_uri import folder_of
+from tuner.tracking.view import view_key, view_tag
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHAMPION_TAG",
+    "LATER_TAG",
     "METRIC_TAG",
     "STUDY_ID_TAG",
     "STUDY_TAG",
@@ -36,14 +38,17 @@ __all__ = [
     "MlflowStudy",
     "find_children",
     "find_parent",
+    "find_studies",
     "metric_names",
-    "page_of",
+    "pages_of",
 ]
 
 STUDY_ID_TAG = "tuner.study_id"
 STUDY_TAG = "tuner.study"
 CHAMPION_TAG = "tuner.champion"
 """Tag of a study's run: the number of the trial whose network is the champion in the model registry."""
+LATER_TAG = "tuner.later_study"
+"""Tag of a study's run: the run of a study of the same name that was begun later, with another database."""
 METRIC_TAG = "tuner.metric."
 """Prefix of a tag of a study's run, before the name of a metric in MLflow: the metric's own name, if it differs."""
 VERSION_TAG = "tuner.trial"
@@ -72,30 +77,42 @@ def find_children(
             return
 
 
+def find_studies(client: MlflowClient, experiment_id: str, name: str) -> list[Run]:
+    """Return the runs of the studies of a name in an experiment, the newest first, without their confirmations."""
+    found = client.search_runs([experiment_id], f"tags.`{STUDY_ID_TAG}` != ''")
+    return [run for run in found if run.data.tags.get(STUDY_TAG) == name and MLFLOW_PARENT_RUN_ID not in run.data.tags]
+
+
 def metric_names(parent: Run) -> dict[str, str]:
     """Return the names in MLflow of the metrics that have another name there, by the metrics' own names."""
     tags = parent.data.tags.items()
     return {name: tag.removeprefix(METRIC_TAG) for tag, name in tags if tag.startswith(METRIC_TAG)}
 
 
-def page_of(uri: str, name: str | None) -> str:
-    """Return the path of MLflow's page of a study, relative to MLflow's root URL; of all studies, without a name.
+def pages_of(uri: str, name: str | None) -> list[str]:
+    """Return the paths of MLflow's pages of a study, relative to MLflow's root URL; of all studies, without a name.
 
-    It is the page of the study's run, or the list of runs if several databases have studies of this name.
+    The first is the page of the study's run, or the list of runs if several databases use studies of this name; the
+    second, if there is a view of them, the page of its trials.
 
     Raises:
         BadInputError: If there is no such study.
     """
     if name is None:
-        return "/#/experiments"
+        return ["/#/experiments"]
     with explained(uri):
         client = open_client(uri)
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
             raise BadInputError([f'tracking uri: MLflow has no study "{name}" there.'])
-        found = client.search_runs([experiment.experiment_id], f"tags.`{STUDY_ID_TAG}` != ''")
-    runs = [run for run in found if MLFLOW_PARENT_RUN_ID not in run.data.tags]  # not those of its confirmations
-    return "/" + runs_page(experiment.experiment_id, *(runs[0].info.run_id,) if len(runs) == 1 else ())
+        found = find_studies(client, experiment.experiment_id, name)
+    runs = [run for run in found if LATER_TAG not in run.data.tags]
+    if len(runs) != 1:
+        return [f"/{runs_page(experiment.experiment_id)}"]
+    run_id = runs[0].info.run_id
+    has_view = view_tag(run_id) in experiment.tags
+    trials = [f"/{trials_page(experiment.experiment_id, view_key(run_id))}"] if has_view else []
+    return [f"/{runs_page(experiment.experiment_id, run_id)}", *trials]
 
 
 class MlflowStudy:

@@ -9,29 +9,33 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Run, RunTag, ViewType
+from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from tuner.config.study import StudyConfig
 from tuner.errors import BadInputError
 from tuner.protocol import Points
 from tuner.text import cut
 from tuner.tracking.artifacts import add_files, artifact_folder, create_experiment, take_along
-from tuner.tracking.names import LONGEST_TAG, NAME_RULE, Names, fitting, storable
+from tuner.tracking.names import LONGEST_PARAM, LONGEST_TAG, NAME_RULE, Names, fitting, storable, value_text
+from tuner.tracking.pages import runs_page
 from tuner.tracking.reader import (
     CHAMPION_TAG,
+    LATER_TAG,
     METRIC_TAG,
     STUDY_ID_TAG,
     STUDY_TAG,
     find_children,
     find_parent,
+    find_studies,
     metric_names,
 )
 from tuner.tracking.record_writer import Record
 from tuner.tracking.recorder import ARTIFACTS, END, STUDY, LostStudyError, NoRunError, Recorder
 from tuner.tracking.sent_points import SentPoints
 from tuner.tracking.store_errors import reason
+from tuner.tracking.view import saved_view, view_tag
 from tuner.urls import without_password
 
 __all__ = ["MISSING_TAG", "REPLACES_TAG", "STUDY_TAG", "StudyRun", "run_tags"]
@@ -90,6 +94,7 @@ class StudyRun:
         self._is_marked = MISSING_TAG in self.run.data.tags
         self._sent: SentPoints | None = None
         self._has_probed = False
+        self._view = ""
         self._standings: list[tuple[Points, int]] = []
         self._files: dict[str, Callable[[], str | None]] = {}
         self._recorder: Recorder
@@ -128,6 +133,9 @@ class StudyRun:
                 self._warn(
                     "the run of this study in MLflow was deleted; the study gets a new one, with its trials' runs"
                 )
+        elif LATER_TAG in run.data.tags:  # the database of this study is used again
+            self._client.delete_tag(run.info.run_id, LATER_TAG)
+            self._client.update_run(run.info.run_id, name=self._config.name)
         if replaced := run.data.tags.get(REPLACES_TAG):
             for child in find_children(self._client, self.experiment_id, replaced):
                 self._client.set_tag(child.info.run_id, MLFLOW_PARENT_RUN_ID, run.info.run_id)
@@ -142,7 +150,25 @@ class StudyRun:
             before = replaced.data.tags.items()
             tags |= {key: value for key, value in before if key.startswith(INHERITED_TAGS)}
             tags[REPLACES_TAG] = replaced.info.run_id
-        return self._client.create_run(self.experiment_id, run_name=self._config.name, tags=tags)
+        created = self._client.create_run(self.experiment_id, run_name=self._config.name, tags=tags)
+        for earlier in find_studies(self._client, self.experiment_id, self._config.name):
+            if earlier.data.tags[STUDY_ID_TAG] != self._study_id:
+                self._mark_as_earlier(earlier, created)
+        return created
+
+    def _mark_as_earlier(self, earlier: Run, later: Run) -> None:
+        """Say on the page of a run, and by its name, that a study of the same name was begun later."""
+        run_id, tags = earlier.info.run_id, earlier.data.tags
+        if LATER_TAG in tags:
+            return
+        began = time.strftime("%Y-%m-%d %H:%M", time.localtime(earlier.info.start_time / 1000))
+        page = runs_page(self.experiment_id, later.info.run_id)
+        text = f"**An earlier study of this name, of another database.** [The later one]({page})"
+        self._client.set_tag(
+            run_id, MLFLOW_RUN_NOTE, fitting(f"{text}\n\n{tags.get(MLFLOW_RUN_NOTE, '')}", LONGEST_TAG)
+        )
+        self._client.set_tag(run_id, LATER_TAG, later.info.run_id)
+        self._client.update_run(run_id, name=storable(f"{self._config.name}, begun {began}"))
 
     # -- records -------------------------------------------------------------------------------------------------------
 
@@ -213,6 +239,20 @@ class StudyRun:
             return bool(new)
 
         self.put("points", write)
+
+    def put_params(self, values: Mapping[str, Any]) -> None:
+        """Queue parameters of the run. MLflow never changes one, so their names must determine their values."""
+        names = Names()
+        names.add(values)
+        params = [Param(names[key], fitting(value_text(value), LONGEST_PARAM)) for key, value in values.items()]
+        self.put("parameters", lambda: self._client.log_batch(self.run_id, params=params), newest="parameters")
+
+    def write_view(self) -> None:
+        """Write the view of the study's trials to the experiment, if it has changed, now."""
+        view = saved_view(self.run, self._config, self.names)
+        if view != self._view:
+            self._client.set_experiment_tag(self.experiment_id, view_tag(self.run_id), view)
+            self._view = view
 
     def put_file(self, name: str, content: Callable[[], str | None]) -> None:
         """Queue a text file for the run's artifacts; a newer one replaces a waiting one of the same name."""

@@ -27,6 +27,7 @@ from tuner.tracking.store import open_client
 from tuner.tracking.store_errors import explained
 from tuner.tracking.study_run import StudyRun
 from tuner.tracking.trial_runs import TRIAL_STATUS, TrialRun, TrialRuns, csv_text
+from tuner.tracking.view import view_key
 
 __all__ = ["REVIEWED_TAG", "TRIAL_STATUS", "Tracker"]
 
@@ -159,20 +160,35 @@ class Tracker:
         self._study.put_points(points, int(at * 1000))
 
     def log_study(
-        self, table: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None, found: Sequence[str] = ()
+        self,
+        table: Sequence[Mapping[str, Any]],
+        best: Mapping[str, Any] | None,
+        answer: str = "",
+        found: Sequence[str] = (),
     ) -> None:
-        """Write the table of finished trials, the best one, and the findings as sentences, to the study's run."""
+        """Write the table of finished trials, the best one, and what they say, to the study's run.
+
+        Args:
+            table: A row for each finished trial.
+            best: Number, parameters and configuration of the best one, and its searched values by their names in its
+                run if the study is over; None if there is none.
+            answer: The best trial, and whether others tie with it, in a sentence.
+            found: The findings, as sentences.
+        """
 
         def write() -> None:
             run = self._trials.by_number.get(best["number"]) if best is not None else None
             champion = self._client.get_run(self.parent_id).data.tags.get(CHAMPION_TAG)
-            text = standing(self._config, self._pages(run), len(table), best["params"] if best else {}, found)
+            text = standing(self._config, self._pages(run), len(table), best["params"] if best else {}, answer, found)
             tags = {MLFLOW_RUN_NOTE: with_network(text, self._config.name, champion)}
             if best is not None:
                 tags |= {"tuner.best_trial": str(best["number"]), "tuner.best_run_id": run.run_id if run else ""}
             self._study.set_tags(tags)
 
+        self._study.put("the view of the trials", self._study.write_view, newest="view")
         self._study.put("the description", write, newest="description")
+        if best is not None and "values" in best:
+            self._study.put_params({f"trial {best['number']}/{key}": value for key, value in best["values"].items()})
         if best is not None:
             self._study.put_file("best.yaml", lambda: as_yaml(best["config"]))
         self._study.put_file("trials.csv", lambda: csv_text(table))
@@ -211,9 +227,11 @@ class Tracker:
         return self._recorder.close(lambda: self._study.put_end(status), patience)
 
     def _pages(self, best: TrialRun | None) -> dict[str, str]:
-        objective, experiment = self._config.objective, self.experiment_id
-        metric = self._study.names[objective.metric]
-        pages = {"All trials and their charts": trials_page(experiment, self.parent_id, metric, objective.direction)}
+        experiment, view = self.experiment_id, view_key(self.parent_id)
+        pages = {
+            "All trials": trials_page(experiment, view),
+            "Their charts": trials_page(experiment, view, "CHART"),
+        }
         if best is not None:
             pages = {"The best trial": runs_page(experiment, best.run_id), **pages}
         if self._has_report:

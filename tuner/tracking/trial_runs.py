@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from tuner.config.study import StudyConfig, TrialConfig
 from tuner.process import crash_point
 from tuner.protocol import Points, TrialResult
 from tuner.text import join_names
-from tuner.tracking.names import LONGEST_PARAM, LONGEST_TAG, Names, fitting, storable
+from tuner.tracking.names import LONGEST_PARAM, LONGEST_TAG, Names, fitting, storable, value_text
 from tuner.tracking.reader import find_children
 from tuner.tracking.record_writer import Record
 from tuner.tracking.recorder import ARTIFACTS, END, RUN, DeletedRunError, NoRunError, Recorder
@@ -34,7 +33,7 @@ MAX_WAITING_POINTS = 100_000
 """Points that wait in memory, at most; others are read from the trial's result when the trial ends."""
 TRIAL_STATUS = {
     "complete": "FINISHED",
-    "pruned": "KILLED",
+    "pruned": "FINISHED",  # MLflow shows a killed run as a failure
     "diverged": "KILLED",
     "failed": "FAILED",
     "interrupted": "KILLED",
@@ -167,10 +166,10 @@ class TrialRuns:
                     f"the run of trial #{number} in MLflow is of other values, which the database has lost; "
                     "the trial gets another run"
                 )
-                self._set_aside(number, run, OTHER_TAG)
+                self._set_aside(number, run, OTHER_TAG, f"#{number} of values that the database has lost")
                 run = None
             elif run is not None and run.attempt < attempt:
-                self._set_aside(number, run, FAILED_TAG)
+                self._set_aside(number, run, FAILED_TAG, f"#{number}, failed attempt {run.attempt + 1}")
                 run = None
             if run is not None and not self._recorder.is_gone(run.run_id):
                 self._client.update_run(run.run_id, status="RUNNING")
@@ -185,9 +184,10 @@ class TrialRuns:
         self._recorder.put(number, Record(write, partial(self._lose, RUN, number, _nothing)))
         self._put_values(number, config)
 
-    def _set_aside(self, number: int, run: TrialRun, tag: str) -> None:
-        """Make a run one that the trial had before."""
+    def _set_aside(self, number: int, run: TrialRun, tag: str, name: str) -> None:
+        """Make a run one that the trial had before, which its name says."""
         self._client.set_tag(run.run_id, tag, str(number))
+        self._client.update_run(run.run_id, name=name)
         self._recorder.remove_tag(run.run_id, TRIAL_TAG)
         self._replaced[number] = run.run_id
 
@@ -266,7 +266,8 @@ class TrialRuns:
         def close(run: TrialRun) -> None:
             self._mark(run)
             value = "" if result.value is None else f" {result.value:.4f}"
-            self._client.update_run(run.run_id, name=storable(f"#{number} {config.schedule.name}{value}"))
+            state = "" if result.state == "complete" else f", {result.state}"
+            self._client.update_run(run.run_id, name=storable(f"#{number} {config.schedule.name}{value}{state}"))
             crash_point("run described")
             self._client.set_terminated(run.run_id, TRIAL_STATUS[result.state])  # last: a closed run is complete
             run.state = result.state
@@ -317,7 +318,7 @@ class TrialRuns:
         names.add({**values, **own})
 
         def params(of: Mapping[str, Any]) -> list[Param]:
-            return [Param(names[key], fitting(_text(value), LONGEST_PARAM)) for key, value in of.items()]
+            return [Param(names[key], fitting(value_text(value), LONGEST_PARAM)) for key, value in of.items()]
 
         def record(some: Sequence[Param], is_own: bool = False) -> Record:
             def write(run: TrialRun) -> bool:
@@ -539,10 +540,6 @@ def _halves(items: Sequence[Any]) -> Sequence[Sequence[Any]]:
 
 def _same(points: Points) -> Points:
     return points
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
