@@ -12,7 +12,8 @@ from tuner.errors import BadInputError
 from tuner.search.power_law import LossCurve, PowerLaw
 from tuner.search.prediction import PARTS, is_hopeless, licence, up_to
 from tuner.storage.attributes import PREDICTION
-from tuner.storage.predicting_pruner import PredictingPruner, Training
+from tuner.storage.predicting_pruner import PredictingPruner, Training, TrainingReader
+from tuner.storage.samplers import make_pruner
 
 STEPS, LOSSES = 1000, 20
 SCHEDULES: list[Schedule] = [
@@ -109,6 +110,28 @@ def test_the_pruner_stops_trials_only_with_a_licence_and_says_which(trainings: l
     assert all(number >= 6 and epoch in (7, 14) for number, epoch in stopped)
     ends = [curve.losses[-1] for curve in curves]
     assert not {number for number, _ in stopped} & set(np.argsort(ends)[:5]), "none of the best five"
+
+
+@pytest.mark.parametrize("family", ["cosine_restarts", "plateau"])
+def test_a_trial_is_read_with_its_lr_curve_unless_that_depends_on_its_values(family: str):
+    options = ["objective={metric: val/loss, direction: minimize}", "pruner={name: predicted}"]
+    config = load_study(str(TINY), options)
+    study = optuna.create_study(pruner=make_pruner(config))
+    study.enqueue_trial({"schedule.name": family, "optimizer.initial_lr": 0.01})
+    trial = study.ask()
+    config.suggest(trial)
+    for epoch, loss in enumerate((1.0, 0.5), start=1):
+        trial.report(loss, epoch)
+        assert not trial.should_prune(), "no trial has ended"
+    training = TrainingReader(config)(study.trials[0])
+    if family == "plateau":
+        assert training is None
+        return
+    assert training is not None
+    assert (training.epochs, training.curve.lr.max()) == (3, 0.01)
+    assert training.curve.shares.tolist() == [1 / 3, 2 / 3]
+    assert training.curve.losses.tolist() == [1.0, 0.5]
+    assert study.user_attrs[PREDICTION] == "prediction was not used, because fewer than 6 trials had ended before"
 
 
 def test_only_losses_are_predicted():

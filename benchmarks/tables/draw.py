@@ -1,7 +1,8 @@
 """Draws the rank that each search finds against the epochs that it takes, from the results of `run.py`.
 
-    python benchmarks/tables/run.py --taskset taskset_adam8p.json.gz --trained competing.json.gz --out results.jsonl
-    python benchmarks/tables/draw.py results.jsonl search.png --marks 6.4 11.2 25.6
+    python benchmarks/tables/run.py --taskset taskset_adam8p.json.gz --out results.jsonl
+    python benchmarks/tables/run.py --trained competing.json.gz --marks 6 12 24 --out results.jsonl
+    python benchmarks/tables/draw.py results.jsonl docs/search.png
 
 Bands are 95% confidence intervals of the mean over tasks and draws (10,000 bootstraps).
 """
@@ -29,25 +30,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path)
     parser.add_argument("picture", type=Path)
-    parser.add_argument("--marks", type=float, nargs="+", required=True, help="the budgets, in whole trainings")
     parser.add_argument("--only", nargs="+", help="contenders to draw; by default all")
     options = parser.parse_args()
     found: dict[str, dict[str, list[list[float]]]] = {}
+    marks: dict[str, list[float]] = {}
     for line in options.results.read_text().splitlines():
         result = json.loads(line)
         if not options.only or result["contender"] in options.only:
+            marks[result["kind"]] = result["marks"]
             found.setdefault(result["kind"], {}).setdefault(result["contender"], []).append(result["ranks"])
     figure, axes = plt.subplots(1, len(found), figsize=(5.5 * len(found), 4.5), layout="constrained", squeeze=False)
     for axis, (kind, contenders) in zip(axes[0], found.items(), strict=True):
         for contender, draws in contenders.items():
             ranks = np.array(draws, float)
-            (line,) = axis.plot(options.marks, ranks.mean(0), marker="o", markersize=3, label=contender)
-            axis.fill_between(options.marks, *band(ranks), color=line.get_color(), alpha=0.15, linewidth=0)
+            (line,) = axis.plot(marks[kind], ranks.mean(0), marker="o", markersize=3, label=contender)
+            axis.fill_between(marks[kind], *band(ranks), color=line.get_color(), alpha=0.15, linewidth=0)
         axis.set(xscale="log", yscale="log", title=TITLES[kind], xlabel="budget in whole trainings")
-        axis.set_xticks(options.marks, [f"{mark:g}" for mark in options.marks])
+        axis.set_xticks(marks[kind], [f"{mark:g}" for mark in marks[kind]])
         axis.minorticks_off()
-    axes[0, 0].set_ylabel("mean rank of the best found, of 1,000")
-    axes[0, 0].legend(fontsize="small")
+    axes[0, 0].set_ylabel("mean rank of the best configuration found")
+    axes[0, -1].legend(fontsize="small")
     figure.savefig(options.picture, dpi=120)
 
 

@@ -120,9 +120,10 @@ def main() -> None:
                 done = list(pool.map(run, *zip(*jobs, strict=True)))
                 print(row(contender, done), flush=True)
                 if options.out:
+                    labels = {"kind": kind, "contender": contender, "marks": options.marks}
                     with options.out.open("a") as file:
                         for each in done:
-                            file.write(json.dumps({"kind": kind, "contender": contender, **vars(each)}) + "\n")
+                            file.write(json.dumps({**labels, **vars(each)}) + "\n")
 
 
 def row(contender: str, draws: list[Draw]) -> str:
