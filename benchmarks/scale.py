@@ -2,32 +2,33 @@
 
 The study is the quickstart: three schedules, six parameters, three epochs, the lr of every step. Its trainings are
 simulated; everything else is real: coordinator, Optuna's database, sampler and pruner, MLflow's store, files. The slots
-are simulated too: a fixed number of trials is open, and a random one of them is the next to report an epoch or to end.
+are simulated too: a fixed number of groups is open, and a random one of them is the next to report an epoch or to end.
 
 The study is measured at 10, 100, 1,000 and 5,000 trials. To get there quickly, finished trials are written directly to
 Optuna's database, and the coordinator sends them to MLflow, as after an outage. Then the study is continued with each
-number of slots in turn, and the time per trial is measured while all slots are busy:
+number of slots and trials in a group, and the CPU time per trial is measured while all slots are busy:
 
 - ask, report, tell: the coordinator's thread, from an event to its answer; means, with all reports of a trial together;
-- Optuna's part of that: asking, reporting and telling; and its CPU time, without waiting;
-- MLflow: the thread that writes to it, and its CPU time. The coordinator waits for it after each event, so that neither
-  disturbs the other's measurement.
+- in all: their sum; of that Optuna: asking, reporting and telling; and the time that passed, with all waiting;
+- MLflow: the thread that writes to it. The coordinator waits for it after each event, so that neither disturbs the
+  other's measurement.
 
     python benchmarks/scale.py --storage sqlite --sampler tpe --trials 10 100 1000 5000 --slots 2 16 64
+    python benchmarks/scale.py --trials 10 5000 --slots 1 8 --groups 1 32 128
 """
 
 import argparse
 import contextlib
 import dataclasses
 import io
+import itertools
 import math
 import random
-import statistics
 import sys
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from tuner.config.study import Objective, TrialConfig
 from tuner.files import write_json
 from tuner.protocol import (
     Assignment,
+    Decision,
     EpochReport,
     EvaluationResult,
     Handler,
@@ -53,6 +55,7 @@ from tuner.protocol import (
 )
 from tuner.runner.coordinator import Coordinator
 from tuner.runner.display import Display
+from tuner.runner.group_size import GroupSize
 from tuner.storage.study_store import StudyStore
 from tuner.tracking.record_writer import Record
 from tuner.tracking.tracker import Tracker
@@ -67,7 +70,8 @@ class Clock:
 
     def __init__(self) -> None:
         self._now: defaultdict[str, float] = defaultdict(float)
-        self.events: defaultdict[str, list[defaultdict[str, float]]] = defaultdict(list)
+        self._sums: defaultdict[tuple[str, str], float] = defaultdict(float)
+        self.trials: Counter[str] = Counter()
 
     def timed(self, what: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -80,22 +84,24 @@ class Clock:
 
         return call
 
-    def end(self, event: str | None) -> None:
-        """Count the time since the last call as an event of this kind; None to ignore it."""
+    def end(self, event: str | None, trials: int) -> None:
+        """Count the time since the last call as an event of this kind, of so many trials; None to ignore it."""
         if event:
-            self.events[event].append(self._now.copy())
+            self.trials[event] += trials
+            for what, seconds in self._now.items():
+                self._sums[event, what] += seconds
         self._now.clear()
 
     def mean(self, event: str, what: str) -> float:
-        """Return the mean in milliseconds."""
-        return 1000 * statistics.mean(each[what] for each in self.events[event])
+        """Return the mean of a trial, in milliseconds."""
+        return 1000 * self._sums[event, what] / self.trials[event]
 
 
 class MadeUp:
     """A simulated training, which yields the reports of one epoch at a time."""
 
-    def __init__(self, slot: Slot, assignment: Assignment) -> None:
-        self.slot, self.assignment, self.epoch = slot, assignment, 0
+    def __init__(self, assignment: Assignment) -> None:
+        self.assignment, self.epoch = assignment, 0
         self._lrs = curve(assignment.config)
         self._points: list[Point] = []
 
@@ -109,11 +115,11 @@ class MadeUp:
         step = StepReport(self.epoch, first + STEPS, EPOCHS * STEPS, self._lrs[first + STEPS - 1])
         return EpochReport(self.epoch, value, points, lr_rose=False, step=step, is_last=self.epoch == EPOCHS)
 
-    def result(self, pruned: bool) -> TrialResult:
-        value = accuracy(self.assignment, self.epoch)
+    def result(self, decision: Decision) -> TrialResult:
+        value, pruned = accuracy(self.assignment, self.epoch), decision == "prune"
         result = TrialResult("pruned" if pruned else "complete", value, self.epoch, 10.0, points=self._points)
         self.assignment.directory.mkdir(parents=True, exist_ok=True)
-        if not pruned:
+        if decision == "continue":
             (self.assignment.directory / MODEL_FILE).touch()
         write_json(self.assignment.directory / RESULT_FILE, dataclasses.asdict(result))
         return result
@@ -133,6 +139,33 @@ def accuracy(assignment: Assignment, epoch: int) -> float:
     return 0.98 - 0.1 * abs(math.log10(lr / 1.5e-3)) ** 2 - 0.1 / 2**epoch + noise
 
 
+class MadeUpGroup:
+    """Simulated trainings as one model."""
+
+    def __init__(self, slot: Slot, group: TrainingGroup) -> None:
+        self.slot, self.group = slot, group
+        self._trainings = {each.number: MadeUp(each) for each in group.trials}
+        self._decisions: dict[int, Decision] = dict.fromkeys(self._trainings, "continue")
+
+    @property
+    def is_over(self) -> bool:
+        return not self._live
+
+    @property
+    def _live(self) -> list[MadeUp]:
+        live = (each for number, each in self._trainings.items() if self._decisions[number] != "prune")
+        return [each for each in live if each.epoch < EPOCHS]
+
+    def next_epoch(self) -> dict[int, EpochReport]:
+        return {each.assignment.number: each.next_epoch() for each in self._live}
+
+    def take(self, decisions: Mapping[int, Decision]) -> None:
+        self._decisions |= decisions
+
+    def results(self) -> list[TrialResult]:
+        return [self._trainings[each.number].result(self._decisions[each.number]) for each in self.group.trials]
+
+
 class TrivialEngine:
     """Simulates slots, in the coordinator's thread.
 
@@ -149,25 +182,25 @@ class TrivialEngine:
         self._free = list(self.slots)
 
     def run(self, handler: Handler) -> None:
-        busy: list[MadeUp] = []
+        busy: list[MadeUpGroup] = []
         self._end(None)
         while True:
             while self._free and (group := self._call(handler.next_group, self._free[-1])) is not None:
                 if isinstance(group, TrainingGroup):
-                    busy.append(MadeUp(self._free.pop(), group.trials[0]))
-                    self._end("ask")
+                    busy.append(MadeUpGroup(self._free.pop(), group))
+                    self._end("ask", len(group.trials))
                 else:
                     handler.done(group, [EvaluationResult({"test/acc": 0.98})])
             self._end(None)
             if not busy:
                 return
             training = self._random.choice(busy)
-            decision = self._call(handler.report, training.assignment.number, training.next_epoch())
-            self._end("report")
-            if decision == "prune" or training.epoch == EPOCHS:
-                result = training.result(decision == "prune")
-                self._call(handler.done, TrainingGroup((training.assignment,)), [result])
-                self._end("tell")
+            reports = training.next_epoch()
+            training.take(self._call(handler.report, reports))
+            self._end("report", len(reports))
+            if training.is_over:
+                self._call(handler.done, training.group, training.results())
+                self._end("tell", len(training.group.trials))
                 busy.remove(training)
                 self._free.append(training.slot)
 
@@ -177,9 +210,9 @@ class TrivialEngine:
     def _call(self, function: Callable[..., Any], *args: Any) -> Any:
         return self._clock.timed("all", function)(*args)
 
-    def _end(self, event: str | None) -> None:
+    def _end(self, event: str | None, trials: int = 1) -> None:
         self._settle()
-        self._clock.end(event if not self._free else None)
+        self._clock.end(event if not self._free else None, trials)
 
 
 def main() -> None:
@@ -188,10 +221,11 @@ def main() -> None:
     parser.add_argument("--sampler", choices=("tpe", "random"), default="tpe")
     parser.add_argument("--trials", type=int, nargs="+", default=[10, 100, 1000])
     parser.add_argument("--slots", type=int, nargs="+", default=[2, 16, 64])
-    parser.add_argument("--asked", type=int, default=20, help="trials asked for while all slots are busy")
+    parser.add_argument("--groups", type=int, nargs="+", default=[1], help="trials of a slot, as one model")
+    parser.add_argument("--asked", type=int, default=20, help="trials (or groups) asked for while all slots are busy")
     options = parser.parse_args()
     print(f"{options.storage}, {options.sampler}\n")
-    print("| trials | slots | ask | report | tell | in all | of that Optuna | of that processor | MLflow | processor |")
+    print("| trials | slots | in a group | ask | report | tell | in all | of that Optuna | it took | MLflow |")
     print("|" + "---|" * 10)
     for trials in options.trials:
         with tempfile.TemporaryDirectory(prefix="scale-") as folder, contextlib.ExitStack() as stack:
@@ -205,23 +239,22 @@ def main() -> None:
             sampler = f"sampler={{name: {options.sampler}, seed: 0}}"
             begin(trials, sampler, urls[0])
             asked = trials
-            for slots in options.slots:
-                asked += slots + options.asked
-                clock = go_on(asked, slots, sampler, *urls)
-                print(
-                    f"| {trials:,} | {slots} | {' | '.join(f'{column:.0f}' for column in columns(clock))} |", flush=True
-                )
+            for slots, size in itertools.product(options.slots, options.groups):
+                asked += (slots + max(1, -(-options.asked // size))) * size
+                clock = go_on(asked, slots, size, sampler, *urls)
+                cells = " | ".join(f"{column:.1f}" for column in columns(clock))
+                print(f"| {trials:,} | {slots} | {size} | {cells} |", flush=True)
 
 
 def columns(clock: Clock) -> list[float]:
     """Return milliseconds per trial, in the order of the table."""
-    reports = len(clock.events["report"]) / len(clock.events["tell"])
+    reports = clock.trials["report"] / clock.trials["tell"]
 
-    def a_trial(what: str) -> float:
-        return clock.mean("ask", what) + reports * clock.mean("report", what) + clock.mean("tell", what)
+    def parts(what: str) -> list[float]:
+        return [clock.mean("ask", what), reports * clock.mean("report", what), clock.mean("tell", what)]
 
-    parts = [clock.mean("ask", "all"), reports * clock.mean("report", "all"), clock.mean("tell", "all")]
-    return [*parts, *map(a_trial, ("all", "Optuna", "all, processor", "MLflow", "MLflow, processor"))]
+    sums = [sum(parts(what)) for what in ("all, processor", "Optuna, processor", "all", "MLflow, processor")]
+    return [*parts("all, processor"), *sums]
 
 
 def begin(trials: int, sampler: str, storage: str) -> None:
@@ -237,18 +270,23 @@ def begin(trials: int, sampler: str, storage: str) -> None:
             trial.set_user_attr(key, value)
         drawn.tell(trial, accuracy(assignment, EPOCHS))
     with StudyStore.open(config, storage, dict(config.identity), print) as store:
-        store._study.add_trials(drawn.trials)
+        store.together(lambda: store._study.add_trials(drawn.trials))
 
 
-def go_on(trials: int, slots: int, sampler: str, storage: str, uri: str) -> Clock:
+def go_on(trials: int, slots: int, size: int, sampler: str, storage: str, uri: str) -> Clock:
     """Continue the study up to a number of trials."""
     clock = Clock()
     config = load_study("quickstart", [sampler, f"budget.trials={trials}"])
     display = Display(config, Console(file=io.StringIO()))
     with StudyStore.open(config, storage, dict(config.identity), display.note) as store:
         tracker = Tracker(config, uri, store.identifier, display.note)
-        for method in ("ask", "report", "finish"):
-            setattr(store, method, clock.timed("Optuna", getattr(store, method)))
+        together = store.together
+        timed = clock.timed("Optuna", together)
+
+        def timed_once(action: Callable[[], Any]) -> Any:
+            return (together if store._trials.is_together else timed)(action)
+
+        store.together = timed_once  # type: ignore[method-assign]
         put = tracker._recorder.runs.put
 
         def put_timed(lane: Hashable, record: Record) -> None:
@@ -261,7 +299,8 @@ def go_on(trials: int, slots: int, sampler: str, storage: str, uri: str) -> Cloc
             while tracker.backlog:
                 time.sleep(0.001)
 
-        Coordinator(config, store, tracker, display).run(TrivialEngine(slots, clock, settle))
+        coordinator = Coordinator(config, store, tracker, display, fuse=GroupSize(size))
+        coordinator.run(TrivialEngine(slots, clock, settle))
         tracker.close("FINISHED", patience=math.inf)
     return clock
 

@@ -79,7 +79,8 @@ class Rough:
             return Result("diverged", epochs=before)
         epoch, value = before + 1, self.random.random()
         step = StepReport(epoch, epoch * 18, LONGEST * 18, 0.01)
-        decision = handler.report(trial.number, EpochReport(epoch, value, (), False, step, epoch == LONGEST))
+        report = EpochReport(epoch, value, (), False, step, epoch == LONGEST)
+        decision = handler.report({trial.number: report})[trial.number]
         if decision == "prune":
             return Result("pruned", value, epoch)
         if decision == "stop":

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from multiprocessing import Pipe
 from pathlib import Path
@@ -189,10 +189,10 @@ class SlowHandler:
     def next_group(self, slot: Slot) -> Group | None:
         return self._groups.pop() if self._groups else None
 
-    def report(self, number: int, report: EpochReport) -> Decision:
+    def report(self, reports: Mapping[int, EpochReport]) -> dict[int, Decision]:
         time.sleep(self._seconds)
         self._seconds = 0.0
-        return "continue"
+        return dict.fromkeys(reports, "continue")
 
     def progress(self, number: int, report: StepReport) -> None:
         pass

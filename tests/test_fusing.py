@@ -4,7 +4,7 @@ import dataclasses
 import math
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +66,10 @@ class Answers:
         self.limits: list[tuple[int, str]] = []
         self.notes: list[str] = []
 
-    def report(self, number: int, report: EpochReport) -> Decision:
-        self.reports.setdefault(number, []).append(report)
-        return self.decisions.get((number, report.epoch), "continue")
+    def report(self, reports: Mapping[int, EpochReport]) -> dict[int, Decision]:
+        for number, report in reports.items():
+            self.reports.setdefault(number, []).append(report)
+        return {number: self.decisions.get((number, report.epoch), "continue") for number, report in reports.items()}
 
     def progress(self, number: int, report: StepReport) -> None:
         self.steps.setdefault(number, []).append(report)

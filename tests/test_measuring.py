@@ -105,8 +105,8 @@ from tuner.training.run import run
 class Answers:
     limits = []
 
-    def report(self, number, report):
-        return "forget"
+    def report(self, reports):
+        return dict.fromkeys(reports, "forget")
 
     def progress(self, number, report):
         pass

@@ -106,11 +106,14 @@ def test_a_study_that_is_deleted_while_it_runs_ends_and_says_so(folder: StudyFol
 
 def test_a_study_that_replaces_a_deleted_one_is_another(store: StudyStore, tmp_path: Path):
     url = f"sqlite:///{tmp_path}/optuna.db"
-    store.ask()
+    number, _ = store.ask()
     optuna.delete_study(study_name="iris", storage=url)
     optuna.create_study(study_name="iris", storage=url, direction="maximize")
     with pytest.raises(StudyFailedError, match='study "iris" was deleted'):
-        store.trial(0)
+        store.report(number, 1, 0.5, may_prune=False)
+    with pytest.raises(StudyFailedError, match='study "iris" was deleted'):
+        store.ask()
+    assert opened(tmp_path).trials == []
 
 
 def test_a_trial_that_outlived_its_study_is_not_one_of_the_next_study(tmp_path: Path):

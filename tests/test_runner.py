@@ -80,11 +80,11 @@ def test_each_slot_has_its_share_of_the_trials_that_are_left(
     queue, numbers = TrialQueue(), itertools.count()
     found = []
     for _ in groups:
-        while queue.is_short(trials - len(queue), size, slots):
+        for _ in range(queue.lacks(trials - len(queue), size, slots)):
             queue.add(assignment(next(numbers), config))
         found.append(len(taken(queue, size)))
     assert found == groups
-    assert not queue.is_short(trials - len(queue), size, slots)
+    assert queue.lacks(trials - len(queue), size, slots) == 0
 
 
 def test_a_group_size_that_is_given_is_not_measured(config: TrialConfig):

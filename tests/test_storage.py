@@ -31,9 +31,12 @@ def reopen(url: str) -> Open:
 
 
 def stored(url: str) -> list[FrozenTrial]:
-    """Return all trials, without the cache."""
+    """Return all trials, without the cache, in which they have other ids."""
     with open_study(url, "tiny") as study:
-        return study.get_trials()
+        trials = study.get_trials()
+    for trial in trials:
+        trial._trial_id = trial.number
+    return trials
 
 
 def finish(store: StudyStore, number: int, value: float, state: TrialState = TrialState.COMPLETE) -> None:
@@ -83,11 +86,13 @@ def test_of_equal_trials_the_earlier_is_the_best(reopen: Open):
 def test_weights_are_kept_for_a_trial_that_may_become_the_best(reopen: Open):
     with reopen() as store:
         numbers = [store.ask()[0] for _ in range(4)]
-        assert store.may_keep_weights(numbers[0], 0.1)
+        assert store.may_keep_weights({numbers[0]: 0.1}) == {numbers[0]}
         finish(store, numbers[1], 0.5)
-        assert not store.may_keep_weights(numbers[2], 0.4)
-        assert store.may_keep_weights(numbers[2], 0.6)
-        assert [store.may_keep_weights(number, 0.5) for number in numbers] == [True, False, False, False]
+        assert store.may_keep_weights({numbers[2]: 0.4}) == set()
+        assert store.may_keep_weights({numbers[2]: 0.6}) == {numbers[2]}
+        assert [len(store.may_keep_weights({number: 0.5})) for number in numbers] == [1, 0, 0, 0]
+        assert store.may_keep_weights({numbers[2]: 0.6, numbers[3]: 0.7}) == {numbers[3]}, "one of a group"
+        assert store.may_keep_weights({}) == set()
 
 
 def test_of_repeated_epochs_only_the_last_asks_the_pruner(reopen: Open, url: str):

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,10 @@ class Answers:
         self.reports: list[EpochReport] = []
         self.notes: list[str] = []
 
-    def report(self, number: int, report: EpochReport) -> Decision:
+    def report(self, reports: Mapping[int, EpochReport]) -> dict[int, Decision]:
+        return {number: self.decide(report) for number, report in reports.items()}
+
+    def decide(self, report: EpochReport) -> Decision:
         self.reports.append(report)
         return self.decisions.pop(0) if self.decisions else "continue"
 

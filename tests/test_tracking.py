@@ -330,7 +330,7 @@ def client_of(study: Study) -> MlflowClient:
 def test_a_deleted_run_of_the_study_is_replaced_and_its_trials_runs_are_taken_over(anywhere: Study):
     for number in range(3):
         anywhere.train(number, [("a@b", 1, 0.1)])
-    anywhere.tracker.log_standing(1, 0.5, time.time())
+    anywhere.tracker.log_standings([(1, 0.5, time.time())])
     assert anywhere.close()
     before = anywhere.tracker.parent_id
     client_of(anywhere).delete_run(before)
@@ -347,13 +347,13 @@ def test_a_deleted_run_of_the_study_is_replaced_and_its_trials_runs_are_taken_ov
 
 
 def test_a_run_of_the_study_that_is_deleted_while_it_runs_is_replaced_at_once(study: Study):
-    study.tracker.log_standing(1, 0.5, time.time())
+    study.tracker.log_standings([(1, 0.5, time.time())])
     study.train(0, [("lr", 1, 0.1)])
     assert study.tracker._recorder.runs.settle(30)
     before = study.tracker.parent_id
     client_of(study).delete_run(before)
     study.train(1, [("lr", 1, 0.1)])
-    study.tracker.log_standing(2, 0.6, time.time())
+    study.tracker.log_standings([(2, 0.6, time.time())])
     study.tracker.log_study([{"number": 0, "value": 0.5}], {"number": 0, "params": {}, "config": {"a": 1}})
     assert study.close()
     assert study.tracker.missing == []

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -43,7 +43,10 @@ class Answers:
         self.limits: list[tuple[int, str]] = []
         self.notes: list[str] = []
 
-    def report(self, number: int, report: EpochReport) -> Decision:
+    def report(self, reports: Mapping[int, EpochReport]) -> dict[int, Decision]:
+        return {number: self.decide(report) for number, report in reports.items()}
+
+    def decide(self, report: EpochReport) -> Decision:
         self.reports.append(report)
         return self.decisions.pop(0) if self.decisions else "continue"
 
@@ -133,9 +136,9 @@ def test_a_training_that_is_not_due_for_a_checkpoint_is_saved_only_when_it_is_st
     seen: list[list[str]] = []
 
     class Looking(Answers):
-        def report(self, number: int, report: EpochReport) -> Decision:
+        def decide(self, report: EpochReport) -> Decision:
             seen.append([path.name for path in cut.glob("epoch-*")])
-            return super().report(number, report)
+            return super().decide(report)
 
     whole = train(straight, Answers())
     assert train(cut, Looking("continue", "stop"), checkpoint_every=math.inf).state == "interrupted"

@@ -277,8 +277,8 @@ class ChannelClosedError(Exception):
 class Channel(Protocol):
     """A training's connection to the coordinator; every method may raise `ChannelClosedError`."""
 
-    def report(self, number: int, report: EpochReport) -> Decision:
-        """Report an epoch and return the decision."""
+    def report(self, reports: Mapping[int, EpochReport]) -> Mapping[int, Decision]:
+        """Report an epoch of each trial, by number, and return the decisions."""
 
     def progress(self, number: int, report: StepReport) -> None:
         """Report how far a trial is."""

@@ -159,10 +159,10 @@ class LocalEngine:
                 handler.fuse_at_most(count, reason)
             case ("note", text):
                 handler.note(text)
-            case ("report", number, report):
-                decision = handler.report(number, report)
+            case ("report", reports):
+                decisions = handler.report(reports)
                 with contextlib.suppress(OSError):  # if it has died meanwhile, the next read shows it
-                    busy.mailbox.answer(decision)
+                    busy.mailbox.answer(decisions)
             case ("done", results):
                 busy.ranks[0].join(self.END_SECONDS)
                 busy.end()

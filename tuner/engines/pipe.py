@@ -8,7 +8,7 @@ import os
 import pickle
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -36,14 +36,14 @@ class PipeChannel:
     def __init__(self, pipe: "Connection[Any, Any] | None") -> None:
         self._pipe: Any = pipe
 
-    def report(self, number: int, report: EpochReport) -> Decision:
-        """Report an epoch and return the decision."""
-        self._send("report", number, report)
+    def report(self, reports: Mapping[int, EpochReport]) -> Mapping[int, Decision]:
+        """Report an epoch of each trial, and return the decisions."""
+        self._send("report", reports)
         try:
-            decision: Decision = self._pipe.recv()
+            decisions: Mapping[int, Decision] = self._pipe.recv()
         except Exception as error:  # the coordinator has ended, or user code has read from the pipe
             raise ChannelClosedError(f"no answer to a report: {error!r}") from error
-        return decision
+        return decisions
 
     def progress(self, number: int, report: StepReport) -> None:
         """Report how far a trial is."""
@@ -113,13 +113,13 @@ class Mailbox:
                 raise CorruptPipeError
             yield pickle.loads(content)
 
-    def answer(self, decision: Decision) -> None:
+    def answer(self, decisions: Mapping[int, Decision]) -> None:
         """Answer a report.
 
         Raises:
             OSError: If the other end is closed.
         """
-        self.pipe.send(decision)
+        self.pipe.send(decisions)
 
     def close(self) -> None:
         """Close this end."""

@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -286,18 +286,18 @@ class _MessageRelay:
 
     def __init__(self) -> None:
         self._messages: asyncio.Queue[tuple[Any, ...]] = asyncio.Queue()
-        self._answers: dict[str, asyncio.Future[Decision]] = {}
+        self._answers: dict[str, asyncio.Future[Mapping[int, Decision]]] = {}
 
     async def put(self, *message: Any) -> None:
         self._messages.put_nowait(message)
 
-    async def ask(self, key: str, *content: Any) -> Decision:
+    async def ask(self, key: str, *content: Any) -> Mapping[int, Decision]:
         self._answers[key] = asyncio.get_running_loop().create_future()
         self._messages.put_nowait((key, *content))
         return await self._answers[key]
 
-    async def answer(self, key: str, decision: Decision) -> None:
-        self._answers.pop(key).set_result(decision)
+    async def answer(self, key: str, decisions: Mapping[int, Decision]) -> None:
+        self._answers.pop(key).set_result(decisions)
 
     async def drain(self) -> list[tuple[Any, ...]]:
         """Wait for a message, and return all that are there."""
@@ -319,9 +319,9 @@ class _RelayChannel:
         group, self._group = self._group, None
         return group
 
-    def report(self, number: int, report: EpochReport) -> Decision:
-        decision: Decision = ray.get(self._relay.ask.remote(self._key, "report", number, report))
-        return decision
+    def report(self, reports: Mapping[int, EpochReport]) -> Mapping[int, Decision]:
+        decisions: Mapping[int, Decision] = ray.get(self._relay.ask.remote(self._key, "report", reports))
+        return decisions
 
     def progress(self, number: int, report: StepReport) -> None:
         self._relay.put.remote(self._key, "progress", number, report)

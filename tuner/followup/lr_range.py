@@ -6,7 +6,7 @@ in Optuna or MLflow.
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -238,9 +238,9 @@ class _RangeHandler:
         self._waiting = [each for each in self._waiting if each not in group]
         return TrainingGroup(tuple(group), checkpoint_every=math.inf) if group else None
 
-    def report(self, number: int, report: EpochReport) -> Decision:
+    def report(self, reports: Mapping[int, EpochReport]) -> dict[int, Decision]:
         """Let each training go on; no weights are needed."""
-        return "forget" if report.is_last else "continue"
+        return {number: "forget" if report.is_last else "continue" for number, report in reports.items()}
 
     def progress(self, number: int, report: StepReport) -> None:
         """Not used: the trainings are short."""

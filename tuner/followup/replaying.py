@@ -93,9 +93,9 @@ class _OneTrial:
         assignment, self._waiting = self._waiting, None
         return TrainingGroup((assignment,), checkpoint_every=math.inf) if assignment else None
 
-    def report(self, number: int, report: EpochReport) -> Decision:
+    def report(self, reports: Mapping[int, EpochReport]) -> dict[int, Decision]:
         """Prune the trial after the same epoch as before."""
-        return "prune" if report.epoch == self._epochs else "continue"
+        return {number: "prune" if each.epoch == self._epochs else "continue" for number, each in reports.items()}
 
     def progress(self, number: int, report: StepReport) -> None:
         """Do nothing."""

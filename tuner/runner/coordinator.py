@@ -8,7 +8,7 @@ and its last checkpoint, up to `MAX_CRASHES` times an epoch.
 import contextlib
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -51,6 +51,9 @@ __all__ = ["Coordinator"]
 
 MAX_CRASHES = 3
 CRASHES = "crashes"  # attribute of a trial
+
+Ended = Sequence[tuple[Assignment, TrialResult]]
+"""Trials and their results."""
 
 
 class Coordinator:
@@ -103,9 +106,8 @@ class Coordinator:
             engine.run(self)
         finally:
             engine.close()
-            for assignment in [*self._queue.assignments, *map(self._stored, self._store.paused)]:
-                with contextlib.suppress(TunerError):  # the next run puts it right
-                    self._suspend(assignment)
+            with contextlib.suppress(TunerError):  # the next run puts it right
+                self._suspend([*self._queue.assignments, *map(self._stored, self._store.paused)])
             with contextlib.suppress(TunerError):
                 self._publication.write(self.is_done)
         if self._obstacle:
@@ -149,17 +151,30 @@ class Coordinator:
             self._display.start(assignment.number, assignment.config, slot)
         return TrainingGroup(group, self._checkpoint_every)
 
-    def report(self, number: int, report: EpochReport) -> Decision:
-        """Record an epoch and return whether the trial continues."""
+    def report(self, reports: Mapping[int, EpochReport]) -> dict[int, Decision]:
+        """Record an epoch of each trial, and return which trials continue."""
+        decisions = self._store.together(
+            lambda: {number: self._record(number, each) for number, each in reports.items()}
+        )
+        for number, report in reports.items():
+            self._tracker.log_points(number, report.points)
+            self._display.epoch(number, report)
+        if self._stopping:
+            decisions = {number: "stop" if each == "continue" else each for number, each in decisions.items()}
+        return {**decisions, **self._last_decisions({number: each for number, each in reports.items() if each.is_last})}
+
+    def _record(self, number: int, report: EpochReport) -> Decision:
+        if report.value is None:
+            return "continue"
         may_prune = not report.lr_rose and not report.is_last
-        decision: Decision = "continue"
-        if report.value is not None:
-            decision = self._store.report(number, report.epoch, report.value, may_prune)
-        self._tracker.log_points(number, report.points)
-        self._display.epoch(number, report)
-        if report.is_last:
-            return "continue" if report.value is None or self._wants_weights(number, report.value) else "forget"
-        return "stop" if self._stopping and decision == "continue" else decision
+        return self._store.report(number, report.epoch, report.value, may_prune)
+
+    def _last_decisions(self, reports: Mapping[int, EpochReport]) -> dict[int, Decision]:
+        """Return which trials, of those that end, are to save their weights."""
+        values = {number: report.value for number, report in reports.items() if report.value is not None}
+        every = self._config.objective.epoch == "best"  # the last value is not the trial's
+        unneeded = set() if every else values.keys() - self._store.may_keep_weights(values)
+        return {number: "forget" if number in unneeded else "continue" for number in reports}
 
     def progress(self, number: int, report: StepReport) -> None:
         """Show the progress of a trial."""
@@ -171,16 +186,21 @@ class Coordinator:
 
     def done(self, group: Group, results: Sequence[Result]) -> None:
         """Record results in Optuna and MLflow."""
+        ended, suspended = [], []
         for assignment, result in zip(group.trials, results, strict=True):
             match result:
                 case MeasurementResult():
                     self._group_size.done(result)
                 case EvaluationResult():
                     self._winner_test.done(assignment, result)
+                case TrialResult(state="interrupted") if self._may_continue(assignment.number, result):
+                    suspended.append(assignment)
                 case TrialResult(state="interrupted"):
-                    self._interrupted(assignment, result)
+                    ended.append((assignment, _given_up("ended before its last epoch, though nothing asked it to", 2)))
                 case TrialResult():
-                    self._end(assignment, result)
+                    ended.append((assignment, result))
+        self._suspend(suspended)
+        self._end(ended)
 
     def died(self, group: Group, reason: str) -> None:
         """Put the trials of a dead process back into the queue, unless they died too often."""
@@ -190,8 +210,7 @@ class Coordinator:
             case EvaluationGroup((assignment,)):
                 self._winner_test.died(assignment.number, reason)
             case _:
-                for assignment in group.trials:
-                    self._died_in_training(assignment, reason)
+                self._died_in_training(group.trials, reason)
 
     def returned(self, group: Group) -> None:
         """Give a group to the next free slot, since its slot was lost before it started."""
@@ -205,29 +224,29 @@ class Coordinator:
                     self._display.suspend(assignment.number)
                 self._queue.put_back(group.trials)
 
-    def _died_in_training(self, assignment: Assignment, reason: str) -> None:
-        number, result = assignment.number, self._result_of(assignment)
-        if result is not None:
-            self._end(assignment, result)
-            return
-        crashes = 0 if self._stopping else self._count_crash(number)  # Slurm signals all processes of a job
-        if crashes <= MAX_CRASHES:
-            self._display.note(f"trial #{number} {reason}; it resumes from its last checkpoint")
-            self._suspend(assignment)
-        else:
-            self._give_up(assignment, reason, crashes)
+    def _died_in_training(self, trials: Sequence[Assignment], reason: str) -> None:
+        ended, suspended = [], []
+        for assignment in trials:
+            number, result = assignment.number, self._result_of(assignment)
+            crashes = (
+                0 if result or self._stopping else self._count_crash(number)
+            )  # Slurm signals all processes of a job
+            if crashes > MAX_CRASHES:
+                result = _given_up(reason, crashes)
+            if result is not None:
+                ended.append((assignment, result))
+            else:
+                self._display.note(f"trial #{number} {reason}; it resumes from its last checkpoint")
+                suspended.append(assignment)
+        self._suspend(suspended)
+        self._end(ended)
 
-    def _interrupted(self, assignment: Assignment, result: TrialResult) -> None:
-        """Put a trial back into the queue; at most once an epoch if nobody asked it to stop."""
+    def _may_continue(self, number: int, result: TrialResult) -> bool:
+        """Return whether an interrupted trial continues: at most once an epoch if nobody asked it to stop."""
         if result.message:
             self._stopping, self._obstacle = True, result.message
-        elif not self._stopping and (times := self._count_crash(assignment.number)) > 1:
-            self._give_up(assignment, "ended before its last epoch, though nothing asked it to", times)
-            return
-        self._suspend(assignment)
-
-    def _give_up(self, assignment: Assignment, reason: str, times: int) -> None:
-        self._finish(assignment, TrialResult("failed", message=f"{reason}, {times} times: given up"))
+            return True
+        return self._stopping or self._count_crash(number) <= 1
 
     def _result_of(self, assignment: Assignment) -> TrialResult | None:
         return read_result(assignment.directory, assignment.config, self._display.note)
@@ -274,41 +293,49 @@ class Coordinator:
     def _ask_ahead(self) -> None:
         """Ask for trials until a group is full."""
         while (
-            self._queue.is_short(self._spending.unasked, self._group_size.count, self._slots) and not self._must_end()
-        ):
-            assignment = self._ask()
-            result = self._result_of(assignment)
-            if result is None:
-                self._queue.add(assignment)
-            else:
-                self._end(assignment, result)  # its process died before the result got to Optuna
+            count := self._queue.lacks(self._spending.unasked, self._group_size.count, self._slots)
+        ) and not self._must_end():
+            ended = []
+            for assignment in self._ask(count):
+                result = self._result_of(assignment)
+                if result is None:
+                    self._queue.add(assignment)
+                else:
+                    ended.append((assignment, result))  # its process died before the result got to Optuna
+            self._end(ended)
+            if ended:
                 self._leave_rungs()
 
-    def _ask(self) -> Assignment:
-        number, config = self._store.ask()
-        self._spending.asked(number)
+    def _ask(self, count: int) -> list[Assignment]:
+        """Ask for trials together: none of them knows the results of the others."""
+        asked = self._store.together(lambda: [self._store.ask() for _ in range(count)])
+        for number, _ in asked:
+            self._spending.asked(number)
         crash_point("asked")
-        self._tracker.start_trial(number, config, self._store.attempt(number))
-        return self._assignment(number, config)
+        for number, config in asked:
+            self._tracker.start_trial(number, config, self._store.attempt(number))
+        return [self._assignment(number, config) for number, config in asked]
 
     def _assignment(self, number: int, config: TrialConfig) -> Assignment:
         return Assignment(number, config, self._config.objective, self._store.trial_directory(number))
 
-    def _end(self, assignment: Assignment, result: TrialResult) -> None:
-        """Record the result of a training, or let its trial wait at a rung."""
-        if result.state == "paused":
-            self._leave_slot(assignment)
-            self._store.pause(assignment.number)
-        else:
-            self._finish(assignment, result)
+    def _end(self, ended: Ended) -> None:
+        """Record the results of trainings, or let their trials wait at a rung."""
+        for assignment, result in ended:
+            if result.state == "paused":
+                self._leave_slot(assignment)
+                self._store.pause(assignment.number)
+        self._finish([(assignment, result) for assignment, result in ended if result.state != "paused"])
 
     def _leave_rungs(self) -> None:
         """Continue or end the trials that wait at a rung which all have reached."""
         continuing, out = self._store.decided()
-        for number in sorted(out):
-            assignment = self._stored(number)
-            result = self._result_of(assignment) or end_of(self._store.trial(number))
-            self._finish(assignment, replace(result, state="pruned"))
+        ended = []
+        for assignment in map(self._stored, sorted(out)):
+            result = self._result_of(assignment) or end_of(self._store.trial(assignment.number))
+            ended.append((assignment, replace(result, state="pruned")))
+        self._finish(ended)
+        for assignment, _ in ended:
             remove_checkpoints(assignment.directory)
         for number in sorted(continuing):
             assignment = self._stored(number)
@@ -319,13 +346,36 @@ class Coordinator:
     def _stored(self, number: int) -> Assignment:
         return self._assignment(number, self._store.config_of(self._store.trial(number)))
 
-    def _finish(self, assignment: Assignment, result: TrialResult) -> None:
-        number = assignment.number
-        self._queue.remove(number)
+    def _finish(self, ended: Ended) -> None:
+        """Record final results in Optuna and MLflow."""
+        if not ended:
+            return
+        for assignment, _ in ended:
+            self._queue.remove(assignment.number)
         crash_point("before recorded")
         before = self._store.best
-        self._store.finish(number, TRIAL_STATES[result.state], result.value, _attributes(result))
+        standings = self._store.together(
+            lambda: [self._tell(assignment.number, result) for assignment, result in ended]
+        )
         crash_point("recorded")
+        for assignment, result in ended:
+            self._record_end(assignment, result)
+        self._display.standing(self._store.count, self._store.spent, self._store.best)
+        self._tracker.log_standings(standings)
+        self._keep_weights_of_best(
+            [*(assignment.number for assignment, _ in ended), *([] if before is None else [before.number])]
+        )
+        self._publication.refresh()
+        for assignment, _ in ended:
+            self._finished(assignment.number)
+
+    def _tell(self, number: int, result: TrialResult) -> tuple[int, float | None, float]:
+        """Tell Optuna a result; return the number of finished trials, the best value and the time."""
+        self._store.finish(number, TRIAL_STATES[result.state], result.value, _attributes(result))
+        return self._store.count, self._store.best_value, time.time()
+
+    def _record_end(self, assignment: Assignment, result: TrialResult) -> None:
+        number = assignment.number
         read = partial(read_result, assignment.directory, assignment.config)
         self._tracker.finish_trial(number, assignment.config, result, read, assignment.directory / FILES)
         has_failed = result.state == "failed"
@@ -334,27 +384,20 @@ class Coordinator:
             self._note_once(cause(result.message), text)
         self._errors.add(result.message if has_failed else None)
         self._display.finish(number, assignment.config, result)
-        best = self._store.best
-        self._display.standing(self._store.count, self._store.spent, best)
-        self._tracker.log_standing(self._store.count, self._store.best_value, time.time())
-        self._keep_weights_of_best([number] if before is None else [number, before.number])
-        self._publication.refresh()
-        self._finished(number)
 
-    def _suspend(self, assignment: Assignment) -> None:
-        self._leave_slot(assignment)
-        self._spending.suspended(assignment)
-        self._store.suspend(assignment.number)
+    def _suspend(self, assignments: Sequence[Assignment]) -> None:
+        """Put trials back into the queue."""
+        for assignment in assignments:
+            self._leave_slot(assignment)
+            self._spending.suspended(assignment)
+        if assignments:
+            self._store.together(lambda: [self._store.suspend(assignment.number) for assignment in assignments])
 
     def _leave_slot(self, assignment: Assignment) -> None:
         number = assignment.number
         self._queue.remove(number)
         self._tracker.finish_trial(number, assignment.config, TrialResult("interrupted"))
         self._display.suspend(number)
-
-    def _wants_weights(self, number: int, value: float) -> bool:
-        """Return whether the weights of a trial that ends with this value may be needed."""
-        return self._config.objective.epoch == "best" or self._store.may_keep_weights(number, value)
 
     def _keep_weights_of_best(self, numbers: Iterable[int]) -> None:
         """Remove the weights of the given trials, except those that may still be needed."""
@@ -368,8 +411,8 @@ class Coordinator:
         self._store.suspend_running()  # if one has a result, the next ask finds it
         self._spending.begin()
         self._display.standing(self._store.count, self._store.spent, self._store.best)
-        for count, (ended, value) in enumerate(self._store.history(), start=1):
-            self._tracker.log_standing(count, value, ended.timestamp())
+        history = enumerate(self._store.history(), start=1)
+        self._tracker.log_standings([(count, value, ended.timestamp()) for count, (ended, value) in history])
         finished = {trial.number: trial for trial in self._store.finished()}
         self._keep_weights_of_best(finished)
         for number in self._tracker.unfinished(list(finished)):
@@ -388,6 +431,10 @@ class Coordinator:
     def _test_group(self) -> Group | None:
         best = self._winner_test.candidate if self.is_done and not self._queue and not self._stopping else None
         return self._winner_test.group(self._assignment(best.number, self._store.config_of(best))) if best else None
+
+
+def _given_up(reason: str, times: int) -> TrialResult:
+    return TrialResult("failed", message=f"{reason}, {times} times: given up")
 
 
 def _attributes(result: TrialResult) -> dict[str, Any]:

@@ -154,9 +154,9 @@ class _RehearsalHandler:
         """Return the next network."""
         return RehearsalGroup((self._waiting.pop(0),)) if self._waiting else None
 
-    def report(self, number: int, report: EpochReport) -> Decision:
+    def report(self, reports: Mapping[int, EpochReport]) -> dict[int, Decision]:
         """Not used: a rehearsal answers its own reports."""
-        return "continue"
+        return dict.fromkeys(reports, "continue")
 
     def progress(self, number: int, report: StepReport) -> None:
         """Not used: a rehearsal takes only a moment."""

@@ -28,8 +28,8 @@ class TrialQueue:
         """The trial that has waited longest; None if none waits."""
         return self._waiting[0] if self._waiting else None
 
-    def is_short(self, unasked: int, size: int, slots: int) -> bool:
-        """Return whether to ask for a further trial, so that a full group waits.
+    def lacks(self, unasked: int, size: int, slots: int) -> int:
+        """Return how many trials to ask for, so that a full group waits.
 
         Towards the end of a study, each slot gets its share of the trials that are left.
 
@@ -40,7 +40,7 @@ class TrialQueue:
         """
         waiting = len(self._waiting)
         share = -(-(unasked + waiting) // slots)
-        return unasked > 0 and waiting < min(size, share)
+        return max(0, min(unasked, min(size, share) - waiting))
 
     def add(self, assignment: Assignment) -> None:
         """Append a trial that was just asked for."""
@@ -60,7 +60,8 @@ class TrialQueue:
             group = suspects[:1]
         else:
             group = [each for each in self._waiting if alike(each.config, self._waiting[0].config)][:size]
-        self._waiting = [each for each in self._waiting if each not in group]
+        taken = {each.number for each in group}
+        self._waiting = [each for each in self._waiting if each.number not in taken]
         return tuple(group)
 
     def put_back(self, assignments: Iterable[Assignment]) -> None:

@@ -26,7 +26,7 @@ from tuner.storage.attributes import ATTEMPT
 from tuner.urls import without_password
 
 __all__ = [
-    "SingleWriterStorage",
+    "EditableStorage",
     "can_pass",
     "check_transaction",
     "connection_errors",
@@ -67,25 +67,8 @@ def sqlite_file(url: str) -> Path | None:
     return Path(name).resolve()
 
 
-class SingleWriterStorage(optuna.storages.RDBStorage):
-    """Storage for a study that only this process changes: it reads again only the trials that it changed.
-
-    Optuna reads all running trials for every suggested value and every decision of a pruner. With 64 of them, that was
-    most of the cost of a trial.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._changed: set[int] = set()
-        self._newest = -1
-
-    def _get_trials(self, study_id: int, states: Any, included_trial_ids: set[int], trial_id_greater_than: int) -> Any:
-        if trial_id_greater_than < 0:  # Optuna's cache is empty
-            return super()._get_trials(study_id, states, included_trial_ids, trial_id_greater_than)
-        trials = super()._get_trials(study_id, states, self._changed, self._newest)
-        self._changed = set()
-        self._newest = max([self._newest, *(trial._trial_id for trial in trials)])
-        return trials
+class EditableStorage(optuna.storages.RDBStorage):
+    """Optuna's storage, with changes that Optuna has no call for."""
 
     def remove_lost_trials(self) -> None:
         """Remove trials of studies that do not exist.
@@ -130,32 +113,6 @@ class SingleWriterStorage(optuna.storages.RDBStorage):
                 attempt.value_json = str(int(attempt.value_json) + 1)
                 session.query(reports).filter(reports.trial_id == trial.trial_id).delete()
                 trial.state, trial._datetime_complete_utc = TrialState.WAITING, None
-
-    # The methods that change a trial. Each records the change first: the change can succeed and its answer be lost.
-
-    def _set_trial_param(self, trial_id: int, *args: Any) -> None:
-        self._changed.add(trial_id)
-        super()._set_trial_param(trial_id, *args)
-
-    def set_trial_state_values(self, trial_id: int, *args: Any, **kwargs: Any) -> bool:
-        """Set the state of a trial, and its value."""
-        self._changed.add(trial_id)
-        return super().set_trial_state_values(trial_id, *args, **kwargs)
-
-    def set_trial_intermediate_value(self, trial_id: int, *args: Any) -> None:
-        """Record a report of a trial."""
-        self._changed.add(trial_id)
-        super().set_trial_intermediate_value(trial_id, *args)
-
-    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Set a user attribute of a trial."""
-        self._changed.add(trial_id)
-        super().set_trial_user_attr(trial_id, key, value)
-
-    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Set a system attribute of a trial."""
-        self._changed.add(trial_id)
-        super().set_trial_system_attr(trial_id, key, value)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DatabaseError, InterfaceError, SQLAlchemyError
 from tuner.errors import BadInputError, StudyFailedError
 from tuner.files import network_file_system
 from tuner.storage.connection import (
-    SingleWriterStorage,
+    EditableStorage,
     can_pass,
     check_transaction,
     connection_errors,
@@ -65,7 +65,7 @@ class Database:
         self._is_retrying = False
         self._server_lock: ServerLock | None = None
         self._folder_lock: FolderLock | None = None
-        self.storage: SingleWriterStorage
+        self.storage: EditableStorage
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
@@ -89,7 +89,7 @@ class Database:
                     self._server_lock.take()
                 stack.callback(self._server_lock.release)
             with self.initialization_lock():
-                self.storage = stack.enter_context(open_storage(self.url, SingleWriterStorage))
+                self.storage = stack.enter_context(open_storage(self.url, EditableStorage))
             if file is not None:
                 stack.enter_context(lock_in_file(file, self._study))
                 self._folder_lock.watch(file)

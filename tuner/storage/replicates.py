@@ -277,9 +277,10 @@ class ReplicationStore(StudyStore):
         best = self.best
         return {trial.number for trial in ([best] if best else self._current().first.values())}
 
-    def may_keep_weights(self, number: int, value: float) -> bool:
-        """Return whether the weights of a trial may be needed, which is so for the first seed."""
-        return self._config.has_winner and bool(self._config.fixed(number)[SEED] == self._config.seeds[0])
+    def may_keep_weights(self, values: Mapping[int, float]) -> set[int]:
+        """Return the trials whose weights may be needed: those with the first seed."""
+        first = {number for number in values if self._config.fixed(number)[SEED] == self._config.seeds[0]}
+        return first if self._config.has_winner else set()
 
     def history(self) -> list[tuple[datetime, float | None]]:
         """Return when each trial finished; only the last entry has a value."""

@@ -12,6 +12,7 @@ from tuner.search.curve_search import STARTS, CurveSearch
 from tuner.search.prediction import FEWEST_WHOLE
 from tuner.storage.curve_sampler import CurveSampler
 from tuner.storage.predicting_pruner import PredictingPruner, TrainingReader
+from tuner.storage.tpe_sampler import TPESampler
 
 __all__ = ["make_pruner", "make_sampler"]
 
@@ -42,10 +43,7 @@ def make_sampler(
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match config.sampler.name:
             case "tpe":
-                sampler = optuna.samplers.TPESampler(seed=own_seed, **options)
-                if isinstance(before, optuna.samplers.TPESampler):
-                    sampler._search_space = before._search_space
-                return sampler
+                return TPESampler(before, seed=own_seed, **options)
             case "curve":
                 starts = options.get("n_startup_trials", STARTS)
                 others = optuna.samplers.RandomSampler(seed=own_seed)

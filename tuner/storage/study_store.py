@@ -41,6 +41,7 @@ from tuner.storage.attributes import (
     TRIALS,
     VALIDATION_IMAGES,
 )
+from tuner.storage.batched_storage import BatchedStorage
 from tuner.storage.database import Database, state_directory, trial_directory
 from tuner.storage.folders import OBJECTS_FILE
 from tuner.storage.possible_gain import is_due, possible_gain
@@ -76,8 +77,22 @@ def _retrying(
     return call
 
 
+def _together(
+    method: Callable[Concatenate["StudyStore", Parameters], Result],
+) -> Callable[Concatenate["StudyStore", Parameters], Result]:
+    """Wrap a method in `StudyStore.together`."""
+
+    @functools.wraps(method)
+    def call(store: "StudyStore", /, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        return store.together(lambda: method(store, *args, **kwargs))
+
+    return call
+
+
 class StudyStore:
     """A study in Optuna's storage, locked by this process.
+
+    Each change is written in a transaction of its own, or, within `together`, in one with the others.
 
     Attributes:
         database: The database that holds it.
@@ -89,19 +104,24 @@ class StudyStore:
         self.database = database
         self.directory = state_directory(database.url, config.name)
         self.identifier = identifier_of(study)
-        self._study, self._config = study, config
+        self._trials = BatchedStorage(database.storage, study._study_id)
+        self._study = optuna.load_study(
+            study_name=config.name, storage=self._trials, sampler=study.sampler, pruner=study.pruner
+        )
+        self._config = config
         self._prunes = not isinstance(study.pruner, optuna.pruners.NopPruner)
-        self._asked: dict[int, optuna.Trial] = {}
-        self._reported: dict[int, set[int]] = {}  # epochs of the asked trials
-        self._ids: dict[int, int] = {}
+        self._asked: set[int] = set()
         self._rungs = RungRecord(config.rungs, config.objective.direction) if config.rungs else None
-        self._judged: dict[int, list[int]] = {}  # the epochs after which the asked trials were compared at rungs
         self._paused: dict[int, int] = {}  # how much of the allowance each trial that waits at a rung has used
         # Cached, because only this process changes the study: reading all trials after each of thousands of trials
         # would take longer and longer.
+        self._gain: tuple[float, int] | None = None  # and the number of complete trials that it was computed from
+        self._count_all()
+
+    def _count_all(self) -> None:
+        self._foreign = self._trials.foreign
         self._finished: set[int] = set()
         self._spent = self._complete = 0
-        self._gain: tuple[float, int] | None = None  # and the number of complete trials that it was computed from
         for trial in self.finished():
             self._add(trial)
         self._best = next(iter(self.ranking()), None)
@@ -142,14 +162,35 @@ class StudyStore:
             yield cls(study, database, _as_begun(config, study.user_attrs))
 
     @_retrying
+    def together(self, action: Callable[[], Result]) -> Result:
+        """Call a function, and write what it changes in the study in one transaction at its end.
+
+        Args:
+            action: The function. It is called again if the database was away, or another program has added trials.
+        """
+        if self._trials.is_together:
+            return action()
+        asked, paused = set(self._asked), dict(self._paused)
+
+        def attempt() -> Result:
+            self._asked, self._paused = set(asked), dict(paused)
+            if self._foreign != self._trials.foreign:
+                self._count_all()
+            return action()
+
+        try:
+            return self._trials.together(attempt)
+        except BaseException:
+            self._asked, self._paused = asked, paused
+            raise
+
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """Return the trials in the given states, or all, in the order of their numbers."""
         return self._study.get_trials(deepcopy=False, states=states or None)
 
-    @_retrying
     def trial(self, number: int) -> FrozenTrial:
         """Return a trial as it is stored."""
-        return self.database.storage.get_trial(self._id_of(number))
+        return self._trials.get_trial(number)
 
     def finished(self) -> list[FrozenTrial]:
         """Return the complete, pruned and failed trials."""
@@ -229,9 +270,10 @@ class StudyStore:
         """Return the finished trials whose weights may still be needed."""
         return {self._best.number} if self._best else set()
 
-    def may_keep_weights(self, number: int, value: float) -> bool:
-        """Return whether the weights of a trial that ends with this value may be needed."""
-        return self._would_be_best(number, value)
+    def may_keep_weights(self, values: Mapping[int, float]) -> set[int]:
+        """Return the trials, of those that end with these values, whose weights may be needed."""
+        best = min(values, key=lambda number: self._rank(values[number], number), default=None)
+        return {best} if best is not None and self._would_be_best(best, values[best]) else set()
 
     def ranking(self) -> list[FrozenTrial]:
         """Return the complete trials, best first."""
@@ -289,39 +331,35 @@ class StudyStore:
         except (StudyFailedError, TypeError, ValueError) as error:
             raise _foreign(trial.number, error) from error
 
-    @_retrying
+    @_together
     def ask(self) -> tuple[int, TrialConfig]:
         """Return the next trial and its configuration: an interrupted one if there is any, else a new one."""
-        trials = self.trials()
-        waiting = [trial.number for trial in trials if trial.state is TrialState.WAITING]
-        for trial in trials:
+        waiting = []
+        for trial in self._trials.unfinished:
             # Asked for in an earlier call, during which the database went away.
-            if trial.state is TrialState.RUNNING and trial.number not in self._asked.keys() | self._paused.keys():
+            if trial.state is TrialState.RUNNING and trial.number not in self._asked | self._paused.keys():
                 self.suspend(trial.number)
+            if trial.number not in self._asked | self._paused.keys():
                 waiting.append(trial.number)
-            if trial.state.is_finished() and trial.number not in self._finished:
-                self._count(trial)  # another program added it
-        number = min(waiting, default=len(trials))
+        number = min(waiting, default=len(self.trials()))
         self._study.sampler = make_sampler(self._config, number, before=self._study.sampler)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            if not waiting:  # in two steps, so that a retry finds the queued trial instead of adding another
-                self._study.enqueue_trial(self._fixed(number, trials))
+            if not waiting:
+                self._study.enqueue_trial(self._fixed(number))
             asked = self._study.ask()
         try:
-            before = self.trial(asked.number) if waiting else None
-            if before is not None:
-                self._resample(asked, before)
+            if waiting:
+                self._resample(asked, self.trial(asked.number))
             config = self._config.suggest(asked)
         except ValueError as error:  # from Optuna, if the stored parameters do not fit this search space
             raise _foreign(asked.number, error) from error
-        self._asked[asked.number] = asked
-        self._reported[asked.number] = set(before.intermediate_values) if before else set()
-        self._judged[asked.number] = judged_of(before) if before else []
+        self._asked.add(asked.number)
         return asked.number, config
 
-    def _fixed(self, number: int, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
+    def _fixed(self, number: int) -> dict[str, Any]:
         """Return the fixed values of a new trial."""
+        trials = self.trials()
         fixed = self._config.fixed(number, (trial.params for trial in trials))
         if not self._config.first.further:
             return fixed
@@ -342,30 +380,29 @@ class StudyStore:
         """Return how many times a failed trial was retried."""
         return attribute(self.trial(number).user_attrs, ATTEMPT, 0)
 
-    @_retrying
+    @_together
     def report(self, number: int, epoch: int, value: float, may_prune: bool) -> Literal["continue", "prune", "pause"]:
         """Record an epoch of an asked trial and return what becomes of it.
 
         An epoch that is repeated after a kill is not recorded twice. The pruner judges a trial by its last report, so
         of the repeated epochs only the last one asks it. A trial that another program has ended meanwhile is pruned.
         """
-        trial, reported = self._asked[number], self._reported[number]
+        reported = self.trial(number).intermediate_values
         if epoch not in reported:
             try:
-                trial.report(value, epoch)
+                self._trials.set_trial_intermediate_value(number, epoch, float(value))
             except optuna.exceptions.UpdateFinishedTrialError:
                 return "prune"
-            reported.add(epoch)
         if self._rungs:
-            if not may_prune or not self._rungs.rungs.is_due(number, self._judged[number], epoch):
+            if not may_prune or not self._rungs.rungs.is_due(number, judged_of(self.trial(number)), epoch):
                 return "continue"
             others = (each for each in self.trials() if each.number != number)
             decision, changed = self._rungs.judge(self.trial(number), epoch, others)
             if changed:
                 self.set_attribute(number, RUNGS, changed)
-                self._judged[number] = changed["judged"]
             return decision
-        return "prune" if self._prunes and may_prune and epoch == max(reported) and trial.should_prune() else "continue"
+        is_asked = self._prunes and may_prune and epoch == max([*reported, epoch])
+        return "prune" if is_asked and self._study.pruner.prune(self._study, self.trial(number)) else "continue"
 
     @property
     def paused(self) -> set[int]:
@@ -390,14 +427,14 @@ class StudyStore:
             self.set_attribute(number, RUNGS, self._rungs.passing(self.trial(number)))
         self.suspend(number)
 
-    @_retrying
+    @_together
     def finish(self, number: int, state: TrialState, value: float | None, attributes: Mapping[str, Any]) -> None:
         """Set the final state of a trial; a finished trial keeps the state it has."""
         if not self.trial(number).state.is_finished():
             for key, content in attributes.items():
                 self.set_attribute(number, key, content)
             self._study.tell(number, value if state is TrialState.COMPLETE else None, state)
-        self._asked.pop(number, None)
+        self._asked.discard(number)
         self._paused.pop(number, None)
         self._count(self.trial(number))
 
@@ -406,23 +443,24 @@ class StudyStore:
         if trial.state is TrialState.COMPLETE and self._would_be_best(trial.number, cast(float, trial.value)):
             self._best = trial
 
-    @_retrying
+    @_together
     def suspend(self, number: int) -> None:
         """Put a trial back into the queue, with its number, parameters and reports."""
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # another program has ended it
-            self.database.storage.set_trial_state_values(self._id_of(number), TrialState.WAITING)
-        self._asked.pop(number, None)
+            self._trials.set_trial_state_values(number, TrialState.WAITING)
+        self._asked.discard(number)
         self._paused.pop(number, None)
 
+    @_together
     def suspend_running(self) -> None:
         """Put the running trials, whose processes are gone, back into the queue."""
         for trial in self.trials(TrialState.RUNNING):
             self.suspend(trial.number)
 
-    @_retrying
+    @_together
     def set_attribute(self, number: int, key: str, value: Any) -> None:
         """Set an attribute of an unfinished trial."""
-        self.database.storage.set_trial_user_attr(self._id_of(number), key, value)
+        self._trials.set_trial_user_attr(number, key, value)
 
     @_retrying
     def record(self) -> StudyRecord:
@@ -498,12 +536,6 @@ class StudyStore:
     def set_tested(self, test: TestResult) -> None:
         """Record a test result."""
         self._study.set_user_attr(TEST, dataclasses.asdict(test))
-
-    def _id_of(self, number: int) -> int:
-        if number not in self._ids:
-            study = self._study._study_id
-            self._ids[number] = self.database.storage.get_trial_id_from_study_id_trial_number(study, number)
-        return self._ids[number]
 
 
 def _foreign(number: int, error: Exception) -> StudyFailedError:

@@ -3,7 +3,7 @@
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_I
 
 from tuner.config.study import StudyConfig
 from tuner.errors import BadInputError
-from tuner.protocol import Points
+from tuner.protocol import Point
 from tuner.text import cut
 from tuner.tracking.artifacts import add_files, artifact_folder, create_experiment, take_along
 from tuner.tracking.names import LONGEST_PARAM, LONGEST_TAG, NAME_RULE, Names, fitting, storable, value_text
@@ -44,8 +44,12 @@ REPLACES_TAG = "tuner.replaces"
 MISSING_TAG = "tuner.missing"
 """Tag of a run that lacks records: which ones, and why. The next run of the study sends them."""
 PROBE_TAG = "tuner.probe"
+BATCH = 1000  # points that MLflow takes at once
 INHERITED_TAGS = (METRIC_TAG, CHAMPION_TAG, "tuner.model", "tuner.confirmed")
 """Tags that a study's new run inherits from the deleted run that it replaces."""
+
+TimedPoint = tuple[Point, int]
+"""A point, and when it was measured, in milliseconds since 1970."""
 
 
 def run_tags(tags: Mapping[str, str]) -> list[RunTag]:
@@ -95,7 +99,7 @@ class StudyRun:
         self._sent: SentPoints | None = None
         self._has_probed = False
         self._view = ""
-        self._standings: list[tuple[Points, int]] = []
+        self._points: list[TimedPoint] = []
         self._files: dict[str, Callable[[], str | None]] = {}
         self._recorder: Recorder
 
@@ -215,26 +219,26 @@ class StudyRun:
         """Set tags of the run, now."""
         self._client.log_batch(self.run_id, tags=run_tags(tags))
 
-    def put_points(self, points: Points, at: int) -> None:
+    def put_points(self, points: Sequence[TimedPoint]) -> None:
         """Add points, except for those that the run has. Their step is the number of finished trials.
 
         Args:
-            points: The points.
-            at: When they were measured, in milliseconds since 1970.
+            points: The points, each with the time when it was measured, in milliseconds since 1970.
         """
-        self._standings.append((points, at))
-        self._put_points(points, at)
+        self._points += points
+        for start in range(0, len(points), BATCH):
+            self._put_points(points[start : start + BATCH])
 
-    def _put_points(self, points: Points, at: int) -> None:
+    def _put_points(self, points: Sequence[TimedPoint]) -> None:
         def write() -> bool:
             if self._sent is None:
                 raise NoRunError("it is not known which points the run has")
-            names = self.names_of(key for key, _, _ in points)
-            new = [point for point in points if (names[point[0]], point[1]) not in self._sent]
+            names = self.names_of(key for (key, _, _), _ in points)
+            metrics = [Metric(names[key], float(value), at, step) for (key, step, value), at in points]
+            new = [metric for metric in metrics if (metric.key, metric.step) not in self._sent]
             if new:
-                metrics = [Metric(names[key], float(value), at, step) for key, step, value in new]
-                self._client.log_batch(self.run_id, metrics=metrics)
-                for metric in metrics:
+                self._client.log_batch(self.run_id, metrics=new)
+                for metric in new:
                     self._sent.add(metric.key, metric.step)
             return bool(new)
 
@@ -337,7 +341,8 @@ class StudyRun:
         self.run = self._open()
         self._is_open, self._is_marked, self._sent = True, False, SentPoints()
         self._describe()
-        for points, at in list(self._standings):
-            self._put_points(points, at)
+        points = list(self._points)
+        for start in range(0, len(points), BATCH):
+            self._put_points(points[start : start + BATCH])
         for name, content in list(self._files.items()):
             self.put_file(name, content)

@@ -146,18 +146,18 @@ class Tracker:
 
         self._trials.end(number, config, replace(result, points=()), points, files)
 
-    def log_standing(self, finished: int, best: float | None, at: float) -> None:
-        """Log the progress of the study to its run: the number of finished trials and the best value.
+    def log_standings(self, standings: Sequence[tuple[int, float | None, float]]) -> None:
+        """Log the progress of the study to its run.
 
         Args:
-            finished: Number of finished trials, which is the step of the points.
-            best: Value of the best of them.
-            at: When the last of them finished, in seconds since 1970.
+            standings: Number of finished trials, which is the step of the points, the value of the best of them, and
+                when the last of them finished, in seconds since 1970.
         """
-        points = [("trials_done", finished, float(finished))]
-        if best is not None:
-            points.append(("best_value", finished, best))
-        self._study.put_points(points, int(at * 1000))
+        points = [(("trials_done", finished, float(finished)), int(at * 1000)) for finished, _, at in standings]
+        points += [
+            (("best_value", finished, best), int(at * 1000)) for finished, best, at in standings if best is not None
+        ]
+        self._study.put_points(points)
 
     def log_study(
         self,
@@ -196,8 +196,8 @@ class Tracker:
     def log_test(self, test: TestResult) -> None:
         """Write the best trial's metrics on the test data, to its run and to the study's."""
         self._trials.put_metrics(test.trial, test.metrics, test.step)
-        points = [(key, test.finished, value) for key, value in test.metrics.items()]
-        self._study.put_points(points, int(time.time() * 1000))
+        now = int(time.time() * 1000)
+        self._study.put_points([((key, test.finished, value), now) for key, value in test.metrics.items()])
 
     def log_system(self, values: Mapping[str, float]) -> None:
         """Log system metrics to the study's run; the step is the number of milliseconds since the study began."""

@@ -510,7 +510,8 @@ class Reporter(LastCallback):
         """Report the epoch, unless the training has diverged in it."""
         self._metrics.add_running_loop(trainer)
         self.history.open = False  # Lightning logs these later, at another step and after the checkpoint
-        goes_on = self.end_epoch(trainer, None if self.has_diverged() else self._metrics)
+        report = self.end_epoch(trainer, None if self.has_diverged() else self._metrics)
+        goes_on = report is not None and self.continues(report, self.report(report))
         if self.decision in ("prune", "pause", "stop"):
             trainer.should_stop = True
         if goes_on:
@@ -520,8 +521,8 @@ class Reporter(LastCallback):
         """Record the metrics that the module logs after its last epoch."""
         self.history.open = True
 
-    def end_epoch(self, trainer: pl.Trainer, metrics: EpochMetrics | None) -> bool:
-        """Record and report an epoch; return whether the training continues from it, now or later.
+    def end_epoch(self, trainer: pl.Trainer, metrics: EpochMetrics | None) -> EpochReport | None:
+        """Record an epoch, and return its report; None if the training ends without one, as it has diverged.
 
         Args:
             trainer: The trainer at the end of the epoch.
@@ -529,7 +530,7 @@ class Reporter(LastCallback):
         """
         self.epochs = trainer.current_epoch + 1
         if metrics is None:
-            return False
+            return None
         metric = self.objective.metric
         value = metrics.seen.get(metric)
         self.history.points += metrics.points
@@ -539,7 +540,7 @@ class Reporter(LastCallback):
         if value is not None:
             self.valued_epoch, self.is_finite = self.epochs, math.isfinite(value)
         if not self.is_finite:
-            return False
+            return None
         if value is not None:
             self._update_value(value, trainer)
         points = self.history.points[self._reported :]
@@ -547,8 +548,12 @@ class Reporter(LastCallback):
         last_lr = self._lr()
         rose = self._first_lr is not None and last_lr > self._first_lr
         is_last = self.epochs == trainer.max_epochs or (trainer.should_stop and trainer.fit_loop._can_stop_early)
-        self.decision = self.report(EpochReport(self.epochs, value, points, rose, self._step(trainer), is_last))
-        return self.decision in ("pause", "stop") or (self.decision == "continue" and not is_last)
+        return EpochReport(self.epochs, value, points, rose, self._step(trainer), is_last)
+
+    def continues(self, report: EpochReport, decision: Decision) -> bool:
+        """Take the decision on a report, and return whether the training continues from its epoch, now or later."""
+        self.decision = decision
+        return decision in ("pause", "stop") or (decision == "continue" and not report.is_last)
 
     def _update_value(self, value: float, trainer: pl.Trainer) -> None:
         """Use an epoch's value as the trial's; if the best epoch counts, only if it is better, and keep its weights."""

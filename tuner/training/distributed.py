@@ -88,9 +88,9 @@ class RankZeroChannel:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
 
-    def report(self, number: int, report: EpochReport) -> Decision:
-        """Report an epoch, and return the decision on every rank."""
-        return on_rank_zero(lambda: self._channel.report(number, report))
+    def report(self, reports: Mapping[int, EpochReport]) -> Mapping[int, Decision]:
+        """Report an epoch of each trial, and return the decisions on every rank."""
+        return on_rank_zero(lambda: self._channel.report(reports))
 
     def progress(self, number: int, report: StepReport) -> None:
         """Report how far a trial is."""

@@ -10,6 +10,7 @@ import torch
 
 from lightning_modules import EpochSeed, FusedClassifier, merge_checkpoints, split_checkpoint
 from lightning_modules.lr_scheduler import OPTIONS
+from tuner.protocol import Decision, EpochReport
 from tuner.training.callbacks import DivergenceStop, EpochMetrics, History, LastCallback, MemoryLogger, Reporter
 from tuner.training.checkpoints import AtomicCheckpointIO
 
@@ -56,14 +57,19 @@ class FusedReporter(LastCallback):
 
     Args:
         trials: The trials by name.
+        report: Called with the reports of an epoch, by name; returns the decisions.
         save: Called with the number of an epoch that can be continued from, and whether it must be saved.
         leave: Called with the name of a trial that has diverged, or is pruned or paused, at the end of its last epoch.
     """
 
     def __init__(
-        self, trials: Mapping[str, FusedTrial], save: Callable[[int, bool], None], leave: Callable[[str], None]
+        self,
+        trials: Mapping[str, FusedTrial],
+        report: Callable[[Mapping[str, EpochReport]], Mapping[str, Decision]],
+        save: Callable[[int, bool], None],
+        leave: Callable[[str], None],
     ) -> None:
-        self.trials, self.save, self.leave = trials, save, leave
+        self.trials, self.report, self.save, self.leave = trials, report, save, leave
         self.continuing: list[str] = []
         self.was_asked_to_stop = False
         self._divergence = DivergenceStop()
@@ -126,8 +132,11 @@ class FusedReporter(LastCallback):
         metrics = {
             name: EpochMetrics.same_for_all(val.get(name, {}) | train[name], trainer.global_step) for name in fused.live
         }
+        ended = {name: self.trials[name].reporter.end_epoch(trainer, metrics.get(name)) for name in fused.names}
+        reports = {name: report for name, report in ended.items() if report}
+        answers = self.report(reports) if reports else {}
         self.continuing = [
-            name for name in fused.names if self.trials[name].reporter.end_epoch(trainer, metrics.get(name))
+            name for name, report in reports.items() if self.trials[name].reporter.continues(report, answers[name])
         ]
         decisions = {name: self.trials[name].reporter.decision for name in fused.names}
         self.was_asked_to_stop = "stop" in decisions.values()

@@ -298,7 +298,10 @@ class _RehearsalChannel:
         self._channel = channel
         self._has_value = False
 
-    def report(self, number: int, report: EpochReport) -> Decision:
+    def report(self, reports: Mapping[int, EpochReport]) -> dict[int, Decision]:
+        return {number: self._decide(report) for number, report in reports.items()}
+
+    def _decide(self, report: EpochReport) -> Decision:
         self._has_value = self._has_value or report.value is not None
         return "prune" if self._has_value and report.epoch > 1 else "forget" if report.is_last else "continue"
 
@@ -454,7 +457,12 @@ def _fit_fused(
         history = History(assignment.directory, _noted(assignment, channel))
         reporter = _reporter(assignment, history, channel, lambda epoch, must: None)  # the group saves them together
         trials[name] = FusedTrial(assignment.config.seed, history, reporter)
-    group = FusedReporter(trials, saver.save, conclude)
+
+    def report(reports: Mapping[str, EpochReport]) -> dict[str, Decision]:
+        decisions = channel.report({by_name[name].number: each for name, each in reports.items()})
+        return {name: decisions[by_name[name].number] for name in reports}
+
+    group = FusedReporter(trials, report, saver.save, conclude)
     checkpoints = FusedCheckpointIO(
         {name: assignment.directory for name, assignment in by_name.items()}, lambda: group.continuing
     )
@@ -487,7 +495,7 @@ def _reporter(
     return Reporter(
         objective=assignment.objective,
         history=history,
-        report=lambda report: channel.report(assignment.number, report),
+        report=lambda report: channel.report({assignment.number: report})[assignment.number],
         progress=lambda step: channel.progress(assignment.number, step),
         save=save,
         has_diverged=has_diverged,
