@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NoReturn
 
+from tuner import timings
 from tuner.interrupts import ignore_interrupts
 
 __all__ = [
@@ -112,6 +113,7 @@ def leave(code: int) -> NoReturn:
     """Exit without the interpreter's own cleanup, which takes seconds with so many packages imported."""
     ignore_interrupts()  # the command is over
     atexit._run_exitfuncs()
+    timings.print_phases()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()

@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from tuner import timings
 from tuner.config.study import StudyConfig, TrialConfig
 from tuner.errors import StudyFailedError, TunerError
 from tuner.process import crash_point
@@ -159,6 +160,7 @@ class Coordinator:
         for number, report in reports.items():
             self._tracker.log_points(number, report.points)
             self._display.epoch(number, report)
+        timings.last_epoch()
         if self._stopping:
             decisions = {number: "stop" if each == "continue" else each for number, each in decisions.items()}
         return {**decisions, **self._last_decisions({number: each for number, each in reports.items() if each.is_last})}
@@ -178,6 +180,7 @@ class Coordinator:
 
     def progress(self, number: int, report: StepReport) -> None:
         """Show the progress of a trial."""
+        timings.step()
         self._display.progress(number, report)
 
     def fuse_at_most(self, count: int, reason: str) -> None:
@@ -430,6 +433,8 @@ class Coordinator:
 
     def _test_group(self) -> Group | None:
         best = self._winner_test.candidate if self.is_done and not self._queue and not self._stopping else None
+        if best:
+            timings.phase("test of the best trial")
         return self._winner_test.group(self._assignment(best.number, self._store.config_of(best))) if best else None
 
 

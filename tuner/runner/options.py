@@ -115,6 +115,9 @@ class StudyOptions(ExecutionOptions):
         "before the first trial of a study, train each network for a few steps, to find mistakes early (default: yes)",
     )
     dry_run: bool = option(False, "check everything, train each network for a few steps, and start no trial")
+    timings: bool = option(
+        False, "print how long each part of the command took before the first step and after the last one"
+    )
     folder: Path | None = None
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from tuner import timings
 from tuner.errors import BadInputError
 from tuner.interrupts import exit_at_once, on_interrupt
 from tuner.process import gc_paused
@@ -113,6 +114,9 @@ def run(
     Raises:
         TunerError: If the input is bad, the study is already running, or it failed.
     """
+    if options.timings:
+        timings.start()
+    timings.phase("imports of torch and Lightning")
     overrides = list(options.set)
     if options.trials is not None:
         overrides.append(f"budget.trials={options.trials}")
@@ -121,6 +125,7 @@ def run(
     if options.start_from:
         overrides.append(f"start.studies={json.dumps(list(options.start_from))}")
     with opened_engine(options) as engine:
+        timings.phase("imports of Optuna and MLflow")
         from rich.console import Console
 
         console = Console(quiet=options.quiet)
@@ -135,6 +140,7 @@ def run(
             from tuner.storage.study_store import StudyStore
             from tuner.tracking.system_metrics import check_packages
 
+            timings.phase("checks")
             config = load(overrides) if load else load_study(options.study, overrides, folder=options.folder)
             remarks += filter(None, [by_value.note(config.held)])
             plan = dataclasses.replace(
@@ -153,6 +159,7 @@ def run(
             if plan.system_metrics:
                 check_packages([slot.device for slot in engine.slots])
             must_rehearse = options.dry_run or (options.rehearse and not plan.begun)
+            timings.phase("rehearsal")
             rehearsal = rehearse(config, engine, plan.storage, remarks.append) if must_rehearse else None
         if options.dry_run and rehearsal:
             print_plan(console, plan, engine.slots, remarks)
@@ -160,12 +167,15 @@ def run(
                 raise BadInputError(rehearsal.faults)
             print_line(console, f"nothing wrong: {rehearsal.described(config, len(engine.slots))}")
             return Outcome(config.name, plan.storage, plan.uri)
+        timings.phase("Optuna's database")
         with opened(plan, console, StudyStore) as study:
             print_plan(console, plan, engine.slots, remarks)
             last = LastTrainings(plan, options, console)
             outcome = study.train(engine, on_trial, last.run)
+            timings.phase("summary")
             last.print()
             print_summary(console, config, study.store, outcome)
+        timings.phase("end")
         return outcome
 
 
@@ -344,6 +354,7 @@ class OpenStudy(Generic[Store]):
         commit = tags.get("commit", "").removesuffix(CHANGES)
         if change := store.set_sources(commit, config.sources):
             display.note(change)
+        timings.phase("MLflow's store")
         interruption = _Interruption()
         with on_interrupt(interruption):
             with store.database.initialization_lock(), gc_paused():  # MLflow may create its tables as well
@@ -367,15 +378,18 @@ class OpenStudy(Generic[Store]):
             is_finished, further = False, None
             try:
                 with display, readings:
+                    timings.phase("first step")
                     coordinator.run(engine)
                 is_finished = coordinator.is_done
                 if afterwards and is_finished and not interruption.signals:
                     further = afterwards(self)
                     coordinator.publish()
             finally:
+                timings.phase("records for MLflow")
                 is_delivered = tracker.close("FINISHED" if is_finished else "KILLED")
                 if review:
                     review.close()
+        timings.phase("plots, report and model")
         winner, state = _winner(store), _state(store)
         signals = [*interruption.signals, *([further.interrupted] if further and further.interrupted else [])]
         if review and is_delivered and not signals and state != tracker.reviewed:

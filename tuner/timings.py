@@ -1,0 +1,101 @@
+"""How long each part of a command took, for ``--timings``."""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["TRIALS", "Phase", "last_epoch", "phase", "phases", "print_phases", "start", "step"]
+
+TRIALS = "trials"
+"""The phase from the first step to the last epoch; the others are what the command adds."""
+
+_LAST = "results of the last epoch"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a command.
+
+    Args:
+        name: What was done.
+        seconds: How long it took.
+        processor: Seconds of this process's processor time, without other processes.
+    """
+
+    name: str
+    seconds: float
+    processor: float
+
+
+@dataclass(frozen=True)
+class _Moment:
+    name: str
+    at: float
+    processor: float
+
+
+_moments: list[_Moment] = []
+"""The beginnings of phases; empty if nobody wants to know."""
+
+
+def start() -> None:
+    """Measure from now on; what came before, since the process was created, is the first phase."""
+    _moments[:] = [_Moment("start of Python", _created(), 0.0)]
+
+
+def phase(name: str) -> None:
+    """Begin a phase, which ends when the next one begins."""
+    if _moments and _moments[-1].name != name:
+        _moments.append(_now(name))
+
+
+def step() -> None:
+    """Note that a training has made a step."""
+    if _moments and _moments[-1].name == _LAST:
+        _moments.pop()
+    phase(TRIALS)
+
+
+def last_epoch() -> None:
+    """Note that an epoch has ended: what follows the last one is a phase."""
+    step()
+    phase(_LAST)
+
+
+def phases() -> Sequence[Phase]:
+    """Return the phases so far."""
+    ends = [*_moments[1:], _now("")]
+    return [
+        Phase(moment.name, end.at - moment.at, end.processor - moment.processor)
+        for moment, end in zip(_moments, ends, strict=True)
+    ]
+
+
+def print_phases() -> None:
+    """Print the phases to standard error, if they are measured."""
+    found = phases() if _moments else ()
+    names = [each.name for each in found]
+    parts = [found]
+    if TRIALS in names:
+        index = names.index(TRIALS)
+        parts = [found[:index], [each for each in found[index + 1 :] if each.name != TRIALS]]
+    lines = [f"{'phase':<28} seconds  processor"] if found else []
+    for part, title in zip(parts, ("before the first step", "after the last epoch"), strict=False):
+        lines += [f"{each.name:<28} {each.seconds:7.2f}    {each.processor:7.2f}" for each in part]
+        total = Phase(title, sum(each.seconds for each in part), sum(each.processor for each in part))
+        lines += [f"= {total.name:<26} {total.seconds:7.2f}    {total.processor:7.2f}"] if part else []
+    if lines:
+        print("\n".join(lines), file=sys.stderr)  # noqa: T201
+
+
+def _now(name: str) -> _Moment:
+    return _Moment(name, time.clock_gettime(time.CLOCK_BOOTTIME), time.process_time())
+
+
+def _created() -> float:
+    """Return when this process was created, in seconds since the machine was started."""
+    fields = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    return int(fields[19]) / os.sysconf("SC_CLK_TCK")
