@@ -12,6 +12,7 @@ from lightning_modules.data import (
     MNISTDataModule,
 )
 from lightning_modules.data.base import DataError
+from lightning_modules.dropout import DropoutBySeed, SeededDropout
 from lightning_modules.evaluation import EvaluationWeights
 from lightning_modules.fused import FusedClassifier, can_fuse, merge_checkpoints, split_checkpoint
 from lightning_modules.kernels.bf16_linear import Bf16LinearSpeedup
@@ -100,6 +101,7 @@ __all__ = [
     "CosineDecay",
     "CosineRestarts",
     "DataError",
+    "DropoutBySeed",
     "EpochSeed",
     "EvaluationWeights",
     "ExponentialDecay",
@@ -136,6 +138,7 @@ __all__ = [
     "ScheduleFreeAdamW",
     "ScheduleFreeSGD",
     "ScheduleLR",
+    "SeededDropout",
     "Spline",
     "SqrtDecay",
     "StepDecay",

@@ -12,7 +12,9 @@ __all__ = ["EpochSeed", "PlateauUpdates", "check_monitor", "is_of_training", "mo
 
 
 class EpochSeed(pl.Callback):
-    """Makes all randomness of an epoch (dropout) a pure function of seed and epoch, so that resuming is exact.
+    """Makes what an epoch draws from torch's generators a function of seed and epoch, so that resuming is exact.
+
+    For dropout, add `SeededDropout`, which needs no generator.
 
     It seeds at the first batch, not at the start of the epoch: in between, Lightning draws from the global generator,
     and a resumed run draws differently from an uninterrupted one.

@@ -329,7 +329,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyFolde
 @pytest.fixture(scope="session")
 def short(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyFolder]:
     """Return a folder in which a study of three short trials was run."""
-    values = ("name=short", "trial.trainer.max_epochs=2", "trial.trainer.precision=64-true", "trial.data.train_size=80")
+    values = (
+        "name=short",
+        "trial.trainer.max_epochs=2",
+        "trial.trainer.precision=64-true",
+        "trial.data.train_size=80",
+        "trial.model.dropout=0.2",
+    )
     options = ("--trials", "3", *(part for each in values for part in ("--set", each)))
     with built_once("short", lambda folder: folder.call(*options), tmp_path_factory) as folder:
         yield folder

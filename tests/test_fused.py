@@ -36,7 +36,6 @@ from lightning_modules import (
     Constant,
     CosineDecay,
     CosineRestarts,
-    EpochSeed,
     ExponentialDecay,
     FivePointSpline,
     FusedClassifier,
@@ -63,6 +62,7 @@ from lightning_modules import (
     Schedule,
     ScheduleFreeAdamW,
     ScheduleFreeSGD,
+    SeededDropout,
     Spline,
     SqrtDecay,
     StepDecay,
@@ -171,23 +171,16 @@ class Recorder(Logger):
 
 
 class Epochs(pl.Callback):
-    """Seeds every epoch like the tuner, records its metrics, and removes trials.
+    """Records the metrics of every epoch, and removes trials.
 
     Args:
-        seeds: Seed of each trial by name; of a Classifier one, under no name.
+        names: Names of the trials; of a Classifier one, which is empty.
         leave: Epochs, from 1, at whose end a trial leaves.
     """
 
-    def __init__(self, seeds: Mapping[str, int], leave: Mapping[str, int] | None = None) -> None:
-        self.seeds, self.leave = seeds, leave or {}
-        self.outcomes = {name: Outcome() for name in seeds}
-
-    def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
-        seeds = {name: EpochSeed.of_epoch(seed, trainer.current_epoch) for name, seed in self.seeds.items()}
-        if batch_idx == 0 and isinstance(module, FusedClassifier):
-            module.seed({name: seeds[name] for name in module.names})
-        elif batch_idx == 0:
-            torch.manual_seed(seeds[""])
+    def __init__(self, names: Iterable[str], leave: Mapping[str, int] | None = None) -> None:
+        self.leave = leave or {}
+        self.outcomes = {name: Outcome() for name in names}
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
         step = trainer.global_step
@@ -228,8 +221,8 @@ def at_once(module: pl.LightningModule, precision: str = "64-true", **options: A
 
 
 def alone(trial: Trial, epochs: int = 2, resume_from: Path | None = None, **options: Any) -> Outcome:
-    recorder, callback = Recorder(), Epochs({"": trial.seed})
-    fit = trainer(epochs, recorder, callback, **options)
+    recorder, callback = Recorder(), Epochs([""])
+    fit = trainer(epochs, recorder, callback, SeededDropout(trial.seed), **options)
     module = at_once(trial.classifier(), **options)
     fit.fit(module, datamodule=data(trial.seed), ckpt_path=resume_from, weights_only=True)
     outcome = callback.outcomes[""]
@@ -716,6 +709,17 @@ class Recurrent(nn.Module):
         return outputs
 
 
+class Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(28, 2, dropout=0.1, batch_first=True)
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows = images[:, 0]
+        outputs: Tensor = self.attention(rows, rows, rows)[0][:, -1]
+        return outputs
+
+
 class Scaling(Branching):
     def __init__(self) -> None:
         super().__init__()
@@ -750,6 +754,7 @@ def seen(network: nn.Module) -> nn.Module:
         ([Scaling, Scaling], r"has another object as scale \(function\), which cannot be compared"),
         ([Branching, Branching], "data-dependent control flow"),
         ([Noisy, Noisy], "random"),
+        ([Attending, Attending], "random"),
         ([Replacing, Replacing], "mean is replaced in the forward pass: change buffers in place"),
         ([partial(small_cnn, 0.1), partial(small_cnn, 0.5)], r"that of trial 1 has dropout = 0.5 instead of 0.1"),
         ([partial(nn.Linear, 4, 2), partial(nn.Linear, 4, 3)], r"out_features = 3 instead of 2"),

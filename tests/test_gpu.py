@@ -28,7 +28,9 @@ from lightning_modules import (
     RMSprop,
 )
 from lightning_modules.data.base import TensorLoader
+from lightning_modules.dropout import step_number
 from lightning_modules.fused.optimizer import FusedOptimizer
+from lightning_modules.philox import are_below
 from tests.conftest import DIGITS, DIGITS_STEPS, EPOCHS, StudyFolder
 from tests.test_fused import Everything, Trial, assert_as_alone, named
 from tests.test_study import slots_of
@@ -54,7 +56,7 @@ def test_a_process_with_all_imports_can_be_forked_for_a_gpu(touch: str, is_bad: 
 class PretendedGPU(FakeTensorMode):
     """Puts tensors on a GPU that does not exist, without content; reading their content raises an error.
 
-    So does an operation on tensors of different devices. Autograd's engine and CUDA's generators need a real one.
+    So does an operation on tensors of different devices. Autograd's engine needs a real one.
     """
 
     def tensor(self, like: Tensor) -> Tensor:
@@ -79,9 +81,7 @@ class Normed(nn.Module):
         return result
 
 
-@pytest.mark.parametrize(
-    "network", [lambda: MNISTCNN(dropout=0.0), lambda: MLP(dropout=0.0), Normed], ids=["CNN", "MLP", "batch norm"]
-)
+@pytest.mark.parametrize("network", [MNISTCNN, lambda: MLP(dropout=0.1), Normed], ids=["CNN", "MLP", "batch norm"])
 @pytest.mark.parametrize("seeds", [0, (1, 2, 3)], ids=["one batch", "a batch each"])
 @pytest.mark.parametrize(
     "optimizer",
@@ -121,6 +121,14 @@ def test_no_step_waits_for_the_gpu_or_takes_anything_from_the_cpu(
 
 needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 IN_DOUBLE = ("--set", "trial.trainer.precision=64-true")
+
+
+@needs_a_gpu
+def test_on_a_gpu_the_same_elements_are_dropped_as_on_the_cpu():
+    seeds, step = torch.tensor([3, -5, 2**63 - 1]), torch.tensor(step_number(4, 9))
+    for share, shape in ((0.2, (50, 5000)), (2**-16, (3,)), (0.75, (7, 3, 5))):
+        expected = are_below(share, seeds, step, 6, shape)
+        assert torch.equal(are_below(share, seeds.to(GPU), step.to(GPU), 6, shape).cpu(), expected)
 
 
 @needs_a_gpu

@@ -5,7 +5,7 @@ sequence of kernel launches instead of K, and launches are the bottleneck of a s
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,11 +13,13 @@ import torch
 from pytorch_lightning.callbacks import BaseFinetuning, StochasticWeightAveraging
 from torch import Tensor
 from torch.func import functional_call, vmap
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from lightning_modules.callbacks import check_monitor, is_of_training, monitored
 from lightning_modules.classifier import LOSSES, Classifier, at_least_float32
+from lightning_modules.dropout import DropoutBySeed, as_int64, step_number
 from lightning_modules.evaluation import evaluated_state
-from lightning_modules.fused.dropout import DropoutRecorder, RandomStreams, TrialDropout
 from lightning_modules.fused.evaluation import FusedEvaluationWeights
 from lightning_modules.fused.optimizer import FusedOptimizer
 from lightning_modules.fused.stacking import check_alike, rows_of, stack, stack_models
@@ -30,7 +32,8 @@ class FusedClassifier(pl.LightningModule):
     """Trains K trials at once, each as a `Classifier` would train it alone.
 
     Each trial has its own initial weights, optimizer, schedule (and plateau), dropout and optionally data; trials do
-    not affect each other, even if one diverges. In a plain Trainer, metrics are logged under the trial's name: `lr/3`
+    not affect each other, even if one diverges. Its dropout is that of a `Classifier` with the callback
+    `SeededDropout` of its seed. In a plain Trainer, metrics are logged under the trial's name: `lr/3`
     at every step; `train/loss/3`, `train/acc/3`, `val/loss/3` and `val/acc/3` after every epoch.
 
     A batch is either a pair of inputs and labels [batch] for all trials, or a pair of inputs [K, batch, ...] and labels
@@ -74,8 +77,12 @@ class FusedClassifier(pl.LightningModule):
         self._evaluation = FusedEvaluationWeights(dict(zip(self.names, averagings, strict=True)))
         self._left: set[str] = set()
         self._batch_rows: Tensor | None = None  # which batches of [K, batch, ...] to use; None: all
-        self._random = RandomStreams(seeds)
-        self._layouts: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+        self._seeds: Tensor
+        self._step: Tensor
+        self.register_buffer("_seeds", _as_tensor(seeds), persistent=False)
+        self.register_buffer("_step", torch.zeros((), dtype=torch.int64), persistent=False)
+        self._seeds_are_equal = len(set(seeds)) == 1
+        self._keeps_buffers = False  # known after the first training step
         self._sums: dict[str, tuple[Tensor, int]] = {}
 
     # -- trials --------------------------------------------------------------------------------------------------------
@@ -86,12 +93,13 @@ class FusedClassifier(pl.LightningModule):
         return [name for name in self.names if name not in self._left]
 
     def seed(self, seeds: Mapping[str, int]) -> None:
-        """Seed the dropout of each trial, like ``torch.manual_seed``.
+        """Change the seeds of the trials' dropout.
 
         Args:
             seeds: Seeds by the names of all trials that have not been removed.
         """
-        self._random.seed([seeds[name] for name in self.names])
+        self._seeds = _as_tensor([seeds[name] for name in self.names]).to(self.device)
+        self._seeds_are_equal = len({seeds[name] for name in self.names}) == 1
 
     def leave(self, name: str) -> None:
         """Stop training a trial. Its weights stay unchanged until its rows are removed when the next epoch begins."""
@@ -132,16 +140,18 @@ class FusedClassifier(pl.LightningModule):
             per_trial: Whether each trial has its own batch.
         """
         state = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
-        layouts = self._dropout_layouts(inputs[0] if per_trial else inputs) if self.training else []
+        if self.training and not self._keeps_buffers:
+            self._check_buffers(inputs[0] if per_trial else inputs)
 
-        def run(trial_state: dict[str, Tensor], trial: Tensor, batch: Tensor) -> Tensor:
-            with TrialDropout(self._random, trial, layouts):
+        def run(trial_state: dict[str, Tensor], seed: Tensor, batch: Tensor) -> Tensor:
+            with DropoutBySeed(seed, self._step), _VectorizedBatchNorm():
                 logits: Tensor = functional_call(self.model, trial_state, (batch,))
                 return logits
 
-        trials = torch.arange(len(self.names), device=self.device)
-        vectorized = vmap(run, in_dims=(0, 0, 0 if per_trial else None), randomness="error")
-        logits: Tensor = vectorized(state, trials, inputs)
+        # Trials with one seed have the same noise, which is then computed once.
+        seeds, dim = (self._seeds[0], None) if self._seeds_are_equal else (self._seeds, 0)
+        vectorized = vmap(run, in_dims=(0, dim, 0 if per_trial else None), randomness="error")
+        logits: Tensor = vectorized(state, seeds, inputs)
         return logits
 
     def configure_optimizers(self) -> Any:
@@ -224,6 +234,10 @@ class FusedClassifier(pl.LightningModule):
         if self._left and self.live:  # not at the end of an epoch, where callbacks still read all of its trials
             self._compact()
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Set the number of the step, which the trials' dropout depends on."""
+        self._step.fill_(step_number(self.current_epoch, batch_idx))
+
     def on_validation_epoch_start(self) -> None:
         """Reset the sums of the validation."""
         self._sums.pop("val", None)
@@ -283,23 +297,25 @@ class FusedClassifier(pl.LightningModule):
         sums, count = self._sums.get(stage, (torch.zeros((), device=means.device), 0))
         self._sums[stage] = sums + means * batch_size, count + batch_size
 
-    def _dropout_layouts(self, inputs: Tensor) -> list[tuple[int, ...]]:
-        """Return the strides of the input of each dropout call in a single trial, found by running one.
+    def _check_buffers(self, inputs: Tensor) -> None:
+        """Refuse a network that replaces its buffers by new tensors, which `vmap` would lose.
+
+        Args:
+            inputs: A batch of one trial.
 
         Raises:
-            ValueError: If the network replaces its buffers by new tensors.
+            ValueError: If it does.
         """
-        if inputs.shape not in self._layouts:
-            stacks = [*self.model.parameters(), *self.model.buffers()]
-            alone = copy.deepcopy(self.model, {id(stack): stack.detach()[0].clone() for stack in stacks})
-            buffers = dict(alone.named_buffers())
-            with torch.no_grad(), DropoutRecorder() as recorder:
+        stacks = [*self.model.parameters(), *self.model.buffers()]
+        alone = copy.deepcopy(self.model, {id(stack): stack.detach()[0].clone() for stack in stacks})
+        buffers = dict(alone.named_buffers())
+        if buffers:
+            with torch.no_grad(), DropoutBySeed(self._seeds[0], self._step):  # leaves torch's generator alone
                 alone(inputs)
-            for name, buffer in alone.named_buffers():
-                if buffer is not buffers[name]:
-                    raise ValueError(f"{name} is replaced in the forward pass: change buffers in place to fuse trials")
-            self._layouts[inputs.shape] = recorder.layouts
-        return self._layouts[inputs.shape]
+        for name, buffer in alone.named_buffers():
+            if buffer is not buffers[name]:
+                raise ValueError(f"{name} is replaced in the forward pass: change buffers in place to fuse trials")
+        self._keeps_buffers = True
 
     def _log_metrics(self, stage: str) -> None:
         for name, metrics in self.metrics(stage).items():
@@ -320,10 +336,26 @@ class FusedClassifier(pl.LightningModule):
             stacked.data = stack([stacked.data[row] for row in rows])
         self._optimizer.keep(live)
         self._evaluation.keep(rows)
-        self._random.keep(rows)
         kept = torch.tensor(rows, device=self.device)
+        self._seeds = self._seeds[kept]
         self._batch_rows = kept if self._batch_rows is None else self._batch_rows[kept]
         self.names, self._left = live, set()
+
+
+class _VectorizedBatchNorm(TorchFunctionMode):
+    """Inside `vmap`: makes batch norm work on a GPU, where cuDNN needs a memory layout that `vmap` does not provide."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is functional.batch_norm:
+            with torch.backends.cudnn.flags(enabled=False):
+                return func(*args, **kwargs or {})
+        return func(*args, **kwargs or {})
+
+
+def _as_tensor(seeds: Sequence[int]) -> Tensor:
+    return torch.tensor([as_int64(seed) for seed in seeds])
 
 
 def can_fuse(classifiers: Sequence[Classifier], inputs: Tensor) -> str | None:

@@ -91,7 +91,11 @@ def training_script(
     }
     usual = {"limit_train_batches": None, "gradient_clip_val": None, "accumulate_grad_batches": 1}
     lines = [f"{key}={_literal(value)}" for key, value in settings.items() if key not in usual or value != usual[key]]
-    callbacks = ["EpochSeed(SEED)", *(_call("callback", each, used) for each in config.trainer.callbacks)]
+    callbacks = ["EpochSeed(SEED)"]
+    if not is_module:
+        used["lightning_modules"].add("SeededDropout")
+        callbacks.append("SeededDropout(SEED)")
+    callbacks += [_call("callback", each, used) for each in config.trainer.callbacks]
     if needs_evaluation_weights(config):
         used["lightning_modules"].add("EvaluationWeights")
         callbacks.append(f"EvaluationWeights({averaging})")

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytorch_lightning as pl
 import torch
 
-from lightning_modules import EpochSeed, FusedClassifier, merge_checkpoints, split_checkpoint
+from lightning_modules import FusedClassifier, merge_checkpoints, split_checkpoint
 from lightning_modules.lr_scheduler import OPTIONS
 from tuner.protocol import Decision, EpochReport
 from tuner.training.callbacks import DivergenceStop, EpochMetrics, History, LastCallback, MemoryLogger, Reporter
@@ -22,13 +22,11 @@ class FusedTrial:
     """One trial of the group.
 
     Args:
-        seed: Its seed.
         history: Its metrics.
         reporter: Its reporter.
         diverged_at: Step of its first loss that was not finite; None if all were.
     """
 
-    seed: int
     history: History
     reporter: Reporter
     diverged_at: int | None = None
@@ -53,7 +51,7 @@ class FusedHistory(MemoryLogger):
 
 
 class FusedReporter(LastCallback):
-    """Seeds, watches and reports each trial as if it were alone, and removes it from the group when it is over.
+    """Watches and reports each trial as if it were alone, and removes it from the group when it is over.
 
     Args:
         trials: The trials by name.
@@ -97,14 +95,6 @@ class FusedReporter(LastCallback):
         """Start the epoch of each trial."""
         for name in _fused(module).live:
             self.trials[name].reporter.on_train_epoch_start(trainer, module)
-
-    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
-        """Seed each trial at the first batch of an epoch."""
-        if batch_idx == 0:
-            fused = _fused(module)
-            fused.seed(
-                {name: EpochSeed.of_epoch(self.trials[name].seed, trainer.current_epoch) for name in fused.names}
-            )
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

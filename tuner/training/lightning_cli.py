@@ -52,6 +52,8 @@ def lightning_config(
     extra = {"seed": config.seed, "batches_per_epoch": config.trainer.batches}
     data["init_args"] |= registry.accepted("data", config.data.name, extra)
     callbacks = [{"class_path": "lightning_modules.EpochSeed", "init_args": {"seed": config.seed}}]
+    if not registry.is_module(config.model.name):
+        callbacks.append({"class_path": "lightning_modules.SeededDropout", "init_args": {"seed": config.seed}})
     callbacks += [_described("callback", callback) for callback in config.trainer.callbacks]
     if needs_evaluation_weights(config):
         callbacks.append({"class_path": "lightning_modules.EvaluationWeights", "init_args": averaging})

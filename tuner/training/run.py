@@ -25,7 +25,14 @@ from pydantic import TypeAdapter
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
-from lightning_modules import Bf16LinearSpeedup, Classifier, EpochSeed, EvaluationWeights, FusedClassifier
+from lightning_modules import (
+    Bf16LinearSpeedup,
+    Classifier,
+    EpochSeed,
+    EvaluationWeights,
+    FusedClassifier,
+    SeededDropout,
+)
 from lightning_modules.data.base import TensorDataModule
 from tuner.config.study import TrialConfig
 from tuner.console import printable
@@ -275,7 +282,10 @@ def _fit(
     reporter = _reporter(
         assignment, history, channel, saver.save, has_diverged=lambda: divergence.diverged_at is not None
     )
-    callbacks = [EpochSeed(config.seed), divergence, *build_callbacks(config), *watching, reporter]
+    callbacks: list[pl.Callback] = [EpochSeed(config.seed)]
+    if type(module) is Classifier:
+        callbacks.append(SeededDropout(config.seed))
+    callbacks += [divergence, *build_callbacks(config), *watching, reporter]
     if isinstance(module, Classifier):
         callbacks.append(Bf16LinearSpeedup())
     else:
@@ -456,7 +466,7 @@ def _fit_fused(
     for name, assignment in by_name.items():
         history = History(assignment.directory, _noted(assignment, channel))
         reporter = _reporter(assignment, history, channel, lambda epoch, must: None)  # the group saves them together
-        trials[name] = FusedTrial(assignment.config.seed, history, reporter)
+        trials[name] = FusedTrial(history, reporter)
 
     def report(reports: Mapping[str, EpochReport]) -> dict[str, Decision]:
         decisions = channel.report({by_name[name].number: each for name, each in reports.items()})
