@@ -143,7 +143,7 @@ def test_the_table_of_eps_is_calculated_right():
 def test_the_code_of_the_page_about_your_own_trainer_runs():
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / "library.md").read_text(), re.DOTALL)
     code = "\n".join(blocks)
-    assert code.count("max_epochs=3") == 4
+    assert code.count("max_epochs=3") == 5
     names: dict[str, Any] = {}
     exec(code.replace("max_epochs=3", "fast_dev_run=True, logger=False"), names)
     assert names["module"].trainer.global_step == 1
