@@ -78,7 +78,7 @@ def main() -> None:
     found = [lines for lines in screens(output) if is_half_done(lines)]
     if not found:
         raise SystemExit(f"the quickstart did not run:\n{output[-2000:]}")
-    shown = found[len(found) // 4]  # the next trials have begun
+    shown = max(found, key=lambda lines: len(re.findall(r"epoch \d+/", "\n".join(lines))))  # all slots train
     while shown and not shown[-1].strip():
         shown.pop()
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, color_system="truecolor")

@@ -177,7 +177,8 @@ def test_a_trial_outside_of_the_search_space_is_reported_and_the_study_begins_wi
     config = load(**sections)
     assert config.first.outside.startswith(reason)
     (note,) = config.beginning
-    assert note == f"begins with each family once: trial is outside of the search space ({config.first.outside})"
+    why = f"the file's trial is outside of the search space ({config.first.outside})"
+    assert note == f"begins with each family once: {why}"
     assert [each["schedule.name"] for each in config.first.params] == ["cosine", "constant", "plateau", "plateau"]
 
 

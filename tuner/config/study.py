@@ -374,7 +374,8 @@ class StudyConfig:
             known = self.first.queued or self.first.earlier
             begins = "each family once" if self.first.params else "what the sampler draws"
             begins = "the values that are known to be good" if known else begins
-            sentences.append(f"begins with {begins}: trial is outside of the search space ({self.first.outside})")
+            why = f"the file's trial is outside of the search space ({self.first.outside})"
+            sentences.append(f"begins with {begins}: {why}")
         families = [[turn for turn in each.items() if turn[0].endswith(".name")] for each in self.first.params]
         reached = {turn for each in families[: self.fewest_trials] for turn in each}
         late = dict.fromkeys(turn for each in families for turn in each if turn not in reached)
