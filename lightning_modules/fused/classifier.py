@@ -5,7 +5,7 @@ sequence of kernel launches instead of K, and launches are the bottleneck of a s
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,16 +13,16 @@ import torch
 from pytorch_lightning.callbacks import BaseFinetuning, StochasticWeightAveraging
 from torch import Tensor
 from torch.func import functional_call, vmap
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 from lightning_modules.callbacks import check_monitor, is_of_training, monitored
 from lightning_modules.classifier import LOSSES, Classifier, at_least_float32
 from lightning_modules.dropout import DropoutBySeed, as_int64, step_number
 from lightning_modules.evaluation import evaluated_state
 from lightning_modules.fused.evaluation import FusedEvaluationWeights
+from lightning_modules.fused.layers import AutocastUses, StackedLayers
 from lightning_modules.fused.optimizer import FusedOptimizer
 from lightning_modules.fused.stacking import check_alike, rows_of, stack, stack_models
+from lightning_modules.kernels.bf16_linear import gradients_are_read
 from lightning_modules.schedules import Plateau
 
 __all__ = ["FusedClassifier", "can_fuse"]
@@ -82,7 +82,8 @@ class FusedClassifier(pl.LightningModule):
         self.register_buffer("_seeds", _as_tensor(seeds), persistent=False)
         self.register_buffer("_step", torch.zeros((), dtype=torch.int64), persistent=False)
         self._seeds_are_equal = len(set(seeds)) == 1
-        self._keeps_buffers = False  # known after the first training step
+        self._rounds = False  # whether rounded copies of weights are trained, instead of rounding them at every step
+        self._roundable: list[str] | None = None  # names of these weights; known after the first training step
         self._sums: dict[str, tuple[Tensor, int]] = {}
 
     # -- trials --------------------------------------------------------------------------------------------------------
@@ -140,11 +141,14 @@ class FusedClassifier(pl.LightningModule):
             per_trial: Whether each trial has its own batch.
         """
         state = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
-        if self.training and not self._keeps_buffers:
-            self._check_buffers(inputs[0] if per_trial else inputs)
+        if self.training:
+            if self._roundable is None:
+                self._roundable = self._look_at_network(inputs[0] if per_trial else inputs)
+            if self._rounds and torch.is_autocast_enabled(inputs.device.type):
+                state |= self._optimizer.rounded() or self._optimizer.round(self._roundable, torch.bfloat16)
 
         def run(trial_state: dict[str, Tensor], seed: Tensor, batch: Tensor) -> Tensor:
-            with DropoutBySeed(seed, self._step), _VectorizedBatchNorm():
+            with DropoutBySeed(seed, self._step), StackedLayers():
                 logits: Tensor = functional_call(self.model, trial_state, (batch,))
                 return logits
 
@@ -223,7 +227,14 @@ class FusedClassifier(pl.LightningModule):
             gradient.mul_(shares.view(-1, *(1,) * (gradient.ndim - 1)))
 
     def on_train_start(self) -> None:
-        """Refuse a plateau that no metric will reach."""
+        """Refuse a plateau that no metric will reach, and decide whether rounded weights are trained."""
+        trainer = self.trainer
+        self._rounds = (
+            trainer.precision == "bf16-mixed"
+            and trainer.accumulate_grad_batches == 1  # gradients add up in float32
+            and not trainer.gradient_clip_val
+            and not gradients_are_read(trainer)
+        )
         for name in self.live:
             if isinstance(schedule := self._settings[name].schedule, Plateau):
                 check_monitor(schedule.monitor, self.trainer)
@@ -297,25 +308,26 @@ class FusedClassifier(pl.LightningModule):
         sums, count = self._sums.get(stage, (torch.zeros((), device=means.device), 0))
         self._sums[stage] = sums + means * batch_size, count + batch_size
 
-    def _check_buffers(self, inputs: Tensor) -> None:
-        """Refuse a network that replaces its buffers by new tensors, which `vmap` would lose.
+    def _look_at_network(self, inputs: Tensor) -> list[str]:
+        """Return the names of the weights that autocast rounds wherever they are used.
 
         Args:
             inputs: A batch of one trial.
 
         Raises:
-            ValueError: If it does.
+            ValueError: If the network replaces its buffers by new tensors, which `vmap` would lose.
         """
         stacks = [*self.model.parameters(), *self.model.buffers()]
         alone = copy.deepcopy(self.model, {id(stack): stack.detach()[0].clone() for stack in stacks})
         buffers = dict(alone.named_buffers())
-        if buffers:
-            with torch.no_grad(), DropoutBySeed(self._seeds[0], self._step):  # leaves torch's generator alone
-                alone(inputs)
+        trained = [name for name, stack in self.model.named_parameters() if stack.requires_grad]
+        uses = AutocastUses(alone.named_parameters())
+        with torch.no_grad(), DropoutBySeed(self._seeds[0], self._step), uses:  # leaves torch's generator alone
+            alone(inputs)
         for name, buffer in alone.named_buffers():
             if buffer is not buffers[name]:
                 raise ValueError(f"{name} is replaced in the forward pass: change buffers in place to fuse trials")
-        self._keeps_buffers = True
+        return [name for name in trained if name in uses.names]
 
     def _log_metrics(self, stage: str) -> None:
         for name, metrics in self.metrics(stage).items():
@@ -340,18 +352,6 @@ class FusedClassifier(pl.LightningModule):
         self._seeds = self._seeds[kept]
         self._batch_rows = kept if self._batch_rows is None else self._batch_rows[kept]
         self.names, self._left = live, set()
-
-
-class _VectorizedBatchNorm(TorchFunctionMode):
-    """Inside `vmap`: makes batch norm work on a GPU, where cuDNN needs a memory layout that `vmap` does not provide."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        if func is functional.batch_norm:
-            with torch.backends.cudnn.flags(enabled=False):
-                return func(*args, **kwargs or {})
-        return func(*args, **kwargs or {})
 
 
 def _as_tensor(seeds: Sequence[int]) -> Tensor:

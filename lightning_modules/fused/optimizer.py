@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.fused.stacked_update import StackedTrial, StackedUpdate, kernels_run_on, kind_of
 from lightning_modules.kernels.fused_updates import FusedUpdate, fused_update, has_fused_update
 from lightning_modules.lr_scheduler import OptimizerCallable, ScheduleLR, scheduled_values
 from lightning_modules.optimizers import Optimizer
@@ -63,7 +64,8 @@ class FusedOptimizer:
 
     At every step, torch's optimizers look up the states of all parameters, which can take longer than the GPU needs to
     update them. So where there is a fused kernel (for Adam, AdamW and SGD), only a trial's first step uses the
-    optimizer; later steps call the kernel directly with the same tensors.
+    optimizer; later steps call the kernel directly with the same tensors. On a GPU with Triton, a kernel of
+    `kernels.stacked_updates` updates a parameter of all these trials at once.
 
     Args:
         stacks: Names and parameters [K, ...], as the network's ``named_parameters`` yields them.
@@ -72,12 +74,17 @@ class FusedOptimizer:
 
     def __init__(self, stacks: Iterable[tuple[str, nn.Parameter]], settings: Mapping[str, Optimization]) -> None:
         named = dict(stacks)
-        self._stacks = list(named.values())
+        self._names, self._stacks = list(named), list(named.values())
         self._trials: dict[str, _Trial] = {}
         for row, (name, optimization) in enumerate(settings.items()):
             params = [nn.Parameter(stack.data[row], requires_grad=stack.requires_grad) for stack in self._stacks]
             optimizer, scheduler = optimization.build(zip(named, params, strict=True))
             self._trials[name] = _Trial(optimization.optimizer, params, optimizer, scheduler)
+        self._rounded: dict[int, Tensor] = {}
+        self._versions: list[int] = []
+        self._updates: list[StackedUpdate] = []
+        self._can_stack = all(map(_is_dense, self._stacks)) and kernels_run_on(self._stacks[0].device)
+        self._present: list[int] = []
         self._join()
 
     @property
@@ -93,6 +100,7 @@ class FusedOptimizer:
     @property
     def state(self) -> dict[Any, Any]:
         """The states of the parameters of all trials."""
+        self._write_counts()
         return {param: state for joined in self.joined for param, state in joined.state.items()}
 
     @property
@@ -116,10 +124,40 @@ class FusedOptimizer:
         """Pass a trial's plateau the metric of an evaluation."""
         self._trials[name].scheduler.update_plateau(value)
 
+    def round(self, names: Iterable[str], dtype: torch.dtype) -> dict[str, Tensor]:
+        """Return rounded copies of stacks, for a forward pass whose gradients are then those of the copies.
+
+        Every step updates them, and uses their gradients.
+
+        Args:
+            names: Names of the stacks. The forward pass uses none of these stacks itself.
+            dtype: Type of the copies.
+        """
+        for name in names:
+            index = self._names.index(name)
+            self._rounded[index] = self._stacks[index].detach().to(dtype).requires_grad_()
+        return self.rounded()
+
+    def rounded(self) -> dict[str, Tensor]:
+        """Return the rounded copies by the names of their stacks, also after other code has changed the weights.
+
+        Changes of a parameter's ``data`` cannot be noticed.
+        """
+        versions = [self._stacks[index]._version for index in self._rounded]
+        if versions != self._versions:
+            self._round_again()
+            self._versions = versions
+        return {self._names[index]: copy for index, copy in self._rounded.items()}
+
+    @torch.no_grad()
+    def _round_again(self) -> None:
+        for index, copy in self._rounded.items():
+            copy.copy_(self._stacks[index])
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the gradients."""
-        for stack in self._stacks:
-            stack.grad = None
+        for each in [*self._stacks, *self._rounded.values()]:
+            each.grad = None
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every trial that has not been stopped, set its next lr, and return what `closure` returns."""
@@ -127,11 +165,77 @@ class FusedOptimizer:
         if closure is not None:
             with torch.enable_grad():
                 result = closure()
-        present = [index for index, stack in enumerate(self._stacks) if stack.grad is not None]
-        by_param = [stack.grad.unbind() for stack in self._stacks if stack.grad is not None]
+        sources = [self._rounded.get(index, stack) for index, stack in enumerate(self._stacks)]
+        found = {index: source.grad for index, source in enumerate(sources) if source.grad is not None}
+        present = list(found)
+        self._stack_updates(present)
+        if self._updates:
+            given = [_like(self._stacks[index], gradient) for index, gradient in found.items()]
+            for update in self._updates:
+                update.step(given, [self._rounded.get(index) for index in present])
+        left = [
+            row for row, trial in enumerate(self._trials.values()) if not trial.stopped and not self._is_stacked(row)
+        ]
+        if left:
+            self._step_each(left, {index: gradient.to(self._stacks[index].dtype) for index, gradient in found.items()})
+            self._round_again()
+        for trial in self._trials.values():
+            if not trial.stopped:
+                trial.scheduler.advance()
+        return result
+
+    def _is_stacked(self, row: int) -> bool:
+        return any(row in update for update in self._updates)
+
+    def _stack_updates(self, present: list[int]) -> None:
+        """Combine the updates of trials that have made their first step, where there is a kernel for it."""
+        if self._present and self._present != present:  # a network whose parts are trained in turn
+            self._write_counts()
+            self._updates, self._can_stack = [], False
+        if self._updates or not self._can_stack:
+            return
+        has_begun, self._present = self._present == present, present
+        if not has_begun:
+            return
+        alike: dict[Any, list[StackedTrial]] = {}
+        for row, trial in enumerate(self._trials.values()):
+            states = self._joined[trial.kind].state
+            params = [trial.params[index] for index in present]
+            if trial.stopped or not all(states.get(param) for param in params):
+                continue
+            groups = trial.optimizer.param_groups
+            places = {param: index for index, group in enumerate(groups) for param in group["params"]}
+            kinds = tuple(kind_of(trial.optimizer, group) for group in groups)
+            stacked = StackedTrial(
+                row,
+                params,
+                trial.optimizer,
+                trial.scheduler,
+                [states[param] for param in params],
+                tuple(places[param] for param in params),
+            )
+            if None not in kinds and len(stacked.updates) == 1:
+                alike.setdefault((kinds, stacked.groups), []).append(stacked)
+                trial.update = None  # it has the tensors that become rows of stacks
+        stacks = [self._stacks[index].detach() for index in present]
+        self._updates = [StackedUpdate(kinds, trials, stacks) for (kinds, _), trials in alike.items()]
+
+    def _write_counts(self) -> None:
+        for update in self._updates:
+            update.write_counts()
+
+    def _step_each(self, rows: Sequence[int], found: Mapping[int, Tensor]) -> None:
+        """Update trials by torch's optimizers and kernels.
+
+        Args:
+            rows: Rows of the trials.
+            found: Gradients of the stacks, by their indices.
+        """
+        present = list(found)
+        by_param = [gradient.unbind() for gradient in found.values()]
         known, others = [], []
         for index, trial in enumerate(self._trials.values()):
-            if trial.stopped:
+            if index not in rows:
                 continue
             gradients = [of_param[index] for of_param in by_param]
             if trial.update is not None and trial.update.present == present:
@@ -140,10 +244,6 @@ class FusedOptimizer:
                 others.append((trial, gradients))
         _update(known)
         self._step(others, present)
-        for trial in self._trials.values():
-            if not trial.stopped:
-                trial.scheduler.advance()
-        return result
 
     def _step(self, trials: Sequence[tuple[_Trial, Sequence[Tensor]]], present: Sequence[int]) -> None:
         """Update trials with their optimizers, and collect the arguments for later direct calls of the kernels."""
@@ -160,6 +260,8 @@ class FusedOptimizer:
     def stop(self, name: str) -> None:
         """Stop updating a trial."""
         self._trials[name].stopped = True
+        for update in self._updates:
+            update.remove(list(self._trials).index(name))
 
     def keep(self, names: Sequence[str]) -> None:
         """Keep only these trials, in this order; the stacks must already have only their rows."""
@@ -168,13 +270,19 @@ class FusedOptimizer:
         for index, stack in enumerate(self._stacks):
             for trial, row in zip(self._trials.values(), stack.data.unbind(), strict=True):
                 trial.params[index].data = row
+        for index, copy in self._rounded.items():
+            copy.grad = None
+            copy.data = self._stacks[index].detach().to(copy.dtype)
         self._join()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of each trial's optimizer and scheduler, in the form of a trial alone."""
         self._split()
         return {
-            name: {"optimizer": trial.optimizer.state_dict(), "scheduler": trial.scheduler.state_dict()}
+            name: {
+                "optimizer": _without_stacks(trial.optimizer.state_dict()),
+                "scheduler": trial.scheduler.state_dict(),
+            }
             for name, trial in self._trials.items()
         }
 
@@ -187,6 +295,7 @@ class FusedOptimizer:
 
     def _join(self) -> None:
         """Create the optimizers that step several trials: one call costs much less than K calls."""
+        self._updates, self._present = [], []
         self._joined: dict[tuple[type, int], torch.optim.Optimizer] = {}
         for trial in self._trials.values():
             trial.update = None
@@ -201,9 +310,35 @@ class FusedOptimizer:
 
     def _split(self) -> None:
         """Return the states to the trials' own optimizers."""
+        self._write_counts()
         for trial in self._trials.values():
             state = self._joined[trial.kind].state
             trial.optimizer.state.update({param: state[param] for param in trial.params if param in state})
+
+
+def _is_dense(stack: Tensor) -> bool:
+    """Return whether a stack is a plain tensor whose rows follow each other without gaps."""
+    is_plain = type(stack.detach()) is Tensor
+    return is_plain and stack.stride(0) == stack[0].numel() and torch._debug_has_internal_overlap(stack) == 0
+
+
+def _like(stack: Tensor, gradient: Tensor) -> Tensor:
+    """Return a gradient in the memory layout of its stack."""
+    if gradient.stride() == stack.stride():
+        return gradient
+    return torch.empty_like(stack, dtype=gradient.dtype).copy_(gradient)
+
+
+def _without_stacks(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Copy tensors that are rows of stacks: saving one would save the whole stack."""
+    states = {
+        index: {
+            key: value.clone() if isinstance(value, Tensor) and value._base is not None else value
+            for key, value in state.items()
+        }
+        for index, state in state_dict["state"].items()
+    }
+    return {**state_dict, "state": states}
 
 
 def _update(updates: Sequence[tuple[_Update, Sequence[Tensor]]]) -> None:

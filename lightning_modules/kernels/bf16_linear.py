@@ -16,7 +16,7 @@ from torch.nn import functional
 from lightning_modules.classifier import Classifier
 from lightning_modules.kernels.fused_updates import fused_update, has_fused_update
 
-__all__ = ["Bf16LinearSpeedup", "RoundedWeights"]
+__all__ = ["Bf16LinearSpeedup", "RoundedWeights", "gradients_are_read"]
 
 _HOOKS = ("on_after_backward", "on_before_optimizer_step", "on_before_zero_grad")  # where callbacks can read gradients
 
@@ -68,12 +68,17 @@ class Bf16LinearSpeedup(pl.Callback):
             self._rounded = None
 
     def _applies(self, trainer: pl.Trainer, module: Classifier) -> bool:
-        callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        others = [callback for callback in callbacks if callback is not self]
-        is_watched = any(is_overridden(hook, callback) for hook in _HOOKS for callback in others)
+        is_watched = gradients_are_read(trainer, except_by=self)
         is_plain = type(module) is Classifier and isinstance(trainer.strategy, SingleDeviceStrategy)
         on_cpu = module.device.type == "cpu" and trainer.precision == "bf16-mixed"
         return on_cpu and is_plain and not is_watched and not trainer.gradient_clip_val
+
+
+def gradients_are_read(trainer: pl.Trainer, except_by: pl.Callback | None = None) -> bool:
+    """Return whether a callback may read the gradients of a training."""
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    others = [callback for callback in callbacks if callback is not except_by]
+    return any(is_overridden(hook, callback) for hook in _HOOKS for callback in others)
 
 
 class RoundedWeights:

@@ -1,0 +1,140 @@
+"""The kernels that update stacked parameters give what torch's optimizers give, except for rounding.
+
+Triton interprets them on the CPU in a process of their own, in which all trials have the same history.
+"""
+
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_modules import (
+    SGD,
+    Adam,
+    AdamEpsilonHat,
+    AdamW,
+    CosineDecay,
+    Lambda,
+    Optimization,
+    ParameterGroup,
+    Plateau,
+    RMSprop,
+)
+from lightning_modules.fused.optimizer import FusedOptimizer
+from lightning_modules.fused.stacking import stack as stacked
+
+STEPS = 12
+SHORT = Lambda(function="1 / (3 - step)")  # not defined at step 3
+TRIALS = {
+    "adam": Optimization(optimizer=Adam(initial_lr=0.01), schedule=CosineDecay(decay_steps=9)),
+    "other adam": Optimization(
+        optimizer=Adam(initial_lr=0.02, beta1=0.8, beta2=0.9, eps=0.1, weight_decay=0.01), schedule=Plateau(patience=0)
+    ),
+    "adamw": Optimization(optimizer=AdamW(initial_lr=0.01), weight_decay_schedule=CosineDecay(decay_steps=20)),
+    "epsilon hat": Optimization(
+        optimizer=AdamEpsilonHat(initial_lr=0.05, eps=1e-3, weight_decay=0.02),
+        momentum_schedule=CosineDecay(decay_steps=30),
+    ),
+    "sgd": Optimization(optimizer=SGD(initial_lr=0.1, weight_decay=0.01), schedule=SHORT),
+    "momentum": Optimization(optimizer=SGD(initial_lr=0.1, momentum=0.9)),
+    "nesterov": Optimization(optimizer=SGD(initial_lr=0.1, momentum=0.8, nesterov=True)),
+    "maximize": Optimization(
+        optimizer=partial(torch.optim.SGD, lr=0.1, momentum=0.5, dampening=0.3, maximize=True, fused=True)
+    ),
+    "of its own": Optimization(optimizer=RMSprop(initial_lr=0.01)),
+    "groups": Optimization(
+        optimizer=Adam(initial_lr=0.01),
+        groups={"head": ParameterGroup(parameters="head", optimizer=Adam(initial_lr=0.1, eps=0.01))},
+    ),
+}
+
+
+def updated(dtype: torch.dtype) -> dict[str, Any]:
+    """Update trials by given gradients, some in bfloat16, while a trial stops, one leaves and states are loaded."""
+    draw = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.rand(len(TRIALS), *shape, generator=draw, dtype=torch.float64).to(dtype) - 0.5
+
+    images = random(2, 3, 3, 3).permute(0, 1, 4, 2, 3).contiguous().permute(0, 1, 3, 4, 2)
+    stacks = {"weight": nn.Parameter(random(5, 7)), "conv": nn.Parameter(images), "head": nn.Parameter(random(1030))}
+
+    def build() -> FusedOptimizer:
+        return FusedOptimizer(stacks.items(), {name: TRIALS[name] for name in names})
+
+    names = list(TRIALS)
+    optimizer = build()
+    copies = optimizer.round(["weight"], torch.bfloat16)
+    launched = False
+    for step in range(STEPS):
+        if step == 2:
+            optimizer.stop("sgd")
+        if step == 5:
+            names.remove("momentum")
+            for stack in stacks.values():
+                stack.data = stacked([*stack.data[:5], *stack.data[6:]])
+            optimizer.keep(names)
+        if step == 8:
+            state = optimizer.state_dict()
+            optimizer = build()
+            optimizer.load_state_dict(state)
+            optimizer.stop("sgd")
+            copies = optimizer.round(["weight"], torch.bfloat16)
+        if step in (4, 10):
+            optimizer.update_plateau("other adam", 1.0)
+        for name, stack in stacks.items():
+            gradient = random(*stack.shape[1:])[: len(stack)]
+            target = copies.get(name, stack)
+            target.grad = torch.empty_like(target).copy_(gradient)
+        optimizer.step()
+        optimizer.zero_grad()
+        launched = launched or any(row in update for row in range(len(names)) for update in optimizer._updates)
+        assert torch.equal(copies["weight"], stacks["weight"].to(torch.bfloat16))
+    tensors = {name: stack.detach().clone() for name, stack in stacks.items()}
+    lrs = {name: optimizer.lr(name) for name in names}
+    return {"weights": tensors, "state": optimizer.state_dict(), "lrs": lrs, "launched": launched}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_the_kernels_update_as_the_optimizers_of_torch_do(dtype: torch.dtype, tmp_path: Path):
+    pytest.importorskip("triton")
+    expected = updated(dtype)
+    code = f"import sys, torch, tests.test_stacked_updates as t; torch.save(t.updated({dtype}), sys.argv[1])"
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "found.pt")], env=environment, check=True)
+    found = torch.load(tmp_path / "found.pt", weights_only=True)
+    assert (found.pop("launched"), expected.pop("launched")) == (True, False)
+    assert (tmp_path / "found.pt").stat().st_size < 1e6
+    tolerance = 1e-12 if dtype == torch.float64 else 2e-5
+    assert_close(found, expected, tolerance)
+
+
+def test_where_triton_does_not_work_it_is_told_once_and_the_kernels_are_not_used():
+    pytest.importorskip("triton")
+    from lightning_modules.kernels import stacked_updates
+
+    with pytest.warns(UserWarning, match="Triton does not work on cpu, so torch's optimizers update fused trials"):
+        assert not stacked_updates.run_on(torch.device("cpu"))
+    assert not stacked_updates.run_on(torch.device("cpu"))
+
+
+def assert_close(one: Any, other: Any, tolerance: float) -> None:
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_close(one[key], other[key], tolerance)
+    elif isinstance(one, Tensor):
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+        assert one.untyped_storage().nbytes() == other.untyped_storage().nbytes()
+        assert one.stride() == other.stride()
+    elif isinstance(one, list | tuple):
+        for mine, theirs in zip(one, other, strict=True):
+            assert_close(mine, theirs, tolerance)
+    else:
+        assert one == other
