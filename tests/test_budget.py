@@ -170,14 +170,18 @@ CONSTANT = {"name": "constant"}
         ("{until: 0.01}", "budget.until: needs trials, epochs or steps as well: the most that the study may take."),
         ("{until: 0, trials: 5}", "budget.until: must be a number above 0 (got 0)."),
         ("{steps: 100}", "budget.steps: write epochs: the length of a training is in epochs (max_epochs)."),
-        ("{trials: 9, until: 0.1}", "budget.until: needs the sampler curve, which knows how much it expects to gain"),
         ("{epochs: 9, steps: 9}", "budget.steps: leave it out, or epochs: the training of all trials has one limit."),
     ],
 )
 def test_a_budget_that_no_training_fits_into_is_refused(budget: str, wrong: str):
     with pytest.raises(BadInputError) as caught:
-        load_study(str(TINY), [f"budget={budget}"])
+        load_study(str(TINY), [f"budget={budget}", "sampler={name: curve}"])
     assert list(caught.value.faults) == [f"--set: {wrong}"]
+
+
+def test_an_end_by_the_expected_gain_needs_a_sampler_that_expects_something():
+    with pytest.raises(BadInputError, match=r"budget\.until: needs the sampler curve, .* \(random does not\)"):
+        load_study(str(TINY), ["budget={trials: 9, until: 0.1}"])
 
 
 def test_the_longest_training_of_the_search_space_has_to_fit():

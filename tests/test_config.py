@@ -608,12 +608,13 @@ BAD_LINES = {
     ),
     "an unknown pruner": (
         ("pruner:", "pruner: {name: medain}"),
-        ['5: pruner.name: unknown pruner "medain". Known: hyperband, median, none, rungs, successive_halving, '
-         "wilcoxon. <near> median?"],
+        ['5: pruner.name: unknown pruner "medain". Known: hyperband, median, none, predicted, rungs, '
+         "successive_halving, wilcoxon. <near> median?"],
     ),
     "a pruner with nothing in it": (
         ("pruner:", "pruner: {name: }"),
-        ["5: pruner.name: unknown pruner null. Known: hyperband, median, none, rungs, successive_halving, wilcoxon."],
+        ["5: pruner.name: unknown pruner null. Known: hyperband, median, none, predicted, rungs, successive_halving, "
+         "wilcoxon."],
     ),
     "an option for no pruner": (
         ("pruner:", "pruner: {name: none, interval_steps: 1}"),

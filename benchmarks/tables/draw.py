@@ -39,12 +39,15 @@ def main() -> None:
         if not options.only or result["contender"] in options.only:
             marks[result["kind"]] = result["marks"]
             found.setdefault(result["kind"], {}).setdefault(result["contender"], []).append(result["ranks"])
+    names = dict.fromkeys(name for contenders in found.values() for name in contenders)
+    colors = {name: f"C{index}" for index, name in enumerate(names)}
     figure, axes = plt.subplots(1, len(found), figsize=(5.5 * len(found), 4.5), layout="constrained", squeeze=False)
     for axis, (kind, contenders) in zip(axes[0], found.items(), strict=True):
         for contender, draws in contenders.items():
             ranks = np.array(draws, float)
-            (line,) = axis.plot(marks[kind], ranks.mean(0), marker="o", markersize=3, label=contender)
-            axis.fill_between(marks[kind], *band(ranks), color=line.get_color(), alpha=0.15, linewidth=0)
+            color = colors[contender]
+            axis.plot(marks[kind], ranks.mean(0), color=color, marker="o", markersize=3, label=contender)
+            axis.fill_between(marks[kind], *band(ranks), color=color, alpha=0.15, linewidth=0)
         axis.set(xscale="log", yscale="log", title=TITLES[kind], xlabel="budget in whole trainings")
         axis.set_xticks(marks[kind], [f"{mark:g}" for mark in marks[kind]])
         axis.minorticks_off()

@@ -28,8 +28,8 @@ STEPS, INTERVAL, BEST = 25_000, 1_000, 5
 PRUNERS = {
     "no pruner": "none",
     "median from a third": "median",
-    "rungs": "rungs, applies_to: all",
-    "rungs of the starts": "rungs",
+    "rungs": "rungs",
+    "rungs of the starts": "rungs, applies_to: starts",
     "predicted": "predicted",
 }
 

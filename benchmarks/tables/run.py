@@ -40,11 +40,11 @@ CONTENDERS = {
     "tpe, asynchronous halving": ("tpe", "successive_halving, min_resource: 1"),
     "tpe, whole": ("tpe", "none"),
     "random, whole": ("random", "none"),
-    "random, rungs": ("random", "rungs, applies_to: all"),
+    "random, rungs": ("random", "rungs"),
     "curve, whole": ("curve", "none"),
     "curve, median from a third": ("curve", "median"),
-    "curve, rungs": ("curve", "rungs, applies_to: all"),
-    "curve, rungs of the starts": ("curve", "rungs"),
+    "curve, rungs": ("curve", "rungs"),
+    "curve, rungs of the starts": ("curve", "rungs, applies_to: starts"),
 }
 """Sampler and pruner."""
 

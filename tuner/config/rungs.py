@@ -197,7 +197,7 @@ def read_rungs(
         reason = f"{starts} trials take {least} epochs, and one whole training must be left" if allowance else "trials"
         fault("starts", f"must be at most {affordable}, which the budget allows ({reason}).")
         return None
-    return Rungs(starts, epochs, factor, options.get("applies_to", "starts"))
+    return Rungs(starts, epochs, factor, options.get("applies_to", Rungs.applies_to))
 
 
 def _most_starts(budget: int, longest: int, trials: int, epochs: Sequence[int], factor: int) -> int:
