@@ -29,12 +29,14 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import optuna
+from optuna.trial import TrialState
 from rich.console import Console
 
 from tests.servers import PostgreSQLServer
@@ -223,7 +225,22 @@ def main() -> None:
     parser.add_argument("--slots", type=int, nargs="+", default=[2, 16, 64])
     parser.add_argument("--groups", type=int, nargs="+", default=[1], help="trials of a slot, as one model")
     parser.add_argument("--asked", type=int, default=20, help="trials (or groups) asked for while all slots are busy")
+    parser.add_argument(
+        "--optuna", action="store_true", help="only Optuna's part, which needs no catching up by MLflow: CPU time"
+    )
     options = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if options.optuna:
+        print("| trials | in a group | ask | report | tell | in all |\n|---|---|---|---|---|---|")
+        for trials in options.trials:
+            with tempfile.TemporaryDirectory(prefix="scale-") as folder:
+                storage = f"sqlite:///{folder}/optuna.db"
+                sampler = f"sampler={{name: {options.sampler}, seed: 0}}"
+                begin(trials, sampler, storage)
+                for size in options.groups:
+                    cells = " | ".join(f"{ms:.1f}" for ms in optuna_alone(options.asked, size, sampler, storage))
+                    print(f"| {trials:,} | {size} | {cells} |", flush=True)
+        return
     print(f"{options.storage}, {options.sampler}\n")
     print("| trials | slots | in a group | ask | report | tell | in all | of that Optuna | it took | MLflow |")
     print("|" + "---|" * 10)
@@ -271,6 +288,41 @@ def begin(trials: int, sampler: str, storage: str) -> None:
         drawn.tell(trial, accuracy(assignment, EPOCHS))
     with StudyStore.open(config, storage, dict(config.identity), print) as store:
         store.together(lambda: store._study.add_trials(drawn.trials))
+
+
+def optuna_alone(trials: int, size: int, sampler: str, storage: str) -> list[float]:
+    """Ask, report and tell at least so many trials, in groups; return CPU milliseconds of a trial, and their sum."""
+    config, spent = load_study("quickstart", [sampler]), [0.0, 0.0, 0.0]
+    attributes = {"state": "complete", "epochs": EPOCHS, "seconds": 10.0, "setup": {"device": "simulated"}}
+    with StudyStore.open(config, storage, dict(config.identity), print) as store:
+
+        def timed(part: int, action: Callable[[], list[Any]]) -> list[Any]:
+            began = time.thread_time()
+            try:
+                return store.together(action)
+            finally:
+                spent[part] += time.thread_time() - began
+
+        rounds = 1 - (-trials // size)
+        for round_ in range(rounds):
+            if round_ == 1:  # the first one reads the trials
+                spent[:] = [0.0, 0.0, 0.0]
+            asked = timed(0, lambda: [store.ask() for _ in range(size)])
+            live = [Assignment(number, config, Objective(), Path()) for number, config in asked]
+            for epoch in range(1, EPOCHS + 1):
+                reports = [partial(store.report, each.number, epoch, accuracy(each, epoch), True) for each in live]
+                timed(1, partial(call_all, reports))
+            ends = [
+                partial(store.finish, each.number, TrialState.COMPLETE, accuracy(each, EPOCHS), attributes)
+                for each in live
+            ]
+            timed(2, partial(call_all, ends))
+        found = [1000 * seconds / ((rounds - 1) * size) for seconds in spent]
+        return [*found, sum(found)]
+
+
+def call_all(calls: Sequence[Callable[[], Any]]) -> list[Any]:
+    return [call() for call in calls]
 
 
 def go_on(trials: int, slots: int, size: int, sampler: str, storage: str, uri: str) -> Clock:

@@ -11,6 +11,7 @@ import sqlalchemy
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import TrialState
+from sqlalchemy import func, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import (
     ArgumentError,
@@ -30,6 +31,7 @@ __all__ = [
     "can_pass",
     "check_transaction",
     "connection_errors",
+    "count_trials",
     "has_tables",
     "make_engine",
     "open_storage",
@@ -113,6 +115,14 @@ class EditableStorage(optuna.storages.RDBStorage):
                 attempt.value_json = str(int(attempt.value_json) + 1)
                 session.query(reports).filter(reports.trial_id == trial.trial_id).delete()
                 trial.state, trial._datetime_complete_utc = TrialState.WAITING, None
+
+
+def count_trials(storage: optuna.storages.RDBStorage, study_id: int) -> int:
+    """Return the number of trials of a study; Optuna reads all of them to count them."""
+    of_study = models.TrialModel.study_id == study_id
+    with storage.engine.connect() as connection:
+        count = select(func.count()).select_from(models.TrialModel).where(of_study)
+        return int(connection.execute(count).scalar_one())
 
 
 @contextlib.contextmanager

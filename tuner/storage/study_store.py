@@ -42,6 +42,7 @@ from tuner.storage.attributes import (
     VALIDATION_IMAGES,
 )
 from tuner.storage.batched_storage import BatchedStorage
+from tuner.storage.connection import count_trials
 from tuner.storage.database import Database, state_directory, trial_directory
 from tuner.storage.folders import OBJECTS_FILE
 from tuner.storage.possible_gain import is_due, possible_gain
@@ -647,7 +648,7 @@ def _check_identity(
         study = storage.get_study_id_from_name(config.name)
     except KeyError:
         return 0
-    attributes, trials = storage.get_study_user_attrs(study), storage.get_n_trials(study)
+    attributes, trials = storage.get_study_user_attrs(study), count_trials(storage, study)
     if IDENTITY in attributes:
         _compare(attributes[IDENTITY], identity, config)
         return trials
