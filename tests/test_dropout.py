@@ -68,6 +68,16 @@ def test_numbers_are_uniform_and_independent_of_seed_step_call_and_neighbours():
         assert (first & other).double().mean().item() == pytest.approx(0.25**2, abs=4 * sigma)
 
 
+def test_few_elements_of_several_steps_and_many_of_one_have_the_same_numbers():
+    for step in (0, 1, 17, step_number(3, 5), step_number(2**20, 2**31)):
+        numbers = torch.tensor(-7), torch.tensor(step), 2
+        few, many = (are_below(0.3, *numbers, shape) for shape in ((3, 11), (4, 40000)))
+        assert torch.equal(few.flatten(), many.flatten()[:33])
+        assert are_below(0.3, *numbers, ()) == few[0, 0]
+        seeds = torch.tensor([1, -7])
+        assert torch.equal(are_below(0.3, seeds, *numbers[1:], (3, 11))[1], few)
+
+
 def test_a_seed_step_and_call_give_the_same_noise_whatever_was_drawn_before():
     with by_seed(3, 7):
         first, second = (functional.dropout(torch.ones(100), 0.5) for _ in range(2))
