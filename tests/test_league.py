@@ -120,6 +120,13 @@ def test_the_same_command_trains_nothing_and_writes_the_same_table(played: Study
     assert ((played.path / "mini.csv").read_text(), played.optuna("select * from trials order by 1")) == before
 
 
+def test_fewer_seeds_than_are_there_can_be_told(played: StudyFolder, tmp_path: Path):
+    few = ("--shapes", "2", "--lrs", "2", "--search-seeds", "2", "--seeds", "1", "--output", str(tmp_path), *INLINE)
+    played.command(league, "mini.yaml", *few)
+    told = list(csv.DictReader(io.StringIO((tmp_path / "mini.csv").read_text())))
+    assert {row["seeds"] for row in told} == {"1"}
+
+
 def test_a_league_in_two_parts_has_the_result_of_one(played: StudyFolder, folder: StudyFolder):
     (folder.path / "mini.yaml").write_text(MINI + CONTENDERS)
     few = ("--shapes", "2", "--lrs", "2", "--search-seeds", "1", "--seeds", "1", *INLINE)

@@ -225,7 +225,9 @@ class League:
             with opened(plan, self._console, ReplicationStore) as study:
                 print_line(self._console, f"[bold]{config.name}[/bold]: {pluralize(config.trials, 'training')}")
                 outcome, store = study.train(engine), study.store
-                told = Told(store.finished(), store.comparison(), store.identifier, outcome.tracking_uri)
+                told = Told(
+                    config.counted(store.finished()), store.comparison(), store.identifier, outcome.tracking_uri
+                )
         self._is_delivered = self._is_delivered and not outcome.missing
         return outcome, told
 

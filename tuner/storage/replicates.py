@@ -207,6 +207,14 @@ class LeagueStudy(ReplicationStudy):
         changed = "the contenders, their base lrs (--lrs) or the number of shapes (--shapes) have changed"
         return f'league "{self.name}" was begun with {counts}: {changed}. Give it another name ({self.RENAMING}).'
 
+    def counted(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Return the trials with its seeds; a league that is run again with fewer has more."""
+        return [trial for trial in trials if trial.params.get(SEED) in self.seeds]
+
+    def compare(self, trials: Sequence[Trial], validation_images: int | None = None) -> Comparison:
+        """Return the comparison of the configurations by finished trials with its seeds."""
+        return super().compare(self.counted(trials), validation_images)
+
 
 @dataclass(frozen=True)
 class _Standing:
