@@ -205,7 +205,7 @@ class Smooth(Rough):
                 value = 0.9 - (math.log10(trial.config.optimizer.arguments["initial_lr"]) + 2) ** 2
                 for epoch in range(1, 4):
                     step = StepReport(epoch, epoch * 18, 54, 0.01)
-                    handler.report(trial.number, EpochReport(epoch, value, [], False, step, is_last=epoch == 3))
+                    handler.report({trial.number: EpochReport(epoch, value, [], False, step, is_last=epoch == 3)})
                 handler.done(group, [Result("complete", value, 3)])
             else:
                 handler.done(group, [EvaluationResult()])
