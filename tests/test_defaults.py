@@ -31,6 +31,7 @@ WIDE = "search_space.optimizer.eps={low: 1e-9, high: 1e-3, log: true}"
         (["budget={trials: 40}", WIDE], "curve", "median"),
         (["budget={epochs: 24}", WIDE], "curve", "median"),
         (["budget={epochs: 320}", WIDE, "trial.trainer.max_epochs=2"], "curve", "median"),
+        (["budget={epochs: 320}", WIDE, "trial.trainer.check_val_every_n_epoch=8"], "curve", "median"),
         (["budget={epochs: 320}", WIDE, "sampler.seed=4"], "curve", "rungs"),
         (["budget={epochs: 320}"], "curve", "none"),
         (["budget={trials: 40}"], "curve", "none"),

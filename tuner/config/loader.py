@@ -271,7 +271,9 @@ class _StudyReader:
         trials = limits.trials
         allowance = limits.allowance
         if "pruner" in implied and pruner.name == "rungs" and not self._document.fault_count:
-            pruner = Component(default_pruner(sampler.name, template, epochs_of(template["trainer"]), allowance))
+            every = max(numbers_of(template["trainer"].get("check_val_every_n_epoch", 1)))
+            validations = epochs_of(template["trainer"])[0] // every
+            pruner = Component(default_pruner(sampler.name, template, validations, allowance))
         if sampler.name == "grid":
             size = self._grid_size(template)
             if allowance and "trials" not in budget:

@@ -22,8 +22,8 @@ STARTS_PER_DECADE = 2
 WIDE = 6
 """Number of powers of ten from which on ranges are wide."""
 
-FEWEST_EPOCHS, FEWEST_TRAININGS = 4, 4
-"""Shortest training and smallest budget, in whole trainings, with which a study has rungs unless its file says so."""
+FEWEST_VALIDATIONS, FEWEST_TRAININGS = 4, 4
+"""Smallest number of validations of a training, and smallest budget in whole trainings, for rungs by default."""
 
 Fault = Callable[[str, str], None]
 """Takes an option and a message."""
@@ -114,7 +114,7 @@ def rung_epochs(epochs: int) -> list[int]:
 
 
 def default_pruner(
-    sampler: str, template: Template, lengths: tuple[int, int], allowance: Allowance | None
+    sampler: str, template: Template, validations: int, allowance: Allowance | None
 ) -> Literal["none", "median", "rungs"]:
     """Return the pruner of a study whose file names none.
 
@@ -124,14 +124,14 @@ def default_pruner(
     Args:
         sampler: The sampler.
         template: The template of the trials.
-        lengths: Epochs of the shortest and of the longest training.
+        validations: How often the shortest training is validated.
         allowance: The training that all trials may have together; None for no limit.
     """
     if sampler != "curve":
         return "median"
     if decades(template) < WIDE:
         return "none"
-    suits = allowance and lengths[0] >= FEWEST_EPOCHS and allowance.amount >= FEWEST_TRAININGS * allowance.longest
+    suits = allowance and validations >= FEWEST_VALIDATIONS and allowance.amount >= FEWEST_TRAININGS * allowance.longest
     return "rungs" if suits else "median"
 
 
