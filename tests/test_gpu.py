@@ -33,6 +33,7 @@ from lightning_modules.fused.optimizer import FusedOptimizer
 from lightning_modules.philox import are_below
 from tests.conftest import DIGITS, DIGITS_STEPS, EPOCHS, StudyFolder
 from tests.test_fused import Everything, Trial, assert_as_alone, named
+from tests.test_stacked_updates import assert_close, updated
 from tests.test_study import slots_of
 
 GPU = torch.device("cuda", 0)
@@ -129,6 +130,18 @@ def test_on_a_gpu_the_same_elements_are_dropped_as_on_the_cpu():
     for share, shape in ((0.2, (50, 5000)), (2**-16, (3,)), (0.75, (7, 3, 5))):
         expected = are_below(share, seeds, step, 6, shape)
         assert torch.equal(are_below(share, seeds.to(GPU), step.to(GPU), 6, shape).cpu(), expected)
+
+
+@needs_a_gpu
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_on_a_gpu_the_kernels_update_as_the_optimizers_of_torch_do_on_the_cpu(dtype: torch.dtype, tmp_path: Path):
+    found = updated(dtype, "cuda")
+    assert found.pop("launched")
+    torch.save(found, tmp_path / "found.pt")
+    expected = updated(dtype)
+    expected.pop("launched")
+    on_cpu = torch.load(tmp_path / "found.pt", map_location="cpu", weights_only=True)
+    assert_close(on_cpu, expected, 1e-12 if dtype == torch.float64 else 2e-5)
 
 
 @needs_a_gpu

@@ -55,12 +55,12 @@ TRIALS = {
 }
 
 
-def updated(dtype: torch.dtype) -> dict[str, Any]:
+def updated(dtype: torch.dtype, device: str = "cpu") -> dict[str, Any]:
     """Update trials by given gradients, some in bfloat16, while a trial stops, one leaves and states are loaded."""
     draw = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> Tensor:
-        return torch.rand(len(TRIALS), *shape, generator=draw, dtype=torch.float64).to(dtype) - 0.5
+        return torch.rand(len(TRIALS), *shape, generator=draw, dtype=torch.float64).to(device, dtype) - 0.5
 
     images = random(2, 3, 3, 3).permute(0, 1, 4, 2, 3).contiguous().permute(0, 1, 3, 4, 2)
     stacks = {"weight": nn.Parameter(random(5, 7)), "conv": nn.Parameter(images), "head": nn.Parameter(random(1030))}
