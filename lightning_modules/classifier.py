@@ -2,38 +2,26 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.parameter import is_lazy
 from torchmetrics import Metric
 
 from lightning_modules.averaging import Averaging
 from lightning_modules.callbacks import PlateauUpdates
 from lightning_modules.evaluation import EvaluationWeights, check_average
+from lightning_modules.losses import METRICS, Loss, Task, at_least_float32, metrics_of, of_one_shape, the_loss
 from lightning_modules.lr_scheduler import OptimizerCallable, initial_lr_of, scheduled_values, with_initial_lr
 from lightning_modules.optimizers import Optimizer
 from lightning_modules.parameter_groups import Optimization, ParameterGroup
 from lightning_modules.schedules import Constant, Plateau, Schedule
 
-__all__ = ["LOSSES", "Classifier", "Loss"]
-
-Loss = Literal["cross_entropy", "mse"]
-
-
-def mse(outputs: Tensor, labels: Tensor, reduction: Literal["mean", "none"] = "mean") -> Tensor:
-    """Return the mean squared error of outputs [n, classes] and one-hot labels [n]: the mean, or each [n]."""
-    targets = functional.one_hot(labels, outputs.shape[1]).to(outputs.dtype)
-    losses = functional.mse_loss(outputs, targets, reduction="none").mean(dim=1)
-    return losses if reduction == "none" else losses.mean()
-
+__all__ = ["Classifier"]
 
 STAGES = ("train", "val", "test")
-LOSSES: dict[Loss, Callable[..., Tensor]] = {"cross_entropy": functional.cross_entropy, "mse": mse}
-"""The losses by their names."""
 
 
 def _channels_last(model: nn.Module) -> nn.Module:
@@ -74,17 +62,22 @@ class _Mean(Metric):
         return self.total / self.count
 
 
-def at_least_float32(values: Tensor) -> Tensor:
-    """Return values in float32 or float64, in which many of them can be summed."""
-    return values if values.dtype == torch.float64 else values.float()
+class _RootMean(_Mean):
+    """Root of the mean of squares over the examples of an epoch."""
+
+    def compute(self) -> Tensor:
+        """Return the root so far."""
+        return super().compute().sqrt()
 
 
 class Classifier(pl.LightningModule):
-    """Trains any network that returns logits, with any optimizer, under any schedule.
+    """Trains any network, with any optimizer, under any schedule: a classifier or, with another loss, a regression.
 
     Logs `lr` at every step (directly to the loggers, because Lightning's ``log`` would move the number to the device
     and back), with `momentum` and `weight_decay` if they are scheduled, and `lr/head` for a group `head`; and per epoch
-    `train/loss`, `train/acc`, `val/loss`, `val/acc`, `test/loss` and `test/acc`. A `Plateau` gets its metric after
+    `train/loss`, `train/acc`, `val/loss`, `val/acc`, `test/loss` and `test/acc`. In place of `acc`, a regression logs
+    `mae` and `rmse`, and a network of several labels `f1` (the mean F1 of an example), `exact_match` and `hamming_loss`
+    (the share of examples with all labels right, and of labels that are wrong). A `Plateau` gets its metric after
     every validation, or after every training epoch if the name of the metric begins with "train". Validation,
     checkpoints and the network after the training have the average of the weights, if `averaging` or a schedule-free
     optimizer makes one; see `EvaluationWeights`.
@@ -93,18 +86,19 @@ class Classifier(pl.LightningModule):
     In one of those, use `ScheduleLR`.
 
     Args:
-        model: Network from a batch of inputs to logits [batch, classes]; two-dimensional convolutions are converted to
-            channels-last. Lazy layers must have seen a batch.
+        model: Network from a batch of inputs to logits [batch, classes], or to what the loss takes; two-dimensional
+            convolutions are converted to channels-last. Lazy layers must have seen a batch.
         optimizer: Called with the parameters, returns their optimizer, whose lr is the initial lr. Pass settings of
             `lightning_modules.optimizers`, or for example ``functools.partial(torch.optim.NAdam, lr=1e-3)``.
         schedule: Schedule of the factor on the initial lr, or a `Plateau` on top of one.
-        loss: "cross_entropy" of the softmax of the outputs; or "mse", the mean squared error of the outputs and the
-            one-hot labels (Hui and Belkin, "Evaluation of Neural Architectures Trained with Square Loss vs
-            Cross-Entropy in Classification Tasks", ICLR 2021).
+        loss: A key of `LOSSES`; settings such as ``CrossEntropy(label_smoothing=0.1)``; or a function or module of
+            outputs and labels that returns the mean of the batch.
         averaging: Average of the weights to evaluate and save; None for that of the optimizer, if it makes one.
         momentum_schedule: Schedule of the factor on the momentum (or beta1); None to leave it as it is.
         weight_decay_schedule: Schedule of the factor on the weight decay; None to leave it as it is.
         groups: Groups of the network's parameters with an optimizer setting or a schedule of their own, by name.
+        task: "classification", "multi_label" or "regression", which decides the metrics; None for that of the loss, or
+            classification with a loss of your own.
     """
 
     def __init__(
@@ -112,12 +106,13 @@ class Classifier(pl.LightningModule):
         model: nn.Module,
         optimizer: Optimizer | OptimizerCallable,
         schedule: Schedule | Plateau = Constant(),  # noqa: B008 - frozen, so it can be shared
-        loss: Loss = "cross_entropy",
+        loss: str | Loss | Callable[..., Any] = "cross_entropy",
         averaging: Averaging | None = None,
         *,
         momentum_schedule: Schedule | None = None,
         weight_decay_schedule: Schedule | None = None,
         groups: Mapping[str, ParameterGroup] | None = None,
+        task: Task | None = None,
     ) -> None:
         super().__init__()
         self.model = _channels_last(model)
@@ -130,14 +125,13 @@ class Classifier(pl.LightningModule):
             weight_decay_schedule=weight_decay_schedule,
             groups=dict(groups or {}),
         )
-        if loss not in LOSSES:
-            raise ValueError(f"a loss of {', '.join(LOSSES)} must hold, but got loss={loss!r}")
-        self.loss = loss
+        self.criterion, self.task = the_loss(loss, task)
         check_average(averaging, schedule, optimizer_averages=False)
         self.averaging = averaging
         self._evaluation = EvaluationWeights(averaging)
         self._evaluation.is_of_classifier = True
-        self.means = nn.ModuleDict({f"{stage}/{name}": _Mean() for stage in STAGES for name in ("loss", "acc")})
+        kinds = {name: _RootMean if name == "rmse" else _Mean for name in ("loss", *METRICS[self.task])}
+        self.means = nn.ModuleDict({f"{stage}/{name}": kind() for stage in STAGES for name, kind in kinds.items()})
 
     @property
     def optimization(self) -> Optimization:
@@ -203,11 +197,11 @@ class Classifier(pl.LightningModule):
         return self._evaluate(batch, batch_idx, "train")[0]
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Log loss and accuracy of a validation batch."""
+        """Log loss and metrics of a validation batch."""
         self._evaluate(batch, batch_idx, "val")
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Log loss and accuracy of a test batch, and return its logits, for callbacks."""
+        """Log loss and metrics of a test batch, and return its outputs, for callbacks."""
         return self._evaluate(batch, batch_idx, "test")[1]
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
@@ -223,17 +217,18 @@ class Classifier(pl.LightningModule):
 
     def _evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, stage: str) -> tuple[Tensor, Tensor]:
         inputs, labels = batch
-        logits = self(inputs)
-        loss = LOSSES[self.loss](logits, labels)
+        outputs = of_one_shape(self.task, self(inputs), labels)
+        loss = self.criterion(outputs, labels)
         kept = at_least_float32(loss.detach())
-        accuracy = (logits.detach().argmax(dim=1) == labels).to(kept.dtype).mean()
+        metrics = metrics_of(self.task, outputs.detach(), labels)
+        means = {"loss": kept} | {name: each.to(kept.dtype).mean() for name, each in metrics.items()}
         # Log metric objects once per epoch, because logging every step would take longer than a small network's step.
-        for name, value in {f"{stage}/loss": kept, f"{stage}/acc": accuracy}.items():
-            mean = cast(_Mean, self.means[name])
+        for name, value in means.items():
+            mean = cast(_Mean, self.means[f"{stage}/{name}"])
             if batch_idx == 0:
                 mean.reset()  # the previous epoch may have been interrupted
             is_new = not mean.update_called
             mean.update(value, len(labels))
             if is_new:
-                self.log(name, mean, on_step=False, on_epoch=True)
-        return loss, logits
+                self.log(f"{stage}/{name}", mean, on_step=False, on_epoch=True)
+        return loss, outputs

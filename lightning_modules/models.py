@@ -23,7 +23,7 @@ class MNISTCNN(nn.Module):
         dropout: Share of the first dense layer's outputs that is dropped in training, in [0, 1).
         init: "default" for PyTorch's own initialization, or "truncated_normal" for weights from a normal distribution
             with standard deviation 0.1, truncated at two standard deviations, and zero biases.
-        num_classes: Number of classes.
+        num_classes: Number of classes, or of other outputs.
 
     Shape:
         Input [batch, 1, 28, 28], output (logits) [batch, num_classes].
@@ -51,7 +51,7 @@ class MNISTCNN(nn.Module):
         require(self, "channels", _are_widths(self.channels, 3), "three channels of 1 or more")
         require(self, "hidden", _are_widths(self.hidden, 2), "two hidden widths of 1 or more")
         require(self, "dropout", 0 <= dropout < 1, "0 <= dropout < 1")
-        require(self, "num_classes", num_classes >= 2, "num_classes >= 2")
+        require(self, "num_classes", num_classes >= 1, "num_classes >= 1")
         first, second, third = self.channels
         self.layers = nn.Sequential(
             nn.Conv2d(1, first, 5, padding=2),
@@ -95,7 +95,7 @@ class MLP(nn.Module):
         init: "default" for PyTorch's own initialization of the weights (uniform, with variance ``1 / (3 n)`` at ``n``
             inputs); "glorot_uniform", Keras's default; "he_normal"; or "truncated_normal", with standard deviation 0.1,
             truncated at two standard deviations. All but the first set the biases to zero.
-        num_classes: Number of classes.
+        num_classes: Number of classes, or of other outputs.
 
     Shape:
         Input [batch, ...] with `inputs` numbers in each, output (logits) [batch, num_classes].
@@ -125,7 +125,7 @@ class MLP(nn.Module):
         require(self, "inputs", inputs >= 1, "inputs >= 1")
         require(self, "neurons", _are_widths(self.neurons, layers), f"{layers} widths of 1 or more, one for each layer")
         require(self, "dropout", 0 <= dropout < 1, "0 <= dropout < 1")
-        require(self, "num_classes", num_classes >= 2, "num_classes >= 2")
+        require(self, "num_classes", num_classes >= 1, "num_classes >= 1")
         require(self, "activation", activation in _ACTIVATIONS, f"an activation of {', '.join(_ACTIVATIONS)}")
         require(self, "init", init in _INITS, f"an init of {', '.join(_INITS)}")
         stack: list[nn.Module] = [nn.Flatten()]

@@ -33,7 +33,7 @@ from lightning_modules import (
     Schedule,
     ScheduleLR,
 )
-from lightning_modules.classifier import LOSSES
+from lightning_modules.losses import LOSSES
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
 
@@ -222,10 +222,10 @@ def test_a_run_cut_at_an_epoch_continues_with_the_same_lrs_and_weights(tmp_path:
 
 def test_the_squared_error_is_that_of_the_outputs_against_one_hot_labels():
     outputs, labels = torch.tensor([[0.5, 0.0], [1.0, 1.0]]), torch.tensor([0, 1])
-    assert LOSSES["mse"](outputs, labels).item() == pytest.approx((0.25 + 0 + 1 + 0) / 4)
-    assert LOSSES["mse"](outputs, labels, reduction="none").tolist() == [0.125, 0.5]
-    with pytest.raises(ValueError, match="cross_entropy, mse must hold, but got loss='mae'"):
-        Classifier(MNISTCNN(channels=(1, 1, 1), hidden=(1, 1)), Adam(initial_lr=0.1), loss="mae")  # type: ignore[arg-type]
+    assert LOSSES["mse"]()(outputs, labels).item() == pytest.approx((0.25 + 0 + 1 + 0) / 4)
+    assert LOSSES["mse"]().examples(outputs, labels).tolist() == [0.125, 0.5]
+    with pytest.raises(ValueError, match="mse, squared_error must hold, but got loss='mae'"):
+        Classifier(MNISTCNN(channels=(1, 1, 1), hidden=(1, 1)), Adam(initial_lr=0.1), loss="mae")
 
 
 INPUTS, LABELS = torch.rand(6, 8, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 3

@@ -60,7 +60,7 @@ def test_truncated_normal_weights_stay_within_two_deviations_and_biases_are_zero
         ({"channels": (1, 2)}, "three channels"),
         ({"hidden": (0, 5)}, "two hidden widths"),
         ({"dropout": 1.0}, "0 <= dropout < 1"),
-        ({"num_classes": 1}, "num_classes >= 2"),
+        ({"num_classes": 0}, "num_classes >= 1"),
         ({"init": "zeros"}, "init"),
     ],
 )

@@ -62,7 +62,10 @@ class Study:
             mapping as in a study file.
         averaging: Average of the weights that is evaluated, such as ``EMA()``.
         trainer: Settings of the Trainer, such as ``{"max_epochs": 5}``.
-        loss: Loss of a network that is not a LightningModule.
+        loss: Loss of a network that is not a LightningModule: a name, settings such as ``CrossEntropy(...)``, or a
+            function or module of outputs and labels.
+        task: What such a network is for: "classification", "multi_label" or "regression"; by default what its loss is
+            for.
         seed: Seed of the trials.
         search_space: What varies, by the dotted path of its place: ``{"low": ..., "high": ..., "log": True}``,
             ``{"choices": [...]}``, or ``{"one_of": ...}`` with a mapping from names or classes to arguments, or with a
@@ -95,6 +98,7 @@ class Study:
         averaging: Any = None,
         trainer: Mapping[str, Any] | None = None,
         loss: Any = None,
+        task: Literal["classification", "multi_label", "regression"] | None = None,
         seed: int | None = None,
         search_space: Mapping[str, Any] | None = None,
         objective: Mapping[str, Any] | None = None,
@@ -116,6 +120,7 @@ class Study:
             "averaging": averaging,
             "trainer": trainer,
             "loss": loss,
+            "task": task,
             "seed": seed,
         }
         sections = {

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 
 from lightning_modules.callbacks import check_monitor, is_of_training, monitored
-from lightning_modules.classifier import LOSSES, Classifier, at_least_float32
+from lightning_modules.classifier import Classifier
 from lightning_modules.dropout import DropoutBySeed, as_int64, step_number
 from lightning_modules.evaluation import evaluated_state
 from lightning_modules.fused.evaluation import FusedEvaluationWeights
@@ -23,6 +23,7 @@ from lightning_modules.fused.layers import AutocastUses, StackedLayers
 from lightning_modules.fused.optimizer import FusedOptimizer
 from lightning_modules.fused.stacking import check_alike, rows_of, stack, stack_models
 from lightning_modules.kernels.bf16_linear import gradients_are_read
+from lightning_modules.losses import METRICS, at_least_float32, metrics_of, of_one_shape
 from lightning_modules.schedules import Plateau
 
 __all__ = ["FusedClassifier", "can_fuse"]
@@ -65,10 +66,11 @@ class FusedClassifier(pl.LightningModule):
                 "as many classifiers as seeds and different names must be given, "
                 f"but got {count} classifiers, seeds={list(seeds)}, names={self.names}"
             )
-        losses = {classifier.loss for classifier in classifiers}
-        if len(losses) > 1:
-            raise ValueError(f"the classifiers must have one loss, but got {', '.join(sorted(losses))}")
-        self.loss = classifiers[0].loss
+        self.criterion, self.task = classifiers[0].criterion, classifiers[0].task
+        for classifier in classifiers:
+            if (classifier.criterion, classifier.task) != (self.criterion, self.task):
+                found = f"{self.criterion} and {classifier.criterion}"
+                raise ValueError(f"the classifiers must have one loss and task, but got {found}")
         self.model = stack_models([classifier.model for classifier in classifiers], self.names)
         self._settings = {
             name: classifier.optimization for name, classifier in zip(self.names, classifiers, strict=True)
@@ -124,10 +126,13 @@ class FusedClassifier(pl.LightningModule):
         if stage not in self._sums:
             return {}
         sums, count = self._sums[stage]
-        table = (sums / count).T.tolist()
+        means = dict(zip(("loss", *METRICS[self.task]), sums / count, strict=True))
+        if "rmse" in means:
+            means["rmse"] = means["rmse"].sqrt()
+        keys, table = [f"{stage}/{key}" for key in means], torch.stack([*means.values()]).T.tolist()
         return {
-            name: {f"{stage}/loss": loss, f"{stage}/acc": accuracy}
-            for name, (loss, accuracy) in zip(self.names, table, strict=True)
+            name: dict(zip(keys, values, strict=True))
+            for name, values in zip(self.names, table, strict=True)
             if name not in self._left
         }
 
@@ -196,7 +201,7 @@ class FusedClassifier(pl.LightningModule):
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Return the logits [K, batch, classes] of a batch, which is a tensor of inputs, or inputs and labels."""
         inputs, *labels = batch if isinstance(batch, list | tuple) else (batch,)
-        per_trial = bool(labels) and isinstance(labels[0], Tensor) and labels[0].ndim == 2
+        per_trial = bool(labels) and self._is_per_trial(labels[0])
         logits: Tensor = self(self._wanted(inputs) if per_trial else inputs, per_trial)
         return logits
 
@@ -287,24 +292,30 @@ class FusedClassifier(pl.LightningModule):
 
     def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
         inputs, labels = batch
-        per_trial = labels.ndim == 2
+        per_trial = self._is_per_trial(labels)
         if per_trial:
             inputs, labels = self._wanted(inputs), self._wanted(labels)
-        logits = self(inputs, per_trial)
-        labels = labels.expand(logits.shape[:2])
-        losses = LOSSES[self.loss](logits.flatten(0, 1), labels.flatten(), reduction="none")
-        losses = losses.view(logits.shape[:2]).mean(dim=1)
+        outputs = self(inputs, per_trial)
+        if not per_trial:
+            labels = labels.expand(len(outputs), *labels.shape)
+        outputs = of_one_shape(self.task, outputs, labels)
+        losses = self.criterion.of_each(outputs, labels)
         kept = at_least_float32(losses.detach())
-        accuracies = (logits.detach().argmax(dim=2) == labels).to(kept.dtype).mean(dim=1)
-        self._add(stage, torch.stack([kept, accuracies]), labels.shape[1])
+        metrics = metrics_of(self.task, outputs.detach().flatten(0, 1), labels.flatten(0, 1)).values()
+        means = [each.view(labels.shape[:2]).to(kept.dtype).mean(dim=1) for each in metrics]
+        self._add(stage, torch.stack([kept, *means]), labels.shape[1])
         return losses
+
+    def _is_per_trial(self, labels: Any) -> bool:
+        """Return whether a batch has one part for each trial, which the loaders of classes can give."""
+        return self.task == "classification" and isinstance(labels, Tensor) and labels.ndim == 2
 
     def _wanted(self, batches: Tensor) -> Tensor:
         """Return the batches [K, batch, ...] of the trials that have not been removed."""
         return batches if self._batch_rows is None else batches[self._batch_rows]
 
     def _add(self, stage: str, means: Tensor, batch_size: int) -> None:
-        """Add to the epoch's sums [2, K], with the same rounding as a Classifier."""
+        """Add to the epoch's sums [metrics, K], with the same rounding as a Classifier."""
         sums, count = self._sums.get(stage, (torch.zeros((), device=means.device), 0))
         self._sums[stage] = sums + means * batch_size, count + batch_size
 

@@ -14,6 +14,7 @@ from typing import Any
 from pytorch_lightning.callbacks import EarlyStopping
 
 from lightning_modules import Plateau
+from lightning_modules.losses import logged_metrics
 from tuner.config import registry
 from tuner.config.annotations import check_value, did_you_mean, item_hint, members, parse_length, takes_steps
 from tuner.config.component import rehearse
@@ -35,9 +36,8 @@ from tuner.config.search_space import (
 from tuner.errors import reason_of
 from tuner.text import shown
 
-__all__ = ["FORM_OF_COMPONENT", "PLATEAU_METRICS", "Checker", "listed"]
+__all__ = ["FORM_OF_COMPONENT", "Checker", "listed"]
 
-PLATEAU_METRICS = ("train/acc", "train/loss", "val/acc", "val/loss")
 MAX_TRIED_STEPS = 100_000
 FORM_OF_COMPONENT = ", {name: ..., argument: value, ...}"
 
@@ -63,8 +63,8 @@ class Checker:
         self._document = document
         self._lengths = lengths
         self._looked_at: set[Keys] = set()
-        self.any_metric = False
-        """Whether a plateau can monitor any metric, since a user's LightningModule can log any."""
+        self.metrics: Sequence[str] | None = logged_metrics("classification")
+        """The metrics that can be monitored; None for any, since a user's LightningModule can log any."""
 
     def mapping(self, node: Node, form: str = "") -> dict[str, Node]:
         """Return the entries of a mapping; if it is something else, report it and return none."""
@@ -241,7 +241,7 @@ class Checker:
             as_written = {key: base.raw for key, base in replaced.items()}
             cases.append(({**cases[0][0], **as_written}, {**nodes, **replaced}))
         for values, places, steps in self._rehearsals(kind, cases, whole):
-            message = _try(kind, values, steps, self.any_metric)
+            message = _try(kind, values, steps, self.metrics)
             if message is None:
                 continue
             named = re.search(r"got (\w+)=|^(\w+)(?:=| must)", message)
@@ -411,18 +411,17 @@ def _is_free(schedule: Mapping[str, Any]) -> bool:
     return any(name == "lambda" or ":" in name for name in component_names(schedule))
 
 
-def _try(kind: str, values: Mapping[str, Any], steps: Sequence[int], any_metric: bool) -> str | None:
+def _try(kind: str, values: Mapping[str, Any], steps: Sequence[int], metrics: Sequence[str] | None) -> str | None:
     """Return why a component cannot be built or a schedule fails at a step, as a sentence; None if neither."""
     try:
         made = rehearse(kind, values, steps)
     except (Exception, SystemExit) as error:  # a user's class can raise anything
         text = reason_of(error)
         return text if text.endswith(".") else f"{text}."
-    watches = isinstance(made, Plateau | EarlyStopping) and not any_metric
-    if watches and made.monitor not in PLATEAU_METRICS:
-        *others, last = PLATEAU_METRICS
+    if isinstance(made, Plateau | EarlyStopping) and metrics is not None and made.monitor not in metrics:
+        *others, last = metrics
         rule = f"monitor {', '.join(others)} or {last} must hold, but got monitor={made.monitor!r}"
-        return f"{rule}.{did_you_mean(made.monitor, PLATEAU_METRICS)}"
+        return f"{rule}.{did_you_mean(made.monitor, metrics)}"
     return None
 
 

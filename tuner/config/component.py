@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lightning_modules import Plateau, Schedule
+from lightning_modules import OwnLoss, Plateau, Schedule
 from tuner.config import by_value, registry
 from tuner.config.annotations import converted, item_hint
 from tuner.config.registry import is_schedule
@@ -60,6 +60,8 @@ class Component:
         target = registry.resolve(kind, self.name)
         arguments = self.map_arguments(kind, converted, lambda schedule: schedule.build("schedule"))
         arguments |= registry.accepted(kind, self.name, extra)
+        if kind == "loss" and registry.is_function(target):
+            return OwnLoss(target, arguments)
         if registry.is_torch_optimizer(target):
             return partial(target, lr=arguments.pop("initial_lr"), **arguments)
         return target(**arguments)

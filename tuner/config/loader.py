@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from lightning_modules import Plateau, Schedule
-from lightning_modules.classifier import Loss
+from lightning_modules.losses import RISING, logged_metrics
 from tuner.config import registry
 from tuner.config.annotations import check_value, did_you_mean
 from tuner.config.averaging import averaging_optimizers, unaveraged_monitors
@@ -23,12 +23,14 @@ from tuner.config.document import Document, Node
 from tuner.config.first_trials import FirstTrials, first_trials
 from tuner.config.known_values import Start, read_queue
 from tuner.config.lengths import Length, resolve
+from tuner.config.loss_checker import LossChecker, as_component
 from tuner.config.optimization import OTHER_SCHEDULES, SCHEDULE_KEYS, is_of_trial
 from tuner.config.optimization_checker import OptimizationChecker
 from tuner.config.prior import PRIOR_SAMPLERS
 from tuner.config.registry import Argument, Signature, signature_of
 from tuner.config.rungs import decades, default_pruner, read_rungs
 from tuner.config.search_space import (
+    OneOf,
     Range,
     Template,
     corners,
@@ -66,13 +68,11 @@ __all__ = [
     "with_further",
 ]
 
-OWN_LOSS = "For class weights, label smoothing or another loss, name a LightningModule as the model: it has its own."
 MAX_GRID = 1_000_000
 KNOWN = ("enqueue", "start")
 SECTIONS = ("name", "objective", "budget", "sampler", "pruner", "final", "trial", "search_space", "contenders", *KNOWN)
 
 Count = Annotated[int, Field(ge=0)]
-ClassifierMetric = Literal["train/acc", "train/loss", "val/acc", "val/loss"]
 
 # The options of samplers and pruners; all others keep Optuna's defaults.
 SAMPLERS: dict[str, dict[str, Any]] = {
@@ -235,7 +235,6 @@ class _StudyReader:
         self._known_lengths: list[Length] | None = None
         self._why_unknown: list[str] = []
         self._own_modules = False  # whether all models are LightningModules
-        self._knows_metrics = False  # whether no model can be one
         self._checker = Checker(document, self._lengths)
         self._optimization = OptimizationChecker(document, self._checker, self._lengths)
         self._nodes = self._checker.mapping(Node.of(document.data, ()))
@@ -257,7 +256,7 @@ class _StudyReader:
         implied = frozenset(kind for kind in ("sampler", "pruner") if not self._is_named(kind))
         if "sampler" in implied and not is_past and not (any(searched(template)) and self._lengths(needed=False)):
             sampler = Component("tpe", sampler.arguments)
-        self._check_metric(goal.get("metric", Objective.metric))
+        self._check_objective(goal)
         self._check_together(sampler, pruner)
         if pruner.name == "predicted" and goal.get("direction", Objective.direction) != Direction.MINIMIZE:
             message = "predicted predicts losses, so the objective must be one (direction: minimize)."
@@ -342,7 +341,7 @@ class _StudyReader:
         if sampler.name == "grid" or self._document.fault_count:
             return FirstTrials()
         queue = read_queue(self._document.data.get("enqueue") or [], template, self._fault)
-        return dataclasses.replace(first_trials(template, self._trial(), _default), queued=queue)
+        return dataclasses.replace(first_trials(template, self._trial(template), _default), queued=queue)
 
     def _start(self, name: str) -> Start | None:
         """Return which earlier studies the study starts from; None if it starts from none."""
@@ -359,22 +358,27 @@ class _StudyReader:
                 self._fault(("start", "studies", index), f"{shown(study)} is not the name of a study.")
         return Start(**values)
 
-    def _trial(self) -> dict[str, Any]:
+    def _trial(self, template: Template) -> dict[str, Any]:
         """Return `trial` as it is in the file, with the defaults of its optional sections."""
-        loss = None if self._own_modules else TrialConfig.loss
         given = self._document.data["trial"]
+        loss = template["loss"] if isinstance(template["loss"], str | None) else given.get("loss")
+        if isinstance(loss, str) and isinstance(template["loss"], Mapping | OneOf):
+            loss = {"name": loss}
         schedules = {key: {"name": "constant"} for key in SCHEDULE_KEYS}
-        return {**schedules, "averaging": NO_AVERAGING, "loss": loss, "seed": TrialConfig.seed, **given}
+        return {**schedules, "averaging": NO_AVERAGING, "seed": TrialConfig.seed, **given, "loss": loss}
 
     def _section(self, name: str) -> Node:
         return self._nodes.get(name, Node({}, (name,)))
 
-    def _check_metric(self, metric: Any) -> None:
+    def _check_objective(self, goal: Mapping[str, Any]) -> None:
         """Refuse a metric that a classifier does not log; those of a LightningModule are not known before training."""
-        if not self._knows_metrics or not isinstance(metric, str):
+        metric, known = goal.get("metric", Objective.metric), self._checker.metrics
+        if known is None or not isinstance(metric, str):
             return
-        if wrong := check_value(ClassifierMetric, metric):
+        if wrong := check_value(Literal[*known], metric):
             self._fault(("objective", "metric"), wrong)
+        elif "direction" not in goal and metric.rpartition("/")[2] not in RISING:
+            self._fault(("objective", "direction"), f"required: {metric} is better when it falls; write minimize.")
 
     def _name(self, default: str) -> str:
         name = self._nodes["name"].raw if "name" in self._nodes else default
@@ -442,9 +446,12 @@ class _StudyReader:
         """Return `trial` with the specs of `search_space` in their places."""
         given = self._checker.mapping(self._section("trial"))
         space = self._checker.mapping(self._section("search_space"))
-        self._checker.keys(given, (*COMPONENTS, *OTHER_SCHEDULES, "groups", "averaging", "trainer", "loss", "seed"))
-        defaults = {"loss": TrialConfig.loss, "seed": TrialConfig.seed}
+        others = ("groups", "averaging", "trainer", "loss", "task", "seed")
+        self._checker.keys(given, (*COMPONENTS, *OTHER_SCHEDULES, *others))
+        losses, task = LossChecker(self._document, self._checker), given.get("task")
+        defaults = {"loss": losses.default(task and task.raw), "seed": TrialConfig.seed}
         trial = Node({key: given.get(key, Node(each, ("trial", key))) for key, each in defaults.items()}, ("trial",))
+        trial.put("loss", as_component(trial.value["loss"]))
         for name in (*COMPONENTS, "trainer"):
             default = {"name": "constant"} if name == "schedule" else {}
             section = given.get(name, Node.of(default, ("trial", name)))
@@ -460,8 +467,9 @@ class _StudyReader:
         self._checker.place(trial, space)
         are_modules = [_is_module(name) for name in _names(trial.value["model"])]
         self._own_modules = bool(are_modules) and all(are_modules)
-        self._knows_metrics = bool(are_modules) and None not in are_modules and not self._own_modules
-        self._checker.any_metric = not self._knows_metrics
+        loss = None if self._own_modules else losses.template(trial.value["loss"], task)
+        is_named = bool(are_modules) and None not in are_modules and not self._own_modules
+        self._checker.metrics = logged_metrics(losses.task) if is_named else None
         checked = {kind: self._checker.component(kind, trial.value[kind]) for kind in COMPONENTS if kind != "schedule"}
         trainer = TrainerChecker(self._document, self._checker).template(trial.value["trainer"])
         self._measured = {
@@ -478,9 +486,13 @@ class _StudyReader:
         if "averaging" in trial.value:
             template["averaging"] = self._checker.component("averaging", trial.value["averaging"])
             self._check_averaging(template, trial)
-        template["loss"] = None if self._own_modules else self._checker.value(Loss, trial.value["loss"], OWN_LOSS)
-        if self._own_modules and ("loss" in given or "loss" in space):
+        template["loss"] = loss
+        if task is not None:
+            template["task"] = task.raw
+        if self._own_modules and ("loss" in given or any(key.partition(".")[0] == "loss" for key in space)):
             self._fault(trial.value["loss"].path, "leave it out: a LightningModule has a loss of its own.")
+        if self._own_modules and task is not None:
+            self._fault(task.path, "leave it out: a LightningModule has metrics of its own.")
         template["seed"] = self._checker.value(Seed, trial.value["seed"])
         for node in space.values():
             self._checker.forms(node)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningDataModule, LightningModule
 
-from lightning_modules import Lambda, ParameterGroup, Plateau, Schedule
+from lightning_modules import Lambda, Loss, ParameterGroup, Plateau, Schedule
 from lightning_modules.averaging import Averaging
 from lightning_modules.optimizers import Optimizer
 from tuner.config import by_value, registry
@@ -35,7 +35,7 @@ PLACE = "Study"
 """Place of the values of a study in Python, in messages."""
 
 SECTIONS = ("name", "objective", "budget", "sampler", "pruner", "final", "enqueue", "start", "trial", "search_space")
-SETTINGS = (Averaging, Optimizer, Schedule, Plateau, LightningDataModule)
+SETTINGS = (Averaging, Loss, Optimizer, Schedule, Plateau, LightningDataModule)
 """Objects whose arguments are their fields, if they are dataclasses."""
 
 
@@ -108,7 +108,7 @@ class _Reader:
         if kind == "trainer" and isinstance(value, Mapping):
             return {str(key): self._setting(str(key), each, (*path, str(key))) for key, each in value.items()}
         kind = "schedule" if kind in SCHEDULE_KEYS else kind
-        if kind not in registry.KINDS:
+        if kind not in registry.KINDS or (kind == "loss" and isinstance(value, str)):
             return self._plain(value, path)
         name, arguments = self._split(kind, value, path)
         return ({} if name is None else {"name": name}) | self._arguments(arguments, path)

@@ -19,6 +19,7 @@ from pytorch_lightning.callbacks import EarlyStopping
 from lightning_modules import (
     AVERAGINGS,
     DATASETS,
+    LOSSES,
     MODELS,
     OPTIMIZERS,
     SCHEDULES,
@@ -46,6 +47,7 @@ __all__ = [
     "accepted",
     "arguments_of",
     "begin_study",
+    "is_function",
     "is_module",
     "is_schedule",
     "is_torch_optimizer",
@@ -63,6 +65,7 @@ KINDS: dict[str, Mapping[str, Any]] = {
     "averaging": {"none": no_averaging, **AVERAGINGS},
     "callback": {"early_stopping": EarlyStopping},
     "data": DATASETS,
+    "loss": LOSSES,
     "model": MODELS,
     "optimizer": OPTIMIZERS,
     "schedule": {**SCHEDULES, "plateau": Plateau},
@@ -72,6 +75,26 @@ TRAINER_ARGUMENTS = frozenset(inspect.signature(Trainer).parameters)
 """The arguments of Lightning's Trainer."""
 
 SYNONYMS: dict[str, Mapping[str, str]] = {
+    "loss": {
+        "bce": "binary_cross_entropy",
+        "bcewithlogitsloss": "binary_cross_entropy",
+        "binary_crossentropy": "binary_cross_entropy",
+        "binarycrossentropy": "binary_cross_entropy",
+        "categorical_crossentropy": "cross_entropy",
+        "categoricalcrossentropy": "cross_entropy",
+        "crossentropyloss": "cross_entropy",
+        "huberloss": "huber",
+        "l1": "absolute_error",
+        "l1loss": "absolute_error",
+        "mae": "absolute_error",
+        "mean_absolute_error": "absolute_error",
+        "mean_squared_error": "squared_error",
+        "meanabsoluteerror": "absolute_error",
+        "meansquarederror": "squared_error",
+        "mseloss": "squared_error",
+        "sparse_categorical_crossentropy": "cross_entropy",
+        "sparsecategoricalcrossentropy": "cross_entropy",
+    },
     "callback": {"earlystopping": "early_stopping"},
     "schedule": {
         "constantlr": "constant",
@@ -144,6 +167,7 @@ BASES: dict[str, tuple[tuple[Any, ...], str]] = {
     "averaging": ((Averaging, NoneType), "a lightning_modules.Averaging"),
     "callback": ((Callback,), "a Callback of pytorch_lightning"),
     "data": ((LightningDataModule,), "a LightningDataModule"),
+    "loss": ((Callable,), "a function or module of outputs and labels"),
     "model": ((torch.nn.Module,), "a torch.nn.Module"),  # or a whole LightningModule, which is one
     "optimizer": ((torch.optim.Optimizer, Callable), "a maker of optimizers"),
     "schedule": ((Schedule, Plateau), "a lightning_modules.Schedule"),
@@ -274,6 +298,8 @@ def arguments_of(kind: str, name: str) -> Signature:
             if key not in arguments:
                 raise ValueError(f"{shown(name)} has no argument {key}: a LightningModule is given that of the trial.")
             del arguments[key]
+    if kind == "loss" and is_function(target):
+        arguments = dict(list(arguments.items())[2:])  # the first two are outputs and labels
     if is_torch_optimizer(target):
         arguments.pop("params", None)
         arguments["initial_lr"] = arguments.pop("lr", Argument(float, required=True))
@@ -322,6 +348,11 @@ def is_module(name: str) -> bool:
 def is_torch_optimizer(target: Any) -> bool:
     """Return whether a class is one of torch's optimizers, whose initial lr is called `lr`."""
     return isinstance(target, type) and issubclass(target, torch.optim.Optimizer)
+
+
+def is_function(target: Any) -> bool:
+    """Return whether the target of a name is called as it is; otherwise it makes what is called."""
+    return not isinstance(target, type | by_value.Copies)
 
 
 def is_schedule(hint: Any) -> bool:

@@ -7,11 +7,11 @@ cannot check everything that `load_study` checks: the lengths of a training, the
 import inspect
 import re
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import TypeAdapter
 
-from lightning_modules.classifier import Loss
+from lightning_modules.losses import LOSSES, TASKS
 from tuner.config import contenders, registry
 from tuner.config.annotations import item_hint, members, takes_steps
 from tuner.config.budget import Budget, Final
@@ -41,6 +41,8 @@ MEANINGS = {
     "weight_decay_schedule": "the schedule of the weight decay; none by default",
 }
 GROUPS = "groups of parameters with an optimizer setting or a schedule of their own, by name"
+LOSS = "loss of a network that is no LightningModule"
+TASK = "what the network is for; by default what its loss is for"
 PARTS = (*COMPONENTS, "averaging")
 SECTIONS = {
     "name": "name of the study in Optuna, and of the experiment in MLflow; by default the name of the file",
@@ -98,7 +100,12 @@ def _trial() -> Schema:
     properties["trainer"] = {**_settings(TrainerConfig), "description": "settings of Lightning's Trainer"}
     callbacks = {"type": "array", "items": _component("callback")}
     properties["trainer"]["properties"]["callbacks"] |= callbacks
-    properties["loss"] = {"enum": list(get_args(Loss)), "description": "loss of a network that is no LightningModule"}
+    losses = [{"const": name, "description": _summary(target)} for name, target in LOSSES.items()]
+    properties["loss"] = {"anyOf": [*losses, {"type": "string", **OWN}, _component("loss")], "description": LOSS}
+    properties["task"] = {
+        "enum": list(TASKS),
+        "description": "what the network is for; by default what its loss is for",
+    }
     properties["seed"] = {"type": "integer", "minimum": 0, "default": 0, "description": "the one seed of a trial"}
     return {"type": "object", "additionalProperties": False, "properties": properties}
 
@@ -128,7 +135,11 @@ def _search_space() -> Schema:
     for key, schema in _properties(TrainerConfig).items():
         if key != "callbacks":  # a list: its arguments are searched, as trainer.callbacks.0.patience
             properties[f"trainer.{key}"] = {**_reference("searched"), "description": schema["description"]}
-    properties["loss"] = {**_reference("searched"), "description": "loss of a network that is no LightningModule"}
+    properties["loss"] = {"anyOf": [_reference("searched"), _one_of("loss")], "description": LOSS}
+    for name in LOSSES:
+        for key, schema in _arguments("loss", name).items():
+            text = {"description": schema["description"]} if "description" in schema else {}
+            properties.setdefault(f"loss.{key}", {**_reference("searched"), **text})
     properties["seed"] = {**_reference("searched"), "description": "the one seed of a trial"}
     other = {"anyOf": [_reference("searched"), {"type": "object", "required": ["one_of"]}]}
     return {"type": ["object", "null"], "properties": properties, "additionalProperties": other}

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from lightning_modules.classifier import Loss
+from lightning_modules.losses import Task
 from tuner.config import by_value, registry
 from tuner.config.annotations import parse_length
 from tuner.config.budget import Allowance, Final
@@ -43,6 +43,7 @@ from tuner.text import join_names, pluralize
 
 __all__ = [
     "COMPONENTS",
+    "CROSS_ENTROPY",
     "NAME",
     "NO_AVERAGING",
     "Objective",
@@ -55,6 +56,7 @@ __all__ = [
 
 COMPONENTS = ("data", "model", "optimizer", "schedule")
 NO_AVERAGING = {"name": "none"}
+CROSS_ENTROPY = Component("cross_entropy")
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what NumPy takes
@@ -100,12 +102,13 @@ class TrialConfig:
         optimizer: Optimizer.
         schedule: Schedule, with lengths in steps.
         trainer: Arguments of Lightning's Trainer.
-        loss: Loss of a classifier; None if the model is a LightningModule, which has its own.
+        loss: Loss of a network; None if the model is a LightningModule, which has its own.
         seed: The seed of the trial.
         momentum_schedule: Schedule of the momentum or beta1, with lengths in steps; None for none.
         weight_decay_schedule: Schedule of the weight decay, with lengths in steps; None for none.
         groups: Groups of parameters with other settings, by name.
         averaging: Average of the weights, with lengths in steps; None for none.
+        task: What the network is for; None for what its loss is for.
         relative: Lengths that were given in epochs or percent, as they were given, by their dotted paths.
     """
 
@@ -114,12 +117,13 @@ class TrialConfig:
     optimizer: Component
     schedule: Component
     trainer: TrainerConfig
-    loss: Loss | None = "cross_entropy"
+    loss: Component | None = CROSS_ENTROPY
     seed: int = 0
     momentum_schedule: Component | None = None
     weight_decay_schedule: Component | None = None
     groups: Mapping[str, GroupConfig] = field(default_factory=dict)
     averaging: Component | None = None
+    task: Task | None = None
     relative: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @classmethod
@@ -127,13 +131,14 @@ class TrialConfig:
         """Read the ``trial`` of a study file that contains values only, with lengths in steps."""
         given = (*COMPONENTS, *(key for key in OTHER_SCHEDULES if key in values))
         components: dict[str, Any] = {kind: Component.from_values(values[kind]) for kind in given}
-        trainer, loss = TrainerConfig.from_values(values["trainer"]), values.get("loss", cls.loss)
+        trainer, loss = TrainerConfig.from_values(values["trainer"]), values.get("loss", "cross_entropy")
         groups = {name: GroupConfig.from_values(group) for name, group in values.get("groups", {}).items()}
         averaging = Component.from_values(values.get("averaging", NO_AVERAGING))
         return cls(
             **components,
             trainer=trainer,
-            loss=loss,
+            loss=Component(loss) if isinstance(loss, str) else loss and Component.from_values(loss),
+            task=values.get("task"),
             seed=values["seed"],
             groups=groups,
             averaging=None if averaging.values() == NO_AVERAGING else averaging,
@@ -148,8 +153,12 @@ class TrialConfig:
             nested["groups"] = {name: group.values() for name, group in self.groups.items()}
         if self.averaging is not None:
             nested["averaging"] = self.averaging.values()
-        loss = {} if self.loss is None else {"loss": self.loss}
-        return nested | {"trainer": self.trainer.values(), **loss, "seed": self.seed}
+        nested["trainer"] = self.trainer.values()
+        if self.loss is not None:
+            nested["loss"] = self.loss.values() if self.loss.arguments or ":" in self.loss.name else self.loss.name
+        if self.task is not None:
+            nested["task"] = self.task
+        return nested | {"seed": self.seed}
 
     @property
     def schedules(self) -> dict[str, Component]:

@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks import (
     Timer,
 )
 
+from lightning_modules.losses import RISING
 from tuner.config import registry
 from tuner.config.checker import FORM_OF_COMPONENT, Checker
 from tuner.config.document import Document, Node
@@ -89,7 +90,7 @@ class TrainerChecker:
             for kind, instead in REFUSED.items():
                 if isinstance(target, type) and issubclass(target, kind):
                     self._fault(node.path, f"a study cannot have {name}: {instead}.")
-        if not self._checker.any_metric:
+        if self._checker.metrics is not None:
             for message in dict.fromkeys(_mode_faults(template)):
                 self._fault(node.path, message)
 
@@ -115,6 +116,6 @@ def _mode_faults(template: Template) -> Iterator[str]:
         if registry.resolve("callback", values["name"]) is not EarlyStopping:
             continue
         monitor, mode = str(values.get("monitor")), values.get("mode", "min")
-        better = "max" if monitor.endswith("/acc") else "min"
+        better = "max" if monitor.rpartition("/")[2] in RISING else "min"
         if mode != better:
             yield f"{monitor} is better when it {'rises' if better == 'max' else 'falls'}: write mode: {better}."

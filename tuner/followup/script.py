@@ -5,11 +5,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from lightning_modules import LOSSES
 from tuner.config import registry
 from tuner.config.annotations import converted
 from tuner.config.component import Component
 from tuner.config.optimization import GroupConfig
-from tuner.config.study import Objective, TrialConfig
+from tuner.config.study import CROSS_ENTROPY, Objective, TrialConfig
 from tuner.training.conditions import on_cpu
 from tuner.training.lightning_cli import as_trained, needs_evaluation_weights, trainer_arguments
 
@@ -68,7 +69,8 @@ def training_script(
         parts["module"] = _call("model", config.model, used, {name: name for name in ("optimizer", "schedule")})
     else:
         used["lightning_modules"].add("Classifier")
-        further = {} if config.loss in ("", "cross_entropy") else {"loss": _literal(config.loss)}
+        further = {} if config.loss in (None, CROSS_ENTROPY) else {"loss": _loss(config.loss, used)}
+        further |= {} if config.task is None else {"task": _literal(config.task)}
         further |= {key: _call("schedule", each, used) for key, each in config.schedules.items() if key != "schedule"}
         if config.groups:
             groups = {name: _group(config, group, used) for name, group in config.groups.items()}
@@ -140,6 +142,8 @@ def own_modules(config: TrialConfig) -> list[str]:
         _call("averaging", config.averaging, used)
     for callback in config.trainer.callbacks:
         _call("callback", callback, used)
+    if config.loss:
+        _loss(config.loss, used)
     return _own(used)
 
 
@@ -151,6 +155,18 @@ def _group(config: TrialConfig, group: GroupConfig, used: dict[str, set[str]]) -
     arguments |= {"optimizer": _call("optimizer", own, used)} if own else {}
     arguments |= {key: _call("schedule", schedule, used) for key, schedule in group.schedules.items()}
     return f"ParameterGroup({', '.join(f'{key}={value}' for key, value in arguments.items())})"
+
+
+def _loss(loss: Component, used: dict[str, set[str]]) -> str:
+    """Return the expression of a loss, and add its names to `used`."""
+    if loss.name in LOSSES and not loss.arguments:
+        return _literal(loss.name)
+    text = _call("loss", loss, used)
+    if not registry.is_function(registry.resolve("loss", loss.name)):
+        return text
+    name, _, arguments = text.removesuffix(")").partition("(")
+    used.setdefault("functools", set()).update(["partial"] if arguments else [])
+    return f"partial({name}, {arguments})" if arguments else name
 
 
 def _own(used: Mapping[str, set[str]]) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial as Trial
 
+from lightning_modules.losses import TASKS, logged_metrics
 from tuner.analysis.record import FAMILY, MIN_FOR_IMPORTANCE, Curve, StudyRecord, TestResult, TrialRecord
 from tuner.config.annotations import did_you_mean
 from tuner.config.search_space import suggest
@@ -38,7 +39,7 @@ __all__ = [
 
 MIN_OF_PARAMETER = 4
 CURVES_OF_ALL: Sequence[str] = ("lr",)
-CURVES_OF_THE_BEST: Sequence[str] = ("lr", "train/acc", "train/loss", "val/acc", "val/loss")
+CURVES_OF_THE_BEST: Sequence[str] = ("lr", *sorted({key for task in TASKS for key in logged_metrics(task)}))
 BEST, DRAWN = 5, 300
 
 Curves = Callable[[int, Sequence[str]], Mapping[str, Curve]]

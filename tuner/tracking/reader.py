@@ -312,7 +312,7 @@ class MlflowStudy:
             self._client.log_outputs(self.parent.info.run_id, [LoggedModelOutput(logged.model_id, step=0)])
         self.set_tag("tuner.model", address_of(name))
         self._client.set_model_version_tag(name, version, VERSION_TAG, str(number))
-        for metric in ("val/acc", "test/acc"):
+        for metric in (f"{stage}/{key}" for stage in ("val", "test") for key in ("acc", "f1", "mae")):
             if metric in run.data.metrics:
                 self._client.set_model_version_tag(name, version, metric, f"{run.data.metrics[metric]:.4f}")
 

@@ -64,12 +64,13 @@ def build_callbacks(config: TrialConfig) -> list[pl.Callback]:
     return callbacks
 
 
-def build_module(config: TrialConfig, network: torch.nn.Module | None = None) -> pl.LightningModule:
+def build_module(config: TrialConfig, network: torch.nn.Module | None = None, loss: Any = None) -> pl.LightningModule:
     """Return the module to train: a `Classifier` of the trial's network, or its model if that is a LightningModule.
 
     Args:
         config: The trial.
         network: A network that was built with the same seed; None to build one.
+        loss: A loss that was built before; None to build one.
     """
     torch.manual_seed(config.seed)  # the initial weights
     made = build_optimization(config.optimizer, config.schedules, config.groups)
@@ -82,22 +83,27 @@ def build_module(config: TrialConfig, network: torch.nn.Module | None = None) ->
             network,
             made.optimizer,
             made.schedule,
-            config.loss or "cross_entropy",
+            loss or _built_loss(config),
             momentum_schedule=made.momentum_schedule,
             weight_decay_schedule=made.weight_decay_schedule,
             groups=made.groups,
             averaging=build_averaging(config),
+            task=config.task,
         )
     # Lightning itself converts after it has restored a checkpoint, whose values would be rounded.
     return module.double() if config.trainer.precision == "64-true" else module
 
 
+def _built_loss(config: TrialConfig) -> Any:
+    return config.loss.build("loss") if config.loss else "cross_entropy"
+
+
 def build_classifiers(configs: Sequence[TrialConfig]) -> list[Classifier]:
-    """Return a classifier for each trial; trials of one seed share a network, which is slow to build."""
+    """Return a classifier for each trial, with one loss; trials of one seed share a network, which is slow to build."""
     networks: dict[int, torch.nn.Module] = {}
-    classifiers = []
+    classifiers, loss = [], _built_loss(configs[0])
     for config in configs:
-        classifier = cast(Classifier, build_module(config, networks.get(config.seed)))
+        classifier = cast(Classifier, build_module(config, networks.get(config.seed), loss))
         networks[config.seed] = classifier.model
         classifiers.append(classifier)
     return classifiers

@@ -13,8 +13,9 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.loggers.logger import Logger
 
-from lightning_modules import PlateauState, ScheduleLR
+from lightning_modules import Classifier, PlateauState, ScheduleLR
 from lightning_modules.evaluation import evaluated_state
+from lightning_modules.losses import Task
 from lightning_modules.lr_scheduler import scheduled_values
 from tuner.config.study import Objective
 from tuner.protocol import Decision, EpochReport, Point, StepReport
@@ -240,7 +241,8 @@ class Predictions(pl.Callback):
             return
         if self._example is None:
             self._example = inputs[:2].cpu()
-        if labels is None or not _are_logits(outputs, labels):
+        is_classifier = getattr(module, "task", "classification") == "classification"
+        if labels is None or not is_classifier or not _are_logits(outputs, labels):
             return
         first = sum(len(labels) for labels in self._labels)
         losses = torch.nn.functional.cross_entropy(outputs.float(), labels, reduction="none")
@@ -268,15 +270,10 @@ class Predictions(pl.Callback):
 
 
 class StepCheck(pl.Callback):
-    """Times the steps of a training, counts its parameters, and checks the batches and outputs of a classifier.
+    """Times the steps of a training, counts its parameters, and checks the batches and outputs of a `Classifier`."""
 
-    Args:
-        labels_are_classes: Whether a `Classifier` is trained, whose labels are class indices.
-    """
-
-    def __init__(self, labels_are_classes: bool) -> None:
+    def __init__(self) -> None:
         self.parameters, self.seconds = 0, 0.0
-        self._is_classifier = labels_are_classes
         self._began = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -289,10 +286,14 @@ class StepCheck(pl.Callback):
         Raises:
             ValueError: If they do not fit together.
         """
-        if self._is_classifier and trainer.global_step == 0 and batch_idx == 0:
-            inputs, labels = _pair(batch)
+        if isinstance(module, Classifier) and trainer.global_step == 0 and batch_idx == 0:
+            inputs, labels = _pair(batch, module.task)
             with torch.no_grad(), trainer.precision_plugin.forward_context():
-                _check_outputs(module(inputs), labels, getattr(trainer.train_dataloader, "labels", labels))
+                outputs = module(inputs)
+            if module.task == "classification":
+                _check_outputs(outputs, labels, getattr(trainer.train_dataloader, "labels", labels))
+            else:
+                _check_numbers(outputs, labels, module.task)
         self._began = time.perf_counter()
 
     def on_train_batch_end(
@@ -305,17 +306,33 @@ class StepCheck(pl.Callback):
         self.seconds = min(self.seconds or taken, taken)
 
 
-def _pair(batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def _pair(batch: Any, task: Task) -> tuple[torch.Tensor, torch.Tensor]:
     own = "your own LightningModule can take any"
     if not (isinstance(batch, tuple | list) and len(batch) == 2):
         size = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
         kind = f"{type(batch).__name__}{size}"
         raise ValueError(f"a batch must be a pair of inputs and labels, but the data give a {kind}; {own}")
     inputs, labels = batch
-    if not isinstance(labels, torch.Tensor) or labels.ndim != 1 or labels.is_floating_point():
-        found = f"{labels.dtype} {list(labels.shape)}" if isinstance(labels, torch.Tensor) else type(labels).__name__
+    found = f"{labels.dtype} {list(labels.shape)}" if isinstance(labels, torch.Tensor) else type(labels).__name__
+    if not isinstance(labels, torch.Tensor):
+        raise ValueError(f"labels must be a tensor, but the data give {found}; {own}")
+    if task == "classification" and (labels.ndim != 1 or labels.is_floating_point()):
         raise ValueError(f"labels must be the numbers of classes, int64 [batch], but the data give {found}; {own}")
+    if task == "multi_label" and (labels.ndim != 2 or not ((labels == 0) | (labels == 1)).all()):
+        raise ValueError(f"labels must be 0 or 1, [batch, labels], but the data give {found}; {own}")
+    if task == "regression" and labels.ndim not in (1, 2):
+        raise ValueError(f"labels must be numbers, [batch] or [batch, numbers], but the data give {found}; {own}")
     return inputs, labels
+
+
+def _check_numbers(outputs: Any, labels: torch.Tensor, task: Task) -> None:
+    """Refuse outputs that are not as many as the labels."""
+    shape = list(labels.shape)
+    allowed = [shape, [*shape, 1]] if task == "regression" else [shape]
+    if not isinstance(outputs, torch.Tensor) or list(outputs.shape) not in allowed:
+        found = list(outputs.shape) if isinstance(outputs, torch.Tensor) else f"a {type(outputs).__name__}"
+        rule = f"the network must return {' or '.join(map(str, allowed))} for labels {shape}"
+        raise ValueError(f"{rule}, but it returns {found}")
 
 
 def _check_outputs(outputs: Any, labels: torch.Tensor, all_labels: torch.Tensor) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lightning_modules import Lambda
+from lightning_modules import LOSSES, Lambda
 from lightning_modules.evaluation import has_switch
 from tuner.config import registry
 from tuner.config.component import Component
@@ -46,7 +46,7 @@ def lightning_config(
             parts["groups"] = {name: _group(config, group) for name, group in config.groups.items()}
         model = {
             "class_path": "lightning_modules.Classifier",
-            "init_args": {"model": model, **parts, "loss": config.loss, **averaging},
+            "init_args": {"model": model, **parts, **_loss(config), **averaging},
         }
     data = _described("data", config.data)
     extra = {"seed": config.seed, "batches_per_epoch": config.trainer.batches}
@@ -125,6 +125,18 @@ def _group(config: TrialConfig, group: GroupConfig) -> dict[str, Any]:
         **({"optimizer": _described("optimizer", own)} if own else {}),
         **schedules,
     }
+
+
+def _loss(config: TrialConfig) -> dict[str, Any]:
+    """Return loss and task as arguments of a `Classifier`."""
+    task = {} if config.task is None else {"task": config.task}
+    if config.loss is None or (not config.loss.arguments and config.loss.name in LOSSES):
+        return {"loss": config.loss and config.loss.name, **task}
+    described = _described("loss", config.loss)
+    if registry.is_function(registry.resolve("loss", config.loss.name)):
+        arguments = {"function": described["class_path"], "arguments": described["init_args"]}
+        described = {"class_path": "lightning_modules.OwnLoss", "init_args": arguments}
+    return {"loss": described, **task}
 
 
 def _torch_optimizer(config: TrialConfig) -> dict[str, Any]:

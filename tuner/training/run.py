@@ -328,7 +328,7 @@ class _RehearsalChannel:
 def _rehearse(assignment: Assignment, channel: Channel, device: str) -> RehearsalResult:
     """Train a few steps of a trial, validate one batch, and save and load a checkpoint, to find errors early."""
     config = assignment.config
-    check = StepCheck(labels_are_classes=config.loss is not None)
+    check = StepCheck()
     batches = min(REHEARSED_STEPS * config.trainer.accumulate_grad_batches, config.trainer.batches or 2**31)
     length = {
         "max_epochs": min(config.trainer.evaluations, REHEARSED_EPOCHS),

@@ -26,6 +26,16 @@ __all__ = ["best_of_each", "lr_curves", "top_trials", "winner"]
 TOP = 5
 SCHEDULED = {"lr": "Learning rate", "momentum": "Momentum", "weight_decay": "Weight decay"}
 RATIO = 1.15  # of neighbouring points of a straight line on a log axis, where it is a curve
+METRICS = {
+    "acc": "accuracy",
+    "f1": "F1",
+    "exact_match": "exact match",
+    "hamming_loss": "Hamming loss",
+    "mae": "mean absolute error",
+    "rmse": "root mean squared error",
+    "loss": "loss",
+}
+"""Metrics of training and validation that are drawn, and their names."""
 
 
 def lr_curves(record: StudyRecord) -> Figure:
@@ -101,14 +111,14 @@ def winner(record: StudyRecord) -> Figure:
     if best is None:
         return Figure("winner", "The best trial", "No trial was completed.")
     panels = []
-    for kind, name in (("acc", "accuracy"), ("loss", "loss")):
+    for kind, name in METRICS.items():
         series = error_band(record, f"val/{kind}", best.curves.get(f"val/{kind}", ()), COLORS[1])
         for part, index, label in (("train", 0, "training"), ("val", 1, "validation")):
             if best.curves.get(f"{part}/{kind}"):
                 color, dash, _ = style(index)
                 series.append(_curve(best, f"{part}/{kind}", color, width=1.8, label=label, hover=label, dash=dash))
         if series:
-            panels.append(Panel(series, name.capitalize(), "step", name))
+            panels.append(Panel(series, f"{name[0].upper()}{name[1:]}", "step", name))
     panels += _scheduled_panels(best)
     caption = (
         "Training values are means over an epoch, while the weights change and dropout is on; validation values are "

@@ -1,0 +1,378 @@
+"""Losses of a `Classifier`, and the metrics that belong to the task of a loss.
+
+To add a loss, write a frozen dataclass with ``examples``, and add its line to `LOSSES`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lightning_modules._validation import check_types, require
+
+__all__ = [
+    "LOSSES",
+    "METRICS",
+    "RISING",
+    "TASKS",
+    "AbsoluteError",
+    "BinaryCrossEntropy",
+    "CrossEntropy",
+    "Huber",
+    "Loss",
+    "OneHotSquaredError",
+    "OwnLoss",
+    "SquaredError",
+    "Task",
+    "at_least_float32",
+    "logged_metrics",
+    "metrics_of",
+    "of_one_shape",
+    "the_loss",
+]
+
+Task = Literal["classification", "multi_label", "regression"]
+TASKS: tuple[Task, ...] = get_args(Task)
+
+METRICS: Mapping[Task, tuple[str, ...]] = {
+    "classification": ("acc",),
+    "multi_label": ("f1", "exact_match", "hamming_loss"),
+    "regression": ("mae", "rmse"),
+}
+"""The metrics of each task, besides the loss."""
+
+RISING = frozenset({"acc", "f1", "exact_match"})
+"""The metrics that are better when they rise."""
+
+
+def logged_metrics(task: Task) -> tuple[str, ...]:
+    """Return the metrics that a `Classifier` logs while it is trained.
+
+    >>> logged_metrics("regression")
+    ('train/loss', 'train/mae', 'train/rmse', 'val/loss', 'val/mae', 'val/rmse')
+    """
+    return tuple(f"{stage}/{key}" for stage in ("train", "val") for key in sorted(("loss", *METRICS[task])))
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Return values in float32 or float64, in which many of them can be summed."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
+class Loss(ABC):
+    """A loss: called with outputs and labels of a batch, it returns their mean loss."""
+
+    task: ClassVar[Task]
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        self._check()
+
+    def _check(self) -> None:  # noqa: B027 - most have no rule
+        """Raise ValueError if an argument breaks a rule."""
+
+    @abstractmethod
+    def examples(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of each example [n], multiplied with its weight if it has one."""
+
+    def weights(self, labels: Tensor) -> Tensor | None:
+        """Return the weight of each example [n] in the mean; None if all are equal."""
+        return None
+
+    def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean loss of a batch."""
+        return self.of_each(outputs.unsqueeze(0), labels.unsqueeze(0))[0]
+
+    def of_each(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean losses [K] of K batches at once.
+
+        Args:
+            outputs: Outputs [K, n, ...].
+            labels: Labels [K, n, ...].
+        """
+        losses = self.examples(outputs.flatten(0, 1), labels.flatten(0, 1)).view(outputs.shape[:2])
+        weights = self.weights(labels.flatten(0, 1))
+        return losses.mean(dim=1) if weights is None else losses.sum(dim=1) / weights.view(losses.shape).sum(dim=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossEntropy(Loss):
+    """Cross-entropy of the softmax of the outputs [n, classes] and the classes [n].
+
+    Args:
+        class_weights: Weight of each class, a number above 0 for each output; None for equal weights. The mean of a
+            batch is divided by the weights of its examples, as in torch.
+        label_smoothing: Share of the probability that is spread over all classes (Szegedy et al., 2016,
+            arXiv:1512.00567).
+    """
+
+    class_weights: tuple[float, ...] | None = None
+    label_smoothing: float = 0.0
+    task: ClassVar[Task] = "classification"
+
+    def _check(self) -> None:
+        _require_weights(self, "class_weights", self.class_weights)
+        require(self, "label_smoothing", 0 <= self.label_smoothing < 1, "0 <= label_smoothing < 1")
+
+    def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean loss of a batch."""
+        return self._of(outputs, labels, "mean")
+
+    def examples(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of each example [n], multiplied with its weight."""
+        return self._of(outputs, labels, "none")
+
+    def weights(self, labels: Tensor) -> Tensor | None:
+        """Return the weight of each example [n]."""
+        if self.class_weights is None:
+            return None
+        return torch.tensor(self.class_weights, device=labels.device)[labels]
+
+    def _of(self, outputs: Tensor, labels: Tensor, reduction: str) -> Tensor:
+        weight = None
+        if self.class_weights is not None:
+            outputs = at_least_float32(outputs)
+            weight = _weights_for("class_weights", self.class_weights, outputs)
+        smoothing = self.label_smoothing
+        return functional.cross_entropy(outputs, labels, weight, reduction=reduction, label_smoothing=smoothing)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneHotSquaredError(Loss):
+    """Mean squared error of the outputs [n, classes] and the one-hot encoded classes [n].
+
+    Hui and Belkin, "Evaluation of Neural Architectures Trained with Square Loss vs Cross-Entropy in Classification
+    Tasks", ICLR 2021.
+    """
+
+    task: ClassVar[Task] = "classification"
+
+    def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean loss of a batch."""
+        return self.examples(outputs, labels).mean()
+
+    def examples(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of each example [n]."""
+        targets = functional.one_hot(labels, outputs.shape[1]).to(outputs.dtype)
+        return functional.mse_loss(outputs, targets, reduction="none").mean(dim=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BinaryCrossEntropy(Loss):
+    """Mean over the labels of the cross-entropy of the sigmoid of each output; outputs and labels 0 or 1 [n, labels].
+
+    Args:
+        positive_weights: Factor on the loss of a 1, a number above 0 for each label; None for no factors.
+    """
+
+    positive_weights: tuple[float, ...] | None = None
+    task: ClassVar[Task] = "multi_label"
+
+    def _check(self) -> None:
+        _require_weights(self, "positive_weights", self.positive_weights)
+
+    def examples(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of each example [n]."""
+        outputs, labels = _alike(outputs, labels)
+        factors = None
+        if self.positive_weights is not None:
+            factors = _weights_for("positive_weights", self.positive_weights, outputs)
+        losses = functional.binary_cross_entropy_with_logits(outputs, labels, reduction="none", pos_weight=factors)
+        return losses.mean(dim=1)
+
+
+class _OfErrors(Loss):
+    """Base of losses that depend on the difference of outputs and numbers, [n] or [n, numbers], alone."""
+
+    task: ClassVar[Task] = "regression"
+
+    @abstractmethod
+    def _of(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of each number."""
+
+    def examples(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of each example [n]."""
+        return _mean_of_each(self._of(*_alike(outputs, labels)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SquaredError(_OfErrors):
+    """Mean squared error of the outputs and the numbers to predict, [n] or [n, numbers]."""
+
+    def _of(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        return functional.mse_loss(outputs, labels, reduction="none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AbsoluteError(_OfErrors):
+    """Mean absolute error of the outputs and the numbers to predict, [n] or [n, numbers]."""
+
+    def _of(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        return functional.l1_loss(outputs, labels, reduction="none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Huber(_OfErrors):
+    """Huber's loss: half the squared error up to `delta`, linear above it (Huber, 1964, doi:10.1214/aoms/1177703732).
+
+    Args:
+        delta: The error from which on it is linear.
+    """
+
+    delta: float = 1.0
+
+    def _check(self) -> None:
+        require(self, "delta", self.delta > 0, "delta > 0")
+
+    def _of(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        return functional.huber_loss(outputs, labels, reduction="none", delta=self.delta)
+
+
+LOSSES: dict[str, type[Loss]] = {
+    "absolute_error": AbsoluteError,
+    "binary_cross_entropy": BinaryCrossEntropy,
+    "cross_entropy": CrossEntropy,
+    "huber": Huber,
+    "mse": OneHotSquaredError,
+    "squared_error": SquaredError,
+}
+"""All losses, by their names in study files."""
+
+
+class OwnLoss(Loss):
+    """A function or module of outputs and labels as a loss, which returns the mean of a batch.
+
+    Args:
+        function: The function, or a module without parameters to train.
+        arguments: Further arguments of a function, by name.
+    """
+
+    def __init__(self, function: Callable[..., Any], arguments: Mapping[str, Any] | None = None) -> None:
+        if isinstance(function, nn.Module) and next(function.parameters(), None) is not None:
+            raise ValueError(
+                f"the loss {type(function).__name__} has parameters, which no optimizer gets: "
+                "write a LightningModule that has the loss and the network"
+            )
+        self.function, self.arguments = function, dict(arguments or {})
+        self._device = torch.device("cpu")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, OwnLoss):
+            return NotImplemented
+        return self.function is other.function and self.arguments == other.arguments
+
+    def __hash__(self) -> int:
+        return id(self.function)
+
+    def examples(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Not used: a loss of the user is that of a whole batch."""
+        raise NotImplementedError
+
+    def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of a batch."""
+        if isinstance(self.function, nn.Module) and self._device != outputs.device:
+            self.function.to(outputs.device)
+            self._device = outputs.device
+        loss: Any = self.function(outputs, labels, **self.arguments)
+        if not isinstance(loss, Tensor) or loss.ndim:
+            found = f"a tensor {list(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+            raise ValueError(f"a loss must return one number, the mean of a batch, as a tensor, but it returns {found}")
+        return loss
+
+    def of_each(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the losses [K] of K batches, one after the other."""
+        return torch.stack([self(*batch) for batch in zip(outputs, labels, strict=True)])
+
+
+def the_loss(loss: Any, task: Task | None = None) -> tuple[Loss, Task]:
+    """Return a loss and its task.
+
+    Args:
+        loss: A key of `LOSSES`, a `Loss`, or a user's function or module of outputs and labels.
+        task: The task; None for that of the loss, or classification with a user's loss.
+
+    Raises:
+        ValueError: If there is no such loss, or it is of another task.
+    """
+    if task not in (None, *TASKS):
+        raise ValueError(f"a task of {', '.join(TASKS)} must hold, but got task={task!r}")
+    if isinstance(loss, str) and loss in LOSSES:
+        loss = LOSSES[loss]()
+    if isinstance(loss, OwnLoss):
+        return loss, task or "classification"
+    if isinstance(loss, Loss):
+        if task not in (None, loss.task):
+            raise ValueError(f"the loss {type(loss).__name__} is for {loss.task}, but got task={task!r}")
+        return loss, loss.task
+    if isinstance(loss, str) or not callable(loss):
+        raise ValueError(f"a loss of {', '.join(LOSSES)} must hold, but got loss={loss!r}")
+    return OwnLoss(loss), task or "classification"
+
+
+def metrics_of(task: Task, outputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Return the metrics of a task for each example [n], by name; of "rmse", its square.
+
+    Args:
+        task: The task.
+        outputs: Outputs [n, ...].
+        labels: Labels [n, ...].
+    """
+    if task == "classification":
+        return {"acc": outputs.argmax(dim=1) == labels}
+    if task == "regression":
+        outputs, labels = _alike(outputs, labels)
+        errors = outputs - labels
+        return {"mae": _mean_of_each(errors.abs()), "rmse": _mean_of_each(errors.square())}
+    found, true = outputs > 0, labels > 0
+    both = 2 * (found & true).sum(dim=1)
+    count = found.sum(dim=1) + true.sum(dim=1)
+    return {
+        "f1": torch.where(count > 0, both / count.clamp(min=1), 1.0),  # without any label, there is nothing to find
+        "exact_match": (found == true).all(dim=1),
+        "hamming_loss": (found != true).to(outputs.dtype).mean(dim=1),
+    }
+
+
+def of_one_shape(task: Task, outputs: Tensor, labels: Tensor) -> Tensor:
+    """Return outputs that have the shape of the labels, if the task wants that: a single output [n, 1] becomes [n].
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    if task == "classification":
+        return outputs
+    if outputs.ndim == labels.ndim + 1 and outputs.shape[-1] == 1:
+        outputs = outputs.squeeze(-1)
+    if outputs.shape != labels.shape:
+        found = f"{list(outputs.shape)} and labels {list(labels.shape)}"
+        raise ValueError(f"outputs must have the shape of the labels, but got outputs {found}")
+    return outputs
+
+
+def _alike(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return outputs and labels of one shape and type."""
+    outputs = of_one_shape("regression", at_least_float32(outputs), labels)
+    return outputs, labels.to(outputs.dtype)
+
+
+def _mean_of_each(values: Tensor) -> Tensor:
+    return values.flatten(1).mean(dim=1) if values.ndim > 1 else values
+
+
+def _require_weights(loss: Loss, key: str, weights: tuple[float, ...] | None) -> None:
+    require(loss, key, weights is None or (len(weights) > 0 and min(weights) > 0), f"numbers above 0 in {key}")
+
+
+def _weights_for(key: str, weights: tuple[float, ...], outputs: Tensor) -> Tensor:
+    """Return weights as a tensor.
+
+    Raises:
+        ValueError: If there is not one for each output.
+    """
+    if len(weights) != outputs.shape[1]:
+        raise ValueError(f"{key} must have a number for each of the {outputs.shape[1]} outputs, but has {len(weights)}")
+    return torch.tensor(weights, device=outputs.device, dtype=outputs.dtype)
