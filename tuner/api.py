@@ -77,6 +77,7 @@ class Study:
         final: ``{"trials": ..., "seeds": ...}``: at the end, the best trials are trained again with fresh seeds.
         enqueue: Values that are known to be good, by their dotted paths; each mapping is one of the first trials.
         start: ``{"studies": [...], "trials": ...}``: earlier studies whose best trials are taken over.
+        constraints: Conditions that the values of every trial satisfy, such as ``"schedule.steps < 0.2 * steps"``.
 
     Raises:
         BadInputError: With every fault of the study.
@@ -108,6 +109,7 @@ class Study:
         final: Mapping[str, Any] | None = None,
         enqueue: Sequence[Mapping[str, Any]] | None = None,
         start: Mapping[str, Any] | None = None,
+        constraints: Sequence[str] | None = None,
     ) -> None:
         parts = {
             "model": model,
@@ -133,6 +135,7 @@ class Study:
             "final": final,
             "enqueue": enqueue,
             "start": start,
+            "constraints": constraints,
         }
         trial = {key: value for key, value in parts.items() if value is not None}
         given = {key: value for key, value in sections.items() if value is not None} | (

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from lightning_modules._validation import of_python, require
 from lightning_modules.schedules.base import InSteps, Schedule
 
-__all__ = ["Lambda"]
+__all__ = ["FUNCTIONS", "OPERATORS", "Lambda"]
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -85,7 +85,7 @@ Lambda(function='1 - step / 10')
 # name and operator in the given tables.
 _GRAMMAR = (ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.IfExp, ast.Call, ast.Name, ast.Constant)
 _NAMES = {"pi": math.pi}
-_FUNCTIONS: dict[str, Callable[..., float]] = {
+FUNCTIONS: dict[str, Callable[..., float]] = {
     "abs": abs,
     "ceil": math.ceil,
     "cos": math.cos,
@@ -98,7 +98,7 @@ _FUNCTIONS: dict[str, Callable[..., float]] = {
     "sqrt": math.sqrt,
     "tanh": math.tanh,
 }
-_OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
+OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
@@ -144,7 +144,7 @@ def _formula(text: str, arguments: tuple[str, ...]) -> Callable[..., Any]:
         simpleeval = importlib.import_module("simpleeval")
     except ImportError as error:
         raise ImportError(f"the formula {text!r} of a Lambda needs simpleeval: pip install simpleeval") from error
-    evaluator = simpleeval.SimpleEval(operators=_OPERATORS, functions=_FUNCTIONS, names=_NAMES, allowed_attrs={})
+    evaluator = simpleeval.SimpleEval(operators=OPERATORS, functions=FUNCTIONS, names=_NAMES, allowed_attrs={})
     lock = threading.Lock()  # the evaluator stores the names of one call at a time
 
     def evaluate(step: float, **values: float) -> Any:
@@ -161,7 +161,7 @@ def _formula(text: str, arguments: tuple[str, ...]) -> Callable[..., Any]:
 def _parse(text: str, arguments: tuple[str, ...]) -> ast.expr:
     """Return the syntax tree of a formula, after checking that every part of it is allowed and every argument used."""
     for name in arguments:
-        if name in ("step", *_NAMES, *_FUNCTIONS):
+        if name in ("step", *_NAMES, *FUNCTIONS):
             raise ValueError(f"an argument of another name must hold, but got {name}=..., which is {name} in a formula")
     if len(text) > _LONGEST_FORMULA:
         raise ValueError(f"function of at most {_LONGEST_FORMULA} characters must hold, but got {len(text)} of them")
@@ -176,17 +176,17 @@ def _parse(text: str, arguments: tuple[str, ...]) -> ast.expr:
     for node in ast.walk(tree):
         allowed = True
         if isinstance(node, ast.Name):
-            allowed = node.id in (_FUNCTIONS if node in called else {"step", *_NAMES, *arguments})
+            allowed = node.id in (FUNCTIONS if node in called else {"step", *_NAMES, *arguments})
         elif isinstance(node, ast.Constant):
             allowed = type(node.value) in (int, float)
         elif isinstance(node, ast.Call):
             allowed = isinstance(node.func, ast.Name) and not node.keywords
         elif isinstance(node, ast.operator | ast.unaryop | ast.cmpop):
-            allowed = type(node) in _OPERATORS
+            allowed = type(node) in OPERATORS
         elif isinstance(node, ast.expr):
             allowed = isinstance(node, _GRAMMAR)
         if not allowed:
             part = ast.unparse(node) if isinstance(node, ast.expr) else type(node).__name__
-            known = ", ".join(["step", *arguments, *_NAMES, *_FUNCTIONS])
+            known = ", ".join(["step", *arguments, *_NAMES, *FUNCTIONS])
             raise ValueError(f"function={text!r} has {part!r}, which a formula cannot have; it can have {known}")
     return tree

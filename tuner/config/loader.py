@@ -20,6 +20,7 @@ from tuner.config.checker import FORM_OF_COMPONENT, Checker, listed
 from tuner.config.component import Component
 from tuner.config.dataset_probe import DatasetProbe
 from tuner.config.document import Document, Node
+from tuner.config.feasibility import broken_by, feasible, read_constraints
 from tuner.config.first_trials import FirstTrials, first_trials
 from tuner.config.known_values import Start, read_queue
 from tuner.config.lengths import Length, resolve
@@ -69,7 +70,8 @@ __all__ = [
 ]
 
 MAX_GRID = 1_000_000
-KNOWN = ("enqueue", "start")
+KNOWN = ("enqueue", "start", "constraints")
+"""Sections that belong to the identity of a study, if they are given."""
 SECTIONS = ("name", "objective", "budget", "sampler", "pruner", "final", "trial", "search_space", "contenders", *KNOWN)
 
 Count = Annotated[int, Field(ge=0)]
@@ -185,6 +187,8 @@ def with_further(config: StudyConfig, values: Mapping[str, Any], place: str) -> 
     """
     faults: list[str] = []
     queue = read_queue([dict(values)], config.trial, lambda path, message: faults.append(f"{place}: {message}"))
+    if not faults and config.constraints:
+        faults += [f"{place}: does not satisfy {text}." for each in queue if (text := broken_by(config, each))]
     if config.sampler.name == "grid":
         faults.append(f"{place}: a grid has its own values; name another sampler.")
     if faults:
@@ -293,9 +297,10 @@ class _StudyReader:
             )
         first = self._first(template, sampler)
         start = self._start(name)
+        constraints = read_constraints(self._document.data.get("constraints"), template, self._fault)
         self._document.check()
         objective = Objective(**{**goal, "direction": Direction(goal.get("direction", Objective.direction))})
-        return StudyConfig(
+        config = StudyConfig(
             name=name,
             objective=objective,
             trials=trials,
@@ -315,7 +320,12 @@ class _StudyReader:
             until=budget.get("until", 0.0),
             rungs=rungs,
             implied=implied,
+            constraints=constraints,
         )
+        if constraints and not is_past:
+            config = feasible(config, "trials" in budget, self._fault)
+            self._document.check()
+        return config
 
     def _limits(self, budget: Mapping[str, Any], template: Template, name: str) -> Limits:
         """Return how much the study may train."""
@@ -330,7 +340,7 @@ class _StudyReader:
 
     def _first(self, template: Template, sampler: Component) -> FirstTrials:
         """Return the first trials, without those of earlier studies."""
-        known = [key for key in KNOWN if self._document.data.get(key)]
+        known = [key for key in ("enqueue", "start") if self._document.data.get(key)]
         priors = [path for path, spec in searched(template) if isinstance(spec, Range) and spec.prior]
         if sampler.name == "grid":
             for key in known:

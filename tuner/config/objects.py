@@ -34,7 +34,19 @@ __all__ = ["PLACE", "plain_values", "study_document"]
 PLACE = "Study"
 """Place of the values of a study in Python, in messages."""
 
-SECTIONS = ("name", "objective", "budget", "sampler", "pruner", "final", "enqueue", "start", "trial", "search_space")
+SECTIONS = (
+    "name",
+    "objective",
+    "budget",
+    "sampler",
+    "pruner",
+    "final",
+    "enqueue",
+    "start",
+    "constraints",
+    "trial",
+    "search_space",
+)
 SETTINGS = (Averaging, Loss, Optimizer, Schedule, Plateau, LightningDataModule)
 """Objects whose arguments are their fields, if they are dataclasses."""
 

@@ -17,6 +17,7 @@ from tuner.config import by_value, registry
 from tuner.config.annotations import parse_length
 from tuner.config.budget import Allowance, Final
 from tuner.config.component import Component
+from tuner.config.constraints import Constraint, RandomSuggester
 from tuner.config.dataset_probe import DatasetProbe, limited
 from tuner.config.first_trials import FirstTrials
 from tuner.config.known_values import Start
@@ -200,6 +201,7 @@ class StudyConfig:
         start: The earlier studies that it starts from; None if it starts from none.
         has_read: Whether these were read.
         implied: Which of its sampler and pruner the file does not name.
+        constraints: The conditions that the values of each trial satisfy.
     """
 
     RENAMING: ClassVar[str] = "--set name=..."
@@ -226,6 +228,7 @@ class StudyConfig:
     start: Start | None = None
     has_read: bool = field(default=False, compare=False)
     implied: frozenset[str] = frozenset()
+    constraints: tuple[Constraint, ...] = ()
 
     def with_earlier(self, earlier: Sequence[Mapping[str, Any]]) -> "StudyConfig":
         """Return the same study with values of earlier studies in its first trials.
@@ -361,9 +364,9 @@ class StudyConfig:
             first = self.first.params[number] if number < len(self.first.params) else {}
             return {**draws_of_priors(self.trial, self.sampler, number, self.random_trials), **first}
         if drawn is None:
-            return grid_point(self.trial, self._grid[number])
+            return grid_point(self.trial, self.grid[number])
         taken = {_key(params) for params in drawn}
-        points = (grid_point(self.trial, index) for index in self._grid)
+        points = (grid_point(self.trial, index) for index in self.grid)
         return next((point for point in points if _key(point) not in taken), {})
 
     def repeats(self, drawn: Iterable[Mapping[str, Any]]) -> int:
@@ -420,11 +423,38 @@ class StudyConfig:
                     )
                     break
 
+    def broken(self, values: Mapping[str, Any]) -> Constraint | None:
+        """Return the first constraint that a trial does not satisfy; None if it satisfies all.
+
+        Args:
+            values: Values from its search space.
+
+        Raises:
+            BadInputError: If it depends on the length of a training, and the data cannot be loaded.
+            ValueError: If a constraint cannot be evaluated with the values.
+        """
+        if not self.constraints:
+            return None
+        lengths: dict[str, float] = {}
+        if any(each.needs_length for each in self.constraints):
+            length = self.probe.length(values)
+            lengths = {"steps": length.steps, "epochs": length.epochs}
+        nested = self.trial_of(values).values()
+        return next((each for each in self.constraints if not each.holds(nested, lengths)), None)
+
     @cached_property
-    def _grid(self) -> Sequence[int]:
-        """Return the indices of the grid's points in the order of the trials, shuffled for budgets below its size."""
+    def grid(self) -> Sequence[int]:
+        """Return the indices of the grid's points in the order of the trials, shuffled for budgets below its size.
+
+        Points that do not satisfy the constraints are left out.
+        """
         size = grid_size(self.trial)
-        return random.Random(f"grid:{self.sampler.arguments.get('seed', 0)}").sample(range(size), size)
+        points = random.Random(f"grid:{self.sampler.arguments.get('seed', 0)}").sample(range(size), size)
+        return [index for index in points if not self.constraints or self._is_feasible_point(index)]
+
+    def _is_feasible_point(self, index: int) -> bool:
+        given = RandomSuggester(random.Random(0), grid_point(self.trial, index))
+        return self.broken(suggest(given, self.trial)) is None
 
     def described(self, number: int) -> dict[str, Any]:
         """Return additional parameters that MLflow shows for a trial."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tuner.config.feasibility import broken_by
 from tuner.config.given_values import Given, given_values
 from tuner.config.known_values import SHIPPED
 from tuner.config.lengths import Length
@@ -63,7 +64,9 @@ def read_starts(config: StudyConfig, storage: str) -> tuple[list[dict[str, Any]]
         if len(taken) == config.start.trials:
             break
         params, unused = _fitted(config, known, length)
-        if params and params not in taken:
+        if config.constraints and params and (broken := broken_by(config, params)):
+            notes.append(f"{known.name} is not taken over: it does not satisfy {broken}")
+        elif params and params not in taken:
             taken.append(params)
             notes.append(_note(known, params, unused))
     if not taken:

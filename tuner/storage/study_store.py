@@ -44,6 +44,7 @@ from tuner.storage.attributes import (
 from tuner.storage.batched_storage import BatchedStorage
 from tuner.storage.connection import count_trials
 from tuner.storage.database import Database, state_directory, trial_directory
+from tuner.storage.feasible_draws import feasible_params
 from tuner.storage.folders import OBJECTS_FILE
 from tuner.storage.possible_gain import is_due, possible_gain
 from tuner.storage.reader import config_of, identifier_of, record_of, test_of
@@ -352,6 +353,8 @@ class StudyStore:
         try:
             if waiting:
                 self._resample(asked, self.trial(asked.number))
+            if self._config.constraints:
+                asked = self._constrained(asked)
             config = self._config.suggest(asked)
         except ValueError as error:  # from Optuna, if the stored parameters do not fit this search space
             raise _foreign(asked.number, error) from error
@@ -366,6 +369,12 @@ class StudyStore:
             return fixed
         drawn = [{**trial.system_attrs.get("fixed_params", {}), **trial.params} for trial in trials]
         return {**fixed, **self._config.first.next_further(number, drawn)}
+
+    def _constrained(self, asked: optuna.Trial) -> optuna.Trial:
+        """Return an asked trial with fixed values that satisfy the constraints."""
+        params = feasible_params(self._config, self._study, asked, self.trial(asked.number))
+        self.database.storage.set_trial_system_attr(asked._trial_id, "fixed_params", params)
+        return optuna.Trial(self._study, asked._trial_id)
 
     def _resample(self, asked: optuna.Trial, trial: FrozenTrial) -> None:
         """Sample the parameters that a trial already has, to bring the sampler's random numbers to where they were.
