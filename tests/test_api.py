@@ -15,9 +15,25 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from pytorch_lightning.callbacks import EarlyStopping
 from torch import nn
 
-from lightning_modules import EMA, MLP, SGD, Adam, Classifier, Constant, CosineDecay, IrisDataModule, Warmup
+from lightning_modules import (
+    EMA,
+    MLP,
+    SGD,
+    Adam,
+    Classifier,
+    Constant,
+    CosineDecay,
+    CrossEntropy,
+    IrisDataModule,
+    OneHotSquaredError,
+    ParameterGroup,
+    Rex,
+    Warmup,
+    WarmupStableDecay,
+)
 from tests.conftest import TINY, StudyFolder
 from tuner import Result, Study
 from tuner.config import by_value
@@ -246,6 +262,41 @@ def test_a_network_that_is_an_object_begins_every_trial_as_it_is(here: StudyFold
     assert result.best.config["model"] == {"name": "tests.test_api:Net()"}
     for mine, trained in zip(network.parameters(), result.best_model().parameters(), strict=True):
         assert torch.equal(mine, trained)
+
+
+def test_everything_that_python_can_say_is_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    study = Study(
+        name="everything",
+        data=IrisDataModule(batch_size=20, drop_last=True),
+        model=partial(MLP, inputs=4, neurons=8),
+        optimizer=Adam(initial_lr=1e-2),
+        schedule=partial(WarmupStableDecay, warmup_steps="10%", decay_steps="20%", total_steps="100%"),
+        momentum_schedule=partial(Rex, decay_steps="100%"),
+        groups={"biases": ParameterGroup(parameters="*.bias", optimizer=Adam(initial_lr=1e-3))},
+        averaging=EMA(decay=0.9),
+        loss=CrossEntropy(label_smoothing=0.1),
+        trainer={"max_epochs": 4, "max_time": "1h", "callbacks": [partial(EarlyStopping, monitor="val/loss")]},
+        seed=3,
+        search_space={
+            "loss": {"one_of": [CrossEntropy(class_weights=(1, 2, 1)), OneHotSquaredError]},
+            "schedule": {"one_of": {WarmupStableDecay: None, Rex: {"beta": {"low": 0.5, "high": 2}}}},
+            "optimizer.initial_lr": {"low": 1e-3, "high": 3e-2, "log": True, "prior": {"center": 1e-2, "width": 2}},
+            "trainer.callbacks.0.patience": [1, 2],
+        },
+        objective={"metric": "val/loss", "direction": "minimize", "epoch": "best"},
+        budget={"epochs": 100},
+        sampler="random",
+        pruner={"name": "rungs", "epochs": [1]},
+        final={"trials": 1, "seeds": 3},
+        enqueue=[{"optimizer.initial_lr": 5e-3}],
+        constraints=["schedule.warmup_steps < 0.2 * steps"],
+    )
+    text = study.to_yaml(tmp_path / "everything.yaml")
+    assert not text.startswith("#")
+    config, again = study._load(()), load_study("everything.yaml")
+    assert again == dataclasses.replace(config, text=again.text)
+    assert again.identity == config.identity
 
 
 def test_an_error_of_a_callback_is_raised_and_the_study_can_continue(here: StudyFolder):

@@ -12,6 +12,7 @@ from tuner.errors import BadInputError
 from tuner.results import Best, Confirmation, Result
 from tuner.runner.options import StudyOptions
 from tuner.runner.run import OpenStudy, run
+from tuner.text import pluralize
 from tuner.urls import storage_url
 
 if TYPE_CHECKING:
@@ -209,7 +210,8 @@ class Study:
         """Return the study as the text of a study file.
 
         What is sent by value is named in it, but not contained: a file with such names can be run by its study's name
-        only, in the folder in which the study was run. Put such classes into a module to run the file elsewhere.
+        only, in the folder in which the study was run. Put such classes into a module to run the file elsewhere. Values
+        that `enqueue` has added are not part of a study. A comment at the top says what the file lacks.
 
         Args:
             path: The file to write it to; None to write none.
@@ -221,8 +223,12 @@ class Study:
         from tuner.config.yaml_reader import as_yaml
 
         config = self._load(())
-        note = by_value.note(config.held)
-        text = (f"# {note}.\n" if note else "") + as_yaml(config.values, compact=True)
+        lacks = [by_value.note(config.held)]
+        if config.first.further:
+            added = len(config.first.further)
+            verb = "is" if added == 1 else "are"
+            lacks.append(f"{pluralize(added, 'trial')} that enqueue() has added {verb} not in this file")
+        text = "".join(f"# {each}.\n" for each in lacks if each) + as_yaml(config.values, compact=True)
         if path is not None:
             try:
                 Path(path).write_text(text, encoding="utf-8")
