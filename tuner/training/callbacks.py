@@ -241,7 +241,7 @@ class Predictions(pl.Callback):
             return
         if self._example is None:
             self._example = inputs[:2].cpu()
-        is_classifier = getattr(module, "task", "classification") == "classification"
+        is_classifier = not isinstance(module, Classifier) or module.task == "classification"
         if labels is None or not is_classifier or not _are_logits(outputs, labels):
             return
         first = sum(len(labels) for labels in self._labels)
@@ -286,7 +286,7 @@ class StepCheck(pl.Callback):
         Raises:
             ValueError: If they do not fit together.
         """
-        if isinstance(module, Classifier) and trainer.global_step == 0 and batch_idx == 0:
+        if type(module) is Classifier and trainer.global_step == 0 and batch_idx == 0:
             inputs, labels = _pair(batch, module.task)
             with torch.no_grad(), trainer.precision_plugin.forward_context():
                 outputs = module(inputs)
