@@ -109,6 +109,12 @@ SYNONYMS: dict[str, Mapping[str, str]] = {
         "exponentialdecay": "exponential",
         "exponentiallr": "exponential",
         "formula": "lambda",
+        "get_constant_schedule_with_warmup": "warmup",
+        "get_cosine_schedule_with_warmup": "warmup",
+        "get_inverse_sqrt_schedule": "inverse_sqrt",
+        "get_linear_schedule_with_warmup": "warmup",
+        "get_polynomial_decay_schedule_with_warmup": "warmup",
+        "get_wsd_schedule": "warmup_stable_decay",
         "inversetimedecay": "inverse_time",
         "lambdalr": "lambda",
         "learningratescheduler": "lambda",
@@ -131,6 +137,7 @@ SYNONYMS: dict[str, Mapping[str, str]] = {
         "steplr": "step",
         "steplrscheduler": "step",
         "trapezoidal": "warmup_stable_decay",
+        "warmup_cosine_decay_schedule": "warmup",
         "wsd": "warmup_stable_decay",
     },
     "optimizer": {
@@ -141,7 +148,7 @@ SYNONYMS: dict[str, Mapping[str, str]] = {
         "sgdschedulefree": "schedule_free_sgd",
     },
 }
-"""Classes of torch, Keras, TensorFlow 1, timm, pytorch_optimizer and schedulefree, and usual names, in lower case."""
+"""Names in torch, Keras, TensorFlow 1, timm, transformers and other libraries, and usual names, in lower case."""
 
 WHOLE = {
     "cosine": "decay_steps",
@@ -155,7 +162,7 @@ WHOLE = {
 }
 """Lengths of schedules that are the whole training, 100%, where a study file does not give them."""
 
-LIBRARIES = ("keras", "optax", "pytorch_optimizer", "tensorflow", "timm", "torch")
+LIBRARIES = ("keras", "optax", "pytorch_optimizer", "tensorflow", "tf", "timm", "torch", "transformers")
 KERAS = {"adam": "adam_epsilon_hat"}
 """Classes of Keras that differ from the class of the same name in torch."""
 
@@ -246,12 +253,14 @@ def _synonym(kind: str, name: str) -> str:
     path = name.replace(":", ".")
     module, _, last = path.rpartition(".")
     lowered, library = last.lower(), module.partition(".")[0]
+    is_optimizer, is_of_library = kind == "optimizer", library in ("", *LIBRARIES)
     of_torch = {each.lower(): each for each, found in vars(torch.optim).items() if is_torch_optimizer(found)}
+    is_of_torch = is_optimizer and is_of_library and path == name and lowered in of_torch.keys() - {"optimizer"}
     candidates = (
-        KERAS.get(lowered) if kind == "optimizer" and library in ("keras", "tensorflow") else None,
+        KERAS.get(lowered) if is_optimizer and library in ("keras", "tensorflow", "tf") else None,
         SYNONYMS.get(kind, {}).get(lowered),
-        lowered if lowered in KINDS[kind] and library in ("", *LIBRARIES) else None,
-        f"torch.optim:{of_torch[lowered]}" if kind == "optimizer" and lowered in of_torch and not module else None,
+        lowered if lowered in KINDS[kind] and is_of_library else None,
+        f"torch.optim:{of_torch[lowered]}" if is_of_torch else None,
         f"{module}:{last}" if module and last and path == name else None,
     )
     found = next(filter(None, candidates), None)
