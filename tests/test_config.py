@@ -500,7 +500,10 @@ SCHEDULE_NAMES = ", ".join(sorted({*SCHEDULES, "plateau"}))
 OPTIMIZER_NAMES = ", ".join(sorted(registry.KINDS["optimizer"]))
 MANY = "<whole number> from 1 to 1000000"
 
-SECTIONS = "Known: budget, enqueue, final, name, objective, pruner, sampler, search_space, start, trial."
+SECTIONS = (
+    "Known: budget, constraints, contenders, enqueue, final, name, objective, pruner, sampler, search_space, start, "
+    "trial."
+)
 BAD_LINES = {
     # the top
     "an unknown section": (
