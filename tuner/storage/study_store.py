@@ -373,7 +373,7 @@ class StudyStore:
     def _constrained(self, asked: optuna.Trial) -> optuna.Trial:
         """Return an asked trial with fixed values that satisfy the constraints."""
         params = feasible_params(self._config, self._study, asked, self.trial(asked.number))
-        self.database.storage.set_trial_system_attr(asked._trial_id, "fixed_params", params)
+        self._trials.set_trial_system_attr(asked._trial_id, "fixed_params", params)
         return optuna.Trial(self._study, asked._trial_id)
 
     def _resample(self, asked: optuna.Trial, trial: FrozenTrial) -> None:
