@@ -3,15 +3,18 @@
 import io
 from collections.abc import Callable, Sequence
 
+import optuna
 import pytest
 from rich.console import Console
 
 from tests.conftest import TINY, StudyFolder
 from tuner.config.loader import load_study
+from tuner.config.study import TrialConfig
 from tuner.errors import StudyFailedError
 from tuner.protocol import EvaluationResult, Group, Handler, Slot, TrainingGroup, TrialResult
 from tuner.runner.coordinator import Coordinator
 from tuner.runner.display import Display
+from tuner.runner.group_size import ONE_BY_ONE, GroupSize
 from tuner.storage.study_store import StudyStore
 from tuner.tracking.tracker import Tracker
 
@@ -43,7 +46,7 @@ class Script:
 
 def ends(state: str, value: float | None = None, message: str = "") -> End:
     def end(handler: Handler, group: Group) -> None:
-        handler.done(group, [TrialResult(state, value, message=message)])  # type: ignore[arg-type]
+        handler.done(group, [TrialResult(state, value, message=message)] * len(group.trials))  # type: ignore[arg-type]
 
     return end
 
@@ -56,7 +59,7 @@ def dies(handler: Handler, group: Group) -> None:
 def run(folder: StudyFolder) -> Callable[..., tuple[list[tuple[str, str]], str]]:
     """Return a function that runs a study with an engine and returns each trial's state and message, and the output."""
 
-    def call(engine: Script, trials: int = 2) -> tuple[list[tuple[str, str]], str]:
+    def call(engine: Script, trials: int = 2, fuse: GroupSize = ONE_BY_ONE) -> tuple[list[tuple[str, str]], str]:
         folder.prepare()
         config = load_study(str(TINY), [f"budget.trials={trials}"])
         shown = io.StringIO()
@@ -65,7 +68,7 @@ def run(folder: StudyFolder) -> Callable[..., tuple[list[tuple[str, str]], str]]
         with StudyStore.open(config, url, dict(config.identity), display.note) as store:
             tracker = Tracker(config, f"sqlite:///{folder.path}/mlflow.db", store.identifier, display.note)
             try:
-                Coordinator(config, store, tracker, display).run(engine)
+                Coordinator(config, store, tracker, display, fuse=fuse).run(engine)
             finally:
                 tracker.close("FINISHED")
             trials_ = store.trials()
@@ -167,3 +170,23 @@ def test_a_trial_that_stopped_by_itself_is_reported_once_a_study(run: Callable):
     states, shown = run(Script(ends("complete", 0.5, told)), trials=3)
     assert states == [("complete", told)] * 3
     assert shown.count(told) == 1
+
+
+def test_a_group_is_smaller_if_another_program_has_added_trials_while_it_was_asked_for(
+    run: Callable, folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
+):
+    ask, asked = StudyStore.ask, []
+
+    def ask_late(store: StudyStore) -> tuple[int, TrialConfig]:
+        if not asked:
+            other = optuna.load_study(study_name="tiny", storage=f"sqlite:///{folder.path}/optuna.db")
+            for _ in range(3):
+                other.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL))
+        asked.append(1)
+        return ask(store)
+
+    monkeypatch.setattr(StudyStore, "ask", ask_late)
+    engine = Script(ends("complete", 0.5))
+    states, _ = run(engine, trials=4, fuse=GroupSize(4))
+    assert [state for state, _ in states] == ["fail"] * 3 + ["complete"]
+    assert [[each.number for each in group.trials] for group in engine.groups] == [[3]]

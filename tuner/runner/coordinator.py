@@ -295,11 +295,9 @@ class Coordinator:
 
     def _ask_ahead(self) -> None:
         """Ask for trials until a group is full."""
-        while (
-            count := self._queue.lacks(self._spending.unasked, self._group_size.count, self._slots)
-        ) and not self._must_end():
+        while self._lacks() and not self._must_end():
             ended = []
-            for assignment in self._ask(count):
+            for assignment in self._ask():
                 result = self._result_of(assignment)
                 if result is None:
                     self._queue.add(assignment)
@@ -309,9 +307,15 @@ class Coordinator:
             if ended:
                 self._leave_rungs()
 
-    def _ask(self, count: int) -> list[Assignment]:
-        """Ask for trials together: none of them knows the results of the others."""
-        asked = self._store.together(lambda: [self._store.ask() for _ in range(count)])
+    def _lacks(self) -> int:
+        return self._queue.lacks(self._spending.unasked, self._group_size.count, self._slots)
+
+    def _ask(self) -> list[Assignment]:
+        """Ask for trials together: none of them knows the results of the others.
+
+        They are counted each time they are asked for, as fewer are wanted if another program has added some.
+        """
+        asked = self._store.together(lambda: [self._store.ask() for _ in range(self._lacks())])
         for number, _ in asked:
             self._spending.asked(number)
         crash_point("asked")
