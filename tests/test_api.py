@@ -207,7 +207,7 @@ def test_what_cannot_be_sent_is_refused_with_the_reason():
 def test_the_options_of_run_are_those_of_the_command():
     parameters = inspect.signature(Study.run).parameters
     options = [each for each in dataclasses.fields(StudyOptions) if "argument" in each.metadata or each.name == "quiet"]
-    fields = {each.name: each.default for each in options if each.name not in ("study", "set")}
+    fields = {each.name: each.default for each in options if each.name not in ("study", "set", "timings")}
     assert {name: each.default for name, each in parameters.items() if name not in ("self", "callbacks")} == fields
 
 

@@ -161,8 +161,8 @@ def test_errors_are_reported_before_anything_starts(study: str, setting: str, me
             ["--set", "trial.trainer={max_steps: 100, val_check_interval: 20}"],
             "the 20 batches to the next validation are more than the 7 of examples.wine:WineDataModule",
         ),
-        ("plain_module", ["--fuse", "2"], "--fuse: custom LightningModules"),
-        ("iris", ["--fuse", "2"], "trials whose best epoch counts, are trained one by one"),
+        ("plain_module", ["--fuse", "2"], "one by one: the model is a LightningModule"),
+        ("iris", ["--fuse", "2"], "one by one: the best epoch of each counts"),
     ],
 )
 def test_conflicting_options_are_refused_before_anything_starts(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from lightning_modules import SCHEDULES
 from tests.conftest import StudyFolder, empty_databases
 from tuner.report import main
 
@@ -76,7 +77,7 @@ def test_the_code_that_a_report_shows_builds_the_winner_s_schedule(reviewed: Stu
     exec(html.unescape(code), built)  # what a user would paste
     assert built["optimizer"].initial_lr == float(params["optimizer.initial_lr"])
     schedule = built["schedule"]
-    assert type(schedule).__name__.lower() == params["schedule.name"].replace("_", "")
+    assert type(schedule) is SCHEDULES[params["schedule.name"]]
     assert getattr(schedule, "schedule", schedule)(0) * built["optimizer"].initial_lr == pytest.approx(first)
 
 

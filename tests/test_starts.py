@@ -197,6 +197,8 @@ def test_a_study_starts_from_the_best_of_another_and_from_what_it_read_when_it_b
         "trial.data.train_size=80",
         "--set",
         "trial.trainer.precision=64-true",
+        "--set",
+        "trial.model.dropout=0.2",
         "--trials",
         "5",
     )

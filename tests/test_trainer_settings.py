@@ -259,7 +259,7 @@ def test_early_stopping_ends_a_trial_and_searched_callbacks_get_their_values(fol
     assert len(params) == 2
     best = yaml.safe_load(next(folder.path.glob("mlruns/*/*/artifacts/best.yaml")).read_text())
     names = [each["class_path"].rpartition(".")[2] for each in best["trainer"]["callbacks"]]
-    assert names == ["EpochSeed", "EarlyStopping", "Limit"]
+    assert names == ["EpochSeed", "SeededDropout", "EarlyStopping", "Limit"]
     folder.command(export, "x", "--output", "exported")
     script = (folder.path / "exported" / "train.py").read_text()
     assert "from limits import Limit" in script
