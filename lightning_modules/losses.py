@@ -333,7 +333,7 @@ def metrics_of(task: Task, outputs: Tensor, labels: Tensor) -> dict[str, Tensor]
     return {
         "f1": torch.where(count > 0, both / count.clamp(min=1), 1.0),  # without any label, there is nothing to find
         "exact_match": (found == true).all(dim=1),
-        "hamming_loss": (found != true).to(outputs.dtype).mean(dim=1),
+        "hamming_loss": at_least_float32(found != true).mean(dim=1),
     }
 
 

@@ -242,9 +242,11 @@ def test_a_damaged_result_is_named_and_the_trial_trained_again(tmp_path: Path, c
     assert train(tmp_path, Answers()).points == whole.points
 
 
-def test_a_loss_that_is_not_finite_ends_the_trial_at_that_step(tmp_path: Path):
+@pytest.mark.parametrize("callbacks", [[], [{"name": "early_stopping", "monitor": "val/loss"}]])
+def test_a_loss_that_is_not_finite_ends_the_trial_at_that_step(tmp_path: Path, callbacks: list):
     channel = Answers()
-    result = train(tmp_path, channel, optimizer={"name": "sgd", "initial_lr": 1e30})
+    trainer = {"callbacks": callbacks} if callbacks else {}
+    result = train(tmp_path, channel, optimizer={"name": "sgd", "initial_lr": 1e30}, trainer=trainer)
     assert result.state == "diverged"
     assert result.diverged_at is not None
     assert result.diverged_at < STEPS

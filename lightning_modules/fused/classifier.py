@@ -4,6 +4,7 @@ The trials of a schedule study are the same network with different numbers. Stac
 sequence of kernel launches instead of K, and launches are the bottleneck of a small network on a large GPU.
 """
 
+import contextlib
 import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -153,7 +154,9 @@ class FusedClassifier(pl.LightningModule):
                 state |= self._optimizer.rounded() or self._optimizer.round(self._roundable, torch.bfloat16)
 
         def run(trial_state: dict[str, Tensor], seed: Tensor, batch: Tensor) -> Tensor:
-            with DropoutBySeed(seed, self._step), StackedLayers():
+            # Alone, dropout outside of training has the noise of torch. vmap refuses it, so such trials are trained alone.
+            noise = DropoutBySeed(seed, self._step) if self.training else contextlib.nullcontext()
+            with noise, StackedLayers():
                 logits: Tensor = functional_call(self.model, trial_state, (batch,))
                 return logits
 

@@ -317,8 +317,8 @@ class FusedOptimizer:
 
 
 def _is_dense(stack: Tensor) -> bool:
-    """Return whether a stack is a plain tensor whose rows follow each other without gaps."""
-    is_plain = type(stack.detach()) is Tensor
+    """Return whether a stack is a plain float32 or float64 tensor whose rows follow each other without gaps."""
+    is_plain = type(stack.detach()) is Tensor and stack.dtype in (torch.float32, torch.float64)
     return is_plain and stack.stride(0) == stack[0].numel() and torch._debug_has_internal_overlap(stack) == 0
 
 

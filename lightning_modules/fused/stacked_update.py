@@ -161,7 +161,7 @@ class StackedUpdate:
                 for slot in self._slots:
                     self._trials[slot].scheduler.advance()
                 self._expected.append(self._now(ahead))
-        except (ArithmeticError, ValueError):  # a formula that is not defined so late, which may not be reached
+        except Exception:  # a schedule that is not defined so late, which may not be reached
             pass
         finally:
             for slot, state in zip(self._slots, before, strict=True):

@@ -4,6 +4,7 @@ Nothing is created before `load_study` has returned.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -260,7 +261,7 @@ class _StudyReader:
         implied = frozenset(kind for kind in ("sampler", "pruner") if not self._is_named(kind))
         if "sampler" in implied and not is_past and not (any(searched(template)) and self._lengths(needed=False)):
             sampler = Component("tpe", sampler.arguments)
-        self._check_objective(goal)
+        self._check_objective(goal, is_past)
         self._check_together(sampler, pruner)
         if pruner.name == "predicted" and goal.get("direction", Objective.direction) != Direction.MINIMIZE:
             message = "predicted predicts losses, so the objective must be one (direction: minimize)."
@@ -274,7 +275,7 @@ class _StudyReader:
         trials = limits.trials
         allowance = limits.allowance
         if "pruner" in implied and pruner.name == "rungs" and not self._document.fault_count:
-            every = max(numbers_of(template["trainer"].get("check_val_every_n_epoch", 1)))
+            every = math.lcm(*numbers_of(template["trainer"].get("check_val_every_n_epoch", 1)))
             validations = epochs_of(template["trainer"])[0] // every
             pruner = Component(default_pruner(sampler.name, template, validations, allowance))
         if sampler.name == "grid":
@@ -380,14 +381,14 @@ class _StudyReader:
     def _section(self, name: str) -> Node:
         return self._nodes.get(name, Node({}, (name,)))
 
-    def _check_objective(self, goal: Mapping[str, Any]) -> None:
+    def _check_objective(self, goal: Mapping[str, Any], is_past: bool) -> None:
         """Refuse a metric that a classifier does not log; those of a LightningModule are not known before training."""
         metric, known = goal.get("metric", Objective.metric), self._checker.metrics
         if known is None or not isinstance(metric, str):
             return
         if wrong := check_value(Literal[*known], metric):
             self._fault(("objective", "metric"), wrong)
-        elif "direction" not in goal and metric.rpartition("/")[2] not in RISING:
+        elif not is_past and "direction" not in goal and metric.rpartition("/")[2] not in RISING:
             self._fault(("objective", "direction"), f"required: {metric} is better when it falls; write minimize.")
 
     def _name(self, default: str) -> str:

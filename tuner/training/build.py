@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import Checkpoint, Timer
 from pytorch_lightning.loggers.logger import Logger
 
 from lightning_modules import Averaging, Classifier
+from lightning_modules.losses import Task, the_loss
 from tuner.config import registry
 from tuner.config.optimization import build_optimization
 from tuner.config.study import TrialConfig
@@ -96,6 +97,11 @@ def build_module(config: TrialConfig, network: torch.nn.Module | None = None, lo
 
 def _built_loss(config: TrialConfig) -> Any:
     return config.loss.build("loss") if config.loss else "cross_entropy"
+
+
+def task_of(config: TrialConfig) -> Task:
+    """Return the task of a trial's classifier, which its loss decides if the trial does not say it."""
+    return the_loss(_built_loss(config), config.task)[1]
 
 
 def build_classifiers(configs: Sequence[TrialConfig]) -> list[Classifier]:

@@ -65,6 +65,7 @@ from tuner.training.build import (
     build_module,
     build_trainer,
     network_of,
+    task_of,
 )
 from tuner.training.callbacks import DivergenceStop, History, LrLog, PlateauResume, Predictions, Reporter, StepCheck
 from tuner.training.checkpoints import (
@@ -291,7 +292,11 @@ def _fit(
     else:
         callbacks += [LrLog(), PlateauResume(_noted(assignment, channel)), EvaluationWeights(build_averaging(config))]
     saver.trainer = trainer = build_trainer(config, device, directory, callbacks, history, **changes)
-    trainer.fit(module, datamodule=data, ckpt_path=checkpoint and directory / checkpoint, weights_only=True)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint and directory / checkpoint, weights_only=True)
+    except Exception:
+        if divergence.diverged_at is None:
+            raise  # otherwise a callback missed the validation, which a training that diverged does not have
     was_asked_to_stop = reporter.decision == "stop"
     result = _outcome(assignment, reporter, divergence.diverged_at, trainer.global_step, was_asked_to_stop)
     if result.state == "complete" and reporter.decision != "forget" and distributed.is_rank_zero():
@@ -486,8 +491,10 @@ def _fit_fused(
 
 def _parts(assignments: Sequence[Assignment]) -> list[list[Assignment]]:
     """Divide a group into parts that can be trained as one model: all begun or none, with the same data."""
-    # The shipped data sets support one order per trial. Other data may use the seed in any way, so it must be shared.
-    any_seed = isinstance(build_data(assignments[0].config), TensorDataModule)
+    # The shipped data sets support one order per trial, for classes. Other data may use the seed in any way, so it must
+    # be shared.
+    config = assignments[0].config
+    any_seed = task_of(config) == "classification" and isinstance(build_data(config), TensorDataModule)
     parts: dict[Any, list[Assignment]] = {}
     for assignment in assignments:
         key = has_checkpoint(assignment.directory), None if any_seed else assignment.config.seed
