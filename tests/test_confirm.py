@@ -5,13 +5,17 @@ import io
 import json
 import re
 import shutil
+import sqlite3
 from pathlib import Path
 
+import optuna
 import pytest
 
 from tests.conftest import INLINE, StudyFolder
 from tuner.confirm import main as confirm
+from tuner.storage.inventory import comparisons
 from tuner.storage.replicates import fresh_seeds
+from tuner.storage.stored_study import StoredStudy
 
 ROWS = "select number, param_name, param_value, distribution_json from trials join trial_params using (trial_id)"
 
@@ -110,6 +114,29 @@ def test_more_seeds_keep_the_earlier_trainings(copied: StudyFolder):
     assert {number: after[number] for number in before} == before
     assert "over 3 seeds" in output
     assert "really better with a probability of" in output
+
+
+def test_a_training_that_diverged_after_an_epoch_is_no_success(copied: StudyFolder, monkeypatch: pytest.MonkeyPatch):
+    """Optuna gives a pruned trial the value of its last epoch."""
+    monkeypatch.chdir(copied.path)
+    name = "select study_id from studies where study_name = 'short-confirm'"
+    with sqlite3.connect(copied.path / "optuna.db") as database:
+        database.execute(f"update trials set state = 'PRUNED' where number = 0 and study_id = ({name})")
+        database.execute(
+            "update trial_user_attributes set value_json = '\"diverged\"' where key = 'state' and trial_id = "
+            f"(select trial_id from trials where number = 0 and study_id = ({name}))"
+        )
+    database.close()
+    output = copied.command(confirm, "short", "--top", "1", "--seeds", "2", *INLINE)
+    assert re.search(r"#\d+ \w+ diverged or failed with 1 seed\.", output)
+    past = StoredStudy.load("short", "sqlite:///optuna.db")
+    best = past.ranking()[0]
+    again = past.confirmed(best)
+    assert again
+    assert len(again.configurations[0].values) == 1
+    study = optuna.load_study(study_name="short-confirm", storage="sqlite:///optuna.db")
+    failed = {each.name: each.failed for each in comparisons(study)["short-confirm"].configurations}
+    assert sorted(failed.values()) == [0, 0, 1]
 
 
 def test_a_killed_confirmation_continues_to_the_same_result(

@@ -144,7 +144,7 @@ def _comparison(
     for trial in finished:
         name = str(trial.params.get(CONFIGURATION))
         seeds = values.setdefault(name, {})
-        if trial.value is None:
+        if trial.value is None or state_of(trial) != "complete":
             failed[name] += 1
         else:
             seeds[trial.params[SEED]] = trial.value

@@ -180,7 +180,7 @@ class ReplicationStudy(StudyConfig):
         failed: Counter[str] = Counter()
         for trial in trials:
             name = str(trial.params.get(CONFIGURATION))
-            if trial.value is None:
+            if trial.value is None or state_of(trial) != "complete":  # Optuna gives a diverged one its last value
                 failed[name] += 1
             elif name in values:
                 values[name][trial.params[SEED]] = trial.value

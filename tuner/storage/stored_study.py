@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.trial import TrialState
 
 from tuner.analysis.comparison import Comparison, Repeated
 from tuner.analysis.record import StudyRecord
@@ -129,7 +130,9 @@ class StoredStudy:
                 if identity.get(CONFIRMS) != self.identifier or not _has_length_of(identity, name, flat):
                     continue
                 for each in storage.get_all_trials(summary._study_id, deepcopy=False) if storage else []:
-                    if each.value is not None and each.params.get(CONFIGURATION) == name:
+                    if each.value is None or each.state is not TrialState.COMPLETE:
+                        continue
+                    if each.params.get(CONFIGURATION) == name:
                         values[each.params[SEED]] = each.value
         objective, images = self.config.objective, self.record.validation_images
         found = [Repeated(name, values)] if values else []
