@@ -142,6 +142,8 @@ class Standings:
             return "failed"
         if one.name not in self.gaps:
             return "first"
+        if one.failed > self.comparison.ranking[0].failed:
+            return "fails"  # the means are of other seeds than those of the first
         return self.gaps[one.name].verdict(self.tolerance)
 
     def findings(self) -> list[str]:
@@ -162,6 +164,7 @@ class Standings:
         said = {
             "as good": f"as good for practical purposes (surely at most {self.tolerance:.3g} apart)",
             "worse": "surely worse",
+            "fails": "failed with more seeds than it, so the means do not compare",
             "open": f"not separated from it, nor shown to be as good, by {pluralize(len(values), 'seed')}",
         }
         for verdict, meaning in said.items():
@@ -231,7 +234,8 @@ class Standings:
         return (
             f"Median and mean of {metric} over fresh seeds, which chose nothing. The 95% interval of the median (order "
             "statistics) needs six seeds, that of the mean (Student's t) two. Behind the first: difference of the "
-            "means, with 95% intervals that hold for all pairs at once (Games and Howell). Verdict: as good if the "
+            "means, with 95% intervals that hold for all pairs at once (Games and Howell). Verdict: fails if more "
+            "seeds failed than of the first, so that the means do not compare; else as good if the "
             f"interval is within {tolerance} of zero, else worse if it is above zero, else open. Steps to "
             f"{_number(self.target)}: median over the seeds, at the first validation that reached it. Profile: area "
             "under the performance profile of these steps, up to four times those of the fastest (AlgoPerf). Good "
