@@ -8,7 +8,7 @@ import optuna
 import pytest
 
 from tests.conftest import INLINE, StudyFolder
-from tuner.config.contenders import Contender, read_contenders, unsearched
+from tuner.config.contenders import Contender, read_contenders, unsearched, unused_sections
 from tuner.config.loader import load_study
 from tuner.errors import BadInputError
 from tuner.league import main as league
@@ -112,6 +112,12 @@ def test_what_is_the_same_for_all_contenders_is_not_searched(tmp_path: Path):
     (tmp_path / "s.yaml").write_text(text)
     assert unsearched(load_study(str(tmp_path / "s.yaml"))) == ["model.neurons"]
     assert {shape.model.arguments["neurons"] for shape in found["warmup"].shapes(3, seed=0)} == {8}
+
+
+def test_a_league_says_that_it_does_not_use_constraints(tmp_path: Path):
+    path = tmp_path / "s.yaml"
+    path.write_text(MINI + 'constraints: ["optimizer.initial_lr < 1"]\n')
+    assert unused_sections(load_study(str(path))) == ["budget", "constraints"]
 
 
 def test_the_same_command_trains_nothing_and_writes_the_same_table(played: StudyFolder):
