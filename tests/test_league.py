@@ -11,6 +11,7 @@ from tests.conftest import INLINE, StudyFolder
 from tuner.config.contenders import Contender, read_contenders, unsearched, unused_sections
 from tuner.config.loader import load_study
 from tuner.errors import BadInputError
+from tuner.followup.league import fresh_name
 from tuner.league import main as league
 
 ROOT = Path(__file__).parent.parent
@@ -160,6 +161,10 @@ def test_a_league_with_other_configurations_needs_another_name(played: StudyFold
     output = played.command(league, "mini.yaml", *more, expect=2)
     assert 'league "mini-search" was begun with 12 configurations, and now it would have 16' in output
     assert "Give it another name (--set name=...)." in output
+
+
+def test_the_study_of_the_fresh_trainings_is_named_after_the_league():
+    assert fresh_name("cnn-final-2", {}).startswith("cnn-final-2-fresh-")
 
 
 def test_a_dry_run_says_how_many_trainings_are_left_and_trains_none(played: StudyFolder, folder: StudyFolder):

@@ -12,7 +12,7 @@ same command continues it.
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tuner.errors import BadInputError, StudyFailedError
 from tuner.interrupts import temporary_folder
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tuner.protocol import Engine
     from tuner.storage.replicates import LeagueStudy
 
-__all__ = ["League", "LeagueOptions", "run_leagues"]
+__all__ = ["League", "LeagueOptions", "fresh_name", "run_leagues"]
 
 EARLIER = "sensitivity"
 """The last part of a league by the protocol of earlier versions."""
@@ -54,6 +54,18 @@ class LeagueOptions(ExecutionOptions):
     output: Path = option(Path(), "where the table goes (default: here)", "FOLDER", Path)
     set: Sequence[str] = option((), "replace a value of the study file; repeatable", "PATH=VALUE")
     dry_run: bool = option(False, "check everything, say how many trainings that are, and start none")
+
+
+def fresh_name(league: str, configurations: Mapping[str, Any]) -> str:
+    """Return the name of the study of a league's trainings with fresh seeds.
+
+    Args:
+        league: The name of the league.
+        configurations: The values of the chosen configurations, by their names.
+    """
+    from tuner.config.study import final_name
+
+    return "-fresh-".join(final_name(league, configurations).rsplit("-final-", 1))
 
 
 def run_leagues(files: Sequence[Path], options: LeagueOptions) -> int:
@@ -194,7 +206,6 @@ class League:
 
     def run(self) -> int:
         """Train, and write the table; return the exit code."""
-        from tuner.config.study import final_name
         from tuner.storage.replicates import LeagueStudy, fresh_seeds
 
         search = self._search
@@ -205,9 +216,9 @@ class League:
         if not choices:
             raise StudyFailedError("no training of any contender came to its end.")
         configs = {name: each.config for name, each in choices.items()}
-        name = final_name(self._config.name, {name: config.values() for name, config in configs.items()})
+        name = fresh_name(self._config.name, {name: config.values() for name, config in configs.items()})
         seeds = fresh_seeds(search.seed, self._options.seeds, search.study.seeds)
-        fresh = LeagueStudy.of(self._config, name.replace("-final-", "-fresh-"), configs, seeds, {})
+        fresh = LeagueStudy.of(self._config, name, configs, seeds, {})
         outcome, told = self._train(fresh)
         if outcome.interrupted:
             return outcome.exit_code
