@@ -154,7 +154,7 @@ class FusedClassifier(pl.LightningModule):
                 state |= self._optimizer.rounded() or self._optimizer.round(self._roundable, torch.bfloat16)
 
         def run(trial_state: dict[str, Tensor], seed: Tensor, batch: Tensor) -> Tensor:
-            # Alone, dropout outside of training has the noise of torch. vmap refuses it, so such trials are trained alone.
+            # Dropout outside of training has the noise of torch: vmap refuses it, and such trials are trained alone.
             noise = DropoutBySeed(seed, self._step) if self.training else contextlib.nullcontext()
             with noise, StackedLayers():
                 logits: Tensor = functional_call(self.model, trial_state, (batch,))
