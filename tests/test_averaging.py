@@ -181,7 +181,13 @@ class Own(PlainModule):
 """
 
 
-@pytest.mark.parametrize("changes", [AVERAGINGS["ema"], OPTIMIZERS["schedule_free_adamw"]], ids=["ema", "optimizer"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param(AVERAGINGS["ema"], id="ema"),
+        pytest.param(OPTIMIZERS["schedule_free_adamw"], id="optimizer", marks=pytest.mark.slow),
+    ],
+)
 def test_a_lightning_module_of_the_user_is_evaluated_at_the_average(changes: dict[str, Any], tmp_path: Path):
     small = {"name": "mnist_5k", "batch_size": 20, "val_fraction": 0.02, "test_fraction": 0.96}
     values = {

@@ -59,6 +59,7 @@ def test_it_serves_the_study_on_the_loopback_and_leaves_no_process(started: subp
     assert not [pid for pid in servers if is_alive(pid)]
 
 
+@pytest.mark.slow
 def test_the_server_ends_with_the_dashboard_however_and_whenever_it_is_killed(reviewed: StudyFolder):
     process = start(reviewed.path)
 

@@ -108,6 +108,7 @@ def test_best_yaml_trains_the_best_trial_again_by_lightning_cli(undisturbed: Stu
     assert f"val/acc {value:.4f}" in fit_by_lightning_cli(undisturbed)
 
 
+@pytest.mark.slow
 def test_best_yaml_of_a_whole_module_clips_gradients_as_the_trial_did(folder: StudyFolder):
     settings = [*SMALL["plain_module"], "trial.trainer.gradient_clip_val=0.1", "trial.trainer.precision=bf16-mixed"]
     options = [option for setting in settings for option in ("--set", setting)]
@@ -191,6 +192,7 @@ class Net(nn.Sequential):
 """
 
 
+@pytest.mark.slow
 def test_modules_next_to_the_study_file_are_found_from_any_folder(folder: StudyFolder):
     (folder.path / "mine").mkdir()
     (folder.path / "mine" / "beside_the_file.py").write_text(NET)

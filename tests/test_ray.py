@@ -61,6 +61,7 @@ def test_without_a_cluster_one_is_started_and_an_interrupt_ends_after_the_epoch(
     assert folder.curves() == undisturbed.curves()
 
 
+@pytest.mark.slow
 def test_a_study_ends_with_a_message_when_the_node_of_its_machine_dies(folder: StudyFolder, cluster: Cluster):
     process = folder.start("--engine", "ray", "--address", cluster.address, "--trials", "1000", study=IRIS)
     folder.wait_for(lambda: folder.optuna("select 1 from trials where state = 'COMPLETE'"), process)

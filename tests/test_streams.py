@@ -38,7 +38,8 @@ def run(folder: StudyFolder, redirections: str, options: Sequence[str] = (), **e
 @pytest.mark.parametrize(
     ("redirections", "engine"),
     [
-        ("<&- >&- 2>&-", "local"),
+        pytest.param("<&- >&- 2>&-", "local", marks=pytest.mark.slow),
+        ("<&- >&- 2>&-", "inline"),
         pytest.param("> /dev/full 2> /dev/full", "local", marks=pytest.mark.slow),
         ("2> /dev/full | true; exit ${PIPESTATUS[0]}", "inline"),
     ],

@@ -62,6 +62,7 @@ def test_a_restarted_mlflow_server_gets_the_missing_records(
     assert folder.curves() == undisturbed.curves()
 
 
+@pytest.mark.slow
 def test_without_its_mlflow_server_a_study_ends_and_the_next_run_delivers(
     folder: StudyFolder, server: MLflowServer, undisturbed: StudyFolder
 ):
@@ -105,6 +106,7 @@ def test_a_login_that_the_server_refuses_is_reported_before_anything_is_created(
     assert sorted(guarded.path.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_a_study_logs_to_a_server_with_a_login_without_showing_the_password(
     guarded: StudyFolder, undisturbed: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ):
