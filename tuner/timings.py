@@ -82,11 +82,11 @@ def print_phases() -> None:
     if TRIALS in names:
         index = names.index(TRIALS)
         parts = [found[:index], [each for each in found[index + 1 :] if each.name != TRIALS]]
-    lines = [f"{'phase':<28} seconds  processor"] if found else []
+    lines = [f"{'phase':<32} seconds  processor"] if found else []
     for part, title in zip(parts, ("before the first step", "after the last epoch"), strict=False):
-        lines += [f"{each.name:<28} {each.seconds:7.2f}    {each.processor:7.2f}" for each in part]
+        lines += [f"{each.name:<32} {each.seconds:7.2f}    {each.processor:7.2f}" for each in part]
         total = Phase(title, sum(each.seconds for each in part), sum(each.processor for each in part))
-        lines += [f"= {total.name:<26} {total.seconds:7.2f}    {total.processor:7.2f}"] if part else []
+        lines += [f"= {total.name:<30} {total.seconds:7.2f}    {total.processor:7.2f}"] if part else []
     if lines:
         print("\n".join(lines), file=sys.stderr)  # noqa: T201
 
