@@ -82,6 +82,17 @@ def test_a_trial_that_another_program_ends_keeps_that_end(store: StudyStore, tmp
     assert store.best_value == 0.75
 
 
+def test_a_trial_that_another_program_ends_while_it_waits_at_a_rung_waits_no_longer(store: StudyStore, tmp_path: Path):
+    number, _ = store.ask()
+    store.pause(number)
+    opened(tmp_path).tell(number, 0.75)
+    store.set_attribute(number, "crashes", {"epoch": 1, "count": 1})
+    assert "crashes" not in store.trial(number).user_attrs
+    assert store.ask()[0] == 1
+    assert store.paused == set()
+    assert (store.count, store.best_value) == (1, 0.75)
+
+
 @pytest.mark.parametrize(
     "attributes",
     [{}, {"state": [], "epochs": "1", "seconds": [], "message": 1, "setup": "a"}, {"state": "pruned", "epochs": None}],

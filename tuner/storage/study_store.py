@@ -126,6 +126,7 @@ class StudyStore:
         self._spent = self._complete = 0
         for trial in self.finished():
             self._add(trial)
+        self._paused = {number: used for number, used in self._paused.items() if number not in self._finished}
         self._best = next(iter(self.ranking()), None)
 
     @classmethod
@@ -469,8 +470,9 @@ class StudyStore:
 
     @_together
     def set_attribute(self, number: int, key: str, value: Any) -> None:
-        """Set an attribute of an unfinished trial."""
-        self._trials.set_trial_user_attr(number, key, value)
+        """Set an attribute of an unfinished trial; one that another program has ended stays as it is."""
+        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+            self._trials.set_trial_user_attr(number, key, value)
 
     @_retrying
     def record(self) -> StudyRecord:
