@@ -17,10 +17,12 @@ from optuna.trial import FrozenTrial, TrialState
 from tests.conftest import TINY
 from tests.servers import PostgreSQLServer
 from tuner.config.loader import load_study
+from tuner.storage import batched_storage
 from tuner.storage.batched_storage import BatchedStorage
 from tuner.storage.connection import open_storage
 from tuner.storage.reader import open_study
 from tuner.storage.study_store import StudyStore
+from tuner.storage.trial_rows import Change, write_changes
 
 CONFIG = load_study(str(TINY), ["sampler={name: tpe, n_startup_trials: 4}", "pruner={name: median}"])
 TIMES = ("datetime_start", "datetime_complete")
@@ -181,6 +183,27 @@ def test_a_group_is_asked_reported_and_told_once_if_the_database_goes_away(
     assert without_times(stormy) == without_times(calm)
     with open_study(url, "tiny") as study:
         assert without_times(study.get_trials()) == without_times(calm)
+
+
+def test_no_other_program_ends_a_trial_between_the_check_and_the_commit(
+    new_url: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+):
+    url, refusals = new_url("locked"), []
+    other = sqlalchemy.create_engine(url, connect_args={"timeout": 0} if url.startswith("sqlite") else {})
+    lock = "update trials set state = state" if url.startswith("sqlite") else "select * from trials for update nowait"
+
+    def write(connection: sqlalchemy.Connection, changes: list[Change]) -> None:
+        with pytest.raises(sqlalchemy.exc.OperationalError) as refusal, other.connect() as connected:
+            connected.execute(sqlalchemy.text(lock))
+        refusals.append(refusal)
+        write_changes(connection, changes)
+
+    with StudyStore.open(CONFIG, url, CONFIG.identity, pytest.fail) as store:
+        number, _ = store.ask()
+        monkeypatch.setattr(batched_storage, "write_changes", write)
+        store.report(number, 1, 0.5, may_prune=False)
+    other.dispose()
+    assert len(refusals) == 1
 
 
 def test_trials_that_another_program_adds_in_between_get_other_numbers(tmp_path: Path):

@@ -174,10 +174,11 @@ class BatchedStorage(optuna.storages.BaseStorage):
             raise KeyError(self._name)
 
     def _check_unfinished(self, connection: Connection, numbers: Sequence[int]) -> None:
-        """Check that the trials are there, and that no other program has ended one."""
+        """Check that the trials are there, and that no other program has ended one, or will in this transaction."""
         if numbers:
             ids: BindParameter[int] = bindparam("ids", [self._rows[number] for number in numbers], expanding=True)
-            states = connection.scalars(select(TRIALS.c.state).where(TRIALS.c.trial_id.in_(ids))).all()
+            query = select(TRIALS.c.state).where(TRIALS.c.trial_id.in_(ids)).with_for_update()
+            states = connection.scalars(query).all()
             if len(states) < len(numbers):
                 raise KeyError(self._name)
             if any(state.is_finished() for state in states):
