@@ -1,5 +1,6 @@
 """A study in memory whose changes are written together: plain Optuna reads what plain Optuna would have written."""
 
+import contextlib
 import math
 import random
 import sqlite3
@@ -17,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from tests.conftest import TINY
 from tests.servers import PostgreSQLServer
 from tuner.config.loader import load_study
+from tuner.errors import StudyFailedError
 from tuner.storage import batched_storage
 from tuner.storage.batched_storage import BatchedStorage
 from tuner.storage.connection import open_storage
@@ -183,6 +185,44 @@ def test_a_group_is_asked_reported_and_told_once_if_the_database_goes_away(
     assert without_times(stormy) == without_times(calm)
     with open_study(url, "tiny") as study:
         assert without_times(study.get_trials()) == without_times(calm)
+
+
+def test_a_database_that_goes_away_while_the_study_is_first_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    read, notes = RDBStorage.get_all_trials, []
+
+    def fail_once(storage: RDBStorage, *args: Any, **options: Any) -> list[FrozenTrial]:
+        if not notes:
+            cause = sqlite3.OperationalError("disk I/O error")
+            raise optuna.exceptions.StorageInternalError from sqlalchemy.exc.OperationalError("", {}, cause)
+        return read(storage, *args, **options)
+
+    class Store(StudyStore):
+        def __init__(self, *args: Any) -> None:
+            with monkeypatch.context() as patch:
+                patch.setattr(RDBStorage, "get_all_trials", fail_once)
+                super().__init__(*args)
+
+    with Store.open(CONFIG, f"sqlite:///{tmp_path}/optuna.db", CONFIG.identity, notes.append) as store:
+        assert store.trials() == []
+    assert len(notes) == 2
+    assert "the database does not answer" in notes[0]
+
+
+def test_a_study_of_which_a_trial_is_missing_is_refused_with_a_sentence(tmp_path: Path):
+    url = f"sqlite:///{tmp_path}/optuna.db"
+    with StudyStore.open(CONFIG, url, CONFIG.identity, pytest.fail) as store:
+        for _ in range(3):
+            store.finish(store.ask()[0], TrialState.FAIL, None, {})
+    with contextlib.closing(sqlite3.connect(tmp_path / "optuna.db")) as database:
+        database.execute("delete from trials where number = 1")
+        database.commit()
+    with (
+        pytest.raises(StudyFailedError, match="the next one after 1 trial has the number 2 instead of 1"),
+        StudyStore.open(CONFIG, url, CONFIG.identity, pytest.fail),
+    ):
+        pass
 
 
 def test_no_other_program_ends_a_trial_between_the_check_and_the_commit(

@@ -20,7 +20,9 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import BindParameter, Connection, bindparam, func, select
 
+from tuner.errors import StudyFailedError
 from tuner.storage.trial_rows import Change, row_of, write_changes
+from tuner.text import pluralize
 
 __all__ = ["BatchedStorage"]
 
@@ -43,6 +45,9 @@ class BatchedStorage(optuna.storages.BaseStorage):
     Args:
         database: The database.
         study_id: The study in it.
+
+    Raises:
+        StudyFailedError: If trials are missing in the database.
 
     Attributes:
         is_together: Whether `together` is collecting changes.
@@ -123,7 +128,10 @@ class BatchedStorage(optuna.storages.BaseStorage):
     def _append(self, trial: FrozenTrial) -> None:
         number = len(self._rows)
         if trial.number != number:
-            raise KeyError(f"trial {number} of {self._name}")
+            raise StudyFailedError(
+                f'the trials of study "{self._name}" in the database are not complete: the next one after '
+                f"{pluralize(number, 'trial')} has the number {trial.number} instead of {number}"
+            )
         self._rows.append(trial._trial_id)
         self._stored.append(trial)
         self._trials.append(trial)

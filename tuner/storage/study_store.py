@@ -162,7 +162,7 @@ class StudyStore:
                     f"{pluralize(repeats, 'trial')} of this grid, begun by an earlier version, had the same values as "
                     "others. No further one will have; to train every point, give the study a new name"
                 )
-            yield cls(study, database, _as_begun(config, study.user_attrs))
+            yield database.retry_while_unavailable(lambda: cls(study, database, _as_begun(config, study.user_attrs)))
 
     @_retrying
     def together(self, action: Callable[[], Result]) -> Result:
