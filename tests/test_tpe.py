@@ -25,10 +25,19 @@ def suggest(trial: optuna.Trial) -> None:
             trial.suggest_int("layers", 1, 3)
 
 
-def suggestions(ours: bool, trials: int, size: int, direction: str, **options: Any) -> list[dict[str, Any]]:
+def suggestions(
+    ours: bool,
+    trials: int,
+    size: int,
+    direction: str,
+    hyperband: bool = False,
+    **options: Any,
+) -> list[dict[str, Any]]:
     """Return the parameters of a study whose trials are asked for in groups, and end in every way."""
     chance = random.Random(size)
-    study = optuna.create_study(direction=direction)
+    study = optuna.create_study(direction=direction, study_name="suggested")
+    if hyperband:  # it decides by the names of studies which trials a sampler sees
+        study.pruner = optuna.pruners.HyperbandPruner(1, 9)
     sampler = None
     for first in range(0, trials, size):
         asked = []
@@ -42,6 +51,8 @@ def suggestions(ours: bool, trials: int, size: int, direction: str, **options: A
         for trial in chance.sample(asked, len(asked)):
             for epoch in range(chance.randrange(3)):
                 trial.report(chance.choice([chance.random(), math.nan]), epoch)
+                if hyperband:
+                    trial.should_prune()  # at the first call it learns its brackets
             match chance.randrange(8):
                 case 0:
                     study.tell(trial, state=TrialState.FAIL)
@@ -62,6 +73,7 @@ def suggestions(ours: bool, trials: int, size: int, direction: str, **options: A
         ("maximize", {"group": True}),
         ("minimize", {"multivariate": False}),
         ("maximize", {"constant_liar": False}),
+        ("maximize", {"hyperband": True}),
     ],
 )
 def test_it_suggests_what_optunas_sampler_suggests(direction: str, options: dict[str, Any], size: int):

@@ -67,7 +67,7 @@ class TPESampler(optuna.samplers.TPESampler):
         self._finished.read(finished, study)
         if self._finished.has_constraints:
             return super()._sample(study, trial, search_space)
-        running = study.get_trials(deepcopy=False, states=[TrialState.RUNNING]) if self._constant_liar else []
+        running = study._get_trials(deepcopy=False, states=[TrialState.RUNNING]) if self._constant_liar else []
         running = [each for each in running if each.number != trial.number]
         below, above = self._finished.split(default_gamma(len(finished)))
         mpe_below = self._estimator(self._finished.values(below, search_space)[1], search_space)
@@ -102,7 +102,7 @@ class TPESampler(optuna.samplers.TPESampler):
 
 
 def _finished(study: optuna.Study) -> list[FrozenTrial]:
-    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    return study._get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
 
 
 class _FinishedTrials:
