@@ -1,6 +1,7 @@
 """Records in MLflow, in a real database: a failing record affects only itself, and missing ones are sent next time."""
 
 import base64
+import dataclasses
 import json
 import math
 import re
@@ -21,7 +22,7 @@ from tests.conftest import TINY, StudyFolder
 from tests.servers import PostgreSQLServer
 from tuner.analysis.record import TestResult
 from tuner.config.loader import load_study
-from tuner.config.study import TrialConfig
+from tuner.config.study import StudyConfig, TrialConfig
 from tuner.errors import BadInputError
 from tuner.protocol import Points, TrialResult
 from tuner.storage.reader import config_of
@@ -44,8 +45,8 @@ VALUES = config_of(CONFIG, PARAMETERS)
 class Study:
     """A study in MLflow, in a folder, which a test writes record by record."""
 
-    def __init__(self, folder: StudyFolder, study_id: str = STUDY_ID) -> None:
-        self._study_id = study_id
+    def __init__(self, folder: StudyFolder, study_id: str = STUDY_ID, config: StudyConfig = CONFIG) -> None:
+        self._study_id, self._config = study_id, config
         self.folder, self.notes, self.is_open = folder, [], False
         self.tracker: Tracker
 
@@ -53,7 +54,7 @@ class Study:
         uri = tracking_uri(self.folder.tracking or None, study="tiny")
         self.is_open = True
         self.tracker = Tracker(
-            CONFIG, uri, self._study_id, self.notes.append, {"hardware": "a test"}, {"mnist_5k": "0" * 64}
+            self._config, uri, self._study_id, self.notes.append, {"hardware": "a test"}, {"mnist_5k": "0" * 64}
         )
         return self.tracker
 
@@ -516,6 +517,21 @@ def test_a_study_saves_the_view_of_its_trials_with_its_columns_and_charts(study:
     assert charts["test/acc"]["deleted"], "it has one point"
     assert key.rpartition(".")[2] in study.tags(None)["mlflow.note.content"], "the study's page leads to it"
     assert f"viewStateShareKey={key.rpartition('.')[2]}" in pages_of(study.tracker.uri, "tiny")[1]
+
+
+def test_an_objective_that_has_another_name_in_mlflow_is_found_again_under_its_own(
+    folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
+):
+    folder.prepare()
+    monkeypatch.chdir(folder.path)
+    objective = dataclasses.replace(CONFIG.objective, metric="val/AR@100")
+    study = Study(folder, config=dataclasses.replace(CONFIG, objective=objective))
+    study.open().log_study([], None, "no trial has ended")  # writes the view before any point
+    study.train(0, [("val/AR@100", 1, 0.5)])
+    assert study.close()
+    assert study.again([0, 1], [("val/AR_100", 1, 0.25), ("val/AR@100", 1, 0.75)])
+    assert study.points(0) == {"val/AR@100": [(1, 0.5)]}
+    assert study.points(1) == {"val/AR_100": [(1, 0.25)], "val/AR@100": [(1, 0.75)]}
 
 
 def test_the_test_of_the_best_trial_is_recorded_under_names_that_mlflow_takes(study: Study):
