@@ -1,6 +1,7 @@
 """Constraints between the values of a trial: what they can say, and that no trial breaks them."""
 
 import json
+import random
 import re
 import sqlite3
 from pathlib import Path
@@ -10,8 +11,9 @@ import pytest
 
 from tests.conftest import StudyFolder
 from tuner import Study
-from tuner.config.constraints import Constraint
+from tuner.config.constraints import Constraint, RandomSuggester
 from tuner.config.loader import load_study
+from tuner.config.search_space import suggest
 from tuner.errors import BadInputError
 
 STUDY = """\
@@ -104,6 +106,26 @@ def test_lengths_are_in_steps_and_the_length_of_the_training_is_known():
     assert study.broken(study.trial) is None, "20% of 6 steps are 1 step"
     with pytest.raises(BadInputError, match="satisfies epochs == 3"):
         load('["epochs == 3"]')
+
+
+@pytest.mark.parametrize(
+    ("constraint", "searched", "default"),
+    [
+        ("trainer.check_val_every_n_epoch >= 2", "trainer.check_val_every_n_epoch=[1, 2]", 1),
+        ("averaging.name == 'ema'", "averaging={one_of: {none: {}, ema: {decay: 0.9}}}", "none"),
+        ("loss.name == 'mse'", "loss={one_of: {cross_entropy: {}, mse: {}}}", "cross_entropy"),
+    ],
+)
+def test_a_value_that_is_a_default_must_satisfy_them_too(constraint: str, searched: str, default: Any):
+    study = load(f'["{constraint} or optimizer.initial_lr < 0.015"]', f"search_space.{searched}")
+    section, _, key = searched.partition("=")[0].partition(".")
+    broken = 0
+    for seed in range(20):
+        found = suggest(RandomSuggester(random.Random(seed), {}), study.trial)
+        breaks = found[section][key or "name"] == default and found["optimizer"]["initial_lr"] >= 0.015
+        assert (study.broken(found) is not None) == breaks
+        broken += breaks
+    assert broken
 
 
 def test_a_grid_has_the_points_that_satisfy_the_constraints():

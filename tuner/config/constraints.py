@@ -128,7 +128,7 @@ def _value(values: Mapping[str, Any], path: str) -> Any:
     for part in path.split("."):
         if isinstance(here, Mapping) and part in here:
             here = here[part]
-        elif isinstance(here, list) and part.isdecimal() and int(part) < len(here):
+        elif isinstance(here, list | tuple) and part.isdecimal() and int(part) < len(here):
             here = here[int(part)]
         else:
             raise _MissingError(path)

@@ -439,8 +439,10 @@ class StudyConfig:
         if any(each.needs_length for each in self.constraints):
             length = self.probe.length(values)
             lengths = {"steps": length.steps, "epochs": length.epochs}
-        nested = self.trial_of(values).values()
-        return next((each for each in self.constraints if not each.holds(nested, lengths)), None)
+        # Not those of a `TrialConfig`, which leaves out what has its default.
+        if lengths_of(values):
+            values = resolve_all(values, self.probe.length(values))
+        return next((each for each in self.constraints if not each.holds(values, lengths)), None)
 
     @cached_property
     def grid(self) -> Sequence[int]:
