@@ -7,6 +7,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 from tests.conftest import StudyFolder
@@ -15,6 +16,8 @@ from tuner.config.constraints import Constraint, RandomSuggester
 from tuner.config.loader import load_study
 from tuner.config.search_space import suggest
 from tuner.errors import BadInputError
+from tuner.storage.feasible_draws import feasible_params
+from tuner.storage.samplers import make_sampler
 
 STUDY = """\
 name: x
@@ -149,7 +152,38 @@ def params(folder: StudyFolder) -> list[tuple[int, dict[str, float]]]:
     return list(found.items())
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "qmc", "cmaes"])
+def asked(config: Any, trials: int) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Return what the sampler draws together for each trial, and the values that the trial gets."""
+    study = optuna.create_study(direction="maximize")
+    found = []
+    for number in range(trials):
+        study.sampler = make_sampler(config, number, study.sampler)
+        study.enqueue_trial(config.fixed(number))
+        trial = study.ask()
+        given = feasible_params(config, study, trial, study.trials[number])
+        found.append((trial.relative_params, given))
+        study._storage.set_trial_system_attr(trial._trial_id, "fixed_params", given)
+        trial = optuna.Trial(study, trial._trial_id)
+        config.suggest(trial)
+        for epoch in (1, 2):
+            trial.report(0.5 + 0.01 * number, epoch)
+        study.tell(trial, 0.5 + 0.01 * number)
+    return found
+
+
+def test_the_curve_sampler_chooses_among_values_that_satisfy_them():
+    config = load('["model.neurons[0] == 8"]', sampler="{name: curve, seed: 1, n_startup_trials: 3}")
+    for drawn, given in asked(config, 6):
+        assert given["model.neurons.0"] == 8
+        assert {**given, **drawn} == given
+
+
+def test_values_that_are_drawn_at_random_in_the_end_depend_on_the_seed_of_the_sampler():
+    one, other = (load('["model.neurons[0] == 8"]', sampler=f"{{name: qmc, seed: {seed}}}") for seed in (1, 2))
+    assert [given for _, given in asked(one, 3)] != [given for _, given in asked(other, 3)]
+
+
+@pytest.mark.parametrize("sampler", ["curve", "tpe", "qmc", "cmaes"])
 def test_no_trial_of_a_study_breaks_a_constraint_and_a_continued_study_has_the_same_ones(sampler: str, tmp_path: Path):
     text = STUDY % (6, f"{{name: {sampler}, seed: 1, {'' if sampler == 'qmc' else 'n_startup_trials: 3'}}}", NARROW)
     Path("x.yaml").write_text(text)

@@ -30,6 +30,9 @@ RANDOM_CANDIDATES, NEARBY_CANDIDATES, NEARBY_TRIALS = 30, 8, 5
 WIDTHS = (0.03, 0.1)
 """Distances of candidates to the trials that they are near to, as shares of the ranges."""
 
+MOST_DRAWS = 200
+"""Random draws until one satisfies the constraints."""
+
 GROWTH = 1.2
 """By how much the number of finished trials grows until the kernel is fitted again."""
 
@@ -73,7 +76,8 @@ class CurveSearch:
 
     @cached_property
     def _references(self) -> list[tuple[Configuration, Array | None]]:
-        return [(each, self._space.points(each, [1.0])) for each in self._space.references]
+        feasible = filter(self._is_feasible, self._space.references)
+        return [(each, self._space.points(each, [1.0])) for each in feasible]
 
     def suggest(self, number: int, trials: Sequence[Observation], fixed: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the values of a trial, by their names in Optuna.
@@ -106,15 +110,27 @@ class CurveSearch:
     def _suggested(self, number: int, trials: Sequence[Observation], fixed: Mapping[str, Any]) -> Mapping[str, Any]:
         finished = self._comparable(trials)
         if number < self._starts or sum(len(trial.reports) > 0 for trial in finished) < 2:
-            return self._space.random(self._random(number), fixed).params
+            return self._at_random(number, fixed)
         candidates = self._evaluated(number, self._data(finished), finished, fixed)
         if not candidates.params:
-            return self._space.random(self._random(number), fixed).params
+            return self._at_random(number, fixed)
         gains = candidates.gains
         for trial in trials:
             if not trial.is_finished and (point := self._space.points(self._space.of(trial.params), [1.0])) is not None:
                 gains = gains * (1 - candidates.kernel(candidates.points, point)[:, 0] / candidates.kernel.signal)
         return candidates.params[int(np.argmax(gains))]
+
+    def _at_random(self, number: int, fixed: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return random values that satisfy the constraints, if such are found."""
+        random = self._random(number)
+        for _ in range(MOST_DRAWS):
+            found = self._space.random(random, fixed)
+            if self._is_feasible(found):
+                break
+        return found.params
+
+    def _is_feasible(self, configuration: Configuration) -> bool:
+        return self._config.broken(configuration.values) is None
 
     def _random(self, number: int) -> Random:
         return Random(f"curve:{self._seed}:{number}")
@@ -145,7 +161,8 @@ class CurveSearch:
             for index in range(NEARBY_CANDIDATES)
         ]
         known = [each for each in self._references if fixed.items() <= each[0].params.items()]
-        for configuration, point in [*known, *((each, self._space.points(each, [1.0])) for each in new)]:
+        feasible = filter(self._is_feasible, new)
+        for configuration, point in [*known, *((each, self._space.points(each, [1.0])) for each in feasible)]:
             if point is not None:
                 yield configuration.params, point
 

@@ -5,6 +5,7 @@ that was interrupted has the same values again. The draws are a function of the 
 number of the trial, and of the finished trials.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -86,7 +87,7 @@ def feasible_params(
     given = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
     sampler, relative = study.sampler, dict(asked.relative_params)
     space = sampler.infer_relative_search_space(study, trial)
-    at_random = optuna.samplers.RandomSampler(seed=trial.number)
+    at_random = optuna.samplers.RandomSampler(seed=_seed(config, trial.number))
     broken = None
     for attempt in range(MOST):
         if attempt and attempt < OF_SAMPLER:
@@ -98,3 +99,9 @@ def feasible_params(
             return draft.params
     text = broken.text if broken else ""
     raise StudyFailedError(f"trial #{trial.number}: none of {MOST:,} draws satisfies {text}; widen the search space")
+
+
+def _seed(config: StudyConfig, number: int) -> int:
+    """Return the seed of the random draws for a trial."""
+    key = f"feasible:{config.sampler.arguments.get('seed', 0)}:{number}"
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big")
