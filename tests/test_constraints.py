@@ -183,6 +183,17 @@ def test_values_that_are_drawn_at_random_in_the_end_depend_on_the_seed_of_the_sa
     assert [given for _, given in asked(one, 3)] != [given for _, given in asked(other, 3)]
 
 
+@pytest.mark.parametrize("center", ["5e-3, width: 2", "2e-3, width: 1.05"])  # the second never satisfies it
+def test_values_from_priors_are_drawn_again_and_given_ones_stay(center: str):
+    prior = f"search_space.optimizer.initial_lr={{low: 1e-3, high: 3e-2, log: true, prior: {{center: {center}}}}}"
+    queued = "enqueue=[{optimizer.initial_lr: 0.02}]"
+    config = load('["optimizer.initial_lr > 0.0099"]', prior, queued, sampler="{name: tpe, seed: 1}")
+    lrs = [given["optimizer.initial_lr"] for _, given in asked(config, 6)]
+    assert lrs[:2] == [0.01, 0.02]
+    assert min(lrs) > 0.0099
+    assert len(set(lrs)) == 6
+
+
 @pytest.mark.parametrize("sampler", ["curve", "tpe", "qmc", "cmaes"])
 def test_no_trial_of_a_study_breaks_a_constraint_and_a_continued_study_has_the_same_ones(sampler: str, tmp_path: Path):
     text = STUDY % (6, f"{{name: {sampler}, seed: 1, {'' if sampler == 'qmc' else 'n_startup_trials: 3'}}}", NARROW)

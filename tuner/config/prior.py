@@ -18,7 +18,7 @@ NEARLY_ONE = 1 - 1e-15
 
 
 def draws_of_priors(
-    template: Template, sampler: Component, number: int, random_trials: int | None = None
+    template: Template, sampler: Component, number: int, random_trials: int | None = None, attempt: int = 0
 ) -> dict[str, Any]:
     """Return the values of a trial that are drawn from priors, by their names in Optuna; none after the random trials.
 
@@ -27,12 +27,13 @@ def draws_of_priors(
         sampler: The sampler.
         number: The trial.
         random_trials: The number of random trials; None for the sampler's own.
+        attempt: Which draw it is, if earlier ones do not satisfy the constraints.
     """
     if number >= (PRIOR_SAMPLERS.get(sampler.name, 0) if random_trials is None else random_trials):
         return {}
     seed = sampler.arguments.get("seed", 0)
     return {
-        name: _draw(spec, _uniform(f"prior:{seed}:{number}:{name}"))
+        name: _draw(spec, _uniform(f"prior:{seed}:{number}:{name}" + (f":{attempt}" if attempt else "")))
         for name, spec in searched(template)
         if isinstance(spec, Range) and spec.prior
     }

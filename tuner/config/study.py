@@ -362,12 +362,21 @@ class StudyConfig:
         """
         if self.sampler.name != "grid":
             first = self.first.params[number] if number < len(self.first.params) else {}
-            return {**draws_of_priors(self.trial, self.sampler, number, self.random_trials), **first}
+            return {**self.of_priors(number), **first}
         if drawn is None:
             return grid_point(self.trial, self.grid[number])
         taken = {_key(params) for params in drawn}
         points = (grid_point(self.trial, index) for index in self.grid)
         return next((point for point in points if _key(point) not in taken), {})
+
+    def of_priors(self, number: int, attempt: int = 0) -> dict[str, Any]:
+        """Return the values of a trial that are drawn from priors, by their names in Optuna.
+
+        Args:
+            number: The trial.
+            attempt: Which draw it is, if earlier ones do not satisfy the constraints.
+        """
+        return draws_of_priors(self.trial, self.sampler, number, self.random_trials, attempt)
 
     def repeats(self, drawn: Iterable[Mapping[str, Any]]) -> int:
         """Return how many trials of a grid repeat others, as grids of earlier versions could.

@@ -5,6 +5,7 @@ that was interrupted has the same values again. The draws are a function of the 
 number of the trial, and of the finished trials.
 """
 
+import copy
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,8 +20,8 @@ from tuner.errors import StudyFailedError
 
 __all__ = ["feasible_params"]
 
-OF_SAMPLER, MOST = 50, 5000
-"""Draws of the sampler, and all draws: the others are random."""
+OF_SAMPLER, OF_PRIORS, MOST = 50, 2500, 5000
+"""Draws of the sampler, of the priors, and all draws: the others are random."""
 
 
 class _Draft:
@@ -85,13 +86,20 @@ def feasible_params(
         StudyFailedError: If none are found.
     """
     given = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+    free = _from_priors(config, trial, given)
     sampler, relative = study.sampler, dict(asked.relative_params)
     space = sampler.infer_relative_search_space(study, trial)
     at_random = optuna.samplers.RandomSampler(seed=_seed(config, trial.number))
+    repeats = False
     broken = None
     for attempt in range(MOST):
-        if attempt and attempt < OF_SAMPLER:
-            relative = sampler.sample_relative(study, trial, space)
+        if attempt and free:
+            redrawn = config.of_priors(trial.number, attempt) if attempt < OF_PRIORS else {}
+            given = {name: value for name, value in given.items() if name not in free}
+            given |= {name: value for name, value in redrawn.items() if name in free}
+        if attempt and attempt < OF_SAMPLER and not repeats:
+            before, relative = relative, sampler.sample_relative(study, _with_fixed(trial, given), space)
+            repeats = relative == before and not free
         is_random = attempt >= OF_SAMPLER
         draft = _Draft(study, trial, given, {} if is_random else relative, at_random if is_random else sampler)
         broken = config.broken(suggest(draft, config.trial))
@@ -99,6 +107,32 @@ def feasible_params(
             return draft.params
     text = broken.text if broken else ""
     raise StudyFailedError(f"trial #{trial.number}: none of {MOST:,} draws satisfies {text}; widen the search space")
+
+
+def _from_priors(config: StudyConfig, trial: FrozenTrial, given: Mapping[str, Any]) -> set[str]:
+    """Return the names of the given values that were drawn from priors, so that they can be drawn again.
+
+    Args:
+        config: The study.
+        trial: The trial.
+        given: Its values that are fixed.
+    """
+    if config.sampler.name == "grid":
+        return set()
+    first = config.first.params
+    meant = [first[trial.number]] if trial.number < len(first) else config.first.further
+    return {
+        name
+        for name, value in config.of_priors(trial.number).items()
+        if given.get(name) == value and name not in trial.params and not any(each.get(name) == value for each in meant)
+    }
+
+
+def _with_fixed(trial: FrozenTrial, given: Mapping[str, Any]) -> FrozenTrial:
+    """Return a trial for which some values are fixed."""
+    changed = copy.copy(trial)
+    changed.system_attrs = {**trial.system_attrs, "fixed_params": {**given}}
+    return changed
 
 
 def _seed(config: StudyConfig, number: int) -> int:
