@@ -240,6 +240,14 @@ def test_a_short_lived_process_returns_a_result_or_an_error():
         call_in_fork(os._exit, 3)
 
 
+def test_a_working_folder_that_is_gone_is_named_by_the_process_that_needs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Path, "cwd", lambda: tmp_path / "gone")
+    with pytest.raises(StudyFailedError, match=r"FileNotFoundError: .*gone"):
+        call_in_fork(len, "four")
+
+
 def test_a_process_looks_for_modules_in_the_present_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend("")
     monkeypatch.chdir(tmp_path)

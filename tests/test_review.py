@@ -15,6 +15,7 @@ import torch
 
 from tests.conftest import DIGITS, OF_DIGITS, StudyFolder
 from tests.launcher import Command
+from tuner.reporting import review as reviews
 from tuner.reporting.review import Review
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -227,6 +228,15 @@ def test_a_refusing_registry_and_a_network_that_cannot_be_exported_are_reported_
     (registry,), (export,) = json.loads(output)
     assert "its registry did not take it" in registry
     assert "cannot be exported" in export
+
+
+def test_the_note_about_a_fork_server_that_closed_its_pipe_has_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(*arguments: object) -> None:
+        raise EOFError
+
+    monkeypatch.setattr(reviews, "ForkedCall", fail)
+    (note,) = Review("sqlite:///optuna.db", "tiny", "sqlite:///mlflow.db", tmp_path).finish(None, "state")
+    assert note == "the plots and the report in MLflow are not complete: EOFError()"
 
 
 def test_plots_are_drawn_now_and_then_and_not_at_every_trial(reviewed: StudyFolder, monkeypatch: pytest.MonkeyPatch):

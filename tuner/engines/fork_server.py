@@ -65,8 +65,8 @@ class ForkedCall(Generic[Result]):
         self._name = function.__name__
         context = multiprocessing.get_context("forkserver")
         ensure_server()
+        place = Path.cwd(), dict(os.environ)  # before the pipe, as the folder may be gone
         self._answer, theirs = context.Pipe(duplex=False)
-        place = Path.cwd(), dict(os.environ)
         self._process = context.Process(target=_answer, args=(theirs, place, function, arguments))
         try:
             with for_new_processes(), contextlib.closing(theirs):
@@ -129,9 +129,9 @@ def _answer(
 ) -> None:
     die_with_the_coordinator()
     folder, environment = place
-    os.chdir(folder)
-    os.environ.update(environment)
     try:
+        os.chdir(folder)
+        os.environ.update(environment)
         answer = function(*arguments), ""
     except Exception as error:
         answer = None, in_a_line(error)

@@ -87,7 +87,9 @@ class Review:
             return self._start({"best": best, "state": state}).result()
         except StudyFailedError as error:
             return [f"the plots and the report in MLflow are not complete: {error} (see {self._log})"]
-        except (OSError, EOFError, BadInputError) as error:
+        except EOFError as error:  # it has no text
+            return [f"the plots and the report in MLflow are not complete: {error!r}"]
+        except (OSError, BadInputError) as error:
             return [f"the plots and the report in MLflow are not complete: {error}"]
         finally:
             self.close()
