@@ -239,6 +239,36 @@ def test_the_note_about_a_fork_server_that_closed_its_pipe_has_a_text(tmp_path: 
     assert note == "the plots and the report in MLflow are not complete: EOFError()"
 
 
+@pytest.mark.parametrize(("passed", "is_due"), [(240.0, False), (600.0, True)])
+def test_an_update_counts_as_long_as_it_took_and_not_until_the_next_trial_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passed: float, is_due: bool
+):
+    class Ended:
+        """An update of 10 seconds, which are 4% of 250."""
+
+        is_running = False
+
+        def __init__(self, *arguments: object) -> None:
+            pass
+
+        def result(self) -> tuple[list[str], float]:
+            return [], 10.0
+
+        def kill(self) -> None:
+            pass
+
+    monkeypatch.setattr(reviews, "ForkedCall", Ended)
+    monkeypatch.setattr(Review, "seconds", 0.0)
+    review = Review("sqlite:///optuna.db", "tiny", "sqlite:///mlflow.db", tmp_path)
+    review._next = 0.0
+    review.refresh()
+    review._began -= passed
+    review._next -= passed
+    review.refresh()
+    assert review.seconds == 10.0
+    assert (review._call is not None) == is_due
+
+
 def test_plots_are_drawn_now_and_then_and_not_at_every_trial(reviewed: StudyFolder, monkeypatch: pytest.MonkeyPatch):
     storage, uri = (f"sqlite:///{reviewed.path / name}" for name in ("optuna.db", "mlflow.db"))
     review = Review(storage, "tiny", uri, reviewed.directory())
@@ -253,8 +283,10 @@ def test_plots_are_drawn_now_and_then_and_not_at_every_trial(reviewed: StudyFold
     call = review._call
     review.refresh()
     assert review._call is call, "while it draws, no other is begun"
-    assert call.result() == [], (reviewed.directory() / "review.log").read_text()
-    assert list((artifacts(reviewed) / "plots").glob("*_lr_curves.png"))
+    call._process.join()
+    assert list((artifacts(reviewed) / "plots").glob("*_lr_curves.png")), (
+        reviewed.directory() / "review.log"
+    ).read_text()
     assert (artifacts(reviewed) / "report.html").exists()
     review.refresh()
     assert review._call is None, "what took seconds is not done again within minutes"

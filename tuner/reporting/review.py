@@ -56,7 +56,7 @@ class Review:
         objects = str(directory / OBJECTS_FILE)
         self._request = {"storage": storage, "study": study, "uri": uri, "objects": objects}
         self._log = directory / LOG_FILE
-        self._call: ForkedCall[list[str]] | None = None
+        self._call: ForkedCall[tuple[list[str], float]] | None = None
         self._began = 0.0
         self._next = time.monotonic() + self.EVERY_SECONDS
 
@@ -64,9 +64,10 @@ class Review:
         """Start an update, unless one is running or was done recently."""
         now = time.monotonic()
         if self._call is not None and not self._call.is_running:
-            self._next = max(self._next, self._began + (now - self._began) / self.SHARE)
+            with contextlib.suppress(StudyFailedError):  # it may have ended long ago, so it has measured its time
+                _, self.seconds = self._call.result()
+            self._next = max(self._next, self._began + self.seconds / self.SHARE)
             self.close()
-            self.seconds = now - self._began
         if self._call is None and now >= self._next:
             self._began, self._next = now, now + self.EVERY_SECONDS
             with contextlib.suppress(OSError, EOFError, TunerError):  # a later update may succeed
@@ -84,13 +85,15 @@ class Review:
         """
         self.close()
         try:
-            return self._start({"best": best, "state": state}).result()
+            notes, _ = self._start({"best": best, "state": state}).result()
         except StudyFailedError as error:
             return [f"the plots and the report in MLflow are not complete: {error} (see {self._log})"]
         except EOFError as error:  # it has no text
             return [f"the plots and the report in MLflow are not complete: {error!r}"]
         except (OSError, BadInputError) as error:
             return [f"the plots and the report in MLflow are not complete: {error}"]
+        else:
+            return notes
         finally:
             self.close()
 
@@ -100,14 +103,19 @@ class Review:
             self._call.kill()
             self._call = None
 
-    def _start(self, more: Mapping[str, Any]) -> ForkedCall[list[str]]:
+    def _start(self, more: Mapping[str, Any]) -> ForkedCall[tuple[list[str], float]]:
         os.close(open_own(self._log))  # it can be written
         self._call = ForkedCall(_logged_update, {**self._request, **more}, self._log)
         return self._call
 
 
-def _logged_update(request: Mapping[str, Any], log: Path) -> list[str]:
-    """Carry out a request with all output in a log, and with the lowest priority if it is not the last one."""
+def _logged_update(request: Mapping[str, Any], log: Path) -> tuple[list[str], float]:
+    """Carry out a request with all output in a log, and with the lowest priority if it is not the last one.
+
+    Returns:
+        Messages for the user, and how many seconds it took.
+    """
+    began = time.monotonic()
     os.setsid()
     output = open_own(log)
     os.truncate(output, 0)
@@ -118,7 +126,7 @@ def _logged_update(request: Mapping[str, Any], log: Path) -> list[str]:
     if "state" not in request:
         os.nice(19)
     try:
-        return update(request)
+        return update(request), time.monotonic() - began
     except Exception:
         traceback.print_exc()
         raise
