@@ -57,6 +57,21 @@ def test_the_best_is_that_of_the_best_mean_and_only_weights_of_the_first_seed_ar
         assert store.best_value == store.history()[-1][1]
 
 
+def test_a_value_that_was_never_stored_is_not_compared(tmp_path: Path):
+    config = study(2)
+    with ReplicationStore.open(config, f"sqlite:///{tmp_path}/optuna.db", config.identity, pytest.fail) as store:
+
+        def fail() -> None:
+            finish(store, 0.9)
+            assert dict(store.comparison().configurations[0].values) == {11: 0.9}
+            raise InterruptedError
+
+        with pytest.raises(InterruptedError):
+            store.together(fail)
+        finish(store, 0.5)
+        assert dict(store.comparison().configurations[0].values) == {11: 0.5}
+
+
 def test_the_start_of_a_long_confirmation_reads_all_trials_a_few_times_and_not_once_for_each(tmp_path: Path):
     listings = []
     for count in (4, 20):

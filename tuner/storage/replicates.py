@@ -246,6 +246,10 @@ class ReplicationStore(StudyStore):
     _config: ReplicationStudy
     _standing: _Standing | None = None
 
+    def _count_all(self) -> None:
+        self._standing = None  # it may have values that were not stored in the end
+        super()._count_all()
+
     def comparison(self) -> Comparison:
         """Return the comparison so far."""
         now, tested = self._current(), self.tested()
