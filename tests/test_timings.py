@@ -1,6 +1,8 @@
 """`--timings`: the phases of a command."""
 
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,3 +32,16 @@ def test_a_command_tells_its_phases_in_their_order(folder: StudyFolder, capsys: 
     timings._moments.clear()
     timings.print_phases()
     assert capsys.readouterr().err == "", "nothing without the option"
+
+
+def test_without_linux_time_begins_with_the_command(monkeypatch: pytest.MonkeyPatch):
+    def missing(path: Path, **options: Any) -> str:
+        raise FileNotFoundError(path)
+
+    monkeypatch.delattr(time, "CLOCK_BOOTTIME")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", missing)
+        timings.start()
+    (phase,) = timings.phases()
+    assert 0 <= phase.seconds < 60
+    timings._moments.clear()

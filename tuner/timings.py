@@ -92,10 +92,19 @@ def print_phases() -> None:
 
 
 def _now(name: str) -> _Moment:
-    return _Moment(name, time.clock_gettime(time.CLOCK_BOOTTIME), time.process_time())
+    return _Moment(name, _seconds(), time.process_time())
+
+
+def _seconds() -> float:
+    """Return the seconds since the machine was started, in macOS without those that it slept."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _created() -> float:
-    """Return when this process was created, in seconds since the machine was started."""
-    fields = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    """Return when this process was created, in the time of `_seconds`; the present where the system does not tell."""
+    try:
+        text = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return _seconds()
+    fields = text.rpartition(")")[2].split()
     return int(fields[19]) / os.sysconf("SC_CLK_TCK")
