@@ -28,7 +28,7 @@ OptimizerCallable = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 Scheduled = TypeVar("Scheduled", bound=Schedule | None)
 
 OPTIONS = ("momentum", "weight_decay")
-"""What a `ScheduleLR` can schedule besides the lr."""
+"""The options that a `ScheduleLR` can schedule besides the lr."""
 
 
 class ScheduleLR(LRScheduler):

@@ -1,4 +1,4 @@
-"""What other programs do to a study in Optuna: they add trials, end them, change attributes, or delete the study."""
+"""Other programs change a study in Optuna: they add trials, end them, change attributes, or delete the study."""
 
 import sqlite3
 from collections.abc import Iterator, Mapping

@@ -52,7 +52,7 @@ class Best:
 
 @dataclass(frozen=True)
 class Confirmation:
-    """What a confirmation has found: which of the best trials are really better.
+    """The result of a confirmation: which of the best trials are really better.
 
     Args:
         comparison: The values with fresh seeds.

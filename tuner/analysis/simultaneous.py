@@ -32,7 +32,7 @@ ROUNDING = 1e-6  # of single precision, relative: smaller differences are none
 
 @dataclass(frozen=True)
 class Gap:
-    """How much worse a configuration is than the best one.
+    """The distance of a configuration from the best one.
 
     Args:
         mean: Difference of the means, in the unit of the metric; above zero if it is worse.

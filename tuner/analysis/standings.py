@@ -82,7 +82,7 @@ class Standings:
 
     @cached_property
     def gaps(self) -> dict[str, Gap]:
-        """How much worse each contender is than the first one, in intervals that hold for all pairs at once."""
+        """The distance of each contender from the first one, in intervals that hold for all pairs at once."""
         ranking = self.comparison.ranking
         if not ranking:
             return {}

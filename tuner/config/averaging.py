@@ -1,4 +1,4 @@
-"""What cannot be combined with an average of the weights."""
+"""Checks of settings that cannot be combined with an average of the weights."""
 
 from collections.abc import Iterator
 

@@ -125,7 +125,7 @@ def longest_training(trainer: Mapping[str, Any], unit: Literal["epochs", "steps"
 
 @dataclass(frozen=True)
 class Limits:
-    """How much a study may train.
+    """The budget of a study.
 
     Args:
         trials: The largest number of trials.

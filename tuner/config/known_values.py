@@ -22,7 +22,7 @@ Fault = Callable[[Keys, str], None]
 
 @dataclass(frozen=True)
 class Start:
-    """Which earlier studies a study starts from.
+    """The earlier studies that a study starts from.
 
     Args:
         studies: Their names; `SHIPPED` is the list that comes with the tuner.

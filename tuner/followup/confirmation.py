@@ -35,7 +35,7 @@ LEAST_LR = 0.001
 
 @dataclass(frozen=True, kw_only=True)
 class ConfirmationOptions(ExecutionOptions):
-    """Which study is confirmed, and how."""
+    """The options of a confirmation."""
 
     study: str = option(MISSING, "name of a study that was run, or its study file", "NAME", is_positional=True)
     top: int = option(5, "how many of its best trials (default: %(default)s)", "K", int)
@@ -145,7 +145,7 @@ def _amount(past: "StoredStudy", trainings: int, done: int, slots: int, epochs: 
 
 @dataclass(frozen=True)
 class _Carried:
-    """What a confirmation takes over from a study.
+    """The values that a confirmation takes over from a study.
 
     Args:
         variants: Names of the trained configurations by those of the study's, and by the factor of the initial lr.

@@ -377,7 +377,7 @@ class Coordinator:
             self._finished(assignment.number)
 
     def _tell(self, number: int, result: TrialResult) -> tuple[int, float | None, float]:
-        """Tell Optuna a result; return the number of finished trials, the best value and the time."""
+        """Store a result in Optuna; return the number of finished trials, the best value and the time."""
         self._store.finish(number, TRIAL_STATES[result.state], result.value, _attributes(result))
         return self._store.count, self._store.best_value, time.time()
 

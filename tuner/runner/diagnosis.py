@@ -1,4 +1,4 @@
-"""What is installed on this machine, and which devices, stores and folders a study could use here."""
+"""The installed packages, and the devices, stores and folders that a study could use on this machine."""
 
 import importlib.util
 import os

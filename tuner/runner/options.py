@@ -91,7 +91,7 @@ class ExecutionOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions(ExecutionOptions):
-    """Which study is run, and how.
+    """The options of a run of a study.
 
     `folder` is that of its own modules, if they are not next to its file; it is no option of the commands.
     """

@@ -37,7 +37,7 @@ Store = TypeVar("Store", bound="StudyStore")
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run of a study ended.
+    """The end of a run of a study.
 
     Args:
         name: Name of the study.

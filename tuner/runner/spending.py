@@ -1,4 +1,4 @@
-"""How many trials the budget still allows.
+"""The number of trials that the budget still allows.
 
 With a budget in epochs or steps, every trial reserves a whole training when it begins, and gives back what it did not
 use when it ends. A trial begins only if its reservation fits into what is left, so the budget is never exceeded, and

@@ -41,7 +41,7 @@ REFERENCES = 300
 
 @dataclass(frozen=True)
 class Configuration:
-    """What a trial may have.
+    """The values that a trial may have.
 
     Args:
         params: Its values, by their names in Optuna.

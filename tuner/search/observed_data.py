@@ -1,4 +1,4 @@
-"""What trials say about a search space: points of their lr curves, and the values that belong to them."""
+"""The data of a search: points on the lr curves of the trials, and the values that belong to them."""
 
 import math
 from collections import Counter
@@ -20,7 +20,7 @@ STOPS = 4
 """Number of epochs, besides the last and the middle one, at which whole trainings are compared with stopped ones."""
 
 SPREAD = 0.35
-"""How much above the median, as a logarithm, losses are told apart; what is worse is only bad."""
+"""How much above the median, as a logarithm, losses are distinguished; all worse ones count as equally bad."""
 
 SMALLEST_ERROR = 1e-3
 
@@ -99,7 +99,7 @@ class ObservedData:
         yield from zip(self._points(trial, tuple(wanted)), wanted.values(), strict=True)
 
     def _caps_by_epoch(self) -> dict[int, float]:
-        """Return the highest loss that is told apart from others, for each epoch with enough of them."""
+        """Return the highest loss that is distinguished from others, for each epoch with enough of them."""
         by_epoch: dict[int, list[float]] = {}
         for losses in self._losses.values():
             for epoch, loss in losses.items():

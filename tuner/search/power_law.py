@@ -91,7 +91,7 @@ class PowerLaw:
 
 
 class _Inputs:
-    """What the law depends on.
+    """The quantities that the law depends on.
 
     Args:
         scaled: The lr of a training [steps] and its length, in the units of the law.

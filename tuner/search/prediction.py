@@ -1,4 +1,4 @@
-"""Which trainings are stopped because the loss that they are expected to end with is no good.
+"""Stopping of trainings that are expected to end with a high loss.
 
 Early losses mislead where schedules differ: a lr that decays early looks better than it is. The multi-power law knows
 the rest of the lr curve. But it does not describe every training, so it has to prove itself in each study: of the whole

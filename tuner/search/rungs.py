@@ -1,4 +1,4 @@
-"""Which trials continue at a rung.
+"""The choice of the trials that continue at a rung.
 
 The first trials of a study wait for each other: all are trained to the first rung, the best quarter of them to the
 second, and so on (successive halving: Jamieson and Talwalkar, 2016, arXiv:1502.07943). So which of them continue

@@ -34,7 +34,7 @@ GAIN = "possible gain"
 """How much better the best value can become, and after how many complete trials that was computed."""
 
 ANSWER = "answer"
-"""What its last trainings, with fresh seeds, said about a study, and after how many trials."""
+"""The result of a study's last trainings, with fresh seeds, and after how many trials."""
 
 PREDICTION = "prediction"
 """Whether the pruner ``predicted`` was used, and why, as a clause."""

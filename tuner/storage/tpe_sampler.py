@@ -106,7 +106,7 @@ def _finished(study: optuna.Study) -> list[FrozenTrial]:
 
 
 class _FinishedTrials:
-    """What the sampler needs of finished trials, as arrays over their numbers.
+    """The parts of finished trials that the sampler needs, as arrays over their numbers.
 
     Attributes:
         has_constraints: Whether a trial has violated a constraint, which other programs can record.

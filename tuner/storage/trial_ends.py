@@ -1,4 +1,4 @@
-"""How a finished trial ended, as Optuna has it: as the coordinator told it, or as another program did.
+"""The end of a finished trial in Optuna, which the coordinator stored, or another program.
 
 Others may add trials to a study, or change attributes. So no attribute is expected to be there, or to be of its type.
 """
