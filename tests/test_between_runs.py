@@ -89,7 +89,7 @@ def test_a_study_is_not_continued_on_other_data(folder: StudyFolder, digits: dic
     [
         ("search_space.optimizer.initial_lr.low=1e-4", "search_space.optimizer.initial_lr.low: was 0.001, now 0.0001"),
         ("search_space.optimizer.eps={low: 1e-9, high: 1}", "search_space.optimizer.eps.high: was not given, now 1"),
-        ("objective.metric=val/loss", 'objective.metric: was "val/acc", now "val/loss"'),
+        ("objective.metric=train/acc", 'objective.metric: was "val/acc", now "train/acc"'),
         ("objective.direction=minimize", 'objective.direction: was "maximize", now "minimize"'),
         ("sampler.name=tpe", 'sampler.name: was "random", now "tpe"'),
         ("sampler.seed=2", "sampler.seed: was 1, now 2"),

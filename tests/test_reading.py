@@ -82,7 +82,7 @@ def test_a_pruned_trial_with_a_better_value_is_not_the_best(study: optuna.Study)
 def test_all_curves_are_asked_of_the_best_trials_only(study: optuna.Study):
     add(study, 30)
     record = record_of(study, curves)
-    whole = [trial.number for trial in record.trials if len(trial.curves) == 5]
+    whole = [trial.number for trial in record.trials if len(trial.curves) > 1]
     best_of_schedules = {trial.family: trial.number for trial in reversed(record.ranking)}
     assert set(whole) == {trial.number for trial in record.ranking[:BEST]} | set(best_of_schedules.values())
     assert all("lr" in trial.curves for trial in record.trials)
