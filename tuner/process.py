@@ -1,4 +1,4 @@
-"""The current process: its module search path, garbage collection during imports, exit, and crashes for tests."""
+"""The current process: module search path, environment, garbage collection during imports, exit, crashes for tests."""
 
 import atexit
 import contextlib
@@ -8,7 +8,7 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -20,6 +20,7 @@ __all__ = [
     "CrashPoint",
     "HousekeepingPoint",
     "add_study_folder",
+    "changed_environment",
     "crash_point",
     "gc_paused",
     "leave",
@@ -49,6 +50,21 @@ def add_study_folder(folder: str | Path | None) -> None:
 def study_folder() -> str | None:
     """Return the folder of the study, for processes that do not inherit the module search path."""
     return next(iter(_added), None)
+
+
+@contextmanager
+def changed_environment(changes: Mapping[str, str]) -> Iterator[None]:
+    """Change environment variables in the block, for what reads them there and processes that are started there."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def user_module_folders() -> list[str]:

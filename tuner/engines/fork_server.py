@@ -21,6 +21,7 @@ from typing import Any, Generic, TypeVar
 
 from tuner.errors import BadInputError, StudyFailedError, in_a_line
 from tuner.interrupts import die_with_parent, interrupts_blocked, remove_at_exit
+from tuner.process import changed_environment
 
 __all__ = [
     "ForkedCall",
@@ -74,11 +75,6 @@ class ForkedCall(Generic[Result]):
         except BaseException:
             self._answer.close()
             raise
-
-    @property
-    def pid(self) -> int | None:
-        """Id of its process."""
-        return self._process.pid
 
     @property
     def is_running(self) -> bool:
@@ -186,23 +182,8 @@ def ensure_server() -> None:
     changes = {"GLIBC_TUNABLES": ":".join(filter(None, (MALLOC_TUNABLES, tunables)))}  # the last value counts
     if threading.current_thread() is threading.main_thread():  # PR_SET_PDEATHSIG fires when the starting thread ends
         changes[PARENT] = str(os.getpid())
-    with interrupts_blocked(), _changed_environment(changes), _sockets_in(folder_of_sockets()):
+    with interrupts_blocked(), changed_environment(changes), _sockets_in(folder_of_sockets()):
         forkserver.ensure_running()
-
-
-@contextlib.contextmanager
-def _changed_environment(changes: Mapping[str, str]) -> Iterator[None]:
-    """Change environment variables for processes that are started in the block."""
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from mlflow.entities import ViewType
 from sqlalchemy.exc import ArgumentError
 
 from tuner.errors import BadInputError
+from tuner.process import changed_environment
 from tuner.tracking.artifacts import FOLDER, check_length, local_path, present_place
 from tuner.tracking.store_errors import FORMS, explained, refused
 from tuner.tracking.store_uri import file_of, is_server, resolved
@@ -79,18 +80,10 @@ def _within(seconds: float, shown: str, action: Callable[[], None]) -> None:
         except Exception as error:
             failed.append(error)
 
-    before = {name: os.environ.get(name) for name in QUICK}
-    os.environ.update(QUICK)
-    try:
+    with changed_environment(QUICK):
         thread = threading.Thread(target=do, name="MLflow's store", daemon=True)
         thread.start()
         thread.join(seconds)
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
     if thread.is_alive():
         raise refused(f"{shown} does not answer within {seconds:.0f} seconds.")
     if failed:
