@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tuner.analysis.findings import short_name
@@ -12,6 +12,7 @@ from tuner.visualization.axes import axis_of, parameters_of
 from tuner.visualization.figure import COLORS, GREY, SYMBOLS, Figure, Mark, Panel, Scale, Series, Surface, Symbol
 from tuner.visualization.parts import (
     ACCENT,
+    Position,
     hover_text,
     outside_note,
     placed,
@@ -147,7 +148,7 @@ def _pairs(
     title: str,
     caption: str,
     scale: Scale | None,
-    value: Callable[[TrialRecord], float],
+    value: Position,
     x: str | None,
     y: str | None,
 ) -> Figure:
@@ -179,9 +180,7 @@ def _pairs(
     return Figure(name, title, caption, panels, columns, height=3.0, width=3.4 * columns + 1.6, scale=scale)
 
 
-def _pair(
-    x: "_Axis", y: "_Axis", trials: Sequence[TrialRecord], scale: Scale, value: Callable[[TrialRecord], float]
-) -> Panel:
+def _pair(x: "_Axis", y: "_Axis", trials: Sequence[TrialRecord], scale: Scale, value: Position) -> Panel:
     """Return the trials, of which the first is the best, as points with the colours of their values."""
     best, others = trials[:1], trials[1:]
     series = [
@@ -260,9 +259,7 @@ class _Axis:
         return math.log10(place) if self.is_log else place
 
 
-def _surface(
-    x: _Axis, y: _Axis, trials: Sequence[TrialRecord], value: Callable[[TrialRecord], float], scale: Scale
-) -> Surface:
+def _surface(x: _Axis, y: _Axis, trials: Sequence[TrialRecord], value: Position, scale: Scale) -> Surface:
     """Return the mean of the trials nearby at each point of a grid, weighted by a Gaussian kernel."""
     low, high = sorted((scale.low, scale.high))
     points = [(x.share(trial), y.share(trial), min(high, max(low, value(trial)))) for trial in trials]

@@ -1,7 +1,7 @@
 """Charts of schedules and of all searched parameters at once: values, importance, parallel coordinates."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from tuner.analysis.findings import no_importance, short_name
@@ -12,6 +12,7 @@ from tuner.visualization.figure import GREY, Figure, Panel, Series
 from tuner.visualization.parts import (
     ACCENT,
     MAX_CURVES,
+    Position,
     family_color,
     hover_text,
     left_out_note,
@@ -26,8 +27,6 @@ from tuner.visualization.parts import (
 __all__ = ["importance", "parallel_coordinates", "values_by_family"]
 
 MAX_AXES = 14
-
-Position = Callable[[TrialRecord], float]
 
 
 def values_by_family(record: StudyRecord) -> Figure:

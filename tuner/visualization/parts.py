@@ -1,7 +1,7 @@
 """Parts that the charts share: hover texts, colours, and the range of values that is shown."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from tuner.analysis.findings import short_name, standard_error
 from tuner.analysis.record import FAMILY, Curve, StudyRecord, TrialRecord, resolution
@@ -13,6 +13,7 @@ __all__ = [
     "ACCENT",
     "IN_THE_REPORT",
     "MAX_CURVES",
+    "Position",
     "error_band",
     "family_color",
     "family_style",
@@ -31,6 +32,9 @@ ACCENT = "#d55e00"
 
 MAX_CURVES = 300
 """More curves in one picture are unreadable, and make a page unresponsive."""
+
+Position = Callable[[TrialRecord], float]
+"""Returns the place of a trial on an axis, or its value."""
 
 IN_THE_REPORT = "a double-click on the chart in the report shows them"
 """How to see what lies beyond an axis."""

@@ -1,7 +1,7 @@
 """Charts of the course of a study: the values of its trials epoch by epoch, the best value so far, its time."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from tuner.analysis.findings import duration
 from tuner.analysis.record import StudyRecord, TrialRecord
@@ -10,6 +10,7 @@ from tuner.visualization.parts import (
     ACCENT,
     IN_THE_REPORT,
     MAX_CURVES,
+    Position,
     hover_text,
     left_out_note,
     outside_note,
@@ -29,8 +30,6 @@ ENDS: dict[str, tuple[str, Dash, Symbol]] = {
     "failed": (GREY, "dashdot", "square"),
 }
 """Colour, dashes and symbol of a trial, by how it ended."""
-
-Position = Callable[[TrialRecord], float]
 
 
 def intermediate_values(record: StudyRecord) -> Figure:
