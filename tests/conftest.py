@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import optuna
 import pytest
@@ -27,6 +28,9 @@ from mlflow import MlflowClient
 from tests.launcher import Command, Started
 from tuner.confirm import main as confirm
 from tuner.study import main
+
+if TYPE_CHECKING:
+    from tests.servers import PostgreSQLServer
 
 TINY = Path(__file__).parent / "tiny.yaml"
 settings.register_profile("ci", max_examples=50, deadline=None, derandomize=True)
@@ -324,6 +328,16 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyFolde
     """Return a folder in which the tiny study was run without a disturbance."""
     with built_once("undisturbed", lambda folder: folder.run("--per-device", "2"), tmp_path_factory) as folder:
         yield folder
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator["PostgreSQLServer"]:
+    """Return a PostgreSQL server; who stops it starts it again."""
+    from tests.servers import PostgreSQLServer  # which imports this module
+
+    server = PostgreSQLServer()
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")

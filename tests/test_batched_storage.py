@@ -4,7 +4,7 @@ import contextlib
 import math
 import random
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,6 @@ from tuner.storage.trial_rows import Change, write_changes
 CONFIG = load_study(str(TINY), ["sampler={name: tpe, n_startup_trials: 4}", "pruner={name: median}"])
 TIMES = ("datetime_start", "datetime_complete")
 VALUES = (0.25, -1.5, math.inf, -math.inf)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgreSQLServer]:
-    server = PostgreSQLServer()
-    yield server
-    server.close()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

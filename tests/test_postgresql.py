@@ -5,7 +5,6 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,13 +15,6 @@ from tests.networks import holding, release
 from tests.servers import Firewall, PostgreSQLServer
 from tuner.errors import BadInputError, StudyFailedError, StudyRunningError
 from tuner.storage.database import Database
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgreSQLServer]:
-    server = PostgreSQLServer()
-    yield server
-    server.close()
 
 
 @pytest.fixture

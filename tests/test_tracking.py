@@ -19,7 +19,6 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.conftest import TINY, StudyFolder
-from tests.servers import PostgreSQLServer
 from tuner.analysis.record import TestResult
 from tuner.config.loader import load_study
 from tuner.config.study import StudyConfig, TrialConfig
@@ -113,13 +112,6 @@ def study(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stud
     yield study
     if study.is_open:
         study.close()
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgreSQLServer]:
-    server = PostgreSQLServer()
-    yield server
-    server.close()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
