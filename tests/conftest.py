@@ -16,12 +16,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import optuna
 import pytest
 import sqlalchemy
 import torch
+import yaml
 from hypothesis import settings
 from mlflow import MlflowClient
 
@@ -79,6 +80,24 @@ def modules_forgotten(folder: Path) -> Iterator[None]:
             file = vars(sys.modules[name]).get("__file__") if sys.modules[name] else None  # without a lazy import
             if file and file.startswith(f"{folder}/"):
                 del sys.modules[name]
+
+
+LIGHTNING_ARGUMENTS = (
+    "--trainer.accelerator=cpu",
+    "--trainer.logger=false",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_checkpointing=false",
+)
+
+
+def fit_by_lightning_cli(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write a configuration of Lightning into best.yaml in the working folder, and train by it."""
+    from lightning_modules.__main__ import main as lightning_cli
+
+    Path("best.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.setattr("sys.argv", ["lightning_modules"])
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    lightning_cli(["fit", "--config", "best.yaml", *LIGHTNING_ARGUMENTS])
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from optuna.trial import FixedTrial
 
 from lightning_modules import (
@@ -21,8 +20,7 @@ from lightning_modules import (
     PolynomialDecay,
     StepDecay,
 )
-from lightning_modules.__main__ import main as lightning_cli
-from tests.conftest import StudyFolder
+from tests.conftest import StudyFolder, fit_by_lightning_cli
 from tests.test_schema import faults
 from tests.test_training import Answers
 from tuner import Study
@@ -185,11 +183,7 @@ def test_best_yaml_trains_the_same_by_lightning_cli(
 ):
     _, made, result = alone
     monkeypatch.chdir(tmp_path)
-    Path("best.yaml").write_text(yaml.safe_dump(lightning_config(made, Objective(), result.setup)))
-    quiet = ["--trainer.logger=false", "--trainer.enable_progress_bar=false", "--trainer.enable_checkpointing=false"]
-    monkeypatch.setattr("sys.argv", ["lightning_modules"])
-    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    lightning_cli(["fit", "--config", "best.yaml", "--trainer.accelerator=cpu", *quiet])
+    fit_by_lightning_cli(lightning_config(made, Objective(), result.setup), monkeypatch)
     assert f"val/loss {curve(result, 'val/loss')[-1]:.4f}" in capsys.readouterr().out
 
 

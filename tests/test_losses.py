@@ -6,15 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from optuna.trial import FixedTrial
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_modules import LOSSES, MLP, SGD, BinaryCrossEntropy, Classifier, CrossEntropy, FusedClassifier, Huber
-from lightning_modules.__main__ import main as lightning_cli
 from lightning_modules.losses import metrics_of, the_loss
-from tests.conftest import StudyFolder
+from tests.conftest import StudyFolder, fit_by_lightning_cli
 from tests.rules import shortened
 from tests.test_groups import weights
 from tests.test_training import Answers
@@ -219,11 +217,7 @@ def test_script_and_best_yaml_train_the_same_weights(
     exec(compile(training_script(made, Objective("val/loss"), result.setup, "x #0"), "train.py", "exec"), {})
     ours = torch.load("trained.ckpt", weights_only=True)["state_dict"]
     assert all(map(torch.equal, ours.values(), weights(tmp_path / "0").values()))
-    Path("best.yaml").write_text(yaml.safe_dump(lightning_config(made, Objective("val/loss"), result.setup)))
-    quiet = ["--trainer.logger=false", "--trainer.enable_progress_bar=false", "--trainer.enable_checkpointing=false"]
-    monkeypatch.setattr("sys.argv", ["lightning_modules"])
-    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    lightning_cli(["fit", "--config", "best.yaml", "--trainer.accelerator=cpu", *quiet])
+    fit_by_lightning_cli(lightning_config(made, Objective("val/loss"), result.setup), monkeypatch)
     last = [value for key, _, value in result.points if key == "val/loss"][-1]
     assert f"val/loss {last:.4f}" in capsys.readouterr().out
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import StudyFolder
+from tests.conftest import LIGHTNING_ARGUMENTS, StudyFolder
 from tests.launcher import Command
 from tuner.analysis.lint import lint_families
 from tuner.analysis.lr_curves import schedule_families
@@ -91,10 +91,9 @@ runpy.run_module("lightning_modules", run_name="__main__", alter_sys=True)
 def fit_by_lightning_cli(folder: StudyFolder) -> str:
     """Train the best trial again from its best.yaml, and return Lightning's output."""
     (best,) = folder.path.glob("mlruns/*/*/artifacts/best.yaml")
-    quiet = ["--trainer.logger=false", "--trainer.enable_progress_bar=false", "--trainer.enable_checkpointing=false"]
     (setup,) = {value for (value,) in folder.optuna("select value_json from trial_user_attributes where key = 'setup'")}
     (folder.path / "fit.py").write_text(FIT.format(threads=json.loads(setup)["threads"]))
-    arguments = ["fit", "--config", str(best), "--trainer.accelerator=cpu", *quiet]
+    arguments = ["fit", "--config", str(best), *LIGHTNING_ARGUMENTS]
     process = Command("fit", arguments, folder.path, os.environ)  # it writes config.yaml into the folder
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output

@@ -13,8 +13,7 @@ import yaml
 from pytorch_lightning.callbacks import EarlyStopping
 
 from lightning_modules import MLP, Adam, IrisDataModule
-from lightning_modules.__main__ import main as lightning_cli
-from tests.conftest import StudyFolder
+from tests.conftest import StudyFolder, fit_by_lightning_cli
 from tests.rules import shortened
 from tests.test_groups import trained, weights
 from tests.test_training import Answers
@@ -275,11 +274,7 @@ def test_script_and_best_yaml_train_the_same_weights(
     exec(compile(training_script(made, Objective(), result.setup, "x #0"), "train.py", "exec"), {})
     ours = torch.load("trained.ckpt", weights_only=True)["state_dict"]
     assert all(map(torch.equal, ours.values(), weights(tmp_path / "0").values()))
-    Path("best.yaml").write_text(yaml.safe_dump(lightning_config(made, Objective(), result.setup)))
-    quiet = ["--trainer.logger=false", "--trainer.enable_progress_bar=false", "--trainer.enable_checkpointing=false"]
-    monkeypatch.setattr("sys.argv", ["lightning_modules"])
-    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    lightning_cli(["fit", "--config", "best.yaml", "--trainer.accelerator=cpu", *quiet])
+    fit_by_lightning_cli(lightning_config(made, Objective(), result.setup), monkeypatch)
     assert f"val/loss {of(result, 'val/loss')[-1][1]:.4f}" in capsys.readouterr().out
 
 
