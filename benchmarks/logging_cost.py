@@ -32,7 +32,8 @@ from tuner.config.loader import load_study
 from tuner.config.study import Objective, TrialConfig
 from tuner.protocol import Decision, EpochReport, TrialResult
 from tuner.tracking.tracker import Tracker
-from tuner.training.callbacks import History, Reporter
+from tuner.training.history import History
+from tuner.training.reporter import Reporter
 
 EPOCHS = 2
 

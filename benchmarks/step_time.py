@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_modules import MLP, MNISTCNN, ExponentialDecay, MNIST5kDataModule
 from tuner.config.study import Objective, TrialConfig
 from tuner.protocol import Assignment, Decision, EpochReport, StepReport, TrainingGroup
-from tuner.training.callbacks import Reporter
+from tuner.training.reporter import Reporter
 from tuner.training.run import run
 
 BATCH, STEPS, INITIAL_LR = 50, 80, 1e-3

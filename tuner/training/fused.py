@@ -11,8 +11,10 @@ import torch
 from lightning_modules import FusedClassifier, merge_checkpoints, split_checkpoint
 from lightning_modules.lr_scheduler import OPTIONS
 from tuner.protocol import Decision, EpochReport
-from tuner.training.callbacks import DivergenceStop, EpochMetrics, History, LastCallback, MemoryLogger, Reporter
+from tuner.training.callbacks import DivergenceStop
 from tuner.training.checkpoints import AtomicCheckpointIO
+from tuner.training.history import History, MemoryLogger
+from tuner.training.reporter import EpochMetrics, LastCallback, Reporter
 
 __all__ = ["FusedCheckpointIO", "FusedHistory", "FusedReporter", "FusedTrial"]
 

@@ -67,7 +67,7 @@ from tuner.training.build import (
     network_of,
     task_of,
 )
-from tuner.training.callbacks import DivergenceStop, History, LrLog, PlateauResume, Predictions, Reporter, StepCheck
+from tuner.training.callbacks import DivergenceStop, LrLog, PlateauResume
 from tuner.training.checkpoints import (
     CheckpointPace,
     DamagedCheckpointError,
@@ -80,7 +80,11 @@ from tuner.training.checkpoints import (
 )
 from tuner.training.conditions import device_name, training_conditions
 from tuner.training.fused import FusedCheckpointIO, FusedHistory, FusedReporter, FusedTrial
+from tuner.training.history import History
 from tuner.training.lightning_cli import resolve_precision
+from tuner.training.predictions import Predictions
+from tuner.training.reporter import Reporter
+from tuner.training.step_check import StepCheck
 from tuner.training.throughput import fastest_together, free_memory, is_out_of_memory
 
 __all__ = ["MODEL_FILE", "PREDICTIONS_FILE", "RESULT_FILE", "TRACEBACK_FILE", "read_result", "run"]

@@ -1,0 +1,101 @@
+"""Loggers that keep a training's metrics in memory."""
+
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.loggers.logger import Logger
+
+from tuner.protocol import Point
+from tuner.text import cut
+from tuner.training.experiment_proxy import ExperimentProxy
+
+__all__ = ["History", "MemoryLogger"]
+
+
+class MemoryLogger(Logger):
+    """Base of loggers that keep metrics in memory: everything that Lightning requires, except for `log_metrics`."""
+
+    @property
+    def name(self) -> str:
+        """Return a name, which Lightning requires."""
+        return "history"
+
+    @property
+    def version(self) -> int:
+        """Return a version, which Lightning requires."""
+        return 0
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Ignore hyperparameters: the coordinator records the trial's configuration."""
+
+
+class History(MemoryLogger):
+    """Logger that keeps all metrics of a training in memory, in order. Checkpoints save and restore them.
+
+    Args:
+        folder: The trial's folder.
+        note: Called with messages for the user.
+    """
+
+    def __init__(self, folder: Path, note: Callable[[str], None] = lambda text: None) -> None:
+        super().__init__()
+        self.points: list[Point] = []
+        self.open = True
+        self.records = ExperimentProxy(folder, lambda key, value, step: self.log_metrics({key: value}, step))
+        self._note = note
+        self._held: list[Point] | None = None
+        self._refused: set[str] = set()
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Append metrics, except Lightning's own `epoch`. `Reporter` adds the metrics of whole epochs."""
+        if not self.open:
+            return
+        points = self.points if self._held is None else self._held
+        for key, value in metrics.items():
+            if key != "epoch" and key not in self._refused:
+                try:
+                    points.append((key, int(step or 0), float(value)))
+                except (TypeError, ValueError):
+                    self._refused.add(key)
+                    self._note(f"logs {key}, which is not a number and not recorded: {cut(repr(value))}")
+
+    @property
+    def experiment(self) -> ExperimentProxy:
+        """Return the proxy of the trial's run, for a user's module that logs to it."""
+        return self.records
+
+    @property
+    def run_id(self) -> str:
+        """Return a placeholder for the run id: only the coordinator knows MLflow's."""
+        return "trial"
+
+    def hold(self) -> None:
+        """Keep metrics that are logged from now on apart, until `release`."""
+        self._held = []
+
+    def release(self, without: Collection[str]) -> None:
+        """Append the metrics that were kept apart, except those with these names."""
+        self.points += [point for point in self._held or () if point[0] not in without]
+        self._held = None
+
+    def state(self) -> dict[str, Any]:
+        """Return the points as tensors, by metric."""
+        grouped: dict[str, tuple[list[int], list[float]]] = {}
+        for key, step, value in self.points:
+            steps, values = grouped.setdefault(key, ([], []))
+            steps.append(step)
+            values.append(value)
+        return {
+            key: {"steps": torch.tensor(steps), "values": torch.tensor(values, dtype=torch.float64)}
+            for key, (steps, values) in grouped.items()
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Restore the points from a checkpoint."""
+        self.points = [
+            (key, step, value)
+            for key, series in state.items()
+            for step, value in zip(series["steps"].tolist(), series["values"].tolist(), strict=True)
+        ]
