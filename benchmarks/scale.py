@@ -61,7 +61,7 @@ from tuner.runner.group_size import GroupSize
 from tuner.storage.study_store import StudyStore
 from tuner.tracking.record_writer import Record
 from tuner.tracking.tracker import Tracker
-from tuner.training.run import MODEL_FILE, RESULT_FILE
+from tuner.training.results import MODEL_FILE, RESULT_FILE
 
 EPOCHS, STEPS = 3, 40  # steps of an epoch
 METRICS = ("train/loss", "train/acc", "val/loss", "val/acc")

@@ -25,7 +25,8 @@ from tuner.export import main as export
 from tuner.followup.script import training_script
 from tuner.protocol import Assignment, Decision, TrainingGroup, TrialResult
 from tuner.replay import main as replay
-from tuner.training.run import MODEL_FILE, run
+from tuner.training.results import MODEL_FILE
+from tuner.training.run import run
 
 STEPS = 24  # an epoch: 120 rows, less the 20% for validation and for the test, in batches of 4
 VALUES: dict[str, Any] = {

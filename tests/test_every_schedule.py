@@ -42,7 +42,8 @@ from tuner.config import registry
 from tuner.config.loader import load_study
 from tuner.config.study import Objective, StudyConfig, TrialConfig
 from tuner.protocol import Assignment, TrainingGroup, TrialResult
-from tuner.training.run import MODEL_FILE, run
+from tuner.training.results import MODEL_FILE
+from tuner.training.run import run
 
 EPOCHS, EPOCH = 3, 4  # epochs, and steps in each
 STEPS = EPOCHS * EPOCH

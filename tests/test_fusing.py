@@ -17,7 +17,8 @@ from tuner.config.study import Objective, TrialConfig
 from tuner.errors import BadInputError
 from tuner.protocol import Assignment, Decision, EpochReport, Slot, StepReport, TrainingGroup, TrialResult
 from tuner.runner.group_size import GroupSize, alike, group_size
-from tuner.training.run import MODEL_FILE, RESULT_FILE, read_result, run
+from tuner.training.results import MODEL_FILE, RESULT_FILE, read_result
+from tuner.training.run import run
 
 STEPS = 5  # an epoch: 100 images in batches of 20
 VALUES: dict[str, Any] = {

@@ -34,7 +34,8 @@ from tuner.protocol import Assignment, TrainingGroup, TrialResult
 from tuner.replay import main as replay
 from tuner.storage.reader import config_of, open_study, record_of
 from tuner.training.lightning_cli import lightning_config
-from tuner.training.run import MODEL_FILE, run
+from tuner.training.results import MODEL_FILE
+from tuner.training.run import run
 from tuner.visualization.curves import winner
 
 STEPS = 12

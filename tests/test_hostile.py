@@ -12,7 +12,7 @@ import torch
 
 from tests.conftest import StudyFolder
 from tuner.reporting import review
-from tuner.training.run import MODEL_FILE
+from tuner.training.results import MODEL_FILE
 
 ONE = ("--trials", "1", "--set", "trial.trainer.max_epochs=1")
 ANSI = "\x1b]0;taken\x07\x1b[2J[/bold][red]{0.__class__}%s\u202e"

@@ -17,7 +17,8 @@ from tests.toys import STEPS
 from tuner.config.study import Objective, TrialConfig
 from tuner.protocol import Assignment, Decision, EpochReport, StepReport, TrainingGroup, TrialResult
 from tuner.training.experiment_proxy import ExperimentProxy
-from tuner.training.run import MODEL_FILE, RESULT_FILE, read_result, run
+from tuner.training.results import MODEL_FILE, RESULT_FILE, read_result
+from tuner.training.run import run
 
 EPOCHS = 4
 

@@ -10,17 +10,10 @@ import pytest
 import torch
 
 from tuner.config.study import Objective, TrialConfig
-from tuner.protocol import (
-    Assignment,
-    Decision,
-    EpochReport,
-    EvaluationGroup,
-    StepReport,
-    TrainingGroup,
-    TrialResult,
-)
+from tuner.protocol import Assignment, Decision, EpochReport, EvaluationGroup, StepReport, TrainingGroup, TrialResult
 from tuner.training.lightning_cli import resolve_precision
-from tuner.training.run import MODEL_FILE, RESULT_FILE, TRACEBACK_FILE, read_result, run
+from tuner.training.results import MODEL_FILE, RESULT_FILE, TRACEBACK_FILE, read_result
+from tuner.training.run import run
 
 VALUES = {
     "data": {"name": "mnist_5k", "batch_size": 25, "val_fraction": 0.04, "test_fraction": 0.88},  # 400 images

@@ -277,7 +277,7 @@ class Result:
         return StoredStudy.load(self.name, self.storage)
 
     def _weights(self, number: int) -> Path:
-        from tuner.training.run import MODEL_FILE
+        from tuner.training.results import MODEL_FILE
 
         return self._stored.directory(number) / MODEL_FILE
 

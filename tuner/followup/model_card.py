@@ -17,7 +17,7 @@ from tuner.storage.stored_study import StoredStudy
 from tuner.storage.trial_ends import end_of, setup_of
 from tuner.text import pluralize
 from tuner.training.lightning_cli import lightning_config
-from tuner.training.run import MODEL_FILE
+from tuner.training.results import MODEL_FILE
 
 __all__ = ["write_model"]
 

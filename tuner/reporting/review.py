@@ -176,7 +176,7 @@ def _add_best_model(best: Mapping[str, Any], study: str, tracked: "MlflowStudy")
     from tuner.config.study import TrialConfig
     from tuner.training.build import build_data, build_model
     from tuner.training.checkpoints import DamagedCheckpointError, load_tensors
-    from tuner.training.run import MODEL_FILE, PREDICTIONS_FILE
+    from tuner.training.results import MODEL_FILE, PREDICTIONS_FILE
 
     number, directory = best["number"], Path(best["directory"])
     if not (directory / MODEL_FILE).exists() or not (directory / PREDICTIONS_FILE).exists():

@@ -46,7 +46,7 @@ from tuner.storage.trial_ends import TRIAL_STATES, attribute, end_of
 from tuner.tracking.tracker import Tracker
 from tuner.training.checkpoints import remove_checkpoints
 from tuner.training.experiment_proxy import FILES
-from tuner.training.run import MODEL_FILE, RESULT_FILE, read_result
+from tuner.training.results import MODEL_FILE, RESULT_FILE, read_result
 
 __all__ = ["Coordinator"]
 

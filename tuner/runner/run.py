@@ -435,7 +435,7 @@ def _winner(store: "StudyStore") -> dict[str, Any] | None:
 
 
 def _weights(winner: Mapping[str, Any]) -> Path:
-    from tuner.training.run import MODEL_FILE
+    from tuner.training.results import MODEL_FILE
 
     return Path(winner["directory"]) / MODEL_FILE
 

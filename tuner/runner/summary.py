@@ -25,7 +25,7 @@ from tuner.runner.run import Outcome, Plan
 from tuner.storage.study_store import StudyStore
 from tuner.storage.trial_ends import state_of
 from tuner.text import cut, fitting, format_value, pluralize
-from tuner.training.run import TRACEBACK_FILE
+from tuner.training.results import TRACEBACK_FILE
 from tuner.urls import storage_url, without_password
 
 __all__ = ["print_line", "print_next", "print_plan", "print_ranking", "print_summary", "print_table"]

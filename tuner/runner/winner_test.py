@@ -7,7 +7,7 @@ from tuner.runner.display import Display
 from tuner.storage.reader import Trial
 from tuner.storage.study_store import StudyStore
 from tuner.tracking.tracker import Tracker
-from tuner.training.run import MODEL_FILE, read_result
+from tuner.training.results import MODEL_FILE, read_result
 
 __all__ = ["WinnerTest"]
 

@@ -13,10 +13,10 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from lightning_modules.evaluation import evaluated_state
 from tuner.config.study import Objective
-from tuner.protocol import Decision, EpochReport, Point, StepReport
+from tuner.protocol import Assignment, Channel, Decision, EpochReport, Point, StepReport
 from tuner.training.history import History
 
-__all__ = ["EpochMetrics", "LastCallback", "Reporter"]
+__all__ = ["EpochMetrics", "LastCallback", "Reporter", "reporter_of"]
 
 
 class LastCallback(Checkpoint):
@@ -257,3 +257,22 @@ class Reporter(LastCallback):
         except MisconfigurationException:  # the module changes the number of batches per step
             total = 0
         return StepReport(trainer.current_epoch, trainer.global_step, total, self._lr())
+
+
+def reporter_of(
+    assignment: Assignment,
+    history: History,
+    channel: Channel,
+    save: Callable[[int, bool], None],
+    has_diverged: Callable[[], bool] = lambda: False,
+) -> Reporter:
+    """Return the reporter of a trial."""
+    return Reporter(
+        objective=assignment.objective,
+        history=history,
+        report=lambda report: channel.report({assignment.number: report})[assignment.number],
+        progress=lambda step: channel.progress(assignment.number, step),
+        save=save,
+        has_diverged=has_diverged,
+        trial=assignment.config.digest,
+    )

@@ -1,0 +1,136 @@
+"""The result of a training, from its last epoch or from an error."""
+
+import dataclasses
+import time
+import traceback
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.utils.data
+
+from tuner.config.study import TrialConfig
+from tuner.console import printable
+from tuner.errors import in_a_line, place_of
+from tuner.files import DiskFullError, write_atomically
+from tuner.process import crash_point
+from tuner.protocol import Assignment, ChannelClosedError, TrialResult
+from tuner.training import distributed
+from tuner.training.checkpoints import remove_checkpoints
+from tuner.training.conditions import device_name, training_conditions
+from tuner.training.lightning_cli import resolve_precision
+from tuner.training.reporter import Reporter
+from tuner.training.results import TRACEBACK_FILE, write_result
+from tuner.training.throughput import is_out_of_memory
+
+__all__ = [
+    "commit_result",
+    "disk_full_result",
+    "error_message",
+    "failed_result",
+    "lost_a_process",
+    "result_of_training",
+]
+
+
+def failed_result(error: BaseException, config: TrialConfig) -> TrialResult:
+    """Return the result of a trial that ended with an error."""
+    if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+        error = error.__context__  # Lightning converts the one into the other
+    # User code can put any text into an error, and not every database and file can store every text.
+    return TrialResult(
+        "failed", message=printable(error_message(error, config)), traceback=printable(traceback.format_exc())
+    )
+
+
+def commit_result(
+    assignment: Assignment, result: TrialResult, started: float, device: str, fused: int = 1
+) -> TrialResult:
+    """Commit the result of a trial, unless it was interrupted."""
+    name = (
+        f"{distributed.world_size()} x {device_name(device)}" if distributed.world_size() > 1 else device_name(device)
+    )
+    precision = resolve_precision(assignment.config.trainer.precision, device)
+    conditions = training_conditions(device, precision, distributed.world_size(), fused)
+    result = dataclasses.replace(result, seconds=time.monotonic() - started, device=name, setup=conditions)
+    writes = distributed.is_rank_zero() or result.state == "failed"  # the rank that failed may be any
+    if writes and result.state != "interrupted":
+        if result.traceback:
+            write_atomically(assignment.directory / TRACEBACK_FILE, lambda file: file.write(result.traceback.encode()))
+        write_result(assignment, result)
+        crash_point("result written")
+        if result.state != "paused":
+            remove_checkpoints(assignment.directory)
+    return result
+
+
+def disk_full_result(error: DiskFullError) -> TrialResult:
+    """Return the result of a trial whose disk is full."""
+    return TrialResult("interrupted", message=f"the disk is full: {error}")  # can continue when there is room
+
+
+def lost_a_process(error: BaseException) -> bool:
+    """Return whether an error means that a process is gone: the coordinator, a data loader's worker or a rank."""
+    if isinstance(error, ChannelClosedError):
+        return True
+    loads_data = f"{Path(torch.utils.data.__file__).parent}/"
+    frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    if any(frame.startswith(loads_data) for frame in frames) and not place_of(error):  # not in the user's own code
+        is_reported = frames[-1].startswith(loads_data) and "DataLoader worker (pid" in in_a_line(error)
+        if is_reported or isinstance(error, ConnectionError | EOFError):
+            return True
+    return isinstance(error, Exception) and distributed.world_size() > 1 and distributed.lost_a_rank(error)
+
+
+def error_message(error: BaseException, config: TrialConfig) -> str:
+    """Return an error and its place on one line; if memory ran out, with the sizes of model and data."""
+    message = f"{in_a_line(error)}{place_of(error)}"
+    if is_out_of_memory(error):
+        sizes = {**config.data.arguments, **config.model.arguments}
+        sizes_text = ", ".join(f"{key}={value}" for key, value in sizes.items())
+        message = f"out of memory with {config.model.name}, {sizes_text}: {message}"
+    return message
+
+
+def result_of_training(
+    assignment: Assignment, reporter: Reporter, diverged_at: int | None, step: int, was_asked_to_stop: bool
+) -> TrialResult:
+    """Return the result of a training after its last epoch.
+
+    Args:
+        assignment: The trial.
+        reporter: The trial's reporter.
+        diverged_at: Step of the first loss that was not finite; None if all were.
+        step: Number of steps done.
+        was_asked_to_stop: Whether the coordinator interrupted it or its group, to be continued later.
+    """
+    history = reporter.history
+    ended = partial(
+        TrialResult,
+        value=reporter.value,
+        epochs=reporter.epochs,
+        points=history.points,
+        params=history.records.params,
+        tags=history.records.tags,
+    )
+    metric, epochs, asked = assignment.objective.metric, reporter.epochs, assignment.config.trainer.evaluations
+    if diverged_at is not None:
+        return ended("diverged", message=f"loss was not finite at step {diverged_at}", diverged_at=diverged_at)
+    if not reporter.is_finite:
+        message = f"{metric} was not finite after epoch {reporter.valued_epoch}"
+        return ended("diverged", message=message, diverged_at=step)
+    if reporter.decision in ("prune", "pause"):
+        return ended("pruned" if reporter.decision == "prune" else "paused")
+    if was_asked_to_stop:
+        return ended("interrupted")
+    if epochs == 0:
+        return ended("failed", message="the module or a callback stopped the training before its first epoch was over")
+    if reporter.value is None:
+        names, verb = ", ".join(sorted(reporter.names)), "is" if len(reporter.names) == 1 else "are"
+        logged = f"only {names} {verb} logged" if names else "nothing is logged"
+        nothing = "" if reporter.validated else "; no validation was run"
+        return ended("failed", message=f"the objective is {metric}, but {logged}{nothing}")
+    remarks = [f"stopped by itself after epoch {epochs} of {asked}"] if epochs < asked else []
+    if reporter.valued_epoch != epochs:
+        remarks.append(f"{metric} was last logged in epoch {reporter.valued_epoch}; its value is of that epoch")
+    return ended("complete", message="; ".join(remarks))

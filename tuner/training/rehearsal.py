@@ -1,0 +1,64 @@
+"""A few steps of a trial, to find errors early."""
+
+from collections.abc import Mapping
+
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from tuner.files import DiskFullError
+from tuner.protocol import Assignment, Channel, Decision, EpochReport, RehearsalResult, StepReport
+from tuner.training.outcome import failed_result, lost_a_process
+from tuner.training.single_training import fit
+from tuner.training.step_check import StepCheck
+
+__all__ = ["REHEARSED_EPOCHS", "REHEARSED_STEPS", "rehearse"]
+
+REHEARSED_STEPS, REHEARSED_EPOCHS = 3, 10
+
+
+class _RehearsalChannel:
+    """The channel of a rehearsal: it ends the training when the objective was logged, after two epochs or more."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._has_value = False
+
+    def report(self, reports: Mapping[int, EpochReport]) -> dict[int, Decision]:
+        return {number: self._decide(report) for number, report in reports.items()}
+
+    def _decide(self, report: EpochReport) -> Decision:
+        self._has_value = self._has_value or report.value is not None
+        return "prune" if self._has_value and report.epoch > 1 else "forget" if report.is_last else "continue"
+
+    def progress(self, number: int, report: StepReport) -> None:
+        pass
+
+    def fuse_at_most(self, count: int, reason: str) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        self._channel.note(text)
+
+
+def rehearse(assignment: Assignment, channel: Channel, device: str) -> RehearsalResult:
+    """Train a few steps of a trial, validate one batch, and save and load a checkpoint, to find errors early."""
+    config = assignment.config
+    check = StepCheck()
+    batches = min(REHEARSED_STEPS * config.trainer.accumulate_grad_batches, config.trainer.batches or 2**31)
+    length = {
+        "max_epochs": min(config.trainer.evaluations, REHEARSED_EPOCHS),
+        "limit_train_batches": batches,
+        "limit_val_batches": 1,
+        "check_val_every_n_epoch": 1,
+    }
+    try:
+        result = fit(assignment, _RehearsalChannel(channel), device, 0.0, [check], **length)
+    except SIGTERMException:
+        raise
+    except BaseException as error:  # from user code
+        if isinstance(error, DiskFullError) or lost_a_process(error):
+            raise
+        result = failed_result(error, config)
+    has_failed = result.state == "failed"
+    if has_failed and not result.traceback and config.trainer.evaluations > REHEARSED_EPOCHS:
+        has_failed = False  # a later epoch may log the objective
+    return RehearsalResult(result.message if has_failed else "", check.parameters, check.seconds)
