@@ -29,7 +29,8 @@ from pytorch_lightning.loggers import Logger, MLFlowLogger
 
 from lightning_modules import MNISTCNN, Adam, Classifier, ExponentialDecay, MNIST5kDataModule
 from tuner.config.loader import load_study
-from tuner.config.study import Objective, TrialConfig
+from tuner.config.study import Objective
+from tuner.config.trial import TrialConfig
 from tuner.protocol import Decision, EpochReport, TrialResult
 from tuner.tracking.tracker import Tracker
 from tuner.training.history import History

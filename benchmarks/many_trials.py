@@ -31,7 +31,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from tuner.analysis.findings import answer, findings
 from tuner.config.loader import load_study
-from tuner.config.study import StudyConfig, TrialConfig
+from tuner.config.study import StudyConfig
+from tuner.config.trial import TrialConfig
 from tuner.protocol import TrialResult
 from tuner.reporting.review import Review
 from tuner.storage.study_store import StudyStore

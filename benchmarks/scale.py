@@ -41,7 +41,8 @@ from rich.console import Console
 
 from tests.servers import PostgreSQLServer
 from tuner.config.loader import load_study
-from tuner.config.study import Objective, TrialConfig
+from tuner.config.study import Objective
+from tuner.config.trial import TrialConfig
 from tuner.files import write_json
 from tuner.protocol import (
     Assignment,

@@ -13,7 +13,8 @@ from collections import defaultdict
 from lightning_modules import Plateau
 from tuner.config.contenders import read_contenders
 from tuner.config.loader import load_study
-from tuner.config.study import StudyConfig, TrialConfig
+from tuner.config.study import StudyConfig
+from tuner.config.trial import TrialConfig
 
 State = tuple[object, ...]
 

@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_modules import MLP, MNISTCNN, ExponentialDecay, MNIST5kDataModule
-from tuner.config.study import Objective, TrialConfig
+from tuner.config.study import Objective
+from tuner.config.trial import TrialConfig
 from tuner.protocol import Assignment, Decision, EpochReport, StepReport, TrainingGroup
 from tuner.training.reporter import Reporter
 from tuner.training.run import run

@@ -19,7 +19,8 @@ from tests.test_export import check_same
 from tests.test_export import run as run_script
 from tests.test_training import Answers
 from tuner.config.loader import load_study
-from tuner.config.study import Objective, TrialConfig
+from tuner.config.study import Objective
+from tuner.config.trial import TrialConfig
 from tuner.errors import BadInputError
 from tuner.export import main as export
 from tuner.followup.script import training_script

@@ -17,8 +17,9 @@ from tuner.config.budget import DEFAULT_TRIALS
 from tuner.config.component import Component
 from tuner.config.loader import load_study, shipped_studies
 from tuner.config.search_space import Choices, OneOf, Range, corners, searched, suggest
-from tuner.config.study import Objective, StudyConfig, TrialConfig
+from tuner.config.study import Objective, StudyConfig
 from tuner.config.trainer import TrainerConfig
+from tuner.config.trial import TrialConfig
 from tuner.errors import BadInputError
 from tuner.process import user_module_folders
 from tuner.text import parse_duration

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from tests.conftest import TINY, StudyFolder
 from tuner.config.loader import load_study
-from tuner.config.study import TrialConfig
+from tuner.config.trial import TrialConfig
 from tuner.errors import StudyFailedError
 from tuner.protocol import EvaluationResult, Group, Handler, Slot, TrainingGroup, TrialResult
 from tuner.runner.coordinator import Coordinator

@@ -17,7 +17,8 @@ from tests.networks import IRIS, with_network
 from tests.processes import is_alive, slots_of
 from tuner.config.loader import load_study
 from tuner.config.search_space import corners
-from tuner.config.study import Objective, TrialConfig
+from tuner.config.study import Objective
+from tuner.config.trial import TrialConfig
 from tuner.engines.fork_server import call_in_fork
 from tuner.engines.local import LocalEngine
 from tuner.engines.pipe import CorruptPipeError, Mailbox, PipeChannel

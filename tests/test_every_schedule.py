@@ -40,7 +40,8 @@ from lightning_modules import (
 from tests.test_training import Answers
 from tuner.config import registry
 from tuner.config.loader import load_study
-from tuner.config.study import Objective, StudyConfig, TrialConfig
+from tuner.config.study import Objective, StudyConfig
+from tuner.config.trial import TrialConfig
 from tuner.protocol import Assignment, TrainingGroup, TrialResult
 from tuner.training.results import MODEL_FILE
 from tuner.training.run import run

@@ -14,7 +14,8 @@ import yaml
 
 from lightning_modules import MLP, Adam, CosineDecay, Warmup
 from tests.conftest import StudyFolder
-from tuner.config.study import Objective, TrialConfig
+from tuner.config.study import Objective
+from tuner.config.trial import TrialConfig
 from tuner.confirm import main as confirm
 from tuner.export import main as export
 from tuner.followup.script import training_script

@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 from tests.test_search_space import fits, names, templates
 from tuner.config.first_trials import first_trials
 from tuner.config.loader import load_study
+from tuner.config.opening_notes import opening_notes
 from tuner.config.search_space import suggest
 from tuner.config.study import StudyConfig
 from tuner.storage.reader import config_of
@@ -99,7 +100,7 @@ def drawn(config: StudyConfig, url: str, *counts: int) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_study_begins_with_its_own_trial_and_then_tries_each_family_once(load: Any, tmp_path: Path, sampler: str):
     config = load(sampler=sampler)
-    assert config.beginning == []
+    assert opening_notes(config) == []
     params = drawn(config, f"sqlite:///{tmp_path}/optuna.db", 8)
     assert params[0] == BASELINE
     families = [(each["schedule.name"], each.get("schedule.plateau.schedule.name")) for each in params]
@@ -176,7 +177,7 @@ def test_a_trial_outside_of_the_search_space_is_reported_and_the_study_begins_wi
 ):
     config = load(**sections)
     assert config.first.outside.startswith(reason)
-    (note,) = config.beginning
+    (note,) = opening_notes(config)
     why = f"the file's trial is outside of the search space ({config.first.outside})"
     assert note == f"begins with each family once: {why}"
     assert [each["schedule.name"] for each in config.first.params] == ["cosine", "constant", "plateau", "plateau"]
@@ -189,9 +190,9 @@ def test_a_choice_that_differs_from_trial_is_another_configuration(load: Any):
 
 
 def test_too_few_trials_for_all_families_are_reported_before(load: Any):
-    (note,) = load("budget.trials=3").beginning
+    (note,) = opening_notes(load("budget.trials=3"))
     assert note == "3 trials are too few to try every family: schedule.plateau.schedule step may be left out"
-    assert load("budget.trials=4").beginning == [], "the baseline is of the last one"
+    assert opening_notes(load("budget.trials=4")) == [], "the baseline is of the last one"
 
 
 def test_a_trial_that_lacks_sections_is_not_a_point_of_the_search_space(load: Any):
@@ -240,15 +241,15 @@ def test_a_grid_trains_each_configuration_once_however_often_it_is_continued(loa
 
 
 def test_lengths_of_a_grid_that_are_the_same_number_of_steps_are_reported_before(load: Any):
-    assert load(*GRID, f"budget.trials={POINTS}", sampler="grid").beginning == []
+    assert opening_notes(load(*GRID, f"budget.trials={POINTS}", sampler="grid")) == []
     length = "search_space.schedule.one_of.cosine.decay_steps"
     few = load(*GRID, f"{length}={{low: 10%, high: 40%, step: 2%}}", sampler="grid")
-    assert few.beginning == [
+    assert opening_notes(few) == [
         "the grid repeats trainings: in 10 steps, the 16 values of schedule.cosine.decay_steps (%) are only 4 "
         "different lengths"
     ]
     mixed = load(*GRID, f"{length}={{choices: [3, 25%, 0.5 epochs, 6]}}", sampler="grid")
-    assert mixed.beginning[0].endswith("the 4 values of schedule.cosine.decay_steps are only 3 different lengths")
+    assert opening_notes(mixed)[0].endswith("the 4 values of schedule.cosine.decay_steps are only 3 different lengths")
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ import torch
 
 from tests.conftest import DIGITS, StudyFolder
 from tests.test_study import slots_of
-from tuner.config.study import Objective, TrialConfig
+from tuner.config.study import Objective
+from tuner.config.trial import TrialConfig
 from tuner.errors import BadInputError
 from tuner.protocol import Assignment, Decision, EpochReport, Slot, StepReport, TrainingGroup, TrialResult
 from tuner.runner.group_size import GroupSize, alike, group_size

@@ -26,7 +26,8 @@ from tests.test_training import Answers
 from tuner import Study
 from tuner.analysis.lr_curves import further_families
 from tuner.config.loader import load_study
-from tuner.config.study import Objective, StudyConfig, TrialConfig
+from tuner.config.study import Objective, StudyConfig
+from tuner.config.trial import TrialConfig
 from tuner.config.yaml_reader import read_document
 from tuner.errors import BadInputError
 from tuner.followup.script import training_script

@@ -18,7 +18,8 @@ from tests.test_groups import weights
 from tests.test_training import Answers
 from tuner import Study
 from tuner.config.loader import load_study
-from tuner.config.study import Objective, TrialConfig
+from tuner.config.study import Objective
+from tuner.config.trial import TrialConfig
 from tuner.direction import Direction
 from tuner.errors import BadInputError
 from tuner.followup.script import training_script

@@ -8,7 +8,7 @@ import torch
 from tests.networks import IRIS
 from tuner.config.loader import load_study
 from tuner.config.search_space import corners
-from tuner.config.study import TrialConfig
+from tuner.config.trial import TrialConfig
 from tuner.engines import machine, slots
 from tuner.engines.machine import processor_quota
 from tuner.engines.slots import make_slots

@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from tuner.config.loader import load_study
-from tuner.config.study import StudyConfig, TrialConfig
+from tuner.config.study import StudyConfig
+from tuner.config.trial import TrialConfig
 from tuner.protocol import EpochReport, Slot, StepReport, TrialResult
 from tuner.runner.display import Display
 from tuner.runner.summary import print_table

@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import TINY
 from tuner.config.loader import load_study
-from tuner.config.study import TrialConfig
+from tuner.config.trial import TrialConfig
 from tuner.protocol import Assignment, MeasurementGroup, MeasurementResult
 from tuner.runner.error_streak import ErrorStreak
 from tuner.runner.group_size import ONE_BY_ONE, GroupSize, GroupSizeSearch

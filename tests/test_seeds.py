@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from tests.conftest import TINY
 from tuner.config.loader import load_study
 from tuner.config.search_space import corners
-from tuner.config.study import TrialConfig
+from tuner.config.trial import TrialConfig
 from tuner.storage.replicates import ReplicationStore, ReplicationStudy
 
 SEEDS = (11, 12, 13)

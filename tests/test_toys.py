@@ -14,7 +14,8 @@ import torch
 
 from tests import toys
 from tests.toys import STEPS
-from tuner.config.study import Objective, TrialConfig
+from tuner.config.study import Objective
+from tuner.config.trial import TrialConfig
 from tuner.protocol import Assignment, Decision, EpochReport, StepReport, TrainingGroup, TrialResult
 from tuner.training.experiment_proxy import ExperimentProxy
 from tuner.training.results import MODEL_FILE, RESULT_FILE, read_result

@@ -21,7 +21,8 @@ from mlflow import MlflowClient
 from tests.conftest import TINY, StudyFolder
 from tuner.analysis.record import TestResult
 from tuner.config.loader import load_study
-from tuner.config.study import StudyConfig, TrialConfig
+from tuner.config.study import StudyConfig
+from tuner.config.trial import TrialConfig
 from tuner.errors import BadInputError
 from tuner.protocol import Points, TrialResult
 from tuner.storage.reader import config_of

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tuner.config.study import Objective, TrialConfig
+from tuner.config.study import Objective
+from tuner.config.trial import TrialConfig
 from tuner.protocol import Assignment, Decision, EpochReport, EvaluationGroup, StepReport, TrainingGroup, TrialResult
 from tuner.training.lightning_cli import resolve_precision
 from tuner.training.results import MODEL_FILE, RESULT_FILE, TRACEBACK_FILE, read_result

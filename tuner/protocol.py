@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
-    from tuner.config.study import Objective, TrialConfig
+    from tuner.config.study import Objective
+    from tuner.config.trial import TrialConfig
 
 __all__ = [
     "Assignment",

@@ -15,7 +15,8 @@ from tuner.config.lengths import Length
 from tuner.config.optimization import OTHER_SCHEDULES, build_optimization, values_at
 from tuner.config.search_space import described, searched
 from tuner.config.shares import ShareSuggester
-from tuner.config.study import StudyConfig, TrialConfig
+from tuner.config.study import StudyConfig
+from tuner.config.trial import TrialConfig
 from tuner.errors import BadInputError
 
 __all__ = ["Family", "LrCurve", "further_families", "lr_at", "make_curve", "schedule_families"]

@@ -22,7 +22,8 @@ from tuner.config.loader import check_study
 from tuner.config.optimization import OTHER_SCHEDULES
 from tuner.config.search_space import Choices, Range, grid_values, searched, suggest
 from tuner.config.shares import ShareSuggester
-from tuner.config.study import StudyConfig, TrialConfig
+from tuner.config.study import StudyConfig
+from tuner.config.trial import TrialConfig
 from tuner.errors import BadInputError
 from tuner.text import join_names, shown
 

@@ -31,28 +31,12 @@ from tuner.config.optimization_checker import OptimizationChecker
 from tuner.config.prior import PRIOR_SAMPLERS
 from tuner.config.registry import Argument, Signature, signature_of
 from tuner.config.rungs import decades, default_pruner, read_rungs
-from tuner.config.search_space import (
-    OneOf,
-    Range,
-    Template,
-    corners,
-    grid_size,
-    lowest,
-    searched,
-)
-from tuner.config.study import (
-    COMPONENTS,
-    NAME,
-    NO_AVERAGING,
-    Objective,
-    Seed,
-    StudyConfig,
-    TrialConfig,
-    final_name,
-    flatten,
-)
+from tuner.config.search_space import OneOf, Range, Template, corners, grid_size, lowest, searched
+from tuner.config.study import Objective, StudyConfig
+from tuner.config.study_name import NAME, final_name
 from tuner.config.trainer import TrainerConfig, epochs_of, numbers_of
 from tuner.config.trainer_checker import TrainerChecker
+from tuner.config.trial import COMPONENTS, NO_AVERAGING, Seed, TrialConfig, flatten
 from tuner.config.yaml_reader import override, read_document
 from tuner.direction import Direction
 from tuner.errors import BadInputError

@@ -24,7 +24,7 @@ from tuner.config import by_value, registry
 from tuner.config.document import Document, Keys, dotted
 from tuner.config.optimization import SCHEDULE_KEYS
 from tuner.config.sources import has_file
-from tuner.config.study import NAME
+from tuner.config.study_name import NAME
 from tuner.config.yaml_reader import as_document
 from tuner.errors import BadInputError
 from tuner.text import shown

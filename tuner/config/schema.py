@@ -20,8 +20,10 @@ from tuner.config.known_values import Start
 from tuner.config.loader import PRUNERS, SAMPLERS
 from tuner.config.optimization import OTHER_SCHEDULES, SCHEDULE_KEYS
 from tuner.config.registry import Argument, arguments_of, is_schedule, signature_of
-from tuner.config.study import COMPONENTS, NAME, Objective
+from tuner.config.study import Objective
+from tuner.config.study_name import NAME
 from tuner.config.trainer import TrainerConfig
+from tuner.config.trial import COMPONENTS
 
 __all__ = ["study_schema"]
 

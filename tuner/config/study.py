@@ -1,27 +1,20 @@
-"""Checked studies as frozen dataclasses: a `StudyConfig` contains ranges, a `TrialConfig` values."""
+"""A checked study as a frozen dataclass, in which the template of a trial contains ranges."""
 
-import hashlib
-import json
 import random
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
-
-from lightning_modules.losses import Task
 from tuner.config import by_value, registry
-from tuner.config.annotations import parse_length
 from tuner.config.budget import Allowance, Final
 from tuner.config.component import Component
 from tuner.config.constraints import Constraint, RandomSuggester
 from tuner.config.dataset_probe import DatasetProbe, limited
 from tuner.config.first_trials import FirstTrials
 from tuner.config.known_values import Start
-from tuner.config.optimization import OTHER_SCHEDULES, GroupConfig, lengths_of, resolve_all
+from tuner.config.optimization import lengths_of, resolve_all
 from tuner.config.prior import draws_of_priors
 from tuner.config.rungs import Rungs
 from tuner.config.search_space import (
@@ -32,50 +25,15 @@ from tuner.config.search_space import (
     corners,
     grid_point,
     grid_size,
-    grid_values,
-    searched,
     suggest,
 )
 from tuner.config.sources import own_sources
-from tuner.config.trainer import TrainerConfig
+from tuner.config.trial import TrialConfig
 from tuner.direction import Direction
 from tuner.errors import BadInputError
-from tuner.text import join_names, pluralize
+from tuner.text import pluralize
 
-__all__ = [
-    "COMPONENTS",
-    "CROSS_ENTROPY",
-    "NAME",
-    "NO_AVERAGING",
-    "Objective",
-    "StudyConfig",
-    "TrialConfig",
-    "check_name",
-    "final_name",
-    "flatten",
-]
-
-COMPONENTS = ("data", "model", "optimizer", "schedule")
-NO_AVERAGING = {"name": "none"}
-CROSS_ENTROPY = Component("cross_entropy")
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what NumPy takes
-
-
-def check_name(name: str, place: str) -> None:
-    """Refuse a name that no study can have.
-
-    Args:
-        name: The name.
-        place: The option or key that the message names.
-
-    Raises:
-        BadInputError: If it is not valid.
-    """
-    if not NAME.fullmatch(name):
-        rule = 'a-z, 0-9, ".", "_", "-", at most 64 characters'
-        raise BadInputError([f'{place}: "{name}" is not a valid name: {rule}.'])
+__all__ = ["Objective", "StudyConfig"]
 
 
 @dataclass(frozen=True)
@@ -91,90 +49,6 @@ class Objective:
     metric: str = "val/acc"
     direction: Direction = Direction.MAXIMIZE
     epoch: Literal["last", "best"] = "last"
-
-
-@dataclass(frozen=True)
-class TrialConfig:
-    """Everything that a training depends on, as plain values that can be sent, stored and compared.
-
-    Args:
-        data: Data module.
-        model: Network.
-        optimizer: Optimizer.
-        schedule: Schedule, with lengths in steps.
-        trainer: Arguments of Lightning's Trainer.
-        loss: Loss of a network; None if the model is a LightningModule, which has its own.
-        seed: The seed of the trial.
-        momentum_schedule: Schedule of the momentum or beta1, with lengths in steps; None for none.
-        weight_decay_schedule: Schedule of the weight decay, with lengths in steps; None for none.
-        groups: Groups of parameters with other settings, by name.
-        averaging: Average of the weights, with lengths in steps; None for none.
-        task: What the network is for; None for what its loss is for.
-        relative: Lengths that were given in epochs or percent, as they were given, by their dotted paths.
-    """
-
-    data: Component
-    model: Component
-    optimizer: Component
-    schedule: Component
-    trainer: TrainerConfig
-    loss: Component | None = CROSS_ENTROPY
-    seed: int = 0
-    momentum_schedule: Component | None = None
-    weight_decay_schedule: Component | None = None
-    groups: Mapping[str, GroupConfig] = field(default_factory=dict)
-    averaging: Component | None = None
-    task: Task | None = None
-    relative: Mapping[str, str] = field(default_factory=dict, compare=False)
-
-    @classmethod
-    def from_values(cls, values: Mapping[str, Any], relative: Mapping[str, str] | None = None) -> "TrialConfig":
-        """Read the ``trial`` of a study file that contains values only, with lengths in steps."""
-        given = (*COMPONENTS, *(key for key in OTHER_SCHEDULES if key in values))
-        components: dict[str, Any] = {kind: Component.from_values(values[kind]) for kind in given}
-        trainer, loss = TrainerConfig.from_values(values["trainer"]), values.get("loss", "cross_entropy")
-        groups = {name: GroupConfig.from_values(group) for name, group in values.get("groups", {}).items()}
-        averaging = Component.from_values(values.get("averaging", NO_AVERAGING))
-        return cls(
-            **components,
-            trainer=trainer,
-            loss=Component(loss) if isinstance(loss, str) else loss and Component.from_values(loss),
-            task=values.get("task"),
-            seed=values["seed"],
-            groups=groups,
-            averaging=None if averaging.values() == NO_AVERAGING else averaging,
-            relative=relative or {},
-        )
-
-    def values(self) -> dict[str, Any]:
-        """Return the nested values, as in a study file."""
-        nested: dict[str, Any] = {kind: getattr(self, kind).values() for kind in COMPONENTS}
-        nested |= {key: schedule.values() for key, schedule in self.schedules.items()}
-        if self.groups:
-            nested["groups"] = {name: group.values() for name, group in self.groups.items()}
-        if self.averaging is not None:
-            nested["averaging"] = self.averaging.values()
-        nested["trainer"] = self.trainer.values()
-        if self.loss is not None:
-            nested["loss"] = self.loss.values() if self.loss.arguments or ":" in self.loss.name else self.loss.name
-        if self.task is not None:
-            nested["task"] = self.task
-        return nested | {"seed": self.seed}
-
-    @property
-    def schedules(self) -> dict[str, Component]:
-        """Return its schedules by their keys."""
-        keys = ("schedule", *OTHER_SCHEDULES)
-        return {key: schedule for key in keys if (schedule := getattr(self, key)) is not None}
-
-    @property
-    def digest(self) -> str:
-        """Return a digest of the values and their types."""
-        return hashlib.sha256(json.dumps(self.values(), sort_keys=True).encode()).hexdigest()
-
-    def flat(self) -> dict[str, Any]:
-        """Return the values by their dotted paths, and the lengths in epochs or percent by ``<path>.relative``."""
-        return dict(flatten(self.values())) | {f"{path}.relative": text for path, text in self.relative.items()}
 
 
 @dataclass(frozen=True)
@@ -387,51 +261,6 @@ class StudyConfig:
         keys = [_key(params) for params in drawn if params]
         return len(keys) - len(set(keys))
 
-    @property
-    def beginning(self) -> list[str]:
-        """Return notes for the user about the fixed trials, a line for each."""
-        sentences = []
-        if self.first.outside:
-            known = self.first.queued or self.first.earlier
-            begins = "each family once" if self.first.params else "what the sampler draws"
-            begins = "the values that are known to be good" if known else begins
-            why = f"the file's trial is outside of the search space ({self.first.outside})"
-            sentences.append(f"begins with {begins}: {why}")
-        families = [[turn for turn in each.items() if turn[0].endswith(".name")] for each in self.first.params]
-        reached = {turn for each in families[: self.fewest_trials] for turn in each}
-        late = dict.fromkeys(turn for each in families for turn in each if turn not in reached)
-        if late:
-            names = join_names([f"{path.removesuffix('.name')} {name}" for path, name in late], 10)
-            trials = pluralize(self.fewest_trials, "trial")
-            sentences.append(f"{trials} are too few to try every family: {names} may be left out")
-        if self.final:
-            amount = pluralize(self.final.trainings, "training")
-            if self.allowance:
-                amount = f"{self.final.trainings * self.allowance.longest} {self.allowance.unit}"
-            which = f"the best {self.final.trials}, its own trial and a constant lr"
-            sentences.append(f"keeps {amount} to train {which} again with {self.final.seeds} fresh seeds")
-        return [*sentences, *(self._repeated_lengths() if self.sampler.name == "grid" else ())]
-
-    def _repeated_lengths(self) -> Iterator[str]:
-        """Yield a line for each length in a grid whose values are not all different numbers of steps."""
-        trainings = [
-            {"data": data, "trainer": trainer}
-            for data in corners(self.trial["data"])
-            for trainer in corners(self.trial["trainer"])
-        ]
-        for path, spec in searched(self.trial):
-            values = grid_values(spec)
-            if not any(map(parse_length, values)):
-                continue
-            for length in map(self.probe.length, trainings):
-                steps = {length.in_steps(value) if parse_length(value) else value for value in values}
-                if len(steps) < len(values):
-                    yield (
-                        f"the grid repeats trainings: in {length.steps} steps, the {len(values)} values of {path} are "
-                        f"only {len(steps)} different lengths"
-                    )
-                    break
-
     def broken(self, values: Mapping[str, Any]) -> Constraint | None:
         """Return the first constraint that a trial does not satisfy; None if it satisfies all.
 
@@ -490,17 +319,6 @@ class StudyConfig:
         return TrialConfig.from_values(values, relative)
 
 
-def final_name(study: str, configurations: Mapping[str, Any]) -> str:
-    """Return the name of the study that consists of the last trainings of another.
-
-    Args:
-        study: The other study.
-        configurations: The values of the configurations that are trained, by their names.
-    """
-    content = json.dumps(configurations, sort_keys=True)
-    return f"{study}-final-{hashlib.sha256(content.encode()).hexdigest()[:6]}"
-
-
 def _are_modules(model: Template) -> bool:
     """Return whether every model of a checked template is a LightningModule."""
     return all(registry.is_module(name) for name in (model.options if isinstance(model, OneOf) else [model["name"]]))
@@ -509,14 +327,3 @@ def _are_modules(model: Template) -> bool:
 def _key(params: Mapping[str, Any]) -> frozenset[tuple[str, Any]]:
     """Return a key that is equal for equal points of a grid, whose numbers may differ by rounding."""
     return frozenset((name, f"{value:.12g}" if isinstance(value, float) else value) for name, value in params.items())
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every value of nested mappings under its dotted path."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{key}.")
-            if key == "one_of":  # the choices and their order are part of Optuna's distribution
-                yield f"{prefix}{key}", list(value)
-        else:
-            yield f"{prefix}{key}", value

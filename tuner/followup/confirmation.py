@@ -23,7 +23,7 @@ from tuner.urls import storage_url
 if TYPE_CHECKING:
     from tuner.analysis.comparison import Comparison
     from tuner.analysis.transfer import Transfer
-    from tuner.config.study import TrialConfig
+    from tuner.config.trial import TrialConfig
     from tuner.storage.replicates import ReplicationStudy
     from tuner.storage.stored_study import StoredStudy
 
@@ -173,7 +173,7 @@ class _Carried:
 
 def _confirmation(past: "StoredStudy", options: ConfirmationOptions) -> "tuple[ReplicationStudy, _Carried]":
     """Return the study that confirms another, and what it takes over from it."""
-    from tuner.config.study import check_name
+    from tuner.config.study_name import check_name
     from tuner.followup.longer import lengthened
     from tuner.storage.finalists import finalists
     from tuner.storage.replicates import ReplicationStudy, fresh_seeds, of_lr, with_lr

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tuner.config.annotations import did_you_mean
-from tuner.config.study import check_name
+from tuner.config.study_name import check_name
 from tuner.errors import BadInputError
 from tuner.files import write_json
 from tuner.process import crash_point

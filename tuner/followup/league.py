@@ -63,7 +63,7 @@ def fresh_name(league: str, configurations: Mapping[str, Any]) -> str:
         league: The name of the league.
         configurations: The values of the chosen configurations, by their names.
     """
-    from tuner.config.study import final_name
+    from tuner.config.study_name import final_name
 
     return "-fresh-".join(final_name(league, configurations).rsplit("-final-", 1))
 
@@ -111,7 +111,7 @@ class League:
         with checking(self._console, self._file):
             from tuner.config.contenders import read_contenders
             from tuner.config.loader import load_study
-            from tuner.config.study import check_name
+            from tuner.config.study_name import check_name
             from tuner.followup.league_search import LeagueSearch
 
             self._config = load_study(self._file, options.set)

@@ -8,7 +8,8 @@ from typing import Any
 from tuner.analysis.comparison import Comparison
 from tuner.analysis.sweeps import Sweep, choose
 from tuner.config.contenders import Contender, at_lr
-from tuner.config.study import StudyConfig, TrialConfig
+from tuner.config.study import StudyConfig
+from tuner.config.trial import TrialConfig
 from tuner.storage.replicates import LeagueStudy, fresh_seeds
 from tuner.text import format_value
 

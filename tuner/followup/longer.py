@@ -12,7 +12,8 @@ from typing import Any
 from tuner.config.annotations import parse_length, takes_steps
 from tuner.config.component import Component, rehearse
 from tuner.config.lengths import in_percent
-from tuner.config.study import StudyConfig, TrialConfig
+from tuner.config.study import StudyConfig
+from tuner.config.trial import TrialConfig
 from tuner.errors import BadInputError, reason_of
 
 __all__ = ["lengthened"]

@@ -13,8 +13,9 @@ from pathlib import Path
 from tuner.analysis.lr_range import LrRange
 from tuner.config.component import Component
 from tuner.config.loader import load_study
-from tuner.config.study import StudyConfig, TrialConfig
+from tuner.config.study import StudyConfig
 from tuner.config.trainer import TrainerConfig
+from tuner.config.trial import TrialConfig
 from tuner.direction import Direction
 from tuner.errors import BadInputError, StudyFailedError
 from tuner.interrupts import temporary_folder

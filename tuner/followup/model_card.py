@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tuner.config.study import TrialConfig
+from tuner.config.trial import TrialConfig
 from tuner.config.yaml_reader import as_yaml
 from tuner.direction import Direction
 from tuner.followup.replaying import how_trained, train_again

@@ -10,7 +10,8 @@ from tuner.config import registry
 from tuner.config.annotations import converted
 from tuner.config.component import Component
 from tuner.config.optimization import GroupConfig
-from tuner.config.study import CROSS_ENTROPY, Objective, TrialConfig
+from tuner.config.study import Objective
+from tuner.config.trial import CROSS_ENTROPY, TrialConfig
 from tuner.training.conditions import on_cpu
 from tuner.training.lightning_cli import as_trained, needs_evaluation_weights, trainer_arguments
 

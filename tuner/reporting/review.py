@@ -173,7 +173,7 @@ def update(request: Mapping[str, Any]) -> list[str]:
 
 def _add_best_model(best: Mapping[str, Any], study: str, tracked: "MlflowStudy") -> list[str]:
     """Add the best trial's weights, mistakes and model to MLflow; return messages for the user."""
-    from tuner.config.study import TrialConfig
+    from tuner.config.trial import TrialConfig
     from tuner.training.build import build_data, build_model
     from tuner.training.checkpoints import DamagedCheckpointError, load_tensors
     from tuner.training.results import MODEL_FILE, PREDICTIONS_FILE

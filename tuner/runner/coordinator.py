@@ -14,7 +14,8 @@ from functools import partial
 from typing import Any
 
 from tuner import timings
-from tuner.config.study import StudyConfig, TrialConfig
+from tuner.config.study import StudyConfig
+from tuner.config.trial import TrialConfig
 from tuner.errors import StudyFailedError, TunerError
 from tuner.process import crash_point
 from tuner.protocol import (

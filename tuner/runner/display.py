@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tuner.config.budget import Allowance
-from tuner.config.study import StudyConfig, TrialConfig
+from tuner.config.study import StudyConfig
+from tuner.config.trial import TrialConfig
 from tuner.console import printable
 from tuner.protocol import EpochReport, Slot, StepReport, TrialResult
 from tuner.storage.reader import Trial

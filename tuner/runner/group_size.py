@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from tuner.config.study import StudyConfig, TrialConfig
+from tuner.config.study import StudyConfig
+from tuner.config.trial import TrialConfig
 from tuner.errors import BadInputError
 from tuner.protocol import Assignment, MeasurementGroup, MeasurementResult, Slot
 

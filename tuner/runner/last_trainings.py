@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from tuner.config.study import final_name
+from tuner.config.study_name import final_name
 from tuner.runner.options import ExecutionOptions
 from tuner.runner.run import OpenStudy, Outcome, Plan, checked, opened, opened_engine
 from tuner.runner.summary import print_line

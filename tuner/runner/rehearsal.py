@@ -10,7 +10,8 @@ from typing import Any
 
 from tuner.analysis.findings import duration
 from tuner.config.search_space import corners
-from tuner.config.study import StudyConfig, TrialConfig
+from tuner.config.study import StudyConfig
+from tuner.config.trial import TrialConfig
 from tuner.errors import BadInputError
 from tuner.interrupts import temporary_folder
 from tuner.protocol import (

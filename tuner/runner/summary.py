@@ -15,6 +15,7 @@ from tuner.analysis.lint import lint_families
 from tuner.analysis.lr_curves import schedule_families
 from tuner.analysis.record import FAMILY, StudyRecord
 from tuner.config.budget import longest_training
+from tuner.config.opening_notes import opening_notes
 from tuner.config.search_space import described, searched
 from tuner.config.study import StudyConfig
 from tuner.console import printable
@@ -59,7 +60,7 @@ def print_plan(console: Console, plan: Plan, slots: Sequence[Slot], remarks: Seq
     for path, spec in searched(config.trial):
         print_line(console, f"  [dim]{escape(path)}: {escape(described(spec))}[/dim]")
     print_line(console, f"  [dim]Optuna: {escape(_shown(plan.storage))}, MLflow: {escape(_shown(plan.uri))}[/dim]")
-    for sentence in config.beginning:
+    for sentence in opening_notes(config):
         print_line(console, f"  [dim]{escape(sentence)}[/dim]")
     for finding in (*_findings(config), *remarks):
         print_line(console, f"  [yellow]note:[/yellow] [dim]{escape(finding)}[/dim]")

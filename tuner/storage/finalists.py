@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tuner.config.component import Component
-from tuner.config.study import TrialConfig
+from tuner.config.trial import TrialConfig
 from tuner.storage.stored_study import StoredStudy, label
 
 __all__ = ["CONSTANT_LR_ROLE", "DEFAULT_ROLE", "Finalists", "finalists"]

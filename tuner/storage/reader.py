@@ -16,7 +16,8 @@ from lightning_modules.losses import TASKS, logged_metrics
 from tuner.analysis.record import FAMILY, MIN_FOR_IMPORTANCE, Curve, StudyRecord, TestResult, TrialRecord
 from tuner.config.annotations import did_you_mean
 from tuner.config.search_space import suggest
-from tuner.config.study import StudyConfig, TrialConfig
+from tuner.config.study import StudyConfig
+from tuner.config.trial import TrialConfig
 from tuner.direction import Direction
 from tuner.errors import BadInputError, StudyFailedError
 from tuner.storage.attributes import ANSWER, CONSTANT_LR, IDENTIFIER, IDENTITY, PREDICTION, TEST, VALIDATION_IMAGES

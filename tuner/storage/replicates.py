@@ -17,7 +17,8 @@ from typing import Any, ClassVar, Self
 from tuner.analysis.comparison import Comparison, Repeated
 from tuner.config.component import Component
 from tuner.config.search_space import Choices, Suggester, component_names
-from tuner.config.study import StudyConfig, TrialConfig
+from tuner.config.study import StudyConfig
+from tuner.config.trial import TrialConfig
 from tuner.storage.attributes import CONFIGURATION, CONFIRMS, SEED
 from tuner.storage.reader import Trial
 from tuner.storage.study_store import StudyStore

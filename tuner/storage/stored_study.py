@@ -14,7 +14,9 @@ from tuner.analysis.record import StudyRecord
 from tuner.config import by_value
 from tuner.config.loader import load_study, shipped_studies
 from tuner.config.sources import Sources, sources_of
-from tuner.config.study import NAME, StudyConfig, TrialConfig
+from tuner.config.study import StudyConfig
+from tuner.config.study_name import NAME
+from tuner.config.trial import TrialConfig
 from tuner.errors import BadInputError
 from tuner.storage.attributes import CONFIGURATION, CONFIRMS, IDENTITY, SEED, SOURCES
 from tuner.storage.database import Database, state_directory, trial_directory

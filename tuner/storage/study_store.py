@@ -26,7 +26,8 @@ from tuner.config.component import Component
 from tuner.config.loader import PRUNERS, SAMPLERS
 from tuner.config.rungs import Rungs
 from tuner.config.sources import Sources, with_sources
-from tuner.config.study import StudyConfig, TrialConfig
+from tuner.config.study import StudyConfig
+from tuner.config.trial import TrialConfig
 from tuner.errors import BadInputError, StudyFailedError
 from tuner.files import DiskFullError, write_atomically
 from tuner.storage.attributes import (

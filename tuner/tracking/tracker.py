@@ -17,7 +17,8 @@ from mlflow.entities import Metric
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from tuner.analysis.record import TestResult
-from tuner.config.study import StudyConfig, TrialConfig
+from tuner.config.study import StudyConfig
+from tuner.config.trial import TrialConfig
 from tuner.config.yaml_reader import as_yaml
 from tuner.protocol import Points, TrialResult
 from tuner.tracking.pages import runs_page, standing, trials_page, with_network

@@ -15,7 +15,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from tuner.analysis.record import LR_TABLE, simplified
-from tuner.config.study import StudyConfig, TrialConfig
+from tuner.config.study import StudyConfig
+from tuner.config.trial import TrialConfig
 from tuner.process import crash_point
 from tuner.protocol import Points, TrialResult
 from tuner.text import join_names

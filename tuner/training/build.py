@@ -15,7 +15,7 @@ from lightning_modules import Averaging, Classifier
 from lightning_modules.losses import Task, the_loss
 from tuner.config import registry
 from tuner.config.optimization import build_optimization
-from tuner.config.study import TrialConfig
+from tuner.config.trial import TrialConfig
 from tuner.training import distributed
 from tuner.training.checkpoints import AtomicCheckpointIO
 from tuner.training.lightning_cli import trainer_arguments

@@ -13,8 +13,9 @@ from lightning_modules.evaluation import has_switch
 from tuner.config import registry
 from tuner.config.component import Component
 from tuner.config.optimization import GroupConfig
-from tuner.config.study import Objective, TrialConfig
+from tuner.config.study import Objective
 from tuner.config.trainer import TrainerConfig
+from tuner.config.trial import TrialConfig
 
 __all__ = ["as_trained", "lightning_config", "needs_evaluation_weights", "resolve_precision", "trainer_arguments"]
 

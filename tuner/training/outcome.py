@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import torch.utils.data
 
-from tuner.config.study import TrialConfig
+from tuner.config.trial import TrialConfig
 from tuner.console import printable
 from tuner.errors import in_a_line, place_of
 from tuner.files import DiskFullError, write_atomically

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 
-from tuner.config.study import TrialConfig
+from tuner.config.trial import TrialConfig
 from tuner.errors import in_a_line
 from tuner.files import write_atomically, write_json
 from tuner.protocol import Assignment, TrialResult

@@ -1,0 +1,56 @@
+"""Notes for the user about the trials that a study begins and ends with."""
+
+from collections.abc import Iterator
+
+from tuner.config.annotations import parse_length
+from tuner.config.search_space import corners, grid_values, searched
+from tuner.config.study import StudyConfig
+from tuner.text import join_names, pluralize
+
+__all__ = ["opening_notes"]
+
+
+def opening_notes(config: StudyConfig) -> list[str]:
+    """Return notes for the user about the fixed trials and the last trainings of a study, a line for each."""
+    sentences = []
+    if config.first.outside:
+        known = config.first.queued or config.first.earlier
+        begins = "each family once" if config.first.params else "what the sampler draws"
+        begins = "the values that are known to be good" if known else begins
+        why = f"the file's trial is outside of the search space ({config.first.outside})"
+        sentences.append(f"begins with {begins}: {why}")
+    families = [[turn for turn in each.items() if turn[0].endswith(".name")] for each in config.first.params]
+    reached = {turn for each in families[: config.fewest_trials] for turn in each}
+    late = dict.fromkeys(turn for each in families for turn in each if turn not in reached)
+    if late:
+        names = join_names([f"{path.removesuffix('.name')} {name}" for path, name in late], 10)
+        trials = pluralize(config.fewest_trials, "trial")
+        sentences.append(f"{trials} are too few to try every family: {names} may be left out")
+    if config.final:
+        amount = pluralize(config.final.trainings, "training")
+        if config.allowance:
+            amount = f"{config.final.trainings * config.allowance.longest} {config.allowance.unit}"
+        which = f"the best {config.final.trials}, its own trial and a constant lr"
+        sentences.append(f"keeps {amount} to train {which} again with {config.final.seeds} fresh seeds")
+    return [*sentences, *(_repeated_lengths(config) if config.sampler.name == "grid" else ())]
+
+
+def _repeated_lengths(config: StudyConfig) -> Iterator[str]:
+    """Yield a line for each length in a grid whose values are not all different numbers of steps."""
+    trainings = [
+        {"data": data, "trainer": trainer}
+        for data in corners(config.trial["data"])
+        for trainer in corners(config.trial["trainer"])
+    ]
+    for path, spec in searched(config.trial):
+        values = grid_values(spec)
+        if not any(map(parse_length, values)):
+            continue
+        for length in map(config.probe.length, trainings):
+            steps = {length.in_steps(value) if parse_length(value) else value for value in values}
+            if len(steps) < len(values):
+                yield (
+                    f"the grid repeats trainings: in {length.steps} steps, the {len(values)} values of {path} are "
+                    f"only {len(steps)} different lengths"
+                )
+                break
