@@ -15,9 +15,10 @@ from tests.rules import shortened
 from tuner.config import registry
 from tuner.config.budget import DEFAULT_TRIALS
 from tuner.config.component import Component
-from tuner.config.loader import load_study, shipped_studies
+from tuner.config.loader import load_study
 from tuner.config.search_space import Choices, OneOf, Range, corners, searched, suggest
 from tuner.config.study import Objective, StudyConfig
+from tuner.config.study_files import shipped_studies
 from tuner.config.trainer import TrainerConfig
 from tuner.config.trial import TrialConfig
 from tuner.errors import BadInputError

@@ -16,8 +16,9 @@ import tuner
 from lightning_modules import Schedule
 from tests.conftest import TINY
 from tuner.analysis.lr_curves import schedule_families
-from tuner.config.loader import PRUNERS, SAMPLERS, load_study
+from tuner.config.loader import load_study
 from tuner.config.registry import KINDS, arguments_of
+from tuner.config.sampler_options import PRUNERS, SAMPLERS
 from tuner.config.trainer import TrainerConfig
 
 DOCS = Path(__file__).parent.parent / "docs"

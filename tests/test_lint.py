@@ -31,7 +31,8 @@ from tuner.analysis.lint import HIGHEST_LR, lint, lint_families
 from tuner.analysis.lr_curves import LrCurve, make_curve, schedule_families
 from tuner.config.component import Component
 from tuner.config.lengths import Length
-from tuner.config.loader import load_study, shipped_studies
+from tuner.config.loader import load_study
+from tuner.config.study_files import shipped_studies
 
 LENGTH = Length(steps_per_epoch=80, max_epochs=3)
 

@@ -12,7 +12,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tuner.config.loader import schema_file
+from tuner.config.study_files import schema_file
 from tuner.config.yaml_reader import read_document
 
 ROOT = Path(__file__).parent.parent

@@ -101,7 +101,7 @@ def _run(options: RangeOptions) -> int:
 
 
 def _check(options: RangeOptions) -> None:
-    from tuner.config.loader import shipped_studies
+    from tuner.config.study_files import shipped_studies
 
     faults = []
     if not 0 < options.low < options.high < math.inf:

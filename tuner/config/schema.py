@@ -17,9 +17,9 @@ from tuner.config.annotations import item_hint, members, takes_steps
 from tuner.config.budget import Budget, Final
 from tuner.config.component import Component
 from tuner.config.known_values import Start
-from tuner.config.loader import PRUNERS, SAMPLERS
 from tuner.config.optimization import OTHER_SCHEDULES, SCHEDULE_KEYS
 from tuner.config.registry import Argument, arguments_of, is_schedule, signature_of
+from tuner.config.sampler_options import PRUNERS, SAMPLERS
 from tuner.config.study import Objective
 from tuner.config.study_name import NAME
 from tuner.config.trainer import TrainerConfig

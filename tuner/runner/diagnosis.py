@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tuner.config.loader import schema_file
+from tuner.config.study_files import schema_file
 from tuner.console import printable
 from tuner.engines.fork_server import call_in_fork
 from tuner.engines.machine import VISIBLE, cores, processor_quota, visible_gpus

@@ -12,9 +12,10 @@ from optuna.trial import TrialState
 from tuner.analysis.comparison import Comparison, Repeated
 from tuner.analysis.record import StudyRecord
 from tuner.config import by_value
-from tuner.config.loader import load_study, shipped_studies
+from tuner.config.loader import load_study
 from tuner.config.sources import Sources, sources_of
 from tuner.config.study import StudyConfig
+from tuner.config.study_files import shipped_studies
 from tuner.config.study_name import NAME
 from tuner.config.trial import TrialConfig
 from tuner.errors import BadInputError

@@ -23,8 +23,8 @@ from optuna.trial import FrozenTrial, TrialState
 from tuner.analysis.record import StudyRecord, TestResult
 from tuner.config import by_value
 from tuner.config.component import Component
-from tuner.config.loader import PRUNERS, SAMPLERS
 from tuner.config.rungs import Rungs
+from tuner.config.sampler_options import PRUNERS, SAMPLERS
 from tuner.config.sources import Sources, with_sources
 from tuner.config.study import StudyConfig
 from tuner.config.trial import TrialConfig
