@@ -9,7 +9,8 @@ from tuner.config.loader import check_study
 from tuner.config.study import StudyConfig
 from tuner.config.yaml_reader import read_document
 from tuner.errors import BadInputError
-from tuner.storage.study_store import StudyStore, as_begun, check_continued
+from tuner.storage.continuation import as_begun, check_continued
+from tuner.storage.study_store import StudyStore
 
 
 def loaded(*options: str) -> StudyConfig:

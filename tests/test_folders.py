@@ -22,9 +22,10 @@ from tests.processes import is_alive
 from tuner.config.loader import load_study
 from tuner.errors import BadInputError, StudyFailedError, StudyRunningError
 from tuner.storage.connection import sqlite_file
+from tuner.storage.continuation import check_continued
 from tuner.storage.database import Database, state_directory
 from tuner.storage.folders import check_folder, check_writable
-from tuner.storage.study_store import StudyStore, check_continued
+from tuner.storage.study_store import StudyStore
 
 ANYBODY = 65534  # the user nobody
 CONFIG = load_study(str(IRIS))

@@ -96,7 +96,7 @@ def test_the_resolution_of_an_accuracy_is_that_of_the_validation_images(tmp_path
         one, other = store.comparison().configurations
         assert store.comparison().difference(one, other).probability is None
     with ReplicationStore.open(config, f"sqlite:///{tmp_path}/optuna.db", config.identity, pytest.fail) as store:
-        store.set_validation_images(50)
+        store.attributes.set_validation_images(50)
         assert 0.7 < store.comparison().difference(one, other).probability < 0.9
 
 

@@ -16,8 +16,8 @@ from tuner.errors import BadInputError
 from tuner.files import write_json
 from tuner.process import crash_point
 from tuner.storage.database import Database, state_directory
+from tuner.storage.definition import DEFINITION_FILE
 from tuner.storage.inventory import ListedStudy, listed_studies
-from tuner.storage.study_store import DEFINITION_FILE
 from tuner.tracking import housekeeping
 from tuner.tracking.store import tracking_uri
 from tuner.tracking.store_uri import file_of, resolved

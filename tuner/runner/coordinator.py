@@ -433,7 +433,7 @@ class Coordinator:
             self._tracker.start_trial(number, config, self._store.attempt(number))
             read = partial(read_result, directory, config)
             self._tracker.finish_trial(number, config, result, read, directory / FILES)
-        if tested := self._store.tested():
+        if tested := self._store.attributes.tested():
             self._tracker.log_test(tested)
 
     def _test_group(self) -> Group | None:

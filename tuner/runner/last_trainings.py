@@ -14,10 +14,11 @@ from tuner.runner.options import ExecutionOptions
 from tuner.runner.run import OpenStudy, Outcome, Plan, checked, opened, opened_engine
 from tuner.runner.summary import print_line
 from tuner.runner.verdict import print_comparison, record_comparison
+from tuner.storage.definition import DEFINITION_FILE
 from tuner.storage.finalists import finalists
 from tuner.storage.replicates import ReplicationStore, ReplicationStudy, fresh_seeds
 from tuner.storage.stored_study import StoredStudy
-from tuner.storage.study_store import DEFINITION_FILE, StudyStore
+from tuner.storage.study_store import StudyStore
 from tuner.text import pluralize
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class LastTrainings:
                 if not outcome.is_over:
                     self._left = f"has {trainings.store.count} of {pluralize(config.trials, 'training')}"
                 if outcome.is_over:
-                    store.set_answer([comparison.verdict, *comparison.findings(chosen.opponents)])
+                    store.attributes.set_answer([comparison.verdict, *comparison.findings(chosen.opponents)])
                 if outcome.is_delivered:
                     of = past.config.name, past.identifier
                     record_comparison(

@@ -262,7 +262,7 @@ def checked(config: "StudyConfig", engine: "Engine", options: ExecutionOptions) 
     """
     from tuner.config.search_space import corners
     from tuner.runner.group_size import check_divisible, fuse_of
-    from tuner.storage.study_store import as_begun, check_continued
+    from tuner.storage.continuation import as_begun, check_continued
     from tuner.tracking.store import tracking_uri
 
     storage = storage_url(options.storage)
@@ -289,12 +289,13 @@ def opened(plan: Plan, console: "Console", kind: "type[Store]") -> "Iterator[Ope
         TunerError: If it is already running, or cannot be continued.
     """
     from tuner.runner.display import Display
+    from tuner.storage.definition import save_definition
 
     display = Display(plan.config, console, plan.verbose)
     with kind.open(plan.config, plan.storage, plan.identity, display.note, plan.retry_failed) as store:
-        store.keep_definition()
-        store.set_validation_images(plan.validation_images)
-        store.set_trials()
+        save_definition(plan.config, store.directory)
+        store.attributes.set_validation_images(plan.validation_images)
+        store.attributes.set_trials()
         yield OpenStudy(plan, store, display, console)
 
 
@@ -352,7 +353,7 @@ class OpenStudy(Generic[Store]):
         plan, store, display, config = self._plan, self.store, self._display, self._plan.config
         tags = environment(engine.slots)
         commit = tags.get("commit", "").removesuffix(CHANGES)
-        if change := store.set_sources(commit, config.sources):
+        if change := store.attributes.set_sources(commit, config.sources):
             display.note(change)
         timings.phase("MLflow's store")
         interruption = _Interruption()
@@ -442,10 +443,10 @@ def _weights(winner: Mapping[str, Any]) -> Path:
 
 def _state(store: "StudyStore") -> str:
     """Return a description of a study's progress, to see later whether it has changed."""
-    finished, tested = store.finished(), store.tested()
+    finished, tested = store.finished(), store.attributes.tested()
     content = [(trial.number, trial.state.name, trial.value, sorted(trial.params.items())) for trial in finished]
     digest = hashlib.sha256(repr(content).encode()).hexdigest()[:12]  # a restored database has as many others
     which = f"#{tested.trial} tested" if tested else "none tested"
-    if answer := store.answer():
+    if answer := store.attributes.answer():
         digest = hashlib.sha256(f"{digest}{answer}".encode()).hexdigest()[:12]
     return f"{pluralize(len(finished), 'trial')}, {which}, {digest}"

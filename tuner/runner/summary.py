@@ -97,7 +97,7 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, outc
         )
     if top:
         print_ranking(console, record, TOP_TRIALS)
-        tested = store.tested()
+        tested = store.attributes.tested()
         if tested and tested.trial == top[0].number and tested.metrics:
             metrics = ", ".join(f"{escape(cut(key))} {value:.4f}" for key, value in sorted(tested.metrics.items()))
             print_line(console, f"best trial #{top[0].number} on the test data: {metrics}")

@@ -28,7 +28,7 @@ class WinnerTest:
     @property
     def candidate(self) -> Trial | None:
         """The trial to test; None if there is none, or it is tested, or its test has begun."""
-        best, tested = self._store.best, self._store.tested()
+        best, tested = self._store.best, self._store.attributes.tested()
         is_tested = best is not None and tested is not None and tested.trial == best.number
         return None if self._has_begun or is_tested else best
 
@@ -52,7 +52,7 @@ class WinnerTest:
         trained = read_result(assignment.directory, assignment.config, self._display.note)
         step = max((step for _, step, _ in trained.points), default=0) if trained else 0
         tested = TestResult(number, dict(result.metrics), step, self._store.count)
-        self._store.set_tested(tested)
+        self._store.attributes.set_tested(tested)
         crash_point("test recorded")
         self._tracker.log_test(tested)
         if result.metrics:

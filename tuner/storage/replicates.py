@@ -253,7 +253,7 @@ class ReplicationStore(StudyStore):
 
     def comparison(self) -> Comparison:
         """Return the comparison so far."""
-        now, tested = self._current(), self.tested()
+        now, tested = self._current(), self.attributes.tested()
         if tested and now.winner and tested.trial == now.winner.number:
             return dataclasses.replace(now.comparison, test=tested.metrics)
         return now.comparison
@@ -267,7 +267,9 @@ class ReplicationStore(StudyStore):
                 for trial in finished
                 if state_of(trial) == "complete" and trial.params.get(SEED) == self._config.seeds[0]
             }
-            self._standing = _Standing(self.count, self._config.compare(finished, self.validation_images()), first)
+            self._standing = _Standing(
+                self.count, self._config.compare(finished, self.attributes.validation_images()), first
+            )
         return self._standing
 
     @property

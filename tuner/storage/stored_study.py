@@ -20,10 +20,11 @@ from tuner.config.study_name import NAME
 from tuner.config.trial import TrialConfig
 from tuner.errors import BadInputError
 from tuner.storage.attributes import CONFIGURATION, CONFIRMS, IDENTITY, SEED, SOURCES
+from tuner.storage.continuation import as_begun, check_continued
 from tuner.storage.database import Database, state_directory, trial_directory
+from tuner.storage.definition import DEFINITION_FILE, FOLDER_FILE
 from tuner.storage.folders import OBJECTS_FILE, check_own
 from tuner.storage.reader import Trial, config_of, identifier_of, open_study, record_of
-from tuner.storage.study_store import DEFINITION_FILE, FOLDER_FILE, as_begun, check_continued
 from tuner.storage.trial_ends import attribute
 
 __all__ = ["StoredStudy", "definition_of", "label"]

@@ -1,0 +1,113 @@
+"""The finished trials of a study: how many there are, what they cost, and which is the best."""
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import cast
+
+from optuna.trial import FrozenTrial, TrialState
+
+from tuner.config.study import StudyConfig
+from tuner.config.trial import TrialConfig
+from tuner.errors import StudyFailedError
+from tuner.storage.reader import config_of
+from tuner.storage.trial_ends import end_of
+
+__all__ = ["FinishedTrials", "foreign_trial", "trial_config"]
+
+
+class FinishedTrials:
+    """Counts the finished trials of a study as they come.
+
+    Only one process changes a study, so they can be counted as they come. Reading all trials after each of thousands
+    would take longer and longer.
+
+    Args:
+        config: The study.
+        trials: Those that are finished already.
+
+    Attributes:
+        complete: How many of them are complete.
+        spent: How much of the study's allowance they used; 0 if there is no allowance.
+        best: The best complete trial; None if there is none.
+    """
+
+    def __init__(self, config: StudyConfig, trials: Iterable[FrozenTrial]) -> None:
+        self._config = config
+        self._numbers: set[int] = set()
+        self.complete = self.spent = 0
+        self.best: FrozenTrial | None = None
+        for trial in trials:
+            self.add(trial)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._numbers
+
+    def add(self, trial: FrozenTrial) -> None:
+        """Count a trial, unless it is counted."""
+        if trial.number in self._numbers:
+            return
+        self._numbers.add(trial.number)
+        self.spent += self.cost(trial, end_of(trial).epochs)
+        if trial.state is TrialState.COMPLETE:
+            self.complete += 1
+            self.best = trial if self.best is None else min(self.best, trial, key=self.rank_of)
+
+    def cost(self, trial: FrozenTrial, epochs: int) -> int:
+        """Return how much of the allowance a number of epochs of a trial takes; 0 if there is no allowance."""
+        allowance = self._config.allowance
+        if allowance is None:
+            return 0
+        interval = 1
+        if allowance.unit == "steps":
+            with contextlib.suppress(StudyFailedError):  # another program added it
+                interval = trial_config(self._config, trial).trainer.val_check_interval
+        return allowance.cost(epochs, interval)
+
+    def rank_of(self, trial: FrozenTrial) -> tuple[float, int]:
+        """Return a key by which complete trials are sorted, best first."""
+        return self._rank(cast(float, trial.value), trial.number)
+
+    def may_be_best(self, values: Mapping[int, float]) -> set[int]:
+        """Return which one of the trials that end with these values would be the best of all; empty for none."""
+        number = min(values, key=lambda number: self._rank(values[number], number), default=None)
+        if number is None or (self.best is not None and self._rank(values[number], number) >= self.rank_of(self.best)):
+            return set()
+        return {number}
+
+    def history(self, trials: Iterable[FrozenTrial]) -> list[tuple[datetime, float | None]]:
+        """Return when each finished trial ended, with the best value so far.
+
+        Args:
+            trials: The trials.
+        """
+        best: FrozenTrial | None = None
+        history = []
+        for trial in sorted(trials, key=lambda trial: cast(datetime, trial.datetime_complete)):
+            if trial.state is TrialState.COMPLETE:
+                best = trial if best is None else min(best, trial, key=self.rank_of)
+            history.append((cast(datetime, trial.datetime_complete), best.value if best else None))
+        return history
+
+    def _rank(self, value: float, number: int) -> tuple[float, int]:
+        return self._config.objective.direction.sort_key(value), number
+
+
+def trial_config(config: StudyConfig, trial: FrozenTrial) -> TrialConfig:
+    """Return the configuration that a trial's parameters give.
+
+    Raises:
+        StudyFailedError: If they are not of the search space, because another program added the trial.
+    """
+    try:
+        return config_of(config, trial.params)
+    except (StudyFailedError, TypeError, ValueError) as error:
+        raise foreign_trial(trial.number, error) from error
+
+
+def foreign_trial(number: int, error: Exception) -> StudyFailedError:
+    """Return the error that a trial in the database is not of the study."""
+    return StudyFailedError(f"trial #{number} in the database does not belong to this study: {error}")
