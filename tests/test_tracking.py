@@ -27,7 +27,7 @@ from tuner.errors import BadInputError
 from tuner.protocol import Points, TrialResult
 from tuner.storage.reader import config_of
 from tuner.tracking import record_writer as records
-from tuner.tracking import trial_runs
+from tuner.tracking import trial_points
 from tuner.tracking.reader import MlflowStudy, pages_of
 from tuner.tracking.store import tracking_uri
 from tuner.tracking.tracker import Tracker
@@ -280,7 +280,7 @@ def test_artifacts_that_cannot_be_written_delay_nothing_else_and_are_sent_by_the
 def test_while_mlflow_is_away_the_memory_is_bounded_and_in_the_end_it_has_every_point(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(trial_runs, "MAX_WAITING_POINTS", 1000)
+    monkeypatch.setattr(trial_points, "MAX_WAITING_POINTS", 1000)
     assert study.tracker._recorder.runs.settle(30)
     points = [("lr", step, 0.1) for step in range(5000)]
     database = sqlite3.connect("mlflow.db", isolation_level=None)
@@ -288,14 +288,14 @@ def test_while_mlflow_is_away_the_memory_is_bounded_and_in_the_end_it_has_every_
     study.tracker.start_trial(0, VALUES)
     for start in range(0, len(points), 100):
         study.tracker.log_points(0, points[start : start + 100])
-    assert study.tracker._trials._held <= 1000
+    assert study.tracker._trials._points._held <= 1000
     assert study.tracker.backlog < 30
     study.end(0, points)
     database.execute("rollback")
     database.close()
     assert study.close()
     assert study.points() == {"lr": [(step, 0.1) for step in range(5000)]}
-    assert study.tracker._trials._held == 0
+    assert study.tracker._trials._points._held == 0
 
 
 def test_records_that_mlflow_did_not_take_are_reported_and_sent_by_the_next_run(study: Study):
