@@ -27,6 +27,7 @@ from hypothesis import settings
 from mlflow import MlflowClient
 
 from tests.launcher import Command, Started
+from tests.study_texts import USERS_OWN
 from tuner.confirm import main as confirm
 from tuner.study import main
 
@@ -384,3 +385,12 @@ def confirmed(short: StudyFolder, tmp_path_factory: pytest.TempPathFactory) -> I
 
     with built_once("confirmed", build, tmp_path_factory) as folder:
         yield folder
+
+
+@pytest.fixture
+def folder_of_studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a folder with the files that the texts of `study_texts` name, and work in it."""
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "users_classes.py").write_text(USERS_OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
