@@ -84,32 +84,57 @@ def test_predictions_that_rank_no_better_are_refused(trainings: list[LossCurve])
     assert str(found).startswith("prediction was not used, because losses after a third rank trials as well (")
 
 
-@pytest.mark.parametrize("is_lawful", [True, False])
-def test_the_pruner_stops_trials_only_with_a_licence_and_says_which(trainings: list[LossCurve], is_lawful: bool):
-    curves = trainings if is_lawful else shuffled(trainings)
+def pruned(curves: list[LossCurve], validated: list[int], early: int = 0) -> tuple[list[tuple[int, int]], str]:
+    """Return trial and epoch of each stop in a study of trainings, and the pruner's sentence.
+
+    Args:
+        curves: The trainings.
+        validated: The epochs whose losses are reported.
+        early: Number of trainings, the first ones, that end by themselves after half of their epochs.
+    """
 
     def read(trial: optuna.trial.FrozenTrial) -> Training:
-        curve, count = curves[trial.number], len(trial.intermediate_values)
-        return Training(LossCurve(curve.lr, STEPS, SHARES[:count], curve.losses[:count]), LOSSES)
+        curve, epochs = curves[trial.number], np.array(sorted(trial.intermediate_values))
+        return Training(LossCurve(curve.lr, STEPS, SHARES[epochs - 1], curve.losses[epochs - 1]), LOSSES)
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(pruner=PredictingPruner(read))
     stopped = []
-    for curve in curves:
+    for number, curve in enumerate(curves):
         trial = study.ask()
-        for epoch, loss in enumerate(curve.losses, start=1):
-            trial.report(loss, epoch)
+        for epoch in [epoch for epoch in validated if number >= early or epoch <= LOSSES // 2]:
+            trial.report(curve.losses[epoch - 1], epoch)
             if epoch < LOSSES and trial.should_prune():
                 stopped.append((trial.number, epoch))
                 study.tell(trial, state=optuna.trial.TrialState.PRUNED)
                 break
         else:
-            study.tell(trial, curve.losses[-1])
-    used = study.user_attrs[PREDICTION].startswith("prediction was used")
-    assert used == is_lawful == bool(stopped)
+            study.tell(trial, curve.losses[epoch - 1])
+    return stopped, study.user_attrs[PREDICTION]
+
+
+@pytest.mark.parametrize("is_lawful", [True, False])
+def test_the_pruner_stops_trials_only_with_a_licence_and_says_which(trainings: list[LossCurve], is_lawful: bool):
+    curves = trainings if is_lawful else shuffled(trainings)
+    stopped, sentence = pruned(curves, list(range(1, LOSSES + 1)))
+    assert sentence.startswith("prediction was used") == is_lawful == bool(stopped)
     assert all(number >= 6 and epoch in (7, 14) for number, epoch in stopped)
     ends = [curve.losses[-1] for curve in curves]
     assert not {number for number, _ in stopped} & set(np.argsort(ends)[:5]), "none of the best five"
+
+
+def test_a_trial_is_judged_at_its_first_validation_after_a_third_and_after_two(trainings: list[LossCurve]):
+    stopped, _ = pruned(trainings, [4, 8, 12, 16, 20])
+    assert stopped
+    assert {epoch for _, epoch in stopped} <= {8, 16}
+
+
+def test_trainings_that_ended_early_do_not_count_as_whole(trainings: list[LossCurve]):
+    stopped, _ = pruned(trainings, list(range(1, LOSSES + 1)), early=10)
+    assert min(number for number, _ in stopped) >= 16
+    _, sentence = pruned(trainings, list(range(1, LOSSES + 1)), early=len(trainings))
+    reason = "fewer than 6 trials with a known lr had been trained to the end"
+    assert sentence == f"prediction was not used, because {reason}"
 
 
 @pytest.mark.parametrize("family", ["cosine_restarts", "plateau"])
@@ -131,7 +156,9 @@ def test_a_trial_is_read_with_its_lr_curve_unless_that_depends_on_its_values(fam
     assert (training.epochs, training.curve.lr.max()) == (3, 0.01)
     assert training.curve.shares.tolist() == [1 / 3, 2 / 3]
     assert training.curve.losses.tolist() == [1.0, 0.5]
-    assert study.user_attrs[PREDICTION] == "prediction was not used, because fewer than 6 trials had ended before"
+    assert study.user_attrs[PREDICTION].startswith(
+        "prediction was not used, because fewer than 6 trials with a known lr"
+    )
 
 
 def test_only_losses_are_predicted():

@@ -53,6 +53,11 @@ class LossCurve:
     shares: Array
     losses: Array
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether its last loss was measured at its end, so that it was not stopped before."""
+        return bool(self.shares[-1] > 1 - 1e-9)
+
 
 class PowerLaw:
     """The law with the constants that fit some trainings best.

@@ -55,19 +55,21 @@ class PredictingPruner(optuna.pruners.BasePruner):
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """Return whether to stop a trial after its last report."""
         training = self._read(trial)
-        if training is None or max(trial.intermediate_values) not in _due(training.epochs):
+        if training is None or not _is_due(sorted(trial.intermediate_values), training.epochs):
             return False
         ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
         ended.sort(key=lambda each: (each.datetime_complete or datetime.max, each.number))
-        whole = self._curves([each for each in ended if each.state is TrialState.COMPLETE])
+        curves = self._curves(ended)
+        whole = [each for each in curves if each.is_whole]
         if len(whole) < self._fewest:
-            self._record(study, f"prediction was not used, because fewer than {self._fewest} trials had ended before")
+            reason = f"fewer than {self._fewest} trials with a known lr had been trained to the end"
+            self._record(study, f"prediction was not used, because {reason}")
             return False
         found = self._licence(whole)
         self._record(study, str(found))
         if not found.is_granted:
             return False
-        stopped = self._curves([each for each in ended if each.state is TrialState.PRUNED])
+        stopped = [each for each in curves if not each.is_whole]
         return is_hopeless(training.curve, whole, stopped, found.error)
 
     def _licence(self, whole: Sequence[LossCurve]) -> Licence:
@@ -116,6 +118,12 @@ class TrainingReader:
         return Training(LossCurve(curve.lr, curve.steps, np.array(epochs) / observed.epochs, losses), observed.epochs)
 
 
-def _due(epochs: int) -> set[int]:
-    """Return after which epochs a training is judged."""
-    return {math.ceil(part * epochs) for part in PARTS} - {epochs}
+def _is_due(reports: Sequence[int], epochs: int) -> bool:
+    """Return whether a training is judged after its last report.
+
+    Args:
+        reports: The epochs of its reports, in order.
+        epochs: The number of epochs of the whole training.
+    """
+    before, last = ([0, *reports])[-2:]
+    return last < epochs and any(before < math.ceil(part * epochs) <= last for part in PARTS)
