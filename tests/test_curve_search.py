@@ -9,6 +9,7 @@ import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from optuna.trial import TrialState
 
 from tuner.config.loader import load_study
 from tuner.config.search_space import Choices, Range
@@ -188,6 +189,23 @@ def test_trials_that_are_being_trained_are_not_tried_again(config: StudyConfig):
         np.abs(a - b).max() for i, a in enumerate(points) for b in points[:i] if a is not None and b is not None
     ]
     assert min(distances) > 0.02
+
+
+def test_no_values_are_tried_twice_while_others_are_left(config: StudyConfig):
+    lrs = "search_space.optimizer.initial_lr={choices: [1e-4, 1e-3, 1e-2, 1e-1]}"
+    others = ["search_space.optimizer.eps=null", "search_space.model.neurons=null"]
+    family = "search_space.schedule={one_of: {constant: {}, cosine: {}, one_cycle: {}}}"
+    config = load_study(str(config.folder / "curves.yaml"), [lrs, family, *others])
+    study = optuna.create_study(direction="minimize")
+    tried: list[dict[str, Any]] = []
+    for number in range(12):
+        study.sampler = make_sampler(config, number, study.sampler)
+        trial = study.ask()
+        config.suggest(trial)
+        assert number < 5 or trial.params not in tried  # the first five are drawn at random
+        tried.append(trial.params)
+        trial.report(2.0, 1)
+        study.tell(trial, state=TrialState.PRUNED)
 
 
 def test_the_curve_sampler_needs_to_know_the_length_of_a_training(tmp_path: Path):

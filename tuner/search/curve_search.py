@@ -104,14 +104,14 @@ class CurveSearch:
             if len(finished) < self._starts or not any(trial.epochs in trial.reports for trial in finished):
                 return math.inf
             data = self._data(finished)
-            candidates = self._evaluated(len(trials), data, finished, {})
+            candidates = self._evaluated(len(trials), data, trials, {})
             return max(candidates.gains, default=math.inf) * data.unit
 
     def _suggested(self, number: int, trials: Sequence[Observation], fixed: Mapping[str, Any]) -> Mapping[str, Any]:
         finished = self._comparable(trials)
         if number < self._starts or sum(len(trial.reports) > 0 for trial in finished) < 2:
             return self._at_random(number, fixed)
-        candidates = self._evaluated(number, self._data(finished), finished, fixed)
+        candidates = self._evaluated(number, self._data(finished), trials, fixed)
         if not candidates.params:
             return self._at_random(number, fixed)
         gains = candidates.gains
@@ -139,11 +139,14 @@ class CurveSearch:
         return [trial for trial in trials if trial.is_finished and self._can_be_compared(trial)]
 
     def _evaluated(
-        self, number: int, data: ObservedData, finished: Sequence[Observation], fixed: Mapping[str, Any]
+        self, number: int, data: ObservedData, trials: Sequence[Observation], fixed: Mapping[str, Any]
     ) -> "_Candidates":
-        """Return values that a trial may have, and by how much each is expected to be better than the best trial."""
+        """Return values that no trial has, and by how much each is expected to be better than the best trial."""
+        finished = self._comparable(trials)
         process = data.process(self._kernel(finished), Random(f"points:{self._seed}:{len(finished)}"))
-        found = list(self._candidates(self._random(number), data.best, fixed))
+        tried = {frozenset(trial.params.items()) for trial in trials}
+        candidates = self._candidates(self._random(number), data.best, fixed)
+        found = [(params, point) for params, point in candidates if frozenset(params.items()) not in tried]
         if not found:
             return _Candidates([], np.empty((0, 0)), np.empty(0), process.kernel)
         points = np.concatenate([point for _, point in found])
