@@ -26,6 +26,7 @@ from tuner.export import main as export
 from tuner.followup.script import training_script
 from tuner.protocol import TrialResult
 from tuner.replay import main as replay
+from tuner.storage.replicates import ReplicationStudy
 from tuner.training.lightning_cli import as_trained, lightning_config
 
 STUDY = """\
@@ -316,6 +317,15 @@ def test_trials_that_cannot_be_one_model_say_why(trainer: str, reason: str, fold
     Path("x.yaml").write_text(STUDY % trainer)
     output = folder.call("--fuse", "4", study=folder.path / "x.yaml", expect=2)
     assert f"--fuse: these trials are trained one by one: {reason}." in output
+
+
+def test_a_confirmation_trains_one_by_one_if_a_single_configuration_has_to_be_alone(folder: StudyFolder):
+    Path("x.yaml").write_text(STUDY % "{max_epochs: 3}")
+    study = load_study("x.yaml")
+    candidates = {"free": config("{max_epochs: 3}"), "limited": config("{max_epochs: 3, max_time: 1h}")}
+    confirmation = ReplicationStudy.of(study, "x-confirm", candidates, [1, 2], {})
+    assert confirmation.why_alone == "max_time is the time of one training"
+    assert not ReplicationStudy.of(study, "x-confirm", {"free": candidates["free"]}, [1, 2], {}).why_alone
 
 
 def test_python_takes_callbacks_as_classes_objects_and_names():

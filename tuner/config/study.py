@@ -141,9 +141,12 @@ class StudyConfig:
     @property
     def why_alone(self) -> str:
         """Return why trials are trained one by one, judging by the study file; empty if they can be one model."""
-        trainer = self.trial["trainer"]
+        return self._why_alone(self.trial)
+
+    def _why_alone(self, trial: Mapping[str, Any]) -> str:
+        trainer = trial["trainer"]
         reasons = {
-            "the model is a LightningModule": _are_modules(self.trial["model"]),
+            "the model is a LightningModule": _are_modules(trial["model"]),
             "the best epoch of each counts": self.objective.epoch == "best",
             "their callbacks watch one training": bool(trainer.get("callbacks")),
             "max_time is the time of one training": trainer.get("max_time") is not None,

@@ -146,6 +146,11 @@ class ReplicationStudy(StudyConfig):
         names = component_names([config.values() for config in self.candidates.values()])
         return [name for name in names if ":" in name]
 
+    @property
+    def why_alone(self) -> str:
+        """Return why trainings are done one by one, which may be a reason of a single configuration."""
+        return next(filter(None, (self._why_alone(config.values()) for config in self.candidates.values())), "")
+
     def fixed(self, number: int, drawn: Iterable[Mapping[str, Any]] | None = None) -> dict[str, Any]:
         """Return the configuration and the seed of a trial."""
         names = list(self.candidates)
