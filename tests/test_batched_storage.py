@@ -239,6 +239,24 @@ def test_no_other_program_ends_a_trial_between_the_check_and_the_commit(
     assert len(refusals) == 1
 
 
+def test_what_changed_while_the_lock_was_lost_is_read(
+    server: PostgreSQLServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    url, notes = server.new_database(), []
+    with StudyStore.open(CONFIG, url, {}, notes.append) as store:
+        number, _ = store.ask()
+        with sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool).connect() as connection:
+            locks = "select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory'"
+            connection.execute(sqlalchemy.text(locks))
+        with open_storage(url, RDBStorage) as other:
+            (trial,) = other.get_all_trials(other.get_study_id_from_name("tiny"))
+            other.set_trial_intermediate_value(trial._trial_id, 1, 0.5)
+        store.report(number, 2, 0.25, may_prune=False)
+        assert store.trial(number).intermediate_values == {1: 0.5, 2: 0.25}
+    assert len(notes) == 2
+
+
 def test_trials_that_another_program_adds_in_between_get_other_numbers(tmp_path: Path):
     url = f"sqlite:///{tmp_path}/optuna.db"
     with StudyStore.open(CONFIG, url, CONFIG.identity, pytest.fail) as store:

@@ -104,6 +104,10 @@ class BatchedStorage(optuna.storages.BaseStorage):
             finally:
                 self.is_together = False
 
+    def doubt(self) -> None:
+        """Read the database before the next change, because another process may have changed it."""
+        self._is_unsure = True
+
     def _read(self) -> None:
         """Read the unfinished trials again, and those that were added.
 

@@ -54,6 +54,7 @@ class Database:
 
     Attributes:
         storage: Optuna's storage in it.
+        outages: How often it did not answer, or the lock was lost; meanwhile, another process may have changed it.
     """
 
     RETRY_SECONDS = 600.0
@@ -63,6 +64,7 @@ class Database:
         self.url, self._study, self._note = url, study, note
         self._is_stopped = False
         self._is_retrying = False
+        self.outages = 0
         self._server_lock: ServerLock | None = None
         self._folder_lock: FolderLock | None = None
         self.storage: EditableStorage
@@ -183,6 +185,7 @@ class Database:
                     self._server_lock.check()
                 result = action()
             except (optuna.exceptions.StorageInternalError, DatabaseError, InterfaceError) as error:
+                self.outages += 1
                 where = without_password(self.url)
                 if not can_pass(error):
                     raise BadInputError([f"storage: {where} cannot be used: {reason_of(error)}."]) from error

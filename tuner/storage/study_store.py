@@ -88,6 +88,7 @@ class StudyStore:
         self._config = config
         self.attributes = StudyAttributes(self._study, config, self.retry)
         self._prunes = not isinstance(study.pruner, optuna.pruners.NopPruner)
+        self._outages = database.outages
         self._asked: set[int] = set()
         self._rungs = RungRecord(config.rungs, config.objective.direction) if config.rungs else None
         self._paused: dict[int, int] = {}  # how much of the allowance each trial that waits at a rung has used
@@ -153,6 +154,9 @@ class StudyStore:
         """
         if self._trials.is_together:
             return action()
+        if self._outages != self.database.outages:
+            self._outages = self.database.outages
+            self._trials.doubt()
         asked, paused = set(self._asked), dict(self._paused)
 
         def attempt() -> Result:
