@@ -19,7 +19,7 @@ from tuner.config.loader import load_study
 from tuner.config.search_space import corners
 from tuner.config.study import Objective
 from tuner.config.trial import TrialConfig
-from tuner.engines.fork_server import call_in_fork
+from tuner.engines.fork_server import ForkedCall, PreparedProcess, call_in_fork
 from tuner.engines.local import LocalEngine
 from tuner.engines.pipe import CorruptPipeError, Mailbox, PipeChannel
 from tuner.engines.stalls import StallDetector, processor_seconds
@@ -239,6 +239,17 @@ def test_a_short_lived_process_returns_a_result_or_an_error():
         call_in_fork(divmod, 1, 0)
     with pytest.raises(StudyFailedError, match="a process of _exit ended with status 3 and no result"):
         call_in_fork(os._exit, 3)
+
+
+def test_a_call_uses_the_process_that_was_prepared_if_it_still_runs():
+    prepared = PreparedProcess("wave")
+    number = prepared._process.pid
+    assert ForkedCall(os.getpid, process=prepared).result() == number
+    prepared = PreparedProcess("wave")
+    prepared.kill()
+    assert ForkedCall(os.getpid, process=prepared).result() != number
+    with pytest.raises(StudyFailedError, match="a process of getpid ended with status 1 and no result"):
+        ForkedCall(os.getpid, process=PreparedProcess("no_such_module")).result()
 
 
 def test_a_working_folder_that_is_gone_is_named_by_the_process_that_needs_it(

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 from typing import Any
 
-from scipy import stats
+import scipy
 
 from tuner.analysis.record import is_share, resolution
 from tuner.direction import Direction
@@ -97,7 +97,7 @@ def interval(
     error = _standard_error(values, scale, values)
     if error == 0:
         return None
-    room = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * error
+    room = float(scipy.stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * error
     return max(scale.low, fmean(values) - room), min(scale.high, fmean(values) + room)
 
 
@@ -204,7 +204,7 @@ class Comparison:
         if error == 0:
             is_tie = abs(mean) <= ROUNDING * max(map(abs, values))
             return Difference(mean, 0.5 if is_tie else None, len(pairs))
-        return Difference(mean, float(stats.t.cdf(mean / error, len(pairs) - 1)), len(pairs))
+        return Difference(mean, float(scipy.stats.t.cdf(mean / error, len(pairs) - 1)), len(pairs))
 
     def lead(self, other: Repeated) -> Difference | None:
         """Return how much better the winner is than another configuration, corrected for its choice by these seeds.

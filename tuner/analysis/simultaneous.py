@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from statistics import fmean, variance
 from typing import Literal
 
-from scipy import stats
+import scipy
 
 from tuner.direction import Direction
 
@@ -93,7 +93,7 @@ def gaps_to_best(
         if error <= ROUNDING * scale:
             gaps[name] = Gap(mean, mean - resolution, mean + resolution) if resolution and freedom else Gap(mean)
         else:
-            quantile = float(stats.studentized_range.ppf(confidence, len(samples), freedom)) / math.sqrt(2)
+            quantile = float(scipy.stats.studentized_range.ppf(confidence, len(samples), freedom)) / math.sqrt(2)
             room = max(quantile * error, resolution)
             gaps[name] = Gap(mean, mean - room, mean + room)
     return gaps
@@ -135,5 +135,5 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[
     """
     if len(values) < 2:
         return None
-    found = stats.quantile_test(values, q=0, p=0.5).confidence_interval(confidence)
+    found = scipy.stats.quantile_test(values, q=0, p=0.5).confidence_interval(confidence)
     return None if math.isnan(found.low) or math.isnan(found.high) else (float(found.low), float(found.high))

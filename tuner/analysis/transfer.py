@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from tuner.analysis.comparison import FEWEST_SEEDS, Comparison, Repeated
 from tuner.text import format_probability, pluralize
@@ -103,9 +103,9 @@ def _correlations(old: Vector, means: Matrix) -> Vector:
     Returns:
         The correlation of each draw, shape [draws]; 0 where all values are equal.
     """
-    ranks = stats.rankdata(means, axis=1)
+    ranks = scipy.stats.rankdata(means, axis=1)
     ranks = ranks - ranks.mean(axis=1, keepdims=True)
-    reference = stats.rankdata(old) - (len(old) + 1) / 2
+    reference = scipy.stats.rankdata(old) - (len(old) + 1) / 2
     scale = np.sqrt((ranks**2).sum(axis=1) * (reference**2).sum())
     correlations: Vector = np.divide(ranks @ reference, scale, out=np.zeros(len(means)), where=scale > 0)
     return correlations

@@ -6,6 +6,7 @@ with the coordinator.
 
 import contextlib
 import functools
+import importlib
 import multiprocessing
 import os
 import shutil
@@ -14,7 +15,7 @@ import sys
 import tempfile
 import threading
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection, forkserver, resource_tracker, util
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -25,6 +26,7 @@ from tuner.process import changed_environment
 
 __all__ = [
     "ForkedCall",
+    "PreparedProcess",
     "call_in_fork",
     "die_with_the_coordinator",
     "ensure_server",
@@ -57,29 +59,28 @@ class ForkedCall(Generic[Result]):
     Args:
         function: A picklable function.
         arguments: Its arguments, also picklable.
+        process: The process, if one was prepared; it is used if it still runs.
 
     Raises:
         OSError, EOFError: If no process can be started.
     """
 
-    def __init__(self, function: Callable[..., Result], *arguments: Any) -> None:
+    def __init__(
+        self, function: Callable[..., Result], *arguments: Any, process: "PreparedProcess | None" = None
+    ) -> None:
         self._name = function.__name__
-        context = multiprocessing.get_context("forkserver")
-        ensure_server()
-        place = Path.cwd(), dict(os.environ)  # before the pipe, as the folder may be gone
-        self._answer, theirs = context.Pipe(duplex=False)
-        self._process = context.Process(target=_answer, args=(theirs, place, function, arguments))
+        request = Path.cwd(), dict(os.environ), function, arguments  # before the process, as the folder may be gone
+        self._process = PreparedProcess() if process is None or not process.is_running else process
         try:
-            with for_new_processes(), contextlib.closing(theirs):
-                self._process.start()
+            self._process.pipe.send(request)
         except BaseException:
-            self._answer.close()
+            self._process.kill()
             raise
 
     @property
     def is_running(self) -> bool:
         """Whether its process has not ended."""
-        return self._process.is_alive()
+        return self._process.is_running
 
     def result(self) -> Result:
         """Wait for its end and return what the function returned.
@@ -88,12 +89,11 @@ class ForkedCall(Generic[Result]):
             StudyFailedError: If it raised an exception, or its process died.
         """
         try:
-            answer, error = self._answer.recv()
-        except EOFError:
-            self._process.join()
-            raise StudyFailedError(f"a process of {self._name} {how_it_ended(self._process.exitcode)}") from None
+            answer, error = self._process.pipe.recv()
+        except (EOFError, ConnectionError):
+            raise StudyFailedError(f"a process of {self._name} {self._process.join()}") from None
         finally:
-            self._answer.close()
+            self._process.pipe.close()
         self._process.join()
         if error:
             raise StudyFailedError(error)
@@ -102,10 +102,50 @@ class ForkedCall(Generic[Result]):
 
     def kill(self) -> None:
         """Kill its process if it still runs."""
+        self._process.kill()
+
+
+class PreparedProcess:
+    """A process, forked like trainings, that imports modules and waits for a `ForkedCall`.
+
+    Args:
+        modules: Names of the modules.
+
+    Attributes:
+        pipe: Takes the call, and gives the answer.
+
+    Raises:
+        OSError, EOFError: If no process can be started.
+    """
+
+    def __init__(self, *modules: str) -> None:
+        context = multiprocessing.get_context("forkserver")
+        ensure_server()
+        self.pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_answer, args=(theirs, modules))
+        try:
+            with for_new_processes(), contextlib.closing(theirs):
+                self._process.start()
+        except BaseException:
+            self.pipe.close()
+            raise
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.is_alive()
+
+    def join(self) -> str:
+        """Wait for its end, and return how it ended."""
+        self._process.join()
+        return how_it_ended(self._process.exitcode)
+
+    def kill(self) -> None:
+        """Kill it if it still runs."""
         if self._process.is_alive():
             self._process.kill()
         self._process.join()
-        self._answer.close()
+        self.pipe.close()
 
 
 def call_in_fork(function: Callable[..., Result], *arguments: Any) -> Result:
@@ -117,14 +157,11 @@ def call_in_fork(function: Callable[..., Result], *arguments: Any) -> Result:
     return ForkedCall(function, *arguments).result()
 
 
-def _answer(
-    pipe: "connection.Connection[Any, Any]",
-    place: tuple[Path, Mapping[str, str]],
-    function: Callable[..., Any],
-    arguments: Sequence[Any],
-) -> None:
+def _answer(pipe: "connection.Connection[Any, Any]", modules: Sequence[str]) -> None:
     die_with_the_coordinator()
-    folder, environment = place
+    for name in modules:
+        importlib.import_module(name)
+    folder, environment, function, arguments = pipe.recv()
     try:
         os.chdir(folder)
         os.environ.update(environment)

@@ -4,11 +4,12 @@ import os
 
 from tuner.engines.fork_server import PARENT
 from tuner.interrupts import die_with_parent, ignore_interrupts
-from tuner.process import gc_paused
+from tuner.process import gc_paused, import_lightning
 
 ignore_interrupts()
 if parent := os.environ.pop(PARENT, ""):
     die_with_parent(int(parent))
 
 with gc_paused():
+    import_lightning()
     import tuner.training.run  # noqa: F401

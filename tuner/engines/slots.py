@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 
+from tuner.engines.fork_server import ensure_server
 from tuner.engines.machine import VISIBLE, cores, processor_quota, visible_gpus
 from tuner.errors import BadInputError, needs_extra
 from tuner.protocol import Engine, Slot
@@ -92,6 +93,8 @@ def make_engine(
                 raise
             raise BadInputError([f"--engine: Ray is not installed: {needs_extra('ray')}."]) from None
         return RayEngine(address, devices, per_device, ranks, stall_timeout)
+    if name == "local":
+        ensure_server()  # its imports take seconds, as long as those of this process
     slots = make_slots(devices, per_device, ranks)
     if name == "inline":
         if ranks > 1:

@@ -7,28 +7,36 @@ from the study file: names of classes are never taken from a store.
 
 import contextlib
 import copy
+import multiprocessing
 import os
 import shutil
 import tempfile
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.engines.fork_server import ForkedCall
+from tuner.engines.fork_server import ForkedCall, PreparedProcess, how_it_ended
 from tuner.errors import BadInputError, StudyFailedError, TunerError
+from tuner.interrupts import die_with_parent
 from tuner.storage.folders import OBJECTS_FILE, open_own
 
 if TYPE_CHECKING:
     import torch
     from pytorch_lightning import LightningDataModule
 
+    from tuner.analysis.record import StudyRecord
     from tuner.tracking.reader import MlflowStudy
 
 __all__ = ["Review", "update"]
 
 LOG_FILE = "review.log"
+MODULES = (
+    *("tuner.storage.reader", "tuner.tracking.reader", "tuner.tracking.tracker", "tuner.reporting.page", "jinja2"),
+    *("tuner.visualization.matplotlib_backend", "tuner.visualization.plotly_backend"),
+)
+"""What an update imports, which takes longer than many of its plots."""
 ENVIRONMENT = {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # the coordinator sets 0, because its tracker retries itself
@@ -57,17 +65,21 @@ class Review:
         self._request = {"storage": storage, "study": study, "uri": uri, "objects": objects}
         self._log = directory / LOG_FILE
         self._call: ForkedCall[tuple[list[str], float]] | None = None
+        self._prepared: PreparedProcess | None = None
         self._began = 0.0
         self._next = time.monotonic() + self.EVERY_SECONDS
 
     def refresh(self) -> None:
-        """Start an update, unless one is running or was done recently."""
+        """Start an update, unless one is running or was done recently, and prepare the last one."""
         now = time.monotonic()
+        if self._prepared is None:
+            with contextlib.suppress(OSError, EOFError, TunerError):  # the last update can do without
+                self._prepared = PreparedProcess(*MODULES)
         if self._call is not None and not self._call.is_running:
             with contextlib.suppress(StudyFailedError):  # it may have ended long ago, so it has measured its time
                 _, self.seconds = self._call.result()
             self._next = max(self._next, self._began + self.seconds / self.SHARE)
-            self.close()
+            self._end_update()
         if self._call is None and now >= self._next:
             self._began, self._next = now, now + self.EVERY_SECONDS
             with contextlib.suppress(OSError, EOFError, TunerError):  # a later update may succeed
@@ -83,9 +95,9 @@ class Review:
         Returns:
             Messages for the user.
         """
-        self.close()
+        self._end_update()
         try:
-            notes, _ = self._start({"best": best, "state": state}).result()
+            notes, _ = self._start({"best": best, "state": state}, self._prepared).result()
         except StudyFailedError as error:
             return [f"the plots and the report in MLflow are not complete: {error} (see {self._log})"]
         except EOFError as error:  # it has no text
@@ -98,14 +110,22 @@ class Review:
             self.close()
 
     def close(self) -> None:
-        """Kill a running update."""
+        """Kill a running update, and the process that is prepared for the last one."""
+        self._end_update()
+        if self._prepared is not None:
+            self._prepared.kill()
+            self._prepared = None
+
+    def _end_update(self) -> None:
         if self._call is not None:
             self._call.kill()
             self._call = None
 
-    def _start(self, more: Mapping[str, Any]) -> ForkedCall[tuple[list[str], float]]:
+    def _start(
+        self, more: Mapping[str, Any], process: PreparedProcess | None = None
+    ) -> ForkedCall[tuple[list[str], float]]:
         os.close(open_own(self._log))  # it can be written
-        self._call = ForkedCall(_logged_update, {**self._request, **more}, self._log)
+        self._call = ForkedCall(_logged_update, {**self._request, **more}, self._log, process=process)
         return self._call
 
 
@@ -147,28 +167,53 @@ def update(request: Mapping[str, Any]) -> list[str]:
     from tuner.storage.reader import identifier_of, open_study, record_of
     from tuner.tracking.reader import MlflowStudy
     from tuner.tracking.tracker import REVIEWED_TAG
-    from tuner.visualization.charts import draw
-    from tuner.visualization.matplotlib_backend import png
 
     with open_study(request["storage"], request["study"]) as study:
         tracked = MlflowStudy(request["uri"], identifier_of(study))
         record = record_of(study, tracked.curves)
     notes: list[str] = []
-    if best := request.get("best"):
-        with contextlib.suppress(FileNotFoundError):  # nothing is sent by value
-            by_value.unpack(Path(request["objects"]).read_bytes())
-        notes = _add_best_model(best, record.name, tracked)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        (folder / "plots").mkdir()
-        for index, figure in enumerate(draw(record), start=1):
-            if figure.panels:
-                (folder / "plots" / f"{index}_{figure.name}.png").write_bytes(png(figure))
-        (folder / "report.html").write_text(render([Chapter.of(record, tracked)]), encoding="utf-8")
+        with _drawn(record, folder / "plots"):
+            if best := request.get("best"):
+                with contextlib.suppress(FileNotFoundError):  # nothing is sent by value
+                    by_value.unpack(Path(request["objects"]).read_bytes())
+                notes = _add_best_model(best, record.name, tracked)
+            (folder / "report.html").write_text(render([Chapter.of(record, tracked)]), encoding="utf-8")
         tracked.add(folder)
     if "state" in request and not notes:
         tracked.set_tag(REVIEWED_TAG, request["state"])
     return notes
+
+
+@contextlib.contextmanager
+def _drawn(record: "StudyRecord", folder: Path) -> Iterator[None]:
+    """Draw the plots of a study into a new folder, in a process of their own while the block runs.
+
+    Raises:
+        StudyFailedError: If they cannot be drawn; the log has the reason.
+    """
+    folder.mkdir()
+    process = multiprocessing.get_context("fork").Process(target=_draw, args=(record, folder, os.getpid()))
+    process.start()
+    try:
+        yield
+        process.join()
+    finally:
+        if process.is_alive():
+            process.kill()
+    if process.exitcode:
+        raise StudyFailedError(f"the process that draws them {how_it_ended(process.exitcode)}")
+
+
+def _draw(record: "StudyRecord", folder: Path, parent: int) -> None:
+    from tuner.visualization.charts import draw
+    from tuner.visualization.matplotlib_backend import png
+
+    die_with_parent(parent)
+    for index, figure in enumerate(draw(record), start=1):
+        if figure.panels:
+            (folder / f"{index}_{figure.name}.png").write_bytes(png(figure))
 
 
 def _add_best_model(best: Mapping[str, Any], study: str, tracked: "MlflowStudy") -> list[str]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from tuner import timings
 from tuner.errors import BadInputError
 from tuner.interrupts import exit_at_once, on_interrupt
-from tuner.process import gc_paused
+from tuner.process import gc_paused, import_lightning
 from tuner.runner.options import ExecutionOptions, StudyOptions
 from tuner.text import pluralize
 from tuner.urls import refuse_passwords, storage_url
@@ -416,6 +416,7 @@ class OpenStudy(Generic[Store]):
 def checking(console: "Console", study: str) -> Iterator[None]:
     """Show that a study is being checked."""
     with status(console, f"checking {study}"), gc_paused():
+        import_lightning()
         yield
 
 

@@ -5,10 +5,12 @@ has the values with the highest expected improvement at the end of its training,
 the best trials. All randomness is a function of the seed, the number of the trial and the finished trials.
 """
 
+import importlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from random import Random
 from typing import Any, cast
 
@@ -36,7 +38,18 @@ MOST_DRAWS = 200
 GROWTH = 1.2
 """By how much the number of finished trials grows until the kernel is fitted again."""
 
-_BLAS = ThreadpoolController()
+
+@cache
+def _libraries() -> ThreadpoolController:
+    """Return the numerical libraries, one of which scipy loads when it is first used."""
+    importlib.import_module("scipy.linalg")
+    return ThreadpoolController()
+
+
+def _one_thread() -> AbstractContextManager[Any]:
+    """While trainings use all cores, threads for such small matrices would wait for each other."""
+    limit: AbstractContextManager[Any] = _libraries().limit(limits=1, user_api="blas")
+    return limit
 
 
 @dataclass(frozen=True)
@@ -87,9 +100,11 @@ class CurveSearch:
             trials: All others, in the order in which they ended.
             fixed: Values that are given.
         """
-        # While trainings use all cores, threads for such small matrices would wait for each other.
-        with _BLAS.limit(limits=1, user_api="blas"):
-            return self._suggested(number, trials, fixed)
+        finished = self._comparable(trials)
+        if number < self._starts or sum(len(trial.reports) > 0 for trial in finished) < 2:
+            return self._at_random(number, fixed)
+        with _one_thread():
+            return self._suggested(number, trials, finished, fixed)
 
     def possible_gain(self, trials: Sequence[Observation]) -> float:
         """Return by how much the next trial is expected to be better than the best one, in the objective's unit.
@@ -99,18 +114,21 @@ class CurveSearch:
         Args:
             trials: All trials, in the order in which they ended.
         """
-        with _BLAS.limit(limits=1, user_api="blas"):
-            finished = self._comparable(trials)
-            if len(finished) < self._starts or not any(trial.epochs in trial.reports for trial in finished):
-                return math.inf
+        finished = self._comparable(trials)
+        if len(finished) < self._starts or not any(trial.epochs in trial.reports for trial in finished):
+            return math.inf
+        with _one_thread():
             data = self._data(finished)
             candidates = self._evaluated(len(trials), data, trials, {})
             return max(candidates.gains, default=math.inf) * data.unit
 
-    def _suggested(self, number: int, trials: Sequence[Observation], fixed: Mapping[str, Any]) -> Mapping[str, Any]:
-        finished = self._comparable(trials)
-        if number < self._starts or sum(len(trial.reports) > 0 for trial in finished) < 2:
-            return self._at_random(number, fixed)
+    def _suggested(
+        self,
+        number: int,
+        trials: Sequence[Observation],
+        finished: Sequence[Observation],
+        fixed: Mapping[str, Any],
+    ) -> Mapping[str, Any]:
         candidates = self._evaluated(number, self._data(finished), trials, fixed)
         if not candidates.params:
             return self._at_random(number, fixed)

@@ -4,13 +4,12 @@ Small on purpose: a few hundred points, a dozen inputs, priors that keep the fit
 Rasmussen and Williams, "Gaussian Processes for Machine Learning" (2006), equations 2.25, 2.26, 5.8 and 5.9.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # which imports its parts when they are used: a command should not wait for them
 from numpy.typing import NDArray
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
-from scipy.optimize import minimize
-from scipy.stats import norm
 
 __all__ = ["GaussianProcess", "Kernel", "expected_improvement", "fit_kernel"]
 
@@ -65,11 +64,11 @@ def fit_kernel(points: Array, values: Array) -> Kernel:
         covariance = signal * np.exp(-0.5 * np.tensordot(weights, squares, 1))
         off = (logs - centers) / widths
         try:
-            factor = cho_factor(covariance + (noise + JITTER) * np.eye(count), lower=True)
-        except LinAlgError:
+            factor = scipy.linalg.cho_factor(covariance + (noise + JITTER) * np.eye(count), lower=True)
+        except scipy.linalg.LinAlgError:
             return 1e6, np.zeros_like(logs)
-        solved = cho_solve(factor, values)
-        outer = np.outer(solved, solved) - cho_solve(factor, np.eye(count))
+        solved = scipy.linalg.cho_solve(factor, values)
+        outer = np.outer(solved, solved) - scipy.linalg.cho_solve(factor, np.eye(count))
         weighted = outer * covariance
         gradient = np.concatenate(
             [
@@ -81,7 +80,9 @@ def fit_kernel(points: Array, values: Array) -> Kernel:
         return float(density), gradient + off / widths
 
     bounds = [BOUNDS_LENGTH_SCALE] * inputs + [BOUNDS_SIGNAL, BOUNDS_NOISE]
-    logs = minimize(loss, centers, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": MAX_ITERATIONS}).x
+    logs = scipy.optimize.minimize(
+        loss, centers, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": MAX_ITERATIONS}
+    ).x
     return Kernel(np.exp(logs[:inputs]), float(np.exp(logs[-2])), float(np.exp(logs[-1])))
 
 
@@ -100,13 +101,13 @@ class GaussianProcess:
         standardized = (values - self._mean) / self._scale
         self.kernel = fit_kernel(points, standardized) if kernel is None else kernel
         covariance = self.kernel(points, points) + (self.kernel.noise + JITTER) * np.eye(len(points))
-        self._factor = cho_factor(covariance, lower=True)
-        self._solved = cho_solve(self._factor, standardized)
+        self._factor = scipy.linalg.cho_factor(covariance, lower=True)
+        self._solved = scipy.linalg.cho_solve(self._factor, standardized)
 
     def predict(self, points: Array) -> tuple[Array, Array]:
         """Return the mean and the standard deviation of the function at points [m, inputs], each as [m]."""
         covariance = self.kernel(self._points, points)
-        variance = self.kernel.signal - (covariance * cho_solve(self._factor, covariance)).sum(0)
+        variance = self.kernel.signal - (covariance * scipy.linalg.cho_solve(self._factor, covariance)).sum(0)
         mean = self._mean + self._scale * covariance.T @ self._solved
         return mean, self._scale * np.sqrt(np.maximum(variance, 1e-12))
 
@@ -123,5 +124,5 @@ def expected_improvement(mean: Array, deviation: Array, best: float) -> Array:
     array([0.3989, 0.7979])
     """
     z = (best - mean) / deviation
-    improvement: Array = deviation * (z * norm.cdf(z) + norm.pdf(z))
+    improvement: Array = deviation * (z * scipy.special.ndtr(z) + np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi))
     return improvement

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
 
 __all__ = ["LossCurve", "PowerLaw"]
 
@@ -78,7 +78,7 @@ class PowerLaw:
             predicted = np.concatenate([self._losses(logs, each) for each in inputs])
             return np.concatenate([np.log(predicted / losses) / ERROR, (logs - CENTERS) / WIDTHS])
 
-        self._logs: Array = least_squares(residuals, CENTERS, loss="soft_l1", max_nfev=MAX_EVALUATIONS).x
+        self._logs: Array = scipy.optimize.least_squares(residuals, CENTERS, loss="soft_l1", max_nfev=MAX_EVALUATIONS).x
 
     def final(self, curve: LossCurve) -> float:
         """Return the loss that the law expects at the end of a training, whatever its own losses were so far."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import spearmanr
+import scipy
 
 from tuner.search.power_law import LossCurve, PowerLaw
 
@@ -100,5 +100,5 @@ def up_to(curve: LossCurve, part: float) -> LossCurve:
 
 def _correlation(left: Sequence[float] | np.ndarray, right: np.ndarray) -> float:
     """Return Spearman's rho; 0 if all are equal."""
-    found = float(spearmanr(left, right).statistic)
+    found = float(scipy.stats.spearmanr(left, right).statistic)
     return found if np.isfinite(found) else 0.0
