@@ -1,11 +1,13 @@
 """The conditions of a training: versions, processor, device."""
 
 import contextlib
+import functools
 import os
 import platform
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 __all__ = ["CPU", "device_name", "gpu_names", "on_cpu", "processor", "training_conditions", "versions"]
@@ -43,13 +45,14 @@ def on_cpu(setup: Mapping[str, Any]) -> bool:
     return bool(setup.get("device", CPU) == CPU)
 
 
-def versions(packages: Sequence[str] = PACKAGES_OF_TRAINING) -> dict[str, str]:
+@functools.cache
+def versions(packages: Sequence[str] = PACKAGES_OF_TRAINING) -> Mapping[str, str]:
     """Return the versions of Python and of the packages that are installed."""
     versions = {"python": platform.python_version()}
     for package in packages:
         with contextlib.suppress(metadata.PackageNotFoundError):  # run from a folder that is not installed
             versions[package] = metadata.version(package)
-    return versions
+    return MappingProxyType(versions)
 
 
 def gpu_names(gpus: Sequence[str]) -> list[str]:

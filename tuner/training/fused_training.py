@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -21,6 +22,8 @@ from tuner.training.saver import Saver, checkpoint_of, noted
 from tuner.training.throughput import free_memory, is_out_of_memory
 
 __all__ = ["train_together"]
+
+MOST_WRITERS = 16
 
 
 def train_together(
@@ -99,8 +102,8 @@ def _fit_fused(
         first.config, device, first.directory, [group], FusedHistory(trials), checkpoints
     )
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint and first.directory / checkpoint, weights_only=True)
-    for name in module.live:
-        conclude(name)
+    with ThreadPoolExecutor(MOST_WRITERS) as pool:  # each waits for the disk, and the disk can take them at once
+        list(pool.map(conclude, module.live))
 
 
 def _parts(assignments: Sequence[Assignment]) -> list[list[Assignment]]:

@@ -1,6 +1,5 @@
 """The files that a training leaves in its trial's directory."""
 
-import dataclasses
 import hashlib
 import json
 import logging
@@ -49,7 +48,7 @@ _STORED = TypeAdapter(_Stored)
 
 def write_result(assignment: Assignment, result: TrialResult) -> None:
     """Write the result of a trial."""
-    content = {"trial": assignment.config.digest, "result": dataclasses.asdict(result)}
+    content = {"trial": assignment.config.digest, "result": vars(result)}
     write_json(assignment.directory / RESULT_FILE, {"checksum": _checksum(content), **content})
 
 
