@@ -88,6 +88,17 @@ def test_a_file_gets_a_line_a_minute_with_progress_and_time_left_until_the_repor
     assert last == "1/4 trials, 0:00 so far, about 1:40 left", "nothing but the test and the 100 s of the plots"
 
 
+def test_a_terminal_shows_how_far_mlflow_is_behind_when_it_is_much():
+    output = io.StringIO()
+    with Display(load_study(str(TINY)), Console(file=output, force_terminal=True, width=120)) as display:
+        display.lag = 9.0
+        display.tick()
+        assert "MLflow" not in output.getvalue()
+        display.lag = 75.0
+        display.tick()
+    assert "MLflow 1:15 behind" in output.getvalue()
+
+
 def test_a_training_of_a_confirmation_has_the_name_that_the_table_gives_it():
     study = load_study(str(TINY))
     candidates = {"#7 cosine_restarts": trial(), "default step": trial()}

@@ -3,7 +3,7 @@
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,8 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path, self.given_up, self.notes = path, [], []
+        self.joinable: dict[int, str | None] = {}
+        self.joined: list[int] = []
         with sqlite3.connect(path) as database:
             database.execute("create table texts (text not null)")
         database.close()
@@ -35,6 +37,20 @@ class Store:
 
     def put(self, lane: str, *texts: str | None, newest: str = "") -> None:
         self.writer.put(lane, self.record(texts, newest))
+
+    def put_joinable(self, lane: str, text: str | None) -> None:
+        """Put a record that can be joined with others, of which the store takes three at once."""
+
+        def join(records: Sequence[Record]) -> int:
+            part = records[:3]
+            self.record(tuple(self.joinable[id(each)] for each in part)).write()
+            self.joined.append(len(part))
+            return len(part)
+
+        record = self.record((text,))
+        record.join = join
+        self.joinable[id(record)] = text
+        self.writer.put(lane, record)
 
     def record(self, texts: tuple[str | None, ...], newest: str = "") -> Record:
         def write() -> None:
@@ -85,6 +101,27 @@ def test_records_of_a_lane_are_written_in_order(store: Store):
         numbers = [int(text[2:]) for text in store.texts() if text.startswith(lane)]
         assert numbers == sorted(numbers)
     assert len(store.texts()) == 50
+
+
+def test_records_that_wait_are_written_at_once_and_one_by_one_if_that_fails(store: Store):
+    database = store.locked()
+    store.put("a", "first")
+    wait_for(lambda: store.writer._outage)
+    for number in range(5):
+        store.put_joinable("a", str(number))
+    store.put("a", "last")
+    for text in ("good", None, "better"):
+        store.put_joinable("b", text)
+    assert 0 < store.writer.lag < 30
+    database.execute("rollback")
+    database.close()
+    assert store.writer.drain(10)
+    assert store.writer.lag == 0
+    assert store.joined == [3, 2]
+    texts = store.texts()
+    assert [text for text in texts if text not in ("good", "better")] == ["first", *"01234", "last"]
+    assert [text for text in texts if text in ("good", "better")] == ["good", "better"]
+    assert store.given_up == [((None,), "NOT NULL constraint failed: texts.text")]
 
 
 def test_a_refused_record_is_divided_and_only_the_part_at_fault_is_lost(store: Store):

@@ -79,7 +79,7 @@ class Review:
             with contextlib.suppress(StudyFailedError):  # it may have ended long ago, so it has measured its time
                 _, self.seconds = self._call.result()
             self._next = max(self._next, self._began + self.seconds / self.SHARE)
-            self._end_update()
+            self.end_update()
         if self._call is None and now >= self._next:
             self._began, self._next = now, now + self.EVERY_SECONDS
             with contextlib.suppress(OSError, EOFError, TunerError):  # a later update may succeed
@@ -95,7 +95,7 @@ class Review:
         Returns:
             Messages for the user.
         """
-        self._end_update()
+        self.end_update()
         try:
             notes, _ = self._start({"best": best, "state": state}, self._prepared).result()
         except StudyFailedError as error:
@@ -111,12 +111,13 @@ class Review:
 
     def close(self) -> None:
         """Kill a running update, and the process that is prepared for the last one."""
-        self._end_update()
+        self.end_update()
         if self._prepared is not None:
             self._prepared.kill()
             self._prepared = None
 
-    def _end_update(self) -> None:
+    def end_update(self) -> None:
+        """Kill a running update."""
         if self._call is not None:
             self._call.kill()
             self._call = None

@@ -285,6 +285,7 @@ class Coordinator:
         if self._shown_ending != self._ending:
             self._shown_ending = self._ending
             self._display.note(self._ending)
+        self._display.lag = self._tracker.lag
         self._display.tick()
         return not self._killing
 

@@ -27,6 +27,7 @@ __all__ = ["Display", "clock"]
 
 NOTEBOOK_SECONDS = 1.0
 NOTEBOOK_WIDTH = 100
+LAG_SECONDS = 10.0
 WHOLE_LINE = 80  # columns of a line that is printed where there is no terminal
 STYLES = {"complete": "green", "pruned": "yellow", "diverged": "magenta", "failed": "red"}
 
@@ -58,6 +59,7 @@ class Display:
 
     Attributes:
         ending: Returns the expected seconds from the last test to the end of the study.
+        lag: How many seconds MLflow is behind, which is shown when it is much.
     """
 
     EVERY_SECONDS = 60.0
@@ -77,6 +79,7 @@ class Display:
         self._epoch_seconds = 0.0
         self._is_tested = False
         self.ending: Callable[[], float] = lambda: 0.0
+        self.lag = 0.0
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> "Display":
@@ -229,7 +232,8 @@ class Display:
     def _clock(self) -> str:
         """Return the time so far, and an estimate of the time left."""
         elapsed = time.monotonic() - self._began
-        return f"{clock(elapsed)} so far{self._left(elapsed)}"
+        lag = f", MLflow {clock(self.lag)} behind" if self.lag >= LAG_SECONDS else ""
+        return f"{clock(elapsed)} so far{self._left(elapsed)}{lag}"
 
     def _progress(self) -> tuple[int, int, str]:
         """Return how much of the budget is used, how much there is, and both as text."""

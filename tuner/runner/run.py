@@ -385,11 +385,16 @@ class OpenStudy(Generic[Store]):
                 if afterwards and is_finished and not interruption.signals:
                     further = afterwards(self)
                     coordinator.publish()
-            finally:
-                timings.phase("records for MLflow")
-                is_delivered = tracker.close("FINISHED" if is_finished else "KILLED")
+            except BaseException:
                 if review:
                     review.close()
+                raise
+            finally:
+                timings.phase("records for MLflow")
+                with status(self._console, f"MLflow takes the last {pluralize(tracker.backlog, 'record')}"):
+                    is_delivered = tracker.close("FINISHED" if is_finished else "KILLED")
+                if review:
+                    review.end_update()
         timings.phase("plots, report and model")
         winner, state = _winner(store), _state(store)
         signals = [*interruption.signals, *([further.interrupted] if further and further.interrupted else [])]
@@ -398,6 +403,8 @@ class OpenStudy(Generic[Store]):
                 notes = review.finish(winner, state)
             for note in notes:
                 display.note(note)
+        if review:
+            review.close()
         return Outcome(
             config.name,
             plan.storage,

@@ -3,6 +3,9 @@
 The records of a lane are written in order, and lanes take turns, so a failing record delays its own lane only. It is
 retried if the error may be temporary. If it keeps failing while the store takes other records, the record is at fault,
 not the store: it is split if possible, and the parts that still fail are given up.
+
+While records wait, those of a lane that can be joined are written at once, which costs the store little more than one
+of them. If that fails, they are written one by one.
 """
 
 import contextlib
@@ -11,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 __all__ = ["Record", "RecordWriter"]
 
@@ -34,15 +38,19 @@ class Record:
         divide: Returns parts that can be written one by one when the whole fails with this error; empty if it cannot
             be split.
         newest: If not empty, only the newest waiting record of this name is kept in a lane.
+        join: Writes the first of several records of a lane at once, as many as the store takes, and returns how many; 0
+            if they are to be written one by one. It changes nothing if it fails. None if it cannot be joined.
     """
 
     write: Callable[[], object]
     give_up: Callable[[Exception], None]
     divide: Callable[[Exception], Sequence["Record"]] = _no_parts
     newest: str = ""
+    join: "Callable[[Sequence[Record]], int] | None" = None
     failures: int = field(default=0, init=False)
     misses: int = field(default=0, init=False)  # its failures while the store took other records
     seen: int = field(default=0, init=False)  # number of records that were taken when it last failed
+    since: float = field(default_factory=time.monotonic, init=False)
 
 
 class RecordWriter:
@@ -98,6 +106,13 @@ class RecordWriter:
         with self._changed:
             return self._waiting
 
+    @property
+    def lag(self) -> float:
+        """Return for how many seconds the oldest record has waited; 0 if none waits."""
+        with self._changed:
+            oldest = min((records[0].since for records in self._lanes.values()), default=None)
+        return 0.0 if oldest is None else time.monotonic() - oldest
+
     def settle(self, seconds: float) -> bool:
         """Wait at most so many seconds until no record waits or the store is away; return whether none waits."""
         with self._changed:
@@ -142,16 +157,34 @@ class RecordWriter:
                     self._changed.wait(self._time_to_next())
                 if self._is_closed:
                     return
-                record = self._lanes[lane][0]
+                record, joined = self._lanes[lane][0], self._joined(lane)
             try:
-                is_written = record.write() is not False
+                count = self._write_joined(joined) if len(joined) > 1 else 0
+                is_written = count > 0 or record.write() is not False
             except Exception as error:
                 self._fail(lane, record, error)
             else:
                 if is_written:
-                    self._taken += 1
+                    self._taken += max(1, count)
                     self._answered()
-                self._remove(lane)
+                self._remove(lane, count=max(1, count))
+
+    def _joined(self, lane: Hashable) -> list[Record]:
+        """Return the first records of a lane that can be written at once."""
+        return list(takewhile(lambda record: record.join is not None and not record.failures, self._lanes[lane]))
+
+    def _write_joined(self, records: Sequence[Record]) -> int:
+        """Write records at once, and return how many were written; 0 if each is to be written by itself."""
+        count = 0
+        try:
+            count = records[0].join(records) if records[0].join else 0
+        except Exception as error:
+            if self._can_pass(error):
+                raise
+        if count == 0:  # the one at fault is found when each is written
+            for record in records:
+                record.join = None
+        return count
 
     def _next(self) -> Hashable | None:
         """Return the next lane to write; None if there is none."""
@@ -173,14 +206,15 @@ class RecordWriter:
                 self._due.clear()
             self._notify(self._came_back)
 
-    def _remove(self, lane: Hashable, parts: Sequence[Record] = ()) -> None:
-        """Replace the first record of a lane by its parts, and move on to the next lane."""
+    def _remove(self, lane: Hashable, parts: Sequence[Record] = (), count: int = 1) -> None:
+        """Replace the first records of a lane by parts, and move on to the next lane."""
         with self._changed:
             records = self._lanes.pop(lane)
-            records.popleft()
+            for _ in range(count):
+                records.popleft()
             records.extendleft(reversed(parts))
-            self._waiting += len(parts) - 1
-            self._handled += 1
+            self._waiting += len(parts) - count
+            self._handled += count
             self._due.pop(lane, None)
             if records:
                 self._lanes[lane] = records

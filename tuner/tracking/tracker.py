@@ -97,6 +97,11 @@ class Tracker:
         return self._recorder.waiting
 
     @property
+    def lag(self) -> float:
+        """Return how many seconds MLflow is behind: the age of the oldest record that is not written yet."""
+        return self._recorder.lag
+
+    @property
     def missing(self) -> list[str]:
         """Return sentences about the records that MLflow lacks: which, why, and what to do; empty if it has all."""
         return self._recorder.missing

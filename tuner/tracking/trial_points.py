@@ -13,12 +13,11 @@ from tuner.tracking.record_writer import Record
 from tuner.tracking.recorder import Recorder
 from tuner.tracking.sent_points import SentPoints
 from tuner.tracking.study_run import StudyRun
-from tuner.tracking.trial_records import TrialRecords, batches, halves, nothing
+from tuner.tracking.trial_records import Entries, TrialRecords, halves, nothing
 from tuner.tracking.trial_run import TrialRun
 
 __all__ = ["TrialPoints"]
 
-BATCH = 1000
 MAX_WAITING_POINTS = 100_000
 """Points that wait in memory, at most; others are read from the trial's result when the trial ends."""
 
@@ -47,7 +46,6 @@ class TrialPoints:
 
     def __init__(self, records: TrialRecords, study: StudyRun, recorder: Recorder) -> None:
         self._records, self._study, self._recorder = records, study, recorder
-        self._client = recorder.client
         self._lock = threading.Lock()
         self._held = 0  # number of points that wait
         self.left_out: set[int] = set()  # trials whose points were not all queued
@@ -90,16 +88,15 @@ class TrialPoints:
             names = self._study.names_of(key for key, _, _ in some)
             return [(key, step, value) for key, step, value in some if (names[key], step) not in sent]
 
-        def write(run: TrialRun) -> bool:
-            new, names, sent = new_points(run), self._study.names, self._sent_of(run)
-            for part in batches(new, BATCH):
-                metrics = [Metric(names[key], float(value), run.start_time + step, step) for key, step, value in part]
-                self._client.log_batch(run.run_id, metrics=metrics)
-                for metric in metrics:
-                    sent.add(metric.key, metric.step)
-                counts.taken += len(part)
-            done()
-            return bool(new)
+        def entries(run: TrialRun) -> Entries:
+            new, names = new_points(run), self._study.names
+            return Entries([Metric(names[key], float(value), run.start_time + step, step) for key, step, value in new])
+
+        def logged(run: TrialRun, entries: Entries) -> None:
+            sent = self._sent_of(run)
+            for metric in entries.metrics:
+                sent.add(metric.key, metric.step)
+            counts.taken += len(entries.metrics)
 
         def divide() -> list[Record]:
             run = self._records.by_number.get(number)
@@ -117,7 +114,7 @@ class TrialPoints:
             metrics = sorted({key for key, _, _ in points()})
             self._records.lose(f"points of {join_names(metrics)}" if metrics else "points", number, gone, error)
 
-        record = self._records.record(number, "points", write, divide)
+        record = self._records.log_record(number, "points", entries, logged, divide, gone, lambda run: done())
         record.give_up = give_up
         return record
 

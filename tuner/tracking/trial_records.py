@@ -1,22 +1,64 @@
 """Records of trials' runs, and what becomes of those that cannot be written."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from tuner.tracking.names import LONGEST_TAG, fitting
 from tuner.tracking.record_writer import Record
-from tuner.tracking.recorder import ARTIFACTS, DeletedRunError, NoRunError, Recorder
+from tuner.tracking.recorder import ARTIFACTS, RUN, DeletedRunError, NoRunError, Recorder
 from tuner.tracking.study_run import MISSING_TAG
 from tuner.tracking.trial_run import REFUSED_TAG, TrialRun
 
-__all__ = ["TrialRecords", "batches", "halves", "nothing"]
+__all__ = ["Entries", "TrialRecords", "batches", "halves", "nothing"]
+
+MOST_POINTS, MOST_VALUES = 1000, 100
+"""Points, and parameters or tags, that MLflow takes at once."""
+MOST_JOINED = MOST_POINTS - 2 * MOST_VALUES
+"""Points that it takes with as many parameters and tags as it takes."""
 
 
-def nothing() -> None:
+def nothing(*ignored: object) -> None:
     """Do nothing."""
+
+
+@dataclass(frozen=True)
+class Entries:
+    """What is logged to a run at once."""
+
+    metrics: Sequence[Metric] = ()
+    params: Sequence[Param] = ()
+    tags: Sequence[RunTag] = ()
+
+    def with_more(self, other: "Entries") -> "Entries":
+        """Return these entries and others; what both have, once."""
+        points = {(each.key, each.step) for each in self.metrics}
+        values = {(each.key, each.value) for each in self.params}
+        tags = {each.key: each for each in (*self.tags, *other.tags)}
+        return Entries(
+            [*self.metrics, *(each for each in other.metrics if (each.key, each.step) not in points)],
+            [*self.params, *(each for each in other.params if (each.key, each.value) not in values)],
+            list(tags.values()),
+        )
+
+
+@dataclass(eq=False)
+class LogRecord(Record):
+    """A record of entries, which can be joined with others of its run.
+
+    Args:
+        entries: Returns what to log to the run.
+        logged: Called with the entries when the store has them.
+        written: Called when it is written.
+    """
+
+    entries: Callable[[TrialRun], Entries] = lambda run: Entries()
+    logged: Callable[[TrialRun, Entries], None] = nothing
+    written: Callable[[TrialRun], None] = nothing
 
 
 class TrialRecords:
@@ -54,6 +96,17 @@ class TrialRecords:
             divide: Returns its parts.
             gone: Called if the run was deleted before it was written.
         """
+        return Record(*self._calls(number, what, write, divide, gone))
+
+    def _calls(
+        self,
+        number: int,
+        what: str,
+        write: Callable[[TrialRun], object],
+        divide: Callable[[], Sequence[Record]],
+        gone: Callable[[], None],
+    ) -> tuple[Callable[[], object], Callable[[Exception], None], Callable[[Exception], Sequence[Record]]]:
+        """Return the functions of a record: write it, give it up, divide it."""
 
         def attempt() -> object:
             run = self.by_number.get(number)
@@ -72,7 +125,78 @@ class TrialRecords:
         def parts(error: Exception) -> Sequence[Record]:
             return () if isinstance(error, NoRunError | DeletedRunError) else divide()
 
-        return Record(attempt, partial(self.lose, what, number, gone), parts)
+        return attempt, partial(self.lose, what, number, gone), parts
+
+    def log_record(
+        self,
+        number: int,
+        what: str,
+        entries: Callable[[TrialRun], Entries],
+        logged: Callable[[TrialRun, Entries], None] = nothing,
+        divide: Callable[[], Sequence[Record]] = tuple,
+        gone: Callable[[], None] = nothing,
+        written: Callable[[TrialRun], None] = nothing,
+    ) -> LogRecord:
+        """Return a record of entries of a trial's run.
+
+        Args:
+            number: The trial.
+            what: Name of the record, for messages.
+            entries: Returns what to log to the run.
+            logged: Called with the entries when the store has them; in several parts if there are many.
+            divide: Returns its parts.
+            gone: Called if the run was deleted before it was written.
+            written: Called when it is written.
+        """
+
+        def write(run: TrialRun) -> bool:
+            found = entries(run)
+            parts = [Entries(metrics=each) for each in batches(found.metrics, MOST_POINTS)]
+            parts += [Entries(params=each) for each in batches(found.params, MOST_VALUES)]
+            parts += [Entries(tags=each) for each in batches(found.tags, MOST_VALUES)]
+            for part in parts:
+                self._log(run, part)
+                logged(run, part)
+            written(run)
+            return bool(parts)
+
+        calls = self._calls(number, what, write, divide, gone)
+        return LogRecord(*calls, join=partial(self._join, number), entries=entries, logged=logged, written=written)
+
+    def opening(self, number: int, write: Callable[[], object], opened: Callable[..., None]) -> LogRecord:
+        """Return the record that opens a trial's run.
+
+        Args:
+            number: The trial.
+            write: Opens the run, or creates it.
+            opened: Called if there was nothing to do, as the run is open.
+        """
+        give_up = partial(self.lose, RUN, number, nothing)
+        return LogRecord(write, give_up, join=partial(self._join, number), written=opened)
+
+    def _join(self, number: int, records: Sequence[Record]) -> int:
+        """Log the entries of the first records at once, as many as MLflow takes; return the number of these records."""
+        run = self.by_number[number]
+        whole, taken = Entries(), []
+        for record in records:
+            if not isinstance(record, LogRecord):
+                break
+            entries = record.entries(run)
+            joined = whole.with_more(entries)
+            if len(joined.metrics) > MOST_JOINED or max(len(joined.params), len(joined.tags)) > MOST_VALUES:
+                break
+            whole = joined
+            taken.append((record, entries))
+        if whole == Entries():
+            return 0
+        self._log(run, whole)
+        for record, entries in taken:
+            record.logged(run, entries)
+            record.written(run)
+        return len(taken)
+
+    def _log(self, run: TrialRun, entries: Entries) -> None:
+        self._client.log_batch(run.run_id, entries.metrics, entries.params, entries.tags)
 
     def lose(self, what: str, number: int, gone: Callable[[], None], error: Exception) -> None:
         """Note that a record cannot be written; see `record`."""

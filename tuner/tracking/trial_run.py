@@ -48,7 +48,8 @@ class TrialRun:
         sent: The points that it has; None if they are not known.
         lacks: Missing records that can be sent later, with the reasons (a dict used as an ordered set).
         refused: Records that MLflow cannot store, with the reasons.
-        has_values: Whether its parameters and data set are known to be stored.
+        has_values: Whether its parameters are known to be stored.
+        has_data: Whether its data set is known to be stored.
         is_marked: Whether it has the tag `tuner.missing`.
         attempt: How many times the trial had failed before this run.
         values: Digest of the trial's values; empty if unknown, as in runs of earlier versions.
@@ -63,6 +64,7 @@ class TrialRun:
     lacks: dict[str, None] = field(default_factory=dict)
     refused: dict[str, None] = field(default_factory=dict)
     has_values: bool = False
+    has_data: bool = False
     is_marked: bool = False
     attempt: int = 0
     values: str = ""

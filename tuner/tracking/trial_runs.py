@@ -24,7 +24,7 @@ from tuner.tracking.recorder import ARTIFACTS, END, RUN, Recorder
 from tuner.tracking.sent_points import SentPoints
 from tuner.tracking.study_run import MISSING_TAG, REPLACES_TAG, STUDY_TAG, StudyRun, run_tags
 from tuner.tracking.trial_points import TrialPoints
-from tuner.tracking.trial_records import TrialRecords, batches, halves, nothing
+from tuner.tracking.trial_records import Entries, TrialRecords, halves, nothing
 from tuner.tracking.trial_run import (
     ATTEMPT_TAG,
     FAILED_TAG,
@@ -119,6 +119,7 @@ class TrialRuns:
                 self._create(number, config)
 
         self._recorder.put(number, Record(write, partial(self._records.lose, RUN, number, nothing)))
+        self._put_data(number, config)
         self._put_values(number, config)
 
     def _set_aside(self, number: int, run: TrialRun, tag: str, name: str) -> None:
@@ -181,8 +182,11 @@ class TrialRuns:
             is_new = number not in self.by_number
             if is_new:
                 self._create(number, config)
-            self._put_files(number, result, points, files)
+            opened()
             return is_new
+
+        def opened(*ignored: object) -> None:
+            self._put_files(number, result, points, files)
 
         def once_more() -> None:  # the run was deleted meanwhile: send everything to a new one
             if again:
@@ -194,17 +198,18 @@ class TrialRuns:
             self._records.mark(run)
             value = "" if result.value is None else f" {result.value:.4f}"
             state = "" if result.state == "complete" else f", {result.state}"
-            self._client.update_run(run.run_id, name=storable(f"#{number} {config.schedule.name}{value}{state}"))
+            name = storable(f"#{number} {config.schedule.name}{value}{state}")
             crash_point("run described")
-            self._client.set_terminated(run.run_id, TRIAL_STATUS[result.state])  # last: a closed run is complete
+            self._recorder.close_run(run.run_id, name, TRIAL_STATUS[result.state])  # last: a closed run is complete
             run.state = result.state
             if result.state != "interrupted":
                 run.sent = None
 
-        self._recorder.put(number, Record(open_run, partial(self._records.lose, RUN, number, nothing)))
+        self._recorder.put(number, self._records.opening(number, open_run, opened))
         self._put_values(number, config, result.params)
         self._recorder.put(number, self._points.record(number, points, gone=once_more))
         self._recorder.put(number, self._tags_record(number, tags_of(result), once_more))
+        self._put_data(number, config)  # apart from those before, which are written at once
         self._recorder.put(number, self._records.record(number, END, close, gone=once_more))
 
     def _create(self, number: int, config: TrialConfig) -> None:
@@ -240,7 +245,7 @@ class TrialRuns:
     # -- records -------------------------------------------------------------------------------------------------------
 
     def _put_values(self, number: int, config: TrialConfig, own: Mapping[str, str] = MappingProxyType({})) -> None:
-        """Add parameters and data set to a trial's run, unless it is known to have them, and the module's own."""
+        """Add parameters to a trial's run, unless it is known to have them, and the module's own."""
         values = {**self._config.described(number), **config.flat()}
         names = Names()
         names.add({**values, **own})
@@ -249,37 +254,46 @@ class TrialRuns:
             return [Param(names[key], fitting(value_text(value), LONGEST_PARAM)) for key, value in of.items()]
 
         def record(some: Sequence[Param], is_own: bool = False) -> Record:
-            def write(run: TrialRun) -> bool:
-                is_needed = is_own or not run.has_values
-                for batch in batches(some, 100) if is_needed else ():
-                    self._client.log_batch(run.run_id, params=batch)
-                return is_needed
+            def entries(run: TrialRun) -> Entries:
+                return Entries(params=some if is_own or not run.has_values else ())
+
+            def divide() -> list[Record]:
+                if (run := self.by_number.get(number)) is not None:
+                    run.has_values = True  # as its parts are written whatever it has
+                return [record(part, is_own=True) for part in halves(some)]
+
+            def written(run: TrialRun) -> None:
+                run.has_values = True
 
             what = f"the parameter {some[0].key}" if len(some) == 1 else "parameters"
-            return self._records.record(number, what, write, lambda: [record(part, is_own) for part in halves(some)])
-
-        def write_data(run: TrialRun) -> bool:
-            if run.has_values:
-                return False
-            self._client.log_inputs(run.run_id, [self._study.dataset(config.data.name, config.data.arguments)])
-            run.has_values = True
-            return True
+            return self._records.log_record(number, what, entries, divide=divide, written=written)
 
         if values:
             self._recorder.put(number, record(params(values)))
         if added := {key: value for key, value in own.items() if key not in values}:
             self._recorder.put(number, record(params(added), is_own=True))
-        self._recorder.put(number, self._records.record(number, "the data set", write_data))
+
+    def _put_data(self, number: int, config: TrialConfig) -> None:
+        """Add the data set to a trial's run, unless it is known to have it."""
+
+        def write(run: TrialRun) -> bool:
+            if run.has_data:
+                return False
+            self._client.log_inputs(run.run_id, [self._study.dataset(config.data.name, config.data.arguments)])
+            run.has_data = True
+            return True
+
+        self._recorder.put(number, self._records.record(number, "the data set", write))
 
     def _tags_record(self, number: int, tags: Mapping[str, str], gone: Callable[[], None]) -> Record:
-        def write(run: TrialRun) -> None:
-            self._client.log_batch(run.run_id, tags=run_tags(tags))
+        def entries(run: TrialRun) -> Entries:
+            return Entries(tags=run_tags(tags))
 
         def divide() -> list[Record]:
             return [self._tags_record(number, {key: value}, gone) for key, value in tags.items()]
 
         what = f"the tag {next(iter(tags))}" if len(tags) == 1 else "tags"
-        return self._records.record(number, what, write, divide, gone)
+        return self._records.log_record(number, what, entries, divide=divide, gone=gone)
 
     # -- files ---------------------------------------------------------------------------------------------------------
 
