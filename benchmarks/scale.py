@@ -221,7 +221,7 @@ class TrivialEngine:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--storage", choices=("sqlite", "postgresql"), default="sqlite")
-    parser.add_argument("--sampler", choices=("tpe", "random"), default="tpe")
+    parser.add_argument("--sampler", choices=("tpe", "curve", "random"), default="tpe")
     parser.add_argument("--trials", type=int, nargs="+", default=[10, 100, 1000])
     parser.add_argument("--slots", type=int, nargs="+", default=[2, 16, 64])
     parser.add_argument("--groups", type=int, nargs="+", default=[1], help="trials of a slot, as one model")

@@ -4,6 +4,7 @@ Wherever a short name is accepted, ``package.module:Name`` is too. Importing it 
 names come from the study file that the user gave and from nowhere else.
 """
 
+import functools
 import inspect
 import typing
 from collections.abc import Callable, Mapping
@@ -337,6 +338,7 @@ def signature_of(target: Any) -> Signature:
     return Signature(arguments, bool(others), others[0] if others else Any)
 
 
+@functools.cache
 def _parameters(target: Any) -> Mapping[str, inspect.Parameter]:
     try:
         return inspect.signature(target).parameters

@@ -19,7 +19,7 @@ from threadpoolctl import ThreadpoolController
 
 from tuner.config.study import StudyConfig
 from tuner.search.curve_space import Configuration, CurveSpace
-from tuner.search.gaussian_process import Array, Kernel, expected_improvement
+from tuner.search.gaussian_process import Array, GaussianProcess, Kernel, expected_improvement
 from tuner.search.observed_data import Observation, ObservedData, rank
 
 __all__ = ["STARTS", "CurveSearch"]
@@ -69,6 +69,23 @@ class _Candidates:
     kernel: Kernel
 
 
+@dataclass(frozen=True)
+class _Known:
+    """What finished trials tell.
+
+    Args:
+        finished: The trials.
+        data: Their points and values.
+        process: The process that is conditioned on them.
+        lowest: The lowest value at the end of a training.
+    """
+
+    finished: Sequence[Observation]
+    data: ObservedData
+    process: GaussianProcess
+    lowest: float
+
+
 class CurveSearch:
     """Chooses the values of trials.
 
@@ -82,6 +99,8 @@ class CurveSearch:
         self._config, self._seed, self._starts = config, seed, starts
         self._kernels: dict[int, Kernel] = {}
         self._points: dict[tuple[int, tuple[int, ...]], Array | None] = {}  # of finished trials after some epochs
+        self._ends: dict[frozenset[tuple[str, Any]], Array | None] = {}  # of trials that are trained
+        self._known: _Known | None = None
 
     @cached_property
     def _space(self) -> CurveSpace:
@@ -118,9 +137,8 @@ class CurveSearch:
         if len(finished) < self._starts or not any(trial.epochs in trial.reports for trial in finished):
             return math.inf
         with _one_thread():
-            data = self._data(finished)
-            candidates = self._evaluated(len(trials), data, trials, {})
-            return max(candidates.gains, default=math.inf) * data.unit
+            candidates = self._evaluated(len(trials), finished, trials, {})
+            return max(candidates.gains, default=math.inf) * self._known_of(finished).data.unit
 
     def _suggested(
         self,
@@ -129,12 +147,12 @@ class CurveSearch:
         finished: Sequence[Observation],
         fixed: Mapping[str, Any],
     ) -> Mapping[str, Any]:
-        candidates = self._evaluated(number, self._data(finished), trials, fixed)
+        candidates = self._evaluated(number, finished, trials, fixed)
         if not candidates.params:
             return self._at_random(number, fixed)
         gains = candidates.gains
         for trial in trials:
-            if not trial.is_finished and (point := self._space.points(self._space.of(trial.params), [1.0])) is not None:
+            if not trial.is_finished and (point := self._end_of(trial)) is not None:
                 gains = gains * (1 - candidates.kernel(candidates.points, point)[:, 0] / candidates.kernel.signal)
         return candidates.params[int(np.argmax(gains))]
 
@@ -157,19 +175,36 @@ class CurveSearch:
         return [trial for trial in trials if trial.is_finished and self._can_be_compared(trial)]
 
     def _evaluated(
-        self, number: int, data: ObservedData, trials: Sequence[Observation], fixed: Mapping[str, Any]
-    ) -> "_Candidates":
+        self,
+        number: int,
+        finished: Sequence[Observation],
+        trials: Sequence[Observation],
+        fixed: Mapping[str, Any],
+    ) -> _Candidates:
         """Return values that no trial has, and by how much each is expected to be better than the best trial."""
-        finished = self._comparable(trials)
-        process = data.process(self._kernel(finished), Random(f"points:{self._seed}:{len(finished)}"))
-        tried = {frozenset(trial.params.items()) for trial in trials}
-        candidates = self._candidates(self._random(number), data.best, fixed)
-        found = [(params, point) for params, point in candidates if frozenset(params.items()) not in tried]
-        if not found:
-            return _Candidates([], np.empty((0, 0)), np.empty(0), process.kernel)
-        points = np.concatenate([point for _, point in found])
-        gains = expected_improvement(*process.predict(points), data.lowest(process))
-        return _Candidates([params for params, _ in found], points, gains, process.kernel)
+        known = self._known_of(finished)
+        candidates = self._candidates(self._random(number), known.data.best, fixed)
+        tried = {trial.values for trial in trials}
+        untried = [(params, point) for params, point in candidates if frozenset(params.items()) not in tried]
+        if not untried:
+            return _Candidates([], np.empty((0, 0)), np.empty(0), known.process.kernel)
+        points = np.concatenate([point for _, point in untried])
+        gains = expected_improvement(*known.process.predict(points), known.lowest)
+        return _Candidates([params for params, _ in untried], points, gains, known.process.kernel)
+
+    def _known_of(self, finished: Sequence[Observation]) -> _Known:
+        """Return what finished trials tell, which is the same for all trials that are asked for until another ends."""
+        if self._known is None or self._known.finished != finished:
+            data = self._data(finished)
+            process = data.process(self._kernel(finished), Random(f"points:{self._seed}:{len(finished)}"))
+            self._known = _Known(finished, data, process, data.lowest(process))
+        return self._known
+
+    def _end_of(self, trial: Observation) -> Array | None:
+        """Return the point of a trial at the end of its training."""
+        if trial.values not in self._ends:
+            self._ends[trial.values] = self._space.points(self._space.of(trial.params), [1.0])
+        return self._ends[trial.values]
 
     def _candidates(
         self, random: Random, best: Sequence[Observation], fixed: Mapping[str, Any]

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from random import Random
 from typing import Any
 
@@ -44,6 +45,11 @@ class Observation:
     epochs: int
     is_finished: bool = True
     has_diverged: bool = False
+
+    @cached_property
+    def values(self) -> frozenset[tuple[str, Any]]:
+        """Return its values as a set, which can be compared."""
+        return frozenset(self.params.items())
 
 
 class ObservedData:
