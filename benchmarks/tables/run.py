@@ -6,6 +6,7 @@ those of `train.py`, in which ranges are sane and schedules compete (`read.py` d
 
     python benchmarks/tables/run.py --taskset taskset_adam8p.json.gz --draws 10
     python benchmarks/tables/run.py --trained competing.json.gz --draws 20
+    python benchmarks/tables/run.py --taskset taskset_adam8p.json.gz --only "curve, whole" --marks 32 128 --group 32
 
 Budgets are in whole trainings: as many epochs as so many trainings take. The rank found is that of the best
 configuration that was trained to the end, among all of the table, and the excess is its value minus the best one of the
@@ -66,7 +67,7 @@ class Draw:
     seconds: float
 
 
-def draw(contender: str, study: Path, table: Table, seed: int, marks: Sequence[float]) -> Draw:
+def draw(contender: str, study: Path, table: Table, seed: int, marks: Sequence[float], group: int = 1) -> Draw:
     """Run a contender's studies on a table with one seed."""
     sampler, pruner = CONTENDERS[contender]
     ranks, finals = table.ranks, table.finals
@@ -81,7 +82,7 @@ def draw(contender: str, study: Path, table: Table, seed: int, marks: Sequence[f
             options = [f"budget={{epochs: {longest}}}", "final={trials: 0}"]
             options += [f"sampler={{name: {sampler}}}", f"pruner={{name: {pruner}}}"]
             started = time.perf_counter()
-            search = simulate(load_study(str(study), options), table, longest, seed)
+            search = simulate(load_study(str(study), options), table, longest, seed, group=group)
             seconds = time.perf_counter() - started
         rows = [row for spent, row in search.trace if spent <= budget]
         found.append(min((int(ranks[row]) for row in rows), default=len(ranks)))
@@ -96,6 +97,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=10, help="seeds of each search (default 10)")
     parser.add_argument("--marks", type=float, nargs="+", default=[6.4, 11.2, 25.6], help="budgets in whole trainings")
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--group", type=int, default=1, help="trials that are asked for at once (default 1)")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--out", type=Path, help="file to which every result is added, a line each")
     options = parser.parse_args()
@@ -116,11 +118,11 @@ def main() -> None:
         with ProcessPoolExecutor(options.processes) as pool:
             for contender in options.only:
                 jobs = [(table, seed) for table in tables.values() for seed in range(options.draws)]
-                run = partial(draw, contender, study, marks=options.marks)
+                run = partial(draw, contender, study, marks=options.marks, group=options.group)
                 done = list(pool.map(run, *zip(*jobs, strict=True)))
                 print(row(contender, done), flush=True)
                 if options.out:
-                    labels = {"kind": kind, "contender": contender, "marks": options.marks}
+                    labels = {"kind": kind, "contender": contender, "marks": options.marks, "group": options.group}
                     with options.out.open("a") as file:
                         for each in done:
                             file.write(json.dumps({**labels, **vars(each)}) + "\n")

@@ -2,8 +2,9 @@
 
 A study is an Optuna study in memory. Each trial has the values that the sampler chose, moved to those of the nearest
 row of the table that no other trial has, and reports that row's values. Trials are trained one at a time, as by a
-coordinator with one slot: those that have passed a rung first, then new ones. As in a study, each family of schedules
-has one of the first trials; the file's own `trial`, which a table does not have, is left out.
+coordinator with one slot: those that have passed a rung first, then new ones, which can be asked for in groups. As in
+a study, each family of schedules has one of the first trials; the file's own `trial`, which a table does not have, is
+left out.
 """
 
 import warnings
@@ -83,8 +84,8 @@ class _Study:
         self.specs: dict[str, Range | Choices] = dict(searched(config.trial))
         self.places = np.array([self._place(params) for params in table.params])
 
-    def run(self, budget: int) -> Search:
-        """Run it for a number of epochs."""
+    def run(self, budget: int, group: int) -> Search:
+        """Run it for a number of epochs, asking for so many trials at once."""
         trace: list[tuple[int, int]] = []
         length = self.table.losses.shape[1]
         waiting: list[int] = []
@@ -92,7 +93,10 @@ class _Study:
         while spent < budget:
             if not waiting and (spent + length > budget or len(self.rows) == len(self.table.losses)):
                 break
-            number = waiting.pop(0) if waiting else self._ask()
+            if not waiting:
+                fitting = min((budget - spent) // length, len(self.table.losses) - len(self.rows))
+                waiting = [self._ask() for _ in range(min(group, fitting))]
+            number = waiting.pop(0)
             spent -= self.epochs[number]
             self._train(number)
             spent += self.epochs[number]
@@ -170,7 +174,12 @@ class _Study:
 
 
 def simulate(
-    config: StudyConfig, table: Table, budget: int, seed: int, pruner: optuna.pruners.BasePruner | None = None
+    config: StudyConfig,
+    table: Table,
+    budget: int,
+    seed: int,
+    pruner: optuna.pruners.BasePruner | None = None,
+    group: int = 1,
 ) -> Search:
     """Run a study on a table.
 
@@ -180,10 +189,11 @@ def simulate(
         budget: Epochs of all trials together.
         seed: Seed of the sampler.
         pruner: Its pruner; by default that of the study.
+        group: Number of trials that are asked for at once, so that none of them knows the results of the others.
     """
     sampler = replace(config.sampler, arguments={**config.sampler.arguments, "seed": seed})
     first = replace(config.first, baseline=None)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return _Study(replace(config, sampler=sampler, first=first), table, pruner).run(budget)
+        return _Study(replace(config, sampler=sampler, first=first), table, pruner).run(budget, group)
