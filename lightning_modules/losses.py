@@ -3,6 +3,7 @@
 To add a loss, write a frozen dataclass with ``examples``, and add its line to `LOSSES`.
 """
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -130,7 +131,7 @@ class CrossEntropy(Loss):
         """Return the weight of each example [n]."""
         if self.class_weights is None:
             return None
-        return torch.tensor(self.class_weights, device=labels.device)[labels]
+        return _tensor(self.class_weights, labels.device, torch.get_default_dtype())[labels]
 
     def _of(self, outputs: Tensor, labels: Tensor, reduction: str) -> Tensor:
         weight = None
@@ -375,4 +376,11 @@ def _weights_for(key: str, weights: tuple[float, ...], outputs: Tensor) -> Tenso
     """
     if len(weights) != outputs.shape[1]:
         raise ValueError(f"{key} must have a number for each of the {outputs.shape[1]} outputs, but has {len(weights)}")
-    return torch.tensor(weights, device=outputs.device, dtype=outputs.dtype)
+    return _tensor(weights, outputs.device, outputs.dtype)
+
+
+@functools.lru_cache(maxsize=16)
+def _tensor(numbers: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return numbers as a tensor, the same one at each call: sending them to a GPU waits for it."""
+    with torch.inference_mode(False):  # Lightning validates in inference mode
+        return torch.tensor(numbers, device=device, dtype=dtype)

@@ -33,6 +33,8 @@ from lightning_modules.fused.optimizer import FusedOptimizer
 from lightning_modules.philox import are_below
 from tests.conftest import DIGITS, DIGITS_STEPS, EPOCHS, StudyFolder
 from tests.test_fused import Everything, Trial, assert_as_alone, named
+from tests.test_fused import assert_close as assert_near
+from tests.test_recorded_step import CASES, REFUSED, Waiting
 from tests.test_stacked_updates import assert_close, updated
 from tests.test_study import slots_of
 
@@ -113,9 +115,8 @@ def test_no_step_waits_for_the_gpu_or_takes_anything_from_the_cpu(
         for batch in TensorLoader(images, labels, 50):
             module.validation_step(batch, 0)
         states = [each for state in update.state.values() for key, each in state.items() if key != "step"]
-    results = [losses, *(sums for sums, _ in module._sums.values()), *params, *module.model.buffers(), *states]
+    results = [losses, *map(module._sums.tensor, ("train", "val")), *params, *module.model.buffers(), *states]
     assert {result.device for result in results} == {GPU}
-    assert sorted(module._sums) == ["train", "val"]
 
 
 # -- with one ----------------------------------------------------------------------------------------------------------
@@ -153,6 +154,27 @@ def test_on_a_gpu_trials_of_a_group_end_as_they_end_alone(tmp_path: Path, monkey
         trials = [Trial(schedule, each, seed) for each, seed in zip(optimizers, seeds, strict=True)]
         assert_as_alone(named(*trials), accelerator="gpu")
         assert_as_alone(named(*(Trial(schedule, optimizers[1], seed, Everything) for seed in seeds)), accelerator="gpu")
+
+
+@needs_a_gpu
+@pytest.mark.parametrize("case", ["four kinds", "resumed", "trials leave", "clipped", "one", "weights"])
+def test_on_a_gpu_a_cuda_graph_gives_what_plain_steps_give(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    graph = CASES[case](None, accelerator="gpu")
+    plain = CASES[case](Waiting, accelerator="gpu")
+    assert (graph["notes"], len(plain["notes"])) == ([], 1)
+    assert_near(graph["result"], plain["result"])
+
+
+@needs_a_gpu
+@pytest.mark.parametrize("case", ["NAdam", "watched", "counting", "weighing"])
+def test_on_a_gpu_what_cannot_be_a_cuda_graph_is_trained_all_the_same(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    train, _, reason = REFUSED[case]
+    (note,) = train(None, accelerator="gpu")["notes"]
+    assert reason in note
 
 
 @needs_a_gpu

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from lightning_modules import (
     SGD,
+    Adadelta,
+    Adagrad,
     Adam,
     AdamEpsilonHat,
     AdamW,
@@ -47,11 +49,15 @@ TRIALS = {
     "maximize": Optimization(
         optimizer=partial(torch.optim.SGD, lr=0.1, momentum=0.5, dampening=0.3, maximize=True, fused=True)
     ),
-    "of its own": Optimization(optimizer=RMSprop(initial_lr=0.01)),
+    "of its own": Optimization(optimizer=partial(torch.optim.NAdam, lr=0.01)),
     "groups": Optimization(
         optimizer=Adam(initial_lr=0.01),
         groups={"head": ParameterGroup(parameters="head", optimizer=Adam(initial_lr=0.1, eps=0.01))},
     ),
+    "rmsprop": Optimization(optimizer=RMSprop(initial_lr=0.01, weight_decay=0.01), schedule=CosineDecay(decay_steps=9)),
+    "rmsprop momentum": Optimization(optimizer=RMSprop(initial_lr=0.01, momentum=0.9, centered=True, rho=0.9)),
+    "adagrad": Optimization(optimizer=Adagrad(initial_lr=0.1, initial_accumulator=0.1, weight_decay=0.01)),
+    "adadelta": Optimization(optimizer=Adadelta(initial_lr=1.0, weight_decay=0.01)),
 }
 
 

@@ -6,13 +6,15 @@ sequence of kernel launches instead of K, and launches are the bottleneck of a s
 
 import contextlib
 import copy
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import BaseFinetuning, StochasticWeightAveraging
-from torch import Tensor
+from pytorch_lightning.strategies import SingleDeviceStrategy
+from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from lightning_modules.callbacks import check_monitor, is_of_training, monitored
@@ -20,11 +22,14 @@ from lightning_modules.classifier import Classifier
 from lightning_modules.dropout import DropoutBySeed, as_int64, step_number
 from lightning_modules.evaluation import evaluated_state
 from lightning_modules.fused.evaluation import FusedEvaluationWeights
-from lightning_modules.fused.layers import AutocastUses, StackedLayers
+from lightning_modules.fused.layers import StackedLayers
+from lightning_modules.fused.network import look_at
 from lightning_modules.fused.optimizer import FusedOptimizer
-from lightning_modules.fused.stacking import check_alike, rows_of, stack, stack_models
+from lightning_modules.fused.recorded_step import CudaGraph, RecordedStep, Recorder
+from lightning_modules.fused.stacking import changed_attribute, check_alike, rows_of, stack, stack_models
+from lightning_modules.fused.sums import Sums
 from lightning_modules.kernels.bf16_linear import gradients_are_read
-from lightning_modules.losses import METRICS, at_least_float32, metrics_of, of_one_shape
+from lightning_modules.losses import METRICS, OwnLoss, at_least_float32, metrics_of, of_one_shape
 from lightning_modules.schedules import Plateau
 
 __all__ = ["FusedClassifier", "can_fuse"]
@@ -47,6 +52,9 @@ class FusedClassifier(pl.LightningModule):
             differ.
         seeds: Seed of each trial's dropout; by default 0, 1, ...
         names: Names of the trials; by default "0", "1", ...
+        recorder: How a Trainer records the step, to repeat it: by default as a CUDA graph on a GPU, and not at all on
+            other devices. `RecordedStep` has the details.
+        note: Called once with the reason if a step that was to be recorded cannot be.
 
     Raises:
         ValueError: If the networks or losses differ, or the numbers of classifiers, seeds and names.
@@ -57,6 +65,9 @@ class FusedClassifier(pl.LightningModule):
         classifiers: Sequence[Classifier],
         seeds: Sequence[int] | None = None,
         names: Sequence[str] | None = None,
+        *,
+        recorder: Recorder | None = None,
+        note: Callable[[str], None] = warnings.warn,
     ) -> None:
         super().__init__()
         count = len(classifiers)
@@ -87,7 +98,9 @@ class FusedClassifier(pl.LightningModule):
         self._seeds_are_equal = len(set(seeds)) == 1
         self._rounds = False  # whether rounded copies of weights are trained, instead of rounding them at every step
         self._roundable: list[str] | None = None  # names of these weights; known after the first training step
-        self._sums: dict[str, tuple[Tensor, int]] = {}
+        self._sums = Sums()
+        self._recorder, self._note = recorder, note
+        self._recorded: RecordedStep | None = None  # while a Trainer trains
 
     # -- trials --------------------------------------------------------------------------------------------------------
 
@@ -95,6 +108,16 @@ class FusedClassifier(pl.LightningModule):
     def live(self) -> list[str]:
         """Names of the trials that are still trained, in the order of their rows."""
         return [name for name in self.names if name not in self._left]
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is known in a training if steps are made by a recording or the plain way."""
+        return self._recorded is None or self._recorded.is_settled
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether the steps of a training are made by a recording."""
+        return self._recorded is not None and self._recorded.is_recorded
 
     def seed(self, seeds: Mapping[str, int]) -> None:
         """Change the seeds of the trials' dropout.
@@ -124,10 +147,9 @@ class FusedClassifier(pl.LightningModule):
         Args:
             stage: "train", "val" or "test".
         """
-        if stage not in self._sums:
+        if (found := self._sums.means(stage)) is None:
             return {}
-        sums, count = self._sums[stage]
-        means = dict(zip(("loss", *METRICS[self.task]), sums / count, strict=True))
+        means = dict(zip(("loss", *METRICS[self.task]), found, strict=True))
         if "rmse" in means:
             means["rmse"] = means["rmse"].sqrt()
         keys, table = [f"{stage}/{key}" for key in means], torch.stack([*means.values()]).T.tolist()
@@ -190,16 +212,35 @@ class FusedClassifier(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Return the sum of the trials' losses as "loss", and the losses [K] as "losses"."""
-        losses = self._evaluate(batch, "train")
+        losses = None
+        if self._recorded is not None and self._roundable is not None:  # the first step looks at network and loss
+            losses = self._recorded.run(*batch)
+        if losses is None:
+            with self._looking_at_loss():
+                losses = self._evaluate(batch, "train")
+        self._count(batch, "train")
         return {"loss": losses.sum(), "losses": losses.detach()}
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Compute the gradients, unless a recorded step has used them already."""
+        if not self._optimizer.is_launched:
+            super().backward(loss, *args, **kwargs)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Make a step, and compare it with the recorded one if that is to be verified."""
+        super().optimizer_step(*args, **kwargs)
+        if self._recorded is not None:
+            self._recorded.verify()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Accumulate the losses and accuracies of a validation batch."""
         self._evaluate(batch, "val")
+        self._count(batch, "val")
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Accumulate the losses and accuracies of a test batch."""
         self._evaluate(batch, "test")
+        self._count(batch, "test")
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Return the logits [K, batch, classes] of a batch, which is a tensor of inputs, or inputs and labels."""
@@ -223,16 +264,7 @@ class FusedClassifier(pl.LightningModule):
     ) -> None:
         """Clip the gradients of each trial by the norm of that trial, or all gradients by value."""
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
-        if not gradient_clip_val or not gradients:
-            return
-        if gradient_clip_algorithm == "value":
-            torch._foreach_clamp_max_(gradients, gradient_clip_val)
-            torch._foreach_clamp_min_(gradients, -gradient_clip_val)
-            return
-        norms = torch.stack([torch.linalg.vector_norm(gradient.flatten(1), dim=1) for gradient in gradients])
-        shares = (gradient_clip_val / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp(max=1.0)
-        for gradient in gradients:
-            gradient.mul_(shares.view(-1, *(1,) * (gradient.ndim - 1)))
+        _clip(gradients, gradient_clip_val, gradient_clip_algorithm)
 
     def on_train_start(self) -> None:
         """Refuse a plateau that no metric will reach, and decide whether rounded weights are trained."""
@@ -246,10 +278,16 @@ class FusedClassifier(pl.LightningModule):
         for name in self.live:
             if isinstance(schedule := self._settings[name].schedule, Plateau):
                 check_monitor(schedule.monitor, self.trainer)
+        recorder = self._recorder or (CudaGraph if self.device.type == "cuda" else None)
+        if recorder is not None:
+            self._recorded = RecordedStep(recorder, self._step_of_device, self._changed, self._optimizer, self._note)
+            if reason := self._why_not_recorded():
+                self._recorded.refuse(reason)
 
     def on_train_epoch_start(self) -> None:
         """Reset the sums of the epoch, and remove the rows of the trials that have left."""
-        self._sums.clear()  # those of a validation too, which need not come in this epoch
+        for stage in ("train", "val"):  # a validation need not come in this epoch
+            self._sums.reset(stage)
         if self._left and self.live:  # not at the end of an epoch, where callbacks still read all of its trials
             self._compact()
 
@@ -259,11 +297,11 @@ class FusedClassifier(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Reset the sums of the validation."""
-        self._sums.pop("val", None)
+        self._sums.reset("val")
 
     def on_test_epoch_start(self) -> None:
         """Reset the sums of the test."""
-        self._sums.pop("test", None)
+        self._sums.reset("test")
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the validation, and pass them to the plateaus."""
@@ -274,6 +312,11 @@ class FusedClassifier(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         """Log the metrics of the test."""
         self._log_metrics("test")
+
+    def on_train_end(self) -> None:
+        """Drop the recorded step."""
+        if self._recorded is not None:
+            self._recorded.forget()
 
     def on_train_epoch_end(self) -> None:
         """Log the metrics of the training, and pass them to the plateaus."""
@@ -306,8 +349,12 @@ class FusedClassifier(pl.LightningModule):
         kept = at_least_float32(losses.detach())
         metrics = metrics_of(self.task, outputs.detach().flatten(0, 1), labels.flatten(0, 1)).values()
         means = [each.view(labels.shape[:2]).to(kept.dtype).mean(dim=1) for each in metrics]
-        self._add(stage, torch.stack([kept, *means]), labels.shape[1])
+        self._sums.add(stage, torch.stack([kept, *means]) * labels.shape[1])
         return losses
+
+    def _count(self, batch: tuple[Tensor, Tensor], stage: str) -> None:
+        labels = batch[1]
+        self._sums.count(stage, labels.shape[1] if self._is_per_trial(labels) else len(labels))
 
     def _is_per_trial(self, labels: Any) -> bool:
         """Return whether a batch has one part for each trial, which the loaders of classes can give."""
@@ -317,10 +364,37 @@ class FusedClassifier(pl.LightningModule):
         """Return the batches [K, batch, ...] of the trials that have not been removed."""
         return batches if self._batch_rows is None else batches[self._batch_rows]
 
-    def _add(self, stage: str, means: Tensor, batch_size: int) -> None:
-        """Add to the epoch's sums [metrics, K], with the same rounding as a Classifier."""
-        sums, count = self._sums.get(stage, (torch.zeros((), device=means.device), 0))
-        self._sums[stage] = sums + means * batch_size, count + batch_size
+    def _step_of_device(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Make a whole step, and return the losses [K]; the CPU's part is that of `FusedOptimizer.prepare`."""
+        torch.clear_autocast_cache()  # a recording must round the weights itself
+        losses = self._evaluate((inputs, labels), "train")
+        with torch.autocast(inputs.device.type, enabled=False):
+            sources = self._optimizer.sources
+            trained = [index for index, source in enumerate(sources) if source.requires_grad]
+            gradients = torch.autograd.grad(losses.sum(), [sources[index] for index in trained], allow_unused=True)
+            found = {index: each for index, each in zip(trained, gradients, strict=True) if each is not None}
+            with torch.no_grad():
+                _clip([*found.values()], self.trainer.gradient_clip_val, self.trainer.gradient_clip_algorithm)
+                self._optimizer.launch(found)
+        torch.clear_autocast_cache()
+        return losses.detach()
+
+    def _changed(self) -> dict[str, Tensor]:
+        """Return what `_step_of_device` changes, except for the optimizer's tensors."""
+        trained = {name: stack for name, stack in self.model.named_parameters() if stack.requires_grad}
+        return {**trained, **dict(self.model.named_buffers()), "metrics": self._sums.tensor("train")}
+
+    def _why_not_recorded(self) -> str:
+        """Return why a step cannot be recorded, as far as the Trainer's settings say; empty if it may."""
+        if type(self) is not FusedClassifier:
+            return f"{type(self).__name__} may change the step"
+        if gradients_are_read(self.trainer):
+            return "a callback may read the gradients"
+        if self.trainer.accumulate_grad_batches > 1:
+            return "gradients are accumulated over several batches"
+        if not isinstance(self.trainer.strategy, SingleDeviceStrategy):
+            return "the training has several processes"
+        return ""
 
     def _look_at_network(self, inputs: Tensor) -> list[str]:
         """Return the names of the weights that autocast rounds wherever they are used.
@@ -331,17 +405,22 @@ class FusedClassifier(pl.LightningModule):
         Raises:
             ValueError: If the network replaces its buffers by new tensors, which `vmap` would lose.
         """
-        stacks = [*self.model.parameters(), *self.model.buffers()]
-        alone = copy.deepcopy(self.model, {id(stack): stack.detach()[0].clone() for stack in stacks})
-        buffers = dict(alone.named_buffers())
-        trained = [name for name, stack in self.model.named_parameters() if stack.requires_grad]
-        uses = AutocastUses(alone.named_parameters())
-        with torch.no_grad(), DropoutBySeed(self._seeds[0], self._step), uses:  # leaves torch's generator alone
-            alone(inputs)
-        for name, buffer in alone.named_buffers():
-            if buffer is not buffers[name]:
-                raise ValueError(f"{name} is replaced in the forward pass: change buffers in place to fuse trials")
-        return [name for name in trained if name in uses.names]
+        found = look_at(self.model, inputs, DropoutBySeed(self._seeds[0], self._step))
+        if self._recorded is not None and found.changed:
+            self._recorded.refuse(f"the network changes {found.changed} when it is called")
+        return found.rounded
+
+    @contextlib.contextmanager
+    def _looking_at_loss(self) -> Iterator[None]:
+        """Do not record steps if the loss, a module of the user, changes in the first one."""
+        loss = self.criterion.function if isinstance(self.criterion, OwnLoss) else None
+        if self._recorded is None or self._roundable is not None or not isinstance(loss, nn.Module):
+            yield
+            return
+        before = copy.deepcopy(loss)
+        yield
+        if changed := changed_attribute(before, loss):
+            self._recorded.refuse(f"the loss changes {changed} when it is called")
 
     def _log_metrics(self, stage: str) -> None:
         for name, metrics in self.metrics(stage).items():
@@ -362,10 +441,25 @@ class FusedClassifier(pl.LightningModule):
             stacked.data = stack([stacked.data[row] for row in rows])
         self._optimizer.keep(live)
         self._evaluation.keep(rows)
+        self._sums.clear()
         kept = torch.tensor(rows, device=self.device)
         self._seeds = self._seeds[kept]
         self._batch_rows = kept if self._batch_rows is None else self._batch_rows[kept]
         self.names, self._left = live, set()
+
+
+def _clip(gradients: list[Tensor], limit: float | None, algorithm: str | None) -> None:
+    """Clip the gradients [K, ...] of each trial by the norm of that trial, or all gradients by value, in place."""
+    if not limit or not gradients:
+        return
+    if algorithm == "value":
+        torch._foreach_clamp_max_(gradients, limit)
+        torch._foreach_clamp_min_(gradients, -limit)
+        return
+    norms = torch.stack([torch.linalg.vector_norm(gradient.flatten(1), dim=1) for gradient in gradients])
+    shares = (limit / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(shares.view(-1, *(1,) * (gradient.ndim - 1)))
 
 
 def _as_tensor(seeds: Sequence[int]) -> Tensor:

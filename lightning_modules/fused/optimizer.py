@@ -85,6 +85,8 @@ class FusedOptimizer:
         self._updates: list[StackedUpdate] = []
         self._can_stack = all(map(_is_dense, self._stacks)) and kernels_run_on(self._stacks[0].device)
         self._present: list[int] = []
+        self._is_prepared = False
+        self.is_launched = False  # whether the next step has nothing to do for the device
         self._join()
 
     @property
@@ -165,24 +167,70 @@ class FusedOptimizer:
         if closure is not None:
             with torch.enable_grad():
                 result = closure()
-        sources = [self._rounded.get(index, stack) for index, stack in enumerate(self._stacks)]
-        found = {index: source.grad for index, source in enumerate(sources) if source.grad is not None}
-        present = list(found)
-        self._stack_updates(present)
-        if self._updates:
-            given = [_like(self._stacks[index], gradient) for index, gradient in found.items()]
-            for update in self._updates:
-                update.step(given, [self._rounded.get(index) for index in present])
-        left = [
-            row for row, trial in enumerate(self._trials.values()) if not trial.stopped and not self._is_stacked(row)
-        ]
-        if left:
-            self._step_each(left, {index: gradient.to(self._stacks[index].dtype) for index, gradient in found.items()})
-            self._round_again()
+        if not self.is_launched:
+            sources = self.sources
+            found = {index: source.grad for index, source in enumerate(sources) if source.grad is not None}
+            self._stack_updates(list(found))
+            self.prepare()
+            self.launch(found)
+            if left := self._left:
+                gradients = {index: gradient.to(self._stacks[index].dtype) for index, gradient in found.items()}
+                self._step_each(left, gradients)
+                self._round_again()
+        self._is_prepared = self.is_launched = False
         for trial in self._trials.values():
             if not trial.stopped:
                 trial.scheduler.advance()
         return result
+
+    @property
+    def sources(self) -> list[Tensor]:
+        """For each stack, the tensor of which the gradient is used: the stack or its rounded copy."""
+        return [self._rounded.get(index, stack) for index, stack in enumerate(self._stacks)]
+
+    @property
+    def is_stacked(self) -> bool:
+        """Whether `prepare` and `launch` are the whole update of all trials."""
+        return bool(self._updates) and not self._left
+
+    @property
+    def why_not_stacked(self) -> str:
+        """Why `is_stacked` will not become true; empty if it may."""
+        if not self._can_stack:
+            return "there is no kernel that updates these weights at all steps"
+        if self._are_sorted and (left := self._left):
+            trials = list(self._trials.values())
+            return f"there is no kernel for {type(trials[left[0]].optimizer).__name__}"
+        return ""
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The tensors that `launch` changes, except for the stacks."""
+        return [*self._rounded.values(), *(tensor for update in self._updates for tensor in update.tensors)]
+
+    def prepare(self) -> None:
+        """Do the CPU's part of the next update; only the first call before it has an effect."""
+        if not self._is_prepared:
+            for update in self._updates:
+                update.prepare()
+        self._is_prepared = True
+
+    def launch(self, gradients: Mapping[int, Tensor]) -> None:
+        """Do the device's part of an update.
+
+        Args:
+            gradients: The gradients of `sources` by index, without those that have none.
+        """
+        if self._updates:
+            given = [_like(self._stacks[index], gradient) for index, gradient in gradients.items()]
+            for update in self._updates:
+                update.launch(given, [self._rounded.get(index) for index in gradients])
+
+    @property
+    def _left(self) -> list[int]:
+        """Rows of the trials that no kernel of stacks updates."""
+        trials = enumerate(self._trials.values())
+        return [row for row, trial in trials if not trial.stopped and not self._is_stacked(row)]
 
     def _is_stacked(self, row: int) -> bool:
         return any(row in update for update in self._updates)
@@ -197,6 +245,7 @@ class FusedOptimizer:
         has_begun, self._present = self._present == present, present
         if not has_begun:
             return
+        self._are_sorted = True
         alike: dict[Any, list[StackedTrial]] = {}
         for row, trial in enumerate(self._trials.values()):
             states = self._joined[trial.kind].state
@@ -205,7 +254,7 @@ class FusedOptimizer:
                 continue
             groups = trial.optimizer.param_groups
             places = {param: index for index, group in enumerate(groups) for param in group["params"]}
-            kinds = tuple(kind_of(trial.optimizer, group) for group in groups)
+            kinds = tuple(kind_of(trial.optimizer, group, self._stacks[0].device) for group in groups)
             stacked = StackedTrial(
                 row,
                 params,
@@ -296,6 +345,7 @@ class FusedOptimizer:
     def _join(self) -> None:
         """Create the optimizers that step several trials: one call costs much less than K calls."""
         self._updates, self._present = [], []
+        self._are_sorted = False  # whether it is known which trials have a kernel
         self._joined: dict[tuple[type, int], torch.optim.Optimizer] = {}
         for trial in self._trials.values():
             trial.update = None

@@ -32,11 +32,12 @@ def kernels_run_on(device: torch.device) -> bool:
     return stacked_updates.run_on(device)
 
 
-def kind_of(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> Kind | None:
-    """Return the kernel for a parameter group, if `kernels_run_on` its device; None if there is none."""
+def kind_of(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], device: torch.device) -> Kind | None:
+    """Return the kernel for a parameter group, if `kernels_run_on` the device; None if there is none that runs."""
     from lightning_modules.kernels import stacked_updates
 
-    return stacked_updates.kind_of(optimizer, group)
+    kind = stacked_updates.kind_of(optimizer, group)
+    return kind if kind is not None and stacked_updates.runs(kind, device) else None
 
 
 @dataclass
@@ -69,7 +70,8 @@ class StackedUpdate:
     """Updates trials of one kind of optimizer, with one launch of a kernel for each parameter.
 
     The tensors of the optimizers' states become rows of stacks. The numbers of the next steps (lrs, bias corrections
-    ...) lie in a table on the device.
+    ...) lie in a table on the device, of which a counter on the device says which are next. All of these tensors keep
+    their addresses, so `launch` can be part of a CUDA graph. An update is `prepare` and then `launch`.
 
     Args:
         kinds: The kernel of each parameter group.
@@ -84,22 +86,41 @@ class StackedUpdate:
         self._states: list[list[Tensor]] = []
         for index, stack in enumerate(stacks):
             kind = kinds[trials[0].groups[index]]
-            self._states.append([_stacked(name, index, trials, stack) for name in kind.states])
-        self._expected: list[list[list[tuple[float, ...]]]] = []
-        self._table: list[list[Tensor]] = []
-        self._place_rows()
+            made = {name: _stacked(name, index, trials, stack) for name in dict.fromkeys(kind.states)}
+            self._states.append([made[name] for name in kind.states])
+        self._expected: list[list[list[tuple[float, ...]]]] = []  # what the table has from the counter on
+        like, rows = stacks[0], [[trial.row, slot] for slot, trial in enumerate(trials)]
+        self._rows = torch.tensor(rows, dtype=torch.int32, device=like.device)
+        self._step = torch.zeros((), dtype=torch.int64, device=like.device)
+        widths = [len(of_trials[0]) for of_trials in self._now()]
+        self._table = [like.new_zeros((AHEAD, len(trials), width)) for width in widths]
 
     def __contains__(self, row: int) -> bool:
         return any(self._trials[slot].row == row for slot in self._slots)
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The tensors that `launch` changes, except for the weights."""
+        return [self._step, *(tensor for states in self._states for tensor in states)]
+
     def remove(self, row: int) -> None:
         """Stop updating a trial."""
+        for slot in self._slots:
+            if self._trials[slot].row == row:
+                self._rows[slot, 0].fill_(-1)
         self._slots = [slot for slot in self._slots if self._trials[slot].row != row]
-        self._expected, self._table = [], []
-        self._place_rows()
+        self._expected = []
 
-    def step(self, gradients: Sequence[Tensor], rounded: Sequence[Tensor | None]) -> None:
-        """Update the trials.
+    def prepare(self) -> None:
+        """Count an update, and see to it that the device has its numbers."""
+        for slot in self._slots:
+            self._updates[slot] += 1
+        if self._slots and (not self._expected or self._expected[0] != self._now()):
+            self._look_ahead()
+        self._expected = self._expected[1:]
+
+    def launch(self, gradients: Sequence[Tensor], rounded: Sequence[Tensor | None]) -> None:
+        """Update the trials, by work of the device alone.
 
         Args:
             gradients: The gradient of each stack, with its strides.
@@ -107,25 +128,13 @@ class StackedUpdate:
         """
         from lightning_modules.kernels.stacked_updates import update
 
-        if not self._slots:
-            return
-        for slot in self._slots:
-            self._updates[slot] += 1
-        if not self._expected or self._expected[0] != self._now():
-            self._look_ahead()
-        self._expected.pop(0)
-        numbers = self._table.pop(0)
         for index, stack in enumerate(self._stacks):
             group = self._trials[0].groups[index]
+            numbers = self._table[group], self._step
             update(
-                self._kinds[group],
-                stack,
-                gradients[index],
-                rounded[index],
-                self._states[index],
-                self._rows,
-                numbers[group],
+                self._kinds[group], stack, gradients[index], rounded[index], self._states[index], self._rows, *numbers
             )
+        self._step += 1
 
     def write_counts(self) -> None:
         """Write the numbers of updates into the optimizers' states."""
@@ -135,10 +144,6 @@ class StackedUpdate:
                     state["step"].fill_(self._updates[slot])
                 elif "step" in state:
                     state["step"] = self._updates[slot]
-
-    def _place_rows(self) -> None:
-        rows = [[self._trials[slot].row, slot] for slot in self._slots]
-        self._rows = torch.tensor(rows, dtype=torch.int32, device=self._stacks[0].device)
 
     def _now(self, ahead: int = 0) -> list[list[tuple[float, ...]]]:
         """Return the numbers [groups][trials] of an update by the present values of the parameter groups."""
@@ -166,14 +171,12 @@ class StackedUpdate:
         finally:
             for slot, state in zip(self._slots, before, strict=True):
                 self._trials[slot].scheduler.load_state_dict(state)
-        stack = self._stacks[0]
-        columns = []
-        for group in range(len(self._kinds)):
-            column = torch.tensor([numbers[group] for numbers in self._expected], dtype=torch.float64).to(stack.dtype)
-            if stack.device.type == "cuda":
-                column = column.pin_memory()
-            columns.append(column.to(stack.device, non_blocking=True).unbind())
-        self._table = [list(numbers) for numbers in zip(*columns, strict=True)]
+        for group, table in enumerate(self._table):
+            numbers = torch.tensor([step[group] for step in self._expected], dtype=torch.float64).to(table.dtype)
+            if table.device.type == "cuda":
+                numbers = numbers.pin_memory()
+            table[: len(numbers)].copy_(numbers, non_blocking=True)
+        self._step.zero_()
 
 
 def _stacked(name: str, index: int, trials: Sequence[StackedTrial], like: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-__all__ = ["check_alike", "rows_of", "stack", "stack_models"]
+__all__ = ["changed_attribute", "check_alike", "rows_of", "stack", "stack_models"]
 
 
 def stack(rows: Sequence[Tensor]) -> Tensor:
@@ -60,6 +60,23 @@ def stack_models(models: Sequence[nn.Module], names: Sequence[str]) -> nn.Module
                 made[tensor] = nn.Parameter(rows, tensor.requires_grad) if is_parameter else rows
             setattr(module, name, made[tensor])
     return stacked
+
+
+def changed_attribute(before: nn.Module, after: nn.Module) -> str:
+    """Return the name of an attribute in which two copies of a network differ; empty if there is none.
+
+    Parameters and buffers do not count, nor do objects that compare by identity.
+    """
+    modules = dict(before.named_modules()), dict(after.named_modules())
+    if modules[0].keys() != modules[1].keys():
+        return "its modules"
+    for path, module in modules[0].items():
+        described = _description(module), _description(modules[1][path])
+        for key in {**described[0], **described[1]}:
+            values = [each.get(key) for each in described]
+            if not _equal(*values) and not (type(values[0]) is type(values[1]) and _has_identity(values[0])):
+                return f"{path}.{key}" if path else key
+    return ""
 
 
 def _difference(one: nn.Module, other: nn.Module) -> str | None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["FusedUpdate", "fused_update", "has_fused_update"]
+__all__ = ["FusedUpdate", "fused_update", "has_fused_update", "is_unusual"]
 
 FusedUpdate = Callable[[list[Tensor]], None]
 """Takes the gradients of some parameters and updates these parameters."""
@@ -14,9 +14,14 @@ FusedUpdate = Callable[[list[Tensor]], None]
 _UNUSUAL = ("amsgrad", "capturable", "differentiable")
 
 
+def is_unusual(group: Mapping[str, Any]) -> bool:
+    """Return whether a parameter group has options for which there is no kernel."""
+    return any(group.get(key) for key in _UNUSUAL)
+
+
 def has_fused_update(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> bool:
     """Return whether there is a `fused_update` for a parameter group."""
-    is_usual = type(optimizer) in _KERNELS and group["fused"] and not any(group.get(key) for key in _UNUSUAL)
+    is_usual = type(optimizer) in _KERNELS and group["fused"] and not is_unusual(group)
     # SGD has no momentum buffers while a scheduled momentum is 0.
     return is_usual and not (type(optimizer) is torch.optim.SGD and "initial_momentum" in group)
 

@@ -19,10 +19,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lightning_modules.kernels.fused_updates import has_fused_update
+from lightning_modules.kernels.fused_updates import has_fused_update, is_unusual
 from lightning_modules.optimizers.adam import TorchAdamEpsilonHat
 
-__all__ = ["Kind", "kind_of", "run_on", "update"]
+__all__ = ["Kind", "kind_of", "run_on", "runs", "update"]
 
 BLOCK = 1024
 
@@ -51,21 +51,43 @@ def run_on(device: torch.device) -> bool:
     Triton needs a GPU that it knows and a C compiler. On a CPU, it can interpret kernels.
     """
     kind = Kind(_adam, _ADAM_STATES, (("DECOUPLED", False), ("MAXIMIZE", False)), _adam_numbers)
-    weights, means, squares = (torch.full((1, 3), value, device=device) for value in (1.0, 0.0, 0.0))
-    rows = torch.zeros(1, 2, dtype=torch.int32, device=device)
-    numbers = torch.tensor([[1.0, 1.0, 1.0, 1.0, 0.0, 1.0, 0.0]], device=device)  # moves by half of the gradient
-    try:
-        update(kind, weights, -torch.ones_like(weights).bfloat16(), None, (means, squares), rows, numbers)
-        found: Any = weights.tolist()
-    except Exception as error:  # Triton, its compiler and the driver raise many kinds
-        found = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    found = _tried(kind, device, (1.0, 1.0, 1.0, 1.0, 0.0, 1.0, 0.0))  # moves by half of the gradient
     if found == [[1.5] * 3]:
         return True
+    _warn(device, found)
+    return False
+
+
+@functools.cache
+def runs(kind: Kind, device: torch.device) -> bool:
+    """Return whether a kernel runs on a device on which others do, found by running it; warn if it does not."""
+    found = _tried(kind, device, (1.0,) * 8)
+    if isinstance(found, list):
+        return True
+    _warn(device, found)
+    return False
+
+
+def _tried(kind: Kind, device: torch.device, numbers: Sequence[float]) -> list[list[float]] | str:
+    """Return three weights of 1 after an update by gradients of -1, or the error."""
+    weights = torch.ones(1, 3, device=device)
+    states = [torch.zeros_like(weights) for _ in kind.states]
+    rows = torch.zeros(1, 2, dtype=torch.int32, device=device)
+    table = torch.tensor([[numbers]], device=device)
+    step = torch.zeros((), dtype=torch.int64, device=device)
+    try:
+        update(kind, weights, -torch.ones_like(weights).bfloat16(), None, states, rows, table, step)
+        found: list[list[float]] = weights.tolist()
+        return found
+    except Exception as error:  # Triton, its compiler and the driver raise many kinds
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _warn(device: torch.device, found: object) -> None:
     warnings.warn(
         f"Triton does not work on {device}, so torch's optimizers update fused trials, more slowly: {found}",
-        stacklevel=2,
+        stacklevel=3,
     )
-    return False
 
 
 def kind_of(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> Kind | None:
@@ -74,15 +96,32 @@ def kind_of(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> Kind 
         return None
     if type(optimizer) is TorchAdamEpsilonHat:
         return Kind(_adam, _ADAM_STATES, (("DECOUPLED", False), ("MAXIMIZE", False)), _epsilon_hat_numbers)
+    maximize = ("MAXIMIZE", bool(group.get("maximize")))
+    if type(optimizer) in (torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adadelta):
+        return None if is_unusual(group) else _classic_kind(optimizer, group, maximize)
     if not has_fused_update(optimizer, group):
         return None
-    maximize = ("MAXIMIZE", bool(group["maximize"]))
     if type(optimizer) is torch.optim.SGD:
         momentum = bool(group["momentum"])
         states = ("momentum_buffer",) if momentum else ()
         return Kind(_sgd, states, (("MOMENTUM", momentum), ("NESTEROV", group["nesterov"]), maximize), _sgd_numbers)
     decoupled = bool(group["decoupled_weight_decay"])
     return Kind(_adam, _ADAM_STATES, (("DECOUPLED", decoupled), maximize), _adam_numbers)
+
+
+def _classic_kind(
+    optimizer: torch.optim.Optimizer, group: Mapping[str, Any], maximize: tuple[str, bool]
+) -> Kind | None:
+    if type(optimizer) is torch.optim.Adagrad:
+        return Kind(_adagrad, ("sum",), (maximize,), _adagrad_numbers)
+    if type(optimizer) is torch.optim.Adadelta:
+        return Kind(_adadelta, ("square_avg", "acc_delta"), (maximize,), _adadelta_numbers)
+    if "initial_momentum" in group:  # there are no buffers while a scheduled momentum is 0
+        return None
+    centered, momentum = bool(group["centered"]), bool(group["momentum"])
+    # A tensor that is not used is given for one that does not exist.
+    states = "square_avg", "grad_avg" if centered else "square_avg", "momentum_buffer" if momentum else "square_avg"
+    return Kind(_rmsprop, states, (("CENTERED", centered), ("MOMENTUM", momentum), maximize), _rmsprop_numbers)
 
 
 def update(
@@ -92,7 +131,8 @@ def update(
     rounded: Tensor | None,
     states: Sequence[Tensor],
     rows: Tensor,
-    numbers: Tensor,
+    table: Tensor,
+    step: Tensor,
 ) -> None:
     """Update a parameter of several networks.
 
@@ -104,16 +144,45 @@ def update(
         gradients: Gradients [K, ...], in any precision.
         rounded: Weights [K, ...] in a lower precision, which are written too; None for none.
         states: The tensors [R, ...] of the state.
-        rows: The networks to update, int32 [n, 2]: a row of the K, and one of the R.
-        numbers: The numbers of the update [R, ...], in the precision of the weights.
+        rows: The networks to update, int32 [n, 2]: a row of the K, or -1 for none, and one of the R.
+        table: The numbers of several updates [steps, R, ...], in the precision of the weights.
+        step: Which of these updates it is, int64 [].
     """
     count = weights[0].numel()
     kind.kernel[(triton.cdiv(count, BLOCK), len(rows))](
-        *(weights, gradients, weights if rounded is None else rounded, *(states or [weights]), rows, numbers, count),
+        *(weights, gradients, weights if rounded is None else rounded, *(states or [weights])),
+        *(rows, table, step, count, table.shape[1]),
         **dict(kind.variants),
         ROUNDS=rounded is not None,
         BLOCK=BLOCK,
     )
+
+
+@triton.jit
+def _place(rows, count, BLOCK: tl.constexpr):
+    """Return where a program works: a mask, indices in the weights and in the states, and the row of the states."""
+    row = tl.load(rows + 2 * tl.program_id(1)).to(tl.int64)
+    slot = tl.load(rows + 2 * tl.program_id(1) + 1).to(tl.int64)
+    index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    return (index < count) & (row >= 0), row * count + index, slot * count + index, slot
+
+
+@triton.jit
+def _load(weights, gradients, here, inside, decay, MAXIMIZE: tl.constexpr):
+    """Return weights and gradients, the latter with those of an L2 penalty."""
+    weight = tl.load(weights + here, mask=inside, other=0.0)
+    gradient = tl.load(gradients + here, mask=inside, other=0.0).to(weight.dtype)
+    if MAXIMIZE:
+        gradient = -gradient
+    return weight, gradient + decay * weight
+
+
+@triton.jit
+def _store(weights, rounded, here, inside, weight, ROUNDS: tl.constexpr):
+    """Write weights, and their rounded copies if there are some."""
+    tl.store(weights + here, weight, mask=inside)
+    if ROUNDS:
+        tl.store(rounded + here, weight.to(rounded.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -124,39 +193,31 @@ def _adam(
     means,
     squares,
     rows,
-    numbers,
+    table,
+    step,
     count,
+    trials,
     DECOUPLED: tl.constexpr,
     MAXIMIZE: tl.constexpr,
     ROUNDS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    row = tl.load(rows + 2 * tl.program_id(1)).to(tl.int64)
-    slot = tl.load(rows + 2 * tl.program_id(1) + 1).to(tl.int64)
-    index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = index < count
-    here = row * count + index
-    stored = slot * count + index
-    weight = tl.load(weights + here, mask=inside, other=0.0)
-    gradient = tl.load(gradients + here, mask=inside, other=0.0).to(weight.dtype)
-    mean = tl.load(means + stored, mask=inside, other=0.0)
-    square = tl.load(squares + stored, mask=inside, other=0.0)
-    numbers += slot * 7
+    inside, here, stored, slot = _place(rows, count, BLOCK)
+    numbers = table + (tl.load(step) * trials + slot) * 7
     decay = tl.load(numbers + 6)
-    if MAXIMIZE:
-        gradient = -gradient
     if DECOUPLED:
+        weight, gradient = _load(weights, gradients, here, inside, 0.0, MAXIMIZE)
         weight -= decay * weight
     else:
-        gradient += decay * weight
+        weight, gradient = _load(weights, gradients, here, inside, decay, MAXIMIZE)
+    mean = tl.load(means + stored, mask=inside, other=0.0)
+    square = tl.load(squares + stored, mask=inside, other=0.0)
     mean += tl.load(numbers + 3) * (gradient - mean)
     square = tl.load(numbers + 4) * square + tl.load(numbers + 5) * gradient * gradient
     weight -= tl.load(numbers) * mean / (tl.sqrt(square) / tl.load(numbers + 1) + tl.load(numbers + 2))
     tl.store(means + stored, mean, mask=inside)
     tl.store(squares + stored, square, mask=inside)
-    tl.store(weights + here, weight, mask=inside)
-    if ROUNDS:
-        tl.store(rounded + here, weight.to(rounded.dtype.element_ty), mask=inside)
+    _store(weights, rounded, here, inside, weight, ROUNDS)
 
 
 @triton.jit
@@ -166,26 +227,19 @@ def _sgd(
     rounded,
     buffers,
     rows,
-    numbers,
+    table,
+    step,
     count,
+    trials,
     MOMENTUM: tl.constexpr,
     NESTEROV: tl.constexpr,
     MAXIMIZE: tl.constexpr,
     ROUNDS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    row = tl.load(rows + 2 * tl.program_id(1)).to(tl.int64)
-    slot = tl.load(rows + 2 * tl.program_id(1) + 1).to(tl.int64)
-    index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = index < count
-    here = row * count + index
-    stored = slot * count + index
-    weight = tl.load(weights + here, mask=inside, other=0.0)
-    gradient = tl.load(gradients + here, mask=inside, other=0.0).to(weight.dtype)
-    numbers += slot * 4
-    if MAXIMIZE:
-        gradient = -gradient
-    gradient += tl.load(numbers + 3) * weight
+    inside, here, stored, slot = _place(rows, count, BLOCK)
+    numbers = table + (tl.load(step) * trials + slot) * 4
+    weight, gradient = _load(weights, gradients, here, inside, tl.load(numbers + 3), MAXIMIZE)
     if MOMENTUM:
         momentum = tl.load(numbers + 1)
         buffer = momentum * tl.load(buffers + stored, mask=inside, other=0.0) + tl.load(numbers + 2) * gradient
@@ -195,9 +249,99 @@ def _sgd(
         else:
             gradient = buffer
     weight -= tl.load(numbers) * gradient
-    tl.store(weights + here, weight, mask=inside)
-    if ROUNDS:
-        tl.store(rounded + here, weight.to(rounded.dtype.element_ty), mask=inside)
+    _store(weights, rounded, here, inside, weight, ROUNDS)
+
+
+@triton.jit
+def _rmsprop(
+    weights,
+    gradients,
+    rounded,
+    squares,
+    means,
+    buffers,
+    rows,
+    table,
+    step,
+    count,
+    trials,
+    CENTERED: tl.constexpr,
+    MOMENTUM: tl.constexpr,
+    MAXIMIZE: tl.constexpr,
+    ROUNDS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    inside, here, stored, slot = _place(rows, count, BLOCK)
+    numbers = table + (tl.load(step) * trials + slot) * 6
+    weight, gradient = _load(weights, gradients, here, inside, tl.load(numbers + 4), MAXIMIZE)
+    rest = tl.load(numbers + 2)
+    square = tl.load(squares + stored, mask=inside, other=0.0)
+    square = tl.load(numbers + 1) * square + rest * gradient * gradient
+    tl.store(squares + stored, square, mask=inside)
+    if CENTERED:
+        mean = tl.load(means + stored, mask=inside, other=0.0)
+        mean += rest * (gradient - mean)
+        tl.store(means + stored, mean, mask=inside)
+        square -= mean * mean
+    gradient /= tl.sqrt(square) + tl.load(numbers + 3)
+    if MOMENTUM:
+        gradient += tl.load(numbers + 5) * tl.load(buffers + stored, mask=inside, other=0.0)
+        tl.store(buffers + stored, gradient, mask=inside)
+    weight -= tl.load(numbers) * gradient
+    _store(weights, rounded, here, inside, weight, ROUNDS)
+
+
+@triton.jit
+def _adagrad(
+    weights,
+    gradients,
+    rounded,
+    sums,
+    rows,
+    table,
+    step,
+    count,
+    trials,
+    MAXIMIZE: tl.constexpr,
+    ROUNDS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    inside, here, stored, slot = _place(rows, count, BLOCK)
+    numbers = table + (tl.load(step) * trials + slot) * 3
+    weight, gradient = _load(weights, gradients, here, inside, tl.load(numbers + 2), MAXIMIZE)
+    total = tl.load(sums + stored, mask=inside, other=0.0) + gradient * gradient
+    tl.store(sums + stored, total, mask=inside)
+    weight -= tl.load(numbers) * gradient / (tl.sqrt(total) + tl.load(numbers + 1))
+    _store(weights, rounded, here, inside, weight, ROUNDS)
+
+
+@triton.jit
+def _adadelta(
+    weights,
+    gradients,
+    rounded,
+    squares,
+    updates,
+    rows,
+    table,
+    step,
+    count,
+    trials,
+    MAXIMIZE: tl.constexpr,
+    ROUNDS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    inside, here, stored, slot = _place(rows, count, BLOCK)
+    numbers = table + (tl.load(step) * trials + slot) * 5
+    weight, gradient = _load(weights, gradients, here, inside, tl.load(numbers + 4), MAXIMIZE)
+    rho, rest, eps = tl.load(numbers + 1), tl.load(numbers + 2), tl.load(numbers + 3)
+    square = rho * tl.load(squares + stored, mask=inside, other=0.0) + rest * gradient * gradient
+    moved = tl.load(updates + stored, mask=inside, other=0.0)
+    change = tl.sqrt(moved + eps) / tl.sqrt(square + eps) * gradient
+    tl.store(squares + stored, square, mask=inside)
+    tl.store(updates + stored, rho * moved + rest * change * change, mask=inside)
+    weight -= tl.load(numbers) * change
+    _store(weights, rounded, here, inside, weight, ROUNDS)
 
 
 _ADAM_STATES = ("exp_avg", "exp_avg_sq")
@@ -218,3 +362,16 @@ def _epsilon_hat_numbers(group: Mapping[str, Any], update: int) -> tuple[float, 
 
 def _sgd_numbers(group: Mapping[str, Any], update: int) -> tuple[float, ...]:
     return group["lr"], group["momentum"], 1 - group["dampening"], group["weight_decay"]
+
+
+def _rmsprop_numbers(group: Mapping[str, Any], update: int) -> tuple[float, ...]:
+    rho = group["alpha"]
+    return group["lr"], rho, 1 - rho, group["eps"], group["weight_decay"], group["momentum"]
+
+
+def _adagrad_numbers(group: Mapping[str, Any], update: int) -> tuple[float, ...]:
+    return group["lr"] / (1 + (update - 1) * group["lr_decay"]), group["eps"], group["weight_decay"]
+
+
+def _adadelta_numbers(group: Mapping[str, Any], update: int) -> tuple[float, ...]:
+    return group["lr"], group["rho"], 1 - group["rho"], group["eps"], group["weight_decay"]

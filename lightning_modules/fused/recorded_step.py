@@ -1,0 +1,300 @@
+"""The training step of K networks, recorded once and repeated: on a GPU as a CUDA graph.
+
+The CPU starts a recorded step by one call, however many kernels it launches. Whether a step can be recorded is found by
+trying, and the recording is compared with a step that is made the plain way before it is used.
+
+Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from lightning_modules.fused.optimizer import FusedOptimizer
+
+__all__ = ["CudaGraph", "RecordedStep", "Recorder", "Recording", "Repetition"]
+
+Work = Callable[[], None]
+
+SHARE = 0.01  # of the change of a step, by which a repeated one may differ: on a GPU, not even two plain ones are equal
+EXAMPLES = 2.0  # of a batch, which may be on the other side of a decision
+
+
+class Recording(Protocol):
+    """The work of a function, which can be repeated."""
+
+    def replay(self) -> None:
+        """Do the work again, with the present content of the tensors that the function used."""
+
+    def close(self) -> None:
+        """Free what was recorded."""
+
+
+class Recorder(Protocol):
+    """A way to record the work of a function."""
+
+    def warm_up(self, work: Work) -> None:
+        """Do the work once, and raise an error if it cannot be recorded."""
+
+    def record(self, work: Work) -> Recording:
+        """Return the recorded work, without doing it."""
+
+
+class Repetition:
+    """Repeats a function by calling it: what a CUDA graph does, on any device, at no gain in speed."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+
+    def replay(self) -> None:
+        """Do the work again."""
+        self._work()
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to free."""
+
+    @staticmethod
+    def warm_up(work: Work) -> None:
+        """Do the work once."""
+        work()
+
+    @classmethod
+    def record(cls, work: Work) -> Repetition:
+        """Return the function as a recording."""
+        return cls(work)
+
+
+class CudaGraph:
+    """Repeats a function as a CUDA graph: the launches of all its kernels are one."""
+
+    def __init__(self, graph: torch.cuda.CUDAGraph) -> None:
+        self._graph = graph
+
+    def replay(self) -> None:
+        """Launch the graph."""
+        self._graph.replay()
+
+    def close(self) -> None:
+        """Free the graph and its memory, when the GPU has come to the end of it."""
+        torch.cuda.synchronize()
+        self._graph.reset()
+
+    @staticmethod
+    def warm_up(work: Work) -> None:
+        """Do the work once on another stream, as the capture will, and refuse what waits for the GPU."""
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        mode = torch.cuda.get_sync_debug_mode()
+        with warnings.catch_warnings():  # torch warns that it does not notice everything
+            warnings.simplefilter("ignore")
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            with torch.cuda.stream(stream):
+                work()
+        finally:
+            torch.cuda.set_sync_debug_mode(mode)
+            torch.cuda.current_stream().wait_stream(stream)
+
+    @classmethod
+    def record(cls, work: Work) -> CudaGraph:
+        """Capture the kernels that the function launches."""
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        try:
+            # Other threads may use the GPU meanwhile, such as the one that pins the batches of a DataLoader.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                work()
+        finally:
+            torch.cuda.set_stream(stream)  # a capture that fails leaves its own
+        return cls(graph)
+
+
+class RecordedStep:
+    """Makes training steps by a recording, from the step on at which it is known to be right.
+
+    Whenever it is not, the caller makes the step, the plain way: the first steps, in which the optimizers create their
+    states; batches of another shape than the recorded one; and all steps, if the step cannot be recorded. The first
+    recording is verified: from a copy of the state it makes the step that the caller then makes, and both must give the
+    same weights, states of optimizers and metrics. Kernels may differ by rounding from one run to the next on a GPU, so
+    a difference of a hundredth of the step's change is allowed there. What the training continues with is always the
+    state of the plain step.
+
+    Args:
+        recorder: How to record.
+        work: Makes a step with inputs and labels by work of the device alone, and returns the losses [K]. It must not
+            replace any of the tensors that it changes.
+        changed: Returns the tensors that `work` changes, except those of the optimizer, by name.
+        optimizer: The optimizer, whose part of the CPU is done here.
+        note: Called with a sentence if the step cannot be recorded.
+
+    Attributes:
+        reason: Why the step cannot be recorded; empty if it can, or if that is not known yet.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        work: Callable[[Tensor, Tensor], Tensor],
+        changed: Callable[[], Mapping[str, Tensor]],
+        optimizer: FusedOptimizer,
+        note: Callable[[str], None] = warnings.warn,
+    ) -> None:
+        self.reason = ""
+        self._note = note
+        self._recorder, self._step, self._changed, self._optimizer = recorder, work, changed, optimizer
+        self._recording: Recording | None = None
+        self._is_verified = False
+        self._before: list[Tensor] = []  # the state before the step that is to be verified
+        self._repeated: list[Tensor] = []  # and after it, by the recording
+        self.forget()
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether steps are made by a recording."""
+        return self._recording is not None and self._is_verified
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is known how steps are made."""
+        return self.is_recorded or bool(self.reason)
+
+    def forget(self) -> None:
+        """Drop the recording, since tensors have been replaced. A later step is recorded again."""
+        if self._recording is not None:
+            self._recording.close()
+            self._recording = None
+        self._used: list[Tensor] = []
+        self._places: list[int] = []
+        self._batch: list[Tensor] = []
+        self._losses = torch.empty(0)
+
+    def refuse(self, reason: str) -> None:
+        """Make no step by a recording."""
+        self.forget()
+        self._before, self._repeated = [], []
+        self.reason = reason
+        self._note(f"the steps are not recorded as a CUDA graph: {reason}")
+
+    def run(self, inputs: Any, labels: Any) -> Tensor | None:
+        """Make a step, and return the losses [K]; or return None if the caller has to make it.
+
+        Args:
+            inputs: The inputs of the batch, in the form that `work` takes.
+            labels: The labels.
+        """
+        if not self.reason and (why := self._optimizer.why_not_stacked):
+            self.refuse(why)
+        if not self._optimizer.is_stacked or self._places != _places(self._used):
+            self.forget()  # the next recording is of the new tensors
+        if self.reason or not self._optimizer.is_stacked or not self._fits(inputs, labels):
+            return None
+        for static, given in zip(self._batch, (inputs, labels), strict=True):
+            static.copy_(given)
+        self._optimizer.prepare()
+        self._optimizer.rounded()  # also if other code has changed the weights
+        if self._recording is not None and self._is_verified:
+            return self._replay(self._recording)
+        try:
+            recording = self._try()
+        except Exception as error:  # torch, its libraries and the driver raise many kinds
+            self.refuse(f"{type(error).__name__}: {' '.join(str(error).split())}")
+            return None
+        return self._replay(recording) if self._is_verified else None
+
+    def verify(self) -> None:
+        """Compare the recording with the step that the caller has made; without a step to verify, do nothing."""
+        if not self._repeated:
+            return
+        difference = self._difference()
+        self._before, self._repeated = [], []
+        if difference:
+            self.refuse(difference)
+        else:
+            self._is_verified = True
+
+    # -- the work ----------------------------------------------------------------------------------------------------
+
+    def _try(self) -> Recording:
+        """Record this step, or repeat it by the recording of an earlier one, which had other numbers, to verify it."""
+        if self._recording is not None:
+            before = _copies(self._state())
+            try:
+                self._recording.replay()
+                self._repeated = _copies(self._state())
+            finally:
+                _restore(self._state(), before)
+            self._before = before
+            return self._recording
+        if not self._is_verified:
+            before = _copies(self._state())
+            try:
+                self._recorder.warm_up(self._work)
+            finally:
+                _restore(self._state(), before)
+        self._recording = self._recorder.record(self._work)
+        self._used = list(self._state().values())
+        self._places = _places(self._used)
+        return self._recording
+
+    def _replay(self, recording: Recording) -> Tensor:
+        recording.replay()
+        self._optimizer.is_launched = True
+        return self._losses.clone()  # the caller may keep them
+
+    def _work(self) -> None:
+        losses = self._step(*self._batch)
+        if self._losses.shape != losses.shape:
+            self._losses = torch.empty_like(losses)
+        self._losses.copy_(losses)
+
+    def _fits(self, inputs: Any, labels: Any) -> bool:
+        """Return whether a batch has the recorded shapes and types, which are those of the first one."""
+        if not all(isinstance(each, Tensor) for each in (inputs, labels)):
+            return False
+        given = inputs, labels
+        self._batch = self._batch or [each.clone() for each in given]
+        pairs = zip(given, self._batch, strict=True)
+        return all((one.shape, one.dtype, one.device) == (two.shape, two.dtype, two.device) for one, two in pairs)
+
+    def _state(self) -> dict[str, Tensor]:
+        """Return the tensors that a step changes, by name."""
+        own = enumerate(self._optimizer.tensors)
+        return {**self._changed(), **{f"state {index} of the optimizers": tensor for index, tensor in own}}
+
+    def _difference(self) -> str:
+        """Return how the repeated step differs from the plain one, other than by rounding; empty if it does not."""
+        for (name, plain), found, before in zip(self._state().items(), self._repeated, self._before, strict=True):
+            if not plain.is_floating_point():
+                if not torch.equal(plain, found):
+                    return f"a repeated step gives {name} another value"
+                continue
+            rows = plain.detach().reshape(len(plain), -1), found.reshape(len(plain), -1), before.reshape(len(plain), -1)
+            one, other, old = (torch.where(rows[0].isfinite(), row, 0) for row in rows)
+            apart, change, size = (
+                torch.linalg.vector_norm(each, dim=1, dtype=torch.float64) for each in (other - one, one - old, one)
+            )
+            allowed = SHARE * change + 4 * torch.finfo(plain.dtype).eps * size
+            allowed += EXAMPLES if name == "metrics" else 0.0
+            if not bool((apart <= allowed).all()):
+                worst = int((apart / allowed).nan_to_num(nan=torch.inf).argmax())
+                by = f"{float(apart[worst]):.2g} of a change of {float(change[worst]):.2g}"
+                return f"a repeated step differs from a plain one: {name}, row {worst}, by {by}"
+        return ""
+
+
+def _places(tensors: Sequence[Tensor]) -> list[int]:
+    return [tensor.data_ptr() for tensor in tensors]
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> list[Tensor]:
+    return [tensor.detach().clone() for tensor in tensors.values()]
+
+
+def _restore(tensors: Mapping[str, Tensor], copies: list[Tensor]) -> None:
+    """Write back copies; tensors count as unchanged, as they do after a kernel's update."""
+    for tensor, copy in zip(tensors.values(), copies, strict=True):
+        tensor.data.copy_(copy)
