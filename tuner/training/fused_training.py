@@ -9,8 +9,11 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lightning_modules import FusedClassifier
 from lightning_modules.data.base import TensorDataModule
+from lightning_modules.fused.recorded_step import CudaGraph, Recorder
+from tuner.config import registry
 from tuner.files import DiskFullError
 from tuner.protocol import Assignment, Channel, Decision, EpochReport, TrialResult
+from tuner.training import distributed
 from tuner.training.build import build_classifiers, build_data, build_trainer, task_of
 from tuner.training.checkpoints import has_checkpoint
 from tuner.training.fused import FusedCheckpointIO, FusedHistory, FusedReporter, FusedTrial
@@ -21,7 +24,7 @@ from tuner.training.results import save_weights
 from tuner.training.saver import Saver, checkpoint_of, noted
 from tuner.training.throughput import free_memory, is_out_of_memory
 
-__all__ = ["train_together"]
+__all__ = ["may_be_recorded", "recorder_for", "train_together"]
 
 MOST_WRITERS = 16
 
@@ -39,7 +42,7 @@ def train_together(
         part = parts.pop(0)
         has_begun = has_checkpoint(part[0].directory)
         checkpoint = checkpoint_of(part, channel)
-        if len(part) == 1 or (has_begun and checkpoint is None):
+        if (has_begun and checkpoint is None) or (len(part) == 1 and not may_be_recorded(part[0], device)):
             continue
         try:
             _fit_fused(part, checkpoint, channel, device, checkpoint_every, results)
@@ -50,11 +53,15 @@ def train_together(
         except BaseException as error:  # the model cannot be vectorized, or needs too much memory
             if lost_a_process(error):
                 raise
-            left = [assignment for assignment in part if assignment.number not in results]
-            size = len(part) // 2 if is_out_of_memory(error) else 1
-            channel.fuse_at_most(size, error_message(error, part[0].config))
-            halves = [left[start : start + size] for start in range(0, len(left), size)]
-            parts = halves + parts if size > 1 else []  # if the network is at fault, each trial fails alone
+            if len(part) == 1:  # it is trained alone, and fails there if its network is at fault
+                if not isinstance(error, _NotRecordedError):
+                    noted(part[0], channel)(f"is trained more slowly: {error_message(error, part[0].config)}")
+            else:
+                left = [assignment for assignment in part if assignment.number not in results]
+                size = len(part) // 2 if is_out_of_memory(error) else 1
+                channel.fuse_at_most(size, error_message(error, part[0].config))
+                halves = [left[start : start + size] for start in range(0, len(left), size)]
+                parts = halves + parts if size > 1 else []  # if the network is at fault, each trial fails alone
         free_memory(device)
     return results
 
@@ -72,7 +79,20 @@ def _fit_fused(
     by_name = {str(assignment.number): assignment for assignment in assignments}
     seeds = [assignment.config.seed for assignment in assignments]
     data = build_data(first.config, seeds[0] if len(set(seeds)) == 1 else tuple(seeds))
-    module = FusedClassifier(build_classifiers([assignment.config for assignment in assignments]), seeds, list(by_name))
+    has_reported = False
+
+    def not_recorded(reason: str) -> None:
+        noted(first, channel)(f"is trained more slowly: {reason}")
+        if len(assignments) == 1 and not has_reported:  # alone it is faster, with the same results
+            raise _NotRecordedError
+
+    module = FusedClassifier(
+        build_classifiers([assignment.config for assignment in assignments]),
+        seeds,
+        list(by_name),
+        recorder=recorder_for(device),
+        note=not_recorded,
+    )
 
     def conclude(name: str) -> None:
         assignment, trial = by_name[name], trials[name]
@@ -91,6 +111,8 @@ def _fit_fused(
         trials[name] = FusedTrial(history, reporter)
 
     def report(reports: Mapping[str, EpochReport]) -> dict[str, Decision]:
+        nonlocal has_reported
+        has_reported = True
         decisions = channel.report({by_name[name].number: each for name, each in reports.items()})
         return {name: decisions[by_name[name].number] for name in reports}
 
@@ -104,6 +126,27 @@ def _fit_fused(
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint and first.directory / checkpoint, weights_only=True)
     with ThreadPoolExecutor(MOST_WRITERS) as pool:  # each waits for the disk, and the disk can take them at once
         list(pool.map(conclude, module.live))
+
+
+class _NotRecordedError(Exception):
+    """A training of one trial, whose steps were to be recorded, has found that they cannot be."""
+
+
+def recorder_for(device: str) -> Recorder | None:
+    """Return how the steps of trials are recorded on a device; None if they are not."""
+    return CudaGraph if device == "cuda" else None
+
+
+def may_be_recorded(assignment: Assignment, device: str) -> bool:
+    """Return whether the steps of a single trial are to be recorded, as those of a group of one."""
+    config, trainer = assignment.config, assignment.config.trainer
+    is_watched = trainer.callbacks or trainer.seconds is not None or assignment.objective.epoch == "best"
+    if recorder_for(device) is None or is_watched or distributed.world_size() > 1:
+        return False
+    try:
+        return not registry.is_module(config.model.name)
+    except BaseException:  # from user code: the trial then fails alone, and reports it
+        return False
 
 
 def _parts(assignments: Sequence[Assignment]) -> list[list[Assignment]]:

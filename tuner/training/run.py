@@ -20,7 +20,7 @@ from tuner.protocol import (
     TrialResult,
 )
 from tuner.training.evaluation import evaluate
-from tuner.training.fused_training import train_together
+from tuner.training.fused_training import may_be_recorded, train_together
 from tuner.training.rehearsal import rehearse
 from tuner.training.single_training import train
 from tuner.training.throughput import fastest_together
@@ -55,7 +55,8 @@ def run(group: Group, channel: Channel, device: str = "cpu") -> Sequence[Result]
 def _train_all(
     assignments: Sequence[Assignment], channel: Channel, device: str, checkpoint_every: float
 ) -> list[TrialResult]:
-    results = train_together(assignments, channel, device, checkpoint_every) if len(assignments) > 1 else {}
+    is_group = len(assignments) > 1 or may_be_recorded(assignments[0], device)
+    results = train_together(assignments, channel, device, checkpoint_every) if is_group else {}
     for assignment in assignments:
         if assignment.number not in results:
             stopped = any(result.state == "interrupted" for result in results.values())

@@ -69,28 +69,44 @@ def fastest_together(assignment: Assignment, most: int, device: str) -> Measurem
 
 def _seconds_a_step(assignment: Assignment, count: int, device: str) -> float:
     """Return the time of one step of so many trials. They also validate a batch, which needs memory too."""
-    config = assignment.config
-    classifiers = build_classifiers([config] * count)
+    if count > 1:
+        return _seconds_of(
+            assignment, FusedClassifier(build_classifiers([assignment.config] * count), note=_ignore), device
+        )
+    (alone,) = build_classifiers([assignment.config])
+    seconds = _seconds_of(assignment, alone, device)
+    if device == "cuda":  # it may be trained as a group of one, if its steps can be recorded
+        group = FusedClassifier(build_classifiers([assignment.config]), note=_ignore)
+        seconds = min(seconds, _seconds_of(assignment, group, device))
+    return seconds
+
+
+def _seconds_of(assignment: Assignment, module: pl.LightningModule, device: str) -> float:
     watch = StopWatch()
-    trainer = build_trainer(config, device, assignment.directory, [watch], None, limit_val_batches=1)
-    trainer.fit(FusedClassifier(classifiers) if count > 1 else classifiers[0], datamodule=build_data(config))
+    trainer = build_trainer(assignment.config, device, assignment.directory, [watch], None, limit_val_batches=1)
+    trainer.fit(module, datamodule=build_data(assignment.config))
     return watch.seconds
+
+
+def _ignore(reason: str) -> None:
+    """Ignore why steps are not recorded: the training will tell."""
 
 
 class StopWatch(pl.Callback):
     """Times the steps of a training, and ends it after a third of a second or the last step."""
 
-    WARM_UP = 3  # steps that are not timed; in a very short training, half of its steps
+    WARM_UP = 3  # steps that are not timed, besides those by which a recording is tried; at most half of all steps
     STEPS, SECONDS = 5, 0.3
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self._first = self._done = 0
+        self._first = self._latest = self._done = 0
         self._began = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Determine the first step to time."""
-        self._first = min(self.WARM_UP, int(trainer.estimated_stepping_batches) // 2)
+        self._latest = int(trainer.estimated_stepping_batches) // 2
+        self._first = min(self.WARM_UP, self._latest)
         self._look(trainer, module)
 
     def on_train_batch_end(
@@ -98,6 +114,8 @@ class StopWatch(pl.Callback):
     ) -> None:
         """Read the clock."""
         self._done += 1
+        if isinstance(module, FusedClassifier) and not module.is_settled:  # its steps will become faster
+            self._first = min(max(self._first, self._done + 1), self._latest)
         self._look(trainer, module)
 
     def _look(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

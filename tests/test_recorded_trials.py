@@ -1,0 +1,96 @@
+"""A single trial whose steps can be recorded is trained as a group of one, and ends as it does alone.
+
+Only on a GPU are steps recorded, as CUDA graphs. Here, a process interprets the kernels on the CPU, and `Repetition`
+repeats the steps.
+"""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lightning_modules.fused.recorded_step import Repetition
+from tests.test_fusing import BRANCHING, DIVERGING, PLATEAU, VALUES, Answers, assert_same, assert_same_weights, train
+from tuner.training import fused_training
+
+ROOT = Path(__file__).parent.parent
+NADAM = {**VALUES, "optimizer": {"name": "torch.optim:NAdam", "initial_lr": 0.002}}
+
+
+class Counted(Repetition):
+    replays = 0
+
+    def replay(self) -> None:
+        Counted.replays += 1
+        super().replay()
+
+
+def one(folder: Path, values: dict[str, Any], recorder: Any, *stops: int) -> tuple[Any, int, list[str]]:
+    """Train a trial, interrupted after some epochs; return its result, the repeated steps and the notes."""
+    fused_training.recorder_for = lambda device: recorder
+    Counted.replays = 0
+    notes = []
+    for stop in (*stops, None):
+        channel = Answers({} if stop is None else {(0, stop): "stop"})
+        (result,) = train(folder, [values], channel, fused=False)
+        assert (channel.limits, result.state == "interrupted") == ([], stop is not None)
+        notes += channel.notes
+    return result, Counted.replays, notes
+
+
+PLATEAUED = {**VALUES, "schedule": {**PLATEAU, "monitor": "train/loss"}}
+CASES = {"adam": (VALUES, 12), "plateau": (PLATEAUED, 12), "resumed": (VALUES, 9), "nadam": (NADAM, 0)}
+
+
+def check(*names: str) -> None:
+    """Compare trials in the current folder; run where Triton interprets kernels."""
+    for name in names:
+        values, expected = CASES[name]
+        stops = (1,) if name == "resumed" else ()
+        plain, none, _ = one(Path(name, "plain"), values, None, *stops)
+        found, replays, notes = one(Path(name, "recorded"), values, Counted, *stops)
+        assert_same(found, plain)
+        assert_same_weights(Path(name, "plain", "0"), Path(name, "recorded", "0"))
+        assert (none, replays) == (0, expected), name
+        reason = "is trained more slowly: the steps are not recorded as a CUDA graph: there is no kernel for NAdam"
+        assert notes == ([f"trial #0 {reason}"] if name == "nadam" else [])
+
+
+def check_failures() -> None:
+    """Compare a trial that diverges, one that cannot be vectorized, and one without a network."""
+    plain, found = (one(Path(str(each)), DIVERGING, each)[0] for each in (None, Counted))
+    assert (found.state, found.diverged_at, found.message) == (plain.state, plain.diverged_at, plain.message)
+    assert plain.state == "diverged"
+    Path("branching.py").write_text(BRANCHING)
+    sys.path.insert(0, ".")
+    for name, state in (("branching:Net", "complete"), ("missing:Net", "failed")):
+        values = {**VALUES, "model": {"name": name}}
+        plain, found = (one(Path(name, str(each)), values, each) for each in (None, Counted))
+        assert dataclasses.replace(found[0], seconds=0.0, traceback="") == dataclasses.replace(
+            plain[0], seconds=0.0, traceback=""
+        )
+        assert plain[0].state == state
+        assert (plain[1:], found[1]) == ((0, []), 0)
+        assert [note.split(":")[0] for note in found[2]] == ["trial #0 is trained more slowly"][
+            : name == "branching:Net"
+        ]
+
+
+def interpreted(folder: Path, call: str) -> None:
+    pytest.importorskip("triton")
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
+    code = f"import torch, tests.test_recorded_trials as t; torch.set_num_threads(1); t.{call}"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=folder, env=environment, check=True)
+
+
+def test_a_single_trial_as_a_group_of_one_with_recorded_steps_ends_as_it_does_alone(tmp_path: Path):
+    interpreted(tmp_path, 'check("resumed")')
+
+
+@pytest.mark.slow
+def test_single_trials_end_as_they_do_alone_whether_their_steps_can_be_recorded_or_not(tmp_path: Path):
+    interpreted(tmp_path, 'check("adam", "plateau", "nadam"); t.check_failures()')
