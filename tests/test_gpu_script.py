@@ -33,8 +33,17 @@ def test_a_part_that_fails_is_named_and_tried_again(tmp_path: Path):
     result = run(tmp_path, PYTHON="false")
     assert result.returncode == 1
     assert "failed: machine step-cnn" in result.stderr
+    assert "left out, as the time is over: none" in result.stderr
     assert not list(tmp_path.glob("*.md"))
     assert "missing" in result.stdout
+
+
+def test_parts_for_which_no_time_is_left_are_named_and_done_by_the_next_call(tmp_path: Path):
+    late = run(tmp_path, PYTHON="echo", SECONDS_LEFT="0")
+    assert late.returncode == 1
+    assert "left out, as the time is over: machine step-cnn floor-cnn study-1x1" in late.stderr
+    assert not list(tmp_path.glob("*.md"))
+    assert run(tmp_path, PYTHON="echo").returncode == 0
 
 
 @pytest.mark.slow
