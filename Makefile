@@ -6,6 +6,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+PIP_OPTIONS := --quiet --disable-pip-version-check
 
 .PHONY: study test test-all lint docs format clean
 
@@ -40,9 +41,9 @@ $(BIN)/python:
 
 .venv/installed: pyproject.toml | $(BIN)/python
 	@echo "installing PyTorch and the rest into .venv: several GB, some minutes"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	$(BIN)/python -m pip install $(PIP_OPTIONS) -e .
 	@touch $@
 
 .venv/installed-dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	$(BIN)/python -m pip install $(PIP_OPTIONS) -e ".[dev]"
 	@touch $@ .venv/installed
