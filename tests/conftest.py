@@ -143,8 +143,17 @@ class StudyFolder:
         if self.has_databases and not self.storage and not any((self.path / name).exists() for name in names):
             shutil.copytree(empty_databases(), self.path, dirs_exist_ok=True)
 
-    def start(self, *arguments: str, study: str | Path = TINY, module: str = "tuner.study") -> Started:
-        """Start a study, or another command, in a new session, so that all of its processes can be signaled."""
+    def start(
+        self, *arguments: str, study: str | Path = TINY, module: str = "tuner.study", output: int | None = None
+    ) -> Started:
+        """Start a study, or another command, in a new session, so that all of its processes can be signaled.
+
+        Args:
+            arguments: Its options.
+            study: The study file.
+            module: The module of the command.
+            output: File descriptor that its output goes to, unless the command is new; None for `stdout`.
+        """
         self.prepare()
         runs_study = module == "tuner.study" or not module.startswith("tuner.")  # or a module of a test that runs it
         options = [str(study), *(with_defaults(arguments) if runs_study else arguments)]
@@ -161,7 +170,7 @@ class StudyFolder:
                 start_new_session=True,
             )
         else:
-            process = Command(module, options, self.path, environment)
+            process = Command(module, options, self.path, environment, output)
         self.started.append(process)
         return process
 
@@ -347,6 +356,13 @@ def reviewed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyFolder]:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyFolder]:
     """Return a folder in which the tiny study was run without a disturbance."""
     with built_once("undisturbed", lambda folder: folder.run("--per-device", "2"), tmp_path_factory) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyFolder]:
+    """Return a folder in which two trials of the tiny study were run from beginning to end."""
+    with built_once("two", lambda folder: folder.call("--trials", "2"), tmp_path_factory) as folder:
         yield folder
 
 

@@ -18,6 +18,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,16 +38,24 @@ class Command:
         arguments: What follows the module.
         folder: Where it runs.
         environment: Its environment variables.
+        output: File descriptor that its output goes to; None for `stdout`, which is read here.
     """
 
-    def __init__(self, module: str, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        module: str,
+        arguments: Sequence[str],
+        folder: Path,
+        environment: Mapping[str, str],
+        output: int | None = None,
+    ) -> None:
         request = pickle.dumps((module, [str(each) for each in arguments], folder, dict(environment)))
-        output, of_command = os.pipe()
+        here, of_command = os.pipe()
         self._states, of_parent = socket.socketpair()
-        socket.send_fds(_server(), [request], [of_command, of_parent.fileno()])
+        socket.send_fds(_server(), [request], [of_command if output is None else output, of_parent.fileno()])
         os.close(of_command)
         of_parent.close()
-        self.stdout = os.fdopen(output)
+        self.stdout = os.fdopen(here)
         self.pid = self._next_number()
         self.returncode: int | None = None
 
@@ -76,7 +85,10 @@ class Command:
         return "".join(read), None
 
     def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
+        self.send_signal(signal.SIGKILL)
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
 
     def _next_number(self) -> int:
         """Return the process id at first, and then the exit code."""
@@ -87,6 +99,15 @@ class Command:
 
 
 Started = subprocess.Popen[str] | Command
+
+
+def output_of(code: str, folder: Path, *arguments: str, **environment: str) -> str:
+    """Run code as a program with the libraries imported, and return its output."""
+    (folder / "program.py").write_text(code)
+    process = Command("program", arguments, folder, {**os.environ, **environment})
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    return output
 
 
 @functools.cache
@@ -153,6 +174,7 @@ def _run(output: int, module: str, arguments: Sequence[str], folder: Path, envir
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None  # which it looks up once
     for number in (1, 2):
         os.dup2(output, number)
     os.close(output)

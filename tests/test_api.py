@@ -235,7 +235,7 @@ def test_a_class_without_a_module_is_sent_by_value_and_kept(here: StudyFolder):
     assert len(first.trials) == 1
     by_value._held.clear()  # as in a later session
     by_value._found.clear()
-    result = Study.load("defined").run(trials=3, devices="cpu", per_device=1, review=False, quiet=True)
+    result = Study.load("defined").run(trials=3, engine="inline", review=False, quiet=True, rehearse=False)
     assert list(result.trials.state) == ["complete"] * 3
     assert result.best is not None
     model = result.best_model()
@@ -347,10 +347,19 @@ def test_a_study_that_was_never_run_cannot_be_loaded(tmp_path: Path, monkeypatch
         defined().result()
 
 
-def test_the_notebook_of_the_examples_shows_the_progress_the_findings_and_the_curves(folder: StudyFolder):
+@pytest.mark.parametrize(
+    "run",
+    [
+        "study.run(trials=4, engine='inline', review=False, rehearse=False)",
+        pytest.param("study.run(trials=4)", id="as it is", marks=pytest.mark.slow),
+    ],
+)
+def test_the_notebook_of_the_examples_shows_the_progress_the_findings_and_the_curves(folder: StudyFolder, run: str):
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     notebook = nbformat.read(EXAMPLE, as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells), "clear the outputs before a commit"
+    (cell,) = [cell for cell in notebook.cells if cell.source == "result = study.run(trials=4)"]
+    cell.source = f"result = {run}"
     folder.prepare()
     os.environ["PYTHONFAULTHANDLER"] = "1"  # a kernel that dies tells nothing else
     nbclient.NotebookClient(

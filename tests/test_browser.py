@@ -4,8 +4,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.conftest import StudyFolder
+from tests.launcher import Command
 from tests.test_report import make_hostile, report
 from tests.test_review import artifacts
 
@@ -53,12 +52,8 @@ def page(context: BrowserContext) -> Iterator[Page]:
 @pytest.fixture(scope="module")
 def dashboard(reviewed: StudyFolder) -> Iterator[str]:
     """Return the URL of the study's run that `python -m tuner.dashboard tiny` prints."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tuner.dashboard", "tiny", "--no-open", "--tracking-uri", "sqlite:///mlflow.db"],
-        cwd=reviewed.path,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    options = ["tiny", "--no-open", "--quiet", "--tracking-uri", "sqlite:///mlflow.db"]
+    process = Command("tuner.dashboard", options, reviewed.path, os.environ)
     yield process.stdout.readline().strip()
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)

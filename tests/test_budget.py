@@ -93,11 +93,16 @@ class Rough:
         pass
 
 
-@pytest.mark.parametrize("fuse", [1, pytest.param(3, marks=pytest.mark.slow)])
-def test_a_budget_of_epochs_is_used_to_the_last_whole_training_whatever_happens(folder: StudyFolder, fuse: int):
+@pytest.mark.parametrize(
+    ("fuse", "seeds"),
+    [(1, [0]), pytest.param(1, [1, 2], marks=pytest.mark.slow), pytest.param(3, [0, 1, 2], marks=pytest.mark.slow)],
+)
+def test_a_budget_of_epochs_is_used_to_the_last_whole_training_whatever_happens(
+    folder: StudyFolder, fuse: int, seeds: list[int]
+):
     folder.prepare()
     url, tracking = f"sqlite:///{folder.path}/optuna.db", f"sqlite:///{folder.path}/mlflow.db"
-    for seed in range(3):
+    for seed in seeds:
         config = load_study(str(TINY), [*PRUNING, f"name=s{seed}"])
         assert config.budget == "40 epochs"
         engine = Rough(seed, patience=9)

@@ -1,9 +1,8 @@
 """`python -m tuner.dashboard`: MLflow's server on this machine, and how it ends."""
 
+import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -12,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StudyFolder, as_a_process
+from tests.launcher import Command
 from tests.processes import children, command_of, is_alive
 from tuner.dashboard import main
 
 
 @pytest.fixture
-def started(reviewed: StudyFolder) -> Iterator[subprocess.Popen]:
+def started(reviewed: StudyFolder) -> Iterator[Command]:
     process = start(reviewed.path, "tiny")
     yield process
     if process.poll() is None:
@@ -25,14 +25,12 @@ def started(reviewed: StudyFolder) -> Iterator[subprocess.Popen]:
     process.communicate(timeout=60)
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "tuner.dashboard", "--no-open", "--tracking-uri", "sqlite:///mlflow.db"]
-    return subprocess.Popen(
-        [*command, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+def start(folder: Path, *arguments: str) -> Command:
+    options = ["--no-open", "--tracking-uri", "sqlite:///mlflow.db", *arguments]
+    return Command("tuner.dashboard", options, folder, os.environ)
 
 
-def test_it_serves_the_study_on_the_loopback_and_leaves_no_process(started: subprocess.Popen, reviewed: StudyFolder):
+def test_it_serves_the_study_on_the_loopback_and_leaves_no_process(started: Command, reviewed: StudyFolder):
     assert started.stdout.readline() == "loading MLflow, which takes a while ...\n"
     url = started.stdout.readline().strip()
     address, _, page = url.partition("/#/")
@@ -47,15 +45,15 @@ def test_it_serves_the_study_on_the_loopback_and_leaves_no_process(started: subp
     if not elsewhere.startswith("127."):
         with socket.socket() as other:
             assert other.connect_ex((elsewhere, port)) != 0, "it listens on the loopback only"
-    servers = children(started.pid)
+    servers = [pid for pid in children(started.pid) if b"mlflow" in command_of(pid)]
     assert servers
     commands = [Path(f"/proc/{pid}/cmdline").read_text() for pid in servers]
     assert not [command for command in commands if "huey" in command or "job" in command], "no job runner"
     environment = Path(f"/proc/{servers[0]}/environ").read_text()
     assert "MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false" in environment
     started.send_signal(signal.SIGTERM)
-    assert started.wait(timeout=60) == 0
-    assert started.stdout.read() == ""
+    assert started.communicate(timeout=60)[0] == ""
+    assert started.returncode == 0
     assert not [pid for pid in servers if is_alive(pid)]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StudyFolder
-from tests.networks import IRIS, with_network
+from tests.networks import IRIS, holding, release, with_network
 from tests.processes import is_alive, slots_of
 from tuner.config.loader import load_study
 from tuner.config.search_space import corners
@@ -167,9 +167,11 @@ def test_a_silent_process_that_computes_does_not_count_as_hung(leader: int):
 def test_a_training_of_two_processes_hangs_when_one_of_them_is_stopped(folder: StudyFolder):
     """The other rank waits for it in threads that poll all the time."""
     options = ("--devices-per-trial", "2", "--trials", "1", "--stall-timeout", "6s")
-    process = folder.start(*options, "--set", "trial.trainer.max_epochs=60", study=IRIS)
-    folder.wait_for(lambda: any(folder.directory("iris").glob("trials-*/0/epoch-*.ckpt")), process)
+    even = ("--set", "trial.data.batch_size=10", "--set", "trial.data.train_size=80")
+    process = folder.start(*options, *even, *holding(folder))
+    folder.wait_for(folder.has_checkpoint, process)
     os.kill(slots_of(process.pid)[-1], signal.SIGSTOP)
+    release(folder)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     assert output.count("trial #0 gave no sign of life for 6 s and was killed; it resumes from its last check") == 1

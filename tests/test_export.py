@@ -4,8 +4,6 @@ import csv
 import io
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ import yaml
 
 from lightning_modules import MLP, Adam, CosineDecay, Warmup
 from tests.conftest import StudyFolder
+from tests.launcher import output_of
 from tuner.config.study import Objective
 from tuner.config.trial import TrialConfig
 from tuner.confirm import main as confirm
@@ -21,14 +20,19 @@ from tuner.export import main as export
 from tuner.followup.script import training_script
 
 BARE = """\
-import runpy, sys
+import runpy, sys, warnings
+
+ABSENT = ("tuner", "optuna", "mlflow")
 
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("tuner", "optuna", "mlflow"):
+        if name.partition(".")[0] in ABSENT:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
+for name in [name for name in sys.modules if name.partition(".")[0] in ABSENT]:
+    del sys.modules[name]
 sys.meta_path.insert(0, Absent())
+warnings.simplefilter("ignore")
 runpy.run_path(sys.argv[1], run_name="__main__")
 """
 
@@ -49,14 +53,8 @@ def best(folder: StudyFolder) -> tuple[int, float]:
 
 
 def run(script: Path, folder: Path) -> str:
-    return subprocess.run(
-        [sys.executable, "-c", BARE, str(script)],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent), "PYTHONWARNINGS": "ignore"},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    """Run a script in a process without the tuner and its stores, and return its output."""
+    return output_of(BARE, folder, str(script))
 
 
 def check_same(*paths: Path) -> None:

@@ -8,23 +8,15 @@ import resource
 import signal
 import sqlite3
 import time
-from collections.abc import Iterator
 from typing import get_args
 
 import pytest
 
-from tests.conftest import EPOCHS, STEPS, StudyFolder, built_once
+from tests.conftest import EPOCHS, STEPS, StudyFolder
 from tests.networks import FIRST_EPOCH, holding, release, with_network
 from tests.processes import slots_of
 from tuner.engines.local import MAX_OUTPUT
 from tuner.process import CrashPoint
-
-
-@pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyFolder]:
-    """Return a folder in which two trials of the tiny study were run from beginning to end."""
-    with built_once("two", lambda folder: folder.call("--trials", "2"), tmp_path_factory) as folder:
-        yield folder
 
 
 @pytest.mark.parametrize("place", get_args(CrashPoint))

@@ -1,6 +1,8 @@
 """The first trials of a study, and the trials of a grid: every choice gets its turn."""
 
+import functools
 import random
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -97,11 +99,18 @@ def drawn(config: StudyConfig, url: str, *counts: int) -> list[dict[str, Any]]:
         return [trial.params for trial in store.trials()]
 
 
+@functools.cache
+def at_once(sampler: str) -> list[dict[str, Any]]:
+    """Return the parameters of nine trials of the study above that was not interrupted."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "s.yaml").write_text(STUDY.replace("SAMPLER", sampler))
+        return drawn(load_study(f"{folder}/s.yaml"), f"sqlite:///{folder}/optuna.db", 9)
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_study_begins_with_its_own_trial_and_then_tries_each_family_once(load: Any, tmp_path: Path, sampler: str):
-    config = load(sampler=sampler)
-    assert opening_notes(config) == []
-    params = drawn(config, f"sqlite:///{tmp_path}/optuna.db", 8)
+def test_a_study_begins_with_its_own_trial_and_then_tries_each_family_once(load: Any, sampler: str):
+    assert opening_notes(load(sampler=sampler)) == []
+    params = at_once(sampler)[:8]
     assert params[0] == BASELINE
     families = [(each["schedule.name"], each.get("schedule.plateau.schedule.name")) for each in params]
     assert families[1:5] == [("constant", None), ("plateau", "constant"), ("plateau", "step"), ("cosine", None)]
@@ -110,9 +119,7 @@ def test_a_study_begins_with_its_own_trial_and_then_tries_each_family_once(load:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_continued_study_samples_the_same_values_as_an_uninterrupted_one(load: Any, tmp_path: Path, sampler: str):
-    config = load(sampler=sampler)
-    at_once = drawn(config, f"sqlite:///{tmp_path}/a.db", 9)
-    assert drawn(config, f"sqlite:///{tmp_path}/b.db", 1, 2, 4, 6, 9) == at_once
+    assert drawn(load(sampler=sampler), f"sqlite:///{tmp_path}/b.db", 1, 2, 4, 6, 9) == at_once(sampler)
 
 
 # The study's own trial, one of the families, the first and the last that the sampler draws.
@@ -125,13 +132,12 @@ def test_a_first_trial_that_was_cut_short_keeps_its_values(
     load: Any, tmp_path: Path, sampler: str, numbers: Sequence[int]
 ):
     config = load(sampler=sampler)
-    at_once = drawn(config, f"sqlite:///{tmp_path}/a.db", 9)
     for number in numbers:
         with opened(config, f"sqlite:///{tmp_path}/b.db") as store:
             ask(store, number - store.count)
             store.suspend(store.ask()[0])
         again = drawn(config, f"sqlite:///{tmp_path}/b.db", number + 1)
-        assert again == at_once[: number + 1]
+        assert again == at_once(sampler)[: number + 1]
 
 
 def no_default(*of: str) -> Any:

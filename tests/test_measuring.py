@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from tests.conftest import DIGITS, StudyFolder
+from tests.launcher import output_of
 from tests.test_fusing import BRANCHING, STEPS, VALUES, assignments
 from tuner.config.loader import load_study
 from tuner.protocol import MeasurementGroup, MeasurementResult
@@ -141,10 +141,7 @@ def test_a_group_that_does_not_fit_into_memory_is_halved_until_it_does(tmp_path:
         "trainer": {"max_epochs": 1, "precision": "32-true"},
     }
     room = 14 * 4 * (784 + 10) * neurons  # for the weights and gradients of seven, without what else a step needs
-    command = [sys.executable, "-c", IN_LITTLE_MEMORY, json.dumps(values), str(room)]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
-    described, measured = ended.stdout.splitlines()
+    *_, described, measured = output_of(IN_LITTLE_MEMORY, tmp_path, json.dumps(values), str(room)).splitlines()
     states, fused, limits = json.loads(described)
     assert states == ["complete"] * 7
     assert fused == [3, 3, 3, 3, 3, 3, 1]

@@ -4,7 +4,6 @@ import csv
 import io
 import itertools
 import json
-import os
 import re
 import shutil
 import sqlite3
@@ -14,7 +13,7 @@ import pytest
 import torch
 
 from tests.conftest import DIGITS, OF_DIGITS, StudyFolder
-from tests.launcher import Command
+from tests.launcher import output_of
 from tuner.reporting import review as reviews
 from tuner.reporting.review import Review
 
@@ -45,11 +44,7 @@ def code_in(note: str) -> str:
 def python(folder: StudyFolder, code: str, **environment: str) -> str:
     """Run code with MLflow's address and nothing else, and return its output."""
     uri = f"sqlite:///{folder.path / 'mlflow.db'}"
-    (folder.path / "program.py").write_text(code)
-    process = Command("program", [], folder.path, {**os.environ, "MLFLOW_TRACKING_URI": uri, **environment})
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output
-    return output
+    return output_of(code, folder.path, **{"MLFLOW_TRACKING_URI": uri, **environment})
 
 
 def test_the_study_s_run_has_every_plot_the_report_and_the_winner(reviewed: StudyFolder):

@@ -3,9 +3,6 @@
 Triton interprets them on the CPU in a process of their own, in which all trials have the same history.
 """
 
-import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +27,7 @@ from lightning_modules import (
 )
 from lightning_modules.fused.optimizer import FusedOptimizer
 from lightning_modules.fused.stacking import stack as stacked
+from tests.launcher import output_of
 
 STEPS = 12
 SHORT = Lambda(function="1 / (3 - step)")  # not defined at step 3
@@ -112,8 +110,7 @@ def test_the_kernels_update_as_the_optimizers_of_torch_do(dtype: torch.dtype, tm
     pytest.importorskip("triton")
     expected = updated(dtype)
     code = f"import sys, torch, tests.test_stacked_updates as t; torch.save(t.updated({dtype}), sys.argv[1])"
-    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "found.pt")], env=environment, check=True)
+    output_of(code, tmp_path, str(tmp_path / "found.pt"), TRITON_INTERPRET="1")
     found = torch.load(tmp_path / "found.pt", weights_only=True)
     assert (found.pop("launched"), expected.pop("launched")) == (True, False)
     assert (tmp_path / "found.pt").stat().st_size < 1e6

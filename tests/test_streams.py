@@ -6,7 +6,6 @@ import pty
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -27,27 +26,27 @@ class Data(IrisDataModule):
 """
 
 
-def run(folder: StudyFolder, redirections: str, options: Sequence[str] = (), **environment: str) -> int:
+def run(folder: StudyFolder, redirections: str, engine: str) -> int:
     """Run the study in a shell, and return its exit status."""
     folder.prepare()
-    command = [sys.executable, "-m", "tuner.study", str(IRIS), *with_defaults([*SHORT, *options])]
+    command = [sys.executable, "-m", "tuner.study", str(IRIS), *with_defaults([*SHORT, "--engine", engine])]
     shell = ["bash", "-c", f'"$@" {redirections}', "bash", *command]
-    return subprocess.run(shell, cwd=folder.path, env=os.environ | environment, check=False).returncode
+    return subprocess.run(shell, cwd=folder.path, check=False).returncode
 
 
 @pytest.mark.parametrize(
     ("redirections", "engine"),
     [
         pytest.param("<&- >&- 2>&-", "local", marks=pytest.mark.slow),
-        ("<&- >&- 2>&-", "inline"),
         pytest.param("> /dev/full 2> /dev/full", "local", marks=pytest.mark.slow),
-        ("2> /dev/full | true; exit ${PIPESTATUS[0]}", "inline"),
+        pytest.param("2> /dev/full | true; exit ${PIPESTATUS[0]}", "local", marks=pytest.mark.slow),
+        ("<&- 2>&- | true; exit ${PIPESTATUS[0]}", "inline"),
     ],
 )
 def test_streams_that_are_closed_full_or_gone_neither_end_a_study_nor_change_its_status(
     folder: StudyFolder, redirections: str, engine: str
 ):
-    assert run(folder, redirections, ["--engine", engine]) == 0
+    assert run(folder, redirections, engine) == 0
     assert folder.optuna("select state from trials") == [("COMPLETE",)]
     assert folder.optuna("pragma integrity_check") == [("ok",)], "nothing was printed into it"
     assert folder.optuna("select count(*) from study_user_attributes where key = 'test'") == [(1,)]
@@ -56,33 +55,34 @@ def test_streams_that_are_closed_full_or_gone_neither_end_a_study_nor_change_its
 
 def test_a_study_ends_in_order_when_its_terminal_is_closed(folder: StudyFolder):
     """The study gets SIGHUP, and every later write fails."""
-    folder.prepare()
     terminal, its_end = pty.openpty()
-    options = with_defaults(["--trials", "1000", "--engine", "inline"])
-    command = [sys.executable, "-m", "tuner.study", str(IRIS), *options]
-    process = subprocess.Popen(command, cwd=folder.path, stdout=its_end, stderr=its_end)
+    process = folder.start("--trials", "1000", "--engine", "inline", study=IRIS, output=its_end)
     os.close(its_end)
     shown = b""
     while b"complete" not in shown:
         shown += os.read(terminal, 1 << 16)
     os.close(terminal)
     process.send_signal(signal.SIGHUP)
-    assert process.wait(timeout=240) == 128 + signal.SIGHUP
+    process.communicate(timeout=240)
+    assert process.returncode == 128 + signal.SIGHUP
     assert folder.optuna("select count(*) from trials where state = 'RUNNING'") == [(0,)]
     assert folder.mlflow("select count(*) from runs where status = 'RUNNING'") == [(0,)]
 
 
-def test_a_study_runs_with_a_long_tmpdir_without_a_home_and_in_a_folder_of_any_name(tmp_path: Path):
+@pytest.mark.parametrize("is_new", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_study_runs_with_a_long_tmpdir_without_a_home_and_in_a_folder_of_any_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_new: bool
+):
     """The sockets of its processes and data loaders get short paths, and nothing is left in the folder."""
     temporary = tmp_path / ("x" * 120)
     temporary.mkdir()
     path = tmp_path / "[red] 100 [" / "bold] &;"
     path.mkdir(parents=True)
     (path / "own.py").write_text(DATA)
-    folder = StudyFolder(path)
-    options = ("--set", "trial.data={name: 'own:Data', batch_size: 20}")
-    assert run(folder, "> ../../output", options, TMPDIR=str(temporary), HOME="") == 0
-    shown = (tmp_path / "output").read_text()
+    folder = StudyFolder(path, is_new=is_new)
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setenv("HOME", "")
+    shown = folder.run(*SHORT, "--set", "trial.data={name: 'own:Data', batch_size: 20}", study=IRIS)
     assert f"its weights: {path}/.tuner/iris/trials-" in shown
     assert folder.optuna("select state from trials") == [("COMPLETE",)]
     assert not [left.name for left in temporary.iterdir() if left.name.startswith(("tuner-", "pymp-"))]

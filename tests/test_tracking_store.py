@@ -3,8 +3,6 @@
 import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ import sqlalchemy
 from mlflow import MlflowClient
 
 from tests.conftest import StudyFolder, empty_databases
+from tests.launcher import output_of
 from tests.servers import OddServer, PostgreSQLServer
 from tests.test_tracking import Study
 from tuner.errors import BadInputError
@@ -199,8 +198,8 @@ def test_a_user_who_may_not_write_is_reported_before_anything_starts(here: Path)
         "    except BadInputError as error: print(error)\n"
     )
     if os.getuid() == 0:
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-        assert done.stdout.count(f"tracking uri: {here} cannot be written: permission denied.") == 2, done.stderr
+        output = output_of(code, here)
+        assert output.count(f"tracking uri: {here} cannot be written: permission denied.") == 2, output
 
 
 def test_the_artifact_location_is_checked_before_anything_starts(here: Path):
