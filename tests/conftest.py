@@ -25,6 +25,7 @@ import torch
 import yaml
 from hypothesis import settings
 from mlflow import MlflowClient
+from mlflow.store.db import utils as db_utils
 
 from tests.launcher import Command, Started
 from tests.study_texts import USERS_OWN
@@ -292,6 +293,23 @@ class StudyFolder:
                 process.wait()
             if process.stdout:
                 process.stdout.close()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _revisions_read_once() -> Iterator[None]:
+    """Let Optuna and MLflow read the scripts of their schemas once, and not whenever a store is opened."""
+    manager = optuna.storages._rdb.storage._VersionManager
+    read, heads = manager.get_head_version, list[str]()
+
+    def head(self: Any) -> str:
+        if not heads:
+            heads.append(read(self))
+        return heads[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(db_utils, "_get_latest_schema_revision", functools.cache(db_utils._get_latest_schema_revision))
+        patch.setattr(manager, "get_head_version", head)
+        yield
 
 
 @pytest.fixture(autouse=True)
