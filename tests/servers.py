@@ -168,7 +168,7 @@ class MLflowServer:
     def kill(self) -> None:
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+            self._process.communicate()
 
     def _login_settings(self) -> dict[str, str]:
         settings = self._folder.path / "server.ini"

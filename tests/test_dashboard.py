@@ -22,7 +22,7 @@ def started(reviewed: StudyFolder) -> Iterator[Command]:
     yield process
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+        process.communicate(timeout=60)
 
 
 def start(folder: Path, *arguments: str) -> Command:
