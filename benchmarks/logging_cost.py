@@ -65,7 +65,7 @@ def off(folder: Path) -> tuple[float, float]:
 
 
 def tuner(folder: Path) -> tuple[float, float]:
-    study = load_study("quickstart")
+    study = load_study(str(Path(__file__).parent / "four_schedules.yaml"))
     values = {kind: {"name": name} for kind, name in (("data", "mnist_5k"), ("model", "mnist_cnn"))}
     trial = TrialConfig.from_values(
         {

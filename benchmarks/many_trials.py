@@ -47,7 +47,7 @@ MINUTE = 60_000
 
 def study(trials: int) -> StudyConfig:
     return load_study(
-        "quickstart",
+        str(Path(__file__).parent / "four_schedules.yaml"),
         [f"name={NAME}", f"budget.trials={trials}", "sampler={name: random, seed: 0}", "pruner={name: none}"],
     )
 

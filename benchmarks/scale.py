@@ -1,6 +1,6 @@
 """The coordinator's milliseconds per trial as a study grows, with trainings that take no time.
 
-The study is the quickstart: three schedules, six parameters, three epochs, the lr of every step. Its trainings are
+The study is `four_schedules.yaml`: eight parameters, three epochs, the lr of every step. Its trainings are
 simulated; everything else is real: coordinator, Optuna's database, sampler and pruner, MLflow's store, files. The slots
 are simulated too: a fixed number of groups is open, and a random one of them is the next to report an epoch or to end.
 
@@ -64,6 +64,7 @@ from tuner.tracking.record_writer import Record
 from tuner.tracking.tracker import Tracker
 from tuner.training.results import MODEL_FILE, RESULT_FILE
 
+STUDY = str(Path(__file__).parent / "four_schedules.yaml")
 EPOCHS, STEPS = 3, 40  # steps of an epoch
 METRICS = ("train/loss", "train/acc", "val/loss", "val/acc")
 
@@ -277,7 +278,7 @@ def columns(clock: Clock) -> list[float]:
 
 def begin(trials: int, sampler: str, storage: str) -> None:
     """Create the study with finished trials."""
-    config = load_study("quickstart", [sampler])
+    config = load_study(STUDY, [sampler])
     drawn = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
     for number in range(trials):
         trial = drawn.ask()
@@ -293,7 +294,7 @@ def begin(trials: int, sampler: str, storage: str) -> None:
 
 def optuna_alone(trials: int, size: int, sampler: str, storage: str) -> list[float]:
     """Ask, report and tell at least so many trials, in groups; return CPU milliseconds of a trial, and their sum."""
-    config, spent = load_study("quickstart", [sampler]), [0.0, 0.0, 0.0]
+    config, spent = load_study(STUDY, [sampler]), [0.0, 0.0, 0.0]
     attributes = {"state": "complete", "epochs": EPOCHS, "seconds": 10.0, "setup": {"device": "simulated"}}
     with StudyStore.open(config, storage, dict(config.identity), print) as store:
 
@@ -329,7 +330,7 @@ def call_all(calls: Sequence[Callable[[], Any]]) -> list[Any]:
 def go_on(trials: int, slots: int, size: int, sampler: str, storage: str, uri: str) -> Clock:
     """Continue the study up to a number of trials."""
     clock = Clock()
-    config = load_study("quickstart", [sampler, f"budget.trials={trials}"])
+    config = load_study(STUDY, [sampler, f"budget.trials={trials}"])
     display = Display(config, Console(file=io.StringIO()))
     with StudyStore.open(config, storage, dict(config.identity), display.note) as store:
         tracker = Tracker(config, uri, store.identifier, display.note)

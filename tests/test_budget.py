@@ -3,6 +3,7 @@
 import io
 import math
 import random
+import time
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -161,7 +162,26 @@ def test_the_terminal_shows_the_epochs_that_are_used():
         assert "3/12 epochs, 1 trial done" in output.getvalue()
         display.epoch(1, EpochReport(2, 0.75, [], False, StepReport(2, 36, 54, 0.00123)))
         display.tick()
+        display.suspend(1)  # at a rung
+        display.standing(1, 5, None)
+        display.start(1, trial, Slot(0, (), 1))
+        display.standing(1, 3, None)  # it reserves a whole training again, and has not reported yet
+        output.truncate(0)
+        display.tick()
     assert "5/12 epochs, 1 trial done" in output.getvalue()
+
+
+def test_the_time_left_is_that_of_the_epochs_and_of_the_last_trainings(monkeypatch: pytest.MonkeyPatch):
+    output, now = io.StringIO(), [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    config = load_study(str(TINY), ["budget={epochs: 60}", "final={trials: 1, seeds: 3}"])
+    display = Display(config, Console(file=output))
+    display.standing(4, 10, None)  # an earlier run
+    now[0] = 60.0
+    display.standing(7, 16, None)  # three trials that were stopped after two epochs: two whole trainings
+    display.tick()
+    # 17 epochs of the search and 27 of the last trainings, at 10 s each
+    assert output.getvalue() == "16/33 epochs, 7 trials done, 1:00 so far, about 7:20 left\n"
 
 
 CONSTANT = {"name": "constant"}

@@ -39,7 +39,7 @@ def trained(folder: StudyFolder, study: str) -> list[tuple[int, float, int]]:
 def test_the_best_the_default_and_a_constant_lr_are_trained_inside_the_budget(finished: StudyFolder):
     output = finished.output  # type: ignore[attr-defined]
     assert "tiny: 40 epochs for the best val/acc" in output
-    assert "keeps 27 epochs to train the best 1, its own trial and a constant lr again with 3 fresh seeds" in output
+    assert "keeps 27 epochs to train its best trial, its own trial and a constant lr again with 3 fresh seeds" in output
     assert "tiny has used 12 of the 13 epochs of its search in 4 trials" in output
     search, last = trained(finished, "tiny"), trained(finished, "tiny-final-%")
     assert (len(search), len(last)) == (4, 9)

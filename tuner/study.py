@@ -19,10 +19,10 @@ def parser() -> Parser:
         "study",
         "Search learning-rate schedules: Optuna proposes, Lightning trains, MLflow records.",
         {
-            "study": "the quickstart: four schedules on MNIST-5k, about two minutes",
+            "study": "the quickstart: seven schedules on MNIST-5k, about two minutes",
             "study studies/mine.yaml": "a study of your own",
-            "study --trials 50": "the same study, continued to 50 trials in all",
-            "study --set trial.trainer.max_epochs=5 --set name=longer": "",
+            "study --set budget.epochs=400": "the same study, continued to 400 epochs in all",
+            "study --set trial.data.batch_size=100 --set name=batches": "",
             "study studies/mine.yaml --dry-run": "checks everything, trains nothing to its end",
         },
         RUN_EXIT_CODES,

@@ -19,11 +19,16 @@ def content_of(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_taskset(path: Path) -> Iterator[tuple[str, Table]]:
+def read_taskset(path: Path, lrs: tuple[float, float] | None = None) -> Iterator[tuple[str, Table]]:
     """Yield the name and the table of each task of a file of TaskSet (Metz et al., 2020).
 
     Its keys are ``hyperparameters`` (names), ``configurations`` (a list of values each) and ``valid_loss`` (for each
     task, the losses of each configuration: before the training and after each epoch).
+
+    Args:
+        path: The file.
+        lrs: The lowest and the highest lr, for a search of the lr alone: tables have the configurations between them
+            in which epsilon is below 1 and both penalties are below 0.001, beyond which hardly any learns.
     """
     content = content_of(path)
     columns = dict(zip(content["hyperparameters"], np.array(content["configurations"], float).T, strict=True))
@@ -38,8 +43,15 @@ def read_taskset(path: Path) -> Iterator[tuple[str, Table]]:
         "schedule.exponential": columns["exponential_decay"],
     }
     rows = [dict(zip(params, map(float, values), strict=True)) for values in zip(*params.values(), strict=True)]
+    chosen = [number for number, row in enumerate(rows) if lrs is None or _has_lr_between(row, *lrs)]
     for name, losses in content["valid_loss"].items():
-        yield name, Table(rows, np.array(losses, float)[:, 1:])
+        yield name, Table([rows[number] for number in chosen], np.array(losses, float)[chosen, 1:])
+
+
+def _has_lr_between(row: dict[str, float], low: float, high: float) -> bool:
+    """Return whether a configuration of TaskSet has a suitable lr, and other values with which most learn."""
+    is_usual = row["optimizer.eps"] < 1 and max(row["model.l1"], row["model.l2"]) < 1e-3
+    return is_usual and low <= row["optimizer.initial_lr"] <= high
 
 
 def read_trained(path: Path) -> Iterator[tuple[str, Table]]:

@@ -11,18 +11,21 @@ those of `train.py`, in which ranges are sane and schedules compete (`read.py` d
 Budgets are in whole trainings: as many epochs as so many trainings take. The rank found is that of the best
 configuration that was trained to the end, among all of the table, and the excess is its value minus the best one of the
 table. "lost" counts the draws in which the best configuration that was tried in the largest budget was stopped. With
-`--out`, every result is added to a file, from which `draw.py` makes a picture.
+`--start N`, each study begins with N rows that are the best ones of the other tables. With `--out`, every result is
+added to a file, from which `draw.py` makes a picture.
 """
 
 import argparse
+import itertools
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,6 +53,9 @@ CONTENDERS = {
 """Sampler and pruner."""
 
 
+LR = "optimizer.initial_lr"
+
+
 @dataclass(frozen=True)
 class Draw:
     """A contender's studies on a table with one seed.
@@ -67,8 +73,28 @@ class Draw:
     seconds: float
 
 
-def draw(contender: str, study: Path, table: Table, seed: int, marks: Sequence[float], group: int = 1) -> Draw:
-    """Run a contender's studies on a table with one seed."""
+def draw(
+    contender: str,
+    study: Path,
+    table: Table,
+    seed: int,
+    starts: Sequence[Mapping[str, Any]],
+    marks: Sequence[float],
+    overrides: Sequence[str] = (),
+    group: int = 1,
+) -> Draw:
+    """Run a contender's studies on a table with one seed.
+
+    Args:
+        contender: The contender.
+        study: The study file.
+        table: The table.
+        seed: The seed of the sampler.
+        starts: Values for the first trials.
+        marks: The budgets in whole trainings.
+        overrides: Changes to the study file.
+        group: Number of trials that are asked for at once.
+    """
     sampler, pruner = CONTENDERS[contender]
     ranks, finals = table.ranks, table.finals
     found: list[int] = []
@@ -80,9 +106,10 @@ def draw(contender: str, study: Path, table: Table, seed: int, marks: Sequence[f
         if depends_on_budget or not search.tried:
             longest = budget if depends_on_budget else round(marks[-1] * table.losses.shape[1])
             options = [f"budget={{epochs: {longest}}}", "final={trials: 0}"]
-            options += [f"sampler={{name: {sampler}}}", f"pruner={{name: {pruner}}}"]
+            options += [f"sampler={{name: {sampler}}}", f"pruner={{name: {pruner}}}", *overrides]
             started = time.perf_counter()
-            search = simulate(load_study(str(study), options), table, longest, seed, group=group)
+            config = load_study(str(study), options)
+            search = simulate(config, table, longest, seed, starts=starts, group=group)
             seconds = time.perf_counter() - started
         rows = [row for spent, row in search.trace if spent <= budget]
         found.append(min((int(ranks[row]) for row in rows), default=len(ranks)))
@@ -96,6 +123,8 @@ def main() -> None:
     parser.add_argument("--trained", type=Path, help="a table that train.py has written")
     parser.add_argument("--draws", type=int, default=10, help="seeds of each search (default 10)")
     parser.add_argument("--marks", type=float, nargs="+", default=[6.4, 11.2, 25.6], help="budgets in whole trainings")
+    parser.add_argument("--start", type=int, default=0, help="trials that a study takes over from the other tables")
+    parser.add_argument("--lrs", type=float, nargs=2, help="search the lr alone on TaskSet, between these")
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--group", type=int, default=1, help="trials that are asked for at once (default 1)")
     parser.add_argument("--processes", type=int, default=2)
@@ -108,7 +137,12 @@ def main() -> None:
     for kind, path, read, study in kinds:
         if path is None:
             continue
-        tables = dict(read(path))
+        lrs, overrides = options.lrs if kind == "taskset" else None, []
+        tables = dict(read_taskset(path, lrs) if lrs else read(path))
+        if lrs:
+            others = {name for table in tables.values() for name in table.params[0]} - {LR}
+            overrides = [f"search_space.{name}=null" for name in sorted(others)]
+            overrides.append(f"search_space.{LR}={{low: {lrs[0]!r}, high: {lrs[1]!r}, log: true}}")
         count = len(next(iter(tables.values())).losses)
         print(f"\n{kind}: {len(tables)} of {count} rows, {options.draws} draws; mean rank found, and mean excess\n")
         print(
@@ -117,8 +151,12 @@ def main() -> None:
         print("|" + "---|" * (3 + len(options.marks)))
         with ProcessPoolExecutor(options.processes) as pool:
             for contender in options.only:
-                jobs = [(table, seed) for table in tables.values() for seed in range(options.draws)]
-                run = partial(draw, contender, study, marks=options.marks, group=options.group)
+                jobs = [
+                    (table, seed, best_of_others(tables, name, options.start))
+                    for name, table in tables.items()
+                    for seed in range(options.draws)
+                ]
+                run = partial(draw, contender, study, marks=options.marks, overrides=overrides, group=options.group)
                 done = list(pool.map(run, *zip(*jobs, strict=True)))
                 print(row(contender, done), flush=True)
                 if options.out:
@@ -126,6 +164,13 @@ def main() -> None:
                     with options.out.open("a") as file:
                         for each in done:
                             file.write(json.dumps({**labels, **vars(each)}) + "\n")
+
+
+def best_of_others(tables: Mapping[str, Table], name: str, count: int) -> list[Mapping[str, Any]]:
+    """Return the values of the best rows of the other tables, in turns, as ``start`` takes them over from studies."""
+    others = [table for other, table in tables.items() if other != name]
+    rankings = [[table.params[row] for row in table.ranks.argsort()] for table in others]
+    return list(itertools.islice(itertools.chain.from_iterable(zip(*rankings, strict=True)), count))
 
 
 def row(contender: str, draws: list[Draw]) -> str:

@@ -8,6 +8,7 @@ left out.
 """
 
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -180,6 +181,7 @@ def simulate(
     seed: int,
     pruner: optuna.pruners.BasePruner | None = None,
     group: int = 1,
+    starts: Sequence[Mapping[str, Any]] = (),
 ) -> Search:
     """Run a study on a table.
 
@@ -190,9 +192,10 @@ def simulate(
         seed: Seed of the sampler.
         pruner: Its pruner; by default that of the study.
         group: Number of trials that are asked for at once, so that none of them knows the results of the others.
+        starts: Values from earlier studies, for the first trials.
     """
     sampler = replace(config.sampler, arguments={**config.sampler.arguments, "seed": seed})
-    first = replace(config.first, baseline=None)
+    first = replace(config.first, baseline=None, earlier=list(starts))
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -30,7 +30,8 @@ def opening_notes(config: StudyConfig) -> list[str]:
         amount = pluralize(config.final.trainings, "training")
         if config.allowance:
             amount = f"{config.final.trainings * config.allowance.longest} {config.allowance.unit}"
-        which = f"the best {config.final.trials}, its own trial and a constant lr"
+        best = "its best trial" if config.final.trials == 1 else f"its best {config.final.trials} trials"
+        which = f"{best}, its own trial and a constant lr"
         sentences.append(f"keeps {amount} to train {which} again with {config.final.seeds} fresh seeds")
     return [*sentences, *(_repeated_lengths(config) if config.sampler.name == "grid" else ())]
 

@@ -334,6 +334,7 @@ class Coordinator:
             if result.state == "paused":
                 self._leave_slot(assignment)
                 self._store.pause(assignment.number)
+        self._show_standing()
         self._finish([(assignment, result) for assignment, result in ended if result.state != "paused"])
 
     def _leave_rungs(self) -> None:
@@ -369,7 +370,7 @@ class Coordinator:
         crash_point("recorded")
         for assignment, result in ended:
             self._record_end(assignment, result)
-        self._display.standing(self._store.count, self._store.spent, self._store.best)
+        self._show_standing()
         self._tracker.log_standings(standings)
         self._keep_weights_of_best(
             [*(assignment.number for assignment, _ in ended), *([] if before is None else [before.number])]
@@ -393,6 +394,9 @@ class Coordinator:
             self._note_once(cause(result.message), text)
         self._errors.add(result.message if has_failed else None)
         self._display.finish(number, assignment.config, result)
+
+    def _show_standing(self) -> None:
+        self._display.standing(self._store.count, self._store.spent, self._store.best)
 
     def _suspend(self, assignments: Sequence[Assignment]) -> None:
         """Put trials back into the queue."""
@@ -419,7 +423,7 @@ class Coordinator:
         """Repair what a killed run left behind. No other coordinator can be running, as this one holds the lock."""
         self._store.suspend_running()  # if one has a result, the next ask finds it
         self._spending.begin()
-        self._display.standing(self._store.count, self._store.spent, self._store.best)
+        self._show_standing()
         history = enumerate(self._store.history(), start=1)
         self._tracker.log_standings([(count, value, ended.timestamp()) for count, (ended, value) in history])
         finished = {trial.number: trial for trial in self._store.finished()}

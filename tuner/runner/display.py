@@ -69,7 +69,8 @@ class Display:
         self._config, self._console, self._verbose = config, console, verbose
         self._metric = config.objective.metric
         self._running: dict[int, _Line] = {}
-        self._finished = self._spent = 0
+        self._finished = self._spent = self._used = 0
+        self._used_before: int | None = None  # of the allowance, in earlier runs
         self._best: Trial | None = None
         self._began = time.monotonic()
         self._done_here = 0.0  # trials' worth of training in this run
@@ -141,6 +142,8 @@ class Display:
     def standing(self, finished: int, spent: int, best: Trial | None) -> None:
         """Set the number of finished trials, what they have used of the study's allowance, and the best of them."""
         self._finished, self._spent, self._best = finished, spent, best
+        if self._used_before is None:
+            self._used_before = spent
 
     def tested(self, metrics: Mapping[str, float]) -> None:
         """Print the test metrics of the best trial."""
@@ -242,20 +245,23 @@ class Display:
             trials = self._config.trials
             return self._finished, trials, f"{self._finished}/{trials} trials"
         done = self._spent + sum(line.used(allowance) for line in self._running.values())
-        counted = f"{done}/{allowance.amount} {allowance.unit}, {pluralize(self._finished, 'trial')} done"
-        return done, allowance.amount, counted
+        self._used = max(self._used, done)  # a trial that continues has not reported yet
+        counted = f"{self._used}/{allowance.amount} {allowance.unit}, {pluralize(self._finished, 'trial')} done"
+        return self._used, allowance.amount, counted
 
     def _left(self, elapsed: float) -> str:
-        """Estimate the time left: the trials at the pace of this run, the test, plots and report."""
+        """Estimate the time left: the trainings at the pace of this run, the test, plots and report."""
         allowance, running = self._config.allowance, sum(line.share for line in self._running.values())
-        done = self._done_here + running
-        if done < 0.5:
-            return ""
         if allowance is None:
+            done = self._done_here + running
             left = max(0.0, self._config.trials - self._finished - running)
         else:
             used, total, _ = self._progress()
+            done = (used - (self._used_before or 0)) / allowance.longest
             left = (total - used) / allowance.longest
+        if done < 0.5:
+            return ""
+        left += self._config.final.trainings if self._config.final else 0
         test = 0.0 if self._is_tested else self._epoch_seconds  # a test takes no longer than an epoch of a training
         return f", about {clock(left * elapsed / done + test + self.ending())} left"
 
