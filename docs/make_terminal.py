@@ -1,7 +1,7 @@
-"""Draw the picture of a terminal in which the quickstart runs, docs/terminal.svg.
+"""Draw the picture of a terminal in which the quickstart has run, docs/terminal.svg.
 
 Run ``python docs/make_terminal.py`` in the repository; it trains the quickstart in a temporary folder, which takes two
-minutes on two idle cores. The picture shows the terminal when about half of the trials have ended.
+minutes on two idle cores. The picture shows how it ends: with its answer.
 """
 
 import fcntl
@@ -13,7 +13,7 @@ import struct
 import sys
 import tempfile
 import termios
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -23,7 +23,7 @@ COLUMNS, ROWS = 100, 40
 ROOT = Path(__file__).parent.parent
 COMMAND = (sys.executable, "-m", "tuner", "study", "quickstart")
 PROMPT = "$ lr-tuner study quickstart"
-CONTROL = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])|([\r\n])|([^\x1b\r\n]+)")
+STYLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def output_of(command: Sequence[str], folder: str) -> str:
@@ -46,44 +46,30 @@ def output_of(command: Sequence[str], folder: str) -> str:
         written += part
 
 
-def screens(output: str) -> Iterator[list[str]]:
-    """Yield the lines of the terminal, with their colours, whenever the cursor is about to move up or at the end."""
-    lines, row = [""], 0
-    for numbers, kind, line_end, text in CONTROL.findall(output):
-        if line_end == "\n":
-            row += 1
-            lines += [""] * (row + 1 - len(lines))
-        elif kind == "A":
-            yield lines[:]
-            row = max(0, row - int(numbers or 1))
-        elif kind == "K":
-            lines[row] = ""
-        elif kind == "m":
-            lines[row] += f"\x1b[{numbers}m"
-        elif text:
-            lines[row] += text
-    yield lines
+def answer_of(output: str) -> str:
+    """Return what the terminal shows about the last trainings: the answer, the table, and the findings.
 
-
-def is_half_done(lines: Sequence[str]) -> bool:
-    """Return whether about half of the trials have ended, and others are running."""
-    found = re.search(r"(\d+)/(\d+) trials", re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(lines)))
-    return bool(found) and 2 * int(found[1]) >= int(found[2]) and "left" in "\n".join(lines)
+    Raises:
+        SystemExit: If the study did not end.
+    """
+    lines = output.replace("\r", "\n").split("\n")
+    plain = [STYLE.sub("", line) for line in lines]
+    begin = next((index for index, line in enumerate(plain) if line.startswith("The answer is ")), None)
+    end = next((index for index, line in enumerate(plain) if line.startswith("quickstart: The answer is ")), None)
+    if begin is None or end is None:
+        raise SystemExit(f"the quickstart did not run:\n{output[-2000:]}")
+    shown = [line for line, text in zip(lines[begin:end], plain[begin:end], strict=True) if text.strip()]
+    return "\n".join(shown)
 
 
 def main() -> None:
     """Run the quickstart and write the picture."""
     with tempfile.TemporaryDirectory() as folder:
-        output = output_of(COMMAND, folder)
-    found = [lines for lines in screens(output) if is_half_done(lines)]
-    if not found:
-        raise SystemExit(f"the quickstart did not run:\n{output[-2000:]}")
-    shown = max(found, key=lambda lines: len(re.findall(r"epoch \d+/", "\n".join(lines))))  # all slots train
-    while shown and not shown[-1].strip():
-        shown.pop()
+        shown = answer_of(output_of(COMMAND, folder))
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, color_system="truecolor")
     console.print(Text(PROMPT, style="bold"))
-    console.print(Text.from_ansi("\n".join(shown)))
+    console.print(Text("...", style="dim"))
+    console.print(Text.from_ansi(shown))
     (ROOT / "docs" / "terminal.svg").write_text(console.export_svg(title="lr-tuner"), encoding="utf-8")
 
 

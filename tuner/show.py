@@ -62,7 +62,10 @@ def _run(options: argparse.Namespace) -> int:
     if options.name in found:  # a confirmation
         print_comparison(console, found.pop(options.name))
         return 0
-    sentences = [answer(record), *findings(record)[1:], at_edge(record)] if record.best else findings(record)
+    found_here = findings(record)
+    if record.best and not record.answer:
+        found_here[0] = answer(record)
+    sentences = [*found_here, at_edge(record)]
     for sentence in filter(None, sentences):
         print_line(console, escape(sentence))
     print_ranking(console, record, options.top)

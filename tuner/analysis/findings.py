@@ -20,19 +20,26 @@ EDGE = 0.05  # share of a range that counts as its edge
 
 
 def findings(record: StudyRecord) -> list[str]:
-    """Return sentences about the best trial, the reliability of its lead, important parameters, and all trials."""
+    """Return sentences about the best trial, the reliability of its lead, important parameters, and all trials.
+
+    What the last trainings say is the first.
+    """
     best = record.best
     if best is None:
         sentences = [_tried(record), "None was trained to its end, so there is no best one."]
         return [*sentences, *filter(None, [never_tried(record)])]
+    best_is = "The best of the search is" if record.answer else "The best is"
     sentences = [
-        f"The best is {best.name}: {record.metric} {best.value:.4f} after epoch {best.epochs}, with {values_of(best)}.",
+        f"{best_is} {best.name}: {record.metric} {best.value:.4f} after epoch {best.epochs}, with {values_of(best)}.",
         _margin(record, best),
         _unchanged(record),
-        f"Each trial is one training with one seed, and the best of many is partly luck. {doubt(record)}".rstrip(),
     ]
     if record.answer:
-        sentences[-1] = f"With fresh seeds: {' '.join(record.answer)}"
+        first, *others = record.answer
+        sentences = [f"With fresh seeds: {first}", *others, *sentences]
+    else:
+        luck = "Each trial is one training with one seed, and the best of many is partly luck."
+        sentences.append(f"{luck} {doubt(record)}".rstrip())
     if record.test:
         reached = ", ".join(f"{metric} {value:.4f}" for metric, value in sorted(record.test.items()))
         sentences.append(f"On the test data, which were used for no decision, it reaches {reached}.")
@@ -94,7 +101,7 @@ def _margin(record: StudyRecord, best: TrialRecord) -> str:
         which = "another" if best.constant_lr else "the best"
         parts.append(f"{_gap(best, constant)} {which} constant lr, {constant.name} ({constant.value:.4f})")
     text = f"That is {', and '.join(parts)}."
-    if constant is None and not best.constant_lr:
+    if constant is None and not best.constant_lr and not record.answer:
         text += " No constant lr was trained to the end, so the benefit of the schedule itself is unknown."
     return text
 
