@@ -18,9 +18,11 @@ QUICK = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "hea
 def cluster() -> Iterator[Cluster]:
     """Return a cluster with one machine of one core."""
     head = {"num_cpus": 1, "include_dashboard": False, "_system_config": QUICK}
+    before = signal.getsignal(signal.SIGTERM)
     cluster = Cluster(initialize_head=True, head_node_args=head)
     yield cluster
     cluster.shutdown()
+    signal.signal(signal.SIGTERM, before)  # Ray has replaced the handler, which later tests would inherit
 
 
 def test_a_study_continues_when_a_machine_is_lost_and_when_one_joins(
