@@ -35,7 +35,7 @@ def findings(record: StudyRecord) -> list[str]:
         _unchanged(record),
     ]
     if record.answer:
-        first, *others = record.answer
+        first, *others = filter(None, record.answer)  # without a training, there is no verdict
         sentences = [f"With fresh seeds: {first}", *others, *sentences]
     else:
         luck = "Each trial is one training with one seed, and the best of many is partly luck."
