@@ -26,6 +26,7 @@ from lightning_modules.losses import (
     OneHotSquaredError,
     OwnLoss,
     SquaredError,
+    balanced_weights,
 )
 from lightning_modules.lr_scheduler import ScheduleLR
 from lightning_modules.models import MLP, MNISTCNN, MODELS
@@ -168,6 +169,7 @@ __all__ = [
     "TwoPointSpline",
     "Warmup",
     "WarmupStableDecay",
+    "balanced_weights",
     "can_fuse",
     "join",
     "merge_checkpoints",

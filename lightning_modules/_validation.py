@@ -41,9 +41,10 @@ def check_types(settings: object) -> None:
         ValueError: If a value does not have the annotated type, or an integer is too large for a float.
     """
     kind_of_settings: Any = type(settings)
-    for field, (default, hint) in _annotated(kind_of_settings).items():
+    for field, (default, annotated) in _annotated(kind_of_settings).items():
         value = getattr(settings, field, default)
-        if value is default:
+        words, hint = _without_words(annotated)
+        if value is default or (isinstance(value, str) and value in words):
             continue
         items = typing.get_args(hint) if typing.get_origin(hint) is tuple else ()
         kind = items[0] if len(items) == 2 and items[1] is ... else hint
@@ -78,6 +79,16 @@ def _without_none(hint: Any) -> Any:
     parts = [part for part in typing.get_args(hint) if part is not types.NoneType]
     is_optional = typing.get_origin(hint) in (typing.Union, types.UnionType) and types.NoneType in typing.get_args(hint)
     return reduce(operator.or_, parts) if is_optional else hint
+
+
+def _without_words(hint: Any) -> tuple[Sequence[Any], Any]:
+    """Return the words that a type accepts besides other values, and the type without them."""
+    parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else ()
+    literals = [part for part in parts if typing.get_origin(part) is typing.Literal]
+    if not literals:
+        return (), hint
+    others = reduce(operator.or_, [part for part in parts if part not in literals])
+    return [word for literal in literals for word in typing.get_args(literal)], others
 
 
 def of_python(value: Any) -> Any:

@@ -30,6 +30,7 @@ __all__ = [
     "SquaredError",
     "Task",
     "at_least_float32",
+    "balanced_weights",
     "logged_metrics",
     "metrics_of",
     "of_one_shape",
@@ -80,8 +81,8 @@ class Loss(ABC):
     def examples(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of each example [n], multiplied with its weight if it has one."""
 
-    def weights(self, labels: Tensor) -> Tensor | None:
-        """Return the weight of each example [n] in the mean; None if all are equal."""
+    def weights(self, labels: Tensor, dtype: torch.dtype) -> Tensor | None:
+        """Return the weight of each example [n] in the mean, in a dtype; None if all are equal."""
         return None
 
     def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
@@ -96,7 +97,7 @@ class Loss(ABC):
             labels: Labels [K, n, ...].
         """
         losses = self.examples(outputs.flatten(0, 1), labels.flatten(0, 1)).view(outputs.shape[:2])
-        weights = self.weights(labels.flatten(0, 1))
+        weights = self.weights(labels.flatten(0, 1), losses.dtype)
         return losses.mean(dim=1) if weights is None else losses.sum(dim=1) / weights.view(losses.shape).sum(dim=1)
 
 
@@ -106,17 +107,19 @@ class CrossEntropy(Loss):
 
     Args:
         class_weights: Weight of each class, a number above 0 for each output; None for equal weights. The mean of a
-            batch is divided by the weights of its examples, as in torch.
+            batch is divided by the weights of its examples, as in torch. A study replaces "balanced" by the
+            `balanced_weights` of its training data; without a study, pass these.
         label_smoothing: Share of the probability that is spread over all classes (Szegedy et al., 2016,
             arXiv:1512.00567).
     """
 
-    class_weights: tuple[float, ...] | None = None
+    class_weights: tuple[float, ...] | Literal["balanced"] | None = None
     label_smoothing: float = 0.0
     task: ClassVar[Task] = "classification"
 
     def _check(self) -> None:
-        _require_weights(self, "class_weights", self.class_weights)
+        if self.class_weights != "balanced":
+            _require_weights(self, "class_weights", self.class_weights)
         require(self, "label_smoothing", 0 <= self.label_smoothing < 1, "0 <= label_smoothing < 1")
 
     def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
@@ -127,17 +130,23 @@ class CrossEntropy(Loss):
         """Return the loss of each example [n], multiplied with its weight."""
         return self._of(outputs, labels, "none")
 
-    def weights(self, labels: Tensor) -> Tensor | None:
-        """Return the weight of each example [n]."""
-        if self.class_weights is None:
-            return None
-        return _tensor(self.class_weights, labels.device, torch.get_default_dtype())[labels]
+    def weights(self, labels: Tensor, dtype: torch.dtype) -> Tensor | None:
+        """Return the weight of each example [n], in a dtype."""
+        numbers = self._numbers
+        return None if numbers is None else _tensor(numbers, labels.device, dtype)[labels]
+
+    @property
+    def _numbers(self) -> tuple[float, ...] | None:
+        if isinstance(self.class_weights, str):
+            rule = "class_weights=balanced_weights(labels), with the labels for training,"
+            raise ValueError(f"{rule} must hold outside of a study, but got class_weights={self.class_weights!r}")
+        return self.class_weights
 
     def _of(self, outputs: Tensor, labels: Tensor, reduction: str) -> Tensor:
-        weight = None
-        if self.class_weights is not None:
+        weight, numbers = None, self._numbers
+        if numbers is not None:
             outputs = at_least_float32(outputs)
-            weight = _weights_for("class_weights", self.class_weights, outputs)
+            weight = _weights_for("class_weights", numbers, outputs)
         smoothing = self.label_smoothing
         return functional.cross_entropy(outputs, labels, weight, reduction=reduction, label_smoothing=smoothing)
 
@@ -287,6 +296,30 @@ class OwnLoss(Loss):
     def of_each(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Return the losses [K] of K batches, one after the other."""
         return torch.stack([self(*batch) for batch in zip(outputs, labels, strict=True)])
+
+
+def balanced_weights(labels: Tensor) -> tuple[float, ...]:
+    """Return a weight for each class, so that all classes together weigh the same, and the mean weight is 1.
+
+    The weight of a class with ``c`` of ``n`` labels is ``n / (classes * c)``, as that of ``class_weight="balanced"`` in
+    scikit-learn.
+
+    Args:
+        labels: Labels [n], int64 from 0.
+
+    Raises:
+        ValueError: If they are not, or if a class has none.
+
+    >>> balanced_weights(torch.tensor([0, 0, 0, 1]))
+    (0.6666666666666666, 2.0)
+    """
+    if labels.dtype != torch.int64 or labels.ndim != 1 or not len(labels) or int(labels.min()) < 0:
+        found = f"{str(labels.dtype).removeprefix('torch.')} {list(labels.shape)}"
+        raise ValueError(f"labels must be the numbers of classes, int64 [n] from 0, but got {found}")
+    counts: list[int] = labels.bincount().tolist()
+    if 0 in counts:
+        raise ValueError(f"each class needs a label, but class {counts.index(0)} of {len(counts)} has none")
+    return tuple(len(labels) / (len(counts) * count) for count in counts)
 
 
 def the_loss(loss: Any, task: Task | None = None) -> tuple[Loss, Task]:

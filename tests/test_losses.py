@@ -4,13 +4,24 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from optuna.trial import FixedTrial
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_modules import LOSSES, MLP, SGD, BinaryCrossEntropy, Classifier, CrossEntropy, FusedClassifier, Huber
+from lightning_modules import (
+    LOSSES,
+    MLP,
+    SGD,
+    BinaryCrossEntropy,
+    Classifier,
+    CrossEntropy,
+    FusedClassifier,
+    Huber,
+    balanced_weights,
+)
 from lightning_modules.losses import metrics_of, the_loss
 from tests.conftest import StudyFolder, fit_by_lightning_cli
 from tests.rules import shortened
@@ -52,7 +63,8 @@ class Plants(LightningDataModule):
         rows, species = (torch.from_numpy(values) for values in iris_data())
         rows = rows.float()[torch.randperm(150, generator=torch.Generator().manual_seed(0))]
         species = species[torch.randperm(150, generator=torch.Generator().manual_seed(0))].long()
-        kinds = {"class": species, "many": (rows > rows.mean(dim=0)).float(), "number": rows[:, 3], "two": rows[:, 2:]}
+        kinds = {"class": species, "many": (rows > rows.mean(dim=0)).float(), "number": rows[:, 3], "two": rows[:, 2:],
+                 "gap": species + (species > 0)}
         self.rows, self.labels = rows[:, :3], kinds[labels]
 
     def _loader(self, start, end):
@@ -159,6 +171,59 @@ def test_losses_of_numbers_are_torchs(loss: Any, expected: nn.Module):
             loss(LOGITS[0], labels[0, :, 0])
 
 
+def test_class_weights_are_moved_once_and_have_the_type_of_the_outputs():
+    loss, outputs, labels = CrossEntropy(class_weights=(1, 2, 1 / 3)), LOGITS.double(), CLASSES
+    with torch.inference_mode():  # as a validation before the training
+        kept = loss.weights(labels[0], torch.float64)
+        loss(outputs[0], labels[0])
+    assert kept.dtype == torch.float64
+    exact = nn.CrossEntropyLoss(torch.tensor([1, 2, 1 / 3], dtype=torch.float64))
+    losses = loss.of_each(outputs.requires_grad_(), labels)
+    losses.sum().backward()
+    expected = torch.stack([exact(*batch) for batch in zip(outputs, labels, strict=True)])
+    assert torch.allclose(losses, expected, rtol=1e-14, atol=0)
+    made = []
+
+    class Counting(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made.append(function is torch.tensor)
+            return function(*args, **(kwargs or {}))
+
+    with Counting():
+        loss(outputs[0], labels[0])
+        loss.of_each(outputs, labels)
+    assert made
+    assert not any(made)
+
+
+def test_balanced_weights_are_those_of_scikit_learn():
+    from sklearn.utils.class_weight import compute_class_weight
+
+    labels = torch.tensor([0] * 7 + [1] * 2 + [2])
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=labels.numpy())
+    assert balanced_weights(labels) == pytest.approx(tuple(expected), rel=1e-15)
+    with pytest.raises(ValueError, match=r"class_weights=balanced_weights\(labels\), with the labels for training"):
+        CrossEntropy(class_weights="balanced")(LOGITS[0], CLASSES[0])
+
+
+def test_a_trial_has_the_balanced_weights_of_its_own_training_data():
+    made = config("class weights", "trial.loss={name: cross_entropy, class_weights: balanced}")
+    counts = [made.loss.arguments["class_weights"][label] for label in range(3)]
+    assert sum(1 / count for count in counts) == pytest.approx(3)
+    assert TrialConfig.from_values(made.values()) == made
+    data = "trial.data={name: iris, train_size: %d}"
+    few, more = (
+        config("class weights", data % size, "trial.model={name: mlp, inputs: 4, num_classes: 3}",
+               "trial.loss={name: cross_entropy}", "search_space={loss.class_weights: {choices: [null, balanced]}}",
+               params={"loss.class_weights": "balanced"}).loss
+        for size in (20, 60)
+    )  # fmt: skip
+    assert few != more
+    assert Study(model=MLP(inputs=4, num_classes=3), data="iris", optimizer=SGD(initial_lr=0.1),
+                 trainer={"max_epochs": 1}, loss=CrossEntropy(class_weights="balanced"),
+                 )._load(()).trial["loss"]["class_weights"] == "balanced"  # fmt: skip
+
+
 def test_the_metrics_of_several_labels_are_means_over_examples():
     outputs = torch.tensor([[1.0, -1, 2], [-1, -1, -1], [1, 1, -1], [-1, -1, 1]])
     labels = torch.tensor([[1, 0, 1], [0, 0, 0], [1, 0, 0], [1, 0, 0]])
@@ -232,6 +297,14 @@ def test_script_and_best_yaml_train_the_same_weights(
             "loss.label_smoothing: 0 <= label_smoothing < 1 <rule> label_smoothing=1."]),
         (("class", 3, "{name: cross_entropy, class_weights: [1, 0, 1]}"), [
             "loss.class_weights: numbers above 0 in class_weights <rule> class_weights=(1.0, 0.0, 1.0)."]),
+        (("class", 3, "{name: cross_entropy, class_weights: balance}"), [
+            'loss.class_weights: must be a list of numbers, balanced or null (got "balance"). <near> balanced?']),
+        (("number", 1, "{name: huber, class_weights: balanced}"), [
+            "loss.class_weights: huber <no argument> class_weights. It takes: delta."]),
+        (("many", 4, "{name: cross_entropy, class_weights: balanced}"), [
+            "loss.class_weights: labels must be the numbers of classes, int64 [n] from 0, but got float32 [90, 4]."]),
+        (("gap", 3, "{name: cross_entropy, class_weights: balanced}"), [
+            "loss.class_weights: each class needs a label, but class 1 of 4 has none."]),
         (("class", 3, "CrossEntropyLoss"), ["<near> cross_entropy?"]),
         (("class", 3, "5"), ["loss: must be the name of a loss, or {name: ..., argument: value, ...} (got 5)."]),
         (("number", 1, "huber\n  task: classification"), [

@@ -1,14 +1,18 @@
 """Loads the data sets of a study and measures them: batches, validation images, and a digest of their content."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from torch.utils.data import DataLoader
+from pytorch_lightning import LightningDataModule
+from torch import Tensor, cat
+from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_modules.data.base import DataError, TensorLoader
+from lightning_modules.losses import balanced_weights
 from tuner.config.component import Component
 from tuner.config.lengths import Length
 from tuner.errors import BadInputError, place_of, reason_of
@@ -36,6 +40,7 @@ class DatasetProbe:
 
     def __init__(self) -> None:
         self._seen: dict[str, DatasetInfo] = {}
+        self._weights: dict[str, tuple[float, ...]] = {}
 
     def info(self, values: Mapping[str, Any]) -> DatasetInfo:
         """Fetch, load and measure a data set.
@@ -48,21 +53,28 @@ class DatasetProbe:
         """
         key = json.dumps(values, sort_keys=True)
         if key not in self._seen:
-            try:
-                data = Component.from_values(values).build("data", seed=0)
-                data.prepare_data()
-                data.setup("fit")
-                loader = data.train_dataloader()
-                batches = _count(loader)
+            with _loaded(values, "trial.data") as data:
+                batches = _count(data.train_dataloader())
                 if batches == 0:
                     raise ValueError("there is not one training batch")
                 digest = data.digest() if hasattr(data, "digest") else ""
-                images = _count_images(data)
-            except (Exception, SystemExit) as error:  # of the network, the disk, or the user's data module
-                text = str(error) if isinstance(error, DataError) else reason_of(error)
-                raise BadInputError([f"trial.data: {text}{place_of(error)}"]) from error
-            self._seen[key] = DatasetInfo(batches, digest, images)
+                self._seen[key] = DatasetInfo(batches, digest, _count_images(data))
         return self._seen[key]
+
+    def class_weights(self, values: Mapping[str, Any]) -> tuple[float, ...]:
+        """Return the balanced weights of the classes of a data set, and read all of its training labels once.
+
+        Args:
+            values: As in `info`.
+
+        Raises:
+            BadInputError: If it cannot be loaded, or has no class labels.
+        """
+        key = json.dumps(values, sort_keys=True)
+        if key not in self._weights:
+            with _loaded(values, "trial.loss.class_weights") as data:
+                self._weights[key] = balanced_weights(_training_labels(data.train_dataloader()))
+        return self._weights[key]
 
     def length(self, trial: Mapping[str, Any]) -> Length:
         """Return the length of a trial's training.
@@ -82,6 +94,41 @@ class DatasetProbe:
         # As in Lightning: the last batches of an epoch make a step, however few they are.
         steps_per_epoch = -(-batches // trainer.get("accumulate_grad_batches", 1))
         return Length(steps_per_epoch, trainer.get("max_epochs", 0), trainer.get("max_steps", 0))
+
+
+@contextmanager
+def _loaded(values: Mapping[str, Any], place: str) -> Iterator[LightningDataModule]:
+    """Fetch and load a data set.
+
+    Raises:
+        BadInputError: If that fails, or what is done with it.
+    """
+    try:
+        data = Component.from_values(values).build("data", seed=0)
+        data.prepare_data()
+        data.setup("fit")
+        yield data
+    except (Exception, SystemExit) as error:  # of the network, the disk, or the user's data module
+        text = str(error) if isinstance(error, DataError) else reason_of(error)
+        raise BadInputError([f"{place}: {text}{place_of(error)}"]) from error
+
+
+def _training_labels(loader: Any) -> Tensor:
+    """Return the labels of all training examples, each once.
+
+    Raises:
+        ValueError: If they cannot be known.
+    """
+    if isinstance(loader, TensorLoader):
+        return loader.labels
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        raise ValueError("the training data must be a torch DataLoader of a data set with a length; give numbers")
+    labels = []
+    for batch in DataLoader(loader.dataset, batch_size=loader.batch_size or 1, collate_fn=loader.collate_fn):
+        if not (isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], Tensor)):
+            raise ValueError("a batch of the training data must be a pair of inputs and labels; give numbers")
+        labels.append(batch[1])
+    return cat(labels)
 
 
 def limited(batches: int, limit: int | float | None) -> int:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from tuner.config import by_value, registry
 from tuner.config.budget import Allowance, Final
+from tuner.config.class_weights import with_class_weights
 from tuner.config.component import Component
 from tuner.config.constraints import Constraint, RandomSuggester
 from tuner.config.dataset_probe import DatasetProbe, limited
@@ -312,11 +313,12 @@ class StudyConfig:
         return self.trial_of(suggest(trial, self.trial))
 
     def trial_of(self, values: Mapping[str, Any]) -> TrialConfig:
-        """Return a trial with values from its search space, its lengths in steps.
+        """Return a trial with values from its search space, its lengths in steps and its class weights as numbers.
 
         Raises:
-            BadInputError: If it has lengths in epochs or percent and its data cannot be loaded.
+            BadInputError: If these depend on its data, and they cannot be loaded.
         """
+        values = with_class_weights(values, self.probe)
         if relative := lengths_of(values):
             values = resolve_all(values, self.probe.length(values))
         return TrialConfig.from_values(values, relative)

@@ -11,6 +11,7 @@ from tuner.config import registry
 from tuner.config.annotations import check_value, did_you_mean
 from tuner.config.budget import Budget, Final, Limits, read_limits
 from tuner.config.checker import FORM_OF_COMPONENT, listed
+from tuner.config.class_weights import check_class_weights
 from tuner.config.component import Component
 from tuner.config.dataset_probe import DatasetProbe
 from tuner.config.document import Document, Node
@@ -74,6 +75,8 @@ class StudyReader:
             sampler = Component("tpe", sampler.arguments)
         self._check_objective(goal, is_past)
         self._check_together(sampler, pruner)
+        if not (is_past or self._document.fault_count):
+            check_class_weights(template, self._probe, self._fault)
         if pruner.name == "predicted" and goal.get("direction", Objective.direction) != Direction.MINIMIZE:
             message = "predicted predicts losses, so the objective must be one (direction: minimize)."
             self._fault(("pruner", "name"), message)
