@@ -41,7 +41,7 @@ from tuner.config.loader import load_study
 from tuner.config.yaml_reader import as_document, as_yaml, read_document
 from tuner.errors import BadInputError
 from tuner.runner.options import StudyOptions
-from tuner.visualization.charts import PLOTS
+from tuner.visualization.charts import OF_SEVERAL, PLOTS
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "quickstart.ipynb"
 
@@ -212,7 +212,7 @@ def test_the_options_of_run_are_those_of_the_command():
 
 
 def test_every_chart_has_a_method():
-    names = {"plot_lr" if plot.__name__ == "lr_curves" else f"plot_{plot.__name__}" for plot in PLOTS}
+    names = {"plot_lr" if plot.__name__ == "lr_curves" else f"plot_{plot.__name__}" for plot in {*PLOTS, *OF_SEVERAL}}
     assert names == {name for name in vars(Result) if name.startswith("plot_")}
 
 

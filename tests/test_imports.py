@@ -53,6 +53,7 @@ STANDARD_LIBRARY_ONLY = (
     *(
         "tuner/text.py",
         "tuner/direction.py",
+        "tuner/analysis/pareto.py",
         "tuner/analysis/record.py",
         "tuner/analysis/findings.py",
         "tuner/analysis/lr_range.py",
@@ -70,6 +71,7 @@ STANDARD_LIBRARY_ONLY = (
             "parameters",
             "parts",
             "progress",
+            "tradeoffs",
         )
     ),
 )

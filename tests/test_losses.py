@@ -298,13 +298,13 @@ def test_script_and_best_yaml_train_the_same_weights(
         (("class", 3, "{name: cross_entropy, class_weights: [1, 0, 1]}"), [
             "loss.class_weights: numbers above 0 in class_weights <rule> class_weights=(1.0, 0.0, 1.0)."]),
         (("class", 3, "{name: cross_entropy, class_weights: balance}"), [
-            'loss.class_weights: must be a list of numbers, balanced or null (got "balance"). <near> balanced?']),
+            'loss.class_weights: <list> of numbers, balanced or null (got "balance"). <near> balanced?']),
         (("number", 1, "{name: huber, class_weights: balanced}"), [
-            "loss.class_weights: huber <no argument> class_weights. It takes: delta."]),
+            "loss.class_weights: huber <no argument> class_weights. Known: delta."]),
         (("many", 4, "{name: cross_entropy, class_weights: balanced}"), [
-            "loss.class_weights: labels must be the numbers of classes, int64 [n] from 0, but got float32 [90, 4]."]),
+            "loss.class_weights: labels must be the numbers of classes, int64 [n] from 0, but got float32 [90, 4]"]),
         (("gap", 3, "{name: cross_entropy, class_weights: balanced}"), [
-            "loss.class_weights: each class needs a label, but class 1 of 4 has none."]),
+            "loss.class_weights: each class needs a label, but class 1 of 4 has none"]),
         (("class", 3, "CrossEntropyLoss"), ["<near> cross_entropy?"]),
         (("class", 3, "5"), ["loss: must be the name of a loss, or {name: ..., argument: value, ...} (got 5)."]),
         (("number", 1, "huber\n  task: classification"), [

@@ -71,7 +71,7 @@ class Study:
         search_space: What varies, by the dotted path of its place: ``{"low": ..., "high": ..., "log": True}``,
             ``{"choices": [...]}``, or ``{"one_of": ...}`` with a mapping from names or classes to arguments, or with a
             list of components.
-        objective: ``{"metric": ..., "direction": ..., "epoch": ...}``.
+        objective: ``{"metric": ..., "direction": ..., "epoch": ...}``, or a list of several.
         budget: ``{"trials": ..., "timeout": ...}``.
         sampler: ``{"name": ..., option: value}``.
         pruner: ``{"name": ..., option: value}``.
@@ -103,7 +103,7 @@ class Study:
         task: Literal["classification", "multi_label", "regression"] | None = None,
         seed: int | None = None,
         search_space: Mapping[str, Any] | None = None,
-        objective: Mapping[str, Any] | None = None,
+        objective: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         budget: Mapping[str, Any] | None = None,
         sampler: Mapping[str, Any] | str | None = None,
         pruner: Mapping[str, Any] | str | None = None,

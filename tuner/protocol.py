@@ -65,12 +65,14 @@ class Assignment:
         config: Its configuration.
         objective: The objective of the study.
         directory: Directory of its checkpoints, result and output.
+        further: The further objectives of the study.
     """
 
     number: int
     config: "TrialConfig"
     objective: "Objective"
     directory: Path
+    further: "Sequence[Objective]" = ()
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,7 @@ class TrialResult:
         tags: Tags that its module set itself.
         device: Display name of the device.
         setup: The conditions that the result depends on, besides the trial's configuration; see `training_conditions`.
+        further: The values of the further objectives.
     """
 
     state: State
@@ -219,6 +222,7 @@ class TrialResult:
     tags: Mapping[str, str] = field(default_factory=dict)
     device: str = ""
     setup: Mapping[str, str | int] = field(default_factory=dict)
+    further: Sequence[float] = ()
 
 
 @dataclass(frozen=True)

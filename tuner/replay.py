@@ -49,10 +49,11 @@ def _run(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.markup import escape
 
+    from tuner.config.objectives import TIME
     from tuner.followup.replaying import different_points, different_setup, how_trained, train_again
     from tuner.runner.summary import print_line
     from tuner.storage.stored_study import StoredStudy
-    from tuner.storage.trial_ends import setup_of, state_of
+    from tuner.storage.trial_ends import setup_of, state_of, value_of
     from tuner.tracking.reader import MlflowStudy
     from tuner.tracking.store import tracking_uri
 
@@ -61,7 +62,8 @@ def _run(options: argparse.Namespace) -> int:
     with status(console, f"reading {options.study}"):
         past = StoredStudy.load(options.study, storage_url(options.storage))
         trial = past.trial(options.trial)
-        stored = MlflowStudy(uri, past.identifier).points(trial.number)
+        points = MlflowStudy(uri, past.identifier).points(trial.number)
+        stored = {key: curve for key, curve in points.items() if key != TIME}
     setup = setup_of(trial)
     print_line(console, f"[bold]{past.config.name} #{trial.number}[/bold]: {escape(how_trained(setup))}")
     with temporary_folder() as directory, console.status("training it again"):
@@ -70,15 +72,15 @@ def _run(options: argparse.Namespace) -> int:
     differences = []
     if result.state != (state := state_of(trial)):
         differences.append(f"it was {state}, now {result.state} {result.message}".rstrip())
-    elif trial.value is not None and result.value != trial.value:
-        differences.append(f"{past.config.objective.metric}: was {trial.value!r}, now {result.value!r}")
+    elif (before := value_of(trial)) is not None and result.value != before:
+        differences.append(f"{past.config.objective.metric}: was {before!r}, now {result.value!r}")
     if stored:
-        differences += different_points(stored, result.points)
+        differences += different_points(stored, [point for point in result.points if point[0] != TIME])
     else:
         print_line(console, "[yellow]note:[/yellow] MLflow has no run of this trial, so its curves are not compared")
     if not differences:
         count = sum(map(len, stored.values()))
-        value = "" if trial.value is None else f"{past.config.objective.metric} {trial.value:.4f}, "
+        value = "" if result.value is None else f"{past.config.objective.metric} {result.value:.4f}, "
         print_line(
             console, f"the same to the last bit: {value}{pluralize(count, 'point')} of {', '.join(sorted(stored))}"
         )

@@ -1,16 +1,17 @@
 """The results of a study for Python: numbers, tables, figures and networks, read from its stores."""
 
 import html
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tuner.analysis.record import StudyRecord
+from tuner.analysis.record import StudyRecord, TrialRecord
 from tuner.config.annotations import did_you_mean
 from tuner.errors import BadInputError
-from tuner.text import format_value
+from tuner.text import format_objective, format_value, join_names
 
 if TYPE_CHECKING:
     import optuna
@@ -31,15 +32,16 @@ STYLE = "text-align: left; padding: 2px 12px 2px 0"
 
 @dataclass(frozen=True)
 class Best:
-    """The best trial of a study.
+    """A best trial of a study.
 
     Args:
         number: Its number.
-        value: Its value of the objective.
+        value: Its value of the objective, the first one if there are several.
         params: Its values of the searched parameters, by dotted paths.
         config: All of its values, nested as in a study file.
         test: Its metrics on the test data; empty if it was not tested.
         weights: File with its weights; None if it is not on this machine.
+        values: Its values of all objectives, by their metrics.
     """
 
     number: int
@@ -48,6 +50,7 @@ class Best:
     config: Mapping[str, Any]
     test: Mapping[str, float]
     weights: Path | None
+    values: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,8 @@ class Result:
         record = self.record
         best = record.best
         found = f"best #{best.number} {record.metric} {best.value:.4f}" if best else "none trained to its end"
+        if record.front:
+            found = f"Pareto front {join_names([f'#{trial.number}' for trial in record.front], SHOWN)}"
         return f"Result({self.name}: {len(record.trials)} trials, {found})"
 
     def _repr_html_(self) -> str:
@@ -106,12 +111,13 @@ class Result:
             [
                 f"#{trial.number}",
                 f"{trial.value:.4f}",
+                *map(format_objective, trial.further),
                 trial.family,
                 *(_shown(trial.params.get(key)) for key in self._keys),
             ]
             for trial in record.ranking[:SHOWN]
         ]
-        head = ["", record.metric, "schedule", *self._keys]
+        head = ["", *record.metrics, "schedule", *self._keys]
         table = _row("th", head) + "".join(_row("td", row) for row in rows)
         found = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.findings)
         return f"<h4>{html.escape(self.name)}</h4>{found}<table>{table}</table>"
@@ -138,15 +144,31 @@ class Result:
 
     @cached_property
     def best(self) -> Best | None:
-        """The best trial; None if none was trained to its end."""
-        best = self.record.best
-        if best is None:
-            return None
-        config = self._stored.config_of(self._stored.trial(best.number)).values()
-        weights = self._weights(best.number)
-        return Best(
-            best.number, best.value, best.params, config, self.record.test, weights if weights.exists() else None
-        )
+        """The best trial; None if none was trained to its end.
+
+        Raises:
+            BadInputError: If the study has several objectives, and so several best trials.
+        """
+        if self.record.further:
+            names = join_names(self.record.metrics)
+            fault = f'study "{self.name}" has several objectives ({names}), and no one best trial: use best_trials.'
+            raise BadInputError([fault])
+        return next(iter(self.best_trials), None)
+
+    @cached_property
+    def best_trials(self) -> list[Best]:
+        """The Pareto front of several objectives, the best in the first one first; with one objective, the best trial.
+
+        Empty if no trial was trained to its end.
+        """
+        return [self._best(trial) for trial in self.record.front or self.record.ranking[:1]]
+
+    def _best(self, trial: TrialRecord) -> Best:
+        config = self._stored.config_of(self._stored.trial(trial.number)).values()
+        weights = self._weights(trial.number)
+        values = dict(zip(self.record.metrics, (trial.value, *trial.further), strict=True))
+        there = weights if weights.exists() else None
+        return Best(trial.number, trial.value, trial.params, config, self.record.test, there, values)
 
     @cached_property
     def trials(self) -> "pd.DataFrame":
@@ -154,11 +176,17 @@ class Result:
         import pandas as pd
 
         columns = ("number", "state", "value", "epochs", "seconds")
+        further = self.record.metrics[1:]
         rows = [
-            {**{key: getattr(trial, key) for key in columns}, "schedule": trial.family, **trial.params}
+            {
+                **{key: getattr(trial, key) for key in columns},
+                **dict(zip(further, trial.further or [math.nan] * len(further), strict=True)),
+                "schedule": trial.family,
+                **trial.params,
+            }
             for trial in self.record.trials
         ]
-        return pd.DataFrame(rows, columns=[*columns, "schedule"] if not rows else None).set_index("number")
+        return pd.DataFrame(rows, columns=[*columns, *further, "schedule"] if not rows else None).set_index("number")
 
     @cached_property
     def optuna_study(self) -> "optuna.Study":
@@ -168,21 +196,26 @@ class Result:
         with open_study(self.storage, self.name) as study:
             return copy_of(study)
 
-    def best_model(self) -> "torch.nn.Module":
+    def best_model(self, trial: int | None = None) -> "torch.nn.Module":
         """Return the network of the best trial with its weights, in evaluation mode, on the CPU.
 
+        Args:
+            trial: Which of the `best_trials`; None for the best trial.
+
         Raises:
-            BadInputError: If there is none, or its weights are not on this machine.
+            BadInputError: If there is none, or several; or if its weights are not on this machine.
         """
         from tuner.training.build import build_model
         from tuner.training.checkpoints import load_tensors
 
-        if self.best is None:
-            raise BadInputError([f'study "{self.name}" has no complete trial.'])
-        if self.best.weights is None:
-            raise BadInputError([f"the weights of trial #{self.best.number} are not on this machine."])
-        config = self._stored.config_of(self._stored.trial(self.best.number))
-        return build_model(config, load_tensors(self.best.weights)).eval()
+        best = self.best if trial is None else next((each for each in self.best_trials if each.number == trial), None)
+        if best is None:
+            which = "complete trial" if trial is None else f"trial #{trial} among the best ones"
+            raise BadInputError([f'study "{self.name}" has no {which}.'])
+        if best.weights is None:
+            raise BadInputError([f"the weights of trial #{best.number} are not on this machine."])
+        config = self._stored.config_of(self._stored.trial(best.number))
+        return build_model(config, load_tensors(best.weights)).eval()
 
     def report(self, path: str | Path = "report.html") -> Path:
         """Write the study as one HTML file, as ``lr-tuner report`` does, and return its path.
@@ -282,6 +315,12 @@ class Result:
         return self._stored.directory(number) / MODEL_FILE
 
     # -- figures -------------------------------------------------------------------------------------------------------
+
+    def plot_pareto_front(self) -> "Figure":
+        """Return a matplotlib figure of several objectives: the first one over each other one, and the Pareto front."""
+        from tuner.visualization.tradeoffs import pareto_front
+
+        return _canvas(pareto_front(self.record))
 
     def plot_lr(self) -> "Figure":
         """Return a matplotlib figure of the lr curves of all trials, colored by their values."""

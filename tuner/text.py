@@ -9,6 +9,7 @@ __all__ = [
     "cut",
     "fitting",
     "format_metric",
+    "format_objective",
     "format_probability",
     "format_value",
     "join_names",
@@ -17,6 +18,7 @@ __all__ = [
     "shown",
 ]
 
+COUNT = 10  # from which a whole number is taken for a count
 MAX_SHOWN = 60
 MAX_SECONDS = 1e9
 
@@ -56,6 +58,15 @@ def format_metric(value: float | None) -> str:
     ('0.9877', '')
     """
     return "" if value is None else f"{value:.4f}"
+
+
+def format_objective(value: float) -> str:
+    """Return the value of an objective: a count as a whole number, anything else with four decimals.
+
+    >>> format_objective(0.98765), format_objective(12850.0), format_objective(1.0)
+    ('0.9877', '12,850', '1.0000')
+    """
+    return f"{value:,.0f}" if value.is_integer() and abs(value) >= COUNT else format_metric(value)
 
 
 def format_probability(probability: float) -> str:

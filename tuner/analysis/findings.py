@@ -4,9 +4,19 @@ import math
 from collections import Counter
 
 from tuner.analysis.record import FAMILY, MIN_FOR_IMPORTANCE, StudyRecord, TrialRecord, resolution
-from tuner.text import format_value, join_names, pluralize
+from tuner.text import format_objective, format_value, join_names, pluralize
 
-__all__ = ["answer", "at_edge", "doubt", "duration", "findings", "never_tried", "standard_error", "values_of"]
+__all__ = [
+    "answer",
+    "at_edge",
+    "doubt",
+    "duration",
+    "findings",
+    "never_tried",
+    "objectives_of",
+    "standard_error",
+    "values_of",
+]
 
 ENDS = {
     "complete": "trained to the end",
@@ -24,6 +34,9 @@ def findings(record: StudyRecord) -> list[str]:
 
     What the last trainings say is the first.
     """
+    if record.front:
+        important = [_important(record)] if record.importances else []
+        return [*_tradeoffs(record), *important, _tried(record), *filter(None, [never_tried(record)])]
     best = record.best
     if best is None:
         sentences = [_tried(record), "None was trained to its end, so there is no best one."]
@@ -44,14 +57,41 @@ def findings(record: StudyRecord) -> list[str]:
         reached = ", ".join(f"{metric} {value:.4f}" for metric, value in sorted(record.test.items()))
         sentences.append(f"On the test data, which were used for no decision, it reaches {reached}.")
     if record.importances:
-        shares = sorted(record.importances.items(), key=lambda item: -item[1])[:3]
-        mattered = ", ".join(f"{short_name(name)} ({share:.0%})" for name, share in shares if share >= 0.05)
-        sentences.append(f"The parameters that separate good trials from bad ones: {mattered}.")
+        sentences.append(_important(record))
     elif record.searched:
         sentences.append(no_importance(record))
     if record.prediction:
         sentences.append(f"{record.prediction[0].upper()}{record.prediction[1:]}.")
     return [*filter(None, sentences), _tried(record), *filter(None, [never_tried(record)])]
+
+
+def _important(record: StudyRecord) -> str:
+    """Return which parameters matter most for the objective, the first one if there are several."""
+    shares = sorted(record.importances.items(), key=lambda item: -item[1])[:3]
+    mattered = ", ".join(f"{short_name(name)} ({share:.0%})" for name, share in shares if share >= 0.05)
+    which = f"good trials from bad ones by {record.metric}" if record.further else "good trials from bad ones"
+    return f"The parameters that separate {which}: {mattered}."
+
+
+def _tradeoffs(record: StudyRecord) -> list[str]:
+    """Return sentences about the Pareto front of several objectives, a sentence for each of its trials."""
+    front = record.front
+    sentences = [
+        answer(record),
+        *(f"{trial.name}: {objectives_of(trial, record)}, with {values_of(trial)}." for trial in front[:MOST_NAMED]),
+    ]
+    if len(front) > MOST_NAMED:
+        sentences.append(f"{len(front) - MOST_NAMED} more trials of the front are in the table of trials.")
+    luck = "Each trial is one training with one seed, so a trial can be on the front by luck, or just miss it."
+    return [*sentences, luck]
+
+
+def objectives_of(trial: TrialRecord, record: StudyRecord) -> str:
+    """Return the values of all objectives of a complete trial."""
+    values = (trial.value, *trial.further)
+    return ", ".join(
+        f"{metric} {format_objective(value)}" for metric, value in zip(record.metrics, values, strict=True)
+    )
 
 
 def values_of(trial: TrialRecord) -> str:
@@ -142,6 +182,13 @@ def doubt(record: StudyRecord) -> str:
 def answer(record: StudyRecord) -> str:
     """Return the best trial and whether others tie with it, in one sentence."""
     best, others = record.best, record.ranking[1:]
+    if record.front:
+        names = join_names([trial.name for trial in record.front], MOST_NAMED)
+        goals = zip(record.metrics, [record.direction, *(each for _, each in record.further)], strict=True)
+        whose = join_names([f"{metric} ({direction.value})" for metric, direction in goals], MOST_NAMED)
+        if len(record.front) == 1:
+            return f"The best in all of {whose} is {names}."
+        return f"The best by {whose} are {len(record.front)} trials, the Pareto front: {names}."
     if best is None:
         return "No trial was trained to its end."
     if record.answer:

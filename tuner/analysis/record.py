@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tuner.analysis.pareto import pareto_front
 from tuner.direction import Direction
 
 __all__ = [
@@ -53,6 +54,7 @@ class TrialRecord:
         curves: Its metrics.
         began: Seconds from the start of the study to its start, or to its last continuation.
         reported: The objective after each of its epochs.
+        further: The values of the further objectives; empty if there are none, or it was not trained to its end.
     """
 
     number: int
@@ -68,6 +70,7 @@ class TrialRecord:
     curves: Mapping[str, Curve] = field(default_factory=dict)
     began: float = 0.0
     reported: Curve = ()
+    further: Sequence[float] = ()
 
     @property
     def is_complete(self) -> bool:
@@ -105,7 +108,7 @@ class StudyRecord:
 
     Args:
         name: Its name.
-        metric: The objective metric.
+        metric: The objective metric, the first one if there are several.
         direction: Whether large or small values are better.
         trials: Its finished trials, in the order of their numbers.
         searched: Names of the searched parameters in Optuna, and whether each is searched on a log scale.
@@ -116,6 +119,7 @@ class StudyRecord:
         ranges: The lowest and the highest value of each numeric parameter, by its name in Optuna.
         answer: What its last trainings, with fresh seeds, say, in sentences; empty if there were none.
         prediction: Whether trials were stopped by predictions, and why, as a clause; empty if its pruner predicts none.
+        further: The metrics of the further objectives, and whether large or small values are better.
     """
 
     name: str
@@ -130,12 +134,14 @@ class StudyRecord:
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     answer: Sequence[str] = ()
     prediction: str = ""
+    further: Sequence[tuple[str, Direction]] = ()
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "StudyRecord":
         """Read a record from the JSON of `values`."""
         trials = [TrialRecord(**trial) for trial in values["trials"]]
-        return cls(**{**values, "direction": Direction(values["direction"]), "trials": trials})
+        further = [(metric, Direction(direction)) for metric, direction in values.get("further", ())]
+        return cls(**{**values, "direction": Direction(values["direction"]), "trials": trials, "further": further})
 
     def values(self) -> dict[str, Any]:
         """Return the record in the form that `from_json` reads."""
@@ -143,14 +149,34 @@ class StudyRecord:
 
     @property
     def ranking(self) -> list[TrialRecord]:
-        """Return the completed trials, the best first; of equal ones, the earlier first."""
+        """Return the completed trials, the best first; of equal ones, the earlier first.
+
+        With several objectives, the Pareto front comes first, and the first objective orders both parts.
+        """
         complete = [trial for trial in self.trials if trial.is_complete]
-        return sorted(complete, key=lambda trial: (self.direction.sort_key(trial.value), trial.number))
+        ranking = sorted(complete, key=lambda trial: (self.direction.sort_key(trial.value), trial.number))
+        if not self.further:
+            return ranking
+        numbers = {trial.number for trial in self.front}
+        return [*self.front, *(trial for trial in ranking if trial.number not in numbers)]
+
+    @property
+    def front(self) -> list[TrialRecord]:
+        """Return the trials of the Pareto front, the best in the first objective first; none with one objective."""
+        complete = {trial.number: trial for trial in self.trials if trial.is_complete and self.further}
+        directions = [self.direction, *(direction for _, direction in self.further)]
+        points = {number: (trial.value, *trial.further) for number, trial in complete.items()}
+        return [complete[number] for number in pareto_front(points, directions)]
+
+    @property
+    def metrics(self) -> list[str]:
+        """Return the metrics of all objectives."""
+        return [self.metric, *(metric for metric, _ in self.further)]
 
     @property
     def best(self) -> TrialRecord | None:
-        """Return the best trial; None if no trial was completed."""
-        return next(iter(self.ranking), None)
+        """Return the best trial; None if no trial was completed, or there are several objectives."""
+        return None if self.further else next(iter(self.ranking), None)
 
     @property
     def families(self) -> list[str]:

@@ -20,6 +20,7 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     "random": {"seed": Seed},
     "gp": {"seed": Seed, "n_startup_trials": Count},
     "cmaes": {"seed": Seed, "n_startup_trials": Count},
+    "nsga2": {"seed": Seed, "population_size": Annotated[int, Field(ge=2)]},
     "qmc": {"seed": Seed, "qmc_type": Literal["sobol", "halton"]},
     "grid": {"seed": Seed},
 }

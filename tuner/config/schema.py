@@ -64,9 +64,10 @@ SECTIONS = {
 
 def study_schema() -> Schema:
     """Return the schema of a study file (JSON Schema, draft 7)."""
-    sections = {
+    objective = _settings(Objective)
+    sections: dict[str, Schema] = {
         "name": {"type": "string", "pattern": f"^{NAME.pattern}$"},
-        "objective": _settings(Objective),
+        "objective": {"anyOf": [objective, {"type": "array", "items": objective, "minItems": 2}]},
         "budget": _settings(Budget),
         "sampler": _options("sampler", SAMPLERS),
         "pruner": _options("pruner", PRUNERS),

@@ -32,7 +32,7 @@ from tuner.config.sources import own_sources
 from tuner.config.trial import TrialConfig
 from tuner.direction import Direction
 from tuner.errors import BadInputError
-from tuner.text import pluralize
+from tuner.text import join_names, pluralize
 
 __all__ = ["Objective", "StudyConfig"]
 
@@ -77,6 +77,7 @@ class StudyConfig:
         has_read: Whether these were read.
         implied: Which of its sampler and pruner the file does not name.
         constraints: The conditions that the values of each trial satisfy.
+        further: The objectives after the first one.
     """
 
     RENAMING: ClassVar[str] = "--set name=..."
@@ -104,6 +105,25 @@ class StudyConfig:
     has_read: bool = field(default=False, compare=False)
     implied: frozenset[str] = frozenset()
     constraints: tuple[Constraint, ...] = ()
+    further: tuple[Objective, ...] = ()
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """Return all objectives."""
+        return (self.objective, *self.further)
+
+    def check_single(self, what: str) -> None:
+        """Refuse a study of several objectives.
+
+        Args:
+            what: Who asks, as the subject of a sentence.
+
+        Raises:
+            BadInputError: If it has several.
+        """
+        if self.further:
+            names = join_names([each.metric for each in self.objectives])
+            raise BadInputError([f'{what} compares trials by one objective, and study "{self.name}" has {names}.'])
 
     def with_earlier(self, earlier: Sequence[Mapping[str, Any]]) -> "StudyConfig":
         """Return the same study with values of earlier studies in its first trials.
@@ -149,6 +169,7 @@ class StudyConfig:
         reasons = {
             "the model is a LightningModule": _are_modules(trial["model"]),
             "the best epoch of each counts": self.objective.epoch == "best",
+            "the time of each training is an objective": any(each.metric == "train/seconds" for each in self.further),
             "their callbacks watch one training": bool(trainer.get("callbacks")),
             "max_time is the time of one training": trainer.get("max_time") is not None,
         }

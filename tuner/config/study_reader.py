@@ -4,11 +4,10 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from lightning_modules.losses import RISING
 from tuner.config import registry
-from tuner.config.annotations import check_value, did_you_mean
+from tuner.config.annotations import did_you_mean
 from tuner.config.budget import Budget, Final, Limits, read_limits
 from tuner.config.checker import FORM_OF_COMPONENT, listed
 from tuner.config.class_weights import check_class_weights
@@ -18,6 +17,7 @@ from tuner.config.document import Document, Node
 from tuner.config.feasibility import feasible, read_constraints
 from tuner.config.first_trials import FirstTrials, first_trials
 from tuner.config.known_values import Start, read_queue
+from tuner.config.objectives import check_metrics, check_several, read_objectives
 from tuner.config.optimization import SCHEDULE_KEYS, is_of_trial
 from tuner.config.prior import PRIOR_SAMPLERS
 from tuner.config.registry import Argument, Signature, signature_of
@@ -60,11 +60,12 @@ class StudyReader:
         """
         self._checker.keys(self._nodes, SECTIONS)
         name = self._name(default_name)
-        goal = self._checker.settings(signature_of(Objective), self._section("objective"))
+        goals = read_objectives(self._checker, self._section("objective"), self._fault)
+        is_single = len(goals) == 1
         budget = self._checker.settings(signature_of(Budget), self._section("budget"))
         timeout = self._timeout(budget.get("timeout"))
-        sampler = self._option("sampler", SAMPLERS, ("curve", "tpe"))
-        pruner = self._option("pruner", PRUNERS, ("rungs", "median"))
+        sampler = self._option("sampler", SAMPLERS, ("curve", "tpe") if is_single else ("tpe", "nsga2"))
+        pruner = self._option("pruner", PRUNERS, ("rungs", "median") if is_single else ("none",))
         template = self._template.template(self._section("trial"), self._section("search_space"))
         implied = frozenset(kind for kind in ("sampler", "pruner") if not self._is_named(kind))
         if (
@@ -73,19 +74,20 @@ class StudyReader:
             and not (any(searched(template)) and self._template.lengths(needed=False))
         ):
             sampler = Component("tpe", sampler.arguments)
-        self._check_objective(goal, is_past)
+        check_metrics(goals, self._checker.metrics, is_past, self._fault)
+        check_several(goals, sampler.name, pruner.name, budget, self._document.data.get("final"), self._fault)
         self._check_together(sampler, pruner)
         if not (is_past or self._document.fault_count):
             check_class_weights(template, self._probe, self._fault)
-        if pruner.name == "predicted" and goal.get("direction", Objective.direction) != Direction.MINIMIZE:
+        if pruner.name == "predicted" and goals[0].get("direction", Objective.direction) != Direction.MINIMIZE:
             message = "predicted predicts losses, so the objective must be one (direction: minimize)."
             self._fault(("pruner", "name"), message)
         if not is_past and (sampler.name == "curve" or pruner.name == "predicted"):
             self._template.lengths(needed=True)  # both need the lr curves, which depend on the steps of an epoch
-        if "until" in budget and sampler.name != "curve":
+        if "until" in budget and sampler.name != "curve" and is_single:
             message = f"needs the sampler curve, which knows how much it expects to gain ({sampler.name} does not)."
             self._fault(("budget", "until"), message)
-        limits = self._limits(budget, template, name)
+        limits = self._limits(budget, template, name, is_single)
         trials = limits.trials
         allowance = limits.allowance
         if "pruner" in implied and pruner.name == "rungs" and not self._document.fault_count:
@@ -114,7 +116,9 @@ class StudyReader:
         start = self._start(name)
         constraints = read_constraints(self._document.data.get("constraints"), template, self._fault)
         self._document.check()
-        objective = Objective(**{**goal, "direction": Direction(goal.get("direction", Objective.direction))})
+        objective, *further = (
+            Objective(**{**goal, "direction": Direction(goal.get("direction", Objective.direction))}) for goal in goals
+        )
         config = StudyConfig(
             name=name,
             objective=objective,
@@ -123,7 +127,7 @@ class StudyReader:
             sampler=sampler,
             pruner=pruner,
             trial=template,
-            identity=self._identity(objective, sampler, pruner),
+            identity=self._identity(objective, further, sampler, pruner),
             text=self._document.text,
             values={**self._document.data, "name": name},
             folder=self._folder,
@@ -136,19 +140,21 @@ class StudyReader:
             rungs=rungs,
             implied=implied,
             constraints=constraints,
+            further=tuple(further),
         )
         if constraints and not is_past:
             config = feasible(config, "trials" in budget, self._fault)
             self._document.check()
         return config
 
-    def _limits(self, budget: Mapping[str, Any], template: Template, name: str) -> Limits:
-        """Return how much the study may train."""
+    def _limits(self, budget: Mapping[str, Any], template: Template, name: str, is_single: bool) -> Limits:
+        """Return how much the study may train; last trainings only if it has a single objective."""
         is_given = self._document.data.get("final") is not None
         values = self._checker.settings(signature_of(Final), self._section("final")) if is_given else {}
         if self._document.fault_count:
             return Limits()
-        limits = read_limits(budget, Final(**values) if is_given else None, template["trainer"], self._fault)
+        final = Final(trials=0) if not is_single else Final(**values) if is_given else None
+        limits = read_limits(budget, final, template["trainer"], self._fault)
         if limits.final and not NAME.fullmatch(final_name(name, {})):
             self._fault(("name",), f"{name} is too long for the name of its last trainings; shorten it.")
         return limits
@@ -194,16 +200,6 @@ class StudyReader:
 
     def _section(self, name: str) -> Node:
         return self._nodes.get(name, Node({}, (name,)))
-
-    def _check_objective(self, goal: Mapping[str, Any], is_past: bool) -> None:
-        """Refuse a metric that a classifier does not log; those of a LightningModule are not known before training."""
-        metric, known = goal.get("metric", Objective.metric), self._checker.metrics
-        if known is None or not isinstance(metric, str):
-            return
-        if wrong := check_value(Literal[*known], metric):
-            self._fault(("objective", "metric"), wrong)
-        elif not is_past and "direction" not in goal and metric.rpartition("/")[2] not in RISING:
-            self._fault(("objective", "direction"), f"required: {metric} is better when it falls; write minimize.")
 
     def _name(self, default: str) -> str:
         name = self._nodes["name"].raw if "name" in self._nodes else default
@@ -265,13 +261,20 @@ class StudyReader:
             return 0
         return size
 
-    def _identity(self, objective: Objective, sampler: Component, pruner: Component) -> dict[str, Any]:
+    def _identity(
+        self, objective: Objective, further: Sequence[Objective], sampler: Component, pruner: Component
+    ) -> dict[str, Any]:
         """Return the values that must not change when the study is continued, by their dotted paths."""
         parts = {key: self._document.data[key] for key in ("trial", "search_space") if key in self._document.data}
         parts |= {key: self._document.data[key] for key in KNOWN if self._document.data.get(key)}
         parts["objective"] = dataclasses.asdict(objective)
         if objective.epoch == Objective.epoch:
             del parts["objective"]["epoch"]
+        if further:
+            parts["objective"] |= {
+                "further": [each.metric for each in further],
+                "further directions": [each.direction.value for each in further],
+            }
         parts["sampler"] = {"name": sampler.name, **sampler.arguments}
         parts["pruner"] = {"name": pruner.name, **pruner.arguments}
         return dict(flatten(parts))

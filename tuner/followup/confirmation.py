@@ -77,6 +77,7 @@ def confirm(options: ConfirmationOptions, found: "Callable[[Comparison, Sequence
             from tuner.storage.stored_study import StoredStudy
 
             past = StoredStudy.load(options.study, storage_url(options.storage))
+            past.config.check_single("a confirmation")
             config, carried = _confirmation(past, options)
             plan = replace(checked(config, engine, options), retry_failed=options.retry_failed)
         print_line(

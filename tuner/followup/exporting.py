@@ -7,7 +7,7 @@ from tuner.errors import BadInputError, StudyFailedError, in_a_line, place_of
 from tuner.followup.model_card import write_model
 from tuner.interrupts import temporary_folder
 from tuner.storage.stored_study import StoredStudy
-from tuner.storage.trial_ends import state_of
+from tuner.storage.trial_ends import state_of, value_of
 from tuner.text import join_names
 from tuner.tracking.reader import MlflowStudy
 
@@ -33,7 +33,7 @@ def export(study: str, storage: str, uri: str, number: int | None = None, output
     """
     past = StoredStudy.load(study, storage)
     trial = past.trial(number)
-    if trial.value is None:
+    if value_of(trial) is None:
         raise BadInputError([f"--trial: #{trial.number} is {state_of(trial)}: it was not trained to its end."])
     if held := [name.partition(":")[2] for name in past.config.held]:
         reason = "a training script can import from a module only; put it there, and run the study again"

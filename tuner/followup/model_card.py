@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tuner.config.objectives import MEASURED
 from tuner.config.trial import TrialConfig
 from tuner.config.yaml_reader import as_yaml
 from tuner.direction import Direction
@@ -14,8 +15,8 @@ from tuner.followup.script import network_expression, own_modules, training_scri
 from tuner.interrupts import temporary_folder
 from tuner.storage.reader import Trial
 from tuner.storage.stored_study import StoredStudy
-from tuner.storage.trial_ends import end_of, setup_of
-from tuner.text import pluralize
+from tuner.storage.trial_ends import end_of, setup_of, value_of
+from tuner.text import format_objective, pluralize
 from tuner.training.lightning_cli import lightning_config
 from tuner.training.results import MODEL_FILE
 
@@ -27,7 +28,7 @@ MODEL_CARD = """\
 # {title}
 
 A `{model}` trained on `{data}` with `{optimizer}` under the schedule `{schedule}`{averaging}: trial #{number} of the
-study `{study}`, which searched for the {goal} {metric} in {trials}.
+study `{study}`, which searched for the {goals} in {trials}.
 
 | metric | value | meaning |
 |---|---|---|
@@ -101,7 +102,12 @@ def write_model(folder: Path, past: StoredStudy, trial: Trial, rates: Sequence[t
 
 def _card(past: StoredStudy, trial: Trial, config: TrialConfig, setup: Mapping[str, Any], title: str) -> str:
     objective, confirmed = past.config.objective, past.confirmed(trial)
-    rows = [f"| {objective.metric} | {trial.value:.4f} | this network, on the validation data |"]
+    objectives, validation = past.config.objectives, "this network, on the validation data"
+    rows = [
+        f"| {each.metric} | {format_objective(value)} | {MEASURED.get(each.metric, validation)} |"
+        for each, value in zip(objectives, trial.values, strict=True)
+    ]
+    goals = [f"{'highest' if each.direction is Direction.MAXIMIZE else 'lowest'} {each.metric}" for each in objectives]
     one = confirmed.configurations[0] if confirmed else None
     bounds = confirmed.interval(one) if confirmed and one else None
     if one and bounds:
@@ -118,12 +124,12 @@ def _card(past: StoredStudy, trial: Trial, config: TrialConfig, setup: Mapping[s
     doubt = (
         "The mean is what to expect from training with another seed, within the interval."
         if bounds
-        else "It was trained with one seed, and the best of many trials is partly luck: "
-        f"`lr-tuner confirm {past.config.name}` estimates how much."
+        else "It was trained with one seed, and the best of many trials is partly luck"
+        + ("." if past.config.further else f": `lr-tuner confirm {past.config.name}` estimates how much.")
     )
     epoch = "the last epoch"
     if objective.epoch == "best":
-        reached = min(number for number, value in trial.intermediate_values.items() if value == trial.value)
+        reached = min(number for number, value in trial.intermediate_values.items() if value == value_of(trial))
         epoch = f"epoch {reached}, the best of {len(trial.intermediate_values)}"
     own = ", ".join(f"`{module}`" for module in own_modules(config))
     imports, build = network_expression(config)
@@ -132,8 +138,7 @@ def _card(past: StoredStudy, trial: Trial, config: TrialConfig, setup: Mapping[s
         title=title,
         number=trial.number,
         study=past.config.name,
-        goal="highest" if objective.direction is Direction.MAXIMIZE else "lowest",
-        metric=objective.metric,
+        goals=" and the ".join(goals),
         trials=pluralize(len(past.trials), "trial"),
         metrics="\n".join(rows),
         doubt=doubt,

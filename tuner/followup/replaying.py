@@ -54,7 +54,7 @@ def train_again(past: "StoredStudy", trial: "Trial", directory: Path, note: Call
     ranks, threads = int(setup.get("ranks", 1)), int(setup.get("threads", 1))
     gpus = () if on_cpu(setup) else _gpus(ranks)
     epochs = end_of(trial).epochs if state_of(trial) == "pruned" else None
-    assignment = Assignment(trial.number, config, past.config.objective, directory)
+    assignment = Assignment(trial.number, config, past.config.objective, directory, past.config.further)
     handler = _OneTrial(assignment, epochs, note)
     engine = LocalEngine([Slot(0, gpus, threads, ranks=ranks)], STALL_SECONDS)
     try:

@@ -326,7 +326,8 @@ class Coordinator:
         return [self._assignment(number, config) for number, config in asked]
 
     def _assignment(self, number: int, config: TrialConfig) -> Assignment:
-        return Assignment(number, config, self._config.objective, self._store.trial_directory(number))
+        objective, *further = self._config.objectives
+        return Assignment(number, config, objective, self._store.trial_directory(number), further)
 
     def _end(self, ended: Ended) -> None:
         """Record the results of trainings, or let their trials wait at a rung."""
@@ -363,7 +364,7 @@ class Coordinator:
         for assignment, _ in ended:
             self._queue.remove(assignment.number)
         crash_point("before recorded")
-        before = self._store.best
+        before = self._store.kept_numbers()
         standings = self._store.together(
             lambda: [self._tell(assignment.number, result) for assignment, result in ended]
         )
@@ -372,16 +373,14 @@ class Coordinator:
             self._record_end(assignment, result)
         self._show_standing()
         self._tracker.log_standings(standings)
-        self._keep_weights_of_best(
-            [*(assignment.number for assignment, _ in ended), *([] if before is None else [before.number])]
-        )
+        self._keep_weights_of_best([*(assignment.number for assignment, _ in ended), *before])
         self._publication.refresh()
         for assignment, _ in ended:
             self._finished(assignment.number)
 
     def _tell(self, number: int, result: TrialResult) -> tuple[int, float | None, float]:
         """Store a result in Optuna; return the number of finished trials, the best value and the time."""
-        self._store.finish(number, TRIAL_STATES[result.state], result.value, _attributes(result))
+        self._store.finish(number, TRIAL_STATES[result.state], result.value, _attributes(result), result.further)
         return self._store.count, self._store.best_value, time.time()
 
     def _record_end(self, assignment: Assignment, result: TrialResult) -> None:
@@ -396,7 +395,8 @@ class Coordinator:
         self._display.finish(number, assignment.config, result)
 
     def _show_standing(self) -> None:
-        self._display.standing(self._store.count, self._store.spent, self._store.best)
+        store = self._store
+        self._display.standing(store.count, store.spent, store.best, store.front)
 
     def _suspend(self, assignments: Sequence[Assignment]) -> None:
         """Put trials back into the queue."""

@@ -21,11 +21,12 @@ from tuner.config.trial import TrialConfig
 from tuner.console import printable
 from tuner.protocol import EpochReport, Slot, StepReport, TrialResult
 from tuner.storage.reader import Trial
-from tuner.text import fitting, pluralize
+from tuner.text import fitting, join_names, pluralize
 
 __all__ = ["Display", "clock"]
 
 NOTEBOOK_SECONDS = 1.0
+MOST_OF_FRONT = 8
 NOTEBOOK_WIDTH = 100
 LAG_SECONDS = 10.0
 WHOLE_LINE = 80  # columns of a line that is printed where there is no terminal
@@ -72,6 +73,7 @@ class Display:
         self._finished = self._spent = self._used = 0
         self._used_before: int | None = None  # of the allowance, in earlier runs
         self._best: Trial | None = None
+        self._front: Sequence[Trial] = ()
         self._began = time.monotonic()
         self._done_here = 0.0  # trials' worth of training in this run
         self._cell: Any = None  # where a notebook shows it
@@ -139,9 +141,16 @@ class Display:
         """Remove a trial that will be continued later."""
         self._running.pop(number, None)
 
-    def standing(self, finished: int, spent: int, best: Trial | None) -> None:
-        """Set the number of finished trials, what they have used of the study's allowance, and the best of them."""
-        self._finished, self._spent, self._best = finished, spent, best
+    def standing(self, finished: int, spent: int, best: Trial | None, front: Sequence[Trial] = ()) -> None:
+        """Set the number of finished trials, what they have used of the study's allowance, and the best of them.
+
+        Args:
+            finished: The number.
+            spent: What they have used.
+            best: The best trial; None if there is none.
+            front: The Pareto front of several objectives.
+        """
+        self._finished, self._spent, self._best, self._front = finished, spent, best, front
         if self._used_before is None:
             self._used_before = spent
 
@@ -199,6 +208,9 @@ class Display:
             value = f"{self._metric} {self._best.value:.4f}"
             name = self._config.name_of(self._best.number).removeprefix("trial ")
             parts.append(Text.assemble(("best so far ", "dim"), f"{name} ", (value, "bold green")))
+        if self._front:
+            names = join_names([f"#{trial.number}" for trial in self._front], MOST_OF_FRONT)
+            parts.append(Text.assemble(("Pareto front so far ", "dim"), (names, "bold green")))
         return Group(*parts)
 
     def _row(self, number: int, line: _Line) -> "list[tuple[Text | ProgressBar, int]]":

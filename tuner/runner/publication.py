@@ -1,6 +1,7 @@
 """Writes the description of a whole study to MLflow, now and then while it runs."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from tuner.analysis.findings import answer, findings
@@ -8,7 +9,7 @@ from tuner.config.search_space import searched_in_runs
 from tuner.config.study import StudyConfig
 from tuner.storage.reader import Trial
 from tuner.storage.study_store import StudyStore
-from tuner.storage.trial_ends import end_of, setup_of
+from tuner.storage.trial_ends import end_of, setup_of, value_of
 from tuner.tracking.tracker import Tracker
 from tuner.training.lightning_cli import lightning_config
 
@@ -48,13 +49,16 @@ class Publication:
                 flat, names = self._store.config_of(best).flat(), dict(searched_in_runs(self._config.trial))
                 summary["values"] = {name: flat[name] for name in names if name in flat}
         record = self._store.record()
-        rows = [_row(trial) for trial in self._store.finished()]
-        self._tracker.log_study(rows, summary, answer(record), findings(record))
+        rows = [_row(trial, record.metrics[1:]) for trial in self._store.finished()]
+        front = [trial.number for trial in self._store.front]
+        self._tracker.log_study(rows, summary, answer(record), findings(record), front)
         now = time.monotonic()
         self._next = now + (now - began) / SHARE
 
 
-def _row(trial: Trial) -> dict[str, Any]:
+def _row(trial: Trial, further: Sequence[str]) -> dict[str, Any]:
+    """Return a row of the table of trials, with a column for each further objective."""
     end = end_of(trial)
-    row = {"number": trial.number, "state": end.state, "value": trial.value, "seconds": end.seconds}
+    values: dict[str, float | None] = dict.fromkeys(further) | dict(zip(further, end.further, strict=False))
+    row = {"number": trial.number, "state": end.state, "value": value_of(trial), **values, "seconds": end.seconds}
     return row | trial.params

@@ -452,7 +452,10 @@ def _weights(winner: Mapping[str, Any]) -> Path:
 def _state(store: "StudyStore") -> str:
     """Return a description of a study's progress, to see later whether it has changed."""
     finished, tested = store.finished(), store.attributes.tested()
-    content = [(trial.number, trial.state.name, trial.value, sorted(trial.params.items())) for trial in finished]
+    content = [
+        (trial.number, trial.state.name, trial.values if store.front else trial.value, sorted(trial.params.items()))
+        for trial in finished
+    ]
     digest = hashlib.sha256(repr(content).encode()).hexdigest()[:12]  # a restored database has as many others
     which = f"#{tested.trial} tested" if tested else "none tested"
     if answer := store.attributes.answer():

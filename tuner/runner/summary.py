@@ -25,7 +25,7 @@ from tuner.protocol import Slot
 from tuner.runner.run import Outcome, Plan
 from tuner.storage.study_store import StudyStore
 from tuner.storage.trial_ends import state_of
-from tuner.text import cut, fitting, format_value, pluralize
+from tuner.text import cut, fitting, format_objective, format_value, join_names, pluralize
 from tuner.training.results import TRACEBACK_FILE
 from tuner.urls import storage_url, without_password
 
@@ -34,6 +34,8 @@ __all__ = ["print_line", "print_next", "print_plan", "print_ranking", "print_sum
 DEFAULT_TRACKING, TRACKING = "sqlite:///mlflow.db", "MLFLOW_TRACKING_URI"
 LINTED_SAMPLES = 20  # as many as a preview draws
 TOP_TRIALS = 5
+MOST_OF_FRONT = 12
+AS_REPORT = "all of it in one HTML file"
 WHOLE_LINE = 80  # columns of a table where there is no terminal, at least
 SHORTEST_WRAPPED = 16
 
@@ -54,7 +56,7 @@ def print_plan(console: Console, plan: Plan, slots: Sequence[Slot], remarks: Seq
         pruner = f"rungs ({config.rungs.describe(longest_training(config.trial['trainer']))})"
     print_line(
         console,
-        f"[bold]{config.name}[/bold]: {config.budget} for the best {config.objective.metric}, "
+        f"[bold]{config.name}[/bold]: {config.budget} for the {_objectives(config)}, "
         f"{config.sampler.name} sampler, {pruner}, {places}",
     )
     for path, spec in searched(config.trial):
@@ -66,6 +68,11 @@ def print_plan(console: Console, plan: Plan, slots: Sequence[Slot], remarks: Seq
         print_line(console, f"  [yellow]note:[/yellow] [dim]{escape(finding)}[/dim]")
 
 
+def _objectives(config: StudyConfig) -> str:
+    names = [objective.metric for objective in config.objectives]
+    return f"Pareto front of {join_names(names, MOST_OF_FRONT)}" if config.further else f"best {names[0]}"
+
+
 def _findings(config: StudyConfig) -> Sequence[str]:
     try:
         return lint_families(schedule_families(config, LINTED_SAMPLES))
@@ -75,7 +82,8 @@ def _findings(config: StudyConfig) -> Sequence[str]:
 
 def print_summary(console: Console, config: StudyConfig, store: StudyStore, outcome: Outcome) -> None:
     """Print the results, and where to look further."""
-    finished, top, record = store.finished(), store.ranking()[:1], store.record()
+    finished, record = store.finished(), store.record()
+    top = store.front or store.ranking()[:1]
     print_line(console, f"\n[bold]{config.name}[/bold]: [bold]{escape(answer(record))}[/bold]")
     states = Counter(state_of(trial) for trial in finished)
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none finished"
@@ -96,7 +104,8 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, outc
             f"run the same command again to continue{_cut_short(store)}",
         )
     if top:
-        print_ranking(console, record, TOP_TRIALS)
+        print_ranking(console, record, max(TOP_TRIALS, min(len(store.front), MOST_OF_FRONT)))
+    if top and not store.front:
         tested = store.attributes.tested()
         if tested and tested.trial == top[0].number and tested.metrics:
             metrics = ", ".join(f"{escape(cut(key))} {value:.4f}" for key, value in sorted(tested.metrics.items()))
@@ -109,8 +118,10 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, outc
     for sentence in outcome.missing:
         print_line(console, f"[yellow]{escape(sentence)}.[/yellow]")
     name = config.name
-    if top:
-        after = {"confirm": "is the winner really better? fresh seeds say", "report": "all of it in one HTML file"}
+    if store.front:
+        after = {f"export --trial {top[0].number}": "a trial of the front as a folder", "report": AS_REPORT}
+    elif top:
+        after = {"confirm": "is the winner really better? fresh seeds say", "report": AS_REPORT}
     else:
         after = {"show": "what is known so far", "retry": "trains failed trials again"}
     print_next(console, outcome, name, {"dashboard": "lr curves and accuracies, in MLflow", **after})
@@ -123,10 +134,13 @@ def print_next(console: Console, outcome: Outcome, name: str, commands: Mapping[
         console: Prints them.
         outcome: How the study ended.
         name: Its name.
-        commands: What each of them is for.
+        commands: What each of them is for; options can follow its name.
     """
     print_line(console, "\nnext:")
-    lines = {f"{own_command()} {each} {name}{_stores(each, outcome)}": text for each, text in commands.items()}
+    lines = {}
+    for each, text in commands.items():
+        command, *further = each.split(" ", 1)
+        lines[f"{' '.join([own_command(), command, name, *further])}{_stores(command, outcome)}"] = text
     uri = outcome.tracking_uri
     if uri.startswith("http"):
         lines = {f"{without_password(uri)}/{outcome.runs_page}": "", **dict(list(lines.items())[1:])}
@@ -159,7 +173,11 @@ def print_ranking(console: Console, record: StudyRecord, most: int) -> None:
             console,
             ("", 0, [f"#{trial.number}" for trial in top]),
             (record.metric, 0, [f"{trial.value:.4f}" for trial in top]),
-            ("schedule", 0, [trial.family for trial in top]),
+            *(
+                (metric, 0, [format_objective(trial.further[index]) for trial in top])
+                for index, (metric, _) in enumerate(record.further)
+            ),
+            ("schedule", 1 if record.further else 0, [trial.family for trial in top]),
             ("searched values", 0, values),
         )
 

@@ -6,6 +6,7 @@ __all__ = [
     "CONFIGURATION",
     "CONFIRMS",
     "CONSTANT_LR",
+    "FURTHER",
     "GAIN",
     "IDENTIFIER",
     "IDENTITY",
@@ -41,6 +42,9 @@ PREDICTION = "prediction"
 
 CONFIRMS = "confirms"
 """Key of the identity: the identifier of the study that this one confirms."""
+
+FURTHER = "objective.further"
+"""Key of the identity: the metrics of the objectives after the first one."""
 
 # Of a trial.
 CONSTANT_LR = "constant_lr"

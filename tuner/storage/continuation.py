@@ -35,7 +35,7 @@ def create_or_load(
     study = optuna.create_study(
         storage=database.storage,
         study_name=config.name,
-        direction=config.objective.direction.value,
+        directions=[objective.direction.value for objective in config.objectives],
         sampler=make_sampler(config, 0),
         pruner=make_pruner(config),
         load_if_exists=True,
@@ -133,8 +133,8 @@ def _check_identity(
         return trials
     # A study without trials may come from a run that was killed just after it had created it.
     is_new = not trials and not attributes.keys() & {IDENTIFIER, TEST, VALIDATION_IMAGES}
-    direction = optuna.study.StudyDirection[config.objective.direction.name]
-    if not is_new or storage.get_study_directions(study) != [direction]:
+    directions = [optuna.study.StudyDirection[objective.direction.name] for objective in config.objectives]
+    if not is_new or storage.get_study_directions(study) != directions:
         raise BadInputError(
             [
                 f'{without_password(url)} has a study "{config.name}" that is not the tuner\'s. '

@@ -7,11 +7,12 @@ from typing import cast
 
 from optuna.trial import FrozenTrial, TrialState
 
+from tuner.analysis.pareto import pareto_front
 from tuner.config.study import StudyConfig
 from tuner.config.trial import TrialConfig
 from tuner.errors import StudyFailedError
 from tuner.storage.reader import config_of
-from tuner.storage.trial_ends import end_of
+from tuner.storage.trial_ends import end_of, value_of
 
 __all__ = ["FinishedTrials", "foreign_trial", "trial_config"]
 
@@ -29,7 +30,8 @@ class FinishedTrials:
     Attributes:
         complete: How many of them are complete.
         spent: How much of the study's allowance they used; 0 if there is no allowance.
-        best: The best complete trial; None if there is none.
+        best: The best complete trial; None if there is none, or there are several objectives.
+        front: The Pareto front of several objectives, the best in the first one first; empty with one objective.
     """
 
     def __init__(self, config: StudyConfig, trials: Iterable[FrozenTrial]) -> None:
@@ -37,6 +39,7 @@ class FinishedTrials:
         self._numbers: set[int] = set()
         self.complete = self.spent = 0
         self.best: FrozenTrial | None = None
+        self.front: list[FrozenTrial] = []
         for trial in trials:
             self.add(trial)
 
@@ -52,8 +55,12 @@ class FinishedTrials:
             return
         self._numbers.add(trial.number)
         self.spent += self.cost(trial, end_of(trial).epochs)
-        if trial.state is TrialState.COMPLETE:
-            self.complete += 1
+        if trial.state is not TrialState.COMPLETE:
+            return
+        self.complete += 1
+        if self._config.further:
+            self.front = self._front_of([*self.front, trial])
+        else:
             self.best = trial if self.best is None else min(self.best, trial, key=self.rank_of)
 
     def cost(self, trial: FrozenTrial, epochs: int) -> int:
@@ -67,19 +74,35 @@ class FinishedTrials:
                 interval = trial_config(self._config, trial).trainer.val_check_interval
         return allowance.cost(epochs, interval)
 
+    def _front_of(self, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+        by_number = {trial.number: trial for trial in trials}
+        directions = [objective.direction for objective in self._config.objectives]
+        points = {number: trial.values for number, trial in by_number.items()}
+        return [by_number[number] for number in pareto_front(points, directions)]
+
+    def ranking(self, complete: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+        """Return complete trials, best first; with several objectives, the Pareto front first."""
+        front = {trial.number for trial in self.front}
+        return sorted(complete, key=lambda trial: (trial.number not in front, self.rank_of(trial)))
+
     def rank_of(self, trial: FrozenTrial) -> tuple[float, int]:
         """Return a key by which complete trials are sorted, best first."""
-        return self._rank(cast(float, trial.value), trial.number)
+        return self._rank(cast(float, value_of(trial)), trial.number)
 
     def may_be_best(self, values: Mapping[int, float]) -> set[int]:
-        """Return which one of the trials that end with these values would be the best of all; empty for none."""
+        """Return which of the trials that end with these values might be the best of all; empty for none.
+
+        That is one at most, or all if there are several objectives: the other values are not known yet.
+        """
+        if self._config.further:
+            return set(values)
         number = min(values, key=lambda number: self._rank(values[number], number), default=None)
         if number is None or (self.best is not None and self._rank(values[number], number) >= self.rank_of(self.best)):
             return set()
         return {number}
 
     def history(self, trials: Iterable[FrozenTrial]) -> list[tuple[datetime, float | None]]:
-        """Return when each finished trial ended, with the best value so far.
+        """Return when each finished trial ended, with the best value so far; without, if there are several objectives.
 
         Args:
             trials: The trials.
@@ -87,7 +110,7 @@ class FinishedTrials:
         best: FrozenTrial | None = None
         history = []
         for trial in sorted(trials, key=lambda trial: cast(datetime, trial.datetime_complete)):
-            if trial.state is TrialState.COMPLETE:
+            if trial.state is TrialState.COMPLETE and not self._config.further:
                 best = trial if best is None else min(best, trial, key=self.rank_of)
             history.append((cast(datetime, trial.datetime_complete), best.value if best else None))
         return history

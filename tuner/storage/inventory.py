@@ -9,14 +9,27 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from tuner.analysis.comparison import Comparison, Repeated
+from tuner.analysis.pareto import pareto_front
 from tuner.direction import Direction
-from tuner.storage.attributes import CONFIGURATION, CONFIRMS, IDENTIFIER, IDENTITY, SEED, TRIALS, VALIDATION_IMAGES
+from tuner.storage.attributes import (
+    CONFIGURATION,
+    CONFIRMS,
+    FURTHER,
+    IDENTIFIER,
+    IDENTITY,
+    SEED,
+    TRIALS,
+    VALIDATION_IMAGES,
+)
 from tuner.storage.connection import sqlite_file
 from tuner.storage.database import Database, state_directory
 from tuner.storage.locks import is_locked
 from tuner.storage.trial_ends import attribute, state_of
+from tuner.text import join_names
 
 __all__ = ["ListedStudy", "comparisons", "listed_studies"]
+
+MOST_OF_FRONT = 6
 
 
 @dataclass(frozen=True)
@@ -32,7 +45,8 @@ class ListedStudy:
         begun: Number of its trials that are not finished.
         asked: Number of trials that it was last asked for; None if an earlier version ran it.
         metric: Its objective.
-        best: Name and value of its best trial or configuration; None if there is none.
+        best: Name and value of its best trial or configuration, or the Pareto front of several objectives, which has
+            no value; None if there is none.
     """
 
     name: str
@@ -43,7 +57,7 @@ class ListedStudy:
     begun: int
     asked: int | None
     metric: str
-    best: tuple[str, float] | None
+    best: tuple[str, float | None] | None
 
     @property
     def finished(self) -> int:
@@ -88,13 +102,17 @@ def _listed(url: str, summary: optuna.study.StudySummary, trials: Sequence[Froze
         ends=Counter(map(state_of, finished)),
         begun=len(trials) - len(finished),
         asked=attribute(attributes, TRIALS, 0) or None,
-        metric=attribute(identity, "objective.metric", "value"),
+        metric=", ".join([attribute(identity, "objective.metric", "value"), *attribute(identity, FURTHER, [])]),
         best=_best(summary, finished),
     )
 
 
-def _best(summary: optuna.study.StudySummary, finished: Sequence[FrozenTrial]) -> tuple[str, float] | None:
-    direction = Direction(summary.direction.name.lower())
+def _best(summary: optuna.study.StudySummary, finished: Sequence[FrozenTrial]) -> tuple[str, float | None] | None:
+    direction, *further = (Direction(each.name.lower()) for each in summary.directions)
+    if further:
+        points = {trial.number: trial.values for trial in finished if trial.state is TrialState.COMPLETE}
+        front = [f"#{number}" for number in pareto_front(points, [direction, *further])]
+        return (f"{join_names(front, MOST_OF_FRONT)} (Pareto front)", None) if front else None
     comparison = _comparison(finished, summary.user_attrs, direction)
     if comparison is not None:
         first = next(iter(comparison.ranking), None)
@@ -120,7 +138,7 @@ def comparisons(study: optuna.Study) -> dict[str, Comparison]:
         if each.study_name == study.study_name or (own and identity.get(CONFIRMS) == own):
             trials = study._storage.get_all_trials(each._study_id, deepcopy=False)
             finished = [trial for trial in trials if trial.state.is_finished()]
-            comparison = _comparison(finished, each.user_attrs, Direction(each.direction.name.lower()))
+            comparison = _comparison(finished, each.user_attrs, Direction(each.directions[0].name.lower()))
             if comparison is not None:
                 found[each.study_name] = comparison
     return found

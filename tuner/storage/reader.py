@@ -20,9 +20,18 @@ from tuner.config.study import StudyConfig
 from tuner.config.trial import TrialConfig
 from tuner.direction import Direction
 from tuner.errors import BadInputError, StudyFailedError
-from tuner.storage.attributes import ANSWER, CONSTANT_LR, IDENTIFIER, IDENTITY, PREDICTION, TEST, VALIDATION_IMAGES
+from tuner.storage.attributes import (
+    ANSWER,
+    CONSTANT_LR,
+    FURTHER,
+    IDENTIFIER,
+    IDENTITY,
+    PREDICTION,
+    TEST,
+    VALIDATION_IMAGES,
+)
 from tuner.storage.database import Database
-from tuner.storage.trial_ends import attribute, end_of
+from tuner.storage.trial_ends import attribute, end_of, value_of
 from tuner.text import cut
 from tuner.urls import without_password
 
@@ -84,7 +93,7 @@ def finished_counts(url: str) -> dict[str, int]:
 
 def copy_of(study: optuna.Study) -> optuna.Study:
     """Return a copy of a study in memory."""
-    copied = optuna.create_study(study_name=study.study_name, direction=study.direction)
+    copied = optuna.create_study(study_name=study.study_name, directions=study.directions)
     for key, value in study.user_attrs.items():
         copied.set_user_attr(key, value)
     copied.add_trials(study.get_trials())
@@ -151,10 +160,12 @@ def record_of(study: optuna.Study, curves: Curves = _no_curves) -> StudyRecord:
         for name, distribution in trial.distributions.items()
         if isinstance(distribution, optuna.distributions.FloatDistribution | optuna.distributions.IntDistribution)
     }
+    directions = [Direction(direction.name.lower()) for direction in study.directions]
     record = StudyRecord(
         name=study.study_name,
         metric=str(identity.get("objective.metric", "value")),
-        direction=Direction(study.direction.name.lower()),
+        direction=directions[0],
+        further=list(zip(attribute(identity, FURTHER, []), directions[1:], strict=False)),
         trials=[_trial(trial, began, identity) for trial in trials],
         searched=searched,
         importances=_importances(study),
@@ -196,13 +207,14 @@ def _family(trial: Trial, identity: Mapping[str, Any]) -> str:
 
 
 def _trial(trial: Trial, began: float, identity: Mapping[str, Any]) -> TrialRecord:
-    end, reported = end_of(trial), trial.intermediate_values
+    end, reported, value = end_of(trial), trial.intermediate_values, value_of(trial)
     family = _family(trial, identity)
     return TrialRecord(
         number=trial.number,
         state=end.state,
         family=family,
-        value=trial.value if trial.value is not None else reported[max(reported)] if reported else math.nan,
+        value=value if value is not None else reported[max(reported)] if reported else math.nan,
+        further=end.further,
         epochs=end.epochs,
         seconds=end.seconds,
         ended=trial.datetime_complete.timestamp() - began if trial.datetime_complete else 0.0,
@@ -223,7 +235,9 @@ def _importances(study: optuna.Study) -> dict[str, float]:
         return {}
     with warnings.catch_warnings(), contextlib.suppress(ValueError, RuntimeError):  # raised where it finds no answer
         warnings.simplefilter("ignore")  # the plot itself says that there are few trials
-        shares = optuna.importance.get_param_importances(study, params=judged)
+        first = Direction(study.directions[0].name.lower())  # Optuna expects that smaller values of a target are better
+        target = None if len(study.directions) == 1 else lambda trial: first.sort_key(trial.values[0])
+        shares = optuna.importance.get_param_importances(study, params=judged, target=target)
         return {} if any(math.isnan(share) for share in shares.values()) else dict(shares)
     return {}
 

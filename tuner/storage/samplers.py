@@ -54,6 +54,8 @@ def make_sampler(
                 return optuna.samplers.RandomSampler(seed=own_seed)
             case "gp":
                 return optuna.samplers.GPSampler(seed=own_seed, **options)
+            case "nsga2":
+                return optuna.samplers.NSGAIISampler(seed=own_seed, **options)
             case "cmaes":
                 return optuna.samplers.CmaEsSampler(seed=own_seed, **options)
             case "qmc":

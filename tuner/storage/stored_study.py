@@ -26,6 +26,7 @@ from tuner.storage.definition import DEFINITION_FILE, FOLDER_FILE
 from tuner.storage.folders import OBJECTS_FILE, check_own
 from tuner.storage.reader import Trial, config_of, identifier_of, open_study, record_of
 from tuner.storage.trial_ends import attribute
+from tuner.text import join_names
 
 __all__ = ["StoredStudy", "definition_of", "label"]
 
@@ -113,10 +114,15 @@ class StoredStudy:
             number: Its number; None for the best.
 
         Raises:
-            BadInputError: If there is no such trial.
+            BadInputError: If there is no such trial, or no best one, as there are several objectives.
         """
         if number is None:
-            return self.ranking()[0]
+            best = self.ranking()[0]
+            if self.config.further:
+                front = join_names([f"#{trial.number}" for trial in self.record.front], 10)
+                which = f"has several objectives; its best trials, the Pareto front, are {front}"
+                raise BadInputError([f'--trial: study "{self.config.name}" {which}: name one.'])
+            return best
         numbers = [trial.number for trial in self.trials]
         if number not in numbers:
             known = f"there are #0 to #{max(numbers)}" if numbers == list(range(len(numbers))) and numbers else numbers

@@ -8,10 +8,10 @@ import contextlib
 import functools
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, cast
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -231,20 +231,26 @@ class StudyStore:
 
     @property
     def best(self) -> FrozenTrial | None:
-        """Return the best complete trial."""
+        """Return the best complete trial; None if there is none, or the study has several objectives."""
         return self._finished.best
+
+    @property
+    def front(self) -> list[FrozenTrial]:
+        """Return the Pareto front of several objectives, the best in the first one first; none with one objective."""
+        return list(self._finished.front)
 
     def kept_numbers(self) -> set[int]:
         """Return the finished trials whose weights may still be needed."""
-        return {best.number} if (best := self._finished.best) else set()
+        best = self._finished.best
+        return {trial.number for trial in self._finished.front} | ({best.number} if best else set())
 
     def may_keep_weights(self, values: Mapping[int, float]) -> set[int]:
         """Return the trials, of those that end with these values, whose weights may be needed."""
         return self._finished.may_be_best(values)
 
     def ranking(self) -> list[FrozenTrial]:
-        """Return the complete trials, best first."""
-        return sorted(self.trials(TrialState.COMPLETE), key=self._finished.rank_of)
+        """Return the complete trials, best first; with several objectives, the Pareto front first."""
+        return self._finished.ranking(self.trials(TrialState.COMPLETE))
 
     @property
     def best_value(self) -> float | None:
@@ -385,12 +391,28 @@ class StudyStore:
         self.suspend(number)
 
     @_together
-    def finish(self, number: int, state: TrialState, value: float | None, attributes: Mapping[str, Any]) -> None:
-        """Set the final state of a trial; a finished trial keeps the state it has."""
+    def finish(
+        self,
+        number: int,
+        state: TrialState,
+        value: float | None,
+        attributes: Mapping[str, Any],
+        further: Sequence[float] = (),
+    ) -> None:
+        """Set the final state of a trial; a finished trial keeps the state it has.
+
+        Args:
+            number: The trial.
+            state: The state.
+            value: Its value.
+            attributes: Attributes to set.
+            further: Its values of the further objectives.
+        """
         if not self.trial(number).state.is_finished():
             for key, content in attributes.items():
                 self.set_attribute(number, key, content)
-            self._study.tell(number, value if state is TrialState.COMPLETE else None, state)
+            values = [cast(float, value), *further] if state is TrialState.COMPLETE else None
+            self._study.tell(number, values, state)
         self._asked.discard(number)
         self._paused.pop(number, None)
         self._finished.add(self.trial(number))

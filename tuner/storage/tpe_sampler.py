@@ -7,7 +7,7 @@ candidates and trials at once.
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -63,6 +63,8 @@ class TPESampler(optuna.samplers.TPESampler):
     def _sample(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
+        if len(study.directions) > 1:
+            return super()._sample(cast(optuna.Study, _FirstDirection(study)), trial, search_space)
         finished = _finished(study)
         self._finished.read(finished, study)
         if self._finished.has_constraints:
@@ -103,6 +105,19 @@ class TPESampler(optuna.samplers.TPESampler):
 
 def _finished(study: optuna.Study) -> list[FrozenTrial]:
     return study._get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+
+
+class _FirstDirection:
+    """A study of several objectives whose direction is that of the first one, by which Optuna ranks pruned trials.
+
+    Their reports are of the first objective. Optuna reads the direction, which a study of several does not have.
+    """
+
+    def __init__(self, study: optuna.Study) -> None:
+        self._study, self.direction = study, study.directions[0]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
 
 
 class _FinishedTrials:

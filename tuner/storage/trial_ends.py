@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tuner.protocol import State, TrialResult
 
-__all__ = ["TRIAL_STATES", "attribute", "end_of", "setup_of", "state_of"]
+__all__ = ["TRIAL_STATES", "attribute", "end_of", "setup_of", "state_of", "value_of"]
 
 Value = TypeVar("Value")
 
@@ -38,6 +38,11 @@ def state_of(trial: FrozenTrial) -> State:
     return cast(State, state if state in possible else possible[0])
 
 
+def value_of(trial: FrozenTrial) -> float | None:
+    """Return the value of the first objective of a trial; None if it has none."""
+    return trial.values[0] if trial.values else None
+
+
 def setup_of(trial: FrozenTrial) -> dict[str, Any]:
     """Return what a trial was trained with; nothing if that is not known."""
     return attribute(trial.user_attrs, "setup", {})
@@ -48,9 +53,10 @@ def end_of(trial: FrozenTrial) -> TrialResult:
     attributes, reported = trial.user_attrs, trial.intermediate_values
     return TrialResult(
         state_of(trial),
-        trial.value if trial.state is TrialState.COMPLETE else None,
+        value_of(trial) if trial.state is TrialState.COMPLETE else None,
         attribute(attributes, "epochs", len(reported)),
         attribute(attributes, "seconds", 0.0),
         attribute(attributes, "message", ""),
         attribute(attributes, "traceback", ""),
+        further=tuple(trial.values[1:]) if trial.state is TrialState.COMPLETE and trial.values else (),
     )

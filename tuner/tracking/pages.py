@@ -66,10 +66,11 @@ def standing(
     links = " · ".join(f"[{name}]({page})" for name, page in pages.items())
     parts = [f"**{_plain(answer)}**\n", f"{_progress(config, finished)} · {links}\n"]  # MLflow folds the rest away
     parts += [f"- {_plain(sentence)}" for sentence in found]
-    parts += ["\n| searched | among | the best has |", "|---|---|---|"]
+    columns = ["searched", "among", *(["the best has"] if not config.further else [])]
+    parts += [f"\n| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     for path, spec in searched(config.trial):
-        value = format_value(params[path]) if path in params else ""
-        parts.append(f"| {_plain(path)} | {_plain(described(spec))} | {_plain(value)} |")
+        cells = [path, described(spec), format_value(params[path]) if path in params else ""][: len(columns)]
+        parts.append(f"| {' | '.join(map(_plain, cells))} |")
     return "\n".join(parts)[:LONGEST_STANDING]
 
 

@@ -253,7 +253,8 @@ class StudyRun:
 
     def write_view(self) -> None:
         """Write the view of the study's trials to the experiment, if it has changed, now."""
-        view = saved_view(self.run, self._config, self.names_of([self._config.objective.metric]))
+        metrics = [objective.metric for objective in self._config.objectives]
+        view = saved_view(self.run, self._config, self.names_of(metrics))
         if view != self._view:
             self._client.set_experiment_tag(self.experiment_id, view_tag(self.run_id), view)
             self._view = view

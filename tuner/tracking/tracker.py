@@ -21,6 +21,7 @@ from tuner.config.study import StudyConfig
 from tuner.config.trial import TrialConfig
 from tuner.config.yaml_reader import as_yaml
 from tuner.protocol import Points, TrialResult
+from tuner.tracking.names import LONGEST_TAG, fitting
 from tuner.tracking.pages import runs_page, standing, trials_page, with_network
 from tuner.tracking.reader import CHAMPION_TAG
 from tuner.tracking.recorder import Recorder
@@ -172,6 +173,7 @@ class Tracker:
         best: Mapping[str, Any] | None,
         answer: str = "",
         found: Sequence[str] = (),
+        front: Sequence[int] = (),
     ) -> None:
         """Write the table of finished trials, the best one, and what they say, to the study's run.
 
@@ -181,6 +183,7 @@ class Tracker:
                 run if the study is over; None if there is none.
             answer: The best trial, and whether others tie with it, in a sentence.
             found: The findings, as sentences.
+            front: The trials of the Pareto front of several objectives.
         """
 
         def write() -> None:
@@ -190,6 +193,8 @@ class Tracker:
             tags = {MLFLOW_RUN_NOTE: with_network(text, self._config.name, champion)}
             if best is not None:
                 tags |= {"tuner.best_trial": str(best["number"]), "tuner.best_run_id": run.run_id if run else ""}
+            if front:
+                tags["tuner.pareto_front"] = fitting(", ".join(map(str, front)), LONGEST_TAG)
             self._study.set_tags(tags)
 
         self._study.put("the view of the trials", self._study.write_view, newest="view")

@@ -49,7 +49,8 @@ def saved_view(parent: Run, config: StudyConfig, names: Names) -> str:
         config: The study.
         names: The names of its metrics in MLflow.
     """
-    objective, study = names[config.objective.metric], config.name
+    objectives, study = [names[each.metric] for each in config.objectives], config.name
+    objective = objectives[0]
     specs: dict[str, Range | Choices] = {}
     for path, spec in searched_in_runs(config.trial):
         specs.setdefault(path, spec)
@@ -61,11 +62,16 @@ def saved_view(parent: Run, config: StudyConfig, names: Names) -> str:
     charts = [
         _line("lr", main, scaleType="log", displayName="lr (log axis)"),
         _line(objective, main),
+        *(_scatter(each, objective, main, "METRIC") for each in objectives[1:]),
         *(_scatter(each, objective, main) for each in numbers[:SCATTERED]),
         *(_line(each, more) for each in metrics if each not in ("lr", objective, *tests)),
         *(_card("BAR", each, more, metricKey=each, deleted=True) for each in tests),
     ]
-    columns = [f"metrics.`{objective}`", *(f"params.`{path}`" for path in paths), "attributes.`Duration`"]
+    columns = [
+        *(f"metrics.`{each}`" for each in objectives),
+        *(f"params.`{path}`" for path in paths),
+        "attributes.`Duration`",
+    ]
     state = {
         "searchFilter": f"tags.`{PARENT_TAG}` = '{parent.info.run_id}'",
         "orderByKey": f"metrics.`{objective}`",
@@ -118,9 +124,9 @@ def _line(metric: str, section: str, **options: Any) -> dict[str, Any]:
     return _card("LINE", metric, section, **fixed, **{"scaleType": "linear", **options})
 
 
-def _scatter(parameter: str, objective: str, section: str) -> dict[str, Any]:
-    axes = {"xaxis": {"key": parameter, "type": "PARAM"}, "yaxis": {"key": objective, "type": "METRIC"}}
-    return _card("SCATTER", parameter, section, **axes)
+def _scatter(key: str, objective: str, section: str, kind: str = "PARAM") -> dict[str, Any]:
+    axes = {"xaxis": {"key": key, "type": kind}, "yaxis": {"key": objective, "type": "METRIC"}}
+    return _card("SCATTER", key, section, **axes)
 
 
 def _uuid(text: str) -> str:

@@ -96,8 +96,9 @@ def _fit_fused(
 
     def conclude(name: str) -> None:
         assignment, trial = by_name[name], trials[name]
+        size = sum(parameter[0].numel() for parameter in module.model.parameters())
         result = result_of_training(
-            assignment, trial.reporter, trial.diverged_at, trainer.global_step, group.was_asked_to_stop
+            assignment, trial.reporter, trial.diverged_at, trainer.global_step, group.was_asked_to_stop, size
         )
         if result.state == "complete" and trial.reporter.decision != "forget":
             save_weights(assignment, module.weights(name))

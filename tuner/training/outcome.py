@@ -1,6 +1,7 @@
 """The result of a training, from its last epoch or from an error."""
 
 import dataclasses
+import math
 import time
 import traceback
 from functools import partial
@@ -93,7 +94,12 @@ def error_message(error: BaseException, config: TrialConfig) -> str:
 
 
 def result_of_training(
-    assignment: Assignment, reporter: Reporter, diverged_at: int | None, step: int, was_asked_to_stop: bool
+    assignment: Assignment,
+    reporter: Reporter,
+    diverged_at: int | None,
+    step: int,
+    was_asked_to_stop: bool,
+    parameters: int,
 ) -> TrialResult:
     """Return the result of a training after its last epoch.
 
@@ -103,6 +109,7 @@ def result_of_training(
         diverged_at: Step of the first loss that was not finite; None if all were.
         step: Number of steps done.
         was_asked_to_stop: Whether the coordinator interrupted it or its group, to be continued later.
+        parameters: Number of parameters of its network.
     """
     history = reporter.history
     ended = partial(
@@ -130,7 +137,18 @@ def result_of_training(
         logged = f"only {names} {verb} logged" if names else "nothing is logged"
         nothing = "" if reporter.validated else "; no validation was run"
         return ended("failed", message=f"the objective is {metric}, but {logged}{nothing}")
+    measured = {"parameters": float(parameters), "steps": float(step), "train/seconds": reporter.seconds}
+    found = {**reporter.others, **measured}
+    for further in (each.metric for each in assignment.further):
+        if further not in found:
+            where = f"it is not logged in epoch {reporter.valued_epoch}, whose values count"
+            return ended("failed", message=f"{further} is an objective, but {where}")
+        if not math.isfinite(found[further]):
+            message = f"{further} was not finite after epoch {reporter.valued_epoch}"
+            return ended("diverged", message=message, diverged_at=step)
+    values = {each.metric: found[each.metric] for each in assignment.further}
+    points = [*history.points, *((key, step, value) for key, value in values.items() if key in measured)]
     remarks = [f"stopped by itself after epoch {epochs} of {asked}"] if epochs < asked else []
     if reporter.valued_epoch != epochs:
         remarks.append(f"{metric} was last logged in epoch {reporter.valued_epoch}; its value is of that epoch")
-    return ended("complete", message="; ".join(remarks))
+    return ended("complete", message="; ".join(remarks), points=points, further=list(values.values()))

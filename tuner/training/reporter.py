@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,6 +85,11 @@ class Reporter(LastCallback):
         save: Called with the number of an epoch that can be continued from, and whether it must be saved.
         has_diverged: Returns whether the training ends without a value because its loss is not finite.
         trial: Digest of the trial's configuration, which is stored in its checkpoints.
+        further: The further objectives.
+
+    Attributes:
+        others: The values of the further objectives that are logged, in the epoch of the value.
+        seconds: How long its epochs took, without validation.
     """
 
     PROGRESS_SECONDS = 0.5
@@ -98,7 +103,12 @@ class Reporter(LastCallback):
         save: Callable[[int, bool], None],
         has_diverged: Callable[[], bool] = lambda: False,
         trial: str = "",
+        further: Sequence[Objective] = (),
     ) -> None:
+        self.further = further
+        self.others: dict[str, float] = {}
+        self.seconds = 0.0
+        self._began = self._paused = 0.0  # by the monotonic clock
         self.objective, self.history, self.report, self.progress, self.save = objective, history, report, progress, save
         self.has_diverged, self.trial = has_diverged, trial
         self.weights: dict[str, torch.Tensor] | None = None  # of the best epoch
@@ -129,6 +139,8 @@ class Reporter(LastCallback):
         }
         if self.decision == "pause":
             state["decision"] = self.decision
+        if self.further:
+            state |= {"others": self.others, "seconds": self.seconds}
         return state if self.weights is None else {**state, "weights": self.weights}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -142,6 +154,7 @@ class Reporter(LastCallback):
         self.is_finite = state_dict.get("is_finite", True)
         self._validation_batches = state_dict.get("validation_batches", {})
         self.decision = state_dict.get("decision", "continue")
+        self.others, self.seconds = state_dict.get("others", {}), state_dict.get("seconds", 0.0)
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """End at once if the training waits at a rung."""
@@ -160,10 +173,12 @@ class Reporter(LastCallback):
         self.history.open = True
         self._first_lr = None
         self._metrics = EpochMetrics()
+        self._began = time.monotonic()
 
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """In a resumed training, continue the batch count that Lightning uses as the step of validation metrics."""
         self.validated = True
+        self._paused = time.monotonic()
         seen = trainer.fit_loop.epoch_loop.val_loop._seen_batches_per_dataloader
         for index, count in self._validation_batches.items():
             seen[index] = max(seen[index], count)
@@ -176,6 +191,7 @@ class Reporter(LastCallback):
         """Add the metrics of the validation."""
         self._metrics.add_running_loop(trainer)
         self.history.release(without=self._metrics.names)
+        self._began += time.monotonic() - self._paused
         self._validation_batches = dict(trainer.fit_loop.epoch_loop.val_loop._seen_batches_per_dataloader)
 
     def on_train_batch_end(
@@ -191,7 +207,8 @@ class Reporter(LastCallback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Report the epoch, unless the training has diverged in it."""
-        self._metrics.add_running_loop(trainer)
+        self._metrics.add_running_loop(trainer)  # waits for a GPU
+        self.seconds += time.monotonic() - self._began
         self.history.open = False  # Lightning logs these later, at another step and after the checkpoint
         report = self.end_epoch(trainer, None if self.has_diverged() else self._metrics)
         goes_on = report is not None and self.continues(report, self.report(report))
@@ -214,18 +231,22 @@ class Reporter(LastCallback):
         self.epochs = trainer.current_epoch + 1
         if metrics is None:
             return None
-        metric = self.objective.metric
-        value = metrics.seen.get(metric)
+        value = metrics.seen.get(self.objective.metric)
         self.history.points += metrics.points
-        if value is not None and metric not in metrics.names:  # logged with logger=False, but the study shows it
-            self.history.points.append((metric, trainer.global_step, value))
+        for metric in (each.metric for each in (self.objective, *self.further)):
+            if (
+                metric in metrics.seen and metric not in metrics.names
+            ):  # logged with logger=False, but the study shows it
+                self.history.points.append((metric, trainer.global_step, metrics.seen[metric]))
         self.names |= metrics.seen.keys()
         if value is not None:
             self.valued_epoch, self.is_finite = self.epochs, math.isfinite(value)
         if not self.is_finite:
             return None
-        if value is not None:
-            self._update_value(value, trainer)
+        if value is not None and self._update_value(value, trainer):
+            self.others = {
+                each.metric: metrics.seen[each.metric] for each in self.further if each.metric in metrics.seen
+            }
         points = self.history.points[self._reported :]
         self._reported = len(self.history.points)
         last_lr = self._lr()
@@ -238,15 +259,20 @@ class Reporter(LastCallback):
         self.decision = decision
         return decision in ("pause", "stop") or (decision == "continue" and not report.is_last)
 
-    def _update_value(self, value: float, trainer: pl.Trainer) -> None:
-        """Use an epoch's value as the trial's; if the best epoch counts, only if it is better, and keep its weights."""
+    def _update_value(self, value: float, trainer: pl.Trainer) -> bool:
+        """Use an epoch's value as the trial's, and return whether it is.
+
+        If the best epoch counts, it is only if it is better, and its weights are kept.
+        """
         if self.objective.epoch == "last":
             self.value = value
-            return
+            return True
         if self.value is None or self.objective.direction.better(value, self.value):
             self.value = value
             state = evaluated_state(trainer.lightning_module)
             self.weights = {key: tensor.detach().cpu().clone() for key, tensor in state.items()}
+            return True
+        return False
 
     def _lr(self) -> float:
         return next((value for key, _, value in reversed(self.history.points) if key == "lr"), math.nan)
@@ -275,4 +301,5 @@ def reporter_of(
         save=save,
         has_diverged=has_diverged,
         trial=assignment.config.digest,
+        further=assignment.further,
     )

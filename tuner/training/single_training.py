@@ -81,7 +81,10 @@ def fit(
         if divergence.diverged_at is None:
             raise  # otherwise a callback missed the validation, which a training that diverged does not have
     was_asked_to_stop = reporter.decision == "stop"
-    result = result_of_training(assignment, reporter, divergence.diverged_at, trainer.global_step, was_asked_to_stop)
+    size = sum(parameter.numel() for parameter in module.parameters())
+    result = result_of_training(
+        assignment, reporter, divergence.diverged_at, trainer.global_step, was_asked_to_stop, size
+    )
     if result.state == "complete" and reporter.decision != "forget" and distributed.is_rank_zero():
         if reporter.weights is not None:
             module.load_state_dict(reporter.weights)

@@ -12,8 +12,9 @@ from tuner.visualization.figure import Figure
 from tuner.visualization.landscape import contour, isolation, rank, slices
 from tuner.visualization.parameters import importance, parallel_coordinates, values_by_family
 from tuner.visualization.progress import best_so_far, intermediate_values, timeline
+from tuner.visualization.tradeoffs import pareto_front
 
-__all__ = ["PLOTS", "draw"]
+__all__ = ["OF_SEVERAL", "PLOTS", "draw"]
 
 PLOTS: Sequence[Callable[[StudyRecord], Figure]] = (
     top_trials,
@@ -31,9 +32,12 @@ PLOTS: Sequence[Callable[[StudyRecord], Figure]] = (
     best_so_far,
     timeline,
 )
-"""All plots, in the order in which they answer questions."""
+"""All plots of a study with one objective, in the order in which they answer questions."""
+
+OF_SEVERAL = (pareto_front, *(plot for plot in PLOTS if plot not in (winner, best_so_far)))
+"""Those of a study with several objectives: except for the first, they show the first objective."""
 
 
 def draw(record: StudyRecord) -> list[Figure]:
     """Return all plots of a study, including those without panels."""
-    return [plot(record) for plot in PLOTS]
+    return [plot(record) for plot in (OF_SEVERAL if record.further else PLOTS)]

@@ -113,7 +113,7 @@ def points_by_family(record: StudyRecord, trials: Sequence[TrialRecord], places:
 
 def value_scale(record: StudyRecord) -> Scale | None:
     """Return the colour scale of the objective, from the limit of the worst quarter (dull) to the best (bright)."""
-    values = [trial.value for trial in record.ranking]
+    values = sorted((trial.value for trial in record.ranking), key=record.direction.sort_key)
     if not values:
         return None
     worst = values[min(len(values) - 1, math.ceil(0.75 * (len(values) - 1)))]

@@ -1,0 +1,212 @@
+"""Studies of several objectives: their Pareto front in Optuna, MLflow, the terminal, the report and Python."""
+
+import contextlib
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.conftest import INLINE, StudyFolder, built_once
+from tests.test_training import Answers
+from tuner.analysis.pareto import dominates, pareto_front
+from tuner.analysis.record import StudyRecord
+from tuner.config.loader import load_study
+from tuner.config.study import Objective
+from tuner.confirm import main as confirm
+from tuner.direction import Direction
+from tuner.errors import BadInputError
+from tuner.export import main as export
+from tuner.league import main as league
+from tuner.list import main as list_studies
+from tuner.protocol import Assignment, TrainingGroup
+from tuner.replay import main as replay
+from tuner.report import main as report
+from tuner.results import Result
+from tuner.show import main as show
+from tuner.training.run import run
+from tuner.visualization.charts import OF_SEVERAL, draw
+
+STUDY = """\
+name: two
+objective: [{metric: val/acc}, {metric: parameters, direction: minimize}]
+budget: {trials: 9}
+sampler: {name: tpe, seed: 3, n_startup_trials: 3}
+trial:
+  data: {name: iris, batch_size: 30}
+  model: {name: mlp, inputs: 4, neurons: 8, num_classes: 3}
+  optimizer: {name: sgd, initial_lr: 1e-2}
+  trainer: {max_epochs: 2, precision: 32-true}
+search_space:
+  optimizer.initial_lr: {choices: [1e-2, 1e-1, 1e30]}
+  model.neurons: {low: 1, high: 32, log: true}
+  schedule: {one_of: {constant: {}, cosine: {}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return a folder with a finished study of two objectives, of which some trials diverged."""
+
+    def build(folder: StudyFolder) -> str:
+        (folder.path / "two.yaml").write_text(STUDY)
+        folder.call("--trials", "4", study="two.yaml")
+        return folder.call("--review", study="two.yaml")
+
+    with built_once("two", build, tmp_path_factory) as folder:
+        yield folder
+
+
+def result_of(folder: StudyFolder) -> Result:
+    return Result("two", f"sqlite:///{folder.path}/optuna.db", f"sqlite:///{folder.path}/mlflow.db")
+
+
+POINTS = st.dictionaries(st.integers(0, 30), st.tuples(*[st.integers(0, 4)] * 3), max_size=12)
+
+
+@given(POINTS)
+def test_a_front_has_the_points_that_none_dominates(points: dict[int, tuple[float, ...]]):
+    directions = [Direction.MAXIMIZE, Direction.MINIMIZE, Direction.MINIMIZE]
+    expected = {
+        key for key, point in points.items()
+        if not any(dominates(other, point, directions) for other in points.values())
+    }  # fmt: skip
+    front = pareto_front(points, directions)
+    assert set(front) == expected
+    assert len(front) == len(expected)
+    assert [points[key][0] for key in front] == sorted((points[key][0] for key in front), reverse=True)
+
+
+def test_the_front_is_optunas_everywhere(two: StudyFolder, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(two.path)
+    result = result_of(two)
+    numbers = [trial.number for trial in result.best_trials]
+    assert sorted(numbers) == sorted(trial.number for trial in result.optuna_study.best_trials)
+    names = "|".join(f"#{number}" for number in numbers)
+    line = two.output.partition("the Pareto front: ")[2].partition(".")[0]  # type: ignore[attr-defined]
+    assert re.findall(r"#\d+", line) == names.split("|")
+    assert result.findings[0].endswith(f"the Pareto front: {line}.")
+    ((tag,),) = two.mlflow("select value from tags where key = 'tuner.pareto_front'")
+    assert tag == ", ".join(map(str, numbers))
+    assert f"Pareto front {', '.join(names.split('|')[:-1])} and {names.split('|')[-1]}" in repr(result)
+    assert line.partition(" ")[0] in two.command(list_studies)
+    assert line in two.command(show, "two")
+    page = Path(report_of(two)).read_text()
+    assert 'data-plot="pareto_front"' in page
+    assert 'data-plot="winner"' not in page
+    assert f"{len(numbers)} of 9 trials" in page
+
+
+def report_of(folder: StudyFolder) -> str:
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        assert report(["two", "--tracking-uri", f"sqlite:///{folder.path}/mlflow.db"]) == 0
+    return output.getvalue().strip()
+
+
+def test_trials_have_the_values_of_all_objectives_and_the_front_keeps_its_weights(two: StudyFolder):
+    result = result_of(two)
+    with pytest.raises(BadInputError, match=r"several objectives \(val/acc and parameters\).* use best_trials"):
+        _ = result.best
+    trials = result.trials[result.trials.state == "complete"]
+    hidden = trials["model.neurons"]
+    assert (trials["parameters"] == hidden * 5 + hidden * (hidden + 1) + 3 * (hidden + 1)).all()
+    runs = dict(two.mlflow("select t.value, m.value from metrics m join tags t using (run_uuid) "
+                           "where m.key = 'parameters' and t.key = 'tuner.trial'"))  # fmt: skip
+    assert {int(number): value for number, value in runs.items()} == trials["parameters"].to_dict()
+    assert (result.trials.state == "diverged").any(), "which the sampler has seen"
+    kept = {int(path.parent.name) for path in two.path.glob(".tuner/two/trials-*/*/model.ckpt")}
+    assert kept == {trial.number for trial in result.best_trials}
+    last = result.best_trials[-1]
+    assert last.values == {"val/acc": last.value, "parameters": trials["parameters"][last.number]}
+    assert sum(each.numel() for each in result.best_model(last.number).parameters()) == last.values["parameters"]
+    assert StudyRecord.from_json(result.record.values()) == result.record
+    assert len(result.plot_pareto_front().axes) == 1
+    assert [figure.name for figure in draw(result.record)] == [plot.__name__ for plot in OF_SEVERAL]
+
+
+def test_what_needs_one_best_trial_asks_for_it(two: StudyFolder, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(two.path)
+    best = result_of(two).best_trials[0].number
+    for command in (replay, export):
+        assert f"--trial: study \"two\" has several objectives; its best trials, the Pareto front, are #{best}" in (
+            two.command(command, "two", expect=2)
+        )  # fmt: skip
+    assert "the same to the last bit" in two.command(replay, "two", "--trial", str(best))
+    two.command(export, "two", "--trial", str(best))
+    card = (two.path / f"two-{best}" / "README.md").read_text()
+    assert "searched for the highest val/acc and the lowest parameters in 9 trials" in card
+    assert re.search(r"\| parameters \| [0-9,]+ \| parameters of the network \|", card)
+    said = 'compares trials by one objective, and study "two" has val/acc and parameters.'
+    assert f"a confirmation {said}" in two.command(confirm, "two", *INLINE, expect=2)
+    assert f"a league {said}" in two.command(league, "two.yaml", *INLINE, expect=2)
+
+
+def test_a_continued_study_suggests_what_an_undisturbed_one_does(folder: StudyFolder):
+    text = STUDY.replace("{name: tpe, seed: 3, n_startup_trials: 3}", "{name: nsga2, population_size: 3}")
+    for name in ("whole", "parts"):
+        (folder.path / f"{name}.yaml").write_text(text.replace("name: two", f"name: {name}"))
+    folder.call("--trials", "7", "--per-device", "1", study="whole.yaml")
+    for trials in ("2", "5", "7"):
+        folder.call("--trials", trials, "--per-device", "1", study="parts.yaml")
+    query = ("select number, param_name, param_value from trials join trial_params using (trial_id) "
+             "join studies using (study_id) where study_name = '{}' order by 1, 2")  # fmt: skip
+    assert folder.optuna(query.format("whole")) == folder.optuna(query.format("parts"))
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (["objective=[{metric: val/acc}]"], "x.yaml:2: objective: a list has two objectives or more"),
+        (["objective=[{metric: parameters, direction: minimize}, {metric: val/acc}]"],
+         'objective[0].metric: must be train/acc, train/loss, val/acc or val/loss (got "parameters")'),
+        (["objective=[{metric: val/acc}, {metric: parameters}]"],
+         "objective[1].direction: required: parameters is better when it falls; write minimize."),
+        (["objective=[{metric: val/acc}, {metric: val/acc}]"], "objective[1].metric: val/acc is an objective already."),
+        (["objective=[{metric: val/acc}, {metric: val/loss, direction: minimize, epoch: best}]"],
+         "objective[1].epoch: leave it out: the values of all objectives are of one epoch"),
+        (["sampler={name: curve}"], "curve compares trials by one objective; with several, use gp, grid, nsga2, qmc"),
+        (["sampler={name: cmaes}"], "cmaes compares trials by one objective"),
+        (["pruner={name: median}"], "median compares trials by one objective; with several, there is no pruner"),
+        (["pruner={name: rungs}"], "rungs compares trials by one objective"),
+        (["budget.until=0.1"], "the expected gain compares trials by one objective; leave it out with several."),
+        (["final={trials: 2}"], "what trains the best again compares trials by one objective; leave it out"),
+    ],
+)  # fmt: skip
+def test_what_compares_trials_by_one_objective_is_refused(change: list[str], expected: str, tmp_path: Path):
+    (tmp_path / "x.yaml").write_text(STUDY)
+    with pytest.raises(BadInputError) as caught:
+        load_study(str(tmp_path / "x.yaml"), change)
+    assert [fault for fault in caught.value.faults if expected in fault], caught.value.faults
+
+
+def test_a_file_that_names_no_sampler_and_no_pruner_gets_those_for_several_objectives(tmp_path: Path):
+    (tmp_path / "x.yaml").write_text(STUDY.replace("sampler: {name: tpe, seed: 3, n_startup_trials: 3}\n", ""))
+    config = load_study(str(tmp_path / "x.yaml"), ["budget={epochs: 400}"])
+    assert (config.sampler.name, config.pruner.name, config.final) == ("tpe", "none", None)
+    assert load_study(str(tmp_path / "x.yaml"), ["sampler={population_size: 4}"]).sampler.name == "nsga2"
+
+
+def test_all_values_are_of_the_epoch_that_the_first_objective_chooses(tmp_path: Path):
+    (tmp_path / "x.yaml").write_text(STUDY)
+    changes = ["search_space={}", "trial.trainer.max_epochs=6", "trial.optimizer.initial_lr=0.3",
+               "trial.schedule={name: constant}", "sampler={name: random}"]  # fmt: skip
+    config = load_study(str(tmp_path / "x.yaml"), changes)
+    further = [Objective(metric, Direction.MINIMIZE) for metric in ("val/loss", "steps", "train/seconds")]
+    goal = Objective("val/acc", epoch="best")
+    assignment = Assignment(0, config.trial_of(config.trial), goal, tmp_path / "0", further)
+    (result,) = run(TrainingGroup((assignment,)), Answers())
+    assert result.state == "complete", result.message
+    curves = {key: [value for name, _, value in result.points if name == key] for key in ("val/acc", "val/loss")}
+    best = curves["val/acc"].index(max(curves["val/acc"]))
+    assert best < 5, "so the last epoch is another"
+    loss, steps, seconds = result.further
+    assert (result.value, loss, steps) == (curves["val/acc"][best], curves["val/loss"][best], 18)
+    assert 0 < seconds < result.seconds
+    assert ("train/seconds", 18, seconds) in result.points
+    absent = Assignment(1, assignment.config, goal, tmp_path / "1", [Objective("val/f1")])
+    (failed,) = run(TrainingGroup((absent,)), Answers())
+    assert failed.message == f"val/f1 is an objective, but it is not logged in epoch {best + 1}, whose values count"

@@ -1,0 +1,107 @@
+"""The objectives of a study: one, or several, of which no trial need be the best.
+
+The values of all objectives of a trial are those of one epoch, which the first objective chooses.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from lightning_modules.losses import RISING
+from tuner.config.annotations import check_value
+from tuner.config.checker import Checker, listed
+from tuner.config.document import Keys, Node
+from tuner.config.registry import signature_of
+from tuner.config.study import Objective
+
+__all__ = ["MEASURED", "TIME", "check_metrics", "check_several", "read_objectives"]
+
+TIME = "train/seconds"
+
+MEASURED = {
+    "parameters": "parameters of the network",
+    "steps": "optimizer steps of the training",
+    TIME: "seconds that the epochs of the training took, without validation",
+}
+"""What is measured of a training, and can be an objective after the first one; no training repeats its time."""
+
+SAMPLERS_OF_SEVERAL = ("gp", "grid", "nsga2", "qmc", "random", "tpe")
+"""The samplers that can have several objectives."""
+
+Fault = Callable[[Keys, str], None]
+
+
+def read_objectives(checker: Checker, node: Node, fault: Fault) -> list[dict[str, Any]]:
+    """Return the given settings of each objective; there is at least one.
+
+    Args:
+        checker: Checks them.
+        node: The section, a mapping or a list of mappings.
+        fault: Called with the place and the message of a fault.
+    """
+    nodes: Sequence[Node] = node.value if isinstance(node.value, list) else [node]
+    if isinstance(node.value, list) and len(nodes) < 2:
+        fault(
+            node.path, f"a list has two objectives or more; write {{metric: ..., direction: ...}} (got {len(nodes)})."
+        )
+    goals = [checker.settings(signature_of(Objective), each) for each in nodes] or [{}]
+    names = [goal.get("metric", Objective.metric) for goal in goals]
+    for index, goal in enumerate(goals[1:], start=1):
+        if names[index] in names[:index]:
+            fault((*node.path, index, "metric"), f"{names[index]} is an objective already.")
+        if "epoch" in goal:
+            message = "leave it out: the values of all objectives are of one epoch, which the first one chooses."
+            fault((*node.path, index, "epoch"), message)
+    return goals
+
+
+def check_metrics(goals: Sequence[Mapping[str, Any]], known: Sequence[str] | None, is_past: bool, fault: Fault) -> None:
+    """Refuse a metric that trials do not log, and one without the direction that it needs.
+
+    Args:
+        goals: The given settings of each objective.
+        known: The metrics that trials log; None for those of a LightningModule, which are not known before training.
+        is_past: Whether the study was run before and is only read.
+        fault: Called with the place and the message of a fault.
+    """
+    for index, goal in enumerate(goals):
+        place: Keys = ("objective", index) if len(goals) > 1 else ("objective",)
+        metric = goal.get("metric", Objective.metric)
+        if not isinstance(metric, str):
+            continue
+        allowed = known and (*known, *(MEASURED if index else ()))
+        if metric in MEASURED and not index and known is None:
+            fault((*place, "metric"), f"{metric} is no metric of an epoch: it can only be a further objective.")
+        elif allowed and (wrong := check_value(Literal[*allowed], metric)):
+            fault((*place, "metric"), wrong)
+        elif not is_past and "direction" not in goal and _falls(metric, known):
+            fault((*place, "direction"), f"required: {metric} is better when it falls; write minimize.")
+
+
+def _falls(metric: str, known: Sequence[str] | None) -> bool:
+    return metric in MEASURED or (known is not None and metric.rpartition("/")[2] not in RISING)
+
+
+def check_several(
+    goals: Sequence[Mapping[str, Any]], sampler: str, pruner: str, budget: Mapping[str, Any], final: Any, fault: Fault
+) -> None:
+    """Refuse what compares trials by a single objective in a study of several.
+
+    Args:
+        goals: The given settings of each objective.
+        sampler: The name of the sampler.
+        pruner: The name of the pruner.
+        budget: The given settings of the budget.
+        final: The section of the last trainings, as given.
+        fault: Called with the place and the message of a fault.
+    """
+    if len(goals) == 1:
+        return
+    one = "compares trials by one objective"
+    if sampler not in SAMPLERS_OF_SEVERAL:
+        fault(("sampler", "name"), f"{sampler} {one}; with several, use {listed(SAMPLERS_OF_SEVERAL)}.")
+    if pruner != "none":
+        fault(("pruner", "name"), f"{pruner} {one}; with several, there is no pruner: leave it out.")
+    if "until" in budget:
+        fault(("budget", "until"), f"the expected gain {one}; leave it out with several.")
+    if final is not None and not (isinstance(final, Mapping) and final.get("trials") == 0):
+        fault(("final",), f"what trains the best again {one}; leave it out with several.")
