@@ -18,8 +18,9 @@ from tuner.analysis.record import StudyRecord, TrialRecord, simplified
 from tuner.direction import Direction
 from tuner.visualization.charts import PLOTS, draw
 from tuner.visualization.figure import Figure, Scale
-from tuner.visualization.landscape import contour, rank
+from tuner.visualization.landscape import contour, isolation, rank, slices
 from tuner.visualization.matplotlib_backend import png
+from tuner.visualization.parameters import parallel_coordinates
 from tuner.visualization.parts import ACCENT, MAX_CURVES
 from tuner.visualization.plotly_backend import to_div
 
@@ -347,3 +348,21 @@ def test_a_simplified_curve_is_close_to_the_curve_everywhere(values: list[float]
 def test_of_a_schedule_in_steps_only_the_corners_are_kept():
     curve = [(step, 0.1 * 0.5 ** (step // 50)) for step in range(150)]
     assert simplified(curve, 0) == [(0, 0.1), (49, 0.1), (50, 0.05), (99, 0.05), (100, 0.025), (149, 0.025)]
+
+
+def test_of_hundreds_of_categories_an_axis_names_some():
+    def named(count: int) -> StudyRecord:
+        return study([trial(each, params={**trial(each).params, "model.kind": f"k{each:03}"}) for each in range(count)])
+
+    for chart in (slices, isolation, parallel_coordinates):
+        figure = chart(named(200))
+        labels = [[*(panel.x_ticks or {}).values(), *(text for *_, text in panel.notes)] for panel in figure.panels]
+        kinds = [[text for text in each if re.fullmatch(r"k\d+", text)] for each in labels]
+        (kinds,) = filter(None, kinds)
+        assert len(kinds) == 10
+        assert (min(kinds), max(kinds)) == ("k000", "k199")
+        assert "10 have a label; point at a trial in the report for its own." in figure.caption
+        few = chart(named(30))
+        assert "have a label" not in few.caption
+        assert sum(text == "k017" for panel in few.panels for text in (
+            *(panel.x_ticks or {}).values(), *(text for *_, text in panel.notes))) == 1  # fmt: skip

@@ -140,3 +140,13 @@ def test_values_at_the_edge_of_their_range_are_named():
     assert at_edge(replace(record, trials=[inside])) == "At the edge of its range: width 4 (searched from 0 to 100)."
     assert at_edge(replace(record, trials=[replace(inside, params={lr: 0.01, width: 50})])) == ""
     assert at_edge(replace(record, trials=[])) == ""
+
+
+def test_of_very_many_values_the_sentence_has_the_most_important_ones():
+    params = {"schedule.name": "constant", **{f"model.width_{index}": index for index in range(25)}}
+    importances = {"model.width_20": 0.6, "model.width_3": 0.4}
+    sentence = findings(study([trial(0, params=params)], importances=importances))[0]
+    assert "with width_20 20, width_3 3, width_0 0, width_1 1," in sentence
+    assert sentence.endswith("width_8 8 and 15 more values, which the table of trials has.")
+    few = {name: params[name] for name in list(params)[:21]}
+    assert "more values" not in findings(study([trial(0, params=few)]))[0]

@@ -31,6 +31,7 @@ from tuner.tracking import trial_points
 from tuner.tracking.reader import MlflowStudy, pages_of
 from tuner.tracking.store import tracking_uri
 from tuner.tracking.tracker import Tracker
+from tuner.tracking.view import view_tag
 
 STUDY_ID = "0123456789abcdef" * 2
 CONFIG = load_study(str(TINY), [])
@@ -345,6 +346,8 @@ def test_a_run_of_the_study_that_is_deleted_while_it_runs_is_replaced_at_once(st
     study.train(0, [("lr", 1, 0.1)])
     assert study.tracker._recorder.runs.settle(30)
     before = study.tracker.parent_id
+    study.tracker.log_study([], None)
+    assert study.tracker._recorder.runs.settle(30)
     client_of(study).delete_run(before)
     study.train(1, [("lr", 1, 0.1)])
     study.tracker.log_standings([(2, 0.6, time.time())])
@@ -355,6 +358,8 @@ def test_a_run_of_the_study_that_is_deleted_while_it_runs_is_replaced_at_once(st
     assert study.runs() == [("0", "FINISHED"), ("1", "FINISHED")]
     assert set(MlflowStudy(study.tracker.uri, STUDY_ID).children) == {0, 1}
     now = study.tracker.parent_id
+    views = study.folder.mlflow("select key from experiment_tags where key like '%ViewState%'")
+    assert views == [(view_tag(now),)], "not that of the deleted run"
     stored = study.folder.mlflow(f"select key, step from metrics where run_uuid = '{now}' order by key, step")
     assert stored == [("best_value", 1), ("best_value", 2), ("trials_done", 1), ("trials_done", 2)]
     assert {path.name for path in Path("mlruns").glob(f"*/{now}/artifacts/*")} == {

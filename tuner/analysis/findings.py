@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 
 from tuner.analysis.record import FAMILY, MIN_FOR_IMPORTANCE, StudyRecord, TrialRecord, resolution
 from tuner.text import format_objective, format_value, join_names, pluralize
@@ -26,6 +27,7 @@ ENDS = {
 }
 CONSTANT = "constant"
 MOST_NAMED = 10
+MOST_VALUES = 20
 EDGE = 0.05  # share of a range that counts as its edge
 
 
@@ -43,7 +45,8 @@ def findings(record: StudyRecord) -> list[str]:
         return [*sentences, *filter(None, [never_tried(record)])]
     best_is = "The best of the search is" if record.answer else "The best is"
     sentences = [
-        f"{best_is} {best.name}: {record.metric} {best.value:.4f} after epoch {best.epochs}, with {values_of(best)}.",
+        f"{best_is} {best.name}: {record.metric} {best.value:.4f} after epoch {best.epochs}, "
+        f"with {_values(best, record)}.",
         _margin(record, best),
         _unchanged(record),
     ]
@@ -78,7 +81,10 @@ def _tradeoffs(record: StudyRecord) -> list[str]:
     front = record.front
     sentences = [
         answer(record),
-        *(f"{trial.name}: {objectives_of(trial, record)}, with {values_of(trial)}." for trial in front[:MOST_NAMED]),
+        *(
+            f"{trial.name}: {objectives_of(trial, record)}, with {_values(trial, record)}."
+            for trial in front[:MOST_NAMED]
+        ),
     ]
     if len(front) > MOST_NAMED:
         sentences.append(f"{len(front) - MOST_NAMED} more trials of the front are in the table of trials.")
@@ -94,10 +100,25 @@ def objectives_of(trial: TrialRecord, record: StudyRecord) -> str:
     )
 
 
-def values_of(trial: TrialRecord) -> str:
-    """Return the searched values of a trial, except its schedule."""
-    drawn = [f"{_own_name(name)} {format_value(value)}" for name, value in trial.params.items() if name != FAMILY]
+def values_of(trial: TrialRecord, names: Iterable[str] | None = None) -> str:
+    """Return searched values of a trial, except its schedule.
+
+    Args:
+        trial: The trial.
+        names: Their names in Optuna; None for all.
+    """
+    shown = trial.params if names is None else names
+    drawn = [f"{_own_name(name)} {format_value(trial.params[name])}" for name in shown if name != FAMILY]
     return ", ".join(drawn) or "nothing searched"
+
+
+def _values(trial: TrialRecord, record: StudyRecord) -> str:
+    """Return the searched values of a trial for a sentence; of very many, the most important ones."""
+    names = [name for name in trial.params if name != FAMILY]
+    if len(names) <= MOST_VALUES:
+        return values_of(trial)
+    first = sorted(names, key=lambda name: -record.importances.get(name, 0.0))[:MOST_NAMED]
+    return f"{values_of(trial, first)} and {len(names) - len(first)} more values, which the table of trials has"
 
 
 def _own_name(parameter: str) -> str:

@@ -257,7 +257,14 @@ class StudyRun:
         view = saved_view(self.run, self._config, self.names_of(metrics))
         if view != self._view:
             self._client.set_experiment_tag(self.experiment_id, view_tag(self.run_id), view)
+            self._remove_replaced_view()
             self._view = view
+
+    def _remove_replaced_view(self) -> None:
+        """Remove the view of the run that this one has replaced from the menu of views."""
+        replaced = self.run.data.tags.get(REPLACES_TAG)
+        if replaced and view_tag(replaced) in self._client.get_experiment(self.experiment_id).tags:
+            self._client.delete_experiment_tag(self.experiment_id, view_tag(replaced))
 
     def put_file(self, name: str, content: Callable[[], str | None]) -> None:
         """Queue a text file for the run's artifacts; a newer one replaces a waiting one of the same name."""

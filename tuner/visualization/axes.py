@@ -6,7 +6,9 @@ from typing import Any
 from tuner.analysis.record import StudyRecord
 from tuner.text import format_value
 
-__all__ = ["axis_of", "parameters_of"]
+__all__ = ["axis_of", "parameters_of", "unnamed_note"]
+
+MOST_NAMES, SOME_NAMES = 30, 10
 
 
 def parameters_of(record: StudyRecord) -> list[str]:
@@ -23,9 +25,37 @@ def parameters_of(record: StudyRecord) -> list[str]:
 def axis_of(
     values: Sequence[Any], order: Sequence[str] = ()
 ) -> tuple[Callable[[Any], float], Mapping[float, str] | None]:
-    """Return the positions of values on an axis, and the tick labels if they are not numbers."""
+    """Return the positions of values on an axis, and the tick labels if they are not numbers.
+
+    Of very many names, only some are labels, evenly spread; the first and the last are among them.
+    """
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         return float, None
     found = {format_value(value) for value in values}
     names = [name for name in order if name in found] or sorted(found)
-    return (lambda value: float(names.index(format_value(value)))), {float(at): name for at, name in enumerate(names)}
+    places = {name: float(at) for at, name in enumerate(names)}
+    labelled = range(len(names)) if len(names) <= MOST_NAMES else _spread(len(names), SOME_NAMES)
+    return (lambda value: places[format_value(value)]), {float(at): names[at] for at in labelled}
+
+
+def unnamed_note(record: StudyRecord) -> str:
+    """Return a sentence about categories without a label on an axis; empty if there are none."""
+    found: dict[str, set[str]] = {}
+    for trial in record.ranking:
+        for name, value in trial.params.items():
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                found.setdefault(name, set()).add(format_value(value))
+    if max(map(len, found.values()), default=0) <= MOST_NAMES:
+        return ""
+    return (
+        f" Of more than {MOST_NAMES} categories, {SOME_NAMES} have a label; point at a trial in the report for its own."
+    )
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """Return so many of the first whole numbers, from 0 to the last.
+
+    >>> _spread(101, 5)
+    [0, 25, 50, 75, 100]
+    """
+    return [index * (count - 1) // (most - 1) for index in range(most)]

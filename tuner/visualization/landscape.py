@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from tuner.analysis.findings import short_name
 from tuner.analysis.record import FAMILY, StudyRecord, TrialRecord
 from tuner.text import format_value, join_names
-from tuner.visualization.axes import axis_of, parameters_of
+from tuner.visualization.axes import axis_of, parameters_of, unnamed_note
 from tuner.visualization.figure import COLORS, GREY, SYMBOLS, Figure, Mark, Panel, Scale, Series, Surface, Symbol
 from tuner.visualization.parts import (
     ACCENT,
@@ -58,7 +58,11 @@ def slices(record: StudyRecord) -> Figure:
                 y_range=value_window([trial.value for trial in ranked], record),
             )
         )
-    caption = "Points are completed trials; their other parameters differ as well." + outside_note(record)
+    caption = (
+        "Points are completed trials; their other parameters differ as well."
+        + outside_note(record)
+        + unnamed_note(record)
+    )
     columns = min(3, len(panels))
     return Figure("slices", title, caption, panels, columns, height=2.8, width=3.4 * columns + 1, shared_y=True)
 
@@ -113,6 +117,7 @@ def isolation(record: StudyRecord) -> Figure:
     )
     if any(placed(trial.value, window) != trial.value for trial in ranked):
         caption += " Trials at the edge are far worse than the others; point at them in the report for their values."
+    caption += unnamed_note(record)
     columns = min(3, len(panels))
     return Figure("isolation", title, caption, panels, columns, height=2.8, width=3.4 * columns + 1, shared_y=True)
 
@@ -176,6 +181,7 @@ def _pairs(
         return Figure(name, title, f"This needs two searched numbers that {least} completed trials have in common.")
     if left_out:
         caption += f" Any other two, of {join_names(left_out, len(left_out))} too: result.plot_{name}(x, y) in Python."
+    caption += unnamed_note(record)
     columns = min(3, len(panels))
     return Figure(name, title, caption, panels, columns, height=3.0, width=3.4 * columns + 1.6, scale=scale)
 

@@ -7,7 +7,7 @@ from typing import Any
 from tuner.analysis.findings import no_importance, short_name
 from tuner.analysis.record import FAMILY, StudyRecord, TrialRecord
 from tuner.text import format_value, join_names, pluralize
-from tuner.visualization.axes import axis_of, parameters_of
+from tuner.visualization.axes import axis_of, parameters_of, unnamed_note
 from tuner.visualization.figure import GREY, Figure, Panel, Series
 from tuner.visualization.parts import (
     ACCENT,
@@ -148,7 +148,7 @@ def parallel_coordinates(record: StudyRecord) -> Figure:
     caption = "Each line is a trial. Where its schedule has no such parameter, the line runs along the bottom."
     if least:
         caption += f" Left out, as the least important: {join_names(list(map(short_name, least)), len(least))}."
-    caption += left_out_note(len(record.ranking) - len(ranked))
+    caption += left_out_note(len(record.ranking) - len(ranked)) + unnamed_note(record)
     return Figure(
         "parallel_coordinates",
         title,
