@@ -8,6 +8,7 @@ import random
 
 import numpy
 import pytest
+from rich.console import Console
 from scipy import stats
 
 from tuner.analysis.comparison import Comparison, Repeated
@@ -16,6 +17,7 @@ from tuner.analysis.simultaneous import Gap, gaps_to_best, median_interval
 from tuner.analysis.standings import Member, Standings, default_target, default_tolerance
 from tuner.analysis.sweeps import Sweep, choose
 from tuner.direction import Direction
+from tuner.runner.summary import print_table
 from tuner.visualization.comparisons import of_standings
 
 NONE: dict[float, int] = {}
@@ -176,6 +178,18 @@ def test_the_table_has_the_verdicts():
     assert "| 4 | step | 0.9500 (1 failed) |" in page
     assert "| never (not with 6 seeds) |" in page or "| never |" in page
     assert "| 0.002 to 0.004 (x2+) |" in page
+
+
+@pytest.mark.parametrize("width", [44, 80])
+def test_the_table_fits_a_terminal_and_keeps_what_matters(width: int):
+    output = io.StringIO()
+    print_table(Console(file=output, force_terminal=True, width=width, color_system=None), *STANDINGS.columns())
+    heading, *rows = output.getvalue().splitlines()
+    assert max(map(len, (heading, *rows))) <= width
+    assert "contender" in heading
+    assert "median val/acc" in heading
+    assert ("verdict" in heading) == (width == 80)
+    assert [row.split()[1] for row in rows] == ["cosine", "linear", "constant", "step"]
 
 
 def test_the_findings_separate_worse_as_good_open_and_what_fails():

@@ -1,30 +1,37 @@
-"""A study in a real terminal, as its user sees it; `test_progress.py` has the quick tests of each part."""
+"""Commands in a real terminal and in a pipe, as their user sees them; `test_progress.py` has the tests of each part."""
 
 import fcntl
 import os
 import pty
 import re
+import shutil
 import struct
-import subprocess
-import sys
 import termios
+from collections.abc import Sequence
 
 import pytest
 
 from tests.conftest import StudyFolder, with_defaults
+from tests.launcher import Command
 from tests.networks import IRIS
+from tests.test_league import CONTENDERS, MINI
 
 STYLES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+PIPE = 0
+WHOLE_LINE = 80
+INLINE = ("--engine", "inline")
 
 
-def shown_in_a_terminal(folder: StudyFolder, width: int, *options: str) -> list[str]:
-    """Run a study in a terminal of this width, and return the lines that it prints."""
+def shown(folder: StudyFolder, width: int, module: str, *arguments: str) -> list[str]:
+    """Run a command in a terminal of this width, or in a pipe, and return the lines that it prints."""
+    environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")}
+    if width == PIPE:
+        output, _ = Command(module, arguments, folder.path, environment).communicate(240)
+        assert not STYLES.search(output)
+        return output.splitlines()
     terminal, its_end = pty.openpty()
     fcntl.ioctl(its_end, termios.TIOCSWINSZ, struct.pack("HHHH", 30, width, 0, 0))
-    environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")}
-    command = [sys.executable, "-m", "tuner.study", str(IRIS), *with_defaults(options)]
-    streams = {"stdin": its_end, "stdout": its_end, "stderr": its_end}
-    process = subprocess.Popen(command, cwd=folder.path, env=environment | {"TERM": "xterm"}, **streams)
+    command = Command(module, arguments, folder.path, environment | {"TERM": "xterm"}, its_end)
     os.close(its_end)
     written = b""
     while True:
@@ -36,15 +43,38 @@ def shown_in_a_terminal(folder: StudyFolder, width: int, *options: str) -> list[
             break
         written += part
     os.close(terminal)
-    assert process.wait(timeout=60) == 0, written
+    command.stdout.close()
+    assert command.wait(60) == 0, written
     return re.split(r"[\r\n]+", STYLES.sub("", written.decode()))
 
 
-@pytest.mark.slow
+def following(lines: Sequence[str]) -> list[str]:
+    """Return the commands that are proposed at the end."""
+    (begin,) = [index for index, line in enumerate(lines) if line == "next:"]
+    return [line.split()[1] for line in lines[begin + 1 :] if line.strip()]
+
+
+def table(lines: Sequence[str], heading: str) -> list[str]:
+    """Return the heading and the rows of the last table that begins with this line; a sentence follows it."""
+    begin = max(index for index, line in enumerate(lines) if re.match(heading, line))
+    after = (at for at, line in enumerate(lines[begin:], begin) if not line.strip() or re.match("[A-Z]|written", line))
+    return list(lines[begin : next(after)])
+
+
+def check_trainings(lines: Sequence[str], width: int, count: int) -> None:
+    """Check that each training has a row that fits, with the digits that matter."""
+    rows = [line for line in lines if re.match(r"(?!best so far|test of).*, seed \d/\d .*[01]\.\d{4}", line)]
+    assert len(rows) == count
+    for line in rows:
+        assert re.search(r" [01]\.\d{4}( |$)", line), "the digits that matter"
+        assert len(line.rstrip()) <= (width or WHOLE_LINE)
+        assert ("val/acc" in line) == (width != 44)
+
+
 @pytest.mark.parametrize("width", [80, 44])
 def test_in_a_terminal_rows_fit_and_the_end_has_the_answer_and_the_next_commands(folder: StudyFolder, width: int):
     folder.prepare()
-    lines = shown_in_a_terminal(folder, width, "--trials", "2", "--engine", "inline")
+    lines = shown(folder, width, "tuner.study", str(IRIS), *with_defaults(["--trials", "2", *INLINE]))
     rows = [line for line in lines if re.match(r"#\d .* complete ", line)]
     assert len(rows) == 2
     for line in rows:
@@ -54,6 +84,43 @@ def test_in_a_terminal_rows_fit_and_the_end_has_the_answer_and_the_next_commands
     text = "\n".join(lines)
     assert re.search(r"^\S+: The best is #\d .*, val/acc 0\.\d{4}, (in a tie with|ahead of)", text, re.MULTILINE)
     assert re.search(r"\d/2 trials +\d:\d\d so far", text), "while it runs"
-    (begin,) = [index for index, line in enumerate(lines) if line == "next:"]
-    following = [line.split()[:3] for line in lines[begin + 1 :] if line.strip()]
-    assert [each[1] for each in following] == ["dashboard", "confirm", "report"]
+    assert following(lines) == ["dashboard", "confirm", "report"]
+
+
+@pytest.mark.parametrize("width", [80, 44, PIPE])
+def test_a_confirmation_says_who_won_in_rows_that_fit(short: StudyFolder, folder: StudyFolder, width: int):
+    shutil.copytree(short.path, folder.path, dirs_exist_ok=True)
+    lines = shown(folder, width, "tuner.confirm", "short", "--top", "1", "--seeds", "2", *INLINE)
+    plan = next(line for line in lines if line.startswith("short-confirm: "))
+    count = re.match(
+        r"short-confirm: \d configurations of study short, 2 fresh seeds each: (\d) trainings; about ", plan
+    )
+    assert count, plan
+    check_trainings(lines, width, int(count[1]))
+    winner = next(index for index, line in enumerate(lines) if line.startswith("The winner is #"))
+    heading, *rows = table(lines[winner:], " +(seeds +)?mean")
+    assert {"mean", "winner better"} <= set(re.split(r" {2,}", heading))
+    assert ("95% interval" in heading) == (width != 44)
+    assert all(len(line.rstrip()) <= (width or WHOLE_LINE) for line in (heading, *rows))
+    assert following(lines) == ["dashboard", "export", "report"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [80, 44, PIPE])
+def test_a_league_has_a_table_that_fits_a_terminal_and_a_page_in_a_pipe(folder: StudyFolder, width: int):
+    folder.prepare()
+    (folder.path / "mini.yaml").write_text(MINI + CONTENDERS)
+    small = ("--shapes", "1", "--lrs", "2", "--search-seeds", "1", "--seeds", "2", *INLINE)
+    lines = shown(folder, width, "tuner.league", "mini.yaml", *small)
+    assert any("16 trainings; at least " in line for line in lines), "before it starts"
+    assert any(re.match(r"- The first is \w+: median val/acc ", line) for line in lines)
+    page = (folder.path / "mini.md").read_text()
+    if width == PIPE:
+        assert page in "\n".join(lines)
+    else:
+        heading, *rows = table(lines, " +contender")
+        assert [row.split()[0] for row in rows[:1]] == ["1"]
+        assert {"contender", "median val/acc", "verdict"} <= set(re.split(r" {2,}", heading.strip()))
+        assert all(len(line.rstrip()) <= width for line in (heading, *rows))
+        assert not any(line.startswith("| ") for line in lines)
+    assert next(line for line in lines if line.startswith("written to ")).startswith("written to mini.md, mini.csv")

@@ -198,35 +198,37 @@ class Standings:
 
     def markdown(self) -> str:
         """Return a page in Markdown: conditions, findings, table."""
-        head = (
-            f"median {self.comparison.metric}",
-            "mean, and its 95% interval",
-            "behind the first",
-            "verdict",
-            f"steps to {_number(self.target)}",
-            "profile",
-            "good initial_lr",
-            "configuration",
-        )
+        headings, _, cells = zip(*self.columns(), strict=True)
         lines = [f"# {self.name}", "", self.conditions, "", *(f"- {each}" for each in self.findings()), ""]
-        lines += [f"| | contender | {' | '.join(head)} |", "|---" * (len(head) + 2) + "|"]
-        ranges = {member.name: self._range(member) for member in self.members}
-        for row in self.rows():
-            cells = (
-                row["place"],
-                row["contender"],
-                _with_bounds(row["median"], row["median from"], row["median to"])
-                + (f" ({row['failed']} failed)" if row["failed"] else ""),
-                _with_bounds(row["mean"], row["mean from"], row["mean to"]),
-                _with_bounds(row["behind the first"], row["behind from"], row["behind to"]),
-                row["verdict"],
-                _steps(row),
-                f"{row['profile score']:.2f}",
-                ranges[row["contender"]],
-                row["configuration"],
-            )
-            lines.append(f"| {' | '.join(map(str, cells))} |")
+        lines += [f"| {' | '.join(headings)} |".replace("|  |", "| |"), "|---" * len(headings) + "|"]
+        lines += [f"| {' | '.join(row)} |" for row in zip(*cells, strict=True)]
         return "\n".join([*lines, "", self._explained, ""])
+
+    def columns(self) -> list[tuple[str, int, list[str]]]:
+        """Return the table as text: heading, importance (0 is the most) and cells of each column."""
+        rows, ranges = self.rows(), {member.name: self._range(member) for member in self.members}
+        medians = [
+            _with_bounds(row["median"], row["median from"], row["median to"])
+            + (f" ({row['failed']} failed)" if row["failed"] else "")
+            for row in rows
+        ]
+        behind = [_with_bounds(row["behind the first"], row["behind from"], row["behind to"]) for row in rows]
+        return [
+            ("", 0, [str(row["place"]) for row in rows]),
+            ("contender", 0, [row["contender"] for row in rows]),
+            (f"median {self.comparison.metric}", 0, medians),
+            (
+                "mean, and its 95% interval",
+                3,
+                [_with_bounds(row["mean"], row["mean from"], row["mean to"]) for row in rows],
+            ),
+            ("behind the first", 2, behind),
+            ("verdict", 1, [row["verdict"] for row in rows]),
+            (f"steps to {_number(self.target)}", 4, list(map(_steps, rows))),
+            ("profile", 6, [f"{row['profile score']:.2f}" for row in rows]),
+            ("good initial_lr", 5, [ranges[row["contender"]] for row in rows]),
+            ("configuration", 7, [row["configuration"] for row in rows]),
+        ]
 
     @property
     def _explained(self) -> str:

@@ -21,6 +21,7 @@ from tuner.runner.run import Outcome, checked, checking, opened, opened_engine
 from tuner.text import join_names, pluralize
 
 if TYPE_CHECKING:
+    from tuner.analysis.standings import Standings
     from tuner.followup.league_result import Told
     from tuner.protocol import Engine
     from tuner.storage.replicates import LeagueStudy
@@ -250,6 +251,20 @@ class League:
 
         print_line(self._console, f"[yellow]note:[/yellow] {escape(text)}")
 
+    def _print(self, standings: "Standings", page: str) -> None:
+        """Print the result: the page in Markdown or, in a terminal, with a table that fits."""
+        from rich.markup import escape
+
+        from tuner.runner.summary import print_line, print_table
+
+        if not self._console.is_terminal:
+            print_line(self._console, escape(f"\n{page}"))
+            return
+        print_line(self._console, f"\n[bold]{escape(standings.name)}[/bold]: {escape(standings.conditions)}")
+        for sentence in standings.findings():
+            print_line(self._console, f"- {escape(sentence)}")
+        print_table(self._console, *standings.columns())
+
     def _publish(self, found: "Told", told: "Told") -> None:
         """Write the table to files named after the league and to the run of the fresh trainings, and print it.
 
@@ -269,7 +284,7 @@ class League:
         files = files_of(standings, trainings_csv(search, found.comparison, told.comparison))
         paths = write(options.output, standings.name, files)
         page = files[".md"].decode()
-        self._console.print("", page, markup=False, highlight=False, soft_wrap=True)
+        self._print(standings, page)
         print_line(self._console, f"written to {', '.join(escape(str(path)) for path in paths)}")
         if not self._is_delivered:
             self._note("MLflow did not take all records; run the same command again when it is up")

@@ -205,9 +205,10 @@ class Display:
         rows = [self._row(number, line) for number, line in sorted(self._running.items())]
         parts: list[RenderableType] = [self._grid([head]), self._grid(rows)]
         if self._best is not None:
-            value = f"{self._metric} {self._best.value:.4f}"
             name = self._config.name_of(self._best.number).removeprefix("trial ")
-            parts.append(Text.assemble(("best so far ", "dim"), f"{name} ", (value, "bold green")))
+            value = Text(f"{self._best.value:.4f}", style="bold green")
+            cells = [(Text("best so far", style="dim"), 0), (Text(name), 1), (Text(self._metric), 2), (value, 0)]
+            parts.append(self._grid([cells]))
         if self._front:
             names = join_names([f"#{trial.number}" for trial in self._front], MOST_OF_FRONT)
             parts.append(Text.assemble(("Pareto front so far ", "dim"), (names, "bold green")))

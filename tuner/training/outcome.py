@@ -141,10 +141,10 @@ def result_of_training(
     found = {**reporter.others, **measured}
     for further in (each.metric for each in assignment.further):
         if further not in found:
-            where = f"it is not logged in epoch {reporter.valued_epoch}, whose values count"
-            return ended("failed", message=f"{further} is an objective, but {where}")
+            names = ", ".join(sorted(reporter.names))
+            return ended("failed", message=f"{further} is an objective, but only {names} are logged with {metric}")
         if not math.isfinite(found[further]):
-            message = f"{further} was not finite after epoch {reporter.valued_epoch}"
+            message = f"{further} was not finite in the epoch whose {metric} counts"
             return ended("diverged", message=message, diverged_at=step)
     values = {each.metric: found[each.metric] for each in assignment.further}
     points = [*history.points, *((key, step, value) for key, value in values.items() if key in measured)]
