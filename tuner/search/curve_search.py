@@ -151,9 +151,10 @@ class CurveSearch:
         if not candidates.params:
             return self._at_random(number, fixed)
         gains = candidates.gains
-        for trial in trials:
-            if not trial.is_finished and (point := self._end_of(trial)) is not None:
-                gains = gains * (1 - candidates.kernel(candidates.points, point)[:, 0] / candidates.kernel.signal)
+        ends = [end for trial in trials if not trial.is_finished and (end := self._end_of(trial)) is not None]
+        if ends:
+            alike = candidates.kernel(candidates.points, np.concatenate(ends)) / candidates.kernel.signal
+            gains = gains * (1 - alike).prod(1)
         return candidates.params[int(np.argmax(gains))]
 
     def _at_random(self, number: int, fixed: Mapping[str, Any]) -> Mapping[str, Any]:
