@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import json
-import math
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +20,7 @@ from tuner.runner.options import StudyOptions
 from tuner.runner.run import checked, opened, opened_engine
 from tuner.storage.study_store import StudyStore
 from tuner.training.run import run
-from tuner.training.throughput import _measure, fastest
+from tuner.training.throughput import fastest
 
 
 @pytest.mark.parametrize(
@@ -76,15 +75,6 @@ def test_of_a_small_network_several_trials_take_little_longer_than_one(tmp_path:
     result = measured(tmp_path, {**SMALL, "trainer": {"max_epochs": 1000}}, 16)
     assert result.count > 1
     assert result.speedup > 1
-
-
-def test_the_whole_time_of_a_training_counts_and_a_step_of_one_without_end(tmp_path: Path):
-    (assignment,) = assignments(tmp_path, [{**SMALL, "trainer": {"max_epochs": 5}}])
-    found = _measure(assignment, 2, "cpu")
-    assert found.steps == 5 * STEPS
-    assert found.beginning > 0
-    assert found.seconds(1.0) == pytest.approx(found.beginning + 5 * STEPS * found.step + 1.0)
-    assert dataclasses.replace(found, steps=math.inf).seconds(1.0) == found.step
 
 
 def test_a_training_of_few_steps_is_enough(tmp_path: Path):

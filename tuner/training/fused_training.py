@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -25,8 +24,6 @@ from tuner.training.saver import Saver, checkpoint_of, noted
 from tuner.training.throughput import free_memory, is_out_of_memory
 
 __all__ = ["may_be_recorded", "recorder_for", "train_together"]
-
-MOST_WRITERS = 16
 
 
 def train_together(
@@ -125,8 +122,8 @@ def _fit_fused(
         first.config, device, first.directory, [group], FusedHistory(trials), checkpoints
     )
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint and first.directory / checkpoint, weights_only=True)
-    with ThreadPoolExecutor(MOST_WRITERS) as pool:  # each waits for the disk, and the disk can take them at once
-        list(pool.map(conclude, module.live))
+    for name in module.live:
+        conclude(name)
 
 
 class _NotRecordedError(Exception):

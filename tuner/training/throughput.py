@@ -1,11 +1,8 @@
 """Measure how many trials are trained fastest as one model, by training a few steps of them."""
 
 import gc
-import math
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
@@ -19,8 +16,6 @@ from tuner.training.build import build_classifiers, build_data, build_trainer
 __all__ = ["StopWatch", "fastest", "fastest_together", "free_memory", "is_out_of_memory"]
 
 ENOUGH = 0.9  # share of the highest throughput
-COORDINATION = 0.015
-"""Seconds for which the coordinator asks for, reports and tells a trial in a group, while its slot waits."""
 
 
 def fastest(most: int, seconds: Callable[[int], float | None]) -> tuple[int, float]:
@@ -31,7 +26,7 @@ def fastest(most: int, seconds: Callable[[int], float | None]) -> tuple[int, flo
 
     Args:
         most: Largest number to try.
-        seconds: Returns the time that so many trials take; None if they do not fit into memory.
+        seconds: Returns the time of one step of so many trials; None if they do not fit into memory.
     """
     speeds: dict[int, float] = {}
     count, fruitless = 1, 0
@@ -50,24 +45,15 @@ def fastest(most: int, seconds: Callable[[int], float | None]) -> tuple[int, flo
 def fastest_together(assignment: Assignment, most: int, device: str) -> MeasurementResult:
     """Measure how many trials like this one are trained fastest as one model.
 
-    A few steps of each number are trained. What counts is the whole time of a group in its slot: its beginning in a new
-    process, all of its steps, and the coordinator's part.
-
     Args:
         assignment: The trial; nothing of its training is kept.
         most: Largest number to try.
         device: "cpu" or "cuda".
     """
-    new_process = 0.0  # how much longer a training takes to begin where none was before
 
     def seconds(count: int) -> float | None:
-        nonlocal new_process
         try:
-            first = _measure_alone(assignment, device) if count == 1 else None
-            measured = _measure(assignment, count, device)
-            if first:
-                new_process = max(0.0, first.beginning - measured.beginning)
-            return measured.seconds(new_process + COORDINATION * count)
+            return _seconds_a_step(assignment, count, device)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -81,52 +67,25 @@ def fastest_together(assignment: Assignment, most: int, device: str) -> Measurem
         return MeasurementResult(message=f"they cannot be fused: {in_a_line(error)}")
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """The time of a training.
-
-    Args:
-        beginning: Seconds from its beginning to its first timed step.
-        step: Seconds of a step.
-        steps: Number of its steps; infinite if its time is limited instead.
-    """
-
-    beginning: float
-    step: float
-    steps: float
-
-    def seconds(self, more: float) -> float:
-        """Return the seconds of the whole training and what is added to it; of one step if its length is unknown."""
-        return self.beginning + self.steps * self.step + more if math.isfinite(self.steps) else self.step
-
-
-def _measure(assignment: Assignment, count: int, device: str) -> _Measured:
-    """Train so many trials for a few steps. They also validate a batch, which needs memory too."""
+def _seconds_a_step(assignment: Assignment, count: int, device: str) -> float:
+    """Return the time of one step of so many trials. They also validate a batch, which needs memory too."""
     if count > 1:
-        return _measure_group(assignment, count, device)
-    alone = _measure_alone(assignment, device)
-    if device != "cuda":
-        return alone
-    group = _measure_group(assignment, 1, device)  # as it may be trained if its steps can be recorded
-    return min(alone, group, key=lambda each: each.seconds(0.0))
+        return _seconds_of(
+            assignment, FusedClassifier(build_classifiers([assignment.config] * count), note=_ignore), device
+        )
+    (alone,) = build_classifiers([assignment.config])
+    seconds = _seconds_of(assignment, alone, device)
+    if device == "cuda":  # it may be trained as a group of one, if its steps can be recorded
+        group = FusedClassifier(build_classifiers([assignment.config]), note=_ignore)
+        seconds = min(seconds, _seconds_of(assignment, group, device))
+    return seconds
 
 
-def _measure_alone(assignment: Assignment, device: str) -> _Measured:
-    return _measure_module(assignment, lambda: build_classifiers([assignment.config])[0], device)
-
-
-def _measure_group(assignment: Assignment, count: int, device: str) -> _Measured:
-    def build() -> pl.LightningModule:
-        return FusedClassifier(build_classifiers([assignment.config] * count), note=_ignore)
-
-    return _measure_module(assignment, build, device)
-
-
-def _measure_module(assignment: Assignment, build: Callable[[], pl.LightningModule], device: str) -> _Measured:
-    began, watch = time.perf_counter(), StopWatch()
+def _seconds_of(assignment: Assignment, module: pl.LightningModule, device: str) -> float:
+    watch = StopWatch()
     trainer = build_trainer(assignment.config, device, assignment.directory, [watch], None, limit_val_batches=1)
-    trainer.fit(build(), datamodule=build_data(assignment.config))
-    return _Measured(watch.began - began, watch.seconds, watch.steps)
+    trainer.fit(module, datamodule=build_data(assignment.config))
+    return watch.seconds
 
 
 def _ignore(reason: str) -> None:
@@ -134,26 +93,19 @@ def _ignore(reason: str) -> None:
 
 
 class StopWatch(pl.Callback):
-    """Times the steps of a training, and ends it after a third of a second or the last step.
-
-    Attributes:
-        began: When the first timed step began, by the performance counter.
-        seconds: The time of a step.
-        steps: Number of steps of the whole training; infinite if it has no end.
-    """
+    """Times the steps of a training, and ends it after a third of a second or the last step."""
 
     WARM_UP = 3  # steps that are not timed, besides those by which a recording is tried; at most half of all steps
     STEPS, SECONDS = 5, 0.3
 
     def __init__(self) -> None:
-        self.began = self.seconds = 0.0
-        self.steps = math.inf
+        self.seconds = 0.0
         self._first = self._latest = self._done = 0
+        self._began = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Determine the first step to time."""
-        self.steps = trainer.estimated_stepping_batches
-        self._latest = int(self.steps) // 2 if math.isfinite(self.steps) else sys.maxsize
+        self._latest = int(trainer.estimated_stepping_batches) // 2
         self._first = min(self.WARM_UP, self._latest)
         self._look(trainer, module)
 
@@ -170,13 +122,13 @@ class StopWatch(pl.Callback):
         timed = self._done - self._first
         if timed == 0:
             _wait_for(module.device)
-            self.began = time.perf_counter()
+            self._began = time.perf_counter()
         if timed <= 0:
             return
-        is_last = trainer.global_step == self.steps
-        if is_last or (timed >= self.STEPS and time.perf_counter() - self.began >= self.SECONDS):
+        is_last = trainer.global_step == trainer.estimated_stepping_batches
+        if is_last or (timed >= self.STEPS and time.perf_counter() - self._began >= self.SECONDS):
             _wait_for(module.device)
-            self.seconds = (time.perf_counter() - self.began) / timed
+            self.seconds = (time.perf_counter() - self._began) / timed
             trainer.should_stop = True
 
 
