@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import optuna
 import pytest
@@ -33,6 +33,8 @@ from tuner.confirm import main as confirm
 from tuner.study import main
 
 if TYPE_CHECKING:
+    from types import FunctionType
+
     from tests.servers import PostgreSQLServer
 
 TINY = Path(__file__).parent / "tiny.yaml"
@@ -345,7 +347,12 @@ def built_once(name: str, build: Build, tmp_path_factory: pytest.TempPathFactory
     """Yield a folder in which studies were run once for all processes of pytest-xdist; `output` is what they printed.
 
     Each process has a copy of its own.
+
+    Raises:
+        ValueError: If something else was built under the same name.
     """
+    code = cast("FunctionType", build).__code__
+    origin = f"{code.co_filename}:{code.co_firstlineno}\n"
     here = tmp_path_factory.getbasetemp()
     common = here.parent if "PYTEST_XDIST_WORKER" in os.environ else here
     place, output = common / f"built-{name}", common / f"built-{name}.txt"
@@ -355,9 +362,12 @@ def built_once(name: str, build: Build, tmp_path_factory: pytest.TempPathFactory
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir()
             with contextlib.closing(StudyFolder(place)) as folder:
-                output.write_text(build(folder))
+                output.write_text(origin + build(folder))
+        other, _, printed = output.read_text().partition("\n")
+        if f"{other}\n" != origin:
+            raise ValueError(f"{name} is the name of what {other} has built")
     copy = StudyFolder(shutil.copytree(place, here / name, symlinks=True))
-    copy.output = output.read_text()  # type: ignore[attr-defined]
+    copy.output = printed  # type: ignore[attr-defined]
     with contextlib.closing(copy):
         yield copy
 

@@ -96,11 +96,11 @@ BAD_LINES = {
     # sampler and pruner
     "an unknown sampler": (
         ("sampler:", "sampler: {name: tpee}"),
-        ['4: sampler.name: unknown sampler "tpee". Known: cmaes, curve, gp, grid, qmc, random, tpe. <near> tpe?'],
+        ['4: sampler.name: unknown sampler "tpee". Known: cmaes, curve, gp, grid, nsga2, qmc, random, tpe. <near> tpe?'],
     ),
     "a list for a sampler": (
         ("sampler:", "sampler: {name: [tpe]}"),
-        ['4: sampler.name: unknown sampler ["tpe"]. Known: cmaes, curve, gp, grid, qmc, random, tpe.'],
+        ['4: sampler.name: unknown sampler ["tpe"]. Known: cmaes, curve, gp, grid, nsga2, qmc, random, tpe.'],
     ),
     "a sampler without its mapping": (
         ("sampler:", "sampler: tpe"),

@@ -57,7 +57,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Any:
         folder.call("--trials", "4", study="two.yaml")
         return folder.call("--review", study="two.yaml")
 
-    with built_once("two", build, tmp_path_factory) as folder:
+    with built_once("several-objectives", build, tmp_path_factory) as folder:
         yield folder
 
 

@@ -203,6 +203,7 @@ def _drawn(record: "StudyRecord", folder: Path) -> Iterator[None]:
     finally:
         if process.is_alive():
             process.kill()
+            process.join()  # it may still write
     if process.exitcode:
         raise StudyFailedError(f"the process that draws them {how_it_ended(process.exitcode)}")
 

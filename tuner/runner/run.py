@@ -6,7 +6,7 @@ import hashlib
 import json
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from tuner.config.study import StudyConfig
     from tuner.protocol import Engine
+    from tuner.reporting.review import Review
     from tuner.runner.coordinator import Coordinator
     from tuner.runner.display import Display
     from tuner.runner.group_size import GroupSize
@@ -344,6 +345,20 @@ class OpenStudy(Generic[Store]):
             TunerError: If it cannot go on.
         """
         from tuner.reporting.review import Review
+
+        plan = self._plan
+        if not plan.review:
+            return self._train(engine, None, on_trial, afterwards)
+        with closing(Review(plan.storage, plan.config.name, plan.uri, self.store.directory)) as review:
+            return self._train(engine, review, on_trial, afterwards)
+
+    def _train(
+        self,
+        engine: "Engine",
+        review: "Review | None",
+        on_trial: "Callable[[OpenStudy[Store], int], None] | None",
+        afterwards: "Callable[[OpenStudy[Store]], Outcome | None] | None",
+    ) -> Outcome:
         from tuner.runner.coordinator import Coordinator
         from tuner.runner.environment import CHANGES, environment
         from tuner.tracking.pages import runs_page
@@ -362,7 +377,6 @@ class OpenStudy(Generic[Store]):
                 tracker = Tracker(
                     config, plan.uri, store.identifier, display.note, tags, dict(plan.digests), plan.review
                 )
-            review = Review(plan.storage, config.name, plan.uri, store.directory) if plan.review else None
             if review:
                 display.ending = lambda: review.seconds
 
@@ -385,10 +399,6 @@ class OpenStudy(Generic[Store]):
                 if afterwards and is_finished and not interruption.signals:
                     further = afterwards(self)
                     coordinator.publish()
-            except BaseException:
-                if review:
-                    review.close()
-                raise
             finally:
                 timings.phase("records for MLflow")
                 with status(self._console, f"MLflow takes the last {pluralize(tracker.backlog, 'record')}"):
@@ -403,8 +413,6 @@ class OpenStudy(Generic[Store]):
                 notes = review.finish(winner, state)
             for note in notes:
                 display.note(note)
-        if review:
-            review.close()
         return Outcome(
             config.name,
             plan.storage,
