@@ -10,6 +10,7 @@ from lightning_modules import FusedClassifier
 from lightning_modules.data.base import TensorDataModule
 from lightning_modules.fused.recorded_step import CudaGraph, Recorder
 from tuner.config import registry
+from tuner.config.objectives import TIME
 from tuner.files import DiskFullError
 from tuner.protocol import Assignment, Channel, Decision, EpochReport, TrialResult
 from tuner.training import distributed
@@ -139,6 +140,7 @@ def may_be_recorded(assignment: Assignment, device: str) -> bool:
     """Return whether the steps of a single trial are to be recorded, as those of a group of one."""
     config, trainer = assignment.config, assignment.config.trainer
     is_watched = trainer.callbacks or trainer.seconds is not None or assignment.objective.epoch == "best"
+    is_watched = is_watched or any(each.metric == TIME for each in assignment.further)
     if recorder_for(device) is None or is_watched or distributed.world_size() > 1:
         return False
     try:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 import torch.utils.data
 
+from tuner.config.objectives import TIME
 from tuner.config.trial import TrialConfig
 from tuner.console import printable
 from tuner.errors import in_a_line, place_of
@@ -137,7 +138,7 @@ def result_of_training(
         logged = f"only {names} {verb} logged" if names else "nothing is logged"
         nothing = "" if reporter.validated else "; no validation was run"
         return ended("failed", message=f"the objective is {metric}, but {logged}{nothing}")
-    measured = {"parameters": float(parameters), "steps": float(step), "train/seconds": reporter.seconds}
+    measured = {"parameters": float(parameters), "steps": float(step), TIME: reporter.seconds}
     found = {**reporter.others, **measured}
     for further in (each.metric for each in assignment.further):
         if further not in found:
