@@ -118,6 +118,42 @@ def test_a_metric_that_is_never_logged_is_refused(write: Write, tmp_path: Path):
         rehearsed(write("Base", objective={"metric": "val_f1"}), tmp_path)
 
 
+SEVERAL = [{"metric": "val_acc"}, {"metric": "parameters", "direction": "minimize"}]
+
+
+def test_a_further_objective_that_is_never_logged_is_refused(write: Write, tmp_path: Path):
+    path = write("Base", objective=[*SEVERAL, {"metric": "val_f1"}])
+    missing = "val_f1 is an objective, but only train_loss, val_acc, val_loss are logged with val_acc"
+    with pytest.raises(BadInputError, match=missing):
+        rehearsed(path, tmp_path)
+    rehearsal, notes = rehearsed(longer(path), tmp_path)
+    assert rehearsal.faults == []
+    assert notes == [f"a trial will fail if its later epochs are like the first 10: {missing}"]
+
+
+def longer(path: str) -> str:
+    """Make the trials of a study longer than a rehearsal, which cannot know what later epochs log."""
+    Path(path).write_text(Path(path).read_text().replace("max_epochs: 3", "max_epochs: 20"))
+    return path
+
+
+def test_a_logged_metric_with_the_name_of_a_measured_objective_is_refused(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class LogsParameters(toys.Base):
+        def on_validation_epoch_end(self) -> None:
+            self.log("parameters", 1.0)
+
+    model = add(monkeypatch, "LogsParameters", LogsParameters)
+    path = longer(write(model, objective=SEVERAL))
+    with pytest.raises(BadInputError, match="parameters is an objective that is measured, so no logged metric can"):
+        rehearsed(path, tmp_path)
+    alone = write(model, objective={"metric": "parameters"})
+    rehearsal, notes = rehearsed(alone, tmp_path)
+    assert (rehearsal.faults, notes) == ([], []), "the module's own metric, as in studies with one objective before"
+    assert load_study(alone, is_past=True).objective.metric == "parameters"
+
+
 def test_the_rehearsal_waits_for_a_metric_of_later_epochs(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -126,8 +162,10 @@ def test_the_rehearsal_waits_for_a_metric_of_later_epochs(
             if self.current_epoch == 2:
                 self.log("late", 1.0)
 
-    rehearsal, notes = rehearsed(write(add(monkeypatch, "Later", Later), objective={"metric": "late"}), tmp_path)
-    assert (rehearsal.faults, notes) == ([], [])
+    model = add(monkeypatch, "Later", Later)
+    for objective in ({"metric": "late"}, [*SEVERAL, {"metric": "late"}]):
+        rehearsal, notes = rehearsed(write(model, objective=objective), tmp_path)
+        assert (rehearsal.faults, notes) == ([], [])
 
 
 def test_an_object_that_a_checkpoint_cannot_contain_is_reported(write: Write, tmp_path: Path):

@@ -68,17 +68,18 @@ def check_metrics(goals: Sequence[Mapping[str, Any]], known: Sequence[str] | Non
         metric = goal.get("metric", Objective.metric)
         if not isinstance(metric, str):
             continue
-        allowed = known and (*known, *(MEASURED if index else ()))
-        if metric in MEASURED and not index and known is None:
+        measured = MEASURED if index else {}
+        allowed = known and (*known, *measured)
+        if metric in MEASURED and not index and known is None and len(goals) > 1:
             fault((*place, "metric"), f"{metric} is no metric of an epoch: it can only be a further objective.")
         elif allowed and (wrong := check_value(Literal[*allowed], metric)):
             fault((*place, "metric"), wrong)
-        elif not is_past and "direction" not in goal and _falls(metric, known):
+        elif not is_past and "direction" not in goal and (metric in measured or _falls(metric, known)):
             fault((*place, "direction"), f"required: {metric} is better when it falls; write minimize.")
 
 
 def _falls(metric: str, known: Sequence[str] | None) -> bool:
-    return metric in MEASURED or (known is not None and metric.rpartition("/")[2] not in RISING)
+    return known is not None and metric.rpartition("/")[2] not in RISING
 
 
 def check_several(

@@ -128,7 +128,7 @@ def rehearse(config: StudyConfig, engine: Engine, storage: str, note: Callable[[
 
 
 def _assignment(config: StudyConfig, trial: TrialConfig, number: int, folder: Path) -> Assignment:
-    return Assignment(number, trial, config.objective, folder / str(number))
+    return Assignment(number, trial, config.objective, folder / str(number), config.further)
 
 
 @contextmanager

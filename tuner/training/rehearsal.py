@@ -4,9 +4,11 @@ from collections.abc import Mapping
 
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from tuner.config.objectives import MEASURED
 from tuner.files import DiskFullError
 from tuner.protocol import Assignment, Channel, Decision, EpochReport, RehearsalResult, StepReport
 from tuner.training.outcome import failed_result, lost_a_process
+from tuner.training.saver import noted
 from tuner.training.single_training import fit
 from tuner.training.step_check import StepCheck
 
@@ -16,18 +18,21 @@ REHEARSED_STEPS, REHEARSED_EPOCHS = 3, 10
 
 
 class _RehearsalChannel:
-    """The channel of a rehearsal: it ends the training when the objective was logged, after two epochs or more."""
+    """The channel of a rehearsal: it ends the training when all objectives were logged, after two epochs or more."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, assignment: Assignment) -> None:
         self._channel = channel
-        self._has_value = False
+        self._metric = assignment.objective.metric
+        self._awaited = {self._metric, *(each.metric for each in assignment.further)} - MEASURED.keys()
 
     def report(self, reports: Mapping[int, EpochReport]) -> dict[int, Decision]:
         return {number: self._decide(report) for number, report in reports.items()}
 
     def _decide(self, report: EpochReport) -> Decision:
-        self._has_value = self._has_value or report.value is not None
-        return "prune" if self._has_value and report.epoch > 1 else "forget" if report.is_last else "continue"
+        self._awaited -= {key for key, _, _ in report.points} - {self._metric}
+        if report.value is not None:
+            self._awaited.discard(self._metric)
+        return "prune" if not self._awaited and report.epoch > 1 else "forget" if report.is_last else "continue"
 
     def progress(self, number: int, report: StepReport) -> None:
         pass
@@ -51,7 +56,7 @@ def rehearse(assignment: Assignment, channel: Channel, device: str) -> Rehearsal
         "check_val_every_n_epoch": 1,
     }
     try:
-        result = fit(assignment, _RehearsalChannel(channel), device, 0.0, [check], **length)
+        result = fit(assignment, _RehearsalChannel(channel, assignment), device, 0.0, [check], **length)
     except SIGTERMException:
         raise
     except BaseException as error:  # from user code
@@ -61,4 +66,6 @@ def rehearse(assignment: Assignment, channel: Channel, device: str) -> Rehearsal
     has_failed = result.state == "failed"
     if has_failed and not result.traceback and config.trainer.evaluations > REHEARSED_EPOCHS:
         has_failed = False  # a later epoch may log the objective
+        note = noted(assignment, channel)
+        note(f"will fail if its later epochs are like the first {REHEARSED_EPOCHS}: {result.message}")
     return RehearsalResult(result.message if has_failed else "", check.parameters, check.seconds)

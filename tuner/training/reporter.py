@@ -12,6 +12,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Checkpoint
 
 from lightning_modules.evaluation import evaluated_state
+from tuner.config.objectives import MEASURED
 from tuner.config.study import Objective
 from tuner.protocol import Assignment, Channel, Decision, EpochReport, Point, StepReport
 from tuner.training.history import History
@@ -227,6 +228,9 @@ class Reporter(LastCallback):
         Args:
             trainer: The trainer at the end of the epoch.
             metrics: The epoch's metrics; None if the training diverged in it.
+
+        Raises:
+            ValueError: If a metric has the name of a further objective that is measured.
         """
         self.epochs = trainer.current_epoch + 1
         if metrics is None:
@@ -239,6 +243,8 @@ class Reporter(LastCallback):
             ):  # logged with logger=False, but the study shows it
                 self.history.points.append((metric, trainer.global_step, metrics.seen[metric]))
         self.names |= metrics.seen.keys()
+        for metric in (each.metric for each in self.further if each.metric in MEASURED and each.metric in self.names):
+            raise ValueError(f"{metric} is an objective that is measured, so no logged metric can have that name")
         if value is not None:
             self.valued_epoch, self.is_finite = self.epochs, math.isfinite(value)
         if not self.is_finite:
