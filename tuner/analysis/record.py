@@ -157,8 +157,9 @@ class StudyRecord:
         ranking = sorted(complete, key=lambda trial: (self.direction.sort_key(trial.value), trial.number))
         if not self.further:
             return ranking
-        numbers = {trial.number for trial in self.front}
-        return [*self.front, *(trial for trial in ranking if trial.number not in numbers)]
+        front = self.front
+        numbers = {trial.number for trial in front}
+        return [*front, *(trial for trial in ranking if trial.number not in numbers)]
 
     @property
     def front(self) -> list[TrialRecord]:
