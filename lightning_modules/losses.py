@@ -146,7 +146,8 @@ class CrossEntropy(Loss):
         weight, numbers = None, self._numbers
         if numbers is not None:
             outputs = at_least_float32(outputs)
-            weight = _weights_for("class_weights", numbers, outputs)
+            hint = "; balanced gives one for each class in the training labels"
+            weight = _weights_for("class_weights", numbers, outputs, hint)
         smoothing = self.label_smoothing
         return functional.cross_entropy(outputs, labels, weight, reduction=reduction, label_smoothing=smoothing)
 
@@ -401,14 +402,21 @@ def _require_weights(loss: Loss, key: str, weights: tuple[float, ...] | None) ->
     require(loss, key, weights is None or (len(weights) > 0 and min(weights) > 0), f"numbers above 0 in {key}")
 
 
-def _weights_for(key: str, weights: tuple[float, ...], outputs: Tensor) -> Tensor:
+def _weights_for(key: str, weights: tuple[float, ...], outputs: Tensor, hint: str = "") -> Tensor:
     """Return weights as a tensor.
+
+    Args:
+        key: Their argument.
+        weights: The weights.
+        outputs: The outputs [n, weights].
+        hint: The end of the error's message.
 
     Raises:
         ValueError: If there is not one for each output.
     """
     if len(weights) != outputs.shape[1]:
-        raise ValueError(f"{key} must have a number for each of the {outputs.shape[1]} outputs, but has {len(weights)}")
+        rule = f"{key} must have a number for each of the {outputs.shape[1]} outputs"
+        raise ValueError(f"{rule}, but has {len(weights)}{hint}")
     return _tensor(weights, outputs.device, outputs.dtype)
 
 

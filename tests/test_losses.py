@@ -20,6 +20,7 @@ from lightning_modules import (
     CrossEntropy,
     FusedClassifier,
     Huber,
+    IrisDataModule,
     balanced_weights,
 )
 from lightning_modules.losses import metrics_of, the_loss
@@ -28,6 +29,7 @@ from tests.rules import shortened
 from tests.test_groups import weights
 from tests.test_training import Answers
 from tuner import Study
+from tuner.config.dataset_probe import DatasetProbe
 from tuner.config.loader import load_study
 from tuner.config.study import Objective
 from tuner.config.trial import TrialConfig
@@ -224,6 +226,44 @@ def test_a_trial_has_the_balanced_weights_of_its_own_training_data():
                  )._load(()).trial["loss"]["class_weights"] == "balanced"  # fmt: skip
 
 
+SPLIT = """
+
+class Split(Plants):
+    def __init__(self, by: str):
+        super().__init__("class")
+        self.by = by
+
+    def train_dataloader(self):
+        data, chosen = TensorDataset(self.rows, self.labels), SubsetRandomSampler(range(90))
+        own = {"rows": {"sampler": chosen}, "batches": {"batch_sampler": OwnBatches(chosen, 20, False)}}
+        return DataLoader(data, **(own.get(self.by) or {"batch_size": 20, "shuffle": True}))
+
+
+class OwnBatches(BatchSampler):
+    pass
+"""
+
+
+def test_the_labels_of_a_part_of_a_data_set_are_not_counted_as_those_of_the_whole():
+    samplers = "from torch.utils.data import BatchSampler, SubsetRandomSampler\n"
+    Path("plants.py").write_text(samplers + OWN + SPLIT)
+    probe = DatasetProbe()
+    assert len(probe.class_weights({"name": "plants:Split", "by": "shuffling"})) == 3
+    for by, sampler in (("rows", "SubsetRandomSampler"), ("batches", "OwnBatches")):
+        with pytest.raises(BadInputError, match=f"a {sampler} must not choose the training data; give numbers"):
+            probe.class_weights({"name": "plants:Split", "by": by})
+
+
+def test_the_labels_of_shipped_data_are_read_once_whatever_the_batch_size(monkeypatch: pytest.MonkeyPatch):
+    probe, read = DatasetProbe(), []
+    setup = IrisDataModule.setup
+    monkeypatch.setattr(IrisDataModule, "setup", lambda data, stage=None: read.append(data) or setup(data, stage))
+    found = [probe.class_weights({"name": "iris", "batch_size": size, "train_size": part})
+             for part in (20, 60) for size in (5, 10)]  # fmt: skip
+    assert len(read) == 2
+    assert found[0] == found[1] != found[2] == found[3]
+
+
 def test_the_metrics_of_several_labels_are_means_over_examples():
     outputs = torch.tensor([[1.0, -1, 2], [-1, -1, -1], [1, 1, -1], [-1, -1, 1]])
     labels = torch.tensor([[1, 0, 1], [0, 0, 0], [1, 0, 0], [1, 0, 0]])
@@ -341,6 +381,7 @@ def test_a_metric_must_be_one_of_the_task_and_what_falls_is_minimized():
     ("case", "change", "message"),
     [
         ("class weights", "trial.loss.class_weights=[1, 2]", "class_weights must have a number for each of the 3 out"),
+        ("class weights", "trial.model.num_classes=5", "5 outputs, but has 3; balanced gives one for each class in"),
         ("several labels", "trial.data.labels=number", "labels must be 0 or 1, [batch, labels], but the data give"),
         ("several labels", "trial.model.num_classes=3", "return [20, 4] for labels [20, 4], but it returns [20, 3]"),
         ("regression", "trial.model.num_classes=2", "return [20] or [20, 1] for labels [20], but it returns [20, 2]"),

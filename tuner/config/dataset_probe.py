@@ -9,8 +9,9 @@ from typing import Any
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningDataModule
 from torch import Tensor, cat
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
+from lightning_modules import DATASETS
 from lightning_modules.data.base import DataError, TensorLoader
 from lightning_modules.losses import balanced_weights
 from tuner.config.component import Component
@@ -62,7 +63,10 @@ class DatasetProbe:
         return self._seen[key]
 
     def class_weights(self, values: Mapping[str, Any]) -> tuple[float, ...]:
-        """Return the balanced weights of the classes of a data set, and read all of its training labels once.
+        """Return the balanced weights of the classes of a data set.
+
+        All training labels are read once for each combination of arguments. Those of the shipped data sets do not
+        depend on the batch size.
 
         Args:
             values: As in `info`.
@@ -70,7 +74,8 @@ class DatasetProbe:
         Raises:
             BadInputError: If it cannot be loaded, or has no class labels.
         """
-        key = json.dumps(values, sort_keys=True)
+        ignored = ["batch_size"] if values["name"] in DATASETS else []
+        key = json.dumps({name: value for name, value in values.items() if name not in ignored}, sort_keys=True)
         if key not in self._weights:
             with _loaded(values, "trial.loss.class_weights") as data:
                 self._weights[key] = balanced_weights(_training_labels(data.train_dataloader()))
@@ -123,6 +128,10 @@ def _training_labels(loader: Any) -> Tensor:
         return loader.labels
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         raise ValueError("the training data must be a torch DataLoader of a data set with a length; give numbers")
+    is_whole = type(loader.sampler) in (RandomSampler, SequentialSampler)
+    if not is_whole or type(loader.batch_sampler) not in (BatchSampler, type(None)):
+        sampler = loader.batch_sampler if is_whole else loader.sampler
+        raise ValueError(f"a {type(sampler).__name__} must not choose the training data; give numbers")
     labels = []
     for batch in DataLoader(loader.dataset, batch_size=loader.batch_size or 1, collate_fn=loader.collate_fn):
         if not (isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], Tensor)):
