@@ -94,6 +94,9 @@ def test_a_sampler_chooses_by_itself_after_its_random_trials():
     config = load_study(str(TINY), [PRIOR, "sampler={name: tpe}"])
     assert "optimizer.initial_lr" in config.fixed(9)
     assert config.fixed(10) == {}
+    for size, option in ((50, ""), (7, ", population_size: 7")):
+        config = load_study(str(TINY), [PRIOR, f"sampler={{name: nsga2{option}}}"])
+        assert ["optimizer.initial_lr" in config.fixed(number) for number in (size - 1, size)] == [True, False]
 
 
 def test_priors_of_lengths_steps_and_whole_numbers_stay_on_their_grid():

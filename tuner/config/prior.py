@@ -11,8 +11,11 @@ from tuner.config.search_space import Range, Template, searched, snapped
 
 __all__ = ["PRIOR_SAMPLERS", "draws_of_priors"]
 
-PRIOR_SAMPLERS: Mapping[str, float] = {"tpe": 10, "curve": 5, "gp": 10, "cmaes": 1, "random": math.inf}
-"""The samplers that begin with random trials, and how many these are, unless ``n_startup_trials`` says otherwise."""
+PRIOR_SAMPLERS: Mapping[str, float] = {"tpe": 10, "curve": 5, "gp": 10, "cmaes": 1, "nsga2": 50, "random": math.inf}
+"""The samplers that begin with random trials, and how many these are, unless ``n_startup_trials`` says otherwise.
+
+With ``nsga2`` they are the first generation, so ``population_size`` does.
+"""
 
 NEARLY_ONE = 1 - 1e-15
 

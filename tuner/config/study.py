@@ -146,6 +146,8 @@ class StudyConfig:
     @property
     def random_trials(self) -> int | None:
         """Return how many trials the sampler draws at random; None if that is the sampler's own number."""
+        if self.sampler.name == "nsga2":
+            return self.sampler.arguments.get("population_size")
         given: int | None = self.sampler.arguments.get("n_startup_trials")
         return self.rungs.starts if given is None and self.rungs else given
 
