@@ -31,6 +31,7 @@ from tuner.tracking import trial_points
 from tuner.tracking.reader import MlflowStudy, pages_of
 from tuner.tracking.store import tracking_uri
 from tuner.tracking.tracker import Tracker
+from tuner.tracking.trial_records import Entries
 from tuner.tracking.view import view_tag
 
 STUDY_ID = "0123456789abcdef" * 2
@@ -114,6 +115,20 @@ def study(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stud
     yield study
     if study.is_open:
         study.close()
+
+
+def test_records_without_entries_do_not_count_as_taken_by_the_store(study: Study):
+    study.tracker.start_trial(0, VALUES)
+    recorder, trials = study.tracker._recorder, study.tracker._trials
+    assert recorder.runs.settle(30)
+    taken = recorder.runs._taken
+    empty, other = (trials._records.log_record(0, "points", lambda run: Entries([], [], [])) for _ in range(2))
+    assert empty.join is not None
+    assert empty.join([empty, other]) == 0
+    for record in (empty, other):
+        recorder.put(0, record)
+    assert recorder.runs.settle(30)
+    assert recorder.runs._taken == taken
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -187,7 +187,7 @@ class TrialRecords:
                 break
             whole = joined
             taken.append((record, entries))
-        if whole == Entries():
+        if not (whole.metrics or whole.params or whole.tags):
             return 0
         self._log(run, whole)
         for record, entries in taken:
