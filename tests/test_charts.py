@@ -20,7 +20,7 @@ from tuner.visualization.charts import PLOTS, draw
 from tuner.visualization.figure import Figure, Scale
 from tuner.visualization.landscape import contour, isolation, rank, slices
 from tuner.visualization.matplotlib_backend import png
-from tuner.visualization.parameters import parallel_coordinates
+from tuner.visualization.parameters import MAX_AXES, parallel_coordinates
 from tuner.visualization.parts import ACCENT, MAX_CURVES
 from tuner.visualization.plotly_backend import to_div
 
@@ -366,3 +366,17 @@ def test_of_hundreds_of_categories_an_axis_names_some():
         assert "have a label" not in few.caption
         assert sum(text == "k017" for panel in few.panels for text in (
             *(panel.x_ticks or {}).values(), *(text for *_, text in panel.notes))) == 1  # fmt: skip
+
+
+def test_a_caption_says_nothing_about_categories_that_its_chart_does_not_show():
+    record = study([trial(each, params={**trial(each).params, "model.kind": f"k{each:03}"}) for each in range(200)])
+    assert "have a label" not in contour(record).caption
+    assert "10 have a label" in rank(record, "model.kind", "optimizer.initial_lr").caption
+    numbers = {f"model.n{index}": 0.01 for index in range(MAX_AXES)}
+    many = replace(
+        study([replace(each, params={**each.params, **numbers}) for each in record.trials]),
+        importances=dict.fromkeys([*numbers, "optimizer.initial_lr", "schedule.name"], 0.05),
+    )
+    figure = parallel_coordinates(many)
+    assert "kind" in figure.caption.partition("Left out, as the least important: ")[2]
+    assert "have a label" not in figure.caption

@@ -1,9 +1,9 @@
 """Axes for searched parameters: their order, and the positions of their values."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from tuner.analysis.record import StudyRecord
+from tuner.analysis.record import StudyRecord, TrialRecord
 from tuner.text import format_value
 
 __all__ = ["axis_of", "parameters_of", "unnamed_note"]
@@ -38,12 +38,17 @@ def axis_of(
     return (lambda value: places[format_value(value)]), {float(at): names[at] for at in labelled}
 
 
-def unnamed_note(record: StudyRecord) -> str:
-    """Return a sentence about categories without a label on an axis; empty if there are none."""
+def unnamed_note(trials: Sequence[TrialRecord], parameters: Collection[str]) -> str:
+    """Return a sentence about categories without a label on an axis; empty if there are none.
+
+    Args:
+        trials: The trials of a chart.
+        parameters: The parameters that it has axes for.
+    """
     found: dict[str, set[str]] = {}
-    for trial in record.ranking:
+    for trial in trials:
         for name, value in trial.params.items():
-            if not isinstance(value, int | float) or isinstance(value, bool):
+            if name in parameters and (not isinstance(value, int | float) or isinstance(value, bool)):
                 found.setdefault(name, set()).add(format_value(value))
     if max(map(len, found.values()), default=0) <= MOST_NAMES:
         return ""

@@ -61,7 +61,7 @@ def slices(record: StudyRecord) -> Figure:
     caption = (
         "Points are completed trials; their other parameters differ as well."
         + outside_note(record)
-        + unnamed_note(record)
+        + unnamed_note(ranked, parameters)
     )
     columns = min(3, len(panels))
     return Figure("slices", title, caption, panels, columns, height=2.8, width=3.4 * columns + 1, shared_y=True)
@@ -117,7 +117,7 @@ def isolation(record: StudyRecord) -> Figure:
     )
     if any(placed(trial.value, window) != trial.value for trial in ranked):
         caption += " Trials at the edge are far worse than the others; point at them in the report for their values."
-    caption += unnamed_note(record)
+    caption += unnamed_note(ranked, parameters)
     columns = min(3, len(panels))
     return Figure("isolation", title, caption, panels, columns, height=2.8, width=3.4 * columns + 1, shared_y=True)
 
@@ -169,6 +169,7 @@ def _pairs(
         left_out = [short_name(each) for each in known if each not in chosen]
     else:
         pairs, left_out, least = [(x, y)], [], 2
+    shown = []
     for pair in pairs:
         trials = [trial for trial in record.ranking if set(pair) <= trial.params.keys()]
         if len(trials) >= least:
@@ -177,11 +178,12 @@ def _pairs(
             if name == "contour" and not left.ticks and not right.ticks and len(trials) >= LEAST_FOR_SURFACE:
                 panel = replace(panel, surface=_surface(left, right, trials[:SMOOTHED], value, scale))
             panels.append(panel)
+            shown.append(pair)
     if not panels:
         return Figure(name, title, f"This needs two searched numbers that {least} completed trials have in common.")
     if left_out:
         caption += f" Any other two, of {join_names(left_out, len(left_out))} too: result.plot_{name}(x, y) in Python."
-    caption += unnamed_note(record)
+    caption += unnamed_note(record.ranking, {each for pair in shown for each in pair})
     columns = min(3, len(panels))
     return Figure(name, title, caption, panels, columns, height=3.0, width=3.4 * columns + 1.6, scale=scale)
 

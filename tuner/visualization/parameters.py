@@ -148,7 +148,7 @@ def parallel_coordinates(record: StudyRecord) -> Figure:
     caption = "Each line is a trial. Where its schedule has no such parameter, the line runs along the bottom."
     if least:
         caption += f" Left out, as the least important: {join_names(list(map(short_name, least)), len(least))}."
-    caption += left_out_note(len(record.ranking) - len(ranked)) + unnamed_note(record)
+    caption += left_out_note(len(record.ranking) - len(ranked)) + unnamed_note(ranked, parameters)
     return Figure(
         "parallel_coordinates",
         title,
