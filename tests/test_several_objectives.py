@@ -1,6 +1,7 @@
 """Studies of several objectives: their Pareto front in Optuna, MLflow, the terminal, the report and Python."""
 
 import contextlib
+import dataclasses
 import io
 import re
 from collections.abc import Callable
@@ -13,9 +14,11 @@ from hypothesis import strategies as st
 
 from tests.conftest import INLINE, StudyFolder, built_once
 from tests.test_training import Answers
+from tuner.analysis import record as records
 from tuner.analysis.pareto import dominates, pareto_front
 from tuner.analysis.record import StudyRecord
 from tuner.config.loader import load_study
+from tuner.config.objectives import TIME
 from tuner.config.study import Objective
 from tuner.confirm import main as confirm
 from tuner.direction import Direction
@@ -26,8 +29,10 @@ from tuner.list import main as list_studies
 from tuner.protocol import Assignment, TrainingGroup
 from tuner.replay import main as replay
 from tuner.report import main as report
+from tuner.reporting.page import Chapter, render
 from tuner.results import Result
 from tuner.show import main as show
+from tuner.training.fused_training import may_be_recorded
 from tuner.training.run import run
 from tuner.visualization.charts import OF_SEVERAL, draw
 
@@ -214,3 +219,56 @@ def test_all_values_are_of_the_epoch_that_the_first_objective_chooses(tmp_path: 
     (failed,) = run(TrainingGroup((absent,)), Answers())
     logged = "train/acc, train/loss, val/acc, val/loss"
     assert failed.message == f"val/f1 is an objective, but only {logged} are logged with val/acc"
+
+
+def test_steps_are_not_recorded_where_their_time_is_an_objective(tmp_path: Path):
+    (tmp_path / "x.yaml").write_text(STUDY)
+    config = load_study(str(tmp_path / "x.yaml"), ["search_space={}", "trial.schedule={name: constant}"])
+    for metric in ("steps", TIME):
+        further = [Objective(metric, Direction.MINIMIZE)]
+        assignment = Assignment(0, config.trial_of(config.trial), Objective("val/acc"), tmp_path / "0", further)
+        assert may_be_recorded(assignment, "cuda") == (metric != TIME), "a group has no times of its trials"
+
+
+def test_of_a_long_study_the_report_computes_the_front_a_few_times(two: StudyFolder, monkeypatch: pytest.MonkeyPatch):
+    record = result_of(two).record
+    (first, *_) = record.front
+    counts = []
+    for size in (30, 60):
+        trials = [dataclasses.replace(first, number=number) for number in range(size)]
+        calls: list[int] = []
+
+        def counted(points: Any, directions: Any, calls: list[int] = calls) -> list[int]:
+            calls.append(len(points))
+            return pareto_front(points, directions)
+
+        monkeypatch.setattr(records, "pareto_front", counted)
+        long = dataclasses.replace(record, trials=trials, importances={})
+        assert len(long.ranking) == size
+        assert len(calls) == 1
+        page = render([Chapter(long, {}, "", {}, {}, is_registered=False)])
+        assert page.count('<tr class="best">') == size
+        counts.append(len(calls))
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("sampler", ["gp", "grid", "qmc", "random"])
+def test_every_sampler_of_several_objectives_trains_past_a_trial_that_diverges(sampler: str, folder: StudyFolder):
+    options = {"gp": "{name: gp, seed: 3, n_startup_trials: 3}"}.get(sampler, f"{{name: {sampler}, seed: 3}}")
+    space = "search_space={optimizer.initial_lr: {choices: [1e-2, 1e30]}, model.neurons: {low: 1, high: 4, step: 1}}"
+    first = "enqueue=[{optimizer.initial_lr: 1e30}]"
+    changes = [f"sampler={options}", space, "trial.schedule={name: constant}", *([first] * (sampler != "grid"))]
+    (folder.path / "two.yaml").write_text(STUDY)
+    sets = [part for each in changes for part in ("--set", each)]
+    for trials in ("5", "8"):
+        folder.call("--trials", trials, *sets, study="two.yaml")
+    result = result_of(folder)
+    states = result.trials.state
+    assert len(states) == 8
+    assert {*states} == {"complete", "diverged"}
+    points = {trial.number: (trial.value, *trial.further) for trial in result.record.trials if trial.is_complete}
+    front = pareto_front(points, [Direction.MAXIMIZE, Direction.MINIMIZE])
+    assert [trial.number for trial in result.best_trials] == front
+    assert sorted(front) == sorted(trial.number for trial in result.optuna_study.best_trials)
+    pairs = [tuple(trial.params.values()) for trial in result.record.trials]
+    assert len({*pairs}) == 8 or sampler != "grid"
