@@ -96,7 +96,8 @@ BAD_LINES = {
     # sampler and pruner
     "an unknown sampler": (
         ("sampler:", "sampler: {name: tpee}"),
-        ['4: sampler.name: unknown sampler "tpee". Known: cmaes, curve, gp, grid, nsga2, qmc, random, tpe. <near> tpe?'],
+        ['4: sampler.name: unknown sampler "tpee". Known: cmaes, curve, gp, grid, nsga2, qmc, random, tpe. '
+         '<near> tpe?'],
     ),
     "a list for a sampler": (
         ("sampler:", "sampler: {name: [tpe]}"),
