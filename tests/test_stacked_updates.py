@@ -25,6 +25,7 @@ from lightning_modules import (
     Plateau,
     RMSprop,
 )
+from lightning_modules.fused import stacked_update
 from lightning_modules.fused.optimizer import FusedOptimizer
 from lightning_modules.fused.stacking import stack as stacked
 from tests.launcher import output_of
@@ -98,7 +99,12 @@ def updated(dtype: torch.dtype, device: str = "cpu") -> dict[str, Any]:
             target.grad = torch.empty_like(target).copy_(gradient)
         optimizer.step()
         optimizer.zero_grad()
-        launched = launched or any(row in update for row in range(len(names)) for update in optimizer._updates)
+        rows = {row for row in range(len(names)) for update in optimizer._updates if row in update}
+        if optimizer._updates:
+            assert [name for row, name in enumerate(names) if row not in rows] == ["sgd", "of its own"][step < 2 :]
+        for update in optimizer._updates:
+            assert int(update._step) <= stacked_update.AHEAD, "a kernel has read numbers beyond the table"
+        launched = launched or bool(rows)
         assert torch.equal(copies["weight"], stacks["weight"].to(torch.bfloat16))
     tensors = {name: stack.detach().clone() for name, stack in stacks.items()}
     lrs = {name: optimizer.lr(name) for name in names}
@@ -109,7 +115,10 @@ def updated(dtype: torch.dtype, device: str = "cpu") -> dict[str, Any]:
 def test_the_kernels_update_as_the_optimizers_of_torch_do(dtype: torch.dtype, tmp_path: Path):
     pytest.importorskip("triton")
     expected = updated(dtype)
-    code = f"import sys, torch, tests.test_stacked_updates as t; torch.save(t.updated({dtype}), sys.argv[1])"
+    code = (
+        "import sys, torch, tests.test_stacked_updates as t; t.stacked_update.AHEAD = 3; "
+        f"torch.save(t.updated({dtype}), sys.argv[1])"
+    )
     output_of(code, tmp_path, str(tmp_path / "found.pt"), TRITON_INTERPRET="1")
     found = torch.load(tmp_path / "found.pt", weights_only=True)
     assert (found.pop("launched"), expected.pop("launched")) == (True, False)

@@ -250,20 +250,21 @@ class FusedOptimizer:
         for row, trial in enumerate(self._trials.values()):
             states = self._joined[trial.kind].state
             params = [trial.params[index] for index in present]
-            if trial.stopped or not all(states.get(param) for param in params):
+            if trial.stopped:
                 continue
             groups = trial.optimizer.param_groups
             places = {param: index for index, group in enumerate(groups) for param in group["params"]}
-            kinds = tuple(kind_of(trial.optimizer, group, self._stacks[0].device) for group in groups)
+            found = [kind_of(trial.optimizer, group, self._stacks[0].device) for group in groups]
+            kinds = tuple(kind for kind in found if kind is not None)
             stacked = StackedTrial(
                 row,
                 params,
                 trial.optimizer,
                 trial.scheduler,
-                [states[param] for param in params],
+                [states.get(param, {}) for param in params],  # SGD has no state without momentum
                 tuple(places[param] for param in params),
             )
-            if None not in kinds and len(stacked.updates) == 1:
+            if len(kinds) == len(groups) and stacked.has_states(kinds) and len(stacked.updates) == 1:
                 alike.setdefault((kinds, stacked.groups), []).append(stacked)
                 trial.update = None  # it has the tensors that become rows of stacks
         stacks = [self._stacks[index].detach() for index in present]

@@ -65,6 +65,11 @@ class StackedTrial:
         """The numbers of updates that its parameters have had; it reads them from the device."""
         return {int(state.get("step", 0)) for state in self.states}
 
+    def has_states(self, kinds: Sequence[Kind]) -> bool:
+        """Return whether the states have the tensors that kernels need, one kernel for each parameter group."""
+        pairs = zip(self.groups, self.states, strict=True)
+        return all(state.keys() >= set(kinds[group].states) for group, state in pairs)
+
 
 class StackedUpdate:
     """Updates trials of one kind of optimizer, with one launch of a kernel for each parameter.
@@ -115,7 +120,9 @@ class StackedUpdate:
         """Count an update, and see to it that the device has its numbers."""
         for slot in self._slots:
             self._updates[slot] += 1
-        if self._slots and (not self._expected or self._expected[0] != self._now()):
+        if not self._slots:
+            self._step.zero_()  # the kernels, which then change nothing, still read the numbers of a step
+        elif not self._expected or self._expected[0] != self._now():
             self._look_ahead()
         self._expected = self._expected[1:]
 
