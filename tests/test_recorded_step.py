@@ -5,12 +5,14 @@ Triton interprets the kernels, in one process of its own for all trainings.
 """
 
 import functools
+import math
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import DataLoader
 
 from lightning_modules import (
     EMA,
@@ -36,6 +39,7 @@ from lightning_modules.data.base import TensorLoader
 from lightning_modules.fused import stacked_update
 from lightning_modules.fused.recorded_step import Repetition, Work
 from tests.test_stacked_layers import ReadsGradients
+from tuner.training.throughput import StopWatch
 
 ROOT = Path(__file__).parent.parent
 COSINE = CosineDecay(decay_steps=20)
@@ -75,6 +79,47 @@ class Weighing(nn.Module):
         return functional.cross_entropy(outputs, labels) * (1 + self.calls % 2)
 
 
+class Buffered(nn.Module):
+    """A loss that counts its calls in a buffer."""
+
+    calls: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        self.calls += 1
+        return functional.cross_entropy(outputs, labels) * (1 + self.calls % 2)
+
+
+class Holding:
+    """A loss that is no module, and holds one in another object."""
+
+    def __init__(self) -> None:
+        self.held = SimpleNamespace(losses=[Weighing()])
+
+    def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        loss: Tensor = self.held.losses[0](outputs, labels)
+        return loss
+
+
+def enclosing() -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a loss that counts its calls in a variable of this function."""
+    calls = 0
+
+    def loss(outputs: Tensor, labels: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return functional.cross_entropy(outputs, labels) * (1 + calls % 2)
+
+    return loss
+
+
+def small(outputs: Tensor, labels: Tensor) -> Tensor:
+    return functional.cross_entropy(outputs, labels) * 0.01
+
+
 class Counted(Repetition):
     """Counts the steps that are repeated."""
 
@@ -98,6 +143,16 @@ class Twice(Counted):
     def replay(self) -> None:
         super().replay()
         super().replay()
+
+
+class Unsummed(Counted):
+    """A recording that is wrong: it leaves the sums of the losses alone."""
+
+    def replay(self) -> None:
+        sums = self._work.__self__._changed()["train/loss"]  # type: ignore[attr-defined]
+        before = sums.clone()
+        super().replay()
+        sums.copy_(before)
 
 
 class Waiting(Counted):
@@ -130,6 +185,13 @@ class Steps(pl.Callback):
             module.leave("2")
 
 
+class Watch(StopWatch):
+    """Times all steps of a training after the first ones."""
+
+    WARM_UP, RECORDING = 1, 3
+    SECONDS = math.inf
+
+
 class Data(pl.LightningDataModule):
     def __init__(self, seeds: int | tuple[int, ...]) -> None:
         super().__init__()
@@ -143,6 +205,28 @@ class Data(pl.LightningDataModule):
 
     def val_dataloader(self) -> TensorLoader:
         return TensorLoader(self.images, self.labels, 50)
+
+
+class Ragged(Data):
+    """Batches of ever other sizes."""
+
+    def train_dataloader(self) -> Any:
+        return DataLoader([(self.images[:size], self.labels[:size]) for size in range(10, 22)], batch_size=None)
+
+
+class Keyed(Data):
+    """Inputs in dictionaries."""
+
+    def train_dataloader(self) -> Any:
+        return DataLoader([({"images": images}, labels) for images, labels in super().train_dataloader()], None)
+
+    def val_dataloader(self) -> Any:
+        return DataLoader([({"images": images}, labels) for images, labels in super().val_dataloader()], None)
+
+
+class OfKeyed(Network):
+    def forward(self, inputs: Any) -> Tensor:
+        return super().forward(inputs["images"])
 
 
 ADAM = (Adam(initial_lr=0.02), COSINE, {})
@@ -165,6 +249,8 @@ def trained(
     network: Callable[[], nn.Module] = Network,
     leave: tuple[int, int] | None = None,
     resume_from: str | None = None,
+    data: type[Data] = Data,
+    fits: int = 1,
     **options: Any,
 ) -> dict[str, Any]:
     """Train trials as one model; return what can be compared, and how the steps were made."""
@@ -177,23 +263,26 @@ def trained(
     module: Any = FusedClassifier(classifiers, chosen, recorder=recorder, note=notes.append)
     module = module.double() if precision == "64-true" else module
     steps, Counted.replays = Steps(leave), 0
-    trainer = pl.Trainer(
-        callbacks=[steps, *([callbacks()] if callbacks else [])],
-        precision=precision,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **{"accelerator": "cpu", "max_epochs": 2, "num_sanity_val_steps": 0, **options},
-    )
-    data = Data(chosen[0] if len(set(chosen)) == 1 else tuple(chosen))
-    trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
+    watching = [callbacks()] if callbacks else []
+    loaded = data(chosen[0] if len(set(chosen)) == 1 else tuple(chosen))
+    for _ in range(fits):
+        trainer = pl.Trainer(
+            callbacks=[steps, *watching],
+            precision=precision,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            **{"accelerator": "cpu", "max_epochs": 2, "num_sanity_val_steps": 0, **options},
+        )
+        trainer.fit(module, datamodule=loaded, ckpt_path=resume_from, weights_only=True)
     trainer.save_checkpoint("last.ckpt")
     saved = torch.load("last.ckpt", map_location="cpu", weights_only=True)
     state = [saved[key] for key in ("state_dict", "optimizer_states", "trials")]
     metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
     result = [state, metrics, [losses.tolist() for losses in steps.losses]]
-    return {"result": result, "notes": notes, "replays": Counted.replays}
+    untimed = [watch._first for watch in watching if isinstance(watch, StopWatch)]
+    return {"result": result, "notes": notes, "replays": Counted.replays, "untimed": untimed}
 
 
 def resumed(recorder: Any, **options: Any) -> dict[str, Any]:
@@ -217,6 +306,8 @@ CASES: dict[str, Callable[..., dict[str, Any]]] = {
     "clipped": partial(trained, gradient_clip_val=0.1),
     "clipped by value": partial(trained, precision="32-true", gradient_clip_val=0.01, gradient_clip_algorithm="value"),
     "one": partial(trained, made=[ADAM]),
+    "sgd": partial(trained, made=[ADAM, (SGD(initial_lr=0.1), COSINE, {})]),
+    "ragged": partial(trained, callbacks=Watch, data=Ragged, seeds=(1, 1), max_epochs=1),
     "weights": partial(trained, further={"loss": CrossEntropy(class_weights=(1.0, 2.0, 3.0))}),
 }
 REPLAYS = {  # of the steps with 30 examples: one creates the states, one is recorded, and one is repeated twice
@@ -227,21 +318,44 @@ REPLAYS = {  # of the steps with 30 examples: one creates the states, one is rec
     "clipped": 3,
     "clipped by value": 3,
     "one": 3,
+    "sgd": 3,
+    "ragged": 0,
     "weights": 3,
 }
 REFUSED = {
     "accumulating": (partial(trained, accumulate_grad_batches=2), Counted, "gradients are accumulated over several"),
     "NAdam": (partial(trained, made=[ADAM, NADAM]), Counted, "there is no kernel for NAdam"),
     "watched": (partial(trained, callbacks=ReadsGradients), Counted, "a callback may read the gradients"),
-    "counting": (partial(trained, network=Counting), Counted, "the network changes calls when it is called"),
+    "counting": (
+        partial(trained, network=Counting, fits=2, max_epochs=1),
+        Counted,
+        "the network changes calls when it is called",
+    ),
     "weighing": (partial(trained, further={"loss": Weighing()}), Counted, "the loss changes calls when it is called"),
-    "idle": (trained, Idle, "a repeated step differs from a plain one: layers.0.weight, row"),
-    "twice": (trained, Twice, "a repeated step differs from a plain one: layers.0.weight, row"),
+    "buffered": (partial(trained, further={"loss": Buffered()}), Counted, "the loss changes calls when it is called"),
+    "holding": (partial(trained, further={"loss": Holding()}), Counted, "the loss changes held.losses.0.calls when it"),
+    "enclosing": (
+        partial(trained, max_epochs=1, further={"loss": enclosing()}),
+        Counted,
+        "the loss changes calls when it is called",
+    ),
+    "keyed": (
+        partial(trained, data=Keyed, network=OfKeyed, seeds=(1, 1)),
+        Counted,
+        "a batch has other inputs or labels than tensors",
+    ),
+    "idle": (trained, Idle, "a repeated step gives other values of layers.0.weight"),
+    "twice": (trained, Twice, "a repeated step gives other values of layers.0.weight"),
+    "unsummed": (
+        partial(trained, further={"loss": small}),
+        Unsummed,
+        "a repeated step gives other values of train/loss",
+    ),
     "waiting": (trained, Waiting, "RuntimeError: called a synchronizing CUDA operation"),
 }
 
 
-QUICK = ("trials leave", "NAdam", "counting", "idle")
+QUICK = ("trials leave", "sgd", "ragged", "NAdam", "counting", "enclosing", "unsummed", "idle")
 
 
 def train_all(names: Sequence[str], path: str) -> None:
@@ -274,10 +388,12 @@ def check(case: str, found: dict[str, Any]) -> None:
     if case in CASES:
         assert recorded["notes"] == []
         assert recorded["replays"] == REPLAYS[case]
+        assert recorded["untimed"] == [4] * (case == "ragged"), "batches that never repeat are timed all the same"
         return
-    (note,) = recorded["notes"]
+    note, *further = recorded["notes"]
+    assert further == [note] * (case == "counting"), "once for each training"
     assert note.startswith(f"the steps are not recorded as a CUDA graph: {REFUSED[case][2]}")
-    assert recorded["replays"] == {"idle": 1, "twice": 2}.get(case, 0)
+    assert recorded["replays"] == {"idle": 1, "twice": 2, "unsummed": 1}.get(case, 0)
 
 
 @pytest.mark.parametrize("case", QUICK)

@@ -5,28 +5,28 @@ sequence of kernel launches instead of K, and launches are the bottleneck of a s
 """
 
 import contextlib
-import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import BaseFinetuning, StochasticWeightAveraging
 from pytorch_lightning.strategies import SingleDeviceStrategy
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call, vmap
 
 from lightning_modules.callbacks import check_monitor, is_of_training, monitored
 from lightning_modules.classifier import Classifier
 from lightning_modules.dropout import DropoutBySeed, as_int64, step_number
 from lightning_modules.evaluation import evaluated_state
+from lightning_modules.fused.attributes import attributes, changed
 from lightning_modules.fused.evaluation import FusedEvaluationWeights
 from lightning_modules.fused.layers import StackedLayers
 from lightning_modules.fused.network import look_at
 from lightning_modules.fused.optimizer import FusedOptimizer
 from lightning_modules.fused.recorded_step import CudaGraph, RecordedStep, Recorder
-from lightning_modules.fused.stacking import changed_attribute, check_alike, rows_of, stack, stack_models
+from lightning_modules.fused.stacking import check_alike, rows_of, stack, stack_models
 from lightning_modules.fused.sums import Sums
 from lightning_modules.kernels.bf16_linear import gradients_are_read
 from lightning_modules.losses import METRICS, OwnLoss, at_least_float32, metrics_of, of_one_shape
@@ -118,15 +118,6 @@ class FusedClassifier(pl.LightningModule):
     def is_recorded(self) -> bool:
         """Whether the steps of a training are made by a recording."""
         return self._recorded is not None and self._recorded.is_recorded
-
-    def seed(self, seeds: Mapping[str, int]) -> None:
-        """Change the seeds of the trials' dropout.
-
-        Args:
-            seeds: Seeds by the names of all trials that have not been removed.
-        """
-        self._seeds = _as_tensor([seeds[name] for name in self.names]).to(self.device)
-        self._seeds_are_equal = len({seeds[name] for name in self.names}) == 1
 
     def leave(self, name: str) -> None:
         """Stop training a trial. Its weights stay unchanged until its rows are removed when the next epoch begins."""
@@ -278,6 +269,7 @@ class FusedClassifier(pl.LightningModule):
         for name in self.live:
             if isinstance(schedule := self._settings[name].schedule, Plateau):
                 check_monitor(schedule.monitor, self.trainer)
+        self._roundable = None  # the first step of this training looks at network and loss
         recorder = self._recorder or (CudaGraph if self.device.type == "cuda" else None)
         if recorder is not None:
             self._recorded = RecordedStep(recorder, self._step_of_device, self._changed, self._optimizer, self._note)
@@ -382,7 +374,8 @@ class FusedClassifier(pl.LightningModule):
     def _changed(self) -> dict[str, Tensor]:
         """Return what `_step_of_device` changes, except for the optimizer's tensors."""
         trained = {name: stack for name, stack in self.model.named_parameters() if stack.requires_grad}
-        return {**trained, **dict(self.model.named_buffers()), "metrics": self._sums.tensor("train")}
+        sums = zip(("loss", *METRICS[self.task]), self._sums.tensor("train"), strict=True)
+        return {**trained, **dict(self.model.named_buffers()), **{f"train/{key}": each for key, each in sums}}
 
     def _why_not_recorded(self) -> str:
         """Return why a step cannot be recorded, as far as the Trainer's settings say; empty if it may."""
@@ -412,15 +405,14 @@ class FusedClassifier(pl.LightningModule):
 
     @contextlib.contextmanager
     def _looking_at_loss(self) -> Iterator[None]:
-        """Do not record steps if the loss, a module of the user, changes in the first one."""
-        loss = self.criterion.function if isinstance(self.criterion, OwnLoss) else None
-        if self._recorded is None or self._roundable is not None or not isinstance(loss, nn.Module):
+        """Do not record steps if the loss, written by the user, changes in the first one."""
+        if self._recorded is None or self._roundable is not None or not isinstance(self.criterion, OwnLoss):
             yield
             return
-        before = copy.deepcopy(loss)
+        before = attributes(self.criterion.function, buffers=True)
         yield
-        if changed := changed_attribute(before, loss):
-            self._recorded.refuse(f"the loss changes {changed} when it is called")
+        if name := changed(before, attributes(self.criterion.function, buffers=True)):
+            self._recorded.refuse(f"the loss changes {name} when it is called")
 
     def _log_metrics(self, stage: str) -> None:
         for name, metrics in self.metrics(stage).items():

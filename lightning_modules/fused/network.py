@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.dropout import DropoutBySeed
+from lightning_modules.fused.attributes import attributes, changed
 from lightning_modules.fused.layers import AutocastUses
-from lightning_modules.fused.stacking import changed_attribute
 
 __all__ = ["Findings", "look_at"]
 
@@ -39,8 +39,8 @@ def look_at(model: nn.Module, inputs: Tensor, dropout: DropoutBySeed) -> Finding
     """
     stacks = [*model.parameters(), *model.buffers()]
     rows = {id(stack): stack.detach()[0].clone() for stack in stacks}
-    before, alone = (copy.deepcopy(model, dict(rows)) for _ in range(2))
-    buffers = dict(alone.named_buffers())
+    alone = copy.deepcopy(model, dict(rows))
+    before, buffers = attributes(alone, buffers=False), dict(alone.named_buffers())
     uses = AutocastUses(alone.named_parameters())
     with torch.no_grad(), dropout, uses:
         alone(inputs)
@@ -48,4 +48,4 @@ def look_at(model: nn.Module, inputs: Tensor, dropout: DropoutBySeed) -> Finding
         if buffer is not buffers[name]:
             raise ValueError(f"{name} is replaced in the forward pass: change buffers in place to fuse trials")
     trained = [name for name, stack in model.named_parameters() if stack.requires_grad]
-    return Findings([name for name in trained if name in uses.names], changed_attribute(before, alone))
+    return Findings([name for name in trained if name in uses.names], changed(before, attributes(alone, buffers=False)))

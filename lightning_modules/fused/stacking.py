@@ -2,12 +2,14 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["changed_attribute", "check_alike", "rows_of", "stack", "stack_models"]
+from lightning_modules.fused.attributes import has_identity, is_equal
+
+__all__ = ["check_alike", "rows_of", "stack", "stack_models"]
 
 
 def stack(rows: Sequence[Tensor]) -> Tensor:
@@ -62,23 +64,6 @@ def stack_models(models: Sequence[nn.Module], names: Sequence[str]) -> nn.Module
     return stacked
 
 
-def changed_attribute(before: nn.Module, after: nn.Module) -> str:
-    """Return the name of an attribute in which two copies of a network differ; empty if there is none.
-
-    Parameters and buffers do not count, nor do objects that compare by identity.
-    """
-    modules = dict(before.named_modules()), dict(after.named_modules())
-    if modules[0].keys() != modules[1].keys():
-        return "its modules"
-    for path, module in modules[0].items():
-        described = _description(module), _description(modules[1][path])
-        for key in {**described[0], **described[1]}:
-            values = [each.get(key) for each in described]
-            if not _equal(*values) and not (type(values[0]) is type(values[1]) and _has_identity(values[0])):
-                return f"{path}.{key}" if path else key
-    return ""
-
-
 def _difference(one: nn.Module, other: nn.Module) -> str | None:
     """Return how a model differs from another, other than in the values of parameters and buffers."""
     modules = dict(one.named_modules()), dict(other.named_modules())
@@ -88,9 +73,9 @@ def _difference(one: nn.Module, other: nn.Module) -> str | None:
         described = _description(module), _description(modules[1][path])
         for key in {**described[0], **described[1]}:
             values = [each.get(key) for each in described]
-            if not _equal(*values):
+            if not is_equal(*values):
                 place = f"{path}.{key}" if path else key
-                if type(values[0]) is type(values[1]) and _has_identity(values[0]):
+                if type(values[0]) is type(values[1]) and has_identity(values[0]):
                     return f"has another object as {place} ({type(values[0]).__name__}), which cannot be compared"
                 return f"has {place} = {values[1]} instead of {values[0]}"
     return None
@@ -106,17 +91,3 @@ def _description(module: nn.Module) -> dict[str, Any]:
 
 def _form(tensor: Tensor) -> str:
     return f"{tensor.dtype} {list(tensor.shape)}{', trained' if tensor.requires_grad else ''}"
-
-
-def _has_identity(value: Any) -> bool:
-    """Return whether a value compares by identity, as functions and most objects do."""
-    return cast(object, type(value).__eq__) is object.__eq__
-
-
-def _equal(one: Any, other: Any) -> bool:
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return torch.equal(one, other)
-    try:
-        return bool(one == other)
-    except Exception:  # arrays and the like
-        return False
