@@ -172,6 +172,13 @@ def test_a_trial_that_stopped_by_itself_is_reported_once_a_study(run: Callable):
     assert shown.count(told) == 1
 
 
+@pytest.mark.parametrize(("fuse", "expected"), [(ONE_BY_ONE, False), (GroupSize(1), True)], ids=["off", "one"])
+def test_the_option_decides_if_a_single_trial_may_be_a_group_of_one(run: Callable, fuse: GroupSize, expected: bool):
+    engine = Script(ends("complete", 0.5))
+    run(engine, trials=1, fuse=fuse)
+    assert [group.as_group for group in engine.groups if isinstance(group, TrainingGroup)] == [expected]
+
+
 def test_a_group_is_smaller_if_another_program_has_added_trials_while_it_was_asked_for(
     run: Callable, folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ):

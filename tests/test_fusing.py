@@ -195,6 +195,26 @@ def test_a_stopped_group_continues_to_the_same_result_together_or_alone(
         assert_same_weights(tmp_path / str(number), folder / str(number))
 
 
+NOISY = """
+import torch
+from torch.nn.functional import cross_entropy
+
+
+def loss(outputs, labels):
+    return cross_entropy(outputs + torch.rand_like(outputs), labels)
+"""
+
+
+def test_a_resumed_group_of_one_seed_draws_the_same_random_numbers(tmp_path: Path, monkeypatch: Any):
+    (tmp_path / "noisy.py").write_text(NOISY)
+    monkeypatch.syspath_prepend(tmp_path)
+    trials = [{**VALUES, "loss": {"name": "noisy:loss"}}] * 2
+    expected = train(tmp_path / "whole", trials)
+    train(tmp_path / "resumed", trials, Answers({(0, 1): "stop"}))
+    for result, other in zip(train(tmp_path / "resumed", trials), expected, strict=True):
+        assert_same(result, other)
+
+
 def test_one_stop_stops_the_group_and_each_trial_has_its_checkpoint(tmp_path: Path, alone: Any):
     results = train(tmp_path, TRIALS, Answers({(1, 2): "stop"}))
     assert [result.state for result in results] == ["interrupted"] * len(TRIALS)
@@ -257,14 +277,14 @@ def test_trials_are_alike_if_they_differ_in_optimizer_schedule_and_seed_only():
 
 def test_the_group_size_follows_the_option():
     cpu, gpu = Slot(0, (), 1), Slot(0, (0,), 4)
-    assert group_size("off", [gpu], 100) == GroupSize(1)
+    assert group_size("off", [gpu], 100) == GroupSize(1, as_group=False)
     assert group_size("8", [cpu], 100) == GroupSize(8)
-    assert group_size("auto", [cpu, cpu], 1000) == GroupSize(1), "slower on a CPU"
+    assert group_size("auto", [cpu, cpu], 1000) == GroupSize(1, as_group=False), "slower on a CPU"
     assert group_size("auto", [gpu], 1000) == GroupSize(128, is_measured=True)
     assert group_size("auto", [gpu, gpu], 64) == GroupSize(8, is_measured=True), "four rounds"
     assert group_size("auto", [gpu], 7) == GroupSize(1), "nothing to find out"
     several = Slot(0, (0, 1), 4, ranks=2)
-    assert group_size("auto", [several], 1000) == GroupSize(1)
+    assert group_size("auto", [several], 1000) == GroupSize(1, as_group=False)
     with pytest.raises(BadInputError, match="cannot be divided among devices"):
         group_size("2", [several], 1000)
     for wrong in ("0", "-1", "many", "1.5", ""):

@@ -14,8 +14,20 @@ from typing import Any
 import pytest
 
 from lightning_modules.fused.recorded_step import Repetition
-from tests.test_fusing import BRANCHING, DIVERGING, PLATEAU, VALUES, Answers, assert_same, assert_same_weights, train
-from tuner.training import fused_training
+from tests.test_fusing import (
+    BRANCHING,
+    DIVERGING,
+    PLATEAU,
+    VALUES,
+    Answers,
+    assert_same,
+    assert_same_weights,
+    assignments,
+    train,
+)
+from tuner.protocol import TrainingGroup
+from tuner.training import recording
+from tuner.training.run import run
 
 ROOT = Path(__file__).parent.parent
 NADAM = {**VALUES, "optimizer": {"name": "torch.optim:NAdam", "initial_lr": 0.002}}
@@ -31,7 +43,7 @@ class Counted(Repetition):
 
 def one(folder: Path, values: dict[str, Any], recorder: Any, *stops: int) -> tuple[Any, int, list[str]]:
     """Train a trial, interrupted after some epochs; return its result, the repeated steps and the notes."""
-    fused_training.recorder_for = lambda device: recorder
+    recording.recorder_for = lambda device: recorder
     Counted.replays = 0
     notes = []
     for stop in (*stops, None):
@@ -89,6 +101,25 @@ def interpreted(folder: Path, call: str) -> None:
 
 def test_a_single_trial_as_a_group_of_one_with_recorded_steps_ends_as_it_does_alone(tmp_path: Path):
     interpreted(tmp_path, 'check("resumed")')
+
+
+def test_a_single_trial_is_trained_in_a_plain_trainer_where_a_group_is_unwanted_or_cannot_be_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(recording, "recorder_for", lambda device: Counted)
+    short = {**VALUES, "trainer": {"max_epochs": 1}}
+    accumulating = {**VALUES, "trainer": {"max_epochs": 1, "accumulate_grad_batches": 2}}
+    notes = []
+    for number, (values, as_group) in enumerate([(short, True), (short, False), (accumulating, True)]):
+        channel = Answers()
+        (result,) = run(TrainingGroup(assignments(tmp_path / str(number), [values]), as_group=as_group), channel)
+        assert result.state == "complete"
+        notes.append([note.split(": there")[0] for note in channel.notes])
+    reason = "trial #0 is trained more slowly: the steps are not recorded as a CUDA graph"
+    assert notes == [[reason], [], []], "only the first was tried as a group of one, which has no kernels here"
+    for precision, expected in (("32-true", True), ("16-mixed", False), ("bf16-true", False)):
+        (assignment,) = assignments(tmp_path, [{**VALUES, "trainer": {"max_epochs": 1, "precision": precision}}])
+        assert recording.may_be_recorded(assignment, "cuda") is expected
 
 
 @pytest.mark.slow

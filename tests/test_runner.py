@@ -89,9 +89,9 @@ def test_each_slot_has_its_share_of_the_trials_that_are_left(
 
 def test_a_group_size_that_is_given_is_not_measured(config: TrialConfig):
     notes: list[str] = []
-    for size, count in ((ONE_BY_ONE, 1), (GroupSize(8), 8)):
+    for size, count, as_group in ((ONE_BY_ONE, 1, False), (GroupSize(1), 1, True), (GroupSize(8), 8, True)):
         search = GroupSizeSearch(size, notes.append)
-        assert (search.is_over, search.count) == (True, count)
+        assert (search.is_over, search.count, search.as_group) == (True, count, as_group)
     assert notes == []
 
 
@@ -104,8 +104,11 @@ def test_one_slot_measures_while_the_others_wait(config: TrialConfig):
     assert search.next_group(first) is None
     search.returned()
     assert search.next_group(first) == MeasurementGroup((first,), 16), "its slot was lost"
-    search.done(MeasurementResult(8, 3.21))
-    assert (search.is_over, search.count) == (True, 8)
+    search.done(MeasurementResult(8, 3.21, as_group=True))
+    assert (search.is_over, search.count, search.as_group) == (True, 8, True)
+    search.limit(1, "an LSTM")
+    assert not search.as_group
+    notes.pop()
     assert notes == ["8 trials at a time are trained as one model, 3.2 times as fast as one by one"]
 
 
@@ -124,7 +127,7 @@ def test_trials_are_trained_one_at_a_time_where_fusing_does_not_pay(result: Meas
         search.died("was killed")
     else:
         search.done(result)
-    assert (search.is_over, search.count) == (True, 1)
+    assert (search.is_over, search.count, search.as_group) == (True, 1, False)
     assert notes == [f"trials are trained one at a time: {reason}"]
 
 

@@ -32,7 +32,7 @@ from tuner.report import main as report
 from tuner.reporting.page import Chapter, render
 from tuner.results import Result
 from tuner.show import main as show
-from tuner.training.fused_training import may_be_recorded
+from tuner.training.recording import may_be_recorded
 from tuner.training.run import run
 from tuner.visualization.charts import OF_SEVERAL, draw
 

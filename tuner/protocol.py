@@ -89,9 +89,11 @@ class TrainingGroup(Group):
     Args:
         trials: The trials.
         checkpoint_every: Seconds between checkpoints; 0 for one after every epoch.
+        as_group: Whether a single trial may be trained as a group of one, where its steps can be recorded.
     """
 
     checkpoint_every: float = 0.0
+    as_group: bool = True
 
 
 @dataclass(frozen=True)
@@ -246,11 +248,13 @@ class MeasurementResult:
         count: The number.
         speedup: Their throughput as a multiple of the throughput of one trial at a time.
         message: The reason why the trials cannot be fused; empty if they can.
+        as_group: Whether one trial at a time is trained faster as a group of one, with recorded steps.
     """
 
     count: int = 1
     speedup: float = 1.0
     message: str = ""
+    as_group: bool = False
 
 
 @dataclass(frozen=True)

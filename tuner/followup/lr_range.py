@@ -237,7 +237,7 @@ class _RangeHandler:
         size = max(1, min(self._size.count, share))
         group = [each for each in self._waiting if alike(each.config, self._waiting[0].config)][:size]
         self._waiting = [each for each in self._waiting if each not in group]
-        return TrainingGroup(tuple(group), checkpoint_every=math.inf) if group else None
+        return TrainingGroup(tuple(group), math.inf, self._size.as_group) if group else None
 
     def report(self, reports: Mapping[int, EpochReport]) -> dict[int, Decision]:
         """Let each training go on; no weights are needed."""

@@ -151,7 +151,7 @@ class Coordinator:
         group = self._queue.take(self._group_size.count, self._has_crashed_twice)
         for assignment in group:
             self._display.start(assignment.number, assignment.config, slot)
-        return TrainingGroup(group, self._checkpoint_every)
+        return TrainingGroup(group, self._checkpoint_every, self._group_size.as_group)
 
     def report(self, reports: Mapping[int, EpochReport]) -> dict[int, Decision]:
         """Record an epoch of each trial, and return which trials continue."""

@@ -22,14 +22,16 @@ class GroupSize:
         most: Largest number.
         is_measured: Whether the fastest number is measured.
         why_alone: Why it is one, if more would be measured otherwise; empty if there is no such reason.
+        as_group: Whether a single trial may be trained as a group of one, where its steps can be recorded.
     """
 
     most: int
     is_measured: bool = False
     why_alone: str = ""
+    as_group: bool = True
 
 
-ONE_BY_ONE = GroupSize(1)
+ONE_BY_ONE = GroupSize(1, as_group=False)
 
 
 class GroupSizeSearch:
@@ -41,10 +43,12 @@ class GroupSizeSearch:
 
     Attributes:
         count: The number of trials that a slot trains at a time, as far as it is known.
+        as_group: Whether a single trial may be trained as a group of one.
     """
 
     def __init__(self, size: GroupSize, note: Callable[[str], None]) -> None:
         self.count = 1 if size.is_measured else size.most
+        self.as_group = size.as_group
         self._most = size.most if size.is_measured else 0  # to be measured; 0 when that is done
         self._is_running = False
         self._note = note
@@ -65,7 +69,7 @@ class GroupSizeSearch:
 
     def done(self, result: MeasurementResult) -> None:
         """Use the number that was fastest."""
-        self._most, self.count = 0, result.count
+        self._most, self.count, self.as_group = 0, result.count, result.as_group
         if self.count > 1:
             speedup = f"{result.speedup:.1f} times as fast as one by one"
             self._note(f"{self.count} trials at a time are trained as one model, {speedup}")
@@ -92,15 +96,16 @@ class GroupSizeSearch:
             one = "one at a time from now on, as they cannot be fused"
             self._note(f"trials are trained {one if count == 1 else few}: {reason}")
             self.count = count
+            self.as_group = self.as_group and count > 1  # one that cannot be fused cannot be recorded
 
 
 def group_size(fuse: str, slots: Sequence[Slot], trials: int) -> GroupSize:
     """Return how many trials a slot trains at a time.
 
-    On a CPU, "auto" means one: vectorised convolutions are slower there (benchmarks/results has the numbers), and a
-    trial that is alone can be repeated to the bit. On a GPU it means as many as are trained fastest, but never so many
-    that the study is over in less than four rounds, because trials that are sampled together cannot learn from each
-    other.
+    "off" means one, in a plain Trainer. On a CPU, "auto" means the same: vectorised convolutions are slower there
+    (benchmarks/results has the numbers), and a trial that is alone can be repeated to the bit. On a GPU it means as
+    many as are trained fastest, but never so many that the study is over in less than four rounds, because trials that
+    are sampled together cannot learn from each other.
 
     Args:
         fuse: "auto", "off" or a number.

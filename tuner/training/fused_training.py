@@ -4,16 +4,14 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pytorch_lightning as pl
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from lightning_modules import FusedClassifier
+from lightning_modules import EpochSeed, FusedClassifier
 from lightning_modules.data.base import TensorDataModule
-from lightning_modules.fused.recorded_step import CudaGraph, Recorder
-from tuner.config import registry
-from tuner.config.objectives import TIME
 from tuner.files import DiskFullError
 from tuner.protocol import Assignment, Channel, Decision, EpochReport, TrialResult
-from tuner.training import distributed
+from tuner.training import recording
 from tuner.training.build import build_classifiers, build_data, build_trainer, task_of
 from tuner.training.checkpoints import has_checkpoint
 from tuner.training.fused import FusedCheckpointIO, FusedHistory, FusedReporter, FusedTrial
@@ -24,13 +22,21 @@ from tuner.training.results import save_weights
 from tuner.training.saver import Saver, checkpoint_of, noted
 from tuner.training.throughput import free_memory, is_out_of_memory
 
-__all__ = ["may_be_recorded", "recorder_for", "train_together"]
+__all__ = ["train_together"]
 
 
 def train_together(
-    assignments: Sequence[Assignment], channel: Channel, device: str, checkpoint_every: float
+    assignments: Sequence[Assignment], channel: Channel, device: str, checkpoint_every: float, as_group: bool
 ) -> dict[int, TrialResult]:
-    """Train trials as one model where possible; return the results by number. The other trials are to train alone."""
+    """Train trials as one model where possible; return the results by number. The other trials are to train alone.
+
+    Args:
+        assignments: The trials.
+        channel: Channel to the coordinator.
+        device: "cpu" or "cuda".
+        checkpoint_every: Seconds between checkpoints.
+        as_group: Whether a single trial may be trained as a group of one.
+    """
     results: dict[int, TrialResult] = {}
     try:
         parts = _parts(assignments)
@@ -40,7 +46,9 @@ def train_together(
         part = parts.pop(0)
         has_begun = has_checkpoint(part[0].directory)
         checkpoint = checkpoint_of(part, channel)
-        if (has_begun and checkpoint is None) or (len(part) == 1 and not may_be_recorded(part[0], device)):
+        if has_begun and checkpoint is None:
+            continue
+        if len(part) == 1 and not (as_group and recording.may_be_recorded(part[0], device)):
             continue
         try:
             _fit_fused(part, checkpoint, channel, device, checkpoint_every, results)
@@ -53,7 +61,9 @@ def train_together(
                 raise
             if len(part) == 1:  # it is trained alone, and fails there if its network is at fault
                 if not isinstance(error, _NotRecordedError):
-                    noted(part[0], channel)(f"is trained more slowly: {error_message(error, part[0].config)}")
+                    reason = error_message(error, part[0].config)
+                    not_recorded = f"the steps are not recorded as a CUDA graph: {reason}"
+                    noted(part[0], channel)(f"is trained more slowly: {not_recorded}")
             else:
                 left = [assignment for assignment in part if assignment.number not in results]
                 size = len(part) // 2 if is_out_of_memory(error) else 1
@@ -88,7 +98,7 @@ def _fit_fused(
         build_classifiers([assignment.config for assignment in assignments]),
         seeds,
         list(by_name),
-        recorder=recorder_for(device),
+        recorder=recording.recorder_for(device),
         note=not_recorded,
     )
 
@@ -119,8 +129,10 @@ def _fit_fused(
     checkpoints = FusedCheckpointIO(
         {name: assignment.directory for name, assignment in by_name.items()}, lambda: group.continuing
     )
+    # Data that have an order for each of several seeds draw nothing from torch's generators.
+    callbacks: list[pl.Callback] = [EpochSeed(seeds[0]), group] if len(set(seeds)) == 1 else [group]
     saver.trainer = trainer = build_trainer(
-        first.config, device, first.directory, [group], FusedHistory(trials), checkpoints
+        first.config, device, first.directory, callbacks, FusedHistory(trials), checkpoints
     )
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint and first.directory / checkpoint, weights_only=True)
     for name in module.live:
@@ -129,24 +141,6 @@ def _fit_fused(
 
 class _NotRecordedError(Exception):
     """A training of one trial, whose steps were to be recorded, has found that they cannot be."""
-
-
-def recorder_for(device: str) -> Recorder | None:
-    """Return how the steps of trials are recorded on a device; None if they are not."""
-    return CudaGraph if device == "cuda" else None
-
-
-def may_be_recorded(assignment: Assignment, device: str) -> bool:
-    """Return whether the steps of a single trial are to be recorded, as those of a group of one."""
-    config, trainer = assignment.config, assignment.config.trainer
-    is_watched = trainer.callbacks or trainer.seconds is not None or assignment.objective.epoch == "best"
-    is_watched = is_watched or any(each.metric == TIME for each in assignment.further)
-    if recorder_for(device) is None or is_watched or distributed.world_size() > 1:
-        return False
-    try:
-        return not registry.is_module(config.model.name)
-    except BaseException:  # from user code: the trial then fails alone, and reports it
-        return False
 
 
 def _parts(assignments: Sequence[Assignment]) -> list[list[Assignment]]:

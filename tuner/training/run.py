@@ -20,7 +20,8 @@ from tuner.protocol import (
     TrialResult,
 )
 from tuner.training.evaluation import evaluate
-from tuner.training.fused_training import may_be_recorded, train_together
+from tuner.training.fused_training import train_together
+from tuner.training.recording import may_be_recorded
 from tuner.training.rehearsal import rehearse
 from tuner.training.single_training import train
 from tuner.training.throughput import fastest_together
@@ -41,8 +42,8 @@ def run(group: Group, channel: Channel, device: str = "cpu") -> Sequence[Result]
     """
     _silence_libraries()
     match group:
-        case TrainingGroup(trials, checkpoint_every):
-            return _train_all(trials, channel, device, checkpoint_every)
+        case TrainingGroup(trials, checkpoint_every, as_group):
+            return _train_all(trials, channel, device, checkpoint_every, as_group)
         case EvaluationGroup(trials):
             return [evaluate(assignment, device) for assignment in trials]
         case RehearsalGroup(trials):
@@ -53,10 +54,10 @@ def run(group: Group, channel: Channel, device: str = "cpu") -> Sequence[Result]
 
 
 def _train_all(
-    assignments: Sequence[Assignment], channel: Channel, device: str, checkpoint_every: float
+    assignments: Sequence[Assignment], channel: Channel, device: str, checkpoint_every: float, as_group: bool
 ) -> list[TrialResult]:
-    is_group = len(assignments) > 1 or may_be_recorded(assignments[0], device)
-    results = train_together(assignments, channel, device, checkpoint_every) if is_group else {}
+    is_group = len(assignments) > 1 or (as_group and may_be_recorded(assignments[0], device))
+    results = train_together(assignments, channel, device, checkpoint_every, as_group) if is_group else {}
     for assignment in assignments:
         if assignment.number not in results:
             stopped = any(result.state == "interrupted" for result in results.values())

@@ -9,8 +9,10 @@ import pytorch_lightning as pl
 import torch
 
 from lightning_modules import FusedClassifier
+from tuner.config.trial import TrialConfig
 from tuner.errors import in_a_line
 from tuner.protocol import Assignment, MeasurementResult
+from tuner.training import recording
 from tuner.training.build import build_classifiers, build_data, build_trainer
 
 __all__ = ["StopWatch", "fastest", "fastest_together", "free_memory", "is_out_of_memory"]
@@ -50,10 +52,19 @@ def fastest_together(assignment: Assignment, most: int, device: str) -> Measurem
         most: Largest number to try.
         device: "cpu" or "cuda".
     """
+    config, as_group = assignment.config, False
 
     def seconds(count: int) -> float | None:
+        nonlocal as_group
         try:
-            return _seconds_a_step(assignment, count, device)
+            if count > 1:
+                return _timed(assignment, _fused(config, count, device), device).seconds
+            alone = _timed(assignment, build_classifiers([config])[0], device).seconds
+            if not recording.may_be_recorded(assignment, device):
+                return alone
+            group = _timed(assignment, _fused(config, 1, device), device)
+            as_group = group.is_recorded and group.seconds < alone
+            return group.seconds if as_group else alone
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -62,30 +73,23 @@ def fastest_together(assignment: Assignment, most: int, device: str) -> Measurem
         return None
 
     try:
-        return MeasurementResult(*fastest(most, seconds))
+        count, speedup = fastest(most, seconds)
+        return MeasurementResult(count, speedup, as_group=as_group)
     except Exception as error:  # from vmap or the network; an error of the network will fail the trial as well
         return MeasurementResult(message=f"they cannot be fused: {in_a_line(error)}")
 
 
-def _seconds_a_step(assignment: Assignment, count: int, device: str) -> float:
-    """Return the time of one step of so many trials. They also validate a batch, which needs memory too."""
-    if count > 1:
-        return _seconds_of(
-            assignment, FusedClassifier(build_classifiers([assignment.config] * count), note=_ignore), device
-        )
-    (alone,) = build_classifiers([assignment.config])
-    seconds = _seconds_of(assignment, alone, device)
-    if device == "cuda":  # it may be trained as a group of one, if its steps can be recorded
-        group = FusedClassifier(build_classifiers([assignment.config]), note=_ignore)
-        seconds = min(seconds, _seconds_of(assignment, group, device))
-    return seconds
+def _fused(config: TrialConfig, count: int, device: str) -> FusedClassifier:
+    recorder = recording.recorder_for(device)
+    return FusedClassifier(build_classifiers([config] * count), recorder=recorder, note=_ignore)
 
 
-def _seconds_of(assignment: Assignment, module: pl.LightningModule, device: str) -> float:
+def _timed(assignment: Assignment, module: pl.LightningModule, device: str) -> "StopWatch":
+    """Time steps of a training, which also validates a batch: that needs memory too."""
     watch = StopWatch()
     trainer = build_trainer(assignment.config, device, assignment.directory, [watch], None, limit_val_batches=1)
     trainer.fit(module, datamodule=build_data(assignment.config))
-    return watch.seconds
+    return watch
 
 
 def _ignore(reason: str) -> None:
@@ -93,13 +97,19 @@ def _ignore(reason: str) -> None:
 
 
 class StopWatch(pl.Callback):
-    """Times the steps of a training, and ends it after a third of a second or the last step."""
+    """Times the steps of a training, and ends it after a third of a second or the last step.
 
-    WARM_UP = 3  # steps that are not timed, besides those by which a recording is tried; at most half of all steps
+    Attributes:
+        seconds: Of a step.
+        is_recorded: Whether the steps were recorded.
+    """
+
+    WARM_UP = 3  # steps that are not timed; at most half of all steps
+    RECORDING = 12  # further steps at most, until it is known whether steps are recorded
     STEPS, SECONDS = 5, 0.3
 
     def __init__(self) -> None:
-        self.seconds = 0.0
+        self.seconds, self.is_recorded = 0.0, False
         self._first = self._latest = self._done = 0
         self._began = 0.0
 
@@ -114,7 +124,8 @@ class StopWatch(pl.Callback):
     ) -> None:
         """Read the clock."""
         self._done += 1
-        if isinstance(module, FusedClassifier) and not module.is_settled:  # its steps will become faster
+        can_wait = self._done < self.WARM_UP + self.RECORDING
+        if isinstance(module, FusedClassifier) and not module.is_settled and can_wait:  # its steps will become faster
             self._first = min(max(self._first, self._done + 1), self._latest)
         self._look(trainer, module)
 
@@ -129,6 +140,7 @@ class StopWatch(pl.Callback):
         if is_last or (timed >= self.STEPS and time.perf_counter() - self._began >= self.SECONDS):
             _wait_for(module.device)
             self.seconds = (time.perf_counter() - self._began) / timed
+            self.is_recorded = isinstance(module, FusedClassifier) and module.is_recorded
             trainer.should_stop = True
 
 
