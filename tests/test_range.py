@@ -50,7 +50,7 @@ def test_the_range_is_suggested_drawn_and_written_into_the_file(in_a_folder: Pat
     assert float(table["0.1"][0]) < 0.8 < float(table["untrained"][0])
     (low, high) = re.findall(r"optimizer.initial_lr: \{low: ([\d.e-]+), high: ([\d.e-]+), log: true\}", output)[0]
     assert float(low) < float(high) < 100
-    assert re.search(r"From (1|10|100) on, trainings (diverged|made no progress)\.", output)
+    assert re.search(r"The edge is (1|10|100), the lowest lr above the best one at which at least one seed", output)
     assert (in_a_folder / "tiny-range.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in in_a_folder.iterdir()) == ["tiny-range.png", "tiny.yaml"]
     config = load_study("tiny.yaml")
@@ -114,25 +114,38 @@ def test_the_edge_is_the_lowest_lr_above_the_best_at_which_a_seed_makes_no_progr
     assert found.edge == 1.0
     assert found.range == (1e-3, 1e-1)
     assert found.yaml() == "{low: 0.001, high: 0.1, log: true}"
-    assert "From 1 on, trainings diverged." in found.findings()
+    assert found.findings()[:2] == [
+        "The best initial_lr is 0.01; the best lrs of 2 seeds, from 0.01 to 0.1, agree.",
+        "The edge is 1, the lowest lr above the best one at which at least one seed diverged.",
+    ]
+    one_of_two = LrRange(
+        "val/loss", Direction.MINIMIZE, {1e-2: [0.5, 0.5], 0.1: [1.0, 2.4], 1.0: [0.9, 0.9]}, [2.3, 2.3]
+    )
+    assert one_of_two.findings()[:2] == [
+        "The best initial_lr is 0.01, with each of 2 seeds.",
+        "The edge is 0.1, the lowest lr above the best one at which at least one seed made no progress.",
+    ]
 
 
 def test_seeds_that_do_not_agree_are_told_from_those_that_do():
     values = {1e-4: [0.5, 1.0], 1e-3: [0.9, 0.9], 1e-2: [1.0, 1.0], 1e-1: [1.2, 0.4]}
     found = LrRange("val/loss", Direction.MINIMIZE, values, [2.3, 2.3])
     assert not found.seeds_agree
-    assert "they do not agree, so take more (--seeds) or train longer (--share)" in found.findings()[0]
+    assert "do not agree: take more seeds (--seeds) or train longer (--share)" in found.findings()[0]
     assert "None diverged, up to 0.1." in found.findings()
     assert "The range ends where the test ended: test further lrs with --low and --high." in found.findings()
 
 
-def test_the_picture_has_the_measured_values_and_crosses_for_those_that_diverged():
+def test_the_picture_has_the_measured_values_and_crosses_for_those_that_got_worse():
     values = {**MINIMUM, 10.0: [3e6, 2.4]}
     (panel,) = of_range(LrRange("val/loss", Direction.MINIMIZE, values, [2.3, 2.3]), "some").panels
     drawn = {series.label: series for series in panel.series if series.label}
     assert list(drawn["mean"].x) == [1e-4, 1e-3, 1e-2, 1e-1]
     assert list(drawn["mean"].y) == pytest.approx([2.15, 1.95, 0.45, 0.6])
-    assert list(drawn["diverged, or worse than untrained"].x) == [1.0, 10.0]
+    crosses = drawn["diverged, or worse than untrained"]
+    assert list(crosses.x) == [1.0, 1.0, 10.0, 10.0]
+    assert list(crosses.y) == pytest.approx([2.5, 2.6, 2.6, 2.4])
+    assert max(drawn["seeds"].y) <= 2.3
     assert drawn["range to search"].x == [1e-3, 1e-3]
     assert drawn["edge"].x == [1.0, 1.0]
     highest = max(y for series in panel.series for y in series.y)

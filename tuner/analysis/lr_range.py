@@ -92,19 +92,21 @@ class LrRange:
         seeds = pluralize(len(self.untrained), "seed")
         if self.best is None:
             return ["No range can be suggested: no lr improved the network with every seed. Train longer (--share)."]
-        near = ", ".join(map(format_value, sorted(set(self.best_of_seeds))))
-        agree = "agree" if self.seeds_agree else "do not agree, so take more (--seeds) or train longer (--share)"
-        verb = "is" if len(set(self.best_of_seeds)) == 1 else "are"
-        sentences = [
-            f"The best initial_lr is {format_value(self.best)}: the best of {seeds} {verb} {near}, and they {agree}."
-        ]
+        best = f"The best initial_lr is {format_value(self.best)}"
         if len(self.untrained) == 1:
-            sentences = [f"The best initial_lr is {near}, with one seed."]
+            sentences = [f"{best}, with one seed."]
+        elif len(set(self.best_of_seeds)) == 1:
+            sentences = [f"{best}, with each of {seeds}."]
+        else:
+            agree = "agree" if self.seeds_agree else "do not agree: take more seeds (--seeds) or train longer (--share)"
+            lowest, highest = format_value(min(self.best_of_seeds)), format_value(max(self.best_of_seeds))
+            sentences = [f"{best}; the best lrs of {seeds}, from {lowest} to {highest}, {agree}."]
         if self.edge is None:
             sentences.append(f"None diverged, up to {format_value(max(self.values))}.")
         else:
             how = "diverged" if None in self.values[self.edge] else "made no progress"
-            sentences.append(f"From {format_value(self.edge)} on, trainings {how}.")
+            edge = format_value(self.edge)
+            sentences.append(f"The edge is {edge}, the lowest lr above the best one at which at least one seed {how}.")
         if self.range is None:
             sentences.append("No range can be suggested: no lr next to it came far enough. Try more lrs (--lrs).")
         else:

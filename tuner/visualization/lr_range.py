@@ -14,7 +14,8 @@ MARGIN = 0.15  # of the way from the best value to that of the untrained network
 def of_range(found: LrRange, title: str) -> Figure:
     """Return a figure of the metric at each lr: every seed, their mean, the range and the edge of divergence.
 
-    Trainings that diverged, or ended far worse than untrained, are crosses at the worse end of the axis.
+    Trainings that diverged, or ended worse than untrained, are crosses; those that diverged or ended far worse are at
+    the worse end of the axis.
     """
     measured = [value for values in found.values.values() for value in values if value is not None]
     best = min((*measured, *found.untrained), key=found.direction.sort_key)
@@ -24,9 +25,14 @@ def of_range(found: LrRange, title: str) -> Figure:
     def is_drawn(value: float | None) -> bool:
         return value is not None and not found.direction.better(worst, value)
 
-    pairs = [(lr, value) for lr, values in found.values.items() for value in values]
-    lost = [lr for lr, value in pairs if not is_drawn(value)]
-    points = [(lr, value) for lr, value in pairs if value is not None and is_drawn(value)]
+    points: list[tuple[float, float]] = []
+    crosses: list[tuple[float, float]] = []
+    for lr, values in found.values.items():
+        for value, without in zip(values, found.untrained, strict=True):
+            if value is None or not is_drawn(value):
+                crosses.append((lr, worst))
+            else:
+                (crosses if found.direction.better(without, value) else points).append((lr, value))
     means = {
         lr: statistics.fmean(value for value in values if value is not None)
         for lr, values in found.values.items()
@@ -39,8 +45,9 @@ def of_range(found: LrRange, title: str) -> Figure:
         Series([lr for lr, _ in points], [value for _, value in points], "points", GREY, "seeds"),
         Series(list(means), list(means.values()), "line", COLORS[0], "mean", width=2.0, marked=True),
     ]
-    if lost:
-        series.append(Series(lost, [worst] * len(lost), "crosses", VERMILION, "diverged, or worse than untrained"))
+    if crosses:
+        label = "diverged, or worse than untrained"
+        series.append(Series([lr for lr, _ in crosses], [end for _, end in crosses], "crosses", VERMILION, label))
     for index, end in enumerate(found.range or ()):
         series.append(Series([end, end], ends, "line", COLORS[1], "" if index else "range to search"))
     if found.edge is not None:
