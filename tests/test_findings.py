@@ -86,6 +86,20 @@ def test_families_and_choices_that_were_never_tried_are_named():
     assert "Never tried: init b." in text_of(trial(0, state="failed"), choices={"model.init": ["a", "b"]})
 
 
+def test_families_of_which_no_trial_was_trained_to_its_end_are_named():
+    trials = [
+        trial(0, family="one_cycle"),
+        trial(1, family="constant", state="pruned", epochs=1),
+        trial(2, family="cosine", state="pruned", epochs=2),
+        trial(3, family="one_cycle", state="pruned", epochs=1),
+        trial(4, family="step", state="failed"),
+    ]
+    stopped = "Stopped early, after at most 2 of 3 epochs, and so not compared with the best: "
+    assert text_of(*trials).splitlines()[-1] == f"{stopped}constant and cosine."
+    assert text_of(*trials, answer=["The answer is #0."]).splitlines()[-1] == f"{stopped}cosine."
+    assert "Stopped early" not in text_of(*trials[:1], *trials[3:])
+
+
 def test_a_loss_has_no_such_error_and_the_smaller_one_wins():
     text = text_of(
         trial(0, value=0.3),

@@ -43,7 +43,7 @@ def _run(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.markup import escape
 
-    from tuner.analysis.findings import answer, at_edge, findings
+    from tuner.analysis.findings import answer, findings
     from tuner.runner.summary import print_line, print_ranking
     from tuner.runner.verdict import print_comparison
     from tuner.storage.inventory import comparisons, listed_studies
@@ -65,8 +65,7 @@ def _run(options: argparse.Namespace) -> int:
     found_here = findings(record)
     if record.best and not record.answer:
         found_here[0] = answer(record)
-    sentences = [*found_here, at_edge(record)]
-    for sentence in filter(None, sentences):
+    for sentence in found_here:
         print_line(console, escape(sentence))
     print_ranking(console, record, options.top)
     failed = [trial for trial in record.trials if trial.state == "failed"]

@@ -13,8 +13,8 @@ __all__ = [
     "doubt",
     "duration",
     "findings",
-    "never_tried",
     "objectives_of",
+    "open_questions",
     "standard_error",
     "values_of",
 ]
@@ -38,11 +38,11 @@ def findings(record: StudyRecord) -> list[str]:
     """
     if record.front:
         important = [_important(record)] if record.importances else []
-        return [*_tradeoffs(record), *important, _tried(record), *filter(None, [never_tried(record)])]
+        return [*_tradeoffs(record), *important, _tried(record), *open_questions(record)]
     best = record.best
     if best is None:
         sentences = [_tried(record), "None was trained to its end, so there is no best one."]
-        return [*sentences, *filter(None, [never_tried(record)])]
+        return [*sentences, *open_questions(record)]
     best_is = "The best of the search is" if record.answer else "The best is"
     sentences = [
         f"{best_is} {best.name}: {record.metric} {best.value:.4f} after epoch {best.epochs}, "
@@ -65,7 +65,7 @@ def findings(record: StudyRecord) -> list[str]:
         sentences.append(no_importance(record))
     if record.prediction:
         sentences.append(f"{record.prediction[0].upper()}{record.prediction[1:]}.")
-    return [*filter(None, sentences), _tried(record), *filter(None, [never_tried(record)])]
+    return [*filter(None, sentences), _tried(record), *open_questions(record)]
 
 
 def _important(record: StudyRecord) -> str:
@@ -241,6 +241,26 @@ def _tied(record: StudyRecord, error: float) -> list[TrialRecord]:
     """Return the trials that tie with the best one: they are behind it by at most two standard errors."""
     best, *others = record.ranking
     return [trial for trial in others if round(best.value - trial.value, 6) <= round(2 * error, 3)]
+
+
+def open_questions(record: StudyRecord) -> list[str]:
+    """Return sentences about what the trials do not show."""
+    return [*filter(None, (never_tried(record), stopped_families(record), at_edge(record)))]
+
+
+def stopped_families(record: StudyRecord) -> str:
+    """Return which families have trials, but none that was trained to its end to be compared with the best one."""
+    if record.best is None:
+        return ""
+    compared = {trial.family for trial in record.ranking} | ({CONSTANT} if record.answer else set())
+    epochs: dict[str, int] = {}
+    for trial in record.trials:
+        if trial.state == "pruned" and trial.family not in compared:
+            epochs[trial.family] = max(epochs.get(trial.family, 0), trial.epochs)
+    if not epochs:
+        return ""
+    most = f"after at most {max(epochs.values())} of {record.best.epochs} epochs"
+    return f"Stopped early, {most}, and so not compared with the best: {join_names(sorted(epochs), MOST_NAMED)}."
 
 
 def at_edge(record: StudyRecord) -> str:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tuner.analysis.findings import answer, at_edge, never_tried
+from tuner.analysis.findings import answer, open_questions
 from tuner.analysis.lint import lint_families
 from tuner.analysis.lr_curves import schedule_families
 from tuner.analysis.record import FAMILY, StudyRecord
@@ -113,7 +113,7 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, outc
         weights = store.trial_directory(top[0].number) / "model.ckpt"
         print_line(console, f"its weights: {escape(str(weights)) if weights.exists() else 'are not on this machine'}")
     _print_failed(console, config.name, store, [trial.number for trial in finished if state_of(trial) == "failed"])
-    for sentence in filter(None, (never_tried(record), at_edge(record))):
+    for sentence in open_questions(record):
         print_line(console, escape(sentence))
     for sentence in outcome.missing:
         print_line(console, f"[yellow]{escape(sentence)}.[/yellow]")
@@ -123,7 +123,9 @@ def print_summary(console: Console, config: StudyConfig, store: StudyStore, outc
     elif top:
         after = {"confirm": "is the winner really better? fresh seeds say", "report": AS_REPORT}
     else:
-        after = {"show": "what is known so far", "retry": "trains failed trials again"}
+        after = {"show": "what is known so far"}
+        if any(state_of(trial) == "failed" for trial in finished):
+            after["retry"] = "trains failed trials again"
     print_next(console, outcome, name, {"dashboard": "lr curves and accuracies, in MLflow", **after})
 
 
