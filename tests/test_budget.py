@@ -5,6 +5,7 @@ import math
 import random
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 from optuna.trial import TrialState
@@ -18,6 +19,7 @@ from tuner.protocol import TrialResult as Result
 from tuner.runner.coordinator import Coordinator
 from tuner.runner.display import Display
 from tuner.runner.group_size import GroupSize
+from tuner.storage.inventory import listed_studies
 from tuner.storage.study_store import StudyStore
 from tuner.tracking.tracker import Tracker
 
@@ -135,6 +137,11 @@ def test_a_study_says_how_much_of_its_budget_is_used_and_continues_with_a_larger
     output = folder.call("--set", "budget={epochs: 8}")
     assert "tiny: 8 epochs for the best val/acc" in output
     assert "tiny has used 6 of 8 epochs in 2 trials (2 complete); raise budget.epochs to add more" in output
+    url = f"sqlite:///{folder.path}/optuna.db"
+    (listed,) = listed_studies(url)
+    assert (listed.state, listed.asked) == ("finished", None)
+    assert replace(listed, ended=0).state == "can be continued", "interrupted with a larger budget"
+    assert replace(listed, ended=-1).state == "not running", "of an earlier version"
     output = folder.call("--set", "budget={epochs: 20, trials: 3}")
     assert "tiny: 20 epochs and at most 3 trials for the best val/acc" in output
     assert "tiny has used 9 of 20 epochs in 3 trials (3 complete)" in output

@@ -297,6 +297,7 @@ def opened(plan: Plan, console: "Console", kind: "type[Store]") -> "Iterator[Ope
         save_definition(plan.config, store.directory)
         store.attributes.set_validation_images(plan.validation_images)
         store.attributes.set_trials()
+        store.attributes.set_ended(False)
         yield OpenStudy(plan, store, display, console)
 
 
@@ -396,6 +397,7 @@ class OpenStudy(Generic[Store]):
                     timings.phase("first step")
                     coordinator.run(engine)
                 is_finished = coordinator.is_done
+                store.attributes.set_ended(is_finished)
                 if afterwards and is_finished and not interruption.signals:
                     further = afterwards(self)
                     coordinator.publish()

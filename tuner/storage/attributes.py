@@ -6,6 +6,7 @@ __all__ = [
     "CONFIGURATION",
     "CONFIRMS",
     "CONSTANT_LR",
+    "ENDED",
     "FURTHER",
     "GAIN",
     "IDENTIFIER",
@@ -27,6 +28,9 @@ VALIDATION_IMAGES = "validation images"
 SOURCES = "sources"
 TRIALS = "trials"
 """The number of trials that the study was last asked for."""
+
+ENDED = "ended"
+"""The number of finished trials with which the budget allowed no further one; 0 while it allows one."""
 
 STARTS = "starts"
 """The values of earlier studies in the first trials, as they were read when the study began."""

@@ -14,6 +14,7 @@ from tuner.direction import Direction
 from tuner.storage.attributes import (
     CONFIGURATION,
     CONFIRMS,
+    ENDED,
     FURTHER,
     IDENTIFIER,
     IDENTITY,
@@ -43,7 +44,10 @@ class ListedStudy:
         is_running: Whether a process runs it now.
         ends: Number of its finished trials, by their states.
         begun: Number of its trials that are not finished.
-        asked: Number of trials that it was last asked for; None if an earlier version ran it.
+        asked: Number of trials that it was last asked for; None if its budget is in epochs or steps, or an earlier
+            version ran it.
+        ended: Number of finished trials with which its budget allowed no further one; 0 if it allows one, -1 if an
+            earlier version ran it.
         metric: Its objective.
         best: Name and value of its best trial or configuration, or the Pareto front of several objectives, which has
             no value; None if there is none.
@@ -56,6 +60,7 @@ class ListedStudy:
     ends: Mapping[str, int]
     begun: int
     asked: int | None
+    ended: int
     metric: str
     best: tuple[str, float | None] | None
 
@@ -71,9 +76,13 @@ class ListedStudy:
             return "of another program"
         if self.is_running:
             return "running"
-        if self.begun or self.finished < (self.asked or 0):
+        if self.begun:
             return "can be continued"
-        return "finished" if self.asked else "not running"
+        if 0 < self.ended == self.finished:
+            return "finished"
+        if self.asked is None:
+            return "not running" if self.ended < 0 else "can be continued"
+        return "finished" if self.finished >= self.asked else "can be continued"
 
 
 def listed_studies(url: str) -> list[ListedStudy]:
@@ -102,6 +111,7 @@ def _listed(url: str, summary: optuna.study.StudySummary, trials: Sequence[Froze
         ends=Counter(map(state_of, finished)),
         begun=len(trials) - len(finished),
         asked=attribute(attributes, TRIALS, 0) or None,
+        ended=attribute(attributes, ENDED, -1),
         metric=", ".join([attribute(identity, "objective.metric", "value"), *attribute(identity, FURTHER, [])]),
         best=_best(summary, finished),
     )

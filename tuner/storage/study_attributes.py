@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from tuner.analysis.record import TestResult
 from tuner.config.sources import Sources, with_sources
 from tuner.config.study import StudyConfig
-from tuner.storage.attributes import ANSWER, SOURCES, TEST, TRIALS, VALIDATION_IMAGES
+from tuner.storage.attributes import ANSWER, ENDED, SOURCES, TEST, TRIALS, VALIDATION_IMAGES
 from tuner.storage.reader import test_of
 from tuner.storage.trial_ends import attribute
 from tuner.text import pluralize
@@ -58,6 +58,10 @@ class StudyAttributes:
     def set_trials(self) -> None:
         """Record the number of trials that are asked for; 0 if the budget limits their training instead."""
         self._set(TRIALS, 0 if self._config.allowance else self._config.trials)
+
+    def set_ended(self, is_over: bool) -> None:
+        """Record whether the budget allows no further trial."""
+        self._set(ENDED, self._count(*FINISHED) if is_over else 0)
 
     def set_validation_images(self, number: int | None) -> None:
         """Record the number of validation images."""
