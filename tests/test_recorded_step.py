@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -94,13 +93,13 @@ class Buffered(nn.Module):
 
 
 class Holding:
-    """A loss that is no module, and holds one in another object."""
+    """A loss that is no module, and holds one in a list."""
 
     def __init__(self) -> None:
-        self.held = SimpleNamespace(losses=[Weighing()])
+        self.held = {"losses": [Weighing()]}
 
     def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        loss: Tensor = self.held.losses[0](outputs, labels)
+        loss: Tensor = self.held["losses"][0](outputs, labels)
         return loss
 
 
