@@ -16,7 +16,7 @@ from tests.conftest import INLINE, StudyFolder, built_once
 from tests.test_training import Answers
 from tuner.analysis import record as records
 from tuner.analysis.pareto import dominates, pareto_front
-from tuner.analysis.record import StudyRecord
+from tuner.analysis.record import StudyRecord, TrialRecord
 from tuner.config.loader import load_study
 from tuner.config.objectives import TIME
 from tuner.config.study import Objective
@@ -35,6 +35,8 @@ from tuner.show import main as show
 from tuner.training.recording import may_be_recorded
 from tuner.training.run import run
 from tuner.visualization.charts import OF_SEVERAL, draw
+from tuner.visualization.landscape import contour, rank
+from tuner.visualization.parameters import parallel_coordinates
 
 STUDY = """\
 name: two
@@ -228,6 +230,28 @@ def test_steps_are_not_recorded_where_their_time_is_an_objective(tmp_path: Path)
         further = [Objective(metric, Direction.MINIMIZE)]
         assignment = Assignment(0, config.trial_of(config.trial), Objective("val/acc"), tmp_path / "0", further)
         assert may_be_recorded(assignment, "cuda") == (metric != TIME), "a group has no times of its trials"
+
+
+def test_charts_rank_by_the_first_objective_and_mark_no_best_trial():
+    params = [{"a": number / 8, "b": number % 3} for number in range(8)]
+    accuracies, sizes = [0.1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3], [1, *range(90, 97)]
+    trials = [
+        TrialRecord(
+            number, "complete", "cosine", accuracies[number], 2, 1.0, 1.0, params[number], further=[sizes[number]]
+        )
+        for number in range(8)
+    ]
+    record = StudyRecord("two", "val/acc", Direction.MAXIMIZE, trials, {}, further=[("parameters", Direction.MINIMIZE)])
+    assert [each.number for each in record.ranking[:2]] == [1, 0], "the front"
+    drawn = rank(record, "a", "b")
+    (panel,) = drawn.panels
+    (points,) = panel.series
+    colors = dict(zip(points.x, points.colors, strict=True))
+    assert colors[params[0]["a"]] == drawn.scale.color(8.0), "the last by accuracy, although it is on the front"
+    assert colors[params[1]["a"]] == drawn.scale.color(1.0)
+    for chart in (rank, contour, parallel_coordinates):
+        labels = {series.label for panel in chart(record).panels for series in panel.series}
+        assert not any("best" in label for label in labels)
 
 
 def test_of_a_long_study_the_report_computes_the_front_a_few_times(two: StudyFolder, monkeypatch: pytest.MonkeyPatch):

@@ -148,18 +148,22 @@ class StudyRecord:
         return dataclasses.asdict(self)
 
     @property
+    def by_value(self) -> list[TrialRecord]:
+        """Return the completed trials, the best in the first objective first; of equal ones, the earlier first."""
+        complete = [trial for trial in self.trials if trial.is_complete]
+        return sorted(complete, key=lambda trial: (self.direction.sort_key(trial.value), trial.number))
+
+    @property
     def ranking(self) -> list[TrialRecord]:
         """Return the completed trials, the best first; of equal ones, the earlier first.
 
         With several objectives, the Pareto front comes first, and the first objective orders both parts.
         """
-        complete = [trial for trial in self.trials if trial.is_complete]
-        ranking = sorted(complete, key=lambda trial: (self.direction.sort_key(trial.value), trial.number))
         if not self.further:
-            return ranking
+            return self.by_value
         front = self.front
         numbers = {trial.number for trial in front}
-        return [*front, *(trial for trial in ranking if trial.number not in numbers)]
+        return [*front, *(trial for trial in self.by_value if trial.number not in numbers)]
 
     @property
     def front(self) -> list[TrialRecord]:

@@ -193,7 +193,7 @@ def _scheduled(identity: Mapping[str, Any]) -> list[str]:
 
 def _with_curves(record: StudyRecord, curves: Curves, of_the_best: Sequence[str]) -> Iterator[TrialRecord]:
     """Yield the trials of a record with their curves; see `record_of`."""
-    ordered = [*record.ranking, *(trial for trial in record.trials if not trial.is_complete)]
+    ordered = [*record.by_value, *(trial for trial in record.trials if not trial.is_complete)]
     best_of_families = {trial.family: trial.number for trial in reversed(ordered)}
     wanted = {trial.number: CURVES_OF_ALL for trial in ordered[:DRAWN]}
     wanted |= dict.fromkeys([*(trial.number for trial in ordered[:BEST]), *best_of_families.values()], of_the_best)

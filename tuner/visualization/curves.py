@@ -88,17 +88,20 @@ def lr_curves(record: StudyRecord) -> Figure:
 
 def top_trials(record: StudyRecord) -> Figure:
     """Show lr and objective of the best trials, one above the other."""
-    title = f"The {TOP} best trials: lr above, {record.metric} below" if len(record.ranking) > TOP else ""
-    title = title or f"The best trials: lr above, {record.metric} below"
+    count = f"{TOP} " if len(record.by_value) > TOP else ""
+    by = f" by {record.metric}" if record.further else ""
+    title = f"The {count}best trials{by}: lr above, {record.metric} below"
     caption = f"Where a curve below bends, look at the lr above. {record.metric} is measured at the end of each epoch."
-    return _lr_and_value(record, "top_trials", title, caption, record.ranking[:TOP])
+    return _lr_and_value(record, "top_trials", title, caption, record.by_value[:TOP])
 
 
 def best_of_each(record: StudyRecord) -> Figure:
     """Show lr and objective of the best trial of each schedule, one above the other."""
-    title = f"The best trial of each schedule: lr above, {record.metric} below"
-    first = {trial.family: trial for trial in reversed(record.ranking)}
-    best = sorted(first.values(), key=record.ranking.index)
+    by = f" by {record.metric}" if record.further else ""
+    title = f"The best trial of each schedule{by}: lr above, {record.metric} below"
+    ranking = record.by_value
+    first = {trial.family: trial for trial in reversed(ranking)}
+    best = sorted(first.values(), key=ranking.index)
     if len(best) == 1:
         return Figure("best_of_each", title, "Only one schedule has a trial that was completed.")
     caption = "One trial each: their differences include the luck of one seed."

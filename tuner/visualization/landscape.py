@@ -112,8 +112,8 @@ def isolation(record: StudyRecord) -> Figure:
             )
         )
     caption = (
-        f"The line joins the best trial in each {BINS}th of the range, whatever its other values: where it is flat, "
-        "the parameter matters little, if enough trials are there."
+        f"The line joins the trials with the best {record.metric} in each {BINS}th of the range, whatever their other "
+        "values: where it is flat, the parameter matters little, if enough trials are there."
     )
     if any(placed(trial.value, window) != trial.value for trial in ranked):
         caption += " Trials at the edge are far worse than the others; point at them in the report for their values."
@@ -140,9 +140,9 @@ def contour(record: StudyRecord, x: str | None = None, y: str | None = None) -> 
 
 def rank(record: StudyRecord, x: str | None = None, y: str | None = None) -> Figure:
     """Show the ranks of the trials over pairs of parameters; the arguments are those of `contour`."""
-    places = {trial.number: place for place, trial in enumerate(record.ranking, start=1)}
+    places = {trial.number: place for place, trial in enumerate(record.by_value, start=1)}
     scale = Scale("rank", float(len(places)), 1.0)
-    caption = "Points are completed trials; bright ones have a good rank, however small their lead."
+    caption = f"Points are completed trials; bright ones have a good rank in {record.metric}, however small their lead."
     title = "Rank of the trials over two parameters"
     return _pairs(record, "rank", title, caption, scale, lambda trial: float(places[trial.number]), x, y)
 
@@ -171,10 +171,10 @@ def _pairs(
         pairs, left_out, least = [(x, y)], [], 2
     shown = []
     for pair in pairs:
-        trials = [trial for trial in record.ranking if set(pair) <= trial.params.keys()]
+        trials = [trial for trial in record.by_value if set(pair) <= trial.params.keys()]
         if len(trials) >= least:
             left, right = (_Axis.of(each, record) for each in pair)
-            panel = _pair(left, right, trials, scale, value)
+            panel = _pair(left, right, trials, scale, value, marks_best=not record.further)
             if name == "contour" and not left.ticks and not right.ticks and len(trials) >= LEAST_FOR_SURFACE:
                 panel = replace(panel, surface=_surface(left, right, trials[:SMOOTHED], value, scale))
             panels.append(panel)
@@ -188,9 +188,12 @@ def _pairs(
     return Figure(name, title, caption, panels, columns, height=3.0, width=3.4 * columns + 1.6, scale=scale)
 
 
-def _pair(x: "_Axis", y: "_Axis", trials: Sequence[TrialRecord], scale: Scale, value: Position) -> Panel:
-    """Return the trials, of which the first is the best, as points with the colours of their values."""
-    best, others = trials[:1], trials[1:]
+def _pair(
+    x: "_Axis", y: "_Axis", trials: Sequence[TrialRecord], scale: Scale, value: Position, marks_best: bool
+) -> Panel:
+    """Return the trials, the best first, as points with the colours of their values."""
+    count = 1 if marks_best else 0
+    best, others = trials[:count], trials[count:]
     series = [
         Series(
             [x.place(trial) for trial in members],
@@ -231,7 +234,7 @@ class _Axis:
 
     @classmethod
     def of(cls, name: str, record: StudyRecord) -> "_Axis":
-        trials = [trial for trial in record.ranking if name in trial.params]
+        trials = [trial for trial in record.by_value if name in trial.params]
         at, ticks = axis_of([trial.params[name] for trial in trials], record.families if name == FAMILY else ())
         places = {trial.number: at(trial.params[name]) for trial in trials}
         is_log = record.searched.get(name, False) and ticks is None

@@ -85,7 +85,8 @@ def importance(record: StudyRecord) -> Figure:
     panel = Panel(series, "", "share", "", x_range=(0, 1.12 * longest), y_ticks=ticks, notes=notes)
     complete = len(record.ranking)
     caption = (
-        "How much each parameter separates the best tenth of the trials from the rest (Optuna's PED-ANOVA). Coloured "
+        f"How much each parameter separates the tenth of the trials with the best {record.metric} from the rest "
+        "(Optuna's PED-ANOVA). Coloured "
         "parameters belong to one schedule and are compared among its trials; parameters of few trials are left out."
         + (f" {complete} trials give a rough estimate; 50 or more give a reliable one." * (complete < 50))
     )
@@ -121,7 +122,7 @@ def parallel_coordinates(record: StudyRecord) -> Figure:
     )
     series = [Series([place, place], [0, 1], color="#b8bec7", width=1.0) for place in range(len(axes))]
     for trial in reversed(ranked):
-        is_best = trial == ranked[0]
+        is_best = trial == record.best
         series.append(
             Series(
                 list(range(len(axes))),
