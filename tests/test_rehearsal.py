@@ -218,6 +218,29 @@ def test_a_dry_run_ends_with_the_size_of_the_networks_and_creates_nothing(folder
     assert sorted(each.name for each in folder.path.iterdir()) == ["s.yaml"]
 
 
+@pytest.mark.parametrize(
+    ("budget", "sentence"),
+    [
+        # 18 steps a trial, 0.5 s a step, 2 slots: 9 s a trial
+        ({"trials": 3}, "at least 18 s for 3 trials, validation and pruning not counted"),
+        (
+            {"trials": 29},
+            "at least 2 min 15 s for 29 trials, last trainings included, validation and pruning not counted",
+        ),
+        ({"epochs": 9}, "at least 14 s for 9 epochs, validation not counted"),
+        ({"epochs": 87}, "at least 2 min 10 s for 87 epochs, last trainings included, validation not counted"),
+        (
+            {"epochs": 87, "trials": 30},
+            "at least 2 min 15 s for 29 trials, last trainings included, validation and pruning not counted",
+        ),
+    ],
+)
+def test_the_least_time_is_that_of_the_whole_budget(budget: dict[str, int], sentence: str, write: Write):
+    last = {"final": {"trials": 3, "seeds": 3}} if max(budget.values()) > 9 else {}
+    described = Rehearsal([], (99, 99), 0.5).described(load_study(write(budget=budget, **last)), 2)
+    assert described == f"a network of 99 parameters, 18 steps a trial, {sentence}"
+
+
 def test_a_dry_run_in_separate_processes_finds_errors(folder: StudyFolder, write: Write):
     output = folder.run("--dry-run", study=write("Raises"), expect=2)
     assert "trial with tests.toys:Raises: ValueError: caf\\udce9" in output

@@ -152,13 +152,23 @@ class StudyConfig:
         return self.rungs.starts if given is None and self.rungs else given
 
     @property
+    def limits_trials(self) -> bool:
+        """Return whether the budget limits the number of trials, and not only their training."""
+        return self.allowance is None or self.trials < self.allowance.amount
+
+    @property
+    def whole_allowance(self) -> Allowance | None:
+        """Return the allowance with that of the last trainings; None if there is no limit."""
+        last = self.final.trainings if self.final else 0
+        return self.allowance and replace(self.allowance, amount=self.allowance.amount + last * self.allowance.longest)
+
+    @property
     def budget(self) -> str:
         """Return the budget as text."""
         last = self.final.trainings if self.final else 0
         text = trials = pluralize(self.trials + last, "trial")
         if self.allowance:
-            whole = replace(self.allowance, amount=self.allowance.amount + last * self.allowance.longest)
-            text = f"{whole}{f' and at most {trials}' if self.trials < self.allowance.amount else ''}"
+            text = f"{self.whole_allowance}{f' and at most {trials}' if self.limits_trials else ''}"
         return f"{text}, or until less than {self.until:g} can be gained," if self.until else text
 
     @property

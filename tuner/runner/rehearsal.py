@@ -69,7 +69,7 @@ class Rehearsal:
     seconds: float
 
     def described(self, config: StudyConfig, slots: int) -> str:
-        """Return the size of the networks, the length of a trial and an estimate of the time that all trials take."""
+        """Return the size of the networks, the length of a trial and the least time of the whole study."""
         fewest, most = self.parameters
         size = f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
         sentences = [f"a network of {size} parameters"]
@@ -77,19 +77,16 @@ class Rehearsal:
             steps = _steps(config)
         except BadInputError:  # the data module does not report its number of batches
             return sentences[0]
-        trials = config.fewest_trials
         sentences.append(f"{pluralize(steps, 'step')} a trial")
-        total = duration(self.seconds_of(config, trials, slots))
-        sentences.append(f"at least {total} for {pluralize(trials, 'trial')}, validation and pruning not counted")
+        whole = config.fewest_trials + (config.final.trainings if config.final else 0)
+        if config.whole_allowance and not config.limits_trials:  # pruned trials leave their epochs to others
+            turns, amount, uncounted = max(1.0, whole / slots), str(config.whole_allowance), "validation"
+        else:
+            turns, amount, uncounted = -(-whole // slots), pluralize(whole, "trial"), "validation and pruning"
+        total = duration(max(1.0, turns * steps * self.seconds))
+        last = ", last trainings included" if config.final else ""
+        sentences.append(f"at least {total} for {amount}{last}, {uncounted} not counted")
         return ", ".join(sentences)
-
-    def seconds_of(self, config: StudyConfig, trainings: int, slots: int) -> float:
-        """Return the least time that trainings take, in seconds.
-
-        Raises:
-            BadInputError: If their length is unknown, as the data module does not report its number of batches.
-        """
-        return max(1.0, -(-trainings // slots) * _steps(config) * self.seconds)
 
 
 def _steps(config: StudyConfig) -> int:
