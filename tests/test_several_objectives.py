@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from tests.conftest import INLINE, StudyFolder, built_once
 from tests.test_training import Answers
@@ -26,11 +27,12 @@ from tuner.errors import BadInputError
 from tuner.export import main as export
 from tuner.league import main as league
 from tuner.list import main as list_studies
-from tuner.protocol import Assignment, TrainingGroup
+from tuner.protocol import Assignment, EpochReport, Slot, StepReport, TrainingGroup
 from tuner.replay import main as replay
 from tuner.report import main as report
 from tuner.reporting.page import Chapter, render
 from tuner.results import Result
+from tuner.runner.display import Display
 from tuner.show import main as show
 from tuner.training.recording import may_be_recorded
 from tuner.training.run import run
@@ -101,7 +103,13 @@ def test_the_front_is_optunas_everywhere(two: StudyFolder, monkeypatch: pytest.M
     assert tag == ", ".join(map(str, numbers))
     assert f"Pareto front {', '.join(names.split('|')[:-1])} and {names.split('|')[-1]}" in repr(result)
     assert f"{line.partition(' ')[0]}" in printed(list_studies)
-    assert line in printed(show, "two")
+    shown = printed(show, "two")
+    assert line in shown
+    rows = re.findall(r"^#(\d+) +\d\.\d+ +[\d.,]+ +(\*?)", shown, re.MULTILINE)
+    assert [int(number) for number, star in rows if star] == numbers
+    assert len(rows) > len(numbers)
+    ends = re.findall(r"^#\d.* complete +val/acc +\d\.\d{4} +parameters \d+ ", two.output, re.MULTILINE)  # type: ignore[attr-defined]
+    assert ends, "lines of trials have all objectives"
     page = Path(printed(report, "two", "--tracking-uri", f"sqlite:///{two.path}/mlflow.db").strip()).read_text()
     assert 'data-plot="pareto_front"' in page
     assert 'data-plot="winner"' not in page
@@ -252,6 +260,24 @@ def test_charts_rank_by_the_first_objective_and_mark_no_best_trial():
     for chart in (rank, contour, parallel_coordinates):
         labels = {series.label for panel in chart(record).panels for series in panel.series}
         assert not any("best" in label for label in labels)
+
+
+def test_the_line_of_a_running_trial_has_every_objective_that_is_known(tmp_path: Path):
+    (tmp_path / "two.yaml").write_text(STUDY.replace("metric: parameters", "metric: val/loss"))
+    config = load_study(str(tmp_path / "two.yaml"), [])
+    schedule = {"name": "constant"}
+    trial = config.trial_of({**config.trial, "model": {**config.trial["model"], "neurons": 4}, "schedule": schedule,
+                             "optimizer": {"name": "sgd", "initial_lr": 0.01}})  # fmt: skip
+    output = io.StringIO()
+    with Display(config, Console(file=output, force_terminal=True, width=120, color_system=None)) as display:
+        display.start(0, trial, Slot(0, (), 1))
+        display.start(1, trial, Slot(1, (), 1))
+        points = [("val/loss", 9, 0.75), ("val/loss", 18, 0.5), ("val/f1", 18, 0.25)]
+        display.epoch(0, EpochReport(2, 0.875, points, False, StepReport(2, 18, 18, 0.01)))
+        display.tick()
+    line = re.findall(r"val/acc +0\.8750 +val/loss (\S+)", output.getvalue())
+    assert line
+    assert set(line) == {"0.5000"}
 
 
 def test_of_a_long_study_the_report_computes_the_front_a_few_times(two: StudyFolder, monkeypatch: pytest.MonkeyPatch):

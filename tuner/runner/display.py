@@ -4,7 +4,7 @@ import io
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
@@ -21,7 +21,7 @@ from tuner.config.trial import TrialConfig
 from tuner.console import printable
 from tuner.protocol import EpochReport, Slot, StepReport, TrialResult
 from tuner.storage.reader import Trial
-from tuner.text import fitting, join_names, pluralize
+from tuner.text import fitting, format_objective, join_names, pluralize
 
 __all__ = ["Display", "clock"]
 
@@ -39,6 +39,7 @@ class _Line:
     slot: Slot
     step: StepReport | None = None
     value: float | None = None
+    further: dict[str, float] = field(default_factory=dict)  # those that are known before the training ends
 
     @property
     def share(self) -> float:
@@ -68,7 +69,7 @@ class Display:
 
     def __init__(self, config: StudyConfig, console: Console, verbose: bool = False) -> None:
         self._config, self._console, self._verbose = config, console, verbose
-        self._metric = config.objective.metric
+        self._metric, self._further = config.objective.metric, [each.metric for each in config.further]
         self._running: dict[int, _Line] = {}
         self._finished = self._spent = self._used = 0
         self._used_before: int | None = None  # of the allowance, in earlier runs
@@ -108,8 +109,10 @@ class Display:
         """Show the value of an epoch."""
         line = self._running[number]
         line.step, line.value = report.step, report.value
+        line.further |= {key: value for key, _, value in report.points if key in self._further}
         if self._verbose:
             value = "" if report.value is None else f", {self._metric} {report.value:.4f}"
+            value += "".join(f", {metric} {format_objective(each)}" for metric, each in line.further.items())
             epochs, name = line.config.trainer.evaluations, self._config.name_of(number)
             self._print(escape(f"{name}: epoch {report.epoch}/{epochs}, lr {report.step.lr:.3g}{value}"))
 
@@ -125,6 +128,10 @@ class Display:
             (9, 1, STYLES[result.state], result.state),
             (0, 2, "", "" if result.value is None else self._metric),
             (6, 0, "", "" if result.value is None else f"{result.value:.4f}"),
+            *(
+                (0, 2, "", f"{metric} {format_objective(value)}")
+                for metric, value in zip(self._further, result.further, strict=False)
+            ),
             (10, 3, "", lr),
             (0, 4, "dim", f"{pluralize(result.epochs, 'epoch')}, {result.seconds:.0f} s"),
         ]
@@ -224,8 +231,15 @@ class Display:
             (Text(f"lr {step.lr:.3g}" if step else "starting"), 3),
             (Text("" if line.value is None else self._metric), 2),
             (Text("" if line.value is None else f"{line.value:.4f}"), 0),
+            *((Text(self._known(metric, line)), 2) for metric in self._further),
             (Text(line.slot.device, style="dim"), 5),
         ]
+
+    @staticmethod
+    def _known(metric: str, line: _Line) -> str:
+        """Return name and value of a further objective; empty if the trial has no value yet."""
+        value = line.further.get(metric)
+        return "" if value is None else f"{metric} {format_objective(value)}"
 
     def _grid(self, rows: "Sequence[Sequence[tuple[Text | ProgressBar, int]]]") -> RenderableType:
         """Return rows of cells, without the columns that do not fit into the terminal."""

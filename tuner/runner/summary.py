@@ -164,8 +164,9 @@ def _stores(command: str, outcome: Outcome) -> str:
 
 
 def print_ranking(console: Console, record: StudyRecord, most: int) -> None:
-    """Print the best trials of a study as a table."""
+    """Print the best trials of a study as a table; with several objectives, a star marks those of the Pareto front."""
     top = record.ranking[:most]
+    front = {trial.number for trial in record.front}
     drawn = [[(path, value) for path, value in trial.params.items() if path != FAMILY] for trial in top]
     values = [
         ", ".join(f"{cut(path.rpartition('.')[2])} {cut(format_value(each))}" for path, each in of) for of in drawn
@@ -179,6 +180,7 @@ def print_ranking(console: Console, record: StudyRecord, most: int) -> None:
                 (metric, 0, [format_objective(trial.further[index]) for trial in top])
                 for index, (metric, _) in enumerate(record.further)
             ),
+            *([("front", 2, ["*" if trial.number in front else "" for trial in top])] if record.further else []),
             ("schedule", 1 if record.further else 0, [trial.family for trial in top]),
             ("searched values", 0, values),
         )
