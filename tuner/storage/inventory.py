@@ -25,6 +25,7 @@ from tuner.storage.attributes import (
 from tuner.storage.connection import sqlite_file
 from tuner.storage.database import Database, state_directory
 from tuner.storage.locks import is_locked
+from tuner.storage.reader import directions_of
 from tuner.storage.trial_ends import attribute, state_of
 from tuner.text import join_names
 
@@ -118,7 +119,7 @@ def _listed(url: str, summary: optuna.study.StudySummary, trials: Sequence[Froze
 
 
 def _best(summary: optuna.study.StudySummary, finished: Sequence[FrozenTrial]) -> tuple[str, float | None] | None:
-    direction, *further = (Direction(each.name.lower()) for each in summary.directions)
+    direction, *further = directions_of(summary)
     if further:
         points = {trial.number: trial.values for trial in finished if trial.state is TrialState.COMPLETE}
         front = [f"#{number}" for number in pareto_front(points, [direction, *further])]
@@ -148,7 +149,7 @@ def comparisons(study: optuna.Study) -> dict[str, Comparison]:
         if each.study_name == study.study_name or (own and identity.get(CONFIRMS) == own):
             trials = study._storage.get_all_trials(each._study_id, deepcopy=False)
             finished = [trial for trial in trials if trial.state.is_finished()]
-            comparison = _comparison(finished, each.user_attrs, Direction(each.directions[0].name.lower()))
+            comparison = _comparison(finished, each.user_attrs, directions_of(each)[0])
             if comparison is not None:
                 found[each.study_name] = comparison
     return found

@@ -39,6 +39,7 @@ __all__ = [
     "Trial",
     "config_of",
     "copy_of",
+    "directions_of",
     "finished_counts",
     "identifier_of",
     "open_study",
@@ -89,6 +90,11 @@ def finished_counts(url: str) -> dict[str, int]:
             for summary in summaries
             if storage is not None
         }
+
+
+def directions_of(study: optuna.Study | optuna.study.StudySummary) -> list[Direction]:
+    """Return the direction of each objective of a study."""
+    return [Direction(direction.name.lower()) for direction in study.directions]
 
 
 def copy_of(study: optuna.Study) -> optuna.Study:
@@ -160,7 +166,7 @@ def record_of(study: optuna.Study, curves: Curves = _no_curves) -> StudyRecord:
         for name, distribution in trial.distributions.items()
         if isinstance(distribution, optuna.distributions.FloatDistribution | optuna.distributions.IntDistribution)
     }
-    directions = [Direction(direction.name.lower()) for direction in study.directions]
+    directions = directions_of(study)
     record = StudyRecord(
         name=study.study_name,
         metric=str(identity.get("objective.metric", "value")),
@@ -235,7 +241,7 @@ def _importances(study: optuna.Study) -> dict[str, float]:
         return {}
     with warnings.catch_warnings(), contextlib.suppress(ValueError, RuntimeError):  # raised where it finds no answer
         warnings.simplefilter("ignore")  # the plot itself says that there are few trials
-        first = Direction(study.directions[0].name.lower())  # Optuna expects that smaller values of a target are better
+        first = directions_of(study)[0]  # Optuna expects that smaller values of a target are better
         target = None if len(study.directions) == 1 else lambda trial: first.sort_key(trial.values[0])
         shares = optuna.importance.get_param_importances(study, params=judged, target=target)
         return {} if any(math.isnan(share) for share in shares.values()) else dict(shares)
