@@ -253,14 +253,12 @@ def stopped_families(record: StudyRecord) -> str:
     if record.best is None:
         return ""
     compared = {trial.family for trial in record.ranking} | ({CONSTANT} if record.answer else set())
-    epochs: dict[str, int] = {}
-    for trial in record.trials:
-        if trial.state == "pruned" and trial.family not in compared:
-            epochs[trial.family] = max(epochs.get(trial.family, 0), trial.epochs)
-    if not epochs:
+    stopped = [trial for trial in record.trials if trial.state == "pruned" and trial.family not in compared]
+    if not stopped:
         return ""
-    most = f"after at most {max(epochs.values())} of {record.best.epochs} epochs"
-    return f"Stopped early, {most}, and so not compared with the best: {join_names(sorted(epochs), MOST_NAMED)}."
+    most = f"after at most {max(trial.epochs for trial in stopped)} of {record.best.epochs} epochs"
+    families = join_names(sorted({trial.family for trial in stopped}), MOST_NAMED)
+    return f"Stopped early, {most}, and so not compared with the best: {families}."
 
 
 def at_edge(record: StudyRecord) -> str:
