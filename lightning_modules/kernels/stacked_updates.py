@@ -159,12 +159,16 @@ def update(
 
 
 @triton.jit
-def _place(rows, count, BLOCK: tl.constexpr):
-    """Return where a program works: a mask, indices in the weights and in the states, and the row of the states."""
+def _place(rows, table, step, trials, count, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """Return where a program works: a mask, indices in the weights and in the states, and the address of its numbers.
+
+    An update has WIDTH numbers.
+    """
     row = tl.load(rows + 2 * tl.program_id(1)).to(tl.int64)
     slot = tl.load(rows + 2 * tl.program_id(1) + 1).to(tl.int64)
     index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    return (index < count) & (row >= 0), row * count + index, slot * count + index, slot
+    numbers = table + (tl.load(step) * trials + slot) * WIDTH
+    return (index < count) & (row >= 0), row * count + index, slot * count + index, numbers
 
 
 @triton.jit
@@ -202,8 +206,7 @@ def _adam(
     ROUNDS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    inside, here, stored, slot = _place(rows, count, BLOCK)
-    numbers = table + (tl.load(step) * trials + slot) * 7
+    inside, here, stored, numbers = _place(rows, table, step, trials, count, 7, BLOCK)
     decay = tl.load(numbers + 6)
     if DECOUPLED:
         weight, gradient = _load(weights, gradients, here, inside, 0.0, MAXIMIZE)
@@ -237,8 +240,7 @@ def _sgd(
     ROUNDS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    inside, here, stored, slot = _place(rows, count, BLOCK)
-    numbers = table + (tl.load(step) * trials + slot) * 4
+    inside, here, stored, numbers = _place(rows, table, step, trials, count, 4, BLOCK)
     weight, gradient = _load(weights, gradients, here, inside, tl.load(numbers + 3), MAXIMIZE)
     if MOMENTUM:
         momentum = tl.load(numbers + 1)
@@ -271,8 +273,7 @@ def _rmsprop(
     ROUNDS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    inside, here, stored, slot = _place(rows, count, BLOCK)
-    numbers = table + (tl.load(step) * trials + slot) * 6
+    inside, here, stored, numbers = _place(rows, table, step, trials, count, 6, BLOCK)
     weight, gradient = _load(weights, gradients, here, inside, tl.load(numbers + 4), MAXIMIZE)
     rest = tl.load(numbers + 2)
     square = tl.load(squares + stored, mask=inside, other=0.0)
@@ -306,8 +307,7 @@ def _adagrad(
     ROUNDS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    inside, here, stored, slot = _place(rows, count, BLOCK)
-    numbers = table + (tl.load(step) * trials + slot) * 3
+    inside, here, stored, numbers = _place(rows, table, step, trials, count, 3, BLOCK)
     weight, gradient = _load(weights, gradients, here, inside, tl.load(numbers + 2), MAXIMIZE)
     total = tl.load(sums + stored, mask=inside, other=0.0) + gradient * gradient
     tl.store(sums + stored, total, mask=inside)
@@ -331,8 +331,7 @@ def _adadelta(
     ROUNDS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    inside, here, stored, slot = _place(rows, count, BLOCK)
-    numbers = table + (tl.load(step) * trials + slot) * 5
+    inside, here, stored, numbers = _place(rows, table, step, trials, count, 5, BLOCK)
     weight, gradient = _load(weights, gradients, here, inside, tl.load(numbers + 4), MAXIMIZE)
     rho, rest, eps = tl.load(numbers + 1), tl.load(numbers + 2), tl.load(numbers + 3)
     square = rho * tl.load(squares + stored, mask=inside, other=0.0) + rest * gradient * gradient
