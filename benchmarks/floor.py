@@ -151,13 +151,18 @@ def as_graph(step: Callable[[], None]) -> Callable[[], None]:
     return graph.replay
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def read_options(description: str | None) -> argparse.Namespace:
+    """Return the options of a benchmark over several numbers of trials."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", choices=NETWORKS, default="cnn")
     parser.add_argument("--trials", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--steps", type=int, default=20)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = read_options(__doc__)
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True
     peak = bandwidth(options.device)

@@ -21,7 +21,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.floor import BYTES, bandwidth
+from benchmarks.floor import BYTES, bandwidth, read_options
 from lightning_modules import MLP, MNISTCNN, Adam, Classifier, ExponentialDecay, FusedClassifier, MNIST5kDataModule
 from lightning_modules.fused.recorded_step import Work
 from tuner.training.throughput import StopWatch, is_out_of_memory
@@ -86,12 +86,7 @@ def fused(network: nn.Module, count: int, data: MNIST5kDataModule, options: argp
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", choices=NETWORKS, default="cnn")
-    parser.add_argument("--trials", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--steps", type=int, default=20)
-    options = parser.parse_args()
+    options = read_options(__doc__)
     torch.manual_seed(0)
     network, data = NETWORKS[options.network](), MNIST5kDataModule(batch_size=50)
     size = sum(parameter.numel() for parameter in network.parameters())
