@@ -9,7 +9,8 @@ Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -225,24 +226,26 @@ class RecordedStep:
     def _try(self) -> Recording:
         """Record this step, or repeat it by the recording of an earlier one, which had other numbers, to verify it."""
         if self._recording is not None:
-            before = _copies(self._state())
-            try:
+            with self._undone() as self._before:
                 self._recording.replay()
                 self._repeated = _copies(self._state())
-            finally:
-                _restore(self._state(), before)
-            self._before = before
             return self._recording
         if not self._is_verified:
-            before = _copies(self._state())
-            try:
+            with self._undone():
                 self._recorder.warm_up(self._work)
-            finally:
-                _restore(self._state(), before)
         self._recording = self._recorder.record(self._work)
         self._used = list(self._state().values())
         self._places = _places(self._used)
         return self._recording
+
+    @contextmanager
+    def _undone(self) -> Iterator[list[Tensor]]:
+        """Give copies of the tensors that a step changes, and write them back at the end of the block."""
+        before = _copies(self._state())
+        try:
+            yield before
+        finally:
+            _restore(self._state(), before)
 
     def _replay(self, recording: Recording) -> Tensor:
         recording.replay()
