@@ -77,10 +77,37 @@ def test_rungs_need_a_budget_that_is_left_with_a_whole_training():
         load_study(str(TINY), ["trial.trainer.max_epochs=1", "pruner={name: rungs}"])
 
 
+def test_the_budget_pays_for_the_trials_with_given_values_first():
+    options = ["budget={epochs: 60}", "pruner={name: rungs, epochs: [1]}"]
+    plain = load_study(str(TINY), options).rungs
+    given = load_study(
+        str(TINY), [*options, "enqueue=[{optimizer.initial_lr: 0.002}]", "start={studies: [one], trials: 2}"]
+    )
+    assert plain
+    assert given.rungs
+    assert not plain.whole
+    assert plain.cost(3) <= 30
+    assert list(given.rungs.whole) == [0, 1, 2]
+    assert given.rungs.cost(3) <= 9 + (60 - 9) // 2
+    read = given.with_earlier([{"optimizer.initial_lr": 0.002}])
+    assert read.rungs
+    assert read.rungs.whole == [0], "the other study had only the same values"
+
+
+def test_a_given_trial_is_not_compared():
+    rungs = Rungs(4, [1], whole=[1])
+    assert [rungs.is_due(number, [], 1) for number in range(6)] == [True, False, True, True, True, True]
+    assert [number for number in range(6) if rungs.waits(number)] == [0, 2, 3, 4]
+
+
 OPTIONS = [
-    *("--trials", "10", "--set", "pruner={name: rungs, starts: 8, epochs: [1, 3], reduction_factor: 2}"),
+    *("--trials", "11", "--set", "pruner={name: rungs, starts: 8, epochs: [1, 3], reduction_factor: 2}"),
+    *("--set", "enqueue=[{optimizer.initial_lr: 0.001, schedule.name: plateau}]"),
     *("--set", "trial.trainer.max_epochs=4", "--per-device", "1"),
 ]
+
+GIVEN = 0
+"""The trial with the values of ``enqueue``, which a rung would stop."""
 
 
 def ends(folder: StudyFolder) -> list[tuple]:
@@ -102,22 +129,27 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[tuple], lis
 
 def test_the_first_trials_are_trained_from_rung_to_rung(compared: tuple[list[tuple], list[tuple]]):
     trials, curves = compared
-    first = {number: [value for other, _, _, value in trials if other == number] for number in range(8)}
+    reports = {number: [value for other, _, _, value in trials if other == number] for number in range(9)}
+    given = reports.pop(GIVEN)
+    first = reports
     assert sorted(map(len, first.values())) == [1, 1, 1, 1, 3, 3, 4, 4]
     for epoch, length in ((0, 1), (2, 3)):
         reached = {number: max(values[: epoch + 1]) for number, values in first.items() if len(values) > epoch}
         lost = [value for number, value in reached.items() if len(first[number]) == length]
         assert max(lost) <= min(value for number, value in reached.items() if len(first[number]) > length)
+    assert len(given) == 4
+    assert max(given[:1]) < min(values[0] for values in first.values() if len(values) > 1)
     assert {state for _, state, _, _ in trials} == {"COMPLETE", "PRUNED"}
-    lrs = {number: sum(trial == str(number) and key == "lr" for trial, key, _, _ in curves) for number in range(8)}
+    lrs = {number: sum(trial == str(number) and key == "lr" for trial, key, _, _ in curves) for number in first}
     assert lrs == {number: 18 * len(values) for number, values in first.items()}
 
 
 def test_a_trial_that_waited_ends_as_if_it_had_not(compared: tuple[list[tuple], list[tuple]], folder: StudyFolder):
-    folder.call("--trials", "10", "--set", "trial.trainer.max_epochs=4", "--per-device", "1")
+    folder.call(*OPTIONS[:2], *OPTIONS[4:])
     alone = {(number, epoch): value for number, _, epoch, value in ends(folder)}
     assert all(alone[number, epoch] == value for number, _, epoch, value in compared[0])
-    assert set(compared[1]) <= set(folder.curves())
+    shown = {curve for curve in compared[1] if not curve[1].startswith("test/")}  # that of the best trial
+    assert shown <= set(folder.curves())
 
 
 def test_fused_trials_leave_their_group_together(compared: tuple[list[tuple], list[tuple]], folder: StudyFolder):
@@ -143,4 +175,5 @@ def test_a_study_that_is_killed_at_its_rungs_ends_as_if_it_were_not(
 
 
 def test_the_plan_shows_how_many_trials_reach_each_rung(folder: StudyFolder):
-    assert "rungs (8 trials to epoch 1, 4 to epoch 3, 2 to epoch 4)" in folder.call(*OPTIONS, "--dry-run")
+    plan = folder.call(*OPTIONS, "--dry-run")
+    assert "rungs (8 trials to epoch 1, 4 to epoch 3, 2 to epoch 4; 1 with given values to epoch 4)" in plan

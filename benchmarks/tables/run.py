@@ -107,6 +107,7 @@ def draw(
             longest = budget if depends_on_budget else round(marks[-1] * table.losses.shape[1])
             options = [f"budget={{epochs: {longest}}}", "final={trials: 0}"]
             options += [f"sampler={{name: {sampler}}}", f"pruner={{name: {pruner}}}", *overrides]
+            options += [f"start={{studies: [others], trials: {len(starts)}}}"] if starts else []
             started = time.perf_counter()
             config = load_study(str(study), options)
             search = simulate(config, table, longest, seed, starts=starts, group=group)

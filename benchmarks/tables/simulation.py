@@ -195,8 +195,8 @@ def simulate(
         starts: Values from earlier studies, for the first trials.
     """
     sampler = replace(config.sampler, arguments={**config.sampler.arguments, "seed": seed})
-    first = replace(config.first, baseline=None, earlier=list(starts))
+    study = replace(config, sampler=sampler, first=replace(config.first, baseline=None)).with_earlier(starts)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return _Study(replace(config, sampler=sampler, first=first), table, pruner).run(budget, group)
+        return _Study(study, table, pruner).run(budget, group)

@@ -45,13 +45,25 @@ class FirstTrials:
     @cached_property
     def params(self) -> Sequence[Params]:
         """The fixed values of each trial; the values of no two trials are the same."""
-        trials: list[Params] = [] if self.baseline is None else [self.baseline]
-        for params in (*self.queued, *self.earlier):
-            if params not in trials:
-                trials.append(params)
-        known = trials[0 if self.baseline is None else 1 :]
+        baseline = [] if self.baseline is None else [self.baseline]
+        known = self._known
         covered = [turn for turn in self.families if any(turn.items() <= each.items() for each in known)]
-        return [*trials, *(turn for turn in self.families if turn not in covered and turn != self.baseline)]
+        families = [turn for turn in self.families if turn not in covered and turn != self.baseline]
+        return [*baseline, *known, *families]
+
+    @property
+    def known(self) -> range:
+        """Return the numbers of the trials whose values come from the queue or from earlier studies."""
+        first = 0 if self.baseline is None else 1
+        return range(first, first + len(self._known))
+
+    @cached_property
+    def _known(self) -> Sequence[Params]:
+        known: list[Params] = []
+        for params in (*self.queued, *self.earlier):
+            if params not in known and params != self.baseline:
+                known.append(params)
+        return known
 
     def next_further(self, number: int, drawn: Sequence[Params]) -> Params:
         """Return the next of the further values, for a trial after the first ones; none if there are none.

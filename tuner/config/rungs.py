@@ -39,16 +39,28 @@ class Rungs:
         reduction_factor: One of so many trials continues at a rung.
         applies_to: Which trials are compared: all, or only the first ones, after which every trial is trained to its
             end.
+        whole: The numbers of the trials whose values are given (``enqueue``, ``start``). They are trained to their end
+            and compared with none: a rung would stop many of them, as good values seldom have the lowest early loss.
     """
 
     starts: int
     epochs: Sequence[int]
     reduction_factor: int = 4
     applies_to: Literal["all", "starts"] = "all"
+    whole: Sequence[int] = ()
+
+    @property
+    def first(self) -> int:
+        """Return how many trials the study begins with: those that wait for each other, and the given ones."""
+        return self.starts + len(self.whole)
+
+    def waits(self, number: int) -> bool:
+        """Return whether a trial waits for others at a rung."""
+        return number < self.first and number not in self.whole
 
     @property
     def counts(self) -> list[int]:
-        """Return how many of the first trials are trained to each rung, and how many to the end.
+        """Return how many of those that wait are trained to each rung, and how many to the end.
 
         >>> Rungs(100, [1, 4, 12]).counts
         [100, 25, 6, 1]
@@ -64,11 +76,12 @@ class Rungs:
         Args:
             epochs: Length of a whole training.
 
-        >>> Rungs(16, [2]).cost(8)
-        56
+        >>> Rungs(16, [2]).cost(8), Rungs(16, [2], whole=[1]).cost(8)
+        (56, 64)
         """
         lengths = (end - begin for begin, end in zip([0, *self.epochs], [*self.epochs, epochs], strict=True))
-        return sum(count * length for count, length in zip(self.counts, lengths, strict=True))
+        compared = sum(count * length for count, length in zip(self.counts, lengths, strict=True))
+        return compared + len(self.whole) * epochs
 
     def is_due(self, number: int, judged: Sequence[int], epoch: int) -> bool:
         """Return whether a trial is compared after an epoch.
@@ -78,7 +91,7 @@ class Rungs:
             judged: The epochs after which it was compared before.
             epoch: The epoch.
         """
-        if self.applies_to == "starts" and number >= self.starts:
+        if number in self.whole or (self.applies_to == "starts" and number >= self.first):
             return False
         return epoch in judged or (len(judged) < len(self.epochs) and epoch >= self.epochs[len(judged)])
 
@@ -88,12 +101,13 @@ class Rungs:
         Args:
             epochs: Length of a whole training.
 
-        >>> Rungs(16, [2]).describe(8)
-        '16 trials to epoch 2, 4 to epoch 8'
+        >>> Rungs(16, [2]).describe(8), Rungs(16, [2], whole=[1, 2]).describe(8)
+        ('16 trials to epoch 2, 4 to epoch 8', '16 trials to epoch 2, 4 to epoch 8; 2 with given values to epoch 8')
         """
         ends = [*self.epochs, epochs]
         steps = [f"{count} to epoch {end}" for count, end in zip(self.counts, ends, strict=True)]
-        return ", ".join([steps[0].replace(" to", " trials to", 1), *steps[1:]])
+        given = f"; {len(self.whole)} with given values to epoch {epochs}" if self.whole else ""
+        return ", ".join([steps[0].replace(" to", " trials to", 1), *steps[1:]]) + given
 
 
 def rung_epochs(epochs: int) -> list[int]:
@@ -114,7 +128,7 @@ def rung_epochs(epochs: int) -> list[int]:
 
 
 def default_pruner(
-    sampler: str, template: Template, validations: int, allowance: Allowance | None
+    sampler: str, template: Template, validations: int, allowance: Allowance | None, given: int
 ) -> Literal["none", "median", "rungs"]:
     """Return the pruner of a study whose file names none.
 
@@ -126,13 +140,15 @@ def default_pruner(
         template: The template of the trials.
         validations: How often the shortest training is validated.
         allowance: The training that all trials may have together; None for no limit.
+        given: How many trials have given values, and are trained to their end.
     """
     if sampler != "curve":
         return "median"
     if decades(template) < WIDE:
         return "none"
-    suits = allowance and validations >= FEWEST_VALIDATIONS and allowance.amount >= FEWEST_TRAININGS * allowance.longest
-    return "rungs" if suits else "median"
+    if not allowance or validations < FEWEST_VALIDATIONS:
+        return "median"
+    return "rungs" if allowance.amount >= (FEWEST_TRAININGS + given) * allowance.longest else "median"
 
 
 def decades(template: Template) -> float:
@@ -153,6 +169,7 @@ def read_rungs(
     interval: int,
     every: Sequence[int],
     span: float,
+    whole: Sequence[int],
     fault: Fault,
 ) -> Rungs | None:
     """Return the rungs of a study; if an option is wrong, report it and return None.
@@ -165,6 +182,7 @@ def read_rungs(
         interval: Steps of an epoch of a training whose length is in steps.
         every: Epochs from one validation to the next; several if that is searched.
         span: Over how many powers of ten the search space extends.
+        whole: The trials with given values, at most.
         fault: Called for each fault.
     """
     shortest, longest = lengths
@@ -183,21 +201,22 @@ def read_rungs(
             f"must be multiples of check_val_every_n_epoch ({unit}), at which trials are compared; got {odd[0]}.",
         )
         return None
-    affordable = trials
+    affordable = trials - len(whole)
     if allowance:
         budget = allowance.amount // (interval if allowance.unit == "steps" else 1)
+        budget -= len(whole) * longest
         affordable = _most_starts(budget - longest, longest, trials, epochs, factor)
         half = _most_starts(budget // 2, longest, trials, epochs, factor)
         usual = max(half, min(affordable, round(STARTS_PER_DECADE * span)))
     else:
-        usual = trials // 2
+        usual = affordable // 2
     starts = options.get("starts", max(1, usual))
     if starts > affordable:
         least = Rungs(starts, epochs, factor).cost(longest)
         reason = f"{starts} trials take {least} epochs, and one whole training must be left" if allowance else "trials"
         fault("starts", f"must be at most {affordable}, which the budget allows ({reason}).")
         return None
-    return Rungs(starts, epochs, factor, options.get("applies_to", Rungs.applies_to))
+    return Rungs(starts, epochs, factor, options.get("applies_to", Rungs.applies_to), whole)
 
 
 def _most_starts(budget: int, longest: int, trials: int, epochs: Sequence[int], factor: int) -> int:

@@ -131,7 +131,9 @@ class StudyConfig:
         Args:
             earlier: Fixed values of each, by their names in Optuna.
         """
-        return replace(self, has_read=True, first=replace(self.first, earlier=earlier))
+        first = replace(self.first, earlier=earlier)
+        rungs = self.rungs and replace(self.rungs, whole=list(first.known))
+        return replace(self, has_read=True, first=first, rungs=rungs)
 
     @property
     def fewest_trials(self) -> int:
@@ -149,7 +151,7 @@ class StudyConfig:
         if self.sampler.name == "nsga2":
             return self.sampler.arguments.get("population_size")
         given: int | None = self.sampler.arguments.get("n_startup_trials")
-        return self.rungs.starts if given is None and self.rungs else given
+        return self.rungs.first if given is None and self.rungs else given
 
     @property
     def limits_trials(self) -> bool:

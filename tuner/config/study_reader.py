@@ -90,10 +90,13 @@ class StudyReader:
         limits = self._limits(budget, template, name, is_single)
         trials = limits.trials
         allowance = limits.allowance
+        first = self._first(template, sampler)
+        start = self._start(name)
+        whole = range(first.known.start, first.known.stop + (start.trials if start else 0))
         if "pruner" in implied and pruner.name == "rungs" and not self._document.fault_count:
             every = math.lcm(*numbers_of(template["trainer"].get("check_val_every_n_epoch", 1)))
             validations = epochs_of(template["trainer"])[0] // every
-            pruner = Component(default_pruner(sampler.name, template, validations, allowance))
+            pruner = Component(default_pruner(sampler.name, template, validations, allowance, len(whole)))
         if sampler.name == "grid":
             size = self._grid_size(template)
             if allowance and "trials" not in budget:
@@ -110,10 +113,9 @@ class StudyReader:
                 int(lowest(template["trainer"].get("val_check_interval", 0))),
                 list(numbers_of(template["trainer"].get("check_val_every_n_epoch", 1))),
                 decades(template),
+                list(whole),
                 lambda key, message: self._fault(("pruner", key), message),
             )
-        first = self._first(template, sampler)
-        start = self._start(name)
         constraints = read_constraints(self._document.data.get("constraints"), template, self._fault)
         self._document.check()
         objective, *further = (

@@ -61,7 +61,7 @@ def decided(rungs: Rungs, entries: Iterable[Entry]) -> tuple[set[int], set[int]]
 
     Args:
         rungs: The rungs of the study.
-        entries: The first trials, as far as they have begun.
+        entries: The first trials that wait for each other, as far as they have begun.
     """
     rivals = list(entries)
     continuing: set[int] = set()

@@ -88,13 +88,13 @@ def as_recorded(config: StudyConfig, attributes: Mapping[str, Any]) -> StudyConf
     names = {"sampler.name": sampler.name, "pruner.name": pruner.name}
     if (sampler, pruner) != (config.sampler, config.pruner):
         config = dataclasses.replace(config, sampler=sampler, pruner=pruner, identity={**config.identity, **names})
-    if config.pruner.name == "rungs":
-        rungs: dict[str, Any] = attribute(attributes, RUNGS, {})
-        config = dataclasses.replace(config, rungs=Rungs(**rungs) if rungs else config.rungs)
-    else:
-        config = dataclasses.replace(config, rungs=None)
     starts: list[dict[str, Any]] = attribute(attributes, STARTS, [])
-    return config.with_earlier(starts) if config.start and STARTS in attributes else config
+    if config.start and STARTS in attributes:
+        config = config.with_earlier(starts)
+    if config.pruner.name != "rungs":
+        return dataclasses.replace(config, rungs=None)
+    rungs: dict[str, Any] = attribute(attributes, RUNGS, {})
+    return dataclasses.replace(config, rungs=Rungs(**rungs)) if rungs else config
 
 
 def _default_then(

@@ -48,14 +48,14 @@ class RungRecord:
         else:
             judged = [*judged, epoch]
         changed = {"judged": judged, "passed": passed}
-        if trial.number < self.rungs.starts:
+        if self.rungs.waits(trial.number):
             return "pause", changed
         entry = Entry(trial.number, self._losses(trial), judged)
         return "continue" if continues(self.rungs, entry, map(self._entry, others)) else "prune", changed
 
     def decided(self, trials: Iterable[FrozenTrial]) -> tuple[set[int], set[int]]:
         """Return which of the first trials continue from their last rung, and which do not."""
-        first = [trial for trial in trials if trial.number < self.rungs.starts]
+        first = [trial for trial in trials if self.rungs.waits(trial.number)]
         if len(first) < self.rungs.starts:
             return set(), set()
         return decided(self.rungs, map(self._entry, first))
