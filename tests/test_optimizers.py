@@ -34,7 +34,7 @@ from lightning_modules.optimizers import (
     ScheduleFreeAdamW,
     ScheduleFreeSGD,
 )
-from lightning_modules.optimizers.muon import TorchMuon
+from lightning_modules.optimizers.muon import Scale, TorchMuon
 from lightning_modules.schedules import (
     SCHEDULES,
     Constant,
@@ -546,6 +546,28 @@ def test_muon_orthogonalizes_matrices_and_leaves_the_rest_to_adamw():
     sizes = torch.linalg.svdvals(params[0]) / (3 * 0.5 * 0.2 * math.sqrt(6))
     assert sizes.min() > 0.6
     assert sizes.max() < 1.3
+
+
+@pytest.mark.parametrize("scale", ["match_rms_adamw", "original"])
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_muon_on_a_cpu_is_the_one_of_torch_but_for_the_precision_of_bfloat16(scale: Scale, nesterov: bool):
+    generator = torch.Generator().manual_seed(0)
+    starts = [torch.randn(shape, generator=generator) for shape in ((6, 4), (4, 6), (5, 5))]
+    settings = {"lr": 0.1, "weight_decay": 0.2, "momentum": 0.9, "nesterov": nesterov}
+    kinds = (torch.float32, torch.float32, torch.float64)
+    params, twins, exact = ([nn.Parameter(start.to(kind, copy=True)) for start in starts] for kind in kinds)
+    ours = [TorchMuon(each, scale=scale, **settings) for each in (params, exact)]
+    torchs = torch.optim.Muon(twins, adjust_lr_fn=scale, **settings)
+    for _ in range(3):
+        for matrices in zip(params, twins, exact, strict=True):
+            gradient = torch.randn(matrices[0].shape, generator=generator)
+            for matrix in matrices:
+                matrix.grad = gradient.to(matrix.dtype)
+        for optimizer in (*ours, torchs):
+            optimizer.step()
+    for param, twin, start, precise in zip(params, twins, starts, exact, strict=True):
+        torch.testing.assert_close(param, precise.float(), atol=1e-5, rtol=1e-5)
+        assert (param - twin).norm() < 0.03 * (twin - start).norm()
 
 
 def test_muon_without_a_matrix_is_refused():
