@@ -239,6 +239,16 @@ def test_contenders_that_are_none_are_refused(tmp_path: Path, text: str, message
     assert message in str(error.value)
 
 
+def test_a_fault_of_what_contenders_share_is_reported_once(tmp_path: Path):
+    text = MINI.split("  schedule:")[0].replace("iris,", "fashion_mnist, root: nowhere,")
+    parts = [f"{name}: {{averaging: {{name: tail, start: {start}%}}}}" for name, start in (("a", 50), ("b", 60))]
+    with pytest.raises(BadInputError) as error:
+        contenders(tmp_path, f"{text}contenders: {{{', '.join(parts)}, c: {{schedule: {{name: cosin}}}}}}\n")
+    shared, own = (fault.removeprefix(f"{tmp_path / 's.yaml'}: ") for fault in error.value.faults)
+    assert shared.startswith("trial.data: ")
+    assert own.startswith("contender c: trial.schedule.name: ")
+
+
 def test_a_single_contender_is_refused(tmp_path: Path):
     with pytest.raises(BadInputError, match="there is only one"):
         contenders(tmp_path, MINI.split("search_space")[0])

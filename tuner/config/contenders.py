@@ -123,11 +123,15 @@ def read_contenders(study: StudyConfig, file: str, lrs: int) -> list[Contender]:
     faults: list[str] = []
     found: list[Contender] = []
     named = _named(study, faults)
+    faulty: dict[str, list[str]] = {}
     for name, parts in named.items():
         try:
             found.append(_contender(study, file, name, parts, lrs))
         except BadInputError as error:
-            faults += [fault.removeprefix(f"{file}: ") for fault in error.faults]
+            for fault in error.faults:
+                faulty.setdefault(fault.removeprefix(f"{file}: contender {name}: "), []).append(name)
+    for fault, names in faulty.items():  # one of several contenders is in what they share, such as the data
+        faults.append(f"contender {names[0]}: {fault}" if len(names) == 1 else fault)
     if len(named) == 1:
         faults.append("contenders: there is only one; name another, such as one with {schedule: {name: constant}}.")
     if faults:
@@ -218,8 +222,8 @@ def _contender(study: StudyConfig, file: str, name: str, parts: Mapping[str, Any
     checked = check_study(document, (), study.name, folder=study.folder, probe=study.probe)
     spec = checked.trial["optimizer"].get(INITIAL_LR)
     if spec is None:
-        fault = f"contender {name}: {checked.trial['optimizer']['name']} has no initial_lr that could be compared."
-        raise BadInputError([fault])
+        fault = f"{checked.trial['optimizer']['name']} has no initial_lr that could be compared."
+        raise BadInputError([f"{file}: contender {name}: {fault}"])
     return Contender(name, checked, _base_lrs(spec, lrs, is_fixed=has_own_lr))
 
 
