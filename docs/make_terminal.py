@@ -47,7 +47,7 @@ def output_of(command: Sequence[str], folder: str) -> str:
 
 
 def answer_of(output: str) -> str:
-    """Return what the terminal shows about the last trainings: the answer, the table, and the findings.
+    """Return the output of the terminal about the last trainings: the answer, the table, and the findings.
 
     Raises:
         SystemExit: If the study did not end.

@@ -207,7 +207,7 @@ class Averages:
         self._means = {name: mean[list(rows)] for name, mean in self._means.items()}
 
     def state(self, row: int, dtypes: Mapping[str, torch.dtype]) -> dict[str, Any]:
-        """Return what continues an average, besides the average in the precision of the weights."""
+        """Return the state that continues an average, without the average in the precision of the weights."""
         means = {name: mean[row].clone() for name, mean in self._means.items() if mean.dtype != dtypes[name]}
         return {"means": means, "snapshots": list(self._snapshots[row])}
 

@@ -12,7 +12,7 @@ __all__ = ["EpochSeed", "PlateauUpdates", "check_monitor", "is_of_training", "mo
 
 
 class EpochSeed(pl.Callback):
-    """Makes what an epoch draws from torch's generators a function of seed and epoch, so that resuming is exact.
+    """Makes the random numbers of an epoch a function of seed and epoch, so that resuming is exact.
 
     For dropout, add `SeededDropout`, which needs no generator.
 

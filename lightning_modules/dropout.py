@@ -127,7 +127,7 @@ class DropoutBySeed(TorchFunctionMode):
 
 
 def _numbers(func: Callable[..., Any], share: float) -> tuple[float, float, float]:
-    """Return what values are multiplied by, what is then added, and what replaces the dropped ones."""
+    """Return the factor and the summand of the kept values, and the value of the dropped ones."""
     if share == 1:
         return 0.0, 0.0, 0.0
     if func not in ALPHA:

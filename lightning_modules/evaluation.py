@@ -172,7 +172,7 @@ class EvaluationWeights(pl.Callback):
         return {name: stacked[0] for name, stacked in stacks.items()}
 
     def _saved(self, trainer: pl.Trainer, training: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Return what a checkpoint needs besides the average."""
+        """Return the state that a checkpoint needs in addition to the average."""
         dtypes = {name: tensor.dtype for name, tensor in training.items()}
         return {"training": dict(training), **self._averages.state(0, dtypes)}
 
@@ -191,7 +191,7 @@ class EvaluationWeights(pl.Callback):
 
 
 def check_average(averaging: Averaging | None, schedule: Schedule | Plateau | None, optimizer_averages: bool) -> None:
-    """Refuse what cannot be combined with an average.
+    """Refuse settings that cannot be combined with an average.
 
     Args:
         averaging: The average; None for none.

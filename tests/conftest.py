@@ -106,7 +106,7 @@ def fit_by_lightning_cli(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 
 @contextlib.contextmanager
 def as_a_process(folder: Path) -> Iterator[io.StringIO]:
-    """Yield what is printed by a command that is called in this process, as `python -m` would run it in a folder."""
+    """Yield the output of a command that is called in this process, as `python -m` would run it in a folder."""
     output = io.StringIO()
     sys.path.insert(0, str(folder))
     try:
@@ -316,7 +316,7 @@ def _revisions_read_once() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _process_restored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Restore what a test changed in its process: its own modules, environment variables, the working directory.
+    """Restore the state of the process that a test changed: its modules, environment variables, working directory.
 
     Each begins with one thread, whatever number a study had that was trained in this process before.
     """

@@ -164,7 +164,7 @@ def test_a_group_is_asked_reported_and_told_once_if_the_database_goes_away(
         commit = dialect.do_commit
 
         def fail_now_and_then(connection: Any) -> None:
-            # What only reads begins no transaction in SQLite.
+            # Reading begins no transaction in SQLite.
             fails = connection.in_transaction and len(notes) % 2 == 0
             if is_lost or not fails:
                 commit(connection)

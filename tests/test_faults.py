@@ -104,7 +104,7 @@ def test_a_training_ignores_sigterm_from_other_processes(folder: StudyFolder, un
     assert folder.values() == [row for row in undisturbed.values() if row[0] == 0]
 
 
-# What Python and its libraries take for the time, made to jump by hours, back and forth, whenever anybody asks.
+# The clock of Python and its libraries jumps by hours, back and forth, whenever it is read.
 CLOCK = """\
 import itertools
 import time

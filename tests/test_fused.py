@@ -672,7 +672,7 @@ def test_the_global_generator_is_left_alone():
     assert torch.equal(torch.rand(3), expected)
 
 
-# What cannot be fused
+# Networks and optimizers that cannot be fused
 
 
 class Branching(nn.Linear):

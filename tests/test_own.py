@@ -173,7 +173,7 @@ def test_conflicting_options_are_refused_before_anything_starts(
     assert not folder.directory(study).exists()
 
 
-BESIDE = """\
+NEXT_TO_MODULE = """\
 budget: {trials: 1}
 pruner: {name: none}
 trial:
@@ -195,7 +195,7 @@ class Net(nn.Sequential):
 def test_modules_next_to_the_study_file_are_found_from_any_folder(folder: StudyFolder):
     (folder.path / "mine").mkdir()
     (folder.path / "mine" / "beside_the_file.py").write_text(NET)
-    (folder.path / "mine" / "beside.yaml").write_text(BESIDE)
+    (folder.path / "mine" / "beside.yaml").write_text(NEXT_TO_MODULE)
     output = folder.run("--review", "--per-device", "1", study="mine/beside.yaml")
     assert "note: " not in output
     assert folder.mlflow("select count(*) from model_versions where name = 'beside'") == [(1,)], (
@@ -220,7 +220,7 @@ def twin(folder: Path, net: str, arguments: str = "") -> Path:
     """Write a study and its module, whose name other studies also use, and return the study file."""
     folder.mkdir(exist_ok=True)
     (folder / "twin_net.py").write_text(net)
-    (folder / "twin.yaml").write_text(BESIDE.replace('"beside_the_file:Net"', f'"twin_net:Net"{arguments}'))
+    (folder / "twin.yaml").write_text(NEXT_TO_MODULE.replace('"beside_the_file:Net"', f'"twin_net:Net"{arguments}'))
     return folder / "twin.yaml"
 
 

@@ -157,7 +157,7 @@ def test_a_part_after_a_fractional_length_continues_between_the_steps():
     assert curve(schedule, (2, 3, 5)) == pytest.approx([1, 0.9, 0.5])
 
 
-# What is refused
+# Refused arguments
 
 TWO_POINTS = {"decay_steps": 9, "delta_x1": 0.5, "y1": 0.8, "delta_x2": 0.5, "delta_y2": 0.5}
 FIVE_POINTS = {"total_steps": 9, "x_peak": 0.5, "delta_x1": 0.5, "y1": 0.8, "delta_x2": 0.5, "y2": 0.5}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StudyFolder
-from tests.test_own import BESIDE, NET
+from tests.test_own import NET, NEXT_TO_MODULE
 from tuner.config.sources import Sources, own_sources, sources_of, with_sources
 from tuner.replay import main as replay
 
@@ -79,7 +79,7 @@ def test_a_change_before_the_first_trial_and_a_foreign_record_are_ignored():
 
 def test_a_study_reports_which_of_its_modules_changed_since_which_trial(folder: StudyFolder):
     (folder.path / "changing_net.py").write_text(NET)
-    (folder.path / "beside.yaml").write_text(BESIDE.replace("beside_the_file", "changing_net"))
+    (folder.path / "beside.yaml").write_text(NEXT_TO_MODULE.replace("beside_the_file", "changing_net"))
     options = ("--set", "search_space.optimizer.initial_lr={low: 1e-3, high: 1e-1}")
     assert "changed" not in folder.call(*options, study="beside.yaml")
     assert "changed" not in folder.call(*options, "--trials", "2", study="beside.yaml")

@@ -1,4 +1,4 @@
-"""What networks and losses keep from one call to the next, such as a counter."""
+"""The attributes that networks and losses keep from one call to the next, such as a counter."""
 
 import copy
 from collections.abc import Iterable, Mapping
@@ -61,7 +61,7 @@ def _collect(value: Any, path: str, found: dict[str, Any], seen: set[int], buffe
 
 
 def _parts(value: Any, buffers: bool) -> Iterable[tuple[Any, Any]] | None:
-    """Return what a value consists of, by name; None if it is compared as a whole."""
+    """Return the parts of a value by their names; None if it is compared as a whole."""
     match value:
         case nn.Module():
             own = {key: part for key, part in vars(value).items() if key not in ("_modules", "_parameters", "_buffers")}

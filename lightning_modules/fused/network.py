@@ -1,4 +1,4 @@
-"""What a network does when it is called, found by calling one of K."""
+"""Finds out how a network behaves when it is called, by calling one of K."""
 
 import copy
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ __all__ = ["Findings", "look_at"]
 
 @dataclass(frozen=True)
 class Findings:
-    """What is known of a network.
+    """The behaviour of a network.
 
     Args:
         rounded: Names of the trained weights that autocast rounds wherever they are used.

@@ -35,7 +35,7 @@ class Recording(Protocol):
         """Do the work again, with the present content of the tensors that the function used."""
 
     def close(self) -> None:
-        """Free what was recorded."""
+        """Free the memory of the recording."""
 
 
 class Recorder(Protocol):

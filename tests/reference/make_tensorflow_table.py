@@ -189,7 +189,7 @@ def adam() -> list[dict[str, Any]]:
 
 
 def plateaus() -> list[dict[str, Any]]:
-    """Return what Keras's ReduceLROnPlateau does to an lr of 1 on random metrics, null being NaN.
+    """Return the lr that Keras's ReduceLROnPlateau makes of 1 on random metrics, null being NaN.
 
     All numbers are multiples of 1/64, so that ties are ties in single precision too.
     """

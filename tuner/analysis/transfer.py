@@ -1,4 +1,4 @@
-"""Whether what a short study found holds in longer trainings: the ranking of its configurations, and their lrs."""
+"""Compares a short study with longer trainings: does the ranking of its configurations hold, and do their lrs?"""
 
 import random
 from collections.abc import Mapping

@@ -91,7 +91,7 @@ class Allowance:
     longest: int
 
     def cost(self, epochs: int, val_check_interval: int) -> int:
-        """Return what a trial has used of the allowance.
+        """Return how much of the allowance a trial has used.
 
         A trial that ends before its first epoch counts as one epoch, so that the number of trials is limited.
 

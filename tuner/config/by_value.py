@@ -88,7 +88,7 @@ def find(name: str) -> Any:
 
 
 def select(names: Iterable[str]) -> dict[str, Held]:
-    """Return those of the names under which an object is held, with the objects."""
+    """Return the names that hold an object by value, with the objects."""
     return {name: _held[name] for name in names if name in _held}
 
 

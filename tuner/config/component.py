@@ -39,7 +39,7 @@ class Component:
         return {"name": self.name, **self.arguments}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what is pickled: with the objects behind its names that another process cannot import."""
+        """Return the state to pickle, with the objects behind its names that another process cannot import."""
         return {**vars(self), _BY_VALUE: by_value.select(component_names(self.values()))}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ MEASURED = {
     "steps": "optimizer steps of the training",
     TIME: "seconds that the epochs of the training took, without validation",
 }
-"""What is measured of a training, and can be an objective after the first one; no training repeats its time."""
+"""Measures of a training that can be objectives after the first one; the time differs in each repetition."""
 
 SAMPLERS_OF_SEVERAL = ("gp", "grid", "nsga2", "qmc", "random", "tpe")
 """The samplers that can have several objectives."""

@@ -36,7 +36,7 @@ MODULES = (
     *("tuner.storage.reader", "tuner.tracking.reader", "tuner.tracking.tracker", "tuner.reporting.page", "jinja2"),
     *("tuner.visualization.matplotlib_backend", "tuner.visualization.plotly_backend"),
 )
-"""What an update imports, which takes longer than many of its plots."""
+"""The modules of an update; importing them takes longer than many of its plots."""
 ENVIRONMENT = {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # the coordinator sets 0, because its tracker retries itself

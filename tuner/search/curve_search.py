@@ -71,7 +71,7 @@ class _Candidates:
 
 @dataclass(frozen=True)
 class _Known:
-    """What finished trials tell.
+    """The finished trials, and a process conditioned on them.
 
     Args:
         finished: The trials.

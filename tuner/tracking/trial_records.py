@@ -28,7 +28,7 @@ def nothing(*ignored: object) -> None:
 
 @dataclass(frozen=True)
 class Entries:
-    """What is logged to a run at once."""
+    """Records that are logged to a run at once."""
 
     metrics: Sequence[Metric] = ()
     params: Sequence[Param] = ()

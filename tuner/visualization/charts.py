@@ -35,7 +35,7 @@ PLOTS: Sequence[Callable[[StudyRecord], Figure]] = (
 """All plots of a study with one objective, in the order in which they answer questions."""
 
 OF_SEVERAL = (pareto_front, *(plot for plot in PLOTS if plot not in (winner, best_so_far)))
-"""Those of a study with several objectives: except for the first, they show the first objective."""
+"""The plots of a study with several objectives; all but the first show the first objective."""
 
 
 def draw(record: StudyRecord) -> list[Figure]:
