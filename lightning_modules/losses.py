@@ -314,13 +314,17 @@ def balanced_weights(labels: Tensor) -> tuple[float, ...]:
     >>> balanced_weights(torch.tensor([0, 0, 0, 1]))
     (0.6666666666666666, 2.0)
     """
-    if labels.dtype != torch.int64 or labels.ndim != 1 or not len(labels) or int(labels.min()) < 0:
-        found = f"{str(labels.dtype).removeprefix('torch.')} {list(labels.shape)}"
-        raise ValueError(f"labels must be the numbers of classes, int64 [n] from 0, but got {found}")
-    counts: list[int] = labels.bincount().tolist()
-    if 0 in counts:
-        raise ValueError(f"each class needs a label, but class {counts.index(0)} of {len(counts)} has none")
-    return tuple(len(labels) / (len(counts) * count) for count in counts)
+    rule = "labels must be the numbers of classes, int64 [n] from 0"
+    if labels.dtype != torch.int64 or labels.ndim != 1 or not len(labels):
+        raise ValueError(f"{rule}, but got {str(labels.dtype).removeprefix('torch.')} {list(labels.shape)}")
+    if below := labels[labels < 0].tolist():
+        raise ValueError(f"{rule}, but {len(below)} of the {len(labels)} labels are below it, such as {below[0]}")
+    found, counts = torch.unique(labels, return_counts=True)  # there may be no memory to count up to the largest one
+    classes = int(found[-1]) + 1
+    if len(found) < classes:
+        missing = int((found != torch.arange(len(found))).int().argmax())
+        raise ValueError(f"each class needs a label, but class {missing} of {classes} has none")
+    return tuple(len(labels) / (classes * count) for count in counts.tolist())
 
 
 def the_loss(loss: Any, task: Task | None = None) -> tuple[Loss, Task]:

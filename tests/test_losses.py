@@ -204,6 +204,10 @@ def test_balanced_weights_are_those_of_scikit_learn():
     labels = torch.tensor([0] * 7 + [1] * 2 + [2])
     expected = compute_class_weight("balanced", classes=np.arange(3), y=labels.numpy())
     assert balanced_weights(labels) == pytest.approx(tuple(expected), rel=1e-15)
+    for wrong, message in (([0, -100, 1], "1 of the 3 labels are below it, such as -100"),
+                           ([0, 2**40], f"class 1 of {2**40 + 1} has none")):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            balanced_weights(torch.tensor(wrong))
     with pytest.raises(ValueError, match=r"class_weights=balanced_weights\(labels\), with the labels for training"):
         CrossEntropy(class_weights="balanced")(LOGITS[0], CLASSES[0])
 
@@ -235,7 +239,11 @@ class Split(Plants):
 
     def train_dataloader(self):
         data, chosen = TensorDataset(self.rows, self.labels), SubsetRandomSampler(range(90))
-        own = {"rows": {"sampler": chosen}, "batches": {"batch_sampler": OwnBatches(chosen, 20, False)}}
+        own = {"rows": {"sampler": chosen}, "batches": {"batch_sampler": OwnBatches(chosen, 20, False)},
+               "rows in batches": {"batch_sampler": BatchSampler(SubsetRandomSampler(range(9)), 3, False)},
+               "few": {"sampler": RandomSampler(data, num_samples=9)}, "items": {"batch_size": None}}
+        if self.by == "items that are batches":
+            data, own[self.by] = [data[:50], data[50:]], {"batch_size": None}
         return DataLoader(data, **(own.get(self.by) or {"batch_size": 20, "shuffle": True}))
 
 
@@ -245,11 +253,16 @@ class OwnBatches(BatchSampler):
 
 
 def test_the_labels_of_a_part_of_a_data_set_are_not_counted_as_those_of_the_whole():
-    samplers = "from torch.utils.data import BatchSampler, SubsetRandomSampler\n"
+    samplers = "from torch.utils.data import BatchSampler, RandomSampler, SubsetRandomSampler\n"
     Path("plants.py").write_text(samplers + OWN + SPLIT)
     probe = DatasetProbe()
-    assert len(probe.class_weights({"name": "plants:Split", "by": "shuffling"})) == 3
-    for by, sampler in (("rows", "SubsetRandomSampler"), ("batches", "OwnBatches")):
+    whole = probe.class_weights({"name": "plants:Split", "by": "shuffling"})
+    assert len(whole) == 3
+    assert probe.class_weights({"name": "plants:Split", "by": "items that are batches"}) == whole
+    with pytest.raises(BadInputError, match="with batch_size=None, an item of the data set is a batch"):
+        probe.class_weights({"name": "plants:Split", "by": "items"})
+    for by, sampler in (("rows", "SubsetRandomSampler"), ("batches", "OwnBatches"), ("few", "RandomSampler"),
+                        ("rows in batches", "SubsetRandomSampler")):  # fmt: skip
         with pytest.raises(BadInputError, match=f"a {sampler} must not choose the training data; give numbers"):
             probe.class_weights({"name": "plants:Split", "by": by})
 

@@ -128,14 +128,17 @@ def _training_labels(loader: Any) -> Tensor:
         return loader.labels
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         raise ValueError("the training data must be a torch DataLoader of a data set with a length; give numbers")
-    is_whole = type(loader.sampler) in (RandomSampler, SequentialSampler)
-    if not is_whole or type(loader.batch_sampler) not in (BatchSampler, type(None)):
-        sampler = loader.batch_sampler if is_whole else loader.sampler
+    batches: Any = loader.batch_sampler  # None with batch_size=None: each item of the data set is a batch
+    sampler = batches.sampler if type(batches) is BatchSampler else batches or loader.sampler
+    if type(sampler) not in (RandomSampler, SequentialSampler) or len(sampler) != len(loader.dataset):  # type: ignore[arg-type]
         raise ValueError(f"a {type(sampler).__name__} must not choose the training data; give numbers")
+    size = batches.batch_size if batches else None
     labels = []
-    for batch in DataLoader(loader.dataset, batch_size=loader.batch_size or 1, collate_fn=loader.collate_fn):
+    for batch in DataLoader(loader.dataset, batch_size=size, collate_fn=loader.collate_fn):
         if not (isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], Tensor)):
             raise ValueError("a batch of the training data must be a pair of inputs and labels; give numbers")
+        if not batch[1].ndim:
+            raise ValueError("labels must be int64 [batch]; with batch_size=None, an item of the data set is a batch")
         labels.append(batch[1])
     return cat(labels)
 
