@@ -57,7 +57,7 @@ def test_a_later_trial_continues_if_it_is_among_the_best_of_its_rung():
 @pytest.mark.parametrize(
     ("options", "wrong"),
     [
-        ("starts: 30", "pruner.starts: must be at most 20, which the budget allows"),
+        ("starts: 30", "pruner.starts: must be at most 20 (got 30): the budget has 20 trials."),
         ("epochs: [2, 1]", "pruner.epochs: must rise, and end before the shortest training"),
         ("epochs: [3]", "pruner.epochs: must rise, and end before the shortest training"),
         ("reduction_factor: 1", "pruner.reduction_factor: "),
@@ -98,6 +98,30 @@ def test_a_given_trial_is_not_compared():
     rungs = Rungs(4, [1], whole=[1])
     assert [rungs.is_due(number, [], 1) for number in range(6)] == [True, False, True, True, True, True]
     assert [number for number in range(6) if rungs.waits(number)] == [0, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("budget", "starts", "wrong"),
+    [
+        (
+            31,
+            4,
+            "pruner.name: rungs need 6 epochs, for a first trial and a whole training, but the budget has 31 epochs, "
+            "of which final takes 27, so 4 are left. Raise budget.epochs, lower final.trials or final.seeds, or ",
+        ),
+        (
+            40,
+            8,
+            "pruner.starts: must be at most 7 (got 8): the budget has 40 epochs, of which final takes 27, so 13 are "
+            "left, and must be enough for a whole training as well.",
+        ),
+    ],
+)
+def test_a_budget_that_the_last_trainings_leave_too_little_of_says_so(budget: int, starts: int, wrong: str):
+    options = [f"budget={{epochs: {budget}}}", "final={trials: 1, seeds: 3}"]
+    with pytest.raises(BadInputError) as error:
+        load_study(str(TINY), [*options, f"pruner={{name: rungs, starts: {starts}}}"])
+    assert wrong in str(error.value)
 
 
 OPTIONS = [

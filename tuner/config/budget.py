@@ -137,6 +137,12 @@ class Limits:
     allowance: Allowance | None = None
     final: Final | None = None
 
+    @property
+    def kept(self) -> int:
+        """Return what the last trainings take, in the unit of the allowance; without an allowance, in trials."""
+        trainings = self.final.trainings if self.final else 0
+        return trainings * (self.allowance.longest if self.allowance else 1)
+
 
 def read_limits(budget: Mapping[str, Any], final: Final | None, trainer: Mapping[str, Any], fault: Fault) -> Limits:
     """Return the limits of a study.

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tuner.config.budget import Allowance
+from tuner.config.budget import Allowance, Limits
 from tuner.config.search_space import Range, Template, searched
 
 __all__ = ["Rungs", "decades", "default_pruner", "read_rungs", "rung_epochs"]
@@ -164,8 +164,7 @@ def decades(template: Template) -> float:
 def read_rungs(
     options: Mapping[str, Any],
     lengths: tuple[int, int],
-    trials: int,
-    allowance: Allowance | None,
+    limits: Limits,
     interval: int,
     every: Sequence[int],
     span: float,
@@ -177,8 +176,7 @@ def read_rungs(
     Args:
         options: The options of the pruner.
         lengths: Epochs of the shortest and of the longest training.
-        trials: Number of trials of the study.
-        allowance: The training that all trials may have together; None for no limit.
+        limits: The budget of the study.
         interval: Steps of an epoch of a training whose length is in steps.
         every: Epochs from one validation to the next; several if that is searched.
         span: Over how many powers of ten the search space extends.
@@ -201,10 +199,11 @@ def read_rungs(
             f"must be multiples of check_val_every_n_epoch ({unit}), at which trials are compared; got {odd[0]}.",
         )
         return None
+    trials, allowance = limits.trials, limits.allowance
     affordable = trials - len(whole)
+    scale = interval if allowance and allowance.unit == "steps" else 1
     if allowance:
-        budget = allowance.amount // (interval if allowance.unit == "steps" else 1)
-        budget -= len(whole) * longest
+        budget = allowance.amount // scale - len(whole) * longest
         affordable = _most_starts(budget - longest, longest, trials, epochs, factor)
         half = _most_starts(budget // 2, longest, trials, epochs, factor)
         usual = max(half, min(affordable, round(STARTS_PER_DECADE * span)))
@@ -212,11 +211,35 @@ def read_rungs(
         usual = affordable // 2
     starts = options.get("starts", max(1, usual))
     if starts > affordable:
-        least = Rungs(starts, epochs, factor).cost(longest)
-        reason = f"{starts} trials take {least} epochs, and one whole training must be left" if allowance else "trials"
-        fault("starts", f"must be at most {affordable}, which the budget allows ({reason}).")
+        least = Rungs(1, epochs, factor).cost(longest) + longest
+        fault(*_too_many(starts, affordable, least * scale, limits, len(whole)))
         return None
     return Rungs(starts, epochs, factor, options.get("applies_to", Rungs.applies_to), whole)
+
+
+def _too_many(starts: int, affordable: int, least: int, limits: Limits, given: int) -> tuple[str, str]:
+    """Return the option at fault and the message if the budget does not allow so many first trials.
+
+    Args:
+        starts: How many there would be.
+        affordable: How many it allows.
+        least: The smallest budget for rungs: that of a first trial and of a whole training, in the budget's unit.
+        limits: The budget.
+        given: How many trials with given values come first.
+    """
+    allowance, kept = limits.allowance, limits.kept
+    amount, unit = (allowance.amount, allowance.unit) if allowance else (limits.trials, "trials")
+    has = f"the budget has {amount + kept} {unit}"
+    if kept:
+        has += f", of which final takes {kept}, so {amount} are left"
+    if given:
+        has += f", and trials with given values take {given * (allowance.longest if allowance else 1)}"
+    if affordable > 0:
+        more = ", and must be enough for a whole training as well" if allowance else ""
+        return "starts", f"must be at most {affordable} (got {starts}): {has}{more}."
+    cheaper = ", lower final.trials or final.seeds" if kept else ""
+    need = f"rungs need {least} {unit}, for a first trial and a whole training"
+    return "name", f"{need}, but {has}. Raise budget.{unit}{cheaper}, or write pruner: {{name: median}}."
 
 
 def _most_starts(budget: int, longest: int, trials: int, epochs: Sequence[int], factor: int) -> int:

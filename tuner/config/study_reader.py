@@ -108,8 +108,7 @@ class StudyReader:
             rungs = read_rungs(
                 pruner.arguments,
                 epochs_of(template["trainer"]),
-                trials,
-                allowance,
+                dataclasses.replace(limits, trials=trials),
                 int(lowest(template["trainer"].get("val_check_interval", 0))),
                 list(numbers_of(template["trainer"].get("check_val_every_n_epoch", 1))),
                 decades(template),
