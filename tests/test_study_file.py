@@ -294,6 +294,21 @@ def test_the_command_line_puts_a_value_where_its_dotted_path_leads(
     assert faults_of(document) == [f"--set: {'.'.join(path)}: wrong."]
 
 
+def test_the_command_line_replaces_a_value_of_a_list_at_its_position() -> None:
+    document = read("objective: [{metric: a}, {metric: b}]")
+    for assignment in ("objective.1.metric=c", "objective[0]={metric: d}"):
+        override(document, assignment)
+    assert document.data["objective"] == [{"metric": "d"}, {"metric": "c"}]
+    document.fault(("objective", 1, "metric"), "wrong.")
+    for place in ("2", "x"):
+        override(document, f"objective.{place}.metric=c")
+    wrong = "objective is a list with the positions 0 to 1; it has no {}. The whole list can be replaced."
+    assert faults_of(document) == [
+        "--set: objective[1].metric: wrong.",
+        *(f"--set objective.{place}.metric: {wrong.format(place)}" for place in ("2", "x")),
+    ]
+
+
 def test_values_that_the_command_line_replaced_have_no_line() -> None:
     document = read(STUDY)
     override(document, "search_space.optimizer.eps={low: 3, high: 2}")
@@ -335,7 +350,7 @@ def test_the_last_of_several_assignments_counts() -> None:
         ("name=\x00", "--set name: the character U+0000 is not allowed."),
         (
             "trial.optimizer.eps.low=1",
-            "--set trial.optimizer.eps.low: trial.optimizer.eps is not a mapping; it has no low.",
+            "--set trial.optimizer.eps.low: trial.optimizer.eps is neither a mapping nor a list; it has no low.",
         ),
         (f"{'a.' * 20}a=1", f"--set {('a.' * 30)[:41]}: write it as dotted.path=value."),
         (f"{'a.' * 40}a=1", f"--set {'a.' * 30}...: write it as dotted.path=value."),

@@ -79,24 +79,28 @@ class Document:
         """Set a value from the command line, in the place of the one in the file.
 
         Args:
-            parts: The keys of its dotted path.
+            parts: The keys of its dotted path, and positions in lists, from 0.
             value: The value; None removes an entry of search_space.
 
         Raises:
-            ValueError: If a value on the path is not a mapping.
+            ValueError: If a value on the path has no such key or position.
         """
         node, path = self.data, Keys()
+        key: str | int
         while True:
-            key, parts = _next_key(node, parts, path)
+            if isinstance(node, list):
+                key, parts = _position(node, parts[0], path), parts[1:]
+            elif isinstance(node, dict):
+                key, parts = _next_key(node, parts, path)
+            else:
+                raise ValueError(f"{dotted(path)} is neither a mapping nor a list; it has no {parts[0]}.")
             path = (*path, key)
             if not parts:
                 break
-            if node.get(key) is None:
+            if isinstance(key, str) and node.get(key) is None:
                 node[key] = {}
                 self._set_by_command_line(path)
             node = node[key]
-            if not isinstance(node, dict):
-                raise ValueError(f"{dotted(path)} is not a mapping; it has no {parts[0]}.")
         node[key] = value
         if value is None and path[:-1] == ("search_space",):
             del node[key]
@@ -176,6 +180,18 @@ def _next_key(node: dict[str, Any], parts: Sequence[str], path: Keys) -> tuple[s
     known = [n for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in node]
     length = known[0] if known else len(parts) if path == ("search_space",) else 1
     return ".".join(parts[:length]), parts[length:]
+
+
+def _position(node: list[Any], part: str, path: Keys) -> int:
+    """Return the position in a list that a part of a dotted path names.
+
+    Raises:
+        ValueError: If it names none.
+    """
+    if part.isdecimal() and int(part) < len(node):
+        return int(part)
+    known = f"the positions 0 to {len(node) - 1}" if node else "no items"
+    raise ValueError(f"{dotted(path)} is a list with {known}; it has no {part}. The whole list can be replaced.")
 
 
 def dotted(path: Keys) -> str:

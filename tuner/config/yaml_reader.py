@@ -88,7 +88,7 @@ def read_value(text: str, name: str) -> Any:
 def override(document: Document, assignment: str) -> None:
     """Put ``dotted.path=value`` over what a file says; an assignment that makes no sense becomes a fault."""
     target, equals, text = assignment.partition("=")
-    name, parts = f"--set {cut(target)}", target.split(".")
+    name, parts = f"--set {cut(target)}", re.sub(r"\[(\d+)\]", r".\1", target).split(".")
     try:
         if not equals or not target or len(parts) > MAX_DEPTH:
             raise BadInputError([f"{name}: write it as dotted.path=value."])
