@@ -1,5 +1,6 @@
 """Other programs change a study in Optuna: they add trials, end them, change attributes, or delete the study."""
 
+import math
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -15,6 +16,7 @@ from tests.conftest import StudyFolder
 from tests.networks import IRIS
 from tuner.config.loader import load_study
 from tuner.errors import StudyFailedError
+from tuner.storage.inventory import listed_studies
 from tuner.storage.study_store import StudyStore
 from tuner.storage.trial_ends import end_of, setup_of
 
@@ -70,6 +72,18 @@ def test_a_result_that_is_added_while_the_study_runs_counts_as_well(store: Study
     assert store.ask()[0] == 2
     assert store.count == 2
     assert store.best_value == 0.99
+
+
+def test_an_infinite_value_that_another_program_adds_is_never_the_best(store: StudyStore, tmp_path: Path):
+    number, _ = store.ask()
+    opened(tmp_path).add_trial(added(math.inf))
+    store.finish(number, TrialState.COMPLETE, 0.5, {})
+    assert store.ask()[0] == 2
+    assert (store.count, store.best_value) == (2, 0.5)
+    assert [trial.number for trial in store.ranking()] == [number]
+    assert [trial.state for trial in store.record().trials] == ["complete", "diverged"]
+    (listed,) = listed_studies(f"sqlite:///{tmp_path}/optuna.db")
+    assert listed.best == (f"#{number}", 0.5)
 
 
 def test_a_trial_that_another_program_ends_keeps_that_end(store: StudyStore, tmp_path: Path):

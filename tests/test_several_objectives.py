@@ -3,14 +3,19 @@
 import contextlib
 import dataclasses
 import io
+import math
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from optuna.study import StudyDirection
+from optuna.trial import create_trial
 from rich.console import Console
 
 from tests.conftest import INLINE, StudyFolder, built_once
@@ -34,6 +39,7 @@ from tuner.reporting.page import Chapter, render
 from tuner.results import Result
 from tuner.runner.display import Display
 from tuner.show import main as show
+from tuner.text import join_names
 from tuner.training.recording import may_be_recorded
 from tuner.training.run import run
 from tuner.visualization.charts import OF_SEVERAL, draw
@@ -114,6 +120,38 @@ def test_the_front_is_optunas_everywhere(two: StudyFolder, monkeypatch: pytest.M
     assert 'data-plot="pareto_front"' in page
     assert 'data-plot="winner"' not in page
     assert f"{len(numbers)} of 9 trials" in page
+
+
+def test_a_trial_with_an_infinite_value_is_not_on_the_front(
+    two: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    copy = StudyFolder(shutil.copytree(two.path, tmp_path / "copy"))
+    monkeypatch.chdir(copy.path)
+    front = [trial.number for trial in result_of(copy).best_trials]
+    study = optuna.load_study(study_name="two", storage=f"sqlite:///{copy.path}/optuna.db")
+    first = study.trials[0]
+    best = [math.inf if each is StudyDirection.MAXIMIZE else 0.0 for each in study.directions]
+    study.add_trial(create_trial(values=best, params=first.params, distributions=first.distributions))
+    result = result_of(copy)
+    assert [trial.number for trial in result.best_trials] == front
+    assert result.trials.state.tolist()[-1] == "diverged"
+    assert f"#{len(result.trials) - 1}" not in printed(list_studies)
+    assert "the Pareto front: " + join_names([trial.name for trial in result.record.front], 10) in copy.call(
+        "--trials", "5", study="two.yaml"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("objective.1.direction=maximize", 'objective[1].direction: was "minimize", now "maximize"'),
+        ("objective={metric: val/acc}", 'objective[1].metric: was "parameters", now not given'),
+    ],
+)
+def test_a_changed_objective_is_named_as_in_the_study_file(two: StudyFolder, change: str, expected: str):
+    output = two.call("--set", change, study="two.yaml", expect=2)
+    assert f"  {expected}" in output
+    assert "objective.further" not in output
 
 
 def printed(command: Callable[[list[str]], int], *arguments: str) -> str:

@@ -8,6 +8,7 @@ __all__ = [
     "CONSTANT_LR",
     "ENDED",
     "FURTHER",
+    "FURTHER_DIRECTIONS",
     "GAIN",
     "IDENTIFIER",
     "IDENTITY",
@@ -49,6 +50,9 @@ CONFIRMS = "confirms"
 
 FURTHER = "objective.further"
 """Key of the identity: the metrics of the objectives after the first one."""
+
+FURTHER_DIRECTIONS = "objective.further directions"
+"""Key of the identity: whether large or small values of each of these are better."""
 
 # Of a trial.
 CONSTANT_LR = "constant_lr"

@@ -13,7 +13,7 @@ from tuner.config.rungs import Rungs
 from tuner.config.sampler_options import PRUNERS, SAMPLERS
 from tuner.config.study import StudyConfig
 from tuner.errors import BadInputError, StudyFailedError
-from tuner.storage.attributes import IDENTIFIER, IDENTITY, STARTS, TEST, VALIDATION_IMAGES
+from tuner.storage.attributes import FURTHER, FURTHER_DIRECTIONS, IDENTIFIER, IDENTITY, STARTS, TEST, VALIDATION_IMAGES
 from tuner.storage.connection import count_trials
 from tuner.storage.database import Database, trial_directory
 from tuner.storage.reader import identifier_of
@@ -150,6 +150,8 @@ def _compare(before: Any, now: Mapping[str, Any], config: StudyConfig) -> None:
     if difference := config.difference_from(before):
         raise BadInputError([difference])
     now = json.loads(json.dumps(dict(now)))
+    if FURTHER in before or FURTHER in now:
+        before, now = _with_list(before), _with_list(now)
     changes = [
         f"  {key}: was {json.dumps(before[key]) if key in before else 'not given'}, "
         f"now {json.dumps(now[key]) if key in now else 'not given'}"
@@ -165,3 +167,13 @@ def _compare(before: Any, now: Mapping[str, Any], config: StudyConfig) -> None:
                 "The number of trials, the time and the devices may change.",
             ]
         )
+
+
+def _with_list(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an identity whose objectives have the names that they have as a list in a study file."""
+    goals = {key: value for key, value in identity.items() if key.startswith("objective.")}
+    metrics, directions = (goals.pop(key, []) for key in (FURTHER, FURTHER_DIRECTIONS))
+    named = {f"objective[0].{key.partition('.')[2]}": value for key, value in goals.items()}
+    for index, (metric, direction) in enumerate(zip(metrics, directions, strict=True), start=1):
+        named |= {f"objective[{index}].metric": metric, f"objective[{index}].direction": direction}
+    return {**{key: value for key, value in identity.items() if not key.startswith("objective.")}, **named}

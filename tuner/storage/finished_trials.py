@@ -5,14 +5,14 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import cast
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from tuner.analysis.pareto import pareto_front
 from tuner.config.study import StudyConfig
 from tuner.config.trial import TrialConfig
 from tuner.errors import StudyFailedError
 from tuner.storage.reader import config_of
-from tuner.storage.trial_ends import end_of, value_of
+from tuner.storage.trial_ends import end_of, is_complete, value_of
 
 __all__ = ["FinishedTrials", "foreign_trial", "trial_config"]
 
@@ -55,7 +55,7 @@ class FinishedTrials:
             return
         self._numbers.add(trial.number)
         self.spent += self.cost(trial, end_of(trial).epochs)
-        if trial.state is not TrialState.COMPLETE:
+        if not is_complete(trial):
             return
         self.complete += 1
         if self._config.further:
@@ -110,7 +110,7 @@ class FinishedTrials:
         best: FrozenTrial | None = None
         history = []
         for trial in sorted(trials, key=lambda trial: cast(datetime, trial.datetime_complete)):
-            if trial.state is TrialState.COMPLETE and not self._config.further:
+            if is_complete(trial) and not self._config.further:
                 best = trial if best is None else min(best, trial, key=self.rank_of)
             history.append((cast(datetime, trial.datetime_complete), best.value if best else None))
         return history

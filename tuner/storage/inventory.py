@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from tuner.analysis.comparison import Comparison, Repeated
 from tuner.analysis.pareto import pareto_front
@@ -26,7 +26,7 @@ from tuner.storage.connection import sqlite_file
 from tuner.storage.database import Database, state_directory
 from tuner.storage.locks import is_locked
 from tuner.storage.reader import directions_of
-from tuner.storage.trial_ends import attribute, state_of
+from tuner.storage.trial_ends import attribute, is_complete, state_of
 from tuner.text import join_names
 
 __all__ = ["ListedStudy", "comparisons", "listed_studies"]
@@ -121,14 +121,14 @@ def _listed(url: str, summary: optuna.study.StudySummary, trials: Sequence[Froze
 def _best(summary: optuna.study.StudySummary, finished: Sequence[FrozenTrial]) -> tuple[str, float | None] | None:
     direction, *further = directions_of(summary)
     if further:
-        points = {trial.number: trial.values for trial in finished if trial.state is TrialState.COMPLETE}
+        points = {trial.number: trial.values for trial in finished if is_complete(trial)}
         front = [f"#{number}" for number in pareto_front(points, [direction, *further])]
         return (f"{join_names(front, MOST_OF_FRONT)} (Pareto front)", None) if front else None
     comparison = _comparison(finished, summary.user_attrs, direction)
     if comparison is not None:
         first = next(iter(comparison.ranking), None)
         return (first.name, first.mean) if first else None
-    complete = [trial for trial in finished if trial.state is TrialState.COMPLETE and trial.value is not None]
+    complete = [trial for trial in finished if is_complete(trial) and trial.value is not None]
     ranking = sorted((direction.sort_key(trial.value or 0.0), trial.number) for trial in complete)
     if not ranking:
         return None

@@ -31,7 +31,7 @@ from tuner.storage.attributes import (
     VALIDATION_IMAGES,
 )
 from tuner.storage.database import Database
-from tuner.storage.trial_ends import attribute, end_of, value_of
+from tuner.storage.trial_ends import attribute, end_of
 from tuner.text import cut
 from tuner.urls import without_password
 
@@ -213,13 +213,13 @@ def _family(trial: Trial, identity: Mapping[str, Any]) -> str:
 
 
 def _trial(trial: Trial, began: float, identity: Mapping[str, Any]) -> TrialRecord:
-    end, reported, value = end_of(trial), trial.intermediate_values, value_of(trial)
+    end, reported = end_of(trial), trial.intermediate_values
     family = _family(trial, identity)
     return TrialRecord(
         number=trial.number,
         state=end.state,
         family=family,
-        value=value if value is not None else reported[max(reported)] if reported else math.nan,
+        value=end.value if end.value is not None else reported[max(reported)] if reported else math.nan,
         further=end.further,
         epochs=end.epochs,
         seconds=end.seconds,

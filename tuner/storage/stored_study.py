@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
 
 from tuner.analysis.comparison import Comparison, Repeated
 from tuner.analysis.record import StudyRecord
@@ -25,7 +24,7 @@ from tuner.storage.database import Database, state_directory, trial_directory
 from tuner.storage.definition import DEFINITION_FILE, FOLDER_FILE
 from tuner.storage.folders import OBJECTS_FILE, check_own
 from tuner.storage.reader import Trial, config_of, identifier_of, open_study, record_of
-from tuner.storage.trial_ends import attribute
+from tuner.storage.trial_ends import attribute, is_complete
 from tuner.text import join_names
 
 __all__ = ["StoredStudy", "definition_of", "label"]
@@ -140,7 +139,7 @@ class StoredStudy:
                 if identity.get(CONFIRMS) != self.identifier or not _has_length_of(identity, name, flat):
                     continue
                 for each in storage.get_all_trials(summary._study_id, deepcopy=False) if storage else []:
-                    if each.value is None or each.state is not TrialState.COMPLETE:
+                    if each.value is None or not is_complete(each):
                         continue
                     if each.params.get(CONFIGURATION) == name:
                         values[each.params[SEED]] = each.value

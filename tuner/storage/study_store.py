@@ -31,7 +31,7 @@ from tuner.storage.reader import identifier_of, record_of
 from tuner.storage.rung_record import RUNGS, RungRecord, judged_of
 from tuner.storage.samplers import make_sampler
 from tuner.storage.study_attributes import StudyAttributes
-from tuner.storage.trial_ends import attribute
+from tuner.storage.trial_ends import attribute, is_complete
 from tuner.text import pluralize
 from tuner.urls import without_password
 
@@ -227,7 +227,7 @@ class StudyStore:
     @property
     def has_result(self) -> bool:
         """Return whether any trial is complete."""
-        return bool(self.trials(TrialState.COMPLETE))
+        return self._finished.complete > 0
 
     @property
     def best(self) -> FrozenTrial | None:
@@ -250,7 +250,7 @@ class StudyStore:
 
     def ranking(self) -> list[FrozenTrial]:
         """Return the complete trials, best first; with several objectives, the Pareto front first."""
-        return self._finished.ranking(self.trials(TrialState.COMPLETE))
+        return self._finished.ranking(filter(is_complete, self.trials(TrialState.COMPLETE)))
 
     @property
     def best_value(self) -> float | None:

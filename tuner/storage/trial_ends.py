@@ -3,6 +3,7 @@
 Others may add trials to a study, or change attributes. So no attribute is expected to be there, or to be of its type.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, TypeVar, cast
 
@@ -10,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tuner.protocol import State, TrialResult
 
-__all__ = ["TRIAL_STATES", "attribute", "end_of", "setup_of", "state_of", "value_of"]
+__all__ = ["TRIAL_STATES", "attribute", "end_of", "is_complete", "setup_of", "state_of", "value_of"]
 
 Value = TypeVar("Value")
 
@@ -31,8 +32,15 @@ def attribute(attributes: Mapping[str, Any], name: str, default: Value) -> Value
     return value if type(value) is type(default) else default
 
 
+def is_complete(trial: FrozenTrial) -> bool:
+    """Return whether a trial was trained to its end, with numbers as its values; another program can add infinities."""
+    return trial.state is TrialState.COMPLETE and all(map(math.isfinite, trial.values or ()))
+
+
 def state_of(trial: FrozenTrial) -> State:
     """Return how a finished trial ended."""
+    if trial.state is TrialState.COMPLETE and not is_complete(trial):
+        return "diverged"
     possible = [state for state, in_optuna in TRIAL_STATES.items() if in_optuna is trial.state]
     state = attribute(trial.user_attrs, "state", "")
     return cast(State, state if state in possible else possible[0])
@@ -53,10 +61,10 @@ def end_of(trial: FrozenTrial) -> TrialResult:
     attributes, reported = trial.user_attrs, trial.intermediate_values
     return TrialResult(
         state_of(trial),
-        value_of(trial) if trial.state is TrialState.COMPLETE else None,
+        value_of(trial) if is_complete(trial) else None,
         attribute(attributes, "epochs", len(reported)),
         attribute(attributes, "seconds", 0.0),
         attribute(attributes, "message", ""),
         attribute(attributes, "traceback", ""),
-        further=tuple(trial.values[1:]) if trial.state is TrialState.COMPLETE and trial.values else (),
+        further=tuple(trial.values[1:]) if is_complete(trial) and trial.values else (),
     )
