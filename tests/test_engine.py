@@ -1,14 +1,16 @@
 """The local engine: messages from the process of a training, and whether the process is alive."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
-from multiprocessing import Pipe
+from multiprocessing import Pipe, forkserver
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -252,6 +254,52 @@ def test_a_call_uses_the_process_that_was_prepared_if_it_still_runs():
     assert ForkedCall(os.getpid, process=prepared).result() != number
     with pytest.raises(StudyFailedError, match="a process of getpid ended with status 1 and no result"):
         ForkedCall(os.getpid, process=PreparedProcess("no_such_module")).result()
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="no limits of other processes")
+def test_a_fork_server_that_dies_while_it_starts_a_process_is_named_with_its_exit_status():
+    assert call_in_fork(len, "four") == 4
+    server = forkserver._forkserver._forkserver_pid
+    resource.prlimit(server, resource.RLIMIT_NOFILE, (3, 3))  # so that it cannot accept a connection
+    with pytest.raises(StudyFailedError) as caught:
+        PreparedProcess()
+    assert str(caught.value) == "no process can be started: the fork server ended with status 1 and no result"
+    assert call_in_fork(len, "four") == 4, "a new server is started"
+
+
+CLOSING = """\
+import gc, os, time
+from multiprocessing.connection import Connection
+from pathlib import Path
+for each in gc.get_objects():
+    if isinstance(each, Connection):
+        each.close()
+Path("closed").touch()
+while not Path("go").exists():
+    time.sleep(0.01)
+os._exit(7)
+"""
+
+
+class Sent:
+    """An argument that says when it is sent."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        Path("go").touch()
+        return (Sent, ())
+
+
+def test_a_process_that_dies_before_it_gets_its_call_is_named_with_its_exit_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    Path("closing.py").write_text(CLOSING)
+    prepared = PreparedProcess("closing")
+    while not Path("closed").exists():
+        assert prepared.is_running
+    with pytest.raises(StudyFailedError, match="a process of repr ended with status 7 and no result"):
+        ForkedCall(repr, Sent(), process=prepared)
 
 
 def test_a_working_folder_that_is_gone_is_named_by_the_process_that_needs_it(

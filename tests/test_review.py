@@ -14,7 +14,6 @@ import torch
 
 from tests.conftest import DIGITS, OF_DIGITS, StudyFolder
 from tests.launcher import output_of
-from tuner.reporting import review as reviews
 from tuner.reporting.review import Review
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -225,47 +224,6 @@ def test_a_refusing_registry_and_a_network_that_cannot_be_exported_are_reported_
     assert "cannot be exported" in export
 
 
-def test_the_note_about_a_fork_server_that_closed_its_pipe_has_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def fail(*arguments: object, **options: object) -> None:
-        raise EOFError
-
-    monkeypatch.setattr(reviews, "ForkedCall", fail)
-    (note,) = Review("sqlite:///optuna.db", "tiny", "sqlite:///mlflow.db", tmp_path).finish(None, "state")
-    assert note == "the plots and the report in MLflow are not complete: EOFError()"
-
-
-@pytest.mark.parametrize(("passed", "is_due"), [(240.0, False), (600.0, True)])
-def test_an_update_counts_as_long_as_it_took_and_not_until_the_next_trial_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passed: float, is_due: bool
-):
-    class Ended:
-        """An update of 10 seconds, which are 4% of 250."""
-
-        is_running = False
-
-        def __init__(self, *arguments: object, **options: object) -> None:
-            pass
-
-        def result(self) -> tuple[list[str], float]:
-            return [], 10.0
-
-        def kill(self) -> None:
-            pass
-
-    monkeypatch.setattr(reviews, "ForkedCall", Ended)
-    monkeypatch.setattr(Review, "seconds", 0.0)
-    review = Review("sqlite:///optuna.db", "tiny", "sqlite:///mlflow.db", tmp_path)
-    review._next = 0.0
-    review.refresh()
-    review._began -= passed
-    review._next -= passed
-    review.refresh()
-    was_begun = review._call is not None
-    review.close()
-    assert review.seconds == 10.0
-    assert was_begun == is_due
-
-
 def test_plots_are_drawn_now_and_then_and_not_at_every_trial(reviewed: StudyFolder, monkeypatch: pytest.MonkeyPatch):
     storage, uri = (f"sqlite:///{reviewed.path / name}" for name in ("optuna.db", "mlflow.db"))
     review = Review(storage, "tiny", uri, reviewed.directory())
@@ -287,6 +245,13 @@ def test_plots_are_drawn_now_and_then_and_not_at_every_trial(reviewed: StudyFold
     assert (artifacts(reviewed) / "report.html").exists()
     review.refresh()
     assert review._call is None, "what took seconds is not done again within minutes"
+    review._next = 0.0
+    review.refresh()
+    review._call._process.join()
+    review._began -= 1e6  # it ended long ago, when the next trial ends
+    review._next -= 1e6
+    review.refresh()
+    assert review._call is not None, "an update counts as long as it took, and not until the next trial ended"
     prepared = review._prepared
     assert prepared is not None
     assert prepared.is_running, "the last update need not wait for its imports"

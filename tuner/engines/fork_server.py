@@ -33,6 +33,7 @@ __all__ = [
     "folder_of_sockets",
     "for_new_processes",
     "how_it_ended",
+    "why_not_started",
 ]
 
 Result = TypeVar("Result")
@@ -62,7 +63,7 @@ class ForkedCall(Generic[Result]):
         process: The process, if one was prepared; it is used if it still runs.
 
     Raises:
-        OSError, EOFError: If no process can be started.
+        StudyFailedError: If no process can be started, or the prepared one has died.
     """
 
     def __init__(
@@ -73,6 +74,8 @@ class ForkedCall(Generic[Result]):
         self._process = PreparedProcess() if process is None or not process.is_running else process
         try:
             self._process.pipe.send(request)
+        except ConnectionError:
+            raise self._died() from None
         except BaseException:
             self._process.kill()
             raise
@@ -91,7 +94,7 @@ class ForkedCall(Generic[Result]):
         try:
             answer, error = self._process.pipe.recv()
         except (EOFError, ConnectionError):
-            raise StudyFailedError(f"a process of {self._name} {self._process.join()}") from None
+            raise self._died() from None
         finally:
             self._process.pipe.close()
         self._process.join()
@@ -104,6 +107,11 @@ class ForkedCall(Generic[Result]):
         """Kill its process if it still runs."""
         self._process.kill()
 
+    def _died(self) -> StudyFailedError:
+        """Wait for the end of its process, and return the error about it."""
+        self._process.pipe.close()
+        return StudyFailedError(f"a process of {self._name} {self._process.join()}")
+
 
 class PreparedProcess:
     """A process, forked like trainings, that imports modules and waits for a `ForkedCall`.
@@ -115,20 +123,22 @@ class PreparedProcess:
         pipe: Takes the call, and gives the answer.
 
     Raises:
-        OSError, EOFError: If no process can be started.
+        StudyFailedError: If no process can be started.
     """
 
     def __init__(self, *modules: str) -> None:
         context = multiprocessing.get_context("forkserver")
-        ensure_server()
-        self.pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_answer, args=(theirs, modules))
-        try:
-            with for_new_processes(), contextlib.closing(theirs):
-                self._process.start()
-        except BaseException:
-            self.pipe.close()
-            raise
+        with contextlib.ExitStack() as if_it_fails:
+            try:
+                ensure_server()
+                self.pipe, theirs = context.Pipe()
+                if_it_fails.callback(self.pipe.close)
+                self._process = context.Process(target=_answer, args=(theirs, modules))
+                with for_new_processes(), contextlib.closing(theirs):
+                    self._process.start()
+            except (EOFError, OSError) as error:
+                raise StudyFailedError(f"no process can be started: {why_not_started(error)}") from error
+            if_it_fails.pop_all()
 
     @property
     def is_running(self) -> bool:
@@ -246,6 +256,22 @@ def die_with_the_coordinator() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def why_not_started(error: EOFError | OSError) -> str:
+    """Return why the server has started no process.
+
+    Args:
+        error: The error of the start; an EOFError if the server ended meanwhile.
+    """
+    server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    if not isinstance(error, EOFError) or server is None:
+        return in_a_line(error)
+    if not hasattr(os, "waitid"):  # as on macOS
+        return "the fork server has ended"
+    ended = os.waitid(os.P_PID, server, os.WEXITED | os.WNOWAIT)  # leaves it to multiprocessing to reap it
+    status = ended.si_status if ended else 0
+    return f"the fork server {how_it_ended(status if ended and ended.si_code == os.CLD_EXITED else -status)}"
 
 
 def how_it_ended(exit_code: int | None) -> str:

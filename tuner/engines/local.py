@@ -20,6 +20,7 @@ from tuner.engines.fork_server import (
     folder_of_sockets,
     for_new_processes,
     how_it_ended,
+    why_not_started,
 )
 from tuner.engines.pipe import CorruptPipeError, Mailbox, PipeChannel
 from tuner.engines.stalls import StallDetector
@@ -115,7 +116,8 @@ class LocalEngine:
             except (EOFError, OSError) as error:  # the server has just been killed
                 _Busy(slot, group, ranks, Mailbox(ours), StallDetector((), 0.0)).end()
                 if pause is None:
-                    raise StudyFailedError(f"no process can be started for a trial: {error!r}") from error
+                    reason = why_not_started(error)
+                    raise StudyFailedError(f"no process can be started for a trial: {reason}") from error
                 time.sleep(pause)
             else:
                 stall_detector = StallDetector([rank.pid for rank in ranks if rank.pid], self._stall_timeout)

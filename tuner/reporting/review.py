@@ -73,7 +73,7 @@ class Review:
         """Start an update, unless one is running or was done recently, and prepare the last one."""
         now = time.monotonic()
         if self._prepared is None:
-            with contextlib.suppress(OSError, EOFError, TunerError):  # the last update can do without
+            with contextlib.suppress(TunerError):  # the last update can do without
                 self._prepared = PreparedProcess(*MODULES)
         if self._call is not None and not self._call.is_running:
             with contextlib.suppress(StudyFailedError):  # it may have ended long ago, so it has measured its time
@@ -82,7 +82,7 @@ class Review:
             self.end_update()
         if self._call is None and now >= self._next:
             self._began, self._next = now, now + self.EVERY_SECONDS
-            with contextlib.suppress(OSError, EOFError, TunerError):  # a later update may succeed
+            with contextlib.suppress(OSError, TunerError):  # a later update may succeed
                 self._start({})
 
     def finish(self, best: Mapping[str, Any] | None, state: str) -> list[str]:
@@ -100,8 +100,6 @@ class Review:
             notes, _ = self._start({"best": best, "state": state}, self._prepared).result()
         except StudyFailedError as error:
             return [f"the plots and the report in MLflow are not complete: {error} (see {self._log})"]
-        except EOFError as error:  # it has no text
-            return [f"the plots and the report in MLflow are not complete: {error!r}"]
         except (OSError, BadInputError) as error:
             return [f"the plots and the report in MLflow are not complete: {error}"]
         else:
