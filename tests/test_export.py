@@ -16,11 +16,13 @@ from tests.launcher import output_of
 from tuner.config.study import Objective
 from tuner.config.trial import TrialConfig
 from tuner.confirm import main as confirm
+from tuner.errors import StudyFailedError
 from tuner.export import main as export
+from tuner.followup.model_card import copy_modules
 from tuner.followup.script import training_script
 
 BARE = """\
-import runpy, sys, warnings
+import os, runpy, sys
 
 ABSENT = ("tuner", "optuna", "mlflow")
 
@@ -32,7 +34,7 @@ class Absent:
 for name in [name for name in sys.modules if name.partition(".")[0] in ABSENT]:
     del sys.modules[name]
 sys.meta_path.insert(0, Absent())
-warnings.simplefilter("ignore")
+sys.path.insert(0, os.path.dirname(sys.argv[1]))  # as for `python train.py`
 runpy.run_path(sys.argv[1], run_name="__main__")
 """
 
@@ -68,7 +70,7 @@ def test_the_script_reproduces_the_value_and_the_weights_without_the_tuner(
     exported: Path, confirmed: StudyFolder, tmp_path: Path
 ):
     output = run(exported / "train.py", tmp_path)
-    assert output.splitlines()[-1] == f"val/acc {best(confirmed)[1]!r}"
+    assert output.splitlines() == [f"val/acc {best(confirmed)[1]!r}"], "and nothing of Lightning"
     check_same(tmp_path / "trained.ckpt", exported / "weights.ckpt")
 
 
@@ -141,13 +143,28 @@ def test_a_custom_network_is_exported_with_the_weights_of_its_best_epoch(own: St
     own.command(export, "wine", "--to", str(to))
     assert "And examples, which must be next to this file or on PYTHONPATH." in (to / "train.py").read_text()
     card = (to / "README.md").read_text()
-    assert "lightning_modules, and `examples`, which must be in the same folder or on `PYTHONPATH`." in card
+    assert "lightning_modules; the modules of the study's own are here as copies" in card
+    assert "| `examples/wine.py` | a copy of the study's own module `examples.wine` |" in card
     ((epoch, value),) = own.optuna(
         "select step, intermediate_value from trial_intermediate_values order by 2 desc, trial_id, 1 limit 1"
     )
     assert f"| `weights.ckpt` | the weights after epoch {epoch}, the best of 6, without code |" in card
-    assert run(to / "train.py", tmp_path).splitlines()[-1] == f"val/acc {value!r}"
+    with (to / "examples" / "wine.py").open("a") as copy:
+        copy.write('print("the copy")\n')
+    assert run(to / "train.py", tmp_path).splitlines() == ["the copy", f"val/acc {value!r}"]
     check_same(tmp_path / "trained.ckpt", to / "weights.ckpt")
+
+
+def test_a_module_with_the_name_of_a_file_of_the_export_is_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "train.py").touch()
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to" / "train.py").write_text("the script")
+    with pytest.raises(StudyFailedError, match=r"train cannot be copied: .*train.py has the name of a file of the exp"):
+        copy_modules(["train"], tmp_path / "to")
+    assert (tmp_path / "to" / "train.py").read_text() == "the script"
 
 
 def test_trials_that_differ_in_their_seed_only_are_confirmed_as_one(own: StudyFolder):

@@ -15,7 +15,7 @@ __all__ = ["export"]
 
 
 def export(study: str, storage: str, uri: str, number: int | None = None, output: Path | None = None) -> Path:
-    """Write a trial as a folder: configuration, weights, lr table, training script, model card.
+    """Write a trial as a folder: configuration, weights, lr table, training script, own modules, model card.
 
     Args:
         study: Name of a study that was run, or its study file.

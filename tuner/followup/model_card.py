@@ -7,20 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from tuner.config.objectives import MEASURED
+from tuner.config.sources import OwnFile, own_files
 from tuner.config.trial import TrialConfig
 from tuner.config.yaml_reader import as_yaml
 from tuner.direction import Direction
+from tuner.errors import StudyFailedError
 from tuner.followup.replaying import how_trained, train_again
 from tuner.followup.script import network_expression, own_modules, training_script
 from tuner.interrupts import temporary_folder
 from tuner.storage.reader import Trial
 from tuner.storage.stored_study import StoredStudy
 from tuner.storage.trial_ends import end_of, setup_of, value_of
-from tuner.text import format_objective, pluralize
+from tuner.text import format_objective, join_names, pluralize
 from tuner.training.lightning_cli import lightning_config
 from tuner.training.results import MODEL_FILE
 
-__all__ = ["write_model"]
+__all__ = ["copy_modules", "write_model"]
 
 WEIGHTS, CONFIG, TABLE, SCRIPT, CARD = "weights.ckpt", "best.yaml", "lr.csv", "train.py", "README.md"
 
@@ -58,7 +60,7 @@ model.eval()
 | `{weights}` | the weights after {epoch}, without code |
 | `{config}` | every value of the trial; `python -m lightning_modules fit --config {config}` trains it again |
 | `{table}` | the lr of every step |
-| `{script}` | the training; it writes its weights to `trained.ckpt` |
+| `{script}` | the training; it writes its weights to `trained.ckpt` |{copies}
 
 Data: `{data}`, digest `{digest}`. Trained with {setup}.
 """
@@ -97,10 +99,35 @@ def write_model(folder: Path, past: StoredStudy, trial: Trial, rates: Sequence[t
     title = f"{past.config.name} #{trial.number}"
     script = training_script(config, past.config.objective, setup, title, epochs)
     (folder / SCRIPT).write_text(script, encoding="utf-8")
-    (folder / CARD).write_text(_card(past, trial, config, setup, title), encoding="utf-8")
+    copies = copy_modules(own_modules(config), folder)
+    (folder / CARD).write_text(_card(past, trial, config, setup, title, copies), encoding="utf-8")
 
 
-def _card(past: StoredStudy, trial: Trial, config: TrialConfig, setup: Mapping[str, Any], title: str) -> str:
+def copy_modules(modules: Sequence[str], folder: Path) -> list[OwnFile]:
+    """Copy the user's own files of modules, and of what they import, into the folder, and return them.
+
+    Raises:
+        StudyFailedError: If the folder has a file of that name.
+    """
+    copied = own_files(modules)
+    for file in copied:
+        to = folder / file.name
+        if to.exists():
+            reason = f"{file.path} has the name of a file of the export; rename it and run the study again"
+            raise StudyFailedError(f"the module {file.module} cannot be copied: {reason}")
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file.path, to)
+    return copied
+
+
+def _card(
+    past: StoredStudy,
+    trial: Trial,
+    config: TrialConfig,
+    setup: Mapping[str, Any],
+    title: str,
+    copies: Sequence[OwnFile],
+) -> str:
     objective, confirmed = past.config.objective, past.confirmed(trial)
     objectives, validation = past.config.objectives, "this network, on the validation data"
     rows = [
@@ -131,7 +158,10 @@ def _card(past: StoredStudy, trial: Trial, config: TrialConfig, setup: Mapping[s
     if objective.epoch == "best":
         reached = min(number for number, value in trial.intermediate_values.items() if value == value_of(trial))
         epoch = f"epoch {reached}, the best of {len(trial.intermediate_values)}"
-    own = ", ".join(f"`{module}`" for module in own_modules(config))
+    packages = {each.name.partition("/")[0].removesuffix(".py") for each in copies}
+    missing = sorted({module.partition(".")[0] for module in own_modules(config)} - packages)
+    own = f", and {join_names([f'`{each}`' for each in missing], len(missing))}" if missing else ""
+    own += "; the modules of the study's own are here as copies, without the files that they read" if copies else ""
     imports, build = network_expression(config)
     digest = " ".join(dict.fromkeys(digest for _, digest in past.config.measure_data()[0]))
     return MODEL_CARD.format(
@@ -146,7 +176,8 @@ def _card(past: StoredStudy, trial: Trial, config: TrialConfig, setup: Mapping[s
         build=build,
         expectation=how_trained(setup),
         epoch=epoch,
-        own=f", and {own}, which must be in the same folder or on `PYTHONPATH`" if own else "",
+        own=own,
+        copies="".join(f"\n| `{each.name}` | a copy of the study's own module `{each.module}` |" for each in copies),
         model=config.model.name,
         data=config.data.name,
         optimizer=config.optimizer.name,

@@ -24,6 +24,8 @@ TEMPLATE = '''\
 
 {imports}
 
+logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # as in a study, without hints
+warnings.filterwarnings("ignore", module="pytorch_lightning")
 SEED = {seed}
 torch.set_num_threads({threads})  # as in the trial: the rounding of sums depends on it
 torch.manual_seed(SEED)  # for the initial weights
@@ -91,6 +93,7 @@ def training_script(
         "logger": False,
         "enable_checkpointing": is_best,
         "enable_progress_bar": False,
+        "enable_model_summary": False,
     }
     usual = {"limit_train_batches": None, "gradient_clip_val": None, "accumulate_grad_batches": 1}
     lines = [f"{key}={_literal(value)}" for key, value in settings.items() if key not in usual or value != usual[key]]
@@ -132,7 +135,7 @@ def network_expression(config: TrialConfig) -> tuple[str, str]:
 
 
 def own_modules(config: TrialConfig) -> list[str]:
-    """Return the packages and modules of a trial's components, except those that all trials need."""
+    """Return the full names of the modules of a trial's components, except those that all trials need."""
     used: dict[str, set[str]] = {}
     for kind in ("model", "data", "optimizer"):
         _call(kind, getattr(config, kind), used)
@@ -145,7 +148,7 @@ def own_modules(config: TrialConfig) -> list[str]:
         _call("callback", callback, used)
     if config.loss:
         _loss(config.loss, used)
-    return _own(used)
+    return sorted(module for module in used if _package(module) not in KNOWN)
 
 
 def _group(config: TrialConfig, group: GroupConfig, used: dict[str, set[str]]) -> str:
@@ -171,7 +174,11 @@ def _loss(loss: Component, used: dict[str, set[str]]) -> str:
 
 
 def _own(used: Mapping[str, set[str]]) -> list[str]:
-    return sorted({module.partition(".")[0] for module in used} - KNOWN)
+    return sorted({_package(module) for module in used} - KNOWN)
+
+
+def _package(module: str) -> str:
+    return module.partition(".")[0]
 
 
 def _from(used: Mapping[str, set[str]]) -> list[str]:
@@ -183,7 +190,7 @@ def _imports(used: Mapping[str, set[str]]) -> str:
     lines = ["import pytorch_lightning as pl", "import torch", *_from(used)]
     standard = [line for line in lines if line.startswith(("from functools", "from pathlib"))]
     others = [line for line in lines if line not in standard]
-    return "\n".join([*standard, *([""] if standard else []), *others])
+    return "\n".join(["import logging", "import warnings", *standard, "", *others])
 
 
 def _call(
