@@ -71,8 +71,8 @@ def test_every_shape_has_every_base_lr_and_seed_and_the_best_of_each_has_fresh_o
 
 
 def test_the_configuration_with_the_best_median_is_trained_with_fresh_seeds(played: StudyFolder):
-    rows = list(csv.DictReader(io.StringIO((played.path / "mini-trainings.csv").read_text())))
-    table = list(csv.DictReader(io.StringIO((played.path / "mini.csv").read_text())))
+    rows = list(csv.DictReader(io.StringIO((played.path / "mini-league-trainings.csv").read_text())))
+    table = list(csv.DictReader(io.StringIO((played.path / "mini-league.csv").read_text())))
     assert {row["contender"] for row in table} == {"constant", "warmup", "averaged", "plain"}
     for line in table:
         tried: dict[tuple[str, str], list[float]] = {}
@@ -93,9 +93,9 @@ def test_the_configuration_with_the_best_median_is_trained_with_fresh_seeds(play
 
 
 def test_the_table_is_written_to_files_and_to_mlflow(played: StudyFolder):
-    page = (played.path / "mini.md").read_text()
+    page = (played.path / "mini-league.md").read_text()
     assert page in played.output
-    assert (played.path / "mini.png").read_bytes().startswith(b"\x89PNG")
+    assert (played.path / "mini-league.png").read_bytes().startswith(b"\x89PNG")
     notes = played.mlflow("select count(*) from tags where key = 'mlflow.note.content' and value like '# mini%'")
     assert notes == [(1,)]
     assert played.mlflow("select name from experiments where name like 'mini%'") == [("mini",)]
@@ -122,15 +122,15 @@ def test_a_league_says_that_it_does_not_use_constraints(tmp_path: Path):
 
 
 def test_the_same_command_trains_nothing_and_writes_the_same_table(played: StudyFolder):
-    before = (played.path / "mini.csv").read_text(), played.optuna("select * from trials order by 1")
+    before = (played.path / "mini-league.csv").read_text(), played.optuna("select * from trials order by 1")
     played.command(league, "mini.yaml", *SMALL)
-    assert ((played.path / "mini.csv").read_text(), played.optuna("select * from trials order by 1")) == before
+    assert ((played.path / "mini-league.csv").read_text(), played.optuna("select * from trials order by 1")) == before
 
 
 def test_fewer_seeds_than_are_there_can_be_told(played: StudyFolder, tmp_path: Path):
     few = ("--shapes", "2", "--lrs", "2", "--search-seeds", "2", "--seeds", "1", "--output", str(tmp_path), *INLINE)
     played.command(league, "mini.yaml", *few)
-    told = list(csv.DictReader(io.StringIO((tmp_path / "mini.csv").read_text())))
+    told = list(csv.DictReader(io.StringIO((tmp_path / "mini-league.csv").read_text())))
     assert {row["seeds"] for row in told} == {"1"}
 
 
@@ -139,7 +139,7 @@ def test_a_league_in_two_parts_has_the_result_of_one(played: StudyFolder, folder
     few = ("--shapes", "2", "--lrs", "2", "--search-seeds", "1", "--seeds", "1", *INLINE)
     folder.command(league, "mini.yaml", *few)
     folder.command(league, "mini.yaml", *SMALL)
-    for name in ("mini.csv", "mini-trainings.csv"):
+    for name in ("mini-league.csv", "mini-league-trainings.csv"):
         assert (folder.path / name).read_text() == (played.path / name).read_text()
 
 
@@ -153,7 +153,9 @@ def test_a_killed_league_has_the_result_of_an_undisturbed_one(played: StudyFolde
     process.wait()
     assert folder.optuna(finished)[0][0] < 32
     folder.command(league, "mini.yaml", *SMALL)
-    assert (folder.path / "mini-trainings.csv").read_text() == (played.path / "mini-trainings.csv").read_text()
+    assert (folder.path / "mini-league-trainings.csv").read_text() == (
+        played.path / "mini-league-trainings.csv"
+    ).read_text()
 
 
 def test_a_league_with_other_configurations_needs_another_name(played: StudyFolder):

@@ -217,5 +217,6 @@ def test_the_tolerance_and_the_target_have_defaults():
     assert default_tolerance(STANDINGS.comparison) == 0.01
     losses = Comparison("val/loss", Direction.MINIMIZE, [Repeated("a", {0: 2.0, 1: 4.0}), Repeated("b", {0: 8.0})])
     assert default_tolerance(losses) == pytest.approx(0.05 * 3.0)
-    assert default_target(losses) == 8.0
-    assert default_target(STANDINGS.comparison) == pytest.approx(0.91)
+    assert default_target(losses, []) == 8.0, "that of the last one"
+    assert default_target(losses, ["a", "b"]) == 3.0, "the best of those with a constant lr"
+    assert default_target(STANDINGS.comparison, ["constant", "cosine"]) == pytest.approx(0.91)

@@ -114,7 +114,7 @@ def test_a_league_has_a_table_that_fits_a_terminal_and_a_page_in_a_pipe(folder: 
     lines = shown(folder, width, "tuner.league", "mini.yaml", *small)
     assert any("16 trainings; at least " in line for line in lines), "before it starts"
     assert any(re.match(r"- The first is \w+: median val/acc ", line) for line in lines)
-    page = (folder.path / "mini.md").read_text()
+    page = (folder.path / "mini-league.md").read_text()
     if width == PIPE:
         assert page in "\n".join(lines)
     else:
@@ -123,4 +123,4 @@ def test_a_league_has_a_table_that_fits_a_terminal_and_a_page_in_a_pipe(folder: 
         assert {"contender", "median val/acc", "verdict"} <= set(re.split(r" {2,}", heading.strip()))
         assert all(len(line.rstrip()) <= width for line in (heading, *rows))
         assert not any(line.startswith("| ") for line in lines)
-    assert next(line for line in lines if line.startswith("written to ")).startswith("written to mini.md, mini.csv")
+    assert next(line for line in lines if line.startswith("written to ")).startswith("written to mini-league.md, ")

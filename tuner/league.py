@@ -22,8 +22,8 @@ def parser() -> Parser:
             "league mine.yaml --shapes 1 --lrs 5 --seeds 20 --target 0.98": "",
         },
         RUN_EXIT_CODES,
-        "Run the same command again to continue. The table is written to <name>.md, <name>.csv and <name>.png, "
-        "every value to <name>-trainings.csv, and all of them to MLflow.",
+        "Run the same command again to continue. The table is written to <name>-league.md, .csv and .png, every "
+        "value to <name>-league-trainings.csv, and all of them to MLflow.",
     )
     add_options(made, LeagueOptions)
     add_synonyms(made, "--output", "--to")

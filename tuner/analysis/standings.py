@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
@@ -15,17 +15,25 @@ from tuner.analysis.simultaneous import Gap, gaps_to_best, median_interval
 from tuner.analysis.sweeps import Sweep
 from tuner.text import format_value, join_names, pluralize
 
-__all__ = ["Member", "Standings", "default_target", "default_tolerance"]
+__all__ = ["CONSTANT", "Member", "Standings", "default_target", "default_tolerance"]
 
+CONSTANT = "constant"
 OF_SHARES = 0.01
 RELATIVE = 0.05
 MOST_NAMED = 20
 
 
-def default_target(comparison: Comparison) -> float:
-    """Return the median that a constant lr ends at; without one, that of the last contender."""
+def default_target(comparison: Comparison, constant: Collection[str]) -> float:
+    """Return the median that a constant lr ends at; without one, that of the last contender.
+
+    Args:
+        comparison: The contenders with fresh seeds.
+        constant: Names of those with a constant lr. Of several, ``constant`` counts, as the others have an average or
+            another optimizer; without it, the best of them.
+    """
     medians = {each.name: median(each.values.values()) for each in comparison.ranking}
-    return medians.get("constant", list(medians.values())[-1] if medians else 0.0)
+    names = [CONSTANT, *(name for name in medians if name in constant), *reversed(medians)]
+    return next((medians[name] for name in names if name in medians), 0.0)
 
 
 def default_tolerance(comparison: Comparison) -> float:

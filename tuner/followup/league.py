@@ -44,7 +44,7 @@ class LeagueOptions(ExecutionOptions):
     )
     seeds: int = option(10, "fresh seeds of each chosen configuration (default: %(default)s)", "N", int)
     target: float | None = option(
-        None, "count the steps to this value (default: the median that a constant lr ends at)", "V", float
+        None, "count the steps to this value (default: the median of a constant lr, else of the last)", "V", float
     )
     tolerance: float | None = option(
         None,
@@ -282,7 +282,7 @@ class League:
         choices = search.choices(found.comparison)
         standings = standings_of(search, choices, told, options.target, options.tolerance)
         files = files_of(standings, trainings_csv(search, found.comparison, told.comparison))
-        paths = write(options.output, standings.name, files)
+        paths = write(options.output, f"{standings.name}-league", files)
         page = files[".md"].decode()
         self._print(standings, page)
         print_line(self._console, f"written to {', '.join(escape(str(path)) for path in paths)}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuner.analysis.comparison import Comparison
-from tuner.analysis.standings import Member, Standings, default_target, default_tolerance
+from tuner.analysis.standings import CONSTANT, Member, Standings, default_target, default_tolerance
 from tuner.errors import BadInputError
 from tuner.followup.league_search import Choice, LeagueSearch
 from tuner.storage.attributes import CONFIGURATION, SEED
@@ -55,7 +55,9 @@ def standings_of(
         tolerance: The largest difference without practical importance; None for `default_tolerance`.
     """
     comparison = told.comparison
-    target = default_target(comparison) if target is None else target
+    if target is None:
+        names = [each.name for each in search.contenders if search.shapes[each.name][0].schedule.name == CONSTANT]
+        target = default_target(comparison, names)
     members = [
         Member(name, each.described, each.initial_lr, _reached(search, name, told.trials, target), each.sweep)
         for name, each in choices.items()
