@@ -55,7 +55,7 @@ def answer_of(output: str) -> str:
     lines = output.replace("\r", "\n").split("\n")
     plain = [STYLE.sub("", line) for line in lines]
     begin = next((index for index, line in enumerate(plain) if line.startswith("The answer is ")), None)
-    end = next((index for index, line in enumerate(plain) if line.startswith("quickstart: The answer is ")), None)
+    end = next((index for index, line in enumerate(plain) if line.startswith("quickstart has ")), None)
     if begin is None or end is None:
         raise SystemExit(f"the quickstart did not run:\n{output[-2000:]}")
     shown = [line for line, text in zip(lines[begin:end], plain[begin:end], strict=True) if text.strip()]

@@ -47,6 +47,7 @@ def test_the_best_the_default_and_a_constant_lr_are_trained_inside_the_budget(fi
     means = [sum(value for number, value, _ in last if number % 3 == which) / 3 for which in range(3)]
     assert f"val/acc {max(means):.4f} over 3 seeds" in output
     assert re.search(r"^The answer is ", output, re.MULTILINE)
+    assert output.count("The answer is ") == 1
 
 
 def test_the_answer_is_in_mlflow_in_show_and_in_the_report(finished: StudyFolder):
@@ -72,7 +73,7 @@ def test_last_trainings_that_were_killed_continue_to_the_same_answer(finished: S
     first.kill()
     first.communicate()
     output = folder.call(*OPTIONS)
-    answers = [each.partition("The answer is ")[2].partition("\ntiny: ")[0] for each in (output, finished.output)]  # type: ignore[attr-defined]
+    answers = [each.partition("The answer is ")[2].partition("\ntiny has ")[0] for each in (output, finished.output)]  # type: ignore[attr-defined]
     assert answers[0] == answers[1] != ""
     assert trained(folder, "tiny%") == trained(finished, "tiny%")
 

@@ -81,14 +81,15 @@ class LastTrainings:
                     )
         return outcome
 
-    def print(self) -> None:
-        """Print what they say so far."""
+    def print(self) -> bool:
+        """Print what they say so far; return whether that is their answer, as all of them are trained."""
         if self._left:
             name = f"[bold]{self.plan.config.name}[/bold]"
             print_line(self.console, f"\nthe last part of {name} {self._left}; run the same command again to continue")
         if self._result:
             comparison, chosen = self._result
             print_comparison(self.console, comparison, chosen.opponents, verdict=True)
+        return self._result is not None and not self._left
 
     def _past(self, store: StudyStore) -> StoredStudy:
         source = str(store.directory / DEFINITION_FILE)

@@ -174,8 +174,8 @@ def run(
             last = LastTrainings(plan, options, console)
             outcome = study.train(engine, on_trial, last.run)
             timings.phase("summary")
-            last.print()
-            print_summary(console, config, study.store, outcome)
+            is_answered = last.print()
+            print_summary(console, config, study.store, outcome, is_answered)
         timings.phase("end")
         return outcome
 

@@ -80,11 +80,21 @@ def _findings(config: StudyConfig) -> Sequence[str]:
         return error.faults
 
 
-def print_summary(console: Console, config: StudyConfig, store: StudyStore, outcome: Outcome) -> None:
-    """Print the results, and where to look further."""
+def print_summary(
+    console: Console, config: StudyConfig, store: StudyStore, outcome: Outcome, is_answered: bool = False
+) -> None:
+    """Print the results, and where to look further.
+
+    Args:
+        console: Prints them.
+        config: The study.
+        store: The study in Optuna.
+        outcome: How it ended.
+        is_answered: Whether what its last trainings say is printed already.
+    """
     finished, record = store.finished(), store.record()
     top = store.front or store.ranking()[:1]
-    print_line(console, f"\n[bold]{config.name}[/bold]: [bold]{escape(answer(record))}[/bold]")
+    print_line(console, "" if is_answered else f"\n[bold]{config.name}: {escape(answer(record))}[/bold]")
     states = Counter(state_of(trial) for trial in finished)
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none finished"
     if outcome.is_over and config.until and (gain := store.possible_gain()) < config.until:
