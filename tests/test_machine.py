@@ -58,11 +58,15 @@ def test_the_gpus_of_slots_have_the_names_that_cuda_visible_devices_has(gpus: No
 def test_a_gpu_is_asked_for_by_its_number_among_the_visible_ones(gpus: None):
     assert [slot.gpus for slot in make_slots("2,0", None)] == [("7",), ("5",)]
     assert [slot.gpus for slot in make_slots("0,2", None, ranks=2)] == [("5", "7")]
-    message = (
-        "--devices: GPU 5 asked, 3 found in CUDA_VISIBLE_DEVICES, where they are counted from 0. Use cpu, or fewer."
-    )
-    with pytest.raises(BadInputError, match=message):
+    numbers = "auto, cpu, or numbers of GPUs in CUDA_VISIBLE_DEVICES, where they are counted from 0: 0, 1, 2"
+    with pytest.raises(BadInputError, match=f"--devices: there is no GPU 5 \\(got 5\\). Allowed: {numbers}\\."):
         make_slots("5", None)
+
+
+@pytest.mark.parametrize("gpus", [(0, None)], indirect=True)
+def test_without_a_gpu_the_devices_that_are_allowed_are_named(gpus: None):
+    with pytest.raises(BadInputError, match=r"--devices: no GPU is found \(got 0\)\. Allowed: auto or cpu\."):
+        make_slots("0", None)
 
 
 def group(root: Path, membership: str, **files: str) -> Path:

@@ -131,6 +131,20 @@ def test_a_further_objective_that_is_never_logged_is_refused(write: Write, tmp_p
     assert notes == [f"a trial will fail if its later epochs are like the first 10: {missing}"]
 
 
+class LogsF1Early(toys.Base):
+    def log(self, name: str, value: Any, **options: Any) -> None:
+        if name != "val_acc" or self.current_epoch:
+            super().log("val_f1" if name == "val_loss" and not self.current_epoch else name, value, **options)
+
+
+def test_a_further_objective_that_only_other_epochs_log_is_refused(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = write(add(monkeypatch, "LogsF1Early", LogsF1Early), objective=[*SEVERAL, {"metric": "val_f1"}])
+    with pytest.raises(BadInputError, match="it was not logged in the epoch whose val_acc counts, though in another"):
+        rehearsed(path, tmp_path)
+
+
 def longer(path: str) -> str:
     """Make the trials of a study longer than a rehearsal, which cannot know what later epochs log."""
     Path(path).write_text(Path(path).read_text().replace("max_epochs: 3", "max_epochs: 20"))

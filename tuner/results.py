@@ -30,7 +30,7 @@ FIRST_SIGNAL = 128  # exit codes from here on mean an interruption
 STYLE = "text-align: left; padding: 2px 12px 2px 0"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Best:
     """A best trial of a study.
 
@@ -51,6 +51,13 @@ class Best:
     test: Mapping[str, float]
     weights: Path | None
     values: Mapping[str, float] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        reached = ", ".join(f"{metric} {format_objective(value)}" for metric, value in self.values.items())
+        parts = [f"{reached} in one training"]
+        parts += [f"{name} {format_value(value)}" for name, value in self.params.items()]
+        parts += [f"{metric} {value:.4f}" for metric, value in sorted(self.test.items())]
+        return f"Best(#{self.number}: {', '.join(parts)})"
 
 
 @dataclass(frozen=True)

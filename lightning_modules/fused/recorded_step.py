@@ -19,7 +19,7 @@ from torch import Tensor
 from lightning_modules.fused.optimizer import FusedOptimizer
 from lightning_modules.losses import METRICS
 
-__all__ = ["CudaGraph", "RecordedStep", "Recorder", "Recording", "Repetition"]
+__all__ = ["CudaGraph", "RecordedStep", "Recorder", "Recording", "Repetition", "not_recorded"]
 
 Work = Callable[[], None]
 
@@ -180,7 +180,7 @@ class RecordedStep:
         self.forget()
         self._before, self._repeated = [], []
         self.reason = reason
-        self._note(f"the steps are not recorded as a CUDA graph: {reason}")
+        self._note(not_recorded(reason))
 
     def run(self, inputs: Any, labels: Any) -> Tensor | None:
         """Make a step, and return the losses [K]; or return None if the caller has to make it.
@@ -287,6 +287,11 @@ class RecordedStep:
             if not bool((apart <= allowed).all()):
                 return f"a repeated step gives other values of {name}"
         return ""
+
+
+def not_recorded(reason: str) -> str:
+    """Return the sentence that says why steps are not recorded."""
+    return f"the steps are not recorded as a CUDA graph: {reason}"
 
 
 def _places(tensors: Sequence[Tensor]) -> list[int]:

@@ -65,7 +65,10 @@ def _gpus(devices: str) -> list[str]:
     missing = [number for number in wanted if not 0 <= number < len(found)]
     if missing:
         limited = " in CUDA_VISIBLE_DEVICES, where they are counted from 0" if VISIBLE in os.environ else ""
-        raise BadInputError([f"--devices: GPU {missing[0]} asked, {len(found)} found{limited}. Use cpu, or fewer."])
+        numbers = ", ".join(map(str, range(len(found))))
+        allowed = f"auto, cpu, or numbers of GPUs{limited}: {numbers}" if found else "auto or cpu"
+        has = f"there is no GPU {missing[0]}" if found else f"no GPU is found{limited}"
+        raise BadInputError([f"--devices: {has} (got {devices}). Allowed: {allowed}."])
     return [found[number] for number in wanted]
 
 

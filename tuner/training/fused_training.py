@@ -9,6 +9,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lightning_modules import EpochSeed, FusedClassifier
 from lightning_modules.data.base import TensorDataModule
+from lightning_modules.fused.recorded_step import not_recorded
 from tuner.files import DiskFullError
 from tuner.protocol import Assignment, Channel, Decision, EpochReport, TrialResult
 from tuner.training import recording
@@ -61,9 +62,7 @@ def train_together(
                 raise
             if len(part) == 1:  # it is trained alone, and fails there if its network is at fault
                 if not isinstance(error, _NotRecordedError):
-                    reason = error_message(error, part[0].config)
-                    not_recorded = f"the steps are not recorded as a CUDA graph: {reason}"
-                    noted(part[0], channel)(f"is trained more slowly: {not_recorded}")
+                    _note_slower(part[0], channel, not_recorded(error_message(error, part[0].config)))
             else:
                 left = [assignment for assignment in part if assignment.number not in results]
                 size = len(part) // 2 if is_out_of_memory(error) else 1
@@ -89,8 +88,8 @@ def _fit_fused(
     data = build_data(first.config, seeds[0] if len(set(seeds)) == 1 else tuple(seeds))
     has_reported = False
 
-    def not_recorded(reason: str) -> None:
-        noted(first, channel)(f"is trained more slowly: {reason}")
+    def refused(reason: str) -> None:
+        _note_slower(first, channel, reason)
         if len(assignments) == 1 and not has_reported:  # alone it is faster, with the same results
             raise _NotRecordedError
 
@@ -99,7 +98,7 @@ def _fit_fused(
         seeds,
         list(by_name),
         recorder=recording.recorder_for(device),
-        note=not_recorded,
+        note=refused,
     )
 
     def conclude(name: str) -> None:
@@ -137,6 +136,10 @@ def _fit_fused(
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint and first.directory / checkpoint, weights_only=True)
     for name in module.live:
         conclude(name)
+
+
+def _note_slower(assignment: Assignment, channel: Channel, reason: str) -> None:
+    noted(assignment, channel)(f"is trained more slowly: {reason}")
 
 
 class _NotRecordedError(Exception):

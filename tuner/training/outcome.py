@@ -143,7 +143,10 @@ def result_of_training(
     for further in (each.metric for each in assignment.further):
         if further not in found:
             names = ", ".join(sorted(reporter.names))
-            return ended("failed", message=f"{further} is an objective, but only {names} are logged with {metric}")
+            but = f"only {names} are logged with {metric}"
+            if further in reporter.names:
+                but = f"it was not logged in the epoch whose {metric} counts, though in another one"
+            return ended("failed", message=f"{further} is an objective, but {but}")
         if not math.isfinite(found[further]):
             message = f"{further} was not finite in the epoch whose {metric} counts"
             return ended("diverged", message=message, diverged_at=step)

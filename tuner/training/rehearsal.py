@@ -29,9 +29,8 @@ class _RehearsalChannel:
         return {number: self._decide(report) for number, report in reports.items()}
 
     def _decide(self, report: EpochReport) -> Decision:
-        self._awaited -= {key for key, _, _ in report.points} - {self._metric}
-        if report.value is not None:
-            self._awaited.discard(self._metric)
+        if report.value is not None:  # the further objectives count in an epoch that logs the first one
+            self._awaited -= {self._metric, *(key for key, _, _ in report.points)}
         return "prune" if not self._awaited and report.epoch > 1 else "forget" if report.is_last else "continue"
 
     def progress(self, number: int, report: StepReport) -> None:

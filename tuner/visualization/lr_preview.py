@@ -26,9 +26,16 @@ def examples(family: Family) -> list[LrCurve]:
     return [curves[0], curves[len(curves) // 2], curves[-1]] if len(curves) > 2 else curves
 
 
-def title(family: Family) -> str:
-    """Return the title of a family's picture, in one line."""
+def title(family: Family, how: str) -> str:
+    """Return the title of a family's picture, in one line.
+
+    Args:
+        family: The family.
+        how: How the examples are shown, if there are more curves.
+    """
     count = f" ({len(family.curves)} samples)" if len(family.curves) > 1 else ""
+    if len(family.curves) > len(shown := examples(family)):
+        count = f" ({len(family.curves)} samples, {len(shown)} {how}: highest, middle, lowest mean lr)"
     note = f"; {REDUCTIONS_UNKNOWN}" if isinstance(family.curves[0].schedule, Plateau) else ""
     return f"{family.name}{count}{note}"
 
@@ -70,7 +77,7 @@ def figure_of(family: Family) -> Figure:
                 steps_per_epoch=next(iter(steps)) if len(steps) == 1 and epochs > 1 else None,
             )
         )
-    heading = "\n".join([title(family), *textwrap.wrap(family.ranges, TITLE_LETTERS)])
+    heading = "\n".join([title(family, "in colour"), *textwrap.wrap(family.ranges, TITLE_LETTERS)])
     return Figure(family.name, heading, "", panels, columns=2, height=2.7, width=12.0)
 
 
@@ -88,7 +95,11 @@ def draw_terminal(family: Family, width: int, height: int = 10) -> Table:
     shown = examples(family)
     picture = Table.grid(padding=(0, 3, 0, 0))
     picture.add_row(*(_dots(shown, scale, (width - 6) // 2, height) for scale in ("linear", "log")))
-    picture.title, picture.title_justify, picture.title_style = Text(title(family), style="bold"), "left", ""
+    picture.title, picture.title_justify, picture.title_style = (
+        Text(title(family, "drawn"), style="bold"),
+        "left",
+        "",
+    )
     picture.caption = Text("\n").join(
         Text.assemble(("━ ", colour), legend(curve)) for curve, colour in zip(shown, COLORS, strict=False)
     )
