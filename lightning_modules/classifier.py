@@ -13,11 +13,12 @@ from torchmetrics import Metric
 from lightning_modules.averaging import Averaging
 from lightning_modules.callbacks import PlateauUpdates
 from lightning_modules.evaluation import EvaluationWeights, check_average
-from lightning_modules.losses import METRICS, Loss, Task, at_least_float32, metrics_of, of_one_shape, the_loss
+from lightning_modules.losses import Loss, the_loss
 from lightning_modules.lr_scheduler import OptimizerCallable, initial_lr_of, scheduled_values, with_initial_lr
 from lightning_modules.optimizers import Optimizer
 from lightning_modules.parameter_groups import Optimization, ParameterGroup
 from lightning_modules.schedules import Constant, Plateau, Schedule
+from lightning_modules.tasks import METRICS, Task, at_least_float32, metrics_of, of_one_shape
 
 __all__ = ["Classifier"]
 

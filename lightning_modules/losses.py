@@ -1,4 +1,4 @@
-"""Losses of a `Classifier`, and the metrics that belong to the task of a loss.
+"""Losses of a `Classifier`.
 
 To add a loss, write a frozen dataclass with ``examples``, and add its line to `LOSSES`.
 """
@@ -7,19 +7,17 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_modules._validation import check_types, require
+from lightning_modules.tasks import TASKS, Task, alike, at_least_float32, mean_of_each
 
 __all__ = [
     "LOSSES",
-    "METRICS",
-    "RISING",
-    "TASKS",
     "AbsoluteError",
     "BinaryCrossEntropy",
     "CrossEntropy",
@@ -28,41 +26,9 @@ __all__ = [
     "OneHotSquaredError",
     "OwnLoss",
     "SquaredError",
-    "Task",
-    "at_least_float32",
     "balanced_weights",
-    "logged_metrics",
-    "metrics_of",
-    "of_one_shape",
     "the_loss",
 ]
-
-Task = Literal["classification", "multi_label", "regression"]
-TASKS: tuple[Task, ...] = get_args(Task)
-
-METRICS: Mapping[Task, tuple[str, ...]] = {
-    "classification": ("acc",),
-    "multi_label": ("f1", "exact_match", "hamming_loss"),
-    "regression": ("mae", "rmse"),
-}
-"""The metrics of each task, besides the loss."""
-
-RISING = frozenset({"acc", "f1", "exact_match"})
-"""The metrics that are better when they rise."""
-
-
-def logged_metrics(task: Task) -> tuple[str, ...]:
-    """Return the metrics that a `Classifier` logs while it is trained.
-
-    >>> logged_metrics("regression")
-    ('train/loss', 'train/mae', 'train/rmse', 'val/loss', 'val/mae', 'val/rmse')
-    """
-    return tuple(f"{stage}/{key}" for stage in ("train", "val") for key in sorted(("loss", *METRICS[task])))
-
-
-def at_least_float32(values: Tensor) -> Tensor:
-    """Return values in float32 or float64, in which many of them can be summed."""
-    return values if values.dtype == torch.float64 else values.float()
 
 
 class Loss(ABC):
@@ -188,7 +154,7 @@ class BinaryCrossEntropy(Loss):
 
     def examples(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of each example [n]."""
-        outputs, labels = _alike(outputs, labels)
+        outputs, labels = alike(outputs, labels)
         factors = None
         if self.positive_weights is not None:
             factors = _weights_for("positive_weights", self.positive_weights, outputs)
@@ -207,7 +173,7 @@ class _OfErrors(Loss):
 
     def examples(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of each example [n]."""
-        return _mean_of_each(self._of(*_alike(outputs, labels)))
+        return mean_of_each(self._of(*alike(outputs, labels)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -350,56 +316,6 @@ def the_loss(loss: Any, task: Task | None = None) -> tuple[Loss, Task]:
     if isinstance(loss, str) or not callable(loss):
         raise ValueError(f"a loss of {', '.join(LOSSES)} must hold, but got loss={loss!r}")
     return OwnLoss(loss), task or "classification"
-
-
-def metrics_of(task: Task, outputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Return the metrics of a task for each example [n], by name; of "rmse", its square.
-
-    Args:
-        task: The task.
-        outputs: Outputs [n, ...].
-        labels: Labels [n, ...].
-    """
-    if task == "classification":
-        return {"acc": outputs.argmax(dim=1) == labels}
-    if task == "regression":
-        outputs, labels = _alike(outputs, labels)
-        errors = outputs - labels
-        return {"mae": _mean_of_each(errors.abs()), "rmse": _mean_of_each(errors.square())}
-    found, true = outputs > 0, labels > 0
-    both = 2 * (found & true).sum(dim=1)
-    count = found.sum(dim=1) + true.sum(dim=1)
-    return {
-        "f1": torch.where(count > 0, both / count.clamp(min=1), 1.0),  # without any label, there is nothing to find
-        "exact_match": (found == true).all(dim=1),
-        "hamming_loss": at_least_float32(found != true).mean(dim=1),
-    }
-
-
-def of_one_shape(task: Task, outputs: Tensor, labels: Tensor) -> Tensor:
-    """Return outputs that have the shape of the labels, if the task wants that: a single output [n, 1] becomes [n].
-
-    Raises:
-        ValueError: If the shapes differ.
-    """
-    if task == "classification":
-        return outputs
-    if outputs.ndim == labels.ndim + 1 and outputs.shape[-1] == 1:
-        outputs = outputs.squeeze(-1)
-    if outputs.shape != labels.shape:
-        found = f"{list(outputs.shape)} and labels {list(labels.shape)}"
-        raise ValueError(f"outputs must have the shape of the labels, but got outputs {found}")
-    return outputs
-
-
-def _alike(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return outputs and labels of one shape and type."""
-    outputs = of_one_shape("regression", at_least_float32(outputs), labels)
-    return outputs, labels.to(outputs.dtype)
-
-
-def _mean_of_each(values: Tensor) -> Tensor:
-    return values.flatten(1).mean(dim=1) if values.ndim > 1 else values
 
 
 def _require_weights(loss: Loss, key: str, weights: tuple[float, ...] | None) -> None:

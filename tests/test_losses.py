@@ -23,7 +23,8 @@ from lightning_modules import (
     IrisDataModule,
     balanced_weights,
 )
-from lightning_modules.losses import metrics_of, the_loss
+from lightning_modules.losses import the_loss
+from lightning_modules.tasks import metrics_of
 from tests.conftest import StudyFolder, fit_by_lightning_cli
 from tests.rules import shortened
 from tests.test_groups import weights

@@ -29,8 +29,9 @@ from lightning_modules.fused.recorded_step import CudaGraph, RecordedStep, Recor
 from lightning_modules.fused.stacking import check_alike, rows_of, stack, stack_models
 from lightning_modules.fused.sums import Sums
 from lightning_modules.kernels.bf16_linear import gradients_are_read
-from lightning_modules.losses import METRICS, OwnLoss, at_least_float32, metrics_of, of_one_shape
+from lightning_modules.losses import OwnLoss
 from lightning_modules.schedules import Plateau
+from lightning_modules.tasks import METRICS, at_least_float32, metrics_of, of_one_shape
 
 __all__ = ["FusedClassifier", "can_fuse"]
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.fused.optimizer import FusedOptimizer
-from lightning_modules.losses import METRICS
+from lightning_modules.tasks import METRICS
 
 __all__ = ["CudaGraph", "RecordedStep", "Recorder", "Recording", "Repetition", "not_recorded"]
 

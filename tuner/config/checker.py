@@ -14,7 +14,7 @@ from typing import Any
 from pytorch_lightning.callbacks import EarlyStopping
 
 from lightning_modules import Plateau
-from lightning_modules.losses import logged_metrics
+from lightning_modules.tasks import logged_metrics
 from tuner.config import registry
 from tuner.config.annotations import check_value, did_you_mean, item_hint, members, parse_length, takes_steps
 from tuner.config.component import rehearse

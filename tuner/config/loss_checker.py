@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from lightning_modules.losses import LOSSES, TASKS, Task
+from lightning_modules.losses import LOSSES
+from lightning_modules.tasks import TASKS, Task
 from tuner.config.annotations import check_value
 from tuner.config.checker import FORM_OF_COMPONENT, Checker, listed
 from tuner.config.document import Document, Node

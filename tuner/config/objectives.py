@@ -6,7 +6,7 @@ The values of all objectives of a trial are those of one epoch, which the first 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from lightning_modules.losses import RISING
+from lightning_modules.tasks import RISING
 from tuner.config.annotations import check_value
 from tuner.config.checker import Checker, listed
 from tuner.config.document import Keys, Node

@@ -11,7 +11,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from lightning_modules.losses import LOSSES, TASKS
+from lightning_modules.losses import LOSSES
+from lightning_modules.tasks import TASKS
 from tuner.config import contenders, registry
 from tuner.config.annotations import item_hint, members, takes_steps
 from tuner.config.budget import Budget, Final

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from lightning_modules.losses import logged_metrics
+from lightning_modules.tasks import logged_metrics
 from tuner.config import registry
 from tuner.config.averaging import averaging_optimizers, unaveraged_monitors
 from tuner.config.checker import FORM_OF_COMPONENT, Checker

@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import (
     Timer,
 )
 
-from lightning_modules.losses import RISING
+from lightning_modules.tasks import RISING
 from tuner.config import registry
 from tuner.config.checker import FORM_OF_COMPONENT, Checker
 from tuner.config.document import Document, Node

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from lightning_modules.losses import Task
+from lightning_modules.tasks import Task
 from tuner.config.component import Component
 from tuner.config.optimization import OTHER_SCHEDULES, GroupConfig
 from tuner.config.trainer import TrainerConfig

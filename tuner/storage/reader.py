@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial as Trial
 
-from lightning_modules.losses import TASKS, logged_metrics
+from lightning_modules.tasks import TASKS, logged_metrics
 from tuner.analysis.record import FAMILY, MIN_FOR_IMPORTANCE, Curve, StudyRecord, TestResult, TrialRecord
 from tuner.config.annotations import did_you_mean
 from tuner.config.search_space import suggest

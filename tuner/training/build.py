@@ -12,7 +12,8 @@ from pytorch_lightning.callbacks import Checkpoint, Timer
 from pytorch_lightning.loggers.logger import Logger
 
 from lightning_modules import Averaging, Classifier
-from lightning_modules.losses import Task, the_loss
+from lightning_modules.losses import the_loss
+from lightning_modules.tasks import Task
 from tuner.config import registry
 from tuner.config.optimization import build_optimization
 from tuner.config.trial import TrialConfig

@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 
 from lightning_modules import Classifier
-from lightning_modules.losses import Task
+from lightning_modules.tasks import Task
 
 __all__ = ["StepCheck"]
 
