@@ -174,15 +174,14 @@ def _unchanging(curve: LrCurve) -> Finding | None:
 
 
 def _over_early(curve: LrCurve) -> Finding | None:
-    changes, later = _changes(curve), _later(curve)
-    if not changes or not later or any(lr != curve.lr[-1] for lr in later):
+    changes, steps = _changes(curve), curve.length.steps
+    if not changes or changes[-1] >= LATEST_END * steps:
         return None
-    end, steps = changes[-1], curve.length.steps
     longest = max(after - before for before, after in pairwise([0, *changes]))
-    if end >= LATEST_END * steps or steps - end <= 2 * longest:
+    if steps - changes[-1] <= 2 * longest or set(_later(curve)) != {curve.lr[-1]}:
         return None
     text = f"the lr has its last value before {LATEST_END:.0%} of {_training(curve)} are over"
-    return Finding("over early", text, curve.label or f"from step {end} on")
+    return Finding("over early", text, curve.label or f"from step {changes[-1]} on")
 
 
 def _no_restart(curve: LrCurve) -> Finding | None:
