@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import fcntl
 import functools
+import importlib
 import io
 import os
 import shutil
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,11 +27,11 @@ import torch
 import yaml
 from hypothesis import settings
 from mlflow import MlflowClient
-from mlflow.store.db import utils as db_utils
 
-from tests.launcher import Command, Started
+from tests.launcher import Command, Started, command_server, fork_servers, read_once
 from tests.study_texts import USERS_OWN
 from tuner.confirm import main as confirm
+from tuner.reporting.review import MODULES
 from tuner.study import main
 
 if TYPE_CHECKING:
@@ -42,16 +44,33 @@ settings.register_profile("ci", max_examples=50, deadline=None, derandomize=True
 settings.register_profile("all", max_examples=1000, deadline=None)
 settings.load_profile("ci")
 
+
 for _signal in (signal.SIGINT, signal.SIGHUP):  # ignored where pytest was started by nohup, or in the background
     if signal.getsignal(_signal) is signal.SIG_IGN:
         signal.signal(_signal, signal.default_int_handler if _signal == signal.SIGINT else signal.SIG_DFL)
 
 EVERY_CHECKPOINT = ("--checkpoint-every", "0s")
 INLINE = ("--engine", "inline", "--per-device", "2")
-EPOCHS, STEPS = 3, 54  # of the tiny study: 90 rows in batches of 5
+EPOCHS, STEPS = 3, 27  # of the tiny study: 90 rows in batches of 10
 DIGITS = Path(__file__).parent / "digits.yaml"
 DIGITS_STEPS = 120  # 4,000 images in batches of 100
 OF_DIGITS = ("--set", "name=tiny", "--set", "trial.trainer.precision=32-true")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Prepare a process that runs tests; its first fork server has the imports of the tests."""
+    if config.getoption("dist", "no") != "no":  # the tests run in other processes
+        return
+    read_once()
+    for name in ("tuner.training.run", *MODULES):
+        importlib.import_module(name)
+    with warnings.catch_warnings():  # as in a new process
+        warnings.resetwarnings()
+        for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", category)
+        fork_servers(1)
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        command_server()  # so that it does its imports now
 
 
 def with_defaults(arguments: Sequence[str]) -> list[str]:
@@ -295,23 +314,6 @@ class StudyFolder:
                 process.wait()
             if process.stdout:
                 process.stdout.close()
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _revisions_read_once() -> Iterator[None]:
-    """Let Optuna and MLflow read the scripts of their schemas once, and not whenever a store is opened."""
-    manager = optuna.storages._rdb.storage._VersionManager
-    read, heads = manager.get_head_version, list[str]()
-
-    def head(self: Any) -> str:
-        if not heads:
-            heads.append(read(self))
-        return heads[0]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(db_utils, "_get_latest_schema_revision", functools.cache(db_utils._get_latest_schema_revision))
-        patch.setattr(manager, "get_head_version", head)
-        yield
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ the fork server of a command that trains in processes.
 """
 
 import atexit
+import errno
 import fcntl
 import functools
 import importlib
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -52,7 +54,7 @@ class Command:
         request = pickle.dumps((module, [str(each) for each in arguments], folder, dict(environment)))
         here, of_command = os.pipe()
         self._states, of_parent = socket.socketpair()
-        socket.send_fds(_server(), [request], [of_command if output is None else output, of_parent.fileno()])
+        socket.send_fds(command_server(), [request], [of_command if output is None else output, of_parent.fileno()])
         os.close(of_command)
         of_parent.close()
         self.stdout = os.fdopen(here)
@@ -111,39 +113,82 @@ def output_of(code: str, folder: Path, *arguments: str, **environment: str) -> s
 
 
 @functools.cache
-def _server() -> socket.socket:
-    """Start the process that has imported the libraries, and return the socket on which it takes requests."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    server = subprocess.Popen(
-        [sys.executable, "-c", f"from tests.launcher import serve; serve({theirs.fileno()})"],
-        cwd=Path(__file__).parents[1],
-        pass_fds=[theirs.fileno()],
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    theirs.close()
-    atexit.register(server.wait)
-    atexit.register(ours.close)  # which ends it: the last one that was registered runs first
+def command_server() -> socket.socket:
+    """Connect to the process that has imported the libraries, one for all processes of pytest-xdist; start it first."""
+    name = f"\0lr-tuner-tests-{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}"
+    ours, listening = (socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2))
+    try:
+        listening.bind(name)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:  # another process has started it
+            raise
+    else:
+        listening.listen()
+        process = subprocess.Popen(
+            [sys.executable, "-c", f"from tests.launcher import serve; serve({listening.fileno()})"],
+            cwd=Path(__file__).parents[1],
+            pass_fds=[listening.fileno()],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        atexit.register(process.wait)
+    listening.close()
+    while True:
+        try:
+            ours.connect(name)
+            break
+        except ConnectionRefusedError:  # the process that has the name does not listen yet
+            time.sleep(0.01)
+    atexit.register(ours.close)  # the last of these ends it; what was registered last runs first
     return ours
+
+
+@functools.cache
+def read_once() -> None:
+    """Let libraries read only once what they read whenever a store is opened or a Trainer made.
+
+    Optuna and MLflow read the scripts of their schemas, and Lightning the entry points of all installed packages.
+    """
+    from lightning_fabric.utilities import registry
+    from mlflow.store.db import utils
+    from optuna.storages import RDBStorage
+
+    storage = RDBStorage("sqlite://")
+    versions, head, revision = storage._version_manager, storage.get_head_version(), utils._get_latest_schema_revision()
+    storage.engine.dispose()
+    type(versions).get_head_version = lambda self: head  # type: ignore[method-assign]
+    utils._get_latest_schema_revision = lambda: revision
+    registry.entry_points = functools.cache(registry.entry_points)  # type: ignore[attr-defined]
+    registry._load_external_callbacks("pytorch_lightning.callbacks_factory")
 
 
 def serve(descriptor: int) -> None:
     """Fork a process for each requested command, until the tests end."""
     for library in LIBRARIES:
         importlib.import_module(library)
+    read_once()
     assert threading.active_count() == 1, "a process with threads cannot be forked safely"
-    requests = socket.socket(fileno=descriptor)
-    while True:
-        request, descriptors, _, _ = socket.recv_fds(requests, LONGEST_REQUEST, 2)
-        if not request:
-            return
-        _reap()
-        if os.fork() == 0:
-            requests.close()
-            _start(*descriptors, *pickle.loads(request))
-            return
-        for each in descriptors:
-            os.close(each)
+    listening = socket.socket(fileno=descriptor)
+    clients = [listening.accept()[0]]
+    while clients:
+        for each in select.select([listening, *clients], [], [])[0]:
+            if each is listening:
+                clients.append(listening.accept()[0])
+                continue
+            request, descriptors, _, _ = socket.recv_fds(each, LONGEST_REQUEST, 2)
+            if not request:
+                clients.remove(each)
+                each.close()
+                continue
+            _reap()
+            if os.fork() == 0:
+                for opened in (listening, *clients):
+                    opened.close()
+                _start(*descriptors, *pickle.loads(request))
+                return
+            for sent in descriptors:
+                os.close(sent)
+    listening.close()
 
 
 def _reap() -> None:
@@ -156,21 +201,21 @@ def _reap() -> None:
 
 
 def _start(output: int, states: int, *command: Any) -> None:
-    """Run a command in a fork of this process, and send its process id and its exit code."""
+    """Run a command in a fork of this process; its process id and its exit code are sent."""
     pid = os.fork()
     if pid == 0:
+        os.setsid()  # before anybody can signal its group
+        os.write(states, NUMBER.pack(os.getpid()))
         os.close(states)
         _run(output, *command)
         return
     os.close(output)
-    os.write(states, NUMBER.pack(pid))
     _, status = os.waitpid(pid, 0)
     os.write(states, NUMBER.pack(os.waitstatus_to_exitcode(status)))
     os._exit(0)
 
 
 def _run(output: int, module: str, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
-    os.setsid()
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
@@ -182,26 +227,32 @@ def _run(output: int, module: str, arguments: Sequence[str], folder: Path, envir
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
     sys.path[0] = str(folder)
     sys.argv[1:] = arguments
-    _fork_the_server()
+    fork_servers(2)
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
-def _fork_the_server() -> None:
-    """Fork the process that becomes the first fork server of this one, before there are threads and open files."""
+def fork_servers(count: int) -> None:
+    """Fork the processes that become the first fork servers of this one, before there are threads and open files."""
     from tuner.interrupts import interrupts_blocked
 
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with interrupts_blocked():
-        pid = os.fork()
-        if pid == 0:
-            ours.close()
-            _become_server(theirs)
-    theirs.close()
+    waiting: list[tuple[int, socket.socket]] = []
+    for _ in range(count):
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with interrupts_blocked():
+            pid = os.fork()
+            if pid == 0:
+                for each in (ours, *(other for _, other in waiting)):
+                    each.close()
+                _become_server(theirs)
+        theirs.close()
+        atexit.register(ours.close)
+        waiting.append((pid, ours))
     execute = multiprocessing.util.spawnv_passfds
 
     def start(path: str, arguments: Sequence[str], descriptors: Sequence[int]) -> int:
-        if ours.fileno() < 0 or not arguments[-1].startswith(FORK_SERVER):
+        if not waiting or not arguments[-1].startswith(FORK_SERVER):
             return execute(path, arguments, descriptors)
+        pid, ours = waiting.pop(0)
         with ours:
             request = pickle.dumps((arguments[-1], list(descriptors), dict(os.environ)))
             socket.send_fds(ours, [request], descriptors)

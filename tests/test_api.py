@@ -35,6 +35,7 @@ from lightning_modules import (
     WarmupStableDecay,
 )
 from tests.conftest import TINY, StudyFolder
+from tests.launcher import Command
 from tuner import Result, Study
 from tuner.config import by_value
 from tuner.config.loader import load_study
@@ -347,6 +348,15 @@ def test_a_study_that_was_never_run_cannot_be_loaded(tmp_path: Path, monkeypatch
         defined().result()
 
 
+def kernel_with_imports(command: list[str], *, cwd: str, env: dict[str, str], **options: Any) -> Command:
+    """Start the kernel of a notebook from a process that has imported the libraries."""
+    arguments = command[command.index("ipykernel_launcher") + 1 :]
+    with Path(os.devnull).open("w") as nowhere:
+        kernel: Any = Command("ipykernel_launcher", arguments, Path(cwd), env, nowhere.fileno())
+    kernel.stdin = kernel.stderr = None
+    return kernel
+
+
 @pytest.mark.parametrize(
     "run",
     [
@@ -354,8 +364,13 @@ def test_a_study_that_was_never_run_cannot_be_loaded(tmp_path: Path, monkeypatch
         pytest.param("study.run(trials=4)", id="as it is", marks=pytest.mark.slow),
     ],
 )
-def test_the_notebook_of_the_examples_shows_the_progress_the_findings_and_the_curves(folder: StudyFolder, run: str):
+def test_the_notebook_of_the_examples_shows_the_progress_the_findings_and_the_curves(
+    folder: StudyFolder, run: str, monkeypatch: pytest.MonkeyPatch
+):
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    provisioner = "jupyter_client.provisioning.local_provisioner"
+    if run != "study.run(trials=4)":
+        monkeypatch.setattr(f"{provisioner}.launch_kernel", kernel_with_imports)
     notebook = nbformat.read(EXAMPLE, as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells), "clear the outputs before a commit"
     (cell,) = [cell for cell in notebook.cells if cell.source == "result = study.run(trials=4)"]

@@ -138,7 +138,7 @@ def test_averages_are_searched_and_recorded_and_none_is_the_baseline(folder: Stu
     recorded = {(number, key): value for number, key, value in folder.described() if str(key).startswith("averaging.")}
     assert {key for number, key in recorded if number == "0"} == set()
     assert recorded["2", "averaging.name"] == "tail"
-    assert recorded["2", "averaging.start"] == "27"  # of 54 steps
+    assert recorded["2", "averaging.start"] == "14"  # half of 27 steps
     assert recorded["2", "averaging.start.relative"] == "50%"
     assert 0.5 <= float(recorded["1", "averaging.decay"]) <= 0.99
 

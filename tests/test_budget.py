@@ -11,7 +11,7 @@ import pytest
 from optuna.trial import TrialState
 from rich.console import Console
 
-from tests.conftest import TINY, StudyFolder
+from tests.conftest import STEPS, TINY, StudyFolder
 from tuner.config.loader import load_study
 from tuner.errors import BadInputError
 from tuner.protocol import Assignment, EpochReport, EvaluationResult, Handler, Slot, StepReport, TrainingGroup
@@ -147,15 +147,15 @@ def test_a_study_says_how_much_of_its_budget_is_used_and_continues_with_a_larger
     assert "tiny has used 9 of 20 epochs in 3 trials (3 complete)" in output
     output = folder.call("--set", "budget={epochs: 12}")
     assert "tiny has used 12 of 12 epochs in 4 trials (4 complete)" in output
-    folder.check(4, 3, 54)
+    folder.check(trials=4, epochs=3, steps=STEPS)
     ((note,),) = folder.mlflow("select value from tags where key = 'mlflow.note.content' and value like '%epochs%'")
     assert "\n4 trials within 12 epochs · " in note
 
 
 def test_a_budget_of_steps_counts_the_steps_between_validations(folder: StudyFolder):
-    length = "trial.trainer={max_steps: 54, val_check_interval: 18}"
-    output = folder.call("--set", "budget={steps: 120}", "--set", length)
-    assert "tiny has used 108 of 120 steps in 2 trials" in output
+    length = "trial.trainer={max_steps: 27, val_check_interval: 9}"
+    output = folder.call("--set", "budget={steps: 60}", "--set", length)
+    assert "tiny has used 54 of 60 steps in 2 trials" in output
 
 
 def test_the_terminal_shows_the_epochs_that_are_used():

@@ -103,10 +103,10 @@ def test_the_table_has_the_lr_of_every_step(exported: Path, confirmed: StudyFold
     curve = [
         (str(step), value)
         for trial, key, step, value in confirmed.curves()
-        if (trial, key) == (number, "lr") and step < 32
+        if (trial, key) == (number, "lr") and step < 16
     ]
     lr = [(row["step"], float(row["lr"])) for row in rows]
-    assert [step for step, _ in lr] == [str(step) for step in range(32)]
+    assert [step for step, _ in lr] == [str(step) for step in range(16)]
     assert set(lr) <= set(curve)
     model = yaml.safe_load((exported / "best.yaml").read_text())["model"]["init_args"]
     assert model["optimizer"]["init_args"]["initial_lr"] == lr[0][1]

@@ -248,7 +248,7 @@ def test_a_trial_ends_and_the_study_continues_whatever_its_network_does(folder: 
 
 def test_a_trial_that_needs_too_much_memory_fails_with_the_sizes_and_the_study_continues(folder: StudyFolder):
     output = folder.call("--trials", "2", "--set", "trial.model.neurons=[20000000000000, 16]", expect=1)
-    message = "failed: out of memory with mlp, batch_size=5, inputs=4, neurons=[20000000000000, 16]: "
+    message = "failed: out of memory with mlp, batch_size=10, inputs=4, neurons=[20000000000000, 16]: "
     assert message in output
     assert folder.optuna("select number, state from trials order by 1") == [(0, "FAIL"), (1, "FAIL")]
 
@@ -290,7 +290,7 @@ def test_a_killed_loader_process_is_a_crash_and_not_a_failure(folder: StudyFolde
         "        rows = Rows(super().train_dataloader())\n"
         "        return DataLoader(rows, batch_size=None, num_workers=1, multiprocessing_context='fork')\n"
     )
-    output = folder.run("--trials", "1", "--set", "trial.data={name: 'own:Data', batch_size: 5}")
+    output = folder.run("--trials", "1", "--set", "trial.data={name: 'own:Data', batch_size: 10}")
     assert "ended with status 1 and no result; it resumes from its last checkpoint" in output
     folder.check(trials=1, epochs=EPOCHS, steps=STEPS)
 

@@ -20,7 +20,7 @@ from tuner.storage.database import Database
 @pytest.fixture
 def on_server(folder: StudyFolder, server: PostgreSQLServer) -> StudyFolder:
     """Return a folder whose studies are in PostgreSQL."""
-    folder.storage, folder.tracking = server.new_database(), server.new_database()
+    folder.storage, folder.tracking = server.new_database(), server.new_mlflow_database()
     return folder
 
 

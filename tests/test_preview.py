@@ -12,8 +12,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from rich.console import Console
 
-from lightning_modules import CosineRestarts, MNIST5kDataModule, StepDecay
-from tests.conftest import DIGITS
+from lightning_modules import CosineRestarts, IrisDataModule, StepDecay
+from tests.conftest import DIGITS, TINY
 from tests.test_study import RELATIVE
 from tuner.analysis.lr_curves import Family, make_curve, schedule_families
 from tuner.config.component import Component
@@ -62,8 +62,8 @@ def test_the_same_command_draws_the_same_picture(in_a_folder: Path):
 
 def test_lengths_follow_the_training_that_the_command_line_makes_longer(in_a_folder: Path):
     (in_a_folder / "relative.yaml").write_text(RELATIVE)
-    assert "step 53" in call("relative.yaml")
-    assert "step 107" in call("relative.yaml", "--set", "trial.trainer.max_epochs=6", "--out", "longer.svg")
+    assert "step 26" in call("relative.yaml")
+    assert "step 53" in call("relative.yaml", "--set", "trial.trainer.max_epochs=6", "--out", "longer.svg")
     assert (in_a_folder / "longer.svg").read_text().startswith("<?xml")
 
 
@@ -142,15 +142,15 @@ def test_likely_mistakes_are_reported_below_the_picture():
 
 
 def test_a_study_says_the_same_before_it_starts(in_a_folder: Path):
-    wide = "search_space.schedule.one_of.cosine_restarts.restart_period={low: 100, high: 900}"
-    options = [str(DIGITS), "--set", wide]
+    wide = "search_space.schedule.one_of.cosine_restarts.restart_period={low: 22.5, high: 202.5}"
+    options = [str(TINY), "--set", wide]
     (note,) = re.findall(r"note: (cosine_restarts: in 19 of 20 samples the first restart .*)", call(*options))
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
         assert study_main([*options, "--dry-run"]) == 0
     assert note in output.getvalue()
     with contextlib.redirect_stdout(output := io.StringIO()):
-        assert study_main([str(DIGITS), "--dry-run"]) == 0
+        assert study_main([str(TINY), "--dry-run"]) == 0
     assert "samples" not in output.getvalue()
 
 
@@ -162,14 +162,14 @@ class Unsized:
         return iter(self.batches)
 
 
-class Endless(MNIST5kDataModule):
+class Endless(IrisDataModule):
     """A data module whose loader has no length."""
 
     def train_dataloader(self):
         return Unsized(super().train_dataloader())
 
 
-class Empty(MNIST5kDataModule):
+class Empty(IrisDataModule):
     """A data module without a training batch."""
 
     def train_dataloader(self):
@@ -179,15 +179,15 @@ class Empty(MNIST5kDataModule):
 def test_data_of_unknown_length_can_be_studied_but_not_previewed():
     data = ["--set", "trial.data={name: 'tests.test_preview:Endless'}"]
     message = "trial.data: its loader does not tell how many batches it has, so lengths must be in steps."
-    assert message in call(str(DIGITS), *data, expect=2)
+    assert message in call(str(TINY), *data, expect=2)
     with contextlib.redirect_stdout(output := io.StringIO()):
-        assert study_main([str(DIGITS), *data, "--dry-run"]) == 0
+        assert study_main([str(TINY), *data, "--dry-run"]) == 0
     assert f"note: {message}" in output.getvalue()
 
 
 def test_data_without_a_training_batch_are_refused():
     data = ["--set", "trial.data={name: 'tests.test_preview:Empty'}"]
-    assert "trial.data: there is not one training batch" in call(str(DIGITS), *data, expect=2)
+    assert "trial.data: there is not one training batch" in call(str(TINY), *data, expect=2)
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def rows(output: str) -> dict[str, list[str]]:
 
 def test_the_range_is_suggested_drawn_and_written_into_the_file(in_a_folder: Path):
     output = call("tiny.yaml", *FEW, "--write")
-    assert "tiny: 7 lrs from 0.0001 to 100, 2 seeds each, 28 of 54 steps, with mlp and adam" in output
+    assert "tiny: 7 lrs from 0.0001 to 100, 2 seeds each, 14 of 27 steps, with mlp and adam" in output
     table = rows(output)
     assert list(table) == ["untrained", "0.0001", "0.001", "0.01", "0.1", "1", "10", "100"]
     assert float(table["0.1"][0]) < 0.8 < float(table["untrained"][0])
@@ -87,7 +87,7 @@ def test_a_module_of_the_user_is_judged_by_its_objective(in_a_folder: Path):
 
 def test_a_dry_run_trains_nothing(in_a_folder: Path):
     output = call("tiny.yaml", "--dry-run")
-    assert "tiny: 15 or more lrs from 1e-06 to 10, 3 seeds each, 10 of 54 steps" in output
+    assert "tiny: 15 or more lrs from 1e-06 to 10, 3 seeds each, 10 of 27 steps" in output
     assert [path.name for path in in_a_folder.iterdir()] == ["tiny.yaml"]
 
 

@@ -6,9 +6,6 @@ Triton interprets the kernels, in one process of its own for all trainings.
 
 import functools
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -37,10 +34,10 @@ from lightning_modules import (
 from lightning_modules.data.base import TensorLoader
 from lightning_modules.fused import stacked_update
 from lightning_modules.fused.recorded_step import Repetition, Work
+from tests.launcher import output_of
 from tests.test_stacked_layers import ReadsGradients
 from tuner.training.throughput import StopWatch
 
-ROOT = Path(__file__).parent.parent
 COSINE = CosineDecay(decay_steps=20)
 
 
@@ -368,9 +365,8 @@ def train_all(names: Sequence[str], path: str) -> None:
 @functools.cache
 def found(folder: Path, names: tuple[str, ...]) -> dict[str, Any]:
     pytest.importorskip("triton")
-    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
     code = "import sys, tests.test_recorded_step as t; t.train_all(sys.argv[1:], 'found.pt')"
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code, *names], cwd=folder, env=environment, check=True)
+    output_of(code, folder, *names, TRITON_INTERPRET="1")
     result: dict[str, Any] = torch.load(folder / "found.pt", weights_only=True)
     return result
 

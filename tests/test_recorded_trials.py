@@ -5,8 +5,6 @@ repeats the steps.
 """
 
 import dataclasses
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import pytest
 
 from lightning_modules.fused.recorded_step import Repetition
+from tests.launcher import output_of
 from tests.test_fusing import (
     BRANCHING,
     DIVERGING,
@@ -29,7 +28,6 @@ from tuner.protocol import TrainingGroup
 from tuner.training import recording
 from tuner.training.run import run
 
-ROOT = Path(__file__).parent.parent
 NADAM = {**VALUES, "optimizer": {"name": "torch.optim:NAdam", "initial_lr": 0.002}}
 
 
@@ -94,9 +92,8 @@ def check_failures() -> None:
 
 def interpreted(folder: Path, call: str) -> None:
     pytest.importorskip("triton")
-    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
     code = f"import torch, tests.test_recorded_trials as t; torch.set_num_threads(1); t.{call}"
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=folder, env=environment, check=True)
+    output_of(code, folder, TRITON_INTERPRET="1")
 
 
 def test_a_single_trial_as_a_group_of_one_with_recorded_steps_ends_as_it_does_alone(tmp_path: Path):

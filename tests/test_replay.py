@@ -34,7 +34,7 @@ def test_a_replayed_best_trial_is_the_same_to_the_last_bit(short: StudyFolder):
     )
     assert f"short #{number}: It was trained on CPU" in output
     points = sum(1 for trial, key, *_ in short.curves() if trial == str(number) and not key.startswith("test/"))
-    assert points == 2 * 16 + 2 * 4
+    assert points == 2 * 8 + 2 * 4
     curves = "lr, train/acc, train/loss, val/acc, val/loss"
     assert f"the same to the last bit: val/acc {value:.4f}, {points} points of {curves}" in output
     assert sorted(short.path.rglob("*")) == before, "it is trained elsewhere"
@@ -44,17 +44,17 @@ def test_a_replay_names_the_differing_metrics_and_the_first_step(copied: StudyFo
     where = (
         "key = ? and step >= ? and run_uuid in (select run_uuid from tags where key = 'tuner.trial' and value = '1')"
     )
-    put(copied, "mlflow.db", f"update metrics set value = value + 1e-12 where {where}", "lr", 20)
-    put(copied, "mlflow.db", f"delete from metrics where {where}", "train/loss", 32)
+    put(copied, "mlflow.db", f"update metrics set value = value + 1e-12 where {where}", "lr", 10)
+    put(copied, "mlflow.db", f"delete from metrics where {where}", "train/loss", 16)
     setup = "key = 'setup' and trial_id in (select trial_id from trials where number = 1)"
     ((stored,),) = copied.optuna(f"select value_json from trial_user_attributes where {setup}")
     changed = json.dumps({**json.loads(stored), "torch": "1.0", "fused": 4})
     put(copied, "optuna.db", f"update trial_user_attributes set value_json = ? where {setup}", changed)
     output = copied.command(replay, "short", "--trial", "1", expect=1)
     assert "as one model with 3 others. Alone, it gives the same except for rounding." in output
-    assert "lr: differs from step 20 on (was " in output
-    assert "in 12 of 32 points, by at most 1e-12" in output
-    assert "train/loss: 1 point not stored, from step 32 on" in output
+    assert "lr: differs from step 10 on (was " in output
+    assert "in 6 of 16 points, by at most 1e-12" in output
+    assert "train/loss: 1 point not stored, from step 16 on" in output
     assert "torch: was 1.0, now " in output
     assert "fused: was 4, now 1" in output
     assert "val/acc" not in output.partition("not the same:")[2], "what is the same is not named"

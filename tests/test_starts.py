@@ -176,7 +176,7 @@ def test_a_study_starts_from_the_best_of_another_and_from_what_it_read_when_it_b
     assert output.count("note: starts from #") == 3
     recorded = attributes(copied, "next", "starts")
     assert len(recorded) == 3
-    steps = 2 * 16  # of a training of the short study
+    steps = 2 * 8  # of a training of the short study
     for number, known in zip(ranking, recorded, strict=True):
         old = before[number]
         lr = old["optimizer.initial_lr"]

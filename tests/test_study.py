@@ -33,7 +33,8 @@ def test_the_terminal_shows_every_trial_and_the_winner_without_noise(undisturbed
     assert "tiny has all its 4 trials (4 complete)" in output
     lines = output.splitlines()
     (answer,) = (index for index, line in enumerate(lines) if line.startswith("tiny: The best is #"))
-    assert re.fullmatch(r"tiny: The best is #\d \w+, val/acc 0\.\d+, in a tie with #.* may be chance\.", lines[answer])
+    margin = "ahead of all others by more than two standard errors"
+    assert re.fullmatch(rf"tiny: The best is #\d \w+, val/acc 0\.\d+, {margin}\.", lines[answer])
     assert lines[answer + 1].startswith("tiny has all its 4 trials")
     assert [line.split("lr-tuner")[1].split()[:2] for line in lines[lines.index("next:") + 1 :]] == [
         [command, "tiny"] for command in ("dashboard", "confirm", "report")
@@ -109,7 +110,7 @@ budget: {trials: 4}
 sampler: {name: random, seed: 2}
 pruner: {name: none}
 trial:
-  data: {name: iris, batch_size: 5}
+  data: {name: iris, batch_size: 10}
   model: {name: mlp, inputs: 4, neurons: 8}
   optimizer: {name: adam, initial_lr: 1e-2}
   trainer: {max_epochs: 3}

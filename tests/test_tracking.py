@@ -135,7 +135,7 @@ def test_records_without_entries_do_not_count_as_taken_by_the_store(study: Study
 def anywhere(request: pytest.FixtureRequest, folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Study]:
     """Return a study in each kind of database."""
     if request.param == "postgresql":
-        folder.tracking = request.getfixturevalue("server").new_database()
+        folder.tracking = request.getfixturevalue("server").new_mlflow_database()
     folder.prepare()
     monkeypatch.chdir(folder.path)
     study = Study(folder)

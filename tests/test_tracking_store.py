@@ -398,7 +398,7 @@ def test_artifacts_of_a_postgresql_database_are_in_a_folder_of_any_name(
     folder = tmp_path / "100%20"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    study = Study(StudyFolder(folder, tracking=server.new_database()))
+    study = Study(StudyFolder(folder, tracking=server.new_mlflow_database()))
     study.open()
     study.train(0, [("lr", 1, 0.1)])
     assert study.close()
