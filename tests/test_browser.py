@@ -77,6 +77,7 @@ def listed(dashboard: str) -> str:
     return dashboard.partition("?")[0].rpartition("/")[0]
 
 
+@pytest.mark.slow
 def test_the_list_of_runs_has_the_study_and_its_trials(page: Page, listed: str, runs: dict[str, str]):
     page.goto(listed)
     expect(page.get_by_text("matching runs")).to_contain_text("5", timeout=SECONDS)
@@ -98,6 +99,7 @@ def test_the_study_s_run_describes_the_winner_and_links_to_it(
     expect(page.get_by_role("heading", name=best_name(runs, reviewed))).to_be_visible(timeout=SECONDS)
 
 
+@pytest.mark.slow
 def test_all_trials_are_a_click_away_the_best_first(
     page: Page, dashboard: str, runs: dict[str, str], reviewed: StudyFolder
 ):
@@ -120,6 +122,7 @@ def test_all_trials_are_a_click_away_the_best_first(
     expect(page.get_by_text("test/acc")).to_have_count(0)  # of one point
 
 
+@pytest.mark.slow
 def test_a_trial_s_run_draws_its_lr_and_its_accuracy(
     page: Page, listed: str, runs: dict[str, str], reviewed: StudyFolder
 ):
@@ -133,6 +136,7 @@ def test_a_trial_s_run_draws_its_lr_and_its_accuracy(
         expect(line).to_have_attribute("d", re.compile(r"^M.*[LHV].*"), timeout=SECONDS)  # a curve, not a point
 
 
+@pytest.mark.slow
 def test_the_artifacts_of_the_study_s_run_are_pictures_and_a_report(page: Page, listed: str, runs: dict[str, str]):
     page.goto(f"{listed}/{runs['tiny']}/artifacts")
     page.get_by_text("plots", exact=True).click()
@@ -146,6 +150,7 @@ def test_the_artifacts_of_the_study_s_run_are_pictures_and_a_report(page: Page, 
     expect(frame.locator(".js-plotly-plot").first).to_be_visible(timeout=SECONDS)
 
 
+@pytest.mark.slow
 def test_the_registered_model_is_the_champion(page: Page, dashboard: str):
     page.goto(f"{dashboard.partition('/#/')[0]}/#/models/tiny")
     expect(page.get_by_text("@ champion")).to_be_visible(timeout=SECONDS)
@@ -154,8 +159,8 @@ def test_the_registered_model_is_the_champion(page: Page, dashboard: str):
 @pytest.mark.parametrize(
     ("width", "scheme"),
     [
-        (1400, "light"),
         (390, "dark"),
+        pytest.param(1400, "light", marks=pytest.mark.slow),
         pytest.param(1400, "dark", marks=pytest.mark.slow),
         pytest.param(390, "light", marks=pytest.mark.slow),
     ],
@@ -176,16 +181,12 @@ def test_a_report_can_be_read_offline_in_light_and_dark_and_on_a_phone(
     assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page scrolls sideways"
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (ground == "rgb(255, 255, 255)") == (scheme == "light")
-    assert complaints == []
-    context.close()
-
-
-def test_hovering_over_a_curve_of_a_report_names_its_trial(page: Page, reviewed: StudyFolder, runs: dict[str, str]):
-    page.goto((artifacts(reviewed) / "report.html").as_uri())
     chart = page.locator("[data-plot=families] .js-plotly-plot")
     chart.scroll_into_view_if_needed()
     chart.locator(".scatterlayer .point").first.hover(force=True)
     expect(page.locator(".hoverlayer .hovertext").first).to_contain_text(re.compile(r"#\d .* val/acc 0\.\d"))
+    assert complaints == []
+    context.close()
 
 
 def test_hostile_names_are_harmless_in_a_browser(page: Page, reviewed: StudyFolder, tmp_path: Path):

@@ -194,7 +194,9 @@ def test_values_from_priors_are_drawn_again_and_given_ones_stay(center: str):
     assert len(set(lrs)) == 6
 
 
-@pytest.mark.parametrize("sampler", ["curve", "tpe", "qmc", "cmaes"])
+@pytest.mark.parametrize(
+    "sampler", ["curve", "tpe", *(pytest.param(name, marks=pytest.mark.slow) for name in ("qmc", "cmaes"))]
+)
 def test_no_trial_of_a_study_breaks_a_constraint_and_a_continued_study_has_the_same_ones(sampler: str, tmp_path: Path):
     text = STUDY % (6, f"{{name: {sampler}, seed: 1, {'' if sampler == 'qmc' else 'n_startup_trials: 3'}}}", NARROW)
     Path("x.yaml").write_text(text)

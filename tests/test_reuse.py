@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_modules import CosineRestarts, ExponentialDecay, ScheduleLR
+from tests.launcher import output_of
 
 ROOT = Path(__file__).parent.parent
 FOREIGN = ("tuner", "optuna", "mlflow", "mlxtend", "pandas", "sqlalchemy", "pydantic", "simpleeval", "plotly")
@@ -46,7 +47,17 @@ def python(script: str, *blocked: str) -> str:
     return done.stdout
 
 
-def test_it_works_where_only_torch_and_lightning_are_installed():
+# As in a new process without these packages: the library is imported again.
+WITHOUT = """
+import sys
+for name in [name for name in sys.modules if name.partition(".")[0] in (*{blocked!r}, "lightning_modules")]:
+    del sys.modules[name]
+sys.modules.update(dict.fromkeys({blocked!r}))
+"""
+
+
+@pytest.mark.parametrize("is_new", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_it_works_where_only_torch_and_lightning_are_installed(is_new: bool, tmp_path: Path):
     script = """
 import torch
 from lightning_modules import MLP, Adam, Classifier, CosineRestarts, Plateau, ScheduleLR, MNISTDataModule
@@ -57,7 +68,8 @@ scheduler.optimizer.step()
 scheduler.step()
 print(round(scheduler.get_last_lr()[0], 4))
 """
-    assert python(script, *FOREIGN).split() == ["0.075"]
+    output = python(script, *FOREIGN) if is_new else output_of(WITHOUT.format(blocked=FOREIGN) + script, tmp_path)
+    assert output.split() == ["0.075"]
 
 
 @pytest.mark.slow

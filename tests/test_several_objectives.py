@@ -340,7 +340,9 @@ def test_of_a_long_study_the_report_computes_the_front_a_few_times(two: StudyFol
     assert counts[0] == counts[1]
 
 
-@pytest.mark.parametrize("sampler", ["gp", "grid", "qmc", "random"])
+@pytest.mark.parametrize(
+    "sampler", ["gp", "random", *(pytest.param(name, marks=pytest.mark.slow) for name in ("grid", "qmc"))]
+)
 def test_every_sampler_of_several_objectives_trains_past_a_trial_that_diverges(sampler: str, folder: StudyFolder):
     options = {"gp": "{name: gp, seed: 3, n_startup_trials: 3}"}.get(sampler, f"{{name: {sampler}, seed: 3}}")
     space = "search_space={optimizer.initial_lr: {choices: [1e-2, 1e30]}, model.neurons: {low: 1, high: 4, step: 1}}"

@@ -40,13 +40,38 @@ def run(folder: StudyFolder, redirections: str, engine: str) -> int:
         pytest.param("<&- >&- 2>&-", "local", marks=pytest.mark.slow),
         pytest.param("> /dev/full 2> /dev/full", "local", marks=pytest.mark.slow),
         pytest.param("2> /dev/full | true; exit ${PIPESTATUS[0]}", "local", marks=pytest.mark.slow),
-        ("<&- 2>&- | true; exit ${PIPESTATUS[0]}", "inline"),
+        pytest.param("<&- 2>&- | true; exit ${PIPESTATUS[0]}", "inline", marks=pytest.mark.slow),
     ],
 )
 def test_streams_that_are_closed_full_or_gone_neither_end_a_study_nor_change_its_status(
     folder: StudyFolder, redirections: str, engine: str
 ):
     assert run(folder, redirections, engine) == 0
+    check_ended_well(folder)
+
+
+# A command whose input and errors are closed when it begins, for which Python has no streams then.
+CLOSED = """\
+import os, runpy, sys
+
+for descriptor in (0, 2):
+    os.close(descriptor)
+sys.stdin = sys.stderr = None
+runpy.run_module("tuner.study", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_a_study_whose_reader_is_gone_and_whose_other_streams_are_closed_ends_with_its_status(folder: StudyFolder):
+    (folder.path / "closed.py").write_text(CLOSED)
+    reader, output = os.pipe()
+    os.close(reader)
+    process = folder.start(*SHORT, "--engine", "inline", module="closed", study=IRIS, output=output)
+    os.close(output)
+    assert process.wait(240) == 0
+    check_ended_well(folder)
+
+
+def check_ended_well(folder: StudyFolder) -> None:
     assert folder.optuna("select state from trials") == [("COMPLETE",)]
     assert folder.optuna("pragma integrity_check") == [("ok",)], "nothing was printed into it"
     assert folder.optuna("select count(*) from study_user_attributes where key = 'test'") == [(1,)]

@@ -87,7 +87,7 @@ def test_in_a_terminal_rows_fit_and_the_end_has_the_answer_and_the_next_commands
     assert following(lines) == ["dashboard", "confirm", "report"]
 
 
-@pytest.mark.parametrize("width", [80, 44, PIPE])
+@pytest.mark.parametrize("width", [pytest.param(80, marks=pytest.mark.slow), 44, PIPE])
 def test_a_confirmation_says_who_won_in_rows_that_fit(short: StudyFolder, folder: StudyFolder, width: int):
     shutil.copytree(short.path, folder.path, dirs_exist_ok=True)
     lines = shown(folder, width, "tuner.confirm", "short", "--top", "1", "--seeds", "2", *INLINE)
