@@ -32,6 +32,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from tuner.analysis.findings import answer, findings
 from tuner.config.loader import load_study
 from tuner.config.study import StudyConfig
+from tuner.config.trainings import as_training
 from tuner.config.trial import TrialConfig
 from tuner.protocol import TrialResult
 from tuner.reporting.review import Review
@@ -74,7 +75,7 @@ def build(trials: int, steps: int) -> None:
         table = []
         for _ in range(trials):
             number, trial = store.ask()
-            result = result_of(number, trial, steps)
+            result = result_of(number, as_training(trial), steps)
             attributes = {"state": "complete", "epochs": EPOCHS, "seconds": result.seconds}
             store.finish(number, TrialState.COMPLETE, result.value, attributes)
             tracker.start_trial(number, trial)

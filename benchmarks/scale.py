@@ -106,7 +106,7 @@ class MadeUp:
 
     def __init__(self, assignment: Assignment) -> None:
         self.assignment, self.epoch = assignment, 0
-        self._lrs = curve(assignment.config)
+        self._lrs = curve(assignment.training)
         self._points: list[Point] = []
 
     def next_epoch(self) -> EpochReport:
@@ -138,7 +138,7 @@ def curve(config: TrialConfig) -> list[float]:
 
 def accuracy(assignment: Assignment, epoch: int) -> float:
     """Return a value that depends on the parameters, with a little noise, so that samplers have something to learn."""
-    lr = assignment.config.optimizer.arguments["initial_lr"]
+    lr = assignment.training.optimizer.arguments["initial_lr"]
     noise = random.Random(assignment.number).gauss(0, 0.003)
     return 0.98 - 0.1 * abs(math.log10(lr / 1.5e-3)) ** 2 - 0.1 / 2**epoch + noise
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import StudyFolder
+from tests.conftest import TINY, StudyFolder
 from tests.networks import OWN_NETWORK, holding, release
 from tests.processes import slots_of
+from tuner.config.loader import load_study
 from tuner.engines.slots import _divide, make_slots
 from tuner.errors import BadInputError
 from tuner.protocol import Slot
@@ -90,9 +91,10 @@ def test_gpus_are_divided_among_trials():
 
 def test_a_batch_that_cannot_be_divided_is_refused():
     slots = [Slot(0, (0, 1), 1, ranks=2)]
-    check_divisible([100, 64], slots)
+    searched = "search_space={data.batch_size: [100, %d]}"
+    check_divisible(load_study(str(TINY), [searched % 64]), slots)
     with pytest.raises(BadInputError, match="a batch of 75 cannot be divided equally among 2"):
-        check_divisible([100, 75], slots)
+        check_divisible(load_study(str(TINY), [searched % 75]), slots)
 
 
 def test_the_ranks_of_a_slot_share_its_cores():

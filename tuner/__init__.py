@@ -4,14 +4,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tuner.api import Best, Confirmation, Result, Study
+    from tuner.objective import Trial, TrialPruned
 
-__all__ = ["Best", "Confirmation", "Result", "Study"]
+__all__ = ["Best", "Confirmation", "Result", "Study", "Trial", "TrialPruned"]
 
 
 def __getattr__(name: str) -> Any:
     """Import the Python API on first use, so that the commands do not wait for its imports."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in ("Trial", "TrialPruned"):  # which objective functions need, in the processes of trials
+        from tuner import objective
+
+        return getattr(objective, name)
     from tuner import api
 
     return getattr(api, name)

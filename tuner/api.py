@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tuner.config.by_value import Held
     from tuner.config.document import Document
     from tuner.config.study import StudyConfig
+    from tuner.objective import Trial
 
 __all__ = ["Best", "Confirmation", "Result", "Study"]
 
@@ -79,6 +80,12 @@ class Study:
         enqueue: Values that are known to be good, by their dotted paths; each mapping is one of the first trials.
         start: ``{"studies": [...], "trials": ...}``: earlier studies whose best trials are taken over.
         constraints: Conditions that the values of every trial satisfy, such as ``"schedule.steps < 0.2 * steps"``.
+        objective_function: A function of a `tuner.Trial` that returns the value of the objective, in place of all that
+            defines a training: model, data, optimizer and so on. With several objectives, it returns a list or a
+            mapping. It is called in processes of its own, and may be a function of a notebook.
+        params: Values that an objective function gets besides the searched ones, by name. A searched one that is given
+            here, too, has this value in the first trial.
+        direction: Direction of a single objective, short for ``objective={"direction": ...}``.
 
     Raises:
         BadInputError: With every fault of the study.
@@ -111,6 +118,9 @@ class Study:
         enqueue: Sequence[Mapping[str, Any]] | None = None,
         start: Mapping[str, Any] | None = None,
         constraints: Sequence[str] | None = None,
+        objective_function: "Callable[[Trial], Any] | str | None" = None,
+        params: Mapping[str, Any] | None = None,
+        direction: Literal["minimize", "maximize"] | None = None,
     ) -> None:
         parts = {
             "model": model,
@@ -128,7 +138,7 @@ class Study:
         }
         sections = {
             "name": name,
-            "objective": objective,
+            "objective": _with_direction(objective, direction),
             "budget": budget,
             "sampler": {"name": sampler} if isinstance(sampler, str) else sampler,
             "pruner": {"name": pruner} if isinstance(pruner, str) else pruner,
@@ -139,6 +149,8 @@ class Study:
             "constraints": constraints,
         }
         trial = {key: value for key, value in parts.items() if value is not None}
+        if objective_function is not None or params is not None:
+            trial = _of_function(objective_function, params or {}, trial)
         given = {key: value for key, value in sections.items() if value is not None} | (
             {"trial": trial} if trial else {}
         )
@@ -251,8 +263,10 @@ class Study:
         from tuner.config.loader import with_further
         from tuner.config.objects import PLACE, plain_values
 
-        load, plain = self._load, plain_values(values)
-        with_further(load(()), plain, PLACE)
+        load = self._load
+        config = load(())
+        plain = plain_values(values, of_function=not config.kind.trains)
+        with_further(config, plain, PLACE)
 
         def load_with_them(further: "Sequence[str]") -> "StudyConfig":
             return with_further(load(further), plain, PLACE)
@@ -353,6 +367,37 @@ class Study:
         database = storage_url(storage)
         with open_study(database, self.name):
             return Result(self.name, database, located(tracking_uri, must_exist=True))
+
+
+def _with_direction(objective: Any, direction: str | None) -> Any:
+    """Return the section ``objective`` with a direction.
+
+    Raises:
+        BadInputError: If it has one already, or there are several objectives.
+    """
+    if direction is None:
+        return objective
+    if not isinstance(objective, Mapping | None) or "direction" in (objective or {}):
+        raise BadInputError(["Study: direction: leave it out: each objective has its own in objective."])
+    return {**(objective or {}), "direction": direction}
+
+
+def _of_function(function: Any, params: Mapping[str, Any], parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the section ``trial`` of an objective function.
+
+    Raises:
+        BadInputError: If there is no function, or something defines a training besides it.
+    """
+    if function is None:
+        raise BadInputError(["Study: params: are values for an objective function; give objective_function as well."])
+    if others := [key for key in parts if key != "seed"]:
+        rule = "leave out what defines a training: an objective function is the whole trial"
+        raise BadInputError([f"Study: {', '.join(others)}: {rule}, and gets its values from params and search_space."])
+    if not isinstance(params, Mapping):
+        raise BadInputError([f"Study: params: must be a mapping from names to values (got {params!r})."])
+    if reserved := [key for key in params if key in ("objective_function", "seed")]:
+        raise BadInputError([f"Study: params: {', '.join(reserved)}: give it to Study, not among the values."])
+    return {"objective_function": function, **params, **parts}
 
 
 def _checked(document: "Document", held: "Mapping[str, Held]", overrides: Sequence[str]) -> "StudyConfig":

@@ -108,6 +108,7 @@ def _study(options: argparse.Namespace) -> "tuple[str, list[Family]]":
     from tuner.config.loader import load_study
 
     config = load_study(options.study or "quickstart", options.set)
+    config.check_trains("preview draws lr schedules")
     families = schedule_families(config, options.samples, options.seed)
     return config.name, [*families, *further_families(config, options.samples, options.seed)]
 

@@ -8,11 +8,12 @@ through a `Channel`.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 if TYPE_CHECKING:
+    from tuner.config.function_trial import FunctionTrial
     from tuner.config.study import Objective
-    from tuner.config.trial import TrialConfig
+    from tuner.config.trial import AnyTrial, TrialConfig
 
 __all__ = [
     "Assignment",
@@ -69,10 +70,20 @@ class Assignment:
     """
 
     number: int
-    config: "TrialConfig"
+    config: "AnyTrial"
     objective: "Objective"
     directory: Path
     further: "Sequence[Objective]" = ()
+
+    @property
+    def training(self) -> "TrialConfig":
+        """Return the configuration of a trial that is a training."""
+        return cast("TrialConfig", self.config)
+
+    @property
+    def call(self) -> "FunctionTrial":
+        """Return the configuration of a trial that is a call of an objective function."""
+        return cast("FunctionTrial", self.config)
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,7 @@ def _run(options: argparse.Namespace) -> int:
     uri = tracking_uri(options.tracking_uri, must_exist=True)
     with status(console, f"reading {options.study}"):
         past = StoredStudy.load(options.study, storage_url(options.storage))
+        past.config.check_trains("replay repeats a training")
         trial = past.trial(options.trial)
         points = MlflowStudy(uri, past.identifier).points(trial.number)
         stored = {key: curve for key, curve in points.items() if key != TIME}

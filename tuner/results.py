@@ -119,12 +119,12 @@ class Result:
                 f"#{trial.number}",
                 f"{trial.value:.4f}",
                 *map(format_objective, trial.further),
-                trial.family,
+                *([] if record.of_function else [trial.family]),
                 *(_shown(trial.params.get(key)) for key in self._keys),
             ]
             for trial in record.ranking[:SHOWN]
         ]
-        head = ["", *record.metrics, "schedule", *self._keys]
+        head = ["", *record.metrics, *([] if record.of_function else ["schedule"]), *self._keys]
         table = _row("th", head) + "".join(_row("td", row) for row in rows)
         found = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.findings)
         return f"<h4>{html.escape(self.name)}</h4>{found}<table>{table}</table>"
@@ -182,18 +182,23 @@ class Result:
         """A row for each finished trial, with the searched parameters in columns named by their dotted paths."""
         import pandas as pd
 
-        columns = ("number", "state", "value", "epochs", "seconds")
+        of_function = self.record.of_function
+        columns = {key: key for key in ("number", "state", "value", "epochs", "seconds")}
+        if of_function:
+            columns["epochs"] = "reports"
+        schedule = [] if of_function else ["schedule"]
         further = self.record.metrics[1:]
         rows = [
             {
-                **{key: getattr(trial, key) for key in columns},
+                **{column: getattr(trial, key) for key, column in columns.items()},
                 **dict(zip(further, trial.further or [math.nan] * len(further), strict=True)),
-                "schedule": trial.family,
+                **dict.fromkeys(schedule, trial.family),
                 **trial.params,
             }
             for trial in self.record.trials
         ]
-        return pd.DataFrame(rows, columns=[*columns, *further, "schedule"] if not rows else None).set_index("number")
+        known = [*columns.values(), *further, *schedule]
+        return pd.DataFrame(rows, columns=None if rows else known).set_index("number")
 
     @cached_property
     def optuna_study(self) -> "optuna.Study":
@@ -215,13 +220,14 @@ class Result:
         from tuner.training.build import build_model
         from tuner.training.checkpoints import load_tensors
 
+        self._stored.config.check_trains("best_model returns a network")
         best = self.best if trial is None else next((each for each in self.best_trials if each.number == trial), None)
         if best is None:
             which = "complete trial" if trial is None else f"trial #{trial} among the best ones"
             raise BadInputError([f'study "{self.name}" has no {which}.'])
         if best.weights is None:
             raise BadInputError([f"the weights of trial #{best.number} are not on this machine."])
-        config = self._stored.config_of(self._stored.trial(best.number))
+        config = self._stored.training_of(self._stored.trial(best.number))
         return build_model(config, load_tensors(best.weights)).eval()
 
     def report(self, path: str | Path = "report.html") -> Path:

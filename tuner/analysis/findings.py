@@ -41,12 +41,11 @@ def findings(record: StudyRecord) -> list[str]:
         return [*_tradeoffs(record), *important, _tried(record), *open_questions(record)]
     best = record.best
     if best is None:
-        sentences = [_tried(record), "None was trained to its end, so there is no best one."]
+        sentences = [_tried(record), f"None {_came(record)} to its end, so there is no best one."]
         return [*sentences, *open_questions(record)]
     best_is = "The best of the search is" if record.answer else "The best is"
     sentences = [
-        f"{best_is} {best.name}: {record.metric} {best.value:.4f} after epoch {best.epochs}, "
-        f"with {_values(best, record)}.",
+        f"{best_is} {best.name}: {record.metric} {best.value:.4f}{_after(best, record)}, with {_values(best, record)}.",
         _margin(record, best),
         _unchanged(record),
     ]
@@ -54,7 +53,7 @@ def findings(record: StudyRecord) -> list[str]:
         first, *others = filter(None, record.answer)  # without a training, there is no verdict
         sentences = [f"With fresh seeds: {first}", *others, *sentences]
     else:
-        luck = "Each trial is one training with one seed, and the best of many is partly luck."
+        luck = f"Each trial is one {_what(record)} with one seed, and the best of many is partly luck."
         sentences.append(f"{luck} {doubt(record)}".rstrip())
     if record.test:
         reached = ", ".join(f"{metric} {value:.4f}" for metric, value in sorted(record.test.items()))
@@ -88,7 +87,7 @@ def _tradeoffs(record: StudyRecord) -> list[str]:
     ]
     if len(front) > MOST_NAMED:
         sentences.append(f"{len(front) - MOST_NAMED} more trials of the front are in the table of trials.")
-    luck = "Each trial is one training with one seed, so a trial can be on the front by luck, or just miss it."
+    luck = f"Each trial is one {_what(record)} with one seed, so a trial can be on the front by luck, or just miss it."
     return [*sentences, luck]
 
 
@@ -143,16 +142,29 @@ def duration(seconds: float) -> str:
 
 def _tried(record: StudyRecord) -> str:
     ends = Counter(trial.state for trial in record.trials)
-    parts = ", ".join(f"{count} {ENDS.get(state, state)}" for state, count in ends.most_common())
-    training = sum(trial.seconds for trial in record.trials)
+    names = {} if record.of_function else ENDS
+    parts = ", ".join(f"{count} {names.get(state, state)}" for state, count in ends.most_common())
+    seconds, work = sum(trial.seconds for trial in record.trials), "computing" if record.of_function else "training"
     trials = pluralize(len(record.trials), "trial")
-    return f"{trials}{f' ({parts})' if parts else ''}, {duration(training)} of training in all."
+    return f"{trials}{f' ({parts})' if parts else ''}, {duration(seconds)} of {work} in all."
+
+
+def _came(record: StudyRecord) -> str:
+    return "came" if record.of_function else "was trained"
+
+
+def _what(record: StudyRecord) -> str:
+    return "call" if record.of_function else "training"
+
+
+def _after(trial: TrialRecord, record: StudyRecord) -> str:
+    return "" if record.of_function else f" after epoch {trial.epochs}"
 
 
 def _margin(record: StudyRecord, best: TrialRecord) -> str:
     others = record.ranking[1:]
     if not others:
-        return "No other trial was trained to its end, so there is nothing to compare it with."
+        return f"No other trial {_came(record)} to its end, so there is nothing to compare it with."
     parts = [f"{_gap(best, others[0])} the runner-up, {others[0].name} ({others[0].value:.4f})"]
     constant = next((trial for trial in others if trial.constant_lr), None)
     other = next((trial for trial in others if trial.family != best.family), None)
@@ -162,7 +174,7 @@ def _margin(record: StudyRecord, best: TrialRecord) -> str:
         which = "another" if best.constant_lr else "the best"
         parts.append(f"{_gap(best, constant)} {which} constant lr, {constant.name} ({constant.value:.4f})")
     text = f"That is {', and '.join(parts)}."
-    if constant is None and not best.constant_lr and not record.answer:
+    if constant is None and not (best.constant_lr or record.answer or record.of_function):
         text += " No constant lr was trained to the end, so the benefit of the schedule itself is unknown."
     return text
 
@@ -211,12 +223,12 @@ def answer(record: StudyRecord) -> str:
             return f"The best in all of {whose} is {names}."
         return f"The best by {whose} are {len(record.front)} trials, the Pareto front: {names}."
     if best is None:
-        return "No trial was trained to its end."
+        return f"No trial {_came(record)} to its end."
     if record.answer:
         return record.answer[0]
     text = f"The best is {best.name}, {record.metric} {best.value:.4f}"
     if not others:
-        return f"{text}, the only trial that was trained to its end."
+        return f"{text}, the only trial that {_came(record)} to its end."
     error = standard_error(record)
     if error is None:
         gap = abs(best.value - others[0].value)

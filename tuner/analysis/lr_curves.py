@@ -16,7 +16,7 @@ from tuner.config.optimization import OTHER_SCHEDULES, build_optimization, value
 from tuner.config.search_space import described, searched
 from tuner.config.shares import ShareSuggester
 from tuner.config.study import StudyConfig
-from tuner.config.trial import TrialConfig
+from tuner.config.trainings import as_training
 from tuner.errors import BadInputError
 
 __all__ = ["Family", "LrCurve", "further_families", "lr_at", "make_curve", "schedule_families"]
@@ -112,7 +112,7 @@ def further_families(config: StudyConfig, samples: int, seed: int = 0) -> list[F
 
 def _further_curves(config: StudyConfig, index: int, count: int, seed: int) -> dict[str, LrCurve]:
     sample = ShareSuggester(_latin_hypercube(index, count, seed))
-    trial: TrialConfig = config.suggest(sample)
+    trial = as_training(config.suggest(sample))
     length = config.probe.length(trial.values())
     steps = length.spread(POINTS // 4)
     try:
@@ -172,7 +172,7 @@ def _family(config: StudyConfig, samples: int, seed: int) -> Family:
 
 def _sampled(config: StudyConfig, index: int, count: int, seed: int) -> LrCurve:
     sample = ShareSuggester(_latin_hypercube(index, count, seed))
-    trial: TrialConfig = config.suggest(sample)
+    trial = as_training(config.suggest(sample))
     length = config.probe.length(trial.values())
     label = ", ".join(f"{_label(name)} {_short(value)}" for name, value in sample.drawn.items() if _affects_lr(name))
     try:

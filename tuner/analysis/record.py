@@ -43,7 +43,7 @@ class TrialRecord:
     Args:
         number: Its number in the study.
         state: Its final state, as in the tag `tuner.state`.
-        family: Name of its schedule.
+        family: Name of its schedule; empty if it is the call of an objective function.
         value: The objective after its last epoch; NaN if it completed no epoch.
         epochs: Number of its epochs.
         seconds: Duration of its training.
@@ -80,7 +80,7 @@ class TrialRecord:
     @property
     def name(self) -> str:
         """Return number and schedule, as messages name it."""
-        return f"#{self.number} {self.family}"
+        return f"#{self.number} {self.family}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,7 @@ class StudyRecord:
         answer: What its last trainings, with fresh seeds, say, in sentences; empty if there were none.
         prediction: Whether trials were stopped by predictions, and why, as a clause; empty if its pruner predicts none.
         further: The metrics of the further objectives, and whether large or small values are better.
+        of_function: Whether its trials are calls of an objective function, not trainings.
     """
 
     name: str
@@ -135,6 +136,7 @@ class StudyRecord:
     answer: Sequence[str] = ()
     prediction: str = ""
     further: Sequence[tuple[str, Direction]] = ()
+    of_function: bool = False
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "StudyRecord":

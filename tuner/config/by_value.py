@@ -46,6 +46,11 @@ class Copies:
         self.__name__ = self.__qualname__ = f"{type(original).__name__}()"
         self.__module__ = type(original).__module__
 
+    @property
+    def original(self) -> Any:
+        """Return the object itself."""
+        return self._original
+
     def __call__(self) -> Any:
         """Return a copy."""
         return copy.deepcopy(self._original)

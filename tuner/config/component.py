@@ -50,6 +50,8 @@ class Component:
     def build(self, kind: str, **extra: Any) -> Any:
         """Build the object that the name and the arguments stand for; of one of torch's optimizers, its maker.
 
+        An objective function is returned with its arguments, to be called with a trial.
+
         Args:
             kind: A key of `registry.KINDS`.
             extra: Further arguments, passed on if the class takes them.
@@ -62,6 +64,8 @@ class Component:
         arguments |= registry.accepted(kind, self.name, extra)
         if kind == "loss" and registry.is_function(target):
             return OwnLoss(target, arguments)
+        if kind == registry.FUNCTION:
+            return partial(target if registry.is_function(target) else target(), **arguments)
         if registry.is_torch_optimizer(target):
             return partial(target, lr=arguments.pop("initial_lr"), **arguments)
         return target(**arguments)

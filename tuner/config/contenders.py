@@ -23,6 +23,7 @@ from tuner.config.optimization import OTHER_SCHEDULES
 from tuner.config.search_space import Choices, Range, grid_values, searched, suggest
 from tuner.config.shares import ShareSuggester
 from tuner.config.study import StudyConfig
+from tuner.config.trainings import as_training
 from tuner.config.trial import TrialConfig
 from tuner.errors import BadInputError
 from tuner.text import join_names, shown
@@ -74,7 +75,9 @@ class Contender:
         """
         found: dict[str, TrialConfig] = {}
         for index in range(MOST_TRIES * count):
-            config = self.study.trial_of(suggest(ShareSuggester(self._shares(seed, index)), self._template))
+            config = as_training(
+                self.study.trial_of(suggest(ShareSuggester(self._shares(seed, index)), self._template))
+            )
             found.setdefault(config.digest, config)
             if len(found) == count or not self.searched:
                 break

@@ -2,11 +2,11 @@
 
 import dataclasses
 import random
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from tuner.config.annotations import did_you_mean
-from tuner.config.constraints import LENGTHS, Constraint, RandomSuggester, paths_of
+from tuner.config.constraints import Constraint, RandomSuggester, paths_of
 from tuner.config.document import Keys
 from tuner.config.search_space import Template, corners, suggest
 from tuner.config.study import StudyConfig
@@ -22,13 +22,14 @@ Fault = Callable[[Keys, str], None]
 """Takes the path of a fault and its message."""
 
 
-def read_constraints(raw: Any, template: Template, fault: Fault) -> tuple[Constraint, ...]:
+def read_constraints(raw: Any, template: Template, fault: Fault, lengths: Sequence[str]) -> tuple[Constraint, ...]:
     """Return the constraints of a study file, and report those that are none.
 
     Args:
         raw: The section ``constraints``; None if there is none.
         template: The template of the trials.
         fault: Called for each fault.
+        lengths: Names of the length of a trial.
     """
     if raw is None:
         return ()
@@ -40,7 +41,7 @@ def read_constraints(raw: Any, template: Template, fault: Fault) -> tuple[Constr
     for index, text in enumerate(raw):
         constraint = Constraint(text)
         try:
-            unknown = sorted(constraint.paths - known - set(LENGTHS))
+            unknown = sorted(constraint.paths - known - set(lengths))
         except ValueError as error:
             fault(("constraints", index), str(error))
             continue

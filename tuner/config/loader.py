@@ -15,6 +15,8 @@ from tuner.config.component import Component
 from tuner.config.dataset_probe import DatasetProbe
 from tuner.config.document import Document, Node
 from tuner.config.feasibility import broken_by
+from tuner.config.function_reader import FunctionStudyReader
+from tuner.config.function_trial import is_of_function
 from tuner.config.known_values import read_queue
 from tuner.config.lengths import Length, resolve
 from tuner.config.study import StudyConfig
@@ -74,7 +76,9 @@ def check_study(
         override(document, assignment)
     add_study_folder(folder)
     registry.begin_study()
-    return StudyReader(document, folder, probe or DatasetProbe()).study(default_name, is_past)
+    of_function = isinstance(document.data, Mapping) and is_of_function(document.data.get("trial"))
+    reader = FunctionStudyReader if of_function else StudyReader
+    return reader(document, folder, probe or DatasetProbe()).study(default_name, is_past)
 
 
 def with_further(config: StudyConfig, values: Mapping[str, Any], place: str) -> StudyConfig:

@@ -22,6 +22,7 @@ from lightning_modules.averaging import Averaging
 from lightning_modules.optimizers import Optimizer
 from tuner.config import by_value, registry
 from tuner.config.document import Document, Keys, dotted
+from tuner.config.function_trial import is_of_function
 from tuner.config.optimization import SCHEDULE_KEYS
 from tuner.config.sources import has_file
 from tuner.config.study_name import NAME
@@ -67,14 +68,19 @@ def study_document(values: Mapping[str, Any]) -> tuple[Document, Mapping[str, by
     return as_document(PLACE, content), reader.held
 
 
-def plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
+def plain_values(values: Mapping[str, Any], of_function: bool) -> dict[str, Any]:
     """Return values by their dotted paths as a study file can have them.
+
+    Args:
+        values: The values.
+        of_function: Whether they are those of an objective function, among which there are no components.
 
     Raises:
         BadInputError: With every value that cannot be in a study file.
     """
     reader = _Reader()
-    plain = {str(key): reader.component(str(key), value, (str(key),)) for key, value in values.items()}
+    read = reader.value if of_function else reader.component
+    plain = {str(key): read(str(key), value, (str(key),)) for key, value in values.items()}
     if reader.faults:
         raise BadInputError(reader.faults)
     return plain
@@ -98,11 +104,13 @@ class _Reader:
         content = {
             key: self._plain(each, (key,)) for key, each in values.items() if key not in ("trial", "search_space")
         }
-        content["trial"] = self._sections(values.get("trial"), ("trial",), self.component)
-        content["search_space"] = self._sections(values.get("search_space"), ("search_space",), self._searched)
+        of_function = is_of_function(values.get("trial"))
+        component, searched = (self.value, self.value) if of_function else (self.component, self._searched)
+        content["trial"] = self._sections(values.get("trial"), ("trial",), component)
+        content["search_space"] = self._sections(values.get("search_space"), ("search_space",), searched)
         if "name" not in values:
-            model = content["trial"].get("model") if isinstance(content["trial"], dict) else None
-            content = {"name": _default_name(model), **content}
+            trial = content["trial"] if isinstance(content["trial"], dict) else {}
+            content = {"name": _default_name(trial.get(registry.FUNCTION, trial.get("model"))), **content}
         order = {key: rank for rank, key in enumerate(SECTIONS)}
         return dict(sorted(content.items(), key=lambda item: order.get(item[0], len(order))))
 
@@ -112,6 +120,13 @@ class _Reader:
         if not isinstance(values, Mapping):
             return self._plain(values, path)
         return {str(key): read(str(key), each, (*path, str(key))) for key, each in values.items()}
+
+    def value(self, key: str, value: Any, path: Keys) -> Any:
+        """Return a value of an objective function's trials, or the function."""
+        if key != registry.FUNCTION or path[0] != "trial":
+            return self._plain(value, path)
+        function = self.component(key, value, path)
+        return function["name"] if isinstance(function, dict) and function.keys() == {"name"} else function
 
     def component(self, kind: str, value: Any, path: Keys) -> Any:
         """Return a section of `trial`."""
@@ -234,7 +249,7 @@ class _Reader:
         return None
 
     def _held(self, name: str, target: Any, path: Keys) -> str | None:
-        original = getattr(target, "_original", target)
+        original = target.original if isinstance(target, by_value.Copies) else target
         if self._named.setdefault(name, original) is not original:
             self._fault(path, f"another {name} is in this study; give one of them another name.")
             return None
@@ -250,8 +265,8 @@ class _Reader:
 
 
 def _default_name(model: Any) -> str:
-    """Return the name of a study that is given none: that of its network."""
-    named = model.get("name") if isinstance(model, Mapping) else None
+    """Return the name of a study that is given none: that of its network or its function."""
+    named = model.get("name") if isinstance(model, Mapping) else model
     name = str(named or "study").rpartition(":")[2].removesuffix("()").lower()
     return name if NAME.fullmatch(name) else "study"
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from tuner.config.annotations import parse_length
-from tuner.config.search_space import corners, grid_values, searched
+from tuner.config.search_space import grid_values, searched
 from tuner.config.study import StudyConfig
 from tuner.text import join_names, pluralize
 
@@ -38,11 +38,7 @@ def opening_notes(config: StudyConfig) -> list[str]:
 
 def _repeated_lengths(config: StudyConfig) -> Iterator[str]:
     """Yield a line for each length in a grid whose values are not all different numbers of steps."""
-    trainings = [
-        {"data": data, "trainer": trainer}
-        for data in corners(config.trial["data"])
-        for trainer in corners(config.trial["trainer"])
-    ]
+    trainings = config.kind.trainings(config.trial)
     for path, spec in searched(config.trial):
         values = grid_values(spec)
         if not any(map(parse_length, values)):

@@ -7,7 +7,7 @@ names come from the study file that the user gave and from nowhere else.
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import NoneType
@@ -39,6 +39,7 @@ from tuner.text import shown
 
 __all__ = [
     "BASES",
+    "FUNCTION",
     "GIVEN_TO_MODULES",
     "KINDS",
     "TRAINER_ARGUMENTS",
@@ -62,12 +63,15 @@ def no_averaging() -> None:
     """Return None, which is no average of the weights."""
 
 
+FUNCTION = "objective_function"
+
 KINDS: dict[str, Mapping[str, Any]] = {
     "averaging": {"none": no_averaging, **AVERAGINGS},
     "callback": {"early_stopping": EarlyStopping},
     "data": DATASETS,
     "loss": LOSSES,
     "model": MODELS,
+    FUNCTION: {},
     "optimizer": OPTIMIZERS,
     "schedule": {**SCHEDULES, "plateau": Plateau},
 }
@@ -177,6 +181,7 @@ BASES: dict[str, tuple[tuple[Any, ...], str]] = {
     "data": ((LightningDataModule,), "a LightningDataModule"),
     "loss": ((Callable,), "a function or module of outputs and labels"),
     "model": ((torch.nn.Module,), "a torch.nn.Module"),  # or a whole LightningModule, which is one
+    FUNCTION: ((Callable,), "a function of a trial"),
     "optimizer": ((torch.optim.Optimizer, Callable), "a maker of optimizers"),
     "schedule": ((Schedule, Plateau), "a lightning_modules.Schedule"),
 }
@@ -229,9 +234,8 @@ def resolve(kind: str, name: str) -> Any:
     held = by_value.find(name)
     if held is None and not colon:
         hint = _synonym(kind, name) or did_you_mean(name, known)
-        raise ValueError(
-            f"unknown {kind} {shown(name)}. Known: {', '.join(sorted(known))}, or package.module:Name.{hint}"
-        )
+        names = f"Known: {', '.join(sorted(known))}, or package.module:Name" if known else "Write module:name"
+        raise ValueError(f"unknown {kind} {shown(name)}. {names}.{hint}")
     try:
         found = _imported(name, module_name, attribute) if held is None else held
         bases, wanted = BASES[kind]
@@ -298,6 +302,8 @@ def arguments_of(kind: str, name: str) -> Signature:
         ValueError: If the name is unknown, cannot be imported or is not of this kind.
     """
     target = resolve(kind, name)
+    if kind == FUNCTION:
+        return _arguments_after_trial(target, name)
     signature = signature_of(target)
     arguments = dict(signature.arguments)
     if kind == "data":
@@ -318,6 +324,27 @@ def arguments_of(kind: str, name: str) -> Signature:
             raise ValueError(f"{shown(name)} has no argument initial_lr, which a schedule multiplies.")
         arguments["initial_lr"] = Argument(float, required=True)
     return Signature(arguments, signature.open, signature.others)
+
+
+def _arguments_after_trial(target: Any, name: str) -> Signature:
+    """Return the arguments of an objective function after its first one, which is the trial."""
+    if isinstance(target, type):
+        raise ValueError(f"{shown(name)} is a class: name a function, or pass an object that can be called.")
+    called = target.original if isinstance(target, by_value.Copies) else target
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    try:
+        parameters = list(inspect.signature(called).parameters.values())
+    except (TypeError, ValueError):  # built in, without a signature
+        return Signature({}, open=True)
+    if not parameters or parameters[0].kind not in (*kinds, inspect.Parameter.VAR_POSITIONAL):
+        raise ValueError(f"{shown(name)} must take the trial as its first argument, but takes {_taken(parameters)}.")
+    arguments = dict(signature_of(called).arguments)
+    arguments.pop(parameters[0].name, None)
+    return Signature(arguments, signature_of(called).open)
+
+
+def _taken(parameters: Sequence[inspect.Parameter]) -> str:
+    return f"({', '.join(map(str, parameters))})" if parameters else "none"
 
 
 def signature_of(target: Any) -> Signature:

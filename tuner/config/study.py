@@ -7,29 +7,27 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from tuner.config import by_value, registry
+from tuner.config import by_value
 from tuner.config.budget import Allowance, Final
-from tuner.config.class_weights import with_class_weights
 from tuner.config.component import Component
 from tuner.config.constraints import Constraint, RandomSuggester
-from tuner.config.dataset_probe import DatasetProbe, limited
+from tuner.config.dataset_probe import DatasetProbe
 from tuner.config.first_trials import FirstTrials
+from tuner.config.kind import Kind
 from tuner.config.known_values import Start
-from tuner.config.optimization import lengths_of, resolve_all
 from tuner.config.prior import draws_of_priors
 from tuner.config.rungs import Rungs
 from tuner.config.search_space import (
     OneOf,
     Suggester,
     Template,
-    component_names,
-    corners,
     grid_point,
     grid_size,
     suggest,
 )
 from tuner.config.sources import own_sources
-from tuner.config.trial import TrialConfig
+from tuner.config.trainings import TRAININGS
+from tuner.config.trial import AnyTrial
 from tuner.direction import Direction
 from tuner.errors import BadInputError
 from tuner.text import join_names, pluralize
@@ -78,6 +76,7 @@ class StudyConfig:
         implied: Which of its sampler and pruner the file does not name.
         constraints: The conditions that the values of each trial satisfy.
         further: The objectives after the first one.
+        kind: What its trials are.
     """
 
     RENAMING: ClassVar[str] = "--set name=..."
@@ -106,6 +105,7 @@ class StudyConfig:
     implied: frozenset[str] = frozenset()
     constraints: tuple[Constraint, ...] = ()
     further: tuple[Objective, ...] = ()
+    kind: Kind = field(default=TRAININGS, compare=False)
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
@@ -125,6 +125,23 @@ class StudyConfig:
             names = join_names([each.metric for each in self.objectives])
             raise BadInputError([f'{what} compares trials by one objective, and study "{self.name}" has {names}.'])
 
+    def check_trains(self, what: str) -> None:
+        """Refuse a study of an objective function.
+
+        Args:
+            what: Who asks, as the subject of a sentence, and what it does.
+
+        Raises:
+            BadInputError: If its trials are no trainings.
+        """
+        if not self.kind.trains:
+            raise BadInputError([f'{what}, and study "{self.name}" calls an objective function.'])
+
+    @property
+    def longest(self) -> int:
+        """Return after how many epochs the longest trial ends; 0 if that is not known."""
+        return self.kind.longest(self.trial, self.pruner)
+
     def with_earlier(self, earlier: Sequence[Mapping[str, Any]]) -> "StudyConfig":
         """Return the same study with values of earlier studies in its first trials.
 
@@ -140,10 +157,9 @@ class StudyConfig:
         """Return how many trials the budget allows at least, if all have the longest training."""
         return min(self.trials, self.allowance.amount // self.allowance.longest) if self.allowance else self.trials
 
-    def whole(self, trial: TrialConfig) -> int:
+    def whole(self, trial: AnyTrial) -> int:
         """Return how much of the allowance the whole training of a trial takes; 0 if there is no allowance."""
-        trainer = trial.trainer
-        return self.allowance.cost(trainer.evaluations, trainer.val_check_interval) if self.allowance else 0
+        return self.allowance.cost(trial.epochs, trial.epoch_steps) if self.allowance else 0
 
     @property
     def random_trials(self) -> int | None:
@@ -179,21 +195,17 @@ class StudyConfig:
         return self._why_alone(self.trial)
 
     def _why_alone(self, trial: Mapping[str, Any]) -> str:
-        trainer = trial["trainer"]
         reasons = {
-            "the model is a LightningModule": _are_modules(trial["model"]),
+            **self.kind.why_alone(trial),
             "the best epoch of each counts": self.objective.epoch == "best",
             "the time of each training is an objective": any(each.metric == "train/seconds" for each in self.further),
-            "their callbacks watch one training": bool(trainer.get("callbacks")),
-            "max_time is the time of one training": trainer.get("max_time") is not None,
         }
         return next((reason for reason, holds in reasons.items() if holds), "")
 
     @property
     def families(self) -> list[str]:
         """Return the names of the schedules that its trials can have."""
-        schedule = self.trial["schedule"]
-        return list(schedule.options) if isinstance(schedule, OneOf) else [schedule["name"]]
+        return self.kind.families(self.trial)
 
     def with_family(self, family: str) -> "StudyConfig":
         """Return the same study with a single family of schedules; the sampler chooses all of its trials.
@@ -211,9 +223,9 @@ class StudyConfig:
         """Return the name of a trial in messages."""
         return f"trial #{number}"
 
-    def label_of(self, number: int, trial: TrialConfig) -> str:
+    def label_of(self, number: int, trial: AnyTrial) -> str:
         """Return number and schedule of a trial, for the list of trials."""
-        return f"#{number:<3} {trial.schedule.name}"
+        return f"#{number:<3} {trial.family}".rstrip()
 
     def identity_with(self, digests: Sequence[tuple[str, str]]) -> dict[str, Any]:
         """Return the values that must not change when the study is continued, including the digest of the data."""
@@ -229,28 +241,12 @@ class StudyConfig:
         Raises:
             BadInputError: If they cannot be fetched, loaded or used.
         """
-        infos = [(values["name"], self.probe.info(values)) for values in corners(self.trial["data"])]
-        for trainer in corners(self.trial["trainer"]):
-            needed = trainer.get("val_check_interval", 0) * trainer.get("accumulate_grad_batches", 1)
-            for name, info in infos:
-                if info.batches:
-                    limited(info.batches, trainer.get("limit_train_batches"))
-                if (
-                    info.batches
-                    and info.batches < needed
-                    and not registry.accepted("data", name, {"batches_per_epoch": needed})
-                ):
-                    fault = f"the {needed} batches to the next validation are more than the {info.batches} of {name}"
-                    raise BadInputError(
-                        [f"trial.trainer.val_check_interval: {fault}; it would have to take batches_per_epoch."]
-                    )
-        counts = [info.validation_images for _, info in infos if info.validation_images is not None]
-        return [(name, info.digest) for name, info in infos], min(counts, default=None)
+        return self.kind.measure_data(self.trial, self.probe)
 
     @property
     def own_names(self) -> list[str]:
         """Return the names ``package.module:Name`` in it, which are of the user's own classes."""
-        return [name for name in component_names(self.trial) if ":" in name]
+        return [name for name in self.kind.names(self.trial) if ":" in name]
 
     @property
     def held(self) -> dict[str, by_value.Held]:
@@ -312,13 +308,8 @@ class StudyConfig:
         """
         if not self.constraints:
             return None
-        lengths: dict[str, float] = {}
-        if any(each.needs_length for each in self.constraints):
-            length = self.probe.length(values)
-            lengths = {"steps": length.steps, "epochs": length.epochs}
-        # Not those of a `TrialConfig`, which leaves out what has its default.
-        if lengths_of(values):
-            values = resolve_all(values, self.probe.length(values))
+        with_length = any(each.needs_length for each in self.constraints)
+        values, lengths = self.kind.comparable(values, self.probe, with_length)
         return next((each for each in self.constraints if not each.holds(values, lengths)), None)
 
     @cached_property
@@ -339,7 +330,7 @@ class StudyConfig:
         """Return additional parameters that MLflow shows for a trial."""
         return {}
 
-    def suggest(self, trial: Suggester) -> TrialConfig:
+    def suggest(self, trial: Suggester) -> AnyTrial:
         """Return a trial with suggested values, its lengths in steps.
 
         Raises:
@@ -347,21 +338,13 @@ class StudyConfig:
         """
         return self.trial_of(suggest(trial, self.trial))
 
-    def trial_of(self, values: Mapping[str, Any]) -> TrialConfig:
+    def trial_of(self, values: Mapping[str, Any]) -> AnyTrial:
         """Return a trial with values from its search space, its lengths in steps and its class weights as numbers.
 
         Raises:
             BadInputError: If these depend on its data, and they cannot be loaded.
         """
-        values = with_class_weights(values, self.probe)
-        if relative := lengths_of(values):
-            values = resolve_all(values, self.probe.length(values))
-        return TrialConfig.from_values(values, relative)
-
-
-def _are_modules(model: Template) -> bool:
-    """Return whether every model of a checked template is a LightningModule."""
-    return all(registry.is_module(name) for name in (model.options if isinstance(model, OneOf) else [model["name"]]))
+        return self.kind.trial_of(values, self.probe)
 
 
 def _key(params: Mapping[str, Any]) -> frozenset[tuple[str, Any]]:

@@ -12,6 +12,7 @@ from tuner.config.budget import Budget, Final, Limits, read_limits
 from tuner.config.checker import FORM_OF_COMPONENT, listed
 from tuner.config.class_weights import check_class_weights
 from tuner.config.component import Component
+from tuner.config.constraints import LENGTHS
 from tuner.config.dataset_probe import DatasetProbe
 from tuner.config.document import Document, Node
 from tuner.config.feasibility import feasible, read_constraints
@@ -98,11 +99,7 @@ class StudyReader:
             validations = epochs_of(template["trainer"])[0] // every
             pruner = Component(default_pruner(sampler.name, template, validations, allowance, len(whole)))
         if sampler.name == "grid":
-            size = self._grid_size(template)
-            if allowance and "trials" not in budget:
-                trials = min(trials, size)
-            elif size and not is_past and size < trials:
-                self._fault(("budget", "trials"), f"must not be above the {size} points of the grid (got {trials}).")
+            trials = self._trials(budget, trials, template, is_past)
         rungs = None
         if pruner.name == "rungs" and not self._document.fault_count:
             rungs = read_rungs(
@@ -115,7 +112,53 @@ class StudyReader:
                 list(whole),
                 lambda key, message: self._fault(("pruner", key), message),
             )
-        constraints = read_constraints(self._document.data.get("constraints"), template, self._fault)
+        return self._checked(
+            goals,
+            "trials" in budget,
+            is_past,
+            LENGTHS,
+            name=name,
+            trials=trials,
+            timeout=timeout,
+            sampler=sampler,
+            pruner=pruner,
+            trial=template,
+            allowance=allowance,
+            final=limits.final,
+            until=budget.get("until", 0.0),
+            rungs=rungs,
+            implied=implied,
+            first=first,
+            start=start,
+        )
+
+    def _checked(
+        self,
+        goals: Sequence[Mapping[str, Any]],
+        has_trials: bool,
+        is_past: bool,
+        lengths: Sequence[str],
+        *,
+        name: str,
+        sampler: Component,
+        pruner: Component,
+        trial: Template,
+        **settings: Any,
+    ) -> StudyConfig:
+        """Read the sections that are the same for all kinds of trials, and return the study.
+
+        Args:
+            goals: The settings of each objective.
+            has_trials: Whether the budget has a number of trials.
+            is_past: Whether the study was run before and is only read.
+            lengths: Names of the length of a trial in constraints.
+            name: Its name.
+            sampler: Its sampler.
+            pruner: Its pruner.
+            trial: The template of a trial.
+            settings: Its other fields.
+        """
+        constraints = read_constraints(self._document.data.get("constraints"), trial, self._fault, lengths)
         self._document.check()
         objective, *further = (
             Objective(**{**goal, "direction": Direction(goal.get("direction", Objective.direction))}) for goal in goals
@@ -123,30 +166,38 @@ class StudyReader:
         config = StudyConfig(
             name=name,
             objective=objective,
-            trials=trials,
-            timeout=timeout,
             sampler=sampler,
             pruner=pruner,
-            trial=template,
+            trial=trial,
             identity=self._identity(objective, further, sampler, pruner),
             text=self._document.text,
             values={**self._document.data, "name": name},
             folder=self._folder,
-            first=first,
             probe=self._probe,
-            start=start,
-            allowance=allowance,
-            final=limits.final,
-            until=budget.get("until", 0.0),
-            rungs=rungs,
-            implied=implied,
             constraints=constraints,
             further=tuple(further),
+            **settings,
         )
         if constraints and not is_past:
-            config = feasible(config, "trials" in budget, self._fault)
+            config = feasible(config, has_trials, self._fault)
             self._document.check()
         return config
+
+    def _trials(self, budget: Mapping[str, Any], trials: int, template: Template, is_past: bool) -> int:
+        """Return the number of trials of a grid, which has no more than its points.
+
+        Args:
+            budget: The section ``budget``.
+            trials: The number that it allows.
+            template: The template of a trial.
+            is_past: Whether the study was run before and is only read.
+        """
+        size = self._grid_size(template)
+        if "trials" not in budget and budget.keys() & {"epochs", "steps"}:
+            return min(trials, size)
+        if size and not is_past and size < trials:
+            self._fault(("budget", "trials"), f"must not be above the {size} points of the grid (got {trials}).")
+        return trials
 
     def _limits(self, budget: Mapping[str, Any], template: Template, name: str, is_single: bool) -> Limits:
         """Return how much the study may train; last trainings only if it has a single objective."""
@@ -155,7 +206,7 @@ class StudyReader:
         if self._document.fault_count:
             return Limits()
         final = Final(trials=0) if not is_single else Final(**values) if is_given else None
-        limits = read_limits(budget, final, template["trainer"], self._fault)
+        limits = read_limits(budget, final, template.get("trainer", {}), self._fault)
         if limits.final and not NAME.fullmatch(final_name(name, {})):
             self._fault(("name",), f"{name} is too long for the name of its last trainings; shorten it.")
         return limits

@@ -15,7 +15,7 @@ from tuner.config.optimization import OTHER_SCHEDULES, SCHEDULE_KEYS
 from tuner.config.optimization_checker import OptimizationChecker
 from tuner.config.search_space import Template, corners
 from tuner.config.trainer_checker import TrainerChecker
-from tuner.config.trial import COMPONENTS, NO_AVERAGING, Seed, TrialConfig
+from tuner.config.trial import COMPONENTS, NO_AVERAGING, PARTS, Seed, TrialConfig
 from tuner.errors import BadInputError
 
 __all__ = ["TemplateReader"]
@@ -50,8 +50,7 @@ class TemplateReader:
         """
         given = self.checker.mapping(section)
         space = self.checker.mapping(searched)
-        others = ("groups", "averaging", "trainer", "loss", "task", "seed")
-        self.checker.keys(given, (*COMPONENTS, *OTHER_SCHEDULES, *others))
+        self.checker.keys(given, PARTS)
         losses, task = LossChecker(self._document, self.checker), given.get("task")
         defaults = {"loss": losses.default(task and task.raw), "seed": TrialConfig.seed}
         trial = Node({key: given.get(key, Node(each, ("trial", key))) for key, each in defaults.items()}, ("trial",))

@@ -1,10 +1,11 @@
-"""A trial as a frozen dataclass of plain values."""
+"""A trial as plain values: what all kinds of trials have, and a training as a frozen dataclass."""
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Annotated, Any
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Self
 
 from pydantic import Field
 
@@ -13,18 +14,80 @@ from tuner.config.component import Component
 from tuner.config.optimization import OTHER_SCHEDULES, GroupConfig
 from tuner.config.trainer import TrainerConfig
 
-__all__ = ["COMPONENTS", "CROSS_ENTROPY", "NO_AVERAGING", "Seed", "TrialConfig", "flatten"]
+__all__ = ["COMPONENTS", "CROSS_ENTROPY", "NO_AVERAGING", "PARTS", "AnyTrial", "Seed", "TrialConfig", "flatten"]
 
 COMPONENTS = ("data", "model", "optimizer", "schedule")
+PARTS = (*COMPONENTS, *OTHER_SCHEDULES, "groups", "averaging", "trainer", "loss", "task", "seed")
+"""The keys of a training in a study file."""
+
 NO_AVERAGING = {"name": "none"}
 CROSS_ENTROPY = Component("cross_entropy")
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what NumPy takes
 
 
+class AnyTrial(ABC):
+    """Everything that a trial depends on, as plain values that can be sent, stored and compared.
+
+    Attributes:
+        seed: The seed of the trial.
+        relative: Lengths that were given in epochs or percent, as they were given, by their dotted paths.
+    """
+
+    seed: int
+    relative: Mapping[str, str]
+
+    @abstractmethod
+    def values(self) -> dict[str, Any]:
+        """Return the nested values, as in a study file."""
+
+    @abstractmethod
+    def with_seed(self, seed: int) -> Self:
+        """Return the same trial with another seed."""
+
+    @property
+    @abstractmethod
+    def family(self) -> str:
+        """Return what stands after its number in names: its schedule; empty if it has none."""
+
+    @property
+    @abstractmethod
+    def brief(self) -> str:
+        """Return the values that its line in the terminal ends with."""
+
+    @property
+    @abstractmethod
+    def epochs(self) -> int:
+        """Return the number of its epochs, at the end of each of which it is reported; 0 if that is not known."""
+
+    @property
+    @abstractmethod
+    def epoch_steps(self) -> int:
+        """Return the steps of an epoch, if its length is in steps; otherwise 0."""
+
+    @property
+    @abstractmethod
+    def sizes(self) -> str:
+        """Return what the memory that it needs depends on, for a message."""
+
+    @property
+    @abstractmethod
+    def dataset(self) -> Component | None:
+        """Return its data module; None if it has none."""
+
+    @property
+    def digest(self) -> str:
+        """Return a digest of the values and their types."""
+        return hashlib.sha256(json.dumps(self.values(), sort_keys=True).encode()).hexdigest()
+
+    def flat(self) -> dict[str, Any]:
+        """Return the values by their dotted paths, and the lengths in epochs or percent by ``<path>.relative``."""
+        return dict(flatten(self.values())) | {f"{path}.relative": text for path, text in self.relative.items()}
+
+
 @dataclass(frozen=True)
-class TrialConfig:
-    """Everything that a training depends on, as plain values that can be sent, stored and compared.
+class TrialConfig(AnyTrial):
+    """Everything that a training depends on.
 
     Args:
         data: Data module.
@@ -96,14 +159,40 @@ class TrialConfig:
         keys = ("schedule", *OTHER_SCHEDULES)
         return {key: schedule for key in keys if (schedule := getattr(self, key)) is not None}
 
-    @property
-    def digest(self) -> str:
-        """Return a digest of the values and their types."""
-        return hashlib.sha256(json.dumps(self.values(), sort_keys=True).encode()).hexdigest()
+    def with_seed(self, seed: int) -> Self:
+        """Return the same training with another seed."""
+        return replace(self, seed=seed)
 
-    def flat(self) -> dict[str, Any]:
-        """Return the values by their dotted paths, and the lengths in epochs or percent by ``<path>.relative``."""
-        return dict(flatten(self.values())) | {f"{path}.relative": text for path, text in self.relative.items()}
+    @property
+    def family(self) -> str:
+        """Return the name of its schedule."""
+        return self.schedule.name
+
+    @property
+    def brief(self) -> str:
+        """Return its initial lr."""
+        return f"lr {self.optimizer.arguments['initial_lr']:.3g}"
+
+    @property
+    def epochs(self) -> int:
+        """Return the number of its epochs."""
+        return self.trainer.evaluations
+
+    @property
+    def epoch_steps(self) -> int:
+        """Return the steps from one validation to the next, if its length is in steps; otherwise 0."""
+        return self.trainer.val_check_interval
+
+    @property
+    def sizes(self) -> str:
+        """Return its network, and the arguments of data and network."""
+        arguments = {**self.data.arguments, **self.model.arguments}
+        return ", ".join([self.model.name, *(f"{key}={value}" for key, value in arguments.items())])
+
+    @property
+    def dataset(self) -> Component:
+        """Return its data module."""
+        return self.data
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -23,7 +23,7 @@ from tuner.urls import storage_url
 if TYPE_CHECKING:
     from tuner.analysis.comparison import Comparison
     from tuner.analysis.transfer import Transfer
-    from tuner.config.trial import TrialConfig
+    from tuner.config.trial import AnyTrial
     from tuner.storage.replicates import ReplicationStudy
     from tuner.storage.stored_study import StoredStudy
 
@@ -98,11 +98,13 @@ def confirm(options: ConfirmationOptions, found: "Callable[[Comparison, Sequence
             comparison = study.store.comparison()
             opponents, further = carried.opponents(comparison), carried.transfer(comparison).findings()
             if study.store.count < config.trials:
-                left = f"has {study.store.count} of {pluralize(config.trials, 'training')}"
+                left = f"has {study.store.count} of {pluralize(config.trials, config.kind.noun)}"
                 print_line(console, f"\n[bold]{config.name}[/bold] {left}; run the same command again to continue")
             print_comparison(console, comparison, opponents, further)
-            after = {"export": "the winner as a folder, with a model card", "report": "all of it in one HTML file"}
-            print_next(console, outcome, past.config.name, {"dashboard": "every training, in MLflow", **after})
+            after = {"dashboard": f"every {config.kind.noun}, in MLflow"}
+            if config.kind.trains:
+                after["export"] = "the winner as a folder, with a model card"
+            print_next(console, outcome, past.config.name, {**after, "report": "all of it in one HTML file"})
             if found:
                 found(comparison, [*comparison.findings(opponents), *further])
             if outcome.is_delivered:
@@ -132,7 +134,9 @@ def _amount(past: "StoredStudy", trainings: int, done: int, slots: int, epochs: 
     from tuner.analysis.findings import duration
     from tuner.storage.trial_ends import end_of, setup_of
 
-    text = pluralize(trainings, "training") + (f", {min(done, trainings)} of them begun or done" if done else "")
+    text = pluralize(trainings, past.config.kind.noun) + (
+        f", {min(done, trainings)} of them begun or done" if done else ""
+    )
     whole = [trial for trial in past.trials if trial.value is not None]
     scales = [(epochs or end_of(trial).epochs) / max(1, end_of(trial).epochs) for trial in whole]
     alone = [end_of(trial).seconds / max(1, setup_of(trial).get("fused", 1)) for trial in whole]
@@ -175,6 +179,7 @@ class _Carried:
 def _confirmation(past: "StoredStudy", options: ConfirmationOptions) -> "tuple[ReplicationStudy, _Carried]":
     """Return the study that confirms another, and what it takes over from it."""
     from tuner.config.study_name import check_name
+    from tuner.config.trainings import as_training
     from tuner.followup.longer import lengthened
     from tuner.storage.finalists import finalists
     from tuner.storage.replicates import ReplicationStudy, fresh_seeds, of_lr, with_lr
@@ -182,13 +187,15 @@ def _confirmation(past: "StoredStudy", options: ConfirmationOptions) -> "tuple[R
     end = "confirm" if options.epochs is None else f"{options.epochs}-epochs"
     name = options.name or f"{past.config.name}-{end}"
     check_name(name, "--name")
+    if options.epochs is not None or any(factor != 1 for factor in options.lrs):
+        past.config.check_trains("--epochs and --lrs change trainings")
     chosen = finalists(past, options.top)
     notes: list[str] = []
-    configs: dict[str, TrialConfig] = {}
+    configs: dict[str, AnyTrial] = {}
     variants: dict[str, dict[float, str]] = {}
     for label, config in chosen.configs.items():
         if options.epochs is not None:
-            config, changes = lengthened(past.config, label, config, options.epochs)
+            config, changes = lengthened(past.config, label, as_training(config), options.epochs)
             notes += changes
         variants[label] = {factor: label if factor == 1 else of_lr(label, factor) for factor in options.lrs}
         configs |= {variant: with_lr(config, factor) for factor, variant in variants[label].items()}

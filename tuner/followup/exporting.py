@@ -32,6 +32,7 @@ def export(study: str, storage: str, uri: str, number: int | None = None, output
         StudyFailedError: If the trial cannot be exported.
     """
     past = StoredStudy.load(study, storage)
+    past.config.check_trains("export writes a trained network")
     trial = past.trial(number)
     if value_of(trial) is None:
         raise BadInputError([f"--trial: #{trial.number} is {state_of(trial)}: it was not trained to its end."])

@@ -116,6 +116,7 @@ class League:
             from tuner.followup.league_search import LeagueSearch
 
             self._config = load_study(self._file, options.set)
+            self._config.check_trains("a league compares trainings")
             self._config.check_single("a league")
             check_name(f"{self._config.name}-fresh-000000", "name")
             contenders = read_contenders(self._config, self._file, options.lrs)

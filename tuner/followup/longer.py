@@ -13,6 +13,7 @@ from tuner.config.annotations import parse_length, takes_steps
 from tuner.config.component import Component, rehearse
 from tuner.config.lengths import in_percent
 from tuner.config.study import StudyConfig
+from tuner.config.trainings import as_training
 from tuner.config.trial import TrialConfig
 from tuner.errors import BadInputError, reason_of
 
@@ -42,7 +43,7 @@ def lengthened(study: StudyConfig, name: str, config: TrialConfig, epochs: int) 
         trainer["max_epochs"] = epochs
     else:
         trainer["max_steps"] = epochs * config.trainer.val_check_interval
-    longer = study.trial_of({**values, "trainer": trainer, "schedule": in_percent(schedule, before)})
+    longer = as_training(study.trial_of({**values, "trainer": trainer, "schedule": in_percent(schedule, before)}))
     try:
         rehearse("schedule", longer.schedule.values())
     except (Exception, SystemExit) as error:  # a user's class can raise anything

@@ -15,6 +15,7 @@ from tuner.config.component import Component
 from tuner.config.loader import load_study
 from tuner.config.study import StudyConfig
 from tuner.config.trainer import TrainerConfig
+from tuner.config.trainings import as_training
 from tuner.config.trial import TrialConfig
 from tuner.direction import Direction
 from tuner.errors import BadInputError, StudyFailedError
@@ -122,8 +123,10 @@ def plan_range(
         BadInputError: If the file or an option is wrong.
     """
     config = load_study(source, overrides)
+    config.check_trains("range trains a network")
     try:  # the study's default; if it is incomplete without the search space, the first of its corners
-        trial = config_of(load_study(source, [*overrides, "search_space={}", "sampler={name: random}"]), {})
+        fixed = load_study(source, [*overrides, "search_space={}", "sampler={name: random}"])
+        trial = as_training(config_of(fixed, {}))
     except BadInputError:
         trial = networks(load_study(source, overrides))[0]
     length = config.probe.length(trial.values())

@@ -81,7 +81,7 @@ def write_model(folder: Path, past: StoredStudy, trial: Trial, rates: Sequence[t
         StudyFailedError: If the trial has to be trained again, and cannot be.
         OSError: If a file cannot be written.
     """
-    config, setup = past.config_of(trial), setup_of(trial)
+    config, setup = past.training_of(trial), setup_of(trial)
     weights = past.directory(trial.number) / MODEL_FILE
     with temporary_folder() as temporary:
         if not weights.exists() or not rates:

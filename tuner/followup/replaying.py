@@ -50,7 +50,7 @@ def train_again(past: "StoredStudy", trial: "Trial", directory: Path, note: Call
         StudyFailedError: If its process dies.
     """
     setup = setup_of(trial)
-    config = as_trained(past.config_of(trial), setup, end_of(trial).epochs)
+    config = as_trained(past.training_of(trial), setup, end_of(trial).epochs)
     ranks, threads = int(setup.get("ranks", 1)), int(setup.get("threads", 1))
     gpus = () if on_cpu(setup) else _gpus(ranks)
     epochs = end_of(trial).epochs if state_of(trial) == "pruned" else None

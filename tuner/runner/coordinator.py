@@ -15,7 +15,7 @@ from typing import Any
 
 from tuner import timings
 from tuner.config.study import StudyConfig
-from tuner.config.trial import TrialConfig
+from tuner.config.trial import AnyTrial
 from tuner.errors import StudyFailedError, TunerError
 from tuner.process import crash_point
 from tuner.protocol import (
@@ -123,7 +123,8 @@ class Coordinator:
         A signal handler calls it, between any two statements, so it only sets flags.
         """
         self._killing, self._stopping = bool(self._ending), True
-        self._ending = "ending now" if self._killing else "ending after the running epochs; once more to end now"
+        until = "epochs" if self._config.kind.trains else "steps"
+        self._ending = "ending now" if self._killing else f"ending after the running {until}; once more to end now"
         if self._killing:
             self._store.database.stop_retrying()
 
@@ -240,7 +241,8 @@ class Coordinator:
             if result is not None:
                 ended.append((assignment, result))
             else:
-                self._display.note(f"trial #{number} {reason}; it resumes from its last checkpoint")
+                how = "resumes from its last checkpoint" if self._config.kind.trains else "is called again"
+                self._display.note(f"trial #{number} {reason}; it {how}")
                 suspended.append(assignment)
         self._suspend(suspended)
         self._end(ended)
@@ -325,7 +327,7 @@ class Coordinator:
             self._tracker.start_trial(number, config, self._store.attempt(number))
         return [self._assignment(number, config) for number, config in asked]
 
-    def _assignment(self, number: int, config: TrialConfig) -> Assignment:
+    def _assignment(self, number: int, config: AnyTrial) -> Assignment:
         objective, *further = self._config.objectives
         return Assignment(number, config, objective, self._store.trial_directory(number), further)
 
@@ -442,7 +444,8 @@ class Coordinator:
             self._tracker.log_test(tested)
 
     def _test_group(self) -> Group | None:
-        best = self._winner_test.candidate if self.is_done and not self._queue and not self._stopping else None
+        may_test = self._config.kind.trains and self.is_done and not self._queue and not self._stopping
+        best = self._winner_test.candidate if may_test else None
         if best:
             timings.phase("test of the best trial")
         return self._winner_test.group(self._assignment(best.number, self._store.config_of(best))) if best else None

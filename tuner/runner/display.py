@@ -17,7 +17,7 @@ from rich.text import Text
 
 from tuner.config.budget import Allowance
 from tuner.config.study import StudyConfig
-from tuner.config.trial import TrialConfig
+from tuner.config.trial import AnyTrial
 from tuner.console import printable
 from tuner.protocol import EpochReport, Slot, StepReport, TrialResult
 from tuner.storage.reader import Trial
@@ -35,7 +35,7 @@ STYLES = {"complete": "green", "pruned": "yellow", "diverged": "magenta", "faile
 
 @dataclass
 class _Line:
-    config: TrialConfig
+    config: AnyTrial
     slot: Slot
     step: StepReport | None = None
     value: float | None = None
@@ -45,10 +45,25 @@ class _Line:
     def share(self) -> float:
         return self.step.step / self.step.total_steps if self.step else 0.0
 
+    @property
+    def place(self) -> str:
+        """The epoch that the trial is in; the last reported step if its epochs are not known."""
+        epochs, step = self.config.epochs, self.step
+        if not epochs:
+            return f"step {step.epoch}" if step else ""
+        return f"epoch {min(step.epoch + 1, epochs) if step else 1}/{epochs}"
+
+    @property
+    def detail(self) -> str:
+        """The lr now; the trial's values if it has none."""
+        if not self.config.epochs:
+            return self.config.brief
+        return f"lr {self.step.lr:.3g}" if self.step else "starting"
+
     def used(self, allowance: Allowance) -> int:
         """Return how much of the study's allowance the trial has used so far."""
         epochs = self.step.epoch if self.step else 0
-        return allowance.cost(epochs, self.config.trainer.val_check_interval) if epochs else 0
+        return allowance.cost(epochs, self.config.epoch_steps) if epochs else 0
 
 
 class Display:
@@ -97,7 +112,7 @@ class Display:
         if self._live:
             self._live.stop()
 
-    def start(self, number: int, config: TrialConfig, slot: Slot) -> None:
+    def start(self, number: int, config: AnyTrial, slot: Slot) -> None:
         """Add a running trial."""
         self._running[number] = _Line(config, slot)
 
@@ -113,16 +128,17 @@ class Display:
         if self._verbose:
             value = "" if report.value is None else f", {self._metric} {report.value:.4f}"
             value += "".join(f", {metric} {format_objective(each)}" for metric, each in line.further.items())
-            epochs, name = line.config.trainer.evaluations, self._config.name_of(number)
-            self._print(escape(f"{name}: epoch {report.epoch}/{epochs}, lr {report.step.lr:.3g}{value}"))
+            epochs, name = line.config.epochs, self._config.name_of(number)
+            at = f"epoch {report.epoch}/{epochs}, lr {report.step.lr:.3g}" if epochs else f"step {report.epoch}"
+            self._print(escape(f"{name}: {at}{value}"))
 
-    def finish(self, number: int, config: TrialConfig, result: TrialResult) -> None:
+    def finish(self, number: int, config: AnyTrial, result: TrialResult) -> None:
         """Print how a trial ended."""
         self._running.pop(number, None)
         self._done_here += 1
         if result.epochs:
             self._epoch_seconds = result.seconds / result.epochs
-        lr = f"lr {config.optimizer.arguments['initial_lr']:.3g}"
+        epochs = f"{pluralize(result.epochs, 'epoch')}, " if config.epochs else ""
         columns = [  # width, importance, style, text
             (21, 0, "", self._config.label_of(number, config)),
             (9, 1, STYLES[result.state], result.state),
@@ -132,8 +148,8 @@ class Display:
                 (0, 2, "", f"{metric} {format_objective(value)}")
                 for metric, value in zip(self._further, result.further, strict=False)
             ),
-            (10, 3, "", lr),
-            (0, 4, "dim", f"{pluralize(result.epochs, 'epoch')}, {result.seconds:.0f} s"),
+            (10, 3, "", config.brief),
+            (0, 4, "dim", f"{epochs}{result.seconds:.0f} s"),
         ]
         available = self._console.width if self._live else WHOLE_LINE
         widths = [max(width, len(text)) for width, _, _, text in columns]
@@ -223,12 +239,11 @@ class Display:
 
     def _row(self, number: int, line: _Line) -> "list[tuple[Text | ProgressBar, int]]":
         """Return the cells of a running trial with their importance."""
-        epochs, step = line.config.trainer.evaluations, line.step
         return [
             (Text(self._config.label_of(number, line.config), style="bold"), 0),
             (ProgressBar(total=1.0, completed=line.share, width=10), 4),
-            (Text(f"epoch {min(step.epoch + 1, epochs) if step else 1}/{epochs}"), 1),
-            (Text(f"lr {step.lr:.3g}" if step else "starting"), 3),
+            (Text(line.place), 1),
+            (Text(line.detail), 3),
             (Text("" if line.value is None else self._metric), 2),
             (Text("" if line.value is None else f"{line.value:.4f}"), 0),
             *((Text(self._known(metric, line)), 2) for metric in self._further),

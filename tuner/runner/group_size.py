@@ -1,10 +1,10 @@
 """The number of trials that are trained as one model, and which trials can be fused."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tuner.config.study import StudyConfig
-from tuner.config.trial import TrialConfig
+from tuner.config.trial import AnyTrial, TrialConfig
 from tuner.errors import BadInputError
 from tuner.protocol import Assignment, MeasurementGroup, MeasurementResult, Slot
 
@@ -149,19 +149,20 @@ def fuse_of(config: StudyConfig, fuse: str, slots: Sequence[Slot], trainings: in
     return size
 
 
-def check_divisible(batch_sizes: Iterable[int], slots: Sequence[Slot]) -> None:
-    """Check that the devices of a slot can have equal shares of every batch.
+def check_divisible(config: StudyConfig, slots: Sequence[Slot]) -> None:
+    """Check that the devices of a slot can have equal shares of a trial.
 
     Raises:
-        BadInputError: If they cannot: each of them would train the whole batch.
+        BadInputError: If they cannot: each of them would do the whole of it.
     """
     ranks = slots[0].ranks
-    for size in batch_sizes:
-        if size % ranks:
-            raise BadInputError([f"--devices-per-trial: a batch of {size} cannot be divided equally among {ranks}."])
+    if ranks > 1 and (reason := config.kind.why_not_divided(config.trial, ranks)):
+        raise BadInputError([f"--devices-per-trial: {reason}."])
 
 
-def alike(one: TrialConfig, other: TrialConfig) -> bool:
+def alike(one: AnyTrial, other: AnyTrial) -> bool:
     """Return whether trials can be one model: optimizers, schedules, averages and seeds may differ, no more."""
+    if not isinstance(one, TrialConfig) or not isinstance(other, TrialConfig):
+        return one is other
     first, second = ((each.data, each.model, each.loss, each.trainer) for each in (one, other))
     return first == second

@@ -71,7 +71,7 @@ class LastTrainings:
                 comparison = trainings.store.comparison()
                 self._result = comparison, chosen
                 if not outcome.is_over:
-                    self._left = f"has {trainings.store.count} of {pluralize(config.trials, 'training')}"
+                    self._left = f"has {trainings.store.count} of {pluralize(config.trials, config.kind.noun)}"
                 if outcome.is_over:
                     store.attributes.set_answer([comparison.verdict, *comparison.findings(chosen.opponents)])
                 if outcome.is_delivered:

@@ -7,6 +7,7 @@ from typing import Any
 from tuner.analysis.findings import answer, findings
 from tuner.config.search_space import searched_in_runs
 from tuner.config.study import StudyConfig
+from tuner.config.trial import TrialConfig
 from tuner.storage.reader import Trial
 from tuner.storage.study_store import StudyStore
 from tuner.storage.trial_ends import end_of, setup_of, value_of
@@ -42,11 +43,15 @@ class Publication:
         summary: dict[str, Any] | None = None
         best = self._store.best
         if best is not None:
-            trained = self._store.config_of(best), self._config.objective, setup_of(best), end_of(best).epochs
-            config = lightning_config(*trained)
+            trial = self._store.config_of(best)
+            config = (
+                lightning_config(trial, self._config.objective, setup_of(best), end_of(best).epochs)
+                if isinstance(trial, TrialConfig)
+                else trial.values()
+            )
             summary = {"number": best.number, "params": best.params, "config": config}
             if is_over:
-                flat, names = self._store.config_of(best).flat(), dict(searched_in_runs(self._config.trial))
+                flat, names = trial.flat(), dict(searched_in_runs(self._config.trial))
                 summary["values"] = {name: flat[name] for name in names if name in flat}
         record = self._store.record()
         rows = [_row(trial, record.metrics[1:]) for trial in self._store.finished()]

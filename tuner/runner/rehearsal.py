@@ -11,6 +11,7 @@ from typing import Any
 from tuner.analysis.findings import duration
 from tuner.config.search_space import corners
 from tuner.config.study import StudyConfig
+from tuner.config.trainings import as_training
 from tuner.config.trial import TrialConfig
 from tuner.errors import BadInputError
 from tuner.interrupts import temporary_folder
@@ -37,15 +38,18 @@ MOST_NETWORKS = 16
 def networks(config: StudyConfig) -> list[TrialConfig]:
     """Return a trial for each network at the corners of the search space, and for each data set and optimizer.
 
-    If there are more than `MOST_NETWORKS`, an evenly spaced part of them is returned.
+    If there are more than `MOST_NETWORKS`, an evenly spaced part of them is returned; none if there are no trainings.
     """
+    if not config.kind.trains:
+        return []
     axes = {key: corners(template) for key, template in config.trial.items()}
     first = {key: values[0] for key, values in axes.items()}
     trials = [{**first, key: value} for key in ("model", "data", "optimizer", "trainer", "loss") for value in axes[key]]
     distinct: dict[str, Mapping[str, Any]] = {}
     for trial in trials:
         distinct.setdefault(_network(trial), trial)
-    return [config.trial_of(values) for values in list(distinct.values())[:: -(-len(distinct) // MOST_NETWORKS)]]
+    chosen = list(distinct.values())[:: -(-len(distinct) // MOST_NETWORKS)]
+    return [as_training(config.trial_of(values)) for values in chosen]
 
 
 def _network(trial: Mapping[str, Any]) -> str:
@@ -70,6 +74,8 @@ class Rehearsal:
 
     def described(self, config: StudyConfig, slots: int) -> str:
         """Return the size of the networks, the length of a trial and the least time of the whole study."""
+        if not config.kind.trains:
+            return "the first trial calls the function for the first time"
         fewest, most = self.parameters
         size = f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
         sentences = [f"a network of {size} parameters"]
@@ -177,7 +183,7 @@ class _RehearsalHandler:
 
     def died(self, group: Group, reason: str) -> None:
         """Warn that a process died. The study goes on, as its trials may survive."""
-        self._note(f"the process that tried {group.trials[0].config.model.name} before the first trial {reason}")
+        self._note(f"the process that tried {group.trials[0].training.model.name} before the first trial {reason}")
 
     def returned(self, group: Group) -> None:
         """Put back a network whose slot was lost."""

@@ -261,7 +261,6 @@ def checked(config: "StudyConfig", engine: "Engine", options: ExecutionOptions) 
     Raises:
         TunerError: If it cannot.
     """
-    from tuner.config.search_space import corners
     from tuner.runner.group_size import check_divisible, fuse_of
     from tuner.storage.continuation import as_begun, check_continued
     from tuner.tracking.store import tracking_uri
@@ -269,7 +268,7 @@ def checked(config: "StudyConfig", engine: "Engine", options: ExecutionOptions) 
     storage = storage_url(options.storage)
     config = as_begun(config, storage)
     fuse = fuse_of(config, options.fuse, engine.slots, config.fewest_trials)
-    check_divisible((data.get("batch_size", 0) for data in corners(config.trial["data"])), engine.slots)
+    check_divisible(config, engine.slots)
     uri = tracking_uri(options.tracking_uri, study=config.experiment or config.name, storage=storage)
     digests, validation_images = config.measure_data()
     every = _checkpoint_every(options)
@@ -412,7 +411,7 @@ class OpenStudy(Generic[Store]):
         signals = [*interruption.signals, *([further.interrupted] if further and further.interrupted else [])]
         if review and is_delivered and not signals and state != tracker.reviewed:
             with status(self._console, "drawing the plots, writing the report, registering the best model"):
-                notes = review.finish(winner, state)
+                notes = review.finish(winner if config.kind.trains else None, state)
             for note in notes:
                 display.note(note)
         return Outcome(

@@ -14,7 +14,6 @@ from tuner.analysis.findings import answer, open_questions
 from tuner.analysis.lint import lint_families
 from tuner.analysis.lr_curves import schedule_families
 from tuner.analysis.record import FAMILY, StudyRecord
-from tuner.config.budget import longest_training
 from tuner.config.opening_notes import opening_notes
 from tuner.config.search_space import described, searched
 from tuner.config.study import StudyConfig
@@ -53,7 +52,7 @@ def print_plan(console: Console, plan: Plan, slots: Sequence[Slot], remarks: Seq
         places += ", as many as are fastest"
     pruner = "no pruner" if config.pruner.name == "none" else f"{config.pruner.name} pruner"
     if config.rungs:
-        pruner = f"rungs ({config.rungs.describe(longest_training(config.trial['trainer']))})"
+        pruner = f"rungs ({config.rungs.describe(config.longest)})"
     print_line(
         console,
         f"[bold]{config.name}[/bold]: {config.budget} for the {_objectives(config)}, "
@@ -120,8 +119,10 @@ def print_summary(
         if tested and tested.trial == top[0].number and tested.metrics:
             metrics = ", ".join(f"{escape(cut(key))} {value:.4f}" for key, value in sorted(tested.metrics.items()))
             print_line(console, f"best trial #{top[0].number} on the test data: {metrics}")
-        weights = store.trial_directory(top[0].number) / "model.ckpt"
-        print_line(console, f"its weights: {escape(str(weights)) if weights.exists() else 'are not on this machine'}")
+        if config.kind.trains:
+            weights = store.trial_directory(top[0].number) / "model.ckpt"
+            there = escape(str(weights)) if weights.exists() else "are not on this machine"
+            print_line(console, f"its weights: {there}")
     _print_failed(console, config.name, store, [trial.number for trial in finished if state_of(trial) == "failed"])
     for sentence in open_questions(record):
         print_line(console, escape(sentence))
@@ -129,14 +130,16 @@ def print_summary(
         print_line(console, f"[yellow]{escape(sentence)}.[/yellow]")
     name = config.name
     if store.front:
-        after = {f"export --trial {top[0].number}": "a trial of the front as a folder", "report": AS_REPORT}
+        exported = {f"export --trial {top[0].number}": "a trial of the front as a folder"}
+        after = {**(exported if config.kind.trains else {"show": "its trials"}), "report": AS_REPORT}
     elif top:
         after = {"confirm": "is the winner really better? fresh seeds say", "report": AS_REPORT}
     else:
         after = {"show": "what is known so far"}
         if any(state_of(trial) == "failed" for trial in finished):
             after["retry"] = "trains failed trials again"
-    print_next(console, outcome, name, {"dashboard": "lr curves and accuracies, in MLflow", **after})
+    there = "lr curves and accuracies" if config.kind.trains else "every trial and its values"
+    print_next(console, outcome, name, {"dashboard": f"{there}, in MLflow", **after})
 
 
 def print_next(console: Console, outcome: Outcome, name: str, commands: Mapping[str, str]) -> None:
@@ -191,7 +194,11 @@ def print_ranking(console: Console, record: StudyRecord, most: int) -> None:
                 for index, (metric, _) in enumerate(record.further)
             ),
             *([("front", 2, ["*" if trial.number in front else "" for trial in top])] if record.further else []),
-            ("schedule", 1 if record.further else 0, [trial.family for trial in top]),
+            *(
+                []
+                if record.of_function
+                else [("schedule", 1 if record.further else 0, [trial.family for trial in top])]
+            ),
             ("searched values", 0, values),
         )
 

@@ -9,13 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tuner.config.component import Component
-from tuner.config.trial import TrialConfig
+from tuner.config.trainings import as_training
+from tuner.config.trial import AnyTrial
 from tuner.storage.stored_study import StoredStudy, label
 
 __all__ = ["CONSTANT_LR_ROLE", "DEFAULT_ROLE", "Finalists", "finalists"]
 
 DEFAULT_ROLE = "the study's default"
 CONSTANT_LR_ROLE = "a constant lr"
+CONSTANT = "constant"
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Finalists:
         opponents: The names of its default and of the constant lr, by their roles.
     """
 
-    configs: Mapping[str, TrialConfig]
+    configs: Mapping[str, AnyTrial]
     claims: Mapping[str, float]
     opponents: Mapping[str, str]
 
@@ -47,20 +49,20 @@ def finalists(past: StoredStudy, top: int) -> Finalists:
     configs = {trial.number: past.config_of(trial) for trial in past.trials}
     values = {trial.number: float(trial.value or 0) for trial in past.trials}
     labels = {number: label(number, configs[number]) for number in ranking}
-    chosen: dict[str, TrialConfig] = {}
+    chosen: dict[str, AnyTrial] = {}
     claims: dict[str, float] = {}
     opponents: dict[str, str] = {}
 
-    def same(config: TrialConfig) -> str | None:
+    def same(config: AnyTrial) -> str | None:
         """Return the chosen configuration that differs in the seed only, which is replaced."""
         pairs = chosen.items()
-        return next((name for name, known in pairs if dataclasses.replace(known, seed=config.seed) == config), None)
+        return next((name for name, known in pairs if known.with_seed(config.seed) == config), None)
 
     for trial in ranking:
         if len(chosen) < top and same(configs[trial]) is None:
             chosen[labels[trial]], claims[labels[trial]] = configs[trial], values[trial]
 
-    def add(role: str, name: str, config: TrialConfig) -> None:
+    def add(role: str, name: str, config: AnyTrial) -> None:
         opponents[role] = same(config) or name
         chosen.setdefault(opponents[role], config)
 
@@ -70,13 +72,15 @@ def finalists(past: StoredStudy, top: int) -> Finalists:
         add(DEFAULT_ROLE, labels[twin], configs[twin])
         claims.setdefault(labels[twin], values[twin])
     elif default := past.default():
-        add(DEFAULT_ROLE, f"default {default.schedule.name}", default)
-    constant = next((number for number in ranking if configs[number].schedule.name == "constant"), None)
+        add(DEFAULT_ROLE, f"default {default.family}".rstrip(), default)
+    if not past.config.kind.trains:
+        return Finalists(chosen, claims, opponents)
+    constant = next((number for number in ranking if configs[number].family == CONSTANT), None)
     if constant is not None:
         add(CONSTANT_LR_ROLE, labels[constant], configs[constant])
         claims.setdefault(labels[constant], values[constant])
     else:
         best = ranking[0]
-        taken = dataclasses.replace(configs[best], schedule=Component("constant"), relative={})
+        taken = dataclasses.replace(as_training(configs[best]), schedule=Component(CONSTANT), relative={})
         add(CONSTANT_LR_ROLE, f"#{best} at a constant lr", taken)
     return Finalists(chosen, claims, opponents)

@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial
 
 from tuner.analysis.pareto import pareto_front
 from tuner.config.study import StudyConfig
-from tuner.config.trial import TrialConfig
+from tuner.config.trial import AnyTrial
 from tuner.errors import StudyFailedError
 from tuner.storage.reader import config_of
 from tuner.storage.trial_ends import end_of, is_complete, value_of
@@ -71,7 +71,7 @@ class FinishedTrials:
         interval = 1
         if allowance.unit == "steps":
             with contextlib.suppress(StudyFailedError):  # another program added it
-                interval = trial_config(self._config, trial).trainer.val_check_interval
+                interval = trial_config(self._config, trial).epoch_steps
         return allowance.cost(epochs, interval)
 
     def _front_of(self, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
@@ -119,7 +119,7 @@ class FinishedTrials:
         return self._config.objective.direction.sort_key(value), number
 
 
-def trial_config(config: StudyConfig, trial: FrozenTrial) -> TrialConfig:
+def trial_config(config: StudyConfig, trial: FrozenTrial) -> AnyTrial:
     """Return the configuration that a trial's parameters give.
 
     Raises:

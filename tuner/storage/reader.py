@@ -15,9 +15,10 @@ from optuna.trial import FrozenTrial as Trial
 from lightning_modules.tasks import TASKS, logged_metrics
 from tuner.analysis.record import FAMILY, MIN_FOR_IMPORTANCE, Curve, StudyRecord, TestResult, TrialRecord
 from tuner.config.annotations import did_you_mean
+from tuner.config.registry import FUNCTION
 from tuner.config.search_space import suggest
 from tuner.config.study import StudyConfig
-from tuner.config.trial import TrialConfig
+from tuner.config.trial import AnyTrial
 from tuner.direction import Direction
 from tuner.errors import BadInputError, StudyFailedError
 from tuner.storage.attributes import (
@@ -179,6 +180,7 @@ def record_of(study: optuna.Study, curves: Curves = _no_curves) -> StudyRecord:
         choices=choices,
         ranges=ranges,
         prediction=attribute(study.user_attrs, PREDICTION, ""),
+        of_function=_is_of_function(identity),
     )
     answer: dict[str, Any] = attribute(study.user_attrs, ANSWER, {})
     if answer.get("trials") == len(trials):
@@ -208,7 +210,14 @@ def _with_curves(record: StudyRecord, curves: Curves, of_the_best: Sequence[str]
         yield replace(trial, curves=curves(trial.number, metrics)) if metrics else trial
 
 
+def _is_of_function(identity: Mapping[str, Any]) -> bool:
+    """Return whether the trials of a study, or of what it confirms, are calls of an objective function."""
+    return any(FUNCTION in key for key in identity)
+
+
 def _family(trial: Trial, identity: Mapping[str, Any]) -> str:
+    if _is_of_function(identity):
+        return ""
     return str(trial.params.get(FAMILY, identity.get("trial.schedule.name", "constant")))
 
 
@@ -248,7 +257,7 @@ def _importances(study: optuna.Study) -> dict[str, float]:
     return {}
 
 
-def config_of(config: StudyConfig, params: Mapping[str, Any]) -> TrialConfig:
+def config_of(config: StudyConfig, params: Mapping[str, Any]) -> AnyTrial:
     """Return the configuration that parameters give, by their names in Optuna.
 
     Raises:

@@ -16,9 +16,10 @@ from typing import Any, ClassVar, Self
 
 from tuner.analysis.comparison import Comparison, Repeated
 from tuner.config.component import Component
-from tuner.config.search_space import Choices, Suggester, component_names
+from tuner.config.search_space import Choices, Suggester
 from tuner.config.study import StudyConfig
-from tuner.config.trial import TrialConfig
+from tuner.config.trainings import as_training
+from tuner.config.trial import AnyTrial, flatten
 from tuner.storage.attributes import CONFIGURATION, CONFIRMS, SEED
 from tuner.storage.reader import Trial
 from tuner.storage.study_store import StudyStore
@@ -66,7 +67,7 @@ class ReplicationStudy(StudyConfig):
 
     RENAMING: ClassVar[str] = "--name ..."
 
-    candidates: Mapping[str, TrialConfig]
+    candidates: Mapping[str, AnyTrial]
     seeds: Sequence[int]
     claims: Mapping[str, float] = field(default_factory=dict)
     has_winner: bool = True
@@ -76,7 +77,7 @@ class ReplicationStudy(StudyConfig):
         cls,
         study: StudyConfig,
         name: str,
-        candidates: Mapping[str, TrialConfig],
+        candidates: Mapping[str, AnyTrial],
         seeds: Sequence[int],
         claims: Mapping[str, float],
         *,
@@ -98,7 +99,7 @@ class ReplicationStudy(StudyConfig):
         flat = {
             f"{label}: {path}": value
             for label, config in candidates.items()
-            for path, value in dataclasses.replace(config, relative={}).flat().items()
+            for path, value in flatten(config.values())
             if path != SEED
         }
         return cls(
@@ -123,6 +124,7 @@ class ReplicationStudy(StudyConfig):
             experiment=study.experiment or study.name,
             within=confirms,
             probe=study.probe,
+            kind=study.kind,
             candidates=candidates,
             seeds=seeds,
             claims=claims,
@@ -143,8 +145,8 @@ class ReplicationStudy(StudyConfig):
     @property
     def own_names(self) -> list[str]:
         """Return the names ``package.module:Name`` in its configurations."""
-        names = component_names([config.values() for config in self.candidates.values()])
-        return [name for name in names if ":" in name]
+        values = [config.values() for config in self.candidates.values()]
+        return [name for each in values for name in self.kind.names(each) if ":" in name]
 
     @property
     def why_alone(self) -> str:
@@ -161,7 +163,7 @@ class ReplicationStudy(StudyConfig):
         names = list(self.candidates)
         return f"{names[number % len(names)]}, seed {number // len(names) + 1}/{len(self.seeds)}"
 
-    def label_of(self, number: int, trial: TrialConfig) -> str:
+    def label_of(self, number: int, trial: AnyTrial) -> str:
         """Return the configuration and the seed of a trial, for the list of trials."""
         return self.name_of(number)
 
@@ -169,11 +171,11 @@ class ReplicationStudy(StudyConfig):
         """Return the configuration and the seed of a trial, for MLflow."""
         return self.fixed(number)
 
-    def suggest(self, trial: Suggester) -> TrialConfig:
+    def suggest(self, trial: Suggester) -> AnyTrial:
         """Return the configuration of a trial, with its seed."""
         name = trial.suggest_categorical(CONFIGURATION, list(self.candidates))
         seed = trial.suggest_int(SEED, 0, 2**32 - 1)
-        return dataclasses.replace(self.candidates[name], seed=seed)
+        return self.candidates[name].with_seed(seed)
 
     def compare(self, trials: Sequence[Trial], validation_images: int | None = None) -> Comparison:
         """Return the comparison of the configurations by finished trials.
@@ -318,11 +320,14 @@ def of_lr(name: str, factor: float) -> str:
     return f"{name}, initial_lr x {factor:g}"
 
 
-def with_lr(config: TrialConfig, factor: float) -> TrialConfig:
+def with_lr(config: AnyTrial, factor: float) -> AnyTrial:
     """Return a configuration with its initial lr multiplied by a factor."""
-    arguments = {**config.optimizer.arguments, INITIAL_LR: config.optimizer.arguments[INITIAL_LR] * factor}
-    return dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, arguments=arguments))
+    if factor == 1:
+        return config
+    training = as_training(config)
+    arguments = {**training.optimizer.arguments, INITIAL_LR: training.optimizer.arguments[INITIAL_LR] * factor}
+    return dataclasses.replace(training, optimizer=dataclasses.replace(training.optimizer, arguments=arguments))
 
 
-def _without_seed(config: TrialConfig) -> dict[str, Any]:
+def _without_seed(config: AnyTrial) -> dict[str, Any]:
     return {key: value for key, value in config.values().items() if key != SEED}

@@ -6,7 +6,6 @@ from typing import Any
 
 import optuna
 
-from tuner.config.budget import longest_training
 from tuner.config.study import StudyConfig
 from tuner.search.curve_search import STARTS, CurveSearch
 from tuner.search.prediction import FEWEST_WHOLE
@@ -88,7 +87,7 @@ def make_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
         ValueError: If Optuna refuses an option.
     """
     options: dict[str, Any] = dict(config.pruner.arguments)
-    epochs = longest_training(config.trial["trainer"])
+    epochs = config.longest
     third = max(1, -(-epochs // 3))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

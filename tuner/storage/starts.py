@@ -14,7 +14,7 @@ from tuner.config.given_values import Given, given_values
 from tuner.config.known_values import SHIPPED
 from tuner.config.lengths import Length
 from tuner.config.optimization import in_percent_all
-from tuner.config.search_space import OneOf, corners, searched
+from tuner.config.search_space import OneOf, searched
 from tuner.config.shipped_starts import SHIPPED_STARTS
 from tuner.config.study import StudyConfig
 from tuner.errors import BadInputError
@@ -81,7 +81,8 @@ def _best_of(name: str, storage: str) -> Iterator[_Known]:
     known = []
     for trial in past.ranking():
         values = values_of(past.config, trial.params)
-        values = in_percent_all(values, past.config.probe.length(values))
+        if past.config.kind.trains:
+            values = in_percent_all(values, past.config.probe.length(values))
         drawn = frozenset(_place(name, values) for name in places & trial.params.keys())
         known.append(_Known(f"#{trial.number} of {name}", values, drawn))
     return iter(known)
@@ -126,8 +127,7 @@ def _place(name: str, values: Mapping[str, Any]) -> str:
 def _only_length(config: StudyConfig) -> Length | None:
     """Return the length of a study's trainings; None if it is searched, or unknown."""
     try:
-        trainings = corners({key: config.trial[key] for key in ("data", "trainer")})
-        lengths = {config.probe.length(values) for values in trainings}
+        lengths = {config.probe.length(values) for values in config.kind.trainings(config.trial)}
     except BadInputError:
         return None
     return lengths.pop() if len(lengths) == 1 else None

@@ -16,7 +16,8 @@ from tuner.config.sources import Sources, sources_of
 from tuner.config.study import StudyConfig
 from tuner.config.study_files import shipped_studies
 from tuner.config.study_name import NAME
-from tuner.config.trial import TrialConfig
+from tuner.config.trainings import as_training
+from tuner.config.trial import AnyTrial, TrialConfig
 from tuner.errors import BadInputError
 from tuner.storage.attributes import CONFIGURATION, CONFIRMS, IDENTITY, SEED, SOURCES
 from tuner.storage.continuation import as_begun, check_continued
@@ -77,22 +78,27 @@ class StoredStudy:
                 config, identifier_of(study), trials, record_of(study), storage, study.user_attrs.get(SOURCES), source
             )
 
-    def config_of(self, trial: Trial) -> TrialConfig:
+    def config_of(self, trial: Trial) -> AnyTrial:
         """Return the configuration of a trial."""
         return config_of(self.config, trial.params)
+
+    def training_of(self, trial: Trial) -> TrialConfig:
+        """Return the configuration of a trial that is a training."""
+        return as_training(self.config_of(trial))
 
     def changed_sources(self, trial: Trial) -> list[str]:
         """Return the changes since a trial in the source of the study's own modules, each as a clause."""
         before = sources_of(self.sources, trial.number)
         return before.changed(Sources(trial.number, "", self.config.sources)) if before else []
 
-    def default(self) -> TrialConfig | None:
+    def default(self) -> AnyTrial | None:
         """Return the study file's `trial` without the search space; None if it is incomplete without it."""
         try:
             fixed = load_study(self.source, [*NOTHING_SEARCHED], folder=self.config.folder)
-            return config_of(fixed, {})
         except BadInputError:
             return None
+        is_complete = self.config.kind.trains or fixed.trial.keys() == self.config.trial.keys()
+        return config_of(fixed, {}) if is_complete else None
 
     def ranking(self) -> list[Trial]:
         """Return the complete trials, best first.
@@ -163,9 +169,9 @@ def _has_length_of(identity: Mapping[str, Any], name: str, flat: Mapping[str, An
     return all(identity.get(f"{name}: trainer.{key}") == flat.get(f"trainer.{key}") for key in LENGTHS)
 
 
-def label(number: int, config: TrialConfig) -> str:
+def label(number: int, config: AnyTrial) -> str:
     """Return the name that a confirmation gives to a trial's configuration."""
-    return f"#{number} {config.schedule.name}"
+    return f"#{number} {config.family}".rstrip()
 
 
 def definition_of(source: str, storage: str) -> tuple[str, Path | None]:

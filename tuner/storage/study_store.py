@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tuner.analysis.record import StudyRecord
 from tuner.config.study import StudyConfig
-from tuner.config.trial import TrialConfig
+from tuner.config.trial import AnyTrial
 from tuner.errors import StudyFailedError
 from tuner.storage.attributes import ATTEMPT, GAIN, IDENTIFIER
 from tuner.storage.batched_storage import BatchedStorage
@@ -278,7 +278,7 @@ class StudyStore:
                 return
         raise StudyFailedError(f'study "{name}" was deleted from {where} while it ran; run the command again')
 
-    def config_of(self, trial: FrozenTrial) -> TrialConfig:
+    def config_of(self, trial: FrozenTrial) -> AnyTrial:
         """Return the configuration that a trial's parameters give.
 
         Raises:
@@ -287,7 +287,7 @@ class StudyStore:
         return trial_config(self._config, trial)
 
     @_together
-    def ask(self) -> tuple[int, TrialConfig]:
+    def ask(self) -> tuple[int, AnyTrial]:
         """Return the next trial and its configuration: an interrupted one if there is any, else a new one."""
         waiting = []
         for trial in self._trials.unfinished:

@@ -18,7 +18,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from tuner.analysis.record import TestResult
 from tuner.config.study import StudyConfig
-from tuner.config.trial import TrialConfig
+from tuner.config.trial import AnyTrial
 from tuner.config.yaml_reader import as_yaml
 from tuner.protocol import Points, TrialResult
 from tuner.tracking.names import LONGEST_TAG, fitting
@@ -112,7 +112,7 @@ class Tracker:
         runs = self._trials.by_number
         return [number for number in numbers if number not in runs or runs[number].is_unfinished]
 
-    def start_trial(self, number: int, config: TrialConfig, attempt: int = 0) -> None:
+    def start_trial(self, number: int, config: AnyTrial, attempt: int = 0) -> None:
         """Open a trial's run; an interrupted trial continues in the run that it has.
 
         Args:
@@ -129,7 +129,7 @@ class Tracker:
     def finish_trial(
         self,
         number: int,
-        config: TrialConfig,
+        config: AnyTrial,
         result: TrialResult,
         read: Callable[[], TrialResult | None] | None = None,
         files: Path | None = None,

@@ -14,7 +14,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from tuner.analysis.record import LR_TABLE, simplified
 from tuner.config.study import StudyConfig
-from tuner.config.trial import TrialConfig
+from tuner.config.trial import AnyTrial
 from tuner.process import crash_point
 from tuner.protocol import Points, TrialResult
 from tuner.tracking.names import LONGEST_PARAM, Names, fitting, storable, value_text
@@ -85,7 +85,7 @@ class TrialRuns:
 
     # -- start, reports and end of a trial -----------------------------------------------------------------------------
 
-    def start(self, number: int, config: TrialConfig, attempt: int = 0) -> None:
+    def start(self, number: int, config: AnyTrial, attempt: int = 0) -> None:
         """Open a trial's run; an interrupted trial continues in the run that it has.
 
         Args:
@@ -146,7 +146,7 @@ class TrialRuns:
     def end(
         self,
         number: int,
-        config: TrialConfig,
+        config: AnyTrial,
         result: TrialResult,
         points: Callable[[], Points | None],
         files: Path | None = None,
@@ -172,7 +172,7 @@ class TrialRuns:
     def _put_end(
         self,
         number: int,
-        config: TrialConfig,
+        config: AnyTrial,
         result: TrialResult,
         points: Callable[[], Points],
         files: Path | None,
@@ -198,7 +198,7 @@ class TrialRuns:
             self._records.mark(run)
             value = "" if result.value is None else f" {result.value:.4f}"
             state = "" if result.state == "complete" else f", {result.state}"
-            name = storable(f"#{number} {config.schedule.name}{value}{state}")
+            name = storable(f"{_title(number, config)}{value}{state}")
             crash_point("run described")
             self._recorder.close_run(run.run_id, name, TRIAL_STATUS[result.state])  # last: a closed run is complete
             run.state = result.state
@@ -212,7 +212,7 @@ class TrialRuns:
         self._put_data(number, config)  # apart from those before, which are written at once
         self._recorder.put(number, self._records.record(number, END, close, gone=once_more))
 
-    def _create(self, number: int, config: TrialConfig) -> None:
+    def _create(self, number: int, config: AnyTrial) -> None:
         if number in self._unsure:
             for other, found in self._find():
                 self.by_number.setdefault(other, found)
@@ -232,7 +232,7 @@ class TrialRuns:
             tags[REPLACES_TAG] = replaced
         if number in self._records.deleted:
             self._recorder.warn(f"the run of trial #{number} in MLflow was deleted; the trial gets a new one")
-        name = storable(f"#{number} {config.schedule.name}")
+        name = storable(_title(number, config))
         self._unsure.add(number)
         run = self._client.create_run(self._study.experiment_id, run_name=name, tags=tags)
         self._unsure.discard(number)
@@ -244,7 +244,7 @@ class TrialRuns:
 
     # -- records -------------------------------------------------------------------------------------------------------
 
-    def _put_values(self, number: int, config: TrialConfig, own: Mapping[str, str] = MappingProxyType({})) -> None:
+    def _put_values(self, number: int, config: AnyTrial, own: Mapping[str, str] = MappingProxyType({})) -> None:
         """Add parameters to a trial's run, unless it is known to have them, and the module's own."""
         values = {**self._config.described(number), **config.flat()}
         names = Names()
@@ -273,13 +273,16 @@ class TrialRuns:
         if added := {key: value for key, value in own.items() if key not in values}:
             self._recorder.put(number, record(params(added), is_own=True))
 
-    def _put_data(self, number: int, config: TrialConfig) -> None:
-        """Add the data set to a trial's run, unless it is known to have it."""
+    def _put_data(self, number: int, config: AnyTrial) -> None:
+        """Add the data set to a trial's run, unless it has none, or is known to have it."""
+        data = config.dataset
+        if data is None:
+            return
 
         def write(run: TrialRun) -> bool:
             if run.has_data:
                 return False
-            self._client.log_inputs(run.run_id, [self._study.dataset(config.data.name, config.data.arguments)])
+            self._client.log_inputs(run.run_id, [self._study.dataset(data.name, data.arguments)])
             run.has_data = True
             return True
 
@@ -346,3 +349,7 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return file.getvalue()
+
+
+def _title(number: int, config: AnyTrial) -> str:
+    return f"#{number} {config.family}".rstrip()

@@ -10,10 +10,35 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-__all__ = ["CPU", "device_name", "gpu_names", "on_cpu", "processor", "training_conditions", "versions"]
+__all__ = [
+    "CPU",
+    "conditions_here",
+    "device_name",
+    "gpu_names",
+    "on_cpu",
+    "processor",
+    "training_conditions",
+    "versions",
+]
 
 CPU = "CPU"
 PACKAGES_OF_TRAINING = ("lr-tuner", "torch", "pytorch-lightning")
+
+
+def conditions_here(device: str) -> dict[str, str | int]:
+    """Return versions, processor, device and threads of this process.
+
+    Args:
+        device: "cpu" or "cuda".
+    """
+    import torch
+
+    return {
+        **versions(),
+        "processor": processor(),
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+    }
 
 
 def training_conditions(device: str, precision: str, ranks: int, fused: int) -> dict[str, str | int]:
@@ -27,17 +52,7 @@ def training_conditions(device: str, precision: str, ranks: int, fused: int) -> 
         ranks: Number of processes that train together.
         fused: Number of trials that are trained as one model.
     """
-    import torch
-
-    return {
-        **versions(),
-        "processor": processor(),
-        "device": device_name(device),
-        "precision": precision,
-        "threads": torch.get_num_threads(),
-        "ranks": ranks,
-        "fused": fused,
-    }
+    return {**conditions_here(device), "precision": precision, "ranks": ranks, "fused": fused}
 
 
 def on_cpu(setup: Mapping[str, Any]) -> bool:

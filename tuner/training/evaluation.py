@@ -29,7 +29,7 @@ def evaluate(assignment: Assignment, device: str) -> EvaluationResult:
 
 
 def _test_metrics(assignment: Assignment, device: str) -> dict[str, float]:
-    config = assignment.config
+    config = assignment.training
     module, data = build_module(config), build_data(config)
     if not is_overridden("test_step", module) or not is_overridden("test_dataloader", data):
         return {}

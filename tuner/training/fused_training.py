@@ -66,7 +66,7 @@ def train_together(
             else:
                 left = [assignment for assignment in part if assignment.number not in results]
                 size = len(part) // 2 if is_out_of_memory(error) else 1
-                channel.fuse_at_most(size, error_message(error, part[0].config))
+                channel.fuse_at_most(size, error_message(error, part[0].training))
                 halves = [left[start : start + size] for start in range(0, len(left), size)]
                 parts = halves + parts if size > 1 else []  # if the network is at fault, each trial fails alone
         free_memory(device)
@@ -84,8 +84,8 @@ def _fit_fused(
     started = time.monotonic()
     first = assignments[0]
     by_name = {str(assignment.number): assignment for assignment in assignments}
-    seeds = [assignment.config.seed for assignment in assignments]
-    data = build_data(first.config, seeds[0] if len(set(seeds)) == 1 else tuple(seeds))
+    seeds = [assignment.training.seed for assignment in assignments]
+    data = build_data(first.training, seeds[0] if len(set(seeds)) == 1 else tuple(seeds))
     has_reported = False
 
     def refused(reason: str) -> None:
@@ -94,7 +94,7 @@ def _fit_fused(
             raise _NotRecordedError
 
     module = FusedClassifier(
-        build_classifiers([assignment.config for assignment in assignments]),
+        build_classifiers([assignment.training for assignment in assignments]),
         seeds,
         list(by_name),
         recorder=recording.recorder_for(device),
@@ -131,7 +131,7 @@ def _fit_fused(
     # Data that have an order for each of several seeds draw nothing from torch's generators.
     callbacks: list[pl.Callback] = [EpochSeed(seeds[0]), group] if len(set(seeds)) == 1 else [group]
     saver.trainer = trainer = build_trainer(
-        first.config, device, first.directory, callbacks, FusedHistory(trials), checkpoints
+        first.training, device, first.directory, callbacks, FusedHistory(trials), checkpoints
     )
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint and first.directory / checkpoint, weights_only=True)
     for name in module.live:
@@ -150,10 +150,10 @@ def _parts(assignments: Sequence[Assignment]) -> list[list[Assignment]]:
     """Divide a group into parts that can be trained as one model: all begun or none, with the same data."""
     # The shipped data sets support one order per trial, for classes. Other data may use the seed in any way, so it must
     # be shared.
-    config = assignments[0].config
+    config = assignments[0].training
     any_seed = task_of(config) == "classification" and isinstance(build_data(config), TensorDataModule)
     parts: dict[Any, list[Assignment]] = {}
     for assignment in assignments:
-        key = has_checkpoint(assignment.directory), None if any_seed else assignment.config.seed
+        key = has_checkpoint(assignment.directory), None if any_seed else assignment.training.seed
         parts.setdefault(key, []).append(assignment)
     return list(parts.values())

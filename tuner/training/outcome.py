@@ -11,7 +11,7 @@ import torch
 import torch.utils.data
 
 from tuner.config.objectives import TIME
-from tuner.config.trial import TrialConfig
+from tuner.config.trial import AnyTrial, TrialConfig
 from tuner.console import printable
 from tuner.errors import in_a_line, place_of
 from tuner.files import DiskFullError, write_atomically
@@ -19,7 +19,7 @@ from tuner.process import crash_point
 from tuner.protocol import Assignment, ChannelClosedError, TrialResult
 from tuner.training import distributed
 from tuner.training.checkpoints import remove_checkpoints
-from tuner.training.conditions import device_name, training_conditions
+from tuner.training.conditions import conditions_here, device_name, training_conditions
 from tuner.training.lightning_cli import resolve_precision
 from tuner.training.reporter import Reporter
 from tuner.training.results import TRACEBACK_FILE, write_result
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 
-def failed_result(error: BaseException, config: TrialConfig) -> TrialResult:
+def failed_result(error: BaseException, config: AnyTrial) -> TrialResult:
     """Return the result of a trial that ended with an error."""
     if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
         error = error.__context__  # Lightning converts the one into the other
@@ -52,8 +52,10 @@ def commit_result(
     name = (
         f"{distributed.world_size()} x {device_name(device)}" if distributed.world_size() > 1 else device_name(device)
     )
-    precision = resolve_precision(assignment.config.trainer.precision, device)
-    conditions = training_conditions(device, precision, distributed.world_size(), fused)
+    conditions = conditions_here(device)
+    if isinstance(assignment.config, TrialConfig):
+        precision = resolve_precision(assignment.config.trainer.precision, device)
+        conditions = training_conditions(device, precision, distributed.world_size(), fused)
     result = dataclasses.replace(result, seconds=time.monotonic() - started, device=name, setup=conditions)
     writes = distributed.is_rank_zero() or result.state == "failed"  # the rank that failed may be any
     if writes and result.state != "interrupted":
@@ -84,13 +86,11 @@ def lost_a_process(error: BaseException) -> bool:
     return isinstance(error, Exception) and distributed.world_size() > 1 and distributed.lost_a_rank(error)
 
 
-def error_message(error: BaseException, config: TrialConfig) -> str:
+def error_message(error: BaseException, config: AnyTrial) -> str:
     """Return an error and its place on one line; if memory ran out, with the sizes of model and data."""
     message = f"{in_a_line(error)}{place_of(error)}"
     if is_out_of_memory(error):
-        sizes = {**config.data.arguments, **config.model.arguments}
-        sizes_text = ", ".join(f"{key}={value}" for key, value in sizes.items())
-        message = f"out of memory with {config.model.name}, {sizes_text}: {message}"
+        message = f"out of memory with {config.sizes}: {message}"
     return message
 
 
@@ -121,7 +121,7 @@ def result_of_training(
         params=history.records.params,
         tags=history.records.tags,
     )
-    metric, epochs, asked = assignment.objective.metric, reporter.epochs, assignment.config.trainer.evaluations
+    metric, epochs, asked = assignment.objective.metric, reporter.epochs, assignment.training.trainer.evaluations
     if diverged_at is not None:
         return ended("diverged", message=f"loss was not finite at step {diverged_at}", diverged_at=diverged_at)
     if not reporter.is_finite:

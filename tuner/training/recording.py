@@ -18,7 +18,7 @@ def recorder_for(device: str) -> Recorder | None:
 
 def may_be_recorded(assignment: Assignment, device: str) -> bool:
     """Return whether a single trial may be trained as a group of one, whose steps are recorded."""
-    config, trainer = assignment.config, assignment.config.trainer
+    config, trainer = assignment.training, assignment.training.trainer
     is_watched = trainer.callbacks or trainer.seconds is not None or assignment.objective.epoch == "best"
     is_watched = is_watched or any(each.metric == TIME for each in assignment.further)
     if recorder_for(device) is None or is_watched or distributed.world_size() > 1:

@@ -45,7 +45,7 @@ class _RehearsalChannel:
 
 def rehearse(assignment: Assignment, channel: Channel, device: str) -> RehearsalResult:
     """Train a few steps of a trial, validate one batch, and save and load a checkpoint, to find errors early."""
-    config = assignment.config
+    config = assignment.training
     check = StepCheck()
     batches = min(REHEARSED_STEPS * config.trainer.accumulate_grad_batches, config.trainer.batches or 2**31)
     length = {

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 
-from tuner.config.trial import TrialConfig
+from tuner.config.trial import AnyTrial
 from tuner.errors import in_a_line
 from tuner.files import write_atomically, write_json
 from tuner.protocol import Assignment, TrialResult
@@ -56,7 +56,7 @@ def _checksum(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def read_result(directory: Path, config: TrialConfig, note: Callable[[str], None] = _log.warning) -> TrialResult | None:
+def read_result(directory: Path, config: AnyTrial, note: Callable[[str], None] = _log.warning) -> TrialResult | None:
     """Return the result of a finished trial; None if it is missing, damaged, or belongs to another configuration.
 
     Args:

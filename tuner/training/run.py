@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Sequence
 
+from tuner.config.function_trial import FunctionTrial
 from tuner.protocol import (
     Assignment,
     Channel,
@@ -21,6 +22,7 @@ from tuner.protocol import (
 )
 from tuner.training.evaluation import evaluate
 from tuner.training.fused_training import train_together
+from tuner.training.objective_call import call
 from tuner.training.recording import may_be_recorded
 from tuner.training.rehearsal import rehearse
 from tuner.training.single_training import train
@@ -56,6 +58,8 @@ def run(group: Group, channel: Channel, device: str = "cpu") -> Sequence[Result]
 def _train_all(
     assignments: Sequence[Assignment], channel: Channel, device: str, checkpoint_every: float, as_group: bool
 ) -> list[TrialResult]:
+    if any(isinstance(assignment.config, FunctionTrial) for assignment in assignments):
+        return [call(assignment, channel, device) for assignment in assignments]
     is_group = len(assignments) > 1 or (as_group and may_be_recorded(assignments[0], device))
     results = train_together(assignments, channel, device, checkpoint_every, as_group) if is_group else {}
     for assignment in assignments:

@@ -56,7 +56,7 @@ def fit(
         watching: Additional callbacks.
         changes: Arguments of the Trainer that replace those of the trial.
     """
-    config, directory = assignment.config, assignment.directory
+    config, directory = assignment.training, assignment.directory
     checkpoint = distributed.on_rank_zero(lambda: checkpoint_of([assignment], channel))
     module, data = build_module(config), build_data(config)
     saver = Saver([assignment], checkpoint_every, channel)

@@ -52,7 +52,7 @@ def fastest_together(assignment: Assignment, most: int, device: str) -> Measurem
         most: Largest number to try.
         device: "cpu" or "cuda".
     """
-    config, as_group = assignment.config, False
+    config, as_group = assignment.training, False
 
     def seconds(count: int) -> float | None:
         nonlocal as_group
@@ -87,8 +87,8 @@ def _fused(config: TrialConfig, count: int, device: str) -> FusedClassifier:
 def _timed(assignment: Assignment, module: pl.LightningModule, device: str) -> "StopWatch":
     """Time steps of a training, which also validates a batch: that needs memory too."""
     watch = StopWatch()
-    trainer = build_trainer(assignment.config, device, assignment.directory, [watch], None, limit_val_batches=1)
-    trainer.fit(module, datamodule=build_data(assignment.config))
+    trainer = build_trainer(assignment.training, device, assignment.directory, [watch], None, limit_val_batches=1)
+    trainer.fit(module, datamodule=build_data(assignment.training))
     return watch
 
 

@@ -14,7 +14,7 @@ from tuner.visualization.parameters import importance, parallel_coordinates, val
 from tuner.visualization.progress import best_so_far, intermediate_values, timeline
 from tuner.visualization.tradeoffs import pareto_front
 
-__all__ = ["OF_SEVERAL", "PLOTS", "draw"]
+__all__ = ["OF_SEVERAL", "OF_TRAININGS", "PLOTS", "draw"]
 
 PLOTS: Sequence[Callable[[StudyRecord], Figure]] = (
     top_trials,
@@ -38,6 +38,11 @@ OF_SEVERAL = (pareto_front, *(plot for plot in PLOTS if plot not in (winner, bes
 """The plots of a study with several objectives; all but the first show the first objective."""
 
 
+OF_TRAININGS = (top_trials, best_of_each, lr_curves, values_by_family, winner)
+"""Those of lr and schedules, which the calls of an objective function do not have."""
+
+
 def draw(record: StudyRecord) -> list[Figure]:
     """Return all plots of a study, including those without panels."""
-    return [plot(record) for plot in (OF_SEVERAL if record.further else PLOTS)]
+    plots = OF_SEVERAL if record.further else PLOTS
+    return [plot(record) for plot in plots if not (record.of_function and plot in OF_TRAININGS)]

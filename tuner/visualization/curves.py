@@ -16,6 +16,7 @@ from tuner.visualization.parts import (
     family_style,
     hover_text,
     left_out_note,
+    of_trainings,
     placed,
     value_scale,
     value_window,
@@ -38,6 +39,7 @@ METRICS = {
 """Metrics of training and validation that are drawn, and their names."""
 
 
+@of_trainings
 def lr_curves(record: StudyRecord) -> Figure:
     """Show the lr of every trial, a panel for each schedule."""
     title = "Learning rates of all trials"
@@ -86,6 +88,7 @@ def lr_curves(record: StudyRecord) -> Figure:
     )
 
 
+@of_trainings
 def top_trials(record: StudyRecord) -> Figure:
     """Show lr and objective of the best trials, one above the other."""
     count = f"{TOP} " if len(record.by_value) > TOP else ""
@@ -95,6 +98,7 @@ def top_trials(record: StudyRecord) -> Figure:
     return _lr_and_value(record, "top_trials", title, caption, record.by_value[:TOP])
 
 
+@of_trainings
 def best_of_each(record: StudyRecord) -> Figure:
     """Show lr and objective of the best trial of each schedule, one above the other."""
     by = f" by {record.metric}" if record.further else ""
@@ -108,6 +112,7 @@ def best_of_each(record: StudyRecord) -> Figure:
     return _lr_and_value(record, "best_of_each", title, caption, best)
 
 
+@of_trainings
 def winner(record: StudyRecord) -> Figure:
     """Show how the best trial learned, on training and on validation data."""
     best = record.best

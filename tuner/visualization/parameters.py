@@ -16,6 +16,7 @@ from tuner.visualization.parts import (
     family_color,
     hover_text,
     left_out_note,
+    of_trainings,
     outside_note,
     placed,
     points_by_family,
@@ -29,6 +30,7 @@ __all__ = ["importance", "parallel_coordinates", "values_by_family"]
 MAX_AXES = 14
 
 
+@of_trainings
 def values_by_family(record: StudyRecord) -> Figure:
     """Show the values that trials of each schedule reached."""
     title = f"{record.metric} by schedule"

@@ -1,5 +1,6 @@
 """Parts that the charts share: hover texts, colours, and the range of values that is shown."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -7,7 +8,7 @@ from tuner.analysis.findings import short_name, standard_error
 from tuner.analysis.record import FAMILY, Curve, StudyRecord, TrialRecord, resolution
 from tuner.direction import Direction
 from tuner.text import format_value, pluralize
-from tuner.visualization.figure import GREY, Dash, Mark, Scale, Series, Symbol, style
+from tuner.visualization.figure import GREY, Dash, Figure, Mark, Scale, Series, Symbol, style
 
 __all__ = [
     "ACCENT",
@@ -19,6 +20,7 @@ __all__ = [
     "family_style",
     "hover_text",
     "left_out_note",
+    "of_trainings",
     "outside_note",
     "placed",
     "points_by_family",
@@ -46,6 +48,18 @@ def hover_text(trial: TrialRecord, record: StudyRecord) -> str:
     how = "" if trial.state == "complete" else f", {trial.state}"
     params = [f"{short_name(name)} {format_value(value)}" for name, value in trial.params.items() if name != FAMILY]
     return "\n".join([f"{trial.name}{reached}{how}", *params])
+
+
+def of_trainings(plot: Callable[[StudyRecord], Figure]) -> Callable[[StudyRecord], Figure]:
+    """Return a chart of lr and schedules, which has no panels for the calls of an objective function."""
+
+    @functools.wraps(plot)
+    def drawn(record: StudyRecord) -> Figure:
+        if record.of_function:
+            return Figure(plot.__name__, record.name, "the trials are calls of an objective function, without an lr.")
+        return plot(record)
+
+    return drawn
 
 
 def family_style(record: StudyRecord, family: str) -> tuple[str, Dash, Symbol]:

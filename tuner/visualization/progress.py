@@ -34,11 +34,16 @@ ENDS: dict[str, tuple[str, Dash, Symbol]] = {
 
 def intermediate_values(record: StudyRecord) -> Figure:
     """Show the objective of every trial after each of its epochs."""
-    title = f"{record.metric} of each trial after each epoch"
+    unit = "step" if record.of_function else "epoch"
+    title = f"{record.metric} of each trial after each {unit}"
     ordered = [*record.ranking, *(trial for trial in record.trials if not trial.is_complete)]
     ordered = [trial for trial in ordered if trial.reported]
     if not ordered:
-        return Figure("intermediate_values", title, "No trial has completed an epoch yet.")
+        return Figure(
+            "intermediate_values",
+            title,
+            "No trial has reported a value." if record.of_function else "No trial has completed an epoch yet.",
+        )
     drawn, scale, best = ordered[:MAX_CURVES], value_scale(record), record.best
     shown = [point for trial in drawn for point in (*trial.reported[1:], trial.reported[-1])]
     window = value_window([value for _, value in shown], record)
@@ -52,7 +57,7 @@ def intermediate_values(record: StudyRecord) -> Figure:
                 [value for _, value in trial.reported],
                 color=color,
                 label=f"best: #{trial.number}" if is_best else "",
-                hover=[f"{hover_text(trial, record)}\nepoch {epoch}: {value:.4f}" for epoch, value in trial.reported],
+                hover=[f"{hover_text(trial, record)}\n{unit} {epoch}: {value:.4f}" for epoch, value in trial.reported],
                 width=2.2 if is_best else 1.0,
                 marked=is_best or len(trial.reported) == 1,
                 dash="solid" if trial.is_complete else ENDS[trial.state][1],
@@ -65,7 +70,7 @@ def intermediate_values(record: StudyRecord) -> Figure:
         if ends:
             epochs = [trial.reported[-1][0] for trial in ends]
             series.append(Series(epochs, places, "points", GREY, state, hover, symbol=symbol))
-    panel = Panel(series, "", "epoch", record.metric, y_range=window)
+    panel = Panel(series, "", unit, record.metric, y_range=window)
     caption = f"Bright lines ended with a good {record.metric}; dashed grey ones were not trained to the end."
     if any(placed(value, window) != value for trial in drawn for _, value in trial.reported):
         caption += f" Values beyond the axis are far worse: {IN_THE_REPORT}."

@@ -1,0 +1,171 @@
+"""The trial as an objective function gets it, and what ends the function early."""
+
+import math
+import numbers
+import operator
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tuner.protocol import Assignment, Channel, EpochReport, Point, StepReport
+
+__all__ = ["DivergedError", "InterruptedTrialError", "Trial", "TrialPruned", "number_of"]
+
+BEFORE = -1  # the step before the first one
+
+
+class TrialPruned(Exception):
+    """Raised by an objective function to end a trial that is not worth its time."""
+
+
+class DivergedError(BaseException):
+    """A report that is not finite has ended the function; no ``except Exception`` of its own stops that."""
+
+
+class InterruptedTrialError(BaseException):
+    """The study ends, and the function with it; it is called again when the study continues."""
+
+
+class Trial:
+    """A trial, as an objective function gets it.
+
+    ::
+
+        def objective(trial):
+            for epoch in range(10):
+                loss = ...  # with trial["lr"]
+                trial.report(loss, epoch)
+                if trial.should_prune():
+                    raise TrialPruned
+            return loss
+
+    Attributes:
+        number: Its number in the study.
+        params: Its values by name: what is searched, and what is fixed for all trials. A choice of ``one_of`` is
+            ``{"name": ..., argument: value}``.
+        seed: Its seed. The generators of `random`, NumPy and torch begin with it.
+        device: "cuda" if it has GPUs, of which it sees no others, else "cpu".
+        folder: A folder of its own. What is written there goes to its run in MLflow when it ends, and is still there if
+            the function is called again after an interruption, so that it can continue from what it has saved.
+    """
+
+    def __init__(self, assignment: Assignment, channel: Channel, device: str, folder: Path) -> None:
+        self.number, self.seed, self.device = assignment.number, assignment.call.seed, device
+        self.params: dict[str, Any] = dict(assignment.call.params)
+        self.points: list[Point] = []
+        self.value: float | None = None
+        self.last_step = BEFORE
+        self.reports = 0
+        self._metrics = [each.metric for each in (assignment.objective, *assignment.further)]
+        self._channel, self._folder = channel, folder
+        self._sent = 0
+        self._last_steps: dict[str, int] = {}
+        self._is_to_be_pruned = False
+
+    @property
+    def folder(self) -> Path:
+        """Its folder, which is made when it is first used."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return self._folder
+
+    def __getitem__(self, name: str) -> Any:
+        """Return one of its values.
+
+        Raises:
+            KeyError: If there is no such value.
+        """
+        if name not in self.params:
+            raise KeyError(f"the trial has no value {name!r}; it has {', '.join(sorted(self.params)) or 'none'}")
+        return self.params[name]
+
+    def __repr__(self) -> str:
+        return f"Trial({self.number}, {self.params})"
+
+    def report(self, value: Any, step: int) -> None:
+        """Report a value of the (first) objective on the way: for the pruner, the charts, and MLflow.
+
+        If it is not finite, the function ends here, and the trial has diverged. If the study was asked to end, the
+        function ends here as well, and is called again when the study continues.
+
+        Args:
+            value: The value so far.
+            step: What was done so far, such as a number of epochs; it rises from report to report.
+
+        Raises:
+            TypeError: If the value is not a number, or the step not a whole one.
+            ValueError: If the step is negative, or not above that of the last report.
+        """
+        number, metric = number_of(value, "report"), self._metrics[0]
+        at = self._step(step, "report", self.last_step)
+        if not math.isfinite(number):
+            raise DivergedError(f"{metric} was not finite at step {at}")
+        self.value, self.last_step = number, at
+        self.reports += 1
+        self.points.append((metric, at, number))
+        points, self._sent = self.points[self._sent :], len(self.points)
+        report = EpochReport(at, number, points, lr_rose=False, step=StepReport(at, 0, 0, math.nan))
+        decision = self._channel.report({self.number: report})[self.number]
+        if decision == "stop":
+            raise InterruptedTrialError
+        self._is_to_be_pruned = decision == "prune"
+
+    def should_prune(self) -> bool:
+        """Return whether the pruner would end the trial after its last report: raise `TrialPruned` then."""
+        return self._is_to_be_pruned
+
+    def log(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Record further metrics in MLflow.
+
+        Args:
+            metrics: Numbers by name.
+            step: Their step, which rises for each metric; by default that of the last report, or 0.
+
+        Raises:
+            TypeError: If something is not a number.
+            ValueError: If a metric is an objective, or has a value at this step already.
+        """
+        for name, value in metrics.items():
+            metric = str(name)
+            if metric in self._metrics:
+                raise ValueError(f"log: {metric} is an objective: report it, or return it")
+            last = self._last_steps.get(metric, BEFORE)
+            at = self._step(max(self.last_step, 0) if step is None else step, f"log: {metric}", last)
+            self.points.append((metric, at, number_of(value, f"log: {metric}")))
+            self._last_steps[metric] = at
+
+    @staticmethod
+    def _step(step: Any, place: str, last: int) -> int:
+        try:
+            at = operator.index(step)
+        except TypeError:
+            at = BEFORE
+        if isinstance(step, bool) or at < 0:
+            kind = ValueError if isinstance(step, int) else TypeError
+            raise kind(f"{place}: step must be a whole number, 0 or above, but got {step!r}")
+        if at <= last:
+            raise ValueError(f"{place}: step must be above the last one ({last}), but got {at}")
+        return at
+
+
+def number_of(value: Any, place: str) -> float:
+    """Return a number of Python, NumPy or torch as a float.
+
+    Args:
+        value: The number.
+        place: Where it was given, for the message.
+
+    Raises:
+        TypeError: If it is something else.
+    """
+    plain = value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
+    if isinstance(plain, bool) or not isinstance(plain, numbers.Real):
+        raise TypeError(f"{place}: must be a number, but got {_short(value)}")
+    try:
+        return float(plain)
+    except OverflowError:  # a whole number that no float can be
+        return math.inf
+
+
+def _short(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:60]}..."
