@@ -10,6 +10,7 @@ from tuner.config.component import Component
 from tuner.config.document import Keys, Node
 from tuner.config.first_trials import FirstTrials
 from tuner.config.function_trial import FUNCTIONS, SEED
+from tuner.config.given_values import Given, Misfit, given_values
 from tuner.config.known_values import SHIPPED
 from tuner.config.loss_checker import as_component
 from tuner.config.objectives import check_several
@@ -77,14 +78,19 @@ class FunctionStudyReader(StudyReader):
         if self._document.data.get("contenders"):
             self._fault(("contenders",), "leave it out: a league compares trainings, not calls of a function.")
         limits = self._limits(budget, template, name, len(goals) == 1)
-        is_grid = sampler.name == "grid"
+        trials = limits.trials
+        if sampler.name == "grid":
+            size = self._grid_size(template)
+            if size and "trials" in budget and not is_past and size < trials:
+                self._fault(("budget", "trials"), f"must not be above the {size} points of the grid (got {trials}).")
+            trials = min(trials, size)
         return self._checked(
             goals,
             "trials" in budget,
             is_past,
             (),
             name=name,
-            trials=self._trials(budget, limits.trials, template, is_past) if is_grid else limits.trials,
+            trials=trials,
             timeout=timeout,
             sampler=sampler,
             pruner=pruner,
@@ -191,10 +197,17 @@ class FunctionStudyReader(StudyReader):
     # -- the first trials ----------------------------------------------------------------------------------------------
 
     def _first(self, template: Template, sampler: Component) -> FirstTrials:
-        """Return the first trials; if no searched value is given in `trial`, it is no trial that is left out."""
+        """Return the first trials; the very first one has the searched values that are in `trial`, however few."""
         first = super()._first(template, sampler)
+        if first.baseline is not None or self._document.fault_count or sampler.name == "grid":
+            return first
         given, space = self._document.data["trial"], self._document.data.get("search_space") or {}
-        return first if given.keys() & space.keys() else dataclasses.replace(first, outside="")
+        values = {name: value for name, value in given.items() if name in space}
+        found = list(given_values(template, values))
+        if any(isinstance(each, Misfit) and not each.is_missing for each in found):
+            return first
+        params = {each.name: each.value for each in found if isinstance(each, Given)}
+        return dataclasses.replace(first, queued=[*([params] if params else []), *first.queued], outside="")
 
     def _trial(self, template: Template) -> dict[str, Any]:
         """Return `trial` as it is in the document, with the default seed."""

@@ -7,7 +7,7 @@ names come from the study file that the user gave and from nowhere else.
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import NoneType
@@ -333,18 +333,16 @@ def _arguments_after_trial(target: Any, name: str) -> Signature:
     called = target.original if isinstance(target, by_value.Copies) else target
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     try:
-        parameters = list(inspect.signature(called).parameters.values())
+        whole = inspect.signature(called)
     except (TypeError, ValueError):  # built in, without a signature
         return Signature({}, open=True)
+    parameters = list(whole.parameters.values())
     if not parameters or parameters[0].kind not in (*kinds, inspect.Parameter.VAR_POSITIONAL):
-        raise ValueError(f"{shown(name)} must take the trial as its first argument, but takes {_taken(parameters)}.")
+        takes = f"is {name.partition(':')[2]}{whole}"
+        raise ValueError(f"{shown(name)} must take the trial as its first argument, but {takes}.")
     arguments = dict(signature_of(called).arguments)
     arguments.pop(parameters[0].name, None)
     return Signature(arguments, signature_of(called).open)
-
-
-def _taken(parameters: Sequence[inspect.Parameter]) -> str:
-    return f"({', '.join(map(str, parameters))})" if parameters else "none"
 
 
 def signature_of(target: Any) -> Signature:

@@ -99,7 +99,11 @@ class StudyReader:
             validations = epochs_of(template["trainer"])[0] // every
             pruner = Component(default_pruner(sampler.name, template, validations, allowance, len(whole)))
         if sampler.name == "grid":
-            trials = self._trials(budget, trials, template, is_past)
+            size = self._grid_size(template)
+            if allowance and "trials" not in budget:
+                trials = min(trials, size)
+            elif size and not is_past and size < trials:
+                self._fault(("budget", "trials"), f"must not be above the {size} points of the grid (got {trials}).")
         rungs = None
         if pruner.name == "rungs" and not self._document.fault_count:
             rungs = read_rungs(
@@ -182,22 +186,6 @@ class StudyReader:
             config = feasible(config, has_trials, self._fault)
             self._document.check()
         return config
-
-    def _trials(self, budget: Mapping[str, Any], trials: int, template: Template, is_past: bool) -> int:
-        """Return the number of trials of a grid, which has no more than its points.
-
-        Args:
-            budget: The section ``budget``.
-            trials: The number that it allows.
-            template: The template of a trial.
-            is_past: Whether the study was run before and is only read.
-        """
-        size = self._grid_size(template)
-        if "trials" not in budget and budget.keys() & {"epochs", "steps"}:
-            return min(trials, size)
-        if size and not is_past and size < trials:
-            self._fault(("budget", "trials"), f"must not be above the {size} points of the grid (got {trials}).")
-        return trials
 
     def _limits(self, budget: Mapping[str, Any], template: Template, name: str, is_single: bool) -> Limits:
         """Return how much the study may train; last trainings only if it has a single objective."""
