@@ -19,7 +19,7 @@ from tuner.config.budget import Budget, Final
 from tuner.config.component import Component
 from tuner.config.known_values import Start
 from tuner.config.optimization import OTHER_SCHEDULES, SCHEDULE_KEYS
-from tuner.config.registry import Argument, arguments_of, is_schedule, signature_of
+from tuner.config.registry import FUNCTION, Argument, arguments_of, is_schedule, signature_of
 from tuner.config.sampler_options import PRUNERS, SAMPLERS
 from tuner.config.study import Objective
 from tuner.config.study_name import NAME
@@ -42,7 +42,9 @@ MEANINGS = {
     "averaging": "the average of the weights that is evaluated; none by default",
     "momentum_schedule": "the schedule of the momentum or beta1; none by default",
     "weight_decay_schedule": "the schedule of the weight decay; none by default",
+    FUNCTION: "a function of a trial, in place of a training: module:name",
 }
+SEED = {"type": "integer", "minimum": 0, "default": 0, "description": "the one seed of a trial"}
 GROUPS = "groups of parameters with an optimizer setting or a schedule of their own, by name"
 LOSS = "loss of a network that is no LightningModule"
 TASK = "what the network is for; by default what its loss is for"
@@ -57,7 +59,7 @@ SECTIONS = {
     "enqueue": "values that are known to be good, by their dotted paths in trial, a mapping for each trial",
     "start": "earlier studies whose best trials are taken over",
     "constraints": "conditions that the values of every trial satisfy, such as schedule.steps < 0.2 * steps",
-    "trial": "one complete training",
+    "trial": "one complete training, or the call of an objective function",
     "search_space": "what varies from trial to trial, by its dotted path in trial",
     "contenders": "for lr-tuner league: the parts of trial that each contender replaces, by its name",
 }
@@ -76,8 +78,8 @@ def study_schema() -> Schema:
         "enqueue": {"type": ["array", "null"], "items": {"type": "object"}},
         "start": _settings(Start, "null"),
         "constraints": {"type": ["array", "null"], "items": {"type": "string"}},
-        "trial": _trial(),
-        "search_space": _search_space(),
+        "trial": {"type": "object"},
+        "search_space": {"type": ["object", "null"]},
         "contenders": _contenders(),
     }
     return {
@@ -87,6 +89,9 @@ def study_schema() -> Schema:
         "required": ["trial"],
         "additionalProperties": False,
         "properties": {key: {**schema, "description": SECTIONS[key]} for key, schema in sections.items()},
+        "if": {"required": ["trial"], "properties": {"trial": {"required": [FUNCTION]}}},
+        "then": {"properties": {"trial": _call(), "search_space": _values_searched()}},
+        "else": {"properties": {"trial": _trial(), "search_space": _search_space()}},
         "definitions": {
             "schedule": _component("schedule"),
             "schedules": _one_of("schedule"),
@@ -112,8 +117,27 @@ def _trial() -> Schema:
         "enum": list(TASKS),
         "description": "what the network is for; by default what its loss is for",
     }
-    properties["seed"] = {"type": "integer", "minimum": 0, "default": 0, "description": "the one seed of a trial"}
+    properties["seed"] = SEED
+    properties[FUNCTION] = _function()
     return {"type": "object", "additionalProperties": False, "properties": properties}
+
+
+def _call() -> Schema:
+    """Return the schema of a trial that is the call of an objective function."""
+    scalar = {"type": ["string", "number", "boolean", "null"]}
+    value = {"anyOf": [scalar, {"type": "array", "items": scalar}]}
+    return {"type": "object", "additionalProperties": value, "properties": {FUNCTION: _function(), "seed": SEED}}
+
+
+def _function() -> Schema:
+    named = {"type": "object", "required": ["name"], "properties": {"name": {"type": "string", **OWN}}}
+    return {"anyOf": [{"type": "string", **OWN}, named], "description": MEANINGS[FUNCTION]}
+
+
+def _values_searched() -> Schema:
+    """Return the schema of the search space of an objective function."""
+    choice = {"type": "object", "required": ["one_of"], "additionalProperties": False, "properties": {"one_of": {}}}
+    return {"type": ["object", "null"], "additionalProperties": {"anyOf": [_reference("searched"), choice]}}
 
 
 def _group() -> Schema:
