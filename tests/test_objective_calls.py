@@ -55,7 +55,7 @@ def test_numbers_of_every_library_are_values(tmp_path: Path, returned: Any):
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
-        (None, "what the function returned: must be a number, but got None (tests/test_objective_function.py"),
+        (None, "what the function returned: must be a number, but got None (tests/test_objective_calls.py"),
         ("0.5", "must be a number, but got '0.5'"),
         (True, "must be a number, but got True"),
         (np.bool_(True), "must be a number, but got"),
@@ -68,8 +68,8 @@ def test_numbers_of_every_library_are_values(tmp_path: Path, returned: Any):
 def test_what_is_no_number_fails_with_the_place_of_the_function(tmp_path: Path, returned: Any, message: str):
     result = called(lambda trial: returned, tmp_path)
     assert (result.state, result.value) == ("failed", None)
-    assert message.removesuffix(" (tests/test_objective_function.py") in result.message
-    assert re.search(r"test_objective_function\.py, line \d+, <lambda>\)", result.message)
+    assert message.removesuffix(" (tests/test_objective_calls.py") in result.message
+    assert re.search(r"test_objective_calls\.py, line \d+, <lambda>\)", result.message)
 
 
 @pytest.mark.parametrize("returned", [math.nan, math.inf, -math.inf, 10**400])
@@ -106,7 +106,7 @@ def test_a_report_that_cannot_be_fails_where_it_is_made(tmp_path: Path, pairs: l
     result = called(reports(*pairs), tmp_path)
     assert result.state == "failed"
     assert message in result.message
-    assert re.search(r"_function\.py, line \d+, in function: trial\.report\(value, step\)", result.message)
+    assert re.search(r"_calls\.py, line \d+, in function: trial\.report\(value, step\)", result.message)
     assert message in result.traceback
 
 
@@ -171,7 +171,7 @@ def test_an_error_of_the_function_names_its_line(tmp_path: Path, error: BaseExce
     result = called(function, tmp_path)
     assert (result.state, result.value) == ("failed", None)
     assert result.message.startswith(f"{message} (")
-    assert "test_objective_function.py, line" in result.message
+    assert "test_objective_calls.py, line" in result.message
     assert ", in function: raise error)" in result.message
 
 
@@ -260,8 +260,8 @@ class Callable_:
         ({"objective_function": Callable_}, "is a class: name a function, or pass an object that can be called."),
         ({"objective_function": 3}, "trial.objective_function: must be a class, a function, an object, or a name"),
         ({"objective_function": "nowhere"}, 'unknown objective_function "nowhere". Write module:name.'),
-        ({"objective_function": "tests.test_objective_function.fine"}, "mean tests.test_objective_function:fine?"),
-        ({"objective_function": "tests.test_objective_function:fin"}, "Did you mean fine?"),
+        ({"objective_function": "tests.test_objective_calls.fine"}, "mean tests.test_objective_calls:fine?"),
+        ({"objective_function": "tests.test_objective_calls:fin"}, "Did you mean fine?"),
         ({"direction": None}, "objective.direction: required: minimize or maximize what the function returns."),
         ({"direction": "down"}, "objective.direction: "),
         ({"objective": {"direction": "minimize"}}, "Study: direction: leave it out: each objective has its own"),

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tuner.analysis.record import StudyRecord, TrialRecord
-from tuner.config.annotations import did_you_mean
 from tuner.errors import BadInputError
 from tuner.text import format_objective, format_value, join_names
 
@@ -433,6 +432,8 @@ class Result:
         Raises:
             BadInputError: If the study has not searched one of them, or only one is given.
         """
+        from tuner.config.annotations import did_you_mean
+
         known = sorted({name for trial in self.record.ranking for name in trial.params})
         faults = [
             f'no parameter "{name}" in a completed trial; there are: {", ".join(known)}.{did_you_mean(name, known)}'
