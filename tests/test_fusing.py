@@ -181,8 +181,15 @@ def test_a_group_of_which_all_diverge_ends_at_once(tmp_path: Path):
     assert [report.epoch for reports in channel.reports.values() for report in reports] == [1, 1]
 
 
-@pytest.mark.parametrize("first", [True, False], ids=["together first", "alone first"])
-@pytest.mark.parametrize("then", [True, False], ids=["then together", "then alone"])
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        pytest.param(True, True, id="together, then together"),
+        pytest.param(True, False, id="together, then alone"),
+        pytest.param(False, True, id="alone, then together"),
+        pytest.param(False, False, id="alone, then alone", marks=pytest.mark.slow),
+    ],
+)
 def test_a_stopped_group_continues_to_the_same_result_together_or_alone(
     tmp_path: Path, alone: Any, first: bool, then: bool
 ):
