@@ -239,6 +239,10 @@ def test_a_class_without_a_module_is_sent_by_value_and_kept(here: StudyFolder):
     result = Study.load("defined").run(trials=3, engine="inline", review=False, quiet=True, rehearse=False)
     assert list(result.trials.state) == ["complete"] * 3
     assert result.best is not None
+    shown = repr(result.best)
+    assert shown.startswith(f"Best(#{result.best.number}: val/acc {result.best.value:.4f} in one trial, ")
+    assert "test/acc" in shown
+    assert len(shown) < 250, "and not the whole configuration"
     model = result.best_model()
     assert type(model).__name__ == "Local"
     assert not model.training

@@ -17,7 +17,7 @@ from tuner.errors import BadInputError
 from tuner.protocol import Assignment, EpochReport, EvaluationResult, Handler, Slot, StepReport, TrainingGroup
 from tuner.protocol import TrialResult as Result
 from tuner.runner.coordinator import Coordinator
-from tuner.runner.display import Display
+from tuner.runner.display import Display, Part
 from tuner.runner.group_size import GroupSize
 from tuner.storage.inventory import listed_studies
 from tuner.storage.study_store import StudyStore
@@ -188,7 +188,13 @@ def test_the_time_left_is_that_of_the_epochs_and_of_the_last_trainings(monkeypat
     display.standing(7, 16, None)  # three trials that were stopped after two epochs: two whole trainings
     display.tick()
     # 17 epochs of the search and 27 of the last trainings, at 10 s each
-    assert output.getvalue() == "16/33 epochs, 7 trials done, 1:00 so far, about 7:20 left\n"
+    assert output.getvalue() == "16/60 epochs, 7 trials done, 1:00 so far, about 7:20 left\n"
+    last = load_study(str(TINY), ["budget={trials: 9}", "final={trials: 0}"])
+    display = Display(last, Console(file=output), part=Part(33, 60, 3, "epochs"))
+    display.standing(2, 0, None)
+    now[0] = 120.0
+    display.tick()
+    assert "39/60 epochs, 2 of the last done, " in output.getvalue(), "the last trainings go on from there"
 
 
 CONSTANT = {"name": "constant"}

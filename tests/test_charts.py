@@ -84,7 +84,7 @@ RECORDS = {
     "a choice of numbers and words": study(
         [trial(number, params={"x": value}) for number, value in enumerate([None, True, 1, "one", 1.5])]
     ),
-    "hostile names": study([trial(number, family=HOSTILE, params={HOSTILE: HOSTILE}) for number in range(3)]),
+    "hostile names": study([trial(number, family=HOSTILE, params={HOSTILE: HOSTILE}) for number in range(8)]),
 }
 
 
@@ -193,6 +193,13 @@ def test_any_two_parameters_are_drawn_with_the_values_or_ranks_of_their_trials(d
     assert [len(each.panels) for each in (drawn(record, "a", "model.init"), drawn(record))] == [1, 3]
 
 
+def test_of_too_few_trials_charts_say_so_instead_of_showing_them():
+    few = replace(RECORDS["usual"], trials=RECORDS["usual"].ranking[:3], importances={})
+    wanting = {figure.name: figure.caption for figure in draw(few) if not figure.panels}
+    assert {"importance", "isolation", "slices", "contour", "rank", "parallel_coordinates"} == wanting.keys()
+    assert wanting["rank"] == "Too few trials: this needs 8 completed ones, and there are 3."
+
+
 def test_the_timeline_shows_when_each_trial_ran_and_how_it_ended():
     record = RECORDS["usual"]
     (panel,) = figure("timeline", record).panels
@@ -202,6 +209,9 @@ def test_the_timeline_shows_when_each_trial_ran_and_how_it_ended():
         (x, y) for series in panel.series if series.mark == "line" for x, y in zip(series.x, series.y, strict=True)
     }
     assert {(each.began, each.number) for each in record.trials} <= spans
+    waited = replace(record, trials=[replace(record.trials[0], spans=[(1.0, 2.0), (8.0, 9.0)], ended=100.0)])
+    line = next(series for series in figure("timeline", waited).panels[0].series if series.mark == "line")
+    assert [x for x in line.x if x == x] == [1.0, 2.0, 8.0, 9.0], "without the time that it waited at a rung"
 
 
 def test_nothing_is_left_out_without_a_word_on_where_to_find_it():
@@ -209,7 +219,7 @@ def test_nothing_is_left_out_without_a_word_on_where_to_find_it():
     low = study([trial(0, curves=curves), trial(3, curves={"lr": [(0, 0.1), (50, 0.1)]})])
     assert "are beyond the axis: a double-click" in figure("lr_curves", low).caption
     names = [f"p{number}" for number in range(16)]
-    many = study([trial(number, params=dict.fromkeys(names, number)) for number in range(4)], importances={})
+    many = study([trial(number, params=dict.fromkeys(names, number)) for number in range(8)], importances={})
     assert re.search("Left out, as the least important: .*p15", figure("parallel_coordinates", many).caption)
     assert re.search(r"Any other two, of .*p15 too: result\.plot_contour", figure("contour", many).caption)
 
@@ -251,7 +261,7 @@ def test_a_schedule_has_one_colour_in_all_charts_that_show_schedules():
 
 
 def test_a_parameter_with_one_value_has_one_label():
-    record = study([trial(0), trial(1), trial(2)])
+    record = study([trial(number) for number in range(4)])
     notes = [text for *_, text in figure("parallel_coordinates", record).panels[0].notes]
     assert notes.count("21") == 1
 

@@ -43,7 +43,9 @@ def test_without_a_constant_lr_it_says_that_the_schedule_s_share_is_unknown():
     says = "The answer is #1 exponential: it is really better than #1 at a constant lr."
     more = ["The winner is #1 exponential."]
     answered = text_of(trial(0, family="exponential"), trial(1, family="exponential"), answer=[says, *more])
-    assert answered.startswith(f"With fresh seeds: {says}\n{more[0]}\nThe best of the search is #1 exponential")
+    assert answered.startswith(
+        f"With fresh seeds: {says}\n{more[0]}\nThe best single training of the search is #1 exponential"
+    )
     assert "No constant lr" not in answered
     assert "No constant lr" not in text_of(trial(0, family="constant"), trial(1, family="constant"))
 

@@ -14,6 +14,7 @@ from tuner.analysis.comparison import Comparison, Repeated
 from tuner.config.loader import load_study
 from tuner.direction import Direction
 from tuner.errors import BadInputError
+from tuner.list import main as list_studies
 from tuner.report import main as report
 from tuner.show import main as show
 
@@ -64,7 +65,21 @@ def test_the_answer_is_in_mlflow_in_show_and_in_the_report(finished: StudyFolder
     assert f"With fresh seeds: {verdict}" in " ".join(shown.getvalue().split())
     finished.command(report, "tiny")
     (page,) = finished.path.glob("*.html")
-    assert "With fresh seeds: The answer is " in page.read_text()
+    text = page.read_text()
+    assert "With fresh seeds: The answer is " in text
+    ((mean,),) = finished.mlflow("select distinct value from metrics where key = 'fresh_mean'")
+    assert f"val/acc {mean:.4f} over 3 seeds" in winner
+    assert f"<b>{mean:.4f}</b><span" in text
+    assert "mean of 3 fresh seeds, 95% interval" in text
+    ((best,),) = finished.optuna(
+        "select max(value) from trial_values join trials using (trial_id) join studies using (study_id) "
+        "where study_name = 'tiny'"
+    )
+    assert f"best single training<b>{best:.4f}</b>" in text
+    with as_a_process(finished.path) as shown:
+        assert list_studies([]) == 0
+    listed = " ".join(shown.getvalue().split())
+    assert re.search(rf" {mean:.4f} #.* mean of 3 fresh seeds, 95% .*; best single training {best:.4f}, #", listed)
 
 
 def test_last_trainings_that_were_killed_continue_to_the_same_answer(finished: StudyFolder, folder: StudyFolder):

@@ -1,7 +1,9 @@
 """Rungs: the first trials wait for each other, later ones are compared with all before them, and nothing is lost."""
 
+import json
 import signal
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -142,12 +144,29 @@ def ends(folder: StudyFolder) -> list[tuple]:
     )
 
 
+def check_seconds(folder: StudyFolder) -> None:
+    """Check that the time of a trial is that of its training, without the time that it waited at rungs."""
+    found: dict[str, dict[int, Any]] = {"parts": {}, "seconds": {}, "epochs": {}}
+    attributes = "select key, number, value_json from trials join trial_user_attributes using (trial_id)"
+    for key, number, text in folder.optuna(attributes):
+        found.setdefault(key, {})[number] = json.loads(text)
+    assert len(found["parts"]) == 8, "all but those that were trained after the first ones"
+    for number, parts in found["parts"].items():
+        before = sum(ended - began for began, ended in parts.values())
+        epochs, seconds = found["epochs"][number], found["seconds"][number]
+        if str(epochs) in parts:
+            assert seconds == pytest.approx(before, abs=0.01), "it left at its last rung"
+        else:
+            assert seconds > before
+
+
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[tuple], list[tuple]]:
     """Return the trials and the curves of a study with rungs."""
     folder = StudyFolder(tmp_path_factory.mktemp("rungs"))
     folder.call(*OPTIONS)
     assert not list(folder.path.glob(".tuner/*/trials-*/*/epoch-*.ckpt")), "no checkpoint is left"
+    check_seconds(folder)
     return ends(folder), folder.curves()
 
 
@@ -202,3 +221,4 @@ def test_a_study_that_is_killed_at_its_rungs_ends_as_if_it_were_not(
 def test_the_plan_shows_how_many_trials_reach_each_rung(folder: StudyFolder):
     plan = folder.call(*OPTIONS, "--dry-run")
     assert "rungs (8 trials to epoch 1, 4 to epoch 3, 2 to epoch 4; 1 with given values to epoch 4)" in plan
+    assert "compared when it no longer rises: this can happen with cosine_restarts\n" in plan

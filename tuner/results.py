@@ -53,7 +53,7 @@ class Best:
 
     def __repr__(self) -> str:
         reached = ", ".join(f"{metric} {format_objective(value)}" for metric, value in self.values.items())
-        parts = [f"{reached} in one training"]
+        parts = [f"{reached} in one trial"]
         parts += [f"{name} {format_value(value)}" for name, value in self.params.items()]
         parts += [f"{metric} {value:.4f}" for metric, value in sorted(self.test.items())]
         return f"Best(#{self.number}: {', '.join(parts)})"
@@ -107,6 +107,8 @@ class Result:
         record = self.record
         best = record.best
         found = f"best #{best.number} {record.metric} {best.value:.4f}" if best else "none trained to its end"
+        if won := record.retrained:
+            found = f"{won.name} {record.metric} {won.mean:.4f}, {won.certainty}; single {found}"
         if record.front:
             found = f"Pareto front {join_names([f'#{trial.number}' for trial in record.front], SHOWN)}"
         return f"Result({self.name}: {len(record.trials)} trials, {found})"

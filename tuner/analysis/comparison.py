@@ -28,7 +28,7 @@ from typing import Any
 
 import scipy
 
-from tuner.analysis.record import is_share, resolution
+from tuner.analysis.record import Retrained, is_share, resolution
 from tuner.direction import Direction
 from tuner.text import format_metric, format_probability, join_names, pluralize
 
@@ -182,6 +182,14 @@ class Comparison:
         with_values = [each for each in self.configurations if each.values]
         return sorted(with_values, key=lambda each: (each.failed, self.direction.sort_key(each.mean)))
 
+    @property
+    def retrained(self) -> Retrained | None:
+        """Return the winner; None if no configuration has values."""
+        winner = next(iter(self.ranking), None)
+        if winner is None:
+            return None
+        return Retrained(winner.name, winner.mean, len(winner.values), self.interval(winner) or ())
+
     def interval(self, one: Repeated, confidence: float = CONFIDENCE) -> tuple[float, float] | None:
         """Return the confidence interval of a configuration's mean; see `interval`."""
         values = list(one.values.values())
@@ -290,7 +298,8 @@ class Comparison:
         if not self.test:
             return []
         reached = ", ".join(f"{metric} {value:.4f}" for metric, value in sorted(self.test.items()))
-        return [f"On the test data, which were used for no decision, its network of the first seed reaches {reached}."]
+        network = f"the network of {winner.name} with the first fresh seed"
+        return [f"On the test data, which were used for no decision, {network} reaches {reached}."]
 
     def _with_interval(self, one: Repeated, chosen_from: int = 1) -> str:
         text = f"{one.mean:.4f} over {pluralize(len(one.values), 'seed')}"

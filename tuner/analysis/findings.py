@@ -43,7 +43,7 @@ def findings(record: StudyRecord) -> list[str]:
     if best is None:
         sentences = [_tried(record), f"None {_came(record)} to its end, so there is no best one."]
         return [*sentences, *open_questions(record)]
-    best_is = "The best of the search is" if record.answer else "The best is"
+    best_is = "The best single training of the search is" if record.answer else "The best is"
     sentences = [
         f"{best_is} {best.name}: {record.metric} {best.value:.4f}{_after(best, record)}, with {_values(best, record)}.",
         _margin(record, best),
@@ -57,7 +57,8 @@ def findings(record: StudyRecord) -> list[str]:
         sentences.append(f"{luck} {doubt(record)}".rstrip())
     if record.test:
         reached = ", ".join(f"{metric} {value:.4f}" for metric, value in sorted(record.test.items()))
-        sentences.append(f"On the test data, which were used for no decision, it reaches {reached}.")
+        which = f"{best.name} of the search" if record.answer else "it"
+        sentences.append(f"On the test data, which were used for no decision, {which} reaches {reached}.")
     if record.importances:
         sentences.append(_important(record))
     elif record.searched:

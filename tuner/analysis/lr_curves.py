@@ -19,7 +19,7 @@ from tuner.config.study import StudyConfig
 from tuner.config.trainings import as_training
 from tuner.errors import BadInputError
 
-__all__ = ["Family", "LrCurve", "further_families", "lr_at", "make_curve", "schedule_families"]
+__all__ = ["Family", "LrCurve", "further_families", "lr_at", "make_curve", "rising", "schedule_families"]
 
 POINTS = 2000
 """Maximum number of steps at which a curve is computed; more would fall on the same pixels of a picture."""
@@ -161,6 +161,23 @@ def lr_at(schedule: Schedule | Plateau, initial_lr: float, steps: Sequence[int])
     """Return the lr at each of some steps; that of a plateau without reductions, which depend on the training."""
     inner = schedule.schedule if isinstance(schedule, Plateau) else schedule
     return [initial_lr * inner(step) for step in steps]
+
+
+def rising(families: Sequence[Family], epochs: Sequence[int], interval: int = 0) -> list[str]:
+    """Return the names of the families in which the lr of some curve rises in one of these epochs.
+
+    Args:
+        families: The families.
+        epochs: The epochs, counted from 1.
+        interval: Steps of an epoch; 0 for those of the data.
+    """
+
+    def rises(curve: LrCurve, epoch: int) -> bool:
+        steps = interval or curve.length.steps_per_epoch
+        first, last = lr_at(curve.schedule, curve.initial_lr, [(epoch - 1) * steps, epoch * steps - 1])
+        return last > first
+
+    return [each.name for each in families if any(rises(curve, epoch) for curve in each.curves for epoch in epochs)]
 
 
 def _family(config: StudyConfig, samples: int, seed: int) -> Family:

@@ -10,12 +10,14 @@ from typing import Any
 
 from tuner.analysis.pareto import pareto_front
 from tuner.direction import Direction
+from tuner.text import pluralize
 
 __all__ = [
     "FAMILY",
     "LR_TABLE",
     "MIN_FOR_IMPORTANCE",
     "Curve",
+    "Retrained",
     "StudyRecord",
     "TrialRecord",
     "is_share",
@@ -46,7 +48,7 @@ class TrialRecord:
         family: Name of its schedule; empty if it is the call of an objective function.
         value: The objective after its last epoch; NaN if it completed no epoch.
         epochs: Number of its epochs.
-        seconds: Duration of its training.
+        seconds: Duration of its training, without the time that it waited at rungs or was interrupted.
         ended: Seconds from the start of the study to its end, including pauses of the study.
         params: Its searched values, by their names in Optuna.
         constant_lr: Whether its lr was the same at every step, as with a plateau that never lowered it.
@@ -54,6 +56,8 @@ class TrialRecord:
         curves: Its metrics.
         began: Seconds from the start of the study to its start, or to its last continuation.
         reported: The objective after each of its epochs.
+        spans: When each part of its training began and ended, in seconds from the start of the study; empty if that is
+            not known.
         further: The values of the further objectives; empty if there are none, or it was not trained to its end.
     """
 
@@ -71,6 +75,7 @@ class TrialRecord:
     began: float = 0.0
     reported: Curve = ()
     further: Sequence[float] = ()
+    spans: Sequence[tuple[float, float]] = ()
 
     @property
     def is_complete(self) -> bool:
@@ -103,6 +108,33 @@ class TestResult:
 
 
 @dataclass(frozen=True)
+class Retrained:
+    """The winner of a study's last trainings, which have fresh seeds.
+
+    Args:
+        name: Its name, such as "#12 one_cycle".
+        mean: The mean of its objective over the seeds.
+        seeds: The number of seeds.
+        interval: The 95% confidence interval of the mean; empty if it is unknown.
+    """
+
+    name: str
+    mean: float
+    seeds: int
+    interval: Sequence[float] = ()
+
+    @property
+    def certainty(self) -> str:
+        """Return of how many seeds it is the mean, and its interval.
+
+        >>> Retrained("#1 cosine", 0.9, 3, [0.8, 1.0]).certainty
+        'mean of 3 fresh seeds, 95% interval 0.8000 to 1.0000'
+        """
+        bounds = " to ".join(f"{bound:.4f}" for bound in self.interval)
+        return f"mean of {pluralize(self.seeds, 'fresh seed')}{f', 95% interval {bounds}' if bounds else ''}"
+
+
+@dataclass(frozen=True)
 class StudyRecord:
     """A study.
 
@@ -118,6 +150,7 @@ class StudyRecord:
         choices: The choices of each categorical parameter, by its name in Optuna.
         ranges: The lowest and the highest value of each numeric parameter, by its name in Optuna.
         answer: What its last trainings, with fresh seeds, say, in sentences; empty if there were none.
+        retrained: The winner of its last trainings; None if there were none.
         prediction: Whether trials were stopped by predictions, and why, as a clause; empty if its pruner predicts none.
         further: The metrics of the further objectives, and whether large or small values are better.
         of_function: Whether its trials are calls of an objective function, not trainings.
@@ -134,6 +167,7 @@ class StudyRecord:
     choices: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     answer: Sequence[str] = ()
+    retrained: Retrained | None = None
     prediction: str = ""
     further: Sequence[tuple[str, Direction]] = ()
     of_function: bool = False
@@ -143,7 +177,10 @@ class StudyRecord:
         """Read a record from the JSON of `values`."""
         trials = [TrialRecord(**trial) for trial in values["trials"]]
         further = [(metric, Direction(direction)) for metric, direction in values.get("further", ())]
-        return cls(**{**values, "direction": Direction(values["direction"]), "trials": trials, "further": further})
+        retrained = Retrained(**values["retrained"]) if values.get("retrained") else None
+        direction = Direction(values["direction"])
+        more = {"direction": direction, "trials": trials, "further": further, "retrained": retrained}
+        return cls(**{**values, **more})
 
     def values(self) -> dict[str, Any]:
         """Return the record in the form that `from_json` reads."""

@@ -43,7 +43,7 @@ from tuner.runner.trial_queue import TrialQueue
 from tuner.runner.winner_test import WinnerTest
 from tuner.storage.attributes import CONSTANT_LR
 from tuner.storage.study_store import StudyStore
-from tuner.storage.trial_ends import TRIAL_STATES, attribute, end_of
+from tuner.storage.trial_ends import TRIAL_STATES, attribute, end_of, parts_of
 from tuner.tracking.tracker import Tracker
 from tuner.training.checkpoints import remove_checkpoints
 from tuner.training.experiment_proxy import FILES
@@ -199,6 +199,7 @@ class Coordinator:
                 case EvaluationResult():
                     self._winner_test.done(assignment, result)
                 case TrialResult(state="interrupted") if self._may_continue(assignment.number, result):
+                    self._store.add_part(assignment.number, result.epochs, result.seconds)
                     suspended.append(assignment)
                 case TrialResult(state="interrupted"):
                     ended.append((assignment, _given_up("ended before its last epoch, though nothing asked it to", 2)))
@@ -335,10 +336,21 @@ class Coordinator:
         """Record the results of trainings, or let their trials wait at a rung."""
         for assignment, result in ended:
             if result.state == "paused":
+                self._store.add_part(assignment.number, result.epochs, result.seconds)
                 self._leave_slot(assignment)
                 self._store.pause(assignment.number)
         self._show_standing()
-        self._finish([(assignment, result) for assignment, result in ended if result.state != "paused"])
+        self._finish(
+            [
+                (assignment, replace(result, seconds=result.seconds + self._seconds_before(assignment.number)))
+                for assignment, result in ended
+                if result.state != "paused"
+            ]
+        )
+
+    def _seconds_before(self, number: int) -> float:
+        """Return how long the earlier parts of a training took."""
+        return sum(ended - began for began, ended in parts_of(self._store.trial(number)))
 
     def _leave_rungs(self) -> None:
         """Continue or end the trials that wait at a rung which all have reached."""
@@ -346,7 +358,8 @@ class Coordinator:
         ended = []
         for assignment in map(self._stored, sorted(out)):
             result = self._result_of(assignment) or end_of(self._store.trial(assignment.number))
-            ended.append((assignment, replace(result, state="pruned")))
+            seconds = self._seconds_before(assignment.number) or result.seconds
+            ended.append((assignment, replace(result, state="pruned", seconds=seconds)))
         self._finish(ended)
         for assignment, _ in ended:
             remove_checkpoints(assignment.directory)
@@ -437,6 +450,7 @@ class Coordinator:
             result = read_result(directory, config, self._display.note) or end_of(trial)
             if result.state == "paused":  # at a rung that it did not leave
                 result = replace(result, state="pruned")
+            result = replace(result, seconds=end_of(trial).seconds)  # the file has those of the last part
             self._tracker.start_trial(number, config, self._store.attempt(number))
             read = partial(read_result, directory, config)
             self._tracker.finish_trial(number, config, result, read, directory / FILES)

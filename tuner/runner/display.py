@@ -23,7 +23,7 @@ from tuner.protocol import EpochReport, Slot, StepReport, TrialResult
 from tuner.storage.reader import Trial
 from tuner.text import fitting, format_objective, join_names, pluralize
 
-__all__ = ["Display", "clock"]
+__all__ = ["Display", "Part", "clock"]
 
 NOTEBOOK_SECONDS = 1.0
 MOST_OF_FRONT = 8
@@ -31,6 +31,23 @@ NOTEBOOK_WIDTH = 100
 LAG_SECONDS = 10.0
 WHOLE_LINE = 80  # columns of a line that is printed where there is no terminal
 STYLES = {"complete": "green", "pruned": "yellow", "diverged": "magenta", "failed": "red"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """The last trainings of a study, as a part of its whole budget.
+
+    Args:
+        before: What the search used, in the unit.
+        total: The whole budget.
+        each: What a training takes at most.
+        unit: "trials", "epochs" or "steps".
+    """
+
+    before: int
+    total: int
+    each: int
+    unit: str
 
 
 @dataclass
@@ -73,6 +90,7 @@ class Display:
         config: The study.
         console: Prints it; if it is no terminal, only whole lines are printed.
         verbose: Whether to print each epoch.
+        part: Of which budget its trials are the last part; None if they have their own.
 
     Attributes:
         ending: Returns the expected seconds from the last test to the end of the study.
@@ -82,8 +100,8 @@ class Display:
     EVERY_SECONDS = 60.0
     """Time between two lines about the progress, where there is no terminal."""
 
-    def __init__(self, config: StudyConfig, console: Console, verbose: bool = False) -> None:
-        self._config, self._console, self._verbose = config, console, verbose
+    def __init__(self, config: StudyConfig, console: Console, verbose: bool = False, part: Part | None = None) -> None:
+        self._config, self._console, self._verbose, self._part = config, console, verbose, part
         self._metric, self._further = config.objective.metric, [each.metric for each in config.further]
         self._running: dict[int, _Line] = {}
         self._finished = self._spent = self._used = 0
@@ -282,14 +300,19 @@ class Display:
 
     def _progress(self) -> tuple[int, int, str]:
         """Return how much of the budget is used, how much there is, and both as text."""
-        allowance = self._config.allowance
+        allowance, final, part = self._config.allowance, self._config.final, self._part
+        if part:
+            running = sum(int(part.each * line.share) for line in self._running.values()) if part.each > 1 else 0
+            self._used = max(self._used, part.before + part.each * self._finished + running)
+            return self._used, part.total, f"{self._used}/{part.total} {part.unit}, {self._finished} of the last done"
         if allowance is None:
-            trials = self._config.trials
+            trials = self._config.trials + (final.trainings if final else 0)
             return self._finished, trials, f"{self._finished}/{trials} trials"
+        whole = self._config.whole_allowance or allowance
         done = self._spent + sum(line.used(allowance) for line in self._running.values())
         self._used = max(self._used, done)  # a trial that continues has not reported yet
-        counted = f"{self._used}/{allowance.amount} {allowance.unit}, {pluralize(self._finished, 'trial')} done"
-        return self._used, allowance.amount, counted
+        counted = f"{self._used}/{whole.amount} {allowance.unit}, {pluralize(self._finished, 'trial')} done"
+        return self._used, whole.amount, counted
 
     def _left(self, elapsed: float) -> str:
         """Estimate the time left: the trainings at the pace of this run, the test, plots and report."""
@@ -297,13 +320,13 @@ class Display:
         if allowance is None:
             done = self._done_here + running
             left = max(0.0, self._config.trials - self._finished - running)
+            left += self._config.final.trainings if self._config.final else 0
         else:
             used, total, _ = self._progress()
             done = (used - (self._used_before or 0)) / allowance.longest
             left = (total - used) / allowance.longest
         if done < 0.5:
             return ""
-        left += self._config.final.trainings if self._config.final else 0
         test = 0.0 if self._is_tested else self._epoch_seconds  # a test takes no longer than an epoch of a training
         return f", about {clock(left * elapsed / done + test + self.ending())} left"
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from tuner.config.study_name import final_name
+from tuner.runner.display import Part
 from tuner.runner.options import ExecutionOptions
 from tuner.runner.run import OpenStudy, Outcome, Plan, checked, opened, opened_engine
 from tuner.runner.summary import print_line
@@ -58,7 +59,7 @@ class LastTrainings:
         config = self._replications(past, chosen, final.seeds)
         with opened_engine(self.options) as engine:
             plan = checked(config, engine, self.options)
-            with opened(plan, self.console, ReplicationStore) as trainings:
+            with opened(plan, self.console, ReplicationStore, self._part(store, config.trials)) as trainings:
                 if plan.begun < config.trials:
                     configurations = pluralize(len(chosen.configs), "configuration")
                     seeds = pluralize(final.seeds, "fresh seed")
@@ -73,13 +74,21 @@ class LastTrainings:
                 if not outcome.is_over:
                     self._left = f"has {trainings.store.count} of {pluralize(config.trials, config.kind.noun)}"
                 if outcome.is_over:
-                    store.attributes.set_answer([comparison.verdict, *comparison.findings(chosen.opponents)])
+                    sentences = [comparison.verdict, *comparison.findings(chosen.opponents)]
+                    store.attributes.set_answer(sentences, comparison.retrained)
                 if outcome.is_delivered:
                     of = past.config.name, past.identifier
                     record_comparison(
                         self.plan.uri, of, trainings.store.identifier, comparison, chosen.opponents, verdict=True
                     )
         return outcome
+
+    def _part(self, store: StudyStore, trainings: int) -> Part:
+        """Return which part of the study's budget the last trainings are."""
+        whole = self.plan.config.whole_allowance
+        if whole is None:
+            return Part(store.count, store.count + trainings, 1, "trials")
+        return Part(store.spent, whole.amount, whole.longest, whole.unit)
 
     def print(self) -> bool:
         """Print what they say so far; return whether that is their answer, as all of them are trained."""

@@ -57,6 +57,8 @@ class Publication:
         rows = [_row(trial, record.metrics[1:]) for trial in self._store.finished()]
         front = [trial.number for trial in self._store.front]
         self._tracker.log_study(rows, summary, answer(record), findings(record), front)
+        if record.retrained:
+            self._tracker.log_retrained(record.retrained, len(rows))
         now = time.monotonic()
         self._next = now + (now - began) / SHARE
 

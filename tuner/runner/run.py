@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tuner.protocol import Engine
     from tuner.reporting.review import Review
     from tuner.runner.coordinator import Coordinator
-    from tuner.runner.display import Display
+    from tuner.runner.display import Display, Part
     from tuner.runner.group_size import GroupSize
     from tuner.storage.study_store import StudyStore
 
@@ -277,13 +277,16 @@ def checked(config: "StudyConfig", engine: "Engine", options: ExecutionOptions) 
 
 
 @contextmanager
-def opened(plan: Plan, console: "Console", kind: "type[Store]") -> "Iterator[OpenStudy[Store]]":
+def opened(
+    plan: Plan, console: "Console", kind: "type[Store]", part: "Part | None" = None
+) -> "Iterator[OpenStudy[Store]]":
     """Open a study in Optuna, or create it, for this process alone.
 
     Args:
         plan: The study.
         console: Shows its progress.
         kind: The class of the study in Optuna.
+        part: Of which budget its trials are the last part; None if they have their own.
 
     Raises:
         TunerError: If it is already running, or cannot be continued.
@@ -291,7 +294,7 @@ def opened(plan: Plan, console: "Console", kind: "type[Store]") -> "Iterator[Ope
     from tuner.runner.display import Display
     from tuner.storage.definition import save_definition
 
-    display = Display(plan.config, console, plan.verbose)
+    display = Display(plan.config, console, plan.verbose, part)
     with kind.open(plan.config, plan.storage, plan.identity, display.note, plan.retry_failed) as store:
         save_definition(plan.config, store.directory)
         store.attributes.set_validation_images(plan.validation_images)

@@ -12,10 +12,10 @@ from rich.table import Table
 
 from tuner.analysis.findings import answer, open_questions
 from tuner.analysis.lint import lint_families
-from tuner.analysis.lr_curves import schedule_families
+from tuner.analysis.lr_curves import Family, rising, schedule_families
 from tuner.analysis.record import FAMILY, StudyRecord
 from tuner.config.opening_notes import opening_notes
-from tuner.config.search_space import described, searched
+from tuner.config.search_space import described, lowest, searched
 from tuner.config.study import StudyConfig
 from tuner.console import printable
 from tuner.errors import BadInputError
@@ -61,9 +61,10 @@ def print_plan(console: Console, plan: Plan, slots: Sequence[Slot], remarks: Seq
     for path, spec in searched(config.trial):
         print_line(console, f"  [dim]{escape(path)}: {escape(described(spec))}[/dim]")
     print_line(console, f"  [dim]Optuna: {escape(_shown(plan.storage))}, MLflow: {escape(_shown(plan.uri))}[/dim]")
-    for sentence in opening_notes(config):
+    families, faults = _families(config)
+    for sentence in (*opening_notes(config), *_compared_later(config, families)):
         print_line(console, f"  [dim]{escape(sentence)}[/dim]")
-    for finding in (*_findings(config), *remarks):
+    for finding in (*faults, *lint_families(families), *remarks):
         print_line(console, f"  [yellow]note:[/yellow] [dim]{escape(finding)}[/dim]")
 
 
@@ -72,11 +73,24 @@ def _objectives(config: StudyConfig) -> str:
     return f"Pareto front of {join_names(names, MOST_OF_FRONT)}" if config.further else f"best {names[0]}"
 
 
-def _findings(config: StudyConfig) -> Sequence[str]:
+def _families(config: StudyConfig) -> tuple[Sequence[Family], Sequence[str]]:
+    """Return the lr curves of possible trials, or why there are none."""
     try:
-        return lint_families(schedule_families(config, LINTED_SAMPLES))
+        return schedule_families(config, LINTED_SAMPLES), ()
     except BadInputError as error:  # the length of a training is unknown, or some values make no schedule
-        return error.faults
+        return (), error.faults
+
+
+def _compared_later(config: StudyConfig, families: Sequence[Family]) -> list[str]:
+    """Return a sentence about the families whose lr rises at a rung, where a trial is not compared."""
+    if not config.rungs or not families:
+        return []
+    interval = int(lowest(config.trial["trainer"].get("val_check_interval", 0)))
+    names = rising(families, config.rungs.epochs, interval)
+    if not names:
+        return []
+    later = "a trial whose lr still rises at a rung is trained on, and compared when it no longer rises"
+    return [f"{later}: this can happen with {join_names(names, MOST_OF_FRONT)}"]
 
 
 def print_summary(
@@ -118,7 +132,8 @@ def print_summary(
         tested = store.attributes.tested()
         if tested and tested.trial == top[0].number and tested.metrics:
             metrics = ", ".join(f"{escape(cut(key))} {value:.4f}" for key, value in sorted(tested.metrics.items()))
-            print_line(console, f"best trial #{top[0].number} on the test data: {metrics}")
+            which = "the best single training," if record.answer else "best"
+            print_line(console, f"{which} trial #{top[0].number} on the test data: {metrics}")
         if config.kind.trains:
             weights = store.trial_directory(top[0].number) / "model.ckpt"
             there = escape(str(weights)) if weights.exists() else "are not on this machine"

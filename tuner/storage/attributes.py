@@ -12,6 +12,7 @@ __all__ = [
     "GAIN",
     "IDENTIFIER",
     "IDENTITY",
+    "PARTS",
     "PREDICTION",
     "SEED",
     "SOURCES",
@@ -56,6 +57,9 @@ FURTHER_DIRECTIONS = "objective.further directions"
 
 # Of a trial.
 CONSTANT_LR = "constant_lr"
+
+PARTS = "parts"
+"""When each earlier part of its training began and ended, in seconds since 1970, by the epoch after which it ended."""
 
 ATTEMPT = "attempt"
 """How many times a failed trial was retried."""

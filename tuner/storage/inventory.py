@@ -25,7 +25,7 @@ from tuner.storage.attributes import (
 from tuner.storage.connection import sqlite_file
 from tuner.storage.database import Database, state_directory
 from tuner.storage.locks import is_locked
-from tuner.storage.reader import directions_of
+from tuner.storage.reader import answer_of, directions_of
 from tuner.storage.trial_ends import attribute, is_complete, state_of
 from tuner.text import join_names
 
@@ -50,8 +50,8 @@ class ListedStudy:
         ended: Number of finished trials with which its budget allowed no further one; 0 if it allows one, -1 if an
             earlier version ran it.
         metric: Its objective.
-        best: Name and value of its best trial or configuration, or the Pareto front of several objectives, which has
-            no value; None if there is none.
+        best: Name and value of its best trial or configuration: of the winner of its last trainings, if there were
+            any; or the Pareto front of several objectives, which has no value; None if there is none.
     """
 
     name: str
@@ -133,7 +133,11 @@ def _best(summary: optuna.study.StudySummary, finished: Sequence[FrozenTrial]) -
     if not ranking:
         return None
     best = next(trial for trial in complete if trial.number == ranking[0][1])
-    return f"#{best.number} {best.params.get('schedule.name', '')}".strip(), float(best.value or 0.0)
+    name, value = f"#{best.number} {best.params.get('schedule.name', '')}".strip(), float(best.value or 0.0)
+    _, retrained = answer_of(summary.user_attrs, len(finished))
+    if retrained is None:
+        return name, value
+    return f"{retrained.name}, {retrained.certainty}; best single training {value:.4f}, {name}", retrained.mean
 
 
 def comparisons(study: optuna.Study) -> dict[str, Comparison]:

@@ -13,7 +13,7 @@ import optuna
 from optuna.trial import FrozenTrial as Trial
 
 from lightning_modules.tasks import TASKS, logged_metrics
-from tuner.analysis.record import FAMILY, MIN_FOR_IMPORTANCE, Curve, StudyRecord, TestResult, TrialRecord
+from tuner.analysis.record import FAMILY, MIN_FOR_IMPORTANCE, Curve, Retrained, StudyRecord, TestResult, TrialRecord
 from tuner.config.annotations import did_you_mean
 from tuner.config.registry import FUNCTION
 from tuner.config.search_space import suggest
@@ -32,12 +32,13 @@ from tuner.storage.attributes import (
     VALIDATION_IMAGES,
 )
 from tuner.storage.database import Database
-from tuner.storage.trial_ends import attribute, end_of
+from tuner.storage.trial_ends import attribute, end_of, parts_of
 from tuner.text import cut
 from tuner.urls import without_password
 
 __all__ = [
     "Trial",
+    "answer_of",
     "config_of",
     "copy_of",
     "directions_of",
@@ -50,6 +51,7 @@ __all__ = [
 ]
 
 MIN_OF_PARAMETER = 4
+SAME_PART = 0.01  # seconds, for rounding
 CURVES_OF_ALL: Sequence[str] = ("lr",)
 CURVES_OF_THE_BEST: Sequence[str] = ("lr", *sorted({key for task in TASKS for key in logged_metrics(task)}))
 BEST, DRAWN = 5, 300
@@ -135,6 +137,25 @@ def test_of(study: optuna.Study) -> TestResult | None:
         raise StudyFailedError(f'the test result of study "{study.study_name}" in the database was changed.') from None
 
 
+def answer_of(attributes: Mapping[str, Any], finished: int) -> tuple[list[str], Retrained | None]:
+    """Return what the last trainings of a study say, and their winner; nothing if they are of fewer trials.
+
+    Args:
+        attributes: The attributes of the study.
+        finished: The number of its finished trials.
+    """
+    answer: dict[str, Any] = attribute(attributes, ANSWER, {})
+    if answer.get("trials") != finished:
+        return [], None
+    sentences: list[Any] = attribute(answer, "sentences", [])
+    winner: dict[str, Any] = attribute(answer, "winner", {})
+    retrained = None
+    with contextlib.suppress(KeyError, TypeError, ValueError):  # of an earlier version, or changed
+        bounds = tuple(map(float, winner["interval"]))
+        retrained = Retrained(str(winner["name"]), float(winner["mean"]), int(winner["seeds"]), bounds)
+    return [str(sentence) for sentence in sentences], retrained
+
+
 def _no_curves(number: int, metrics: Sequence[str]) -> Mapping[str, Curve]:
     return {}
 
@@ -182,10 +203,8 @@ def record_of(study: optuna.Study, curves: Curves = _no_curves) -> StudyRecord:
         prediction=attribute(study.user_attrs, PREDICTION, ""),
         of_function=_is_of_function(identity),
     )
-    answer: dict[str, Any] = attribute(study.user_attrs, ANSWER, {})
-    if answer.get("trials") == len(trials):
-        sentences: list[Any] = attribute(answer, "sentences", [])
-        record = replace(record, answer=[str(sentence) for sentence in sentences])
+    answer, retrained = answer_of(study.user_attrs, len(trials))
+    record = replace(record, answer=answer, retrained=retrained)
     test, best = test_of(study), record.best
     scheduled = (*CURVES_OF_THE_BEST, *_scheduled(identity))
     of_best = test.metrics if test and best and best.number == test.trial else {}
@@ -238,7 +257,18 @@ def _trial(trial: Trial, began: float, identity: Mapping[str, Any]) -> TrialReco
         message=end.message,
         began=trial.datetime_start.timestamp() - began if trial.datetime_start else 0.0,
         reported=sorted(reported.items()),
+        spans=_spans(trial, end.seconds, began),
     )
+
+
+def _spans(trial: Trial, seconds: float, began: float) -> list[tuple[float, float]]:
+    """Return when each part of a training began and ended, in seconds from the start of the study."""
+    spans = [(start - began, end - began) for start, end in parts_of(trial)]
+    last = seconds - sum(end - start for start, end in spans)
+    if trial.datetime_complete and last > SAME_PART:
+        ended = trial.datetime_complete.timestamp() - began
+        spans.append((ended - last, ended))
+    return spans
 
 
 def _importances(study: optuna.Study) -> dict[str, float]:

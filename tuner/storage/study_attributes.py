@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 import optuna
 from optuna.trial import TrialState
 
-from tuner.analysis.record import TestResult
+from tuner.analysis.record import Retrained, TestResult
 from tuner.config.sources import Sources, with_sources
 from tuner.config.study import StudyConfig
 from tuner.storage.attributes import ANSWER, ENDED, SOURCES, TEST, TRIALS, VALIDATION_IMAGES
@@ -47,9 +47,10 @@ class StudyAttributes:
     def _count(self, *states: TrialState) -> int:
         return self._retry(lambda: len(self._study.get_trials(deepcopy=False, states=states or None)))
 
-    def set_answer(self, sentences: Sequence[str]) -> None:
-        """Record what the last trainings, with fresh seeds, said."""
-        self._set(ANSWER, {"sentences": list(sentences), "trials": self._count(*FINISHED)})
+    def set_answer(self, sentences: Sequence[str], winner: Retrained | None) -> None:
+        """Record what the last trainings, with fresh seeds, said, and their winner."""
+        found = dataclasses.asdict(winner) if winner else {}
+        self._set(ANSWER, {"sentences": list(sentences), "trials": self._count(*FINISHED), "winner": found})
 
     def answer(self) -> dict[str, Any]:
         """Return what the last trainings said, as it is stored; empty if there were none."""

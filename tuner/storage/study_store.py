@@ -7,6 +7,7 @@ hands it out again, so a study of N trials has N rows however often it was kille
 import contextlib
 import functools
 import math
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -20,7 +21,7 @@ from tuner.analysis.record import StudyRecord
 from tuner.config.study import StudyConfig
 from tuner.config.trial import AnyTrial
 from tuner.errors import StudyFailedError
-from tuner.storage.attributes import ATTEMPT, GAIN, IDENTIFIER
+from tuner.storage.attributes import ATTEMPT, GAIN, IDENTIFIER, PARTS
 from tuner.storage.batched_storage import BatchedStorage
 from tuner.storage.continuation import as_recorded, create_or_load
 from tuner.storage.database import Database, state_directory, trial_directory
@@ -416,6 +417,19 @@ class StudyStore:
         self._asked.discard(number)
         self._paused.pop(number, None)
         self._finished.add(self.trial(number))
+
+    def add_part(self, number: int, epoch: int, seconds: float) -> None:
+        """Record a part of a training, which ends now, and which another one may follow.
+
+        Args:
+            number: The trial.
+            epoch: The epoch after which it ended; a part that is recorded again stays as it is.
+            seconds: How long it took.
+        """
+        parts: dict[str, Any] = attribute(self.trial(number).user_attrs, PARTS, {})
+        if str(epoch) not in parts:
+            now = time.time()
+            self.set_attribute(number, PARTS, {**parts, str(epoch): [round(now - seconds, 3), round(now, 3)]})
 
     @_together
     def suspend(self, number: int) -> None:

@@ -10,8 +10,9 @@ from typing import Any, TypeVar, cast
 from optuna.trial import FrozenTrial, TrialState
 
 from tuner.protocol import State, TrialResult
+from tuner.storage.attributes import PARTS
 
-__all__ = ["TRIAL_STATES", "attribute", "end_of", "is_complete", "setup_of", "state_of", "value_of"]
+__all__ = ["TRIAL_STATES", "attribute", "end_of", "is_complete", "parts_of", "setup_of", "state_of", "value_of"]
 
 Value = TypeVar("Value")
 
@@ -54,6 +55,15 @@ def value_of(trial: FrozenTrial) -> float | None:
 def setup_of(trial: FrozenTrial) -> dict[str, Any]:
     """Return what a trial was trained with; nothing if that is not known."""
     return attribute(trial.user_attrs, "setup", {})
+
+
+def parts_of(trial: FrozenTrial) -> list[tuple[float, float]]:
+    """Return when each earlier part of a training began and ended, in seconds since 1970, the first one first."""
+    parts: dict[str, Any] = attribute(trial.user_attrs, PARTS, {})
+    try:
+        return sorted((float(began), float(ended)) for began, ended in parts.values())
+    except (TypeError, ValueError):  # changed by another program
+        return []
 
 
 def end_of(trial: FrozenTrial) -> TrialResult:

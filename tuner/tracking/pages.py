@@ -49,7 +49,7 @@ def standing(
     config: StudyConfig,
     pages: Mapping[str, str],
     finished: int,
-    params: Mapping[str, Any],
+    best: Mapping[str, Any] | None,
     answer: str,
     found: Sequence[str],
 ) -> str:
@@ -59,14 +59,15 @@ def standing(
         config: The study.
         pages: MLflow's pages, by their titles.
         finished: Number of finished trials.
-        params: The best trial's values of the searched parameters.
+        best: Number of the best trial, and its `params`, the values of what is searched; None if there is none.
         answer: The best trial, and whether others tie with it.
         found: The findings, as sentences.
     """
     links = " · ".join(f"[{name}]({page})" for name, page in pages.items())
     parts = [f"**{_plain(answer)}**\n", f"{_progress(config, finished)} · {links}\n"]  # MLflow folds the rest away
     parts += [f"- {_plain(sentence)}" for sentence in found]
-    columns = ["searched", "among", *(["the best has"] if not config.further else [])]
+    has = f"#{best['number']}, the best single training, has" if best else ""
+    columns, params = ["searched", "among", *([has] if has else [])], best["params"] if best else {}
     parts += [f"\n| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     for path, spec in searched(config.trial):
         cells = [path, described(spec), format_value(params[path]) if path in params else ""][: len(columns)]

@@ -249,7 +249,27 @@ class StudyRun:
         names = Names()
         names.add(values)
         params = [Param(names[key], fitting(value_text(value), LONGEST_PARAM)) for key, value in values.items()]
-        self.put("parameters", lambda: self._client.log_batch(self.run_id, params=params), newest="parameters")
+
+        def write() -> bool:
+            new = [each for each in params if each.key not in self.run.data.params]
+            if new:
+                self._client.log_batch(self.run_id, params=new)
+            return bool(new)
+
+        self.put("parameters", write, newest="parameters")
+
+    def put_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Queue metrics of the run, unless these were its last ones."""
+
+        def write() -> bool:
+            if all(self.run.data.metrics.get(key) == value for key, value in metrics.items()):
+                return False
+            now = int(time.time() * 1000)
+            points = [Metric(key, value, now, step) for key, value in metrics.items()]
+            self._client.log_batch(self.run_id, metrics=points)
+            return True
+
+        self.put("the last trainings", write, newest="the last trainings")
 
     def write_view(self) -> None:
         """Write the view of the study's trials to the experiment, if it has changed, now."""

@@ -16,7 +16,7 @@ from typing import Any
 from mlflow.entities import Metric
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
-from tuner.analysis.record import TestResult
+from tuner.analysis.record import Retrained, TestResult
 from tuner.config.study import StudyConfig
 from tuner.config.trial import AnyTrial
 from tuner.config.yaml_reader import as_yaml
@@ -189,7 +189,7 @@ class Tracker:
         def write() -> None:
             run = self._trials.by_number.get(best["number"]) if best is not None else None
             champion = self._client.get_run(self.parent_id).data.tags.get(CHAMPION_TAG)
-            text = standing(self._config, self._pages(run), len(table), best["params"] if best else {}, answer, found)
+            text = standing(self._config, self._pages(run), len(table), best, answer, found)
             tags = {MLFLOW_RUN_NOTE: with_network(text, self._config.name, champion)}
             if best is not None:
                 tags |= {"tuner.best_trial": str(best["number"]), "tuner.best_run_id": run.run_id if run else ""}
@@ -204,6 +204,16 @@ class Tracker:
         if best is not None:
             self._study.put_file("best.yaml", lambda: as_yaml(best["config"]))
         self._study.put_file("trials.csv", lambda: csv_text(table))
+
+    def log_retrained(self, winner: Retrained, finished: int) -> None:
+        """Log the mean of the winner of the last trainings, and its 95% interval, to the study's run.
+
+        Args:
+            winner: The winner.
+            finished: Number of finished trials of the search, which is the step.
+        """
+        bounds = zip(("fresh_low", "fresh_high"), winner.interval, strict=False)
+        self._study.put_metrics({"fresh_mean": winner.mean, **dict(bounds)}, finished)
 
     def log_test(self, test: TestResult) -> None:
         """Write the best trial's metrics on the test data, to its run and to the study's."""

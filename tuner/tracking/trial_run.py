@@ -11,6 +11,7 @@ __all__ = [
     "FAILED_TAG",
     "OTHER_TAG",
     "REFUSED_TAG",
+    "SECONDS_TAG",
     "STATE_TAG",
     "TRIAL_STATUS",
     "TRIAL_TAG",
@@ -27,7 +28,7 @@ TRIAL_STATUS = {
     "interrupted": "KILLED",
 }
 """MLflow's status for each final state of a trial; the tag `tuner.state` has the exact one."""
-TRIAL_TAG, STATE_TAG = "tuner.trial", "tuner.state"
+TRIAL_TAG, STATE_TAG, SECONDS_TAG = "tuner.trial", "tuner.state", "tuner.seconds"
 ATTEMPT_TAG, FAILED_TAG = "tuner.attempt", "tuner.failed_trial"
 """Tags of the run of a retried trial, and of the run of its failed attempt."""
 VALUES_TAG, OTHER_TAG = "tuner.values", "tuner.trial_of_other_values"
@@ -49,6 +50,7 @@ class TrialRun:
         lacks: Missing records that can be sent later, with the reasons (a dict used as an ordered set).
         refused: Records that MLflow cannot store, with the reasons.
         has_values: Whether its parameters are known to be stored.
+        params: Names of the parameters that it had when the study was opened; MLflow never changes them.
         has_data: Whether its data set is known to be stored.
         is_marked: Whether it has the tag `tuner.missing`.
         attempt: How many times the trial had failed before this run.
@@ -64,6 +66,7 @@ class TrialRun:
     lacks: dict[str, None] = field(default_factory=dict)
     refused: dict[str, None] = field(default_factory=dict)
     has_values: bool = False
+    params: frozenset[str] = frozenset()
     has_data: bool = False
     is_marked: bool = False
     attempt: int = 0
@@ -84,7 +87,7 @@ def tags_of(result: TrialResult) -> dict[str, str]:
     tags = {**own, STATE_TAG: result.state, "tuner.epochs": str(result.epochs)}
     if result.state != "interrupted":
         setup = ", ".join(f"{key} {value}" for key, value in result.setup.items())
-        tags |= {"tuner.seconds": f"{result.seconds:.1f}", "tuner.device": result.device, "tuner.setup": setup}
+        tags |= {SECONDS_TAG: f"{result.seconds:.1f}", "tuner.device": result.device, "tuner.setup": setup}
     if result.message:
         tags["tuner.message"] = result.message
     return {key: fitting(value, LONGEST_TAG) for key, value in tags.items()}

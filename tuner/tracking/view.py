@@ -17,6 +17,7 @@ from tuner.config.search_space import Choices, Range, searched_in_runs
 from tuner.config.study import StudyConfig
 from tuner.direction import Direction
 from tuner.tracking.names import Names, fitting
+from tuner.tracking.trial_run import SECONDS_TAG, TRIAL_TAG
 
 __all__ = ["renamed", "saved_view", "view_key", "view_tag"]
 
@@ -25,7 +26,7 @@ LONGEST_NAME = 60
 COUNTED = 100  # runs in a scatter plot, at most
 SCATTERED = 6  # parameters with a scatter plot, at most
 PARENT_TAG = "mlflow.parentRunId"
-OF_STUDIES = ("best_value", "trials_done")
+OF_STUDIES = ("best_value", "trials_done", "fresh_mean", "fresh_low", "fresh_high")
 
 
 def view_key(parent_id: str) -> str:
@@ -70,10 +71,10 @@ def saved_view(parent: Run, config: StudyConfig, names: Names) -> str:
     columns = [
         *(f"metrics.`{each}`" for each in objectives),
         *(f"params.`{path}`" for path in paths),
-        "attributes.`Duration`",
+        f"tags.`{SECONDS_TAG}`",
     ]
     state = {
-        "searchFilter": f"tags.`{PARENT_TAG}` = '{parent.info.run_id}'",
+        "searchFilter": f"tags.`{PARENT_TAG}` = '{parent.info.run_id}' and tags.`{TRIAL_TAG}` LIKE '%'",
         "orderByKey": f"metrics.`{objective}`",
         "orderByAsc": config.objective.direction is Direction.MINIMIZE,
         "selectedColumns": columns,

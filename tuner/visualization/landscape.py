@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tuner.analysis.findings import short_name
-from tuner.analysis.record import FAMILY, StudyRecord, TrialRecord
+from tuner.analysis.record import FAMILY, MIN_FOR_IMPORTANCE, StudyRecord, TrialRecord
 from tuner.text import format_value, join_names
 from tuner.visualization.axes import axis_of, parameters_of, unnamed_note
 from tuner.visualization.figure import COLORS, GREY, SYMBOLS, Figure, Mark, Panel, Scale, Series, Surface, Symbol
@@ -18,6 +18,7 @@ from tuner.visualization.parts import (
     placed,
     points_by_family,
     tie_band,
+    too_few,
     value_scale,
     value_window,
 )
@@ -38,8 +39,9 @@ def slices(record: StudyRecord) -> Figure:
     ranked = record.ranking
     parameters = [name for name in parameters_of(record) if name != FAMILY]
     parameters = [name for name in parameters if sum(name in trial.params for trial in ranked) > 1]
-    if not parameters:
-        return Figure("slices", title, "This needs two completed trials that have a parameter in common.")
+    few = too_few(record, LEAST_OF_PAIR)
+    if not parameters or few:
+        return Figure("slices", title, few or "This needs two completed trials that have a parameter in common.")
     panels: list[Panel] = []
     for name in parameters:
         members = [trial for trial in ranked if name in trial.params]
@@ -72,8 +74,9 @@ def isolation(record: StudyRecord) -> Figure:
     title = f"The best {record.metric} at each value of a parameter"
     ranked = record.ranking
     parameters = [name for name in parameters_of(record) if sum(name in trial.params for trial in ranked) > 1]
-    if not parameters:
-        return Figure("isolation", title, "This needs two completed trials that have a parameter in common.")
+    few = too_few(record, MIN_FOR_IMPORTANCE)
+    if not parameters or few:
+        return Figure("isolation", title, few or "This needs two completed trials that have a parameter in common.")
     window = value_window([trial.value for trial in ranked], record)
     panels: list[Panel] = []
     for name in parameters:
@@ -162,6 +165,8 @@ def _pairs(
     if scale is None:
         return Figure(name, title, "No trial was completed.")
     if x is None or y is None:
+        if few := too_few(record, MIN_FOR_IMPORTANCE):
+            return Figure(name, title, few)
         axes = [_Axis.of(each, record) for each in known]
         numbers = [each.name for each in axes if each.ticks is None and len(each.trials) >= least]
         chosen = sorted(numbers, key=lambda each: -record.importances.get(each, 0.0))[:MOST_OF_PAIRS]

@@ -21,13 +21,14 @@ from tuner.visualization.parts import (
     placed,
     points_by_family,
     tie_band,
+    too_few,
     value_scale,
     value_window,
 )
 
 __all__ = ["importance", "parallel_coordinates", "values_by_family"]
 
-MAX_AXES = 14
+MAX_AXES, FEWEST_LINES = 14, 4
 
 
 @of_trainings
@@ -104,8 +105,9 @@ def parallel_coordinates(record: StudyRecord) -> Figure:
     least = by_importance[MAX_AXES:]
     parameters = [name for name in parameters if name not in least]
     scale = value_scale(record)
-    if len(ranked) < 2 or not parameters or scale is None:
-        return Figure("parallel_coordinates", title, "This needs two completed trials.")
+    few = too_few(record, FEWEST_LINES)
+    if few or not parameters or scale is None:
+        return Figure("parallel_coordinates", title, few or "Nothing is searched.")
     absent = -0.13
     axes: list[tuple[str, Position, Mapping[float, str]]] = []
     for name in parameters:

@@ -25,6 +25,7 @@ __all__ = [
     "placed",
     "points_by_family",
     "tie_band",
+    "too_few",
     "value_scale",
     "value_window",
 ]
@@ -132,6 +133,12 @@ def value_scale(record: StudyRecord) -> Scale | None:
         return None
     worst = values[min(len(values) - 1, math.ceil(0.75 * (len(values) - 1)))]
     return Scale(record.metric, worst, values[0])
+
+
+def too_few(record: StudyRecord, least: int) -> str:
+    """Return a sentence that there are too few completed trials for a figure; empty if there are enough."""
+    complete = len(record.ranking)
+    return f"Too few trials: this needs {least} completed ones, and there are {complete}." if complete < least else ""
 
 
 def value_window(values: Sequence[float], record: StudyRecord) -> tuple[float, float] | None:

@@ -89,24 +89,30 @@ def timeline(record: StudyRecord) -> Figure:
         trials = [trial for trial in record.trials if trial.state == state]
         if not trials:
             continue
-        times = [time for trial in trials for time in (trial.began / unit, trial.ended / unit, math.nan)]
-        places = [place for trial in trials for place in (trial.number, trial.number, math.nan)]
+        parts = [(trial.number, *span) for trial in trials for span in _spans(trial)]
+        times = [time for _, began, ended in parts for time in (began / unit, ended / unit, math.nan)]
+        places = [place for number, *_ in parts for place in (number, number, math.nan)]
         series.append(Series(times, places, "line", color, width=width))
         hover = [f"{hover_text(trial, record)}\ntrained for {duration(trial.seconds)}" for trial in trials]
-        ends, numbers = [trial.ended / unit for trial in trials], [trial.number for trial in trials]
+        ends, numbers = [_spans(trial)[-1][1] / unit for trial in trials], [trial.number for trial in trials]
         series.append(Series(ends, numbers, "points", color, state, hover, symbol=symbol))
     if best := record.best:
-        span = [best.began / unit, best.ended / unit]
         label = f"best: #{best.number}"
-        series.append(Series(span, [best.number] * 2, "line", ACCENT, label, [label] * 2, width + 1))
+        times = [time for began, ended in _spans(best) for time in (began / unit, ended / unit, math.nan)]
+        places = [place for _ in _spans(best) for place in (best.number, best.number, math.nan)]
+        series.append(Series(times, places, "line", ACCENT, label, [label] * len(times), width + 1))
     last = max(trial.number for trial in record.trials)
     panel = Panel(series, "", f"{unit_name} since the study began", "trial", y_range=(last + 0.8, -0.8))
     caption = (
-        "Each line runs from the start of a trial, or from its last continuation, to its end; trials that are trained "
-        "as one model run at the same time. Gaps are pauses of the study."
+        "Each line is a training; where it has gaps, the trial waited at a rung, or the study was interrupted. Trials "
+        "that are trained as one model run at the same time."
     )
     height = max(2.2, min(7.0, 1.2 + 0.1 * len(record.trials)))
     return Figure("timeline", title, caption, [panel], height=height)
+
+
+def _spans(trial: TrialRecord) -> Sequence[tuple[float, float]]:
+    return trial.spans or [(trial.began, trial.ended)]
 
 
 def best_so_far(record: StudyRecord) -> Figure:
