@@ -209,8 +209,8 @@ def test_options_of_trainings_are_refused(bowl: StudyFolder):
 
 
 def test_fresh_seeds_confirm_the_best(folder: StudyFolder):
-    file = written(folder, "noisy", 4)
-    folder.call(study=file)
+    file = written(folder, "noisy", 4, further="pruner: {name: median}\n")
+    assert folder.call(study=file).count("reported nothing, so the pruner median cannot stop it") == 1
     output = folder.command(confirm, "noisy", "--top", "2", "--seeds", "3", *INLINE)
     assert "2 configurations of study noisy, 3 fresh seeds each: 6 calls" in output
     best = result_of(folder, "noisy").best

@@ -27,12 +27,13 @@ def opening_notes(config: StudyConfig) -> list[str]:
         trials = pluralize(config.fewest_trials, "trial")
         sentences.append(f"{trials} are too few to try every family: {names} may be left out")
     if config.final:
-        amount = pluralize(config.final.trainings, "training")
+        amount = pluralize(config.final.trainings, config.kind.noun)
         if config.allowance:
             amount = f"{config.final.trainings * config.allowance.longest} {config.allowance.unit}"
         best = "its best trial" if config.final.trials == 1 else f"its best {config.final.trials} trials"
-        which = f"{best}, its own trial and a constant lr"
-        sentences.append(f"keeps {amount} to train {which} again with {config.final.seeds} fresh seeds")
+        which = f"{best}, its own trial and a constant lr" if config.kind.trains else f"it for {best} and its own"
+        verb = "train" if config.kind.trains else "call"
+        sentences.append(f"keeps {amount} to {verb} {which} again with {config.final.seeds} fresh seeds")
     return [*sentences, *(_repeated_lengths(config) if config.sampler.name == "grid" else ())]
 
 

@@ -170,6 +170,11 @@ class StudyConfig:
         return self.rungs.first if given is None and self.rungs else given
 
     @property
+    def names_pruner(self) -> bool:
+        """Return whether its file asks for a pruner."""
+        return self.pruner.name != "none" and "pruner" not in self.implied
+
+    @property
     def limits_trials(self) -> bool:
         """Return whether the budget limits the number of trials, and not only their training."""
         return self.allowance is None or self.trials < self.allowance.amount

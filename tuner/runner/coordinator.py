@@ -406,6 +406,9 @@ class Coordinator:
         if result.message and result.state != "diverged":
             text = f"trial #{number}{' failed' if has_failed else ''}: {result.message}"
             self._note_once(cause(result.message), text)
+        if result.state == "complete" and not result.epochs and self._config.names_pruner:
+            text = f"trial #{number} reported nothing, so the pruner {self._config.pruner.name} cannot stop it"
+            self._note_once("reported nothing", text)
         self._errors.add(result.message if has_failed else None)
         self._display.finish(number, assignment.config, result)
 

@@ -197,7 +197,10 @@ def print_ranking(console: Console, record: StudyRecord, most: int) -> None:
     front = {trial.number for trial in record.front}
     drawn = [[(path, value) for path, value in trial.params.items() if path != FAMILY] for trial in top]
     values = [
-        ", ".join(f"{cut(path.rpartition('.')[2])} {cut(format_value(each))}" for path, each in of) for of in drawn
+        ", ".join(
+            f"{cut(path.removesuffix('.name').rpartition('.')[2])} {cut(format_value(each))}" for path, each in of
+        )
+        for of in drawn
     ]
     if top:
         print_table(
