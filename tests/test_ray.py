@@ -20,9 +20,9 @@ QUICK = {
 
 
 @pytest.fixture
-def cluster() -> Iterator[Cluster]:
-    """Return a cluster with one machine, on which nothing is trained."""
-    head = {"num_cpus": 0, "include_dashboard": False, "_system_config": QUICK}
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """Return a cluster with one machine, of no core for trainings unless the test asks for some."""
+    head = {"num_cpus": getattr(request, "param", 0), "include_dashboard": False, "_system_config": QUICK}
     before = signal.getsignal(signal.SIGTERM)
     cluster = Cluster(initialize_head=True, head_node_args=head)
     yield cluster
@@ -68,8 +68,8 @@ def test_without_a_cluster_one_is_started_and_an_interrupt_ends_after_the_epoch(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("cluster", [1], indirect=True)
 def test_a_study_ends_with_a_message_when_the_node_of_its_machine_dies(folder: StudyFolder, cluster: Cluster):
-    cluster.add_node(num_cpus=1)
     process = folder.start("--engine", "ray", "--address", cluster.address, "--trials", "1000", study=IRIS)
     folder.wait_for(lambda: folder.optuna("select 1 from trials where state = 'COMPLETE'"), process)
     cluster.head_node.kill_raylet()
