@@ -263,15 +263,17 @@ def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def assert_equal(one: Outcome, other: Outcome) -> None:
+def assert_equal(one: Outcome, other: Outcome, is_exact: bool = True) -> None:
+    tolerance = 1e-10 if is_exact else 1e-4
     assert one.points.keys() == other.points.keys()
-    assert one.points == pytest.approx(other.points, rel=1e-10, abs=1e-10)
+    assert one.points == pytest.approx(other.points, rel=tolerance, abs=tolerance)
     scheduled = [
         {point: value for point, value in each.points.items() if point[0].startswith(SCHEDULED)}
         for each in (one, other)
     ]
     assert scheduled[0] == scheduled[1], "lrs are the same, not only close"
-    assert_close(one.weights, other.weights)
+    if is_exact:
+        assert_close(one.weights, other.weights)
 
 
 def assert_close(one: Any, other: Any, path: str = "") -> None:
@@ -299,7 +301,9 @@ def named(*trials: Trial) -> dict[str, Trial]:
 def assert_as_alone(trials: Mapping[str, Trial], epochs: int = 2, **options: Any) -> dict[str, Outcome]:
     fused = together(trials, epochs, **options)
     for name, trial in trials.items():
-        assert_equal(fused[name], alone(trial, epochs, **options))
+        # Rounding decides which eigenvectors SOAP finds of a matrix without full rank, as its first ones are.
+        is_exact = not isinstance(trial.optimizer, SOAP)
+        assert_equal(fused[name], alone(trial, epochs, **options), is_exact)
     return fused
 
 

@@ -97,7 +97,8 @@ IN_LITTLE_MEMORY = """
 import json, resource, sys
 from pathlib import Path
 import torch
-from tuner.config.study import Objective, TrialConfig
+from tuner.config.study import Objective
+from tuner.config.trial import TrialConfig
 from tuner.protocol import Assignment, MeasurementGroup, TrainingGroup
 from tuner.training.run import run
 
