@@ -3,7 +3,7 @@
 import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -55,7 +55,7 @@ def test_numbers_of_every_library_are_values(tmp_path: Path, returned: Any):
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
-        (None, "what the function returned: must be a number, but got None (tests/test_objective_calls.py"),
+        (None, "the returned value: must be a number, but got None (tests/test_objective_calls.py"),
         ("0.5", "must be a number, but got '0.5'"),
         (True, "must be a number, but got True"),
         (np.bool_(True), "must be a number, but got"),
@@ -96,8 +96,9 @@ def reports(*pairs: tuple[Any, Any], then: Any = 1.0) -> Callable[[Trial], Any]:
     [
         ([(1, 1), (2, 1)], "ValueError: report: step must be above the last one (1), but got 1"),
         ([(1, 3), (2, 2)], "ValueError: report: step must be above the last one (3), but got 2"),
-        ([(1, -1)], "ValueError: report: step must be a whole number, 0 or above, but got -1"),
-        ([(1, 0.5)], "TypeError: report: step must be a whole number, 0 or above, but got 0.5"),
+        ([(1, -1)], "ValueError: report: step must be a whole number from 0 to 2147483646, but got -1"),
+        ([(1, 2**31)], "ValueError: report: step must be a whole number from 0 to 2147483646, but got 2147483648"),
+        ([(1, 0.5)], "TypeError: report: step must be a whole number from 0 to 2147483646, but got 0.5"),
         ([("a", 1)], "TypeError: report: must be a number, but got 'a'"),
         ([(None, 1)], "TypeError: report: must be a number, but got None"),
     ],
@@ -247,6 +248,19 @@ class Callable_:
         return 0.0
 
 
+async def waiting(trial: Trial) -> float:
+    return 0.0
+
+
+class Waiting:
+    async def __call__(self, trial: Trial) -> float:
+        return 0.0
+
+
+def yielding(trial: Trial) -> Iterator[float]:
+    yield 0.0
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -258,6 +272,9 @@ class Callable_:
         ({"objective_function": needs_more}, "trial.objective_function.folder: required by "),
         ({"objective_function": partial(fine, folder="a")}, "trial.objective_function.folder: "),
         ({"objective_function": Callable_}, "is a class: name a function, or pass an object that can be called."),
+        ({"objective_function": waiting}, "is an async function: an objective function returns its value when"),
+        ({"objective_function": Waiting()}, "is an async function: an objective function returns its value when"),
+        ({"objective_function": partial(yielding)}, "is a generator: an objective function returns its value when"),
         ({"objective_function": 3}, "trial.objective_function: must be a class, a function, an object, or a name"),
         ({"objective_function": "nowhere"}, 'unknown objective_function "nowhere". Write module:name.'),
         ({"objective_function": "tests.test_objective_calls.fine"}, "mean tests.test_objective_calls:fine?"),

@@ -1,12 +1,15 @@
 """The output of a study, on a terminal and in a file."""
 
 import io
+import math
 import re
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from tuner.config.component import Component
+from tuner.config.function_trial import FunctionTrial
 from tuner.config.loader import load_study
 from tuner.config.study import StudyConfig
 from tuner.config.trial import TrialConfig
@@ -86,6 +89,22 @@ def test_a_file_gets_a_line_a_minute_with_progress_and_time_left_until_the_repor
     assert first == "0/4 trials, 0:00 so far"
     assert second == "0/4 trials, 0:00 so far"
     assert last == "1/4 trials, 0:00 so far, about 1:40 left", "nothing but the test and the 100 s of the plots"
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_function_whose_length_is_not_known_shows_its_steps(is_terminal: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Display, "EVERY_SECONDS", 0.0)
+    called = FunctionTrial(Component("math:sqrt"), {"lr": 0.125})
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=is_terminal, width=120, color_system=None)
+    with Display(load_study(str(TINY)), console) as display:
+        display.standing(0, 0, None)
+        display.start(0, called, Slot(0, (), 1))
+        display.epoch(0, EpochReport(7, 0.75, [], False, StepReport(7, 0, 0, math.nan)))
+        display.tick()
+    shown = output.getvalue()
+    for part in ("step 7", "lr 0.125", "0.7500") if is_terminal else ("0/4 trials, 0:00 so far",):
+        assert part in shown
 
 
 def test_a_terminal_shows_how_far_mlflow_is_behind_when_it_is_much():

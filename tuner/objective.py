@@ -12,6 +12,7 @@ from tuner.protocol import Assignment, Channel, EpochReport, Point, StepReport
 __all__ = ["DivergedError", "InterruptedTrialError", "Trial", "TrialPruned", "number_of"]
 
 BEFORE = -1  # the step before the first one
+LAST_STEP = 2**31 - 2  # what databases take, with one more for the final value
 
 
 class TrialPruned(Exception):
@@ -93,7 +94,7 @@ class Trial:
 
         Raises:
             TypeError: If the value is not a number, or the step not a whole one.
-            ValueError: If the step is negative, or not above that of the last report.
+            ValueError: If the step is negative, above 2**31 - 2, or not above that of the last report.
         """
         number, metric = number_of(value, "report"), self._metrics[0]
         at = self._step(step, "report", self.last_step)
@@ -139,9 +140,9 @@ class Trial:
             at = operator.index(step)
         except TypeError:
             at = BEFORE
-        if isinstance(step, bool) or at < 0:
+        if isinstance(step, bool) or not 0 <= at <= LAST_STEP:
             kind = ValueError if isinstance(step, int) else TypeError
-            raise kind(f"{place}: step must be a whole number, 0 or above, but got {step!r}")
+            raise kind(f"{place}: step must be a whole number from 0 to {LAST_STEP}, but got {step!r}")
         if at <= last:
             raise ValueError(f"{place}: step must be above the last one ({last}), but got {at}")
         return at

@@ -326,11 +326,22 @@ def arguments_of(kind: str, name: str) -> Signature:
     return Signature(arguments, signature.open, signature.others)
 
 
+NOT_CALLED_ONCE: Mapping[str, Callable[[Any], bool]] = {
+    "an async function": inspect.iscoroutinefunction,
+    "a generator": inspect.isgeneratorfunction,
+    "an async generator": inspect.isasyncgenfunction,
+}
+
+
 def _arguments_after_trial(target: Any, name: str) -> Signature:
     """Return the arguments of an objective function after its first one, which is the trial."""
     if isinstance(target, type):
         raise ValueError(f"{shown(name)} is a class: name a function, or pass an object that can be called.")
     called = target.original if isinstance(target, by_value.Copies) else target
+    code = called if inspect.isroutine(called) or isinstance(called, functools.partial) else called.__call__
+    for kind, is_kind in NOT_CALLED_ONCE.items():
+        if is_kind(code):
+            raise ValueError(f"{shown(name)} is {kind}: an objective function returns its value when it is called.")
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     try:
         whole = inspect.signature(called)

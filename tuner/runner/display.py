@@ -60,7 +60,7 @@ class _Line:
 
     @property
     def share(self) -> float:
-        return self.step.step / self.step.total_steps if self.step else 0.0
+        return self.step.step / self.step.total_steps if self.step and self.step.total_steps else 0.0
 
     @property
     def place(self) -> str:

@@ -74,7 +74,7 @@ def _values(returned: Any, metrics: list[str]) -> dict[str, float]:
             raise TypeError(f"the function must return {', '.join(metrics)}, but returned a mapping of {names}")
         return {metric: number_of(returned[metric], f"the function returned {metric}") for metric in metrics}
     if len(metrics) == 1:
-        return {metrics[0]: number_of(returned, "what the function returned")}
+        return {metrics[0]: number_of(returned, "the returned value")}
     if not isinstance(returned, list | tuple) or len(returned) != len(metrics):
         form = f"{len(metrics)} numbers ({', '.join(metrics)}), as a list or a mapping"
         got = f"{len(returned)}" if isinstance(returned, list | tuple) else repr(returned)[:60]
