@@ -141,7 +141,7 @@ def test_a_group_that_does_not_fit_into_memory_is_halved_until_it_does(tmp_path:
         "optimizer": {"name": "sgd", "initial_lr": 0.1},
         "trainer": {"max_epochs": 1, "precision": "32-true"},
     }
-    room = 14 * 4 * (784 + 10) * neurons  # for the weights and gradients of seven, without what else a step needs
+    room = 10 * 4 * (784 + 10) * neurons  # less than the weights and gradients of seven
     *_, described, measured = output_of(IN_LITTLE_MEMORY, tmp_path, json.dumps(values), str(room)).splitlines()
     states, fused, limits = json.loads(described)
     assert states == ["complete"] * 7

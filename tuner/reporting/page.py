@@ -5,14 +5,12 @@ It reads the stores and nothing else, and never uses their content as HTML, as a
 
 import base64
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner.errors import BadInputError
-from tuner.tracking.names import value_text
 
 if TYPE_CHECKING:
     from tuner.analysis.record import StudyRecord
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["Chapter", "render", "write_report"]
 
 TOP_TRIALS = 15
-NUMBER = r"\b\d+\.\d+(?:e[-+]\d+)?\b"
 TEMPLATE = "report.html.jinja"
 PICTURES = {
     "best/confusion_matrix.png": "Confusion matrix of the best trial on the test data",
@@ -121,7 +118,7 @@ def render(chapters: Sequence[Chapter]) -> str:
                     for figure in draw(chapter.record)
                 ],
                 "config": chapter.config,
-                "code": _code(_exact(chapter.params, chapter.config)),
+                "code": _code(chapter.params),
                 "tags": chapter.tags,
                 "address": address_of(chapter.record.name) if chapter.is_registered else "",
                 "pictures": {title: base64.b64encode(data).decode("ascii") for title, data in chapter.pictures.items()},
@@ -140,17 +137,6 @@ def render(chapters: Sequence[Chapter]) -> str:
         top_trials=TOP_TRIALS,
         library=Markup(library()),
     )
-
-
-def _exact(params: Mapping[str, str], config: str) -> dict[str, str]:
-    """Return parameters of a trial in MLflow, which has four digits of some, with all digits.
-
-    Args:
-        params: The parameters.
-        config: Every value of the trial, as YAML.
-    """
-    numbers = {value_text(float(number)): number for number in re.findall(NUMBER, config)}
-    return {key: numbers.get(text, text) for key, text in params.items()}
 
 
 def _code(params: Mapping[str, str]) -> str:

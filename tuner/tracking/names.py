@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping
 
@@ -12,8 +11,6 @@ LONGEST_NAME = 200
 """Below MLflow's own limit of 250, to leave room for a digest."""
 LONGEST_PARAM = 6000
 LONGEST_TAG = 5000
-WRITTEN_DIGITS = 8  # nobody writes a number with more
-SHOWN_DIGITS = 4
 NAME_RULE = "MLflow's names have letters, digits, spaces and _ - . : / only"
 
 _FORBIDDEN = re.compile(r"[^/\w.\- :]")
@@ -87,15 +84,7 @@ def storable(text: object) -> str:
 
 
 def value_text(value: object) -> str:
-    """Return the value of a parameter as text: of a number that was drawn, four digits, which fit a column of MLflow.
-
-    The study and the trial's `best.yaml` have all digits.
-
-    >>> value_text(1.2345678901e-07), value_text(0.00012345), value_text([1, 2])
-    ('1.235e-07', '0.00012345', '[1, 2]')
-    """
-    if isinstance(value, float) and math.isfinite(value) and float(f"{value:.{WRITTEN_DIGITS}g}") != value:
-        return f"{value:.{SHOWN_DIGITS}g}"
+    """Return the value of a parameter as text."""
     return value if isinstance(value, str) else json.dumps(value)
 
 

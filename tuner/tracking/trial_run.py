@@ -50,7 +50,6 @@ class TrialRun:
         lacks: Missing records that can be sent later, with the reasons (a dict used as an ordered set).
         refused: Records that MLflow cannot store, with the reasons.
         has_values: Whether its parameters are known to be stored.
-        params: Names of the parameters that it had when the study was opened; MLflow never changes them.
         has_data: Whether its data set is known to be stored.
         is_marked: Whether it has the tag `tuner.missing`.
         attempt: How many times the trial had failed before this run.
@@ -66,7 +65,6 @@ class TrialRun:
     lacks: dict[str, None] = field(default_factory=dict)
     refused: dict[str, None] = field(default_factory=dict)
     has_values: bool = False
-    params: frozenset[str] = frozenset()
     has_data: bool = False
     is_marked: bool = False
     attempt: int = 0

@@ -81,7 +81,6 @@ class TrialRuns:
             found.attempt, found.values = int(tags.get(ATTEMPT_TAG, 0)), tags.get(VALUES_TAG, "")
             found.lacks = {tags[MISSING_TAG]: None} if MISSING_TAG in tags else {}
             found.refused = {tags[REFUSED_TAG]: None} if REFUSED_TAG in tags else {}
-            found.params = frozenset(run.data.params)
             yield number, found
 
     # -- start, reports and end of a trial -----------------------------------------------------------------------------
@@ -256,8 +255,7 @@ class TrialRuns:
 
         def record(some: Sequence[Param], is_own: bool = False) -> Record:
             def entries(run: TrialRun) -> Entries:
-                wanted = some if is_own or not run.has_values else ()
-                return Entries(params=[each for each in wanted if each.key not in run.params])
+                return Entries(params=some if is_own or not run.has_values else ())
 
             def divide() -> list[Record]:
                 if (run := self.by_number.get(number)) is not None:
