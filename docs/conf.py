@@ -24,7 +24,7 @@ napoleon_numpy_docstring = False
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(collections|matplotlib|np|numpy|optuna|pandas|pathlib|pd|pytorch_lightning|torch|types|typing)\..*"),
-    ("py:.*", r"Comparison|Figure|FrozenTrial|lightning_modules\..*InSteps|tuner\..*"),  # names outside the API
+    ("py:.*", r"Comparison|Figure|FrozenTrial|Path|lightning_modules\..*InSteps|tuner\..*"),  # names outside the API
 ]
 
 html_theme = "pydata_sphinx_theme"

@@ -46,8 +46,6 @@ class Trial:
             ``{"name": ..., argument: value}``.
         seed: Its seed. The generators of `random`, NumPy and torch begin with it.
         device: "cuda" if it has GPUs, of which it sees no others, else "cpu".
-        folder: A folder of its own. What is written there goes to its run in MLflow when it ends, and is still there if
-            the function is called again after an interruption, so that it can continue from what it has saved.
     """
 
     def __init__(self, assignment: Assignment, channel: Channel, device: str, folder: Path) -> None:
@@ -65,7 +63,11 @@ class Trial:
 
     @property
     def folder(self) -> Path:
-        """Its folder, which is made when it is first used."""
+        """A folder of its own, which is made when it is first used.
+
+        What is written there goes to its run in MLflow when it ends, and is still there if the function is called again
+        after an interruption, so that it can continue from what it has saved.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
         return self._folder
 
