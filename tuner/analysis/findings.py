@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 
-from tuner.analysis.record import FAMILY, MIN_FOR_IMPORTANCE, StudyRecord, TrialRecord, resolution
+from tuner.analysis.record import CONSTANT, FAMILY, MIN_FOR_IMPORTANCE, StudyRecord, TrialRecord, resolution
 from tuner.text import format_objective, format_value, join_names, pluralize
 
 __all__ = [
@@ -25,7 +25,6 @@ ENDS = {
     "diverged": "diverged",
     "failed": "failed",
 }
-CONSTANT = "constant"
 MOST_NAMED = 10
 MOST_VALUES = 20
 EDGE = 0.05  # share of a range that counts as its edge

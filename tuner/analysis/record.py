@@ -13,6 +13,7 @@ from tuner.direction import Direction
 from tuner.text import pluralize
 
 __all__ = [
+    "CONSTANT",
     "FAMILY",
     "LR_TABLE",
     "MIN_FOR_IMPORTANCE",
@@ -29,6 +30,8 @@ Curve = Sequence[tuple[int, float]]
 """Steps and values of a metric, in order."""
 
 FAMILY = "schedule.name"
+CONSTANT = "constant"
+"""Name of the schedule of a constant lr."""
 ACCURACY = "acc|accuracy|top[0-9]+"
 OTHER_SHARE = "ap|auc|auprc|auroc|dice|f1|iou|map|precision|recall"
 VALIDATION = "val|valid|validation"

@@ -11,13 +11,13 @@ from typing import Any
 
 from tuner.analysis.comparison import Comparison, Repeated, Scale
 from tuner.analysis.profiles import ratios_to_fastest, score
+from tuner.analysis.record import CONSTANT
 from tuner.analysis.simultaneous import Gap, gaps_to_best, median_interval
 from tuner.analysis.sweeps import Sweep
 from tuner.text import format_value, join_names, pluralize
 
-__all__ = ["CONSTANT", "Member", "Standings", "default_target", "default_tolerance"]
+__all__ = ["Member", "Standings", "default_target", "default_tolerance"]
 
-CONSTANT = "constant"
 OF_SHARES = 0.01
 RELATIVE = 0.05
 MOST_NAMED = 20

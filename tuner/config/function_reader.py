@@ -80,10 +80,7 @@ class FunctionStudyReader(StudyReader):
         limits = self._limits(budget, template, name, len(goals) == 1)
         trials = limits.trials
         if sampler.name == "grid":
-            size = self._grid_size(template)
-            if size and "trials" in budget and not is_past and size < trials:
-                self._fault(("budget", "trials"), f"must not be above the {size} points of the grid (got {trials}).")
-            trials = min(trials, size)
+            trials = self._trials_of_grid(template, trials, "trials" in budget, is_past)
         return self._checked(
             goals,
             "trials" in budget,
@@ -98,7 +95,7 @@ class FunctionStudyReader(StudyReader):
             final=limits.final,
             first=self._first(template, sampler),
             start=self._start(name),
-            implied=frozenset(kind for kind in ("sampler", "pruner") if not self._is_named(kind)),
+            implied=self._implied(),
             kind=FUNCTIONS,
         )
 

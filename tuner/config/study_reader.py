@@ -68,7 +68,7 @@ class StudyReader:
         sampler = self._option("sampler", SAMPLERS, ("curve", "tpe") if is_single else ("tpe", "nsga2"))
         pruner = self._option("pruner", PRUNERS, ("rungs", "median") if is_single else ("none",))
         template = self._template.template(self._section("trial"), self._section("search_space"))
-        implied = frozenset(kind for kind in ("sampler", "pruner") if not self._is_named(kind))
+        implied = self._implied()
         if (
             "sampler" in implied
             and not is_past
@@ -99,11 +99,7 @@ class StudyReader:
             validations = epochs_of(template["trainer"])[0] // every
             pruner = Component(default_pruner(sampler.name, template, validations, allowance, len(whole)))
         if sampler.name == "grid":
-            size = self._grid_size(template)
-            if allowance and "trials" not in budget:
-                trials = min(trials, size)
-            elif size and not is_past and size < trials:
-                self._fault(("budget", "trials"), f"must not be above the {size} points of the grid (got {trials}).")
+            trials = self._trials_of_grid(template, trials, "trials" in budget or not allowance, is_past)
         rungs = None
         if pruner.name == "rungs" and not self._document.fault_count:
             rungs = read_rungs(
@@ -289,6 +285,19 @@ class StudyReader:
         lowest, highest = (pruner.arguments.get(key) for key in ("min_resource", "max_resource"))
         if isinstance(lowest, int) and isinstance(highest, int) and lowest > highest:
             self._fault(("pruner", "min_resource"), f"{lowest} must not be above max_resource ({highest}).")
+
+    def _implied(self) -> frozenset[str]:
+        """Return which of sampler and pruner the document does not name."""
+        return frozenset(kind for kind in ("sampler", "pruner") if not self._is_named(kind))
+
+    def _trials_of_grid(self, template: Template, trials: int, are_given: bool, is_past: bool) -> int:
+        """Return the number of trials of a grid: if it is not given, at most that of its points; else report more."""
+        size = self._grid_size(template)
+        if not are_given:
+            return min(trials, size)
+        if size and not is_past and size < trials:
+            self._fault(("budget", "trials"), f"must not be above the {size} points of the grid (got {trials}).")
+        return trials
 
     def _grid_size(self, template: Template) -> int:
         """Return the number of points of the grid, and refuse one that is endless or too large."""

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuner.analysis.comparison import Comparison
-from tuner.analysis.standings import CONSTANT, Member, Standings, default_target, default_tolerance
+from tuner.analysis.record import CONSTANT
+from tuner.analysis.standings import Member, Standings, default_target, default_tolerance
 from tuner.errors import BadInputError
 from tuner.followup.league_search import Choice, LeagueSearch
 from tuner.storage.attributes import CONFIGURATION, SEED

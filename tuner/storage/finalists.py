@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tuner.analysis.record import CONSTANT
 from tuner.config.component import Component
 from tuner.config.trainings import as_training
 from tuner.config.trial import AnyTrial
@@ -17,7 +18,6 @@ __all__ = ["CONSTANT_LR_ROLE", "DEFAULT_ROLE", "Finalists", "finalists"]
 
 DEFAULT_ROLE = "the study's default"
 CONSTANT_LR_ROLE = "a constant lr"
-CONSTANT = "constant"
 
 
 @dataclass(frozen=True)

@@ -249,14 +249,7 @@ class StudyRun:
         names = Names()
         names.add(values)
         params = [Param(names[key], fitting(value_text(value), LONGEST_PARAM)) for key, value in values.items()]
-
-        def write() -> bool:
-            new = [each for each in params if each.key not in self.run.data.params]
-            if new:
-                self._client.log_batch(self.run_id, params=new)
-            return bool(new)
-
-        self.put("parameters", write, newest="parameters")
+        self.put("parameters", lambda: self._client.log_batch(self.run_id, params=params), newest="parameters")
 
     def put_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Queue metrics of the run, unless these were its last ones."""

@@ -11,10 +11,11 @@ from tuner.visualization.curves import best_of_each, lr_curves, top_trials, winn
 from tuner.visualization.figure import Figure
 from tuner.visualization.landscape import contour, isolation, rank, slices
 from tuner.visualization.parameters import importance, parallel_coordinates, values_by_family
+from tuner.visualization.parts import OF_TRAININGS
 from tuner.visualization.progress import best_so_far, intermediate_values, timeline
 from tuner.visualization.tradeoffs import pareto_front
 
-__all__ = ["OF_SEVERAL", "OF_TRAININGS", "PLOTS", "draw"]
+__all__ = ["OF_SEVERAL", "PLOTS", "draw"]
 
 PLOTS: Sequence[Callable[[StudyRecord], Figure]] = (
     top_trials,
@@ -36,10 +37,6 @@ PLOTS: Sequence[Callable[[StudyRecord], Figure]] = (
 
 OF_SEVERAL = (pareto_front, *(plot for plot in PLOTS if plot not in (winner, best_so_far)))
 """The plots of a study with several objectives; all but the first show the first objective."""
-
-
-OF_TRAININGS = (top_trials, best_of_each, lr_curves, values_by_family, winner)
-"""Those of lr and schedules, which the calls of an objective function do not have."""
 
 
 def draw(record: StudyRecord) -> list[Figure]:

@@ -14,6 +14,7 @@ __all__ = [
     "ACCENT",
     "IN_THE_REPORT",
     "MAX_CURVES",
+    "OF_TRAININGS",
     "Position",
     "error_band",
     "family_color",
@@ -51,6 +52,10 @@ def hover_text(trial: TrialRecord, record: StudyRecord) -> str:
     return "\n".join([f"{trial.name}{reached}{how}", *params])
 
 
+OF_TRAININGS: set[Callable[[StudyRecord], Figure]] = set()
+"""The charts of lr and schedules, which the calls of an objective function do not have."""
+
+
 def of_trainings(plot: Callable[[StudyRecord], Figure]) -> Callable[[StudyRecord], Figure]:
     """Return a chart of lr and schedules, which has no panels for the calls of an objective function."""
 
@@ -60,6 +65,7 @@ def of_trainings(plot: Callable[[StudyRecord], Figure]) -> Callable[[StudyRecord
             return Figure(plot.__name__, record.name, "the trials are calls of an objective function, without an lr.")
         return plot(record)
 
+    OF_TRAININGS.add(drawn)
     return drawn
 
 
