@@ -262,10 +262,10 @@ def why_not_started(error: EOFError | OSError) -> str:
     """Return why the server has started no process.
 
     Args:
-        error: The error of the start; an EOFError if the server ended meanwhile.
+        error: The error of the start. If the server ended meanwhile, the pipe to it ended or broke.
     """
     server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
-    if not isinstance(error, EOFError) or server is None:
+    if not isinstance(error, (EOFError, BrokenPipeError, ConnectionResetError)) or server is None:
         return in_a_line(error)
     if not hasattr(os, "waitid"):  # as on macOS
         return "the fork server has ended"
