@@ -105,7 +105,7 @@ BAD_LINES = {
     ),
     "a sampler without its mapping": (
         ("sampler:", "sampler: tpe"),
-        ['4: sampler: <component> (got "tpe").'],
+        ['4: sampler: <component> (got "tpe"): write {name: tpe}.'],
     ),
     "an option of another sampler": (
         ("sampler:", "sampler: {name: random, n_startup_trial: 3}"),
@@ -147,7 +147,7 @@ BAD_LINES = {
     ),
     "a data set without its mapping": (
         ("  data:", "  data: mnist_5k"),
-        ['7: trial.data: <component> (got "mnist_5k").'],
+        ['7: trial.data: <component> (got "mnist_5k"): write {name: mnist_5k}.'],
     ),
     "no data set": (("  data:", "  data:"), [
         "7: trial.data: <component> (got null)."
@@ -310,7 +310,7 @@ BAD_LINES = {
     ),
     "a name for a schedule inside a plateau": (
         ("  schedule:", "  schedule: {name: plateau, schedule: constant}"),
-        ['10: trial.schedule.schedule: <component> (got "constant").'],
+        ['10: trial.schedule.schedule: <component> (got "constant"): write {name: constant}.'],
     ),
     "a fault inside a plateau": (
         ("  schedule:", "  schedule: {name: plateau, schedule: {name: exponential, decay_rate: 2, decay_steps: 1}}"),

@@ -217,7 +217,8 @@ BAD_ENTRIES = {
     ),
     "one_of a list": (
         "schedule: {one_of: [constant, plateau]}",
-        [f'schedule: a whole schedule is searched by {ONE_OF} (got {{"one_of": ["constant", "plateau"]}}).'],
+        [f'schedule: a whole schedule is searched by {ONE_OF} (got {{"one_of": ["constant", "plateau"]}}): '
+         "write {one_of: {constant: {}, plateau: {}}}."],
     ),
     "one_of and more": (
         "schedule: {one_of: {constant: , plateau: }, log: true}",

@@ -120,7 +120,8 @@ EARLY = "{name: early_stopping, monitor: val/loss, patience: 1, min_delta: 10}"
         ("{max_epochs: 4, max_time: soon}", ['max_time: "soon" <duration>.']),
         ("{max_epochs: 4, callbacks: early_stopping}", [
             'callbacks: <list>, each item {name: ..., argument: value, ...} (got "early_stopping").']),
-        ("{max_epochs: 4, callbacks: [early_stopping]}", ['callbacks[0]: <component> (got "early_stopping").']),
+        ("{max_epochs: 4, callbacks: [early_stopping]}", [
+            'callbacks[0]: <component> (got "early_stopping"): write {name: early_stopping}.']),
         ("{max_epochs: 4, callbacks: [{name: EarlyStopping}]}", [
             'callbacks[0].name: unknown callback "EarlyStopping". Known: early_stopping, or package.module:Name. '
             "<near> early_stopping?"]),

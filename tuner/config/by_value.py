@@ -20,6 +20,9 @@ from tuner.text import join_names
 
 __all__ = ["Copies", "Held", "digests", "find", "hold", "note", "pack", "receive", "select", "unpack"]
 
+MUCH = 10_000_000
+"""Bytes sent by value from which on the note to the user has their number."""
+
 
 @dataclass(frozen=True)
 class Held:
@@ -122,11 +125,16 @@ def digests(names: Iterable[str]) -> dict[str, str]:
 
 def note(names: Iterable[str]) -> str:
     """Return a note for the user about what is sent by value; empty if nothing is."""
-    sent = [name.partition(":")[2] for name in select(names)]
+    held = select(names)
+    sent = [name.partition(":")[2] for name in held]
     if not sent:
         return ""
     verb, it = ("is", "it") if len(sent) == 1 else ("are", "they")
-    return (
+    text = (
         f"{join_names(sent)} {verb} not in a module that trainings could import, so {it} {verb} sent to them by value, "
         "and kept in the study's folder for later runs"
     )
+    size = sum(len(each.content) for each in held.values())
+    if size < MUCH:
+        return text
+    return f"{text}; with the objects that {it} refer{'s' * (len(sent) == 1)} to, {size / 1e6:.0f} MB for each training"

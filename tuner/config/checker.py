@@ -70,7 +70,9 @@ class Checker:
         """Return the entries of a mapping; if it is something else, report it and return none."""
         if isinstance(node.value, dict):
             return node.value
-        self._fault(node.path, f"must be a mapping{form} (got {shown(node.raw)}).", spoils=True)
+        is_name = form == FORM_OF_COMPONENT and isinstance(node.value, str) and node.value.isidentifier()
+        advice = f": write {{name: {node.value}}}" if is_name else ""
+        self._fault(node.path, f"must be a mapping{form} (got {shown(node.raw)}){advice}.", spoils=True)
         return {}
 
     def keys(self, nodes: Nodes, known: Collection[str]) -> None:
@@ -197,7 +199,10 @@ class Checker:
     def _one_of(self, kind: str, node: Node, hint: Any) -> OneOf | None:
         nodes = node.value if isinstance(node.value, dict) else {}
         if nodes.keys() != {"one_of"} or not isinstance(nodes["one_of"].value, dict):
-            self._fault(node.path, f"a whole {kind} is searched by {_FORM_OF_ONE_OF} (got {shown(node.raw)}).")
+            options = nodes["one_of"].raw if nodes.keys() == {"one_of"} else None
+            is_list = isinstance(options, list) and all(isinstance(each, str) for each in options)
+            advice = f": write {{one_of: {{{', '.join(f'{each}: {{}}' for each in options)}}}}}" if is_list else ""
+            self._fault(node.path, f"a whole {kind} is searched by {_FORM_OF_ONE_OF} (got {shown(node.raw)}){advice}.")
             return None
         choices = nodes["one_of"]
         if not 2 <= len(choices.value) <= MAX_CHOICES:

@@ -173,6 +173,8 @@ class FunctionStudyReader(StudyReader):
         options = raw.get("one_of") if isinstance(raw, dict) and raw.keys() == {"one_of"} else None
         if not isinstance(options, dict):
             advice = "" if isinstance(raw, dict) else "; a fixed value belongs in trial"
+            if isinstance(options, list):
+                advice = "; a list of values is {choices: [...]}"
             self._fault(node.path, f"must be {FORMS} (got {shown(raw)}){advice}.")
             return None
         if not 2 <= len(options) <= MAX_CHOICES:
