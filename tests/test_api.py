@@ -217,6 +217,16 @@ def test_every_chart_has_a_method():
     assert names == {name for name in vars(Result) if name.startswith("plot_")}
 
 
+def test_the_size_of_much_that_is_sent_by_value_is_said():
+    table = bytes(12_000_000)
+
+    def objective(trial: Any) -> int:
+        return len(table)
+
+    study = Study(objective_function=objective, search_space={"lr": [1, 2]}, direction="minimize", sampler="random")
+    assert "; with the objects that it refers to, 12 MB for each training" in study.to_yaml().replace("\n#", "")
+
+
 def test_a_class_without_a_module_is_sent_by_value_and_kept(here: StudyFolder):
 
     class Local(nn.Sequential):
