@@ -16,8 +16,8 @@ from tuner.config.constraints import Constraint, RandomSuggester
 from tuner.config.loader import load_study
 from tuner.config.search_space import suggest
 from tuner.errors import BadInputError
-from tuner.storage.feasible_draws import feasible_params
 from tuner.storage.samplers import make_sampler
+from tuner.storage.samplers.feasible_draws import feasible_params
 
 STUDY = """\
 name: x

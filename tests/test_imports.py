@@ -36,7 +36,7 @@ ALLOWED_IN: dict[str, tuple[str, ...]] = {
     "yaml": ("tuner/config/",),
     "cloudpickle": ("tuner/config/by_value.py",),
     "pydantic": ("tuner/config/", "tuner/training/"),
-    "scipy": ("tuner/analysis/", "tuner/search/", "tuner/storage/tpe_sampler.py"),
+    "scipy": ("tuner/analysis/", "tuner/search/", "tuner/storage/samplers/tpe.py"),
     "pandas": ("tuner/results.py",),
     "rich": (
         *("tuner/runner/", "tuner/followup/", "tuner/visualization/lr_preview.py"),

@@ -12,8 +12,8 @@ from tuner.errors import BadInputError
 from tuner.search.power_law import LossCurve, PowerLaw
 from tuner.search.prediction import PARTS, is_hopeless, licence, up_to
 from tuner.storage.attributes import PREDICTION
-from tuner.storage.predicting_pruner import PredictingPruner, Training, TrainingReader
-from tuner.storage.samplers import make_pruner
+from tuner.storage.pruners import make_pruner
+from tuner.storage.pruners.predicting import PredictingPruner, Training, TrainingReader
 
 STEPS, LOSSES = 1000, 20
 SCHEDULES: list[Schedule] = [

@@ -8,7 +8,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from tuner.storage.tpe_sampler import TPESampler
+from tuner.storage.samplers.tpe import TPESampler
 
 
 def suggest(trial: optuna.Trial) -> None:

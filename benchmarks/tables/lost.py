@@ -22,7 +22,7 @@ from simulation import simulate  # noqa: E402
 
 from tuner.config.loader import load_study  # noqa: E402
 from tuner.search.power_law import LossCurve  # noqa: E402
-from tuner.storage.predicting_pruner import PredictingPruner, Training  # noqa: E402
+from tuner.storage.pruners.predicting import PredictingPruner, Training  # noqa: E402
 
 STEPS, INTERVAL, BEST = 25_000, 1_000, 5
 PRUNERS = {

@@ -20,8 +20,9 @@ from optuna.trial import TrialState
 from tuner.config.search_space import Choices, Range, searched
 from tuner.config.shares import share_of
 from tuner.config.study import StudyConfig
+from tuner.storage.pruners import make_pruner
 from tuner.storage.rung_record import RUNGS, RungRecord
-from tuner.storage.samplers import make_pruner, make_sampler
+from tuner.storage.samplers import make_sampler
 
 __all__ = ["Search", "Table", "simulate"]
 

@@ -1,14 +1,13 @@
-"""Divide a machine into slots, and create an engine."""
+"""Divide a machine into slots."""
 
 import os
 from collections.abc import Sequence
 
-from tuner.engines.fork_server import ensure_server
 from tuner.engines.machine import VISIBLE, cores, processor_quota, visible_gpus
-from tuner.errors import BadInputError, needs_extra
-from tuner.protocol import Engine, Slot
+from tuner.errors import BadInputError
+from tuner.protocol import Slot
 
-__all__ = ["make_engine", "make_slots"]
+__all__ = ["make_slots"]
 
 
 def make_slots(devices: str, per_device: int | None, ranks: int = 1) -> list[Slot]:
@@ -70,41 +69,3 @@ def _gpus(devices: str) -> list[str]:
         has = f"there is no GPU {missing[0]}" if found else f"no GPU is found{limited}"
         raise BadInputError([f"--devices: {has} (got {devices}). Allowed: {allowed}."])
     return [found[number] for number in wanted]
-
-
-def make_engine(
-    name: str, devices: str, per_device: int | None, ranks: int, stall_timeout: float, address: str = "auto"
-) -> Engine:
-    """Create an engine and its slots.
-
-    Args:
-        name: "local", "inline" or "ray".
-        devices: See `make_slots`.
-        per_device: See `make_slots`.
-        ranks: See `make_slots`.
-        stall_timeout: Seconds without activity after which a training counts as hung and is killed.
-        address: Address of the Ray cluster.
-
-    Raises:
-        BadInputError: If there are no such devices, or no such cluster.
-    """
-    if name == "ray":
-        try:
-            from tuner.engines.ray import RayEngine
-        except ModuleNotFoundError as error:
-            if error.name != "ray":
-                raise
-            raise BadInputError([f"--engine: Ray is not installed: {needs_extra('ray')}."]) from None
-        return RayEngine(address, devices, per_device, ranks, stall_timeout)
-    if name == "local":
-        ensure_server()  # its imports take seconds, as long as those of this process
-    slots = make_slots(devices, per_device, ranks)
-    if name == "inline":
-        if ranks > 1:
-            raise BadInputError(["--devices-per-trial: the inline engine has one process only."])
-        from tuner.engines.inline import InlineEngine
-
-        return InlineEngine(slots[0])
-    from tuner.engines.local import LocalEngine
-
-    return LocalEngine(slots, stall_timeout)

@@ -191,7 +191,7 @@ def opened_engine(options: ExecutionOptions) -> Iterator["Engine"]:
 
     # Imported here: --help and a wrong option should not wait for torch. The engine's server imports at the same time.
     with gc_paused():
-        from tuner.engines.slots import make_engine
+        from tuner.engines import make_engine
 
         stall_timeout = _seconds("--stall-timeout", options.stall_timeout)
         _checkpoint_every(options)  # before anything starts

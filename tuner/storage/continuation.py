@@ -16,9 +16,10 @@ from tuner.errors import BadInputError, StudyFailedError
 from tuner.storage.attributes import FURTHER, FURTHER_DIRECTIONS, IDENTIFIER, IDENTITY, STARTS, TEST, VALIDATION_IMAGES
 from tuner.storage.connection import count_trials
 from tuner.storage.database import Database, trial_directory
+from tuner.storage.pruners import make_pruner
 from tuner.storage.reader import identifier_of
 from tuner.storage.rung_record import RUNGS
-from tuner.storage.samplers import make_pruner, make_sampler
+from tuner.storage.samplers import make_sampler
 from tuner.storage.trial_ends import attribute
 from tuner.urls import without_password
 

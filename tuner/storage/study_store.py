@@ -25,12 +25,12 @@ from tuner.storage.attributes import ATTEMPT, GAIN, IDENTIFIER, PARTS
 from tuner.storage.batched_storage import BatchedStorage
 from tuner.storage.continuation import as_recorded, create_or_load
 from tuner.storage.database import Database, state_directory, trial_directory
-from tuner.storage.feasible_draws import feasible_params
 from tuner.storage.finished_trials import FinishedTrials, foreign_trial, trial_config
-from tuner.storage.possible_gain import is_due, possible_gain
 from tuner.storage.reader import identifier_of, record_of
 from tuner.storage.rung_record import RUNGS, RungRecord, judged_of
 from tuner.storage.samplers import make_sampler
+from tuner.storage.samplers.feasible_draws import feasible_params
+from tuner.storage.samplers.possible_gain import is_due, possible_gain
 from tuner.storage.study_attributes import StudyAttributes
 from tuner.storage.trial_ends import attribute, is_complete
 from tuner.text import pluralize

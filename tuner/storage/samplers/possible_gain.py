@@ -3,8 +3,8 @@
 import optuna
 
 from tuner.config.study import StudyConfig
-from tuner.storage.curve_sampler import CurveSampler
 from tuner.storage.samplers import make_sampler
+from tuner.storage.samplers.curve import CurveSampler
 
 __all__ = ["FEWEST_FOR_GAIN", "is_due", "possible_gain"]
 

@@ -1,4 +1,4 @@
-"""Optuna's samplers and pruners, as a study file configures them."""
+"""The samplers of trials: those of Optuna, as a study file configures them, and our own."""
 
 import hashlib
 import warnings
@@ -8,12 +8,10 @@ import optuna
 
 from tuner.config.study import StudyConfig
 from tuner.search.curve_search import STARTS, CurveSearch
-from tuner.search.prediction import FEWEST_WHOLE
-from tuner.storage.curve_sampler import CurveSampler
-from tuner.storage.predicting_pruner import PredictingPruner, TrainingReader
-from tuner.storage.tpe_sampler import TPESampler
+from tuner.storage.samplers.curve import CurveSampler
+from tuner.storage.samplers.tpe import TPESampler
 
-__all__ = ["make_pruner", "make_sampler"]
+__all__ = ["make_sampler"]
 
 
 def make_sampler(
@@ -76,33 +74,3 @@ class _QMCSampler(optuna.samplers.QMCSampler):
 
     def _find_sample_id(self, *args: Any) -> int:
         return self._number
-
-
-def make_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
-    """Return the pruner.
-
-    By default, no trial is pruned in the first third of its epochs.
-
-    Raises:
-        ValueError: If Optuna refuses an option.
-    """
-    options: dict[str, Any] = dict(config.pruner.arguments)
-    epochs = config.longest
-    third = max(1, -(-epochs // 3))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        match config.pruner.name:
-            case "none" | "rungs":  # the coordinator compares the trials at rungs
-                return optuna.pruners.NopPruner()
-            case "median":
-                return optuna.pruners.MedianPruner(**{"n_warmup_steps": third, **options})
-            case "hyperband":
-                return optuna.pruners.HyperbandPruner(**{"min_resource": third, "max_resource": epochs, **options})
-            case "successive_halving":
-                return optuna.pruners.SuccessiveHalvingPruner(**{"min_resource": third, **options})
-            case "predicted":
-                return PredictingPruner(TrainingReader(config), options.get("n_startup_trials", FEWEST_WHOLE))
-            case "wilcoxon":
-                return optuna.pruners.WilcoxonPruner(**{"n_startup_steps": third, **options})
-            case name:
-                raise ValueError(f"unknown pruner {name}")
