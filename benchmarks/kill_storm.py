@@ -32,8 +32,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests.conftest import DIGITS, DIGITS_STEPS, EPOCHS, StudyFolder
 from tests.processes import children, command_of, servers_of, slots_of
+from tests.studies import DIGITS, DIGITS_STEPS, EPOCHS, StudyFolder
 
 Strike = Callable[[int], bool]
 """Kills a process, given the coordinator; returns whether there was one to kill."""

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.conftest import StudyFolder
+from tests.studies import StudyFolder
 
 IRIS = Path(__file__).parent / "iris.yaml"
 FIRST_EPOCH = 9  # steps of the tiny study

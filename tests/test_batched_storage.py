@@ -15,8 +15,8 @@ from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 
-from tests.conftest import TINY
 from tests.servers import PostgreSQLServer
+from tests.studies import TINY
 from tuner.config.loader import load_study
 from tuner.errors import StudyFailedError
 from tuner.storage import batched_storage

@@ -9,8 +9,8 @@ import torch
 from mlflow import MlflowClient
 
 from lightning_modules import MNIST5kDataModule
-from tests.conftest import EPOCHS, STEPS, StudyFolder
 from tests.networks import with_network
+from tests.studies import EPOCHS, STEPS, StudyFolder
 
 # -- the data ----------------------------------------------------------------------------------------------------------
 

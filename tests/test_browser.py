@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-from tests.conftest import StudyFolder
 from tests.launcher import Command
+from tests.studies import StudyFolder
 from tests.test_report import make_hostile, report
 from tests.test_review import artifacts
 

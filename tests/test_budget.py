@@ -11,7 +11,7 @@ import pytest
 from optuna.trial import TrialState
 from rich.console import Console
 
-from tests.conftest import STEPS, TINY, StudyFolder
+from tests.studies import STEPS, TINY, StudyFolder
 from tuner.config.loader import load_study
 from tuner.errors import BadInputError
 from tuner.protocol import Assignment, EpochReport, EvaluationResult, Handler, Slot, StepReport, TrainingGroup

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import INLINE, StudyFolder
+from tests.studies import INLINE, StudyFolder
 from tests.test_retry import STUDY, Broken, toys
 from tuner import cli
 from tuner.__main__ import main

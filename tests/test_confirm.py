@@ -11,7 +11,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from tests.conftest import INLINE, StudyFolder
+from tests.studies import INLINE, StudyFolder
 from tuner.confirm import main as confirm
 from tuner.storage.inventory import comparisons
 from tuner.storage.replicates import fresh_seeds

@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 import pytest
 
-from tests.conftest import StudyFolder
+from tests.studies import StudyFolder
 from tuner import Study
 from tuner.config.constraints import Constraint, RandomSuggester
 from tuner.config.loader import load_study

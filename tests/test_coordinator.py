@@ -7,7 +7,7 @@ import optuna
 import pytest
 from rich.console import Console
 
-from tests.conftest import TINY, StudyFolder
+from tests.studies import TINY, StudyFolder
 from tuner.config.loader import load_study
 from tuner.config.trial import TrialConfig
 from tuner.errors import StudyFailedError

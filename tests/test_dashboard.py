@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import StudyFolder, as_a_process
 from tests.launcher import Command
 from tests.processes import children, command_of, is_alive
+from tests.studies import StudyFolder, as_a_process
 from tuner.dashboard import main
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import TINY
+from tests.studies import TINY
 from tuner.config.loader import check_study
 from tuner.config.study import StudyConfig
 from tuner.config.yaml_reader import read_document

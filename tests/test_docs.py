@@ -14,7 +14,7 @@ import yaml
 import lightning_modules
 import tuner
 from lightning_modules import Schedule
-from tests.conftest import TINY
+from tests.studies import TINY
 from tuner.analysis.lr_curves import schedule_families
 from tuner.config.loader import load_study
 from tuner.config.registry import KINDS, arguments_of

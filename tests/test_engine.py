@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import StudyFolder
 from tests.networks import IRIS, holding, release, with_network
 from tests.processes import is_alive, slots_of
+from tests.studies import StudyFolder
 from tuner.config.loader import load_study
 from tuner.config.search_space import corners
 from tuner.config.study import Objective

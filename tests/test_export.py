@@ -11,8 +11,8 @@ import torch
 import yaml
 
 from lightning_modules import MLP, Adam, CosineDecay, Warmup
-from tests.conftest import StudyFolder
 from tests.launcher import output_of
+from tests.studies import StudyFolder
 from tuner.config.study import Objective
 from tuner.config.trial import TrialConfig
 from tuner.confirm import main as confirm

@@ -12,9 +12,9 @@ from typing import get_args
 
 import pytest
 
-from tests.conftest import EPOCHS, STEPS, StudyFolder
 from tests.networks import FIRST_EPOCH, holding, release, with_network
 from tests.processes import slots_of
+from tests.studies import EPOCHS, STEPS, StudyFolder
 from tuner.engines.local import MAX_OUTPUT
 from tuner.process import CrashPoint
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import StudyFolder
+from tests.studies import StudyFolder
 from tuner import files as file_systems
 from tuner.files import network_file_system
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conftest import DIGITS, StudyFolder
+from tests.studies import DIGITS, StudyFolder
 from tests.test_study import slots_of
 from tuner.config.study import Objective
 from tuner.config.trial import TrialConfig

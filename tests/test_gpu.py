@@ -31,7 +31,7 @@ from lightning_modules.data.base import TensorLoader
 from lightning_modules.dropout import step_number
 from lightning_modules.fused.optimizer import FusedOptimizer
 from lightning_modules.philox import are_below
-from tests.conftest import DIGITS, DIGITS_STEPS, EPOCHS, StudyFolder
+from tests.studies import DIGITS, DIGITS_STEPS, EPOCHS, StudyFolder
 from tests.test_fused import Everything, Trial, assert_as_alone, named
 from tests.test_fused import assert_close as assert_near
 from tests.test_recorded_step import CASES, REFUSED, Waiting

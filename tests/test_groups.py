@@ -20,7 +20,7 @@ from lightning_modules import (
     PolynomialDecay,
     StepDecay,
 )
-from tests.conftest import StudyFolder, fit_by_lightning_cli
+from tests.studies import StudyFolder, fit_by_lightning_cli
 from tests.test_schema import faults
 from tests.test_training import Answers
 from tuner import Study

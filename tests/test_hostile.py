@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import StudyFolder
+from tests.studies import StudyFolder
 from tuner.reporting import review
 from tuner.training.results import MODEL_FILE
 

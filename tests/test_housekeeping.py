@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from tests.conftest import INLINE, StudyFolder
+from tests.studies import INLINE, StudyFolder
 from tuner.confirm import main as confirm
 from tuner.delete import main as delete
 from tuner.rename import main as rename

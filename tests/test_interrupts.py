@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import StudyFolder
 from tests.networks import IRIS, with_network
 from tests.processes import children, is_alive, standard_error_of
+from tests.studies import StudyFolder
 from tuner.interrupts import INTERRUPTS, on_interrupt
 from tuner.reporting.review import LOG_FILE
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import INLINE, TINY, StudyFolder, as_a_process, built_once
+from tests.studies import INLINE, TINY, StudyFolder, as_a_process, built_once
 from tuner.analysis.comparison import Comparison, Repeated
 from tuner.config.loader import load_study
 from tuner.direction import Direction

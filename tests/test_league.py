@@ -7,7 +7,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from tests.conftest import INLINE, StudyFolder
+from tests.studies import INLINE, StudyFolder
 from tuner.config.contenders import Contender, read_contenders, unsearched, unused_sections
 from tuner.config.loader import load_study
 from tuner.errors import BadInputError

@@ -25,8 +25,8 @@ from lightning_modules import (
 )
 from lightning_modules.losses import the_loss
 from lightning_modules.tasks import metrics_of
-from tests.conftest import StudyFolder, fit_by_lightning_cli
 from tests.rules import shortened
+from tests.studies import StudyFolder, fit_by_lightning_cli
 from tests.test_groups import weights
 from tests.test_training import Answers
 from tuner import Study

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import pytest
 from rich.console import Console
 
-from tests.conftest import DIGITS, StudyFolder
 from tests.launcher import output_of
+from tests.studies import DIGITS, StudyFolder
 from tests.test_fusing import BRANCHING, STEPS, VALUES, assignments
 from tuner.config.loader import load_study
 from tuner.protocol import MeasurementGroup, MeasurementResult

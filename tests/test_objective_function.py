@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import INLINE, StudyFolder, built_once
 from tests.launcher import output_of
 from tests.processes import slots_of
+from tests.studies import INLINE, StudyFolder, built_once
 from tests.test_schema import VALIDATOR
 from tuner import Study, Trial, TrialPruned
 from tuner.config.loader import load_study

@@ -12,8 +12,8 @@ import pytest
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from tests.conftest import StudyFolder
 from tests.networks import IRIS
+from tests.studies import StudyFolder
 from tuner.config.loader import load_study
 from tuner.errors import StudyFailedError
 from tuner.storage.inventory import listed_studies

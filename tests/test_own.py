@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import LIGHTNING_ARGUMENTS, StudyFolder
 from tests.launcher import Command
+from tests.studies import LIGHTNING_ARGUMENTS, StudyFolder
 from tuner.analysis.lint import lint_families
 from tuner.analysis.lr_curves import schedule_families
 from tuner.config.loader import load_study

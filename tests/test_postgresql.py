@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy
 
-from tests.conftest import EPOCHS, STEPS, StudyFolder
 from tests.networks import holding, release
 from tests.servers import Firewall, PostgreSQLServer
+from tests.studies import EPOCHS, STEPS, StudyFolder
 from tuner.errors import BadInputError, StudyFailedError, StudyRunningError
 from tuner.storage.database import Database
 

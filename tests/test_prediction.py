@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from lightning_modules import Constant, CosineDecay, PolynomialDecay, Schedule, WarmupStableDecay
-from tests.conftest import TINY
+from tests.studies import TINY
 from tuner.config.loader import load_study
 from tuner.errors import BadInputError
 from tuner.search.power_law import LossCurve, PowerLaw

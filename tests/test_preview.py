@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from rich.console import Console
 
 from lightning_modules import CosineRestarts, IrisDataModule, StepDecay
-from tests.conftest import DIGITS, TINY
+from tests.studies import DIGITS, TINY
 from tests.test_study import RELATIVE
 from tuner.analysis.lr_curves import Family, make_curve, schedule_families
 from tuner.config.component import Component

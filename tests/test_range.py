@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests import toys
-from tests.conftest import TINY
+from tests.studies import TINY
 from tuner.analysis.lr_range import LrRange
 from tuner.config.loader import load_study
 from tuner.config.search_space import Range

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import TINY, StudyFolder
 from tests.networks import OWN_NETWORK, holding, release
 from tests.processes import slots_of
+from tests.studies import TINY, StudyFolder
 from tuner.config.loader import load_study
 from tuner.engines.slots import _divide, make_slots
 from tuner.errors import BadInputError

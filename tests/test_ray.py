@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from ray.cluster_utils import Cluster
 
-from tests.conftest import EPOCHS, STEPS, StudyFolder
 from tests.networks import IRIS, holding, release
+from tests.studies import EPOCHS, STEPS, StudyFolder
 
 # A dead machine is noticed after 3 seconds, and trainings do not give way to other tests.
 QUICK = {

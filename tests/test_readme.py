@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import StudyFolder
+from tests.studies import StudyFolder
 from tuner.cli import COMMANDS
 
 ROOT = Path(__file__).parent.parent

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from tests import toys
-from tests.conftest import StudyFolder
+from tests.studies import StudyFolder
 from tuner.config.loader import load_study
 from tuner.engines.inline import InlineEngine
 from tuner.errors import BadInputError

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import StudyFolder
+from tests.studies import StudyFolder
 from tuner.followup.replaying import different_points, different_setup, how_trained
 from tuner.replay import main as replay
 

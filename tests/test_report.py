@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lightning_modules import SCHEDULES
-from tests.conftest import StudyFolder, empty_databases
+from tests.studies import StudyFolder, empty_databases
 from tuner.report import main
 
 HOSTILE = "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">{{ 7*7 }}"

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from tests import toys
-from tests.conftest import StudyFolder
+from tests.studies import StudyFolder
 
 STUDY = {
     "objective": {"metric": "val_acc"},

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import DIGITS, OF_DIGITS, StudyFolder
 from tests.launcher import output_of
+from tests.studies import DIGITS, OF_DIGITS, StudyFolder
 from tuner.reporting.review import Review
 
 PNG = b"\x89PNG\r\n\x1a\n"

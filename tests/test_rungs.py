@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conftest import TINY, StudyFolder
+from tests.studies import TINY, StudyFolder
 from tuner.config.loader import load_study
 from tuner.config.rungs import Rungs
 from tuner.errors import BadInputError

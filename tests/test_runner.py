@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import TINY
+from tests.studies import TINY
 from tuner.config.loader import load_study
 from tuner.config.trial import TrialConfig
 from tuner.protocol import Assignment, MeasurementGroup, MeasurementResult

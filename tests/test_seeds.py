@@ -8,7 +8,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from tests.conftest import TINY
+from tests.studies import TINY
 from tuner.config.loader import load_study
 from tuner.config.search_space import corners
 from tuner.config.trial import TrialConfig

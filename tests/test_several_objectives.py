@@ -18,7 +18,7 @@ from optuna.study import StudyDirection
 from optuna.trial import create_trial
 from rich.console import Console
 
-from tests.conftest import INLINE, StudyFolder, built_once
+from tests.studies import INLINE, StudyFolder, built_once
 from tests.test_training import Answers
 from tuner.analysis import record as records
 from tuner.analysis.pareto import dominates, pareto_front

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import StudyFolder
+from tests.studies import StudyFolder
 from tests.test_own import NET, NEXT_TO_MODULE
 from tuner.config.sources import Sources, own_sources, sources_of, with_sources
 from tuner.replay import main as replay

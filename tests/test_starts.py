@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import TINY, StudyFolder
+from tests.studies import TINY, StudyFolder
 from tuner.config.loader import load_study
 from tuner.config.search_space import Range, searched
 from tuner.config.shipped_starts import SHIPPED_STARTS

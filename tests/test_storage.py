@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from tests.conftest import TINY
+from tests.studies import TINY
 from tuner.config.loader import load_study
 from tuner.storage.reader import open_study
 from tuner.storage.study_store import StudyStore

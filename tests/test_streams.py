@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import StudyFolder, with_defaults
 from tests.networks import IRIS
+from tests.studies import StudyFolder, with_defaults
 from tuner.console import lenient_streams
 
 SHORT = ("--trials", "1", "--set", "trial.trainer.max_epochs=1")

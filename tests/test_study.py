@@ -17,9 +17,9 @@ import torch
 import yaml
 
 from lightning_modules import CosineDecay, CosineRestarts
-from tests.conftest import EPOCHS, STEPS, TINY, StudyFolder
 from tests.networks import holding, holding_the_check, release
 from tests.processes import children, connections_to, is_alive, servers_of, slots_of, sockets_of
+from tests.studies import EPOCHS, STEPS, TINY, StudyFolder
 
 
 def test_a_study_leaves_its_trials_in_optuna_and_its_curves_in_mlflow(undisturbed: StudyFolder):

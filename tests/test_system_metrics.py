@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
-from tests.conftest import StudyFolder
 from tests.networks import holding, release
+from tests.studies import StudyFolder
 
 PARENT = "(select run_uuid from tags where key = 'tuner.study_id')"
 POINTS = f"select key, step, timestamp from metrics where key like 'system/%' and run_uuid in {PARENT}"

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from tests.conftest import StudyFolder, with_defaults
 from tests.launcher import Command
 from tests.networks import IRIS
+from tests.studies import StudyFolder, with_defaults
 from tests.test_league import CONTENDERS, MINI
 
 STYLES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import StudyFolder
 from tests.networks import IRIS
+from tests.studies import StudyFolder
 from tuner import timings
 
 

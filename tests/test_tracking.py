@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from tests.conftest import TINY, StudyFolder
+from tests.studies import TINY, StudyFolder
 from tuner.analysis.record import TestResult
 from tuner.config.loader import load_study
 from tuner.config.study import StudyConfig

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import EPOCHS, STEPS, StudyFolder
 from tests.launcher import Started
 from tests.networks import OWN_NETWORK, holding, release
 from tests.processes import children, command_of
 from tests.servers import MLflowServer, Proxy
+from tests.studies import EPOCHS, STEPS, StudyFolder
 from tests.test_tracking import ODD_NAMES, Study
 from tuner.followup.replaying import LARGEST
 from tuner.tracking import record_writer as records

@@ -9,9 +9,9 @@ import pytest
 import sqlalchemy
 from mlflow import MlflowClient
 
-from tests.conftest import StudyFolder, empty_databases
 from tests.launcher import output_of
 from tests.servers import OddServer, PostgreSQLServer
+from tests.studies import StudyFolder, empty_databases
 from tests.test_tracking import Study
 from tuner.errors import BadInputError
 from tuner.tracking import store as tracking_store

@@ -13,8 +13,8 @@ import yaml
 from pytorch_lightning.callbacks import EarlyStopping
 
 from lightning_modules import MLP, Adam, IrisDataModule
-from tests.conftest import StudyFolder, fit_by_lightning_cli
 from tests.rules import shortened
+from tests.studies import StudyFolder, fit_by_lightning_cli
 from tests.test_groups import trained, weights
 from tests.test_training import Answers
 from tuner import Study
