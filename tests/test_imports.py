@@ -28,7 +28,7 @@ ALLOWED_IN: dict[str, tuple[str, ...]] = {
     "requests": ("tuner/tracking/",),
     "plotly": ("tuner/visualization/plotly_backend.py",),
     "matplotlib": (
-        *("tuner/visualization/matplotlib_backend.py", "tuner/visualization/mistakes_backend.py"),
+        *("tuner/visualization/matplotlib_backend.py", "tuner/visualization/confusion.py"),
         "tuner/results.py",
     ),
     "ray": ("tuner/engines/ray.py",),

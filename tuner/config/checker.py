@@ -199,9 +199,9 @@ class Checker:
     def _one_of(self, kind: str, node: Node, hint: Any) -> OneOf | None:
         nodes = node.value if isinstance(node.value, dict) else {}
         if nodes.keys() != {"one_of"} or not isinstance(nodes["one_of"].value, dict):
-            options = nodes["one_of"].raw if nodes.keys() == {"one_of"} else None
-            is_list = isinstance(options, list) and all(isinstance(each, str) for each in options)
-            advice = f": write {{one_of: {{{', '.join(f'{each}: {{}}' for each in options)}}}}}" if is_list else ""
+            options, advice = nodes["one_of"].raw if nodes.keys() == {"one_of"} else None, ""
+            if isinstance(options, list) and all(isinstance(each, str) for each in options):
+                advice = f": write {{one_of: {{{', '.join(f'{each}: {{}}' for each in options)}}}}}"
             self._fault(node.path, f"a whole {kind} is searched by {_FORM_OF_ONE_OF} (got {shown(node.raw)}){advice}.")
             return None
         choices = nodes["one_of"]

@@ -271,7 +271,7 @@ def _class_names(data: "LightningDataModule", predictions: Mapping[str, Any]) ->
 def _draw_mistakes(predictions: Mapping[str, Any], names: Sequence[str], number: int, folder: Path) -> None:
     import torch
 
-    from tuner.visualization.mistakes_backend import confusion_png, mistakes_png
+    from tuner.visualization.confusion import confusion_png, mistakes_png
 
     labels, logits, worst = predictions["labels"], predictions["logits"], predictions["worst"]
     predicted, classes = logits.argmax(dim=1), logits.shape[1]
