@@ -93,7 +93,7 @@ def test_every_schedule_has_a_section_with_an_example_and_a_picture(name: str):
 
 
 def test_every_fault_names_existing_tests():
-    rows = re.findall(r"^\|(?!---| fault \|)(.*)\|(.*)\|(.*)\|$", (DOCS / "faults.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\|(?!---| failure \|)(.*)\|(.*)\|(.*)\|$", (DOCS / "faults.md").read_text(), re.MULTILINE)
     assert len(rows) >= 35
     for fault, _, tests in rows:
         named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", tests)
