@@ -1,4 +1,7 @@
-"""Learning-rate schedules for your own Lightning Trainer; requires only torch and pytorch-lightning."""
+"""Learning-rate schedules for your own Lightning Trainer; requires only torch and pytorch-lightning.
+
+The data sets, formulas (`Lambda`) and some optimizers need optional packages, which their errors name.
+"""
 
 from lightning_modules.averaging import AVERAGINGS, EMA, LAWA, Averaging, TailAverage
 from lightning_modules.callbacks import EpochSeed, PlateauUpdates

@@ -6,12 +6,12 @@ __all__ = ["main"]
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the LightningCLI, and print the final metrics of a training."""
+    """Run the LightningCLI, and print the final metrics of a run."""
     try:
         from jsonargparse import set_parsing_settings
         from pytorch_lightning.cli import LightningCLI
     except ImportError as error:
-        sys.exit(f'this needs jsonargparse: pip install "lr-tuner[cli]" ({error})')
+        sys.exit(f'python -m lightning_modules needs jsonargparse: pip install "lr-tuner[cli]" ({error})')
     import pytorch_lightning as pl
 
     from lightning_modules import Plateau

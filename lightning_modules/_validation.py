@@ -9,18 +9,18 @@ from dataclasses import fields, is_dataclass
 from functools import cache, reduce
 from typing import Any
 
-__all__ = ["check_types", "of_python", "require"]
+__all__ = ["check_types", "of_python", "require", "require_to"]
 
-_KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
-    bool: ((bool,), "True or False"),
-    int: ((int,), "a whole number"),
-    float: ((int, float), "a number"),
-    int | float: ((int, float), "a number"),
+_KINDS: dict[Any, tuple[tuple[type, ...], str, str]] = {
+    bool: ((bool,), "True or False", "True and False"),
+    int: ((int,), "a whole number", "whole numbers"),
+    float: ((int, float), "a number", "numbers"),
+    int | float: ((int, float), "a number", "numbers"),
 }
 
 
 def require(settings: object, field: str, holds: bool, rule: str) -> None:
-    """Raise ValueError with the rule and the received value, unless the rule holds.
+    """Raise ValueError with a condition and the received value, unless the condition holds.
 
     >>> from types import SimpleNamespace
     >>> require(SimpleNamespace(decay_steps=0), "decay_steps", False, "decay_steps > 0")
@@ -29,6 +29,18 @@ def require(settings: object, field: str, holds: bool, rule: str) -> None:
     """
     if not holds:
         raise ValueError(f"{rule} must hold, but got {field}={getattr(settings, field)!r}")
+
+
+def require_to(settings: object, field: str, holds: bool, rule: str) -> None:
+    """Raise ValueError with what a field must do and the received value, unless it does so.
+
+    >>> from types import SimpleNamespace
+    >>> require_to(SimpleNamespace(starts=(3, 1)), "starts", False, "be increasing")
+    Traceback (most recent call last):
+    ValueError: starts must be increasing, but got starts=(3, 1)
+    """
+    if not holds:
+        raise ValueError(f"{field} must {rule}, but got {field}={getattr(settings, field)!r}")
 
 
 def check_types(settings: object) -> None:
@@ -50,16 +62,17 @@ def check_types(settings: object) -> None:
         kind = items[0] if len(items) == 2 and items[1] is ... else hint
         if kind not in _KINDS:
             continue
-        types, name = _KINDS[kind]
+        types, one, several = _KINDS[kind]
+        rule = f"be a list of {several}" if items else f"be {one}"
         value = of_python(value)
         if items:
-            require(settings, field, isinstance(value, Sequence) and not isinstance(value, str), f"a list as {field}")
+            require_to(settings, field, isinstance(value, Sequence) and not isinstance(value, str), rule)
             value = tuple(map(of_python, value))
         for each in value if items else (value,):
             is_typed = isinstance(each, types) and (kind is bool or not isinstance(each, bool))
-            require(settings, field, is_typed, f"{name} as {field}")
+            require_to(settings, field, is_typed, rule)
             is_huge = isinstance(each, int) and abs(each) > sys.float_info.max
-            require(settings, field, not is_huge, f"{field} below 1.8e308")
+            require_to(settings, field, not is_huge, "be below 1.8e308")
         object.__setattr__(settings, field, value)
 
 
@@ -75,14 +88,14 @@ def _annotated(kind: Any) -> dict[str, tuple[Any, Any]]:
 
 
 def _without_none(hint: Any) -> Any:
-    """Return a type without the None that an optional argument accepts besides."""
+    """Return a type without the None that an optional argument also accepts."""
     parts = [part for part in typing.get_args(hint) if part is not types.NoneType]
     is_optional = typing.get_origin(hint) in (typing.Union, types.UnionType) and types.NoneType in typing.get_args(hint)
     return reduce(operator.or_, parts) if is_optional else hint
 
 
 def _without_words(hint: Any) -> tuple[Sequence[Any], Any]:
-    """Return the words that a type accepts besides other values, and the type without them."""
+    """Return the words that a type accepts in addition to other values, and the type without them."""
     parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else ()
     literals = [part for part in parts if typing.get_origin(part) is typing.Literal]
     if not literals:

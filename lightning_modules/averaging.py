@@ -1,8 +1,8 @@
-"""Averages of the weights of a training, as settings: frozen dataclasses.
+"""Averages of the weights during training, as settings: frozen dataclasses.
 
 An average of the last weights is often better than the last weights themselves, above all if the lr does not decay.
-`Classifier` and the callback `EvaluationWeights` take these settings; they evaluate and save the average, which does
-not change the training.
+`Classifier` and the callback `EvaluationWeights` take these settings; they evaluate and save the average, without
+changing the training.
 """
 
 import math
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_modules._validation import check_types, require
+from lightning_modules._validation import check_types, require, require_to
 from lightning_modules.schedules import Steps
 
 __all__ = ["AVERAGINGS", "EMA", "LAWA", "Averages", "Averaging", "TailAverage"]
@@ -46,7 +46,7 @@ class Averaging(ABC):
 class EMA(Averaging):
     """Exponential moving average: after each update, ``average = decay * average + (1 - decay) * weights``.
 
-    It covers about the last ``1 / (1 - decay)`` updates, which should be a small part of the training.
+    It covers about the last ``1 / (1 - decay)`` updates, which should be a small part of the run.
 
     Args:
         decay: Share of the average that is kept at each update, in (0, 1).
@@ -131,7 +131,7 @@ class LAWA(Averaging):
     def _check(self) -> None:
         require(self, "count", self.count >= 1, "count >= 1")
         is_whole = self.interval >= 1 and float(self.interval).is_integer()
-        require(self, "interval", is_whole, "a whole number >= 1 as interval")
+        require_to(self, "interval", is_whole, "be a whole number >= 1")
 
     def has_begun(self, step: int) -> bool:
         """Return whether there is a snapshot."""
@@ -148,7 +148,7 @@ class Averages:
     The averages have at least single precision. Only one operation is needed for each stack and update.
 
     Args:
-        settings: The average of each network; None for none.
+        settings: The average of each network, or None.
     """
 
     def __init__(self, settings: Sequence[Averaging | None]) -> None:

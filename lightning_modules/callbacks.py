@@ -1,4 +1,4 @@
-"""Callbacks that make a training reproducible and pass metrics to plateaus."""
+"""Callbacks that make training reproducible and pass metrics to plateaus."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -26,7 +26,7 @@ class EpochSeed(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
         """Seed torch's generators at the first batch of an epoch."""
         if batch_idx == 0:
-            of_rank = 1_000_000_007 * trainer.global_rank  # ranks have different images, so different random numbers
+            of_rank = 1_000_000_007 * trainer.global_rank  # ranks have different images: they need different numbers
             torch.manual_seed((self.of_epoch(self.seed, trainer.current_epoch) + of_rank) % 2**63)
 
     @staticmethod
@@ -39,11 +39,10 @@ class PlateauUpdates(pl.Callback):
     """Passes each `Plateau` in a module's `ScheduleLR` the metric that it monitors.
 
     A metric whose name begins with "train" must be logged in ``training_step``; the plateau gets it at the end of each
-    training epoch. It gets any other metric after each validation, except Lightning's sanity check. Checkpoints that
-    are saved at these points include the update, so a resumed training has the same lrs; if it is resumed within an
-    epoch, its training metrics cover only the rest of that epoch. This callback ignores schedulers that Lightning
-    updates itself (``"reduce_on_plateau": True``), and does not touch the lr once Lightning's
-    ``StochasticWeightAveraging`` sets it.
+    training epoch. It gets any other metric after each validation, except Lightning's sanity check. Checkpoints saved
+    at these points include the update, so a resumed run has the same lrs; if it is resumed within an epoch, its
+    training metrics cover only the rest of that epoch. This callback ignores schedulers that Lightning updates itself
+    (``"reduce_on_plateau": True``), and does not touch the lr once Lightning's ``StochasticWeightAveraging`` sets it.
 
     `Classifier` adds this callback. In your own module::
 
@@ -55,7 +54,7 @@ class PlateauUpdates(pl.Callback):
         self._has_trained = False  # in the current epoch
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Refuse a plateau that no metric will reach."""
+        """Refuse a plateau whose metric will never arrive."""
         self._has_trained = False
         for _, monitor in self._plateaus(trainer):
             check_monitor(monitor, trainer)
@@ -70,7 +69,7 @@ class PlateauUpdates(pl.Callback):
             self._update(trainer, of_training=False)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Pass on the metrics of a training epoch; an epoch that is resumed after its last batch has none."""
+        """Pass on the metrics of a training epoch; an epoch resumed after its last batch has none."""
         if self._has_trained:
             self._update(trainer, of_training=True)
         self._has_trained = False
@@ -111,7 +110,7 @@ def monitored(metrics: Mapping[str, Any], monitor: str) -> float:
 
 
 def check_monitor(monitor: str, trainer: pl.Trainer) -> None:
-    """Refuse a metric that will never reach a plateau in the training that a Trainer is about to start.
+    """Refuse a metric that will never reach a plateau in the run that a Trainer is about to start.
 
     Args:
         monitor: Name of the metric.
@@ -125,6 +124,6 @@ def check_monitor(monitor: str, trainer: pl.Trainer) -> None:
     is_too_rare = every is not None and epochs is not None and 0 <= epochs < every
     if not is_of_training(monitor) and (not trainer.enable_validation or is_empty or is_too_rare):
         raise ValueError(
-            f"Plateau monitors {monitor!r}, but this training has no validation: give the Trainer validation data, "
+            f"Plateau monitors {monitor!r}, but this run has no validation: give the Trainer validation data, "
             'or monitor a training metric such as "train/loss"'
         )

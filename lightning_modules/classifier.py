@@ -75,13 +75,13 @@ class Classifier(pl.LightningModule):
     """Trains any network, with any optimizer, under any schedule: a classifier or, with another loss, a regression.
 
     Logs `lr` at every step (directly to the loggers, because Lightning's ``log`` would move the number to the device
-    and back), with `momentum` and `weight_decay` if they are scheduled, and `lr/head` for a group `head`; and per epoch
-    `train/loss`, `train/acc`, `val/loss`, `val/acc`, `test/loss` and `test/acc`. In place of `acc`, a regression logs
-    `mae` and `rmse`, and a network of several labels `f1` (the mean F1 of an example), `exact_match` and `hamming_loss`
-    (the share of examples with all labels right, and of labels that are wrong). A `Plateau` gets its metric after
-    every validation, or after every training epoch if the name of the metric begins with "train". Validation,
-    checkpoints and the network after the training have the average of the weights, if `averaging` or a schedule-free
-    optimizer makes one; see `EvaluationWeights`.
+    and back), with `momentum` and `weight_decay` if they are scheduled, and `lr/head` for a group `head`; and, per
+    epoch, `train/loss`, `train/acc`, `val/loss`, `val/acc`, `test/loss` and `test/acc`. In place of `acc`, a regression
+    logs `mae` and `rmse`, and a multi-label network `f1` (the mean F1 of an example), `exact_match` and `hamming_loss`
+    (the share of examples with all labels right, and of labels that are wrong). A `Plateau` gets its metric after every
+    validation, or after every training epoch if the name of the metric begins with "train". Validation, checkpoints and
+    the network after training use the average of the weights, if `averaging` or a schedule-free optimizer makes one;
+    see `EvaluationWeights`.
 
     It is a module of ``pytorch_lightning``; the Trainer of ``lightning.pytorch`` accepts only that package's modules.
     In one of those, use `ScheduleLR`.
@@ -94,7 +94,7 @@ class Classifier(pl.LightningModule):
         schedule: Schedule of the factor on the initial lr, or a `Plateau` on top of one.
         loss: A key of `LOSSES`; settings such as ``CrossEntropy(label_smoothing=0.1)``; or a function or module of
             outputs and labels that returns the mean of the batch.
-        averaging: Average of the weights to evaluate and save; None for that of the optimizer, if it makes one.
+        averaging: Average of the weights to evaluate and save; None for that of the optimizer, if it has one.
         momentum_schedule: Schedule of the factor on the momentum (or beta1); None to leave it as it is.
         weight_decay_schedule: Schedule of the factor on the weight decay; None to leave it as it is.
         groups: Groups of the network's parameters with an optimizer setting or a schedule of their own, by name.
@@ -170,11 +170,11 @@ class Classifier(pl.LightningModule):
         """
         callbacks: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         if any(isinstance(each, EvaluationWeights) and not each.is_of_classifier for each in callbacks):
-            raise ValueError("Classifier adds EvaluationWeights itself: leave it out, and pass averaging=... instead")
+            raise ValueError("Classifier adds EvaluationWeights automatically: leave it out, and pass averaging=...")
         return [PlateauUpdates(), self._evaluation]
 
     def on_fit_start(self) -> None:
-        """Refuse to train with a plateau that would get no metric, or with an average that would not be used.
+        """Refuse to train with a plateau that would get no metric, or with an average that nothing would evaluate.
 
         Raises:
             TypeError: If a subclass does not return the callbacks of `configure_callbacks`.
@@ -185,7 +185,7 @@ class Classifier(pl.LightningModule):
             if is_needed and not any(isinstance(each, kind) for each in callbacks):
                 raise TypeError(
                     f"configure_callbacks of {type(self).__name__} must return [*super().configure_callbacks(), ...]: "
-                    f"one of those is {kind.__name__}, which this training needs"
+                    f"one of those is {kind.__name__}, which this run needs"
                 )
 
     @property

@@ -20,18 +20,18 @@ ALPHA = (functional.alpha_dropout, functional.feature_alpha_dropout)
 CHANNELS = (functional.dropout1d, functional.dropout2d, functional.dropout3d, functional.feature_alpha_dropout)
 DROPOUTS = frozenset((functional.dropout, *ALPHA, *CHANNELS))
 BATCHED = {functional.dropout1d: 3, functional.dropout3d: 5}  # dimensions of a batch; others are single inputs
-LOWEST = -1.7580993408473766  # lower limit of SELU, which alpha dropout replaces values by
+LOWEST = -1.7580993408473766  # lower limit of SELU, the value that alpha dropout replaces elements with
 
 
 class SeededDropout(pl.Callback):
-    """Makes the dropout of a training a function of a seed, the step, the call within the step, and the element.
+    """Makes dropout a function of a seed, the step, the call within the step, and the element.
 
-    So a training drops the same elements on a CPU and on a GPU, alone and in a `FusedClassifier`, at any number of
-    threads, and after it was resumed. ``Trainer(callbacks=[SeededDropout(seed)])``; see `DropoutBySeed` for what is
+    So the same elements are dropped on a CPU and on a GPU, alone and in a `FusedClassifier`, with any number of
+    threads, and after a run was resumed. ``Trainer(callbacks=[SeededDropout(seed)])``; see `DropoutBySeed` for what is
     replaced. For other random functions, add `EpochSeed`.
 
-    A step is a training batch: its number within the epoch counts, and the epoch's. Processes of one training
-    draw different noise, since they have different inputs.
+    A step is a training batch: its number within the epoch counts, and the epoch's. The processes of one run draw
+    different noise, since they have different inputs.
 
     Args:
         seed: The seed, any integer.

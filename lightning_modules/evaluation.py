@@ -1,4 +1,4 @@
-"""The callback that evaluates and saves a network with other weights than those it is trained with."""
+"""The callback that evaluates and saves a network with weights other than its training weights."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -19,16 +19,16 @@ SAVED_KEY = "averaging"
 
 
 class EvaluationWeights(pl.Callback):
-    """Evaluates and saves a network with an average of its weights, and trains it as without one.
+    """Evaluates and saves a network with an average of its weights, without changing its training.
 
     The average is that of `averaging`, or that of a schedule-free optimizer, which has the methods ``train`` and
-    ``eval`` to switch between the training weights and the average. The values of a validation during the training are
-    those of the average; so are the ``state_dict`` of checkpoints, and the network after the training, which can be
-    tested and exported as usual. Checkpoints also have the training weights, so that a resumed training ends with the
-    same bits as an undisturbed one. Without `averaging` and with another optimizer, the callback does nothing.
+    ``eval`` to switch between the training weights and the average. Validation during training uses the average; so do
+    the ``state_dict`` of checkpoints and the network after training, which can be tested and exported as usual.
+    Checkpoints also contain the training weights, so a resumed run ends with the same bits as an uninterrupted one.
+    Without `averaging` and with another optimizer, the callback does nothing.
 
     Buffers, such as the statistics of batch normalization, are averaged with the weights; a schedule-free optimizer
-    leaves them as the training weights have made them.
+    leaves them as training has made them.
 
     `Classifier` adds this callback. In your own LightningModule, pass it to the Trainer, or::
 
@@ -40,7 +40,7 @@ class EvaluationWeights(pl.Callback):
 
     Raises:
         ValueError: When the training starts, if both would average; if a `Plateau` monitors a training metric, which is
-            of the weights without `averaging`; or if the training continues without the average that it had begun.
+            computed without `averaging`; or if training resumes without the average that it had begun.
     """
 
     def __init__(self, averaging: Averaging | None = None) -> None:
@@ -50,12 +50,12 @@ class EvaluationWeights(pl.Callback):
 
     def _begin(self) -> None:
         self._averages = Averages(self._settings)
-        self._training: dict[str, Tensor] = {}  # the training weights, while the network has the average
+        self._training: dict[str, Tensor] = {}  # the training weights, while the network holds the average
         self._loaded: Any = None
         self._step = 0
 
     def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
-        """Begin with the weights that the network has."""
+        """Start from the network's current weights."""
         if stage == "fit":
             self._begin()
 
@@ -64,7 +64,7 @@ class EvaluationWeights(pl.Callback):
         self._loaded = checkpoint.get(SAVED_KEY)
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Switch optimizers to training, and give a resumed network its training weights."""
+        """Switch optimizers to training mode, and restore the training weights of a resumed network."""
         self._step = trainer.global_step
         optimizers = self.switchable(module)
         self._check(trainer, bool(optimizers))
@@ -109,7 +109,7 @@ class EvaluationWeights(pl.Callback):
             checkpoint[SAVED_KEY] = self._saved(trainer, training)
 
     def evaluated(self, module: pl.LightningModule) -> dict[str, Tensor]:
-        """Return copies of the weights and buffers to evaluate, by their names; none if they are the trained ones."""
+        """Return copies of the weights and buffers to evaluate, by name; none if they are the training weights."""
         if self._training:
             return _copied(self._tensors(module))
         if not self._switch(module):
@@ -119,10 +119,10 @@ class EvaluationWeights(pl.Callback):
         return evaluated
 
     def switchable(self, module: pl.LightningModule) -> Sequence[Any]:
-        """Return the optimizers that average by themselves."""
+        """Return the optimizers that do their own averaging."""
         return [optimizer for optimizer in module.trainer.optimizers if has_switch(optimizer)]
 
-    # In inference mode, in which Lightning validates, copies could not be used in the training.
+    # In inference mode, in which Lightning validates, copies could not be used in training.
     @torch.inference_mode(False)
     @torch.no_grad()
     def _switch(self, module: pl.LightningModule) -> bool:
@@ -149,7 +149,7 @@ class EvaluationWeights(pl.Callback):
 
     def _check(self, trainer: pl.Trainer, optimizer_averages: bool) -> None:
         if self._loaded is not None and not optimizer_averages and not any(self._settings):
-            raise ValueError("the checkpoint has an average of the weights: continue it with the same averaging")
+            raise ValueError("the checkpoint contains an average of the weights: resume with the same averaging")
         if self._loaded is None and self._averages.have_begun(trainer.global_step):
             raise ValueError(
                 f"the average of the first {trainer.global_step} updates is missing: "
@@ -177,7 +177,7 @@ class EvaluationWeights(pl.Callback):
         return {"training": dict(training), **self._averages.state(0, dtypes)}
 
     def _load(self, module: pl.LightningModule, saved: Mapping[str, Any]) -> None:
-        """Continue with what a checkpoint has; the network has the average."""
+        """Continue from a checkpoint; the network holds the average."""
         self._averages.load([saved], self._stacks(module), self._step)
         with torch.no_grad():
             _copy_into(self._tensors(module), saved["training"])
@@ -196,7 +196,7 @@ def check_average(averaging: Averaging | None, schedule: Schedule | Plateau | No
     Args:
         averaging: The average; None for none.
         schedule: The schedule.
-        optimizer_averages: Whether the optimizer averages by itself.
+        optimizer_averages: Whether the optimizer does its own averaging.
 
     Raises:
         ValueError: If it cannot be combined.
@@ -204,16 +204,16 @@ def check_average(averaging: Averaging | None, schedule: Schedule | Plateau | No
     if averaging is None:
         return
     if optimizer_averages:
-        raise ValueError(f"a schedule-free optimizer averages by itself: it cannot be combined with {averaging}")
+        raise ValueError(f"a schedule-free optimizer does its own averaging: it cannot be combined with {averaging}")
     if isinstance(schedule, Plateau) and is_of_training(schedule.monitor):
         raise ValueError(
-            f"monitor a validation metric must hold with averaging, but got monitor={schedule.monitor!r}: "
-            "a training metric is of the weights without averaging"
+            f"monitor must be a validation metric with averaging, but got monitor={schedule.monitor!r}: "
+            "a training metric is computed without averaging"
         )
 
 
 def evaluated_state(module: pl.LightningModule) -> dict[str, Tensor]:
-    """Return the state dict of a module in training, with the weights that it is evaluated with."""
+    """Return the state dict of a module in training, with the weights used for evaluation."""
     callbacks: list[pl.Callback] = module.trainer.callbacks  # type: ignore[attr-defined]
     state = cast(dict[str, Tensor], module.state_dict())
     for callback in callbacks:

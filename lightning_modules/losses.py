@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_modules._validation import check_types, require
+from lightning_modules._validation import check_types, require, require_to
 from lightning_modules.tasks import TASKS, Task, alike, at_least_float32, mean_of_each
 
 __all__ = [
@@ -45,7 +45,7 @@ class Loss(ABC):
 
     @abstractmethod
     def examples(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss of each example [n], multiplied with its weight if it has one."""
+        """Return the loss of each example [n], multiplied by its weight if it has one."""
 
     def weights(self, labels: Tensor, dtype: torch.dtype) -> Tensor | None:
         """Return the weight of each example [n] in the mean, in a dtype; None if all are equal."""
@@ -93,7 +93,7 @@ class CrossEntropy(Loss):
         return self._of(outputs, labels, "mean")
 
     def examples(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss of each example [n], multiplied with its weight."""
+        """Return the loss of each example [n], multiplied by its weight."""
         return self._of(outputs, labels, "none")
 
     def weights(self, labels: Tensor, dtype: torch.dtype) -> Tensor | None:
@@ -104,8 +104,8 @@ class CrossEntropy(Loss):
     @property
     def _numbers(self) -> tuple[float, ...] | None:
         if isinstance(self.class_weights, str):
-            rule = "class_weights=balanced_weights(labels), with the labels for training,"
-            raise ValueError(f"{rule} must hold outside of a study, but got class_weights={self.class_weights!r}")
+            rule = "outside a study, class_weights must be balanced_weights(labels) with the training labels"
+            raise ValueError(f"{rule}, but got class_weights={self.class_weights!r}")
         return self.class_weights
 
     def _of(self, outputs: Tensor, labels: Tensor, reduction: str) -> Tensor:
@@ -231,8 +231,8 @@ class OwnLoss(Loss):
     def __init__(self, function: Callable[..., Any], arguments: Mapping[str, Any] | None = None) -> None:
         if isinstance(function, nn.Module) and next(function.parameters(), None) is not None:
             raise ValueError(
-                f"the loss {type(function).__name__} has parameters, which no optimizer gets: "
-                "write a LightningModule that has the loss and the network"
+                f"the loss {type(function).__name__} has parameters, but no optimizer would update them: "
+                "write a LightningModule that contains the loss and the network"
             )
         self.function, self.arguments = function, dict(arguments or {})
         self._device = torch.device("cpu")
@@ -284,7 +284,7 @@ def balanced_weights(labels: Tensor) -> tuple[float, ...]:
     if labels.dtype != torch.int64 or labels.ndim != 1 or not len(labels):
         raise ValueError(f"{rule}, but got {str(labels.dtype).removeprefix('torch.')} {list(labels.shape)}")
     if below := labels[labels < 0].tolist():
-        raise ValueError(f"{rule}, but {len(below)} of the {len(labels)} labels are below it, such as {below[0]}")
+        raise ValueError(f"{rule}, but got {below[0]} ({len(below)} of {len(labels)} below 0)")
     found, counts = torch.unique(labels, return_counts=True)  # there may be no memory to count up to the largest one
     classes = int(found[-1]) + 1
     if len(found) < classes:
@@ -304,7 +304,7 @@ def the_loss(loss: Any, task: Task | None = None) -> tuple[Loss, Task]:
         ValueError: If there is no such loss, or it is of another task.
     """
     if task not in (None, *TASKS):
-        raise ValueError(f"a task of {', '.join(TASKS)} must hold, but got task={task!r}")
+        raise ValueError(f"task must be one of {', '.join(TASKS)}, but got task={task!r}")
     if isinstance(loss, str) and loss in LOSSES:
         loss = LOSSES[loss]()
     if isinstance(loss, OwnLoss):
@@ -314,12 +314,12 @@ def the_loss(loss: Any, task: Task | None = None) -> tuple[Loss, Task]:
             raise ValueError(f"the loss {type(loss).__name__} is for {loss.task}, but got task={task!r}")
         return loss, loss.task
     if isinstance(loss, str) or not callable(loss):
-        raise ValueError(f"a loss of {', '.join(LOSSES)} must hold, but got loss={loss!r}")
+        raise ValueError(f"loss must be one of {', '.join(LOSSES)}, but got loss={loss!r}")
     return OwnLoss(loss), task or "classification"
 
 
 def _require_weights(loss: Loss, key: str, weights: tuple[float, ...] | None) -> None:
-    require(loss, key, weights is None or (len(weights) > 0 and min(weights) > 0), f"numbers above 0 in {key}")
+    require_to(loss, key, weights is None or (len(weights) > 0 and min(weights) > 0), "be numbers above 0")
 
 
 def _weights_for(key: str, weights: tuple[float, ...], outputs: Tensor, hint: str = "") -> Tensor:

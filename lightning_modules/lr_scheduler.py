@@ -28,7 +28,7 @@ OptimizerCallable = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 Scheduled = TypeVar("Scheduled", bound=Schedule | None)
 
 OPTIONS = ("momentum", "weight_decay")
-"""The options that a `ScheduleLR` can schedule besides the lr."""
+"""The options that a `ScheduleLR` can schedule in addition to the lr."""
 
 
 class ScheduleLR(LRScheduler):
@@ -57,8 +57,8 @@ class ScheduleLR(LRScheduler):
         weight_decay_schedule: The same for the weight decay.
 
     Raises:
-        ValueError: If the optimizer has no momentum or weight decay to schedule, or if a list has not as many items as
-            there are parameter groups.
+        ValueError: If the optimizer has no momentum or weight decay to schedule, or if a list does not have one item
+            for each parameter group.
 
     >>> from lightning_modules import ExponentialDecay
     >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
@@ -110,7 +110,7 @@ class ScheduleLR(LRScheduler):
 
         Args:
             epoch: None for the next step. With a `Plateau`, a metric, which leaves the step as it is; Lightning calls a
-                scheduler with ``"reduce_on_plateau": True`` like this, as one calls torch's ``ReduceLROnPlateau``.
+                scheduler with ``"reduce_on_plateau": True`` like this, as it calls torch's ``ReduceLROnPlateau``.
                 Without a plateau, the step to go to, a whole number; torch calls it an epoch.
 
         Raises:
@@ -338,12 +338,10 @@ def _check_option(name: str, groups: Sequence[Mapping[str, Any]], optimizer: tor
     """
     kind = type(optimizer).__name__
     if name == "momentum" and groups and callable(getattr(optimizer, "eval", None)):
-        raise ValueError(
-            f"an optimizer that is not schedule-free must be given with scheduled momentum, but got {kind}"
-        )
+        raise ValueError(f"the momentum of a schedule-free optimizer cannot be scheduled (got {kind})")
     for group in groups:
         if name not in group and not (name == "momentum" and group.get("betas")):
-            raise ValueError(f"an optimizer with {name} must be given if that is scheduled, but got {kind}")
+            raise ValueError(f"{name} cannot be scheduled: {kind} has no {name}")
     if groups and not any(_option(group, name) > 0 for group in groups):
         raise ValueError(f"{name} > 0 must hold if it is scheduled, but got {name}=0 of {kind}")
 

@@ -5,7 +5,7 @@ from typing import Literal, cast
 
 from torch import Tensor, nn
 
-from lightning_modules._validation import require
+from lightning_modules._validation import require, require_to
 
 __all__ = ["MLP", "MNISTCNN", "MODELS"]
 
@@ -48,8 +48,8 @@ class MNISTCNN(nn.Module):
             dropout,
             num_classes,
         )
-        require(self, "channels", _are_widths(self.channels, 3), "three channels of 1 or more")
-        require(self, "hidden", _are_widths(self.hidden, 2), "two hidden widths of 1 or more")
+        require_to(self, "channels", _are_widths(self.channels, 3), "be three widths >= 1")
+        require_to(self, "hidden", _are_widths(self.hidden, 2), "be two widths >= 1")
         require(self, "dropout", 0 <= dropout < 1, "0 <= dropout < 1")
         require(self, "num_classes", num_classes >= 1, "num_classes >= 1")
         first, second, third = self.channels
@@ -74,7 +74,7 @@ class MNISTCNN(nn.Module):
         if init == "truncated_normal":
             self.apply(_weights_by(_truncated_normal))
         elif init != "default":
-            raise ValueError(f'init "default" or "truncated_normal" must hold, but got init={init!r}')
+            raise ValueError(f'init must be "default" or "truncated_normal", but got init={init!r}')
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits of a batch of images."""
@@ -123,11 +123,11 @@ class MLP(nn.Module):
         self.neurons = (neurons,) * layers if isinstance(neurons, int) else tuple(neurons)
         self.activation, self.init = activation, init
         require(self, "inputs", inputs >= 1, "inputs >= 1")
-        require(self, "neurons", _are_widths(self.neurons, layers), f"{layers} widths of 1 or more, one for each layer")
+        require_to(self, "neurons", _are_widths(self.neurons, layers), f"be {layers} widths >= 1, one per layer")
         require(self, "dropout", 0 <= dropout < 1, "0 <= dropout < 1")
         require(self, "num_classes", num_classes >= 1, "num_classes >= 1")
-        require(self, "activation", activation in _ACTIVATIONS, f"an activation of {', '.join(_ACTIVATIONS)}")
-        require(self, "init", init in _INITS, f"an init of {', '.join(_INITS)}")
+        require_to(self, "activation", activation in _ACTIVATIONS, f"be one of {', '.join(_ACTIVATIONS)}")
+        require_to(self, "init", init in _INITS, f"be one of {', '.join(_INITS)}")
         stack: list[nn.Module] = [nn.Flatten()]
         width = inputs
         for neurons_of_layer in self.neurons:

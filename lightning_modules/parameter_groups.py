@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import nn
 
-from lightning_modules._validation import require
+from lightning_modules._validation import require_to
 from lightning_modules.lr_scheduler import OptimizerCallable, ScheduleLR, build_optimizer
 from lightning_modules.optimizers import Optimizer
 from lightning_modules.schedules import Constant, Plateau, Schedule
@@ -41,10 +41,10 @@ class ParameterGroup:
         given = (self.parameters,) if isinstance(self.parameters, str) else tuple(self.parameters)
         object.__setattr__(self, "parameters", given)
         is_text = bool(given) and all(isinstance(each, str) and each for each in given)
-        require(self, "parameters", is_text, "names of parameters or modules as parameters")
+        require_to(self, "parameters", is_text, "be names of parameters or modules")
         for field_name in ("schedule", "momentum_schedule", "weight_decay_schedule"):
             value = getattr(self, field_name)
-            require(self, field_name, value is None or isinstance(value, Schedule), f"a schedule as {field_name}")
+            require_to(self, field_name, value is None or isinstance(value, Schedule), "be a schedule")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,11 +75,11 @@ class Optimization:
     def __post_init__(self) -> None:
         for name in ("momentum_schedule", "weight_decay_schedule"):
             value = getattr(self, name)
-            require(self, name, value is None or isinstance(value, Schedule), f"a schedule as {name}")
+            require_to(self, name, value is None or isinstance(value, Schedule), "be a schedule")
         for name, group in self.groups.items():
             if isinstance(self.schedule, Plateau) and group.schedule is not None:
                 raise ValueError(
-                    f"groups without schedules must be given with a plateau, which scales all of them, but {name} has "
+                    f"a plateau scales the lr of every group, so group {name} cannot have its own schedule, but got "
                     f"{group.schedule}"
                 )
 
@@ -103,7 +103,7 @@ class Optimization:
             _keep(made, _chosen(pairs, names[name]))
             if type(made) is not type(optimizer):
                 raise ValueError(
-                    f"an optimizer of the class {type(optimizer).__name__} must be that of the group {name}, but got "
+                    f"group {name} must use {type(optimizer).__name__} like the other parameters, but uses "
                     f"{type(made).__name__}"
                 )
             for index, param_group in enumerate(made.param_groups):
@@ -157,12 +157,12 @@ def group_names(groups: Mapping[str, ParameterGroup], names: Sequence[str]) -> d
     for each in names:
         owners = [name for name in groups if each in members[name]]
         if len(owners) > 1:
-            raise ValueError(f"{each} is in the groups {' and '.join(owners)}: a parameter can be in one")
+            raise ValueError(f"{each} is in the groups {' and '.join(owners)}: a parameter can be in only one")
         if not owners:
             members[""].append(each)
     if groups and not members[""]:
         raise ValueError(
-            f"all parameters are in groups ({', '.join(groups)}), so the optimizer and its schedule have none: leave "
+            f"all parameters are in groups ({', '.join(groups)}), so the optimizer has none: leave "
             "out one group, whose settings are then those of the optimizer"
         )
     return members

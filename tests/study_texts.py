@@ -50,7 +50,7 @@ class Mixed(Schedule):
 
     def _check(self):
         if list(self.boundaries) != sorted(self.boundaries):
-            raise ValueError(f"rising boundaries must hold, but got boundaries={self.boundaries}")
+            raise ValueError(f"boundaries must be increasing, but got boundaries={self.boundaries}")
 
     def _factor(self, step):
         return 1.0

@@ -231,7 +231,7 @@ RULE = "a plateau must monitor a validation metric with averaging (got train/los
         (["trial.averaging={name: tail, start: 120%}", "trial.averaging.start=-3"], "start >= 0 must hold"),
         (
             ["trial.averaging={name: lawa, interval: 0.1%}"],
-            "a whole number >= 1 as interval must hold, but got interval=0",
+            "interval must be a whole number >= 1, but got interval=0",
         ),
         (["trial.averaging={name: ema}", f"trial.schedule={PLATEAU}"], f"trial.schedule: {RULE}"),
         (

@@ -224,7 +224,7 @@ def test_the_squared_error_is_that_of_the_outputs_against_one_hot_labels():
     outputs, labels = torch.tensor([[0.5, 0.0], [1.0, 1.0]]), torch.tensor([0, 1])
     assert LOSSES["mse"]()(outputs, labels).item() == pytest.approx((0.25 + 0 + 1 + 0) / 4)
     assert LOSSES["mse"]().examples(outputs, labels).tolist() == [0.125, 0.5]
-    with pytest.raises(ValueError, match="mse, squared_error must hold, but got loss='mae'"):
+    with pytest.raises(ValueError, match="mse, squared_error, but got loss='mae'"):
         Classifier(MNISTCNN(channels=(1, 1, 1), hidden=(1, 1)), Adam(initial_lr=0.1), loss="mae")
 
 

@@ -21,11 +21,11 @@ def test_lengths_are_tried_with_every_training_that_there_can_be() -> None:
         ("  optimizer.initial_lr", "  data.batch_size: {choices: [40, 50]}"),
     ]
     assert faults(edited(*changes)) == [
-        "studies/x.yaml:10: trial.schedule.boundaries: rising boundaries <rule> boundaries=(90, 80)."
+        "studies/x.yaml:10: trial.schedule.boundaries: boundaries must be increasing, but got boundaries=(90, 80)."
     ]
 
 
-FALLS_BELOW_ZERO = "a finite factor >= 0 <rule> -0.00390625 at step=257 from Lambda"
+FALLS_BELOW_ZERO = "the factor <finite> and >= 0, but got -0.00390625 at step=257 from Lambda"
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_a_formula_is_tried_at_its_beginning_where_the_length_of_the_training_is
     endless = ("  data:", "  data: {name: 'users_classes:Endless'}")
     load(edited(endless, ("  schedule:", "  schedule: {name: lambda, function: 1 - step / 256}")))
     (fault,) = faults(edited(endless, ("  schedule:", "  schedule: {name: lambda, function: 1 - step * 2}")))
-    assert "<rule> -1.0 at step=1" in fault
+    assert "but got -1.0 at step=1" in fault
 
 
 def test_data_that_cannot_be_measured_are_reported_where_they_are_named() -> None:

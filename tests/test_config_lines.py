@@ -199,7 +199,7 @@ BAD_LINES = {
     ),
     "items that break a rule": (
         ("  model:", "  model: {name: mnist_cnn, channels: [4, 0, 4]}"),
-        ["8: trial.model.channels: three channels of 1 or more <rule> channels=(4, 0, 4)."],
+        ["8: trial.model.channels: channels must be three widths >= 1, but got channels=(4, 0, 4)."],
     ),
     # optimizer
     "an unknown argument": (
@@ -288,7 +288,7 @@ BAD_LINES = {
     ),
     "lengths that do not rise in the steps of this training": (
         ("  schedule:", "  schedule: {name: piecewise_constant, boundaries: [2 epochs, 40%], factors: [1, 2, 3]}"),
-        ["10: trial.schedule.boundaries: rising boundaries <rule> boundaries=(160, 160)."],
+        ["10: trial.schedule.boundaries: boundaries must be increasing, but got boundaries=(160, 160)."],
     ),
     "a range outside of search_space": (
         ("  schedule:", "  schedule: {name: exponential, decay_rate: {low: 0, high: 1}, decay_steps: {choices: [1]}}"),
@@ -301,7 +301,7 @@ BAD_LINES = {
     ),
     "a metric that no plateau sees": (
         ("  schedule:", "  schedule: {name: plateau, monitor: test/loss}"),
-        ["10: trial.schedule.monitor: monitor train/acc, train/loss, val/acc or val/loss <rule> "
+        ["10: trial.schedule.monitor: monitor must be train/acc, train/loss, val/acc or val/loss, but got "
          "monitor='test/loss'. <near> train/loss?"],
     ),
     "a plateau inside a plateau": (

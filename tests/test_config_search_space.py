@@ -121,7 +121,8 @@ BAD_ENTRIES = {
     ),
     "items that may overtake each other": (
         "schedule: {one_of: {constant: , users_classes:Mixed: {boundaries: [{low: 1, high: 9}, {low: 5, high: 20}]}}}",
-        ["schedule.one_of.users_classes:Mixed.boundaries: rising boundaries <rule> boundaries=(9.0, 5.0)."],
+        ["schedule.one_of.users_classes:Mixed.boundaries: boundaries must be increasing, but got "
+         "boundaries=(9.0, 5.0)."],
     ),
     # places
     "nothing to search in a place": (
@@ -237,7 +238,7 @@ BAD_ENTRIES = {
          "<near> peak_decay?",
          "schedule.one_of.cosine_restarts.restart_period: required by cosine_restarts: "
          "give it here or in search_space.",
-         "schedule.one_of.plateau.monitor: monitor train/acc, train/loss, val/acc or val/loss <rule> "
+         "schedule.one_of.plateau.monitor: monitor must be train/acc, train/loss, val/acc or val/loss, but got "
          "monitor='lr'.",
          "schedule.one_of.exponential.name: leave it out: the name of a choice is its key.",
          "schedule.one_of.exponential.decay_rate: low (2) must be below high (1)."],
@@ -269,7 +270,7 @@ BAD_ENTRIES = {
     ),
     "a metric among others that no plateau sees": (
         "schedule: {one_of: {constant: {}, plateau: {monitor: {choices: [val/loss, val/los, train/acc]}}}}",
-        ["schedule.one_of.plateau.monitor: monitor train/acc, train/loss, val/acc or val/loss <rule> "
+        ["schedule.one_of.plateau.monitor: monitor must be train/acc, train/loss, val/acc or val/loss, but got "
          "monitor='val/los'. <near> val/loss?"],
     ),
     "a schedule and a part of it": (

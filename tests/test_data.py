@@ -270,7 +270,7 @@ def test_a_batch_larger_than_the_training_set_and_a_part_without_images_are_refu
     mnist_5k: MNIST5kDataModule,
 ) -> None:
     MNIST5kDataModule(batch_size=4000).setup()
-    with pytest.raises(ValueError, match=r"batch_size=4001 with 4000 images for training$"):
+    with pytest.raises(ValueError, match=r"batch_size=4001 with 4000 images$"):
         MNIST5kDataModule(batch_size=4001).setup()
     with pytest.raises(ValueError, match=r"got \{'train': 4500, 'val': 0, 'test': 500\}"):
         MNIST5kDataModule(val_fraction=0.001).setup()

@@ -266,13 +266,13 @@ def test_a_subclass_without_the_callback_is_refused():
 
 def test_what_cannot_be_combined_is_refused():
     train = partial(trainer(1).fit, datamodule=data())
-    with pytest.raises(ValueError, match="a schedule-free optimizer averages by itself"):
+    with pytest.raises(ValueError, match="a schedule-free optimizer does its own averaging"):
         train(Classifier(network(), CASES["schedule-free SGD"][0], averaging=EMA()))
-    rule = "monitor a validation metric must hold with averaging, but got monitor='train/loss'"
+    rule = "monitor must be a validation metric with averaging, but got monitor='train/loss'"
     with pytest.raises(ValueError, match=rule):
         Classifier(network(), ADAM, Plateau(monitor="train/loss"), averaging=EMA())
     Classifier(network(), ADAM, Plateau(monitor="val/loss"), averaging=EMA())
-    with pytest.raises(ValueError, match="Classifier adds EvaluationWeights itself"):
+    with pytest.raises(ValueError, match="Classifier adds EvaluationWeights automatically"):
         trainer(1, EvaluationWeights(EMA())).fit(Classifier(network(), ADAM), datamodule=data())
 
 
@@ -284,7 +284,7 @@ def test_a_checkpoint_without_the_average_or_of_another_one_is_refused():
 
     train(None, 1)
     train(TailAverage(start=STEPS + 1), 2, "saved.ckpt")  # begins later
-    with pytest.raises(ValueError, match="the checkpoint has an average of the weights: continue it with the same"):
+    with pytest.raises(ValueError, match="the checkpoint contains an average of the weights: resume with the same"):
         train(None, 3, "saved.ckpt")
     train(None, 1)
     with pytest.raises(ValueError, match="the average of the first 5 updates is missing: resume from a checkpoint"):
@@ -296,10 +296,10 @@ def test_a_checkpoint_without_the_average_or_of_another_one_is_refused():
     [
         *((EMA, {"decay": bad}, "0 < decay < 1 must hold, but got decay=") for bad in (0, 1, float("nan"))),
         (EMA, {"start": -1}, "start >= 0 must hold, but got start=-1"),
-        (EMA, {"decay": "0.9"}, "a number as decay must hold, but got decay='0.9'"),
+        (EMA, {"decay": "0.9"}, "decay must be a number, but got decay='0.9'"),
         (TailAverage, {"start": -1}, "start >= 0 must hold, but got start=-1"),
-        (LAWA, {"interval": 0}, "a whole number >= 1 as interval must hold, but got interval=0"),
-        (LAWA, {"interval": 1.5}, "a whole number >= 1 as interval must hold, but got interval=1.5"),
+        (LAWA, {"interval": 0}, "interval must be a whole number >= 1, but got interval=0"),
+        (LAWA, {"interval": 1.5}, "interval must be a whole number >= 1, but got interval=1.5"),
         (LAWA, {"interval": 1, "count": 0}, "count >= 1 must hold, but got count=0"),
     ],
     ids=str,

@@ -755,7 +755,7 @@ def seen(network: nn.Module) -> nn.Module:
             for name, kind in (("LSTM", nn.LSTM), ("GRU", nn.GRU), ("RNN", nn.RNN))
         ),
         ([lambda: nn.LSTM(28, 10)] * 2, r"the networks have LSTM$"),
-        ([Scaling, Scaling], r"has another object as scale \(function\), which cannot be compared"),
+        ([Scaling, Scaling], r"has a different object as scale \(function\), which cannot be compared"),
         ([Branching, Branching], "data-dependent control flow"),
         ([Noisy, Noisy], "random"),
         ([Attending, Attending], "random"),
@@ -763,7 +763,7 @@ def seen(network: nn.Module) -> nn.Module:
         ([partial(small_cnn, 0.1), partial(small_cnn, 0.5)], r"that of trial 1 has dropout = 0.5 instead of 0.1"),
         ([partial(nn.Linear, 4, 2), partial(nn.Linear, 4, 3)], r"out_features = 3 instead of 2"),
         ([partial(nn.Linear, 4, 2), partial(nn.Bilinear, 4, 4, 2)], r"class = Bilinear instead of Linear"),
-        ([nn.Sequential, partial(nn.Sequential, nn.ReLU())], r"has other modules: \['0'\]"),
+        ([nn.Sequential, partial(nn.Sequential, nn.ReLU())], r"has different modules: \['0'\]"),
     ],
     ids=lambda value: value and (value if isinstance(value, str) else "networks"),
 )

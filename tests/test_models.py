@@ -57,8 +57,8 @@ def test_truncated_normal_weights_stay_within_two_deviations_and_biases_are_zero
 @pytest.mark.parametrize(
     ("arguments", "rule"),
     [
-        ({"channels": (1, 2)}, "three channels"),
-        ({"hidden": (0, 5)}, "two hidden widths"),
+        ({"channels": (1, 2)}, "channels must be three widths"),
+        ({"hidden": (0, 5)}, "hidden must be two widths"),
         ({"dropout": 1.0}, "0 <= dropout < 1"),
         ({"num_classes": 0}, "num_classes >= 1"),
         ({"init": "zeros"}, "init"),
@@ -77,7 +77,7 @@ def test_a_dense_network_has_the_layers_that_are_asked_for():
 
 
 def test_widths_that_are_not_one_for_each_layer_are_refused():
-    with pytest.raises(ValueError, match=r"one for each layer must hold, but got neurons=\(5,\)"):
+    with pytest.raises(ValueError, match=r"one per layer, but got neurons=\(5,\)"):
         MLP(neurons=(5,))
 
 

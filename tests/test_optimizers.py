@@ -462,20 +462,22 @@ def test_numbers_of_numpy_and_torch_become_those_of_python(kind, number):
         *((Prodigy, {field: 0}, f"{field} > 0") for field in ("d0", "d_coef")),
         *((SOAP, {field: 0}, f"{field} >= 1") for field in ("precondition_frequency", "max_precondition_dim")),
         *((Muon, {"adamw_lr": bad}, "adamw_lr > 0") for bad in (0, math.nan)),
-        *((Muon, {"adamw_lr": bad}, "a number as adamw_lr") for bad in (True, "0.1")),
-        (Muon, {"scale": "other"}, "a scale of match_rms_adamw, original"),
+        *((Muon, {"adamw_lr": bad}, "adamw_lr must be a number") for bad in (True, "0.1")),
+        (Muon, {"scale": "other"}, "scale must be one of match_rms_adamw, original"),
         *((each, {"rho": 1}, "0 <= rho < 1") for each in (RMSprop, Adadelta)),
         *((each, {"momentum": 1}, "0 <= momentum < 1") for each in (SGD, RMSprop, Muon)),
         (SGD, {"nesterov": True}, "momentum > 0 with nesterov"),
-        (SGD, {"nesterov": math.nan}, "True or False as nesterov"),
+        (SGD, {"nesterov": math.nan}, "nesterov must be True or False"),
         (Adagrad, {"initial_accumulator": -1}, "initial_accumulator >= 0"),
-        *((each, {"initial_lr": "0.1"}, "a number as initial_lr") for each in OPTIMIZERS.values()),
+        *((each, {"initial_lr": "0.1"}, "initial_lr must be a number") for each in OPTIMIZERS.values()),
     ],
     ids=str,
 )
 def test_argument_that_breaks_a_rule_is_refused_with_the_rule_and_the_value(settings, arguments, message):
     ((field, value),) = arguments.items()
-    with pytest.raises(ValueError, match=re.escape(f"{message} must hold, but got {field}={value!r}")):
+    with pytest.raises(
+        ValueError, match=re.escape(message) + f"( must hold)?, but got {field}={re.escape(repr(value))}"
+    ):
         settings(**{"initial_lr": 0.1, **arguments})
 
 

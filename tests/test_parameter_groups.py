@@ -256,15 +256,15 @@ SOME = SGD(initial_lr=0.1, momentum=0.9)
         ({"groups": {"head": ParameterGroup(parameters=["fc", "body.1"])}}, "head: 'body.1' matches no parameter"),
         ({"groups": {"head": HEAD, "bias": ParameterGroup(parameters="*.bias")}}, "fc.bias is in the groups"),
         ({"groups": {"all": ParameterGroup(parameters="*")}}, "all parameters are in groups (all), so the optimizer"),
-        ({"groups": {"head": replace(HEAD, optimizer=Adam(initial_lr=1))}}, "of the class SGD must be that"),
-        ({"groups": {"head": HEAD}, "schedule": Plateau()}, "groups without schedules must be given with a plateau"),
-        ({"optimizer": Adagrad(initial_lr=0.1), "momentum_schedule": Rex(decay_steps=9)}, "an optimizer with momentum"),
+        ({"groups": {"head": replace(HEAD, optimizer=Adam(initial_lr=1))}}, "group head must use SGD like"),
+        ({"groups": {"head": HEAD}, "schedule": Plateau()}, "a plateau scales the lr of every group, so group head"),
+        ({"optimizer": Adagrad(initial_lr=0.1), "momentum_schedule": Rex(decay_steps=9)}, "momentum cannot be"),
         ({"optimizer": SGD(initial_lr=0.1), "momentum_schedule": Rex(decay_steps=9)}, "momentum > 0 must hold"),
-        ({"optimizer": ScheduleFreeSGD(initial_lr=1), "momentum_schedule": Rex(decay_steps=9)}, "is not schedule-free"),
+        ({"optimizer": ScheduleFreeSGD(initial_lr=1), "momentum_schedule": Rex(decay_steps=9)}, "of a schedule-free"),
         ({"weight_decay_schedule": Rex(decay_steps=9)}, "weight_decay > 0 must hold if it is scheduled, but got"),
         ({"momentum_schedule": Lambda(function="2 - step / 9")}, "momentum < 1 must hold, but got momentum=1.8 at"),
-        ({"momentum_schedule": Plateau()}, "a schedule as momentum_schedule must hold"),
-        ({"weight_decay_schedule": 0.5}, "a schedule as weight_decay_schedule must hold"),
+        ({"momentum_schedule": Plateau()}, "momentum_schedule must be a schedule"),
+        ({"weight_decay_schedule": 0.5}, "weight_decay_schedule must be a schedule"),
     ],
     ids=str,
 )  # fmt: skip
@@ -275,5 +275,5 @@ def test_settings_that_do_not_fit_are_refused_with_the_rule(arguments: dict[str,
 
 @pytest.mark.parametrize("parameters", ["", [], [""], [1]])
 def test_a_group_needs_names(parameters: Any):
-    with pytest.raises(ValueError, match="names of parameters or modules as parameters must hold"):
+    with pytest.raises(ValueError, match="parameters must be names of parameters or modules"):
         ParameterGroup(parameters=parameters)

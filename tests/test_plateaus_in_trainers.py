@@ -119,7 +119,7 @@ def test_a_plateau_on_a_metric_of_the_training_needs_no_validation(options: dict
 def test_a_plateau_on_a_validation_that_never_comes_is_refused_at_the_start(options: dict[str, Any], fused: bool):
     module = FusedClassifier([classifier("train/loss"), classifier()]) if fused else classifier()
     lrs = Lrs()
-    with pytest.raises(ValueError, match="monitors 'val/loss', but this training has no validation"):
+    with pytest.raises(ValueError, match="monitors 'val/loss', but this run has no validation"):
         fit(module, lrs, **options)
     assert lrs.seen == []
 

@@ -217,7 +217,7 @@ def test_data_without_a_training_batch_are_refused():
         ),
         (
             ["--schedule", "lambda", "--steps", "200", "--set", "function=1 - step / 100"],
-            "command line: schedule: a finite factor >= 0 must hold, but got -0.01",
+            "command line: schedule: the factor must be finite and >= 0, but got -0.01",
         ),
         (["--schedule", "cosine", "--steps", "9", "--set", "decay_steps"], "--set schedule.decay_steps: write it as"),
     ],

@@ -338,14 +338,14 @@ REFUSED = {
     "keyed": (
         partial(trained, data=Keyed, network=OfKeyed, seeds=(1, 1)),
         Counted,
-        "a batch has other inputs or labels than tensors",
+        "the inputs or labels of a batch are not tensors",
     ),
-    "idle": (trained, Idle, "a repeated step gives other values of layers.0.weight"),
-    "twice": (trained, Twice, "a repeated step gives other values of layers.0.weight"),
+    "idle": (trained, Idle, "a replayed step gives different values of layers.0.weight"),
+    "twice": (trained, Twice, "a replayed step gives different values of layers.0.weight"),
     "unsummed": (
         partial(trained, further={"loss": small}),
         Unsummed,
-        "a repeated step gives other values of train/loss",
+        "a replayed step gives different values of train/loss",
     ),
     "waiting": (trained, Waiting, "RuntimeError: called a synchronizing CUDA operation"),
 }

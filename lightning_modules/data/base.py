@@ -1,6 +1,6 @@
 """Lightning data modules for data sets that fit in memory, and a loader that draws batches from tensors.
 
-The whole data set is on the training device, and a batch is one gather from it, without per-item loading or worker
+The whole data set is kept on the training device, and a batch is one gather from it, without per-item loading or worker
 processes.
 """
 
@@ -27,14 +27,14 @@ class DataError(RuntimeError):
 class TensorLoader:
     """Batches of images and labels, gathered by index from tensors on the training device.
 
-    The order of an epoch depends on `seed` and the epoch alone, so a resumed training sees the same batches. Lightning
-    sets the epoch by ``loader.sampler.set_epoch``. In distributed training, each process iterates over all batches:
-    they are not divided.
+    The order of an epoch depends on `seed` and the epoch alone, so a resumed run sees the same batches. Lightning sets
+    the epoch by ``loader.sampler.set_epoch``. In distributed training, each process iterates over all batches: they are
+    not divided.
 
     Args:
         images: Tensor [n, c, h, w], whose memory format batches keep; or rows of a table [n, columns].
         labels: Tensor [n] on the same device.
-        batch_size: Images in a batch; the last batch of an epoch has the remainder.
+        batch_size: Images in a batch; the last batch of an epoch holds the remainder.
         shuffle: Draw a new order for every epoch. Without it, batches are views of the tensors.
         seed: Seed of the orders; or K seeds, for shuffled batches [K, batch, ...] of K orders at once.
         batches_per_epoch: Shuffled batches in an epoch. The next epoch begins where the previous one ended, and each
@@ -61,7 +61,7 @@ class TensorLoader:
     ) -> None:
         if images.ndim not in (2, 4) or labels.shape != images.shape[:1]:
             raise ValueError(
-                "images [n, c, h, w] or rows [n, columns], and labels [n] must hold, but got "
+                "images must be [n, c, h, w] or rows [n, columns], and labels [n], but got "
                 f"images {list(images.shape)} and labels {list(labels.shape)}"
             )
         self.images = images
@@ -104,7 +104,7 @@ class TensorLoader:
             yield from itertools.islice(batches, len(self))
             return
         # index_select writes contiguous rows, which on a channels-last view are channels-last images. Indexing would
-        # keep the strides by itself, but is several times slower on a CPU.
+        # preserve the strides, but is several times slower on a CPU.
         is_table = self.images.ndim == 2
         rows = self.images if is_table else self.images.permute(0, 2, 3, 1)
         for chosen in self._chosen():
@@ -201,8 +201,8 @@ class TensorDataModule(LightningDataModule, ABC):
         sizes = {part: len(chosen) for part, chosen in indices.items()}
         if self.batch_size > sizes["train"]:
             raise ValueError(
-                f"batch_size <= {self.examples} for training must hold, "
-                f"but got batch_size={self.batch_size} with {sizes['train']} {self.examples} for training"
+                f"batch_size must be at most the number of training {self.examples}, "
+                f"but got batch_size={self.batch_size} with {sizes['train']} {self.examples}"
             )
         if 0 in sizes.values():
             raise ValueError(f"each part needs {self.examples}, but got {sizes}: raise the fraction of the empty one")

@@ -15,8 +15,8 @@ __all__ = ["attributes", "changed", "has_identity", "is_equal"]
 def attributes(value: Any, *, buffers: bool) -> dict[str, Any]:
     """Return copies of the attributes of a callable and of the objects in them, by their paths.
 
-    The variables that a function takes from an enclosing function are attributes of it. Global variables, and what is
-    not in the ``__dict__`` of an object, are not found. What cannot be copied equals nothing.
+    The variables that a function closes over count as its attributes. Global variables, and anything outside the
+    ``__dict__`` of an object, are not found. A value that cannot be copied equals nothing.
 
     Args:
         value: A module, a function or another callable.

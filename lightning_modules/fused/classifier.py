@@ -53,9 +53,9 @@ class FusedClassifier(pl.LightningModule):
             differ.
         seeds: Seed of each trial's dropout; by default 0, 1, ...
         names: Names of the trials; by default "0", "1", ...
-        recorder: How a Trainer records the step, to repeat it: by default as a CUDA graph on a GPU, and not at all on
-            other devices. `RecordedStep` has the details.
-        note: Called once with the reason if a step that was to be recorded cannot be.
+        recorder: How a Trainer records the step in order to replay it: by default as a CUDA graph on a GPU, and not at
+            all on other devices. `RecordedStep` has the details.
+        note: Called once with the reason if the step cannot be recorded.
 
     Raises:
         ValueError: If the networks or losses differ, or the numbers of classifiers, seeds and names.
@@ -76,7 +76,7 @@ class FusedClassifier(pl.LightningModule):
         seeds = seeds or range(count)
         if not count == len(set(self.names)) == len(seeds) > 0:
             raise ValueError(
-                "as many classifiers as seeds and different names must be given, "
+                "there must be one seed and one unique name for each classifier, "
                 f"but got {count} classifiers, seeds={list(seeds)}, names={self.names}"
             )
         self.criterion, self.task = classifiers[0].criterion, classifiers[0].task
@@ -98,7 +98,7 @@ class FusedClassifier(pl.LightningModule):
         self.register_buffer("_step", torch.zeros((), dtype=torch.int64), persistent=False)
         self._seeds_are_equal = len(set(seeds)) == 1
         self._rounds = False  # whether rounded copies of weights are trained, instead of rounding them at every step
-        self._roundable: list[str] | None = None  # names of these weights; known after the first training step
+        self._roundable: list[str] | None = None  # names of these weights; set by the first training step
         self._sums = Sums()
         self._recorder, self._note = recorder, note
         self._recorded: RecordedStep | None = None  # while a Trainer trains
@@ -112,16 +112,16 @@ class FusedClassifier(pl.LightningModule):
 
     @property
     def is_settled(self) -> bool:
-        """Whether it is known in a training if steps are made by a recording or the plain way."""
+        """Whether it is decided how the steps of a run are made: replayed from a recording, or eagerly."""
         return self._recorded is None or self._recorded.is_settled
 
     @property
     def is_recorded(self) -> bool:
-        """Whether the steps of a training are made by a recording."""
+        """Whether the steps of a run are replayed from a recording."""
         return self._recorded is not None and self._recorded.is_recorded
 
     def leave(self, name: str) -> None:
-        """Stop training a trial. Its weights stay unchanged until its rows are removed when the next epoch begins."""
+        """Stop training a trial. Its weights stay unchanged until the next epoch begins, when its rows are removed."""
         self._left.add(name)
         self._optimizer.stop(name)
 
@@ -168,7 +168,7 @@ class FusedClassifier(pl.LightningModule):
                 state |= self._optimizer.rounded() or self._optimizer.round(self._roundable, torch.bfloat16)
 
         def run(trial_state: dict[str, Tensor], seed: Tensor, batch: Tensor) -> Tensor:
-            # Dropout outside of training has the noise of torch: vmap refuses it, and such trials are trained alone.
+            # Dropout outside of training uses torch's noise: vmap refuses it, and such trials are trained alone.
             noise = DropoutBySeed(seed, self._step) if self.training else contextlib.nullcontext()
             with noise, StackedLayers():
                 logits: Tensor = functional_call(self.model, trial_state, (batch,))
@@ -270,7 +270,7 @@ class FusedClassifier(pl.LightningModule):
         for name in self.live:
             if isinstance(schedule := self._settings[name].schedule, Plateau):
                 check_monitor(schedule.monitor, self.trainer)
-        self._roundable = None  # the first step of this training looks at network and loss
+        self._roundable = None  # the first step of this run looks at network and loss
         recorder = self._recorder or (CudaGraph if self.device.type == "cuda" else None)
         if recorder is not None:
             self._recorded = RecordedStep(recorder, self._step_of_device, self._changed, self._optimizer, self._note)
@@ -279,7 +279,7 @@ class FusedClassifier(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Reset the sums of the epoch, and remove the rows of the trials that have left."""
-        for stage in ("train", "val"):  # a validation need not come in this epoch
+        for stage in ("train", "val"):  # this epoch may have no validation
             self._sums.reset(stage)
         if self._left and self.live:  # not at the end of an epoch, where callbacks still read all of its trials
             self._compact()
@@ -350,7 +350,7 @@ class FusedClassifier(pl.LightningModule):
         self._sums.count(stage, labels.shape[1] if self._is_per_trial(labels) else len(labels))
 
     def _is_per_trial(self, labels: Any) -> bool:
-        """Return whether a batch has one part for each trial, which the loaders of classes can give."""
+        """Return whether a batch has one part for each trial, as loaders of one's own may yield."""
         return self.task == "classification" and isinstance(labels, Tensor) and labels.ndim == 2
 
     def _wanted(self, batches: Tensor) -> Tensor:
@@ -358,7 +358,7 @@ class FusedClassifier(pl.LightningModule):
         return batches if self._batch_rows is None else batches[self._batch_rows]
 
     def _step_of_device(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """Make a whole step, and return the losses [K]; the CPU's part is that of `FusedOptimizer.prepare`."""
+        """Make a whole step, and return the losses [K]; the CPU's share is done by `FusedOptimizer.prepare`."""
         torch.clear_autocast_cache()  # a recording must round the weights itself
         losses = self._evaluate((inputs, labels), "train")
         with torch.autocast(inputs.device.type, enabled=False):
@@ -387,7 +387,7 @@ class FusedClassifier(pl.LightningModule):
         if self.trainer.accumulate_grad_batches > 1:
             return "gradients are accumulated over several batches"
         if not isinstance(self.trainer.strategy, SingleDeviceStrategy):
-            return "the training has several processes"
+            return "training uses several processes"
         return ""
 
     def _look_at_network(self, inputs: Tensor) -> list[str]:

@@ -35,7 +35,7 @@ class FusedEvaluationWeights(EvaluationWeights):
         self._averages.keep(rows)
 
     def switchable(self, module: pl.LightningModule) -> Sequence[Any]:
-        """Return the optimizers that average by themselves."""
+        """Return the optimizers that do their own averaging."""
         return [each for optimizer in _optimizers(module.trainer) for each in optimizer.joined if has_switch(each)]
 
     def _check_combinations(self, trainer: pl.Trainer, optimizer_averages: bool) -> None:
@@ -50,7 +50,7 @@ class FusedEvaluationWeights(EvaluationWeights):
         return dict(stacks)
 
     def _saved(self, trainer: pl.Trainer, training: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Return by the names of the trials what each saves alone."""
+        """Return what each trial would save on its own, by trial name."""
         dtypes = {name: tensor.dtype for name, tensor in training.items()}
         return {
             name: {"training": rows_of(training, row), **self._averages.state(row, dtypes)}

@@ -1,4 +1,4 @@
-"""Layers of K stacked networks inside `vmap`, where its own rules fail, or copy or convert more than is needed."""
+"""Layers of K stacked networks inside `vmap`, where the built-in rules fail, or copy or convert more than necessary."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -33,11 +33,12 @@ class StackedLayers(TorchFunctionMode):
     - A dense layer computes the gradient of its stacked weight [K, outputs, inputs] in the layout of the weight. With
       the rule of `vmap` it is transposed, and autograd copies every gradient into the layout of its weight.
     - Convolutions, batch norm and pooling have the channels of all K networks side by side, [batch, K * channels, ...],
-      which need not be copied in between. A convolution adds its bias by itself, so with autocast its outputs stay in
-      the lower precision; in the rule of `vmap`, the bias converts them to float32. Batch norm works on a GPU, where
+      which need not be copied in between. A convolution adds its own bias, so with autocast its outputs stay in the
+      lower precision; in the rule of `vmap`, the bias converts them to float32. Batch norm works on a GPU, where
       cuDNN's needs a memory layout that `vmap` does not provide.
 
-    Everything else follows the rules of `vmap`, also these layers inside a transform of the network's own.
+    Everything else follows the rules of `vmap`, including these layers inside a transform that the network itself
+    applies.
     """
 
     def __init__(self) -> None:
@@ -47,7 +48,7 @@ class StackedLayers(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Call a function of torch, by another rule if it is one of these layers."""
+        """Call a function of torch, by a different rule if it is one of these layers."""
         kwargs = kwargs or {}
         if maybe_current_level() == self._level:
             if func is functional.linear:
@@ -107,7 +108,7 @@ class StackedLayers(TorchFunctionMode):
 
 
 class AutocastUses(TorchFunctionMode):
-    """Context that finds the parameters that nothing but layers use which autocast computes in a lower precision.
+    """Context that finds the parameters used only by layers that autocast computes in a lower precision.
 
     Args:
         parameters: The parameters of a network by name.
@@ -126,7 +127,7 @@ class AutocastUses(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Call a function of torch, and note which parameters it gets."""
+        """Call a function of torch, and record which parameters it receives."""
         kwargs = kwargs or {}
         rounds = func is functional.linear or func in CONVOLUTIONS
         for given in (*args, *kwargs.values()):

@@ -1,4 +1,4 @@
-"""Finds out how a network behaves when it is called, by calling one of K."""
+"""Probes a network's behaviour by calling one of the K copies."""
 
 import copy
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Findings:
 
 
 def look_at(model: nn.Module, inputs: Tensor, dropout: DropoutBySeed) -> Findings:
-    """Call a copy of one network, which leaves the networks and torch's generator alone.
+    """Call a copy of one network, without affecting the networks or torch's generator.
 
     Args:
         model: K networks, with stacked parameters and buffers.

@@ -48,7 +48,7 @@ class _Trial:
 
     @property
     def kind(self) -> tuple[type, int]:
-        """The trials with which it can share an optimizer: those of its class, or only itself."""
+        """The key of the trials that it can share an optimizer with: those of its class, or only itself."""
         return type(self.optimizer), id(self) if self.is_alone else 0
 
 
@@ -57,10 +57,11 @@ class FusedOptimizer:
 
     Nothing is copied: parameter ``p`` of trial ``k`` is ``stacks[p][k]``, and so is its gradient. Each trial has its
     own parameter groups with its own lr, eps, schedules and other options. States have the same form as in a trial
-    alone. The class has the interface that Lightning requires of an optimizer.
+    trained alone. The class has the interface that Lightning requires of an optimizer.
 
-    One optimizer of each class updates all trials of that class, if it is known that no parameter group affects
-    another: torch's, and those of `lightning_modules` that say so. Any other updates only its own trial.
+    One optimizer of each class updates all trials of that class, if no parameter group is known to affect another: this
+    holds for torch's, and for those of `lightning_modules` that declare it. Any other optimizer updates only its own
+    trial.
 
     At every step, torch's optimizers look up the states of all parameters, which can take longer than the GPU needs to
     update them. So where there is a fused kernel (for Adam, AdamW and SGD), only a trial's first step uses the
@@ -141,9 +142,9 @@ class FusedOptimizer:
         return self.rounded()
 
     def rounded(self) -> dict[str, Tensor]:
-        """Return the rounded copies by the names of their stacks, also after other code has changed the weights.
+        """Return the rounded copies by the names of their stacks, even after other code has changed the weights.
 
-        Changes of a parameter's ``data`` cannot be noticed.
+        Changes to a parameter's ``data`` cannot be detected.
         """
         versions = [self._stacks[index]._version for index in self._rounded]
         if versions != self._versions:
@@ -209,17 +210,17 @@ class FusedOptimizer:
         return [*self._rounded.values(), *(tensor for update in self._updates for tensor in update.tensors)]
 
     def prepare(self) -> None:
-        """Do the CPU's part of the next update; only the first call before it has an effect."""
+        """Do the CPU's share of the next update; only the first call before it has an effect."""
         if not self._is_prepared:
             for update in self._updates:
                 update.prepare()
         self._is_prepared = True
 
     def launch(self, gradients: Mapping[int, Tensor]) -> None:
-        """Do the device's part of an update.
+        """Do the device's share of an update.
 
         Args:
-            gradients: The gradients of `sources` by index, without those that have none.
+            gradients: The gradients of `sources` by index, for those that have one.
         """
         if self._updates:
             given = [_like(self._stacks[index], gradient) for index, gradient in gradients.items()]
@@ -236,7 +237,7 @@ class FusedOptimizer:
         return any(row in update for update in self._updates)
 
     def _stack_updates(self, present: list[int]) -> None:
-        """Combine the updates of trials that have made their first step, where there is a kernel for it."""
+        """Combine the updates of trials that have made their first step, where a kernel exists."""
         if self._present and self._present != present:  # a network whose parts are trained in turn
             self._write_counts()
             self._updates, self._can_stack = [], False
@@ -326,7 +327,7 @@ class FusedOptimizer:
         self._join()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the states of each trial's optimizer and scheduler, in the form of a trial alone."""
+        """Return the states of each trial's optimizer and scheduler, in the form that a trial trained alone has."""
         self._split()
         return {
             name: {
@@ -346,7 +347,7 @@ class FusedOptimizer:
     def _join(self) -> None:
         """Create the optimizers that step several trials: one call costs much less than K calls."""
         self._updates, self._present = [], []
-        self._are_sorted = False  # whether it is known which trials have a kernel
+        self._are_sorted = False  # whether the trials are sorted by whether they have a kernel
         self._joined: dict[tuple[type, int], torch.optim.Optimizer] = {}
         for trial in self._trials.values():
             trial.update = None

@@ -1,7 +1,7 @@
-"""The training step of K networks, recorded once and repeated: on a GPU as a CUDA graph.
+"""The training step of K networks, recorded once and replayed: on a GPU as a CUDA graph.
 
-The CPU starts a recorded step by one call, however many kernels it launches. Whether a step can be recorded is found by
-trying, and the recording is compared with a step that is made the plain way before it is used.
+The CPU starts a recorded step by one call, however many kernels it launches. Whether a step can be recorded is
+determined by trying, and the recording is compared with an eager step before it is used.
 
 Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 """
@@ -23,16 +23,16 @@ __all__ = ["CudaGraph", "RecordedStep", "Recorder", "Recording", "Repetition", "
 
 Work = Callable[[], None]
 
-SHARE = 0.01  # of the change of a step, by which a repeated one may differ: on a GPU, not even two plain ones are equal
+SHARE = 0.01  # of the change of a step, by which a replayed one may differ: on a GPU, not even two eager ones are equal
 EXAMPLES = 2.0  # of a batch, which may be on the other side of a decision
 OF_DECISIONS = frozenset(f"train/{metric}" for metric in (*METRICS["classification"], *METRICS["multi_label"]))
 
 
 class Recording(Protocol):
-    """The work of a function, which can be repeated."""
+    """The work of a function, which can be replayed."""
 
     def replay(self) -> None:
-        """Do the work again, with the present content of the tensors that the function used."""
+        """Do the work again, with the current contents of the tensors that the function used."""
 
     def close(self) -> None:
         """Free the memory of the recording."""
@@ -49,7 +49,7 @@ class Recorder(Protocol):
 
 
 class Repetition:
-    """Repeats a function by calling it: what a CUDA graph does, on any device, at no gain in speed."""
+    """Replays a function by calling it: the behaviour of a CUDA graph on any device, without the speedup."""
 
     def __init__(self, work: Work) -> None:
         self._work = work
@@ -73,7 +73,7 @@ class Repetition:
 
 
 class CudaGraph:
-    """Repeats a function as a CUDA graph: the launches of all its kernels are one."""
+    """Replays a function as a CUDA graph: a single launch for all of its kernels."""
 
     def __init__(self, graph: torch.cuda.CUDAGraph) -> None:
         self._graph = graph
@@ -83,17 +83,17 @@ class CudaGraph:
         self._graph.replay()
 
     def close(self) -> None:
-        """Free the graph and its memory, when the GPU has come to the end of it."""
+        """Free the graph and its memory, once the GPU has finished it."""
         torch.cuda.synchronize()
         self._graph.reset()
 
     @staticmethod
     def warm_up(work: Work) -> None:
-        """Do the work once on another stream, as the capture will, and refuse what waits for the GPU."""
+        """Do the work once on another stream, as the capture will, and refuse operations that wait for the GPU."""
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         mode = torch.cuda.get_sync_debug_mode()
-        with warnings.catch_warnings():  # torch warns that it does not notice everything
+        with warnings.catch_warnings():  # torch warns that it cannot detect every case
             warnings.simplefilter("ignore")
             torch.cuda.set_sync_debug_mode("error")
         try:
@@ -112,26 +112,25 @@ class CudaGraph:
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 work()
         finally:
-            torch.cuda.set_stream(stream)  # a capture that fails leaves its own
+            torch.cuda.set_stream(stream)  # a failed capture leaves its own stream current
         return cls(graph)
 
 
 class RecordedStep:
-    """Makes training steps by a recording, from the step on at which it is known to be right.
+    """Replays a recorded training step, once the recording has been verified.
 
-    Whenever it is not, the caller makes the step, the plain way: the first steps, in which the optimizers create their
-    states; batches of another shape than the recorded one; and all steps, if the step cannot be recorded. The first
-    recording is verified: from a copy of the state it makes the step that the caller then makes, and both must give the
-    same weights, states of optimizers and metrics. Kernels may differ by rounding from one run to the next on a GPU, so
-    a difference of a hundredth of the step's change is allowed there. What the training continues with is always the
-    state of the plain step.
+    Otherwise the caller makes the step eagerly: the first steps, in which the optimizers create their states; batches
+    of a shape other than the recorded one; and all steps, if the step cannot be recorded. The first recording is
+    verified: from a copy of the state, it makes the same step as the caller, and both must give the same weights,
+    optimizer states and metrics. On a GPU, kernels may round differently from one run to the next, so a difference of a
+    hundredth of the step's change is allowed there. Training always continues from the state of the eager step.
 
     Args:
         recorder: How to record.
-        work: Makes a step with inputs and labels by work of the device alone, and returns the losses [K]. It must not
+        work: Makes a step with inputs and labels, using only the device, and returns the losses [K]. It must not
             replace any of the tensors that it changes.
         changed: Returns the tensors that `work` changes, except those of the optimizer, by name.
-        optimizer: The optimizer, whose part of the CPU is done here.
+        optimizer: The optimizer; the CPU's share of its update is done here.
         note: Called with a sentence if the step cannot be recorded.
 
     Attributes:
@@ -152,17 +151,17 @@ class RecordedStep:
         self._recording: Recording | None = None
         self._is_verified = False
         self._before: list[Tensor] = []  # the state before the step that is to be verified
-        self._repeated: list[Tensor] = []  # and after it, by the recording
+        self._repeated: list[Tensor] = []  # and after it, as replayed
         self.forget()
 
     @property
     def is_recorded(self) -> bool:
-        """Whether steps are made by a recording."""
+        """Whether steps are replayed from a recording."""
         return self._recording is not None and self._is_verified
 
     @property
     def is_settled(self) -> bool:
-        """Whether it is known how steps are made."""
+        """Whether it is decided how steps are made."""
         return self.is_recorded or bool(self.reason)
 
     def forget(self) -> None:
@@ -176,14 +175,14 @@ class RecordedStep:
         self._losses = torch.empty(0)
 
     def refuse(self, reason: str) -> None:
-        """Make no step by a recording."""
+        """Replay no steps."""
         self.forget()
         self._before, self._repeated = [], []
         self.reason = reason
         self._note(not_recorded(reason))
 
     def run(self, inputs: Any, labels: Any) -> Tensor | None:
-        """Make a step, and return the losses [K]; or return None if the caller has to make it.
+        """Replay a step, and return the losses [K]; or return None if the caller must make it.
 
         Args:
             inputs: The inputs of the batch, in the form that `work` takes.
@@ -192,7 +191,7 @@ class RecordedStep:
         if not self.reason and (why := self._optimizer.why_not_stacked):
             self.refuse(why)
         if not self.reason and not all(isinstance(each, Tensor) for each in (inputs, labels)):
-            self.refuse("a batch has other inputs or labels than tensors")
+            self.refuse("the inputs or labels of a batch are not tensors")
         if not self._optimizer.is_stacked or self._places != _places(self._used):
             self.forget()  # the next recording is of the new tensors
         if self.reason or not self._optimizer.is_stacked or not self._fits(inputs, labels):
@@ -200,7 +199,7 @@ class RecordedStep:
         for static, given in zip(self._batch, (inputs, labels), strict=True):
             static.copy_(given)
         self._optimizer.prepare()
-        self._optimizer.rounded()  # also if other code has changed the weights
+        self._optimizer.rounded()  # in case other code has changed the weights
         if self._recording is not None and self._is_verified:
             return self._replay(self._recording)
         try:
@@ -224,7 +223,7 @@ class RecordedStep:
     # -- the work ----------------------------------------------------------------------------------------------------
 
     def _try(self) -> Recording:
-        """Record this step, or repeat it by the recording of an earlier one, which had other numbers, to verify it."""
+        """Record this step; or, to verify a recording of an earlier step with other numbers, replay it."""
         if self._recording is not None:
             with self._undone() as self._before:
                 self._recording.replay()
@@ -240,7 +239,7 @@ class RecordedStep:
 
     @contextmanager
     def _undone(self) -> Iterator[list[Tensor]]:
-        """Give copies of the tensors that a step changes, and write them back at the end of the block."""
+        """Substitute copies of the tensors that a step changes, and write them back at the end of the block."""
         before = _copies(self._state())
         try:
             yield before
@@ -271,11 +270,11 @@ class RecordedStep:
         return {**self._changed(), **{f"state {index} of the optimizers": tensor for index, tensor in own}}
 
     def _difference(self) -> str:
-        """Return how the repeated step differs from the plain one, other than by rounding; empty if it does not."""
+        """Return how the replayed step differs from the eager one, other than by rounding; empty if it does not."""
         for (name, plain), found, before in zip(self._state().items(), self._repeated, self._before, strict=True):
             if not plain.is_floating_point():
                 if not torch.equal(plain, found):
-                    return f"a repeated step gives other values of {name}"
+                    return f"a replayed step gives different values of {name}"
                 continue
             rows = plain.detach().reshape(len(plain), -1), found.reshape(len(plain), -1), before.reshape(len(plain), -1)
             one, other, old = (torch.where(rows[0].isfinite(), row, 0) for row in rows)
@@ -285,7 +284,7 @@ class RecordedStep:
             allowed = SHARE * change + 4 * torch.finfo(plain.dtype).eps * size
             allowed += EXAMPLES if name in OF_DECISIONS else 0.0
             if not bool((apart <= allowed).all()):
-                return f"a repeated step gives other values of {name}"
+                return f"a replayed step gives different values of {name}"
         return ""
 
 

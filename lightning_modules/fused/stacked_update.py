@@ -33,7 +33,7 @@ def kernels_run_on(device: torch.device) -> bool:
 
 
 def kind_of(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], device: torch.device) -> Kind | None:
-    """Return the kernel for a parameter group, if `kernels_run_on` the device; None if there is none that runs."""
+    """Return the kernel for a parameter group, if `kernels_run_on` the device; None if none runs."""
     from lightning_modules.kernels import stacked_updates
 
     kind = stacked_updates.kind_of(optimizer, group)
@@ -75,8 +75,8 @@ class StackedUpdate:
     """Updates trials of one kind of optimizer, with one launch of a kernel for each parameter.
 
     The tensors of the optimizers' states become rows of stacks. The numbers of the next steps (lrs, bias corrections
-    ...) lie in a table on the device, of which a counter on the device says which are next. All of these tensors keep
-    their addresses, so `launch` can be part of a CUDA graph. An update is `prepare` and then `launch`.
+    ...) lie in a table on the device, and a counter on the device says which are next. All of these tensors keep their
+    addresses, so `launch` can be part of a CUDA graph. An update is `prepare` and then `launch`.
 
     Args:
         kinds: The kernel of each parameter group.
@@ -93,7 +93,7 @@ class StackedUpdate:
             kind = kinds[trials[0].groups[index]]
             made = {name: _stacked(name, index, trials, stack) for name in dict.fromkeys(kind.states)}
             self._states.append([made[name] for name in kind.states])
-        self._expected: list[list[list[tuple[float, ...]]]] = []  # what the table has from the counter on
+        self._expected: list[list[list[tuple[float, ...]]]] = []  # what the table holds from the counter on
         like, rows = stacks[0], [[trial.row, slot] for slot, trial in enumerate(trials)]
         self._rows = torch.tensor(rows, dtype=torch.int32, device=like.device)
         self._step = torch.zeros((), dtype=torch.int64, device=like.device)
@@ -117,7 +117,7 @@ class StackedUpdate:
         self._expected = []
 
     def prepare(self) -> None:
-        """Count an update, and see to it that the device has its numbers."""
+        """Count an update, and make sure that the device has its numbers."""
         for slot in self._slots:
             self._updates[slot] += 1
         if not self._slots:
@@ -127,7 +127,7 @@ class StackedUpdate:
         self._expected = self._expected[1:]
 
     def launch(self, gradients: Sequence[Tensor], rounded: Sequence[Tensor | None]) -> None:
-        """Update the trials, by work of the device alone.
+        """Update the trials, using only the device.
 
         Args:
             gradients: The gradient of each stack, with its strides.
@@ -153,7 +153,7 @@ class StackedUpdate:
                     state["step"] = self._updates[slot]
 
     def _now(self, ahead: int = 0) -> list[list[tuple[float, ...]]]:
-        """Return the numbers [groups][trials] of an update by the present values of the parameter groups."""
+        """Return the numbers [groups][trials] of an update for the current values of the parameter groups."""
         now = []
         for group, kind in enumerate(self._kinds):
             of_live = {
@@ -173,7 +173,7 @@ class StackedUpdate:
                 for slot in self._slots:
                     self._trials[slot].scheduler.advance()
                 self._expected.append(self._now(ahead))
-        except Exception:  # a schedule that is not defined so late, which may not be reached
+        except Exception:  # a schedule that is undefined that late, which may never be reached
             pass
         finally:
             for slot, state in zip(self._slots, before, strict=True):
@@ -187,7 +187,7 @@ class StackedUpdate:
 
 
 def _stacked(name: str, index: int, trials: Sequence[StackedTrial], like: Tensor) -> Tensor:
-    """Move a tensor of the trials' states into a stack, of which they get the rows."""
+    """Move a tensor of the trials' states into a stack, and give each trial its row."""
     shape, strides = like.shape[1:], like.stride()
     stacked = torch.empty_strided((len(trials), *shape), strides, dtype=like.dtype, device=like.device)
     for row, trial in zip(stacked, trials, strict=True):

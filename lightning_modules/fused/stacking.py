@@ -45,7 +45,7 @@ def check_alike(models: Sequence[nn.Module], names: Sequence[str]) -> None:
     for model, name in zip(models[1:], names[1:], strict=True):
         difference = _difference(models[0], model)
         if difference:
-            raise ValueError(f"the networks may differ in their numbers only, but that of trial {name} {difference}")
+            raise ValueError(f"the networks may differ only in their numbers, but that of trial {name} {difference}")
 
 
 def stack_models(models: Sequence[nn.Module], names: Sequence[str]) -> nn.Module:
@@ -68,7 +68,7 @@ def _difference(one: nn.Module, other: nn.Module) -> str | None:
     """Return how a model differs from another, other than in the values of parameters and buffers."""
     modules = dict(one.named_modules()), dict(other.named_modules())
     if modules[0].keys() != modules[1].keys():
-        return f"has other modules: {sorted(modules[0].keys() ^ modules[1].keys())}"
+        return f"has different modules: {sorted(modules[0].keys() ^ modules[1].keys())}"
     for path, module in modules[0].items():
         described = _description(module), _description(modules[1][path])
         for key in {**described[0], **described[1]}:
@@ -76,7 +76,7 @@ def _difference(one: nn.Module, other: nn.Module) -> str | None:
             if not is_equal(*values):
                 place = f"{path}.{key}" if path else key
                 if type(values[0]) is type(values[1]) and has_identity(values[0]):
-                    return f"has another object as {place} ({type(values[0]).__name__}), which cannot be compared"
+                    return f"has a different object as {place} ({type(values[0]).__name__}), which cannot be compared"
                 return f"has {place} = {values[1]} instead of {values[0]}"
     return None
 

@@ -10,7 +10,7 @@ class Sums:
     """Sums over the examples of each stage ("train", "val" or "test"), which stay on the device until they are read.
 
     The sums of "train" keep their address as long as they are only reset, so adding to them can be part of a recorded
-    step. Counting examples is the CPU's part.
+    step. The CPU counts the examples.
     """
 
     def __init__(self) -> None:
@@ -18,7 +18,7 @@ class Sums:
         self._counts: dict[str, int] = {}
 
     def tensor(self, stage: str) -> Tensor:
-        """Return the sums [metrics, K] of a stage, to which something has been added."""
+        """Return the sums [metrics, K] of a stage, which must not be empty."""
         return self._sums[stage]
 
     def add(self, stage: str, values: Tensor) -> None:
@@ -36,7 +36,7 @@ class Sums:
         return self._sums[stage] / self._counts[stage] if self._counts.get(stage) else None
 
     def reset(self, stage: str) -> None:
-        """Begin again."""
+        """Reset the sums of a stage."""
         self._counts.pop(stage, None)
         if stage == "train" and stage in self._sums:
             self._sums[stage].zero_()

@@ -34,7 +34,7 @@ class Bf16LinearSpeedup(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Start, if no other code can see a difference."""
-        self._restore()  # after a training that was interrupted
+        self._restore()  # after an interrupted run
         if isinstance(module, Classifier) and self._applies(trainer, module):
             self._rounded = RoundedWeights(module.model, trainer.optimizers[0])
 
@@ -75,7 +75,7 @@ class Bf16LinearSpeedup(pl.Callback):
 
 
 def gradients_are_read(trainer: pl.Trainer, except_by: pl.Callback | None = None) -> bool:
-    """Return whether a callback may read the gradients of a training."""
+    """Return whether a callback may read the gradients during training."""
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     others = [callback for callback in callbacks if callback is not except_by]
     return any(is_overridden(hook, callback) for hook in _HOOKS for callback in others)
@@ -207,7 +207,7 @@ class _Dense:
         (outputs, inputs), weight = self.factors.pop(), self.weight
         group, state = _groups(self.optimizer)[weight], self.optimizer.state[weight]
         # torch's kernels process 16 weights at a time, and round a remainder differently. So only the last block may
-        # have a remainder, which is then that of the whole weight.
+        # have a remainder, which is then the remainder of the whole weight.
         rows = max(16, block // weight.shape[1] // 16 * 16)
         of_weight = {key: value for key, value in state.items() if getattr(value, "shape", None) == weight.shape}
         if "step" in state:

@@ -60,7 +60,7 @@ def run_on(device: torch.device) -> bool:
 
 @functools.cache
 def runs(kind: Kind, device: torch.device) -> bool:
-    """Return whether a kernel runs on a device on which others do, found by running it; warn if it does not."""
+    """Return whether a kernel runs on a device where others do, found by running it; warn if it does not."""
     found = _tried(kind, device, (1.0,) * 8)
     if isinstance(found, list):
         return True
@@ -91,7 +91,7 @@ def _warn(device: torch.device, found: object) -> None:
 
 
 def kind_of(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> Kind | None:
-    """Return the kernel that updates a parameter group as its optimizer does from its second step on; None for none."""
+    """Return the kernel that updates a parameter group like its optimizer from its second step on, or None."""
     if isinstance(group["lr"], Tensor):
         return None
     if type(optimizer) is TorchAdamEpsilonHat:
@@ -119,7 +119,7 @@ def _classic_kind(
     if "initial_momentum" in group:  # there are no buffers while a scheduled momentum is 0
         return None
     centered, momentum = bool(group["centered"]), bool(group["momentum"])
-    # A tensor that is not used is given for one that does not exist.
+    # An unused tensor is passed in place of one that does not exist.
     states = "square_avg", "grad_avg" if centered else "square_avg", "momentum_buffer" if momentum else "square_avg"
     return Kind(_rmsprop, states, (("CENTERED", centered), ("MOMENTUM", momentum), maximize), _rmsprop_numbers)
 
@@ -142,7 +142,7 @@ def update(
         kind: The kernel.
         weights: Weights [K, ...].
         gradients: Gradients [K, ...], in any precision.
-        rounded: Weights [K, ...] in a lower precision, which are written too; None for none.
+        rounded: Weights [K, ...] in a lower precision, which are written too; None if there is none.
         states: The tensors [R, ...] of the state.
         rows: The networks to update, int32 [n, 2]: a row of the K, or -1 for none, and one of the R.
         table: The numbers of several updates [steps, R, ...], in the precision of the weights.

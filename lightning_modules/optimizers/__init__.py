@@ -4,17 +4,17 @@ Pass them to a `Classifier`, or call them in your own ``configure_optimizers``::
 
     optimizer = Adam(initial_lr=1e-3, eps=1e-4)(self.parameters())
 
-`initial_lr` is torch's ``lr`` argument, the value that a schedule multiplies. A schedule changes nothing else; the
-momentum stays constant. Each optimizer uses torch's fused kernels where they exist (also on a CPU, where they are
-several times faster), and batched ("foreach") kernels elsewhere.
+`initial_lr` is torch's ``lr`` argument, the value that a schedule multiplies. Momentum and weight decay stay constant
+unless they have schedules of their own. Each optimizer uses torch's fused kernels where they exist (also on a CPU,
+where they are several times faster), and batched ("foreach") kernels elsewhere.
 
-`eps` is an argument of every optimizer that has one, so that it can be searched together with the lr. The usual default
+Every optimizer with an epsilon exposes it as `eps`, so that it can be searched together with the lr. The usual default
 of 1e-8 does not suit every network: TensorFlow's documentation mentions 1 and 0.1 for Inception on ImageNet. The same
-number also means different things: torch adds `eps` to the root of the mean square (bias-corrected in Adam), Keras to
+value also means different things: torch adds `eps` to the root of the mean square (bias-corrected in Adam), Keras to
 the uncorrected root in Adam (`AdamEpsilonHat`) and *under* the root in Adagrad, RMSprop and Adadelta.
 
-`Lion`, `AdEMAMix`, `Adan`, `Prodigy` and `SOAP` are those of the package pytorch_optimizer, `ScheduleFreeAdamW` and
-`ScheduleFreeSGD` those of schedulefree; both are optional.
+`Lion`, `AdEMAMix`, `Adan`, `Prodigy` and `SOAP` come from the package pytorch_optimizer, `ScheduleFreeAdamW` and
+`ScheduleFreeSGD` from schedulefree; both are optional.
 """
 
 from lightning_modules.optimizers.adam import Adam, AdamEpsilonHat, AdamW

@@ -44,7 +44,7 @@ class Adam(Optimizer):
         check_amounts(self, "eps", "weight_decay")
 
     def __call__(self, params: Iterable[nn.Parameter]) -> torch.optim.Adam:
-        """Build torch's Adam of these parameters."""
+        """Build torch's Adam for these parameters."""
         return fused(torch.optim.Adam, params, **_adam_arguments(self))
 
 
@@ -77,7 +77,7 @@ class AdamW(Optimizer):
         check_amounts(self, "eps", "weight_decay")
 
     def __call__(self, params: Iterable[nn.Parameter]) -> torch.optim.AdamW:
-        """Build torch's AdamW of these parameters."""
+        """Build torch's AdamW for these parameters."""
         return fused(torch.optim.AdamW, params, **_adam_arguments(self))
 
 
@@ -126,7 +126,7 @@ class AdamEpsilonHat(Optimizer):
         check_amounts(self, "eps", "weight_decay")
 
     def __call__(self, params: Iterable[nn.Parameter]) -> "TorchAdamEpsilonHat":
-        """Build the torch optimizer of these parameters."""
+        """Build the torch optimizer for these parameters."""
         return TorchAdamEpsilonHat(params, **_adam_arguments(self))
 
 

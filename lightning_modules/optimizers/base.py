@@ -40,7 +40,7 @@ class Optimizer(ABC):
 
     @abstractmethod
     def __call__(self, params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """Build the torch optimizer of these parameters."""
+        """Build the torch optimizer for these parameters."""
 
 
 def fused(kind: Callable[..., Built], params: Iterable[nn.Parameter], **arguments: Any) -> Built:

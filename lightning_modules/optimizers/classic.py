@@ -44,7 +44,7 @@ class SGD(Optimizer):
         check_amounts(self, "weight_decay")
 
     def __call__(self, params: Iterable[nn.Parameter]) -> torch.optim.SGD:
-        """Build torch's SGD of these parameters."""
+        """Build torch's SGD for these parameters."""
         return fused(
             torch.optim.SGD,
             params,
@@ -82,7 +82,7 @@ class Adagrad(Optimizer):
         check_amounts(self, "initial_accumulator", "eps", "weight_decay")
 
     def __call__(self, params: Iterable[nn.Parameter]) -> torch.optim.Adagrad:
-        """Build torch's Adagrad of these parameters."""
+        """Build torch's Adagrad for these parameters."""
         return fused(
             torch.optim.Adagrad,
             params,
@@ -124,7 +124,7 @@ class RMSprop(Optimizer):
         check_amounts(self, "eps", "weight_decay")
 
     def __call__(self, params: Iterable[nn.Parameter]) -> torch.optim.RMSprop:
-        """Build torch's RMSprop of these parameters."""
+        """Build torch's RMSprop for these parameters."""
         return torch.optim.RMSprop(
             params,
             lr=self.initial_lr,
@@ -167,7 +167,7 @@ class Adadelta(Optimizer):
         check_amounts(self, "weight_decay")
 
     def __call__(self, params: Iterable[nn.Parameter]) -> torch.optim.Adadelta:
-        """Build torch's Adadelta of these parameters."""
+        """Build torch's Adadelta for these parameters."""
         return torch.optim.Adadelta(
             params, lr=self.initial_lr, rho=self.rho, eps=self.eps, weight_decay=self.weight_decay, foreach=True
         )

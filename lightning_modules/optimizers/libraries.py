@@ -19,8 +19,8 @@ LIBRARY = "pytorch_optimizer"
 class Lion(Optimizer):
     """Move every weight by the lr, in the direction of the sign of a mean of the gradients.
 
-    ``lr * sign(beta1 * m + (1 - beta1) * gradient)``, and then ``m = beta2 * m + (1 - beta2) * gradient``. It needs a 3
-    to 10 times smaller lr than Adam, and a weight decay that is as many times larger. It has no eps.
+    ``lr * sign(beta1 * m + (1 - beta1) * gradient)``, and then ``m = beta2 * m + (1 - beta2) * gradient``. It needs an
+    lr 3 to 10 times smaller than Adam's, and a weight decay larger by the same factor. It has no eps.
 
     Args:
         beta1: Weight of the mean of the gradients relative to the current gradient, in [0, 1).
@@ -48,7 +48,7 @@ class Lion(Optimizer):
         check_amounts(self, "weight_decay")
 
     def __call__(self, params: Iterable[nn.Parameter]) -> Any:
-        """Build pytorch_optimizer's Lion of these parameters."""
+        """Build pytorch_optimizer's Lion for these parameters."""
         return from_library(
             LIBRARY, "Lion", self, params, betas=(self.beta1, self.beta2), weight_decay=self.weight_decay
         )
@@ -58,8 +58,8 @@ class Lion(Optimizer):
 class AdEMAMix(Optimizer):
     """AdamW with a second, slow mean of the gradients: ``lr * (m_hat + alpha * m_slow) / (sqrt(v_hat) + eps)``.
 
-    The slow mean remembers gradients of tens of thousands of steps. In a short training, lower `beta3` with it: the
-    mean should be shorter than the training.
+    The slow mean remembers gradients of tens of thousands of steps. In a short run, lower `beta3` accordingly: the mean
+    should be shorter than the run.
 
     Args:
         beta1: Decay rate of the fast mean of the gradients, in [0, 1).
@@ -67,7 +67,7 @@ class AdEMAMix(Optimizer):
         beta3: Decay rate of the slow mean of the gradients, in [0, 1).
         alpha: Weight of the slow mean, at least 0.
         warmup_steps: Steps in which `alpha` and `beta3` rise to their values, at least 0; the paper uses the length of
-            the training.
+            the run.
         eps: Added to the denominator, at least 0, as in `Adam`.
         weight_decay: Share of itself that a weight loses per step and unit of lr, as in `AdamW`.
 
@@ -96,7 +96,7 @@ class AdEMAMix(Optimizer):
         check_amounts(self, "alpha", "warmup_steps", "eps", "weight_decay")
 
     def __call__(self, params: Iterable[nn.Parameter]) -> Any:
-        """Build pytorch_optimizer's AdEMAMix of these parameters."""
+        """Build pytorch_optimizer's AdEMAMix for these parameters."""
         return from_library(
             LIBRARY,
             "AdEMAMix",
@@ -130,8 +130,8 @@ class Adan(Optimizer):
         ImportError: When called, if the package pytorch_optimizer is not installed.
 
     Source: Xie et al., "Adan: Adaptive Nesterov Momentum Algorithm for Faster Optimizing Deep Models", TPAMI 2024.
-    Synonyms: pytorch_optimizer and timm ``Adan``, which write its decay rates in this form; the paper has one minus
-    them.
+    Synonyms: pytorch_optimizer and timm ``Adan``, which write its decay rates in this form; the paper uses one minus
+        these.
 
     >>> Adan(initial_lr=1e-3).beta1
     0.98
@@ -150,7 +150,7 @@ class Adan(Optimizer):
         check_amounts(self, "eps", "weight_decay")
 
     def __call__(self, params: Iterable[nn.Parameter]) -> Any:
-        """Build pytorch_optimizer's Adan of these parameters."""
+        """Build pytorch_optimizer's Adan for these parameters."""
         betas = (self.beta1, self.beta2, self.beta3)
         return from_library(LIBRARY, "Adan", self, params, betas=betas, eps=self.eps, weight_decay=self.weight_decay)
 
@@ -197,7 +197,7 @@ class Prodigy(Optimizer):
             require(self, field, 0 < getattr(self, field) < math.inf, f"{field} > 0")
 
     def __call__(self, params: Iterable[nn.Parameter]) -> Any:
-        """Build pytorch_optimizer's Prodigy of these parameters."""
+        """Build pytorch_optimizer's Prodigy for these parameters."""
         return from_library(
             LIBRARY,
             "Prodigy",
@@ -255,7 +255,7 @@ class SOAP(Optimizer):
             require(self, field, getattr(self, field) >= 1, f"{field} >= 1")
 
     def __call__(self, params: Iterable[nn.Parameter]) -> Any:
-        """Build pytorch_optimizer's SOAP of these parameters."""
+        """Build pytorch_optimizer's SOAP for these parameters."""
         return from_library(
             LIBRARY,
             "SOAP",

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from lightning_modules._validation import require
+from lightning_modules._validation import require, require_to
 from lightning_modules.optimizers.base import Optimizer, check_amounts, check_shares
 
 __all__ = ["Muon", "TorchMuon"]
@@ -20,7 +20,7 @@ Scale = Literal["match_rms_adamw", "original"]
 class Muon(Optimizer):
     """Muon for matrices, the parameters of two dimensions, and AdamW for all others.
 
-    A matrix moves by its orthogonalized momentum, whose singular values all are about 1. On a GPU this is torch's Muon;
+    A matrix moves by its orthogonalized momentum, whose singular values are all about 1. On a GPU this is torch's Muon;
     on a CPU the iteration that orthogonalizes has the precision of the parameter instead of bfloat16, which is faster.
 
     Args:
@@ -34,7 +34,8 @@ class Muon(Optimizer):
         beta1: AdamW's decay rate of the mean of the gradients, in [0, 1).
         beta2: AdamW's decay rate of the mean of the squared gradients, in [0, 1).
         eps: Added to AdamW's denominator, at least 0.
-        weight_decay: Share of itself that a weight loses per step and unit of lr, as in `AdamW`; of both.
+        weight_decay: Share of itself that a weight loses per step and unit of lr, as in `AdamW`; for matrices and
+            others.
 
     Raises:
         ValueError: When called, if no parameter is a matrix.
@@ -61,11 +62,11 @@ class Muon(Optimizer):
     def _check(self) -> None:
         check_shares(self, "momentum", "beta1", "beta2")
         check_amounts(self, "eps", "weight_decay")
-        require(self, "scale", self.scale in get_args(Scale), f"a scale of {', '.join(get_args(Scale))}")
+        require_to(self, "scale", self.scale in get_args(Scale), f"be one of {', '.join(get_args(Scale))}")
         require(self, "adamw_lr", self.adamw_lr is None or 0 < self.adamw_lr < math.inf, "adamw_lr > 0")
 
     def __call__(self, params: Iterable[nn.Parameter]) -> "TorchMuon":
-        """Build the torch optimizer of these parameters."""
+        """Build the torch optimizer for these parameters."""
         return TorchMuon(
             params,
             lr=self.initial_lr,
@@ -170,7 +171,7 @@ def _parts() -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
 
 
 class _Muon(torch.optim.Muon):
-    """torch's Muon, but for the precision of the Newton-Schulz iteration on a CPU: that of the parameter.
+    """torch's Muon, except that on a CPU the Newton-Schulz iteration uses the parameter's precision.
 
     torch iterates in bfloat16, which takes many times as long as float32 on a CPU that has no instructions for it.
     """

@@ -56,7 +56,7 @@ class ScheduleFreeAdamW(Optimizer):
         check_amounts(self, "eps", "weight_decay")
 
     def __call__(self, params: Iterable[nn.Parameter]) -> Any:
-        """Build schedulefree's AdamWScheduleFree of these parameters."""
+        """Build schedulefree's AdamWScheduleFree for these parameters."""
         betas, name = (self.beta1, self.beta2), "AdamWScheduleFree"
         return from_library(LIBRARY, name, self, params, betas=betas, eps=self.eps, weight_decay=self.weight_decay)
 
@@ -92,7 +92,7 @@ class ScheduleFreeSGD(Optimizer):
         check_amounts(self, "weight_decay")
 
     def __call__(self, params: Iterable[nn.Parameter]) -> Any:
-        """Build schedulefree's SGDScheduleFree of these parameters."""
+        """Build schedulefree's SGDScheduleFree for these parameters."""
         return from_library(
             LIBRARY, "SGDScheduleFree", self, params, momentum=self.momentum, weight_decay=self.weight_decay
         )

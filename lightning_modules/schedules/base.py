@@ -11,7 +11,7 @@ from lightning_modules._validation import check_types
 __all__ = ["ROUNDING", "InSteps", "Schedule", "Steps", "has_reached", "share_of", "steps_since", "whole"]
 
 # Lengths are real numbers with rounding errors: 100 + 100 * 1.2 = 220.00000000000003 means step 220. Twelve digits are
-# more precise than needed to distinguish the steps of any training, and no sum of lengths has larger errors.
+# more precise than needed to distinguish the steps of any training run, and no sum of lengths has larger errors.
 ROUNDING = 1e-12
 
 
@@ -20,7 +20,8 @@ class InSteps:
     """Marks an argument in optimizer steps, which study files may also give in epochs or percent.
 
     Args:
-        only: Whether every number is a length; False for an argument that can be any number, as those of a formula.
+        only: Whether every number is a length; False for an argument that can be any number, such as those of a
+            formula.
     """
 
     only: bool = True
@@ -86,10 +87,10 @@ class Schedule(ABC):
 
     def _checked_factor(self, step: float) -> float:
         if not 0 <= step <= sys.float_info.max:
-            raise ValueError(f"a finite step >= 0 must hold, but got step={step!r}")
+            raise ValueError(f"step must be finite and >= 0, but got step={step!r}")
         factor = float(self._factor(step))
         if not 0 <= factor < math.inf:
-            raise ValueError(f"a finite factor >= 0 must hold, but got {factor!r} at step={step!r} from {self!r}")
+            raise ValueError(f"the factor must be finite and >= 0, but got {factor!r} at step={step!r} from {self!r}")
         return factor
 
     def _check(self) -> None:  # noqa: B027 - optional for subclasses

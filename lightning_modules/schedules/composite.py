@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from lightning_modules._validation import require
+from lightning_modules._validation import require, require_to
 from lightning_modules.schedules.base import Schedule, Steps, has_reached, steps_since
 
 __all__ = ["HoldThenDecay", "Join", "Scaled", "Warmup", "join", "scaled", "warmup"]
@@ -35,7 +35,7 @@ class HoldThenDecay(Schedule):
 
     def _check(self) -> None:
         require(self, "hold_steps", 0 <= self.hold_steps < math.inf, "hold_steps >= 0")
-        require(self, "decay", isinstance(self.decay, Schedule), "a schedule as decay")
+        require_to(self, "decay", isinstance(self.decay, Schedule), "be a schedule")
 
     def _factor(self, step: float) -> float:
         if not has_reached(step, self.hold_steps):
@@ -71,7 +71,7 @@ class Warmup(Schedule):
     start: float = 0.0
 
     def _check(self) -> None:
-        require(self, "schedule", isinstance(self.schedule, Schedule), "a schedule as schedule")
+        require_to(self, "schedule", isinstance(self.schedule, Schedule), "be a schedule")
         require(self, "steps", 0 <= self.steps < math.inf, "steps >= 0")
         require(self, "start", 0 <= self.start <= 1, "0 <= start <= 1")
 
@@ -104,10 +104,12 @@ class Join(Schedule):
     starts: tuple[Steps, ...]
 
     def _check(self) -> None:
-        require(self, "schedules", all(isinstance(each, Schedule) for each in self.schedules), "schedules as schedules")
-        require(self, "starts", len(self.starts) == len(self.schedules) - 1, "one start less than schedules")
+        require_to(
+            self, "schedules", all(isinstance(each, Schedule) for each in self.schedules), "be a list of schedules"
+        )
+        require_to(self, "starts", len(self.starts) == len(self.schedules) - 1, "have one item fewer than schedules")
         require(self, "starts", all(0 < each < math.inf for each in self.starts), "starts > 0")
-        require(self, "starts", all(left < right for left, right in pairwise(self.starts)), "rising starts")
+        require_to(self, "starts", all(left < right for left, right in pairwise(self.starts)), "be increasing")
 
     def _factor(self, step: float) -> float:
         for schedule, start in zip(self.schedules[:0:-1], self.starts[::-1], strict=True):
@@ -138,7 +140,7 @@ class Scaled(Schedule):
     factor: float
 
     def _check(self) -> None:
-        require(self, "schedule", isinstance(self.schedule, Schedule), "a schedule as schedule")
+        require_to(self, "schedule", isinstance(self.schedule, Schedule), "be a schedule")
         require(self, "factor", 0 < self.factor < math.inf, "factor > 0")
 
     def _factor(self, step: float) -> float:

@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
-from lightning_modules._validation import require
+from lightning_modules._validation import require, require_to
 from lightning_modules.schedules.base import ROUNDING, Schedule, Steps, share_of, whole
 
 __all__ = ["CosineRestarts", "OneCycle", "TriangularCyclic"]
@@ -32,7 +32,8 @@ class TriangularCyclic(Schedule):
     Source: Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017: "triangular"; "triangular2" with
     a `peak_decay` of 0.5. The paper's "exp_range" lowers both bounds at every step; here they change once per cycle.
     Synonyms: torch ``CyclicLR(base_lr=initial_lr * min_factor, max_lr=initial_lr, step_size_up=half_period,
-    cycle_momentum=False)``; by default that cycles the momentum too, which is constant here. Neither Keras nor timm
+    cycle_momentum=False)``; by default it cycles the momentum too; here the momentum has its own schedule
+    (``momentum_schedule``). Neither Keras nor timm
     has it.
 
     >>> schedule = TriangularCyclic(half_period=100, min_factor=0.2, peak_decay=0.5)
@@ -142,7 +143,7 @@ class OneCycle(Schedule):
     the end and beyond.
 
     Args:
-        total_steps: Steps of the cycle, usually of the whole training.
+        total_steps: Steps of the cycle, usually of the whole run.
         rise_share: Share of the steps in which the lr rises, above 0 and below 1 (at most 0.5 with `three_phase`).
         start_factor: Factor at step 0, between 0 and 1.
         end_factor: Factor at the end, between 0 and 1.
@@ -152,8 +153,8 @@ class OneCycle(Schedule):
     Source: Smith and Topin, "Super-Convergence: Very Fast Training of Neural Networks Using Large Learning Rates",
     2018.
     Synonyms: torch ``OneCycleLR(max_lr=initial_lr, pct_start=rise_share, div_factor=1 / start_factor,
-    final_div_factor=start_factor / end_factor, anneal_strategy=shape, cycle_momentum=False)``; by default that
-    cycles the momentum too, which is constant here. Neither Keras nor timm has it.
+    final_div_factor=start_factor / end_factor, anneal_strategy=shape, cycle_momentum=False)``; by default it cycles the
+    momentum too; here the momentum has its own schedule (``momentum_schedule``). Neither Keras nor timm has it.
 
     >>> schedule = OneCycle(total_steps=101, rise_share=51 / 101, start_factor=0.2, end_factor=0.0)
     >>> [round(schedule(step), 6) for step in (0, 25, 50, 75, 100, 1000)]
@@ -175,7 +176,7 @@ class OneCycle(Schedule):
         require(self, "rise_share", self.rise_share * self.total_steps >= 1, "rise_share * total_steps >= 1")
         require(self, "start_factor", 0 <= self.start_factor <= 1, "0 <= start_factor <= 1")
         require(self, "end_factor", 0 <= self.end_factor <= 1, "0 <= end_factor <= 1")
-        require(self, "shape", self.shape in ("cosine", "linear"), 'shape "cosine" or "linear"')
+        require_to(self, "shape", self.shape in ("cosine", "linear"), 'be "cosine" or "linear"')
 
     def _factor(self, step: float) -> float:
         rise = self.rise_share * self.total_steps - 1

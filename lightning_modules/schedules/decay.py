@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import NormalDist
 
-from lightning_modules._validation import require
+from lightning_modules._validation import require, require_to
 from lightning_modules.schedules.base import ROUNDING, Schedule, Steps, has_reached, share_of, whole
 
 __all__ = [
@@ -64,8 +64,8 @@ class PiecewiseConstant(Schedule):
     def _check(self) -> None:
         require(self, "boundaries", all(0 <= each < math.inf for each in self.boundaries), "boundaries >= 0")
         rising = all(left < right for left, right in pairwise(self.boundaries))
-        require(self, "boundaries", rising, "rising boundaries")
-        require(self, "factors", len(self.factors) == len(self.boundaries) + 1, "one factor more than boundaries")
+        require_to(self, "boundaries", rising, "be increasing")
+        require_to(self, "factors", len(self.factors) == len(self.boundaries) + 1, "have one item more than boundaries")
         require(self, "factors", all(0 <= each < math.inf for each in self.factors), "factors >= 0")
 
     def _factor(self, step: float) -> float:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any
 
-from lightning_modules._validation import of_python, require
+from lightning_modules._validation import of_python, require_to
 from lightning_modules.schedules.base import InSteps, Schedule
 
 __all__ = ["FUNCTIONS", "OPERATORS", "Lambda"]
@@ -22,20 +22,20 @@ __all__ = ["FUNCTIONS", "OPERATORS", "Lambda"]
 class Lambda(Schedule):
     """Any other schedule: a formula, or your own function.
 
-    ``factor(s) = function(s)``, or ``function(s, **arguments)`` with further arguments, whose names the formula can
-    have. Steps 0 and 1 are evaluated at construction, so most errors show before a training.
+    ``factor(s) = function(s)``, or ``function(s, **arguments)`` with further arguments, which the formula can use by
+    name. Steps 0 and 1 are evaluated at construction, so most errors show up before training.
 
     Args:
         function: A formula of ``step``, or "package.module:name" of a function that takes a step and returns the
             factor. A formula may contain numbers, ``step``, ``pi``, ``+ - * / // % **``, comparisons, ``and``, ``or``,
             ``not``, ``a if b else c`` and the functions abs, ceil, cos, exp, floor, log, max, min, sin, sqrt, tanh. It
-            cannot run anything else, so formulas in study files of others are safe. "package.module:name" is imported
-            and called without restrictions.
+            cannot run anything else, so formulas in other people's study files are safe. "package.module:name" is
+            imported and called without restrictions.
         arguments: Any other argument by its name: a number, which a study file may give as a length and search.
 
     Raises:
-        ValueError: If `function` is neither; if an argument is no number, or not in the formula; or if the result of a
-            call is negative, not finite or not a number.
+        ValueError: If `function` is neither; if an argument is not a number, or is not used in the formula; or if the
+            result of a call is negative, not finite or not a number.
         ImportError: If it is a formula and simpleeval is not installed.
 
     Synonyms: torch ``LambdaLR``; Keras ``LearningRateScheduler``.
@@ -47,7 +47,7 @@ class Lambda(Schedule):
     0.25
     >>> Lambda(function="1 - step / 10")(11)
     Traceback (most recent call last):
-    ValueError: a finite factor >= 0 must hold, but got -0.10000000000000009 at step=11 from \
+    ValueError: the factor must be finite and >= 0, but got -0.10000000000000009 at step=11 from \
 Lambda(function='1 - step / 10')
     """
 
@@ -65,11 +65,11 @@ Lambda(function='1 - step / 10')
         return f"Lambda({', '.join(f'{name}={value!r}' for name, value in given.items())})"
 
     def _check(self) -> None:
-        require(self, "function", isinstance(self.function, str), "a formula or package.module:name as function")
+        require_to(self, "function", isinstance(self.function, str), "be a formula or package.module:name")
         for name, value in self.arguments:
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             if not is_number or not abs(value) <= sys.float_info.max:
-                raise ValueError(f"a finite number as {name} must hold, but got {name}={value!r}")
+                raise ValueError(f"{name} must be a finite number, but got {name}={value!r}")
         self(0)
         self(1)
 
@@ -77,7 +77,7 @@ Lambda(function='1 - step / 10')
         arguments = dict(self.arguments)
         factor = _function(self.function, tuple(arguments))(step, **arguments)
         if not hasattr(factor, "__float__"):
-            raise ValueError(f"a number must be the factor, but got {factor!r} at step={step!r} from {self!r}")
+            raise ValueError(f"the function must return a number, but got {factor!r} at step={step!r} from {self!r}")
         return float(factor)
 
 
@@ -162,16 +162,16 @@ def _parse(text: str, arguments: tuple[str, ...]) -> ast.expr:
     """Return the syntax tree of a formula, after checking that every part of it is allowed and every argument used."""
     for name in arguments:
         if name in ("step", *_NAMES, *FUNCTIONS):
-            raise ValueError(f"an argument of another name must hold, but got {name}=..., which is {name} in a formula")
+            raise ValueError(f"{name} must be renamed, since formulas reserve that name")
     if len(text) > _LONGEST_FORMULA:
-        raise ValueError(f"function of at most {_LONGEST_FORMULA} characters must hold, but got {len(text)} of them")
+        raise ValueError(f"function must have at most {_LONGEST_FORMULA} characters, but has {len(text)}")
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"function={text!r} is neither a formula of step nor package.module:name: {error}") from error
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     if unused := [name for name in arguments if name not in used]:
-        raise ValueError(f"{unused[0]} must be in the formula, but function={text!r} does not have it")
+        raise ValueError(f"{unused[0]} must be used in the formula, but function={text!r} does not use it")
     called = {node.func for node in ast.walk(tree) if isinstance(node, ast.Call)}
     for node in ast.walk(tree):
         allowed = True
@@ -188,5 +188,7 @@ def _parse(text: str, arguments: tuple[str, ...]) -> ast.expr:
         if not allowed:
             part = ast.unparse(node) if isinstance(node, ast.expr) else type(node).__name__
             known = ", ".join(["step", *arguments, *_NAMES, *FUNCTIONS])
-            raise ValueError(f"function={text!r} has {part!r}, which a formula cannot have; it can have {known}")
+            raise ValueError(
+                f"function={text!r} contains {part!r}, which is not allowed in a formula; allowed: {known}"
+            )
     return tree

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lightning_modules._validation import check_types, require
+from lightning_modules._validation import check_types, require, require_to
 from lightning_modules.schedules.base import Schedule
 from lightning_modules.schedules.decay import Constant
 
@@ -100,16 +100,16 @@ class Plateau:
         require(self, "factor", 0 < self.factor < 1, "0 < factor < 1")
         require(self, "patience", self.patience >= 0, "patience >= 0")
         require(self, "threshold", 0 <= self.threshold < math.inf, "threshold >= 0")
-        require(self, "threshold_mode", self.threshold_mode in ("rel", "abs"), 'threshold_mode "rel" or "abs"')
+        require_to(self, "threshold_mode", self.threshold_mode in ("rel", "abs"), 'be "rel" or "abs"')
         require(self, "cooldown", self.cooldown >= 0, "cooldown >= 0")
         require(self, "min_factor", 0 <= self.min_factor <= 1, "0 <= min_factor <= 1")
-        require(self, "mode", self.mode in ("min", "max"), 'mode "min" or "max"')
-        require(self, "monitor", isinstance(self.monitor, str), "the name of a metric as monitor")
-        require(self, "schedule", isinstance(self.schedule, Schedule), "a schedule as schedule")
-        require(self, "convention", self.convention in ("torch", "keras"), 'convention "torch" or "keras"')
+        require_to(self, "mode", self.mode in ("min", "max"), 'be "min" or "max"')
+        require_to(self, "monitor", isinstance(self.monitor, str), "be the name of a metric")
+        require_to(self, "schedule", isinstance(self.schedule, Schedule), "be a schedule")
+        require_to(self, "convention", self.convention in ("torch", "keras"), 'be "torch" or "keras"')
 
     def update(self, state: PlateauState, value: float) -> PlateauState:
-        """Return the state after an evaluation with this value; NaN is no improvement."""
+        """Return the state after an evaluation with this value; NaN is not an improvement."""
         value = float(value)
         keras = self.convention == "keras"
         improved = self._improves(value, state.best)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
-from lightning_modules._validation import require
+from lightning_modules._validation import require, require_to
 from lightning_modules.schedules.base import ROUNDING, Schedule, Steps, share_of
 
 __all__ = ["FivePointSpline", "Spline", "TwoPointSpline"]
@@ -42,14 +42,14 @@ class Spline(Schedule):
     monotone: bool = True
 
     def _check(self) -> None:
-        require(self, "steps", len(self.steps) >= 2, "at least two steps")
+        require_to(self, "steps", len(self.steps) >= 2, "have at least two items")
         require(self, "steps", all(0 <= each < math.inf for each in self.steps), "steps >= 0")
         rising = all(left < right * (1 - ROUNDING) for left, right in pairwise(self.steps))
-        require(self, "steps", rising, "rising steps")
-        require(self, "factors", len(self.factors) == len(self.steps), "one factor for each of the steps")
+        require_to(self, "steps", rising, "be increasing")
+        require_to(self, "factors", len(self.factors) == len(self.steps), "have one item for each of the steps")
         require(self, "factors", all(0 <= each < math.inf for each in self.factors), "factors >= 0")
         falling = all(left >= right for left, right in pairwise(self.factors))
-        require(self, "factors", falling or not self.monotone, "factors that never rise, or monotone=False,")
+        require_to(self, "factors", falling or not self.monotone, "never rise unless monotone=False")
 
     def _factor(self, step: float) -> float:
         shares = (each / self.steps[-1] for each in self.steps)

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from lightning_modules._validation import require
+from lightning_modules._validation import require, require_to
 from lightning_modules.schedules.base import Schedule, Steps, has_reached
 
 __all__ = [
@@ -49,7 +49,7 @@ class WarmupStableDecay(Schedule):
     ``s / warmup_steps`` up to step `warmup_steps`, 1 for the next `hold_steps`, and then, with ``t`` the elapsed share
     of `decay_steps`, ``factor(s) = (1 - min_factor) * shape(t) ** power + min_factor``, where ``shape(t)`` is ``1 - t``
     ("linear"), ``(1 + cos(pi * t)) / 2`` ("cosine") or ``1 - sqrt(t)`` ("sqrt"). 0 at step 0 unless there is no warmup,
-    `min_factor` at the end and beyond. The decay may end after the training, whose last lr is then above the minimum.
+    `min_factor` at the end and beyond. The decay may end after the run does; the last lr is then above the minimum.
 
     Args:
         warmup_steps: Steps of the warmup, at least 0.
@@ -87,15 +87,15 @@ class WarmupStableDecay(Schedule):
         require(self, "warmup_steps", 0 <= self.warmup_steps < math.inf, "warmup_steps >= 0")
         require(self, "decay_steps", 0 < self.decay_steps < math.inf, "decay_steps > 0")
         if self.total_steps is None:
-            require(self, "hold_steps", self.hold_steps is not None, "hold_steps or total_steps")
+            require_to(self, "hold_steps", self.hold_steps is not None, "be given unless total_steps is")
             require(self, "hold_steps", 0 <= self._held < math.inf, "hold_steps >= 0")
         else:
-            require(self, "hold_steps", self.hold_steps is None, "hold_steps or total_steps, not both,")
+            require_to(self, "hold_steps", self.hold_steps is None, "be left out if total_steps is given")
             # Lengths that were rounded to whole steps can be a step longer together.
             rule = "warmup_steps + decay_steps <= total_steps"
             require(self, "total_steps", -1 <= self._held < math.inf, rule)
         require(self, "min_factor", 0 <= self.min_factor <= 1, "0 <= min_factor <= 1")
-        require(self, "shape", self.shape in ("linear", "cosine", "sqrt"), 'shape "linear", "cosine" or "sqrt"')
+        require_to(self, "shape", self.shape in ("linear", "cosine", "sqrt"), 'be "linear", "cosine" or "sqrt"')
         require(self, "power", 0 < self.power < math.inf, "power > 0")
 
     @property

@@ -425,7 +425,7 @@ def _try(kind: str, values: Mapping[str, Any], steps: Sequence[int], metrics: Se
         return text if text.endswith(".") else f"{text}."
     if isinstance(made, Plateau | EarlyStopping) and metrics is not None and made.monitor not in metrics:
         *others, last = metrics
-        rule = f"monitor {', '.join(others)} or {last} must hold, but got monitor={made.monitor!r}"
+        rule = f"monitor must be {', '.join(others)} or {last}, but got monitor={made.monitor!r}"
         return f"{rule}.{did_you_mean(made.monitor, metrics)}"
     return None
 
