@@ -112,7 +112,7 @@ class FusedClassifier(pl.LightningModule):
 
     @property
     def is_settled(self) -> bool:
-        """Whether it is decided how the steps of a run are made: replayed from a recording, or eagerly."""
+        """Whether the choice between replayed and eager steps has been made."""
         return self._recorded is None or self._recorded.is_settled
 
     @property

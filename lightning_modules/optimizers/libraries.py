@@ -130,8 +130,7 @@ class Adan(Optimizer):
         ImportError: When called, if the package pytorch_optimizer is not installed.
 
     Source: Xie et al., "Adan: Adaptive Nesterov Momentum Algorithm for Faster Optimizing Deep Models", TPAMI 2024.
-    Synonyms: pytorch_optimizer and timm ``Adan``, which write its decay rates in this form; the paper uses one minus
-        these.
+    Synonyms: pytorch_optimizer and timm ``Adan``, with decay rates in this form; the paper uses one minus these.
 
     >>> Adan(initial_lr=1e-3).beta1
     0.98
