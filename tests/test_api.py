@@ -177,7 +177,7 @@ def test_text_that_looks_like_a_number_stays_text_in_the_file():
         ({"model": partial(MLP, inputs=4, neuron=8)}, "Study: trial.model.neuron: mlp has no argument neuron. Did you"),
         ({"trainer": {"max_epochs": math.inf}}, "Study: trial.trainer.max_epochs: must be finite (got .inf)."),
         ({"trainer": {"max_epochs": object()}}, "Study: trial.trainer.max_epochs: must be a number, text, true"),
-        ({"model": partial(Net, 4)}, "Study: trial.model: give the arguments of Net by their names (got (4,))."),
+        ({"model": partial(Net, 4)}, "Study: trial.model: pass the arguments of Net by name (got (4,))."),
         ({"model": 3}, "Study: trial.model: must be a class, a function, an object, or a name (got 3)."),
         ({"model": Classifier(nn.Linear(4, 3), SGD(initial_lr=0.1))}, "give the class of a LightningModule"),
         ({"search_space": {"model.width": {"low": 1}}}, "Study: search_space.model.width: mlp has no argument width."),
@@ -224,7 +224,7 @@ def test_the_size_of_much_that_is_sent_by_value_is_said():
         return len(table)
 
     study = Study(objective_function=objective, search_space={"lr": [1, 2]}, direction="minimize", sampler="random")
-    assert "; with the objects that it refers to, 12 MB for each training" in study.to_yaml().replace("\n#", "")
+    assert "; with the objects that it refers to, 12 MB for each run" in study.to_yaml().replace("\n#", "")
 
 
 def test_a_class_without_a_module_is_sent_by_value_and_kept(here: StudyFolder):
@@ -235,7 +235,7 @@ def test_a_class_without_a_module_is_sent_by_value_and_kept(here: StudyFolder):
 
     seen: list[tuple[int, str]] = []
     study = defined(model=Local, search_space={"model.width": [3, 5]})
-    assert "Local is not in a module that trainings could import" in study.to_yaml()
+    assert "Local is not in a module that runs could import" in study.to_yaml()
 
     def stop_after_one(study: Study, trial: Any) -> None:
         seen.append((trial.number, trial.state.name))

@@ -240,7 +240,7 @@ RULE = "a plateau must monitor a validation metric with averaging (got train/los
         ),
         (
             ["trial.averaging={name: ema}", "trial.optimizer.name=schedule_free_sgd"],
-            "trial.averaging: cannot be combined with schedule_free_sgd, which averages the weights by itself.",
+            "trial.averaging: cannot be combined with schedule_free_sgd, which does its own averaging of the weights.",
         ),
         (["search_space={averaging.decay: {low: 0.5, high: 0.9}}"], "none has no argument decay"),
     ],

@@ -187,14 +187,14 @@ def test_the_time_left_is_that_of_the_epochs_and_of_the_last_trainings(monkeypat
     now[0] = 60.0
     display.standing(7, 16, None)  # three trials that were stopped after two epochs: two whole trainings
     display.tick()
-    # 17 epochs of the search and 27 of the last trainings, at 10 s each
+    # 17 epochs of the search and 27 of the final runs, at 10 s each
     assert output.getvalue() == "16/60 epochs, 7 trials done, 1:00 so far, about 7:20 left\n"
     last = load_study(str(TINY), ["budget={trials: 9}", "final={trials: 0}"])
     display = Display(last, Console(file=output), part=Part(33, 60, 3, "epochs"))
     display.standing(2, 0, None)
     now[0] = 120.0
     display.tick()
-    assert "39/60 epochs, 2 of the last done, " in output.getvalue(), "the last trainings go on from there"
+    assert "39/60 epochs, 2 of the last done, " in output.getvalue(), "the final runs go on from there"
 
 
 CONSTANT = {"name": "constant"}
@@ -203,12 +203,12 @@ CONSTANT = {"name": "constant"}
 @pytest.mark.parametrize(
     ("budget", "wrong"),
     [
-        ("{epochs: 2}", "budget.epochs: must be at least the 3 epochs of one whole training (got 2)."),
+        ("{epochs: 2}", "budget.epochs: must be at least the 3 epochs of one full run (got 2)."),
         ("{epochs: 0}", "budget.epochs: must be a whole number from 1 to 1000000 (got 0)."),
-        ("{until: 0.01}", "budget.until: needs trials, epochs or steps as well: the most that the study may take."),
+        ("{until: 0.01}", "budget.until: needs trials, epochs or steps as well, as an upper limit."),
         ("{until: 0, trials: 5}", "budget.until: must be a number above 0 (got 0)."),
-        ("{steps: 100}", "budget.steps: write epochs: the length of a training is in epochs (max_epochs)."),
-        ("{epochs: 9, steps: 9}", "budget.steps: leave it out, or epochs: the training of all trials has one limit."),
+        ("{steps: 100}", "budget.steps: write epochs: the length of a run is in epochs (max_epochs)."),
+        ("{epochs: 9, steps: 9}", "budget.steps: remove it or epochs: the total training has a single limit."),
     ],
 )
 def test_a_budget_that_no_training_fits_into_is_refused(budget: str, wrong: str):
@@ -224,7 +224,7 @@ def test_an_end_by_the_expected_gain_needs_a_sampler_that_expects_something():
 
 def test_the_longest_training_of_the_search_space_has_to_fit():
     lengths = "search_space.trainer.max_epochs={low: 2, high: 6}"
-    with pytest.raises(BadInputError, match="at least the 6 epochs of one whole training"):
+    with pytest.raises(BadInputError, match="at least the 6 epochs of one full run"):
         load_study(str(TINY), [lengths, "budget={epochs: 5}"])
     assert load_study(str(TINY), [lengths, "budget={epochs: 20}"]).fewest_trials == 3
 
@@ -256,7 +256,7 @@ def test_a_study_ends_when_little_can_be_gained_and_goes_on_for_less(folder: Stu
     def run(until: float) -> tuple[int, float]:
         options = ["search_space.schedule=null", "sampler={name: curve}"]
         config = load_study(str(TINY), [f"budget={{trials: 60, until: {until}}}", *options])
-        assert config.budget == f"60 trials, or until less than {until:g} can be gained,"
+        assert config.budget == f"60 trials, or until the expected gain is below {until:g} ,"
         display = Display(config, Console(file=io.StringIO()))
         with StudyStore.open(config, url, dict(config.identity), lambda text: None) as store:
             tracker = Tracker(config, tracking, store.identifier, lambda text: None)

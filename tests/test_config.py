@@ -314,7 +314,7 @@ def test_faults_of_the_command_line_and_of_the_file_are_reported_together() -> N
 def test_a_value_of_the_command_line_that_a_range_would_replace_is_refused() -> None:
     assert faults(STUDY, "trial.optimizer.initial_lr=0.5") == [
         "--set: trial.optimizer.initial_lr: is searched; "
-        "add --set search_space.optimizer.initial_lr=null to search it no more."
+        "add --set search_space.optimizer.initial_lr=null to stop searching it."
     ]
     config = load(STUDY, "trial.optimizer.initial_lr=0.5", "search_space.optimizer.initial_lr=null")
     assert config.trial["optimizer"]["initial_lr"] == 0.5

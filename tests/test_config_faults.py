@@ -58,7 +58,7 @@ def test_data_that_cannot_be_measured_are_reported_where_they_are_named() -> Non
     schedule = ("  schedule:", "  schedule: {name: cosine, decay_steps: 50%}")
     endless = ("  data:", "  data: {name: 'users_classes:Endless'}")
     assert faults(edited(schedule, endless)) == [
-        "studies/x.yaml:7: trial.data: its loader does not tell how many batches it has, so lengths must be in steps."
+        "studies/x.yaml:7: trial.data: its loader does not report its number of batches, so lengths must be in steps."
     ]
     (missing,) = faults(edited(schedule, ("  data:", "  data: {name: mnist, root: nowhere}")))
     assert missing.startswith("studies/x.yaml:7: trial.data: ")

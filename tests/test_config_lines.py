@@ -132,7 +132,7 @@ BAD_LINES = {
     ),
     "an option for no pruner": (
         ("pruner:", "pruner: {name: none, interval_steps: 1}"),
-        ["5: pruner.interval_steps: none <no argument> interval_steps. It has none."],
+        ["5: pruner.interval_steps: none <no argument> interval_steps. There are none."],
     ),
     "options of a pruner out of bounds": (
         ("pruner:", "pruner: {name: hyperband, reduction_factor: 1, min_resource: 9, max_resource: 3}"),
@@ -154,7 +154,7 @@ BAD_LINES = {
     ]),
     "a second seed": (
         ("  data:", "  data: {name: mnist_5k, seed: 3, batch_size: 0.5}"),
-        ["7: trial.data.seed: leave it out: the one seed of a trial is trial.seed.",
+        ["7: trial.data.seed: remove it: the only seed of a trial is trial.seed.",
          "7: trial.data.batch_size: <whole number> (got 0.5)."],
     ),
     "an empty batch": (
@@ -234,7 +234,7 @@ BAD_LINES = {
     ),
     "an argument that a schedule does not take": (
         ("  schedule:", "  schedule: {name: constant, gamma: 1}"),
-        ["10: trial.schedule.gamma: constant <no argument> gamma. It has none."],
+        ["10: trial.schedule.gamma: constant <no argument> gamma. There are none."],
     ),
     "arguments that a schedule needs": (
         ("  schedule:", "  schedule: {name: exponential}"),
@@ -247,7 +247,7 @@ BAD_LINES = {
     ),
     "a plateau in a list of schedules": (
         ("  schedule:", "  schedule: {name: 'users_classes:Mixed', parts: [{name: constant}, {name: plateau}]}"),
-        ["10: trial.schedule.parts[1].name: plateau cannot stand inside another schedule."],
+        ["10: trial.schedule.parts[1].name: plateau cannot be used inside another schedule."],
     ),
     "a value that breaks a rule": (
         ("  schedule:", "  schedule: {name: exponential, decay_rate: 0.5, decay_steps: 0}"),
@@ -306,7 +306,7 @@ BAD_LINES = {
     ),
     "a plateau inside a plateau": (
         ("  schedule:", "  schedule: {name: plateau, schedule: {name: plateau}}"),
-        ["10: trial.schedule.schedule.name: plateau cannot stand inside another schedule."],
+        ["10: trial.schedule.schedule.name: plateau cannot be used inside another schedule."],
     ),
     "a name for a schedule inside a plateau": (
         ("  schedule:", "  schedule: {name: plateau, schedule: constant}"),

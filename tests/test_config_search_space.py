@@ -71,7 +71,7 @@ BAD_ENTRIES = {
     "choices of lists": (
         "model.channels: {choices: [[4, 4, 4], {a: 1}]}",
         ["model.channels.choices[0]: must be a plain value, not a list or a mapping (got [4, 4, 4]); "
-         "items of a list are searched by their paths, as model.channels.0.",
+         "items of a list are searched by their paths, such as model.channels.0.",
          'model.channels.choices[1]: must be a plain value, not a list or a mapping (got {"a": 1}); '
          "a whole component is searched by {one_of: {name: {argument: range or value}, ...}}."],
     ),
@@ -136,7 +136,7 @@ BAD_ENTRIES = {
     "a list": (
         "optimizer.initial_lr: [0.1, [0.2]]",
         ["optimizer.initial_lr.choices[1]: must be a plain value, not a list or a mapping (got [0.2]); "
-         "items of a list are searched by their paths, as model.channels.0."],
+         "items of a list are searched by their paths, such as model.channels.0."],
     ),
     "something that is no range": (
         "optimizer.initial_lr: {min: 1, max: 2}",
@@ -180,23 +180,23 @@ BAD_ENTRIES = {
     ),
     "a place inside a range": (
         "optimizer.eps: {low: 1, high: 2}\n  optimizer.eps.low: {low: 1, high: 2}",
-        ["14: search_space.optimizer.eps.low: optimizer.eps is searched itself: "
-         "put this into search_space.optimizer.eps."],
+        ["14: search_space.optimizer.eps.low: optimizer.eps itself is searched: put this into "
+         "search_space.optimizer.eps."],
     ),
     "the seed of the data": (
         "data.seed: {low: 1, high: 2}",
-        ["data.seed: leave it out: the one seed of a trial is trial.seed."],
+        ["data.seed: remove it: the only seed of a trial is trial.seed."],
     ),
     "a seed out of bounds": (
         "seed: {low: -1, high: 2}",
         ["seed.low: <whole number> from 0 to 4294967295 (got -1)."],
     ),
     "a choice of seeds by name": ("seed: {one_of: {1: {}, 2: {}}}", [
-        "seed: one_of is for what has a name; write {low: ..., high: ...} or {choices: [...]}."
+        "seed: one_of is for named components; write {low: ..., high: ...} or {choices: [...]}."
     ]),
     "a whole trainer": (
         "trainer: {one_of: {a: {}, b: {}}}",
-        ["trainer: name what is searched in it, such as trainer.max_epochs."],
+        ["trainer: name what is searched within it, such as trainer.max_epochs."],
     ),
     # a choice of components
     "a range for a whole schedule": (
@@ -240,7 +240,7 @@ BAD_ENTRIES = {
          "give it here or in search_space.",
          "schedule.one_of.plateau.monitor: monitor must be train/acc, train/loss, val/acc or val/loss, but got "
          "monitor='lr'.",
-         "schedule.one_of.exponential.name: leave it out: the name of a choice is its key.",
+         "schedule.one_of.exponential.name: remove it: the name of a choice is its key.",
          "schedule.one_of.exponential.decay_rate: low (2) must be below high (1)."],
     ),
     "a range of lengths that is not in one unit": (
@@ -275,11 +275,11 @@ BAD_ENTRIES = {
     ),
     "a schedule and a part of it": (
         "schedule.decay_rate: {low: 0.1, high: 1}\n  schedule: {one_of: {constant: , exponential: }}",
-        ["schedule.decay_rate: schedule is searched itself: put this into search_space.schedule."],
+        ["schedule.decay_rate: schedule itself is searched: put this into search_space.schedule."],
     ),
     "a choice of schedules inside of a choice": (
         "schedule: {one_of: {constant: {}, plateau: {schedule: {one_of: {constant: {}, plateau: {}}}}}}",
-        ["schedule.one_of.plateau.schedule.one_of.plateau: plateau cannot stand inside another schedule."],
+        ["schedule.one_of.plateau.schedule.one_of.plateau: plateau cannot be used inside another schedule."],
     ),
 }  # fmt: skip
 

@@ -184,8 +184,8 @@ def test_a_trial_outside_of_the_search_space_is_reported_and_the_study_begins_wi
     config = load(**sections)
     assert config.first.outside.startswith(reason)
     (note,) = opening_notes(config)
-    why = f"the file's trial is outside of the search space ({config.first.outside})"
-    assert note == f"begins with each family once: {why}"
+    why = f"the file's trial is outside the search space ({config.first.outside})"
+    assert note == f"the study begins with each family once: {why}"
     assert [each["schedule.name"] for each in config.first.params] == ["cosine", "constant", "plateau", "plateau"]
 
 
@@ -197,7 +197,9 @@ def test_a_choice_that_differs_from_trial_is_another_configuration(load: Any):
 
 def test_too_few_trials_for_all_families_are_reported_before(load: Any):
     (note,) = opening_notes(load("budget.trials=3"))
-    assert note == "3 trials are too few to try every family: schedule.plateau.schedule step may be left out"
+    assert (
+        note == "the budget (3 trials) cannot cover every family; these may be skipped: schedule.plateau.schedule step"
+    )
     assert opening_notes(load("budget.trials=4")) == [], "the baseline is of the last one"
 
 
@@ -251,7 +253,7 @@ def test_lengths_of_a_grid_that_are_the_same_number_of_steps_are_reported_before
     length = "search_space.schedule.one_of.cosine.decay_steps"
     few = load(*GRID, f"{length}={{low: 10%, high: 40%, step: 2%}}", sampler="grid")
     assert opening_notes(few) == [
-        "the grid repeats trainings: in 10 steps, the 16 values of schedule.cosine.decay_steps (%) are only 4 "
+        "the grid repeats runs: in 10 steps, the 16 values of schedule.cosine.decay_steps (%) are only 4 "
         "different lengths"
     ]
     mixed = load(*GRID, f"{length}={{choices: [3, 25%, 0.5 epochs, 6]}}", sampler="grid")

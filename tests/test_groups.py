@@ -197,11 +197,11 @@ def test_best_yaml_trains_the_same_by_lightning_cli(
         (("layers.15", '"*"'), r"trial.groups: .* is in the groups head and biases"),
         (("parameters: layers.15", "parameter: layers.15"), r"trial.groups.head.parameter: unknown key. Did you mean"),
         (("parameters: layers.15", "parameters: 15"), r"trial.groups.head.parameters: must be text or a list of texts"),
-        (("    head:", "    he.ad:"), r'trial.groups.he.ad: "he.ad" is not a valid name of a group. Use'),
+        (("    head:", "    he.ad:"), r'trial.groups.he.ad: "he.ad" is not a valid name for a group. Use'),
         (("    head:", "    name:"), r'trial.groups.name: "name" is not a valid name of a group'),
         (("initial_lr: 1e-2", "lr: 1e-2"), r"trial.groups.head.optimizer.lr: sgd has no argument lr. Did you"),
         (("initial_lr: 1e-2", "initial_lr: -1"), r"trial.groups: head: initial_lr > 0 must hold, but got"),
-        (("{initial_lr: 1e-2", "{name: adam, initial_lr: 1e-2"), r"head.optimizer.name: leave it out: the opt"),
+        (("{initial_lr: 1e-2", "{name: adam, initial_lr: 1e-2"), r"head.optimizer.name: remove it: the opt"),
         (("momentum: 0.9", "momentum: 0.9, nesterov: 1"), r"optimizer.nesterov: must be true or false"),
         (("sgd, initial_lr: 3e-3, momentum: 0.9", "adagrad, initial_lr: 3e-3"), r"adagrad has no argument momentum"),
         (
@@ -220,7 +220,7 @@ def test_best_yaml_trains_the_same_by_lightning_cli(
         (("  groups:", "  grupps:"), r"trial.grupps: unknown key. Did you mean groups\?"),
         (
             ("{name: mnist_cnn, channels: [2, 2, 2], hidden: [4, 4]}", '{name: "examples.plain_module:PlainModule"}'),
-            r"leave it out: a LightningModule configures its optimizer itself",
+            r"remove it: a LightningModule configures its own optimizer",
         ),
     ],
     ids=lambda value: re.sub(r"\W+", " ", value if isinstance(value, str) else value[1])[:40],

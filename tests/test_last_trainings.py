@@ -115,7 +115,7 @@ def test_more_seeds_and_the_same_command_keep_what_is_trained(finished: StudyFol
         ),
         (
             ("budget={trials: 9}", "final={trials: 1, seeds: 3}"),
-            "final: takes 9 trainings, so budget.trials must be above that (got 9); or lower trials or seeds.",
+            "final: takes 9 runs, so budget.trials must be above that (got 9); or lower trials or seeds.",
         ),
         (("final={trials: 1, seeds: 2}",), "final.seeds: must be a whole number from 3 to 1000 (got 2)."),
         (("final={best: 3}",), "final.best: unknown key. Known: seeds, trials."),

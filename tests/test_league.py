@@ -228,9 +228,9 @@ def test_shapes_are_the_middle_and_draws_that_more_shapes_do_not_change(tmp_path
     ("text", "message"),
     [
         ("contenders: 5\n", "contenders: must be {NAME: {schedule: ..., optimizer: ...}} (got 5)."),
-        ("contenders: {a: {model: {name: mlp}}}\n", "contenders.a: cannot replace model, in which all contenders are"),
+        ("contenders: {a: {model: {name: mlp}}}\n", "contenders.a: cannot replace model, which is the same for all"),
         ("contenders: {a: {schedule: cosine}}\n", "contenders.a: schedule must be {name: ..., argument: ...}"),
-        ("contenders: {constant: {averaging: {name: ema}}}\n", "search_space has a contender of that name"),
+        ("contenders: {constant: {averaging: {name: ema}}}\n", "search_space already has a contender of"),
         ("contenders: {a: {schedule: {name: cosin}}}\n", "contender a: trial.schedule.name"),
         ('contenders: {"a: b": {schedule: {name: constant}}}\n', 'must be text without ": "'),
     ],

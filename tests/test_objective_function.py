@@ -1,4 +1,4 @@
-"""Studies of an objective function: what is no training is asked, called, interrupted, recorded and reported."""
+"""Studies of an objective function: what is not a training run is asked, called, interrupted, recorded and reported."""
 
 import json
 import os
@@ -196,7 +196,7 @@ def test_what_needs_a_training_refuses_a_function(
     bowl: StudyFolder, command: Callable[[list[str]], int], arguments: list[str], message: str
 ):
     output = bowl.command(command, *arguments, expect=2)
-    assert f'{message}, and study "bowl" calls an objective function.' in output
+    assert f'{message}, but study "bowl" calls an objective function.' in output
     assert "Traceback" not in output
 
 

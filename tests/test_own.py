@@ -132,7 +132,7 @@ def test_without_jsonargparse_lightning_modules_says_what_to_install():
     [
         ("plain_module", "trial.model.neuron=8", "has no argument neuron. Did you mean neurons?"),
         ("plain_module", "trial.model.neurons=many", "trial.model.neurons: must be a whole number"),
-        ("plain_module", "trial.loss=mse", "leave it out: a LightningModule has a loss of its own"),
+        ("plain_module", "trial.loss=mse", "remove it: a LightningModule has a loss of its own"),
         ("plain_module", "trial.model.name=pytorch_lightning:LightningModule", "has no argument optimizer"),
         (
             "fashion",
@@ -140,8 +140,8 @@ def test_without_jsonargparse_lightning_modules_says_what_to_install():
             "objective.metric: must be train/acc, train/loss, val/acc or val/loss",
         ),
         ("fashion", "trial.model.name=examples.fashion:FashionCN", "Did you mean FashionCNN?"),
-        ("fashion", "trial.trainer.max_steps=10", "leave it out, or max_epochs"),
-        ("fashion", "trial.trainer.val_check_interval=10", "is for a training in steps"),
+        ("fashion", "trial.trainer.max_steps=10", "remove it or max_epochs"),
+        ("fashion", "trial.trainer.val_check_interval=10", "is for a length in steps"),
         ("tensorflow_cnn", "trial.trainer.val_check_interval=300", "must be a multiple of val_check_interval (300)"),
         ("wine", "trial.data.batchsize=3", "Did you mean batch_size?"),
     ],

@@ -178,7 +178,7 @@ class Empty(IrisDataModule):
 
 def test_data_of_unknown_length_can_be_studied_but_not_previewed():
     data = ["--set", "trial.data={name: 'tests.test_preview:Endless'}"]
-    message = "trial.data: its loader does not tell how many batches it has, so lengths must be in steps."
+    message = "trial.data: its loader does not report its number of batches, so lengths must be in steps."
     assert message in call(str(TINY), *data, expect=2)
     with contextlib.redirect_stdout(output := io.StringIO()):
         assert study_main([str(TINY), *data, "--dry-run"]) == 0
@@ -187,7 +187,7 @@ def test_data_of_unknown_length_can_be_studied_but_not_previewed():
 
 def test_data_without_a_training_batch_are_refused():
     data = ["--set", "trial.data={name: 'tests.test_preview:Empty'}"]
-    assert "trial.data: there is not one training batch" in call(str(TINY), *data, expect=2)
+    assert "trial.data: there is not a single training batch" in call(str(TINY), *data, expect=2)
 
 
 @pytest.mark.parametrize(

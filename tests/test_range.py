@@ -197,8 +197,8 @@ def test_a_value_is_changed_and_everything_else_stays(text: str, expected: str):
         ("search_space: {a: 1}", "search_space is written in one line"),
         ("{search_space: {}}", "the file is not written line by line"),
         ("search_space:\n  optimizer: {one_of: {}}", "optimizer itself is searched"),
-        ("search_space:\n  optimizer.initial_lr:\n    low: 1  # why\n    high: 2", "comments inside of the value"),
-        ("search_space:\n  optimizer.initial_lr:  # why\n    low: 1", "comments inside of the value"),
+        ("search_space:\n  optimizer.initial_lr:\n    low: 1  # why\n    high: 2", "comments inside the value"),
+        ("search_space:\n  optimizer.initial_lr:  # why\n    low: 1", "comments inside the value"),
     ],
 )
 def test_a_file_that_cannot_be_changed_with_care_is_left_alone(text: str, reason: str):

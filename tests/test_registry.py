@@ -158,8 +158,8 @@ def test_a_full_name_resolves_to_the_object_that_python_imports(user: Path) -> N
         ("data", "users_own:Net", '"users_own:Net" is not a LightningDataModule.'),
         ("schedule", "users_own:Net", '"users_own:Net" is not a lightning_modules.Schedule.'),
         ("schedule", "torch.optim:NAdam", '"torch.optim:NAdam" is not a lightning_modules.Schedule.'),
-        ("optimizer", "users_own:Data", '"users_own:Data" is not a maker of optimizers.'),
-        ("optimizer", "users_own:NoLr", '"users_own:NoLr" <no argument> initial_lr, which a schedule multiplies.'),
+        ("optimizer", "users_own:Data", '"users_own:Data" is not a factory of optimizers.'),
+        ("optimizer", "users_own:NoLr", '"users_own:NoLr" <no argument> initial_lr for a schedule to multiply.'),
     ],
 )
 def test_a_name_that_leads_nowhere_is_refused(user: Path, kind: str, name: str, message: str) -> None:
@@ -382,7 +382,7 @@ def test_the_seed_of_a_trial_is_given_to_the_data_that_takes_it(user: Path) -> N
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"name": "users_own:make_nothing"}, "users_own:make_nothing makes a NoneType, not a torch.nn.Module"),
+        ({"name": "users_own:make_nothing"}, "users_own:make_nothing builds a NoneType, not a torch.nn.Module"),
         ({"name": "users_own:Net", "width": "x"}, 'width <whole number> (got "x")'),
         ({"name": "users_own:Odd"}, "missing 1 required positional argument: 'width'"),
     ],
@@ -411,7 +411,7 @@ def test_an_optimizer_is_tried_on_a_parameter(user: Path) -> None:
     assert rehearse("optimizer", {"name": "users_own:Settings", "initial_lr": 0.1}).initial_lr == 0.1
     with pytest.raises(ValueError, match="Invalid epsilon value: -1"):
         rehearse("optimizer", {"name": "torch.optim:NAdam", "initial_lr": 0.1, "eps": -1.0})
-    with pytest.raises(ValueError, match="makes a str of parameters, not a torch"):
+    with pytest.raises(ValueError, match="builds a str from parameters, not a torch"):
         rehearse("optimizer", {"name": "users_own:NoOptimizer", "initial_lr": 0.1})
 
 

@@ -60,8 +60,8 @@ def test_a_later_trial_continues_if_it_is_among_the_best_of_its_rung():
     ("options", "wrong"),
     [
         ("starts: 30", "pruner.starts: must be at most 20 (got 30): the budget has 20 trials."),
-        ("epochs: [2, 1]", "pruner.epochs: must rise, and end before the shortest training"),
-        ("epochs: [3]", "pruner.epochs: must rise, and end before the shortest training"),
+        ("epochs: [2, 1]", "pruner.epochs: must be increasing, and end before the shortest run"),
+        ("epochs: [3]", "pruner.epochs: must be increasing, and end before the shortest run"),
         ("reduction_factor: 1", "pruner.reduction_factor: "),
     ],
 )
@@ -75,7 +75,7 @@ def test_rungs_need_a_budget_that_is_left_with_a_whole_training():
     options = ["budget={epochs: 30}", "pruner={name: rungs, starts: 20}"]
     with pytest.raises(BadInputError, match=r"pruner\.starts: must be at most 1"):
         load_study(str(TINY), options)
-    with pytest.raises(BadInputError, match=r"pruner\.epochs: needs trainings of 2 epochs or more"):
+    with pytest.raises(BadInputError, match=r"pruner\.epochs: needs runs of at least 2 epochs"):
         load_study(str(TINY), ["trial.trainer.max_epochs=1", "pruner={name: rungs}"])
 
 
@@ -108,14 +108,14 @@ def test_a_given_trial_is_not_compared():
         (
             31,
             4,
-            "pruner.name: rungs need 6 epochs, for a first trial and a whole training, but the budget has 31 epochs, "
+            "pruner.name: rungs need 6 epochs, for a first trial and a full run, but the budget has 31 epochs, "
             "of which final takes 27, so 4 are left. Raise budget.epochs, lower final.trials or final.seeds, or ",
         ),
         (
             40,
             8,
             "pruner.starts: must be at most 7 (got 8): the budget has 40 epochs, of which final takes 27, so 13 are "
-            "left, and must be enough for a whole training as well.",
+            "left, and must be enough for a full run as well.",
         ),
     ],
 )

@@ -196,7 +196,7 @@ def test_what_needs_one_best_trial_asks_for_it(two: StudyFolder, monkeypatch: py
     card = (two.path / f"two-{best}" / "README.md").read_text()
     assert "searched for the highest val/acc and the lowest parameters in 9 trials" in card
     assert re.search(r"\| parameters \| [0-9,]+ \| parameters of the network \|", card)
-    said = 'compares trials by one objective, and study "two" has val/acc and parameters.'
+    said = 'compares trials by a single objective, but study "two" has val/acc and parameters.'
     assert f"a confirmation {said}" in two.command(confirm, "two", *INLINE, expect=2)
     assert f"a league {said}" in two.command(league, "two.yaml", *INLINE, expect=2)
 
@@ -216,20 +216,20 @@ def test_a_continued_study_suggests_what_an_undisturbed_one_does(folder: StudyFo
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (["objective=[{metric: val/acc}]"], "--set: objective: a list has two objectives or more"),
+        (["objective=[{metric: val/acc}]"], "--set: objective: a list needs two or more objectives"),
         (["objective=[{metric: parameters, direction: minimize}, {metric: val/acc}]"],
          'objective[0].metric: must be train/acc, train/loss, val/acc or val/loss (got "parameters")'),
         (["objective=[{metric: val/acc}, {metric: parameters}]"],
-         "objective[1].direction: required: parameters is better when it falls; write minimize."),
-        (["objective=[{metric: val/acc}, {metric: val/acc}]"], "objective[1].metric: val/acc is an objective already."),
+         "objective[1].direction: required: lower values of parameters are better; write minimize."),
+        (["objective=[{metric: val/acc}, {metric: val/acc}]"], "objective[1].metric: val/acc is already an objective."),
         (["objective=[{metric: val/acc}, {metric: val/loss, direction: minimize, epoch: best}]"],
-         "objective[1].epoch: leave it out: the values of all objectives are of one epoch"),
+         "objective[1].epoch: remove it: the values of all objectives come from the same epoch"),
         (["sampler={name: curve}"], "curve compares trials by one objective; with several, use gp, grid, nsga2, qmc"),
         (["sampler={name: cmaes}"], "cmaes compares trials by one objective"),
-        (["pruner={name: median}"], "median compares trials by one objective; with several, there is no pruner"),
+        (["pruner={name: median}"], "median compares trials by one objective; there is no pruner for several"),
         (["pruner={name: rungs}"], "rungs compares trials by one objective"),
-        (["budget.until=0.1"], "the expected gain compares trials by one objective; leave it out with several."),
-        (["final={trials: 2}"], "what trains the best again compares trials by one objective; leave it out"),
+        (["budget.until=0.1"], "the expected gain needs a single objective; remove it."),
+        (["final={trials: 2}"], "retraining the best trial needs a single objective; remove it"),
     ],
 )  # fmt: skip
 def test_what_compares_trials_by_one_objective_is_refused(change: list[str], expected: str, tmp_path: Path):

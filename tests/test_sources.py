@@ -61,8 +61,8 @@ def test_a_change_is_reported_once_with_the_first_trial_after_it():
     assert (len(history), note) == (1, "")
     history, note = with_sources(history, Sources(5, "b", {"x.py": "2", "z.py": "1"}))
     assert note == (
-        "since trial #4 x.py, y.py and z.py changed, and the commit is b, and was a: later trials may differ for that "
-        "reason"
+        "since trial #4 x.py, y.py and z.py changed, and the commit is b, and was a: later trials may differ for "
+        "this reason"
     )
     history, note = with_sources(history, Sources(8, "b", {"x.py": "2", "z.py": "1"}))
     assert note == ""
@@ -85,7 +85,7 @@ def test_a_study_reports_which_of_its_modules_changed_since_which_trial(folder: 
     assert "changed" not in folder.call(*options, "--trials", "2", study="beside.yaml")
     (folder.path / "changing_net.py").write_text(NET.replace("Linear(4, 3)", "Linear(4, 3, bias=False)"))
     output = folder.call(*options, "--trials", "3", study="beside.yaml")
-    assert "note: since trial #1 changing_net.py changed: later trials may differ for that reason" in output
+    assert "note: since trial #1 changing_net.py changed: later trials may differ" in output
     assert "changed" not in folder.call(*options, "--trials", "4", study="beside.yaml")
     output = folder.command(replay, "beside", "--trial", "0", expect=1)
     assert "  changing_net.py changed" in output

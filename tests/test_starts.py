@@ -130,7 +130,7 @@ def test_a_prior_outside_of_its_range_is_refused(prior: str, wrong: str):
 
 def test_a_prior_is_refused_where_nothing_is_drawn_at_random():
     (found,) = faults(PRIOR, "sampler={name: qmc}")
-    assert "qmc draws nothing at random, so a prior is of no use (optimizer.initial_lr has one)" in found
+    assert "qmc makes no random draws, so the prior on optimizer.initial_lr has no effect" in found
 
 
 # -- earlier studies ---------------------------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ def test_a_start_from_a_study_that_is_not_there_or_has_no_result_is_refused(copi
     assert "Did you mean short?" in output
     assert attributes(copied, "next", "identity") is None, "nothing is created"
     (own, odd) = faults("start={studies: [tiny, A B]}")
-    assert own == "--set: start.studies[0]: is the study itself; name others."
+    assert own == "--set: start.studies[0]: is the study itself; name other studies."
     assert odd == '--set: start.studies[1]: "A B" is not the name of a study.'
     (none,) = faults("start={studies: []}")
     assert none.startswith("--set: start.studies: ")

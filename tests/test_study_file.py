@@ -102,7 +102,7 @@ def test_a_file_without_a_mapping_at_the_top_is_refused(text: str, found: str) -
             "name: 'x\n\n",
             "1: while scanning a quoted scalar that begins here: found unexpected end of stream (line 3).",
         ),
-        ("name: x\n---\nname: y\n", "2: a second YAML document begins here; write one."),
+        ("name: x\n---\nname: y\n", "2: a second YAML document begins here; write a single one."),
         ("name: x\n...\nname: y\n", "3: expected '<document start>', but found '<block mapping start>'."),
         ("name: x\nbudget: \x07\n", "2: the character U+0007 is not allowed."),
         ('name: x\nbudget: "\\UFFFFFFFF"\n', "2: a number in an escape or in %YAML is too large."),
@@ -176,7 +176,7 @@ def test_all_faults_are_reported_at_once_in_the_order_of_the_lines() -> None:
 def test_of_many_faults_a_hundred_are_reported() -> None:
     found = faults("".join(f"k{index}: .inf\n" for index in range(3000)))
     assert len(found) == 101
-    assert found[-1] == "... and perhaps more; correct these first."
+    assert found[-1] == "... and possibly more; fix these first."
 
 
 @pytest.mark.parametrize(
@@ -342,7 +342,7 @@ def test_the_last_of_several_assignments_counts() -> None:
         ("name", "--set name: write it as dotted.path=value."),
         ("=3", "--set : write it as dotted.path=value."),
         ("", "--set : write it as dotted.path=value."),
-        ("name=", "--set name: the value is missing; write null if none is meant."),
+        ("name=", "--set name: the value is missing; write null if that is intended."),
         ("name=[1", "--set name: while parsing a flow sequence (line 1): expected ',' or ']', but got '<stream end>'."),
         ("name=.inf", "--set name: <finite> (got .inf)."),
         ("name={a: 1, a: 2}", "--set name: a: given twice."),

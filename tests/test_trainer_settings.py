@@ -109,8 +109,8 @@ EARLY = "{name: early_stopping, monitor: val/loss, patience: 1, min_delta: 10}"
         ("{max_epochs: 4, limit_train_batches: 1.5}", [
             "limit_train_batches: <whole number> of at least 1, a number above 0 and at most 1 or null (got 1.5)."]),
         ("{max_steps: 4, val_check_interval: 2, limit_train_batches: 2, check_val_every_n_epoch: 2}", [
-            "limit_train_batches: is for a training in epochs; with max_steps, val_check_interval says it.",
-            "check_val_every_n_epoch: is for a training in epochs; with max_steps, val_check_interval says it."]),
+            "limit_train_batches: is for a length in epochs; with max_steps, use val_check_interval.",
+            "check_val_every_n_epoch: is for a length in epochs; with max_steps, use val_check_interval."]),
         ("{max_epochs: 4, check_val_every_n_epoch: 3}", [
             "max_epochs: must be a multiple of check_val_every_n_epoch (3), but can be 4."]),
         ("{max_epochs: 4, gradient_clip_algorithm: value}", [
@@ -139,7 +139,7 @@ EARLY = "{name: early_stopping, monitor: val/loss, patience: 1, min_delta: 10}"
             'callbacks[0].name: "torch.nn:Linear" is not a Callback of pytorch_lightning.']),
         ("{max_epochs: 4, callbacks: [{name: 'pytorch_lightning.callbacks:ModelCheckpoint'}]}", [
             "callbacks[0]: a study cannot have pytorch_lightning.callbacks:ModelCheckpoint: a study saves and "
-            "continues its trainings by itself; objective.epoch says whose weights are kept."]),
+            "resumes its runs automatically; objective.epoch says which weights are kept."]),
     ],
 )  # fmt: skip
 def test_a_wrong_setting_is_refused(trainer: str, expected: list[str]):
@@ -310,8 +310,8 @@ def test_replay_repeats_what_the_clock_or_a_callback_has_ended(folder: StudyFold
 @pytest.mark.parametrize(
     ("trainer", "reason"),
     [
-        (f"{{max_epochs: 4, callbacks: [{EARLY}]}}", "their callbacks watch one training"),
-        ("{max_epochs: 4, max_time: 1h}", "max_time is the time of one training"),
+        (f"{{max_epochs: 4, callbacks: [{EARLY}]}}", "their callbacks watch a single run"),
+        ("{max_epochs: 4, max_time: 1h}", "max_time is the time of a single run"),
     ],
 )
 def test_trials_that_cannot_be_one_model_say_why(trainer: str, reason: str, folder: StudyFolder):
@@ -325,7 +325,7 @@ def test_a_confirmation_trains_one_by_one_if_a_single_configuration_has_to_be_al
     study = load_study("x.yaml")
     candidates = {"free": config("{max_epochs: 3}"), "limited": config("{max_epochs: 3, max_time: 1h}")}
     confirmation = ReplicationStudy.of(study, "x-confirm", candidates, [1, 2], {})
-    assert confirmation.why_alone == "max_time is the time of one training"
+    assert confirmation.why_alone == "max_time is the time of a single run"
     assert not ReplicationStudy.of(study, "x-confirm", {"free": candidates["free"]}, [1, 2], {}).why_alone
 
 

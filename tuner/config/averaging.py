@@ -13,7 +13,7 @@ __all__ = ["averaging_optimizers", "unaveraged_monitors"]
 
 
 def averaging_optimizers(optimizer: Template) -> list[str]:
-    """Return the names of the optimizers of a checked template that average the weights by themselves."""
+    """Return the names of the optimizers of a checked template that do their own averaging of the weights."""
     first = {values["name"]: Component.from_values(values) for values in reversed(corners(optimizer))}
     return [name for name, each in first.items() if has_switch(registry.sample_optimizer(each.build("optimizer")))]
 

@@ -1,4 +1,4 @@
-"""The budget of a study: a number of trials, the training of all of them together, or time."""
+"""The budget of a study: a number of trials, their total amount of training, or time."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ UNITS: tuple[Literal["epochs"], Literal["steps"]] = ("epochs", "steps")
 
 OPPONENTS = 2  # the study's own trial, and a constant lr
 MOST_BY_DEFAULT = 3
-"""Unless the file says otherwise, the last trainings take at most one part in so many of the budget."""
+"""Unless the file says otherwise, the final runs may take at most 1/N of the budget."""
 
 Fault = Callable[[Keys, str], None]
 """Takes the path of a fault and its message."""
@@ -59,31 +59,31 @@ class Budget:
 
 @dataclass(frozen=True)
 class Final:
-    """The section ``final`` of a study file: the last trainings of a study, with fresh seeds.
+    """The section ``final`` of a study file: the final runs of a study, with fresh seeds.
 
     Args:
-        trials: How many of the best trials are trained again, besides the study's own trial and a constant lr; 0 for no
-            last trainings.
+        trials: How many of the best trials are retrained, in addition to the study's own trial and a constant lr; 0 for
+            no final runs.
         seeds: Number of seeds for each.
     """
 
     trials: Annotated[int, Field(ge=0, le=1000)] = 3
-    seeds: Annotated[int, Field(ge=3, le=1000)] = 3  # fewer decide nothing
+    seeds: Annotated[int, Field(ge=3, le=1000)] = 3  # fewer seeds cannot decide anything
 
     @property
     def trainings(self) -> int:
-        """Return the largest number of trainings."""
+        """Return the largest number of runs."""
         return (self.trials + OPPONENTS) * self.seeds if self.trials else 0
 
 
 @dataclass(frozen=True)
 class Allowance:
-    """The training that all trials of a study may have together, in epochs or in optimizer steps.
+    """The total training that all trials of a study may use, in epochs or in optimizer steps.
 
     Args:
         amount: How much it is.
         unit: The unit of both numbers.
-        longest: The longest training of the search space.
+        longest: The longest run of the search space.
     """
 
     amount: int
@@ -106,12 +106,12 @@ class Allowance:
 
 
 def evaluations(max_epochs: int, max_steps: int, val_check_interval: int) -> int:
-    """Return the number of validations of a training."""
+    """Return the number of validations of a run."""
     return max_epochs or max_steps // val_check_interval
 
 
 def longest_training(trainer: Mapping[str, Any], unit: Literal["epochs", "steps"] = "epochs") -> int:
-    """Return the length of the longest training of a search space.
+    """Return the length of the longest run of a search space.
 
     Args:
         trainer: The template of the trainer.
@@ -129,8 +129,8 @@ class Limits:
 
     Args:
         trials: The largest number of trials.
-        allowance: The training that all trials may have together; None for no limit.
-        final: The last trainings, which the other limits do not include; None for none.
+        allowance: The total training that all trials may use; None for no limit.
+        final: The final runs, which the other limits do not include; None if there are none.
     """
 
     trials: int = DEFAULT_TRIALS
@@ -139,7 +139,7 @@ class Limits:
 
     @property
     def kept(self) -> int:
-        """Return what the last trainings take, in the unit of the allowance; without an allowance, in trials."""
+        """Return what the final runs take, in the unit of the allowance; without an allowance, in trials."""
         trainings = self.final.trainings if self.final else 0
         return trainings * (self.allowance.longest if self.allowance else 1)
 
@@ -154,7 +154,7 @@ def read_limits(budget: Mapping[str, Any], final: Final | None, trainer: Mapping
         fault: Called for each fault.
     """
     if "until" in budget and not budget.keys() & {"trials", *UNITS}:
-        fault(("budget", "until"), "needs trials, epochs or steps as well: the most that the study may take.")
+        fault(("budget", "until"), "needs trials, epochs or steps as well, as an upper limit.")
     allowance = _read_allowance(budget, trainer, fault)
     trials = budget.get("trials", allowance.amount if allowance else DEFAULT_TRIALS)
     if final is None:
@@ -173,7 +173,7 @@ def read_limits(budget: Mapping[str, Any], final: Final | None, trainer: Mapping
         allowance = replace(allowance, amount=max(allowance.amount - cost, allowance.longest))
     if allowance is None or "trials" in budget:
         if trials <= final.trainings:
-            need = f"takes {final.trainings} trainings, so budget.trials must be above that"
+            need = f"takes {final.trainings} runs, so budget.trials must be above that"
             fault(("final",), f"{need} (got {trials}); or lower trials or seeds.")
         trials = max(1, trials - final.trainings)
     else:
@@ -184,13 +184,13 @@ def read_limits(budget: Mapping[str, Any], final: Final | None, trainer: Mapping
 def _read_allowance(budget: Mapping[str, Any], trainer: Mapping[str, Any], fault: Fault) -> Allowance | None:
     limits = {unit: budget[unit] for unit in UNITS if unit in budget}
     if len(limits) > 1:
-        fault(("budget", "steps"), "leave it out, or epochs: the training of all trials has one limit.")
+        fault(("budget", "steps"), "remove it or epochs: the total training has a single limit.")
         return None
     for unit, amount in limits.items():
         longest = longest_training(trainer, unit)
         if not longest:
-            fault(("budget", unit), "write epochs: the length of a training is in epochs (max_epochs).")
+            fault(("budget", unit), "write epochs: the length of a run is in epochs (max_epochs).")
         elif amount < longest:
-            fault(("budget", unit), f"must be at least the {longest} {unit} of one whole training (got {amount}).")
+            fault(("budget", unit), f"must be at least the {longest} {unit} of one full run (got {amount}).")
         return Allowance(amount, unit, max(1, longest))
     return None

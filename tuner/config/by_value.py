@@ -1,7 +1,7 @@
-"""Classes, functions and objects that trainings cannot import, such as those of a notebook: they are sent by value.
+"""Classes, functions and objects that runs cannot import, such as those of a notebook: they are sent by value.
 
-A study names its classes, and a training imports them by their names. What has no place to import it from is held here
-under its name. `Component` carries it to the process of a training, pickled by cloudpickle, and the folder of the study
+A study names its classes, and a training process imports them by their names. An object that cannot be imported is held
+here under its name. `Component` carries it to the training process, pickled by cloudpickle, and the folder of the study
 keeps it for later runs.
 """
 
@@ -21,7 +21,7 @@ from tuner.text import join_names
 __all__ = ["Copies", "Held", "digests", "find", "hold", "note", "pack", "receive", "select", "unpack"]
 
 MUCH = 10_000_000
-"""Bytes sent by value from which on the note to the user has their number."""
+"""Bytes sent by value above which the note to the user states their number."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def hold(name: str, target: Any) -> Held:
     try:
         content = cloudpickle.dumps(target)
     except Exception as error:  # from __reduce__ and the like of the user's classes
-        raise ValueError(f"{name} cannot be sent to a training: {in_a_line(error)}{place_of(error)}.") from error
+        raise ValueError(f"{name} cannot be sent to a training run: {in_a_line(error)}{place_of(error)}.") from error
     try:
         source = inspect.getsource(target).encode()
     except (OSError, TypeError):  # an object, or source that was not kept
@@ -131,10 +131,10 @@ def note(names: Iterable[str]) -> str:
         return ""
     verb, it = ("is", "it") if len(sent) == 1 else ("are", "they")
     text = (
-        f"{join_names(sent)} {verb} not in a module that trainings could import, so {it} {verb} sent to them by value, "
-        "and kept in the study's folder for later runs"
+        f"{join_names(sent)} {verb} not in a module that runs could import, so {it} {verb} sent to them by value, "
+        "and kept in the study's folder"
     )
     size = sum(len(each.content) for each in held.values())
     if size < MUCH:
         return text
-    return f"{text}; with the objects that {it} refer{'s' * (len(sent) == 1)} to, {size / 1e6:.0f} MB for each training"
+    return f"{text}; with the objects that {it} refer{'s' * (len(sent) == 1)} to, {size / 1e6:.0f} MB for each run"

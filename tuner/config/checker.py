@@ -2,7 +2,7 @@
 
 The file is first turned into nodes: values with their paths. The entries of `search_space` replace values of `trial`,
 and the tree is then checked against the signatures of the named classes. The result is a template (see
-`tuner.config.search_space`); every fault is recorded in the document.
+`tuner.config.search_space`); every error is recorded in the document.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ class Checker:
 
     Args:
         document: The document, which records the faults.
-        lengths: Returns the possible lengths of trainings; its argument is whether unknown lengths are a fault.
+        lengths: Returns the possible lengths of runs; its argument is whether unknown lengths are an error.
     """
 
     def __init__(self, document: Document, lengths: Callable[[bool], Sequence[Length]] = lambda needed: ()) -> None:
@@ -87,7 +87,7 @@ class Checker:
         Args:
             signature: The known keys.
             node: The section.
-            refused: Other keys that a user may try, and why they are refused.
+            refused: Other keys that a user might try, and why they are refused.
         """
         nodes = self.mapping(node)
         for key, reason in (refused or {}).items():
@@ -168,19 +168,19 @@ class Checker:
             return name, None
         wanted = tuple(each for each in members(hint) if is_schedule(each))
         if wanted and isinstance(target, type) and not issubclass(target, wanted):
-            self._fault(path, f"{name} cannot stand inside another schedule.")
+            self._fault(path, f"{name} cannot be used inside another schedule.")
             return name, None
         return name, signature
 
     def _without_name(self, kind: str, nodes: Nodes) -> Nodes:
         """Return the arguments of a component."""
         if kind == "data" and "seed" in nodes:
-            self._fault(nodes["seed"].path, "leave it out: the one seed of a trial is trial.seed.")
+            self._fault(nodes["seed"].path, "remove it: the only seed of a trial is trial.seed.")
             return {key: node for key, node in nodes.items() if key not in ("name", "seed")}
         return {key: node for key, node in nodes.items() if key != "name"}
 
     def overrides(self, kind: str, names: Iterable[str], node: Node) -> dict[str, Any]:
-        """Check arguments that replace those of a component, which has each of the names.
+        """Check arguments that replace those of a component, for each name that it can have.
 
         Args:
             kind: A key of `registry.KINDS`.
@@ -189,7 +189,7 @@ class Checker:
         """
         nodes, values = self.mapping(node, " of arguments"), {}
         if "name" in nodes:
-            self._fault(nodes["name"].path, f"leave it out: the {kind} is that of the trial.")
+            self._fault(nodes["name"].path, f"remove it: the {kind} is that of the trial.")
             return {}
         for name in names:
             with contextlib.suppress(ValueError):  # the check of the component reports an unknown name
@@ -223,7 +223,7 @@ class Checker:
     def _option(self, kind: str, name: str, choice: Node, base: Nodes, hint: Any) -> dict[str, Any]:
         nodes = {} if choice.value is None else self.mapping(choice, " of arguments")
         if "name" in nodes:
-            self._fault(nodes["name"].path, "leave it out: the name of a choice is its key.")
+            self._fault(nodes["name"].path, "remove it: the name of a choice is its key.")
         if "name" in base and base["name"].value == name:  # values of trial apply unless the choice has its own
             nodes = {**base, **nodes}
         values = self._named(kind, {**nodes, "name": Node(name, choice.path)}, choice.path, hint)
@@ -261,7 +261,7 @@ class Checker:
     def _rehearsals(
         self, kind: str, cases: Sequence[tuple[Mapping[str, Any], Nodes]], whole: bool
     ) -> Iterator[tuple[Mapping[str, Any], Nodes, Sequence[int]]]:
-        """Yield values with lengths in steps, for each possible length of the training, and the steps to try."""
+        """Yield values with lengths in steps, for each possible length of a run, and the steps to try."""
         for values, places in cases:
             relative = kind in WITH_LENGTHS and bool(relative_lengths(values, kind, kind))
             free = kind == "schedule" and whole and _is_free(values)
@@ -292,7 +292,7 @@ class Checker:
         raw = node.raw
         if isinstance(raw, dict):
             if node.searched and "one_of" in raw:
-                self._fault(node.path, f"one_of is for what has a name; write {_FORM_OF_SPEC}.")
+                self._fault(node.path, f"one_of is for named components; write {_FORM_OF_SPEC}.")
                 return None
             if node.searched and (is_spec(raw) or check_value(hint, raw)):
                 return self._spec(hint, raw, node.path)
@@ -332,7 +332,7 @@ class Checker:
         return spec
 
     def forms(self, node: Node) -> None:
-        """Check the form of ranges and choices whose argument is unknown, so that all faults are reported together."""
+        """Check the form of ranges and choices whose argument is unknown, so that all errors are reported together."""
         raw = node.raw
         if node.path in self._looked_at:
             return
@@ -347,7 +347,7 @@ class Checker:
             self.forms(each)
 
     def _without_unit(self, raw: Mapping[str, Any], path: Keys) -> tuple[Mapping[str, Any], str]:
-        """Return a range of lengths as numbers, and their unit; an empty unit, and a fault, if the units differ."""
+        """Return a range of lengths as numbers, and their unit; an empty unit, and an error, if the units differ."""
         bounds = [key for key in ("low", "high", "step") if key in raw]
         lengths = [length for length in (parse_length(raw[key]) for key in bounds) if length]
         units = {unit for _, unit in lengths}
@@ -391,7 +391,7 @@ class Checker:
             self._nowhere(place, base, parts, node.path)
             return
         if base is not None and is_spec(node.value) and self._document.is_from_command_line(base.path):
-            self._fault(base.path, f"is searched; add --set {dotted(node.path)}=null to search it no more.")
+            self._fault(base.path, f"is searched; add --set {dotted(node.path)}=null to stop searching it.")
         place.put(parts[-1], Node(node.value, node.path, base or Node({}, node.path)))
 
     def _nowhere(self, place: Node, found: Node | None, parts: list[str], path: Keys) -> None:
@@ -400,7 +400,7 @@ class Checker:
             known = place.value if isinstance(place.value, dict) else [str(index) for index in range(len(place.value))]
             self._fault(path, f"trial has no {where}.{_alternatives(parts[-1], known)}")
         elif found.searched:
-            self._fault(path, f"{where} is searched itself: put this into {dotted(found.path)}.")
+            self._fault(path, f"{where} itself is searched: put this into {dotted(found.path)}.")
         else:
             self._fault(path, f"trial.{where} is not a mapping (got {shown(found.raw)}).")
 
@@ -431,4 +431,4 @@ def _try(kind: str, values: Mapping[str, Any], steps: Sequence[int], metrics: Se
 
 
 def _alternatives(key: str, known: Collection[str]) -> str:
-    return did_you_mean(key, known) or (f" Known: {listed(known)}." if known else " It has none.")
+    return did_you_mean(key, known) or (f" Known: {listed(known)}." if known else " There are none.")

@@ -1,4 +1,4 @@
-"""A component of a trial: a registered name and its arguments, among which can be further components."""
+"""A component of a trial: a registered name and its arguments, which may include further components."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -48,7 +48,7 @@ class Component:
         vars(self).update(state)
 
     def build(self, kind: str, **extra: Any) -> Any:
-        """Build the object that the name and the arguments stand for; of one of torch's optimizers, its maker.
+        """Build the object that the name and the arguments stand for; for one of torch's optimizers, its factory.
 
         An objective function is returned with its arguments, to be called with a trial.
 
@@ -77,11 +77,11 @@ class Component:
 
         Args:
             kind: A key of `registry.KINDS`.
-            plain: Applied to the type and the value of an argument that is no schedule.
+            plain: Applied to the type and the value of an argument that is not a schedule.
             nested: Applied to a schedule.
 
         Raises:
-            ValueError: If `plain` raises one; the name of the argument stands before its message.
+            ValueError: If `plain` raises one; the name of the argument precedes its message.
         """
 
         def mapped(key: str, hint: Any, value: Any) -> Any:
@@ -101,7 +101,7 @@ class Component:
 
         Args:
             kind: A key of `registry.KINDS`.
-            path: Where the component stands.
+            path: The place of the component.
         """
 
         def leaves(path: str, hint: Any, value: Any) -> Iterator[tuple[str, Any, Any]]:
@@ -139,12 +139,12 @@ def rehearse(kind: str, values: Mapping[str, Any], steps: Iterable[int] = (0,)) 
     made = _without_memory(component) if kind == "model" else component.build(kind, **given)
     bases, wanted = registry.BASES[kind]
     if not isinstance(made, bases):
-        raise ValueError(f"{component.name} makes a {type(made).__name__}, not {wanted}")
+        raise ValueError(f"{component.name} builds a {type(made).__name__}, not {wanted}")
     if kind == "optimizer":
         optimizer = registry.sample_optimizer(made)
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise ValueError(
-                f"{component.name} makes a {type(optimizer).__name__} of parameters, not a torch.optim.Optimizer"
+                f"{component.name} builds a {type(optimizer).__name__} from parameters, not a torch.optim.Optimizer"
             )
     schedule = made.schedule if isinstance(made, Plateau) else made
     if isinstance(schedule, Schedule):

@@ -19,7 +19,7 @@ from lightning_modules.schedules.formula import FUNCTIONS, OPERATORS
 __all__ = ["LENGTHS", "Constraint", "RandomSuggester", "paths_of"]
 
 LENGTHS = ("steps", "epochs")
-"""Names of the length of a training in expressions."""
+"""Names of the length of a run in expressions."""
 
 LONGEST = 1000
 GRAMMAR = (ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.IfExp, ast.Call, ast.Constant)
@@ -35,8 +35,8 @@ class Constraint:
 
     Args:
         text: The expression: dotted paths in a trial, numbers, texts in quotes, ``steps`` and ``epochs`` for the length
-            of the training, ``+ - * / // % **``, comparisons, ``and``, ``or``, ``not``, ``a if b else c``, and the
-            functions of a schedule's formula. Lengths of schedules are in steps.
+            of the run, ``+ - * / // % **``, comparisons, ``and``, ``or``, ``not``, ``a if b else c``, and the functions
+            of a schedule's formula. Lengths of schedules are in steps.
 
     >>> constraint = Constraint("schedule.steps < 0.2 * steps")
     >>> constraint.holds({"schedule": {"steps": 5}}, {"steps": 100}), constraint.holds({"schedule": {}}, {"steps": 100})
@@ -56,15 +56,15 @@ class Constraint:
 
     @property
     def needs_length(self) -> bool:
-        """Return whether it depends on the length of the training."""
+        """Return whether it depends on the length of the run."""
         return not self.paths.isdisjoint(LENGTHS)
 
     def holds(self, values: Mapping[str, Any], lengths: Mapping[str, float]) -> bool:
-        """Return whether it holds. It does for a trial that does not have one of its paths.
+        """Return whether it holds. It does for a trial that lacks one of its paths.
 
         Args:
             values: The nested values of the trial.
-            lengths: The length of the training, by the names in `LENGTHS`.
+            lengths: The length of the run, by the names in `LENGTHS`.
 
         Raises:
             ValueError: If it cannot be evaluated with the values.
@@ -171,7 +171,7 @@ def _parsed(text: str) -> tuple[ast.expr, Mapping[str, str]]:
 
 
 class _Reader(ast.NodeTransformer):
-    """Replaces dotted paths by names, and refuses what an expression cannot have."""
+    """Replaces dotted paths by names, and refuses what an expression must not contain."""
 
     def __init__(self) -> None:
         self.names: dict[str, str] = {}
@@ -198,7 +198,7 @@ class _Reader(ast.NodeTransformer):
         if not allowed:
             part = ast.unparse(node) if isinstance(node, ast.expr) else type(node).__name__
             known = ", ".join(["dotted paths in trial", *LENGTHS, *FUNCTIONS])
-            raise ValueError(f"has {part}, which a constraint cannot have; it can have {known}.")
+            raise ValueError(f"contains {part}, which is not allowed in a constraint; allowed: {known}.")
         return self.generic_visit(node)
 
 
@@ -211,4 +211,4 @@ def _path(node: ast.expr) -> str:
             return f"{_path(inner)}.{name}"
         case ast.Subscript(value=inner, slice=ast.Constant(value=int() as index)):
             return f"{_path(inner)}.{index}"
-    raise ValueError(f"has {ast.unparse(node)}, which is not a dotted path in trial.")
+    raise ValueError(f"contains {ast.unparse(node)}, which is not a dotted path in trial.")

@@ -1,6 +1,6 @@
 """The contenders of a league: which parts of a trial they replace, their shapes, and their base lrs.
 
-Each option of ``search_space.schedule`` is a contender, or of several such choices (schedule, optimizer, averaging)
+Each option of ``search_space.schedule`` is a contender, or, of several such choices (schedule, optimizer, averaging),
 each combination. The section ``contenders`` names others::
 
     contenders:
@@ -38,7 +38,7 @@ UNUSED = ("budget", "final", "enqueue", "start", "constraints")
 CONSTANT = "constant"
 MOST_TRIES = 100
 STEP = 2.0
-"""Ratio of neighbouring base lrs around an lr for which the file has no range."""
+"""Ratio of neighbouring base lrs around an lr for which the file gives no range."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Contender:
         larger count only adds shapes.
 
         Args:
-            count: The largest number; there are fewer if the search space has no more.
+            count: The largest number; there are fewer if the search space does not contain more.
             seed: The seed of the draws.
 
         Raises:
@@ -106,7 +106,7 @@ def unused_sections(study: StudyConfig) -> list[str]:
 
 
 def unsearched(study: StudyConfig) -> list[str]:
-    """Return what a study file searches and a league does not, as it is the same for all contenders."""
+    """Return what a study file searches and a league does not, because it is the same for all contenders."""
     return [path for path in study.values.get("search_space") or {} if path.partition(".")[0] not in SEARCHED]
 
 
@@ -133,10 +133,10 @@ def read_contenders(study: StudyConfig, file: str, lrs: int) -> list[Contender]:
         except BadInputError as error:
             for fault in error.faults:
                 faulty.setdefault(fault.removeprefix(f"{file}: contender {name}: "), []).append(name)
-    for fault, names in faulty.items():  # one of several contenders is in what they share, such as the data
+    for fault, names in faulty.items():  # an error of several contenders is in what they share, such as the data
         faults.append(f"contender {names[0]}: {fault}" if len(names) == 1 else fault)
     if len(named) == 1:
-        faults.append("contenders: there is only one; name another, such as one with {schedule: {name: constant}}.")
+        faults.append("contenders: there is only one; add another, such as one with {schedule: {name: constant}}.")
     if faults:
         raise BadInputError([f"{file}: {fault}" for fault in faults])
     return found
@@ -156,11 +156,11 @@ def _named(study: StudyConfig, faults: list[str]) -> dict[str, Mapping[str, Any]
         return named
     for name, parts in (own or {}).items():
         if not isinstance(name, str) or not name or ": " in name:
-            faults.append(f'contenders: {shown(name)} is no name: it must be text without ": ".')
+            faults.append(f'contenders: {shown(name)} is not a valid name: it must be text without ": ".')
         elif wrong := _parts_fault(parts):
             faults.append(f"contenders.{name}: {wrong}")
         elif name in named:
-            faults.append(f"contenders.{name}: search_space has a contender of that name; give it another.")
+            faults.append(f"contenders.{name}: search_space already has a contender of that name; rename it.")
         else:
             named[name] = parts
     return named
@@ -172,7 +172,7 @@ def _parts_fault(parts: Any) -> str:
     if not isinstance(parts, Mapping) or not parts:
         return f"must replace parts of trial: {allowed} (got {shown(parts)})."
     if unknown := [key for key in parts if key not in PARTS]:
-        return f"cannot replace {join_names(unknown)}, in which all contenders are the same; it can replace {allowed}."
+        return f"cannot replace {join_names(unknown)}, which is the same for all contenders; it can replace {allowed}."
     wrong = next((key for key, part in parts.items() if not isinstance(part, Mapping) or "name" not in part), None)
     return f"{wrong} must be {{name: ..., argument: ...}} (got {shown(parts[wrong])})." if wrong else ""
 
@@ -225,7 +225,7 @@ def _contender(study: StudyConfig, file: str, name: str, parts: Mapping[str, Any
     checked = check_study(document, (), study.name, folder=study.folder, probe=study.probe)
     spec = checked.trial["optimizer"].get(INITIAL_LR)
     if spec is None:
-        fault = f"{checked.trial['optimizer']['name']} has no initial_lr that could be compared."
+        fault = f"{checked.trial['optimizer']['name']} has no initial_lr to compare."
         raise BadInputError([f"{file}: contender {name}: {fault}"])
     return Contender(name, checked, _base_lrs(spec, lrs, is_fixed=has_own_lr))
 

@@ -20,6 +20,8 @@ from tuner.errors import BadInputError, place_of, reason_of
 
 __all__ = ["DatasetInfo", "DatasetProbe", "limited"]
 
+NUMBERS = "give the weights as numbers"
+
 
 @dataclass(frozen=True)
 class DatasetInfo:
@@ -57,7 +59,7 @@ class DatasetProbe:
             with _loaded(values, "trial.data") as data:
                 batches = _count(data.train_dataloader())
                 if batches == 0:
-                    raise ValueError("there is not one training batch")
+                    raise ValueError("there is not a single training batch")
                 digest = data.digest() if hasattr(data, "digest") else ""
                 self._seen[key] = DatasetInfo(batches, digest, _count_images(data))
         return self._seen[key]
@@ -82,7 +84,7 @@ class DatasetProbe:
         return self._weights[key]
 
     def length(self, trial: Mapping[str, Any]) -> Length:
-        """Return the length of a trial's training.
+        """Return the length of a trial's run.
 
         Args:
             trial: Its values, of which ``data`` and ``trainer`` are used.
@@ -92,11 +94,11 @@ class DatasetProbe:
         """
         batches = self.info(trial["data"]).batches
         if batches is None:
-            reason = "its loader does not tell how many batches it has, so lengths must be in steps"
+            reason = "its loader does not report its number of batches, so lengths must be in steps"
             raise BadInputError([f"trial.data: {reason}."])
         trainer = trial["trainer"]
         batches = limited(batches, trainer.get("limit_train_batches"))
-        # As in Lightning: the last batches of an epoch make a step, however few they are.
+        # As in Lightning: the last batches of an epoch make a step, even if they are fewer.
         steps_per_epoch = -(-batches // trainer.get("accumulate_grad_batches", 1))
         return Length(steps_per_epoch, trainer.get("max_epochs", 0), trainer.get("max_steps", 0))
 
@@ -106,14 +108,14 @@ def _loaded(values: Mapping[str, Any], place: str) -> Iterator[LightningDataModu
     """Fetch and load a data set.
 
     Raises:
-        BadInputError: If that fails, or what is done with it.
+        BadInputError: If that fails, or the use of the data does.
     """
     try:
         data = Component.from_values(values).build("data", seed=0)
         data.prepare_data()
         data.setup("fit")
         yield data
-    except (Exception, SystemExit) as error:  # of the network, the disk, or the user's data module
+    except (Exception, SystemExit) as error:  # from the network, the disk, or the user's data module
         text = str(error) if isinstance(error, DataError) else reason_of(error)
         raise BadInputError([f"{place}: {text}{place_of(error)}"]) from error
 
@@ -122,21 +124,21 @@ def _training_labels(loader: Any) -> Tensor:
     """Return the labels of all training examples, each once.
 
     Raises:
-        ValueError: If they cannot be known.
+        ValueError: If they cannot be determined.
     """
     if isinstance(loader, TensorLoader):
         return loader.labels
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
-        raise ValueError("the training data must be a torch DataLoader of a data set with a length; give numbers")
+        raise ValueError(f"class_weights: balanced needs a torch DataLoader of a data set with a length; {NUMBERS}")
     batches: Any = loader.batch_sampler  # None with batch_size=None: each item of the data set is a batch
     sampler = batches.sampler if type(batches) is BatchSampler else batches or loader.sampler
     if type(sampler) not in (RandomSampler, SequentialSampler) or len(sampler) != len(loader.dataset):  # type: ignore[arg-type]
-        raise ValueError(f"a {type(sampler).__name__} must not choose the training data; give numbers")
+        raise ValueError(f"class_weights: balanced cannot be computed with a {type(sampler).__name__}; {NUMBERS}")
     size = batches.batch_size if batches else None
     labels = []
     for batch in DataLoader(loader.dataset, batch_size=size, collate_fn=loader.collate_fn):
         if not (isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], Tensor)):
-            raise ValueError("a batch of the training data must be a pair of inputs and labels; give numbers")
+            raise ValueError(f"class_weights: balanced needs pairs of inputs and labels as batches; {NUMBERS}")
         if not batch[1].ndim:
             raise ValueError("labels must be int64 [batch]; with batch_size=None, an item of the data set is a batch")
         labels.append(batch[1])
@@ -144,7 +146,7 @@ def _training_labels(loader: Any) -> Tensor:
 
 
 def limited(batches: int, limit: int | float | None) -> int:
-    """Return how many batches of an epoch a training uses, as Lightning counts them.
+    """Return how many batches of an epoch a run uses, as Lightning counts them.
 
     Args:
         batches: All batches.
@@ -169,7 +171,7 @@ def _count(loader: Any) -> int | None:
 
 
 def _count_images(data: Any) -> int | None:
-    """Return the number of validation images without reading them, which may take long or, if iterable, never end."""
+    """Return the number of validation images without reading them, which may take long or never end."""
     try:
         loader = data.val_dataloader()
         if isinstance(loader, TensorLoader):

@@ -1,4 +1,4 @@
-"""The content of a study file, the line of every value, and the faults that were found."""
+"""The content of a study file, the line of every value, and the errors that were found."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ Keys = tuple[str | int, ...]
 
 @dataclass
 class Document:
-    """A study file: its content, the lines of its values, and its faults.
+    """A study file: its content, the lines of its values, and its errors.
 
     Args:
         name: The file as the user named it.
@@ -26,9 +26,9 @@ class Document:
         lines: Line of each key and item by its path, counted from 1; 0 for values that the command line set, -1
             for those that Python code gave.
         text: The text of the file, followed by what the command line set, as comments.
-        command_line: Name in messages of the place that has line 0.
-        faults: Line and message of each reported fault.
-        fault_count: Number of faults found, including those that were not reported because they follow from others.
+        command_line: Name of the place with line 0, in messages.
+        faults: Line and message of each reported error.
+        fault_count: Number of errors found, including those that were not reported because they follow from others.
     """
 
     name: str
@@ -41,12 +41,12 @@ class Document:
     _spoiled: set[Keys] = field(default_factory=set)
 
     def fault(self, path: Keys, message: str, *, spoils: bool = False) -> None:
-        """Record a fault, unless it follows from another.
+        """Record an error, unless it follows from another.
 
         Args:
             path: Its place.
-            message: The fault and its remedy.
-            spoils: Whether to suppress all other faults of this place, of what contains it and of what it contains.
+            message: The error and its remedy.
+            spoils: Whether to suppress all other errors at this place, in what contains it and in what it contains.
         """
         self.fault_count += 1
         if any(path[: len(other)] == other[: len(path)] for other in self._spoiled):
@@ -54,7 +54,7 @@ class Document:
         self.note(path, message, self._line(path), spoils=spoils)
 
     def note(self, path: Keys, message: str, line: int, *, spoils: bool = False) -> None:
-        """Record a fault at a line, even if it follows from another."""
+        """Record an error at a line, even if it follows from another."""
         if len(self.faults) >= MAX_FAULTS:
             return
         place = {COMMAND_LINE: self.command_line, NO_LINE: self.name}.get(line) or f"{self.name}:{line}"
@@ -65,14 +65,14 @@ class Document:
             self._spoiled.add(path)
 
     def check(self) -> None:
-        """Raise the faults, in the order of their lines.
+        """Raise the errors, in the order of their lines.
 
         Raises:
-            BadInputError: If there is any fault.
+            BadInputError: If there is any error.
         """
         if self.faults:
             messages = [message for _, message in sorted(self.faults, key=lambda fault: fault[0])]
-            more = ["... and perhaps more; correct these first."] if len(messages) >= MAX_FAULTS else []
+            more = ["... and possibly more; fix these first."] if len(messages) >= MAX_FAULTS else []
             raise BadInputError(messages + more)
 
     def put(self, parts: Sequence[str], value: Any) -> None:
@@ -108,7 +108,7 @@ class Document:
 
     @property
     def is_file(self) -> bool:
-        """Return whether it is a study file, and not a schedule that is given by options only."""
+        """Return whether it is a study file, and not a schedule given only by options."""
         return bool(self.name)
 
     def is_from_command_line(self, path: Keys) -> bool:

@@ -16,25 +16,25 @@ from tuner.text import shown
 __all__ = ["broken_by", "feasible", "read_constraints"]
 
 DRAWS = 2000
-"""Random draws after which a study is refused whose constraints none has satisfied."""
+"""Number of random draws after which a study is refused if none of them satisfied its constraints."""
 
 Fault = Callable[[Keys, str], None]
-"""Takes the path of a fault and its message."""
+"""Takes the path of an error and its message."""
 
 
 def read_constraints(raw: Any, template: Template, fault: Fault, lengths: Sequence[str]) -> tuple[Constraint, ...]:
-    """Return the constraints of a study file, and report those that are none.
+    """Return the constraints of a study file, and report those that are not valid.
 
     Args:
         raw: The section ``constraints``; None if there is none.
         template: The template of the trials.
-        fault: Called for each fault.
+        fault: Called for each error.
         lengths: Names of the length of a trial.
     """
     if raw is None:
         return ()
     if not isinstance(raw, list) or not all(isinstance(each, str) for each in raw):
-        fault(("constraints",), f"must be a list of conditions, each a text (got {shown(raw)}).")
+        fault(("constraints",), f"must be a list of conditions, each of them text (got {shown(raw)}).")
         return ()
     known = {path for corner in corners(template) for path in paths_of(corner)}
     constraints = []
@@ -53,7 +53,7 @@ def read_constraints(raw: Any, template: Template, fault: Fault, lengths: Sequen
 
 
 def _near(path: str, known: Collection[str]) -> str:
-    """Return " Did you mean ...?" if a path of the same mapping is near, or a path of another if there is no such."""
+    """Return " Did you mean ...?" if a path of the same mapping is near, or else a path of another mapping."""
     parent, _, key = path.rpartition(".")
     siblings = {each.rpartition(".")[2]: each for each in known if each.rpartition(".")[0] == parent}
     if not siblings:
@@ -63,12 +63,12 @@ def _near(path: str, known: Collection[str]) -> str:
 
 
 def feasible(config: StudyConfig, has_trials: bool, fault: Fault) -> StudyConfig:
-    """Return a study whose grid has no more trials than points; report first trials that cannot be.
+    """Return a study whose grid has no more trials than points; report first trials that are not possible.
 
     Args:
         config: The study.
         has_trials: Whether its budget has a number of trials.
-        fault: Called for each fault.
+        fault: Called for each error.
     """
     try:
         if config.sampler.name == "grid":
@@ -79,7 +79,7 @@ def feasible(config: StudyConfig, has_trials: bool, fault: Fault) -> StudyConfig
         for number, given in enumerate(config.first.params):
             if broken := broken_by(config, given):
                 values = ", ".join(f"{name}={value}" for name, value in given.items())
-                fault(("constraints",), f"trial #{number}, which is to have {values}, does not satisfy {broken}.")
+                fault(("constraints",), f"trial #{number}, which is given {values}, does not satisfy {broken}.")
     except (BadInputError, ValueError) as error:
         fault(("constraints",), " ".join(error.faults) if isinstance(error, BadInputError) else f"{error}.")
     return config
@@ -96,14 +96,14 @@ def _feasible_grid(config: StudyConfig, has_trials: bool, fault: Fault) -> Study
 
 
 def broken_by(config: StudyConfig, given: Mapping[str, Any]) -> str:
-    """Return a constraint that trials with some given values do not satisfy; empty if one was found that does.
+    """Return a constraint that trials with some given values do not satisfy; empty if one that does was found.
 
     Args:
         config: The study.
         given: The values by their names in Optuna.
 
     Raises:
-        BadInputError: If the data cannot be loaded that a constraint needs.
+        BadInputError: If the data that a constraint needs cannot be loaded.
         ValueError: If a constraint cannot be evaluated.
     """
     generator, broken = random.Random("constraints"), None

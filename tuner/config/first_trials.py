@@ -1,11 +1,11 @@
 """The first trials of a study: its baseline, values that are known to be good, then one trial for each family.
 
 With every sampler, a study starts with its baseline, the `trial` of the study file, if that is a point of the search
-space. Then come the values that the file puts into its queue (``enqueue``) and the best trials of earlier studies
-(``start``). Then each option of every `one_of`, including nested ones, has a trial, unless one of these has it. Options
+space. Then come the values that the file enqueues (``enqueue``) and the best trials of earlier studies (``start``).
+Then each option of every `one_of`, including nested ones, has a trial, unless one of the earlier ones has it. Options
 of independent choices, such as optimizers and schedules, share trials, so that small budgets reach all of them; the
 options of the baseline are last. The sampler suggests all other values. The first trials depend only on the study file,
-on what was read of earlier studies when the study began, and on their numbers.
+on what was read from earlier studies when the study began, and on their numbers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,8 +27,8 @@ class FirstTrials:
     """The fixed values of the first trials of a study.
 
     Args:
-        baseline: Those of the file's own `trial`; None if it is outside of the search space, or nothing is searched.
-        queued: Those that the file puts into the queue.
+        baseline: Those of the file's own `trial`; None if it is outside the search space, or nothing is searched.
+        queued: Those that the file enqueues.
         earlier: Those of the best trials of earlier studies.
         families: Those that have each option of every choice once.
         further: Values that were added after the study was defined, for the trials after all of these.

@@ -1,4 +1,4 @@
-"""Reads a study of an objective function from a document, and reports the faults of all its sections."""
+"""Reads a study of an objective function from a document, and reports the errors in all its sections."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -27,13 +27,13 @@ __all__ = ["FunctionStudyReader"]
 FORMS = "{low: ..., high: ...}, {choices: [...]} or {one_of: {name: {argument: range or value}, ...}}"
 PLAIN = "a number, text, true, false, null, or a list of these"
 OF_TRAININGS = {
-    "sampler": {"curve": "reads the lr curves of trainings, which an objective function does not have"},
+    "sampler": {"curve": "reads the lr curves of training runs, which an objective function does not have"},
     "pruner": {
-        "predicted": "reads the loss curves of trainings, which an objective function does not have",
-        "rungs": "interrupts trainings and continues some of them later, which a function cannot do",
+        "predicted": "reads the loss curves of training runs, which an objective function does not have",
+        "rungs": "interrupts training runs and continues some of them later, which is not possible with a function",
     },
 }
-"""The samplers and pruners that need trainings, and why."""
+"""The samplers and pruners that need training runs, and why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,12 +59,12 @@ class FunctionStudyReader(StudyReader):
         """Return the study.
 
         Raises:
-            BadInputError: With every fault of the document.
+            BadInputError: With every error in the document.
         """
         self._checker.keys(self._nodes, SECTIONS)
         name = self._name(default_name)
         goals = self._goals(is_past)
-        reason = "is the length of trainings, and a function has none."
+        reason = "is the length of training runs, and a function has none."
         refused = {"epochs": reason, "steps": reason, "until": "needs the sampler curve, which reads lr curves."}
         budget = self._checker.settings(signature_of(_Calls), self._section("budget"), refused)
         timeout = self._timeout(budget.get("timeout"))
@@ -76,7 +76,7 @@ class FunctionStudyReader(StudyReader):
         check_several(goals, sampler.name, pruner.name, budget, self._document.data.get("final"), self._fault)
         self._check_together(sampler, pruner)
         if self._document.data.get("contenders"):
-            self._fault(("contenders",), "leave it out: a league compares trainings, not calls of a function.")
+            self._fault(("contenders",), "remove it: a league compares training runs, not calls of a function.")
         limits = self._limits(budget, template, name, len(goals) == 1)
         trials = limits.trials
         if sampler.name == "grid":
@@ -105,15 +105,15 @@ class FunctionStudyReader(StudyReader):
         is_list = isinstance(section.value, list)
         nodes: Sequence[Node] = section.value if is_list else [section]
         if is_list and len(nodes) < 2:
-            self._fault(section.path, f"a list has two objectives or more (got {len(nodes)}).")
-        refused = {"epoch": "leave it out: the value that counts is what the function returns."}
+            self._fault(section.path, f"a list needs two or more objectives (got {len(nodes)}).")
+        refused = {"epoch": "remove it: the value that counts is what the function returns."}
         goals: list[dict[str, Any]] = []
         for node in nodes:
             goal = self._checker.settings(signature_of(_Goal), node, refused)
             path: Keys = node.path
             metric = goal.setdefault("metric", _Goal.metric)
             if any(metric == other["metric"] for other in goals):
-                self._fault((*path, "metric"), f"{metric} is an objective already.")
+                self._fault((*path, "metric"), f"{metric} is already an objective.")
             if "direction" in goal:
                 self._checker.value(signature_of(Objective).hint("direction"), node.value["direction"])
             elif not is_past:
@@ -122,7 +122,7 @@ class FunctionStudyReader(StudyReader):
         return goals or [{"metric": _Goal.metric}]
 
     def _chosen(self, kind: str, known: Mapping[str, Mapping[str, Any]], default: str) -> Component:
-        """Read the name and the options of a sampler or pruner, and refuse those that need trainings."""
+        """Read the name and the options of a sampler or pruner, and refuse those that need training runs."""
         chosen = self._option(kind, known, (default,))
         if reason := OF_TRAININGS[kind].get(chosen.name):
             possible = listed(known.keys() - OF_TRAININGS[kind].keys())
@@ -143,7 +143,7 @@ class FunctionStudyReader(StudyReader):
             if name.partition(".")[0] in parts:
                 continue
             if not name.isidentifier():
-                rule = "a value has a name of letters, digits and _ that begins with no digit, such as lr"
+                rule = "a name has only letters, digits and _, and begins with no digit, such as lr"
                 self._fault(node.path, f"{rule} (got {shown(name)}).")
             elif name in given:
                 template[name] = self._fixed(name, given[name])
@@ -156,7 +156,7 @@ class FunctionStudyReader(StudyReader):
         """Return a value that is not searched."""
         items = node.raw if isinstance(node.value, list) else [node.raw]
         if isinstance(node.raw, dict) and name in PARTS:
-            self._fault(node.path, f"leave it out: {FUNCTION} is the whole trial, and builds its own {name}.")
+            self._fault(node.path, f"remove it: {FUNCTION} is the whole trial, and builds its own {name}.")
         elif is_spec(node.raw):
             self._fault(node.path, "a range belongs in search_space.")
         elif any(isinstance(item, dict | list) for item in items):
@@ -184,12 +184,12 @@ class FunctionStudyReader(StudyReader):
     def _choice(self, node: Node) -> dict[str, Any]:
         """Return the arguments of a choice."""
         if node.path[-1] and "." in str(node.path[-1]):
-            self._fault(node.path, "the name of a choice has no dot.")
+            self._fault(node.path, "the name of a choice must not contain a dot.")
         nodes = {} if node.value is None else self._checker.mapping(node, " of arguments")
         values = {}
         for name, each in nodes.items():
             if name == "name" or not name.isidentifier():
-                self._fault(each.path, f"an argument has a name of letters, digits and _ (got {shown(name)}).")
+                self._fault(each.path, f"an argument's name has only letters, digits and _ (got {shown(name)}).")
             values[name] = self._checker.value(Any, each) if is_spec(each.raw) else self._fixed("", each)
         return values
 
@@ -218,5 +218,5 @@ class FunctionStudyReader(StudyReader):
         """Return which earlier studies the study starts from; None if it starts from none."""
         start = super()._start(name)
         if start and SHIPPED in start.studies:
-            self._fault(("start", "studies"), f"{SHIPPED} has values of schedules and optimizers; name a study.")
+            self._fault(("start", "studies"), f"{SHIPPED} is for schedules and optimizers; name a study.")
         return start

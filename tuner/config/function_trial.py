@@ -38,7 +38,7 @@ class FunctionTrial(AnyTrial):
     """A call of an objective function.
 
     Args:
-        function: The function, and its arguments besides the trial.
+        function: The function, and its arguments other than the trial.
         params: The values that the trial gives it, by name.
         seed: The seed of the trial.
         relative: No lengths.
@@ -115,7 +115,7 @@ class Functions(Kind):
         return [], None
 
     def trainings(self, template: Template) -> list[dict[str, Any]]:
-        """Return no trainings."""
+        """Return no lengths."""
         return []
 
     def families(self, template: Template) -> list[str]:

@@ -66,7 +66,7 @@ def given_values(
         template: The template of the trials of a study.
         values: The configuration, nested as the `trial` of a study file; it need not be complete.
         default: Returns the default values of arguments that it does not have; None to leave them out.
-        length: The training whose lengths convert percent to steps and epochs; None to convert no lengths.
+        length: The length of a run, which converts percent to steps and epochs; None to convert no lengths.
         all_keys: Whether a key of the configuration that the template does not have is a misfit.
     """
     return _Walk(default, length, all_keys).entries(template, values, "", "", "")
@@ -115,7 +115,7 @@ class _Walk:
         Args:
             template: The template of the mapping.
             values: The values.
-            name: Name of the component whose arguments they are; empty if they are none.
+            name: Name of the component whose arguments they are; empty if they are not arguments.
             place: Path of the mapping in `trial`.
             path: The same path with the names of families, as in Optuna.
         """

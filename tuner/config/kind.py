@@ -1,4 +1,4 @@
-"""What the trials of a study are: trainings, or calls of an objective function."""
+"""What the trials of a study are: training runs, or calls of an objective function."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -16,8 +16,8 @@ class Kind(ABC):
     """What the trials of a study are, and what depends on it.
 
     Attributes:
-        trains: Whether they are trainings, which are rehearsed, interrupted at an epoch, tested and exported.
-        noun: What one of them is.
+        trains: Whether they are training runs, which are rehearsed, interrupted at an epoch, tested and exported.
+        noun: What one of them is called.
     """
 
     trains: ClassVar[bool]
@@ -35,7 +35,7 @@ class Kind(ABC):
     def comparable(
         self, values: Mapping[str, Any], probe: DatasetProbe, with_length: bool
     ) -> tuple[Mapping[str, Any], Mapping[str, float]]:
-        """Return the values of a trial as constraints compare them, and the length of its training.
+        """Return the values of a trial as constraints compare them, and the length of its run.
 
         Args:
             values: Values from the search space.
@@ -43,7 +43,7 @@ class Kind(ABC):
             with_length: Whether the length is needed.
 
         Raises:
-            BadInputError: If the data cannot be loaded that are needed.
+            BadInputError: If the data that are needed cannot be loaded.
         """
 
     @abstractmethod
@@ -56,7 +56,7 @@ class Kind(ABC):
 
     @abstractmethod
     def trainings(self, template: Template) -> list[dict[str, Any]]:
-        """Return ``data`` and ``trainer`` of the shortest and longest trainings; none if there are no trainings."""
+        """Return ``data`` and ``trainer`` of the shortest and longest runs; none if trials are not training runs."""
 
     @abstractmethod
     def families(self, template: Template) -> list[str]:
@@ -68,7 +68,7 @@ class Kind(ABC):
 
     @abstractmethod
     def why_alone(self, template: Template) -> Mapping[str, bool]:
-        """Return reasons why trials would be trained one by one, and whether each holds."""
+        """Return possible reasons for training trials one by one, and whether each applies."""
 
     @abstractmethod
     def longest(self, template: Template, pruner: Component) -> int:

@@ -17,7 +17,7 @@ SHIPPED = "shipped"
 """The name, among the studies to start from, of the list that comes with the tuner."""
 
 Fault = Callable[[Keys, str], None]
-"""Takes the path of a fault and its message."""
+"""Takes the path of an error and its message."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Start:
 
     Args:
         studies: Their names; `SHIPPED` is the list that comes with the tuner.
-        trials: How many trials of them are taken over, at most.
+        trials: How many of their trials are taken over, at most.
     """
 
     studies: Annotated[list[str], Field(min_length=1)]
@@ -39,7 +39,7 @@ def read_queue(raw: Any, template: Template, fault: Fault) -> list[Mapping[str, 
     Args:
         raw: The list, as it is in the file.
         template: The template of the study's trials.
-        fault: Called for each fault.
+        fault: Called for each error.
     """
     if not isinstance(raw, list):
         fault(("enqueue",), f"must be a list of values by their dotted paths in trial (got {shown(raw)}).")

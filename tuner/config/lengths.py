@@ -1,7 +1,7 @@
-"""The length of a training, and lengths of a schedule in epochs or in percent of it.
+"""The length of a run, and lengths of a schedule in epochs or in percent of it.
 
-A study file may give every length of a schedule as a whole number of steps, as "5 epochs" or as "25%" of the training.
-The coordinator converts the lengths of a trial to steps before the trial is trained.
+A study file may give every length of a schedule as a whole number of steps, as "5 epochs" or as "25%" of the run. The
+coordinator converts the lengths of a trial to steps before the trial is trained.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ WITH_LENGTHS = ("averaging", "schedule")
 
 @dataclass(frozen=True)
 class Length:
-    """The length of a training: optimizer steps per epoch, and either epochs or steps."""
+    """The length of a run: optimizer steps per epoch, and either epochs or steps."""
 
     steps_per_epoch: int
     max_epochs: int = 0
@@ -27,7 +27,7 @@ class Length:
 
     @property
     def steps(self) -> int:
-        """Return the optimizer steps of the whole training."""
+        """Return the optimizer steps of the whole run."""
         return self.steps_per_epoch * self.max_epochs or self.max_steps
 
     @property
@@ -57,7 +57,7 @@ class Length:
         return number if given == unit else epochs if unit == "epochs" else 100 * epochs / self.epochs
 
     def in_steps_or(self, value: Any) -> Any:
-        """Return a length in steps; a value that is no length in epochs or percent unchanged."""
+        """Return a length in steps; any value that is not a length in epochs or percent, unchanged."""
         return self.in_steps(value) if parse_length(value) else value
 
     def in_steps(self, text: str) -> int:
@@ -98,7 +98,7 @@ def _resolved(component: Component, length: Length, kind: str) -> dict[str, Any]
 
 
 def in_percent(values: Mapping[str, Any], length: Length, kind: str = "schedule") -> dict[str, Any]:
-    """Return the values of a schedule or an average with every length in percent of its training.
+    """Return the values of a schedule or an average with every length in percent of its run.
 
     >>> in_percent({"name": "cosine", "decay_steps": 120}, Length(steps_per_epoch=80, max_epochs=3))
     {'name': 'cosine', 'decay_steps': '50.0%'}

@@ -1,4 +1,4 @@
-"""Reads a study file and checks the whole of it: YAML in, a `StudyConfig` out, every fault in one list.
+"""Reads a study file and checks the whole of it: YAML in, a `StudyConfig` out, every error in one list.
 
 Nothing is created before `load_study` has returned.
 """
@@ -38,10 +38,11 @@ def load_study(
         source: Path of a study file, or the name of a shipped one.
         overrides: ``dotted.path=value`` each; they replace values of the file.
         is_past: Whether the study was run before and is only read: its grid may have had more points then.
-        folder: Folder of the user's modules, searched besides the usual places; by default that of the study file.
+        folder: Folder of the user's modules, searched in addition to the usual places; by default that of the study
+            file.
 
     Raises:
-        BadInputError: If there are faults; it lists all of them.
+        BadInputError: If there are errors; it lists all of them.
     """
     path = find_study(source)
     document = read_document(path)
@@ -66,11 +67,11 @@ def check_study(
         overrides: As in `load_study`.
         default_name: Its name, if the content has none.
         is_past: As in `load_study`.
-        folder: Folder of the user's modules; None for none besides the usual places.
+        folder: Folder of the user's modules; None to search only the usual places.
         probe: Measures its data; None for a new one, which has loaded nothing.
 
     Raises:
-        BadInputError: If there are faults; it lists all of them.
+        BadInputError: If there are errors; it lists all of them.
     """
     for assignment in overrides:
         override(document, assignment)
@@ -97,7 +98,7 @@ def with_further(config: StudyConfig, values: Mapping[str, Any], place: str) -> 
     if not faults and config.constraints:
         faults += [f"{place}: does not satisfy {text}." for each in queue if (text := broken_by(config, each))]
     if config.sampler.name == "grid":
-        faults.append(f"{place}: a grid has its own values; name another sampler.")
+        faults.append(f"{place}: a grid has its own values; use another sampler.")
     if faults:
         raise BadInputError(faults)
     return dataclasses.replace(config, first=dataclasses.replace(config.first, further=(*config.first.further, *queue)))
@@ -108,10 +109,10 @@ def read_schedule(document: Document, length: Length) -> Schedule | Plateau:
 
     Args:
         document: Contains the schedule under the key ``schedule``.
-        length: Length of the training.
+        length: Length of the run.
 
     Raises:
-        BadInputError: If there are faults; it lists all of them.
+        BadInputError: If there are errors; it lists all of them.
     """
     checker = Checker(document, lambda needed: [length])
     values = checker.component("schedule", Node.of(document.data["schedule"], ("schedule",)))

@@ -31,7 +31,7 @@ class LossChecker:
     """Checks ``trial.loss`` and ``trial.task``.
 
     Args:
-        document: The document, which records the faults.
+        document: The document, which records the errors.
         checker: Checks components and values.
 
     Attributes:
@@ -88,7 +88,7 @@ class LossChecker:
         spec = self._checker.value(str, replace(node, base=None))
         for index, name in enumerate(values if isinstance(values, list) else ()):
             if isinstance(name, str) and ":" in name:
-                self._fault((*node.path, "choices", index), "a loss of your own is searched by one_of.")
+                self._fault((*node.path, "choices", index), "use one_of to search among losses of your own.")
             elif isinstance(name, str):
                 place = (*node.path, "choices", index)
                 self._checker.component("loss", Node({"name": Node(name, place)}, place))

@@ -1,6 +1,6 @@
-"""The objectives of a study: one, or several, of which no trial need be the best.
+"""The objectives of a study: one or several.
 
-The values of all objectives of a trial are those of one epoch, which the first objective chooses.
+The values of all objectives of a trial come from the same epoch, which the first objective chooses.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,13 +19,13 @@ TIME = "train/seconds"
 
 MEASURED = {
     "parameters": "parameters of the network",
-    "steps": "optimizer steps of the training",
-    TIME: "seconds that the epochs of the training took, without validation",
+    "steps": "optimizer steps of the run",
+    TIME: "seconds that the epochs took, without validation",
 }
-"""Measures of a training that can be objectives after the first one; the time differs in each repetition."""
+"""Measurements of a run that can be objectives after the first one; the time differs in each repetition."""
 
 SAMPLERS_OF_SEVERAL = ("gp", "grid", "nsga2", "qmc", "random", "tpe")
-"""The samplers that can have several objectives."""
+"""The samplers that support several objectives."""
 
 Fault = Callable[[Keys, str], None]
 
@@ -36,20 +36,20 @@ def read_objectives(checker: Checker, node: Node, fault: Fault) -> list[dict[str
     Args:
         checker: Checks them.
         node: The section, a mapping or a list of mappings.
-        fault: Called with the place and the message of a fault.
+        fault: Called with the place and the message of an error.
     """
     nodes: Sequence[Node] = node.value if isinstance(node.value, list) else [node]
     if isinstance(node.value, list) and len(nodes) < 2:
         fault(
-            node.path, f"a list has two objectives or more; write {{metric: ..., direction: ...}} (got {len(nodes)})."
+            node.path, f"a list needs two or more objectives; write {{metric: ..., direction: ...}} (got {len(nodes)})."
         )
     goals = [checker.settings(signature_of(Objective), each) for each in nodes] or [{}]
     names = [goal.get("metric", Objective.metric) for goal in goals]
     for index, goal in enumerate(goals[1:], start=1):
         if names[index] in names[:index]:
-            fault((*node.path, index, "metric"), f"{names[index]} is an objective already.")
+            fault((*node.path, index, "metric"), f"{names[index]} is already an objective.")
         if "epoch" in goal:
-            message = "leave it out: the values of all objectives are of one epoch, which the first one chooses."
+            message = "remove it: the values of all objectives come from the same epoch, which the first one chooses."
             fault((*node.path, index, "epoch"), message)
     return goals
 
@@ -61,7 +61,7 @@ def check_metrics(goals: Sequence[Mapping[str, Any]], known: Sequence[str] | Non
         goals: The given settings of each objective.
         known: The metrics that trials log; None for those of a LightningModule, which are not known before training.
         is_past: Whether the study was run before and is only read.
-        fault: Called with the place and the message of a fault.
+        fault: Called with the place and the message of an error.
     """
     for index, goal in enumerate(goals):
         place: Keys = ("objective", index) if len(goals) > 1 else ("objective",)
@@ -71,11 +71,11 @@ def check_metrics(goals: Sequence[Mapping[str, Any]], known: Sequence[str] | Non
         measured = MEASURED if index else {}
         allowed = known and (*known, *measured)
         if metric in MEASURED and not index and known is None and len(goals) > 1:
-            fault((*place, "metric"), f"{metric} is no metric of an epoch: it can only be a further objective.")
+            fault((*place, "metric"), f"{metric} is not a metric of an epoch: it cannot be the first objective.")
         elif allowed and (wrong := check_value(Literal[*allowed], metric)):
             fault((*place, "metric"), wrong)
         elif not is_past and "direction" not in goal and (metric in measured or _falls(metric, known)):
-            fault((*place, "direction"), f"required: {metric} is better when it falls; write minimize.")
+            fault((*place, "direction"), f"required: lower values of {metric} are better; write minimize.")
 
 
 def _falls(metric: str, known: Sequence[str] | None) -> bool:
@@ -85,15 +85,15 @@ def _falls(metric: str, known: Sequence[str] | None) -> bool:
 def check_several(
     goals: Sequence[Mapping[str, Any]], sampler: str, pruner: str, budget: Mapping[str, Any], final: Any, fault: Fault
 ) -> None:
-    """Refuse what compares trials by a single objective in a study of several.
+    """Refuse features that compare trials by a single objective in a study of several.
 
     Args:
         goals: The given settings of each objective.
         sampler: The name of the sampler.
         pruner: The name of the pruner.
         budget: The given settings of the budget.
-        final: The section of the last trainings, as given.
-        fault: Called with the place and the message of a fault.
+        final: The section of the final runs, as given.
+        fault: Called with the place and the message of an error.
     """
     if len(goals) == 1:
         return
@@ -101,8 +101,8 @@ def check_several(
     if sampler not in SAMPLERS_OF_SEVERAL:
         fault(("sampler", "name"), f"{sampler} {one}; with several, use {listed(SAMPLERS_OF_SEVERAL)}.")
     if pruner != "none":
-        fault(("pruner", "name"), f"{pruner} {one}; with several, there is no pruner: leave it out.")
+        fault(("pruner", "name"), f"{pruner} {one}; there is no pruner for several: remove it.")
     if "until" in budget:
-        fault(("budget", "until"), f"the expected gain {one}; leave it out with several.")
+        fault(("budget", "until"), "the expected gain needs a single objective; remove it.")
     if final is not None and not (isinstance(final, Mapping) and final.get("trials") == 0):
-        fault(("final",), f"what trains the best again {one}; leave it out with several.")
+        fault(("final",), "retraining the best trial needs a single objective; remove it.")

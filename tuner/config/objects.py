@@ -1,8 +1,8 @@
 """A study in Python as the content of a study file: classes, functions and objects become names and plain values.
 
 Where a study file has a name, Python can have the class or the function; where it has ``{name: ..., argument: ...}``,
-also `functools.partial` of it, or an object. What a training can import gets its name there; everything else, such as
-a class of a notebook, is sent by value (see `by_value`).
+also `functools.partial` of it, or an object. Anything that a training process can import gets its name there;
+everything else, such as a class of a notebook, is sent by value (see `by_value`).
 """
 
 import dataclasses
@@ -90,7 +90,7 @@ class _Reader:
     """Turns objects into plain values.
 
     Attributes:
-        faults: Sentences on what cannot be in a study file.
+        faults: Sentences about what cannot be in a study file.
         held: The objects that are sent by value, by their names.
     """
 
@@ -168,7 +168,7 @@ class _Reader:
             return name if name is None or isinstance(name, str) else self._name(kind, name, path), rest
         if isinstance(value, functools.partial):
             if value.args:
-                self._fault(path, f"give the arguments of {_title(value.func)} by their names (got {value.args!r}).")
+                self._fault(path, f"pass the arguments of {_title(value.func)} by name (got {value.args!r}).")
             arguments = dict(value.keywords)
             if registry.is_torch_optimizer(value.func) and "lr" in arguments:
                 arguments["initial_lr"] = arguments.pop("lr")
@@ -233,7 +233,7 @@ class _Reader:
         return None
 
     def _name(self, kind: str, target: Any, path: Keys) -> str | None:
-        """Return the name of a class, a function or an object; what cannot be imported by it is held by value."""
+        """Return the name of a class, a function or an object; if it cannot be imported, it is held by value."""
         if isinstance(target, type | torch.nn.Module | LightningDataModule | Callback) or callable(target):
             known = {each: name for name, each in registry.KINDS[kind].items()}
             if isinstance(target, type) and target in known:
@@ -251,7 +251,7 @@ class _Reader:
     def _held(self, name: str, target: Any, path: Keys) -> str | None:
         original = target.original if isinstance(target, by_value.Copies) else target
         if self._named.setdefault(name, original) is not original:
-            self._fault(path, f"another {name} is in this study; give one of them another name.")
+            self._fault(path, f"this study contains another {name}; rename one of them.")
             return None
         if name not in self.held:
             try:
@@ -287,7 +287,7 @@ def _changed_fields(kind: str, value: Any) -> Iterator[tuple[str, Any]]:
 def _importable(target: Any) -> str:
     """Return ``package.module:Name`` of a class or function that another process can import; empty if it cannot.
 
-    Of a name that its package exposes, too, the shortest: ``torch.optim:NAdam``.
+    If its package exposes it too, the shortest name: ``torch.optim:NAdam``.
     """
     module, name = str(target.__module__), str(target.__qualname__)
     if module in ("__main__", "__mp_main__") or not name.isidentifier() or not has_file(module):

@@ -11,29 +11,31 @@ __all__ = ["opening_notes"]
 
 
 def opening_notes(config: StudyConfig) -> list[str]:
-    """Return notes for the user about the fixed trials and the last trainings of a study, a line for each."""
+    """Return notes for the user about the fixed trials and the final runs of a study, a line for each."""
     sentences = []
     if config.first.outside:
         known = config.first.queued or config.first.earlier
         begins = "each family once" if config.first.params else "what the sampler draws"
         begins = "the values that are known to be good" if known else begins
-        why = f"the file's trial is outside of the search space ({config.first.outside})"
-        sentences.append(f"begins with {begins}: {why}")
+        why = f"the file's trial is outside the search space ({config.first.outside})"
+        sentences.append(f"the study begins with {begins}: {why}")
     families = [[turn for turn in each.items() if turn[0].endswith(".name")] for each in config.first.params]
     reached = {turn for each in families[: config.fewest_trials] for turn in each}
     late = dict.fromkeys(turn for each in families for turn in each if turn not in reached)
     if late:
         names = join_names([f"{path.removesuffix('.name')} {name}" for path, name in late], 10)
         trials = pluralize(config.fewest_trials, "trial")
-        sentences.append(f"{trials} are too few to try every family: {names} may be left out")
+        sentences.append(f"the budget ({trials}) cannot cover every family; these may be skipped: {names}")
     if config.final:
         amount = pluralize(config.final.trainings, config.kind.noun)
         if config.allowance:
             amount = f"{config.final.trainings * config.allowance.longest} {config.allowance.unit}"
         best = "its best trial" if config.final.trials == 1 else f"its best {config.final.trials} trials"
         which = f"{best}, its own trial and a constant lr" if config.kind.trains else f"it for {best} and its own"
-        verb = "train" if config.kind.trains else "call"
-        sentences.append(f"keeps {amount} to {verb} {which} again with {config.final.seeds} fresh seeds")
+        verb = "retrain" if config.kind.trains else "call"
+        again = "" if config.kind.trains else " again"
+        seeds = pluralize(config.final.seeds, "fresh seed")
+        sentences.append(f"the study reserves {amount} to {verb} {which}{again} with {seeds}")
     return [*sentences, *(_repeated_lengths(config) if config.sampler.name == "grid" else ())]
 
 
@@ -48,7 +50,7 @@ def _repeated_lengths(config: StudyConfig) -> Iterator[str]:
             steps = {length.in_steps(value) if parse_length(value) else value for value in values}
             if len(steps) < len(values):
                 yield (
-                    f"the grid repeats trainings: in {length.steps} steps, the {len(values)} values of {path} are "
+                    f"the grid repeats runs: in {length.steps} steps, the {len(values)} values of {path} are "
                     f"only {len(steps)} different lengths"
                 )
                 break

@@ -1,4 +1,4 @@
-"""The schedules of a trial besides that of the lr, and its groups of parameters, as values; and their checks.
+"""The schedules of a trial other than that of the lr, and its groups of parameters, as values; and their checks.
 
 ::
 
@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 OTHER_SCHEDULES = tuple(f"{option}_schedule" for option in OPTIONS)
-"""The schedules that a trial or a group can have besides `schedule`."""
+"""The schedules that a trial or a group can have in addition to `schedule`."""
 
 AVERAGING = "averaging"
 SCHEDULE_KEYS = ("schedule", *OTHER_SCHEDULES)
@@ -102,7 +102,7 @@ def map_schedules(values: Values, change: Callable[[str, Values], Any]) -> dict[
 
 
 def is_of_trial(place: str) -> bool:
-    """Return whether a dotted path in a trial is that of a schedule that stands in no other.
+    """Return whether a dotted path in a trial is that of a schedule that is not part of another.
 
     >>> is_of_trial("momentum_schedule"), is_of_trial("groups.head.schedule"), is_of_trial("schedule.schedule")
     (True, True, False)
@@ -127,7 +127,7 @@ def resolve_all(values: Values, length: Length) -> dict[str, Any]:
 
 
 def in_percent_all(values: Values, length: Length) -> dict[str, Any]:
-    """Return the values of a trial with all its lengths in percent of its training."""
+    """Return the values of a trial with all its lengths in percent of its run."""
     averaging = {AVERAGING: in_percent(values[AVERAGING], length, AVERAGING)} if AVERAGING in values else {}
     return map_schedules(values, lambda path, schedule: in_percent(schedule, length)) | averaging
 
@@ -181,7 +181,7 @@ def settings_fault(values: Values, steps: Iterable[int]) -> str | None:
 
 
 def values_at(optimization: Optimization, steps: Iterable[int]) -> tuple[dict[str, float], list[dict[str, float]]]:
-    """Return the initial values of all that is scheduled, and the values at some steps, by the names of the metrics.
+    """Return the initial values of all scheduled quantities, and their values at some steps, by metric name.
 
     Raises:
         ValueError: If the optimizer lacks what is scheduled, or if a value breaks a rule.

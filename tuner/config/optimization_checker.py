@@ -28,9 +28,9 @@ class OptimizationChecker:
     """Checks schedules and groups, and whether optimizer, schedules, groups and network fit together.
 
     Args:
-        document: The document, which records the faults.
+        document: The document, which records the errors.
         checker: Checks components and values.
-        lengths: Returns the possible lengths of trainings; its argument is whether unknown lengths are a fault.
+        lengths: Returns the possible lengths of runs; its argument is whether unknown lengths are an error.
     """
 
     def __init__(self, document: Document, checker: Checker, lengths: Callable[[bool], Sequence[Length]]) -> None:
@@ -52,8 +52,8 @@ class OptimizationChecker:
         groups = {}
         for name, group in self._checker.mapping(node, " of groups, {name: {parameters: ..., ...}}").items():
             if not isinstance(name, str) or not GROUP_NAME.fullmatch(name):
-                rule = "Use letters, digits, '_' and '-', at most 64 of them, and not name"
-                self._fault(group.path, f"{shown(name)} is not a valid name of a group. {rule}.")
+                rule = "Use letters, digits, '_' and '-', at most 64 characters, other than name"
+                self._fault(group.path, f"{shown(name)} is not a valid name for a group. {rule}.")
             nodes = self._checker.mapping(group, ", {parameters: ..., optimizer: ..., schedule: ...}")
             self._checker.keys(nodes, GROUP_KEYS)
             if "parameters" not in nodes:
@@ -77,7 +77,7 @@ class OptimizationChecker:
             for key in keys:
                 self._fault(
                     trial.value[key].path,
-                    "leave it out: a LightningModule configures its optimizer itself; "
+                    "remove it: a LightningModule configures its own optimizer; "
                     "lightning_modules.Optimization builds one with groups and schedules.",
                 )
             return
@@ -95,7 +95,7 @@ class OptimizationChecker:
                     return
 
     def _in_steps(self, values: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Sequence[int]]]:
-        """Yield values with their lengths in steps, and steps to try, for each possible length of the training."""
+        """Yield values with their lengths in steps, and steps to try, for each possible length of a run."""
         relative = bool(lengths_of(values))
         lengths = self._lengths(relative)
         for length in lengths:

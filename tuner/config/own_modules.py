@@ -1,7 +1,7 @@
-"""Imports a study's own modules as its trainings will import them.
+"""Imports a study's own modules as its training processes will import them.
 
 A long-lived process, such as a notebook, may have imported modules of the same names for another study, or the same
-modules before they were edited. Trainings run in new processes, which import the present files.
+modules before they were edited. Training runs in new processes, which import the current files.
 """
 
 import importlib
@@ -46,7 +46,7 @@ def _is_from(module: str, path: Path) -> bool:
 
 
 def _forget(packages: set[str]) -> None:
-    """Forget modules, and all that is in them if they are packages, so that they can be imported again."""
+    """Forget modules, and everything in them if they are packages, so that they can be imported again."""
     for module in list(sys.modules):
         if module.partition(".")[0] in packages:
             del sys.modules[module]

@@ -1,4 +1,4 @@
-"""Where the good values of a range are expected: the first random trials are drawn from there."""
+"""Priors: where the good values of a range are expected, and where the first random trials are drawn from."""
 
 import hashlib
 import math
@@ -12,9 +12,9 @@ from tuner.config.search_space import Range, Template, searched, snapped
 __all__ = ["PRIOR_SAMPLERS", "draws_of_priors"]
 
 PRIOR_SAMPLERS: Mapping[str, float] = {"tpe": 10, "curve": 5, "gp": 10, "cmaes": 1, "nsga2": 50, "random": math.inf}
-"""The samplers that begin with random trials, and how many these are, unless ``n_startup_trials`` says otherwise.
+"""The samplers that begin with random trials, and how many, unless ``n_startup_trials`` says otherwise.
 
-With ``nsga2`` they are the first generation, so ``population_size`` does.
+With ``nsga2`` they are the first generation, so ``population_size`` decides.
 """
 
 NEARLY_ONE = 1 - 1e-15
@@ -43,7 +43,7 @@ def draws_of_priors(
 
 
 def _uniform(key: str) -> float:
-    """Return a number between 0 and 1 that depends on nothing but a text."""
+    """Return a number between 0 and 1 that depends only on a text."""
     return (int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big") + 0.5) / 2**48
 
 

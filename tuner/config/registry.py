@@ -60,7 +60,7 @@ __all__ = [
 
 
 def no_averaging() -> None:
-    """Return None, which is no average of the weights."""
+    """Return None, which means no average of the weights."""
 
 
 FUNCTION = "objective_function"
@@ -165,7 +165,7 @@ WHOLE = {
     "sqrt": "decay_steps",
     "two_point_spline": "decay_steps",
 }
-"""Lengths of schedules that are the whole training, 100%, where a study file does not give them."""
+"""Lengths of schedules that default to the whole run, 100%, if a study file does not give them."""
 
 LIBRARIES = ("keras", "optax", "pytorch_optimizer", "tensorflow", "tf", "timm", "torch", "transformers")
 KERAS = {"adam": "adam_epsilon_hat"}
@@ -182,7 +182,7 @@ BASES: dict[str, tuple[tuple[Any, ...], str]] = {
     "loss": ((Callable,), "a function or module of outputs and labels"),
     "model": ((torch.nn.Module,), "a torch.nn.Module"),  # or a whole LightningModule, which is one
     FUNCTION: ((Callable,), "a function of a trial"),
-    "optimizer": ((torch.optim.Optimizer, Callable), "a maker of optimizers"),
+    "optimizer": ((torch.optim.Optimizer, Callable), "a factory of optimizers"),
     "schedule": ((Schedule, Plateau), "a lightning_modules.Schedule"),
 }
 
@@ -248,7 +248,7 @@ def resolve(kind: str, name: str) -> Any:
 
 
 def begin_study() -> None:
-    """Forget what earlier studies of this process found in the user's modules."""
+    """Forget what earlier studies in this process found in the user's modules."""
     expect_changes()
     arguments_of.cache_clear()
 
@@ -275,7 +275,7 @@ def _synonym(kind: str, name: str) -> str:
 def _imported(name: str, module_name: str, attribute: str) -> Any:
     if module_name in ("__main__", "__mp_main__"):
         raise ValueError(
-            f"{shown(name)} is in the script or notebook that is running, which trainings do not import: "
+            f"{shown(name)} is in the running script or notebook, which training processes do not import: "
             f"put {attribute} into a module, and write module:{attribute}, or pass the class itself to tuner.Study."
         )
     try:
@@ -312,7 +312,7 @@ def arguments_of(kind: str, name: str) -> Signature:
     if kind == "model" and is_module(name):
         for key in GIVEN_TO_MODULES:
             if key not in arguments:
-                raise ValueError(f"{shown(name)} has no argument {key}: a LightningModule is given that of the trial.")
+                raise ValueError(f"{shown(name)} has no argument {key}: a LightningModule gets the one of the trial.")
             del arguments[key]
     if kind == "loss" and is_function(target):
         arguments = dict(list(arguments.items())[2:])  # the first two are outputs and labels
@@ -321,7 +321,7 @@ def arguments_of(kind: str, name: str) -> Signature:
         arguments["initial_lr"] = arguments.pop("lr", Argument(float, required=True))
     if kind == "optimizer":
         if "initial_lr" not in arguments and not signature.open:
-            raise ValueError(f"{shown(name)} has no argument initial_lr, which a schedule multiplies.")
+            raise ValueError(f"{shown(name)} has no argument initial_lr for a schedule to multiply.")
         arguments["initial_lr"] = Argument(float, required=True)
     return Signature(arguments, signature.open, signature.others)
 
@@ -398,7 +398,7 @@ def is_torch_optimizer(target: Any) -> bool:
 
 
 def is_function(target: Any) -> bool:
-    """Return whether the target of a name is called as it is; otherwise it makes what is called."""
+    """Return whether the target of a name is called as it is; otherwise it builds what is called."""
     return not isinstance(target, type | by_value.Copies)
 
 

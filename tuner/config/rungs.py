@@ -11,19 +11,19 @@ from tuner.config.search_space import Range, Template, searched
 __all__ = ["Rungs", "decades", "default_pruner", "read_rungs", "rung_epochs"]
 
 SHARE = 4
-"""The last rung is after the fourth part of a training: at the next ones, schedules that decay early look better."""
+"""The last rung is a quarter of the way through: later, early-decaying schedules look better than they are."""
 
 SPACING = 3
 """Ratio of the epochs of two rungs."""
 
 STARTS_PER_DECADE = 2
-"""How many first trials there are at least for each power of ten in the search space, if the budget pays for them."""
+"""The least number of first trials for each power of ten in the search space, if the budget allows it."""
 
 WIDE = 6
-"""Number of powers of ten from which on ranges are wide."""
+"""Number of powers of ten above which ranges count as wide."""
 
 FEWEST_VALIDATIONS, FEWEST_TRAININGS = 4, 4
-"""Smallest number of validations of a training, and smallest budget in whole trainings, for rungs by default."""
+"""Smallest number of validations of a run, and smallest budget in full runs, for rungs by default."""
 
 Fault = Callable[[str, str], None]
 """Takes an option and a message."""
@@ -36,11 +36,11 @@ class Rungs:
     Args:
         starts: How many trials wait for each other at each rung, at the beginning of the study.
         epochs: The epoch of each rung.
-        reduction_factor: One of so many trials continues at a rung.
-        applies_to: Which trials are compared: all, or only the first ones, after which every trial is trained to its
+        reduction_factor: At a rung, 1 in `reduction_factor` trials continues.
+        applies_to: Which trials are compared: all, or only the first ones, after which every trial is trained to the
             end.
-        whole: The numbers of the trials whose values are given (``enqueue``, ``start``). They are trained to their end
-            and compared with none: a rung would stop many of them, as good values seldom have the lowest early loss.
+        whole: The numbers of the trials whose values are given (``enqueue``, ``start``). They are trained to the end
+            and never compared: a rung would stop many of them, because good values seldom have the lowest early loss.
     """
 
     starts: int
@@ -74,7 +74,7 @@ class Rungs:
         """Return how many epochs the first trials take together.
 
         Args:
-            epochs: Length of a whole training.
+            epochs: Length of a full run.
 
         >>> Rungs(16, [2]).cost(8), Rungs(16, [2], whole=[1]).cost(8)
         (56, 64)
@@ -99,7 +99,7 @@ class Rungs:
         """Return the table of rungs as a line.
 
         Args:
-            epochs: Length of a whole training.
+            epochs: Length of a full run.
 
         >>> Rungs(16, [2]).describe(8), Rungs(16, [2], whole=[1, 2]).describe(8)
         ('16 trials to epoch 2, 4 to epoch 8', '16 trials to epoch 2, 4 to epoch 8; 2 with given values to epoch 8')
@@ -111,10 +111,10 @@ class Rungs:
 
 
 def rung_epochs(epochs: int) -> list[int]:
-    """Return the epochs of the rungs of a training: a quarter of it, a third of that, and so on.
+    """Return the epochs of the rungs of a run: a quarter of it, a third of that, and so on.
 
     Args:
-        epochs: Length of the training.
+        epochs: Length of the run.
 
     >>> rung_epochs(50), rung_epochs(8), rung_epochs(3), rung_epochs(1)
     ([1, 4, 12], [2], [1], [])
@@ -133,14 +133,14 @@ def default_pruner(
     """Return the pruner of a study whose file names none.
 
     Where ranges are wide, most trials are hopeless from the beginning: rungs find the few others. Where they are not,
-    schedules compete, early values mislead, and the sampler `curve` needs to see whole trainings.
+    schedules compete, early values mislead, and the sampler `curve` needs to see full runs.
 
     Args:
         sampler: The sampler.
         template: The template of the trials.
-        validations: How often the shortest training is validated.
-        allowance: The training that all trials may have together; None for no limit.
-        given: How many trials have given values, and are trained to their end.
+        validations: How often the shortest run is validated.
+        allowance: The total training that all trials may use; None for no limit.
+        given: How many trials have given values, and are trained to the end.
     """
     if sampler != "curve":
         return "median"
@@ -152,7 +152,7 @@ def default_pruner(
 
 
 def decades(template: Template) -> float:
-    """Return over how many powers of ten the log ranges of a search space extend, all together.
+    """Return how many powers of ten the log ranges of a search space span, all together.
 
     >>> decades({"lr": Range(1e-4, 1e-1, log=True), "eps": Range(1e-9, 1e-7, log=True), "dropout": Range(0.0, 0.5)})
     5.0
@@ -175,23 +175,23 @@ def read_rungs(
 
     Args:
         options: The options of the pruner.
-        lengths: Epochs of the shortest and of the longest training.
+        lengths: Epochs of the shortest and of the longest run.
         limits: The budget of the study.
-        interval: Steps of an epoch of a training whose length is in steps.
+        interval: Steps of an epoch of a run whose length is in steps.
         every: Epochs from one validation to the next; several if that is searched.
-        span: Over how many powers of ten the search space extends.
-        whole: The trials with given values, at most.
-        fault: Called for each fault.
+        span: How many powers of ten the search space spans.
+        whole: The largest set of trials with given values.
+        fault: Called for each error.
     """
     shortest, longest = lengths
     unit = math.lcm(*every)
     epochs = list(options.get("epochs", [unit * epoch for epoch in rung_epochs(shortest // unit)]))
     factor = options.get("reduction_factor", Rungs.reduction_factor)
     if not epochs or shortest < 2:
-        fault("epochs", f"needs trainings of 2 epochs or more, and one rung or more (trainings have {shortest}).")
+        fault("epochs", f"needs runs of at least 2 epochs, and at least one rung (runs have {shortest}).")
         return None
     if sorted(set(epochs)) != epochs or epochs[-1] >= shortest:
-        fault("epochs", f"must rise, and end before the shortest training ({shortest} epochs); got {epochs}.")
+        fault("epochs", f"must be increasing, and end before the shortest run ({shortest} epochs); got {epochs}.")
         return None
     if odd := [epoch for epoch in epochs if epoch % unit]:
         fault(
@@ -218,12 +218,12 @@ def read_rungs(
 
 
 def _too_many(starts: int, affordable: int, least: int, limits: Limits, given: int) -> tuple[str, str]:
-    """Return the option at fault and the message if the budget does not allow so many first trials.
+    """Return the option at fault and the message if the budget does not allow that many first trials.
 
     Args:
         starts: How many there would be.
-        affordable: How many it allows.
-        least: The smallest budget for rungs: that of a first trial and of a whole training, in the budget's unit.
+        affordable: How many the budget allows.
+        least: The smallest budget for rungs: that of a first trial and of a full run, in the budget's unit.
         limits: The budget.
         given: How many trials with given values come first.
     """
@@ -235,10 +235,10 @@ def _too_many(starts: int, affordable: int, least: int, limits: Limits, given: i
     if given:
         has += f", and trials with given values take {given * (allowance.longest if allowance else 1)}"
     if affordable > 0:
-        more = ", and must be enough for a whole training as well" if allowance else ""
+        more = ", and must be enough for a full run as well" if allowance else ""
         return "starts", f"must be at most {affordable} (got {starts}): {has}{more}."
     cheaper = ", lower final.trials or final.seeds" if kept else ""
-    need = f"rungs need {least} {unit}, for a first trial and a whole training"
+    need = f"rungs need {least} {unit}, for a first trial and a full run"
     return "name", f"{need}, but {has}. Raise budget.{unit}{cheaper}, or write pruner: {{name: median}}."
 
 

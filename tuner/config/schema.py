@@ -1,7 +1,7 @@
 """The JSON schema of study files, made from the same signatures and docstrings that check and document them.
 
 Editors with a YAML language server complete and explain the keys of a file whose first line names the schema. A schema
-cannot check everything that `load_study` checks: the lengths of a training, the rules of a class, classes of the user.
+cannot check everything that `load_study` checks: the lengths of a run, the rules of a class, classes of the user.
 """
 
 import inspect
@@ -42,11 +42,11 @@ MEANINGS = {
     "averaging": "the average of the weights that is evaluated; none by default",
     "momentum_schedule": "the schedule of the momentum or beta1; none by default",
     "weight_decay_schedule": "the schedule of the weight decay; none by default",
-    FUNCTION: "a function of a trial, in place of a training: module:name",
+    FUNCTION: "a function of a trial, in place of a training run: module:name",
 }
-SEED = {"type": "integer", "minimum": 0, "default": 0, "description": "the one seed of a trial"}
+SEED = {"type": "integer", "minimum": 0, "default": 0, "description": "the seed of a trial"}
 GROUPS = "groups of parameters with an optimizer setting or a schedule of their own, by name"
-LOSS = "loss of a network that is no LightningModule"
+LOSS = "loss of a network that is not a LightningModule"
 TASK = "what the network is for; by default what its loss is for"
 PARTS = (*COMPONENTS, "averaging")
 SECTIONS = {
@@ -54,12 +54,12 @@ SECTIONS = {
     "objective": "what is optimized",
     "budget": "how long the study may take",
     "sampler": "what chooses the values of trials; curve by default",
-    "pruner": "which trials are stopped before their end; by default what suits the search space and the budget",
-    "final": "how many of the best trials are trained again with fresh seeds, and with how many seeds",
+    "pruner": "which trials are stopped early; by default what suits the search space and the budget",
+    "final": "how many of the best trials are retrained with fresh seeds, and with how many seeds",
     "enqueue": "values that are known to be good, by their dotted paths in trial, a mapping for each trial",
     "start": "earlier studies whose best trials are taken over",
     "constraints": "conditions that the values of every trial satisfy, such as schedule.steps < 0.2 * steps",
-    "trial": "one complete training, or the call of an objective function",
+    "trial": "one complete training run, or the call of an objective function",
     "search_space": "what varies from trial to trial, by its dotted path in trial",
     "contenders": "for lr-tuner league: the parts of trial that each contender replaces, by its name",
 }
@@ -170,7 +170,7 @@ def _search_space() -> Schema:
         for key, schema in _arguments("loss", name).items():
             text = {"description": schema["description"]} if "description" in schema else {}
             properties.setdefault(f"loss.{key}", {**_reference("searched"), **text})
-    properties["seed"] = {**_reference("searched"), "description": "the one seed of a trial"}
+    properties["seed"] = {**_reference("searched"), "description": "the seed of a trial"}
     other = {"anyOf": [_reference("searched"), {"type": "object", "required": ["one_of"]}]}
     return {"type": ["object", "null"], "properties": properties, "additionalProperties": other}
 
@@ -266,7 +266,7 @@ def _arguments(kind: str, name: str) -> dict[str, Schema]:
 
 
 def _others(kind: str, name: str) -> Schema | bool:
-    """Return the schema of arguments that a signature does not name, as those of a formula; false if there are none."""
+    """Return the schema of arguments that a signature does not name, such as a formula's; false if there are none."""
     signature = arguments_of(kind, name)
     return _typed(Argument(signature.others, required=False)) if signature.open else False
 

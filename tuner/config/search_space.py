@@ -2,7 +2,7 @@
 
 A *template* is the `trial` of a study file with every searched place filled by a `Range`, `Choices` or `OneOf`.
 `suggest` walks it with an Optuna trial and returns plain values. The name of a parameter in Optuna is its dotted path,
-with the family in it for what only one family has: ``schedule.exponential.decay_rate``.
+including the family for a parameter that only one family has: ``schedule.exponential.decay_rate``.
 """
 
 import itertools
@@ -46,7 +46,7 @@ RANGE_KEYS = ("low", "high", "log", "step", "prior")
 
 Scalar = str | int | float | bool | None
 Fault = Callable[[Keys, str], None]
-"""Takes the path of a fault inside a spec, and its message."""
+"""Takes the path of an error inside a spec, and its message."""
 
 
 @dataclass(frozen=True)
@@ -99,12 +99,12 @@ def is_spec(raw: Any) -> bool:
 
 
 def parse_spec(raw: Mapping[str, Any], integer: bool, fault: Fault) -> Range | Choices | None:
-    """Read a range or a list of choices; if it has faults, report them and return None.
+    """Read a range or a list of choices; if it has errors, report them and return None.
 
     Args:
         raw: The range or the choices in the study file.
         integer: Whether the place takes whole numbers.
-        fault: Called for each fault.
+        fault: Called for each error.
     """
     return _parse_choices(raw, fault) if "choices" in raw else _parse_range(raw, integer, fault)
 
@@ -136,7 +136,7 @@ def _form_faults(raw: Mapping[str, Any], integer: bool) -> Iterator[tuple[Keys, 
 
 
 def _prior_faults(raw: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
-    """Refuse a prior that is not {center: ..., width: ...}, or lies outside of its range."""
+    """Refuse a prior that is not {center: ..., width: ...}, or lies outside its range."""
     if "prior" not in raw:
         return
     prior, low, high, log = raw["prior"], raw["low"], raw["high"], raw.get("log", False)
@@ -182,7 +182,7 @@ def _order_faults(raw: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
 
 
 def _step_faults(low: Decimal, high: Decimal, step: Decimal) -> Iterator[tuple[Keys, str]]:
-    """Refuse a step that does not lead from low to high: Optuna would lower high with only a warning."""
+    """Refuse a step that does not lead from low to high: Optuna would only warn and lower high."""
     if step > high - low:
         yield ("step",), f"step ({step}) is larger than high - low ({high - low})."
     elif (high - low) / step > MAX_WHOLE:
@@ -209,7 +209,7 @@ def _choice_faults(values: Any) -> Iterator[tuple[Keys, str]]:
     first: dict[Scalar, int] = {}
     for index, value in enumerate(values):
         if isinstance(value, list | dict):
-            instead = "items of a list are searched by their paths, as model.channels.0"
+            instead = "items of a list are searched by their paths, such as model.channels.0"
             if isinstance(value, dict):
                 instead = "a whole component is searched by {one_of: {name: {argument: range or value}, ...}}"
             yield (
@@ -431,7 +431,7 @@ def turns(template: Template, last: Mapping[str, Any], path: str = "") -> list[d
 
     Args:
         template: The template.
-        last: Values that another trial has already, by the names in Optuna; their options come last.
+        last: Values that another trial already has, by the names in Optuna; their options come last.
         path: Path of the template.
 
     >>> options = OneOf({"x": {}, "y": {"c": OneOf({"v": {}, "w": {}})}})

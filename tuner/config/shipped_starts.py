@@ -7,8 +7,8 @@ Sources:
   ``benchmarks/greedy_starts.py``, which lists them so that on each of 17 workloads one of the first few is good.
 - The two leagues of docs/league.md, with Adam, on MNIST-5k and Fashion-MNIST: the first three schedules of both.
 
-Lengths are in percent of the training. Where several forms of a schedule have nearly the same lr curve, or the values
-suit several optimizers, a study takes the first form that it has.
+Lengths are in percent of the run. Where several forms of a schedule have nearly the same lr curve, or the values suit
+several optimizers, a study takes the first form that it has.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,7 +47,7 @@ def _cosine_after(warmup: int) -> list[Mapping[str, Any]]:
 def _algoperf(
     number: int, warmup: int, initial_lr: float, beta1: float, beta2: float, weight_decay: float
 ) -> ShippedStart:
-    adam = {"name": "adam", "initial_lr": initial_lr, "beta1": beta1, "beta2": beta2}  # its weight decay is another one
+    adam = {"name": "adam", "initial_lr": initial_lr, "beta1": beta1, "beta2": beta2}  # its weight decay differs
     optimizers = [{**adam, "name": "adamw", "weight_decay": weight_decay}, adam]
     return ShippedStart(f"AlgoPerf's list, {number}", optimizers, _cosine_after(warmup))
 

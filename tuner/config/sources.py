@@ -37,7 +37,7 @@ class Sources:
     files: Mapping[str, str] = field(default_factory=dict)
 
     def changed(self, now: "Sources") -> list[str]:
-        """Return the differences to the present source, each as a clause."""
+        """Return the differences from the current source, each as a clause."""
         names = sorted(
             name for name in self.files.keys() | now.files.keys() if self.files.get(name) != now.files.get(name)
         )
@@ -72,7 +72,7 @@ def with_sources(history: Any, now: Sources) -> tuple[list[dict[str, Any]], str]
         known.append(now)
     note = ""
     if changes and now.trial:
-        note = f"since trial #{now.trial - 1} {', and '.join(changes)}: later trials may differ for that reason"
+        note = f"since trial #{now.trial - 1} {', and '.join(changes)}: later trials may differ for this reason"
     return [asdict(each) for each in known[-MOST_KEPT:]], note
 
 
@@ -89,7 +89,7 @@ class OwnFile:
 
     Args:
         module: Full name of the module that it is.
-        path: Where it lies.
+        path: Its path.
         name: Its path in the folder that the module is imported from.
     """
 
@@ -113,7 +113,7 @@ def own_sources(modules: Iterable[str]) -> dict[str, str]:
 
 
 def own_files(modules: Iterable[str]) -> list[OwnFile]:
-    """Return the files of modules, and of what they import from the same folders; none of them is imported for it.
+    """Return the files of modules, and of what they import from the same folders; without importing any of them.
 
     Args:
         modules: Full names of modules that can be imported.
@@ -129,7 +129,7 @@ def own_files(modules: Iterable[str]) -> list[OwnFile]:
 
 
 def has_file(module: str) -> bool:
-    """Return whether a process that has imported nothing yet finds a module."""
+    """Return whether a fresh process would find a module."""
     return _origin(module) is not None
 
 
@@ -159,7 +159,7 @@ def _beginning(module: str) -> Iterator[tuple[Path, Path]]:
 
 
 def _origin(module: str) -> str | None:
-    """Return the file that a process would import which has imported nothing yet; None if there is none."""
+    """Return the file that a fresh process would import; None if there is none."""
     spec, parts = None, module.split(".")
     if not all(parts):
         return None

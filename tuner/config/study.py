@@ -63,17 +63,17 @@ class StudyConfig:
         text: The study file, with the values that the command line set.
         values: The content of both together, in the form of a study file; empty if the study has no file.
         experiment: The experiment in MLflow; by default it has the study's name.
-        within: Identifier of the study whose run in MLflow is the parent of this study's run; empty for none.
-        folder: Folder in which the user's modules are looked for, besides the usual places: that of its file.
+        within: Identifier of the study whose run in MLflow is the parent of this study's run; empty if there is none.
+        folder: Folder of the user's modules, searched in addition to the usual places: that of its file.
         first: The fixed values of its first trials, which the sampler does not choose.
         probe: Measures its data.
-        allowance: The training that all trials may have together; None for no limit.
-        until: The study ends when no gain in the objective above this is expected; 0 for no such end.
+        allowance: The total training that all trials may use; None for no limit.
+        until: The study ends when the expected gain in the objective is below this; 0 to disable.
         rungs: Where its trials are compared, if that is its pruner.
-        final: Its last trainings, with fresh seeds, which the limits above do not include; None for none.
+        final: Its final runs, with fresh seeds, which the limits above do not include; None if there are none.
         start: The earlier studies that it starts from; None if it starts from none.
         has_read: Whether these were read.
-        implied: Which of its sampler and pruner the file does not name.
+        implied: Which of sampler and pruner the file does not name.
         constraints: The conditions that the values of each trial satisfy.
         further: The objectives after the first one.
         kind: What its trials are.
@@ -123,7 +123,7 @@ class StudyConfig:
         """
         if self.further:
             names = join_names([each.metric for each in self.objectives])
-            raise BadInputError([f'{what} compares trials by one objective, and study "{self.name}" has {names}.'])
+            raise BadInputError([f'{what} compares trials by a single objective, but study "{self.name}" has {names}.'])
 
     def check_trains(self, what: str) -> None:
         """Refuse a study of an objective function.
@@ -132,10 +132,10 @@ class StudyConfig:
             what: Who asks, as the subject of a sentence, and what it does.
 
         Raises:
-            BadInputError: If its trials are no trainings.
+            BadInputError: If its trials are not training runs.
         """
         if not self.kind.trains:
-            raise BadInputError([f'{what}, and study "{self.name}" calls an objective function.'])
+            raise BadInputError([f'{what}, but study "{self.name}" calls an objective function.'])
 
     @property
     def longest(self) -> int:
@@ -154,16 +154,16 @@ class StudyConfig:
 
     @property
     def fewest_trials(self) -> int:
-        """Return how many trials the budget allows at least, if all have the longest training."""
+        """Return how many trials the budget allows at least, if all are as long as possible."""
         return min(self.trials, self.allowance.amount // self.allowance.longest) if self.allowance else self.trials
 
     def whole(self, trial: AnyTrial) -> int:
-        """Return how much of the allowance the whole training of a trial takes; 0 if there is no allowance."""
+        """Return how much of the allowance the full run of a trial takes; 0 if there is no allowance."""
         return self.allowance.cost(trial.epochs, trial.epoch_steps) if self.allowance else 0
 
     @property
     def random_trials(self) -> int | None:
-        """Return how many trials the sampler draws at random; None if that is the sampler's own number."""
+        """Return how many trials the sampler draws at random; None for the sampler's own number."""
         if self.sampler.name == "nsga2":
             return self.sampler.arguments.get("population_size")
         given: int | None = self.sampler.arguments.get("n_startup_trials")
@@ -176,12 +176,12 @@ class StudyConfig:
 
     @property
     def limits_trials(self) -> bool:
-        """Return whether the budget limits the number of trials, and not only their training."""
+        """Return whether the budget limits the number of trials, and not only their total training."""
         return self.allowance is None or self.trials < self.allowance.amount
 
     @property
     def whole_allowance(self) -> Allowance | None:
-        """Return the allowance with that of the last trainings; None if there is no limit."""
+        """Return the allowance including that of the final runs; None if there is no limit."""
         last = self.final.trainings if self.final else 0
         return self.allowance and replace(self.allowance, amount=self.allowance.amount + last * self.allowance.longest)
 
@@ -192,7 +192,7 @@ class StudyConfig:
         text = trials = pluralize(self.trials + last, "trial")
         if self.allowance:
             text = f"{self.whole_allowance}{f' and at most {trials}' if self.limits_trials else ''}"
-        return f"{text}, or until less than {self.until:g} can be gained," if self.until else text
+        return f"{text}, or until the expected gain is below {self.until:g}," if self.until else text
 
     @property
     def why_alone(self) -> str:
@@ -203,7 +203,7 @@ class StudyConfig:
         reasons = {
             **self.kind.why_alone(trial),
             "the best epoch of each counts": self.objective.epoch == "best",
-            "the time of each training is an objective": any(each.metric == "train/seconds" for each in self.further),
+            "the time of each run is an objective": any(each.metric == "train/seconds" for each in self.further),
         }
         return next((reason for reason, holds in reasons.items() if holds), "")
 
@@ -250,12 +250,12 @@ class StudyConfig:
 
     @property
     def own_names(self) -> list[str]:
-        """Return the names ``package.module:Name`` in it, which are of the user's own classes."""
+        """Return the names ``package.module:Name`` in it, which are those of the user's own classes."""
         return [name for name in self.kind.names(self.trial) if ":" in name]
 
     @property
     def held(self) -> dict[str, by_value.Held]:
-        """Return the classes and objects that are sent to trainings by value, by their names."""
+        """Return the classes and objects that are sent to training processes by value, by their names."""
         return by_value.select(self.own_names)
 
     @property
@@ -268,7 +268,7 @@ class StudyConfig:
         """Return the fixed values of a trial, by the names in Optuna; the sampler chooses the others.
 
         In a grid, a trial has the point with its number. In a study that was begun when grids repeated configurations,
-        it has the first point that no other trial has.
+        it has the first unused point.
 
         Args:
             number: The trial.
@@ -293,7 +293,7 @@ class StudyConfig:
         return draws_of_priors(self.trial, self.sampler, number, self.random_trials, attempt)
 
     def repeats(self, drawn: Iterable[Mapping[str, Any]]) -> int:
-        """Return how many trials of a grid repeat others, as grids of earlier versions could.
+        """Return how many trials of a grid repeat others, as was possible in grids of earlier versions.
 
         Args:
             drawn: The values of its trials.
@@ -308,7 +308,7 @@ class StudyConfig:
             values: Values from its search space.
 
         Raises:
-            BadInputError: If it depends on the length of a training, and the data cannot be loaded.
+            BadInputError: If it depends on the length of a run, and the data cannot be loaded.
             ValueError: If a constraint cannot be evaluated with the values.
         """
         if not self.constraints:

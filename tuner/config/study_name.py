@@ -14,7 +14,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 def check_name(name: str, place: str) -> None:
-    """Refuse a name that no study can have.
+    """Refuse an invalid name for a study.
 
     Args:
         name: The name.
@@ -29,7 +29,7 @@ def check_name(name: str, place: str) -> None:
 
 
 def final_name(study: str, configurations: Mapping[str, Any]) -> str:
-    """Return the name of the study that consists of the last trainings of another.
+    """Return the name of the study that consists of the final runs of another.
 
     Args:
         study: The other study.

@@ -1,4 +1,4 @@
-"""Reads a study from a document, section by section, and reports the faults of all of them."""
+"""Reads a study from a document, section by section, and reports the errors in all of them."""
 
 import dataclasses
 import math
@@ -42,7 +42,7 @@ SECTIONS = ("name", "objective", "budget", "sampler", "pruner", "final", "trial"
 
 
 class StudyReader:
-    """Builds a study from a document, section by section, and reports the faults of all sections together."""
+    """Builds a study from a document, section by section, and reports the errors in all sections together."""
 
     def __init__(self, document: Document, folder: Path | None, probe: DatasetProbe) -> None:
         self._document = document
@@ -57,7 +57,7 @@ class StudyReader:
         """Return the study.
 
         Raises:
-            BadInputError: With every fault of the document.
+            BadInputError: With every error in the document.
         """
         self._checker.keys(self._nodes, SECTIONS)
         name = self._name(default_name)
@@ -86,7 +86,7 @@ class StudyReader:
         if not is_past and (sampler.name == "curve" or pruner.name == "predicted"):
             self._template.lengths(needed=True)  # both need the lr curves, which depend on the steps of an epoch
         if "until" in budget and sampler.name != "curve" and is_single:
-            message = f"needs the sampler curve, which knows how much it expects to gain ({sampler.name} does not)."
+            message = f"needs the sampler curve, which can estimate the expected gain ({sampler.name} cannot)."
             self._fault(("budget", "until"), message)
         limits = self._limits(budget, template, name, is_single)
         trials = limits.trials
@@ -184,7 +184,7 @@ class StudyReader:
         return config
 
     def _limits(self, budget: Mapping[str, Any], template: Template, name: str, is_single: bool) -> Limits:
-        """Return how much the study may train; last trainings only if it has a single objective."""
+        """Return how much the study may train; with final runs only if it has a single objective."""
         is_given = self._document.data.get("final") is not None
         values = self._checker.settings(signature_of(Final), self._section("final")) if is_given else {}
         if self._document.fault_count:
@@ -192,7 +192,7 @@ class StudyReader:
         final = Final(trials=0) if not is_single else Final(**values) if is_given else None
         limits = read_limits(budget, final, template.get("trainer", {}), self._fault)
         if limits.final and not NAME.fullmatch(final_name(name, {})):
-            self._fault(("name",), f"{name} is too long for the name of its last trainings; shorten it.")
+            self._fault(("name",), f"{name} is too long: the study of its final runs adds a suffix; shorten it.")
         return limits
 
     def _first(self, template: Template, sampler: Component) -> FirstTrials:
@@ -201,9 +201,9 @@ class StudyReader:
         priors = [path for path, spec in searched(template) if isinstance(spec, Range) and spec.prior]
         if sampler.name == "grid":
             for key in known:
-                self._fault((key,), "leave it out: a grid trains its own points.")
+                self._fault((key,), "remove it: a grid trains its own points.")
         if priors and sampler.name not in PRIOR_SAMPLERS:
-            message = f"{sampler.name} draws nothing at random, so a prior is of no use ({priors[0]} has one)."
+            message = f"{sampler.name} makes no random draws, so the prior on {priors[0]} has no effect."
             self._fault(("sampler", "name"), f"{message} Use {listed(PRIOR_SAMPLERS)}.")
         if sampler.name == "grid" or self._document.fault_count:
             return FirstTrials()
@@ -220,7 +220,7 @@ class StudyReader:
             return None
         for index, study in enumerate(values["studies"]):
             if study == name:
-                self._fault(("start", "studies", index), "is the study itself; name others.")
+                self._fault(("start", "studies", index), "is the study itself; name other studies.")
             elif not NAME.fullmatch(study):
                 self._fault(("start", "studies", index), f"{shown(study)} is not the name of a study.")
         return Start(**values)
@@ -247,7 +247,7 @@ class StudyReader:
 
     def _timeout(self, timeout: Any) -> float | None:
         if isinstance(timeout, bool) or not isinstance(timeout, str | int | float):
-            return None  # absent, or already reported as a fault
+            return None  # absent, or already reported as an error
         try:
             return parse_duration(timeout)
         except ValueError as error:
@@ -265,7 +265,7 @@ class StudyReader:
         Args:
             kind: "sampler" or "pruner".
             known: The options of each.
-            defaults: What it is if the document does not name it: the first that has the options which are given.
+            defaults: The defaults if the document does not name one: the first with the given options.
         """
         nodes = self._checker.mapping(self._section(kind), FORM_OF_COMPONENT)
         default = next((each for each in defaults if nodes.keys() <= known[each].keys()), defaults[0])
@@ -291,7 +291,7 @@ class StudyReader:
         return frozenset(kind for kind in ("sampler", "pruner") if not self._is_named(kind))
 
     def _trials_of_grid(self, template: Template, trials: int, are_given: bool, is_past: bool) -> int:
-        """Return the number of trials of a grid: if it is not given, at most that of its points; else report more."""
+        """Return the number of trials of a grid: by default at most its points; report a larger given number."""
         size = self._grid_size(template)
         if not are_given:
             return min(trials, size)

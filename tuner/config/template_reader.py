@@ -22,7 +22,7 @@ __all__ = ["TemplateReader"]
 
 
 class TemplateReader:
-    """Reads the template of a trial, and computes the possible lengths of its training.
+    """Reads the template of a trial, and computes the possible lengths of its run.
 
     Args:
         document: The study file.
@@ -78,7 +78,7 @@ class TemplateReader:
         self._measured = {
             "data": checked["data"],
             "trainer": trainer,
-        }  # determines the length of a training, which the schedule may need
+        }  # determines the length of a run, which the schedule may need
         schedules = {
             key: self._optimization.schedule(trial.value[key], key) for key in SCHEDULE_KEYS if key in trial.value
         }
@@ -93,27 +93,27 @@ class TemplateReader:
         if task is not None:
             template["task"] = task.raw
         if own_modules and ("loss" in given or any(key.partition(".")[0] == "loss" for key in space)):
-            self._fault(trial.value["loss"].path, "leave it out: a LightningModule has a loss of its own.")
+            self._fault(trial.value["loss"].path, "remove it: a LightningModule has a loss of its own.")
         if own_modules and task is not None:
-            self._fault(task.path, "leave it out: a LightningModule has metrics of its own.")
+            self._fault(task.path, "remove it: a LightningModule has metrics of its own.")
         template["seed"] = self.checker.value(Seed, trial.value["seed"])
         for node in space.values():
             self.checker.forms(node)
         return template
 
     def _check_averaging(self, template: Mapping[str, Template], trial: Node) -> None:
-        """Refuse an average together with what cannot be combined with it."""
+        """Refuse an average together with settings that it cannot be combined with."""
         if self._document.fault_count or set(_names(trial.value["averaging"])) <= {NO_AVERAGING["name"]}:
             return
         for name in averaging_optimizers(template["optimizer"]):
-            message = f"cannot be combined with {name}, which averages the weights by itself."
+            message = f"cannot be combined with {name}, which does its own averaging of the weights."
             self._fault(trial.value["averaging"].path, message)
         for monitor in unaveraged_monitors(template["schedule"]):
             message = f"a plateau must monitor a validation metric with averaging (got {monitor}): a training metric"
-            self._fault(trial.value["schedule"].path, f"{message} is of the weights without averaging.")
+            self._fault(trial.value["schedule"].path, f"{message} is computed without averaging.")
 
     def lengths(self, needed: bool) -> Sequence[Length]:
-        """Return the possible lengths of the study's trainings; none if the file has faults, without loading data."""
+        """Return the possible lengths of the study's runs; none if the file has errors, without loading data."""
         if self._known_lengths is None:
             self._known_lengths = []
             try:

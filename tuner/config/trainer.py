@@ -1,4 +1,4 @@
-"""The section ``trainer`` of a trial: the length of its training, and arguments of Lightning's Trainer."""
+"""The section ``trainer`` of a trial: the length of its run, and arguments of Lightning's Trainer."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -14,15 +14,15 @@ from tuner.text import parse_duration
 __all__ = ["TrainerConfig", "epochs_of", "length_faults", "numbers_of"]
 
 LATER = ("limit_train_batches", "check_val_every_n_epoch", "gradient_clip_algorithm", "max_time", "callbacks")
-"""Arguments that earlier versions did not have: left out where they have their default, as digests depend on them."""
+"""Arguments that earlier versions did not have: left out at their defaults, because digests depend on them."""
 
 
 @dataclass(frozen=True)
 class TrainerConfig:
     """Arguments of Lightning's Trainer.
 
-    The length of a training is given in epochs or in steps. A trial is validated, reported, pruned and resumed at the
-    end of an epoch; if the length is in steps, an epoch is `val_check_interval` steps.
+    The length of a run is given in epochs or in steps. A trial is validated, reported, pruned and resumed at the end of
+    an epoch; if the length is in steps, an epoch is `val_check_interval` steps.
 
     Args:
         max_epochs: Passes over the training data; or
@@ -34,7 +34,7 @@ class TrainerConfig:
         accumulate_grad_batches: Batches whose gradients are accumulated for one step.
         limit_train_batches: Training batches in an epoch: a number, or a share of them; None for all.
         check_val_every_n_epoch: Epochs from one validation to the next.
-        max_time: The training ends after the first epoch that ends later than this, such as 30m; None for no limit.
+        max_time: Training ends after the first epoch that ends later than this, such as 30m; None for no limit.
         callbacks: Lightning's and the user's callbacks.
     """
 
@@ -71,7 +71,7 @@ class TrainerConfig:
 
     @property
     def batches(self) -> int | None:
-        """Return the batches between validations of a training in steps; None for a whole pass over the data."""
+        """Return the batches between validations of a run in steps; None for a whole pass over the data."""
         return self.val_check_interval * self.accumulate_grad_batches or None
 
     @property
@@ -86,29 +86,29 @@ class TrainerConfig:
 
 
 def length_faults(trainer: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield key and message of each fault in the length of a training, which is in epochs or in steps.
+    """Yield key and message of each error in the length of a run, which is in epochs or in steps.
 
     Args:
         trainer: The template of the section.
     """
     epochs, steps, interval = (trainer.get(key) for key in ("max_epochs", "max_steps", "val_check_interval"))
     if epochs is not None and steps is not None:
-        yield "max_steps", "leave it out, or max_epochs: a training is in epochs or in steps."
+        yield "max_steps", "remove it or max_epochs: the length of a run is in epochs or in steps."
     elif epochs is not None and interval is not None:
-        yield "val_check_interval", "is for a training in steps; with max_epochs, write check_val_every_n_epoch."
+        yield "val_check_interval", "is for a length in steps; with max_epochs, write check_val_every_n_epoch."
     elif steps is not None and interval is None:
         yield "val_check_interval", "required by max_steps: the steps from one validation to the next."
     elif steps is not None:
         yield from _multiple_faults("max_steps", steps, "val_check_interval", interval)
         for key in ("limit_train_batches", "check_val_every_n_epoch"):
             if trainer.get(key) is not None:
-                yield key, "is for a training in epochs; with max_steps, val_check_interval says it."
+                yield key, "is for a length in epochs; with max_steps, use val_check_interval."
     elif trainer.get("check_val_every_n_epoch") is not None:
         yield from _multiple_faults("max_epochs", epochs, "check_val_every_n_epoch", trainer["check_val_every_n_epoch"])
 
 
 def _multiple_faults(key: str, length: Any, unit: str, interval: Any) -> Iterator[tuple[str, str]]:
-    """Refuse a training that does not end with a validation."""
+    """Refuse a run that does not end with a validation."""
     if isinstance(interval, Range):
         yield unit, f"must be a number or choices, of which {key} is a multiple."
         return
@@ -125,6 +125,6 @@ def numbers_of(spec: Any) -> Iterable[int]:
 
 
 def epochs_of(trainer: Mapping[str, Any]) -> tuple[int, int]:
-    """Return the epochs of the shortest and of the longest training of a search space."""
+    """Return the epochs of the shortest and of the longest run of a search space."""
     shortest, steps = (int(lowest(trainer.get(key, 0))) for key in ("max_epochs", "max_steps"))
     return evaluations(shortest, steps, int(highest(trainer.get("val_check_interval", 0)))), longest_training(trainer)

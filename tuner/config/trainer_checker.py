@@ -29,20 +29,20 @@ OTHERS = dict.fromkeys(
     "unknown key: Lightning's Trainer has it, but a study does not set it.",
 )
 REFUSED: dict[type, str] = {
-    Checkpoint: "a study saves and continues its trainings by itself; objective.epoch says whose weights are kept",
+    Checkpoint: "a study saves and resumes its runs automatically; objective.epoch says which weights are kept",
     Timer: "write trainer.max_time",
     GradientAccumulationScheduler: "write trainer.accumulate_grad_batches: lengths depend on the steps of an epoch",
     BatchSizeFinder: "search data.batch_size",
     LearningRateFinder: "search optimizer.initial_lr, or use lr-tuner range",
 }
-"""Callbacks that a study cannot have, and what to do instead."""
+"""Callbacks that a study does not allow, and what to do instead."""
 
 
 class TrainerChecker:
     """Checks the settings and callbacks of a trial's Trainer.
 
     Args:
-        document: The document, which records the faults.
+        document: The document, which records the errors.
         checker: Checks components and values.
     """
 
@@ -54,7 +54,7 @@ class TrainerChecker:
     def template(self, node: Node) -> dict[str, Template]:
         """Return the template of the section."""
         if node.searched:
-            self._fault(node.path, "name what is searched in it, such as trainer.max_epochs.")
+            self._fault(node.path, "name what is searched within it, such as trainer.max_epochs.")
             return {}
         before = self._document.fault_count
         nodes = self._checker.mapping(node)
@@ -96,7 +96,7 @@ class TrainerChecker:
 
 
 def _setting_faults(template: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield key and message of each fault that is not of the length."""
+    """Yield key and message of each error other than those in the length."""
     if template.get("gradient_clip_algorithm") is not None and template.get("gradient_clip_val") is None:
         yield "gradient_clip_algorithm", "needs gradient_clip_val, the limit."
     limit = template.get("max_time")
@@ -111,7 +111,7 @@ def _setting_faults(template: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _mode_faults(template: Template) -> Iterator[str]:
-    """Yield a sentence for each early stopping that takes a rising accuracy for a worse one, or the other way round."""
+    """Yield a sentence for each early stopping that would take a rising accuracy for a worse one, or vice versa."""
     for values in corners(template):
         if registry.resolve("callback", values["name"]) is not EarlyStopping:
             continue

@@ -1,4 +1,4 @@
-"""Studies whose trials are trainings of Lightning."""
+"""Studies whose trials are training runs of Lightning."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
@@ -18,13 +18,13 @@ __all__ = ["TRAININGS", "Trainings", "as_training"]
 
 
 class Trainings(Kind):
-    """Trials that are trainings."""
+    """Trials that are training runs."""
 
     trains: ClassVar[bool] = True
-    noun: ClassVar[str] = "training"
+    noun: ClassVar[str] = "run"
 
     def trial_of(self, values: Mapping[str, Any], probe: DatasetProbe) -> TrialConfig:
-        """Return a training, its lengths in steps and its class weights as numbers."""
+        """Return a training run, its lengths in steps and its class weights as numbers."""
         values = with_class_weights(values, probe)
         if relative := lengths_of(values):
             values = resolve_all(values, probe.length(values))
@@ -33,7 +33,7 @@ class Trainings(Kind):
     def comparable(
         self, values: Mapping[str, Any], probe: DatasetProbe, with_length: bool
     ) -> tuple[Mapping[str, Any], Mapping[str, float]]:
-        """Return the values of a training with lengths in steps, and its length."""
+        """Return the values of a training run with lengths in steps, and its length."""
         lengths: dict[str, float] = {}
         if with_length:
             length = probe.length(values)
@@ -56,7 +56,7 @@ class Trainings(Kind):
                 ):
                     fault = f"the {needed} batches to the next validation are more than the {info.batches} of {name}"
                     raise BadInputError(
-                        [f"trial.trainer.val_check_interval: {fault}; it would have to take batches_per_epoch."]
+                        [f"trial.trainer.val_check_interval: {fault}; it would have to accept batches_per_epoch."]
                     )
         counts = [info.validation_images for _, info in infos if info.validation_images is not None]
         return [(name, info.digest) for name, info in infos], min(counts, default=None)
@@ -84,12 +84,12 @@ class Trainings(Kind):
         models = model.options if isinstance(model, OneOf) else [model["name"]]
         return {
             "the model is a LightningModule": all(registry.is_module(name) for name in models),
-            "their callbacks watch one training": bool(trainer.get("callbacks")),
-            "max_time is the time of one training": trainer.get("max_time") is not None,
+            "their callbacks watch a single run": bool(trainer.get("callbacks")),
+            "max_time is the time of a single run": trainer.get("max_time") is not None,
         }
 
     def longest(self, template: Template, pruner: Component) -> int:
-        """Return the epochs of the longest training."""
+        """Return the epochs of the longest run."""
         return longest_training(template["trainer"])
 
     def why_not_divided(self, template: Template, ranks: int) -> str:
@@ -103,11 +103,11 @@ TRAININGS = Trainings()
 
 
 def as_training(trial: AnyTrial) -> TrialConfig:
-    """Return a trial of a study whose trials are trainings.
+    """Return a trial of a study whose trials are training runs.
 
     Raises:
         TypeError: If it is something else.
     """
     if not isinstance(trial, TrialConfig):
-        raise TypeError(f"{type(trial).__name__} is no training")
+        raise TypeError(f"{type(trial).__name__} is not a training run")
     return trial

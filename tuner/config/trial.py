@@ -1,4 +1,4 @@
-"""A trial as plain values: what all kinds of trials have, and a training as a frozen dataclass."""
+"""A trial as plain values: what all kinds of trials have in common, and a training run as a frozen dataclass."""
 
 import hashlib
 import json
@@ -18,12 +18,12 @@ __all__ = ["COMPONENTS", "CROSS_ENTROPY", "NO_AVERAGING", "PARTS", "AnyTrial", "
 
 COMPONENTS = ("data", "model", "optimizer", "schedule")
 PARTS = (*COMPONENTS, *OTHER_SCHEDULES, "groups", "averaging", "trainer", "loss", "task", "seed")
-"""The keys of a training in a study file."""
+"""The keys of a training run in a study file."""
 
 NO_AVERAGING = {"name": "none"}
 CROSS_ENTROPY = Component("cross_entropy")
 
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what NumPy takes
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what NumPy accepts
 
 
 class AnyTrial(ABC):
@@ -48,17 +48,17 @@ class AnyTrial(ABC):
     @property
     @abstractmethod
     def family(self) -> str:
-        """Return what stands after its number in names: its schedule; empty if it has none."""
+        """Return what follows its number in names: its schedule; empty if it has none."""
 
     @property
     @abstractmethod
     def brief(self) -> str:
-        """Return the values that its line in the terminal ends with."""
+        """Return the values at the end of its line in the terminal."""
 
     @property
     @abstractmethod
     def epochs(self) -> int:
-        """Return the number of its epochs, at the end of each of which it is reported; 0 if that is not known."""
+        """Return the number of its epochs, each of which ends with a report; 0 if that is not known."""
 
     @property
     @abstractmethod
@@ -68,7 +68,7 @@ class AnyTrial(ABC):
     @property
     @abstractmethod
     def sizes(self) -> str:
-        """Return what the memory that it needs depends on, for a message."""
+        """Return the values that its memory depends on, for a message."""
 
     @property
     @abstractmethod
@@ -87,7 +87,7 @@ class AnyTrial(ABC):
 
 @dataclass(frozen=True)
 class TrialConfig(AnyTrial):
-    """Everything that a training depends on.
+    """Everything that a training run depends on.
 
     Args:
         data: Data module.
@@ -97,10 +97,10 @@ class TrialConfig(AnyTrial):
         trainer: Arguments of Lightning's Trainer.
         loss: Loss of a network; None if the model is a LightningModule, which has its own.
         seed: The seed of the trial.
-        momentum_schedule: Schedule of the momentum or beta1, with lengths in steps; None for none.
-        weight_decay_schedule: Schedule of the weight decay, with lengths in steps; None for none.
+        momentum_schedule: Schedule of the momentum or beta1, with lengths in steps, or None.
+        weight_decay_schedule: Schedule of the weight decay, with lengths in steps, or None.
         groups: Groups of parameters with other settings, by name.
-        averaging: Average of the weights, with lengths in steps; None for none.
+        averaging: Average of the weights, with lengths in steps, or None.
         task: What the network is for; None for what its loss is for.
         relative: Lengths that were given in epochs or percent, as they were given, by their dotted paths.
     """
@@ -160,7 +160,7 @@ class TrialConfig(AnyTrial):
         return {key: schedule for key in keys if (schedule := getattr(self, key)) is not None}
 
     def with_seed(self, seed: int) -> Self:
-        """Return the same training with another seed."""
+        """Return the same training run with another seed."""
         return replace(self, seed=seed)
 
     @property

@@ -35,7 +35,7 @@ def with_searched(text: str, path: str, value: str) -> str:
         if key.value == path:
             return _replaced(text, key.end_mark.index, node, value)
         if path.startswith(f"{key.value}."):
-            raise ValueError(f"{key.value} itself is searched, so {path} belongs into each of its choices")
+            raise ValueError(f"{key.value} itself is searched, so {path} belongs in each of its choices")
     first = space.value[0][0].start_mark
     start = first.index - first.column
     return f"{text[:start]}{' ' * first.column}{path}: {value}\n{text[start:]}"
@@ -45,12 +45,12 @@ def _replaced(text: str, key_end: int, node: yaml.Node, value: str) -> str:
     """Return the text with another value for a key."""
     start, end = node.start_mark.index, _end_of(node)
     if "#" in text[start:end]:
-        raise ValueError("there are comments inside of the value")
+        raise ValueError("there are comments inside the value")
     colon = text.index(":", key_end) + 1
     between = text[colon:start]
     if "\n" in between:  # a block below its key moves up to it
         if "#" in between:
-            raise ValueError("there are comments inside of the value")
+            raise ValueError("there are comments inside the value")
         between = " "
     return f"{text[:colon]}{between}{value}{text[end:]}"
 

@@ -37,7 +37,7 @@ _LINE_BREAKS = re.compile(r"[\x85\u2028\u2029]")  # to PyYAML, but not to YAML 1
 
 
 def read_document(path: Path) -> Document:
-    """Read a study file. Faults of single values are in the document, which can be checked further.
+    """Read a study file. Errors in single values are in the document, which can be checked further.
 
     Raises:
         BadInputError: If it cannot be read or is not plain YAML.
@@ -86,14 +86,14 @@ def read_value(text: str, name: str) -> Any:
 
 
 def override(document: Document, assignment: str) -> None:
-    """Put ``dotted.path=value`` over what a file says; an assignment that makes no sense becomes a fault."""
+    """Override values of a file by ``dotted.path=value``; an invalid assignment becomes an error."""
     target, equals, text = assignment.partition("=")
     name, parts = f"--set {cut(target)}", re.sub(r"\[(\d+)\]", r".\1", target).split(".")
     try:
         if not equals or not target or len(parts) > MAX_DEPTH:
             raise BadInputError([f"{name}: write it as dotted.path=value."])
         if not text.strip():
-            raise BadInputError([f"{name}: the value is missing; write null if none is meant."])
+            raise BadInputError([f"{name}: the value is missing; write null if that is intended."])
         document.put(parts, read_value(text, name))
     except BadInputError as error:
         document.faults.extend((COMMAND_LINE, fault) for fault in error.faults)
@@ -119,10 +119,10 @@ def as_yaml(values: Any, *, compact: bool = False) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes text that a study file would take for a number in quotes, such as "1e-3"; writes no aliases."""
+    """Puts text that a study file would take for a number into quotes, such as "1e-3"; writes no aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Return True: a study file may have no aliases."""
+        """Return True: a study file must not have aliases."""
         return True
 
 
@@ -153,7 +153,7 @@ class _Reader:
     """Builds the data of a document from the parser's events, one by one: what is refused never gets built.
 
     Args:
-        document: Has the text, takes the lines and the faults.
+        document: Holds the text, and receives the lines and the errors.
         line: What stands for the lines of a text that the user has not written; None to count them.
     """
 
@@ -163,7 +163,7 @@ class _Reader:
         self._index = 0  # of the line of the last event
 
     def read(self) -> Any:
-        """Return the data; faults of single values are in the document.
+        """Return the data; errors in single values are in the document.
 
         Raises:
             BadInputError: If the text cannot be read.
@@ -192,7 +192,7 @@ class _Reader:
         data = self._build(self._next(), ())
         self._next()  # the end of the first document
         if not isinstance(self._next(), yaml.StreamEndEvent):
-            raise _NotPlainError("a second YAML document begins here; write one.")
+            raise _NotPlainError("a second YAML document begins here; write a single one.")
         return data
 
     def _next(self) -> yaml.Event:
@@ -264,7 +264,7 @@ class _Reader:
         return value
 
     def _refuse_odd_characters(self, text: str, path: Keys) -> None:
-        """Refuse what only an escape in quotes can write and hardly a file name, a database or a terminal takes."""
+        """Refuse characters that only an escape can produce, and few file names, databases or terminals support."""
         if odd := _ODD.search(text):
             message = f"the character U+{ord(odd[0]):04X} is not allowed."
             self._note(path, message, self._index, spoils=True)
@@ -278,7 +278,7 @@ def _meaning(text: str) -> Any:
 
 
 def _explained(error: yaml.MarkedYAMLError) -> tuple[str, int]:
-    """Return what is wrong, and the index of the line to look at: of a bracket that is not closed, where it stands."""
+    """Return what is wrong, and the index of the line to look at: that of the bracket, if one is not closed."""
     problem, begun = str(error.problem), error.context_mark
     index = error.problem_mark.line if error.problem_mark else begun.line if begun else 0
     if "'\\t'" in problem:
