@@ -40,7 +40,7 @@ ALLOWED_IN: dict[str, tuple[str, ...]] = {
     "pandas": ("tuner/results.py",),
     "rich": (
         *("tuner/runner/", "tuner/followup/", "tuner/visualization/lr_preview.py"),
-        *(f"tuner/{name}.py" for name in ("export", "list", "preview", "range", "replay", "show")),
+        *(f"tuner/{name}.py" for name in ("console", "export", "list", "preview", "range", "replay", "show")),
     ),
     "IPython": ("tuner/runner/",),
     "argcomplete": ("tuner/__main__.py",),

@@ -1,6 +1,7 @@
 """The output of a study, on a terminal and in a file."""
 
 import io
+import itertools
 import math
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ from tuner.config.function_trial import FunctionTrial
 from tuner.config.loader import load_study
 from tuner.config.study import StudyConfig
 from tuner.config.trial import TrialConfig
+from tuner.console import print_line
 from tuner.protocol import EpochReport, Slot, StepReport, TrialResult
 from tuner.runner.display import Display
 from tuner.runner.summary import print_table
@@ -142,3 +144,29 @@ def test_a_narrow_terminal_leaves_out_the_least_important_columns_of_a_table():
     assert shown[80].splitlines()[0].split() == ["mean", "95%", "interval", "seeds", "winner", "better"]
     assert shown[44].splitlines()[0].split() == ["mean", "winner", "better"]
     assert "0.9712" in shown[44]
+
+
+SENTENCE = (
+    "  [dim]note: the quick brown fox jumps over[/dim] the lazy dog, and writes /a/path/that/is/longer/than/a/line"
+)
+
+
+@pytest.mark.parametrize("width", [44, 24])
+def test_a_terminal_gets_sentences_wrapped_at_words_and_a_file_gets_them_whole(width: int):
+    output, file = io.StringIO(), io.StringIO()
+    print_line(Console(file=output, force_terminal=True, width=width, color_system=None), SENTENCE)
+    print_line(Console(file=file, width=width), SENTENCE)
+    (whole,) = file.getvalue().splitlines()
+    lines = output.getvalue().splitlines()
+    assert [word for line in lines for word in line.split()] == whole.split()
+    assert all(line.startswith("  ") for line in lines)
+    assert all(len(line) <= width or line.split() == [line.strip()] for line in lines)
+    assert all(len(line) + len(after.split()[0]) >= width for line, after in itertools.pairwise(lines))
+
+
+def test_a_command_is_not_wrapped_as_it_is_copied_from_the_terminal():
+    output = io.StringIO()
+    print_line(
+        Console(file=output, force_terminal=True, width=20, color_system=None), "lr-tuner show a_long_name", whole=True
+    )
+    assert output.getvalue() == "lr-tuner show a_long_name\n"

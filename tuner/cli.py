@@ -4,13 +4,14 @@ import argparse
 import contextlib
 import dataclasses
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tuner.console import lenient_streams, open_missing_streams
+from tuner.console import lenient_streams, open_missing_streams, wrapped
 from tuner.errors import BadInputError, TunerError
 from tuner.interrupts import exit_at_once, on_interrupt
 from tuner.runner.options import ExecutionOptions
@@ -131,8 +132,13 @@ def command(run: Callable[[], int], options: argparse.Namespace | ExecutionOptio
         except TunerError as error:
             if options.verbose:
                 traceback.print_exc()
-            print(error, file=sys.stderr)  # noqa: T201
+            print(_on_terminal(str(error)), file=sys.stderr)  # noqa: T201
             return error.exit_code
+
+
+def _on_terminal(text: str) -> str:
+    """Return a text for standard error: wrapped at words if that is a terminal."""
+    return wrapped(text, shutil.get_terminal_size().columns) if sys.stderr.isatty() else text
 
 
 def add_options(parser: argparse.ArgumentParser, kind: type[ExecutionOptions], without: Collection[str] = ()) -> None:

@@ -84,6 +84,8 @@ def _run(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.markup import escape
 
+    from tuner.console import print_line
+
     console = Console(quiet=options.quiet)
     with console.status("drawing"):
         name, families = _schedule(options) if options.schedule is not None else _study(options)
@@ -98,8 +100,8 @@ def _run(options: argparse.Namespace) -> int:
     for picture in pictures:
         console.print(picture, "")
     for finding in findings:
-        console.print(f"[yellow]note:[/yellow] {escape(finding)}", highlight=False, soft_wrap=True)
-    console.print(f"written to {path}", highlight=False, soft_wrap=True, markup=False)
+        print_line(console, f"[yellow]note:[/yellow] {escape(finding)}")
+    print_line(console, escape(f"written to {path}"))
     return 0
 
 

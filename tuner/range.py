@@ -66,9 +66,9 @@ def _run(options: RangeOptions) -> int:
         from rich.console import Console
         from rich.markup import escape
 
+        from tuner.console import print_line
         from tuner.followup.lr_range import plan_range, test_range
         from tuner.followup.range_report import edited, print_plan, print_range, write_file, write_picture
-        from tuner.runner.summary import print_line
 
         console = Console(quiet=options.quiet)
         with checking(console, options.study):

@@ -50,8 +50,8 @@ def _run(options: argparse.Namespace) -> int:
     from rich.markup import escape
 
     from tuner.config.objectives import TIME
+    from tuner.console import print_line
     from tuner.followup.replaying import different_points, different_setup, how_trained, train_again
-    from tuner.runner.summary import print_line
     from tuner.storage.stored_study import StoredStudy
     from tuner.storage.trial_ends import setup_of, state_of, value_of
     from tuner.tracking.reader import MlflowStudy

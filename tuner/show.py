@@ -44,7 +44,8 @@ def _run(options: argparse.Namespace) -> int:
     from rich.markup import escape
 
     from tuner.analysis.findings import answer, findings
-    from tuner.runner.summary import print_line, print_ranking
+    from tuner.console import print_line
+    from tuner.runner.summary import print_ranking
     from tuner.runner.verdict import print_comparison
     from tuner.storage.inventory import comparisons, listed_studies
     from tuner.storage.reader import open_study, record_of

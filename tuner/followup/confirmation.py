@@ -71,7 +71,8 @@ def confirm(options: ConfirmationOptions, found: "Callable[[Comparison, Sequence
 
         console = Console(quiet=options.quiet)
         with checking(console, options.study):
-            from tuner.runner.summary import print_line, print_next
+            from tuner.console import print_line
+            from tuner.runner.summary import print_next
             from tuner.runner.verdict import print_comparison, record_comparison
             from tuner.storage.replicates import ReplicationStore
             from tuner.storage.stored_study import StoredStudy

@@ -131,7 +131,7 @@ class League:
         from rich.markup import escape
 
         from tuner.analysis.findings import duration
-        from tuner.runner.summary import print_line
+        from tuner.console import print_line
         from tuner.storage.reader import finished_counts
 
         search, options, contenders = self._search, self._options, self._search.contenders
@@ -230,8 +230,8 @@ class League:
 
     def _train(self, config: "LeagueStudy") -> "tuple[Outcome, Told]":
         """Run a study, and return its outcome and its results."""
+        from tuner.console import print_line
         from tuner.followup.league_result import Told
-        from tuner.runner.summary import print_line
         from tuner.storage.replicates import ReplicationStore
 
         with opened_engine(self._options) as engine:
@@ -248,7 +248,7 @@ class League:
     def _note(self, text: str) -> None:
         from rich.markup import escape
 
-        from tuner.runner.summary import print_line
+        from tuner.console import print_line
 
         print_line(self._console, f"[yellow]note:[/yellow] {escape(text)}")
 
@@ -256,7 +256,8 @@ class League:
         """Print the result: the page in Markdown or, in a terminal, with a table that fits."""
         from rich.markup import escape
 
-        from tuner.runner.summary import print_line, print_table
+        from tuner.console import print_line
+        from tuner.runner.summary import print_table
 
         if not self._console.is_terminal:
             print_line(self._console, escape(f"\n{page}"))
@@ -275,8 +276,8 @@ class League:
         """
         from rich.markup import escape
 
+        from tuner.console import print_line
         from tuner.followup.league_result import files_of, standings_of, trainings_csv, write
-        from tuner.runner.summary import print_line
         from tuner.tracking.reader import MlflowStudy
 
         search, options = self._search, self._options

@@ -7,10 +7,11 @@ from rich.markup import escape
 
 from tuner.analysis.lr_range import LrRange
 from tuner.config.yaml_edit import with_searched
+from tuner.console import print_line
 from tuner.errors import BadInputError
 from tuner.files import DiskFullError, write_atomically
 from tuner.followup.lr_range import RangePlan
-from tuner.runner.summary import print_line, print_table
+from tuner.runner.summary import print_table
 from tuner.text import format_metric, format_value, pluralize
 from tuner.visualization.lr_range import of_range
 from tuner.visualization.matplotlib_backend import png
@@ -45,7 +46,7 @@ def print_range(console: Console, found: LrRange) -> None:
     for sentence in found.findings():
         print_line(console, escape(sentence))
     if found.range is not None:
-        print_line(console, f"search_space:\n  {PATH}: {found.yaml()}")
+        print_line(console, f"search_space:\n  {PATH}: {found.yaml()}", whole=True)
 
 
 def _remark(found: LrRange, lr: float) -> str:

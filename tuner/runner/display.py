@@ -18,7 +18,7 @@ from rich.text import Text
 from tuner.config.budget import Allowance
 from tuner.config.study import StudyConfig
 from tuner.config.trial import AnyTrial
-from tuner.console import printable
+from tuner.console import print_line, printable
 from tuner.protocol import EpochReport, Slot, StepReport, TrialResult
 from tuner.storage.reader import Trial
 from tuner.text import fitting, format_objective, join_names, pluralize
@@ -236,7 +236,7 @@ class Display:
             self._cell.update(drawn)
 
     def _print(self, markup: str) -> None:
-        self._console.print(printable(markup), highlight=False, soft_wrap=True)
+        print_line(self._console, markup)
 
     def _picture(self) -> RenderableType:
         done, total, counted = self._progress()

@@ -134,9 +134,10 @@ def run(
         with checking(console, options.study):
             from tuner.config import by_value
             from tuner.config.loader import load_study
+            from tuner.console import print_line
             from tuner.runner.last_trainings import LastTrainings
             from tuner.runner.rehearsal import rehearse
-            from tuner.runner.summary import print_line, print_plan, print_summary
+            from tuner.runner.summary import print_plan, print_summary
             from tuner.storage.starts import read_starts
             from tuner.storage.study_store import StudyStore
             from tuner.tracking.system_metrics import check_packages

@@ -17,7 +17,7 @@ from tuner.analysis.record import FAMILY, StudyRecord
 from tuner.config.opening_notes import opening_notes
 from tuner.config.search_space import described, lowest, searched
 from tuner.config.study import StudyConfig
-from tuner.console import printable
+from tuner.console import print_line, printable
 from tuner.errors import BadInputError
 from tuner.process import own_command
 from tuner.protocol import Slot
@@ -28,7 +28,7 @@ from tuner.text import cut, fitting, format_objective, format_value, join_names,
 from tuner.training.results import TRACEBACK_FILE
 from tuner.urls import storage_url, without_password
 
-__all__ = ["print_line", "print_next", "print_plan", "print_ranking", "print_summary", "print_table"]
+__all__ = ["print_next", "print_plan", "print_ranking", "print_summary", "print_table"]
 
 DEFAULT_TRACKING, TRACKING = "sqlite:///mlflow.db", "MLFLOW_TRACKING_URI"
 LINTED_SAMPLES = 20  # as many as a preview draws
@@ -177,7 +177,7 @@ def print_next(console: Console, outcome: Outcome, name: str, commands: Mapping[
     width = max(map(len, lines))
     fits = width + max(map(len, lines.values())) + 5 <= max(WHOLE_LINE, console.width)
     for line, text in lines.items():
-        print_line(console, escape(f"  {line:<{width}}   {text}".rstrip() if fits else f"  {line}"))
+        print_line(console, escape(f"  {line:<{width}}   {text}".rstrip() if fits else f"  {line}"), whole=True)
 
 
 def _stores(command: str, outcome: Outcome) -> str:
@@ -272,11 +272,6 @@ def _print_failed(console: Console, name: str, store: StudyStore, numbers: Seque
     if numbers:
         failed = f"{pluralize(len(numbers), 'trial')} failed{where}"
         print_line(console, f"{escape(failed)}; {own_command()} retry {name} trains them again once the cause is fixed")
-
-
-def print_line(console: Console, markup: str) -> None:
-    """Print a line of rich markup; control characters in it are escaped."""
-    console.print(printable(markup), highlight=False, soft_wrap=True)
 
 
 def _shown(uri: str) -> str:

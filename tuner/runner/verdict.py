@@ -6,8 +6,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from tuner.analysis.comparison import Comparison, chance
+from tuner.console import print_line
 from tuner.interrupts import temporary_folder
-from tuner.runner.summary import print_line, print_table
+from tuner.runner.summary import print_table
 from tuner.text import format_metric
 
 __all__ = ["print_comparison", "record_comparison"]
