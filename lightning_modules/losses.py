@@ -223,6 +223,9 @@ LOSSES: dict[str, type[Loss]] = {
 class OwnLoss(Loss):
     """A function or module of outputs and labels as a loss, which returns the mean of a batch.
 
+    In mixed precision, it gets the outputs in float32, as the losses of torch compute in it: a `log_softmax` in
+    bfloat16 has two to three digits.
+
     Args:
         function: The function, or a module without parameters to train.
         arguments: Further arguments of a function, by name.
@@ -254,6 +257,8 @@ class OwnLoss(Loss):
         if isinstance(self.function, nn.Module) and self._device != outputs.device:
             self.function.to(outputs.device)
             self._device = outputs.device
+        if isinstance(outputs, Tensor) and outputs.is_floating_point():
+            outputs = at_least_float32(outputs)
         loss: Any = self.function(outputs, labels, **self.arguments)
         if not isinstance(loss, Tensor) or loss.ndim:
             found = f"a tensor {list(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"

@@ -276,6 +276,14 @@ def test_a_trainer_predicts_the_logits_of_inputs_with_labels_or_without(data: An
     assert torch.equal(torch.cat([first, second]), module(INPUTS))
 
 
+def test_a_trainer_predicts_the_test_batches_of_a_data_module():
+    data = IrisDataModule(batch_size=20)
+    module = Classifier(nn.Linear(4, 3), SGD(initial_lr=0.1))
+    predicted = quiet_trainer(Recorder()).predict(module, datamodule=data)
+    inputs = torch.cat([inputs for inputs, _ in data.test_dataloader()])
+    assert torch.equal(torch.cat(predicted), module(inputs))
+
+
 @pytest.mark.parametrize("fused", [True, False])
 def test_each_training_begins_at_a_tensor_lr_of_the_settings(fused: bool):
     module = Classifier(

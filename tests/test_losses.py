@@ -23,7 +23,7 @@ from lightning_modules import (
     IrisDataModule,
     balanced_weights,
 )
-from lightning_modules.losses import the_loss
+from lightning_modules.losses import OwnLoss, the_loss
 from lightning_modules.tasks import metrics_of
 from tests.rules import shortened
 from tests.studies import StudyFolder, fit_by_lightning_cli
@@ -458,3 +458,18 @@ def test_a_regression_and_several_labels_have_their_report(folder: StudyFolder):
     reports = [path.read_text() for path in folder.path.glob("mlruns/*/*/artifacts/report.html")]
     assert len(reports) == 2
     assert any("mean absolute error" in report for report in reports)
+
+
+def test_an_own_loss_gets_float32_from_a_network_in_bfloat16():
+    seen = []
+
+    def loss(outputs, labels):
+        seen.append(outputs.dtype)
+        return functional.cross_entropy(outputs, labels)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = torch.nn.Linear(3, 3)(LOGITS[0])
+        assert outputs.dtype == torch.bfloat16
+        OwnLoss(loss)(outputs, CLASSES[0])
+    OwnLoss(loss)(LOGITS[0].double(), CLASSES[0])
+    assert seen == [torch.float32, torch.float64]

@@ -1,6 +1,7 @@
 """Calls of an objective function: its values, reports and errors, and what is refused before the first call."""
 
 import math
+import pickle
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import optuna
 import pytest
@@ -174,6 +176,14 @@ def test_an_error_of_the_function_names_its_line(tmp_path: Path, error: BaseExce
     assert result.message.startswith(f"{message} (")
     assert "test_objective_calls.py, line" in result.message
     assert ", in function: raise error)" in result.message
+
+
+def test_an_error_in_code_that_was_sent_by_value_names_its_line(tmp_path: Path):
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec("def helper(x):\n    return x / (x - x)\n\ndef function(trial):\n    return helper(trial['x'])\n", names)
+    function = pickle.loads(cloudpickle.dumps(names["function"]))
+    message = "ZeroDivisionError: float division by zero (your code, line 2, in helper)"
+    assert called(function, tmp_path).message == message
 
 
 def test_a_call_has_its_values_seed_and_folder(tmp_path: Path):

@@ -4,9 +4,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tuner.api import Best, Confirmation, Result, Study
+    from tuner.errors import BadInputError, StudyFailedError
     from tuner.objective import Trial, TrialPruned
 
-__all__ = ["Best", "Confirmation", "Result", "Study", "Trial", "TrialPruned"]
+__all__ = [
+    "BadInputError",
+    "Best",
+    "Confirmation",
+    "Result",
+    "Study",
+    "StudyFailedError",
+    "Trial",
+    "TrialPruned",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -17,6 +27,10 @@ def __getattr__(name: str) -> Any:
         from tuner import objective
 
         return getattr(objective, name)
+    if name.endswith("Error"):
+        from tuner import errors
+
+        return getattr(errors, name)
     from tuner import api
 
     return getattr(api, name)

@@ -31,6 +31,8 @@ __all__ = [
 ]
 
 LONGEST_SOURCE = 100
+WITHOUT_FILE = ("<dynamic-code>", "<ipython-input", "<stdin>")
+"""How the file of user code is called that was pickled by value (by cloudpickle), or typed."""
 
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 _OWN = tuple(str(Path(__file__).parent.parent / package) + "/" for package in ("tuner", "lightning_modules"))
@@ -115,6 +117,8 @@ def _text_of(error: BaseException) -> str:
 
 def is_of_user(file: str) -> bool:
     """Return whether a Python file is user code: neither installed nor part of the tuner."""
+    if file.startswith(WITHOUT_FILE):
+        return True
     return not file.startswith(("<", *_LIBRARIES, *_OWN)) and "/site-packages/" not in file
 
 
@@ -130,6 +134,8 @@ def place_of(error: BaseException) -> str:
     if not own:
         return ""
     file, line, function = own[-1]
+    if file.startswith(WITHOUT_FILE):
+        return f" (your code, line {line}, in {function})"
     path = Path(file)
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     source = " ".join(linecache.getline(file, int(line)).split())

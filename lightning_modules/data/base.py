@@ -229,6 +229,10 @@ class TensorDataModule(LightningDataModule, ABC):
         """Return the test batches, in a fixed order."""
         return TensorLoader(*self._part("test"), self.eval_batch_size)
 
+    def predict_dataloader(self) -> TensorLoader:
+        """Return the test batches, with their labels."""
+        return self.test_dataloader()
+
     def digest(self) -> str:
         """Return the sha256 of all inputs and labels, to detect changed data."""
         self._check_set_up()

@@ -146,7 +146,8 @@ def print_summary(
     name = config.name
     if store.front:
         exported = {f"export --trial {top[0].number}": "a trial of the front as a folder"}
-        after = {**(exported if config.kind.trains else {"show": "its trials"}), "report": AS_REPORT}
+        can_export = config.kind.trains and not config.held
+        after = {**(exported if can_export else {"show": "its trials"}), "report": AS_REPORT}
     elif top:
         after = {"confirm": "is the winner really better? fresh seeds say", "report": AS_REPORT}
     else:
