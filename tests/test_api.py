@@ -406,6 +406,7 @@ def test_the_notebook_of_the_examples_shows_the_progress_the_findings_and_the_cu
     assert "val/acc" in shown["text/html"]
     assert "<h4>notebook</h4>" in shown["text/html"]
     assert "MyNetwork(" in shown["text/plain"]
+    assert "4/4 trials" in shown["text/plain"], "the progress as it ended"
     assert len(shown["image/png"]) > 10_000
 
 

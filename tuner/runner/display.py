@@ -126,9 +126,11 @@ class Display:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Remove the live part."""
+        """Remove the live part; a notebook keeps how it ended."""
         if self._live:
             self._live.stop()
+        elif self._cell is not None:
+            self._draw_in_notebook()
 
     def start(self, number: int, config: AnyTrial, slot: Slot) -> None:
         """Add a running trial."""
@@ -212,28 +214,26 @@ class Display:
         if self._live:
             self._live.update(self._picture(), refresh=True)
         elif self._console.is_jupyter:
-            self._draw_in_notebook()
+            if time.monotonic() >= self._next_drawing:
+                self._next_drawing = time.monotonic() + NOTEBOOK_SECONDS
+                self._draw_in_notebook()
         elif (now := time.monotonic()) >= self._next_line:
             self._next_line = now + self.EVERY_SECONDS
             self._print(f"[dim]{escape(self._progress()[2])}, {self._clock()}[/dim]")
 
     def _draw_in_notebook(self) -> None:
         """Redraw one output of a notebook's cell."""
-        from IPython.display import HTML, DisplayHandle
+        from IPython.display import DisplayHandle
 
-        if time.monotonic() < self._next_drawing:
-            return
-        self._next_drawing = time.monotonic() + NOTEBOOK_SECONDS
         page = Console(record=True, file=io.StringIO(), width=NOTEBOOK_WIDTH, force_jupyter=False)
         page.print(self._picture())
-        drawn = HTML(  # type: ignore[no-untyped-call]
-            page.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
-        )
+        html = page.export_html(inline_styles=True, code_format="<pre>{code}</pre>", clear=False)
+        drawn = {"text/html": html, "text/plain": page.export_text()}
         if self._cell is None:
             self._cell = DisplayHandle()  # type: ignore[no-untyped-call]
-            self._cell.display(drawn)
+            self._cell.display(drawn, raw=True)
         else:
-            self._cell.update(drawn)
+            self._cell.update(drawn, raw=True)
 
     def _print(self, markup: str) -> None:
         print_line(self._console, markup)
