@@ -182,7 +182,7 @@ def test_text_that_looks_like_a_number_stays_text_in_the_file():
         ({"model": Classifier(nn.Linear(4, 3), SGD(initial_lr=0.1))}, "give the class of a LightningModule"),
         ({"search_space": {"model.width": {"low": 1}}}, "Study: search_space.model.width: mlp has no argument width."),
         ({"name": "a/b"}, 'Study: name: "a/b" is not a valid name.'),
-        ({"source": TINY}, "a study file has these; replace its values by overrides"),
+        ({"source": TINY}, "these come from the study file; use overrides to change them"),
         ({"overrides": "trial.seed=1"}, "Study: overrides: must be a list"),
     ],
 )
@@ -265,7 +265,7 @@ def test_a_class_without_a_module_is_sent_by_value_and_kept(here: StudyFolder):
     with pytest.raises(BadInputError, match="importance: nothing to draw"):
         result.plot_importance()
     assert repr(Study.load("defined").result()) == repr(result)
-    with pytest.raises(BadInputError, match="Local was sent to the trainings by value: a training script can import"):
+    with pytest.raises(BadInputError, match="Local was sent to the training processes by value: a training script can"):
         result.export()
 
 

@@ -113,7 +113,7 @@ def test_a_deleted_run_is_replaced_by_another_that_says_so(folder: StudyFolder):
     before = folder.curves()
     MlflowClient(f"sqlite:///{folder.path / 'mlflow.db'}").delete_run(deleted)
     output = folder.call("--trials", "2")
-    assert "the run of trial #0 in MLflow was deleted; the trial gets a new one" in output
+    assert "trial #0 in MLflow was deleted; creating a new one" in output
     assert folder.mlflow("select value from tags where key = 'tuner.replaces'") == [(deleted,)]
     ((run, status),) = folder.mlflow(
         "select run_uuid, status from runs join tags using (run_uuid) where key = 'tuner.replaces'"
@@ -135,7 +135,7 @@ def test_a_run_deleted_while_its_trial_trains_is_replaced_by_another_with_every_
         "        Path('deleted').touch()\n",
     )
     output = folder.call("--trials", "1", "--set", own, "--set", "trial.trainer.max_epochs=1")
-    assert "the run of trial #0 in MLflow was deleted; the trial gets a new one" in output
+    assert "trial #0 in MLflow was deleted; creating a new one" in output
     assert "has all its 1 trial (1 complete)" in output
     runs = folder.mlflow(
         "select lifecycle_stage, status, run_uuid from runs join tags using (run_uuid) where key = 'tuner.trial'"

@@ -194,7 +194,7 @@ def test_the_time_left_is_that_of_the_epochs_and_of_the_last_trainings(monkeypat
     display.standing(2, 0, None)
     now[0] = 120.0
     display.tick()
-    assert "39/60 epochs, 2 of the last done, " in output.getvalue(), "the final runs go on from there"
+    assert "39/60 epochs, 2 final runs done, " in output.getvalue(), "the final runs go on from there"
 
 
 CONSTANT = {"name": "constant"}

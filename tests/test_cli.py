@@ -134,7 +134,7 @@ def test_failed_trials_are_trained_again_by_the_name_of_their_study(
     output = failed.command(retry, "s", *INLINE)
     assert "s has all its 4 trials (4 complete)" in output
     assert failed.optuna("select number, state from trials") == [(number, "COMPLETE") for number in range(4)]
-    assert "no trial of s has failed" in failed.command(retry, "s.yaml", *INLINE)
+    assert "no failed trials in s" in failed.command(retry, "s.yaml", *INLINE)
     options = "s", "--top", "4", "--seeds", "1", *INLINE
     monkeypatch.setattr(Broken, "broken", True)
     failed.command(confirm, *options)
@@ -144,7 +144,7 @@ def test_failed_trials_are_trained_again_by_the_name_of_their_study(
     ends = dict(failed.optuna(states))
     assert ends["FAIL"] > 0
     monkeypatch.setattr(Broken, "broken", False)
-    advice = "confirm s --retry-failed, with the options that it was begun with"
+    advice = "confirm s --retry-failed, with the options that it was started with"
     assert advice in failed.command(retry, "s-confirm", *INLINE, expect=2)
     failed.command(confirm, *options, "--retry-failed")
     assert failed.optuna(states) == [("COMPLETE", sum(ends.values()))]
@@ -166,7 +166,7 @@ def test_the_findings_of_a_study_and_of_its_confirmation_are_shown_in_the_termin
     shown = call_in(confirmed, show, "short")
     assert "short: finished, 3 of 3 trials (3 complete)" in shown
     assert "The best is #" in shown
-    assert "short-confirm, trained again with fresh seeds:" in shown
+    assert "short-confirm, retrained with fresh seeds:" in shown
     table = shown[shown.index("short-confirm") :].splitlines()
     assert "winner better" in table[3]
     alone = call_in(confirmed, show, "short-confirm")

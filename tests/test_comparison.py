@@ -128,7 +128,7 @@ def test_the_findings_distinguish_noise_from_real_differences():
     winner, runner_up, constant, luck, test = found
     assert winner.startswith("The winner is #1 cosine: val/acc 0.9250 over 4 seeds (95% confidence interval 0.9")
     assert "the runner-up and the default, #2 step (0.9125)" in runner_up
-    assert runner_up.endswith(": with 4 seeds this may be chance.")
+    assert runner_up.endswith("with 4 seeds, so this may be chance.")
     assert constant.endswith("really better with a probability of more than 99%.")
     assert luck.startswith("The study's best value, 0.9700 of #1 cosine, becomes 0.9250 over 4 seeds")
     assert luck.endswith("the best of many trials was optimistic by 0.0450.")
@@ -148,7 +148,7 @@ def test_the_table_has_the_best_first_and_those_without_values_last():
     assert rows[1]["behind the winner"] == pytest.approx(0.0125)
     assert rows[2]["mean"] is None
     assert compared(Repeated("dead", failed=3)).findings({}) == [
-        "No training was completed, so there is nothing to compare."
+        "No run was completed, so there is nothing to compare."
     ]
     assert "| dead | 0 |  |  |  |  |" in compared(Repeated("dead", failed=3), A).markdown()
     assert math.isnan(Repeated("dead").mean)

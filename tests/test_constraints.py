@@ -229,4 +229,4 @@ def test_python_has_constraints_and_added_values_must_satisfy_them():
         study.enqueue({"model.neurons.0": 9, "model.neurons.1": 3})
     text = study.to_yaml()
     assert "constraints: ['model.neurons[0] <= model.neurons[1]']" in text
-    assert text.startswith("# 1 trial that enqueue() has added is not in this file.\n")
+    assert text.startswith("# 1 trial added by enqueue() is not in this file.\n")

@@ -82,7 +82,7 @@ def test_an_unrequested_interruption_fails_the_trial_the_second_time(run: Callab
     engine = Script(ends("interrupted"), ends("interrupted"), ends("complete", 0.5))
     states, _ = run(engine)
     assert states == [
-        ("fail", "ended before its last epoch, though nothing asked it to, 2 times: given up"),
+        ("fail", "stopped before its last epoch without being asked to, 2 times: given up"),
         ("complete", ""),
     ]
     assert [group.trials[0].number for group in engine.groups] == [0, 0, 1]
@@ -114,8 +114,8 @@ def test_a_call_to_end_shows_nothing_before_the_next_tick(run: Callable):
     ticks: list[bool] = []
 
     def stop_twice(handler: Coordinator, group: Group) -> None:
-        ending = "ending after the running epochs; once more to end now"
-        for told in (ending, "ending now"):
+        ending = "stopping after the current epochs; press Ctrl-C again to stop now"
+        for told in (ending, "stopping now"):
             before = shown_by(handler)
             handler.stop()
             assert shown_by(handler) == before
@@ -166,7 +166,7 @@ def test_other_errors_do_not_end_the_study(run: Callable, messages: list[str]):
 
 
 def test_a_trial_that_stopped_by_itself_is_reported_once_a_study(run: Callable):
-    told = "stopped by itself after epoch 2 of 3"
+    told = "stopped on its own after epoch 2 of 3"
     states, shown = run(Script(ends("complete", 0.5, told)), trials=3)
     assert states == [("complete", told)] * 3
     assert shown.count(told) == 1

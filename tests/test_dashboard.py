@@ -37,7 +37,7 @@ def test_it_serves_the_study_on_the_loopback_and_leaves_no_process(started: Comm
     ((run,),) = reviewed.mlflow("select run_uuid from tags where key = 'tuner.study_id'")
     assert page == f"experiments/1/runs/{run}?workflowType=machine_learning"
     assert started.stdout.readline().startswith(f"its trials: {address}/#/experiments/1/runs?")
-    assert started.stdout.readline() == "Press Ctrl-C to end.\n"
+    assert started.stdout.readline() == "Press Ctrl-C to stop.\n"
     with urllib.request.urlopen(f"{address}/health") as answer:
         assert answer.read() == b"OK"
     port = int(address.rpartition(":")[2])

@@ -102,7 +102,7 @@ def test_a_trial_continues_whatever_its_training_did_to_the_pipe(folder: StudyFo
     option = with_network(folder, SPOILING)
     output = folder.run("--per-device", "1", "--trials", "1", "--set", option, study=IRIS)
     assert "trial #0 wrote into the pipe to the coordinator and was killed; it resumes from its last" in output
-    assert "trial #0 killed by SIGKILL" in output
+    assert "trial #0 was killed by SIGKILL" in output
     assert folder.optuna("select state from trials") == [("COMPLETE",)]
     assert not is_alive(int((folder.path / "helper").read_text())), "it ended with its training"
 
@@ -177,7 +177,7 @@ def test_a_training_of_two_processes_hangs_when_one_of_them_is_stopped(folder: S
     release(folder)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
-    assert output.count("trial #0 gave no sign of life for 6 s and was killed; it resumes from its last check") == 1
+    assert output.count("trial #0 showed no activity for 6 s and was killed; it resumes from its last check") == 1
 
 
 class SlowHandler:

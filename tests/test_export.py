@@ -162,7 +162,7 @@ def test_a_module_with_the_name_of_a_file_of_the_export_is_not_overwritten(
     (tmp_path / "train.py").touch()
     (tmp_path / "to").mkdir()
     (tmp_path / "to" / "train.py").write_text("the script")
-    with pytest.raises(StudyFailedError, match=r"train cannot be copied: .*train.py has the name of a file of the exp"):
+    with pytest.raises(StudyFailedError, match=r"train cannot be copied: .*train.py has the same name as a file"):
         copy_modules(["train"], tmp_path / "to")
     assert (tmp_path / "to" / "train.py").read_text() == "the script"
 

@@ -47,7 +47,7 @@ def test_a_training_that_hangs_is_killed_and_continues_from_its_last_epoch(
     release(folder)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
-    assert "gave no sign of life for 8 s and was killed; it resumes from its last checkpoint" in output
+    assert "showed no activity for 8 s and was killed; it resumes from its last checkpoint" in output
     folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
     assert folder.curves() == undisturbed.curves()
 
@@ -226,7 +226,7 @@ def test_a_trial_ends_and_the_study_continues_whatever_its_network_does(folder: 
     found = {ends[int(index)]: (state, json.loads(message or '""')) for index, state, message in rows}
     fails = "RuntimeError: this network fails at step 25"
     place = 'ends.py, line 43, in fail: raise RuntimeError("this network fails at step 25")'
-    killed = "killed by SIGKILL (often out of memory: see dmesg), 4 times: given up"
+    killed = "was killed by SIGKILL (often out of memory: see dmesg), 4 times: given up"
     assert found == {
         "nothing": ("COMPLETE", ""),
         "os_exit": ("FAIL", "ended with status 0 and no result, 4 times: given up"),

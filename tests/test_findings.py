@@ -29,7 +29,7 @@ def test_a_plateau_that_never_lowered_the_lr_is_a_constant_lr():
     plateau = replace(trial(0, value=0.98, family="plateau"), constant_lr=True)
     others = [trial(1, value=0.97, family="exponential"), trial(2, value=0.96, family="plateau")]
     text = text_of(plateau, *others)
-    assert "The lr of #0 plateau never changed, as with a plateau that has no reason to lower it" in text
+    assert "The lr of #0 plateau never changed (e.g. a plateau that never triggered)" in text
     assert "No constant lr" not in text
     behind = text_of(replace(plateau, value=0.95), *others)
     assert "0.0200 better than the best constant lr, #0 plateau (0.9500)" in behind
@@ -39,12 +39,12 @@ def test_a_plateau_that_never_lowered_the_lr_is_a_constant_lr():
 
 def test_without_a_constant_lr_it_says_that_the_schedule_s_share_is_unknown():
     text = text_of(trial(0, family="exponential"), trial(1, family="exponential"))
-    assert "No constant lr was trained to the end" in text
+    assert "No trial with a constant lr ran to completion" in text
     says = "The answer is #1 exponential: it is really better than #1 at a constant lr."
     more = ["The winner is #1 exponential."]
     answered = text_of(trial(0, family="exponential"), trial(1, family="exponential"), answer=[says, *more])
     assert answered.startswith(
-        f"With fresh seeds: {says}\n{more[0]}\nThe best single training of the search is #1 exponential"
+        f"With fresh seeds: {says}\n{more[0]}\nThe best single run of the search is #1 exponential"
     )
     assert "No constant lr" not in answered
     assert "No constant lr" not in text_of(trial(0, family="constant"), trial(1, family="constant"))
@@ -96,10 +96,12 @@ def test_families_of_which_no_trial_was_trained_to_its_end_are_named():
         trial(3, family="one_cycle", state="pruned", epochs=1),
         trial(4, family="step", state="failed"),
     ]
-    stopped = "Stopped early, after at most 2 of 3 epochs, and so not compared with the best: "
-    assert text_of(*trials).splitlines()[-1] == f"{stopped}constant and cosine."
-    assert text_of(*trials, answer=["The answer is #0."]).splitlines()[-1] == f"{stopped}cosine."
-    assert "Stopped early" not in text_of(*trials[:1], *trials[3:])
+    stopped = "was stopped within 2 of 3 epochs, so"
+    last = text_of(*trials).splitlines()[-1]
+    assert last == f"Every trial of constant and cosine {stopped} they were not compared with the best."
+    last = text_of(*trials, answer=["The answer is #0."]).splitlines()[-1]
+    assert last == f"Every trial of cosine {stopped} it was not compared with the best."
+    assert "was stopped within" not in text_of(*trials[:1], *trials[3:])
 
 
 def test_a_loss_has_no_such_error_and_the_smaller_one_wins():
@@ -121,8 +123,8 @@ def test_equal_values_have_no_margin():
 
 
 def test_a_study_without_a_finished_trial_says_so():
-    assert "no best one" in text_of()
-    assert "no best one" in text_of(trial(0, state="pruned"), importances={})
+    assert "no best trial" in text_of()
+    assert "no best trial" in text_of(trial(0, state="pruned"), importances={})
 
 
 def test_a_single_trial_is_compared_with_nothing():
@@ -132,7 +134,7 @@ def test_a_single_trial_is_compared_with_nothing():
 def test_how_trials_ended_and_how_long_they_took_is_reported():
     trials = [trial(0), replace(trial(1, state="pruned"), seconds=100.0), trial(2, state="failed", value=math.nan)]
     text = text_of(*trials)
-    assert "3 trials (1 trained to the end, 1 pruned early, 1 failed), 1 min 43 s of training in all." in text
+    assert "3 trials (1 trained to the end, 1 pruned early, 1 failed), 1 min 43 s of training in total." in text
 
 
 def test_the_answer_says_in_one_sentence_whether_others_tie_with_the_best():
@@ -143,8 +145,8 @@ def test_the_answer_says_in_one_sentence_whether_others_tie_with_the_best():
     assert ahead == "The best is #0 cosine, val/acc 0.9800, ahead of all others by more than two standard errors."
     unknown = answer(study(trials, validation_images=None))
     assert unknown.endswith("0.9800; #1 step is 0.0040 behind, and whether that is chance was not measured.")
-    assert answer(study(trials[:1])).endswith("0.9800, the only trial that was trained to its end.")
-    assert answer(study([replace(trials[0], state="failed")])) == "No trial was trained to its end."
+    assert answer(study(trials[:1])).endswith("0.9800, the only trial that ran to completion.")
+    assert answer(study([replace(trials[0], state="failed")])) == "No trial ran to completion."
 
 
 def test_values_at_the_edge_of_their_range_are_named():
@@ -163,6 +165,6 @@ def test_of_very_many_values_the_sentence_has_the_most_important_ones():
     importances = {"model.width_20": 0.6, "model.width_3": 0.4}
     sentence = findings(study([trial(0, params=params)], importances=importances))[0]
     assert "with width_20 20, width_3 3, width_0 0, width_1 1," in sentence
-    assert sentence.endswith("width_8 8 and 15 more values, which the table of trials has.")
+    assert sentence.endswith("width_8 8 and 15 more values (see the table of trials).")
     few = {name: params[name] for name in list(params)[:21]}
     assert "more values" not in findings(study([trial(0, params=few)]))[0]

@@ -73,10 +73,10 @@ IN_THE_WAY: dict[str, Callable[[Path, Path], object]] = {
     "open": lambda path, victim: (path.mkdir(), path.chmod(0o777)),
 }
 MESSAGES = {
-    "file": "is not a folder; move it away.",
-    "fifo": "is not a folder; move it away.",
-    "link": "is a symbolic link; a study writes into a folder of its own only.",
-    "dangling": "is a symbolic link; a study writes into a folder of its own only.",
+    "file": "is not a folder; move it elsewhere.",
+    "fifo": "is not a folder; move it elsewhere.",
+    "link": "is a symbolic link; a study writes only into its own folder.",
+    "dangling": "is a symbolic link; a study writes only into its own folder.",
     "foreign": r"belongs to another user \(uid 1234\); ",
     "open": "can be written by all users",
 }

@@ -329,7 +329,7 @@ def assert_same_study(one: StudyFolder, other: StudyFolder) -> None:
 
 def test_fused_or_not_a_study_ends_with_the_same_trials_values_and_curves(folder: StudyFolder, unfused: StudyFolder):
     output = folder.call(*OPTIONS, "--fuse", "3", study=DIGITS)
-    assert "up to 3 trials at a time as one model" in output
+    assert "each training up to 3 trials as one model" in output
     assert_same_study(folder, unfused)
 
 
@@ -359,7 +359,7 @@ def test_a_network_that_cannot_be_fused_is_reported_once_and_the_study_continues
     monkeypatch.syspath_prepend(folder.path)
     net = ("--set", "trial.model={name: 'branching:Net'}")
     output = folder.call(*OPTIONS, "--fuse", "2", *net, study=DIGITS)
-    assert output.count("trials are trained one at a time from now on, as they cannot be fused") == 1
+    assert output.count("trials are trained one at a time from now on, because they cannot be fused") == 1
     folder.check(trials=5, epochs=3, steps=3 * STEPS)
 
 

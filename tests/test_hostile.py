@@ -109,7 +109,7 @@ def test_content_of_a_store_is_shown_literally_in_the_terminal(copied: StudyFold
     tested = json.dumps({"trial": 0, "metrics": {ANSI: 0.5, "x" * 1_000_000: 0.5}, "step": 40, "finished": 1})
     put(copied, "update study_user_attributes set value_json = ? where key = 'test'", tested)
     put(copied, "update trial_params set param_name = ? where param_name = 'optimizer.initial_lr'", f"{ANSI}.{ANSI}")
-    assert "the database has a trial without optimizer.initial_lr" in copied.call(*ONE, expect=1)
+    assert "the database contains a trial without optimizer.initial_lr" in copied.call(*ONE, expect=1)
     put(
         copied,
         "insert into trial_params (trial_id, param_name, param_value, distribution_json) "

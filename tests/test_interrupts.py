@@ -140,8 +140,8 @@ def test_a_review_that_is_killed_is_reported_and_the_next_run_makes_it(folder: S
     killer.start()
     output = folder.call("--review", "--trials", "1", study=IRIS)
     killer.join()
-    assert "note: the plots and the report in MLflow are not complete: " in output
+    assert "note: the plots and the report in MLflow are incomplete: " in output
     assert "killed by SIGKILL" in output
     assert folder.optuna("select state from trials") == [("COMPLETE",)]
-    assert "not complete" not in folder.call("--review", "--trials", "1", study=IRIS)
+    assert "incomplete" not in folder.call("--review", "--trials", "1", study=IRIS)
     assert folder.mlflow("select version from model_versions") == [(1,)]

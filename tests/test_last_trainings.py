@@ -75,11 +75,11 @@ def test_the_answer_is_in_mlflow_in_show_and_in_the_report(finished: StudyFolder
         "select max(value) from trial_values join trials using (trial_id) join studies using (study_id) "
         "where study_name = 'tiny'"
     )
-    assert f"best single training<b>{best:.4f}</b>" in text
+    assert f"best single run<b>{best:.4f}</b>" in text
     with as_a_process(finished.path) as shown:
         assert list_studies([]) == 0
     listed = " ".join(shown.getvalue().split())
-    assert re.search(rf" {mean:.4f} #.* mean of 3 fresh seeds, 95% .*; best single training {best:.4f}, #", listed)
+    assert re.search(rf" {mean:.4f} #.* mean of 3 fresh seeds, 95% .*; best single run {best:.4f}, #", listed)
 
 
 def test_last_trainings_that_were_killed_continue_to_the_same_answer(finished: StudyFolder, folder: StudyFolder):
@@ -170,5 +170,5 @@ def test_a_study_without_any_result_has_no_last_trainings(folder: StudyFolder):
         "search_space.optimizer.initial_lr={low: 1e+30, high: 1e+31}",
         expect=1,
     )
-    assert "tiny: No trial was trained to its end." in output
+    assert "tiny: No trial ran to completion." in output
     assert "The answer is" not in output

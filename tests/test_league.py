@@ -102,7 +102,7 @@ def test_the_table_is_written_to_files_and_to_mlflow(played: StudyFolder):
 
 
 def test_it_tells_before_it_starts_what_it_does_not_use(played: StudyFolder):
-    assert "no pruner instead of median: every training comes to its end" in played.output
+    assert "the median pruner is ignored: every run trains to completion" in played.output
     assert "note: a league does not use budget" in played.output
 
 
@@ -170,9 +170,7 @@ def test_the_study_of_the_fresh_trainings_is_named_after_the_league():
 
 
 def test_a_dry_run_says_how_many_trainings_are_left_and_trains_none(played: StudyFolder, folder: StudyFolder):
-    text = (
-        "24 trainings with 2 seeds choose a shape and a base lr for each ({} of them left), then 8 with 2 fresh seeds"
-    )
+    text = "24 runs (2 seeds) select a shape and a base lr for each ({} left); 8 runs (2 fresh seeds)"
     output = played.command(league, "mini.yaml", "--dry-run", *SMALL).replace("\n", " ")
     assert text.format(0) in output
     (folder.path / "mini.yaml").write_text(MINI + CONTENDERS)
@@ -186,7 +184,7 @@ def test_a_league_of_an_earlier_version_stays_as_it_is(folder: StudyFolder):
     (folder.path / "mini.yaml").write_text(MINI)
     optuna.create_study(study_name="mini-sensitivity", storage=f"sqlite:///{folder.path}/optuna.db")
     output = folder.command(league, "mini.yaml", "--dry-run", *SMALL).replace("\n", " ")
-    assert "an earlier version has run mini by another protocol. This league begins from the start" in output
+    assert "an earlier version ran mini with a different protocol. This league starts from scratch" in output
 
 
 def test_a_study_without_families_is_a_league_against_a_constant_lr(tmp_path: Path):
@@ -266,7 +264,7 @@ def test_bad_options_are_refused(folder: StudyFolder):
 
 
 def test_a_path_without_a_study_file_is_refused(folder: StudyFolder):
-    assert "has no study file (*.yaml)" in folder.command(league, ".", *INLINE, expect=2)
+    assert "contains no study file (*.yaml)" in folder.command(league, ".", *INLINE, expect=2)
     assert "nothing.yaml: no such file" in folder.command(league, "nothing.yaml", *INLINE, expect=2)
 
 

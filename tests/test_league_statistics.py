@@ -195,9 +195,9 @@ def test_the_table_fits_a_terminal_and_keeps_what_matters(width: int):
 def test_the_findings_separate_worse_as_good_open_and_what_fails():
     text = " ".join(STANDINGS.findings())
     assert "The first is cosine: median val/acc 0.9520" in text
-    assert "As good for practical purposes (surely at most 0.01 apart): linear." in text
-    assert "Surely worse: constant." in text
-    assert "Failed with more seeds than it, so the means do not compare: step." in text
+    assert "As good for practical purposes (at most 0.01 apart with 95% confidence): linear." in text
+    assert "Worse with 95% confidence: constant." in text
+    assert "Failed with more seeds than it, so the means are not comparable: step." in text
     lasting = [dataclasses.replace(each, failed=0) for each in STANDINGS.comparison.configurations]
     whole = dataclasses.replace(STANDINGS, comparison=dataclasses.replace(STANDINGS.comparison, configurations=lasting))
     assert "Not separated from it, nor shown to be as good, by 6 seeds: step." in " ".join(whole.findings())

@@ -166,7 +166,7 @@ def test_every_optimizer_has_a_highest_lr():
 def test_a_warning_names_the_mistake_and_its_place(tmp_path: Path):
     config = study(tmp_path, {}, schedule={"name": "cosine_restarts", "restart_period": 100})
     assert lint_families(schedule_families(config, 20)) == [
-        "cosine_restarts: the first restart lies beyond the 48 steps of the training (at step 100)."
+        "cosine_restarts: the first restart lies beyond the 48 steps of the run (at step 100)."
     ]
 
 
@@ -181,7 +181,7 @@ def test_a_range_with_mostly_bad_samples_is_reported_with_their_share(tmp_path: 
 
     (note,) = notes(100)
     assert note.startswith(
-        "cosine_restarts: in 13 of 20 samples the first restart lies beyond the 48 steps of the training, "
+        "cosine_restarts: in 13 of 20 samples the first restart lies beyond the 48 steps of the run, "
         "such as with restart_period "
     )
     assert notes(60) == []

@@ -200,4 +200,4 @@ def test_trials_are_trained_one_by_one_if_the_measuring_process_is_killed(
     monkeypatch.chdir(folder.path)
     monkeypatch.syspath_prepend(folder.path)
     output = study(folder, "local", DATA, "trial.model={name: 'touchy:Net'}")
-    assert "trials are trained one at a time: a process that tried more killed by SIGKILL" in output
+    assert "trials are trained one at a time: a process that tried more was killed by SIGKILL" in output

@@ -275,7 +275,7 @@ def yielding(trial: Trial) -> Iterator[float]:
     ("changes", "message"),
     [
         ({"model": torch.nn.Linear, "trainer": {"max_epochs": 1}},
-         "Study: model, trainer: leave out what defines a training: an objective function is the whole trial"),
+         "Study: model, trainer: remove what defines a training run: an objective function is the whole trial"),
         ({"objective_function": None}, "Study: params: are values for an objective function; give objective_function"),
         ({"objective_function": needs_nothing}, "the trial as its first argument, but is needs_nothing() -> float."),
         ({"objective_function": only_by_name}, "the trial as its first argument, but is only_by_name(*, trial: "),
@@ -305,7 +305,7 @@ def yielding(trial: Trial) -> Iterator[float]:
         ({"params": {"x": {"low": 1, "high": 2}}}, "trial.x: a range belongs in search_space."),
         ({"params": {"model": {"name": "mlp"}}}, "trial.model: remove it: objective_function is the whole trial"),
         ({"params": {"x": object()}}, "Study: trial.x: must be a number, text, true"),
-        ({"params": {"seed": 1}}, "Study: params: seed: give it to Study, not among the values."),
+        ({"params": {"seed": 1}}, "Study: params: seed: pass it to Study, not among the values."),
         ({"seed": -1}, "trial.seed: "),
         ({"sampler": "curve"}, "sampler.name: curve reads the lr curves of training runs, which an objective function"),
         ({"pruner": "rungs"}, "pruner.name: rungs interrupts training runs and continues some of them"),

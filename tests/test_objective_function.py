@@ -184,12 +184,12 @@ def test_the_commands_know_the_study(bowl: StudyFolder, tmp_path: Path):
 @pytest.mark.parametrize(
     ("command", "arguments", "message"),
     [
-        (replay, ["bowl"], "replay repeats a training"),
+        (replay, ["bowl"], "replay repeats a training run"),
         (export, ["bowl"], "export writes a trained network"),
-        (confirm, ["bowl", "--epochs", "3", *INLINE], "--epochs and --lrs change trainings"),
+        (confirm, ["bowl", "--epochs", "3", *INLINE], "--epochs and --lrs change training runs"),
         (lambda words: lr_range([*words[:1], "--per-device", "1"]), ["bowl.yaml"], "range trains a network"),
         (lambda words: preview(words[:1]), ["bowl.yaml"], "preview draws lr schedules"),
-        (league, ["bowl.yaml", *INLINE], "a league compares trainings"),
+        (league, ["bowl.yaml", *INLINE], "a league compares training runs"),
     ],
 )
 def test_what_needs_a_training_refuses_a_function(
@@ -205,12 +205,12 @@ def test_options_of_trainings_are_refused(bowl: StudyFolder):
     assert "--devices-per-trial: an objective function is called in one process, not in 2." in divided
     fused = bowl.call("--fuse", "2", study="bowl.yaml", expect=2)
     assert "--fuse: these trials are trained one by one: an objective function is called for one trial" in fused
-    assert "nothing wrong: the first trial calls the function" in bowl.call("--dry-run", study="bowl.yaml")
+    assert "nothing wrong: the function is not called before" in bowl.call("--dry-run", study="bowl.yaml")
 
 
 def test_fresh_seeds_confirm_the_best(folder: StudyFolder):
     file = written(folder, "noisy", 4, further="pruner: {name: median}\n")
-    assert folder.call(study=file).count("reported nothing, so the pruner median cannot stop it") == 1
+    assert folder.call(study=file).count("reported nothing, so the median pruner cannot stop it") == 1
     output = folder.command(confirm, "noisy", "--top", "2", "--seeds", "3", *INLINE)
     assert "2 configurations of study noisy, 3 fresh seeds each: 6 calls" in output
     best = result_of(folder, "noisy").best
@@ -245,7 +245,7 @@ def test_a_killed_and_interrupted_study_calls_each_trial_again(folder: StudyFold
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGINT, output
     assert re.search("trial #1 .*; it is called again", output), output
-    assert "ending after the running steps" in output
+    assert "stopping after the current steps" in output
     assert folder.optuna("select number, state from trials order by 1") == [(0, "COMPLETE"), (1, "WAITING")]
     folder.run("--per-device", "1", study=file)
     assert [len(called(number)) for number in range(3)] == [1, 3, 1]

@@ -49,7 +49,7 @@ def test_known_results_that_another_program_adds_count_and_get_into_mlflow(folde
     study.add_trial(added(state=TrialState.FAIL))
     output = folder.call("--trials", "5", study=IRIS)
     assert "iris has all its 5 trials (3 complete, 1 failed, 1 pruned)" in output
-    assert "there are no weights of trial #1: it cannot be tested" in output
+    assert "the weights of trial #1 are missing, so it cannot be tested" in output
     assert folder.mlflow(
         "select status from runs join tags using (run_uuid) where key = 'tuner.trial' order by value"
     ) == [(status,) for status in ("FINISHED", "FINISHED", "FINISHED", "FAILED", "FINISHED")]
@@ -62,7 +62,9 @@ def test_a_trial_of_another_search_space_is_named(folder: StudyFolder):
         create_trial(value=0.5, params={"x": 0.5}, distributions={"x": FloatDistribution(0, 1)})
     )
     output = folder.call("--trials", "2", study=IRIS, expect=1)
-    assert f"trial #1 in the database does not belong to this study: the database has a trial without {LR}." in output
+    assert (
+        f"trial #1 in the database does not belong to this study: the database contains a trial without {LR}" in output
+    )
 
 
 def test_a_result_that_is_added_while_the_study_runs_counts_as_well(store: StudyStore, tmp_path: Path):

@@ -36,7 +36,7 @@ def test_a_study_in_postgresql_survives_its_restart_and_equals_one_in_sqlite(
     server.start()
     output = "".join(lines)
     assert process.wait(60) == 0, output
-    assert "the database answers again" in output
+    assert "the database is answering again" in output
     on_server.check(trials=4, epochs=EPOCHS, steps=STEPS)
     assert on_server.values() == undisturbed.values()
     assert on_server.curves() == undisturbed.curves()
@@ -90,7 +90,7 @@ def test_a_coordinator_whose_connection_was_cut_on_its_side_takes_its_lock_again
             pass
     assert [note.partition(" (")[0] for note in notes] == [
         "the database does not answer",
-        "the database answers again",
+        "the database is answering again",
     ] * 2
     with second.hold():
         pass
@@ -163,7 +163,7 @@ def test_a_database_that_stays_away_ends_the_study_and_says_where_it_was(
             threading.Timer(0.5, database.stop_retrying).start()
         started = time.monotonic()
         try:
-            with pytest.raises(StudyFailedError, match=r"the database postgresql://\S+ is away: connection .* failed"):
+            with pytest.raises(StudyFailedError, match=r"the database postgresql://\S+ is unreachable: .* failed"):
                 database.retry_while_unavailable(database.storage.get_all_studies)
         finally:
             server.start()

@@ -1,4 +1,4 @@
-"""`lr-tuner range`: short trainings at many lrs, and the range that they suggest."""
+"""`lr-tuner range`: short runs at many lrs, and the range that they suggest."""
 
 import contextlib
 import io
@@ -122,7 +122,7 @@ def test_the_edge_is_the_lowest_lr_above_the_best_at_which_a_seed_makes_no_progr
         "val/loss", Direction.MINIMIZE, {1e-2: [0.5, 0.5], 0.1: [1.0, 2.4], 1.0: [0.9, 0.9]}, [2.3, 2.3]
     )
     assert one_of_two.findings()[:2] == [
-        "The best initial_lr is 0.01, with each of 2 seeds.",
+        "The best initial_lr is 0.01 for each of the 2 seeds.",
         "The edge is 0.1, the lowest lr above the best one at which at least one seed made no progress.",
     ]
 
@@ -131,8 +131,8 @@ def test_seeds_that_do_not_agree_are_told_from_those_that_do():
     values = {1e-4: [0.5, 1.0], 1e-3: [0.9, 0.9], 1e-2: [1.0, 1.0], 1e-1: [1.2, 0.4]}
     found = LrRange("val/loss", Direction.MINIMIZE, values, [2.3, 2.3])
     assert not found.seeds_agree
-    assert "do not agree: take more seeds (--seeds) or train longer (--share)" in found.findings()[0]
-    assert "None diverged, up to 0.1." in found.findings()
+    assert "do not agree: use more seeds (--seeds) or train longer (--share)" in found.findings()[0]
+    assert "No run diverged up to lr 0.1." in found.findings()
     assert "The range ends where the test ended: test further lrs with --low and --high." in found.findings()
 
 

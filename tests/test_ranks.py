@@ -55,7 +55,7 @@ def test_two_ranks_give_the_same_as_one_process_even_if_one_is_killed(folder: St
     release(folder)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
-    assert "killed by SIGKILL (often out of memory: see dmesg); it resumes from its last checkpoint" in output
+    assert "was killed by SIGKILL (often out of memory: see dmesg); it resumes from its last checkpoint" in output
     states = folder.optuna("select number, state from trials order by number")
     assert states == alone.optuna("select number, state from trials order by number")
     assert {state for _, state in states} == {"COMPLETE", "PRUNED"}

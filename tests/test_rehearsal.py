@@ -141,7 +141,7 @@ def test_a_further_objective_that_only_other_epochs_log_is_refused(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     path = write(add(monkeypatch, "LogsF1Early", LogsF1Early), objective=[*SEVERAL, {"metric": "val_f1"}])
-    with pytest.raises(BadInputError, match="it was not logged in the epoch whose val_acc counts, though in another"):
+    with pytest.raises(BadInputError, match="it was logged in a different epoch from the one whose val_acc counts"):
         rehearsed(path, tmp_path)
 
 
@@ -228,31 +228,31 @@ def test_a_dry_run_ends_with_the_size_of_the_networks_and_creates_nothing(folder
     path = write()
     output = folder.call("--dry-run", study=path)
     parameters = sum(each.numel() for each in toys.Net().parameters())
-    assert f"nothing wrong: a network of {parameters} parameters, 18 steps a trial, at least " in output
+    assert f"nothing wrong: a network of {parameters} parameters, 18 steps per trial, at least " in output
     assert sorted(each.name for each in folder.path.iterdir()) == ["s.yaml"]
 
 
 @pytest.mark.parametrize(
     ("budget", "sentence"),
     [
-        # 18 steps a trial, 0.5 s a step, 2 slots: 9 s a trial
-        ({"trials": 3}, "at least 18 s for 3 trials, validation and pruning not counted"),
+        # 18 steps per trial, 0.5 s a step, 2 slots: 9 s a trial
+        ({"trials": 3}, "at least 18 s for 3 trials, not including validation or pruning"),
         (
             {"trials": 29},
-            "at least 2 min 15 s for 29 trials, last trainings included, validation and pruning not counted",
+            "at least 2 min 15 s for 29 trials, including the final runs but not validation or pruning",
         ),
-        ({"epochs": 9}, "at least 14 s for 9 epochs, validation not counted"),
-        ({"epochs": 87}, "at least 2 min 10 s for 87 epochs, last trainings included, validation not counted"),
+        ({"epochs": 9}, "at least 14 s for 9 epochs, not including validation"),
+        ({"epochs": 87}, "at least 2 min 10 s for 87 epochs, including the final runs but not validation"),
         (
             {"epochs": 87, "trials": 30},
-            "at least 2 min 15 s for 29 trials, last trainings included, validation and pruning not counted",
+            "at least 2 min 15 s for 29 trials, including the final runs but not validation or pruning",
         ),
     ],
 )
 def test_the_least_time_is_that_of_the_whole_budget(budget: dict[str, int], sentence: str, write: Write):
     last = {"final": {"trials": 3, "seeds": 3}} if max(budget.values()) > 9 else {}
     described = Rehearsal([], (99, 99), 0.5).described(load_study(write(budget=budget, **last)), 2)
-    assert described == f"a network of 99 parameters, 18 steps a trial, {sentence}"
+    assert described == f"a network of 99 parameters, 18 steps per trial, {sentence}"
 
 
 def test_a_dry_run_in_separate_processes_finds_errors(folder: StudyFolder, write: Write):

@@ -51,7 +51,7 @@ def test_a_replay_names_the_differing_metrics_and_the_first_step(copied: StudyFo
     changed = json.dumps({**json.loads(stored), "torch": "1.0", "fused": 4})
     put(copied, "optuna.db", f"update trial_user_attributes set value_json = ? where {setup}", changed)
     output = copied.command(replay, "short", "--trial", "1", expect=1)
-    assert "as one model with 3 others. Alone, it gives the same except for rounding." in output
+    assert "as one model with 3 others. Trained alone, results match up to rounding." in output
     assert "lr: differs from step 10 on (was " in output
     assert "in 6 of 16 points, by at most 1e-12" in output
     assert "train/loss: 1 point not stored, from step 16 on" in output
@@ -95,7 +95,7 @@ def test_the_expected_accuracy_of_a_replay_depends_on_the_conditions():
     assert "the same to the last bit" in how_trained(SETUP)
     assert "except for rounding" in how_trained({**SETUP, "fused": 8})
     assert "by 2 processes that split its batches" in how_trained({**SETUP, "ranks": 2})
-    assert "A GPU may add in another order" in how_trained({**SETUP, "device": "NVIDIA X"})
+    assert "A GPU may sum in a different order" in how_trained({**SETUP, "device": "NVIDIA X"})
     assert "not recorded" in how_trained({})
     assert different_setup(SETUP, {**SETUP, "threads": 2}) == ["threads: was 1, now 2"]
     assert different_setup({}, SETUP) == []

@@ -156,5 +156,5 @@ def test_a_missing_database_is_reported_and_not_created(tmp_path: Path):
 def test_a_study_without_a_finished_trial_has_a_report(folder: StudyFolder):
     folder.call("--trials", "1", "--set", "search_space.optimizer.initial_lr={low: 1e12, high: 1e13}", expect=1)
     page = Page(report(folder, "tiny"))
-    assert "None was trained to its end" in page.text
+    assert "No trial ran to completion" in page.text
     assert "diverged" in page.text

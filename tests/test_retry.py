@@ -45,7 +45,7 @@ def test_the_end_says_where_the_tracebacks_are_and_how_to_try_again(failed: Stud
     one, other = sorted(failed.directory("s").glob("trials-*/*/traceback.txt"))
     output = failed.output  # type: ignore[attr-defined]
     assert f"2 trials failed; their tracebacks: {one}, {other}; " in output
-    assert "retry s trains them again once the cause is fixed" in output
+    assert "retry s retries them once the cause is fixed" in output
     assert "ValueError: not yet mended" in one.read_text()
 
 

@@ -220,7 +220,7 @@ def test_a_refusing_registry_and_a_network_that_cannot_be_exported_are_reported_
     )
     output = python(reviewed, code, MLFLOW_REGISTRY_URI="nowhere://registry").splitlines()[-1]
     (registry,), (export,) = json.loads(output)
-    assert "its registry did not take it" in registry
+    assert "its registry did not accept it" in registry
     assert "cannot be exported" in export
 
 

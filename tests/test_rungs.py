@@ -221,4 +221,4 @@ def test_a_study_that_is_killed_at_its_rungs_ends_as_if_it_were_not(
 def test_the_plan_shows_how_many_trials_reach_each_rung(folder: StudyFolder):
     plan = folder.call(*OPTIONS, "--dry-run")
     assert "rungs (8 trials to epoch 1, 4 to epoch 3, 2 to epoch 4; 1 with given values to epoch 4)" in plan
-    assert "compared when it no longer rises: this can happen with cosine_restarts\n" in plan
+    assert "compared later; this can happen with cosine_restarts\n" in plan

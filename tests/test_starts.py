@@ -173,7 +173,7 @@ NEXT = (
 def test_a_study_starts_from_the_best_of_another_and_from_what_it_read_when_it_began(copied: StudyFolder):
     before, ranking = params(copied, "short"), best_of(copied, "short")
     output = copied.call(*NEXT, "--start-from", "short", "--trials", "2")
-    assert output.count("note: starts from #") == 3
+    assert output.count("note: the study starts from #") == 3
     recorded = attributes(copied, "next", "starts")
     assert len(recorded) == 3
     steps = 2 * 8  # of a training of the short study

@@ -553,7 +553,7 @@ NEVER = ("--set", "trial.optimizer={name: sgd, initial_lr: 1e30}", "--set", "sea
 
 def test_a_study_in_which_no_trial_was_trained_to_its_end_has_status_1(folder: StudyFolder):
     output = folder.call(*NEVER, "--trials", "1", "--set", "search_space.schedule=null", expect=1)
-    assert "No trial was trained to its end." in output
+    assert "No trial ran to completion." in output
     assert "its weights" not in output
 
 
@@ -561,4 +561,4 @@ def test_missing_weights_are_not_announced(folder: StudyFolder):
     folder.call("--trials", "1")
     (path,) = folder.directory().glob("trials-*/0/model.ckpt")
     path.unlink()
-    assert "its weights: are not on this machine" in folder.call("--trials", "1")
+    assert "its weights: not on this machine" in folder.call("--trials", "1")

@@ -122,7 +122,7 @@ def test_a_metric_of_an_earlier_epoch_is_not_reported_again(tmp_path: Path):
     assert [point for point in result.points if point[0] == "rare"] == [("rare", 6, 0.5), ("rare", 18, 2.5)]
     assert [report.value for report in channel.reports] == [0.5, None, 2.5, None]
     assert (result.state, result.value) == ("complete", 2.5)
-    assert result.message == "rare was last logged in epoch 3; its value is of that epoch"
+    assert result.message == "rare was last logged in epoch 3; its value is from that epoch"
 
 
 def test_a_metric_that_no_epoch_has_fails_the_trial_with_the_names_of_the_others(tmp_path: Path):
@@ -186,7 +186,7 @@ def test_a_training_that_stops_by_itself_is_complete(model: str, tmp_path: Path)
     trial = assignment(tmp_path, model)
     result = train(trial, channel)
     assert (result.state, result.epochs) == ("complete", 2)
-    assert result.message == "stopped by itself after epoch 2 of 4"
+    assert result.message == "stopped on its own after epoch 2 of 4"
     assert result.value == channel.reports[-1].value
     assert [report.is_last for report in channel.reports] == [False, True]
     assert (tmp_path / MODEL_FILE).exists()

@@ -179,9 +179,9 @@ def test_every_metric_is_stored_and_found_again_with_any_name(anywhere: Study):
     assert {name: found[name] for name in storable} == {name: expected[ODD_NAMES.index(name)] for name in storable}
     stored = {key for (key,) in anywhere.folder.mlflow("select distinct key from metrics")}
     assert {"val/AR_100", "val/acc", "lr "} <= stored
-    told = [note for note in anywhere.notes if note.startswith("the metric ")]
+    told = [note for note in anywhere.notes if note.startswith("metric ")]
     assert len(told) == len([name for name in ODD_NAMES if name not in stored]), "each is reported once"
-    assert any(note.startswith('the metric "a//b" is "a/_/b') for note in told)
+    assert any(note.startswith('metric "a//b" is stored as "a/_/b') for note in told)
 
 
 def test_a_metric_keeps_its_name_in_the_next_trial_and_in_the_next_run_of_the_study(study: Study):
@@ -322,7 +322,7 @@ def test_records_that_mlflow_did_not_take_are_reported_and_sent_by_the_next_run(
     study.train(1, [("lr", 1, 0.1)])
     study.is_open = False
     assert not study.tracker.close("FINISHED", patience=0.5)
-    assert study.tracker.missing == ["MLflow did not take all records; run the same command again when it is up"]
+    assert study.tracker.missing == ["Some records did not reach MLflow; run the same command again when it is up"]
     database.execute("rollback")
     database.close()
     study.tracker._recorder.runs._thread.join()  # it may be in the middle of a request, whose answer nobody waits for
@@ -346,7 +346,7 @@ def test_a_deleted_run_of_the_study_is_replaced_and_its_trials_runs_are_taken_ov
     client_of(anywhere).delete_run(before)
     assert anywhere.again([0, 1, 2])
     assert anywhere.notes == [
-        "the run of this study in MLflow was deleted; the study gets a new one, with its trials' runs"
+        "the run of this study in MLflow was deleted; creating a new one for the study and its trials"
     ]
     assert anywhere.tags(None)["tuner.replaces"] == before
     assert anywhere.runs() == [(str(number), "FINISHED") for number in range(3)], "none is doubled"
@@ -409,7 +409,7 @@ def test_a_trial_that_has_other_values_since_its_database_was_restored_gets_anot
     study.tracker.finish_trial(0, others, TrialResult("complete", 0.25, 1, points=[("lr", 1, 0.02)]))
     assert study.close()
     assert study.tracker.missing == []
-    assert "the run of trial #0 in MLflow is of other values" in study.notes[-1]
+    assert "trial #0 now has different values from its MLflow run" in study.notes[-1]
     assert study.points() == {"lr": [(1, 0.02)]}
     assert study.tags()["tuner.replaces"] == before
     assert study.folder.mlflow("select value from params where key = 'optimizer.initial_lr' order by 1") == [
@@ -502,7 +502,7 @@ def test_the_earlier_of_two_studies_of_one_name_says_so_until_it_is_used_again(s
     (earlier,), (new,) = study.folder.mlflow(names)
     assert re.fullmatch(r"tiny, begun \d{4}-\d\d-\d\d \d\d:\d\d", earlier)
     assert new == "tiny"
-    assert study.tags(None)["mlflow.note.content"].startswith("**An earlier study of this name, of another database.**")
+    assert study.tags(None)["mlflow.note.content"].startswith("**An earlier study of this name, from another")
     assert len(pages_of(study.tracker.uri, "tiny")) == 1, "the page of the later one, which has no trials yet"
     study.open()
     assert study.close()

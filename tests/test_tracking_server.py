@@ -45,7 +45,7 @@ def kill_in_the_middle(folder: StudyFolder, server: MLflowServer, module: str = 
     folder.wait_for(folder.has_checkpoint, process)
     server.kill()
     release(folder)
-    assert any("MLflow takes no records at present" in line for line in process.stdout or ())
+    assert any("MLflow is not accepting records" in line for line in process.stdout or ())
     return process
 
 
@@ -70,8 +70,8 @@ def test_without_its_mlflow_server_a_study_ends_and_the_next_run_delivers(
     process = kill_in_the_middle(folder, server, module="impatient")
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 1, output
-    assert "MLflow did not take all records; run the same command again when it is up" in output
-    assert output.count("MLflow takes no records at present") == 0, "it was told once, before"
+    assert "Some records did not reach MLflow; run the same command again when it is up" in output
+    assert output.count("MLflow is not accepting records") == 0, "it was told once, before"
     server.start()
     folder.call("--set", OWN_NETWORK)
     folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
@@ -211,8 +211,8 @@ def test_a_value_for_which_a_server_answers_500_is_lost_alone_and_sent_again_by_
     assert not study.close()
     assert study.points() == {"lr": [(step, 0.1) for step in range(300)], "val/acc": [(300, 0.5)]}
     assert study.points(1) == {"lr": [(1, 0.1)]}
-    assert any(text.startswith("MLflow did not take points of lr of trial #0: ") for text in study.tracker.missing)
-    assert "MLflow takes no records at present" not in "".join(study.notes), "it was never away"
+    assert any(text.startswith("MLflow did not store points of lr of trial #0: ") for text in study.tracker.missing)
+    assert "MLflow is not accepting records" not in "".join(study.notes), "it was never away"
     is_mended.append(True)
     study.again([0, 1], points)
     assert study.points()["lr"][-1] == (300, 0.123456)

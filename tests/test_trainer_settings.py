@@ -284,7 +284,7 @@ def test_script_and_best_yaml_train_the_same_weights(
 def test_a_trial_whose_time_is_over_ends_with_its_epoch_and_is_exported_as_it_was(folder: StudyFolder):
     Path("x.yaml").write_text(STUDY % "{max_epochs: 3, max_time: 0.001s}")
     output = folder.call("--trials", "1", study=folder.path / "x.yaml")
-    assert "stopped by itself after epoch 1 of 3" in output
+    assert "stopped on its own after epoch 1 of 3" in output
     best = yaml.safe_load(next(folder.path.glob("mlruns/*/*/artifacts/best.yaml")).read_text())
     assert best["trainer"]["max_epochs"] == 1
     folder.command(export, "x", "--output", "exported")

@@ -41,14 +41,14 @@ def test_a_reversed_ranking_has_not_held_and_noise_decides_nothing():
     assert "-1.00 among" in said
     assert "the best here with a probability of less than 1%" in said
     (said,) = transfer(dict.fromkeys(NAMES, 0.9), noise=1e-2).findings()
-    assert said.startswith("The ranking of the study may have held or not: ")
+    assert said.startswith("The ranking of the study may or may not have held: ")
 
 
 def test_too_few_configurations_or_seeds_decide_nothing():
     (said,) = transfer(BEFORE, noise=1e-4, seeds=2).findings()
     assert said.endswith("is +1.00 among 5 configurations; with 2 seeds this may be chance.")
     (said,) = transfer(BEFORE, noise=1e-4, before={"a": 0.9, "b": 0.8}).findings()
-    assert said == "Whether the ranking of the study held takes 3 of its trials to tell."
+    assert said == "At least 3 configurations are needed to tell whether the ranking held."
 
 
 def test_the_best_initial_lr_of_each_is_named_and_counts_for_the_ranking():
@@ -56,9 +56,9 @@ def test_the_best_initial_lr_of_each_is_named_and_counts_for_the_ranking():
     found = transfer(means, noise=1e-5, before={})
     first, second = found.findings()
     assert first == (
-        "a is best with its initial_lr x 0.5 (0.9900), before a (0.9000); a still smaller one was not tried."
+        "a is best with its initial_lr x 0.5 (0.9900), ahead of a (0.9000); an even smaller one was not tried."
     )
-    assert second.startswith("b is best with its initial_lr x 1 (0.9500), before initial_lr x 2 (0.9400)")
+    assert second.startswith("b is best with its initial_lr x 1 (0.9500), ahead of initial_lr x 2 (0.9400)")
     assert found.best_of("a") == "a, initial_lr x 0.5"
     (tie,) = transfer({"a": 0.9, "a, initial_lr x 2": 0.9, "b": 0.9}, noise=1e-2, before={}).findings()
     assert "which may be chance" in tie

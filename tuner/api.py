@@ -34,8 +34,8 @@ class Study:
 
     It is defined by a study file; by a mapping with the sections of one; or by keywords. Wherever a study file has the
     name of a class, Python can have the class or a function; and where it has ``{name: ..., argument: ...}``, also
-    `functools.partial` of it, or an object: settings of an optimizer, a schedule, a data module, a network. What a
-    training cannot import, such as a class of a notebook, is sent to it by value. ::
+    `functools.partial` of it, or an object: settings of an optimizer, a schedule, a data module, a network. Anything
+    that a training process cannot import, such as a class of a notebook, is sent to it by value. ::
 
         Study(
             name="mine",
@@ -54,7 +54,7 @@ class Study:
         source: Study file, name of a shipped study, or a mapping with the sections of a study file.
         overrides: ``dotted.path=value`` each, which replace values of the study.
         name: Name of the study; by default that of the file or, without a file, of the network.
-        model: Network or LightningModule. A network that is an object, not a class, begins every trial as it is.
+        model: Network or LightningModule. A network that is an object, not a class, is copied for every trial.
         data: Data module.
         optimizer: Optimizer: settings of `lightning_modules`, or a `partial` of a class of `torch.optim`.
         schedule: Schedule.
@@ -66,8 +66,7 @@ class Study:
         trainer: Settings of the Trainer, such as ``{"max_epochs": 5}``.
         loss: Loss of a network that is not a LightningModule: a name, settings such as ``CrossEntropy(...)``, or a
             function or module of outputs and labels.
-        task: What such a network is for: "classification", "multi_label" or "regression"; by default what its loss is
-            for.
+        task: Task of such a network: "classification", "multi_label" or "regression"; by default that of its loss.
         seed: Seed of the trials.
         search_space: What varies, by the dotted path of its place: ``{"low": ..., "high": ..., "log": True}``,
             ``{"choices": [...]}``, or ``{"one_of": ...}`` with a mapping from names or classes to arguments, or with a
@@ -76,19 +75,19 @@ class Study:
         budget: ``{"trials": ..., "timeout": ...}``.
         sampler: ``{"name": ..., option: value}``.
         pruner: ``{"name": ..., option: value}``.
-        final: ``{"trials": ..., "seeds": ...}``: at the end, the best trials are trained again with fresh seeds.
+        final: ``{"trials": ..., "seeds": ...}``: at the end, the best trials are retrained with fresh seeds.
         enqueue: Values that are known to be good, by their dotted paths; each mapping is one of the first trials.
         start: ``{"studies": [...], "trials": ...}``: earlier studies whose best trials are taken over.
         constraints: Conditions that the values of every trial satisfy, such as ``"schedule.steps < 0.2 * steps"``.
-        objective_function: A function of a `tuner.Trial` that returns the value of the objective, in place of all that
-            defines a training: model, data, optimizer and so on. With several objectives, it returns a list or a
-            mapping. It is called in processes of its own, and may be a function of a notebook.
-        params: Values that an objective function gets besides the searched ones, by name. A searched one that is given
-            here, too, has this value in the first trial.
+        objective_function: A function of a `tuner.Trial` that returns the value of the objective, in place of
+            everything that defines a training run: model, data, optimizer and so on. With several objectives, it
+            returns a list or a mapping. It is called in processes of its own, and may be a function of a notebook.
+        params: Fixed values that an objective function gets in addition to the searched ones, by name. For a searched
+            parameter, it sets the value in the first trial.
         direction: Direction of a single objective, short for ``objective={"direction": ...}``.
 
     Raises:
-        BadInputError: With every fault of the study.
+        BadInputError: With every error in the study.
     """
 
     def __init__(
@@ -159,7 +158,7 @@ class Study:
         if isinstance(source, str | os.PathLike):
             if given:
                 raise BadInputError(
-                    [f"Study: {', '.join(given)}: a study file has these; replace its values by overrides."]
+                    [f"Study: {', '.join(given)}: these come from the study file; use overrides to change them."]
                 )
             from tuner.config.loader import load_study
 
@@ -192,7 +191,7 @@ class Study:
             overrides: ``dotted.path=value`` each, which replace values of the file.
 
         Raises:
-            BadInputError: With every fault of the file.
+            BadInputError: With every error in the file.
         """
         return cls(source, overrides)
 
@@ -221,12 +220,13 @@ class Study:
     def to_yaml(self, path: str | Path | None = None) -> str:
         """Return the study as the text of a study file.
 
-        What is sent by value is named in it, but not contained: a file with such names can be run by its study's name
-        only, in the folder in which the study was run. Put such classes into a module to run the file elsewhere. Values
-        that `enqueue` has added are not part of a study. A comment at the top says what the file lacks.
+        Objects that are sent by value are named in it, but not included: a file with such names can be run only by its
+        study's name, in the folder in which the study was run. Put such classes into a module to run the file
+        elsewhere. Values that `enqueue` has added are not part of a study. A comment at the top says what the file
+        lacks.
 
         Args:
-            path: The file to write it to; None to write none.
+            path: The file to write it to; None to write no file.
 
         Raises:
             BadInputError: If the file cannot be written.
@@ -239,7 +239,7 @@ class Study:
         if config.first.further:
             added = len(config.first.further)
             verb = "is" if added == 1 else "are"
-            lacks.append(f"{pluralize(added, 'trial')} that enqueue() has added {verb} not in this file")
+            lacks.append(f"{pluralize(added, 'trial')} added by enqueue() {verb} not in this file")
         text = "".join(f"# {each}.\n" for each in lacks if each) + as_yaml(config.values, compact=True)
         if path is not None:
             try:
@@ -249,13 +249,13 @@ class Study:
         return text
 
     def enqueue(self, values: Mapping[str, Any]) -> None:
-        """Add values to try: the next trial of `run` that begins after the first ones of the study has them.
+        """Add values to try: the next trial of `run` after the first ones of the study uses them.
 
         They are not part of the study's definition, so they can be added at any time; `Study(enqueue=[...])` puts
         values that are known to be good at the beginning.
 
         Args:
-            values: By their dotted paths in a trial, as in `search_space`; what is left out, the sampler suggests.
+            values: By their dotted paths in a trial, as in `search_space`; the sampler suggests any that are left out.
 
         Raises:
             BadInputError: If they are not in the search space.
@@ -299,35 +299,35 @@ class Study:
     ) -> Result:
         """Run or continue the study, and return its result.
 
-        Trainings are forked from this process's fork server: its preloaded modules are set for the whole process, and
-        `__main__` is replaced for a moment when a training starts. A program whose other threads use multiprocessing
+        Training processes are forked from this process's fork server: its preloaded modules are set for the whole
+        process, and `__main__` is briefly replaced when a run starts. A program whose other threads use multiprocessing
         should run studies in a process of their own.
 
         Args:
-            trials: Trials in all, those of earlier runs included; by default those of the study's budget.
+            trials: Total trials, including earlier runs; by default those of the study's budget.
             timeout: No trial starts after this time: 90s, 30m, 2h, 1h30m.
             start_from: Names of earlier studies, or "shipped", whose best trials are the first ones here.
             devices: auto (all GPUs, else the CPU), cpu, or GPUs such as 0,1.
             per_device: Trials at a time on each GPU (default: 1), or on the CPU (default: one for each core).
             devices_per_trial: GPUs, or processes on the CPU, that train one trial together and divide its batches.
-            fuse: Trials that each slot trains at once, as one model: a number, off, or auto.
+            fuse: Number of trials per slot, trained as one model: a number, off, or auto.
             engine: local (processes of this machine), ray (a Ray cluster), or inline (this process, for debugging).
             address: Address of the Ray cluster.
             storage: Optuna's database, SQLite or PostgreSQL (default: OPTUNA_STORAGE, else sqlite:///optuna.db).
             tracking_uri: MLflow's store (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db).
             review: Whether plots, report and the best model go to MLflow.
             system_metrics: Whether MLflow records the load of the machine.
-            retry_failed: Whether failed trials are trained again, under the same numbers.
+            retry_failed: Whether failed trials are retried, under the same numbers.
             rehearse: Whether each network is trained for a few steps before the first trial, to find mistakes early.
             dry_run: Whether to check everything, train each network for a few steps, and start no trial.
-            stall_timeout: A training that shows no activity for this time is killed, and its trial continues.
-            checkpoint_every: Time after which a training is saved at the end of an epoch.
+            stall_timeout: A run that shows no activity for this time is killed, and its trial continues.
+            checkpoint_every: Time after which a run is saved at the end of an epoch.
             quiet: Whether nothing is printed.
             callbacks: Called after each trial with this study and the trial, an ``optuna.trial.FrozenTrial``. `stop`
-                ends the run in order; an error ends it at once, and is raised here. The next run continues the study.
+                ends the run cleanly; an error ends it at once, and is raised here. The next run continues the study.
 
         Raises:
-            KeyboardInterrupt: If it was interrupted. It has ended in order, and `run` continues from there.
+            KeyboardInterrupt: If it was interrupted. It has stopped cleanly, and `run` continues from there.
             TunerError: If the input is bad, the study is already running, or it failed.
         """
         given = {key: value for key, value in locals().items() if key not in ("self", "callbacks")}
@@ -347,7 +347,7 @@ class Study:
         return Result(outcome.name, outcome.storage, outcome.tracking_uri)
 
     def stop(self) -> None:
-        """End `run` in order, from a callback: start nothing more, and let running trials finish their epoch."""
+        """Stop `run` cleanly, from a callback: start nothing more, and let running trials finish their epoch."""
         if self._stop is not None:
             self._stop()
 
@@ -378,7 +378,7 @@ def _with_direction(objective: Any, direction: str | None) -> Any:
     if direction is None:
         return objective
     if not isinstance(objective, Mapping | None) or "direction" in (objective or {}):
-        raise BadInputError(["Study: direction: leave it out: each objective has its own in objective."])
+        raise BadInputError(["Study: direction: remove it: each objective has its own in objective."])
     return {**(objective or {}), "direction": direction}
 
 
@@ -386,17 +386,17 @@ def _of_function(function: Any, params: Mapping[str, Any], parts: Mapping[str, A
     """Return the section ``trial`` of an objective function.
 
     Raises:
-        BadInputError: If there is no function, or something defines a training besides it.
+        BadInputError: If there is no function, or something else defines a training run.
     """
     if function is None:
         raise BadInputError(["Study: params: are values for an objective function; give objective_function as well."])
     if others := [key for key in parts if key != "seed"]:
-        rule = "leave out what defines a training: an objective function is the whole trial"
+        rule = "remove what defines a training run: an objective function is the whole trial"
         raise BadInputError([f"Study: {', '.join(others)}: {rule}, and gets its values from params and search_space."])
     if not isinstance(params, Mapping):
         raise BadInputError([f"Study: params: must be a mapping from names to values (got {params!r})."])
     if reserved := [key for key in params if key in ("objective_function", "seed")]:
-        raise BadInputError([f"Study: params: {', '.join(reserved)}: give it to Study, not among the values."])
+        raise BadInputError([f"Study: params: {', '.join(reserved)}: pass it to Study, not among the values."])
     return {"objective_function": function, **params, **parts}
 
 

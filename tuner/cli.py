@@ -33,9 +33,9 @@ COMMANDS = {
     "study": "run a study, or continue it",
     "preview": "draw the lr of every step, without training",
     "range": "test which lrs train the network, and suggest a range to search",
-    "confirm": "train the best trials again with fresh seeds, and say which is really better",
-    "league": "compare families of schedules under equal conditions",
-    "retry": "train the failed trials of a study again",
+    "confirm": "retrain the best trials with new seeds and report which is really better",
+    "league": "compare schedules, averages and optimizers, each at its best base lr",
+    "retry": "retry the failed trials of a study",
     "replay": "repeat a trial and compare every number to the last bit",
     "list": "list the studies of a database",
     "show": "print the findings of a study",
@@ -44,14 +44,14 @@ COMMANDS = {
     "export": "write a trial as a folder: weights, configuration, script, model card",
     "rename": "give a study another name",
     "delete": "delete a study",
-    "doctor": "say what is installed and what can be used, for a bug report",
+    "doctor": "report what is installed and usable, for a bug report",
 }
 """The commands and what they do; each is a module of this package with the functions `parser` and `main`."""
 
 
 RUN_EXIT_CODES = {
     0: "done",
-    1: "the study failed, none of its trials was trained to its end, or MLflow lacks records",
+    1: "the study failed, no trial completed, or some records did not reach MLflow",
     2: "bad input",
     75: "the study is already running",
     "129, 130, 143": "interrupted; run the same command again to continue",
@@ -59,7 +59,7 @@ RUN_EXIT_CODES = {
 
 
 class Parser(argparse.ArgumentParser):
-    """Parser of a command; for an unknown option, it names the option that is meant."""
+    """Parser of a command; for an unknown option, it suggests the most similar one."""
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Return the options; exit with status 2 if they are wrong."""
@@ -195,7 +195,7 @@ def confirmed(question: str, yes: bool) -> bool:
         yes: Whether the user has answered by an option already.
 
     Raises:
-        BadInputError: If standard input is no terminal, so that nobody can answer.
+        BadInputError: If standard input is not a terminal, so that nobody can answer.
     """
     if yes:
         return True

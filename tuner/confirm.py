@@ -1,4 +1,4 @@
-"""``lr-tuner confirm``: the best trials of a study, trained again with fresh seeds."""
+"""``lr-tuner confirm``: the best trials of a study, retrained with fresh seeds."""
 
 from collections.abc import Sequence
 
@@ -13,16 +13,16 @@ def parser() -> Parser:
     """Return the parser of the command."""
     made = make_parser(
         "confirm",
-        "Train the best trials of a study again with fresh seeds, and say which is really better.",
+        "Retrain the best trials of a study with fresh seeds, and report which is really better.",
         {
             "confirm quickstart": "the five best trials, with ten seeds each",
             "confirm quickstart --seeds 20": "ten seeds more",
-            "confirm quickstart --dry-run": "how many trainings that are, and how long they take",
+            "confirm quickstart --dry-run": "the number of runs, and how long they take",
             "confirm studies/mine.yaml --top 3": "a study by its file",
-            "confirm quickstart --epochs 40 --lrs 0.5 1 2 --seeds 3": "its winners in long trainings, with other lrs",
+            "confirm quickstart --epochs 40 --lrs 0.5 1 2 --seeds 3": "its winners in long runs, with other lrs",
         },
         RUN_EXIT_CODES,
-        "Run the same command again to continue, and to see the result again.",
+        "Run the same command again to continue, or to see the result again.",
     )
     add_options(made, ConfirmationOptions)
     return made

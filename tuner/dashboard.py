@@ -20,12 +20,12 @@ def parser() -> Parser:
     """Return the parser of the command."""
     made = make_parser(
         "dashboard",
-        "Show studies in MLflow, on this machine only. Press Ctrl-C to end.",
+        "Show studies in MLflow, on this machine only. Press Ctrl-C to stop.",
         {
             "dashboard quickstart": "opens the page of the study in a browser",
             "dashboard --no-open --port 5001": "prints the address of all studies, for example over ssh",
         },
-        {0: "ended by Ctrl-C", 1: "MLflow's server failed", 2: "bad input"},
+        {0: "stopped by Ctrl-C", 1: "MLflow's server failed", 2: "bad input"},
     )
     made.add_argument("name", nargs="?", metavar="NAME", help="name of a study (default: all studies)")
     made.add_argument(
@@ -70,7 +70,7 @@ def _run(options: argparse.Namespace) -> int:
 
     def on_start(address: str) -> None:
         _show(address, pages, options.open)
-        print("Press Ctrl-C to end.", flush=True)  # noqa: T201
+        print("Press Ctrl-C to stop.", flush=True)  # noqa: T201
 
     serve(uri, folder_of(uri), options.port, on_start)
     return 0

@@ -20,8 +20,8 @@ def parser() -> Parser:
             "delete quickstart": "asks, and then deletes",
             "delete quickstart --yes": "deletes without asking",
         },
-        {0: "deleted", 1: "not deleted, as the answer was no", 2: "bad input", 75: "the study is running"},
-        "MLflow keeps deleted runs until mlflow gc. If the command is killed, repeat it: it does what is left.",
+        {0: "deleted", 1: "not deleted: the answer was no", 2: "bad input", 75: "the study is running"},
+        "MLflow keeps deleted runs until mlflow gc. If the command is killed, run it again; it finishes the rest.",
     )
     made.add_argument("name", metavar="NAME", help="name of the study")
     made.add_argument("--yes", action="store_true", help="do not ask")

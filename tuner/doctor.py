@@ -1,4 +1,4 @@
-"""``lr-tuner doctor``: say what is installed and what can be used, to be pasted into a bug report."""
+"""``lr-tuner doctor``: report what is installed and usable, to be pasted into a bug report."""
 
 import argparse
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ def parser() -> Parser:
     """Return the parser of the command."""
     made = make_parser(
         "doctor",
-        "Say which versions are installed, and which devices, stores and folders can be used.",
+        "Report which versions are installed, and which devices, stores and folders are usable.",
         {
             "doctor": "this folder",
             "doctor --storage postgresql://tuner@db/optuna": "with a database on a server",
         },
-        {0: "all of it can be used", 1: "some of it cannot", 2: "bad input"},
+        {0: "everything is usable", 1: "something is not", 2: "bad input"},
         "It changes nothing and shows no passwords: paste its output into a bug report.",
     )
     add_stores(made)

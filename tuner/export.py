@@ -1,6 +1,6 @@
 """``lr-tuner export``: write a trial as a folder: configuration, weights, lr table, script, model card.
 
-Only a study's best trial has stored weights; any other trial is trained again, as `tuner.replay` does.
+Only a study's best trial has stored weights; any other trial is retrained, as `tuner.replay` does.
 """
 
 import argparse
@@ -22,7 +22,7 @@ def parser() -> Parser:
         "Write a trial as a folder: configuration, weights, lr table, training script, model card.",
         {
             "export quickstart": "its best trial, into quickstart-0 or the like",
-            "export quickstart --trial 2 --output my_network": "another one, trained again for its weights",
+            "export quickstart --trial 2 --output my_network": "another one, retrained for its weights",
         },
         {0: "done", 1: "the trial cannot be exported", 2: "bad input"},
     )

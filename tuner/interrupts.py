@@ -1,7 +1,7 @@
 """The signals that end a study, and how each of its processes handles them.
 
-The coordinator records a signal and ends in order. The processes that it starts ignore it, because Ctrl-C and Slurm
-signal all of them, and the coordinator ends them in order. They die with the coordinator, even if it is killed.
+The coordinator records a signal and stops cleanly. The processes that it starts ignore it, because Ctrl-C and Slurm
+signal all of them, and the coordinator stops them cleanly. They die with the coordinator, even if it is killed.
 """
 
 import contextlib

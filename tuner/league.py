@@ -14,10 +14,10 @@ def parser() -> Parser:
     """Return the parser of the command."""
     made = make_parser(
         "league",
-        "Compare schedules, optimizers and averages, each with its best base lr, by what fresh seeds tell.",
+        "Compare schedules, optimizers and averages, each at its best base lr, judged on fresh seeds.",
         {
             "league studies/league/": "every league in the folder",
-            "league studies/league/ --dry-run": "how many trainings that are, and how long they take",
+            "league studies/league/ --dry-run": "the number of runs, and how long they take",
             "league studies/league/ --set name=fashion --set trial.data.name=fashion_mnist": "",
             "league mine.yaml --shapes 1 --lrs 5 --seeds 20 --target 0.98": "",
         },
@@ -38,10 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: LeagueOptions) -> int:
     if not options.output.is_dir():
-        raise BadInputError([f"--output: {options.output} is no folder."])
+        raise BadInputError([f"--output: {options.output} is not a folder."])
     files = sorted(options.league.glob("*.yaml")) if options.league.is_dir() else [options.league]
     if not files:
-        raise BadInputError([f"{options.league}: has no study file (*.yaml)."])
+        raise BadInputError([f"{options.league}: contains no study file (*.yaml)."])
     return run_leagues(files, options)
 
 

@@ -1,4 +1,4 @@
-"""``lr-tuner list``: the studies of a database, how far they are, and the best of each."""
+"""``lr-tuner list``: the studies of a database, their progress, and the best of each."""
 
 import argparse
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ def parser() -> Parser:
     """Return the parser of the command."""
     made = make_parser(
         "list",
-        "List the studies of Optuna's database: how far each is, and its best trial.",
+        "List the studies of Optuna's database: the progress of each, and its best trial.",
         {
             "list": "the studies of this folder",
             "list --storage postgresql://tuner@db/optuna": "those of a server",

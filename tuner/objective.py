@@ -16,7 +16,7 @@ LAST_STEP = 2**31 - 2  # what databases take, with one more for the final value
 
 
 class TrialPruned(Exception):
-    """Raised by an objective function to end a trial that is not worth its time."""
+    """Raised by an objective function to end a trial that is not worth continuing."""
 
 
 class DivergedError(BaseException):
@@ -44,7 +44,7 @@ class Trial:
         number: Its number in the study.
         params: Its values by name: what is searched, and what is fixed for all trials. A choice of ``one_of`` is
             ``{"name": ..., argument: value}``.
-        seed: Its seed. The generators of `random`, NumPy and torch begin with it.
+        seed: Its seed. The generators of `random`, NumPy and torch are seeded with it.
         device: "cuda" if it has GPUs, of which it sees no others, else "cpu".
     """
 
@@ -63,7 +63,7 @@ class Trial:
 
     @property
     def folder(self) -> Path:
-        """A folder of its own, which is made when it is first used.
+        """Its own folder, created on first use.
 
         What is written there goes to its run in MLflow when it ends, and is still there if the function is called again
         after an interruption, so that it can continue from what it has saved.

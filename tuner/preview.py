@@ -37,7 +37,7 @@ def parser() -> Parser:
         "study", nargs="?", metavar="FILE", help="study file, or the name of a shipped study (default: quickstart)"
     )
     made.add_argument("--schedule", metavar="NAME", help="draw this schedule instead of a study")
-    made.add_argument("--steps", type=_whole, metavar="N", help="length of the training, with --schedule")
+    made.add_argument("--steps", type=_whole, metavar="N", help="length of the run, with --schedule")
     made.add_argument("--epochs", type=_whole, metavar="N", default=1, help="epochs in these steps (default: 1)")
     made.add_argument(
         "--initial-lr", type=float, metavar="LR", default=1.0, help="initial lr, with --schedule (default: 1)"
@@ -63,11 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     made = parser()
     options = made.parse_args(arguments)
     if options.schedule is None and options.steps is not None:
-        made.error("--steps is for --schedule; the length of a study's trainings follows from its data")
+        made.error("--steps is for --schedule; the length of a study's runs follows from its data")
     if options.schedule is not None and options.study is not None:
-        made.error("name a study or a --schedule, not both")
+        made.error("give a study or a --schedule, not both")
     if options.schedule is not None and options.steps is None:
-        made.error("--schedule needs --steps, the length of the training")
+        made.error("--schedule needs --steps, the length of the run")
     if options.schedule is not None and options.steps % options.epochs:
         made.error(f"{options.steps} steps do not make {options.epochs} epochs of equal length")
     return command(lambda: _run(options), options)

@@ -82,7 +82,7 @@ def gc_paused() -> Iterator[None]:
     """Disable garbage collection during imports, then freeze the imported objects so later collections skip them.
 
     The libraries create a million permanent objects, and each full collection of them would take a third of a second.
-    ``gc.unfreeze`` ends the effect.
+    Undo with ``gc.unfreeze``.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -108,7 +108,7 @@ def import_lightning() -> None:
     try:
         importlib.import_module("pytorch_lightning")
     finally:
-        del sys.modules[name]  # what uses it from now on imports it
+        del sys.modules[name]  # later users import it
 
 
 CrashPoint = Literal[

@@ -1,8 +1,8 @@
-"""The messages and interfaces between coordinator, engines and trainings: plain data, no libraries.
+"""The messages and interfaces between coordinator, engines and training processes: plain data, no libraries.
 
-The coordinator is the `Handler` of an `Engine`. The engine takes groups from it whenever a slot is free, passes reports
-and decisions on, and says how each group ended; it uses neither Optuna nor MLflow. A training talks to the coordinator
-through a `Channel`.
+The coordinator is the `Handler` of an `Engine`. The engine takes groups from it whenever a slot is free, passes on
+reports and decisions, and reports how each group ended; it uses neither Optuna nor MLflow. A training process talks to
+the coordinator through a `Channel`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -77,7 +77,7 @@ class Assignment:
 
     @property
     def training(self) -> "TrialConfig":
-        """Return the configuration of a trial that is a training."""
+        """Return the configuration of a trial that is a training run."""
         return cast("TrialConfig", self.config)
 
     @property
@@ -88,7 +88,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Group:
-    """Trials that one process works on together; the class says what it does with them."""
+    """Trials that one process works on together; the class determines what it does with them."""
 
     trials: tuple[Assignment, ...]
 
@@ -136,7 +136,7 @@ class Slot:
     Args:
         index: Number of the slot, from 0.
         gpus: Its GPUs, as in CUDA_VISIBLE_DEVICES; empty for the CPU.
-        threads: CPU threads for each process of a training in it.
+        threads: CPU threads for each training process in it.
         cores: CPU cores that it is pinned to; empty for any.
         ranks: Processes that train one trial together; with GPUs, one for each GPU.
         host: The machine, if there are several.
@@ -170,7 +170,7 @@ class StepReport:
     Args:
         epoch: Number of finished epochs.
         step: Optimizer steps done.
-        total_steps: Optimizer steps of the whole training; 0 if unknown.
+        total_steps: Optimizer steps of the whole run; 0 if unknown.
         lr: Learning rate of the last step.
     """
 
@@ -191,7 +191,7 @@ class EpochReport:
         lr_rose: Whether the epoch ended at a higher lr than it began with, as after a restart. The metric then says
             little about the schedule, so the trial is not pruned here.
         step: The progress.
-        is_last: Whether the training ends here, after its last epoch or because it stopped by itself.
+        is_last: Whether training ends here, after its last epoch or because it stopped on its own.
     """
 
     epoch: int
@@ -212,14 +212,15 @@ class TrialResult:
         epochs: Number of finished epochs.
         seconds: Time it took; for a resumed trial, since it was last resumed.
         message: The error, on one line; empty if there is none. If "interrupted", the reason why no trial can continue
-            now; if "complete", a remark such as that it stopped by itself.
+            now; if "complete", a remark such as that it stopped on its own.
         traceback: Traceback of the error.
         diverged_at: Step of the first loss that was not finite; None if all were.
         points: All points that were logged.
         params: Parameters that its module logged itself.
         tags: Tags that its module set itself.
         device: Display name of the device.
-        setup: The conditions that the result depends on, besides the trial's configuration; see `training_conditions`.
+        setup: The conditions that the result depends on, other than the trial's configuration; see
+            `training_conditions`.
         further: The values of the further objectives.
     """
 
@@ -288,14 +289,14 @@ Result = TrialResult | EvaluationResult | MeasurementResult | RehearsalResult
 
 
 class ChannelClosedError(Exception):
-    """The coordinator cannot be reached any more. The training must exit; its trial is resumed later.
+    """The coordinator can no longer be reached. The process must exit; its trial is resumed later.
 
-    Only a `Channel` raises it, so an OSError or EOFError in a training always comes from user code.
+    Only a `Channel` raises it, so an OSError or EOFError during training always comes from user code.
     """
 
 
 class Channel(Protocol):
-    """A training's connection to the coordinator; every method may raise `ChannelClosedError`."""
+    """The connection of a training process to the coordinator; every method may raise `ChannelClosedError`."""
 
     def report(self, reports: Mapping[int, EpochReport]) -> Mapping[int, Decision]:
         """Report an epoch of each trial, by number, and return the decisions."""

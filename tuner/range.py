@@ -1,4 +1,4 @@
-"""``lr-tuner range``: short trainings at many lrs, and the range of lrs that is worth searching."""
+"""``lr-tuner range``: short runs at many lrs, and the range of lrs that is worth searching."""
 
 import math
 from collections.abc import Sequence
@@ -24,28 +24,29 @@ class RangeOptions(ExecutionOptions):
     )
     low: float = option(1e-6, "the lowest lr (default: %(default)s)", "LR", float)
     high: float = option(10.0, "the highest lr (default: %(default)s)", "LR", float)
-    lrs: int = option(0, "number of lrs (default: 15, or as many as a GPU trains at a time)", "N", int)
+    lrs: int = option(0, "number of lrs (default: 15, or as many as fit on a GPU at once)", "N", int)
     seeds: int = option(3, "seeds for each lr (default: %(default)s)", "N", int)
-    share: float = option(5.0, "length of each training, in percent of the study's (default: %(default)s)", "P", float)
+    share: float = option(5.0, "length of each run, in percent of the study's (default: %(default)s)", "P", float)
     set: Sequence[str] = option((), "replace a value of the study file; repeatable", "PATH=VALUE")
     output: Path | None = option(None, "picture to write (default: <study name>-range.png)", "FILE", Path)
-    write: bool = option(False, "write the range into the search space of the study file, and keep its comments")
-    dry_run: bool = option(False, "check everything, say how many trainings that are, and start none")
+    write: bool = option(False, "write the range into the search space of the study file, keeping its comments")
+    dry_run: bool = option(False, "check everything, report the number of runs, and start none")
 
 
 def parser() -> Parser:
     """Return the parser of the command."""
     made = make_parser(
         "range",
-        "Test which lrs train the network of a study: short trainings at many lrs, with several seeds.",
+        "Test which lrs train the network of a study: short runs at many lrs, with several seeds.",
         {
-            "range mine.yaml": "15 lrs from 1e-6 to 10, a twentieth of the training each",
+            "range mine.yaml": "15 lrs from 1e-6 to 10, a twentieth of the full length each",
             "range mine.yaml --write": "writes the range into the file",
             "range mine.yaml --low 1e-4 --high 1 --lrs 25": "a closer look",
         },
-        {0: "done", 1: "the trainings failed", 2: "bad input"},
-        "Each training has a constant lr and no warmup, so a schedule that warms up can go a little higher.\n"
-        "Nothing is recorded in Optuna or MLflow. Set the range before a study begins: later it cannot change.",
+        {0: "done", 1: "the runs failed", 2: "bad input"},
+        "Each run has a constant lr and no warmup, so a schedule that warms up can go a little higher.\n"
+        "Nothing is recorded in Optuna or MLflow. Set the range before you start the study; it cannot change "
+        "afterwards.",
     )
     add_options(made, RangeOptions, without=NOT_USED)
     return made
@@ -87,7 +88,7 @@ def _run(options: RangeOptions) -> int:
 
             def show(done: int, total: int) -> None:
                 if shown is not None:
-                    shown.update(f"{done} of {total} trainings")
+                    shown.update(f"{done} of {total} runs")
 
             found = test_range(plan, engine, note, show)
     print_range(console, found)
@@ -113,7 +114,7 @@ def _check(options: RangeOptions) -> None:
     if not 0 < options.share <= 100:
         faults.append(f"--share: must be above 0 and at most 100 percent (got {options.share:g}).")
     if options.write and not Path(options.study).is_file() and options.study in shipped_studies():
-        faults.append(f"--write: {options.study} ships with lr-tuner; copy it into a file of your own.")
+        faults.append(f"--write: {options.study} ships with lr-tuner; copy it to your own file.")
     if faults:
         raise BadInputError(faults)
 

@@ -19,9 +19,9 @@ def parser() -> Parser:
             "rename quickstart first": "asks, and then renames; its confirmation becomes first-confirm",
             "rename quickstart first --yes": "renames without asking",
         },
-        {0: "renamed", 1: "not renamed, as the answer was no", 2: "bad input", 75: "the study is running"},
+        {0: "renamed", 1: "not renamed: the answer was no", 2: "bad input", 75: "the study is running"},
         "To continue the study, give its file the new name: lr-tuner study FILE --set name=NEW.\n"
-        "If the command is killed, repeat it: it does what is left.",
+        "If the command is killed, run it again; it finishes the rest.",
     )
     made.add_argument("name", metavar="NAME", help="name of the study")
     made.add_argument("new", metavar="NEW", help="its new name")

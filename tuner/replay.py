@@ -22,7 +22,7 @@ def parser() -> Parser:
     """Return the parser of the command."""
     made = make_parser(
         "replay",
-        "Train a trial again exactly as it was trained, and compare every number with those stored.",
+        "Retrain a trial exactly as it was trained, and compare every number with those stored.",
         {
             "replay quickstart": "its best trial",
             "replay quickstart --trial 2": "another one",
@@ -61,7 +61,7 @@ def _run(options: argparse.Namespace) -> int:
     uri = tracking_uri(options.tracking_uri, must_exist=True)
     with status(console, f"reading {options.study}"):
         past = StoredStudy.load(options.study, storage_url(options.storage))
-        past.config.check_trains("replay repeats a training")
+        past.config.check_trains("replay repeats a training run")
         trial = past.trial(options.trial)
         points = MlflowStudy(uri, past.identifier).points(trial.number)
         stored = {key: curve for key, curve in points.items() if key != TIME}

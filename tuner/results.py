@@ -65,7 +65,7 @@ class Confirmation:
 
     Args:
         comparison: The values with fresh seeds.
-        findings: Sentences on what they prove, the most important first.
+        findings: Sentences about what they prove, the most important first.
     """
 
     comparison: "Comparison"
@@ -82,7 +82,7 @@ class Confirmation:
         """Return a matplotlib figure of the values."""
         from tuner.visualization.comparisons import of_comparison
 
-        return _canvas(of_comparison(self.comparison, "the best, trained again with fresh seeds"))
+        return _canvas(of_comparison(self.comparison, "the best, retrained with fresh seeds"))
 
     def _repr_html_(self) -> str:
         found = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.findings)
@@ -106,7 +106,7 @@ class Result:
     def __repr__(self) -> str:
         record = self.record
         best = record.best
-        found = f"best #{best.number} {record.metric} {best.value:.4f}" if best else "none trained to its end"
+        found = f"best #{best.number} {record.metric} {best.value:.4f}" if best else "no trial completed"
         if won := record.retrained:
             found = f"{won.name} {record.metric} {won.mean:.4f}, {won.certainty}; single {found}"
         if record.front:
@@ -145,29 +145,29 @@ class Result:
 
     @cached_property
     def findings(self) -> list[str]:
-        """Sentences on what the study has found, the most important first."""
+        """Sentences about the findings of the study, the most important first."""
         from tuner.analysis.findings import findings
 
         return findings(self.record)
 
     @cached_property
     def best(self) -> Best | None:
-        """The best trial; None if none was trained to its end.
+        """The best trial; None if no trial was completed.
 
         Raises:
             BadInputError: If the study has several objectives, and so several best trials.
         """
         if self.record.further:
             names = join_names(self.record.metrics)
-            fault = f'study "{self.name}" has several objectives ({names}), and no one best trial: use best_trials.'
-            raise BadInputError([fault])
+            fault = f'study "{self.name}" has several objectives ({names}), so there is no single best trial'
+            raise BadInputError([f"{fault}; use best_trials."])
         return next(iter(self.best_trials), None)
 
     @cached_property
     def best_trials(self) -> list[Best]:
         """The Pareto front of several objectives, the best in the first one first; with one objective, the best trial.
 
-        Empty if no trial was trained to its end.
+        Empty if no trial was completed.
         """
         return [self._best(trial) for trial in self.record.front or self.record.ranking[:1]]
 
@@ -276,19 +276,19 @@ class Result:
         quiet: bool = False,
         retry_failed: bool = False,
     ) -> "Confirmation":
-        """Train the best trials again with fresh seeds, or continue that, and return what came out.
+        """Retrain the best trials with fresh seeds, or continue that, and return the result.
 
         Args:
             top: How many of the best trials.
-            seeds: Seeds for each, in all.
+            seeds: Seeds for each, in total.
             name: Name of the confirmation, a study of its own (default: <study>-confirm).
             devices: As in `Study.run`, like the arguments that follow.
             per_device: Trials at a time on each device.
             fuse: Trials that each slot trains at once.
-            engine: Where trainings run.
+            engine: Where training runs.
             address: Address of the Ray cluster.
             quiet: Whether nothing is printed.
-            retry_failed: Whether failed trainings are trained again.
+            retry_failed: Whether failed runs are retried.
 
         Raises:
             KeyboardInterrupt: If it was interrupted.

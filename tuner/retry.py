@@ -1,4 +1,4 @@
-"""``lr-tuner retry``: train the failed trials of a study again, under the same numbers."""
+"""``lr-tuner retry``: retry the failed trials of a study, under the same numbers."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -26,14 +26,14 @@ def parser() -> Parser:
     """Return the parser of the command."""
     made = make_parser(
         "retry",
-        "Train the failed trials of a study again, under the same numbers, once the cause is fixed.",
+        "Retry the failed trials of a study, under the same numbers, once the cause is fixed.",
         {
             "retry quickstart": "",
             "retry studies/mine.yaml": "a study by its file",
         },
         RUN_EXIT_CODES,
         "It continues the study as lr-tuner study --retry-failed does. The failed attempts keep their runs in MLflow.\n"
-        "The trainings of a confirmation are trained again by lr-tuner confirm --retry-failed.",
+        "For a confirmation, use lr-tuner confirm --retry-failed.",
     )
     add_options(made, RetryOptions)
     return made
@@ -56,12 +56,12 @@ def _run(options: RetryOptions) -> int:
     studies = {each.name: each for each in listed_studies(storage)}
     if (listed := studies.get(options.study)) and listed.confirms:
         of = next((name for name, each in studies.items() if each.identifier == listed.confirms), "NAME")
-        advice = f"{own_command()} confirm {of} --retry-failed, with the options that it was begun with"
-        raise BadInputError([f"{options.study} is a confirmation; its failed trainings are trained again by {advice}."])
+        advice = f"{own_command()} confirm {of} --retry-failed, with the options that it was started with"
+        raise BadInputError([f"{options.study} is a confirmation; to retry its failed runs, use {advice}."])
     source, folder = definition_of(options.study, storage)
     name = load_study(source, folder=folder).name
     if name not in studies or not studies[name].ends.get("failed"):
-        print(f"no trial of {name} has failed")  # noqa: T201
+        print(f"no failed trials in {name}")  # noqa: T201
         return 0
     places = {field.name: getattr(options, field.name) for field in dataclasses.fields(ExecutionOptions)}
     return run(StudyOptions(**places, study=source, folder=folder, retry_failed=True)).exit_code

@@ -1,4 +1,4 @@
-"""``lr-tuner show``: print the findings of a study, its best trials and what its confirmations say."""
+"""``lr-tuner show``: print the findings of a study, its best trials and the results of its confirmations."""
 
 import argparse
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ def parser() -> Parser:
     """Return the parser of the command."""
     made = make_parser(
         "show",
-        "Print the findings of a study, its best trials, and what its confirmations say, as the report does.",
+        "Print the findings of a study, its best trials, and the results of its confirmations, as in the report.",
         {
             "show quickstart": "",
             "show quickstart-confirm": "a confirmation",
             "show quickstart --top 50": "the 50 best trials",
         },
         {0: "done", 2: "bad input"},
-        "It reads Optuna's database only, and works while the study runs. lr-tuner list names the studies.",
+        "It reads only Optuna's database, and works while the study runs. lr-tuner list names the studies.",
     )
     made.add_argument("name", metavar="NAME", help="name of a study")
     made.add_argument("--top", type=int, metavar="K", default=10, help="how many of its best trials (default: 10)")
@@ -75,7 +75,7 @@ def _run(options: argparse.Namespace) -> int:
     if len(failed) > MOST_FAILED:
         print_line(console, f"and {len(failed) - MOST_FAILED} more failed")
     for name, comparison in found.items():
-        print_line(console, f"\n[bold]{escape(name)}[/bold], trained again with fresh seeds:")
+        print_line(console, f"\n[bold]{escape(name)}[/bold], retrained with fresh seeds:")
         print_comparison(console, comparison)
     return 0
 

@@ -1,6 +1,6 @@
 """``lr-tuner study``: run a study.
 
-Reads the arguments and returns the exit code; the study itself is run by `tuner.runner.run`. Nobody imports it.
+Reads the arguments and returns the exit code; the study itself is run by `tuner.runner.run`. No module imports it.
 """
 
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ def parser() -> Parser:
         {
             "study": "the quickstart: seven schedules on MNIST-5k, two to three minutes",
             "study studies/mine.yaml": "a study of your own",
-            "study --set budget.epochs=400": "the same study, continued to 400 epochs in all",
+            "study --set budget.epochs=400": "the same study, continued to 400 epochs in total",
             "study --set trial.data.batch_size=100 --set name=batches": "",
             "study studies/mine.yaml --dry-run": "checks everything, trains nothing to its end",
         },
         RUN_EXIT_CODES,
-        "Run the same command again to continue a study that was interrupted or killed; when it has all its trials it "
-        "says so.\nCtrl-C once ends after the running epochs and keeps them, twice ends at once.",
+        "Run the same command again to continue a study that was interrupted or killed.\n"
+        "Press Ctrl-C once to stop after the current epochs and keep them, twice to stop immediately.",
     )
     add_options(made, StudyOptions)
     return made

@@ -38,7 +38,7 @@ class _Moment:
 
 
 _moments: list[_Moment] = []
-"""The beginnings of phases; empty if nobody wants to know."""
+"""The beginnings of phases; empty unless `--timings` was given."""
 
 
 def start() -> None:
@@ -53,14 +53,14 @@ def phase(name: str) -> None:
 
 
 def step() -> None:
-    """Note that a training has made a step."""
+    """Record that a training step was made."""
     if _moments and _moments[-1].name == _LAST:
         _moments.pop()
     phase(TRIALS)
 
 
 def last_epoch() -> None:
-    """Note that an epoch has ended: what follows the last one is a phase."""
+    """Record that an epoch has ended: what follows the last one is a phase."""
     step()
     phase(_LAST)
 

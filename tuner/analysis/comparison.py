@@ -14,7 +14,7 @@ given.
 The winner is chosen by the same seeds that judge it, which would bias its probabilities. They are therefore corrected
 for the choice among all pairs (Bonferroni): k configurations have k(k - 1) ordered pairs, and the p value is multiplied
 by that number. If all are equally good, at most one table in twenty then calls a difference real. (Choosing by one half
-of the seeds and judging by the other would be equally valid, but needs twice the trainings.) The interval of the winner
+of the seeds and judging by the other would be equally valid, but needs twice as many runs.) The interval of the winner
 is also given at the confidence at which all k intervals hold at once.
 """
 
@@ -35,7 +35,7 @@ from tuner.text import format_metric, format_probability, join_names, pluralize
 __all__ = ["CONFIDENCE", "Comparison", "Difference", "Repeated", "Scale", "chance", "interval"]
 
 CONFIDENCE = 0.95
-ROUNDING = 1e-6  # of single precision, relative: smaller differences are none
+ROUNDING = 1e-6  # of single precision, relative: smaller differences count as zero
 MOST_NAMED = 5
 FEWEST_SEEDS = 3
 """With fewer seeds, no probability is given: two differences are too often nearly equal by chance."""
@@ -119,8 +119,8 @@ class Repeated:
 
     Args:
         name: Its name in messages.
-        values: The objective at the end of the training, by seed.
-        failed: Number of seeds with which the training diverged or failed.
+        values: The objective at the end of the run, by seed.
+        failed: Number of seeds with which the run diverged or failed.
         claimed: Its value in the original study; None if there is none.
     """
 
@@ -236,7 +236,7 @@ class Comparison:
         """
         ranking = self.ranking
         if not ranking:
-            return ["No training was completed, so there is nothing to compare."]
+            return ["No run was completed, so there is nothing to compare."]
         winner, *others = ranking
         sentences = [
             f"The winner is {winner.name}: {self.metric} {self._with_interval(winner, chosen_from=len(ranking))}."
@@ -275,10 +275,12 @@ class Comparison:
         text = f"It is {difference.mean:.4f} better than {roles}, {other.name} ({other.mean:.4f})"
         if difference.probability is None:
             return f"{text}; with {pluralize(difference.seeds, 'seed')} this may be chance."
-        text += f", and really better with a probability of {format_probability(difference.probability)}"
+        likely = format_probability(difference.probability)
         if difference.is_noise:
-            return f"{text}: with {pluralize(difference.seeds, 'seed')} this may be chance."
-        return f"{text}."
+            seeds = pluralize(difference.seeds, "seed")
+            only = f"the probability that it is really better is only {likely} with {seeds}"
+            return f"{text}; {only}, so this may be chance."
+        return f"{text}, and really better with a probability of {likely}."
 
     def _luck(self) -> list[str]:
         """Return a sentence that compares the value of the study's best trial with its mean."""
@@ -299,7 +301,7 @@ class Comparison:
             return []
         reached = ", ".join(f"{metric} {value:.4f}" for metric, value in sorted(self.test.items()))
         network = f"the network of {winner.name} with the first fresh seed"
-        return [f"On the test data, which were used for no decision, {network} reaches {reached}."]
+        return [f"On the test data, which were not used for any decision, {network} reaches {reached}."]
 
     def _with_interval(self, one: Repeated, chosen_from: int = 1) -> str:
         text = f"{one.mean:.4f} over {pluralize(len(one.values), 'seed')}"

@@ -33,23 +33,23 @@ EDGE = 0.05  # share of a range that counts as its edge
 def findings(record: StudyRecord) -> list[str]:
     """Return sentences about the best trial, the reliability of its lead, important parameters, and all trials.
 
-    What the last trainings say is the first.
+    The result of the final runs comes first.
     """
     if record.front:
         important = [_important(record)] if record.importances else []
         return [*_tradeoffs(record), *important, _tried(record), *open_questions(record)]
     best = record.best
     if best is None:
-        sentences = [_tried(record), f"None {_came(record)} to its end, so there is no best one."]
+        sentences = [_tried(record), f"No trial {_came(record)}, so there is no best trial."]
         return [*sentences, *open_questions(record)]
-    best_is = "The best single training of the search is" if record.answer else "The best is"
+    best_is = "The best single run of the search is" if record.answer else "The best is"
     sentences = [
         f"{best_is} {best.name}: {record.metric} {best.value:.4f}{_after(best, record)}, with {_values(best, record)}.",
         _margin(record, best),
         _unchanged(record),
     ]
     if record.answer:
-        first, *others = filter(None, record.answer)  # without a training, there is no verdict
+        first, *others = filter(None, record.answer)  # without a run, there is no verdict
         sentences = [f"With fresh seeds: {first}", *others, *sentences]
     else:
         luck = f"Each trial is one {_what(record)} with one seed, and the best of many is partly luck."
@@ -57,7 +57,7 @@ def findings(record: StudyRecord) -> list[str]:
     if record.test:
         reached = ", ".join(f"{metric} {value:.4f}" for metric, value in sorted(record.test.items()))
         which = f"{best.name} of the search" if record.answer else "it"
-        sentences.append(f"On the test data, which were used for no decision, {which} reaches {reached}.")
+        sentences.append(f"On the test data, which were not used for any decision, {which} reaches {reached}.")
     if record.importances:
         sentences.append(_important(record))
     elif record.searched:
@@ -117,7 +117,7 @@ def _values(trial: TrialRecord, record: StudyRecord) -> str:
     if len(names) <= MOST_VALUES:
         return values_of(trial)
     first = sorted(names, key=lambda name: -record.importances.get(name, 0.0))[:MOST_NAMED]
-    return f"{values_of(trial, first)} and {len(names) - len(first)} more values, which the table of trials has"
+    return f"{values_of(trial, first)} and {len(names) - len(first)} more values (see the table of trials)"
 
 
 def _own_name(parameter: str) -> str:
@@ -146,15 +146,15 @@ def _tried(record: StudyRecord) -> str:
     parts = ", ".join(f"{count} {names.get(state, state)}" for state, count in ends.most_common())
     seconds, work = sum(trial.seconds for trial in record.trials), "computing" if record.of_function else "training"
     trials = pluralize(len(record.trials), "trial")
-    return f"{trials}{f' ({parts})' if parts else ''}, {duration(seconds)} of {work} in all."
+    return f"{trials}{f' ({parts})' if parts else ''}, {duration(seconds)} of {work} in total."
 
 
 def _came(record: StudyRecord) -> str:
-    return "came" if record.of_function else "was trained"
+    return "completed" if record.of_function else "ran to completion"
 
 
 def _what(record: StudyRecord) -> str:
-    return "call" if record.of_function else "training"
+    return "call" if record.of_function else "run"
 
 
 def _after(trial: TrialRecord, record: StudyRecord) -> str:
@@ -164,7 +164,7 @@ def _after(trial: TrialRecord, record: StudyRecord) -> str:
 def _margin(record: StudyRecord, best: TrialRecord) -> str:
     others = record.ranking[1:]
     if not others:
-        return f"No other trial {_came(record)} to its end, so there is nothing to compare it with."
+        return f"No other trial {_came(record)}, so there is nothing to compare it with."
     parts = [f"{_gap(best, others[0])} the runner-up, {others[0].name} ({others[0].value:.4f})"]
     constant = next((trial for trial in others if trial.constant_lr), None)
     other = next((trial for trial in others if trial.family != best.family), None)
@@ -175,7 +175,7 @@ def _margin(record: StudyRecord, best: TrialRecord) -> str:
         parts.append(f"{_gap(best, constant)} {which} constant lr, {constant.name} ({constant.value:.4f})")
     text = f"That is {', and '.join(parts)}."
     if constant is None and not (best.constant_lr or record.answer or record.of_function):
-        text += " No constant lr was trained to the end, so the benefit of the schedule itself is unknown."
+        text += " No trial with a constant lr ran to completion, so the benefit of the schedule itself is unknown."
     return text
 
 
@@ -185,7 +185,7 @@ def _unchanged(record: StudyRecord) -> str:
     if not trials:
         return ""
     names = join_names([trial.name for trial in trials])
-    return f"The lr of {names} never changed, as with a plateau that has no reason to lower it: it was a constant lr."
+    return f"The lr of {names} never changed (e.g. a plateau that never triggered), so the lr was constant."
 
 
 def _gap(best: TrialRecord, other: TrialRecord) -> str:
@@ -194,7 +194,7 @@ def _gap(best: TrialRecord, other: TrialRecord) -> str:
 
 
 def doubt(record: StudyRecord) -> str:
-    """Return how reliable the lead of the best trial is, with one training each; empty if there is no best trial."""
+    """Return how reliable the lead of the best trial is, with one run each; empty if there is no best trial."""
     best, images = record.best, record.validation_images
     if best is None:
         return ""
@@ -223,12 +223,12 @@ def answer(record: StudyRecord) -> str:
             return f"The best in all of {whose} is {names}."
         return f"The best by {whose} are {len(record.front)} trials, the Pareto front: {names}."
     if best is None:
-        return f"No trial {_came(record)} to its end."
+        return f"No trial {_came(record)}."
     if record.answer:
         return record.answer[0]
     text = f"The best is {best.name}, {record.metric} {best.value:.4f}"
     if not others:
-        return f"{text}, the only trial that {_came(record)} to its end."
+        return f"{text}, the only trial that {_came(record)}."
     error = standard_error(record)
     if error is None:
         gap = abs(best.value - others[0].value)
@@ -261,16 +261,17 @@ def open_questions(record: StudyRecord) -> list[str]:
 
 
 def stopped_families(record: StudyRecord) -> str:
-    """Return which families have trials, but none that was trained to its end to be compared with the best one."""
+    """Return which families have trials, but none that ran to completion and could be compared with the best one."""
     if record.best is None:
         return ""
     compared = {trial.family for trial in record.ranking} | ({CONSTANT} if record.answer else set())
     stopped = [trial for trial in record.trials if trial.state == "pruned" and trial.family not in compared]
     if not stopped:
         return ""
-    most = f"after at most {max(trial.epochs for trial in stopped)} of {record.best.epochs} epochs"
-    families = join_names(sorted({trial.family for trial in stopped}), MOST_NAMED)
-    return f"Stopped early, {most}, and so not compared with the best: {families}."
+    most = f"within {max(trial.epochs for trial in stopped)} of {record.best.epochs} epochs"
+    families = sorted({trial.family for trial in stopped})
+    so = f"so {'it was' if len(families) == 1 else 'they were'} not compared with the best"
+    return f"Every trial of {join_names(families, MOST_NAMED)} was stopped {most}, {so}."
 
 
 def at_edge(record: StudyRecord) -> str:
@@ -292,7 +293,7 @@ def at_edge(record: StudyRecord) -> str:
 
 
 def never_tried(record: StudyRecord) -> str:
-    """Return which families and choices no finished trial had; empty if each was tried."""
+    """Return which families and choices no finished trial had; empty if all were tried."""
     tried = {(name, value) for trial in record.trials for name, value in trial.params.items() if name in record.choices}
     missing = {
         name: [format_value(each) for each in choices if (name, each) not in tried]

@@ -2,11 +2,11 @@
 
 Pure functions of a curve. The rules and their thresholds:
 
-* *unchanging*: the lr changes by less than 1% within the training, although it would later.
-* *over early*: it reaches its last value for good with more than a quarter of the training left. The last stretch of a
+* *unchanging*: the lr changes by less than 1% during training, although it would later.
+* *over early*: it reaches its last value for good with more than a quarter of the run left. The last stretch of a
   staircase may be twice as long as the longest before it.
 * *no restart*: the first restart, or the first end of a cycling polynomial, lies at or beyond the end.
-* *no peak*: the lr still rises at the end of the training, and has risen all the time.
+* *no peak*: the lr is still rising at the end of the run, and has risen all the time.
 * *too small*: in more than a tenth of the steps the lr is too small to move a weight. An optimizer that normalises its
   steps (the Adam family) moves a weight by about the lr; a weight ``w`` that is stored with ``p`` significant bits does
   not change by less than ``|w| * 2**-p / 2``. Layers with 100 to 10,000 inputs begin with weights of 0.1 to 0.01, so
@@ -130,7 +130,7 @@ def _sentence(family: Family, finding: Finding, count: int) -> str:
 
 
 def lint(curve: LrCurve) -> list[Finding]:
-    """Return the probable mistakes in the schedule of one training."""
+    """Return the probable mistakes in the schedule of one run."""
     checks = (_unchanging, _over_early, _no_restart, _no_peak, _too_small, _too_high)
     return [finding for check in checks if (finding := check(curve)) is not None]
 
@@ -141,11 +141,11 @@ def _inner(curve: LrCurve) -> Schedule:
 
 def _training(curve: LrCurve) -> str:
     steps = curve.length.steps
-    return f"the {steps} steps of the training" if steps > 1 else "the one step of the training"
+    return f"the {steps} steps of the run" if steps > 1 else "the only step of the run"
 
 
 def _later(curve: LrCurve) -> list[float]:
-    """Return the lr at steps far beyond the end of the training; steps at which a formula fails are left out."""
+    """Return the lr at steps far beyond the end of the run; steps at which a formula fails are left out."""
     lrs = []
     for doubling in range(20):
         for eighths in range(8, 16):
@@ -216,7 +216,7 @@ def _no_peak(curve: LrCurve) -> Finding | None:
     rises = all(before < after for before, after in pairwise(curve.lr))
     if not rises or max(_later(curve), default=0.0) <= (1 + LEAST_CHANGE) * curve.lr[-1]:
         return None
-    return Finding("no peak", f"the lr still rises at the end of {_training(curve)}", curve.label)
+    return Finding("no peak", f"the lr is still rising at the end of {_training(curve)}", curve.label)
 
 
 def _too_small(curve: LrCurve) -> Finding | None:
@@ -237,5 +237,5 @@ def _too_high(curve: LrCurve) -> Finding | None:
     limit = HIGHEST_LR[name](arguments) if name in HIGHEST_LR else math.inf
     if max(curve.lr) <= limit:
         return None
-    text = f"the lr rises above {limit:.2g}, the most that suits {name}"
+    text = f"the lr rises above {limit:.2g}, the most that is reasonable for {name}"
     return Finding("too high", text, curve.label or f"to {max(curve.lr):.3g}")

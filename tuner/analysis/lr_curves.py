@@ -27,16 +27,16 @@ POINTS = 2000
 
 @dataclass(frozen=True)
 class LrCurve:
-    """The lr over one training.
+    """The lr over one run.
 
     Args:
         schedule: The schedule, or the plateau on top of one.
         optimizer: The optimizer, whose initial lr the schedule multiplies.
-        length: Length of the training.
+        length: Length of the run.
         precision: Lightning's name of its precision.
         label: Its sampled values; empty if there are none.
-        steps: All steps or, in a long training, evenly spaced ones.
-        lr: The lr at each of the steps; that of a plateau without reductions, which depend on the training.
+        steps: All steps or, in a long run, evenly spaced ones.
+        lr: The lr at each of the steps; that of a plateau without reductions, which depend on the metric.
         quantity: "lr"; or what else is scheduled, such as "momentum" or "lr/head", whose initial value and values then
             stand for those of the lr.
     """
@@ -80,14 +80,14 @@ def schedule_families(config: StudyConfig, samples: int, seed: int = 0) -> list[
         seed: Seed of the samples.
 
     Raises:
-        BadInputError: If the data cannot be loaded, the length of a training is unknown, or a sample is no valid
+        BadInputError: If the data cannot be loaded, the length of a run is unknown, or a sample is not a valid
             schedule.
     """
     return [_family(config.with_family(name), samples, seed) for name in config.families]
 
 
 def further_families(config: StudyConfig, samples: int, seed: int = 0) -> list[Family]:
-    """Return a fan of curves for everything besides the lr of the trial that is scheduled: momentum, groups.
+    """Return a fan of curves for everything that is scheduled other than the lr of the trial: momentum, groups.
 
     Args:
         config: The study.
@@ -138,7 +138,7 @@ def _further_curves(config: StudyConfig, index: int, count: int, seed: int) -> d
 
 
 def _own_part(name: str, quantity: str) -> str:
-    """Return the part of a parameter's name that is within the settings of a quantity; empty if it is not of them."""
+    """Return the part of a parameter's name within the settings of a quantity; empty if it is not one of them."""
     kind, _, group = quantity.partition("/")
     before = f"groups.{group}." if group else f"{kind}_schedule."
     return name.removeprefix(before) if name.startswith(before) else ""
@@ -158,7 +158,7 @@ def make_curve(
 
 
 def lr_at(schedule: Schedule | Plateau, initial_lr: float, steps: Sequence[int]) -> list[float]:
-    """Return the lr at each of some steps; that of a plateau without reductions, which depend on the training."""
+    """Return the lr at each of some steps; that of a plateau without reductions, which depend on the metric."""
     inner = schedule.schedule if isinstance(schedule, Plateau) else schedule
     return [initial_lr * inner(step) for step in steps]
 

@@ -1,8 +1,8 @@
-"""An lr range test: short trainings at many lrs with several seeds, and the range of lrs that is worth searching.
+"""An lr range test: short runs at many lrs with several seeds, and the range of lrs that is worth searching.
 
 The idea is that of Smith, "Cyclical Learning Rates for Training Neural Networks" (WACV 2017), who raises the lr during
-one training. Here each lr has trainings of its own, so that an lr is judged by what it reaches alone and not by what
-smaller ones reached before it, and several seeds show how much of that is chance.
+a single run. Here each lr has its own runs, so that an lr is judged only by what it reaches itself, not by what smaller
+ones reached before it, and several seeds show how much of that is chance.
 """
 
 import statistics
@@ -25,7 +25,7 @@ class LrRange:
     Args:
         metric: The metric by which the lrs are judged.
         direction: Whether large or small values of it are better.
-        values: For each lr, in ascending order, the metric of each seed; None if that training diverged.
+        values: For each lr, in ascending order, the metric of each seed; None if that run diverged.
         untrained: The metric of each seed without training.
     """
 
@@ -69,8 +69,8 @@ class LrRange:
     def range(self) -> tuple[float, float] | None:
         """Return the range to search: the lrs around the best one at which every seed made enough progress.
 
-        Below the best lr, enough is a tenth of the seed's progress at its best lr, as a whole training has the time to
-        make up for a small lr; above it, enough is a half. None if there are no two such lrs.
+        Below the best lr, a tenth of the seed's progress at its best lr is enough, because a full run has the time to
+        make up for a small lr; above it, a half is required. None if there are no two such lrs.
         """
         best, lrs = self.best, list(self.values)
         if best is None:
@@ -96,24 +96,24 @@ class LrRange:
         if len(self.untrained) == 1:
             sentences = [f"{best}, with one seed."]
         elif len(set(self.best_of_seeds)) == 1:
-            sentences = [f"{best}, with each of {seeds}."]
+            sentences = [f"{best} for each of the {seeds}."]
         else:
-            agree = "agree" if self.seeds_agree else "do not agree: take more seeds (--seeds) or train longer (--share)"
+            agree = "agree" if self.seeds_agree else "do not agree: use more seeds (--seeds) or train longer (--share)"
             lowest, highest = format_value(min(self.best_of_seeds)), format_value(max(self.best_of_seeds))
             sentences = [f"{best}; the best lrs of {seeds}, from {lowest} to {highest}, {agree}."]
         if self.edge is None:
-            sentences.append(f"None diverged, up to {format_value(max(self.values))}.")
+            sentences.append(f"No run diverged up to lr {format_value(max(self.values))}.")
         else:
             how = "diverged" if None in self.values[self.edge] else "made no progress"
             edge = format_value(self.edge)
             sentences.append(f"The edge is {edge}, the lowest lr above the best one at which at least one seed {how}.")
         if self.range is None:
-            sentences.append("No range can be suggested: no lr next to it came far enough. Try more lrs (--lrs).")
+            sentences.append("No range can be suggested: no neighbouring lr made enough progress. Try more --lrs.")
         else:
             low, high = map(format_value, self.range)
             sentences.append(
-                f"Search from {low}, where every seed made a tenth of the progress of its best lr, which a whole "
-                f"training makes up for, to {high}, the highest with half of it."
+                f"Search from {low} (every seed made a tenth of the progress it made at its best lr; a full run makes "
+                f"up the rest) to {high} (the highest lr with at least half)."
             )
             if self.range[0] == min(self.values) or self.range[1] == max(self.values):
                 sentences.append("The range ends where the test ended: test further lrs with --low and --high.")

@@ -1,4 +1,4 @@
-"""Pareto fronts: the points than which no other is at least as good in every objective, and better in one."""
+"""Pareto fronts: the non-dominated points."""
 
 from collections.abc import Mapping, Sequence
 

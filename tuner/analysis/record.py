@@ -51,17 +51,17 @@ class TrialRecord:
         family: Name of its schedule; empty if it is the call of an objective function.
         value: The objective after its last epoch; NaN if it completed no epoch.
         epochs: Number of its epochs.
-        seconds: Duration of its training, without the time that it waited at rungs or was interrupted.
+        seconds: Duration of its run, without the time that it waited at rungs or was interrupted.
         ended: Seconds from the start of the study to its end, including pauses of the study.
         params: Its searched values, by their names in Optuna.
-        constant_lr: Whether its lr was the same at every step, as with a plateau that never lowered it.
+        constant_lr: Whether its lr was the same at every step, such as with a plateau that never lowered it.
         message: The error, if it failed.
         curves: Its metrics.
         began: Seconds from the start of the study to its start, or to its last continuation.
         reported: The objective after each of its epochs.
-        spans: When each part of its training began and ended, in seconds from the start of the study; empty if that is
-            not known.
-        further: The values of the further objectives; empty if there are none, or it was not trained to its end.
+        spans: When each part of its run began and ended, in seconds from the start of the study; empty if that is not
+            known.
+        further: The values of the further objectives; empty if there are none, or it was not trained to the end.
     """
 
     number: int
@@ -82,7 +82,7 @@ class TrialRecord:
 
     @property
     def is_complete(self) -> bool:
-        """Return whether it was trained to its end; only then its value can be compared."""
+        """Return whether it was trained to the end; only then can its value be compared."""
         return self.state == "complete"
 
     @property
@@ -98,7 +98,7 @@ class TestResult:
     Args:
         trial: Its number.
         metrics: Its metrics.
-        step: The last step of its training.
+        step: The last step of its run.
         finished: Number of trials of which it is the best.
     """
 
@@ -112,7 +112,7 @@ class TestResult:
 
 @dataclass(frozen=True)
 class Retrained:
-    """The winner of a study's last trainings, which have fresh seeds.
+    """The winner of a study's final runs, which have fresh seeds.
 
     Args:
         name: Its name, such as "#12 one_cycle".
@@ -128,7 +128,7 @@ class Retrained:
 
     @property
     def certainty(self) -> str:
-        """Return of how many seeds it is the mean, and its interval.
+        """Return the number of seeds in the mean, and its interval, as text.
 
         >>> Retrained("#1 cosine", 0.9, 3, [0.8, 1.0]).certainty
         'mean of 3 fresh seeds, 95% interval 0.8000 to 1.0000'
@@ -152,11 +152,12 @@ class StudyRecord:
         test: Metrics of the best trial on the test data; empty if it was not tested.
         choices: The choices of each categorical parameter, by its name in Optuna.
         ranges: The lowest and the highest value of each numeric parameter, by its name in Optuna.
-        answer: What its last trainings, with fresh seeds, say, in sentences; empty if there were none.
-        retrained: The winner of its last trainings; None if there were none.
-        prediction: Whether trials were stopped by predictions, and why, as a clause; empty if its pruner predicts none.
+        answer: The findings of its final runs, with fresh seeds, in sentences; empty if there were none.
+        retrained: The winner of its final runs; None if there were none.
+        prediction: Whether trials were stopped by predictions, and why, as a clause; empty if its pruner does not
+            predict.
         further: The metrics of the further objectives, and whether large or small values are better.
-        of_function: Whether its trials are calls of an objective function, not trainings.
+        of_function: Whether its trials are calls of an objective function, not training runs.
     """
 
     name: str

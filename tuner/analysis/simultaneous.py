@@ -27,7 +27,7 @@ from tuner.direction import Direction
 __all__ = ["Gap", "Verdict", "gaps_to_best", "median_interval"]
 
 Verdict = Literal["worse", "as good", "open"]
-ROUNDING = 1e-6  # of single precision, relative: smaller differences are none
+ROUNDING = 1e-6  # of single precision, relative: smaller differences count as zero
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Gap:
         """Return whether it is worse than the best, as good for practical purposes, or neither is certain.
 
         Args:
-            tolerance: The largest difference without practical importance, in the unit of the metric.
+            tolerance: The largest negligible difference, in the unit of the metric.
 
         >>> Gap(0.02, 0.01, 0.03).verdict(0.01), Gap(0.001, -0.004, 0.006).verdict(0.01)
         ('worse', 'as good')

@@ -28,8 +28,8 @@ def default_target(comparison: Comparison, constant: Collection[str]) -> float:
 
     Args:
         comparison: The contenders with fresh seeds.
-        constant: Names of those with a constant lr. Of several, ``constant`` counts, as the others have an average or
-            another optimizer; without it, the best of them.
+        constant: Names of those with a constant lr. If there are several, ``constant`` counts, because the others have
+            an average or another optimizer; without it, the best of them.
     """
     medians = {each.name: median(each.values.values()) for each in comparison.ranking}
     names = [CONSTANT, *(name for name in medians if name in constant), *reversed(medians)]
@@ -37,7 +37,7 @@ def default_target(comparison: Comparison, constant: Collection[str]) -> float:
 
 
 def default_tolerance(comparison: Comparison) -> float:
-    """Return the largest difference without practical importance if none is given.
+    """Return the default for the largest negligible difference.
 
     It is 0.01 of an accuracy or another share, and otherwise a twentieth of the best median.
     """
@@ -55,8 +55,8 @@ class Member:
         name: Its name.
         configuration: What distinguishes the chosen configuration, as text.
         initial_lr: The chosen base lr.
-        reached: The step at which each training with a fresh seed reached the target, by seed; infinity if it did not.
-        sweep: The trainings of the chosen shape that chose the base lr.
+        reached: The step at which each run with a fresh seed reached the target, by seed; infinity if it did not.
+        sweep: The runs of the chosen shape that selected the base lr.
     """
 
     name: str
@@ -75,9 +75,9 @@ class Standings:
         comparison: The chosen configurations with fresh seeds.
         members: The contenders.
         target: The value of the objective to which `Member.reached` refers.
-        tolerance: The largest difference of the objective without practical importance.
+        tolerance: The largest negligible difference in the objective.
         conditions: What all contenders shared, in a sentence.
-        absent: Contenders of which no training came to its end.
+        absent: Contenders without a completed run.
     """
 
     name: str
@@ -158,21 +158,21 @@ class Standings:
         """Return the result in sentences."""
         ranking, metric = self.comparison.ranking, self.comparison.metric
         if not ranking:
-            return ["No training with a fresh seed came to its end, so there is nothing to compare."]
+            return ["No run with a fresh seed was completed, so there is nothing to compare."]
         first = ranking[0]
         values = list(first.values.values())
         text = f"The first is {first.name}: median {metric} {_number(median(values))}, mean {_number(first.mean)}"
         wide = self.comparison.interval(first, 1 - 0.05 / len(ranking))
         if wide:
-            text += f" ({_number(wide[0])} to {_number(wide[1])} with 95%, as the best of {len(ranking)})"
+            text += f" ({_number(wide[0])} to {_number(wide[1])} with 95% confidence, as the best of {len(ranking)})"
         sentences = [f"{text}, over {pluralize(len(values), 'fresh seed')}."]
         by_verdict: dict[str, list[str]] = {}
         for each in ranking[1:]:
             by_verdict.setdefault(self._verdict(each), []).append(each.name)
         said = {
-            "as good": f"as good for practical purposes (surely at most {self.tolerance:.3g} apart)",
-            "worse": "surely worse",
-            "fails": "failed with more seeds than it, so the means do not compare",
+            "as good": f"as good for practical purposes (at most {self.tolerance:.3g} apart with 95% confidence)",
+            "worse": "worse with 95% confidence",
+            "fails": "failed with more seeds than it, so the means are not comparable",
             "open": f"not separated from it, nor shown to be as good, by {pluralize(len(values), 'seed')}",
         }
         for verdict, meaning in said.items():
@@ -190,7 +190,7 @@ class Standings:
             if each.failed
         ]
         if self.absent:
-            sentences.append(f"Left out, as every training diverged or failed: {join_names(self.absent, MOST_NAMED)}.")
+            sentences.append(f"Left out, because every run diverged or failed: {join_names(self.absent, MOST_NAMED)}.")
         return [*sentences, *self._tested(first)]
 
     def _at_edge(self) -> list[Member]:
@@ -201,7 +201,8 @@ class Standings:
             return []
         reached = ", ".join(f"{metric} {_number(value)}" for metric, value in sorted(self.comparison.test.items()))
         return [
-            f"On the test data, which decided nothing, the network of {first.name} and the first seed has {reached}."
+            f"On the test data, which were not used for any decision, the network of {first.name} with the first seed "
+            f"reaches {reached}."
         ]
 
     def markdown(self) -> str:
@@ -242,15 +243,15 @@ class Standings:
     def _explained(self) -> str:
         metric, tolerance = self.comparison.metric, f"{self.tolerance:.3g}"
         return (
-            f"Median and mean of {metric} over fresh seeds, which chose nothing. The 95% interval of the median (order "
-            "statistics) needs six seeds, that of the mean (Student's t) two. Behind the first: difference of the "
-            "means, with 95% intervals that hold for all pairs at once (Games and Howell). Verdict: fails if more "
-            "seeds failed than of the first, so that the means do not compare; else as good if the "
+            f"Median and mean of {metric} over fresh seeds, not used for selection. The 95% interval of the median "
+            "(order statistics) needs six seeds, that of the mean (Student's t) two. Behind the first: difference of "
+            "the means, with 95% intervals that hold for all pairs at once (Games and Howell). Verdict: fails if more "
+            "seeds failed than of the first, so that the means are not comparable; else as good if the "
             f"interval is within {tolerance} of zero, else worse if it is above zero, else open. Steps to "
             f"{_number(self.target)}: median over the seeds, at the first validation that reached it. Profile: area "
             "under the performance profile of these steps, up to four times those of the fastest (AlgoPerf). Good "
-            f"initial_lr: where the median of the seeds that chose it is at most {tolerance} worse than at the best; + "
-            "where the list ended before the range did."
+            f"initial_lr: where the median of the seeds that selected it is at most {tolerance} worse than at the "
+            "best; + where the list ended before the range did."
         )
 
     def _range(self, member: Member) -> str:

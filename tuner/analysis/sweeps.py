@@ -18,12 +18,12 @@ ROUNDING = 1e-6  # of accuracies, which are single-precision numbers
 
 @dataclass(frozen=True)
 class Sweep:
-    """The trainings of one shape, at each of its base lrs with several seeds.
+    """The runs of one shape, at each of its base lrs with several seeds.
 
     Args:
         direction: Whether large or small values are better.
-        values: The objective of each training that came to its end, by base lr.
-        failed: Number of trainings that diverged or failed, by base lr; they count as worse than any value.
+        values: The objective of each completed run, by base lr.
+        failed: Number of runs that diverged or failed, by base lr; they count as worse than any value.
     """
 
     direction: Direction
@@ -31,7 +31,7 @@ class Sweep:
     failed: Mapping[float, int]
 
     def median(self, lr: float) -> float:
-        """Return the median at a base lr, in which a failed training is infinitely bad; NaN if there is no training."""
+        """Return the median at a base lr, in which a failed run is infinitely bad; NaN if there is no run."""
         worst = -math.inf if self.direction is Direction.MAXIMIZE else math.inf
         values = [*self.values.get(lr, ()), *[worst] * self.failed.get(lr, 0)]
         return median(values) if values else math.nan

@@ -1,4 +1,4 @@
-"""Compares a short study with longer trainings: does the ranking of its configurations hold, and do their lrs?"""
+"""Compares a short study with longer runs: does the ranking of its configurations hold, and do their lrs?"""
 
 import random
 from collections.abc import Mapping
@@ -22,10 +22,10 @@ PERCENTILES = (2.5, 97.5)
 
 @dataclass(frozen=True)
 class Transfer:
-    """Configurations of a study in longer trainings, each with several initial lrs.
+    """Configurations of a study in longer runs, each with several initial lrs.
 
     Args:
-        comparison: The longer trainings.
+        comparison: The longer runs.
         variants: Names in the comparison of each configuration's variants, by the factor of its initial lr.
         before: The value of each configuration in the study, if it was trained there.
     """
@@ -53,7 +53,7 @@ class Transfer:
     def _ranking(self) -> list[str]:
         pairs = {name: found[1] for name in self.before if name in self.variants and (found := self._best(name))}
         if len(pairs) < FEWEST_CONFIGURATIONS:
-            return [f"Whether the ranking of the study held takes {FEWEST_CONFIGURATIONS} of its trials to tell."]
+            return [f"At least {FEWEST_CONFIGURATIONS} configurations are needed to tell whether the ranking held."]
         sort_key = self.comparison.direction.sort_key
         old = np.array([sort_key(self.before[name]) for name in pairs])
         seeds = sorted(set.intersection(*(set(each.values) for each in pairs.values())))
@@ -65,11 +65,11 @@ class Transfer:
         text = f"the rank correlation of its values and the means here is {correlation:+.2f} {among}"
         if len(seeds) < FEWEST_SEEDS:
             few = f"with {pluralize(len(seeds), 'seed')} this may be chance"
-            return [f"Whether the ranking of the study held is undecided: {text}; {few}."]
+            return [f"It is unclear whether the ranking of the study held: {text}; {few}."]
         means = _resampled_means(table)
         low, high = np.percentile(_correlations(old, means), PERCENTILES)
         first = float(np.mean(means.argmin(axis=1) == old.argmin()))
-        held = "held" if low > 0 else "did not hold" if high < 0 else "may have held or not"
+        held = "held" if low > 0 else "did not hold" if high < 0 else "may or may not have held"
         return [
             f"The ranking of the study {held}: {text} (95% interval {low:+.2f} to {high:+.2f} over "
             f"{pluralize(len(seeds), 'seed')}). Its best is the best here with a probability of "
@@ -88,9 +88,9 @@ class Transfer:
             difference = self.comparison.difference(best, others[0])
             next_best = f"{others[0].name.rpartition(', ')[2]} ({others[0].mean:.4f})"
             tie = ", which may be chance" if difference is None or difference.is_noise else ""
-            text += f", before {next_best}{tie}"
+            text += f", ahead of {next_best}{tie}"
         edge = "smaller" if factor == factors[0] else "larger" if factor == factors[-1] else ""
-        return f"{text}; a still {edge} one was not tried." if edge else f"{text}."
+        return f"{text}; an even {edge} one was not tried." if edge else f"{text}."
 
 
 def _correlations(old: Vector, means: Matrix) -> Vector:

@@ -52,7 +52,7 @@ a quarter of a step's time on a CPU.
 
 
 class ForkedCall(Generic[Result]):
-    """A call of a function in a new process, forked like trainings, with this process's working folder and environment.
+    """A function call in a process forked like training processes, with this one's working folder and environment.
 
     Use it for work that must not hold up the coordinator, or that needs a GPU: the coordinator never opens one, because
     some GPUs admit one process only.
@@ -114,7 +114,7 @@ class ForkedCall(Generic[Result]):
 
 
 class PreparedProcess:
-    """A process, forked like trainings, that imports modules and waits for a `ForkedCall`.
+    """A process, forked like training processes, that imports modules and waits for a `ForkedCall`.
 
     Args:
         modules: Names of the modules.
@@ -183,7 +183,7 @@ def _answer(pipe: "connection.Connection[Any, Any]", modules: Sequence[str]) -> 
 
 @functools.cache
 def folder_of_sockets() -> Path:
-    """Return this process's folder for sockets, whose paths may have about a hundred characters only.
+    """Return this process's folder for sockets, whose paths are limited to about a hundred characters.
 
     Raises:
         BadInputError: If it cannot be created.
@@ -202,10 +202,10 @@ def folder_of_sockets() -> Path:
 
 @contextlib.contextmanager
 def for_new_processes() -> Iterator[None]:
-    """Let new processes import what this one would import, and keep them from running the main script again.
+    """Let new processes import what this one would import, without running the main script again.
 
-    multiprocessing would replace "" in the module search path by the folder in which it was imported itself. Of the
-    script, processes need nothing: they import what the study file names.
+    multiprocessing would replace "" in the module search path by the folder in which it was imported itself. Processes
+    need nothing from the script: they import what the study file names.
     """
     main, places = sys.modules["__main__"], list(sys.path)
     sys.modules["__main__"] = types.ModuleType("__main__")
@@ -220,13 +220,13 @@ def for_new_processes() -> Iterator[None]:
 def ensure_server() -> None:
     """Start the fork server if it is not running.
 
-    The signals that end a study are for the coordinator, which ends the other processes in order. They are blocked
+    The signals that end a study are for the coordinator, which stops the other processes cleanly. They are blocked
     while the server starts; from then on the server ignores them.
     """
     forkserver.set_forkserver_preload(["tuner.engines.preload"])
     resource_tracker.ensure_running()  # outside of the block, because it unblocks the signals when it starts
     tunables = os.environ.get("GLIBC_TUNABLES")
-    changes = {"GLIBC_TUNABLES": ":".join(filter(None, (MALLOC_TUNABLES, tunables)))}  # the last value counts
+    changes = {"GLIBC_TUNABLES": ":".join(filter(None, (MALLOC_TUNABLES, tunables)))}  # the last value takes effect
     if threading.current_thread() is threading.main_thread():  # PR_SET_PDEATHSIG fires when the starting thread ends
         changes[PARENT] = str(os.getpid())
     with interrupts_blocked(), changed_environment(changes), _sockets_in(folder_of_sockets()):
@@ -281,5 +281,5 @@ def how_it_ended(exit_code: int | None) -> str:
     if exit_code < 0:
         name = signal.Signals(-exit_code).name
         hint = " (often out of memory: see dmesg)" if name == "SIGKILL" else ""
-        return f"killed by {name}{hint}"
+        return f"was killed by {name}{hint}"
     return f"ended with status {exit_code} and no result"

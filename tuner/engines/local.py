@@ -63,7 +63,7 @@ class LocalEngine:
 
     Args:
         slots: The slots.
-        stall_timeout: Seconds without activity after which a training counts as hung and is killed.
+        stall_timeout: Seconds without activity after which a run counts as hung and is killed.
     """
 
     TICK_SECONDS = 0.2
@@ -131,14 +131,14 @@ class LocalEngine:
         # Wait for the process as well as the pipe: a process that user code started may keep the pipe open.
         handles = [handle for busy in self._busy for handle in (busy.mailbox.pipe, busy.ranks[0].sentinel)]
         ready = set(connection.wait(handles, self.TICK_SECONDS))
-        listened = min(time.monotonic() - began, 2 * self.TICK_SECONDS)  # longer only if this process was stopped
+        listened = min(time.monotonic() - began, 2 * self.TICK_SECONDS)  # longer only if this process was suspended
         for busy in list(self._busy):
             if busy.mailbox.pipe in ready:
                 self._read(handler, busy)
             elif any(rank.exitcode for rank in busy.ranks[1:]) or busy.ranks[0].sentinel in ready:
                 self._died(handler, busy)
             elif busy.stall_detector.hangs_after(listened):
-                self._died(handler, busy, f"gave no sign of life for {self._stall_timeout:g} s and was killed")
+                self._died(handler, busy, f"showed no activity for {self._stall_timeout:g} s and was killed")
             _cut(busy.group.trials[0].directory / OUTPUT_FILE)
 
     def _read(self, handler: Handler, busy: _Busy) -> None:
@@ -187,7 +187,7 @@ def _work(
 ) -> None:
     """Run a group's task in its own process and send the results; with a rendezvous file, as one of several ranks."""
     die_with_the_coordinator()
-    os.setsid()  # Ctrl-C in the terminal reaches only the coordinator, which then stops the training in order
+    os.setsid()  # Ctrl-C in the terminal reaches only the coordinator, which then stops the training cleanly
     ignore_interrupts()
     restore_handlers_in_forks()
     if slot.cores:
@@ -231,7 +231,7 @@ def _output_to_file(group: Group) -> Iterator[None]:
 
 
 def _cut(output: Path) -> None:
-    """Empty a training's output file when it grows too large, so that it cannot fill the disk."""
+    """Truncate a run's output file when it grows too large, so that it cannot fill the disk."""
     with contextlib.suppress(FileNotFoundError):
         if output.stat().st_size > MAX_OUTPUT:
             os.truncate(output, 0)

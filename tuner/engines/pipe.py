@@ -1,7 +1,7 @@
-"""The pipe between a training and the coordinator.
+"""The pipe between a training process and the coordinator.
 
-User code runs in the process of the training and can do anything to its end of the pipe. So the coordinator checks
-everything that comes from there, and never blocks on it.
+User code runs in the training process and can do anything to its end of the pipe. So the coordinator checks everything
+that comes from there, and never blocks on it.
 """
 
 import os
@@ -27,10 +27,10 @@ class CorruptPipeError(Exception):
 
 
 class PipeChannel:
-    """The channel of a training to the coordinator.
+    """The channel of a training process to the coordinator.
 
     Args:
-        pipe: The training's end of the pipe; None on ranks other than 0, where no method may be called.
+        pipe: The training process's end of the pipe; None on ranks other than 0, where no method may be called.
     """
 
     def __init__(self, pipe: "Connection[Any, Any] | None") -> None:

@@ -2,7 +2,7 @@
 
 The coordinator stays where it was started. It alone connects to Optuna and MLflow, so no password leaves its machine.
 Reports and decisions go through an actor on its node. A machine that joins the cluster gets slots; the trials of a lost
-machine continue elsewhere from their last checkpoints, so all machines must see the study's folder.
+machine continue elsewhere from their last checkpoints, so all machines need access to the study's folder.
 """
 
 import asyncio
@@ -64,7 +64,7 @@ class RayEngine:
         devices: "auto" for all GPUs, or the CPUs if there are none; or "cpu".
         per_device: Slots on each GPU (default 1), or on the CPUs of each machine (default: one for each core).
         ranks: Processes that train one trial together on one machine; with GPUs, one for each GPU.
-        stall_timeout: Seconds without activity after which a training counts as hung and is killed.
+        stall_timeout: Seconds without activity after which a run counts as hung and is killed.
 
     Raises:
         BadInputError: If there is no such cluster, or it has no such devices.
@@ -88,7 +88,7 @@ class RayEngine:
         self._mark = uuid.uuid4().hex
         _connect(address)
         self._here = ray.get_runtime_context().get_node_id()
-        # Workers may be reused: the training runs in a child process, which leaves nothing on a GPU.
+        # Workers may be reused: training happens in a child process, which leaves nothing on a GPU.
         self._run_group = ray.remote(max_calls=0, max_retries=0)(_run_group)
         self._start_relay()
         self._refresh()
@@ -202,7 +202,7 @@ class RayEngine:
     def _end(self, handler: Handler, busy: _Busy) -> None:
         try:
             results, reason = ray.get(busy.task)
-        except ray.exceptions.RayTaskError as error:  # not from the training, which runs in a child process
+        except ray.exceptions.RayTaskError as error:  # not from training, which happens in a child process
             handler.returned(busy.group)
             self._exclude(handler, busy, f"{error.cause!r}")
         except ray.exceptions.RayError as error:
@@ -223,13 +223,13 @@ class RayEngine:
     def _read(self, handler: Handler) -> None:
         try:
             messages = ray.get(self._messages)
-        except ray.exceptions.RayError:  # the actor died, and the trainings that wait for its answers die too
+        except ray.exceptions.RayError:  # the actor died, and the runs that wait for its answers die too
             self._start_relay()
             return
         self._messages = self._relay.drain.remote()
         keys = {busy.key: busy for busy in self._busy}
         for key, kind, *content in messages:
-            if key not in keys:  # from a training that is known to be dead
+            if key not in keys:  # from a run that is known to be dead
                 continue
             match kind:
                 case "begun":
@@ -247,7 +247,7 @@ class RayEngine:
         """Stop using a machine that cannot train."""
         node = busy.node
         if node.identifier not in self._unfit:
-            handler.note(f"{node.host} is left out: {reason}")
+            handler.note(f"{node.host} is not used: {reason}")
             self._unfit.add(node.identifier)
             self._refreshed = 0.0
             self._refresh()
@@ -282,7 +282,7 @@ def _connect(address: str) -> None:
 
 
 class _MessageRelay:
-    """Ray actor that queues messages of the trainings for the coordinator, and passes its answers back."""
+    """Ray actor that queues messages of the runs for the coordinator, and passes its answers back."""
 
     def __init__(self) -> None:
         self._messages: asyncio.Queue[tuple[Any, ...]] = asyncio.Queue()
@@ -300,7 +300,7 @@ class _MessageRelay:
         self._answers.pop(key).set_result(decisions)
 
     async def drain(self) -> list[tuple[Any, ...]]:
-        """Wait for a message, and return all that are there."""
+        """Wait for a message, and return all that are available."""
         messages = [await self._messages.get()]
         while not self._messages.empty():
             messages.append(self._messages.get_nowait())
@@ -355,7 +355,7 @@ def _run_group(
         key: Key of the group's messages.
         slot: The slot.
         group: The group.
-        stall_timeout: Seconds without activity after which a training counts as hung and is killed.
+        stall_timeout: Seconds without activity after which a run counts as hung and is killed.
         folders: The working folder of the coordinator, and the folder of the study file.
         mark: Content of the mark file that the coordinator wrote into the first trial's folder.
     """
@@ -366,9 +366,9 @@ def _run_group(
     except OSError:
         is_seen = False
     if not is_seen:
-        return None, f"it does not see {group.trials[0].directory.parent}, which has to be on storage that all share"
+        return None, f"it cannot access {group.trials[0].directory.parent}, which must be on shared storage"
     ray.get(relay.put.remote(key, "begun"))
-    if folder not in sys.path:  # the user's networks and data sets may be there
+    if folder not in sys.path:  # the user's networks and data sets may be in it
         sys.path.insert(0, folder)
     add_study_folder(folder_of_study_file)
     from tuner.engines.local import LocalEngine

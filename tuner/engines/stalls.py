@@ -1,7 +1,7 @@
-"""Detect trainings that hang: for some time they have sent no message and used no CPU time.
+"""Detect hung runs: for some time they have sent no message and used no CPU time.
 
 Validation, tests and setup send no messages for as long as they take, but they compute. A process that is stopped, or
-waits for something that never comes, does not. (A thread that sent heartbeats could outlive the training that hangs.)
+waits for something that never comes, does not. (A heartbeat thread could outlive the run that hangs.)
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from pathlib import Path
 __all__ = ["StallDetector", "processor_seconds"]
 
 SHARE = 0.0003
-"""Smallest share of a CPU's time that a training in progress uses.
+"""Smallest share of a CPU's time that a run in progress uses.
 
 torch's loop that polls a dead data loader every five seconds uses a tenth of it; waiting for the lock of another
 process's download, ten times as much.
@@ -20,15 +20,15 @@ process's download, ten times as much.
 
 
 POLLING_THREADS = ("gloo", "pt_gloo", "pt_nccl", "nccl", "NCCL", "cuda")
-"""Prefixes of the names of threads that poll for messages all the time, even while the training hangs."""
+"""Prefixes of the names of threads that poll for messages all the time, even while the run hangs."""
 
 
 class StallDetector:
-    """Detects that a training hangs, by its messages and its CPU time.
+    """Detects that a run hangs, by its messages and its CPU time.
 
     Args:
-        sessions: Process ids of the training's session leaders.
-        timeout: Seconds without activity after which the training counts as hung.
+        sessions: Process ids of the run's session leaders.
+        timeout: Seconds without activity after which the run counts as hung.
     """
 
     def __init__(self, sessions: Sequence[int], timeout: float) -> None:
@@ -41,7 +41,7 @@ class StallDetector:
         self._silent, self._used = 0.0, None
 
     def hangs_after(self, seconds: float) -> bool:
-        """Add seconds without a message, and return whether the training hangs."""
+        """Add seconds without a message, and return whether the run hangs."""
         self._silent += seconds
         if self._silent < self._timeout / 2:
             return False

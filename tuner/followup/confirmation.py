@@ -1,12 +1,12 @@
-"""A study's best trials, trained again with fresh seeds.
+"""A study's best trials, retrained with fresh seeds.
 
-The best of many trainings is flattered by luck. Each of the best few, the study's default and a constant lr are trained
-with the same seeds, which the study has not used, as long as in the study and without pruning;
-`tuner.analysis.comparison` says what that proves. It is a study of its own, in the run of the first one in MLflow, and
-is continued in the same way.
+The best of many runs is flattered by luck. Each of the best few, the study's default and a constant lr are trained with
+the same seeds, which the study has not used, as long as in the study and without pruning; `tuner.analysis.comparison`
+says what that proves. It is a study of its own, in the run of the first one in MLflow, and is continued in the same
+way.
 
-With another length of the trainings (``--epochs``), a short study carries its winners to long trainings, each with
-several initial lrs, and `tuner.analysis.transfer` says whether the ranking held.
+With longer runs (``--epochs``), the winners of a short study are retrained for longer, each with several initial lrs,
+and `tuner.analysis.transfer` says whether the ranking held.
 """
 
 import statistics
@@ -38,19 +38,19 @@ class ConfirmationOptions(ExecutionOptions):
     """The options of a confirmation."""
 
     study: str = option(MISSING, "name of a study that was run, or its study file", "NAME", is_positional=True)
-    top: int = option(5, "how many of its best trials (default: %(default)s)", "K", int)
-    seeds: int = option(10, "seeds for each, in all (default: %(default)s)", "N", int)
+    top: int = option(5, "number of its best trials to confirm (default: %(default)s)", "K", int)
+    seeds: int = option(10, "seeds for each, in total (default: %(default)s)", "N", int)
     epochs: int | None = option(
         None, "train for N epochs (default: as long as in the study); lengths of schedules are scaled", "N", int
     )
     lrs: Sequence[float] = option(
-        (1.0,), "factors of the initial lr with which each is trained (default: 1)", "F", float, takes_several=True
+        (1.0,), "factors to multiply the initial lr by (default: 1)", "F", float, takes_several=True
     )
     name: str | None = option(
         None, "name of the confirmation (default: <study>-confirm, or <study>-<N>-epochs with --epochs)", "NAME"
     )
-    dry_run: bool = option(False, "check everything, say how many trainings that are, and start none")
-    retry_failed: bool = option(False, "train failed trainings again, once the cause is fixed")
+    dry_run: bool = option(False, "check everything, report the number of runs, and start none")
+    retry_failed: bool = option(False, "retry failed runs, once the cause is fixed")
 
 
 def confirm(options: ConfirmationOptions, found: "Callable[[Comparison, Sequence[str]], None] | None" = None) -> int:
@@ -115,7 +115,7 @@ def confirm(options: ConfirmationOptions, found: "Callable[[Comparison, Sequence
 
 
 def _check(options: ConfirmationOptions) -> None:
-    """Refuse lengths and lrs that no confirmation can have.
+    """Refuse invalid lengths and lrs.
 
     Raises:
         BadInputError: If there are any.
@@ -131,12 +131,12 @@ def _check(options: ConfirmationOptions) -> None:
 
 
 def _amount(past: "StoredStudy", trainings: int, done: int, slots: int, epochs: int | None) -> str:
-    """Return the number of trainings, and an estimate of their time from the time that the study's trials took."""
+    """Return the number of runs, and an estimate of their time from the time that the study's trials took."""
     from tuner.analysis.findings import duration
     from tuner.storage.trial_ends import end_of, setup_of
 
     text = pluralize(trainings, past.config.kind.noun) + (
-        f", {min(done, trainings)} of them begun or done" if done else ""
+        f", {min(done, trainings)} of them started or done" if done else ""
     )
     whole = [trial for trial in past.trials if trial.value is not None]
     scales = [(epochs or end_of(trial).epochs) / max(1, end_of(trial).epochs) for trial in whole]
@@ -155,7 +155,7 @@ class _Carried:
 
     Args:
         variants: Names of the trained configurations by those of the study's, and by the factor of the initial lr.
-        before: The study's values of its best configurations, if its trainings were of another length.
+        before: The study's values of its best configurations, if its runs had another length.
         roles: The study's names of its default and of the constant lr, by their roles.
         notes: Sentences about lengths that were scaled.
     """
@@ -189,7 +189,7 @@ def _confirmation(past: "StoredStudy", options: ConfirmationOptions) -> "tuple[R
     name = options.name or f"{past.config.name}-{end}"
     check_name(name, "--name")
     if options.epochs is not None or any(factor != 1 for factor in options.lrs):
-        past.config.check_trains("--epochs and --lrs change trainings")
+        past.config.check_trains("--epochs and --lrs change training runs")
     chosen = finalists(past, options.top)
     notes: list[str] = []
     configs: dict[str, AnyTrial] = {}

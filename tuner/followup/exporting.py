@@ -35,10 +35,10 @@ def export(study: str, storage: str, uri: str, number: int | None = None, output
     past.config.check_trains("export writes a trained network")
     trial = past.trial(number)
     if value_of(trial) is None:
-        raise BadInputError([f"--trial: #{trial.number} is {state_of(trial)}: it was not trained to its end."])
+        raise BadInputError([f"--trial: #{trial.number} is {state_of(trial)}: it did not run to completion."])
     if held := [name.partition(":")[2] for name in past.config.held]:
-        reason = "a training script can import from a module only; put it there, and run the study again"
-        raise BadInputError([f"{study}: {join_names(held)} was sent to the trainings by value: {reason}."])
+        reason = "a training script can import only from modules; put it into one, and run the study again"
+        raise BadInputError([f"{study}: {join_names(held)} was sent to the training processes by value: {reason}."])
     to = output or Path(f"{past.config.name}-{trial.number}")
     if to.exists():
         raise BadInputError([f"--output: {to} already exists; name another folder."])

@@ -1,7 +1,7 @@
 """Delete or rename a study, with its confirmations: in MLflow, in its folder, and last in Optuna.
 
 Optuna has the study's identifier, by which its records in MLflow are found. As long as Optuna has the study, a command
-that was killed can be repeated and does what is left.
+that was killed can be run again to finish the rest.
 """
 
 import contextlib
@@ -82,7 +82,7 @@ class Housekeeping:
                 shutil.rmtree(folder)
 
     def delete_rest(self, name: str) -> bool:
-        """Remove the folder that a deletion has left which was killed at its end; return whether there was one."""
+        """Remove the folder left by a deletion that was killed at its end; return whether there was one."""
         folder = state_directory(self._storage, name)
         if name in self._studies or not folder.is_dir() or list(_content(folder)):
             return False
@@ -130,11 +130,11 @@ class Housekeeping:
     def _check(self, study: ListedStudy, new: str) -> None:
         check_name(new, "NEW")
         if new in self._studies:
-            raise BadInputError([f'there is a study "{new}" already; choose another name.'])
+            raise BadInputError([f'study "{new}" already exists; choose another name.'])
         folder = state_directory(self._storage, new)
         own = f"trials-{study.identifier[:8]}"
         if any(path.name.startswith("trials-") and path.name != own for path in _content(folder)):
-            raise BadInputError([f'{folder} has files of another study; choose another name than "{new}".'])
+            raise BadInputError([f'{folder} contains files of another study; choose a name other than "{new}".'])
         if self._uri is not None:
             housekeeping.check_rename(self._uri, study.name, new, study.identifier)
 
@@ -147,7 +147,7 @@ def _held(url: str, name: str) -> Iterator[Database]:
 
 
 def _content(folder: Path) -> Iterator[Path]:
-    """Yield what the folder of a study holds, besides its lock."""
+    """Yield the contents of a study's folder, except its lock."""
     return (path for path in list(folder.iterdir() if folder.is_dir() else ()) if path.name != LOCK_FILE)
 
 

@@ -3,7 +3,7 @@
 The protocol is that of Naganuma et al., "What do near-optimal learning rate schedules look like?", 2026 (arXiv
 2603.10301): every shape of every contender is trained with a whole list of base lrs and several seeds, and counts with
 the base lr whose median over the seeds is best. The best shape of each contender is then trained with other seeds,
-which tell the result.
+which decide the result.
 
 Both parts are studies of given configurations, which `tuner.runner` trains like any other: if the league is killed, the
 same command continues it.
@@ -40,25 +40,25 @@ class LeagueOptions(ExecutionOptions):
     shapes: int = option(4, "shapes of each contender that has something to search (default: %(default)s)", "N", int)
     lrs: int = option(7, "base lrs of each shape, unless the study file lists them (default: %(default)s)", "N", int)
     search_seeds: int = option(
-        3, "seeds of each shape and base lr, which choose the configurations (default: %(default)s)", "N", int
+        3, "seeds of each shape and base lr, for selecting the configurations (default: %(default)s)", "N", int
     )
     seeds: int = option(10, "fresh seeds of each chosen configuration (default: %(default)s)", "N", int)
     target: float | None = option(
-        None, "count the steps to this value (default: the median of a constant lr, else of the last)", "V", float
+        None, "target for counting steps (default: the median of a constant lr, else of the last contender)", "V", float
     )
     tolerance: float | None = option(
         None,
-        "differences up to this are of no importance (default: 0.01 of an accuracy, else 5%% of the best median)",
+        "differences up to this are treated as negligible (default: 0.01 of an accuracy, else 5%% of the best median)",
         "V",
         float,
     )
-    output: Path = option(Path(), "where the table goes (default: here)", "FOLDER", Path)
+    output: Path = option(Path(), "folder for the table (default: current)", "FOLDER", Path)
     set: Sequence[str] = option((), "replace a value of the study file; repeatable", "PATH=VALUE")
-    dry_run: bool = option(False, "check everything, say how many trainings that are, and start none")
+    dry_run: bool = option(False, "check everything, report the number of runs, and start none")
 
 
 def fresh_name(league: str, configurations: Mapping[str, Any]) -> str:
-    """Return the name of the study of a league's trainings with fresh seeds.
+    """Return the name of the study of a league's runs with fresh seeds.
 
     Args:
         league: The name of the league.
@@ -70,7 +70,7 @@ def fresh_name(league: str, configurations: Mapping[str, Any]) -> str:
 
 
 def run_leagues(files: Sequence[Path], options: LeagueOptions) -> int:
-    """Check all leagues and print how much there is to train, run one after the other, and return the exit code.
+    """Check all leagues and print how much there is to train, run them one after the other, and return the exit code.
 
     Args:
         files: Their study files.
@@ -116,14 +116,14 @@ class League:
             from tuner.followup.league_search import LeagueSearch
 
             self._config = load_study(self._file, options.set)
-            self._config.check_trains("a league compares trainings")
+            self._config.check_trains("a league compares training runs")
             self._config.check_single("a league")
             check_name(f"{self._config.name}-fresh-000000", "name")
             contenders = read_contenders(self._config, self._file, options.lrs)
             self._search = LeagueSearch(self._config, contenders, options.shapes, options.search_seeds)
 
     def announce(self) -> None:
-        """Check that its studies can be run or continued, and print how many trainings are left and their least time.
+        """Check that its studies can be run or continued, and print how many runs are left and their least time.
 
         Raises:
             BadInputError: If they cannot.
@@ -144,13 +144,13 @@ class League:
             slots = pluralize(len(engine.slots), "slot")
         shapes = pluralize(sum(map(len, search.shapes.values())), "shape")
         fresh = len(contenders) * options.seeds
-        least = f"; at least {duration(seconds)} on {slots}, validation not counted" if seconds else ""
+        least = f"; at least {duration(seconds)} on {slots}, not including validation" if seconds else ""
         print_line(
             self._console,
             f"[bold]{escape(self._config.name)}[/bold]: {pluralize(len(contenders), 'contender')} with {shapes}. "
-            f"{pluralize(search.study.trials, 'training')} with {pluralize(search.seeds, 'seed')} choose a shape and a "
-            f"base lr for each ({left} of them left), then {fresh} with {pluralize(options.seeds, 'fresh seed')} tell "
-            f"the result: {search.study.trials + fresh} trainings{least}",
+            f"{pluralize(search.study.trials, 'run')} ({pluralize(search.seeds, 'seed')}) select a shape and a base lr "
+            f"for each ({left} left); {pluralize(fresh, 'run')} ({pluralize(options.seeds, 'fresh seed')}) then decide "
+            f"the result: {pluralize(search.study.trials + fresh, 'run')} in total{least}",
         )
         for each in contenders:
             lrs = ", ".join(f"{lr:g}" for lr in each.initial_lrs)
@@ -167,28 +167,30 @@ class League:
         name, pruner, sampler = self._config.name, self._config.pruner.name, self._config.sampler.name
         remarks = []
         if pruner != "none":
-            remarks.append(f"no pruner instead of {pruner}: every training comes to its end")
+            remarks.append(f"the {pruner} pruner is ignored: every run trains to completion")
         if sampler != "random":
             remarks.append(f"shapes are drawn at random, with the seed of the {sampler} sampler")
         if unused := unused_sections(self._config):
             remarks.append(f"a league does not use {join_names(unused, len(unused))}")
         if fixed := unsearched(self._config):
-            which = join_names(fixed, len(fixed))
-            remarks.append(f"{which} is not searched: all contenders have the value of trial")
+            which = f"{join_names(fixed, len(fixed))} {'is' if len(fixed) == 1 else 'are'}"
+            value = "value" if len(fixed) == 1 else "values"
+            remarks.append(f"{which} not searched: all contenders use the {value} in trial")
         if f"{name}-{EARLIER}" in counts:
             remarks.append(
-                f"an earlier version has run {name} by another protocol. This league begins from the start; the "
-                f"studies of the other ({name}-final, {name}-{EARLIER}, one a family) stay, for show and report"
+                f"an earlier version ran {name} with a different protocol. This league starts from scratch; "
+                f"the studies of the earlier one ({name}-final, {name}-{EARLIER}, one per family) remain for show and "
+                "report"
             )
         return remarks
 
     def _least_seconds(self, engine: "Engine", storage: str, left: int) -> float:
-        """Return the least time of the rest of the search and of the fresh trainings; 0 if it is unknown.
+        """Return the least time of the rest of the search and of the fresh runs; 0 if it is unknown.
 
         Args:
             engine: Its slots try each optimizer.
             storage: URL of Optuna's database.
-            left: Number of trainings of the search that are left.
+            left: Number of runs of the search that are left.
         """
         from tuner.runner.rehearsal import rehearse
 
@@ -217,7 +219,7 @@ class League:
             return outcome.exit_code
         choices = search.choices(found.comparison)
         if not choices:
-            raise StudyFailedError("no training of any contender came to its end.")
+            raise StudyFailedError("no run of any contender was completed.")
         configs = {name: each.config for name, each in choices.items()}
         name = fresh_name(self._config.name, {name: config.values() for name, config in configs.items()})
         seeds = fresh_seeds(search.seed, self._options.seeds, search.study.seeds)
@@ -237,7 +239,7 @@ class League:
         with opened_engine(self._options) as engine:
             plan = checked(config, engine, self._options)
             with opened(plan, self._console, ReplicationStore) as study:
-                print_line(self._console, f"[bold]{config.name}[/bold]: {pluralize(config.trials, 'training')}")
+                print_line(self._console, f"[bold]{config.name}[/bold]: {pluralize(config.trials, 'run')}")
                 outcome, store = study.train(engine), study.store
                 told = Told(
                     config.counted(store.finished()), store.comparison(), store.identifier, outcome.tracking_uri
@@ -268,10 +270,10 @@ class League:
         print_table(self._console, *standings.columns())
 
     def _publish(self, found: "Told", told: "Told") -> None:
-        """Write the table to files named after the league and to the run of the fresh trainings, and print it.
+        """Write the table to files named after the league and to the MLflow run of the fresh runs, and print it.
 
         Args:
-            found: The trainings of the search.
+            found: The runs of the search.
             told: Those with fresh seeds.
         """
         from rich.markup import escape
@@ -289,7 +291,7 @@ class League:
         self._print(standings, page)
         print_line(self._console, f"written to {', '.join(escape(str(path)) for path in paths)}")
         if not self._is_delivered:
-            self._note("MLflow did not take all records; run the same command again when it is up")
+            self._note("Some records did not reach MLflow; run the same command again when it is up")
             return
         with temporary_folder() as temporary:
             write(temporary, "league", files)

@@ -1,4 +1,4 @@
-"""The result of a league: the table of what fresh seeds tell, as files and in MLflow."""
+"""The result of a league: the table of the results with fresh seeds, as files and in MLflow."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ __all__ = ["Told", "files_of", "standings_of", "trainings_csv", "write"]
 
 @dataclass(frozen=True)
 class Told:
-    """The trainings of one part of a league.
+    """The runs of one part of a league.
 
     Args:
         trials: All of them.
@@ -51,9 +51,9 @@ def standings_of(
     Args:
         search: All configurations.
         choices: The chosen ones.
-        told: Their trainings with fresh seeds.
+        told: Their runs with fresh seeds.
         target: The value to which steps are counted; None for `default_target`.
-        tolerance: The largest difference without practical importance; None for `default_tolerance`.
+        tolerance: The largest negligible difference; None for `default_tolerance`.
     """
     comparison = told.comparison
     if target is None:
@@ -69,7 +69,7 @@ def standings_of(
 
 
 def _reached(search: LeagueSearch, name: str, trials: "Iterable[Trial]", target: float) -> dict[int, float]:
-    """Return the step at which each training of a contender reached the target, by seed."""
+    """Return the step at which each run of a contender reached the target, by seed."""
     steps = search.league.probe.length(search.shapes[name][0].values()).steps_per_epoch
     better = search.league.objective.direction.better
     return {
@@ -87,14 +87,14 @@ def _conditions(search: LeagueSearch, told: Told) -> str:
     steps = search.league.probe.length(one.values()).steps
     fresh = len({trial.params[SEED] for trial in told.trials})
     return (
-        f"{pluralize(len(search.contenders), 'contender')} with {one.model.name} on {one.data.name}, {steps:,} steps a "
-        f"training. {search.study.trials:,} trainings with {pluralize(search.seeds, 'seed')} chose a shape (of at most "
-        f"{search.most_shapes}) and a base lr for each; {pluralize(fresh, 'fresh seed')} tell the result."
+        f"{pluralize(len(search.contenders), 'contender')} with {one.model.name} on {one.data.name}, {steps:,} steps "
+        f"per run. {search.study.trials:,} runs with {pluralize(search.seeds, 'seed')} selected a shape (of at most "
+        f"{search.most_shapes}) and a base lr for each; {pluralize(fresh, 'fresh seed')} decide the result."
     )
 
 
 def trainings_csv(search: LeagueSearch, searched: Comparison, told: Comparison) -> str:
-    """Return every value as CSV, a line for each training."""
+    """Return every value as CSV, a line for each run."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["part", "contender", "shape", "initial_lr", "seed", searched.metric])

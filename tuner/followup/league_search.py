@@ -25,7 +25,7 @@ class Choice:
     Args:
         config: The configuration.
         shape: Number of its shape, from 1.
-        sweep: The trainings of its shape, which chose its base lr.
+        sweep: The runs of its shape, which selected its base lr.
         described: The base lr, and the values in which it differs from other shapes of the contender.
     """
 
@@ -78,7 +78,7 @@ class LeagueSearch:
         }
 
     def trainings_of(self, contender: Contender) -> int:
-        """Return the number of trainings of a contender."""
+        """Return the number of runs of a contender."""
         return len(self.shapes[contender.name]) * len(contender.initial_lrs) * self.seeds
 
     @cached_property
@@ -89,10 +89,10 @@ class LeagueSearch:
         return LeagueStudy.of(self.league, f"{self.league.name}-search", candidates, seeds, {}, has_winner=False)
 
     def choices(self, comparison: Comparison) -> dict[str, Choice]:
-        """Return the configuration with the best median of each contender; none of one whose trainings all failed.
+        """Return the configuration with the best median of each contender; without those whose runs all failed.
 
         Args:
-            comparison: The finished trainings of `study`.
+            comparison: The finished runs of `study`.
         """
         repeated = {each.name: each for each in comparison.configurations}
         chosen = {}

@@ -1,8 +1,8 @@
-"""Configurations of a short study, for a longer training: every length is scaled with the length of the training.
+"""Configurations of a short study, for a longer run: every length is scaled with the length of the run.
 
-The lr curve of a configuration keeps its form. Lengths in percent of the training stay what they are; lengths in steps
-or epochs become the same share of the longer training, and are reported. Numbers that are no lengths in steps, such as
-the patience of a plateau, which counts epochs, stay.
+The lr curve of a configuration keeps its form. Lengths in percent of the run stay as they are; lengths in steps or
+epochs become the same share of the longer run, and are reported. Numbers that are not lengths in steps, such as the
+patience of a plateau, which counts epochs, are not scaled.
 """
 
 import copy
@@ -21,13 +21,13 @@ __all__ = ["lengthened"]
 
 
 def lengthened(study: StudyConfig, name: str, config: TrialConfig, epochs: int) -> tuple[TrialConfig, list[str]]:
-    """Return a configuration with a longer training, and a sentence for each length that was not in percent.
+    """Return a configuration with a longer run, and a sentence for each length that was not in percent.
 
     Args:
         study: The study that it is from.
         name: Its name in messages.
         config: The configuration.
-        epochs: The length of the training; if it is in steps, the number of validations.
+        epochs: The length of the run; if it is in steps, the number of validations.
 
     Raises:
         BadInputError: If the schedule is not possible at this length.

@@ -1,7 +1,7 @@
 """Run an lr range test: the trial of a study file, trained for a short time at many constant lrs with several seeds.
 
-The trainings are ordinary groups of an engine: a slot trains as many as fit at a time, as one model. They leave nothing
-in Optuna or MLflow.
+The runs are ordinary groups of an engine: a slot trains as many as fit at a time, as one model. They record nothing in
+Optuna or MLflow.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ __all__ = ["INITIAL_LR", "RangePlan", "plan_range", "test_range"]
 
 INITIAL_LR = "initial_lr"
 FEWEST_STEPS = 10
-NO_LR = 1e-12  # of the trainings that show what the network does untrained
+NO_LR = 1e-12  # of the runs that show how the network performs untrained
 USUAL_LRS, MOST_LRS = 15, 64
 MOST_DEATHS = 2
 
@@ -59,9 +59,9 @@ class RangePlan:
         high: The highest lr.
         count: Number of lrs; 0 for as many as fill the slots, at least `USUAL_LRS`.
         seeds: The seeds.
-        steps: Optimizer steps of each training.
-        all_steps: Optimizer steps of a whole training of the study.
-        fuse: Number of trainings that a slot does at a time, as one model.
+        steps: Optimizer steps of each run.
+        all_steps: Optimizer steps of a full run of the study.
+        fuse: Number of runs in a slot at a time, as one model.
     """
 
     config: StudyConfig
@@ -88,7 +88,7 @@ class RangePlan:
         """Return the lrs, evenly spaced on a log scale.
 
         Args:
-            together: Number of trainings that the slots do at a time.
+            together: Number of runs in all slots at a time.
         """
         count = self.count or min(MOST_LRS, max(USUAL_LRS, together // len(self.seeds) - 1))
         ratio = math.log(self.high / self.low)
@@ -115,7 +115,7 @@ def plan_range(
         high: The highest lr.
         count: Number of lrs; 0 for as many as fit.
         seeds: Number of seeds.
-        share: Length of the trainings, in percent of the study's.
+        share: Length of the runs, in percent of the study's.
         fuse: The option ``--fuse``.
         slots: The slots.
 
@@ -131,7 +131,7 @@ def plan_range(
         trial = networks(load_study(source, overrides))[0]
     length = config.probe.length(trial.values())
     steps = min(length.steps, max(FEWEST_STEPS, round(length.steps * share / 100)))
-    epochs = math.ceil(steps / length.steps_per_epoch)  # an epoch of a data module may not be longer
+    epochs = math.ceil(steps / length.steps_per_epoch)  # a data module's epoch must not be longer
     interval = math.ceil(steps / epochs)
     trainer = dataclasses.replace(
         TrainerConfig(max_steps=interval * epochs, val_check_interval=interval),
@@ -163,10 +163,10 @@ def test_range(
         plan: The test.
         engine: Trains.
         note: Called with remarks for the user.
-        show: Called with the number of trainings that are done, and of all.
+        show: Called with the number of completed runs, and of all.
 
     Raises:
-        StudyFailedError: If the trainings fail.
+        StudyFailedError: If the runs fail.
     """
     with temporary_folder() as folder:
         handler = _RangeHandler(plan, folder, len(engine.slots), note, show)
@@ -200,11 +200,11 @@ class _RangeHandler:
         """Return the results.
 
         Raises:
-            StudyFailedError: If a training failed in another way than by diverging.
+            StudyFailedError: If a run failed in a way other than diverging.
         """
         failed = [result.message for result in self._results.values() if result.state == "failed"]
         if failed or len(self._results) < self._total:
-            raise StudyFailedError(failed[0] if failed else "the trainings of the range test have no result.")
+            raise StudyFailedError(failed[0] if failed else "the runs of the range test have no result.")
         seeds = len(self._plan.seeds)
         values = [self._value(self._results[number]) for number in range(self._total)]
         untrained = [value for value in values[:seeds] if value is not None]
@@ -228,7 +228,7 @@ class _RangeHandler:
         return Assignment(number, config, self._plan.config.objective, self._folder / str(number))
 
     def next_group(self, slot: Slot) -> Group | None:
-        """Return the measurement of the group size, and then the next trainings."""
+        """Return the measurement of the group size, and then the next runs."""
         if not self._size.is_over:
             return self._size.next_group(self._assignment(0, self._plan.low, self._plan.seeds[0]))
         if self._waiting is None:
@@ -243,11 +243,11 @@ class _RangeHandler:
         return TrainingGroup(tuple(group), math.inf, self._size.as_group) if group else None
 
     def report(self, reports: Mapping[int, EpochReport]) -> dict[int, Decision]:
-        """Let each training go on; no weights are needed."""
+        """Let each run go on; no weights are needed."""
         return {number: "forget" if report.is_last else "continue" for number, report in reports.items()}
 
     def progress(self, number: int, report: StepReport) -> None:
-        """Not used: the trainings are short."""
+        """Not used: the runs are short."""
 
     def fuse_at_most(self, count: int, reason: str) -> None:
         """Train fewer at a time from now on."""
@@ -263,7 +263,7 @@ class _RangeHandler:
         self._show(len(self._results), self._total)
 
     def died(self, group: Group, reason: str) -> None:
-        """Try the trainings of a dead process again, one by one."""
+        """Retry the runs of a dead process, one by one."""
         if isinstance(group, MeasurementGroup):
             self._size.died(reason)
             return
@@ -273,7 +273,7 @@ class _RangeHandler:
             if self._deaths[assignment.number] < MOST_DEATHS:
                 self.returned(Group((assignment,)))
             else:
-                self._results[assignment.number] = TrialResult("failed", message=f"the training {reason}")
+                self._results[assignment.number] = TrialResult("failed", message=f"the run {reason}")
 
     def returned(self, group: Group) -> None:
         """Give a group to another slot, since its slot was lost."""

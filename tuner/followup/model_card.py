@@ -74,7 +74,7 @@ def write_model(folder: Path, past: StoredStudy, trial: Trial, rates: Sequence[t
     Args:
         folder: The folder; it exists.
         past: The study.
-        trial: One that was trained to its end.
+        trial: One that ran to completion.
         rates: Steps and lr, as MLflow has them; may be empty.
 
     Raises:
@@ -113,7 +113,7 @@ def copy_modules(modules: Sequence[str], folder: Path) -> list[OwnFile]:
     for file in copied:
         to = folder / file.name
         if to.exists():
-            reason = f"{file.path} has the name of a file of the export; rename it and run the study again"
+            reason = f"{file.path} has the same name as a file of the export; rename it and run the study again"
             raise StudyFailedError(f"the module {file.module} cannot be copied: {reason}")
         to.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file.path, to)
@@ -145,7 +145,7 @@ def _card(
         )
     if past.record.best and past.record.best.number == trial.number:
         rows += [
-            f"| {key} | {value:.4f} | this network, on the test data, which were used for no decision |"
+            f"| {key} | {value:.4f} | this network, on the test data, which were not used for any decision |"
             for key, value in sorted(past.record.test.items())
         ]
     doubt = (

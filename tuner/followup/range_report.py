@@ -80,7 +80,7 @@ def edited(file: str, value: str) -> str:
     try:
         return with_searched(Path(file).read_text(encoding="utf-8"), PATH, value)
     except ValueError as error:
-        raise BadInputError([f"--write: {file}: {error}; write the range there yourself."]) from error
+        raise BadInputError([f"--write: {file}: {error}; edit the file yourself."]) from error
 
 
 def write_file(file: str, text: str) -> None:

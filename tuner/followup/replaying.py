@@ -131,12 +131,12 @@ def how_trained(setup: Mapping[str, Any]) -> str:
     where = f"trained on {setup['device']}, {pluralize(setup['threads'], 'thread')}, {setup['precision']}"
     if setup["fused"] > 1:
         others = pluralize(setup["fused"] - 1, "other")
-        return f"It was {where}, as one model with {others}. Alone, it gives the same except for rounding."
+        return f"It was {where}, as one model with {others}. Trained alone, results match up to rounding."
     if setup["ranks"] > 1:
         text = f"It was {where}, by {setup['ranks']} processes that split its batches, and so is the replay."
-        return f"{text} Sums may be rounded in another order."
+        return f"{text} Sums may be rounded differently."
     if not on_cpu(setup):
-        return f"It was {where}. A GPU may add in another order, so expect small differences."
+        return f"It was {where}. A GPU may sum in a different order, so expect small differences."
     return f"It was {where}. On the same processor, with the same versions, the replay is the same to the last bit."
 
 

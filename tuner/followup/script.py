@@ -59,7 +59,7 @@ def training_script(
         objective: The study's objective.
         setup: The stored `training_conditions` of the trial.
         title: Name of the trial.
-        epochs: Number of epochs that it was trained; 0 for the whole training.
+        epochs: Number of epochs that it was trained; 0 for the full run.
     """
     config = as_trained(config, setup, epochs)
     used: dict[str, set[str]] = {"lightning_modules": {"EpochSeed"}}

@@ -1,8 +1,8 @@
 """Update plots, report and best model of a study in MLflow, in a process of the fork server.
 
-The coordinator starts it at intervals and does not wait for it. While trainings run it has the lowest priority, so it
-uses only idle CPU time. It reads the stores, except for the best trial's configuration, which the coordinator passes on
-from the study file: names of classes are never taken from a store.
+The coordinator starts it at intervals and does not wait for it. While trials are training, it has the lowest priority,
+so it uses only idle CPU time. It reads the stores, except for the best trial's configuration, which the coordinator
+passes on from the study file: names of classes are never taken from a store.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ class Review:
 
     EVERY_SECONDS = 180.0
     SHARE = 0.04
-    """Largest share of the time that it draws while trainings run."""
+    """Largest share of the time that it draws while trials are training."""
 
     seconds = 10.0
     """How long the last update took; before the first one, about as long as it takes on two cores."""
@@ -99,9 +99,9 @@ class Review:
         try:
             notes, _ = self._start({"best": best, "state": state}, self._prepared).result()
         except StudyFailedError as error:
-            return [f"the plots and the report in MLflow are not complete: {error} (see {self._log})"]
+            return [f"the plots and the report in MLflow are incomplete: {error} (see {self._log})"]
         except (OSError, BadInputError) as error:
-            return [f"the plots and the report in MLflow are not complete: {error}"]
+            return [f"the plots and the report in MLflow are incomplete: {error}"]
         else:
             return notes
         finally:
@@ -243,7 +243,7 @@ def _add_best_model(best: Mapping[str, Any], study: str, tracked: "MlflowStudy")
             _draw_mistakes(predictions, _class_names(build_data(config), predictions), number, folder)
         tracked.add(Path(temporary))
     if not has_example:
-        return [f"the batches of trial #{number} are not pairs of tensors, so MLflow has its weights only"]
+        return [f"the batches of trial #{number} are not pairs of tensors, so MLflow has only its weights"]
     return tracked.add_model(number, model, predictions["example"].numpy(), study)
 
 

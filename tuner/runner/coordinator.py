@@ -1,8 +1,8 @@
 """The ask-and-tell loop: gets trials from Optuna, gives them to an engine, records results in Optuna and MLflow.
 
-The life cycle of a trial: ask -> values -> `Assignment` -> engine -> reports and decisions -> `result.json` -> tell.
-The trial of a process that dies without a result goes back into the queue, under the same number, with the same values
-and its last checkpoint, up to `MAX_CRASHES` times an epoch.
+The life cycle of a trial: ask -> values -> `Assignment` -> engine -> reports and decisions -> `result.json` -> tell. If
+a process dies without a result, its trial goes back into the queue, under the same number, with the same values and its
+last checkpoint, up to `MAX_CRASHES` times an epoch.
 """
 
 import contextlib
@@ -91,7 +91,7 @@ class Coordinator:
         self._slots = 1
         self._deadline = time.monotonic() + config.timeout if config.timeout else None
         self._stopping = self._killing = False
-        self._ending = self._shown_ending = ""  # the text for the end that was asked for, and the text shown so far
+        self._ending = self._shown_ending = ""  # the text for the requested end, and the text shown so far
         self._shown_remarks: set[str] = set()
         self._obstacle = ""  # the reason why no trial can go on now
 
@@ -108,7 +108,7 @@ class Coordinator:
             engine.run(self)
         finally:
             engine.close()
-            with contextlib.suppress(TunerError):  # the next run puts it right
+            with contextlib.suppress(TunerError):  # the next run corrects it
                 self._suspend([*self._queue.assignments, *map(self._stored, self._store.paused)])
             with contextlib.suppress(TunerError):
                 self._publication.write(self.is_done)
@@ -118,13 +118,14 @@ class Coordinator:
             raise StudyFailedError(self._errors.verdict)
 
     def stop(self) -> None:
-        """End in order: start nothing, let running trials finish their epoch. The second call kills them.
+        """Stop cleanly: start nothing, let running trials finish their epoch. The second call kills them.
 
         A signal handler calls it, between any two statements, so it only sets flags.
         """
         self._killing, self._stopping = bool(self._ending), True
         until = "epochs" if self._config.kind.trains else "steps"
-        self._ending = "ending now" if self._killing else f"ending after the running {until}; once more to end now"
+        later = f"stopping after the current {until}; press Ctrl-C again to stop now"
+        self._ending = "stopping now" if self._killing else later
         if self._killing:
             self._store.database.stop_retrying()
 
@@ -174,7 +175,7 @@ class Coordinator:
         return self._store.report(number, report.epoch, report.value, may_prune)
 
     def _last_decisions(self, reports: Mapping[int, EpochReport]) -> dict[int, Decision]:
-        """Return which trials, of those that end, are to save their weights."""
+        """Return which of the ending trials are to save their weights."""
         values = {number: report.value for number, report in reports.items() if report.value is not None}
         every = self._config.objective.epoch == "best"  # the last value is not the trial's
         unneeded = set() if every else values.keys() - self._store.may_keep_weights(values)
@@ -202,7 +203,7 @@ class Coordinator:
                     self._store.add_part(assignment.number, result.epochs, result.seconds)
                     suspended.append(assignment)
                 case TrialResult(state="interrupted"):
-                    ended.append((assignment, _given_up("ended before its last epoch, though nothing asked it to", 2)))
+                    ended.append((assignment, _given_up("stopped before its last epoch without being asked to", 2)))
                 case TrialResult():
                     ended.append((assignment, result))
         self._suspend(suspended)
@@ -318,7 +319,7 @@ class Coordinator:
     def _ask(self) -> list[Assignment]:
         """Ask for trials together: none of them knows the results of the others.
 
-        They are counted each time they are asked for, as fewer are wanted if another program has added some.
+        They are counted each time they are asked for, because fewer are needed if another program has added some.
         """
         asked = self._store.together(lambda: [self._store.ask() for _ in range(self._lacks())])
         for number, _ in asked:
@@ -333,7 +334,7 @@ class Coordinator:
         return Assignment(number, config, objective, self._store.trial_directory(number), further)
 
     def _end(self, ended: Ended) -> None:
-        """Record the results of trainings, or let their trials wait at a rung."""
+        """Record the results of runs, or let their trials wait at a rung."""
         for assignment, result in ended:
             if result.state == "paused":
                 self._store.add_part(assignment.number, result.epochs, result.seconds)
@@ -349,7 +350,7 @@ class Coordinator:
         )
 
     def _seconds_before(self, number: int) -> float:
-        """Return how long the earlier parts of a training took."""
+        """Return how long the earlier parts of a run took."""
         return sum(ended - began for began, ended in parts_of(self._store.trial(number)))
 
     def _leave_rungs(self) -> None:
@@ -407,7 +408,7 @@ class Coordinator:
             text = f"trial #{number}{' failed' if has_failed else ''}: {result.message}"
             self._note_once(cause(result.message), text)
         if result.state == "complete" and not result.epochs and self._config.names_pruner:
-            text = f"trial #{number} reported nothing, so the pruner {self._config.pruner.name} cannot stop it"
+            text = f"trial #{number} reported nothing, so the {self._config.pruner.name} pruner cannot stop it"
             self._note_once("reported nothing", text)
         self._errors.add(result.message if has_failed else None)
         self._display.finish(number, assignment.config, result)

@@ -40,7 +40,7 @@ GIGABYTE = 2**30
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """One thing that was checked.
 
     Args:
         what: Its name.
@@ -54,7 +54,7 @@ class Check:
 
 
 def diagnose(storage: str | None = None, uri: str | None = None) -> list[Check]:
-    """Look at everything that a study needs, without changing anything.
+    """Check everything that a study needs, without changing anything.
 
     Args:
         storage: URL of Optuna's database; None for the default.

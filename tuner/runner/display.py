@@ -35,12 +35,12 @@ STYLES = {"complete": "green", "pruned": "yellow", "diverged": "magenta", "faile
 
 @dataclass(frozen=True)
 class Part:
-    """The last trainings of a study, as a part of its whole budget.
+    """The final runs of a study, as a part of its whole budget.
 
     Args:
         before: What the search used, in the unit.
         total: The whole budget.
-        each: What a training takes at most.
+        each: What a run takes at most.
         unit: "trials", "epochs" or "steps".
     """
 
@@ -56,7 +56,7 @@ class _Line:
     slot: Slot
     step: StepReport | None = None
     value: float | None = None
-    further: dict[str, float] = field(default_factory=dict)  # those that are known before the training ends
+    further: dict[str, float] = field(default_factory=dict)  # those that are known before the run ends
 
     @property
     def share(self) -> float:
@@ -88,9 +88,9 @@ class Display:
 
     Args:
         config: The study.
-        console: Prints it; if it is no terminal, only whole lines are printed.
+        console: Prints it; if it is not a terminal, only whole lines are printed.
         verbose: Whether to print each epoch.
-        part: Of which budget its trials are the last part; None if they have their own.
+        part: The budget whose last part its trials are; None if they have their own.
 
     Attributes:
         ending: Returns the expected seconds from the last test to the end of the study.
@@ -304,7 +304,7 @@ class Display:
         if part:
             running = sum(int(part.each * line.share) for line in self._running.values()) if part.each > 1 else 0
             self._used = max(self._used, part.before + part.each * self._finished + running)
-            return self._used, part.total, f"{self._used}/{part.total} {part.unit}, {self._finished} of the last done"
+            return self._used, part.total, f"{self._used}/{part.total} {part.unit}, {self._finished} final runs done"
         if allowance is None:
             trials = self._config.trials + (final.trainings if final else 0)
             return self._finished, trials, f"{self._finished}/{trials} trials"
@@ -315,7 +315,7 @@ class Display:
         return self._used, whole.amount, counted
 
     def _left(self, elapsed: float) -> str:
-        """Estimate the time left: the trainings at the pace of this run, the test, plots and report."""
+        """Estimate the time left: training at the pace of this run, the test, plots and report."""
         allowance, running = self._config.allowance, sum(line.share for line in self._running.values())
         if allowance is None:
             done = self._done_here + running
@@ -327,7 +327,7 @@ class Display:
             left = (total - used) / allowance.longest
         if done < 0.5:
             return ""
-        test = 0.0 if self._is_tested else self._epoch_seconds  # a test takes no longer than an epoch of a training
+        test = 0.0 if self._is_tested else self._epoch_seconds  # a test takes no longer than a training epoch
         return f", about {clock(left * elapsed / done + test + self.ending())} left"
 
 

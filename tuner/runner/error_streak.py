@@ -34,7 +34,7 @@ class ErrorStreak:
 
 
 def cause(message: str) -> str:
-    """Return an error without its numbers, since another address or step is still the same error.
+    """Return an error without its numbers, since a different address or step is still the same error.
 
     An error of memory keeps them: a trial with smaller sizes may fit.
 

@@ -21,7 +21,8 @@ class GroupSize:
     Args:
         most: Largest number.
         is_measured: Whether the fastest number is measured.
-        why_alone: Why it is one, if more would be measured otherwise; empty if there is no such reason.
+        why_alone: Why trials run alone, if they would otherwise be measured in groups; empty if there is no such
+            reason.
         as_group: Whether a single trial may be trained as a group of one, where its steps can be recorded.
     """
 
@@ -35,7 +36,7 @@ ONE_BY_ONE = GroupSize(1, as_group=False)
 
 
 class GroupSizeSearch:
-    """Finds the number of trials that are trained fastest as one model, by one measurement before the first training.
+    """Finds the number of trials that are trained fastest as one model, by one measurement before the first run.
 
     Args:
         size: The number that the options ask for.
@@ -57,7 +58,7 @@ class GroupSizeSearch:
 
     @property
     def is_over(self) -> bool:
-        """Whether the number is known, so that trainings can begin."""
+        """Whether the number is known, so that training can begin."""
         return not self._most
 
     def next_group(self, trial: Assignment) -> MeasurementGroup | None:
@@ -92,8 +93,8 @@ class GroupSizeSearch:
             reason: Why no more can be fused.
         """
         if count < self.count:
-            few = f"{count} at a time from now on, as more do not fit into memory"
-            one = "one at a time from now on, as they cannot be fused"
+            few = f"{count} at a time from now on, because more do not fit into memory"
+            one = "one at a time from now on, because they cannot be fused"
             self._note(f"trials are trained {one if count == 1 else few}: {reason}")
             self.count = count
             self.as_group = self.as_group and count > 1  # one that cannot be fused cannot be recorded
@@ -103,9 +104,9 @@ def group_size(fuse: str, slots: Sequence[Slot], trials: int) -> GroupSize:
     """Return how many trials a slot trains at a time.
 
     "off" means one, in a plain Trainer. On a CPU, "auto" means the same: vectorised convolutions are slower there
-    (benchmarks/results has the numbers), and a trial that is alone can be repeated to the bit. On a GPU it means as
-    many as are trained fastest, but never so many that the study is over in less than four rounds, because trials that
-    are sampled together cannot learn from each other.
+    (benchmarks/results has the numbers), and a trial trained alone can be repeated to the last bit. On a GPU it means
+    the fastest number, but never so many that the study is over in less than four rounds, because trials that are
+    sampled together cannot learn from each other.
 
     Args:
         fuse: "auto", "off" or a number.
@@ -129,14 +130,14 @@ def group_size(fuse: str, slots: Sequence[Slot], trials: int) -> GroupSize:
 
 
 def fuse_of(config: StudyConfig, fuse: str, slots: Sequence[Slot], trainings: int, is_search: bool = True) -> GroupSize:
-    """Return how many trainings of a study a slot does at a time.
+    """Return how many runs of a study a slot does at a time.
 
     Args:
         config: The study.
         fuse: "auto", "off" or a number.
         slots: The slots.
-        trainings: Number of trainings.
-        is_search: Whether later trainings depend on the results of earlier ones.
+        trainings: Number of runs.
+        is_search: Whether later runs depend on the results of earlier ones.
 
     Raises:
         BadInputError: If `fuse` is none of these, or a number although its trials cannot be fused.

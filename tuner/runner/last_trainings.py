@@ -1,4 +1,4 @@
-"""The last trainings of a study: its best trials, its own trial and a constant lr, with the same fresh seeds.
+"""The final runs of a study: its best trials, its own trial and a constant lr, with the same fresh seeds.
 
 They are a study of their own, in the run of the first one in MLflow, and continue like it. Its name has a digest of the
 configurations, so if more trials change the best ones, the new ones are trained.
@@ -31,7 +31,7 @@ __all__ = ["LastTrainings"]
 
 @dataclass
 class LastTrainings:
-    """The last trainings of a study.
+    """The final runs of a study.
 
     Args:
         plan: The study.
@@ -46,7 +46,7 @@ class LastTrainings:
     _left: str = ""
 
     def run(self, study: OpenStudy[StudyStore]) -> Outcome | None:
-        """Train them, or continue, and record what they say; None if no trial of the study was trained to its end.
+        """Train them, or continue, and record the result; None if no trial of the study ran to completion.
 
         Args:
             study: The study, which has all its trials.
@@ -84,17 +84,17 @@ class LastTrainings:
         return outcome
 
     def _part(self, store: StudyStore, trainings: int) -> Part:
-        """Return which part of the study's budget the last trainings are."""
+        """Return which part of the study's budget the final runs are."""
         whole = self.plan.config.whole_allowance
         if whole is None:
             return Part(store.count, store.count + trainings, 1, "trials")
         return Part(store.spent, whole.amount, whole.longest, whole.unit)
 
     def print(self) -> bool:
-        """Print what they say so far; return whether that is their answer, as all of them are trained."""
+        """Print the result so far; return whether it is final, because all of them are trained."""
         if self._left:
             name = f"[bold]{self.plan.config.name}[/bold]"
-            print_line(self.console, f"\nthe last part of {name} {self._left}; run the same command again to continue")
+            print_line(self.console, f"\nthe final part of {name} {self._left}; run the same command again to continue")
         if self._result:
             comparison, chosen = self._result
             print_comparison(self.console, comparison, chosen.opponents, verdict=True)

@@ -54,19 +54,19 @@ class ExecutionOptions:
     )
     stall_timeout: str = option(
         "30m",
-        "kill a training that neither reports nor computes anything for this time, and continue its trial from its "
+        "kill a run that is idle for this long (no report, no CPU time), and continue its trial from its "
         "last checkpoint (default: %(default)s)",
         "T",
     )
     checkpoint_every: str = option(
         "30s",
-        "save a training at the end of an epoch when this time has passed since its last checkpoint; 0s: after every "
+        "save a run at the end of an epoch when this time has passed since its last checkpoint; 0s: after every "
         "epoch (default: %(default)s)",
         "T",
     )
     fuse: str = option(
         "auto",
-        "trials that each slot trains at once, as one model: a number, off, or auto (on GPUs the fastest number, which "
+        "number of trials per slot, trained as one model: a number, off, or auto (on GPUs the fastest number, which "
         "is measured first; on the CPU off) (default: %(default)s)",
         "K",
     )
@@ -93,13 +93,13 @@ class ExecutionOptions:
 class StudyOptions(ExecutionOptions):
     """The options of a run of a study.
 
-    `folder` is that of its own modules, if they are not next to its file; it is no option of the commands.
+    `folder` is that of its own modules, if they are not next to its file; it is not an option of the commands.
     """
 
     study: str = option(
         "quickstart", "study file, or the name of a shipped study (default: quickstart)", "FILE", is_positional=True
     )
-    trials: int | None = option(None, "trials in all, those of earlier runs included", "N", int)
+    trials: int | None = option(None, "total trials, including earlier runs", "N", int)
     timeout: str | None = option(None, "start no trial after this time: 90s, 30m, 2h, 1h30m", "T")
     start_from: Sequence[str] = option(
         (), 'begin with the best trials of an earlier study, or with the list "shipped"; repeatable', "NAME"
@@ -109,7 +109,7 @@ class StudyOptions(ExecutionOptions):
     system_metrics: bool = option(
         False, "record in MLflow how busy CPU, memory, disk, network and GPUs are while the study runs"
     )
-    retry_failed: bool = option(False, "train failed trials again, under the same numbers, once the cause is fixed")
+    retry_failed: bool = option(False, "retry failed trials, under the same numbers, once the cause is fixed")
     rehearse: bool = option(
         True,
         "before the first trial of a study, train each network for a few steps, to find mistakes early (default: yes)",
@@ -122,7 +122,7 @@ class StudyOptions(ExecutionOptions):
 
 
 def check_counts(counts: Mapping[str, int]) -> None:
-    """Refuse counts that no study can have.
+    """Refuse invalid counts.
 
     Args:
         counts: The counts, by option.

@@ -33,7 +33,7 @@ class Publication:
         self._next = 0.0  # by the monotonic clock
 
     def refresh(self) -> None:
-        """Write it, unless it was written a moment ago; with thousands of trials that takes a while."""
+        """Write it, unless it was written a moment ago; with thousands of trials, that takes a while."""
         if time.monotonic() >= self._next:
             self.write()
 

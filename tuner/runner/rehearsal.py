@@ -38,7 +38,8 @@ MOST_NETWORKS = 16
 def networks(config: StudyConfig) -> list[TrialConfig]:
     """Return a trial for each network at the corners of the search space, and for each data set and optimizer.
 
-    If there are more than `MOST_NETWORKS`, an evenly spaced part of them is returned; none if there are no trainings.
+    If there are more than `MOST_NETWORKS`, an evenly spaced part of them is returned; none if trials are not training
+    runs.
     """
     if not config.kind.trains:
         return []
@@ -75,7 +76,7 @@ class Rehearsal:
     def described(self, config: StudyConfig, slots: int) -> str:
         """Return the size of the networks, the length of a trial and the least time of the whole study."""
         if not config.kind.trains:
-            return "the first trial calls the function for the first time"
+            return "the function is not called before the first trial"
         fewest, most = self.parameters
         size = f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
         sentences = [f"a network of {size} parameters"]
@@ -83,15 +84,15 @@ class Rehearsal:
             steps = _steps(config)
         except BadInputError:  # the data module does not report its number of batches
             return sentences[0]
-        sentences.append(f"{pluralize(steps, 'step')} a trial")
+        sentences.append(f"{pluralize(steps, 'step')} per trial")
         whole = config.fewest_trials + (config.final.trainings if config.final else 0)
         if config.whole_allowance and not config.limits_trials:  # pruned trials leave their epochs to others
             turns, amount, uncounted = max(1.0, whole / slots), str(config.whole_allowance), "validation"
         else:
-            turns, amount, uncounted = -(-whole // slots), pluralize(whole, "trial"), "validation and pruning"
+            turns, amount, uncounted = -(-whole // slots), pluralize(whole, "trial"), "validation or pruning"
         total = duration(max(1.0, turns * steps * self.seconds))
-        last = ", last trainings included" if config.final else ""
-        sentences.append(f"at least {total} for {amount}{last}, {uncounted} not counted")
+        but = f"including the final runs but not {uncounted}" if config.final else f"not including {uncounted}"
+        sentences.append(f"at least {total} for {amount}, {but}")
         return ", ".join(sentences)
 
 
@@ -105,7 +106,8 @@ def rehearse(config: StudyConfig, engine: Engine, storage: str, note: Callable[[
     Args:
         config: The study.
         engine: Its slots do the work; it can be used again.
-        storage: URL of Optuna's database. With several machines, checkpoints are written where all of them see them.
+        storage: URL of Optuna's database. With several machines, checkpoints are written where all of them can read
+            them.
         note: Called with a warning that does not stop the study.
 
     Raises:
@@ -182,7 +184,7 @@ class _RehearsalHandler:
                 self.results[assignment.number] = result
 
     def died(self, group: Group, reason: str) -> None:
-        """Warn that a process died. The study goes on, as its trials may survive."""
+        """Warn that a process died. The study goes on, because its trials may survive."""
         self._note(f"the process that tried {group.trials[0].training.model.name} before the first trial {reason}")
 
     def returned(self, group: Group) -> None:

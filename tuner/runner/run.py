@@ -46,8 +46,8 @@ class Outcome:
         tracking_uri: MLflow's store.
         interrupted: The signal that ended it; 0 if none did.
         is_over: Whether the budget allows no further trial.
-        has_result: Whether a trial was trained to its end, in this run or before.
-        missing: Sentences that say which records MLflow lacks, why, and what to do; empty if it has all.
+        has_result: Whether a trial ran to completion, in this run or before.
+        missing: Sentences on which records MLflow lacks, why, and what to do; empty if it has all.
         is_delivered: Whether MLflow has all records that it can store.
         runs_page: Page of the study's runs, relative to the address of an MLflow server.
         best: The values of the best trial and the file of its weights; None if there is none.
@@ -71,12 +71,12 @@ class Outcome:
 
 
 class _Interruption:
-    """A signal handler: the first signal ends the study in order, the second kills its trials, a third exits at once.
+    """A signal handler: the first signal stops the study cleanly, the second kills its trials, a third exits at once.
 
-    A signal that comes before the coordinator exists is kept for it.
+    A signal that arrives before the coordinator exists is kept for it.
 
     Attributes:
-        signals: The signals that came.
+        signals: The signals that arrived.
     """
 
     def __init__(self) -> None:
@@ -94,7 +94,7 @@ class _Interruption:
             self._stop()
 
     def stops(self, stop: Callable[[], None]) -> None:
-        """Set the function that ends the study in order. It is called at once for signals that came before."""
+        """Set the function that stops the study cleanly. It is called at once for signals that arrived before."""
         self._stop = stop
         for _ in self.signals:
             stop()
@@ -156,7 +156,7 @@ def run(
                 earlier, notes = read_starts(config, plan.storage)
                 remarks += notes
                 again = load(overrides) if load else load_study(options.study, overrides, folder=options.folder)
-                config = again.with_earlier(earlier)  # loaded again, as the other studies have other modules
+                config = again.with_earlier(earlier)  # loaded again, because the other studies have other modules
                 plan = dataclasses.replace(plan, config=config)
             if plan.system_metrics:
                 check_packages([slot.device for slot in engine.slots])
@@ -186,7 +186,7 @@ def opened_engine(options: ExecutionOptions) -> Iterator["Engine"]:
     """Create the engine that the options ask for, and close it afterwards.
 
     Raises:
-        BadInputError: If it cannot be had.
+        BadInputError: If it is not available.
     """
     refuse_passwords({"--storage": options.storage, "--tracking-uri": options.tracking_uri})
 
@@ -287,7 +287,7 @@ def opened(
         plan: The study.
         console: Shows its progress.
         kind: The class of the study in Optuna.
-        part: Of which budget its trials are the last part; None if they have their own.
+        part: The budget whose last part its trials are; None if they have their own.
 
     Raises:
         TunerError: If it is already running, or cannot be continued.
@@ -314,7 +314,7 @@ class OpenStudy(Generic[Store]):
         console: The display's.
 
     Attributes:
-        inner: The study of its last trainings, while they are trained.
+        inner: The study of its final runs, while they are trained.
     """
 
     def __init__(self, plan: Plan, store: Store, display: "Display", console: "Console") -> None:
@@ -325,7 +325,7 @@ class OpenStudy(Generic[Store]):
         self._is_stopped = False
 
     def stop(self) -> None:
-        """End in order: start nothing more, and let running trials finish their epoch; called while it trains."""
+        """Stop cleanly: start nothing more, and let running trials finish their epoch; called while it trains."""
         if self.inner is not None:
             self.inner.stop()
         elif self._coordinator is not None and not self._is_stopped:
@@ -406,7 +406,7 @@ class OpenStudy(Generic[Store]):
                     coordinator.publish()
             finally:
                 timings.phase("records for MLflow")
-                with status(self._console, f"MLflow takes the last {pluralize(tracker.backlog, 'record')}"):
+                with status(self._console, f"sending the last {pluralize(tracker.backlog, 'record')} to MLflow"):
                     is_delivered = tracker.close("FINISHED" if is_finished else "KILLED")
                 if review:
                     review.end_update()
@@ -469,7 +469,7 @@ def _state(store: "StudyStore") -> str:
         (trial.number, trial.state.name, trial.values if store.front else trial.value, sorted(trial.params.items()))
         for trial in finished
     ]
-    digest = hashlib.sha256(repr(content).encode()).hexdigest()[:12]  # a restored database has as many others
+    digest = hashlib.sha256(repr(content).encode()).hexdigest()[:12]  # a restored database may have as many trials
     which = f"#{tested.trial} tested" if tested else "none tested"
     if answer := store.attributes.answer():
         digest = hashlib.sha256(f"{digest}{answer}".encode()).hexdigest()[:12]

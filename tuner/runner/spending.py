@@ -1,8 +1,8 @@
 """The number of trials that the budget still allows.
 
-With a budget in epochs or steps, every trial reserves a whole training when it begins, and gives back what it did not
-use when it ends. A trial begins only if its reservation fits into what is left, so the budget is never exceeded, and
-which trials begin does not depend on when a study was interrupted. If the study ends as little can be gained, the
+With a budget in epochs or steps, every trial reserves a full run when it begins, and gives back what it did not use
+when it ends. A trial begins only if its reservation fits into what is left, so the budget is never exceeded, and which
+trials begin does not depend on when a study was interrupted. If the study ends because little can be gained, the
 interrupted trials are still finished.
 """
 
@@ -61,7 +61,7 @@ class Spending:
 
     @property
     def is_exhausted(self) -> bool:
-        """Return whether less can be gained than the study is continued for."""
+        """Return whether the expected gain is below the threshold of the study."""
         return bool(self._config.until) and self._store.possible_gain() < self._config.until
 
     @property

@@ -1,4 +1,4 @@
-"""Prints the plan of a study before it, and the summary after it."""
+"""Prints the plan of a study before it runs, and the summary afterwards."""
 
 import os
 import shlex
@@ -47,9 +47,9 @@ def print_plan(console: Console, plan: Plan, slots: Sequence[Slot], remarks: Seq
     if devices == ["cpu"]:
         places += f", {pluralize(slots[0].threads, 'thread')} each"
     if fuse.most > 1:
-        places += f", up to {fuse.most} trials at a time as one model in each"
+        places += f", each training up to {fuse.most} trials as one model"
     if fuse.is_measured:
-        places += ", as many as are fastest"
+        places += " (the fastest number is measured)"
     pruner = "no pruner" if config.pruner.name == "none" else f"{config.pruner.name} pruner"
     if config.rungs:
         pruner = f"rungs ({config.rungs.describe(config.longest)})"
@@ -77,7 +77,7 @@ def _families(config: StudyConfig) -> tuple[Sequence[Family], Sequence[str]]:
     """Return the lr curves of possible trials, or why there are none."""
     try:
         return schedule_families(config, LINTED_SAMPLES), ()
-    except BadInputError as error:  # the length of a training is unknown, or some values make no schedule
+    except BadInputError as error:  # the length of a run is unknown, or some values are not a valid schedule
         return (), error.faults
 
 
@@ -89,8 +89,8 @@ def _compared_later(config: StudyConfig, families: Sequence[Family]) -> list[str
     names = rising(families, config.rungs.epochs, interval)
     if not names:
         return []
-    later = "a trial whose lr still rises at a rung is trained on, and compared when it no longer rises"
-    return [f"{later}: this can happen with {join_names(names, MOST_OF_FRONT)}"]
+    later = "a trial whose lr is still rising at a rung keeps training and is compared later"
+    return [f"{later}; this can happen with {join_names(names, MOST_OF_FRONT)}"]
 
 
 def print_summary(
@@ -103,7 +103,7 @@ def print_summary(
         config: The study.
         store: The study in Optuna.
         outcome: How it ended.
-        is_answered: Whether what its last trainings say is printed already.
+        is_answered: Whether the result of its final runs is already printed.
     """
     finished, record = store.finished(), store.record()
     top = store.front or store.ranking()[:1]
@@ -111,8 +111,9 @@ def print_summary(
     states = Counter(state_of(trial) for trial in finished)
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none finished"
     if outcome.is_over and config.until and (gain := store.possible_gain()) < config.until:
-        has = f"has ended after {pluralize(len(finished), 'trial')} ({counts}): another one is expected to gain"
-        print_line(console, f"{config.name} {has} {gain:.3g}; lower budget.until to add more")
+        has = f"stopped after {pluralize(len(finished), 'trial')} ({counts})"
+        why = f"the expected gain of one more is {gain:.3g}; lower budget.until to continue"
+        print_line(console, f"{config.name} {has}: {why}")
     elif config.allowance is not None:
         _print_spent(console, config, store, counts, outcome.is_over)
     elif len(finished) >= config.trials:
@@ -132,11 +133,11 @@ def print_summary(
         tested = store.attributes.tested()
         if tested and tested.trial == top[0].number and tested.metrics:
             metrics = ", ".join(f"{escape(cut(key))} {value:.4f}" for key, value in sorted(tested.metrics.items()))
-            which = "the best single training," if record.answer else "best"
+            which = "the best single run," if record.answer else "best"
             print_line(console, f"{which} trial #{top[0].number} on the test data: {metrics}")
         if config.kind.trains:
             weights = store.trial_directory(top[0].number) / "model.ckpt"
-            there = escape(str(weights)) if weights.exists() else "are not on this machine"
+            there = escape(str(weights)) if weights.exists() else "not on this machine"
             print_line(console, f"its weights: {there}")
     _print_failed(console, config.name, store, [trial.number for trial in finished if state_of(trial) == "failed"])
     for sentence in open_questions(record):
@@ -149,11 +150,11 @@ def print_summary(
         can_export = config.kind.trains and not config.held
         after = {**(exported if can_export else {"show": "its trials"}), "report": AS_REPORT}
     elif top:
-        after = {"confirm": "is the winner really better? fresh seeds say", "report": AS_REPORT}
+        after = {"confirm": "is the winner really better? test it with fresh seeds", "report": AS_REPORT}
     else:
         after = {"show": "what is known so far"}
         if any(state_of(trial) == "failed" for trial in finished):
-            after["retry"] = "trains failed trials again"
+            after["retry"] = "retries failed trials"
     there = "lr curves and accuracies" if config.kind.trains else "every trial and its values"
     print_next(console, outcome, name, {"dashboard": f"{there}, in MLflow", **after})
 
@@ -259,11 +260,11 @@ def _print_spent(console: Console, config: StudyConfig, store: StudyStore, count
 def _cut_short(store: StudyStore) -> str:
     """Return that some trials were interrupted and will be continued; empty if there are none."""
     count = store.cut_short
-    return f", with the {pluralize(count, 'trial')} that {'was' if count == 1 else 'were'} cut short" if count else ""
+    return f", including the {pluralize(count, 'interrupted trial')}" if count else ""
 
 
 def _print_failed(console: Console, name: str, store: StudyStore, numbers: Sequence[int]) -> None:
-    """Print where the tracebacks of failed trials are, and how to train them again."""
+    """Print where the tracebacks of failed trials are, and how to retry them."""
     traces = [store.trial_directory(number) / TRACEBACK_FILE for number in numbers]
     if there := [str(trace) for trace in traces if trace.exists()]:
         whose = "its traceback" if len(numbers) == 1 else "their tracebacks"
@@ -272,7 +273,7 @@ def _print_failed(console: Console, name: str, store: StudyStore, numbers: Seque
         where = ""
     if numbers:
         failed = f"{pluralize(len(numbers), 'trial')} failed{where}"
-        print_line(console, f"{escape(failed)}; {own_command()} retry {name} trains them again once the cause is fixed")
+        print_line(console, f"{escape(failed)}; {own_command()} retry {name} retries them once the cause is fixed")
 
 
 def _shown(uri: str) -> str:

@@ -1,4 +1,4 @@
-"""The result of trainings with several seeds: printed, and recorded in MLflow."""
+"""The result of runs with several seeds: printed, and recorded in MLflow."""
 
 from collections.abc import Mapping, Sequence
 
@@ -62,7 +62,7 @@ def record_comparison(
     *,
     verdict: bool = False,
 ) -> None:
-    """Store the table, the values and the picture in the run of the trainings, and the findings in that of the study.
+    """Store the table, the values and the picture in their MLflow run, and the findings in that of the study.
 
     Args:
         uri: MLflow's tracking URI.
@@ -73,7 +73,7 @@ def record_comparison(
         further: Further findings.
         verdict: Whether the findings begin with a verdict.
     """
-    # Imported here: whoever only prints should not wait for MLflow and matplotlib.
+    # Imported here: printing alone should not wait for MLflow and matplotlib.
     from tuner.tracking.reader import MlflowStudy
     from tuner.visualization.comparisons import of_comparison
     from tuner.visualization.matplotlib_backend import png
@@ -84,7 +84,7 @@ def record_comparison(
         (folder / "confirmation.csv").write_text(comparison.csv(), encoding="utf-8")
         text = "\n".join([comparison.markdown(), "", *(f"- {sentence}" for sentence in found), ""])
         (folder / "confirmation.md").write_text(text, encoding="utf-8")
-        figure = of_comparison(comparison, f"{name}: the best, trained again with fresh seeds")
+        figure = of_comparison(comparison, f"{name}: the best, retrained with fresh seeds")
         if figure.panels:
             (folder / "confirmation.png").write_bytes(png(figure))
         MlflowStudy(uri, of).add(folder)

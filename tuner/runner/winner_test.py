@@ -37,7 +37,7 @@ class WinnerTest:
         self._has_begun = True
         if (assignment.directory / MODEL_FILE).exists():
             return EvaluationGroup((assignment,))
-        self._display.note(f"there are no weights of trial #{assignment.number}: it cannot be tested")
+        self._display.note(f"the weights of trial #{assignment.number} are missing, so it cannot be tested")
         return None
 
     def done(self, assignment: Assignment, result: EvaluationResult) -> None:
@@ -60,7 +60,7 @@ class WinnerTest:
 
     def died(self, number: int, reason: str) -> None:
         """Show that the test is still missing."""
-        self._display.note(f"the test of trial #{number} {reason}; the next run of the study will repeat the test")
+        self._display.note(f"the test of trial #{number} {reason}; the next run of the study will repeat it")
 
     def returned(self) -> None:
         """Let another slot test."""

@@ -1,8 +1,8 @@
 """Bayesian optimization over lr curves: which values to try next.
 
-A Gaussian process over the points of `CurveSpace` learns from whole trainings and from parts of them. The next trial
-has the values with the highest expected improvement at the end of its training, among random values and values near
-the best trials. All randomness is a function of the seed, the number of the trial and the finished trials.
+A Gaussian process over the points of `CurveSpace` learns from full runs and from parts of them. The next trial has the
+values with the highest expected improvement at the end of its run, among random values and values near the best trials.
+All randomness is a function of the seed, the number of the trial and the finished trials.
 """
 
 import importlib
@@ -194,7 +194,7 @@ class CurveSearch:
         return _Candidates([params for params, _ in untried], points, gains, known.process.kernel)
 
     def _known_of(self, finished: Sequence[Observation]) -> _Known:
-        """Return what finished trials tell, which is the same for all trials that are asked for until another ends."""
+        """Return what is known from finished trials, the same for all trials that are asked for until another ends."""
         if self._known is None or self._known.finished != finished:
             data = self._data(finished)
             process = data.process(self._kernel(finished), Random(f"points:{self._seed}:{len(finished)}"))

@@ -1,8 +1,8 @@
 """A search space as numbers in which schedules of all families can be compared: features of their lr curves.
 
-Two configurations whose lr curves are alike are alike, whatever their schedules are called. The curve of a training
-that was stopped is a curve too, so a part of a training is a point of the same space: ``points(params, [0.5, 1.0])``
-are the point after half of the training and the point at its end.
+Two configurations whose lr curves are alike are alike, whatever their schedules are called. The curve of a stopped run
+is a curve too, so a part of a run is a point of the same space: ``points(params, [0.5, 1.0])`` are the point after half
+of the run and the point at its end.
 """
 
 import json

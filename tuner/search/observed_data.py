@@ -18,7 +18,7 @@ __all__ = ["Observation", "ObservedData", "rank"]
 
 MOST_POINTS = 200
 STOPS = 4
-"""Number of epochs, besides the last and the middle one, at which whole trainings are compared with stopped ones."""
+"""Number of epochs, in addition to the last and the middle one, at which full runs are compared with stopped ones."""
 
 SPREAD = 0.35
 """How much above the median, as a logarithm, losses are distinguished; all worse ones count as equally bad."""
@@ -34,7 +34,7 @@ class Observation:
         number: Its number.
         params: Its values, by their names in Optuna.
         reports: The objective after each epoch.
-        epochs: The number of epochs of its whole training.
+        epochs: The number of epochs of its full run.
         is_finished: Whether it is over; otherwise it is being trained now.
         has_diverged: Whether its loss was not finite.
     """

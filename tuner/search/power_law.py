@@ -1,12 +1,12 @@
-"""The multi-power law: the loss of a training as a function of its lr curve.
+"""The multi-power law: the loss of a run as a function of its lr curve.
 
 Luo et al., "A Multi-Power Law for Loss Curve Prediction Across Learning Rate Schedules" (ICLR 2025, arXiv:2503.12811):
 with the sum of the lrs ``S(t)``, the loss is a power law of it, minus a term for each reduction of the lr:
 
 ``L(t) = L0 + A * S(t) ** -alpha - B * sum_k (lr[k-1] - lr[k]) * (1 - (1 + C * lr[k] ** -gamma * S_k(t)) ** -beta)``,
 
-where ``S_k(t)`` is the sum of the lrs since step ``k``. Here lrs are in units of the highest lr of all trainings, and
-their sums in units of that times the longest training, so that all constants are near 1.
+where ``S_k(t)`` is the sum of the lrs since step ``k``. Here lrs are in units of the highest lr of all runs, and their
+sums in units of that times the longest run, so that all constants are near 1.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ MAX_EVALUATIONS = 60
 
 @dataclass(frozen=True)
 class LossCurve:
-    """A training, as far as it was trained.
+    """A run, as far as it was trained.
 
     Args:
         lr: The lr at evenly spaced steps of the whole training [steps].
@@ -63,7 +63,7 @@ class PowerLaw:
     """The law with the constants that fit some trainings best.
 
     Args:
-        curves: The trainings; at least one.
+        curves: The runs; at least one.
     """
 
     def __init__(self, curves: Sequence[LossCurve]) -> None:

@@ -1,9 +1,9 @@
-"""Stopping of trainings that are expected to end with a high loss.
+"""Stopping runs that are expected to end with a high loss.
 
-Early losses mislead where schedules differ: a lr that decays early looks better than it is. The multi-power law knows
-the rest of the lr curve. But it does not describe every training, so it has to prove itself in each study: of the whole
-trainings, one half is predicted from its first third by the law of the other half, and the other way round. Only if the
-predictions rank them better than the losses after a third do, trainings are stopped by it.
+Early losses mislead where schedules differ: an lr that decays early looks better than it is. The multi-power law knows
+the rest of the lr curve. But it does not describe every run, so it has to prove itself in each study: the full runs are
+split in half, and the end of each half is predicted from its first third with the law fitted to the other half. Only if
+these predictions rank the runs better than their losses after a third do are runs stopped.
 """
 
 import math
@@ -18,24 +18,24 @@ from tuner.search.power_law import LossCurve, PowerLaw
 __all__ = ["FEWEST_WHOLE", "PARTS", "Licence", "is_hopeless", "licence"]
 
 FEWEST_WHOLE = 6
-"""Number of whole trainings below which nothing is predicted, unless the study says otherwise."""
+"""Number of full runs below which nothing is predicted, unless the study says otherwise."""
 
 PARTS = (1 / 3, 2 / 3)
-"""Parts of a training after which its end is predicted."""
+"""Parts of a run after which its end is predicted."""
 
 MARGIN = 2
-"""By how many errors of the predictions a training must be expected to end above the median to be stopped."""
+"""By how many prediction errors a run must be expected to end above the median to be stopped."""
 
 MOST_TRAININGS = 40
-"""Number of trainings that the law is fitted to at most."""
+"""Largest number of runs that the law is fitted to."""
 
 
 @dataclass(frozen=True)
 class Licence:
-    """Whether predictions rank the whole trainings of a study better than their losses after a third do.
+    """Whether predictions rank the full runs of a study better than their losses after a third do.
 
     Args:
-        trainings: Number of whole trainings.
+        trainings: Number of full runs.
         predicted: Rank correlation (Spearman's rho) of the predicted with the true losses at the end.
         measured: That of the losses after a third.
         error: By how much the predicted losses differ from the true ones: the root mean square of the logarithms.
@@ -48,21 +48,21 @@ class Licence:
 
     @property
     def is_granted(self) -> bool:
-        """Return whether trainings may be stopped by predictions."""
+        """Return whether runs may be stopped by predictions."""
         return self.predicted > self.measured
 
     def __str__(self) -> str:
-        figures = f"{self.predicted:.2f} against {self.measured:.2f} over {self.trainings} whole trainings"
+        figures = f"{self.predicted:.2f} against {self.measured:.2f} over {self.trainings} full runs"
         if self.is_granted:
             return f"prediction was used, because it ranks trials better than their losses after a third ({figures})"
         return f"prediction was not used, because losses after a third rank trials as well ({figures})"
 
 
 def licence(whole: Sequence[LossCurve]) -> Licence:
-    """Return how well the ends of whole trainings are predicted from their first thirds.
+    """Return how well the ends of full runs are predicted from their first thirds.
 
     Args:
-        whole: Whole trainings, in the order in which they ended; at least four.
+        whole: Full runs, in the order in which they ended; at least four.
     """
     ends = np.array([curve.losses[-1] for curve in whole])
     early = [up_to(curve, PARTS[0]) for curve in whole]
@@ -78,11 +78,11 @@ def licence(whole: Sequence[LossCurve]) -> Licence:
 
 
 def is_hopeless(curve: LossCurve, whole: Sequence[LossCurve], stopped: Sequence[LossCurve], error: float = 0.0) -> bool:
-    """Return whether a training is expected to end worse than half of the others, by more than predictions err.
+    """Return whether a run is expected to end worse than half of the others, by more than the prediction error.
 
     Args:
-        curve: The training, up to now.
-        whole: The whole trainings, in the order in which they ended.
+        curve: The run, up to now.
+        whole: The full runs, in the order in which they ended.
         stopped: Those that were stopped, in the same order.
         error: That of the predictions, as in `Licence`.
     """
@@ -93,7 +93,7 @@ def is_hopeless(curve: LossCurve, whole: Sequence[LossCurve], stopped: Sequence[
 
 
 def up_to(curve: LossCurve, part: float) -> LossCurve:
-    """Return a training as it was after a part of it; at least its first loss."""
+    """Return a run as it was after a part of it; at least its first loss."""
     count = max(1, int((curve.shares <= part + 1e-9).sum()))
     return replace(curve, shares=curve.shares[:count], losses=curve.losses[:count])
 

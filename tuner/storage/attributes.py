@@ -41,7 +41,7 @@ GAIN = "possible gain"
 """How much better the best value can become, and after how many complete trials that was computed."""
 
 ANSWER = "answer"
-"""The result of a study's last trainings, with fresh seeds, and after how many trials."""
+"""The result of a study's final runs, with fresh seeds, and after how many trials."""
 
 PREDICTION = "prediction"
 """Whether the pruner ``predicted`` was used, and why, as a clause."""
@@ -59,7 +59,7 @@ FURTHER_DIRECTIONS = "objective.further directions"
 CONSTANT_LR = "constant_lr"
 
 PARTS = "parts"
-"""When each earlier part of its training began and ended, in seconds since 1970, by the epoch after which it ended."""
+"""When each earlier part of its run began and ended, in seconds since 1970, by the epoch after which it ended."""
 
 ATTEMPT = "attempt"
 """How many times a failed trial was retried."""

@@ -65,12 +65,12 @@ def sqlite_file(url: str) -> Path | None:
                 "" if parsed.query.get("mode") == "memory" else urllib.parse.unquote(urllib.parse.urlsplit(name).path)
             )
         if name in ("", ":memory:"):
-            raise ArgumentError("it would be in memory, where no other process sees it")
+            raise ArgumentError("it would be in memory, where no other process can see it")
     return Path(name).resolve()
 
 
 class EditableStorage(optuna.storages.RDBStorage):
-    """Optuna's storage, with changes that Optuna has no call for."""
+    """Optuna's storage, with changes that Optuna has no API for."""
 
     def remove_lost_trials(self) -> None:
         """Remove trials of studies that do not exist.
@@ -83,14 +83,14 @@ class EditableStorage(optuna.storages.RDBStorage):
                 session.delete(trial)
 
     def rename_study(self, name: str, new: str) -> None:
-        """Give a study another name, which no other study may have. Optuna has no call for this."""
+        """Give a study another name, which no other study may have. Optuna has no API for this."""
         with _create_scoped_session(self.scoped_session) as session:
             session.query(models.StudyModel).filter(models.StudyModel.study_name == name).update({"study_name": new})
 
     def reopen_failed(self, study_id: int, forget: Callable[[int], None]) -> None:
         """Put the failed trials of a study back into the queue; they keep their numbers and parameters only.
 
-        Optuna has no call for this: it never changes a finished trial, and caches those that it has read. So call this
+        Optuna has no API for this: it never changes a finished trial, and caches those that it has read. So call this
         before anything reads the trials. Each trial counts its attempts, from 0.
 
         Args:
@@ -154,7 +154,7 @@ def open_storage(url: str, kind: type[Storage], *, read_only: bool = False) -> I
 
 
 def make_engine(url: str) -> sqlalchemy.Engine:
-    """Return an engine without a pool, whose connections notice a lost server and are noticed by it."""
+    """Return an engine without a pool, whose connections detect a lost server and are detected by it."""
     engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool, **_engine_settings(url))
     if not url.startswith("sqlite"):
         sqlalchemy.event.listen(engine, "connect", _set_server_timeouts)
@@ -225,7 +225,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def can_pass(error: BaseException) -> bool:
-    """Return whether a later attempt may succeed: the server is away, the disk is full, or the database is locked.
+    """Return whether a later attempt may succeed: no server answers, the disk is full, or the database is locked.
 
     A database that is damaged, lacks tables or is read-only stays so.
     """

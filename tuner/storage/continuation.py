@@ -42,7 +42,7 @@ def create_or_load(
         load_if_exists=True,
     )
     study.set_user_attr(IDENTITY, dict(identity))
-    if config.has_read and STARTS not in study.user_attrs:  # later changes of the other studies do not count
+    if config.has_read and STARTS not in study.user_attrs:  # later changes to the other studies are ignored
         study.set_user_attr(STARTS, [dict(params) for params in config.first.earlier])
     if config.rungs and RUNGS not in study.user_attrs:  # they depend on the budget, which may change
         study.set_user_attr(RUNGS, dataclasses.asdict(config.rungs))
@@ -101,7 +101,7 @@ def as_recorded(config: StudyConfig, attributes: Mapping[str, Any]) -> StudyConf
 def _default_then(
     config: StudyConfig, kind: str, now: Component, known: Mapping[str, Any], identity: Mapping[str, Any]
 ) -> Component:
-    """Return the sampler or the pruner of a study that began with an identity; of another only if its file names it."""
+    """Return the sampler or the pruner of a study that began with an identity; or another if its file names it."""
     before = {key.partition(".")[2]: value for key, value in identity.items() if key.startswith(f"{kind}.")}
     name = before.pop("name", None)
     if kind not in config.implied or name not in known or before != dict(now.arguments):

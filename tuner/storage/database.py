@@ -81,7 +81,7 @@ class Database:
         directory, file = state_directory(self.url, self._study), sqlite_file(self.url)
         if kind := network_file_system(directory):
             self._note(
-                f"{directory} is on a network file system ({kind}), where locks and SQLite are not safe; better run "
+                f"{directory} is on a network file system ({kind}), where locks and SQLite are not safe; run "
                 "the study on a local disk, or with its databases in PostgreSQL"
             )
         with lock_folder(directory, self._study) as self._folder_lock, contextlib.ExitStack() as stack:
@@ -102,7 +102,7 @@ class Database:
         """Wait for other studies that are starting here, and exclude them: only one process may create tables.
 
         Raises:
-            BadInputError: If the database is away.
+            BadInputError: If the database is unreachable.
         """
         with os.fdopen(open_own(state_directory(self.url, self._study).parent / ".lock")) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -164,7 +164,7 @@ class Database:
 
         Raises:
             BadInputError: If the database cannot be used: it is damaged or read-only.
-            StudyFailedError: If it stays away, or was removed.
+            StudyFailedError: If it stays unreachable, or was removed.
             StudyRunningError: If another process has taken the lock meanwhile.
         """
         if self._is_retrying:  # the outermost call retries all of its action, not a part
@@ -196,17 +196,17 @@ class Database:
                 if not is_late:
                     self._pause(pause)
                 if is_late or self._is_stopped:
-                    raise StudyFailedError(f"the database {where} is away: {reason_of(error)}") from error
+                    raise StudyFailedError(f"the database {where} is unreachable: {reason_of(error)}") from error
                 pause = min(2 * pause, self.LONGEST_PAUSE)
                 self.storage.remove_session()
             else:
                 if deadline:
-                    self._note("the database answers again")
+                    self._note("the database is answering again")
                 return result
 
     def _pause(self, seconds: float) -> None:
         # In slices, because sleep() continues after a signal. No threading.Event: setting it in a signal handler can
-        # deadlock on a lock that the interrupted thread itself has.
+        # deadlock on a lock that the interrupted thread itself holds.
         end = time.monotonic() + seconds
         while not self._is_stopped and (left := end - time.monotonic()) > 0:
             time.sleep(min(left, 0.1))

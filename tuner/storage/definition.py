@@ -19,7 +19,7 @@ FOLDER_FILE = "folder"
 
 
 def save_definition(config: StudyConfig, directory: Path) -> None:
-    """Save a study's definition, the folder of its modules, and what is sent to its trainings by value.
+    """Save a study's definition, the folder of its modules, and the objects that are sent to its runs by value.
 
     Args:
         config: The study.

@@ -1,4 +1,4 @@
-"""The configurations of a study that are worth further seeds: its best trials, its default and a constant lr.
+"""The configurations of a study that are worth more seeds: its best trials, its default and a constant lr.
 
 The constant lr is that of the study's best trial with a constant schedule, since its initial lr was searched for it; if
 there is none, the best trial is used with a constant lr instead of its schedule.
@@ -43,7 +43,7 @@ def finalists(past: StoredStudy, top: int) -> Finalists:
         top: How many of its best configurations.
 
     Raises:
-        BadInputError: If no trial was trained to its end.
+        BadInputError: If no trial ran to completion.
     """
     ranking = [trial.number for trial in past.ranking()]
     configs = {trial.number: past.config_of(trial) for trial in past.trials}

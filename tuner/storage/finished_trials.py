@@ -90,9 +90,9 @@ class FinishedTrials:
         return self._rank(cast(float, value_of(trial)), trial.number)
 
     def may_be_best(self, values: Mapping[int, float]) -> set[int]:
-        """Return which of the trials that end with these values might be the best of all; empty for none.
+        """Return the trials, of those ending with these values, that might be the best so far.
 
-        That is one at most, or all if there are several objectives: the other values are not known yet.
+        At most one; or all with several objectives, because the other values are not known yet.
         """
         if self._config.further:
             return set(values)
@@ -102,7 +102,7 @@ class FinishedTrials:
         return {number}
 
     def history(self, trials: Iterable[FrozenTrial]) -> list[tuple[datetime, float | None]]:
-        """Return when each finished trial ended, with the best value so far; without, if there are several objectives.
+        """Return when each finished trial ended, with the best value so far unless there are several objectives.
 
         Args:
             trials: The trials.

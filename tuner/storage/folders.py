@@ -11,7 +11,7 @@ from tuner.errors import BadInputError
 __all__ = ["OBJECTS_FILE", "check_folder", "check_own", "check_writable", "open_own"]
 
 OBJECTS_FILE = "objects.pkl"
-"""Name of the file with what is sent to trainings by value."""
+"""Name of the file with the objects that are sent to runs by value."""
 FILES = ("lock", "study.yaml", "folder", OBJECTS_FILE, "review.log")
 
 
@@ -66,9 +66,9 @@ def check_own(folder: Path) -> None:
 
 def _check_own(folder: Path, info: os.stat_result) -> None:
     if stat.S_ISLNK(info.st_mode):
-        raise BadInputError([f"{folder}: is a symbolic link; a study writes into a folder of its own only."])
+        raise BadInputError([f"{folder}: is a symbolic link; a study writes only into its own folder."])
     if not stat.S_ISDIR(info.st_mode):
-        raise BadInputError([f"{folder}: is not a folder; move it away."])
+        raise BadInputError([f"{folder}: is not a folder; move it elsewhere."])
     is_foreign, is_open = info.st_uid != os.geteuid(), bool(info.st_mode & stat.S_IWOTH)
     if not is_foreign and not is_open:
         return
@@ -77,16 +77,16 @@ def _check_own(folder: Path, info: os.stat_result) -> None:
         if usual.st_uid == info.st_uid and (not is_open or usual.st_mode & stat.S_IWOTH):
             return
     how = f"belongs to another user (uid {info.st_uid})" if is_foreign else "can be written by all users (chmod o-w)"
-    raise BadInputError([f"{folder}: {how}; what is in it decides what is run, so it has to be yours alone."])
+    raise BadInputError([f"{folder}: {how}; its contents decide what is run, so only you may have write access."])
 
 
 def _check_file(file: Path, info: os.stat_result) -> None:
     """Refuse a link or a special file: writing to it could destroy another file, or block forever."""
     is_file = stat.S_ISREG(info.st_mode)
     if stat.S_ISLNK(info.st_mode) or (is_file and info.st_nlink > 1):
-        raise BadInputError([f"{file}: is a link; a study writes into files of its own only."])
+        raise BadInputError([f"{file}: is a link; a study writes only into its own files."])
     if not is_file:
-        raise BadInputError([f"{file}: is not a file; move it away."])
+        raise BadInputError([f"{file}: is not a file; move it elsewhere."])
 
 
 def open_own(file: Path) -> int:

@@ -1,4 +1,4 @@
-"""The studies of a database: how far each is, whether it runs, and its best trial."""
+"""The studies of a database: the progress of each, whether it is running, and its best trial."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -42,7 +42,7 @@ class ListedStudy:
         name: Its name.
         identifier: Its unique identifier; empty if another program created it.
         confirms: Identifier of the study that it confirms; empty for none.
-        is_running: Whether a process runs it now.
+        is_running: Whether a process is running it.
         ends: Number of its finished trials, by their states.
         begun: Number of its trials that are not finished.
         asked: Number of trials that it was last asked for; None if its budget is in epochs or steps, or an earlier
@@ -50,8 +50,8 @@ class ListedStudy:
         ended: Number of finished trials with which its budget allowed no further one; 0 if it allows one, -1 if an
             earlier version ran it.
         metric: Its objective.
-        best: Name and value of its best trial or configuration: of the winner of its last trainings, if there were
-            any; or the Pareto front of several objectives, which has no value; None if there is none.
+        best: Name and value of its best trial or configuration: of the winner of its final runs, if there were any; or
+            the Pareto front of several objectives, which has no value; None if there is none.
     """
 
     name: str
@@ -74,7 +74,7 @@ class ListedStudy:
     def state(self) -> str:
         """Return what can be done with it."""
         if not self.identifier:
-            return "of another program"
+            return "created by another program"
         if self.is_running:
             return "running"
         if self.begun:
@@ -137,7 +137,7 @@ def _best(summary: optuna.study.StudySummary, finished: Sequence[FrozenTrial]) -
     _, retrained = answer_of(summary.user_attrs, len(finished))
     if retrained is None:
         return name, value
-    return f"{retrained.name}, {retrained.certainty}; best single training {value:.4f}, {name}", retrained.mean
+    return f"{retrained.name}, {retrained.certainty}; best single run {value:.4f}, {name}", retrained.mean
 
 
 def comparisons(study: optuna.Study) -> dict[str, Comparison]:
@@ -162,7 +162,7 @@ def comparisons(study: optuna.Study) -> dict[str, Comparison]:
 def _comparison(
     finished: Sequence[FrozenTrial], attributes: Mapping[str, Any], direction: Direction
 ) -> Comparison | None:
-    """Return the comparison of the configurations of a confirmation; None if the study is none.
+    """Return the comparison of the configurations of a confirmation; None if the study is not a confirmation.
 
     Args:
         finished: Its finished trials.

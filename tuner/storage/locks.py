@@ -60,7 +60,7 @@ class FolderLock:
                 now = _identity(file.stat())
             except FileNotFoundError:
                 now = None
-            except OSError:  # the file system is away
+            except OSError:  # the file system is unavailable
                 continue
             if now != identity:
                 raise StudyFailedError(f"{file} was removed or replaced while the study ran; run the command again")
@@ -138,7 +138,7 @@ def is_locked(folder: Path, file: Path | None, url: str, study: str) -> bool:
         study: Name of the study.
 
     Raises:
-        BadInputError: If the server is away.
+        BadInputError: If the server is unreachable.
     """
     if file is None:
         with connection_errors(url), make_engine(url).connect() as session:
@@ -215,7 +215,7 @@ class ServerLock:
 
         Raises:
             StudyRunningError: If another process has taken the lock.
-            OperationalError: If the server is away.
+            OperationalError: If the server is unreachable.
         """
         if self._session is not None:
             try:

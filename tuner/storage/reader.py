@@ -138,7 +138,7 @@ def test_of(study: optuna.Study) -> TestResult | None:
 
 
 def answer_of(attributes: Mapping[str, Any], finished: int) -> tuple[list[str], Retrained | None]:
-    """Return what the last trainings of a study say, and their winner; nothing if they are of fewer trials.
+    """Return the findings of the final runs of a study, and their winner; nothing if they are of fewer trials.
 
     Args:
         attributes: The attributes of the study.
@@ -212,7 +212,7 @@ def record_of(study: optuna.Study, curves: Curves = _no_curves) -> StudyRecord:
 
 
 def _scheduled(identity: Mapping[str, Any]) -> list[str]:
-    """Return the names of the metrics of what a study schedules besides the lr of the trial."""
+    """Return the names of the metrics of everything that a study schedules other than the lr of the trial."""
     options = [each for each in ("momentum", "weight_decay") if any(f"{each}_schedule" in key for key in identity)]
     groups = dict.fromkeys(key.split(".")[2] for key in identity if key.startswith("trial.groups."))
     return [*options, *(f"{kind}/{group}" for group in groups for kind in ("lr", *options))]
@@ -262,7 +262,7 @@ def _trial(trial: Trial, began: float, identity: Mapping[str, Any]) -> TrialReco
 
 
 def _spans(trial: Trial, seconds: float, began: float) -> list[tuple[float, float]]:
-    """Return when each part of a training began and ended, in seconds from the start of the study."""
+    """Return when each part of a run began and ended, in seconds from the start of the study."""
     spans = [(start - began, end - began) for start, end in parts_of(trial)]
     last = seconds - sum(end - start for start, end in spans)
     if trial.datetime_complete and last > SAME_PART:
@@ -323,10 +323,10 @@ class _Replay:
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         value = self._stored(name)
         if value not in choices:  # a choice can name a class to import, which only the study file may do
-            raise StudyFailedError(f"the database has {name}={cut(repr(value))}, which is not in the study file.")
+            raise StudyFailedError(f"the database contains {name}={cut(repr(value))}, which is not in the study file.")
         return value
 
     def _stored(self, name: str) -> Any:
         if name not in self._params:
-            raise StudyFailedError(f"the database has a trial without {name}.")
+            raise StudyFailedError(f"the database contains a trial without {name}.")
         return self._params[name]

@@ -1,7 +1,7 @@
 """Replication studies: given configurations, each trained with the same fresh seeds, for confirmations and leagues.
 
 A replication study runs and continues like any study; only the parameters of its trials are fixed. The trials go
-through all configurations for one seed after the other, so that all have about equally many at any time, and a study
+through all configurations for one seed after the other, so that all have about the same number at any time, and a study
 with more seeds begins with the trials of one with fewer.
 """
 
@@ -150,7 +150,7 @@ class ReplicationStudy(StudyConfig):
 
     @property
     def why_alone(self) -> str:
-        """Return why trainings are done one by one, which may be a reason of a single configuration."""
+        """Return why trials are trained one by one, which may be due to a single configuration."""
         return next(filter(None, (self._why_alone(config.values()) for config in self.candidates.values())), "")
 
     def fixed(self, number: int, drawn: Iterable[Mapping[str, Any]] | None = None) -> dict[str, Any]:
@@ -202,7 +202,7 @@ class ReplicationStudy(StudyConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class LeagueStudy(ReplicationStudy):
-    """The trainings of a league, before or after each contender's configuration is chosen."""
+    """The runs of a league, before or after each contender's configuration is chosen."""
 
     RENAMING: ClassVar[str] = "--set name=..."
 
@@ -255,7 +255,7 @@ class ReplicationStore(StudyStore):
     _standing: _Standing | None = None
 
     def _count_all(self) -> None:
-        self._standing = None  # it may have values that were not stored in the end
+        self._standing = None  # it may contain values that were not stored in the end
         super()._count_all()
 
     def comparison(self) -> Comparison:

@@ -19,7 +19,7 @@ RUNGS = "rungs"
 
 @dataclass(frozen=True)
 class RungRecord:
-    """Decides what becomes of trials at rungs.
+    """Decides which trials continue at rungs.
 
     Args:
         rungs: The rungs.
@@ -32,7 +32,7 @@ class RungRecord:
     def judge(
         self, trial: FrozenTrial, epoch: int, others: Iterable[FrozenTrial]
     ) -> tuple[Literal["continue", "prune", "pause"], Mapping[str, Any]]:
-        """Return what becomes of a trial after an epoch, and its new attribute; an empty one if it stays.
+        """Return what happens to a trial after an epoch, and its new attribute; empty if unchanged.
 
         Args:
             trial: The trial, whose value after the epoch is recorded.
@@ -42,7 +42,7 @@ class RungRecord:
         judged, passed = judged_of(trial), _passed(trial)
         if not self.rungs.is_due(trial.number, judged, epoch):
             return "continue", {}
-        if epoch in judged:  # it is repeated after a kill
+        if epoch in judged:  # the epoch is repeated after a kill
             if judged.index(epoch) < passed or max(trial.intermediate_values) > epoch:
                 return "continue", {}
         else:

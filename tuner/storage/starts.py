@@ -1,6 +1,6 @@
 """The best trials of earlier studies, as values for the first trials of a new one.
 
-The lengths of a schedule are taken over in percent of the training. Values that the new search space has are used; the
+The lengths of a schedule are taken over in percent of the run. Values that the new search space has are used; the
 others are left to the sampler, and reported.
 """
 
@@ -125,7 +125,7 @@ def _place(name: str, values: Mapping[str, Any]) -> str:
 
 
 def _only_length(config: StudyConfig) -> Length | None:
-    """Return the length of a study's trainings; None if it is searched, or unknown."""
+    """Return the length of a study's runs; None if it is searched, or unknown."""
     try:
         lengths = {config.probe.length(values) for values in config.kind.trainings(config.trial)}
     except BadInputError:
@@ -155,4 +155,4 @@ def _note(known: _Known, params: Mapping[str, Any], unused: Sequence[str]) -> st
     values = ", ".join(f"{name.removesuffix('.name')} {format_value(value)}" for name, value in params.items())
     more = [f"{len(unused) - MOST_NAMED} more"] if len(unused) > MOST_NAMED else []
     rest = f"; not taken over: {'; '.join([*unused[:MOST_NAMED], *more])}" if unused else ""
-    return f"starts from {known.name} with {values}{rest}"
+    return f"the study starts from {known.name} with {values}{rest}"

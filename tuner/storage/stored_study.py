@@ -83,7 +83,7 @@ class StoredStudy:
         return config_of(self.config, trial.params)
 
     def training_of(self, trial: Trial) -> TrialConfig:
-        """Return the configuration of a trial that is a training."""
+        """Return the configuration of a trial that is a training run."""
         return as_training(self.config_of(trial))
 
     def changed_sources(self, trial: Trial) -> list[str]:
@@ -159,7 +159,7 @@ class StoredStudy:
 
 
 def _has_length_of(identity: Mapping[str, Any], name: str, flat: Mapping[str, Any]) -> bool:
-    """Return whether the trainings of a confirmation are as long as the trial that they repeat.
+    """Return whether the runs of a confirmation are as long as the trial that they repeat.
 
     Args:
         identity: The identity of the confirmation.
@@ -177,7 +177,7 @@ def label(number: int, config: AnyTrial) -> str:
 def definition_of(source: str, storage: str) -> tuple[str, Path | None]:
     """Return the path or name of a study's file, and the folder of its own modules if they are not next to the file.
 
-    What its trainings get by value is held from then on.
+    Objects that its runs get by value are held from then on.
 
     Args:
         source: Its name, or its study file.
@@ -199,6 +199,6 @@ def definition_of(source: str, storage: str) -> tuple[str, Path | None]:
     is_file = Path(source).exists() or Path(source).suffix in (".yaml", ".yml")
     if not is_file and source not in shipped_studies():
         with open_study(storage, source):  # raises an error that lists the studies if there is none of this name
-            advice = "give its study file instead of its name"
-            raise BadInputError([f'{kept.parent} does not say what study "{source}" is: {advice}.'])
+            advice = "pass its study file instead of its name"
+            raise BadInputError([f'{kept.parent} has no definition of study "{source}"; {advice}.'])
     return source, None

@@ -32,7 +32,7 @@ class StudyAttributes:
     Args:
         study: The study in Optuna.
         config: The study.
-        retry: Calls a function, again if the database is away.
+        retry: Calls a function, again if the database was unreachable.
     """
 
     def __init__(self, study: optuna.Study, config: StudyConfig, retry: _Retry) -> None:
@@ -48,12 +48,12 @@ class StudyAttributes:
         return self._retry(lambda: len(self._study.get_trials(deepcopy=False, states=states or None)))
 
     def set_answer(self, sentences: Sequence[str], winner: Retrained | None) -> None:
-        """Record what the last trainings, with fresh seeds, said, and their winner."""
+        """Record the findings of the final runs, with fresh seeds, and their winner."""
         found = dataclasses.asdict(winner) if winner else {}
         self._set(ANSWER, {"sentences": list(sentences), "trials": self._count(*FINISHED), "winner": found})
 
     def answer(self) -> dict[str, Any]:
-        """Return what the last trainings said, as it is stored; empty if there were none."""
+        """Return the stored findings of the final runs; empty if there were none."""
         return attribute(self._stored(), ANSWER, {})
 
     def set_trials(self) -> None:

@@ -134,12 +134,12 @@ class StudyStore:
             if repeats:
                 note(
                     f"{pluralize(repeats, 'trial')} of this grid, begun by an earlier version, had the same values as "
-                    "others. No further one will have; to train every point, give the study a new name"
+                    "others. New trials will not repeat others; to train every point, give the study a new name"
                 )
             yield database.retry_while_unavailable(lambda: cls(study, database, as_recorded(config, study.user_attrs)))
 
     def retry(self, action: Callable[[], Result]) -> Result:
-        """Call a function, again if the database is away, and say if the study was deleted."""
+        """Call a function, again if the database was unreachable, and report if the study was deleted."""
         try:
             return self.database.retry_while_unavailable(action)
         except KeyError:
@@ -151,7 +151,8 @@ class StudyStore:
         """Call a function, and write what it changes in the study in one transaction at its end.
 
         Args:
-            action: The function. It is called again if the database was away, or another program has added trials.
+            action: The function. It is called again if the database was unreachable, or another program has added
+                trials.
         """
         if self._trials.is_together:
             return action()
@@ -203,7 +204,7 @@ class StudyStore:
     def possible_gain(self) -> float:
         """Return by how much the next trial is expected to be better; infinity if that is unknown.
 
-        It is stored, so that a study that has ended by it stays so.
+        It is stored, so that a study that it has ended stays ended.
         """
         if self._gain is None:
             stored: dict[str, Any] = attribute(self._study.user_attrs, GAIN, {})
@@ -292,7 +293,7 @@ class StudyStore:
         """Return the next trial and its configuration: an interrupted one if there is any, else a new one."""
         waiting = []
         for trial in self._trials.unfinished:
-            # Asked for in an earlier call, during which the database went away.
+            # Asked for in an earlier call, during which the database became unreachable.
             if trial.state is TrialState.RUNNING and trial.number not in self._asked | self._paused.keys():
                 self.suspend(trial.number)
             if trial.number not in self._asked | self._paused.keys():
@@ -346,7 +347,7 @@ class StudyStore:
 
     @_together
     def report(self, number: int, epoch: int, value: float, may_prune: bool) -> Literal["continue", "prune", "pause"]:
-        """Record an epoch of an asked trial and return what becomes of it.
+        """Record an epoch of an asked trial and return the decision on it.
 
         An epoch that is repeated after a kill is not recorded twice. The pruner judges a trial by its last report, so
         of the repeated epochs only the last one asks it. A trial that another program has ended meanwhile is pruned.
@@ -419,7 +420,7 @@ class StudyStore:
         self._finished.add(self.trial(number))
 
     def add_part(self, number: int, epoch: int, seconds: float) -> None:
-        """Record a part of a training, which ends now, and which another one may follow.
+        """Record a part of a run, which ends now, and which another one may follow.
 
         Args:
             number: The trial.

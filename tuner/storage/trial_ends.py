@@ -34,7 +34,7 @@ def attribute(attributes: Mapping[str, Any], name: str, default: Value) -> Value
 
 
 def is_complete(trial: FrozenTrial) -> bool:
-    """Return whether a trial was trained to its end, with numbers as its values; another program can add infinities."""
+    """Return whether a trial ran to completion, with numbers as its values; another program can add infinities."""
     return trial.state is TrialState.COMPLETE and all(map(math.isfinite, trial.values or ()))
 
 
@@ -58,7 +58,7 @@ def setup_of(trial: FrozenTrial) -> dict[str, Any]:
 
 
 def parts_of(trial: FrozenTrial) -> list[tuple[float, float]]:
-    """Return when each earlier part of a training began and ended, in seconds since 1970, the first one first."""
+    """Return when each earlier part of a run began and ended, in seconds since 1970, the first one first."""
     parts: dict[str, Any] = attribute(trial.user_attrs, PARTS, {})
     try:
         return sorted((float(began), float(ended)) for began, ended in parts.values())

@@ -66,9 +66,9 @@ def check_rename(uri: str, name: str, new: str, identifier: str) -> None:
         client = open_client(uri)
         other, own = client.get_experiment_by_name(new), _experiment_of(client, identifier)
         if other is not None and (own is None or other.experiment_id != own.experiment_id):
-            raise BadInputError([f'MLflow has an experiment "{new}" already; choose another name.'])
+            raise BadInputError([f'MLflow already has an experiment "{new}"; choose another name.'])
         if _is_own_model(client, name) and _versions(client, new) is not None:
-            raise BadInputError([f'MLflow\'s registry has a model "{new}" already; choose another name.'])
+            raise BadInputError([f'MLflow\'s registry already has a model "{new}"; choose another name.'])
 
 
 def rename_study(uri: str, name: str, new: str, identifier: str) -> None:

@@ -11,7 +11,7 @@ LONGEST_NAME = 200
 """Below MLflow's own limit of 250, to leave room for a digest."""
 LONGEST_PARAM = 6000
 LONGEST_TAG = 5000
-NAME_RULE = "MLflow's names have letters, digits, spaces and _ - . : / only"
+NAME_RULE = "MLflow allows only letters, digits, spaces and _ - . : /"
 
 _FORBIDDEN = re.compile(r"[^/\w.\- :]")
 

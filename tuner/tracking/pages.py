@@ -66,7 +66,7 @@ def standing(
     links = " · ".join(f"[{name}]({page})" for name, page in pages.items())
     parts = [f"**{_plain(answer)}**\n", f"{_progress(config, finished)} · {links}\n"]  # MLflow folds the rest away
     parts += [f"- {_plain(sentence)}" for sentence in found]
-    has = f"#{best['number']}, the best single training, has" if best else ""
+    has = f"#{best['number']}, the best single run, has" if best else ""
     columns, params = ["searched", "among", *([has] if has else [])], best["params"] if best else {}
     parts += [f"\n| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     for path, spec in searched(config.trial):

@@ -219,7 +219,7 @@ class MlflowStudy:
         try:
             yield
         except Exception as error:  # from the network, the store, or the client of an artifact store
-            text = f"MLflow did not take {what} of the study: {reason(error, self._uri)}"
+            text = f"MLflow did not accept {what} of the study: {reason(error, self._uri)}"
             raise StudyFailedError(f"{text}; run the same command again when it does.") from error
 
     def champion(self, name: str) -> int | None:
@@ -248,17 +248,17 @@ class MlflowStudy:
                 logged = self._log_model(run, model.eval(), example)
             except Exception as error:  # torch.export raises many kinds for networks that it cannot trace
                 return [
-                    f"the network of trial #{number} cannot be exported, so MLflow has its weights only: "
+                    f"the network of trial #{number} cannot be exported, so MLflow has only its weights: "
                     f"{in_a_line(error)[:300]}"
                 ]
         try:
             if not self._is_own_model(name):
-                return [f'the registry has a model "{name}" that no study made, so the network is not registered']
+                return [f'the registry has a model "{name}" that no study created, so the network is not registered']
             if logged is not None:
                 self._register(run, logged, number, name)
             self._describe_model(run, number, name)
         except (MlflowException, OSError) as error:
-            return [f"the model is in MLflow, but its registry did not take it: {in_a_line(error)[:300]}"]
+            return [f"the model is in MLflow, but its registry did not accept it: {in_a_line(error)[:300]}"]
         return []
 
     def _is_own_model(self, name: str) -> bool:

@@ -114,7 +114,7 @@ class RecordWriter:
         return 0.0 if oldest is None else time.monotonic() - oldest
 
     def settle(self, seconds: float) -> bool:
-        """Wait at most so many seconds until no record waits or the store is away; return whether none waits."""
+        """Wait at most so many seconds until no record waits or the store is unreachable; return whether none waits."""
         with self._changed:
             self._changed.wait_for(lambda: not self._waiting or self._outage, seconds)
             return not self._waiting
@@ -174,7 +174,7 @@ class RecordWriter:
         return list(takewhile(lambda record: record.join is not None and not record.failures, self._lanes[lane]))
 
     def _write_joined(self, records: Sequence[Record]) -> int:
-        """Write records at once, and return how many were written; 0 if each is to be written by itself."""
+        """Write records at once, and return how many were written; 0 if each is to be written on its own."""
         count = 0
         try:
             count = records[0].join(records) if records[0].join else 0

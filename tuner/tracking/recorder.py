@@ -1,4 +1,4 @@
-"""Writes to MLflow, and keeps a list of the records that it did not take."""
+"""Writes to MLflow, and keeps a list of the records that it did not store."""
 
 import re
 import threading
@@ -16,10 +16,22 @@ from tuner.tracking.sent_points import SentPoints
 from tuner.tracking.store_errors import can_pass, is_refusal, reason
 from tuner.tracking.store_uri import file_of
 
-__all__ = ["ARTIFACTS", "END", "RUN", "STUDY", "DeletedRunError", "LostStudyError", "NoRunError", "Recorder"]
+__all__ = [
+    "ARTIFACTS",
+    "END",
+    "POINTS_READ",
+    "RUN",
+    "STUDY",
+    "DeletedRunError",
+    "LostStudyError",
+    "NoRunError",
+    "Recorder",
+]
 
 ARTIFACTS, RUN, END = "artifacts", "the run", "the end"
 """Records that are never refused for their content, so they can be sent again later."""
+POINTS_READ = "the points that it has"
+"""Not a record, but the question which points the run of the study holds."""
 STUDY = "study"
 """The lane of the study's own records; the lane of a trial is its number."""
 
@@ -45,7 +57,7 @@ class Recorder:
         client: A client of the store.
         uri: The store's URI.
         place: Location of the study's artifacts, for messages.
-        probes: Write something that the tracking store, and the artifact store, are known to take.
+        probes: Write something that the tracking store, and the artifact store, are known to accept.
         warn: Called, from the threads, with messages for the user.
     """
 
@@ -84,7 +96,7 @@ class Recorder:
 
         Args:
             last: Puts the last record; called when all others are written.
-            patience: Seconds to wait while the store takes nothing.
+            patience: Seconds to wait while the store accepts nothing.
 
         Returns:
             Whether every record was delivered that MLflow can store.
@@ -136,7 +148,7 @@ class Recorder:
         if self._was_removed:
             sentences.append("MLflow's database was removed while the study ran; run the same command again")
         elif not self._is_complete:
-            sentences.append("MLflow did not take all records; run the same command again when it is up")
+            sentences.append("Some records did not reach MLflow; run the same command again when it is up")
         with self._lock:
             losses = [(what, is_final, why, list(whom)) for (what, _, is_final), (why, whom) in self._losses.items()]
         for what, is_final, why, whom in losses:
@@ -147,13 +159,15 @@ class Recorder:
     def _sentence(self, what: str, whom: str, why: str) -> str:
         if what == ARTIFACTS:
             return f"artifacts of {whom} cannot be written to {self._place}: {why}"
-        return f"MLflow did not take {what} of {whom}: {why}"
+        if what == POINTS_READ:
+            return f"MLflow did not return the points already stored for {whom}: {why}"
+        return f"MLflow did not store {what} of {whom}: {why}"
 
     def _runs_went_away(self, error: Exception) -> None:
-        self.warn(f"MLflow takes no records at present ({reason(error, self.uri)}); they are kept and sent later")
+        self.warn(f"MLflow is not accepting records ({reason(error, self.uri)}); they are kept and sent later")
 
     def _runs_came_back(self) -> None:
-        self.warn("MLflow takes records again")
+        self.warn("MLflow is accepting records again")
 
     def _artifacts_went_away(self, error: Exception) -> None:
         why = reason(error, self.uri)

@@ -32,7 +32,7 @@ from tuner.tracking.reader import (
     metric_names,
 )
 from tuner.tracking.record_writer import Record
-from tuner.tracking.recorder import ARTIFACTS, END, STUDY, LostStudyError, NoRunError, Recorder
+from tuner.tracking.recorder import ARTIFACTS, END, POINTS_READ, STUDY, LostStudyError, NoRunError, Recorder
 from tuner.tracking.sent_points import SentPoints
 from tuner.tracking.store_errors import reason
 from tuner.tracking.view import saved_view, view_tag
@@ -135,7 +135,7 @@ class StudyRun:
             run = self._create(deleted)
             if deleted is not None:
                 self._warn(
-                    "the run of this study in MLflow was deleted; the study gets a new one, with its trials' runs"
+                    "the run of this study in MLflow was deleted; creating a new one for the study and its trials"
                 )
         elif LATER_TAG in run.data.tags:  # the database of this study is used again
             self._client.delete_tag(run.info.run_id, LATER_TAG)
@@ -167,7 +167,7 @@ class StudyRun:
             return
         began = time.strftime("%Y-%m-%d %H:%M", time.localtime(earlier.info.start_time / 1000))
         page = runs_page(self.experiment_id, later.info.run_id)
-        text = f"**An earlier study of this name, of another database.** [The later one]({page})"
+        text = f"**An earlier study of this name, from another database.** [The later one]({page})"
         self._client.set_tag(
             run_id, MLFLOW_RUN_NOTE, fitting(f"{text}\n\n{tags.get(MLFLOW_RUN_NOTE, '')}", LONGEST_TAG)
         )
@@ -262,7 +262,7 @@ class StudyRun:
             self._client.log_batch(self.run_id, metrics=points)
             return True
 
-        self.put("the last trainings", write, newest="the last trainings")
+        self.put("the final runs", write, newest="the final runs")
 
     def write_view(self) -> None:
         """Write the view of the study's trials to the experiment, if it has changed, now."""
@@ -330,7 +330,7 @@ class StudyRun:
     def names_of(self, metrics: Iterable[str]) -> Names:
         """Return the names of metrics in MLflow; a name that differs from the metric's own is reported once."""
         for name, stored in self.names.add(metrics).items():
-            self._warn(f'the metric "{cut(name)}" is "{cut(stored)}" in MLflow, as {NAME_RULE}')
+            self._warn(f'metric "{cut(name)}" is stored as "{cut(stored)}": {NAME_RULE}')
             self.put("a tag", partial(self.set_tags, {f"{METRIC_TAG}{stored}": fitting(name, LONGEST_TAG)}))
         return self.names
 
@@ -348,7 +348,7 @@ class StudyRun:
         def learn() -> None:
             self._sent = self._recorder.stored(self.run_id)
 
-        self.put("the points that it has", learn)
+        self.put(POINTS_READ, learn)
         tags = {key: fitting(value, LONGEST_TAG) for key, value in self._tags.items()}
         self.put("tags", partial(self.set_tags, tags))
         for name in self._digests:

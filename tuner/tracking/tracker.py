@@ -1,6 +1,6 @@
 """MLflow: the study is a parent run, each trial a child run.
 
-The coordinator is the only writer. Its records are written by two threads, so neither a training nor the coordinator
+The coordinator is the only writer. Its records are written by two threads, so neither training nor the coordinator
 waits for MLflow; see `record_writer` for records that cannot be written. Every point of a trial has the timestamp
 ``start of its run + step`` in milliseconds, so a point that is sent twice is stored once. Points that MLflow lacks are
 read again from the trial's result file instead of being kept in memory.
@@ -206,7 +206,7 @@ class Tracker:
         self._study.put_file("trials.csv", lambda: csv_text(table))
 
     def log_retrained(self, winner: Retrained, finished: int) -> None:
-        """Log the mean of the winner of the last trainings, and its 95% interval, to the study's run.
+        """Log the mean of the winner of the final runs, and its 95% interval, to the study's run.
 
         Args:
             winner: The winner.
@@ -224,7 +224,7 @@ class Tracker:
     def log_system(self, values: Mapping[str, float]) -> None:
         """Log system metrics to the study's run; the step is the number of milliseconds since the study began."""
         if self._recorder.waiting > MAX_WAITING_READINGS:
-            return  # MLflow has been away for long: only the first readings are kept
+            return  # MLflow has been unreachable for long: only the first readings are kept
         now = int(time.time() * 1000)
         points = [Metric(key, value, now, now - self._study.run.info.start_time) for key, value in values.items()]
 
@@ -240,7 +240,7 @@ class Tracker:
 
         Args:
             status: MLflow status of the study's run.
-            patience: Seconds to wait while the store takes nothing.
+            patience: Seconds to wait while the store accepts nothing.
 
         Returns:
             Whether every record was delivered that MLflow can store. `missing` lists the others; the next run of the

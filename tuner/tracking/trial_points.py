@@ -55,7 +55,7 @@ class TrialPoints:
         with self._lock:
             if self._held and self._held + len(points) > MAX_WAITING_POINTS:
                 self.left_out.add(number)
-                return  # MLflow is away; `end` sends the points from the trial's result
+                return  # MLflow is unreachable; `end` sends the points from the trial's result
             self._held += len(points)
 
         def release() -> None:

@@ -32,7 +32,7 @@ TRIAL_TAG, STATE_TAG, SECONDS_TAG = "tuner.trial", "tuner.state", "tuner.seconds
 ATTEMPT_TAG, FAILED_TAG = "tuner.attempt", "tuner.failed_trial"
 """Tags of the run of a retried trial, and of the run of its failed attempt."""
 VALUES_TAG, OTHER_TAG = "tuner.values", "tuner.trial_of_other_values"
-"""Tags of a trial's run: the digest of its values; and of the run that it had with values that its database lost."""
+"""Tags: the digest of the trial's values; and, on a superseded run, that the database lost its values."""
 REFUSED_TAG = "tuner.refused"
 """Tag of a run without the records that MLflow cannot store: which ones, and why."""
 
@@ -46,7 +46,7 @@ class TrialRun:
         start_time: In milliseconds since 1970.
         artifacts: MLflow's artifact location.
         state: State of the trial; "running" for an open run, whatever its tag says.
-        sent: The points that it has; None if they are not known.
+        sent: The points that it holds; None if they are not known.
         lacks: Missing records that can be sent later, with the reasons (a dict used as an ordered set).
         refused: Records that MLflow cannot store, with the reasons.
         has_values: Whether its parameters are known to be stored.

@@ -100,8 +100,8 @@ class TrialRuns:
             run = self.by_number.get(number)
             if run is not None and run.values not in ("", config.digest):
                 self._recorder.warn(
-                    f"the run of trial #{number} in MLflow is of other values, which the database has lost; "
-                    "the trial gets another run"
+                    f"trial #{number} now has different values from its MLflow run, because the database was restored; "
+                    "creating a new run"
                 )
                 self._set_aside(number, run, OTHER_TAG, f"#{number} of values that the database has lost")
                 run = None
@@ -123,7 +123,7 @@ class TrialRuns:
         self._put_values(number, config)
 
     def _set_aside(self, number: int, run: TrialRun, tag: str, name: str) -> None:
-        """Make a run one that the trial had before, which its name says."""
+        """Mark a run as superseded, and say so in its name."""
         self._client.set_tag(run.run_id, tag, str(number))
         self._client.update_run(run.run_id, name=name)
         self._recorder.remove_tag(run.run_id, TRIAL_TAG)
@@ -231,7 +231,7 @@ class TrialRuns:
         if replaced := self._records.replaced.get(number):
             tags[REPLACES_TAG] = replaced
         if number in self._records.deleted:
-            self._recorder.warn(f"the run of trial #{number} in MLflow was deleted; the trial gets a new one")
+            self._recorder.warn(f"the run of trial #{number} in MLflow was deleted; creating a new one")
         name = storable(_title(number, config))
         self._unsure.add(number)
         run = self._client.create_run(self._study.experiment_id, run_name=name, tags=tags)

@@ -28,7 +28,7 @@ class PlateauResume(pl.Callback):
     """Makes plateau schedulers of a user's module resumable, and reports a plateau that gets no metric.
 
     Lightning passes the metric to a plateau scheduler (``"reduce_on_plateau": True``) after the last hook of an epoch,
-    in which the checkpoint is saved. So the checkpoint stores the metric, and a resumed training passes it first.
+    in which the checkpoint is saved. So the checkpoint stores the metric, and a resumed run passes it first.
 
     Args:
         note: Called with messages for the user.
@@ -68,7 +68,7 @@ class PlateauResume(pl.Callback):
 
 
 class DivergenceStop(pl.Callback):
-    """Ends a training whose loss is NaN or infinite: at once on a CPU, within `every` steps on a GPU.
+    """Ends a run whose loss is NaN or infinite: at once on a CPU, within `every` steps on a GPU.
 
     Reading the loss makes the CPU wait for the GPU, so there it is read every `every` steps and at the end of an epoch.
     """
@@ -91,7 +91,7 @@ class DivergenceStop(pl.Callback):
             if not trainer.strategy.reduce_boolean_decision(bool(self._finite)):  # false if it is on any rank
                 self.diverged_at = trainer.global_step - 1
                 trainer.should_stop = True
-                trainer.limit_val_batches = 0  # a diverged training needs no validation
+                trainer.limit_val_batches = 0  # a diverged run needs no validation
             self._finite = None
 
     def reads_after(self, trainer: pl.Trainer, device: torch.device, batch_idx: int) -> bool:

@@ -108,7 +108,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class CheckpointPace:
-    """Decides after which epochs a training is saved, so that both a kill and saving cost little.
+    """Decides after which epochs a run is saved, so that both kills and saving cost little.
 
     Args:
         every: Seconds between checkpoints, and before the first one. The interval grows if saving would take more than
@@ -175,7 +175,7 @@ def common_checkpoint(
         try:
             if is_of_trial(checkpoint.parent, load_tensors(checkpoint)):
                 return True
-            note(f"{checkpoint} is not used: it was saved with other values of the trial")
+            note(f"{checkpoint} is not used: it was saved with different values of the trial")
         except UnsafeCheckpointError as error:
             note(f"{error}, so the trial cannot continue from it: loading it would run code")
         except DamagedCheckpointError as error:

@@ -1,4 +1,4 @@
-"""The conditions of a training: versions, processor, device."""
+"""The conditions of a run: versions, processor, device."""
 
 import contextlib
 import functools
@@ -42,7 +42,7 @@ def conditions_here(device: str) -> dict[str, str | int]:
 
 
 def training_conditions(device: str, precision: str, ranks: int, fused: int) -> dict[str, str | int]:
-    """Return the conditions, besides the trial's configuration, that the result of a training depends on.
+    """Return the conditions, other than the trial's configuration, that the result of a run depends on.
 
     Call it in the process that trains.
 
@@ -56,7 +56,7 @@ def training_conditions(device: str, precision: str, ranks: int, fused: int) -> 
 
 
 def on_cpu(setup: Mapping[str, Any]) -> bool:
-    """Return whether stored `training_conditions` are of a training on a CPU; true if there are none."""
+    """Return whether stored `training_conditions` are of a run on a CPU; true if there are none."""
     return bool(setup.get("device", CPU) == CPU)
 
 

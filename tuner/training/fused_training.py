@@ -29,7 +29,7 @@ __all__ = ["train_together"]
 def train_together(
     assignments: Sequence[Assignment], channel: Channel, device: str, checkpoint_every: float, as_group: bool
 ) -> dict[int, TrialResult]:
-    """Train trials as one model where possible; return the results by number. The other trials are to train alone.
+    """Train trials as one model where possible; return the results by number. The other trials are to be trained alone.
 
     Args:
         assignments: The trials.
@@ -143,7 +143,7 @@ def _note_slower(assignment: Assignment, channel: Channel, reason: str) -> None:
 
 
 class _NotRecordedError(Exception):
-    """A training of one trial, whose steps were to be recorded, has found that they cannot be."""
+    """The steps of a single trial were to be recorded, but cannot be."""
 
 
 def _parts(assignments: Sequence[Assignment]) -> list[list[Assignment]]:

@@ -27,13 +27,13 @@ def lightning_config(
 ) -> dict[str, Any]:
     """Return the configuration with which ``python -m lightning_modules fit --config ...`` trains the same trial.
 
-    On a CPU, with the same number of threads, it ends with the very same weights.
+    On a CPU, with the same number of threads, it ends with exactly the same weights.
 
     Args:
         config: The trial.
         objective: The study's objective; if it is the best epoch, that epoch's checkpoint is kept.
         setup: The stored `training_conditions` of the trial, which have its precision.
-        epochs: Number of epochs that it was trained; 0 for the whole training.
+        epochs: Number of epochs that it was trained; 0 for the full run.
     """
     config = as_trained(config, setup, epochs)
     parts = {kind: _described(kind, getattr(config, kind)) for kind in _KINDS}
@@ -71,7 +71,7 @@ def as_trained(config: TrialConfig, setup: Mapping[str, Any], epochs: int = 0) -
     Args:
         config: The trial.
         setup: The stored `training_conditions` of the trial.
-        epochs: Number of epochs that it was trained; 0 for the whole training.
+        epochs: Number of epochs that it was trained; 0 for the full run.
     """
     trainer = config.trainer
     changes: dict[str, Any] = {"precision": setup.get("precision") or trainer.precision}

@@ -1,4 +1,4 @@
-"""The result of a training, from its last epoch or from an error."""
+"""The result of a run, from its last epoch or from an error."""
 
 import dataclasses
 import math
@@ -102,7 +102,7 @@ def result_of_training(
     was_asked_to_stop: bool,
     parameters: int,
 ) -> TrialResult:
-    """Return the result of a training after its last epoch.
+    """Return the result of a run after its last epoch.
 
     Args:
         assignment: The trial.
@@ -145,14 +145,14 @@ def result_of_training(
             names = ", ".join(sorted(reporter.names))
             but = f"only {names} are logged with {metric}"
             if further in reporter.names:
-                but = f"it was not logged in the epoch whose {metric} counts, though in another one"
+                but = f"it was logged in a different epoch from the one whose {metric} counts"
             return ended("failed", message=f"{further} is an objective, but {but}")
         if not math.isfinite(found[further]):
             message = f"{further} was not finite in the epoch whose {metric} counts"
             return ended("diverged", message=message, diverged_at=step)
     values = {each.metric: found[each.metric] for each in assignment.further}
     points = [*history.points, *((key, step, value) for key, value in values.items() if key in measured)]
-    remarks = [f"stopped by itself after epoch {epochs} of {asked}"] if epochs < asked else []
+    remarks = [f"stopped on its own after epoch {epochs} of {asked}"] if epochs < asked else []
     if reporter.valued_epoch != epochs:
-        remarks.append(f"{metric} was last logged in epoch {reporter.valued_epoch}; its value is of that epoch")
+        remarks.append(f"{metric} was last logged in epoch {reporter.valued_epoch}; its value is from that epoch")
     return ended("complete", message="; ".join(remarks), points=points, further=list(values.values()))

@@ -13,7 +13,7 @@ __all__ = ["Predictions"]
 class Predictions(pl.Callback):
     """Keeps a network's outputs for the test data, and the inputs of its worst mistakes.
 
-    If a user's module is no classifier, only an example of the inputs is kept.
+    If a user's module is not a classifier, only an example of the inputs is kept.
 
     Args:
         keep: Number of worst mistakes to keep.
@@ -53,7 +53,7 @@ class Predictions(pl.Callback):
         self._labels.append(labels.cpu())
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Return the kept tensors; those of a module that is no classifier are empty.
+        """Return the kept tensors; those of a module that is not a classifier are empty.
 
         Returns:
             labels [n]; logits [n, classes]; worst [keep], indices of the worst mistakes, worst first, and their

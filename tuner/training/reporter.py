@@ -163,7 +163,7 @@ class Reporter(LastCallback):
             trainer.should_stop = True
 
     def waits(self, trainer: pl.Trainer) -> bool:
-        """Return whether a training that was paused, whose result may not have been written, has to wait again."""
+        """Return whether a paused run, whose result may not have been written, must wait again."""
         if self.decision == "pause":
             report = EpochReport(self.epochs, self.value, (), lr_rose=False, step=self._step(trainer))
             self.decision = self.report(report)

@@ -1,4 +1,4 @@
-"""The files that a training leaves in its trial's directory."""
+"""The files that a run leaves in its trial's directory."""
 
 import hashlib
 import json
@@ -81,10 +81,10 @@ def read_result(directory: Path, config: AnyTrial, note: Callable[[str], None] =
     except FileNotFoundError:
         return None
     except (AttributeError, TypeError, ValueError) as error:
-        note(f"{path} is damaged ({in_a_line(error)}); its trial is trained again")
+        note(f"{path} is damaged ({in_a_line(error)}); its trial is retrained")
         return None
     if stored.trial != config.digest:
-        note(f"{path} is not used: it belongs to other values of the trial, which is trained again")
+        note(f"{path} is not used: it belongs to other values of the trial, which is retrained")
         return None
     return stored.result
 

@@ -52,7 +52,7 @@ def run(group: Group, channel: Channel, device: str = "cpu") -> Sequence[Result]
             return [rehearse(assignment, channel, device) for assignment in trials]
         case MeasurementGroup((assignment,), most):
             return [fastest_together(assignment, most, device)]
-    raise TypeError(f"nothing is known of a {type(group).__name__}")
+    raise TypeError(f"unknown group type {type(group).__name__}")
 
 
 def _train_all(

@@ -1,4 +1,4 @@
-"""Saves the checkpoints of a training, and finds the one that it continues from."""
+"""Saves the checkpoints of a run, and finds the one that it continues from."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The training of one trial."""
+"""The training run of one trial."""
 
 import time
 from collections.abc import Sequence

@@ -28,7 +28,7 @@ def fastest(most: int, seconds: Callable[[int], float | None]) -> tuple[int, flo
 
     Args:
         most: Largest number to try.
-        seconds: Returns the time of one step of so many trials; None if they do not fit into memory.
+        seconds: Returns the time of one step of a number of trials; None if they do not fit into memory.
     """
     speeds: dict[int, float] = {}
     count, fruitless = 1, 0
@@ -93,7 +93,7 @@ def _timed(assignment: Assignment, module: pl.LightningModule, device: str) -> "
 
 
 def _ignore(reason: str) -> None:
-    """Ignore why steps are not recorded: the training will tell."""
+    """Ignore why steps are not recorded: the run will report it."""
 
 
 class StopWatch(pl.Callback):

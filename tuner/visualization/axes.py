@@ -27,7 +27,7 @@ def axis_of(
 ) -> tuple[Callable[[Any], float], Mapping[float, str] | None]:
     """Return the positions of values on an axis, and the tick labels if they are not numbers.
 
-    Of very many names, only some are labels, evenly spread; the first and the last are among them.
+    If there are very many names, only some are labels, evenly spread, including the first and the last.
     """
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         return float, None

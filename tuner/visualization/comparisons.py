@@ -68,7 +68,7 @@ def of_standings(standings: Standings) -> Figure:
         Panel(
             profiles,
             f"performance profile to {standings.target:.4g}",
-            "steps, in those of the fastest",
+            "steps relative to the fastest",
             "share of the seeds",
             x_range=(1.0, MOST),
             y_range=(-0.02, 1.02),

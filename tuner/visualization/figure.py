@@ -1,6 +1,7 @@
 """Panels of curves, points, bands, bars, boxes and surfaces, for any library to draw.
 
-``charts.py`` fills them, ``matplotlib_backend.py`` and ``plotly_backend.py`` draw them.
+The modules of charts, such as ``curves.py`` and ``parameters.py``, fill them; ``matplotlib_backend.py`` and
+``plotly_backend.py`` draw them.
 """
 
 import math

@@ -116,7 +116,7 @@ def isolation(record: StudyRecord) -> Figure:
         )
     caption = (
         f"The line joins the trials with the best {record.metric} in each {BINS}th of the range, whatever their other "
-        "values: where it is flat, the parameter matters little, if enough trials are there."
+        "values: a flat line means that the parameter matters little, given enough trials."
     )
     if any(placed(trial.value, window) != trial.value for trial in ranked):
         caption += " Trials at the edge are far worse than the others; point at them in the report for their values."
@@ -187,7 +187,7 @@ def _pairs(
     if not panels:
         return Figure(name, title, f"This needs two searched numbers that {least} completed trials have in common.")
     if left_out:
-        caption += f" Any other two, of {join_names(left_out, len(left_out))} too: result.plot_{name}(x, y) in Python."
+        caption += f" For other pairs, including {join_names(left_out, len(left_out))}: result.plot_{name}(x, y)."
     caption += unnamed_note(record.ranking, {each for pair in shown for each in pair})
     columns = min(3, len(panels))
     return Figure(name, title, caption, panels, columns, height=3.0, width=3.4 * columns + 1.6, scale=scale)

@@ -14,8 +14,8 @@ MARGIN = 0.15  # of the way from the best value to that of the untrained network
 def of_range(found: LrRange, title: str) -> Figure:
     """Return a figure of the metric at each lr: every seed, their mean, the range and the edge of divergence.
 
-    Trainings that diverged, or ended worse than untrained, are crosses; those that diverged or ended far worse are at
-    the worse end of the axis.
+    Runs that diverged, or ended worse than untrained, are crosses; those that diverged or ended far worse are at the
+    worse end of the axis.
     """
     measured = [value for values in found.values.values() for value in values if value is not None]
     best = min((*measured, *found.untrained), key=found.direction.sort_key)

@@ -180,4 +180,4 @@ def left_out_note(count: int) -> str:
     """Return a sentence about trials without a curve in a chart; empty if there are none."""
     if count <= 0:
         return ""
-    return f" Not shown: the {pluralize(count, 'worst trial')}, which MLflow's page of all trials has."
+    return f" Not shown: the {pluralize(count, 'worst trial')} (see the trials page in MLflow)."

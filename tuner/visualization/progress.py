@@ -104,7 +104,7 @@ def timeline(record: StudyRecord) -> Figure:
     last = max(trial.number for trial in record.trials)
     panel = Panel(series, "", f"{unit_name} since the study began", "trial", y_range=(last + 0.8, -0.8))
     caption = (
-        "Each line is a training; where it has gaps, the trial waited at a rung, or the study was interrupted. Trials "
+        "Each line is a run; in its gaps, the trial waited at a rung, or the study was interrupted. Trials "
         "that are trained as one model run at the same time."
     )
     height = max(2.2, min(7.0, 1.2 + 0.1 * len(record.trials)))

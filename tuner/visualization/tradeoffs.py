@@ -18,7 +18,7 @@ def pareto_front(record: StudyRecord) -> Figure:
     title = f"Pareto front of {join_names(record.metrics, MOST_NAMED)}"
     front = record.front
     if not front:
-        why = "No trial was trained to its end." if record.further else "The study has a single objective."
+        why = "No trial ran to completion." if record.further else "The study has a single objective."
         return Figure("pareto_front", title, why)
     panels = []
     for index, (metric, direction) in enumerate(record.further):
@@ -42,7 +42,7 @@ def pareto_front(record: StudyRecord) -> Figure:
             )
         )
     names = join_names([f"#{trial.number}" for trial in front], MOST_NAMED)
-    caption = f"No trial is at least as good as one of the front ({names}) in every objective, and better in one."
+    caption = f"The front ({names}): trials that no other trial dominates."
     if len(record.further) > 1:
         caption += " The front is that of all objectives at once, so in a panel a point of it can lie behind others."
     return Figure("pareto_front", title, caption, panels, columns=min(2, len(panels)), height=3.8)

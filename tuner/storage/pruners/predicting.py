@@ -21,10 +21,10 @@ from tuner.storage.trial_ends import attribute
 __all__ = ["PredictingPruner", "Training", "TrainingReader"]
 
 STEPS = 128
-"""Number of steps of a training at which its lr is computed."""
+"""Number of steps of a run at which its lr is computed."""
 
 GROWTH = 1.2
-"""By how much the number of whole trainings grows until the licence is tested again."""
+"""By how much the number of full runs grows until the licence is tested again."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Training:
 
     Args:
         curve: Its losses and its lr.
-        epochs: The number of epochs of its whole training.
+        epochs: The number of epochs of its full run.
     """
 
     curve: LossCurve
@@ -41,11 +41,11 @@ class Training:
 
 
 class PredictingPruner(optuna.pruners.BasePruner):
-    """Stops a training whose loss is expected to end above the median, if predictions have proved to be of use.
+    """Stops a run whose loss is expected to end above the median, once predictions have proved reliable in this study.
 
     Args:
-        read: Returns a trial as a training; None if nothing can be predicted of it.
-        fewest: Number of whole trainings below which nothing is predicted.
+        read: Returns a trial as a run; None if nothing can be predicted of it.
+        fewest: Number of full runs below which nothing is predicted.
     """
 
     def __init__(self, read: Callable[[FrozenTrial], Training | None], fewest: int = FEWEST_WHOLE) -> None:
@@ -73,7 +73,7 @@ class PredictingPruner(optuna.pruners.BasePruner):
         return is_hopeless(training.curve, whole, stopped, found.error)
 
     def _licence(self, whole: Sequence[LossCurve]) -> Licence:
-        """Return the licence, which is tested each time that there are a fifth more whole trainings."""
+        """Return the licence, which is tested each time that there are a fifth more full runs."""
         count = self._fewest
         while int(count * GROWTH) + 1 <= len(whole):
             count = int(count * GROWTH) + 1
@@ -91,7 +91,7 @@ class PredictingPruner(optuna.pruners.BasePruner):
 
 
 class TrainingReader:
-    """Reads trials of a study as trainings.
+    """Reads trials of a study as runs.
 
     Args:
         config: The study; its objective is a loss.
@@ -103,7 +103,7 @@ class TrainingReader:
         self._names = {name for name, _ in searched(config.trial)}
 
     def __call__(self, trial: FrozenTrial) -> Training | None:
-        """Return a trial as a training; None if its lr is not known in advance or its losses are not above 0."""
+        """Return a trial as a run; None if its lr is not known in advance or its losses are not above 0."""
         if trial.params.keys() - self._names or not trial.intermediate_values:
             return None
         try:
@@ -119,11 +119,11 @@ class TrainingReader:
 
 
 def _is_due(reports: Sequence[int], epochs: int) -> bool:
-    """Return whether a training is judged after its last report.
+    """Return whether a run is judged after its last report.
 
     Args:
         reports: The epochs of its reports, in order.
-        epochs: The number of epochs of the whole training.
+        epochs: The number of epochs of the full run.
     """
     before, last = ([0, *reports])[-2:]
     return last < epochs and any(before < math.ceil(part * epochs) <= last for part in PARTS)

@@ -1,6 +1,6 @@
 """Draws the values of a trial until they satisfy the constraints of its study.
 
-The values are fixed in the trial before Optuna is asked for them, so what is infeasible is never recorded, and a trial
+The values are fixed in the trial before Optuna is asked for them, so infeasible values are never recorded, and a trial
 that was interrupted has the same values again. The draws are a function of the sampler, whose seed depends on the
 number of the trial, and of the finished trials.
 """

@@ -1,4 +1,4 @@
-"""How much better than the best trial of a study the next one is expected to be."""
+"""The expected improvement of the next trial over the best one."""
 
 import optuna
 
@@ -9,7 +9,7 @@ from tuner.storage.samplers.curve import CurveSampler
 __all__ = ["FEWEST_FOR_GAIN", "is_due", "possible_gain"]
 
 FEWEST_FOR_GAIN = 10
-"""Complete trials below which nothing is said."""
+"""Number of complete trials below which there is no estimate."""
 
 
 def is_due(complete: int, before: int) -> bool:
@@ -25,7 +25,7 @@ def is_due(complete: int, before: int) -> bool:
 def possible_gain(config: StudyConfig, study: optuna.Study) -> float:
     """Return the expected improvement of the next trial, in the unit of the objective.
 
-    It is that of the best values that the sampler `curve` can think of, and infinity if it knows too little.
+    It is that of the best values that the sampler `curve` can find, and infinity if it knows too little.
 
     Args:
         config: The study; its sampler is `curve`.
@@ -36,5 +36,5 @@ def possible_gain(config: StudyConfig, study: optuna.Study) -> float:
     """
     sampler = make_sampler(config, 0, before=study.sampler)
     if not isinstance(sampler, CurveSampler):
-        raise ValueError(f"{config.sampler.name} expects nothing")
+        raise ValueError(f"{config.sampler.name} cannot estimate the expected gain")
     return sampler.possible_gain(study)

@@ -1,6 +1,6 @@
 """Optuna's TPE sampler, for studies of thousands of trials.
 
-It draws the same random numbers and suggests the same values as `optuna.samplers.TPESampler`. But what it reads of a
+It draws the same random numbers and suggests the same values as `optuna.samplers.TPESampler`. But what it reads from a
 finished trial is kept for the samplers of later trials, and densities are computed by scipy's functions, for all
 candidates and trials at once.
 """
@@ -139,7 +139,7 @@ class _FinishedTrials:
     def read(self, trials: Sequence[FrozenTrial], study: optuna.Study) -> None:
         """Use these trials from now on, in the order of their numbers, and read those that were not read before."""
         if len(trials) == len(self._trials) and (not trials or trials[-1] is self._trials[-1]):
-            return  # as trials stay finished, they are the same
+            return  # trials stay finished, so they are the same
         self._trials, self._parts = trials, {}
         self._numbers = np.array([trial.number for trial in trials], np.int64)
         if trials and trials[-1].number >= len(self._is_read):
@@ -170,7 +170,7 @@ class _FinishedTrials:
         self._is_read[number] = True
 
     def split(self, count: int) -> tuple[Numbers, Numbers]:
-        """Return the numbers of so many of the best trials, and of the others, each in their order."""
+        """Return the numbers of the best `count` trials, and of the others, each in their order."""
         if count not in self._parts:
             pruned, first, second = self._order[:, self._numbers]
             is_best = np.zeros(len(self._numbers), bool)
