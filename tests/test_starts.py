@@ -3,19 +3,23 @@
 import json
 import math
 import shutil
+from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import pytest
+from optuna.trial import TrialState
 
 from tests.studies import TINY, StudyFolder
-from tuner.config.loader import load_study
+from tuner.config.loader import load_study, with_further
 from tuner.config.search_space import Range, searched
 from tuner.config.shipped_starts import SHIPPED_STARTS
 from tuner.config.study import StudyConfig
 from tuner.errors import BadInputError
 from tuner.storage.starts import read_starts
+from tuner.storage.study_store import StudyStore
 
 LEAGUE = str(Path(__file__).parent.parent / "studies/league/schedules.yaml")
 PRIOR = "search_space.optimizer.initial_lr={low: 1e-3, high: 3e-2, log: true, prior: {center: 4e-3, width: 1.5}}"
@@ -47,6 +51,28 @@ def test_queued_values_come_after_the_baseline_and_before_the_families_that_they
         {"schedule.name": "exponential"},
         {"schedule.name": "plateau"},
     ], "the sampler chooses the rest"
+
+
+def test_added_values_come_before_the_families_that_they_leave(tmp_path: Path):
+    url = f"sqlite:///{tmp_path}/optuna.db"
+    given = "trial.schedule={name: plateau, factor: 0.5, patience: 0}"
+    config = load_study(str(TINY), [given, "enqueue=[{optimizer.initial_lr: 0.02}]"])
+
+    def run(added: Sequence[Mapping[str, Any]], trials: int) -> list[tuple[str, float]]:
+        study = reduce(lambda study, values: with_further(study, values, ""), added, config)
+        with StudyStore.open(study, url, dict(study.identity), pytest.fail) as store:
+            for _ in range(trials):
+                store.finish(store.ask()[0], TrialState.COMPLETE, 0.5, {"state": "complete"})
+            params = [trial.params for trial in store.trials()]
+        return [(each["schedule.name"], each["optimizer.initial_lr"]) for each in params]
+
+    first, second = {"optimizer.initial_lr": 0.005}, {"optimizer.initial_lr": 0.003, "schedule.name": "cosine_restarts"}
+    found = run([first], 3)
+    assert found[0] == ("plateau", 0.01)
+    assert [lr for _, lr in found[1:]] == [0.02, 0.005], "the file's own queue comes first"
+    assert run([], 1)[3][0] == "exponential", "the first family"
+    assert run([first, second], 3)[4] == ("cosine_restarts", 0.003)
+    assert run([], 0)[5][0] == "plateau", "the family that the added values do not have"
 
 
 def test_a_queued_value_outside_of_the_space_or_of_another_form_is_refused_with_all_others():

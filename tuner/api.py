@@ -249,7 +249,7 @@ class Study:
         return text
 
     def enqueue(self, values: Mapping[str, Any]) -> None:
-        """Add values to try: the next trial of `run` after the first ones of the study uses them.
+        """Add values to try: the next trial of `run` has them, after the study's own `trial`, `enqueue` and `start`.
 
         They are not part of the study's definition, so they can be added at any time; `Study(enqueue=[...])` puts
         values that are known to be good at the beginning.

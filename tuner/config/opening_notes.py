@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from tuner.config.annotations import parse_length
-from tuner.config.search_space import grid_values, searched
+from tuner.config.finite_space import is_finite
+from tuner.config.search_space import grid_size, grid_values, searched
 from tuner.config.study import StudyConfig
 from tuner.text import join_names, pluralize
 
@@ -20,12 +21,17 @@ def opening_notes(config: StudyConfig) -> list[str]:
         why = f"the file's trial is outside the search space ({config.first.outside})"
         sentences.append(f"the study begins with {begins}: {why}")
     families = [[turn for turn in each.items() if turn[0].endswith(".name")] for each in config.first.params]
-    reached = {turn for each in families[: config.fewest_trials] for turn in each}
+    fewest, known_first = config.fewest_trials, config.first.known.stop
+    reachable = families[: max(min(known_first, fewest), fewest - len(config.first.further))]
+    reached = {turn for each in reachable for turn in each}
     late = dict.fromkeys(turn for each in families for turn in each if turn not in reached)
     if late:
         names = join_names([f"{path.removesuffix('.name')} {name}" for path, name in late], 10)
         trials = pluralize(config.fewest_trials, "trial")
         sentences.append(f"the budget ({trials}) cannot cover every family; these may be skipped: {names}")
+    if config.can_repeat and is_finite(config.trial) and 1 < (size := grid_size(config.trial)) < config.fewest_trials:
+        trials = pluralize(config.fewest_trials, "trial")
+        sentences.append(f"the search space has only {size} configurations: with {trials}, some are repeated")
     if config.final:
         amount = pluralize(config.final.trainings, config.kind.noun)
         if config.allowance:

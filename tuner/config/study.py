@@ -1,7 +1,7 @@
 """A checked study as a frozen dataclass, in which the template of a trial contains ranges."""
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ from tuner.config.budget import Allowance, Final
 from tuner.config.component import Component
 from tuner.config.constraints import Constraint, RandomSuggester
 from tuner.config.dataset_probe import DatasetProbe
+from tuner.config.finite_space import can_repeat
 from tuner.config.first_trials import FirstTrials
 from tuner.config.kind import Kind
 from tuner.config.known_values import Start
@@ -32,7 +33,7 @@ from tuner.direction import Direction
 from tuner.errors import BadInputError
 from tuner.text import join_names, pluralize
 
-__all__ = ["Objective", "StudyConfig"]
+__all__ = ["Objective", "StudyConfig", "key_of"]
 
 
 @dataclass(frozen=True)
@@ -264,6 +265,11 @@ class StudyConfig:
         sent = by_value.digests(self.own_names)
         return own_sources({name.partition(":")[0] for name in self.own_names if name not in sent}) | sent
 
+    @cached_property
+    def can_repeat(self) -> bool:
+        """Return whether its sampler can draw the same configuration twice, as not all of them have a real number."""
+        return self.sampler.name != "grid" and can_repeat(self.trial)
+
     def fixed(self, number: int, drawn: Iterable[Mapping[str, Any]] | None = None) -> dict[str, Any]:
         """Return the fixed values of a trial, by the names in Optuna; the sampler chooses the others.
 
@@ -275,13 +281,12 @@ class StudyConfig:
             drawn: The values of the other trials of a grid; None if they have the points with their numbers.
         """
         if self.sampler.name != "grid":
-            first = self.first.params[number] if number < len(self.first.params) else {}
-            return {**self.of_priors(number), **first}
+            return {**self.of_priors(number), **self.first.of(number)}
         if drawn is None:
             return grid_point(self.trial, self.grid[number])
-        taken = {_key(params) for params in drawn}
+        taken = {key_of(params) for params in drawn}
         points = (grid_point(self.trial, index) for index in self.grid)
-        return next((point for point in points if _key(point) not in taken), {})
+        return next((point for point in points if key_of(point) not in taken), {})
 
     def of_priors(self, number: int, attempt: int = 0) -> dict[str, Any]:
         """Return the values of a trial that are drawn from priors, by their names in Optuna.
@@ -298,7 +303,7 @@ class StudyConfig:
         Args:
             drawn: The values of its trials.
         """
-        keys = [_key(params) for params in drawn if params]
+        keys = [key_of(params) for params in drawn if params]
         return len(keys) - len(set(keys))
 
     def broken(self, values: Mapping[str, Any]) -> Constraint | None:
@@ -352,6 +357,12 @@ class StudyConfig:
         return self.kind.trial_of(values, self.probe)
 
 
-def _key(params: Mapping[str, Any]) -> frozenset[tuple[str, Any]]:
-    """Return a key that is equal for equal points of a grid, whose numbers may differ by rounding."""
-    return frozenset((name, f"{value:.12g}" if isinstance(value, float) else value) for name, value in params.items())
+def key_of(params: Mapping[str, Any]) -> Hashable:
+    """Return a key that is equal for equal points of a grid, whose numbers may differ by rounding.
+
+    Args:
+        params: The values of a trial, by their names in Optuna.
+    """
+    return frozenset(
+        (name, float(f"{value:.12g}") if isinstance(value, float) else value) for name, value in params.items()
+    )

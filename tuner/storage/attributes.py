@@ -1,6 +1,7 @@
 """Names of the attributes and parameters that studies and trials have in Optuna."""
 
 __all__ = [
+    "ADDED",
     "ANSWER",
     "ATTEMPT",
     "CONFIGURATION",
@@ -56,6 +57,9 @@ FURTHER_DIRECTIONS = "objective.further directions"
 """Key of the identity: whether large or small values of each of these are better."""
 
 # Of a trial.
+ADDED = "added"
+"""That its values were added to those that the study begins with."""
+
 CONSTANT_LR = "constant_lr"
 
 PARTS = "parts"

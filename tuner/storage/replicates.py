@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 from tuner.analysis.comparison import Comparison, Repeated
@@ -152,6 +153,11 @@ class ReplicationStudy(StudyConfig):
     def why_alone(self) -> str:
         """Return why trials are trained one by one, which may be due to a single configuration."""
         return next(filter(None, (self._why_alone(config.values()) for config in self.candidates.values())), "")
+
+    @cached_property
+    def can_repeat(self) -> bool:
+        """Return whether its sampler can draw the same configuration twice: it draws nothing."""
+        return False
 
     def fixed(self, number: int, drawn: Iterable[Mapping[str, Any]] | None = None) -> dict[str, Any]:
         """Return the configuration and the seed of a trial."""

@@ -1,27 +1,37 @@
-"""Draws the values of a trial until they satisfy the constraints of its study.
+"""Draws the values of a trial until they satisfy the constraints of its study, and no other trial has them.
 
 The values are fixed in the trial before Optuna is asked for them, so infeasible values are never recorded, and a trial
 that was interrupted has the same values again. The draws are a function of the sampler, whose seed depends on the
-number of the trial, and of the finished trials.
+number of the trial, and of the other trials. Where a configuration can be repeated, and the sampler does so again and
+again, the trial has a random one of those that are left; if none is left, it has what the sampler drew first.
 """
 
 import copy
 import hashlib
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Hashable, Mapping, Sequence, Set
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial
 
-from tuner.config.search_space import suggest
-from tuner.config.study import StudyConfig
+from tuner.config.constraints import RandomSuggester
+from tuner.config.finite_space import is_finite, points, restricted
+from tuner.config.search_space import Template, grid_size, suggest
+from tuner.config.study import StudyConfig, key_of
 from tuner.errors import StudyFailedError
 
 __all__ = ["feasible_params"]
 
 OF_SAMPLER, OF_PRIORS, MOST = 50, 2500, 5000
 """Draws of the sampler, of the priors, and all draws: the others are random."""
+
+MOST_REPEATS = 10
+"""Draws that repeat other trials, after which the trial has one of the configurations that are left."""
+
+MOST_POINTS = 20_000
+"""Size of a search space above which these are found by random draws."""
 
 
 class _Draft:
@@ -72,59 +82,94 @@ class _Draft:
 
 
 def feasible_params(
-    config: StudyConfig, study: optuna.Study, asked: optuna.Trial, trial: FrozenTrial
+    config: StudyConfig,
+    study: optuna.Study,
+    asked: optuna.Trial,
+    trial: FrozenTrial,
+    tried: Set[Hashable] = frozenset(),
+    meant: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return values for a trial that satisfy the constraints, by name.
+    """Return values for a trial that satisfy the constraints and, if possible, no other trial has, by name.
 
     Args:
         config: The study.
         study: The same study in Optuna, with the sampler for this trial.
         asked: The trial.
         trial: The same trial as it is stored, with the values that it has already.
+        tried: The configurations of other trials, by their keys.
+        meant: Values that the trial must have; None for those of the first trial with its number.
 
     Raises:
         StudyFailedError: If none are found.
     """
     given = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-    free = _from_priors(config, trial, given)
+    free = _from_priors(config, trial, given, config.first.of(trial.number) if meant is None else meant)
     sampler, relative = study.sampler, dict(asked.relative_params)
     space = sampler.infer_relative_search_space(study, trial)
     at_random = optuna.samplers.RandomSampler(seed=_seed(config, trial.number))
-    repeats = False
+    is_repeated = False  # what the sampler draws
+    repeats: list[dict[str, Any]] = []
     broken = None
     for attempt in range(MOST):
         if attempt and free:
             redrawn = config.of_priors(trial.number, attempt) if attempt < OF_PRIORS else {}
             given = {name: value for name, value in given.items() if name not in free}
             given |= {name: value for name, value in redrawn.items() if name in free}
-        if attempt and attempt < OF_SAMPLER and not repeats:
+        if attempt and attempt < OF_SAMPLER and not is_repeated:
             before, relative = relative, sampler.sample_relative(study, _with_fixed(trial, given), space)
-            repeats = relative == before and not free
-        is_random = attempt >= OF_SAMPLER
+            is_repeated = relative == before and not free
+        is_random = attempt >= OF_SAMPLER or len(repeats) >= MOST_REPEATS
         draft = _Draft(study, trial, given, {} if is_random else relative, at_random if is_random else sampler)
         broken = config.broken(suggest(draft, config.trial))
-        if broken is None:
+        if broken is not None:
+            continue
+        fixed = {name: value for name, value in given.items() if name not in free}
+        if not tried or key_of(draft.params) not in tried or draft.params.keys() <= fixed.keys():
             return draft.params
+        repeats.append(draft.params)
+        left = restricted(config.trial, fixed)
+        if len(repeats) == MOST_REPEATS and is_finite(left) and grid_size(left) <= MOST_POINTS:
+            return _untried(config, trial, left, tried) or repeats[0]
+    if repeats:
+        return repeats[0]
     text = broken.text if broken else ""
     raise StudyFailedError(f"trial #{trial.number}: none of {MOST:,} draws satisfies {text}; widen the search space")
 
 
-def _from_priors(config: StudyConfig, trial: FrozenTrial, given: Mapping[str, Any]) -> set[str]:
+def _untried(config: StudyConfig, trial: FrozenTrial, left: Template, tried: Set[Hashable]) -> dict[str, Any] | None:
+    """Return a random configuration that no other trial has and that satisfies the constraints; None if there is none.
+
+    Args:
+        config: The study.
+        trial: The trial.
+        left: The search space, with what is fixed in the trial.
+        tried: The configurations of other trials, by their keys.
+    """
+    for point in points(left, _seed(config, trial.number)):
+        if key_of(point) not in tried:
+            values = suggest(RandomSuggester(random.Random(0), point), config.trial)
+            if config.broken(values) is None:
+                return point
+    return None
+
+
+def _from_priors(
+    config: StudyConfig, trial: FrozenTrial, given: Mapping[str, Any], meant: Mapping[str, Any]
+) -> set[str]:
     """Return the names of the given values that were drawn from priors, so that they can be drawn again.
 
     Args:
         config: The study.
         trial: The trial.
         given: Its values that are fixed.
+        meant: Those of them that it must have.
     """
     if config.sampler.name == "grid":
         return set()
-    first = config.first.params
-    meant = [first[trial.number]] if trial.number < len(first) else config.first.further
     return {
         name
         for name, value in config.of_priors(trial.number).items()
-        if given.get(name) == value and name not in trial.params and not any(each.get(name) == value for each in meant)
+        if given.get(name) == value and name not in trial.params and meant.get(name) != value
     }
 
 
