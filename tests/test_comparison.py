@@ -127,12 +127,22 @@ def test_the_findings_distinguish_noise_from_real_differences():
     found = compared(A, B, C, **{"test/acc": 0.91}).findings({"a constant lr": "constant", "the default": "#2 step"})
     winner, runner_up, constant, luck, test = found
     assert winner.startswith("The winner is #1 cosine: val/acc 0.9250 over 4 seeds (95% confidence interval 0.9")
-    assert "the runner-up and the default, #2 step (0.9125)" in runner_up
+    assert "better than the runner-up, the default, #2 step (0.9125)" in runner_up
     assert runner_up.endswith("with 4 seeds, so this may be chance.")
     assert constant.endswith("really better with a probability of more than 99%.")
     assert luck.startswith("The study's best value, 0.9700 of #1 cosine, becomes 0.9250 over 4 seeds")
     assert luck.endswith("the best of many trials was optimistic by 0.0450.")
     assert test.endswith("the network of #1 cosine with the first fresh seed reaches test/acc 0.9100.")
+
+
+def test_findings_after_the_verdict_do_not_repeat_it():
+    verdict, mean, *_ = compared(A, C).answer({})
+    assert verdict == "The answer is #1 cosine: it is really better than constant."
+    assert mean.startswith("Its mean val/acc is 0.9250 over 4 seeds (")
+    verdict, mean, lead, *_ = compared(Repeated("same", A.values), A).answer({})
+    assert verdict == "The answer is a tie: the seeds do not separate same from #1 cosine."
+    assert mean.startswith("The best mean is that of same: val/acc 0.9250 over 4 seeds (")
+    assert lead == "It is no better than the runner-up, #1 cosine (0.9250)."
 
 
 def test_a_value_within_its_interval_is_not_called_optimistic():

@@ -49,13 +49,15 @@ def test_the_best_the_default_and_a_constant_lr_are_trained_inside_the_budget(fi
     assert f"val/acc {max(means):.4f} over 3 seeds" in output
     assert re.search(r"^The answer is ", output, re.MULTILINE)
     assert output.count("The answer is ") == 1
+    assert "The winner is " not in output
+    assert re.findall(r"^  lr-tuner (\w+) tiny", output, re.MULTILINE) == ["dashboard", "export", "report"]
 
 
 def test_the_answer_is_in_mlflow_in_show_and_in_the_report(finished: StudyFolder):
     ((stored,),) = finished.optuna("select value_json from study_user_attributes where key = 'answer'")
     verdict, winner, *_ = json.loads(stored)["sentences"]
     assert verdict.startswith("The answer is ")
-    assert winner.startswith("The winner is ")
+    assert re.match("Its mean val/acc is |The best mean is that of ", winner)
     tags = dict(finished.mlflow("select key, value from tags where key in ('tuner.confirmed', 'mlflow.note.content')"))
     assert tags["tuner.confirmed"].startswith(f"{verdict} {winner}")
     notes = finished.mlflow("select value from tags where key = 'mlflow.note.content'")

@@ -128,6 +128,7 @@ def test_a_training_of_a_confirmation_has_the_name_that_the_table_gives_it():
     play(Console(file=output, width=120), confirmation)
     lines = output.getvalue().splitlines()
     assert " ".join(lines[0].split()[:4]) == "#7 cosine_restarts, seed 1/2"
+    assert lines[0].endswith("  3 epochs, 2 s")
     assert lines[1] == "note: default step, seed 1/2 [killed]"
     assert confirmation.name_of(2) == "#7 cosine_restarts, seed 2/2"
 
@@ -170,3 +171,23 @@ def test_a_command_is_not_wrapped_as_it_is_copied_from_the_terminal():
         Console(file=output, force_terminal=True, width=20, color_system=None), "lr-tuner show a_long_name", whole=True
     )
     assert output.getvalue() == "lr-tuner show a_long_name\n"
+
+
+@pytest.mark.parametrize("seeds", [2, 10])
+def test_all_rows_of_a_confirmation_have_the_same_columns(seeds: int):
+    """They do not repeat the lr of a configuration, so that the seconds fit."""
+    candidates = {"#7 cosine_restarts": trial(), "default step": trial()}
+    confirmation = ReplicationStudy.of(load_study(str(TINY)), "tiny-confirm", candidates, range(seeds), {})
+    output = io.StringIO()
+    with Display(confirmation, Console(file=output, width=120)) as display:
+        for number in range(2 * seeds):
+            value, seconds = 0.8 if number else 3e-7, 0.4 * number**2
+            display.finish(
+                number, trial(), TrialResult("complete", value=value, epochs=1 + number % 2, seconds=seconds)
+            )
+    first, *others = output.getvalue().splitlines()
+    assert len(others) == 2 * seeds - 1
+    assert "3e-07" in first
+    assert all(line.index("val/acc") == first.index("val/acc") for line in others)
+    assert all(line.endswith(" s") and line.index(" epoch") == first.index(" epoch") for line in others)
+    assert all(len(line) <= 80 for line in others)

@@ -12,7 +12,7 @@ from tuner.cli import Parser, add_stores, command, make_parser
 from tuner.interrupts import temporary_folder
 from tuner.process import leave
 from tuner.runner.run import status
-from tuner.text import pluralize
+from tuner.text import format_metric, pluralize
 from tuner.urls import refuse_passwords, storage_url
 
 __all__ = ["main", "parser"]
@@ -81,7 +81,7 @@ def _run(options: argparse.Namespace) -> int:
         print_line(console, "[yellow]note:[/yellow] MLflow has no run of this trial, so its curves are not compared")
     if not differences:
         count = sum(map(len, stored.values()))
-        value = "" if result.value is None else f"{past.config.objective.metric} {result.value:.4f}, "
+        value = "" if result.value is None else f"{past.config.objective.metric} {format_metric(result.value)}, "
         print_line(
             console, f"the same to the last bit: {value}{pluralize(count, 'point')} of {', '.join(sorted(stored))}"
         )

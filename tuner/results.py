@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tuner.analysis.record import StudyRecord, TrialRecord
 from tuner.errors import BadInputError
-from tuner.text import format_objective, format_value, join_names
+from tuner.text import format_metric, format_objective, format_value, join_names
 
 if TYPE_CHECKING:
     import optuna
@@ -55,7 +55,7 @@ class Best:
         reached = ", ".join(f"{metric} {format_objective(value)}" for metric, value in self.values.items())
         parts = [f"{reached} in one trial"]
         parts += [f"{name} {format_value(value)}" for name, value in self.params.items()]
-        parts += [f"{metric} {value:.4f}" for metric, value in sorted(self.test.items())]
+        parts += [f"{metric} {format_metric(value)}" for metric, value in sorted(self.test.items())]
         return f"Best(#{self.number}: {', '.join(parts)})"
 
 
@@ -106,9 +106,11 @@ class Result:
     def __repr__(self) -> str:
         record = self.record
         best = record.best
-        found = f"best #{best.number} {record.metric} {best.value:.4f}" if best else "no trial completed"
+        found = "no trial completed"
+        if best:
+            found = f"best #{best.number} {record.metric} {format_metric(best.value)}"
         if won := record.retrained:
-            found = f"{won.name} {record.metric} {won.mean:.4f}, {won.certainty}; single {found}"
+            found = f"{won.name} {record.metric} {format_metric(won.mean)}, {won.certainty}; single {found}"
         if record.front:
             found = f"Pareto front {join_names([f'#{trial.number}' for trial in record.front], SHOWN)}"
         return f"Result({self.name}: {len(record.trials)} trials, {found})"
@@ -118,7 +120,7 @@ class Result:
         rows = [
             [
                 f"#{trial.number}",
-                f"{trial.value:.4f}",
+                format_metric(trial.value),
                 *map(format_objective, trial.further),
                 *([] if record.of_function else [trial.family]),
                 *(_shown(trial.params.get(key)) for key in self._keys),

@@ -8,6 +8,7 @@ from typing import Any
 __all__ = [
     "cut",
     "fitting",
+    "format_interval",
     "format_metric",
     "format_objective",
     "format_probability",
@@ -18,6 +19,7 @@ __all__ = [
     "shown",
 ]
 
+SMALL, LARGE = 1e-3, 1e6  # below and from which a metric has no fixed number of decimals
 COUNT = 10  # from which a whole number is taken for a count
 MAX_SHOWN = 60
 MAX_SECONDS = 1e9
@@ -52,16 +54,31 @@ def format_value(value: Any) -> str:
 
 
 def format_metric(value: float | None) -> str:
-    """Return the value of a metric with four decimals; None as an empty string.
+    """Return the value of a metric: with four decimals, or three significant digits if it is very small or large.
 
-    >>> format_metric(0.98765), format_metric(None)
-    ('0.9877', '')
+    None is an empty string.
+
+    >>> format_metric(0.98765), format_metric(0.000123), format_metric(4.26e-16), format_metric(-12345678.9)
+    ('0.9877', '0.000123', '4.26e-16', '-1.23e+07')
+    >>> format_metric(0.0), format_metric(None)
+    ('0.0000', '')
     """
-    return "" if value is None else f"{value:.4f}"
+    if value is None:
+        return ""
+    return f"{value:.3g}" if 0 < abs(value) < SMALL or abs(value) >= LARGE else f"{value:.4f}"
+
+
+def format_interval(bounds: Sequence[float]) -> str:
+    """Return the bounds of an interval of a metric.
+
+    >>> format_interval([0.8, 1.0])
+    '0.8000 to 1.0000'
+    """
+    return " to ".join(map(format_metric, bounds))
 
 
 def format_objective(value: float) -> str:
-    """Return the value of an objective: a count as a whole number, anything else with four decimals.
+    """Return the value of an objective: a count as a whole number, anything else as a metric.
 
     >>> format_objective(0.98765), format_objective(12850.0), format_objective(1.0)
     ('0.9877', '12,850', '1.0000')

@@ -30,10 +30,22 @@ import scipy
 
 from tuner.analysis.record import Retrained, is_share, resolution
 from tuner.direction import Direction
-from tuner.text import format_metric, format_probability, join_names, pluralize
+from tuner.text import format_interval, format_metric, format_probability, join_names, pluralize
 
-__all__ = ["CONFIDENCE", "Comparison", "Difference", "Repeated", "Scale", "chance", "interval"]
+__all__ = [
+    "CONFIDENCE",
+    "CONSTANT_LR_ROLE",
+    "DEFAULT_ROLE",
+    "Comparison",
+    "Difference",
+    "Repeated",
+    "Scale",
+    "chance",
+    "interval",
+]
 
+DEFAULT_ROLE = "the study's default"
+CONSTANT_LR_ROLE = "a constant lr"
 CONFIDENCE = 0.95
 ROUNDING = 1e-6  # of single precision, relative: smaller differences count as zero
 MOST_NAMED = 5
@@ -228,23 +240,36 @@ class Comparison:
         certain = 1 - pairs * (1 - difference.probability)
         return replace(difference, probability=max(certain, min(difference.probability, 0.5)))
 
-    def findings(self, opponents: Mapping[str, str]) -> list[str]:
+    def answer(self, opponents: Mapping[str, str]) -> list[str]:
+        """Return the verdict, which is empty without a training, and the findings, which do not repeat it.
+
+        Args:
+            opponents: As of `findings`.
+        """
+        return [self.verdict, *self.findings(opponents, after_verdict=True)]
+
+    def findings(self, opponents: Mapping[str, str], *, after_verdict: bool = False) -> list[str]:
         """Return sentences: the winner, its lead over others, and how much of the study's best value was luck.
 
         Args:
             opponents: Names of further configurations to compare the winner with, by their role in the sentence.
+            after_verdict: Whether the verdict is before them, so that the winner is known.
         """
         ranking = self.ranking
         if not ranking:
             return ["No run was completed, so there is nothing to compare."]
         winner, *others = ranking
-        sentences = [
-            f"The winner is {winner.name}: {self.metric} {self._with_interval(winner, chosen_from=len(ranking))}."
-        ]
+        mean = self._with_interval(winner, chosen_from=len(ranking))
+        if not after_verdict:
+            sentences = [f"The winner is {winner.name}: {self.metric} {mean}."]
+        elif self._is_tie:
+            sentences = [f"The best mean is that of {winner.name}: {self.metric} {mean}."]
+        else:
+            sentences = [f"Its mean {self.metric} is {mean}."]
         against = {"the runner-up": others[0].name} if others else {}
         against |= {role: name for role, name in opponents.items() if name != winner.name}
         for name in dict.fromkeys(against.values()):
-            roles = " and ".join(role for role, other in against.items() if other == name)
+            roles = [role for role, other in against.items() if other == name]
             sentences += [self._against(roles, other) for other in others if other.name == name]
         sentences += [
             f"{each.name} diverged or failed with {pluralize(each.failed, 'seed')}."
@@ -259,20 +284,33 @@ class Comparison:
         ranking = self.ranking
         if len(ranking) < 2:
             return f"The answer is {ranking[0].name}; there is nothing to compare it with." if ranking else ""
-        leads = {each.name: self.lead(each) for each in ranking[1:]}
-        ties = [name for name, lead in leads.items() if lead is None or lead.is_noise]
-        beaten = join_names([name for name in leads if name not in ties] or [""], MOST_NAMED)
+        ties = self._ties
+        beaten = join_names([each.name for each in ranking[1:] if each.name not in ties] or [""], MOST_NAMED)
         winner = ranking[0].name
-        if len(ties) == len(leads):
+        if self._is_tie:
             return f"The answer is a tie: the seeds do not separate {winner} from {join_names(ties, MOST_NAMED)}."
         text = f"The answer is {winner}: it is really better than {beaten}"
         return f"{text}; the seeds do not separate it from {join_names(ties, MOST_NAMED)}." if ties else f"{text}."
 
-    def _against(self, roles: str, other: Repeated) -> str:
-        difference = self.lead(other)
+    @property
+    def _ties(self) -> list[str]:
+        """Return the names of the configurations that the seeds do not separate from the winner."""
+        leads = {each.name: self.lead(each) for each in self.ranking[1:]}
+        return [name for name, lead in leads.items() if lead is None or lead.is_noise]
+
+    @property
+    def _is_tie(self) -> bool:
+        """Return whether the seeds separate the winner from none of the others."""
+        return 0 < len(self._ties) == len(self.ranking) - 1
+
+    def _against(self, roles: Sequence[str], other: Repeated) -> str:
+        difference, named = self.lead(other), _named(roles, other.name)
         if difference is None:
-            return f"No seed has values of both it and {roles}, {other.name}."
-        text = f"It is {difference.mean:.4f} better than {roles}, {other.name} ({other.mean:.4f})"
+            return f"No seed has values of both it and {named}."
+        mean = format_metric(other.mean)
+        if abs(difference.mean) <= ROUNDING * abs(other.mean):
+            return f"It is no better than {named} ({mean})."
+        text = f"It is {format_metric(difference.mean)} better than {named} ({mean})"
         if difference.probability is None:
             return f"{text}; with {pluralize(difference.seeds, 'seed')} this may be chance."
         likely = format_probability(difference.probability)
@@ -288,28 +326,31 @@ class Comparison:
         best = min(claims, key=lambda each: self.direction.sort_key(each.claimed or 0.0), default=None)
         if best is None or best.claimed is None or not best.values:
             return []
-        text = f"The study's best value, {best.claimed:.4f} of {best.name}, becomes {self._with_interval(best)}"
+        text = (
+            f"The study's best value, {format_metric(best.claimed)} of {best.name}, becomes {self._with_interval(best)}"
+        )
         excess, bounds = self.direction.advantage(best.claimed, best.mean), self.interval(best)
         if bounds is None or excess <= 0:
             return [f"{text}."]
         if bounds[0] <= best.claimed <= bounds[1]:
-            return [f"{text}: {excess:.4f} worse, which with {pluralize(len(best.values), 'seed')} may be chance."]
-        return [f"{text}: the best of many trials was optimistic by {excess:.4f}."]
+            seeds = pluralize(len(best.values), "seed")
+            return [f"{text}: {format_metric(excess)} worse, which with {seeds} may be chance."]
+        return [f"{text}: the best of many trials was optimistic by {format_metric(excess)}."]
 
     def _tested(self, winner: Repeated) -> list[str]:
         if not self.test:
             return []
-        reached = ", ".join(f"{metric} {value:.4f}" for metric, value in sorted(self.test.items()))
+        reached = ", ".join(f"{metric} {format_metric(value)}" for metric, value in sorted(self.test.items()))
         network = f"the network of {winner.name} with the first fresh seed"
         return [f"On the test data, which were not used for any decision, {network} reaches {reached}."]
 
     def _with_interval(self, one: Repeated, chosen_from: int = 1) -> str:
-        text = f"{one.mean:.4f} over {pluralize(len(one.values), 'seed')}"
+        text = f"{format_metric(one.mean)} over {pluralize(len(one.values), 'seed')}"
         bounds, wide = (self.interval(one, 1 - (1 - CONFIDENCE) / count) for count in (1, chosen_from))
         if bounds is None or wide is None:
             return text
-        text += f" (95% confidence interval {_from_to(bounds)}"
-        return f"{text}; {_from_to(wide)} as the best of {chosen_from})" if chosen_from > 1 else f"{text})"
+        text += f" (95% confidence interval {format_interval(bounds)}"
+        return f"{text}; {format_interval(wide)} as the best of {chosen_from})" if chosen_from > 1 else f"{text})"
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the table of the configurations, the best first, as plain values."""
@@ -346,7 +387,7 @@ class Comparison:
         head = f"| | seeds | mean {self.metric} | 95% interval | in the study | winner is really better |"
         lines = [head, "|---|---|---|---|---|---|"]
         for row in self.rows():
-            bounds = "" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}"
+            bounds = "" if row["low"] is None else format_interval((row["low"], row["high"]))
             cells = (
                 row["configuration"],
                 row["seeds"],
@@ -372,5 +413,17 @@ def chance(probability: float | None) -> str:
     return "unknown" if probability is None else format_probability(probability)
 
 
-def _from_to(bounds: tuple[float, float]) -> str:
-    return f"{bounds[0]:.4f} to {bounds[1]:.4f}"
+def _named(roles: Sequence[str], name: str) -> str:
+    """Return a configuration for a sentence: its roles, without those that its name says, and its name.
+
+    >>> _named(["the runner-up", "a constant lr"], "#4 at a constant lr"), _named(["a constant lr"], "#5 constant")
+    ('the runner-up, #4 at a constant lr', '#5 constant')
+    >>> _named(["the runner-up", "the study's default"], "default step")
+    "the runner-up, the study's default, step"
+    >>> _named(["the study's default", "a constant lr"], "default constant")
+    "the study's default, a constant lr"
+    """
+    default, _, schedule = name.partition(" ")
+    if default == "default" and DEFAULT_ROLE in roles:
+        return ", ".join([*roles, *([schedule] if schedule and CONSTANT_LR_ROLE not in roles else [])])
+    return ", ".join([*(role for role in roles if role != CONSTANT_LR_ROLE or "constant" not in name), name])

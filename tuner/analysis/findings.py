@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from tuner.analysis.record import CONSTANT, FAMILY, MIN_FOR_IMPORTANCE, StudyRecord, TrialRecord, resolution
-from tuner.text import format_objective, format_value, join_names, pluralize
+from tuner.text import format_metric, format_objective, format_value, join_names, pluralize
 
 __all__ = [
     "answer",
@@ -27,6 +27,7 @@ ENDS = {
 }
 MOST_NAMED = 10
 MOST_VALUES = 20
+ROUNDING = 1e-6  # of single precision, relative: smaller differences are none
 EDGE = 0.05  # share of a range that counts as its edge
 
 
@@ -44,7 +45,8 @@ def findings(record: StudyRecord) -> list[str]:
         return [*sentences, *open_questions(record)]
     best_is = "The best single run of the search is" if record.answer else "The best is"
     sentences = [
-        f"{best_is} {best.name}: {record.metric} {best.value:.4f}{_after(best, record)}, with {_values(best, record)}.",
+        f"{best_is} {best.name}: {record.metric} {format_metric(best.value)}{_after(best, record)}, "
+        f"with {_values(best, record)}.",
         _margin(record, best),
         _unchanged(record),
     ]
@@ -55,7 +57,7 @@ def findings(record: StudyRecord) -> list[str]:
         luck = f"Each trial is one {_what(record)} with one seed, and the best of many is partly luck."
         sentences.append(f"{luck} {doubt(record)}".rstrip())
     if record.test:
-        reached = ", ".join(f"{metric} {value:.4f}" for metric, value in sorted(record.test.items()))
+        reached = ", ".join(f"{metric} {format_metric(value)}" for metric, value in sorted(record.test.items()))
         which = f"{best.name} of the search" if record.answer else "it"
         sentences.append(f"On the test data, which were not used for any decision, {which} reaches {reached}.")
     if record.importances:
@@ -165,14 +167,14 @@ def _margin(record: StudyRecord, best: TrialRecord) -> str:
     others = record.ranking[1:]
     if not others:
         return f"No other trial {_came(record)}, so there is nothing to compare it with."
-    parts = [f"{_gap(best, others[0])} the runner-up, {others[0].name} ({others[0].value:.4f})"]
+    parts = [f"{_gap(best, others[0])} the runner-up, {others[0].name} ({format_metric(others[0].value)})"]
     constant = next((trial for trial in others if trial.constant_lr), None)
     other = next((trial for trial in others if trial.family != best.family), None)
     if other is not None and other not in (others[0], constant):
-        parts.append(f"{_gap(best, other)} the best of another schedule, {other.name} ({other.value:.4f})")
+        parts.append(f"{_gap(best, other)} the best of another schedule, {other.name} ({format_metric(other.value)})")
     if constant is not None and constant is not others[0]:
         which = "another" if best.constant_lr else "the best"
-        parts.append(f"{_gap(best, constant)} {which} constant lr, {constant.name} ({constant.value:.4f})")
+        parts.append(f"{_gap(best, constant)} {which} constant lr, {constant.name} ({format_metric(constant.value)})")
     text = f"That is {', and '.join(parts)}."
     if constant is None and not (best.constant_lr or record.answer or record.of_function):
         text += " No trial with a constant lr ran to completion, so the benefit of the schedule itself is unknown."
@@ -189,8 +191,14 @@ def _unchanged(record: StudyRecord) -> str:
 
 
 def _gap(best: TrialRecord, other: TrialRecord) -> str:
-    gap = abs(best.value - other.value)
-    return f"{gap:.4f} better than" if gap else "no better than"
+    gap = _distance(best, other)
+    return f"{format_metric(gap)} better than" if gap else "no better than"
+
+
+def _distance(one: TrialRecord, other: TrialRecord) -> float:
+    """Return the distance between two values; 0 if they differ by rounding only."""
+    gap = abs(one.value - other.value)
+    return gap if gap > ROUNDING * max(abs(one.value), abs(other.value)) else 0.0
 
 
 def doubt(record: StudyRecord) -> str:
@@ -202,7 +210,7 @@ def doubt(record: StudyRecord) -> str:
     if error is None:
         return "The difference between seeds was not measured, so small differences may be chance."
     text = (
-        f"On {images:,} validation images the standard error of such an accuracy is {error:.4f}: without "
+        f"On {images:,} validation images the standard error of such an accuracy is {format_metric(error)}: without "
         f"more seeds or images, differences up to {round(2 * error, 3):.3f} count as a tie."
     )
     if len(record.ranking) == 1:
@@ -226,13 +234,15 @@ def answer(record: StudyRecord) -> str:
         return f"No trial {_came(record)}."
     if record.answer:
         return record.answer[0]
-    text = f"The best is {best.name}, {record.metric} {best.value:.4f}"
+    text = f"The best is {best.name}, {record.metric} {format_metric(best.value)}"
     if not others:
         return f"{text}, the only trial that {_came(record)}."
     error = standard_error(record)
     if error is None:
-        gap = abs(best.value - others[0].value)
-        return f"{text}; {others[0].name} is {gap:.4f} behind, and whether that is chance was not measured."
+        gap = _distance(best, others[0])
+        if not gap:
+            return f"{text}; {others[0].name} has the same value."
+        return f"{text}; {others[0].name} is {format_metric(gap)} behind, and whether that is chance was not measured."
     ties = _tied(record, error)
     if not ties:
         return f"{text}, ahead of all others by more than two standard errors."

@@ -10,7 +10,7 @@ from typing import Any
 
 from tuner.analysis.pareto import pareto_front
 from tuner.direction import Direction
-from tuner.text import pluralize
+from tuner.text import format_interval, pluralize
 
 __all__ = [
     "CONSTANT",
@@ -133,7 +133,7 @@ class Retrained:
         >>> Retrained("#1 cosine", 0.9, 3, [0.8, 1.0]).certainty
         'mean of 3 fresh seeds, 95% interval 0.8000 to 1.0000'
         """
-        bounds = " to ".join(f"{bound:.4f}" for bound in self.interval)
+        bounds = format_interval(self.interval)
         return f"mean of {pluralize(self.seeds, 'fresh seed')}{f', 95% interval {bounds}' if bounds else ''}"
 
 

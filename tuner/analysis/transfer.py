@@ -8,7 +8,7 @@ import numpy as np
 import scipy
 
 from tuner.analysis.comparison import FEWEST_SEEDS, Comparison, Repeated
-from tuner.text import format_probability, pluralize
+from tuner.text import format_metric, format_probability, pluralize
 
 __all__ = ["Transfer"]
 
@@ -83,10 +83,10 @@ class Transfer:
             return ""
         factor, best = found
         others = [each for each in self.comparison.ranking if each.name in self.variants[name].values()][1:]
-        text = f"{name} is best with its initial_lr x {factor:g} ({best.mean:.4f})"
+        text = f"{name} is best with its initial_lr x {factor:g} ({format_metric(best.mean)})"
         if others:
             difference = self.comparison.difference(best, others[0])
-            next_best = f"{others[0].name.rpartition(', ')[2]} ({others[0].mean:.4f})"
+            next_best = f"{others[0].name.rpartition(', ')[2]} ({format_metric(others[0].mean)})"
             tie = ", which may be chance" if difference is None or difference.is_noise else ""
             text += f", ahead of {next_best}{tie}"
         edge = "smaller" if factor == factors[0] else "larger" if factor == factors[-1] else ""

@@ -229,6 +229,16 @@ class StudyConfig:
         """Return the name of a trial in messages."""
         return f"trial #{number}"
 
+    @property
+    def labels_tell_all(self) -> bool:
+        """Return whether the labels of trials leave none of their values to tell."""
+        return False
+
+    @property
+    def label_width(self) -> int:
+        """Return the width that the labels of most trials fit into."""
+        return 21
+
     def label_of(self, number: int, trial: AnyTrial) -> str:
         """Return number and schedule of a trial, for the list of trials."""
         return f"#{number:<3} {trial.family}".rstrip()

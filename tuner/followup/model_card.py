@@ -18,7 +18,7 @@ from tuner.interrupts import temporary_folder
 from tuner.storage.reader import Trial
 from tuner.storage.stored_study import StoredStudy
 from tuner.storage.trial_ends import end_of, setup_of, value_of
-from tuner.text import format_objective, join_names, pluralize
+from tuner.text import format_interval, format_metric, format_objective, join_names, pluralize
 from tuner.training.lightning_cli import lightning_config
 from tuner.training.results import MODEL_FILE
 
@@ -140,12 +140,12 @@ def _card(
     if one and bounds:
         seeds = pluralize(len(one.values), "fresh seed")
         rows.append(
-            f"| {objective.metric} | {one.mean:.4f} | mean over {seeds}, 95% confidence interval "
-            f"{bounds[0]:.4f} to {bounds[1]:.4f} |"
+            f"| {objective.metric} | {format_metric(one.mean)} | mean over {seeds}, 95% confidence interval "
+            f"{format_interval(bounds)} |"
         )
     if past.record.best and past.record.best.number == trial.number:
         rows += [
-            f"| {key} | {value:.4f} | this network, on the test data, which were not used for any decision |"
+            f"| {key} | {format_metric(value)} | this network, on the test data, which were not used for any decision |"
             for key, value in sorted(past.record.test.items())
         ]
     doubt = (

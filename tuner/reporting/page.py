@@ -94,7 +94,7 @@ def render(chapters: Sequence[Chapter]) -> str:
     from markupsafe import Markup
 
     from tuner.analysis.findings import duration, findings, values_of
-    from tuner.text import format_objective
+    from tuner.text import format_metric, format_objective
     from tuner.tracking.pages import address_of
     from tuner.visualization.charts import draw
     from tuner.visualization.plotly_backend import library, to_div
@@ -132,6 +132,7 @@ def render(chapters: Sequence[Chapter]) -> str:
             if figure.panels
         ],
         duration=duration,
+        format_metric=format_metric,
         format_objective=format_objective,
         values_of=values_of,
         top_trials=TOP_TRIALS,

@@ -21,7 +21,7 @@ from tuner.config.trial import AnyTrial
 from tuner.console import print_line, printable
 from tuner.protocol import EpochReport, Slot, StepReport, TrialResult
 from tuner.storage.reader import Trial
-from tuner.text import fitting, format_objective, join_names, pluralize
+from tuner.text import fitting, format_metric, format_objective, join_names, pluralize
 
 __all__ = ["Display", "Part", "clock"]
 
@@ -110,6 +110,7 @@ class Display:
         self._front: Sequence[Trial] = ()
         self._began = time.monotonic()
         self._done_here = 0.0  # trials' worth of training in this run
+        self._widths: list[int] = []  # of the columns of the finished trials, as far as they are aligned
         self._cell: Any = None  # where a notebook shows it
         self._next_drawing = 0.0
         self._next_line = self._began + self.EVERY_SECONDS
@@ -146,7 +147,7 @@ class Display:
         line.step, line.value = report.step, report.value
         line.further |= {key: value for key, _, value in report.points if key in self._further}
         if self._verbose:
-            value = "" if report.value is None else f", {self._metric} {report.value:.4f}"
+            value = "" if report.value is None else f", {self._metric} {format_metric(report.value)}"
             value += "".join(f", {metric} {format_objective(each)}" for metric, each in line.further.items())
             epochs, name = line.config.epochs, self._config.name_of(number)
             at = f"epoch {report.epoch}/{epochs}, lr {report.step.lr:.3g}" if epochs else f"step {report.epoch}"
@@ -159,20 +160,25 @@ class Display:
         if result.epochs:
             self._epoch_seconds = result.seconds / result.epochs
         epochs = f"{pluralize(result.epochs, 'epoch')}, " if config.epochs else ""
+        further = dict(zip(self._further, result.further, strict=False))
+        widest = len(f"{config.epochs} epochs, 999 s") if config.epochs else 0
         columns = [  # width, importance, style, text
-            (21, 0, "", self._config.label_of(number, config)),
+            (self._config.label_width, 0, "", self._config.label_of(number, config)),
             (9, 1, STYLES[result.state], result.state),
-            (0, 2, "", "" if result.value is None else self._metric),
-            (6, 0, "", "" if result.value is None else f"{result.value:.4f}"),
+            (len(self._metric), 2, "", "" if result.value is None else self._metric),
+            (6, 0, "", format_metric(result.value)),
             *(
-                (0, 2, "", f"{metric} {format_objective(value)}")
-                for metric, value in zip(self._further, result.further, strict=False)
+                (0, 2, "", f"{each} {format_objective(further[each])}" if each in further else "")
+                for each in self._further
             ),
-            (10, 3, "", config.brief),
-            (0, 4, "dim", f"{epochs}{result.seconds:.0f} s"),
+            *([] if self._config.labels_tell_all else [(10, 3, "", config.brief)]),
+            (widest, 4, "dim", f"{epochs}{result.seconds:.0f} s"),
         ]
         available = self._console.width if self._live else WHOLE_LINE
         widths = [max(width, len(text)) for width, _, _, text in columns]
+        aligned = 4 + len(self._further)  # a function's arguments can be long in one row, and short in the next
+        self._widths = [*map(max, widths[:aligned], self._widths or [0] * aligned)]
+        widths[:aligned] = self._widths
         kept = fitting(widths, [importance for _, importance, _, _ in columns], available)
         line = Text()
         for index in kept:
@@ -201,7 +207,7 @@ class Display:
         """Print the test metrics of the best trial."""
         self._is_tested = True
         name = f" of {self._config.name_of(self._best.number)}" if self._best else ""
-        values = ", ".join(f"{escape(key)} {value:.4f}" for key, value in sorted(metrics.items()))
+        values = ", ".join(f"{escape(key)} {format_metric(value)}" for key, value in sorted(metrics.items()))
         self._print(f"[bold]test[/bold]{escape(name)}: {values}")
 
     def note(self, text: str) -> None:
@@ -247,7 +253,7 @@ class Display:
         parts: list[RenderableType] = [self._grid([head]), self._grid(rows)]
         if self._best is not None:
             name = self._config.name_of(self._best.number).removeprefix("trial ")
-            value = Text(f"{self._best.value:.4f}", style="bold green")
+            value = Text(format_metric(self._best.value), style="bold green")
             cells = [(Text("best so far", style="dim"), 0), (Text(name), 1), (Text(self._metric), 2), (value, 0)]
             parts.append(self._grid([cells]))
         if self._front:
@@ -263,7 +269,7 @@ class Display:
             (Text(line.place), 1),
             (Text(line.detail), 3),
             (Text("" if line.value is None else self._metric), 2),
-            (Text("" if line.value is None else f"{line.value:.4f}"), 0),
+            (Text(format_metric(line.value)), 0),
             *((Text(self._known(metric, line)), 2) for metric in self._further),
             (Text(line.slot.device, style="dim"), 5),
         ]

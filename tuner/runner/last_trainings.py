@@ -74,8 +74,7 @@ class LastTrainings:
                 if not outcome.is_over:
                     self._left = f"has {trainings.store.count} of {pluralize(config.trials, config.kind.noun)}"
                 if outcome.is_over:
-                    sentences = [comparison.verdict, *comparison.findings(chosen.opponents)]
-                    store.attributes.set_answer(sentences, comparison.retrained)
+                    store.attributes.set_answer(comparison.answer(chosen.opponents), comparison.retrained)
                 if outcome.is_delivered:
                     of = past.config.name, past.identifier
                     record_comparison(

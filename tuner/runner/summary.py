@@ -24,7 +24,7 @@ from tuner.protocol import Slot
 from tuner.runner.run import Outcome, Plan
 from tuner.storage.study_store import StudyStore
 from tuner.storage.trial_ends import state_of
-from tuner.text import cut, fitting, format_objective, format_value, join_names, pluralize
+from tuner.text import cut, fitting, format_metric, format_objective, format_value, join_names, pluralize
 from tuner.training.results import TRACEBACK_FILE
 from tuner.urls import storage_url, without_password
 
@@ -132,9 +132,12 @@ def print_summary(
     if top and not store.front:
         tested = store.attributes.tested()
         if tested and tested.trial == top[0].number and tested.metrics:
-            metrics = ", ".join(f"{escape(cut(key))} {value:.4f}" for key, value in sorted(tested.metrics.items()))
-            which = "the best single run," if record.answer else "best"
-            print_line(console, f"{which} trial #{top[0].number} on the test data: {metrics}")
+            metrics = ", ".join(
+                f"{escape(cut(key))} {format_metric(value)}" for key, value in sorted(tested.metrics.items())
+            )
+            which = f"trial #{top[0].number}"
+            which = f"{which} as run in the search," if record.answer else f"best {which}"
+            print_line(console, f"{which} on the test data: {metrics}")
         if config.kind.trains:
             weights = store.trial_directory(top[0].number) / "model.ckpt"
             there = escape(str(weights)) if weights.exists() else "not on this machine"
@@ -150,7 +153,13 @@ def print_summary(
         can_export = config.kind.trains and not config.held
         after = {**(exported if can_export else {"show": "its trials"}), "report": AS_REPORT}
     elif top:
-        after = {"confirm": "is the winner really better? test it with fresh seeds", "report": AS_REPORT}
+        if not record.answer:
+            after = {"confirm": "is the winner really better? test it with fresh seeds"}
+        elif config.kind.trains and not config.held:
+            after = {"export": "the best trial as a folder, with a model card"}
+        else:
+            after = {"show": "its findings"}
+        after["report"] = AS_REPORT
     else:
         after = {"show": "what is known so far"}
         if any(state_of(trial) == "failed" for trial in finished):
@@ -208,7 +217,7 @@ def print_ranking(console: Console, record: StudyRecord, most: int) -> None:
         print_table(
             console,
             ("", 0, [f"#{trial.number}" for trial in top]),
-            (record.metric, 0, [f"{trial.value:.4f}" for trial in top]),
+            (record.metric, 0, [format_metric(trial.value) for trial in top]),
             *(
                 (metric, 0, [format_objective(trial.further[index]) for trial in top])
                 for index, (metric, _) in enumerate(record.further)

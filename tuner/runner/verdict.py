@@ -9,7 +9,7 @@ from tuner.analysis.comparison import Comparison, chance
 from tuner.console import print_line
 from tuner.interrupts import temporary_folder
 from tuner.runner.summary import print_table
-from tuner.text import format_metric
+from tuner.text import format_interval, format_metric
 
 __all__ = ["print_comparison", "record_comparison"]
 
@@ -34,7 +34,7 @@ def print_comparison(
     first, *others = _sentences(comparison, opponents or {}, further, verdict)
     print_line(console, f"\n[bold]{escape(first)}[/bold]")
     rows = comparison.rows()
-    intervals = ["" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}" for row in rows]
+    intervals = ["" if row["low"] is None else format_interval((row["low"], row["high"])) for row in rows]
     chances = [
         "" if row["behind the winner"] is None else chance(row["probability that the winner is better"]) for row in rows
     ]
@@ -94,5 +94,5 @@ def record_comparison(
 def _sentences(
     comparison: Comparison, opponents: Mapping[str, str], further: Sequence[str], verdict: bool
 ) -> list[str]:
-    first = [comparison.verdict] if verdict and comparison.verdict else []
-    return [*first, *comparison.findings(opponents), *further]
+    found = comparison.answer(opponents) if verdict else comparison.findings(opponents)
+    return [*filter(None, found), *further]

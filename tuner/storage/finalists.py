@@ -8,16 +8,14 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tuner.analysis.comparison import CONSTANT_LR_ROLE, DEFAULT_ROLE
 from tuner.analysis.record import CONSTANT
 from tuner.config.component import Component
 from tuner.config.trainings import as_training
 from tuner.config.trial import AnyTrial
 from tuner.storage.stored_study import StoredStudy, label
 
-__all__ = ["CONSTANT_LR_ROLE", "DEFAULT_ROLE", "Finalists", "finalists"]
-
-DEFAULT_ROLE = "the study's default"
-CONSTANT_LR_ROLE = "a constant lr"
+__all__ = ["Finalists", "finalists"]
 
 
 @dataclass(frozen=True)

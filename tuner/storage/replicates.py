@@ -169,6 +169,16 @@ class ReplicationStudy(StudyConfig):
         names = list(self.candidates)
         return f"{names[number % len(names)]}, seed {number // len(names) + 1}/{len(self.seeds)}"
 
+    @property
+    def labels_tell_all(self) -> bool:
+        """Return whether the labels of trials leave none of their values to tell: they name configurations."""
+        return True
+
+    @property
+    def label_width(self) -> int:
+        """Return the width that all labels fit into."""
+        return max(len(self.name_of(number)) for number in range(self.trials))
+
     def label_of(self, number: int, trial: AnyTrial) -> str:
         """Return the configuration and the seed of a trial, for the list of trials."""
         return self.name_of(number)

@@ -16,6 +16,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 from tuner.analysis.record import LR_TABLE, Curve, simplified
 from tuner.errors import BadInputError, StudyFailedError, in_a_line
 from tuner.interrupts import temporary_folder
+from tuner.text import format_metric
 from tuner.tracking.artifacts import add_files, artifact_folder
 from tuner.tracking.pages import ALIAS, address_of, model_note, runs_page, trials_page, with_network
 from tuner.tracking.store import open_client
@@ -314,7 +315,7 @@ class MlflowStudy:
         self._client.set_model_version_tag(name, version, VERSION_TAG, str(number))
         for metric in (f"{stage}/{key}" for stage in ("val", "test") for key in ("acc", "f1", "mae")):
             if metric in run.data.metrics:
-                self._client.set_model_version_tag(name, version, metric, f"{run.data.metrics[metric]:.4f}")
+                self._client.set_model_version_tag(name, version, metric, format_metric(run.data.metrics[metric]))
 
     def _describe_model(self, run: Run, number: int, name: str) -> None:
         """Write instructions to load the network to the pages of the study, its best trial and the registry."""

@@ -17,6 +17,7 @@ from tuner.config.study import StudyConfig
 from tuner.config.trial import AnyTrial
 from tuner.process import crash_point
 from tuner.protocol import Points, TrialResult
+from tuner.text import format_metric
 from tuner.tracking.names import LONGEST_PARAM, Names, fitting, storable, value_text
 from tuner.tracking.reader import find_children
 from tuner.tracking.record_writer import Record
@@ -196,7 +197,7 @@ class TrialRuns:
 
         def close(run: TrialRun) -> None:
             self._records.mark(run)
-            value = "" if result.value is None else f" {result.value:.4f}"
+            value = "" if result.value is None else f" {format_metric(result.value)}"
             state = "" if result.state == "complete" else f", {result.state}"
             name = storable(f"{_title(number, config)}{value}{state}")
             crash_point("run described")

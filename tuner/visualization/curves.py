@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tuner.analysis.record import Curve, StudyRecord, TrialRecord
-from tuner.text import pluralize
+from tuner.text import format_metric, pluralize
 from tuner.visualization.figure import COLORS, DASHES, GREY, Dash, Figure, Panel, Series, style
 from tuner.visualization.parts import (
     ACCENT,
@@ -163,7 +163,7 @@ def _lr_and_value(record: StudyRecord, name: str, title: str, caption: str, tria
     distinct = len(families) == len(trials)  # otherwise trials of one family would have the same style
     upper, lower = [], []
     for index, trial in enumerate(trials):
-        label = f"{trial.name}  {trial.value:.4f}"
+        label = f"{trial.name}  {format_metric(trial.value)}"
         color, dash, symbol = family_style(record, trial.family) if distinct else style(index)
         upper.append(_curve(trial, "lr", color, label=label, hover=label, lowest=lowest, dash=dash))
         shown = _curve(trial, record.metric, color, width=1.8, hover=label, dash=dash)

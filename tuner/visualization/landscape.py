@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from tuner.analysis.findings import short_name
 from tuner.analysis.record import FAMILY, MIN_FOR_IMPORTANCE, StudyRecord, TrialRecord
-from tuner.text import format_value, join_names
+from tuner.text import format_metric, format_value, join_names
 from tuner.visualization.axes import axis_of, parameters_of, unnamed_note
 from tuner.visualization.figure import COLORS, GREY, SYMBOLS, Figure, Mark, Panel, Scale, Series, Surface, Symbol
 from tuner.visualization.parts import (
@@ -206,7 +206,7 @@ def _pair(
             "points",
             ACCENT,
             label,
-            [f"{trial.name}  {trial.value:.4f}\n{x.text(trial)}\n{y.text(trial)}" for trial in members],
+            [f"{trial.name}  {format_metric(trial.value)}\n{x.text(trial)}\n{y.text(trial)}" for trial in members],
             symbol=symbol,
             colors=colors,
         )

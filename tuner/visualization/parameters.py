@@ -6,7 +6,7 @@ from typing import Any
 
 from tuner.analysis.findings import no_importance, short_name
 from tuner.analysis.record import FAMILY, StudyRecord, TrialRecord
-from tuner.text import format_value, join_names, pluralize
+from tuner.text import format_metric, format_value, join_names, pluralize
 from tuner.visualization.axes import axis_of, parameters_of, unnamed_note
 from tuner.visualization.figure import GREY, Figure, Panel, Series
 from tuner.visualization.parts import (
@@ -121,7 +121,7 @@ def parallel_coordinates(record: StudyRecord) -> Figure:
         (
             record.metric,
             lambda trial: (shown[trial.number] - low) / ((high - low) or 1.0),
-            {0.0: f"{low:.4f}{clipped[0]}", 1.0: f"{high:.4f}{clipped[1]}"},
+            {0.0: f"{format_metric(low)}{clipped[0]}", 1.0: f"{format_metric(high)}{clipped[1]}"},
         )
     )
     series = [Series([place, place], [0, 1], color="#b8bec7", width=1.0) for place in range(len(axes))]

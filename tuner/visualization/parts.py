@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from tuner.analysis.findings import short_name, standard_error
 from tuner.analysis.record import FAMILY, Curve, StudyRecord, TrialRecord, resolution
 from tuner.direction import Direction
-from tuner.text import format_value, pluralize
+from tuner.text import format_metric, format_value, pluralize
 from tuner.visualization.figure import GREY, Dash, Figure, Mark, Scale, Series, Symbol, style
 
 __all__ = [
@@ -46,7 +46,7 @@ IN_THE_REPORT = "a double-click on the chart in the report shows them"
 
 def hover_text(trial: TrialRecord, record: StudyRecord) -> str:
     """Return the description of a trial that is shown under the pointer, in lines."""
-    reached = "" if math.isnan(trial.value) else f"  {record.metric} {trial.value:.4f}"
+    reached = "" if math.isnan(trial.value) else f"  {record.metric} {format_metric(trial.value)}"
     how = "" if trial.state == "complete" else f", {trial.state}"
     params = [f"{short_name(name)} {format_value(value)}" for name, value in trial.params.items() if name != FAMILY]
     return "\n".join([f"{trial.name}{reached}{how}", *params])

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from tuner.analysis.findings import duration
 from tuner.analysis.record import StudyRecord, TrialRecord
+from tuner.text import format_metric
 from tuner.visualization.figure import COLORS, GREY, Dash, Figure, Panel, Series, Symbol, style
 from tuner.visualization.parts import (
     ACCENT,
@@ -57,7 +58,10 @@ def intermediate_values(record: StudyRecord) -> Figure:
                 [value for _, value in trial.reported],
                 color=color,
                 label=f"best: #{trial.number}" if is_best else "",
-                hover=[f"{hover_text(trial, record)}\n{unit} {epoch}: {value:.4f}" for epoch, value in trial.reported],
+                hover=[
+                    f"{hover_text(trial, record)}\n{unit} {epoch}: {format_metric(value)}"
+                    for epoch, value in trial.reported
+                ],
                 width=2.2 if is_best else 1.0,
                 marked=is_best or len(trial.reported) == 1,
                 dash="solid" if trial.is_complete else ENDS[trial.state][1],
@@ -167,7 +171,7 @@ def compare(records: Sequence[StudyRecord]) -> Figure:
         if improved:
             x = [*(trial.number + 1.0 for trial in improved), max(trial.number for trial in record.trials) + 1.0]
             y = [*(trial.value for trial in improved), improved[-1].value]
-            hover = [f"{record.name}: {value:.4f}" for value in y]
+            hover = [f"{record.name}: {format_metric(value)}" for value in y]
             series.append(Series(x, y, "steps", color, record.name, hover, 2, dash=dash))
     values = [value for each in series for value in each.y]
     if not values:
