@@ -12,9 +12,11 @@ import pytest
 from tests.studies import INLINE, TINY, StudyFolder, as_a_process, built_once
 from tuner.analysis.comparison import Comparison, Repeated
 from tuner.config.loader import load_study
+from tuner.delete import main as delete
 from tuner.direction import Direction
 from tuner.errors import BadInputError
 from tuner.list import main as list_studies
+from tuner.rename import main as rename
 from tuner.report import main as report
 from tuner.show import main as show
 
@@ -106,6 +108,22 @@ def test_more_seeds_and_the_same_command_keep_what_is_trained(finished: StudyFol
     assert trained(copy, "tiny%")[: len(before)] == before
     assert len(trained(copy, "tiny-final-%")) == 12
     assert "over 4 seeds" in output
+
+
+def test_a_renamed_study_keeps_its_last_trainings_and_a_deleted_one_takes_them_along(
+    finished: StudyFolder, tmp_path: Path
+):
+    copy = StudyFolder(shutil.copytree(finished.path, tmp_path / "copy"))
+    before = trained(copy, "tiny%")
+    output = copy.command(rename, "tiny", "tiny-other", "--yes")
+    assert re.search(r"tiny-final-([0-9a-f]{6}) is now tiny-other-final-\1$", output, re.MULTILINE)
+    renamed = "--set", "name=tiny-other"
+    assert "complete  " not in copy.call(*OPTIONS, *renamed)
+    copy.call(*renamed, "--set", "budget={epochs: 49}", "--set", "final={trials: 1, seeds: 4}")
+    assert trained(copy, "tiny-other%")[: len(before)] == before
+    assert trained(copy, "tiny%") == trained(copy, "tiny-other%")
+    copy.command(delete, "tiny-other", "--yes")
+    assert trained(copy, "%") == []
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Delete or rename a study, with its confirmations: in MLflow, in its folder, and last in Optuna.
+"""Delete or rename a study, with its confirmations and final runs: in MLflow, in its folder, and last in Optuna.
 
 Optuna has the study's identifier, by which its records in MLflow are found. As long as Optuna has the study, a command
 that was killed can be run again to finish the rest.
@@ -47,7 +47,7 @@ class Housekeeping:
         self._uri = None if is_missing else tracking_uri(uri, must_exist=True)  # without MLflow's file, nothing to do
 
     def study(self, name: str) -> list[ListedStudy]:
-        """Return a study, after its confirmations.
+        """Return a study, after its confirmations and final runs.
 
         Raises:
             BadInputError: If there is no such study, or another program created it.
@@ -90,7 +90,9 @@ class Housekeeping:
         return True
 
     def renamed(self, name: str, new: str) -> list[tuple[ListedStudy, str]]:
-        """Return the studies to rename, with their new names: a study, after its confirmation if that has its name.
+        """Return the studies to rename, with their new names: a study, after those that it names.
+
+        These are its final runs, and its confirmations unless they were given a name (``confirm --name``).
 
         Raises:
             BadInputError: If there is no such study, or the new name is not valid or taken.
@@ -98,8 +100,10 @@ class Housekeeping:
         check_name(new, "NEW")
         if name not in self._studies and new in self._studies and self.delete_rest(name):
             return []  # an earlier command was killed at its end
-        pairs = [(each, new if each.name == name else f"{new}-confirm") for each in self.study(name)]
-        pairs = [(each, to) for each, to in pairs if each.name in (name, f"{name}-confirm")]
+        *others, study = self.study(name)
+        named = [each for each in others if each.name.startswith(f"{name}-")]
+        left = [each for each in named if not each.name.startswith(f"{new}-")]  # by a command that was killed
+        pairs = [(each, new + each.name.removeprefix(name)) for each in (*left, study)]
         for study, to in pairs:
             self._check(study, to)
         return pairs
