@@ -11,6 +11,8 @@ import pytest
 
 from tests.studies import INLINE, TINY, StudyFolder, as_a_process, built_once
 from tuner.analysis.comparison import Comparison, Repeated
+from tuner.analysis.findings import duration
+from tuner.analysis.record import StudyRecord
 from tuner.config.loader import load_study
 from tuner.delete import main as delete
 from tuner.direction import Direction
@@ -19,6 +21,7 @@ from tuner.list import main as list_studies
 from tuner.rename import main as rename
 from tuner.report import main as report
 from tuner.show import main as show
+from tuner.storage.reader import open_study, record_of, with_final_runs
 
 OPTIONS = ("--set", "budget={epochs: 40}", "--set", "final={trials: 1, seeds: 3}")
 
@@ -42,7 +45,7 @@ def trained(folder: StudyFolder, study: str) -> list[tuple[int, float, int]]:
 def test_the_best_the_default_and_a_constant_lr_are_trained_inside_the_budget(finished: StudyFolder):
     output = finished.output  # type: ignore[attr-defined]
     assert "tiny: 40 epochs for the best val/acc" in output
-    assert "keeps 27 epochs to train its best trial, its own trial and a constant lr again with 3 fresh seeds" in output
+    assert "27 epochs to retrain its best trial, its own trial and a constant lr with 3 fresh seeds" in output
     assert "tiny has used 12 of the 13 epochs of its search in 4 trials" in output
     search, last = trained(finished, "tiny"), trained(finished, "tiny-final-%")
     assert (len(search), len(last)) == (4, 9)
@@ -84,6 +87,23 @@ def test_the_answer_is_in_mlflow_in_show_and_in_the_report(finished: StudyFolder
         assert list_studies([]) == 0
     listed = " ".join(shown.getvalue().split())
     assert re.search(rf" {mean:.4f} #.* mean of 3 fresh seeds, 95% .*; best single run {best:.4f}, #", listed)
+
+
+def test_the_time_of_a_study_includes_its_last_trainings(finished: StudyFolder):
+    seconds = finished.optuna(
+        "select study_name, value_json from trial_user_attributes join trials using (trial_id) "
+        "join studies using (study_id) where key = 'seconds'"
+    )
+    with open_study(f"sqlite:///{finished.path}/optuna.db", "tiny") as study:
+        record = with_final_runs(record_of(study), study)
+    assert (record.final.trials, record.final.epochs) == (9, 27)
+    assert record.seconds == pytest.approx(sum(float(each) for _, each in seconds))
+    assert record.ended == record.final.ended > max(trial.ended for trial in record.trials)
+    assert StudyRecord.from_json(json.loads(json.dumps(record.values()))).final == record.final
+    finished.command(report, "tiny")
+    (page,) = finished.path.glob("*.html")
+    for each in (record.seconds, record.ended):
+        assert f"<td>{duration(each)}</td>" in page.read_text()
 
 
 def test_last_trainings_that_were_killed_continue_to_the_same_answer(finished: StudyFolder, folder: StudyFolder):

@@ -1,6 +1,7 @@
 """Rungs: the first trials wait for each other, later ones are compared with all before them, and nothing is lost."""
 
 import json
+import os
 import signal
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,9 @@ from tests.studies import TINY, StudyFolder
 from tuner.config.loader import load_study
 from tuner.config.rungs import Rungs
 from tuner.errors import BadInputError
+from tuner.list import main as list_studies
 from tuner.search.rungs import Entry, continues, decided
+from tuner.show import main as show
 
 RUNGS = Rungs(8, [1, 3], reduction_factor=2)
 
@@ -216,6 +219,22 @@ def test_a_study_that_is_killed_at_its_rungs_ends_as_if_it_were_not(
     folder.call(*OPTIONS)
     assert ends(folder) == compared[0]
     assert folder.curves() == compared[1]
+
+
+def test_what_a_study_has_trained_that_is_interrupted_at_its_first_rung_is_counted(folder: StudyFolder):
+    rungs = "pruner={name: rungs, starts: 40, epochs: [1], reduction_factor: 2}"
+    options = "--set", "budget={epochs: 100}", "--set", "final={trials: 0}", "--set", rungs, "--per-device", "1"
+    process = folder.start(*options)
+    reports = "select count(*), count(distinct trial_id) from trial_intermediate_values"
+    folder.wait_for(lambda: (folder.path / "optuna.db").exists() and folder.optuna(reports)[0][0] >= 3, process)
+    os.kill(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    ((epochs, trials),) = folder.optuna(reports)
+    ((begun,),) = folder.optuna("select count(*) from trials")
+    assert f"has used {epochs} of 100 epochs in {begun} trials (none finished)" in " ".join(output.split())
+    shown = folder.command(lambda arguments: show(arguments[:3]), "tiny")
+    assert f"{trials} trials not finished: {epochs} epochs so far, " in shown
+    assert f" 0 + {begun} begun " in folder.command(lambda arguments: list_studies(arguments[:2]))
 
 
 def test_the_plan_shows_how_many_trials_reach_each_rung(folder: StudyFolder):

@@ -45,7 +45,10 @@ def _run(options: argparse.Namespace) -> int:
     if not studies:
         print(f"no study in {without_password(storage)}")  # noqa: T201
         return 0
-    trials = [str(each.finished) if each.asked is None else f"{each.finished}/{each.asked}" for each in studies]
+    counts = [str(each.finished) if each.asked is None else f"{each.finished}/{each.asked}" for each in studies]
+    trials = [
+        f"{count} + {each.begun} begun" if each.begun else count for count, each in zip(counts, studies, strict=True)
+    ]
     best = [each.best or ("", None) for each in studies]
     print_table(
         Console(),

@@ -139,11 +139,12 @@ class Result:
     @cached_property
     def record(self) -> StudyRecord:
         """The study as plain data, with the curves of its trials."""
-        from tuner.storage.reader import identifier_of, open_study, record_of
+        from tuner.storage.reader import identifier_of, open_study, record_of, with_final_runs
         from tuner.tracking.reader import MlflowStudy
 
         with open_study(self.storage, self.name) as study:
-            return record_of(study, MlflowStudy(self.tracking_uri, identifier_of(study)).curves)
+            record = record_of(study, MlflowStudy(self.tracking_uri, identifier_of(study)).curves)
+            return with_final_runs(record, study)
 
     @cached_property
     def findings(self) -> list[str]:

@@ -48,11 +48,11 @@ def _run(options: argparse.Namespace) -> int:
     from tuner.runner.summary import print_ranking
     from tuner.runner.verdict import print_comparison
     from tuner.storage.inventory import comparisons, listed_studies
-    from tuner.storage.reader import open_study, record_of
+    from tuner.storage.reader import open_study, record_of, with_final_runs
 
     console, storage = Console(), storage_url(options.storage)
     with open_study(storage, options.name) as study:
-        record = record_of(study)
+        record = with_final_runs(record_of(study), study)
         found = comparisons(study)
     listed = next(each for each in listed_studies(storage) if each.name == options.name)
     asked = f" of {listed.asked}" if listed.asked else ""

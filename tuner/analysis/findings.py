@@ -148,7 +148,15 @@ def _tried(record: StudyRecord) -> str:
     parts = ", ".join(f"{count} {names.get(state, state)}" for state, count in ends.most_common())
     seconds, work = sum(trial.seconds for trial in record.trials), "computing" if record.of_function else "training"
     trials = pluralize(len(record.trials), "trial")
-    return f"{trials}{f' ({parts})' if parts else ''}, {duration(seconds)} of {work} in total."
+    sentences = [f"{trials}{f' ({parts})' if parts else ''}, {duration(seconds)} of {work} in total."]
+    if begun := record.unfinished:
+        epochs = f"{pluralize(begun.epochs, 'report' if record.of_function else 'epoch')} so far"
+        took = f", {duration(begun.seconds)}" if begun.seconds else ""
+        sentences.append(f"{pluralize(begun.trials, 'trial')} not finished: {epochs}{took}.")
+    if record.final:
+        runs = pluralize(record.final.trials, "call" if record.of_function else "run")
+        sentences.append(f"The final part took another {duration(record.final.seconds)} in {runs}.")
+    return " ".join(sentences)
 
 
 def _came(record: StudyRecord) -> str:

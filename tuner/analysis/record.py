@@ -21,6 +21,7 @@ __all__ = [
     "Retrained",
     "StudyRecord",
     "TrialRecord",
+    "Work",
     "is_share",
     "resolution",
     "simplified",
@@ -111,6 +112,26 @@ class TestResult:
 
 
 @dataclass(frozen=True)
+class Work:
+    """What was trained besides the finished trials of a study.
+
+    Args:
+        trials: The number of trials or runs.
+        epochs: The number of their epochs.
+        seconds: Their duration, as far as it is known.
+        ended: Seconds from the start of the study to the end of the last one.
+    """
+
+    trials: int = 0
+    epochs: int = 0
+    seconds: float = 0.0
+    ended: float = 0.0
+
+    def __bool__(self) -> bool:
+        return self.trials > 0
+
+
+@dataclass(frozen=True)
 class Retrained:
     """The winner of a study's final runs, which have fresh seeds.
 
@@ -158,6 +179,8 @@ class StudyRecord:
             predict.
         further: The metrics of the further objectives, and whether large or small values are better.
         of_function: Whether its trials are calls of an objective function, not training runs.
+        unfinished: Its trials that have begun and are not finished.
+        final: Its final runs.
     """
 
     name: str
@@ -175,6 +198,8 @@ class StudyRecord:
     prediction: str = ""
     further: Sequence[tuple[str, Direction]] = ()
     of_function: bool = False
+    unfinished: Work = field(default_factory=Work)
+    final: Work = field(default_factory=Work)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "StudyRecord":
@@ -183,12 +208,23 @@ class StudyRecord:
         further = [(metric, Direction(direction)) for metric, direction in values.get("further", ())]
         retrained = Retrained(**values["retrained"]) if values.get("retrained") else None
         direction = Direction(values["direction"])
-        more = {"direction": direction, "trials": trials, "further": further, "retrained": retrained}
+        more: dict[str, Any] = {"direction": direction, "trials": trials, "further": further, "retrained": retrained}
+        more |= {key: Work(**values[key]) for key in ("unfinished", "final") if key in values}
         return cls(**{**values, **more})
 
     def values(self) -> dict[str, Any]:
         """Return the record in the form that `from_json` reads."""
         return dataclasses.asdict(self)
+
+    @property
+    def seconds(self) -> float:
+        """Return the duration of everything that was trained, the final runs included."""
+        return sum(trial.seconds for trial in self.trials) + self.unfinished.seconds + self.final.seconds
+
+    @property
+    def ended(self) -> float:
+        """Return the seconds from the start of the first trial to the end of the last one or of the last final run."""
+        return max([self.final.ended, *(trial.ended for trial in self.trials)])
 
     @property
     def by_value(self) -> list[TrialRecord]:

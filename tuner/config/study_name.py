@@ -8,7 +8,7 @@ from typing import Any
 
 from tuner.errors import BadInputError
 
-__all__ = ["NAME", "check_name", "final_name"]
+__all__ = ["NAME", "check_name", "final_name", "is_final_name"]
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
@@ -37,3 +37,12 @@ def final_name(study: str, configurations: Mapping[str, Any]) -> str:
     """
     content = json.dumps(configurations, sort_keys=True)
     return f"{study}-final-{hashlib.sha256(content.encode()).hexdigest()[:6]}"
+
+
+def is_final_name(name: str, study: str) -> bool:
+    """Return whether a name is that of the final runs of a study.
+
+    >>> is_final_name("tiny-final-012abc", "tiny"), is_final_name("tiny-confirm", "tiny")
+    (True, False)
+    """
+    return re.fullmatch(f"{re.escape(study)}-final-[0-9a-f]{{6}}", name) is not None

@@ -163,13 +163,13 @@ def update(request: Mapping[str, Any]) -> list[str]:
     """
     from tuner.config import by_value
     from tuner.reporting.page import Chapter, render
-    from tuner.storage.reader import identifier_of, open_study, record_of
+    from tuner.storage.reader import identifier_of, open_study, record_of, with_final_runs
     from tuner.tracking.reader import MlflowStudy
     from tuner.tracking.tracker import REVIEWED_TAG
 
     with open_study(request["storage"], request["study"]) as study:
         tracked = MlflowStudy(request["uri"], identifier_of(study))
-        record = record_of(study, tracked.curves)
+        record = with_final_runs(record_of(study, tracked.curves), study)
     notes: list[str] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

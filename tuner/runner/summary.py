@@ -258,7 +258,9 @@ def _print_spent(console: Console, config: StudyConfig, store: StudyStore, count
     if allowance is None:
         return
     of = f"the {allowance} of its search" if config.final else str(allowance)
-    has = f"has used {store.spent} of {of} in {pluralize(store.count, 'trial')} ({counts})"
+    if cut_short := store.cut_short:
+        counts = f"{counts}, {cut_short} not finished" if store.count else "none finished"
+    has = f"has used {store.trained} of {of} in {pluralize(store.count + cut_short, 'trial')} ({counts})"
     if is_done:
         has += f"; raise budget.{allowance.unit} to add more"
     else:

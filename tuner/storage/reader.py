@@ -11,18 +11,30 @@ from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial as Trial
+from optuna.trial import TrialState
 
 from lightning_modules.tasks import TASKS, logged_metrics
-from tuner.analysis.record import FAMILY, MIN_FOR_IMPORTANCE, Curve, Retrained, StudyRecord, TestResult, TrialRecord
+from tuner.analysis.record import (
+    FAMILY,
+    MIN_FOR_IMPORTANCE,
+    Curve,
+    Retrained,
+    StudyRecord,
+    TestResult,
+    TrialRecord,
+    Work,
+)
 from tuner.config.annotations import did_you_mean
 from tuner.config.registry import FUNCTION
 from tuner.config.search_space import suggest
 from tuner.config.study import StudyConfig
+from tuner.config.study_name import is_final_name
 from tuner.config.trial import AnyTrial
 from tuner.direction import Direction
 from tuner.errors import BadInputError, StudyFailedError
 from tuner.storage.attributes import (
     ANSWER,
+    CONFIRMS,
     CONSTANT_LR,
     FURTHER,
     IDENTIFIER,
@@ -48,6 +60,7 @@ __all__ = [
     "record_of",
     "test_of",
     "values_of",
+    "with_final_runs",
 ]
 
 MIN_OF_PARAMETER = 4
@@ -202,6 +215,7 @@ def record_of(study: optuna.Study, curves: Curves = _no_curves) -> StudyRecord:
         ranges=ranges,
         prediction=attribute(study.user_attrs, PREDICTION, ""),
         of_function=_is_of_function(identity),
+        unfinished=_unfinished(study),
     )
     answer, retrained = answer_of(study.user_attrs, len(trials))
     record = replace(record, answer=answer, retrained=retrained)
@@ -209,6 +223,36 @@ def record_of(study: optuna.Study, curves: Curves = _no_curves) -> StudyRecord:
     scheduled = (*CURVES_OF_THE_BEST, *_scheduled(identity))
     of_best = test.metrics if test and best and best.number == test.trial else {}
     return replace(record, trials=list(_with_curves(record, curves, scheduled)), test=of_best)
+
+
+def _unfinished(study: optuna.Study) -> Work:
+    """Return the work of the trials that have completed an epoch and are not finished."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
+    begun = [trial for trial in trials if trial.intermediate_values]
+    seconds = sum(end - start for trial in begun for start, end in parts_of(trial))
+    return Work(len(begun), sum(len(trial.intermediate_values) for trial in begun), seconds)
+
+
+def with_final_runs(record: StudyRecord, study: optuna.Study) -> StudyRecord:
+    """Return a record with the work of the study's final runs.
+
+    Args:
+        record: The record.
+        study: The study, whose database is open.
+    """
+    own = attribute(study.user_attrs, IDENTIFIER, "")
+    starts = [trial.datetime_start for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+    began = min((each.timestamp() for each in starts if each), default=0.0)
+    runs: list[Trial] = []
+    for each in optuna.get_all_study_summaries(study._storage) if own else ():
+        identity: Mapping[str, Any] = attribute(each.user_attrs, IDENTITY, {})
+        if identity.get(CONFIRMS) == own and is_final_name(each.study_name, study.study_name):
+            runs += study._storage.get_all_trials(each._study_id, deepcopy=False)
+    done = [run for run in runs if run.state.is_finished()]
+    ends = [run.datetime_complete.timestamp() - began for run in done if run.datetime_complete]
+    results = list(map(end_of, done))
+    seconds, epochs = sum(result.seconds for result in results), sum(result.epochs for result in results)
+    return replace(record, final=Work(len(done), epochs, seconds, max(ends, default=0.0)))
 
 
 def _scheduled(identity: Mapping[str, Any]) -> list[str]:

@@ -223,6 +223,12 @@ class StudyStore:
         """Return how much of the study's allowance was used, except by running trials; 0 if there is no allowance."""
         return self._finished.spent + sum(self._paused.values())
 
+    @property
+    def trained(self) -> int:
+        """Return how much of the allowance was trained, interrupted trials included."""
+        waiting = self.trials(TrialState.WAITING)
+        return self.spent + sum(self._finished.cost(trial, len(trial.intermediate_values)) for trial in waiting)
+
     @_retrying
     def possible_gain(self) -> float:
         """Return by how much the next trial is expected to be better; infinity if that is unknown.
