@@ -148,14 +148,14 @@ def test_a_trial_with_an_average_is_replayed_and_exported_to_the_last_bit(folder
     assert "the same to the last bit" in folder.command(replay, "averages", "--trial", "2")
     folder.command(export, "averages", "--trial", "2", "--to", str(tmp_path / "out"))
     ((value,),) = folder.optuna("select value from trials join trial_values using (trial_id) where number = 2")
-    assert "averaging=TailAverage(start=27))" in (tmp_path / "out" / "train.py").read_text()
+    assert "averaging=TailAverage(start=14))" in (tmp_path / "out" / "train.py").read_text()
     assert "under the schedule `constant`, its weights averaged by `tail`" in (tmp_path / "out/README.md").read_text()
     assert run_script(tmp_path / "out" / "train.py", tmp_path).splitlines()[-1] == f"val/loss {value!r}"
     check_same(tmp_path / "trained.ckpt", tmp_path / "out" / "weights.ckpt")
     described = yaml.safe_load((tmp_path / "out" / "best.yaml").read_text())
     assert described["model"]["init_args"]["averaging"] == {
         "class_path": "lightning_modules.TailAverage",
-        "init_args": {"start": 27},
+        "init_args": {"start": 14},
     }
     quiet = [f"--trainer.{key}=false" for key in ("logger", "enable_checkpointing", "enable_progress_bar")]
     output = subprocess.run(

@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import shutil
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,19 @@ def test_a_trial_whose_weights_are_gone_is_trained_again(short: StudyFolder, tmp
     card = (tmp_path / "other" / "README.md").read_text()
     assert "lr-tuner confirm short" in card
     assert "test/acc" not in card, "only the best was tested"
+
+
+def test_other_values_of_a_trial_that_was_trained_again_are_said_and_in_its_card(short: StudyFolder, tmp_path: Path):
+    copy = StudyFolder(Path(shutil.copytree(short.path, tmp_path / "copy")))
+    number = next(number for number in range(3) if number != best(short)[0])
+    (value,) = (row[1] for row in short.values() if row[0] == number and len(row) == 2)
+    with sqlite3.connect(copy.path / "optuna.db") as database:
+        of_trial = "trial_id in (select trial_id from trials where number = ?)"
+        database.execute(f"update trial_values set value = 0.125 where {of_trial}", (number,))
+    output = copy.command(export, "short", "--trial", str(number), "--to", str(tmp_path / "other"))
+    assert f"val/acc is {value:.4f} instead of 0.1250" in " ".join(output.split())
+    card = (tmp_path / "other" / "README.md").read_text()
+    assert f"| val/acc | {value:.4f} |" in card
 
 
 @pytest.fixture(scope="module")

@@ -53,6 +53,8 @@ def bowl(trial, center=0.25):
         if trial.should_prune():
             raise TrialPruned
     (trial.folder / "note.txt").write_text(f"x was {trial['x']}")
+    if not (trial.folder / "latest").is_symlink():
+        (trial.folder / "latest").symlink_to("nowhere")  # it has no content that could be stored
     return value
 
 

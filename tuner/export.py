@@ -45,14 +45,18 @@ def _run(options: argparse.Namespace) -> int:
 
     # Imported here: --help and a wrong option should not wait for torch.
     from rich.console import Console
+    from rich.markup import escape
 
+    from tuner.console import print_line
     from tuner.followup.exporting import export
     from tuner.tracking.store import tracking_uri
 
     console = Console(stderr=True, quiet=options.quiet)
     uri = tracking_uri(options.tracking_uri, must_exist=True)
     with status(console, f"exporting a trial of {options.study}"):
-        to = export(options.study, storage_url(options.storage), uri, options.trial, options.output)
+        to, difference = export(options.study, storage_url(options.storage), uri, options.trial, options.output)
+    if difference:
+        print_line(console, f"[yellow]note:[/yellow] {escape(difference)}")
     print(to)  # noqa: T201
     return 0
 

@@ -2,6 +2,7 @@
 
 import html
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -263,7 +264,10 @@ class Result:
         """
         from tuner.followup.exporting import export
 
-        return export(self.name, self.storage, self.tracking_uri, trial, Path(folder) if folder else None)
+        to, difference = export(self.name, self.storage, self.tracking_uri, trial, Path(folder) if folder else None)
+        if difference:
+            warnings.warn(difference, stacklevel=2)
+        return to
 
     def confirm(
         self,

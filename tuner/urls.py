@@ -25,7 +25,8 @@ ADVICE = (
 
 # The password ends at the last "@" before the query, so it may contain "/", ":" and "@". If a database URL has no "@"
 # there, the password may also contain "?", and ends at a later "@".
-_LOGIN = re.compile(r"^([\w.+-]+://)([^:/?#@]*)(?::([^?]*|.*?))?@", re.DOTALL)
+# An environment file may add quotes and spaces, which are kept as they are; the scheme may be missing by mistake.
+_LOGIN = re.compile(r"^([\s'\"]*(?:[\w.+-]+://|(?!.*://)))([^:/?#@]*)(?::([^?]*|.*?))?@", re.DOTALL)
 _IN_TEXT = re.compile(r"([\w.+-]+://)([^\s:/?#@'\"]*):[^\s@'\"]+@")
 _SETTING = re.compile(r"(?<=[?&;])([^=?&;#]+)=([^&#]*)")
 _SECRET_NAME = re.compile(
@@ -93,7 +94,7 @@ def _login(url: str) -> re.Match[str] | None:
 
 def is_web(url: str) -> bool:
     """Return whether a URL is a web address."""
-    return url.lower().startswith(("http://", "https://"))
+    return url.lower().lstrip(" '\"\t").startswith(("http://", "https://"))
 
 
 def _is_secret(setting: re.Match[str]) -> bool:

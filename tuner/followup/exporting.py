@@ -14,7 +14,9 @@ from tuner.tracking.reader import MlflowStudy
 __all__ = ["export"]
 
 
-def export(study: str, storage: str, uri: str, number: int | None = None, output: Path | None = None) -> Path:
+def export(
+    study: str, storage: str, uri: str, number: int | None = None, output: Path | None = None
+) -> tuple[Path, str]:
     """Write a trial as a folder: configuration, weights, lr table, training script, own modules, model card.
 
     Args:
@@ -25,7 +27,8 @@ def export(study: str, storage: str, uri: str, number: int | None = None, output
         output: The folder to create; by default ``<study>-<number>``.
 
     Returns:
-        The folder.
+        The folder, and how the values of a trial that had to be trained again differ from those in the study, as a
+        sentence; empty if they do not.
 
     Raises:
         BadInputError: If there is no such study or trial, or the folder exists or cannot be created.
@@ -51,9 +54,9 @@ def export(study: str, storage: str, uri: str, number: int | None = None, output
         try:
             folder = temporary / "export"
             folder.mkdir()
-            write_model(folder, past, trial, rates)
+            difference = write_model(folder, past, trial, rates)
             folder.rename(to)
         except OSError as error:  # from the disk, the stores, or the trial's own data
             reason = f"{in_a_line(error)}{place_of(error)}"
             raise StudyFailedError(f"trial #{trial.number} cannot be exported: {reason}") from error
-    return to
+    return to, difference

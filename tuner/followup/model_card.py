@@ -66,10 +66,10 @@ Data: `{data}`, digest `{digest}`. Trained with {setup}.
 """
 
 
-def write_model(folder: Path, past: StoredStudy, trial: Trial, rates: Sequence[tuple[int, float]]) -> None:
+def write_model(folder: Path, past: StoredStudy, trial: Trial, rates: Sequence[tuple[int, float]]) -> str:
     """Write the files of a trial into a folder: configuration, weights, lr table, training script, model card.
 
-    A trial without stored weights or lr is trained again.
+    A trial without stored weights or lr is trained again. If that gives other values, the model card has these.
 
     Args:
         folder: The folder; it exists.
@@ -77,17 +77,24 @@ def write_model(folder: Path, past: StoredStudy, trial: Trial, rates: Sequence[t
         trial: One that ran to completion.
         rates: Steps and lr, as MLflow has them; may be empty.
 
+    Returns:
+        How the values differ from those in the study, as a sentence; empty if they do not.
+
     Raises:
         StudyFailedError: If the trial has to be trained again, and cannot be.
         OSError: If a file cannot be written.
     """
     config, setup = past.training_of(trial), setup_of(trial)
-    weights = past.directory(trial.number) / MODEL_FILE
+    weights, values, difference = past.directory(trial.number) / MODEL_FILE, trial.values, ""
     with temporary_folder() as temporary:
         if not weights.exists() or not rates:
             result = train_again(past, trial, temporary, lambda text: None)
             weights = temporary / MODEL_FILE
             rates = [(step, lr) for key, step, lr in result.points if key == "lr"]
+            if result.value is None:
+                raise StudyFailedError(f"it was trained again, and is {result.state}: {result.message or 'no value'}")
+            values = [result.value, *result.further]
+            difference = _difference(past, trial, values)
         shutil.copy(weights, folder / WEIGHTS)
     epochs = end_of(trial).epochs
     described = lightning_config(config, past.config.objective, setup, epochs)
@@ -100,7 +107,21 @@ def write_model(folder: Path, past: StoredStudy, trial: Trial, rates: Sequence[t
     script = training_script(config, past.config.objective, setup, title, epochs)
     (folder / SCRIPT).write_text(script, encoding="utf-8")
     copies = copy_modules(own_modules(config), folder)
-    (folder / CARD).write_text(_card(past, trial, config, setup, title, copies), encoding="utf-8")
+    (folder / CARD).write_text(_card(past, trial, values, config, setup, title, copies), encoding="utf-8")
+    return difference
+
+
+def _difference(past: StoredStudy, trial: Trial, values: Sequence[float]) -> str:
+    """Return how the values of a trial that was trained again differ from those in the study; empty if they do not."""
+    changed = [
+        f"{each.metric} is {format_objective(value)} instead of {format_objective(before)}"
+        for each, before, value in zip(past.config.objectives, trial.values, values, strict=True)
+        if each.metric not in MEASURED and value != before
+    ]
+    if not changed:
+        return ""
+    why = f"lr-tuner replay {past.config.name} --trial {trial.number} shows what has changed"
+    return f"trial #{trial.number} had no stored weights, and trained again, {join_names(changed)}; {why}"
 
 
 def copy_modules(modules: Sequence[str], folder: Path) -> list[OwnFile]:
@@ -123,6 +144,7 @@ def copy_modules(modules: Sequence[str], folder: Path) -> list[OwnFile]:
 def _card(
     past: StoredStudy,
     trial: Trial,
+    values: Sequence[float],
     config: TrialConfig,
     setup: Mapping[str, Any],
     title: str,
@@ -132,7 +154,7 @@ def _card(
     objectives, validation = past.config.objectives, "this network, on the validation data"
     rows = [
         f"| {each.metric} | {format_objective(value)} | {MEASURED.get(each.metric, validation)} |"
-        for each, value in zip(objectives, trial.values, strict=True)
+        for each, value in zip(objectives, values, strict=True)
     ]
     goals = [f"{'highest' if each.direction is Direction.MAXIMIZE else 'lowest'} {each.metric}" for each in objectives]
     one = confirmed.configurations[0] if confirmed else None
@@ -143,7 +165,7 @@ def _card(
             f"| {objective.metric} | {format_metric(one.mean)} | mean over {seeds}, 95% confidence interval "
             f"{format_interval(bounds)} |"
         )
-    if past.record.best and past.record.best.number == trial.number:
+    if past.record.best and past.record.best.number == trial.number and not _difference(past, trial, values):
         rows += [
             f"| {key} | {format_metric(value)} | this network, on the test data, which were not used for any decision |"
             for key, value in sorted(past.record.test.items())

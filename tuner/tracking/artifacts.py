@@ -4,6 +4,9 @@ If the database is a file in the working folder, artifacts have paths relative t
 copied. MLflow's API makes every path absolute; its tables accept relative ones.
 """
 
+import contextlib
+import shutil
+import tempfile
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
@@ -174,7 +177,7 @@ def local_path(location: str) -> Path | None:
 
 
 def add_files(client: MlflowClient, uri: str, run_id: str, location: str, folder: Path) -> None:
-    """Add the files of a folder to the artifacts of a run.
+    """Add the files of a folder to the artifacts of a run; pipes, sockets and the like are left out.
 
     Args:
         client: A client of the store.
@@ -183,6 +186,22 @@ def add_files(client: MlflowClient, uri: str, run_id: str, location: str, folder
         location: MLflow's artifact location of the run.
         folder: The folder of files.
     """
+    with contextlib.ExitStack() as stack:
+        if any(map(_is_special, folder.rglob("*"))):
+            copy = Path(stack.enter_context(tempfile.TemporaryDirectory()), folder.name)
+            folder = Path(shutil.copytree(folder, copy, ignore=_special))
+        _add_files(client, uri, run_id, location, folder)
+
+
+def _is_special(path: Path) -> bool:
+    return not path.is_file() and not path.is_dir()
+
+
+def _special(folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if _is_special(Path(folder, name))]
+
+
+def _add_files(client: MlflowClient, uri: str, run_id: str, location: str, folder: Path) -> None:
     place = None if is_server(uri) else artifact_folder(uri, location)
     if place is None:
         client.log_artifacts(run_id, str(folder))
