@@ -412,3 +412,13 @@ def test_the_notebook_of_the_examples_shows_the_progress_the_findings_and_the_cu
 
 def test_a_notebook_shows_an_error_of_the_tuner_as_one_message():
     assert BadInputError(["a", "b"])._render_traceback_() == ["BadInputError: a\nb"]
+
+
+def test_an_unknown_keyword_is_refused_with_the_one_that_is_meant():
+    with pytest.raises(
+        TypeError, match=r"^Study.__init__\(\) has no argument 'serch_space'. Did you mean search_space\?$"
+    ):
+        Study(serch_space={})  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"^Study.run\(\) has no argument 'trails'. Did you mean trials\?$"):
+        Study(str(TINY)).run(trails=3)  # type: ignore[call-arg]
+    assert "search_space" in inspect.signature(Study).parameters

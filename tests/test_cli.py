@@ -54,6 +54,13 @@ def test_the_help_of_every_command_has_examples_and_exit_codes(name: str):
     assert "==SUPPRESS==" not in shown
 
 
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_the_help_fits_a_terminal_except_for_commands(name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = call(name, "--help").splitlines()
+    assert all(len(line) <= 60 for line in lines if "lr-tuner" not in line and not line.startswith("      --"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -111,6 +118,13 @@ def test_the_shell_completes_commands_options_and_studies(line: str, completions
 
 def test_it_prints_the_script_that_a_shell_needs_to_complete():
     assert "lr-tuner" in call("--completion", "bash")
+    reader, writer = os.pipe()
+    os.close(reader)  # as head does once it has its lines
+    done = subprocess.run(
+        [sys.executable, "-m", "tuner", "--completion", "fish"], stdout=writer, stderr=subprocess.PIPE, check=True
+    )
+    os.close(writer)
+    assert done.stderr == b""
 
 
 @pytest.fixture

@@ -170,6 +170,15 @@ BAD_ENTRIES = {
         ["schedule.schedule.decay_rate: <no place> schedule.schedule. "
          "Known: decay_rate, decay_steps, name, staircase."],
     ),
+    "a setting of which another is misspelt": (
+        "trainer.a: {low: 1, high: 2}\n  trainer.b.c: {low: 1, high: 2}",
+        [
+            "trainer.a: <unknown key>. Known: accumulate_grad_batches, callbacks, check_val_every_n_epoch, "
+            "gradient_clip_algorithm, gradient_clip_val, limit_train_batches, max_epochs, max_steps, max_time, "
+            "precision, val_check_interval.",
+            "14: search_space.trainer.b.c: <no place> trainer.b. Known: max_epochs, precision.",
+        ],
+    ),
     "an item that a list does not have": (
         "model.channels.3: {low: 1, high: 2}",
         ["model.channels.3: <no place> model.channels.3. Known: 0, 1, 2."],

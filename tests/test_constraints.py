@@ -72,7 +72,7 @@ def test_a_constraint_is_a_condition_on_the_values_of_a_trial(text: str, expecte
     ("text", "message"),
     [
         ("a.b + 1", "must be a condition, such as schedule.steps < 0.2 * steps."),
-        ("a.b <", "is not an expression: invalid syntax"),
+        ("a.b <", 'is not an expression: invalid syntax (got "a.b <").'),
         ("open('x') == 1", "contains open('x'), which is not allowed in a constraint; allowed: dotted paths"),
         ("a.b.__class__.__mro__[0](1) == 1", "which is not allowed in a constraint"),
         ("[x for x in (1,)] == 1", "which is not allowed in a constraint"),

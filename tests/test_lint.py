@@ -85,6 +85,7 @@ def test_a_sound_schedule_has_no_warning(schedule: Schedule | Plateau):
     ("schedule", "rule"),
     [
         (StepDecay(decay_rate=0.1, decay_steps=240), "unchanging"),
+        (CosineDecay(decay_steps=1200), "hardly begun"),
         (ExponentialDecay(decay_rate=0.5, decay_steps=50_000), "unchanging"),
         (InverseTimeDecay(decay_rate=0.01, decay_steps=400), "unchanging"),
         (PiecewiseConstant(boundaries=(239,), factors=(1, 0.1)), "unchanging"),

@@ -173,6 +173,14 @@ def test_a_module_that_does_not_exist_is_refused_with_where_it_was_looked_for(us
     assert re.search(f" Looked in .*{user}.* and among the installed packages\\.$", str(caught.value))
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"), [("users_ow:Net", "users_own"), ("lightning_modules.lossses:X", "lightning_modules.losses")]
+)
+def test_a_module_whose_name_is_near_is_proposed(user: Path, name: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=rf"installed packages\. Did you mean {re.escape(meant)}\?$"):
+        resolve("model", name)
+
+
 def test_a_class_of_the_running_script_is_refused_with_advice() -> None:
     with pytest.raises(
         ValueError,

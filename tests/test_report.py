@@ -147,7 +147,8 @@ def test_an_unknown_study_is_reported_with_the_existing_ones(reviewed: StudyFold
 
 
 def test_a_missing_database_is_reported_and_not_created(tmp_path: Path):
-    assert "there is no such file" in report(StudyFolder(tmp_path), "tiny", expect=2)
+    assert 'no study "tiny" in sqlite:///optuna.db; there is none' in report(StudyFolder(tmp_path), "tiny", expect=2)
+    assert list(tmp_path.iterdir()) == []
     shutil.copy(empty_databases() / "mlflow.db", tmp_path)
     assert 'no study "tiny" in sqlite:///optuna.db; there is none' in report(StudyFolder(tmp_path), "tiny", expect=2)
     assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]

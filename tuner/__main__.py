@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tuner.cli import COMMANDS, Parser
+from tuner.console import lenient_streams
 from tuner.process import leave
 
 __all__ = ["main", "script"]
@@ -36,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.completion:
         from argcomplete.shell_integration import shellcode
 
-        print(shellcode(["lr-tuner"], shell=options.completion))  # noqa: T201
+        with lenient_streams():  # head, for example, closes a pipe early
+            print(shellcode(["lr-tuner"], shell=options.completion), flush=True)  # noqa: T201
         return 0
     if options.command is None:
         parser.print_help()

@@ -1,12 +1,13 @@
 """The Python API, ``from tuner import Study``: define and run studies in scripts and notebooks."""
 
 import copy
+import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from tuner.errors import BadInputError
 from tuner.results import Best, Confirmation, Result
@@ -27,6 +28,23 @@ __all__ = ["Best", "Confirmation", "Result", "Study"]
 
 Callback = Callable[["Study", "FrozenTrial"], object]
 """Called with the study and a finished trial, as Optuna stores it."""
+Parameters, Returned = ParamSpec("Parameters"), TypeVar("Returned")
+
+
+def _naming_keywords(method: Callable[Parameters, Returned]) -> Callable[Parameters, Returned]:
+    """Return a method that, for an unknown keyword, names the one that is meant."""
+    known = inspect.signature(method).parameters
+
+    @wraps(method)
+    def called(*args: Parameters.args, **keywords: Parameters.kwargs) -> Returned:
+        for name in keywords.keys() - known.keys():
+            from tuner.config.annotations import did_you_mean
+
+            hint = did_you_mean(name, [each for each in known if each != "self"])
+            raise TypeError(f"{method.__qualname__}() has no argument {name!r}.{hint}")
+        return method(*args, **keywords)
+
+    return called
 
 
 class Study:
@@ -90,6 +108,7 @@ class Study:
         BadInputError: With every error in the study.
     """
 
+    @_naming_keywords
     def __init__(
         self,
         source: "str | Path | Mapping[str, Any] | None" = None,
@@ -273,6 +292,7 @@ class Study:
 
         self._load = load_with_them
 
+    @_naming_keywords
     def run(
         self,
         *,

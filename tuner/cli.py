@@ -6,6 +6,7 @@ import dataclasses
 import os
 import shutil
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ __all__ = [
     "add_synonyms",
     "command",
     "confirmed",
+    "existing_store",
     "make_parser",
 ]
 
@@ -49,6 +51,7 @@ COMMANDS = {
 """The commands and what they do; each is a module of this package with the functions `parser` and `main`."""
 
 
+NARROW = 30  # columns; a text beside an example needs as many
 RUN_EXIT_CODES = {
     0: "done",
     1: "the study failed, no trial completed, or some records did not reach MLflow",
@@ -95,14 +98,13 @@ def make_parser(
         exit_codes: Exit codes and their meanings.
         more: Further lines of the help.
     """
-    width = max(map(len, examples)) + 3
-    lines = [f"  lr-tuner {example:<{width}}{text}".rstrip() for example, text in examples.items()]
-    space = max(len(str(code)) for code in exit_codes) + 2
-    codes = [f"  {code!s:<{space}}{text}" for code, text in exit_codes.items()]
-    parts = [["examples:", *lines], [more] if more else [], ["exit codes:", *codes]]
+    columns = shutil.get_terminal_size().columns - 2  # as many as argparse uses
+    lines = _table({f"lr-tuner {example}": text for example, text in examples.items()}, columns)
+    codes = _table({str(code): text for code, text in exit_codes.items()}, columns)
+    parts = [["examples:", *lines], textwrap.wrap(more, columns), ["exit codes:", *codes]]
     parser = Parser(
         prog=f"lr-tuner {name}",
-        description=description,
+        description=textwrap.fill(description, columns),
         epilog="\n\n".join("\n".join(part) for part in parts if part),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -111,6 +113,20 @@ def make_parser(
         "-v", "--verbose", action="store_true", help="print each epoch of each trial, and the traceback of an error"
     )
     return parser
+
+
+def _table(rows: Mapping[str, str], columns: int) -> list[str]:
+    """Return the lines of a table whose second column is wrapped; below the first one if that leaves little room."""
+    space = max(map(len, rows)) + 2
+    is_narrow = columns - space - 2 < max(map(len, rows.values())) and columns - space < NARROW
+    lines = []
+    for key, text in rows.items():
+        if is_narrow:
+            lines += [f"  {key}", *textwrap.wrap(text, columns, initial_indent=" " * 6, subsequent_indent=" " * 6)]
+        else:
+            first, *others = textwrap.wrap(text, max(columns - space - 2, NARROW)) or [""]
+            lines += [f"  {key:<{space}}{first}".rstrip(), *(" " * (space + 2) + other for other in others)]
+    return lines
 
 
 def command(run: Callable[[], int], options: argparse.Namespace | ExecutionOptions) -> int:
@@ -134,6 +150,31 @@ def command(run: Callable[[], int], options: argparse.Namespace | ExecutionOptio
                 traceback.print_exc()
             print(_on_terminal(str(error)), file=sys.stderr)  # noqa: T201
             return error.exit_code
+
+
+def existing_store(given: str | None, storage: str, names: Sequence[str]) -> str:
+    """Return MLflow's tracking URI for a command that reads studies.
+
+    Args:
+        given: The URI that the user gives; None for the default.
+        storage: URL of Optuna's database.
+        names: Names of the studies, or their study files.
+
+    Raises:
+        BadInputError: If there is no such study or no such store; of both, the study is named.
+    """
+    from tuner.tracking.store import tracking_uri
+
+    try:
+        return tracking_uri(given, must_exist=True)
+    except BadInputError:
+        from tuner.storage.reader import open_study
+
+        for name in names:
+            if not Path(name).suffix:  # not a study file
+                with open_study(storage, name):
+                    pass
+        raise
 
 
 def _on_terminal(text: str) -> str:

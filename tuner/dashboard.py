@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from tuner.cli import Parser, make_parser
 from tuner.console import lenient_streams, open_missing_streams
-from tuner.errors import TunerError
+from tuner.errors import BadInputError, TunerError
 from tuner.tracking.local_server import PORT, serve
 from tuner.urls import refuse_passwords, without_password
 
@@ -60,9 +60,13 @@ def _run(options: argparse.Namespace) -> int:
         print("loading MLflow, which takes a while ...", file=sys.stderr, flush=True)  # noqa: T201
     from tuner.tracking.reader import pages_of
     from tuner.tracking.store import tracking_uri
-    from tuner.tracking.store_uri import folder_of
+    from tuner.tracking.store_uri import file_of, folder_of, resolved
 
-    uri = tracking_uri(options.tracking_uri, must_exist=True)
+    uri = resolved(options.tracking_uri)
+    file = file_of(uri)
+    if options.name and file is not None and not file.exists():
+        raise BadInputError([f'no study "{options.name}" in {uri}; there is none.'])
+    uri = tracking_uri(uri, must_exist=True)
     pages = pages_of(uri, options.name)
     if uri.startswith(("http://", "https://")):  # a server is already running
         _show(without_password(uri).rstrip("/"), pages, options.open)

@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from tuner.cli import Parser, add_stores, add_synonyms, command, make_parser
+from tuner.cli import Parser, add_stores, add_synonyms, command, existing_store, make_parser
 from tuner.process import leave
 from tuner.runner.run import status
 from tuner.urls import refuse_passwords, storage_url
@@ -49,10 +49,9 @@ def _run(options: argparse.Namespace) -> int:
 
     from tuner.console import print_line
     from tuner.followup.exporting import export
-    from tuner.tracking.store import tracking_uri
 
     console = Console(stderr=True, quiet=options.quiet)
-    uri = tracking_uri(options.tracking_uri, must_exist=True)
+    uri = existing_store(options.tracking_uri, storage_url(options.storage), [options.study])
     with status(console, f"exporting a trial of {options.study}"):
         to, difference = export(options.study, storage_url(options.storage), uri, options.trial, options.output)
     if difference:

@@ -25,7 +25,7 @@ def parser() -> Parser:
             "preview": "the quickstart: a fan of samples for each of its schedules",
             "preview studies/mine.yaml --samples 50": "",
             "preview quickstart --set trial.data.batch_size=100": "",
-            "preview --schedule cosine_restarts --set restart_period=240 --initial-lr 1e-3 --steps 1000": "",
+            "preview --schedule cosine_restarts --set restart_period=240 \\\n      --initial-lr 1e-3 --steps 1000": "",
             "preview --schedule warmup --set steps=5% --set schedule.name=cosine \\\n"
             "      --set schedule.decay_steps=95% --steps 1000": "",
         },

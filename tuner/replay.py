@@ -8,7 +8,7 @@ written to either.
 import argparse
 from collections.abc import Sequence
 
-from tuner.cli import Parser, add_stores, command, make_parser
+from tuner.cli import Parser, add_stores, command, existing_store, make_parser
 from tuner.interrupts import temporary_folder
 from tuner.process import leave
 from tuner.runner.run import status
@@ -55,10 +55,9 @@ def _run(options: argparse.Namespace) -> int:
     from tuner.storage.stored_study import StoredStudy
     from tuner.storage.trial_ends import setup_of, state_of, value_of
     from tuner.tracking.reader import MlflowStudy
-    from tuner.tracking.store import tracking_uri
 
     console = Console(quiet=options.quiet)
-    uri = tracking_uri(options.tracking_uri, must_exist=True)
+    uri = existing_store(options.tracking_uri, storage_url(options.storage), [options.study])
     with status(console, f"reading {options.study}"):
         past = StoredStudy.load(options.study, storage_url(options.storage))
         past.config.check_trains("replay repeats a training run")

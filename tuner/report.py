@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from tuner.cli import Parser, add_stores, command, make_parser
+from tuner.cli import Parser, add_stores, command, existing_store, make_parser
 from tuner.process import leave
 from tuner.urls import refuse_passwords, storage_url
 
@@ -36,10 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from tuner.reporting.page import write_report
-    from tuner.tracking.store import tracking_uri
 
     refuse_passwords({"--storage": options.storage, "--tracking-uri": options.tracking_uri})
-    storage, uri = storage_url(options.storage), tracking_uri(options.tracking_uri, must_exist=True)
+    storage = storage_url(options.storage)
+    uri = existing_store(options.tracking_uri, storage, options.names)
     path: Path = options.output or Path("report.html")
     write_report(options.names, storage, uri, path)
     print(path)  # noqa: T201

@@ -3,6 +3,8 @@
 Pure functions of a curve. The rules and their thresholds:
 
 * *unchanging*: the lr changes by less than 1% during training, although it would later.
+* *hardly begun*: the lr peaks in the first half of the training and is above 90% of its peak at the end, although it
+  would fall below half of it later.
 * *over early*: it reaches its last value for good with more than a quarter of the run left. The last stretch of a
   staircase may be twice as long as the longest before it.
 * *no restart*: the first restart, or the first end of a cycling polynomial, lies at or beyond the end.
@@ -41,6 +43,7 @@ __all__ = ["HIGHEST_LR", "Finding", "lint", "lint_families"]
 
 LEAST_CHANGE = 0.01
 LATEST_END = 0.75
+LEAST_DECAYED = 0.9
 LARGEST_LOST_SHARE = 0.1
 SMALL_WEIGHT = 0.01
 SIGNIFICANT_BITS = {"bf16-true": 8, "16-true": 11, "64-true": 53}  # the others keep float32 weights: 24 bits
@@ -131,7 +134,7 @@ def _sentence(family: Family, finding: Finding, count: int) -> str:
 
 def lint(curve: LrCurve) -> list[Finding]:
     """Return the probable mistakes in the schedule of one run."""
-    checks = (_unchanging, _over_early, _no_restart, _no_peak, _too_small, _too_high)
+    checks = (_unchanging, _hardly_begun, _over_early, _no_restart, _no_peak, _too_small, _too_high)
     return [finding for check in checks if (finding := check(curve)) is not None]
 
 
@@ -171,6 +174,19 @@ def _unchanging(curve: LrCurve) -> Finding | None:
     return Finding(
         "unchanging", f"the lr changes by less than {LEAST_CHANGE:.0%} within {_training(curve)}", curve.label
     )
+
+
+def _hardly_begun(curve: LrCurve) -> Finding | None:
+    highest = max(curve.lr)
+    if 2 * curve.steps[curve.lr.index(highest)] > curve.length.steps or _no_restart(curve):
+        return None
+    if min(curve.lr[curve.lr.index(highest) :]) < LEAST_DECAYED * highest or _span(curve.lr) < LEAST_CHANGE:
+        return None
+    later = _later(curve)
+    if not later or min(later) >= highest / 2 or max(later) > highest:
+        return None
+    text = f"the lr is still above {LEAST_DECAYED:.0%} of its peak at the end of {_training(curve)}"
+    return Finding("hardly begun", text, curve.label)
 
 
 def _over_early(curve: LrCurve) -> Finding | None:

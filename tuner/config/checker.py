@@ -397,7 +397,9 @@ class Checker:
     def _nowhere(self, place: Node, found: Node | None, parts: list[str], path: Keys) -> None:
         where = ".".join(parts)
         if found is None:
-            known = place.value if isinstance(place.value, dict) else [str(index) for index in range(len(place.value))]
+            known = [str(index) for index in range(len(place.value))]
+            if isinstance(place.value, dict):
+                known = [key for key, node in place.value.items() if not (node.base and node.base.searched)]
             self._fault(path, f"trial has no {where}.{_alternatives(parts[-1], known)}")
         elif found.searched:
             self._fault(path, f"{where} itself is searched: put this into {dotted(found.path)}.")

@@ -15,6 +15,7 @@ from typing import Any
 from simpleeval import SimpleEval
 
 from lightning_modules.schedules.formula import FUNCTIONS, OPERATORS
+from tuner.text import shown
 
 __all__ = ["LENGTHS", "Constraint", "RandomSuggester", "paths_of"]
 
@@ -159,7 +160,9 @@ def _parsed(text: str) -> tuple[ast.expr, Mapping[str, str]]:
         raise ValueError(f"must have at most {LONGEST} characters (got {len(text)}).")
     try:
         tree = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+    except SyntaxError as error:
+        raise ValueError(f"is not an expression: {error.msg} (got {shown(text)}).") from error
+    except (ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"is not an expression: {error}.") from error
     reader = _Reader()
     tree = reader.visit(tree)

@@ -6,6 +6,8 @@ names come from the study file that the user gave and from nowhere else.
 
 import functools
 import inspect
+import pkgutil
+import sys
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -285,6 +287,7 @@ def _imported(name: str, module_name: str, attribute: str) -> Any:
         where = ""
         if f"{module_name}.".startswith(f"{error.name}."):  # the module itself, not one that it imports
             where = f" Looked in {', '.join(user_module_folders())} and among the installed packages."
+            where += _near_module(error.name or "")
         raise ValueError(f"cannot import {shown(name)}: {error}.{where}") from error
     except (Exception, SystemExit) as error:  # a user's module can raise anything
         raise ValueError(f"cannot import {shown(name)}: {in_a_line(error)}.") from error
@@ -292,6 +295,14 @@ def _imported(name: str, module_name: str, attribute: str) -> Any:
         hint = did_you_mean(attribute, [key for key, value in vars(module).items() if callable(value)])
         raise ValueError(f"{module_name} has no class or function {shown(attribute)}.{hint}")
     return found
+
+
+def _near_module(name: str) -> str:
+    """Return " Did you mean ...?" if a module of the user, or of the same package, has a name near this one."""
+    package, _, last = name.rpartition(".")
+    folders = getattr(sys.modules.get(package), "__path__", []) if package else user_module_folders()
+    hint = did_you_mean(last, [each.name for each in pkgutil.iter_modules(folders)])
+    return hint.replace("mean ", f"mean {package}.") if package else hint
 
 
 @lru_cache

@@ -100,7 +100,9 @@ class StudyOptions(ExecutionOptions):
         "quickstart", "study file, or the name of a shipped study (default: quickstart)", "FILE", is_positional=True
     )
     trials: int | None = option(None, "total trials, including earlier runs", "N", int)
-    timeout: str | None = option(None, "start no trial after this time: 90s, 30m, 2h, 1h30m", "T")
+    timeout: str | None = option(
+        None, "start no trial after this time: 90s, 30m, 2h, 1h30m; a plain number is in seconds", "T"
+    )
     start_from: Sequence[str] = option(
         (), 'begin with the best trials of an earlier study, or with the list "shipped"; repeatable', "NAME"
     )

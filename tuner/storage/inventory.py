@@ -27,7 +27,7 @@ from tuner.storage.database import Database, state_directory
 from tuner.storage.locks import is_locked
 from tuner.storage.reader import answer_of, directions_of
 from tuner.storage.trial_ends import attribute, is_complete, state_of
-from tuner.text import format_metric, join_names
+from tuner.text import join_names
 
 __all__ = ["ListedStudy", "comparisons", "listed_studies"]
 
@@ -137,10 +137,7 @@ def _best(summary: optuna.study.StudySummary, finished: Sequence[FrozenTrial]) -
     _, retrained = answer_of(summary.user_attrs, len(finished))
     if retrained is None:
         return name, value
-    return (
-        f"{retrained.name}, {retrained.certainty}; best single run {format_metric(value)}, {name}",
-        retrained.mean,
-    )
+    return retrained.name, retrained.mean
 
 
 def comparisons(study: optuna.Study) -> dict[str, Comparison]:

@@ -23,6 +23,7 @@ from tuner.tracking.store import open_client
 from tuner.tracking.store_errors import explained, reason
 from tuner.tracking.store_uri import folder_of
 from tuner.tracking.view import view_key, view_tag
+from tuner.urls import without_password
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,7 +106,7 @@ def pages_of(uri: str, name: str | None) -> list[str]:
         client = open_client(uri)
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
-            raise BadInputError([f'tracking uri: MLflow has no study "{name}" there.'])
+            raise BadInputError([f'no study "{name}" in {without_password(uri)}.'])
         found = find_studies(client, experiment.experiment_id, name)
     runs = [run for run in found if LATER_TAG not in run.data.tags]
     if len(runs) != 1:

@@ -136,8 +136,14 @@ def _dots(curves: Sequence[LrCurve], scale: str, width: int, height: int) -> Tex
             bits, colour = cells.get((line, column), (0, ""))
             text.append(chr(0x2800 + bits) if bits else " ", style=colour)
         text.append("\n")
-    text.append(f"{' ' * margin} └{'─' * columns}\n{' ' * margin}  0{f'step {steps - 1}':>{columns - 1}}", style="dim")
+    text.append(f"{' ' * margin} └{'─' * columns}\n{' ' * margin}  0{_last_step(steps - 1, columns - 1)}", style="dim")
     return text
+
+
+def _last_step(step: int, width: int) -> str:
+    """Return the label of the last step, which does not touch that of the first one."""
+    label = f"step {step}" if len(f" step {step}") <= width else f"{step}"
+    return f"{label:>{width}}"
 
 
 def _scale(curves: Sequence[LrCurve], scale: str, highest: float) -> tuple[float, Callable[[float], float]]:
