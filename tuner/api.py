@@ -28,7 +28,8 @@ __all__ = ["Best", "Confirmation", "Result", "Study"]
 
 Callback = Callable[["Study", "FrozenTrial"], object]
 """Called with the study and a finished trial, as Optuna stores it."""
-Parameters, Returned = ParamSpec("Parameters"), TypeVar("Returned")
+Parameters = ParamSpec("Parameters")
+Returned = TypeVar("Returned")
 
 
 def _naming_keywords(method: Callable[Parameters, Returned]) -> Callable[Parameters, Returned]:
