@@ -301,7 +301,7 @@ def test_help_has_examples_and_does_not_import_torch():
 
 
 def test_a_shipped_study_is_found_by_its_name_from_any_folder(folder: StudyFolder):
-    assert "quickstart: 230 epochs for the best val/acc" in folder.call("--dry-run", study="quickstart")
+    assert "quickstart: 280 epochs for the best val/acc" in folder.call("--dry-run", study="quickstart")
 
 
 def test_a_folder_with_spaces_and_letters_of_any_script_works(tmp_path: Path):

@@ -157,6 +157,14 @@ def test_a_text_logged_as_a_metric_is_left_out_and_nothing_else(tmp_path: Path, 
     assert [step for key, step, _ in result.points if key == "phase_number"] == [6, 12, 18, 24]
 
 
+def test_the_lr_that_a_module_logs_is_left_out_since_each_step_has_it(tmp_path: Path):
+    plain, channel = train(assignment(tmp_path / "plain", "Base")), Answers()
+    result = train(assignment(tmp_path / "logs", "LogsTheLr"), channel)
+    assert [point for point in result.points if point[0] == "lr"] == [each for each in plain.points if each[0] == "lr"]
+    (note,) = channel.notes
+    assert "logs lr, which is left out" in note
+
+
 def test_a_module_logs_to_its_run_through_the_experiment_of_its_logger(tmp_path: Path):
     trial = assignment(tmp_path, "RecordsItself")
     assert train(trial, Answers("stop")).state == "interrupted"
@@ -266,7 +274,7 @@ def test_results_and_checkpoints_of_other_values_are_named_and_not_used(tmp_path
     channel = Answers()
     result = train(other, channel)
     assert [report.epoch for report in channel.reports] == [1, 2, 3, 4]
-    assert ["other values of the trial" in note for note in channel.notes] == [True, True]
+    assert ["different values of the trial" in note for note in channel.notes] == [True, True]
     assert result.points == train(assignment(tmp_path / "alone", "OnEpoch")).points
     notes: list[str] = []
     assert read_result(tmp_path, one.config, notes.append) is None

@@ -82,6 +82,17 @@ class Base(pl.LightningModule):
 # -- ways to log -------------------------------------------------------------------------------------------------------
 
 
+class LogsTheLr(Base):
+    """Logs the lr as usual modules do, and something else under its name at the end of an epoch."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        return super().training_step(batch, batch_idx)
+
+    def on_train_epoch_end(self) -> None:
+        self.logger.log_metrics({"lr": 15.0}, step=self.global_step)
+
+
 class OnEpoch(Base):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         loss = self.loss(batch)

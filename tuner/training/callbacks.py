@@ -8,20 +8,27 @@ import torch
 
 from lightning_modules import PlateauState, ScheduleLR
 from lightning_modules.lr_scheduler import scheduled_values
+from tuner.training.history import History
 
 __all__ = ["DivergenceStop", "LrLog", "PlateauResume"]
 
 
 class LrLog(pl.Callback):
-    """Logs the lr of every step, for user modules; with several optimizers, the lr of the first."""
+    """Logs the lr of every step, for user modules; with several optimizers, the lr of the first.
+
+    Args:
+        history: Where it is logged.
+    """
+
+    def __init__(self, history: History) -> None:
+        self._history = history
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Log the lr of the coming update, and what else a `ScheduleLR` schedules."""
         if optimizer is trainer.optimizers[0]:
-            for logger in trainer.loggers:
-                logger.log_metrics(scheduled_values(optimizer.param_groups), step=trainer.global_step)
+            self._history.log_scheduled(scheduled_values(optimizer.param_groups), trainer.global_step)
 
 
 class PlateauResume(pl.Callback):

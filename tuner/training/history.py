@@ -8,7 +8,7 @@ import torch
 from pytorch_lightning.loggers.logger import Logger
 
 from tuner.protocol import Point
-from tuner.text import cut
+from tuner.text import cut, join_names
 from tuner.training.experiment_proxy import ExperimentProxy
 
 __all__ = ["History", "MemoryLogger"]
@@ -37,9 +37,12 @@ class History(MemoryLogger):
     Args:
         folder: The trial's folder.
         note: Called with messages for the user.
+        reserved: Names that only `log_scheduled` records, such as the lr of a user's module.
     """
 
-    def __init__(self, folder: Path, note: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(
+        self, folder: Path, note: Callable[[str], None] = lambda text: None, reserved: Collection[str] = ()
+    ) -> None:
         super().__init__()
         self.points: list[Point] = []
         self.open = True
@@ -47,12 +50,25 @@ class History(MemoryLogger):
         self._note = note
         self._held: list[Point] | None = None
         self._refused: set[str] = set()
+        self._reserved = set(reserved)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append metrics, except Lightning's own `epoch`. `Reporter` adds the metrics of whole epochs."""
         if not self.open:
             return
-        points = self.points if self._held is None else self._held
+        if own := self._reserved & metrics.keys() - self._refused:
+            self._refused |= own
+            self._note(f"logs {join_names(sorted(own))}, which is left out: the tuner records it at every step")
+        self._append(metrics, step)
+
+    def log_scheduled(self, values: Mapping[str, float], step: int) -> None:
+        """Append scheduled values at a step; what a module logs under their names is left out from now on."""
+        self._reserved |= values.keys()
+        if self.open:
+            self._now.extend((key, step, value) for key, value in values.items())
+
+    def _append(self, metrics: Mapping[str, float], step: int | None) -> None:
+        points = self._now
         for key, value in metrics.items():
             if key != "epoch" and key not in self._refused:
                 try:
@@ -60,6 +76,11 @@ class History(MemoryLogger):
                 except (TypeError, ValueError):
                     self._refused.add(key)
                     self._note(f"logs {key}, which is not a number and not recorded: {cut(repr(value))}")
+
+    @property
+    def _now(self) -> list[Point]:
+        """The points that metrics are appended to."""
+        return self.points if self._held is None else self._held
 
     @property
     def experiment(self) -> ExperimentProxy:

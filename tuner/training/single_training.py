@@ -60,7 +60,9 @@ def fit(
     checkpoint = distributed.on_rank_zero(lambda: checkpoint_of([assignment], channel))
     module, data = build_module(config), build_data(config)
     saver = Saver([assignment], checkpoint_every, channel)
-    history, divergence = History(directory, noted(assignment, channel)), DivergenceStop()
+    logs_lr = isinstance(module, Classifier)
+    history = History(directory, noted(assignment, channel), reserved=() if logs_lr else ("lr",))
+    divergence = DivergenceStop()
     if checkpoint is None and distributed.is_rank_zero():
         history.records.forget()
     reporter = reporter_of(
@@ -70,10 +72,14 @@ def fit(
     if type(module) is Classifier:
         callbacks.append(SeededDropout(config.seed))
     callbacks += [divergence, *build_callbacks(config), *watching, reporter]
-    if isinstance(module, Classifier):
+    if logs_lr:
         callbacks.append(Bf16LinearSpeedup())
     else:
-        callbacks += [LrLog(), PlateauResume(noted(assignment, channel)), EvaluationWeights(build_averaging(config))]
+        callbacks += [
+            LrLog(history),
+            PlateauResume(noted(assignment, channel)),
+            EvaluationWeights(build_averaging(config)),
+        ]
     saver.trainer = trainer = build_trainer(config, device, directory, callbacks, history, **changes)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint and directory / checkpoint, weights_only=True)
