@@ -1,6 +1,8 @@
 """Calls of an objective function: its values, reports and errors, and what is refused before the first call."""
 
+import json
 import math
+import os
 import pickle
 import re
 import time
@@ -22,6 +24,7 @@ from tuner.config.study import Objective
 from tuner.direction import Direction
 from tuner.errors import BadInputError
 from tuner.protocol import Assignment, TrainingGroup, TrialResult
+from tuner.training.results import RESULT_FILE
 from tuner.training.run import run
 
 # -- one call ----------------------------------------------------------------------------------------------------------
@@ -176,6 +179,28 @@ def test_an_error_of_the_function_names_its_line(tmp_path: Path, error: BaseExce
     assert result.message.startswith(f"{message} (")
     assert "test_objective_calls.py, line" in result.message
     assert ", in function: raise error)" in result.message
+
+
+def test_what_was_logged_before_an_error_is_kept(tmp_path: Path):
+
+    def function(trial: Trial) -> float:
+        trial.log({"before": 1.0})
+        raise ValueError
+
+    result = called(function, tmp_path)
+    assert (result.state, list(result.points)) == ("failed", [("before", 0, 1.0)])
+
+
+def test_a_forked_process_does_not_answer_for_the_trial(tmp_path: Path):
+
+    def function(trial: Trial) -> float:
+        if (child := os.fork()) == 0:
+            return 5.0
+        os.waitpid(child, 0)
+        return 1.0
+
+    assert called(function, tmp_path).value == 1.0
+    assert json.loads((tmp_path / "7" / RESULT_FILE).read_text())["result"]["value"] == 1.0
 
 
 def test_an_error_in_code_that_was_sent_by_value_names_its_line(tmp_path: Path):

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -334,6 +335,15 @@ def test_a_result_of_another_form_is_damaged_even_without_a_checksum(tmp_path: P
     assert read_result(tmp_path, trial.config) is not None, "as earlier versions wrote it"
     path.write_text(json.dumps(stored | changes))
     assert read_result(tmp_path, trial.config) is None
+
+
+def test_what_is_no_result_file_is_damaged(tmp_path: Path):
+    trial, notes = assignment(tmp_path, "Base"), list[str]()
+    for make in (Path.mkdir, os.mkfifo, lambda path: path.write_text("[" * 100_000)):
+        make(tmp_path / RESULT_FILE)
+        assert read_result(tmp_path, trial.config, notes.append) is None
+        (tmp_path / RESULT_FILE).rename(tmp_path / f"old-{len(notes)}")
+    assert ["is damaged" in note for note in notes] == [True] * 3
 
 
 # -- errors ------------------------------------------------------------------------------------------------------------

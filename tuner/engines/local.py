@@ -34,7 +34,7 @@ from tuner.protocol import Channel, Group, Handler, Slot, TrainingGroup
 __all__ = ["LocalEngine"]
 
 OUTPUT_FILE = "output.log"
-MAX_OUTPUT = 10_000_000
+MAX_OUTPUT, KEPT_OUTPUT = 10_000_000, 1_000_000
 
 
 @dataclass(eq=False)
@@ -231,7 +231,12 @@ def _output_to_file(group: Group) -> Iterator[None]:
 
 
 def _cut(output: Path) -> None:
-    """Truncate a run's output file when it grows too large, so that it cannot fill the disk."""
+    """Keep only the end of a run's output file when it grows too large, so that it cannot fill the disk."""
     with contextlib.suppress(FileNotFoundError):
         if output.stat().st_size > MAX_OUTPUT:
+            with output.open("rb") as file:
+                file.seek(-KEPT_OUTPUT, os.SEEK_END)
+                tail = file.read()
             os.truncate(output, 0)
+            with output.open("ab") as file:
+                file.write(tail)

@@ -2,8 +2,10 @@
 
 import inspect
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from lightning_fabric.utilities.seed import seed_everything
@@ -22,7 +24,7 @@ PRUNED = "TrialPruned"  # the tuner's and Optuna's, which is not imported here
 
 def call(assignment: Assignment, channel: Channel, device: str) -> TrialResult:
     """Call the objective function of a trial, and return its result; an error of the function is a result too."""
-    started, config = time.monotonic(), assignment.call
+    started, config, process = time.monotonic(), assignment.call, os.getpid()
     trial = Trial(assignment, channel, device, assignment.directory / FILES)
     try:
         seed_everything(config.seed, verbose=False)
@@ -38,7 +40,10 @@ def call(assignment: Assignment, channel: Channel, device: str) -> TrialResult:
         if isinstance(error, DiskFullError):
             return disk_full_result(error)
         is_pruned = any(each.__name__ == PRUNED for each in type(error).__mro__)
-        result = _ended(trial, "pruned") if is_pruned else failed_result(error, config)
+        failed = replace(failed_result(error, config), points=trial.points)
+        result = _ended(trial, "pruned") if is_pruned else failed
+    if os.getpid() != process:  # a process that the function has forked
+        os._exit(0)
     return commit_result(assignment, result, started, device)
 
 

@@ -66,6 +66,8 @@ def read_result(directory: Path, config: AnyTrial, note: Callable[[str], None] =
     """
     path = directory / RESULT_FILE
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is not a file")
         stored_bytes = path.read_bytes()
         content = json.loads(stored_bytes)
         if "checksum" in content:
@@ -80,7 +82,7 @@ def read_result(directory: Path, config: AnyTrial, note: Callable[[str], None] =
             raise ValueError(f"a trial that is {stored.result.state} cannot have the value {stored.result.value}")
     except FileNotFoundError:
         return None
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError, RecursionError) as error:
         note(f"{path} is damaged ({in_a_line(error)}); its trial is retrained")
         return None
     if stored.trial != config.digest:
