@@ -170,7 +170,7 @@ def section(name: str) -> str:
             "",
             f"`lightning_modules.{family.__name__}`. {prose[0]}",
             "",
-            f"![{name}: the lr over a training](schedules/{name}.png)",
+            f"![{name}: the lr over a run](schedules/{name}.png)",
             "",
             *(line for paragraph in prose[1:] for line in (paragraph, "")),
             *((*lines, "") if lines else ()),

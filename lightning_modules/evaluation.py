@@ -77,7 +77,7 @@ class EvaluationWeights(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Take in the weights after an update."""
+        """Add the weights after an update to the average."""
         if trainer.global_step > self._step and any(self._settings):
             with torch.no_grad():
                 self._averages.update(self._stacks(module), trainer.global_step)

@@ -221,7 +221,7 @@ def test_nothing_is_left_out_without_a_word_on_where_to_find_it():
     names = [f"p{number}" for number in range(16)]
     many = study([trial(number, params=dict.fromkeys(names, number)) for number in range(8)], importances={})
     assert re.search("Left out, as the least important: .*p15", figure("parallel_coordinates", many).caption)
-    assert re.search(r"For other pairs, including .*p15 too: result\.plot_contour", figure("contour", many).caption)
+    assert re.search(r"For other pairs, including .*p15: result\.plot_contour", figure("contour", many).caption)
 
 
 def test_a_usual_study_has_every_plot():

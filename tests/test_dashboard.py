@@ -91,5 +91,5 @@ def test_an_unknown_study_is_reported(reviewed: StudyFolder):
 
 def test_a_store_that_does_not_exist_is_not_created(tmp_path: Path):
     assert "there is no such file" in run(tmp_path)
-    assert f'no study "tiny" in sqlite:///{tmp_path}/mlflow.db; there is none' in run(tmp_path, "tiny")
+    assert f'no study "tiny": sqlite:///{tmp_path}/mlflow.db does not exist' in run(tmp_path, "tiny")
     assert list(tmp_path.iterdir()) == []

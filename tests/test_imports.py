@@ -24,13 +24,10 @@ INDEPENDENT = {("tracking", "storage")}  # folders that may not import each othe
 ALLOWED_IN: dict[str, tuple[str, ...]] = {
     "mlflow": ("tuner/tracking/",),
     "optuna": ("tuner/storage/",),
-    "sqlalchemy": ("tuner/storage/", "tuner/tracking/", "tuner/urls.py"),
+    "sqlalchemy": ("tuner/storage/", "tuner/tracking/"),
     "requests": ("tuner/tracking/",),
     "plotly": ("tuner/visualization/plotly_backend.py",),
-    "matplotlib": (
-        *("tuner/visualization/matplotlib_backend.py", "tuner/visualization/confusion.py"),
-        "tuner/results.py",
-    ),
+    "matplotlib": ("tuner/visualization/matplotlib_backend.py", "tuner/visualization/confusion.py"),
     "ray": ("tuner/engines/ray.py",),
     "jinja2": ("tuner/reporting/",),
     "yaml": ("tuner/config/",),

@@ -264,7 +264,7 @@ def test_the_labels_of_a_part_of_a_data_set_are_not_counted_as_those_of_the_whol
         probe.class_weights({"name": "plants:Split", "by": "items"})
     for by, sampler in (("rows", "SubsetRandomSampler"), ("batches", "OwnBatches"), ("few", "RandomSampler"),
                         ("rows in batches", "SubsetRandomSampler")):  # fmt: skip
-        with pytest.raises(BadInputError, match=f"a {sampler} ; give the weights as numbers"):
+        with pytest.raises(BadInputError, match=f"with a {sampler}; give the weights as numbers"):
             probe.class_weights({"name": "plants:Split", "by": by})
 
 

@@ -65,7 +65,7 @@ def test_a_gpu_is_asked_for_by_its_number_among_the_visible_ones(gpus: None):
 
 @pytest.mark.parametrize("gpus", [(0, None)], indirect=True)
 def test_without_a_gpu_the_devices_that_are_allowed_are_named(gpus: None):
-    with pytest.raises(BadInputError, match=r"--devices: no GPU is found \(got 0\)\. Allowed: auto or cpu\."):
+    with pytest.raises(BadInputError, match=r"--devices: no GPU was found \(got 0\)\. Allowed: auto or cpu\."):
         make_slots("0", None)
 
 

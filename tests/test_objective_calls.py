@@ -67,7 +67,7 @@ def test_numbers_of_every_library_are_values(tmp_path: Path, returned: Any):
         (1j, "must be a number, but got 1j"),
         (np.array([1.0, 2.0]), "must be a number, but got array([1., 2.])"),
         ([1.0, 2.0], "must be a number, but got [1.0, 2.0]"),
-        ({"loss": 1.0}, "the function must return value, but returned a mapping of loss"),
+        ({"loss": 1.0}, "the function must return value, but returned a mapping with the keys loss"),
     ],
 )  # fmt: skip
 def test_what_is_no_number_fails_with_the_place_of_the_function(tmp_path: Path, returned: Any, message: str):
@@ -248,7 +248,7 @@ def test_several_objectives_are_a_list_or_a_mapping(tmp_path: Path, returned: An
     [
         (1.0, "failed", "must return 2 numbers (speed, cost), as a list or a mapping, but returned 1.0"),
         ([1.0], "failed", "must return 2 numbers (speed, cost), as a list or a mapping, but returned 1"),
-        ({"speed": 1.0}, "failed", "must return speed, cost, but returned a mapping of speed"),
+        ({"speed": 1.0}, "failed", "must return speed, cost, but returned a mapping with the keys speed"),
         ([1.0, None], "failed", "the function returned cost: must be a number, but got None"),
         ([1.0, math.nan], "diverged", "cost was not finite: the function returned nan"),
     ],

@@ -142,6 +142,6 @@ def test_a_language_server_completes_and_explains_a_study_file(editor: Editor):
     assert "momentum" not in names, "it is an argument of another optimizer"
     assert {"max_epochs", "precision"} <= {item["label"] for item in editor.at("completion", 7, 4)["items"]}
     hover = json.dumps(editor.at("hover", 4, 8))
-    assert "Share of itself that a weight loses per step" in hover
+    assert "Fraction by which each weight shrinks per step" in hover
     editor.open(f"{MODELINE}{SCHEMA.as_uri()}\ntrial:\n  schedule: {{name: cos}}\n")
     assert "cosine_restarts" in {item["label"] for item in editor.at("completion", 2, 22)["items"]}

@@ -51,7 +51,7 @@ COMMANDS = {
 """The commands and what they do; each is a module of this package with the functions `parser` and `main`."""
 
 
-NARROW = 30  # columns; a text beside an example needs as many
+NARROW = 30  # columns; the minimum width of the text next to an example
 RUN_EXIT_CODES = {
     0: "done",
     1: "the study failed, no trial completed, or some records did not reach MLflow",

@@ -16,9 +16,9 @@ def parser() -> Parser:
         "Retrain the best trials of a study with fresh seeds, and report which is really better.",
         {
             "confirm quickstart": "the five best trials, with ten seeds each",
-            "confirm quickstart --seeds 20": "ten seeds more",
-            "confirm quickstart --dry-run": "the number of runs, and how long they take",
-            "confirm studies/mine.yaml --top 3": "a study by its file",
+            "confirm quickstart --seeds 20": "ten more seeds",
+            "confirm quickstart --dry-run": "the number of runs, and how long they will take",
+            "confirm studies/mine.yaml --top 3": "a study given by its file",
             "confirm quickstart --epochs 40 --lrs 0.5 1 2 --seeds 3": "its winners in long runs, with other lrs",
         },
         RUN_EXIT_CODES,

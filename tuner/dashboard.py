@@ -65,7 +65,7 @@ def _run(options: argparse.Namespace) -> int:
     uri = resolved(options.tracking_uri)
     file = file_of(uri)
     if options.name and file is not None and not file.exists():
-        raise BadInputError([f'no study "{options.name}" in {uri}; there is none.'])
+        raise BadInputError([f'no study "{options.name}": {uri} does not exist.'])
     uri = tracking_uri(uri, must_exist=True)
     pages = pages_of(uri, options.name)
     if uri.startswith(("http://", "https://")):  # a server is already running

@@ -32,7 +32,7 @@ __all__ = [
 
 LONGEST_SOURCE = 100
 WITHOUT_FILE = ("<dynamic-code>", "<ipython-input", "<stdin>")
-"""How the file of user code is called that was pickled by value (by cloudpickle), or typed."""
+"""The names shown for the file of user code that was pickled by value (by cloudpickle) or typed."""
 
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 _OWN = tuple(str(Path(__file__).parent.parent / package) + "/" for package in ("tuner", "lightning_modules"))

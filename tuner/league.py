@@ -17,7 +17,7 @@ def parser() -> Parser:
         "Compare schedules, optimizers and averages, each at its best base lr, judged on fresh seeds.",
         {
             "league studies/league/": "every league in the folder",
-            "league studies/league/ --dry-run": "the number of runs, and how long they take",
+            "league studies/league/ --dry-run": "the number of runs, and how long they will take",
             "league studies/league/ --set name=fashion --set trial.data.name=fashion_mnist": "",
             "league mine.yaml --shapes 1 --lrs 5 --seeds 20 --target 0.98": "",
         },

@@ -26,7 +26,7 @@ def parser() -> Parser:
         {
             "replay quickstart": "its best trial",
             "replay quickstart --trial 2": "another one",
-            "replay studies/mine.yaml": "a study by its file, as on a machine that did not run it",
+            "replay studies/mine.yaml": "a study given by its file, as on a machine that did not run it",
         },
         {0: "the same to the last bit", 1: "something differs", 2: "bad input"},
     )

@@ -29,7 +29,7 @@ def parser() -> Parser:
         "Retry the failed trials of a study, under the same numbers, once the cause is fixed.",
         {
             "retry quickstart": "",
-            "retry studies/mine.yaml": "a study by its file",
+            "retry studies/mine.yaml": "a study given by its file",
         },
         RUN_EXIT_CODES,
         "It continues the study as lr-tuner study --retry-failed does. The failed attempts keep their runs in MLflow.\n"

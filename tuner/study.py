@@ -23,7 +23,7 @@ def parser() -> Parser:
             "study studies/mine.yaml": "a study of your own",
             "study --set budget.epochs=400": "the same study, continued to 400 epochs in total",
             "study --set trial.data.batch_size=100 --set name=batches": "",
-            "study studies/mine.yaml --dry-run": "checks everything, trains nothing to its end",
+            "study studies/mine.yaml --dry-run": "checks everything, trains each network for a few steps only",
         },
         RUN_EXIT_CODES,
         "Run the same command again to continue a study that was interrupted or killed.\n"

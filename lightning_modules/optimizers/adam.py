@@ -56,7 +56,7 @@ class AdamW(Optimizer):
         beta1: Decay rate of the mean of the gradients, in [0, 1).
         beta2: Decay rate of the mean of the squared gradients, in [0, 1).
         eps: Added to the denominator, at least 0, as in `Adam`.
-        weight_decay: Share of itself that a weight loses per step and unit of lr; the schedule multiplies it too.
+        weight_decay: Fraction by which each weight shrinks per step, per unit of lr; the schedule multiplies it too.
 
     Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
     Synonyms: torch ``AdamW``; Keras ``AdamW``, except for its eps, see `AdamEpsilonHat`.

@@ -25,7 +25,7 @@ class Lion(Optimizer):
     Args:
         beta1: Weight of the mean of the gradients relative to the current gradient, in [0, 1).
         beta2: Decay rate of that mean, in [0, 1).
-        weight_decay: Share of itself that a weight loses per step and unit of lr, as in `AdamW`.
+        weight_decay: Fraction by which each weight shrinks per step, per unit of lr, as in `AdamW`.
 
     Raises:
         ImportError: When called, if the package pytorch_optimizer is not installed.
@@ -69,7 +69,7 @@ class AdEMAMix(Optimizer):
         warmup_steps: Steps in which `alpha` and `beta3` rise to their values, at least 0; the paper uses the length of
             the run.
         eps: Added to the denominator, at least 0, as in `Adam`.
-        weight_decay: Share of itself that a weight loses per step and unit of lr, as in `AdamW`.
+        weight_decay: Fraction by which each weight shrinks per step, per unit of lr, as in `AdamW`.
 
     Raises:
         ImportError: When called, if the package pytorch_optimizer is not installed.
@@ -164,7 +164,7 @@ class Prodigy(Optimizer):
         beta1: Decay rate of the mean of the gradients, in [0, 1).
         beta2: Decay rate of the mean of the squared gradients, in [0, 1).
         eps: Added to the denominator, times ``d``; at least 0.
-        weight_decay: Share of itself that a weight loses per step and unit of lr, as in `AdamW`.
+        weight_decay: Fraction by which each weight shrinks per step, per unit of lr, as in `AdamW`.
         d0: First estimate, above 0.
         d_coef: Multiplies the estimate, above 0; change this rather than `initial_lr`.
         bias_correction: Correct the bias of the means, as Adam does.
@@ -223,7 +223,7 @@ class SOAP(Optimizer):
         beta1: Decay rate of the mean of the gradients, in [0, 1).
         beta2: Decay rate of the mean of the squared gradients and of the preconditioners, in [0, 1).
         eps: Added to the denominator, at least 0.
-        weight_decay: Share of itself that a weight loses per step and unit of lr, as in `AdamW`.
+        weight_decay: Fraction by which each weight shrinks per step, per unit of lr, as in `AdamW`.
         precondition_frequency: Steps between updates of the eigenbases, at least 1.
         max_precondition_dim: Largest dimension of a weight that gets a preconditioner, at least 1; the paper's 10,000
             need a fast GPU.

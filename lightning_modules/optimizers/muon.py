@@ -34,7 +34,7 @@ class Muon(Optimizer):
         beta1: AdamW's decay rate of the mean of the gradients, in [0, 1).
         beta2: AdamW's decay rate of the mean of the squared gradients, in [0, 1).
         eps: Added to AdamW's denominator, at least 0.
-        weight_decay: Share of itself that a weight loses per step and unit of lr, as in `AdamW`; for matrices and
+        weight_decay: Fraction by which each weight shrinks per step, per unit of lr, as in `AdamW`; for matrices and
             others.
 
     Raises:

@@ -30,7 +30,7 @@ class ScheduleFreeAdamW(Optimizer):
         beta1: Share of the average in the point at which the gradient is taken, in (0, 1).
         beta2: Decay rate of the mean of the squared gradients, in [0, 1).
         eps: Added to the denominator, at least 0, as in `Adam`.
-        weight_decay: Share of itself that a weight loses per step and unit of lr, as in `AdamW`.
+        weight_decay: Fraction by which each weight shrinks per step, per unit of lr, as in `AdamW`.
 
     Raises:
         ImportError: When called, if the package schedulefree is not installed.

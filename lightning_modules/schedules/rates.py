@@ -19,7 +19,7 @@ class ExponentialDecay(Schedule):
     """Multiply by `decay_rate` every `decay_steps` steps, continuously or in steps.
 
     ``factor(s) = decay_rate ** (s / decay_steps)``, with ``floor(s / decay_steps)`` as the exponent when `staircase`.
-    1 at step 0, `decay_rate` at step `decay_steps`, towards 0 beyond.
+    1 at step 0, `decay_rate` at step `decay_steps`, and approaches 0 after that.
 
     Args:
         decay_rate: Factor per `decay_steps` steps, above 0 and at most 1.
@@ -51,8 +51,8 @@ class NaturalExponentialDecay(Schedule):
     """Exponential decay with base e.
 
     ``factor(s) = exp(-decay_rate * s / decay_steps)``, with ``floor(s / decay_steps)`` for ``s / decay_steps`` when
-    `staircase`. 1 at step 0, ``exp(-decay_rate)`` at step `decay_steps`, towards 0 beyond. It is an `ExponentialDecay`
-    with a `decay_rate` of ``exp(-decay_rate)``.
+    `staircase`. 1 at step 0, ``exp(-decay_rate)`` at step `decay_steps`, and approaches 0 after that. It is an
+    `ExponentialDecay` with a `decay_rate` of ``exp(-decay_rate)``.
 
     Args:
         decay_rate: Decrease of the logarithm of the lr per `decay_steps` steps, at least 0.
@@ -83,7 +83,7 @@ class InverseTimeDecay(Schedule):
     """Decay with the inverse of time, fast at first and then slower and slower.
 
     ``factor(s) = 1 / (1 + decay_rate * s / decay_steps)``, with ``floor(s / decay_steps)`` for ``s / decay_steps`` when
-    `staircase`. 1 at step 0, ``1 / (1 + decay_rate)`` at step `decay_steps`, towards 0 beyond.
+    `staircase`. 1 at step 0, ``1 / (1 + decay_rate)`` at step `decay_steps`, and approaches 0 after that.
 
     Args:
         decay_rate: Increase of the inverse of the factor per `decay_steps` steps, at least 0.

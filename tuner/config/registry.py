@@ -181,9 +181,9 @@ BASES: dict[str, tuple[tuple[Any, ...], str]] = {
     "averaging": ((Averaging, NoneType), "a lightning_modules.Averaging"),
     "callback": ((Callback,), "a Callback of pytorch_lightning"),
     "data": ((LightningDataModule,), "a LightningDataModule"),
-    "loss": ((Callable,), "a function or module of outputs and labels"),
+    "loss": ((Callable,), "a function or module that takes outputs and labels"),
     "model": ((torch.nn.Module,), "a torch.nn.Module"),  # or a whole LightningModule, which is one
-    FUNCTION: ((Callable,), "a function of a trial"),
+    FUNCTION: ((Callable,), "a function that takes a trial"),
     "optimizer": ((torch.optim.Optimizer, Callable), "a factory of optimizers"),
     "schedule": ((Schedule, Plateau), "a lightning_modules.Schedule"),
 }

@@ -42,7 +42,7 @@ MEANINGS = {
     "averaging": "the average of the weights that is evaluated; none by default",
     "momentum_schedule": "the schedule of the momentum or beta1; none by default",
     "weight_decay_schedule": "the schedule of the weight decay; none by default",
-    FUNCTION: "a function of a trial, in place of a training run: module:name",
+    FUNCTION: "a function that takes a trial, in place of a training run: module:name",
 }
 SEED = {"type": "integer", "minimum": 0, "default": 0, "description": "the seed of a trial"}
 GROUPS = "groups of parameters with an optimizer setting or a schedule of their own, by name"

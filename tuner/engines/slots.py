@@ -60,12 +60,13 @@ def _gpus(devices: str) -> list[str]:
     except ValueError:
         raise BadInputError([f'--devices: "{devices}" is not auto, cpu, or numbers of GPUs such as 0,1.']) from None
     if len(set(wanted)) < len(wanted):
-        raise BadInputError([f"--devices: {devices} names a GPU twice; several slots on one are --per-device."])
+        advice = "to run several trials on one GPU, use --per-device"
+        raise BadInputError([f"--devices: {devices} names a GPU twice; {advice}."])
     missing = [number for number in wanted if not 0 <= number < len(found)]
     if missing:
         limited = " in CUDA_VISIBLE_DEVICES, where they are counted from 0" if VISIBLE in os.environ else ""
         numbers = ", ".join(map(str, range(len(found))))
         allowed = f"auto, cpu, or numbers of GPUs{limited}: {numbers}" if found else "auto or cpu"
-        has = f"there is no GPU {missing[0]}" if found else f"no GPU is found{limited}"
+        has = f"there is no GPU {missing[0]}" if found else f"no GPU was found{limited}"
         raise BadInputError([f"--devices: {has} (got {devices}). Allowed: {allowed}."])
     return [found[number] for number in wanted]

@@ -71,7 +71,7 @@ def diagnose(storage: str | None = None, uri: str | None = None) -> list[Check]:
         _checked("this folder", lambda: _folder(storage_url(storage))),
         _checked("Optuna's database", lambda: _optuna(storage_url(storage))),
         _checked("MLflow's store", lambda: _mlflow(uri, storage_url(storage))),
-        Check("environment", ", ".join(filter(None, map(_variable, VARIABLES))) or "none of its variables is set"),
+        Check("environment", ", ".join(filter(None, map(_variable, VARIABLES))) or "no variable it reads is set"),
     ]
 
 
@@ -127,7 +127,7 @@ def _optuna(storage: str) -> str:
     studies = listed_studies(storage)
     running = sum(each.is_running for each in studies)
     return (
-        f"{without_password(storage)}: {len(studies)} studies, {running} running"
+        f"{without_password(storage)}: {len(studies)} {'study' if len(studies) == 1 else 'studies'}, {running} running"
         if studies
         else (f"{without_password(storage)}: no study yet")
     )

@@ -101,13 +101,13 @@ class StudyOptions(ExecutionOptions):
     )
     trials: int | None = option(None, "total trials, including earlier runs", "N", int)
     timeout: str | None = option(
-        None, "start no trial after this time: 90s, 30m, 2h, 1h30m; a plain number is in seconds", "T"
+        None, "start no more trials after this long: 90s, 30m, 2h, 1h30m; a plain number is in seconds", "T"
     )
     start_from: Sequence[str] = option(
         (), 'begin with the best trials of an earlier study, or with the list "shipped"; repeatable', "NAME"
     )
     set: Sequence[str] = option((), "replace a value of the study file; repeatable", "PATH=VALUE")
-    review: bool = option(True, "put plots, report and the best model into MLflow (default: yes)")
+    review: bool = option(True, "publish plots, a report and the best model in MLflow (default: yes)")
     system_metrics: bool = option(
         False, "record in MLflow how busy CPU, memory, disk, network and GPUs are while the study runs"
     )

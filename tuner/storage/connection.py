@@ -33,7 +33,7 @@ __all__ = [
     "connection_errors",
     "count_trials",
     "has_tables",
-    "make_engine",
+    "make_sql_engine",
     "open_storage",
     "reason_of",
     "sqlite_file",
@@ -153,7 +153,7 @@ def open_storage(url: str, kind: type[Storage], *, read_only: bool = False) -> I
         storage.engine.dispose()
 
 
-def make_engine(url: str) -> sqlalchemy.Engine:
+def make_sql_engine(url: str) -> sqlalchemy.Engine:
     """Return an engine without a pool, whose connections detect a lost server and are detected by it."""
     engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool, **_engine_settings(url))
     if not url.startswith("sqlite"):

@@ -23,7 +23,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 
 from tuner.console import printable
 from tuner.errors import BadInputError, StudyFailedError, StudyRunningError
-from tuner.storage.connection import connection_errors, make_engine
+from tuner.storage.connection import connection_errors, make_sql_engine
 from tuner.storage.folders import check_folder, open_own
 
 __all__ = ["FolderLock", "ServerLock", "is_locked", "lock_folder", "lock_in_file"]
@@ -141,7 +141,7 @@ def is_locked(folder: Path, file: Path | None, url: str, study: str) -> bool:
         BadInputError: If the server is unreachable.
     """
     if file is None:
-        with connection_errors(url), make_engine(url).connect() as session:
+        with connection_errors(url), make_sql_engine(url).connect() as session:
             return session.execute(sqlalchemy.text(_HOLDER), ServerLock(url, study).numbers()).first() is not None
     try:
         with (folder / "lock").open() as lock:
@@ -194,7 +194,7 @@ class ServerLock:
         Raises:
             StudyRunningError: If another process has the lock.
         """
-        session = make_engine(self._url).connect().execution_options(isolation_level="AUTOCOMMIT")
+        session = make_sql_engine(self._url).connect().execution_options(isolation_level="AUTOCOMMIT")
         session.execute(sqlalchemy.text("select set_config('application_name', :me, false)"), {"me": self._name})
         deadline = time.monotonic() + self.END_SECONDS
         while not session.execute(

@@ -99,7 +99,7 @@ class Recorder:
             patience: Seconds to wait while the store accepts nothing.
 
         Returns:
-            Whether every record was delivered that MLflow can store.
+            Whether every record that MLflow can store was delivered.
         """
         is_drained = self.runs.drain(patience)
         self.artifacts.drain(patience if is_drained else min(patience, 5.0))

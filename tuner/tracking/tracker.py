@@ -243,7 +243,7 @@ class Tracker:
             patience: Seconds to wait while the store accepts nothing.
 
         Returns:
-            Whether every record was delivered that MLflow can store. `missing` lists the others; the next run of the
+            Whether every record that MLflow can store was delivered. `missing` lists the others; the next run of the
             study sends them.
         """
         return self._recorder.close(lambda: self._study.put_end(status), patience)

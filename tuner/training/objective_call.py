@@ -23,7 +23,7 @@ PRUNED = "TrialPruned"  # the tuner's and Optuna's, which is not imported here
 
 
 def call(assignment: Assignment, channel: Channel, device: str) -> TrialResult:
-    """Call the objective function of a trial, and return its result; an error of the function is a result too."""
+    """Call the objective function of a trial, and return its result; an error in the function also becomes a result."""
     started, config, process = time.monotonic(), assignment.call, os.getpid()
     trial = Trial(assignment, channel, device, assignment.directory / FILES)
     try:
@@ -48,7 +48,7 @@ def call(assignment: Assignment, channel: Channel, device: str) -> TrialResult:
 
 
 def _result(assignment: Assignment, trial: Trial, returned: Any, function: Callable[..., Any]) -> TrialResult:
-    """Return the result of a function that has returned."""
+    """Return the result of a completed call."""
     metrics = [each.metric for each in (assignment.objective, *assignment.further)]
     try:
         values = _values(returned, metrics)
@@ -76,13 +76,14 @@ def _values(returned: Any, metrics: list[str]) -> dict[str, float]:
     if isinstance(returned, Mapping):
         if set(returned) != set(metrics):
             names = ", ".join(map(str, returned)) or "nothing"
-            raise TypeError(f"the function must return {', '.join(metrics)}, but returned a mapping of {names}")
+            form = ", ".join(metrics)
+            raise TypeError(f"the function must return {form}, but returned a mapping with the keys {names}")
         return {metric: number_of(returned[metric], f"the function returned {metric}") for metric in metrics}
     if len(metrics) == 1:
         return {metrics[0]: number_of(returned, "the returned value")}
     if not isinstance(returned, list | tuple) or len(returned) != len(metrics):
         form = f"{len(metrics)} numbers ({', '.join(metrics)}), as a list or a mapping"
-        got = f"{len(returned)}" if isinstance(returned, list | tuple) else repr(returned)[:60]
+        got = f"{len(returned)} numbers" if isinstance(returned, list | tuple) else repr(returned)[:60]
         raise TypeError(f"the function must return {form}, but returned {got}")
     return {
         metric: number_of(value, f"the function returned {metric}")

@@ -77,8 +77,8 @@ def lr_curves(record: StudyRecord) -> Figure:
             )
         )
     caption = (
-        f"Bright curves ended with a good {record.metric}; grey, dotted ones were not completed."
-        + (" The colour scale begins above the worst quarter." if scale and len(record.ranking) > 3 else "")
+        f"Bright curves ended with a good {record.metric}; grey, dotted ones are of trials that did not complete."
+        + (" The colour scale leaves out the worst quarter." if scale and len(record.ranking) > 3 else "")
         + left_out_note(left_out)
         + _below_note(drawn, lowest)
     )
@@ -107,8 +107,8 @@ def best_of_each(record: StudyRecord) -> Figure:
     first = {trial.family: trial for trial in reversed(ranking)}
     best = sorted(first.values(), key=ranking.index)
     if len(best) == 1:
-        return Figure("best_of_each", title, "Only one schedule has a trial that was completed.")
-    caption = "One trial each: their differences include the luck of one seed."
+        return Figure("best_of_each", title, "Only one schedule has a completed trial.")
+    caption = "One trial per schedule, so the differences include the luck of a single seed."
     return _lr_and_value(record, "best_of_each", title, caption, best)
 
 
@@ -117,7 +117,7 @@ def winner(record: StudyRecord) -> Figure:
     """Show how the best trial learned, on training and on validation data."""
     best = record.best
     if best is None:
-        return Figure("winner", "The best trial", "No trial was completed.")
+        return Figure("winner", "The best trial", "No trial has completed.")
     panels = []
     for kind, name in METRICS.items():
         series = error_band(record, f"val/{kind}", best.curves.get(f"val/{kind}", ()), COLORS[1])
@@ -156,7 +156,7 @@ def _scheduled_panels(trial: TrialRecord) -> list[Panel]:
 def _lr_and_value(record: StudyRecord, name: str, title: str, caption: str, trials: Sequence[TrialRecord]) -> Figure:
     trials = [trial for trial in trials if trial.curves.get("lr")]
     if not trials:
-        return Figure(name, title, "No trial was completed.")
+        return Figure(name, title, "No trial has completed.")
     log, y_range = _lr_axis(trials)
     lowest = y_range[0] if log else None
     families = {trial.family for trial in trials}

@@ -163,7 +163,7 @@ def _pairs(
     """Return a figure with a panel for each pair of parameters; see `contour`."""
     known, panels, least = parameters_of(record), [], LEAST_OF_PAIR
     if scale is None:
-        return Figure(name, title, "No trial was completed.")
+        return Figure(name, title, "No trial has completed.")
     if x is None or y is None:
         if few := too_few(record, MIN_FOR_IMPORTANCE):
             return Figure(name, title, few)

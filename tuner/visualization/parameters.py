@@ -38,7 +38,7 @@ def values_by_family(record: StudyRecord) -> Figure:
     groups = {family: [trial for trial in record.ranking if trial.family == family] for family in record.families}
     groups = {family: members for family, members in groups.items() if members}
     if not groups:
-        return Figure("families", title, "No trial was completed.")
+        return Figure("families", title, "No trial has completed.")
     series = tie_band(record, -0.6, len(groups) - 0.4)
     places: dict[int, float] = {}
     for place, (family, members) in enumerate(groups.items()):

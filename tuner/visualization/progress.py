@@ -124,7 +124,7 @@ def best_so_far(record: StudyRecord) -> Figure:
     title = f"Best {record.metric} so far"
     complete = [trial for trial in record.trials if trial.is_complete]
     if not complete:
-        return Figure("best_so_far", title, "No trial was completed.")
+        return Figure("best_so_far", title, "No trial has completed.")
     unit, unit_name = _unit(record)
     axes: Sequence[tuple[str, Position]] = (
         ("trials", lambda trial: trial.number + 1.0),
@@ -175,7 +175,7 @@ def compare(records: Sequence[StudyRecord]) -> Figure:
             series.append(Series(x, y, "steps", color, record.name, hover, 2, dash=dash))
     values = [value for each in series for value in each.y]
     if not values:
-        return Figure("compare", title, "No trial was completed.")
+        return Figure("compare", title, "No trial has completed.")
     panel = Panel(series, "", "trials", records[0].metric, y_range=value_window(values, records[0]))
     caption = "Values are comparable only between studies with the same validation data."
     return Figure("compare", title, caption, [panel], height=3.6)
