@@ -92,7 +92,7 @@ def test_the_study_s_run_describes_the_winner_and_links_to_it(
 ):
     page.goto(dashboard)
     expect(page.get_by_text("better than the runner-up")).to_be_visible(timeout=SECONDS)
-    expect(page.get_by_text("one training with one seed")).to_be_visible()
+    expect(page.get_by_text("one run with one seed")).to_be_visible()
     for name in runs.keys() - {"tiny"}:
         expect(page.get_by_role("link", name=name)).to_be_visible()
     page.goto(page.get_by_role("link", name="The best trial").evaluate("link => link.href"))  # it opens a tab

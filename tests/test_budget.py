@@ -218,7 +218,7 @@ def test_a_budget_that_no_training_fits_into_is_refused(budget: str, wrong: str)
 
 
 def test_an_end_by_the_expected_gain_needs_a_sampler_that_expects_something():
-    with pytest.raises(BadInputError, match=r"budget\.until: needs the sampler curve, .* \(random does not\)"):
+    with pytest.raises(BadInputError, match=r"budget\.until: needs the sampler curve, .* \(random cannot\)"):
         load_study(str(TINY), ["budget={trials: 9, until: 0.1}"])
 
 
@@ -256,7 +256,7 @@ def test_a_study_ends_when_little_can_be_gained_and_goes_on_for_less(folder: Stu
     def run(until: float) -> tuple[int, float]:
         options = ["search_space.schedule=null", "sampler={name: curve}"]
         config = load_study(str(TINY), [f"budget={{trials: 60, until: {until}}}", *options])
-        assert config.budget == f"60 trials, or until the expected gain is below {until:g} ,"
+        assert config.budget == f"60 trials, or until the expected gain is below {until:g},"
         display = Display(config, Console(file=io.StringIO()))
         with StudyStore.open(config, url, dict(config.identity), lambda text: None) as store:
             tracker = Tracker(config, tracking, store.identifier, lambda text: None)

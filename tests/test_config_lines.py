@@ -163,8 +163,8 @@ BAD_LINES = {
     ),
     # model
     "a model that cannot be imported": (
-        ("  model:", "  model: {name: 'mymodels:Net'}"),
-        ["8: trial.model.name: <no import> \"mymodels:Net\": No module named 'mymodels'. Looked in {places} "
+        ("  model:", "  model: {name: 'zebra:Net'}"),
+        ["8: trial.model.name: <no import> \"zebra:Net\": No module named 'zebra'. Looked in {places} "
          "and among the installed packages."],
     ),
     "a model that is none": (

@@ -69,7 +69,7 @@ def test_the_output_agrees_with_the_values(confirmed: StudyFolder):
     assert winner[1] == f"{max(means):.4f}"
     ranking = sorted(range(3), key=lambda number: -means[number])
     others = {ranking[1], 1, 2} - {ranking[0]}  # the runner-up, the default, a constant lr
-    assert confirmed.output.count("; with 2 seeds this may be chance.") == len(others)
+    assert len(re.findall(r"; with 2 seeds this may be chance\.|It is no better than", confirmed.output)) == len(others)
     assert "and really better with a probability" not in confirmed.output
     assert re.search(r"On the test data, which were not used for any decision, .* reaches test/acc", confirmed.output)
 
@@ -113,7 +113,7 @@ def test_more_seeds_keep_the_earlier_trainings(copied: StudyFolder):
     assert len(after) == 9
     assert {number: after[number] for number in before} == before
     assert "over 3 seeds" in output
-    assert "really better with a probability of" in output
+    assert re.search(r"really better with a probability of|really better is only|It is no better than", output)
 
 
 def test_a_training_that_diverged_after_an_epoch_is_no_success(copied: StudyFolder, monkeypatch: pytest.MonkeyPatch):
@@ -241,9 +241,7 @@ def test_a_study_whose_definition_is_gone_needs_its_file(copied: StudyFolder):
 def test_a_dry_run_says_how_many_trainings_there_are_and_how_long_they_take(confirmed: StudyFolder):
     before = confirmed.optuna("select * from trials"), confirmed.mlflow("select run_uuid, status from runs")
     output = confirmed.command(confirm, "short", "--top", "1", "--seeds", "5", "--dry-run", *INLINE)
-    (count, trainings, done) = map(
-        int, re.findall(r"(\d+) configurations? .* (\d+) trainings, (\d+) of them", output)[0]
-    )
+    (count, trainings, done) = map(int, re.findall(r"(\d+) configurations? .* (\d+) runs, (\d+) of them", output)[0])
     assert trainings == 5 * count
     assert done == 2 * count
     assert re.search(r"; about \d+ s on 1 slot, at the pace of the study$", output, re.MULTILINE)

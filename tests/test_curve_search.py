@@ -212,5 +212,5 @@ def test_the_curve_sampler_needs_to_know_the_length_of_a_training(tmp_path: Path
     (tmp_path / "endless.py").write_text(ENDLESS)
     text = STUDY.replace("data: {name: iris, batch_size: 5}", "data: {name: endless:Endless}")
     (tmp_path / "curves.yaml").write_text(text)
-    with pytest.raises(BadInputError, match=r"trial\.data: its loader does not tell how many batches it has"):
+    with pytest.raises(BadInputError, match=r"trial\.data: its loader does not report its number of batches"):
         load_study(str(tmp_path / "curves.yaml"))

@@ -198,7 +198,7 @@ def test_best_yaml_trains_the_same_by_lightning_cli(
         (("parameters: layers.15", "parameter: layers.15"), r"trial.groups.head.parameter: unknown key. Did you mean"),
         (("parameters: layers.15", "parameters: 15"), r"trial.groups.head.parameters: must be text or a list of texts"),
         (("    head:", "    he.ad:"), r'trial.groups.he.ad: "he.ad" is not a valid name for a group. Use'),
-        (("    head:", "    name:"), r'trial.groups.name: "name" is not a valid name of a group'),
+        (("    head:", "    name:"), r'trial.groups.name: "name" is not a valid name for a group'),
         (("initial_lr: 1e-2", "lr: 1e-2"), r"trial.groups.head.optimizer.lr: sgd has no argument lr. Did you"),
         (("initial_lr: 1e-2", "initial_lr: -1"), r"trial.groups: head: initial_lr > 0 must hold, but got"),
         (("{initial_lr: 1e-2", "{name: adam, initial_lr: 1e-2"), r"head.optimizer.name: remove it: the opt"),

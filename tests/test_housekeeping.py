@@ -75,7 +75,7 @@ def test_the_registered_model_of_a_study_goes_with_it_and_that_of_another_progra
     own.command(rename, "short", "other-study", "--yes")
     assert own.mlflow("select name from registered_models order by 1") == [("other",), ("other-study",)]
     message = own.command(rename, "other-study", "other", "--yes", expect=2)
-    assert 'registry has a model "other" already' in message
+    assert 'registry already has a model "other"' in message
     assert own.mlflow(EXPERIMENTS) == [("other-study",)]
     own.command(delete, "other-study", "--yes")
     assert own.mlflow("select name from registered_models") == [("other",)]

@@ -175,7 +175,7 @@ def test_a_dry_run_says_how_many_trainings_are_left_and_trains_none(played: Stud
     assert text.format(0) in output
     (folder.path / "mini.yaml").write_text(MINI + CONTENDERS)
     output = folder.command(league, "mini.yaml", "--dry-run", *SMALL).replace("\n", " ")
-    assert f"{text.format(24)} tell the result: 32 trainings; at least " in output
+    assert f"{text.format(24)} then decide the result: 32 runs in total; at least " in output
     assert "warmup: 2 shapes of schedule.schedule.decay_steps (%); initial_lr 0.001, 0.03" in output
     assert [path.name for path in folder.path.iterdir()] == ["mini.yaml"]
 

@@ -70,7 +70,7 @@ def test_the_study_s_run_has_the_winner_its_margin_and_the_uncertainty(reviewed:
     assert "4 of 4 trials" in text
     assert f"#{ranking[0][0]} " in text
     assert f"{ranking[0][1] - ranking[1][1]:.4f} better than the runner-up, #{ranking[1][0]} " in text
-    assert "one training with one seed" in text
+    assert "one run with one seed" in text
     error = (ranking[0][1] * (1 - ranking[0][1]) / 500) ** 0.5
     assert f"On 500 validation images the standard error of such an accuracy is {error:.4f}" in text
     assert "test/acc" in text

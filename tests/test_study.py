@@ -224,7 +224,7 @@ def test_an_invalid_duration_is_refused_before_anything_starts(folder: StudyFold
 def test_a_batch_larger_than_the_training_set_is_refused(folder: StudyFolder):
     output = folder.call("--set", "trial.data.batch_size=91", expect=2)
     assert "91" in output
-    assert "90 rows for training" in output
+    assert "but got batch_size=91 with 90 rows" in output
     assert list(folder.path.iterdir()) == []
 
 
@@ -478,7 +478,7 @@ def test_an_interrupt_ends_after_the_epoch_and_the_study_can_continue(
     assert folder.optuna("select count(*) from trials where state = 'RUNNING'") == [(0,)]
     assert folder.mlflow("select count(*) from runs where status = 'RUNNING'") == [(0,)]
     ((cut_short,),) = folder.optuna("select count(*) from trials where state = 'WAITING'")
-    assert (f"with the {cut_short} trial" in output) == (cut_short > 0)
+    assert (f"{cut_short} interrupted trial" in output) == (cut_short > 0)
     folder.call(*own)
     folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
     assert folder.curves() == undisturbed.curves()

@@ -82,7 +82,9 @@ def test_in_a_terminal_rows_fit_and_the_end_has_the_answer_and_the_next_commands
         assert re.search(r" 0\.\d{4}( |$)", line), "the digits that matter"
         assert ("lr " in line) == (width == 80)
     text = "\n".join(lines)
-    assert re.search(r"^\S+: The best is #\d .*, val/acc 0\.\d{4}, (in a tie with|ahead of)", text, re.MULTILINE)
+    assert re.search(
+        r"^\S+: The best is #\d \S+,\sval/acc\s0\.\d{4},\s(in\sa\stie\swith|ahead\sof)", text, re.MULTILINE
+    )
     assert re.search(r"\d/2 trials +\d:\d\d so far", text), "while it runs"
     assert following(lines) == ["dashboard", "confirm", "report"]
 
@@ -92,10 +94,10 @@ def test_a_confirmation_says_who_won_in_rows_that_fit(short: StudyFolder, folder
     shutil.copytree(short.path, folder.path, dirs_exist_ok=True)
     lines = shown(folder, width, "tuner.confirm", "short", "--top", "1", "--seeds", "2", *INLINE)
     plan = next(line for line in lines if line.startswith("short-confirm: "))
-    count = re.match(
-        r"short-confirm: \d configurations of study short, 2 fresh seeds each: (\d) trainings; about ", plan
-    )
-    assert count, plan
+    begin = lines.index(plan)
+    whole = " ".join(line.strip() for line in lines[begin : begin + 4])
+    count = re.match(r"short-confirm: \d configurations of study short, 2 fresh seeds each: (\d) runs; about ", whole)
+    assert count, whole
     check_trainings(lines, width, int(count[1]))
     winner = next(index for index, line in enumerate(lines) if line.startswith("The winner is #"))
     heading, *rows = table(lines[winner:], " +(seeds +)?mean")
@@ -112,7 +114,7 @@ def test_a_league_has_a_table_that_fits_a_terminal_and_a_page_in_a_pipe(folder: 
     (folder.path / "mini.yaml").write_text(MINI + CONTENDERS)
     small = ("--shapes", "1", "--lrs", "2", "--search-seeds", "1", "--seeds", "2", *INLINE)
     lines = shown(folder, width, "tuner.league", "mini.yaml", *small)
-    assert any("16 trainings; at least " in line for line in lines), "before it starts"
+    assert any("16 runs in total; at least " in line for line in lines), "before it starts"
     assert any(re.match(r"- The first is \w+: median val/acc ", line) for line in lines)
     page = (folder.path / "mini-league.md").read_text()
     if width == PIPE:

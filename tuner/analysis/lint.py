@@ -44,6 +44,7 @@ __all__ = ["HIGHEST_LR", "Finding", "lint", "lint_families"]
 LEAST_CHANGE = 0.01
 LATEST_END = 0.75
 LEAST_DECAYED = 0.9
+FAR = 4  # doublings of the length of the run
 LARGEST_LOST_SHARE = 0.1
 SMALL_WEIGHT = 0.01
 SIGNIFICANT_BITS = {"bf16-true": 8, "16-true": 11, "64-true": 53}  # the others keep float32 weights: 24 bits
@@ -147,10 +148,10 @@ def _training(curve: LrCurve) -> str:
     return f"the {steps} steps of the run" if steps > 1 else "the only step of the run"
 
 
-def _later(curve: LrCurve) -> list[float]:
+def _later(curve: LrCurve, doublings: int = 20) -> list[float]:
     """Return the lr at steps far beyond the end of the run; steps at which a formula fails are left out."""
     lrs = []
-    for doubling in range(20):
+    for doubling in range(doublings):
         for eighths in range(8, 16):
             with contextlib.suppress(Exception):  # a user's function can raise anything
                 lrs.append(curve.initial_lr * _inner(curve)(curve.length.steps * 2**doubling * eighths // 8))
@@ -182,7 +183,7 @@ def _hardly_begun(curve: LrCurve) -> Finding | None:
         return None
     if min(curve.lr[curve.lr.index(highest) :]) < LEAST_DECAYED * highest or _span(curve.lr) < LEAST_CHANGE:
         return None
-    later = _later(curve)
+    later = _later(curve, FAR)
     if not later or min(later) >= highest / 2 or max(later) > highest:
         return None
     text = f"the lr is still above {LEAST_DECAYED:.0%} of its peak at the end of {_training(curve)}"

@@ -300,6 +300,8 @@ def _imported(name: str, module_name: str, attribute: str) -> Any:
 def _near_module(name: str) -> str:
     """Return " Did you mean ...?" if a module of the user, or of the same package, has a name near this one."""
     package, _, last = name.rpartition(".")
+    if name.partition(".")[0] in LIBRARIES:  # not a mistyped module of the user
+        return ""
     folders = getattr(sys.modules.get(package), "__path__", []) if package else user_module_folders()
     hint = did_you_mean(last, [each.name for each in pkgutil.iter_modules(folders)])
     return hint.replace("mean ", f"mean {package}.") if package else hint

@@ -171,7 +171,10 @@ def _answer(pipe: "connection.Connection[Any, Any]", modules: Sequence[str]) -> 
     die_with_the_coordinator()
     for name in modules:
         importlib.import_module(name)
-    folder, environment, function, arguments = pipe.recv()
+    try:
+        folder, environment, function, arguments = pipe.recv()
+    except EOFError:  # it is not needed, or the process that needs it has died
+        return
     try:
         os.chdir(folder)
         os.environ.update(environment)
