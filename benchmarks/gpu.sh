@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Measure everything about lr-tuner that needs a GPU, in at most eight minutes on an H100, and print it in tables:
+# Measure everything about lr-tuner that needs a GPU, in at most eight minutes on an H100, and print it in tables. The
+# last part is the league on digits of docs/league.md, which continues where the time ended:
 #
 #     bash benchmarks/gpu.sh [FOLDER]        # default: $OUT, else gpu-results
 #
@@ -13,7 +14,7 @@ cd "$(dirname "$0")/.." || exit 2
 folder=${1:-${OUT:-gpu-results}}
 mkdir -p "$folder" || exit 2
 folder=$(cd "$folder" && pwd)
-python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python)}
+python=${PYTHON:-$([ -x .venv/bin/python ] && echo "$PWD/.venv/bin/python" || echo python)}
 export PYTHONPATH=$PWD PYTHONWARNINGS=ignore
 failed=() late=()
 
@@ -40,13 +41,15 @@ part() {
 if "$python" -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then
     left=${SECONDS_LEFT:-480} slack=1
     device=cuda devices=0 many="1 2 4 8 16 32 64 128 256 512" large="1 8 32 64" steps=20
-    first="1x1:8 1x32:64 1xauto:128 8x1:32" second="2x1:8 4x1:16" settings=()
+    first="1x1:8 1x32:64 1xauto:128 8x1:32" second="2x1:8 4x1:16" settings=() of_league=()
 else
     echo "There is no GPU here: a dry run with tiny sizes on the CPU, whose figures say nothing." >&2
     left=${SECONDS_LEFT:-3600} slack=8
     device=cpu devices=cpu many="1 2" large="1" steps=1
     first="1x1:1" second="1x2:2"
     settings=(--set trial.model="{name: mlp, layers: 1, neurons: [8]}" --set trial.trainer.max_epochs=1)
+    of_league=("${settings[@]}" --shapes 1 --lrs 2 --search-seeds 1 --seeds 2
+        --set contenders="{constant: {schedule: {name: constant}}, Muon: {optimizer: {name: muon}}}")
 fi
 
 # step NETWORK NUMBERS, floor NETWORK NUMBERS, studies WAYS
@@ -66,6 +69,12 @@ studies() {
     done
 }
 
+league() { # in the folder, which keeps its databases
+    cd "$folder" || exit
+    "$python" -m tuner league "$OLDPWD/studies/league/answers.yaml" --devices $devices \
+        ${of_league[@]+"${of_league[@]}"}
+}
+
 part machine 60 "$python" -c "
 import os, torch
 name = torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'
@@ -81,8 +90,10 @@ floor narrow "$many"
 floor dense "$many"
 part tests-of-studies 150 "$python" -m pytest -q -p no:cacheprovider tests/test_gpu.py \
     -k "on_a_gpu and (study or measured)"
+export -f league
+part league 300 bash -c "$(declare -p folder python devices of_league); league"
 
-names=(machine tests tests-of-studies step-cnn floor-cnn step-narrow floor-narrow step-dense floor-dense)
+names=(machine tests tests-of-studies league step-cnn floor-cnn step-narrow floor-narrow step-dense floor-dense)
 for way in $first $second; do
     names+=("study-${way%:*}")
 done
