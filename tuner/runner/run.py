@@ -377,7 +377,11 @@ class OpenStudy(Generic[Store]):
         timings.phase("MLflow's store")
         interruption = _Interruption()
         with on_interrupt(interruption):
-            with store.database.initialization_lock(), gc_paused():  # MLflow may create its tables as well
+            with (
+                status(self._console, "opening MLflow's store"),
+                store.database.initialization_lock(),  # MLflow may create its tables as well
+                gc_paused(),
+            ):
                 tracker = Tracker(
                     config, plan.uri, store.identifier, display.note, tags, dict(plan.digests), plan.review
                 )
