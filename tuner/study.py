@@ -19,7 +19,7 @@ def parser() -> Parser:
         "study",
         "Search learning-rate schedules: Optuna proposes, Lightning trains, MLflow records.",
         {
-            "study": "the quickstart: seven schedules on MNIST-5k, two to three minutes",
+            "study": "the quickstart: seven schedules on MNIST-5k, about three minutes",
             "study studies/mine.yaml": "a study of your own",
             "study --set budget.epochs=400": "the same study, continued to 400 epochs in total",
             "study --set trial.data.batch_size=100 --set name=batches": "",
