@@ -168,10 +168,11 @@ def existing_store(given: str | None, storage: str, names: Sequence[str]) -> str
     try:
         return tracking_uri(given, must_exist=True)
     except BadInputError:
+        from tuner.config.study_files import is_study_file
         from tuner.storage.reader import open_study
 
         for name in names:
-            if not Path(name).suffix:  # not a study file
+            if not is_study_file(name):
                 with open_study(storage, name):
                     pass
         raise

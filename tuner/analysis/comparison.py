@@ -28,7 +28,7 @@ from typing import Any
 
 import scipy
 
-from tuner.analysis.record import Retrained, is_share, resolution
+from tuner.analysis.record import ROUNDING, Retrained, is_share, resolution
 from tuner.direction import Direction
 from tuner.text import format_interval, format_metric, format_probability, join_names, pluralize
 
@@ -47,7 +47,6 @@ __all__ = [
 DEFAULT_ROLE = "the study's default"
 CONSTANT_LR_ROLE = "a constant lr"
 CONFIDENCE = 0.95
-ROUNDING = 1e-6  # of single precision, relative: smaller differences count as zero
 MOST_NAMED = 5
 FEWEST_SEEDS = 3
 """With fewer seeds, no probability is given: two differences are too often nearly equal by chance."""

@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 
-from tuner.analysis.record import CONSTANT, FAMILY, MIN_FOR_IMPORTANCE, StudyRecord, TrialRecord, resolution
+from tuner.analysis.record import CONSTANT, FAMILY, MIN_FOR_IMPORTANCE, ROUNDING, StudyRecord, TrialRecord, resolution
 from tuner.text import format_metric, format_objective, format_value, join_names, pluralize
 
 __all__ = [
@@ -27,7 +27,6 @@ ENDS = {
 }
 MOST_NAMED = 10
 MOST_VALUES = 20
-ROUNDING = 1e-6  # of single precision, relative: smaller differences are none
 EDGE = 0.05  # share of a range that counts as its edge
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "FAMILY",
     "LR_TABLE",
     "MIN_FOR_IMPORTANCE",
+    "ROUNDING",
     "Curve",
     "Retrained",
     "StudyRecord",
@@ -33,6 +34,8 @@ Curve = Sequence[tuple[int, float]]
 FAMILY = "schedule.name"
 CONSTANT = "constant"
 """Name of the schedule of a constant lr."""
+ROUNDING = 1e-6
+"""Relative rounding of single precision: smaller differences between values of a metric count as zero."""
 ACCURACY = "acc|accuracy|top[0-9]+"
 OTHER_SHARE = "ap|auc|auprc|auroc|dice|f1|iou|map|precision|recall"
 VALIDATION = "val|valid|validation"

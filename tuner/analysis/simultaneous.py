@@ -22,12 +22,12 @@ from typing import Literal
 
 import scipy
 
+from tuner.analysis.record import ROUNDING
 from tuner.direction import Direction
 
 __all__ = ["Gap", "Verdict", "gaps_to_best", "median_interval"]
 
 Verdict = Literal["worse", "as good", "open"]
-ROUNDING = 1e-6  # of single precision, relative: smaller differences count as zero
 
 
 @dataclass(frozen=True)

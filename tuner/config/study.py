@@ -275,6 +275,11 @@ class StudyConfig:
         sent = by_value.digests(self.own_names)
         return own_sources({name.partition(":")[0] for name in self.own_names if name not in sent}) | sent
 
+    @property
+    def can_export(self) -> bool:
+        """Return whether a trial can be exported: not a function, nor classes that a script could not import."""
+        return self.kind.trains and not self.held
+
     @cached_property
     def can_repeat(self) -> bool:
         """Return whether its sampler can draw the same configuration twice, as not all of them have a real number."""

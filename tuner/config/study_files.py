@@ -6,7 +6,7 @@ from tuner.config.annotations import did_you_mean
 from tuner.config.checker import listed
 from tuner.errors import BadInputError
 
-__all__ = ["find_study", "schema_file", "shipped_studies"]
+__all__ = ["find_study", "is_study_file", "schema_file", "shipped_studies"]
 
 
 def shipped_studies() -> dict[str, Path]:
@@ -23,6 +23,11 @@ def _shipped() -> Path:
     package = Path(__file__).parent.parent
     installed = package / "studies"
     return installed if installed.is_dir() else package.parent / "studies"
+
+
+def is_study_file(source: str) -> bool:
+    """Return whether a text is the path of a study file, which may be missing, and not the name of a study."""
+    return Path(source).exists() or Path(source).suffix in (".yaml", ".yml")
 
 
 def find_study(source: str) -> Path:

@@ -103,7 +103,7 @@ def confirm(options: ConfirmationOptions, found: "Callable[[Comparison, Sequence
                 print_line(console, f"\n[bold]{config.name}[/bold] {left}; run the same command again to continue")
             print_comparison(console, comparison, opponents, further)
             after = {"dashboard": f"every {config.kind.noun}, in MLflow"}
-            if config.kind.trains and not config.held:  # which cannot be exported
+            if config.can_export:
                 after["export"] = "the winner as a folder, with a model card"
             print_next(console, outcome, past.config.name, {**after, "report": "all of it in one HTML file"})
             if found:

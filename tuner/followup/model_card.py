@@ -107,7 +107,9 @@ def write_model(folder: Path, past: StoredStudy, trial: Trial, rates: Sequence[t
     script = training_script(config, past.config.objective, setup, title, epochs)
     (folder / SCRIPT).write_text(script, encoding="utf-8")
     copies = copy_modules(own_modules(config), folder)
-    (folder / CARD).write_text(_card(past, trial, values, config, setup, title, copies), encoding="utf-8")
+    is_best = past.record.best is not None and past.record.best.number == trial.number
+    tested = past.record.test if is_best and not difference else {}
+    (folder / CARD).write_text(_card(past, trial, values, tested, config, setup, title, copies), encoding="utf-8")
     return difference
 
 
@@ -145,6 +147,7 @@ def _card(
     past: StoredStudy,
     trial: Trial,
     values: Sequence[float],
+    tested: Mapping[str, float],
     config: TrialConfig,
     setup: Mapping[str, Any],
     title: str,
@@ -165,11 +168,10 @@ def _card(
             f"| {objective.metric} | {format_metric(one.mean)} | mean over {seeds}, 95% confidence interval "
             f"{format_interval(bounds)} |"
         )
-    if past.record.best and past.record.best.number == trial.number and not _difference(past, trial, values):
-        rows += [
-            f"| {key} | {format_metric(value)} | this network, on the test data, which were not used for any decision |"
-            for key, value in sorted(past.record.test.items())
-        ]
+    rows += [
+        f"| {key} | {format_metric(value)} | this network, on the test data, which were not used for any decision |"
+        for key, value in sorted(tested.items())
+    ]
     doubt = (
         "The mean is what to expect from training with another seed, within the interval."
         if bounds

@@ -150,12 +150,11 @@ def print_summary(
     name = config.name
     if store.front:
         exported = {f"export --trial {top[0].number}": "a trial of the front as a folder"}
-        can_export = config.kind.trains and not config.held
-        after = {**(exported if can_export else {"show": "its trials"}), "report": AS_REPORT}
+        after = {**(exported if config.can_export else {"show": "its trials"}), "report": AS_REPORT}
     elif top:
         if not record.answer:
             after = {"confirm": "is the winner really better? test it with fresh seeds"}
-        elif config.kind.trains and not config.held:
+        elif config.can_export:
             after = {"export": "the best trial as a folder, with a model card"}
         else:
             after = {"show": "its findings"}

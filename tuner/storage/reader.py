@@ -52,6 +52,7 @@ __all__ = [
     "Trial",
     "answer_of",
     "config_of",
+    "confirmations_of",
     "copy_of",
     "directions_of",
     "finished_counts",
@@ -183,7 +184,7 @@ def record_of(study: optuna.Study, curves: Curves = _no_curves) -> StudyRecord:
     """
     identity: Mapping[str, Any] = attribute(study.user_attrs, IDENTITY, {})
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
-    began = min((trial.datetime_start.timestamp() for trial in trials if trial.datetime_start), default=0.0)
+    began = _began(trials)
     searched = {
         name: bool(getattr(distribution, "log", False))
         for trial in trials
@@ -241,18 +242,36 @@ def with_final_runs(record: StudyRecord, study: optuna.Study) -> StudyRecord:
         study: The study, whose database is open.
     """
     own = attribute(study.user_attrs, IDENTIFIER, "")
-    starts = [trial.datetime_start for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
-    began = min((each.timestamp() for each in starts if each), default=0.0)
+    began = _began([trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()])
     runs: list[Trial] = []
-    for each in optuna.get_all_study_summaries(study._storage) if own else ():
-        identity: Mapping[str, Any] = attribute(each.user_attrs, IDENTITY, {})
-        if identity.get(CONFIRMS) == own and is_final_name(each.study_name, study.study_name):
+    for each, _ in confirmations_of(study._storage, own):
+        if is_final_name(each.study_name, study.study_name):
             runs += study._storage.get_all_trials(each._study_id, deepcopy=False)
     done = [run for run in runs if run.state.is_finished()]
     ends = [run.datetime_complete.timestamp() - began for run in done if run.datetime_complete]
     results = list(map(end_of, done))
     seconds, epochs = sum(result.seconds for result in results), sum(result.epochs for result in results)
     return replace(record, final=Work(len(done), epochs, seconds, max(ends, default=0.0)))
+
+
+def confirmations_of(
+    storage: optuna.storages.BaseStorage, identifier: str
+) -> Iterator[tuple[optuna.study.StudySummary, Mapping[str, Any]]]:
+    """Yield the studies that train configurations of a study with fresh seeds, with their identities.
+
+    Args:
+        storage: The database.
+        identifier: The study's; empty for none.
+    """
+    for each in optuna.get_all_study_summaries(storage) if identifier else ():
+        identity: Mapping[str, Any] = attribute(each.user_attrs, IDENTITY, {})
+        if identity.get(CONFIRMS) == identifier:
+            yield each, identity
+
+
+def _began(finished: Sequence[Trial]) -> float:
+    """Return when the first of the finished trials began; 0 if that is unknown."""
+    return min((trial.datetime_start.timestamp() for trial in finished if trial.datetime_start), default=0.0)
 
 
 def _scheduled(identity: Mapping[str, Any]) -> list[str]:

@@ -174,7 +174,7 @@ class ReplicationStudy(StudyConfig):
         """Return whether the labels of trials leave none of their values to tell: they name configurations."""
         return True
 
-    @property
+    @cached_property
     def label_width(self) -> int:
         """Return the width that all labels fit into."""
         return max(len(self.name_of(number)) for number in range(self.trials))

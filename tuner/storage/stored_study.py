@@ -6,26 +6,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import optuna
-
 from tuner.analysis.comparison import Comparison, Repeated
 from tuner.analysis.record import StudyRecord
 from tuner.config import by_value
 from tuner.config.loader import load_study
 from tuner.config.sources import Sources, sources_of
 from tuner.config.study import StudyConfig
-from tuner.config.study_files import shipped_studies
+from tuner.config.study_files import is_study_file, shipped_studies
 from tuner.config.study_name import NAME
 from tuner.config.trainings import as_training
 from tuner.config.trial import AnyTrial, TrialConfig
 from tuner.errors import BadInputError
-from tuner.storage.attributes import CONFIGURATION, CONFIRMS, IDENTITY, SEED, SOURCES
+from tuner.storage.attributes import CONFIGURATION, SEED, SOURCES
 from tuner.storage.continuation import as_begun, check_continued
 from tuner.storage.database import Database, state_directory, trial_directory
 from tuner.storage.definition import DEFINITION_FILE, FOLDER_FILE
 from tuner.storage.folders import OBJECTS_FILE, check_own
-from tuner.storage.reader import Trial, config_of, identifier_of, open_study, record_of
-from tuner.storage.trial_ends import attribute, is_complete
+from tuner.storage.reader import Trial, config_of, confirmations_of, identifier_of, open_study, record_of
+from tuner.storage.trial_ends import is_complete
 from tuner.text import join_names
 
 __all__ = ["StoredStudy", "definition_of", "label"]
@@ -140,11 +138,10 @@ class StoredStudy:
         config = self.config_of(trial)
         name, flat = label(trial.number, config), config.flat()
         with Database.open_readonly(self.storage) as storage:
-            for summary in optuna.get_all_study_summaries(storage) if storage else []:
-                identity: dict[str, Any] = attribute(summary.user_attrs, IDENTITY, {})
-                if identity.get(CONFIRMS) != self.identifier or not _has_length_of(identity, name, flat):
+            for summary, identity in confirmations_of(storage, self.identifier) if storage else ():
+                if not _has_length_of(identity, name, flat):
                     continue
-                for each in storage.get_all_trials(summary._study_id, deepcopy=False) if storage else []:
+                for each in storage.get_all_trials(summary._study_id, deepcopy=False) if storage else ():
                     if each.value is None or not is_complete(each):
                         continue
                     if each.params.get(CONFIGURATION) == name:
@@ -196,8 +193,7 @@ def definition_of(source: str, storage: str) -> tuple[str, Path | None]:
         folder = kept.with_name(FOLDER_FILE)
         here = kept.parent.parent.parent
         return str(kept), here / os.fsdecode(folder.read_bytes()) if folder.exists() else here
-    is_file = Path(source).exists() or Path(source).suffix in (".yaml", ".yml")
-    if not is_file and source not in shipped_studies():
+    if not is_study_file(source) and source not in shipped_studies():
         with open_study(storage, source):  # raises an error that lists the studies if there is none of this name
             advice = "pass its study file instead of its name"
             raise BadInputError([f'{kept.parent} has no definition of study "{source}"; {advice}.'])

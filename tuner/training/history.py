@@ -59,15 +59,6 @@ class History(MemoryLogger):
         if own := self._reserved & metrics.keys() - self._refused:
             self._refused |= own
             self._note(f"logs {join_names(sorted(own))}, which is left out: the tuner records it at every step")
-        self._append(metrics, step)
-
-    def log_scheduled(self, values: Mapping[str, float], step: int) -> None:
-        """Append scheduled values at a step; what a module logs under their names is left out from now on."""
-        self._reserved |= values.keys()
-        if self.open:
-            self._now.extend((key, step, value) for key, value in values.items())
-
-    def _append(self, metrics: Mapping[str, float], step: int | None) -> None:
         points = self._now
         for key, value in metrics.items():
             if key != "epoch" and key not in self._refused:
@@ -76,6 +67,12 @@ class History(MemoryLogger):
                 except (TypeError, ValueError):
                     self._refused.add(key)
                     self._note(f"logs {key}, which is not a number and not recorded: {cut(repr(value))}")
+
+    def log_scheduled(self, values: Mapping[str, float], step: int) -> None:
+        """Append scheduled values at a step; what a module logs under their names is left out from now on."""
+        self._reserved |= values.keys()
+        if self.open:
+            self._now.extend((key, step, value) for key, value in values.items())
 
     @property
     def _now(self) -> list[Point]:

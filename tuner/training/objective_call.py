@@ -40,8 +40,7 @@ def call(assignment: Assignment, channel: Channel, device: str) -> TrialResult:
         if isinstance(error, DiskFullError):
             return disk_full_result(error)
         is_pruned = any(each.__name__ == PRUNED for each in type(error).__mro__)
-        failed = replace(failed_result(error, config), points=trial.points)
-        result = _ended(trial, "pruned") if is_pruned else failed
+        result = _ended(trial, "pruned") if is_pruned else replace(failed_result(error, config), points=trial.points)
     if os.getpid() != process:  # a process that the function has forked
         os._exit(0)
     return commit_result(assignment, result, started, device)
