@@ -18,7 +18,7 @@ LAYERS = (
     *("commands", "cli", "api", "results", "followup", "runner", "reporting", "engines", "tracking", "storage"),
     *("visualization", "training", "search", "analysis", "config", "leaves"),
 )
-INDEPENDENT = {("tracking", "storage")}  # folders that may not import each other
+INDEPENDENT = {("engines", "tracking"), ("engines", "storage"), ("tracking", "storage")}  # never import each other
 
 # Modules that may import a library; the libraries that are not listed may be imported anywhere.
 ALLOWED_IN: dict[str, tuple[str, ...]] = {

@@ -1,4 +1,7 @@
-"""Engines: run groups of trials in the processes of this machine, on a Ray cluster, or in the coordinator's process."""
+"""Engines: run groups of trials in the processes of this machine, on a Ray cluster, or in the coordinator's process.
+
+An engine implements `tuner.protocol.Engine`, and is created by `make_engine`. Engines use neither Optuna nor MLflow.
+"""
 
 from tuner.errors import BadInputError, needs_extra
 from tuner.protocol import Engine

@@ -1,4 +1,7 @@
-"""The pruners of trials: those of Optuna, as a study file configures them, and our own."""
+"""The pruners: Optuna's, as a study file configures them, and our own.
+
+Their options are declared in ``tuner/config/sampler_options.py``; the mathematics of our own are in ``tuner/search/``.
+"""
 
 import warnings
 from typing import Any
@@ -13,7 +16,7 @@ __all__ = ["make_pruner"]
 
 
 def make_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
-    """Return the pruner.
+    """Return the pruner of a study.
 
     By default, no trial is pruned in the first third of its epochs.
 

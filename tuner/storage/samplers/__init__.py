@@ -1,4 +1,7 @@
-"""The samplers of trials: those of Optuna, as a study file configures them, and our own."""
+"""The samplers: Optuna's, as a study file configures them, and our own.
+
+Their options are declared in ``tuner/config/sampler_options.py``; the mathematics of our own are in ``tuner/search/``.
+"""
 
 import hashlib
 import warnings
