@@ -25,7 +25,7 @@ RULES = {
     "<no place>": "trial has no",
     "<no import>": "cannot import",
     "<fixed>": "a fixed value belongs in trial",
-    "<range keys>": "a range has low, high and, if wanted, log, step and prior",
+    "<range keys>": "a range has low, high and, optionally, log, step and prior",
     "<range>": "a range belongs in search_space",
     "<near>": "Did you mean",
 }

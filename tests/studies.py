@@ -249,7 +249,7 @@ class StudyFolder:
     def check(self, trials: int, epochs: int, steps: int) -> None:
         """Check the invariants of every finished study, however often it was disturbed."""
         numbers = [number for (number,) in self.optuna("select number from trials order by number")]
-        assert numbers == list(range(trials)), "exactly the asked trials"
+        assert numbers == list(range(trials)), "exactly the requested trials"
         assert {state for (state,) in self.optuna("select state from trials")} == {"COMPLETE"}
         runs = self.mlflow("select value, status from runs join tags using (run_uuid) where key = 'tuner.trial'")
         assert sorted(runs) == sorted((str(number), "FINISHED") for number in numbers), "one run a trial, all closed"

@@ -73,7 +73,7 @@ BAD_ENTRIES = {
         ["model.channels.choices[0]: must be a plain value, not a list or a mapping (got [4, 4, 4]); "
          "items of a list are searched by their paths, such as model.channels.0.",
          'model.channels.choices[1]: must be a plain value, not a list or a mapping (got {"a": 1}); '
-         "a whole component is searched by {one_of: {name: {argument: range or value}, ...}}."],
+         "to search a whole component, write {one_of: {name: {argument: range or value}, ...}}."],
     ),
     "more than a thousand choices": (
         f"data.batch_size: {{choices: [{', '.join(map(str, range(1, 1002)))}]}}",
@@ -210,11 +210,11 @@ BAD_ENTRIES = {
     # a choice of components
     "a range for a whole schedule": (
         "schedule: {low: 1, high: 2}",
-        [f'schedule: a whole schedule is searched by {ONE_OF} (got {{"low": 1, "high": 2}}).'],
+        [f'schedule: to search a whole schedule, write {ONE_OF} (got {{"low": 1, "high": 2}}).'],
     ),
     "choices of names": (
         "schedule: {choices: [constant, plateau]}",
-        [f'schedule: a whole schedule is searched by {ONE_OF} (got {{"choices": ["constant", "plateau"]}}).'],
+        [f'schedule: to search a whole schedule, write {ONE_OF} (got {{"choices": ["constant", "plateau"]}}).'],
     ),
     "a name by choices": (
         "schedule.name: {choices: [constant, plateau]}",
@@ -223,16 +223,17 @@ BAD_ENTRIES = {
     ),
     "one_of nothing": (
         "schedule: {one_of: }",
-        [f'schedule: a whole schedule is searched by {ONE_OF} (got {{"one_of": null}}).'],
+        [f'schedule: to search a whole schedule, write {ONE_OF} (got {{"one_of": null}}).'],
     ),
     "one_of a list": (
         "schedule: {one_of: [constant, plateau]}",
-        [f'schedule: a whole schedule is searched by {ONE_OF} (got {{"one_of": ["constant", "plateau"]}}): '
+        [f'schedule: to search a whole schedule, write {ONE_OF} (got {{"one_of": ["constant", "plateau"]}}): '
          "write {one_of: {constant: {}, plateau: {}}}."],
     ),
     "one_of and more": (
         "schedule: {one_of: {constant: , plateau: }, log: true}",
-        [f'schedule: a whole schedule is searched by {ONE_OF} (got {{"one_of": {{"constant": null, "plateau": null}}, '
+        [f'schedule: to search a whole schedule, write {ONE_OF} '
+         '(got {"one_of": {"constant": null, "plateau": null}, '
          '"log": true}).'],
     ),
     "one_of an empty mapping": ("schedule: {one_of: {}}", ["schedule.one_of: needs 2 to 1000 choices (got 0)."]),

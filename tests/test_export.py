@@ -157,7 +157,7 @@ def test_a_custom_network_is_exported_with_the_weights_of_its_best_epoch(own: St
     own.command(export, "wine", "--to", str(to))
     assert "And examples, which must be next to this file or on PYTHONPATH." in (to / "train.py").read_text()
     card = (to / "README.md").read_text()
-    assert "lightning_modules; the modules of the study's own are here as copies" in card
+    assert "lightning_modules; the study's own modules are copied here" in card
     assert "| `examples/wine.py` | a copy of the study's own module `examples.wine` |" in card
     ((epoch, value),) = own.optuna(
         "select step, intermediate_value from trial_intermediate_values order by 2 desc, trial_id, 1 limit 1"

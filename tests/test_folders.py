@@ -201,9 +201,9 @@ def test_every_way_to_write_a_database_is_the_same_file(here: Path):
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("sqlite://", "it would be in memory"),
-        ("sqlite:///:memory:", "it would be in memory"),
-        ("sqlite:///file:x?mode=memory&uri=true", "it would be in memory"),
+        ("sqlite://", "no other process can see a database in memory"),
+        ("sqlite:///:memory:", "no other process can see a database in memory"),
+        ("sqlite:///file:x?mode=memory&uri=true", "no other process can see a database in memory"),
         ("sqlite:///folder", "folder is not a file"),
         ("sqlite:///pipe", "pipe is not a file"),
         ("sqlite:///text", "file is not a database"),

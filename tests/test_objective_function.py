@@ -207,7 +207,7 @@ def test_options_of_trainings_are_refused(bowl: StudyFolder):
     assert "--devices-per-trial: an objective function is called in one process, not in 2." in divided
     fused = bowl.call("--fuse", "2", study="bowl.yaml", expect=2)
     assert "--fuse: these trials are trained one by one: an objective function is called for one trial" in fused
-    assert "nothing wrong: the function is not called before" in bowl.call("--dry-run", study="bowl.yaml")
+    assert "no errors found: the function is not called before" in bowl.call("--dry-run", study="bowl.yaml")
 
 
 def test_fresh_seeds_confirm_the_best(folder: StudyFolder):
@@ -333,7 +333,7 @@ def test_the_file_of_the_page_is_valid(folder: StudyFolder):
     (text,) = re.findall(r"```yaml\n(objective: {metric: loss.*?)```", FILE_PAGE.read_text(), re.DOTALL)
     (folder.path / "my_module.py").write_text("def objective(trial):\n    return trial['lr']\n")
     (folder.path / "mine.yaml").write_text(text)
-    assert "nothing wrong" in folder.call("--dry-run", study="mine.yaml")
+    assert "no errors found" in folder.call("--dry-run", study="mine.yaml")
     assert not list(VALIDATOR.iter_errors(read_document(folder.path / "mine.yaml").data))
     wrong = {"trial": {"objective_function": "f"}, "search_space": {"lr": {"low": 1}}}
     assert {".".join(map(str, each.path)) for each in VALIDATOR.iter_errors(wrong)} == {

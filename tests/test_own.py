@@ -132,7 +132,7 @@ def test_without_jsonargparse_lightning_modules_says_what_to_install():
     [
         ("plain_module", "trial.model.neuron=8", "has no argument neuron. Did you mean neurons?"),
         ("plain_module", "trial.model.neurons=many", "trial.model.neurons: must be a whole number"),
-        ("plain_module", "trial.loss=mse", "remove it: a LightningModule has a loss of its own"),
+        ("plain_module", "trial.loss=mse", "remove it: a LightningModule has its own loss"),
         ("plain_module", "trial.model.name=pytorch_lightning:LightningModule", "has no argument optimizer"),
         (
             "fashion",

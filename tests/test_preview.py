@@ -137,7 +137,7 @@ def test_a_schedule_inside_another_and_lengths_in_epochs_are_given_by_their_path
 
 def test_likely_mistakes_are_reported_below_the_picture():
     output = call("--schedule", "cosine", "--set", "decay_steps=50%", "--steps", "1000")
-    assert "note: cosine: the lr has its last value before 75% of the 1000 steps of the run are over" in output
+    assert "note: cosine: the lr reaches its last value before 75% of the 1000 steps of the run are over" in output
     assert "note" not in call("--schedule", "cosine", "--set", "decay_steps=100%", "--steps", "1000")
 
 

@@ -48,7 +48,7 @@ def test_the_network_and_the_study_in_the_readme_can_be_trained(folder: StudyFol
     assert len(study.splitlines()) <= 15
     (folder.path / "my_network.py").write_text(network)
     (folder.path / "my_study.yaml").write_text(study)
-    assert "nothing wrong" in folder.call("--dry-run", study=folder.path / "my_study.yaml")
+    assert "no errors found" in folder.call("--dry-run", study=folder.path / "my_study.yaml")
 
 
 def test_the_commands_in_the_readme_exist():

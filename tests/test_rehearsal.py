@@ -228,7 +228,7 @@ def test_a_dry_run_ends_with_the_size_of_the_networks_and_creates_nothing(folder
     path = write()
     output = folder.call("--dry-run", study=path)
     parameters = sum(each.numel() for each in toys.Net().parameters())
-    assert f"nothing wrong: a network of {parameters} parameters, 18 steps per trial, at least " in output
+    assert f"no errors found: a network of {parameters} parameters, 18 steps per trial, at least " in output
     assert sorted(each.name for each in folder.path.iterdir()) == ["s.yaml"]
 
 

@@ -123,7 +123,7 @@ def test_every_fault_of_a_range_is_reported(raw: dict[str, Any], integer: bool, 
                 "choices.0": "must be a plain value, not a list or a mapping (got [1]); "
                 "items of a list are searched by their paths, such as model.channels.0.",
                 "choices.1": 'must be a plain value, not a list or a mapping (got {"a": 1}); '
-                "a whole component is searched by {one_of: {name: {argument: range or value}, ...}}.",
+                "to search a whole component, write {one_of: {name: {argument: range or value}, ...}}.",
             },
         ),
         ({"choices": list(range(1001))}, {"choices": "has 1001 values; the limit is 1000."}),

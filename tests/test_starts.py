@@ -142,7 +142,7 @@ def test_priors_of_lengths_steps_and_whole_numbers_stay_on_their_grid():
 @pytest.mark.parametrize(
     ("prior", "wrong"),
     [
-        ("{center: 0.1, width: 2}", ".center: must be from 0.001 to 0.03, as the range (got 0.1)."),
+        ("{center: 0.1, width: 2}", ".center: must be within the range, 0.001 to 0.03 (got 0.1)."),
         ("{center: 0.01, width: 1}", ".width: must be a factor above 1 when log is true (got 1)."),
         ("{center: x, width: 2}", '.center: must be a number (got "x").'),
         ("{center: 0.01}", ': must be {center: ..., width: ...} (got {"center": 0.01}).'),
@@ -295,4 +295,4 @@ def test_values_for_adam_are_not_taken_over_for_another_optimizer():
     values = ["start={studies: [shipped]}", "trial.optimizer.name=sgd"]
     earlier, notes = read_starts(load_study(str(TINY), values), "sqlite:///none.db")
     assert earlier == []
-    assert notes == ["no value of shipped is in the search space: nothing is taken over"]
+    assert notes == ["no value of shipped is in the search space: none is used"]

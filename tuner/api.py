@@ -33,7 +33,7 @@ Returned = TypeVar("Returned")
 
 
 def _naming_keywords(method: Callable[Parameters, Returned]) -> Callable[Parameters, Returned]:
-    """Return a method that, for an unknown keyword, names the one that is meant."""
+    """Return a method whose error for an unknown keyword suggests a known one."""
     known = inspect.signature(method).parameters
 
     @wraps(method)
@@ -51,10 +51,10 @@ def _naming_keywords(method: Callable[Parameters, Returned]) -> Callable[Paramet
 class Study:
     """A study, checked and ready to run.
 
-    It is defined by a study file; by a mapping with the sections of one; or by keywords. Wherever a study file has the
-    name of a class, Python can have the class or a function; and where it has ``{name: ..., argument: ...}``, also
-    `functools.partial` of it, or an object: settings of an optimizer, a schedule, a data module, a network. Anything
-    that a training process cannot import, such as a class of a notebook, is sent to it by value. ::
+    It is defined by a study file, by a mapping with the sections of one, or by keywords. Where a study file names a
+    class or a function, Python code can pass it directly; where a study file has ``{name: ..., argument: ...}``, it can
+    also pass a `functools.partial`, or an object: optimizer settings, a schedule, a data module, a network. Anything
+    that a training process cannot import, such as a class defined in a notebook, is sent to it by value. ::
 
         Study(
             name="mine",
@@ -71,23 +71,23 @@ class Study:
 
     Args:
         source: Study file, name of a shipped study, or a mapping with the sections of a study file.
-        overrides: ``dotted.path=value`` each, which replace values of the study.
-        name: Name of the study; by default that of the file or, without a file, of the network.
-        model: Network or LightningModule. A network that is an object, not a class, is copied for every trial.
+        overrides: Texts ``dotted.path=value`` that replace values of the study.
+        name: Name of the study; by default the name of the file or, without a file, of the network.
+        model: Network or LightningModule. A network passed as an object, not a class, is copied for every trial.
         data: Data module.
-        optimizer: Optimizer: settings of `lightning_modules`, or a `partial` of a class of `torch.optim`.
+        optimizer: Settings from `lightning_modules`, or a `partial` of a class of `torch.optim`.
         schedule: Schedule.
         momentum_schedule: Schedule of the momentum or beta1.
         weight_decay_schedule: Schedule of the weight decay.
-        groups: Groups of parameters with other settings, by name: a `lightning_modules.ParameterGroup` each, or a
-            mapping as in a study file.
+        groups: Parameter groups with their own settings, by name: `lightning_modules.ParameterGroup`, or mappings as
+            in a study file.
         averaging: Average of the weights that is evaluated, such as ``EMA()``.
         trainer: Settings of the Trainer, such as ``{"max_epochs": 5}``.
         loss: Loss of a network that is not a LightningModule: a name, settings such as ``CrossEntropy(...)``, or a
-            function or module of outputs and labels.
-        task: Task of such a network: "classification", "multi_label" or "regression"; by default that of its loss.
+            function or module that takes outputs and labels.
+        task: Task of such a network: "classification", "multi_label" or "regression"; by default the task of its loss.
         seed: Seed of the trials.
-        search_space: What varies, by the dotted path of its place: ``{"low": ..., "high": ..., "log": True}``,
+        search_space: The searched values, by their dotted paths: ``{"low": ..., "high": ..., "log": True}``,
             ``{"choices": [...]}``, or ``{"one_of": ...}`` with a mapping from names or classes to arguments, or with a
             list of components.
         objective: ``{"metric": ..., "direction": ..., "epoch": ...}``, or a list of several.
@@ -96,13 +96,13 @@ class Study:
         pruner: ``{"name": ..., option: value}``.
         final: ``{"trials": ..., "seeds": ...}``: at the end, the best trials are retrained with fresh seeds.
         enqueue: Values that are known to be good, by their dotted paths; each mapping is one of the first trials.
-        start: ``{"studies": [...], "trials": ...}``: earlier studies whose best trials are taken over.
+        start: ``{"studies": [...], "trials": ...}``: earlier studies whose best trials are reused.
         constraints: Conditions that the values of every trial satisfy, such as ``"schedule.steps < 0.2 * steps"``.
         objective_function: A function of a `tuner.Trial` that returns the value of the objective, in place of
             everything that defines a training run: model, data, optimizer and so on. With several objectives, it
-            returns a list or a mapping. It is called in processes of its own, and may be a function of a notebook.
-        params: Fixed values that an objective function gets in addition to the searched ones, by name. For a searched
-            parameter, it sets the value in the first trial.
+            returns a list or a mapping. It is called in other processes, and may be defined in a notebook.
+        params: Values that an objective function gets in addition to the searched ones, by name. A value for a
+            searched parameter is used in the first trial only.
         direction: Direction of a single objective, short for ``objective={"direction": ...}``.
 
     Raises:
@@ -208,7 +208,7 @@ class Study:
 
         Args:
             source: Its path, or the name of a shipped study.
-            overrides: ``dotted.path=value`` each, which replace values of the file.
+            overrides: Texts ``dotted.path=value`` that replace values of the file.
 
         Raises:
             BadInputError: With every error in the file.
@@ -269,7 +269,7 @@ class Study:
         return text
 
     def enqueue(self, values: Mapping[str, Any]) -> None:
-        """Add values to try: the next trial of `run` has them, after the study's own `trial`, `enqueue` and `start`.
+        """Add values to try: the next trial of `run` uses them, after the study's own `trial`, `enqueue` and `start`.
 
         They are not part of the study's definition, so they can be added at any time; `Study(enqueue=[...])` puts
         values that are known to be good at the beginning.
@@ -399,7 +399,7 @@ def _with_direction(objective: Any, direction: str | None) -> Any:
     if direction is None:
         return objective
     if not isinstance(objective, Mapping | None) or "direction" in (objective or {}):
-        raise BadInputError(["Study: direction: remove it: each objective has its own in objective."])
+        raise BadInputError(["Study: direction: remove it: with several objectives, each has its own direction."])
     return {**(objective or {}), "direction": direction}
 
 
@@ -410,7 +410,7 @@ def _of_function(function: Any, params: Mapping[str, Any], parts: Mapping[str, A
         BadInputError: If there is no function, or something else defines a training run.
     """
     if function is None:
-        raise BadInputError(["Study: params: are values for an objective function; give objective_function as well."])
+        raise BadInputError(["Study: params: only an objective function takes them; pass objective_function as well."])
     if others := [key for key in parts if key != "seed"]:
         rule = "remove what defines a training run: an objective function is the whole trial"
         raise BadInputError([f"Study: {', '.join(others)}: {rule}, and gets its values from params and search_space."])

@@ -161,7 +161,7 @@ def existing_store(given: str | None, storage: str, names: Sequence[str]) -> str
         names: Names of the studies, or their study files.
 
     Raises:
-        BadInputError: If there is no such study or no such store; of both, the study is named.
+        BadInputError: If there is no such study or store; if both are missing, the error names the study.
     """
     from tuner.tracking.store import tracking_uri
 

@@ -19,7 +19,7 @@ def parser() -> Parser:
             "confirm quickstart --seeds 20": "ten more seeds",
             "confirm quickstart --dry-run": "the number of runs, and how long they will take",
             "confirm studies/mine.yaml --top 3": "a study given by its file",
-            "confirm quickstart --epochs 40 --lrs 0.5 1 2 --seeds 3": "its winners in long runs, with other lrs",
+            "confirm quickstart --epochs 40 --lrs 0.5 1 2 --seeds 3": "its winners in longer runs, with other lrs",
         },
         RUN_EXIT_CODES,
         "Run the same command again to continue, or to see the result again.",

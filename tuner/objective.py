@@ -1,4 +1,4 @@
-"""The trial as an objective function gets it, and what ends the function early."""
+"""The trial that an objective function receives, and the exceptions that end the function early."""
 
 import math
 import numbers
@@ -20,15 +20,15 @@ class TrialPruned(Exception):
 
 
 class DivergedError(BaseException):
-    """A report that is not finite has ended the function; no ``except Exception`` of its own stops that."""
+    """Ends the function after a report that is not finite; an ``except Exception`` in it does not catch this."""
 
 
 class InterruptedTrialError(BaseException):
-    """The study ends, and the function with it; it is called again when the study continues."""
+    """Ends the function because the study ends; it is called again when the study continues."""
 
 
 class Trial:
-    """A trial, as an objective function gets it.
+    """A trial, as an objective function receives it.
 
     ::
 
@@ -45,7 +45,7 @@ class Trial:
         params: Its values by name: what is searched, and what is fixed for all trials. A choice of ``one_of`` is
             ``{"name": ..., argument: value}``.
         seed: Its seed. The generators of `random`, NumPy and torch are seeded with it.
-        device: "cuda" if it has GPUs, of which it sees no others, else "cpu".
+        device: "cuda" if it has GPUs (it sees no others), else "cpu".
     """
 
     def __init__(self, assignment: Assignment, channel: Channel, device: str, folder: Path) -> None:
@@ -65,8 +65,8 @@ class Trial:
     def folder(self) -> Path:
         """Its own folder, created on first use.
 
-        What is written there goes to its run in MLflow when it ends, and is still there if the function is called again
-        after an interruption, so that it can continue from what it has saved.
+        Its files are added to the trial's run in MLflow when the trial ends. They are kept if the function is called
+        again after an interruption, so it can resume from them.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         return self._folder
@@ -85,18 +85,18 @@ class Trial:
         return f"Trial({self.number}, {self.params})"
 
     def report(self, value: Any, step: int) -> None:
-        """Report a value of the (first) objective on the way: for the pruner, the charts, and MLflow.
+        """Report an intermediate value of the (first) objective, for the pruner, the charts and MLflow.
 
         If it is not finite, the function ends here, and the trial has diverged. If the study was asked to end, the
         function ends here as well, and is called again when the study continues.
 
         Args:
             value: The value so far.
-            step: What was done so far, such as a number of epochs; it rises from report to report.
+            step: The progress so far, such as the number of epochs; larger at each report.
 
         Raises:
-            TypeError: If the value is not a number, or the step not a whole one.
-            ValueError: If the step is negative, above 2**31 - 2, or not above that of the last report.
+            TypeError: If the value is not a number, or the step is not a whole number.
+            ValueError: If the step is negative, above 2**31 - 2, or not above the previous one.
         """
         number, metric = number_of(value, "report"), self._metrics[0]
         at = self._step(step, "report", self.last_step)
@@ -113,7 +113,7 @@ class Trial:
         self._is_to_be_pruned = decision == "prune"
 
     def should_prune(self) -> bool:
-        """Return whether the pruner would end the trial after its last report: raise `TrialPruned` then."""
+        """Return whether the pruner would end the trial after its last report; if so, raise `TrialPruned`."""
         return self._is_to_be_pruned
 
     def log(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -121,7 +121,7 @@ class Trial:
 
         Args:
             metrics: Numbers by name.
-            step: Their step, which rises for each metric; by default that of the last report, or 0.
+            step: Their step, larger at each call for a metric; by default the step of the last report, or 0.
 
         Raises:
             TypeError: If something is not a number.
@@ -165,7 +165,7 @@ def number_of(value: Any, place: str) -> float:
         raise TypeError(f"{place}: must be a number, but got {_short(value)}")
     try:
         return float(plain)
-    except OverflowError:  # a whole number that no float can be
+    except OverflowError:  # too large for a float
         return math.inf
 
 

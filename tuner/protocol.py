@@ -302,7 +302,7 @@ class Channel(Protocol):
         """Report an epoch of each trial, by number, and return the decisions."""
 
     def progress(self, number: int, report: StepReport) -> None:
-        """Report how far a trial is."""
+        """Report the progress of a trial."""
 
     def fuse_at_most(self, count: int, reason: str) -> None:
         """Report how many trials can be trained as one model, and why not more."""

@@ -1,6 +1,6 @@
 """``lr-tuner replay``: train a trial again under its recorded conditions, and compare every metric.
 
-Values, seed, order of the data, precision and number of threads are those that were recorded. The objective and every
+The values, seed, order of the data, precision and number of threads are the recorded ones. The objective and every
 point of every metric, including the lr of each step, are compared with Optuna and MLflow to the last bit. Nothing is
 written to either.
 """

@@ -66,7 +66,7 @@ class Confirmation:
 
     Args:
         comparison: The values with fresh seeds.
-        findings: Sentences about what they prove, the most important first.
+        findings: The findings in sentences, the most important first.
     """
 
     comparison: "Comparison"
@@ -91,7 +91,7 @@ class Confirmation:
 
 
 class Result:
-    """The result of a study, read from its stores when it is asked for, and then kept.
+    """The result of a study, read from its stores on first access, and then cached.
 
     A notebook shows the findings and the best trials.
 
@@ -149,7 +149,7 @@ class Result:
 
     @cached_property
     def findings(self) -> list[str]:
-        """Sentences about the findings of the study, the most important first."""
+        """The findings of the study in sentences, the most important first."""
         from tuner.analysis.findings import findings
 
         return findings(self.record)
@@ -254,7 +254,7 @@ class Result:
 
         Args:
             folder: The folder to create; by default ``<study>-<trial>``.
-            trial: Its number; by default that of the best one.
+            trial: Its number; by default the best trial's.
 
         Returns:
             The folder.
@@ -283,13 +283,13 @@ class Result:
         quiet: bool = False,
         retry_failed: bool = False,
     ) -> "Confirmation":
-        """Retrain the best trials with fresh seeds, or continue that, and return the result.
+        """Retrain the best trials with fresh seeds, or continue to do so, and return the result.
 
         Args:
             top: How many of the best trials.
             seeds: Seeds for each, in total.
-            name: Name of the confirmation, a study of its own (default: <study>-confirm).
-            devices: As in `Study.run`, like the arguments that follow.
+            name: Name of the confirmation, a separate study (default: <study>-confirm).
+            devices: As in `Study.run`, like the following arguments.
             per_device: Trials at a time on each device.
             fuse: Trials that each slot trains at once.
             engine: Where training runs.

@@ -22,7 +22,7 @@ class Phase:
     Args:
         name: What was done.
         seconds: How long it took.
-        processor: Seconds of this process's processor time, without other processes.
+        processor: CPU time of this process in seconds, without other processes.
     """
 
     name: str
@@ -96,12 +96,12 @@ def _now(name: str) -> _Moment:
 
 
 def _seconds() -> float:
-    """Return the seconds since the machine was started, in macOS without those that it slept."""
+    """Return the seconds since the machine was started; on macOS, without the time asleep."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _created() -> float:
-    """Return when this process was created, in the time of `_seconds`; the present where the system does not tell."""
+    """Return when this process was created, on the clock of `_seconds`; now, if the system does not tell."""
     try:
         text = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -103,7 +103,7 @@ def _is_secret(setting: re.Match[str]) -> bool:
 
 
 def refuse_passwords(options: Mapping[str, str | None]) -> None:
-    """Refuse URLs with a password on the command line.
+    """Reject URLs with a password on the command line.
 
     Args:
         options: URLs by the names of their options.

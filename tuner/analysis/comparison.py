@@ -153,7 +153,7 @@ class Difference:
     Args:
         mean: Mean of the paired differences; above zero if the first is better.
         probability: Probability that the first is really better; None if there are too few seeds.
-        seeds: Number of seeds that both have.
+        seeds: Number of seeds with values of both.
     """
 
     mean: float
@@ -186,7 +186,7 @@ class Comparison:
 
     @property
     def ranking(self) -> list[Repeated]:
-        """Return the configurations that have values, the best first; fewer failed seeds count more than a better mean.
+        """Return the configurations that have values, the best first: by the fewest failed seeds, then by the mean.
 
         Equal ones keep their order.
         """
@@ -240,10 +240,10 @@ class Comparison:
         return replace(difference, probability=max(certain, min(difference.probability, 0.5)))
 
     def answer(self, opponents: Mapping[str, str]) -> list[str]:
-        """Return the verdict, which is empty without a training, and the findings, which do not repeat it.
+        """Return the verdict, empty if nothing was trained, and the findings, which do not repeat it.
 
         Args:
-            opponents: As of `findings`.
+            opponents: As for `findings`.
         """
         return [self.verdict, *self.findings(opponents, after_verdict=True)]
 
@@ -252,7 +252,7 @@ class Comparison:
 
         Args:
             opponents: Names of further configurations to compare the winner with, by their role in the sentence.
-            after_verdict: Whether the verdict is before them, so that the winner is known.
+            after_verdict: Whether the verdict precedes them and names the winner.
         """
         ranking = self.ranking
         if not ranking:
@@ -279,7 +279,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Return the result in a sentence: the winner, from which others it differs, or that it is a tie."""
+        """Return the result in a sentence: the winner and which others it beats, or a tie."""
         ranking = self.ranking
         if len(ranking) < 2:
             return f"The answer is {ranking[0].name}; there is nothing to compare it with." if ranking else ""
@@ -305,7 +305,7 @@ class Comparison:
     def _against(self, roles: Sequence[str], other: Repeated) -> str:
         difference, named = self.lead(other), _named(roles, other.name)
         if difference is None:
-            return f"No seed has values of both it and {named}."
+            return f"No seed has values of both the winner and {named}."
         mean = format_metric(other.mean)
         if abs(difference.mean) <= ROUNDING * abs(other.mean):
             return f"It is no better than {named} ({mean})."
@@ -413,7 +413,7 @@ def chance(probability: float | None) -> str:
 
 
 def _named(roles: Sequence[str], name: str) -> str:
-    """Return a configuration for a sentence: its roles, without those that its name says, and its name.
+    """Return the roles of a configuration and its name, for a sentence; roles that the name states are left out.
 
     >>> _named(["the runner-up", "a constant lr"], "#4 at a constant lr"), _named(["a constant lr"], "#5 constant")
     ('the runner-up, #4 at a constant lr', '#5 constant')

@@ -69,7 +69,7 @@ def findings(record: StudyRecord) -> list[str]:
 
 
 def _important(record: StudyRecord) -> str:
-    """Return which parameters matter most for the objective, the first one if there are several."""
+    """Return which parameters matter most for the (first) objective."""
     shares = sorted(record.importances.items(), key=lambda item: -item[1])[:3]
     mattered = ", ".join(f"{short_name(name)} ({share:.0%})" for name, share in shares if share >= 0.05)
     which = f"good trials from bad ones by {record.metric}" if record.further else "good trials from bad ones"
@@ -154,7 +154,7 @@ def _tried(record: StudyRecord) -> str:
         sentences.append(f"{pluralize(begun.trials, 'trial')} not finished: {epochs}{took}.")
     if record.final:
         runs = pluralize(record.final.trials, "call" if record.of_function else "run")
-        sentences.append(f"The final part took another {duration(record.final.seconds)} in {runs}.")
+        sentences.append(f"The final {runs} took another {duration(record.final.seconds)}.")
     return " ".join(sentences)
 
 

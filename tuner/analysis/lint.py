@@ -12,7 +12,7 @@ Pure functions of a curve. The rules and their thresholds:
 * *too small*: in more than a tenth of the steps the lr is too small to move a weight. An optimizer that normalises its
   steps (the Adam family) moves a weight by about the lr; a weight ``w`` that is stored with ``p`` significant bits does
   not change by less than ``|w| * 2**-p / 2``. Layers with 100 to 10,000 inputs begin with weights of 0.1 to 0.01, so
-  the rule takes 0.01: what is lost there is lost everywhere. Mixed precisions store weights with 24 bits, bf16-true
+  the rule takes 0.01: a step lost there is lost everywhere. Mixed precisions store weights with 24 bits, bf16-true
   with 8. For the other optimizers the rule takes gradients of 1, which is more than they usually are.
 * *too high*: the peak is above the largest lr at which the optimizer is known to train; see `HIGHEST_LR`.
 
@@ -84,15 +84,15 @@ HIGHEST_LR: dict[str, Callable[[Mapping[str, Any]], float]] = {
 * The Adam family: 0.03. A step moves every weight by about the lr, and weights begin at 0.01 to 0.1. The papers use
   1e-3, small networks tolerate 1e-2. A large eps makes the steps smaller, at gradients of 0.01 by the factor
   ``0.01 / (0.01 + eps)``, and the limit higher: 3 for an eps of 1.
-* Adan, AdEMAMix and SOAP: as for Adam, whose steps they take in other directions. Muon too, if its steps have the size
-  of AdamW's; with ``scale: original``, 0.3: Jordan et al. 2024 use 0.02.
-* Schedule-free AdamW: 10 times that of Adam, and schedule-free SGD: 50. The authors recommend lrs that are 1 to 10 and
+* Adan, AdEMAMix and SOAP: as for Adam, because their steps have the same size. Muon too, if its steps have the size of
+  AdamW's; with ``scale: original``, 0.3: Jordan et al. 2024 use 0.02.
+* Schedule-free AdamW: 10 times Adam's limit; schedule-free SGD: 50. The authors recommend lrs that are 1 to 10 and
   10 to 50 times as large as those of AdamW, and of SGD with the same momentum.
 * Prodigy: 10. Its lr is a factor on an estimate; its paper (Mishchenko and Defazio 2024) uses 1.
-* RMSprop: that of Adam, times ``1 - momentum``: it adds its momentum up.
+* RMSprop: Adam's limit times ``1 - momentum``, because its momentum accumulates.
 * Lion: 0.01. Each step is the whole lr; its paper (Chen et al. 2023) uses a third to a tenth of AdamW's.
 * SGD: 10 times ``1 - momentum``: Goyal et al. 2017 use 0.1 at a momentum of 0.9 for 256 images and up to 3.2 for 8,192.
-* Adagrad: 0.5, where its steps begin at the lr and shrink from there; torch's default is 0.01.
+* Adagrad: 0.5; its steps begin at the lr and shrink from there. Torch's default is 0.01.
 * Adadelta: 10; its paper (Zeiler 2012) uses 1.
 """
 
@@ -197,7 +197,7 @@ def _over_early(curve: LrCurve) -> Finding | None:
     longest = max(after - before for before, after in pairwise([0, *changes]))
     if steps - changes[-1] <= 2 * longest or set(_later(curve)) != {curve.lr[-1]}:
         return None
-    text = f"the lr has its last value before {LATEST_END:.0%} of {_training(curve)} are over"
+    text = f"the lr reaches its last value before {LATEST_END:.0%} of {_training(curve)} are over"
     return Finding("over early", text, curve.label or f"from step {changes[-1]} on")
 
 

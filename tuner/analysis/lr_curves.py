@@ -36,7 +36,7 @@ class LrCurve:
         precision: Lightning's name of its precision.
         label: Its sampled values; empty if there are none.
         steps: All steps or, in a long run, evenly spaced ones.
-        lr: The lr at each of the steps; that of a plateau without reductions, which depend on the metric.
+        lr: The lr at each of the steps; of a plateau, the lr without reductions, since these depend on the metric.
         quantity: "lr"; or what else is scheduled, such as "momentum" or "lr/head", whose initial value and values then
             stand for those of the lr.
     """
@@ -87,7 +87,7 @@ def schedule_families(config: StudyConfig, samples: int, seed: int = 0) -> list[
 
 
 def further_families(config: StudyConfig, samples: int, seed: int = 0) -> list[Family]:
-    """Return a fan of curves for everything that is scheduled other than the lr of the trial: momentum, groups.
+    """Return a fan of curves for each scheduled quantity other than the trial's lr: momentum, the lr of a group.
 
     Args:
         config: The study.
@@ -118,7 +118,7 @@ def _further_curves(config: StudyConfig, index: int, count: int, seed: int) -> d
     try:
         optimization = build_optimization(trial.optimizer, trial.schedules, trial.groups)
         initial, values = values_at(optimization, steps)
-    except Exception as error:  # of a formula, or of a user's class, which can raise anything
+    except Exception as error:  # a formula or a user's class can raise anything
         raise BadInputError([f"trial: {error}."]) from error
     curves = {}
     for quantity in initial:
@@ -158,7 +158,7 @@ def make_curve(
 
 
 def lr_at(schedule: Schedule | Plateau, initial_lr: float, steps: Sequence[int]) -> list[float]:
-    """Return the lr at each of some steps; that of a plateau without reductions, which depend on the metric."""
+    """Return the lr at some steps; of a plateau, the lr without reductions, since these depend on the metric."""
     inner = schedule.schedule if isinstance(schedule, Plateau) else schedule
     return [initial_lr * inner(step) for step in steps]
 
@@ -194,7 +194,7 @@ def _sampled(config: StudyConfig, index: int, count: int, seed: int) -> LrCurve:
     label = ", ".join(f"{_label(name)} {_short(value)}" for name, value in sample.drawn.items() if _affects_lr(name))
     try:
         return make_curve(trial.schedule.build("schedule"), trial.optimizer, length, trial.trainer.precision, label)
-    except Exception as error:  # of a formula, or of a user's class, which can raise anything
+    except Exception as error:  # a formula or a user's class can raise anything
         raise BadInputError([f"trial.schedule: with {label or 'these values'}: {error}."]) from error
 
 

@@ -1,8 +1,8 @@
 """An lr range test: short runs at many lrs with several seeds, and the range of lrs that is worth searching.
 
-The idea is that of Smith, "Cyclical Learning Rates for Training Neural Networks" (WACV 2017), who raises the lr during
-a single run. Here each lr has its own runs, so that an lr is judged only by what it reaches itself, not by what smaller
-ones reached before it, and several seeds show how much of that is chance.
+The idea comes from Smith, "Cyclical Learning Rates for Training Neural Networks" (WACV 2017), who raises the lr during
+a single run. Here each lr has its own runs, so an lr is not credited with the progress that smaller ones made before
+it, and several seeds show how much is chance.
 """
 
 import statistics

@@ -126,7 +126,7 @@ def _error(one: Sequence[float], other: Sequence[float], shrinkage: float) -> tu
 
 
 def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
-    """Return the confidence interval of a median that order statistics give; None if there are too few values.
+    """Return the confidence interval of a median from order statistics; None if there are too few values.
 
     It assumes nothing about the distribution, and at 95% needs six values.
 

@@ -24,12 +24,12 @@ MOST_NAMED = 20
 
 
 def default_target(comparison: Comparison, constant: Collection[str]) -> float:
-    """Return the median that a constant lr ends at; without one, that of the last contender.
+    """Return the final median of a constant lr; if there is none, of the last contender.
 
     Args:
         comparison: The contenders with fresh seeds.
-        constant: Names of those with a constant lr. If there are several, ``constant`` counts, because the others have
-            an average or another optimizer; without it, the best of them.
+        constant: Names of the contenders with a constant lr. If there are several, ``constant`` counts, because the
+            others have an average or another optimizer; without it, the best of them.
     """
     medians = {each.name: median(each.values.values()) for each in comparison.ranking}
     names = [CONSTANT, *(name for name in medians if name in constant), *reversed(medians)]
@@ -151,7 +151,7 @@ class Standings:
         if one.name not in self.gaps:
             return "first"
         if one.failed > self.comparison.ranking[0].failed:
-            return "fails"  # the means are of other seeds than those of the first
+            return "fails"  # its mean and that of the first are over different seeds
         return self.gaps[one.name].verdict(self.tolerance)
 
     def findings(self) -> list[str]:
@@ -246,7 +246,7 @@ class Standings:
             f"Median and mean of {metric} over fresh seeds, not used for selection. The 95% interval of the median "
             "(order statistics) needs six seeds, that of the mean (Student's t) two. Behind the first: difference of "
             "the means, with 95% intervals that hold for all pairs at once (Games and Howell). Verdict: fails if more "
-            "seeds failed than of the first, so that the means are not comparable; else as good if the "
+            "of its seeds failed than of the first, so that the means are not comparable; else as good if the "
             f"interval is within {tolerance} of zero, else worse if it is above zero, else open. Steps to "
             f"{_number(self.target)}: median over the seeds, at the first validation that reached it. Profile: area "
             "under the performance profile of these steps, up to four times those of the fastest (AlgoPerf). Good "

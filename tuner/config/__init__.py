@@ -1,1 +1,1 @@
-"""The study file: what it says, and whether that can be run."""
+"""The study file: reading it, checking all of it, and turning its names into classes and functions."""

@@ -112,7 +112,7 @@ def map_lengths(hint: Any, value: Any, change: Callable[[str], Any]) -> Any:
 
 
 def check_value(hint: Any, value: Any, *, resolved: bool = False) -> str | None:
-    """Return the fault of a value of a study file for this type, in sentences, or None.
+    """Return why a value of a study file does not fit this type, in sentences; None if it fits.
 
     Args:
         hint: The type.
@@ -129,7 +129,7 @@ def check_value(hint: Any, value: Any, *, resolved: bool = False) -> str | None:
 
 
 def converted(hint: Any, value: Any) -> Any:
-    """Return a value of a study file as an argument of this type: a list as a tuple, text as a path.
+    """Convert a value of a study file to an argument of this type: a list to a tuple, text to a path.
 
     Raises:
         ValueError: If it is not a value of this type.

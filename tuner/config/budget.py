@@ -81,7 +81,7 @@ class Allowance:
     """The total training that all trials of a study may use, in epochs or in optimizer steps.
 
     Args:
-        amount: How much it is.
+        amount: The amount.
         unit: The unit of both numbers.
         longest: The longest run of the search space.
     """

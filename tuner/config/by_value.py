@@ -21,7 +21,7 @@ from tuner.text import join_names
 __all__ = ["Copies", "Held", "digests", "find", "hold", "note", "pack", "receive", "select", "unpack"]
 
 MUCH = 10_000_000
-"""Bytes sent by value above which the note to the user states their number."""
+"""Size in bytes above which the note to the user states how much is sent by value."""
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ class Checker:
         return {}
 
     def keys(self, nodes: Nodes, known: Collection[str]) -> None:
-        """Refuse unknown keys."""
+        """Reject unknown keys."""
         for key, node in nodes.items():
             if key not in known:
                 self._fault(node.path, f"unknown key.{_alternatives(key, known)}")
@@ -87,7 +87,7 @@ class Checker:
         Args:
             signature: The known keys.
             node: The section.
-            refused: Other keys that a user might try, and why they are refused.
+            refused: Other keys that a user might try, and why they are rejected.
         """
         nodes = self.mapping(node)
         for key, reason in (refused or {}).items():
@@ -189,7 +189,7 @@ class Checker:
         """
         nodes, values = self.mapping(node, " of arguments"), {}
         if "name" in nodes:
-            self._fault(nodes["name"].path, f"remove it: the {kind} is that of the trial.")
+            self._fault(nodes["name"].path, f"remove it: the {kind} comes from the trial.")
             return {}
         for name in names:
             with contextlib.suppress(ValueError):  # the check of the component reports an unknown name
@@ -202,7 +202,9 @@ class Checker:
             options, advice = nodes["one_of"].raw if nodes.keys() == {"one_of"} else None, ""
             if isinstance(options, list) and all(isinstance(each, str) for each in options):
                 advice = f": write {{one_of: {{{', '.join(f'{each}: {{}}' for each in options)}}}}}"
-            self._fault(node.path, f"a whole {kind} is searched by {_FORM_OF_ONE_OF} (got {shown(node.raw)}){advice}.")
+            self._fault(
+                node.path, f"to search a whole {kind}, write {_FORM_OF_ONE_OF} (got {shown(node.raw)}){advice}."
+            )
             return None
         choices = nodes["one_of"]
         if not 2 <= len(choices.value) <= MAX_CHOICES:

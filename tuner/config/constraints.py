@@ -35,7 +35,7 @@ class Constraint:
     """A condition on the values of a trial.
 
     Args:
-        text: The expression: dotted paths in a trial, numbers, texts in quotes, ``steps`` and ``epochs`` for the length
+        text: The expression: dotted paths in a trial, numbers, quoted texts, ``steps`` and ``epochs`` for the length
             of the run, ``+ - * / // % **``, comparisons, ``and``, ``or``, ``not``, ``a if b else c``, and the functions
             of a schedule's formula. Lengths of schedules are in steps.
 
@@ -174,7 +174,7 @@ def _parsed(text: str) -> tuple[ast.expr, Mapping[str, str]]:
 
 
 class _Reader(ast.NodeTransformer):
-    """Replaces dotted paths by names, and refuses what an expression must not contain."""
+    """Replaces dotted paths by names, and rejects what an expression must not contain."""
 
     def __init__(self) -> None:
         self.names: dict[str, str] = {}

@@ -98,7 +98,7 @@ class DatasetProbe:
             raise BadInputError([f"trial.data: {reason}."])
         trainer = trial["trainer"]
         batches = limited(batches, trainer.get("limit_train_batches"))
-        # As in Lightning: the last batches of an epoch make a step, even if they are fewer.
+        # As in Lightning, the last batches of an epoch make a step even if there are too few to accumulate.
         steps_per_epoch = -(-batches // trainer.get("accumulate_grad_batches", 1))
         return Length(steps_per_epoch, trainer.get("max_epochs", 0), trainer.get("max_steps", 0))
 

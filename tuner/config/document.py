@@ -24,7 +24,7 @@ class Document:
         name: The file as the user named it.
         data: Mapping, lists and scalars of the file.
         lines: Line of each key and item by its path, counted from 1; 0 for values that the command line set, -1
-            for those that Python code gave.
+            for values that Python code gave.
         text: The text of the file, followed by what the command line set, as comments.
         command_line: Name of the place with line 0, in messages.
         faults: Line and message of each reported error.

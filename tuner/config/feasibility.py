@@ -16,7 +16,7 @@ from tuner.text import shown
 __all__ = ["broken_by", "feasible", "read_constraints"]
 
 DRAWS = 2000
-"""Number of random draws after which a study is refused if none of them satisfied its constraints."""
+"""Number of random draws after which a study is rejected if none of them satisfied its constraints."""
 
 Fault = Callable[[Keys, str], None]
 """Takes the path of an error and its message."""
@@ -96,7 +96,7 @@ def _feasible_grid(config: StudyConfig, has_trials: bool, fault: Fault) -> Study
 
 
 def broken_by(config: StudyConfig, given: Mapping[str, Any]) -> str:
-    """Return a constraint that trials with some given values do not satisfy; empty if one that does was found.
+    """Return a constraint that no random draw with the given values satisfied; empty if a draw satisfied all.
 
     Args:
         config: The study.

@@ -68,7 +68,7 @@ class FirstTrials:
         return known
 
     def of(self, place: int) -> Params:
-        """Return the fixed values of one of the first trials; none if there are not so many.
+        """Return the fixed values of one of the first trials; none for a later trial.
 
         Args:
             place: Its place among them.

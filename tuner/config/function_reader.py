@@ -143,7 +143,7 @@ class FunctionStudyReader(StudyReader):
             if name.partition(".")[0] in parts:
                 continue
             if not name.isidentifier():
-                rule = "a name has only letters, digits and _, and begins with no digit, such as lr"
+                rule = "a name has only letters, digits and _, and does not begin with a digit, such as lr"
                 self._fault(node.path, f"{rule} (got {shown(name)}).")
             elif name in given:
                 template[name] = self._fixed(name, given[name])

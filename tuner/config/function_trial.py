@@ -65,7 +65,7 @@ class FunctionTrial(AnyTrial):
 
     @property
     def family(self) -> str:
-        """Return nothing, as it has no schedule."""
+        """Return an empty text: it has no schedule."""
         return ""
 
     @property
@@ -76,7 +76,7 @@ class FunctionTrial(AnyTrial):
 
     @property
     def epochs(self) -> int:
-        """Return 0, as the number of its reports is not known."""
+        """Return 0: the number of its reports is unknown."""
         return 0
 
     @property
@@ -127,7 +127,7 @@ class Functions(Kind):
         return component_names(values[FUNCTION])
 
     def why_alone(self, template: Template) -> Mapping[str, bool]:
-        """Return that a function gets one trial."""
+        """Return the reason: a function gets one trial."""
         return {"an objective function is called for one trial at a time": True}
 
     def longest(self, template: Template, pruner: Component) -> int:
@@ -135,7 +135,7 @@ class Functions(Kind):
         return int(pruner.arguments.get("max_resource", 0))
 
     def why_not_divided(self, template: Template, ranks: int) -> str:
-        """Return that a function is called in one process."""
+        """Return the reason: a function is called in one process."""
         return f"an objective function is called in one process, not in {ranks}"
 
 

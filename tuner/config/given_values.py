@@ -34,7 +34,7 @@ class Given:
 
 @dataclass(frozen=True)
 class Misfit:
-    """A place for which the configuration has no value of the search space.
+    """A place where the configuration has no value from the search space.
 
     Args:
         place: Its path in `trial`.
@@ -60,7 +60,7 @@ def given_values(
     *,
     all_keys: bool = False,
 ) -> Iterator[Given | Misfit]:
-    """Yield what a configuration has for each place of a template.
+    """Yield the value or misfit of a configuration at each place of a template.
 
     Args:
         template: The template of the trials of a study.
@@ -102,7 +102,7 @@ def nested(assignments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Walk:
-    """Yields what a configuration has for the places of a template; the arguments are those of `given_values`."""
+    """Implements `given_values`, whose arguments it takes."""
 
     def __init__(self, default: Default | None, length: Length | None, all_keys: bool) -> None:
         self._default, self._length, self._all_keys = default, length, all_keys
@@ -110,7 +110,7 @@ class _Walk:
     def entries(
         self, template: Mapping[str, Any], values: Mapping[str, Any], name: str, place: str, path: str
     ) -> Iterator[Given | Misfit]:
-        """Yield what is there for the entries of a mapping.
+        """Yield the values and misfits at the entries of a mapping.
 
         Args:
             template: The template of the mapping.

@@ -26,7 +26,7 @@ class Start:
 
     Args:
         studies: Their names; `SHIPPED` is the list that comes with the tuner.
-        trials: How many of their trials are taken over, at most.
+        trials: The largest number of their trials to reuse.
     """
 
     studies: Annotated[list[str], Field(min_length=1)]

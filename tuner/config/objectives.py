@@ -55,7 +55,7 @@ def read_objectives(checker: Checker, node: Node, fault: Fault) -> list[dict[str
 
 
 def check_metrics(goals: Sequence[Mapping[str, Any]], known: Sequence[str] | None, is_past: bool, fault: Fault) -> None:
-    """Refuse a metric that trials do not log, and one without the direction that it needs.
+    """Reject a metric that trials do not log, and one without the direction that it needs.
 
     Args:
         goals: The given settings of each objective.
@@ -85,7 +85,7 @@ def _falls(metric: str, known: Sequence[str] | None) -> bool:
 def check_several(
     goals: Sequence[Mapping[str, Any]], sampler: str, pruner: str, budget: Mapping[str, Any], final: Any, fault: Fault
 ) -> None:
-    """Refuse features that compare trials by a single objective in a study of several.
+    """Reject features that compare trials by a single objective in a study of several.
 
     Args:
         goals: The given settings of each objective.

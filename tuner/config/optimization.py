@@ -1,4 +1,4 @@
-"""The schedules of a trial other than that of the lr, and its groups of parameters, as values; and their checks.
+"""A trial's schedules of momentum and weight decay and its parameter groups, as values, and their checks.
 
 ::
 
@@ -80,7 +80,7 @@ class GroupConfig:
         return {"parameters": self.parameters, **optimizer, **schedules}
 
     def optimizer_of(self, optimizer: Component) -> Component | None:
-        """Return the optimizer of the group; None if it is that of the trial."""
+        """Return the optimizer of the group; None if it uses the trial's."""
         return Component(optimizer.name, {**optimizer.arguments, **self.optimizer}) if self.optimizer else None
 
 

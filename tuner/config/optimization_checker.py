@@ -52,7 +52,7 @@ class OptimizationChecker:
         groups = {}
         for name, group in self._checker.mapping(node, " of groups, {name: {parameters: ..., ...}}").items():
             if not isinstance(name, str) or not GROUP_NAME.fullmatch(name):
-                rule = "Use letters, digits, '_' and '-', at most 64 characters, other than name"
+                rule = "Use letters, digits, '_' and '-', at most 64 characters, but not 'name'"
                 self._fault(group.path, f"{shown(name)} is not a valid name for a group. {rule}.")
             nodes = self._checker.mapping(group, ", {parameters: ..., optimizer: ..., schedule: ...}")
             self._checker.keys(nodes, GROUP_KEYS)
@@ -69,7 +69,7 @@ class OptimizationChecker:
         return groups
 
     def check_together(self, template: Mapping[str, Template], trial: Node, has_modules: bool) -> None:
-        """Refuse schedules that the optimizer cannot have, and groups that the network cannot."""
+        """Reject schedules that the optimizer cannot have, and groups that the network cannot."""
         keys = [key for key in (*OTHER_SCHEDULES, "groups") if key in template]
         if not keys or self._document.fault_count:
             return

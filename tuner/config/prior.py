@@ -1,4 +1,4 @@
-"""Priors: where the good values of a range are expected, and where the first random trials are drawn from."""
+"""Priors: where good values of a range are expected, and the first random trials are drawn."""
 
 import hashlib
 import math
@@ -29,7 +29,7 @@ def draws_of_priors(
         template: The template of the trials.
         sampler: The sampler.
         number: The trial.
-        random_trials: The number of random trials; None for the sampler's own.
+        random_trials: The number of random trials; None for the sampler's default.
         attempt: Which draw it is, if earlier ones do not satisfy the constraints.
     """
     if number >= (PRIOR_SAMPLERS.get(sampler.name, 0) if random_trials is None else random_trials):

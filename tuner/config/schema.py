@@ -42,25 +42,25 @@ MEANINGS = {
     "averaging": "the average of the weights that is evaluated; none by default",
     "momentum_schedule": "the schedule of the momentum or beta1; none by default",
     "weight_decay_schedule": "the schedule of the weight decay; none by default",
-    FUNCTION: "a function that takes a trial, in place of a training run: module:name",
+    FUNCTION: "a function that takes a trial and replaces the training run, as module:name",
 }
 SEED = {"type": "integer", "minimum": 0, "default": 0, "description": "the seed of a trial"}
-GROUPS = "groups of parameters with an optimizer setting or a schedule of their own, by name"
+GROUPS = "parameter groups with their own optimizer settings or schedules, by name"
 LOSS = "loss of a network that is not a LightningModule"
-TASK = "what the network is for; by default what its loss is for"
+TASK = "task of the network; by default the task of its loss"
 PARTS = (*COMPONENTS, "averaging")
 SECTIONS = {
     "name": "name of the study in Optuna, and of the experiment in MLflow; by default the name of the file",
-    "objective": "what is optimized",
+    "objective": "the metric to optimize, and its direction",
     "budget": "how long the study may take",
-    "sampler": "what chooses the values of trials; curve by default",
-    "pruner": "which trials are stopped early; by default what suits the search space and the budget",
+    "sampler": "chooses the values of trials; curve by default",
+    "pruner": "stops trials early; the default depends on the search space and the budget",
     "final": "how many of the best trials are retrained with fresh seeds, and with how many seeds",
-    "enqueue": "values that are known to be good, by their dotted paths in trial, a mapping for each trial",
-    "start": "earlier studies whose best trials are taken over",
+    "enqueue": "values known to be good, by their dotted paths in trial; one mapping for each trial",
+    "start": "earlier studies whose best trials are reused",
     "constraints": "conditions that the values of every trial satisfy, such as schedule.steps < 0.2 * steps",
     "trial": "one complete training run, or the call of an objective function",
-    "search_space": "what varies from trial to trial, by its dotted path in trial",
+    "search_space": "the searched values, by their dotted paths in trial",
     "contenders": "for lr-tuner league: the parts of trial that each contender replaces, by its name",
 }
 
@@ -115,7 +115,7 @@ def _trial() -> Schema:
     properties["loss"] = {"anyOf": [*losses, {"type": "string", **OWN}, _component("loss")], "description": LOSS}
     properties["task"] = {
         "enum": list(TASKS),
-        "description": "what the network is for; by default what its loss is for",
+        "description": TASK,
     }
     properties["seed"] = SEED
     properties[FUNCTION] = _function()
@@ -223,8 +223,8 @@ def _range() -> Schema:
         "properties": {"center": LENGTH, "width": {"type": "number"}},
     }
     properties = {
-        "low": {**LENGTH, "description": "smallest value, included"},
-        "high": {**LENGTH, "description": "largest value, included"},
+        "low": {**LENGTH, "description": "smallest value, inclusive"},
+        "high": {**LENGTH, "description": "largest value, inclusive"},
         "log": {"type": "boolean", "default": False, "description": "whether to draw uniformly on a log scale"},
         "step": {**LENGTH, "description": "draw low, low + step, ... up to high"},
         "prior": {**prior, "description": "the value around which the first trials are drawn"},

@@ -124,7 +124,7 @@ def _parse_range(raw: Mapping[str, Any], integer: bool, fault: Fault) -> Range |
 def _form_faults(raw: Mapping[str, Any], integer: bool) -> Iterator[tuple[Keys, str]]:
     for key in raw:
         if key not in RANGE_KEYS:
-            yield (key,), "unknown key; a range has low, high and, if wanted, log, step and prior."
+            yield (key,), "unknown key; a range has low, high and, optionally, log, step and prior."
     for key in ("low", "high", "step"):
         if key in raw:
             if wrong := _number_fault(raw[key], integer):
@@ -136,7 +136,7 @@ def _form_faults(raw: Mapping[str, Any], integer: bool) -> Iterator[tuple[Keys, 
 
 
 def _prior_faults(raw: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
-    """Refuse a prior that is not {center: ..., width: ...}, or lies outside its range."""
+    """Reject a prior that is not {center: ..., width: ...}, or lies outside its range."""
     if "prior" not in raw:
         return
     prior, low, high, log = raw["prior"], raw["low"], raw["high"], raw.get("log", False)
@@ -148,7 +148,7 @@ def _prior_faults(raw: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
     if wrong:
         return
     if not low <= prior["center"] <= high:
-        fault = f"must be from {shown(low)} to {shown(high)}, as the range (got {shown(prior['center'])})."
+        fault = f"must be within the range, {shown(low)} to {shown(high)} (got {shown(prior['center'])})."
         yield ("prior", "center"), fault
     if prior["width"] <= (1 if log else 0):
         rule = "a factor above 1 when log is true" if log else "above 0"
@@ -182,7 +182,7 @@ def _order_faults(raw: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
 
 
 def _step_faults(low: Decimal, high: Decimal, step: Decimal) -> Iterator[tuple[Keys, str]]:
-    """Refuse a step that does not lead from low to high: Optuna would only warn and lower high."""
+    """Reject a step that does not lead from low to high: Optuna would only warn and lower high."""
     if step > high - low:
         yield ("step",), f"step ({step}) is larger than high - low ({high - low})."
     elif (high - low) / step > MAX_WHOLE:
@@ -211,7 +211,7 @@ def _choice_faults(values: Any) -> Iterator[tuple[Keys, str]]:
         if isinstance(value, list | dict):
             instead = "items of a list are searched by their paths, such as model.channels.0"
             if isinstance(value, dict):
-                instead = "a whole component is searched by {one_of: {name: {argument: range or value}, ...}}"
+                instead = "to search a whole component, write {one_of: {name: {argument: range or value}, ...}}"
             yield (
                 ("choices", index),
                 f"must be a plain value, not a list or a mapping (got {shown(value)}); {instead}.",

@@ -8,7 +8,7 @@ Sources:
 - The two leagues of docs/league.md, with Adam, on MNIST-5k and Fashion-MNIST: the first three schedules of both.
 
 Lengths are in percent of the run. Where several forms of a schedule have nearly the same lr curve, or the values suit
-several optimizers, a study takes the first form that it has.
+several optimizers, a study takes the first form that its search space contains.
 """
 
 from collections.abc import Mapping, Sequence

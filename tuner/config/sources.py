@@ -24,7 +24,7 @@ MOST_NAMED = 5
 
 @dataclass(frozen=True)
 class Sources:
-    """The source with which the trials of a study are trained, from one trial on.
+    """The source code of a study's trials, from one trial on.
 
     Args:
         trial: The first trial.
@@ -48,7 +48,7 @@ class Sources:
 
 
 def sources_of(history: Any, number: int) -> Sources | None:
-    """Return the source with which a trial was trained; None if it was not recorded.
+    """Return the source code of a trial; None if it was not recorded.
 
     Args:
         history: The history that `with_sources` returned.

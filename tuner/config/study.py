@@ -114,10 +114,10 @@ class StudyConfig:
         return (self.objective, *self.further)
 
     def check_single(self, what: str) -> None:
-        """Refuse a study of several objectives.
+        """Reject a study of several objectives.
 
         Args:
-            what: Who asks, as the subject of a sentence.
+            what: The subject of the error message, such as a command.
 
         Raises:
             BadInputError: If it has several.
@@ -127,10 +127,10 @@ class StudyConfig:
             raise BadInputError([f'{what} compares trials by a single objective, but study "{self.name}" has {names}.'])
 
     def check_trains(self, what: str) -> None:
-        """Refuse a study of an objective function.
+        """Reject a study of an objective function.
 
         Args:
-            what: Who asks, as the subject of a sentence, and what it does.
+            what: The main clause of the error message, such as what a command does.
 
         Raises:
             BadInputError: If its trials are not training runs.
@@ -155,7 +155,7 @@ class StudyConfig:
 
     @property
     def fewest_trials(self) -> int:
-        """Return how many trials the budget allows at least, if all are as long as possible."""
+        """Return the number of trials that the budget allows if all are as long as possible."""
         return min(self.trials, self.allowance.amount // self.allowance.longest) if self.allowance else self.trials
 
     def whole(self, trial: AnyTrial) -> int:
@@ -182,7 +182,7 @@ class StudyConfig:
 
     @property
     def whole_allowance(self) -> Allowance | None:
-        """Return the allowance including that of the final runs; None if there is no limit."""
+        """Return the allowance including the final runs; None if there is no limit."""
         last = self.final.trainings if self.final else 0
         return self.allowance and replace(self.allowance, amount=self.allowance.amount + last * self.allowance.longest)
 
@@ -231,7 +231,7 @@ class StudyConfig:
 
     @property
     def labels_tell_all(self) -> bool:
-        """Return whether the labels of trials leave none of their values to tell."""
+        """Return whether the labels of trials contain all their values."""
         return False
 
     @property
@@ -261,7 +261,7 @@ class StudyConfig:
 
     @property
     def own_names(self) -> list[str]:
-        """Return the names ``package.module:Name`` in it, which are those of the user's own classes."""
+        """Return the names of the user's own classes and functions in it, ``package.module:Name``."""
         return [name for name in self.kind.names(self.trial) if ":" in name]
 
     @property
@@ -277,12 +277,12 @@ class StudyConfig:
 
     @property
     def can_export(self) -> bool:
-        """Return whether a trial can be exported: not a function, nor classes that a script could not import."""
+        """Return whether a trial can be exported: it is a training run, and a script can import its classes."""
         return self.kind.trains and not self.held
 
     @cached_property
     def can_repeat(self) -> bool:
-        """Return whether its sampler can draw the same configuration twice, as not all of them have a real number."""
+        """Return whether its sampler can draw a configuration twice: not if each has a continuous value."""
         return self.sampler.name != "grid" and can_repeat(self.trial)
 
     def fixed(self, number: int, drawn: Iterable[Mapping[str, Any]] | None = None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 def check_name(name: str, place: str) -> None:
-    """Refuse an invalid name for a study.
+    """Reject an invalid name for a study.
 
     Args:
         name: The name.
@@ -40,7 +40,7 @@ def final_name(study: str, configurations: Mapping[str, Any]) -> str:
 
 
 def is_final_name(name: str, study: str) -> bool:
-    """Return whether a name is that of the final runs of a study.
+    """Return whether a name belongs to the final runs of a study.
 
     >>> is_final_name("tiny-final-012abc", "tiny"), is_final_name("tiny-confirm", "tiny")
     (True, False)

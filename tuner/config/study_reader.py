@@ -81,7 +81,7 @@ class StudyReader:
         if not (is_past or self._document.fault_count):
             check_class_weights(template, self._probe, self._fault)
         if pruner.name == "predicted" and goals[0].get("direction", Objective.direction) != Direction.MINIMIZE:
-            message = "predicted predicts losses, so the objective must be one (direction: minimize)."
+            message = "predicted predicts losses, so the objective must be a loss (direction: minimize)."
             self._fault(("pruner", "name"), message)
         if not is_past and (sampler.name == "curve" or pruner.name == "predicted"):
             self._template.lengths(needed=True)  # both need the lr curves, which depend on the steps of an epoch

@@ -93,16 +93,16 @@ class TemplateReader:
         if task is not None:
             template["task"] = task.raw
         if own_modules and ("loss" in given or any(key.partition(".")[0] == "loss" for key in space)):
-            self._fault(trial.value["loss"].path, "remove it: a LightningModule has a loss of its own.")
+            self._fault(trial.value["loss"].path, "remove it: a LightningModule has its own loss.")
         if own_modules and task is not None:
-            self._fault(task.path, "remove it: a LightningModule has metrics of its own.")
+            self._fault(task.path, "remove it: a LightningModule has its own metrics.")
         template["seed"] = self.checker.value(Seed, trial.value["seed"])
         for node in space.values():
             self.checker.forms(node)
         return template
 
     def _check_averaging(self, template: Mapping[str, Template], trial: Node) -> None:
-        """Refuse an average together with settings that it cannot be combined with."""
+        """Reject an average together with settings that it cannot be combined with."""
         if self._document.fault_count or set(_names(trial.value["averaging"])) <= {NO_AVERAGING["name"]}:
             return
         for name in averaging_optimizers(template["optimizer"]):

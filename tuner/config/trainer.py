@@ -29,8 +29,8 @@ class TrainerConfig:
         max_steps: optimizer steps, a multiple of `val_check_interval`.
         val_check_interval: Steps between validations, if the length is in steps.
         precision: Lightning's precision, or "auto": bf16-mixed if the device supports it, else 32-true.
-        gradient_clip_val: Maximum of the gradient; None for no clipping.
-        gradient_clip_algorithm: What is limited: the norm of the gradient, which is the default, or each value.
+        gradient_clip_val: Maximum gradient norm or value; None for no clipping.
+        gradient_clip_algorithm: "norm" (default) clips the norm of the gradient, "value" each of its elements.
         accumulate_grad_batches: Batches whose gradients are accumulated for one step.
         limit_train_batches: Training batches in an epoch: a number, or a share of them; None for all.
         check_val_every_n_epoch: Epochs from one validation to the next.
@@ -93,7 +93,7 @@ def length_faults(trainer: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """
     epochs, steps, interval = (trainer.get(key) for key in ("max_epochs", "max_steps", "val_check_interval"))
     if epochs is not None and steps is not None:
-        yield "max_steps", "remove it or max_epochs: the length of a run is in epochs or in steps."
+        yield "max_steps", "remove it or max_epochs: give the length of a run in either epochs or steps."
     elif epochs is not None and interval is not None:
         yield "val_check_interval", "is for a length in steps; with max_epochs, write check_val_every_n_epoch."
     elif steps is not None and interval is None:
@@ -108,7 +108,7 @@ def length_faults(trainer: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _multiple_faults(key: str, length: Any, unit: str, interval: Any) -> Iterator[tuple[str, str]]:
-    """Refuse a run that does not end with a validation."""
+    """Reject a run that does not end with a validation."""
     if isinstance(interval, Range):
         yield unit, f"must be a number or choices, of which {key} is a multiple."
         return

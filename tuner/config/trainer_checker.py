@@ -84,7 +84,7 @@ class TrainerChecker:
         return callbacks
 
     def _check_callback(self, template: Template, node: Node) -> None:
-        """Refuse a callback that contradicts the study."""
+        """Reject a callback that contradicts the study."""
         for name in component_names(template):
             target = registry.resolve("callback", name)
             for kind, instead in REFUSED.items():

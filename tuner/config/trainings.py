@@ -93,7 +93,7 @@ class Trainings(Kind):
         return longest_training(template["trainer"])
 
     def why_not_divided(self, template: Template, ranks: int) -> str:
-        """Return that a batch cannot be divided into equal shares: each process would train the whole batch."""
+        """Return the reason: if a batch cannot be divided equally, each process would train all of it."""
         sizes = [data.get("batch_size", 0) for data in corners(template["data"])]
         odd = next((size for size in sizes if size % ranks), None)
         return "" if odd is None else f"a batch of {odd} cannot be divided equally among {ranks}"

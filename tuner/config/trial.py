@@ -101,7 +101,7 @@ class TrialConfig(AnyTrial):
         weight_decay_schedule: Schedule of the weight decay, with lengths in steps, or None.
         groups: Groups of parameters with other settings, by name.
         averaging: Average of the weights, with lengths in steps, or None.
-        task: What the network is for; None for what its loss is for.
+        task: Task of the network; None for the task of its loss.
         relative: Lengths that were given in epochs or percent, as they were given, by their dotted paths.
     """
 

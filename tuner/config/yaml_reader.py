@@ -1,8 +1,8 @@
 """Reads a study file: plain YAML, with the line of every value kept for the error messages.
 
 YAML 1.2's rules are used for plain scalars where YAML 1.1's surprise: ``1e-4`` is a number, ``on`` and ``no`` are text,
-``010`` is ten, ``1:30`` is text. Tags, aliases and duplicate keys are refused, as are files too large or too deep to be
-a study.
+``010`` is ten, ``1:30`` is text. Tags, aliases and duplicate keys are rejected, as are files too large or too deep to
+be a study.
 """
 
 import math
@@ -30,7 +30,7 @@ _SCALARS: list[tuple[re.Pattern[str], Callable[[str], Any]]] = [
     (re.compile(r"[-+]?[0-9]{1,300}"), int),
     (re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"), float),
     (re.compile(r"[-+]?\.(inf|Inf|INF)"), lambda text: math.inf),
-    (re.compile(r"\.(nan|NaN|NAN)"), lambda text: math.inf),  # refused like infinity, and easier to compare
+    (re.compile(r"\.(nan|NaN|NAN)"), lambda text: math.inf),  # rejected like infinity, and easier to compare
 ]
 _ODD = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")
 _LINE_BREAKS = re.compile(r"[\x85\u2028\u2029]")  # to PyYAML, but not to YAML 1.2, nor to an editor that counts lines
@@ -150,11 +150,11 @@ class _NotPlainError(Exception):
 
 
 class _Reader:
-    """Builds the data of a document from the parser's events, one by one: what is refused never gets built.
+    """Builds the data of a document from the parser's events, one by one: rejected parts are never built.
 
     Args:
         document: Holds the text, and receives the lines and the errors.
-        line: What stands for the lines of a text that the user has not written; None to count them.
+        line: The line to report for text that the user has not written; None to count lines.
     """
 
     def __init__(self, document: Document, line: int | None = None) -> None:
@@ -179,7 +179,7 @@ class _Reader:
             self._note_character(error.position)
         except _NotPlainError as error:
             self._note((), str(error), self._index)
-        except (ValueError, OverflowError):  # a slip of PyYAML
+        except (ValueError, OverflowError):  # a bug in PyYAML
             self._note((), "a number in an escape or in %YAML is too large.", self._index)
         else:
             return data
@@ -264,7 +264,7 @@ class _Reader:
         return value
 
     def _refuse_odd_characters(self, text: str, path: Keys) -> None:
-        """Refuse characters that only an escape can produce, and few file names, databases or terminals support."""
+        """Reject characters that only an escape can produce, and few file names, databases or terminals support."""
         if odd := _ODD.search(text):
             message = f"the character U+{ord(odd[0]):04X} is not allowed."
             self._note(path, message, self._index, spoils=True)
@@ -278,7 +278,7 @@ def _meaning(text: str) -> Any:
 
 
 def _explained(error: yaml.MarkedYAMLError) -> tuple[str, int]:
-    """Return what is wrong, and the index of the line to look at: that of the bracket, if one is not closed."""
+    """Return the error, and the index of its line: that of the opening bracket, if one is not closed."""
     problem, begun = str(error.problem), error.context_mark
     index = error.problem_mark.line if error.problem_mark else begun.line if begun else 0
     if "'\\t'" in problem:

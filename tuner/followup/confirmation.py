@@ -1,9 +1,9 @@
 """A study's best trials, retrained with fresh seeds.
 
-The best of many runs is flattered by luck. Each of the best few, the study's default and a constant lr are trained with
-the same seeds, which the study has not used, as long as in the study and without pruning; `tuner.analysis.comparison`
-says what that proves. It is a study of its own, in the run of the first one in MLflow, and is continued in the same
-way.
+The best of many runs is partly luck. So the best few, the study's default and a constant lr are trained with the same
+seeds, which the study has not used, for as long as in the study and without pruning; `tuner.analysis.comparison` judges
+the results. A confirmation is a separate study, nested in the run of the original in MLflow, and is continued like any
+study.
 
 With longer runs (``--epochs``), the winners of a short study are retrained for longer, each with several initial lrs,
 and `tuner.analysis.transfer` says whether the ranking held.
@@ -54,11 +54,11 @@ class ConfirmationOptions(ExecutionOptions):
 
 
 def confirm(options: ConfirmationOptions, found: "Callable[[Comparison, Sequence[str]], None] | None" = None) -> int:
-    """Confirm a study, print what came out, and return the exit code.
+    """Confirm a study, print the result, and return the exit code.
 
     Args:
         options: Which study, and how.
-        found: Called with what came out: the comparison, and sentences on it.
+        found: Called with the result: the comparison, and its findings.
 
     Raises:
         TunerError: If the input is bad, the confirmation is already running, or it failed.
@@ -105,7 +105,7 @@ def confirm(options: ConfirmationOptions, found: "Callable[[Comparison, Sequence
             after = {"dashboard": f"every {config.kind.noun}, in MLflow"}
             if config.can_export:
                 after["export"] = "the winner as a folder, with a model card"
-            print_next(console, outcome, past.config.name, {**after, "report": "all of it in one HTML file"})
+            print_next(console, outcome, past.config.name, {**after, "report": "everything in one HTML file"})
             if found:
                 found(comparison, [*comparison.findings(opponents), *further])
             if outcome.is_delivered:
@@ -115,7 +115,7 @@ def confirm(options: ConfirmationOptions, found: "Callable[[Comparison, Sequence
 
 
 def _check(options: ConfirmationOptions) -> None:
-    """Refuse invalid lengths and lrs.
+    """Reject invalid lengths and lrs.
 
     Raises:
         BadInputError: If there are any.
@@ -154,7 +154,7 @@ class _Carried:
     """The values that a confirmation takes over from a study.
 
     Args:
-        variants: Names of the trained configurations by those of the study's, and by the factor of the initial lr.
+        variants: Names of the trained configurations, by their names in the study and the factor of the initial lr.
         before: The study's values of its best configurations, if its runs had another length.
         roles: The study's names of its default and of the constant lr, by their roles.
         notes: Sentences about lengths that were scaled.

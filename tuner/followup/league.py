@@ -1,6 +1,6 @@
 """A league: which contender is best, with the base lr factored out.
 
-The protocol is that of Naganuma et al., "What do near-optimal learning rate schedules look like?", 2026 (arXiv
+The protocol follows Naganuma et al., "What do near-optimal learning rate schedules look like?", 2026 (arXiv
 2603.10301): every shape of every contender is trained with a whole list of base lrs and several seeds, and counts with
 the base lr whose median over the seeds is best. The best shape of each contender is then trained with other seeds,
 which decide the result.

@@ -92,7 +92,7 @@ def write_model(folder: Path, past: StoredStudy, trial: Trial, rates: Sequence[t
             weights = temporary / MODEL_FILE
             rates = [(step, lr) for key, step, lr in result.points if key == "lr"]
             if result.value is None:
-                raise StudyFailedError(f"it was trained again, and is {result.state}: {result.message or 'no value'}")
+                raise StudyFailedError(f"its retraining ended as {result.state}: {result.message or 'no value'}")
             values = [result.value, *result.further]
             difference = _difference(past, trial, values)
         shutil.copy(weights, folder / WEIGHTS)
@@ -114,7 +114,7 @@ def write_model(folder: Path, past: StoredStudy, trial: Trial, rates: Sequence[t
 
 
 def _difference(past: StoredStudy, trial: Trial, values: Sequence[float]) -> str:
-    """Return how the values of a trial that was trained again differ from those in the study; empty if they do not."""
+    """Return how the values of a retrained trial differ from those in the study; empty if they do not."""
     changed = [
         f"{each.metric} is {format_objective(value)} instead of {format_objective(before)}"
         for each, before, value in zip(past.config.objectives, trial.values, values, strict=True)
@@ -123,7 +123,7 @@ def _difference(past: StoredStudy, trial: Trial, values: Sequence[float]) -> str
     if not changed:
         return ""
     why = f"lr-tuner replay {past.config.name} --trial {trial.number} shows what has changed"
-    return f"trial #{trial.number} had no stored weights, and trained again, {join_names(changed)}; {why}"
+    return f"trial #{trial.number} had no stored weights and was retrained: {join_names(changed)}; {why}"
 
 
 def copy_modules(modules: Sequence[str], folder: Path) -> list[OwnFile]:
@@ -185,7 +185,7 @@ def _card(
     packages = {each.name.partition("/")[0].removesuffix(".py") for each in copies}
     missing = sorted({module.partition(".")[0] for module in own_modules(config)} - packages)
     own = f", and {join_names([f'`{each}`' for each in missing], len(missing))}" if missing else ""
-    own += "; the modules of the study's own are here as copies, without the files that they read" if copies else ""
+    own += "; the study's own modules are copied here, without the files that they read" if copies else ""
     imports, build = network_expression(config)
     digest = " ".join(dict.fromkeys(digest for _, digest in past.config.measure_data()[0]))
     return MODEL_CARD.format(

@@ -96,7 +96,7 @@ class Coordinator:
         self._obstacle = ""  # the reason why no trial can go on now
 
     def run(self, engine: Engine) -> None:
-        """Bring the study to its end, or as far as time and signals allow.
+        """Run the study to its end, or as far as time and signals allow.
 
         Raises:
             StudyFailedError: If trial after trial fails in the same way, or the disk is full.

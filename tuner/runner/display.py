@@ -1,4 +1,4 @@
-"""Shows a running study: live on a terminal, and by a line for each event elsewhere."""
+"""Shows a running study: live on a terminal, elsewhere as a line for each event."""
 
 import io
 import re
@@ -38,9 +38,9 @@ class Part:
     """The final runs of a study, as a part of its whole budget.
 
     Args:
-        before: What the search used, in the unit.
+        before: The amount that the search used, in the unit.
         total: The whole budget.
-        each: What a run takes at most.
+        each: The most that a run can take.
         unit: "trials", "epochs" or "steps".
     """
 
@@ -94,7 +94,7 @@ class Display:
 
     Attributes:
         ending: Returns the expected seconds from the last test to the end of the study.
-        lag: How many seconds MLflow is behind, which is shown when it is much.
+        lag: How many seconds MLflow is behind; shown if it is many.
     """
 
     EVERY_SECONDS = 60.0

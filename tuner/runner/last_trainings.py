@@ -1,7 +1,7 @@
 """The final runs of a study: its best trials, its own trial and a constant lr, with the same fresh seeds.
 
-They are a study of their own, in the run of the first one in MLflow, and continue like it. Its name has a digest of the
-configurations, so if more trials change the best ones, the new ones are trained.
+They form a separate study, nested in the run of the first one in MLflow, and continue like it. Its name contains a
+digest of the configurations, so if more trials change the best ones, the new ones are trained.
 """
 
 from dataclasses import dataclass
@@ -72,7 +72,7 @@ class LastTrainings:
                 comparison = trainings.store.comparison()
                 self._result = comparison, chosen
                 if not outcome.is_over:
-                    self._left = f"has {trainings.store.count} of {pluralize(config.trials, config.kind.noun)}"
+                    self._left = f"{trainings.store.count} of {pluralize(config.trials, config.kind.noun)} done"
                 if outcome.is_over:
                     store.attributes.set_answer(comparison.answer(chosen.opponents), comparison.retrained)
                 if outcome.is_delivered:
@@ -93,7 +93,7 @@ class LastTrainings:
         """Print the result so far; return whether it is final, because all of them are trained."""
         if self._left:
             name = f"[bold]{self.plan.config.name}[/bold]"
-            print_line(self.console, f"\nthe final part of {name} {self._left}; run the same command again to continue")
+            print_line(self.console, f"\nfinal runs of {name}: {self._left}; run the same command again to continue")
         if self._result:
             comparison, chosen = self._result
             print_comparison(self.console, comparison, chosen.opponents, verdict=True)

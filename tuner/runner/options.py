@@ -124,7 +124,7 @@ class StudyOptions(ExecutionOptions):
 
 
 def check_counts(counts: Mapping[str, int]) -> None:
-    """Refuse invalid counts.
+    """Reject invalid counts.
 
     Args:
         counts: The counts, by option.

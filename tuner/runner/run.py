@@ -167,7 +167,7 @@ def run(
             print_plan(console, plan, engine.slots, remarks)
             if rehearsal.faults:
                 raise BadInputError(rehearsal.faults)
-            print_line(console, f"nothing wrong: {rehearsal.described(config, len(engine.slots))}")
+            print_line(console, f"no errors found: {rehearsal.described(config, len(engine.slots))}")
             return Outcome(config.name, plan.storage, plan.uri)
         timings.phase("Optuna's database")
         with opened(plan, console, StudyStore) as study:

@@ -33,7 +33,7 @@ class Spending:
             self._interrupted = self._store.reserved()
 
     def asked(self, number: int) -> None:
-        """Take a trial from those that were interrupted, if it is one of them."""
+        """Remove a trial from the interrupted ones, if it is among them."""
         self._interrupted.pop(number, None)
 
     def suspended(self, assignment: Assignment) -> None:

@@ -34,7 +34,7 @@ DEFAULT_TRACKING, TRACKING = "sqlite:///mlflow.db", "MLFLOW_TRACKING_URI"
 LINTED_SAMPLES = 20  # as many as a preview draws
 TOP_TRIALS = 5
 MOST_OF_FRONT = 12
-AS_REPORT = "all of it in one HTML file"
+AS_REPORT = "everything in one HTML file"
 WHOLE_LINE = 80  # columns of a table where there is no terminal, at least
 SHORTEST_WRAPPED = 16
 

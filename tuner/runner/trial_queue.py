@@ -48,7 +48,7 @@ class TrialQueue:
         self._waiting.append(assignment)
 
     def take(self, size: int, is_suspect: Callable[[int], bool]) -> tuple[Assignment, ...]:
-        """Remove the next trials to train together from those that wait.
+        """Remove the next trials to train together from the waiting ones.
 
         Args:
             size: Largest number.
@@ -65,7 +65,7 @@ class TrialQueue:
         return tuple(group)
 
     def put_back(self, assignments: Iterable[Assignment]) -> None:
-        """Put trials in front of those that wait: nothing was done with them."""
+        """Put trials back in front of the waiting ones: no work was done on them."""
         self._waiting = [*assignments, *self._waiting]
 
     def remove(self, number: int) -> None:

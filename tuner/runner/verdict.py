@@ -66,7 +66,7 @@ def record_comparison(
 
     Args:
         uri: MLflow's tracking URI.
-        study: Name and identifier of the study that they are of.
+        study: Name and identifier of the study that they belong to.
         of: Identifier of the study that consists of them.
         comparison: The comparison.
         opponents: Names of configurations that the findings mention, by their roles.

@@ -1,4 +1,4 @@
-"""Tests the best trial once all trials are trained. Nothing is selected by the test data."""
+"""Tests the best trial once all trials are trained. Nothing is selected on the test data."""
 
 from tuner.analysis.record import TestResult
 from tuner.process import crash_point

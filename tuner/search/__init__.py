@@ -1,1 +1,1 @@
-"""The search of a study: which values to try next, given the lr curves and the values of earlier trials."""
+"""The mathematics of a search, without Optuna: which values to try next, and which trials continue."""

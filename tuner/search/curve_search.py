@@ -36,7 +36,7 @@ MOST_DRAWS = 200
 """Random draws until one satisfies the constraints."""
 
 GROWTH = 1.2
-"""By how much the number of finished trials grows until the kernel is fitted again."""
+"""Growth of the number of finished trials after which the kernel is fitted again."""
 
 
 @cache
@@ -47,7 +47,7 @@ def _libraries() -> ThreadpoolController:
 
 
 def _one_thread() -> AbstractContextManager[Any]:
-    """While trainings use all cores, threads for such small matrices would wait for each other."""
+    """Use one thread: while runs use all cores, threads for such small matrices would wait for each other."""
     limit: AbstractContextManager[Any] = _libraries().limit(limits=1, user_api="blas")
     return limit
 

@@ -30,7 +30,7 @@ STEPS = 32
 
 RECENT, LATE = STEPS // 8, 3 * STEPS // 8
 LOWEST = 1e-4
-"""Lowest ratio of the recent lr to the highest; below it, the logarithm would say too much about nearly nothing."""
+"""Lowest ratio of the recent lr to the highest; below it, the logarithm would exaggerate negligible differences."""
 
 PROGRESS_SCALE = 0.7
 """One unit of the input for the progress is a training of twice the length."""
@@ -147,7 +147,7 @@ class CurveSpace:
         try:
             schedule = Component.from_values(resolve(values["schedule"], length)).build("schedule")
             lr = np.array(lr_at(schedule, float(values["optimizer"]["initial_lr"]), length.spread(steps)))
-        except Exception:  # of a formula or a user's class: the trial would fail, and say why
+        except Exception:  # a formula or a user's class failed: the trial would fail too, and say why
             return None
         if len(lr) < steps:  # a training of fewer steps
             lr = lr[np.arange(steps) * len(lr) // steps]

@@ -120,7 +120,7 @@ class ObservedData:
 
 
 def rank(direction: Direction, trial: Observation) -> tuple[float, float, int]:
-    """Return the key by which trials are sorted, the best first: those that were trained for longer, by their value."""
+    """Return a sort key that puts the best trial first; trials stopped before a fifth of their run come last."""
     if not trial.reports:
         return 0.0, 0.0, trial.number
     return -min(_share(trial), 0.2), direction.sort_key(trial.reports[max(trial.reports)]), trial.number
@@ -153,8 +153,7 @@ def _losses(
     """Return the reports as numbers of which lower ones are better, and whose differences mean the same everywhere.
 
     Positive losses and the errors of accuracies are logarithms. Anything else is divided by how much the better half
-    of the values differ. The second result is what a small difference of them is worth at the best value, in the unit
-    of the objective.
+    of the values differ. The second result converts a small difference at the best value to the unit of the objective.
     """
     direction = config.objective.direction
     values = [value for each in reports.values() for value in each.values()]

@@ -32,7 +32,7 @@ ERROR = 0.002
 HIGHEST_LOGS = np.array([8.0, 8.0, 2.0, 8.0, 8.0, 2.0, 2.0])
 
 MOST_LOSSES = 16
-"""Number of losses of a training that the law is fitted to at most, evenly spaced."""
+"""Largest number of losses of a run that the law is fitted to, evenly spaced."""
 
 MAX_EVALUATIONS = 60
 
@@ -60,7 +60,7 @@ class LossCurve:
 
 
 class PowerLaw:
-    """The law with the constants that fit some trainings best.
+    """The law with the constants that fit some runs best.
 
     Args:
         curves: The runs; at least one.
@@ -81,7 +81,7 @@ class PowerLaw:
         self._logs: Array = scipy.optimize.least_squares(residuals, CENTERS, loss="soft_l1", max_nfev=MAX_EVALUATIONS).x
 
     def final(self, curve: LossCurve) -> float:
-        """Return the loss that the law expects at the end of a training, whatever its own losses were so far."""
+        """Return the loss that the law predicts for the end of a run, whatever its losses were so far."""
         return float(self._losses(self._logs, _Inputs(self._scaled(curve), np.ones(1)))[0])
 
     def _scaled(self, curve: LossCurve) -> tuple[Array, float]:

@@ -37,7 +37,7 @@ class Licence:
     Args:
         trainings: Number of full runs.
         predicted: Rank correlation (Spearman's rho) of the predicted with the true losses at the end.
-        measured: That of the losses after a third.
+        measured: The same for the losses after a third.
         error: By how much the predicted losses differ from the true ones: the root mean square of the logarithms.
     """
 
@@ -83,8 +83,8 @@ def is_hopeless(curve: LossCurve, whole: Sequence[LossCurve], stopped: Sequence[
     Args:
         curve: The run, up to now.
         whole: The full runs, in the order in which they ended.
-        stopped: Those that were stopped, in the same order.
-        error: That of the predictions, as in `Licence`.
+        stopped: The stopped runs, in the same order.
+        error: The error of the predictions, as in `Licence`.
     """
     whole, stopped = whole[-MOST_TRAININGS // 2 :], stopped[-MOST_TRAININGS // 2 :]
     law = PowerLaw([*whole, *stopped, curve])

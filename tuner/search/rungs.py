@@ -17,7 +17,7 @@ __all__ = ["Entry", "continues", "decided"]
 
 @dataclass(frozen=True)
 class Entry:
-    """A trial, as far as rungs are concerned.
+    """A trial at the rungs.
 
     Args:
         number: Its number.
@@ -36,7 +36,7 @@ class Entry:
         return len(self.judged) > rung
 
     def rank_at(self, rung: int) -> tuple[float, int]:
-        """Return the key by which trials are sorted at a rung, the best first: the best value so far."""
+        """Return a sort key at a rung that puts the best trial first: its best value so far."""
         return min(loss for epoch, loss in self.losses.items() if epoch <= self.judged[rung]), self.number
 
 
@@ -55,7 +55,7 @@ def continues(rungs: Rungs, entry: Entry, others: Iterable[Entry]) -> bool:
 
 
 def decided(rungs: Rungs, entries: Iterable[Entry]) -> tuple[set[int], set[int]]:
-    """Return the numbers of the first trials that continue from the rung that they wait at, and of those that do not.
+    """Return which of the first trials continue from the rung that they wait at, and which do not, by number.
 
     Trials of a rung that not all have reached are in neither.
 

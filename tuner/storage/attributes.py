@@ -58,7 +58,7 @@ FURTHER_DIRECTIONS = "objective.further directions"
 
 # Of a trial.
 ADDED = "added"
-"""That its values were added to those that the study begins with."""
+"""Whether its values were added after the study began."""
 
 CONSTANT_LR = "constant_lr"
 

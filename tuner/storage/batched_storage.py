@@ -1,6 +1,6 @@
 """A study of Optuna in memory, whose changes are written to the database together, in one transaction.
 
-Optuna's own storage writes every parameter, report and attribute in a transaction of its own, with several queries
+Optuna's own storage writes every parameter, report and attribute in a separate transaction, with several queries
 each. Here Optuna's samplers and pruners read and change trials in memory, and `BatchedStorage.together` writes the rows
 that changed. They are the rows that Optuna would write, in its tables, so every other program reads them as usual.
 """

@@ -65,7 +65,7 @@ def sqlite_file(url: str) -> Path | None:
                 "" if parsed.query.get("mode") == "memory" else urllib.parse.unquote(urllib.parse.urlsplit(name).path)
             )
         if name in ("", ":memory:"):
-            raise ArgumentError("it would be in memory, where no other process can see it")
+            raise ArgumentError("no other process can see a database in memory")
     return Path(name).resolve()
 
 
@@ -227,7 +227,7 @@ def reason_of(error: BaseException) -> str:
 def can_pass(error: BaseException) -> bool:
     """Return whether a later attempt may succeed: no server answers, the disk is full, or the database is locked.
 
-    A database that is damaged, lacks tables or is read-only stays so.
+    A database that is damaged, read-only or lacks tables does not recover.
     """
     inner = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
     if type(inner) is DatabaseError or isinstance(inner, ProgrammingError):

@@ -1,4 +1,4 @@
-"""Creates a study in the database, or checks that it continues the stored one, as it began."""
+"""Creates a study in the database, or checks that it continues the stored one with the same settings."""
 
 import dataclasses
 import json
@@ -101,7 +101,7 @@ def as_recorded(config: StudyConfig, attributes: Mapping[str, Any]) -> StudyConf
 def _default_then(
     config: StudyConfig, kind: str, now: Component, known: Mapping[str, Any], identity: Mapping[str, Any]
 ) -> Component:
-    """Return the sampler or the pruner of a study that began with an identity; or another if its file names it."""
+    """Return the sampler or pruner that a study began with, by its identity; if its file names one, that one."""
     before = {key.partition(".")[2]: value for key, value in identity.items() if key.startswith(f"{kind}.")}
     name = before.pop("name", None)
     if kind not in config.implied or name not in known or before != dict(now.arguments):
@@ -123,7 +123,7 @@ def check_continued(config: StudyConfig, url: str, identity: Mapping[str, Any]) 
 def _check_identity(
     storage: optuna.storages.RDBStorage, url: str, config: StudyConfig, identity: Mapping[str, Any]
 ) -> int:
-    """Refuse a study that was begun with another identity or by another program; return its number of trials."""
+    """Reject a study that was begun with another identity or by another program; return its number of trials."""
     try:
         study = storage.get_study_id_from_name(config.name)
     except KeyError:

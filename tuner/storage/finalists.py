@@ -1,7 +1,7 @@
 """The configurations of a study that are worth more seeds: its best trials, its default and a constant lr.
 
-The constant lr is that of the study's best trial with a constant schedule, since its initial lr was searched for it; if
-there is none, the best trial is used with a constant lr instead of its schedule.
+The constant lr comes from the study's best trial with a constant schedule, whose initial lr was searched for it; if
+there is none, it is the best trial with a constant lr instead of its schedule.
 """
 
 import dataclasses

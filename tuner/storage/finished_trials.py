@@ -25,7 +25,7 @@ class FinishedTrials:
 
     Args:
         config: The study.
-        trials: Those that are finished already.
+        trials: The trials that are already finished.
 
     Attributes:
         complete: How many of them are complete.

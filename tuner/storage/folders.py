@@ -81,7 +81,7 @@ def _check_own(folder: Path, info: os.stat_result) -> None:
 
 
 def _check_file(file: Path, info: os.stat_result) -> None:
-    """Refuse a link or a special file: writing to it could destroy another file, or block forever."""
+    """Reject a link or a special file: writing to it could destroy another file, or block forever."""
     is_file = stat.S_ISREG(info.st_mode)
     if stat.S_ISLNK(info.st_mode) or (is_file and info.st_nlink > 1):
         raise BadInputError([f"{file}: is a link; a study writes only into its own files."])

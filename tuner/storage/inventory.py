@@ -72,7 +72,7 @@ class ListedStudy:
 
     @property
     def state(self) -> str:
-        """Return what can be done with it."""
+        """Return its state for the user: running, finished, or to be continued."""
         if not self.identifier:
             return "created by another program"
         if self.is_running:

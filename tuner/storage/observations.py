@@ -1,4 +1,4 @@
-"""Trials in Optuna as the search sees them."""
+"""Trials in Optuna as observations for the search."""
 
 import math
 

@@ -152,7 +152,7 @@ def test_of(study: optuna.Study) -> TestResult | None:
 
 
 def answer_of(attributes: Mapping[str, Any], finished: int) -> tuple[list[str], Retrained | None]:
-    """Return the findings of the final runs of a study, and their winner; nothing if they are of fewer trials.
+    """Return the findings and the winner of a study's final runs; nothing if trials have finished since.
 
     Args:
         attributes: The attributes of the study.
@@ -275,7 +275,7 @@ def _began(finished: Sequence[Trial]) -> float:
 
 
 def _scheduled(identity: Mapping[str, Any]) -> list[str]:
-    """Return the names of the metrics of everything that a study schedules other than the lr of the trial."""
+    """Return the metrics of all scheduled quantities of a study, except the trial's lr."""
     options = [each for each in ("momentum", "weight_decay") if any(f"{each}_schedule" in key for key in identity)]
     groups = dict.fromkeys(key.split(".")[2] for key in identity if key.startswith("trial.groups."))
     return [*options, *(f"{kind}/{group}" for group in groups for kind in ("lr", *options))]

@@ -171,7 +171,7 @@ class ReplicationStudy(StudyConfig):
 
     @property
     def labels_tell_all(self) -> bool:
-        """Return whether the labels of trials leave none of their values to tell: they name configurations."""
+        """Return whether the labels of trials contain all their values: they name configurations."""
         return True
 
     @cached_property

@@ -1,6 +1,6 @@
 """The best trials of earlier studies, as values for the first trials of a new one.
 
-The lengths of a schedule are taken over in percent of the run. Values that the new search space has are used; the
+The lengths of a schedule are converted to percent of the run. Values in the new search space are used; the
 others are left to the sampler, and reported.
 """
 
@@ -43,7 +43,7 @@ class _Known:
 
 
 def read_starts(config: StudyConfig, storage: str) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the values that a study takes over from others, by their names in Optuna, and notes for the user.
+    """Return the values that a study reuses from others, by their names in Optuna, and notes for the user.
 
     The studies take turns: the best trial of each, then the second best of each.
 
@@ -65,12 +65,12 @@ def read_starts(config: StudyConfig, storage: str) -> tuple[list[dict[str, Any]]
             break
         params, unused = _fitted(config, known, length)
         if config.constraints and params and (broken := broken_by(config, params)):
-            notes.append(f"{known.name} is not taken over: it does not satisfy {broken}")
+            notes.append(f"{known.name} is not used: it does not satisfy {broken}")
         elif params and params not in taken:
             taken.append(params)
             notes.append(_note(known, params, unused))
     if not taken:
-        notes.append(f"no value of {join_names(config.start.studies)} is in the search space: nothing is taken over")
+        notes.append(f"no value of {join_names(config.start.studies)} is in the search space: none is used")
     return taken, notes
 
 
@@ -134,7 +134,7 @@ def _only_length(config: StudyConfig) -> Length | None:
 
 
 def _fitted(config: StudyConfig, known: _Known, length: Length | None) -> tuple[dict[str, Any], list[str]]:
-    """Return the values of a configuration that a search space has, and why it does not have the others."""
+    """Return the values of a configuration that are in a search space, and why the others are not."""
     params: dict[str, Any] = {}
     unused: dict[str, str] = {}
     seen: set[str] = set()
@@ -154,5 +154,5 @@ def _fitted(config: StudyConfig, known: _Known, length: Length | None) -> tuple[
 def _note(known: _Known, params: Mapping[str, Any], unused: Sequence[str]) -> str:
     values = ", ".join(f"{name.removesuffix('.name')} {format_value(value)}" for name, value in params.items())
     more = [f"{len(unused) - MOST_NAMED} more"] if len(unused) > MOST_NAMED else []
-    rest = f"; not taken over: {'; '.join([*unused[:MOST_NAMED], *more])}" if unused else ""
+    rest = f"; not used: {'; '.join([*unused[:MOST_NAMED], *more])}" if unused else ""
     return f"the study starts from {known.name} with {values}{rest}"

@@ -43,7 +43,7 @@ class StoredStudy:
         trials: Its finished trials, in the order of their numbers.
         record: The same trials as plain data, without curves.
         storage: URL of Optuna's database.
-        sources: The history of the sources that its trials were trained with, as stored.
+        sources: The history of its trials' source code, as stored.
         source: Path or name of the study file that defines it.
     """
 

@@ -77,9 +77,9 @@ class _Fixed(NamedTuple):
 
     Args:
         params: The values.
-        meant: Those of them that are not just drawn from priors.
-        to_come: The values of the first trials that will come after it.
-        is_added: Whether they were added to those that the study begins with.
+        meant: The values that are not drawn from priors.
+        to_come: The values of the first trials that follow it.
+        is_added: Whether they were added after the study began.
     """
 
     params: Mapping[str, Any]
@@ -91,7 +91,7 @@ class _Fixed(NamedTuple):
 class StudyStore:
     """A study in Optuna's storage, locked by this process.
 
-    Each change is written in a transaction of its own, or, within `together`, in one with the others.
+    Each change is written in a separate transaction, or, within `together`, in one with the others.
 
     Attributes:
         database: The database that holds it.

@@ -38,7 +38,7 @@ Change = tuple[int, FrozenTrial | None, FrozenTrial]
 
 
 def write_changes(connection: Connection, changes: Sequence[Change]) -> None:
-    """Write what of some trials differs from the database."""
+    """Write the differences of trials from the database."""
     _update(
         connection,
         TRIALS,

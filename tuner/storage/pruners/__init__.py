@@ -21,7 +21,7 @@ def make_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
     By default, no trial is pruned in the first third of its epochs.
 
     Raises:
-        ValueError: If Optuna refuses an option.
+        ValueError: If Optuna rejects an option.
     """
     options: dict[str, Any] = dict(config.pruner.arguments)
     epochs = config.longest

@@ -24,7 +24,7 @@ STEPS = 128
 """Number of steps of a run at which its lr is computed."""
 
 GROWTH = 1.2
-"""By how much the number of full runs grows until the licence is tested again."""
+"""Growth of the number of full runs after which the licence is tested again."""
 
 
 @dataclass(frozen=True)

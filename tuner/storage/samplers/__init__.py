@@ -32,7 +32,7 @@ def make_sampler(
             from all trials; the samples are the same.
 
     Raises:
-        ValueError: If Optuna refuses an option.
+        ValueError: If Optuna rejects an option.
     """
     options = dict(config.sampler.arguments)
     if config.random_trials is not None and config.sampler.name in ("tpe", "curve", "gp", "cmaes"):

@@ -22,7 +22,7 @@ class CurveSampler(optuna.samplers.BaseSampler):
 
     Args:
         config: The study.
-        search: What chooses them.
+        search: Chooses the values.
         observed: Finished trials that were read before, by number; others are added.
         others: The sampler of values that are not given by the search, such as those of a study that was changed.
     """

@@ -2,8 +2,8 @@
 
 The values are fixed in the trial before Optuna is asked for them, so infeasible values are never recorded, and a trial
 that was interrupted has the same values again. The draws are a function of the sampler, whose seed depends on the
-number of the trial, and of the other trials. Where a configuration can be repeated, and the sampler does so again and
-again, the trial has a random one of those that are left; if none is left, it has what the sampler drew first.
+number of the trial, and of the other trials. If the sampler keeps repeating configurations, the trial gets a random one
+that has not been tried; if none is left, it gets the sampler's first draw.
 """
 
 import copy
@@ -162,7 +162,7 @@ def _from_priors(
         config: The study.
         trial: The trial.
         given: Its values that are fixed.
-        meant: Those of them that it must have.
+        meant: The values that it must have.
     """
     if config.sampler.name == "grid":
         return set()

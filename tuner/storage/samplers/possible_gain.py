@@ -25,7 +25,7 @@ def is_due(complete: int, before: int) -> bool:
 def possible_gain(config: StudyConfig, study: optuna.Study) -> float:
     """Return the expected improvement of the next trial, in the unit of the objective.
 
-    It is that of the best values that the sampler `curve` can find, and infinity if it knows too little.
+    It refers to the best values that the sampler `curve` can find, and is infinite if it knows too little.
 
     Args:
         config: The study; its sampler is `curve`.

@@ -108,7 +108,7 @@ def _finished(study: optuna.Study) -> list[FrozenTrial]:
 
 
 class _FirstDirection:
-    """A study of several objectives whose direction is that of the first one, by which Optuna ranks pruned trials.
+    """A study of several objectives with the direction of the first one, by which Optuna ranks pruned trials.
 
     Their reports are of the first objective. Optuna reads the direction, which a study of several does not have.
     """
