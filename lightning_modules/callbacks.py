@@ -54,7 +54,7 @@ class PlateauUpdates(pl.Callback):
         self._has_trained = False  # in the current epoch
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Refuse a plateau whose metric will never arrive."""
+        """Reject a plateau whose metric will never arrive."""
         self._has_trained = False
         for _, monitor in self._plateaus(trainer):
             check_monitor(monitor, trainer)
@@ -110,7 +110,7 @@ def monitored(metrics: Mapping[str, Any], monitor: str) -> float:
 
 
 def check_monitor(monitor: str, trainer: pl.Trainer) -> None:
-    """Refuse a metric that will never reach a plateau in the run that a Trainer is about to start.
+    """Reject a metric that will never reach a plateau in the run that a Trainer is about to start.
 
     Args:
         monitor: Name of the metric.

@@ -93,13 +93,13 @@ class Classifier(pl.LightningModule):
             `lightning_modules.optimizers`, or for example ``functools.partial(torch.optim.NAdam, lr=1e-3)``.
         schedule: Schedule of the factor on the initial lr, or a `Plateau` on top of one.
         loss: A key of `LOSSES`; settings such as ``CrossEntropy(label_smoothing=0.1)``; or a function or module of
-            outputs and labels that returns the mean of the batch.
-        averaging: Average of the weights to evaluate and save; None for that of the optimizer, if it has one.
+            that takes outputs and labels and returns the mean of the batch.
+        averaging: Average of the weights to evaluate and save; None for the optimizer's own, if it has one.
         momentum_schedule: Schedule of the factor on the momentum (or beta1); None to leave it as it is.
         weight_decay_schedule: Schedule of the factor on the weight decay; None to leave it as it is.
-        groups: Groups of the network's parameters with an optimizer setting or a schedule of their own, by name.
-        task: "classification", "multi_label" or "regression", which decides the metrics; None for that of the loss, or
-            classification with a loss of your own.
+        groups: Groups of the network's parameters with their own optimizer settings or schedules, by name.
+        task: "classification", "multi_label" or "regression", which decides the metrics; None for the task of the
+            loss, which is classification for your own loss.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ class Classifier(pl.LightningModule):
         return [PlateauUpdates(), self._evaluation]
 
     def on_fit_start(self) -> None:
-        """Refuse to train with a plateau that would get no metric, or with an average that nothing would evaluate.
+        """Reject to train with a plateau that would get no metric, or with an average that nothing would evaluate.
 
         Raises:
             TypeError: If a subclass does not return the callbacks of `configure_callbacks`.
@@ -206,7 +206,7 @@ class Classifier(pl.LightningModule):
         return self._evaluate(batch, batch_idx, "test")[1]
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Return the logits of a batch, which is a tensor of inputs, or a sequence whose first element is that."""
+        """Return the logits of a batch, which is a tensor of inputs, or a sequence whose first element is one."""
         logits: Tensor = self(batch[0] if isinstance(batch, list | tuple) else batch)
         return logits
 

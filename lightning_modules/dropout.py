@@ -68,7 +68,7 @@ class DropoutBySeed(TorchFunctionMode):
     """Context in which torch's dropout functions take their noise from a seed, the step, the call and the element.
 
     Replaces every dropout function of ``torch.nn.functional`` and their modules, wherever they are called, also inside
-    `torch.func.vmap`, where each example can have a seed of its own. An element counts by its index in the tensor's
+    `torch.func.vmap`, where each example can have its own seed. An element counts by its index in the tensor's
     shape, whatever its memory layout. The share is rounded to a multiple of 2**-16, and the values that remain are
     scaled by the rounded one, so their mean is exact.
 
@@ -78,7 +78,7 @@ class DropoutBySeed(TorchFunctionMode):
     pass from a saved state of that generator, and in scripted modules.
 
     Args:
-        seeds: The seed, int64 []; inside `vmap` over the seeds, that of an example.
+        seeds: The seed, int64 []; inside `vmap` over the seeds, the example's.
         step: Number of the step, int64 [].
     """
 
@@ -155,7 +155,7 @@ class _Dropped(torch.autograd.Function):
 
 
 def step_number(epoch: int, batch: int) -> int:
-    """Return the number of a step for `DropoutBySeed`: that of the batch, and in the upper half that of the epoch."""
+    """Return the number of a step for `DropoutBySeed`: the batch in the lower half, the epoch in the upper half."""
     return (epoch << 32) + batch
 
 
@@ -167,7 +167,7 @@ def as_int64(number: int) -> int:
 def _will_be_repeated() -> bool:
     """Return whether the caller is inside ``torch.utils.checkpoint``, which repeats it in the backward pass."""
     if torch.compiler.is_compiling():
-        return False  # it has frames of its own, and repeats operations, not calls
+        return False  # it has its own frames, and repeats operations, not calls
     frame = sys._getframe()
     while frame.f_back is not None:
         if frame.f_code.co_filename == checkpoint.__file__:

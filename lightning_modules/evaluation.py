@@ -21,14 +21,14 @@ SAVED_KEY = "averaging"
 class EvaluationWeights(pl.Callback):
     """Evaluates and saves a network with an average of its weights, without changing its training.
 
-    The average is that of `averaging`, or that of a schedule-free optimizer, which has the methods ``train`` and
-    ``eval`` to switch between the training weights and the average. Validation during training uses the average; so do
+    The average comes from `averaging`, or from a schedule-free optimizer, which has the methods ``train`` and ``eval``
+    to switch between the training weights and the average. Validation during training uses the average; so do
     the ``state_dict`` of checkpoints and the network after training, which can be tested and exported as usual.
     Checkpoints also contain the training weights, so a resumed run ends with the same bits as an uninterrupted one.
     Without `averaging` and with another optimizer, the callback does nothing.
 
     Buffers, such as the statistics of batch normalization, are averaged with the weights; a schedule-free optimizer
-    leaves them as training has made them.
+    leaves them unchanged.
 
     `Classifier` adds this callback. In your own LightningModule, pass it to the Trainer, or::
 
@@ -36,7 +36,7 @@ class EvaluationWeights(pl.Callback):
             return [EvaluationWeights(EMA(decay=0.99))]
 
     Args:
-        averaging: The average; None for that of the optimizer.
+        averaging: The average; None for the optimizer's own.
 
     Raises:
         ValueError: When the training starts, if both would average; if a `Plateau` monitors a training metric, which is
@@ -102,7 +102,7 @@ class EvaluationWeights(pl.Callback):
         self._switch_back(module)
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Save the average as the ``state_dict``, and the training weights under a key of their own."""
+        """Save the average as the ``state_dict``, and the training weights under a separate key."""
         if evaluated := self.evaluated(module):
             training = self._training or _copied(self._tensors(module))
             checkpoint["state_dict"] = {**checkpoint["state_dict"], **evaluated}
@@ -191,7 +191,7 @@ class EvaluationWeights(pl.Callback):
 
 
 def check_average(averaging: Averaging | None, schedule: Schedule | Plateau | None, optimizer_averages: bool) -> None:
-    """Refuse settings that cannot be combined with an average.
+    """Reject settings that cannot be combined with an average.
 
     Args:
         averaging: The average; None for none.

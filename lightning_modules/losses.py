@@ -197,7 +197,7 @@ class Huber(_OfErrors):
     """Huber's loss: half the squared error up to `delta`, linear above it (Huber, 1964, doi:10.1214/aoms/1177703732).
 
     Args:
-        delta: The error from which on it is linear.
+        delta: The error above which it is linear.
     """
 
     delta: float = 1.0
@@ -221,10 +221,10 @@ LOSSES: dict[str, type[Loss]] = {
 
 
 class OwnLoss(Loss):
-    """A function or module of outputs and labels as a loss, which returns the mean of a batch.
+    """A function or module that takes outputs and labels and returns the mean loss of a batch.
 
-    In mixed precision, it gets the outputs in float32, as the losses of torch compute in it: a `log_softmax` in
-    bfloat16 has two to three digits.
+    In mixed precision, it gets the outputs in float32, in which torch's losses compute as well: a `log_softmax` in
+    bfloat16 has only two to three digits.
 
     Args:
         function: The function, or a module without parameters to train.
@@ -249,7 +249,7 @@ class OwnLoss(Loss):
         return id(self.function)
 
     def examples(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Not used: a loss of the user is that of a whole batch."""
+        """Not used: a user's loss is defined for a whole batch."""
         raise NotImplementedError
 
     def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
@@ -273,14 +273,14 @@ class OwnLoss(Loss):
 def balanced_weights(labels: Tensor) -> tuple[float, ...]:
     """Return a weight for each class, so that all classes together weigh the same, and the mean weight is 1.
 
-    The weight of a class with ``c`` of ``n`` labels is ``n / (classes * c)``, as that of ``class_weight="balanced"`` in
-    scikit-learn.
+    The weight of a class with ``c`` of ``n`` labels is ``n / (classes * c)``, as with scikit-learn's
+    ``class_weight="balanced"``.
 
     Args:
         labels: Labels [n], int64 from 0.
 
     Raises:
-        ValueError: If they are not, or if a class has none.
+        ValueError: If the labels are not such numbers, or if a class has no label.
 
     >>> balanced_weights(torch.tensor([0, 0, 0, 1]))
     (0.6666666666666666, 2.0)
@@ -302,11 +302,11 @@ def the_loss(loss: Any, task: Task | None = None) -> tuple[Loss, Task]:
     """Return a loss and its task.
 
     Args:
-        loss: A key of `LOSSES`, a `Loss`, or a user's function or module of outputs and labels.
-        task: The task; None for that of the loss, or classification with a user's loss.
+        loss: A key of `LOSSES`, a `Loss`, or a user's function or module that takes outputs and labels.
+        task: The task; None for the task of the loss, which is classification for a user's loss.
 
     Raises:
-        ValueError: If there is no such loss, or it is of another task.
+        ValueError: If there is no such loss, or it is for another task.
     """
     if task not in (None, *TASKS):
         raise ValueError(f"task must be one of {', '.join(TASKS)}, but got task={task!r}")

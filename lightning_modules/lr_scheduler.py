@@ -95,7 +95,7 @@ class ScheduleLR(LRScheduler):
 
     @property
     def schedule(self) -> Schedule:
-        """The schedule of the lr, that of the first parameter group if each has its own."""
+        """The schedule of the lr; of the first parameter group, if each has its own."""
         return self._schedules[0]
 
     def get_lr(self) -> list[float | Tensor]:
@@ -155,11 +155,11 @@ class ScheduleLR(LRScheduler):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore a state; the lr is then what it was.
+        """Restore a state, including the lr.
 
         Raises:
             ValueError: If the state is of another kind of scheduler, if only one of state and schedule has a plateau,
-                or if the numbers of parameter groups differ. Nothing is changed then.
+                or if the numbers of parameter groups differ. In these cases, nothing changes.
         """
         if missing := {"step", "initial_lrs", "plateau"} - state_dict.keys():
             raise ValueError(f"the state is not one of ScheduleLR: it has no {', '.join(sorted(missing))}")
@@ -332,7 +332,7 @@ def _check_count(schedules: tuple[Any, ...], optimizer: torch.optim.Optimizer) -
 
 
 def _check_option(name: str, groups: Sequence[Mapping[str, Any]], optimizer: torch.optim.Optimizer) -> None:
-    """Refuse a schedule of a momentum or a weight decay that does not exist, or that is 0 whatever the factor is.
+    """Reject a schedule of a momentum or a weight decay that does not exist, or that is 0 whatever the factor is.
 
     The momentum of a schedule-free optimizer is also refused: with another value, its average could not be recovered.
     """

@@ -1,4 +1,4 @@
-"""An optimizer with its schedules, and groups of parameters that have settings of their own."""
+"""An optimizer with its schedules, and parameter groups with their own settings."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,15 +20,15 @@ MOST_NAMES = 12
 
 @dataclass(frozen=True, kw_only=True)
 class ParameterGroup:
-    """Parameters of a network whose optimizer settings or schedules differ from those of the others.
+    """Parameters of a network with their own optimizer settings or schedules.
 
     Args:
         parameters: Names of parameters, or of modules for all of their parameters, as ``named_parameters`` has them.
             ``*`` stands for any text: ``backbone``, ``*.bias``.
-        optimizer: Settings of their optimizer, of the same class as that of the others; None for the same settings.
-        schedule: Schedule of their lr; None for that of the others.
-        momentum_schedule: Schedule of their momentum or beta1; None for that of the others.
-        weight_decay_schedule: Schedule of their weight decay; None for that of the others.
+        optimizer: Settings of their optimizer, of the same class as the main one; None for the main settings.
+        schedule: Schedule of their lr; None for the main one.
+        momentum_schedule: Schedule of their momentum or beta1; None for the main one.
+        weight_decay_schedule: Schedule of their weight decay; None for the main one.
     """
 
     parameters: Sequence[str] | str
@@ -63,7 +63,7 @@ class Optimization:
             groups, which then have no schedules of their own.
         momentum_schedule: Schedule of the factor on the momentum (or beta1); None to leave it as it is.
         weight_decay_schedule: Schedule of the factor on the weight decay; None to leave it as it is.
-        groups: Groups of parameters with other settings, by name.
+        groups: Groups of parameters with their own settings, by name.
     """
 
     optimizer: Optimizer | OptimizerCallable
@@ -134,7 +134,7 @@ class Optimization:
 
 
 def group_names(groups: Mapping[str, ParameterGroup], names: Sequence[str]) -> dict[str, list[str]]:
-    """Return the names of the parameters of each group, and under "" those of the others.
+    """Return the names of the parameters of each group and, under "", of all other parameters.
 
     Args:
         groups: The groups by name.
@@ -188,5 +188,5 @@ def _chosen(pairs: Iterable[tuple[str, nn.Parameter]], names: Collection[str]) -
 
 
 def _matches(name: str, pattern: str) -> bool:
-    """Return whether a pattern is that of a parameter, or of a module that contains it."""
+    """Return whether a pattern matches a parameter, or a module that contains it."""
     return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")

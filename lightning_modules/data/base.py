@@ -142,7 +142,7 @@ class TensorDataModule(LightningDataModule, ABC):
         split_seed: Seed of the split.
         seed: Seed of the order of the training batches; or K seeds, for batches [K, batch, ...] of K orders at once.
         eval_batch_size: Examples in a validation or test batch.
-        train_size: Number of training examples, out of those that are not held out; by default all of them.
+        train_size: Number of training examples; by default all that are not held out.
         batches_per_epoch: Training batches in an epoch; by default one pass over the examples.
         drop_last: Leave out the last training batch of a pass if it is smaller than the others.
     """

@@ -125,11 +125,11 @@ class MNIST5kDataModule(ImageDataModule):
 class MNISTDataModule(ImageDataModule):
     """MNIST: 60,000 handwritten digits for training and validation, and the official test set of 10,000.
 
-    Files whose content differs from the published one, even by one bit, are refused. For your own files in this format,
-    derive a class with an empty `sha256`.
+    Files whose content differs from the published one, even by one bit, are rejected. For your own files, derive
+    a class with an empty `sha256`.
 
     Args:
-        root: Folder with the four idx files, gzipped or not, in itself or where torchvision puts them (``MNIST/raw``,
+        root: Folder with the four idx files, gzipped or not, directly or where torchvision puts them (``MNIST/raw``,
             ``FashionMNIST/raw``). Missing files are downloaded to the latter. By default the cache folder,
             ``$XDG_CACHE_HOME/lr-tuner`` or ``~/.cache/lr-tuner``.
 

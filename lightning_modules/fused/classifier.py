@@ -259,7 +259,7 @@ class FusedClassifier(pl.LightningModule):
         _clip(gradients, gradient_clip_val, gradient_clip_algorithm)
 
     def on_train_start(self) -> None:
-        """Refuse a plateau that no metric will reach, and decide whether rounded weights are trained."""
+        """Reject a plateau that no metric will reach, and decide whether rounded weights are trained."""
         trainer = self.trainer
         self._rounds = (
             trainer.precision == "bf16-mixed"
@@ -321,7 +321,7 @@ class FusedClassifier(pl.LightningModule):
         checkpoint["trials"] = list(self.names)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of other trials."""
+        """Reject a checkpoint of other trials."""
         if checkpoint.get("trials") != self.names:
             raise ValueError(
                 f"the checkpoint must be of the trials {self.names}, but it is of {checkpoint.get('trials')}"
@@ -350,7 +350,7 @@ class FusedClassifier(pl.LightningModule):
         self._sums.count(stage, labels.shape[1] if self._is_per_trial(labels) else len(labels))
 
     def _is_per_trial(self, labels: Any) -> bool:
-        """Return whether a batch has one part for each trial, as loaders of one's own may yield."""
+        """Return whether a batch has one part for each trial, as custom loaders may yield."""
         return self.task == "classification" and isinstance(labels, Tensor) and labels.ndim == 2
 
     def _wanted(self, batches: Tensor) -> Tensor:

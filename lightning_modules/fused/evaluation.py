@@ -19,7 +19,7 @@ class FusedEvaluationWeights(EvaluationWeights):
     """Evaluates and saves each trial of a `FusedClassifier` with the average of its own weights.
 
     Args:
-        settings: The average of each trial, by name; None for that of its optimizer, if it makes one.
+        settings: The average of each trial, by name; None for its optimizer's own, if it makes one.
     """
 
     def __init__(self, settings: Mapping[str, Averaging | None]) -> None:

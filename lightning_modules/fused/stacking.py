@@ -29,7 +29,7 @@ def rows_of(stacks: Mapping[str, Tensor], row: int) -> dict[str, Tensor]:
 
 
 def check_alike(models: Sequence[nn.Module], names: Sequence[str]) -> None:
-    """Refuse networks that differ in anything except the values of their parameters and buffers.
+    """Reject networks that differ in anything except the values of their parameters and buffers.
 
     Args:
         models: The networks.

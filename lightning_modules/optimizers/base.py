@@ -76,12 +76,12 @@ def from_library(package: str, name: str, settings: Optimizer, params: Iterable[
 
 
 def check_shares(settings: Optimizer, *fields: str) -> None:
-    """Refuse a value that is not in [0, 1)."""
+    """Reject a value that is not in [0, 1)."""
     for field in fields:
         require(settings, field, 0 <= getattr(settings, field) < 1, f"0 <= {field} < 1")
 
 
 def check_amounts(settings: Optimizer, *fields: str) -> None:
-    """Refuse a value that is negative, infinite or NaN."""
+    """Reject a value that is negative, infinite or NaN."""
     for field in fields:
         require(settings, field, 0 <= getattr(settings, field) < math.inf, f"{field} >= 0")

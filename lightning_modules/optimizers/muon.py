@@ -81,7 +81,7 @@ class Muon(Optimizer):
 
 
 class TorchMuon(torch.optim.Optimizer):
-    """The torch optimizer that `Muon` builds: torch's Muon and AdamW, each with parameter groups of its own.
+    """The torch optimizer that `Muon` builds: torch's Muon and AdamW, each with its own parameter groups.
 
     Args:
         params: Parameters, or dicts of parameter groups, each of which is divided into matrices and others.
@@ -203,7 +203,7 @@ def _orthogonalized(
 
     Args:
         matrix: The other one [rows, columns]; the iteration has its precision.
-        coefficients: Those of x, x^3 and x^5 in the polynomial that is applied to the singular values.
+        coefficients: Coefficients of x, x^3 and x^5 in the polynomial that is applied to the singular values.
         steps: How often it is applied.
         eps: Least norm by which the matrix is divided first.
     """

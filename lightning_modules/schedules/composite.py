@@ -128,7 +128,7 @@ class Scaled(Schedule):
         schedule: The schedule that is multiplied.
         factor: The constant, above 0.
 
-    Synonyms: none; elsewhere one changes the lr itself. It is useful for the parts of a `Join`.
+    Synonyms: none; other libraries change the lr itself. It is useful for the parts of a `Join`.
 
     >>> from lightning_modules.schedules import StepDecay
     >>> schedule = scaled(StepDecay(decay_rate=0.5, decay_steps=10), 0.1)

@@ -33,8 +33,7 @@ class TriangularCyclic(Schedule):
     a `peak_decay` of 0.5. The paper's "exp_range" lowers both bounds at every step; here they change once per cycle.
     Synonyms: torch ``CyclicLR(base_lr=initial_lr * min_factor, max_lr=initial_lr, step_size_up=half_period,
     cycle_momentum=False)``; by default it cycles the momentum too; here the momentum has its own schedule
-    (``momentum_schedule``). Neither Keras nor timm
-    has it.
+    (``momentum_schedule``). Neither Keras nor timm has it.
 
     >>> schedule = TriangularCyclic(half_period=100, min_factor=0.2, peak_decay=0.5)
     >>> [round(schedule(step), 6) for step in (0, 50, 100, 200, 300, 400)]

@@ -115,8 +115,8 @@ class InverseTimeDecay(Schedule):
 class StepDecay(Schedule):
     """Multiply by `decay_rate` every `decay_steps` steps, as in "halve it every five epochs".
 
-    ``factor(s) = decay_rate ** floor(s / decay_steps)``. 1 at step 0, `decay_rate` at step `decay_steps`, towards 0
-    beyond. The same as an `ExponentialDecay` with `staircase`.
+    ``factor(s) = decay_rate ** floor(s / decay_steps)``. 1 at step 0, `decay_rate` at step `decay_steps`, and
+    approaches 0 after that. The same as an `ExponentialDecay` with `staircase`.
 
     Args:
         decay_rate: Factor at each drop, above 0 and at most 1.

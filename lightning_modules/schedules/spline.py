@@ -70,7 +70,7 @@ class TwoPointSpline(Schedule):
         delta_x1: Position of the first point: its share of the decay, between 0 and 1.
         y1: Factor at the first point, from `min_factor` to 1.
         delta_x2: Position of the second point: its share of what is left of the decay, between 0 and 1.
-        delta_y2: Height of the second point above `min_factor`, as a share of that of the first, from 0 to 1.
+        delta_y2: Height of the second point above `min_factor`, as a share of the first point's, from 0 to 1.
         min_factor: Factor at the end, between 0 and 1.
 
     Source: Naganuma et al., "What do near-optimal learning rate schedules look like?", 2026, whose warmup is a `Warmup`

@@ -18,7 +18,7 @@ class InverseSqrt(Schedule):
     """Linear warmup, then decay with the inverse square root of the step.
 
     ``factor(s) = min((s + 1) / warmup_steps, sqrt(warmup_steps / (s + 1)))``. ``1 / warmup_steps`` at step 0, 1 at step
-    ``warmup_steps - 1`` (the paper counts steps from 1), towards 0 beyond: a half at four times the warmup.
+    ``warmup_steps - 1`` (the paper counts steps from 1), then approaches 0: 0.5 at four times the warmup.
 
     Args:
         warmup_steps: Steps of the warmup, above 0; a longer warmup also makes the decay slower.
