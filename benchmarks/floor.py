@@ -1,7 +1,7 @@
-"""How fast a step of K trials can be: a bare model of K networks, written by hand for this one purpose.
+"""How fast a step of K trials can be: a bare model of K networks, hand-written for this purpose.
 
 Nothing of lr-tuner is used. Weights are bf16 tensors [K, ...] with fp32 copies, convolutions are grouped, dense layers
-are batched products, and one kernel updates a tensor of all K networks with Adam, with an lr and an eps of each, and
+are batched products, and one kernel updates a tensor of all K networks with Adam, each with its own lr and eps, and
 writes the bf16 weights. On a GPU the step is a CUDA graph. `benchmarks/fused_step.py` measures what lr-tuner does.
 
     python benchmarks/floor.py --network cnn --trials 1 8 32 64
@@ -167,7 +167,7 @@ def main() -> None:
     torch.backends.cudnn.benchmark = True
     peak = bandwidth(options.device)
     print(f"{options.network}, copying moves {peak / 1e9:.0f} GB/s\n")
-    print("| K | ms a step | as a CUDA graph | of bandwidth |\n|---|---|---|---|")
+    print("| K | ms per step | as a CUDA graph | share of bandwidth |\n|---|---|---|---|")
     images = torch.rand(BATCH, 1, 28, 28, device=options.device)
     labels = torch.randint(0, CLASSES, (BATCH,), device=options.device)
     for count in options.trials:

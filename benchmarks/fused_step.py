@@ -133,7 +133,7 @@ def main() -> None:
     moved = BYTES_A_PARAMETER * sum(parameter.numel() for parameter in network(options).parameters())
     print(f"copying moves {peak / 1e9:.0f} GB/s\n")
     print(
-        "| K | ms a step of K models | ms a step of one model of K | ratio, median | lowest | highest | of bandwidth |"
+        "| K | ms per step, K models | ms per step, one model | ratio, median | lowest | highest | share of bandwidth |"
     )
     print("|---|---|---|---|---|---|---|")
     for count in options.trials:

@@ -38,7 +38,7 @@ class Plain:
 
     @staticmethod
     def warm_up(work: Work) -> None:
-        raise RuntimeError("plain steps are wanted")
+        raise RuntimeError("this benchmark measures plain steps")
 
     record = warm_up
 
@@ -93,8 +93,8 @@ def main() -> None:
     peak = bandwidth(options.device)
     (alone,) = classifiers(NETWORKS[options.network](), 1)
     print(f"{options.network}, {size:,} parameters, copying moves {peak / 1e9:.0f} GB/s")
-    print(f"one Classifier: {milliseconds(alone, data, options):.2f} ms a step\n")
-    print("| K | ms a step, plain | recorded | of bandwidth |\n|---|---|---|---|")
+    print(f"one Classifier: {milliseconds(alone, data, options):.2f} ms per step\n")
+    print("| K | ms per step, plain | recorded | share of bandwidth |\n|---|---|---|---|")
     for count in options.trials:
         try:
             plain, recorded = fused(network, count, data, options)

@@ -4,8 +4,8 @@
 
 The file has a list of trials, each with submission, workload, trial, hparams, metric and the best value that it reached
 (`points`: pairs of seconds and value). Only submissions of NAdamW with a warmup and a cosine decay to zero are used.
-On each workload the configurations are ranked; the list begins with the one of the best mean rank, and goes on with the
-one that lowers the mean of the best ranks most.
+On each workload the configurations are ranked; the list begins with the configuration with the best mean rank, and
+continues with the one that lowers the mean of the best ranks most.
 """
 
 import argparse

@@ -4,8 +4,8 @@
     python benchmarks/kill_storm.py --kills 200 --seed 0 --on postgresql  # Optuna and MLflow in a temporary PostgreSQL
     python benchmarks/kill_storm.py --kills 200 --seed 0 --on ray         # a Ray cluster of two machines (raylets)
 
-The victim is a training, its parent process (the server that trainings are forked from, or a Ray worker), the
-coordinator, all of them at once, or a machine of the cluster, which is then replaced by another. If the coordinator
+The victim is a training process, its parent (the fork server, or a Ray worker), the coordinator, all of them at once,
+or a machine of the cluster, which is then replaced by another. If the coordinator
 was killed, the same command is run again. If the study completes before all kills are done, it is continued with more
 trials. At the end, an undisturbed study of the same size is run, and four invariants are checked:
 
@@ -71,7 +71,7 @@ def main() -> int:
 def rage(
     folder: StudyFolder, arguments: list[str], strikes: dict[str, Strike], kills: int, rng: random.Random, pause: float
 ) -> int:
-    """Kill until all kills are done and the study has ended by itself; return its number of trials."""
+    """Kill until all kills are done and the study has completed; return its number of trials."""
     at_once = max(4, kills // 4)
     trials, done, runs = at_once, Counter[str](), 0
     while True:
@@ -88,7 +88,7 @@ def rage(
                 if time.monotonic() > at + MOST_SECONDS:
                     break
         output, _ = process.communicate()
-        print(f"run {runs}: {done.total()} kills, {trials} trials asked for", file=sys.stderr, flush=True)
+        print(f"run {runs}: {done.total()} kills, {trials} trials requested", file=sys.stderr, flush=True)
         if process.returncode not in (0, -signal.SIGKILL):
             raise SystemExit(f"{output}\nthe study ended with status {process.returncode}")
         if process.returncode == 0:
@@ -201,7 +201,7 @@ def report(storm: StudyFolder, calm: StudyFolder, trials: int) -> int:
         and of_trained(storm.described()) == of_trained(calm.described())
     )
     results = {
-        "exactly the asked trials, each finished once": numbers == list(range(trials))
+        "exactly the requested trials, each finished once": numbers == list(range(trials))
         and not states.keys() & {"RUNNING", "WAITING"},
         "nothing left running": "RUNNING" not in states and open_runs == 0,
         "one point a run, metric and step, without gaps": len(points) == len({point[:3] for point in points})

@@ -1,13 +1,13 @@
-"""Cost of recording every step's lr: seconds of the same training with different loggers.
+"""Cost of recording every step's lr: seconds of the same run with different loggers.
 
-Three contenders train the reference CNN on MNIST-5k by turns, each round in a new order, in this one process:
+Three contenders take turns to train the reference CNN on MNIST-5k in this process, in a new order each round:
 
 - off: no logger;
 - tuner: the history and the reports of a trial, written to MLflow by the tracker's thread (in a study that thread runs
   in another process, so this is the worse case);
 - lightning: Lightning's `MLFlowLogger` and `LearningRateMonitor`, at every step.
 
-All write to an SQLite file. "after" is the time to write the rest when the training was over.
+All write to an SQLite file. "after" is the time to write the remaining records after the training.
 
 Run it on an idle machine:  python benchmarks/logging_cost.py --threads 1 --rounds 5
 """
@@ -40,7 +40,7 @@ EPOCHS = 2
 
 
 def fit(logger: Logger | bool, callbacks: list[pl.Callback]) -> float:
-    """Return the seconds of a training."""
+    """Return the duration of a run, in seconds."""
     torch.manual_seed(0)
     schedule = ExponentialDecay(decay_rate=0.96, decay_steps=20)
     module = Classifier(MNISTCNN(), Adam(initial_lr=1e-3), schedule)

@@ -1,6 +1,6 @@
-"""The coordinator's milliseconds per trial as a study grows, with trainings that take no time.
+"""The coordinator's milliseconds per trial as a study grows, with runs that take no time.
 
-The study is `four_schedules.yaml`: eight parameters, three epochs, the lr of every step. Its trainings are
+The study is `four_schedules.yaml`: eight parameters, three epochs, the lr of every step. Its training runs are
 simulated; everything else is real: coordinator, Optuna's database, sampler and pruner, MLflow's store, files. The slots
 are simulated too: a fixed number of groups is open, and a random one of them is the next to report an epoch or to end.
 
@@ -9,7 +9,7 @@ Optuna's database, and the coordinator sends them to MLflow, as after an outage.
 number of slots and trials in a group, and the CPU time per trial is measured while all slots are busy:
 
 - ask, report, tell: the coordinator's thread, from an event to its answer; means, with all reports of a trial together;
-- in all: their sum; of that Optuna: asking, reporting and telling; and the time that passed, with all waiting;
+- total: their sum; Optuna: its share of asking, reporting and telling; elapsed: the time including all waiting;
 - MLflow: the thread that writes to it. The coordinator waits for it after each event, so that neither disturbs the
   other's measurement.
 
@@ -97,12 +97,12 @@ class Clock:
         self._now.clear()
 
     def mean(self, event: str, what: str) -> float:
-        """Return the mean of a trial, in milliseconds."""
+        """Return the mean per trial, in milliseconds."""
         return 1000 * self._sums[event, what] / self.trials[event]
 
 
 class MadeUp:
-    """A simulated training, which yields the reports of one epoch at a time."""
+    """A simulated run, which yields the reports of one epoch at a time."""
 
     def __init__(self, assignment: Assignment) -> None:
         self.assignment, self.epoch = assignment, 0
@@ -144,7 +144,7 @@ def accuracy(assignment: Assignment, epoch: int) -> float:
 
 
 class MadeUpGroup:
-    """Simulated trainings as one model."""
+    """Simulated runs as one model."""
 
     def __init__(self, slot: Slot, group: TrainingGroup) -> None:
         self.slot, self.group = slot, group
@@ -233,7 +233,7 @@ def main() -> None:
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if options.optuna:
-        print("| trials | in a group | ask | report | tell | in all |\n|---|---|---|---|---|---|")
+        print("| trials | in a group | ask | report | tell | total |\n|---|---|---|---|---|---|")
         for trials in options.trials:
             with tempfile.TemporaryDirectory(prefix="scale-") as folder:
                 storage = f"sqlite:///{folder}/optuna.db"
@@ -244,7 +244,7 @@ def main() -> None:
                     print(f"| {trials:,} | {size} | {cells} |", flush=True)
         return
     print(f"{options.storage}, {options.sampler}\n")
-    print("| trials | slots | in a group | ask | report | tell | in all | of that Optuna | it took | MLflow |")
+    print("| trials | slots | in a group | ask | report | tell | total | Optuna | elapsed | MLflow |")
     print("|" + "---|" * 10)
     for trials in options.trials:
         with tempfile.TemporaryDirectory(prefix="scale-") as folder, contextlib.ExitStack() as stack:

@@ -40,7 +40,7 @@ BOOTSTRAPS = 10_000
 
 
 def pin(cores: "multiprocessing.Queue[int]") -> None:
-    """Pin this process and the trainings that it starts to one core."""
+    """Pin this process and the training processes that it starts to one core."""
     os.sched_setaffinity(0, {cores.get()})
 
 

@@ -2,9 +2,9 @@
 
     python benchmarks/shared_prefixes.py studies/league/answers.yaml
 
-Trainings with the same seed are the same up to the first step at which their lr, their average or their optimizer
-differs. If each such prefix, up to the last validation in it, were trained once and continued from its checkpoint, this
-share of all steps would not be trained. It does not depend on the base lrs and the seeds.
+Runs with the same seed are identical up to the first step at which their lr, their average or their optimizer differs.
+If each such prefix, up to the last validation in it, were trained once and continued from its checkpoint, this share of
+all steps would be saved. It does not depend on the base lrs and the seeds.
 """
 
 import argparse
@@ -20,10 +20,10 @@ State = tuple[object, ...]
 
 
 def states(config: TrialConfig, study: StudyConfig) -> list[State]:
-    """Return what determines each step of a training besides the steps before it."""
+    """Return what determines each step of a run, apart from the previous steps."""
     length = study.probe.length(config.values())
     schedule = config.schedule.build("schedule")
-    if isinstance(schedule, Plateau):  # its lr depends on the values of the training
+    if isinstance(schedule, Plateau):  # its lr depends on the metrics of the run
         return [(id(config), step) for step in range(length.steps)]
     average = config.averaging
     begins = length.steps if average is None else int(average.arguments.get("start", 0))

@@ -2,9 +2,9 @@
 
     python benchmarks/simultaneous_intervals.py
 
-Contenders with equal means and normal values, the same seeds for all, and a part that the values of a seed share. The
-intervals are those of `tuner.analysis.simultaneous`, with quantiles interpolated between whole degrees of freedom, as
-SciPy takes a fifth of a second for each.
+Contenders have equal means, normal values and the same seeds, and the values of a seed share a component. The intervals
+come from `tuner.analysis.simultaneous`, with quantiles interpolated between whole degrees of freedom, because SciPy
+takes a fifth of a second for each.
 """
 
 import numpy as np

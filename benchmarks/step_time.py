@@ -1,7 +1,7 @@
 """Milliseconds per step of a trial in the tuner, and of bare loops with the same network.
 
 Three contenders do the same work (the reference CNN on MNIST-5k in batches of 50 with Adam, one epoch of 80 steps; or a
-dense network, after five epochs) by turns, each round in a new order, in this one process with the given number of
+dense network, after five epochs) in turn, each round in a new order, in this process with the given number of
 threads:
 
 - tuner: `tuner.training.run`, with its Trainer, callbacks, history and the lr of every step recorded;
@@ -137,7 +137,7 @@ def main() -> None:
         for name in rng.sample(list(contenders), len(contenders)):
             times[name].append(contenders[name](options.dense) * 1000)
     print(f"{options.threads} thread(s), {options.rounds} rounds, torch {torch.__version__}\n")
-    print("| | median ms a step | lowest | highest | median of the ratio to bare |")
+    print("| | median ms per step | lowest | highest | median of the ratio to bare |")
     print("|---|---|---|---|---|")
     for name, values in times.items():
         ratio = statistics.median(value / base for value, base in zip(values, times["bare"], strict=True))

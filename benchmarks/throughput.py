@@ -1,7 +1,7 @@
 """Trials per hour of whole studies, depending on how many trials share a device as processes, or as one model.
 
-Each way is a study in an empty folder with the same random trials and no pruning; the time is that of the command from
-start to end. "Within the study" is from the beginning of the first trial to the end of the last one; the phases of the
+Each way is a study in an empty folder with the same random trials and no pruning; the time is the duration of the whole
+command. "Within the study" is from the beginning of the first trial to the end of the last one; the phases of the
 command say where the rest goes. The ways take turns, in a new order each round.
 
     python benchmarks/throughput.py --devices 0 --ways 1x1 2x1 4x1 8x1 1x8 1x32 1x64 2x32 1xauto --trials 128
@@ -99,7 +99,7 @@ def main() -> None:
     where = torch.cuda.get_device_name() if torch.cuda.is_available() and options.devices != "cpu" else "CPU"
     print(f"{where}, {options.trials} trials, {options.rounds} rounds, torch {torch.__version__}\n")
     columns = ["processes x trials in each", "seconds, median", "lowest", "highest"]
-    columns += ["trials an hour", "within the study", "ratio", "val/acc, mean"]
+    columns += ["trials per hour", "within the study", "ratio", "val/acc, mean"]
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for way, own in runs.items():
         bases = runs[options.ways[0]]

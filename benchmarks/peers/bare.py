@@ -1,7 +1,7 @@
 """The floor: plain PyTorch with the tuner's choices, one process per core, and nothing saved but results.
 
 The libraries are imported once, by the process that forks the others. The lr of every step, losses and accuracies are
-collected in memory, and the first process writes them to MLflow at the end of each training.
+collected in memory, and the first process writes them to MLflow at the end of each run.
 """
 
 import gc

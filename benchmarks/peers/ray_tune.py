@@ -33,7 +33,7 @@ def train(config: dict[str, float]) -> None:
 
 
 if __name__ == "__main__":
-    # Here, or the first two trials would do so at once, and one of them fail.
+    # Here, because otherwise the first two trials would do so at once, and one of them would fail.
     MlflowClient(f"sqlite:///{HERE}/mlflow.db").create_experiment(EXPERIMENT)
     ray.init(include_dashboard=False)
     space = {"initial_lr": tune.grid_search(LRS), "decay_rate": tune.grid_search(DECAY_RATES)}

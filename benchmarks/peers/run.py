@@ -1,4 +1,4 @@
-"""The same eight trainings by five contenders, by turns: seconds of the whole command, and accuracies.
+"""The same eight training runs by five contenders in turn: seconds of the whole command, and accuracies.
 
     python benchmarks/peers/run.py --rounds 3 --picture docs/peers.png  # all
     python benchmarks/peers/run.py --rounds 5 --only tuner usual bare
@@ -51,7 +51,7 @@ def environment_of_hydra() -> str:
 def seconds_of(name: str, command: list[str], folder: Path) -> float:
     """Run a contender in an empty folder and return the seconds."""
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{HERE}", "PYTHONWARNINGS": "ignore"}
-    if name == "bare":  # the tuner sets this for its trainings itself
+    if name == "bare":  # the tuner sets this for its training processes itself
         environment["GLIBC_TUNABLES"] = MALLOC_TUNABLES
     began = time.perf_counter()
     with (folder / "output.log").open("w") as output:
@@ -89,7 +89,7 @@ def draw(seconds: dict[str, list[float]], path: Path) -> None:
     colors = ["#0072b2" if name == "tuner" else "#8a919c" for name in names]
     bars = axes.barh(names, medians, xerr=[below, above], color=colors, error_kw={"ecolor": "#22272e"})
     axes.bar_label(bars, [f"{median:.0f} s" for median in medians], padding=8)
-    axes.set(xlabel="seconds for the same eight trainings: median, lowest and highest")
+    axes.set(xlabel="seconds for the same eight training runs: median, lowest and highest")
     axes.margins(x=0.12)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
@@ -116,7 +116,7 @@ def main() -> None:
                 accuracies[name] += accuracies_in(Path(folder))
             print(f"round {round_ + 1}: {name} {seconds[name][-1]:.1f} s", file=sys.stderr, flush=True)
     print(f"{options.rounds} rounds, {len(os.sched_getaffinity(0))} cores, torch {torch.__version__}\n")
-    print("| | seconds, median | lowest | highest | trials an hour | ratio to usual | ratio to bare | val/acc, mean |")
+    print("| | seconds, median | lowest | highest | trials per hour | ratio to usual | ratio to bare | val/acc, mean |")
     print("|---|---|---|---|---|---|---|---|")
     for name, values in sorted(seconds.items(), key=lambda item: statistics.median(item[1])):
         ratios = [

@@ -48,7 +48,7 @@ def main() -> None:
             color = colors[contender]
             axis.plot(marks[kind], ranks.mean(0), color=color, marker="o", markersize=3, label=contender)
             axis.fill_between(marks[kind], *band(ranks), color=color, alpha=0.15, linewidth=0)
-        axis.set(xscale="log", yscale="log", title=TITLES[kind], xlabel="budget in whole trainings")
+        axis.set(xscale="log", yscale="log", title=TITLES[kind], xlabel="budget in full runs")
         axis.set_xticks(marks[kind], [f"{mark:g}" for mark in marks[kind]])
         axis.minorticks_off()
     axes[0, 0].set_ylabel("mean rank of the best configuration found")

@@ -51,7 +51,7 @@ def main() -> None:
         shares = np.array(sorted(reports)) / epochs
         return Training(LossCurve(curves[trial.params["seed"]], STEPS, shares, np.array(values)), epochs)
 
-    print(f"{count} runs, {options.draws} orders\n\n| | of the best {BEST}, stopped | of the best one | steps, % |")
+    print(f"{count} runs, {options.draws} orders\n\n| | stopped of the best {BEST} | best one stopped | steps, % |")
     print("|---|---|---|---|")
     for name, pruner in PRUNERS.items():
         lost, lost_best, trained = [], [], []

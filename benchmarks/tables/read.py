@@ -1,4 +1,4 @@
-"""Reads tables of trainings."""
+"""Reads tables of training runs."""
 
 import gzip
 import json
@@ -61,10 +61,10 @@ def read_trained(path: Path) -> Iterator[tuple[str, Table]]:
 
 
 def read_llama(path: Path, steps: int, interval: int) -> tuple[Table, list[Any]]:
-    """Return the runs of a length that were trained without a break as a table, and the lr curve of each.
+    """Return a table of the runs of one length that were trained without a break, and the lr curve of each.
 
     The file has ``runs``, with their ``iterations`` and, at some ``steps``, their ``val_loss`` and ``lr_at_steps``.
-    Runs whose lr is 0 for the last third of their steps are left out: their losses fall all the same, so it is wrong.
+    Runs whose lr is 0 for the last third of their steps are left out: their losses still fall, so that lr is wrong.
 
     Args:
         path: The file.

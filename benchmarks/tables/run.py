@@ -1,18 +1,18 @@
-"""How good a configuration different searches find in tables of trainings, for how many epochs.
+"""How good a configuration different searches find in tables of training runs, and with how many epochs.
 
 No training is done: a trial reports the values of a row of the table (`simulation.py`). Samplers, pruners and rungs are
-the tuner's. There are two kinds of tables: published ones of TaskSet (Metz et al., 2020), with very wide ranges, and
-those of `train.py`, in which ranges are sane and schedules compete (`read.py` describes both).
+the tuner's. There are two kinds of tables: published ones from TaskSet (Metz et al., 2020), with very wide ranges, and
+tables from `train.py`, in which ranges are sane and schedules compete (`read.py` describes both).
 
     python benchmarks/tables/run.py --taskset taskset_adam8p.json.gz --draws 10
     python benchmarks/tables/run.py --trained competing.json.gz --draws 20
     python benchmarks/tables/run.py --taskset taskset_adam8p.json.gz --only "curve, whole" --marks 32 128 --group 32
 
-Budgets are in whole trainings: as many epochs as so many trainings take. The rank found is that of the best
-configuration that was trained to the end, among all of the table, and the excess is its value minus the best one of the
-table. "lost" counts the draws in which the best configuration that was tried in the largest budget was stopped. With
-`--start N`, each study begins with N rows that are the best ones of the other tables. With `--out`, every result is
-added to a file, from which `draw.py` makes a picture.
+Budgets are in full runs: the epochs that so many runs take. The rank found is the rank, in the whole table, of the best
+configuration that was trained to the end, and the excess is its value minus the best value in the table. "lost" counts
+the draws in which the best configuration tried within the largest budget was stopped. With `--start N`, each study
+begins with N of the best rows of the other tables. With `--out`, every result is added to a file, from which `draw.py`
+makes a picture.
 """
 
 import argparse
@@ -62,7 +62,7 @@ class Draw:
 
     Args:
         ranks: The rank found within each budget [budgets].
-        excess: The value found minus the best one of the table [budgets]; infinity if nothing was found.
+        excess: The value found minus the best value in the table [budgets]; infinity if nothing was found.
         is_lost: Whether the best configuration that was tried was stopped.
         seconds: Duration of the study with the largest budget.
     """
@@ -91,9 +91,9 @@ def draw(
         table: The table.
         seed: The seed of the sampler.
         starts: Values for the first trials.
-        marks: The budgets in whole trainings.
+        marks: The budgets in full runs.
         overrides: Changes to the study file.
-        group: Number of trials that are asked for at once.
+        group: Number of trials asked for at once.
     """
     sampler, pruner = CONTENDERS[contender]
     ranks, finals = table.ranks, table.finals
@@ -123,13 +123,13 @@ def main() -> None:
     parser.add_argument("--taskset", type=Path, help="a file of TaskSet")
     parser.add_argument("--trained", type=Path, help="a table that train.py has written")
     parser.add_argument("--draws", type=int, default=10, help="seeds of each search (default 10)")
-    parser.add_argument("--marks", type=float, nargs="+", default=[6.4, 11.2, 25.6], help="budgets in whole trainings")
-    parser.add_argument("--start", type=int, default=0, help="trials that a study takes over from the other tables")
-    parser.add_argument("--lrs", type=float, nargs=2, help="search the lr alone on TaskSet, between these")
+    parser.add_argument("--marks", type=float, nargs="+", default=[6.4, 11.2, 25.6], help="budgets in full runs")
+    parser.add_argument("--start", type=int, default=0, help="first trials of a study from the other tables")
+    parser.add_argument("--lrs", type=float, nargs=2, help="search only the lr on TaskSet, between these")
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--group", type=int, default=1, help="trials that are asked for at once (default 1)")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--out", type=Path, help="file to which every result is added, a line each")
+    parser.add_argument("--out", type=Path, help="file to which each result is appended as a line")
     options = parser.parse_args()
     kinds = [
         ("taskset", options.taskset, read_taskset, HERE / "taskset.yaml"),
@@ -146,9 +146,7 @@ def main() -> None:
             overrides.append(f"search_space.{LR}={{low: {lrs[0]!r}, high: {lrs[1]!r}, log: true}}")
         count = len(next(iter(tables.values())).losses)
         print(f"\n{kind}: {len(tables)} of {count} rows, {options.draws} draws; mean rank found, and mean excess\n")
-        print(
-            "| | " + " | ".join(f"{mark:g} trainings" for mark in options.marks) + " | best lost, % | seconds a study |"
-        )
+        print("| | " + " | ".join(f"{mark:g} runs" for mark in options.marks) + " | best lost, % | seconds per study |")
         print("|" + "---|" * (3 + len(options.marks)))
         with ProcessPoolExecutor(options.processes) as pool:
             for contender in options.only:
@@ -168,7 +166,7 @@ def main() -> None:
 
 
 def best_of_others(tables: Mapping[str, Table], name: str, count: int) -> list[Mapping[str, Any]]:
-    """Return the values of the best rows of the other tables, in turns, as ``start`` takes them over from studies."""
+    """Return the values of the best rows of the other tables in turn, as ``start`` does for studies."""
     others = [table for other, table in tables.items() if other != name]
     rankings = [[table.params[row] for row in table.ranks.argsort()] for table in others]
     return list(itertools.islice(itertools.chain.from_iterable(zip(*rankings, strict=True)), count))

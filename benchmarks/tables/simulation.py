@@ -1,8 +1,8 @@
-"""Studies without trainings: the tuner's samplers, pruners and rungs, and values from a table.
+"""Studies without training: the tuner's samplers, pruners and rungs, and values from a table.
 
-A study is an Optuna study in memory. Each trial has the values that the sampler chose, moved to those of the nearest
-row of the table that no other trial has, and reports that row's values. Trials are trained one at a time, as by a
-coordinator with one slot: those that have passed a rung first, then new ones, which can be asked for in groups. As in
+A study is an Optuna study in memory. Each trial takes the nearest row of the table to the sampler's values that no
+other trial has, and reports that row's values. Trials run one at a time, as with a coordinator with one slot: trials
+that have passed a rung first, then new ones, which can be asked for in groups. As in
 a study, each family of schedules has one of the first trials; the file's own `trial`, which a table does not have, is
 left out.
 """
@@ -27,12 +27,12 @@ from tuner.storage.samplers import make_sampler
 __all__ = ["Search", "Table", "simulate"]
 
 OTHER_CHOICE = 10.0
-"""Distance of two rows that differ in a choice, where the length of a range is 1."""
+"""Distance between two rows that differ in a choice, if the length of a range is 1."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Values of trainings.
+    """Values of training runs.
 
     Args:
         params: The values of each row, by their names in Optuna.
@@ -188,11 +188,11 @@ def simulate(
 
     Args:
         config: The study.
-        table: The table; its losses have as many epochs as a training of the study.
+        table: The table; its losses have as many epochs as a run of the study.
         budget: Epochs of all trials together.
         seed: Seed of the sampler.
-        pruner: Its pruner; by default that of the study.
-        group: Number of trials that are asked for at once, so that none of them knows the results of the others.
+        pruner: Its pruner; by default the study's.
+        group: Number of trials asked for at once, so that none of them knows the results of the others.
         starts: Values from earlier studies, for the first trials.
     """
     sampler = replace(config.sampler, arguments={**config.sampler.arguments, "seed": seed})

@@ -3,7 +3,7 @@
     python benchmarks/tables/starts.py taskset_adam8p.json.gz
 
 For each task of TaskSet, configurations are chosen by the other tasks, in two ways: the best one of each task in turn,
-as ``start`` takes them over from earlier studies (here from studies that found the best); and a greedy list, in which
+as ``start`` takes them from earlier studies (here from studies that found the best); and a greedy list, in which
 each configuration is the one that lowers the mean of the best ranks on the other tasks most.
 """
 

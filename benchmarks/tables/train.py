@@ -2,7 +2,7 @@
 
     python benchmarks/tables/train.py competing.json.gz --trials 1000
 
-The trainings are the tuner's, in fused groups, and all begin with the same weights. `run.py --trained` reads the file.
+The tuner trains them in fused groups, and all begin with the same weights. `run.py --trained` reads the file.
 """
 
 import argparse
