@@ -1,5 +1,6 @@
 """What every process of pytest does at its start; `tests/studies.py` has the fixtures."""
 
+import gc
 import importlib
 import os
 import signal
@@ -24,6 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if config.getoption("dist", "no") != "no":
         return
+    gc.disable()  # until the tests are collected
     pytest.register_assert_rewrite("tests.studies")
     config.pluginmanager.import_plugin("tests.studies")
     from tests.launcher import command_server, fork_servers, read_once
@@ -39,3 +41,16 @@ def pytest_configure(config: pytest.Config) -> None:
         fork_servers(1)
     if "PYTEST_XDIST_WORKER" in os.environ:
         command_server()  # so that it does its imports now
+
+
+def pytest_collection_finish() -> None:
+    """Exclude everything that was imported and collected from garbage collections.
+
+    A study in this process would undo that at its end, and the next collection would take half a second. Short-lived
+    objects are so many in the tests that a collection after each 700 of them, Python's default, takes a tenth of the
+    time.
+    """
+    gc.freeze()
+    gc.freeze = gc.unfreeze = lambda: None
+    gc.set_threshold(20_000, 10, 10)
+    gc.enable()

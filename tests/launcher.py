@@ -8,6 +8,7 @@ import atexit
 import errno
 import fcntl
 import functools
+import gc
 import importlib
 import multiprocessing.util
 import os
@@ -164,8 +165,11 @@ def read_once() -> None:
 
 def serve(descriptor: int) -> None:
     """Fork a process for each requested command, until the tests end."""
-    for library in LIBRARIES:
-        importlib.import_module(library)
+    from tuner.process import gc_paused
+
+    with gc_paused():  # or each process forked here would take seconds to exit
+        for library in LIBRARIES:
+            importlib.import_module(library)
     read_once()
     assert threading.active_count() == 1, "a process with threads cannot be forked safely"
     listening = socket.socket(fileno=descriptor)
@@ -267,6 +271,7 @@ def _become_server(requests: socket.socket) -> NoReturn:
         requests.close()
         if request:
             command, numbers, environment = pickle.loads(request)
+            gc.enable()  # a process of pytest is forked while its own is disabled
             os.environ.clear()
             os.environ.update(environment)
             copies = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, 100) for each in descriptors]
