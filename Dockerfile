@@ -10,7 +10,7 @@ COPY tuner tuner
 COPY studies studies
 RUN pip install --no-cache-dir ".[postgresql,ray,system-metrics]"
 
-# Any user may run it: --user may name one that the image does not know, and who has no home.
+# Any user can run it: --user may name one without an entry or a home folder in the image.
 RUN mkdir -m 777 /home/tuner /work
 ENV HOME=/home/tuner USER=tuner LOGNAME=tuner PYTHONUNBUFFERED=1
 WORKDIR /work

@@ -1,6 +1,6 @@
 # make study   set up .venv and run the quickstart; STUDY=path and ARGS="--trials 50" for others
-# make test    set up .venv and run the tests, but for the slow ones
-# make test-all    the slow ones as well: storms of kills, each schedule resumed, a thousand random examples a property
+# make test    set up .venv and run the tests, except the slow ones
+# make test-all    the slow ones as well: storms of kills, each schedule resumed, a thousand random examples per property
 # make lint    style and types
 # make docs    the documentation as a site, in docs/_build/html; warnings and broken links are errors
 

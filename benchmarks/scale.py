@@ -89,7 +89,7 @@ class Clock:
         return call
 
     def end(self, event: str | None, trials: int) -> None:
-        """Count the time since the last call as an event of this kind, of so many trials; None to ignore it."""
+        """Count the time since the last call as an event of this kind for a number of trials; None to ignore it."""
         if event:
             self.trials[event] += trials
             for what, seconds in self._now.items():
@@ -293,7 +293,7 @@ def begin(trials: int, sampler: str, storage: str) -> None:
 
 
 def optuna_alone(trials: int, size: int, sampler: str, storage: str) -> list[float]:
-    """Ask, report and tell at least so many trials, in groups; return CPU milliseconds of a trial, and their sum."""
+    """Ask, report and tell at least that many trials, in groups; return CPU milliseconds per trial, and their sum."""
     config, spent = load_study(STUDY, [sampler]), [0.0, 0.0, 0.0]
     attributes = {"state": "complete", "epochs": EPOCHS, "seconds": 10.0, "setup": {"device": "simulated"}}
     with StudyStore.open(config, storage, dict(config.identity), print) as store:

@@ -1,6 +1,6 @@
 """The linear regression of "What do near-optimal learning rate schedules look like?" for `linear_regression.yaml`.
 
-SGD on a random least-squares problem with a known spectrum. Every seed has a problem and batches of its own; nothing
+SGD on a random least-squares problem with a known spectrum. Every seed has its own problem and batches; nothing
 is downloaded. Source: Naganuma et al., 2026 (arXiv 2603.10301), and the workload ``linear_regression`` in the code
 of its authors (google/init2winit, ``projects/optlrschedule``). There, the residuals z of n examples are trained, by
 ``z -= lr * n / batch * K[:, b] @ z[b]`` with a kernel K whose eigenvalues sum to one; here, a linear function with n

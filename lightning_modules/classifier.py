@@ -95,8 +95,8 @@ class Classifier(pl.LightningModule):
         loss: A key of `LOSSES`; settings such as ``CrossEntropy(label_smoothing=0.1)``; or a function or module of
             that takes outputs and labels and returns the mean of the batch.
         averaging: Average of the weights to evaluate and save; None for the optimizer's own, if it has one.
-        momentum_schedule: Schedule of the factor on the momentum (or beta1); None to leave it as it is.
-        weight_decay_schedule: Schedule of the factor on the weight decay; None to leave it as it is.
+        momentum_schedule: Schedule of the factor on the momentum (or beta1); None to keep it constant.
+        weight_decay_schedule: Schedule of the factor on the weight decay; None to keep it constant.
         groups: Groups of the network's parameters with their own optimizer settings or schedules, by name.
         task: "classification", "multi_label" or "regression", which decides the metrics; None for the task of the
             loss, which is classification for your own loss.

@@ -53,7 +53,7 @@ class ScheduleLR(LRScheduler):
         schedule: Schedule of the factor, or a `Plateau` on top of one; or a list of schedules, one for each parameter
             group.
         momentum_schedule: Schedule of the factor on the initial momentum, or a list with a schedule or None for each
-            parameter group; None to leave the momentum as it is.
+            parameter group; None to keep the momentum constant.
         weight_decay_schedule: The same for the weight decay.
 
     Raises:

@@ -60,9 +60,9 @@ class Optimization:
     Args:
         optimizer: Called with parameters, returns their optimizer.
         schedule: Schedule of the factor on the initial lr, or a `Plateau` on top of one. A plateau scales the lr of all
-            groups, which then have no schedules of their own.
-        momentum_schedule: Schedule of the factor on the momentum (or beta1); None to leave it as it is.
-        weight_decay_schedule: Schedule of the factor on the weight decay; None to leave it as it is.
+            groups, which then cannot have their own schedules.
+        momentum_schedule: Schedule of the factor on the momentum (or beta1); None to keep it constant.
+        weight_decay_schedule: Schedule of the factor on the weight decay; None to keep it constant.
         groups: Groups of parameters with their own settings, by name.
     """
 
@@ -150,7 +150,7 @@ def group_names(groups: Mapping[str, ParameterGroup], names: Sequence[str]) -> d
     for name, group in groups.items():
         for pattern in group.parameters:
             if not any(_matches(each, pattern) for each in names):
-                more = f", ... ({len(names)} in all)" if len(names) > MOST_NAMES else ""
+                more = f", ... ({len(names)} in total)" if len(names) > MOST_NAMES else ""
                 known = ", ".join(names[:MOST_NAMES]) + more
                 raise ValueError(f"{name}: {pattern!r} matches no parameter; the network has {known}")
         members[name] = [each for each in names if any(_matches(each, pattern) for pattern in group.parameters)]

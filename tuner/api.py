@@ -322,7 +322,7 @@ class Study:
 
         Training processes are forked from this process's fork server: its preloaded modules are set for the whole
         process, and `__main__` is briefly replaced when a run starts. A program whose other threads use multiprocessing
-        should run studies in a process of their own.
+        should run studies in separate processes.
 
         Args:
             trials: Total trials, including earlier runs; by default those of the study's budget.

@@ -94,7 +94,7 @@ def make_parser(
     Args:
         name: The command.
         description: A sentence for its help.
-        examples: What follows ``lr-tuner`` in each example, and what it does.
+        examples: Examples without ``lr-tuner``, and their descriptions.
         exit_codes: Exit codes and their meanings.
         more: Further lines of the help.
     """

@@ -21,7 +21,7 @@ def parser() -> Parser:
         "export",
         "Write a trial as a folder: configuration, weights, lr table, training script, model card.",
         {
-            "export quickstart": "its best trial, into quickstart-0 or the like",
+            "export quickstart": "its best trial, into a folder such as quickstart-0",
             "export quickstart --trial 2 --output my_network": "another one, retrained for its weights",
         },
         {0: "done", 1: "the trial cannot be exported", 2: "bad input"},

@@ -42,7 +42,7 @@ class Trial:
 
     Attributes:
         number: Its number in the study.
-        params: Its values by name: what is searched, and what is fixed for all trials. A choice of ``one_of`` is
+        params: Its searched and fixed values, by name. A choice of ``one_of`` is
             ``{"name": ..., argument: value}``.
         seed: Its seed. The generators of `random`, NumPy and torch are seeded with it.
         device: "cuda" if it has GPUs (it sees no others), else "cpu".

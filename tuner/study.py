@@ -20,7 +20,7 @@ def parser() -> Parser:
         "Search learning-rate schedules: Optuna proposes, Lightning trains, MLflow records.",
         {
             "study": "the quickstart: seven schedules on MNIST-5k, about three minutes",
-            "study studies/mine.yaml": "a study of your own",
+            "study studies/mine.yaml": "your own study",
             "study --set budget.epochs=400": "the same study, continued to 400 epochs in total",
             "study --set trial.data.batch_size=100 --set name=batches": "",
             "study studies/mine.yaml --dry-run": "checks everything, trains each network for a few steps only",

@@ -87,7 +87,7 @@ class _Study:
         self.places = np.array([self._place(params) for params in table.params])
 
     def run(self, budget: int, group: int) -> Search:
-        """Run it for a number of epochs, asking for so many trials at once."""
+        """Run it for `budget` epochs, asking for `group` trials at once."""
         trace: list[tuple[int, int]] = []
         length = self.table.losses.shape[1]
         waiting: list[int] = []

@@ -5,7 +5,7 @@ Pass them to a `Classifier`, or call them in your own ``configure_optimizers``::
     optimizer = Adam(initial_lr=1e-3, eps=1e-4)(self.parameters())
 
 `initial_lr` is torch's ``lr`` argument, the value that a schedule multiplies. Momentum and weight decay stay constant
-unless they have schedules of their own. Each optimizer uses torch's fused kernels where they exist (also on a CPU,
+unless they have their own schedules. Each optimizer uses torch's fused kernels where they exist (also on a CPU,
 where they are several times faster), and batched ("foreach") kernels elsewhere.
 
 Every optimizer with an epsilon exposes it as `eps`, so that it can be searched together with the lr. The usual default

@@ -43,7 +43,7 @@ class Budget:
     """The section ``budget`` of a study file.
 
     Args:
-        trials: Number of trials in all; without `epochs` and `steps`, 20 by default.
+        trials: Total number of trials; without `epochs` and `steps`, 20 by default.
         epochs: Epochs of all trials together.
         steps: Optimizer steps of all trials together, if their length is in steps.
         until: Gain in the objective below which the study ends.

@@ -71,7 +71,7 @@ def hold(name: str, target: Any) -> Held:
     """
     try:
         content = cloudpickle.dumps(target)
-    except Exception as error:  # from __reduce__ and the like of the user's classes
+    except Exception as error:  # from methods such as __reduce__ of the user's classes
         raise ValueError(f"{name} cannot be sent to a training run: {in_a_line(error)}{place_of(error)}.") from error
     try:
         source = inspect.getsource(target).encode()

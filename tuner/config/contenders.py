@@ -133,7 +133,7 @@ def read_contenders(study: StudyConfig, file: str, lrs: int) -> list[Contender]:
         except BadInputError as error:
             for fault in error.faults:
                 faulty.setdefault(fault.removeprefix(f"{file}: contender {name}: "), []).append(name)
-    for fault, names in faulty.items():  # an error of several contenders is in what they share, such as the data
+    for fault, names in faulty.items():  # contenders with the same error share its cause, such as the data
         faults.append(f"contender {names[0]}: {fault}" if len(names) == 1 else fault)
     if len(named) == 1:
         faults.append("contenders: there is only one; add another, such as one with {schedule: {name: constant}}.")
@@ -250,7 +250,7 @@ def _extract_ranges(value: Any, path: str, space: dict[str, Any]) -> Any:
     Args:
         value: The arguments, or a part of them.
         path: Dotted path of the value in ``trial``.
-        space: Gets what is searched, by its dotted path.
+        space: Gets the ranges and choices, by their dotted paths.
     """
     if isinstance(value, list):
         return [_extract_ranges(item, f"{path}.{index}", space) for index, item in enumerate(value)]

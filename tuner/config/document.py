@@ -46,7 +46,7 @@ class Document:
         Args:
             path: Its place.
             message: The error and its remedy.
-            spoils: Whether to suppress all other errors at this place, in what contains it and in what it contains.
+            spoils: Whether to suppress all other errors at this place, above it and below it.
         """
         self.fault_count += 1
         if any(path[: len(other)] == other[: len(path)] for other in self._spoiled):

@@ -184,7 +184,7 @@ def values_at(optimization: Optimization, steps: Iterable[int]) -> tuple[dict[st
     """Return the initial values of all scheduled quantities, and their values at some steps, by metric name.
 
     Raises:
-        ValueError: If the optimizer lacks what is scheduled, or if a value breaks a rule.
+        ValueError: If the optimizer lacks a scheduled quantity, or if a value breaks a rule.
     """
     made: list[tuple[dict[str, float], list[dict[str, float]]]] = []
 

@@ -411,7 +411,7 @@ def is_torch_optimizer(target: Any) -> bool:
 
 
 def is_function(target: Any) -> bool:
-    """Return whether the target of a name is called as it is; otherwise it builds what is called."""
+    """Return whether the target of a name is called directly; otherwise it builds the callable."""
     return not isinstance(target, type | by_value.Copies)
 
 

@@ -83,7 +83,7 @@ class Choices:
 
 @dataclass(frozen=True)
 class OneOf:
-    """One of several named components, each with arguments (values or specs) of its own."""
+    """One of several named components, each with its own arguments (values or specs)."""
 
     options: Mapping[str, Mapping[str, Any]]
 

@@ -1,4 +1,4 @@
-"""Reads the trial of a study file, and what is searched in it."""
+"""Reads the trial of a study file, and its search space."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -42,7 +42,7 @@ class TemplateReader:
         self._optimization = OptimizationChecker(document, self.checker, self.lengths)
 
     def template(self, section: Node, searched: Node) -> Template:
-        """Return the template of a trial, with specs in the places of what is searched.
+        """Return the template of a trial, with specs in place of searched values.
 
         Args:
             section: The section ``trial``.

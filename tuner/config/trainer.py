@@ -57,7 +57,7 @@ class TrainerConfig:
         return cls(**{**values, "callbacks": callbacks})
 
     def values(self) -> dict[str, Any]:
-        """Return the section as in a study file, without what is not given."""
+        """Return the section as in a study file, without missing settings."""
         absent = ("max_steps", "val_check_interval") if self.max_epochs else ("max_epochs",)
         given = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in absent}
         defaults = {each.name: each.default for each in fields(self)}

@@ -38,7 +38,7 @@ class Trainings(Kind):
         if with_length:
             length = probe.length(values)
             lengths = {"steps": length.steps, "epochs": length.epochs}
-        # Not those of a `TrialConfig`, which leaves out what has its default.
+        # Not the values of a `TrialConfig`, which leaves out defaults.
         return (resolve_all(values, probe.length(values)) if lengths_of(values) else values), lengths
 
     def measure_data(self, template: Template, probe: DatasetProbe) -> tuple[list[tuple[str, str]], int | None]:

@@ -1,4 +1,4 @@
-"""Change one value in the text of a study file, and leave everything else as it is, comments included."""
+"""Change one value in the text of a study file, and leave everything else unchanged, including comments."""
 
 import yaml
 

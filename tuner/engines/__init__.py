@@ -16,10 +16,10 @@ def make_engine(
 
     Args:
         name: "local", "inline" or "ray".
-        devices: As for `tuner.engines.slots.make_slots`, like the two that follow.
+        devices: As for `tuner.engines.slots.make_slots`, like the next two.
         per_device: Slots on each device.
         ranks: Processes that train one trial together.
-        stall_timeout: Seconds without activity after which a training counts as hung and is killed.
+        stall_timeout: Seconds without activity after which a run counts as hung and is killed.
         address: Address of the Ray cluster.
 
     Raises:

@@ -46,7 +46,7 @@ class PipeChannel:
         return decisions
 
     def progress(self, number: int, report: StepReport) -> None:
-        """Report how far a trial is."""
+        """Report the progress of a trial."""
         self._send("progress", number, report)
 
     def fuse_at_most(self, count: int, reason: str) -> None:

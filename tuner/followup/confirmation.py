@@ -178,7 +178,7 @@ class _Carried:
 
 
 def _confirmation(past: "StoredStudy", options: ConfirmationOptions) -> "tuple[ReplicationStudy, _Carried]":
-    """Return the study that confirms another, and what it takes over from it."""
+    """Return the study that confirms another, and the values it takes from it."""
     from tuner.config.study_name import check_name
     from tuner.config.trainings import as_training
     from tuner.followup.longer import lengthened

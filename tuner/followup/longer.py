@@ -1,6 +1,6 @@
 """Configurations of a short study, for a longer run: every length is scaled with the length of the run.
 
-The lr curve of a configuration keeps its form. Lengths in percent of the run stay as they are; lengths in steps or
+The lr curve of a configuration keeps its shape. Lengths in percent of the run are unchanged; lengths in steps or
 epochs become the same share of the longer run, and are reported. Numbers that are not lengths in steps, such as the
 patience of a plateau, which counts epochs, are not scaled.
 """

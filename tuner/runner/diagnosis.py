@@ -80,7 +80,7 @@ def _checked(what: str, look: Callable[[], str]) -> Check:
         return Check(what, printable(look()))
     except TunerError as error:
         return Check(what, " ".join(without_passwords(str(error)).split()), is_fine=False)
-    except Exception as error:  # from a driver or a library: the reason is what is asked for
+    except Exception as error:  # from a driver or a library: the user wants to see it
         return Check(what, without_passwords(printable(in_a_line(error))), is_fine=False)
 
 

@@ -56,7 +56,7 @@ class _Line:
     slot: Slot
     step: StepReport | None = None
     value: float | None = None
-    further: dict[str, float] = field(default_factory=dict)  # those that are known before the run ends
+    further: dict[str, float] = field(default_factory=dict)  # values known before the run ends
 
     @property
     def share(self) -> float:
@@ -110,7 +110,7 @@ class Display:
         self._front: Sequence[Trial] = ()
         self._began = time.monotonic()
         self._done_here = 0.0  # trials' worth of training in this run
-        self._widths: list[int] = []  # of the columns of the finished trials, as far as they are aligned
+        self._widths: list[int] = []  # of the aligned columns of the finished trials
         self._cell: Any = None  # where a notebook shows it
         self._next_drawing = 0.0
         self._next_line = self._began + self.EVERY_SECONDS
@@ -138,7 +138,7 @@ class Display:
         self._running[number] = _Line(config, slot)
 
     def progress(self, number: int, report: StepReport) -> None:
-        """Show how far a trial is."""
+        """Show the progress of a trial."""
         self._running[number].step = report
 
     def epoch(self, number: int, report: EpochReport) -> None:

@@ -93,7 +93,7 @@ class ExecutionOptions:
 class StudyOptions(ExecutionOptions):
     """The options of a run of a study.
 
-    `folder` is that of its own modules, if they are not next to its file; it is not an option of the commands.
+    `folder` contains its own modules, if they are not next to its file; it is not an option of the commands.
     """
 
     study: str = option(

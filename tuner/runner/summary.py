@@ -119,7 +119,7 @@ def print_summary(
     elif len(finished) >= config.trials:
         has = f"has all its {pluralize(config.trials, 'trial')} ({counts})"
         if len(finished) > config.trials:
-            has = f"has {pluralize(len(finished), 'trial')} ({counts}), more than the {config.trials} asked for"
+            has = f"has {pluralize(len(finished), 'trial')} ({counts}), more than the {config.trials} requested"
         print_line(console, f"{config.name} {has}; raise --trials to add more")
     else:
         print_line(

@@ -34,7 +34,7 @@ class TrialQueue:
         Towards the end of a study, each slot gets its share of the trials that are left.
 
         Args:
-            unasked: Number of trials that the study has not asked for yet.
+            unasked: Number of trials that the study can still ask for.
             size: Number of trials that a slot trains at a time.
             slots: Number of slots.
         """

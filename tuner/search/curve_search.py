@@ -77,7 +77,7 @@ class _Known:
         finished: The trials.
         data: Their points and values.
         process: The process that is conditioned on them.
-        lowest: The lowest value at the end of a training.
+        lowest: The lowest value at the end of a run.
     """
 
     finished: Sequence[Observation]
@@ -194,7 +194,7 @@ class CurveSearch:
         return _Candidates([params for params, _ in untried], points, gains, known.process.kernel)
 
     def _known_of(self, finished: Sequence[Observation]) -> _Known:
-        """Return what is known from finished trials, the same for all trials that are asked for until another ends."""
+        """Return what is known from finished trials; it stays the same until another trial ends."""
         if self._known is None or self._known.finished != finished:
             data = self._data(finished)
             process = data.process(self._kernel(finished), Random(f"points:{self._seed}:{len(finished)}"))

@@ -26,14 +26,14 @@ from tuner.search.gaussian_process import Array
 __all__ = ["Configuration", "Curve", "CurveSpace"]
 
 STEPS = 32
-"""Number of steps of a training at which its lr is computed."""
+"""Number of steps of a run at which its lr is computed."""
 
 RECENT, LATE = STEPS // 8, 3 * STEPS // 8
 LOWEST = 1e-4
 """Lowest ratio of the recent lr to the highest; below it, the logarithm would exaggerate negligible differences."""
 
 PROGRESS_SCALE = 0.7
-"""One unit of the input for the progress is a training of twice the length."""
+"""One unit of the input for the progress is a run of twice the length."""
 
 UNIFORM_DEVIATION = 12**-0.5
 REFERENCES = 300
@@ -149,7 +149,7 @@ class CurveSpace:
             lr = np.array(lr_at(schedule, float(values["optimizer"]["initial_lr"]), length.spread(steps)))
         except Exception:  # a formula or a user's class failed: the trial would fail too, and say why
             return None
-        if len(lr) < steps:  # a training of fewer steps
+        if len(lr) < steps:  # a run of fewer steps
             lr = lr[np.arange(steps) * len(lr) // steps]
         return Curve(lr, length.steps, not isinstance(schedule, Plateau)) if np.isfinite(lr).all() else None
 

@@ -87,7 +87,7 @@ class ObservedData:
         return GaussianProcess(self._table[rows], self._values[rows], kernel)
 
     def lowest(self, process: GaussianProcess) -> float:
-        """Return the lowest value at the end of a training: of a whole one, or else the lowest expected one."""
+        """Return the lowest value at the end of a run: of the full runs or, without any, the lowest expected one."""
         whole = [self._losses[trial.number][trial.epochs] for trial in self._trials if trial.epochs in trial.reports]
         if whole:
             return min(whole)

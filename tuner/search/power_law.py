@@ -99,7 +99,7 @@ class _Inputs:
     """The quantities that the law depends on.
 
     Args:
-        scaled: The lr of a training [steps] and its length, in the units of the law.
+        scaled: The lr of a run [steps] and its length, in the units of the law.
         shares: Parts of the training [shares].
 
     Attributes:

@@ -30,7 +30,7 @@ TEST = "test"
 VALIDATION_IMAGES = "validation images"
 SOURCES = "sources"
 TRIALS = "trials"
-"""The number of trials that the study was last asked for."""
+"""The number of trials last requested for the study."""
 
 ENDED = "ended"
 """The number of finished trials with which the budget allowed no further one; 0 while it allows one."""

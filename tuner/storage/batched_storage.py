@@ -109,7 +109,7 @@ class BatchedStorage(optuna.storages.BaseStorage):
         self._is_unsure = True
 
     def _read(self) -> None:
-        """Read the unfinished trials again, and those that were added.
+        """Reread the unfinished trials, and read the added ones.
 
         Raises:
             KeyError: If the study is gone.

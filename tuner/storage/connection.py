@@ -90,7 +90,7 @@ class EditableStorage(optuna.storages.RDBStorage):
     def reopen_failed(self, study_id: int, forget: Callable[[int], None]) -> None:
         """Put the failed trials of a study back into the queue; they keep their numbers and parameters only.
 
-        Optuna has no API for this: it never changes a finished trial, and caches those that it has read. So call this
+        Optuna has no API for this: it never changes a finished trial, and caches the ones it has read. So call this
         before anything reads the trials. Each trial counts its attempts, from 0.
 
         Args:
@@ -132,7 +132,7 @@ def open_storage(url: str, kind: type[Storage], *, read_only: bool = False) -> I
     Args:
         url: SQLAlchemy URL of the database.
         kind: Class of the storage.
-        read_only: Whether to use the tables as they are: none is created, and their version is not checked.
+        read_only: Whether to leave the tables alone: none is created, and their version is not checked.
 
     Raises:
         BadInputError: If the database cannot be reached or used.

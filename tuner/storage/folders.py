@@ -77,7 +77,9 @@ def _check_own(folder: Path, info: os.stat_result) -> None:
         if usual.st_uid == info.st_uid and (not is_open or usual.st_mode & stat.S_IWOTH):
             return
     how = f"belongs to another user (uid {info.st_uid})" if is_foreign else "can be written by all users (chmod o-w)"
-    raise BadInputError([f"{folder}: {how}; its contents decide what is run, so only you may have write access."])
+    raise BadInputError(
+        [f"{folder}: {how}; its contents determine which code runs, so only you may have write access."]
+    )
 
 
 def _check_file(file: Path, info: os.stat_result) -> None:

@@ -45,8 +45,7 @@ class ListedStudy:
         is_running: Whether a process is running it.
         ends: Number of its finished trials, by their states.
         begun: Number of its trials that are not finished.
-        asked: Number of trials that it was last asked for; None if its budget is in epochs or steps, or an earlier
-            version ran it.
+        asked: Number of trials last requested; None if its budget is in epochs or steps, or an earlier version ran it.
         ended: Number of finished trials with which its budget allowed no further one; 0 if it allows one, -1 if an
             earlier version ran it.
         metric: Its objective.

@@ -172,7 +172,7 @@ def label(number: int, config: AnyTrial) -> str:
 
 
 def definition_of(source: str, storage: str) -> tuple[str, Path | None]:
-    """Return the path or name of a study's file, and the folder of its own modules if they are not next to the file.
+    """Return the path or name of a study's file, and the folder of its modules if they are not next to the file.
 
     Objects that its runs get by value are held from then on.
 

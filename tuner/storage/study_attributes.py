@@ -57,7 +57,7 @@ class StudyAttributes:
         return attribute(self._stored(), ANSWER, {})
 
     def set_trials(self) -> None:
-        """Record the number of trials that are asked for; 0 if the budget limits their training instead."""
+        """Record the requested number of trials; 0 if the budget limits their training instead."""
         self._set(TRIALS, 0 if self._config.allowance else self._config.trials)
 
     def set_ended(self, is_over: bool) -> None:

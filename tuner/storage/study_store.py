@@ -171,7 +171,7 @@ class StudyStore:
 
     @_retrying
     def together(self, action: Callable[[], Result]) -> Result:
-        """Call a function, and write what it changes in the study in one transaction at its end.
+        """Call a function, and write its changes to the study in one transaction at its end.
 
         Args:
             action: The function. It is called again if the database was unreachable, or another program has added
@@ -479,7 +479,7 @@ class StudyStore:
 
         Args:
             number: The trial.
-            epoch: The epoch after which it ended; a part that is recorded again stays as it is.
+            epoch: The epoch after which it ended; a part that was already recorded is not changed.
             seconds: How long it took.
         """
         parts: dict[str, Any] = attribute(self.trial(number).user_attrs, PARTS, {})
@@ -503,7 +503,7 @@ class StudyStore:
 
     @_together
     def set_attribute(self, number: int, key: str, value: Any) -> None:
-        """Set an attribute of an unfinished trial; one that another program has ended stays as it is."""
+        """Set an attribute of an unfinished trial; a trial that another program has ended is not changed."""
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
             self._trials.set_trial_user_attr(number, key, value)
 

@@ -20,7 +20,7 @@ TRIAL_STATES = {
     "complete": TrialState.COMPLETE,
     "pruned": TrialState.PRUNED,
     "failed": TrialState.FAIL,
-    "diverged": TrialState.PRUNED,  # told as bad, never as infinity: Optuna ranks it by what it reported, if anything
+    "diverged": TrialState.PRUNED,  # never told as infinity: Optuna ranks it by its reports, if any
 }
 """Optuna's state of a trial, by that of its `TrialResult`."""
 

@@ -34,7 +34,7 @@ def _utc(time: datetime | None) -> datetime | None:
 
 
 Change = tuple[int, FrozenTrial | None, FrozenTrial]
-"""The id of a trial in the database, the trial as it is there (None: only its row), and as it should be."""
+"""The id of a trial in the database, its stored version (None: only its row), and its new version."""
 
 
 def write_changes(connection: Connection, changes: Sequence[Change]) -> None:

@@ -109,7 +109,7 @@ def present_place(before: Path, uri: str, identifier: str) -> Path:
         runs = set(connection.execute(query, {"identifier": int(identifier)}).scalars())
         query = sqlalchemy.text("select run_uuid from tags where key = 'tuner.study'")
         has_study = not runs.isdisjoint(connection.execute(query).scalars())
-    if runs and not has_study:  # the user's own experiment, whose runs stay as they are
+    if runs and not has_study:  # the user's own experiment, whose runs are left alone
         return before
     for place in places:
         if place.is_dir() and any(each.name in runs for each in place.iterdir()):  # not the folder of another database
@@ -177,7 +177,7 @@ def local_path(location: str) -> Path | None:
 
 
 def add_files(client: MlflowClient, uri: str, run_id: str, location: str, folder: Path) -> None:
-    """Add the files of a folder to the artifacts of a run; pipes, sockets and the like are left out.
+    """Add the files of a folder to the artifacts of a run; anything else, such as a pipe or socket, is left out.
 
     Args:
         client: A client of the store.

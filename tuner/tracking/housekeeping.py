@@ -1,4 +1,4 @@
-"""Delete or rename a study in MLflow. Both can be repeated after a kill, and then do what is left."""
+"""Delete or rename a study in MLflow. Both can be repeated after a kill, and then finish the rest."""
 
 import contextlib
 from collections.abc import Sequence

@@ -17,7 +17,7 @@ _FORBIDDEN = re.compile(r"[^/\w.\- :]")
 
 
 class Names:
-    """Maps the names of a study's metrics to unique names that MLflow accepts; most names stay as they are.
+    """Maps the names of a study's metrics to unique names that MLflow accepts; most names are unchanged.
 
     The mapping depends on the order in which metrics came, so it is stored in MLflow and passed here again.
 

@@ -113,7 +113,7 @@ def _check_database(uri: str, must_exist: bool, study: str, storage: str) -> Non
     if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
         raise ArgumentError("a database in memory is gone with its process")
     if storage and _is_same(url, storage):
-        raise ArgumentError("it is Optuna's database, and MLflow needs one of its own")
+        raise ArgumentError("it is Optuna's database, and MLflow needs its own")
     file = file_of(uri)
     if file is not None:
         if not file.exists():
@@ -146,7 +146,7 @@ def _check_database(uri: str, must_exist: bool, study: str, storage: str) -> Non
         return
     if not tables >= NEEDED_TABLES:
         names = ", ".join(sorted(tables)[:3])
-        raise refused(f"{shown} is the database of another program (it has {names}); give MLflow one of its own.")
+        raise refused(f"{shown} is the database of another program (it has {names}); give MLflow its own.")
     if not tables >= _known_tables():  # MLflow would migrate it silently
         raise refused(f"{shown} was written by an older MLflow. Make a copy of it, then run: mlflow db upgrade {shown}")
     client = open_client(uri)

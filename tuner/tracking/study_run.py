@@ -220,7 +220,7 @@ class StudyRun:
         self._client.log_batch(self.run_id, tags=run_tags(tags))
 
     def put_points(self, points: Sequence[TimedPoint]) -> None:
-        """Add points, except for those that the run has. Their step is the number of finished trials.
+        """Add points, except for points that the run already has. Their step is the number of finished trials.
 
         Args:
             points: The points, each with the time when it was measured, in milliseconds since 1970.

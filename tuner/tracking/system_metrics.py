@@ -17,7 +17,7 @@ def check_packages(devices: Iterable[str]) -> None:
     """Check that the packages are installed that read the metrics.
 
     Args:
-        devices: The devices that trainings run on, such as ``cuda:0``.
+        devices: The devices used for training, such as ``cuda:0``.
 
     Raises:
         BadInputError: If one is missing.

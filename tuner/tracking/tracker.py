@@ -123,7 +123,7 @@ class Tracker:
         self._trials.start(number, config, attempt)
 
     def log_points(self, number: int, points: Points) -> None:
-        """Add points to a trial's run, except for those that it has."""
+        """Add points to a trial's run, except for points that it already has."""
         self._trials.put_points(number, points)
 
     def finish_trial(
@@ -175,7 +175,7 @@ class Tracker:
         found: Sequence[str] = (),
         front: Sequence[int] = (),
     ) -> None:
-        """Write the table of finished trials, the best one, and what they say, to the study's run.
+        """Write the table of finished trials, the best one and the findings to the study's run.
 
         Args:
             table: A row for each finished trial.

@@ -51,7 +51,7 @@ class TrialPoints:
         self.left_out: set[int] = set()  # trials whose points were not all queued
 
     def put(self, number: int, points: Points) -> None:
-        """Add points to a trial's run, except for those that it has."""
+        """Add points to a trial's run, except for points that it already has."""
         with self._lock:
             if self._held and self._held + len(points) > MAX_WAITING_POINTS:
                 self.left_out.add(number)
@@ -77,7 +77,7 @@ class TrialPoints:
         Args:
             number: The trial.
             points: Returns the points.
-            batch: Counts of the record that they are a part of; None if they are a record of their own.
+            batch: Counts of the record that they are a part of; None if they are a separate record.
             done: Called once, when they are written, split or given up.
             gone: Called if the run was deleted before.
         """

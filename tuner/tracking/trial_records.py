@@ -1,4 +1,4 @@
-"""Records of trials' runs, and what becomes of those that cannot be written."""
+"""Records of trials' runs, and the handling of records that cannot be written."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

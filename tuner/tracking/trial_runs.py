@@ -131,7 +131,7 @@ class TrialRuns:
         self._records.replaced[number] = run.run_id
 
     def put_points(self, number: int, points: Points) -> None:
-        """Add points to a trial's run, except for those that it has."""
+        """Add points to a trial's run, except for points that it already has."""
         self._points.put(number, points)
 
     def put_metrics(self, number: int, metrics: Mapping[str, float], step: int) -> None:

@@ -149,6 +149,6 @@ def build_trainer(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    # Lightning would end a training in the middle of an epoch at SIGTERM; the coordinator handles signals instead.
+    # Lightning would end a run in the middle of an epoch at SIGTERM; the coordinator handles signals instead.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     return trainer

@@ -32,7 +32,7 @@ Value = TypeVar("Value")
 
 
 def join(rendezvous_file: Path, rank: int, ranks: int, kind: Literal["cpu", "cuda"]) -> None:
-    """Make this process one rank of a training, together with the processes that pass the same rendezvous file.
+    """Make this process one rank of a run, together with the processes that pass the same rendezvous file.
 
     Args:
         rendezvous_file: A file that all ranks can reach and nothing else uses; it need not exist.
@@ -72,7 +72,7 @@ def on_rank_zero(function: Callable[[], Value]) -> Value:
 
 def lost_a_rank(error: Exception) -> bool:
     """Return whether an error means that another rank is gone."""
-    # For gloo, torch raises no class of its own: only the message says so.
+    # For gloo, torch raises no specific class: only the message tells.
     return isinstance(error, torch.distributed.DistError) or any(
         text in str(error) for text in ("Connection closed by peer", "Connection reset by peer", "gloo/transport")
     )
@@ -93,7 +93,7 @@ class RankZeroChannel:
         return on_rank_zero(lambda: self._channel.report(reports))
 
     def progress(self, number: int, report: StepReport) -> None:
-        """Report how far a trial is."""
+        """Report the progress of a trial."""
         if is_rank_zero():
             self._channel.progress(number, report)
 

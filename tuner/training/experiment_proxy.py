@@ -134,7 +134,7 @@ class ExperimentProxy:
             self.log_artifact(run_id, str(each), artifact_path)
 
     def forget(self) -> None:
-        """Remove the files of an earlier attempt, when a training starts from the beginning."""
+        """Remove the files of an earlier attempt, when a run starts from the beginning."""
         shutil.rmtree(self._files, ignore_errors=True)
 
     def _file(self, name: str) -> Path:

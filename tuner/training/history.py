@@ -1,4 +1,4 @@
-"""Loggers that keep a training's metrics in memory."""
+"""Loggers that keep a run's metrics in memory."""
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -32,7 +32,7 @@ class MemoryLogger(Logger):
 
 
 class History(MemoryLogger):
-    """Logger that keeps all metrics of a training in memory, in order. Checkpoints save and restore them.
+    """Logger that keeps all metrics of a run in memory, in order. Checkpoints save and restore them.
 
     Args:
         folder: The trial's folder.

@@ -1,4 +1,4 @@
-"""The callback that reports a training's epochs to the coordinator and carries out its decisions."""
+"""The callback that reports a run's epochs to the coordinator and carries out its decisions."""
 
 import math
 import time

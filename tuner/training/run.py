@@ -32,15 +32,15 @@ __all__ = ["run"]
 
 
 def run(group: Group, channel: Channel, device: str = "cpu") -> Sequence[Result]:
-    """Do what a group is for, in this process; together with the other ranks if `distributed.join` was called.
+    """Process a group in this process; together with the other ranks if `distributed.join` was called.
 
     Args:
-        group: The trials; its class says what to do with them.
+        group: The trials; its class determines whether to train, evaluate, rehearse or measure them.
         channel: Channel to the coordinator, for reports and decisions.
         device: "cpu" or "cuda".
 
     Returns:
-        One result for each trial, in order. The results of finished trainings are in the trials' directories too.
+        One result for each trial, in order. The results of finished runs are in the trials' directories too.
     """
     _silence_libraries()
     match group:

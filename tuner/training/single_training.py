@@ -85,7 +85,7 @@ def fit(
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint and directory / checkpoint, weights_only=True)
     except Exception:
         if divergence.diverged_at is None:
-            raise  # otherwise a callback missed the validation, which a training that diverged does not have
+            raise  # otherwise a callback missed the validation, which a diverged run does not have
     was_asked_to_stop = reporter.decision == "stop"
     size = sum(parameter.numel() for parameter in module.parameters())
     result = result_of_training(

@@ -1,4 +1,4 @@
-"""The check of a training's first batch, and the time of its steps."""
+"""The check of a run's first batch, and the time of its steps."""
 
 import time
 from typing import Any
@@ -13,7 +13,7 @@ __all__ = ["StepCheck"]
 
 
 class StepCheck(pl.Callback):
-    """Times the steps of a training, counts its parameters, and checks the batches and outputs of a `Classifier`."""
+    """Times the steps of a run, counts its parameters, and checks the batches and outputs of a `Classifier`."""
 
     def __init__(self) -> None:
         self.parameters, self.seconds = 0, 0.0

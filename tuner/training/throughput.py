@@ -85,7 +85,7 @@ def _fused(config: TrialConfig, count: int, device: str) -> FusedClassifier:
 
 
 def _timed(assignment: Assignment, module: pl.LightningModule, device: str) -> "StopWatch":
-    """Time steps of a training, which also validates a batch: that needs memory too."""
+    """Time the steps of a run, which also validates a batch: that needs memory too."""
     watch = StopWatch()
     trainer = build_trainer(assignment.training, device, assignment.directory, [watch], None, limit_val_batches=1)
     trainer.fit(module, datamodule=build_data(assignment.training))
@@ -97,7 +97,7 @@ def _ignore(reason: str) -> None:
 
 
 class StopWatch(pl.Callback):
-    """Times the steps of a training, and ends it after a third of a second or the last step.
+    """Times the steps of a run, and ends it after a third of a second or the last step.
 
     Attributes:
         seconds: Of a step.
@@ -153,7 +153,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_memory(device: str) -> None:
-    """Free the memory that a training has left on the device."""
+    """Free the memory that a run has left on the device."""
     gc.collect()
     if device == "cuda":
         torch.cuda.empty_cache()

@@ -12,7 +12,7 @@ MOST_NAMES, SOME_NAMES = 30, 10
 
 
 def parameters_of(record: StudyRecord) -> list[str]:
-    """Return the searched parameters: first those that all trials have, then by importance."""
+    """Return the searched parameters: first the ones that all trials have, then by importance."""
     names = dict.fromkeys(name for trial in record.ranking for name in trial.params)
     having = {name: sum(name in trial.params for trial in record.ranking) for name in names}
     everywhere = len(record.ranking)

@@ -264,7 +264,7 @@ class _Axis:
         return 10 ** (low + share * (high - low)) if self.is_log else low + share * (high - low)
 
     def bin(self, trial: TrialRecord) -> float:
-        """Return the part of the range in which a trial lies; a choice is a part of its own."""
+        """Return the part of the range in which a trial lies; each choice is a separate part."""
         return self.place(trial) if self.ticks is not None else min(BINS - 1, int(self.share(trial) * BINS))
 
     @property

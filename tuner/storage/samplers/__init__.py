@@ -28,8 +28,8 @@ def make_sampler(
     Args:
         config: The study.
         number: The trial.
-        before: The sampler of another trial of the study, from which some take over what they would otherwise compute
-            from all trials; the samples are the same.
+        before: The sampler of another trial of the study; some samplers reuse its state instead of reading all trials.
+            The samples are the same.
 
     Raises:
         ValueError: If Optuna rejects an option.

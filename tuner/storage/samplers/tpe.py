@@ -1,8 +1,8 @@
 """Optuna's TPE sampler, for studies of thousands of trials.
 
-It draws the same random numbers and suggests the same values as `optuna.samplers.TPESampler`. But what it reads from a
-finished trial is kept for the samplers of later trials, and densities are computed by scipy's functions, for all
-candidates and trials at once.
+It draws the same random numbers and suggests the same values as `optuna.samplers.TPESampler`. But it keeps the data of
+finished trials for the samplers of later trials, and computes densities with scipy's functions, for all candidates and
+trials at once.
 """
 
 import math
@@ -34,7 +34,7 @@ class TPESampler(optuna.samplers.TPESampler):
     """Suggests what Optuna's sampler suggests.
 
     Args:
-        before: The sampler of another trial of the study; what it has read is used.
+        before: The sampler of another trial of the study, whose data are reused.
         options: Options of Optuna's sampler.
     """
 
