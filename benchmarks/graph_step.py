@@ -2,7 +2,7 @@
 
 A recorded step is a CUDA graph on a GPU. On a CPU, where nothing is recorded, both columns are of plain steps.
 
-The last column is the share of the memory bandwidth, that of copying a large tensor, that the recorded step reaches if
+The last column is the share of the memory bandwidth (of copying a large tensor) that the recorded step reaches if
 each parameter moves 34 bytes, as in `benchmarks/floor.py`.
 
     python benchmarks/graph_step.py --network cnn --trials 1 8 32 64

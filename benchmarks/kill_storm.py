@@ -12,7 +12,7 @@ trials. At the end, an undisturbed study of the same size is run, and four invar
 1. exactly the requested trials, each finished once;
 2. nothing left running, in Optuna or in MLflow;
 3. one point for each run, metric and step, without gaps;
-4. values, curves and the winner's weights equal to those of the undisturbed study, bit for bit.
+4. values, curves and the winner's weights equal to the undisturbed study's, bit for bit.
 
 A trial that has died four times in one epoch fails; it is left out of the third and fourth invariants.
 """

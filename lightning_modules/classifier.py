@@ -152,7 +152,7 @@ class Classifier(pl.LightningModule):
         self.optimizer = with_initial_lr(self.optimizer, value)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return the logits of a batch."""
+        """Return the logits [batch, classes] of inputs [batch, ...], or the outputs that the loss takes."""
         logits: Tensor = self.model(inputs)
         return logits
 

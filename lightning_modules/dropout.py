@@ -72,7 +72,7 @@ class DropoutBySeed(TorchFunctionMode):
     shape, whatever its memory layout. The share is rounded to a multiple of 2**-16, and the values that remain are
     scaled by the rounded one, so their mean is exact.
 
-    Dropout that torch's kernels do inside a larger operation keeps torch's generator: that of
+    Dropout that torch's kernels apply inside a larger operation keeps torch's generator: in
     ``scaled_dot_product_attention`` and ``nn.MultiheadAttention``, whose fast kernels draw their own noise, and of
     ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN``. So does dropout in ``torch.utils.checkpoint``, which repeats the forward
     pass from a saved state of that generator, and in scripted modules.

@@ -77,7 +77,7 @@ class MNISTCNN(nn.Module):
             raise ValueError(f'init must be "default" or "truncated_normal", but got init={init!r}')
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits of a batch of images."""
+        """Return the logits [batch, num_classes] of images [batch, 1, 28, 28]."""
         return cast(Tensor, self.layers(images))
 
 
@@ -138,7 +138,7 @@ class MLP(nn.Module):
             self.apply(_weights_by(_INITS[init]))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return the logits of a batch."""
+        """Return the logits [batch, num_classes] of inputs [batch, ...]."""
         return cast(Tensor, self.layers(inputs))
 
 

@@ -141,7 +141,7 @@ def test_findings_after_the_verdict_do_not_repeat_it():
     assert mean.startswith("Its mean val/acc is 0.9250 over 4 seeds (")
     verdict, mean, lead, *_ = compared(Repeated("same", A.values), A).answer({})
     assert verdict == "The answer is a tie: the seeds do not separate same from #1 cosine."
-    assert mean.startswith("The best mean is that of same: val/acc 0.9250 over 4 seeds (")
+    assert mean.startswith("same has the best mean: val/acc 0.9250 over 4 seeds (")
     assert lead == "It is no better than the runner-up, #1 cosine (0.9250)."
 
 

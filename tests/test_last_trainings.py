@@ -62,7 +62,7 @@ def test_the_answer_is_in_mlflow_in_show_and_in_the_report(finished: StudyFolder
     ((stored,),) = finished.optuna("select value_json from study_user_attributes where key = 'answer'")
     verdict, winner, *_ = json.loads(stored)["sentences"]
     assert verdict.startswith("The answer is ")
-    assert re.match("Its mean val/acc is |The best mean is that of ", winner)
+    assert re.match("Its mean val/acc is |.* has the best mean: ", winner)
     tags = dict(finished.mlflow("select key, value from tags where key in ('tuner.confirmed', 'mlflow.note.content')"))
     assert tags["tuner.confirmed"].startswith(f"{verdict} {winner}")
     notes = finished.mlflow("select value from tags where key = 'mlflow.note.content'")

@@ -18,7 +18,7 @@ def parser() -> Parser:
         "List the studies of Optuna's database: the progress of each, and its best trial.",
         {
             "list": "the studies of this folder",
-            "list --storage postgresql://tuner@db/optuna": "those of a server",
+            "list --storage postgresql://tuner@db/optuna": "the studies on a server",
         },
         {0: "done, even if there is no study", 2: "bad input"},
     )

@@ -114,7 +114,7 @@ def fitting(widths: Sequence[int], importances: Sequence[int], available: int) -
 
     Args:
         widths: The width of each column; empty columns take no space.
-        importances: 0 for columns that are always shown; of the others, those of the largest number go first.
+        importances: 0 for columns that are always shown; columns with the largest number are dropped first.
         available: The width.
 
     >>> fitting([4, 10, 6], [0, 2, 1], 80), fitting([4, 10, 6], [0, 2, 1], 20), fitting([4, 10, 6], [0, 2, 1], 5)

@@ -42,7 +42,7 @@ _moments: list[_Moment] = []
 
 
 def start() -> None:
-    """Measure from now on; what came before, since the process was created, is the first phase."""
+    """Measure from now on; the first phase is the time since the process was created."""
     _moments[:] = [_Moment("start of Python", _created(), 0.0)]
 
 

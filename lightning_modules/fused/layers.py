@@ -177,7 +177,7 @@ def _convolve(
 ) -> tuple[Tensor, int]:
     if dims[0] is not None:
         inputs, groups = inputs.movedim(dims[0], 1).flatten(1, 2), count * groups
-    elif groups > 1:  # the inputs are those of all networks, but not of all groups
+    elif groups > 1:  # the inputs belong to all networks, but not to all groups
         inputs, groups = inputs.repeat(1, count, *(1,) * (inputs.ndim - 2)), count * groups
     weights = weight.movedim(dims[1] or 0, 0).flatten(0, 1)
     biases = None if bias is None else bias.movedim(dims[2] or 0, 0).flatten()

@@ -48,7 +48,7 @@ class _Trial:
 
     @property
     def kind(self) -> tuple[type, int]:
-        """The key of the trials that it can share an optimizer with: those of its class, or only itself."""
+        """The key of the trials that it can share an optimizer with: all trials of its class, or only itself."""
         return type(self.optimizer), id(self) if self.is_alone else 0
 
 
@@ -60,8 +60,8 @@ class FusedOptimizer:
     trained alone. The class has the interface that Lightning requires of an optimizer.
 
     One optimizer of each class updates all trials of that class, if no parameter group is known to affect another: this
-    holds for torch's, and for those of `lightning_modules` that declare it. Any other optimizer updates only its own
-    trial.
+    holds for torch's optimizers, and for optimizers of `lightning_modules` that declare it. Any other optimizer updates
+    only its own trial.
 
     At every step, torch's optimizers look up the states of all parameters, which can take longer than the GPU needs to
     update them. So where there is a fused kernel (for Adam, AdamW and SGD), only a trial's first step uses the
@@ -128,7 +128,7 @@ class FusedOptimizer:
         self._trials[name].scheduler.update_plateau(value)
 
     def round(self, names: Iterable[str], dtype: torch.dtype) -> dict[str, Tensor]:
-        """Return rounded copies of stacks, for a forward pass whose gradients are then those of the copies.
+        """Return rounded copies of stacks, for a forward pass whose gradients then belong to the copies.
 
         Every step updates them, and uses their gradients.
 

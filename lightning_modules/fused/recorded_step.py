@@ -258,7 +258,7 @@ class RecordedStep:
         self._losses.copy_(losses)
 
     def _fits(self, inputs: Any, labels: Any) -> bool:
-        """Return whether a batch has the recorded shapes and types, which are those of the first one."""
+        """Return whether a batch has the recorded shapes and types: the ones of the first batch."""
         given = inputs, labels
         self._batch = self._batch or [each.clone() for each in given]
         pairs = zip(given, self._batch, strict=True)

@@ -49,7 +49,7 @@ def check_alike(models: Sequence[nn.Module], names: Sequence[str]) -> None:
 
 
 def stack_models(models: Sequence[nn.Module], names: Sequence[str]) -> nn.Module:
-    """Return a copy of the first model whose parameters and buffers are stacks [K, ...] of those of all models."""
+    """Return a copy of the first model in which all models' parameters and buffers are stacked [K, ...]."""
     check_alike(models, names)
     stacked = copy.deepcopy(models[0])
     modules = [dict(model.named_modules()) for model in models]

@@ -173,7 +173,7 @@ def _place(rows, table, step, trials, count, WIDTH: tl.constexpr, BLOCK: tl.cons
 
 @triton.jit
 def _load(weights, gradients, here, inside, decay, MAXIMIZE: tl.constexpr):
-    """Return weights and gradients, the latter with those of an L2 penalty."""
+    """Return weights and gradients, including the gradients of an L2 penalty."""
     weight = tl.load(weights + here, mask=inside, other=0.0)
     gradient = tl.load(gradients + here, mask=inside, other=0.0).to(weight.dtype)
     if MAXIMIZE:

@@ -23,7 +23,7 @@ class ScheduleFreeAdamW(Optimizer):
     """AdamW that averages its weights instead of decaying its lr.
 
     A schedule is not needed, except for a warmup, and still works: the average gives a step the weight of the square of
-    the highest lr so far. Its lr is 1 to 10 times that of AdamW. `Classifier` evaluates and saves the average; in a
+    the highest lr so far. Its lr is 1 to 10 times AdamW's. `Classifier` evaluates and saves the average; in a
     LightningModule of your own, add the callback `EvaluationWeights`: without it, the first step raises an error.
 
     Args:

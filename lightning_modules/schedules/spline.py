@@ -20,7 +20,7 @@ Point = tuple[float, float]
 class Spline(Schedule):
     """Any curve: a monotone cubic spline (PCHIP) through given points.
 
-    Between two points the factor only falls, only rises or stays the same, so the curve has no peaks but those of its
+    Between two points the factor only falls, only rises or stays the same, so the curve has no peaks except at its
     points. Before the first point the factor is the first, after the last point the last.
 
     Args:

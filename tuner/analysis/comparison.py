@@ -1,6 +1,6 @@
 """Comparison of configurations that were trained with the same seeds: means, and whether the best is really better.
 
-Intervals are those of Student's t for a mean, at 95%. The interval of a bounded metric, such as an accuracy, is cut at
+Intervals are Student's t intervals of a mean, at 95%. The interval of a bounded metric, such as an accuracy, is cut at
 the bounds. The mean cannot lie beyond them, so the cut interval contains it as often as the whole one, and unlike an
 interval on a transformed scale it allows values at the bounds.
 
@@ -262,7 +262,7 @@ class Comparison:
         if not after_verdict:
             sentences = [f"The winner is {winner.name}: {self.metric} {mean}."]
         elif self._is_tie:
-            sentences = [f"The best mean is that of {winner.name}: {self.metric} {mean}."]
+            sentences = [f"{winner.name} has the best mean: {self.metric} {mean}."]
         else:
             sentences = [f"Its mean {self.metric} is {mean}."]
         against = {"the runner-up": others[0].name} if others else {}

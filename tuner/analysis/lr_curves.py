@@ -169,7 +169,7 @@ def rising(families: Sequence[Family], epochs: Sequence[int], interval: int = 0)
     Args:
         families: The families.
         epochs: The epochs, counted from 1.
-        interval: Steps of an epoch; 0 for those of the data.
+        interval: Steps of an epoch; 0 for one pass over the data.
     """
 
     def rises(curve: LrCurve, epoch: int) -> bool:

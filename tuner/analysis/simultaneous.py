@@ -1,6 +1,6 @@
 """Differences to the best of several configurations, with intervals that hold for all of them at once.
 
-The intervals are those of Games and Howell ("Pairwise Multiple Comparison Procedures with Unequal N's and/or
+The intervals follow Games and Howell ("Pairwise Multiple Comparison Procedures with Unequal N's and/or
 Variances", Journal of Educational Statistics, 1976): Tukey's honest significant differences for samples of unequal
 variances and sizes. They hold for all pairs at once, so the best may be picked by the same values. They assume roughly
 normal values.
@@ -8,7 +8,7 @@ normal values.
 Configurations are usually trained with the same seeds (a randomized block design). Then the mean of each seed over all
 k configurations is subtracted first, which leaves the differences as they are and takes the seeds out of the variances.
 It also makes variances and degrees of freedom smaller by the factor (k - 1) / k; the variances are corrected for it.
-For two configurations, the interval is that of the paired t test.
+For two configurations, this is the interval of the paired t test.
 
 A difference is then compared with a region of practical equivalence, as in Kruschke, "Rejecting or Accepting Parameter
 Values in Bayesian Estimation", Advances in Methods and Practices in Psychological Science, 2018.
@@ -102,7 +102,7 @@ def gaps_to_best(
 def _without_seeds(samples: Mapping[str, Mapping[int, float]]) -> tuple[dict[str, list[float]], float]:
     """Return the values without the means of their seeds, and the factor by which that shrinks variances.
 
-    The mean of a seed is that of the configurations that have all seeds. If fewer than two have, nothing is subtracted.
+    The mean of a seed is over the configurations that have all seeds. If fewer than two have, nothing is subtracted.
     """
     seeds = {seed for values in samples.values() for seed in values}
     complete = [values for values in samples.values() if values.keys() == seeds]

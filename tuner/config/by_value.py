@@ -1,4 +1,4 @@
-"""Classes, functions and objects that runs cannot import, such as those of a notebook: they are sent by value.
+"""Classes, functions and objects that runs cannot import, for example from a notebook: they are sent by value.
 
 A study names its classes, and a training process imports them by their names. An object that cannot be imported is held
 here under its name. `Component` carries it to the training process, pickled by cloudpickle, and the folder of the study

@@ -180,7 +180,7 @@ class Checker:
         return {key: node for key, node in nodes.items() if key != "name"}
 
     def overrides(self, kind: str, names: Iterable[str], node: Node) -> dict[str, Any]:
-        """Check arguments that replace those of a component, for each name that it can have.
+        """Check arguments that override a component's, for each name that it can have.
 
         Args:
             kind: A key of `registry.KINDS`.

@@ -201,7 +201,7 @@ def _contender(study: StudyConfig, file: str, name: str, parts: Mapping[str, Any
     """Read one contender.
 
     Raises:
-        BadInputError: If its values are not those of a study file.
+        BadInputError: If its values would not be valid in a study file.
     """
     values = study.values
     trial = dict(values["trial"])

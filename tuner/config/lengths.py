@@ -1,4 +1,4 @@
-"""The length of a run, and lengths of a schedule in epochs or in percent of it.
+"""The length of a run, and lengths of a schedule in epochs or in percent of the run.
 
 A study file may give every length of a schedule as a whole number of steps, as "5 epochs" or as "25%" of the run. The
 coordinator converts the lengths of a trial to steps before the trial is trained.

@@ -1,4 +1,4 @@
-"""Reads a study file and checks the whole of it: YAML in, a `StudyConfig` out, every error in one list.
+"""Reads a study file and checks all of it: YAML in, a `StudyConfig` out, every error in one list.
 
 Nothing is created before `load_study` has returned.
 """

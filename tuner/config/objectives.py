@@ -59,7 +59,7 @@ def check_metrics(goals: Sequence[Mapping[str, Any]], known: Sequence[str] | Non
 
     Args:
         goals: The given settings of each objective.
-        known: The metrics that trials log; None for those of a LightningModule, which are not known before training.
+        known: The metrics that trials log; None for a LightningModule, whose metrics are unknown before training.
         is_past: Whether the study was run before and is only read.
         fault: Called with the place and the message of an error.
     """

@@ -73,7 +73,7 @@ def plain_values(values: Mapping[str, Any], of_function: bool) -> dict[str, Any]
 
     Args:
         values: The values.
-        of_function: Whether they are those of an objective function, among which there are no components.
+        of_function: Whether they belong to an objective function, which has no components.
 
     Raises:
         BadInputError: With every value that cannot be in a study file.
@@ -265,7 +265,7 @@ class _Reader:
 
 
 def _default_name(model: Any) -> str:
-    """Return the name of a study that is given none: that of its network or its function."""
+    """Return the default name of a study: the name of its network or its function."""
     named = model.get("name") if isinstance(model, Mapping) else model
     name = str(named or "study").rpartition(":")[2].removesuffix("()").lower()
     return name if NAME.fullmatch(name) else "study"

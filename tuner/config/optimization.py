@@ -102,7 +102,7 @@ def map_schedules(values: Values, change: Callable[[str, Values], Any]) -> dict[
 
 
 def is_of_trial(place: str) -> bool:
-    """Return whether a dotted path in a trial is that of a schedule that is not part of another.
+    """Return whether a dotted path in a trial leads to a schedule that is not part of another.
 
     >>> is_of_trial("momentum_schedule"), is_of_trial("groups.head.schedule"), is_of_trial("schedule.schedule")
     (True, True, False)

@@ -105,7 +105,7 @@ class OptimizationChecker:
 
 
 def _is_plateau(name: Any) -> bool:
-    """Return whether the name of a schedule is that of a plateau."""
+    """Return whether the name of a schedule is a plateau's."""
     try:
         target = registry.resolve("schedule", str(name))
     except ValueError:

@@ -396,7 +396,7 @@ def _parameters(target: Any) -> Mapping[str, inspect.Parameter]:
 
 
 def is_module(name: str) -> bool:
-    """Return whether the name of a model is that of a LightningModule, not of a network.
+    """Return whether the name of a model refers to a LightningModule, not to a network.
 
     Raises:
         ValueError: If the name is unknown, cannot be imported or is not of a model.

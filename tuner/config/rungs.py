@@ -223,7 +223,7 @@ def _too_many(starts: int, affordable: int, least: int, limits: Limits, given: i
     Args:
         starts: How many there would be.
         affordable: How many the budget allows.
-        least: The smallest budget for rungs: that of a first trial and of a full run, in the budget's unit.
+        least: The smallest budget for rungs: a first trial and a full run, in the budget's unit.
         limits: The budget.
         given: How many trials with given values come first.
     """

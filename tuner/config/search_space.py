@@ -51,7 +51,7 @@ Fault = Callable[[Keys, str], None]
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, both included; with a `unit` ("epochs" or "%"), lengths in it.
+    """Numbers from `low` to `high`, inclusive; with a `unit` ("epochs" or "%"), lengths in that unit.
 
     The first random trials are drawn from a normal distribution, or with `log` a log-normal one, around a `prior`, its
     center and its width: one standard deviation, or with `log` the factor of one.

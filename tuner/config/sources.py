@@ -174,7 +174,7 @@ def _origin(module: str) -> str | None:
 
 
 def _files(module: str, root: Path) -> Iterator[Path]:
-    """Yield the files that are executed when a module is imported from a folder: those of its packages, and its own."""
+    """Yield the files that are executed when a module is imported from a folder: its packages' files, and its own."""
     parts = module.split(".")
     for count in range(1, len(parts) + 1):
         place = root.joinpath(*parts[:count])

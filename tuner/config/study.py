@@ -65,7 +65,7 @@ class StudyConfig:
         values: The content of both together, in the form of a study file; empty if the study has no file.
         experiment: The experiment in MLflow; by default it has the study's name.
         within: Identifier of the study whose run in MLflow is the parent of this study's run; empty if there is none.
-        folder: Folder of the user's modules, searched in addition to the usual places: that of its file.
+        folder: Folder of the user's modules, searched in addition to the usual places: the folder of its file.
         first: The fixed values of its first trials, which the sampler does not choose.
         probe: Measures its data.
         allowance: The total training that all trials may use; None for no limit.

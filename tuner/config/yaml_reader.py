@@ -278,7 +278,7 @@ def _meaning(text: str) -> Any:
 
 
 def _explained(error: yaml.MarkedYAMLError) -> tuple[str, int]:
-    """Return the error, and the index of its line: that of the opening bracket, if one is not closed."""
+    """Return the error, and the index of its line: the opening bracket's, if one is not closed."""
     problem, begun = str(error.problem), error.context_mark
     index = error.problem_mark.line if error.problem_mark else begun.line if begun else 0
     if "'\\t'" in problem:

@@ -78,7 +78,7 @@ class GroupSizeSearch:
             self._note(f"trials are trained one at a time: {result.message or 'fusing gave no speed-up'}")
 
     def died(self, reason: str) -> None:
-        """Use one at a time, since the measurement has killed its process."""
+        """Train one at a time, because the measurement has killed its process."""
         self.done(MeasurementResult(message=f"a process that tried more {reason}"))
 
     def returned(self) -> None:
@@ -154,7 +154,7 @@ def check_divisible(config: StudyConfig, slots: Sequence[Slot]) -> None:
     """Check that the devices of a slot can have equal shares of a trial.
 
     Raises:
-        BadInputError: If they cannot: each of them would do the whole of it.
+        BadInputError: If they cannot: each device would train all of it.
     """
     ranks = slots[0].ranks
     if ranks > 1 and (reason := config.kind.why_not_divided(config.trial, ranks)):

@@ -62,7 +62,7 @@ def record_comparison(
     *,
     verdict: bool = False,
 ) -> None:
-    """Store the table, the values and the picture in their MLflow run, and the findings in that of the study.
+    """Store the table, the values and the picture in their MLflow run, and the findings in the study's run.
 
     Args:
         uri: MLflow's tracking URI.

@@ -57,7 +57,7 @@ class Curve:
     """The lr curve of a configuration.
 
     Args:
-        lr: The lr at evenly spaced steps; that of a plateau without reductions.
+        lr: The lr at evenly spaced steps; of a plateau, without reductions.
         steps: Length of the training in steps.
         is_known: Whether the lr depends on nothing but the step.
     """

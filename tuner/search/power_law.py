@@ -1,7 +1,7 @@
 """The multi-power law: the loss of a run as a function of its lr curve.
 
 Luo et al., "A Multi-Power Law for Loss Curve Prediction Across Learning Rate Schedules" (ICLR 2025, arXiv:2503.12811):
-with the sum of the lrs ``S(t)``, the loss is a power law of it, minus a term for each reduction of the lr:
+the loss is a power law of the sum of the lrs ``S(t)``, minus a term for each reduction of the lr:
 
 ``L(t) = L0 + A * S(t) ** -alpha - B * sum_k (lr[k-1] - lr[k]) * (1 - (1 + C * lr[k] ** -gamma * S_k(t)) ** -beta)``,
 
@@ -123,7 +123,7 @@ class _Inputs:
 
 
 def _after_warmup(curve: LossCurve) -> NDArray[np.int64]:
-    """Return the places of losses that the law describes: not those of the warm-up and of the first tenth."""
+    """Return the places of losses that the law describes: not the warm-up, nor the first tenth."""
     late = np.flatnonzero(curve.shares >= max(FIRST_SHARE, int(np.argmax(curve.lr)) / len(curve.lr)))
     if not len(late):
         return np.array([len(curve.losses) - 1])

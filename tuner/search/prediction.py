@@ -93,7 +93,7 @@ def is_hopeless(curve: LossCurve, whole: Sequence[LossCurve], stopped: Sequence[
 
 
 def up_to(curve: LossCurve, part: float) -> LossCurve:
-    """Return a run as it was after a part of it; at least its first loss."""
+    """Return a run up to a part of its length; at least its first loss."""
     count = max(1, int((curve.shares <= part + 1e-9).sum()))
     return replace(curve, shares=curve.shares[:count], losses=curve.losses[:count])
 

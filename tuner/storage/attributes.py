@@ -36,7 +36,7 @@ ENDED = "ended"
 """The number of finished trials with which the budget allowed no further one; 0 while it allows one."""
 
 STARTS = "starts"
-"""The values of earlier studies in the first trials, as they were read when the study began."""
+"""The values of earlier studies in the first trials, as read when the study began."""
 
 GAIN = "possible gain"
 """How much better the best value can become, and after how many complete trials that was computed."""

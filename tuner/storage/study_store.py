@@ -96,7 +96,7 @@ class StudyStore:
     Attributes:
         database: The database that holds it.
         directory: Folder of the lock, the checkpoints and the results.
-        identifier: Unique identifier, which differs from that of a study of the same name in another database.
+        identifier: Unique identifier, different for a study of the same name in another database.
         attributes: The recorded facts about the study as a whole.
     """
 

@@ -22,7 +22,7 @@ TRIAL_STATES = {
     "failed": TrialState.FAIL,
     "diverged": TrialState.PRUNED,  # never told as infinity: Optuna ranks it by its reports, if any
 }
-"""Optuna's state of a trial, by that of its `TrialResult`."""
+"""Optuna's state of a trial, by the state of its `TrialResult`."""
 
 
 def attribute(attributes: Mapping[str, Any], name: str, default: Value) -> Value:

@@ -4,8 +4,8 @@ The records of a lane are written in order, and lanes take turns, so a failing r
 retried if the error may be temporary. If it keeps failing while the store takes other records, the record is at fault,
 not the store: it is split if possible, and the parts that still fail are given up.
 
-While records wait, those of a lane that can be joined are written at once, which costs the store little more than one
-of them. If that fails, they are written one by one.
+While records wait, the joinable records of a lane are written at once, which costs the store little more than one of
+them. If that fails, they are written one by one.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """Train one trial on several devices: one process (rank) per device, and each training batch is split between them.
 
-The batch size and the number of steps stay those of the study file. So one device and eight give the same trial, except
+The study file's batch size and number of steps apply. So one device and eight give the same trial, except
 for the order in which floating-point numbers are added, for dropout (each rank draws its own masks) and for batch norm
 (which sees one rank's rows). Only rank 0 reports and writes.
 """
@@ -114,7 +114,7 @@ class SplitBatchDDPStrategy(DDPStrategy):
     In a batch with labels, tensors as long as the labels are split between the ranks; other tensors, such as an
     adjacency matrix or class weights, go to every rank whole. A batch without recognizable labels, or whose length is
     not divisible by the number of ranks (often the last of an epoch), is trained whole on every rank: the mean of the
-    gradients is then still that of the batch. Validation is never split, so its metrics are the same on every rank.
+    gradients is then still the batch's. Validation is never split, so its metrics are the same on every rank.
     """
 
     def batch_to_device(self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:

@@ -53,7 +53,7 @@ class Predictions(pl.Callback):
         self._labels.append(labels.cpu())
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Return the kept tensors; those of a module that is not a classifier are empty.
+        """Return the kept tensors; for a module that is not a classifier, they are empty.
 
         Returns:
             labels [n]; logits [n, classes]; worst [keep], indices of the worst mistakes, worst first, and their

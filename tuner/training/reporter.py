@@ -21,7 +21,7 @@ __all__ = ["EpochMetrics", "LastCallback", "Reporter", "reporter_of"]
 
 
 class LastCallback(Checkpoint):
-    """Base of callbacks whose hooks run after those of all other callbacks and, at an epoch's end, of the module.
+    """Base of callbacks whose hooks run after all other callbacks' and, at an epoch's end, the module's.
 
     Lightning calls `Checkpoint` callbacks last, so they see the metrics that the module logs in its own
     ``on_train_epoch_end``. A checkpoint that is saved there has the other callbacks' states of the same epoch.

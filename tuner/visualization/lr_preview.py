@@ -141,7 +141,7 @@ def _dots(curves: Sequence[LrCurve], scale: str, width: int, height: int) -> Tex
 
 
 def _last_step(step: int, width: int) -> str:
-    """Return the label of the last step, which does not touch that of the first one."""
+    """Return the label of the last step, placed so that it does not touch the first one."""
     label = f"step {step}" if len(f" step {step}") <= width else f"{step}"
     return f"{label:>{width}}"
 

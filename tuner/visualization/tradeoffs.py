@@ -44,5 +44,7 @@ def pareto_front(record: StudyRecord) -> Figure:
     names = join_names([f"#{trial.number}" for trial in front], MOST_NAMED)
     caption = f"The front ({names}): trials that no other trial dominates."
     if len(record.further) > 1:
-        caption += " The front is that of all objectives at once, so in a panel a point of it can lie behind others."
+        caption += (
+            " The front considers all objectives at once, so in one panel a point of the front can lie behind others."
+        )
     return Figure("pareto_front", title, caption, panels, columns=min(2, len(panels)), height=3.8)

@@ -44,7 +44,7 @@ class PredictingPruner(optuna.pruners.BasePruner):
     """Stops a run whose loss is expected to end above the median, once predictions have proved reliable in this study.
 
     Args:
-        read: Returns a trial as a run; None if nothing can be predicted of it.
+        read: Returns a trial as a run; None if it cannot be predicted.
         fewest: Number of full runs below which nothing is predicted.
     """
 

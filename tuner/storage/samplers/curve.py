@@ -24,7 +24,7 @@ class CurveSampler(optuna.samplers.BaseSampler):
         config: The study.
         search: Chooses the values.
         observed: Finished trials that were read before, by number; others are added.
-        others: The sampler of values that are not given by the search, such as those of a study that was changed.
+        others: The sampler of values that the search does not give, for example in a study that was changed.
     """
 
     def __init__(

@@ -97,7 +97,7 @@ def feasible_params(
         asked: The trial.
         trial: The same trial as it is stored, with the values that it has already.
         tried: The configurations of other trials, by their keys.
-        meant: Values that the trial must have; None for those of the first trial with its number.
+        meant: Values that the trial must have; None for the fixed values of its number.
 
     Raises:
         StudyFailedError: If none are found.
