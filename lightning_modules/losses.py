@@ -285,7 +285,7 @@ def balanced_weights(labels: Tensor) -> tuple[float, ...]:
     >>> balanced_weights(torch.tensor([0, 0, 0, 1]))
     (0.6666666666666666, 2.0)
     """
-    rule = "labels must be the numbers of classes, int64 [n] from 0"
+    rule = "labels must be class indices, int64 [n] from 0"
     if labels.dtype != torch.int64 or labels.ndim != 1 or not len(labels):
         raise ValueError(f"{rule}, but got {str(labels.dtype).removeprefix('torch.')} {list(labels.shape)}")
     if below := labels[labels < 0].tolist():

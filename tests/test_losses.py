@@ -356,7 +356,7 @@ def test_script_and_best_yaml_train_the_same_weights(
         (("number", 1, "{name: huber, class_weights: balanced}"), [
             "loss.class_weights: huber <no argument> class_weights. Known: delta."]),
         (("many", 4, "{name: cross_entropy, class_weights: balanced}"), [
-            "loss.class_weights: labels must be the numbers of classes, int64 [n] from 0, but got float32 [90, 4]"]),
+            "loss.class_weights: labels must be class indices, int64 [n] from 0, but got float32 [90, 4]"]),
         (("gap", 3, "{name: cross_entropy, class_weights: balanced}"), [
             "loss.class_weights: each class needs a label, but class 1 of 4 has none"]),
         (("class", 3, "CrossEntropyLoss"), ["<near> cross_entropy?"]),
@@ -396,10 +396,10 @@ def test_a_metric_must_be_one_of_the_task_and_what_falls_is_minimized():
     [
         ("class weights", "trial.loss.class_weights=[1, 2]", "class_weights must have a number for each of the 3 out"),
         ("class weights", "trial.model.num_classes=5", "5 outputs, but has 3; balanced gives one for each class in"),
-        ("several labels", "trial.data.labels=number", "labels must be 0 or 1, [batch, labels], but the data give"),
+        ("several labels", "trial.data.labels=number", "labels must be 0 or 1, [batch, labels], but the data yield"),
         ("several labels", "trial.model.num_classes=3", "return [20, 4] for labels [20, 4], but it returns [20, 3]"),
         ("regression", "trial.model.num_classes=2", "return [20] or [20, 1] for labels [20], but it returns [20, 2]"),
-        ("mse", "trial.data.labels=number", "labels must be the numbers of classes, int64 [batch]"),
+        ("mse", "trial.data.labels=number", "labels must be class indices, int64 [batch]"),
         ("own function", "trial.loss={name: 'plants:of_each'}", "a loss must return one number, the mean of a batch"),
         ("mse", "trial.loss={name: 'plants:Learned'}", "the loss Learned has parameters, but no optimizer would"),
     ],

@@ -194,8 +194,8 @@ def test_a_value_is_changed_and_everything_else_stays(text: str, expected: str):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("search_space: {a: 1}", "search_space is written in one line"),
-        ("{search_space: {}}", "the file is not written line by line"),
+        ("search_space: {a: 1}", "search_space is in YAML flow style, {...}"),
+        ("{search_space: {}}", "the file is in YAML flow style, {...}"),
         ("search_space:\n  optimizer: {one_of: {}}", "optimizer itself is searched"),
         ("search_space:\n  optimizer.initial_lr:\n    low: 1  # why\n    high: 2", "comments inside the value"),
         ("search_space:\n  optimizer.initial_lr:  # why\n    low: 1", "comments inside the value"),

@@ -97,8 +97,8 @@ class Dictionaries(toys.ToyData):
         (ReturnsATuple, None, "the network must return logits [batch, classes], but it returns a tuple"),
         (TwoClasses, None, "the network has 2 outputs and the data have labels from 0 to 2"),
         (OfImages, None, "but for a batch of 16 it returns [16, 3, 8]"),
-        (toys.Net, ManyLabels, "labels must be the numbers of classes, int64 [batch], but the data give torch.float32"),
-        (toys.Net, Dictionaries, "a batch must be a pair of inputs and labels, but the data give a dict"),
+        (toys.Net, ManyLabels, "labels must be class indices, int64 [batch], but the data yield torch.float32"),
+        (toys.Net, Dictionaries, "a batch must be a pair of inputs and labels, but the data yield a dict"),
     ],
     ids=lambda each: getattr(each, "__name__", None),
 )

@@ -55,8 +55,8 @@ def refused(uri: str | None, **options: object) -> str:
         ("s3://ada:SECRET1@bucket", "MLflow does not support stores of the kind s3"),
         ("databricks", "databricks cannot be used: "),
         ("databricks-uc", "databricks-uc cannot be used: "),
-        ("mlflow.db", "mlflow.db: MLflow no longer writes folders of files; use sqlite:///mlflow.db"),
-        ("file:///tmp/x", "MLflow no longer writes folders of files"),
+        ("mlflow.db", "mlflow.db: MLflow no longer writes file stores; use sqlite:///mlflow.db"),
+        ("file:///tmp/x", "MLflow no longer writes file stores"),
         ("sqlite://", "a database in memory is gone with its process"),
         ("sqlite:///:memory:", "a database in memory is gone with its process"),
         ("postgresql+nothing://x/y", "Can't load plugin: sqlalchemy.dialects:postgresql.nothing"),
@@ -126,7 +126,7 @@ def test_a_database_server_that_never_answers_is_given_up(here: Path, monkeypatc
         said = refused(f"postgresql://ada:SECRET1@127.0.0.1:{server.port}/x")
     finally:
         server.close()
-    assert f"postgresql://ada@127.0.0.1:{server.port}/x does not answer within" in said
+    assert f"postgresql://ada@127.0.0.1:{server.port}/x did not answer within" in said
 
 
 def put(path: Path, *statements: str) -> None:

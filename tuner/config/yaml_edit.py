@@ -25,12 +25,12 @@ def with_searched(text: str, path: str, value: str) -> str:
     """
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     if not isinstance(root, yaml.MappingNode) or root.flow_style:
-        raise ValueError("the file is not written line by line")
+        raise ValueError("the file is in YAML flow style, {...}")
     space = next((node for key, node in root.value if key.value == SPACE), None)
     if space is None:
         return f"{text.rstrip()}\n{SPACE}:\n  {path}: {value}\n"
     if not isinstance(space, yaml.MappingNode) or space.flow_style:
-        raise ValueError(f"{SPACE} is written in one line")
+        raise ValueError(f"{SPACE} is in YAML flow style, {{...}}")
     for key, node in space.value:
         if key.value == path:
             return _replaced(text, key.end_mark.index, node, value)

@@ -275,7 +275,9 @@ def _connect(address: str) -> None:
             ray.init(address=address, **quiet)
         except ConnectionError:
             if address != "auto":
-                raise BadInputError([f'--address: "{address}" is not auto, nor host:port of a Ray cluster.']) from None
+                raise BadInputError(
+                    [f'--address: "{address}" is neither auto nor the host:port of a Ray cluster.']
+                ) from None
             ray.init(include_dashboard=False, **quiet)
     finally:
         signal.signal(signal.SIGTERM, before)  # Ray installs its own handler

@@ -60,7 +60,7 @@ def tracking_uri(given: str | None, must_exist: bool = False, study: str = "", s
         elif uri.startswith("sqlite:"):
             _check_database(uri, must_exist, study, storage)
         elif uri.startswith("file:") or not re.match(r"[a-zA-Z][\w+.-]*:|databricks-uc$", uri):
-            raise refused(f"{shown}: MLflow no longer writes folders of files; use sqlite:///mlflow.db.")
+            raise refused(f"{shown}: MLflow no longer writes file stores; use sqlite:///mlflow.db.")
         else:
             _within(CHECK_SECONDS, shown, lambda: _check_database(uri, must_exist, study, storage))
     return uri
@@ -85,7 +85,7 @@ def _within(seconds: float, shown: str, action: Callable[[], None]) -> None:
         thread.start()
         thread.join(seconds)
     if thread.is_alive():
-        raise refused(f"{shown} does not answer within {seconds:.0f} seconds.")
+        raise refused(f"{shown} did not answer within {seconds:.0f} seconds.")
     if failed:
         raise failed[0]
 

@@ -54,17 +54,17 @@ def _pair(batch: Any, task: Task) -> tuple[torch.Tensor, torch.Tensor]:
     if not (isinstance(batch, tuple | list) and len(batch) == 2):
         size = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
         kind = f"{type(batch).__name__}{size}"
-        raise ValueError(f"a batch must be a pair of inputs and labels, but the data give a {kind}; {own}")
+        raise ValueError(f"a batch must be a pair of inputs and labels, but the data yield a {kind}; {own}")
     inputs, labels = batch
     found = f"{labels.dtype} {list(labels.shape)}" if isinstance(labels, torch.Tensor) else type(labels).__name__
     if not isinstance(labels, torch.Tensor):
-        raise ValueError(f"labels must be a tensor, but the data give {found}; {own}")
+        raise ValueError(f"labels must be a tensor, but the data yield {found}; {own}")
     if task == "classification" and (labels.ndim != 1 or labels.is_floating_point()):
-        raise ValueError(f"labels must be the numbers of classes, int64 [batch], but the data give {found}; {own}")
+        raise ValueError(f"labels must be class indices, int64 [batch], but the data yield {found}; {own}")
     if task == "multi_label" and (labels.ndim != 2 or not ((labels == 0) | (labels == 1)).all()):
-        raise ValueError(f"labels must be 0 or 1, [batch, labels], but the data give {found}; {own}")
+        raise ValueError(f"labels must be 0 or 1, [batch, labels], but the data yield {found}; {own}")
     if task == "regression" and labels.ndim not in (1, 2):
-        raise ValueError(f"labels must be numbers, [batch] or [batch, numbers], but the data give {found}; {own}")
+        raise ValueError(f"labels must be numbers, [batch] or [batch, numbers], but the data yield {found}; {own}")
     return inputs, labels
 
 
