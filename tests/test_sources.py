@@ -1,12 +1,18 @@
 """The source files of a study's own modules, and reports of their changes."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from tests.studies import StudyFolder
 from tests.test_own import NET, NEXT_TO_MODULE
+from tuner import Study
+from tuner.config.digest import content_digest
 from tuner.config.sources import Sources, own_sources, sources_of, with_sources
 from tuner.replay import main as replay
 
@@ -24,6 +30,37 @@ PACKAGE = {
     "own_package/unused.py": "",
     "own_unused.py": "",
 }
+
+CELL = """
+import functools, re, sys, types
+import torch
+from torch import nn
+
+WIDTH, NAMES, UNUSED = 3, {"b", "a", 1}, 0
+SETTINGS = types.SimpleNamespace(rates=[0.1], pattern=re.compile("x"), table=torch.ones(2, dtype=torch.bfloat16))
+
+@functools.cache
+def width():
+    return WIDTH
+
+def scaled(x, by=2.0):
+    return x * by * SETTINGS.rates[0]
+
+class Base(nn.Module):
+    KINDS = {nn.ReLU}
+
+    def forward(self, x):
+        return scaled(self.layer(x))
+
+class Net(Base):
+    def __init__(self, bias: bool = True):
+        super().__init__()
+        self.layer = nn.Linear(width(), width(), bias=bias)
+
+    @property
+    def names(self):
+        return [name for name in NAMES if SETTINGS.pattern.match(name)], SETTINGS.table, type(self), self.WIDTH
+"""
 
 
 @pytest.fixture
@@ -52,6 +89,94 @@ def test_a_digest_changes_with_the_content_only(own: Path):
     (own / "own_late.py").unlink()
     after = own_sources(["own_top"])
     assert {name for name in before if before[name] != after.get(name)} == {"own_package/second.py", "own_late.py"}
+
+
+def of_cell(cell: str = CELL, name: str = "<cell>") -> dict[str, Any]:
+    """Return what a cell of a notebook defines."""
+    made: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(cell, name, "exec"), made)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("WIDTH, NAMES, UNUSED = 3", "WIDTH, NAMES, UNUSED = 4"),
+        ('{"b", "a", 1}', '{"b", "a", 2}'),
+        ("rates=[0.1]", "rates=[0.2]"),
+        ('compile("x")', 'compile("y")'),
+        ("torch.ones", "torch.zeros"),
+        ("return WIDTH", "return WIDTH + 1"),
+        ("by=2.0", "by=3.0"),
+        ("KINDS = {nn.ReLU}", "KINDS = {nn.Tanh}"),
+        ("bias: bool = True", "bias: bool = False"),
+        ("scaled(self.layer(x))", "scaled(self.layer(x), 1.0)"),
+        ("class Net(Base)", "class Net(nn.Module)"),
+        ("@property", "@functools.cached_property"),
+    ],
+)
+def test_the_digest_of_a_class_of_a_notebook_changes_with_whatever_it_uses(before: str, after: str):
+    assert before in CELL
+    assert content_digest(of_cell()["Net"]) != content_digest(of_cell(CELL.replace(before, after, 1))["Net"])
+
+
+def test_a_digest_does_not_change_with_comments_places_and_what_is_not_used():
+    edited = "# a comment\n" + CELL.replace("UNUSED = 3, ", "UNUSED = 3,  ").replace("1}, 0", "1}, 5")
+    assert content_digest(of_cell()["Net"]) == content_digest(of_cell(edited, "/tmp/other.py")["Net"])
+
+
+def test_a_digest_is_the_same_in_every_process(tmp_path: Path):
+    ending = """
+from tuner.config.digest import content_digest
+torch.manual_seed(0)
+print(content_digest(Net), content_digest(Net()))
+"""
+    (tmp_path / "script.py").write_text(CELL + ending)
+    made = of_cell()
+    torch.manual_seed(0)
+    here = f"{content_digest(made['Net'])} {content_digest(made['Net']())}"
+    paths = os.pathsep.join([str(Path(__file__).parent.parent), *sys.path])
+    environment = {**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": paths}  # sets have another order
+    command = [sys.executable, tmp_path / "script.py"]
+    assert subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip() == here
+
+
+def test_a_digest_of_what_is_imported_from_a_module_of_the_user_changes_with_its_files(own: Path):
+    (own / "own_side.py").write_text("SIDE = 1\ndef side(): return SIDE\n")
+    made = of_cell("import own_side\nfrom own_side import side\ndef f(): side()\ndef g(): own_side.side()\n")
+    before = content_digest(made["f"]), content_digest(made["g"])
+    (own / "own_side.py").write_text("SIDE = 2\ndef side(): return SIDE\n")
+    assert all(now != then for now, then in zip((content_digest(made["f"]), content_digest(made["g"])), before))
+
+
+def test_a_digest_of_what_cannot_be_pickled_or_contains_itself_is_its_type():
+    made = of_cell("import threading\nLOCK, ALL = threading.Lock(), set()\ndef f(): return LOCK, ALL, f\nALL.add(f)")
+    again = of_cell("import threading\nLOCK, ALL = threading.Lock(), set()\ndef f(): return LOCK, ALL, f\nALL.add(f)")
+    assert content_digest(made["f"]) == content_digest(again["f"])
+    again["LOCK"] = object()
+    assert content_digest(made["f"]) != content_digest(again["f"])
+
+
+def test_a_study_reports_a_changed_global_of_a_function_that_it_sends_by_value(
+    folder: StudyFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    folder.prepare()
+    monkeypatch.chdir(folder.path)
+
+    def output(scale: float, trials: int) -> str:
+        cell = f"SCALE = {scale}\ndef loss(trial): return SCALE * trial['x']"
+        study = Study(
+            name="cell",
+            objective_function=of_cell(cell)["loss"],
+            search_space={"x": {"low": 0.0, "high": 1.0}},
+            direction="minimize",
+        )
+        study.run(trials=trials, engine="inline", review=False)
+        return " ".join(capsys.readouterr().out.split())
+
+    assert "changed" not in output(1.0, 1) + output(1.0, 2)
+    assert "since trial #1 __main__:loss changed: later trials may differ" in output(2.0, 3)
+    assert "changed" not in output(2.0, 4)
 
 
 def test_a_change_is_reported_once_with_the_first_trial_after_it():

@@ -6,8 +6,6 @@ keeps it for later runs.
 """
 
 import copy
-import hashlib
-import inspect
 import pickle
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from typing import Any
 
 import cloudpickle
 
+from tuner.config.digest import content_digest
 from tuner.errors import in_a_line, place_of
 from tuner.text import join_names
 
@@ -30,7 +29,7 @@ class Held:
 
     Args:
         content: The object, pickled by cloudpickle.
-        digest: Digest of its source or, if that is unknown, of its content.
+        digest: Digest of its code, and of the values that it refers to (see `content_digest`).
     """
 
     content: bytes
@@ -73,11 +72,8 @@ def hold(name: str, target: Any) -> Held:
         content = cloudpickle.dumps(target)
     except Exception as error:  # from methods such as __reduce__ of the user's classes
         raise ValueError(f"{name} cannot be sent to a training run: {in_a_line(error)}{place_of(error)}.") from error
-    try:
-        source = inspect.getsource(target).encode()
-    except (OSError, TypeError):  # an object, or source that was not kept
-        source = content
-    _held[name], _found[name] = Held(content, hashlib.sha256(source).hexdigest()[:16]), target
+    original = target.original if isinstance(target, Copies) else target
+    _held[name], _found[name] = Held(content, content_digest(original)), target
     return _held[name]
 
 
