@@ -146,7 +146,9 @@ def test_a_digest_of_what_is_imported_from_a_module_of_the_user_changes_with_its
     made = of_cell("import own_side\nfrom own_side import side\ndef f(): side()\ndef g(): own_side.side()\n")
     before = content_digest(made["f"]), content_digest(made["g"])
     (own / "own_side.py").write_text("SIDE = 2\ndef side(): return SIDE\n")
-    assert all(now != then for now, then in zip((content_digest(made["f"]), content_digest(made["g"])), before))
+    assert all(
+        now != then for now, then in zip((content_digest(made["f"]), content_digest(made["g"])), before, strict=True)
+    )
 
 
 def test_a_digest_of_what_cannot_be_pickled_or_contains_itself_is_its_type():
