@@ -91,8 +91,11 @@ if not Path("spoilt").exists():
         except OSError:
             pass
 elif not Path("helper").exists() and Path("spoilt").read_text() != str(os.getpid()):  # the next process
-    helper = subprocess.Popen(["sleep", "1000"], close_fds=False, stdout=subprocess.DEVNULL)
-    Path("helper").write_text(str(helper.pid))
+    pids = [
+        subprocess.Popen(["sleep", "1000"], close_fds=False, stdout=subprocess.DEVNULL, start_new_session=each).pid
+        for each in (False, True)
+    ]
+    Path("helper").write_text(f"{pids[0]} {pids[1]}")
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -104,7 +107,8 @@ def test_a_trial_continues_whatever_its_training_did_to_the_pipe(folder: StudyFo
     assert "trial #0 wrote into the pipe to the coordinator and was killed; it resumes from its last" in output
     assert "trial #0 was killed by SIGKILL" in output
     assert folder.optuna("select state from trials") == [("COMPLETE",)]
-    assert not is_alive(int((folder.path / "helper").read_text())), "it ended with its training"
+    helpers = (folder.path / "helper").read_text().split()
+    assert [is_alive(int(pid)) for pid in helpers] == [False, False], "they ended with their training"
 
 
 # -- hangs -------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import get_args
 import pytest
 
 from tests.networks import FIRST_EPOCH, holding, release, with_network
-from tests.processes import slots_of
+from tests.processes import is_alive, slots_of
 from tests.studies import EPOCHS, STEPS, StudyFolder
 from tuner.engines.local import MAX_OUTPUT
 from tuner.process import CrashPoint
@@ -161,6 +161,7 @@ ENDS = """\
 import os
 import platform
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -198,6 +199,8 @@ class Net(MLP):
     def leave_a_process(self):
         if os.fork() == 0:
             time.sleep(10**6)
+        with open("left", "w") as file:  # in a session of its own
+            file.write(str(subprocess.Popen(["sleep", "1000"], start_new_session=True).pid))
 
     def fail(self):
         raise RuntimeError("this network fails at step 25")
@@ -225,17 +228,19 @@ def test_a_trial_ends_and_the_study_continues_whatever_its_network_does(folder: 
     rows = folder.optuna(f"select param_value, state, ({messages}) from trials join trial_params using (trial_id)")
     found = {ends[int(index)]: (state, json.loads(message or '""')) for index, state, message in rows}
     fails = "RuntimeError: this network fails at step 25"
-    place = 'ends.py, line 43, in fail: raise RuntimeError("this network fails at step 25")'
+    place = 'ends.py, line 46, in fail: raise RuntimeError("this network fails at step 25")'
+    hint = "(no signal: os._exit or the like ended it)"
     killed = "was killed by SIGKILL (often out of memory: see dmesg), 4 times: given up"
     assert found == {
         "nothing": ("COMPLETE", ""),
-        "os_exit": ("FAIL", "ended with status 0 and no result, 4 times: given up"),
-        "sys_exit": ("FAIL", "SystemExit (ends.py, line 30, in sys_exit: sys.exit())"),
+        "os_exit": ("FAIL", f"ended with status 0 and no result {hint}, 4 times: given up"),
+        "sys_exit": ("FAIL", "SystemExit (ends.py, line 31, in sys_exit: sys.exit())"),
         "kill": ("FAIL", killed),
         "leave_a_thread": ("COMPLETE", ""),
         "leave_a_process": ("COMPLETE", ""),
         "fail": ("FAIL", f"{fails} ({place})"),
     }
+    assert not is_alive(int((folder.path / "left").read_text()))
     assert f"failed: {killed}" in output
     assert output.count(fails) == 1
     failed = folder.mlflow("select artifact_uri from runs where status = 'FAILED'")
@@ -291,7 +296,8 @@ def test_a_killed_loader_process_is_a_crash_and_not_a_failure(folder: StudyFolde
         "        return DataLoader(rows, batch_size=None, num_workers=1, multiprocessing_context='fork')\n"
     )
     output = folder.run("--trials", "1", "--set", "trial.data={name: 'own:Data', batch_size: 10}")
-    assert "ended with status 1 and no result; it resumes from its last checkpoint" in output
+    ended = "ended with status 1 and no result (no signal: os._exit or the like ended it)"
+    assert f"{ended}; it resumes from its last checkpoint" in output
     folder.check(trials=1, epochs=EPOCHS, steps=STEPS)
 
 

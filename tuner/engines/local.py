@@ -22,6 +22,7 @@ from tuner.engines.fork_server import (
     how_it_ended,
     why_not_started,
 )
+from tuner.engines.leftovers import kill_marked, mark_programs
 from tuner.engines.pipe import CorruptPipeError, Mailbox, PipeChannel
 from tuner.engines.stalls import StallDetector
 from tuner.errors import StudyFailedError
@@ -42,11 +43,16 @@ class _Busy:
     slot: Slot
     group: Group
     ranks: list[ForkServerProcess]  # rank 0 reports for all
+    mark: str  # of the programs that they start
     mailbox: Mailbox
     stall_detector: StallDetector
 
-    def end(self) -> str:
-        """Kill the processes that still run, and return how the others ended."""
+    def end(self, is_done: bool = False) -> str:
+        """Kill the processes that still run, and return how the others ended.
+
+        Args:
+            is_done: Whether rank 0 has ended on its own and killed the programs that they had started.
+        """
         codes = [rank.exitcode for rank in self.ranks if rank.exitcode is not None]
         for rank in self.ranks:
             if rank.pid is not None:
@@ -54,8 +60,12 @@ class _Busy:
                     os.killpg(rank.pid, signal.SIGKILL)  # including processes that user code has started
                 rank.kill()
                 rank.join()
+        if not is_done:
+            kill_marked(self.mark)
         self.mailbox.close()
-        return how_it_ended(min(codes, default=None))  # a signal (negative) is the cause of other ranks' exit codes
+        code = min(codes, default=None)  # a signal (negative) is the cause of other ranks' exit codes
+        by_itself = code is not None and code >= 0
+        return f"{how_it_ended(code)}{' (no signal: os._exit or the like ended it)' if by_itself else ''}"
 
 
 class LocalEngine:
@@ -100,12 +110,13 @@ class LocalEngine:
         for pause in (*self.START_PAUSES, None):
             ensure_server()
             ours, theirs = self._context.Pipe()
-            ranks = [self._context.Process(target=_work, args=(theirs, slot, group))]
+            mark = uuid.uuid4().hex
+            ranks = [self._context.Process(target=_work, args=(theirs, slot, group, mark))]
             if slot.ranks > 1 and isinstance(group, TrainingGroup):
                 rendezvous_file = folder_of_sockets() / uuid.uuid4().hex
                 ranks = [
                     self._context.Process(
-                        target=_work, args=(None if rank else theirs, slot, group, rank, rendezvous_file)
+                        target=_work, args=(None if rank else theirs, slot, group, mark, rank, rendezvous_file)
                     )
                     for rank in range(slot.ranks)
                 ]
@@ -114,14 +125,14 @@ class LocalEngine:
                     for process in ranks:
                         process.start()
             except (EOFError, OSError) as error:  # the server has just been killed
-                _Busy(slot, group, ranks, Mailbox(ours), StallDetector((), 0.0)).end()
+                _Busy(slot, group, ranks, mark, Mailbox(ours), StallDetector((), 0.0)).end()
                 if pause is None:
                     reason = why_not_started(error)
                     raise StudyFailedError(f"no process can be started for a trial: {reason}") from error
                 time.sleep(pause)
             else:
                 stall_detector = StallDetector([rank.pid for rank in ranks if rank.pid], self._stall_timeout)
-                self._busy.append(_Busy(slot, group, ranks, Mailbox(ours), stall_detector))
+                self._busy.append(_Busy(slot, group, ranks, mark, Mailbox(ours), stall_detector))
                 return
             finally:
                 theirs.close()
@@ -167,7 +178,7 @@ class LocalEngine:
                     busy.mailbox.answer(decisions)
             case ("done", results):
                 busy.ranks[0].join(self.END_SECONDS)
-                busy.end()
+                busy.end(is_done=True)
                 self._busy.remove(busy)
                 handler.done(busy.group, results)
 
@@ -182,6 +193,7 @@ def _work(
     pipe: "connection.Connection[Any, Any] | None",
     slot: Slot,
     group: Group,
+    mark: str,
     rank: int = 0,
     rendezvous_file: Path | None = None,
 ) -> None:
@@ -190,6 +202,7 @@ def _work(
     os.setsid()  # Ctrl-C in the terminal reaches only the coordinator, which then stops the training cleanly
     ignore_interrupts()
     restore_handlers_in_forks()
+    mark_programs(mark)
     if slot.cores:
         first = rank * slot.threads if rendezvous_file else 0
         os.sched_setaffinity(0, slot.cores[first : first + slot.threads] if rendezvous_file else slot.cores)
@@ -210,6 +223,7 @@ def _work(
         results = run(group, channel, slot.kind)
     if pipe:
         ours.done(results)
+        kill_marked(mark)
         os.killpg(0, signal.SIGKILL)  # including threads and processes that user code left running
 
 
