@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from tests.launcher import Started
 from tests.networks import OWN_NETWORK, holding, release
@@ -229,7 +230,32 @@ def test_a_server_that_answers_500_to_one_kind_of_record_gets_the_others(
     assert len(study.points()["lr"]) == len(study.points(1)["lr"]) == 100
     assert study.tags(1)["tuner.state"] == "complete"
     assert any("the data set of trial #0 and trial #1" in text for text in study.tracker.missing)
-    assert any("too many 500 error responses" in text for text in study.tracker.missing), "in the exception's own words"
+    assert any("it answered 500 Internal Server Error" in text for text in study.tracker.missing)
+
+
+def test_an_artifact_store_that_answers_500_is_not_reported_as_a_server_that_is_down(
+    folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(records, "PAUSES", (0.05,))
+    monkeypatch.setattr(records, "LAST_PAUSE", 0.05)
+    folder.prepare()
+    monkeypatch.chdir(folder.path)
+    proxy = Proxy("", lambda path, body: 500)
+    place = f"{proxy.address}/artifacts"
+    try:
+        MlflowClient("sqlite:///mlflow.db").create_experiment("tiny", artifact_location=place)
+        study = Study(folder)
+        study.open()
+        study.train(0, [("lr", 1, 0.1)])
+        assert not study.close()
+    finally:
+        proxy.close()
+    why = "it answered 500 Internal Server Error"
+    assert f"artifacts cannot be written to {place} at present ({why}); they are kept and sent later" in study.notes
+    assert study.tracker.missing == [
+        f"Some artifacts could not be written to {place} ({why}); run the same command again when that is solved"
+    ]
+    assert study.points() == {"lr": [(1, 0.1)]}
 
 
 def test_a_server_that_takes_no_metrics_at_all_is_not_asked_for_each_point(

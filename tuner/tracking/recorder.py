@@ -74,6 +74,8 @@ class Recorder:
         self._lock = threading.Lock()
         self._losses: dict[tuple[str, str, bool], tuple[str, dict[str, None]]] = {}
         self._is_complete, self._was_removed = True, False
+        self._what_is_missing = "Some records did not reach MLflow", "it is up"
+        self._artifacts_error = ""  # of their last outage
         self.runs = RecordWriter("tracking", can_pass, probes[0], self._runs_went_away, self._runs_came_back)
         self.artifacts = RecordWriter("artifacts", can_pass, probes[1], self._artifacts_went_away, lambda: None)
 
@@ -109,6 +111,9 @@ class Recorder:
         file = file_of(self.uri)
         self._was_removed = file is not None and not file.exists()
         self._is_complete = not self.waiting and not self._was_removed
+        if self.artifacts.waiting and not self.runs.waiting and self._artifacts_error:
+            what = f"Some artifacts could not be written to {self._place} ({self._artifacts_error})"
+            self._what_is_missing = what, "that is solved"
         self.runs.close()
         self.artifacts.close()
         with self._lock:
@@ -148,7 +153,8 @@ class Recorder:
         if self._was_removed:
             sentences.append("MLflow's database was removed while the study ran; run the same command again")
         elif not self._is_complete:
-            sentences.append("Some records did not reach MLflow; run the same command again when it is up")
+            what, when = self._what_is_missing
+            sentences.append(f"{what}; run the same command again when {when}")
         with self._lock:
             losses = [(what, is_final, why, list(whom)) for (what, _, is_final), (why, whom) in self._losses.items()]
         for what, is_final, why, whom in losses:
@@ -170,7 +176,7 @@ class Recorder:
         self.warn("MLflow is accepting records again")
 
     def _artifacts_went_away(self, error: Exception) -> None:
-        why = reason(error, self.uri)
+        self._artifacts_error = why = reason(error, self.uri)
         self.warn(f"artifacts cannot be written to {self._place} at present ({why}); they are kept and sent later")
 
     # -- reading MLflow ------------------------------------------------------------------------------------------------

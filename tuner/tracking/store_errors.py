@@ -4,6 +4,7 @@ import contextlib
 import errno
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from http import HTTPStatus
 from typing import Any
 
 import requests
@@ -30,6 +31,8 @@ TEMPORARY_ERRNO = frozenset(
 )
 # Names of the error classes of artifact stores' clients.
 TEMPORARY_NAME = re.compile(r"Connect(ion|Timeout)|Timeout|Unavailable|TooManyRequests|Throttl|SlowDown|RetryError")
+ANSWERED = re.compile(r"too many (\d{3}) error responses")
+"""The text of urllib3 about an error that a server answered; MLflow keeps nothing else of the answer."""
 PERMANENT_REQUESTS = (
     requests.exceptions.InvalidURL,
     requests.exceptions.MissingSchema,
@@ -102,12 +105,21 @@ def reason(error: BaseException, uri: str) -> str:
         text = str(getattr(last, "reason", next((each for each in last.args if isinstance(each, Exception)), last)))
     else:
         text = str(error)
+    if answered := ANSWERED.fullmatch(text):
+        text = f"it answered {answered[1]}{_phrase(int(answered[1]))}"
     line = " ".join(without_passwords(text, uri).split())
     says_enough = line and isinstance(
         error, MlflowException | DBAPIError | ArgumentError | OSError | ImportError | TunerError
     )
     line = line if says_enough else f"{type(error).__name__}: {line}"
     return (line if len(line) <= 300 else f"{line[:300]} ...").rstrip(".:? ")
+
+
+def _phrase(status: int) -> str:
+    try:
+        return f" {HTTPStatus(status).phrase}"
+    except ValueError:
+        return ""
 
 
 def _of_network(chain: Iterable[BaseException]) -> bool:
