@@ -120,15 +120,27 @@ def test_attributes_that_are_missing_or_of_another_type_are_not_used(attributes:
     assert setup_of(trial) == {}
 
 
-def test_a_study_that_is_deleted_while_it_runs_ends_and_says_so(folder: StudyFolder):
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("deleted", 'study "iris" was deleted from sqlite:///optuna.db while it ran; run the command again'),
+        ("removed", "was removed or replaced while the study ran; run the command again"),
+    ],
+)
+def test_a_study_that_is_deleted_while_it_runs_ends_and_says_so(how: str, message: str, folder: StudyFolder):
     process = folder.start("--trials", "1000", "--per-device", "1", study=IRIS)
     folder.wait_for(lambda: folder.optuna("select 1 from trials where state = 'COMPLETE'"), process)
-    optuna.delete_study(study_name="iris", storage=f"sqlite:///{folder.path}/optuna.db")
+    if how == "deleted":
+        optuna.delete_study(study_name="iris", storage=f"sqlite:///{folder.path}/optuna.db")
+    else:
+        (folder.path / "optuna.db").unlink()
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 1, output
-    assert 'study "iris" was deleted from sqlite:///optuna.db while it ran; run the command again' in output
+    assert message in " ".join(output.split())
     assert "Traceback" not in output
     assert folder.mlflow("select count(*) from runs where status = 'RUNNING'") == [(0,)]
+    of_study = "select status from runs join tags using (run_uuid) where key = 'tuner.study_id'"
+    assert folder.mlflow(of_study) == [("KILLED",)]
 
 
 def test_a_study_that_replaces_a_deleted_one_is_another(store: StudyStore, tmp_path: Path):

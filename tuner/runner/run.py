@@ -394,12 +394,12 @@ class OpenStudy(Generic[Store]):
                 if on_trial:
                     on_trial(self, number)
 
-            coordinator = Coordinator(config, store, tracker, display, finished, plan.fuse, plan.checkpoint_every)
-            self._coordinator = coordinator
-            interruption.stops(coordinator.stop)
-            readings = SystemMetrics(tracker.log_system, display.note) if plan.system_metrics else nullcontext()
             is_finished, further = False, None
             try:
+                coordinator = Coordinator(config, store, tracker, display, finished, plan.fuse, plan.checkpoint_every)
+                self._coordinator = coordinator
+                interruption.stops(coordinator.stop)
+                readings = SystemMetrics(tracker.log_system, display.note) if plan.system_metrics else nullcontext()
                 with display, readings:
                     timings.phase("first step")
                     coordinator.run(engine)
