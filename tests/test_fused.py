@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import pytorch_lightning as pl
@@ -16,6 +16,8 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
+from torch.nn.utils.prune import random_unstructured
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -734,6 +736,24 @@ class Scaling(Branching):
         return scaled
 
 
+class Hook:
+    def __call__(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        return 2 * output
+
+
+def weighted(change: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), change(nn.Linear(784, 10)))
+
+
+def hooked(layer: nn.Module) -> nn.Module:
+    layer.register_forward_hook(Hook())
+    return layer
+
+
+def pruned(layer: nn.Module) -> nn.Module:
+    return cast(nn.Module, random_unstructured(layer, "weight", 0.3))
+
+
 def volumes() -> nn.Module:
     convolutions = [nn.Unflatten(2, (4, 7)), nn.Conv3d(1, 3, 2), nn.Flatten(3), nn.Conv2d(3, 2, 2), nn.Flatten(2)]
     return nn.Sequential(*convolutions, nn.Conv1d(2, 3, 2), nn.Flatten(), nn.LazyLinear(10))
@@ -755,9 +775,22 @@ def seen(network: nn.Module) -> nn.Module:
             for name, kind in (("LSTM", nn.LSTM), ("GRU", nn.GRU), ("RNN", nn.RNN))
         ),
         ([lambda: nn.LSTM(28, 10)] * 2, r"the networks have LSTM$"),
+        *(
+            ([partial(kind, 28, 10)] * 2, rf"recurrent layers cannot be fused: the networks have {kind.__name__}$")
+            for kind in (nn.LSTMCell, nn.GRUCell, nn.RNNCell)
+        ),
+        ([partial(weighted, weight_norm)] * 2, "weight_norm cannot be fused: the networks have it in 1.weight$"),
+        ([partial(weighted, spectral_norm)] * 2, "spectral_norm cannot be fused: the networks have it in 1.weight$"),
+        ([partial(weighted, orthogonal)] * 2, None),
+        ([partial(weighted, pruned)] * 2, "weights that a hook computes cannot be fused: the networks have 1.weight$"),
+        ([partial(weighted, hooked)] * 2, r"has different objects as 1._forward_hooks \(Hook\), which cannot be"),
+        (
+            [lambda: nn.Sequential(nn.Flatten(), nn.RReLU())] * 2,
+            "^torch.vmap cannot vectorize rrelu, which the networks use$",
+        ),
         ([Scaling, Scaling], r"has a different object as scale \(function\), which cannot be compared"),
-        ([Branching, Branching], "data-dependent control flow"),
-        ([Noisy, Noisy], "random"),
+        ([Branching, Branching], r"^the forward pass branches on values of a tensor \(data-dependent control flow\)$"),
+        ([Noisy, Noisy], "^the networks draw random numbers in their forward pass, other than by layers of dropout$"),
         ([Attending, Attending], "random"),
         ([Replacing, Replacing], "mean is replaced in the forward pass: change buffers in place"),
         ([partial(small_cnn, 0.1), partial(small_cnn, 0.5)], r"that of trial 1 has dropout = 0.5 instead of 0.1"),

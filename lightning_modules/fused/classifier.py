@@ -23,7 +23,7 @@ from lightning_modules.evaluation import evaluated_state
 from lightning_modules.fused.attributes import attributes, changed
 from lightning_modules.fused.evaluation import FusedEvaluationWeights
 from lightning_modules.fused.layers import StackedLayers
-from lightning_modules.fused.network import look_at
+from lightning_modules.fused.network import look_at, why_not
 from lightning_modules.fused.optimizer import FusedOptimizer
 from lightning_modules.fused.recorded_step import CudaGraph, RecordedStep, Recorder
 from lightning_modules.fused.stacking import check_alike, rows_of, stack, stack_models
@@ -472,5 +472,5 @@ def can_fuse(classifiers: Sequence[Classifier], inputs: Tensor) -> str | None:
         fused(inputs[:2]).sum().backward()
         fused.eval()(inputs[:2])
     except Exception as error:  # from vmap or the network
-        return " ".join(str(error).split())
+        return why_not(error) or " ".join(str(error).split())
     return None

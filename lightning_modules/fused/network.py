@@ -1,6 +1,7 @@
 """Probes a network's behaviour by calling one of the K copies."""
 
 import copy
+import re
 from dataclasses import dataclass
 
 import torch
@@ -9,8 +10,17 @@ from torch import Tensor, nn
 from lightning_modules.dropout import DropoutBySeed
 from lightning_modules.fused.attributes import attributes, changed
 from lightning_modules.fused.layers import AutocastUses
+from lightning_modules.fused.stacking import CannotFuseError
 
-__all__ = ["Findings", "look_at"]
+__all__ = ["Findings", "look_at", "why_not"]
+
+REASONS = {
+    r"aten::(\w+)": r"torch.vmap cannot vectorize {}, which the networks use",
+    r"random operation": "the networks draw random numbers in their forward pass, other than by layers of dropout",
+    r"data-dependent control flow": "the forward pass branches on values of a tensor (data-dependent control flow)",
+    r"\.item\(\)": "the forward pass reads numbers out of tensors (.item())",
+}
+"""What errors of torch.vmap mean, by a part of their text."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +45,7 @@ def look_at(model: nn.Module, inputs: Tensor, dropout: DropoutBySeed) -> Finding
         dropout: The noise of the dropout.
 
     Raises:
-        ValueError: If the network replaces its buffers by new tensors, which `vmap` would lose.
+        CannotFuseError: If the network replaces its buffers by new tensors, which `vmap` would lose.
     """
     stacks = [*model.parameters(), *model.buffers()]
     rows = {id(stack): stack.detach()[0].clone() for stack in stacks}
@@ -46,6 +56,22 @@ def look_at(model: nn.Module, inputs: Tensor, dropout: DropoutBySeed) -> Finding
         alone(inputs)
     for name, buffer in alone.named_buffers():
         if buffer is not buffers[name]:
-            raise ValueError(f"{name} is replaced in the forward pass: change buffers in place to fuse trials")
+            raise CannotFuseError(f"{name} is replaced in the forward pass: change buffers in place to fuse trials")
     trained = [name for name, stack in model.named_parameters() if stack.requires_grad]
     return Findings([name for name in trained if name in uses.names], changed(before, attributes(alone, buffers=False)))
+
+
+def why_not(error: BaseException) -> str:
+    """Return in one line why networks cannot be called as one; empty if the error does not say it.
+
+    Args:
+        error: The error of the attempt, from `vmap` or from the networks.
+    """
+    text = " ".join(str(error).split())
+    if isinstance(error, CannotFuseError):
+        return text
+    if isinstance(error, RuntimeError | NotImplementedError) and re.search(r"vmap|[Bb]atching rule", text):
+        for part, meaning in REASONS.items():
+            if found := re.search(part, text):
+                return meaning.format(*found.groups())
+    return ""

@@ -9,7 +9,14 @@ from torch import Tensor, nn
 
 from lightning_modules.fused.attributes import has_identity, is_equal
 
-__all__ = ["check_alike", "rows_of", "stack", "stack_models"]
+__all__ = ["CannotFuseError", "check_alike", "rows_of", "stack", "stack_models"]
+
+NORMS = {"_WeightNorm": "weight_norm", "_SpectralNorm": "spectral_norm"}
+"""The classes of torch's parametrizations that cannot be stacked."""
+
+
+class CannotFuseError(ValueError):
+    """Networks cannot be trained as one; the text is a sentence that says why."""
 
 
 def stack(rows: Sequence[Tensor]) -> Tensor:
@@ -36,16 +43,25 @@ def check_alike(models: Sequence[nn.Module], names: Sequence[str]) -> None:
         names: Their names in messages.
 
     Raises:
-        ValueError: If one differs from the first, or has layers that cannot be stacked.
+        CannotFuseError: If one differs from the first, or has layers that cannot be stacked.
     """
     for path, module in models[0].named_modules():
-        if isinstance(module, nn.RNNBase):
-            which = f"{path} ({type(module).__name__})" if path else type(module).__name__
-            raise ValueError(f"recurrent layers cannot be fused: the networks have {which}")
+        kind = type(module).__name__
+        if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+            which = f"{path} ({kind})" if path else kind
+            raise CannotFuseError(f"recurrent layers cannot be fused: the networks have {which}")
+        if kind in NORMS:
+            where = path.replace("parametrizations.", "").rpartition(".")[0]
+            raise CannotFuseError(f"{NORMS[kind]} cannot be fused: the networks have it in {where}")
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                where = f"{path}.{name}" if path else name
+                raise CannotFuseError(f"weights that a hook computes cannot be fused: the networks have {where}")
     for model, name in zip(models[1:], names[1:], strict=True):
         difference = _difference(models[0], model)
         if difference:
-            raise ValueError(f"the networks may differ only in their numbers, but that of trial {name} {difference}")
+            rule = "the networks may differ only in their numbers"
+            raise CannotFuseError(f"{rule}, but that of trial {name} {difference}")
 
 
 def stack_models(models: Sequence[nn.Module], names: Sequence[str]) -> nn.Module:
@@ -75,10 +91,18 @@ def _difference(one: nn.Module, other: nn.Module) -> str | None:
             values = [each.get(key) for each in described]
             if not is_equal(*values):
                 place = f"{path}.{key}" if path else key
+                if kinds := _kinds(values[0]):
+                    return f"has different objects as {place} ({kinds}), which cannot be compared"
                 if type(values[0]) is type(values[1]) and has_identity(values[0]):
                     return f"has a different object as {place} ({type(values[0]).__name__}), which cannot be compared"
                 return f"has {place} = {values[1]} instead of {values[0]}"
     return None
+
+
+def _kinds(value: Any) -> str:
+    """Return the types of a mapping's values that compare by identity, such as hooks."""
+    objects = [each for each in value.values() if has_identity(each)] if isinstance(value, Mapping) else []
+    return ", ".join(dict.fromkeys(type(each).__name__ for each in objects))
 
 
 def _description(module: nn.Module) -> dict[str, Any]:

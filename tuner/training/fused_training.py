@@ -9,6 +9,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lightning_modules import EpochSeed, FusedClassifier
 from lightning_modules.data.base import TensorDataModule
+from lightning_modules.fused.network import why_not
 from lightning_modules.fused.recorded_step import not_recorded
 from tuner.files import DiskFullError
 from tuner.protocol import Assignment, Channel, Decision, EpochReport, TrialResult
@@ -66,7 +67,7 @@ def train_together(
             else:
                 left = [assignment for assignment in part if assignment.number not in results]
                 size = len(part) // 2 if is_out_of_memory(error) else 1
-                channel.fuse_at_most(size, error_message(error, part[0].training))
+                channel.fuse_at_most(size, why_not(error) or error_message(error, part[0].training))
                 halves = [left[start : start + size] for start in range(0, len(left), size)]
                 parts = halves + parts if size > 1 else []  # if the network is at fault, each trial fails alone
         free_memory(device)

@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 
 from lightning_modules import FusedClassifier
+from lightning_modules.fused.network import why_not
 from tuner.config.trial import TrialConfig
 from tuner.errors import in_a_line
 from tuner.protocol import Assignment, MeasurementResult
@@ -76,7 +77,7 @@ def fastest_together(assignment: Assignment, most: int, device: str) -> Measurem
         count, speedup = fastest(most, seconds)
         return MeasurementResult(count, speedup, as_group=as_group)
     except Exception as error:  # from vmap or the network; an error of the network will fail the trial as well
-        return MeasurementResult(message=f"they cannot be fused: {in_a_line(error)}")
+        return MeasurementResult(message=f"they cannot be fused: {why_not(error) or in_a_line(error)}")
 
 
 def _fused(config: TrialConfig, count: int, device: str) -> FusedClassifier:
