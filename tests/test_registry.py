@@ -18,9 +18,24 @@ from tests.rules import refused, shortened
 from tuner.config import registry
 from tuner.config.annotations import check_value, converted, did_you_mean
 from tuner.config.component import Component, rehearse
+from tuner.config.optimization import settings_fault
 from tuner.config.registry import Argument, arguments_of, resolve, sample_optimizer, signature_of
 from tuner.direction import Direction
 
+KERNELS = """\
+import torch
+
+class Kernels(torch.optim.SGD):
+    def __init__(self, params, lr=0.1, momentum=0.9):
+        params = list(params)
+        for group in params if isinstance(params[0], dict) else [{"params": params}]:
+            for each in group["params"]:
+                if each.ndim != 4:
+                    raise ValueError(f"only kernels, but got {tuple(each.shape)}")
+        if momentum < 0:
+            raise ValueError("momentum must be positive")
+        super().__init__(params, lr=lr, momentum=momentum)
+"""
 SOURCE = """\
 from pathlib import Path
 import pytorch_lightning as pl
@@ -428,6 +443,16 @@ def test_an_optimizer_of_matrices_is_tried_on_one() -> None:
     assert isinstance(sample_optimizer(rehearse("optimizer", muon)), torch.optim.Muon)
     with pytest.raises(ValueError, match="momentum should be >= 0 but is: -1"):
         rehearse("optimizer", {**muon, "momentum": -1.0})
+
+
+def test_an_optimizer_of_kernels_is_tried_on_one_also_in_groups(user: Path) -> None:
+    (user / "kernels.py").write_text(KERNELS)
+    optimizer = {"name": "kernels:Kernels", "initial_lr": 0.1}
+    assert sample_optimizer(rehearse("optimizer", optimizer)).param_groups[0]["params"][0].ndim == 4
+    values = {"optimizer": optimizer, "groups": {"first": {"parameters": "0", "optimizer": {"initial_lr": 1.0}}}}
+    assert settings_fault(values, (0,)) is None
+    with pytest.raises(ValueError, match=r"^momentum must be positive$"):
+        rehearse("optimizer", {**optimizer, "momentum": -1.0})
 
 
 def test_a_data_module_is_tried_with_a_seed(user: Path) -> None:

@@ -146,7 +146,7 @@ def _reduced(value: Any) -> list[Any]:
     """Return what pickle keeps of an object; nothing if it cannot be pickled."""
     try:
         reducer = copyreg.dispatch_table.get(type(value))
-        reduced = reducer(value) if reducer else value.__reduce_ex__(4)
+        reduced: Any = reducer(value) if reducer else value.__reduce_ex__(4)
     except Exception:  # from __reduce__ and __getstate__ of any class
         return []
     if isinstance(reduced, str):

@@ -7,6 +7,7 @@ names come from the study file that the user gave and from nowhere else.
 import functools
 import inspect
 import pkgutil
+import re
 import sys
 import typing
 from collections.abc import Callable, Mapping
@@ -427,12 +428,16 @@ def accepted(kind: str, name: str, extra: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def sample_optimizer(make: Callable[..., Any]) -> Any:
-    """Return the optimizer of one small parameter: a vector or, for optimizers such as Muon, a matrix.
+    """Return the optimizer of one small parameter: a vector, a matrix (as Muon needs), or a kernel of convolutions.
 
     Raises:
-        Exception: The error for the matrix, if it accepts neither.
+        Exception: If it accepts none of them, the error that the fewest have: the others are about the shape.
     """
-    try:
-        return make([torch.nn.Parameter(torch.zeros(1))])
-    except Exception:  # an invalid argument fails with a matrix as well
-        return make([torch.nn.Parameter(torch.zeros(1, 1))])
+    errors: list[Exception] = []
+    for dimensions in range(1, 6):
+        try:
+            return make([torch.nn.Parameter(torch.zeros([1] * dimensions))])
+        except Exception as error:  # from the user's class
+            errors.append(error)
+    texts = [re.sub(r"[\d, ]", "", str(error)) for error in errors]
+    raise min(zip(map(texts.count, texts), range(5), errors, strict=True))[2]
