@@ -433,6 +433,37 @@ def test_an_experiment_that_is_deleted_while_the_study_runs_is_reported_and_noth
     assert study.runs() == [("0", "FINISHED"), ("1", "FINISHED")]
 
 
+def test_a_study_finds_its_runs_in_an_experiment_that_was_renamed(study: Study):
+    study.train(0, [("lr", 1, 0.1)])
+    assert study.close()
+    experiment = study.tracker.experiment_id
+    client_of(study).rename_experiment(experiment, "of last week")
+    assert study.again([0, 1], [("lr", 1, 0.1)])
+    assert study.notes == ['the runs of this study are in MLflow\'s experiment "of last week", and stay there']
+    assert (study.tracker.experiment_id, study.tracker.is_new) == (experiment, False)
+    assert study.runs() == [("0", "FINISHED"), ("1", "FINISHED")]
+    page = f"/#/experiments/{experiment}/runs/{study.tracker.parent_id}?"
+    assert pages_of(study.tracker.uri, "tiny")[0].startswith(page)
+    client_of(study).create_experiment("tiny")  # the user's
+    assert study.again([0, 1])
+    assert study.tracker.experiment_id == experiment
+    client_of(study).delete_experiment(experiment)
+    with pytest.raises(BadInputError, match=r'the experiment "of last week" was deleted\. Restore it, or rename'):
+        study.open()
+
+
+def test_a_confirmation_is_in_the_renamed_experiment_of_its_study(study: Study):
+    study.train(0)
+    assert study.close()
+    client_of(study).rename_experiment(study.tracker.experiment_id, "of last week")
+    config = dataclasses.replace(CONFIG, name="tiny-confirm", experiment="tiny", within=STUDY_ID)
+    confirmation = Study(study.folder, "f" * 32, config)
+    confirmation.open()
+    assert confirmation.close()
+    assert confirmation.tracker.experiment_id == study.tracker.experiment_id
+    assert confirmation.tracker.is_new
+
+
 # -- databases ---------------------------------------------------------------------------------------------------------
 
 

@@ -440,3 +440,13 @@ def test_artifacts_of_a_database_in_a_folder_inside_are_found_after_a_move(
             before.rename(now)
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
     assert len(list(now.glob("mlruns/*/*/artifacts/lr.csv"))) == 2
+
+
+def test_a_study_says_that_another_store_gets_its_earlier_trials(folder: StudyFolder):
+    told = "has no run of this study; its earlier trials will be recorded there as well"
+    options = ("--set", "trial.trainer.max_epochs=1")
+    assert told not in " ".join(folder.call("--trials", "1", *options).split())
+    assert told not in " ".join(folder.call("--trials", "1", *options).split())
+    (folder.path / "mlflow.db").rename(folder.path / "before.db")
+    assert told in " ".join(folder.call("--trials", "2", *options).split())
+    assert folder.mlflow("select value from tags where key = 'tuner.trial' order by 1") == [("0",), ("1",)]

@@ -18,7 +18,7 @@ from tuner.interrupts import exit_at_once, on_interrupt
 from tuner.process import gc_paused, import_lightning
 from tuner.runner.options import ExecutionOptions, StudyOptions
 from tuner.text import pluralize
-from tuner.urls import refuse_passwords, storage_url
+from tuner.urls import refuse_passwords, storage_url, without_password
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -385,6 +385,9 @@ class OpenStudy(Generic[Store]):
                 tracker = Tracker(
                     config, plan.uri, store.identifier, display.note, tags, dict(plan.digests), plan.review
                 )
+            if plan.begun and tracker.is_new:
+                where = without_password(plan.uri)
+                display.note(f"{where} has no run of this study; its earlier trials will be recorded there as well")
             if review:
                 display.ending = lambda: review.seconds
 

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Sequence
 
 from mlflow import MlflowClient
-from mlflow.entities import Experiment, LifecycleStage, ViewType
+from mlflow.entities import LifecycleStage
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
@@ -12,7 +12,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from tuner.errors import BadInputError
 from tuner.process import crash_point
 from tuner.tracking.pages import address_of
-from tuner.tracking.reader import STUDY_TAG, VERSION_TAG, find_children, find_parent
+from tuner.tracking.reader import STUDY_TAG, VERSION_TAG, experiment_of_study, find_children, find_parent
 from tuner.tracking.store import open_client
 from tuner.tracking.store_errors import explained
 from tuner.tracking.view import renamed, view_tag
@@ -38,7 +38,7 @@ def delete_study(uri: str, name: str, identifier: str) -> None:
     """
     with explained(uri):
         client = open_client(uri)
-        experiment = _experiment_of(client, identifier)
+        experiment = experiment_of_study(client, identifier)
         if experiment is None:
             return
         parent = find_parent(client, [experiment.experiment_id], identifier)
@@ -64,7 +64,7 @@ def check_rename(uri: str, name: str, new: str, identifier: str) -> None:
     """
     with explained(uri):
         client = open_client(uri)
-        other, own = client.get_experiment_by_name(new), _experiment_of(client, identifier)
+        other, own = client.get_experiment_by_name(new), experiment_of_study(client, identifier)
         if other is not None and (own is None or other.experiment_id != own.experiment_id):
             raise BadInputError([f'MLflow already has an experiment "{new}"; choose another name.'])
         if _is_own_model(client, name) and _versions(client, new) is not None:
@@ -85,7 +85,7 @@ def rename_study(uri: str, name: str, new: str, identifier: str) -> None:
     """
     with explained(uri):
         client = open_client(uri)
-        experiment = _experiment_of(client, identifier)
+        experiment = experiment_of_study(client, identifier)
         if experiment is None:
             return
         if experiment.name == name:
@@ -107,19 +107,6 @@ def rename_study(uri: str, name: str, new: str, identifier: str) -> None:
         if view := experiment.tags.get(view_tag(run_id)):
             client.set_experiment_tag(experiment.experiment_id, view_tag(run_id), renamed(view, new))
         client.update_run(run_id, name=new)
-
-
-def _experiment_of(client: MlflowClient, identifier: str) -> Experiment | None:
-    """Return the experiment with the run of a study, which may be deleted; None if there is none."""
-    token: str | None = None
-    while True:
-        page = client.search_experiments(ViewType.ALL, page_token=token)
-        run = find_parent(client, [each.experiment_id for each in page], identifier, ViewType.ALL)
-        if run is not None:
-            return client.get_experiment(run.info.experiment_id)
-        token = page.token
-        if not token:
-            return None
 
 
 def _is_own_model(client: MlflowClient, name: str) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
-from mlflow.entities import LoggedModelOutput, Run, ViewType
+from mlflow.entities import Experiment, LoggedModelOutput, Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
@@ -38,7 +38,9 @@ __all__ = [
     "STUDY_TAG",
     "VERSION_TAG",
     "MlflowStudy",
+    "experiment_of_study",
     "find_children",
+    "find_experiment",
     "find_parent",
     "find_studies",
     "metric_names",
@@ -85,6 +87,24 @@ def find_studies(client: MlflowClient, experiment_id: str, name: str) -> list[Ru
     return [run for run in found if run.data.tags.get(STUDY_TAG) == name and MLFLOW_PARENT_RUN_ID not in run.data.tags]
 
 
+def experiment_of_study(client: MlflowClient, study_id: str) -> Experiment | None:
+    """Return the experiment with the run of a study, both of which may be deleted; None if there is none."""
+    return find_experiment(client, f"tags.`{STUDY_ID_TAG}` = '{study_id}'", ViewType.ALL)
+
+
+def find_experiment(client: MlflowClient, where: str, view: int = ViewType.ACTIVE_ONLY) -> Experiment | None:
+    """Return an experiment with a run that a filter of MLflow finds, among all experiments; None if there is none."""
+    token: str | None = None
+    while True:
+        page = client.search_experiments(view, page_token=token)
+        found = client.search_runs([each.experiment_id for each in page], where, view, max_results=1) if page else []
+        if found:
+            return client.get_experiment(found[0].info.experiment_id)
+        token = page.token
+        if not token:
+            return None
+
+
 def metric_names(parent: Run) -> dict[str, str]:
     """Return the names in MLflow of the metrics that have another name there, by the metrics' own names."""
     tags = parent.data.tags.items()
@@ -105,9 +125,12 @@ def pages_of(uri: str, name: str | None) -> list[str]:
     with explained(uri):
         client = open_client(uri)
         experiment = client.get_experiment_by_name(name)
+        found = find_studies(client, experiment.experiment_id, name) if experiment else []
+        if not found:  # the experiment may have been renamed
+            experiment = find_experiment(client, f"tags.`{STUDY_TAG}` = '{name}'") or experiment
+            found = find_studies(client, experiment.experiment_id, name) if experiment else []
         if experiment is None:
             raise BadInputError([f'no study "{name}" in {without_password(uri)}.'])
-        found = find_studies(client, experiment.experiment_id, name)
     runs = [run for run in found if LATER_TAG not in run.data.tags]
     if len(runs) != 1:
         return [f"/{runs_page(experiment.experiment_id)}"]

@@ -103,6 +103,8 @@ def reason(error: BaseException, uri: str) -> str:
     elif _of_network(chain):
         last = chain[-1]
         text = str(getattr(last, "reason", next((each for each in last.args if isinstance(each, Exception)), last)))
+    elif isinstance(error, OSError) and error.filename2:  # a file was copied: the first one is temporary
+        text = f"[Errno {error.errno}] {error.strerror}: {error.filename2}"
     else:
         text = str(error)
     if answered := ANSWERED.fullmatch(text):

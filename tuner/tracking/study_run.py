@@ -9,7 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    Experiment,
+    InputTag,
+    LifecycleStage,
+    Metric,
+    Param,
+    Run,
+    RunTag,
+    ViewType,
+)
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
@@ -26,6 +37,7 @@ from tuner.tracking.reader import (
     METRIC_TAG,
     STUDY_ID_TAG,
     STUDY_TAG,
+    experiment_of_study,
     find_children,
     find_parent,
     find_studies,
@@ -72,6 +84,7 @@ class StudyRun:
     Attributes:
         run: The run.
         experiment_id: Its experiment.
+        is_new: Whether this store had no run of the study.
         place: Location of the study's artifacts, for messages.
         names: Names of the study's metrics in MLflow.
 
@@ -116,10 +129,13 @@ class StudyRun:
     def _open_experiment(self) -> tuple[str, str]:
         name = self._config.experiment or self._config.name
         experiment = self._client.get_experiment_by_name(name)
+        if experiment is None or not self._is_in(experiment):
+            experiment = self._elsewhere(name) or experiment
         if experiment is None:
             experiment = create_experiment(self._client, self._uri, name)
         elif experiment.lifecycle_stage != LifecycleStage.ACTIVE:
-            raise BadInputError([f'MLflow: the experiment "{name}" was deleted. Restore it, or rename the study.'])
+            gone = f'the experiment "{experiment.name}" was deleted'
+            raise BadInputError([f"MLflow: {gone}. Restore it, or rename the study."])
         else:
             take_along(self._client, self._uri, experiment, self._warn)
             experiment = self._client.get_experiment(experiment.experiment_id)
@@ -127,12 +143,26 @@ class StudyRun:
         place = without_password(str(artifact_folder(self._uri, location) or location))
         return str(experiment.experiment_id), place
 
+    def _is_in(self, experiment: Experiment) -> bool:
+        """Return whether an experiment has the run of this study, which may be deleted."""
+        return find_parent(self._client, [experiment.experiment_id], self._study_id, ViewType.ALL) is not None
+
+    def _elsewhere(self, name: str) -> Experiment | None:
+        """Return the experiment with the run of this study, or of the study it is part of, if its name was changed."""
+        ids = filter(None, (self._study_id, self._config.within))
+        found = next(filter(None, (experiment_of_study(self._client, each) for each in ids)), None)
+        if found is not None and found.name != name:
+            self._warn(f'the runs of this study are in MLflow\'s experiment "{cut(found.name)}", and stay there')
+        return found
+
     def _open(self) -> Run:
         """Return the study's run; if it was deleted, a new one, which becomes the parent of the trials' runs."""
         run = find_parent(self._client, [self.experiment_id], self._study_id)
+        self.is_new = False
         if run is None:
             deleted = find_parent(self._client, [self.experiment_id], self._study_id, ViewType.DELETED_ONLY)
             run = self._create(deleted)
+            self.is_new = deleted is None
             if deleted is not None:
                 self._warn(
                     "the run of this study in MLflow was deleted; creating a new one for the study and its trials"

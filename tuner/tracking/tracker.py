@@ -88,6 +88,11 @@ class Tracker:
         return self._study.run_id
 
     @property
+    def is_new(self) -> bool:
+        """Return whether the store had no run of the study."""
+        return self._study.is_new
+
+    @property
     def reviewed(self) -> str:
         """Return the state of the study that the plots, the report and the model in MLflow show."""
         return str(self._study.run.data.tags.get(REVIEWED_TAG, ""))
