@@ -491,7 +491,7 @@ def test_an_interrupt_while_the_study_is_checked_ends_at_once(folder: StudyFolde
     folder.wait_for(lambda: servers_of(process.pid), process)  # it imports its libraries now
     os.killpg(process.pid, number)
     output, _ = process.communicate(timeout=240)
-    assert (process.returncode, output) == (code, "")
+    assert (process.returncode, output) == (code, "interrupted; run the same command again to continue\n")
     assert list(folder.path.iterdir()) == []
 
 

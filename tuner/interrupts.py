@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+INTERRUPTED = b"interrupted; run the same command again to continue\n"
 SHOW_CURSOR = b"\x1b[?25h\n"  # the status line hides it
 
 Handler = Callable[[int, FrameType | None], Any]
@@ -64,7 +65,7 @@ def on_interrupt(handler: Handler) -> Iterator[None]:
 
 
 def exit_at_once(number: int, frame: FrameType | None = None) -> NoReturn:
-    """Exit as a signal would, but remove temporary folders and restore the cursor.
+    """Exit as a signal would, but remove temporary folders, restore the cursor, and say how to continue.
 
     Use this handler while no state can be lost. An exception would not do: some libraries catch all exceptions while
     they are imported.
@@ -75,6 +76,8 @@ def exit_at_once(number: int, frame: FrameType | None = None) -> NoReturn:
     with contextlib.suppress(OSError):
         if os.isatty(1):
             os.write(1, SHOW_CURSOR)
+    with contextlib.suppress(OSError):
+        os.write(2, INTERRUPTED)
     os._exit(128 + number)
 
 
