@@ -352,6 +352,7 @@ ERRORS = {
     "SystemExit": SystemExit(0),
     "CancelledError": CancelledError(),
     "GeneratorExit": GeneratorExit(),
+    "StopIteration": StopIteration("no more"),
     "OwnError": OwnError(),
     "BadTextError": BadTextError(),
     "RuntimeError": RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed."),

@@ -1,6 +1,7 @@
 """Build the data, module and Trainer of a trial; no other module builds a Trainer."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -151,4 +152,21 @@ def build_trainer(
     )
     # Lightning would end a run in the middle of an epoch at SIGTERM; the coordinator handles signals instead.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    for name in ("training_step", "validation_step", "test_step"):
+        setattr(trainer.strategy, name, _raising_stop_iteration(getattr(trainer.strategy, name)))
     return trainer
+
+
+_StopIteration = type("StopIteration", (Exception,), {})
+"""A StopIteration of a module, which Lightning's loops would take for the end of the data."""
+
+
+def _raising_stop_iteration(step: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(step)
+    def called(*arguments: Any, **others: Any) -> Any:
+        try:
+            return step(*arguments, **others)
+        except StopIteration as error:
+            raise _StopIteration(str(error)).with_traceback(error.__traceback__) from None
+
+    return called
