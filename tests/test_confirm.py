@@ -13,6 +13,7 @@ import pytest
 
 from tests.studies import INLINE, StudyFolder
 from tuner.confirm import main as confirm
+from tuner.show import main as show
 from tuner.storage.inventory import comparisons
 from tuner.storage.replicates import fresh_seeds
 from tuner.storage.stored_study import StoredStudy
@@ -96,6 +97,12 @@ def test_mlflow_has_the_confirmation_in_the_run_of_the_study(confirmed: StudyFol
     assert sorted(float(row["val/acc"]) for row in rows) == sorted(values(confirmed, "short-confirm").values())
     ((said,),) = confirmed.mlflow(f"select value from tags where key = 'tuner.confirmed' and run_uuid = '{original}'")
     assert said.startswith("The winner is")
+
+
+def test_a_shown_confirmation_has_no_empty_column(confirmed: StudyFolder):
+    shown = confirmed.command(lambda arguments: show(arguments[:3]), "short-confirm")
+    (heading,) = [line.split() for line in shown.splitlines() if "95% interval" in line]
+    assert heading == ["seeds", "mean", "95%", "interval", "winner", "better"]
 
 
 def test_the_same_command_shows_the_result_again_and_trains_nothing(copied: StudyFolder, confirmed: StudyFolder):

@@ -156,7 +156,7 @@ def test_a_renamed_study_keeps_its_last_trainings_and_a_deleted_one_takes_them_a
         ),
         (
             ("budget={trials: 9}", "final={trials: 1, seeds: 3}"),
-            "final: takes 9 runs, so budget.trials must be above that (got 9); or lower trials or seeds.",
+            "final: takes 9 trials, so budget.trials must be above that (got 9); or lower trials or seeds.",
         ),
         (("final={trials: 1, seeds: 2}",), "final.seeds: must be a whole number from 3 to 1000 (got 2)."),
         (("final={best: 3}",), "final.best: unknown key. Known: seeds, trials."),

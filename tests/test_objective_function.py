@@ -1,9 +1,11 @@
 """Studies of an objective function: what is not a training run is asked, called, interrupted, recorded and reported."""
 
+import io
 import json
 import os
 import re
 import signal
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from tests.launcher import output_of
 from tests.processes import slots_of
@@ -31,6 +34,7 @@ from tuner.replay import main as replay
 from tuner.report import main as report
 from tuner.results import Result
 from tuner.retry import main as retry
+from tuner.runner.display import Display, Part
 from tuner.show import main as show
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -117,6 +121,18 @@ def result_of(folder: StudyFolder, name: str) -> Result:
 
 
 # -- a whole study -----------------------------------------------------------------------------------------------------
+
+
+def test_the_final_part_of_a_study_of_a_function_counts_calls(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(folder.path)
+    output, now = io.StringIO(), [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    config = load_study(written(folder, "noisy"))
+    display = Display(config, Console(file=output), part=Part(9, 12, 1, "trials"))
+    display.standing(1, 0, None)
+    now[0] = 60.0
+    display.tick()
+    assert output.getvalue().startswith("10/12 trials, 1 final call done, ")
 
 
 def test_a_study_of_a_function_ends_with_its_best_values(bowl: StudyFolder, monkeypatch: pytest.MonkeyPatch):

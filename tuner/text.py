@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 SMALL, LARGE = 1e-3, 1e6  # below and from which a metric has no fixed number of decimals
-COUNT = 10  # from which a whole number is taken for a count
+COUNT, INEXACT = 10, 1e15  # from which a whole number is taken for a count, and from which not any more
 MAX_SHOWN = 60
 MAX_SECONDS = 1e9
 
@@ -80,10 +80,10 @@ def format_interval(bounds: Sequence[float]) -> str:
 def format_objective(value: float) -> str:
     """Return the value of an objective: a count as a whole number, anything else as a metric.
 
-    >>> format_objective(0.98765), format_objective(12850.0), format_objective(1.0)
-    ('0.9877', '12,850', '1.0000')
+    >>> format_objective(0.98765), format_objective(12850.0), format_objective(1.0), format_objective(1e308)
+    ('0.9877', '12,850', '1.0000', '1e+308')
     """
-    return f"{value:,.0f}" if value.is_integer() and abs(value) >= COUNT else format_metric(value)
+    return f"{value:,.0f}" if value.is_integer() and COUNT <= abs(value) < INEXACT else format_metric(value)
 
 
 def format_probability(probability: float) -> str:

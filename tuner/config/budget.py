@@ -173,7 +173,7 @@ def read_limits(budget: Mapping[str, Any], final: Final | None, trainer: Mapping
         allowance = replace(allowance, amount=max(allowance.amount - cost, allowance.longest))
     if allowance is None or "trials" in budget:
         if trials <= final.trainings:
-            need = f"takes {final.trainings} runs, so budget.trials must be above that"
+            need = f"takes {final.trainings} trials, so budget.trials must be above that"
             fault(("final",), f"{need} (got {trials}); or lower trials or seeds.")
         trials = max(1, trials - final.trainings)
     else:

@@ -310,7 +310,8 @@ class Display:
         if part:
             running = sum(int(part.each * line.share) for line in self._running.values()) if part.each > 1 else 0
             self._used = max(self._used, part.before + part.each * self._finished + running)
-            return self._used, part.total, f"{self._used}/{part.total} {part.unit}, {self._finished} final runs done"
+            finals = pluralize(self._finished, f"final {self._config.kind.noun}")
+            return self._used, part.total, f"{self._used}/{part.total} {part.unit}, {finals} done"
         if allowance is None:
             trials = self._config.trials + (final.trainings if final else 0)
             return self._finished, trials, f"{self._finished}/{trials} trials"

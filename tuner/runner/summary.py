@@ -232,13 +232,19 @@ def print_ranking(console: Console, record: StudyRecord, most: int) -> None:
 
 
 def print_table(console: Console, *columns: tuple[str, int, Sequence[str]]) -> None:
-    """Print a table. In a narrow terminal, it lacks its least important columns; the last one is wrapped.
+    """Print a table without its empty columns. In a narrow terminal, it also lacks the least important ones.
+
+    The last column is wrapped.
 
     Args:
         console: Prints it.
         columns: The heading, the importance and the cells of each; see `tuner.text.fitting`.
     """
-    columns = tuple((heading, importance, list(map(printable, cells))) for heading, importance, cells in columns)
+    columns = tuple(
+        (heading, importance, list(map(printable, cells)))
+        for heading, importance, cells in columns
+        if importance == 0 or any(cells)
+    )
     widths = [max(len(text) for text in (heading, *cells)) for heading, _, cells in columns]
     least = [*widths[:-1], min(widths[-1], SHORTEST_WRAPPED)]
     available = console.width if console.is_terminal else max(WHOLE_LINE, sum(widths) + 2 * len(widths))
