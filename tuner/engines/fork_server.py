@@ -20,7 +20,7 @@ from multiprocessing import connection, forkserver, resource_tracker, util
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from tuner.errors import BadInputError, StudyFailedError, in_a_line
+from tuner.errors import BadInputError, StudyFailedError, TunerError, in_a_line
 from tuner.interrupts import die_with_parent, interrupts_blocked, remove_at_exit
 from tuner.process import changed_environment
 
@@ -179,6 +179,8 @@ def _answer(pipe: "connection.Connection[Any, Any]", modules: Sequence[str]) -> 
         os.chdir(folder)
         os.environ.update(environment)
         answer = function(*arguments), ""
+    except TunerError as error:
+        answer = None, str(error)
     except Exception as error:
         answer = None, in_a_line(error)
     pipe.send(answer)

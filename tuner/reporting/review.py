@@ -99,7 +99,8 @@ class Review:
         try:
             notes, _ = self._start({"best": best, "state": state}, self._prepared).result()
         except StudyFailedError as error:
-            return [f"the plots and the report in MLflow are incomplete: {error} (see {self._log})"]
+            why = str(error).rstrip(".")
+            return [f"the plots and the report in MLflow are incomplete: {why} (see {self._log})"]
         except (OSError, BadInputError) as error:
             return [f"the plots and the report in MLflow are incomplete: {error}"]
         else:
