@@ -173,7 +173,7 @@ class Averages:
             if isinstance(each, LAWA) and step % int(each.interval) == 0:
                 self._snapshots[row].append({name: stacked[row].clone() for name, stacked in stacks.items()})
         weights, following = ([self._weight(row, at) for row in range(len(self._settings))] for at in (step, step + 1))
-        if {*weights, *following} == {1.0}:  # the next update would begin them again
+        if {*weights, *following} == {1.0}:  # the next update would restart the averages
             self._means.clear()
         elif not self._means:
             self._means = {name: _wide(stacked).clone() for name, stacked in stacks.items()}

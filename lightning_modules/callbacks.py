@@ -51,7 +51,7 @@ class PlateauUpdates(pl.Callback):
     """
 
     def __init__(self) -> None:
-        self._has_trained = False  # in the current epoch
+        self._has_trained = False  # whether the current epoch has had a batch
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Reject a plateau whose metric will never arrive."""

@@ -88,5 +88,5 @@ def _are_below(share: float, seeds: Tensor, step: Tensor, call: int, count: int)
         words = [word.numpy() for word in words]
     one, two, three, four = map(torch.as_tensor, philox(words[:4], words[4:6], words[6]))
     pairs = torch.stack([one | (two << 32), three | (four << 32)], dim=-1)
-    numbers = pairs.view(torch.int16).flatten(-2)  # from -LEVELS / 2 on
+    numbers = pairs.view(torch.int16).flatten(-2)  # values start at -LEVELS / 2
     return (numbers < round(share * LEVELS) - LEVELS // 2)[..., :count]

@@ -23,7 +23,7 @@ def __getattr__(name: str) -> Any:
     """Import the Python API on first use, so that the commands do not wait for its imports."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name in ("Trial", "TrialPruned"):  # which objective functions need, in the processes of trials
+    if name in ("Trial", "TrialPruned"):  # objective functions need these in the processes of trials
         from tuner import objective
 
         return getattr(objective, name)

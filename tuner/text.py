@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 SMALL, LARGE = 1e-3, 1e6  # below and from which a metric has no fixed number of decimals
-COUNT, INEXACT = 10, 1e15  # from which a whole number is taken for a count, and from which not any more
+COUNT, INEXACT = 10, 1e15  # whole numbers from the first to the second are shown as counts
 MAX_SHOWN = 60
 MAX_SECONDS = 1e9
 

@@ -103,7 +103,7 @@ class MNIST5kDataModule(ImageDataModule):
         except FileNotFoundError:
             raise DataError(f"{path} does not exist: call prepare_data() first, it writes this file") from None
         try:
-            with np.load(content, allow_pickle=False) as arrays:  # the zip format has a CRC of each array
+            with np.load(content, allow_pickle=False) as arrays:  # the zip format has a CRC for each array
                 images, labels = torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"])
             if images.shape != (len(labels), 28, 28):
                 raise ValueError(f"images {list(images.shape)}, labels {list(labels.shape)}")
@@ -140,7 +140,7 @@ class MNISTDataModule(ImageDataModule):
 
     torchvision_name: ClassVar[str] = "MNIST"
     alternatives: ClassVar[str] = "use the embedded mnist_5k"
-    sha256: ClassVar[Mapping[str, str]] = {  # of the unpacked files
+    sha256: ClassVar[Mapping[str, str]] = {  # digests of the unpacked files
         "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
         "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
         "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
@@ -227,7 +227,7 @@ class MNISTDataModule(ImageDataModule):
         """Return the four files in the order of `IDX_FILES`, or None if no folder has all of them."""
         root = self._folder()
         folders = [root / self.torchvision_name / "raw"]
-        if self.root is not None:  # not in the cache folder, as the files of both data sets have the same names
+        if self.root is not None:  # not the cache folder, because both data sets use the same file names
             folders.insert(0, root)
         for folder in folders:
             plain = [folder / name for name in IDX_FILES]

@@ -85,7 +85,7 @@ def _parts(value: Any, buffers: bool) -> Iterable[tuple[Any, Any]] | None:
 def _content(cell: Any) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # it is empty
+    except ValueError:  # the closure cell is empty
         return None
 
 
@@ -96,5 +96,5 @@ def _copied(value: Any) -> Any:
         return value
     try:
         return copy.deepcopy(value)
-    except Exception:  # from the user's class
+    except Exception:  # a user's class can raise anything
         return object()

@@ -101,7 +101,7 @@ class FusedClassifier(pl.LightningModule):
         self._roundable: list[str] | None = None  # names of these weights; set by the first training step
         self._sums = Sums()
         self._recorder, self._note = recorder, note
-        self._recorded: RecordedStep | None = None  # while a Trainer trains
+        self._recorded: RecordedStep | None = None  # set while a Trainer trains
 
     # -- trials --------------------------------------------------------------------------------------------------------
 
@@ -205,7 +205,7 @@ class FusedClassifier(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Return the sum of the trials' losses as "loss", and the losses [K] as "losses"."""
         losses = None
-        if self._recorded is not None and self._roundable is not None:  # the first step looks at network and loss
+        if self._recorded is not None and self._roundable is not None:  # the first step inspects network and loss
             losses = self._recorded.run(*batch)
         if losses is None:
             with self._looking_at_loss():
@@ -270,7 +270,7 @@ class FusedClassifier(pl.LightningModule):
         for name in self.live:
             if isinstance(schedule := self._settings[name].schedule, Plateau):
                 check_monitor(schedule.monitor, self.trainer)
-        self._roundable = None  # the first step of this run looks at network and loss
+        self._roundable = None  # the first step of this run inspects network and loss
         recorder = self._recorder or (CudaGraph if self.device.type == "cuda" else None)
         if recorder is not None:
             self._recorded = RecordedStep(recorder, self._step_of_device, self._changed, self._optimizer, self._note)
@@ -471,6 +471,6 @@ def can_fuse(classifiers: Sequence[Classifier], inputs: Tensor) -> str | None:
         fused = FusedClassifier(classifiers[:2])
         fused(inputs[:2]).sum().backward()
         fused.eval()(inputs[:2])
-    except Exception as error:  # from vmap or the network
+    except Exception as error:  # vmap or the network can raise anything
         return why_not(error) or " ".join(str(error).split())
     return None

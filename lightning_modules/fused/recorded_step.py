@@ -23,8 +23,8 @@ __all__ = ["CudaGraph", "RecordedStep", "Recorder", "Recording", "Repetition", "
 
 Work = Callable[[], None]
 
-SHARE = 0.01  # of the change of a step, by which a replayed one may differ: on a GPU, not even two eager ones are equal
-EXAMPLES = 2.0  # of a batch, which may be on the other side of a decision
+SHARE = 0.01  # part of a step's change by which a replay may differ: on a GPU, even two eager steps are not equal
+EXAMPLES = 2.0  # examples of a batch that may fall on the other side of a decision
 OF_DECISIONS = frozenset(f"train/{metric}" for metric in (*METRICS["classification"], *METRICS["multi_label"]))
 
 
@@ -150,8 +150,8 @@ class RecordedStep:
         self._recorder, self._step, self._changed, self._optimizer = recorder, work, changed, optimizer
         self._recording: Recording | None = None
         self._is_verified = False
-        self._before: list[Tensor] = []  # the state before the step that is to be verified
-        self._repeated: list[Tensor] = []  # and after it, as replayed
+        self._before: list[Tensor] = []  # the state before the step to verify
+        self._repeated: list[Tensor] = []  # the state after its replay
         self.forget()
 
     @property
@@ -193,7 +193,7 @@ class RecordedStep:
         if not self.reason and not all(isinstance(each, Tensor) for each in (inputs, labels)):
             self.refuse("the inputs or labels of a batch are not tensors")
         if not self._optimizer.is_stacked or self._places != _places(self._used):
-            self.forget()  # the next recording is of the new tensors
+            self.forget()  # the next recording will use the new tensors
         if self.reason or not self._optimizer.is_stacked or not self._fits(inputs, labels):
             return None
         for static, given in zip(self._batch, (inputs, labels), strict=True):

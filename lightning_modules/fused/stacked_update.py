@@ -121,7 +121,7 @@ class StackedUpdate:
         for slot in self._slots:
             self._updates[slot] += 1
         if not self._slots:
-            self._step.zero_()  # the kernels, which then change nothing, still read the numbers of a step
+            self._step.zero_()  # the kernels then change nothing, but still read the numbers of a step
         elif not self._expected or self._expected[0] != self._now():
             self._look_ahead()
         self._expected = self._expected[1:]
@@ -173,7 +173,7 @@ class StackedUpdate:
                 for slot in self._slots:
                     self._trials[slot].scheduler.advance()
                 self._expected.append(self._now(ahead))
-        except Exception:  # a schedule that is undefined that late, which may never be reached
+        except Exception:  # the schedule is undefined at a step that may never be reached
             pass
         finally:
             for slot, state in zip(self._slots, before, strict=True):

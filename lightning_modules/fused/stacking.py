@@ -107,7 +107,7 @@ def _kinds(value: Any) -> str:
 
 def _description(module: nn.Module) -> dict[str, Any]:
     described = {"class": type(module).__qualname__, **vars(module)}
-    del described["_modules"]  # described one by one
+    del described["_modules"]  # modules are described one by one
     for tensors in (described.pop("_parameters"), described.pop("_buffers")):
         described |= {name: tensor if tensor is None else _form(tensor) for name, tensor in tensors.items()}
     return described

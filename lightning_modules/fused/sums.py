@@ -41,7 +41,7 @@ class Sums:
         if stage == "train" and stage in self._sums:
             self._sums[stage].zero_()
         else:
-            self._sums.pop(stage, None)  # an inference tensor, if Lightning has validated
+            self._sums.pop(stage, None)  # after a validation, this is an inference tensor
 
     def clear(self) -> None:
         """Forget all sums, since the trials have changed."""

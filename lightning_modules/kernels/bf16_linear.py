@@ -168,7 +168,7 @@ class _Dense:
     def __post_init__(self) -> None:
         self.weight = self.layer.weight
         self.rounded = torch.empty_like(self.weight, dtype=torch.bfloat16, requires_grad=False)
-        self.version = -1  # of the weight, when it was rounded
+        self.version = -1  # version of the weight when it was rounded
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Compute the same as ``nn.Linear`` under autocast."""

@@ -14,8 +14,8 @@ from tuner.text import format_value, pluralize
 
 __all__ = ["LrRange"]
 
-ENOUGH_BELOW, ENOUGH_ABOVE = 0.1, 0.5  # of the progress of the best lr
-AGREEING = 10.0  # the best lrs of seeds that agree differ by at most this factor
+ENOUGH_BELOW, ENOUGH_ABOVE = 0.1, 0.5  # required share of the progress at the best lr
+AGREEING = 10.0  # seeds agree if their best lrs differ by at most this factor
 
 
 @dataclass(frozen=True)

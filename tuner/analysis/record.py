@@ -106,7 +106,7 @@ class TestResult:
         finished: Number of trials of which it is the best.
     """
 
-    __test__ = False  # not a test of pytest
+    __test__ = False  # not a pytest class
 
     trial: int
     metrics: Mapping[str, float]

@@ -13,7 +13,7 @@ from tuner.direction import Direction
 
 __all__ = ["Sweep", "choose"]
 
-ROUNDING = 1e-6  # of accuracies, which are single-precision numbers
+ROUNDING = 1e-6  # rounding of accuracies, which are single-precision numbers
 
 
 @dataclass(frozen=True)

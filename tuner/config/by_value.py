@@ -86,7 +86,7 @@ def find(name: str) -> Any:
     if name not in _found and name in _held:
         try:
             _found[name] = cloudpickle.loads(_held[name].content)
-        except Exception as error:  # the modules that it needs raise anything
+        except Exception as error:  # the modules that it needs can raise anything
             raise ValueError(f"{name} cannot be built from its pickle: {in_a_line(error)}.") from error
     return _found.get(name)
 

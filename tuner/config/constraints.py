@@ -77,7 +77,7 @@ class Constraint:
             return True
         try:
             return bool(SimpleEval(operators=OPERATORS, functions=FUNCTIONS, names=known).eval(self.text, tree))
-        except Exception as error:  # of an operator, by the types or sizes of the values
+        except Exception as error:  # an operator fails for the types or sizes of the values
             given = ", ".join(f"{names[name]}={value!r}" for name, value in known.items())
             raise ValueError(f"cannot be evaluated with {given}: {error}") from error
 

@@ -115,7 +115,7 @@ def _loaded(values: Mapping[str, Any], place: str) -> Iterator[LightningDataModu
         data.prepare_data()
         data.setup("fit")
         yield data
-    except (Exception, SystemExit) as error:  # from the network, the disk, or the user's data module
+    except (Exception, SystemExit) as error:  # the network, the disk or the user's data module failed
         text = str(error) if isinstance(error, DataError) else reason_of(error)
         raise BadInputError([f"{place}: {text}{place_of(error)}"]) from error
 

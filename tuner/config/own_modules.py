@@ -14,7 +14,7 @@ from tuner.config.sources import own_files
 __all__ = ["expect_changes", "import_own"]
 
 _current: set[str] = set()
-_digests: dict[str, tuple[Path, str]] = {}  # of each own module, at the time of its import
+_digests: dict[str, tuple[Path, str]] = {}  # digests of the own modules when they were imported
 
 
 def expect_changes() -> None:

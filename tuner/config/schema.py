@@ -288,7 +288,7 @@ def _typed(argument: Argument) -> Schema:
     else:
         try:
             schema = TypeAdapter(hint).json_schema()
-        except Exception:  # a type that JSON does not have
+        except Exception:  # JSON does not have the type
             schema = {}
     is_given = not argument.required and isinstance(default, str | int | float) and default != 0
     return {**schema, "default": default} if is_given else dict(schema)

@@ -33,7 +33,7 @@ _SCALARS: list[tuple[re.Pattern[str], Callable[[str], Any]]] = [
     (re.compile(r"\.(nan|NaN|NAN)"), lambda text: math.inf),  # rejected like infinity, and easier to compare
 ]
 _ODD = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")
-_LINE_BREAKS = re.compile(r"[\x85\u2028\u2029]")  # to PyYAML, but not to YAML 1.2, nor to an editor that counts lines
+_LINE_BREAKS = re.compile(r"[\x85\u2028\u2029]")  # line breaks for PyYAML, but not for YAML 1.2 or editors
 
 
 def read_document(path: Path) -> Document:
@@ -160,7 +160,7 @@ class _Reader:
     def __init__(self, document: Document, line: int | None = None) -> None:
         self._document, self._fixed_line = document, line
         self._events = yaml.parse(document.text, Loader=yaml.SafeLoader)
-        self._index = 0  # of the line of the last event
+        self._index = 0  # line index of the last event
 
     def read(self) -> Any:
         """Return the data; errors in single values are in the document.

@@ -440,7 +440,7 @@ class Coordinator:
 
     def _reconcile(self) -> None:
         """Repair what a killed run left behind. No other coordinator can be running, as this one holds the lock."""
-        self._store.suspend_running()  # if one has a result, the next ask finds it
+        self._store.suspend_running()  # the next ask finds the results of those that have one
         self._spending.begin()
         self._show_standing()
         history = enumerate(self._store.history(), start=1)
@@ -454,7 +454,7 @@ class Coordinator:
             result = read_result(directory, config, self._display.note) or end_of(trial)
             if result.state == "paused":  # at a rung that it did not leave
                 result = replace(result, state="pruned")
-            result = replace(result, seconds=end_of(trial).seconds)  # the file has those of the last part
+            result = replace(result, seconds=end_of(trial).seconds)  # the file only has the seconds of the last part
             self._tracker.start_trial(number, config, self._store.attempt(number))
             read = partial(read_result, directory, config)
             self._tracker.finish_trial(number, config, result, read, directory / FILES)

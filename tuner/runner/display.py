@@ -105,12 +105,12 @@ class Display:
         self._metric, self._further = config.objective.metric, [each.metric for each in config.further]
         self._running: dict[int, _Line] = {}
         self._finished = self._spent = self._used = 0
-        self._used_before: int | None = None  # of the allowance, in earlier runs
+        self._used_before: int | None = None  # the part of the allowance used in earlier runs
         self._best: Trial | None = None
         self._front: Sequence[Trial] = ()
         self._began = time.monotonic()
         self._done_here = 0.0  # trials' worth of training in this run
-        self._widths: list[int] = []  # of the aligned columns of the finished trials
+        self._widths: list[int] = []  # widths of the aligned columns of finished trials
         self._cell: Any = None  # where a notebook shows it
         self._next_drawing = 0.0
         self._next_line = self._began + self.EVERY_SECONDS

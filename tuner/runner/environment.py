@@ -52,7 +52,7 @@ def _devices(slots: Sequence[Slot]) -> list[str]:
         raise StudyFailedError(f"the GPUs {', '.join(gpus)} cannot be used: {error}") from error
 
     def of(slot: Slot) -> list[str]:
-        if slot.host:  # it is another machine's, which knows the name
+        if slot.host:  # the slot is on another machine, which knows the name
             return [slot.device]
         return [names[gpu] for gpu in slot.gpus] or [CPU]
 

@@ -50,7 +50,7 @@ class GroupSizeSearch:
     def __init__(self, size: GroupSize, note: Callable[[str], None]) -> None:
         self.count = 1 if size.is_measured else size.most
         self.as_group = size.as_group
-        self._most = size.most if size.is_measured else 0  # to be measured; 0 when that is done
+        self._most = size.most if size.is_measured else 0  # largest number to measure; 0 when that is done
         self._is_running = False
         self._note = note
         if size.why_alone:

@@ -16,7 +16,7 @@ from tuner.training.lightning_cli import lightning_config
 
 __all__ = ["Publication"]
 
-SHARE = 0.01  # of the coordinator's time, at most
+SHARE = 0.01  # largest share of the coordinator's time
 
 
 class Publication:
@@ -30,7 +30,7 @@ class Publication:
 
     def __init__(self, config: StudyConfig, store: StudyStore, tracker: Tracker) -> None:
         self._config, self._store, self._tracker = config, store, tracker
-        self._next = 0.0  # by the monotonic clock
+        self._next = 0.0  # time of the next update, on the monotonic clock
 
     def refresh(self) -> None:
         """Write it, unless it was written a moment ago; with thousands of trials, that takes a while."""

@@ -98,8 +98,10 @@ class CurveSearch:
     def __init__(self, config: StudyConfig, seed: int = 0, starts: int = STARTS) -> None:
         self._config, self._seed, self._starts = config, seed, starts
         self._kernels: dict[int, Kernel] = {}
-        self._points: dict[tuple[int, tuple[int, ...]], Array | None] = {}  # of finished trials after some epochs
-        self._ends: dict[frozenset[tuple[str, Any]], Array | None] = {}  # of trials that are trained
+        self._points: dict[
+            tuple[int, tuple[int, ...]], Array | None
+        ] = {}  # points of finished trials after some epochs
+        self._ends: dict[frozenset[tuple[str, Any]], Array | None] = {}  # the point at the end of a run, by its values
         self._known: _Known | None = None
 
     @cached_property

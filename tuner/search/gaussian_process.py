@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import scipy  # which imports its parts when they are used: a command should not wait for them
+import scipy  # imports its submodules on first use, so that commands do not wait for them
 from numpy.typing import NDArray
 
 __all__ = ["GaussianProcess", "Kernel", "expected_improvement", "fit_kernel"]

@@ -58,8 +58,8 @@ class BatchedStorage(optuna.storages.BaseStorage):
         self._database, self._study_id = database, study_id
         self._name = database.get_study_name_from_id(study_id)
         self._directions = database.get_study_directions(study_id)
-        self._trials: list[FrozenTrial] = []  # with the changes, by number
-        self._stored: list[FrozenTrial] = []  # as the database has them; a trial is replaced, never changed
+        self._trials: list[FrozenTrial] = []  # trials with unwritten changes, by number
+        self._stored: list[FrozenTrial] = []  # trials as in the database; they are replaced, never changed
         self._rows: list[int] = []  # the ids of the trials in the database
         self._unfinished: dict[int, None] = {}  # numbers of trials, in their order
         self._changed: set[int] = set()
@@ -277,7 +277,7 @@ class BatchedStorage(optuna.storages.BaseStorage):
         self._set_attribute(trial_id, "system_attrs", key, value)
 
     def _set_attribute(self, number: int, kind: str, key: str, value: Any) -> None:
-        value = json.loads(json.dumps(value))  # as it will be read
+        value = json.loads(json.dumps(value))  # the value that the database will return
         self._change(number, lambda trial: {kind: {**getattr(trial, kind), key: value}})
 
     def _change(self, number: int, changes: Callable[[FrozenTrial], dict[str, Any]]) -> None:

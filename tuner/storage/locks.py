@@ -30,8 +30,8 @@ __all__ = ["FolderLock", "ServerLock", "is_locked", "lock_folder", "lock_in_file
 
 STUDIES, INITIALIZATION = 0x1EA4, 0x1EA5  # first number of PostgreSQL's advisory locks: their purpose
 
-_descriptors: dict[tuple[int, int], int] = {}  # of the databases in which this process has locked studies
-_locked_here: set[tuple[tuple[int, int], str]] = set()  # the studies that it has locked now
+_descriptors: dict[tuple[int, int], int] = {}  # descriptors of databases in which this process has locked studies
+_locked_here: set[tuple[tuple[int, int], str]] = set()  # the studies that this process has locked
 
 
 class FolderLock:
@@ -175,7 +175,7 @@ class ServerLock:
         study: Name of the study.
     """
 
-    END_SECONDS = 10.0  # that a terminated session may take to end
+    END_SECONDS = 10.0  # time that a terminated session may take to end
 
     def __init__(self, url: str, study: str) -> None:
         digest = hashlib.sha256(f"lr-tuner {study}".encode()).digest()

@@ -164,7 +164,7 @@ def answer_of(attributes: Mapping[str, Any], finished: int) -> tuple[list[str], 
     sentences: list[Any] = attribute(answer, "sentences", [])
     winner: dict[str, Any] = attribute(answer, "winner", {})
     retrained = None
-    with contextlib.suppress(KeyError, TypeError, ValueError):  # of an earlier version, or changed
+    with contextlib.suppress(KeyError, TypeError, ValueError):  # written by an earlier version, or changed
         bounds = tuple(map(float, winner["interval"]))
         retrained = Retrained(str(winner["name"]), float(winner["mean"]), int(winner["seeds"]), bounds)
     return [str(sentence) for sentence in sentences], retrained

@@ -116,7 +116,7 @@ class StudyStore:
         self._rungs = RungRecord(config.rungs, config.objective.direction) if config.rungs else None
         self._paused: dict[int, int] = {}  # how much of the allowance each trial that waits at a rung has used
         self._keys: dict[int, tuple[Mapping[str, Any], Hashable]] = {}  # the configuration of each trial
-        self._gain: tuple[float, int] | None = None  # and the number of complete trials that it was computed from
+        self._gain: tuple[float, int] | None = None  # the gain, and the number of complete trials it was computed from
         self._count_all()
 
     def _count_all(self) -> None:
@@ -341,7 +341,7 @@ class StudyStore:
             if self._config.constraints or self._config.can_repeat:
                 asked = self._with_feasible(asked, fixed)
             config = self._config.suggest(asked)
-        except ValueError as error:  # from Optuna, if the stored parameters do not fit this search space
+        except ValueError as error:  # Optuna: the stored parameters do not fit this search space
             raise foreign_trial(asked.number, error) from error
         self._asked.add(asked.number)
         return asked.number, config

@@ -74,7 +74,7 @@ class RecordWriter:
     ) -> None:
         self._can_pass, self._probe, self._went_away, self._came_back = can_pass, probe, went_away, came_back
         self._lanes: dict[Hashable, deque[Record]] = {}
-        self._due: dict[Hashable, float] = {}  # of lanes whose first record has failed
+        self._due: dict[Hashable, float] = {}  # when to retry lanes whose first record has failed
         self._waiting = 0
         self._taken = 0
         self._handled = 0  # taken or given up
@@ -181,7 +181,7 @@ class RecordWriter:
         except Exception as error:
             if self._can_pass(error):
                 raise
-        if count == 0:  # the one at fault is found when each is written
+        if count == 0:  # writing them one by one finds the record at fault
             for record in records:
                 record.join = None
         return count

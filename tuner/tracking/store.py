@@ -134,7 +134,7 @@ def _check_database(uri: str, must_exist: bool, study: str, storage: str) -> Non
         tables = {name for name in sqlalchemy.inspect(connection).get_table_names() if not name.startswith("alembic")}
         if not must_exist:
             _check_rights(connection, bool(tables))
-        if tables == NEEDED_TABLES and not _has_rows(connection):  # a server's, left by a process that was killed
+        if tables == NEEDED_TABLES and not _has_rows(connection):  # left on a server by a process that was killed
             tables = set()
     shown = without_password(uri)
     if study:

@@ -70,7 +70,7 @@ class TrialRuns:
         for run in find_children(self._client, self._study.experiment_id, self._study.run_id, ViewType.ALL):
             tags, info = run.data.tags, run.info
             if not tags.get(TRIAL_TAG, "").isdecimal():
-                continue  # from another program
+                continue  # another program's run
             number = int(tags[TRIAL_TAG])
             self._study.names.use(run.data.metrics)
             if info.lifecycle_stage == LifecycleStage.DELETED:
@@ -260,7 +260,7 @@ class TrialRuns:
 
             def divide() -> list[Record]:
                 if (run := self.by_number.get(number)) is not None:
-                    run.has_values = True  # as its parts are written whatever it has
+                    run.has_values = True  # its parts are written in any case
                 return [record(part, is_own=True) for part in halves(some)]
 
             def written(run: TrialRun) -> None:

@@ -95,7 +95,7 @@ class DivergenceStop(pl.Callback):
         finite = torch.isfinite(loss.detach()).all()
         self._finite = finite if self._finite is None else self._finite & finite
         if self.reads_after(trainer, loss.device, batch_idx):
-            if not trainer.strategy.reduce_boolean_decision(bool(self._finite)):  # false if it is on any rank
+            if not trainer.strategy.reduce_boolean_decision(bool(self._finite)):  # false if false on any rank
                 self.diverged_at = trainer.global_step - 1
                 trainer.should_stop = True
                 trainer.limit_val_batches = 0  # a diverged run needs no validation

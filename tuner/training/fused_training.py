@@ -42,7 +42,7 @@ def train_together(
     results: dict[int, TrialResult] = {}
     try:
         parts = _parts(assignments)
-    except BaseException:  # from the data: each trial then fails alone, and reports it
+    except BaseException:  # the data failed: each trial then fails alone, and reports it
         return results
     while parts and not any(result.state == "interrupted" for result in results.values()):
         part = parts.pop(0)

@@ -19,7 +19,7 @@ from tuner.training.outcome import commit_result, disk_full_result, failed_resul
 
 __all__ = ["call"]
 
-PRUNED = "TrialPruned"  # the tuner's and Optuna's, which is not imported here
+PRUNED = "TrialPruned"  # name of the tuner's and Optuna's class; Optuna is not imported here
 
 
 def call(assignment: Assignment, channel: Channel, device: str) -> TrialResult:
@@ -34,7 +34,7 @@ def call(assignment: Assignment, channel: Channel, device: str) -> TrialResult:
         return TrialResult("interrupted")
     except DivergedError as error:
         result = _ended(trial, "diverged", message=str(error), diverged_at=trial.last_step)
-    except BaseException as error:  # of the function, which can raise anything
+    except BaseException as error:  # the function can raise anything
         if lost_a_process(error):
             raise
         if isinstance(error, DiskFullError):

@@ -57,7 +57,7 @@ def commit_result(
         precision = resolve_precision(assignment.config.trainer.precision, device)
         conditions = training_conditions(device, precision, distributed.world_size(), fused)
     result = dataclasses.replace(result, seconds=time.monotonic() - started, device=name, setup=conditions)
-    writes = distributed.is_rank_zero() or result.state == "failed"  # the rank that failed may be any
+    writes = distributed.is_rank_zero() or result.state == "failed"  # any rank may have failed
     if writes and result.state != "interrupted":
         if result.traceback:
             write_atomically(assignment.directory / TRACEBACK_FILE, lambda file: file.write(result.traceback.encode()))

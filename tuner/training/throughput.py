@@ -76,7 +76,7 @@ def fastest_together(assignment: Assignment, most: int, device: str) -> Measurem
     try:
         count, speedup = fastest(most, seconds)
         return MeasurementResult(count, speedup, as_group=as_group)
-    except Exception as error:  # from vmap or the network; an error of the network will fail the trial as well
+    except Exception as error:  # vmap or the network failed; an error of the network will fail the trial as well
         return MeasurementResult(message=f"they cannot be fused: {why_not(error) or in_a_line(error)}")
 
 
