@@ -1,6 +1,7 @@
 """The plots of a study, from any record."""
 
 import io
+import itertools
 import json
 import math
 import re
@@ -17,9 +18,10 @@ from lightning_modules import SCHEDULES, CosineRestarts
 from tuner.analysis.record import StudyRecord, TrialRecord, simplified
 from tuner.direction import Direction
 from tuner.visualization.charts import PLOTS, draw
+from tuner.visualization.confusion import confusion_png, mistakes, most_confused
 from tuner.visualization.figure import Figure, Scale
 from tuner.visualization.landscape import contour, isolation, rank, slices
-from tuner.visualization.matplotlib_backend import png
+from tuner.visualization.matplotlib_backend import canvas, png
 from tuner.visualization.parameters import MAX_AXES, parallel_coordinates
 from tuner.visualization.parts import ACCENT, MAX_CURVES
 from tuner.visualization.plotly_backend import to_div
@@ -250,6 +252,99 @@ def test_an_lr_that_jumps_is_drawn_as_a_jump_and_one_that_is_known_at_few_steps_
     assert list(zip(panel.series[0].x, panel.series[0].y, strict=True)) == [
         (0, 0.1), (49, 0.1), (50, 0.1), (50, 0.01), (99, 0.0)
     ]  # fmt: skip
+
+
+def test_an_lr_that_falls_at_each_step_is_not_drawn_as_stairs():
+    falling = [(0, 0.4), (6, 0.1), (7, 0.06), (8, 0.02), (9, 0.001)]
+    (panel,) = figure("lr_curves", study([trial(0, family="cosine", curves={"lr": falling})])).panels
+    assert list(zip(panel.series[0].x, panel.series[0].y, strict=True)) == falling
+
+
+@pytest.mark.parametrize("best", [1.0, 0.999, 0.0])
+def test_no_band_reaches_beyond_the_accuracies_that_are_possible(best: float):
+    curves = {"lr": [(0, 0.1), (9, 0.1)], "val/acc": [(5, best), (10, best)]}
+    record = study([trial(each, value=best, curves=curves) for each in range(9)], validation_images=30)
+    bands = [each for drawn in draw(record) for panel in drawn.panels for each in panel.series if each.mark == "band"]
+    assert bands
+    assert all(0.0 <= y <= 1.0 for each in bands for y in (*each.y, *each.upper))
+
+
+def test_steps_epochs_and_trials_have_whole_numbers_on_their_axes():
+    """Of a single trial with one epoch, a library would label the tenths around it."""
+    curves = {"lr": [(0, 0.1), (8, 0.1)], "val/acc": [(9, 0.4)], "train/acc": [(9, 0.3)]}
+    record = study([trial(0, curves=curves, reported=[(1, 0.4)])], importances={})
+    for name, parts in (("intermediate_values", "x"), ("winner", "x"), ("timeline", "y")):
+        axes = canvas(figure(name, record)).axes
+        axis = getattr(axes[0], f"{parts}axis")
+        inside = [tick for tick in axis.get_majorticklocs() if min(axis.get_view_interval()) <= tick]
+        assert inside
+        assert all(tick == round(tick) for tick in inside), name
+        assert '"dtick":1' in to_div(figure(name, record))
+
+
+def test_of_one_value_there_is_no_colour_bar():
+    one = study([trial(0)], importances={})
+    assert len(canvas(figure("lr_curves", one)).axes) == 1
+    assert "colorbar" not in to_div(figure("lr_curves", one))
+    assert "colorbar" in to_div(figure("lr_curves", RECORDS["usual"]))
+
+
+def test_names_below_an_axis_do_not_touch_each_other():
+    kinds = ("relu", "tanh", "leaky_relu_with_a_long_name", *(f"kind {index}" for index in range(9)))
+    for count in (2, 3, 12):
+        trials = [trial(each, params={"model.kind": kinds[each % count], "x": each / 12}) for each in range(12)]
+        drawn = canvas(slices(study(trials)))
+        drawn.draw_without_rendering()
+        (axis,) = (each for each in drawn.axes if each.get_xlabel() == "kind")
+        labels = axis.get_xticklabels()
+        boxes = [label.get_window_extent() for label in labels]
+        if labels[0].get_rotation() == 0:
+            assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+        else:
+            assert count > 2
+            assert all(right.x1 - left.x1 > labels[0].get_fontsize() for left, right in itertools.pairwise(boxes))
+        assert axis.get_xlim() == (-0.5, count - 0.5), "with room for the first and the last"
+
+
+@pytest.mark.parametrize("high", [1.15, 2.0, 3.0, 5.1, 12.0, 700.0])
+def test_a_log_axis_of_any_length_has_several_ticks(high: float):
+    names = ["a", "b", "c", "d"]
+    trials = [trial(each, params={"x": 0.81 * (high / 0.81) ** (each / 3)}) for each, _ in enumerate(names)]
+    drawn = slices(study(trials, searched={"x": True}))
+    axis = canvas(drawn).axes[0]
+    low, top = axis.get_xlim()
+    assert sum(low <= tick <= top for tick in axis.get_xticks()) >= 2
+    layout = to_div(drawn)
+    assert len(json.loads(re.search(r'"tickvals":(\[.*?\])', layout)[1])) >= 2 if "tickvals" in layout else high > 80
+
+
+def test_a_box_is_the_same_in_the_browser_as_in_a_picture():
+    values = [0.0595, 0.0613, 0.0653, 0.0691, 0.361]
+    trials = [trial(each, family="constant", value=value) for each, value in enumerate(values)]
+    div = to_div(figure("families", study(trials, metric="val/loss", direction=Direction.MINIMIZE)))
+    assert '"q1":[0.0613]' in div
+    assert '"median":[0.0653]' in div
+    assert '"q3":[0.0691]' in div
+    assert '"upperfence":[0.0691]' in div, "0.361 is an outlier"
+
+
+def test_long_names_of_classes_do_not_overlap_in_the_picture_of_mistakes():
+    name = "white-throated rhinoceros hornbill"
+    drawn = mistakes(np.zeros((13, 8, 8)), [f"{name},\nnot {name}\n(84%)"] * 13, "worst mistakes")
+    drawn.draw_without_rendering()
+    boxes = [axis.title.get_window_extent() for axis in drawn.axes if axis.get_title()]
+    assert len(boxes) == 13
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    assert min(box.x0 for box in boxes) >= 0
+    assert max(box.x1 for box in boxes) <= drawn.bbox.x1
+
+
+def test_of_a_thousand_classes_the_confusion_matrix_shows_those_with_the_most_mistakes():
+    counts = np.diag(np.full(1000, 50))
+    counts[3, 7] = counts[998, 2] = 5
+    pixels = imread(io.BytesIO(confusion_png(counts.tolist(), "many")))
+    assert max(pixels.shape[:2]) < 3000
+    assert {2, 3, 7, 998} <= set(most_confused(counts.tolist()))
 
 
 def test_a_schedule_has_one_colour_in_all_charts_that_show_schedules():

@@ -15,10 +15,12 @@ from tuner.errors import BadInputError
 if TYPE_CHECKING:
     from tuner.analysis.record import StudyRecord
     from tuner.tracking.reader import MlflowStudy
+    from tuner.visualization.figure import Figure
 
 __all__ = ["Chapter", "render", "write_report"]
 
 TOP_TRIALS = 15
+NAME, SEVERAL, WIDEST = 6.0, 46.0, 90.0  # widths in rem: of a name below an axis, of several panels, of any figure
 TEMPLATE = "report.html.jinja"
 PICTURES = {
     "best/confusion_matrix.png": "Confusion matrix of the best trial on the test data",
@@ -132,12 +134,20 @@ def render(chapters: Sequence[Chapter]) -> str:
             if figure.panels
         ],
         duration=duration,
+        least_width=_least_width,
         format_metric=format_metric,
         format_objective=format_objective,
         values_of=values_of,
         top_trials=TOP_TRIALS,
         library=Markup(library()),
     )
+
+
+def _least_width(figure: "Figure") -> float:
+    """Return the width in rem below which a figure is scrolled, so that panels and names below an axis have room."""
+    if figure.columns > 1:
+        return SEVERAL
+    return min(WIDEST, max(NAME * len(panel.x_ticks or ()) for panel in figure.panels))
 
 
 def _code(params: Mapping[str, str]) -> str:

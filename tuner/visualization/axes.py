@@ -6,7 +6,7 @@ from typing import Any
 from tuner.analysis.record import StudyRecord, TrialRecord
 from tuner.text import format_value
 
-__all__ = ["axis_of", "parameters_of", "unnamed_note"]
+__all__ = ["axis_of", "parameters_of", "room_for", "unnamed_note"]
 
 MOST_NAMES, SOME_NAMES = 30, 10
 
@@ -36,6 +36,11 @@ def axis_of(
     places = {name: float(at) for at, name in enumerate(names)}
     labelled = range(len(names)) if len(names) <= MOST_NAMES else _spread(len(names), SOME_NAMES)
     return (lambda value: places[format_value(value)]), {float(at): names[at] for at in labelled}
+
+
+def room_for(names: Mapping[float, str] | None, places: Collection[float]) -> tuple[float, float] | None:
+    """Return the limits of an axis, with room for the first and the last name; None for an axis of numbers."""
+    return (min(places) - 0.5, max(places) + 0.5) if names is not None else None
 
 
 def unnamed_note(trials: Sequence[TrialRecord], parameters: Collection[str]) -> str:

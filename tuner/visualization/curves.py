@@ -26,6 +26,7 @@ __all__ = ["best_of_each", "lr_curves", "top_trials", "winner"]
 
 TOP = 5
 SCHEDULED = {"lr": "Learning rate", "momentum": "Momentum", "weight_decay": "Weight decay"}
+SMOOTH = 0.25  # of the slope of a curve at one step, just before or after it: less is a jump
 RATIO = 1.15  # of neighbouring points of a straight line on a log axis, where it is a curve
 METRICS = {
     "acc": "accuracy",
@@ -211,8 +212,8 @@ def _curve(
 def _on_log_axis(curve: Curve, lowest: float) -> list[tuple[float, float]]:
     """Return a curve of straight lines for a log axis, where these are curved, without its values of zero.
 
-    >>> [(step, round(lr, 3)) for step, lr in _on_log_axis([(0, 0.001), (10, 0.0)], 0.0007)]
-    [(0, 0.001), (1.0, 0.0009), (2.0, 0.0008), (3.0, 0.0007)]
+    >>> [(round(step, 1), round(lr, 4)) for step, lr in _on_log_axis([(0, 0.001), (10, 0.0)], 0.0007)]
+    [(0, 0.001), (1.1, 0.0009), (2.1, 0.0008), (3.0, 0.0007)]
     """
     drawn: list[tuple[float, float]] = []
     for (step, value), (next_step, next_value) in itertools.pairwise(curve):
@@ -227,10 +228,18 @@ def _on_log_axis(curve: Curve, lowest: float) -> list[tuple[float, float]]:
 
 
 def _with_jumps(curve: Curve) -> Curve:
-    """Return a curve that keeps its value between consecutive steps and then jumps, as the lr does."""
+    """Return a curve that keeps its value up to a jump: a change within a step, with hardly any before and after.
+
+    >>> _with_jumps([(0, 0.4), (9, 0.4), (10, 0.2), (19, 0.2)])
+    [(0, 0.4), (9, 0.4), (10, 0.4), (10, 0.2), (19, 0.2)]
+    >>> _with_jumps([(0, 0.4), (2, 0.2), (3, 0.1), (4, 0.0)])
+    [(0, 0.4), (2, 0.2), (3, 0.1), (4, 0.0)]
+    """
+    slopes = [(value - before) / max(1, step - last) for (last, before), (step, value) in itertools.pairwise(curve)]
     drawn = list(curve[:1])
-    for (step, value), point in itertools.pairwise(curve):
-        if point[0] == step + 1 and point[1] != value:
+    for index, ((step, value), point) in enumerate(itertools.pairwise(curve)):
+        near = [*slopes[max(0, index - 1) : index], *slopes[index + 1 : index + 2]]
+        if point[0] == step + 1 and slopes[index] and all(each / slopes[index] < SMOOTH for each in near):
             drawn.append((point[0], value))
         drawn.append(point)
     return drawn

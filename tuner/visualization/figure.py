@@ -5,13 +5,14 @@ The modules of charts, such as ``curves.py`` and ``parameters.py``, fill them; `
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 __all__ = [
     "COLORS",
     "DASHES",
+    "FEW_DECADES",
     "GREY",
     "SYMBOLS",
     "Dash",
@@ -22,6 +23,7 @@ __all__ = [
     "Series",
     "Surface",
     "Symbol",
+    "even_ticks",
     "style",
 ]
 
@@ -38,6 +40,24 @@ Symbol = Literal["circle", "square", "diamond", "triangle-up", "triangle-down", 
 
 DASHES: Sequence[Dash] = ("solid", "dash", "dot", "dashdot", "longdash")
 SYMBOLS: Sequence[Symbol] = ("circle", "square", "diamond", "triangle-up", "triangle-down", "pentagon")
+
+
+FEW_DECADES = 0.7
+"""The length of a log axis below which its ticks are as even as on a linear axis: hardly a power of ten is on it."""
+
+
+def even_ticks(low: float, high: float) -> list[float]:
+    """Return two to six round numbers from `low` to `high`; `low` alone if they are equal.
+
+    >>> even_ticks(0.81, 1.15)
+    [0.9, 1.0, 1.1]
+    """
+    if low == high:
+        return [low]
+    least = (high - low) / 5
+    power = 10.0 ** math.floor(math.log10(least))
+    step = next(step * power for step in (1, 2, 2.5, 5, 10) if step * power >= least * (1 - 1e-9))
+    return [float(f"{step * index:.12g}") for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def style(index: int) -> tuple[str, Dash, Symbol]:
@@ -98,6 +118,11 @@ class Scale:
     high: float
 
     STOPS = ("#7a4fa3", "#4f6bb0", "#21918c", "#5ec962", "#dde318")  # like viridis, but visible on black and on white
+
+    @property
+    def is_point(self) -> bool:
+        """Return whether all values are the same, so that a colour bar would say nothing."""
+        return self.low == self.high
 
     def color(self, value: float) -> str:
         """Return the colour of a value.
@@ -163,9 +188,14 @@ class Panel:
     steps_per_epoch: float | None = None
 
     @property
-    def is_counted(self) -> bool:
+    def counts_x(self) -> bool:
         """Return whether x has whole numbers only."""
-        return all(float(x).is_integer() for series in self.series for x in series.x if not math.isnan(x))
+        return _are_whole(x for series in self.series for x in series.x)
+
+    @property
+    def counts_y(self) -> bool:
+        """Return whether y has whole numbers only."""
+        return _are_whole(y for series in self.series for y in (*series.y, *series.upper))
 
 
 @dataclass(frozen=True)
@@ -200,3 +230,7 @@ class Figure:
     def rows(self) -> int:
         """Return how many rows of panels there are."""
         return math.ceil(len(self.panels) / self.columns)
+
+
+def _are_whole(values: Iterable[float]) -> bool:
+    return all(float(value).is_integer() for value in values if not math.isnan(value))

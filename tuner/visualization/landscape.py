@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from tuner.analysis.findings import short_name
 from tuner.analysis.record import FAMILY, MIN_FOR_IMPORTANCE, StudyRecord, TrialRecord
 from tuner.text import format_metric, format_value, join_names
-from tuner.visualization.axes import axis_of, parameters_of, unnamed_note
+from tuner.visualization.axes import axis_of, parameters_of, room_for, unnamed_note
 from tuner.visualization.figure import COLORS, GREY, SYMBOLS, Figure, Mark, Panel, Scale, Series, Surface, Symbol
 from tuner.visualization.parts import (
     ACCENT,
@@ -48,14 +48,17 @@ def slices(record: StudyRecord) -> Figure:
         place, ticks = axis_of([trial.params[name] for trial in members])
         log = record.searched.get(name, False)
         at = {trial.number: place(trial.params[name]) for trial in members}
-        series = tie_band(record, min(at.values()), max(at.values())) + points_by_family(record, members, at)
+        room = room_for(ticks, at.values())
+        ends = room or (min(at.values()), max(at.values()))
+        series = tie_band(record, *ends) + points_by_family(record, members, at)
         panels.append(
             Panel(
                 series,
                 "",
                 short_name(name),
                 record.metric,
-                log_x=log,
+                log_x=log and ticks is None,
+                x_range=room,
                 x_ticks=ticks,
                 y_range=value_window([trial.value for trial in ranked], record),
             )
@@ -84,7 +87,7 @@ def isolation(record: StudyRecord) -> Figure:
         best = {axis.bin(trial): trial for trial in reversed(axis.trials)}  # the first of the ranking in each
         chosen = sorted(best.values(), key=axis.place)
         others = [trial for trial in axis.trials if trial not in chosen]
-        series = tie_band(record, min(map(axis.place, axis.trials)), max(map(axis.place, axis.trials)))
+        series = tie_band(record, *(axis.room or axis.ends))
         line: Mark = "line" if axis.ticks is None else "points"
         groups: Sequence[tuple[Sequence[TrialRecord], Mark, str, Symbol, str]] = (
             (others, "points", GREY, SYMBOLS[0], "other trials"),
@@ -110,6 +113,7 @@ def isolation(record: StudyRecord) -> Figure:
                 short_name(name),
                 record.metric,
                 log_x=axis.is_log,
+                x_range=axis.room,
                 x_ticks=axis.ticks,
                 y_range=window,
             )
@@ -222,6 +226,8 @@ def _pair(
         short_name(y.name),
         log_x=x.is_log,
         log_y=y.is_log,
+        x_range=x.room,
+        y_range=y.room,
         x_ticks=x.ticks,
         y_ticks=y.ticks,
     )
@@ -255,12 +261,12 @@ class _Axis:
 
     def share(self, trial: TrialRecord) -> float:
         """Return the position of a trial between the lowest and the highest, from 0 to 1."""
-        low, high = (self._even(end) for end in self._ends)
+        low, high = (self._even(end) for end in self.ends)
         return 0.5 if low == high else (self._even(self.place(trial)) - low) / (high - low)
 
     def at(self, share: float) -> float:
         """Return the position with a share, as `share` counts."""
-        low, high = (self._even(end) for end in self._ends)
+        low, high = (self._even(end) for end in self.ends)
         return 10 ** (low + share * (high - low)) if self.is_log else low + share * (high - low)
 
     def bin(self, trial: TrialRecord) -> float:
@@ -268,8 +274,14 @@ class _Axis:
         return self.place(trial) if self.ticks is not None else min(BINS - 1, int(self.share(trial) * BINS))
 
     @property
-    def _ends(self) -> tuple[float, float]:
+    def ends(self) -> tuple[float, float]:
+        """Return the lowest and the highest position."""
         return min(self.places.values()), max(self.places.values())
+
+    @property
+    def room(self) -> tuple[float, float] | None:
+        """Return the limits of the axis if it has names; None if it has numbers."""
+        return room_for(self.ticks, self.places.values())
 
     def _even(self, place: float) -> float:
         return math.log10(place) if self.is_log else place

@@ -1,6 +1,7 @@
 """Figures as PNG, drawn by matplotlib without a display and without its global state."""
 
 import io
+import itertools
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -16,15 +17,18 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure as Canvas
 from matplotlib.figure import FigureBase
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.textpath import TextPath
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from tuner.visualization.figure import Figure, Panel, Scale, Series
+from tuner.visualization.figure import FEW_DECADES, Figure, Panel, Scale, Series, even_ticks
 
 __all__ = ["STYLE", "canvas", "empty", "png", "save", "saved", "sheet"]
 
 DPI = 110
 LEGEND_COLUMNS = 4
 LETTERS = 14.5  # of a legend, in an inch
+GAP = 0.06  # between labels of ticks, in inches
+MARGINS = 0.8  # of a panel, left and right, in inches
 LEVELS = 10  # of a surface
 SURFACE_ALPHA = 0.45
 LINE = 0.16  # height of a line of a legend, in inches
@@ -122,13 +126,13 @@ def _fill(drawn: FigureBase, figure: Figure) -> None:
     )
     axes = list(grid.flat)
     for index, (axis, panel) in enumerate(zip(axes, figure.panels, strict=False)):
-        _draw(axis, panel, figure.scale)
+        _draw(axis, panel, figure.scale, figure.width / figure.columns - MARGINS)
         if figure.shared_y and index % figure.columns:
             axis.set_ylabel("")
     for axis in axes[len(figure.panels) :]:
         axis.remove()
     _add_legend(drawn, axes[: len(figure.panels)], figure.width)
-    if figure.scale is not None:
+    if figure.scale is not None and not figure.scale.is_point:
         bar = drawn.colorbar(_mappable(figure.scale), ax=axes[: len(figure.panels)], shrink=0.8, pad=0.015)
         bar.set_label(figure.scale.label)
         bar.outline.set_visible(False)
@@ -163,7 +167,8 @@ def saved(canvas: Canvas) -> bytes:
     return file.getvalue()
 
 
-def _draw(axis: Axes, panel: Panel, scale: Scale | None) -> None:
+def _draw(axis: Axes, panel: Panel, scale: Scale | None, width: float) -> None:
+    """Draw a panel; its axes are about so many inches wide."""
     if panel.surface is not None and scale is not None:
         _add_surface(axis, panel, scale)
     for layer, series in enumerate(panel.series, start=2):
@@ -182,12 +187,16 @@ def _draw(axis: Axes, panel: Panel, scale: Scale | None) -> None:
     if panel.log_x:
         _number_ticks(axis.xaxis, axis.get_xlim())
     else:
-        parts = [1, 2, 5, 10] if panel.is_counted else [1, 2, 2.5, 5, 10]
-        axis.xaxis.set_major_locator(MaxNLocator(5, steps=parts, integer=panel.is_counted))  # long labels need room
+        parts = [1, 2, 5, 10] if panel.counts_x else [1, 2, 2.5, 5, 10]  # long labels need room
+        axis.xaxis.set_major_locator(MaxNLocator(5, steps=parts, integer=panel.counts_x, min_n_ticks=1))
     if panel.log_y:
         _number_ticks(axis.yaxis, axis.get_ylim())
+    elif panel.counts_y:
+        axis.yaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
     _name_ticks(axis.xaxis, panel.x_ticks)
     _name_ticks(axis.yaxis, panel.y_ticks)
+    if panel.x_ticks:
+        _turn_long(axis, panel.x_ticks, width)
     for x, y, text in panel.notes:
         ground = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8}
         axis.text(x, y, text, fontsize=7.5, color="#22272e", ha="center", va="center", zorder=100, bbox=ground)
@@ -199,7 +208,7 @@ def _draw(axis: Axes, panel: Panel, scale: Scale | None) -> None:
 
 
 def _add_surface(axis: Axes, panel: Panel, scale: Scale) -> None:
-    if panel.surface is None or scale.low == scale.high:
+    if panel.surface is None or scale.is_point:
         return
     low, high = sorted((scale.low, scale.high))
     levels = [low + (high - low) * index / LEVELS for index in range(LEVELS + 1)]
@@ -304,7 +313,10 @@ def _add(axis: Axes, series: Series, layer: int) -> None:
 def _number_ticks(axis: Axis, limits: tuple[float, float]) -> None:
     """Label a log axis with plain numbers; if it covers few decades, with several in each."""
     decades = math.log10(limits[1] / limits[0])
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2 else (1,), numticks=8))
+    if decades < FEW_DECADES:
+        axis.set_major_locator(FixedLocator(even_ticks(*limits)))
+    else:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2 else (1,), numticks=8))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 
@@ -313,6 +325,23 @@ def _name_ticks(axis: Axis, names: Mapping[float, str] | None) -> None:
     if names is not None:
         axis.set_ticks(list(names), list(names.values()))
         axis.set_tick_params(length=0)
+
+
+def _turn_long(axis: Axes, names: Mapping[float, str], width: float) -> None:
+    """Turn the names below an axis if they would touch each other."""
+    limits = axis.get_xlim()
+    inches = width * min((b - a for a, b in itertools.pairwise(sorted(names))), default=math.inf)
+    inches /= abs(limits[1] - limits[0])
+    lines = [line for name in names.values() for line in name.split("\n") if line.strip()]
+    longest = max((TextPath((0, 0), line, size=9).get_extents().width / 72 for line in lines), default=0.0)
+    if longest + GAP > inches:
+        angle = 35 if inches > 2 * LINE else 90
+        axis.tick_params(axis="x", labelrotation=angle, labelsize=min(9.0, 60 * inches))
+        for label in axis.get_xticklabels():
+            label.set(
+                horizontalalignment="right" if angle < 90 else "center",
+                rotation_mode="anchor" if angle < 90 else "default",
+            )
 
 
 def _mappable(scale: Scale) -> ScalarMappable:

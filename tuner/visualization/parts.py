@@ -90,8 +90,10 @@ def tie_band(record: StudyRecord, low: float, high: float) -> list[Series]:
     best, error = record.best, standard_error(record)
     if best is None or error is None or low == high:
         return []
-    edge = best.value - 2 * error if record.direction is Direction.MAXIMIZE else best.value + 2 * error
+    edge = _share(best.value - 2 * error if record.direction is Direction.MAXIMIZE else best.value + 2 * error)
     ends = sorted((best.value, edge))
+    if ends[0] == ends[1]:
+        return []
     label = "a tie with the best: within 2 standard errors"
     return [Series([low, high], [ends[0]] * 2, "band", GREY, label, upper=[ends[1]] * 2)]
 
@@ -103,8 +105,14 @@ def error_band(record: StudyRecord, metric: str, curve: Curve, color: str) -> li
     if len(values) < 2 or not images or not step:
         return []
     errors = [max(math.sqrt(value * (1 - value) / images), step) for value in values]
-    lower, upper = ([value + sign * error for value, error in zip(values, errors, strict=True)] for sign in (-1.0, 1.0))
+    pairs = list(zip(values, errors, strict=True))
+    lower, upper = ([_share(value + sign * error) for value, error in pairs] for sign in (-1.0, 1.0))
     return [Series([step for step, _ in curve], lower, "band", color, "± one standard error", upper=upper)]
+
+
+def _share(value: float) -> float:
+    """Return the end of an interval of an accuracy, which reaches from 0 to 1 at most."""
+    return min(1.0, max(0.0, value))
 
 
 def points_by_family(record: StudyRecord, trials: Sequence[TrialRecord], places: Mapping[int, float]) -> list[Series]:

@@ -2,19 +2,23 @@
 
 import html
 import math
+import statistics
+import textwrap
 from typing import Any
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
-from tuner.visualization.figure import Figure, Panel, Scale, Series, Surface
+from tuner.visualization.figure import FEW_DECADES, Figure, Panel, Scale, Series, Surface, even_ticks
 
 __all__ = ["library", "to_div"]
 
 PIXELS = 96
 """Pixels in an inch."""
 
+NARROW, WIDEST_LABEL = 36, 32  # letters below one of several panels in a row
+LETTERS, TURNED = 18, 60  # of a turned name, and the height that it needs, in pixels
 LEVELS = 10  # of a surface
 MOST_TICKS = 10
 INK, GRID = "#7d8590", "rgba(125,133,144,0.25)"  # readable on light and dark backgrounds
@@ -38,6 +42,11 @@ def to_div(figure: Figure, page: str = "plot") -> str:
     """
     if not figure.panels:
         raise ValueError(f"{figure.name} has nothing to draw: {figure.caption}")
+    height = figure.rows * figure.height * PIXELS
+    between = 0.25 * figure.height * PIXELS
+    if figure.rows > 1 and any(_are_long(panel) for panel in figure.panels):
+        between += TURNED
+        height += (figure.rows - 1) * TURNED
     drawing = make_subplots(
         figure.rows,
         figure.columns,
@@ -45,7 +54,7 @@ def to_div(figure: Figure, page: str = "plot") -> str:
         shared_yaxes="rows" if figure.shared_y else False,
         subplot_titles=[_escaped(panel.title) for panel in figure.panels] if figure.columns > 1 else None,
         horizontal_spacing=0.06 if figure.shared_y else 0.09,
-        vertical_spacing=0.25 / figure.rows if not figure.shared_x else 0.05,
+        vertical_spacing=between / height if not figure.shared_x else 0.05,
     )
     named: set[str] = set()
     for index, panel in enumerate(figure.panels):
@@ -56,13 +65,19 @@ def to_div(figure: Figure, page: str = "plot") -> str:
             drawing.add_trace(_trace(series, series.label not in named), row, column)
             named.add(series.label)
         _set_axes(drawing, panel, row, column, is_first=column == 1 or not figure.shared_y)
-    if figure.scale is not None:
+        if figure.columns > 1 and panel.x_ticks and _are_long(panel):
+            names = [name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…" for name in panel.x_ticks.values()]
+            drawing.update_xaxes(ticktext=[_escaped(name) for name in names], tickangle=40, row=row, col=column)
+        if figure.columns > 1:
+            label = "\n".join(textwrap.wrap(panel.x_label, WIDEST_LABEL))
+            drawing.update_xaxes(title_text=_escaped(label), row=row, col=column)
+    if figure.scale is not None and not figure.scale.is_point:
         drawing.add_trace(_color_bar(figure.scale), 1, 1)
     drawing.update_xaxes(gridcolor=GRID, linecolor=GRID, zeroline=False, tickcolor=GRID)
     drawing.update_yaxes(gridcolor=GRID, linecolor=GRID, zeroline=False, tickcolor=GRID)
     drawing.update_layout(
         template="none",
-        height=figure.rows * figure.height * PIXELS + 90,
+        height=height + 90,
         margin={"l": 10, "r": 10, "t": 36, "b": 64},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
@@ -85,9 +100,10 @@ def _set_axes(drawing: go.Figure, panel: Panel, row: int, column: int, is_first:
     place = {"row": row, "col": column}
     drawing.update_xaxes(title_text=_escaped(panel.x_label), title_standoff=4, automargin=True, **place)
     drawing.update_yaxes(title_text=_escaped(panel.y_label) if is_first else "", automargin=True, **place)
-    for update, log, limits, ticks, values in (
-        (drawing.update_xaxes, panel.log_x, panel.x_range, panel.x_ticks, [x for each in panel.series for x in each.x]),
-        (drawing.update_yaxes, panel.log_y, panel.y_range, panel.y_ticks, [y for each in panel.series for y in each.y]),
+    across, down = ([x for each in panel.series for x in each.x], [y for each in panel.series for y in each.y])
+    for update, log, limits, ticks, values, is_counted in (
+        (drawing.update_xaxes, panel.log_x, panel.x_range, panel.x_ticks, across, panel.counts_x),
+        (drawing.update_yaxes, panel.log_y, panel.y_range, panel.y_ticks, down, panel.counts_y),
     ):
         if log:
             ends = limits or (min(values), max(values))
@@ -96,11 +112,17 @@ def _set_axes(drawing: go.Figure, panel: Panel, row: int, column: int, is_first:
             update(range=[math.log10(limit) for limit in limits] if log else list(limits), **place)
         if ticks is not None:
             update(tickvals=list(ticks), ticktext=[_escaped(text) for text in ticks.values()], **place)
-    places = [x for each in panel.series for x in each.x if not math.isnan(x)]
-    if panel.is_counted and panel.x_ticks is None and places and max(places) - min(places) <= MOST_TICKS:
-        drawing.update_xaxes(dtick=1, **place)  # no halves of an epoch
+        places = limits or [value for value in values if not math.isnan(value)]
+        if is_counted and not log and ticks is None and places and max(places) - min(places) <= MOST_TICKS:
+            update(dtick=1, **place)  # no halves of an epoch
     for x, y, text in panel.notes:
         drawing.add_annotation(x=x, y=y, text=_escaped(text), showarrow=False, **place)
+
+
+def _are_long(panel: Panel) -> bool:
+    """Return whether the names below a panel, one of several in a row, have no room next to each other."""
+    names = list((panel.x_ticks or {}).values())
+    return bool(names) and max(map(len, names)) + 1 > NARROW / len(names)
 
 
 def _log_ticks(limits: tuple[float, float]) -> dict[str, Any]:
@@ -108,10 +130,13 @@ def _log_ticks(limits: tuple[float, float]) -> dict[str, Any]:
     low, high = (math.log10(limit) for limit in limits)
     if high - low >= 2:
         return {"dtick": math.ceil((high - low) / 5)}
-    digits = (1, 2, 5) if high - low < 1 else (1, 3)
-    places = [digit * 10.0**power for power in range(math.floor(low), math.ceil(high)) for digit in digits]
-    inside = [place for place in places if limits[0] <= place <= limits[1]]
-    return {"tickvals": inside, "ticktext": [f"{place:g}" for place in inside]} if len(inside) > 1 else {"nticks": 4}
+    if high - low < FEW_DECADES:
+        inside = even_ticks(*limits)
+    else:
+        digits = (1, 2, 5) if high - low < 1 else (1, 3)
+        places = [digit * 10.0**power for power in range(math.floor(low), math.ceil(high)) for digit in digits]
+        inside = [place for place in places if limits[0] <= place <= limits[1]]
+    return {"tickvals": inside, "ticktext": [f"{place:g}" for place in inside]}
 
 
 def _trace(series: Series, is_first: bool) -> go.Scatter | go.Bar | go.Box:
@@ -128,10 +153,16 @@ def _trace(series: Series, is_first: bool) -> go.Scatter | go.Bar | go.Box:
         case "bars":
             return go.Bar(x=series.x, y=series.y, orientation="h", marker_color=series.color, width=0.66, **common)
         case "box":
+            low, middle, high = statistics.quantiles(series.y, n=4, method="inclusive")  # as matplotlib's
+            reach = 1.5 * (high - low)
             return go.Box(
-                y=series.y,
-                x=[series.x[0]] * len(series.y),
-                boxpoints=False,
+                x=[series.x[0]],
+                q1=[low],
+                median=[middle],
+                q3=[high],
+                lowerfence=[min(y for y in series.y if y >= low - reach)],
+                upperfence=[max(y for y in series.y if y <= high + reach)],
+                fillcolor=_translucent(series.color),
                 line_color=series.color,
                 line_width=1.5,
                 width=0.5,
@@ -145,7 +176,7 @@ def _trace(series: Series, is_first: bool) -> go.Scatter | go.Bar | go.Box:
                 mode="lines",
                 line={"width": 0, "color": series.color},
                 fill="toself",
-                fillcolor=f"rgba({', '.join(str(int(series.color[at : at + 2], 16)) for at in (1, 3, 5))}, 0.18)",
+                fillcolor=_translucent(series.color),
                 **{**common, "hoverinfo": "skip"},
             )
         case "points" | "crosses":
@@ -167,6 +198,10 @@ def _trace(series: Series, is_first: bool) -> go.Scatter | go.Bar | go.Box:
                 },
                 **common,
             )
+
+
+def _translucent(color: str) -> str:
+    return f"rgba({', '.join(str(int(color[at : at + 2], 16)) for at in (1, 3, 5))}, 0.18)"
 
 
 def _surface(surface: Surface, scale: Scale) -> go.Contour:
@@ -192,7 +227,8 @@ def _colors(scale: Scale) -> list[tuple[float, str]]:
 
 
 def _color_bar(scale: Scale) -> go.Scatter:
-    bar = {"title": {"text": _escaped(scale.label)}, "thickness": 12, "outlinewidth": 0}
+    title = {"text": _escaped(scale.label), "side": "right"}  # above the bar, it would touch the highest tick
+    bar = {"title": title, "thickness": 12, "outlinewidth": 0}
     marker = {
         "color": [min(scale.low, scale.high)],
         "cmin": min(scale.low, scale.high),

@@ -106,7 +106,11 @@ def timeline(record: StudyRecord) -> Figure:
         places = [place for _ in _spans(best) for place in (best.number, best.number, math.nan)]
         series.append(Series(times, places, "line", ACCENT, label, [label] * len(times), width + 1))
     last = max(trial.number for trial in record.trials)
-    panel = Panel(series, "", f"{unit_name} since the study began", "trial", y_range=(last + 0.8, -0.8))
+    end = max(_spans(trial)[-1][1] for trial in record.trials) / unit
+    x_range = (0.0, 1.03 * end) if end > 0 else None
+    panel = Panel(
+        series, "", f"{unit_name} since the study began", "trial", x_range=x_range, y_range=(last + 0.8, -0.8)
+    )
     caption = (
         "Each line is a run; in its gaps, the trial waited at a rung, or the study was interrupted. Trials "
         "that are trained as one model run at the same time."
