@@ -251,7 +251,7 @@ def test_an_artifact_store_that_answers_500_is_not_reported_as_a_server_that_is_
     finally:
         proxy.close()
     why = "it answered 500 Internal Server Error"
-    assert f"artifacts cannot be written to {place} at present ({why}); they are kept and sent later" in study.notes
+    assert f"artifacts cannot currently be written to {place} ({why}); they are kept and sent later" in study.notes
     assert study.tracker.missing == [
         f"Some artifacts could not be written to {place} ({why}); run the same command again when that is solved"
     ]

@@ -162,7 +162,7 @@ def check_divisible(config: StudyConfig, slots: Sequence[Slot]) -> None:
 
 
 def alike(one: AnyTrial, other: AnyTrial) -> bool:
-    """Return whether trials can be one model: optimizers, schedules, averages and seeds may differ, no more."""
+    """Return whether trials can be one model: only optimizers, schedules, averages and seeds may differ."""
     if not isinstance(one, TrialConfig) or not isinstance(other, TrialConfig):
         return one is other
     first, second = ((each.data, each.model, each.loss, each.trainer) for each in (one, other))

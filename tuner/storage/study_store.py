@@ -405,7 +405,7 @@ class StudyStore:
         """Record an epoch of an asked trial and return the decision on it.
 
         An epoch that is repeated after a kill is not recorded twice. The pruner judges a trial by its last report, so
-        of the repeated epochs only the last one asks it. A trial that another program has ended meanwhile is pruned.
+        of the repeated epochs only the last one consults it. A trial that another program has ended is pruned.
         """
         reported = self.trial(number).intermediate_values
         if epoch not in reported:

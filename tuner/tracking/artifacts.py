@@ -96,7 +96,7 @@ def take_along(client: MlflowClient, uri: str, experiment: Experiment, note: Cal
 
 
 def present_place(before: Path, uri: str, identifier: str) -> Path:
-    """Return the present location of an experiment's artifacts, which may have moved with this folder."""
+    """Return the current location of an experiment's artifacts, which may have moved with this folder."""
     if not before.is_absolute():
         return (folder_of(uri) or Path.cwd()) / before
     if (before.parent.name, before.name) != (FOLDER, identifier):

@@ -177,7 +177,7 @@ class Recorder:
 
     def _artifacts_went_away(self, error: Exception) -> None:
         self._artifacts_error = why = reason(error, self.uri)
-        self.warn(f"artifacts cannot be written to {self._place} at present ({why}); they are kept and sent later")
+        self.warn(f"artifacts cannot currently be written to {self._place} ({why}); they are kept and sent later")
 
     # -- reading MLflow ------------------------------------------------------------------------------------------------
 

@@ -157,7 +157,7 @@ def _explanation(error: Exception, uri: str, shown: str) -> str:
         return f"{shown} cannot be used: {said}."
     chain = list(_chain(error))
     if any(isinstance(each, requests.exceptions.RetryError) for each in chain):
-        return f"the server at {shown} cannot answer at present: {said}. Try again later."
+        return f"the server at {shown} cannot answer now: {said}. Try again later."
     if any(isinstance(each, requests.ConnectionError | requests.Timeout) for each in chain):
         advice = "Start it, or omit the option to log to a local file."
         return f"no MLflow server answers at {shown} ({said}). {advice}"

@@ -68,7 +68,7 @@ class SystemMetrics:
                 self._log({f"system/{name}": value for name, value in self._monitor.aggregate_metrics().items()})
                 self._clear()
         except Exception as error:  # from a driver, for example: no reason to end a study
-            self._note(f"no more system metrics: {type(error).__name__}: {error}")
+            self._note(f"system metrics are no longer recorded: {type(error).__name__}: {error}")
 
     def _clear(self) -> None:
         for monitor in self._monitor.monitors:

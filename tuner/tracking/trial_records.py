@@ -169,7 +169,7 @@ class TrialRecords:
         Args:
             number: The trial.
             write: Opens the run, or creates it.
-            opened: Called if there was nothing to do, as the run is open.
+            opened: Called if there was nothing to do, because the run is already open.
         """
         give_up = partial(self.lose, RUN, number, nothing)
         return LogRecord(write, give_up, join=partial(self._join, number), written=opened)

@@ -69,7 +69,7 @@ def _pair(batch: Any, task: Task) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _check_numbers(outputs: Any, labels: torch.Tensor, task: Task) -> None:
-    """Reject outputs that are not as many as the labels."""
+    """Reject outputs whose number differs from the labels'."""
     shape = list(labels.shape)
     allowed = [shape, [*shape, 1]] if task == "regression" else [shape]
     if not isinstance(outputs, torch.Tensor) or list(outputs.shape) not in allowed:
