@@ -10,10 +10,11 @@ standard library. Lengths are real numbers of steps, and are not rounded.
 
 A field of a dataclass is the Python argument, the key in a study file, the type that is checked, the search axis and
 the logged parameter at once. To add a family, write a dataclass with ``_check`` and ``_factor``, and add its line to
-`SCHEDULES`. Families that decay to an end are in ``decay.py``, those that decay at a rate in ``rates.py``,
-``InverseSqrt`` and ``WarmupStableDecay``, which warm up first, in ``warmups.py``, curves through points in
-``spline.py``, families with peaks in ``cyclic.py``, combinations of schedules, including ``Warmup``, in
-``composite.py``, formulas in ``formula.py``; import all of them from here.
+`SCHEDULES`; CONTRIBUTING.md lists the remaining steps. Families that decay to an end are in ``decay.py``, families that
+decay at a rate in ``rates.py``, ``InverseSqrt`` and ``WarmupStableDecay``, which warm up first, in ``warmups.py``,
+curves through points in ``spline.py``, families with peaks in ``cyclic.py``, combinations of schedules, including
+``Warmup``, in ``composite.py``, formulas in ``formula.py``, and ``Plateau``, which reacts to a metric, in
+``plateau.py``; import all of them from here.
 
 Errors in widely read articles:
 
