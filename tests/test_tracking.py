@@ -28,6 +28,7 @@ from tuner.protocol import Points, TrialResult
 from tuner.storage.reader import config_of
 from tuner.tracking import record_writer as records
 from tuner.tracking import trial_points
+from tuner.tracking.housekeeping import check_rename
 from tuner.tracking.reader import MlflowStudy, pages_of
 from tuner.tracking.store import tracking_uri
 from tuner.tracking.tracker import Tracker
@@ -426,7 +427,9 @@ def test_an_experiment_that_is_deleted_while_the_study_runs_is_reported_and_noth
     study.train(1, [("lr", 1, 0.1)])
     assert not study.close()
     assert any("must be in the 'active' state" in sentence for sentence in study.tracker.missing)
-    with pytest.raises(BadInputError, match=r'the experiment "tiny" was deleted\. Restore it, or rename the study'):
+    with pytest.raises(
+        BadInputError, match=r'the experiment "tiny" was deleted\. Restore it \(MLFLOW_TRACKING_URI=sqlite:'
+    ):
         study.open()
     client_of(study).restore_experiment(study.tracker.experiment_id)
     assert study.again([0, 1], [("lr", 1, 0.1)])
@@ -448,8 +451,12 @@ def test_a_study_finds_its_runs_in_an_experiment_that_was_renamed(study: Study):
     assert study.again([0, 1])
     assert study.tracker.experiment_id == experiment
     client_of(study).delete_experiment(experiment)
-    with pytest.raises(BadInputError, match=r'the experiment "of last week" was deleted\. Restore it, or rename'):
+    with pytest.raises(
+        BadInputError, match=r'the experiment "of last week" was deleted\. Restore it \(MLFLOW_TRACKING_URI='
+    ):
         study.open()
+    with pytest.raises(BadInputError, match=rf"experiments restore --experiment-id {experiment}\), or give the study"):
+        check_rename(study.tracker.uri, "tiny", "other", STUDY_ID)
 
 
 def test_a_confirmation_is_in_the_renamed_experiment_of_its_study(study: Study):

@@ -14,7 +14,7 @@ from tuner.process import crash_point
 from tuner.tracking.pages import address_of
 from tuner.tracking.reader import STUDY_TAG, VERSION_TAG, experiment_of_study, find_children, find_parent
 from tuner.tracking.store import open_client
-from tuner.tracking.store_errors import explained
+from tuner.tracking.store_errors import deleted_experiment, explained
 from tuner.tracking.view import renamed, view_tag
 
 __all__ = ["check_rename", "delete_study", "rename_study"]
@@ -60,11 +60,13 @@ def check_rename(uri: str, name: str, new: str, identifier: str) -> None:
     """Check that the experiment of a study, and the model that it registered, can get a name.
 
     Raises:
-        BadInputError: If another experiment or model has it, or the store cannot be used.
+        BadInputError: If another experiment or model has it, its experiment was deleted, or the store cannot be used.
     """
     with explained(uri):
         client = open_client(uri)
         other, own = client.get_experiment_by_name(new), experiment_of_study(client, identifier)
+        if own is not None and own.lifecycle_stage != LifecycleStage.ACTIVE:
+            raise deleted_experiment(own.name, own.experiment_id, uri)
         if other is not None and (own is None or other.experiment_id != own.experiment_id):
             raise BadInputError([f'MLflow already has an experiment "{new}"; choose another name.'])
         if _is_own_model(client, name) and _versions(client, new) is not None:

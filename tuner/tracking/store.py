@@ -19,10 +19,9 @@ from mlflow import MlflowClient
 from mlflow.entities import ViewType
 from sqlalchemy.exc import ArgumentError
 
-from tuner.errors import BadInputError
 from tuner.process import changed_environment
 from tuner.tracking.artifacts import FOLDER, check_length, local_path, present_place
-from tuner.tracking.store_errors import FORMS, explained, refused
+from tuner.tracking.store_errors import FORMS, deleted_experiment, explained, refused
 from tuner.tracking.store_uri import file_of, is_server, resolved
 from tuner.urls import is_web, without_password
 
@@ -245,7 +244,7 @@ def _check_experiment(client: MlflowClient, uri: str, name: str) -> None:
             f"the server at {without_password(uri)} is not a usable MLflow server: it returns another experiment."
         )
     if experiment.lifecycle_stage != "active":
-        raise BadInputError([f'MLflow: the experiment "{name}" was deleted. Restore it, or rename the study.'])
+        raise deleted_experiment(name, experiment.experiment_id, uri)
     path = local_path(experiment.artifact_location)
     if path is not None and not is_server(uri):
         _check_writable(present_place(path, uri, experiment.experiment_id))

@@ -14,7 +14,7 @@ from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, InterfaceError,
 from tuner.errors import BadInputError, TunerError, needs_extra
 from tuner.urls import is_web, without_password, without_passwords
 
-__all__ = ["FORMS", "can_pass", "explained", "is_refusal", "reason", "refused"]
+__all__ = ["FORMS", "can_pass", "deleted_experiment", "explained", "is_refusal", "reason", "refused"]
 
 FORMS = "write sqlite:///mlflow.db, postgresql://user@host/database or http://host:port"
 
@@ -167,3 +167,10 @@ def _explanation(error: Exception, uri: str, shown: str) -> str:
 def refused(text: str) -> BadInputError:
     """Return the error for a tracking URI that cannot be used."""
     return BadInputError([f"tracking uri: {text}"])
+
+
+def deleted_experiment(name: str, identifier: str, uri: str) -> BadInputError:
+    """Return the error for a deleted experiment, which MLflow keeps until ``mlflow gc``."""
+    restore = f"MLFLOW_TRACKING_URI={without_password(uri)} mlflow experiments restore --experiment-id {identifier}"
+    gone = f'MLflow: the experiment "{name}" was deleted'
+    return BadInputError([f"{gone}. Restore it ({restore}), or give the study another name."])

@@ -25,7 +25,6 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from tuner.config.study import StudyConfig
-from tuner.errors import BadInputError
 from tuner.protocol import Point
 from tuner.text import cut
 from tuner.tracking.artifacts import add_files, artifact_folder, create_experiment, take_along
@@ -46,7 +45,7 @@ from tuner.tracking.reader import (
 from tuner.tracking.record_writer import Record
 from tuner.tracking.recorder import ARTIFACTS, END, POINTS_READ, STUDY, LostStudyError, NoRunError, Recorder
 from tuner.tracking.sent_points import SentPoints
-from tuner.tracking.store_errors import reason
+from tuner.tracking.store_errors import deleted_experiment, reason
 from tuner.tracking.view import saved_view, view_tag
 from tuner.urls import without_password
 
@@ -134,8 +133,7 @@ class StudyRun:
         if experiment is None:
             experiment = create_experiment(self._client, self._uri, name)
         elif experiment.lifecycle_stage != LifecycleStage.ACTIVE:
-            gone = f'the experiment "{experiment.name}" was deleted'
-            raise BadInputError([f"MLflow: {gone}. Restore it, or rename the study."])
+            raise deleted_experiment(experiment.name, experiment.experiment_id, self._uri)
         else:
             take_along(self._client, self._uri, experiment, self._warn)
             experiment = self._client.get_experiment(experiment.experiment_id)
