@@ -19,11 +19,28 @@ def compared(*configurations: Repeated, direction: Direction = Direction.MAXIMIZ
     return Comparison("val/acc", direction, configurations, test)
 
 
+VERY_LARGE = (("a", 1.6e308), ("b", 1.5e308))
+
+
 def test_the_interval_is_students():
     values = list(A.values.values())
     low, high = stats.t.interval(0.95, 3, loc=fmean(values), scale=stats.sem(values))
     assert interval(values) == pytest.approx((low, high), rel=1e-12)
     assert interval([0.9]) is None
+
+
+def test_values_whose_sum_is_too_large_for_a_float_are_compared():
+    one, other = (Repeated(name, {seed: value + seed * 1e305 for seed in range(3)}) for name, value in VERY_LARGE)
+    comparison = Comparison("loss", Direction.MINIMIZE, [one, other])
+    assert [each.name for each in comparison.ranking] == ["b", "a"]
+    assert one.mean == pytest.approx(1.601e308)
+    found = comparison.interval(one)
+    assert found is not None
+    assert found[0] < one.mean < found[1]
+    difference = comparison.difference(other, one)
+    assert difference is not None
+    assert difference.mean == pytest.approx(1e307)
+    assert "1.6e+308" in comparison.markdown()
 
 
 def test_the_probability_is_one_minus_the_one_sided_p_value_of_the_paired_t_test():

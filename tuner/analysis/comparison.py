@@ -23,12 +23,13 @@ import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import fmean, stdev
+from statistics import stdev
 from typing import Any
 
 import scipy
 
 from tuner.analysis.record import ROUNDING, Retrained, is_share, resolution
+from tuner.analysis.sweeps import mean_of
 from tuner.direction import Direction
 from tuner.text import format_interval, format_metric, format_probability, join_names, pluralize
 
@@ -109,7 +110,7 @@ def interval(
     if error == 0:
         return None
     room = float(scipy.stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * error
-    return max(scale.low, fmean(values) - room), min(scale.high, fmean(values) + room)
+    return max(scale.low, mean_of(values) - room), min(scale.high, mean_of(values) + room)
 
 
 def _standard_error(sample: Sequence[float], scale: Scale, values: Sequence[float]) -> float:
@@ -143,7 +144,7 @@ class Repeated:
     @property
     def mean(self) -> float:
         """Return the mean over the seeds; NaN if there is no value."""
-        return fmean(self.values.values()) if self.values else math.nan
+        return mean_of(list(self.values.values())) if self.values else math.nan
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,7 @@ class Comparison:
         pairs = [self.direction.advantage(one.values[seed], other.values[seed]) for seed in seeds]
         if not pairs:
             return None
-        mean = fmean(pairs)
+        mean = mean_of(pairs)
         if len(pairs) < FEWEST_SEEDS:
             return Difference(mean, None, len(pairs))
         values = [*one.values.values(), *other.values.values()]

@@ -11,9 +11,21 @@ from statistics import fmean, median
 
 from tuner.direction import Direction
 
-__all__ = ["Sweep", "choose"]
+__all__ = ["Sweep", "choose", "mean_of"]
 
 ROUNDING = 1e-6  # rounding of accuracies, which are single-precision numbers
+
+
+def mean_of(values: Sequence[float]) -> float:
+    """Return the mean of numbers, also of some whose sum is too large for a float.
+
+    >>> mean_of([1.0, 2.0]), mean_of([1.5e308, 1.5e308])
+    (1.5, 1.5e+308)
+    """
+    try:
+        return fmean(values)
+    except OverflowError:
+        return math.fsum(value / len(values) for value in values)
 
 
 @dataclass(frozen=True)
@@ -44,7 +56,7 @@ class Sweep:
 
     def rank(self, lr: float) -> tuple[float, float]:
         """Return a key by which better base lrs come first."""
-        return self.direction.sort_key(self.median(lr)), self.direction.sort_key(fmean(self.values[lr]))
+        return self.direction.sort_key(self.median(lr)), self.direction.sort_key(mean_of(self.values[lr]))
 
     @property
     def is_at_edge(self) -> bool:
