@@ -53,8 +53,8 @@ INITIAL_LR = 3e-3
 STUDY = """\
 name: x
 trial:
-  data: {{name: mnist_5k, batch_size: 25, val_fraction: 0.01, test_fraction: 0.97}}
-  model: {{name: mnist_cnn, channels: [2, 2, 2], hidden: [4, 4]}}
+  data: {{name: iris, batch_size: 20, train_size: 80}}
+  model: {{name: mlp, inputs: 4, neurons: 8}}
   optimizer: {{name: sgd, initial_lr: 3e-3}}
   schedule: {schedule}
   trainer: {{max_epochs: 3, precision: 32-true}}

@@ -23,7 +23,8 @@ from tuner.report import main as report
 from tuner.show import main as show
 from tuner.storage.reader import open_study, record_of, with_final_runs
 
-OPTIONS = ("--set", "budget={epochs: 40}", "--set", "final={trials: 1, seeds: 3}")
+DATA = ("--set", "trial.data.batch_size=30")
+OPTIONS = (*DATA, "--set", "budget={epochs: 40}", "--set", "final={trials: 1, seeds: 3}")
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +126,7 @@ def test_more_seeds_and_the_same_command_keep_what_is_trained(finished: StudyFol
     assert "complete  " not in output
     assert "The answer is " in output
     assert trained(copy, "tiny%") == before
-    output = copy.call("--set", "budget={epochs: 49}", "--set", "final={trials: 1, seeds: 4}")
+    output = copy.call(*DATA, "--set", "budget={epochs: 49}", "--set", "final={trials: 1, seeds: 4}")
     assert trained(copy, "tiny%")[: len(before)] == before
     assert len(trained(copy, "tiny-final-%")) == 12
     assert "over 4 seeds" in output
@@ -140,7 +141,7 @@ def test_a_renamed_study_keeps_its_last_trainings_and_a_deleted_one_takes_them_a
     assert re.search(r"tiny-final-([0-9a-f]{6}) is now tiny-other-final-\1$", output, re.MULTILINE)
     renamed = "--set", "name=tiny-other"
     assert "complete  " not in copy.call(*OPTIONS, *renamed)
-    copy.call(*renamed, "--set", "budget={epochs: 49}", "--set", "final={trials: 1, seeds: 4}")
+    copy.call(*DATA, *renamed, "--set", "budget={epochs: 49}", "--set", "final={trials: 1, seeds: 4}")
     assert trained(copy, "tiny-other%")[: len(before)] == before
     assert trained(copy, "tiny%") == trained(copy, "tiny-other%")
     copy.command(delete, "tiny-other", "--yes")

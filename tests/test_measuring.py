@@ -182,7 +182,7 @@ def study(folder: StudyFolder, engine_name: Literal["local", "inline"], *assignm
     return text.getvalue()
 
 
-DATA = "trial.data={name: mnist_5k, batch_size: 20, val_fraction: 0.02, test_fraction: 0.96}"
+DATA = "trial.data={name: mnist_5k, batch_size: 20, val_fraction: 0.02, test_fraction: 0.02, train_size: 100}"
 
 
 def test_a_study_says_how_many_trials_it_trains_as_one_model_and_has_all_of_them(

@@ -293,21 +293,27 @@ def test_a_value_of_another_type_is_another_value(tmp_path: Path):
     assert read_result(tmp_path, again) is None
 
 
-def test_a_result_with_a_changed_byte_is_damaged(tmp_path: Path):
-    trial = assignment(tmp_path, "Base")
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Assignment:
+    """Return a trial that was trained to its end."""
+    trial = assignment(tmp_path_factory.mktemp("ended"), "Base")
     train(trial)
+    return trial
+
+
+def test_a_result_with_a_changed_byte_is_damaged(tmp_path: Path, ended: Assignment):
     path = tmp_path / RESULT_FILE
-    content = path.read_bytes()
+    content = (ended.directory / RESULT_FILE).read_bytes()
     places = range(0, len(content), max(1, len(content) // 200))
     for place in places:
         changed = bytearray(content)
         changed[place] = ord("7") if changed[place] != ord("7") else ord("8")
         path.write_bytes(changed)
-        result = read_result(tmp_path, trial.config, lambda text: None)
+        result = read_result(tmp_path, ended.config, lambda text: None)
         assert result is None, content[place - 20 : place + 20]
     parts = content.split(b'"value": ')
     path.write_bytes(b'"value": '.join([parts[0], parts[1].replace(b",", b"0,", 1), *parts[2:]]))
-    assert read_result(tmp_path, trial.config, lambda text: None) is None, "the same number in other digits"
+    assert read_result(tmp_path, ended.config, lambda text: None) is None, "the same number in other digits"
 
 
 @pytest.mark.parametrize(
@@ -326,15 +332,15 @@ def test_a_result_with_a_changed_byte_is_damaged(tmp_path: Path):
     ],
     ids=str,
 )
-def test_a_result_of_another_form_is_damaged_even_without_a_checksum(tmp_path: Path, changes: dict[str, Any]):
-    trial = assignment(tmp_path, "Base")
-    train(trial)
+def test_a_result_of_another_form_is_damaged_even_without_a_checksum(
+    tmp_path: Path, ended: Assignment, changes: dict[str, Any]
+):
     path = tmp_path / RESULT_FILE
-    stored = json.loads(path.read_text())["result"]
+    stored = json.loads((ended.directory / RESULT_FILE).read_text())["result"]
     path.write_text(json.dumps(stored))
-    assert read_result(tmp_path, trial.config) is not None, "as earlier versions wrote it"
+    assert read_result(tmp_path, ended.config) is not None, "as earlier versions wrote it"
     path.write_text(json.dumps(stored | changes))
-    assert read_result(tmp_path, trial.config) is None
+    assert read_result(tmp_path, ended.config) is None
 
 
 def test_what_is_no_result_file_is_damaged(tmp_path: Path):
