@@ -220,6 +220,8 @@ def _start(output: int, states: int, *command: Any) -> None:
 
 
 def _run(output: int, module: str, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
+    from tuner.process import leave
+
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
@@ -233,6 +235,8 @@ def _run(output: int, module: str, arguments: Sequence[str], folder: Path, envir
     sys.argv[1:] = arguments
     fork_servers(2)
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+    threading._shutdown()  # type: ignore[attr-defined]  # wait for its threads, as the interpreter does
+    leave(0)
 
 
 def fork_servers(count: int) -> None:

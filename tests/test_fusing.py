@@ -304,7 +304,7 @@ def test_the_group_size_follows_the_option():
 # In a study
 
 SMALL = (
-    "trial.data={name: mnist_5k, batch_size: 20, val_fraction: 0.02, test_fraction: 0.96}",
+    "trial.data={name: mnist_5k, batch_size: 20, val_fraction: 0.02, test_fraction: 0.02, train_size: 100}",
     "trial.model={name: mnist_cnn, channels: [4, 4, 4], hidden: [16, 16]}",
     "trial.trainer={max_epochs: 3, precision: 64-true}",
 )
