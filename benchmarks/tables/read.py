@@ -54,10 +54,18 @@ def _has_lr_between(row: dict[str, float], low: float, high: float) -> bool:
     return is_usual and low <= row["optimizer.initial_lr"] <= high
 
 
-def read_trained(path: Path) -> Iterator[tuple[str, Table]]:
-    """Yield the name and the table of a file that `train.py` has written."""
+def read_trained(path: Path, lrs: tuple[float, float] | None = None) -> Iterator[tuple[str, Table]]:
+    """Yield the name and the table of a file that `train.py` has written.
+
+    Args:
+        path: The file.
+        lrs: The lowest and the highest lr, to leave out the other configurations.
+    """
     content = content_of(path)
-    yield path.name, Table(content["params"], np.array(content["losses"], float))
+    low, high = lrs or (0.0, np.inf)
+    rows = [row for row, params in enumerate(content["params"]) if low <= params["optimizer.initial_lr"] <= high]
+    losses = np.array(content["losses"], float)
+    yield path.name, Table([content["params"][row] for row in rows], losses[rows])
 
 
 def read_llama(path: Path, steps: int, interval: int) -> tuple[Table, list[Any]]:

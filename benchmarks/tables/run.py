@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=10, help="seeds of each search (default 10)")
     parser.add_argument("--marks", type=float, nargs="+", default=[6.4, 11.2, 25.6], help="budgets in full runs")
     parser.add_argument("--start", type=int, default=0, help="first trials of a study from the other tables")
-    parser.add_argument("--lrs", type=float, nargs=2, help="search only the lr on TaskSet, between these")
+    parser.add_argument("--lrs", type=float, nargs=2, help="lowest and highest lr; on TaskSet, only the lr is searched")
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--group", type=int, default=1, help="trials that are asked for at once (default 1)")
     parser.add_argument("--processes", type=int, default=2)
@@ -138,12 +138,12 @@ def main() -> None:
     for kind, path, read, study in kinds:
         if path is None:
             continue
-        lrs, overrides = options.lrs if kind == "taskset" else None, []
-        tables = dict(read_taskset(path, lrs) if lrs else read(path))
-        if lrs:
-            others = {name for table in tables.values() for name in table.params[0]} - {LR}
+        tables, overrides = dict(read(path, options.lrs)), []
+        if options.lrs:
+            low, high = options.lrs
+            others = {name for table in tables.values() for name in table.params[0]} - {LR} if kind == "taskset" else ()
             overrides = [f"search_space.{name}=null" for name in sorted(others)]
-            overrides.append(f"search_space.{LR}={{low: {lrs[0]!r}, high: {lrs[1]!r}, log: true}}")
+            overrides.append(f"search_space.{LR}={{low: {low!r}, high: {high!r}, log: true}}")
         count = len(next(iter(tables.values())).losses)
         print(f"\n{kind}: {len(tables)} of {count} rows, {options.draws} draws; mean rank found, and mean excess\n")
         print("| | " + " | ".join(f"{mark:g} runs" for mark in options.marks) + " | best lost, % | seconds per study |")

@@ -7,9 +7,9 @@ All randomness is a function of the seed, the number of the trial and the finish
 
 import importlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from random import Random
 from typing import Any, cast
@@ -28,7 +28,10 @@ STARTS = 5
 """Number of random trials, unless the study says otherwise."""
 
 MOST_TRIALS = 120
-RANDOM_CANDIDATES, NEARBY_CANDIDATES, NEARBY_TRIALS = 30, 8, 5
+NEARBY_TRIALS = 5
+SHARED, OWN = (20, 6), (10, 2)
+"""Candidates of all trials that are asked for at the same time, and of each alone: random, and near each good trial."""
+
 WIDTHS = (0.03, 0.1)
 """Distances of candidates to the trials that they are near to, as shares of the ranges."""
 
@@ -52,6 +55,11 @@ def _one_thread() -> AbstractContextManager[Any]:
     return limit
 
 
+Values = frozenset[tuple[str, Any]]
+Candidate = tuple[Mapping[str, Any], Array]
+"""Values that a trial may have, and their point at the end of its training [1, inputs]."""
+
+
 @dataclass(frozen=True)
 class _Candidates:
     """Values that a trial may have.
@@ -70,20 +78,37 @@ class _Candidates:
 
 
 @dataclass(frozen=True)
+class _Finished:
+    """The finished trials.
+
+    Args:
+        trials: All of them.
+        comparable: Those that were trained, with a schedule that can be computed.
+        tried: The values of all.
+    """
+
+    trials: Sequence[Observation]
+    comparable: Sequence[Observation]
+    tried: Set[Values]
+
+
+@dataclass(frozen=True)
 class _Known:
-    """The finished trials, and a process conditioned on them.
+    """A process conditioned on the finished trials.
 
     Args:
         finished: The trials.
         data: Their points and values.
         process: The process that is conditioned on them.
         lowest: The lowest value at the end of a run.
+        shared: The candidates of all trials that are asked for until another one ends, by the values that are given.
     """
 
-    finished: Sequence[Observation]
+    finished: _Finished
     data: ObservedData
     process: GaussianProcess
     lowest: float
+    shared: dict[Values, list[Candidate]] = field(default_factory=dict)
 
 
 class CurveSearch:
@@ -98,10 +123,9 @@ class CurveSearch:
     def __init__(self, config: StudyConfig, seed: int = 0, starts: int = STARTS) -> None:
         self._config, self._seed, self._starts = config, seed, starts
         self._kernels: dict[int, Kernel] = {}
-        self._points: dict[
-            tuple[int, tuple[int, ...]], Array | None
-        ] = {}  # points of finished trials after some epochs
-        self._ends: dict[frozenset[tuple[str, Any]], Array | None] = {}  # the point at the end of a run, by its values
+        self._points: dict[tuple[int, tuple[int, ...]], Array | None] = {}  # by trial and epochs
+        self._ends: dict[Values, Array | None] = {}  # the point at the end of a run, by its values
+        self._finished = _Finished([], [], set())
         self._known: _Known | None = None
 
     @cached_property
@@ -121,8 +145,8 @@ class CurveSearch:
             trials: All others, in the order in which they ended.
             fixed: Values that are given.
         """
-        finished = self._comparable(trials)
-        if number < self._starts or sum(len(trial.reports) > 0 for trial in finished) < 2:
+        finished = self._finished_of(trials)
+        if number < self._starts or sum(len(trial.reports) > 0 for trial in finished.comparable) < 2:
             return self._at_random(number, fixed)
         with _one_thread():
             return self._suggested(number, trials, finished, fixed)
@@ -135,8 +159,9 @@ class CurveSearch:
         Args:
             trials: All trials, in the order in which they ended.
         """
-        finished = self._comparable(trials)
-        if len(finished) < self._starts or not any(trial.epochs in trial.reports for trial in finished):
+        finished = self._finished_of(trials)
+        comparable = finished.comparable
+        if len(comparable) < self._starts or not any(trial.epochs in trial.reports for trial in comparable):
             return math.inf
         with _one_thread():
             candidates = self._evaluated(len(trials), finished, trials, {})
@@ -146,7 +171,7 @@ class CurveSearch:
         self,
         number: int,
         trials: Sequence[Observation],
-        finished: Sequence[Observation],
+        finished: _Finished,
         fixed: Mapping[str, Any],
     ) -> Mapping[str, Any]:
         candidates = self._evaluated(number, finished, trials, fixed)
@@ -174,32 +199,46 @@ class CurveSearch:
     def _random(self, number: int) -> Random:
         return Random(f"curve:{self._seed}:{number}")
 
-    def _comparable(self, trials: Sequence[Observation]) -> list[Observation]:
-        return [trial for trial in trials if trial.is_finished and self._can_be_compared(trial)]
+    def _finished_of(self, trials: Sequence[Observation]) -> _Finished:
+        """Return the finished trials; the result stays the same until another trial ends."""
+        finished = [trial for trial in trials if trial.is_finished]
+        if finished != self._finished.trials:
+            comparable = [trial for trial in finished if self._can_be_compared(trial)]
+            self._finished = _Finished(finished, comparable, {trial.values for trial in finished})
+        return self._finished
 
     def _evaluated(
         self,
         number: int,
-        finished: Sequence[Observation],
+        finished: _Finished,
         trials: Sequence[Observation],
         fixed: Mapping[str, Any],
     ) -> _Candidates:
         """Return values that no trial has, and by how much each is expected to be better than the best trial."""
         known = self._known_of(finished)
-        candidates = self._candidates(self._random(number), known.data.best, fixed)
-        tried = {trial.values for trial in trials}
-        untried = [(params, point) for params, point in candidates if frozenset(params.items()) not in tried]
+        given = frozenset(fixed.items())
+        if given not in known.shared:
+            random = Random(f"candidates:{self._seed}:{len(finished.comparable)}")
+            known.shared[given] = [*self._of_references(fixed), *self._drawn(random, SHARED, known.data.best, fixed)]
+        candidates = [*known.shared[given], *self._drawn(self._random(number), OWN, known.data.best, fixed)]
+        running = {trial.values for trial in trials if not trial.is_finished}
+        untried = [
+            (params, point)
+            for params, point in candidates
+            if (values := frozenset(params.items())) not in finished.tried and values not in running
+        ]
         if not untried:
             return _Candidates([], np.empty((0, 0)), np.empty(0), known.process.kernel)
         points = np.concatenate([point for _, point in untried])
         gains = expected_improvement(*known.process.predict(points), known.lowest)
         return _Candidates([params for params, _ in untried], points, gains, known.process.kernel)
 
-    def _known_of(self, finished: Sequence[Observation]) -> _Known:
+    def _known_of(self, finished: _Finished) -> _Known:
         """Return what is known from finished trials; it stays the same until another trial ends."""
-        if self._known is None or self._known.finished != finished:
-            data = self._data(finished)
-            process = data.process(self._kernel(finished), Random(f"points:{self._seed}:{len(finished)}"))
+        if self._known is None or self._known.finished is not finished:
+            trials = finished.comparable
+            data = self._data(trials)
+            process = data.process(self._kernel(trials), Random(f"points:{self._seed}:{len(trials)}"))
             self._known = _Known(finished, data, process, data.lowest(process))
         return self._known
 
@@ -209,19 +248,24 @@ class CurveSearch:
             self._ends[trial.values] = self._space.points(self._space.of(trial.params), [1.0])
         return self._ends[trial.values]
 
-    def _candidates(
-        self, random: Random, best: Sequence[Observation], fixed: Mapping[str, Any]
-    ) -> Iterator[tuple[Mapping[str, Any], Array]]:
-        """Yield values that a trial may have, and their points at the end of its training [1, inputs]."""
-        new = [self._space.random(random, fixed) for _ in range(RANDOM_CANDIDATES)]
-        new += [
+    def _of_references(self, fixed: Mapping[str, Any]) -> Iterator[Candidate]:
+        for configuration, point in self._references:
+            if point is not None and fixed.items() <= configuration.params.items():
+                yield configuration.params, point
+
+    def _drawn(
+        self, random: Random, counts: tuple[int, int], best: Sequence[Observation], fixed: Mapping[str, Any]
+    ) -> Iterator[Candidate]:
+        """Yield random candidates, and candidates near the best trials."""
+        everywhere, nearby = counts
+        drawn = [self._space.random(random, fixed) for _ in range(everywhere)]
+        drawn += [
             self._space.nearby(trial.params, random, WIDTHS[index % len(WIDTHS)], fixed)
             for trial in best[:NEARBY_TRIALS]
-            for index in range(NEARBY_CANDIDATES)
+            for index in range(nearby)
         ]
-        known = [each for each in self._references if fixed.items() <= each[0].params.items()]
-        feasible = filter(self._is_feasible, new)
-        for configuration, point in [*known, *((each, self._space.points(each, [1.0])) for each in feasible)]:
+        for configuration in filter(self._is_feasible, drawn):
+            point = self._space.points(configuration, [1.0])
             if point is not None:
                 yield configuration.params, point
 
