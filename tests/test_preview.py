@@ -76,8 +76,8 @@ def test_the_picture_has_the_exact_lr_of_every_step_on_both_axes():
         assert (linear.get_yscale(), logarithmic.get_yscale()) == ("linear", "log")
         for axes in row.axes:
             drawn = [list(line.get_ydata()) for line in axes.lines if len(line.get_ydata()) > 2]
-            assert sorted(drawn) == sorted(curve.lr for curve in family.curves)
-            assert all(list(line.get_xdata()) == list(range(120)) for line in axes.lines if len(line.get_ydata()) > 2)
+            assert sorted(drawn) == sorted([*curve.lr, curve.lr[-1]] for curve in family.curves), "to the end"
+            assert all(list(line.get_xdata()) == list(range(121)) for line in axes.lines if len(line.get_ydata()) > 2)
         labels = [text.get_text() for text in row.legends[0].get_texts()]
         assert labels[0] == "initial lr"
         assert len(labels) == 4

@@ -4,20 +4,24 @@ import io
 import itertools
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from tests.test_charts import study as study_of
+from tests.test_charts import trial as recorded
 from tuner.config.component import Component
 from tuner.config.function_trial import FunctionTrial
 from tuner.config.loader import load_study
 from tuner.config.study import StudyConfig
 from tuner.config.trial import TrialConfig
 from tuner.console import print_line
+from tuner.direction import Direction
 from tuner.protocol import EpochReport, Slot, StepReport, TrialResult
 from tuner.runner.display import Display
-from tuner.runner.summary import print_table
+from tuner.runner.summary import print_ranking, print_table
 from tuner.storage.replicates import ReplicationStudy
 
 TINY = Path(__file__).parent / "tiny.yaml"
@@ -145,6 +149,22 @@ def test_a_narrow_terminal_leaves_out_the_least_important_columns_of_a_table():
     assert shown[80].splitlines()[0].split() == ["mean", "95%", "interval", "seeds", "winner", "better"]
     assert shown[44].splitlines()[0].split() == ["mean", "winner", "better"]
     assert "0.9712" in shown[44]
+
+
+@pytest.mark.parametrize("width", [24, 44, 80])
+def test_no_digit_of_a_ranking_is_cut_off_in_a_narrow_terminal(width: int):
+    params = {"model.activation": "leaky_relu_with_a_long_name", "optimizer.eps": 3.011e-11, "schedule.power": 0.9886}
+    trials = [recorded(each, family="warmup_stable_decay", params=params) for each in (9, 10)]
+    several = [replace(each, further=(18442.0, 1.2848, 0.1488)) for each in trials]
+    metrics = [(name, Direction.MINIMIZE) for name in ("parameters", "train/seconds", "val/loss")]
+    for record in (study_of(trials), study_of(several, further=metrics)):
+        output = io.StringIO()
+        print_ranking(Console(file=output, force_terminal=True, width=width, color_system=None), record, 5)
+        lines = output.getvalue().splitlines()
+        assert max(map(len, lines)) <= width
+        assert "…" not in "".join(lines[1:])
+        assert sum(line.startswith("#10") for line in lines) == 1
+        assert width < 44 or "warmup_stable_decay" in "".join(output.getvalue().split())
 
 
 SENTENCE = (

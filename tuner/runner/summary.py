@@ -37,6 +37,12 @@ MOST_OF_FRONT = 12
 AS_REPORT = "everything in one HTML file"
 WHOLE_LINE = 80  # columns of a table where there is no terminal, at least
 SHORTEST_WRAPPED = 16
+NARROW, OBJECTIVE = 60, 14
+"""Columns of a terminal below which a ranking has no column of schedules, and those that a further objective adds.
+
+The values begin with the schedule then.
+"""
+MOST_DROPPED = 9  # importance of a column that is dropped before any other
 
 
 def print_plan(console: Console, plan: Plan, slots: Sequence[Slot], remarks: Sequence[str] = ()) -> None:
@@ -212,21 +218,25 @@ def print_ranking(console: Console, record: StudyRecord, most: int) -> None:
         )
         for of in drawn
     ]
+    has_schedules = not record.of_function
+    if has_schedules and console.is_terminal and console.width < NARROW + OBJECTIVE * len(record.further):
+        values = [f"{trial.family}, {text}".removesuffix(", ") for trial, text in zip(top, values, strict=True)]
+        has_schedules = False
     if top:
         print_table(
             console,
             ("", 0, [f"#{trial.number}" for trial in top]),
             (record.metric, 0, [format_metric(trial.value) for trial in top]),
             *(
-                (metric, 0, [format_objective(trial.further[index]) for trial in top])
+                (metric, index, [format_objective(trial.further[index]) for trial in top])
                 for index, (metric, _) in enumerate(record.further)
             ),
-            *([("front", 2, ["*" if trial.number in front else "" for trial in top])] if record.further else []),
             *(
-                []
-                if record.of_function
-                else [("schedule", 1 if record.further else 0, [trial.family for trial in top])]
+                [("front", MOST_DROPPED, ["*" if trial.number in front else "" for trial in top])]
+                if record.further
+                else []
             ),
+            *([("schedule", 0, [trial.family for trial in top])] if has_schedules else []),
             ("searched values", 0, values),
         )
 
@@ -251,7 +261,8 @@ def print_table(console: Console, *columns: tuple[str, int, Sequence[str]]) -> N
     kept = fitting(least, [importance for _, importance, _ in columns], available)
     table = Table(box=None, pad_edge=False, header_style="dim")
     for index in kept:
-        table.add_column(escape(columns[index][0]), no_wrap=index < len(columns) - 1)
+        is_last = index == len(columns) - 1
+        table.add_column(escape(columns[index][0]), no_wrap=not is_last, overflow="fold" if is_last else "ellipsis")
     for row in zip(*(columns[index][2] for index in kept), strict=True):
         table.add_row(*map(escape, row))
     console.print(table, highlight=False, width=available)

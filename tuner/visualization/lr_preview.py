@@ -50,14 +50,14 @@ def legend(curve: LrCurve) -> str:
 def figure_of(family: Family) -> Figure:
     """Return a figure of a family, on a linear and on a logarithmic axis."""
     shown = examples(family)
-    series = [Series(curve.steps, curve.lr, "steps", FAN, width=0.8) for curve in family.curves if curve not in shown]
+    series = [Series(*_whole(curve), "steps", FAN, width=0.8) for curve in family.curves if curve not in shown]
     for lr in sorted({curve.initial_lr for curve in shown}):
-        last = max(curve.steps[-1] for curve in shown)
+        last = max(curve.steps[-1] for curve in shown) + 1
         label = f"initial {shown[0].quantity}"
         series.append(Series([0, last], [lr, lr], "line", INK, label, width=0.6, dash="dot"))
     for index, curve in enumerate(shown):
         color, dash, _ = style(index)
-        series.append(Series(curve.steps, curve.lr, "steps", color, legend(curve), width=1.8, dash=dash))
+        series.append(Series(*_whole(curve), "steps", color, legend(curve), width=1.8, dash=dash))
     highest = max(max(curve.lr) for curve in family.curves)
     positive = [lr for curve in family.curves for lr in curve.lr if lr > 0]
     steps = {curve.length.steps_per_epoch for curve in family.curves}
@@ -79,6 +79,11 @@ def figure_of(family: Family) -> Figure:
         )
     heading = "\n".join([title(family, "in colour"), *textwrap.wrap(family.ranges, TITLE_LETTERS)])
     return Figure(family.name, heading, "", panels, columns=2, height=2.7, width=12.0)
+
+
+def _whole(curve: LrCurve) -> tuple[list[int], list[float]]:
+    """Return the corners of a curve up to the end of its last step, at which its lr still is that of the step."""
+    return [*curve.steps, curve.steps[-1] + 1], [*curve.lr, curve.lr[-1]]
 
 
 # -- the terminal ------------------------------------------------------------------------------------------------------
