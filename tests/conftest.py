@@ -1,4 +1,4 @@
-"""What every process of pytest does at its start; `tests/studies.py` has the fixtures."""
+"""Setup of every process of pytest; the fixtures are in `tests/studies.py`."""
 
 import gc
 import importlib

@@ -14,7 +14,7 @@ while self.steps > {FIRST_EPOCH} and Path("hold").exists():
 
 
 def with_network(folder: StudyFolder, body: str) -> str:
-    """Write a custom network, that of the tiny study with extra code before it computes; return the option."""
+    """Write a custom network, the tiny study's with extra code before it computes; return the option."""
     lines = "\n".join(f"        {line}" for line in body.splitlines())
     (folder.path / "own.py").write_text(
         "import os\nimport time\nfrom pathlib import Path\n\nfrom lightning_modules import MLP\n\n\n"

@@ -67,7 +67,7 @@ def test_every_shape_has_every_base_lr_and_seed_and_the_best_of_each_has_fresh_o
         "join studies using (study_id) where param_name = 'seed'"
     )
     assert len(seeds) == 4
-    assert len({seed for _, seed in seeds}) == 4, "the seeds that choose are not those that tell"
+    assert len({seed for _, seed in seeds}) == 4, "selection and evaluation use different seeds"
 
 
 def test_the_configuration_with_the_best_median_is_trained_with_fresh_seeds(played: StudyFolder):

@@ -1,4 +1,4 @@
-"""The GPUs and CPUs that a study uses: those that it is allowed to."""
+"""A study uses only the GPUs and CPUs that it is allowed to use."""
 
 from pathlib import Path
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from tuner.errors import BadInputError
+from tuner.protocol import EngineName
 from tuner.results import Best, Confirmation, Result
 from tuner.runner.options import StudyOptions
 from tuner.runner.run import OpenStudy, run
@@ -304,7 +305,7 @@ class Study:
         per_device: int | None = None,
         devices_per_trial: int = 1,
         fuse: str | int = "auto",
-        engine: Literal["local", "ray", "inline"] = "local",
+        engine: EngineName = "local",
         address: str = "auto",
         storage: str | None = None,
         tracking_uri: str | None = None,

@@ -21,6 +21,7 @@ __all__ = [
     "ChannelClosedError",
     "Decision",
     "Engine",
+    "EngineName",
     "EpochReport",
     "EvaluationGroup",
     "EvaluationResult",
@@ -39,6 +40,9 @@ __all__ = [
     "TrainingGroup",
     "TrialResult",
 ]
+
+EngineName = Literal["local", "ray", "inline"]
+"""The engines, the default first; `tuner.engines.make_engine` creates them."""
 
 Decision = Literal["continue", "prune", "pause", "stop", "forget"]
 """The answer to a report.

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from tuner.analysis.record import StudyRecord, TrialRecord
 from tuner.errors import BadInputError
+from tuner.protocol import EngineName
 from tuner.text import format_metric, format_objective, format_value, join_names
 
 if TYPE_CHECKING:
@@ -278,7 +279,7 @@ class Result:
         devices: str = "auto",
         per_device: int | None = None,
         fuse: str | int = "auto",
-        engine: Literal["local", "ray", "inline"] = "local",
+        engine: EngineName = "local",
         address: str = "auto",
         quiet: bool = False,
         retry_failed: bool = False,

@@ -20,7 +20,7 @@ REASONS = {
     r"data-dependent control flow": "the forward pass branches on values of a tensor (data-dependent control flow)",
     r"\.item\(\)": "the forward pass reads numbers out of tensors (.item())",
 }
-"""What errors of torch.vmap mean, by a part of their text."""
+"""Explanations of errors of torch.vmap, by a part of their text."""
 
 
 @dataclass(frozen=True)

@@ -220,7 +220,7 @@ class FusedOptimizer:
         """Do the device's share of an update.
 
         Args:
-            gradients: The gradients of `sources` by index, for those that have one.
+            gradients: The gradients of `sources` by index, where there is one.
         """
         if self._updates:
             given = [_like(self._stacks[index], gradient) for index, gradient in gradients.items()]

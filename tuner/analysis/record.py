@@ -116,7 +116,7 @@ class TestResult:
 
 @dataclass(frozen=True)
 class Work:
-    """What was trained besides the finished trials of a study.
+    """Training done in addition to the finished trials of a study.
 
     Args:
         trials: The number of trials or runs.

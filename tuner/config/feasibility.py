@@ -23,7 +23,7 @@ Fault = Callable[[Keys, str], None]
 
 
 def read_constraints(raw: Any, template: Template, fault: Fault, lengths: Sequence[str]) -> tuple[Constraint, ...]:
-    """Return the constraints of a study file, and report those that are not valid.
+    """Return the constraints of a study file, and report invalid ones.
 
     Args:
         raw: The section ``constraints``; None if there is none.

@@ -28,10 +28,10 @@ class FirstTrials:
     """The fixed values of the first trials of a study.
 
     Args:
-        baseline: Those of the file's own `trial`; None if it is outside the search space, or nothing is searched.
-        queued: Those that the file enqueues.
-        earlier: Those of the best trials of earlier studies.
-        families: Those that have each option of every choice once.
+        baseline: The values of the file's own `trial`; None if it is outside the search space, or nothing is searched.
+        queued: The values that the file enqueues.
+        earlier: The values of the best trials of earlier studies.
+        families: Values that together have each option of every choice once.
         further: Values that were added after the study was defined, for the next trials, but not before the baseline
             and the values that are known to be good.
         outside: Why `trial` is not one of the first trials; empty if it is, or if nothing is searched.

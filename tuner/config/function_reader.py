@@ -122,7 +122,7 @@ class FunctionStudyReader(StudyReader):
         return goals or [{"metric": _Goal.metric}]
 
     def _chosen(self, kind: str, known: Mapping[str, Mapping[str, Any]], default: str) -> Component:
-        """Read the name and the options of a sampler or pruner, and refuse those that need training runs."""
+        """Read the name and the options of a sampler or pruner, and reject any that needs training runs."""
         chosen = self._option(kind, known, (default,))
         if reason := OF_TRAININGS[kind].get(chosen.name):
             possible = listed(known.keys() - OF_TRAININGS[kind].keys())

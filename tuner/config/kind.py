@@ -1,4 +1,4 @@
-"""What the trials of a study are: training runs, or calls of an objective function."""
+"""The kinds of trials: training runs, and calls of an objective function."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ __all__ = ["Kind"]
 
 
 class Kind(ABC):
-    """What the trials of a study are, and what depends on it.
+    """A kind of trial, and what depends on it.
 
     Attributes:
         trains: Whether they are training runs, which are rehearsed, interrupted at an epoch, tested and exported.

@@ -51,7 +51,7 @@ class Rungs:
 
     @property
     def first(self) -> int:
-        """Return how many trials the study begins with: those that wait for each other, and the given ones."""
+        """Return how many trials the study begins with: the ones that wait for each other, and the given ones."""
         return self.starts + len(self.whole)
 
     def waits(self, number: int) -> bool:
@@ -60,7 +60,7 @@ class Rungs:
 
     @property
     def counts(self) -> list[int]:
-        """Return how many of those that wait are trained to each rung, and how many to the end.
+        """Return how many of the waiting trials are trained to each rung, and how many to the end.
 
         >>> Rungs(100, [1, 4, 12]).counts
         [100, 25, 6, 1]

@@ -3,8 +3,10 @@
 An engine implements `tuner.protocol.Engine`, and is created by `make_engine`. Engines use neither Optuna nor MLflow.
 """
 
+from typing import get_args
+
 from tuner.errors import BadInputError, needs_extra
-from tuner.protocol import Engine
+from tuner.protocol import Engine, EngineName
 
 __all__ = ["make_engine"]
 
@@ -15,7 +17,7 @@ def make_engine(
     """Create an engine and its slots.
 
     Args:
-        name: "local", "inline" or "ray".
+        name: One of `tuner.protocol.EngineName`.
         devices: As for `tuner.engines.slots.make_slots`, like the next two.
         per_device: Slots on each device.
         ranks: Processes that train one trial together.
@@ -25,6 +27,8 @@ def make_engine(
     Raises:
         BadInputError: If there are no such devices, or no such cluster.
     """
+    if name not in get_args(EngineName):
+        raise BadInputError([f'--engine: must be one of {", ".join(get_args(EngineName))} (got "{name}").'])
     if name == "ray":
         try:
             from tuner.engines.ray import RayEngine

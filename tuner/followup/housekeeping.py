@@ -90,7 +90,7 @@ class Housekeeping:
         return True
 
     def renamed(self, name: str, new: str) -> list[tuple[ListedStudy, str]]:
-        """Return the studies to rename, with their new names: a study, after those that it names.
+        """Return the studies to rename, with their new names; those that belong to a study come before it.
 
         These are its final runs, and its confirmations unless they were given a name (``confirm --name``).
 

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 from tuner.errors import BadInputError
+from tuner.protocol import EngineName
 from tuner.urls import DEFAULT_STORAGE
 
 __all__ = ["ExecutionOptions", "StudyOptions", "check_counts", "option"]
@@ -70,11 +71,11 @@ class ExecutionOptions:
         "is measured first; on the CPU off) (default: %(default)s)",
         "K",
     )
-    engine: Literal["local", "ray", "inline"] = option(
+    engine: EngineName = option(
         "local",
         "local: processes of this machine; ray: all machines of a Ray cluster; inline: this process, for debugging "
         "(default: %(default)s)",
-        choices=("local", "ray", "inline"),
+        choices=get_args(EngineName),
     )
     address: str = option(
         "auto", "address of the Ray cluster (default: the one that this machine belongs to, else a new one here)", "A"

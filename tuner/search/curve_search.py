@@ -30,7 +30,7 @@ STARTS = 5
 MOST_TRIALS = 120
 NEARBY_TRIALS = 5
 SHARED, OWN = (20, 6), (10, 2)
-"""Candidates of all trials that are asked for at the same time, and of each alone: random, and near each good trial."""
+"""Numbers of candidates, shared by trials that are asked for together, and per trial: random, near each good trial."""
 
 WIDTHS = (0.03, 0.1)
 """Distances of candidates to the trials that they are near to, as shares of the ranges."""
@@ -83,7 +83,7 @@ class _Finished:
 
     Args:
         trials: All of them.
-        comparable: Those that were trained, with a schedule that can be computed.
+        comparable: The trained trials whose schedule can be computed.
         tried: The values of all.
     """
 
@@ -101,7 +101,7 @@ class _Known:
         data: Their points and values.
         process: The process that is conditioned on them.
         lowest: The lowest value at the end of a run.
-        shared: The candidates of all trials that are asked for until another one ends, by the values that are given.
+        shared: Candidates for all trials that are asked for before the next one ends, by their given values.
     """
 
     finished: _Finished

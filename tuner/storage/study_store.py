@@ -276,7 +276,7 @@ class StudyStore:
         return {trial.number for trial in self._finished.front} | ({best.number} if best else set())
 
     def may_keep_weights(self, values: Mapping[int, float]) -> set[int]:
-        """Return the trials, of those that end with these values, whose weights may be needed."""
+        """Return which of the trials that end with these values may have to keep their weights."""
         return self._finished.may_be_best(values)
 
     def ranking(self) -> list[FrozenTrial]:

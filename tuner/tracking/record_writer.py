@@ -1,4 +1,4 @@
-"""A thread that writes records, and isolates those that cannot be written.
+"""A thread that writes records, and isolates the ones that cannot be written.
 
 The records of a lane are written in order, and lanes take turns, so a failing record delays its own lane only. It is
 retried if the error may be temporary. If it keeps failing while the store takes other records, the record is at fault,
