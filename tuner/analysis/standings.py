@@ -244,8 +244,9 @@ class Standings:
         metric, tolerance = self.comparison.metric, f"{self.tolerance:.3g}"
         return (
             f"Median and mean of {metric} over fresh seeds, not used for selection. The 95% interval of the median "
-            "(order statistics) needs six seeds, the interval of the mean (Student's t) two. Behind the first: difference "
-            "of the means, with 95% intervals that hold for all pairs at once (Games and Howell). Verdict: fails if more "
+            "(order statistics) needs six seeds, the interval of the mean (Student's t) two. Behind the first: "
+            "difference of the means, with 95% intervals that hold for all pairs at once (Games and Howell). Verdict: "
+            "fails if more "
             "of its seeds failed than of the first, so that the means are not comparable; else as good if the "
             f"interval is within {tolerance} of zero, else worse if it is above zero, else open. Steps to "
             f"{_number(self.target)}: median over the seeds, at the first validation that reached it. Profile: area "

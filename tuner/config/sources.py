@@ -1,8 +1,8 @@
 """The source files of a study's own modules, and their changes since a trial.
 
 A study's own modules are the modules that its file names, and the modules that these import from the same folders;
-installed packages do not count. Imports are read from the source, wherever they are in it, so the result does not depend on what
-has been imported.
+installed packages do not count. Imports are read from the source, wherever they are in it, so the result does not
+depend on what has been imported.
 """
 
 import ast
