@@ -191,7 +191,7 @@ class Own(PlainModule):
     ],
 )
 def test_a_lightning_module_of_the_user_is_evaluated_at_the_average(changes: dict[str, Any], tmp_path: Path):
-    small = {"name": "mnist_5k", "batch_size": 20, "val_fraction": 0.02, "test_fraction": 0.96}
+    small = {"name": "mnist_5k", "batch_size": 20, "val_fraction": 0.02, "test_fraction": 0.02, "train_size": 100}
     values = {
         **{key: value for key, value in VALUES.items() if key != "loss"},
         "data": small,

@@ -56,7 +56,7 @@ def classifier(case: str, seed: int = 0) -> Classifier:
 
 
 def data() -> MNIST5kDataModule:
-    return MNIST5kDataModule(batch_size=20, val_fraction=0.02, test_fraction=0.96, seed=0)
+    return MNIST5kDataModule(batch_size=20, val_fraction=0.02, test_fraction=0.02, train_size=100, seed=0)
 
 
 def trainer(epochs: int, *callbacks: pl.Callback, **options: Any) -> pl.Trainer:
