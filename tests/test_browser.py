@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,12 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 from tests.launcher import Command
 from tests.studies import StudyFolder
+from tests.test_charts import study as study_of
+from tests.test_charts import trial as recorded
 from tests.test_report import make_hostile, report
 from tests.test_review import artifacts
+from tuner.direction import Direction
+from tuner.reporting.page import Chapter, render
 
 SECONDS = 60_000
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -196,3 +201,25 @@ def test_hostile_names_are_harmless_in_a_browser(page: Page, reviewed: StudyFold
     expect(page.locator("h1", has_text="onerror")).to_be_visible()
     page.locator("[data-plot=families] .scatterlayer .point").first.hover(force=True)
     assert page.title() != "taken"
+
+
+@pytest.mark.parametrize(("objectives", "of_function"), [(1, False), (1, True), (4, False)])
+def test_no_number_in_a_leaderboard_is_broken_on_a_phone(page: Page, objectives: int, of_function: bool):
+    params = {"optimizer.eps": 3.011e-11, "model.activation": "relu", "optimizer.initial_lr": 0.0123}
+    trials = [recorded(each, family="warmup_stable_decay", params=params) for each in range(100, 112)]
+    further = [
+        ("parameters", Direction.MINIMIZE),
+        ("train/seconds", Direction.MINIMIZE),
+        ("val/loss", Direction.MINIMIZE),
+    ]
+    trials = [replace(each, further=(18442.0, 1.2848, 0.1488)[: objectives - 1]) for each in trials]
+    record = study_of(trials, further=further[: objectives - 1], of_function=of_function)
+    page.set_viewport_size({"width": 400, "height": 900})
+    page.set_content(render([Chapter(record, {}, "", {}, {}, False)]))
+    cells = page.locator(".leaderboard tbody td:not(.values), .leaderboard td.values span")
+    assert cells.count() >= 12 * 8
+    lines = cells.evaluate_all(
+        """cells => cells.map(cell => { const range = document.createRange(); range.selectNodeContents(cell);
+        return [cell.innerText, new Set([...range.getClientRects()].map(each => Math.round(each.top))).size]; })"""
+    )
+    assert not [text for text, count in lines if count > 1 and "warmup" not in text]

@@ -280,6 +280,8 @@ def test_steps_epochs_and_trials_have_whole_numbers_on_their_axes():
         assert inside
         assert all(tick == round(tick) for tick in inside), name
         assert '"dtick":1' in to_div(figure(name, record))
+    all_or_none = study([trial(each, value=float(each % 2), curves={}) for each in range(6)])
+    assert '"dtick":1' not in to_div(figure("families", all_or_none)), "an accuracy has tenths"
 
 
 def test_of_one_value_there_is_no_colour_bar():

@@ -5,7 +5,7 @@ The modules of charts, such as ``curves.py`` and ``parameters.py``, fill them; `
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -170,6 +170,7 @@ class Panel:
         y_ticks: Tick labels of y, in the place of numbers.
         notes: Texts and their x and y.
         surface: An area below the series.
+        counts_y: Whether y numbers trials, so that its ticks are whole numbers.
         steps_per_epoch: Steps in an epoch, for an axis of epochs above a picture; None for none.
     """
 
@@ -185,17 +186,13 @@ class Panel:
     y_ticks: Mapping[float, str] | None = None
     notes: Sequence[tuple[float, float, str]] = ()
     surface: Surface | None = None
+    counts_y: bool = False
     steps_per_epoch: float | None = None
 
     @property
     def counts_x(self) -> bool:
         """Return whether x has whole numbers only."""
-        return _are_whole(x for series in self.series for x in series.x)
-
-    @property
-    def counts_y(self) -> bool:
-        """Return whether y has whole numbers only."""
-        return _are_whole(y for series in self.series for y in (*series.y, *series.upper))
+        return all(float(x).is_integer() for series in self.series for x in series.x if not math.isnan(x))
 
 
 @dataclass(frozen=True)
@@ -230,7 +227,3 @@ class Figure:
     def rows(self) -> int:
         """Return how many rows of panels there are."""
         return math.ceil(len(self.panels) / self.columns)
-
-
-def _are_whole(values: Iterable[float]) -> bool:
-    return all(float(value).is_integer() for value in values if not math.isnan(value))

@@ -109,7 +109,13 @@ def timeline(record: StudyRecord) -> Figure:
     end = max(_spans(trial)[-1][1] for trial in record.trials) / unit
     x_range = (0.0, 1.03 * end) if end > 0 else None
     panel = Panel(
-        series, "", f"{unit_name} since the study began", "trial", x_range=x_range, y_range=(last + 0.8, -0.8)
+        series,
+        "",
+        f"{unit_name} since the study began",
+        "trial",
+        x_range=x_range,
+        y_range=(last + 0.8, -0.8),
+        counts_y=True,
     )
     caption = (
         "Each line is a run; in its gaps, the trial waited at a rung, or the study was interrupted. Trials "
