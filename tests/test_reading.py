@@ -50,6 +50,23 @@ def test_a_trial_has_its_schedule_its_value_and_its_time(study: optuna.Study):
     assert not record.searched.get("schedule.exponential.decay_rate", False)
 
 
+def test_the_study_began_with_the_first_part_of_a_continued_trial(study: optuna.Study):
+    add(study, 1)
+    began = study.trials[0].datetime_complete.timestamp() - 100
+    study.add_trial(
+        optuna.trial.create_trial(
+            value=0.5,
+            user_attrs={"state": "complete", "seconds": 12.0, "parts": {"3": [began, began + 10.0]}},
+        )
+    )
+    record = record_of(study, curves)
+    first, last = record.trials[1].spans
+    assert first == (0.0, 10.0)
+    assert last[1] - last[0] == pytest.approx(2.0)
+    assert record.trials[0].ended == pytest.approx(100.0)
+    assert record.ended >= 100.0
+
+
 def test_where_the_schedule_is_not_searched_it_is_that_of_the_study(study: optuna.Study):
     add(study, 1, conditional=False)
     assert record_of(study, curves).families == ["cosine"]

@@ -270,8 +270,12 @@ def confirmations_of(
 
 
 def _began(finished: Sequence[Trial]) -> float:
-    """Return when the first of the finished trials began; 0 if that is unknown."""
-    return min((trial.datetime_start.timestamp() for trial in finished if trial.datetime_start), default=0.0)
+    """Return when the first part of the finished trials began; 0 if that is unknown.
+
+    Optuna's start of a trial is that of its last continuation.
+    """
+    starts = [trial.datetime_start.timestamp() for trial in finished if trial.datetime_start]
+    return min([*starts, *(start for trial in finished for start, _ in parts_of(trial))], default=0.0)
 
 
 def _scheduled(identity: Mapping[str, Any]) -> list[str]:
