@@ -219,11 +219,57 @@ def test_the_timeline_shows_when_each_trial_ran_and_how_it_ended():
 def test_nothing_is_left_out_without_a_word_on_where_to_find_it():
     curves = {"lr": [(0, 1.0), (50, 1e-7)]}
     low = study([trial(0, curves=curves), trial(3, curves={"lr": [(0, 0.1), (50, 0.1)]})])
-    assert "are beyond the axis: a double-click" in figure("lr_curves", low).caption
+    assert "Beyond the axis: learning rates below 0.0007; a double-click" in figure("lr_curves", low).caption
     names = [f"p{number}" for number in range(16)]
     many = study([trial(number, params=dict.fromkeys(names, number)) for number in range(8)], importances={})
     assert re.search("Left out, as the least important: .*p15", figure("parallel_coordinates", many).caption)
     assert re.search(r"For other pairs, including .*p15: result\.plot_contour", figure("contour", many).caption)
+
+
+def test_with_few_curves_the_axes_show_their_first_epochs():
+    reached = [(0.83, 0.87, 0.885), (0.84, 0.885, 0.9), (0.85, 0.86, 0.87), (0.85,), (0.84,)]
+    curves = [[(epoch + 1, value) for epoch, value in enumerate(values)] for values in reached]
+    few = study(
+        [
+            replace(trial(number), value=curve[-1][1], reported=curve, curves={"lr": [(0, 0.1)], "val/acc": curve})
+            for number, curve in enumerate(curves)
+        ]
+    )
+    for name in ("intermediate_values", "top_trials"):
+        drawn = figure(name, few)
+        low, high = drawn.panels[-1].y_range
+        assert low < 0.83 < 0.9 < high, name
+        assert "Beyond the" not in drawn.caption
+
+
+def test_a_caption_names_all_that_is_beyond_its_axes_once():
+    collapsed = study(
+        [
+            trial(number, curves={"lr": [(0, 1.0 if number else 0.1), (50, 1e-7)], "val/acc": [(9, low), (18, 0.9)]})
+            for number, low in enumerate((0.91, 0.92, 0.9, 0.01))
+        ]
+    )
+    caption = figure("top_trials", collapsed).caption
+    named = " Beyond the axes: values that are far worse and learning rates below 0.0007; a double-click on the chart"
+    assert caption.count("eyond the ax") == caption.count(named) == 1
+
+
+def test_positive_values_over_many_powers_of_ten_are_on_a_log_axis():
+    values = [10.0**-number for number in range(9)]
+    record = study([trial(number, value=value) for number, value in enumerate(values)], direction=Direction.MINIMIZE)
+    drawn = figure("best_so_far", record)
+    for panel in drawn.panels:
+        assert panel.log_y
+        assert panel.y_range[0] < 1e-8 < 1.0 < panel.y_range[1]
+    assert values_in(drawn, "crosses") == []
+    assert png(drawn)
+    assert to_div(drawn)
+    assert not any(panel.log_y for panel in figure("best_so_far", RECORDS["a loss"]).panels)
+
+
+def test_a_colour_bar_says_that_it_leaves_out_the_worst_quarter():
+    assert figure("lr_curves", RECORDS["usual"]).scale.title == "val/acc, without the worst quarter"
+    assert figure("lr_curves", RECORDS["two trials"]).scale.title == "val/acc"
 
 
 def test_a_usual_study_has_every_plot():
@@ -469,7 +515,7 @@ def test_of_hundreds_of_categories_an_axis_names_some():
         (kinds,) = filter(None, kinds)
         assert len(kinds) == 10
         assert (min(kinds), max(kinds)) == ("k000", "k199")
-        assert "10 have a label; point at a trial in the report for its own." in figure.caption
+        assert "10 have a label; point at a trial for its own." in figure.caption
         few = chart(named(30))
         assert "have a label" not in few.caption
         assert sum(text == "k017" for panel in few.panels for text in (

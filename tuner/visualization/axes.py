@@ -57,9 +57,7 @@ def unnamed_note(trials: Sequence[TrialRecord], parameters: Collection[str]) -> 
                 found.setdefault(name, set()).add(format_value(value))
     if max(map(len, found.values()), default=0) <= MOST_NAMES:
         return ""
-    return (
-        f" Of more than {MOST_NAMES} categories, {SOME_NAMES} have a label; point at a trial in the report for its own."
-    )
+    return f" Of more than {MOST_NAMES} categories, {SOME_NAMES} have a label; point at a trial for its own."
 
 
 def _spread(count: int, most: int) -> list[int]:

@@ -10,8 +10,8 @@ from tuner.text import format_metric, pluralize
 from tuner.visualization.figure import COLORS, DASHES, GREY, Dash, Figure, Panel, Series, style
 from tuner.visualization.parts import (
     ACCENT,
-    IN_THE_REPORT,
     MAX_CURVES,
+    beyond_note,
     error_band,
     family_style,
     hover_text,
@@ -79,9 +79,8 @@ def lr_curves(record: StudyRecord) -> Figure:
         )
     caption = (
         f"Bright curves ended with a good {record.metric}; grey, dotted ones are of trials that did not complete."
-        + (" The colour scale leaves out the worst quarter." if scale and len(record.ranking) > 3 else "")
         + left_out_note(left_out)
-        + _below_note(drawn, lowest)
+        + beyond_note(_below(drawn, lowest))
     )
     columns = min(3, len(panels))
     return Figure(
@@ -170,22 +169,22 @@ def _lr_and_value(record: StudyRecord, name: str, title: str, caption: str, tria
         shown = _curve(trial, record.metric, color, width=1.8, hover=label, dash=dash)
         lower.append(replace(shown, symbol=symbol))
     band = error_band(record, record.metric, trials[0].curves.get(record.metric, ()), lower[0].color)
-    later = [value for trial in trials for _, value in list(trial.curves.get(record.metric, ()))[1:]]
-    bounds = [value for each in band for value in (*each.y[1:], *each.upper[1:])]
-    window = value_window([*later, *bounds] or [trial.value for trial in trials], record)
+    shown = [value for trial in trials for _, value in trial.curves.get(record.metric, ())]
+    bounds = [value for each in band for value in (*each.y, *each.upper)]
+    window = value_window([*shown, *bounds] or [trial.value for trial in trials], record, len(trials))
     panels = [
         Panel(upper, "", "", "lr", log_y=log, y_range=y_range),
         Panel([*band, *lower], "", "step", record.metric, y_range=window),
     ]
-    if any(placed(y, window) != y for series in lower for y in series.y):
-        caption += f" Values beyond the axis are far worse: {IN_THE_REPORT}."
-    return Figure(name, title, caption + _below_note(trials, lowest), panels, height=2.9, shared_x=True)
+    is_outside = any(placed(y, window) != y for series in lower for y in series.y)
+    caption += beyond_note("values that are far worse" if is_outside else "", _below(trials, lowest))
+    return Figure(name, title, caption, panels, height=2.9, shared_x=True)
 
 
-def _below_note(trials: Sequence[TrialRecord], lowest: float | None) -> str:
-    """Return a sentence about learning rates below a log axis; empty if there are none."""
+def _below(trials: Sequence[TrialRecord], lowest: float | None) -> str:
+    """Return a name for the learning rates below a log axis; empty if there are none."""
     below = lowest is not None and any(0 < lr < lowest for trial in trials for _, lr in trial.curves["lr"])
-    return f" Learning rates below {lowest:.1g} are beyond the axis: {IN_THE_REPORT}." if below else ""
+    return f"learning rates below {lowest:.1g}" if below else ""
 
 
 def _curve(

@@ -111,13 +111,20 @@ class Scale:
         label: Name of the values.
         low: Value of the dullest colour, which worse values have as well.
         high: Value of the brightest colour.
+        note: What the scale leaves out; empty for nothing.
     """
 
     label: str
     low: float
     high: float
+    note: str = ""
 
     STOPS = ("#7a4fa3", "#4f6bb0", "#21918c", "#5ec962", "#dde318")  # like viridis, but visible on black and on white
+
+    @property
+    def title(self) -> str:
+        """Return the title of a colour bar."""
+        return f"{self.label}, {self.note}" if self.note else self.label
 
     @property
     def is_point(self) -> bool:

@@ -123,7 +123,7 @@ def isolation(record: StudyRecord) -> Figure:
         "values: a flat line means that the parameter matters little, given enough trials."
     )
     if any(placed(trial.value, window) != trial.value for trial in ranked):
-        caption += " Trials at the edge are far worse than the others; point at them in the report for their values."
+        caption += " Trials at the edge are far worse than the others; point at them for their values."
     caption += unnamed_note(ranked, parameters)
     columns = min(3, len(panels))
     return Figure("isolation", title, caption, panels, columns, height=2.8, width=3.4 * columns + 1, shared_y=True)

@@ -134,7 +134,7 @@ def _fill(drawn: FigureBase, figure: Figure) -> None:
     _add_legend(drawn, axes[: len(figure.panels)], figure.width)
     if figure.scale is not None and not figure.scale.is_point:
         bar = drawn.colorbar(_mappable(figure.scale), ax=axes[: len(figure.panels)], shrink=0.8, pad=0.015)
-        bar.set_label(figure.scale.label)
+        bar.set_label(figure.scale.title)
         bar.outline.set_visible(False)
 
 

@@ -12,15 +12,16 @@ from tuner.visualization.figure import GREY, Dash, Figure, Mark, Scale, Series, 
 
 __all__ = [
     "ACCENT",
-    "IN_THE_REPORT",
     "MAX_CURVES",
     "OF_TRAININGS",
     "Position",
+    "beyond_note",
     "error_band",
     "family_color",
     "family_style",
     "hover_text",
     "left_out_note",
+    "log_window",
     "of_trainings",
     "outside_note",
     "placed",
@@ -40,8 +41,8 @@ MAX_CURVES = 300
 Position = Callable[[TrialRecord], float]
 """Returns the place of a trial on an axis, or its value."""
 
-IN_THE_REPORT = "a double-click on the chart in the report shows them"
-"""How to see what lies beyond an axis."""
+DECADES = 1e3
+"""Positive values with a larger ratio are drawn on a log axis."""
 
 
 def hover_text(trial: TrialRecord, record: StudyRecord) -> str:
@@ -115,10 +116,15 @@ def _share(value: float) -> float:
     return min(1.0, max(0.0, value))
 
 
-def points_by_family(record: StudyRecord, trials: Sequence[TrialRecord], places: Mapping[int, float]) -> list[Series]:
-    """Return trials as points in the colours of their schedules; those far worse than the others as crosses."""
+def points_by_family(
+    record: StudyRecord, trials: Sequence[TrialRecord], places: Mapping[int, float], *, log: bool = False
+) -> list[Series]:
+    """Return trials as points in the colours of their schedules; those far worse than the others as crosses.
+
+    On a log axis, no trial is far worse.
+    """
     series = []
-    window = value_window([trial.value for trial in record.ranking], record)
+    window = None if log else value_window([trial.value for trial in record.ranking], record)
     for family in record.families:
         members = [trial for trial in trials if trial.family == family]
         inside = [trial for trial in members if placed(trial.value, window) == trial.value]
@@ -146,7 +152,7 @@ def value_scale(record: StudyRecord) -> Scale | None:
     if not values:
         return None
     worst = values[min(len(values) - 1, math.ceil(0.75 * (len(values) - 1)))]
-    return Scale(record.metric, worst, values[0])
+    return Scale(record.metric, worst, values[0], "" if worst == values[-1] else "without the worst quarter")
 
 
 def too_few(record: StudyRecord, least: int) -> str:
@@ -155,17 +161,43 @@ def too_few(record: StudyRecord, least: int) -> str:
     return f"Too few trials: this needs {least} completed ones, and there are {complete}." if complete < least else ""
 
 
-def value_window(values: Sequence[float], record: StudyRecord) -> tuple[float, float] | None:
-    """Return the range of values to show, such that a few very bad ones do not squeeze the others."""
+def value_window(values: Sequence[float], record: StudyRecord, trials: int | None = None) -> tuple[float, float] | None:
+    """Return the range of values to show, such that a few very bad ones do not squeeze the others.
+
+    Args:
+        values: The values.
+        record: The study.
+        trials: Number of trials that they belong to; None for one value of each trial.
+    """
     ranked = sorted((value for value in values if math.isfinite(value)), key=record.direction.sort_key)
     if not ranked or ranked[0] == ranked[-1]:
         return None
     best, worst, median = ranked[0], ranked[-1], ranked[len(ranked) // 2]
     if best != median:
-        room = 3 if len(ranked) >= 8 else 10  # with few trials, each one matters
+        room = 3 if (len(ranked) if trials is None else trials) >= 8 else 10  # with few trials, each one matters
         worst = min(worst, best - room * (best - median), key=record.direction.sort_key)
     margin = 0.07 * abs(best - worst)
     return (min(best, worst) - margin, max(best, worst) + margin)
+
+
+def log_window(values: Sequence[float]) -> tuple[float, float] | None:
+    """Return the limits of a log axis if values need one, because a linear one would hide the smallest; else None.
+
+    >>> log_window([0.5, 0.1]), log_window([0.0, 0.1]), log_window([1e-8, 10.0])
+    (None, None, (5e-09, 20.0))
+    """
+    finite = [value for value in values if math.isfinite(value)]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+    return (low / 2, high * 2) if low > 0 and high > DECADES * low else None
+
+
+def beyond_note(*what: str) -> str:
+    """Return a sentence about what lies beyond the axes; empty if there is nothing."""
+    there = [each for each in what if each]
+    if not there:
+        return ""
+    text = f" Beyond the axes: {' and '.join(there)}; a double-click on the chart shows them."
+    return text if len(there) > 1 else text.replace("axes", "axis")
 
 
 def placed(value: float, window: tuple[float, float] | None) -> float:
@@ -181,7 +213,7 @@ def outside_note(record: StudyRecord) -> str:
     if not count:
         return ""
     text = f" Crosses at the edge: {pluralize(count, 'trial')} far worse than the others; "
-    return text + "point at them in the report for their values."
+    return text + "point at them for their values."
 
 
 def left_out_note(count: int) -> str:

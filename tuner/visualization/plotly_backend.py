@@ -227,7 +227,7 @@ def _colors(scale: Scale) -> list[tuple[float, str]]:
 
 
 def _color_bar(scale: Scale) -> go.Scatter:
-    title = {"text": _escaped(scale.label), "side": "right"}  # above the bar, it would touch the highest tick
+    title = {"text": _escaped(scale.title), "side": "right"}  # above the bar, it would touch the highest tick
     bar = {"title": title, "thickness": 12, "outlinewidth": 0}
     marker = {
         "color": [min(scale.low, scale.high)],

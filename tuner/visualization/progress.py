@@ -9,11 +9,12 @@ from tuner.text import format_metric
 from tuner.visualization.figure import COLORS, GREY, Dash, Figure, Panel, Series, Symbol, style
 from tuner.visualization.parts import (
     ACCENT,
-    IN_THE_REPORT,
     MAX_CURVES,
     Position,
+    beyond_note,
     hover_text,
     left_out_note,
+    log_window,
     outside_note,
     placed,
     points_by_family,
@@ -46,8 +47,9 @@ def intermediate_values(record: StudyRecord) -> Figure:
             "No trial has reported a value." if record.of_function else "No trial has completed an epoch yet.",
         )
     drawn, scale, best = ordered[:MAX_CURVES], value_scale(record), record.best
-    shown = [point for trial in drawn for point in (*trial.reported[1:], trial.reported[-1])]
-    window = value_window([value for _, value in shown], record)
+    shown = [value for trial in drawn for _, value in trial.reported]
+    log = log_window(shown)
+    window = log or value_window(shown, record, len(drawn))
     series = []
     for trial in reversed(drawn):  # the best on top
         is_best = trial == best
@@ -74,10 +76,10 @@ def intermediate_values(record: StudyRecord) -> Figure:
         if ends:
             epochs = [trial.reported[-1][0] for trial in ends]
             series.append(Series(epochs, places, "points", GREY, state, hover, symbol=symbol))
-    panel = Panel(series, "", unit, record.metric, y_range=window)
+    panel = Panel(series, "", unit, record.metric, y_range=window, log_y=log is not None)
     caption = f"Bright lines ended with a good {record.metric}; dashed grey ones were not trained to the end."
     if any(placed(value, window) != value for trial in drawn for _, value in trial.reported):
-        caption += f" Values beyond the axis are far worse: {IN_THE_REPORT}."
+        caption += beyond_note("values that are far worse")
     caption += left_out_note(len(ordered) - len(drawn))
     return Figure("intermediate_values", title, caption, [panel], height=3.6, scale=scale)
 
@@ -141,6 +143,7 @@ def best_so_far(record: StudyRecord) -> Figure:
         (f"{unit_name} since the study began", lambda trial: trial.ended / unit),
     )
     panels: list[Panel] = []
+    log = log_window([trial.value for trial in complete])
     for label, place in axes:
         ordered = sorted(complete, key=place)
         improved = _improved(record, ordered)
@@ -154,7 +157,9 @@ def best_so_far(record: StudyRecord) -> Figure:
             width=2,
             label="best so far",
         )
-        points = points_by_family(record, ordered, {trial.number: place(trial) for trial in ordered})
+        points = points_by_family(
+            record, ordered, {trial.number: place(trial) for trial in ordered}, log=log is not None
+        )
         band = tie_band(record, min(map(place, ordered)), end)
         panels.append(
             Panel(
@@ -162,10 +167,13 @@ def best_so_far(record: StudyRecord) -> Figure:
                 "",
                 label,
                 record.metric,
-                y_range=value_window([trial.value for trial in ordered], record),
+                log_y=log is not None,
+                y_range=log or value_window([trial.value for trial in ordered], record),
             )
         )
-    caption = "After a long flat stretch, more trials are unlikely to improve much." + outside_note(record)
+    caption = "After a long flat stretch, more trials are unlikely to improve much." + (
+        "" if log else outside_note(record)
+    )
     return Figure("best_so_far", title, caption, panels, columns=2, height=3.4, shared_y=True)
 
 
@@ -186,7 +194,9 @@ def compare(records: Sequence[StudyRecord]) -> Figure:
     values = [value for each in series for value in each.y]
     if not values:
         return Figure("compare", title, "No trial has completed.")
-    panel = Panel(series, "", "trials", records[0].metric, y_range=value_window(values, records[0]))
+    log = log_window(values)
+    y_range = log or value_window(values, records[0])
+    panel = Panel(series, "", "trials", records[0].metric, y_range=y_range, log_y=log is not None)
     caption = "Values are comparable only between studies with the same validation data."
     return Figure("compare", title, caption, [panel], height=3.6)
 
