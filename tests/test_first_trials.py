@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
+from tests.studies import TINY
 from tests.test_search_space import fits, names, templates
 from tuner.config.first_trials import first_trials
 from tuner.config.loader import load_study
@@ -201,6 +202,15 @@ def test_too_few_trials_for_all_families_are_reported_before(load: Any):
         note == "the budget (3 trials) cannot cover every family; these may be skipped: schedule.plateau.schedule step"
     )
     assert opening_notes(load("budget.trials=4")) == [], "the baseline is of the last one"
+
+
+def test_whole_bounds_that_make_whole_numbers_are_reported_where_the_argument_takes_any_number():
+    schedule = "trial.schedule={name: lambda, function: '(1 - step / 100) ** power'}"
+    spaces = [f"search_space={{schedule.power: {{low: {low}, high: 4}}}}" for low in ("1", "1.0")]
+    found = [opening_notes(load_study(str(TINY), [schedule, space])) for space in spaces]
+    notes = [note for each in found for note in each if "whole number" in note]
+    why = "because the bounds of its range are; for any number, write low: 1.0"
+    assert notes == [f"schedule.power is a whole number, {why}"]
 
 
 def test_a_trial_that_lacks_sections_is_not_a_point_of_the_search_space(load: Any):

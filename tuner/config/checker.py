@@ -321,13 +321,13 @@ class Checker:
                 return None
         types = members(hint)
         whole = all(isinstance(raw[key], int) for key in ("low", "high", "step") if key in raw)
-        integer = int in types and float not in types
-        integer = (integer or (whole and (int in types or Any in types))) and not unit
+        is_whole = int in types and float not in types
+        integer = (is_whole or (whole and (int in types or Any in types))) and not unit
         spec = parse_spec(raw, integer, lambda inner, message: self._fault((*path, *inner), message))
         if isinstance(spec, Range):
             self._check(hint, spec.low, (*path, "low"))
             self._check(hint, spec.high, (*path, "high"))
-            return replace(spec, unit=unit)
+            return replace(spec, unit=unit, is_guess=integer and not is_whole and not takes_steps(hint, only=True))
         elif isinstance(spec, Choices):
             for index, value in enumerate(spec.values):
                 self._check(hint, value, (*path, "choices", index))

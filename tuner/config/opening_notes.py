@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from tuner.config.annotations import parse_length
 from tuner.config.finite_space import is_finite
-from tuner.config.search_space import grid_size, grid_values, searched
+from tuner.config.search_space import Range, grid_size, grid_values, searched
 from tuner.config.study import StudyConfig
 from tuner.text import join_names, pluralize
 
@@ -29,6 +29,10 @@ def opening_notes(config: StudyConfig) -> list[str]:
         names = join_names([f"{path.removesuffix('.name')} {name}" for path, name in late], 10)
         trials = pluralize(config.fewest_trials, "trial")
         sentences.append(f"the budget ({trials}) cannot cover every family; these may be skipped: {names}")
+    for path, spec in searched(config.trial):
+        if isinstance(spec, Range) and spec.is_guess and not spec.step:
+            why = "is a whole number, because the bounds of its range are"
+            sentences.append(f"{path} {why}; for any number, write low: {float(spec.low)}")
     if config.can_repeat and is_finite(config.trial) and 1 < (size := grid_size(config.trial)) < config.fewest_trials:
         trials = pluralize(config.fewest_trials, "trial")
         sentences.append(f"the search space has only {size} configurations: with {trials}, some are repeated")

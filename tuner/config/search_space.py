@@ -8,7 +8,7 @@ including the family for a parameter that only one family has: ``schedule.expone
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Protocol
 
@@ -53,6 +53,8 @@ Fault = Callable[[Keys, str], None]
 class Range:
     """Numbers from `low` to `high`, inclusive; with a `unit` ("epochs" or "%"), lengths in that unit.
 
+    `is_guess` says that they are whole numbers only because `low` and `high` are: the argument takes any number, or its
+    type is unknown.
     The first random trials are drawn from a normal distribution, or with `log` a log-normal one, around a `prior`, its
     center and its width: one standard deviation, or with `log` the factor of one.
     """
@@ -64,6 +66,7 @@ class Range:
     integer: bool = False
     unit: str = ""
     prior: tuple[float, float] | None = None
+    is_guess: bool = field(default=False, compare=False)
 
     def written(self, number: float) -> Any:
         """Return a number of the range as it is written in a study file."""
