@@ -243,7 +243,7 @@ def test_an_artifact_store_that_answers_500_is_not_reported_as_a_server_that_is_
     proxy = Proxy("", lambda path, body: 500)
     place = f"{proxy.address}/artifacts"
     try:
-        MlflowClient("sqlite:///mlflow.db").create_experiment("tiny", artifact_location=place)
+        MlflowClient(f"sqlite:///{folder.path}/mlflow.db").create_experiment("tiny", artifact_location=place)
         study = Study(folder)
         study.open()
         study.train(0, [("lr", 1, 0.1)])
