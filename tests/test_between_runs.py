@@ -136,7 +136,7 @@ def test_a_run_deleted_while_its_trial_trains_is_replaced_by_another_with_every_
     )
     output = folder.call("--trials", "1", "--set", own, "--set", "trial.trainer.max_epochs=1")
     assert "trial #0 in MLflow was deleted; creating a new one" in output
-    assert "has all its 1 trial (1 complete)" in output
+    assert "has its only trial (1 complete)" in output
     runs = folder.mlflow(
         "select lifecycle_stage, status, run_uuid from runs join tags using (run_uuid) where key = 'tuner.trial'"
     )

@@ -75,6 +75,19 @@ def test_the_output_agrees_with_the_values(confirmed: StudyFolder):
     assert re.search(r"On the test data, which were not used for any decision, .* reaches test/acc", confirmed.output)
 
 
+def test_the_winner_is_exported_or_its_weights_are_named(confirmed: StudyFolder, copied: StudyFolder):
+    """`export` writes trials of the study: not its default, a constant lr or a longer run."""
+    (winner,) = re.findall(r"^The winner is (.*?): val/acc", confirmed.output, re.MULTILINE)
+    whole = " ".join(confirmed.output.split())
+    exported = re.findall(r"lr-tuner export short [^,]*(the winner, [^,]*), as a folder", whole)
+    assert exported == ([f"the winner, {winner}"] if re.fullmatch(r"#\d \w+", winner) else [])
+    longer = copied.command(confirm, "short", "--top", "1", "--seeds", "1", "--epochs", "3", *INLINE)
+    for output in (longer, *([] if exported else [confirmed.output])):
+        assert " export short" not in output
+        (winner,) = re.findall(r"^The winner is (.*?): val/acc", output, re.MULTILINE)
+        assert re.search(rf"^The weights of {winner} with the first fresh seed: \S+/model.ckpt$", output, re.MULTILINE)
+
+
 def test_mlflow_has_the_confirmation_in_the_run_of_the_study(confirmed: StudyFolder):
     runs = dict(confirmed.mlflow("select t.value, run_uuid from tags t where t.key = 'tuner.study'"))
     children = confirmed.mlflow("select run_uuid, value from tags where key = 'mlflow.parentRunId'")

@@ -19,10 +19,13 @@ from tuner.config.study import StudyConfig
 from tuner.config.trial import TrialConfig
 from tuner.console import print_line
 from tuner.direction import Direction
+from tuner.process import own_command
 from tuner.protocol import EpochReport, Slot, StepReport, TrialResult
 from tuner.runner.display import Display
-from tuner.runner.summary import print_ranking, print_table
+from tuner.runner.run import Outcome
+from tuner.runner.summary import exports, print_next, print_ranking, print_table
 from tuner.storage.replicates import ReplicationStudy
+from tuner.urls import storage_url
 
 TINY = Path(__file__).parent / "tiny.yaml"
 
@@ -159,12 +162,62 @@ def test_no_digit_of_a_ranking_is_cut_off_in_a_narrow_terminal(width: int):
     metrics = [(name, Direction.MINIMIZE) for name in ("parameters", "train/seconds", "val/loss")]
     for record in (study_of(trials), study_of(several, further=metrics)):
         output = io.StringIO()
-        print_ranking(Console(file=output, force_terminal=True, width=width, color_system=None), record, 5)
+        print_ranking(Console(file=output, force_terminal=True, width=width, color_system=None), record, 5, "show")
         lines = output.getvalue().splitlines()
         assert max(map(len, lines)) <= width
         assert "…" not in "".join(lines[1:])
         assert sum(line.startswith("#10") for line in lines) == 1
         assert width < 44 or "warmup_stable_decay" in "".join(output.getvalue().split())
+
+
+def test_a_ranking_says_how_many_trials_it_leaves_out():
+    record = study_of([recorded(number) for number in range(7)])
+    shown = {}
+    for most in (5, 7):
+        output = io.StringIO()
+        print_ranking(Console(file=output, width=80), record, most, "lr-tuner show some")
+        shown[most] = output.getvalue().splitlines()
+    assert len(shown[5]) == 1 + 5 + 1
+    assert shown[5][-1] == "... 2 more: lr-tuner show some"
+    assert len(shown[7]) == 1 + 7
+
+
+@pytest.mark.parametrize("width", [44, 100])
+def test_a_table_in_a_pipe_is_as_wide_as_its_cells_whatever_the_columns(width: int):
+    output = io.StringIO()
+    study = "a_study_with_quite_a_long_name_of_about_sixty_characters_as_here"
+    print_table(
+        Console(file=output, width=width),
+        ("study", 0, [study]),
+        ("value", 0, ["0.9567"]),
+        ("best", 3, ["#3 one_cycle"]),
+    )
+    heading, row = output.getvalue().splitlines()
+    assert heading.split() == ["study", "value", "best"]
+    assert row == f"{study}  0.9567  #3 one_cycle"
+
+
+@pytest.mark.parametrize("name", ["tiny", "a_study_with_a_name_of_thirty"])
+@pytest.mark.parametrize("width", [44, 80, 0])
+def test_the_next_commands_keep_their_explanations_wrapped_at_words(width: int, name: str):
+    output = io.StringIO()
+    texts = {"dashboard": "lr curves and accuracies, in MLflow", "confirm": "is the winner really better? test it"}
+    console = Console(file=output, force_terminal=bool(width), width=width or 80, color_system=None)
+    outcome = Outcome(name, storage=storage_url(None), tracking_uri="sqlite:///mlflow.db")
+    print_next(console, outcome, name, texts)
+    lines = output.getvalue().splitlines()[2:]
+    assert " ".join(" ".join(lines).split()) == " ".join(
+        f"{own_command()} {command} {name} {text}" for command, text in texts.items()
+    )
+    assert all(len(line) <= (width or 80) or line.strip().endswith(f" {name}") for line in lines)
+
+
+def test_the_winner_is_exported_under_the_number_of_its_trial_and_only_if_it_is_one():
+    record = study_of([recorded(7, value=0.9, family="cosine"), recorded(8, value=0.8, family="constant")])
+    assert exports(record, "#7 cosine") == {"export": "the winner, #7 cosine, as a folder"}
+    assert exports(record, "#8 constant") == {"export --trial 8": "the winner, #8 constant, as a folder"}
+    for other in ("#7 at a constant lr", "default cosine", "#7 cosine, initial_lr x 2"):
+        assert exports(record, other) == {}
 
 
 SENTENCE = (

@@ -51,7 +51,7 @@ def shown(folder: StudyFolder, width: int, module: str, *arguments: str) -> list
 def following(lines: Sequence[str]) -> list[str]:
     """Return the commands that are proposed at the end."""
     (begin,) = [index for index, line in enumerate(lines) if line == "next:"]
-    return [line.split()[1] for line in lines[begin + 1 :] if line.strip()]
+    return [line.split()[1] for line in lines[begin + 1 :] if re.match(r"  \S*lr-tuner ", line)]
 
 
 def table(lines: Sequence[str], heading: str) -> list[str]:

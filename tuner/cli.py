@@ -16,6 +16,7 @@ from tuner.console import lenient_streams, open_missing_streams, wrapped
 from tuner.errors import BadInputError, TunerError
 from tuner.interrupts import exit_at_once, on_interrupt
 from tuner.runner.options import ExecutionOptions
+from tuner.text import two_columns
 
 __all__ = [
     "COMMANDS",
@@ -50,8 +51,6 @@ COMMANDS = {
 }
 """The commands and what they do; each is a module of this package with the functions `parser` and `main`."""
 
-
-NARROW = 30  # columns; the minimum width of the text next to an example
 RUN_EXIT_CODES = {
     0: "done",
     1: "the study failed, no trial completed, or some records did not reach MLflow",
@@ -99,8 +98,8 @@ def make_parser(
         more: Further lines of the help.
     """
     columns = shutil.get_terminal_size().columns - 2  # as many as argparse uses
-    lines = _table({f"lr-tuner {example}": text for example, text in examples.items()}, columns)
-    codes = _table({str(code): text for code, text in exit_codes.items()}, columns)
+    lines = two_columns({f"lr-tuner {example}": text for example, text in examples.items()}, columns)
+    codes = two_columns({str(code): text for code, text in exit_codes.items()}, columns)
     parts = [["examples:", *lines], textwrap.wrap(more, columns), ["exit codes:", *codes]]
     parser = Parser(
         prog=f"lr-tuner {name}",
@@ -113,20 +112,6 @@ def make_parser(
         "-v", "--verbose", action="store_true", help="print each epoch of each trial, and the traceback of an error"
     )
     return parser
-
-
-def _table(rows: Mapping[str, str], columns: int) -> list[str]:
-    """Return the lines of a table whose second column is wrapped; below the first one if that leaves little room."""
-    space = max(map(len, rows)) + 2
-    is_narrow = columns - space - 2 < max(map(len, rows.values())) and columns - space < NARROW
-    lines = []
-    for key, text in rows.items():
-        if is_narrow:
-            lines += [f"  {key}", *textwrap.wrap(text, columns, initial_indent=" " * 6, subsequent_indent=" " * 6)]
-        else:
-            first, *others = textwrap.wrap(text, max(columns - space - 2, NARROW)) or [""]
-            lines += [f"  {key:<{space}}{first}".rstrip(), *(" " * (space + 2) + other for other in others)]
-    return lines
 
 
 def command(run: Callable[[], int], options: argparse.Namespace | ExecutionOptions) -> int:

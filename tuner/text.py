@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 __all__ = [
@@ -17,12 +18,14 @@ __all__ = [
     "parse_duration",
     "pluralize",
     "shown",
+    "two_columns",
 ]
 
 SMALL, LARGE = 1e-3, 1e6  # below and from which a metric has no fixed number of decimals
 COUNT, INEXACT = 10, 1e15  # whole numbers from the first to the second are shown as counts
 MAX_SHOWN = 60
 MAX_SECONDS = 1e9
+NARROW = 30  # columns; the minimum width of a text next to its key
 
 
 def pluralize(number: int, what: str) -> str:
@@ -127,6 +130,30 @@ def fitting(widths: Sequence[int], importances: Sequence[int], available: int) -
             break
         kept.remove(least)
     return kept
+
+
+def two_columns(rows: Mapping[str, str], available: int) -> list[str]:
+    """Return the lines of a table of keys and texts.
+
+    The texts are wrapped at words, next to the keys or, if that leaves little room, below them. Keys are not wrapped.
+
+    Args:
+        rows: The texts by their keys.
+        available: The width.
+
+    >>> two_columns({"show x": "its findings", "report x": ""}, 80), two_columns({"show x": "its findings"}, 20)
+    (['  show x    its findings', '  report x'], ['  show x', '      its findings'])
+    """
+    space = max(map(len, rows)) + 2
+    is_narrow = available - space - 2 < max(map(len, rows.values())) and available - space < NARROW
+    lines = []
+    for key, text in rows.items():
+        if is_narrow:
+            lines += [f"  {key}", *textwrap.wrap(text, available, initial_indent=" " * 6, subsequent_indent=" " * 6)]
+        else:
+            first, *others = textwrap.wrap(text, max(1, available - space - 2)) or [""]
+            lines += [f"  {key:<{space}}{first}".rstrip(), *(" " * (space + 2) + other for other in others)]
+    return lines
 
 
 def parse_duration(value: str | int | float, may_be_zero: bool = False) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
+from rich.segment import Segments
 from rich.table import Table
 
 from tuner.analysis.findings import answer, open_questions
@@ -24,11 +25,11 @@ from tuner.protocol import Slot
 from tuner.runner.run import Outcome, Plan
 from tuner.storage.study_store import StudyStore
 from tuner.storage.trial_ends import state_of
-from tuner.text import cut, fitting, format_metric, format_objective, format_value, join_names, pluralize
+from tuner.text import cut, fitting, format_metric, format_objective, format_value, join_names, pluralize, two_columns
 from tuner.training.results import TRACEBACK_FILE
 from tuner.urls import storage_url, without_password
 
-__all__ = ["print_next", "print_plan", "print_ranking", "print_summary", "print_table"]
+__all__ = ["exports", "print_next", "print_plan", "print_ranking", "print_summary", "print_table"]
 
 DEFAULT_TRACKING, TRACKING = "sqlite:///mlflow.db", "MLFLOW_TRACKING_URI"
 LINTED_SAMPLES = 20  # as many as a preview draws
@@ -123,10 +124,11 @@ def print_summary(
     elif config.allowance is not None:
         _print_spent(console, config, store, counts, outcome.is_over)
     elif len(finished) >= config.trials:
-        has = f"has all its {pluralize(config.trials, 'trial')} ({counts})"
+        has = f"has {'its only trial' if config.trials == 1 else f'all its {config.trials} trials'} ({counts})"
         if len(finished) > config.trials:
             has = f"has {pluralize(len(finished), 'trial')} ({counts}), more than the {config.trials} requested"
-        print_line(console, f"{config.name} {has}; raise --trials to add more")
+        more = "" if states["failed"] else "; raise --trials to add more"  # failed ones should be retried first
+        print_line(console, f"{config.name} {has}{more}")
     else:
         print_line(
             console,
@@ -134,7 +136,8 @@ def print_summary(
             f"run the same command again to continue{_cut_short(store)}",
         )
     if top:
-        print_ranking(console, record, max(TOP_TRIALS, min(len(store.front), MOST_OF_FRONT)))
+        most = max(TOP_TRIALS, min(len(store.front), MOST_OF_FRONT))
+        print_ranking(console, record, most, _command("show", config.name, outcome))
     if top and not store.front:
         tested = store.attributes.tested()
         if tested and tested.trial == top[0].number and tested.metrics:
@@ -160,10 +163,9 @@ def print_summary(
     elif top:
         if not record.answer:
             after = {"confirm": "is the winner really better? test it with fresh seeds"}
-        elif config.can_export:
-            after = {"export": "the best trial as a folder, with a model card"}
         else:
-            after = {"show": "its findings"}
+            exported = exports(record, record.retrained.name) if config.can_export and record.retrained else {}
+            after = exported or {"show": "its findings"}
         after["report"] = AS_REPORT
     else:
         after = {"show": "what is known so far"}
@@ -183,17 +185,32 @@ def print_next(console: Console, outcome: Outcome, name: str, commands: Mapping[
         commands: What each of them is for; options can follow its name.
     """
     print_line(console, "\nnext:")
-    lines = {}
-    for each, text in commands.items():
-        command, *further = each.split(" ", 1)
-        lines[f"{' '.join([own_command(), command, name, *further])}{_stores(command, outcome)}"] = text
+    lines = {_command(each, name, outcome): text for each, text in commands.items()}
     uri = outcome.tracking_uri
     if uri.startswith("http"):
         lines = {f"{without_password(uri)}/{outcome.runs_page}": "", **dict(list(lines.items())[1:])}
-    width = max(map(len, lines))
-    fits = width + max(map(len, lines.values())) + 5 <= max(WHOLE_LINE, console.width)
-    for line, text in lines.items():
-        print_line(console, escape(f"  {line:<{width}}   {text}".rstrip() if fits else f"  {line}"), whole=True)
+    for line in two_columns(lines, console.width if console.is_terminal else WHOLE_LINE):
+        print_line(console, escape(line), whole=True)
+
+
+def exports(record: StudyRecord, winner: str) -> dict[str, str]:
+    """Return the command that exports a winner, and what it writes; empty if the winner is not a trial of the study.
+
+    Args:
+        record: The study.
+        winner: The name of the winning configuration; it can also be the study's default or a constant lr.
+    """
+    number = next((trial.number for trial in record.ranking if trial.name == winner), None)
+    if number is None:
+        return {}
+    is_best = record.best is not None and record.best.number == number
+    return {"export" if is_best else f"export --trial {number}": f"the winner, {winner}, as a folder"}
+
+
+def _command(command: str, name: str, outcome: Outcome) -> str:
+    """Return a command with the name of the study; its own options follow the name."""
+    command, *further = command.split(" ", 1)
+    return f"{' '.join([own_command(), command, name, *further])}{_stores(command, outcome)}"
 
 
 def _stores(command: str, outcome: Outcome) -> str:
@@ -207,8 +224,15 @@ def _stores(command: str, outcome: Outcome) -> str:
     return options
 
 
-def print_ranking(console: Console, record: StudyRecord, most: int) -> None:
-    """Print the best trials of a study as a table; with several objectives, a star marks those of the Pareto front."""
+def print_ranking(console: Console, record: StudyRecord, most: int, rest: str) -> None:
+    """Print the best trials of a study as a table; with several objectives, a star marks those of the Pareto front.
+
+    Args:
+        console: Prints them.
+        record: The study.
+        most: How many, at most.
+        rest: The command, or its option, that shows the others.
+    """
     top = record.ranking[:most]
     front = {trial.number for trial in record.front}
     drawn = [[(path, value) for path, value in trial.params.items() if path != FAMILY] for trial in top]
@@ -239,6 +263,8 @@ def print_ranking(console: Console, record: StudyRecord, most: int) -> None:
             *([("schedule", 0, [trial.family for trial in top])] if has_schedules else []),
             ("searched values", 0, values),
         )
+    if (left := len(record.ranking) - most) > 0:
+        print_line(console, f"... {left} more: {escape(rest)}", whole=True)
 
 
 def print_table(console: Console, *columns: tuple[str, int, Sequence[str]]) -> None:
@@ -265,7 +291,8 @@ def print_table(console: Console, *columns: tuple[str, int, Sequence[str]]) -> N
         table.add_column(escape(columns[index][0]), no_wrap=not is_last, overflow="fold" if is_last else "ellipsis")
     for row in zip(*(columns[index][2] for index in kept), strict=True):
         table.add_row(*map(escape, row))
-    console.print(table, highlight=False, width=available)
+    options = console.options.update_width(available)  # Console.print would limit it to the width of the console
+    console.print(Segments(console.render(table, options)), end="", soft_wrap=True)
 
 
 def _print_spent(console: Console, config: StudyConfig, store: StudyStore, counts: str, is_done: bool) -> None:
@@ -299,8 +326,8 @@ def _print_failed(console: Console, name: str, store: StudyStore, numbers: Seque
     else:
         where = ""
     if numbers:
-        failed = f"{pluralize(len(numbers), 'trial')} failed{where}"
-        print_line(console, f"{escape(failed)}; {own_command()} retry {name} retries them once the cause is fixed")
+        failed, them = f"{pluralize(len(numbers), 'trial')} failed{where}", "it" if len(numbers) == 1 else "them"
+        print_line(console, f"{escape(failed)}; {own_command()} retry {name} retries {them} once the cause is fixed")
 
 
 def _shown(uri: str) -> str:
