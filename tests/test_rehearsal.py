@@ -189,6 +189,19 @@ def test_an_object_that_a_checkpoint_cannot_contain_is_reported(write: Write, tm
     assert "tests.toys.Thing" in note
 
 
+def test_data_without_a_test_are_reported(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    class Untested(toys.ToyData):
+        test_dataloader = pl.LightningDataModule.test_dataloader
+
+    rehearsal, notes = rehearsed(write(data=add(monkeypatch, "Untested", Untested)), tmp_path)
+    assert rehearsal.faults == []
+    assert notes == [
+        "the best trial will not be tested, and its network not registered in MLflow: tests.toys:Untested has no "
+        "test_dataloader"
+    ]
+    assert rehearsed(write(), tmp_path)[1] == []
+
+
 def test_where_some_networks_fail_the_study_may_begin(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     class Fussy(toys.Net):
         def forward(self, inputs: torch.Tensor) -> torch.Tensor:

@@ -248,7 +248,7 @@ class EvaluationResult:
     """The test metrics of a trained trial.
 
     Args:
-        metrics: Values by name; empty if its module or its data have no test.
+        metrics: Values by name; empty if its module has no `test_step`, or its data no `test_dataloader`.
         message: The error, on one line; empty if there is none.
     """
 

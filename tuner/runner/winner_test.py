@@ -47,7 +47,8 @@ class WinnerTest:
             self._display.note(f"trial #{number} cannot be tested: {result.message}")
             return
         if not result.metrics:
-            self._display.note(f"trial #{number} cannot be tested: its module or its data have no test")
+            missing = "its data module has no test_dataloader, or its LightningModule no test_step"
+            self._display.note(f"trial #{number} cannot be tested: {missing}")
         crash_point("tested")
         trained = read_result(assignment.directory, assignment.config, self._display.note)
         step = max((step for _, step, _ in trained.points), default=0) if trained else 0

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from lightning_modules import Classifier
 from lightning_modules.tasks import Task
@@ -13,14 +14,19 @@ __all__ = ["StepCheck"]
 
 
 class StepCheck(pl.Callback):
-    """Times the steps of a run, counts its parameters, and checks the batches and outputs of a `Classifier`."""
+    """Times the steps of a run, counts its parameters, and checks the batches and outputs of a `Classifier`.
+
+    It also records whether the data module has test data.
+    """
 
     def __init__(self) -> None:
         self.parameters, self.seconds = 0, 0.0
+        self.has_test_data = True
         self._began = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Count the parameters."""
+        """Count the parameters, and look for test data."""
+        self.has_test_data = is_overridden("test_dataloader", trainer.datamodule)  # type: ignore[attr-defined]
         self.parameters = sum(parameter.numel() for parameter in module.parameters())
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
