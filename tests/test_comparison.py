@@ -131,7 +131,7 @@ def test_the_lead_of_a_winner_counts_the_pairs_that_it_may_have_been_chosen_from
     assert compared(A, B, C).lead(C).probability == pytest.approx(1 - 6 * (1 - pair))
     assert 0.5 <= compared(A, B, C).lead(B).probability < compared(A, B).lead(B).probability
     wide = interval(list(A.values.values()), confidence=1 - 0.05 / 3)
-    assert f"; {wide[0]:.4f} to {wide[1]:.4f} as the best of 3)." in compared(A, B, C).findings({})[0]
+    assert f"; {wide[0]:.4f} to {wide[1]:.4f} simultaneously for all 3 means)." in compared(A, B, C).findings({})[0]
 
 
 def test_a_configuration_that_diverges_with_some_seed_is_worse_than_a_low_mean():

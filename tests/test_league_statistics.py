@@ -195,6 +195,9 @@ def test_the_table_fits_a_terminal_and_keeps_what_matters(width: int):
 def test_the_findings_separate_worse_as_good_open_and_what_fails():
     text = " ".join(STANDINGS.findings())
     assert "The first is cosine: median val/acc 0.9520" in text
+    first = STANDINGS.comparison.ranking[0]
+    alone, wide = (STANDINGS.comparison.interval(first, 1 - 0.05 / count) for count in (1, 4))
+    assert f"(95% interval {alone[0]:#.4g} to {alone[1]:#.4g}; {wide[0]:#.4g} to {wide[1]:#.4g} simultaneously" in text
     assert "As good for practical purposes (at most 0.01 apart with 95% confidence): linear." in text
     assert "Worse with 95% confidence: constant." in text
     assert "Failed with more seeds than it, so the means are not comparable: step." in text
@@ -209,6 +212,8 @@ def test_the_findings_separate_worse_as_good_open_and_what_fails():
 def test_the_figure_has_means_sweeps_and_profiles():
     left, middle, right = of_standings(STANDINGS).panels
     assert list(left.y_ticks.values())[-1] == "cosine"
+    named = {series.mark: series.label for series in left.series if series.label}
+    assert named == {"points": "a seed", "crosses": "mean", "line": "95% interval of this mean alone"}
     assert {series.label for series in middle.series} == {"cosine", "linear", "constant", "step"}
     assert len(right.series) == 4
 

@@ -350,7 +350,8 @@ class Comparison:
         if bounds is None or wide is None:
             return text
         text += f" (95% confidence interval {format_interval(bounds)}"
-        return f"{text}; {format_interval(wide)} as the best of {chosen_from})" if chosen_from > 1 else f"{text})"
+        simultaneous = f"; {format_interval(wide)} simultaneously for all {chosen_from} means"
+        return f"{text}{simultaneous if chosen_from > 1 else ''})"
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the table of the configurations, the best first, as plain values."""

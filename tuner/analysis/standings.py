@@ -162,9 +162,10 @@ class Standings:
         first = ranking[0]
         values = list(first.values.values())
         text = f"The first is {first.name}: median {metric} {_number(median(values))}, mean {_number(first.mean)}"
-        wide = self.comparison.interval(first, 1 - 0.05 / len(ranking))
-        if wide:
-            text += f" ({_number(wide[0])} to {_number(wide[1])} with 95% confidence, as the best of {len(ranking)})"
+        own, wide = (self.comparison.interval(first, 1 - 0.05 / count) for count in (1, len(ranking)))
+        if own and wide:
+            text += f" (95% interval {_number(own[0])} to {_number(own[1])}; {_number(wide[0])} to {_number(wide[1])} "
+            text += f"simultaneously for all {len(ranking)} means)"
         sentences = [f"{text}, over {pluralize(len(values), 'fresh seed')}."]
         by_verdict: dict[str, list[str]] = {}
         for each in ranking[1:]:
@@ -244,7 +245,7 @@ class Standings:
         metric, tolerance = self.comparison.metric, f"{self.tolerance:.3g}"
         return (
             f"Median and mean of {metric} over fresh seeds, not used for selection. The 95% interval of the median "
-            "(order statistics) needs six seeds, the interval of the mean (Student's t) two. Behind the first: "
+            "(order statistics) needs six seeds, the interval of each mean alone (Student's t) two. Behind the first: "
             "difference of the means, with 95% intervals that hold for all pairs at once (Games and Howell). Verdict: "
             "fails if more of its seeds failed than of the first, so that the means are not comparable; else as good "
             f"if the interval is within {tolerance} of zero, else worse if it is above zero, else open. Steps to "

@@ -22,7 +22,12 @@ def of_comparison(comparison: Comparison, title: str, colors: Mapping[str, str] 
     ranking = comparison.ranking[::-1]
     if colors is None:
         colors = {ranking[-1].name: COLORS[0]} if ranking else {}
-    series: list[Series] = []
+    nowhere = [math.nan]
+    series = [  # of the legend
+        Series(nowhere, nowhere, "points", GREY, "a seed"),
+        Series(nowhere, nowhere, "crosses", GREY, "mean"),
+        Series(nowhere, nowhere, "line", GREY, "95% interval of this mean alone", width=2.5),
+    ]
     for place, each in enumerate(ranking):
         color = colors.get(each.name, GREY)
         values = list(each.values.values())
@@ -38,7 +43,7 @@ def of_comparison(comparison: Comparison, title: str, colors: Mapping[str, str] 
             y_range=(-0.7, len(ranking) - 0.3),
         )
     ]
-    caption = "Points are seeds, lines are 95% confidence intervals of the mean, crosses are means."
+    caption = "Points are seeds, lines are 95% confidence intervals of each mean alone, crosses are means."
     return Figure("confirmation", title, caption, panels if ranking else [], height=1 + 0.4 * len(ranking))
 
 
