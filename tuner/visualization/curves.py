@@ -169,9 +169,9 @@ def _lr_and_value(record: StudyRecord, name: str, title: str, caption: str, tria
         shown = _curve(trial, record.metric, color, width=1.8, hover=label, dash=dash)
         lower.append(replace(shown, symbol=symbol))
     band = error_band(record, record.metric, trials[0].curves.get(record.metric, ()), lower[0].color)
-    shown = [value for trial in trials for _, value in trial.curves.get(record.metric, ())]
+    values = [value for trial in trials for _, value in trial.curves.get(record.metric, ())]
     bounds = [value for each in band for value in (*each.y, *each.upper)]
-    window = value_window([*shown, *bounds] or [trial.value for trial in trials], record, len(trials))
+    window = value_window([*values, *bounds] or [trial.value for trial in trials], record, len(trials))
     panels = [
         Panel(upper, "", "", "lr", log_y=log, y_range=y_range),
         Panel([*band, *lower], "", "step", record.metric, y_range=window),
