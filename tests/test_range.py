@@ -136,6 +136,17 @@ def test_seeds_that_do_not_agree_are_told_from_those_that_do():
     assert "The range ends where the test ended: test further lrs with --low and --high." in found.findings()
 
 
+def test_a_best_lr_at_an_end_of_the_range_is_reported():
+    warning = "The best lr is the upper end of the range: test more lrs around it with --lrs."
+    values = {1e-3: [2.2], 1e-2: [1.5], 1e-1: [0.5], 1.0: [2.2], 10.0: [None]}
+    found = LrRange("val/loss", Direction.MINIMIZE, values, [2.3])
+    assert (found.best, found.range) == (1e-1, (1e-2, 1e-1))
+    assert found.findings()[-1] == warning
+    inside = LrRange("val/loss", Direction.MINIMIZE, {**values, 1.0: [1.0]}, [2.3])
+    assert inside.range == (1e-2, 1.0)
+    assert warning not in inside.findings()
+
+
 def test_the_picture_has_the_measured_values_and_crosses_for_those_that_got_worse():
     values = {**MINIMUM, 10.0: [3e6, 2.4]}
     (panel,) = of_range(LrRange("val/loss", Direction.MINIMIZE, values, [2.3, 2.3]), "some").panels

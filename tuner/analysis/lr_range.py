@@ -117,6 +117,9 @@ class LrRange:
             )
             if self.range[0] == min(self.values) or self.range[1] == max(self.values):
                 sentences.append("The range ends where the test ended: test further lrs with --low and --high.")
+            if self.best in self.range and self.best not in (min(self.values), max(self.values)):
+                end = "lower" if self.best == self.range[0] else "upper"
+                sentences.append(f"The best lr is the {end} end of the range: test more lrs around it with --lrs.")
         return sentences
 
     def yaml(self) -> str:
