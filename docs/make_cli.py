@@ -39,7 +39,8 @@ def _written(action: argparse.Action) -> str:
         return f"`{value}`"
     if action.nargs == 0:  # a flag, or a pair of them
         return ", ".join(f"`{option}`" for option in action.option_strings)
-    return f"`{action.option_strings[0]} {value}`"
+    several = f" [{value} ...]" if action.nargs == "+" else ""
+    return f"`{action.option_strings[0]} {value}{several}`"
 
 
 def _escaped(text: str) -> str:

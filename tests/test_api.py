@@ -235,7 +235,7 @@ def test_a_class_without_a_module_is_sent_by_value_and_kept(here: StudyFolder):
 
     seen: list[tuple[int, str]] = []
     study = defined(model=Local, search_space={"model.width": [3, 5]})
-    assert "Local is not in a module that runs could import" in study.to_yaml()
+    assert "Local cannot be imported from a module, so each training process gets a copy of it" in study.to_yaml()
 
     def stop_after_one(study: Study, trial: Any) -> None:
         seen.append((trial.number, trial.state.name))

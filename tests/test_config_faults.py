@@ -42,6 +42,19 @@ def test_a_formula_that_falls_below_zero_within_the_training_is_refused(schedule
     load(trial("schedule", schedule), "trial.trainer.max_epochs=3")
 
 
+def test_a_mistake_in_a_formula_is_reported_with_the_other_mistakes() -> None:
+    schedule = "{name: lambda, function: 1 - stp / total * power, total: 100%, power: [1]}"
+    used = "{name: lambda, function: 1 - step / total, total: 100%, power: 2}"
+    found = [faults(trial("schedule", each), "trial.trainer.max_epoch=3") for each in (schedule, used)]
+    typed, unused = ("\n".join(each) for each in found)
+    assert "max_epoch: <unknown key>. <near> max_epochs?" in typed
+    assert "trial.schedule.function: function='1 - stp / total * power' contains 'stp', which is not allowed" in typed
+    assert "tanh. <near> step?" in typed
+    assert "trial.schedule.power: <length>" in typed
+    assert "max_epoch: <unknown key>. <near> max_epochs?" in unused
+    assert "trial.schedule.power: power must be used in the formula" in unused
+
+
 def test_a_formula_is_not_tried_where_it_is_not_used() -> None:
     parts = "[{name: lambda, function: 1 - step / 256}, {name: constant}]"
     load(trial("schedule", f"{{name: join, schedules: {parts}, starts: [256]}}"))

@@ -91,6 +91,8 @@ def test_a_formula_has_the_value_that_python_computes(formula, step, value):
         ("1; 2", "neither a formula"),
         ("import os", "neither a formula"),
         ("stpe / 3", "contains 'stpe', which is not allowed in a formula; allowed: step, pi, abs"),
+        ("1 - stp / 3", "tanh. Did you mean step?"),
+        ("sqr(step)", "tanh. Did you mean sqrt?"),
         ("exp", "contains 'exp'"),
         ("step(3)", "contains 'step'"),
         ("open('x')", "contains 'open'"),

@@ -100,6 +100,47 @@ def test_a_file_gets_a_line_a_minute_with_progress_and_time_left_until_the_repor
     assert last == "1/4 trials, 0:00 so far, about 1:40 left", "nothing but the test and the 100 s of the plots"
 
 
+def test_after_the_last_trial_the_time_left_is_for_the_test_and_the_plots(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Display, "EVERY_SECONDS", 0.0)
+    output = io.StringIO()
+    with Display(load_study(str(TINY), ["budget.trials=1"]), Console(file=output, width=120)) as display:
+        display.ending = lambda: 100.0
+        display.standing(0, 0, None)
+        display.start(0, trial(), Slot(0, (), 1))
+        display.finish(0, trial(), TrialResult("complete", value=0.8123, epochs=3, seconds=15.0))
+        display.standing(1, 0, None)
+        display.tick()
+        display.tested({})
+        display.tick()
+    lines = output.getvalue().splitlines()
+    assert lines[1] == "1/1 trials, 0:00 so far, about 1:45 for the test and plots"
+    assert lines[-1] == "1/1 trials, 0:00 so far, about 1:40 for plots"
+
+
+@pytest.mark.parametrize("width", [44, 80])
+@pytest.mark.parametrize("state", ["complete", "pruned"])
+def test_a_finished_call_always_shows_its_values_and_no_empty_column(width: int, state: str, tmp_path: Path):
+    study = tmp_path / "calls.yaml"
+    study.write_text(
+        "objective: {direction: minimize}\n"
+        "trial: {objective_function: math:sqrt}\n"
+        "search_space: {x: {low: 0.0, high: 1.0}}\n"
+    )
+    output = io.StringIO()
+    with Display(
+        load_study(str(study)), Console(file=output, force_terminal=True, width=width, color_system=None)
+    ) as display:
+        for number, further in ((9, {}), (10, {"momentum": 0.9512, "layers": 3, "activation": "leaky_relu"})):
+            called = FunctionTrial(Component("math:sqrt"), {"x": 0.125, **further})
+            display.finish(number, called, TrialResult(state, value=30.7549, epochs=2, seconds=0.1))
+    lines = re.sub(r"\x1b\[[0-9?;]*[A-Za-z]|\r", "", output.getvalue()).splitlines()
+    lines = [line for line in lines if line]
+    assert [line[:4].rstrip() for line in lines] == ["#9", "#10"]
+    assert max(map(len, lines)) <= width
+    assert all(re.search(r" 30\.7549  x 0\.125", line) for line in lines)
+    assert all(re.match(rf"#\d+ +{state}  ", line) for line in lines)
+
+
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_a_function_whose_length_is_not_known_shows_its_steps(is_terminal: bool, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Display, "EVERY_SECONDS", 0.0)

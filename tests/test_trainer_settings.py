@@ -344,4 +344,4 @@ def test_python_takes_callbacks_as_classes_objects_and_names():
     assert (first, second) == (named, {**named, "monitor": "train/loss"})
     study, (held,) = of_study([EarlyStopping("val/loss", patience=2)])
     assert held["name"].endswith("EarlyStopping()")
-    assert "sent to them by value" in study.to_yaml()
+    assert "each training process gets a copy of it" in study.to_yaml()

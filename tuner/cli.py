@@ -108,9 +108,8 @@ def make_parser(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
-    parser.add_argument(
-        "-v", "--verbose", action="store_true", help="print each epoch of each trial, and the traceback of an error"
-    )
+    more_output = "print the traceback of an error and, in a command that trains, each epoch of each trial"
+    parser.add_argument("-v", "--verbose", action="store_true", help=more_output)
     return parser
 
 

@@ -68,7 +68,7 @@ def _run(options: argparse.Namespace) -> int:
         found_here[0] = answer(record)
     for sentence in found_here:
         print_line(console, escape(sentence))
-    print_ranking(console, record, options.top, "--top N")
+    print_ranking(console, record, options.top, "--top K")
     failed = [trial for trial in record.trials if trial.state == "failed"]
     for trial in failed[:MOST_FAILED]:
         print_line(console, f"[red]#{trial.number} failed:[/red] {escape(trial.message)}")

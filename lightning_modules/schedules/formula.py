@@ -1,6 +1,7 @@
 """Schedules given by a formula of the step, or by the user's function."""
 
 import ast
+import difflib
 import importlib
 import math
 import operator
@@ -15,7 +16,7 @@ from typing import Annotated, Any
 from lightning_modules._validation import of_python, require_to
 from lightning_modules.schedules.base import InSteps, Schedule
 
-__all__ = ["FUNCTIONS", "OPERATORS", "Lambda"]
+__all__ = ["FUNCTIONS", "OPERATORS", "Lambda", "parse_formula"]
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -139,7 +140,7 @@ def _function(text: str, arguments: tuple[str, ...]) -> Callable[..., Any]:
 
 def _formula(text: str, arguments: tuple[str, ...]) -> Callable[..., Any]:
     """Return a formula as a function of the step and of further arguments."""
-    tree = _parse(text, arguments)
+    tree = parse_formula(text, arguments)
     try:
         simpleeval = importlib.import_module("simpleeval")
     except ImportError as error:
@@ -158,8 +159,16 @@ def _formula(text: str, arguments: tuple[str, ...]) -> Callable[..., Any]:
     return evaluate
 
 
-def _parse(text: str, arguments: tuple[str, ...]) -> ast.expr:
-    """Return the syntax tree of a formula, after checking that every part of it is allowed and every argument used."""
+def parse_formula(text: str, arguments: tuple[str, ...]) -> ast.expr:
+    """Return the syntax tree of a formula, after checking that every part of it is allowed and every argument used.
+
+    Args:
+        text: The formula.
+        arguments: Names of its arguments other than ``step``.
+
+    Raises:
+        ValueError: If that is not so.
+    """
     for name in arguments:
         if name in ("step", *_NAMES, *FUNCTIONS):
             raise ValueError(f"{name} must be renamed, since formulas reserve that name")
@@ -187,8 +196,9 @@ def _parse(text: str, arguments: tuple[str, ...]) -> ast.expr:
             allowed = isinstance(node, _GRAMMAR)
         if not allowed:
             part = ast.unparse(node) if isinstance(node, ast.expr) else type(node).__name__
-            known = ", ".join(["step", *arguments, *_NAMES, *FUNCTIONS])
-            raise ValueError(
-                f"function={text!r} contains {part!r}, which is not allowed in a formula; allowed: {known}"
-            )
+            known = ["step", *arguments, *_NAMES, *FUNCTIONS]
+            near = difflib.get_close_matches(part, known, n=1)
+            hint = f". Did you mean {near[0]}?" if near and isinstance(node, ast.Name) else ""
+            rule = f"which is not allowed in a formula; allowed: {', '.join(known)}{hint}"
+            raise ValueError(f"function={text!r} contains {part!r}, {rule}")
     return tree

@@ -125,10 +125,10 @@ def note(names: Iterable[str]) -> str:
     sent = [name.partition(":")[2] for name in held]
     if not sent:
         return ""
-    verb, it = ("is", "it") if len(sent) == 1 else ("are", "they")
+    it, them = ("it", "it") if len(sent) == 1 else ("they", "them")
     text = (
-        f"{join_names(sent)} {verb} not in a module that runs could import, so {it} {verb} sent to them by value, "
-        "and kept in the study's folder"
+        f"{join_names(sent)} cannot be imported from a module, so each training process gets a copy of {them}, which "
+        "is kept in the study's folder"
     )
     size = sum(len(each.content) for each in held.values())
     if size < MUCH:

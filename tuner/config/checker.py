@@ -14,6 +14,7 @@ from typing import Any
 from pytorch_lightning.callbacks import EarlyStopping
 
 from lightning_modules import Plateau
+from lightning_modules.schedules.formula import parse_formula
 from lightning_modules.tasks import logged_metrics
 from tuner.config import registry
 from tuner.config.annotations import check_value, did_you_mean, item_hint, members, parse_length, takes_steps
@@ -146,6 +147,8 @@ class Checker:
         if kind == "schedule" and hint is None and (whole := registry.WHOLE.get(name)):  # not within another schedule
             nodes = {whole: Node("100%", (*path, whole)), **nodes}
         before = self._document.fault_count
+        if kind == "schedule" and name == "lambda":
+            self._formula({key: node for key, node in nodes.items() if key != "name"})
         values = self.arguments(signature, self._without_name(kind, nodes), path, name)
         if self._document.fault_count == before:
             self._rehearse(kind, {"name": name, **values}, nodes, path, whole=hint is None)
@@ -230,6 +233,16 @@ class Checker:
             nodes = {**base, **nodes}
         values = self._named(kind, {**nodes, "name": Node(name, choice.path)}, choice.path, hint)
         return {key: value for key, value in values.items() if key != "name"}
+
+    def _formula(self, nodes: Nodes) -> None:
+        """Check a formula on its own: it is tried only if its arguments and the length of the run are valid."""
+        text = nodes["function"].value if "function" in nodes else None
+        if isinstance(text, str) and ":" not in text:
+            try:
+                parse_formula(text, tuple(key for key in nodes if key != "function"))
+            except ValueError as error:
+                key = str(error).partition(" must be ")[0]
+                self._fault(nodes.get(key, nodes["function"]).path, _sentence(str(error)))
 
     def _rehearse(self, kind: str, template: Template, nodes: Nodes, path: Keys, whole: bool) -> None:
         """Build a component at the extremes of its ranges, to report values that break a rule.
@@ -425,13 +438,16 @@ def _try(kind: str, values: Mapping[str, Any], steps: Sequence[int], metrics: Se
     try:
         made = rehearse(kind, values, steps)
     except (Exception, SystemExit) as error:  # a user's class can raise anything
-        text = reason_of(error)
-        return text if text.endswith(".") else f"{text}."
+        return _sentence(reason_of(error))
     if isinstance(made, Plateau | EarlyStopping) and metrics is not None and made.monitor not in metrics:
         *others, last = metrics
         rule = f"monitor must be {', '.join(others)} or {last}, but got monitor={made.monitor!r}"
         return f"{rule}.{did_you_mean(made.monitor, metrics)}"
     return None
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "?")) else f"{text}."
 
 
 def _alternatives(key: str, known: Collection[str]) -> str:

@@ -237,7 +237,7 @@ class StudyConfig:
     @property
     def label_width(self) -> int:
         """Return the width that the labels of most trials fit into."""
-        return 21
+        return 21 if self.kind.trains else len("#999")  # a call of a function has no schedule
 
     def label_of(self, number: int, trial: AnyTrial) -> str:
         """Return number and schedule of a trial, for the list of trials."""

@@ -40,8 +40,10 @@ def export(
     if value_of(trial) is None:
         raise BadInputError([f"--trial: #{trial.number} is {state_of(trial)}: it did not run to completion."])
     if held := [name.partition(":")[2] for name in past.config.held]:
-        reason = "a training script can import only from modules; put it into one, and run the study again"
-        raise BadInputError([f"{study}: {join_names(held)} was sent to the training processes by value: {reason}."])
+        it = "it" if len(held) == 1 else "them"
+        reason = f"a training script can import only from modules; put {it} into one, and run the study again"
+        verb = "was" if len(held) == 1 else "were"
+        raise BadInputError([f"{study}: {join_names(held)} {verb} sent to the training processes by value: {reason}."])
     to = output or Path(f"{past.config.name}-{trial.number}")
     if to.exists():
         raise BadInputError([f"--output: {to} already exists; name another folder."])

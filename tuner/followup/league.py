@@ -142,9 +142,9 @@ class League:
                 left = max(0, search.study.trials - counts.get(search.study.name, 0))
                 seconds = self._least_seconds(engine, plan.storage, left) if left else 0.0
             slots = pluralize(len(engine.slots), "slot")
-        shapes = pluralize(sum(map(len, search.shapes.values())), "shape")
+        shapes = f"{pluralize(sum(map(len, search.shapes.values())), 'shape')} in total"
         fresh = len(contenders) * options.seeds
-        least = f"; at least {duration(seconds)} on {slots}, not including validation" if seconds else ""
+        least = f"; at least {duration(max(1.0, seconds))} on {slots}, not including validation" if seconds else ""
         print_line(
             self._console,
             f"[bold]{escape(self._config.name)}[/bold]: {pluralize(len(contenders), 'contender')} with {shapes}. "

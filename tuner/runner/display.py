@@ -29,6 +29,7 @@ NOTEBOOK_SECONDS = 1.0
 MOST_OF_FRONT = 8
 NOTEBOOK_WIDTH = 100
 LAG_SECONDS = 10.0
+SHORTEST_VALUES = 16  # columns of the values of a call, at least
 WHOLE_LINE = 80  # columns of a line that is printed where there is no terminal
 STYLES = {"complete": "green", "pruned": "yellow", "diverged": "magenta", "failed": "red"}
 
@@ -162,6 +163,7 @@ class Display:
         epochs = f"{pluralize(result.epochs, 'epoch')}, " if config.epochs else ""
         further = dict(zip(self._further, result.further, strict=False))
         widest = len(f"{config.epochs} epochs, 999 s") if config.epochs else 0
+        brief = "" if self._config.labels_tell_all else config.brief
         columns = [  # width, importance, style, text
             (self._config.label_width, 0, "", self._config.label_of(number, config)),
             (9, 1, STYLES[result.state], result.state),
@@ -171,7 +173,7 @@ class Display:
                 (0, 2, "", f"{each} {format_objective(further[each])}" if each in further else "")
                 for each in self._further
             ),
-            *([] if self._config.labels_tell_all else [(10, 3, "", config.brief)]),
+            (10 * bool(brief), 3 if config.epochs else 0, "", brief),
             (widest, 4, "dim", f"{epochs}{result.seconds:.0f} s"),
         ]
         available = self._console.width if self._live else WHOLE_LINE
@@ -179,10 +181,16 @@ class Display:
         aligned = 4 + len(self._further)  # a function's arguments can be long in one row, and short in the next
         self._widths = [*map(max, widths[:aligned], self._widths or [0] * aligned)]
         widths[:aligned] = self._widths
+        texts = [text for *_, text in columns]
+        if brief and not config.epochs:  # the values of a call are always shown, as far as there is room
+            widths[aligned] = min(len(brief), SHORTEST_VALUES)
         kept = fitting(widths, [importance for _, importance, _, _ in columns], available)
+        if brief and not config.epochs:
+            room = max(widths[aligned], available - sum(widths[index] + 2 for index in kept if index != aligned))
+            texts[aligned] = brief if len(brief) <= room else f"{brief[: room - 4]} ..."
         line = Text()
         for index in kept:
-            line.append(f"{printable(columns[index][3]):<{widths[index]}}  ", columns[index][2])
+            line.append(f"{printable(texts[index]):<{widths[index]}}  ", columns[index][2])
         line.rstrip()
         self._console.print(line, highlight=False, soft_wrap=True)
 
@@ -335,7 +343,10 @@ class Display:
         if done < 0.5:
             return ""
         test = 0.0 if self._is_tested else self._epoch_seconds  # a test takes no longer than a training epoch
-        return f", about {clock(left * elapsed / done + test + self.ending())} left"
+        plots = self.ending()
+        for_what = " and ".join(["the test"] * (test > 0) + ["plots"] * (plots > 0))
+        what = f"for {for_what}" if for_what and left == 0 else "left"
+        return f", about {clock(left * elapsed / done + test + plots)} {what}"
 
 
 def clock(seconds: float) -> str:
