@@ -366,6 +366,83 @@ def test_an_exception_of_user_code_fails_the_trial_with_any_class_and_text(error
     assert (tmp_path / "traceback.txt").exists()
 
 
+@pytest.mark.parametrize(
+    "hook",
+    [
+        "on_train_epoch_start",
+        "on_train_batch_start",
+        "on_train_batch_end",
+        "on_validation_batch_end",
+        "on_validation_end",
+        "on_train_epoch_end",
+        "module.transfer_batch_to_device",
+        "module.on_before_optimizer_step",
+        "module.on_validation_epoch_end",
+        "module.on_train_epoch_end",
+    ],
+)
+def test_a_hook_that_raises_stop_iteration_fails_the_trial(hook: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def stop(*arguments: Any, **others: Any) -> None:
+        raise StopIteration("no more")
+
+    class Stops(toys.Base):
+        def configure_callbacks(self) -> list[pl.Callback]:
+            callback = pl.Callback()
+            setattr(self if hook.startswith("module.") else callback, hook.removeprefix("module."), stop)
+            return [callback]
+
+    monkeypatch.setattr(toys, "Stops", Stops, raising=False)
+    result = train(assignment(tmp_path, "Stops"))
+    assert result.state == "failed"
+    assert result.message.startswith("StopIteration: no more (tests/test_toys.py, line ")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("stage", ["train", "val"])
+def test_a_data_set_that_raises_stop_iteration_fails_the_trial(
+    stage: str, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class Short(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return 96
+
+        def __getitem__(self, index: int) -> Any:
+            if index == 40:
+                raise StopIteration
+            return torch.zeros(8), 0
+
+    class ShortData(toys.ToyData):
+        pass
+
+    loader = torch.utils.data.DataLoader(Short(), 16, num_workers=workers)
+    setattr(ShortData, f"{stage}_dataloader", lambda self: loader)
+    monkeypatch.setattr(toys, "ShortData", ShortData, raising=False)
+    result = train(assignment(tmp_path, "Base", "ShortData"))
+    assert result.state == "failed"
+    assert result.message.startswith("StopIteration")
+    assert "(tests/test_toys.py, line " in result.message
+
+
+def test_an_iterable_data_set_ends_with_stop_iteration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    class Rows(torch.utils.data.IterableDataset):
+        def __iter__(self) -> Any:
+            self.left = 96
+            return self
+
+        def __next__(self) -> Any:
+            if self.left == 0:
+                raise StopIteration
+            self.left -= 1
+            return torch.zeros(8), 0
+
+    class RowsData(toys.ToyData):
+        def train_dataloader(self) -> Any:
+            return torch.utils.data.DataLoader(Rows(), 16)
+
+    monkeypatch.setattr(toys, "RowsData", RowsData, raising=False)
+    assert train(assignment(tmp_path, "Base", "RowsData")).state == "complete"
+
+
 def test_an_error_in_a_process_that_loads_data_is_reported_with_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

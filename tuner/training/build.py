@@ -1,7 +1,6 @@
 """Build the data, module and Trainer of a trial; no other module builds a Trainer."""
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +20,7 @@ from tuner.config.trial import TrialConfig
 from tuner.training import distributed
 from tuner.training.checkpoints import AtomicCheckpointIO
 from tuner.training.lightning_cli import trainer_arguments
+from tuner.training.stop_iteration import StopIterationProfiler, convert_stop_iterations_of_data
 
 __all__ = [
     "build_averaging",
@@ -149,24 +149,9 @@ def build_trainer(
         enable_checkpointing=any(isinstance(each, Checkpoint) for each in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
+        profiler=StopIterationProfiler(),
     )
     # Lightning would end a run in the middle of an epoch at SIGTERM; the coordinator handles signals instead.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-    for name in ("training_step", "validation_step", "test_step"):
-        setattr(trainer.strategy, name, _raising_stop_iteration(getattr(trainer.strategy, name)))
+    convert_stop_iterations_of_data(trainer)
     return trainer
-
-
-_StopIteration = type("StopIteration", (Exception,), {})
-"""A StopIteration of a module, which Lightning's loops would take for the end of the data."""
-
-
-def _raising_stop_iteration(step: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(step)
-    def called(*arguments: Any, **others: Any) -> Any:
-        try:
-            return step(*arguments, **others)
-        except StopIteration as error:
-            raise _StopIteration(str(error)).with_traceback(error.__traceback__) from None
-
-    return called
