@@ -340,6 +340,11 @@ class BadTextError(Exception):
         raise RuntimeError("no text")
 
 
+class ExitingTextError(Exception):
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+
 class OwnError(BaseException):
     pass
 
@@ -355,6 +360,7 @@ ERRORS = {
     "StopIteration": StopIteration("no more"),
     "OwnError": OwnError(),
     "BadTextError": BadTextError(),
+    "ExitingTextError": ExitingTextError(),
     "RuntimeError": RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed."),
     "ValueError": ValueError("caf\udce9\0"),
 }

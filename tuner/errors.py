@@ -8,7 +8,6 @@
     └── StudyFailedError        exit 1: the study cannot continue (the same error repeatedly, no storage)
 """
 
-import contextlib
 import linecache
 import re
 import sysconfig
@@ -111,7 +110,7 @@ def reason_of(error: BaseException) -> str:
 def _text_of(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:  # user code defines the class, and its __str__ can fail
+    except BaseException:  # user code defines the class, and its __str__ can raise anything
         return "(its text cannot be shown)"
 
 
@@ -128,8 +127,7 @@ def place_of(error: BaseException) -> str:
     It is empty if no user code raised the error.
     """
     frames = [(frame.filename, str(frame.lineno), frame.name) for frame in traceback.extract_tb(error.__traceback__)]
-    with contextlib.suppress(Exception):  # user code may define __str__
-        frames += _FRAME_OF_WORKER.findall(str(error))
+    frames += _FRAME_OF_WORKER.findall(_text_of(error))
     own = [frame for frame in frames if is_of_user(frame[0])]
     if not own:
         return ""
