@@ -95,6 +95,11 @@ def test_a_trial_that_dies_again_and_again_is_given_up(run: Callable):
     assert shown.count("it resumes from its last checkpoint") == 3
 
 
+def test_each_trial_that_is_given_up_is_noted(run: Callable):
+    _, shown = run(Script(*[dies] * 8))
+    assert shown.count("failed: killed by SIGKILL, 4 times: given up") == 2
+
+
 def stops_and_dies(handler: Coordinator, group: Group) -> None:
     """End like a Slurm job, in which all processes are signaled."""
     handler.stop()

@@ -53,6 +53,7 @@ __all__ = ["Coordinator"]
 
 MAX_CRASHES = 3
 CRASHES = "crashes"  # attribute of a trial
+GIVEN_UP = ": given up"
 
 Ended = Sequence[tuple[Assignment, TrialResult]]
 """Trials and their results."""
@@ -406,7 +407,7 @@ class Coordinator:
         has_failed = result.state == "failed"
         if result.message and result.state != "diverged":
             text = f"trial #{number}{' failed' if has_failed else ''}: {result.message}"
-            self._note_once(cause(result.message), text)
+            self._note_once(text if result.message.endswith(GIVEN_UP) else cause(result.message), text)
         if result.state == "complete" and not result.epochs and self._config.names_pruner:
             text = f"trial #{number} reported nothing, so the {self._config.pruner.name} pruner cannot stop it"
             self._note_once("reported nothing", text)
@@ -470,7 +471,7 @@ class Coordinator:
 
 
 def _given_up(reason: str, times: int) -> TrialResult:
-    return TrialResult("failed", message=f"{reason}, {times} times: given up")
+    return TrialResult("failed", message=f"{reason}, {times} times{GIVEN_UP}")
 
 
 def _attributes(result: TrialResult) -> dict[str, Any]:
