@@ -1,5 +1,6 @@
 """The folder of a study and its database: owner, permissions and locks."""
 
+import fcntl
 import multiprocessing
 import os
 import re
@@ -25,6 +26,7 @@ from tuner.storage.connection import sqlite_file
 from tuner.storage.continuation import check_continued
 from tuner.storage.database import Database, state_directory
 from tuner.storage.folders import check_folder, check_writable
+from tuner.storage.locks import _lock_byte, lock_in_file
 from tuner.storage.study_store import StudyStore
 
 ANYBODY = 65534  # the user nobody
@@ -358,6 +360,14 @@ def test_a_study_is_free_when_the_process_that_held_it_is_killed(other: int):
         time.sleep(0.01)
     with held(URL):
         pass
+
+
+def test_two_names_never_share_a_lock_in_the_database(here: Path):
+    begin()
+    with lock_in_file(here / "optuna.db", "plumless"), (here / "optuna.db").open("r+b") as again:
+        _lock_byte(again.fileno(), "buckeroo", fcntl.F_WRLCK)  # of the same CRC-32
+        with pytest.raises(BlockingIOError):
+            _lock_byte(again.fileno(), "plumless", fcntl.F_WRLCK)
 
 
 @pytest.mark.parametrize("what", [".tuner", ".tuner/iris/lock", "optuna.db"])

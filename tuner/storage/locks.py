@@ -14,7 +14,6 @@ import struct
 import sys
 import time
 import uuid
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -154,7 +153,7 @@ def is_locked(folder: Path, file: Path | None, url: str, study: str) -> bool:
 
 
 def _lock_byte(descriptor: int, study: str, kind: int) -> None:
-    offset = (1 << 62) + zlib.crc32(study.encode())
+    offset = (1 << 62) + int.from_bytes(hashlib.sha256(study.encode()).digest()[:7])
     fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, struct.pack("hhqqi", kind, os.SEEK_SET, offset, 1, 0))
 
 
