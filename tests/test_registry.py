@@ -21,6 +21,7 @@ from tuner.config.component import Component, rehearse
 from tuner.config.optimization import settings_fault
 from tuner.config.registry import Argument, arguments_of, resolve, sample_optimizer, signature_of
 from tuner.direction import Direction
+from tuner.interrupts import exit_at_once, on_interrupt
 
 KERNELS = """\
 import torch
@@ -109,8 +110,6 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("user")
     (folder / "users_own.py").write_text(textwrap.dedent(SOURCE))
     (folder / "users_broken.py").write_text("import nothing_like_this\n")
-    (folder / "users_wrong.py").write_text("1 / 0\n")
-    (folder / "users_ending.py").write_text("raise SystemExit('called as a script')\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
         yield folder
@@ -156,8 +155,6 @@ def test_a_full_name_resolves_to_the_object_that_python_imports(user: Path) -> N
     ("kind", "name", "message"),
     [
         ("model", "users_broken:Net", "<no import> \"users_broken:Net\": No module named 'nothing_like_this'."),
-        ("model", "users_wrong:Net", '<no import> "users_wrong:Net": ZeroDivisionError: division by zero.'),
-        ("model", "users_ending:Net", '<no import> "users_ending:Net": SystemExit: called as a script.'),
         ("model", ":Net", '<no import> ":Net": ValueError: Empty module name.'),
         (
             "model",
@@ -180,6 +177,26 @@ def test_a_full_name_resolves_to_the_object_that_python_imports(user: Path) -> N
 def test_a_name_that_leads_nowhere_is_refused(user: Path, kind: str, name: str, message: str) -> None:
     with refused(message):
         arguments_of(kind, name)
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("raise SystemExit('called as a script')", "SystemExit: called as a script"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("raise GeneratorExit", "GeneratorExit"),
+        ("next(iter([]))", "StopIteration"),
+        ("os._exit(0)", "SystemExit: 0"),
+        ("os.abort()", "SystemExit: 134"),
+    ],
+)
+def test_a_module_that_would_end_the_command_is_refused_with_its_line(user: Path, line: str, error: str) -> None:
+    module = "users_" + re.sub(r"\W", "_", error)
+    (user / f"{module}.py").write_text(f"import os\n{line}\n")
+    message = f'cannot import "{module}:Net": {error} ({user}/{module}.py, line 2, in <module>: {line}).'
+    with on_interrupt(exit_at_once), pytest.raises(ValueError, match=re.escape(message)):
+        resolve("model", f"{module}:Net")
 
 
 def test_a_module_that_does_not_exist_is_refused_with_where_it_was_looked_for(user: Path) -> None:

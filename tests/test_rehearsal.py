@@ -1,5 +1,6 @@
 """The rehearsal: before the first trial, each network is trained for a few steps to find errors."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from tests import toys
 from tests.studies import StudyFolder
 from tuner.config.loader import load_study
+from tuner.config.user_code import contained
 from tuner.engines.inline import InlineEngine
 from tuner.errors import BadInputError
+from tuner.interrupts import exit_at_once, on_interrupt
 from tuner.protocol import Slot
 from tuner.runner.rehearsal import MOST_NETWORKS, Rehearsal, networks, rehearse
 
@@ -266,6 +269,70 @@ def test_the_least_time_is_that_of_the_whole_budget(budget: dict[str, int], sent
     last = {"final": {"trials": 3, "seeds": 3}} if max(budget.values()) > 9 else {}
     described = Rehearsal([], (99, 99), 0.5).described(load_study(write(budget=budget, **last)), 2)
     assert described == f"a network of 99 parameters, 18 steps per trial, {sentence}"
+
+
+class Leaves(toys.Base):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        os._exit(0)
+
+
+class LeavesAtOnce(toys.Net):
+    def __init__(self, how: str = "exit") -> None:
+        super().__init__()
+        match how:
+            case "exit":
+                os._exit(0)
+            case "abort":
+                os.abort()
+            case "interrupt":
+                raise KeyboardInterrupt
+            case "generator":
+                raise GeneratorExit
+            case "stop":
+                next(iter([]))
+
+
+def test_a_dry_run_in_which_a_process_ended_finds_an_error(folder: StudyFolder, write: Write):
+    path = Path(write())
+    path.write_text(path.read_text().replace("tests.toys:Net", "tests.test_rehearsal:Leaves").replace("val/", "val_"))
+    output = folder.run("--dry-run", study=str(path), expect=2)
+    assert "tests.test_rehearsal:Leaves before the first trial ended with status 0 and no result" in output
+    assert "no errors found" not in output
+
+
+@pytest.mark.parametrize(
+    ("how", "error"),
+    [
+        ("exit", "SystemExit: 0"),
+        ("abort", "SystemExit: 134"),
+        ("interrupt", "KeyboardInterrupt"),
+        ("generator", "GeneratorExit"),
+        ("stop", "StopIteration"),
+    ],
+)
+def test_a_network_that_would_end_the_command_is_refused_with_its_line(
+    how: str, error: str, write: Write, monkeypatch: pytest.MonkeyPatch
+):
+    path = write(add(monkeypatch, "LeavesAtOnce", LeavesAtOnce), space={"model.how": [how, "not"]})
+    functions = os._exit, os.abort
+    with on_interrupt(exit_at_once), pytest.raises(BadInputError) as caught:
+        load_study(path)
+    assert f": {error} (tests/test_rehearsal.py, line " in str(caught.value)
+    assert (os._exit, os.abort) == functions
+
+
+def test_ctrl_c_in_python_interrupts_the_check(write: Write, monkeypatch: pytest.MonkeyPatch):
+    path = write(add(monkeypatch, "LeavesAtOnce", LeavesAtOnce), space={"model.how": ["interrupt", "not"]})
+    with pytest.raises(KeyboardInterrupt):  # its class is all that is known of it
+        load_study(path)
+
+
+def test_a_fork_of_code_under_check_can_exit():
+    with contained():
+        child = os.fork()
+        if child == 0:
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
 def test_a_dry_run_in_separate_processes_finds_errors(folder: StudyFolder, write: Write):

@@ -36,6 +36,8 @@ SHOW_CURSOR = b"\x1b[?25h\n"  # the status line hides it
 
 Handler = Callable[[int, FrameType | None], Any]
 
+_EXIT = os._exit  # `tuner.config.user_code` replaces it while code of the user runs
+
 _installed: dict[signal.Signals, tuple[Any, Any]] = {}  # our handler of each signal, and the one for forks
 _of_thread = threading.local()
 _folders: dict[str, int] = {}  # folders to remove at exit, and the process that does it
@@ -78,7 +80,7 @@ def exit_at_once(number: int, frame: FrameType | None = None) -> NoReturn:
             os.write(1, SHOW_CURSOR)
     with contextlib.suppress(OSError):
         os.write(2, INTERRUPTED)
-    os._exit(128 + number)
+    _EXIT(128 + number)
 
 
 def remove_at_exit(folder: str) -> None:

@@ -34,7 +34,8 @@ from tuner.config.search_space import (
     parse_spec,
     searched,
 )
-from tuner.errors import reason_of
+from tuner.config.user_code import contained
+from tuner.errors import place_of, reason_of
 from tuner.text import shown
 
 __all__ = ["FORM_OF_COMPONENT", "Checker", "listed"]
@@ -436,9 +437,11 @@ def _is_free(schedule: Mapping[str, Any]) -> bool:
 def _try(kind: str, values: Mapping[str, Any], steps: Sequence[int], metrics: Sequence[str] | None) -> str | None:
     """Return why a component cannot be built or a schedule fails at a step, as a sentence; None if neither."""
     try:
-        made = rehearse(kind, values, steps)
-    except (Exception, SystemExit) as error:  # a user's class can raise anything
-        return _sentence(reason_of(error))
+        with contained():
+            made = rehearse(kind, values, steps)
+    except Exception as error:  # a user's class can raise anything
+        place = "" if isinstance(error, ValueError) else place_of(error)  # a ValueError is about the values
+        return f"{reason_of(error).removesuffix('.')}{place}."
     if isinstance(made, Plateau | EarlyStopping) and metrics is not None and made.monitor not in metrics:
         *others, last = metrics
         rule = f"monitor must be {', '.join(others)} or {last}, but got monitor={made.monitor!r}"

@@ -16,6 +16,7 @@ from lightning_modules.data.base import DataError, TensorLoader
 from lightning_modules.losses import balanced_weights
 from tuner.config.component import Component
 from tuner.config.lengths import Length
+from tuner.config.user_code import contained
 from tuner.errors import BadInputError, place_of, reason_of
 
 __all__ = ["DatasetInfo", "DatasetProbe", "limited"]
@@ -111,11 +112,12 @@ def _loaded(values: Mapping[str, Any], place: str) -> Iterator[LightningDataModu
         BadInputError: If that fails, or the use of the data does.
     """
     try:
-        data = Component.from_values(values).build("data", seed=0)
-        data.prepare_data()
-        data.setup("fit")
-        yield data
-    except (Exception, SystemExit) as error:  # the network, the disk or the user's data module failed
+        with contained():
+            data = Component.from_values(values).build("data", seed=0)
+            data.prepare_data()
+            data.setup("fit")
+            yield data
+    except Exception as error:  # the network, the disk or the user's data module failed
         text = str(error) if isinstance(error, DataError) else reason_of(error)
         raise BadInputError([f"{place}: {text}{place_of(error)}"]) from error
 

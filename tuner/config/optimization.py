@@ -23,6 +23,7 @@ from lightning_modules.parameter_groups import group_names
 from tuner.config import registry
 from tuner.config.component import Component, rehearse
 from tuner.config.lengths import Length, in_percent, relative_lengths, resolve
+from tuner.config.user_code import contained
 from tuner.errors import reason_of
 
 __all__ = [
@@ -168,13 +169,15 @@ def settings_fault(values: Values, steps: Iterable[int]) -> str | None:
     groups = {name: GroupConfig.from_values(each) for name, each in values.get("groups", {}).items()}
     for name, group in groups.items():
         try:
-            (group.optimizer_of(optimizer) or optimizer).build("optimizer")
+            with contained():
+                (group.optimizer_of(optimizer) or optimizer).build("optimizer")
         except Exception as error:  # a user's class can raise anything
             return f"{name}: {reason_of(error)}"
     try:
         schedules = {key: Component.from_values(values[key]) for key in SCHEDULE_KEYS if key in values}
-        optimization = build_optimization(optimizer, schedules, groups)
-        values_at(optimization, steps)
+        with contained():
+            optimization = build_optimization(optimizer, schedules, groups)
+            values_at(optimization, steps)
     except Exception as error:  # a user's class can raise anything
         return reason_of(error)
     return None

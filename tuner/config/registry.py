@@ -36,7 +36,8 @@ from lightning_modules import (
 from tuner.config import by_value
 from tuner.config.annotations import did_you_mean, members
 from tuner.config.own_modules import expect_changes, import_own
-from tuner.errors import in_a_line
+from tuner.config.user_code import contained
+from tuner.errors import in_a_line, place_of
 from tuner.process import user_module_folders
 from tuner.text import shown
 
@@ -282,16 +283,18 @@ def _imported(name: str, module_name: str, attribute: str) -> Any:
             f"put {attribute} into a module, and write module:{attribute}, or pass the class itself to tuner.Study."
         )
     try:
-        module = import_own(module_name)
-        found = getattr(module, attribute, None)
+        with contained():
+            module = import_own(module_name)
+            found = getattr(module, attribute, None)
     except ModuleNotFoundError as error:
         where = ""
         if f"{module_name}.".startswith(f"{error.name}."):  # the module itself, not one that it imports
             where = f" Looked in {', '.join(user_module_folders())} and among the installed packages."
             where += _near_module(error.name or "")
         raise ValueError(f"cannot import {shown(name)}: {error}.{where}") from error
-    except (Exception, SystemExit) as error:  # a user's module can raise anything
-        raise ValueError(f"cannot import {shown(name)}: {in_a_line(error)}.") from error
+    except Exception as error:  # a user's module can raise anything
+        reason = in_a_line(error).removesuffix(".") + place_of(error)
+        raise ValueError(f"cannot import {shown(name)}: {reason}.") from error
     if not callable(found):
         hint = did_you_mean(attribute, [key for key, value in vars(module).items() if callable(value)])
         raise ValueError(f"{module_name} has no class or function {shown(attribute)}.{hint}")

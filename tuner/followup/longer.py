@@ -15,6 +15,7 @@ from tuner.config.lengths import in_percent
 from tuner.config.study import StudyConfig
 from tuner.config.trainings import as_training
 from tuner.config.trial import TrialConfig
+from tuner.config.user_code import contained
 from tuner.errors import BadInputError, reason_of
 
 __all__ = ["lengthened"]
@@ -45,8 +46,9 @@ def lengthened(study: StudyConfig, name: str, config: TrialConfig, epochs: int) 
         trainer["max_steps"] = epochs * config.trainer.val_check_interval
     longer = as_training(study.trial_of({**values, "trainer": trainer, "schedule": in_percent(schedule, before)}))
     try:
-        rehearse("schedule", longer.schedule.values())
-    except (Exception, SystemExit) as error:  # a user's class can raise anything
+        with contained():
+            rehearse("schedule", longer.schedule.values())
+    except Exception as error:  # a user's class can raise anything
         raise BadInputError([f"--epochs: {name} is not possible with {epochs} epochs: {reason_of(error)}"]) from error
     return longer, list(_changes(name, config, longer))
 

@@ -67,11 +67,13 @@ class Rehearsal:
         faults: A sentence for each error.
         parameters: Number of parameters of the smallest and of the largest network.
         seconds: Time of a step of the slowest network.
+        deaths: A sentence for each network whose process died.
     """
 
     faults: Sequence[str]
     parameters: tuple[int, int]
     seconds: float
+    deaths: Sequence[str] = ()
 
     def described(self, config: StudyConfig, slots: int) -> str:
         """Return the size of the networks, the length of a trial and the least time of the whole study."""
@@ -129,7 +131,7 @@ def rehearse(config: StudyConfig, engine: Engine, storage: str, note: Callable[[
         note(f"some trials will fail: {fault.removeprefix('trial ')}")
     counts = [result.parameters for result in results if result.parameters]
     seconds = max((result.seconds for result in results), default=0.0)
-    return Rehearsal(faults, (min(counts, default=0), max(counts, default=0)), seconds)
+    return Rehearsal(faults, (min(counts, default=0), max(counts, default=0)), seconds, handler.deaths)
 
 
 def _assignment(config: StudyConfig, trial: TrialConfig, number: int, folder: Path) -> Assignment:
@@ -152,6 +154,7 @@ class _RehearsalHandler:
 
     def __init__(self, assignments: Sequence[Assignment], note: Callable[[str], None]) -> None:
         self.results: dict[int, RehearsalResult] = {}
+        self.deaths: list[str] = []
         self._waiting = list(assignments)
         self._note = note
         self._shown: set[str] = set()
@@ -185,7 +188,9 @@ class _RehearsalHandler:
 
     def died(self, group: Group, reason: str) -> None:
         """Warn that a process died. The study goes on, because its trials may survive."""
-        self._note(f"the process that tried {group.trials[0].training.model.name} before the first trial {reason}")
+        death = f"the process that tried {group.trials[0].training.model.name} before the first trial {reason}"
+        self.deaths.append(f"{death}.")
+        self.note(death)
 
     def returned(self, group: Group) -> None:
         """Put back a network whose slot was lost."""

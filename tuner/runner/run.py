@@ -165,8 +165,8 @@ def run(
             rehearsal = rehearse(config, engine, plan.storage, remarks.append) if must_rehearse else None
         if options.dry_run and rehearsal:
             print_plan(console, plan, engine.slots, remarks)
-            if rehearsal.faults:
-                raise BadInputError(rehearsal.faults)
+            if faults := [*rehearsal.faults, *dict.fromkeys(rehearsal.deaths)]:
+                raise BadInputError(faults)
             print_line(console, f"no errors found: {rehearsal.described(config, len(engine.slots))}")
             return Outcome(config.name, plan.storage, plan.uri)
         timings.phase("Optuna's database")

@@ -1,0 +1,54 @@
+"""Runs code of the user in the process that checks a study: whatever it raises, it cannot end the command."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from typing import NoReturn
+
+__all__ = ["contained"]
+
+_EXIT, _ABORT = os._exit, os.abort
+
+
+@contextlib.contextmanager
+def contained() -> Iterator[None]:
+    """Raise an Exception for what would end this process in the block: os._exit, os.abort, or a BaseException.
+
+    It has the name, the arguments and the traceback of the original; os._exit and os.abort become SystemExit. A
+    KeyboardInterrupt stays one where Python raises it at Ctrl-C: outside of the commands.
+    """
+    try:
+        with _without_exit():
+            yield
+    except Exception:
+        raise
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            raise
+        named = type(type(error).__name__, (Exception,), {})
+        raise named(*error.args).with_traceback(error.__traceback__) from None
+
+
+@contextlib.contextmanager
+def _without_exit() -> Iterator[None]:
+    if os._exit is not _EXIT:  # within another block
+        yield
+        return
+    process = os.getpid()
+
+    def leave(status: int) -> NoReturn:
+        if os.getpid() != process:  # a fork
+            _EXIT(status)
+        raise SystemExit(status)
+
+    def abort() -> NoReturn:
+        if os.getpid() != process:
+            _ABORT()
+        raise SystemExit(128 + signal.SIGABRT)
+
+    os._exit, os.abort = leave, abort
+    try:
+        yield
+    finally:
+        os._exit, os.abort = _EXIT, _ABORT
