@@ -39,7 +39,7 @@ def test_every_link_of_a_page_leads_to_a_file_and_a_heading(name: str):
 
 def test_the_readme_is_read_in_a_few_minutes():
     assert len(README.splitlines()) <= 150
-    assert len(README.split()) <= 950
+    assert len(README.split()) <= 900
 
 
 def test_the_network_and_the_study_in_the_readme_can_be_trained(folder: StudyFolder):

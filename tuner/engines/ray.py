@@ -32,7 +32,7 @@ __all__ = ["RayEngine"]
 
 MARK_FILE = "seen-by"
 
-Outcome = tuple[Sequence[Result] | None, str]
+GroupEnd = tuple[Sequence[Result] | None, str]
 """The results of a group, or None and the reason why its process died."""
 
 
@@ -313,7 +313,7 @@ class _RelayChannel:
     """Handler of one group on its machine, which forwards everything to the coordinator through the relay."""
 
     def __init__(self, relay: Any, key: str, group: Group) -> None:
-        self.outcome: Outcome = (None, "was ended")
+        self.outcome: GroupEnd = (None, "was ended")
         self._relay, self._key = relay, key
         self._group: Group | None = group
 
@@ -349,7 +349,7 @@ class _RelayChannel:
 
 def _run_group(
     relay: Any, key: str, slot: Slot, group: Group, stall_timeout: float, folders: tuple[str, str | None], mark: str
-) -> Outcome:
+) -> GroupEnd:
     """Run a group in a slot of this machine.
 
     Args:

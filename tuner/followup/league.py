@@ -22,7 +22,7 @@ from tuner.text import join_names, pluralize
 
 if TYPE_CHECKING:
     from tuner.analysis.standings import Standings
-    from tuner.followup.league_result import Told
+    from tuner.followup.league_result import PartRuns
     from tuner.protocol import Engine
     from tuner.storage.replicates import LeagueStudy
 
@@ -224,16 +224,16 @@ class League:
         name = fresh_name(self._config.name, {name: config.values() for name, config in configs.items()})
         seeds = fresh_seeds(search.seed, self._options.seeds, search.study.seeds)
         fresh = LeagueStudy.of(self._config, name, configs, seeds, {})
-        outcome, told = self._train(fresh)
+        outcome, evaluated = self._train(fresh)
         if outcome.interrupted:
             return outcome.exit_code
-        self._publish(found, told)
+        self._publish(found, evaluated)
         return int(not self._is_delivered)
 
-    def _train(self, config: "LeagueStudy") -> "tuple[Outcome, Told]":
+    def _train(self, config: "LeagueStudy") -> "tuple[Outcome, PartRuns]":
         """Run a study, and return its outcome and its results."""
         from tuner.console import print_line
-        from tuner.followup.league_result import Told
+        from tuner.followup.league_result import PartRuns
         from tuner.storage.replicates import ReplicationStore
 
         with opened_engine(self._options) as engine:
@@ -241,11 +241,11 @@ class League:
             with opened(plan, self._console, ReplicationStore) as study:
                 print_line(self._console, f"[bold]{config.name}[/bold]: {pluralize(config.trials, 'run')}")
                 outcome, store = study.train(engine), study.store
-                told = Told(
+                evaluated = PartRuns(
                     config.counted(store.finished()), store.comparison(), store.identifier, outcome.tracking_uri
                 )
         self._is_delivered = self._is_delivered and not outcome.missing
-        return outcome, told
+        return outcome, evaluated
 
     def _note(self, text: str) -> None:
         from rich.markup import escape
@@ -269,12 +269,12 @@ class League:
             print_line(self._console, f"- {escape(sentence)}")
         print_table(self._console, *standings.columns())
 
-    def _publish(self, found: "Told", told: "Told") -> None:
+    def _publish(self, found: "PartRuns", evaluated: "PartRuns") -> None:
         """Write the table to files named after the league and to the MLflow run of the fresh runs, and print it.
 
         Args:
             found: The runs of the search.
-            told: Those with fresh seeds.
+            evaluated: The runs with fresh seeds.
         """
         from rich.markup import escape
 
@@ -284,8 +284,8 @@ class League:
 
         search, options = self._search, self._options
         choices = search.choices(found.comparison)
-        standings = standings_of(search, choices, told, options.target, options.tolerance)
-        files = files_of(standings, trainings_csv(search, found.comparison, told.comparison))
+        standings = standings_of(search, choices, evaluated, options.target, options.tolerance)
+        files = files_of(standings, trainings_csv(search, found.comparison, evaluated.comparison))
         paths = write(options.output, f"{standings.name}-league", files)
         page = files[".md"].decode()
         self._print(standings, page)
@@ -295,6 +295,6 @@ class League:
             return
         with temporary_folder() as temporary:
             write(temporary, "league", files)
-            tracked = MlflowStudy(told.uri, told.identifier)
+            tracked = MlflowStudy(evaluated.uri, evaluated.identifier)
             tracked.add(temporary)
             tracked.set_tag("mlflow.note.content", page[:8000])

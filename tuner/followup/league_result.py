@@ -19,11 +19,11 @@ from tuner.text import pluralize
 if TYPE_CHECKING:
     from tuner.storage.reader import Trial
 
-__all__ = ["Told", "files_of", "standings_of", "trainings_csv", "write"]
+__all__ = ["PartRuns", "files_of", "standings_of", "trainings_csv", "write"]
 
 
 @dataclass(frozen=True)
-class Told:
+class PartRuns:
     """The runs of one part of a league.
 
     Args:
@@ -42,7 +42,7 @@ class Told:
 def standings_of(
     search: LeagueSearch,
     choices: Mapping[str, Choice],
-    told: Told,
+    evaluated: PartRuns,
     target: float | None,
     tolerance: float | None,
 ) -> Standings:
@@ -51,21 +51,21 @@ def standings_of(
     Args:
         search: All configurations.
         choices: The chosen ones.
-        told: Their runs with fresh seeds.
+        evaluated: Their runs with fresh seeds.
         target: The value to which steps are counted; None for `default_target`.
         tolerance: The largest negligible difference; None for `default_tolerance`.
     """
-    comparison = told.comparison
+    comparison = evaluated.comparison
     if target is None:
         names = [each.name for each in search.contenders if search.shapes[each.name][0].schedule.name == CONSTANT]
         target = default_target(comparison, names)
     members = [
-        Member(name, each.described, each.initial_lr, _reached(search, name, told.trials, target), each.sweep)
+        Member(name, each.described, each.initial_lr, _reached(search, name, evaluated.trials, target), each.sweep)
         for name, each in choices.items()
     ]
     absent = [each.name for each in search.contenders if each.name not in choices]
     tolerance = default_tolerance(comparison) if tolerance is None else tolerance
-    return Standings(search.league.name, comparison, members, target, tolerance, _conditions(search, told), absent)
+    return Standings(search.league.name, comparison, members, target, tolerance, _conditions(search, evaluated), absent)
 
 
 def _reached(search: LeagueSearch, name: str, trials: "Iterable[Trial]", target: float) -> dict[int, float]:
@@ -82,10 +82,10 @@ def _reached(search: LeagueSearch, name: str, trials: "Iterable[Trial]", target:
     }
 
 
-def _conditions(search: LeagueSearch, told: Told) -> str:
+def _conditions(search: LeagueSearch, evaluated: PartRuns) -> str:
     one = search.shapes[search.contenders[0].name][0]
     steps = search.league.probe.length(one.values()).steps
-    fresh = len({trial.params[SEED] for trial in told.trials})
+    fresh = len({trial.params[SEED] for trial in evaluated.trials})
     return (
         f"{pluralize(len(search.contenders), 'contender')} with {one.model.name} on {one.data.name}, {steps:,} steps "
         f"per run. {search.study.trials:,} runs with {pluralize(search.seeds, 'seed')} selected a shape (of at most "
@@ -93,14 +93,14 @@ def _conditions(search: LeagueSearch, told: Told) -> str:
     )
 
 
-def trainings_csv(search: LeagueSearch, searched: Comparison, told: Comparison) -> str:
+def trainings_csv(search: LeagueSearch, searched: Comparison, evaluated: Comparison) -> str:
     """Return every value as CSV, a line for each run."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["part", "contender", "shape", "initial_lr", "seed", searched.metric])
     for each in searched.configurations:
         writer.writerows(["search", *search.places[each.name], *pair] for pair in each.values.items())
-    for each in told.configurations:
+    for each in evaluated.configurations:
         writer.writerows(["fresh", each.name, "", "", *pair] for pair in each.values.items())
     return file.getvalue()
 
