@@ -1,6 +1,7 @@
 """Import rules: the order of the folders, and where each library may be imported."""
 
 import ast
+import graphlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,6 +118,12 @@ def test_a_folder_imports_only_those_below_it(module: str):
             assert LAYERS.index(here) <= LAYERS.index(there), f"{module} imports {name}"
             assert {(here, there), (there, here)}.isdisjoint(INDEPENDENT), f"{module} imports {name}"
             assert here == there == "leaves" or there != "commands", "no module may import a command"
+
+
+def test_no_modules_of_a_folder_import_each_other_in_a_circle():
+    graph = {module: {file for name in imports(module) if (file := file_of(name))} for module in modules()}
+    packages = {each for each in graph if each.endswith("__init__.py")}  # which collect the names of their modules
+    graphlib.TopologicalSorter({each: files - packages for each, files in graph.items()}).prepare()
 
 
 @pytest.mark.parametrize("module", [each for each in modules() if each.startswith(STANDARD_LIBRARY_ONLY)])

@@ -16,8 +16,8 @@ from tests.test_fusing import BRANCHING, STEPS, VALUES, assignments
 from tuner.config.loader import load_study
 from tuner.protocol import MeasurementGroup, MeasurementResult
 from tuner.runner.group_size import GroupSize
+from tuner.runner.open_study import checked, opened, opened_engine
 from tuner.runner.options import StudyOptions
-from tuner.runner.run import checked, opened, opened_engine
 from tuner.storage.study_store import StudyStore
 from tuner.training.run import run
 from tuner.training.throughput import fastest

@@ -22,7 +22,7 @@ from tuner.direction import Direction
 from tuner.process import own_command
 from tuner.protocol import EpochReport, Slot, StepReport, TrialResult
 from tuner.runner.display import Display
-from tuner.runner.run import Outcome
+from tuner.runner.open_study import Outcome
 from tuner.runner.summary import exports, print_next, print_ranking, print_table
 from tuner.storage.replicates import ReplicationStudy
 from tuner.urls import storage_url

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 from tuner.errors import BadInputError
 from tuner.protocol import EngineName
 from tuner.results import Best, Confirmation, Result
+from tuner.runner.open_study import OpenStudy
 from tuner.runner.options import StudyOptions
-from tuner.runner.run import OpenStudy, run
+from tuner.runner.run import run
 from tuner.text import pluralize
 from tuner.urls import storage_url
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tuner.cli import Parser, add_stores, add_synonyms, command, existing_store, make_parser
 from tuner.process import leave
-from tuner.runner.run import status
+from tuner.runner.open_study import status
 from tuner.urls import refuse_passwords, storage_url
 
 __all__ = ["main", "parser"]

@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: RangeOptions) -> int:
     _check(options)
 
-    from tuner.runner.run import checking, opened_engine, status
+    from tuner.runner.open_study import checking, opened_engine, status
 
     with opened_engine(options) as engine:
         from rich.console import Console

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from tuner.cli import Parser, add_stores, command, existing_store, make_parser
 from tuner.interrupts import temporary_folder
 from tuner.process import leave
-from tuner.runner.run import status
+from tuner.runner.open_study import status
 from tuner.text import format_metric, pluralize
 from tuner.urls import refuse_passwords, storage_url
 

@@ -15,8 +15,8 @@ from dataclasses import MISSING, dataclass, replace
 from typing import TYPE_CHECKING
 
 from tuner.errors import BadInputError
+from tuner.runner.open_study import checked, checking, opened, opened_engine
 from tuner.runner.options import ExecutionOptions, check_counts, option
-from tuner.runner.run import checked, checking, opened, opened_engine
 from tuner.text import pluralize
 from tuner.urls import storage_url
 

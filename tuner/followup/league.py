@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from tuner.errors import BadInputError, StudyFailedError
 from tuner.interrupts import temporary_folder
+from tuner.runner.open_study import Outcome, checked, checking, opened, opened_engine
 from tuner.runner.options import ExecutionOptions, check_counts, option
-from tuner.runner.run import Outcome, checked, checking, opened, opened_engine
 from tuner.text import join_names, pluralize
 
 if TYPE_CHECKING:

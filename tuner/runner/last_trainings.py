@@ -12,8 +12,8 @@ from rich.console import Console
 from tuner.config.study_name import final_name
 from tuner.console import print_line
 from tuner.runner.display import Part
+from tuner.runner.open_study import OpenStudy, Outcome, Plan, checked, opened, opened_engine
 from tuner.runner.options import ExecutionOptions
-from tuner.runner.run import OpenStudy, Outcome, Plan, checked, opened, opened_engine
 from tuner.runner.verdict import print_comparison, record_comparison
 from tuner.storage.definition import DEFINITION_FILE
 from tuner.storage.finalists import finalists

@@ -22,7 +22,7 @@ from tuner.console import print_line, printable
 from tuner.errors import BadInputError
 from tuner.process import own_command
 from tuner.protocol import Slot
-from tuner.runner.run import Outcome, Plan
+from tuner.runner.open_study import Outcome, Plan
 from tuner.storage.study_store import StudyStore
 from tuner.storage.trial_ends import state_of
 from tuner.text import cut, fitting, format_metric, format_objective, format_value, join_names, pluralize, two_columns
