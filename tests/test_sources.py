@@ -120,6 +120,31 @@ def test_the_digest_of_a_class_of_a_notebook_changes_with_whatever_it_uses(befor
     assert content_digest(of_cell()["Net"]) != content_digest(of_cell(CELL.replace(before, after, 1))["Net"])
 
 
+@pytest.mark.parametrize(
+    ("value", "change"),
+    [
+        ("nn.Linear(2, 2)", "VALUE.weight.requires_grad_(False)"),
+        ("nn.Linear(2, 2)", "VALUE.weight.decayed = True"),
+        ("torch.ones(2)", "VALUE.requires_grad_()"),
+        ("torch.ones(2)", "VALUE.scale = 2"),
+        ("torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2))", "VALUE.weight.data += 1"),
+        ("torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2))", "VALUE.weight.requires_grad_(False)"),
+        ("types.MappingProxyType(TABLE)", "TABLE['rate'] = 2"),
+        ("memoryview(BYTES)", "BYTES[0] = 2"),
+        ("type('Size', (int,), {})(3)", "VALUE.unit = 'kg'"),
+        ("type('Name', (str,), {})('a')", "VALUE.unit = 'kg'"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
+def test_a_digest_changes_with_an_object_that_changes_in_place(value: str, change: str):
+    cell = "import torch, types\nfrom torch import nn\nTABLE, BYTES = {'rate': 1}, bytearray(b'a')\n"
+    made = of_cell(f"{cell}VALUE = {value}\ndef f(): return VALUE\n")
+    before = content_digest(made["f"])
+    assert content_digest(made["f"]) == before
+    exec(change, made)
+    assert content_digest(made["f"]) != before
+
+
 def test_a_digest_does_not_change_with_comments_places_and_what_is_not_used():
     edited = "# a comment\n" + CELL.replace("UNUSED = 3, ", "UNUSED = 3,  ").replace("1}, 0", "1}, 5")
     assert content_digest(of_cell()["Net"]) == content_digest(of_cell(edited, "/tmp/other.py")["Net"])

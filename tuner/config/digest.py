@@ -3,7 +3,8 @@
 A function counts by its code, its defaults, its enclosed values and the globals that it reads; a class by its bases and
 its attributes, which include its methods; a function or class that can be imported by its name and, if it is the
 user's, by the source files of its module. Numbers, text and containers count by their content, arrays and tensors by
-their bytes, and any other object by what pickle would keep of it. What cannot be pickled counts by its type alone.
+their bytes and by whether they require gradients, and any other object by its attributes or what else pickle would
+keep of it. What cannot be pickled counts by its type alone.
 
 A digest is the same in every process with the same version of Python, wherever the code was typed: names of files, line
 numbers and comments do not count.
@@ -13,7 +14,7 @@ import copyreg
 import dis
 import hashlib
 from collections.abc import Iterator, Sequence
-from types import CellType, CodeType, FunctionType, ModuleType
+from types import CellType, CodeType, FunctionType, MappingProxyType, ModuleType
 from typing import Any
 
 import torch
@@ -49,7 +50,7 @@ def content_digest(target: Any) -> str:
     waiting = [target]
     while waiting:
         value = waiting.pop()
-        if isinstance(value, PLAIN):
+        if type(value) in PLAIN:  # an instance of a subclass can have attributes
             digest.update(f"{type(value).__name__} {value!r}\n".encode(errors="surrogatepass"))
             continue
         if id(value) in numbers:
@@ -70,8 +71,8 @@ def _described(value: Any) -> tuple[str, Sequence[Any]]:
     kind = type(value)
     if kind in (list, tuple):
         return kind.__name__, value
-    if kind is dict:
-        return "dict", [part for item in value.items() for part in item]
+    if kind in (dict, MappingProxyType):
+        return kind.__name__, [part for item in value.items() for part in item]
     if kind in (set, frozenset):
         return kind.__name__, sorted(value, key=_order)
     if isinstance(value, ModuleType):
@@ -91,7 +92,9 @@ def _described(value: Any) -> tuple[str, Sequence[Any]]:
         return kind.__name__, [value.fget, value.fset, value.fdel]
     if isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type != "meta":
         content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        return kind.__name__, [str(value.dtype), tuple(value.shape), content]
+        return kind.__name__, [str(value.dtype), tuple(value.shape), content, value.requires_grad, vars(value)]
+    if isinstance(value, torch.jit.ScriptModule):
+        return "script module", [value.original_name, value.training, dict(value.state_dict(keep_vars=True))]
     return "object", [kind, *_reduced(value)]
 
 
@@ -145,6 +148,8 @@ def _cell(value: CellType) -> list[Any]:
 def _reduced(value: Any) -> list[Any]:
     """Return what pickle keeps of an object; nothing if it cannot be pickled."""
     try:
+        if isinstance(value, memoryview):
+            return [value.format, value.shape, value.tobytes()]
         reducer = copyreg.dispatch_table.get(type(value))
         reduced: Any = reducer(value) if reducer else value.__reduce_ex__(4)
     except Exception:  # from __reduce__ and __getstate__ of any class
