@@ -296,6 +296,7 @@ def test_a_killed_loader_process_is_a_crash_and_not_a_failure(folder: StudyFolde
         "        return DataLoader(rows, batch_size=None, num_workers=1, multiprocessing_context='fork')\n"
     )
     output = folder.run("--trials", "1", "--set", "trial.data={name: 'own:Data', batch_size: 10}")
+    assert "trial #0 lost a worker of its data loader" in output
     ended = "ended with status 1 and no result (no signal: os._exit or the like ended it)"
     assert f"{ended}; it resumes from its last checkpoint" in output
     folder.check(trials=1, epochs=EPOCHS, steps=STEPS)

@@ -61,6 +61,47 @@ def test_forks_get_signals_as_without_the_handlers_of_a_study():
     assert process.exitcode == -signal.SIGTERM
 
 
+FORKING = """\
+import os, threading, time
+from tuner.interrupts import forks_die_with_this_process
+
+def fork():
+    if os.fork() == 0:
+        print(os.getpid(), flush=True)
+        time.sleep(1000)
+
+forks_die_with_this_process()
+fork()
+thread = threading.Thread(target=fork)
+thread.start()
+thread.join()
+time.sleep(0.2)
+print("later", flush=True)
+time.sleep(1000)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of the end of its parent")
+def test_forks_of_a_killed_training_process_die_with_it_but_not_with_a_thread():
+    process = subprocess.Popen([sys.executable, "-c", FORKING], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    lines = [process.stdout.readline().strip() for _ in range(3)]
+    worker, of_a_thread = map(int, lines[:2])
+    try:
+        assert lines[2] == "later"
+        assert is_alive(worker)
+        assert is_alive(of_a_thread)
+        process.kill()
+        process.wait()
+        deadline = time.monotonic() + 10
+        while is_alive(worker) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not is_alive(worker)
+    finally:
+        os.kill(of_a_thread, signal.SIGKILL)
+        process.stdout.close()
+
+
 # Terminates what it starts in four ways, at once and by each signal, and writes down how these ended.
 TERMINATING = """\
 import multiprocessing, signal, subprocess, time

@@ -1,6 +1,7 @@
 """The rehearsal: before the first trial, each network is trained for a few steps to find errors."""
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from tuner.config.user_code import contained
 from tuner.engines.inline import InlineEngine
 from tuner.errors import BadInputError
 from tuner.interrupts import exit_at_once, on_interrupt
-from tuner.protocol import Slot
+from tuner.protocol import Handler, Slot
+from tuner.runner import rehearsal as rehearsal_module
 from tuner.runner.rehearsal import MOST_NETWORKS, Rehearsal, networks, rehearse
 
 Write = Callable[..., str]
@@ -221,6 +223,27 @@ def test_where_some_networks_fail_the_study_may_begin(write: Write, tmp_path: Pa
     assert [
         note.startswith("some trials will fail: with tests.toys:Fussy: ValueError: too wide") for note in notes
     ] == [True]
+
+
+def test_a_network_that_takes_long_is_named_once_and_at_once(write: Write, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(rehearsal_module, "LONG_SECONDS", 0.0)
+    said: list[str] = []
+    slow = Slot(0, (), 1)
+
+    class SlowEngine(InlineEngine):
+        def run(self, handler: Handler) -> None:
+            first, second = (handler.next_group(slow) for _ in range(2))
+            assert first is not None
+            assert second is not None
+            handler.died(first, "was killed")
+            time.sleep(0.01)
+            handler.tick()
+            handler.tick()
+            assert len(said) == 1
+
+    config = load_study(write(space={"model.width": {"choices": [2, 4]}}))
+    rehearse(config, SlowEngine(slow), "sqlite://", [].append, said.append)
+    assert said[0].startswith("still training tests.toys:Net for a few steps before the first trial, after 0")
 
 
 def test_each_network_of_the_space_is_rehearsed_once(write: Write):

@@ -3,16 +3,20 @@
 import dataclasses
 import math
 import os
+import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from tuner.config.study import Objective
 from tuner.config.trial import TrialConfig
 from tuner.protocol import Assignment, Decision, EpochReport, EvaluationGroup, StepReport, TrainingGroup, TrialResult
 from tuner.training.lightning_cli import resolve_precision
+from tuner.training.outcome import lost_a_process, lost_worker
 from tuner.training.results import MODEL_FILE, RESULT_FILE, TRACEBACK_FILE, read_result
 from tuner.training.run import run
 
@@ -308,3 +312,45 @@ def test_the_best_epoch_gives_value_and_weights_and_survives_an_interruption(tmp
     assert resumed.value == straight.value
     ends = [weights(tmp_path / name) for name in ("straight", "cut")]
     assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
+
+
+class Ending(Dataset):
+    """Examples of which one ends the process that loads it."""
+
+    def __init__(self, end: Callable[[], object]) -> None:
+        self.end = end
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if index == 6:
+            self.end()
+        return torch.zeros(2)
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def pause(batch: torch.Tensor) -> None:
+    """Let the worker end before its first tensors are used."""
+    time.sleep(0.1)
+
+
+@pytest.mark.parametrize("end", [lambda: os._exit(0), sys.exit, interrupt])
+def test_a_worker_of_a_data_loader_that_ends_is_named_with_its_exit_status(end: Callable[[], object]):
+    loader = DataLoader(Ending(end), 2, num_workers=1, multiprocessing_context="fork")
+    with pytest.raises((RuntimeError, OSError)) as caught:
+        list(map(pause, loader))
+    error = caught.value.with_traceback(caught.tb.tb_next)  # without this test, which counts as the user's code
+    assert lost_a_process(error)
+    assert lost_worker(error).startswith("lost a worker of its data loader, which ended with status 0 ")
+
+
+def test_a_file_that_a_data_set_does_not_find_is_not_a_lost_worker():
+    loader = DataLoader(Ending(lambda: Path("nowhere").read_text()), 2, num_workers=1, multiprocessing_context="fork")
+    with pytest.raises(FileNotFoundError) as caught:
+        list(loader)
+    assert not lost_a_process(caught.value)
+    assert lost_worker(caught.value) == ""

@@ -22,6 +22,7 @@ __all__ = [
     "INTERRUPTS",
     "die_with_parent",
     "exit_at_once",
+    "forks_die_with_this_process",
     "ignore_interrupts",
     "interrupts_blocked",
     "on_interrupt",
@@ -41,6 +42,7 @@ _EXIT = os._exit  # `tuner.config.user_code` replaces it while code of the user 
 _installed: dict[signal.Signals, tuple[Any, Any]] = {}  # our handler of each signal, and the one for forks
 _of_thread = threading.local()
 _folders: dict[str, int] = {}  # folders to remove at exit, and the process that does it
+_forks_die_with: set[int] = set()  # processes whose forks die with them: this one, or none
 
 
 @contextlib.contextmanager
@@ -152,6 +154,15 @@ def die_with_parent(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def forks_die_with_this_process() -> None:
+    """Make later forks of this process die when it ends, such as the workers of a data loader. Linux only.
+
+    It applies to those that the main thread starts: elsewhere, a fork would die when the thread that started it ends.
+    """
+    if sys.platform == "linux":
+        _forks_die_with.add(os.getpid())
+
+
 def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
@@ -173,6 +184,8 @@ def _do_nothing(number: int, frame: FrameType | None) -> None:
 
 
 def _before_fork() -> None:
+    dies = os.getpid() in _forks_die_with and threading.current_thread() is threading.main_thread()
+    _of_thread.parent = os.getpid() if dies else None
     if _installed:
         _of_thread.mask = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
 
@@ -189,6 +202,8 @@ def _after_fork_in_child() -> None:
             signal.signal(number, signal.SIG_DFL if for_forks is None else for_forks)
     _installed.clear()
     _after_fork()
+    if _of_thread.parent is not None:
+        die_with_parent(_of_thread.parent)
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)

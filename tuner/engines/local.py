@@ -27,6 +27,7 @@ from tuner.engines.pipe import CorruptPipeError, Mailbox, PipeChannel
 from tuner.engines.stalls import StallDetector
 from tuner.errors import StudyFailedError
 from tuner.interrupts import (
+    forks_die_with_this_process,
     ignore_interrupts,
     restore_handlers_in_forks,
 )
@@ -202,6 +203,7 @@ def _work(
     os.setsid()  # Ctrl-C in the terminal reaches only the coordinator, which then stops the training cleanly
     ignore_interrupts()
     restore_handlers_in_forks()
+    forks_die_with_this_process()
     mark_programs(mark)
     if slot.cores:
         first = rank * slot.threads if rendezvous_file else 0

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from tuner.text import pluralize
 __all__ = ["Rehearsal", "networks", "rehearse"]
 
 MOST_NETWORKS = 16
+LONG_SECONDS = 60  # of training a network for a few steps, after which the user is told
 
 
 def networks(config: StudyConfig) -> list[TrialConfig]:
@@ -102,7 +104,13 @@ def _steps(config: StudyConfig) -> int:
     return max(config.probe.length(trial.values()).steps for trial in networks(config))
 
 
-def rehearse(config: StudyConfig, engine: Engine, storage: str, note: Callable[[str], None]) -> Rehearsal:
+def rehearse(
+    config: StudyConfig,
+    engine: Engine,
+    storage: str,
+    note: Callable[[str], None],
+    tell: Callable[[str], None] | None = None,
+) -> Rehearsal:
     """Train a few steps of each network, validate a batch, save and load a checkpoint, on the engine's devices.
 
     Args:
@@ -111,6 +119,7 @@ def rehearse(config: StudyConfig, engine: Engine, storage: str, note: Callable[[
         storage: URL of Optuna's database. With several machines, checkpoints are written where all of them can read
             them.
         note: Called with a warning that does not stop the study.
+        tell: Called with a sentence about what takes long, to be shown at once; None for `note`.
 
     Raises:
         BadInputError: If none of the networks can be trained.
@@ -118,7 +127,7 @@ def rehearse(config: StudyConfig, engine: Engine, storage: str, note: Callable[[
     trials = networks(config)
     with _folder(config, engine, storage) as folder:
         handler = _RehearsalHandler(
-            [_assignment(config, trial, number, folder) for number, trial in enumerate(trials)], note
+            [_assignment(config, trial, number, folder) for number, trial in enumerate(trials)], note, tell or note
         )
         engine.run(handler)
     results = [handler.results[number] for number in range(len(trials)) if number in handler.results]
@@ -152,16 +161,23 @@ def _folder(config: StudyConfig, engine: Engine, storage: str) -> Iterator[Path]
 class _RehearsalHandler:
     """An engine's `Handler` that gives each slot one network at a time."""
 
-    def __init__(self, assignments: Sequence[Assignment], note: Callable[[str], None]) -> None:
+    def __init__(
+        self, assignments: Sequence[Assignment], note: Callable[[str], None], tell: Callable[[str], None]
+    ) -> None:
         self.results: dict[int, RehearsalResult] = {}
         self.deaths: list[str] = []
         self._waiting = list(assignments)
-        self._note = note
+        self._note, self._tell = note, tell
         self._shown: set[str] = set()
+        self._tried: dict[int, tuple[float, str]] = {}  # networks in progress: when it takes long, and the name
 
     def next_group(self, slot: Slot) -> Group | None:
         """Return the next network."""
-        return RehearsalGroup((self._waiting.pop(0),)) if self._waiting else None
+        if not self._waiting:
+            return None
+        assignment = self._waiting.pop(0)
+        self._tried[assignment.number] = time.monotonic() + LONG_SECONDS, assignment.training.model.name
+        return RehearsalGroup((assignment,))
 
     def report(self, reports: Mapping[int, EpochReport]) -> dict[int, Decision]:
         """Not used: a rehearsal answers its own reports."""
@@ -182,20 +198,34 @@ class _RehearsalHandler:
 
     def done(self, group: Group, results: Sequence[Result]) -> None:
         """Store the result of a network."""
+        self._end(group)
         for assignment, result in zip(group.trials, results, strict=True):
             if isinstance(result, RehearsalResult):
                 self.results[assignment.number] = result
 
     def died(self, group: Group, reason: str) -> None:
         """Warn that a process died. The study goes on, because its trials may survive."""
+        self._end(group)
         death = f"the process that tried {group.trials[0].training.model.name} before the first trial {reason}"
         self.deaths.append(f"{death}.")
         self.note(death)
 
     def returned(self, group: Group) -> None:
         """Put back a network whose slot was lost."""
+        self._end(group)
         self._waiting += group.trials
 
     def tick(self) -> bool:
-        """Go on."""
+        """Say once which network takes long, and go on."""
+        for number, (late, name) in list(self._tried.items()):
+            if time.monotonic() > late:
+                del self._tried[number]
+                self._tell(
+                    f"still training {name} for a few steps before the first trial, after {LONG_SECONDS:g} s; "
+                    "once it has been idle for --stall-timeout, it is killed"
+                )
         return True
+
+    def _end(self, group: Group) -> None:
+        for assignment in group.trials:
+            self._tried.pop(assignment.number, None)

@@ -45,6 +45,7 @@ def run(
     with opened_engine(options) as engine:
         timings.phase("imports of Optuna and MLflow")
         from rich.console import Console
+        from rich.markup import escape
 
         console = Console(quiet=options.quiet)
         remarks: list[str] = []
@@ -79,7 +80,11 @@ def run(
                 check_packages([slot.device for slot in engine.slots])
             must_rehearse = options.dry_run or (options.rehearse and not plan.begun)
             timings.phase("rehearsal")
-            rehearsal = rehearse(config, engine, plan.storage, remarks.append) if must_rehearse else None
+            rehearsal = None
+            if must_rehearse:
+                rehearsal = rehearse(
+                    config, engine, plan.storage, remarks.append, lambda text: print_line(console, escape(text))
+                )
         if options.dry_run and rehearsal:
             print_plan(console, plan, engine.slots, remarks)
             if faults := [*rehearsal.faults, *dict.fromkeys(rehearsal.deaths)]:

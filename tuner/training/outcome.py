@@ -1,7 +1,10 @@
 """The result of a run, from its last epoch or from an error."""
 
+import contextlib
 import dataclasses
 import math
+import multiprocessing.connection
+import signal
 import time
 import traceback
 from functools import partial
@@ -31,8 +34,11 @@ __all__ = [
     "error_message",
     "failed_result",
     "lost_a_process",
+    "lost_worker",
     "result_of_training",
 ]
+
+SECONDS_TO_EXIT = 1.0  # that a worker may take to exit after it has closed its socket
 
 
 def failed_result(error: BaseException, config: AnyTrial) -> TrialResult:
@@ -77,13 +83,37 @@ def lost_a_process(error: BaseException) -> bool:
     """Return whether an error means that a process is gone: the coordinator, a data loader's worker or a rank."""
     if isinstance(error, ChannelClosedError):
         return True
+    if _lost_a_worker(error):
+        return True
+    return isinstance(error, Exception) and distributed.world_size() > 1 and distributed.lost_a_rank(error)
+
+
+def _lost_a_worker(error: BaseException) -> bool:
     loads_data = f"{Path(torch.utils.data.__file__).parent}/"
     frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-    if any(frame.startswith(loads_data) for frame in frames) and not place_of(error):  # not in the user's own code
-        is_reported = frames[-1].startswith(loads_data) and "DataLoader worker (pid" in in_a_line(error)
-        if is_reported or isinstance(error, ConnectionError | EOFError):
-            return True
-    return isinstance(error, Exception) and distributed.world_size() > 1 and distributed.lost_a_rank(error)
+    if not any(frame.startswith(loads_data) for frame in frames):
+        return False
+    if frames[-1].startswith(loads_data) and "DataLoader worker (pid" in in_a_line(error):
+        return True  # reported wherever the signal arrives, also in user code
+    if isinstance(error, FileNotFoundError):  # the socket through which a worker that has ended would send its tensors
+        return frames[-1] == multiprocessing.connection.__file__
+    return isinstance(error, ConnectionError | EOFError) and not place_of(error)
+
+
+def lost_worker(error: BaseException) -> str:
+    """Return the predicate of a sentence about a training whose data loader lost a worker; empty if it did not."""
+    if not _lost_a_worker(error):
+        return ""
+    loaders = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    workers = {worker for loader in loaders for worker in getattr(loader, "_workers", ())}
+    with contextlib.suppress(RuntimeError):  # torch reports a worker's end from a signal handler, too
+        multiprocessing.connection.wait([worker.sentinel for worker in workers], SECONDS_TO_EXIT)
+    codes = {worker.exitcode for worker in workers} - {None}
+    status = ""
+    if len(codes) == 1:  # of several, some may be those of workers that were ended with the loader
+        code = codes.pop()
+        status = f", which ended with status {code}" if code >= 0 else f", which {signal.Signals(-code).name} killed"
+    return f"lost a worker of its data loader{status} (num_workers=0 may show its error): {in_a_line(error)}"
 
 
 def error_message(error: BaseException, config: AnyTrial) -> str:

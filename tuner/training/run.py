@@ -23,8 +23,10 @@ from tuner.protocol import (
 from tuner.training.evaluation import evaluate
 from tuner.training.fused_training import train_together
 from tuner.training.objective_call import call
+from tuner.training.outcome import lost_worker
 from tuner.training.recording import may_be_recorded
 from tuner.training.rehearsal import rehearse
+from tuner.training.saver import noted
 from tuner.training.single_training import train
 from tuner.training.throughput import fastest_together
 
@@ -43,6 +45,15 @@ def run(group: Group, channel: Channel, device: str = "cpu") -> Sequence[Result]
         One result for each trial, in order. The results of finished runs are in the trials' directories too.
     """
     _silence_libraries()
+    try:
+        return _run(group, channel, device)
+    except BaseException as error:
+        if lost := lost_worker(error):
+            noted(group.trials[0], channel)(lost)
+        raise
+
+
+def _run(group: Group, channel: Channel, device: str) -> Sequence[Result]:
     match group:
         case TrainingGroup(trials, checkpoint_every, as_group):
             return _train_all(trials, channel, device, checkpoint_every, as_group)
