@@ -66,9 +66,10 @@ import os, threading, time
 from tuner.interrupts import forks_die_with_this_process
 
 def fork():
-    if os.fork() == 0:
-        print(os.getpid(), flush=True)
+    pid = os.fork()
+    if pid == 0:
         time.sleep(1000)
+    print(pid, flush=True)
 
 forks_die_with_this_process()
 fork()
