@@ -204,6 +204,9 @@ def _work(
     ignore_interrupts()
     restore_handlers_in_forks()
     forks_die_with_this_process()
+    # The fork server has made its own method the default. Workers of data loaders would each need another such server,
+    # which imports torch, and which does not end with this process.
+    multiprocessing.set_start_method(None, force=True)
     mark_programs(mark)
     if slot.cores:
         first = rank * slot.threads if rendezvous_file else 0
