@@ -30,6 +30,9 @@ search_space:
 
 SCHEDULE_NAMES = ", ".join(sorted({*SCHEDULES, "plateau"}))
 MANY = "<whole number> from 1 to 1000000"
+EXPLODES = (
+    r'RuntimeError: gamma explodes (users_classes.py, line 29, in __init__: raise RuntimeError("gamma\n explodes"))'
+)
 USERS_OWN = """\
 from dataclasses import dataclass
 from typing import Any

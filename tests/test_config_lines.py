@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.study_texts import MANY, SCHEDULE_NAMES, edited, faults
+from tests.study_texts import EXPLODES, MANY, SCHEDULE_NAMES, edited, faults
 from tuner.config import registry
 from tuner.config.sampler_options import PRUNERS, SAMPLERS
 from tuner.process import user_module_folders
@@ -181,7 +181,7 @@ BAD_LINES = {
     ),
     "a model that raises": (
         ("  model:", "  model: {name: 'users_classes:Net', gamma: 6, depth: 1}"),
-        ["8: trial.model: RuntimeError: gamma explodes."],
+        [f"8: trial.model: {EXPLODES}."],
     ),
     "an argument that no function can have": (
         ("  model:", "  model: {name: 'users_classes:Greedy', a-b: 1}"),

@@ -289,17 +289,21 @@ def test_a_killed_loader_process_is_a_crash_and_not_a_failure(folder: StudyFolde
         "    def __getitem__(self, index):\n"
         "        if index == 5 and not Path('killed').exists():\n"
         "            Path('killed').touch()\n            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        Path('parent').write_text(str(os.getppid()))\n"
         "        return self.batches[index]\n\n\n"
         "class Data(IrisDataModule):\n"
         "    def train_dataloader(self):\n"
+        "        Path('trial').write_text(str(os.getpid()))\n"
         "        rows = Rows(super().train_dataloader())\n"
-        "        return DataLoader(rows, batch_size=None, num_workers=1, multiprocessing_context='fork')\n"
+        "        return DataLoader(rows, batch_size=None, num_workers=1)\n"
     )
     output = folder.run("--trials", "1", "--set", "trial.data={name: 'own:Data', batch_size: 10}")
     assert "trial #0 lost a worker of its data loader" in output
     ended = "ended with status 1 and no result (no signal: os._exit or the like ended it)"
     assert f"{ended}; it resumes from its last checkpoint" in output
     folder.check(trials=1, epochs=EPOCHS, steps=STEPS)
+    parent, trial = ((folder.path / name).read_text() for name in ("parent", "trial"))
+    assert parent == trial, "a worker is forked by its trial's process, not by a server that would outlive it"
 
 
 def test_slots_on_a_cpu_are_pinned_to_separate_cores(folder: StudyFolder):

@@ -179,15 +179,13 @@ class Database:
         deadline, pause = 0.0, 0.2
         while True:
             try:
-                if self._folder_lock is not None:
-                    self._folder_lock.check()
-                if self._server_lock is not None:
-                    self._server_lock.check()
+                self._check_locks()
                 result = action()
             except (optuna.exceptions.StorageInternalError, DatabaseError, InterfaceError) as error:
                 self.outages += 1
                 where = without_password(self.url)
                 if not can_pass(error):
+                    self._check_locks()  # the file may have been removed since
                     raise BadInputError([f"storage: {where} cannot be used: {reason_of(error)}."]) from error
                 if not deadline:
                     deadline = time.monotonic() + self.RETRY_SECONDS
@@ -203,6 +201,12 @@ class Database:
                 if deadline:
                     self._note("the database is answering again")
                 return result
+
+    def _check_locks(self) -> None:
+        if self._folder_lock is not None:
+            self._folder_lock.check()
+        if self._server_lock is not None:
+            self._server_lock.check()
 
     def _pause(self, seconds: float) -> None:
         # In slices, because sleep() continues after a signal. No threading.Event: setting it in a signal handler can
