@@ -114,6 +114,15 @@ def _text_of(error: BaseException) -> str:
         return "(its text cannot be shown)"
 
 
+def as_exception(error: BaseException) -> Exception:
+    """Return an Exception with the name, the arguments and the traceback of an error that something would act on.
+
+    Such errors are a StopIteration, which ends loops, and a SystemExit or KeyboardInterrupt, which end the process.
+    """
+    named: type[Exception] = type(type(error).__name__, (Exception,), {})
+    return named(*error.args).with_traceback(error.__traceback__)
+
+
 def is_of_user(file: str) -> bool:
     """Return whether a Python file is user code: neither installed nor part of the tuner."""
     if file.startswith(WITHOUT_FILE):

@@ -6,6 +6,8 @@ import signal
 from collections.abc import Iterator
 from typing import NoReturn
 
+from tuner.errors import as_exception
+
 __all__ = ["contained"]
 
 _EXIT, _ABORT = os._exit, os.abort
@@ -26,8 +28,7 @@ def contained() -> Iterator[None]:
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             raise
-        named = type(type(error).__name__, (Exception,), {})
-        raise named(*error.args).with_traceback(error.__traceback__) from None
+        raise as_exception(error) from None
 
 
 @contextlib.contextmanager

@@ -11,9 +11,9 @@ from pytorch_lightning.profilers import PassThroughProfiler
 from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter, _SingleProcessDataLoaderIter
 
-__all__ = ["StopIterationProfiler", "convert_stop_iterations_of_data"]
+from tuner.errors import as_exception
 
-_StopIteration = type("StopIteration", (Exception,), {})
+__all__ = ["StopIterationProfiler", "convert_stop_iterations_of_data"]
 
 
 class _Converting:
@@ -25,7 +25,7 @@ class _Converting:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         """Convert the exception if it is a StopIteration."""
         if isinstance(error, StopIteration):
-            raise _StopIteration(*error.args).with_traceback(trace) from None
+            raise as_exception(error) from None
 
 
 _CONVERTING = _Converting()
