@@ -51,7 +51,8 @@ def content_digest(target: Any) -> str:
     while waiting:
         value = waiting.pop()
         if type(value) in PLAIN:  # an instance of a subclass can have attributes
-            digest.update(f"{type(value).__name__} {value!r}\n".encode(errors="surrogatepass"))
+            text = hashlib.sha256(value).hexdigest() if type(value) is bytes else repr(value)
+            digest.update(f"{type(value).__name__} {text}\n".encode(errors="surrogatepass"))
             continue
         if id(value) in numbers:
             digest.update(f"again {numbers[id(value)]}\n".encode())
@@ -91,7 +92,8 @@ def _described(value: Any) -> tuple[str, Sequence[Any]]:
     if isinstance(value, property):
         return kind.__name__, [value.fget, value.fset, value.fdel]
     if isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type != "meta":
-        content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        numbers = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        content = hashlib.sha256(numbers.data).hexdigest()
         return kind.__name__, [str(value.dtype), tuple(value.shape), content, value.requires_grad, vars(value)]
     if isinstance(value, torch.jit.ScriptModule):
         return "script module", [value.original_name, value.training, dict(value.state_dict(keep_vars=True))]
