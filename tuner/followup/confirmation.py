@@ -76,7 +76,6 @@ def confirm(options: ConfirmationOptions, found: "Callable[[Comparison, Sequence
             from tuner.runner.verdict import print_comparison, record_comparison
             from tuner.storage.replicates import ReplicationStore
             from tuner.storage.stored_study import StoredStudy
-            from tuner.training.results import MODEL_FILE
 
             past = StoredStudy.load(options.study, storage_url(options.storage))
             past.config.check_single("a confirmation")
@@ -104,11 +103,11 @@ def confirm(options: ConfirmationOptions, found: "Callable[[Comparison, Sequence
                 print_line(console, f"\n[bold]{config.name}[/bold] {left}; run the same command again to continue")
             print_comparison(console, comparison, opponents, further)
             after = {"dashboard": f"every {config.kind.noun}, in MLflow"}
-            if (best := study.store.best) and config.kind.trains:
+            if outcome.best and config.kind.trains:
+                _, weights = outcome.best
                 winner = comparison.ranking[0].name
                 exported = exports(past.record, winner) if options.epochs is None else {}
                 after |= exported if config.can_export else {}
-                weights = study.store.trial_directory(best.number) / MODEL_FILE
                 if not exported and weights.exists():  # `export` writes trials of the study, and this is none
                     print_line(console, escape(f"The weights of {winner} with the first fresh seed: {weights}"))
             print_next(console, outcome, past.config.name, {**after, "report": "everything in one HTML file"})
