@@ -21,13 +21,13 @@ __all__ = [
     "family_style",
     "hover_text",
     "left_out_note",
-    "log_window",
     "of_trainings",
     "outside_note",
     "placed",
     "points_by_family",
     "tie_band",
     "too_few",
+    "value_axis",
     "value_scale",
     "value_window",
 ]
@@ -180,15 +180,23 @@ def value_window(values: Sequence[float], record: StudyRecord, trials: int | Non
     return (min(best, worst) - margin, max(best, worst) + margin)
 
 
-def log_window(values: Sequence[float]) -> tuple[float, float] | None:
+def _log_window(values: Sequence[float]) -> tuple[float, float] | None:
     """Return the limits of a log axis if values need one, because a linear one would hide the smallest; else None.
 
-    >>> log_window([0.5, 0.1]), log_window([0.0, 0.1]), log_window([1e-8, 10.0])
+    >>> _log_window([0.5, 0.1]), _log_window([0.0, 0.1]), _log_window([1e-8, 10.0])
     (None, None, (5e-09, 20.0))
     """
     finite = [value for value in values if math.isfinite(value)]
     low, high = min(finite, default=0.0), max(finite, default=0.0)
     return (low / 2, high * 2) if low > 0 and high > DECADES * low else None
+
+
+def value_axis(
+    values: Sequence[float], record: StudyRecord, trials: int | None = None
+) -> tuple[tuple[float, float] | None, bool]:
+    """Return the limits of an axis of values, and whether it is a log axis; for the arguments, see `value_window`."""
+    window = _log_window(values)
+    return (value_window(values, record, trials), False) if window is None else (window, True)
 
 
 def beyond_note(*what: str) -> str:

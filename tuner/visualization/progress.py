@@ -14,13 +14,12 @@ from tuner.visualization.parts import (
     beyond_note,
     hover_text,
     left_out_note,
-    log_window,
     outside_note,
     placed,
     points_by_family,
     tie_band,
+    value_axis,
     value_scale,
-    value_window,
 )
 
 __all__ = ["best_so_far", "compare", "intermediate_values", "timeline"]
@@ -48,8 +47,7 @@ def intermediate_values(record: StudyRecord) -> Figure:
         )
     drawn, scale, best = ordered[:MAX_CURVES], value_scale(record), record.best
     shown = [value for trial in drawn for _, value in trial.reported]
-    log = log_window(shown)
-    window = log or value_window(shown, record, len(drawn))
+    window, is_log = value_axis(shown, record, len(drawn))
     series = []
     for trial in reversed(drawn):  # the best on top
         is_best = trial == best
@@ -76,7 +74,7 @@ def intermediate_values(record: StudyRecord) -> Figure:
         if ends:
             epochs = [trial.reported[-1][0] for trial in ends]
             series.append(Series(epochs, places, "points", GREY, state, hover, symbol=symbol))
-    panel = Panel(series, "", unit, record.metric, y_range=window, log_y=log is not None)
+    panel = Panel(series, "", unit, record.metric, y_range=window, log_y=is_log)
     caption = f"Bright lines ended with a good {record.metric}; dashed grey ones were not trained to the end."
     if any(placed(value, window) != value for trial in drawn for _, value in trial.reported):
         caption += beyond_note("values that are far worse")
@@ -143,7 +141,7 @@ def best_so_far(record: StudyRecord) -> Figure:
         (f"{unit_name} since the study began", lambda trial: trial.ended / unit),
     )
     panels: list[Panel] = []
-    log = log_window([trial.value for trial in complete])
+    window, is_log = value_axis([trial.value for trial in complete], record)
     for label, place in axes:
         ordered = sorted(complete, key=place)
         improved = _improved(record, ordered)
@@ -157,9 +155,7 @@ def best_so_far(record: StudyRecord) -> Figure:
             width=2,
             label="best so far",
         )
-        points = points_by_family(
-            record, ordered, {trial.number: place(trial) for trial in ordered}, log=log is not None
-        )
+        points = points_by_family(record, ordered, {trial.number: place(trial) for trial in ordered}, log=is_log)
         band = tie_band(record, min(map(place, ordered)), end)
         panels.append(
             Panel(
@@ -167,12 +163,12 @@ def best_so_far(record: StudyRecord) -> Figure:
                 "",
                 label,
                 record.metric,
-                log_y=log is not None,
-                y_range=log or value_window([trial.value for trial in ordered], record),
+                log_y=is_log,
+                y_range=window,
             )
         )
     caption = "After a long flat stretch, more trials are unlikely to improve much." + (
-        "" if log else outside_note(record)
+        "" if is_log else outside_note(record)
     )
     return Figure("best_so_far", title, caption, panels, columns=2, height=3.4, shared_y=True)
 
@@ -194,9 +190,8 @@ def compare(records: Sequence[StudyRecord]) -> Figure:
     values = [value for each in series for value in each.y]
     if not values:
         return Figure("compare", title, "No trial has completed.")
-    log = log_window(values)
-    y_range = log or value_window(values, records[0])
-    panel = Panel(series, "", "trials", records[0].metric, y_range=y_range, log_y=log is not None)
+    window, is_log = value_axis(values, records[0])
+    panel = Panel(series, "", "trials", records[0].metric, y_range=window, log_y=is_log)
     caption = "Values are comparable only between studies with the same validation data."
     return Figure("compare", title, caption, [panel], height=3.6)
 
