@@ -3,13 +3,11 @@
 import atexit
 import contextlib
 import gc
-import importlib.util
 import os
 import shlex
 import shutil
 import signal
 import sys
-import types
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +23,6 @@ __all__ = [
     "changed_environment",
     "crash_point",
     "gc_paused",
-    "import_lightning",
     "leave",
     "own_command",
     "study_folder",
@@ -92,23 +89,6 @@ def gc_paused() -> Iterator[None]:
         gc.freeze()
         if was_enabled:
             gc.enable()
-
-
-def import_lightning() -> None:
-    """Import Lightning without scipy.signal, whose import takes a second.
-
-    Lightning imports torchmetrics, which only adds an old name to that module, for a metric that needs gammatone.
-    """
-    name = "scipy.signal"
-    if name in sys.modules or importlib.util.find_spec("gammatone"):
-        return
-    placeholder = types.ModuleType(name)
-    placeholder.__dict__["hamming"] = None
-    sys.modules[name] = placeholder
-    try:
-        importlib.import_module("pytorch_lightning")
-    finally:
-        del sys.modules[name]  # later users import it
 
 
 CrashPoint = Literal[

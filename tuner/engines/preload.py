@@ -4,12 +4,15 @@ import os
 
 from tuner.engines.fork_server import PARENT
 from tuner.interrupts import die_with_parent, ignore_interrupts
-from tuner.process import gc_paused, import_lightning
+from tuner.lightning_import import import_lightning
+from tuner.process import gc_paused
 
 ignore_interrupts()
 if parent := os.environ.pop(PARENT, ""):
     die_with_parent(int(parent))
 
 with gc_paused():
+    import torch._dynamo  # noqa: F401 -- the first optimizer would import it, in each process
+
     import_lightning()
     import tuner.training.run  # noqa: F401

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from tuner import timings
 from tuner.errors import BadInputError
 from tuner.interrupts import exit_at_once, on_interrupt
-from tuner.process import gc_paused, import_lightning
+from tuner.lightning_import import import_lightning
+from tuner.process import gc_paused
 from tuner.runner.options import ExecutionOptions
 from tuner.text import pluralize
 from tuner.urls import refuse_passwords, storage_url, without_password

@@ -1,0 +1,65 @@
+"""Importing Lightning without the libraries that few programs use."""
+
+import subprocess
+import sys
+
+import pytest
+
+START = """
+import sys
+from tuner.lightning_import import import_lightning
+import_lightning()
+import pytorch_lightning
+import torch
+import torchmetrics
+"""
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", START + code], capture_output=True, text=True, check=True).stdout
+
+
+def test_libraries_that_few_programs_use_are_not_imported():
+    code = "print([name for name in ('torch._dynamo', 'matplotlib', 'scipy.signal') if name in sys.modules])"
+    assert run(code) == "[]\n"
+
+
+@pytest.mark.slow
+def test_they_are_imported_when_they_are_used():
+    code = """
+from pytorch_lightning.utilities.compile import from_compiled
+from lightning_modules import Classifier
+import torchvision
+
+module = Classifier(torch.nn.Linear(2, 2), torch.optim.SGD)
+assert from_compiled(torch.compile(module)) is module
+try:
+    from_compiled(module)
+except ValueError as error:
+    print(error)
+metric = torchmetrics.Accuracy(task="binary")
+metric.update(torch.ones(3), torch.ones(3))
+print(type(metric.plot()[0]).__name__)
+print(torchvision.ops.roi_align(torch.ones(1, 1, 8, 8), [torch.tensor([[0.0, 0, 4, 4]])], 1).item())
+import scipy.signal
+print(scipy.signal.__name__)
+"""
+    assert run(code).splitlines() == [
+        "`model` is required to be a `OptimizedModule`. Found a `Classifier` instead.",
+        "Figure",
+        "1.0",
+        "scipy.signal",
+    ]
+
+
+def test_a_name_that_lightning_did_not_use_is_still_found():
+    code = """
+import tuner.lightning_import as ours
+placeholder = ours._Placeholder("fractions")
+sys.modules["fractions"] = placeholder
+from fractions import Fraction
+print(Fraction(1, 2))
+import fractions
+print(fractions is placeholder)
+"""
+    assert run(code).splitlines() == ["1/2", "False"]

@@ -1,0 +1,88 @@
+"""Imports Lightning without the modules that it imports for what few programs use.
+
+They take longer than Lightning and torch together. Each is replaced by a placeholder during the import, and imported
+when something is used that needs it.
+"""
+
+import importlib
+import importlib.util
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["import_lightning"]
+
+
+def import_lightning() -> None:
+    """Import Lightning without torch._dynamo, matplotlib and scipy.signal, unless they are imported already.
+
+    Lightning imports torch._dynamo to recognise compiled networks; torchmetrics, which Lightning imports, matplotlib
+    for the plots of metrics, and scipy.signal to add an old name for gammatone.
+    """
+    if "pytorch_lightning" in sys.modules:
+        return
+    importlib.import_module("torch")
+    placeholders = [each for each in _placeholders() if each.__name__ not in sys.modules]
+    sys.modules.update({each.__name__: each for each in placeholders})
+    try:
+        importlib.import_module("pytorch_lightning")
+    finally:
+        _remove_placeholders()
+
+
+class _Placeholder(types.ModuleType):
+    """Stands for a module; a name that it lacks imports that module."""
+
+    def __init__(self, module: str, **names: Any) -> None:
+        super().__init__(module)
+        self.__dict__.update(names)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # for the import system
+            raise AttributeError(name)
+        _remove_placeholders()
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+def _remove_placeholders() -> None:
+    for name in [name for name, module in sys.modules.items() if isinstance(module, _Placeholder)]:
+        del sys.modules[name]
+
+
+def _placeholders() -> list[_Placeholder]:
+    from torch._compile import _disable_dynamo
+
+    def disable(function: Callable[..., Any] | None, recursive: bool = True, **_: Any) -> Callable[..., Any]:
+        disabled: Callable[..., Any] = _disable_dynamo(function, recursive)  # imports torch._dynamo in the first call
+        return disabled
+
+    utils, plot = "torch._dynamo.utils", "torchmetrics.utilities.plot"
+    plots = {name: _later(plot, name) for name in ("plot_confusion_matrix", "plot_curve", "plot_single_or_multi_val")}
+    found = [
+        _Placeholder("torch._dynamo", OptimizedModule=_OptimizedModule, disable=disable),
+        _Placeholder(utils, is_compile_supported=_later(utils, "is_compile_supported")),  # for torchvision
+        _Placeholder(plot, _AX_TYPE=Any, _PLOT_OUT_TYPE=Any, _CMAP_TYPE=Any, **plots),
+    ]
+    if importlib.util.find_spec("gammatone") is None:
+        found.append(_Placeholder("scipy.signal", hamming=None))
+    return found
+
+
+def _later(module: str, name: str) -> Callable[..., Any]:
+    """Return a function that imports the one of this name when it is called."""
+
+    def call(*args: Any, **arguments: Any) -> Any:
+        return getattr(importlib.import_module(module), name)(*args, **arguments)
+
+    return call
+
+
+class _Recognising(type):
+    def __instancecheck__(cls, instance: Any) -> bool:
+        imported = sys.modules.get("torch._dynamo")  # there is no instance before it is imported
+        return imported is not None and isinstance(instance, imported.OptimizedModule)
+
+
+class _OptimizedModule(metaclass=_Recognising):
+    """Has the instances of torch._dynamo.OptimizedModule."""
