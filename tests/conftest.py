@@ -29,10 +29,10 @@ def pytest_configure(config: pytest.Config) -> None:
     pytest.register_assert_rewrite("tests.studies")
     config.pluginmanager.import_plugin("tests.studies")
     from tests.launcher import command_server, fork_servers, read_once
-    from tuner.reporting.review import MODULES
+    from tuner.reporting.review import PRELOAD
 
     read_once()
-    for name in ("tuner.training.run", *MODULES):
+    for name in ("tuner.training.run", PRELOAD):
         importlib.import_module(name)
     with warnings.catch_warnings():  # as in a new process
         warnings.resetwarnings()

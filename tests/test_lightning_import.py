@@ -2,8 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).parent.parent
 
 START = """
 import sys
@@ -15,13 +18,37 @@ import torchmetrics
 """
 
 
-def run(code: str) -> str:
-    return subprocess.run([sys.executable, "-c", START + code], capture_output=True, text=True, check=True).stdout
+def run(code: str, *arguments: Path) -> str:
+    command = [sys.executable, "-c", START + code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def test_libraries_that_few_programs_use_are_not_imported():
     code = "print([name for name in ('torch._dynamo', 'matplotlib', 'scipy.signal') if name in sys.modules])"
     assert run(code) == "[]\n"
+
+
+def test_optimizers_can_be_built_without_the_compiler_for_a_while():
+    code = """
+from tuner.lightning_import import uncompiled_optimizers
+weights = [torch.nn.Parameter(torch.zeros(1))]
+with uncompiled_optimizers():
+    print(torch.optim.Adam(weights).param_groups[0]["params"] == weights, "torch._dynamo" in sys.modules)
+print(torch.optim.Adam(weights).param_groups[0]["params"] == weights, "torch._dynamo" in sys.modules)
+method = torch.optim.Optimizer.add_param_group.__wrapped__.__dynamo_disable
+with uncompiled_optimizers():
+    torch.optim.Adam(weights)
+print(torch.optim.Optimizer.add_param_group.__wrapped__.__dynamo_disable is method)
+"""
+    assert run(code).splitlines() == ["True False", "True True", "True"]
+
+
+def test_a_command_that_only_checks_a_study_does_not_import_the_compiler():
+    code = """
+from tuner.config.loader import load_study
+print(load_study(sys.argv[1], []).name, "torch._dynamo" in sys.modules)
+"""
+    assert run(code, ROOT / "studies" / "quickstart.yaml") == "quickstart False\n"
 
 
 @pytest.mark.slow

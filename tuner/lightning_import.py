@@ -1,17 +1,18 @@
 """Imports Lightning without the modules that it imports for what few programs use.
 
-They take longer than Lightning and torch together. Each is replaced by a placeholder during the import, and imported
-when something is used that needs it.
+They take longer than all the rest of Lightning. Each is replaced by a placeholder during the import, and imported when
+something is used that needs it.
 """
 
+import contextlib
 import importlib
 import importlib.util
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-__all__ = ["import_lightning"]
+__all__ = ["import_lightning", "uncompiled_optimizers"]
 
 
 def import_lightning() -> None:
@@ -29,6 +30,25 @@ def import_lightning() -> None:
         importlib.import_module("pytorch_lightning")
     finally:
         _remove_placeholders()
+
+
+@contextlib.contextmanager
+def uncompiled_optimizers() -> Iterator[None]:
+    """Let torch build optimizers in the block without importing torch._dynamo.
+
+    Building one calls a method that torch.compile must skip, and the first call imports torch._dynamo to mark it.
+    """
+    from torch.optim import Optimizer
+
+    method, mark = getattr(Optimizer.add_param_group, "__wrapped__", None), "__dynamo_disable"
+    if method is None or hasattr(method, mark):
+        yield
+        return
+    setattr(method, mark, method)  # where torch looks for what to call
+    try:
+        yield
+    finally:
+        delattr(method, mark)
 
 
 class _Placeholder(types.ModuleType):

@@ -38,6 +38,7 @@ from tuner.config.annotations import did_you_mean, members
 from tuner.config.own_modules import expect_changes, import_own
 from tuner.config.user_code import contained
 from tuner.errors import in_a_line, place_of
+from tuner.lightning_import import uncompiled_optimizers
 from tuner.process import user_module_folders
 from tuner.text import shown
 
@@ -439,7 +440,8 @@ def sample_optimizer(make: Callable[..., Any]) -> Any:
     errors: list[Exception] = []
     for dimensions in range(1, 6):
         try:
-            return make([torch.nn.Parameter(torch.zeros([1] * dimensions))])
+            with uncompiled_optimizers():
+                return make([torch.nn.Parameter(torch.zeros([1] * dimensions))])
         except Exception as error:  # from the user's class
             errors.append(error)
     texts = [re.sub(r"[\d, ]", "", str(error)) for error in errors]

@@ -32,11 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Review", "update"]
 
 LOG_FILE = "review.log"
-MODULES = (
-    *("tuner.storage.reader", "tuner.tracking.reader", "tuner.tracking.tracker", "tuner.reporting.page", "jinja2"),
-    *("tuner.visualization.matplotlib_backend", "tuner.visualization.plotly_backend"),
-)
-"""The modules of an update; importing them takes longer than many of its plots."""
+PRELOAD = "tuner.reporting.preload"
 ENVIRONMENT = {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # the coordinator sets 0, because its tracker retries itself
@@ -69,12 +65,14 @@ class Review:
         self._began = 0.0
         self._next = time.monotonic() + self.EVERY_SECONDS
 
+    def prepare(self) -> None:
+        """Start the process of the last update: its imports take longer than the update."""
+        with contextlib.suppress(TunerError):  # the last update can do without
+            self._prepared = PreparedProcess(PRELOAD)
+
     def refresh(self) -> None:
-        """Start an update, unless one is running or was done recently, and prepare the last one."""
+        """Start an update, unless one is running or was done recently."""
         now = time.monotonic()
-        if self._prepared is None:
-            with contextlib.suppress(TunerError):  # the last update can do without
-                self._prepared = PreparedProcess(*MODULES)
         if self._call is not None and not self._call.is_running:
             with contextlib.suppress(StudyFailedError):  # it may have ended long ago, so it has measured its time
                 _, self.seconds = self._call.result()

@@ -320,6 +320,8 @@ class OpenStudy(Generic[Store]):
                 coordinator = Coordinator(config, store, tracker, display, finished, plan.fuse, plan.checkpoint_every)
                 self._coordinator = coordinator
                 interruption.stops(coordinator.stop)
+                if review and not coordinator.is_done:
+                    review.prepare()
                 readings = SystemMetrics(tracker.log_system, display.note) if plan.system_metrics else nullcontext()
                 with display, readings:
                     timings.phase("first step")

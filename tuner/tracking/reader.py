@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,7 @@ __all__ = [
     "find_studies",
     "metric_names",
     "pages_of",
+    "prepare_to_write",
 ]
 
 STUDY_ID_TAG = "tuner.study_id"
@@ -303,7 +305,10 @@ class MlflowStudy:
         import torch
         from mlflow.models import Model, ModelSignature
         from mlflow.types import Schema, TensorSpec
+        from mlflow.utils import requirements_utils
 
+        # MLflow fills it with the names of all installed files, which takes a second, and finds torch without it.
+        requirements_utils._MODULES_TO_PACKAGES = {}  # type: ignore[assignment]
         mlflow.set_tracking_uri(self._uri)  # global, because `Model.log` takes neither a client nor an experiment
         mlflow.set_experiment(experiment_id=run.info.experiment_id)
         with torch.inference_mode():
@@ -357,6 +362,19 @@ class MlflowStudy:
         version = self._client.get_model_version_by_alias(name, ALIAS).version
         own = f"Trial {run.info.run_name} of study {name}. {model_note(f'models:/{name}/{version}')}"
         self._client.update_model_version(name, version, own)
+
+
+def prepare_to_write() -> None:
+    """Do what MLflow and torch do in the first use of a database and of a model, which takes seconds."""
+    import mlflow.pytorch
+    import mlflow.store.tracking.sqlalchemy_store
+    import torch
+
+    with warnings.catch_warnings(action="ignore"):  # of Pydantic models
+        import mlflow.pyfunc  # noqa: F401
+
+    exported = torch.export.export(torch.nn.Identity(), (torch.zeros(2),))
+    torch.export.save(exported, io.BytesIO())
 
 
 def _lr_of(table: bytes | None) -> Curve:

@@ -1,0 +1,19 @@
+"""Prepares the process of the last update: imports modules, and does for the first time what then takes longest."""
+
+import importlib
+
+from tuner.process import gc_paused
+
+with gc_paused():
+    for module in (
+        *("tuner.storage.reader", "tuner.tracking.reader", "tuner.tracking.tracker", "tuner.reporting.page", "jinja2"),
+        *("tuner.visualization.charts", "tuner.visualization.confusion", "tuner.visualization.plotly_backend"),
+    ):
+        importlib.import_module(module)
+
+    from tuner.tracking.reader import prepare_to_write
+    from tuner.visualization.figure import Figure, Panel, Series
+    from tuner.visualization.plotly_backend import to_div
+
+    prepare_to_write()
+    to_div(Figure("first", "", "", [Panel([Series([0.0], [0.0])])]))
