@@ -9,9 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from torchmetrics import MeanMetric
 
 from tests import toys
 from tests.toys import STEPS
@@ -156,6 +158,56 @@ def test_a_text_logged_as_a_metric_is_left_out_and_nothing_else(tmp_path: Path, 
     assert result.state == "complete"
     assert channel.notes == ["trial #0 logs phase, which is not a number and not recorded: 'warm-up'"]
     assert [step for key, step, _ in result.points if key == "phase_number"] == [6, 12, 18, 24]
+
+
+class LogsComplex(toys.Base):
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_acc", self.net(batch[0]).mean() * 1j)
+
+
+class LogsComplexNumbers(toys.Base):
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log_dict({"val_acc": 0.5j})
+
+
+class ComplexMean(MeanMetric):
+    def compute(self) -> torch.Tensor:
+        return super().compute() * 1j
+
+
+class LogsComplexMetrics(toys.Base):
+    def __init__(self, optimizer: Any, schedule: Any) -> None:
+        super().__init__(optimizer, schedule)
+        self.phase = ComplexMean()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.phase(self.net(batch[0]))
+        self.log("val_acc", self.phase)
+
+
+@pytest.mark.parametrize("module", [LogsComplex, LogsComplexNumbers, LogsComplexMetrics])
+def test_a_complex_metric_fails_the_trial(module: type[toys.Base], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(toys, "Complex", module, raising=False)
+    result = train(assignment(tmp_path, "Complex"))
+    assert (result.state, result.value) == ("failed", None)
+    assert result.message.startswith("TypeError: val_acc is complex")
+    assert "log a real number" in result.message
+
+
+@pytest.mark.parametrize("value", [np.complex128(0.5j), torch.tensor(0.5j), 0.5j])
+def test_a_complex_number_that_is_passed_to_the_logger_is_left_out(
+    value: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class Complex(toys.Base):
+        def on_train_epoch_end(self) -> None:
+            self.logger.log_metrics({"phase": value}, step=self.global_step)
+
+    monkeypatch.setattr(toys, "Complex", Complex, raising=False)
+    channel = Answers()
+    result = train(assignment(tmp_path, "Complex"), channel)
+    assert result.state == "complete"
+    assert channel.notes == [f"trial #0 logs phase, which is not a number and not recorded: {value!r}"]
+    assert "phase" not in {key for key, _, _ in result.points}
 
 
 def test_the_lr_that_a_module_logs_is_left_out_since_each_step_has_it(tmp_path: Path):

@@ -20,6 +20,7 @@ from tuner.config.trial import TrialConfig
 from tuner.training import distributed
 from tuner.training.checkpoints import AtomicCheckpointIO
 from tuner.training.lightning_cli import trainer_arguments
+from tuner.training.real_metrics import RealMetrics
 from tuner.training.stop_iteration import StopIterationProfiler, convert_stop_iterations_of_data
 
 __all__ = [
@@ -142,7 +143,7 @@ def build_trainer(
         devices=distributed.world_size(),
         strategy=distributed.SplitBatchDDPStrategy() if distributed.world_size() > 1 else "auto",
         **{**trainer_arguments(config.trainer, device), **changes},
-        callbacks=callbacks,
+        callbacks=[RealMetrics(), *callbacks],
         logger=logger or False,
         plugins=[checkpoints or AtomicCheckpointIO(), LightningEnvironment()],  # else Lightning takes over a Slurm job
         default_root_dir=directory,

@@ -10,6 +10,7 @@ from pytorch_lightning.loggers.logger import Logger
 from tuner.protocol import Point
 from tuner.text import cut, join_names
 from tuner.training.experiment_proxy import ExperimentProxy
+from tuner.training.real_metrics import real_number
 
 __all__ = ["History", "MemoryLogger"]
 
@@ -63,7 +64,7 @@ class History(MemoryLogger):
         for key, value in metrics.items():
             if key != "epoch" and key not in self._refused:
                 try:
-                    points.append((key, int(step or 0), float(value)))
+                    points.append((key, int(step or 0), real_number(key, value)))
                 except (TypeError, ValueError):
                     self._refused.add(key)
                     self._note(f"logs {key}, which is not a number and not recorded: {cut(repr(value))}")

@@ -16,6 +16,7 @@ from tuner.config.objectives import MEASURED
 from tuner.config.study import Objective
 from tuner.protocol import Assignment, Channel, Decision, EpochReport, Point, StepReport
 from tuner.training.history import History
+from tuner.training.real_metrics import real_number
 
 __all__ = ["EpochMetrics", "LastCallback", "Reporter", "reporter_of"]
 
@@ -68,7 +69,7 @@ class EpochMetrics:
             if metric.has_reset or not (results.training or metric.meta.on_epoch):
                 continue
             names = results._forked_name(metric, on_step=False)
-            self.seen |= {name: float(current[name]) for name in names if name in current}
+            self.seen |= {name: real_number(name, current[name]) for name in names if name in current}
             if metric.meta.on_epoch and metric.meta.logger:
                 logged[names[1]] = self.seen[names[1]]
         step = int(logged.pop("step", trainer.global_step))  # like Lightning, which uses a metric "step" as the step
