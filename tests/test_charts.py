@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from matplotlib.image import imread
 
 from lightning_modules import SCHEDULES, CosineRestarts
+from tuner.analysis.comparison import Comparison, Repeated
 from tuner.analysis.record import StudyRecord, TrialRecord, simplified
 from tuner.direction import Direction
 from tuner.visualization.charts import PLOTS, draw
+from tuner.visualization.comparisons import of_comparison
 from tuner.visualization.confusion import confusion_png, mistakes, most_confused
 from tuner.visualization.figure import Figure, Scale
 from tuner.visualization.landscape import contour, isolation, rank, slices
@@ -86,6 +88,9 @@ RECORDS = {
     "a choice of numbers and words": study(
         [trial(number, params={"x": value}) for number, value in enumerate([None, True, 1, "one", 1.5])]
     ),
+    "one value near the largest float": study([trial(number, value=1.7e308 if number else 1.0) for number in range(6)]),
+    "values at both ends": study([trial(number, value=(number - 2) * 8e307) for number in range(5)]),
+    "values near zero": study([trial(number, value=5e-324 * 1000**number) for number in range(6)]),
     "hostile names": study([trial(number, family=HOSTILE, params={HOSTILE: HOSTILE}) for number in range(8)]),
 }
 
@@ -122,6 +127,20 @@ def test_every_figure_can_be_rendered_as_a_picture(name: str):
 @pytest.mark.parametrize(("kind", "name"), [("hostile names", "families"), ("an lr of zero", "lr_curves")])
 def test_names_that_look_like_formulas_and_rates_of_zero_can_be_drawn(kind: str, name: str):
     assert png(figure(name, RECORDS[kind])).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("kind", ["one value near the largest float", "values at both ends", "values near zero"])
+@pytest.mark.parametrize("name", ["top_trials", "intermediate_values", "best_so_far", "parallel_coordinates"])
+def test_values_of_any_size_can_be_drawn(kind: str, name: str):
+    assert png(figure(name, RECORDS[kind])).startswith(b"\x89PNG")
+
+
+def test_the_seeds_of_values_of_any_size_can_be_drawn():
+    values = {"a": [1.7e308, -1.7e308, 1.0], "b": [1.6e308, 1.7e308, 1.5e308], "c": [5e-324, 0.0, 1e-310]}
+    repeated = [Repeated(name, dict(enumerate(found))) for name, found in values.items()]
+    drawn = of_comparison(Comparison("loss", Direction.MINIMIZE, repeated), "title")
+    assert png(drawn).startswith(b"\x89PNG")
+    assert "newPlot" in to_div(drawn)
 
 
 def test_the_error_of_the_validation_data_is_a_band_and_unknown_for_a_loss():

@@ -7,7 +7,7 @@ from statistics import fmean
 import pytest
 from scipy import stats
 
-from tuner.analysis.comparison import Comparison, Repeated, interval
+from tuner.analysis.comparison import Comparison, Difference, Repeated, interval
 from tuner.direction import Direction
 
 A = Repeated("#1 cosine", dict(enumerate([0.91, 0.93, 0.92, 0.94])), claimed=0.97)
@@ -41,6 +41,15 @@ def test_values_whose_sum_is_too_large_for_a_float_are_compared():
     assert difference is not None
     assert difference.mean == pytest.approx(1e307)
     assert "1.6e+308" in comparison.markdown()
+
+
+def test_differences_that_are_too_large_for_a_float_have_no_probability():
+    one, other = (Repeated(name, dict.fromkeys(range(3), value)) for name, value in (("a", 1.7e308), ("b", -1.7e308)))
+    comparison = Comparison("loss", Direction.MAXIMIZE, [one, other])
+    assert comparison.difference(one, other) == Difference(math.inf, None, 3)
+    assert comparison.findings({})
+    spread = Repeated("c", {0: 1.7e308, 1: -1.7e308})
+    assert Comparison("loss", Direction.MAXIMIZE, [spread]).interval(spread) == (-math.inf, math.inf)
 
 
 def test_the_probability_is_one_minus_the_one_sided_p_value_of_the_paired_t_test():

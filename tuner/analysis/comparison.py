@@ -114,14 +114,17 @@ def interval(
 
 
 def _standard_error(sample: Sequence[float], scale: Scale, values: Sequence[float]) -> float:
-    """Return the standard error of a sample's mean; 0 if it is unknown.
+    """Return the standard error of a sample's mean; 0 if it is unknown, infinity if it is too large for a float.
 
     Args:
         sample: The sample.
         scale: The scale of the metric.
         values: The values of the metric from which the sample was computed.
     """
-    error = stdev(sample) / math.sqrt(len(sample))
+    try:
+        error = stdev(sample) / math.sqrt(len(sample)) if all(map(math.isfinite, sample)) else math.inf
+    except OverflowError:
+        error = math.inf
     return max(error if error > ROUNDING * max(map(abs, values)) else 0.0, scale.resolution)
 
 
@@ -221,7 +224,7 @@ class Comparison:
             return Difference(mean, None, len(pairs))
         values = [*one.values.values(), *other.values.values()]
         error = _standard_error(pairs, self._scale(values), values)
-        if error == 0:
+        if error in (0, math.inf):
             is_tie = abs(mean) <= ROUNDING * max(map(abs, values))
             return Difference(mean, 0.5 if is_tie else None, len(pairs))
         return Difference(mean, float(scipy.stats.t.cdf(mean / error, len(pairs) - 1)), len(pairs))

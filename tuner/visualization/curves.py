@@ -15,9 +15,9 @@ from tuner.visualization.parts import (
     error_band,
     family_style,
     hover_text,
+    is_outside,
     left_out_note,
     of_trainings,
-    placed,
     value_scale,
     value_window,
 )
@@ -176,8 +176,8 @@ def _lr_and_value(record: StudyRecord, name: str, title: str, caption: str, tria
         Panel(upper, "", "", "lr", log_y=log, y_range=y_range),
         Panel([*band, *lower], "", "step", record.metric, y_range=window),
     ]
-    is_outside = any(placed(y, window) != y for series in lower for y in series.y)
-    caption += beyond_note("values that are far worse" if is_outside else "", _below(trials, lowest))
+    has_outside = any(is_outside(y, window) for series in lower for y in series.y)
+    caption += beyond_note("values that are far worse" if has_outside else "", _below(trials, lowest))
     return Figure(name, title, caption, panels, height=2.9, shared_x=True)
 
 

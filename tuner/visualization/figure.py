@@ -23,6 +23,7 @@ __all__ = [
     "Series",
     "Surface",
     "Symbol",
+    "drawable",
     "even_ticks",
     "style",
 ]
@@ -42,8 +43,28 @@ DASHES: Sequence[Dash] = ("solid", "dash", "dot", "dashdot", "longdash")
 SYMBOLS: Sequence[Symbol] = ("circle", "square", "diamond", "triangle-up", "triangle-down", "pentagon")
 
 
+LARGEST, SMALLEST = 1e150, 1e-150
+"""Coordinates of a larger or smaller magnitude are drawn as these; the libraries square and divide coordinates."""
+
 FEW_DECADES = 0.7
 """The length of a log axis below which its ticks are as even as on a linear axis: hardly a power of ten is on it."""
+
+
+def drawable(value: float) -> float:
+    """Return a coordinate that the libraries can draw; NaN and infinity stay as they are.
+
+    >>> drawable(0.5), drawable(-1.7e308), drawable(5e-324)
+    (0.5, -1e+150, 1e-150)
+    """
+    magnitude = abs(value)
+    if SMALLEST <= magnitude <= LARGEST or value == 0 or not math.isfinite(value):
+        return value
+    return math.copysign(LARGEST if magnitude > LARGEST else SMALLEST, value)
+
+
+def _limits(ends: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Return the limits of an axis within those of coordinates; None if there are none."""
+    return ends and (max(drawable(ends[0]), -LARGEST), min(drawable(ends[1]), LARGEST))
 
 
 def even_ticks(low: float, high: float) -> list[float]:
@@ -102,6 +123,11 @@ class Series:
     colors: Sequence[str] = ()
     upper: Sequence[float] = ()
 
+    def __post_init__(self) -> None:
+        """Limit the coordinates to those that can be drawn."""
+        for name in ("x", "y", "upper"):
+            object.__setattr__(self, name, [drawable(value) for value in getattr(self, name)])
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -121,6 +147,11 @@ class Scale:
 
     STOPS = ("#7a4fa3", "#4f6bb0", "#21918c", "#5ec962", "#dde318")  # like viridis, but visible on black and on white
 
+    def __post_init__(self) -> None:
+        """Limit the values to those that can be drawn."""
+        for name in ("low", "high"):
+            object.__setattr__(self, name, drawable(getattr(self, name)))
+
     @property
     def title(self) -> str:
         """Return the title of a colour bar."""
@@ -137,7 +168,7 @@ class Scale:
         >>> Scale("val/acc", 0.0, 1.0).color(0.25), Scale("val/acc", 0.0, 1.0).color(7.0)
         ('#4f6bb0', '#dde318')
         """
-        share = 0.5 if self.high == self.low else (value - self.low) / (self.high - self.low)
+        share = 0.5 if self.high == self.low else (drawable(value) - self.low) / (self.high - self.low)
         place = min(1.0, max(0.0, share)) * (len(self.STOPS) - 1)
         index = min(int(place), len(self.STOPS) - 2)
         left, right = ([int(stop[at : at + 2], 16) for at in (1, 3, 5)] for stop in self.STOPS[index : index + 2])
@@ -195,6 +226,13 @@ class Panel:
     surface: Surface | None = None
     counts_y: bool = False
     steps_per_epoch: float | None = None
+
+    def __post_init__(self) -> None:
+        """Limit the coordinates to those that can be drawn."""
+        object.__setattr__(self, "x_range", _limits(self.x_range))
+        object.__setattr__(self, "y_range", _limits(self.y_range))
+        notes = [(drawable(x), drawable(y), text) for x, y, text in self.notes]
+        object.__setattr__(self, "notes", notes)
 
     @property
     def counts_x(self) -> bool:

@@ -14,6 +14,7 @@ from tuner.visualization.parts import (
     ACCENT,
     Position,
     hover_text,
+    is_outside,
     outside_note,
     placed,
     points_by_family,
@@ -122,7 +123,7 @@ def isolation(record: StudyRecord) -> Figure:
         f"The line joins the trials with the best {record.metric} in each {BINS}th of the range, whatever their other "
         "values: a flat line means that the parameter matters little, given enough trials."
     )
-    if any(placed(trial.value, window) != trial.value for trial in ranked):
+    if any(is_outside(trial.value, window) for trial in ranked):
         caption += " Trials at the edge are far worse than the others; point at them for their values."
     caption += unnamed_note(ranked, parameters)
     columns = min(3, len(panels))

@@ -8,7 +8,7 @@ from tuner.analysis.findings import short_name, standard_error
 from tuner.analysis.record import FAMILY, Curve, StudyRecord, TrialRecord, resolution
 from tuner.direction import Direction
 from tuner.text import format_metric, format_value, pluralize
-from tuner.visualization.figure import GREY, Dash, Figure, Mark, Scale, Series, Symbol, style
+from tuner.visualization.figure import GREY, Dash, Figure, Mark, Scale, Series, Symbol, drawable, style
 
 __all__ = [
     "ACCENT",
@@ -20,6 +20,7 @@ __all__ = [
     "family_color",
     "family_style",
     "hover_text",
+    "is_outside",
     "left_out_note",
     "of_trainings",
     "outside_note",
@@ -127,8 +128,8 @@ def points_by_family(
     window = None if log else value_window([trial.value for trial in record.ranking], record)
     for family in record.families:
         members = [trial for trial in trials if trial.family == family]
-        inside = [trial for trial in members if placed(trial.value, window) == trial.value]
-        outside = [trial for trial in members if trial not in inside]
+        inside = [trial for trial in members if not is_outside(trial.value, window)]
+        outside = [trial for trial in members if is_outside(trial.value, window)]
         color, _, symbol = family_style(record, family)
         marks: Sequence[tuple[Mark, list[TrialRecord]]] = (("points", inside), ("crosses", outside))
         for mark, group in marks:
@@ -169,7 +170,7 @@ def value_window(values: Sequence[float], record: StudyRecord, trials: int | Non
         record: The study.
         trials: Number of trials that they belong to; None for one value of each trial.
     """
-    ranked = sorted((value for value in values if math.isfinite(value)), key=record.direction.sort_key)
+    ranked = sorted((drawable(value) for value in values if math.isfinite(value)), key=record.direction.sort_key)
     if not ranked or ranked[0] == ranked[-1]:
         return None
     best, worst, median = ranked[0], ranked[-1], ranked[len(ranked) // 2]
@@ -186,7 +187,7 @@ def _log_window(values: Sequence[float]) -> tuple[float, float] | None:
     >>> _log_window([0.5, 0.1]), _log_window([0.0, 0.1]), _log_window([1e-8, 10.0])
     (None, None, (5e-09, 20.0))
     """
-    finite = [value for value in values if math.isfinite(value)]
+    finite = [drawable(value) for value in values if math.isfinite(value)]
     low, high = min(finite, default=0.0), max(finite, default=0.0)
     return (low / 2, high * 2) if low > 0 and high > DECADES * low else None
 
@@ -210,14 +211,20 @@ def beyond_note(*what: str) -> str:
 
 def placed(value: float, window: tuple[float, float] | None) -> float:
     """Return the position of a value: the edge of the window if it lies outside."""
+    value = drawable(value)
     return value if window is None else min(window[1], max(window[0], value))
+
+
+def is_outside(value: float, window: tuple[float, float] | None) -> bool:
+    """Return whether a value lies outside the window."""
+    return window is not None and not window[0] <= drawable(value) <= window[1]
 
 
 def outside_note(record: StudyRecord) -> str:
     """Return a sentence that explains the crosses; empty if there are none."""
     values = [trial.value for trial in record.ranking]
     window = value_window(values, record)
-    count = sum(placed(value, window) != value for value in values)
+    count = sum(is_outside(value, window) for value in values)
     if not count:
         return ""
     text = f" Crosses at the edge: {pluralize(count, 'trial')} far worse than the others; "

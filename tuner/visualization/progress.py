@@ -13,6 +13,7 @@ from tuner.visualization.parts import (
     Position,
     beyond_note,
     hover_text,
+    is_outside,
     left_out_note,
     outside_note,
     placed,
@@ -76,7 +77,7 @@ def intermediate_values(record: StudyRecord) -> Figure:
             series.append(Series(epochs, places, "points", GREY, state, hover, symbol=symbol))
     panel = Panel(series, "", unit, record.metric, y_range=window, log_y=is_log)
     caption = f"Bright lines ended with a good {record.metric}; dashed grey ones were not trained to the end."
-    if any(placed(value, window) != value for trial in drawn for _, value in trial.reported):
+    if any(is_outside(value, window) for trial in drawn for _, value in trial.reported):
         caption += beyond_note("values that are far worse")
     caption += left_out_note(len(ordered) - len(drawn))
     return Figure("intermediate_values", title, caption, [panel], height=3.6, scale=scale)
