@@ -1,10 +1,14 @@
 """Failed trials are trained again under the same numbers, once the cause is fixed."""
 
+import re
+import shlex
+
 import pytest
 import yaml
 
 from tests import toys
 from tests.studies import StudyFolder
+from tuner.retry import RetryOptions, parser
 
 STUDY = {
     "objective": {"metric": "val_acc"},
@@ -44,9 +48,21 @@ def failed(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> StudyFolder:
 def test_the_end_says_where_the_tracebacks_are_and_how_to_try_again(failed: StudyFolder):
     one, other = sorted(failed.directory("s").glob("trials-*/*/traceback.txt"))
     output = failed.output  # type: ignore[attr-defined]
-    assert f"2 trials failed; their tracebacks: {one}, {other}; " in output
-    assert "retry s retries them once the cause is fixed" in output
+    assert f"2 trials failed; their tracebacks: {one}, {other}\n" in output
+    assert re.search(r"^to retry them once the cause is fixed: \S+ retry s$", output, re.MULTILINE)
     assert "ValueError: not yet mended" in one.read_text()
+
+
+def test_the_printed_command_retries_the_trials_in_the_stores_of_the_study(
+    folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(toys, "Broken", Broken, raising=False)
+    (folder.path / "s.yaml").write_text(yaml.safe_dump(STUDY))
+    stores = ("--storage", "sqlite:///other.db", "--tracking-uri", "sqlite:///runs.db")
+    output = folder.call(*stores, study="s.yaml")
+    (printed,) = re.findall(r"^to retry them once the cause is fixed: \S+ retry (.*)$", output, re.MULTILINE)
+    assert shlex.split(printed) == ["s", *stores]
+    assert RetryOptions(**vars(parser().parse_args(shlex.split(printed)))).storage == "sqlite:///other.db"
 
 
 def test_failed_trials_are_trained_again_under_their_numbers(

@@ -151,7 +151,8 @@ def print_summary(
             weights = store.trial_directory(top[0].number) / "model.ckpt"
             there = escape(str(weights)) if weights.exists() else "not on this machine"
             print_line(console, f"its weights: {there}")
-    _print_failed(console, config.name, store, [trial.number for trial in finished if state_of(trial) == "failed"])
+    failed = [trial.number for trial in finished if state_of(trial) == "failed"]
+    _print_failed(console, store, failed, _command("retry", config.name, outcome))
     for sentence in open_questions(record):
         print_line(console, escape(sentence))
     for sentence in outcome.missing:
@@ -317,17 +318,18 @@ def _cut_short(store: StudyStore) -> str:
     return f", including the {pluralize(count, 'interrupted trial')}" if count else ""
 
 
-def _print_failed(console: Console, name: str, store: StudyStore, numbers: Sequence[int]) -> None:
-    """Print where the tracebacks of failed trials are, and how to retry them."""
+def _print_failed(console: Console, store: StudyStore, numbers: Sequence[int], retry: str) -> None:
+    """Print where the tracebacks of failed trials are, and the command that retries them; nothing if none failed."""
+    if not numbers:
+        return
     traces = [store.trial_directory(number) / TRACEBACK_FILE for number in numbers]
+    text, is_one = f"{pluralize(len(numbers), 'trial')} failed", len(numbers) == 1
     if there := [str(trace) for trace in traces if trace.exists()]:
-        whose = "its traceback" if len(numbers) == 1 else "their tracebacks"
-        where = f"; {whose}: {', '.join(there[:3])}{' ...' if len(there) > 3 else ''}"
-    else:
-        where = ""
-    if numbers:
-        failed, them = f"{pluralize(len(numbers), 'trial')} failed{where}", "it" if len(numbers) == 1 else "them"
-        print_line(console, f"{escape(failed)}; {own_command()} retry {name} retries {them} once the cause is fixed")
+        whose = "its traceback" if is_one else "their tracebacks"
+        text += f"; {whose}: {', '.join(there[:3])}{' ...' if len(there) > 3 else ''}"
+    print_line(console, escape(text))
+    them = "it" if is_one else "them"
+    print_line(console, escape(f"to retry {them} once the cause is fixed: {retry}"), whole=True)
 
 
 def _shown(uri: str) -> str:
