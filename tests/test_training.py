@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from tuner.config.study import Objective
 from tuner.config.trial import TrialConfig
 from tuner.protocol import Assignment, Decision, EpochReport, EvaluationGroup, StepReport, TrainingGroup, TrialResult
-from tuner.training.lightning_cli import resolve_precision
+from tuner.training.build import resolve_precision
 from tuner.training.outcome import lost_a_process, lost_worker
 from tuner.training.results import MODEL_FILE, RESULT_FILE, TRACEBACK_FILE, read_result
 from tuner.training.run import run

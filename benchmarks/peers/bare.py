@@ -17,7 +17,7 @@ from work import CONFIGS, EPOCHS, EXPERIMENT, URI, factor, images
 
 from lightning_modules import MNISTCNN, MNIST5kDataModule
 from lightning_modules.kernels.bf16_linear import RoundedWeights
-from tuner.training.lightning_cli import resolve_precision
+from tuner.training.build import resolve_precision
 
 CORES = len(os.sched_getaffinity(0))
 

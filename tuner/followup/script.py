@@ -12,8 +12,9 @@ from tuner.config.component import Component
 from tuner.config.optimization import GroupConfig
 from tuner.config.study import Objective
 from tuner.config.trial import CROSS_ENTROPY, TrialConfig
+from tuner.training.build import trainer_arguments
 from tuner.training.conditions import on_cpu
-from tuner.training.lightning_cli import as_trained, needs_evaluation_weights, trainer_arguments
+from tuner.training.lightning_cli import as_trained, needs_evaluation_weights
 
 __all__ = ["network_expression", "own_modules", "training_script"]
 

@@ -16,10 +16,10 @@ from lightning_modules.losses import the_loss
 from lightning_modules.tasks import Task
 from tuner.config import registry
 from tuner.config.optimization import build_optimization
+from tuner.config.trainer import TrainerConfig
 from tuner.config.trial import TrialConfig
 from tuner.training import distributed
 from tuner.training.checkpoints import AtomicCheckpointIO
-from tuner.training.lightning_cli import trainer_arguments
 from tuner.training.real_metrics import RealMetrics
 from tuner.training.stop_iteration import StopIterationProfiler, convert_stop_iterations_of_data
 
@@ -32,6 +32,8 @@ __all__ = [
     "build_module",
     "build_trainer",
     "network_of",
+    "resolve_precision",
+    "trainer_arguments",
 ]
 
 
@@ -156,3 +158,33 @@ def build_trainer(
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     convert_stop_iterations_of_data(trainer)
     return trainer
+
+
+def trainer_arguments(config: TrainerConfig, device: str) -> dict[str, Any]:
+    """Return the arguments of Lightning's Trainer that depend on the trial alone, without its callbacks."""
+    every, algorithm = config.check_val_every_n_epoch, config.gradient_clip_algorithm
+    return {
+        "max_epochs": config.evaluations,
+        "limit_train_batches": config.most_batches,
+        **({"check_val_every_n_epoch": every} if every != 1 else {}),
+        "precision": resolve_precision(config.precision, device),
+        "gradient_clip_val": config.gradient_clip_val,
+        **({"gradient_clip_algorithm": algorithm} if algorithm else {}),
+        "accumulate_grad_batches": config.accumulate_grad_batches,
+        "log_every_n_steps": 1,
+        "num_sanity_val_steps": 0,
+        "use_distributed_sampler": False,
+    }
+
+
+def resolve_precision(precision: str, device: str) -> str:
+    """Return the precision that "auto" means on a device: bf16-mixed if the hardware supports it, else 32-true."""
+    if precision != "auto":
+        return precision
+    if device == "cuda":
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return "32-true"
+    return "bf16-mixed" if "avx512_bf16" in flags or "amx_bf16" in flags else "32-true"

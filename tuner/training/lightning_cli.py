@@ -3,10 +3,7 @@
 import dataclasses
 import inspect
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-import torch
 
 from lightning_modules import LOSSES, Lambda
 from lightning_modules.evaluation import has_switch
@@ -14,10 +11,10 @@ from tuner.config import registry
 from tuner.config.component import Component
 from tuner.config.optimization import GroupConfig
 from tuner.config.study import Objective
-from tuner.config.trainer import TrainerConfig
 from tuner.config.trial import TrialConfig
+from tuner.training.build import trainer_arguments
 
-__all__ = ["as_trained", "lightning_config", "needs_evaluation_weights", "resolve_precision", "trainer_arguments"]
+__all__ = ["as_trained", "lightning_config", "needs_evaluation_weights"]
 
 _KINDS = ("model", "optimizer")
 
@@ -85,36 +82,6 @@ def needs_evaluation_weights(config: TrialConfig) -> bool:
     """Return whether a trial's own LightningModule needs the callback that evaluates an average of the weights."""
     optimizer = registry.sample_optimizer(config.optimizer.build("optimizer"))
     return registry.is_module(config.model.name) and (config.averaging is not None or has_switch(optimizer))
-
-
-def trainer_arguments(config: TrainerConfig, device: str) -> dict[str, Any]:
-    """Return the arguments of Lightning's Trainer that depend on the trial alone, without its callbacks."""
-    every, algorithm = config.check_val_every_n_epoch, config.gradient_clip_algorithm
-    return {
-        "max_epochs": config.evaluations,
-        "limit_train_batches": config.most_batches,
-        **({"check_val_every_n_epoch": every} if every != 1 else {}),
-        "precision": resolve_precision(config.precision, device),
-        "gradient_clip_val": config.gradient_clip_val,
-        **({"gradient_clip_algorithm": algorithm} if algorithm else {}),
-        "accumulate_grad_batches": config.accumulate_grad_batches,
-        "log_every_n_steps": 1,
-        "num_sanity_val_steps": 0,
-        "use_distributed_sampler": False,
-    }
-
-
-def resolve_precision(precision: str, device: str) -> str:
-    """Return the precision that "auto" means on a device: bf16-mixed if the hardware supports it, else 32-true."""
-    if precision != "auto":
-        return precision
-    if device == "cuda":
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return "32-true"
-    return "bf16-mixed" if "avx512_bf16" in flags or "amx_bf16" in flags else "32-true"
 
 
 def _group(config: TrialConfig, group: GroupConfig) -> dict[str, Any]:

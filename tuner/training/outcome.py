@@ -21,9 +21,9 @@ from tuner.files import DiskFullError, write_atomically
 from tuner.process import crash_point
 from tuner.protocol import Assignment, ChannelClosedError, TrialResult
 from tuner.training import distributed
+from tuner.training.build import resolve_precision
 from tuner.training.checkpoints import remove_checkpoints
 from tuner.training.conditions import conditions_here, device_name, training_conditions
-from tuner.training.lightning_cli import resolve_precision
 from tuner.training.reporter import Reporter
 from tuner.training.results import TRACEBACK_FILE, write_result
 from tuner.training.throughput import is_out_of_memory
