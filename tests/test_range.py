@@ -15,6 +15,8 @@ from tuner.config.loader import load_study
 from tuner.config.search_space import Range
 from tuner.config.yaml_edit import with_searched
 from tuner.direction import Direction
+from tuner.followup.lr_range import plan_range
+from tuner.protocol import Slot
 from tuner.range import main
 from tuner.visualization.lr_range import of_range
 
@@ -215,3 +217,14 @@ def test_a_value_is_changed_and_everything_else_stays(text: str, expected: str):
 def test_a_file_that_cannot_be_changed_with_care_is_left_alone(text: str, reason: str):
     with pytest.raises(ValueError, match=reason):
         with_searched(text, "optimizer.initial_lr", "{new}")
+
+
+def test_the_default_is_trained_also_if_the_study_has_first_trials(in_a_folder: Path):
+    study = yaml.safe_load(TINY.read_text())
+    study["trial"]["trainer"]["gradient_clip_val"] = 2.0
+    study["search_space"] = {"trainer.gradient_clip_val": [1.0, 2.0, 3.0]}
+    study["enqueue"] = [{"trainer.gradient_clip_val": 3.0}]
+    study["sampler"] = {"name": "random"}
+    (in_a_folder / "first.yaml").write_text(yaml.safe_dump(study))
+    plan = plan_range("first.yaml", (), 1e-4, 1.0, 0, 1, 10.0, "1", [Slot(0, (), 1)])
+    assert plan.trial.trainer.gradient_clip_val == 2.0

@@ -26,7 +26,9 @@ from tuner.config.yaml_reader import override, read_document
 from tuner.errors import BadInputError
 from tuner.process import add_study_folder
 
-__all__ = ["check_study", "load_study", "read_schedule", "with_further"]
+__all__ = ["check_study", "load_default", "load_study", "read_schedule", "with_further"]
+
+NOTHING_SEARCHED = ("search_space={}", "sampler={name: random}", "enqueue=null", "start=null", "final={trials: 0}")
 
 
 def load_study(
@@ -49,6 +51,17 @@ def load_study(
     if folder is None and path not in shipped_studies().values():
         folder = path.parent
     return check_study(document, overrides, path.stem, is_past=is_past, folder=folder)
+
+
+def load_default(source: str, overrides: Sequence[str] = (), *, folder: Path | None = None) -> StudyConfig | None:
+    """Return a study whose only configuration is the `trial` of its file, without the search space.
+
+    Return None if `trial` is incomplete without the search space. For the arguments, see `load_study`.
+    """
+    try:
+        return load_study(source, [*overrides, *NOTHING_SEARCHED], folder=folder)
+    except BadInputError:
+        return None
 
 
 def check_study(

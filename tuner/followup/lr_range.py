@@ -12,13 +12,13 @@ from pathlib import Path
 
 from tuner.analysis.lr_range import LrRange
 from tuner.config.component import Component
-from tuner.config.loader import load_study
+from tuner.config.loader import load_default, load_study
 from tuner.config.study import StudyConfig
 from tuner.config.trainer import TrainerConfig
 from tuner.config.trainings import as_training
 from tuner.config.trial import TrialConfig
 from tuner.direction import Direction
-from tuner.errors import BadInputError, StudyFailedError
+from tuner.errors import StudyFailedError
 from tuner.interrupts import temporary_folder
 from tuner.protocol import (
     Assignment,
@@ -124,11 +124,9 @@ def plan_range(
     """
     config = load_study(source, overrides)
     config.check_trains("range trains a network")
-    try:  # the study's default; if it is incomplete without the search space, the first of its corners
-        fixed = load_study(source, [*overrides, "search_space={}", "sampler={name: random}"])
-        trial = as_training(config_of(fixed, {}))
-    except BadInputError:
-        trial = networks(load_study(source, overrides))[0]
+    # The study's default; if it is incomplete without the search space, the first of its corners.
+    fixed = load_default(source, overrides)
+    trial = as_training(config_of(fixed, {})) if fixed else networks(load_study(source, overrides))[0]
     length = config.probe.length(trial.values())
     steps = min(length.steps, max(FEWEST_STEPS, round(length.steps * share / 100)))
     epochs = math.ceil(steps / length.steps_per_epoch)  # a data module's epoch must not be longer

@@ -9,7 +9,7 @@ from typing import Any
 from tuner.analysis.comparison import Comparison, Repeated
 from tuner.analysis.record import StudyRecord
 from tuner.config import by_value
-from tuner.config.loader import load_study
+from tuner.config.loader import load_default, load_study
 from tuner.config.sources import Sources, sources_of
 from tuner.config.study import StudyConfig
 from tuner.config.study_files import is_study_file, shipped_studies
@@ -30,7 +30,6 @@ __all__ = ["StoredStudy", "definition_of", "label"]
 
 
 LENGTHS = ("max_epochs", "max_steps")
-NOTHING_SEARCHED = ("search_space={}", "sampler={name: random}", "enqueue=null", "start=null", "final={trials: 0}")
 
 
 @dataclass(frozen=True)
@@ -91,9 +90,8 @@ class StoredStudy:
 
     def default(self) -> AnyTrial | None:
         """Return the study file's `trial` without the search space; None if it is incomplete without it."""
-        try:
-            fixed = load_study(self.source, [*NOTHING_SEARCHED], folder=self.config.folder)
-        except BadInputError:
+        fixed = load_default(self.source, folder=self.config.folder)
+        if fixed is None:
             return None
         is_complete = self.config.kind.trains or fixed.trial.keys() == self.config.trial.keys()
         return config_of(fixed, {}) if is_complete else None
