@@ -28,6 +28,14 @@ class Direction(StrEnum):
         """Return by how much one value is better than another; below zero if it is worse."""
         return self.sort_key(other) - self.sort_key(one)
 
+    def worsened(self, value: float, amount: float) -> float:
+        """Return a value that is worse by an amount.
+
+        >>> Direction.MINIMIZE.worsened(0.25, 0.5), Direction.MAXIMIZE.worsened(0.75, 0.5)
+        (0.75, 0.25)
+        """
+        return self.sort_key(self.sort_key(value) + amount)
+
     @property
     def mode(self) -> Literal["max", "min"]:
         """Return the name that Lightning gives to the direction."""

@@ -44,7 +44,7 @@ class Sweep:
 
     def median(self, lr: float) -> float:
         """Return the median at a base lr, in which a failed run is infinitely bad; NaN if there is no run."""
-        worst = -math.inf if self.direction is Direction.MAXIMIZE else math.inf
+        worst = self.direction.worsened(0.0, math.inf)
         values = [*self.values.get(lr, ()), *[worst] * self.failed.get(lr, 0)]
         return median(values) if values else math.nan
 

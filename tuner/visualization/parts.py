@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 from tuner.analysis.findings import short_name, standard_error
 from tuner.analysis.record import FAMILY, Curve, StudyRecord, TrialRecord, resolution
-from tuner.direction import Direction
 from tuner.text import format_metric, format_value, pluralize
 from tuner.visualization.figure import GREY, Dash, Figure, Mark, Scale, Series, Symbol, drawable, style
 
@@ -92,7 +91,7 @@ def tie_band(record: StudyRecord, low: float, high: float) -> list[Series]:
     best, error = record.best, standard_error(record)
     if best is None or error is None or low == high:
         return []
-    edge = _share(best.value - 2 * error if record.direction is Direction.MAXIMIZE else best.value + 2 * error)
+    edge = _share(record.direction.worsened(best.value, 2 * error))
     ends = sorted((best.value, edge))
     if ends[0] == ends[1]:
         return []

@@ -17,9 +17,10 @@ from optuna.samplers._tpe._truncnorm import _log_gauss_mass
 from optuna.samplers._tpe.parzen_estimator import _ParzenEstimator
 from optuna.samplers._tpe.probability_distributions import _BatchedCategoricalDistributions
 from optuna.samplers._tpe.sampler import _get_pruned_trial_score, default_gamma
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from scipy.special import log_ndtr, ndtr
+
+from tuner.direction import Direction
 
 __all__ = ["TPESampler"]
 
@@ -158,8 +159,8 @@ class _FinishedTrials:
     def _read(self, trial: FrozenTrial, study: optuna.Study) -> None:
         number = trial.number
         if trial.state is TrialState.COMPLETE:
-            value = float(trial.value or 0.0)
-            self._order[:, number] = 0, 0, value if study.direction is StudyDirection.MINIMIZE else -value
+            direction = Direction(study.direction.name.lower())
+            self._order[:, number] = 0, 0, direction.sort_key(float(trial.value or 0.0))
         else:
             self._order[:, number] = 1, *_get_pruned_trial_score(trial, study)
         for name, value in trial.params.items():
