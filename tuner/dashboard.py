@@ -1,15 +1,13 @@
 """``lr-tuner dashboard``: start an MLflow server on this machine and open a study's page."""
 
 import argparse
-import signal
 import sys
-import traceback
 import webbrowser
 from collections.abc import Sequence
 
-from tuner.cli import Parser, make_parser
-from tuner.console import lenient_streams, open_missing_streams
-from tuner.errors import BadInputError, TunerError
+from tuner.cli import Parser, command, make_parser
+from tuner.errors import BadInputError
+from tuner.process import leave
 from tuner.tracking.local_server import PORT, serve
 from tuner.urls import refuse_passwords, without_password
 
@@ -41,17 +39,7 @@ def parser() -> Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run MLflow's server until Ctrl-C, and return the exit code."""
     options = parser().parse_args(arguments)
-    open_missing_streams()
-    with lenient_streams():
-        try:
-            return _run(options)
-        except TunerError as error:
-            if options.verbose:
-                traceback.print_exc()
-            print(error, file=sys.stderr)  # noqa: T201
-            return error.exit_code
-        except KeyboardInterrupt:
-            return 128 + signal.SIGINT
+    return command(lambda: _run(options), options)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -90,4 +78,4 @@ def _show(address: str, pages: Sequence[str], in_browser: bool) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

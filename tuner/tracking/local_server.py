@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tuner.errors import BadInputError, StudyFailedError
+from tuner.interrupts import on_interrupt
 
 __all__ = ["PORT", "serve"]
 
@@ -43,20 +44,15 @@ def serve(uri: str, folder: Path | None, port: int | None, on_start: Callable[[s
         stderr=subprocess.DEVNULL,
         start_new_session=True,  # one process group, to end all of its processes together
     ) as server:
-        # `kill` and a closed terminal end it as Ctrl-C does.
-        before = {
-            number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGHUP)
-        }
         try:
-            _wait_for(address, server)
-            on_start(address)
-            server.wait()
+            with on_interrupt(signal.default_int_handler):  # `kill` and a closed terminal end it as Ctrl-C does
+                _wait_for(address, server)
+                on_start(address)
+                server.wait()
         except KeyboardInterrupt:
             return
         finally:
             os.killpg(server.pid, signal.SIGTERM)
-            for number, handler in before.items():
-                signal.signal(number, handler)
     raise StudyFailedError(f"mlflow server ended with status {server.returncode}")
 
 
