@@ -7,7 +7,8 @@ from statistics import fmean
 import pytest
 from scipy import stats
 
-from tuner.analysis.comparison import Comparison, Difference, Repeated, interval
+from tuner.analysis.comparison import Comparison, Difference, Repeated
+from tuner.analysis.intervals import interval
 from tuner.direction import Direction
 
 A = Repeated("#1 cosine", dict(enumerate([0.91, 0.93, 0.92, 0.94])), claimed=0.97)

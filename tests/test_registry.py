@@ -20,6 +20,7 @@ from tuner.config.annotations import check_value, converted, did_you_mean
 from tuner.config.component import Component, rehearse
 from tuner.config.optimization import settings_fault
 from tuner.config.registry import Argument, arguments_of, resolve, sample_optimizer, signature_of
+from tuner.config.synonyms import SYNONYMS
 from tuner.direction import Direction
 from tuner.interrupts import exit_at_once, on_interrupt
 
@@ -247,9 +248,9 @@ def test_a_class_of_another_library_is_refused_with_its_name_here(kind: str, nam
 
 
 def test_every_class_that_is_known_by_another_name_here_has_one() -> None:
-    assert all(ours in registry.KINDS[kind] for kind, names in registry.SYNONYMS.items() for ours in names.values())
+    assert all(ours in registry.KINDS[kind] for kind, names in SYNONYMS.items() for ours in names.values())
     schedulers = [name for name in vars(torch.optim.lr_scheduler) if name.endswith("LR") and name != "ChainedScheduler"]
-    missing = [name for name in schedulers if name.lower() not in registry.SYNONYMS["schedule"]]
+    missing = [name for name in schedulers if name.lower() not in SYNONYMS["schedule"]]
     assert missing == ["SWALR"] or missing == []
 
 

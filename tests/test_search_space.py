@@ -21,11 +21,11 @@ from tuner.config.search_space import (
     grid_size,
     highest,
     is_spec,
-    parse_spec,
     searched,
     suggest,
     turns,
 )
+from tuner.config.spec_reader import parse_spec
 
 
 def parse(raw: Mapping[str, Any], *, integer: bool = False) -> tuple[Any, dict[str, str]]:

@@ -9,7 +9,8 @@ from functools import cached_property
 from statistics import median
 from typing import Any
 
-from tuner.analysis.comparison import Comparison, Repeated, Scale
+from tuner.analysis.comparison import Comparison, Repeated
+from tuner.analysis.intervals import Scale
 from tuner.analysis.profiles import ratios_to_fastest, score
 from tuner.analysis.record import CONSTANT
 from tuner.analysis.simultaneous import Gap, gaps_to_best, median_interval

@@ -23,7 +23,6 @@ from tuner.config.document import Document, Keys, Node, Nodes, dotted
 from tuner.config.lengths import WITH_LENGTHS, Length, relative_lengths, resolve
 from tuner.config.registry import Signature, is_schedule
 from tuner.config.search_space import (
-    MAX_CHOICES,
     Choices,
     OneOf,
     Range,
@@ -31,9 +30,9 @@ from tuner.config.search_space import (
     component_names,
     corners,
     is_spec,
-    parse_spec,
     searched,
 )
+from tuner.config.spec_reader import MAX_CHOICES, parse_spec
 from tuner.config.user_code import contained
 from tuner.errors import place_of, reason_of
 from tuner.text import shown

@@ -16,7 +16,8 @@ from tuner.config.loss_checker import as_component
 from tuner.config.objectives import check_several
 from tuner.config.registry import FUNCTION, signature_of
 from tuner.config.sampler_options import PRUNERS, SAMPLERS
-from tuner.config.search_space import MAX_CHOICES, OneOf, Template, is_spec
+from tuner.config.search_space import OneOf, Template, is_spec
+from tuner.config.spec_reader import MAX_CHOICES
 from tuner.config.study import Objective, StudyConfig
 from tuner.config.study_reader import SECTIONS, StudyReader
 from tuner.config.trial import PARTS, Seed

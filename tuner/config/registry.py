@@ -36,6 +36,7 @@ from lightning_modules import (
 from tuner.config import by_value
 from tuner.config.annotations import did_you_mean, members
 from tuner.config.own_modules import expect_changes, import_own
+from tuner.config.synonyms import LIBRARIES, synonym
 from tuner.config.user_code import contained
 from tuner.errors import in_a_line, place_of
 from tuner.lightning_import import uncompiled_optimizers
@@ -84,82 +85,6 @@ KINDS: dict[str, Mapping[str, Any]] = {
 TRAINER_ARGUMENTS = frozenset(inspect.signature(Trainer).parameters)
 """The arguments of Lightning's Trainer."""
 
-SYNONYMS: dict[str, Mapping[str, str]] = {
-    "loss": {
-        "bce": "binary_cross_entropy",
-        "bcewithlogitsloss": "binary_cross_entropy",
-        "binary_crossentropy": "binary_cross_entropy",
-        "binarycrossentropy": "binary_cross_entropy",
-        "categorical_crossentropy": "cross_entropy",
-        "categoricalcrossentropy": "cross_entropy",
-        "crossentropyloss": "cross_entropy",
-        "huberloss": "huber",
-        "l1": "absolute_error",
-        "l1loss": "absolute_error",
-        "mae": "absolute_error",
-        "mean_absolute_error": "absolute_error",
-        "mean_squared_error": "squared_error",
-        "meanabsoluteerror": "absolute_error",
-        "meansquarederror": "squared_error",
-        "mseloss": "squared_error",
-        "sparse_categorical_crossentropy": "cross_entropy",
-        "sparsecategoricalcrossentropy": "cross_entropy",
-    },
-    "callback": {"earlystopping": "early_stopping"},
-    "schedule": {
-        "constantlr": "constant",
-        "cosine_decay_schedule": "cosine",
-        "cosineannealinglr": "cosine",
-        "cosineannealingwarmrestarts": "cosine_restarts",
-        "cosinedecay": "cosine",
-        "cosinedecayrestarts": "cosine_restarts",
-        "cosinelrscheduler": "cosine",
-        "cycliclr": "triangular",
-        "d2z": "polynomial",
-        "exponentialdecay": "exponential",
-        "exponentiallr": "exponential",
-        "formula": "lambda",
-        "get_constant_schedule_with_warmup": "warmup",
-        "get_cosine_schedule_with_warmup": "warmup",
-        "get_inverse_sqrt_schedule": "inverse_sqrt",
-        "get_linear_schedule_with_warmup": "warmup",
-        "get_polynomial_decay_schedule_with_warmup": "warmup",
-        "get_wsd_schedule": "warmup_stable_decay",
-        "inversetimedecay": "inverse_time",
-        "lambdalr": "lambda",
-        "learningratescheduler": "lambda",
-        "linear": "polynomial",
-        "linearlr": "polynomial",
-        "multiplicativelr": "lambda",
-        "multisteplr": "piecewise_constant",
-        "multisteplrscheduler": "piecewise_constant",
-        "noam": "inverse_sqrt",
-        "onecyclelr": "one_cycle",
-        "pchip": "spline",
-        "piecewiseconstantdecay": "piecewise_constant",
-        "plateaulrscheduler": "plateau",
-        "polylrscheduler": "polynomial",
-        "polynomialdecay": "polynomial",
-        "polynomiallr": "polynomial",
-        "reducelronplateau": "plateau",
-        "rexscheduler": "rex",
-        "sequentiallr": "join",
-        "steplr": "step",
-        "steplrscheduler": "step",
-        "trapezoidal": "warmup_stable_decay",
-        "warmup_cosine_decay_schedule": "warmup",
-        "wsd": "warmup_stable_decay",
-    },
-    "optimizer": {
-        "adamoptimizer": "adam_epsilon_hat",
-        "adamwschedulefree": "schedule_free_adamw",
-        "schedulefreeadamw": "schedule_free_adamw",
-        "schedulefreesgd": "schedule_free_sgd",
-        "sgdschedulefree": "schedule_free_sgd",
-    },
-}
-"""Names in torch, Keras, TensorFlow 1, timm, transformers and other libraries, and usual names, in lower case."""
-
 WHOLE = {
     "cosine": "decay_steps",
     "five_point_spline": "total_steps",
@@ -171,10 +96,6 @@ WHOLE = {
     "two_point_spline": "decay_steps",
 }
 """Lengths of schedules that default to the whole run, 100%, if a study file does not give them."""
-
-LIBRARIES = ("keras", "optax", "pytorch_optimizer", "tensorflow", "tf", "timm", "torch", "transformers")
-KERAS = {"adam": "adam_epsilon_hat"}
-"""Classes of Keras that differ from the class of the same name in torch."""
 
 GIVEN_TO_MODULES = {"optimizer": SGD(initial_lr=0.1), "schedule": Constant()}
 """Arguments that the tuner gives to a LightningModule, and the values that it is checked with."""
@@ -238,7 +159,7 @@ def resolve(kind: str, name: str) -> Any:
     module_name, colon, attribute = name.partition(":")
     held = by_value.find(name)
     if held is None and not colon:
-        hint = _synonym(kind, name) or did_you_mean(name, known)
+        hint = synonym(kind, name, known) or did_you_mean(name, known)
         names = f"Known: {', '.join(sorted(known))}, or package.module:Name" if known else "Write module:name"
         raise ValueError(f"unknown {kind} {shown(name)}. {names}.{hint}")
     try:
@@ -247,7 +168,7 @@ def resolve(kind: str, name: str) -> Any:
         if isinstance(found, type) and not issubclass(found, bases):
             raise ValueError(f"{shown(name)} is not {wanted}.")
     except ValueError as error:
-        hint = "" if "Did you mean" in str(error) else _synonym(kind, name)
+        hint = "" if "Did you mean" in str(error) else synonym(kind, name, known)
         raise ValueError(f"{error}{hint}") from error
     return found
 
@@ -256,25 +177,6 @@ def begin_study() -> None:
     """Forget what earlier studies in this process found in the user's modules."""
     expect_changes()
     arguments_of.cache_clear()
-
-
-def _synonym(kind: str, name: str) -> str:
-    """Return " Did you mean ...?" if the class is known by another name here, else an empty string."""
-    path = name.replace(":", ".")
-    module, _, last = path.rpartition(".")
-    lowered, library = last.lower(), module.partition(".")[0]
-    is_optimizer, is_of_library = kind == "optimizer", library in ("", *LIBRARIES)
-    of_torch = {each.lower(): each for each, found in vars(torch.optim).items() if is_torch_optimizer(found)}
-    is_of_torch = is_optimizer and is_of_library and path == name and lowered in of_torch.keys() - {"optimizer"}
-    candidates = (
-        KERAS.get(lowered) if is_optimizer and library in ("keras", "tensorflow", "tf") else None,
-        SYNONYMS.get(kind, {}).get(lowered),
-        lowered if lowered in KINDS[kind] and is_of_library else None,
-        f"torch.optim:{of_torch[lowered]}" if is_of_torch else None,
-        f"{module}:{last}" if module and last and path == name else None,
-    )
-    found = next(filter(None, candidates), None)
-    return f" Did you mean {found}?" if found else ""
 
 
 def _imported(name: str, module_name: str, attribute: str) -> Any:
