@@ -1,8 +1,8 @@
 """Checks the parts of a study file against the signatures of the classes that they configure.
 
-The file is first turned into nodes: values with their paths. The entries of `search_space` replace values of `trial`,
-and the tree is then checked against the signatures of the named classes. The result is a template (see
-`tuner.config.search_space`); every error is recorded in the document.
+The file is first turned into nodes: values with their paths. The entries of `search_space` replace values of `trial`
+(see `tuner.config.placement`), and the tree is then checked against the signatures of the named classes. The result is
+a template (see `tuner.config.search_space`); every error is recorded in the document.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from lightning_modules.tasks import logged_metrics
 from tuner.config import registry
 from tuner.config.annotations import check_value, did_you_mean, item_hint, members, parse_length, takes_steps
 from tuner.config.component import rehearse
-from tuner.config.document import Document, Keys, Node, Nodes, dotted
+from tuner.config.document import Document, Keys, Node, Nodes
 from tuner.config.lengths import WITH_LENGTHS, Length, relative_lengths, resolve
 from tuner.config.registry import Signature, is_schedule
 from tuner.config.search_space import (
@@ -37,13 +37,13 @@ from tuner.config.user_code import contained
 from tuner.errors import place_of, reason_of
 from tuner.text import shown
 
-__all__ = ["FORM_OF_COMPONENT", "Checker", "listed"]
+__all__ = ["FORM_OF_COMPONENT", "FORM_OF_ONE_OF", "FORM_OF_SPEC", "Checker", "alternatives", "listed"]
 
 MAX_TRIED_STEPS = 100_000
 FORM_OF_COMPONENT = ", {name: ..., argument: value, ...}"
 
-_FORM_OF_SPEC = "{low: ..., high: ...} or {choices: [...]}"
-_FORM_OF_ONE_OF = "{one_of: {name: {argument: range or value}, ...}}"
+FORM_OF_SPEC = "{low: ..., high: ...} or {choices: [...]}"
+FORM_OF_ONE_OF = "{one_of: {name: {argument: range or value}, ...}}"
 
 
 def listed(names: Iterable[str]) -> str:
@@ -80,7 +80,7 @@ class Checker:
         """Reject unknown keys."""
         for key, node in nodes.items():
             if key not in known:
-                self._fault(node.path, f"unknown key.{_alternatives(key, known)}")
+                self._fault(node.path, f"unknown key.{alternatives(key, known)}")
 
     def settings(self, signature: Signature, node: Node, refused: Mapping[str, str] | None = None) -> dict[str, Any]:
         """Check a section of fixed keys.
@@ -122,7 +122,7 @@ class Checker:
             elif signature.open and key.isidentifier():
                 values[key] = self.value(signature.others, node)
             else:
-                self._fault(node.path, f"{owner} has no argument {key}.{_alternatives(key, known)}")
+                self._fault(node.path, f"{owner} has no argument {key}.{alternatives(key, known)}")
         return values
 
     # -- named components ----------------------------------------------------------------------------------------------
@@ -205,9 +205,7 @@ class Checker:
             options, advice = nodes["one_of"].raw if nodes.keys() == {"one_of"} else None, ""
             if isinstance(options, list) and all(isinstance(each, str) for each in options):
                 advice = f": write {{one_of: {{{', '.join(f'{each}: {{}}' for each in options)}}}}}"
-            self._fault(
-                node.path, f"to search a whole {kind}, write {_FORM_OF_ONE_OF} (got {shown(node.raw)}){advice}."
-            )
+            self._fault(node.path, f"to search a whole {kind}, write {FORM_OF_ONE_OF} (got {shown(node.raw)}){advice}.")
             return None
         choices = nodes["one_of"]
         if not 2 <= len(choices.value) <= MAX_CHOICES:
@@ -307,7 +305,7 @@ class Checker:
         raw = node.raw
         if isinstance(raw, dict):
             if node.searched and "one_of" in raw:
-                self._fault(node.path, f"one_of is for named components; write {_FORM_OF_SPEC}.")
+                self._fault(node.path, f"one_of is for named components; write {FORM_OF_SPEC}.")
                 return None
             if node.searched and (is_spec(raw) or check_value(hint, raw)):
                 return self._spec(hint, raw, node.path)
@@ -380,47 +378,6 @@ class Checker:
         if wrong := check_value(hint, value):
             self._fault(path, f"{wrong} {advice}" if advice and not wrong.endswith("?") else wrong)
 
-    # -- the search space ----------------------------------------------------------------------------------------------
-
-    def place(self, trial: Node, space: Nodes) -> None:
-        """Replace the values of `trial` that search_space names, components before their arguments."""
-        for key, node in sorted(space.items(), key=lambda item: item[0].count(".")):
-            if isinstance(node.value, list):  # short for {choices: [...]}
-                node = Node({"choices": Node(node.value, (*node.path, "choices"))}, node.path)
-            if not (isinstance(node.value, dict) and ("one_of" in node.value or is_spec(node.value))):
-                form = _FORM_OF_ONE_OF if key in registry.KINDS else _FORM_OF_SPEC
-                advice = "" if isinstance(node.value, dict) else "; a fixed value belongs in trial"
-                self._fault(node.path, f"must be {form} (got {shown(node.raw)}){advice}.", spoils=True)
-            self._place(trial, key.split("."), node)
-
-    def _place(self, trial: Node, parts: list[str], node: Node) -> None:
-        place = trial
-        for index, part in enumerate(parts[:-1]):
-            inner = place.child(part)
-            if inner is None or inner.searched or not isinstance(inner.value, dict | list):
-                self._nowhere(place, inner, parts[: index + 1], node.path)
-                return
-            place = inner
-        base = place.child(parts[-1])
-        if base is None and (place is trial or isinstance(place.value, list)):
-            self._nowhere(place, base, parts, node.path)
-            return
-        if base is not None and is_spec(node.value) and self._document.is_from_command_line(base.path):
-            self._fault(base.path, f"is searched; add --set {dotted(node.path)}=null to stop searching it.")
-        place.put(parts[-1], Node(node.value, node.path, base or Node({}, node.path)))
-
-    def _nowhere(self, place: Node, found: Node | None, parts: list[str], path: Keys) -> None:
-        where = ".".join(parts)
-        if found is None:
-            known = [str(index) for index in range(len(place.value))]
-            if isinstance(place.value, dict):
-                known = [key for key, node in place.value.items() if not (node.base and node.base.searched)]
-            self._fault(path, f"trial has no {where}.{_alternatives(parts[-1], known)}")
-        elif found.searched:
-            self._fault(path, f"{where} itself is searched: put this into {dotted(found.path)}.")
-        else:
-            self._fault(path, f"trial.{where} is not a mapping (got {shown(found.raw)}).")
-
 
 def _in_unit(value: Any, unit: str) -> Any:
     """Return the number of a length in a unit; anything else unchanged."""
@@ -452,5 +409,6 @@ def _sentence(text: str) -> str:
     return text if text.endswith((".", "?")) else f"{text}."
 
 
-def _alternatives(key: str, known: Collection[str]) -> str:
+def alternatives(key: str, known: Collection[str]) -> str:
+    """Return a sentence on the known names, for the message about an unknown one."""
     return did_you_mean(key, known) or (f" Known: {listed(known)}." if known else " There are none.")

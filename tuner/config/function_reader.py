@@ -14,6 +14,7 @@ from tuner.config.given_values import Given, Misfit, given_values
 from tuner.config.known_values import SHIPPED
 from tuner.config.loss_checker import as_component
 from tuner.config.objectives import check_several
+from tuner.config.placement import place
 from tuner.config.registry import FUNCTION, signature_of
 from tuner.config.sampler_options import PRUNERS, SAMPLERS
 from tuner.config.search_space import OneOf, Template, is_spec
@@ -138,7 +139,7 @@ class FunctionStudyReader(StudyReader):
         space = self._checker.mapping(self._section("search_space"))
         parts = {FUNCTION: as_component(given[FUNCTION]), SEED: given.get(SEED, Node(0, ("trial", SEED)))}
         trial = Node(dict(parts), ("trial",))
-        self._checker.place(trial, {key: node for key, node in space.items() if key.partition(".")[0] in parts})
+        place(self._document, trial, {key: node for key, node in space.items() if key.partition(".")[0] in parts})
         template = {FUNCTION: self._checker.component(FUNCTION, trial.value[FUNCTION])}
         for name, node in {**space, **given}.items():
             if name.partition(".")[0] in parts:

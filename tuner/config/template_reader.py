@@ -13,6 +13,7 @@ from tuner.config.lengths import Length
 from tuner.config.loss_checker import LossChecker, as_component
 from tuner.config.optimization import OTHER_SCHEDULES, SCHEDULE_KEYS
 from tuner.config.optimization_checker import OptimizationChecker
+from tuner.config.placement import place
 from tuner.config.search_space import Template, corners
 from tuner.config.trainer_checker import TrainerChecker
 from tuner.config.trial import COMPONENTS, NO_AVERAGING, PARTS, Seed, TrialConfig
@@ -67,7 +68,7 @@ class TemplateReader:
             trial.put("groups", given["groups"])
         if "averaging" in given or any(key.partition(".")[0] == "averaging" for key in space):
             trial.put("averaging", given.get("averaging", Node.of(NO_AVERAGING, ("trial", "averaging"))))
-        self.checker.place(trial, space)
+        place(self._document, trial, space)
         are_modules = [_is_module(name) for name in _names(trial.value["model"])]
         own_modules = bool(are_modules) and all(are_modules)
         loss = None if own_modules else losses.template(trial.value["loss"], task)

@@ -1,0 +1,57 @@
+"""Puts the entries of `search_space` into the section `trial`, in place of the values that they search."""
+
+from tuner.config import registry
+from tuner.config.checker import FORM_OF_ONE_OF, FORM_OF_SPEC, alternatives
+from tuner.config.document import Document, Keys, Node, Nodes, dotted
+from tuner.config.search_space import is_spec
+from tuner.text import shown
+
+__all__ = ["place"]
+
+
+def place(document: Document, trial: Node, space: Nodes) -> None:
+    """Replace the values of `trial` that search_space names, components before their arguments.
+
+    Args:
+        document: The document, which records the faults.
+        trial: The section `trial`.
+        space: The entries of `search_space`, by their dotted paths in `trial`.
+    """
+    for key, node in sorted(space.items(), key=lambda item: item[0].count(".")):
+        if isinstance(node.value, list):  # short for {choices: [...]}
+            node = Node({"choices": Node(node.value, (*node.path, "choices"))}, node.path)
+        if not (isinstance(node.value, dict) and ("one_of" in node.value or is_spec(node.value))):
+            form = FORM_OF_ONE_OF if key in registry.KINDS else FORM_OF_SPEC
+            advice = "" if isinstance(node.value, dict) else "; a fixed value belongs in trial"
+            document.fault(node.path, f"must be {form} (got {shown(node.raw)}){advice}.", spoils=True)
+        _place(document, trial, key.split("."), node)
+
+
+def _place(document: Document, trial: Node, parts: list[str], node: Node) -> None:
+    parent = trial
+    for index, part in enumerate(parts[:-1]):
+        inner = parent.child(part)
+        if inner is None or inner.searched or not isinstance(inner.value, dict | list):
+            _nowhere(document, parent, inner, parts[: index + 1], node.path)
+            return
+        parent = inner
+    base = parent.child(parts[-1])
+    if base is None and (parent is trial or isinstance(parent.value, list)):
+        _nowhere(document, parent, base, parts, node.path)
+        return
+    if base is not None and is_spec(node.value) and document.is_from_command_line(base.path):
+        document.fault(base.path, f"is searched; add --set {dotted(node.path)}=null to stop searching it.")
+    parent.put(parts[-1], Node(node.value, node.path, base or Node({}, node.path)))
+
+
+def _nowhere(document: Document, parent: Node, found: Node | None, parts: list[str], path: Keys) -> None:
+    where = ".".join(parts)
+    if found is None:
+        known = [str(index) for index in range(len(parent.value))]
+        if isinstance(parent.value, dict):
+            known = [key for key, node in parent.value.items() if not (node.base and node.base.searched)]
+        document.fault(path, f"trial has no {where}.{alternatives(parts[-1], known)}")
+    elif found.searched:
+        document.fault(path, f"{where} itself is searched: put this into {dotted(found.path)}.")
+    else:
+        document.fault(path, f"trial.{where} is not a mapping (got {shown(found.raw)}).")
