@@ -9,17 +9,16 @@ import functools
 import math
 import time
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, Self, TypeVar, cast
+from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, cast
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from tuner.analysis.record import StudyRecord
-from tuner.config.study import StudyConfig, key_of
+from tuner.config.study import StudyConfig
 from tuner.config.trial import AnyTrial
 from tuner.errors import StudyFailedError
 from tuner.storage.attributes import ADDED, ATTEMPT, GAIN, IDENTIFIER, PARTS
@@ -30,10 +29,10 @@ from tuner.storage.finished_trials import FinishedTrials, foreign_trial, trial_c
 from tuner.storage.reader import identifier_of, record_of
 from tuner.storage.rung_record import RUNGS, RungRecord, judged_of
 from tuner.storage.samplers import make_sampler
-from tuner.storage.samplers.feasible_draws import feasible_params
 from tuner.storage.samplers.possible_gain import is_due, possible_gain
 from tuner.storage.study_attributes import StudyAttributes
 from tuner.storage.trial_ends import attribute, is_complete
+from tuner.storage.trial_values import TrialValues
 from tuner.text import pluralize
 from tuner.urls import without_password
 
@@ -67,27 +66,6 @@ def _together(
     return call
 
 
-def _values(trial: FrozenTrial) -> dict[str, Any]:
-    """Return the values of a trial, whether it has drawn all of them or not."""
-    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-
-
-class _Fixed(NamedTuple):
-    """The fixed values of a new trial.
-
-    Args:
-        params: The values.
-        meant: The values that are not drawn from priors.
-        to_come: The values of the first trials that follow it.
-        is_added: Whether they were added after the study began.
-    """
-
-    params: Mapping[str, Any]
-    meant: Mapping[str, Any] = MappingProxyType({})
-    to_come: Sequence[Mapping[str, Any]] = ()
-    is_added: bool = False
-
-
 class StudyStore:
     """A study in Optuna's storage, locked by this process.
 
@@ -115,7 +93,7 @@ class StudyStore:
         self._asked: set[int] = set()
         self._rungs = RungRecord(config.rungs, config.objective.direction) if config.rungs else None
         self._paused: dict[int, int] = {}  # how much of the allowance each trial that waits at a rung has used
-        self._keys: dict[int, tuple[Mapping[str, Any], Hashable]] = {}  # the configuration of each trial
+        self._values = TrialValues(config, self._study, self._trials)
         self._gain: tuple[float, int] | None = None  # the gain, and the number of complete trials it was computed from
         self._count_all()
 
@@ -331,70 +309,20 @@ class StudyStore:
         self._study.sampler = make_sampler(self._config, number, before=self._study.sampler)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            fixed = None if waiting else self._fixed(number)
+            fixed = None if waiting else self._values.fixed(number)
             if fixed:
                 self._study.enqueue_trial(dict(fixed.params), {ADDED: True} if fixed.is_added else None)
             asked = self._study.ask()
         try:
             if waiting:
-                self._resample(asked, self.trial(asked.number))
+                self._values.resample(asked)
             if self._config.constraints or self._config.can_repeat:
-                asked = self._with_feasible(asked, fixed)
+                asked = self._values.feasible(asked, fixed)
             config = self._config.suggest(asked)
         except ValueError as error:  # Optuna: the stored parameters do not fit this search space
             raise foreign_trial(asked.number, error) from error
         self._asked.add(asked.number)
         return asked.number, config
-
-    def _fixed(self, number: int) -> _Fixed:
-        """Return the fixed values of a new trial."""
-        trials, first = self.trials(), self._config.first
-        if not first.params and not first.further:
-            return _Fixed(self._config.fixed(number, (trial.params for trial in trials)))
-        place = first.place((_values(trial), ADDED in trial.user_attrs) for trial in trials)
-        added = first.next_further(place, [_values(trial) for trial in trials]) if first.further else {}
-        meant, to_come = added or first.of(place), first.params[place if added else place + 1 :]
-        return _Fixed({**self._config.of_priors(number), **meant}, meant, to_come, bool(added))
-
-    def _with_feasible(self, asked: optuna.Trial, fixed: _Fixed | None) -> optuna.Trial:
-        """Return an asked trial with fixed values that satisfy the constraints, and that no other trial has."""
-        study, trial = self._study, self.trial(asked.number)
-        tried = self._tried(asked.number, fixed.to_come if fixed else ()) if self._config.can_repeat else set()
-        params = feasible_params(self._config, study, asked, trial, tried, fixed.meant if fixed else None)
-        self._trials.set_trial_system_attr(asked._trial_id, "fixed_params", params)
-        sampler, study.sampler = study.sampler, optuna.samplers.RandomSampler(seed=0)  # there is nothing to sample
-        try:
-            return optuna.Trial(study, asked._trial_id)
-        finally:
-            study.sampler = sampler
-
-    def _tried(self, number: int, to_come: Sequence[Mapping[str, Any]]) -> set[Hashable]:
-        """Return the keys of the configurations that a trial should not have.
-
-        Args:
-            number: The trial.
-            to_come: The values of first trials after it.
-        """
-        tried = {key_of(params) for params in to_come}
-        for trial in self.trials():
-            if trial.number == number or trial.state is TrialState.FAIL:
-                continue
-            params, key = self._keys.get(trial.number, (None, None))
-            if params is not trial.params:  # it is new, or was asked for again
-                key = key_of(_values(trial))
-                self._keys[trial.number] = trial.params, key
-            tried.add(key)
-        return tried
-
-    def _resample(self, asked: optuna.Trial, trial: FrozenTrial) -> None:
-        """Sample the parameters that a trial already has, to bring the sampler's random numbers to where they were.
-
-        The stored values stay. This matters only if the trial was interrupted before it had all of its parameters.
-        """
-        given = {*asked.relative_params, *trial.system_attrs.get("fixed_params", {})}
-        for name, distribution in trial.distributions.items():
-            if name not in given and not distribution.single():
-                self._study.sampler.sample_independent(self._study, trial, name, distribution)
 
     def attempt(self, number: int) -> int:
         """Return how many times a failed trial was retried."""
