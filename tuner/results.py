@@ -13,6 +13,7 @@ from tuner.analysis.record import StudyRecord, TrialRecord
 from tuner.errors import BadInputError
 from tuner.protocol import EngineName
 from tuner.text import format_metric, format_objective, format_value, join_names
+from tuner.visualization.study_plots import StudyPlots, drawn
 
 if TYPE_CHECKING:
     import optuna
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from tuner.analysis.comparison import Comparison
     from tuner.storage.stored_study import StoredStudy
-    from tuner.visualization.figure import Figure as PlainFigure
 
 __all__ = ["Best", "Confirmation", "Result"]
 
@@ -84,14 +84,14 @@ class Confirmation:
         """Return a matplotlib figure of the values."""
         from tuner.visualization.comparisons import of_comparison
 
-        return _canvas(of_comparison(self.comparison, "the best, retrained with fresh seeds"))
+        return drawn(of_comparison(self.comparison, "the best, retrained with fresh seeds"))
 
     def _repr_html_(self) -> str:
         found = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.findings)
         return f"{found}{self.table.to_html()}"
 
 
-class Result:
+class Result(StudyPlots):
     """The result of a study, read from its stores on first access, and then cached.
 
     A notebook shows the findings and the best trials.
@@ -335,139 +335,6 @@ class Result:
         from tuner.training.results import MODEL_FILE
 
         return self._stored.directory(number) / MODEL_FILE
-
-    # -- figures -------------------------------------------------------------------------------------------------------
-
-    def plot_pareto_front(self) -> "Figure":
-        """Return a matplotlib figure of several objectives: the first one over each other one, and the Pareto front."""
-        from tuner.visualization.tradeoffs import pareto_front
-
-        return _canvas(pareto_front(self.record))
-
-    def plot_lr(self) -> "Figure":
-        """Return a matplotlib figure of the lr curves of all trials, colored by their values."""
-        from tuner.visualization.curves import lr_curves
-
-        return _canvas(lr_curves(self.record))
-
-    def plot_top_trials(self) -> "Figure":
-        """Return a matplotlib figure of the lr and the objective of the best trials, epoch by epoch."""
-        from tuner.visualization.curves import top_trials
-
-        return _canvas(top_trials(self.record))
-
-    def plot_best_of_each(self) -> "Figure":
-        """Return a matplotlib figure of the lr and the objective of the best trial of each schedule."""
-        from tuner.visualization.curves import best_of_each
-
-        return _canvas(best_of_each(self.record))
-
-    def plot_values_by_family(self) -> "Figure":
-        """Return a matplotlib figure of the values of all trials, by their schedules."""
-        from tuner.visualization.parameters import values_by_family
-
-        return _canvas(values_by_family(self.record))
-
-    def plot_winner(self) -> "Figure":
-        """Return a matplotlib figure of the metrics of the best trial, in training and validation."""
-        from tuner.visualization.curves import winner
-
-        return _canvas(winner(self.record))
-
-    def plot_intermediate_values(self) -> "Figure":
-        """Return a matplotlib figure of the objective of every trial, epoch by epoch."""
-        from tuner.visualization.progress import intermediate_values
-
-        return _canvas(intermediate_values(self.record))
-
-    def plot_importance(self) -> "Figure":
-        """Return a matplotlib figure of the importance of each searched parameter."""
-        from tuner.visualization.parameters import importance
-
-        return _canvas(importance(self.record))
-
-    def plot_slices(self) -> "Figure":
-        """Return a matplotlib figure of the values of all trials over each searched parameter."""
-        from tuner.visualization.landscape import slices
-
-        return _canvas(slices(self.record))
-
-    def plot_isolation(self) -> "Figure":
-        """Return a matplotlib figure of the best value at each value of a parameter, whatever the others are."""
-        from tuner.visualization.landscape import isolation
-
-        return _canvas(isolation(self.record))
-
-    def plot_contour(self, x: str | None = None, y: str | None = None) -> "Figure":
-        """Return a matplotlib figure of the objective over two parameters.
-
-        Args:
-            x: A searched parameter, such as "optimizer.initial_lr"; by default, the pairs of the most important ones.
-            y: Another one.
-
-        Raises:
-            BadInputError: If there is no such parameter, or only one is given.
-        """
-        from tuner.visualization.landscape import contour
-
-        return _canvas(contour(self.record, *self._pair(x, y)))
-
-    def plot_rank(self, x: str | None = None, y: str | None = None) -> "Figure":
-        """Return a matplotlib figure of the ranks of the trials over two parameters; see `plot_contour`."""
-        from tuner.visualization.landscape import rank
-
-        return _canvas(rank(self.record, *self._pair(x, y)))
-
-    def plot_parallel_coordinates(self) -> "Figure":
-        """Return a matplotlib figure with a line for each trial through the values of its parameters."""
-        from tuner.visualization.parameters import parallel_coordinates
-
-        return _canvas(parallel_coordinates(self.record))
-
-    def plot_best_so_far(self) -> "Figure":
-        """Return a matplotlib figure of the values of the trials in their order, and the best one so far."""
-        from tuner.visualization.progress import best_so_far
-
-        return _canvas(best_so_far(self.record))
-
-    def plot_timeline(self) -> "Figure":
-        """Return a matplotlib figure of when each trial ran, and how it ended."""
-        from tuner.visualization.progress import timeline
-
-        return _canvas(timeline(self.record))
-
-    def _pair(self, *names: str | None) -> tuple[str | None, ...]:
-        """Check the names of two parameters.
-
-        Raises:
-            BadInputError: If the study has not searched one of them, or only one is given.
-        """
-        from tuner.config.annotations import did_you_mean
-
-        known = sorted({name for trial in self.record.ranking for name in trial.params})
-        faults = [
-            f'no parameter "{name}" in a completed trial; there are: {", ".join(known)}.{did_you_mean(name, known)}'
-            for name in names
-            if name is not None and name not in known
-        ]
-        if sum(name is None for name in names) == 1:
-            faults.append("two parameters are needed, x and y, or none for the most important pairs.")
-        if faults:
-            raise BadInputError(faults)
-        return names
-
-
-def _canvas(figure: "PlainFigure") -> "Figure":
-    """Draw a figure.
-
-    Raises:
-        BadInputError: If there is nothing to draw yet, with the reason.
-    """
-    from tuner.visualization.matplotlib_backend import canvas
-
-    if not figure.panels:
-        raise BadInputError([f"{figure.name}: nothing to draw: {figure.caption}"])
-    return canvas(figure)
 
 
 def _shown(value: Any) -> str:
