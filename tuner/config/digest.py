@@ -12,8 +12,9 @@ numbers and comments do not count.
 
 import copyreg
 import dis
+import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import CellType, CodeType, FunctionType, MappingProxyType, ModuleType
 from typing import Any
 
@@ -45,6 +46,7 @@ def content_digest(target: Any) -> str:
         target: Any object, such as a class or a function of a notebook.
     """
     digest = hashlib.sha256()
+    files = functools.cache(_files)  # read each module once, even if the object has many of its functions
     numbers: dict[int, int] = {}
     kept = []  # an id is unique only while its object exists
     waiting = [target]
@@ -60,15 +62,20 @@ def content_digest(target: Any) -> str:
         if not isinstance(value, tuple | frozenset | CodeType):  # equal constants can be one object or several
             numbers[id(value)] = len(numbers)
             kept.append(value)
-        title, parts = _described(value)
+        title, parts = _described(value, files)
         kept.append(parts)
         digest.update(f"{title} {len(parts)}\n".encode(errors="surrogatepass"))
         waiting += reversed(parts)
     return digest.hexdigest()[:16]
 
 
-def _described(value: Any) -> tuple[str, Sequence[Any]]:
-    """Return what an object is, and the objects that it consists of."""
+def _described(value: Any, files: Callable[[str], list[Any]]) -> tuple[str, Sequence[Any]]:
+    """Return what an object is, and the objects that it consists of.
+
+    Args:
+        value: The object.
+        files: Returns the source files of a module, by their names.
+    """
     kind = type(value)
     if kind in (list, tuple):
         return kind.__name__, value
@@ -77,11 +84,11 @@ def _described(value: Any) -> tuple[str, Sequence[Any]]:
     if kind in (set, frozenset):
         return kind.__name__, sorted(value, key=_order)
     if isinstance(value, ModuleType):
-        return f"module {value.__name__}", _files(value.__name__)
+        return f"module {value.__name__}", files(value.__name__)
     if isinstance(value, FunctionType | type):
         name = f"{value.__module__}.{value.__qualname__}"
         if _can_be_imported(value):
-            return name, _files(value.__module__)
+            return name, files(value.__module__)
         return value.__qualname__, _function(value) if isinstance(value, FunctionType) else _class(value)
     if kind is CodeType:
         return "code", [value.co_code, value.co_names, value.co_varnames, value.co_freevars, *value.co_consts]
@@ -143,7 +150,7 @@ def _class(value: type) -> list[Any]:
 def _cell(value: CellType) -> list[Any]:
     try:
         return [value.cell_contents]
-    except ValueError:  # empty
+    except ValueError:  # the cell is empty
         return []
 
 

@@ -10,6 +10,7 @@ import pkgutil
 import re
 import sys
 import typing
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -346,5 +347,10 @@ def sample_optimizer(make: Callable[..., Any]) -> Any:
                 return make([torch.nn.Parameter(torch.zeros([1] * dimensions))])
         except Exception as error:  # from the user's class
             errors.append(error)
-    texts = [re.sub(r"[\d, ]", "", str(error)) for error in errors]
-    raise min(zip(map(texts.count, texts), range(5), errors, strict=True))[2]
+    counts = Counter(map(_without_numbers, errors))
+    raise min(errors, key=lambda error: counts[_without_numbers(error)])
+
+
+def _without_numbers(error: Exception) -> str:
+    """Return the text of an error without the sizes of a shape."""
+    return re.sub(r"[\d, ]", "", str(error))
