@@ -104,7 +104,7 @@ class DropoutBySeed(TorchFunctionMode):
         training: bool | None = None,
         inplace: bool = False,
     ) -> Tensor:
-        values, unchanged = input, func(input, p, training=False)  # which also checks the arguments, and warns
+        values, unchanged = input, func(input, p, training=False)  # torch's function also checks the arguments
         if not (func not in ALPHA if training is None else training):
             return cast(Tensor, unchanged)
         share = round(p * LEVELS) / LEVELS

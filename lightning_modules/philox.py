@@ -18,8 +18,8 @@ __all__ = ["LEVELS", "are_below", "philox"]
 LEVELS = 1 << 16
 """Number of different random numbers."""
 
-_TOGETHER = 1 << 15  # elements that are computed together, of several steps
-_PER_COUNTER = 8  # numbers of 16 bits in four words of 32
+_TOGETHER = 1 << 15  # number of elements that are computed together; they can be of several steps
+_PER_COUNTER = 8  # number of 16-bit numbers in four 32-bit words
 _ROUNDS = 10
 _FACTORS = 0xD2511F53, 0xCD9E8D57
 _KEY_STEPS = 0x9E3779B9, 0xBB67AE85

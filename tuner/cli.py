@@ -71,7 +71,7 @@ class Parser(argparse.ArgumentParser):
         return options
 
     def _hint(self, word: str) -> str:
-        from tuner.config.annotations import did_you_mean  # here, since it imports pydantic
+        from tuner.config.annotations import did_you_mean  # imported here because it imports pydantic
 
         known = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
         return did_you_mean(word.partition("=")[0], known) if word.startswith("-") else ""

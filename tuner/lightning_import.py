@@ -59,7 +59,7 @@ class _Placeholder(types.ModuleType):
         self.__dict__.update(names)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # for the import system
+        if name.startswith("__"):  # the import system asks for these
             raise AttributeError(name)
         _remove_placeholders()
         return getattr(importlib.import_module(self.__name__), name)
@@ -81,7 +81,7 @@ def _placeholders() -> list[_Placeholder]:
     plots = {name: _later(plot, name) for name in ("plot_confusion_matrix", "plot_curve", "plot_single_or_multi_val")}
     found = [
         _Placeholder("torch._dynamo", OptimizedModule=_OptimizedModule, disable=disable),
-        _Placeholder(utils, is_compile_supported=_later(utils, "is_compile_supported")),  # for torchvision
+        _Placeholder(utils, is_compile_supported=_later(utils, "is_compile_supported")),  # torchvision imports it
         _Placeholder(plot, _AX_TYPE=Any, _PLOT_OUT_TYPE=Any, _CMAP_TYPE=Any, **plots),
     ]
     if importlib.util.find_spec("gammatone") is None:

@@ -60,7 +60,7 @@ def _run(options: argparse.Namespace) -> int:
     print_line(
         console, f"[bold]{record.name}[/bold]: {escape(listed.state)}, {listed.finished}{asked} trials ({counts})"
     )
-    if options.name in found:  # a confirmation
+    if options.name in found:  # the study is a confirmation
         print_comparison(console, found.pop(options.name))
         return 0
     found_here = findings(record)

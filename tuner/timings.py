@@ -1,4 +1,4 @@
-"""How long each part of a command took, for ``--timings``."""
+"""Measures how long each part of a command takes, for ``--timings``."""
 
 import os
 import sys

@@ -41,7 +41,7 @@ def is_equal(one: Any, other: Any) -> bool:
         return torch.equal(one, other)
     try:
         return one is other or bool(one == other)
-    except Exception:  # such as arrays
+    except Exception:  # an array, for example, is neither true nor false
         return False
 
 

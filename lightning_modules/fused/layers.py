@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 __all__ = ["AutocastUses", "StackedLayers"]
 
 CONVOLUTIONS = (functional.conv1d, functional.conv2d, functional.conv3d)
-POOLINGS: Mapping[Callable[..., Any], int] = {  # with the dimensions of their inputs
+POOLINGS: Mapping[Callable[..., Any], int] = {  # poolings, and the number of dimensions of their inputs
     functional.max_pool1d: 3,
     functional.max_pool2d: 4,
     functional.max_pool3d: 5,

@@ -87,7 +87,7 @@ class FusedOptimizer:
         self._can_stack = all(map(_is_dense, self._stacks)) and kernels_run_on(self._stacks[0].device)
         self._present: list[int] = []
         self._is_prepared = False
-        self.is_launched = False  # whether the next step has nothing to do for the device
+        self.is_launched = False  # whether the device has already made the next step
         self._join()
 
     @property
@@ -238,7 +238,7 @@ class FusedOptimizer:
 
     def _stack_updates(self, present: list[int]) -> None:
         """Combine the updates of trials that have made their first step, where a kernel exists."""
-        if self._present and self._present != present:  # a network whose parts are trained in turn
+        if self._present and self._present != present:  # the network trains its parts in turn
             self._write_counts()
             self._updates, self._can_stack = [], False
         if self._updates or not self._can_stack:
@@ -267,7 +267,7 @@ class FusedOptimizer:
             )
             if len(kinds) == len(groups) and stacked.has_states(kinds) and len(stacked.updates) == 1:
                 alike.setdefault((kinds, stacked.groups), []).append(stacked)
-                trial.update = None  # it has the tensors that become rows of stacks
+                trial.update = None  # the update holds the tensors that become rows of stacks
         stacks = [self._stacks[index].detach() for index in present]
         self._updates = [StackedUpdate(kinds, trials, stacks) for (kinds, _), trials in alike.items()]
 

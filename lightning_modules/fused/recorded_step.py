@@ -23,8 +23,8 @@ __all__ = ["CudaGraph", "RecordedStep", "Recorder", "Recording", "Repetition", "
 
 Work = Callable[[], None]
 
-SHARE = 0.01  # part of a step's change by which a replay may differ: on a GPU, even two eager steps are not equal
-EXAMPLES = 2.0  # examples of a batch that may fall on the other side of a decision
+SHARE = 0.01  # largest difference of a replay, as a share of the step's change; two eager steps on a GPU differ, too
+EXAMPLES = 2.0  # number of examples in a batch whose classification may differ
 OF_DECISIONS = frozenset(f"train/{metric}" for metric in (*METRICS["classification"], *METRICS["multi_label"]))
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["StackedTrial", "StackedUpdate", "kernels_run_on", "kind_of"]
 
-AHEAD = 64  # steps of which the numbers are sent to the device at once
+AHEAD = 64  # number of steps whose numbers are sent to the device together
 
 
 def kernels_run_on(device: torch.device) -> bool:
@@ -93,7 +93,7 @@ class StackedUpdate:
             kind = kinds[trials[0].groups[index]]
             made = {name: _stacked(name, index, trials, stack) for name in dict.fromkeys(kind.states)}
             self._states.append([made[name] for name in kind.states])
-        self._expected: list[list[list[tuple[float, ...]]]] = []  # what the table holds from the counter on
+        self._expected: list[list[list[tuple[float, ...]]]] = []  # content of the table from the counter on
         like, rows = stacks[0], [[trial.row, slot] for slot, trial in enumerate(trials)]
         self._rows = torch.tensor(rows, dtype=torch.int32, device=like.device)
         self._step = torch.zeros((), dtype=torch.int64, device=like.device)

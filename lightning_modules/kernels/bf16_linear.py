@@ -18,7 +18,7 @@ from lightning_modules.kernels.fused_updates import fused_update, has_fused_upda
 
 __all__ = ["Bf16LinearSpeedup", "RoundedWeights", "gradients_are_read"]
 
-_HOOKS = ("on_after_backward", "on_before_optimizer_step", "on_before_zero_grad")  # where callbacks can read gradients
+_HOOKS = ("on_after_backward", "on_before_optimizer_step", "on_before_zero_grad")  # hooks that can read gradients
 
 
 class Bf16LinearSpeedup(pl.Callback):
@@ -34,7 +34,7 @@ class Bf16LinearSpeedup(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Start, if no other code can see a difference."""
-        self._restore()  # after an interrupted run
+        self._restore()  # an interrupted run may have left it
         if isinstance(module, Classifier) and self._applies(trainer, module):
             self._rounded = RoundedWeights(module.model, trainer.optimizers[0])
 
@@ -110,7 +110,7 @@ class RoundedWeights:
         optimizer: Its optimizer.
     """
 
-    SMALLEST = 1 << 20  # weights of a layer; smaller ones gain nothing
+    SMALLEST = 1 << 20  # fewest weights of a layer; a smaller layer would gain nothing
     BLOCK = 1 << 19  # weights per block of the update
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

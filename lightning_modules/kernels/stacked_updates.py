@@ -29,7 +29,7 @@ BLOCK = 1024
 
 @dataclass(frozen=True)
 class Kind:
-    """A kernel with what it needs.
+    """A kernel, and what it gets from an optimizer.
 
     Args:
         kernel: The kernel.
@@ -51,7 +51,7 @@ def run_on(device: torch.device) -> bool:
     Triton needs a GPU that it knows and a C compiler. On a CPU, it can interpret kernels.
     """
     kind = Kind(_adam, _ADAM_STATES, (("DECOUPLED", False), ("MAXIMIZE", False)), _adam_numbers)
-    found = _tried(kind, device, (1.0, 1.0, 1.0, 1.0, 0.0, 1.0, 0.0))  # moves by half of the gradient
+    found = _tried(kind, device, (1.0, 1.0, 1.0, 1.0, 0.0, 1.0, 0.0))  # it moves weights by half of the gradient
     if found == [[1.5] * 3]:
         return True
     _warn(device, found)

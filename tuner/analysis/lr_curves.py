@@ -127,7 +127,7 @@ def _further_curves(config: StudyConfig, index: int, count: int, seed: int) -> d
         settings = trial.groups.get(group)
         own = settings.schedules.get(key) if settings else None
         if quantity == "lr" or (settings and not own and not (kind == "lr" and "initial_lr" in settings.optimizer)):
-            continue  # drawn anyway, or the same as in the trial
+            continue  # it is drawn elsewhere, or is the same as the trial's
         schedule: Schedule | Plateau = (own or trial.schedules.get(key) or Component("constant")).build("schedule")
         parts = {_own_part(name, quantity): _short(value) for name, value in sample.drawn.items()}
         label = ", ".join(f"{name} {value}" for name, value in parts.items() if name)

@@ -120,7 +120,7 @@ def digests(names: Iterable[str]) -> dict[str, str]:
 
 
 def note(names: Iterable[str]) -> str:
-    """Return a note for the user about what is sent by value; empty if nothing is."""
+    """Return a note for the user about objects that are sent by value; empty if there are none."""
     held = select(names)
     sent = [name.partition(":")[2] for name in held]
     if not sent:

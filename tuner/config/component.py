@@ -43,7 +43,7 @@ class Component:
         return {**vars(self), _BY_VALUE: by_value.select(component_names(self.values()))}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore what was pickled."""
+        """Restore the pickled state."""
         by_value.receive(state.pop(_BY_VALUE))
         vars(self).update(state)
 

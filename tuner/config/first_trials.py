@@ -5,8 +5,8 @@ space. Then come the values that the file enqueues (``enqueue``), the best trial
 values that were added since (`Study.enqueue`). Then each option of every `one_of`, including nested ones, has a trial,
 unless one of the earlier ones has it. Options of independent choices, such as optimizers and schedules, share trials,
 so that small budgets reach all of them; the options of the baseline are last. The sampler suggests all other values.
-The first trials depend only on the study file, on what was read from earlier studies when the study began, on what was
-added, and on their numbers.
+The first trials depend only on the study file, on the values that were read from earlier studies when the study began,
+on the added values, and on their numbers.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -14,7 +14,7 @@ __all__ = ["Default", "Given", "Misfit", "given_values", "nested"]
 Default = Callable[[str, str, str], Any]
 """Takes path and name of a component and an argument; returns its default value or raises KeyError."""
 
-STEP_TOLERANCE = 1e-8  # Optuna's
+STEP_TOLERANCE = 1e-8  # the same as Optuna's
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class _Walk:
 
     def _list(self, template: list[Any], value: Any, place: str, path: str) -> Iterator[Given | Misfit]:
         if isinstance(value, Mapping) and all(str(key).isdecimal() and int(key) < len(template) for key in value):
-            items = {int(key): item for key, item in value.items()}  # some of them, by their indices
+            items = {int(key): item for key, item in value.items()}  # some of the items, by their indices
         elif isinstance(value, Sequence) and not isinstance(value, str) and len(value) == len(template):
             items = dict(enumerate(value))
         else:

@@ -17,7 +17,7 @@ class ShareSuggester:
         fixed: Values that are suggested as they are, by the names in Optuna.
 
     Attributes:
-        drawn: What was suggested, by the names in Optuna.
+        drawn: The suggested values, by their names in Optuna.
     """
 
     def __init__(self, share: Callable[[str], float], fixed: Mapping[str, Any] | None = None) -> None:

@@ -118,7 +118,7 @@ def own_files(modules: Iterable[str]) -> list[OwnFile]:
     Args:
         modules: Full names of modules that can be imported.
     """
-    found: dict[Path, Path] = {}  # values: the folder from which each is imported
+    found: dict[Path, Path] = {}  # each file, and the folder from which it is imported
     waiting = [(file, root) for module in modules for file, root in _beginning(module)]
     while waiting:
         file, root = waiting.pop()

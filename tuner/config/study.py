@@ -271,7 +271,7 @@ class StudyConfig:
 
     @property
     def sources(self) -> dict[str, str]:
-        """Return the digests of the user's own source: of files, and of what is sent by value."""
+        """Return the digests of the user's own source: of files, and of objects that are sent by value."""
         sent = by_value.digests(self.own_names)
         return own_sources({name.partition(":")[0] for name in self.own_names if name not in sent}) | sent
 

@@ -33,13 +33,13 @@ def contained() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_exit() -> Iterator[None]:
-    if os._exit is not _EXIT:  # within another block
+    if os._exit is not _EXIT:  # this block is within another one
         yield
         return
     process = os.getpid()
 
     def leave(status: int) -> NoReturn:
-        if os.getpid() != process:  # a fork
+        if os.getpid() != process:  # this process is a fork
             _EXIT(status)
         raise SystemExit(status)
 

@@ -179,11 +179,11 @@ class _Reader:
             self._note_character(error.position)
         except _NotPlainError as error:
             self._note((), str(error), self._index)
-        except (ValueError, OverflowError):  # a bug in PyYAML
+        except (ValueError, OverflowError):  # PyYAML has a bug here
             self._note((), "a number in an escape or in %YAML is too large.", self._index)
         else:
             return data
-        return self._document.check()  # which raises
+        return self._document.check()  # it raises the error
 
     def _read(self) -> Any:
         self._next()  # the beginning of the stream

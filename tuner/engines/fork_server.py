@@ -38,7 +38,7 @@ __all__ = [
 
 Result = TypeVar("Result")
 
-PARENT = "TUNER_SERVER_PARENT"  # environment variable: id of the process that the server dies with
+PARENT = "TUNER_SERVER_PARENT"  # environment variable that holds the id of the process with which the server dies
 LONGEST_FOLDER = 56  # bytes of the path of a temporary folder; sockets in it add 47
 MALLOC_TUNABLES = ":".join(
     f"glibc.malloc.{name}={value}"
@@ -70,7 +70,8 @@ class ForkedCall(Generic[Result]):
         self, function: Callable[..., Result], *arguments: Any, process: "PreparedProcess | None" = None
     ) -> None:
         self._name = function.__name__
-        request = Path.cwd(), dict(os.environ), function, arguments  # before the process, as the folder may be gone
+        # Read before the process starts, because the folder may be gone.
+        request = Path.cwd(), dict(os.environ), function, arguments
         self._process = PreparedProcess() if process is None or not process.is_running else process
         try:
             self._process.pipe.send(request)
@@ -82,7 +83,7 @@ class ForkedCall(Generic[Result]):
 
     @property
     def is_running(self) -> bool:
-        """Whether its process has not ended."""
+        """Whether its process is still running."""
         return self._process.is_running
 
     def result(self) -> Result:
@@ -142,7 +143,7 @@ class PreparedProcess:
 
     @property
     def is_running(self) -> bool:
-        """Whether it has not ended."""
+        """Whether it is still running."""
         return self._process.is_alive()
 
     def join(self) -> str:
@@ -251,7 +252,7 @@ def _sockets_in(folder: Path) -> Iterator[None]:
 
 def die_with_the_coordinator() -> None:
     """Make this process die with the coordinator and with the server that forked it."""
-    die_with_parent(os.getppid())  # the server
+    die_with_parent(os.getppid())  # the parent is the server
     coordinator = multiprocessing.parent_process()
     if coordinator is None:
         return
@@ -272,9 +273,10 @@ def why_not_started(error: EOFError | OSError) -> str:
     server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
     if not isinstance(error, (EOFError, BrokenPipeError, ConnectionResetError)) or server is None:
         return in_a_line(error)
-    if not hasattr(os, "waitid"):  # as on macOS
+    if not hasattr(os, "waitid"):  # macOS, for example, does not have it
         return "the fork server has ended"
-    ended = os.waitid(os.P_PID, server, os.WEXITED | os.WNOWAIT)  # leaves it to multiprocessing to reap it
+    # WNOWAIT leaves the process for multiprocessing to reap.
+    ended = os.waitid(os.P_PID, server, os.WEXITED | os.WNOWAIT)
     status = ended.si_status if ended else 0
     return f"the fork server {how_it_ended(status if ended and ended.si_code == os.CLD_EXITED else -status)}"
 

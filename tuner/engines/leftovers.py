@@ -23,6 +23,6 @@ def kill_marked(mark: str) -> None:
     """Kill the programs with a mark."""
     text = f"{VARIABLE}={mark}".encode()
     for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # of another user, or it has just ended
+        with contextlib.suppress(OSError):  # it belongs to another user, or has just ended
             if text in (folder / "environ").read_bytes().split(b"\0"):
                 os.kill(int(folder.name), signal.SIGKILL)

@@ -44,7 +44,7 @@ class _Busy:
     slot: Slot
     group: Group
     ranks: list[ForkServerProcess]  # rank 0 reports for all
-    mark: str  # of the programs that they start
+    mark: str  # it marks the programs that they start
     mailbox: Mailbox
     stall_detector: StallDetector
 
@@ -79,7 +79,7 @@ class LocalEngine:
 
     TICK_SECONDS = 0.2
     START_PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6)  # seconds; a killed server still exists for a moment, without answering
-    END_SECONDS = 5.0  # that a process may take to exit after it has closed its pipe
+    END_SECONDS = 5.0  # time that a process may take to exit after it has closed its pipe
 
     def __init__(self, slots: Sequence[Slot], stall_timeout: float) -> None:
         self.slots = slots
@@ -184,7 +184,7 @@ class LocalEngine:
                 handler.done(busy.group, results)
 
     def _died(self, handler: Handler, busy: _Busy, reason: str = "") -> None:
-        busy.ranks[0].join(0.0 if reason else self.END_SECONDS)  # for its exit code
+        busy.ranks[0].join(0.0 if reason else self.END_SECONDS)  # to get its exit code
         how = busy.end()
         self._busy.remove(busy)
         handler.died(busy.group, reason or how)

@@ -19,7 +19,7 @@ __all__ = ["CorruptPipeError", "Mailbox", "PipeChannel"]
 MARK = b"lr-tuner"
 HEADER = struct.Struct("!8sQI")  # the mark, the length of the message and its checksum
 CHUNK = 1 << 20
-MAX_LENGTH = 1 << 40  # of a message, in bytes
+MAX_LENGTH = 1 << 40  # largest length of a message, in bytes
 
 
 class CorruptPipeError(Exception):

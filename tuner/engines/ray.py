@@ -83,7 +83,7 @@ class RayEngine:
         self._nodes: dict[Slot, _Node] = {}
         self._busy: list[_Busy] = []
         self._unfit: set[str] = set()
-        self._cooldown_until: dict[Slot, float] = {}  # of slots that could not start
+        self._cooldown_until: dict[Slot, float] = {}  # when each slot that could not start is tried again
         self._refreshed = 0.0
         self._mark = uuid.uuid4().hex
         _connect(address)
@@ -202,7 +202,8 @@ class RayEngine:
     def _end(self, handler: Handler, busy: _Busy) -> None:
         try:
             results, reason = ray.get(busy.task)
-        except ray.exceptions.RayTaskError as error:  # not from training, which happens in a child process
+        # Training happens in a child process, so this error is not from it.
+        except ray.exceptions.RayTaskError as error:
             handler.returned(busy.group)
             self._exclude(handler, busy, f"{error.cause!r}")
         except ray.exceptions.RayError as error:
@@ -229,7 +230,7 @@ class RayEngine:
         self._messages = self._relay.drain.remote()
         keys = {busy.key: busy for busy in self._busy}
         for key, kind, *content in messages:
-            if key not in keys:  # from a run that is known to be dead
+            if key not in keys:  # the run is known to be dead
                 continue
             match kind:
                 case "begun":

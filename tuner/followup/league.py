@@ -195,7 +195,7 @@ class League:
         from tuner.runner.rehearsal import rehearse
 
         search = self._search
-        seconds: dict[str, float] = {}  # of a step
+        seconds: dict[str, float] = {}  # seconds of a step, by contender
         total = 0.0
         for contender in search.contenders:
             trial = search.shapes[contender.name][0]

@@ -43,7 +43,7 @@ __all__ = ["INITIAL_LR", "RangePlan", "plan_range", "test_range"]
 
 INITIAL_LR = "initial_lr"
 FEWEST_STEPS = 10
-NO_LR = 1e-12  # of the runs that show how the network performs untrained
+NO_LR = 1e-12  # lr of the runs that show how the network performs untrained
 USUAL_LRS, MOST_LRS = 15, 64
 MOST_DEATHS = 2
 

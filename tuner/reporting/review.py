@@ -67,7 +67,7 @@ class Review:
 
     def prepare(self) -> None:
         """Start the process of the last update: its imports take longer than the update."""
-        with contextlib.suppress(TunerError):  # the last update can do without
+        with contextlib.suppress(TunerError):  # the last update works without it
             self._prepared = PreparedProcess(PRELOAD)
 
     def refresh(self) -> None:
@@ -200,7 +200,7 @@ def _drawn(record: "StudyRecord", folder: Path) -> Iterator[None]:
     finally:
         if process.is_alive():
             process.kill()
-            process.join()  # it may still write
+            process.join()  # the process may still write
     if process.exitcode:
         raise StudyFailedError(f"the process that draws them {how_it_ended(process.exitcode)}")
 

@@ -50,7 +50,7 @@ class GroupSizeSearch:
     def __init__(self, size: GroupSize, note: Callable[[str], None]) -> None:
         self.count = 1 if size.is_measured else size.most
         self.as_group = size.as_group
-        self._most = size.most if size.is_measured else 0  # largest number to measure; 0 when that is done
+        self._most = size.most if size.is_measured else 0  # largest number to measure; 0 once all are measured
         self._is_running = False
         self._note = note
         if size.why_alone:
@@ -97,7 +97,7 @@ class GroupSizeSearch:
             one = "one at a time from now on, because they cannot be fused"
             self._note(f"trials are trained {one if count == 1 else few}: {reason}")
             self.count = count
-            self.as_group = self.as_group and count > 1  # one that cannot be fused cannot be recorded
+            self.as_group = self.as_group and count > 1  # a trial that cannot be fused cannot be recorded
 
 
 def group_size(fuse: str, slots: Sequence[Slot], trials: int) -> GroupSize:

@@ -34,7 +34,7 @@ from tuner.text import pluralize
 __all__ = ["Rehearsal", "networks", "rehearse"]
 
 MOST_NETWORKS = 16
-LONG_SECONDS = 60  # of training a network for a few steps, after which the user is told
+LONG_SECONDS = 60  # a network that takes longer for its few steps is named to the user
 
 
 def networks(config: StudyConfig) -> list[TrialConfig]:

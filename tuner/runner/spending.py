@@ -25,7 +25,7 @@ class Spending:
 
     def __init__(self, config: StudyConfig, store: StudyStore, queue: TrialQueue) -> None:
         self._config, self._store, self._queue = config, store, queue
-        self._interrupted: dict[int, int] = {}  # the reservation of each, by number
+        self._interrupted: dict[int, int] = {}  # reservation of each interrupted trial, by its number
 
     def begin(self) -> None:
         """Read which trials were interrupted in an earlier run."""

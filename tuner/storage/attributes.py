@@ -23,7 +23,7 @@ __all__ = [
     "VALIDATION_IMAGES",
 ]
 
-# Of a study.
+# Attributes of a study.
 IDENTITY = "identity"
 IDENTIFIER = "identifier"
 TEST = "test"
@@ -56,7 +56,7 @@ FURTHER = "objective.further"
 FURTHER_DIRECTIONS = "objective.further directions"
 """Key of the identity: whether large or small values of each of these are better."""
 
-# Of a trial.
+# Attributes of a trial.
 ADDED = "added"
 """Whether its values were added after the study began."""
 

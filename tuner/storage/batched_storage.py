@@ -67,7 +67,7 @@ class BatchedStorage(optuna.storages.BaseStorage):
         self.is_together = self._is_unsure = False
         self.foreign = 0
         self._found: dict[tuple[TrialState, ...], list[FrozenTrial]] = {}  # finished trials by their states
-        self._count = -1  # number of the finished trials that they were found in
+        self._count = -1  # number of finished trials when they were found
         for trial in sorted(database.get_all_trials(study_id, deepcopy=False), key=lambda trial: trial.number):
             self._append(trial)
 
@@ -152,7 +152,7 @@ class BatchedStorage(optuna.storages.BaseStorage):
             self._unfinished[number] = None
 
     def _forget(self) -> None:
-        """Undo what is not written."""
+        """Undo all changes that are not written yet."""
         self._count = -1
         del self._trials[len(self._stored) :]
         for number in self._changed:

@@ -65,7 +65,7 @@ __all__ = [
 ]
 
 MIN_OF_PARAMETER = 4
-SAME_PART = 0.01  # seconds, for rounding
+SAME_PART = 0.01  # seconds; recorded times are rounded
 CURVES_OF_ALL: Sequence[str] = ("lr",)
 CURVES_OF_THE_BEST: Sequence[str] = ("lr", *sorted({key for task in TASKS for key in logged_metrics(task)}))
 BEST, DRAWN = 5, 300

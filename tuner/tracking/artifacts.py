@@ -206,5 +206,5 @@ def _add_files(client: MlflowClient, uri: str, run_id: str, location: str, folde
     if place is None:
         client.log_artifacts(run_id, str(folder))
     else:
-        repository: Any = LocalArtifactRepository(place.as_uri())  # without annotations
+        repository: Any = LocalArtifactRepository(place.as_uri())  # MLflow's class has no annotations
         repository.log_artifacts(str(folder))

@@ -75,7 +75,7 @@ class Recorder:
         self._losses: dict[tuple[str, str, bool], tuple[str, dict[str, None]]] = {}
         self._is_complete, self._was_removed = True, False
         self._what_is_missing = "Some records did not reach MLflow", "it is up"
-        self._artifacts_error = ""  # of their last outage
+        self._artifacts_error = ""  # error of the last outage of the artifact store
         self.runs = RecordWriter("tracking", can_pass, probes[0], self._runs_went_away, self._runs_came_back)
         self.artifacts = RecordWriter("artifacts", can_pass, probes[1], self._artifacts_went_away, lambda: None)
 

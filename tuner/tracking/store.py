@@ -268,11 +268,11 @@ def open_client(uri: str) -> MlflowClient:
         return MlflowClient(tracking_uri=uri)
     with _without_new_folders(uri, file):
         if not file.exists():
-            for leftover in file.parent.glob(f"{file.name}.*.tmp*"):  # with its journal
+            for leftover in file.parent.glob(f"{file.name}.*.tmp*"):  # the file and its journal
                 leftover.unlink()
             suffix = f".{secrets.token_hex(8)}.tmp"
             MlflowClient(tracking_uri=f"{uri}{suffix}").search_experiments(max_results=1)
-            for each in (f"{uri}{suffix}", uri):  # also connections to an earlier file of this name
+            for each in (f"{uri}{suffix}", uri):  # they may be connected to an earlier file of this name
                 _close_connections(each)
             file.with_name(f"{file.name}{suffix}").replace(file)
         return MlflowClient(tracking_uri=uri)

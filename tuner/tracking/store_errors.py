@@ -74,7 +74,7 @@ def _is_temporary(error: BaseException) -> bool:
 def _http_status(error: BaseException) -> int | None:
     """Return the HTTP status of an error, from where the clients of artifact stores keep it; None if there is none."""
     response = getattr(error, "response", None)
-    if isinstance(response, Mapping):  # from botocore
+    if isinstance(response, Mapping):  # botocore's errors have a mapping
         status: Any = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     else:
         status = getattr(response, "status_code", None) or getattr(error, "status_code", getattr(error, "code", None))

@@ -44,9 +44,9 @@ class SystemMetrics:
     def __init__(self, log: Callable[[Mapping[str, float]], None], note: Callable[[str], None]) -> None:
         from mlflow.system_metrics import system_metrics_monitor
 
-        monitor: Any = system_metrics_monitor.SystemMetricsMonitor  # without annotations
+        monitor: Any = system_metrics_monitor.SystemMetricsMonitor  # MLflow's class has no annotations
         self._log, self._note = log, note
-        self._monitor = monitor(run_id="")  # it is never started
+        self._monitor = monitor(run_id="")  # the monitor is never started
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._read, name="system metrics", daemon=True)
 

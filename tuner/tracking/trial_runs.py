@@ -70,7 +70,7 @@ class TrialRuns:
         for run in find_children(self._client, self._study.experiment_id, self._study.run_id, ViewType.ALL):
             tags, info = run.data.tags, run.info
             if not tags.get(TRIAL_TAG, "").isdecimal():
-                continue  # another program's run
+                continue  # the run belongs to another program
             number = int(tags[TRIAL_TAG])
             self._study.names.use(run.data.metrics)
             if info.lifecycle_stage == LifecycleStage.DELETED:
@@ -201,7 +201,8 @@ class TrialRuns:
             state = "" if result.state == "complete" else f", {result.state}"
             name = storable(f"{_title(number, config)}{value}{state}")
             crash_point("run described")
-            self._recorder.close_run(run.run_id, name, TRIAL_STATUS[result.state])  # last: a closed run is complete
+            # This comes last, because a closed run is complete.
+            self._recorder.close_run(run.run_id, name, TRIAL_STATUS[result.state])
             run.state = result.state
             if result.state != "interrupted":
                 run.sent = None
@@ -210,7 +211,7 @@ class TrialRuns:
         self._put_values(number, config, result.params)
         self._recorder.put(number, self._points.record(number, points, gone=once_more))
         self._recorder.put(number, self._tags_record(number, tags_of(result), once_more))
-        self._put_data(number, config)  # apart from those before, which are written at once
+        self._put_data(number, config)  # a separate record: those before are written together
         self._recorder.put(number, self._records.record(number, END, close, gone=once_more))
 
     def _create(self, number: int, config: AnyTrial) -> None:

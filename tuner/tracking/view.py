@@ -23,8 +23,8 @@ __all__ = ["renamed", "saved_view", "view_key", "view_tag"]
 
 TAG = "mlflow.sharedViewState."
 LONGEST_NAME = 60
-COUNTED = 100  # runs in a scatter plot, at most
-SCATTERED = 6  # parameters with a scatter plot, at most
+COUNTED = 100  # largest number of runs in a scatter plot
+SCATTERED = 6  # largest number of parameters with a scatter plot
 PARENT_TAG = "mlflow.parentRunId"
 OF_STUDIES = ("best_value", "trials_done", "fresh_mean", "fresh_low", "fresh_high")
 

@@ -38,7 +38,7 @@ __all__ = [
     "result_of_training",
 ]
 
-SECONDS_TO_EXIT = 1.0  # that a worker may take to exit after it has closed its socket
+SECONDS_TO_EXIT = 1.0  # time that a worker may take to exit after it has closed its socket
 
 
 def failed_result(error: BaseException, config: AnyTrial) -> TrialResult:
@@ -110,7 +110,7 @@ def lost_worker(error: BaseException) -> str:
         multiprocessing.connection.wait([worker.sentinel for worker in workers], SECONDS_TO_EXIT)
     codes = {worker.exitcode for worker in workers} - {None}
     status = ""
-    if len(codes) == 1:  # of several, some may be those of workers that were ended with the loader
+    if len(codes) == 1:  # several codes may include those of workers that were ended with the loader
         code = codes.pop()
         status = f", which ended with status {code}" if code >= 0 else f", which {signal.Signals(-code).name} killed"
     return f"lost a worker of its data loader{status} (num_workers=0 may show its error): {in_a_line(error)}"

@@ -1,4 +1,4 @@
-"""Which trials are trained with recorded steps."""
+"""Decides which trials are trained with recorded steps."""
 
 from lightning_modules.fused.recorded_step import CudaGraph, Recorder
 from tuner.config import registry

@@ -110,16 +110,16 @@ class Reporter(LastCallback):
         self.further = further
         self.others: dict[str, float] = {}
         self.seconds = 0.0
-        self._began = self._paused = 0.0  # by the monotonic clock
+        self._began = self._paused = 0.0  # times of the monotonic clock
         self.objective, self.history, self.report, self.progress, self.save = objective, history, report, progress, save
         self.has_diverged, self.trial = has_diverged, trial
-        self.weights: dict[str, torch.Tensor] | None = None  # of the best epoch
+        self.weights: dict[str, torch.Tensor] | None = None  # weights of the best epoch
         self.decision: Decision = "continue"
         self.value: float | None = None
         self.epochs = 0
         self.valued_epoch = 0  # the last epoch that logged the objective
-        self.is_finite = True  # whether the last objective was
-        self.names: set[str] = set()  # of all metrics of all epochs
+        self.is_finite = True  # whether the objective's last value was finite
+        self.names: set[str] = set()  # names of all metrics of all epochs
         self.validated = False
         self._validation_batches: dict[int, int] = {}
         self._reported = 0

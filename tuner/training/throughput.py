@@ -18,7 +18,7 @@ from tuner.training.build import build_classifiers, build_data, build_trainer
 
 __all__ = ["StopWatch", "fastest", "fastest_together", "free_memory", "is_out_of_memory"]
 
-ENOUGH = 0.9  # share of the highest throughput
+ENOUGH = 0.9  # share of the highest throughput that is enough
 
 
 def fastest(most: int, seconds: Callable[[int], float | None]) -> tuple[int, float]:
@@ -105,8 +105,8 @@ class StopWatch(pl.Callback):
         is_recorded: Whether the steps were recorded.
     """
 
-    WARM_UP = 3  # steps that are not timed; at most half of all steps
-    RECORDING = 12  # further steps at most, until it is known whether steps are recorded
+    WARM_UP = 3  # number of steps that are not timed; at most half of all steps
+    RECORDING = 12  # largest number of further steps until it is known whether steps are recorded
     STEPS, SECONDS = 5, 0.3
 
     def __init__(self) -> None:

@@ -23,7 +23,7 @@ def of_comparison(comparison: Comparison, title: str, colors: Mapping[str, str] 
     if colors is None:
         colors = {ranking[-1].name: COLORS[0]} if ranking else {}
     nowhere = [math.nan]
-    series = [  # of the legend
+    series = [  # entries of the legend
         Series(nowhere, nowhere, "points", GREY, "a seed"),
         Series(nowhere, nowhere, "crosses", GREY, "mean"),
         Series(nowhere, nowhere, "line", GREY, "95% interval of this mean alone", width=2.5),

@@ -15,7 +15,7 @@ __all__ = ["confusion_png", "mistakes", "mistakes_png", "most_confused"]
 MOST_CLASSES = 40
 DARK, FEWEST = 0.1, 3.0
 """The share of a class, and the number of mistakes, below which no cell has the darkest colour."""
-COLUMNS, LETTERS = 6, 20  # of the mistakes, and of a line of a caption
+COLUMNS, LETTERS = 6, 20  # columns of the grid of mistakes, and letters in a line of a caption
 
 
 def confusion_png(counts: Sequence[Sequence[int]], title: str, names: Sequence[str] = ()) -> bytes:

@@ -26,8 +26,8 @@ __all__ = ["best_of_each", "lr_curves", "top_trials", "winner"]
 
 TOP = 5
 SCHEDULED = {"lr": "Learning rate", "momentum": "Momentum", "weight_decay": "Weight decay"}
-SMOOTH = 0.25  # of the slope of a curve at one step, just before or after it: less is a jump
-RATIO = 1.15  # of neighbouring points of a straight line on a log axis, where it is a curve
+SMOOTH = 0.25  # a step whose neighbours' slopes are below this share of its own is a jump
+RATIO = 1.15  # ratio of neighbouring points of a straight line, which is a curve on a log axis
 METRICS = {
     "acc": "accuracy",
     "f1": "F1",
@@ -49,14 +49,14 @@ def lr_curves(record: StudyRecord) -> Figure:
         return Figure("lr_curves", title, "No trial has taken a step yet.")
     by_rank = {trial.number: rank for rank, trial in enumerate(record.ranking)}
     drawn.sort(key=lambda trial: by_rank.get(trial.number, len(by_rank)))
-    drawn = drawn[:MAX_CURVES]  # of more trials, no curves are read
+    drawn = drawn[:MAX_CURVES]  # curves of further trials are not read
     left_out = sum(trial.epochs > 0 for trial in record.trials) - len(drawn) if len(drawn) == MAX_CURVES else 0
     scale, best = value_scale(record), record.best
     log, y_range = _lr_axis(drawn)
     lowest = y_range[0] if log else None
     panels = []
     for family in [family for family in record.families if any(trial.family == family for trial in drawn)]:
-        members = [trial for trial in reversed(drawn) if trial.family == family]  # the best on top
+        members = [trial for trial in reversed(drawn) if trial.family == family]  # the best is drawn on top
         series = []
         for trial in members:
             color = scale.color(trial.value) if scale and trial.is_complete else GREY

@@ -27,11 +27,11 @@ from tuner.visualization.parts import (
 __all__ = ["contour", "isolation", "rank", "slices"]
 
 BINS = 10
-MOST_OF_PAIRS = 3  # parameters, and as many pairs
-LEAST_OF_PAIR, LEAST_FOR_SURFACE = 4, 8  # trials
+MOST_OF_PAIRS = 3  # largest number of parameters in pairs, and of pairs
+LEAST_OF_PAIR, LEAST_FOR_SURFACE = 4, 8  # fewest trials for a pair, and for its surface
 GRID = 24
 NEAR = 2.0  # kernel widths from a trial within which the surface is drawn
-SMOOTHED = 300  # trials: more take long and change little
+SMOOTHED = 300  # largest number of trials for a surface: more take long and change little
 
 
 def slices(record: StudyRecord) -> Figure:
@@ -85,7 +85,7 @@ def isolation(record: StudyRecord) -> Figure:
     panels: list[Panel] = []
     for name in parameters:
         axis = _Axis.of(name, record)
-        best = {axis.bin(trial): trial for trial in reversed(axis.trials)}  # the first of the ranking in each
+        best = {axis.bin(trial): trial for trial in reversed(axis.trials)}  # the best trial of each bin
         chosen = sorted(best.values(), key=axis.place)
         others = [trial for trial in axis.trials if trial not in chosen]
         series = tie_band(record, *(axis.room or axis.ends))

@@ -16,7 +16,7 @@ __all__ = ["draw_terminal", "figure_of"]
 
 FAN, INK = "#b5b5b5", "#22272e"
 TITLE_LETTERS = 150
-DECADES = 6  # below the peak, on a log axis
+DECADES = 6  # decades below the peak that a log axis shows
 REDUCTIONS_UNKNOWN = "its reductions depend on the metric, so only the schedule inside is drawn"
 
 

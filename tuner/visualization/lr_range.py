@@ -8,7 +8,7 @@ from tuner.visualization.figure import COLORS, GREY, Figure, Panel, Series
 __all__ = ["of_range"]
 
 VERMILION = "#d55e00"
-MARGIN = 0.15  # of the way from the best value to that of the untrained network, beyond it
+MARGIN = 0.15  # room beyond the untrained network's value, as a share of its distance from the best one
 
 
 def of_range(found: LrRange, title: str) -> Figure:

@@ -26,10 +26,10 @@ __all__ = ["STYLE", "canvas", "empty", "png", "save", "saved", "sheet"]
 
 DPI = 110
 LEGEND_COLUMNS = 4
-LETTERS = 14.5  # of a legend, in an inch
-GAP = 0.06  # between labels of ticks, in inches
-MARGINS = 0.8  # of a panel, left and right, in inches
-LEVELS = 10  # of a surface
+LETTERS = 14.5  # letters of a legend in an inch
+GAP = 0.06  # smallest gap between tick labels, in inches
+MARGINS = 0.8  # left and right margins of a panel together, in inches
+LEVELS = 10  # number of levels of a surface
 SURFACE_ALPHA = 0.45
 LINE = 0.16  # height of a line of a legend, in inches
 DASHES: dict[str, Any] = {

@@ -17,9 +17,9 @@ __all__ = ["library", "to_div"]
 PIXELS = 96
 """Pixels in an inch."""
 
-NARROW, WIDEST_LABEL = 36, 32  # letters below one of several panels in a row
-LETTERS, TURNED = 18, 60  # of a turned name, and the height that it needs, in pixels
-LEVELS = 10  # of a surface
+NARROW, WIDEST_LABEL = 36, 32  # letters that fit below one of several panels in a row
+LETTERS, TURNED = 18, 60  # letters of a turned name, and its height in pixels
+LEVELS = 10  # number of levels of a surface
 MOST_TICKS = 10
 INK, GRID = "#7d8590", "rgba(125,133,144,0.25)"  # readable on light and dark backgrounds
 
@@ -153,7 +153,8 @@ def _trace(series: Series, is_first: bool) -> go.Scatter | go.Bar | go.Box:
         case "bars":
             return go.Bar(x=series.x, y=series.y, orientation="h", marker_color=series.color, width=0.66, **common)
         case "box":
-            low, middle, high = statistics.quantiles(series.y, n=4, method="inclusive")  # as matplotlib's
+            # The same method as matplotlib's.
+            low, middle, high = statistics.quantiles(series.y, n=4, method="inclusive")
             reach = 1.5 * (high - low)
             return go.Box(
                 x=[series.x[0]],

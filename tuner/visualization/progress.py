@@ -50,7 +50,7 @@ def intermediate_values(record: StudyRecord) -> Figure:
     shown = [value for trial in drawn for _, value in trial.reported]
     window, is_log = value_axis(shown, record, len(drawn))
     series = []
-    for trial in reversed(drawn):  # the best on top
+    for trial in reversed(drawn):  # the best is drawn on top
         is_best = trial == best
         color = ACCENT if is_best else scale.color(trial.value) if scale and trial.is_complete else GREY
         series.append(
