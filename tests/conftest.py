@@ -28,10 +28,10 @@ def pytest_configure(config: pytest.Config) -> None:
     gc.disable()  # until the tests are collected
     pytest.register_assert_rewrite("tests.studies")
     config.pluginmanager.import_plugin("tests.studies")
-    from tests.launcher import command_server, fork_servers, read_once
+    from tests.launcher import command_server, fork_servers, save_time
     from tuner.reporting.review import PRELOAD
 
-    read_once()
+    save_time()
     for name in ("tuner.training.run", PRELOAD):
         importlib.import_module(name)
     with warnings.catch_warnings():  # as in a new process

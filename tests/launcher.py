@@ -25,6 +25,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 LIBRARIES = ["tuner.runner.coordinator", "tuner.training.run", "mlflow.store.tracking.sqlalchemy_store"]
@@ -145,11 +146,15 @@ def command_server() -> socket.socket:
 
 
 @functools.cache
-def read_once() -> None:
+def save_time() -> None:
     """Let libraries read only once what they read whenever a store is opened or a Trainer made.
 
     Optuna and MLflow read the scripts of their schemas, and Lightning the entry points of all installed packages.
+    Without a GPU, two things are left out that have no effect there: Lightning moves everything that a logged metric
+    consists of to the device that it is on, at each step, which takes a fifth of a small training; and torch keeps the
+    stack of each call that sets a seed, for an error of a GPU's.
     """
+    import torch
     from lightning_fabric.utilities import registry
     from mlflow.store.db import utils
     from optuna.storages import RDBStorage
@@ -161,6 +166,12 @@ def read_once() -> None:
     utils._get_latest_schema_revision = lambda: revision
     registry.entry_points = functools.cache(registry.entry_points)  # type: ignore[attr-defined]
     registry._load_external_callbacks("pytorch_lightning.callbacks_factory")
+    if torch.cuda.device_count() == 0:
+        from pytorch_lightning.trainer.connectors.logger_connector.result import _ResultMetric
+
+        _ResultMetric.to = lambda self, *args, **kwargs: self  # type: ignore[method-assign]
+        for device in (torch.cuda, torch.mtia, torch.xpu):
+            device.traceback = SimpleNamespace(format_stack=list)  # type: ignore[attr-defined]
 
 
 def serve(descriptor: int) -> None:
@@ -170,7 +181,7 @@ def serve(descriptor: int) -> None:
     with gc_paused():  # or each process forked here would take seconds to exit
         for library in LIBRARIES:
             importlib.import_module(library)
-    read_once()
+    save_time()
     assert threading.active_count() == 1, "a process with threads cannot be forked safely"
     listening = socket.socket(fileno=descriptor)
     clients = [listening.accept()[0]]

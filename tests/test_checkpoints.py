@@ -6,6 +6,7 @@ import os
 import random
 import time
 from pathlib import Path
+from unittest import TestCase
 
 import pytest
 import torch
@@ -53,14 +54,14 @@ def test_a_truncated_or_empty_file_is_noticed(checkpoint: Path):
             load_tensors(checkpoint)
 
 
-def test_of_a_truncated_newest_checkpoint_the_one_before_is_used(checkpoint: Path, caplog: pytest.LogCaptureFixture):
+def test_of_a_truncated_newest_checkpoint_the_one_before_is_used(checkpoint: Path):
     whole, newest = checkpoint.read_bytes(), checkpoint.with_name(checkpoint_name(2))
     rng = random.Random(1)
     for length in (0, *(rng.randrange(len(whole)) for _ in range(20))):
         newest.write_bytes(whole[:length])
-        caplog.clear()
-        assert common_checkpoint([checkpoint.parent]) == checkpoint.name
-        assert str(newest) in caplog.text
+        with TestCase().assertLogs() as logs:
+            assert common_checkpoint([checkpoint.parent]) == checkpoint.name
+        assert str(newest) in logs.output[0]
         assert not newest.exists()
     newest.write_bytes(whole)
     assert common_checkpoint([checkpoint.parent]) == newest.name

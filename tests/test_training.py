@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from unittest import TestCase
 
 import pytest
 import torch
@@ -230,13 +231,13 @@ def test_every_file_of_a_trial_is_flushed_before_it_is_renamed(tmp_path: Path, m
     assert written == ["epoch-000001.ckpt", "epoch-000002.ckpt", MODEL_FILE, RESULT_FILE]
 
 
-def test_a_damaged_result_is_named_and_the_trial_trained_again(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_a_damaged_result_is_named_and_the_trial_trained_again(tmp_path: Path):
     whole = train(tmp_path, Answers())
     for content in (b"", b"{", b"[]", b"{}", b'{"state": "complete"}', b"\xff"):
         (tmp_path / RESULT_FILE).write_bytes(content)
-        caplog.clear()
-        assert result_of(tmp_path) is None
-        assert str(tmp_path / RESULT_FILE) in caplog.text
+        with TestCase().assertLogs() as logs:
+            assert result_of(tmp_path) is None
+        assert str(tmp_path / RESULT_FILE) in logs.output[0]
     assert train(tmp_path, Answers()).points == whole.points
 
 
