@@ -7,9 +7,9 @@ from tuner.analysis.record import StudyRecord
 from tuner.errors import BadInputError
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Canvas
+    from matplotlib.figure import Figure
 
-    from tuner.visualization.figure import Figure
+    from tuner.visualization.figure import Figure as PlainFigure
 
 __all__ = ["StudyPlots", "drawn"]
 
@@ -22,67 +22,67 @@ class StudyPlots(ABC):
     def record(self) -> StudyRecord:
         """The study as plain data."""
 
-    def plot_pareto_front(self) -> "Canvas":
+    def plot_pareto_front(self) -> "Figure":
         """Return a matplotlib figure of several objectives: the first one over each other one, and the Pareto front."""
         from tuner.visualization.tradeoffs import pareto_front
 
         return drawn(pareto_front(self.record))
 
-    def plot_lr(self) -> "Canvas":
+    def plot_lr(self) -> "Figure":
         """Return a matplotlib figure of the lr curves of all trials, colored by their values."""
         from tuner.visualization.curves import lr_curves
 
         return drawn(lr_curves(self.record))
 
-    def plot_top_trials(self) -> "Canvas":
+    def plot_top_trials(self) -> "Figure":
         """Return a matplotlib figure of the lr and the objective of the best trials, epoch by epoch."""
         from tuner.visualization.curves import top_trials
 
         return drawn(top_trials(self.record))
 
-    def plot_best_of_each(self) -> "Canvas":
+    def plot_best_of_each(self) -> "Figure":
         """Return a matplotlib figure of the lr and the objective of the best trial of each schedule."""
         from tuner.visualization.curves import best_of_each
 
         return drawn(best_of_each(self.record))
 
-    def plot_values_by_family(self) -> "Canvas":
+    def plot_values_by_family(self) -> "Figure":
         """Return a matplotlib figure of the values of all trials, by their schedules."""
         from tuner.visualization.parameters import values_by_family
 
         return drawn(values_by_family(self.record))
 
-    def plot_winner(self) -> "Canvas":
+    def plot_winner(self) -> "Figure":
         """Return a matplotlib figure of the metrics of the best trial, in training and validation."""
         from tuner.visualization.curves import winner
 
         return drawn(winner(self.record))
 
-    def plot_intermediate_values(self) -> "Canvas":
+    def plot_intermediate_values(self) -> "Figure":
         """Return a matplotlib figure of the objective of every trial, epoch by epoch."""
         from tuner.visualization.progress import intermediate_values
 
         return drawn(intermediate_values(self.record))
 
-    def plot_importance(self) -> "Canvas":
+    def plot_importance(self) -> "Figure":
         """Return a matplotlib figure of the importance of each searched parameter."""
         from tuner.visualization.parameters import importance
 
         return drawn(importance(self.record))
 
-    def plot_slices(self) -> "Canvas":
+    def plot_slices(self) -> "Figure":
         """Return a matplotlib figure of the values of all trials over each searched parameter."""
         from tuner.visualization.landscape import slices
 
         return drawn(slices(self.record))
 
-    def plot_isolation(self) -> "Canvas":
+    def plot_isolation(self) -> "Figure":
         """Return a matplotlib figure of the best value at each value of a parameter, whatever the others are."""
         from tuner.visualization.landscape import isolation
 
         return drawn(isolation(self.record))
 
-    def plot_contour(self, x: str | None = None, y: str | None = None) -> "Canvas":
+    def plot_contour(self, x: str | None = None, y: str | None = None) -> "Figure":
         """Return a matplotlib figure of the objective over two parameters.
 
         Args:
@@ -96,25 +96,25 @@ class StudyPlots(ABC):
 
         return drawn(contour(self.record, *self._pair(x, y)))
 
-    def plot_rank(self, x: str | None = None, y: str | None = None) -> "Canvas":
+    def plot_rank(self, x: str | None = None, y: str | None = None) -> "Figure":
         """Return a matplotlib figure of the ranks of the trials over two parameters; see `plot_contour`."""
         from tuner.visualization.landscape import rank
 
         return drawn(rank(self.record, *self._pair(x, y)))
 
-    def plot_parallel_coordinates(self) -> "Canvas":
+    def plot_parallel_coordinates(self) -> "Figure":
         """Return a matplotlib figure with a line for each trial through the values of its parameters."""
         from tuner.visualization.parameters import parallel_coordinates
 
         return drawn(parallel_coordinates(self.record))
 
-    def plot_best_so_far(self) -> "Canvas":
+    def plot_best_so_far(self) -> "Figure":
         """Return a matplotlib figure of the values of the trials in their order, and the best one so far."""
         from tuner.visualization.progress import best_so_far
 
         return drawn(best_so_far(self.record))
 
-    def plot_timeline(self) -> "Canvas":
+    def plot_timeline(self) -> "Figure":
         """Return a matplotlib figure of when each trial ran, and how it ended."""
         from tuner.visualization.progress import timeline
 
@@ -141,7 +141,7 @@ class StudyPlots(ABC):
         return names
 
 
-def drawn(figure: "Figure") -> "Canvas":
+def drawn(figure: "PlainFigure") -> "Figure":
     """Draw a figure.
 
     Raises:
