@@ -1,9 +1,10 @@
-"""Measuring how many trials to train as one model: by their throughput, and by what fits into memory."""
+"""Measuring how many trials to train as one model: by the time of whole groups, and by what fits into memory."""
 
 import dataclasses
 import io
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +20,9 @@ from tuner.runner.group_size import GroupSize
 from tuner.runner.open_study import checked, opened, opened_engine
 from tuner.runner.options import StudyOptions
 from tuner.storage.study_store import StudyStore
+from tuner.training.build import build_classifiers, build_data, build_trainer
 from tuner.training.run import run
-from tuner.training.throughput import fastest
+from tuner.training.throughput import StopWatch, fastest
 
 
 @pytest.mark.parametrize(
@@ -59,6 +61,48 @@ def test_the_smallest_number_that_comes_near_the_highest_throughput_is_chosen(
         taken = times[tried.index(chosen)]
         assert taken is not None
         assert gain == pytest.approx(chosen * times[0] / taken)
+
+
+@pytest.mark.parametrize(
+    ("setup", "setup_each", "step", "step_each", "steps", "chosen"),
+    [
+        (0.0, 0.0, 1.0, 1.0, 400, 8),
+        (0.0, 0.0, 0.0, 1.0, 400, 1),
+        (500.0, 0.0, 0.0, 1.0, 1, 64),
+        (500.0, 0.0, 0.0, 1.0, 10_000, 1),
+        (0.0, 500.0, 1.0, 1.0, 1, 1),
+        (0.0, 500.0, 1.0, 1.0, 10_000, 8),
+        (500.0, 100.0, 9.0, 1.0, 100, 32),
+    ],
+    ids=[
+        "steps shared in part",
+        "nothing shared",
+        "short trials share the setup",
+        "long trials need not",
+        "short trials with a setup each",
+        "long trials share their steps",
+        "both",
+    ],
+)
+def test_the_setup_of_a_group_counts_as_much_as_its_share_of_the_time(
+    setup: float, setup_each: float, step: float, step_each: float, steps: int, chosen: int
+):
+    def seconds(count: int) -> float:
+        return setup + count * setup_each + steps * (step + count * step_each)
+
+    assert fastest(64, seconds)[0] == chosen
+
+
+def test_the_time_of_a_whole_run_is_its_setup_and_all_its_steps(tmp_path: Path):
+    (assignment,) = assignments(tmp_path, [{**SMALL, "trainer": {"max_epochs": 1000}}])
+    watch = StopWatch()
+    time.sleep(1)
+    trainer = build_trainer(assignment.training, "cpu", tmp_path, [watch], None, limit_val_batches=0)
+    trainer.fit(build_classifiers([assignment.training])[0], datamodule=build_data(assignment.training))
+    assert watch.delay > 1, "the second before the training"
+    left = trainer.estimated_stepping_batches - StopWatch.WARM_UP
+    assert trainer.global_step < left
+    assert watch.whole == pytest.approx(watch.delay + left * watch.seconds)
 
 
 def measured(folder: Path, values: dict[str, Any], most: int) -> MeasurementResult:

@@ -1,4 +1,4 @@
-"""Measure how many trials are trained fastest as one model, by training a few steps of them."""
+"""Measure how many trials are trained fastest as one model, by building groups of them and training a few steps."""
 
 import gc
 import time
@@ -29,7 +29,7 @@ def fastest(most: int, seconds: Callable[[int], float | None]) -> tuple[int, flo
 
     Args:
         most: Largest number to try.
-        seconds: Returns the time of one step of a number of trials; None if they do not fit into memory.
+        seconds: Returns how long the whole training of a number of trials takes; None if they do not fit into memory.
     """
     speeds: dict[int, float] = {}
     count, fruitless = 1, 0
@@ -53,19 +53,20 @@ def fastest_together(assignment: Assignment, most: int, device: str) -> Measurem
         most: Largest number to try.
         device: "cpu" or "cuda".
     """
-    config, as_group = assignment.training, False
+    config, as_group, start = assignment.training, False, 0.0
 
     def seconds(count: int) -> float | None:
-        nonlocal as_group
+        nonlocal as_group, start
         try:
             if count > 1:
-                return _timed(assignment, _fused(config, count, device), device).seconds
-            alone = _timed(assignment, build_classifiers([config])[0], device).seconds
+                return start + _timed(assignment, lambda: _fused(config, count, device), device).whole
+            first, alone = (_timed(assignment, lambda: build_classifiers([config])[0], device) for _ in range(2))
+            start = max(0.0, first.delay - alone.delay)  # what a process spends once: each group has its own process
             if not recording.may_be_recorded(assignment, device):
-                return alone
-            group = _timed(assignment, _fused(config, 1, device), device)
-            as_group = group.is_recorded and group.seconds < alone
-            return group.seconds if as_group else alone
+                return start + alone.whole
+            group = _timed(assignment, lambda: _fused(config, 1, device), device)
+            as_group = group.is_recorded and group.whole < alone.whole
+            return start + (group.whole if as_group else alone.whole)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -85,11 +86,11 @@ def _fused(config: TrialConfig, count: int, device: str) -> FusedClassifier:
     return FusedClassifier(build_classifiers([config] * count), recorder=recorder, note=_ignore)
 
 
-def _timed(assignment: Assignment, module: pl.LightningModule, device: str) -> "StopWatch":
-    """Time the steps of a run, which also validates a batch: that needs memory too."""
+def _timed(assignment: Assignment, build: Callable[[], pl.LightningModule], device: str) -> "StopWatch":
+    """Time the beginning of a run, which also validates a batch: that needs memory too."""
     watch = StopWatch()
     trainer = build_trainer(assignment.training, device, assignment.directory, [watch], None, limit_val_batches=1)
-    trainer.fit(module, datamodule=build_data(assignment.training))
+    trainer.fit(build(), datamodule=build_data(assignment.training))
     return watch
 
 
@@ -98,10 +99,12 @@ def _ignore(reason: str) -> None:
 
 
 class StopWatch(pl.Callback):
-    """Times the steps of a run, and ends it after a third of a second or the last step.
+    """Times the setup and the steps of a run, and ends it after a third of a second of steps, or the last one.
 
     Attributes:
+        delay: Seconds from the creation of this object to the first step that is timed: building and the first steps.
         seconds: Of a step.
+        whole: Seconds that the whole run would take, without validation.
         is_recorded: Whether the steps were recorded.
     """
 
@@ -110,9 +113,10 @@ class StopWatch(pl.Callback):
     STEPS, SECONDS = 5, 0.3
 
     def __init__(self) -> None:
-        self.seconds, self.is_recorded = 0.0, False
+        self.delay = self.seconds = self.whole = 0.0
+        self.is_recorded = False
         self._first = self._latest = self._done = 0
-        self._began = 0.0
+        self._created, self._began = time.perf_counter(), 0.0
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Determine the first step to time."""
@@ -140,7 +144,9 @@ class StopWatch(pl.Callback):
         is_last = trainer.global_step == trainer.estimated_stepping_batches
         if is_last or (timed >= self.STEPS and time.perf_counter() - self._began >= self.SECONDS):
             _wait_for(module.device)
+            self.delay = self._began - self._created
             self.seconds = (time.perf_counter() - self._began) / timed
+            self.whole = self.delay + (trainer.estimated_stepping_batches - self._first) * self.seconds
             self.is_recorded = isinstance(module, FusedClassifier) and module.is_recorded
             trainer.should_stop = True
 
