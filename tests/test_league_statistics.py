@@ -21,6 +21,7 @@ from tuner.runner.summary import print_table
 from tuner.visualization.comparisons import of_standings
 
 NONE: dict[float, int] = {}
+SAMPLES = {"a": {0: 1.0, 1: 2.0, 2: 4.0}, "b": {0: 2.0, 1: 4.0, 2: 5.0}, "c": {0: 2.5, 1: 2.0}}
 
 
 def sweep(values: dict[float, list[float]], failed: dict[float, int] = NONE) -> Sweep:
@@ -74,6 +75,14 @@ STANDINGS = Standings(
     conditions="All had the same.",
     absent=["lion"],
 )
+
+
+@pytest.mark.parametrize("factor", [2.0**1020, 2.0**-1000])
+def test_gaps_of_values_of_any_size_are_those_of_usual_ones(factor: float):
+    scaled = {name: {seed: value * factor for seed, value in values.items()} for name, values in SAMPLES.items()}
+    usual, found = (gaps_to_best(each, "a", Direction.MINIMIZE) for each in (SAMPLES, scaled))
+    for name, gap in usual.items():
+        assert found[name] == Gap(gap.mean * factor, gap.low * factor, gap.high * factor)
 
 
 def test_without_common_seeds_simultaneous_intervals_are_those_of_games_and_howell():

@@ -82,8 +82,11 @@ def gaps_to_best(
     >>> round(gap.mean, 3), round(gap.low, 2), round(gap.high, 2)
     (1.333, -0.1, 2.77)
     """
-    aligned, shrinkage = _without_seeds(samples)
     scale = max(abs(value) for values in samples.values() for value in values.values())
+    unit = 2.0 ** (math.frexp(scale)[1] - 1)  # so that no square overflows; a power of two rounds nothing
+    samples = {name: {seed: value / unit for seed, value in values.items()} for name, values in samples.items()}
+    scale, resolution = scale / unit, resolution / unit
+    aligned, shrinkage = _without_seeds(samples)
     gaps = {}
     for name, values in aligned.items():
         if name == best:
@@ -91,11 +94,12 @@ def gaps_to_best(
         mean = direction.advantage(fmean(aligned[best]), fmean(values))
         error, freedom = _error(aligned[best], values, shrinkage)
         if error <= ROUNDING * scale:
-            gaps[name] = Gap(mean, mean - resolution, mean + resolution) if resolution and freedom else Gap(mean)
+            bounds = (mean - resolution, mean + resolution) if resolution and freedom else (math.nan, math.nan)
         else:
             quantile = float(scipy.stats.studentized_range.ppf(confidence, len(samples), freedom)) / math.sqrt(2)
             room = max(quantile * error, resolution)
-            gaps[name] = Gap(mean, mean - room, mean + room)
+            bounds = (mean - room, mean + room)
+        gaps[name] = Gap(mean * unit, *(bound * unit for bound in bounds))
     return gaps
 
 
