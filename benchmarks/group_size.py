@@ -10,12 +10,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tuner.config.study import Objective
 from tuner.config.trial import TrialConfig
-from tuner.protocol import Assignment, TrainingGroup
+from tuner.protocol import Assignment, Decision, EpochReport, StepReport, TrainingGroup
 from tuner.training import throughput
 from tuner.training.build import build_classifiers
 from tuner.training.run import run
@@ -23,16 +25,16 @@ from tuner.training.throughput import fastest
 
 
 class _Channel:
-    def report(self, reports):
+    def report(self, reports: Mapping[int, EpochReport]) -> dict[int, Decision]:
         return dict.fromkeys(reports, "forget")
 
-    def progress(self, number, report):
+    def progress(self, number: int, report: StepReport) -> None:
         pass
 
-    def fuse_at_most(self, count, reason):
+    def fuse_at_most(self, count: int, reason: str) -> None:
         pass
 
-    def note(self, text):
+    def note(self, text: str) -> None:
         print(text, file=sys.stderr)
 
 
@@ -52,12 +54,12 @@ def _trial(options: argparse.Namespace, number: int, folder: Path) -> Assignment
 def _expected(options: argparse.Namespace, folder: Path) -> None:
     """Print the seconds of a step, and those of a whole group, for each number of trials."""
     trial, device = _trial(options, 0, folder), options.device
-    first, alone = (throughput._timed(trial, lambda: build_classifiers([trial.config])[0], device) for _ in range(2))
+    first, alone = (throughput._timed(trial, lambda: build_classifiers([trial.training])[0], device) for _ in range(2))
     start = first.delay - alone.delay
     steps, groups = {1: alone.seconds}, {1: start + alone.whole}
     for count in options.counts:
         if count > 1:
-            watch = throughput._timed(trial, partial(throughput._fused, trial.config, count, device), device)
+            watch = throughput._timed(trial, partial(throughput._fused, trial.training, count, device), device)
             steps[count], groups[count] = watch.seconds, start + watch.whole
     print(json.dumps([steps, groups, *(fastest(max(steps), each.__getitem__)[0] for each in (groups, steps))]))
 
@@ -83,7 +85,7 @@ def main() -> None:
     same = ["--epochs", str(options.epochs), "--neurons", str(options.neurons), "--device", options.device]
     same += ["--counts", *map(str, options.counts)]
 
-    def call(count: int) -> list:
+    def call(count: int) -> Any:
         command = [sys.executable, __file__, *same, "--only", str(count)]
         return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
