@@ -214,7 +214,7 @@ def test_the_options_of_run_are_those_of_the_command():
 
 def test_every_chart_has_a_method():
     names = {"plot_lr" if plot.__name__ == "lr_curves" else f"plot_{plot.__name__}" for plot in {*PLOTS, *OF_SEVERAL}}
-    assert names == {name for name in vars(Result) if name.startswith("plot_")}
+    assert names == {name for name in dir(Result) if name.startswith("plot_")}
 
 
 def test_the_size_of_much_that_is_sent_by_value_is_said():
