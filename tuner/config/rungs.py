@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tuner.config.budget import Allowance, Limits
-from tuner.config.search_space import Range, Template, searched
+from tuner.config.search_space import Range, Template, lowest, searched
+from tuner.config.trainer import epochs_of, numbers_of
 
-__all__ = ["Rungs", "decades", "default_pruner", "read_rungs", "rung_epochs"]
+__all__ = ["Rungs", "default_pruner", "read_rungs", "rung_epochs"]
 
 SHARE = 4
 """The last rung is a quarter of the way through: later, early-decaying schedules look better than they are."""
@@ -163,11 +164,8 @@ def decades(template: Template) -> float:
 
 def read_rungs(
     options: Mapping[str, Any],
-    lengths: tuple[int, int],
+    template: Template,
     limits: Limits,
-    interval: int,
-    every: Sequence[int],
-    span: float,
     whole: Sequence[int],
     fault: Fault,
 ) -> Rungs | None:
@@ -175,16 +173,14 @@ def read_rungs(
 
     Args:
         options: The options of the pruner.
-        lengths: Epochs of the shortest and of the longest run.
+        template: The trial with its search space.
         limits: The budget of the study.
-        interval: Steps of an epoch of a run whose length is in steps.
-        every: Epochs from one validation to the next; several if that is searched.
-        span: How many powers of ten the search space spans.
         whole: The largest set of trials with given values.
         fault: Called for each error.
     """
-    shortest, longest = lengths
-    unit = math.lcm(*every)
+    trainer = template["trainer"]
+    shortest, longest = epochs_of(trainer)
+    unit = math.lcm(*numbers_of(trainer.get("check_val_every_n_epoch", 1)))
     epochs = list(options.get("epochs", [unit * epoch for epoch in rung_epochs(shortest // unit)]))
     factor = options.get("reduction_factor", Rungs.reduction_factor)
     if not epochs or shortest < 2:
@@ -201,12 +197,12 @@ def read_rungs(
         return None
     trials, allowance = limits.trials, limits.allowance
     affordable = trials - len(whole)
-    scale = interval if allowance and allowance.unit == "steps" else 1
+    scale = int(lowest(trainer.get("val_check_interval", 0))) if allowance and allowance.unit == "steps" else 1
     if allowance:
         budget = allowance.amount // scale - len(whole) * longest
         affordable = _most_starts(budget - longest, longest, trials, epochs, factor)
         half = _most_starts(budget // 2, longest, trials, epochs, factor)
-        usual = max(half, min(affordable, round(STARTS_PER_DECADE * span)))
+        usual = max(half, min(affordable, round(STARTS_PER_DECADE * decades(template))))
     else:
         usual = affordable // 2
     starts = options.get("starts", max(1, usual))

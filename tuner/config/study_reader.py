@@ -22,9 +22,9 @@ from tuner.config.objectives import check_metrics, check_several, read_objective
 from tuner.config.optimization import SCHEDULE_KEYS, is_of_trial
 from tuner.config.prior import PRIOR_SAMPLERS
 from tuner.config.registry import Argument, Signature, signature_of
-from tuner.config.rungs import decades, default_pruner, read_rungs
+from tuner.config.rungs import default_pruner, read_rungs
 from tuner.config.sampler_options import PRUNERS, SAMPLERS
-from tuner.config.search_space import OneOf, Range, Template, grid_size, lowest, searched
+from tuner.config.search_space import OneOf, Range, Template, grid_size, searched
 from tuner.config.study import Objective, StudyConfig
 from tuner.config.study_name import NAME, final_name
 from tuner.config.template_reader import TemplateReader
@@ -104,11 +104,8 @@ class StudyReader:
         if pruner.name == "rungs" and not self._document.fault_count:
             rungs = read_rungs(
                 pruner.arguments,
-                epochs_of(template["trainer"]),
+                template,
                 dataclasses.replace(limits, trials=trials),
-                int(lowest(template["trainer"].get("val_check_interval", 0))),
-                list(numbers_of(template["trainer"].get("check_val_every_n_epoch", 1))),
-                decades(template),
                 list(whole),
                 lambda key, message: self._fault(("pruner", key), message),
             )
