@@ -1,13 +1,17 @@
 """The plots, report and registered model of a study in MLflow."""
 
+import contextlib
 import csv
 import io
 import itertools
 import json
+import os
 import re
 import shutil
 import sqlite3
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -224,30 +228,39 @@ def test_a_refusing_registry_and_a_network_that_cannot_be_exported_are_reported_
     assert "cannot be exported" in export
 
 
-def test_plots_are_drawn_now_and_then_and_not_at_every_trial(reviewed: StudyFolder, monkeypatch: pytest.MonkeyPatch):
-    storage, uri = (f"sqlite:///{reviewed.path / name}" for name in ("optuna.db", "mlflow.db"))
-    review = Review(storage, "tiny", uri, reviewed.directory())
+def wait_for(update: Any) -> None:
+    """Wait for an update that has the lowest priority; root gives it another one, or busy processes would stop it."""
+    with contextlib.suppress(OSError):  # it has ended, or this is another user
+        while os.getpriority(os.PRIO_PROCESS, update._process._process.pid) < 19:
+            time.sleep(0.01)
+        os.setpriority(os.PRIO_PROCESS, update._process._process.pid, 0)
+    update._process.join()
+
+
+def test_plots_are_drawn_now_and_then_and_not_at_every_trial(
+    two: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    drawn = StudyFolder(shutil.copytree(two.path, tmp_path / "drawn"))  # of two trials there are few plots
+    storage, uri = (f"sqlite:///{drawn.path / name}" for name in ("optuna.db", "mlflow.db"))
+    review = Review(storage, "tiny", uri, drawn.directory())
     review.refresh()
     assert review._call is None, "the study has only begun"
-    for picture in (artifacts(reviewed) / "plots").iterdir():
-        picture.unlink()
-    (artifacts(reviewed) / "report.html").unlink()
+    assert not (artifacts(drawn) / "plots").exists()
+    assert not (artifacts(drawn) / "report.html").exists()
     monkeypatch.setattr(Review, "EVERY_SECONDS", 0.0)
-    review = Review(storage, "tiny", uri, reviewed.directory())
+    review = Review(storage, "tiny", uri, drawn.directory())
     review.refresh()
     call = review._call
     review.refresh()
     assert review._call is call, "while it draws, no other is begun"
-    call._process.join()
-    assert list((artifacts(reviewed) / "plots").glob("*_lr_curves.png")), (
-        reviewed.directory() / "review.log"
-    ).read_text()
-    assert (artifacts(reviewed) / "report.html").exists()
+    wait_for(call)
+    assert list((artifacts(drawn) / "plots").glob("*_lr_curves.png")), (drawn.directory() / "review.log").read_text()
+    assert (artifacts(drawn) / "report.html").exists()
     review.refresh()
     assert review._call is None, "what took seconds is not done again within minutes"
     review._next = 0.0
     review.refresh()
-    review._call._process.join()
+    wait_for(review._call)
     review._began -= 1e6  # it ended long ago, when the next trial ends
     review._next -= 1e6
     review.refresh()
@@ -256,7 +269,7 @@ def test_plots_are_drawn_now_and_then_and_not_at_every_trial(reviewed: StudyFold
     prepared = review._prepared
     assert prepared is not None
     assert prepared.is_running, "the last update need not wait for its imports"
-    (artifacts(reviewed) / "report.html").unlink()
+    (artifacts(drawn) / "report.html").unlink()
     assert review.finish(None, "state") == []
     assert not prepared.is_running, "it made that update"
-    assert (artifacts(reviewed) / "report.html").exists()
+    assert (artifacts(drawn) / "report.html").exists()
