@@ -19,7 +19,7 @@ for _signal in (signal.SIGINT, signal.SIGHUP):  # ignored where pytest was start
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Prepare a process that runs tests; its first fork server has the imports of the tests.
+    """Prepare a process that runs tests; its first fork servers have the imports of the tests.
 
     The process that only hands out the tests of pytest-xdist imports none of this, which takes seconds.
     """
@@ -38,7 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
         warnings.resetwarnings()
         for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
             warnings.simplefilter("ignore", category)
-        fork_servers(1)
+        fork_servers(2)  # of which a test kills one
     if "PYTEST_XDIST_WORKER" in os.environ:
         command_server()  # so that it does its imports now
 

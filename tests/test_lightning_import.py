@@ -23,13 +23,13 @@ def run(code: str, *arguments: Path) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def test_libraries_that_few_programs_use_are_not_imported():
-    code = "print([name for name in ('torch._dynamo', 'matplotlib', 'scipy.signal') if name in sys.modules])"
-    assert run(code) == "[]\n"
+# The quick tests share a process, as importing torch and Lightning takes seconds.
+QUICK = """
+print([name for name in ('torch._dynamo', 'matplotlib', 'scipy.signal') if name in sys.modules])
 
+from tuner.config.loader import load_study
+print(load_study(sys.argv[1], []).name, "torch._dynamo" in sys.modules)
 
-def test_optimizers_can_be_built_without_the_compiler_for_a_while():
-    code = """
 from tuner.lightning_import import uncompiled_optimizers
 weights = [torch.nn.Parameter(torch.zeros(1))]
 with uncompiled_optimizers():
@@ -39,16 +39,36 @@ method = torch.optim.Optimizer.add_param_group.__wrapped__.__dynamo_disable
 with uncompiled_optimizers():
     torch.optim.Adam(weights)
 print(torch.optim.Optimizer.add_param_group.__wrapped__.__dynamo_disable is method)
+
+import tuner.lightning_import as ours
+placeholder = ours._Placeholder("fractions")
+sys.modules["fractions"] = placeholder
+from fractions import Fraction
+print(Fraction(1, 2))
+import fractions
+print(fractions is placeholder)
 """
-    assert run(code).splitlines() == ["True False", "True True", "True"]
 
 
-def test_a_command_that_only_checks_a_study_does_not_import_the_compiler():
-    code = """
-from tuner.config.loader import load_study
-print(load_study(sys.argv[1], []).name, "torch._dynamo" in sys.modules)
-"""
-    assert run(code, ROOT / "studies" / "quickstart.yaml") == "quickstart False\n"
+@pytest.fixture(scope="module")
+def printed() -> list[str]:
+    return run(QUICK, ROOT / "studies" / "quickstart.yaml").splitlines()
+
+
+def test_libraries_that_few_programs_use_are_not_imported(printed: list[str]):
+    assert printed[0] == "[]"
+
+
+def test_a_command_that_only_checks_a_study_does_not_import_the_compiler(printed: list[str]):
+    assert printed[1] == "quickstart False"
+
+
+def test_optimizers_can_be_built_without_the_compiler_for_a_while(printed: list[str]):
+    assert printed[2:5] == ["True False", "True True", "True"]
+
+
+def test_a_name_that_lightning_did_not_use_is_still_found(printed: list[str]):
+    assert printed[5:] == ["1/2", "False"]
 
 
 @pytest.mark.slow
@@ -77,16 +97,3 @@ print(scipy.signal.__name__)
         "1.0",
         "scipy.signal",
     ]
-
-
-def test_a_name_that_lightning_did_not_use_is_still_found():
-    code = """
-import tuner.lightning_import as ours
-placeholder = ours._Placeholder("fractions")
-sys.modules["fractions"] = placeholder
-from fractions import Fraction
-print(Fraction(1, 2))
-import fractions
-print(fractions is placeholder)
-"""
-    assert run(code).splitlines() == ["1/2", "False"]
