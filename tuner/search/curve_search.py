@@ -7,10 +7,12 @@ All randomness is a function of the seed, the number of the trial and the finish
 
 import importlib
 import math
+from bisect import insort
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
+from itertools import islice
 from random import Random
 from typing import Any, cast
 
@@ -82,14 +84,16 @@ class _Finished:
     """The finished trials.
 
     Args:
-        trials: All of them.
-        comparable: The trained trials whose schedule can be computed.
+        trials: All of them, in the order in which they ended.
+        comparable: The trained trials whose schedule can be computed, in the same order.
+        ranking: The same, the best first.
         tried: The values of all.
     """
 
-    trials: Sequence[Observation]
-    comparable: Sequence[Observation]
-    tried: Set[Values]
+    trials: Sequence[Observation] = ()
+    comparable: Sequence[Observation] = ()
+    ranking: Sequence[Observation] = ()
+    tried: Set[Values] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,7 @@ class CurveSearch:
         self._kernels: dict[int, Kernel] = {}
         self._points: dict[tuple[int, tuple[int, ...]], Array | None] = {}  # by trial and epochs
         self._ends: dict[Values, Array | None] = {}  # the point at the end of a run, by its values
-        self._finished = _Finished([], [], set())
+        self._finished = _Finished()
         self._known: _Known | None = None
 
     @cached_property
@@ -137,19 +141,27 @@ class CurveSearch:
         feasible = filter(self._is_feasible, self._space.references)
         return [(each, self._space.points(each, [1.0])) for each in feasible]
 
-    def suggest(self, number: int, trials: Sequence[Observation], fixed: Mapping[str, Any]) -> Mapping[str, Any]:
+    def suggest(
+        self,
+        number: int,
+        trials: Sequence[Observation],
+        running: Sequence[Observation],
+        fixed: Mapping[str, Any],
+    ) -> Mapping[str, Any]:
         """Return the values of a trial, by their names in Optuna.
 
         Args:
             number: The trial.
-            trials: All others, in the order in which they ended.
+            trials: The finished trials, in the order in which they ended.
+            running: The other trials that have begun.
             fixed: Values that are given.
         """
         finished = self._finished_of(trials)
-        if number < self._starts or sum(len(trial.reports) > 0 for trial in finished.comparable) < 2:
+        reported = (trial for trial in finished.comparable if trial.reports)
+        if number < self._starts or len(list(islice(reported, 2))) < 2:
             return self._at_random(number, fixed)
         with _one_thread():
-            return self._suggested(number, trials, finished, fixed)
+            return self._suggested(number, finished, running, fixed)
 
     def possible_gain(self, trials: Sequence[Observation]) -> float:
         """Return by how much the next trial is expected to be better than the best one, in the objective's unit.
@@ -157,28 +169,28 @@ class CurveSearch:
         It is infinity while too little is known. It is first-order: the improvement of a logarithm times its argument.
 
         Args:
-            trials: All trials, in the order in which they ended.
+            trials: The finished trials, in the order in which they ended.
         """
         finished = self._finished_of(trials)
         comparable = finished.comparable
         if len(comparable) < self._starts or not any(trial.epochs in trial.reports for trial in comparable):
             return math.inf
         with _one_thread():
-            candidates = self._evaluated(len(trials), finished, trials, {})
+            candidates = self._evaluated(len(trials), finished, (), {})
             return max(candidates.gains, default=math.inf) * self._known_of(finished).data.unit
 
     def _suggested(
         self,
         number: int,
-        trials: Sequence[Observation],
         finished: _Finished,
+        running: Sequence[Observation],
         fixed: Mapping[str, Any],
     ) -> Mapping[str, Any]:
-        candidates = self._evaluated(number, finished, trials, fixed)
+        candidates = self._evaluated(number, finished, running, fixed)
         if not candidates.params:
             return self._at_random(number, fixed)
         gains = candidates.gains
-        ends = [end for trial in trials if not trial.is_finished and (end := self._end_of(trial)) is not None]
+        ends = [end for trial in running if (end := self._end_of(trial)) is not None]
         if ends:
             alike = candidates.kernel(candidates.points, np.concatenate(ends)) / candidates.kernel.signal
             gains = gains * (1 - alike).prod(1)
@@ -201,17 +213,25 @@ class CurveSearch:
 
     def _finished_of(self, trials: Sequence[Observation]) -> _Finished:
         """Return the finished trials; the result stays the same until another trial ends."""
-        finished = [trial for trial in trials if trial.is_finished]
-        if finished != self._finished.trials:
-            comparable = [trial for trial in finished if self._can_be_compared(trial)]
-            self._finished = _Finished(finished, comparable, {trial.values for trial in finished})
+        before = self._finished
+        if trials == before.trials:
+            return before
+        if trials[: len(before.trials)] != before.trials:  # another program has added earlier ones
+            before = _Finished(trials[:0])
+        new = trials[len(before.trials) :]
+        comparable = list(filter(self._can_be_compared, new))
+        ranking = list(before.ranking)
+        for trial in comparable:
+            insort(ranking, trial, key=partial(rank, self._config.objective.direction))
+        tried = before.tried | {trial.values for trial in new}
+        self._finished = _Finished(trials, [*before.comparable, *comparable], ranking, tried)
         return self._finished
 
     def _evaluated(
         self,
         number: int,
         finished: _Finished,
-        trials: Sequence[Observation],
+        others: Sequence[Observation],
         fixed: Mapping[str, Any],
     ) -> _Candidates:
         """Return values that no trial has, and by how much each is expected to be better than the best trial."""
@@ -221,7 +241,7 @@ class CurveSearch:
             random = Random(f"candidates:{self._seed}:{len(finished.comparable)}")
             known.shared[given] = [*self._of_references(fixed), *self._drawn(random, SHARED, known.data.best, fixed)]
         candidates = [*known.shared[given], *self._drawn(self._random(number), OWN, known.data.best, fixed)]
-        running = {trial.values for trial in trials if not trial.is_finished}
+        running = {trial.values for trial in others}
         untried = [
             (params, point)
             for params, point in candidates
@@ -236,9 +256,9 @@ class CurveSearch:
     def _known_of(self, finished: _Finished) -> _Known:
         """Return what is known from finished trials; it stays the same until another trial ends."""
         if self._known is None or self._known.finished is not finished:
-            trials = finished.comparable
-            data = self._data(trials)
-            process = data.process(self._kernel(trials), Random(f"points:{self._seed}:{len(trials)}"))
+            data = self._data(finished.ranking)
+            random = Random(f"points:{self._seed}:{len(finished.ranking)}")
+            process = data.process(self._kernel(finished.comparable), random)
             self._known = _Known(finished, data, process, data.lowest(process))
         return self._known
 
@@ -280,12 +300,15 @@ class CurveSearch:
             self._points[key] = self._space.points(self._space.of(trial.params), shares)
         return self._points[key]
 
-    def _data(self, finished: Sequence[Observation]) -> ObservedData:
-        """Return the data of all finished trials or, of many, of the best ones and a random choice of the others."""
-        ranking = sorted(finished, key=partial(rank, self._config.objective.direction))
+    def _data(self, ranking: Sequence[Observation]) -> ObservedData:
+        """Return the data of all finished trials or, of many, of the best ones and a random choice of the others.
+
+        Args:
+            ranking: The trials, the best first.
+        """
         if len(ranking) > MOST_TRIALS:
             best = MOST_TRIALS // 2
-            random = Random(f"trials:{self._seed}:{len(finished)}")
+            random = Random(f"trials:{self._seed}:{len(ranking)}")
             others = sorted(random.sample(range(best, len(ranking)), MOST_TRIALS - best))
             ranking = [*ranking[:best], *(ranking[place] for place in others)]
         return ObservedData(self._config, ranking, lambda trial, epochs: cast(Array, self._points_of(trial, epochs)))
@@ -296,6 +319,6 @@ class CurveSearch:
         while int(count * GROWTH) + 1 <= len(finished):
             count = int(count * GROWTH) + 1
         if count not in self._kernels:
-            data = self._data(finished[:count])
+            data = self._data(sorted(finished[:count], key=partial(rank, self._config.objective.direction)))
             self._kernels[count] = data.process(None, Random(f"points:{self._seed}:{count}")).kernel
         return self._kernels[count]

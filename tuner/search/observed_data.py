@@ -35,7 +35,6 @@ class Observation:
         params: Its values, by their names in Optuna.
         reports: The objective after each epoch.
         epochs: The number of epochs of its full run.
-        is_finished: Whether it is over; otherwise it is being trained now.
         has_diverged: Whether its loss was not finite.
     """
 
@@ -43,7 +42,6 @@ class Observation:
     params: Mapping[str, Any]
     reports: Mapping[int, float]
     epochs: int
-    is_finished: bool = True
     has_diverged: bool = False
 
     @cached_property

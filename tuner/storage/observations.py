@@ -1,8 +1,11 @@
 """Trials in Optuna as observations for the search."""
 
+import bisect
 import math
+from collections.abc import Callable, Sequence
+from datetime import datetime
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from tuner.config.search_space import suggest
 from tuner.config.shares import ShareSuggester
@@ -11,7 +14,7 @@ from tuner.config.trainer import TrainerConfig
 from tuner.search.observed_data import Observation
 from tuner.storage.trial_ends import state_of
 
-__all__ = ["observation_of"]
+__all__ = ["EndedTrials", "observation_of"]
 
 
 def observation_of(config: StudyConfig, trial: FrozenTrial) -> Observation:
@@ -22,6 +25,38 @@ def observation_of(config: StudyConfig, trial: FrozenTrial) -> Observation:
         params=trial.params,
         reports={epoch: value for epoch, value in trial.intermediate_values.items() if math.isfinite(value)},
         epochs=TrainerConfig.from_values(trainer).evaluations,
-        is_finished=trial.state is not TrialState.RUNNING,
         has_diverged=trial.state.is_finished() and state_of(trial) == "diverged",
     )
+
+
+class EndedTrials:
+    """The finished trials of a study as observations, each of which is made once.
+
+    Args:
+        observe: Returns a trial as the search sees it; None if the search ignores it.
+    """
+
+    def __init__(self, observe: Callable[[FrozenTrial], Observation | None]) -> None:
+        self._observe = observe
+        self._trials: Sequence[FrozenTrial] = ()
+        self._numbers: set[int] = set()
+        self._ended: list[tuple[datetime, int, Observation]] = []  # in this order
+        self._observations: list[Observation] = []
+
+    def observations(self, trials: Sequence[FrozenTrial]) -> Sequence[Observation]:
+        """Return the observations of the finished trials, in the order in which the trials ended.
+
+        Args:
+            trials: All finished trials; those of earlier calls are among them.
+        """
+        if trials != self._trials:
+            for trial in trials:
+                if trial.number not in self._numbers:
+                    self._add(trial)
+            self._trials, self._observations = trials, [observation for _, _, observation in self._ended]
+        return self._observations
+
+    def _add(self, trial: FrozenTrial) -> None:
+        self._numbers.add(trial.number)
+        if observation := self._observe(trial):
+            bisect.insort(self._ended, (trial.datetime_complete or datetime.max, trial.number, observation))

@@ -48,8 +48,8 @@ def make_sampler(
                 starts = options.get("n_startup_trials", STARTS)
                 others = optuna.samplers.RandomSampler(seed=own_seed)
                 if isinstance(before, CurveSampler):
-                    return CurveSampler(config, before.search, before.observed, others)
-                return CurveSampler(config, CurveSearch(config, seed, starts), {}, others)
+                    return CurveSampler(config, before.search, others, before)
+                return CurveSampler(config, CurveSearch(config, seed, starts), others)
             case "random" | "grid":  # a grid fixes all parameters and leaves nothing to sample
                 return optuna.samplers.RandomSampler(seed=own_seed)
             case "gp":

@@ -1,7 +1,6 @@
 """`CurveSearch` as a sampler of Optuna."""
 
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -12,7 +11,7 @@ from tuner.config.search_space import Choices, Range, searched
 from tuner.config.study import StudyConfig
 from tuner.search.curve_search import CurveSearch
 from tuner.search.observed_data import Observation
-from tuner.storage.observations import observation_of
+from tuner.storage.observations import EndedTrials, observation_of
 
 __all__ = ["CurveSampler"]
 
@@ -23,20 +22,23 @@ class CurveSampler(optuna.samplers.BaseSampler):
     Args:
         config: The study.
         search: Chooses the values.
-        observed: Finished trials that were read before, by number; others are added.
         others: The sampler of values that the search does not give, for example in a study that was changed.
+        before: The sampler of another trial of the study with this search, whose finished trials are reused.
     """
 
     def __init__(
         self,
         config: StudyConfig,
         search: CurveSearch,
-        observed: dict[int, Observation | None],
         others: optuna.samplers.BaseSampler,
+        before: "CurveSampler | None" = None,
     ) -> None:
-        self.search, self.observed = search, observed
+        self.search = search
         self._config, self._others = config, others
-        self._space = {name: _distribution(spec) for name, spec in searched(config.trial)}
+        self._space: dict[str, BaseDistribution] = (
+            before._space if before else {name: _distribution(spec) for name, spec in searched(config.trial)}
+        )
+        self._ended: EndedTrials = before._ended if before else EndedTrials(self._observed)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return the distributions of everything that is searched; a trial has the values of one family."""
@@ -48,19 +50,18 @@ class CurveSampler(optuna.samplers.BaseSampler):
         """Return the values of a trial."""
         # Not the values that the trial has already: a trial that is sampled again must get the same ones.
         fixed: Mapping[str, Any] = trial.system_attrs.get("fixed_params", {})
-        others = [each for each in self._trials(study) if each.number != trial.number]
-        return dict(self.search.suggest(trial.number, others, fixed))
+        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        others = [found for each in running if each.number != trial.number and (found := self._observed(each))]
+        return dict(self.search.suggest(trial.number, self._finished(study), others, fixed))
 
     def possible_gain(self, study: optuna.Study) -> float:
         """Return by how much the next trial is expected to be better than the best one, in the objective's unit."""
-        return self.search.possible_gain([each for each in self._trials(study) if each.is_finished])
+        return self.search.possible_gain(self._finished(study))
 
-    def _trials(self, study: optuna.Study) -> list[Observation]:
-        """Return the trials that have begun, in the order in which they ended."""
-        states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
-        trials = study.get_trials(deepcopy=False, states=states)
-        trials = sorted(trials, key=lambda each: (each.datetime_complete or datetime.max, each.number))
-        return [found for each in trials if (found := self._observed(each))]
+    def _finished(self, study: optuna.Study) -> Sequence[Observation]:
+        """Return the finished trials, in the order in which they ended."""
+        states = (TrialState.COMPLETE, TrialState.PRUNED)
+        return self._ended.observations(study.get_trials(deepcopy=False, states=states))
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -77,12 +78,7 @@ class CurveSampler(optuna.samplers.BaseSampler):
 
     def _observed(self, trial: FrozenTrial) -> Observation | None:
         """Return a trial as the search sees it; None if another program added it with other values."""
-        if trial.number not in self.observed:
-            found = observation_of(self._config, trial) if self._fits(trial) else None
-            if not trial.state.is_finished():
-                return found
-            self.observed[trial.number] = found
-        return self.observed[trial.number]
+        return observation_of(self._config, trial) if self._fits(trial) else None
 
 
 def _distribution(spec: Range | Choices) -> BaseDistribution:
