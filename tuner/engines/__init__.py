@@ -10,6 +10,9 @@ from tuner.protocol import Engine, EngineName
 
 __all__ = ["make_engine"]
 
+SPARES = ("cuda",)
+"""Where processes of groups are prepared early: on a CPU, they would take time from the training."""
+
 
 def make_engine(
     name: str, devices: str, per_device: int | None, ranks: int, stall_timeout: float, address: str = "auto"
@@ -52,4 +55,4 @@ def make_engine(
         return InlineEngine(slots[0])
     from tuner.engines.local import LocalEngine
 
-    return LocalEngine(slots, stall_timeout)
+    return LocalEngine(slots, stall_timeout, SPARES)

@@ -1,13 +1,16 @@
-"""Train in the slots of this machine, each group in a new process of the fork server."""
+"""Train in the slots of this machine, each group in a process of its own that the fork server has forked.
+
+The process of a slot's next group can be prepared while a group trains: it opens the GPU and loads libraries, and waits
+for its group. What depends on the trials, such as user code and data, is left to the group.
+"""
 
 import contextlib
 import multiprocessing
 import os
 import signal
-import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.context import ForkServerProcess
@@ -15,27 +18,22 @@ from pathlib import Path
 from typing import Any
 
 from tuner.engines.fork_server import (
-    die_with_the_coordinator,
     ensure_server,
     folder_of_sockets,
     for_new_processes,
     how_it_ended,
     why_not_started,
 )
-from tuner.engines.leftovers import kill_marked, mark_programs
-from tuner.engines.pipe import CorruptPipeError, Mailbox, PipeChannel
+from tuner.engines.leftovers import kill_marked
+from tuner.engines.pipe import CorruptPipeError, Mailbox
+from tuner.engines.slot_process import OUTPUT_FILE, work
+from tuner.engines.spare import SpareProcess
 from tuner.engines.stalls import StallDetector
 from tuner.errors import StudyFailedError
-from tuner.interrupts import (
-    forks_die_with_this_process,
-    ignore_interrupts,
-    restore_handlers_in_forks,
-)
-from tuner.protocol import Channel, Group, Handler, Slot, TrainingGroup
+from tuner.protocol import Group, Handler, Slot, TrainingGroup
 
 __all__ = ["LocalEngine"]
 
-OUTPUT_FILE = "output.log"
 MAX_OUTPUT, KEPT_OUTPUT = 10_000_000, 1_000_000
 
 
@@ -75,18 +73,21 @@ class LocalEngine:
     Args:
         slots: The slots.
         stall_timeout: Seconds without activity after which a run counts as hung and is killed.
+        spares: The kinds of devices, "cpu" or "cuda", on which the process of the next group is prepared early.
     """
 
     TICK_SECONDS = 0.2
     START_PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6)  # seconds; a killed server still exists for a moment, without answering
     END_SECONDS = 5.0  # time that a process may take to exit after it has closed its pipe
 
-    def __init__(self, slots: Sequence[Slot], stall_timeout: float) -> None:
+    def __init__(self, slots: Sequence[Slot], stall_timeout: float, spares: Collection[str] = ()) -> None:
         self.slots = slots
         self._stall_timeout = stall_timeout
         self._context = multiprocessing.get_context("forkserver")
         ensure_server()  # its imports take seconds, and run while the study is checked
         self._busy: list[_Busy] = []
+        self._with_spares = spares
+        self._spares: dict[Slot, SpareProcess] = {}
 
     def run(self, handler: Handler) -> None:
         """Run groups until no slot is busy and the handler has no more."""
@@ -96,28 +97,39 @@ class LocalEngine:
                 if slot not in used and (group := handler.next_group(slot)) is not None:
                     self._start(slot, group)
             if not self._busy:
+                self.close()
                 return
             self._wait(handler)
             if not handler.tick():
                 self.close()
 
     def close(self) -> None:
-        """Kill the running groups."""
+        """Kill the running groups, and the processes that wait for one."""
         for busy in self._busy:
             busy.end()
-        self._busy = []
+        for spare in self._spares.values():
+            spare.kill()
+        self._busy, self._spares = [], {}
 
     def _start(self, slot: Slot, group: Group) -> None:
+        if slot in self._spares and self._spares[slot].is_ready:
+            spare = self._spares.pop(slot)
+            if spare.take(group):
+                detector = StallDetector([spare.process.pid or 0], self._stall_timeout)
+                mailbox = Mailbox(spare.pipe)
+                self._busy.append(_Busy(slot, group, [spare.process], spare.mark, mailbox, detector))
+                return
+            spare.kill()
         for pause in (*self.START_PAUSES, None):
             ensure_server()
             ours, theirs = self._context.Pipe()
             mark = uuid.uuid4().hex
-            ranks = [self._context.Process(target=_work, args=(theirs, slot, group, mark))]
+            ranks = [self._context.Process(target=work, args=(theirs, slot, group, mark))]
             if slot.ranks > 1 and isinstance(group, TrainingGroup):
                 rendezvous_file = folder_of_sockets() / uuid.uuid4().hex
                 ranks = [
                     self._context.Process(
-                        target=_work, args=(None if rank else theirs, slot, group, mark, rank, rendezvous_file)
+                        target=work, args=(None if rank else theirs, slot, group, mark, rank, rendezvous_file)
                     )
                     for rank in range(slot.ranks)
                 ]
@@ -174,6 +186,7 @@ class LocalEngine:
             case ("note", text):
                 handler.note(text)
             case ("report", reports):
+                self._prepare(busy)
                 decisions = handler.report(reports)
                 with contextlib.suppress(OSError):  # if it has died meanwhile, the next read shows it
                     busy.mailbox.answer(decisions)
@@ -183,70 +196,18 @@ class LocalEngine:
                 self._busy.remove(busy)
                 handler.done(busy.group, results)
 
+    def _prepare(self, busy: _Busy) -> None:
+        """Prepare the process of the slot's next group, now that this one has the GPU: some admit one process only."""
+        slot = busy.slot
+        if slot.kind in self._with_spares and slot.ranks == 1 and slot not in self._spares:
+            with contextlib.suppress(EOFError, OSError):  # without it, the next group gets a new process
+                self._spares[slot] = SpareProcess(slot)
+
     def _died(self, handler: Handler, busy: _Busy, reason: str = "") -> None:
         busy.ranks[0].join(0.0 if reason else self.END_SECONDS)  # to get its exit code
         how = busy.end()
         self._busy.remove(busy)
         handler.died(busy.group, reason or how)
-
-
-def _work(
-    pipe: "connection.Connection[Any, Any] | None",
-    slot: Slot,
-    group: Group,
-    mark: str,
-    rank: int = 0,
-    rendezvous_file: Path | None = None,
-) -> None:
-    """Run a group's task in its own process and send the results; with a rendezvous file, as one of several ranks."""
-    die_with_the_coordinator()
-    os.setsid()  # Ctrl-C in the terminal reaches only the coordinator, which then stops the training cleanly
-    ignore_interrupts()
-    restore_handlers_in_forks()
-    forks_die_with_this_process()
-    # The fork server has made its own method the default. Workers of data loaders would each need another such server,
-    # which imports torch, and which does not end with this process.
-    multiprocessing.set_start_method(None, force=True)
-    mark_programs(mark)
-    if slot.cores:
-        first = rank * slot.threads if rendezvous_file else 0
-        os.sched_setaffinity(0, slot.cores[first : first + slot.threads] if rendezvous_file else slot.cores)
-    if slot.gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(slot.gpus)
-    with _output_to_file(group):
-        import torch
-
-        from tuner.training.distributed import RankZeroChannel, join
-        from tuner.training.run import run
-
-        torch.set_num_threads(slot.threads)
-        ours = PipeChannel(pipe)
-        channel: Channel = ours
-        if rendezvous_file:
-            join(rendezvous_file, rank, slot.ranks, slot.kind)
-            channel = RankZeroChannel(channel)
-        results = run(group, channel, slot.kind)
-    if pipe:
-        ours.done(results)
-        kill_marked(mark)
-        os.killpg(0, signal.SIGKILL)  # including threads and processes that user code left running
-
-
-@contextlib.contextmanager
-def _output_to_file(group: Group) -> Iterator[None]:
-    """Redirect standard output and error, at the level of descriptors, to a file in the first trial's directory."""
-    directory = group.trials[0].directory
-    directory.mkdir(parents=True, exist_ok=True)
-    output = os.open(directory / OUTPUT_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.close(output)
-    try:
-        yield
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError):  # the disk is full
-                stream.flush()
 
 
 def _cut(output: Path) -> None:

@@ -10,6 +10,7 @@ import optuna
 
 from tuner.config.study import StudyConfig
 from tuner.search.prediction import FEWEST_WHOLE
+from tuner.storage.pruners.median import MedianPruner
 from tuner.storage.pruners.predicting import PredictingPruner, TrainingReader
 
 __all__ = ["make_pruner"]
@@ -32,7 +33,7 @@ def make_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
             case "none" | "rungs":  # the coordinator compares the trials at rungs
                 return optuna.pruners.NopPruner()
             case "median":
-                return optuna.pruners.MedianPruner(**{"n_warmup_steps": third, **options})
+                return MedianPruner(**{"n_warmup_steps": third, **options})
             case "hyperband":
                 return optuna.pruners.HyperbandPruner(**{"min_resource": third, "max_resource": epochs, **options})
             case "successive_halving":
