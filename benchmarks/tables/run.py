@@ -82,6 +82,7 @@ def draw(
     marks: Sequence[float],
     overrides: Sequence[str] = (),
     group: int = 1,
+    ahead: bool = False,
 ) -> Draw:
     """Run a contender's studies on a table with one seed.
 
@@ -94,6 +95,7 @@ def draw(
         marks: The budgets in full runs.
         overrides: Changes to the study file.
         group: Number of trials asked for at once.
+        ahead: Whether they are asked for when the group before begins, rather than when it has ended.
     """
     sampler, pruner = CONTENDERS[contender]
     ranks, finals = table.ranks, table.finals
@@ -110,7 +112,7 @@ def draw(
             options += [f"start={{studies: [others], trials: {len(starts)}}}"] if starts else []
             started = time.perf_counter()
             config = load_study(str(study), options)
-            search = simulate(config, table, longest, seed, starts=starts, group=group)
+            search = simulate(config, table, longest, seed, starts=starts, group=group, ahead=ahead)
             seconds = time.perf_counter() - started
         rows = [row for spent, row in search.trace if spent <= budget]
         found.append(min((int(ranks[row]) for row in rows), default=len(ranks)))
@@ -128,6 +130,7 @@ def main() -> None:
     parser.add_argument("--lrs", type=float, nargs=2, help="lowest and highest lr; on TaskSet, only the lr is searched")
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--group", type=int, default=1, help="trials that are asked for at once (default 1)")
+    parser.add_argument("--ahead", action="store_true", help="ask for a group when the group before begins")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--out", type=Path, help="file to which each result is appended as a line")
     options = parser.parse_args()
@@ -155,11 +158,18 @@ def main() -> None:
                     for name, table in tables.items()
                     for seed in range(options.draws)
                 ]
-                run = partial(draw, contender, study, marks=options.marks, overrides=overrides, group=options.group)
+                how = {"marks": options.marks, "overrides": overrides, "group": options.group, "ahead": options.ahead}
+                run = partial(draw, contender, study, **how)
                 done = list(pool.map(run, *zip(*jobs, strict=True)))
                 print(row(contender, done), flush=True)
                 if options.out:
-                    labels = {"kind": kind, "contender": contender, "marks": options.marks, "group": options.group}
+                    labels = {
+                        "kind": kind,
+                        "contender": contender,
+                        "marks": options.marks,
+                        "group": options.group,
+                        "ahead": options.ahead,
+                    }
                     with options.out.open("a") as file:
                         for each in done:
                             file.write(json.dumps({**labels, **vars(each)}) + "\n")

@@ -86,8 +86,8 @@ class _Study:
         self.specs: dict[str, Range | Choices] = dict(searched(config.trial))
         self.places = np.array([self._place(params) for params in table.params])
 
-    def run(self, budget: int, group: int) -> Search:
-        """Run it for `budget` epochs, asking for `group` trials at once."""
+    def run(self, budget: int, group: int, ahead: bool) -> Search:
+        """Run it for `budget` epochs, asking for `group` trials at once; with `ahead`, when the group before begins."""
         trace: list[tuple[int, int]] = []
         length = self.table.losses.shape[1]
         waiting: list[int] = []
@@ -95,9 +95,10 @@ class _Study:
         while spent < budget:
             if not waiting and (spent + length > budget or len(self.rows) == len(self.table.losses)):
                 break
-            if not waiting:
-                fitting = min((budget - spent) // length, len(self.table.losses) - len(self.rows))
-                waiting = [self._ask() for _ in range(min(group, fitting))]
+            for full in (0, group) if ahead else (0,):
+                if len(waiting) == full:
+                    fitting = min((budget - spent) // length - full, len(self.table.losses) - len(self.rows))
+                    waiting += [self._ask() for _ in range(min(group, fitting))]
             number = waiting.pop(0)
             spent -= self.epochs[number]
             self._train(number)
@@ -183,6 +184,7 @@ def simulate(
     pruner: optuna.pruners.BasePruner | None = None,
     group: int = 1,
     starts: Sequence[Mapping[str, Any]] = (),
+    ahead: bool = False,
 ) -> Search:
     """Run a study on a table.
 
@@ -194,10 +196,11 @@ def simulate(
         pruner: Its pruner; by default the study's.
         group: Number of trials asked for at once, so that none of them knows the results of the others.
         starts: Values from earlier studies, for the first trials.
+        ahead: Whether a group is asked for when the group before begins, rather than when it has ended.
     """
     sampler = replace(config.sampler, arguments={**config.sampler.arguments, "seed": seed})
     study = replace(config, sampler=sampler, first=replace(config.first, baseline=None)).with_earlier(starts)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return _Study(study, table, pruner).run(budget, group)
+        return _Study(study, table, pruner).run(budget, group, ahead)
