@@ -33,15 +33,16 @@ class Watcher(SlowHandler):
         self._kill = kill
 
     def report(self, reports: Mapping[int, EpochReport]) -> dict[int, Decision]:
-        (busy,), spare = self.engine._busy, self.engine._spares[SLOT]
+        (busy,), spare = self.engine._busy, self.engine._spares.get(SLOT)
         if busy.ranks[0].pid not in self.trained:
             self.trained.append(busy.ranks[0].pid)
-            self.prepared.append(spare.process.pid)
-            while not spare.is_ready:
-                time.sleep(0.01)
-            if self._kill:
-                spare.process.kill()
-                spare.process.join()
+            if spare:
+                self.prepared.append(spare.process.pid)
+                while not spare.is_ready:
+                    time.sleep(0.01)
+                if self._kill:
+                    spare.process.kill()
+                    spare.process.join()
         return super().report(reports)
 
     def run(self) -> None:
@@ -63,11 +64,11 @@ def test_each_group_but_the_first_is_trained_by_a_prepared_process_with_the_same
         assert (one.value, one.points) == (other.value, other.points)
 
 
-def test_a_new_process_replaces_a_prepared_one_that_has_died(tmp_path: Path):
+def test_a_new_process_replaces_a_prepared_one_that_has_died_and_no_more_are_prepared(tmp_path: Path):
     watcher = Watcher(tmp_path, kill=True)
     watcher.run()
-    assert len(set(watcher.trained)) == 3
-    assert not set(watcher.trained) & set(watcher.prepared)
+    assert len({*watcher.trained, *watcher.prepared}) == 4
+    assert len(watcher.prepared) == 1
 
 
 # -- in a study --------------------------------------------------------------------------------------------------------

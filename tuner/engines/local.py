@@ -86,8 +86,9 @@ class LocalEngine:
         self._context = multiprocessing.get_context("forkserver")
         ensure_server()  # its imports take seconds, and run while the study is checked
         self._busy: list[_Busy] = []
-        self._with_spares = spares
         self._spares: dict[Slot, SpareProcess] = {}
+        # On other devices, and where a process could not be prepared in the time that a group takes.
+        self._slots_without_spares = {slot for slot in slots if slot.kind not in spares or slot.ranks > 1}
 
     def run(self, handler: Handler) -> None:
         """Run groups until no slot is busy and the handler has no more."""
@@ -112,14 +113,14 @@ class LocalEngine:
         self._busy, self._spares = [], {}
 
     def _start(self, slot: Slot, group: Group) -> None:
-        if slot in self._spares and self._spares[slot].is_ready:
-            spare = self._spares.pop(slot)
-            if spare.take(group):
+        if spare := self._spares.pop(slot, None):
+            if spare.is_ready and spare.take(group):
                 detector = StallDetector([spare.process.pid or 0], self._stall_timeout)
                 mailbox = Mailbox(spare.pipe)
                 self._busy.append(_Busy(slot, group, [spare.process], spare.mark, mailbox, detector))
                 return
-            spare.kill()
+            spare.kill()  # it might hold a GPU that admits one process only
+            self._slots_without_spares.add(slot)
         for pause in (*self.START_PAUSES, None):
             ensure_server()
             ours, theirs = self._context.Pipe()
@@ -198,10 +199,9 @@ class LocalEngine:
 
     def _prepare(self, busy: _Busy) -> None:
         """Prepare the process of the slot's next group, now that this one has the GPU: some admit one process only."""
-        slot = busy.slot
-        if slot.kind in self._with_spares and slot.ranks == 1 and slot not in self._spares:
+        if busy.slot not in self._spares.keys() | self._slots_without_spares:
             with contextlib.suppress(EOFError, OSError):  # without it, the next group gets a new process
-                self._spares[slot] = SpareProcess(slot)
+                self._spares[busy.slot] = SpareProcess(busy.slot)
 
     def _died(self, handler: Handler, busy: _Busy, reason: str = "") -> None:
         busy.ranks[0].join(0.0 if reason else self.END_SECONDS)  # to get its exit code
