@@ -2,8 +2,9 @@
 
 import bisect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from optuna.trial import FrozenTrial
 
@@ -14,7 +15,7 @@ from tuner.config.trainer import TrainerConfig
 from tuner.search.observed_data import Observation
 from tuner.storage.trial_ends import state_of
 
-__all__ = ["EndedTrials", "observation_of"]
+__all__ = ["ObservedTrials", "observation_of"]
 
 
 def observation_of(config: StudyConfig, trial: FrozenTrial) -> Observation:
@@ -29,8 +30,8 @@ def observation_of(config: StudyConfig, trial: FrozenTrial) -> Observation:
     )
 
 
-class EndedTrials:
-    """The finished trials of a study as observations, each of which is made once.
+class ObservedTrials:
+    """The trials of a study as observations, each of which is made once, and again when the trial ends.
 
     Args:
         observe: Returns a trial as the search sees it; None if the search ignores it.
@@ -42,8 +43,9 @@ class EndedTrials:
         self._numbers: set[int] = set()
         self._ended: list[tuple[datetime, int, Observation]] = []  # in this order
         self._observations: list[Observation] = []
+        self._running: dict[int, tuple[Mapping[str, Any], Observation | None]] = {}  # each with the values it is of
 
-    def observations(self, trials: Sequence[FrozenTrial]) -> Sequence[Observation]:
+    def finished(self, trials: Sequence[FrozenTrial]) -> Sequence[Observation]:
         """Return the observations of the finished trials, in the order in which the trials ended.
 
         Args:
@@ -55,6 +57,20 @@ class EndedTrials:
                     self._add(trial)
             self._trials, self._observations = trials, [observation for _, _, observation in self._ended]
         return self._observations
+
+    def running(self, trials: Sequence[FrozenTrial]) -> Sequence[Observation]:
+        """Return the observations of the running trials. Their reports may be missing.
+
+        Args:
+            trials: All running trials.
+        """
+        before, self._running = self._running, {}
+        for trial in trials:
+            params, observation = before.get(trial.number, (None, None))
+            if params is not trial.params:  # it is replaced when it changes
+                observation = self._observe(trial)
+            self._running[trial.number] = trial.params, observation
+        return [observation for _, observation in self._running.values() if observation]
 
     def _add(self, trial: FrozenTrial) -> None:
         self._numbers.add(trial.number)

@@ -298,14 +298,13 @@ class StudyStore:
     @_together
     def ask(self) -> tuple[int, AnyTrial]:
         """Return the next trial and its configuration: an interrupted one if there is any, else a new one."""
-        waiting = []
-        for trial in self._trials.unfinished:
+        known = self._asked | self._paused.keys()
+        waiting = [trial for trial in self._trials.unfinished if trial.number not in known]
+        for trial in waiting:
             # Asked for in an earlier call, during which the database became unreachable.
-            if trial.state is TrialState.RUNNING and trial.number not in self._asked | self._paused.keys():
+            if trial.state is TrialState.RUNNING:
                 self.suspend(trial.number)
-            if trial.number not in self._asked | self._paused.keys():
-                waiting.append(trial.number)
-        number = min(waiting, default=len(self.trials()))
+        number = min((trial.number for trial in waiting), default=len(self.trials()))
         self._study.sampler = make_sampler(self._config, number, before=self._study.sampler)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

@@ -11,7 +11,7 @@ from tuner.config.search_space import Choices, Range, searched
 from tuner.config.study import StudyConfig
 from tuner.search.curve_search import CurveSearch
 from tuner.search.observed_data import Observation
-from tuner.storage.observations import EndedTrials, observation_of
+from tuner.storage.observations import ObservedTrials, observation_of
 
 __all__ = ["CurveSampler"]
 
@@ -23,7 +23,7 @@ class CurveSampler(optuna.samplers.BaseSampler):
         config: The study.
         search: Chooses the values.
         others: The sampler of values that the search does not give, for example in a study that was changed.
-        before: The sampler of another trial of the study with this search, whose finished trials are reused.
+        before: The sampler of another trial of the study with this search, whose observations are reused.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class CurveSampler(optuna.samplers.BaseSampler):
         self._space: dict[str, BaseDistribution] = (
             before._space if before else {name: _distribution(spec) for name, spec in searched(config.trial)}
         )
-        self._ended: EndedTrials = before._ended if before else EndedTrials(self._observed)
+        self._trials: ObservedTrials = before._trials if before else ObservedTrials(self._observed)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return the distributions of everything that is searched; a trial has the values of one family."""
@@ -51,7 +51,7 @@ class CurveSampler(optuna.samplers.BaseSampler):
         # Not the values that the trial has already: a trial that is sampled again must get the same ones.
         fixed: Mapping[str, Any] = trial.system_attrs.get("fixed_params", {})
         running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        others = [found for each in running if each.number != trial.number and (found := self._observed(each))]
+        others = self._trials.running([each for each in running if each.number != trial.number])
         return dict(self.search.suggest(trial.number, self._finished(study), others, fixed))
 
     def possible_gain(self, study: optuna.Study) -> float:
@@ -61,7 +61,7 @@ class CurveSampler(optuna.samplers.BaseSampler):
     def _finished(self, study: optuna.Study) -> Sequence[Observation]:
         """Return the finished trials, in the order in which they ended."""
         states = (TrialState.COMPLETE, TrialState.PRUNED)
-        return self._ended.observations(study.get_trials(deepcopy=False, states=states))
+        return self._trials.finished(study.get_trials(deepcopy=False, states=states))
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
