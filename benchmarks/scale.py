@@ -11,10 +11,11 @@ number of slots and trials in a group, and the CPU time per trial is measured wh
 - ask, report, tell: the coordinator's thread, from an event to its answer; means, with all reports of a trial together;
 - total: their sum; Optuna: its share of asking, reporting and telling; elapsed: the time including all waiting;
 - MLflow: the thread that writes to it. The coordinator waits for it after each event, so that neither disturbs the
-  other's measurement.
+  other's measurement. With `--backlog`, it does not wait: records pile up, and MLflow writes those of a trial together.
 
     python benchmarks/scale.py --storage sqlite --sampler tpe --trials 10 100 1000 5000 --slots 2 16 64
     python benchmarks/scale.py --trials 10 5000 --slots 1 8 --groups 1 32 128
+    python benchmarks/scale.py --sampler curve --trials 10 --slots 8 --groups 32 --asked 512 --backlog
 """
 
 import argparse
@@ -26,6 +27,7 @@ import math
 import random
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -76,6 +78,7 @@ class Clock:
         self._now: defaultdict[str, float] = defaultdict(float)
         self._sums: defaultdict[tuple[str, str], float] = defaultdict(float)
         self.trials: Counter[str] = Counter()
+        self.writer = 0.0  # CPU milliseconds per trial of MLflow's thread, records written together included
 
     def timed(self, what: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -230,6 +233,7 @@ def main() -> None:
     parser.add_argument(
         "--optuna", action="store_true", help="only Optuna's part, which needs no catching up by MLflow: CPU time"
     )
+    parser.add_argument("--backlog", action="store_true", help="do not wait for MLflow")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if options.optuna:
@@ -260,7 +264,7 @@ def main() -> None:
             asked = trials
             for slots, size in itertools.product(options.slots, options.groups):
                 asked += (slots + max(1, -(-options.asked // size))) * size
-                clock = go_on(asked, slots, size, sampler, *urls)
+                clock = go_on(asked, slots, size, sampler, *urls, backlog=options.backlog)
                 cells = " | ".join(f"{column:.1f}" for column in columns(clock))
                 print(f"| {trials:,} | {slots} | {size} | {cells} |", flush=True)
 
@@ -272,8 +276,8 @@ def columns(clock: Clock) -> list[float]:
     def parts(what: str) -> list[float]:
         return [clock.mean("ask", what), reports * clock.mean("report", what), clock.mean("tell", what)]
 
-    sums = [sum(parts(what)) for what in ("all, processor", "Optuna, processor", "all", "MLflow, processor")]
-    return [*parts("all, processor"), *sums]
+    sums = [sum(parts(what)) for what in ("all, processor", "Optuna, processor", "all")]
+    return [*parts("all, processor"), *sums, clock.writer or sum(parts("MLflow, processor"))]
 
 
 def begin(trials: int, sampler: str, storage: str) -> None:
@@ -323,11 +327,15 @@ def optuna_alone(trials: int, size: int, sampler: str, storage: str) -> list[flo
         return [*found, sum(found)]
 
 
+def processor_seconds(thread: threading.Thread) -> float:
+    return time.clock_gettime(time.pthread_getcpuclockid(thread.ident)) if thread.ident else 0.0
+
+
 def call_all(calls: Sequence[Callable[[], Any]]) -> list[Any]:
     return [call() for call in calls]
 
 
-def go_on(trials: int, slots: int, size: int, sampler: str, storage: str, uri: str) -> Clock:
+def go_on(trials: int, slots: int, size: int, sampler: str, storage: str, uri: str, backlog: bool = False) -> Clock:
     """Continue the study up to a number of trials."""
     clock = Clock()
     config = load_study(STUDY, [sampler, f"budget.trials={trials}"])
@@ -350,11 +358,19 @@ def go_on(trials: int, slots: int, size: int, sampler: str, storage: str, uri: s
         tracker._recorder.runs.put = put_timed  # type: ignore[method-assign]
 
         def settle() -> None:
-            while tracker.backlog:
+            while tracker.backlog and not backlog:
                 time.sleep(0.001)
 
         coordinator = Coordinator(config, store, tracker, display, fuse=GroupSize(size))
+        writer, begun = tracker._recorder.runs, store.count
+        while tracker.backlog:  # of the trials that were there
+            time.sleep(0.01)
+        worked = processor_seconds(writer._thread)
         coordinator.run(TrivialEngine(slots, clock, settle))
+        if backlog:
+            print(f"\nMLflow was {tracker.lag:.0f} s behind\n", file=sys.stderr)
+            writer.drain(math.inf)
+            clock.writer = 1000 * (processor_seconds(writer._thread) - worked) / (store.count - begun)
         tracker.close("FINISHED", patience=math.inf)
     return clock
 
