@@ -2,14 +2,22 @@
 
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from simulation import Table
 
-__all__ = ["read_llama", "read_taskset", "read_trained"]
+__all__ = ["REPORTS", "RecordedRuns", "read_llama", "read_taskset", "read_trained"]
+
+REPORTS = 25
+"""How often a run of a language model is validated in a study."""
+
+FEWEST = 8
+"""Smallest number of runs for a study."""
 
 
 def content_of(path: Path) -> dict[str, Any]:
@@ -68,26 +76,48 @@ def read_trained(path: Path, lrs: tuple[float, float] | None = None) -> Iterator
     yield path.name, Table([content["params"][row] for row in rows], losses[rows])
 
 
-def read_llama(path: Path, steps: int, interval: int) -> tuple[Table, list[Any]]:
-    """Return a table of the runs of one length that were trained without a break, and the lr curve of each.
+@dataclass(frozen=True)
+class RecordedRuns:
+    """Published runs of one model, data set and length.
 
-    The file has ``runs``, with their ``iterations`` and, at some ``steps``, their ``val_loss`` and ``lr_at_steps``.
-    Runs whose lr is 0 for the last third of their steps are left out: their losses still fall, so that lr is wrong.
+    Args:
+        name: The model, the data set and the length.
+        table: Their losses at `REPORTS` evenly spaced steps; the only value of each is its row, as ``seed``.
+        curves: The lr of each at 128 evenly spaced steps.
+        steps: The length of each in steps.
+    """
+
+    name: str
+    table: Table
+    curves: Sequence[NDArray[np.float64]]
+    steps: int
+
+
+def read_llama(path: Path) -> Iterator[RecordedRuns]:
+    """Yield the runs of each model, data set and length that has at least `FEWEST` of them.
+
+    The file has ``runs``, with their ``size``, ``dataset``, ``iterations`` and, at some ``steps``, their ``val_loss``
+    and ``lr_at_steps``. Left out are runs that were continued from other runs, and those whose lr is 0 for the last
+    third of their steps: their losses still fall, so that lr is wrong.
 
     Args:
         path: The file.
-        steps: The length.
-        interval: Steps of an epoch of the table.
     """
-    losses, curves = [], []
-    places = (np.arange(128) + 0.5) / 128 * steps
+    groups: dict[tuple[Any, str, int], list[Any]] = {}
     for run in content_of(path)["runs"]:
-        at = np.array(run["steps"])
-        if run["iterations"] != steps or (np.diff(at) <= 0).any() or at[-1] < steps - interval // 2:
-            continue
-        lr = np.interp(places, at, run["lr_at_steps"])
-        if lr[len(lr) * 2 // 3 :].max() < 1e-3 * lr.max():
-            continue
-        losses.append(np.interp(np.arange(interval, steps + 1, interval), at, run["val_loss"]))
-        curves.append(lr)
-    return Table([{"seed": row} for row in range(len(losses))], np.array(losses)), curves
+        groups.setdefault((run["size"], run["dataset"], run["iterations"]), []).append(run)
+    for (size, dataset, steps), runs in groups.items():
+        reports = np.linspace(0, steps, REPORTS + 1)[1:]
+        losses, curves = [], []
+        for run in runs:
+            at = np.array(run["steps"])
+            if (np.diff(at) <= 0).any() or at[-1] < steps * (1 - 0.5 / REPORTS):
+                continue
+            lr = np.interp((np.arange(128) + 0.5) / 128 * steps, at, run["lr_at_steps"])
+            if lr[len(lr) * 2 // 3 :].max() < 1e-3 * lr.max():
+                continue
+            losses.append(np.interp(reports, at, run["val_loss"]))
+            curves.append(lr)
+        if len(losses) >= FEWEST:
+            table = Table([{"seed": row} for row in range(len(losses))], np.array(losses))
+            yield RecordedRuns(f"{size} M parameters, {dataset}, {steps} steps", table, curves, steps)

@@ -2,10 +2,13 @@
 
 No training is done: a trial reports the values of a row of the table (`simulation.py`). Samplers, pruners and rungs are
 the tuner's. There are two kinds of tables: published ones from TaskSet (Metz et al., 2020), with very wide ranges, and
-tables from `train.py`, in which ranges are sane and schedules compete (`read.py` describes both).
+tables from `train.py`, in which ranges are sane and schedules compete (`read.py` describes both). Of published language
+models (Schaipp et al., 2025), which differ in schedule and lr, a study trains all runs of one kind in random order: how
+many of the best five does a pruner stop, and which share of all steps is trained?
 
     python benchmarks/tables/run.py --taskset taskset_adam8p.json.gz --draws 10
     python benchmarks/tables/run.py --trained competing.json.gz --draws 20
+    python benchmarks/tables/run.py --llama llama_schedules.json.gz --draws 10
     python benchmarks/tables/run.py --taskset taskset_adam8p.json.gz --only "curve, whole" --marks 32 128 --group 32
 
 Budgets are in full runs: the epochs that so many runs take. The rank found is the rank, in the whole table, of the best
@@ -32,8 +35,9 @@ import numpy as np
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from read import read_taskset, read_trained  # noqa: E402
-from simulation import Search, Table, simulate  # noqa: E402
+from lost import BEST, PRUNERS, stopped  # noqa: E402
+from read import read_llama, read_taskset, read_trained  # noqa: E402
+from simulation import Search, Table, TableRows, simulate  # noqa: E402
 
 from tuner.config.loader import load_study  # noqa: E402
 
@@ -112,7 +116,8 @@ def draw(
             options += [f"start={{studies: [others], trials: {len(starts)}}}"] if starts else []
             started = time.perf_counter()
             config = load_study(str(study), options)
-            search = simulate(config, table, longest, seed, starts=starts, group=group, ahead=ahead)
+            runs = TableRows(table, config)
+            search = simulate(config, runs, longest, seed, starts=starts, group=group, ahead=ahead)
             seconds = time.perf_counter() - started
         rows = [row for spent, row in search.trace if spent <= budget]
         found.append(min((int(ranks[row]) for row in rows), default=len(ranks)))
@@ -124,6 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--taskset", type=Path, help="a file of TaskSet")
     parser.add_argument("--trained", type=Path, help="a table that train.py has written")
+    parser.add_argument("--llama", type=Path, help="a file of language models")
     parser.add_argument("--draws", type=int, default=10, help="seeds of each search (default 10)")
     parser.add_argument("--marks", type=float, nargs="+", default=[6.4, 11.2, 25.6], help="budgets in full runs")
     parser.add_argument("--start", type=int, default=0, help="first trials of a study from the other tables")
@@ -173,6 +179,29 @@ def main() -> None:
                     with options.out.open("a") as file:
                         for each in done:
                             file.write(json.dumps({**labels, **vars(each)}) + "\n")
+    if options.llama:
+        print_stopped(options.llama, options.draws, options.processes)
+
+
+def print_stopped(path: Path, draws: int, processes: int) -> None:
+    """Print how many of the best runs of each kind the pruners stop.
+
+    Args:
+        path: A file of language models.
+        draws: Random orders of the runs.
+        processes: Studies at the same time.
+    """
+    for runs in read_llama(path):
+        print(f"\n{runs.name}: {len(runs.curves)} runs, {draws} orders\n")
+        print(f"| | stopped of the best {BEST} | best one stopped, % | steps, % | seconds per study |")
+        print("|---|---|---|---|---|")
+        with ProcessPoolExecutor(processes) as pool:
+            for name in PRUNERS:
+                started = time.perf_counter()
+                done = list(pool.map(partial(stopped, name, runs), range(draws)))
+                seconds = (time.perf_counter() - started) * processes / draws
+                best, winner, trained = (np.mean([getattr(each, key) for each in done]) for key in vars(done[0]))
+                print(f"| {name} | {best:.2f} | {100 * winner:.0f} | {100 * trained:.0f} | {seconds:.1f} |", flush=True)
 
 
 def best_of_others(tables: Mapping[str, Table], name: str, count: int) -> list[Mapping[str, Any]]:

@@ -1,16 +1,15 @@
-"""Studies without training: the tuner's samplers, pruners and rungs, and values from a table.
+"""Studies with the tuner's samplers, pruners and rungs, whose trials take their losses from a table or a function.
 
-A study is an Optuna study in memory. Each trial takes the nearest row of the table to the sampler's values that no
-other trial has, and reports that row's values. Trials run one at a time, as with a coordinator with one slot: trials
-that have passed a rung first, then new ones, which can be asked for in groups. As in
-a study, each family of schedules has one of the first trials; the file's own `trial`, which a table does not have, is
-left out.
+A study is an Optuna study in memory. Trials run one at a time, as with a coordinator with one slot: trials that have
+passed a rung first, then new ones, which can be asked for in groups. As in every study, each family of schedules has
+one of the first trials.
 """
 
+import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import optuna
@@ -24,7 +23,7 @@ from tuner.storage.pruners import make_pruner
 from tuner.storage.rung_record import RUNGS, RungRecord
 from tuner.storage.samplers import make_sampler
 
-__all__ = ["Search", "Table", "simulate"]
+__all__ = ["Runs", "Search", "Table", "TableRows", "TrainedRuns", "simulate"]
 
 OTHER_CHOICE = 10.0
 """Distance between two rows that differ in a choice, if the length of a range is 1."""
@@ -70,11 +69,94 @@ class Search:
     spent: int
 
 
-class _Study:
-    """A study over a table."""
+class Runs(Protocol):
+    """Where a study's trials have their losses from.
 
-    def __init__(self, config: StudyConfig, table: Table, pruner: optuna.pruners.BasePruner | None) -> None:
-        self.config, self.table = config, table
+    Attributes:
+        epochs: The number of epochs of a full run.
+    """
+
+    epochs: int
+
+    def left(self) -> float:
+        """Return how many further runs there are."""
+
+    def take(self, params: Mapping[str, Any]) -> tuple[int, Mapping[str, Any]]:
+        """Return the number of a run that no other trial has, and its values.
+
+        Args:
+            params: The values that the sampler suggested, by their names in Optuna.
+        """
+
+    def losses(self, number: int) -> Sequence[float]:
+        """Return the losses of a run after each epoch."""
+
+
+class TableRows:
+    """The rows of a table: a trial takes the one that is nearest to its values among those that no other trial has.
+
+    Args:
+        table: The table.
+        config: The study.
+    """
+
+    def __init__(self, table: Table, config: StudyConfig) -> None:
+        self.epochs = table.losses.shape[1]
+        self._table = table
+        self._specs: dict[str, Range | Choices] = dict(searched(config.trial))
+        self._places = np.array([self._place(params) for params in table.params])
+        self._taken: list[int] = []
+
+    def left(self) -> int:
+        return len(self._table.losses) - len(self._taken)
+
+    def take(self, params: Mapping[str, Any]) -> tuple[int, Mapping[str, Any]]:
+        distances = ((self._places - self._place(params)) ** 2).sum(1)
+        distances[self._taken] = np.inf
+        row = int(np.argmin(distances))
+        self._taken.append(row)
+        return row, self._table.params[row]
+
+    def losses(self, number: int) -> NDArray[np.float64]:
+        return self._table.losses[number]
+
+    def _place(self, params: Mapping[str, Any]) -> list[float]:
+        """Return values as a point: shares of ranges, and a coordinate for each choice."""
+        place: list[float] = []
+        for name, spec in self._specs.items():
+            if isinstance(spec, Choices):
+                place += [OTHER_CHOICE * (name in params and params[name] == value) for value in spec.values]
+            else:
+                place.append(share_of(spec, params[name]) if name in params else 0.0)
+        return place
+
+
+class TrainedRuns:
+    """Runs that are trained when a trial asks for them.
+
+    Args:
+        train: Trains a run with some values, and returns its losses after each epoch.
+        epochs: The number of epochs of a full run.
+    """
+
+    def __init__(self, train: Callable[[Mapping[str, Any]], Sequence[float]], epochs: int) -> None:
+        self.epochs, self.done = epochs, list[Sequence[float]]()
+        self._train = train
+
+    def left(self) -> float:
+        return math.inf
+
+    def take(self, params: Mapping[str, Any]) -> tuple[int, Mapping[str, Any]]:
+        self.done.append(self._train(params))
+        return len(self.done) - 1, params
+
+    def losses(self, number: int) -> Sequence[float]:
+        return self.done[number]
+
+
+class _Study:
+    def __init__(self, config: StudyConfig, runs: Runs, pruner: optuna.pruners.BasePruner | None) -> None:
+        self.config, self.runs = config, runs
         self.study = optuna.create_study(
             direction="minimize", sampler=make_sampler(config, 0), pruner=pruner or make_pruner(config)
         )
@@ -83,22 +165,20 @@ class _Study:
         self.rows: dict[int, int] = {}
         self.epochs: dict[int, int] = {}
         self.paused: set[int] = set()
-        self.specs: dict[str, Range | Choices] = dict(searched(config.trial))
-        self.places = np.array([self._place(params) for params in table.params])
 
     def run(self, budget: int, group: int, ahead: bool) -> Search:
         """Run it for `budget` epochs, asking for `group` trials at once; with `ahead`, when the group before begins."""
         trace: list[tuple[int, int]] = []
-        length = self.table.losses.shape[1]
+        length = self.runs.epochs
         waiting: list[int] = []
         spent = 0
         while spent < budget:
-            if not waiting and (spent + length > budget or len(self.rows) == len(self.table.losses)):
-                break
             for full in (0, group) if ahead else (0,):
                 if len(waiting) == full:
-                    fitting = min((budget - spent) // length - full, len(self.table.losses) - len(self.rows))
-                    waiting += [self._ask() for _ in range(min(group, fitting))]
+                    fitting = min(group, (budget - spent) // length - full, self.runs.left())
+                    waiting += [self._ask() for _ in range(int(fitting))]
+            if not waiting:
+                break
             number = waiting.pop(0)
             spent -= self.epochs[number]
             self._train(number)
@@ -108,16 +188,6 @@ class _Study:
             waiting += self._leave_rungs()
         return Search(trace, list(self.rows.values()), spent)
 
-    def _place(self, params: dict[str, Any]) -> list[float]:
-        """Return values as a point: shares of ranges, and a coordinate for each choice."""
-        place: list[float] = []
-        for name, spec in self.specs.items():
-            if isinstance(spec, Choices):
-                place += [OTHER_CHOICE * (name in params and params[name] == value) for value in spec.values]
-            else:
-                place.append(share_of(spec, params[name]) if name in params else 0.0)
-        return place
-
     def _ask(self) -> int:
         number = len(self.trials)
         self.study.sampler = make_sampler(self.config, number, before=self.study.sampler)
@@ -126,16 +196,14 @@ class _Study:
             self.study.enqueue_trial(self.config.fixed(number))
         trial = self.study.ask()
         self.config.suggest(trial)
-        distances = ((self.places - self._place(trial.params)) ** 2).sum(1)
-        distances[list(self.rows.values())] = np.inf
-        row = int(np.argmin(distances))
+        row, params = self.runs.take(trial.params)
         stored = self.study._storage._get_trial(trial._trial_id)  # type: ignore[attr-defined]
-        stored.params.update({name: self.table.params[row].get(name, value) for name, value in stored.params.items()})
+        stored.params.update({name: params.get(name, value) for name, value in stored.params.items()})
         self.trials[trial.number], self.rows[trial.number], self.epochs[trial.number] = trial, row, 0
         return trial.number
 
     def _train(self, number: int) -> None:
-        trial, losses = self.trials[number], self.table.losses[self.rows[number]]
+        trial, losses = self.trials[number], self.runs.losses(self.rows[number])
         for epoch in range(self.epochs[number] + 1, len(losses) + 1):
             self.epochs[number] = epoch
             if not np.isfinite(losses[epoch - 1]):
@@ -178,29 +246,32 @@ class _Study:
 
 def simulate(
     config: StudyConfig,
-    table: Table,
+    runs: Runs,
     budget: int,
     seed: int,
     pruner: optuna.pruners.BasePruner | None = None,
     group: int = 1,
     starts: Sequence[Mapping[str, Any]] = (),
     ahead: bool = False,
+    has_baseline: bool = False,
 ) -> Search:
-    """Run a study on a table.
+    """Run a study.
 
     Args:
         config: The study.
-        table: The table; its losses have as many epochs as a run of the study.
+        runs: The losses of its trials.
         budget: Epochs of all trials together.
         seed: Seed of the sampler.
         pruner: Its pruner; by default the study's.
         group: Number of trials asked for at once, so that none of them knows the results of the others.
         starts: Values from earlier studies, for the first trials.
         ahead: Whether a group is asked for when the group before begins, rather than when it has ended.
+        has_baseline: Whether the first trial is the file's own `trial`, which no table has.
     """
     sampler = replace(config.sampler, arguments={**config.sampler.arguments, "seed": seed})
-    study = replace(config, sampler=sampler, first=replace(config.first, baseline=None)).with_earlier(starts)
+    first = config.first if has_baseline else replace(config.first, baseline=None)
+    study = replace(config, sampler=sampler, first=first).with_earlier(starts)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return _Study(study, table, pruner).run(budget, group, ahead)
+        return _Study(study, runs, pruner).run(budget, group, ahead)
