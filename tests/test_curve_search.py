@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from tuner.config.loader import load_study
-from tuner.config.search_space import Choices, Range
+from tuner.config.search_space import Choices, Range, searched
 from tuner.config.shares import ShareSuggester, share_of
 from tuner.config.study import StudyConfig
 from tuner.errors import BadInputError
@@ -189,6 +189,20 @@ def test_trials_that_are_being_trained_are_not_tried_again(config: StudyConfig):
         np.abs(a - b).max() for i, a in enumerate(points) for b in points[:i] if a is not None and b is not None
     ]
     assert min(distances) > 0.02
+
+
+def test_the_random_trials_have_their_values_in_different_parts_of_each_range(config: StudyConfig):
+    study = optuna.create_study()
+    given = config.first.known.stop
+    drawn = []
+    for number in range(given + 4):
+        study.sampler = make_sampler(config, number, study.sampler)
+        trial = study.ask()
+        config.suggest(trial)
+        drawn += [trial.params] * (number >= given)
+    specs = dict(searched(config.trial))
+    for name in ("optimizer.initial_lr", "optimizer.eps"):
+        assert sorted(int(4 * share_of(specs[name], params[name])) for params in drawn) == [0, 1, 2, 3]
 
 
 def test_no_values_are_tried_twice_while_others_are_left(config: StudyConfig):

@@ -11,10 +11,11 @@ from tuner.config.search_space import Range, Template, searched, snapped
 
 __all__ = ["PRIOR_SAMPLERS", "draws_of_priors"]
 
-PRIOR_SAMPLERS: Mapping[str, float] = {"tpe": 10, "curve": 5, "gp": 10, "cmaes": 1, "nsga2": 50, "random": math.inf}
+PRIOR_SAMPLERS: Mapping[str, float] = {"tpe": 10, "curve": 4, "gp": 10, "cmaes": 1, "nsga2": 50, "random": math.inf}
 """The samplers that begin with random trials, and how many, unless ``n_startup_trials`` says otherwise.
 
-With ``nsga2`` they are the first generation, so ``population_size`` decides.
+With ``nsga2`` they are the first generation, so ``population_size`` decides; with ``curve`` they come after the study's
+own `trial`.
 """
 
 NEARLY_ONE = 1 - 1e-15

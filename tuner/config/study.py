@@ -16,7 +16,7 @@ from tuner.config.finite_space import can_repeat
 from tuner.config.first_trials import FirstTrials
 from tuner.config.kind import Kind
 from tuner.config.known_values import Start
-from tuner.config.prior import draws_of_priors
+from tuner.config.prior import PRIOR_SAMPLERS, draws_of_priors
 from tuner.config.rungs import Rungs
 from tuner.config.search_space import (
     OneOf,
@@ -168,7 +168,11 @@ class StudyConfig:
         if self.sampler.name == "nsga2":
             return self.sampler.arguments.get("population_size")
         given: int | None = self.sampler.arguments.get("n_startup_trials")
-        return self.rungs.first if given is None and self.rungs else given
+        if given is None and self.rungs:
+            return self.rungs.first
+        if given is None and self.sampler.name == "curve":
+            return (self.first.baseline is not None) + int(PRIOR_SAMPLERS["curve"])
+        return given
 
     @property
     def names_pruner(self) -> bool:

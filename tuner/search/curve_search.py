@@ -1,7 +1,8 @@
 """Bayesian optimization over lr curves: which values to try next.
 
-A Gaussian process over the points of `CurveSpace` learns from full runs and from parts of them. The next trial has the
-values with the highest expected improvement at the end of its run, among random values and values near the best trials.
+The first trials are a Latin hypercube sample. Then a Gaussian process over the points of `CurveSpace` learns from full
+runs and from parts of them, and the next trial has the values with the highest expected improvement at the end of its
+run, among random values and values near the best trials.
 All randomness is a function of the seed, the number of the trial and the finished trials.
 """
 
@@ -24,10 +25,13 @@ from tuner.search.curve_space import Configuration, CurveSpace
 from tuner.search.gaussian_process import Array, GaussianProcess, Kernel, expected_improvement
 from tuner.search.observed_data import Observation, ObservedData, rank
 
-__all__ = ["STARTS", "CurveSearch"]
+__all__ = ["CurveSearch"]
 
-STARTS = 5
-"""Number of random trials, unless the study says otherwise."""
+DEVIATIONS = 0.5
+"""The share of the standard deviation that counts when the next trial is chosen.
+
+With all of it, a study of a dozen or two trials spends too many of them on configurations that are merely unknown.
+"""
 
 MOST_TRIALS = 120
 NEARBY_TRIALS = 5
@@ -39,6 +43,9 @@ WIDTHS = (0.03, 0.1)
 
 MOST_DRAWS = 200
 """Random draws until one satisfies the constraints."""
+
+SPREAD_DRAWS = 20
+"""Those of a trial of a Latin hypercube sample that stay in its parts of the ranges."""
 
 GROWTH = 1.2
 """Growth of the number of finished trials after which the kernel is fitted again."""
@@ -121,11 +128,12 @@ class CurveSearch:
     Args:
         config: The study.
         seed: The seed of its sampler.
-        starts: Number of random trials at its beginning.
+        starts: Number of trials at its beginning that have random or given values.
+        spread: The numbers of those that are a Latin hypercube sample.
     """
 
-    def __init__(self, config: StudyConfig, seed: int = 0, starts: int = STARTS) -> None:
-        self._config, self._seed, self._starts = config, seed, starts
+    def __init__(self, config: StudyConfig, seed: int, starts: int, spread: range) -> None:
+        self._config, self._seed, self._starts, self._spread = config, seed, starts, spread
         self._kernels: dict[int, Kernel] = {}
         self._points: dict[tuple[int, tuple[int, ...]], Array | None] = {}  # by trial and epochs
         self._ends: dict[Values, Array | None] = {}  # the point at the end of a run, by its values
@@ -176,7 +184,7 @@ class CurveSearch:
         if len(comparable) < self._starts or not any(trial.epochs in trial.reports for trial in comparable):
             return math.inf
         with _one_thread():
-            candidates = self._evaluated(len(trials), finished, (), {})
+            candidates = self._evaluated(len(trials), finished, (), {}, deviations=1.0)
             return max(candidates.gains, default=math.inf) * self._known_of(finished).data.unit
 
     def _suggested(
@@ -186,7 +194,7 @@ class CurveSearch:
         running: Sequence[Observation],
         fixed: Mapping[str, Any],
     ) -> Mapping[str, Any]:
-        candidates = self._evaluated(number, finished, running, fixed)
+        candidates = self._evaluated(number, finished, running, fixed, DEVIATIONS)
         if not candidates.params:
             return self._at_random(number, fixed)
         gains = candidates.gains
@@ -199,11 +207,23 @@ class CurveSearch:
     def _at_random(self, number: int, fixed: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return random values that satisfy the constraints, if such are found."""
         random = self._random(number)
-        for _ in range(MOST_DRAWS):
-            found = self._space.random(random, fixed)
+        for draw in range(MOST_DRAWS):
+            if number in self._spread and draw < SPREAD_DRAWS:
+                found = self._space.at(partial(self._share, number, random), fixed)
+            else:
+                found = self._space.random(random, fixed)
             if self._is_feasible(found):
                 break
         return found.params
+
+    def _share(self, number: int, random: Random, name: str) -> float:
+        """Return the share of a parameter's range at which a trial of the Latin hypercube sample has its value.
+
+        Each of its trials has the value of another of equal parts of the range.
+        """
+        parts = len(self._spread)
+        order = Random(f"parts:{self._seed}:{name}").sample(range(parts), parts)
+        return (order[self._spread.index(number)] + random.random()) / parts
 
     def _is_feasible(self, configuration: Configuration) -> bool:
         return self._config.broken(configuration.values) is None
@@ -233,8 +253,17 @@ class CurveSearch:
         finished: _Finished,
         others: Sequence[Observation],
         fixed: Mapping[str, Any],
+        deviations: float,
     ) -> _Candidates:
-        """Return values that no trial has, and by how much each is expected to be better than the best trial."""
+        """Return values that no trial has, and by how much each is expected to be better than the best trial.
+
+        Args:
+            number: The trial that is to have one of them.
+            finished: The finished trials.
+            others: The other trials that have begun.
+            fixed: Values that are given.
+            deviations: The share of the standard deviation that counts.
+        """
         known = self._known_of(finished)
         given = frozenset(fixed.items())
         if given not in known.shared:
@@ -250,7 +279,8 @@ class CurveSearch:
         if not untried:
             return _Candidates([], np.empty((0, 0)), np.empty(0), known.process.kernel)
         points = np.concatenate([point for _, point in untried])
-        gains = expected_improvement(*known.process.predict(points), known.lowest)
+        mean, deviation = known.process.predict(points)
+        gains = expected_improvement(mean, deviations * deviation, known.lowest)
         return _Candidates([params for params, _ in untried], points, gains, known.process.kernel)
 
     def _known_of(self, finished: _Finished) -> _Known:

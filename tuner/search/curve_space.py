@@ -7,7 +7,7 @@ of the run and the point at its end.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -92,7 +92,17 @@ class CurveSpace:
             random: Source of randomness.
             fixed: Values that are given.
         """
-        return self._suggested(ShareSuggester(lambda name: random.random(), fixed))
+        return self.at(lambda name: random.random(), fixed)
+
+    def at(self, share: Callable[[str], float], fixed: Mapping[str, Any]) -> Configuration:
+        """Return the values at given shares of the ranges.
+
+        Args:
+            share: Takes the name of a parameter in Optuna, and returns the share of its range, in [0, 1).
+            fixed: Values that are given.
+        """
+        values = suggest(suggester := ShareSuggester(share, fixed), self._config.trial)
+        return Configuration(suggester.drawn, values)
 
     def nearby(
         self, params: Mapping[str, Any], random: Random, width: float, fixed: Mapping[str, Any]
@@ -114,11 +124,11 @@ class CurveSpace:
                 return share_of(spec, value)
             return min(max(random.gauss(share_of(spec, value), width), 0.0), math.nextafter(1.0, 0.0))
 
-        return self._suggested(ShareSuggester(share, fixed))
+        return self.at(share, fixed)
 
     def of(self, params: Mapping[str, Any]) -> Configuration:
         """Return given values, by their names in Optuna, as a configuration."""
-        return self._suggested(ShareSuggester(lambda name: 0.0, params))
+        return self.at(lambda name: 0.0, params)
 
     def points(self, configuration: Configuration, shares: Sequence[float]) -> Array | None:
         """Return the points of a configuration [shares, inputs]; None if its schedule cannot be computed.
@@ -152,10 +162,6 @@ class CurveSpace:
         if len(lr) < steps:  # a run of fewer steps
             lr = lr[np.arange(steps) * len(lr) // steps]
         return Curve(lr, length.steps, not isinstance(schedule, Plateau)) if np.isfinite(lr).all() else None
-
-    def _suggested(self, suggester: ShareSuggester) -> Configuration:
-        values = suggest(suggester, self._config.trial)
-        return Configuration(suggester.drawn, values)
 
     def _length(self, values: Mapping[str, Any]) -> Length:
         parts = {key: values[key] for key in ("data", "trainer")}

@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 
 from tuner.config.study import StudyConfig
-from tuner.search.curve_search import STARTS, CurveSearch
+from tuner.search.curve_search import CurveSearch
 from tuner.storage.samplers.curve import CurveSampler
 from tuner.storage.samplers.tpe import TPESampler
 
@@ -45,11 +45,12 @@ def make_sampler(
             case "tpe":
                 return TPESampler(before, seed=own_seed, **options)
             case "curve":
-                starts = options.get("n_startup_trials", STARTS)
                 others = optuna.samplers.RandomSampler(seed=own_seed)
                 if isinstance(before, CurveSampler):
                     return CurveSampler(config, before.search, others, before)
-                return CurveSampler(config, CurveSearch(config, seed, starts), others)
+                starts = options["n_startup_trials"]
+                spread = range(config.first.known.stop, 0 if config.rungs else starts)
+                return CurveSampler(config, CurveSearch(config, seed, starts, spread), others)
             case "random" | "grid":  # a grid fixes all parameters and leaves nothing to sample
                 return optuna.samplers.RandomSampler(seed=own_seed)
             case "gp":
