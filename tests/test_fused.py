@@ -81,7 +81,7 @@ from lightning_modules import (
 from lightning_modules.classifier import OptimizerCallable
 from lightning_modules.fused.optimizer import FusedOptimizer
 
-STEPS = 5  # an epoch: 100 images in batches of 20
+STEPS = 5  # an epoch: 40 images in batches of 8
 SCHEDULED = ("lr", "momentum", "weight_decay")
 EVERY_SCHEDULE: Sequence[Schedule] = [
     Constant(),
@@ -201,7 +201,7 @@ class Epochs(pl.Callback):
 
 
 def data(seed: int | Sequence[int] = 0) -> MNIST5kDataModule:
-    return MNIST5kDataModule(batch_size=20, val_fraction=0.008, test_fraction=0.02, train_size=100, seed=seed)
+    return MNIST5kDataModule(batch_size=8, val_fraction=0.004, test_fraction=0.02, train_size=40, seed=seed)
 
 
 def trainer(epochs: int, recorder: Recorder, *callbacks: pl.Callback, **options: Any) -> pl.Trainer:
