@@ -185,7 +185,17 @@ class LogsComplexMetrics(toys.Base):
         self.log("val_acc", self.phase)
 
 
-@pytest.mark.parametrize("module", [LogsComplex, LogsComplexNumbers, LogsComplexMetrics])
+class ComplexCallback(pl.Callback):
+    def on_validation_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.log("val_acc", torch.tensor(0.5j))  # type: ignore[attr-defined]
+
+
+class HasComplexCallback(toys.Base):
+    def configure_callbacks(self) -> list[pl.Callback]:
+        return [ComplexCallback()]
+
+
+@pytest.mark.parametrize("module", [LogsComplex, LogsComplexNumbers, LogsComplexMetrics, HasComplexCallback])
 def test_a_complex_metric_fails_the_trial(module: type[toys.Base], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(toys, "Complex", module, raising=False)
     result = train(assignment(tmp_path, "Complex"))

@@ -21,11 +21,12 @@ def real_number(name: str, value: Any) -> float:
 
 
 class RealMetrics(pl.Callback):
-    """Makes ``self.log`` of a module raise an error if a value is complex."""
+    """Makes ``self.log`` of a module and of all callbacks raise an error if a value is complex."""
 
     def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         """Begin to check what the module and the callbacks log."""
         module.log = partial(_log, module)  # type: ignore[method-assign]
+        trainer._callback_connector._attach_model_logging_functions()  # before the setup, callbacks got the class's
 
     def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         """End the checks."""
