@@ -6,10 +6,12 @@ import math
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
+import tuner.runner.display
 from tests.test_charts import study as study_of
 from tests.test_charts import trial as recorded
 from tuner.config.component import Component
@@ -90,8 +92,14 @@ def test_a_file_gets_whole_lines_only():
     assert "\x1b" not in output.getvalue()
 
 
-def test_a_file_gets_a_line_a_minute_with_progress_and_time_left_until_the_report(monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture
+def stopped_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Display, "EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(tuner.runner.display, "time", SimpleNamespace(monotonic=lambda: 1000.0))
+
+
+@pytest.mark.usefixtures("stopped_clock")
+def test_a_file_gets_a_line_a_minute_with_progress_and_time_left_until_the_report():
     output = io.StringIO()
     play(Console(file=output, width=120))
     first, second, _, _, last = output.getvalue().splitlines()
@@ -100,8 +108,8 @@ def test_a_file_gets_a_line_a_minute_with_progress_and_time_left_until_the_repor
     assert last == "1/4 trials, 0:00 so far, about 1:40 left", "nothing but the test and the 100 s of the plots"
 
 
-def test_after_the_last_trial_the_time_left_is_for_the_test_and_the_plots(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(Display, "EVERY_SECONDS", 0.0)
+@pytest.mark.usefixtures("stopped_clock")
+def test_after_the_last_trial_the_time_left_is_for_the_test_and_the_plots():
     output = io.StringIO()
     with Display(load_study(str(TINY), ["budget.trials=1"]), Console(file=output, width=120)) as display:
         display.ending = lambda: 100.0
