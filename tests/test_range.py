@@ -4,6 +4,7 @@ import contextlib
 import io
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -219,12 +220,22 @@ def test_a_file_that_cannot_be_changed_with_care_is_left_alone(text: str, reason
         with_searched(text, "optimizer.initial_lr", "{new}")
 
 
-def test_the_default_is_trained_also_if_the_study_has_first_trials(in_a_folder: Path):
-    study = yaml.safe_load(TINY.read_text())
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"sampler": {"name": "random"}},
+        {"sampler": {"name": "curve"}, "budget": {"trials": 4, "until": 0.01}},
+        {"constraints": ["optimizer.eps * trainer.gradient_clip_val < 1"]},  # eps has its default
+    ],
+)
+def test_the_default_is_trained_whatever_else_the_study_file_has(others: dict[str, Any], in_a_folder: Path):
+    study = yaml.safe_load(TINY.read_text()) | others
     study["trial"]["trainer"]["gradient_clip_val"] = 2.0
-    study["search_space"] = {"trainer.gradient_clip_val": [1.0, 2.0, 3.0]}
+    study["search_space"] = {
+        "trainer.gradient_clip_val": [1.0, 2.0, 3.0],
+        "optimizer.eps": {"low": 1e-9, "high": 1e-7, "log": True},
+    }
     study["enqueue"] = [{"trainer.gradient_clip_val": 3.0}]
-    study["sampler"] = {"name": "random"}
     (in_a_folder / "first.yaml").write_text(yaml.safe_dump(study))
     plan = plan_range("first.yaml", (), 1e-4, 1.0, 0, 1, 10.0, "1", [Slot(0, (), 1)])
     assert plan.trial.trainer.gradient_clip_val == 2.0

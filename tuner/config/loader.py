@@ -28,7 +28,10 @@ from tuner.process import add_study_folder
 
 __all__ = ["check_study", "load_default", "load_study", "read_schedule", "with_further"]
 
-NOTHING_SEARCHED = ("search_space={}", "sampler={name: random}", "enqueue=null", "start=null", "final={trials: 0}")
+NOTHING_SEARCHED = (
+    *("search_space={}", "sampler={name: random}", "enqueue=null", "start=null", "final={trials: 0}"),
+    *("constraints=null", "budget={trials: 1}", "pruner={name: none}"),
+)
 
 
 def load_study(
