@@ -57,9 +57,9 @@ def page(context: BrowserContext) -> Iterator[Page]:
 @pytest.fixture(scope="module")
 def dashboard(reviewed: StudyFolder) -> Iterator[str]:
     """Return the URL of the study's run that `python -m tuner.dashboard tiny` prints."""
-    options = ["tiny", "--no-open", "--quiet", "--tracking-uri", "sqlite:///mlflow.db"]
+    options = ["tiny", "--no-open", "--tracking-uri", "sqlite:///mlflow.db"]
     process = Command("tuner.dashboard", options, reviewed.path, os.environ)
-    yield process.stdout.readline().strip()
+    yield next(line.strip() for line in process.stdout if line.startswith("http"))
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode == 0
