@@ -14,10 +14,10 @@ study: .venv/installed
 	$(BIN)/python -m tuner.study $(STUDY) $(ARGS)
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not slow"
 
 test-all: .venv/installed-dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-profile all
+	$(BIN)/python -m pytest -n 3 --dist worksteal --hypothesis-profile all
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check
