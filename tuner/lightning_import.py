@@ -14,6 +14,8 @@ from typing import Any
 
 __all__ = ["import_lightning", "uncompiled_optimizers"]
 
+PLOT = "torchmetrics.utilities.plot"
+
 
 def import_lightning() -> None:
     """Import Lightning without torch._dynamo, matplotlib and scipy.signal, unless they are imported already.
@@ -30,6 +32,9 @@ def import_lightning() -> None:
         importlib.import_module("pytorch_lightning")
     finally:
         _remove_placeholders()
+    for each in placeholders:
+        if each.__name__ == PLOT:  # unlike torch and scipy, this package does not import its modules when they are used
+            sys.modules["torchmetrics.utilities"].__dict__["plot"] = each
 
 
 @contextlib.contextmanager
@@ -77,12 +82,12 @@ def _placeholders() -> list[_Placeholder]:
         disabled: Callable[..., Any] = _disable_dynamo(function, recursive)  # imports torch._dynamo in the first call
         return disabled
 
-    utils, plot = "torch._dynamo.utils", "torchmetrics.utilities.plot"
-    plots = {name: _later(plot, name) for name in ("plot_confusion_matrix", "plot_curve", "plot_single_or_multi_val")}
+    utils = "torch._dynamo.utils"
+    plots = {name: _later(PLOT, name) for name in ("plot_confusion_matrix", "plot_curve", "plot_single_or_multi_val")}
     found = [
         _Placeholder("torch._dynamo", OptimizedModule=_OptimizedModule, disable=disable),
         _Placeholder(utils, is_compile_supported=_later(utils, "is_compile_supported")),  # torchvision imports it
-        _Placeholder(plot, _AX_TYPE=Any, _PLOT_OUT_TYPE=Any, _CMAP_TYPE=Any, **plots),
+        _Placeholder(PLOT, _AX_TYPE=Any, _PLOT_OUT_TYPE=Any, _CMAP_TYPE=Any, **plots),
     ]
     if importlib.util.find_spec("gammatone") is None:
         found.append(_Placeholder("scipy.signal", hamming=None))
