@@ -65,6 +65,16 @@ def test_the_printed_command_retries_the_trials_in_the_stores_of_the_study(
     assert RetryOptions(**vars(parser().parse_args(shlex.split(printed)))).storage == "sqlite:///other.db"
 
 
+def test_the_command_is_printed_once_also_if_all_trials_failed(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(toys, "Broken", Broken, raising=False)
+    first = STUDY | {"budget": {"trials": 1}}
+    first["trial"] = STUDY["trial"] | {"optimizer": {"name": "adam", "initial_lr": 0.03}}
+    (folder.path / "s.yaml").write_text(yaml.safe_dump(first))
+    output = folder.call(study="s.yaml", expect=1)
+    assert "No trial ran to completion." in output
+    assert output.count(" retry s") == 1
+
+
 def test_failed_trials_are_trained_again_under_their_numbers(
     failed: StudyFolder, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ):

@@ -170,8 +170,6 @@ def print_summary(
         after["report"] = AS_REPORT
     else:
         after = {"show": "what is known so far"}
-        if any(state_of(trial) == "failed" for trial in finished):
-            after["retry"] = "retries failed trials"
     there = "lr curves and accuracies" if config.kind.trains else "every trial and its values"
     print_next(console, outcome, name, {"dashboard": f"{there}, in MLflow", **after})
 
