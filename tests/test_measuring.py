@@ -138,7 +138,7 @@ def test_trials_that_cannot_be_one_model_are_reported(tmp_path: Path, monkeypatc
 
 
 IN_LITTLE_MEMORY = """
-import json, resource, sys
+import ctypes, json, resource, sys
 from pathlib import Path
 import torch
 from tuner.config.study import Objective
@@ -164,6 +164,8 @@ class Answers:
 
 
 torch.set_num_threads(1)
+M_ARENA_MAX = -8
+ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)  # a further thread would reserve 64 MB of address space
 config, channel = TrialConfig.from_values(json.loads(sys.argv[1])), Answers()
 trials = tuple(Assignment(number, config, Objective(), Path(str(number))) for number in range(8))
 run(TrainingGroup(trials[:1]), channel)  # with all that comes with a first training
@@ -185,7 +187,7 @@ def test_a_group_that_does_not_fit_into_memory_is_halved_until_it_does(tmp_path:
         "optimizer": {"name": "sgd", "initial_lr": 0.1},
         "trainer": {"max_epochs": 1, "precision": "32-true"},
     }
-    room = 10 * 4 * (784 + 10) * neurons  # less than the weights and gradients of seven
+    room = 12 * 4 * (784 + 10) * neurons  # less than the weights and gradients of seven
     *_, described, measured = output_of(IN_LITTLE_MEMORY, tmp_path, json.dumps(values), str(room)).splitlines()
     states, fused, limits = json.loads(described)
     assert states == ["complete"] * 7
