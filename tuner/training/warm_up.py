@@ -1,4 +1,4 @@
-"""What a training process can do before it knows what it trains."""
+"""Prepares a training process before it knows its trials: opens the GPU and loads libraries."""
 
 import torch
 from pytorch_lightning.utilities.seed import isolate_rng
