@@ -7,7 +7,6 @@ for its group. What depends on the trials, such as user code and data, is left t
 import contextlib
 import multiprocessing
 import os
-import signal
 import time
 import uuid
 from collections.abc import Collection, Sequence
@@ -26,7 +25,7 @@ from tuner.engines.fork_server import (
 )
 from tuner.engines.leftovers import kill_marked
 from tuner.engines.pipe import CorruptPipeError, Mailbox
-from tuner.engines.slot_process import OUTPUT_FILE, work
+from tuner.engines.slot_process import OUTPUT_FILE, kill, work
 from tuner.engines.spare import SpareProcess
 from tuner.engines.stalls import StallDetector
 from tuner.errors import StudyFailedError
@@ -54,11 +53,7 @@ class _Busy:
         """
         codes = [rank.exitcode for rank in self.ranks if rank.exitcode is not None]
         for rank in self.ranks:
-            if rank.pid is not None:
-                with contextlib.suppress(OSError):
-                    os.killpg(rank.pid, signal.SIGKILL)  # including processes that user code has started
-                rank.kill()
-                rank.join()
+            kill(rank)
         if not is_done:
             kill_marked(self.mark)
         self.mailbox.close()

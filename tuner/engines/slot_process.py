@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from multiprocessing import connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tuner.interrupts import (
 )
 from tuner.protocol import Channel, Group, Slot
 
-__all__ = ["OUTPUT_FILE", "READY", "work"]
+__all__ = ["OUTPUT_FILE", "READY", "kill", "work"]
 
 OUTPUT_FILE = "output.log"
 READY = "ready"
@@ -77,6 +78,15 @@ def work(
         ours.done(results)
         kill_marked(mark)
         os.killpg(0, signal.SIGKILL)  # including threads and processes that user code left running
+
+
+def kill(process: BaseProcess) -> None:
+    """Kill a slot's process, if it was started, and the processes in its group that user code has started."""
+    if process.pid is not None:
+        with contextlib.suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+        process.join()
 
 
 def _prepared(pipe: "connection.Connection[Any, Any] | None", slot: Slot) -> Group | None:

@@ -1,13 +1,11 @@
 """A process that has prepared for the next group of a slot while the group before it trains."""
 
 import multiprocessing
-import os
-import signal
 import uuid
-from contextlib import closing, suppress
+from contextlib import closing
 
 from tuner.engines.fork_server import ensure_server, for_new_processes
-from tuner.engines.slot_process import READY, work
+from tuner.engines.slot_process import READY, kill, work
 from tuner.protocol import Group, Slot
 
 __all__ = ["SpareProcess"]
@@ -59,9 +57,5 @@ class SpareProcess:
 
     def kill(self) -> None:
         """Kill it."""
-        if self.process.pid is not None:
-            with suppress(OSError):
-                os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.kill()
-            self.process.join()
+        kill(self.process)
         self.pipe.close()
