@@ -37,7 +37,7 @@ from lightning_modules import (
 from tuner.config import by_value
 from tuner.config.annotations import did_you_mean, members
 from tuner.config.own_modules import expect_changes, import_own
-from tuner.config.synonyms import LIBRARIES, synonym
+from tuner.config.synonyms import LIBRARIES, is_torch_optimizer, synonym
 from tuner.config.user_code import contained
 from tuner.errors import in_a_line, place_of
 from tuner.lightning_import import uncompiled_optimizers
@@ -311,11 +311,6 @@ def is_module(name: str) -> bool:
     """
     target = resolve("model", name)
     return isinstance(target, type) and issubclass(target, LightningModule)
-
-
-def is_torch_optimizer(target: Any) -> bool:
-    """Return whether a class is one of torch's optimizers, whose initial lr is called `lr`."""
-    return isinstance(target, type) and issubclass(target, torch.optim.Optimizer)
 
 
 def is_function(target: Any) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["LIBRARIES", "SYNONYMS", "synonym"]
+__all__ = ["LIBRARIES", "SYNONYMS", "is_torch_optimizer", "synonym"]
 
 SYNONYMS: dict[str, Mapping[str, str]] = {
     "loss": {
@@ -100,7 +100,7 @@ def synonym(kind: str, name: str, known: Collection[str]) -> str:
     module, _, last = path.rpartition(".")
     lowered, library = last.lower(), module.partition(".")[0]
     is_optimizer, is_of_library = kind == "optimizer", library in ("", *LIBRARIES)
-    of_torch = {each.lower(): each for each, found in vars(torch.optim).items() if _is_optimizer(found)}
+    of_torch = {each.lower(): each for each, found in vars(torch.optim).items() if is_torch_optimizer(found)}
     is_of_torch = is_optimizer and is_of_library and path == name and lowered in of_torch.keys() - {"optimizer"}
     candidates = (
         KERAS.get(lowered) if is_optimizer and library in ("keras", "tensorflow", "tf") else None,
@@ -113,5 +113,6 @@ def synonym(kind: str, name: str, known: Collection[str]) -> str:
     return f" Did you mean {found}?" if found else ""
 
 
-def _is_optimizer(found: Any) -> bool:
-    return isinstance(found, type) and issubclass(found, torch.optim.Optimizer)
+def is_torch_optimizer(target: Any) -> bool:
+    """Return whether a class is one of torch's optimizers, whose initial lr is called `lr`."""
+    return isinstance(target, type) and issubclass(target, torch.optim.Optimizer)
