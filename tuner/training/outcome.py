@@ -38,7 +38,7 @@ __all__ = [
     "result_of_training",
 ]
 
-SECONDS_TO_EXIT = 1.0  # time that a worker may take to exit after it has closed its socket
+SECONDS_TO_EXIT = 10.0  # time that a worker may take to exit after it has closed its socket, on a loaded machine
 
 
 def failed_result(error: BaseException, config: AnyTrial) -> TrialResult:
