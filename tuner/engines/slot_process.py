@@ -59,6 +59,8 @@ def work(
         os.sched_setaffinity(0, slot.cores[first : first + slot.threads] if rendezvous_file else slot.cores)
     if slot.gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(slot.gpus)
+        # torch reads it at the first product, which may come before `deterministic` of Lightning sets it.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if group is None and (group := _prepared(pipe, slot)) is None:
         return
     with _output_to_file(group):
