@@ -41,7 +41,7 @@ part() {
 if "$python" -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then
     left=${SECONDS_LEFT:-480} slack=1
     device=cuda devices=0 many="1 2 4 8 16 32 64 128 256 512" large="1 8 32 64" steps=20
-    first="1x1:8 1x32:64 1xauto:128 8x1:32" second="2x1:8 4x1:16" settings=() of_league=()
+    first="1x1:8 1x32:64 1xauto:128 8x1:32" second="1x32:256 2x1:8 4x1:16" settings=() of_league=()
 else
     echo "There is no GPU here: a dry run with tiny sizes on the CPU, whose figures say nothing." >&2
     left=${SECONDS_LEFT:-3600} slack=8
@@ -64,9 +64,20 @@ floor() {
 studies() {
     local way
     for way in $1; do
-        part "study-${way%:*}" 150 "$python" benchmarks/throughput.py --devices $devices --ways "${way%:*}" \
+        part "study-${way/:/-of-}" 150 "$python" benchmarks/throughput.py --devices $devices --ways "${way%:*}" \
             --trials "${way#*:}" ${settings[@]+"${settings[@]}"}
     done
+}
+
+whole_command() { # twice in a new folder: the second study finds its databases there
+    local new name
+    new=$(mktemp -d) && cd "$new" || exit
+    for name in first second; do
+        "$python" -m tuner study "$study" --set name=$name --trials 2 --devices $devices --timings -q \
+            ${settings[@]+"${settings[@]}"} 2> timings || { cat timings >&2 && exit 1; }
+    done
+    printf 'A study with its plots, in a folder that has its databases:\n\n```\n%s\n```\n' "$(cat timings)"
+    rm -r "$new"
 }
 
 league() { # in the folder, which keeps its databases
@@ -75,6 +86,8 @@ league() { # in the folder, which keeps its databases
         ${of_league[@]+"${of_league[@]}"}
 }
 
+export -f whole_command league
+study=$PWD/benchmarks/throughput.yaml
 part machine 60 "$python" -c "
 import os, torch
 name = torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'
@@ -82,6 +95,7 @@ print(f'{name}, {os.cpu_count()} cores, torch {torch.__version__}')"
 step cnn "$large"
 floor cnn "$large"
 studies "$first"
+part command 90 bash -c "$(declare -p python devices study settings); whole_command"
 part tests 150 "$python" -m pytest -q -p no:cacheprovider tests/test_gpu.py -k "on_a_gpu and not study and not measured"
 step narrow "$many"
 step dense "$many"
@@ -90,12 +104,11 @@ floor narrow "$many"
 floor dense "$many"
 part tests-of-studies 150 "$python" -m pytest -q -p no:cacheprovider tests/test_gpu.py \
     -k "on_a_gpu and (study or measured)"
-export -f league
 part league 300 bash -c "$(declare -p folder python devices of_league); league"
 
-names=(machine tests tests-of-studies league step-cnn floor-cnn step-narrow floor-narrow step-dense floor-dense)
+names=(machine tests tests-of-studies command league step-cnn floor-cnn step-narrow floor-narrow step-dense floor-dense)
 for way in $first $second; do
-    names+=("study-${way%:*}")
+    names+=("study-${way/:/-of-}")
 done
 for name in "${names[@]}"; do
     printf '\n## %s\n\n' "$name"

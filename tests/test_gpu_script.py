@@ -20,7 +20,7 @@ def test_parts_that_were_measured_are_not_measured_again(tmp_path: Path):
     first = run(tmp_path, PYTHON="echo")
     assert first.returncode == 0, first.stderr
     parts = {path.stem for path in tmp_path.glob("*.md")}
-    assert {"machine", "tests", "step-cnn", "floor-narrow", "step-dense", "study-8x1", "study-1xauto"} <= parts
+    assert {"machine", "tests", "step-cnn", "floor-narrow", "step-dense", "study-8x1-of-32", "command"} <= parts
     assert "benchmarks/throughput.py --devices 0 --ways 8x1 --trials 32" in first.stdout
     (tmp_path / "step-dense.md").unlink()
     (tmp_path / "floor-cnn.md").write_text("kept\n")
@@ -53,5 +53,6 @@ def test_without_a_gpu_it_ends_cleanly_with_tiny_sizes(tmp_path: Path):
     assert result.returncode == 0, result.stderr
     assert "There is no GPU here: a dry run" in result.stderr
     assert "## floor-dense\n\ndense, copying moves" in result.stdout
-    assert "= before the first step" in result.stdout
+    assert "## command\n\nA study with its plots" in result.stdout
+    assert result.stdout.count("= before the first step") == 3
     assert "missing" not in result.stdout
