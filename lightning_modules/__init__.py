@@ -3,6 +3,7 @@
 The data sets, formulas (`Lambda`) and some optimizers need optional packages, which their errors name.
 """
 
+import lightning_modules.lightning_import  # noqa: F401 -- first, as it imports Lightning in less time
 from lightning_modules.averaging import AVERAGINGS, EMA, LAWA, Averaging, TailAverage
 from lightning_modules.callbacks import EpochSeed, PlateauUpdates
 from lightning_modules.classifier import Classifier

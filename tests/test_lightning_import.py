@@ -10,8 +10,7 @@ ROOT = Path(__file__).parent.parent
 
 START = """
 import sys
-from tuner.lightning_import import import_lightning
-import_lightning()
+import lightning_modules
 import pytorch_lightning
 import torch
 import torchmetrics
@@ -25,12 +24,12 @@ def run(code: str, *arguments: Path) -> str:
 
 # The quick tests share a process, as importing torch and Lightning takes seconds.
 QUICK = """
-print([name for name in ('torch._dynamo', 'matplotlib', 'scipy.signal') if name in sys.modules])
+print([name for name in ('torch._dynamo', 'triton', 'matplotlib', 'scipy.signal') if name in sys.modules])
 
 from tuner.config.loader import load_study
 print(load_study(sys.argv[1], []).name, "torch._dynamo" in sys.modules)
 
-from tuner.lightning_import import uncompiled_optimizers
+from lightning_modules.lightning_import import uncompiled_optimizers
 weights = [torch.nn.Parameter(torch.zeros(1))]
 with uncompiled_optimizers():
     print(torch.optim.Adam(weights).param_groups[0]["params"] == weights, "torch._dynamo" in sys.modules)
@@ -42,7 +41,7 @@ print(torch.optim.Optimizer.add_param_group.__wrapped__.__dynamo_disable is meth
 
 print(torchmetrics.utilities.plot._get_col_row_split(4))
 
-import tuner.lightning_import as ours
+import lightning_modules.lightning_import as ours
 placeholder = ours._Placeholder("fractions")
 sys.modules["fractions"] = placeholder
 from fractions import Fraction
@@ -92,10 +91,14 @@ print(type(metric.plot()[0]).__name__)
 print(torchvision.ops.roi_align(torch.ones(1, 1, 8, 8), [torch.tensor([[0.0, 0, 4, 4]])], 1).item())
 import scipy.signal
 print(scipy.signal.__name__)
+from pytorch_lightning.utilities.model_summary import ModelSummary
+module.example_input_array = torch.ones(3, 2)
+print(ModelSummary(module).total_flops)
 """
     assert run(code).splitlines() == [
         "`model` is required to be a `OptimizedModule`. Found a `Classifier` instead.",
         "Figure",
         "1.0",
         "scipy.signal",
+        "24",
     ]

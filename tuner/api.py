@@ -189,6 +189,7 @@ class Study:
         self._define({**(source or {}), **given}, overrides)
 
     def _define(self, values: Mapping[str, Any], overrides: Sequence[str]) -> None:
+        import lightning_modules  # noqa: F401 -- before Lightning, which it imports in less time
         from tuner.config.objects import PLACE, study_document
 
         document, held = study_document(values)

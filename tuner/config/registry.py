@@ -34,13 +34,13 @@ from lightning_modules import (
     Plateau,
     Schedule,
 )
+from lightning_modules.lightning_import import uncompiled_optimizers
 from tuner.config import by_value
 from tuner.config.annotations import did_you_mean, members
 from tuner.config.own_modules import expect_changes, import_own
 from tuner.config.synonyms import LIBRARIES, is_torch_optimizer, synonym
 from tuner.config.user_code import contained
 from tuner.errors import in_a_line, place_of
-from tuner.lightning_import import uncompiled_optimizers
 from tuner.process import user_module_folders
 from tuner.text import shown
 

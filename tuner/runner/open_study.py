@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from tuner import timings
 from tuner.errors import BadInputError
 from tuner.interrupts import exit_at_once, on_interrupt
-from tuner.lightning_import import import_lightning
 from tuner.process import gc_paused
 from tuner.runner.options import ExecutionOptions
 from tuner.text import pluralize
@@ -363,7 +362,8 @@ class OpenStudy(Generic[Store]):
 def checking(console: "Console", study: str) -> Iterator[None]:
     """Show that a study is being checked."""
     with status(console, f"checking {study}"), gc_paused():
-        import_lightning()
+        import lightning_modules  # noqa: F401 -- and Lightning
+
         yield
 
 

@@ -43,13 +43,13 @@ def run(
     if options.start_from:
         overrides.append(f"start.studies={json.dumps(list(options.start_from))}")
     with opened_engine(options) as engine:
-        timings.phase("imports of Optuna and MLflow")
         from rich.console import Console
         from rich.markup import escape
 
         console = Console(quiet=options.quiet)
         remarks: list[str] = []
         with checking(console, options.study):
+            timings.phase("imports of Optuna")
             from tuner.config import by_value
             from tuner.config.loader import load_study
             from tuner.console import print_line
@@ -60,7 +60,7 @@ def run(
             from tuner.storage.study_store import StudyStore
             from tuner.tracking.system_metrics import check_packages
 
-            timings.phase("checks")
+            timings.phase("checks, with the import of MLflow")
             config = load(overrides) if load else load_study(options.study, overrides, folder=options.folder)
             remarks += filter(None, [by_value.note(config.held)])
             plan = dataclasses.replace(

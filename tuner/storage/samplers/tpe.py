@@ -12,13 +12,13 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import optuna
+import scipy
 from optuna.distributions import BaseDistribution
 from optuna.samplers._tpe._truncnorm import _log_gauss_mass
 from optuna.samplers._tpe.parzen_estimator import _ParzenEstimator
 from optuna.samplers._tpe.probability_distributions import _BatchedCategoricalDistributions
 from optuna.samplers._tpe.sampler import _get_pruned_trial_score, default_gamma
 from optuna.trial import FrozenTrial, TrialState
-from scipy.special import log_ndtr, ndtr
 
 from tuner.direction import Direction
 
@@ -256,7 +256,7 @@ def _log_mass(low: Array, high: Array) -> Array:
     low, high = np.where(is_right, -high, low), np.where(is_right, -low, high)
     is_left = high <= 0
     mass = np.empty_like(low)
-    upper: Array = log_ndtr(high[is_left])
-    mass[is_left] = upper + np.log1p(-np.exp(log_ndtr(low[is_left]) - upper))
-    mass[~is_left] = np.log1p(-ndtr(low[~is_left]) - ndtr(-high[~is_left]))
+    upper: Array = scipy.special.log_ndtr(high[is_left])
+    mass[is_left] = upper + np.log1p(-np.exp(scipy.special.log_ndtr(low[is_left]) - upper))
+    mass[~is_left] = np.log1p(-scipy.special.ndtr(low[~is_left]) - scipy.special.ndtr(-high[~is_left]))
     return mass

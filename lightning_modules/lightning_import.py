@@ -1,4 +1,4 @@
-"""Imports Lightning without the modules that it imports for what few programs use.
+"""Imports Lightning, when it is imported itself, without the modules that Lightning imports for what few programs use.
 
 They take longer than all the rest of Lightning. Each is replaced by a placeholder during the import, and imported when
 something is used that needs it.
@@ -12,16 +12,17 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
-__all__ = ["import_lightning", "uncompiled_optimizers"]
+__all__ = ["uncompiled_optimizers"]
 
 PLOT = "torchmetrics.utilities.plot"
 
 
-def import_lightning() -> None:
-    """Import Lightning without torch._dynamo, matplotlib and scipy.signal, unless they are imported already.
+def _import_lightning() -> None:
+    """Import Lightning without torch._dynamo, triton, matplotlib and scipy.signal, unless they are imported already.
 
-    Lightning imports torch._dynamo to recognise compiled networks; torchmetrics, which Lightning imports, matplotlib
-    for the plots of metrics, and scipy.signal to add an old name for gammatone.
+    Lightning imports torch._dynamo to recognise compiled networks, and torch's flop counter, which imports triton, to
+    summarize networks; torchmetrics, which Lightning imports, matplotlib for the plots of metrics, and scipy.signal to
+    add an old name for gammatone.
     """
     if "pytorch_lightning" in sys.modules:
         return
@@ -82,11 +83,12 @@ def _placeholders() -> list[_Placeholder]:
         disabled: Callable[..., Any] = _disable_dynamo(function, recursive)  # imports torch._dynamo in the first call
         return disabled
 
-    utils = "torch._dynamo.utils"
+    utils, flops = "torch._dynamo.utils", "torch.utils.flop_counter"
     plots = {name: _later(PLOT, name) for name in ("plot_confusion_matrix", "plot_curve", "plot_single_or_multi_val")}
     found = [
         _Placeholder("torch._dynamo", OptimizedModule=_OptimizedModule, disable=disable),
         _Placeholder(utils, is_compile_supported=_later(utils, "is_compile_supported")),  # torchvision imports it
+        _Placeholder(flops, FlopCounterMode=_later(flops, "FlopCounterMode")),
         _Placeholder(PLOT, _AX_TYPE=Any, _PLOT_OUT_TYPE=Any, _CMAP_TYPE=Any, **plots),
     ]
     if importlib.util.find_spec("gammatone") is None:
@@ -111,3 +113,6 @@ class _Recognising(type):
 
 class _OptimizedModule(metaclass=_Recognising):
     """Has the instances of torch._dynamo.OptimizedModule."""
+
+
+_import_lightning()
