@@ -399,7 +399,7 @@ def test_long_names_of_classes_do_not_overlap_in_the_picture_of_mistakes():
     name = "white-throated rhinoceros hornbill"
     drawn = mistakes(np.zeros((13, 8, 8)), [f"{name},\nnot {name}\n(84%)"] * 13, "worst mistakes")
     drawn.draw_without_rendering()
-    boxes = [axis.title.get_window_extent() for axis in drawn.axes if axis.get_title()]
+    boxes = [text.get_window_extent() for axis in drawn.axes for text in axis.texts]
     assert len(boxes) == 13
     assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
     assert min(box.x0 for box in boxes) >= 0

@@ -16,6 +16,7 @@ MOST_CLASSES = 40
 DARK, FEWEST = 0.1, 3.0
 """The share of a class, and the number of mistakes, below which no cell has the darkest colour."""
 COLUMNS, LETTERS = 6, 20  # columns of the grid of mistakes, and letters in a line of a caption
+WIDTH, HEIGHT, LINE = 1.6, 1.2, 0.17  # of a cell of the grid, without its caption, and of a line of this, in inches
 
 
 def confusion_png(counts: Sequence[Sequence[int]], title: str, names: Sequence[str] = ()) -> bytes:
@@ -87,13 +88,18 @@ def mistakes(images: Any, texts: Sequence[str], title: str) -> Canvas:
     columns = min(COLUMNS, len(texts))
     rows = math.ceil(len(texts) / columns)
     captions = ["\n".join(part for line in text.split("\n") for part in textwrap.wrap(line, LETTERS)) for text in texts]
-    lines = max(text.count("\n") + 1 for text in captions)
+    cell = HEIGHT + LINE * max(text.count("\n") + 1 for text in captions)
     with rc_context({**STYLE, "axes.grid": False}):
-        canvas = empty(max(1.6 * columns, 0.085 * len(title)), (1.2 + 0.17 * lines) * rows + 0.4)
+        canvas = empty(max(WIDTH * columns, 0.085 * len(title)), cell * rows + 0.4)
         canvas.suptitle(title, fontsize=10, fontweight="bold", x=0.01, ha="left")
-        for axis in canvas.subplots(rows, columns, squeeze=False).flat:
-            axis.set_axis_off()
-        for axis, image, text in zip(canvas.axes, images, captions, strict=False):
-            axis.imshow(image, cmap="gray_r", vmin=0, vmax=1)
-            axis.set_title(text, fontsize=9.5)
+        axis = canvas.subplots()  # all cells in one, since the layout of many takes long
+        axis.set_axis_off()
+        for index, (image, text) in enumerate(zip(images, captions, strict=True)):
+            middle, bottom = WIDTH * (index % columns + 0.5), cell * (index // columns + 1)
+            scale = min((WIDTH - 0.1) / image.shape[1], (HEIGHT - 0.1) / image.shape[0])
+            half, top = scale * image.shape[1] / 2, bottom - scale * image.shape[0]
+            place = (middle - half, middle + half, bottom, top)
+            axis.imshow(image, cmap="gray_r", vmin=0, vmax=1, extent=place)
+            axis.text(middle, top - 0.07, text, fontsize=9.5, ha="center", va="bottom")
+        axis.set(xlim=(0, WIDTH * columns), ylim=(cell * rows, 0))
         return canvas
