@@ -105,9 +105,9 @@ def params(family: str, **others: Any) -> dict[str, Any]:
 
 
 def points(space: CurveSpace, values: dict[str, Any], *shares: float) -> np.ndarray:
-    found = space.points(space.of(values), shares)
-    assert found is not None
-    return found
+    curve = space.curve(space.of(values))
+    assert curve is not None
+    return space.points(values, curve, shares)
 
 
 def test_schedules_with_the_same_curve_are_the_same_point_whatever_they_are_called(config: StudyConfig):
@@ -184,10 +184,8 @@ def test_trials_that_are_being_trained_are_not_tried_again(config: StudyConfig):
         else:
             asked.append(trial.params)
     space = CurveSpace(config, 0)
-    points = [space.points(space.of(each), [1.0]) for each in asked]
-    distances = [
-        np.abs(a - b).max() for i, a in enumerate(points) for b in points[:i] if a is not None and b is not None
-    ]
+    ends = [points(space, each, 1.0) for each in asked]
+    distances = [np.abs(a - b).max() for i, a in enumerate(ends) for b in ends[:i]]
     assert min(distances) > 0.02
 
 

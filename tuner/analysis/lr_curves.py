@@ -9,6 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lightning_modules import Plateau, Schedule
 from tuner.config.component import Component
 from tuner.config.lengths import Length
@@ -153,14 +156,15 @@ def make_curve(
         ValueError: If the schedule fails at a step, as a formula can.
     """
     steps = length.spread(POINTS)
-    lr = lr_at(schedule, optimizer.arguments["initial_lr"], steps)
+    lr = lr_at(schedule, optimizer.arguments["initial_lr"], np.array(steps)).tolist()
     return LrCurve(schedule, optimizer, length, precision, label, steps, lr)
 
 
-def lr_at(schedule: Schedule | Plateau, initial_lr: float, steps: Sequence[int]) -> list[float]:
+def lr_at(schedule: Schedule | Plateau, initial_lr: float, steps: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the lr at some steps; of a plateau, the lr without reductions, since these depend on the metric."""
     inner = schedule.schedule if isinstance(schedule, Plateau) else schedule
-    return [initial_lr * inner(step) for step in steps]
+    lr: NDArray[np.float64] = initial_lr * inner(steps)
+    return lr
 
 
 def rising(families: Sequence[Family], epochs: Sequence[int], interval: int = 0) -> list[str]:
@@ -174,8 +178,8 @@ def rising(families: Sequence[Family], epochs: Sequence[int], interval: int = 0)
 
     def rises(curve: LrCurve, epoch: int) -> bool:
         steps = interval or curve.length.steps_per_epoch
-        first, last = lr_at(curve.schedule, curve.initial_lr, [(epoch - 1) * steps, epoch * steps - 1])
-        return last > first
+        first, last = lr_at(curve.schedule, curve.initial_lr, np.array([(epoch - 1) * steps, epoch * steps - 1]))
+        return bool(last > first)
 
     return [each.name for each in families if any(rises(curve, epoch) for curve in each.curves for epoch in epochs)]
 

@@ -21,7 +21,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from tuner.config.study import StudyConfig
-from tuner.search.curve_space import Configuration, CurveSpace
+from tuner.search.curve_space import Configuration, Curve, CurveSpace
 from tuner.search.gaussian_process import Array, GaussianProcess, Kernel, expected_improvement
 from tuner.search.observed_data import Observation, ObservedData, rank
 
@@ -65,8 +65,8 @@ def _one_thread() -> AbstractContextManager[Any]:
 
 
 Values = frozenset[tuple[str, Any]]
-Candidate = tuple[Mapping[str, Any], Array]
-"""Values that a trial may have, and their point at the end of its training [1, inputs]."""
+Candidate = tuple[Mapping[str, Any], Values, Array]
+"""Values that a trial may have, by their names in Optuna and as a set, and their point at the end of its training."""
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,8 @@ class CurveSearch:
     def __init__(self, config: StudyConfig, seed: int, starts: int, spread: range) -> None:
         self._config, self._seed, self._starts, self._spread = config, seed, starts, spread
         self._kernels: dict[int, Kernel] = {}
-        self._points: dict[tuple[int, tuple[int, ...]], Array | None] = {}  # by trial and epochs
-        self._ends: dict[Values, Array | None] = {}  # the point at the end of a run, by its values
+        self._curves: dict[Values, tuple[Configuration, Curve | None]] = {}
+        self._points: dict[tuple[Values, tuple[int, ...]], Array | None] = {}  # by values and epochs
         self._finished = _Finished()
         self._known: _Known | None = None
 
@@ -145,9 +145,8 @@ class CurveSearch:
         return CurveSpace(self._config, self._seed)
 
     @cached_property
-    def _references(self) -> list[tuple[Configuration, Array | None]]:
-        feasible = filter(self._is_feasible, self._space.references)
-        return [(each, self._space.points(each, [1.0])) for each in feasible]
+    def _references(self) -> list[Candidate]:
+        return self._candidates(self._space.references)
 
     def suggest(
         self,
@@ -198,7 +197,7 @@ class CurveSearch:
         if not candidates.params:
             return self._at_random(number, fixed)
         gains = candidates.gains
-        ends = [end for trial in running if (end := self._end_of(trial)) is not None]
+        ends = [end for trial in running if (end := self._points_of(trial, (trial.epochs,))) is not None]
         if ends:
             alike = candidates.kernel(candidates.points, np.concatenate(ends)) / candidates.kernel.signal
             gains = gains * (1 - alike).prod(1)
@@ -273,12 +272,12 @@ class CurveSearch:
         running = {trial.values for trial in others}
         untried = [
             (params, point)
-            for params, point in candidates
-            if (values := frozenset(params.items())) not in finished.tried and values not in running
+            for params, values, point in candidates
+            if values not in finished.tried and values not in running
         ]
         if not untried:
             return _Candidates([], np.empty((0, 0)), np.empty(0), known.process.kernel)
-        points = np.concatenate([point for _, point in untried])
+        points = np.array([point for _, point in untried])
         mean, deviation = known.process.predict(points)
         gains = expected_improvement(mean, deviations * deviation, known.lowest)
         return _Candidates([params for params, _ in untried], points, gains, known.process.kernel)
@@ -292,21 +291,13 @@ class CurveSearch:
             self._known = _Known(finished, data, process, data.lowest(process))
         return self._known
 
-    def _end_of(self, trial: Observation) -> Array | None:
-        """Return the point of a trial at the end of its training."""
-        if trial.values not in self._ends:
-            self._ends[trial.values] = self._space.points(self._space.of(trial.params), [1.0])
-        return self._ends[trial.values]
-
     def _of_references(self, fixed: Mapping[str, Any]) -> Iterator[Candidate]:
-        for configuration, point in self._references:
-            if point is not None and fixed.items() <= configuration.params.items():
-                yield configuration.params, point
+        return (each for each in self._references if fixed.items() <= each[0].items())
 
     def _drawn(
         self, random: Random, counts: tuple[int, int], best: Sequence[Observation], fixed: Mapping[str, Any]
-    ) -> Iterator[Candidate]:
-        """Yield random candidates, and candidates near the best trials."""
+    ) -> list[Candidate]:
+        """Return random candidates, and candidates near the best trials."""
         everywhere, nearby = counts
         drawn = [self._space.random(random, fixed) for _ in range(everywhere)]
         drawn += [
@@ -314,20 +305,29 @@ class CurveSearch:
             for trial in best[:NEARBY_TRIALS]
             for index in range(nearby)
         ]
-        for configuration in filter(self._is_feasible, drawn):
-            point = self._space.points(configuration, [1.0])
-            if point is not None:
-                yield configuration.params, point
+        return self._candidates(drawn)
+
+    def _candidates(self, configurations: Sequence[Configuration]) -> list[Candidate]:
+        """Return those that satisfy the constraints, and whose schedule can be computed."""
+        feasible = filter(self._is_feasible, configurations)
+        found = [(each.params, curve) for each in feasible if (curve := self._space.curve(each)) is not None]
+        points = self._space.ends(found) if found else ()
+        return [(params, frozenset(params.items()), point) for (params, _), point in zip(found, points, strict=True)]
 
     def _can_be_compared(self, trial: Observation) -> bool:
         """Return whether a trial was trained, with a schedule that can be computed."""
         return bool(trial.reports or trial.has_diverged) and self._points_of(trial, (trial.epochs,)) is not None
 
     def _points_of(self, trial: Observation, epochs: tuple[int, ...]) -> Array | None:
-        key = trial.number, epochs
+        """Return the points of a trial after some epochs [epochs, inputs]; None if its schedule cannot be computed."""
+        key = trial.values, epochs
         if key not in self._points:
+            if trial.values not in self._curves:
+                configuration = self._space.of(trial.params)
+                self._curves[trial.values] = configuration, self._space.curve(configuration)
+            configuration, curve = self._curves[trial.values]
             shares = [epoch / trial.epochs for epoch in epochs]
-            self._points[key] = self._space.points(self._space.of(trial.params), shares)
+            self._points[key] = None if curve is None else self._space.points(configuration.params, curve, shares)
         return self._points[key]
 
     def _data(self, ranking: Sequence[Observation]) -> ObservedData:

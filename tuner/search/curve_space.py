@@ -1,18 +1,19 @@
 """A search space as numbers in which schedules of all families can be compared: features of their lr curves.
 
 Two configurations whose lr curves are alike are alike, whatever their schedules are called. The curve of a stopped run
-is a curve too, so a part of a run is a point of the same space: ``points(params, [0.5, 1.0])`` are the point after half
-of the run and the point at its end.
+is a curve too, so a part of a run is a point of the same space: ``points(params, curve, [0.5, 1.0])`` are the point
+after half of the run and the point at its end.
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from random import Random
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lightning_modules import Plateau
 from tuner.analysis.lr_curves import lr_at
@@ -78,11 +79,12 @@ class CurveSpace:
     def __init__(self, config: StudyConfig, seed: int) -> None:
         self._config = config
         self._specs: dict[str, Range | Choices] = dict(searched(config.trial))
-        self._lengths: dict[str, Length] = {}
+        self._of_length = [name for name in self._specs if name.partition(".")[0] in ("data", "trainer")]
+        self._lengths: dict[tuple[Any, ...], Length] = {}
         random = Random(f"references:{seed}")
         self.references = [self.random(random, {}) for _ in range(REFERENCES)]
-        features = [self._features(curve, 1.0) for each in self.references if (curve := self.curve(each))]
-        table = np.array(features) if features else np.zeros((1, 5))
+        curves = [curve for each in self.references if (curve := self.curve(each))]
+        table = _features(curves, 1.0) if curves else np.zeros((1, 5))
         self._center, self._scale = table.mean(0), np.where(table.std(0) > 1e-9, table.std(0), 1.0)
 
     def random(self, random: Random, fixed: Mapping[str, Any]) -> Configuration:
@@ -130,20 +132,30 @@ class CurveSpace:
         """Return given values, by their names in Optuna, as a configuration."""
         return self.at(lambda name: 0.0, params)
 
-    def points(self, configuration: Configuration, shares: Sequence[float]) -> Array | None:
-        """Return the points of a configuration [shares, inputs]; None if its schedule cannot be computed.
+    def points(self, params: Mapping[str, Any], curve: Curve, shares: Sequence[float]) -> Array:
+        """Return the points of a configuration [shares, inputs].
 
         Args:
-            configuration: The values.
+            params: Its values, by their names in Optuna.
+            curve: Its lr curve.
             shares: Parts of its training, above 0 and up to 1.
         """
-        curve = self.curve(configuration)
-        if curve is None:
-            return None
-        features = (np.array([self._features(curve, share) for share in shares]) - self._center) / self._scale
+        features = np.concatenate([_features([curve], share) for share in shares])
+        return self._joined(features, shares, [self._others(params, curve)] * len(shares))
+
+    def ends(self, configurations: Sequence[tuple[Mapping[str, Any], Curve]]) -> Array:
+        """Return the points of configurations, at least one, at the end of their training [configurations, inputs].
+
+        Args:
+            configurations: The values of each, by their names in Optuna, and its lr curve.
+        """
+        features = _features([curve for _, curve in configurations], 1.0)
+        others = [self._others(params, curve) for params, curve in configurations]
+        return self._joined(features, [1.0] * len(others), others)
+
+    def _joined(self, features: Array, shares: Sequence[float], others: Sequence[Sequence[float]]) -> Array:
         progress = np.log(np.array(shares))[:, None] / PROGRESS_SCALE
-        others = np.tile(self._others(configuration.params, curve), (len(shares), 1))
-        return np.concatenate([features, progress, others], axis=1)
+        return np.concatenate([(features - self._center) / self._scale, progress, np.array(others)], axis=1)
 
     def curve(self, configuration: Configuration, steps: int = STEPS) -> Curve | None:
         """Return the lr curve of a configuration; None if its schedule cannot be computed.
@@ -153,33 +165,25 @@ class CurveSpace:
             steps: Number of evenly spaced steps at which the lr is computed.
         """
         values = configuration.values
-        length = self._length(values)
+        length = self._length(configuration)
         try:
             schedule = Component.from_values(resolve(values["schedule"], length)).build("schedule")
-            lr = np.array(lr_at(schedule, float(values["optimizer"]["initial_lr"]), length.spread(steps)))
+            lr = lr_at(schedule, float(values["optimizer"]["initial_lr"]), _spread(length, steps))
         except Exception:  # a formula or a user's class failed: the trial would fail too, and say why
             return None
         if len(lr) < steps:  # a run of fewer steps
             lr = lr[np.arange(steps) * len(lr) // steps]
         return Curve(lr, length.steps, not isinstance(schedule, Plateau)) if np.isfinite(lr).all() else None
 
-    def _length(self, values: Mapping[str, Any]) -> Length:
-        parts = {key: values[key] for key in ("data", "trainer")}
-        key = json.dumps(parts, sort_keys=True)
+    def _length(self, configuration: Configuration) -> Length:
+        key = tuple(configuration.params.get(name) for name in self._of_length)
         if key not in self._lengths:
-            self._lengths[key] = self._config.probe.length(parts)
+            self._lengths[key] = self._config.probe.length(
+                {part: configuration.values[part] for part in ("data", "trainer")}
+            )
         return self._lengths[key]
 
-    @staticmethod
-    def _features(curve: Curve, share: float) -> list[float]:
-        """Return logarithms of the highest lr, of the sum of lrs, and of the means of the latest ones, and a ratio."""
-        lr = curve.lr[: max(1, round(share * STEPS))]
-        peak = max(float(lr.max()), 1e-300)
-        recent, late = (max(float(lr[-count:].mean()), LOWEST * peak) for count in (RECENT, LATE))
-        mean = max(float(lr.mean()), LOWEST * peak)
-        return [math.log(peak), math.log(mean * share * curve.steps), math.log(recent), math.log(late), mean / peak]
-
-    def _others(self, params: Mapping[str, Any], curve: Curve) -> Array:
+    def _others(self, params: Mapping[str, Any], curve: Curve) -> list[float]:
         """Return inputs for everything that is not in the lr curve."""
         inputs = [0.0 if curve.is_known else 1.0]
         for name, spec in self._specs.items():
@@ -192,7 +196,29 @@ class CurveSpace:
                 inputs.append((share_of(spec, params[name]) - 0.5) / UNIFORM_DEVIATION if is_given else 0.0)
             else:
                 inputs += [float(is_given and params[name] == value) for value in spec.values]
-        return np.array(inputs)
+        return inputs
+
+
+@lru_cache
+def _spread(length: Length, count: int) -> NDArray[np.int64]:
+    return np.array(length.spread(count))
+
+
+def _features(curves: Sequence[Curve], share: float) -> Array:
+    """Return logarithms of the highest lr, of the sum of lrs, and of the means of the latest ones, and a ratio [n, 5].
+
+    Args:
+        curves: The lr curves, at least one [n].
+        share: The part of the training that counts.
+    """
+    lr = np.array([curve.lr for curve in curves])[:, : max(1, round(share * STEPS))]
+    peak = np.maximum(lr.max(1), 1e-300)
+    recent, late, mean = (np.maximum(lr[:, -count:].mean(1), LOWEST * peak) for count in (RECENT, LATE, STEPS))
+    total = mean * share * [curve.steps for curve in curves]
+    features = np.stack([peak, total, recent, late, mean / peak], axis=1)
+    # Not numpy's logarithm, whose last digit depends on the processor.
+    features[:, :4] = [[math.log(value) for value in row] for row in features[:, :4].tolist()]
+    return features
 
 
 def _is_in_curve(name: str) -> bool:
