@@ -105,10 +105,11 @@ def lost_worker(error: BaseException) -> str:
     if not _lost_a_worker(error):
         return ""
     loaders = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    workers = {worker for loader in loaders for worker in getattr(loader, "_workers", ())}
+    workers = {worker.sentinel: worker for loader in loaders for worker in getattr(loader, "_workers", ())}
     with contextlib.suppress(RuntimeError):  # torch reports a worker's end from a signal handler, too
-        multiprocessing.connection.wait([worker.sentinel for worker in workers], SECONDS_TO_EXIT)
-    codes = {worker.exitcode for worker in workers} - {None}
+        for ended in multiprocessing.connection.wait(list(workers), SECONDS_TO_EXIT):
+            workers[ended].join()  # it closes its sentinel shortly before it has a status
+    codes = {worker.exitcode for worker in workers.values()} - {None}
     status = ""
     if len(codes) == 1:  # several codes may include those of workers that were ended with the loader
         code = codes.pop()
