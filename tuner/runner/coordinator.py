@@ -129,6 +129,8 @@ class Coordinator:
         self._ending = "stopping now" if self._killing else later
         if self._killing:
             self._store.database.stop_retrying()
+        else:
+            self._store.database.hurry()
 
     def publish(self) -> None:
         """Write the description of the study to MLflow."""

@@ -333,7 +333,8 @@ class OpenStudy(Generic[Store]):
             finally:
                 timings.phase("records for MLflow")
                 with status(self._console, f"sending the last {pluralize(tracker.backlog, 'record')} to MLflow"):
-                    is_delivered = tracker.close("FINISHED" if is_finished else "KILLED")
+                    ending = "FINISHED" if is_finished else "KILLED"
+                    is_delivered = tracker.close(ending, is_hurried=lambda: bool(interruption.signals))
                 if review:
                     review.end_update()
         timings.phase("plots, report and model")

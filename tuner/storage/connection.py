@@ -22,6 +22,7 @@ from sqlalchemy.exc import (
     ProgrammingError,
 )
 
+from tuner import postgresql
 from tuner.errors import BadInputError, TunerError, needs_extra
 from tuner.storage.attributes import ATTEMPT
 from tuner.urls import without_password
@@ -126,13 +127,16 @@ def count_trials(storage: optuna.storages.RDBStorage, study_id: int) -> int:
 
 
 @contextlib.contextmanager
-def open_storage(url: str, kind: type[Storage], *, read_only: bool = False) -> Iterator[Storage]:
+def open_storage(
+    url: str, kind: type[Storage], *, read_only: bool = False, is_hurried: Callable[[], bool] = lambda: False
+) -> Iterator[Storage]:
     """Open a storage, and close its connections at the end.
 
     Args:
         url: SQLAlchemy URL of the database.
         kind: Class of the storage.
         read_only: Whether to leave the tables alone: none is created, and their version is not checked.
+        is_hurried: Returns whether a server must answer within a few seconds.
 
     Raises:
         BadInputError: If the database cannot be reached or used.
@@ -140,7 +144,7 @@ def open_storage(url: str, kind: type[Storage], *, read_only: bool = False) -> I
     with connection_errors(url):
         storage = kind(
             url,
-            engine_kwargs={"pool_pre_ping": True, **_engine_settings(url)},
+            engine_kwargs={"pool_pre_ping": True, **_engine_settings(url, is_hurried)},
             skip_compatibility_check=read_only,
             skip_table_creation=read_only,
         )
@@ -153,9 +157,14 @@ def open_storage(url: str, kind: type[Storage], *, read_only: bool = False) -> I
         storage.engine.dispose()
 
 
-def make_sql_engine(url: str) -> sqlalchemy.Engine:
-    """Return an engine without a pool, whose connections detect a lost server and are detected by it."""
-    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool, **_engine_settings(url))
+def make_sql_engine(url: str, is_hurried: Callable[[], bool] = lambda: False) -> sqlalchemy.Engine:
+    """Return an engine without a pool, whose connections detect a lost server and are detected by it.
+
+    Args:
+        url: SQLAlchemy URL of the database.
+        is_hurried: Returns whether a server must answer within a few seconds.
+    """
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool, **_engine_settings(url, is_hurried))
     if not url.startswith("sqlite"):
         sqlalchemy.event.listen(engine, "connect", _set_server_timeouts)
     return engine
@@ -167,12 +176,11 @@ def has_tables(url: str) -> bool:
     Raises:
         BadInputError: If the database cannot be reached or used.
     """
-    with connection_errors(url):
-        engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)
-        with engine.connect() as connection:  # Optuna writes the version last, after it has created the tables
-            return sqlalchemy.inspect(connection).has_table("alembic_version") and bool(
-                connection.execute(sqlalchemy.text("select 1 from alembic_version")).first()
-            )
+    with connection_errors(url), make_sql_engine(url).connect() as connection:
+        # Optuna writes the version last, after it has created the tables.
+        return sqlalchemy.inspect(connection).has_table("alembic_version") and bool(
+            connection.execute(sqlalchemy.text("select 1 from alembic_version")).first()
+        )
 
 
 def check_transaction(url: str) -> None:
@@ -235,13 +243,20 @@ def can_pass(error: BaseException) -> bool:
     return not any(text in str(inner) for text in ("readonly database", "no such table"))
 
 
-def _engine_settings(url: str) -> dict[str, Any]:
+def _engine_settings(url: str, is_hurried: Callable[[], bool]) -> dict[str, Any]:
     """Return arguments for SQLAlchemy's engine with which a lost connection to PostgreSQL is noticed in a minute."""
     parsed = make_url(url)
-    if parsed.get_backend_name() != "postgresql" or parsed.get_driver_name() not in ("psycopg", "psycopg2"):
+    if parsed.get_backend_name() != "postgresql":
         return {}
-    wanted = {"keepalives_idle": 20, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000}
-    return {"connect_args": {name: value for name, value in wanted.items() if name not in parsed.query}}
+    match parsed.get_driver_name():
+        case "psycopg":
+            arguments, settings = parsed.get_dialect()().create_connect_args(parsed)
+            return {"creator": lambda: postgresql.connect(*arguments, is_hurried=is_hurried, **settings)}
+        case "psycopg2":
+            wanted = {name: value for name, value in postgresql.TCP_SETTINGS.items() if name not in parsed.query}
+            return {"connect_args": wanted}
+        case _:
+            return {}
 
 
 def _set_server_timeouts(connection: Any, record: Any) -> None:

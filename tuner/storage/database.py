@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -58,11 +59,16 @@ class Database:
     """
 
     RETRY_SECONDS = 600.0
+    LAST_SECONDS = 5.0
+    """How long an outage may last once the user has ended the command."""
+
     LONGEST_PAUSE = 10.0
 
     def __init__(self, url: str, study: str, note: Callable[[str], None]) -> None:
         self.url, self._study, self._note = url, study, note
         self._is_stopped = False
+        self._hurried_at = math.inf
+        self._gave_up: StudyFailedError | None = None
         self._is_retrying = False
         self.outages = 0
         self._server_lock: ServerLock | None = None
@@ -86,12 +92,12 @@ class Database:
             )
         with lock_folder(directory, self._study) as self._folder_lock, contextlib.ExitStack() as stack:
             if file is None:
-                self._server_lock = ServerLock(self.url, self._study)
+                self._server_lock = ServerLock(self.url, self._study, self._is_hurried)
                 with connection_errors(self.url):
                     self._server_lock.take()
                 stack.callback(self._server_lock.release)
             with self.initialization_lock():
-                self.storage = stack.enter_context(open_storage(self.url, EditableStorage))
+                self.storage = stack.enter_context(open_storage(self.url, EditableStorage, is_hurried=self._is_hurried))
             if file is not None:
                 stack.enter_context(lock_in_file(file, self._study))
                 self._folder_lock.watch(file)
@@ -152,6 +158,13 @@ class Database:
         """Give the study that is held another name."""
         self.storage.rename_study(self._study, name)
 
+    def hurry(self) -> None:
+        """Let `retry_while_unavailable` wait for a few more seconds only; safe to call in a signal handler."""
+        self._hurried_at = min(self._hurried_at, time.monotonic())
+
+    def _is_hurried(self) -> bool:
+        return self._hurried_at < math.inf
+
     def stop_retrying(self) -> None:
         """Make `retry_while_unavailable` fail instead of waiting; safe to call in a signal handler."""
         self._is_stopped = True
@@ -164,11 +177,13 @@ class Database:
 
         Raises:
             BadInputError: If the database cannot be used: it is damaged or read-only.
-            StudyFailedError: If it stays unreachable, or was removed.
+            StudyFailedError: If it stays unreachable, or was removed. After that, the database is not tried again.
             StudyRunningError: If another process has taken the lock meanwhile.
         """
         if self._is_retrying:  # the outermost call retries all of its action, not a part
             return action()
+        if self._gave_up is not None:
+            raise self._gave_up
         self._is_retrying = True
         try:
             return self._retry(action)
@@ -176,7 +191,7 @@ class Database:
             self._is_retrying = False
 
     def _retry(self, action: Callable[[], Result]) -> Result:
-        deadline, pause = 0.0, 0.2
+        began, pause = 0.0, 0.2
         while True:
             try:
                 self._check_locks()
@@ -187,18 +202,20 @@ class Database:
                 if not can_pass(error):
                     self._check_locks()  # the file may have been removed since
                     raise BadInputError([f"storage: {where} cannot be used: {reason_of(error)}."]) from error
-                if not deadline:
-                    deadline = time.monotonic() + self.RETRY_SECONDS
-                    self._note(f"the database does not answer ({reason_of(error)}); retrying for ten minutes")
-                is_late = time.monotonic() >= deadline
+                if not began:
+                    began = time.monotonic()
+                    how_long = "a few seconds" if self._is_hurried() else "ten minutes"
+                    self._note(f"the database does not answer ({reason_of(error)}); retrying for {how_long}")
+                is_late = self._seconds_left(began) <= 0
                 if not is_late:
-                    self._pause(pause)
+                    self._pause(pause, began)
                 if is_late or self._is_stopped:
-                    raise StudyFailedError(f"the database {where} is unreachable: {reason_of(error)}") from error
+                    self._gave_up = StudyFailedError(f"the database {where} is unreachable: {reason_of(error)}")
+                    raise self._gave_up from error
                 pause = min(2 * pause, self.LONGEST_PAUSE)
                 self.storage.remove_session()
             else:
-                if deadline:
+                if began:
                     self._note("the database is answering again")
                 return result
 
@@ -208,9 +225,14 @@ class Database:
         if self._server_lock is not None:
             self._server_lock.check()
 
-    def _pause(self, seconds: float) -> None:
+    def _seconds_left(self, began: float) -> float:
+        """Return how much longer to wait in an outage."""
+        last = max(began, self._hurried_at) + self.LAST_SECONDS
+        return min(began + self.RETRY_SECONDS, last) - time.monotonic()
+
+    def _pause(self, seconds: float, began: float) -> None:
         # In slices, because sleep() continues after a signal. No threading.Event: setting it in a signal handler can
         # deadlock on a lock that the interrupted thread itself holds.
         end = time.monotonic() + seconds
-        while not self._is_stopped and (left := end - time.monotonic()) > 0:
+        while not self._is_stopped and (left := min(end - time.monotonic(), self._seconds_left(began))) > 0:
             time.sleep(min(left, 0.1))

@@ -14,7 +14,7 @@ import struct
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import sqlalchemy
@@ -172,13 +172,15 @@ class ServerLock:
     Args:
         url: SQLAlchemy URL of the database.
         study: Name of the study.
+        is_hurried: Returns whether the server must answer within a few seconds.
     """
 
     END_SECONDS = 10.0  # time that a terminated session may take to end
 
-    def __init__(self, url: str, study: str) -> None:
+    def __init__(self, url: str, study: str, is_hurried: Callable[[], bool] = lambda: False) -> None:
         digest = hashlib.sha256(f"lr-tuner {study}".encode()).digest()
-        self._url, self._study, self._key = url, study, int.from_bytes(digest[:4], "big", signed=True)
+        self._url, self._study, self._is_hurried = url, study, is_hurried
+        self._key = int.from_bytes(digest[:4], "big", signed=True)
         # The token identifies this object's sessions. The server keeps 63 bytes of the name.
         self._token = f" #{uuid.uuid4().hex[:12]}"
         self._name = f"pid {os.getpid()} on host {socket.gethostname()}"[: 63 - len(self._token)] + self._token
@@ -193,7 +195,8 @@ class ServerLock:
         Raises:
             StudyRunningError: If another process has the lock.
         """
-        session = make_sql_engine(self._url).connect().execution_options(isolation_level="AUTOCOMMIT")
+        engine = make_sql_engine(self._url, self._is_hurried)
+        session = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         session.execute(sqlalchemy.text("select set_config('application_name', :me, false)"), {"me": self._name})
         deadline = time.monotonic() + self.END_SECONDS
         while not session.execute(
@@ -230,8 +233,10 @@ class ServerLock:
         """Wait for a second lock, shared by all studies of the server's database, and hold it."""
         if self._session is None:
             raise StudyFailedError("the study is not locked.")
+        attempt = sqlalchemy.text("select pg_try_advisory_lock(:space, 0)")
         with connection_errors(self._url):
-            self._session.execute(sqlalchemy.text("select pg_advisory_lock(:space, 0)"), {"space": INITIALIZATION})
+            while not self._session.execute(attempt, {"space": INITIALIZATION}).scalar():
+                time.sleep(0.1)
         try:
             yield
         finally:

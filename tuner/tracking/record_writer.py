@@ -20,6 +20,7 @@ __all__ = ["Record", "RecordWriter"]
 
 PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
 LAST_PAUSE = 1.0  # once the study is over and the user waits
+HURRIED_SECONDS = 5.0
 MISSES = 3
 
 
@@ -119,11 +120,12 @@ class RecordWriter:
             self._changed.wait_for(lambda: not self._waiting or self._outage, seconds)
             return not self._waiting
 
-    def drain(self, patience: float) -> bool:
+    def drain(self, patience: float, is_hurried: Callable[[], bool] = lambda: False) -> bool:
         """Write the waiting records, with short pauses only.
 
         Args:
             patience: Seconds to wait while the store takes nothing.
+            is_hurried: Returns whether a few seconds must do.
 
         Returns:
             Whether no record is left.
@@ -133,11 +135,14 @@ class RecordWriter:
             self._resume = 0.0
             self._due.clear()
             self._changed.notify_all()
-            deadline, handled = time.monotonic() + patience, self._handled
-            while self._waiting and time.monotonic() < deadline:
-                self._changed.wait(min(1.0, deadline - time.monotonic()))
+            began, handled = time.monotonic(), self._handled
+            while self._waiting:
+                left = began + (min(patience, HURRIED_SECONDS) if is_hurried() else patience) - time.monotonic()
+                if left <= 0:
+                    break
+                self._changed.wait(min(1.0, left))
                 if self._handled > handled:
-                    deadline, handled = time.monotonic() + patience, self._handled
+                    began, handled = time.monotonic(), self._handled
             return not self._waiting
 
     def close(self) -> None:

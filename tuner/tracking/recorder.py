@@ -93,21 +93,22 @@ class Recorder:
         """Return for how many seconds the oldest record has waited."""
         return max(self.runs.lag, self.artifacts.lag)
 
-    def close(self, last: Callable[[], None], patience: float) -> bool:
+    def close(self, last: Callable[[], None], patience: float, is_hurried: Callable[[], bool]) -> bool:
         """Write the waiting records, and end the threads.
 
         Args:
             last: Puts the last record; called when all others are written.
             patience: Seconds to wait while the store accepts nothing.
+            is_hurried: Returns whether a few seconds must do.
 
         Returns:
             Whether every record that MLflow can store was delivered.
         """
-        is_drained = self.runs.drain(patience)
-        self.artifacts.drain(patience if is_drained else min(patience, 5.0))
+        is_drained = self.runs.drain(patience, is_hurried)
+        self.artifacts.drain(patience, is_hurried if is_drained else lambda: True)
         if is_drained:
             last()
-            self.runs.drain(patience)
+            self.runs.drain(patience, is_hurried)
         file = file_of(self.uri)
         self._was_removed = file is not None and not file.exists()
         self._is_complete = not self.waiting and not self._was_removed

@@ -5,6 +5,7 @@ for minutes. So the store is checked first, with SQLAlchemy or one request, with
 """
 
 import contextlib
+import functools
 import logging
 import os
 import re
@@ -13,12 +14,14 @@ import threading
 import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 from sqlalchemy.exc import ArgumentError
 
+from tuner import postgresql
 from tuner.process import changed_environment
 from tuner.tracking.artifacts import FOLDER, check_length, local_path, present_place
 from tuner.tracking.store_errors import FORMS, deleted_experiment, explained, refused
@@ -265,6 +268,8 @@ def open_client(uri: str) -> MlflowClient:
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # the URL may contain a password
     file = file_of(uri)
     if file is None:
+        if not is_server(uri):
+            _notice_silence(uri)
         return MlflowClient(tracking_uri=uri)
     with _without_new_folders(uri, file):
         if not file.exists():
@@ -276,6 +281,24 @@ def open_client(uri: str) -> MlflowClient:
                 _close_connections(each)
             file.with_name(f"{file.name}{suffix}").replace(file)
         return MlflowClient(tracking_uri=uri)
+
+
+@functools.cache
+def _notice_silence(uri: str) -> None:
+    """Make connections to a PostgreSQL database fail if the server does not answer.
+
+    MLflow creates the engines, and connects at once, so all engines are watched for connections to this database.
+    """
+    url = sqlalchemy.make_url(uri)
+    if url.get_backend_name() != "postgresql" or url.get_driver_name() != "psycopg":
+        return
+    _, of_database = url.get_dialect()().create_connect_args(url)
+
+    def connect(dialect: sqlalchemy.Dialect, record: Any, arguments: list[Any], settings: dict[str, Any]) -> Any:
+        is_same = dialect.driver == url.get_driver_name() and of_database.items() <= settings.items()
+        return postgresql.connect(*arguments, **settings) if is_same else None
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, "do_connect", connect)
 
 
 def _close_connections(uri: str) -> None:

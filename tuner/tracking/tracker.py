@@ -240,18 +240,21 @@ class Tracker:
 
         self._study.put("system metrics", write, lane="system")
 
-    def close(self, status: str, patience: float = PATIENCE_SECONDS) -> bool:
+    def close(
+        self, status: str, patience: float = PATIENCE_SECONDS, is_hurried: Callable[[], bool] = lambda: False
+    ) -> bool:
         """Write the waiting records, and close the study's run; a run in which no trial began keeps its end time.
 
         Args:
             status: MLflow status of the study's run.
             patience: Seconds to wait while the store accepts nothing.
+            is_hurried: Returns whether a few seconds must do, because the user has ended the study.
 
         Returns:
             Whether every record that MLflow can store was delivered. `missing` lists the others; the next run of the
             study sends them.
         """
-        return self._recorder.close(lambda: self._study.put_end(status), patience)
+        return self._recorder.close(lambda: self._study.put_end(status), patience, is_hurried)
 
     def _pages(self, best: TrialRun | None) -> dict[str, str]:
         experiment, view = self.experiment_id, view_key(self.parent_id)
