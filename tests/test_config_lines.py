@@ -26,6 +26,22 @@ BAD_LINES = {
         ("budget:", "zzz: 1"),
         [f"3: zzz: <unknown key>. {SECTIONS}"],
     ),
+    "a section of trial outside it": (
+        ("budget:", "optimizer: {name: adam}"),
+        ["3: optimizer: <unknown key>. It belongs in trial."],
+    ),
+    "an objective function outside trial": (
+        ("budget:", 'objective_function: "a:b"'),
+        ['3: objective_function: <unknown key>. Write trial: {objective_function: "a:b"}.'],
+    ),
+    "an objective function in another section": (
+        ("budget:", "study: {objective-function: 1}"),
+        ['3: study.objective-function: <unknown key>. Write trial: {objective_function: "..."}.'],
+    ),
+    "a misspelt objective function": (
+        ("  trainer:", "  objective_funtion: 'a:b'"),
+        ["11: trial.objective_funtion: <unknown key>. <near> objective_function?"],
+    ),
     "a key that is a number": (
         ("budget:", "1: 1"),
         [f"3: 1: <unknown key>. {SECTIONS}"],

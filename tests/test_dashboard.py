@@ -57,6 +57,14 @@ def test_it_serves_the_study_on_the_loopback_and_leaves_no_process(started: Comm
     assert not [pid for pid in servers if is_alive(pid)]
 
 
+def test_an_interrupt_while_it_loads_ends_it_and_says_nothing_of_continuing(reviewed: StudyFolder):
+    process = start(reviewed.path, "tiny")
+    assert process.stdout.readline() == "loading MLflow, which takes a while ...\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=60)[0] == "interrupted\n"
+    assert process.returncode == 128 + signal.SIGTERM
+
+
 @pytest.mark.slow
 def test_the_server_ends_with_the_dashboard_however_and_whenever_it_is_killed(reviewed: StudyFolder):
     process = start(reviewed.path)

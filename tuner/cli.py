@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import functools
 import os
 import shutil
 import sys
@@ -14,7 +15,7 @@ from typing import Any, NoReturn
 
 from tuner.console import lenient_streams, open_missing_streams, wrapped
 from tuner.errors import BadInputError, TunerError
-from tuner.interrupts import exit_at_once, on_interrupt
+from tuner.interrupts import INTERRUPTED, exit_at_once, on_interrupt
 from tuner.runner.options import ExecutionOptions
 from tuner.text import two_columns
 
@@ -113,17 +114,19 @@ def make_parser(
     return parser
 
 
-def command(run: Callable[[], int], options: argparse.Namespace | ExecutionOptions) -> int:
+def command(run: Callable[[], int], options: argparse.Namespace | ExecutionOptions, *, continues: bool = False) -> int:
     """Run a command and return its exit code.
 
     Args:
         run: The command.
         options: Its options, of which `quiet` and `verbose` are used here.
+        continues: Whether the same command, run again after an interruption, continues what it did.
     """
+    at_once = exit_at_once if continues else functools.partial(exit_at_once, text=INTERRUPTED)
     open_missing_streams()
     with contextlib.ExitStack() as stack:
         stack.enter_context(lenient_streams())
-        stack.enter_context(on_interrupt(exit_at_once))  # before and after the trials it is safe to exit at once
+        stack.enter_context(on_interrupt(at_once))  # before and after the trials it is safe to exit at once
         if options.quiet:
             nowhere = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
             stack.enter_context(contextlib.redirect_stdout(nowhere))

@@ -31,7 +31,7 @@ def parser() -> Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Confirm a study and return the exit code."""
     options = ConfirmationOptions(**vars(parser().parse_args(arguments)))
-    return command(lambda: confirm(options), options)
+    return command(lambda: confirm(options), options, continues=True)
 
 
 if __name__ == "__main__":

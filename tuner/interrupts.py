@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 __all__ = [
+    "INTERRUPTED",
     "INTERRUPTS",
     "die_with_parent",
     "exit_at_once",
@@ -32,7 +33,8 @@ __all__ = [
 ]
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-INTERRUPTED = b"interrupted; run the same command again to continue\n"
+INTERRUPTED = b"interrupted\n"
+TO_CONTINUE = b"interrupted; run the same command again to continue\n"
 SHOW_CURSOR = b"\x1b[?25h\n"  # the status line hides it
 
 Handler = Callable[[int, FrameType | None], Any]
@@ -68,11 +70,16 @@ def on_interrupt(handler: Handler) -> Iterator[None]:
         _installed.update(outer)
 
 
-def exit_at_once(number: int, frame: FrameType | None = None) -> NoReturn:
-    """Exit as a signal would, but remove temporary folders, restore the cursor, and say how to continue.
+def exit_at_once(number: int, frame: FrameType | None = None, text: bytes = TO_CONTINUE) -> NoReturn:
+    """Exit as a signal would, but remove temporary folders, restore the cursor, and say so.
 
     Use this handler while no state can be lost. An exception would not do: some libraries catch all exceptions while
     they are imported.
+
+    Args:
+        number: The signal.
+        frame: The frame that it interrupted.
+        text: What to say.
     """
     for folder, owner in list(_folders.items()):
         if owner == os.getpid():
@@ -81,7 +88,7 @@ def exit_at_once(number: int, frame: FrameType | None = None) -> NoReturn:
         if os.isatty(1):
             os.write(1, SHOW_CURSOR)
     with contextlib.suppress(OSError):
-        os.write(2, INTERRUPTED)
+        os.write(2, text)
     _EXIT(128 + number)
 
 

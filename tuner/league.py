@@ -33,7 +33,7 @@ def parser() -> Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run leagues and return the exit code."""
     options = LeagueOptions(**vars(parser().parse_args(arguments)))
-    return command(lambda: _run(options), options)
+    return command(lambda: _run(options), options, continues=True)
 
 
 def _run(options: LeagueOptions) -> int:

@@ -42,7 +42,7 @@ def parser() -> Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train failed trials again and return the exit code."""
     options = RetryOptions(**vars(parser().parse_args(arguments)))
-    return command(lambda: _run(options), options)
+    return command(lambda: _run(options), options, continues=True)
 
 
 def _run(options: RetryOptions) -> int:

@@ -36,7 +36,7 @@ def parser() -> Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a study and return the exit code."""
     options = StudyOptions(**vars(parser().parse_args(arguments)))
-    return command(lambda: run(options).exit_code, options)
+    return command(lambda: run(options).exit_code, options, continues=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import contextlib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from pytorch_lightning.callbacks import EarlyStopping
@@ -76,11 +77,18 @@ class Checker:
         self._fault(node.path, f"must be a mapping{form} (got {shown(node.raw)}){advice}.", spoils=True)
         return {}
 
-    def keys(self, nodes: Nodes, known: Collection[str]) -> None:
-        """Reject unknown keys."""
+    def keys(self, nodes: Nodes, known: Collection[str], elsewhere: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Reject unknown keys.
+
+        Args:
+            nodes: The values by their keys.
+            known: The known keys.
+            elsewhere: Keys that are known elsewhere, and where.
+        """
         for key, node in nodes.items():
             if key not in known:
-                self._fault(node.path, f"unknown key.{alternatives(key, known)}")
+                advice = f" {elsewhere[key]}" if key in elsewhere else alternatives(key, known)
+                self._fault(node.path, f"unknown key.{advice}")
 
     def settings(self, signature: Signature, node: Node, refused: Mapping[str, str] | None = None) -> dict[str, Any]:
         """Check a section of fixed keys.

@@ -1,13 +1,14 @@
 """Reads a study of an objective function from a document, and reports the errors in all its sections."""
 
 import dataclasses
+import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tuner.config.budget import Million
 from tuner.config.checker import listed
 from tuner.config.component import Component
-from tuner.config.document import Keys, Node
+from tuner.config.document import Document, Keys, Node
 from tuner.config.first_trials import FirstTrials
 from tuner.config.function_trial import FUNCTIONS, SEED
 from tuner.config.given_values import Given, Misfit, given_values
@@ -24,7 +25,7 @@ from tuner.config.study_reader import SECTIONS, StudyReader
 from tuner.config.trial import PARTS, Seed
 from tuner.text import shown
 
-__all__ = ["FunctionStudyReader"]
+__all__ = ["FunctionStudyReader", "refuse_misplaced_function"]
 
 FORMS = "{low: ..., high: ...}, {choices: [...]} or {one_of: {name: {argument: range or value}, ...}}"
 PLAIN = "a number, text, true, false, null, or a list of these"
@@ -52,6 +53,32 @@ class _Calls:
 
     trials: Million = 0
     timeout: str | int | float | None = None
+
+
+def refuse_misplaced_function(document: Document) -> None:
+    """Reject an ``objective_function`` outside ``trial``, or misspelt.
+
+    All else in the file would be checked as a study of training runs, whose errors would hide this one.
+
+    Raises:
+        BadInputError: If there is one.
+    """
+    before = document.fault_count
+    sections: list[tuple[Keys, Any]] = [
+        ((key,), section) for key, section in document.data.items() if isinstance(section, Mapping)
+    ]
+    for path, section in [((), document.data), *sections]:
+        for key in section:
+            word = str(key).lower().replace("-", "_")
+            if word != "function" and not difflib.get_close_matches(word, [FUNCTION], cutoff=0.78):
+                continue
+            if path == ("trial",):
+                document.fault((*path, key), f"unknown key. Did you mean {FUNCTION}?")
+            else:
+                value = section[key] if isinstance(section[key], str) else "..."
+                document.fault((*path, key), f'unknown key. Write trial: {{{FUNCTION}: "{value}"}}.')
+    if document.fault_count > before:
+        document.check()
 
 
 class FunctionStudyReader(StudyReader):

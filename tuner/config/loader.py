@@ -15,7 +15,7 @@ from tuner.config.component import Component
 from tuner.config.dataset_probe import DatasetProbe
 from tuner.config.document import Document, Node
 from tuner.config.feasibility import broken_by
-from tuner.config.function_reader import FunctionStudyReader
+from tuner.config.function_reader import FunctionStudyReader, refuse_misplaced_function
 from tuner.config.function_trial import is_of_function
 from tuner.config.known_values import read_queue
 from tuner.config.lengths import Length, resolve
@@ -93,7 +93,10 @@ def check_study(
         override(document, assignment)
     add_study_folder(folder)
     registry.begin_study()
-    of_function = isinstance(document.data, Mapping) and is_of_function(document.data.get("trial"))
+    is_mapping = isinstance(document.data, Mapping)
+    of_function = is_mapping and is_of_function(document.data.get("trial"))
+    if is_mapping and not of_function:
+        refuse_misplaced_function(document)
     reader = FunctionStudyReader if of_function else StudyReader
     return reader(document, folder, probe or DatasetProbe()).study(default_name, is_past)
 

@@ -29,7 +29,7 @@ from tuner.config.study import Objective, StudyConfig
 from tuner.config.study_name import NAME, final_name
 from tuner.config.template_reader import TemplateReader
 from tuner.config.trainer import TrainerConfig, epochs_of, numbers_of
-from tuner.config.trial import NO_AVERAGING, TrialConfig, flatten
+from tuner.config.trial import NO_AVERAGING, PARTS, TrialConfig, flatten
 from tuner.direction import Direction
 from tuner.text import parse_duration, shown
 
@@ -59,7 +59,7 @@ class StudyReader:
         Raises:
             BadInputError: With every error in the document.
         """
-        self._checker.keys(self._nodes, SECTIONS)
+        self._checker.keys(self._nodes, SECTIONS, dict.fromkeys(PARTS, "It belongs in trial."))
         name = self._name(default_name)
         goals = read_objectives(self._checker, self._section("objective"), self._fault)
         is_single = len(goals) == 1
