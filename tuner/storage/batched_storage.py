@@ -67,7 +67,7 @@ class BatchedStorage(optuna.storages.BaseStorage):
         self.is_together = self._is_unsure = False
         self.foreign = 0
         self._found: dict[tuple[TrialState, ...], list[FrozenTrial]] = {}  # finished trials by their states
-        self._count = -1  # number of finished trials when they were found
+        self._ended: list[int] = []  # numbers of the trials that have ended since they were found
         for trial in sorted(database.get_all_trials(study_id, deepcopy=False), key=lambda trial: trial.number):
             self._append(trial)
 
@@ -126,7 +126,8 @@ class BatchedStorage(optuna.storages.BaseStorage):
             self._set_stored(number, self._database.get_trial(self._rows[number]))
         for trial in sorted(map(self._database.get_trial, added), key=lambda trial: trial.number):
             self._append(trial)
-        self._is_unsure, self._count = False, -1
+        self._is_unsure = False
+        self._found.clear()
         self.foreign += 1
 
     def _append(self, trial: FrozenTrial) -> None:
@@ -153,7 +154,8 @@ class BatchedStorage(optuna.storages.BaseStorage):
 
     def _forget(self) -> None:
         """Undo all changes that are not written yet."""
-        self._count = -1
+        self._found.clear()
+        self._ended.clear()
         del self._trials[len(self._stored) :]
         for number in self._changed:
             self._unfinished.pop(number, None)
@@ -295,6 +297,7 @@ class BatchedStorage(optuna.storages.BaseStorage):
         self._changed.add(trial.number)
         if trial.state.is_finished():
             self._unfinished.pop(trial.number, None)
+            self._ended.append(trial.number)
         else:
             self._unfinished[trial.number] = None
 
@@ -319,11 +322,13 @@ class BatchedStorage(optuna.storages.BaseStorage):
         return copy.deepcopy(trials) if deepcopy else trials
 
     def _finished_in(self, states: Container[TrialState]) -> list[FrozenTrial]:
-        """Return the finished trials in these states, which are found once until another trial ends."""
+        """Return the finished trials in these states: all are read once, and later those that have ended since."""
+        for trial in map(self._trials.__getitem__, self._ended):
+            for among, found in self._found.items():
+                if trial.state in among:
+                    bisect.insort(found, trial, key=operator.attrgetter("number"))
+        self._ended.clear()
         ended = tuple(state for state in TrialState if state.is_finished() and state in states)
-        count = len(self._trials) - len(self._unfinished)
-        if self._count != count:
-            self._count, self._found = count, {}
         if ended not in self._found:
             self._found[ended] = [trial for trial in self._trials if trial.state in ended]
         return list(self._found[ended])

@@ -13,7 +13,7 @@ from tuner.config.shares import ShareSuggester
 from tuner.config.study import StudyConfig
 from tuner.config.trainer import TrainerConfig
 from tuner.search.observed_data import Observation
-from tuner.storage.trial_ends import state_of
+from tuner.storage.trial_ends import newly_finished, state_of
 
 __all__ = ["ObservedTrials", "observation_of"]
 
@@ -39,7 +39,6 @@ class ObservedTrials:
 
     def __init__(self, observe: Callable[[FrozenTrial], Observation | None]) -> None:
         self._observe = observe
-        self._trials: Sequence[FrozenTrial] = ()
         self._numbers: set[int] = set()
         self._ended: list[tuple[datetime, int, Observation]] = []  # in this order
         self._observations: list[Observation] = []
@@ -49,13 +48,13 @@ class ObservedTrials:
         """Return the observations of the finished trials, in the order in which the trials ended.
 
         Args:
-            trials: All finished trials; those of earlier calls are among them.
+            trials: All finished trials, in the order of their numbers; those of earlier calls are among them.
         """
-        if trials != self._trials:
-            for trial in trials:
-                if trial.number not in self._numbers:
-                    self._add(trial)
-            self._trials, self._observations = trials, [observation for _, _, observation in self._ended]
+        before = len(self._ended)
+        for trial in newly_finished(trials, self._numbers):
+            self._add(trial)
+        if len(self._ended) > before:
+            self._observations = [observation for _, _, observation in self._ended]
         return self._observations
 
     def running(self, trials: Sequence[FrozenTrial]) -> Sequence[Observation]:
@@ -73,6 +72,5 @@ class ObservedTrials:
         return [observation for _, observation in self._running.values() if observation]
 
     def _add(self, trial: FrozenTrial) -> None:
-        self._numbers.add(trial.number)
         if observation := self._observe(trial):
             bisect.insort(self._ended, (trial.datetime_complete or datetime.max, trial.number, observation))

@@ -4,7 +4,7 @@ Others may add trials to a study, or change attributes. So no attribute is expec
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from optuna.trial import FrozenTrial, TrialState
@@ -12,7 +12,17 @@ from optuna.trial import FrozenTrial, TrialState
 from tuner.protocol import State, TrialResult
 from tuner.storage.attributes import PARTS
 
-__all__ = ["TRIAL_STATES", "attribute", "end_of", "is_complete", "parts_of", "setup_of", "state_of", "value_of"]
+__all__ = [
+    "TRIAL_STATES",
+    "attribute",
+    "end_of",
+    "is_complete",
+    "newly_finished",
+    "parts_of",
+    "setup_of",
+    "state_of",
+    "value_of",
+]
 
 Value = TypeVar("Value")
 
@@ -23,6 +33,25 @@ TRIAL_STATES = {
     "diverged": TrialState.PRUNED,  # never told as infinity: Optuna ranks it by its reports, if any
 }
 """Optuna's state of a trial, by the state of its `TrialResult`."""
+
+
+def newly_finished(trials: Sequence[FrozenTrial], known: set[int]) -> Iterator[FrozenTrial]:
+    """Yield the trials that are not known, and add their numbers to the known ones.
+
+    They are sought from the last trial on, because they are among the last ones: the time does not grow with the study.
+
+    Args:
+        trials: All finished trials, or all complete ones, in the order of their numbers.
+        known: The numbers of earlier calls; those trials are still among `trials`.
+    """
+    missing = len(trials) - len(known)
+    for trial in reversed(trials):
+        if not missing:
+            return
+        if trial.number not in known:
+            known.add(trial.number)
+            missing -= 1
+            yield trial
 
 
 def attribute(attributes: Mapping[str, Any], name: str, default: Value) -> Value:
