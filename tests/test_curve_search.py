@@ -105,9 +105,10 @@ def params(family: str, **others: Any) -> dict[str, Any]:
 
 
 def points(space: CurveSpace, values: dict[str, Any], *shares: float) -> np.ndarray:
-    curve = space.curve(space.of(values))
+    configuration = space.of(values)
+    curve = space.curve(configuration)
     assert curve is not None
-    return space.points(values, curve, shares)
+    return np.concatenate([space.points([(configuration, curve)], share) for share in shares])
 
 
 def test_schedules_with_the_same_curve_are_the_same_point_whatever_they_are_called(config: StudyConfig):

@@ -9,6 +9,7 @@ All randomness is a function of the seed, the number of the trial and the finish
 import importlib
 import math
 from bisect import insort
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from tuner.config.study import StudyConfig
-from tuner.search.curve_space import Configuration, Curve, CurveSpace
+from tuner.search.curve_space import Configuration, CurveSpace, Placed
 from tuner.search.gaussian_process import Array, GaussianProcess, Kernel, expected_improvement
 from tuner.search.observed_data import Observation, ObservedData, rank
 
@@ -135,8 +136,8 @@ class CurveSearch:
     def __init__(self, config: StudyConfig, seed: int, starts: int, spread: range) -> None:
         self._config, self._seed, self._starts, self._spread = config, seed, starts, spread
         self._kernels: dict[int, Kernel] = {}
-        self._curves: dict[Values, tuple[Configuration, Curve | None]] = {}
-        self._points: dict[tuple[Values, tuple[int, ...]], Array | None] = {}  # by values and epochs
+        self._placed: dict[Values, Placed | None] = {}  # trials; None if the schedule cannot be computed
+        self._points: dict[tuple[Values, float], Array] = {}  # of trials, by their values and the part of the training
         self._finished = _Finished()
         self._known: _Known | None = None
 
@@ -197,9 +198,9 @@ class CurveSearch:
         if not candidates.params:
             return self._at_random(number, fixed)
         gains = candidates.gains
-        ends = [end for trial in running if (end := self._points_of(trial, (trial.epochs,))) is not None]
+        ends = [(trial, trial.epochs) for trial in running if self._placed_of(trial)]
         if ends:
-            alike = candidates.kernel(candidates.points, np.concatenate(ends)) / candidates.kernel.signal
+            alike = candidates.kernel(candidates.points, self._points_of(ends)) / candidates.kernel.signal
             gains = gains * (1 - alike).prod(1)
         return candidates.params[int(np.argmax(gains))]
 
@@ -310,25 +311,35 @@ class CurveSearch:
     def _candidates(self, configurations: Sequence[Configuration]) -> list[Candidate]:
         """Return those that satisfy the constraints, and whose schedule can be computed."""
         feasible = filter(self._is_feasible, configurations)
-        found = [(each.params, curve) for each in feasible if (curve := self._space.curve(each)) is not None]
-        points = self._space.ends(found) if found else ()
-        return [(params, frozenset(params.items()), point) for (params, _), point in zip(found, points, strict=True)]
+        placed = [(each, curve) for each in feasible if (curve := self._space.curve(each)) is not None]
+        points = self._space.points(placed) if placed else ()
+        return [
+            (each.params, frozenset(each.params.items()), point)
+            for (each, _), point in zip(placed, points, strict=True)
+        ]
 
     def _can_be_compared(self, trial: Observation) -> bool:
         """Return whether a trial was trained, with a schedule that can be computed."""
-        return bool(trial.reports or trial.has_diverged) and self._points_of(trial, (trial.epochs,)) is not None
+        return bool(trial.reports or trial.has_diverged) and self._placed_of(trial) is not None
 
-    def _points_of(self, trial: Observation, epochs: tuple[int, ...]) -> Array | None:
-        """Return the points of a trial after some epochs [epochs, inputs]; None if its schedule cannot be computed."""
-        key = trial.values, epochs
-        if key not in self._points:
-            if trial.values not in self._curves:
-                configuration = self._space.of(trial.params)
-                self._curves[trial.values] = configuration, self._space.curve(configuration)
-            configuration, curve = self._curves[trial.values]
-            shares = [epoch / trial.epochs for epoch in epochs]
-            self._points[key] = None if curve is None else self._space.points(configuration.params, curve, shares)
-        return self._points[key]
+    def _placed_of(self, trial: Observation) -> Placed | None:
+        if trial.values not in self._placed:
+            configuration = self._space.of(trial.params)
+            curve = self._space.curve(configuration)
+            self._placed[trial.values] = None if curve is None else (configuration, curve)
+        return self._placed[trial.values]
+
+    def _points_of(self, parts: Sequence[tuple[Observation, int]]) -> Array:
+        """Return the points of trials whose schedules can be computed, each after an epoch [parts, inputs]."""
+        keys = [(trial.values, epoch / trial.epochs) for trial, epoch in parts]
+        missing: defaultdict[float, dict[Values, Placed]] = defaultdict(dict)
+        for (trial, _), (values, share) in zip(parts, keys, strict=True):
+            if (values, share) not in self._points:
+                missing[share][values] = cast(Placed, self._placed_of(trial))
+        for share, placed in missing.items():
+            points = self._space.points(list(placed.values()), share)
+            self._points.update(zip(((values, share) for values in placed), points, strict=True))
+        return np.array([self._points[key] for key in keys])
 
     def _data(self, ranking: Sequence[Observation]) -> ObservedData:
         """Return the data of all finished trials or, of many, of the best ones and a random choice of the others.
@@ -341,7 +352,7 @@ class CurveSearch:
             random = Random(f"trials:{self._seed}:{len(ranking)}")
             others = sorted(random.sample(range(best, len(ranking)), MOST_TRIALS - best))
             ranking = [*ranking[:best], *(ranking[place] for place in others)]
-        return ObservedData(self._config, ranking, lambda trial, epochs: cast(Array, self._points_of(trial, epochs)))
+        return ObservedData(self._config, ranking, self._points_of)
 
     def _kernel(self, finished: Sequence[Observation]) -> Kernel:
         """Return the kernel, which is fitted each time that there are a fifth more trials."""

@@ -1,8 +1,8 @@
 """A search space as numbers in which schedules of all families can be compared: features of their lr curves.
 
 Two configurations whose lr curves are alike are alike, whatever their schedules are called. The curve of a stopped run
-is a curve too, so a part of a run is a point of the same space: ``points(params, curve, [0.5, 1.0])`` are the point
-after half of the run and the point at its end.
+is a curve too, so a part of a run is a point of the same space: ``points(placed, 0.5)`` are the points after half of
+the run, ``points(placed)`` those at its end.
 """
 
 import math
@@ -24,7 +24,7 @@ from tuner.config.shares import ShareSuggester, share_of
 from tuner.config.study import StudyConfig
 from tuner.search.gaussian_process import Array
 
-__all__ = ["Configuration", "Curve", "CurveSpace"]
+__all__ = ["Configuration", "Curve", "CurveSpace", "Placed"]
 
 STEPS = 32
 """Number of steps of a run at which its lr is computed."""
@@ -66,6 +66,10 @@ class Curve:
     lr: Array
     steps: int
     is_known: bool
+
+
+Placed = tuple[Configuration, Curve]
+"""A configuration and its lr curve."""
 
 
 class CurveSpace:
@@ -132,30 +136,17 @@ class CurveSpace:
         """Return given values, by their names in Optuna, as a configuration."""
         return self.at(lambda name: 0.0, params)
 
-    def points(self, params: Mapping[str, Any], curve: Curve, shares: Sequence[float]) -> Array:
-        """Return the points of a configuration [shares, inputs].
+    def points(self, placed: Sequence[Placed], share: float = 1.0) -> Array:
+        """Return the points of configurations, at least one, after a part of their training [configurations, inputs].
 
         Args:
-            params: Its values, by their names in Optuna.
-            curve: Its lr curve.
-            shares: Parts of its training, above 0 and up to 1.
+            placed: The configurations and their lr curves.
+            share: The part, above 0 and up to 1.
         """
-        features = np.concatenate([_features([curve], share) for share in shares])
-        return self._joined(features, shares, [self._others(params, curve)] * len(shares))
-
-    def ends(self, configurations: Sequence[tuple[Mapping[str, Any], Curve]]) -> Array:
-        """Return the points of configurations, at least one, at the end of their training [configurations, inputs].
-
-        Args:
-            configurations: The values of each, by their names in Optuna, and its lr curve.
-        """
-        features = _features([curve for _, curve in configurations], 1.0)
-        others = [self._others(params, curve) for params, curve in configurations]
-        return self._joined(features, [1.0] * len(others), others)
-
-    def _joined(self, features: Array, shares: Sequence[float], others: Sequence[Sequence[float]]) -> Array:
-        progress = np.log(np.array(shares))[:, None] / PROGRESS_SCALE
-        return np.concatenate([(features - self._center) / self._scale, progress, np.array(others)], axis=1)
+        features = (_features([curve for _, curve in placed], share) - self._center) / self._scale
+        progress = np.full((len(placed), 1), np.log(share) / PROGRESS_SCALE)
+        others = np.array([self._others(configuration.params, curve) for configuration, curve in placed])
+        return np.concatenate([features, progress, others], axis=1)
 
     def curve(self, configuration: Configuration, steps: int = STEPS) -> Curve | None:
         """Return the lr curve of a configuration; None if its schedule cannot be computed.

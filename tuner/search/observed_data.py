@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
@@ -56,14 +56,14 @@ class ObservedData:
     Args:
         config: The study.
         trials: Its finished trials, the best first.
-        points: Returns the points of a trial after some epochs.
+        points: Returns the points of trials, each after an epoch [parts, inputs].
     """
 
     def __init__(
         self,
         config: StudyConfig,
         trials: Sequence[Observation],
-        points: Callable[[Observation, tuple[int, ...]], Array],
+        points: Callable[[Sequence[tuple[Observation, int]]], Array],
     ) -> None:
         self._trials, self._points = trials, points
         self.best = [trial for trial in trials if trial.reports]
@@ -71,9 +71,9 @@ class ObservedData:
         self._losses, self.unit = _losses(config, reports)
         self._stops = _stops(trials)
         self._caps = self._caps_by_epoch()
-        rows = [row for trial in trials for row in self._rows(trial)]
-        self._table = np.array([point for point, _ in rows])
-        self._values = np.array([value for _, value in rows])
+        rows = [(trial, *row) for trial in trials for row in self._rows(trial)]
+        self._table = points([(trial, epoch) for trial, epoch, _ in rows])
+        self._values = np.array([value for *_, value in rows])
 
     def process(self, kernel: Kernel | None, random: Random) -> GaussianProcess:
         """Return the Gaussian process: of all points, or of the best ones and a random choice of the others."""
@@ -89,18 +89,19 @@ class ObservedData:
         whole = [self._losses[trial.number][trial.epochs] for trial in self._trials if trial.epochs in trial.reports]
         if whole:
             return min(whole)
-        points = np.concatenate([self._points(trial, (trial.epochs,)) for trial in self.best])
+        points = self._points([(trial, trial.epochs) for trial in self.best])
         return float(process.predict(points)[0].min())
 
-    def _rows(self, trial: Observation) -> Iterator[tuple[Array, float]]:
-        """Yield points and values of a trial: after its last epoch, half of its training, and where others stopped."""
+    def _rows(self, trial: Observation) -> Iterable[tuple[int, float]]:
+        """Return the epochs of a trial that count, with their values.
+
+        They are its last epoch, half of its training, and where others stopped.
+        """
         losses = self._losses[trial.number]
         if trial.has_diverged:
-            wanted = {trial.epochs: max(self._caps.values(), default=0.0)}
-        else:
-            epochs = {max(losses), -(-trial.epochs // 2), *self._stops} & losses.keys()
-            wanted = {epoch: min(losses[epoch], self._cap(epoch)) for epoch in sorted(epochs)}
-        yield from zip(self._points(trial, tuple(wanted)), wanted.values(), strict=True)
+            return [(trial.epochs, max(self._caps.values(), default=0.0))]
+        epochs = {max(losses), -(-trial.epochs // 2), *self._stops} & losses.keys()
+        return [(epoch, min(losses[epoch], self._cap(epoch))) for epoch in sorted(epochs)]
 
     def _caps_by_epoch(self) -> dict[int, float]:
         """Return the highest loss that is distinguished from others, for each epoch with enough of them."""

@@ -29,6 +29,8 @@ __all__ = ["BatchedStorage"]
 Result = TypeVar("Result")
 
 STUDIES, TRIALS = models.StudyModel.__table__, models.TrialModel.__table__
+IDS: BindParameter[int] = bindparam("ids", expanding=True)
+STATES = select(TRIALS.c.state).where(TRIALS.c.trial_id.in_(IDS)).with_for_update()
 
 
 class _OutdatedError(Exception):
@@ -68,6 +70,8 @@ class BatchedStorage(optuna.storages.BaseStorage):
         self.foreign = 0
         self._found: dict[tuple[TrialState, ...], list[FrozenTrial]] = {}  # finished trials by their states
         self._ended: list[int] = []  # numbers of the trials that have ended since they were found
+        is_this = STUDIES.c.study_id == study_id, STUDIES.c.study_name == self._name
+        self._touch = STUDIES.update().where(*is_this).values(study_name=self._name)
         for trial in sorted(database.get_all_trials(study_id, deepcopy=False), key=lambda trial: trial.number):
             self._append(trial)
 
@@ -183,16 +187,13 @@ class BatchedStorage(optuna.storages.BaseStorage):
 
     def _lock(self, connection: Connection) -> None:
         """Keep other programs from adding trials until the transaction ends, in SQLite from writing anything."""
-        is_this = STUDIES.c.study_id == self._study_id, STUDIES.c.study_name == self._name
-        if not connection.execute(STUDIES.update().where(*is_this).values(study_name=self._name)).rowcount:
+        if not connection.execute(self._touch).rowcount:
             raise KeyError(self._name)
 
     def _check_unfinished(self, connection: Connection, numbers: Sequence[int]) -> None:
         """Check that the trials are there, and that no other program has ended one, or will in this transaction."""
         if numbers:
-            ids: BindParameter[int] = bindparam("ids", [self._rows[number] for number in numbers], expanding=True)
-            query = select(TRIALS.c.state).where(TRIALS.c.trial_id.in_(ids)).with_for_update()
-            states = connection.scalars(query).all()
+            states = connection.scalars(STATES, {"ids": [self._rows[number] for number in numbers]}).all()
             if len(states) < len(numbers):
                 raise KeyError(self._name)
             if any(state.is_finished() for state in states):
