@@ -365,12 +365,19 @@ def go_on(trials: int, slots: int, size: int, sampler: str, storage: str, uri: s
         writer, begun = tracker._recorder.runs, store.count
         while tracker.backlog:  # of the trials that were there
             time.sleep(0.01)
-        worked = processor_seconds(writer._thread)
+        worked, all_worked, began = processor_seconds(writer._thread), time.process_time(), time.monotonic()
         coordinator.run(TrivialEngine(slots, clock, settle))
         if backlog:
-            print(f"\nMLflow was {tracker.lag:.0f} s behind\n", file=sys.stderr)
+            lag, coordinated = tracker.lag, time.monotonic() - began
             writer.drain(math.inf)
-            clock.writer = 1000 * (processor_seconds(writer._thread) - worked) / (store.count - begun)
+            ended, written = store.count - begun, time.monotonic() - began
+            clock.writer = 1000 * (processor_seconds(writer._thread) - worked) / ended
+            spent = 1000 * (time.process_time() - all_worked) / ended
+            print(
+                f"\n{ended / coordinated:.1f} trials per second, MLflow {lag:.0f} s behind at the end; "
+                f"{ended / written:.1f} until MLflow had all; {spent:.1f} CPU ms per trial in all threads\n",
+                file=sys.stderr,
+            )
         tracker.close("FINISHED", patience=math.inf)
     return clock
 

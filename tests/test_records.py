@@ -3,7 +3,7 @@
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ class Store:
     def __init__(self, path: Path) -> None:
         self.path, self.given_up, self.notes = path, [], []
         self.joinable: dict[int, str | None] = {}
-        self.joined: list[int] = []
+        self.joined: list[dict[str, int]] = []
         with sqlite3.connect(path) as database:
             database.execute("create table texts (text not null)")
         database.close()
@@ -39,18 +39,19 @@ class Store:
         self.writer.put(lane, self.record(texts, newest))
 
     def put_joinable(self, lane: str, text: str | None) -> None:
-        """Put a record that can be joined with others, of which the store takes three at once."""
-
-        def join(records: Sequence[Record]) -> int:
-            part = records[:3]
-            self.record(tuple(self.joinable[id(each)] for each in part)).write()
-            self.joined.append(len(part))
-            return len(part)
-
+        """Put a record that can be joined with others."""
         record = self.record((text,))
-        record.join = join
+        record.join = self.join
         self.joinable[id(record)] = text
         self.writer.put(lane, record)
+
+    def join(self, lanes: Mapping[str, Sequence[Record]]) -> dict[str, int]:
+        """Write the first three records of each lane in one transaction."""
+        parts = {lane: records[:3] for lane, records in lanes.items()}
+        self.record(tuple(self.joinable[id(each)] for part in parts.values() for each in part)).write()
+        counts = {lane: len(part) for lane, part in parts.items()}
+        self.joined.append(counts)
+        return counts
 
     def record(self, texts: tuple[str | None, ...], newest: str = "") -> Record:
         def write() -> None:
@@ -103,25 +104,56 @@ def test_records_of_a_lane_are_written_in_order(store: Store):
     assert len(store.texts()) == 50
 
 
-def test_records_that_wait_are_written_at_once_and_one_by_one_if_that_fails(store: Store):
+def test_records_that_wait_are_written_at_once(store: Store):
     database = store.locked()
     store.put("a", "first")
     wait_for(lambda: store.writer._outage)
     for number in range(5):
         store.put_joinable("a", str(number))
     store.put("a", "last")
-    for text in ("good", None, "better"):
+    for text in ("good", "better"):
         store.put_joinable("b", text)
     assert 0 < store.writer.lag < 30
     database.execute("rollback")
     database.close()
     assert store.writer.drain(10)
     assert store.writer.lag == 0
-    assert store.joined == [3, 2]
+    assert store.joined == [{"b": 2, "a": 3}, {"a": 2}]
     texts = store.texts()
     assert [text for text in texts if text not in ("good", "better")] == ["first", *"01234", "last"]
     assert [text for text in texts if text in ("good", "better")] == ["good", "better"]
+
+
+def test_if_one_of_several_records_is_refused_the_others_are_written_one_by_one(store: Store):
+    database = store.locked()
+    store.put("a", "first")
+    wait_for(lambda: store.writer._outage)
+    for number in range(3):
+        store.put_joinable("a", str(number))
+    for text in ("good", None, "better"):
+        store.put_joinable("b", text)
+    database.execute("rollback")
+    database.close()
+    assert store.writer.drain(10)
+    assert store.joined == []
+    texts = store.texts()
+    assert [text for text in texts if text not in ("good", "better")] == ["first", *"012"]
+    assert [text for text in texts if text in ("good", "better")] == ["good", "better"]
     assert store.given_up == [((None,), "NOT NULL constraint failed: texts.text")]
+
+
+def test_an_error_of_several_records_at_once_that_may_be_temporary_is_none_of_the_others(store: Store):
+    database = store.locked()
+    store.put("a", "first")
+    wait_for(lambda: store.writer._outage)
+    for text in ("good", "poison", "better"):
+        store.put_joinable("b", text)
+    database.execute("rollback")
+    database.close()
+    assert store.writer.drain(10)
+    assert store.texts() == ["first", "good", "better"]
+    assert store.given_up == [(("poison",), "database is locked")]
+    assert [note for note in store.notes if note == "back"] == ["back"]
 
 
 def test_a_refused_record_is_divided_and_only_the_part_at_fault_is_lost(store: Store):

@@ -1,6 +1,7 @@
 """Records in MLflow, in a real database: a failing record affects only itself, and missing ones are sent next time."""
 
 import base64
+import contextlib
 import dataclasses
 import json
 import math
@@ -17,6 +18,11 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from tests.studies import TINY, StudyFolder
 from tuner.analysis.record import TestResult
@@ -27,11 +33,13 @@ from tuner.errors import BadInputError
 from tuner.protocol import Points, TrialResult
 from tuner.storage.reader import config_of
 from tuner.tracking import record_writer as records
-from tuner.tracking import trial_points
+from tuner.tracking import trial_points, trial_records
 from tuner.tracking.housekeeping import check_rename
 from tuner.tracking.reader import MlflowStudy, pages_of
+from tuner.tracking.record_writer import Record, RecordWriter
 from tuner.tracking.store import tracking_uri
 from tuner.tracking.tracker import Tracker
+from tuner.tracking.transactions import Transactions, _Part
 from tuner.tracking.trial_records import Entries
 from tuner.tracking.view import view_tag
 
@@ -125,7 +133,7 @@ def test_records_without_entries_do_not_count_as_taken_by_the_store(study: Study
     taken = recorder.runs._taken
     empty, other = (trials._records.log_record(0, "points", lambda run: Entries([], [], [])) for _ in range(2))
     assert empty.join is not None
-    assert empty.join([empty, other]) == 0
+    assert empty.join({0: [empty, other]}) == {}
     for record in (empty, other):
         recorder.put(0, record)
     assert recorder.runs.settle(30)
@@ -276,7 +284,7 @@ def test_artifacts_that_cannot_be_written_delay_nothing_else_and_are_sent_by_the
         study.train(number, [("lr", step, 0.1) for step in range(10)], traceback="here")
     assert not study.close()
     (sentence,) = study.tracker.missing
-    assert sentence.startswith("artifacts of the study, trial #0, trial #1 and 1 more cannot be written to ")
+    assert re.match(r"artifacts of the study, trial #\d, trial #\d and 1 more cannot be written to ", sentence)
     assert sentence.endswith("; the next run of the study sends what is missing")
     assert study.runs() == [(str(number), "FINISHED") for number in range(3)]
     assert study.points() == {"lr": [(step, 0.1) for step in range(10)]}
@@ -329,6 +337,117 @@ def test_records_that_mlflow_did_not_take_are_reported_and_sent_by_the_next_run(
     study.tracker._recorder.runs._thread.join()  # it may be in the middle of a request, whose answer nobody waits for
     assert study.again([0, 1], [("lr", 1, 0.1)])
     assert study.runs() == [("0", "FINISHED"), ("1", "FINISHED")]
+
+
+# -- several trials in one transaction ---------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def held(writer: RecordWriter) -> Iterator[None]:
+    """Let records wait for each other, and then be written."""
+    release = threading.Event()
+    assert writer.settle(30)
+    writer.put("held", Record(release.wait, lambda error: None))
+    yield
+    release.set()
+    assert writer.settle(60)
+
+
+def test_trials_that_wait_are_written_in_two_transactions(anywhere: Study, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(trial_records, "LONGEST_SECONDS", math.inf)
+    commits: list[str] = []
+
+    def count(connection: Connection) -> None:
+        commits.append(threading.current_thread().name)
+
+    recorder = anywhere.tracker._recorder
+    anywhere.train(0)
+    points = [(key, step, step / 7) for step in range(10) for key in ("lr", "val/acc")]
+    with held(recorder.artifacts):
+        with held(recorder.runs):
+            for number in range(1, 21):
+                anywhere.train(number, points)
+            event.listen(Engine, "commit", count)
+        event.remove(Engine, "commit", count)
+    assert commits.count("tracking") == 2
+    assert anywhere.close()
+    assert anywhere.tracker.missing == []
+    assert anywhere.runs() == sorted((str(number), "FINISHED") for number in range(21))
+    study = MlflowStudy(anywhere.tracker.uri, STUDY_ID)
+    for number in range(1, 21):
+        run = study.children[number]
+        assert run.data.params["optimizer.initial_lr"] == "0.01"
+        assert run.data.tags["tuner.state"] == "complete"
+        assert "tuner.missing" not in run.data.tags
+        assert [each.dataset.name for each in run.inputs.dataset_inputs] == ["iris"]
+        assert run.info.run_name == f"#{number} cosine_restarts 0.5000"
+        lrs = [(step, step / 7) for step in range(10)]
+        assert anywhere.points(number) == {"lr": lrs, "val/acc": lrs}
+    assert len(list(Path("mlruns").glob("*/*/artifacts/lr.csv"))) == 20
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2)])
+def test_a_trial_that_continues_is_written_among_new_ones(study: Study, order: Sequence[int]):
+    study.train(0, [("lr", 1, 0.1)], state="interrupted", value=None)
+    with held(study.tracker._recorder.runs):
+        for number in order:
+            study.train(number, [("lr", 1, 0.1), ("lr", 2, 0.2)])
+    assert study.close()
+    assert study.tracker.missing == []
+    assert study.runs() == [(str(number), "FINISHED") for number in range(3)]
+    assert all(study.points(number) == {"lr": [(1, 0.1), (2, 0.2)]} for number in range(3))
+    assert study.tags()["tuner.state"] == "complete"
+
+
+def test_what_is_refused_of_one_trial_is_lost_alone_when_several_are_written_at_once(anywhere: Study):
+    anywhere.train(0)
+    with held(anywhere.tracker._recorder.runs):
+        for number in range(1, 5):
+            anywhere.train(number, [("lr", step, 0.1) for step in (1, 2, 2**70 if number == 3 else 3)])
+    assert anywhere.close()
+    (missing,) = anywhere.tracker.missing
+    assert "points of lr of trial #3" in missing
+    assert anywhere.runs() == [(str(number), "FINISHED") for number in range(5)]
+    for number in range(1, 5):
+        assert anywhere.points(number) == {"lr": [(step, 0.1) for step in ((1, 2) if number == 3 else (1, 2, 3))]}
+
+
+@pytest.mark.parametrize("moment", ["before_commit", "after_commit"])
+def test_a_transaction_whose_commit_fails_or_whose_answer_is_lost_is_written_again(anywhere: Study, moment: str):
+    failed: list[Session] = []
+
+    def fail(session: Session) -> None:
+        has_written = threading.current_thread().name == "tracking" and not isinstance(session, _Part)
+        if has_written and not failed and len(anywhere.tracker._trials.by_number) > 1:
+            failed.append(session)
+            raise OperationalError("commit", {}, Exception("connection lost"))
+
+    anywhere.train(0)
+    with held(anywhere.tracker._recorder.runs):
+        for number in range(1, 5):
+            anywhere.train(number, [("lr", 1, 0.1)])
+        event.listen(Session, moment, fail)
+    event.remove(Session, moment, fail)
+    assert failed
+    assert anywhere.close()
+    assert anywhere.tracker.missing == []
+    assert anywhere.runs() == [(str(number), "FINISHED") for number in range(5)], "none is doubled"
+    assert all(anywhere.points(number) == {"lr": [(1, 0.1)]} for number in range(1, 5))
+
+
+def test_of_a_transaction_that_fails_nothing_is_stored(anywhere: Study):
+    client, experiment = client_of(anywhere), anywhere.tracker.experiment_id
+    points = [Metric("lr", 0.1, 1, 1)]
+    with pytest.raises(MlflowException, match="part of a transaction"), Transactions.of(client).one():  # noqa: PT012
+        run = client.create_run(experiment, run_name="new")
+        client.log_batch(run.info.run_id, metrics=points)
+        client.log_batch(run.info.run_id, metrics=points)  # MLflow would roll back, and insert the new ones
+    assert not client.search_runs([experiment], "run_name = 'new'")
+    with Transactions.of(client).one():
+        run = client.create_run(experiment, run_name="new")
+        client.log_batch(run.info.run_id, metrics=points)
+        assert client.get_run(run.info.run_id).data.metrics == {"lr": 0.1}
+    assert client.get_run(run.info.run_id).data.metrics == {"lr": 0.1}
 
 
 # -- what others delete ------------------------------------------------------------------------------------------------

@@ -4,17 +4,17 @@ The records of a lane are written in order, and lanes take turns, so a failing r
 retried if the error may be temporary. If it keeps failing while the store takes other records, the record is at fault,
 not the store: it is split if possible, and the parts that still fail are given up.
 
-While records wait, the joinable records of a lane are written at once, which costs the store little more than one of
-them. If that fails, they are written one by one.
+Joinable records at the heads of several lanes are written at once, which costs the store much less than writing each
+on its own. If that fails, they are written one by one.
 """
 
 import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import islice, takewhile
 
 __all__ = ["Record", "RecordWriter"]
 
@@ -22,6 +22,7 @@ PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
 LAST_PAUSE = 1.0  # once the study is over and the user waits
 HURRIED_SECONDS = 5.0
 MISSES = 3
+MOST_LANES = 32  # whose records are written at once
 
 
 def _no_parts(error: Exception) -> Sequence["Record"]:
@@ -39,19 +40,24 @@ class Record:
         divide: Returns parts that can be written one by one when the whole fails with this error; empty if it cannot
             be split.
         newest: If not empty, only the newest waiting record of this name is kept in a lane.
-        join: Writes the first of several records of a lane at once, as many as the store takes, and returns how many; 0
-            if they are to be written one by one. It changes nothing if it fails. None if it cannot be joined.
+        join: Writes the first records of several lanes at once, as many as the store takes, and returns how many of
+            each lane; nothing if they are to be written one by one. It changes nothing if it fails. None if this record
+            cannot be joined.
     """
 
     write: Callable[[], object]
     give_up: Callable[[Exception], None]
     divide: Callable[[Exception], Sequence["Record"]] = _no_parts
     newest: str = ""
-    join: "Callable[[Sequence[Record]], int] | None" = None
+    join: "Callable[[Mapping[Hashable, Sequence[Record]]], Mapping[Hashable, int]] | None" = None
     failures: int = field(default=0, init=False)
     misses: int = field(default=0, init=False)  # its failures while the store took other records
     seen: int = field(default=0, init=False)  # number of records that were taken when it last failed
     since: float = field(default_factory=time.monotonic, init=False)
+
+
+def _can_join(record: Record) -> bool:
+    return record.join is not None and not record.failures
 
 
 class RecordWriter:
@@ -162,34 +168,39 @@ class RecordWriter:
                     self._changed.wait(self._time_to_next())
                 if self._is_closed:
                     return
-                record, joined = self._lanes[lane][0], self._joined(lane)
+                record, joined = self._lanes[lane][0], self._joinable(lane)
             try:
-                count = self._write_joined(joined) if len(joined) > 1 else 0
-                is_written = count > 0 or record.write() is not False
+                counts = self._write_joined(joined) if joined else {}
+                is_written = bool(counts) or record.write() is not False
             except Exception as error:
                 self._fail(lane, record, error)
             else:
                 if is_written:
-                    self._taken += max(1, count)
+                    self._taken += max(1, sum(counts.values()))
                     self._answered()
-                self._remove(lane, count=max(1, count))
+                for each, count in (counts or {lane: 1}).items():
+                    self._remove(each, count=count)
 
-    def _joined(self, lane: Hashable) -> list[Record]:
-        """Return the first records of a lane that can be written at once."""
-        return list(takewhile(lambda record: record.join is not None and not record.failures, self._lanes[lane]))
+    def _joinable(self, lane: Hashable) -> dict[Hashable, list[Record]]:
+        """Return the first records of a lane, and of the next ones, that can be written at once."""
+        now = time.monotonic()
+        due = (each for each in self._lanes if self._due.get(each, 0.0) <= now and not self._outage)
+        first = {each: list(takewhile(_can_join, self._lanes[each])) for each in islice(due, MOST_LANES)}
+        return {each: records for each, records in first.items() if records} if first.get(lane) else {}
 
-    def _write_joined(self, records: Sequence[Record]) -> int:
-        """Write records at once, and return how many were written; 0 if each is to be written on its own."""
-        count = 0
+    def _write_joined(self, lanes: Mapping[Hashable, Sequence[Record]]) -> Mapping[Hashable, int]:
+        """Write records at once, and return how many of each lane; nothing if the first is to be written on its own."""
+        join = next(iter(lanes.values()))[0].join
         try:
-            count = records[0].join(records) if records[0].join else 0
+            counts = join(lanes) if join else {}
         except Exception as error:
+            for records in lanes.values():  # writing them one by one finds the record at fault
+                for record in records:
+                    record.join = None
             if self._can_pass(error):
                 raise
-        if count == 0:  # writing them one by one finds the record at fault
-            for record in records:
-                record.join = None
-        return count
+            return {}
+        return {lane: count for lane, count in counts.items() if count}
 
     def _next(self) -> Hashable | None:
         """Return the next lane to write; None if there is none."""

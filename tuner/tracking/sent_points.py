@@ -43,3 +43,10 @@ class SentPoints:
             ranges.append(range(step, step + 1))
         else:
             self._others.setdefault(metric, set()).add(step)
+
+    def copy(self) -> "SentPoints":
+        """Return a copy."""
+        other = SentPoints()
+        other._ranges = {metric: list(ranges) for metric, ranges in self._ranges.items()}
+        other._others = {metric: set(steps) for metric, steps in self._others.items()}
+        return other

@@ -28,8 +28,9 @@ from tuner.tracking.recorder import Recorder
 from tuner.tracking.store import open_client
 from tuner.tracking.store_errors import explained
 from tuner.tracking.study_run import StudyRun
+from tuner.tracking.trial_files import csv_text
 from tuner.tracking.trial_run import TRIAL_STATUS, TrialRun
-from tuner.tracking.trial_runs import TrialRuns, csv_text
+from tuner.tracking.trial_runs import TrialRuns
 from tuner.tracking.view import view_key
 
 __all__ = ["REVIEWED_TAG", "TRIAL_STATUS", "Tracker"]

@@ -96,7 +96,8 @@ class TrialPoints:
             sent = self._sent_of(run)
             for metric in entries.metrics:
                 sent.add(metric.key, metric.step)
-            counts.taken += len(entries.metrics)
+            if batch is not None:
+                counts.taken += len(entries.metrics)
 
         def divide() -> list[Record]:
             run = self._records.by_number.get(number)
@@ -114,7 +115,7 @@ class TrialPoints:
             metrics = sorted({key for key, _, _ in points()})
             self._records.lose(f"points of {join_names(metrics)}" if metrics else "points", number, gone, error)
 
-        record = self._records.log_record(number, "points", entries, logged, divide, gone, lambda run: done())
+        record = self._records.log_record(number, "points", entries, logged, divide, gone, done)
         record.give_up = give_up
         return record
 

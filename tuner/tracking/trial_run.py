@@ -1,6 +1,8 @@
 """The run of a trial in MLflow: its state, and its tags."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from tuner.protocol import TrialResult
 from tuner.tracking.names import LONGEST_TAG, Names, fitting
@@ -75,6 +77,18 @@ class TrialRun:
     def is_unfinished(self) -> bool:
         """Return whether the run is open, or lacks records."""
         return self.state in ("running", "interrupted") or bool(self.lacks)
+
+    @property
+    def stored(self) -> dict[str, Any]:
+        """Return a copy of the fields on what MLflow has, to restore them after a transaction that failed."""
+        sent = None if self.sent is None else self.sent.copy()
+        values = {name: getattr(self, name) for name in ("state", "has_values", "has_data", "is_marked")}
+        return {**values, "sent": sent}
+
+    def restore(self, stored: Mapping[str, Any]) -> None:
+        """Restore the fields on what MLflow has."""
+        for name, value in stored.items():
+            setattr(self, name, value)
 
 
 def tags_of(result: TrialResult) -> dict[str, str]:

@@ -1,8 +1,5 @@
 """The runs of trials in MLflow. Each trial's records have their own lane; records that a run lacks are sent again."""
 
-import csv
-import io
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,7 +9,6 @@ from typing import Any
 from mlflow.entities import LifecycleStage, Metric, Param, ViewType
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from tuner.analysis.record import LR_TABLE, simplified
 from tuner.config.study import StudyConfig
 from tuner.config.trial import AnyTrial
 from tuner.process import crash_point
@@ -21,9 +17,10 @@ from tuner.text import format_metric
 from tuner.tracking.names import LONGEST_PARAM, Names, fitting, storable, value_text
 from tuner.tracking.reader import find_children
 from tuner.tracking.record_writer import Record
-from tuner.tracking.recorder import ARTIFACTS, END, RUN, Recorder
+from tuner.tracking.recorder import END, RUN, Recorder
 from tuner.tracking.sent_points import SentPoints
 from tuner.tracking.study_run import MISSING_TAG, REPLACES_TAG, STUDY_TAG, StudyRun, run_tags
+from tuner.tracking.trial_files import TrialFiles
 from tuner.tracking.trial_points import TrialPoints
 from tuner.tracking.trial_records import Entries, TrialRecords, halves, nothing
 from tuner.tracking.trial_run import (
@@ -39,7 +36,7 @@ from tuner.tracking.trial_run import (
     tags_of,
 )
 
-__all__ = ["TrialRuns", "csv_text"]
+__all__ = ["TrialRuns"]
 
 
 class TrialRuns:
@@ -56,10 +53,9 @@ class TrialRuns:
         self._client = recorder.client
         self._records = TrialRecords(recorder)
         self._points = TrialPoints(self._records, study, recorder)
+        self._files = TrialFiles(self._records, study, recorder)
         self.by_number = self._records.by_number
         self._attempts: dict[int, int] = {}
-        self._unsure: set[int] = set()  # trials whose run may have been created though the answer was lost
-        self._lock = threading.Lock()
         self.by_number.update(self._find())
         for number, run in self.by_number.items():
             for what in run.refused:
@@ -119,7 +115,11 @@ class TrialRuns:
                 self.by_number.pop(number, None)
                 self._create(number, config)
 
-        self._recorder.put(number, Record(write, partial(self._records.lose, RUN, number, nothing)))
+        create = partial(self._create, number, config)
+        self._recorder.put(
+            number,
+            self._records.opening(number, write, create, lambda: self._study.is_open and self._is_new(number)),
+        )
         self._put_data(number, config)
         self._put_values(number, config)
 
@@ -179,15 +179,26 @@ class TrialRuns:
         files: Path | None,
         again: bool,
     ) -> None:
+        has_files = False
+
         def open_run() -> bool:
-            is_new = number not in self.by_number
-            if is_new:
-                self._create(number, config)
+            is_new = create()
             opened()
             return is_new
 
-        def opened(*ignored: object) -> None:
-            self._put_files(number, result, points, files)
+        def create() -> bool:
+            is_new = number not in self.by_number
+            if is_new:
+                self._create(number, config)
+            return is_new
+
+        def is_ready() -> bool:
+            return number in self.by_number or self._is_new(number)
+
+        def opened() -> None:
+            nonlocal has_files
+            self._files.put(number, result, points, files)
+            has_files = True
 
         def once_more() -> None:  # the run was deleted meanwhile: send everything to a new one
             if again:
@@ -207,19 +218,26 @@ class TrialRuns:
             if result.state != "interrupted":
                 run.sent = None
 
-        self._recorder.put(number, self._records.opening(number, open_run, opened))
+        self._recorder.put(number, self._records.opening(number, open_run, create, is_ready, opened))
         self._put_values(number, config, result.params)
         self._recorder.put(number, self._points.record(number, points, gone=once_more))
         self._recorder.put(number, self._tags_record(number, tags_of(result), once_more))
         self._put_data(number, config)  # a separate record: those before are written together
-        self._recorder.put(number, self._records.record(number, END, close, gone=once_more))
+        # Not in the transaction that opens the run: until its files are queued, a closed run would not be marked.
+        end = self._records.record(number, END, close, gone=once_more, is_ready=lambda: has_files)
+        self._recorder.put(number, end)
+
+    def _is_new(self, number: int) -> bool:
+        """Return whether a trial certainly never had a run."""
+        records = self._records
+        return not any(number in each for each in (self.by_number, records.unsure, records.deleted))
 
     def _create(self, number: int, config: AnyTrial) -> None:
-        if number in self._unsure:
+        if number in self._records.unsure:
             for other, found in self._find():
                 self.by_number.setdefault(other, found)
             if number in self.by_number:
-                self._unsure.discard(number)
+                self._records.unsure.discard(number)
                 return
         tags = {
             MLFLOW_PARENT_RUN_ID: self._study.run_id,
@@ -235,9 +253,9 @@ class TrialRuns:
         if number in self._records.deleted:
             self._recorder.warn(f"the run of trial #{number} in MLflow was deleted; creating a new one")
         name = storable(_title(number, config))
-        self._unsure.add(number)
+        self._records.unsure.add(number)
         run = self._client.create_run(self._study.experiment_id, run_name=name, tags=tags)
-        self._unsure.discard(number)
+        self._records.unsure.discard(number)
         crash_point("run created")
         info = run.info
         created = TrialRun(info.run_id, info.start_time, info.artifact_uri, "running", SentPoints())
@@ -264,8 +282,9 @@ class TrialRuns:
                     run.has_values = True  # its parts are written in any case
                 return [record(part, is_own=True) for part in halves(some)]
 
-            def written(run: TrialRun) -> None:
-                run.has_values = True
+            def written() -> None:
+                if (run := self.by_number.get(number)) is not None:
+                    run.has_values = True
 
             what = f"the parameter {some[0].key}" if len(some) == 1 else "parameters"
             return self._records.log_record(number, what, entries, divide=divide, written=written)
@@ -299,58 +318,6 @@ class TrialRuns:
 
         what = f"the tag {next(iter(tags))}" if len(tags) == 1 else "tags"
         return self._records.log_record(number, what, entries, divide=divide, gone=gone)
-
-    # -- files ---------------------------------------------------------------------------------------------------------
-
-    def _put_files(self, number: int, result: TrialResult, points: Callable[[], Points], files: Path | None) -> None:
-        """Queue the artifacts of a trial's run: its traceback, its lr table, and the files of its module."""
-        if files is not None and files.is_dir():
-            self._put_file(number, "", lambda: files)
-        if result.traceback:
-            self._put_file(number, "traceback.txt", lambda: result.traceback)
-        if result.state == "interrupted":
-            return
-
-        def table() -> str | None:
-            rates = simplified(sorted({step: lr for key, step, lr in points() if key == "lr"}.items()))
-            return csv_text([{"step": step, "lr": lr} for step, lr in rates]) if rates else None
-
-        self._put_file(number, LR_TABLE, table)  # MLflow samples long curves; the table has every change of slope
-
-    def _put_file(self, number: int, name: str, content: Callable[[], str | Path | None]) -> None:
-        run = self.by_number[number]
-        with self._lock:
-            run.waits += 1
-
-        def write() -> bool:
-            if (found := content()) is not None:
-                self._study.add_file(run.run_id, run.artifacts, name, found)
-            done()
-            return found is not None
-
-        def give_up(error: Exception) -> None:
-            missing, _ = self._recorder.lose(ARTIFACTS, f"trial #{number}", error)
-            run.lacks[missing] = None
-            done()
-
-        def done() -> None:
-            with self._lock:
-                run.waits -= 1
-                is_last = not run.waits
-            if is_last and self.by_number.get(number) is run:  # the closed run may still be marked as lacking them
-                self._recorder.put(number, self._records.record(number, END, self._records.mark))
-
-        self._recorder.artifacts.put(number, Record(write, give_up))
-
-
-def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows as CSV, with a column for each key."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    file = io.StringIO()
-    writer = csv.DictWriter(file, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()
 
 
 def _title(number: int, config: AnyTrial) -> str:
