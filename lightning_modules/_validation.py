@@ -53,9 +53,8 @@ def check_types(settings: object) -> None:
         ValueError: If a value does not have the annotated type, or an integer is too large for a float.
     """
     kind_of_settings: Any = type(settings)
-    for field, (default, annotated) in _annotated(kind_of_settings).items():
+    for field, (default, words, hint) in _annotated(kind_of_settings).items():
         value = getattr(settings, field, default)
-        words, hint = _without_words(annotated)
         if value is default or (isinstance(value, str) and value in words):
             continue
         items = typing.get_args(hint) if typing.get_origin(hint) is tuple else ()
@@ -77,14 +76,14 @@ def check_types(settings: object) -> None:
 
 
 @cache
-def _annotated(kind: Any) -> dict[str, tuple[Any, Any]]:
-    """Return the default and the type of each field of a dataclass."""
+def _annotated(kind: Any) -> dict[str, tuple[Any, Sequence[Any], Any]]:
+    """Return the default of each field of a dataclass, the words that its type accepts, and its type without them."""
     try:
         hints = typing.get_type_hints(kind)
     except Exception:  # a name that only type checkers can resolve
         return {}
     known = fields(kind) if is_dataclass(kind) else ()
-    return {field.name: (field.default, _without_none(hints[field.name])) for field in known}
+    return {field.name: (field.default, *_without_words(_without_none(hints[field.name]))) for field in known}
 
 
 def _without_none(hint: Any) -> Any:

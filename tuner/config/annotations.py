@@ -134,9 +134,10 @@ def converted(hint: Any, value: Any) -> Any:
     Raises:
         ValueError: If it is not a value of this type.
     """
-    if wrong := check_value(hint, value, resolved=True):
-        raise ValueError(wrong.removesuffix("."))
-    read = _read(hint, value)
+    try:
+        read = _read(hint, value)
+    except Exception:  # checks of a user's type can raise anything
+        raise ValueError((check_value(hint, value, resolved=True) or "").removesuffix(".")) from None
     # 1 stays 1 where 1.0 would do, so that the logged value is the one in the study file.
     return value if read == value and not isinstance(read, Enum) else read
 
