@@ -143,6 +143,16 @@ def test_the_seeds_of_values_of_any_size_can_be_drawn():
     assert "newPlot" in to_div(drawn)
 
 
+def test_a_seed_that_is_far_worse_is_at_the_edge_of_a_comparison():
+    usual = [Repeated(name, {seed: 0.97 - 0.01 * seed for seed in range(4)}) for name in "ab"]
+    drawn = of_comparison(Comparison("acc", Direction.MAXIMIZE, [*usual, Repeated("c", {0: 0.97, 1: 0.1})]), "title")
+    (panel,) = drawn.panels
+    assert panel.x_range[0] > 0.5
+    assert any(panel.x_range[0] in series.x and series.hover[1].endswith(" 0.1000") for series in panel.series[3:])
+    assert "At the edge: 1 seed of c" in drawn.caption
+    assert "At the edge" not in of_comparison(Comparison("acc", Direction.MAXIMIZE, usual), "title").caption
+
+
 def test_the_error_of_the_validation_data_is_a_band_and_unknown_for_a_loss():
     record = study([trial(number) for number in range(9)], validation_images=500)
     for name in ("families", "isolation", "slices", "best_so_far", "top_trials", "winner"):

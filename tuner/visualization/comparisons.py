@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from tuner.analysis.comparison import Comparison
 from tuner.analysis.profiles import MOST, profile
 from tuner.analysis.standings import Standings
+from tuner.text import format_metric, join_names, pluralize
 from tuner.visualization.figure import COLORS, GREY, Figure, Panel, Series
+from tuner.visualization.parts import beyond_note, is_outside, placed, value_window
 
 __all__ = ["of_comparison", "of_standings"]
 
@@ -22,6 +24,7 @@ def of_comparison(comparison: Comparison, title: str, colors: Mapping[str, str] 
     ranking = comparison.ranking[::-1]
     if colors is None:
         colors = {ranking[-1].name: COLORS[0]} if ranking else {}
+    window = _window(comparison)
     nowhere = [math.nan]
     series = [  # entries of the legend
         Series(nowhere, nowhere, "points", GREY, "a seed"),
@@ -30,20 +33,24 @@ def of_comparison(comparison: Comparison, title: str, colors: Mapping[str, str] 
     ]
     for place, each in enumerate(ranking):
         color = colors.get(each.name, GREY)
-        values = list(each.values.values())
-        series.append(Series(values, [place] * len(values), "points", color))
+        values = [placed(value, window) for value in each.values.values()]
+        hover = [f"{each.name}\nseed {seed}: {format_metric(value)}" for seed, value in each.values.items()]
+        series.append(Series(values, [place] * len(values), "points", color, hover=hover))
         if bounds := comparison.interval(each):
-            series.append(Series(bounds, (place, place), "line", color, width=2.5))
-        series.append(Series([each.mean], [place + 0.2], "crosses", color))
+            ends = [placed(bound, window) for bound in bounds]
+            series.append(Series(ends, (place, place), "line", color, width=2.5))
+        series.append(Series([placed(each.mean, window)], [place + 0.2], "crosses", color))
     panels = [
         Panel(
             series,
             x_label=comparison.metric,
+            x_range=window,
             y_ticks={place: each.name for place, each in enumerate(ranking)},
             y_range=(-0.7, len(ranking) - 0.3),
         )
     ]
     caption = "Points are seeds, lines are 95% confidence intervals of each mean alone, crosses are means."
+    caption += _edge_note(comparison)
     return Figure("confirmation", title, caption, panels if ranking else [], height=1 + 0.4 * len(ranking))
 
 
@@ -62,6 +69,9 @@ def of_standings(standings: Standings) -> Figure:
         medians = [sweep.median(lr) for lr in lrs]
         label = name if name in colors else "the others"
         sweeps.append(Series(lrs, medians, "line", colors.get(name, GREY), label, marked=True))
+    medians = [value for each in sweeps for value in each.y]
+    window = value_window(medians, standings.comparison.direction, len(sweeps))
+    beyond = beyond_note("base lrs that are far worse" if any(is_outside(each, window) for each in medians) else "")
     profiles = []
     for name in named:
         corners = profile(standings.ratios[name])
@@ -69,7 +79,14 @@ def of_standings(standings: Standings) -> Figure:
             Series([at for at, _ in corners], [share for _, share in corners], "steps", colors.get(name, GREY))
         )
     right = [
-        Panel(sweeps, "the chosen shapes at other base lrs", "initial_lr", f"median {metric}", log_x=True),
+        Panel(
+            sweeps,
+            "the chosen shapes at other base lrs",
+            "initial_lr",
+            f"median {metric}",
+            log_x=True,
+            y_range=window,
+        ),
         Panel(
             profiles,
             f"performance profile to {standings.target:.4g}",
@@ -81,4 +98,23 @@ def of_standings(standings: Standings) -> Figure:
     ]
     panels = [*left, *(right if left else [])]
     height = 1.5 + 0.35 * len(ranking)
-    return Figure("league", standings.name, standings.conditions, panels, columns=3, height=height, width=17)
+    caption = standings.conditions + _edge_note(standings.comparison) + beyond
+    return Figure("league", standings.name, caption, panels, columns=3, height=height, width=17)
+
+
+def _window(comparison: Comparison) -> tuple[float, float] | None:
+    """Return the range of values to show, such that a few very bad seeds do not squeeze the others."""
+    values = [value for each in comparison.configurations for value in each.values.values()]
+    return value_window(values, comparison.direction)
+
+
+def _edge_note(comparison: Comparison) -> str:
+    """Return a sentence about the seeds at the edge of the axis; empty if there are none."""
+    window = _window(comparison)
+    outside = [
+        each.name for each in comparison.configurations for value in each.values.values() if is_outside(value, window)
+    ]
+    if not outside:
+        return ""
+    names = join_names(list(dict.fromkeys(outside)))
+    return f" At the edge: {pluralize(len(outside), 'seed')} of {names}, far worse than the others."

@@ -171,7 +171,7 @@ def _lr_and_value(record: StudyRecord, name: str, title: str, caption: str, tria
     band = error_band(record, record.metric, trials[0].curves.get(record.metric, ()), lower[0].color)
     values = [value for trial in trials for _, value in trial.curves.get(record.metric, ())]
     bounds = [value for each in band for value in (*each.y, *each.upper)]
-    window = value_window([*values, *bounds] or [trial.value for trial in trials], record, len(trials))
+    window = value_window([*values, *bounds] or [trial.value for trial in trials], record.direction, len(trials))
     panels = [
         Panel(upper, "", "", "lr", log_y=log, y_range=y_range),
         Panel([*band, *lower], "", "step", record.metric, y_range=window),

@@ -61,7 +61,7 @@ def slices(record: StudyRecord) -> Figure:
                 log_x=log and ticks is None,
                 x_range=room,
                 x_ticks=ticks,
-                y_range=value_window([trial.value for trial in ranked], record),
+                y_range=value_window([trial.value for trial in ranked], record.direction),
             )
         )
     caption = (
@@ -81,7 +81,7 @@ def isolation(record: StudyRecord) -> Figure:
     few = too_few(record, MIN_FOR_IMPORTANCE)
     if not parameters or few:
         return Figure("isolation", title, few or "This needs two completed trials that have a parameter in common.")
-    window = value_window([trial.value for trial in ranked], record)
+    window = value_window([trial.value for trial in ranked], record.direction)
     panels: list[Panel] = []
     for name in parameters:
         axis = _Axis.of(name, record)

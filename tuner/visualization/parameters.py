@@ -58,7 +58,7 @@ def values_by_family(record: StudyRecord) -> Figure:
         "",
         record.metric,
         x_range=(-0.6, len(groups) - 0.4),
-        y_range=value_window([trial.value for trial in record.ranking], record),
+        y_range=value_window([trial.value for trial in record.ranking], record.direction),
         x_ticks=ticks,
     )
     caption = (
@@ -113,7 +113,7 @@ def parallel_coordinates(record: StudyRecord) -> Figure:
     for name in parameters:
         axes.append(_vertical(name, {trial.number: trial.params.get(name) for trial in ranked}, record, absent))
     values = [trial.value for trial in ranked]
-    window = value_window(values, record)
+    window = value_window(values, record.direction)
     shown = {trial.number: placed(trial.value, window) for trial in ranked}
     low, high = min(shown.values()), max(shown.values())
     clipped = (" or less" * (low > min(values)), " or more" * (high < max(values)))

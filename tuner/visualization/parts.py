@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from tuner.analysis.findings import short_name, standard_error
 from tuner.analysis.record import FAMILY, Curve, StudyRecord, TrialRecord, resolution
+from tuner.direction import Direction
 from tuner.text import format_metric, format_value, pluralize
 from tuner.visualization.figure import GREY, Dash, Figure, Mark, Scale, Series, Symbol, drawable, style
 
@@ -124,7 +125,7 @@ def points_by_family(
     On a log axis, no trial is far worse.
     """
     series = []
-    window = None if log else value_window([trial.value for trial in record.ranking], record)
+    window = None if log else value_window([trial.value for trial in record.ranking], record.direction)
     for family in record.families:
         members = [trial for trial in trials if trial.family == family]
         inside = [trial for trial in members if not is_outside(trial.value, window)]
@@ -161,21 +162,23 @@ def too_few(record: StudyRecord, least: int) -> str:
     return f"Too few trials: this needs {least} completed ones, and there are {complete}." if complete < least else ""
 
 
-def value_window(values: Sequence[float], record: StudyRecord, trials: int | None = None) -> tuple[float, float] | None:
+def value_window(
+    values: Sequence[float], direction: Direction, trials: int | None = None
+) -> tuple[float, float] | None:
     """Return the range of values to show, such that a few very bad ones do not squeeze the others.
 
     Args:
         values: The values.
-        record: The study.
+        direction: Whether low or high values are good.
         trials: Number of trials that they belong to; None for one value of each trial.
     """
-    ranked = sorted((drawable(value) for value in values if math.isfinite(value)), key=record.direction.sort_key)
+    ranked = sorted((drawable(value) for value in values if math.isfinite(value)), key=direction.sort_key)
     if not ranked or ranked[0] == ranked[-1]:
         return None
     best, worst, median = ranked[0], ranked[-1], ranked[len(ranked) // 2]
     if best != median:
         room = 3 if (len(ranked) if trials is None else trials) >= 8 else 10  # with few trials, each one matters
-        worst = min(worst, best - room * (best - median), key=record.direction.sort_key)
+        worst = min(worst, best - room * (best - median), key=direction.sort_key)
     margin = 0.07 * abs(best - worst)
     return (min(best, worst) - margin, max(best, worst) + margin)
 
@@ -192,11 +195,11 @@ def _log_window(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def value_axis(
-    values: Sequence[float], record: StudyRecord, trials: int | None = None
+    values: Sequence[float], direction: Direction, trials: int | None = None
 ) -> tuple[tuple[float, float] | None, bool]:
     """Return the limits of an axis of values, and whether it is a log axis; for the arguments, see `value_window`."""
     window = _log_window(values)
-    return (value_window(values, record, trials), False) if window is None else (window, True)
+    return (value_window(values, direction, trials), False) if window is None else (window, True)
 
 
 def beyond_note(*what: str) -> str:
@@ -222,7 +225,7 @@ def is_outside(value: float, window: tuple[float, float] | None) -> bool:
 def outside_note(record: StudyRecord) -> str:
     """Return a sentence that explains the crosses; empty if there are none."""
     values = [trial.value for trial in record.ranking]
-    window = value_window(values, record)
+    window = value_window(values, record.direction)
     count = sum(is_outside(value, window) for value in values)
     if not count:
         return ""

@@ -48,7 +48,7 @@ def intermediate_values(record: StudyRecord) -> Figure:
         )
     drawn, scale, best = ordered[:MAX_CURVES], value_scale(record), record.best
     shown = [value for trial in drawn for _, value in trial.reported]
-    window, is_log = value_axis(shown, record, len(drawn))
+    window, is_log = value_axis(shown, record.direction, len(drawn))
     series = []
     for trial in reversed(drawn):  # the best is drawn on top
         is_best = trial == best
@@ -142,7 +142,7 @@ def best_so_far(record: StudyRecord) -> Figure:
         (f"{unit_name} since the study began", lambda trial: trial.ended / unit),
     )
     panels: list[Panel] = []
-    window, is_log = value_axis([trial.value for trial in complete], record)
+    window, is_log = value_axis([trial.value for trial in complete], record.direction)
     for label, place in axes:
         ordered = sorted(complete, key=place)
         improved = _improved(record, ordered)
@@ -191,7 +191,7 @@ def compare(records: Sequence[StudyRecord]) -> Figure:
     values = [value for each in series for value in each.y]
     if not values:
         return Figure("compare", title, "No trial has completed.")
-    window, is_log = value_axis(values, records[0])
+    window, is_log = value_axis(values, records[0].direction)
     panel = Panel(series, "", "trials", records[0].metric, y_range=window, log_y=is_log)
     caption = "Values are comparable only between studies with the same validation data."
     return Figure("compare", title, caption, [panel], height=3.6)
