@@ -19,7 +19,7 @@ def test_a_command_tells_its_phases_in_their_order(folder: StudyFolder, capsys: 
     names = list(found)
     wanted = [
         "start of Python",
-        "checks, with the import of MLflow",
+        "checks and import of MLflow",
         "rehearsal",
         "Optuna's database",
         "MLflow's store",

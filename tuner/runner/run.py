@@ -60,7 +60,7 @@ def run(
             from tuner.storage.study_store import StudyStore
             from tuner.tracking.system_metrics import check_packages
 
-            timings.phase("checks, with the import of MLflow")
+            timings.phase("checks and import of MLflow")
             config = load(overrides) if load else load_study(options.study, overrides, folder=options.folder)
             remarks += filter(None, [by_value.note(config.held)])
             plan = dataclasses.replace(

@@ -39,7 +39,9 @@ class StudyAttributes:
         self._study, self._config, self._retry = study, config, retry
 
     def _set(self, key: str, value: Any) -> None:
-        self._retry(lambda: self._study.set_user_attr(key, value))
+        stored = self._stored()
+        if key not in stored or stored[key] != value:  # a write waits for the disk
+            self._retry(lambda: self._study.set_user_attr(key, value))
 
     def _stored(self) -> Mapping[str, Any]:
         return self._retry(lambda: self._study.user_attrs)
@@ -79,10 +81,9 @@ class StudyAttributes:
             commit: The commit of the working folder; empty if there is none.
             files: Digests of the files that define the study's own modules.
         """
-        before, trials = self._stored().get(SOURCES), self._count()
-        history, note = with_sources(before, Sources(trials, commit, files))
-        if history != before:
-            self._set(SOURCES, history)
+        trials = self._count()
+        history, note = with_sources(self._stored().get(SOURCES), Sources(trials, commit, files))
+        self._set(SOURCES, history)
         begun = trials - self._count(*FINISHED)
         return f"{note}, and so may the {pluralize(begun, 'trial')} begun before" if note and begun else note
 
