@@ -62,6 +62,12 @@ def test_the_help_fits_a_terminal_except_for_commands(name: str, monkeypatch: py
     assert all(len(line) <= 60 for line in lines if "lr-tuner" not in line and not line.startswith("      --"))
 
 
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_the_help_is_shown_however_narrow_the_terminal_is(name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "1")
+    assert "exit codes:" in call(name, "--help")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

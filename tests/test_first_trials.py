@@ -204,6 +204,31 @@ def test_too_few_trials_for_all_families_are_reported_before(load: Any):
     assert opening_notes(load("budget.trials=4")) == [], "the baseline is of the last one"
 
 
+@pytest.mark.parametrize(
+    ("settings", "note"),
+    [
+        (["search_space={}"], "nothing is searched: the 4 runs are all the same, with the same seed"),
+        (
+            ["pruner={name: median, n_warmup_steps: 3}"],
+            "the pruner cannot stop a trial: its n_warmup_steps (3) is not below the 3 epochs of a run",
+        ),
+        (
+            ["pruner={name: hyperband, min_resource: 5}"],
+            "the pruner cannot stop a trial: its min_resource (5) is not below the 3 epochs of a run",
+        ),
+        (
+            ["pruner={name: median, n_startup_trials: 4}"],
+            "the pruner cannot stop a trial: its n_startup_trials (4) is not below the number of trials",
+        ),
+        (["pruner={name: median, n_startup_trials: 3, n_warmup_steps: 2}"], ""),
+        (["search_space={}", "budget.trials=1"], ""),
+    ],
+)
+def test_trials_that_are_all_the_same_and_a_pruner_that_cannot_act_are_reported_before(settings: list[str], note: str):
+    found = [each for each in opening_notes(load_study(str(TINY), settings)) if "search space" not in each]
+    assert found == ([note] if note else [])
+
+
 def test_whole_bounds_that_make_whole_numbers_are_reported_where_the_argument_takes_any_number():
     schedule = "trial.schedule={name: lambda, function: '(1 - step / 100) ** power'}"
     spaces = [f"search_space={{schedule.power: {{low: {low}, high: 4}}}}" for low in ("1", "1.0")]

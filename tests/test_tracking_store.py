@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from tests.launcher import output_of
 from tests.servers import OddServer, PostgreSQLServer
 from tests.studies import StudyFolder, empty_databases
-from tests.test_tracking import Study
+from tests.test_tracking import STUDY_ID, Study
 from tuner.errors import BadInputError
 from tuner.tracking import store as tracking_store
 from tuner.tracking.reader import MlflowStudy
@@ -389,6 +389,8 @@ def test_a_folder_with_special_characters_in_its_name_gets_no_sibling(
     assert sorted(path.name for path in folder.iterdir()) == ["mlflow.db", "mlruns"]
     assert len(list(folder.glob("mlruns/*/*/artifacts/lr.csv"))) == 1
     assert study.points() == {"lr": [(1, 0.1), (2, 0.2)]}
+    assert MlflowStudy(tracking_uri(None), STUDY_ID).champion("tiny") is None  # reads the registry
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_a_folder_whose_name_is_not_utf_8_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -61,6 +61,9 @@ RUN_EXIT_CODES = {
 }
 
 
+NARROWEST = 20  # columns of a help text
+
+
 class Parser(argparse.ArgumentParser):
     """Parser of a command; for an unknown option, it suggests the most similar one."""
 
@@ -98,7 +101,7 @@ def make_parser(
         exit_codes: Exit codes and their meanings.
         more: Further lines of the help.
     """
-    columns = shutil.get_terminal_size().columns - 2  # as many as argparse uses
+    columns = max(NARROWEST, shutil.get_terminal_size().columns - 2)  # as many as argparse uses
     lines = two_columns({f"lr-tuner {example}": text for example, text in examples.items()}, columns)
     codes = two_columns({str(code): text for code, text in exit_codes.items()}, columns)
     parts = [["examples:", *lines], textwrap.wrap(more, columns), ["exit codes:", *codes]]

@@ -144,7 +144,7 @@ def two_columns(rows: Mapping[str, str], available: int) -> list[str]:
     >>> two_columns({"show x": "its findings", "report x": ""}, 80), two_columns({"show x": "its findings"}, 20)
     (['  show x    its findings', '  report x'], ['  show x', '      its findings'])
     """
-    space = max(map(len, rows)) + 2
+    space, available = max(map(len, rows)) + 2, max(1, available)
     is_narrow = available - space - 2 < max(map(len, rows.values())) and available - space < NARROW
     lines = []
     for key, text in rows.items():

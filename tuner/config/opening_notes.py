@@ -33,9 +33,14 @@ def opening_notes(config: StudyConfig) -> list[str]:
         if isinstance(spec, Range) and spec.is_guess and not spec.step:
             why = "is a whole number, because the bounds of its range are"
             sentences.append(f"{path} {why}; for any number, write low: {float(spec.low)}")
-    if config.can_repeat and is_finite(config.trial) and 1 < (size := grid_size(config.trial)) < config.fewest_trials:
+    size = grid_size(config.trial) if config.can_repeat and is_finite(config.trial) else 0
+    if 1 < size < config.fewest_trials:
         trials = pluralize(config.fewest_trials, "trial")
         sentences.append(f"the search space has only {size} configurations: with {trials}, some are repeated")
+    if size == 1 < config.fewest_trials and config.sampler.name != "grid":
+        trials = pluralize(config.fewest_trials, config.kind.noun)
+        sentences.append(f"nothing is searched: the {trials} are all the same, with the same seed")
+    sentences += filter(None, [_inactive(config)])
     if config.final:
         amount = pluralize(config.final.trainings, config.kind.noun)
         if config.allowance:
@@ -47,6 +52,18 @@ def opening_notes(config: StudyConfig) -> list[str]:
         seeds = pluralize(config.final.seeds, "fresh seed")
         sentences.append(f"the study reserves {amount} to {verb} {which}{again} with {seeds}")
     return [*sentences, *(_repeated_lengths(config) if config.sampler.name == "grid" else ())]
+
+
+def _inactive(config: StudyConfig) -> str:
+    """Return a sentence about a pruner whose options keep it from ever stopping a trial; empty if there is none."""
+    pruner, longest = config.pruner, config.longest
+    for option in ("n_warmup_steps", "n_startup_steps", "min_resource"):
+        if config.kind.trains and 0 < longest <= pruner.arguments.get(option, 0):
+            value = pruner.arguments[option]
+            return f"the pruner cannot stop a trial: its {option} ({value}) is not below the {longest} epochs of a run"
+    if (count := pruner.arguments.get("n_startup_trials", 0)) >= config.fewest_trials > 1:
+        return f"the pruner cannot stop a trial: its n_startup_trials ({count}) is not below the number of trials"
+    return ""
 
 
 def _repeated_lengths(config: StudyConfig) -> Iterator[str]:

@@ -271,7 +271,7 @@ def open_client(uri: str) -> MlflowClient:
         if not is_server(uri):
             _notice_silence(uri)
         return MlflowClient(tracking_uri=uri)
-    with _without_new_folders(uri, file):
+    with _without_new_folders(uri, file) as new:
         if not file.exists():
             for leftover in file.parent.glob(f"{file.name}.*.tmp*"):  # the file and its journal
                 leftover.unlink()
@@ -280,7 +280,10 @@ def open_client(uri: str) -> MlflowClient:
             for each in (f"{uri}{suffix}", uri):  # they may be connected to an earlier file of this name
                 _close_connections(each)
             file.with_name(f"{file.name}{suffix}").replace(file)
-        return MlflowClient(tracking_uri=uri)
+        client = MlflowClient(tracking_uri=uri)
+        if new:
+            client._get_registry_client()  # type: ignore[no-untyped-call]  # otherwise made later, with the folders
+        return client
 
 
 @functools.cache
@@ -310,12 +313,15 @@ def _close_connections(uri: str) -> None:
 
 
 @contextlib.contextmanager
-def _without_new_folders(uri: str, file: Path) -> Iterator[None]:
-    """Remove the empty folders that MLflow creates because it takes the URI, with its escapes, for the path."""
+def _without_new_folders(uri: str, file: Path) -> Iterator[list[Path]]:
+    """Remove the empty folders that MLflow creates because it takes the URI, with its escapes, for the path.
+
+    Yield those folders.
+    """
     taken = Path(uri.removeprefix("sqlite:///")).parent
     new = [] if taken == file.parent else [each for each in (taken, *taken.parents) if not each.exists()]
     try:
-        yield
+        yield new
     finally:
         for folder in new:
             with contextlib.suppress(OSError):
