@@ -443,6 +443,13 @@ def test_of_a_transaction_that_fails_nothing_is_stored(anywhere: Study):
         client.log_batch(run.info.run_id, metrics=points)
         client.log_batch(run.info.run_id, metrics=points)  # MLflow would roll back, and insert the new ones
     assert not client.search_runs([experiment], "run_name = 'new'")
+    with pytest.raises(MlflowException, match="earlier part"), Transactions.of(client).one():  # noqa: PT012
+        run = client.create_run(experiment, run_name="new")
+        client.log_batch(run.info.run_id, metrics=points)
+        with contextlib.suppress(MlflowException):
+            client.log_batch(run.info.run_id, metrics=points)
+        client.create_run(experiment, run_name="new")
+    assert not client.search_runs([experiment], "run_name = 'new'")
     with Transactions.of(client).one():
         run = client.create_run(experiment, run_name="new")
         client.log_batch(run.info.run_id, metrics=points)

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from mlflow import MlflowClient
-from sqlalchemy import Connection
+from sqlalchemy import Connection, RootTransaction
 from sqlalchemy.orm import Session
 
 __all__ = ["Transactions"]
@@ -38,22 +38,30 @@ class Transactions:
         return found
 
     def __call__(self, read_only: bool = True) -> AbstractContextManager[Session]:
-        """Return a session, as MLflow does; within `one`, a part of the transaction."""
-        connection: Connection | None = getattr(self._of_thread, "connection", None)
-        return self._make(read_only=read_only) if connection is None else _part_of(connection)
+        """Return a session, as MLflow does; within `one`, a part of the transaction.
+
+        Raises:
+            RuntimeError: If a part has failed, so that nothing else may be committed.
+        """
+        transaction: RootTransaction | None = getattr(self._of_thread, "transaction", None)
+        if transaction is None:
+            return self._make(read_only=read_only)
+        if not transaction.is_active:
+            raise RuntimeError("an earlier part of the transaction failed")
+        return _part_of(transaction.connection)
 
     @contextmanager
     def one(self) -> Iterator[None]:
         """Make the calls of this thread one transaction, which an error rolls back."""
         with self._make(read_only=False) as session:
-            self._of_thread.connection = session.connection()
+            self._of_thread.transaction = session.connection().get_transaction()
             try:
                 yield
             except BaseException:
                 session.close()  # rolls back, unless a part has done so
                 raise
             finally:
-                self._of_thread.connection = None
+                self._of_thread.transaction = None
 
 
 class _Part(Session):
