@@ -68,6 +68,8 @@ def _one_thread() -> AbstractContextManager[Any]:
 Values = frozenset[tuple[str, Any]]
 Candidate = tuple[Mapping[str, Any], Values, Array]
 """Values that a trial may have, by their names in Optuna and as a set, and their point at the end of its training."""
+Expected = tuple[Candidate, float, float]
+"""A candidate, and the mean and the standard deviation of its value."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,14 @@ class _Known:
     data: ObservedData
     process: GaussianProcess
     lowest: float
-    shared: dict[Values, list[Candidate]] = field(default_factory=dict)
+    shared: dict[Values, list[Expected]] = field(default_factory=dict)
+
+    def expected(self, candidates: Sequence[Candidate]) -> list[Expected]:
+        """Return candidates with what is expected of them."""
+        if not candidates:
+            return []
+        mean, deviation = self.process.predict(np.array([point for *_, point in candidates]))
+        return list(zip(candidates, mean.tolist(), deviation.tolist(), strict=True))
 
 
 class CurveSearch:
@@ -268,20 +277,21 @@ class CurveSearch:
         given = frozenset(fixed.items())
         if given not in known.shared:
             random = Random(f"candidates:{self._seed}:{len(finished.comparable)}")
-            known.shared[given] = [*self._of_references(fixed), *self._drawn(random, SHARED, known.data.best, fixed)]
-        candidates = [*known.shared[given], *self._drawn(self._random(number), OWN, known.data.best, fixed)]
+            shared = [*self._of_references(fixed), *self._drawn(random, SHARED, known.data.best, fixed)]
+            known.shared[given] = known.expected(shared)
+        own = self._drawn(self._random(number), OWN, known.data.best, fixed)
         running = {trial.values for trial in others}
         untried = [
-            (params, point)
-            for params, values, point in candidates
-            if values not in finished.tried and values not in running
+            each
+            for each in (*known.shared[given], *known.expected(own))
+            if (values := each[0][1]) not in finished.tried and values not in running
         ]
         if not untried:
             return _Candidates([], np.empty((0, 0)), np.empty(0), known.process.kernel)
-        points = np.array([point for _, point in untried])
-        mean, deviation = known.process.predict(points)
-        gains = expected_improvement(mean, deviations * deviation, known.lowest)
-        return _Candidates([params for params, _ in untried], points, gains, known.process.kernel)
+        candidates, mean, deviation = zip(*untried, strict=True)
+        gains = expected_improvement(np.array(mean), deviations * np.array(deviation), known.lowest)
+        points = np.array([point for *_, point in candidates])
+        return _Candidates([params for params, *_ in candidates], points, gains, known.process.kernel)
 
     def _known_of(self, finished: _Finished) -> _Known:
         """Return what is known from finished trials; it stays the same until another trial ends."""
