@@ -28,7 +28,7 @@ MOST_POINTS, MOST_VALUES = 1000, 100
 """Points, and parameters or tags, that MLflow takes at once."""
 MOST_JOINED = MOST_POINTS - 2 * MOST_VALUES
 """Points that it takes with as many parameters and tags as it takes."""
-LONGEST_SECONDS = 0.5
+LONGEST_SECONDS = 2.0
 """Duration after which a transaction takes no further trials; other programs cannot write meanwhile."""
 
 
