@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import math
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -412,6 +413,35 @@ def test_the_notebook_of_the_examples_shows_the_progress_the_findings_and_the_cu
 
 def test_a_notebook_shows_an_error_of_the_tuner_as_one_message():
     assert BadInputError(["a", "b"])._render_traceback_() == ["BadInputError: a\nb"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"devices": 0}, "--devices: must be text (got 0)."),
+        ({"devices": [0, 1]}, "--devices: must be text (got [0, 1])."),
+        ({"per_device": "2", "trials": 2.0}, '--per-device: must be a whole number or None (got "2").'),
+        ({"per_device": True}, "--per-device: must be a whole number or None (got true)."),
+        ({"storage": Path("x.db")}, "--storage: must be text or None (got "),
+        ({"start_from": "f1"}, '--start-from: must be a list, each text (got "f1").'),
+        ({"checkpoint_every": None}, "--checkpoint-every: must be text or a number (got null)."),
+        ({"review": "no"}, '--review: must be True or False (got "no").'),
+        ({"callbacks": print}, 'callbacks: must be a list of functions (got "<built-in function print>").'),
+    ],
+)
+def test_a_value_of_another_type_is_refused_before_anything_starts(
+    given: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInputError, match=re.escape(message)):
+        Study(str(TINY)).run(**given)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("source", [5, ["tiny"]])
+def test_a_study_that_is_neither_a_file_nor_a_mapping_is_refused(source: Any):
+    with pytest.raises(BadInputError, match=r"^Study: must be a study file, or a mapping with its sections \(got "):
+        Study(source)
 
 
 def test_an_unknown_keyword_is_refused_with_the_one_that_is_meant():

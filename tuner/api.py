@@ -15,7 +15,7 @@ from tuner.results import Best, Confirmation, Result
 from tuner.runner.open_study import OpenStudy
 from tuner.runner.options import StudyOptions
 from tuner.runner.run import run
-from tuner.text import pluralize
+from tuner.text import pluralize, shown
 from tuner.urls import storage_url
 
 if TYPE_CHECKING:
@@ -186,6 +186,8 @@ class Study:
 
             self._open(partial(load_study, str(source)), str(source), overrides)
             return
+        if not isinstance(source, Mapping | None):
+            raise BadInputError([f"Study: must be a study file, or a mapping with its sections (got {shown(source)})."])
         self._define({**(source or {}), **given}, overrides)
 
     def _define(self, values: Mapping[str, Any], overrides: Sequence[str]) -> None:
@@ -301,7 +303,7 @@ class Study:
         self,
         *,
         trials: int | None = None,
-        timeout: str | None = None,
+        timeout: str | float | None = None,
         start_from: Sequence[str] = (),
         devices: str = "auto",
         per_device: int | None = None,
@@ -316,8 +318,8 @@ class Study:
         retry_failed: bool = False,
         rehearse: bool = True,
         dry_run: bool = False,
-        stall_timeout: str = "30m",
-        checkpoint_every: str = "30s",
+        stall_timeout: str | float = "30m",
+        checkpoint_every: str | float = "30s",
         quiet: bool = False,
         callbacks: Sequence[Callback] = (),
     ) -> Result:
@@ -329,7 +331,7 @@ class Study:
 
         Args:
             trials: Total trials, including earlier runs; by default those of the study's budget.
-            timeout: No trial starts after this time: 90s, 30m, 2h, 1h30m.
+            timeout: No trial starts after this time: 90s, 30m, 2h, 1h30m; a number is in seconds.
             start_from: Names of earlier studies, or "shipped", whose best trials are the first ones here.
             devices: auto (all GPUs, else the CPU), cpu, or GPUs such as 0,1.
             per_device: Trials at a time on each GPU (default: 1), or on the CPU (default: one for each core).
@@ -356,6 +358,8 @@ class Study:
         """
         given = {key: value for key, value in locals().items() if key not in ("self", "callbacks")}
         options = StudyOptions(study=self._source, **{**given, "fuse": str(fuse)})
+        if not (isinstance(callbacks, Sequence) and all(map(callable, callbacks))):
+            raise BadInputError([f"callbacks: must be a list of functions (got {shown(callbacks)})."])
 
         def after_trial(study: OpenStudy[Any], number: int) -> None:
             self._stop = study.stop

@@ -37,7 +37,13 @@ _SHORTEST = 4  # shorter secrets are not replaced in texts, because they match p
 
 
 def storage_url(given: str | None) -> str:
-    """Return the URL of Optuna's database: the given one, else OPTUNA_STORAGE, else a file in this folder."""
+    """Return the URL of Optuna's database: the given one, else OPTUNA_STORAGE, else a file in this folder.
+
+    Raises:
+        BadInputError: If it is not text.
+    """
+    if not isinstance(given, str | None):
+        raise BadInputError([f"storage: must be text, such as {DEFAULT_STORAGE} (got {given!r})."])
     return given or os.environ.get("OPTUNA_STORAGE") or DEFAULT_STORAGE
 
 

@@ -126,7 +126,7 @@ def _checkpoint_every(options: ExecutionOptions) -> float:
     return _seconds("--checkpoint-every", options.checkpoint_every, may_be_zero=True)
 
 
-def _seconds(option: str, value: str, may_be_zero: bool = False) -> float:
+def _seconds(option: str, value: str | float, may_be_zero: bool = False) -> float:
     from tuner.text import parse_duration
 
     try:

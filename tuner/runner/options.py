@@ -1,12 +1,15 @@
 """The options of a run, declared once: `tuner.cli` makes arguments of them, `tuner.Study.run` takes keywords."""
 
+import numbers
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_args
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tuner.errors import BadInputError
 from tuner.protocol import EngineName
+from tuner.text import shown
 from tuner.urls import DEFAULT_STORAGE
 
 __all__ = ["ExecutionOptions", "StudyOptions", "check_counts", "option"]
@@ -53,13 +56,13 @@ class ExecutionOptions:
     devices_per_trial: int = option(
         1, "GPUs, or processes on the CPU, that train one trial together and divide its batches (default: 1)", "N", int
     )
-    stall_timeout: str = option(
+    stall_timeout: str | float = option(
         "30m",
         "kill a run that is idle for this long (no report, no CPU time), and continue its trial from its "
         "last checkpoint (default: %(default)s)",
         "T",
     )
-    checkpoint_every: str = option(
+    checkpoint_every: str | float = option(
         "30s",
         "save a run at the end of an epoch when this time has passed since its last checkpoint; 0s: after every "
         "epoch (default: %(default)s)",
@@ -89,6 +92,26 @@ class ExecutionOptions:
     quiet: bool = False
     verbose: bool = False
 
+    def __post_init__(self) -> None:
+        """Check the types of the values, which Python code can get wrong.
+
+        Raises:
+            BadInputError: If there is a value of another type.
+        """
+        hints = get_type_hints(type(self))
+        wrong = {
+            each.name: value
+            for each in fields(self)
+            if (value := getattr(self, each.name)) is not each.default and not _fits(value, hints[each.name])
+        }
+        if wrong:
+            raise BadInputError(
+                [
+                    f"--{name.replace('_', '-')}: must be {_in_words(hints[name])} (got {shown(value)})."
+                    for name, value in wrong.items()
+                ]
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions(ExecutionOptions):
@@ -101,7 +124,7 @@ class StudyOptions(ExecutionOptions):
         "quickstart", "study file, or the name of a shipped study (default: quickstart)", "FILE", is_positional=True
     )
     trials: int | None = option(None, "total trials, including earlier runs", "N", int)
-    timeout: str | None = option(
+    timeout: str | float | None = option(
         None, "start no more trials after this long: 90s, 30m, 2h, 1h30m; a plain number is in seconds", "T"
     )
     start_from: Sequence[str] = option(
@@ -122,6 +145,33 @@ class StudyOptions(ExecutionOptions):
         False, "print how long each part of the command took before the first step and after the last one"
     )
     folder: Path | None = None
+
+
+WORDS = {str: "text", int: "a whole number", float: "a number", bool: "True or False", Path: "a path", NoneType: "None"}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Return whether a value has the type of an option."""
+    if get_origin(hint) is Literal:  # the choices are checked where they are used
+        return isinstance(value, str)
+    if get_origin(hint) is Sequence:
+        items = isinstance(value, Sequence) and not isinstance(value, str)
+        return items and all(_fits(item, *get_args(hint)) for item in value)
+    if members := get_args(hint):
+        return any(_fits(value, each) for each in members)
+    if hint in (int, float):
+        kind = numbers.Integral if hint is int else numbers.Real
+        return isinstance(value, kind) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _in_words(hint: Any) -> str:
+    """Return the type of an option in words."""
+    if get_origin(hint) is Literal:
+        return WORDS[str]
+    if get_origin(hint) is Sequence:
+        return f"a list, each {_in_words(*get_args(hint))}"
+    return " or ".join(map(_in_words, get_args(hint))) or WORDS[hint]
 
 
 def check_counts(counts: Mapping[str, int]) -> None:
