@@ -29,9 +29,11 @@ class Transactions:
         self._of_thread = threading.local()
 
     @classmethod
-    def of(cls, client: MlflowClient) -> "Transactions":
-        """Return the transactions of a client's store, which is a database."""
+    def of(cls, client: MlflowClient) -> "Transactions | None":
+        """Return the transactions of a client's store; None if it is a server, or MLflow opens sessions otherwise."""
         store: Any = client._tracking_client.store
+        if not hasattr(store, "ManagedSessionMaker"):
+            return None
         if not isinstance(store.ManagedSessionMaker, cls):
             store.ManagedSessionMaker = cls(store.ManagedSessionMaker)
         found: Transactions = store.ManagedSessionMaker

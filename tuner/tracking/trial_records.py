@@ -17,7 +17,6 @@ from mlflow.exceptions import MlflowException
 from tuner.tracking.names import LONGEST_TAG, fitting
 from tuner.tracking.record_writer import Record
 from tuner.tracking.recorder import ARTIFACTS, RUN, DeletedRunError, NoRunError, Recorder
-from tuner.tracking.store_uri import is_server
 from tuner.tracking.study_run import MISSING_TAG
 from tuner.tracking.transactions import Transactions
 from tuner.tracking.trial_run import REFUSED_TAG, TrialRun
@@ -90,7 +89,7 @@ class TrialRecords:
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder, self._client = recorder, recorder.client
-        self._transactions = None if is_server(recorder.uri) else Transactions.of(recorder.client)
+        self._transactions = Transactions.of(recorder.client)
         self.by_number: dict[int, TrialRun] = {}
         self.replaced: dict[int, str] = {}
         self.deleted: set[int] = set()
