@@ -357,6 +357,8 @@ def test_steps_epochs_and_trials_have_whole_numbers_on_their_axes():
         assert '"dtick":1' in to_div(figure(name, record))
     all_or_none = study([trial(each, value=float(each % 2), curves={}) for each in range(6)])
     assert '"dtick":1' not in to_div(figure("families", all_or_none)), "an accuracy has tenths"
+    one_epoch = [trial(number, curves={"lr": [(0, 0.1), (84, 0.0)], "val/acc": [(84, 0.9)]}) for number in range(3)]
+    assert '"dtick":1' not in to_div(figure("top_trials", study(one_epoch))), "the lr above spans 84 steps"
 
 
 def test_of_one_value_there_is_no_colour_bar():

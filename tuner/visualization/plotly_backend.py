@@ -4,6 +4,7 @@ import html
 import math
 import statistics
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -64,7 +65,9 @@ def to_div(figure: Figure, page: str = "plot") -> str:
         for series in panel.series:
             drawing.add_trace(_trace(series, series.label not in named), row, column)
             named.add(series.label)
-        _set_axes(drawing, panel, row, column, is_first=column == 1 or not figure.shared_y)
+        sharing = figure.panels if figure.shared_x else [panel]
+        across = [x for each in sharing for series in each.series for x in series.x]
+        _set_axes(drawing, panel, across, row, column, is_first=column == 1 or not figure.shared_y)
         if figure.columns > 1 and panel.x_ticks and _are_long(panel):
             names = [name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…" for name in panel.x_ticks.values()]
             drawing.update_xaxes(ticktext=[_escaped(name) for name in names], tickangle=40, row=row, col=column)
@@ -73,8 +76,8 @@ def to_div(figure: Figure, page: str = "plot") -> str:
             drawing.update_xaxes(title_text=_escaped(label), row=row, col=column)
     if figure.scale is not None and not figure.scale.is_point:
         drawing.add_trace(_color_bar(figure.scale), 1, 1)
-    drawing.update_xaxes(gridcolor=GRID, linecolor=GRID, zeroline=False, tickcolor=GRID)
-    drawing.update_yaxes(gridcolor=GRID, linecolor=GRID, zeroline=False, tickcolor=GRID)
+    for update in (drawing.update_xaxes, drawing.update_yaxes):
+        update(gridcolor=GRID, linecolor=GRID, zeroline=False, tickcolor=GRID, exponentformat="e")
     drawing.update_layout(
         template="none",
         height=height + 90,
@@ -84,6 +87,7 @@ def to_div(figure: Figure, page: str = "plot") -> str:
         font={"color": INK, "family": "system-ui, sans-serif", "size": 12},
         legend={"orientation": "h", "yref": "container", "yanchor": "bottom", "y": 0, "x": 0},
         hovermode="closest",
+        modebar={"bgcolor": "rgba(0, 0, 0, 0)"},  # it may lie above a title
         hoverlabel={"align": "left"},
     )
     drawing.update_annotations(font={"size": 12})
@@ -96,18 +100,18 @@ def to_div(figure: Figure, page: str = "plot") -> str:
     return markup
 
 
-def _set_axes(drawing: go.Figure, panel: Panel, row: int, column: int, is_first: bool) -> None:
+def _set_axes(drawing: go.Figure, panel: Panel, across: Sequence[float], row: int, column: int, is_first: bool) -> None:
     place = {"row": row, "col": column}
     drawing.update_xaxes(title_text=_escaped(panel.x_label), title_standoff=4, automargin=True, **place)
     drawing.update_yaxes(title_text=_escaped(panel.y_label) if is_first else "", automargin=True, **place)
-    across, down = ([x for each in panel.series for x in each.x], [y for each in panel.series for y in each.y])
+    down = [y for each in panel.series for y in each.y]
     for update, log, limits, ticks, values, is_counted in (
         (drawing.update_xaxes, panel.log_x, panel.x_range, panel.x_ticks, across, panel.counts_x),
         (drawing.update_yaxes, panel.log_y, panel.y_range, panel.y_ticks, down, panel.counts_y),
     ):
         if log:
             ends = limits or (min(values), max(values))
-            update(type="log", exponentformat="e", tickangle=0, **_log_ticks(ends), **place)
+            update(type="log", tickangle=0, **_log_ticks(ends), **place)
         if limits is not None:
             update(range=[math.log10(limit) for limit in limits] if log else list(limits), **place)
         if ticks is not None:
