@@ -3,6 +3,8 @@
 import math
 from dataclasses import replace
 
+import pytest
+
 from tests.test_charts import study, trial
 from tuner.analysis.findings import answer, at_edge, findings
 from tuner.direction import Direction
@@ -35,6 +37,30 @@ def test_a_plateau_that_never_lowered_the_lr_is_a_constant_lr():
     assert "0.0200 better than the best constant lr, #0 plateau (0.9500)" in behind
     assert "never changed" in behind
     assert "never changed" not in text_of(*others, trial(3, family="constant"))
+
+
+@pytest.mark.parametrize(
+    ("constant", "says"),
+    [
+        ([1e-4], "A constant lr was tried once, at 0.0001 (the best trial has 0.03), which says little about"),
+        ([0.03, 0.01], "tried twice, at 0.01 and 0.03 (the best trial has 0.03), which says little about"),
+        ([1e-4, 2e-4, 1e-3, 5e-3], "tried 4 times, at 0.0001 to 0.005 (the best trial has 0.03), which says little"),
+        ([1e-4, 1e-3, 0.02], "tried 3 times, at 0.0001, 0.001 and 0.02 (the best trial has 0.03)."),
+    ],
+)
+def test_it_says_how_often_and_where_a_constant_lr_was_tried(constant: list[float], says: str):
+    trials = [trial(0, value=0.96, family="one_cycle", params={"optimizer.initial_lr": 0.03})]
+    for number, lr in enumerate(constant, start=1):
+        state = "complete" if number == 1 else "pruned"
+        trials.append(trial(number, value=0.7, state=state, family="constant", params={"optimizer.initial_lr": lr}))
+    assert says in text_of(*trials)
+    assert "A constant lr was tried" not in text_of(*trials, answer=["The answer is #0 one_cycle."])
+
+
+def test_the_importance_of_parameters_is_stated_from_30_completed_trials_on():
+    trials = [trial(number) for number in range(30)]
+    assert "The parameters that separate good trials from bad ones: initial_lr (70%)" in text_of(*trials)
+    assert "initial_lr (" not in text_of(*trials[:29], trial(29, state="pruned"))
 
 
 def test_without_a_constant_lr_it_says_that_the_schedule_s_share_is_unknown():

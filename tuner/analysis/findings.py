@@ -4,7 +4,16 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 
-from tuner.analysis.record import CONSTANT, FAMILY, MIN_FOR_IMPORTANCE, ROUNDING, StudyRecord, TrialRecord, resolution
+from tuner.analysis.record import (
+    CONSTANT,
+    FAMILY,
+    INITIAL_LR,
+    MIN_FOR_IMPORTANCE,
+    ROUNDING,
+    StudyRecord,
+    TrialRecord,
+    resolution,
+)
 from tuner.text import format_metric, format_objective, format_value, join_names, pluralize
 
 __all__ = [
@@ -28,6 +37,8 @@ ENDS = {
 MOST_NAMED = 10
 MOST_VALUES = 20
 EDGE = 0.05  # share of a range that counts as its edge
+FEWEST_FOR_IMPORTANCE = 30  # completed trials below which importances are drawn, but not stated
+FEWEST_CONSTANT, NEAR = 3, 3.0  # how many constant lrs, and how near to the best lr, show what a schedule is worth
 
 
 def findings(record: StudyRecord) -> list[str]:
@@ -36,7 +47,7 @@ def findings(record: StudyRecord) -> list[str]:
     The result of the final runs comes first.
     """
     if record.front:
-        important = [_important(record)] if record.importances else []
+        important = filter(None, [_important(record)])
         return [*_tradeoffs(record), *important, _tried(record), *open_questions(record)]
     best = record.best
     if best is None:
@@ -59,17 +70,18 @@ def findings(record: StudyRecord) -> list[str]:
         reached = ", ".join(f"{metric} {format_metric(value)}" for metric, value in sorted(record.test.items()))
         which = f"{best.name} of the search" if record.answer else "it"
         sentences.append(f"On the test data, which were not used for any decision, {which} reaches {reached}.")
-    if record.importances:
-        sentences.append(_important(record))
-    elif record.searched:
-        sentences.append(no_importance(record))
+    sentences.append(_important(record))
     if record.prediction:
         sentences.append(f"{record.prediction[0].upper()}{record.prediction[1:]}.")
     return [*filter(None, sentences), _tried(record), *open_questions(record)]
 
 
 def _important(record: StudyRecord) -> str:
-    """Return which parameters matter most for the (first) objective."""
+    """Return which parameters matter most for the (first) objective; empty if the trials are too few to tell."""
+    if len(record.ranking) < FEWEST_FOR_IMPORTANCE:
+        return ""
+    if not record.importances:
+        return no_importance(record) if record.searched else ""
     shares = sorted(record.importances.items(), key=lambda item: -item[1])[:3]
     mattered = ", ".join(f"{short_name(name)} ({share:.0%})" for name, share in shares if share >= 0.05)
     which = f"good trials from bad ones by {record.metric}" if record.further else "good trials from bad ones"
@@ -183,9 +195,29 @@ def _margin(record: StudyRecord, best: TrialRecord) -> str:
         which = "another" if best.constant_lr else "the best"
         parts.append(f"{_gap(best, constant)} {which} constant lr, {constant.name} ({format_metric(constant.value)})")
     text = f"That is {', and '.join(parts)}."
-    if constant is None and not (best.constant_lr or record.answer or record.of_function):
-        text += " No trial with a constant lr ran to completion, so the benefit of the schedule itself is unknown."
-    return text
+    if best.constant_lr or record.answer or record.of_function:
+        return text
+    if constant is None:
+        return (
+            f"{text} No trial with a constant lr ran to completion, so the benefit of the schedule itself is unknown."
+        )
+    return f"{text} {_constant_lrs(record, best)}"
+
+
+def _constant_lrs(record: StudyRecord, best: TrialRecord) -> str:
+    """Return how often a constant lr was tried, at which lrs, and whether these show what the schedule is worth."""
+    tried = [each for each in record.trials if each.constant_lr and (each.is_complete or each.family == CONSTANT)]
+    lrs = sorted(each.params[INITIAL_LR] for each in tried if INITIAL_LR in each.params)
+    text = f"A constant lr was tried {({1: 'once', 2: 'twice'}).get(len(tried), f'{len(tried)} times')}"
+    own, is_near = best.params.get(INITIAL_LR), True
+    if own and lrs:
+        is_near = any(1 / NEAR <= lr / own <= NEAR for lr in lrs)
+        shown = list(dict.fromkeys(map(format_value, lrs)))
+        at = join_names(shown) if len(shown) <= FEWEST_CONSTANT else f"{shown[0]} to {shown[-1]}"
+        text += f", at {at} (the best trial has {format_value(own)})"
+    if len(tried) < FEWEST_CONSTANT or not is_near:
+        text += ", which says little about the benefit of the schedule itself"
+    return f"{text}."
 
 
 def _unchanged(record: StudyRecord) -> str:

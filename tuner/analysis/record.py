@@ -15,6 +15,7 @@ from tuner.text import format_interval, pluralize
 __all__ = [
     "CONSTANT",
     "FAMILY",
+    "INITIAL_LR",
     "LR_TABLE",
     "MIN_FOR_IMPORTANCE",
     "ROUNDING",
@@ -32,6 +33,7 @@ Curve = Sequence[tuple[int, float]]
 """Steps and values of a metric, in order."""
 
 FAMILY = "schedule.name"
+INITIAL_LR = "optimizer.initial_lr"
 CONSTANT = "constant"
 """Name of the schedule of a constant lr."""
 ROUNDING = 1e-6
