@@ -13,8 +13,10 @@ import pytest
 
 from tests.studies import INLINE, StudyFolder
 from tuner.confirm import main as confirm
+from tuner.report import main as report
 from tuner.show import main as show
-from tuner.storage.inventory import comparisons
+from tuner.storage.inventory import comparisons, with_fresh_seeds
+from tuner.storage.reader import open_study, record_of
 from tuner.storage.replicates import fresh_seeds
 from tuner.storage.stored_study import StoredStudy
 
@@ -118,6 +120,50 @@ def test_a_shown_confirmation_has_no_empty_column(confirmed: StudyFolder):
     assert heading == ["seeds", "mean", "95%", "interval", "winner", "better"]
 
 
+def led(folder: StudyFolder) -> list[str]:
+    """Return the winner with fresh seeds in the findings of `short`; empty if there is none."""
+    with open_study(f"sqlite:///{folder.path}/optuna.db", "short") as study:
+        record = with_fresh_seeds(record_of(study), study)
+    assert bool(record.answer) == bool(record.retrained)
+    return [record.retrained.name] if record.retrained else []
+
+
+def test_a_finished_confirmation_leads_the_findings_of_the_study(confirmed: StudyFolder):
+    trained = values(confirmed, "short-confirm")
+    mean = max((trained[number] + trained[number + 3]) / 2 for number in range(3))
+    (winner,) = re.findall(r"^The winner is (.*?): val/acc", confirmed.output, re.MULTILINE)
+    assert led(confirmed) == [winner]
+    shown = confirmed.command(lambda arguments: show(arguments[:3]), "short").splitlines()
+    assert shown[1].startswith("With fresh seeds: The answer is ")
+    assert f"val/acc is {mean:.4f}" in shown[2] or f"val/acc {mean:.4f} over 2 seeds" in shown[2]
+    output = confirmed.command(report, "short", "--output", "confirmed.html")
+    page = (confirmed.path / output.strip()).read_text()
+    assert f"<li>{shown[1]}</li>" in page
+    assert f"val/acc of {winner}<b>{mean:.4f}</b>" in page
+    for text in (page, "".join(shown)):
+        assert "difference between seeds was not measured" not in text
+        assert "Each trial is one run with one seed" not in text
+
+
+def test_a_confirmation_leads_no_findings_before_it_is_finished_or_once_a_better_trial_exists(copied: StudyFolder):
+    database = sqlite3.connect(copied.path / "optuna.db")
+    of = "(select study_id from studies where study_name = '{}')".format
+    last = f"trial_id = (select max(trial_id) from trials where study_id = {of('short-confirm')})"
+    with database:
+        database.execute(f"update trials set state = 'WAITING' where {last}")
+    assert led(copied) == []
+    with database:
+        database.execute(f"update trials set state = 'COMPLETE' where {last}")
+    assert len(led(copied)) == 1
+    worst = f"select trial_id from trials join trial_values using (trial_id) where study_id = {of('short')}"
+    with database:
+        database.execute(
+            f"update trial_values set value = 1.0 where trial_id = ({worst} order by value, number desc limit 1)"
+        )
+    database.close()
+    assert led(copied) == []
+
+
 def test_the_same_command_shows_the_result_again_and_trains_nothing(copied: StudyFolder, confirmed: StudyFolder):
     before = copied.optuna(ROWS), copied.curves(), copied.standing()
     output = copied.command(confirm, "short", "--top", "1", "--seeds", "2", *INLINE)
@@ -187,7 +233,9 @@ def test_the_winners_of_a_short_study_are_carried_to_long_trainings(copied: Stud
     options = ("--top", "3", "--seeds", "1", "--epochs", "4", "--lrs", "0.5", "1")
     output = copied.command(confirm, "short", *options, "--dry-run", *INLINE)
     assert "short-4-epochs: " in output
+    (winner,) = led(copied)
     output = copied.command(confirm, "short", *options, *INLINE)
+    assert led(copied) == [winner], "the newer confirmation has another length"
     rows = copied.mlflow(
         "select run_uuid, params.key, params.value from params join tags using (run_uuid) "
         "where tags.key = 'tuner.study' and tags.value = 'short-4-epochs'"

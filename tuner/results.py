@@ -141,12 +141,13 @@ class Result(StudyPlots):
     @cached_property
     def record(self) -> StudyRecord:
         """The study as plain data, with the curves of its trials."""
-        from tuner.storage.reader import identifier_of, open_study, record_of, with_final_runs
+        from tuner.storage.inventory import with_fresh_seeds
+        from tuner.storage.reader import identifier_of, open_study, record_of
         from tuner.tracking.reader import MlflowStudy
 
         with open_study(self.storage, self.name) as study:
             record = record_of(study, MlflowStudy(self.tracking_uri, identifier_of(study)).curves)
-            return with_final_runs(record, study)
+            return with_fresh_seeds(record, study)
 
     @cached_property
     def findings(self) -> list[str]:

@@ -47,12 +47,12 @@ def _run(options: argparse.Namespace) -> int:
     from tuner.console import print_line
     from tuner.runner.summary import print_ranking
     from tuner.runner.verdict import print_comparison
-    from tuner.storage.inventory import comparisons, listed_studies
-    from tuner.storage.reader import open_study, record_of, with_final_runs
+    from tuner.storage.inventory import comparisons, listed_studies, with_fresh_seeds
+    from tuner.storage.reader import open_study, record_of
 
     console, storage = Console(), storage_url(options.storage)
     with open_study(storage, options.name) as study:
-        record = with_final_runs(record_of(study), study)
+        record = with_fresh_seeds(record_of(study), study)
         found = comparisons(study)
     listed = next(each for each in listed_studies(storage) if each.name == options.name)
     asked = f" of {listed.asked}" if listed.asked else ""

@@ -44,7 +44,7 @@ FEWEST_CONSTANT, NEAR = 3, 3.0  # how many constant lrs, and how near to the bes
 def findings(record: StudyRecord) -> list[str]:
     """Return sentences about the best trial, the reliability of its lead, important parameters, and all trials.
 
-    The result of the final runs comes first.
+    The result with fresh seeds comes first, if there is one.
     """
     if record.front:
         important = filter(None, [_important(record)])

@@ -138,7 +138,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Retrained:
-    """The winner of a study's final runs, which have fresh seeds.
+    """The winner of a study's final runs or its confirmation, which have fresh seeds.
 
     Args:
         name: Its name, such as "#12 one_cycle".
@@ -178,8 +178,8 @@ class StudyRecord:
         test: Metrics of the best trial on the test data; empty if it was not tested.
         choices: The choices of each categorical parameter, by its name in Optuna.
         ranges: The lowest and the highest value of each numeric parameter, by its name in Optuna.
-        answer: The findings of its final runs, with fresh seeds, in sentences; empty if there were none.
-        retrained: The winner of its final runs; None if there were none.
+        answer: The findings of its final runs or its confirmation, with fresh seeds, in sentences; empty without them.
+        retrained: Their winner; None without them.
         prediction: Whether trials were stopped by predictions, and why, as a clause; empty if its pruner does not
             predict.
         further: The metrics of the further objectives, and whether large or small values are better.

@@ -76,14 +76,15 @@ def write_report(names: Sequence[str], storage: str, uri: str, path: Path) -> No
     Raises:
         BadInputError: If there is no such study, or a store or the file cannot be used.
     """
-    from tuner.storage.reader import identifier_of, open_study, record_of, with_final_runs
+    from tuner.storage.inventory import with_fresh_seeds
+    from tuner.storage.reader import identifier_of, open_study, record_of
     from tuner.tracking.reader import MlflowStudy
 
     chapters = []
     for name in dict.fromkeys(names):
         with open_study(storage, name) as study:
             tracked = MlflowStudy(uri, identifier_of(study))
-            chapters.append(Chapter.of(with_final_runs(record_of(study, tracked.curves), study), tracked))
+            chapters.append(Chapter.of(with_fresh_seeds(record_of(study, tracked.curves), study), tracked))
     try:
         path.write_text(render(chapters), encoding="utf-8")
     except OSError as error:

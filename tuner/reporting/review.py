@@ -162,13 +162,14 @@ def update(request: Mapping[str, Any]) -> list[str]:
     """
     from tuner.config import by_value
     from tuner.reporting.page import Chapter, render
-    from tuner.storage.reader import identifier_of, open_study, record_of, with_final_runs
+    from tuner.storage.inventory import with_fresh_seeds
+    from tuner.storage.reader import identifier_of, open_study, record_of
     from tuner.tracking.reader import MlflowStudy
     from tuner.tracking.tracker import REVIEWED_TAG
 
     with open_study(request["storage"], request["study"]) as study:
         tracked = MlflowStudy(request["uri"], identifier_of(study))
-        record = with_final_runs(record_of(study, tracked.curves), study)
+        record = with_fresh_seeds(record_of(study, tracked.curves), study)
     notes: list[str] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

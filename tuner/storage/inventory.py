@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial
 
 from tuner.analysis.comparison import Comparison, Repeated
 from tuner.analysis.pareto import pareto_front
+from tuner.analysis.record import StudyRecord
 from tuner.direction import Direction
 from tuner.storage.attributes import (
     CONFIGURATION,
@@ -25,13 +26,14 @@ from tuner.storage.attributes import (
 from tuner.storage.connection import sqlite_file
 from tuner.storage.database import Database, state_directory
 from tuner.storage.locks import is_locked
-from tuner.storage.reader import answer_of, directions_of
+from tuner.storage.reader import answer_of, confirmations_of, directions_of, with_final_runs
 from tuner.storage.trial_ends import attribute, is_complete, state_of
 from tuner.text import join_names
 
-__all__ = ["ListedStudy", "comparisons", "listed_studies"]
+__all__ = ["ListedStudy", "comparisons", "listed_studies", "with_fresh_seeds"]
 
 MOST_OF_FRONT = 6
+LENGTHS = ("max_epochs", "max_steps")
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,37 @@ def comparisons(study: optuna.Study) -> dict[str, Comparison]:
             if comparison is not None:
                 found[each.study_name] = comparison
     return found
+
+
+def with_fresh_seeds(record: StudyRecord, study: optuna.Study) -> StudyRecord:
+    """Return a record with what is known from fresh seeds: the final runs, or else the last confirmation.
+
+    A confirmation counts if it is finished, has the study's best trial, and trained it for as long as the study.
+
+    Args:
+        record: The record.
+        study: The study, whose database is open.
+    """
+    record, best = with_final_runs(record, study), record.best
+    if record.answer or best is None:
+        return record
+    own: Mapping[str, Any] = attribute(study.user_attrs, IDENTITY, {})
+    lengths = {key: best.params.get(f"trainer.{key}", own.get(f"trial.trainer.{key}")) for key in LENGTHS}
+    confirmations = list(confirmations_of(study._storage, attribute(study.user_attrs, IDENTIFIER, "")))
+    for each, identity in sorted(confirmations, key=lambda pair: -pair[0]._study_id):
+        if any(identity.get(f"{best.name}: trainer.{key}") != length for key, length in lengths.items()):
+            continue
+        trials = study._storage.get_all_trials(each._study_id, deepcopy=False)
+        finished = [trial for trial in trials if trial.state.is_finished()]
+        comparison = _comparison(finished, each.user_attrs, record.direction)
+        if comparison is None or not 0 < attribute(each.user_attrs, TRIALS, 0) <= len(finished):
+            continue
+        claims = {trial.name: trial.value for trial in record.by_value}
+        if comparison.ranking and best.name in [one.name for one in comparison.configurations]:
+            repeated = [replace(one, claimed=claims.get(one.name)) for one in comparison.configurations]
+            comparison = replace(comparison, configurations=repeated)
+            return replace(record, answer=comparison.answer({}), retrained=comparison.retrained)
+    return record
 
 
 def _comparison(
