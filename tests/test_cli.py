@@ -73,6 +73,9 @@ def test_the_help_is_shown_however_narrow_the_terminal_is(name: str, monkeypatch
     [
         (["stduy"], "lr-tuner: error: unknown command stduy. Did you mean study?"),
         (["study", "x.yaml", "--trails", "5"], "unrecognized arguments: --trails 5. Did you mean --trials?"),
+        (["study", "x.yaml", "--trial", "5"], "unrecognized arguments: --trial 5. Did you mean --trials?"),
+        (["list", "--stor=x"], "unrecognized arguments: --stor=x. Did you mean --storage?"),
+        (["--vers"], "lr-tuner: error: unrecognized arguments: --vers. Did you mean --version?"),
         (["export", "x", "--ouput=y"], "unrecognized arguments: --ouput=y. Did you mean --output?"),
         (["study", "--engine", "locla"], "argument --engine: invalid choice: 'locla'"),
         (["preview", "--steps", "0"], "argument --steps: must be a whole number of at least 1 (got 0)."),

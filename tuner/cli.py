@@ -65,7 +65,10 @@ NARROWEST = 20  # columns of a help text
 
 
 class Parser(argparse.ArgumentParser):
-    """Parser of a command; for an unknown option, it suggests the most similar one."""
+    """Parser of a command: options cannot be abbreviated; for an unknown one, it suggests the most similar."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings, allow_abbrev=False)
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Return the options; exit with status 2 if they are wrong."""
