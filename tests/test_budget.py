@@ -144,7 +144,9 @@ def test_a_study_says_how_much_of_its_budget_is_used_and_continues_with_a_larger
     assert replace(listed, ended=-1).state == "not running", "of an earlier version"
     output = folder.call("--set", "budget={epochs: 20, trials: 3}")
     assert "tiny: 20 epochs and at most 3 trials for the best val/acc" in output
-    assert "tiny has used 9 of 20 epochs in 3 trials (3 complete)" in output
+    assert "tiny has used 9 of 20 epochs in 3 trials (3 complete); raise --trials to add more" in output
+    output = folder.call("--set", "budget={epochs: 11, trials: 3}")
+    assert "tiny has used 9 of 11 epochs in 3 trials (3 complete); raise --trials and budget.epochs to add" in output
     output = folder.call("--set", "budget={epochs: 12}")
     assert "tiny has used 12 of 12 epochs in 4 trials (4 complete)" in output
     folder.check(trials=4, epochs=3, steps=STEPS)
@@ -198,6 +200,33 @@ def test_the_time_left_is_that_of_the_epochs_and_of_the_last_trainings(monkeypat
 
 
 CONSTANT = {"name": "constant"}
+
+
+@pytest.mark.parametrize(
+    ("trials", "progress"),
+    [
+        (8, "2/8 trials, 3 epochs done, 1:00 so far, about 3:00 left"),  # however long they are
+        (99, "2/99 trials, 3 epochs done, 1:00 so far, about 48:30 left"),  # 97 trials of 30 s
+        (250, "3/280 epochs, 2 trials done, 1:00 so far, about 1:32:20 left"),  # 277 epochs of 20 s
+        (280, "3/280 epochs, 2 trials done, 1:00 so far, about 1:32:20 left"),  # as many as without a limit
+    ],
+)
+def test_the_progress_and_the_time_left_follow_the_limit_that_binds_first(
+    trials: int, progress: str, monkeypatch: pytest.MonkeyPatch
+):
+    output, now = io.StringIO(), [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    config = load_study(str(TINY), [f"budget={{epochs: 280, trials: {trials}}}", "final={trials: 0}"])
+    trial = config.trial_of({**config.trial, "optimizer": {"name": "adam", "initial_lr": 0.01}, "schedule": CONSTANT})
+    display = Display(config, Console(file=output, width=120))
+    display.standing(0, 0, None)
+    now[0] = 60.0
+    for number, epochs in enumerate((2, 1)):
+        display.start(number, trial, Slot(0, (), 1))
+        display.finish(number, trial, Result("pruned", 0.5, epochs))
+    display.standing(2, 3, None)
+    display.tick()
+    assert output.getvalue().splitlines()[-1] == progress
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Shows a running study: live on a terminal, elsewhere as a line for each event."""
 
 import io
+import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -320,26 +321,45 @@ class Display:
             self._used = max(self._used, part.before + part.each * self._finished + running)
             finals = pluralize(self._finished, f"final {self._config.kind.noun}")
             return self._used, part.total, f"{self._used}/{part.total} {part.unit}, {finals} done"
+        trials = self._config.trials + (final.trainings if final else 0)
         if allowance is None:
-            trials = self._config.trials + (final.trainings if final else 0)
             return self._finished, trials, f"{self._finished}/{trials} trials"
         whole = self._config.whole_allowance or allowance
         done = self._spent + sum(line.used(allowance) for line in self._running.values())
         self._used = max(self._used, done)  # a trial that continues has not reported yet
+        if self._trials_bind(allowance):
+            used = pluralize(self._used, allowance.unit.removesuffix("s"))
+            return self._finished, trials, f"{self._finished}/{trials} trials, {used} done"
         counted = f"{self._used}/{whole.amount} {allowance.unit}, {pluralize(self._finished, 'trial')} done"
         return self._used, whole.amount, counted
 
+    def _trials_bind(self, allowance: Allowance) -> bool:
+        """Return whether the number of trials ends the study before its allowance does, as far as is known."""
+        config = self._config
+        if not config.limits_trials or config.fewest_trials == config.trials:
+            return config.limits_trials
+        return (self._finished + self._shares) / config.trials > self._used / allowance.amount
+
+    @property
+    def _shares(self) -> float:
+        """How much of the running trials is done, in trials."""
+        return sum(line.share for line in self._running.values())
+
     def _left(self, elapsed: float) -> str:
         """Estimate the time left: training at the pace of this run, the test, plots and report."""
-        allowance, running = self._config.allowance, sum(line.share for line in self._running.values())
-        if allowance is None:
-            done = self._done_here + running
-            left = max(0.0, self._config.trials - self._finished - running)
-            left += self._config.final.trainings if self._config.final else 0
+        config, running = self._config, self._shares
+        last = config.final.trainings if config.final else 0
+        trials = max(0.0, config.trials - self._finished - running)
+        done = self._done_here + running
+        if config.allowance is None or config.whole_allowance is None:
+            left = trials + last
         else:
-            used, total, _ = self._progress()
-            done = (used - (self._used_before or 0)) / allowance.longest
-            left = (total - used) / allowance.longest
+            self._progress()  # sets what is used
+            longest, by_trials = config.allowance.longest, trials / done if done else math.inf
+            done = (self._used - (self._used_before or 0)) / longest
+            left = (config.whole_allowance.amount - self._used) / longest
+            if config.limits_trials:
+                left = min(left, by_trials * done + last)
         if done < 0.5:
             return ""
         test = 0.0 if self._is_tested else self._epoch_seconds  # a test takes no longer than a training epoch

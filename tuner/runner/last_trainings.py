@@ -84,8 +84,9 @@ class LastTrainings:
 
     def _part(self, store: StudyStore, trainings: int) -> Part:
         """Return which part of the study's budget the final runs are."""
-        whole = self.plan.config.whole_allowance
-        if whole is None:
+        config = self.plan.config
+        whole = config.whole_allowance
+        if whole is None or (config.limits_trials and store.count >= config.trials):
             return Part(store.count, store.count + trainings, 1, "trials")
         return Part(store.spent, whole.amount, whole.longest, whole.unit)
 

@@ -304,7 +304,10 @@ def _print_spent(console: Console, config: StudyConfig, store: StudyStore, count
         counts = f"{counts}, {cut_short} not finished" if store.count else "none finished"
     has = f"has used {store.trained} of {of} in {pluralize(store.count + cut_short, 'trial')} ({counts})"
     if is_done:
-        has += f"; raise budget.{allowance.unit} to add more"
+        reached = ["--trials"] if config.limits_trials and store.count >= config.trials else []
+        if not reached or allowance.amount - store.trained < allowance.longest:
+            reached.append(f"budget.{allowance.unit}")
+        has += f"; raise {' and '.join(reached)} to add more"
     else:
         has += f"; run the same command again to continue{_cut_short(store)}"
     print_line(console, f"{config.name} {has}")
