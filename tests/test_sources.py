@@ -1,6 +1,7 @@
 """The source files of a study's own modules, and reports of their changes."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from tests.studies import StudyFolder
+from tests.studies import INLINE, StudyFolder
 from tests.test_own import NET, NEXT_TO_MODULE
 from tuner import Study
 from tuner.config.digest import content_digest
 from tuner.config.sources import Sources, own_sources, sources_of, with_sources
+from tuner.confirm import main as confirm
+from tuner.export import main as export
 from tuner.replay import main as replay
 
 PACKAGE = {
@@ -201,9 +204,9 @@ def test_a_study_reports_a_changed_global_of_a_function_that_it_sends_by_value(
         study.run(trials=trials, engine="inline", review=False)
         return " ".join(capsys.readouterr().out.split())
 
-    assert "changed" not in output(1.0, 1) + output(1.0, 2)
+    assert " changed" not in output(1.0, 1) + output(1.0, 2)
     assert "since trial #1 __main__:loss changed: later trials may differ" in output(2.0, 3)
-    assert "changed" not in output(2.0, 4)
+    assert " changed" not in output(2.0, 4)
 
 
 def test_a_change_is_reported_once_with_the_first_trial_after_it():
@@ -229,15 +232,92 @@ def test_a_change_before_the_first_trial_and_a_foreign_record_are_ignored():
         assert with_sources(odd, Sources(4, "", {"x.py": "2"}))[1] == ""
 
 
-def test_a_study_reports_which_of_its_modules_changed_since_which_trial(folder: StudyFolder):
+def edited_study(folder: StudyFolder) -> tuple[str, ...]:
+    """Run a study of two trials with a module, edit the module, and add a third trial."""
     (folder.path / "changing_net.py").write_text(NET)
     (folder.path / "beside.yaml").write_text(NEXT_TO_MODULE.replace("beside_the_file", "changing_net"))
     options = ("--set", "search_space.optimizer.initial_lr={low: 1e-3, high: 1e-1}")
-    assert "changed" not in folder.call(*options, study="beside.yaml")
-    assert "changed" not in folder.call(*options, "--trials", "2", study="beside.yaml")
+    assert " changed" not in folder.call(*options, study="beside.yaml")
+    assert " changed" not in folder.call(*options, "--trials", "2", study="beside.yaml")
     (folder.path / "changing_net.py").write_text(NET.replace("Linear(4, 3)", "Linear(4, 3, bias=False)"))
     output = folder.call(*options, "--trials", "3", study="beside.yaml")
     assert "note: since trial #1 changing_net.py changed: later trials may differ" in output
-    assert "changed" not in folder.call(*options, "--trials", "4", study="beside.yaml")
+    return options
+
+
+@pytest.fixture(scope="module")
+def edited(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
+    """Return a folder with a study whose module was edited after its trial #1."""
+    folder = StudyFolder(tmp_path_factory.mktemp("edited"))
+    edited_study(folder)
+    return folder
+
+
+def best_of(folder: StudyFolder) -> int:
+    ((number,),) = folder.optuna(
+        "select number from trials join trial_values using (trial_id) join studies using (study_id) "
+        "where study_name = 'beside' order by value desc, number limit 1"
+    )
+    return number
+
+
+def test_a_study_reports_which_of_its_modules_changed_since_which_trial(folder: StudyFolder):
+    options = edited_study(folder)
+    assert " changed" not in folder.call(*options, "--trials", "4", study="beside.yaml")
     output = folder.command(replay, "beside", "--trial", "0", expect=1)
     assert "  changing_net.py changed" in output
+
+
+def test_an_export_says_which_modules_changed_since_the_trial(edited: StudyFolder, tmp_path: Path):
+    other = StudyFolder(shutil.copytree(edited.path, tmp_path / "copy"))
+    number = best_of(other)
+    (other.path / "changing_net.py").write_text(NET.replace("Linear(4, 3)", "Linear(4, 3, dtype=None)"))
+    output = " ".join(other.command(export, "beside", "--to", str(tmp_path / "stored")).split())
+    note = f"changing_net.py changed since trial #{number}. The export has the present code, and weights and values of"
+    assert f"note: {note}" in output
+    card = (tmp_path / "stored" / "README.md").read_text()
+    assert f"Note: {note}" in card
+    assert "to the last bit" not in card, "training again is no replay"
+
+    number = next(each for each in range(3) if each != number)
+    output = " ".join(other.command(export, "beside", "--trial", str(number), "--to", str(tmp_path / "again")).split())
+    note = f"changing_net.py changed since trial #{number}. It was retrained, so the weights"
+    assert f"note: {note}" in output
+    card = (tmp_path / "again" / "README.md").read_text()
+    assert f"Note: {note}" in card
+    assert "to the last bit" in card
+
+
+def test_an_export_of_a_trial_with_the_present_modules_has_no_note(edited: StudyFolder, tmp_path: Path):
+    output = edited.command(export, "beside", "--trial", "2", "--to", str(tmp_path / "to"))
+    assert output.split() == [str(tmp_path / "to")]
+    assert "Note: " not in (tmp_path / "to" / "README.md").read_text()
+
+
+def test_a_confirmation_names_the_changed_modules_instead_of_calling_the_study_optimistic(
+    edited: StudyFolder, tmp_path: Path
+):
+    other = StudyFolder(shutil.copytree(edited.path, tmp_path / "copy"))
+    module = other.path / "changing_net.py"
+    module.write_text("import torch\n" + NET + "        torch.nn.init.zeros_(self[0].weight).requires_grad_(False)\n")
+    arguments = ("beside", "--seeds", "2", *INLINE, "--devices", "cpu")
+    output = " ".join(other.command(confirm, *arguments, "--top", "1").split())
+    number = best_of(other)
+    assert f"note: changing_net.py changed since #{number} constant" in output
+    assert f"of #{number} constant, becomes " in output
+    assert "changing_net.py changed in between, so the difference does not show how optimistic the study" in output
+    assert "was optimistic by" not in output
+
+
+def test_only_the_source_of_the_runs_counts_not_later_edits(edited: StudyFolder, tmp_path: Path):
+    other = StudyFolder(shutil.copytree(edited.path, tmp_path / "copy"))
+    module = other.path / "changing_net.py"
+    first = best_of(other) < 2
+    before, after = NET, NET.replace("Linear(4, 3)", "Linear(4, 3, bias=False)")
+    module.write_text(before if first else after)
+    arguments = ("beside", "--seeds", "1", "--top", "1", *INLINE, "--devices", "cpu")
+    assert "changed in between" not in " ".join(other.command(confirm, *arguments).split())
+    module.write_text(NET + "# edited\n")
+    output = " ".join(other.command(confirm, *arguments).split())
+    assert "The study's best value" in output
+    assert "changed in between" not in output, "no run was trained with the last edit"

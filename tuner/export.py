@@ -53,9 +53,9 @@ def _run(options: argparse.Namespace) -> int:
     console = Console(stderr=True, quiet=options.quiet)
     uri = existing_store(options.tracking_uri, storage_url(options.storage), [options.study])
     with status(console, f"exporting a trial of {options.study}"):
-        to, difference = export(options.study, storage_url(options.storage), uri, options.trial, options.output)
-    if difference:
-        print_line(console, f"[yellow]note:[/yellow] {escape(difference)}")
+        to, notes = export(options.study, storage_url(options.storage), uri, options.trial, options.output)
+    for note in notes:
+        print_line(console, f"[yellow]note:[/yellow] {escape(note)}")
     print(to)  # noqa: T201
     return 0
 

@@ -266,9 +266,9 @@ class Result(StudyPlots):
         """
         from tuner.followup.exporting import export
 
-        to, difference = export(self.name, self.storage, self.tracking_uri, trial, Path(folder) if folder else None)
-        if difference:
-            warnings.warn(difference, stacklevel=2)
+        to, notes = export(self.name, self.storage, self.tracking_uri, trial, Path(folder) if folder else None)
+        for note in notes:
+            warnings.warn(note, stacklevel=2)
         return to
 
     def confirm(

@@ -54,12 +54,14 @@ class Repeated:
         values: The objective at the end of the run, by seed.
         failed: Number of seeds with which the run diverged or failed.
         claimed: Its value in the original study; None if there is none.
+        changed: The files of the user's own modules that changed between that value and these.
     """
 
     name: str
     values: Mapping[int, float] = field(default_factory=dict)
     failed: int = 0
     claimed: float | None = None
+    changed: Sequence[str] = ()
 
     @property
     def mean(self) -> float:
@@ -249,6 +251,9 @@ class Comparison:
         text = (
             f"The study's best value, {format_metric(best.claimed)} of {best.name}, becomes {self._with_interval(best)}"
         )
+        if best.changed:
+            changed = f"{join_names(list(best.changed), MOST_NAMED)} changed in between"
+            return [f"{text}: {changed}, so the difference does not show how optimistic the study was."]
         excess, bounds = self.direction.advantage(best.claimed, best.mean), self.interval(best)
         if bounds is None or excess <= 0:
             return [f"{text}."]

@@ -16,7 +16,7 @@ from typing import Any
 from tuner.errors import is_of_user
 from tuner.text import join_names
 
-__all__ = ["OwnFile", "Sources", "has_file", "own_files", "own_sources", "sources_of", "with_sources"]
+__all__ = ["OwnFile", "Sources", "has_file", "own_files", "own_sources", "sources_of", "versions_of", "with_sources"]
 
 MOST_KEPT = 50
 MOST_NAMED = 5
@@ -46,6 +46,10 @@ class Sources:
             clauses.append(f"the commit is {now.commit}, and was {self.commit}")
         return clauses
 
+    def changed_files(self, now: "Sources") -> list[str]:
+        """Return the files that differ from those of another study's source, of the files that both have."""
+        return sorted(name for name in self.files.keys() & now.files.keys() if self.files[name] != now.files[name])
+
 
 def sources_of(history: Any, number: int) -> Sources | None:
     """Return the source code of a trial; None if it was not recorded.
@@ -55,6 +59,24 @@ def sources_of(history: Any, number: int) -> Sources | None:
         number: The trial.
     """
     return next((each for each in reversed(_read(history)) if each.trial <= number), None)
+
+
+def versions_of(history: Any, numbers: Iterable[int]) -> list[tuple[Sources, list[int]]]:
+    """Return the different versions of the files, and the numbers of the trials of each, in the order of the trials.
+
+    Args:
+        history: The history that `with_sources` returned.
+        numbers: Numbers of trials; one whose source was not recorded is left out.
+    """
+    known, versions = _read(history), list[tuple[Sources, list[int]]]()
+    for number in sorted(numbers):
+        source = next((each for each in reversed(known) if each.trial <= number), None)
+        if source is not None:
+            same = next((found for version, found in versions if version.files == source.files), None)
+            if same is None:
+                versions.append((source, same := []))
+            same.append(number)
+    return versions
 
 
 def with_sources(history: Any, now: Sources) -> tuple[list[dict[str, Any]], str]:

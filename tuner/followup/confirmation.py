@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING
 from tuner.errors import BadInputError
 from tuner.runner.open_study import checked, checking, opened, opened_engine
 from tuner.runner.options import ExecutionOptions, check_counts, option
-from tuner.text import pluralize
+from tuner.text import join_names, pluralize
 from tuner.urls import storage_url
 
 if TYPE_CHECKING:
     from tuner.analysis.comparison import Comparison
     from tuner.analysis.transfer import Transfer
     from tuner.config.trial import AnyTrial
+    from tuner.storage.finalists import Finalists
     from tuner.storage.replicates import ReplicationStudy
     from tuner.storage.stored_study import StoredStudy
 
@@ -90,7 +91,7 @@ def confirm(options: ConfirmationOptions, found: "Callable[[Comparison, Sequence
         if past.config.allowance is None and len(past.trials) < (count := past.config.trials):
             text = f"has {len(past.trials)} of {pluralize(count, 'trial')}; the best of these are confirmed"
             print_line(console, f"[yellow]note:[/yellow] {past.config.name} {text}")
-        for sentence in carried.notes:
+        for sentence in [*carried.changes, *carried.notes]:
             print_line(console, f"[yellow]note:[/yellow] {escape(sentence)}")
         if options.dry_run:
             return 0
@@ -163,12 +164,14 @@ class _Carried:
         before: The study's values of its best configurations, if its runs had another length.
         roles: The study's names of its default and of the constant lr, by their roles.
         notes: Sentences about lengths that were scaled.
+        changes: Sentences about the user's own modules that have changed since its best configurations were trained.
     """
 
     variants: Mapping[str, Mapping[float, str]]
     before: Mapping[str, float]
     roles: Mapping[str, str]
     notes: Sequence[str]
+    changes: Sequence[str]
 
     def transfer(self, comparison: "Comparison") -> "Transfer":
         """Return whether what the study found holds here."""
@@ -209,5 +212,21 @@ def _confirmation(past: "StoredStudy", options: ConfirmationOptions) -> "tuple[R
     used = {past.config_of(trial).seed for trial in past.trials}
     seeds = fresh_seeds(past.config.sampler.arguments.get("seed", 0), options.seeds, used)
     claims = {} if is_longer else chosen.claims
-    study = ReplicationStudy.of(past.config, name, configs, seeds, claims, confirms=past.identifier)
-    return study, _Carried(variants, chosen.claims if is_longer else {}, chosen.opponents, notes)
+    study = ReplicationStudy.of(
+        past.config, name, configs, seeds, claims, sources=chosen.sources, confirms=past.identifier
+    )
+    before = chosen.claims if is_longer else {}
+    return study, _Carried(variants, before, chosen.opponents, notes, _changes(past, chosen))
+
+
+def _changes(past: "StoredStudy", chosen: "Finalists") -> list[str]:
+    """Return sentences about the user's own modules that have changed since trials of the study."""
+    now = past.config.sources
+    trials: dict[str, list[str]] = {}
+    for name, before in chosen.sources.items():
+        for change in before.changed(replace(before, commit="", files=now)):
+            trials.setdefault(change, []).append(name)
+    return [
+        f"{change} since {join_names(names)} {'was' if len(names) == 1 else 'were'} trained in the study"
+        for change, names in trials.items()
+    ]

@@ -16,7 +16,7 @@ __all__ = ["export"]
 
 def export(
     study: str, storage: str, uri: str, number: int | None = None, output: Path | None = None
-) -> tuple[Path, str]:
+) -> tuple[Path, list[str]]:
     """Write a trial as a folder: configuration, weights, lr table, training script, own modules, model card.
 
     Args:
@@ -27,8 +27,8 @@ def export(
         output: The folder to create; by default ``<study>-<number>``.
 
     Returns:
-        The folder, and how the values of a trial that had to be trained again differ from those in the study, as a
-        sentence; empty if they do not.
+        The folder, and notes: the study's own modules that have changed since the trial, and how the values of a trial
+        that had to be trained again differ from those in the study.
 
     Raises:
         BadInputError: If there is no such study or trial, or the folder exists or cannot be created.
@@ -56,9 +56,9 @@ def export(
         try:
             folder = temporary / "export"
             folder.mkdir()
-            difference = write_model(folder, past, trial, rates)
+            notes = write_model(folder, past, trial, rates)
             folder.rename(to)
         except OSError as error:  # from the disk, the stores, or the trial's own data
             reason = f"{in_a_line(error)}{place_of(error)}"
             raise StudyFailedError(f"trial #{trial.number} cannot be exported: {reason}") from error
-    return to, difference
+    return to, notes

@@ -26,6 +26,12 @@ __all__ = ["copy_modules", "write_model"]
 
 WEIGHTS, CONFIG, TABLE, SCRIPT, CARD = "weights.ckpt", "best.yaml", "lr.csv", "train.py", "README.md"
 
+WITH_OLD_WEIGHTS = (
+    "The export has the present code, and weights and values of the earlier code: the weights may not fit the network, "
+    "and training it again may give other values."
+)
+AFTER_RETRAINING = "It was retrained, so the weights and its own values are those of the present code."
+
 MODEL_CARD = """\
 # {title}
 
@@ -36,7 +42,7 @@ study `{study}`, which searched for the {goals} in {trials}.
 |---|---|---|
 {metrics}
 
-{doubt}
+{doubt}{warning}
 
 ## Load
 
@@ -66,7 +72,7 @@ Data: `{data}`, digest `{digest}`. Trained with {setup}.
 """
 
 
-def write_model(folder: Path, past: StoredStudy, trial: Trial, rates: Sequence[tuple[int, float]]) -> str:
+def write_model(folder: Path, past: StoredStudy, trial: Trial, rates: Sequence[tuple[int, float]]) -> list[str]:
     """Write the files of a trial into a folder: configuration, weights, lr table, training script, model card.
 
     A trial without stored weights or lr is trained again. If that gives other values, the model card has these.
@@ -78,7 +84,8 @@ def write_model(folder: Path, past: StoredStudy, trial: Trial, rates: Sequence[t
         rates: Steps and lr, as MLflow has them; may be empty.
 
     Returns:
-        How the values differ from those in the study, as a sentence; empty if they do not.
+        Notes: the study's own modules that have changed since the trial, and how its values differ from those in the
+        study.
 
     Raises:
         StudyFailedError: If the trial has to be trained again, and cannot be.
@@ -86,8 +93,10 @@ def write_model(folder: Path, past: StoredStudy, trial: Trial, rates: Sequence[t
     """
     config, setup = past.training_of(trial), setup_of(trial)
     weights, values, difference = past.directory(trial.number) / MODEL_FILE, trial.values, ""
+    is_retrained = not weights.exists() or not rates
+    warning = _warning(past, trial, is_retrained)
     with temporary_folder() as temporary:
-        if not weights.exists() or not rates:
+        if is_retrained:
             result = train_again(past, trial, temporary, lambda text: None)
             weights = temporary / MODEL_FILE
             rates = [(step, lr) for key, step, lr in result.points if key == "lr"]
@@ -109,8 +118,16 @@ def write_model(folder: Path, past: StoredStudy, trial: Trial, rates: Sequence[t
     copies = copy_modules(own_modules(config), folder)
     is_best = past.record.best is not None and past.record.best.number == trial.number
     tested = past.record.test if is_best and not difference else {}
-    (folder / CARD).write_text(_card(past, trial, values, tested, config, setup, title, copies), encoding="utf-8")
-    return difference
+    card = _card(past, trial, values, tested, config, setup, title, copies, warning, is_retrained)
+    (folder / CARD).write_text(card, encoding="utf-8")
+    return [*filter(None, (warning.removesuffix("."), difference))]
+
+
+def _warning(past: StoredStudy, trial: Trial, is_retrained: bool) -> str:
+    """Return what the changes of the study's own modules since a trial mean; empty if there are none."""
+    changes = past.changed_sources(trial)
+    meaning = AFTER_RETRAINING if is_retrained else WITH_OLD_WEIGHTS
+    return f"{', and '.join(changes)} since trial #{trial.number}. {meaning}" if changes else ""
 
 
 def _difference(past: StoredStudy, trial: Trial, values: Sequence[float]) -> str:
@@ -152,6 +169,8 @@ def _card(
     setup: Mapping[str, Any],
     title: str,
     copies: Sequence[OwnFile],
+    warning: str,
+    is_retrained: bool,
 ) -> str:
     objective, confirmed = past.config.objective, past.confirmed(trial)
     objectives, validation = past.config.objectives, "this network, on the validation data"
@@ -198,7 +217,8 @@ def _card(
         doubt=doubt,
         imports=imports,
         build=build,
-        expectation=how_trained(setup),
+        expectation=how_trained(setup) if is_retrained or not warning else warning,
+        warning=f"\n\nNote: {warning}" if warning else "",
         epoch=epoch,
         own=own,
         copies="".join(f"\n| `{each.name}` | a copy of the study's own module `{each.module}` |" for each in copies),

@@ -102,8 +102,9 @@ class LastTrainings:
 
     def _past(self, store: StudyStore) -> StoredStudy:
         source = str(store.directory / DEFINITION_FILE)
+        record, sources = store.record(), store.attributes.sources()
         return StoredStudy(
-            self.plan.config, store.identifier, store.finished(), store.record(), self.plan.storage, None, source
+            self.plan.config, store.identifier, store.finished(), record, self.plan.storage, sources, source
         )
 
     def _replications(self, past: StoredStudy, chosen: "Finalists", count: int) -> ReplicationStudy:
@@ -111,4 +112,6 @@ class LastTrainings:
         seeds = fresh_seeds(past.config.sampler.arguments.get("seed", 0), count, used)
         values = {name: config.values() for name, config in chosen.configs.items()}
         name = final_name(past.config.name, values)
-        return ReplicationStudy.of(past.config, name, chosen.configs, seeds, chosen.claims, confirms=past.identifier)
+        return ReplicationStudy.of(
+            past.config, name, chosen.configs, seeds, chosen.claims, sources=chosen.sources, confirms=past.identifier
+        )

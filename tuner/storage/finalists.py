@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from tuner.analysis.comparison import CONSTANT_LR_ROLE, DEFAULT_ROLE
 from tuner.analysis.record import CONSTANT
 from tuner.config.component import Component
+from tuner.config.sources import Sources, sources_of
 from tuner.config.trainings import as_training
 from tuner.config.trial import AnyTrial
 from tuner.storage.stored_study import StoredStudy, label
@@ -26,11 +27,13 @@ class Finalists:
         configs: The configurations by their display names, the study's best first.
         claims: Their values in the study.
         opponents: The names of its default and of the constant lr, by their roles.
+        sources: The source code with which they reached these values, as far as it was recorded.
     """
 
     configs: Mapping[str, AnyTrial]
     claims: Mapping[str, float]
     opponents: Mapping[str, str]
+    sources: Mapping[str, Sources]
 
 
 def finalists(past: StoredStudy, top: int) -> Finalists:
@@ -56,6 +59,10 @@ def finalists(past: StoredStudy, top: int) -> Finalists:
         pairs = chosen.items()
         return next((name for name, known in pairs if known.with_seed(config.seed) == config), None)
 
+    def sources() -> dict[str, Sources]:
+        recorded = {labels[number]: sources_of(past.sources, number) for number in ranking}
+        return {name: known for name in claims if (known := recorded[name])}
+
     for trial in ranking:
         if len(chosen) < top and same(configs[trial]) is None:
             chosen[labels[trial]], claims[labels[trial]] = configs[trial], values[trial]
@@ -72,7 +79,7 @@ def finalists(past: StoredStudy, top: int) -> Finalists:
     elif default := past.default():
         add(DEFAULT_ROLE, f"default {default.family}".rstrip(), default)
     if not past.config.kind.trains:
-        return Finalists(chosen, claims, opponents)
+        return Finalists(chosen, claims, opponents, sources())
     constant = next((number for number in ranking if configs[number].family == CONSTANT), None)
     if constant is not None:
         add(CONSTANT_LR_ROLE, labels[constant], configs[constant])
@@ -81,4 +88,4 @@ def finalists(past: StoredStudy, top: int) -> Finalists:
         best = ranking[0]
         taken = dataclasses.replace(as_training(configs[best]), schedule=Component(CONSTANT), relative={})
         add(CONSTANT_LR_ROLE, f"#{best} at a constant lr", taken)
-    return Finalists(chosen, claims, opponents)
+    return Finalists(chosen, claims, opponents, sources())

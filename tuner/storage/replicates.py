@@ -13,11 +13,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 from tuner.analysis.comparison import Comparison, Repeated
 from tuner.config.component import Component
 from tuner.config.search_space import Choices, Suggester
+from tuner.config.sources import Sources, versions_of
 from tuner.config.study import StudyConfig
 from tuner.config.trainings import as_training
 from tuner.config.trial import AnyTrial, flatten
@@ -63,6 +65,7 @@ class ReplicationStudy(StudyConfig):
         candidates: The configurations by their display names.
         seeds: The seeds.
         claims: Values to confirm, by the names of the configurations.
+        sources_of_claims: The source code with which they were reached, as far as it was recorded.
         has_winner: Whether the best configuration is evaluated on the test data.
     """
 
@@ -71,6 +74,7 @@ class ReplicationStudy(StudyConfig):
     candidates: Mapping[str, AnyTrial]
     seeds: Sequence[int]
     claims: Mapping[str, float] = field(default_factory=dict)
+    sources_of_claims: Mapping[str, Sources] = field(default_factory=dict)
     has_winner: bool = True
 
     @classmethod
@@ -82,6 +86,7 @@ class ReplicationStudy(StudyConfig):
         seeds: Sequence[int],
         claims: Mapping[str, float],
         *,
+        sources: Mapping[str, Sources] = MappingProxyType({}),
         confirms: str = "",
         has_winner: bool = True,
     ) -> Self:
@@ -93,6 +98,7 @@ class ReplicationStudy(StudyConfig):
             candidates: The configurations by name.
             seeds: The seeds.
             claims: The values of the configurations in the other study.
+            sources: The source code with which the configurations reached these values.
             confirms: Identifier of the other study, inside whose MLflow run the new run is created; empty for none.
             has_winner: Whether the best configuration is evaluated on the test data.
         """
@@ -129,6 +135,7 @@ class ReplicationStudy(StudyConfig):
             candidates=candidates,
             seeds=seeds,
             claims=claims,
+            sources_of_claims=sources,
             has_winner=has_winner,
         )
 
@@ -193,13 +200,15 @@ class ReplicationStudy(StudyConfig):
         seed = trial.suggest_int(SEED, 0, 2**32 - 1)
         return self.candidates[name].with_seed(seed)
 
-    def compare(self, trials: Sequence[Trial], validation_images: int | None = None) -> Comparison:
+    def compare(self, trials: Sequence[Trial], validation_images: int | None = None, sources: Any = None) -> Comparison:
         """Return the comparison of the configurations by finished trials.
 
         Args:
             trials: The trials.
             validation_images: Number of validation images, if known.
+            sources: The history of their source code, as stored.
         """
+        versions = [version for version, _ in versions_of(sources, [trial.number for trial in trials])]
         values: dict[str, dict[int, float]] = {name: {} for name in self.candidates}
         failed: Counter[str] = Counter()
         for trial in trials:
@@ -211,9 +220,17 @@ class ReplicationStudy(StudyConfig):
         return Comparison(
             self.objective.metric,
             self.objective.direction,
-            [Repeated(name, values[name], failed[name], self.claims.get(name)) for name in self.candidates],
+            [
+                Repeated(name, values[name], failed[name], self.claims.get(name), self._changed(name, versions))
+                for name in self.candidates
+            ],
             validation_images=validation_images,
         )
+
+    def _changed(self, name: str, versions: Iterable[Sources]) -> list[str]:
+        """Return the files that changed between the claim of a configuration and its runs here."""
+        before = self.sources_of_claims.get(name)
+        return sorted({file for now in versions for file in before.changed_files(now)}) if before else []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,9 +252,9 @@ class LeagueStudy(ReplicationStudy):
         """Return the trials with its seeds; a league that is run again with fewer has more."""
         return [trial for trial in trials if trial.params.get(SEED) in self.seeds]
 
-    def compare(self, trials: Sequence[Trial], validation_images: int | None = None) -> Comparison:
+    def compare(self, trials: Sequence[Trial], validation_images: int | None = None, sources: Any = None) -> Comparison:
         """Return the comparison of the configurations by finished trials with its seeds."""
-        return super().compare(self.counted(trials), validation_images)
+        return super().compare(self.counted(trials), validation_images, sources)
 
 
 @dataclass(frozen=True)
@@ -290,9 +307,8 @@ class ReplicationStore(StudyStore):
                 for trial in finished
                 if state_of(trial) == "complete" and trial.params.get(SEED) == self._config.seeds[0]
             }
-            self._standing = _Standing(
-                self.count, self._config.compare(finished, self.attributes.validation_images()), first
-            )
+            images, sources = self.attributes.validation_images(), self.attributes.sources()
+            self._standing = _Standing(self.count, self._config.compare(finished, images, sources), first)
         return self._standing
 
     @property

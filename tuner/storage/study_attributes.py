@@ -82,10 +82,14 @@ class StudyAttributes:
             files: Digests of the files that define the study's own modules.
         """
         trials = self._count()
-        history, note = with_sources(self._stored().get(SOURCES), Sources(trials, commit, files))
+        history, note = with_sources(self.sources(), Sources(trials, commit, files))
         self._set(SOURCES, history)
         begun = trials - self._count(*FINISHED)
         return f"{note}, and so may the {pluralize(begun, 'trial')} begun before" if note and begun else note
+
+    def sources(self) -> Any:
+        """Return the history of the trials' source code, as stored."""
+        return self._stored().get(SOURCES)
 
     def tested(self) -> TestResult | None:
         """Return the last test result; None if there was no test."""
