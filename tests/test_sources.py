@@ -10,14 +10,16 @@ from typing import Any
 import pytest
 import torch
 
-from tests.studies import INLINE, StudyFolder
+from tests.studies import INLINE, StudyFolder, as_a_process
 from tests.test_own import NET, NEXT_TO_MODULE
 from tuner import Study
 from tuner.config.digest import content_digest
-from tuner.config.sources import Sources, own_sources, sources_of, with_sources
+from tuner.config.sources import Sources, own_sources, sources_of, versions_of, with_sources
 from tuner.confirm import main as confirm
 from tuner.export import main as export
 from tuner.replay import main as replay
+from tuner.report import main as report
+from tuner.show import main as show
 
 PACKAGE = {
     "own_top.py": "import os, torch\nimport own_side\nfrom own_package.inner import nets\n",
@@ -33,6 +35,8 @@ PACKAGE = {
     "own_package/unused.py": "",
     "own_unused.py": "",
 }
+
+SEARCHED = "search_space.optimizer.initial_lr={low: 1e-3, high: 1e-1}"
 
 CELL = """
 import functools, re, sys, types
@@ -222,6 +226,7 @@ def test_a_change_is_reported_once_with_the_first_trial_after_it():
     history, note = with_sources(history, Sources(8, "b", {"x.py": "2", "z.py": "1"}))
     assert note == ""
     assert [sources_of(history, number).commit for number in (0, 4, 5, 9)] == ["a", "a", "b", "b"]
+    assert [numbers for _, numbers in versions_of(history, [0, 4, 5, 9])] == [[0, 4], [5, 9]]
     assert sources_of([{"trial": 3, "commit": "", "files": {}}], 2) is None
 
 
@@ -236,7 +241,7 @@ def edited_study(folder: StudyFolder) -> tuple[str, ...]:
     """Run a study of two trials with a module, edit the module, and add a third trial."""
     (folder.path / "changing_net.py").write_text(NET)
     (folder.path / "beside.yaml").write_text(NEXT_TO_MODULE.replace("beside_the_file", "changing_net"))
-    options = ("--set", "search_space.optimizer.initial_lr={low: 1e-3, high: 1e-1}")
+    options = ("--set", SEARCHED)
     assert " changed" not in folder.call(*options, study="beside.yaml")
     assert " changed" not in folder.call(*options, "--trials", "2", study="beside.yaml")
     (folder.path / "changing_net.py").write_text(NET.replace("Linear(4, 3)", "Linear(4, 3, bias=False)"))
@@ -307,6 +312,23 @@ def test_a_confirmation_names_the_changed_modules_instead_of_calling_the_study_o
     assert f"of #{number} constant, becomes " in output
     assert "changing_net.py changed in between, so the difference does not show how optimistic the study" in output
     assert "was optimistic by" not in output
+
+
+def test_show_report_and_summary_tell_which_trials_ran_with_which_version(edited: StudyFolder, tmp_path: Path):
+    finding = "The trials ran with 2 versions of changing_net.py, and may differ for this reason: "
+    other = StudyFolder(shutil.copytree(edited.path, tmp_path / "copy"))
+    with as_a_process(other.path) as output:
+        assert show(["beside", "--storage", f"sqlite:///{other.path}/optuna.db"]) == 0
+    assert f"{finding}#0 to #1 with version 1 and #2 with version 2." in " ".join(output.getvalue().split())
+    other.command(report, "beside", "--output", str(tmp_path / "report.html"))
+    assert f"{finding}#0 to #1 with version 1 and #2 with version 2." in (tmp_path / "report.html").read_text()
+
+    (other.path / "changing_net.py").write_text(NET)  # as it was for #0 and #1
+    options = ("--set", SEARCHED, "--trials", "4")
+    output = " ".join(other.call(*options, study="beside.yaml").split())
+    assert f"{finding}#0 to #1 and #3 with version 1 and #2 with version 2." in output
+    output = other.call(*options, "-q", study="beside.yaml")
+    assert finding not in " ".join(output.split())
 
 
 def test_only_the_source_of_the_runs_counts_not_later_edits(edited: StudyFolder, tmp_path: Path):

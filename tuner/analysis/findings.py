@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from tuner.analysis.record import (
     CONSTANT,
@@ -306,7 +306,33 @@ def _tied(record: StudyRecord, error: float) -> list[TrialRecord]:
 
 def open_questions(record: StudyRecord) -> list[str]:
     """Return sentences about what the trials do not show."""
-    return [*filter(None, (never_tried(record), stopped_families(record), at_edge(record)))]
+    return [*filter(None, (_different_code(record), never_tried(record), stopped_families(record), at_edge(record)))]
+
+
+def _different_code(record: StudyRecord) -> str:
+    """Return which trials ran with different versions of the user's own modules; empty if all ran with the same."""
+    if len(record.versions) < 2:
+        return ""
+    finished = [trial.number for trial in record.trials]
+    parts = [f"{_runs(each, finished)} with version {index}" for index, each in enumerate(record.versions, 1)]
+    files = f"{len(record.versions)} versions of {join_names(record.changed_files, MOST_NAMED)}"
+    return f"The trials ran with {files}, and may differ for this reason: {join_names(parts, MOST_NAMED)}."
+
+
+def _runs(numbers: Sequence[int], finished: Sequence[int]) -> str:
+    """Return numbers of trials as text; those that follow each other among the finished ones as a range.
+
+    >>> _runs([0, 1, 3, 7], [0, 1, 3, 5, 7])
+    '#0 to #3 and #7'
+    """
+    places = {number: place for place, number in enumerate(finished)}
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and places[number] == places[runs[-1][-1]] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return join_names([f"#{run[0]} to #{run[-1]}" if len(run) > 1 else f"#{run[0]}" for run in runs], MOST_NAMED)
 
 
 def stopped_families(record: StudyRecord) -> str:

@@ -186,6 +186,8 @@ class StudyRecord:
         of_function: Whether its trials are calls of an objective function, not training runs.
         unfinished: Its trials that have begun and are not finished.
         final: Its final runs.
+        versions: Numbers of the trials trained with each version of the study's own modules, if there are several.
+        changed_files: The files in which these versions differ.
     """
 
     name: str
@@ -205,6 +207,8 @@ class StudyRecord:
     of_function: bool = False
     unfinished: Work = field(default_factory=Work)
     final: Work = field(default_factory=Work)
+    versions: Sequence[Sequence[int]] = ()
+    changed_files: Sequence[str] = ()
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "StudyRecord":

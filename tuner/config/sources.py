@@ -16,7 +16,17 @@ from typing import Any
 from tuner.errors import is_of_user
 from tuner.text import join_names
 
-__all__ = ["OwnFile", "Sources", "has_file", "own_files", "own_sources", "sources_of", "versions_of", "with_sources"]
+__all__ = [
+    "OwnFile",
+    "Sources",
+    "changed_files",
+    "has_file",
+    "own_files",
+    "own_sources",
+    "sources_of",
+    "versions_of",
+    "with_sources",
+]
 
 MOST_KEPT = 50
 MOST_NAMED = 5
@@ -38,9 +48,7 @@ class Sources:
 
     def changed(self, now: "Sources") -> list[str]:
         """Return the differences from the current source, each as a clause."""
-        names = sorted(
-            name for name in self.files.keys() | now.files.keys() if self.files.get(name) != now.files.get(name)
-        )
+        names = changed_files([self, now])
         clauses = [f"{join_names(names, MOST_NAMED)} changed"] if names else []
         if self.commit and now.commit and self.commit != now.commit:
             clauses.append(f"the commit is {now.commit}, and was {self.commit}")
@@ -77,6 +85,12 @@ def versions_of(history: Any, numbers: Iterable[int]) -> list[tuple[Sources, lis
                 versions.append((source, same := []))
             same.append(number)
     return versions
+
+
+def changed_files(versions: Sequence[Sources]) -> list[str]:
+    """Return the files in which versions of a study's source differ."""
+    names = {name for version in versions for name in version.files}
+    return sorted(name for name in names if len({version.files.get(name) for version in versions}) > 1)
 
 
 def with_sources(history: Any, now: Sources) -> tuple[list[dict[str, Any]], str]:

@@ -27,6 +27,7 @@ from tuner.analysis.record import (
 from tuner.config.annotations import did_you_mean
 from tuner.config.registry import FUNCTION
 from tuner.config.search_space import suggest
+from tuner.config.sources import changed_files, versions_of
 from tuner.config.study import StudyConfig
 from tuner.config.study_name import is_final_name
 from tuner.config.trial import AnyTrial
@@ -40,6 +41,7 @@ from tuner.storage.attributes import (
     IDENTIFIER,
     IDENTITY,
     PREDICTION,
+    SOURCES,
     TEST,
     VALIDATION_IMAGES,
 )
@@ -203,6 +205,7 @@ def record_of(study: optuna.Study, curves: Curves = _no_curves) -> StudyRecord:
         if isinstance(distribution, optuna.distributions.FloatDistribution | optuna.distributions.IntDistribution)
     }
     directions = directions_of(study)
+    versions = versions_of(study.user_attrs.get(SOURCES), [trial.number for trial in trials])
     record = StudyRecord(
         name=study.study_name,
         metric=str(identity.get("objective.metric", "value")),
@@ -217,6 +220,8 @@ def record_of(study: optuna.Study, curves: Curves = _no_curves) -> StudyRecord:
         prediction=attribute(study.user_attrs, PREDICTION, ""),
         of_function=_is_of_function(identity),
         unfinished=_unfinished(study),
+        versions=[numbers for _, numbers in versions] if len(versions) > 1 else [],
+        changed_files=changed_files([source for source, _ in versions]),
     )
     answer, retrained = answer_of(study.user_attrs, len(trials))
     record = replace(record, answer=answer, retrained=retrained)
