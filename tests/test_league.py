@@ -13,6 +13,7 @@ from tuner.config.loader import load_study
 from tuner.errors import BadInputError
 from tuner.followup.league import fresh_name
 from tuner.league import main as league
+from tuner.report import main as report
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = [*sorted((ROOT / "studies" / "league").glob("*.yaml")), ROOT / "examples" / "linear_regression.yaml"]
@@ -163,6 +164,21 @@ def test_a_league_with_other_configurations_needs_another_name(played: StudyFold
     output = played.command(league, "mini.yaml", *more, expect=2)
     assert 'league "mini-search" was begun with 12 configurations, and now it would have 16' in output
     assert "Give it another name (--set name=...)." in output
+
+
+def test_a_report_of_the_fresh_trainings_compares_the_contenders(played: StudyFolder):
+    (name,) = [each for each in dict(played.optuna(STUDIES)) if "-fresh-" in each]
+    page = (played.path / played.command(report, name).strip()).read_text()
+    trained = played.optuna(
+        "select avg(value) from trial_params join trial_values using (trial_id) join trials using (trial_id) "
+        f"join studies using (study_id) where study_name = '{name}' and param_name = 'configuration' "
+        "group by param_value"
+    )
+    assert len(trained) == 4
+    for (mean,) in trained:
+        assert f"<td>2</td><td>{mean:.4f}</td>" in page
+    assert "The best is" not in page
+    assert "separate good trials" not in page
 
 
 def test_the_study_of_the_fresh_trainings_is_named_after_the_league():

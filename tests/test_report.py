@@ -108,6 +108,30 @@ def test_studies_stand_side_by_side(folder: StudyFolder):
     assert page.text.index("one") < page.text.index("two")
 
 
+def test_a_confirmation_is_reported_as_its_configurations_not_as_trials(confirmed: StudyFolder):
+    (winner, mean), *others = confirmed.optuna(
+        "select label, avg(value) from (select trial_id, json_extract(distribution_json, "
+        "'$.attributes.choices[' || cast(param_value as integer) || ']') label from trial_params "
+        "where param_name = 'configuration') join trial_values using (trial_id) group by label order by 2 desc, label"
+    )
+    source = report(confirmed, "short-confirm", "--output", "own.html")
+    page = Page(source)
+    assert re.search(rf"The winner is [^:]+: val/acc {mean:.4f} over 2 seeds", page.text)
+    for name, value in ((winner, mean), *others):
+        assert re.search(rf"<td>{re.escape(name)}</td><td>2</td><td>{value:.4f}</td>", source)
+    for text in ("The best is", "runner-up, #0 constant", "separate good trials", "Leaderboard", "with configuration"):
+        assert text not in page.text
+    assert [attributes["data-plot"] for _, attributes in page.tags if "data-plot" in attributes] == ["confirmation"]
+    table = source[source.index('class="configurations"') : source.index("</table>")]
+    both = report(confirmed, "short", "short-confirm", "--output", "both.html")
+    assert both.count(table) == 2, "the study has it, and the confirmation"
+    assert both.count('data-plot="compare"') == 1
+    identifiers = [attributes["id"] for _, attributes in Page(both).tags if attributes.get("id")]
+    assert len(identifiers) == len(set(identifiers))
+    (overview,) = re.findall(r'<table id="comparison">.*?</table>', both, re.DOTALL)
+    assert overview.count(f"<td>{mean:.4f}</td>") == 2
+
+
 def make_hostile(reviewed: StudyFolder, folder: Path) -> str:
     """Copy a study's stores, write hostile content to them directly, and return the study's new name."""
     for name in ("optuna.db", "mlflow.db"):

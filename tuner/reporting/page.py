@@ -6,13 +6,14 @@ It reads the stores and nothing else, and never uses their content as HTML, as a
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner.errors import BadInputError
 
 if TYPE_CHECKING:
+    from tuner.analysis.comparison import Comparison
     from tuner.analysis.record import StudyRecord
     from tuner.tracking.reader import MlflowStudy
     from tuner.visualization.figure import Figure
@@ -40,6 +41,8 @@ class Chapter:
         params: The same values by dotted names, as MLflow stores them.
         pictures: PNG images by their titles.
         is_registered: Whether the best trial's network is the champion of the study's name in the model registry.
+        comparisons: The comparisons of its confirmations and final runs, by their names; its own, under its own name,
+            if it consists of given configurations, as a confirmation does.
     """
 
     record: "StudyRecord"
@@ -48,9 +51,15 @@ class Chapter:
     params: Mapping[str, str]
     pictures: Mapping[str, bytes]
     is_registered: bool
+    comparisons: Mapping[str, "Comparison"] = field(default_factory=dict)
+
+    @property
+    def own(self) -> "Comparison | None":
+        """Return its own comparison; None if its trials are no seeds of given configurations."""
+        return self.comparisons.get(self.record.name)
 
     @classmethod
-    def of(cls, record: "StudyRecord", tracked: "MlflowStudy") -> "Chapter":
+    def of(cls, record: "StudyRecord", tracked: "MlflowStudy", comparisons: Mapping[str, "Comparison"]) -> "Chapter":
         """Read the rest of the content from MLflow."""
         best = tracked.children.get(record.best.number) if record.best else None
         pictures = {title: tracked.read(path) for path, title in PICTURES.items()}
@@ -61,6 +70,7 @@ class Chapter:
             dict(best.data.params) if best else {},
             {title: data for title, data in pictures.items() if data and data.startswith(PNG)},
             record.best is not None and tracked.champion(record.name) == record.best.number,
+            comparisons,
         )
 
 
@@ -76,7 +86,7 @@ def write_report(names: Sequence[str], storage: str, uri: str, path: Path) -> No
     Raises:
         BadInputError: If there is no such study, or a store or the file cannot be used.
     """
-    from tuner.storage.inventory import with_fresh_seeds
+    from tuner.storage.inventory import comparisons, with_fresh_seeds
     from tuner.storage.reader import identifier_of, open_study, record_of
     from tuner.tracking.reader import MlflowStudy
 
@@ -84,7 +94,8 @@ def write_report(names: Sequence[str], storage: str, uri: str, path: Path) -> No
     for name in dict.fromkeys(names):
         with open_study(storage, name) as study:
             tracked = MlflowStudy(uri, identifier_of(study))
-            chapters.append(Chapter.of(with_fresh_seeds(record_of(study, tracked.curves), study), tracked))
+            record = with_fresh_seeds(record_of(study, tracked.curves), study)
+            chapters.append(Chapter.of(record, tracked, comparisons(study)))
     try:
         path.write_text(render(chapters), encoding="utf-8")
     except OSError as error:
@@ -96,12 +107,17 @@ def render(chapters: Sequence[Chapter]) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
+    from tuner.analysis.comparison import chance
     from tuner.analysis.findings import duration, findings, values_of
-    from tuner.text import format_metric, format_objective
+    from tuner.text import format_interval, format_metric, format_objective
     from tuner.tracking.pages import address_of
     from tuner.visualization.charts import draw
+    from tuner.visualization.comparisons import of_comparison
     from tuner.visualization.plotly_backend import library, to_div
     from tuner.visualization.progress import compare
+
+    def drawn(figure: "Figure", identifier: str) -> tuple["Figure", str]:
+        return figure, Markup(to_div(figure, identifier)) if figure.panels else ""
 
     page = Environment(
         loader=PackageLoader("tuner.reporting", "."),
@@ -115,11 +131,14 @@ def render(chapters: Sequence[Chapter]) -> str:
             {
                 "id": f"study-{index}",
                 "record": chapter.record,
-                "findings": findings(chapter.record),
-                "figures": [
-                    (figure, Markup(to_div(figure, f"study-{index}")) if figure.panels else "")
-                    for figure in draw(chapter.record)
+                "own": chapter.own,
+                "comparisons": [
+                    (name, each, drawn(of_comparison(each, "Every seed"), f"study-{index}-{place}"))
+                    for place, (name, each) in enumerate(chapter.comparisons.items())
+                    if chapter.own in (None, each)
                 ],
+                "findings": [] if chapter.own else findings(chapter.record),
+                "figures": [drawn(each, f"study-{index}") for each in ([] if chapter.own else draw(chapter.record))],
                 "config": chapter.config,
                 "code": _code(chapter.params),
                 "tags": chapter.tags,
@@ -130,12 +149,14 @@ def render(chapters: Sequence[Chapter]) -> str:
             for index, chapter in enumerate(chapters)
         ],
         comparison=[
-            (figure, Markup(to_div(figure, "all")))
-            for figure in (compare([chapter.record for chapter in chapters]),)
+            drawn(figure, "all")
+            for figure in (compare([chapter.record for chapter in chapters if not chapter.own]),)
             if figure.panels
         ],
+        chance=chance,
         duration=duration,
         least_width=_least_width,
+        format_interval=format_interval,
         format_metric=format_metric,
         format_objective=format_objective,
         values_of=values_of,

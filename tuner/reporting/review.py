@@ -162,7 +162,7 @@ def update(request: Mapping[str, Any]) -> list[str]:
     """
     from tuner.config import by_value
     from tuner.reporting.page import Chapter, render
-    from tuner.storage.inventory import with_fresh_seeds
+    from tuner.storage.inventory import comparisons, with_fresh_seeds
     from tuner.storage.reader import identifier_of, open_study, record_of
     from tuner.tracking.reader import MlflowStudy
     from tuner.tracking.tracker import REVIEWED_TAG
@@ -170,6 +170,7 @@ def update(request: Mapping[str, Any]) -> list[str]:
     with open_study(request["storage"], request["study"]) as study:
         tracked = MlflowStudy(request["uri"], identifier_of(study))
         record = with_fresh_seeds(record_of(study, tracked.curves), study)
+        found = comparisons(study)
     notes: list[str] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -178,7 +179,7 @@ def update(request: Mapping[str, Any]) -> list[str]:
                 with contextlib.suppress(FileNotFoundError):  # nothing is sent by value
                     by_value.unpack(Path(request["objects"]).read_bytes())
                 notes = _add_best_model(best, record.name, tracked)
-            (folder / "report.html").write_text(render([Chapter.of(record, tracked)]), encoding="utf-8")
+            (folder / "report.html").write_text(render([Chapter.of(record, tracked, found)]), encoding="utf-8")
         tracked.add(folder)
     if "state" in request and not notes:
         tracked.set_tag(REVIEWED_TAG, request["state"])
