@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import re
 import shutil
 import sqlite3
 from pathlib import Path
@@ -13,7 +14,7 @@ import yaml
 
 from lightning_modules import MLP, Adam, CosineDecay, Warmup
 from tests.launcher import output_of
-from tests.studies import StudyFolder
+from tests.studies import INLINE, StudyFolder
 from tuner.config.study import Objective
 from tuner.config.trial import TrialConfig
 from tuner.confirm import main as confirm
@@ -65,6 +66,33 @@ def check_same(*paths: Path) -> None:
     trained, kept = (torch.load(path, weights_only=True)["state_dict"] for path in paths)
     assert trained.keys() == kept.keys()
     assert all(torch.equal(trained[key], kept[key]) for key in kept)
+
+
+def test_an_export_of_the_best_names_the_other_winner_of_a_confirmation(short: StudyFolder, tmp_path: Path):
+    copy = StudyFolder(Path(shutil.copytree(short.path, tmp_path / "copy")))
+    copy.command(confirm, "short", "--top", "3", "--seeds", "1", *INLINE, "--devices", "cpu")
+    (tmp_path / "exports").mkdir()
+    of_study = "trial_id in (select trial_id from trials join studies using (study_id) where study_name = ?)"
+    of_trial = "trial_id in (select trial_id from trials where number = ?)"
+
+    def exported(winner: int, *arguments: str) -> str:
+        """Give a run of the confirmation the best value, export a trial, and return the output."""
+        with sqlite3.connect(copy.path / "optuna.db") as database:
+            set_value = f"update trial_values set value = ? where {of_study}"
+            database.execute(set_value, (0.1, "short-confirm"))
+            database.execute(f"{set_value} and {of_trial}", (1.0, "short-confirm", winner))
+        to = tmp_path / "exports" / str(len(list((tmp_path / "exports").iterdir())))
+        return " ".join(copy.command(export, "short", *arguments, "--to", str(to)).split())
+
+    number = best(copy)[0]
+    assert "has the best mean" not in exported(0), "the study's best comes first in a confirmation"
+    start = f"note: #{number}, the best of the search, is exported; in short-confirm, "
+    text = re.escape(start) + r"#(\d) \w+ has the best mean, which --trial (\d) exports"
+    found = re.search(text, exported(1))
+    assert found
+    assert found[1] == found[2] != str(number)
+    assert f"{start}default constant has the best mean, which is no trial of this study" in exported(3)
+    assert "has the best mean" not in exported(1, "--trial", str(number)), "this trial was asked for"
 
 
 def test_the_script_reproduces_the_value_and_the_weights_without_the_tuner(

@@ -6,6 +6,8 @@ from pathlib import Path
 from tuner.errors import BadInputError, StudyFailedError, in_a_line, place_of
 from tuner.followup.model_card import write_model
 from tuner.interrupts import temporary_folder
+from tuner.storage.inventory import comparisons
+from tuner.storage.reader import open_study
 from tuner.storage.stored_study import StoredStudy
 from tuner.storage.trial_ends import state_of, value_of
 from tuner.text import join_names
@@ -27,8 +29,9 @@ def export(
         output: The folder to create; by default ``<study>-<number>``.
 
     Returns:
-        The folder, and notes: the study's own modules that have changed since the trial, and how the values of a trial
-        that had to be trained again differ from those in the study.
+        The folder, and notes: the winners of confirmations, if they are others than the best trial; the study's own
+        modules that have changed since the trial; and how the values of a trial that had to be trained again differ
+        from those in the study.
 
     Raises:
         BadInputError: If there is no such study or trial, or the folder exists or cannot be created.
@@ -61,4 +64,20 @@ def export(
         except OSError as error:  # from the disk, the stores, or the trial's own data
             reason = f"{in_a_line(error)}{place_of(error)}"
             raise StudyFailedError(f"trial #{trial.number} cannot be exported: {reason}") from error
-    return to, notes
+    return to, [*(_other_winners(past, trial.number) if number is None else ()), *notes]
+
+
+def _other_winners(past: StoredStudy, best: int) -> list[str]:
+    """Return a note for every confirmation in which another configuration than the study's best has the best mean."""
+    with open_study(past.storage, past.config.name) as study:
+        found = comparisons(study)
+    numbers = {trial.name: trial.number for trial in past.record.ranking}
+    notes = []
+    for name, comparison in found.items():
+        winner = comparison.ranking[0].name if comparison.ranking else ""
+        other = numbers.get(winner)
+        if not winner or other == best:
+            continue
+        how = "which is no trial of this study" if other is None else f"which --trial {other} exports"
+        notes.append(f"#{best}, the best of the search, is exported; in {name}, {winner} has the best mean, {how}")
+    return notes
