@@ -120,9 +120,13 @@ BAD_LINES = {
         ("sampler:", "sampler: {name: [tpe]}"),
         [f'4: sampler.name: unknown sampler ["tpe"]. Known: {SAMPLER_NAMES}.'],
     ),
+    "a sampler that is only a name": (
+        ("sampler:", "sampler: tpee"),
+        [f'4: sampler.name: unknown sampler "tpee". Known: {SAMPLER_NAMES}. <near> tpe?'],
+    ),
     "a sampler without its mapping": (
-        ("sampler:", "sampler: tpe"),
-        ['4: sampler: <component> (got "tpe"): write {name: tpe}.'],
+        ("sampler:", "sampler: [tpe]"),
+        ['4: sampler: <component> (got ["tpe"]).'],
     ),
     "an option of another sampler": (
         ("sampler:", "sampler: {name: random, n_startup_trial: 3}"),

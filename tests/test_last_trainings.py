@@ -148,16 +148,19 @@ def test_a_renamed_study_keeps_its_last_trainings_and_a_deleted_one_takes_them_a
     assert trained(copy, "%") == []
 
 
+LESS = "or lower trials or seeds, or do without final runs: --set final.trials=0"
+
+
 @pytest.mark.parametrize(
     ("sections", "wrong"),
     [
         (
             ("budget={epochs: 20}", "final={trials: 1, seeds: 3}"),
-            "final: takes 27 epochs, so budget.epochs must be at least 30 (got 20); or lower trials or seeds.",
+            f"final: takes 27 epochs, so budget.epochs must be at least 30 (got 20); {LESS}.",
         ),
         (
             ("budget={trials: 9}", "final={trials: 1, seeds: 3}"),
-            "final: takes 9 trials, so budget.trials must be above that (got 9); or lower trials or seeds.",
+            f"final: takes 9 trials, so budget.trials must be above that (got 9); {LESS}.",
         ),
         (("final={trials: 1, seeds: 2}",), "final.seeds: must be a whole number from 3 to 1000 (got 2)."),
         (("final={best: 3}",), "final.best: unknown key. Known: seeds, trials."),

@@ -82,6 +82,29 @@ def test_rungs_need_a_budget_that_is_left_with_a_whole_training():
         load_study(str(TINY), ["trial.trainer.max_epochs=1", "pruner={name: rungs}"])
 
 
+def test_runs_that_are_too_short_for_rungs_are_reported_with_final_runs_that_do_not_fit():
+    with pytest.raises(BadInputError) as caught:
+        load_study("quickstart", ["budget.trials=6", "trial.trainer.max_epochs=1"])
+    epochs, final = caught.value.faults
+    assert "final: takes 30 trials, so budget.trials must be above that (got 6); or lower trials or seeds" in final
+    assert final.endswith("or do without final runs: --set final.trials=0.")
+    assert "pruner.epochs: needs runs of at least 2 epochs" in epochs
+    assert epochs.endswith("or write pruner: none.")
+    remedies = ["final.trials=0", "pruner=none"]
+    assert load_study("quickstart", ["budget.trials=6", "trial.trainer.max_epochs=1", *remedies]).rungs is None
+
+
+def test_a_sampler_or_pruner_can_be_a_bare_name():
+    bare, full = (load_study(str(TINY), sections) for sections in (("sampler=random", "pruner=none"), NAMED))
+    assert bare.sampler == full.sampler
+    assert bare.pruner == full.pruner
+    assert bare.identity == full.identity
+    assert bare.implied == frozenset()
+
+
+NAMED = ("sampler={name: random}", "pruner={name: none}")
+
+
 def test_the_budget_pays_for_the_trials_with_given_values_first():
     options = ["budget={epochs: 60}", "pruner={name: rungs, epochs: [1]}"]
     plain = load_study(str(TINY), options).rungs

@@ -57,10 +57,15 @@ def test_every_shipped_file_names_the_schema_in_its_first_line(path: Path):
         ({"trial": {"trainer": {"max_epochs": 0.5}}}, "trial.trainer.max_epochs"),
         ({"trial": {}, "search_space": {"model.dropout": {"low": 1}}}, "search_space.model.dropout"),
         ({"trial": {}, "sampler": {"name": "random", "n_startup_trials": 3}}, "sampler"),
+        ({"trial": {}, "pruner": "non"}, "pruner"),
     ],
 )
 def test_a_mistake_is_found_by_the_schema(values: dict[str, Any], place: str):
     assert place in faults(values)
+
+
+def test_a_sampler_or_pruner_can_be_a_bare_name():
+    assert faults({"trial": {}, "sampler": "random", "pruner": "none"}) == []
 
 
 def test_groups_averages_and_further_schedules_are_known():

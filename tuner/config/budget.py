@@ -30,6 +30,8 @@ OPPONENTS = 2  # the study's own trial, and a constant lr
 MOST_BY_DEFAULT = 3
 """Unless the file says otherwise, the final runs may take at most 1/N of the budget."""
 
+LESS = "or lower trials or seeds, or do without final runs: --set final.trials=0"
+
 Fault = Callable[[Keys, str], None]
 """Takes the path of a fault and its message."""
 
@@ -169,12 +171,12 @@ def read_limits(budget: Mapping[str, Any], final: Final | None, trainer: Mapping
         cost, least = final.trainings * allowance.longest, (final.trainings + 1) * allowance.longest
         if allowance.amount < least:
             need = f"takes {cost} {allowance.unit}, so budget.{allowance.unit} must be at least {least}"
-            fault(("final",), f"{need} (got {allowance.amount}); or lower trials or seeds.")
+            fault(("final",), f"{need} (got {allowance.amount}); {LESS}.")
         allowance = replace(allowance, amount=max(allowance.amount - cost, allowance.longest))
     if allowance is None or "trials" in budget:
         if trials <= final.trainings:
             need = f"takes {final.trainings} trials, so budget.trials must be above that"
-            fault(("final",), f"{need} (got {trials}); or lower trials or seeds.")
+            fault(("final",), f"{need} (got {trials}); {LESS}.")
         trials = max(1, trials - final.trainings)
     else:
         trials = allowance.amount

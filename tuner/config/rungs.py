@@ -165,7 +165,7 @@ def decades(template: Template) -> float:
 def read_rungs(
     options: Mapping[str, Any],
     template: Template,
-    limits: Limits,
+    limits: Limits | None,
     whole: Sequence[int],
     fault: Fault,
 ) -> Rungs | None:
@@ -174,7 +174,7 @@ def read_rungs(
     Args:
         options: The options of the pruner.
         template: The trial with its search space.
-        limits: The budget of the study.
+        limits: The budget of the study; None if it is wrong, so that only the epochs are checked.
         whole: The largest set of trials with given values.
         fault: Called for each error.
     """
@@ -184,7 +184,8 @@ def read_rungs(
     epochs = list(options.get("epochs", [unit * epoch for epoch in rung_epochs(shortest // unit)]))
     factor = options.get("reduction_factor", Rungs.reduction_factor)
     if not epochs or shortest < 2:
-        fault("epochs", f"needs runs of at least 2 epochs, and at least one rung (runs have {shortest}).")
+        need = f"needs runs of at least 2 epochs, and at least one rung (runs have {shortest})"
+        fault("epochs", f"{need}; or write pruner: none.")
         return None
     if sorted(set(epochs)) != epochs or epochs[-1] >= shortest:
         fault("epochs", f"must be increasing, and end before the shortest run ({shortest} epochs); got {epochs}.")
@@ -194,6 +195,8 @@ def read_rungs(
             "epochs",
             f"must be multiples of check_val_every_n_epoch ({unit}), at which trials are compared; got {odd[0]}.",
         )
+        return None
+    if limits is None:
         return None
     trials, allowance = limits.trials, limits.allowance
     affordable = trials - len(whole)
@@ -235,7 +238,7 @@ def _too_many(starts: int, affordable: int, least: int, limits: Limits, given: i
         return "starts", f"must be at most {affordable} (got {starts}): {has}{more}."
     cheaper = ", lower final.trials or final.seeds" if kept else ""
     need = f"rungs need {least} {unit}, for a first trial and a full run"
-    return "name", f"{need}, but {has}. Raise budget.{unit}{cheaper}, or write pruner: {{name: median}}."
+    return "name", f"{need}, but {has}. Raise budget.{unit}{cheaper}, or write pruner: median."
 
 
 def _most_starts(budget: int, longest: int, trials: int, epochs: Sequence[int], factor: int) -> int:

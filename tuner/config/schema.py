@@ -246,7 +246,8 @@ def _options(kind: str, known: Mapping[str, Mapping[str, Any]]) -> Schema:
         condition = {"properties": {"name": {"const": name}}, "required": ["name"]}
         then = {"properties": {"name": {"const": name}, **properties}, "additionalProperties": False}
         cases.append({"if": condition, "then": then})
-    return {"type": "object", "properties": {"name": {"enum": list(known)}}, "allOf": cases}
+    names = {"enum": list(known)}
+    return {"anyOf": [names, {"type": "object", "properties": {"name": names}, "allOf": cases}]}
 
 
 def _settings(section: type, *more_types: str) -> Schema:

@@ -49,6 +49,9 @@ class StudyReader:
         self._folder = folder
         self._fault = document.fault
         self._probe = probe
+        for kind in ("sampler", "pruner"):
+            if isinstance(document.data, dict) and isinstance(document.data.get(kind), str):
+                document.data[kind] = {"name": document.data[kind]}
         self._template = TemplateReader(document, probe)
         self._checker = self._template.checker
         self._nodes = self._checker.mapping(Node.of(document.data, ()))
@@ -88,6 +91,7 @@ class StudyReader:
         if "until" in budget and sampler.name != "curve" and is_single:
             message = f"needs the sampler curve, which can estimate the expected gain ({sampler.name} cannot)."
             self._fault(("budget", "until"), message)
+        asks_for_rungs = pruner.name == "rungs" and "pruner" not in implied and not self._document.fault_count
         limits = self._limits(budget, template, name, is_single)
         trials = limits.trials
         allowance = limits.allowance
@@ -100,12 +104,12 @@ class StudyReader:
             pruner = Component(default_pruner(sampler.name, template, validations, allowance, len(whole)))
         if sampler.name == "grid":
             trials = self._trials_of_grid(template, trials, "trials" in budget or not allowance, is_past)
-        rungs = None
-        if pruner.name == "rungs" and not self._document.fault_count:
+        rungs, is_valid = None, not self._document.fault_count
+        if asks_for_rungs or (pruner.name == "rungs" and is_valid):
             rungs = read_rungs(
                 pruner.arguments,
                 template,
-                dataclasses.replace(limits, trials=trials),
+                dataclasses.replace(limits, trials=trials) if is_valid else None,
                 list(whole),
                 lambda key, message: self._fault(("pruner", key), message),
             )
