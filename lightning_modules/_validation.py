@@ -11,6 +11,8 @@ from typing import Any
 
 __all__ = ["check_types", "of_python", "require", "require_to"]
 
+IN_STEPS = " (here, lengths are in steps: epochs and percentages work in studies only)"
+
 _KINDS: dict[Any, tuple[tuple[type, ...], str, str]] = {
     bool: ((bool,), "True or False", "True and False"),
     int: ((int,), "a whole number", "whole numbers"),
@@ -69,7 +71,8 @@ def check_types(settings: object) -> None:
             value = tuple(map(of_python, value))
         for each in value if items else (value,):
             is_typed = isinstance(each, types) and (kind is bool or not isinstance(each, bool))
-            require_to(settings, field, is_typed, rule)
+            is_length = isinstance(each, str) and each.rstrip().endswith(("%", "epoch", "epochs"))
+            require_to(settings, field, is_typed, f"{rule}{IN_STEPS if is_length else ''}")
             is_huge = isinstance(each, int) and abs(each) > sys.float_info.max
             require_to(settings, field, not is_huge, "be below 1.8e308")
         object.__setattr__(settings, field, value)

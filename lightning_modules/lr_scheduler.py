@@ -57,6 +57,7 @@ class ScheduleLR(LRScheduler):
         weight_decay_schedule: The same for the weight decay.
 
     Raises:
+        TypeError: If something else than a schedule is given, such as a class or a function.
         ValueError: If the optimizer has no momentum or weight decay to schedule, or if a list does not have one item
             for each parameter group.
 
@@ -80,10 +81,10 @@ class ScheduleLR(LRScheduler):
         self.plateau_state = PlateauState()
         self._given = (schedule, momentum_schedule, weight_decay_schedule)
         inner = schedule.schedule if isinstance(schedule, Plateau) else schedule
-        self._schedules: tuple[Schedule, ...] = _as_tuple(inner)
+        self._schedules: tuple[Schedule, ...] = _as_tuple("schedule", inner)
         given = zip(OPTIONS, (momentum_schedule, weight_decay_schedule), strict=True)
         self._options: dict[str, tuple[Schedule | None, ...]] = {
-            name: _as_tuple(each) for name, each in given if each is not None
+            name: _as_tuple(f"{name}_schedule", each, may_be_none=True) for name, each in given if each is not None
         }
         for schedules in (self._schedules, *self._options.values()):
             _check_count(schedules, optimizer)
@@ -315,8 +316,24 @@ def with_initial_lr(make: OptimizerCallable, lr: float) -> OptimizerCallable:
     )
 
 
-def _as_tuple(schedules: Any) -> tuple[Any, ...]:
-    return (schedules,) if isinstance(schedules, Schedule) else tuple(schedules)
+def _as_tuple(argument: str, given: Any, may_be_none: bool = False) -> tuple[Any, ...]:
+    """Return the schedules that an argument gives.
+
+    Raises:
+        TypeError: If it is neither a schedule nor a list of schedules.
+    """
+    schedules = tuple(given) if isinstance(given, Sequence) else (given,)
+    for each in schedules:
+        if isinstance(each, Schedule) or (each is None and may_be_none and isinstance(given, Sequence)):
+            continue
+        advice = ""
+        if isinstance(each, type):
+            advice = f": call {each.__name__} with its arguments"
+        elif callable(each):
+            advice = ": make a function the method _factor(step) of a subclass of Schedule, or use Lambda"
+        known = "a Schedule, such as CosineDecay(decay_steps=1000), or a list of them, one for each parameter group"
+        raise TypeError(f"{argument} must be {known}, but got {each!r}{advice}")
+    return schedules
 
 
 def _at(schedules: tuple[Scheduled, ...], index: int) -> Scheduled:

@@ -6,6 +6,7 @@ import json
 import math
 import pickle
 import random
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_modules import Constant, CosineRestarts, ExponentialDecay, Plateau, ScheduleLR, warmup
+from lightning_modules import Constant, CosineDecay, CosineRestarts, ExponentialDecay, Plateau, ScheduleLR, warmup
 
 
 def optimizer(*lrs: float) -> torch.optim.Optimizer:
@@ -33,6 +34,25 @@ def lrs(scheduler: ScheduleLR, steps: int) -> list[float]:
 def test_every_step_uses_the_initial_lr_times_the_factor_of_that_step():
     schedule = CosineRestarts(restart_period=7, period_growth=1.5, peak_decay=0.8)
     assert lrs(ScheduleLR(optimizer(0.3), schedule), 50) == [0.3 * schedule(step) for step in range(50)]
+
+
+@pytest.mark.parametrize(
+    ("given", "advice"),
+    [
+        (lambda step: 0.5, "make a function the method _factor(step) of a subclass of Schedule, or use Lambda"),
+        (CosineDecay, "call CosineDecay with its arguments"),
+        ([Constant(), CosineDecay], "call CosineDecay with its arguments"),
+        (0.5, "but got 0.5"),
+        (None, "but got None"),
+        ("cosine", "but got 'c'"),
+    ],
+)
+def test_anything_but_schedules_is_refused_with_what_to_pass(given: Any, advice: str):
+    with pytest.raises(TypeError, match=rf"^schedule must be a Schedule, such as .*{re.escape(advice)}$"):
+        ScheduleLR(optimizer(0.1, 0.1), given)
+    if given is not None:
+        with pytest.raises(TypeError, match=rf"^weight_decay_schedule must be .*{re.escape(advice)}$"):
+            ScheduleLR(optimizer(0.1, 0.1), Constant(), weight_decay_schedule=given)
 
 
 def test_each_parameter_group_keeps_its_own_initial_lr():

@@ -303,3 +303,13 @@ def test_argument_that_breaks_a_rule_is_refused_with_the_rule_and_the_value(fami
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         family(**arguments)
     assert re.search(r" must .*, (but got|since) ", str(caught.value))
+
+
+@pytest.mark.parametrize("length", ["100%", "2 epochs", "1 epoch"])
+def test_a_length_of_a_study_is_refused_with_the_unit_that_is_needed(length: str):
+    message = (
+        "total_steps must be a number (here, lengths are in steps: epochs and percentages work in studies only), "
+        f"but got total_steps={length!r}"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        OneCycle(total_steps=length)
