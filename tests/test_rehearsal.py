@@ -123,6 +123,15 @@ def test_a_metric_that_is_never_logged_is_refused(write: Write, tmp_path: Path):
         rehearsed(write("Base", objective={"metric": "val_f1"}), tmp_path)
 
 
+def test_a_mistyped_metric_is_refused_with_the_one_that_is_meant(write: Write, tmp_path: Path):
+    path = write("Base", objective={"metric": "val_acccc"})
+    with pytest.raises(BadInputError, match=r"val_loss are logged\. Did you mean val_acc\?"):
+        rehearsed(path, tmp_path)
+    path = write("Base", objective=[{"metric": "val_acc"}, {"metric": "val_los", "direction": "minimize"}])
+    with pytest.raises(BadInputError, match=r"are logged with val_acc\. Did you mean val_loss\?"):
+        rehearsed(path, tmp_path)
+
+
 SEVERAL = [{"metric": "val_acc"}, {"metric": "parameters", "direction": "minimize"}]
 
 

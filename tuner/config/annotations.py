@@ -32,15 +32,20 @@ __all__ = [
 _LENGTH = re.compile(r"([0-9]{1,9}(?:\.[0-9]+)?(?:[eE][-+]?[0-9]{1,2})?) *(epochs?|%)")
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """Return " Did you mean ...?" if a known name is near, else nothing.
+
+    Args:
+        name: The unknown name.
+        known: The known ones.
+        cutoff: How similar they must be, from 0 to 1.
 
     >>> did_you_mean("cosin", ["constant", "cosine"]), did_you_mean("lr", ["initial_lr", "eps"]), did_you_mean("x", [])
     (' Did you mean cosine?', ' Did you mean initial_lr?', '')
     """
     lowered = {each.lower(): each for each in known}
     holding = [each for each in lowered if len(name) > 1 and name.lower() in each]
-    close = difflib.get_close_matches(name.lower(), lowered, n=1) or (holding if len(holding) == 1 else [])
+    close = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=cutoff) or holding * (len(holding) == 1)
     return f" Did you mean {lowered[close[0]]}?" if close else ""
 
 

@@ -7,12 +7,14 @@ import multiprocessing.connection
 import signal
 import time
 import traceback
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
 import torch.utils.data
 
+from tuner.config.annotations import did_you_mean
 from tuner.config.objectives import TIME
 from tuner.config.trial import AnyTrial, TrialConfig
 from tuner.console import printable
@@ -168,13 +170,15 @@ def result_of_training(
         names, verb = ", ".join(sorted(reporter.names)), "is" if len(reporter.names) == 1 else "are"
         logged = f"only {names} {verb} logged" if names else "nothing is logged"
         nothing = "" if reporter.validated else "; no validation was run"
-        return ended("failed", message=f"the objective is {metric}, but {logged}{nothing}")
+        message = f"the objective is {metric}, but {logged}{nothing}{_near(metric, sorted(reporter.names))}"
+        return ended("failed", message=message)
     measured = {"parameters": float(parameters), "steps": float(step), TIME: reporter.seconds}
     found = {**reporter.others, **measured}
     for further in (each.metric for each in assignment.further):
         if further not in found:
             names = ", ".join(sorted(reporter.names))
-            but = f"only {names} are logged with {metric}"
+            near = _near(further, sorted(set(reporter.names) - {metric}))
+            but = f"only {names} are logged with {metric}{near}"
             if further in reporter.names:
                 but = f"it was logged in a different epoch from the one whose {metric} counts"
             return ended("failed", message=f"{further} is an objective, but {but}")
@@ -187,3 +191,9 @@ def result_of_training(
     if reporter.valued_epoch != epochs:
         remarks.append(f"{metric} was last logged in epoch {reporter.valued_epoch}; its value is from that epoch")
     return ended("complete", message="; ".join(remarks), points=points, further=list(values.values()))
+
+
+def _near(metric: str, logged: Sequence[str]) -> str:
+    """Return the question whether a similar metric is meant, as the end of a message; empty if there is none."""
+    hint = did_you_mean(metric, logged, cutoff=0.75)  # val_f1 is not a mistyped val_acc
+    return f".{hint}" if hint else ""
