@@ -172,6 +172,12 @@ def test_findings_after_the_verdict_do_not_repeat_it():
     assert lead == "It is no better than the runner-up, #1 cosine (0.9250)."
 
 
+def test_means_that_are_shown_equal_are_called_equal():
+    near = Repeated("near", {seed: value + 9e-7 * (-1) ** seed + 1e-7 for seed, value in A.values.items()})
+    found = compared(near, A).findings({})
+    assert found[1] == "It is no better than the runner-up, #1 cosine (0.9250)."
+
+
 def test_a_value_within_its_interval_is_not_called_optimistic():
     modest = Repeated("#1 cosine", A.values, claimed=0.93)
     (luck,) = (sentence for sentence in compared(modest, B).findings({}) if sentence.startswith("The study's"))

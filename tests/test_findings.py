@@ -168,20 +168,29 @@ def test_the_answer_says_in_one_sentence_whether_others_tie_with_the_best():
     tie = answer(study(trials, validation_images=5000))
     assert tie == "The best is #0 cosine, val/acc 0.9800, in a tie with #1 step: differences up to 0.004 may be chance."
     ahead = answer(study([trials[0], trials[2]], validation_images=5000))
-    assert ahead == "The best is #0 cosine, val/acc 0.9800, ahead of all others by more than two standard errors."
+    error = "two standard errors (of 5,000 validation images, not of seeds)"
+    assert ahead == f"The best is #0 cosine, val/acc 0.9800, ahead of all others by more than {error}."
     unknown = answer(study(trials, validation_images=None))
     assert unknown.endswith("0.9800; #1 step is 0.0040 behind, and whether that is chance was not measured.")
     assert answer(study(trials[:1])).endswith("0.9800, the only trial that ran to completion.")
     assert answer(study([replace(trials[0], state="failed")])) == "No trial ran to completion."
 
 
+def test_before_the_study_is_over_the_headline_begins_with_how_far_it_is():
+    record = study([trial(0, value=0.9, family="cosine")], so_far="2 of 6 trials")
+    assert answer(record).startswith("After 2 of 6 trials, the best is #0 cosine, val/acc 0.9000")
+    assert findings(record)[0].startswith("After 2 of 6 trials, the best is #0 cosine: val/acc 0.9000")
+    assert answer(replace(record, trials=[])) == "After 2 of 6 trials, no trial ran to completion."
+
+
 def test_values_at_the_edge_of_their_range_are_named():
     lr, width = "optimizer.initial_lr", "model.width"
     best = replace(trial(0, value=0.98), params={lr: 0.028, width: 50, "schedule.name": "cosine"})
     record = study([best], searched={lr: True, width: False}, ranges={lr: (1e-4, 0.03), width: (0, 100)})
-    assert at_edge(record) == "At the edge of its range: initial_lr 0.028 (searched from 0.0001 to 0.03)."
+    at, advice = "At the edge of its range", "a study with a wider range may find a better value"
+    assert at_edge(record) == f"{at}: initial_lr 0.028 (searched from 0.0001 to 0.03); {advice}."
     inside = replace(best, params={lr: 0.01, width: 4})
-    assert at_edge(replace(record, trials=[inside])) == "At the edge of its range: width 4 (searched from 0 to 100)."
+    assert at_edge(replace(record, trials=[inside])) == f"{at}: width 4 (searched from 0 to 100); {advice}."
     assert at_edge(replace(record, trials=[replace(inside, params={lr: 0.01, width: 50})])) == ""
     assert at_edge(replace(record, trials=[])) == ""
 

@@ -6,6 +6,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from tuner.storage.attributes import ENDED, TRIALS
 from tuner.storage.reader import BEST, record_of
 
 ATTRIBUTES = {"objective.metric": "val/loss", "trial.schedule.name": "cosine"}
@@ -111,6 +112,18 @@ def test_importance_finds_the_parameter_that_matters_among_conditional_ones(stud
     assert max(shares, key=shares.get) == "optimizer.initial_lr"
     assert shares["schedule.exponential.decay_rate"] < 0.2
     assert sum(shares.values()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "ended", "so_far"),
+    [(6, 0, "2 of 6 trials"), (0, 0, "2 trials"), (6, 2, ""), (0, 2, ""), (2, 0, ""), (None, None, "")],
+)
+def test_a_study_knows_how_far_it_is_until_it_is_over(study: optuna.Study, asked, ended, so_far: str):
+    add(study, 2)
+    for key, value in {TRIALS: asked, ENDED: ended}.items():
+        if value is not None:
+            study.set_user_attr(key, value)
+    assert record_of(study, curves).so_far == so_far
 
 
 @pytest.mark.parametrize("count", [0, 1, 7])

@@ -116,14 +116,14 @@ def test_a_league_has_a_table_that_fits_a_terminal_and_a_page_in_a_pipe(folder: 
     lines = shown(folder, width, "tuner.league", "mini.yaml", *small)
     whole = " ".join(line.strip() for line in lines)
     assert "16 runs in total; at least " in whole, "before it starts"
-    assert re.search(r"- The first is \w+: median val/acc ", whole)
+    assert re.search(r"- The first is \w+: mean val/acc ", whole)
     page = (folder.path / "mini-league.md").read_text()
     if width == PIPE:
         assert page in "\n".join(lines)
     else:
         heading, *rows = table(lines, " +contender")
         assert [row.split()[0] for row in rows[:1]] == ["1"]
-        assert {"contender", "median val/acc", "verdict"} <= set(re.split(r" {2,}", heading.strip()))
+        assert {"contender", "mean val/acc", "verdict"} <= set(re.split(r" {2,}", heading.strip()))
         assert all(len(line.rstrip()) <= width for line in (heading, *rows))
         assert not any(line.startswith("| ") for line in lines)
     assert next(line for line in lines if line.startswith("written to ")).startswith("written to mini-league.md, ")

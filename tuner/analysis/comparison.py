@@ -230,7 +230,8 @@ class Comparison:
         if difference is None:
             return f"No seed has values of both the winner and {named}."
         mean = format_metric(other.mean)
-        if abs(difference.mean) <= ROUNDING * abs(other.mean):
+        is_shown_equal = difference.is_noise and mean == format_metric(self.ranking[0].mean)
+        if is_shown_equal or abs(difference.mean) <= ROUNDING * abs(other.mean):
             return f"It is no better than {named} ({mean})."
         text = f"It is {format_metric(difference.mean)} better than {named} ({mean})"
         if difference.probability is None:

@@ -53,7 +53,7 @@ def findings(record: StudyRecord) -> list[str]:
     if best is None:
         sentences = [_tried(record), f"No trial {_came(record)}, so there is no best trial."]
         return [*sentences, *open_questions(record)]
-    best_is = "The best single run of the search is" if record.answer else "The best is"
+    best_is = "The best single run of the search is" if record.answer else _so_far(record, "The best is")
     sentences = [
         f"{best_is} {best.name}: {record.metric} {format_metric(best.value)}{_after(best, record)}, "
         f"with {_values(best, record)}.",
@@ -206,7 +206,8 @@ def _margin(record: StudyRecord, best: TrialRecord) -> str:
 
 def _constant_lrs(record: StudyRecord, best: TrialRecord) -> str:
     """Return how often a constant lr was tried, at which lrs, and whether these show what the schedule is worth."""
-    tried = [each for each in record.trials if each.constant_lr and (each.is_complete or each.family == CONSTANT)]
+    constant = [each for each in record.trials if each.constant_lr and each.state != "failed"]
+    tried = [each for each in constant if each.is_complete or each.family == CONSTANT]  # not a plateau cut short
     lrs = sorted(each.params[INITIAL_LR] for each in tried if INITIAL_LR in each.params)
     text = f"A constant lr was tried {({1: 'once', 2: 'twice'}).get(len(tried), f'{len(tried)} times')}"
     own, is_near = best.params.get(INITIAL_LR), True
@@ -261,6 +262,15 @@ def doubt(record: StudyRecord) -> str:
 
 def answer(record: StudyRecord) -> str:
     """Return the best trial and whether others tie with it, in one sentence."""
+    return record.answer[0] if record.answer and record.best else _so_far(record, _standing(record))
+
+
+def _so_far(record: StudyRecord, sentence: str) -> str:
+    """Return a sentence that begins with how far the study is, unless it is over."""
+    return f"After {record.so_far}, {sentence[0].lower()}{sentence[1:]}" if record.so_far else sentence
+
+
+def _standing(record: StudyRecord) -> str:
     best, others = record.best, record.ranking[1:]
     if record.front:
         names = join_names([trial.name for trial in record.front], MOST_NAMED)
@@ -271,8 +281,6 @@ def answer(record: StudyRecord) -> str:
         return f"The best by {whose} are {len(record.front)} trials, the Pareto front: {names}."
     if best is None:
         return f"No trial {_came(record)}."
-    if record.answer:
-        return record.answer[0]
     text = f"The best is {best.name}, {record.metric} {format_metric(best.value)}"
     if not others:
         return f"{text}, the only trial that {_came(record)}."
@@ -284,7 +292,8 @@ def answer(record: StudyRecord) -> str:
         return f"{text}; {others[0].name} is {format_metric(gap)} behind, and whether that is chance was not measured."
     ties = _tied(record, error)
     if not ties:
-        return f"{text}, ahead of all others by more than two standard errors."
+        images = f"{record.validation_images:,} validation images, not of seeds"
+        return f"{text}, ahead of all others by more than two standard errors (of {images})."
     names = join_names([trial.name for trial in ties])
     return f"{text}, in a tie with {names}: differences up to {round(2 * error, 3):.3f} may be chance."
 
@@ -364,7 +373,8 @@ def at_edge(record: StudyRecord) -> str:
         if not EDGE < share < 1 - EDGE:
             limits = f"{format_value(low)} to {format_value(high)}"
             parts.append(f"{short_name(name)} {format_value(value)} (searched from {limits})")
-    return f"At the edge of its range: {'; '.join(parts)}." if parts else ""
+    advice = "a study with a wider range may find a better value"
+    return f"At the edge of its range: {'; '.join(parts)}; {advice}." if parts else ""
 
 
 def never_tried(record: StudyRecord) -> str:

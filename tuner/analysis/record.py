@@ -188,6 +188,7 @@ class StudyRecord:
         final: Its final runs.
         versions: Numbers of the trials trained with each version of the study's own modules, if there are several.
         changed_files: The files in which these versions differ.
+        so_far: How much of its budget its trials have used, such as "2 of 6 trials"; empty if it is over, or unknown.
     """
 
     name: str
@@ -209,6 +210,7 @@ class StudyRecord:
     final: Work = field(default_factory=Work)
     versions: Sequence[Sequence[int]] = ()
     changed_files: Sequence[str] = ()
+    so_far: str = ""
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "StudyRecord":

@@ -127,12 +127,12 @@ class Standings:
             "contender": one.name,
             "seeds": len(values),
             "failed": one.failed,
-            "median": median(values) if values else None,
-            "median from": median_low,
-            "median to": median_high,
             "mean": one.mean if values else None,
             "mean from": mean_low,
             "mean to": mean_high,
+            "median": median(values) if values else None,
+            "median from": median_low,
+            "median to": median_high,
             "behind the first": gap.mean if gap else None,
             "behind from": gap.low if gap and math.isfinite(gap.low) else None,
             "behind to": gap.high if gap and math.isfinite(gap.high) else None,
@@ -162,12 +162,14 @@ class Standings:
             return ["No run with a fresh seed was completed, so there is nothing to compare."]
         first = ranking[0]
         values = list(first.values.values())
-        text = f"The first is {first.name}: median {metric} {_number(median(values))}, mean {_number(first.mean)}"
+        text = f"The first is {first.name}: mean {metric} {_number(first.mean)}"
         own, wide = (self.comparison.interval(first, 1 - 0.05 / count) for count in (1, len(ranking)))
         if own and wide:
             text += f" (95% interval {_number(own[0])} to {_number(own[1])}; {_number(wide[0])} to {_number(wide[1])} "
             text += f"simultaneously for all {len(ranking)} means)"
-        sentences = [f"{text}, over {pluralize(len(values), 'fresh seed')}."]
+        text += f", median {_number(median(values))}, over {pluralize(len(values), 'fresh seed')}"
+        order = "the fewest failed seeds, then by the mean" if any(each.failed for each in ranking) else "the mean"
+        sentences = [f"{text}. Ranked by {order}."]
         by_verdict: dict[str, list[str]] = {}
         for each in ranking[1:]:
             by_verdict.setdefault(self._verdict(each), []).append(each.name)
@@ -218,8 +220,8 @@ class Standings:
     def columns(self) -> list[tuple[str, int, list[str]]]:
         """Return the table as text: heading, importance (0 is the most) and cells of each column."""
         rows, ranges = self.rows(), {member.name: self._range(member) for member in self.members}
-        medians = [
-            _with_bounds(row["median"], row["median from"], row["median to"])
+        means = [
+            ("" if row["mean"] is None else _number(row["mean"]))
             + (f" ({row['failed']} failed)" if row["failed"] else "")
             for row in rows
         ]
@@ -227,11 +229,12 @@ class Standings:
         return [
             ("", 0, [str(row["place"]) for row in rows]),
             ("contender", 0, [row["contender"] for row in rows]),
-            (f"median {self.comparison.metric}", 0, medians),
+            (f"mean {self.comparison.metric}", 0, means),
+            ("its 95% interval", 2, [_interval(row["mean from"], row["mean to"]) for row in rows]),
             (
-                "mean, and its 95% interval",
+                "median, and its 95% interval",
                 3,
-                [_with_bounds(row["mean"], row["mean from"], row["mean to"]) for row in rows],
+                [_with_bounds(row["median"], row["median from"], row["median to"]) for row in rows],
             ),
             ("behind the first", 2, behind),
             ("verdict", 1, [row["verdict"] for row in rows]),
@@ -245,8 +248,9 @@ class Standings:
     def _explained(self) -> str:
         metric, tolerance = self.comparison.metric, f"{self.tolerance:.3g}"
         return (
-            f"Median and mean of {metric} over fresh seeds, not used for selection. The 95% interval of the median "
-            "(order statistics) needs six seeds, the interval of each mean alone (Student's t) two. Behind the first: "
+            f"Mean and median of {metric} over fresh seeds, not used for selection, ranked by the fewest failed seeds, "
+            "then by the mean. The 95% interval of each mean alone (Student's t) needs two seeds, the interval of the "
+            "median (order statistics) six. Behind the first: "
             "difference of the means, with 95% intervals that hold for all pairs at once (Games and Howell). Verdict: "
             "fails if more of its seeds failed than of the first, so that the means are not comparable; else as good "
             f"if the interval is within {tolerance} of zero, else worse if it is above zero, else open. Steps to "
@@ -277,10 +281,15 @@ def _number(value: float) -> str:
     return f"{value:#.4g}"
 
 
+def _interval(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{_number(low)} to {_number(high)}"
+
+
 def _with_bounds(value: float | None, low: float | None, high: float | None) -> str:
     if value is None:
         return ""
-    return _number(value) if low is None or high is None else f"{_number(value)} ({_number(low)} to {_number(high)})"
+    bounds = _interval(low, high)
+    return f"{_number(value)} ({bounds})" if bounds else _number(value)
 
 
 def _steps(row: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from tuner.analysis.findings import answer, findings
@@ -54,6 +55,7 @@ class Publication:
                 flat, names = trial.flat(), dict(searched_in_runs(self._config.trial))
                 summary["values"] = {name: flat[name] for name in names if name in flat}
         record = self._store.record()
+        record = replace(record, so_far="") if is_over else record
         rows = [_row(trial, record.metrics[1:]) for trial in self._store.finished()]
         front = [trial.number for trial in self._store.front]
         self._tracker.log_study(rows, summary, answer(record), findings(record), front)

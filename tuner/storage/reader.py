@@ -37,17 +37,19 @@ from tuner.storage.attributes import (
     ANSWER,
     CONFIRMS,
     CONSTANT_LR,
+    ENDED,
     FURTHER,
     IDENTIFIER,
     IDENTITY,
     PREDICTION,
     SOURCES,
     TEST,
+    TRIALS,
     VALIDATION_IMAGES,
 )
 from tuner.storage.database import Database
 from tuner.storage.trial_ends import attribute, end_of, parts_of
-from tuner.text import cut
+from tuner.text import cut, pluralize
 from tuner.urls import without_password
 
 __all__ = [
@@ -222,6 +224,7 @@ def record_of(study: optuna.Study, curves: Curves = _no_curves) -> StudyRecord:
         unfinished=_unfinished(study),
         versions=[numbers for _, numbers in versions] if len(versions) > 1 else [],
         changed_files=changed_files([source for source, _ in versions]),
+        so_far=_so_far(study.user_attrs, len(trials)),
     )
     answer, retrained = answer_of(study.user_attrs, len(trials))
     record = replace(record, answer=answer, retrained=retrained)
@@ -229,6 +232,14 @@ def record_of(study: optuna.Study, curves: Curves = _no_curves) -> StudyRecord:
     scheduled = (*CURVES_OF_THE_BEST, *_scheduled(identity))
     of_best = test.metrics if test and best and best.number == test.trial else {}
     return replace(record, trials=list(_with_curves(record, curves, scheduled)), test=of_best)
+
+
+def _so_far(attributes: Mapping[str, Any], finished: int) -> str:
+    """Return how many trials a study has that is not over; empty if it is over, or another program created it."""
+    asked, ended = attribute(attributes, TRIALS, 0), attribute(attributes, ENDED, -1)
+    if ended < 0 or (asked and finished >= asked) or 0 < ended == finished:
+        return ""
+    return f"{finished} of {pluralize(asked, 'trial')}" if asked else pluralize(finished, "trial")
 
 
 def _unfinished(study: optuna.Study) -> Work:
