@@ -119,7 +119,7 @@ def test_a_renaming_that_was_killed_can_be_repeated(own: StudyFolder, place: str
     assert own.mlflow(EXPERIMENTS) == [("long",)]
     assert sorted(path.name for path in own.path.glob(".tuner/*/")) == ["long", "long-confirm"]
     assert own.values() == before
-    assert "The best is #" in own.command(lambda arguments: show(arguments[:3]), "long")
+    assert "3 of 3 trials" in own.command(lambda arguments: show(arguments[:3]), "long")
 
 
 def kill(folder: StudyFolder, place: str, module: str, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
