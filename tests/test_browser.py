@@ -57,7 +57,8 @@ def page(context: BrowserContext) -> Iterator[Page]:
 @pytest.fixture(scope="module")
 def dashboard(reviewed: StudyFolder) -> Iterator[str]:
     """Return the URL of the study's run that `python -m tuner.dashboard tiny` prints."""
-    options = ["tiny", "--no-open", "--tracking-uri", "sqlite:///mlflow.db"]
+    # Another process of the tests may start a dashboard at the same time, and find the usual port free, too.
+    options = ["tiny", "--no-open", "--port", "0", "--tracking-uri", "sqlite:///mlflow.db"]
     process = Command("tuner.dashboard", options, reviewed.path, os.environ)
     yield next(line.strip() for line in process.stdout if line.startswith("http"))
     process.send_signal(signal.SIGINT)

@@ -1,5 +1,6 @@
 """An MLflow server on this machine, on the loopback interface only, which runs no jobs and unpickles no models."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -52,7 +53,8 @@ def serve(uri: str, folder: Path | None, port: int | None, on_start: Callable[[s
         except KeyboardInterrupt:
             return
         finally:
-            os.killpg(server.pid, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):  # it has ended on its own
+                os.killpg(server.pid, signal.SIGTERM)
     raise StudyFailedError(f"mlflow server ended with status {server.returncode}")
 
 
