@@ -197,11 +197,9 @@ def test_a_server_that_hangs_is_noticed_and_waited_for(
 # The command, which waits for a shorter time.
 HURRIED = """\
 import runpy
-from tuner import postgresql
-from tuner.storage.database import Database
-from tuner.tracking import record_writer
+from tuner import interrupts
 
-postgresql.HURRIED_SECONDS = Database.LAST_SECONDS = record_writer.HURRIED_SECONDS = 1
+interrupts.HURRIED_SECONDS = 1
 runpy.run_module("tuner.study", run_name="__main__", alter_sys=True)
 """
 

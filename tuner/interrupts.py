@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 __all__ = [
+    "HURRIED_SECONDS",
     "INTERRUPTED",
     "INTERRUPTS",
     "die_with_parent",
@@ -35,6 +36,9 @@ __all__ = [
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 INTERRUPTED = b"interrupted\n"
 TO_CONTINUE = b"interrupted; run the same command again to continue\n"
+HURRIED_SECONDS = 5
+"""How long to wait for a server that does not answer, once the user has ended the command."""
+
 SHOW_CURSOR = b"\x1b[?25h\n"  # the status line hides it
 
 Handler = Callable[[int, FrameType | None], Any]

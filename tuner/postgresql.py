@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Generator
 from typing import Any
 
+from tuner import interrupts
+
 __all__ = ["TCP_SETTINGS", "connect"]
 
 TCP_SETTINGS = {"keepalives_idle": 20, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000}
@@ -16,7 +18,6 @@ TCP_SETTINGS = {"keepalives_idle": 20, "keepalives_interval": 10, "keepalives_co
 
 SILENCE_SECONDS = 30.0
 CONNECT_SECONDS = 10
-HURRIED_SECONDS = 5  # once the user has ended the command
 
 
 def connect(*arguments: Any, is_hurried: Callable[[], bool] = lambda: False, **settings: Any) -> Any:
@@ -33,7 +34,7 @@ def connect(*arguments: Any, is_hurried: Callable[[], bool] = lambda: False, **s
         psycopg.OperationalError: If the server cannot be reached. Later requests raise it when it is silent.
         ImportError: If psycopg is not installed.
     """
-    patience = HURRIED_SECONDS if is_hurried() else CONNECT_SECONDS
+    patience = interrupts.HURRIED_SECONDS if is_hurried() else CONNECT_SECONDS
     defaults = {**TCP_SETTINGS, "connect_timeout": patience}
     connection = _connection_class().connect(*arguments, **{**defaults, **settings})
     connection.is_hurried = is_hurried
@@ -60,7 +61,7 @@ def _connection_class() -> Any:
                 while True:
                     if ready := (yield wanted):  # psycopg resumes it ten times a second without anything ready
                         heard = time.monotonic()
-                    limit = HURRIED_SECONDS if self.is_hurried() else SILENCE_SECONDS
+                    limit = interrupts.HURRIED_SECONDS if self.is_hurried() else SILENCE_SECONDS
                     if time.monotonic() - heard > limit:
                         self.pgconn.finish()
                         raise psycopg.OperationalError(f"the server sent nothing for {limit:g} seconds")

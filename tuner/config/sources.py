@@ -19,6 +19,7 @@ from tuner.text import join_names
 __all__ = [
     "OwnFile",
     "Sources",
+    "changed_between",
     "changed_files",
     "has_file",
     "own_files",
@@ -66,7 +67,7 @@ def sources_of(history: Any, number: int) -> Sources | None:
         history: The history that `with_sources` returned.
         number: The trial.
     """
-    return next((each for each in reversed(_read(history)) if each.trial <= number), None)
+    return _of(_read(history), number)
 
 
 def versions_of(history: Any, numbers: Iterable[int]) -> list[tuple[Sources, list[int]]]:
@@ -78,13 +79,25 @@ def versions_of(history: Any, numbers: Iterable[int]) -> list[tuple[Sources, lis
     """
     known, versions = _read(history), list[tuple[Sources, list[int]]]()
     for number in sorted(numbers):
-        source = next((each for each in reversed(known) if each.trial <= number), None)
+        source = _of(known, number)
         if source is not None:
             same = next((found for version, found in versions if version.files == source.files), None)
             if same is None:
                 versions.append((source, same := []))
             same.append(number)
     return versions
+
+
+def changed_between(before: Sources | None, history: Any, numbers: Iterable[int]) -> list[str]:
+    """Return the files that changed between a source and those of another study's trials; empty if it is unknown.
+
+    Args:
+        before: The source.
+        history: The history of the other study that `with_sources` returned.
+        numbers: Numbers of its trials.
+    """
+    versions = versions_of(history, numbers) if before else []
+    return sorted({file for now, _ in versions for file in (before.changed_files(now) if before else ())})
 
 
 def changed_files(versions: Sequence[Sources]) -> list[str]:
@@ -110,6 +123,11 @@ def with_sources(history: Any, now: Sources) -> tuple[list[dict[str, Any]], str]
     if changes and now.trial:
         note = f"since trial #{now.trial - 1} {', and '.join(changes)}: later trials may differ for this reason"
     return [asdict(each) for each in known[-MOST_KEPT:]], note
+
+
+def _of(known: Sequence[Sources], number: int) -> Sources | None:
+    """Return the source code of a trial, from those of a study in their order; None if it was not recorded."""
+    return next((each for each in reversed(known) if each.trial <= number), None)
 
 
 def _read(history: Any) -> list[Sources]:

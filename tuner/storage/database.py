@@ -12,6 +12,7 @@ from typing import TypeVar
 import optuna
 from sqlalchemy.exc import DatabaseError, InterfaceError, SQLAlchemyError
 
+from tuner import interrupts
 from tuner.errors import BadInputError, StudyFailedError
 from tuner.files import network_file_system
 from tuner.storage.connection import (
@@ -59,9 +60,6 @@ class Database:
     """
 
     RETRY_SECONDS = 600.0
-    LAST_SECONDS = 5.0
-    """How long an outage may last once the user has ended the command."""
-
     LONGEST_PAUSE = 10.0
 
     def __init__(self, url: str, study: str, note: Callable[[str], None]) -> None:
@@ -227,7 +225,7 @@ class Database:
 
     def _seconds_left(self, began: float) -> float:
         """Return how much longer to wait in an outage."""
-        last = max(began, self._hurried_at) + self.LAST_SECONDS
+        last = max(began, self._hurried_at) + interrupts.HURRIED_SECONDS
         return min(began + self.RETRY_SECONDS, last) - time.monotonic()
 
     def _pause(self, seconds: float, began: float) -> None:

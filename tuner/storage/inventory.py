@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial
 from tuner.analysis.comparison import Comparison, Repeated
 from tuner.analysis.pareto import pareto_front
 from tuner.analysis.record import StudyRecord
+from tuner.config.sources import changed_between, sources_of
 from tuner.direction import Direction
 from tuner.storage.attributes import (
     CONFIGURATION,
@@ -20,6 +21,7 @@ from tuner.storage.attributes import (
     IDENTIFIER,
     IDENTITY,
     SEED,
+    SOURCES,
     TRIALS,
     VALIDATION_IMAGES,
 )
@@ -151,13 +153,18 @@ def comparisons(study: optuna.Study) -> dict[str, Comparison]:
     found = {}
     for each in optuna.get_all_study_summaries(study._storage):
         identity: Mapping[str, Any] = attribute(each.user_attrs, IDENTITY, {})
-        if each.study_name == study.study_name or (own and identity.get(CONFIRMS) == own):
-            trials = study._storage.get_all_trials(each._study_id, deepcopy=False)
-            finished = [trial for trial in trials if trial.state.is_finished()]
-            comparison = _comparison(finished, each.user_attrs, directions_of(each)[0])
+        is_own = each.study_name == study.study_name and CONFIRMS in identity
+        if is_own or (own and identity.get(CONFIRMS) == own):
+            comparison = _comparison(_finished(study, each), each.user_attrs, directions_of(each)[0])
             if comparison is not None:
                 found[each.study_name] = comparison
     return found
+
+
+def _finished(study: optuna.Study, confirmation: optuna.study.StudySummary) -> list[FrozenTrial]:
+    """Return the finished trials of a confirmation in a study's database."""
+    trials = study._storage.get_all_trials(confirmation._study_id, deepcopy=False)
+    return [trial for trial in trials if trial.state.is_finished()]
 
 
 def with_fresh_seeds(record: StudyRecord, study: optuna.Study) -> StudyRecord:
@@ -178,17 +185,34 @@ def with_fresh_seeds(record: StudyRecord, study: optuna.Study) -> StudyRecord:
     for each, identity in sorted(confirmations, key=lambda pair: -pair[0]._study_id):
         if any(identity.get(f"{best.name}: trainer.{key}") != length for key, length in lengths.items()):
             continue
-        trials = study._storage.get_all_trials(each._study_id, deepcopy=False)
-        finished = [trial for trial in trials if trial.state.is_finished()]
+        finished = _finished(study, each)
         comparison = _comparison(finished, each.user_attrs, record.direction)
         if comparison is None or not 0 < attribute(each.user_attrs, TRIALS, 0) <= len(finished):
             continue
-        claims = {trial.name: trial.value for trial in record.by_value}
         if comparison.ranking and best.name in [one.name for one in comparison.configurations]:
-            repeated = [replace(one, claimed=claims.get(one.name)) for one in comparison.configurations]
-            comparison = replace(comparison, configurations=repeated)
+            comparison = replace(comparison, configurations=_claimed(comparison, record, study, each, finished))
             return replace(record, answer=comparison.answer({}), retrained=comparison.retrained)
     return record
+
+
+def _claimed(
+    comparison: Comparison,
+    record: StudyRecord,
+    study: optuna.Study,
+    confirmation: optuna.study.StudySummary,
+    finished: Sequence[FrozenTrial],
+) -> list[Repeated]:
+    """Return the configurations of a confirmation, with their values in the study, and the files changed since."""
+    claims, numbers = {trial.name: trial for trial in record.by_value}, [trial.number for trial in finished]
+    history, later = study.user_attrs.get(SOURCES), confirmation.user_attrs.get(SOURCES)
+    found = []
+    for each in comparison.configurations:
+        if claim := claims.get(each.name):
+            changed = changed_between(sources_of(history, claim.number), later, numbers)
+            found.append(replace(each, claimed=claim.value, changed=changed))
+        else:
+            found.append(each)
+    return found
 
 
 def _comparison(

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Self
 from tuner.analysis.comparison import Comparison, Repeated
 from tuner.config.component import Component
 from tuner.config.search_space import Choices, Suggester
-from tuner.config.sources import Sources, versions_of
+from tuner.config.sources import Sources, changed_between
 from tuner.config.study import StudyConfig
 from tuner.config.trainings import as_training
 from tuner.config.trial import AnyTrial, flatten
@@ -208,7 +208,7 @@ class ReplicationStudy(StudyConfig):
             validation_images: Number of validation images, if known.
             sources: The history of their source code, as stored.
         """
-        versions = [version for version, _ in versions_of(sources, [trial.number for trial in trials])]
+        numbers = [trial.number for trial in trials]
         values: dict[str, dict[int, float]] = {name: {} for name in self.candidates}
         failed: Counter[str] = Counter()
         for trial in trials:
@@ -221,16 +221,17 @@ class ReplicationStudy(StudyConfig):
             self.objective.metric,
             self.objective.direction,
             [
-                Repeated(name, values[name], failed[name], self.claims.get(name), self._changed(name, versions))
+                Repeated(
+                    name,
+                    values[name],
+                    failed[name],
+                    self.claims.get(name),
+                    changed_between(self.sources_of_claims.get(name), sources, numbers),
+                )
                 for name in self.candidates
             ],
             validation_images=validation_images,
         )
-
-    def _changed(self, name: str, versions: Iterable[Sources]) -> list[str]:
-        """Return the files that changed between the claim of a configuration and its runs here."""
-        before = self.sources_of_claims.get(name)
-        return sorted({file for now in versions for file in before.changed_files(now)}) if before else []
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,11 +16,12 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
 
+from tuner import interrupts
+
 __all__ = ["Record", "RecordWriter"]
 
 PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
 LAST_PAUSE = 1.0  # once the study is over and the user waits
-HURRIED_SECONDS = 5.0
 MISSES = 3
 MOST_LANES = 32  # whose records are written at once
 
@@ -143,7 +144,8 @@ class RecordWriter:
             self._changed.notify_all()
             began, handled = time.monotonic(), self._handled
             while self._waiting:
-                left = began + (min(patience, HURRIED_SECONDS) if is_hurried() else patience) - time.monotonic()
+                limit = min(patience, interrupts.HURRIED_SECONDS) if is_hurried() else patience
+                left = began + limit - time.monotonic()
                 if left <= 0:
                     break
                 self._changed.wait(min(1.0, left))
