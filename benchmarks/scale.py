@@ -13,16 +13,20 @@ number of slots and trials in a group, and the CPU time per trial is measured wh
 - MLflow: the thread that writes to it. The coordinator waits for it after each event, so that neither disturbs the
   other's measurement. With `--backlog`, it does not wait: records pile up, and MLflow writes those of a trial together.
 
+With `--seconds`, each group takes that long from its start to its end, if the coordinator answers at once: the rate at
+which trials end shows whether the slots wait for it.
+
     python benchmarks/scale.py --storage sqlite --sampler tpe --trials 10 100 1000 5000 --slots 2 16 64
     python benchmarks/scale.py --trials 10 5000 --slots 1 8 --groups 1 32 128
     python benchmarks/scale.py --sampler curve --trials 10 --slots 8 --groups 32 --asked 512 --backlog
+    python benchmarks/scale.py --sampler curve --trials 10 --slots 8 --groups 32 --asked 1024 --backlog --seconds 5
 """
 
 import argparse
 import contextlib
-import dataclasses
 import io
 import itertools
+import json
 import math
 import random
 import sys
@@ -32,6 +36,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +50,10 @@ from tests.servers import PostgreSQLServer
 from tuner.config.loader import load_study
 from tuner.config.study import Objective
 from tuner.config.trial import TrialConfig
-from tuner.files import write_json
 from tuner.protocol import (
     Assignment,
     Decision,
     EpochReport,
-    EvaluationResult,
     Handler,
     Point,
     Slot,
@@ -128,7 +131,7 @@ class MadeUp:
         self.assignment.directory.mkdir(parents=True, exist_ok=True)
         if decision == "continue":
             (self.assignment.directory / MODEL_FILE).touch()
-        write_json(self.assignment.directory / RESULT_FILE, dataclasses.asdict(result))
+        (self.assignment.directory / RESULT_FILE).write_text(json.dumps(vars(result)))
         return result
 
 
@@ -147,10 +150,12 @@ def accuracy(assignment: Assignment, epoch: int) -> float:
 
 
 class MadeUpGroup:
-    """Simulated runs as one model."""
+    """Simulated runs as one model, which take so many seconds."""
 
-    def __init__(self, slot: Slot, group: TrainingGroup) -> None:
+    def __init__(self, slot: Slot, group: TrainingGroup, seconds: float) -> None:
         self.slot, self.group = slot, group
+        self._epoch_seconds = seconds / EPOCHS
+        self.due = time.monotonic() + self._epoch_seconds  # the end of the current epoch
         self._trainings = {each.number: MadeUp(each) for each in group.trials}
         self._decisions: dict[int, Decision] = dict.fromkeys(self._trainings, "continue")
 
@@ -164,10 +169,12 @@ class MadeUpGroup:
         return [each for each in live if each.epoch < EPOCHS]
 
     def next_epoch(self) -> dict[int, EpochReport]:
+        time.sleep(max(0.0, self.due - time.monotonic()))
         return {each.assignment.number: each.next_epoch() for each in self._live}
 
     def take(self, decisions: Mapping[int, Decision]) -> None:
         self._decisions |= decisions
+        self.due = time.monotonic() + self._epoch_seconds
 
     def results(self) -> list[TrialResult]:
         return [self._trainings[each.number].result(self._decisions[each.number]) for each in self.group.trials]
@@ -180,39 +187,46 @@ class TrivialEngine:
         slots: Number of slots.
         clock: Measures each event while all slots are busy.
         settle: Waits for MLflow.
+        groups: The number of groups that end while all slots are busy; then the others are interrupted.
+        seconds: Time from the start of a group to its end.
     """
 
-    def __init__(self, slots: int, clock: Clock, settle: Callable[[], None]) -> None:
+    def __init__(self, slots: int, clock: Clock, settle: Callable[[], None], groups: int, seconds: float) -> None:
         self.slots: Sequence[Slot] = tuple(Slot(index, (), 1) for index in range(slots))
-        self._clock, self._settle = clock, settle
+        self._clock, self._settle, self._groups, self._seconds = clock, settle, groups, seconds
         self._random = random.Random(0)
+        self._ends: list[tuple[float, int]] = []  # when a group ended, and its number of trials
         self._free = list(self.slots)
 
     def run(self, handler: Handler) -> None:
         busy: list[MadeUpGroup] = []
         self._end(None)
-        while True:
-            while self._free and (group := self._call(handler.next_group, self._free[-1])) is not None:
-                if isinstance(group, TrainingGroup):
-                    busy.append(MadeUpGroup(self._free.pop(), group))
-                    self._end("ask", len(group.trials))
-                else:
-                    handler.done(group, [EvaluationResult({"test/acc": 0.98})])
-            self._end(None)
-            if not busy:
-                return
-            training = self._random.choice(busy)
+        while len(self._ends) <= self._groups:
+            while self._free:
+                group = self._call(handler.next_group, self._free[-1])
+                busy.append(MadeUpGroup(self._free.pop(), group, self._seconds))
+                self._end("ask", len(group.trials))
+            training = min(busy, key=attrgetter("due")) if self._seconds else self._random.choice(busy)
             reports = training.next_epoch()
             training.take(self._call(handler.report, reports))
             self._end("report", len(reports))
             if training.is_over:
+                self._ends.append((time.monotonic(), len(training.group.trials)))
                 self._call(handler.done, training.group, training.results())
                 self._end("tell", len(training.group.trials))
                 busy.remove(training)
                 self._free.append(training.slot)
+        for training in busy:
+            handler.done(training.group, [TrialResult("interrupted")] * len(training.group.trials))
 
     def close(self) -> None:
         pass
+
+    @property
+    def rate(self) -> float:
+        """Trials that ended per second, from the first end to the last one."""
+        (first, _), *others = self._ends
+        return sum(count for _, count in others) / (self._ends[-1][0] - first)
 
     def _call(self, function: Callable[..., Any], *args: Any) -> Any:
         return self._clock.timed("all", function)(*args)
@@ -234,6 +248,7 @@ def main() -> None:
         "--optuna", action="store_true", help="only Optuna's part, which needs no catching up by MLflow: CPU time"
     )
     parser.add_argument("--backlog", action="store_true", help="do not wait for MLflow")
+    parser.add_argument("--seconds", type=float, default=0.0, help="time of a group from its start to its end")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if options.optuna:
@@ -261,10 +276,9 @@ def main() -> None:
                 urls = server.new_database(), server.new_database()
             sampler = f"sampler={{name: {options.sampler}, seed: 0}}"
             begin(trials, sampler, urls[0])
-            asked = trials
             for slots, size in itertools.product(options.slots, options.groups):
-                asked += (slots + max(1, -(-options.asked // size))) * size
-                clock = go_on(asked, slots, size, sampler, *urls, backlog=options.backlog)
+                groups = max(1, -(-options.asked // size))
+                clock = go_on(groups, slots, size, sampler, *urls, options.backlog, options.seconds)
                 cells = " | ".join(f"{column:.1f}" for column in columns(clock))
                 print(f"| {trials:,} | {slots} | {size} | {cells} |", flush=True)
 
@@ -335,10 +349,12 @@ def call_all(calls: Sequence[Callable[[], Any]]) -> list[Any]:
     return [call() for call in calls]
 
 
-def go_on(trials: int, slots: int, size: int, sampler: str, storage: str, uri: str, backlog: bool = False) -> Clock:
-    """Continue the study up to a number of trials."""
+def go_on(
+    groups: int, slots: int, size: int, sampler: str, storage: str, uri: str, backlog: bool, seconds: float
+) -> Clock:
+    """Continue the study until a number of groups have ended."""
     clock = Clock()
-    config = load_study(STUDY, [sampler, f"budget.trials={trials}"])
+    config = load_study(STUDY, [sampler, "budget.trials=100000"])  # the last ones would be asked for in smaller groups
     display = Display(config, Console(file=io.StringIO()))
     with StudyStore.open(config, storage, dict(config.identity), display.note) as store:
         tracker = Tracker(config, uri, store.identifier, display.note)
@@ -366,15 +382,15 @@ def go_on(trials: int, slots: int, size: int, sampler: str, storage: str, uri: s
         while tracker.backlog:  # of the trials that were there
             time.sleep(0.01)
         worked, all_worked, began = processor_seconds(writer._thread), time.process_time(), time.monotonic()
-        coordinator.run(TrivialEngine(slots, clock, settle))
+        coordinator.run(engine := TrivialEngine(slots, clock, settle, groups, seconds))
         if backlog:
-            lag, coordinated = tracker.lag, time.monotonic() - began
+            lag = tracker.lag
             writer.drain(math.inf)
             ended, written = store.count - begun, time.monotonic() - began
             clock.writer = 1000 * (processor_seconds(writer._thread) - worked) / ended
             spent = 1000 * (time.process_time() - all_worked) / ended
             print(
-                f"\n{ended / coordinated:.1f} trials per second, MLflow {lag:.0f} s behind at the end; "
+                f"\n{engine.rate:.1f} trials per second, MLflow {lag:.0f} s behind at the end; "
                 f"{ended / written:.1f} until MLflow had all; {spent:.1f} CPU ms per trial in all threads\n",
                 file=sys.stderr,
             )

@@ -202,3 +202,16 @@ def test_a_group_is_smaller_if_another_program_has_added_trials_while_it_was_ask
     states, _ = run(engine, trials=4, fuse=GroupSize(4))
     assert [state for state, _ in states] == ["fail"] * 3 + ["complete"]
     assert [[each.number for each in group.trials] for group in engine.groups] == [[3]]
+
+
+def test_while_a_slot_waits_for_an_answer_mlflow_is_not_written(run: Callable):
+    waits = []
+
+    def end(handler: Coordinator, group: Group) -> None:
+        precedence = handler._tracker._recorder.precedence
+        handler._finished = lambda number: waits.append(not precedence._is_free.is_set())
+        handler.done(group, [TrialResult("complete", 0.5)])
+        assert precedence._is_free.is_set()
+
+    run(Script(end))
+    assert waits == [True, True]

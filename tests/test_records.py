@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tuner.tracking import record_writer as records
+from tuner.tracking.precedence import Precedence
 from tuner.tracking.record_writer import MISSES, Record, RecordWriter
 
 
@@ -230,3 +231,19 @@ def test_settling_waits_until_all_is_written(store: Store):
     assert store.texts() == ["first"]
     store.writer.close()
     assert not [thread for thread in threading.enumerate() if thread.name == "records"]
+
+
+def test_nothing_is_written_while_another_thread_goes_first(store: Store, monkeypatch: pytest.MonkeyPatch):
+    precedence = Precedence()
+    monkeypatch.setattr(store.writer, "_give_way", precedence.give)
+    monkeypatch.setattr(Precedence, "LONGEST_SECONDS", 60.0)
+    with precedence.taken():
+        store.put("a", "first")
+        assert not store.writer.settle(0.2)
+        assert not store.texts()
+    assert store.writer.drain(10)
+    assert store.texts() == ["first"]
+    monkeypatch.setattr(Precedence, "LONGEST_SECONDS", 0.05)
+    with precedence.taken():
+        store.put("a", "second")
+        assert store.writer.settle(30), "a long block does not stop it"

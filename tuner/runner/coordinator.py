@@ -10,8 +10,8 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Any
+from functools import partial, wraps
+from typing import Any, TypeVar
 
 from tuner import timings
 from tuner.config.study import StudyConfig
@@ -41,9 +41,8 @@ from tuner.runner.publication import Publication
 from tuner.runner.spending import Spending
 from tuner.runner.trial_queue import TrialQueue
 from tuner.runner.winner_test import WinnerTest
-from tuner.storage.attributes import CONSTANT_LR
 from tuner.storage.study_store import StudyStore
-from tuner.storage.trial_ends import TRIAL_STATES, attribute, end_of, parts_of
+from tuner.storage.trial_ends import TRIAL_STATES, attribute, attributes_of, end_of, parts_of
 from tuner.tracking.tracker import Tracker
 from tuner.training.checkpoints import remove_checkpoints
 from tuner.training.experiment_proxy import FILES
@@ -57,6 +56,19 @@ GIVEN_UP = ": given up"
 
 Ended = Sequence[tuple[Assignment, TrialResult]]
 """Trials and their results."""
+
+Answer = TypeVar("Answer")
+
+
+def _first(method: Callable[..., Answer]) -> Callable[..., Answer]:
+    """Answer the engine before anything else is written to MLflow: a slot waits."""
+
+    @wraps(method)
+    def call(self: "Coordinator", *arguments: Any) -> Answer:
+        with self._tracker.giving_way():
+            return method(self, *arguments)
+
+    return call
 
 
 class Coordinator:
@@ -143,6 +155,7 @@ class Coordinator:
 
     # -- called by the engine ------------------------------------------------------------------------------------------
 
+    @_first
     def next_group(self, slot: Slot) -> Group | None:
         """Return the next trials for a slot, or the test of the best one when all are trained."""
         if not self._must_end():
@@ -158,6 +171,7 @@ class Coordinator:
             self._display.start(assignment.number, assignment.config, slot)
         return TrainingGroup(group, self._checkpoint_every, self._group_size.as_group)
 
+    @_first
     def report(self, reports: Mapping[int, EpochReport]) -> dict[int, Decision]:
         """Record an epoch of each trial, and return which trials continue."""
         decisions = self._store.together(
@@ -193,6 +207,7 @@ class Coordinator:
         """Limit the number of trials that a slot trains at a time to `count` from now on."""
         self._group_size.limit(count, reason)
 
+    @_first
     def done(self, group: Group, results: Sequence[Result]) -> None:
         """Record results in Optuna and MLflow."""
         ended, suspended = [], []
@@ -212,6 +227,7 @@ class Coordinator:
         self._suspend(suspended)
         self._end(ended)
 
+    @_first
     def died(self, group: Group, reason: str) -> None:
         """Put the trials of a dead process back into the queue, unless they died too often."""
         match group:
@@ -399,7 +415,7 @@ class Coordinator:
 
     def _tell(self, number: int, result: TrialResult) -> tuple[int, float | None, float]:
         """Store a result in Optuna; return the number of finished trials, the best value and the time."""
-        self._store.finish(number, TRIAL_STATES[result.state], result.value, _attributes(result), result.further)
+        self._store.finish(number, TRIAL_STATES[result.state], result.value, attributes_of(result), result.further)
         return self._store.count, self._store.best_value, time.time()
 
     def _record_end(self, assignment: Assignment, result: TrialResult) -> None:
@@ -474,22 +490,3 @@ class Coordinator:
 
 def _given_up(reason: str, times: int) -> TrialResult:
     return TrialResult("failed", message=f"{reason}, {times} times{GIVEN_UP}")
-
-
-def _attributes(result: TrialResult) -> dict[str, Any]:
-    """Return the attributes that Optuna stores with a result."""
-    attributes: dict[str, Any] = {
-        "state": result.state,
-        "epochs": result.epochs,
-        "seconds": round(result.seconds, 3),
-        "setup": dict(result.setup),
-    }
-    if lrs := {lr for metric, _, lr in result.points if metric == "lr"}:
-        attributes[CONSTANT_LR] = len(lrs) == 1
-    if result.message:
-        attributes["message"] = result.message
-    if result.traceback:
-        attributes["traceback"] = result.traceback
-    if result.diverged_at is not None:
-        attributes["diverged_at"] = result.diverged_at
-    return attributes

@@ -10,11 +10,12 @@ from typing import Any, TypeVar, cast
 from optuna.trial import FrozenTrial, TrialState
 
 from tuner.protocol import State, TrialResult
-from tuner.storage.attributes import PARTS
+from tuner.storage.attributes import CONSTANT_LR, PARTS
 
 __all__ = [
     "TRIAL_STATES",
     "attribute",
+    "attributes_of",
     "end_of",
     "is_complete",
     "newly_finished",
@@ -107,3 +108,22 @@ def end_of(trial: FrozenTrial) -> TrialResult:
         attribute(attributes, "traceback", ""),
         further=tuple(trial.values[1:]) if is_complete(trial) and trial.values else (),
     )
+
+
+def attributes_of(result: TrialResult) -> dict[str, Any]:
+    """Return what Optuna stores of a result as a trial's attributes, from which `end_of` reads it."""
+    attributes: dict[str, Any] = {
+        "state": result.state,
+        "epochs": result.epochs,
+        "seconds": round(result.seconds, 3),
+        "setup": dict(result.setup),
+    }
+    if lrs := {lr for metric, _, lr in result.points if metric == "lr"}:
+        attributes[CONSTANT_LR] = len(lrs) == 1
+    if result.message:
+        attributes["message"] = result.message
+    if result.traceback:
+        attributes["traceback"] = result.traceback
+    if result.diverged_at is not None:
+        attributes["diverged_at"] = result.diverged_at
+    return attributes

@@ -70,6 +70,7 @@ class RecordWriter:
         probe: Writes something that the store is known to take. It raises an error if the store takes nothing.
         went_away: Called in the thread with the error when the store stops taking records.
         came_back: Called in the thread when the store takes records again.
+        give_way: Called in the thread before it writes; it may wait.
     """
 
     def __init__(
@@ -79,8 +80,10 @@ class RecordWriter:
         probe: Callable[[], None],
         went_away: Callable[[Exception], None],
         came_back: Callable[[], None],
+        give_way: Callable[[], None] = lambda: None,
     ) -> None:
         self._can_pass, self._probe, self._went_away, self._came_back = can_pass, probe, went_away, came_back
+        self._give_way = give_way
         self._lanes: dict[Hashable, deque[Record]] = {}
         self._due: dict[Hashable, float] = {}  # when to retry lanes whose first record has failed
         self._waiting = 0
@@ -171,6 +174,7 @@ class RecordWriter:
                 if self._is_closed:
                     return
                 record, joined = self._lanes[lane][0], self._joinable(lane)
+            self._give_way()
             try:
                 counts = self._write_joined(joined) if joined else {}
                 is_written = bool(counts) or record.write() is not False

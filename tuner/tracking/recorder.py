@@ -11,6 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from tuner.errors import TunerError
 from tuner.text import join_names
+from tuner.tracking.precedence import Precedence
 from tuner.tracking.record_writer import Record, RecordWriter
 from tuner.tracking.sent_points import SentPoints
 from tuner.tracking.store_errors import can_pass, is_refusal, reason
@@ -59,6 +60,9 @@ class Recorder:
         place: Location of the study's artifacts, for messages.
         probes: Write something that the tracking store, and the artifact store, are known to accept.
         warn: Called, from the threads, with messages for the user.
+
+    Attributes:
+        precedence: Makes the threads wait for another one.
     """
 
     def __init__(
@@ -70,14 +74,18 @@ class Recorder:
         warn: Callable[[str], None],
     ) -> None:
         self.client, self.uri, self.warn = client, uri, warn
+        self.precedence = Precedence()
         self._place = place
         self._lock = threading.Lock()
         self._losses: dict[tuple[str, str, bool], tuple[str, dict[str, None]]] = {}
         self._is_complete, self._was_removed = True, False
         self._what_is_missing = "Some records did not reach MLflow", "it is up"
         self._artifacts_error = ""  # error of the last outage of the artifact store
-        self.runs = RecordWriter("tracking", can_pass, probes[0], self._runs_went_away, self._runs_came_back)
-        self.artifacts = RecordWriter("artifacts", can_pass, probes[1], self._artifacts_went_away, lambda: None)
+        give_way = self.precedence.give
+        runs = self._runs_went_away, self._runs_came_back
+        self.runs = RecordWriter("tracking", can_pass, probes[0], *runs, give_way)
+        artifacts = self._artifacts_went_away, lambda: None
+        self.artifacts = RecordWriter("artifacts", can_pass, probes[1], *artifacts, give_way)
 
     def put(self, lane: Hashable, record: Record) -> None:
         """Add a record of a run to a lane."""

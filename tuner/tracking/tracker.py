@@ -8,6 +8,7 @@ read again from the trial's result file instead of being kept in memory.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -102,6 +103,10 @@ class Tracker:
     def backlog(self) -> int:
         """Return the number of records that are not written yet."""
         return self._recorder.waiting
+
+    def giving_way(self) -> AbstractContextManager[None]:
+        """Make the threads that write to MLflow wait while the block runs, for at most a second."""
+        return self._recorder.precedence.taken()
 
     @property
     def lag(self) -> float:

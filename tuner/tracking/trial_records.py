@@ -240,6 +240,7 @@ class TrialRecords:
         try:
             with transactions.one():
                 for number, records in lanes.items():
+                    self._recorder.precedence.give()
                     done[number], is_any_sent = self._write_first(number, records)
                     is_sent = is_sent or is_any_sent
                     if not any(done.values()) or time.monotonic() > until:
