@@ -265,7 +265,7 @@ def test_plots_are_drawn_now_and_then_and_not_at_every_trial(
     review._next -= 1e6
     review.refresh()
     assert review._call is not None, "an update counts as long as it took, and not until the next trial ended"
-    review.prepare()
+    review.prepare(8)
     prepared = review._prepared
     assert prepared is not None
     assert prepared.is_running, "the last update need not wait for its imports"

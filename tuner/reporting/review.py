@@ -17,10 +17,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tuner.analysis.record import MIN_FOR_IMPORTANCE
 from tuner.engines.fork_server import ForkedCall, PreparedProcess, how_it_ended
 from tuner.errors import BadInputError, StudyFailedError, TunerError
 from tuner.interrupts import die_with_parent
 from tuner.storage.folders import OBJECTS_FILE, open_own
+from tuner.storage.reader import IMPORTANCES
 
 if TYPE_CHECKING:
     import torch
@@ -65,10 +67,15 @@ class Review:
         self._began = 0.0
         self._next = time.monotonic() + self.EVERY_SECONDS
 
-    def prepare(self) -> None:
-        """Start the process of the last update: its imports take longer than the update."""
+    def prepare(self, trials: int) -> None:
+        """Start the process of the last update: its imports take longer than the update.
+
+        Args:
+            trials: Number of the study's trials.
+        """
+        importances = (IMPORTANCES,) if trials >= MIN_FOR_IMPORTANCE else ()
         with contextlib.suppress(TunerError):  # the last update works without it
-            self._prepared = PreparedProcess(PRELOAD)
+            self._prepared = PreparedProcess(PRELOAD, *importances)
 
     def refresh(self) -> None:
         """Start an update, unless one is running or was done recently."""

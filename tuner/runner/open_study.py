@@ -320,7 +320,7 @@ class OpenStudy(Generic[Store]):
                 self._coordinator = coordinator
                 interruption.stops(coordinator.stop)
                 if review and not coordinator.is_done:
-                    review.prepare()
+                    review.prepare(config.trials)
                 readings = SystemMetrics(tracker.log_system, display.note) if plan.system_metrics else nullcontext()
                 with display, readings:
                     timings.phase("first step")

@@ -1,15 +1,18 @@
 """Writes the description of a whole study to MLflow, now and then while it runs."""
 
+import importlib
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from tuner.analysis.findings import answer, findings
+from tuner.analysis.record import MIN_FOR_IMPORTANCE
 from tuner.config.search_space import searched_in_runs
 from tuner.config.study import StudyConfig
 from tuner.config.trial import TrialConfig
-from tuner.storage.reader import Trial
+from tuner.storage.reader import IMPORTANCES, Trial
 from tuner.storage.study_store import StudyStore
 from tuner.storage.trial_ends import end_of, setup_of, value_of
 from tuner.tracking.tracker import Tracker
@@ -32,9 +35,13 @@ class Publication:
     def __init__(self, config: StudyConfig, store: StudyStore, tracker: Tracker) -> None:
         self._config, self._store, self._tracker = config, store, tracker
         self._next = 0.0  # time of the next update, on the monotonic clock
+        self._is_prepared = config.trials < MIN_FOR_IMPORTANCE
 
     def refresh(self) -> None:
         """Write it, unless it was written a moment ago; with thousands of trials, that takes a while."""
+        if not self._is_prepared:  # slots would wait while it is imported
+            self._is_prepared = True
+            threading.Thread(target=importlib.import_module, args=(IMPORTANCES,), daemon=True).start()
         if time.monotonic() >= self._next:
             self.write()
 

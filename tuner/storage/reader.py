@@ -1,10 +1,9 @@
 """Read a study from Optuna as a plain record, with the importances of its parameters."""
 
 import contextlib
+import importlib
 import math
 import re
-import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -53,6 +52,7 @@ from tuner.text import cut, pluralize
 from tuner.urls import without_password
 
 __all__ = [
+    "IMPORTANCES",
     "Trial",
     "answer_of",
     "config_of",
@@ -68,7 +68,9 @@ __all__ = [
     "with_final_runs",
 ]
 
-MIN_OF_PARAMETER = 4
+IMPORTANCES = "tuner.storage.importances"
+"""The module that computes importances; importing it takes a second."""
+
 SAME_PART = 0.01  # seconds; recorded times are rounded
 CURVES_OF_ALL: Sequence[str] = ("lr",)
 CURVES_OF_THE_BEST: Sequence[str] = ("lr", *sorted({key for task in TASKS for key in logged_metrics(task)}))
@@ -355,19 +357,13 @@ def _spans(trial: Trial, seconds: float, began: float) -> list[tuple[float, floa
 
 
 def _importances(study: optuna.Study) -> dict[str, float]:
-    """Return Optuna's parameter importances (PED-ANOVA); empty if there are too few trials or all have one value."""
-    complete = study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE])
-    counts = Counter(name for trial in complete for name in trial.params)
-    judged = [name for name, count in counts.items() if count >= MIN_OF_PARAMETER]
-    if len(complete) < MIN_FOR_IMPORTANCE or not judged:
+    """Return the importance of each parameter; empty if it is unknown."""
+    complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+    if len(complete) < MIN_FOR_IMPORTANCE:
         return {}
-    with warnings.catch_warnings(), contextlib.suppress(ValueError, RuntimeError):  # raised where it finds no answer
-        warnings.simplefilter("ignore")  # the plot itself says that there are few trials
-        first = directions_of(study)[0]  # Optuna expects that smaller values of a target are better
-        target = None if len(study.directions) == 1 else lambda trial: first.sort_key(trial.values[0])
-        shares = optuna.importance.get_param_importances(study, params=judged, target=target)
-        return {} if any(math.isnan(share) for share in shares.values()) else dict(shares)
-    return {}
+    module = importlib.import_module(IMPORTANCES)
+    shares: dict[str, float] = module.importances(study, complete, directions_of(study)[0])
+    return shares
 
 
 def config_of(config: StudyConfig, params: Mapping[str, Any]) -> AnyTrial:
