@@ -8,6 +8,7 @@ Pure functions of a curve. The rules and their thresholds:
 * *over early*: it reaches its last value for good with more than a quarter of the run left. The last stretch of a
   staircase may be twice as long as the longest before it.
 * *no restart*: the first restart, or the first end of a cycling polynomial, lies at or beyond the end.
+* *no reduction*: no epoch but the last one can reduce the lr of a plateau, even if its metric never improves.
 * *no peak*: the lr is still rising at the end of the run, and has risen all the time.
 * *too small*: in more than a tenth of the steps the lr is too small to move a weight. An optimizer that normalises its
   steps (the Adam family) moves a weight by about the lr; a weight ``w`` that is stored with ``p`` significant bits does
@@ -32,12 +33,14 @@ from lightning_modules import (
     HoldThenDecay,
     Join,
     Plateau,
+    PlateauState,
     PolynomialDecay,
     Scaled,
     Schedule,
     Warmup,
 )
 from tuner.analysis.lr_curves import Family, LrCurve
+from tuner.text import pluralize
 
 __all__ = ["HIGHEST_LR", "Finding", "lint", "lint_families"]
 
@@ -135,7 +138,7 @@ def _sentence(family: Family, finding: Finding, count: int) -> str:
 
 def lint(curve: LrCurve) -> list[Finding]:
     """Return the probable mistakes in the schedule of one run."""
-    checks = (_unchanging, _hardly_begun, _over_early, _no_restart, _no_peak, _too_small, _too_high)
+    checks = (_unchanging, _hardly_begun, _over_early, _no_restart, _no_reduction, _no_peak, _too_small, _too_high)
     return [finding for check in checks if (finding := check(curve)) is not None]
 
 
@@ -227,6 +230,19 @@ def _first_restart(schedule: Schedule) -> float | None:
                 if restart is not None and start + restart < end:
                     return start + restart
     return None
+
+
+def _no_reduction(curve: LrCurve) -> Finding | None:
+    plateau, epochs = curve.schedule, curve.length.max_epochs
+    if not isinstance(plateau, Plateau) or not epochs:
+        return None
+    state = PlateauState()
+    for _ in range(epochs - 1):  # what the last one changes affects no step
+        state = plateau.update(state, 0.0)
+        if state.scale < 1:
+            return None
+    text = f"the lr is never reduced: a patience of {plateau.patience} is too long for {pluralize(epochs, 'epoch')}"
+    return Finding("no reduction", text, curve.label)
 
 
 def _no_peak(curve: LrCurve) -> Finding | None:
