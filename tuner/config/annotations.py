@@ -113,7 +113,7 @@ def map_lengths(hint: Any, value: Any, change: Callable[[str], Any]) -> Any:
     """
     if isinstance(value, list):
         return [map_lengths(item_hint(hint, index), item, change) for index, item in enumerate(value)]
-    return change(value) if takes_steps(hint) and parse_length(value) else value
+    return change(value) if parse_length(value) and takes_steps(hint) else value
 
 
 def check_value(hint: Any, value: Any, *, resolved: bool = False) -> str | None:

@@ -85,6 +85,7 @@ class CurveSpace:
         self._specs: dict[str, Range | Choices] = dict(searched(config.trial))
         self._of_length = [name for name in self._specs if name.partition(".")[0] in ("data", "trainer")]
         self._lengths: dict[tuple[Any, ...], Length] = {}
+        self._varied = {key: part for key, part in config.trial.items() if any(searched(part, key))}
         random = Random(f"references:{seed}")
         self.references = [self.random(random, {}) for _ in range(REFERENCES)]
         curves = [curve for each in self.references if (curve := self.curve(each))]
@@ -107,8 +108,8 @@ class CurveSpace:
             share: Takes the name of a parameter in Optuna, and returns the share of its range, in [0, 1).
             fixed: Values that are given.
         """
-        values = suggest(suggester := ShareSuggester(share, fixed), self._config.trial)
-        return Configuration(suggester.drawn, values)
+        values = suggest(suggester := ShareSuggester(share, fixed), self._varied)
+        return Configuration(suggester.drawn, {**self._config.trial, **values})
 
     def nearby(
         self, params: Mapping[str, Any], random: Random, width: float, fixed: Mapping[str, Any]
