@@ -171,7 +171,8 @@ def call_in_fork(function: Callable[..., Result], *arguments: Any) -> Result:
 def _answer(pipe: "connection.Connection[Any, Any]", modules: Sequence[str]) -> None:
     die_with_the_coordinator()
     for name in modules:
-        importlib.import_module(name)
+        with contextlib.suppress(Exception):  # the call imports it again, if it needs it
+            importlib.import_module(name)
     try:
         folder, environment, function, arguments = pipe.recv()
     except EOFError:  # it is not needed, or the process that needs it has died

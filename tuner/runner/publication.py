@@ -1,5 +1,6 @@
 """Writes the description of a whole study to MLflow, now and then while it runs."""
 
+import contextlib
 import importlib
 import threading
 import time
@@ -41,7 +42,7 @@ class Publication:
         """Write it, unless it was written a moment ago; with thousands of trials, that takes a while."""
         if not self._is_prepared:  # slots would wait while it is imported
             self._is_prepared = True
-            threading.Thread(target=importlib.import_module, args=(IMPORTANCES,), daemon=True).start()
+            threading.Thread(target=_import_importances, daemon=True).start()
         if time.monotonic() >= self._next:
             self.write()
 
@@ -70,6 +71,11 @@ class Publication:
             self._tracker.log_retrained(record.retrained, len(rows))
         now = time.monotonic()
         self._next = now + (now - began) / SHARE
+
+
+def _import_importances() -> None:
+    with contextlib.suppress(Exception):  # it is imported again when it is needed
+        importlib.import_module(IMPORTANCES)
 
 
 def _row(trial: Trial, further: Sequence[str]) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The importance of parameters. Importing this module imports scikit-learn, which takes a second."""
 
-import contextlib
 import math
 import warnings
 from collections import Counter
@@ -24,15 +23,17 @@ def importances(study: optuna.Study, complete: Sequence[FrozenTrial], direction:
         study: The study.
         complete: Its complete trials.
         direction: The direction of its first objective.
+
+    Raises:
+        ValueError, RuntimeError: If Optuna finds no answer.
     """
     counts = Counter(name for trial in complete for name in trial.params)
     judged = [name for name, count in counts.items() if count >= MIN_OF_PARAMETER]
     if not judged:
         return {}
-    with warnings.catch_warnings(), contextlib.suppress(ValueError, RuntimeError):  # raised where it finds no answer
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the plot itself says that there are few trials
         # Optuna expects that smaller values of a target are better.
         target = None if len(study.directions) == 1 else lambda trial: direction.sort_key(trial.values[0])
         shares = get_param_importances(study, params=judged, target=target)
-        return {} if any(math.isnan(share) for share in shares.values()) else dict(shares)
-    return {}
+    return {} if any(math.isnan(share) for share in shares.values()) else dict(shares)

@@ -361,8 +361,9 @@ def _importances(study: optuna.Study) -> dict[str, float]:
     complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
     if len(complete) < MIN_FOR_IMPORTANCE:
         return {}
-    module = importlib.import_module(IMPORTANCES)
-    shares: dict[str, float] = module.importances(study, complete, directions_of(study)[0])
+    shares: dict[str, float] = {}
+    with contextlib.suppress(ValueError, RuntimeError):  # raised where Optuna finds no answer
+        shares = importlib.import_module(IMPORTANCES).importances(study, complete, directions_of(study)[0])
     return shares
 
 
