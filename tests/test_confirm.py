@@ -114,6 +114,37 @@ def test_mlflow_has_the_confirmation_in_the_run_of_the_study(confirmed: StudyFol
     assert said.startswith("The winner is")
 
 
+def note_of(folder: StudyFolder, study: str) -> str:
+    """Return the description of a study's run in MLflow, without the escapes of Markdown."""
+    ((note,),) = folder.mlflow(
+        f"select value from tags join runs using (run_uuid) where key = 'mlflow.note.content' and runs.name = '{study}'"
+    )
+    return str(note).replace("\\", "")
+
+
+def test_the_description_in_mlflow_and_the_summary_of_the_study_lead_with_the_confirmation(
+    confirmed: StudyFolder, copied: StudyFolder
+):
+    shown = confirmed.command(lambda arguments: show(arguments[:3]), "short").splitlines()
+    verdict = shown[1].removeprefix("With fresh seeds: ")
+    assert verdict.startswith("The answer is ")
+    note = note_of(copied, "short")
+    assert note.startswith(f"**{verdict}**\n\n3 of 3 trials")
+    assert all(f"- {sentence}\n" in note for sentence in shown[1:5])
+    means = "select value from metrics where key = 'fresh_mean'"
+    ((mean,),) = copied.mlflow(means)
+    assert f"val/acc is {mean:.4f}" in shown[2] or f"val/acc {mean:.4f} over 2 seeds" in shown[2]
+    (said,) = re.findall("^The winner is .*", confirmed.output, re.MULTILINE)
+    assert note_of(copied, "short-confirm").startswith(f"**{said}**")
+
+    output = copied.call(study=copied.directory("short") / "study.yaml")
+    assert f"\nshort: {verdict}\n" in output
+    assert re.findall(r"^  \S*lr-tuner (\w+) short", output, re.MULTILINE)[-1:] == ["report"]
+    assert "is the winner really better?" not in output
+    assert note_of(copied, "short") == note
+    assert copied.mlflow(means) == [(mean,)]
+
+
 def test_a_shown_confirmation_has_no_empty_column(confirmed: StudyFolder):
     shown = confirmed.command(lambda arguments: show(arguments[:3]), "short-confirm")
     (heading,) = [line.split() for line in shown.splitlines() if "95% interval" in line]

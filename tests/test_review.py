@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from tests.launcher import output_of
-from tests.studies import DIGITS, OF_DIGITS, StudyFolder
+from tests.studies import DIGITS, INLINE, OF_DIGITS, StudyFolder
+from tuner.confirm import main as confirm
 from tuner.reporting.review import Review
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -205,6 +206,34 @@ def test_a_finished_study_that_is_run_again_is_drawn_and_registered_again_only_i
     assert tags_of(reviewed)["tuner.reviewed"].startswith("4 trials, #")
     assert tags_of(reviewed)["mlflow.note.content"].count("load_model") == 1
     assert reviewed.mlflow("select version from model_versions") == [(1,)]
+
+
+def test_a_confirmation_rewrites_the_report_and_leaves_the_registry_to_the_study(reviewed: StudyFolder, tmp_path: Path):
+    copied = StudyFolder(shutil.copytree(reviewed.path, tmp_path / "copy"))
+    run = "(select run_uuid from runs where name = 'tiny')"
+    report = artifacts(copied) / "report.html"
+    assert "With fresh seeds: " not in report.read_text()
+    confirmation = ("tiny", "--top", "1", "--seeds", "1", *INLINE)
+    copied.command(confirm, *confirmation)
+    page, state = report.read_text(), tags_of(copied, run)["tuner.reviewed"]
+    assert "With fresh seeds: The answer is " in page
+    assert "tiny-confirm: retrained with fresh seeds" in page
+    assert state.startswith("4 trials, #")
+    note = tags_of(copied, run)["mlflow.note.content"]
+    assert note.startswith("**The answer is ")
+    assert ("[Report with all plots]" in note, note.count("load_model")) == (True, 1)
+
+    drawn = report.stat().st_mtime_ns
+    copied.command(confirm, *confirmation)
+    copied.call("--review", *OF_DIGITS, study=DIGITS)
+    assert report.stat().st_mtime_ns == drawn, "it is up to date"
+    assert tags_of(copied, run)["mlflow.note.content"] == note
+    with sqlite3.connect(copied.path / "mlflow.db") as database:  # as if the study had been killed before its review
+        database.execute(f"delete from tags where key = 'tuner.reviewed' and run_uuid in {run}")
+    database.close()
+    copied.command(confirm, *confirmation)
+    assert report.stat().st_mtime_ns > drawn
+    assert "tuner.reviewed" not in tags_of(copied, run), "the model may not be registered"
 
 
 def test_a_refusing_registry_and_a_network_that_cannot_be_exported_are_reported_and_the_study_continues(

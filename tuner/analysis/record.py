@@ -162,6 +162,11 @@ class Retrained:
         bounds = format_interval(self.interval)
         return f"mean of {pluralize(self.seeds, 'fresh seed')}{f', 95% interval {bounds}' if bounds else ''}"
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Return the mean and the ends of its interval, by their names in MLflow."""
+        return {"fresh_mean": self.mean, **dict(zip(("fresh_low", "fresh_high"), self.interval, strict=False))}
+
 
 @dataclass(frozen=True)
 class StudyRecord:

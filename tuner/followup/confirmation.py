@@ -11,16 +11,19 @@ and `tuner.analysis.transfer` says whether the ranking held.
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import MISSING, dataclass, replace
 from typing import TYPE_CHECKING
 
 from tuner.errors import BadInputError
-from tuner.runner.open_study import checked, checking, opened, opened_engine
+from tuner.runner.open_study import checked, checking, opened, opened_engine, status
 from tuner.runner.options import ExecutionOptions, check_counts, option
 from tuner.text import join_names, pluralize
 from tuner.urls import storage_url
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from tuner.analysis.comparison import Comparison
     from tuner.analysis.transfer import Transfer
     from tuner.config.trial import AnyTrial
@@ -117,6 +120,8 @@ def confirm(options: ConfirmationOptions, found: "Callable[[Comparison, Sequence
             if outcome.is_delivered:
                 of = past.config.name, past.identifier
                 record_comparison(outcome.tracking_uri, of, study.store.identifier, comparison, opponents, further)
+                for note in [] if outcome.interrupted else _update_original(past, outcome.tracking_uri, console):
+                    print_line(console, f"[yellow]note:[/yellow] {escape(note)}")
     return outcome.exit_code
 
 
@@ -153,6 +158,33 @@ def _amount(past: "StoredStudy", trainings: int, done: int, slots: int, epochs: 
         return text
     seconds = max(1.0, statistics.median(times) * left / slots)
     return f"{text}; about {duration(seconds)} on {pluralize(slots, 'slot')}, at the pace of the study"
+
+
+def _update_original(past: "StoredStudy", uri: str, console: "Console") -> list[str]:
+    """Write what the confirmation shows to the MLflow run of the study: its description and, if it has one, its report.
+
+    Returns:
+        Messages for the user.
+    """
+    from tuner.reporting.review import Review, state_of, state_of_trials
+    from tuner.storage.database import state_directory
+    from tuner.storage.inventory import comparisons, with_fresh_seeds
+    from tuner.storage.reader import open_study, record_of
+    from tuner.tracking.reader import MlflowStudy
+
+    name, tracked = past.config.name, MlflowStudy(uri, past.identifier)
+    with open_study(past.storage, name) as study:
+        record, found = with_fresh_seeds(record_of(study), study), comparisons(study)
+    tracked.describe(past.config, record)
+    before, state = tracked.reviewed, state_of(record, found)
+    if state == before or not tracked.has_report:
+        return []
+    is_complete = before.startswith(state_of_trials(record))  # otherwise, the study's next run registers its model
+    with (
+        status(console, f"writing the report of {name}"),
+        closing(Review(past.storage, name, uri, state_directory(past.storage, name))) as review,
+    ):
+        return review.finish(None, state if is_complete else before)
 
 
 @dataclass(frozen=True)

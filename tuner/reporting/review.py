@@ -7,6 +7,7 @@ passes on from the study file: names of classes are never taken from a store.
 
 import contextlib
 import copy
+import hashlib
 import multiprocessing
 import os
 import shutil
@@ -23,15 +24,18 @@ from tuner.errors import BadInputError, StudyFailedError, TunerError
 from tuner.interrupts import die_with_parent
 from tuner.storage.folders import OBJECTS_FILE, open_own
 from tuner.storage.reader import IMPORTANCES
+from tuner.text import pluralize
+from tuner.tracking.pages import REPORT
 
 if TYPE_CHECKING:
     import torch
     from pytorch_lightning import LightningDataModule
 
+    from tuner.analysis.comparison import Comparison
     from tuner.analysis.record import StudyRecord
     from tuner.tracking.reader import MlflowStudy
 
-__all__ = ["Review", "update"]
+__all__ = ["Review", "state_of", "state_of_trials", "update"]
 
 LOG_FILE = "review.log"
 PRELOAD = "tuner.reporting.preload"
@@ -95,7 +99,7 @@ class Review:
 
         Args:
             best: Number, configuration and directory of the best trial; None if there is none.
-            state: Digest of the study's state, which is stored in MLflow when everything was written.
+            state: The study's state, which is stored in MLflow when everything was written; see `state_of`.
 
         Returns:
             Messages for the user.
@@ -132,6 +136,31 @@ class Review:
         os.close(open_own(self._log))  # it can be written
         self._call = ForkedCall(_logged_update, {**self._request, **more}, self._log, process=process)
         return self._call
+
+
+def state_of(record: "StudyRecord", comparisons: "Mapping[str, Comparison]") -> str:
+    """Return a description of what plots, report and model show, to see later whether it has changed.
+
+    It begins with `state_of_trials`.
+
+    Args:
+        record: The study.
+        comparisons: The comparisons of its confirmations and final runs, by their names.
+    """
+    return f"{state_of_trials(record)}, {_digest([*record.answer, comparisons])}"
+
+
+def state_of_trials(record: "StudyRecord") -> str:
+    """Return the part of the state that the trials of the study determine, without further runs."""
+    content = [
+        (trial.number, trial.state, trial.value, trial.further, sorted(trial.params.items())) for trial in record.trials
+    ]
+    which = f"#{record.best.number} tested" if record.best and record.test else "none tested"
+    return f"{pluralize(len(content), 'trial')}, {which}, {_digest(content)}"
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:12]  # a restored database may have as many trials
 
 
 def _logged_update(request: Mapping[str, Any], log: Path) -> tuple[list[str], float]:
@@ -171,8 +200,7 @@ def update(request: Mapping[str, Any]) -> list[str]:
     from tuner.reporting.page import Chapter, render
     from tuner.storage.inventory import comparisons, with_fresh_seeds
     from tuner.storage.reader import identifier_of, open_study, record_of
-    from tuner.tracking.reader import MlflowStudy
-    from tuner.tracking.tracker import REVIEWED_TAG
+    from tuner.tracking.reader import REVIEWED_TAG, MlflowStudy
 
     with open_study(request["storage"], request["study"]) as study:
         tracked = MlflowStudy(request["uri"], identifier_of(study))
@@ -186,9 +214,9 @@ def update(request: Mapping[str, Any]) -> list[str]:
                 with contextlib.suppress(FileNotFoundError):  # nothing is sent by value
                     by_value.unpack(Path(request["objects"]).read_bytes())
                 notes = _add_best_model(best, record.name, tracked)
-            (folder / "report.html").write_text(render([Chapter.of(record, tracked, found)]), encoding="utf-8")
+            (folder / REPORT).write_text(render([Chapter.of(record, tracked, found)]), encoding="utf-8")
         tracked.add(folder)
-    if "state" in request and not notes:
+    if request.get("state") and not notes:
         tracked.set_tag(REVIEWED_TAG, request["state"])
     return notes
 

@@ -1,7 +1,6 @@
 """A study that this process holds: checks its options, opens the engine and the stores, trains its trials."""
 
 import gc
-import hashlib
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
@@ -280,6 +279,7 @@ class OpenStudy(Generic[Store]):
         on_trial: "Callable[[OpenStudy[Store], int], None] | None",
         afterwards: "Callable[[OpenStudy[Store]], Outcome | None] | None",
     ) -> Outcome:
+        from tuner.reporting.review import state_of
         from tuner.runner.coordinator import Coordinator
         from tuner.runner.environment import CHANGES, environment
         from tuner.tracking.pages import runs_page
@@ -338,13 +338,15 @@ class OpenStudy(Generic[Store]):
                 if review:
                     review.end_update()
         timings.phase("plots, report and model")
-        winner, state = _winner(store), _state(store)
+        winner = _winner(store)
         signals = [*interruption.signals, *([further.interrupted] if further and further.interrupted else [])]
-        if review and is_delivered and not signals and state != tracker.reviewed:
-            with status(self._console, "drawing the plots, writing the report, registering the best model"):
-                notes = review.finish(winner if config.kind.trains else None, state)
-            for note in notes:
-                display.note(note)
+        if review and is_delivered and not signals:
+            state = state_of(store.record(), store.comparisons())
+            if state != tracker.reviewed:
+                with status(self._console, "drawing the plots, writing the report, registering the best model"):
+                    notes = review.finish(winner if config.kind.trains else None, state)
+                for note in notes:
+                    display.note(note)
         return Outcome(
             config.name,
             plan.storage,
@@ -388,17 +390,3 @@ def _weights(winner: Mapping[str, Any]) -> Path:
     from tuner.training.results import MODEL_FILE
 
     return Path(winner["directory"]) / MODEL_FILE
-
-
-def _state(store: "StudyStore") -> str:
-    """Return a description of a study's progress, to see later whether it has changed."""
-    finished, tested = store.finished(), store.attributes.tested()
-    content = [
-        (trial.number, trial.state.name, trial.values if store.front else trial.value, sorted(trial.params.items()))
-        for trial in finished
-    ]
-    digest = hashlib.sha256(repr(content).encode()).hexdigest()[:12]  # a restored database may have as many trials
-    which = f"#{tested.trial} tested" if tested else "none tested"
-    if answer := store.attributes.answer():
-        digest = hashlib.sha256(f"{digest}{answer}".encode()).hexdigest()[:12]
-    return f"{pluralize(len(finished), 'trial')}, {which}, {digest}"

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from tuner.analysis.findings import answer, findings
 from tuner.analysis.record import MIN_FOR_IMPORTANCE
 from tuner.config.search_space import searched_in_runs
 from tuner.config.study import StudyConfig
@@ -66,7 +65,7 @@ class Publication:
         record = replace(record, so_far="") if is_over else record
         rows = [_row(trial, record.metrics[1:]) for trial in self._store.finished()]
         front = [trial.number for trial in self._store.front]
-        self._tracker.log_study(rows, summary, answer(record), findings(record), front)
+        self._tracker.log_study(rows, summary, *self._store.conclusion(record), front)
         if record.retrained:
             self._tracker.log_retrained(record.retrained, len(rows))
         now = time.monotonic()

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
+from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial
 
 from tuner.analysis.comparison import Comparison, Repeated
@@ -143,31 +144,34 @@ def _best(summary: optuna.study.StudySummary, finished: Sequence[FrozenTrial]) -
     return retrained.name, retrained.mean
 
 
-def comparisons(study: optuna.Study) -> dict[str, Comparison]:
+def comparisons(study: optuna.Study, storage: optuna.storages.BaseStorage | None = None) -> dict[str, Comparison]:
     """Return comparisons by the names of studies: a study's own if it is a confirmation, and its confirmations'.
 
     Args:
         study: The study, whose database is open.
+        storage: The database; None if the study reads it directly.
     """
-    own = attribute(study.user_attrs, IDENTIFIER, "")
+    own, storage = attribute(study.user_attrs, IDENTIFIER, ""), storage or study._storage
     found = {}
-    for each in optuna.get_all_study_summaries(study._storage):
+    for each in storage.get_all_studies():
         identity: Mapping[str, Any] = attribute(each.user_attrs, IDENTITY, {})
         is_own = each.study_name == study.study_name and CONFIRMS in identity
         if is_own or (own and identity.get(CONFIRMS) == own):
-            comparison = _comparison(_finished(study, each), each.user_attrs, directions_of(each)[0])
+            comparison = _comparison(_finished(storage, each), each.user_attrs, directions_of(each)[0])
             if comparison is not None:
                 found[each.study_name] = comparison
     return found
 
 
-def _finished(study: optuna.Study, confirmation: optuna.study.StudySummary) -> list[FrozenTrial]:
-    """Return the finished trials of a confirmation in a study's database."""
-    trials = study._storage.get_all_trials(confirmation._study_id, deepcopy=False)
+def _finished(storage: optuna.storages.BaseStorage, confirmation: FrozenStudy) -> list[FrozenTrial]:
+    """Return the finished trials of a confirmation."""
+    trials = storage.get_all_trials(confirmation._study_id, deepcopy=False)
     return [trial for trial in trials if trial.state.is_finished()]
 
 
-def with_fresh_seeds(record: StudyRecord, study: optuna.Study) -> StudyRecord:
+def with_fresh_seeds(
+    record: StudyRecord, study: optuna.Study, storage: optuna.storages.BaseStorage | None = None
+) -> StudyRecord:
     """Return a record with what is known from fresh seeds: the final runs, or else the last confirmation.
 
     A confirmation counts if it is finished, has the study's best trial, and trained it for as long as the study.
@@ -175,17 +179,19 @@ def with_fresh_seeds(record: StudyRecord, study: optuna.Study) -> StudyRecord:
     Args:
         record: The record.
         study: The study, whose database is open.
+        storage: The database; None if the study reads it directly.
     """
-    record, best = with_final_runs(record, study), record.best
+    storage = storage or study._storage
+    record, best = with_final_runs(record, study, storage), record.best
     if record.answer or best is None:
         return record
     own: Mapping[str, Any] = attribute(study.user_attrs, IDENTITY, {})
     lengths = {key: best.params.get(f"trainer.{key}", own.get(f"trial.trainer.{key}")) for key in LENGTHS}
-    confirmations = list(confirmations_of(study._storage, attribute(study.user_attrs, IDENTIFIER, "")))
+    confirmations = list(confirmations_of(storage, attribute(study.user_attrs, IDENTIFIER, "")))
     for each, identity in sorted(confirmations, key=lambda pair: -pair[0]._study_id):
         if any(identity.get(f"{best.name}: trainer.{key}") != length for key, length in lengths.items()):
             continue
-        finished = _finished(study, each)
+        finished = _finished(storage, each)
         comparison = _comparison(finished, each.user_attrs, record.direction)
         if comparison is None or not 0 < attribute(each.user_attrs, TRIALS, 0) <= len(finished):
             continue
@@ -199,7 +205,7 @@ def _claimed(
     comparison: Comparison,
     record: StudyRecord,
     study: optuna.Study,
-    confirmation: optuna.study.StudySummary,
+    confirmation: FrozenStudy,
     finished: Sequence[FrozenTrial],
 ) -> list[Repeated]:
     """Return the configurations of a confirmation, with their values in the study, and the files changed since."""

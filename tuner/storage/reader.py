@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import optuna
+from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial as Trial
 from optuna.trial import TrialState
 
@@ -115,7 +116,7 @@ def finished_counts(url: str) -> dict[str, int]:
         }
 
 
-def directions_of(study: optuna.Study | optuna.study.StudySummary) -> list[Direction]:
+def directions_of(study: optuna.Study | optuna.study.StudySummary | FrozenStudy) -> list[Direction]:
     """Return the direction of each objective of a study."""
     return [Direction(direction.name.lower()) for direction in study.directions]
 
@@ -252,19 +253,22 @@ def _unfinished(study: optuna.Study) -> Work:
     return Work(len(begun), sum(len(trial.intermediate_values) for trial in begun), seconds)
 
 
-def with_final_runs(record: StudyRecord, study: optuna.Study) -> StudyRecord:
+def with_final_runs(
+    record: StudyRecord, study: optuna.Study, storage: optuna.storages.BaseStorage | None = None
+) -> StudyRecord:
     """Return a record with the work of the study's final runs.
 
     Args:
         record: The record.
         study: The study, whose database is open.
+        storage: The database; None if the study reads it directly.
     """
-    own = attribute(study.user_attrs, IDENTIFIER, "")
+    own, storage = attribute(study.user_attrs, IDENTIFIER, ""), storage or study._storage
     began = _began([trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()])
     runs: list[Trial] = []
-    for each, _ in confirmations_of(study._storage, own):
+    for each, _ in confirmations_of(storage, own):
         if is_final_name(each.study_name, study.study_name):
-            runs += study._storage.get_all_trials(each._study_id, deepcopy=False)
+            runs += storage.get_all_trials(each._study_id, deepcopy=False)
     done = [run for run in runs if run.state.is_finished()]
     ends = [run.datetime_complete.timestamp() - began for run in done if run.datetime_complete]
     results = list(map(end_of, done))
@@ -274,14 +278,14 @@ def with_final_runs(record: StudyRecord, study: optuna.Study) -> StudyRecord:
 
 def confirmations_of(
     storage: optuna.storages.BaseStorage, identifier: str
-) -> Iterator[tuple[optuna.study.StudySummary, Mapping[str, Any]]]:
+) -> Iterator[tuple[FrozenStudy, Mapping[str, Any]]]:
     """Yield the studies that train configurations of a study with fresh seeds, with their identities.
 
     Args:
         storage: The database.
         identifier: The study's; empty for none.
     """
-    for each in optuna.get_all_study_summaries(storage) if identifier else ():
+    for each in storage.get_all_studies() if identifier else ():  # summaries would read the trials of all studies
         identity: Mapping[str, Any] = attribute(each.user_attrs, IDENTITY, {})
         if identity.get(CONFIRMS) == identifier:
             yield each, identity

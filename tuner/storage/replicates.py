@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 from tuner.analysis.comparison import Comparison, Repeated
+from tuner.analysis.record import StudyRecord
 from tuner.config.component import Component
 from tuner.config.search_space import Choices, Suggester
 from tuner.config.sources import Sources, changed_between
@@ -343,9 +344,10 @@ class ReplicationStore(StudyStore):
         last = len(times) - 1
         return [(at, self.best_value if index == last else None) for index, at in enumerate(times)]
 
-    def findings(self) -> list[str]:
-        """Return the findings so far, as sentences."""
-        return self.comparison().findings({})
+    def conclusion(self, record: StudyRecord) -> tuple[str, list[str]]:
+        """Return the winner in a sentence, and the further findings."""
+        winner, *others = self.comparison().findings({})
+        return winner, others
 
 
 def of_lr(name: str, factor: float) -> str:

@@ -17,6 +17,8 @@ from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, cast
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from tuner.analysis.comparison import Comparison
+from tuner.analysis.findings import answer, findings
 from tuner.analysis.record import StudyRecord
 from tuner.config.study import StudyConfig
 from tuner.config.trial import AnyTrial
@@ -26,6 +28,7 @@ from tuner.storage.batched_storage import BatchedStorage
 from tuner.storage.continuation import as_recorded, create_or_load
 from tuner.storage.database import Database, state_directory, trial_directory
 from tuner.storage.finished_trials import FinishedTrials, foreign_trial, trial_config
+from tuner.storage.inventory import comparisons, with_fresh_seeds
 from tuner.storage.reader import identifier_of, record_of
 from tuner.storage.rung_record import RUNGS, RungRecord, judged_of
 from tuner.storage.samplers import make_sampler
@@ -436,5 +439,18 @@ class StudyStore:
 
     @_retrying
     def record(self) -> StudyRecord:
-        """Return the finished trials as plain data, without curves."""
-        return record_of(self._study)
+        """Return the finished trials as plain data, without curves, and what is known from fresh seeds."""
+        return with_fresh_seeds(record_of(self._study), self._study, self.database.storage)
+
+    @_retrying
+    def comparisons(self) -> dict[str, Comparison]:
+        """Return the comparisons of its confirmations and final runs, by their names."""
+        return comparisons(self._study, self.database.storage)
+
+    def conclusion(self, record: StudyRecord) -> tuple[str, list[str]]:
+        """Return the result in a sentence, and the findings, as sentences.
+
+        Args:
+            record: The record of the study.
+        """
+        return answer(record), findings(record)

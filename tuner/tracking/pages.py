@@ -8,9 +8,21 @@ from tuner.config.search_space import described, searched
 from tuner.config.study import StudyConfig
 from tuner.text import format_value, pluralize
 
-__all__ = ["ALIAS", "address_of", "model_note", "runs_page", "standing", "trials_page", "with_network"]
+__all__ = [
+    "ALIAS",
+    "REPORT",
+    "address_of",
+    "description",
+    "model_note",
+    "runs_page",
+    "study_pages",
+    "trials_page",
+    "with_network",
+]
 
 ALIAS = "champion"
+REPORT = "report.html"
+"""Name of the artifact of a study's run that holds its report."""
 LONGEST_STANDING = 5000
 
 
@@ -45,23 +57,42 @@ def model_note(address: str, trial: int | None = None) -> str:
     )
 
 
-def standing(
+def study_pages(experiment_id: str, run_id: str, view: str, best: str | None, has_report: bool) -> dict[str, str]:
+    """Return MLflow's pages about a study, by their titles.
+
+    Args:
+        experiment_id: The experiment of its run.
+        run_id: Its run.
+        view: The key of the view of its trials.
+        best: The run of its best trial; None if there is none.
+        has_report: Whether its run has a report.
+    """
+    pages = {"Report with all plots": runs_page(experiment_id, run_id, "artifacts", REPORT)} if has_report else {}
+    if best is not None:
+        pages["The best trial"] = runs_page(experiment_id, best)
+    charts = trials_page(experiment_id, view, "CHART")
+    return {**pages, "All trials": trials_page(experiment_id, view), "Their charts": charts}
+
+
+def description(
     config: StudyConfig,
     pages: Mapping[str, str],
     finished: int,
     best: Mapping[str, Any] | None,
     answer: str,
     found: Sequence[str],
+    champion: str | None,
 ) -> str:
-    """Return the findings and the progress of a study as Markdown: the first part of its description.
+    """Return the description of a study as Markdown: its findings, its progress, and how to load its network.
 
     Args:
         config: The study.
         pages: MLflow's pages, by their titles.
         finished: Number of finished trials.
         best: Number of the best trial, and its `params`, the values of what is searched; None if there is none.
-        answer: The best trial, and whether others tie with it.
+        answer: The result, in a sentence.
         found: The findings, as sentences.
+        champion: Number of the trial whose network is in the registry; None if there is none.
     """
     links = " · ".join(f"[{name}]({page})" for name, page in pages.items())
     parts = [f"**{_plain(answer)}**\n", f"{_progress(config, finished)} · {links}\n"]  # MLflow folds the rest away
@@ -72,7 +103,7 @@ def standing(
     for path, spec in searched(config.trial):
         cells = [path, described(spec), format_value(params[path]) if path in params else ""][: len(columns)]
         parts.append(f"| {' | '.join(map(_plain, cells))} |")
-    return "\n".join(parts)[:LONGEST_STANDING]
+    return with_network("\n".join(parts)[:LONGEST_STANDING], config.name, champion)
 
 
 def _progress(config: StudyConfig, finished: int) -> str:

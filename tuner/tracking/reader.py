@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -10,16 +11,28 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
-from mlflow.entities import Experiment, LoggedModelOutput, Run, ViewType
+from mlflow.entities import Experiment, LoggedModelOutput, Metric, Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
+from tuner.analysis.findings import answer, findings
 from tuner.analysis.record import LR_TABLE, Curve, simplified
 from tuner.errors import BadInputError, StudyFailedError, in_a_line
 from tuner.interrupts import temporary_folder
 from tuner.text import format_metric
 from tuner.tracking.artifacts import add_files, artifact_folder
-from tuner.tracking.pages import ALIAS, address_of, model_note, runs_page, trials_page, with_network
+from tuner.tracking.names import storable
+from tuner.tracking.pages import (
+    ALIAS,
+    REPORT,
+    address_of,
+    description,
+    model_note,
+    runs_page,
+    study_pages,
+    trials_page,
+    with_network,
+)
 from tuner.tracking.store import open_client
 from tuner.tracking.store_errors import explained, reason
 from tuner.tracking.store_uri import folder_of
@@ -31,10 +44,14 @@ if TYPE_CHECKING:
     import torch
     from mlflow.models.model import ModelInfo
 
+    from tuner.analysis.record import StudyRecord
+    from tuner.config.study import StudyConfig
+
 __all__ = [
     "CHAMPION_TAG",
     "LATER_TAG",
     "METRIC_TAG",
+    "REVIEWED_TAG",
     "STUDY_ID_TAG",
     "STUDY_TAG",
     "VERSION_TAG",
@@ -57,8 +74,12 @@ LATER_TAG = "tuner.later_study"
 """Tag of a study's run: the run of a study of the same name that was begun later, with another database."""
 METRIC_TAG = "tuner.metric."
 """Prefix of a tag of a study's run, before the name of a metric in MLflow: the metric's own name, if it differs."""
+REVIEWED_TAG = "tuner.reviewed"
+"""Tag of a study's run: the state of the study that the plots, the report and the model in MLflow show."""
 VERSION_TAG = "tuner.trial"
 """Tag of a version of a registered model: the trial that the network comes from."""
+
+PARAGRAPH = "\n\n"
 
 
 def find_parent(
@@ -230,6 +251,45 @@ class MlflowStudy:
             info = self.parent.info
             with self._writing("artifacts"):
                 add_files(self._client, self._uri, info.run_id, info.artifact_uri, folder)
+
+    @property
+    def reviewed(self) -> str:
+        """Return the state of the study that the plots, the report and the model show; empty if they are incomplete."""
+        return str(self.parent.data.tags.get(REVIEWED_TAG, "")) if self.parent else ""
+
+    @property
+    def has_report(self) -> bool:
+        """Return whether the study's run has a report."""
+        return self.read(REPORT) is not None
+
+    def describe(self, config: "StudyConfig", record: "StudyRecord") -> None:
+        """Write the findings and the winner with fresh seeds to the study's run, as its coordinator does.
+
+        Args:
+            config: The study.
+            record: What it has found.
+
+        Raises:
+            StudyFailedError: If they cannot be written.
+        """
+        if self.parent is None:
+            return
+        experiment, run_id, tags = self.parent.info.experiment_id, self.parent.info.run_id, self.parent.data.tags
+        best, finished = record.best, len(record.trials)
+        run = self.children.get(best.number) if best else None
+        of_best = {"number": best.number, "params": best.params} if best else None
+        pages = study_pages(experiment, run_id, view_key(run_id), run.info.run_id if run else None, self.has_report)
+        found = answer(record), findings(record)
+        text = description(config, pages, finished, of_best, *found, tags.get(CHAMPION_TAG))
+        if LATER_TAG in tags:  # the first paragraph says that the study is an earlier one of this name
+            text = f"{tags.get(MLFLOW_RUN_NOTE, '').partition(PARAGRAPH)[0]}{PARAGRAPH}{text}"
+        self.set_tag(MLFLOW_RUN_NOTE, storable(text))
+        metrics = record.retrained.metrics if record.retrained else {}
+        if any(self.parent.data.metrics.get(key) != value for key, value in metrics.items()):
+            now = int(time.time() * 1000)
+            points = [Metric(key, value, now, finished) for key, value in metrics.items()]
+            with self._writing("the mean with fresh seeds"):
+                self._client.log_batch(run_id, metrics=points)
 
     def set_tag(self, key: str, value: str) -> None:
         """Set a tag of the study's run.

@@ -23,23 +23,22 @@ from tuner.config.trial import AnyTrial
 from tuner.config.yaml_reader import as_yaml
 from tuner.protocol import Points, TrialResult
 from tuner.tracking.names import LONGEST_TAG, fitting
-from tuner.tracking.pages import runs_page, standing, trials_page, with_network
-from tuner.tracking.reader import CHAMPION_TAG
+from tuner.tracking.pages import description, study_pages
+from tuner.tracking.reader import CHAMPION_TAG, REVIEWED_TAG
 from tuner.tracking.recorder import Recorder
 from tuner.tracking.store import open_client
 from tuner.tracking.store_errors import explained
 from tuner.tracking.study_run import StudyRun
 from tuner.tracking.trial_files import csv_text
-from tuner.tracking.trial_run import TRIAL_STATUS, TrialRun
+from tuner.tracking.trial_run import TRIAL_STATUS
 from tuner.tracking.trial_runs import TrialRuns
 from tuner.tracking.view import view_key
 
-__all__ = ["REVIEWED_TAG", "TRIAL_STATUS", "Tracker"]
+__all__ = ["TRIAL_STATUS", "Tracker"]
 
 MAX_WAITING_READINGS = 1000
 PATIENCE_SECONDS = 30.0
 ARTIFACT_TRY_SECONDS = 15.0
-REVIEWED_TAG = "tuner.reviewed"
 
 
 class Tracker:
@@ -192,7 +191,7 @@ class Tracker:
             table: A row for each finished trial.
             best: Number, parameters and configuration of the best one, and its searched values by their names in its
                 run if the study is over; None if there is none.
-            answer: The best trial, and whether others tie with it, in a sentence.
+            answer: The result, in a sentence.
             found: The findings, as sentences.
             front: The trials of the Pareto front of several objectives.
         """
@@ -200,8 +199,10 @@ class Tracker:
         def write() -> None:
             run = self._trials.by_number.get(best["number"]) if best is not None else None
             champion = self._client.get_run(self.parent_id).data.tags.get(CHAMPION_TAG)
-            text = standing(self._config, self._pages(run), len(table), best, answer, found)
-            tags = {MLFLOW_RUN_NOTE: with_network(text, self._config.name, champion)}
+            experiment, parent, view = self.experiment_id, self.parent_id, view_key(self.parent_id)
+            pages = study_pages(experiment, parent, view, run.run_id if run else None, self._has_report)
+            text = description(self._config, pages, len(table), best, answer, found, champion)
+            tags = {MLFLOW_RUN_NOTE: text}
             if best is not None:
                 tags |= {"tuner.best_trial": str(best["number"]), "tuner.best_run_id": run.run_id if run else ""}
             if front:
@@ -217,14 +218,13 @@ class Tracker:
         self._study.put_file("trials.csv", lambda: csv_text(table))
 
     def log_retrained(self, winner: Retrained, finished: int) -> None:
-        """Log the mean of the winner of the final runs, and its 95% interval, to the study's run.
+        """Log the mean of the winner with fresh seeds, and its 95% interval, to the study's run.
 
         Args:
             winner: The winner.
             finished: Number of finished trials of the search, which is the step.
         """
-        bounds = zip(("fresh_low", "fresh_high"), winner.interval, strict=False)
-        self._study.put_metrics({"fresh_mean": winner.mean, **dict(bounds)}, finished)
+        self._study.put_metrics(winner.metrics, finished)
 
     def log_test(self, test: TestResult) -> None:
         """Write the best trial's metrics on the test data, to its run and to the study's."""
@@ -261,16 +261,3 @@ class Tracker:
             study sends them.
         """
         return self._recorder.close(lambda: self._study.put_end(status), patience, is_hurried)
-
-    def _pages(self, best: TrialRun | None) -> dict[str, str]:
-        experiment, view = self.experiment_id, view_key(self.parent_id)
-        pages = {
-            "All trials": trials_page(experiment, view),
-            "Their charts": trials_page(experiment, view, "CHART"),
-        }
-        if best is not None:
-            pages = {"The best trial": runs_page(experiment, best.run_id), **pages}
-        if self._has_report:
-            report = runs_page(experiment, self.parent_id, "artifacts", "report.html")
-            pages = {"Report with all plots": report, **pages}
-        return pages
