@@ -1,8 +1,10 @@
 """`python -m tuner.dashboard`: MLflow's server on this machine, and how it ends."""
 
+import http.server
 import os
 import signal
 import socket
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -14,6 +16,7 @@ from tests.launcher import Command
 from tests.processes import children, command_of, is_alive
 from tests.studies import StudyFolder, as_a_process
 from tuner.dashboard import main
+from tuner.tracking import local_server
 
 
 @pytest.fixture
@@ -91,6 +94,50 @@ def run(folder: Path, *arguments: str) -> str:
     with as_a_process(folder) as output:
         assert main(["--no-open", "--tracking-uri", "sqlite:///mlflow.db", *arguments]) == 2
     return output.getvalue()
+
+
+def test_another_server_that_takes_the_port_in_the_meantime_is_not_taken_for_its_own(
+    reviewed: StudyFolder, monkeypatch: pytest.MonkeyPatch
+):
+    """As with a second dashboard: the first one's server begins to listen seconds after its port was free."""
+    ports, find = [], local_server._free_port
+
+    def find_before_it_is_taken(wanted: int | None) -> int:
+        ports.append(wanted)
+        return wanted if wanted and len(ports) == 1 else find(wanted)
+
+    monkeypatch.setattr(local_server, "_free_port", find_before_it_is_taken)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as other:
+        other.RequestHandlerClass.log_message = lambda *_: None
+        thread = threading.Thread(target=other.serve_forever)
+        thread.start()
+        port = other.server_port
+        output = run(reviewed.path, "tiny", "--port", str(port))
+        other.shutdown()
+        thread.join()
+    assert f"--port: cannot listen on {port}; omit the option for a free port." in output
+    assert "http://" not in output
+    assert ports == [port, port]
+
+
+@pytest.mark.slow
+def test_dashboards_that_are_started_together_have_different_ports(reviewed: StudyFolder):
+    processes = [start(reviewed.path, "tiny") for _ in range(2)]
+    addresses = set()
+    try:
+        for process in processes:
+            assert process.stdout.readline() == "loading MLflow, which takes a while ...\n"
+        for process in processes:
+            address = process.stdout.readline().partition("/#/")[0]
+            with urllib.request.urlopen(f"{address}/health") as answer:
+                assert answer.read() == b"OK"
+            addresses.add(address)
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=60)
+    assert len(addresses) == 2
+    assert [process.returncode for process in processes] == [0, 0]
 
 
 def test_an_unknown_study_is_reported(reviewed: StudyFolder):
