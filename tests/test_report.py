@@ -106,6 +106,40 @@ def test_studies_stand_side_by_side(folder: StudyFolder):
     assert len(identifiers) == len(set(identifiers))
     assert {"comparison", "study-0", "study-1", "all-compare"} <= set(identifiers)
     assert page.text.index("one") < page.text.index("two")
+    assert "can be compared within" not in page.text
+
+
+def test_only_values_of_the_same_objective_and_validation_data_are_in_one_table(folder: StudyFolder):
+    of = {
+        "one": (),
+        "lowest": ("objective={metric: val/loss, direction: minimize}",),
+        "two": (),
+        "highest": ("objective={metric: val/loss, direction: maximize}",),
+        "larger": ("trial.data.val_fraction=0.3",),
+    }
+    for name, values in of.items():
+        changed = (f"name={name}", "trial.trainer.max_epochs=1", *values)
+        folder.call("--trials", "1", *(part for each in changed for part in ("--set", each)))
+    source = report(folder, *of, "--output", "all.html")
+    tables = re.findall(
+        r'<h2>([^<]*)</h2>\s*<div class="scroll"><table id="comparison-\d">(.*?)</table>', source, re.DOTALL
+    )
+    found = [(title, re.findall(r'<a href="#study-\d">(\w+)</a>', table)) for title, table in tables]
+    ((digest,),) = folder.optuna(
+        "select distinct json_extract(value_json, '$.\"data digest\"') from study_user_attributes "
+        "where key = 'identity'"
+    )
+    assert found == [
+        (f"val/acc (maximize), data {digest[:8]}, 30 validation images", ["one", "two"]),
+        ("val/loss (minimize)", ["lowest"]),
+        ("val/loss (maximize)", ["highest"]),
+        (f"val/acc (maximize), data {digest[:8]}, 45 validation images", ["larger"]),
+    ]
+    page = Page(source)
+    assert "their values can be compared within a table only" in page.text
+    identifiers = [attributes["id"] for _, attributes in page.tags if attributes.get("id")]
+    assert len(identifiers) == len(set(identifiers))
+    assert source.count('data-plot="compare"') == 1, "of the table with two studies"
 
 
 def test_a_confirmation_is_reported_as_its_configurations_not_as_trials(confirmed: StudyFolder):

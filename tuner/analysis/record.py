@@ -193,6 +193,7 @@ class StudyRecord:
         final: Its final runs.
         versions: Numbers of the trials trained with each version of the study's own modules, if there are several.
         changed_files: The files in which these versions differ.
+        data: Digest of its data sets; empty if it is unknown.
         so_far: How much of its budget its trials have used, such as "2 of 6 trials"; empty if it is over, or unknown.
     """
 
@@ -216,6 +217,7 @@ class StudyRecord:
     versions: Sequence[Sequence[int]] = ()
     changed_files: Sequence[str] = ()
     so_far: str = ""
+    data: str = ""
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "StudyRecord":
@@ -272,6 +274,20 @@ class StudyRecord:
     def metrics(self) -> list[str]:
         """Return the metrics of all objectives."""
         return [self.metric, *(metric for metric, _ in self.further)]
+
+    @property
+    def objectives(self) -> str:
+        """Return all objectives, each with its direction, such as "val/acc (maximize)"."""
+        return ", ".join(
+            f"{metric} ({direction})" for metric, direction in [(self.metric, self.direction), *self.further]
+        )
+
+    @property
+    def validation_data(self) -> str:
+        """Return which data its values are from, such as "data 1a2b3c4d, 500 validation images"."""
+        digests = " ".join(each[:8] for each in self.data.split())
+        images = f"{self.validation_images:,} validation images" if self.validation_images else ""
+        return ", ".join(filter(None, [f"data {digests}" if digests else "unknown data", images]))
 
     @property
     def best(self) -> TrialRecord | None:

@@ -5,6 +5,7 @@ It reads the stores and nothing else, and never uses their content as HTML, as a
 
 import base64
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,33 +127,35 @@ def render(chapters: Sequence[Chapter]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     ).get_template(TEMPLATE)
+    content = [
+        {
+            "id": f"study-{index}",
+            "record": chapter.record,
+            "own": chapter.own,
+            "comparisons": [
+                (name, each, drawn(of_comparison(each, "Every seed"), f"study-{index}-{place}"))
+                for place, (name, each) in enumerate(chapter.comparisons.items())
+                if chapter.own in (None, each)
+            ],
+            "findings": [] if chapter.own else findings(chapter.record),
+            "figures": [drawn(each, f"study-{index}") for each in ([] if chapter.own else draw(chapter.record))],
+            "config": chapter.config,
+            "code": _code(chapter.params),
+            "tags": chapter.tags,
+            "address": address_of(chapter.record.name) if chapter.is_registered else "",
+            "pictures": {title: base64.b64encode(data).decode("ascii") for title, data in chapter.pictures.items()},
+            "unfinished": [trial for trial in chapter.record.trials if not trial.is_complete],
+        }
+        for index, chapter in enumerate(chapters)
+    ]
+    groups = []
+    for index, (title, members) in enumerate(_comparable(chapters)):
+        figure = compare([chapters[each].record for each in members if not chapters[each].own])
+        pair = drawn(figure, f"all-{index}" if title else "all")
+        groups.append((title, [content[each] for each in members], pair))
     return page.render(
-        chapters=[
-            {
-                "id": f"study-{index}",
-                "record": chapter.record,
-                "own": chapter.own,
-                "comparisons": [
-                    (name, each, drawn(of_comparison(each, "Every seed"), f"study-{index}-{place}"))
-                    for place, (name, each) in enumerate(chapter.comparisons.items())
-                    if chapter.own in (None, each)
-                ],
-                "findings": [] if chapter.own else findings(chapter.record),
-                "figures": [drawn(each, f"study-{index}") for each in ([] if chapter.own else draw(chapter.record))],
-                "config": chapter.config,
-                "code": _code(chapter.params),
-                "tags": chapter.tags,
-                "address": address_of(chapter.record.name) if chapter.is_registered else "",
-                "pictures": {title: base64.b64encode(data).decode("ascii") for title, data in chapter.pictures.items()},
-                "unfinished": [trial for trial in chapter.record.trials if not trial.is_complete],
-            }
-            for index, chapter in enumerate(chapters)
-        ],
-        comparison=[
-            drawn(figure, "all")
-            for figure in (compare([chapter.record for chapter in chapters if not chapter.own]),)
-            if figure.panels
-        ],
+        chapters=content,
+        groups=groups,
         chance=chance,
         duration=duration,
         least_width=_least_width,
@@ -163,6 +166,20 @@ def render(chapters: Sequence[Chapter]) -> str:
         top_trials=TOP_TRIALS,
         library=Markup(library()),
     )
+
+
+def _comparable(chapters: Sequence[Chapter]) -> list[tuple[str, list[int]]]:
+    """Return the studies whose values can be compared: those with the same objectives and validation data.
+
+    Returns:
+        For each group its title, which is empty if there is only one group, and the indices of its chapters.
+    """
+    groups: dict[tuple[str, str], list[int]] = {}
+    for index, chapter in enumerate(chapters):
+        groups.setdefault((chapter.record.objectives, chapter.record.validation_data), []).append(index)
+    counts = Counter(objectives for objectives, _ in groups)
+    titles = [objectives if counts[objectives] == 1 else f"{objectives}, {data}" for objectives, data in groups]
+    return list(zip(titles if len(groups) > 1 else [""], groups.values(), strict=True))
 
 
 def _least_width(figure: "Figure") -> float:

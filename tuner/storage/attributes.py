@@ -7,6 +7,7 @@ __all__ = [
     "CONFIGURATION",
     "CONFIRMS",
     "CONSTANT_LR",
+    "DATA",
     "ENDED",
     "FURTHER",
     "FURTHER_DIRECTIONS",
@@ -49,6 +50,9 @@ PREDICTION = "prediction"
 
 CONFIRMS = "confirms"
 """Key of the identity: the identifier of the study that this one confirms."""
+
+DATA = "data digest"
+"""Key of the identity: the digest of the data sets."""
 
 FURTHER = "objective.further"
 """Key of the identity: the metrics of the objectives after the first one."""

@@ -37,6 +37,7 @@ from tuner.storage.attributes import (
     ANSWER,
     CONFIRMS,
     CONSTANT_LR,
+    DATA,
     ENDED,
     FURTHER,
     IDENTIFIER,
@@ -227,6 +228,7 @@ def record_of(study: optuna.Study, curves: Curves = _no_curves) -> StudyRecord:
         unfinished=_unfinished(study),
         versions=[numbers for _, numbers in versions] if len(versions) > 1 else [],
         changed_files=changed_files([source for source, _ in versions]),
+        data=str(identity.get(DATA, "")),
         so_far=_so_far(study.user_attrs, len(trials)),
     )
     answer, retrained = answer_of(study.user_attrs, len(trials))

@@ -175,11 +175,8 @@ def best_so_far(record: StudyRecord) -> Figure:
 
 
 def compare(records: Sequence[StudyRecord]) -> Figure:
-    """Show the best value so far of several studies."""
-    title = "Best so far"
-    if len({(record.metric, record.direction) for record in records}) != 1:
-        return Figure("compare", title, "The studies have different objectives.")
-    series = []
+    """Show the best value so far of studies with the same objectives."""
+    title, series = "Best so far", []
     for index, record in enumerate(records):
         color, dash, _ = style(index)
         improved = _improved(record, [trial for trial in record.trials if trial.is_complete])
