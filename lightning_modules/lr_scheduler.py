@@ -3,9 +3,11 @@
 import dataclasses
 import functools
 import operator
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +38,8 @@ class ScheduleLR(LRScheduler):
 
     One object owns the lr, because two would conflict: a ``LambdaLR`` recomputes the lr from the initial one and would
     undo the reductions of a ``ReduceLROnPlateau``. Call `step` after every optimizer update (in Lightning
-    ``"interval": "step"``) and, if `schedule` is a `Plateau`, `update_plateau` after every evaluation.
+    ``"interval": "step"``) and, if `schedule` is a `Plateau`, `update_plateau` after every evaluation. A warning says
+    once if there were several updates between two calls of `step`, because lengths are in updates.
 
     Each parameter group keeps its own initial lr. A group may be added later, as Lightning's ``BackboneFinetuning``
     does, and other code may write a group's lr: as in most of torch's schedulers, the schedule then multiplies the new
@@ -91,8 +94,12 @@ class ScheduleLR(LRScheduler):
         for name, schedules in self._options.items():
             groups = [group for index, group in enumerate(optimizer.param_groups) if _at(schedules, index) is not None]
             _check_option(name, groups, optimizer)
+        self._has_warned = False
+        self._updates: _Updates | None = None  # until the optimizer is prepared
         super().__init__(optimizer)
         self.base_lrs = [float(lr) for lr in self.base_lrs]
+        self._updates = _Updates.of(optimizer)
+        self._updates_seen = self._updates.count
 
     @property
     def schedule(self) -> Schedule:
@@ -117,18 +124,31 @@ class ScheduleLR(LRScheduler):
         Raises:
             ValueError: If a schedule without a plateau gets something that is not a step; or if a plateau gets a metric
                 while its schedule is still at step 0 although the optimizer has made updates.
+
+        Warns:
+            UserWarning: Once, if the optimizer has made several updates since the step before, and the schedule
+                depends on the step, or a plateau has had no metric.
         """
         if epoch is not None and self.plateau is not None:
             self._check_schedule_moves()
             self.update_plateau(float(epoch))
             return
         step = None if epoch is None else self._whole_step(epoch)
+        updates = self._new_updates()
+        if step is None and updates > 1:
+            self._warn_of_updates(updates)
         self._take_over()
         super().step(step)
         self._write_options()
 
+    def _update_lr(self, epoch: int | None = None) -> None:
+        """Advance; torch's ``SequentialLR`` begins a part with ``_update_lr(0)``, after any number of updates."""
+        super()._update_lr(epoch)
+        self._new_updates()
+
     def advance(self) -> None:
         """Advance to the next step, like `step`, but without torch's check of the order of calls."""
+        self._new_updates()
         self._take_over()
         self._step_count += 1
         self.last_epoch += 1
@@ -175,6 +195,7 @@ class ScheduleLR(LRScheduler):
         self.last_epoch = state_dict["step"]
         self._step_count = self.last_epoch + 1
         self.base_lrs = [float(lr) for lr in state_dict["initial_lrs"]]
+        self._new_updates()
         self._write()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -247,6 +268,37 @@ class ScheduleLR(LRScheduler):
             )
         return step
 
+    def _new_updates(self) -> int:
+        """Return the number of updates that the optimizer has made since the last call."""
+        if self._updates is None:
+            return 0
+        before, self._updates_seen = self._updates_seen, self._updates.count
+        return self._updates_seen - before
+
+    def _warn_of_updates(self, updates: int) -> None:
+        """Warn once that there were several updates since the last step, if a schedule or a plateau suffers."""
+        given = [*self._schedules, *(each for schedules in self._options.values() for each in schedules)]
+        moving = [schedule for schedule in given if schedule not in (None, Constant())]
+        # The first evaluation may follow the first step.
+        has_no_metric = self.plateau is not None and self.plateau_state == PlateauState() and self.last_epoch > 0
+        if self._has_warned or not (moving or has_no_metric):
+            return
+        self._has_warned = True
+        if moving:
+            message = (
+                f"the optimizer has made {updates} updates since the last step of its ScheduleLR, but the lengths of "
+                f"{moving[0]} are in updates: call step() after every update. In Lightning, return "
+                '{"scheduler": scheduler, "interval": "step"} as "lr_scheduler" from configure_optimizers: without '
+                '"interval", Lightning calls step() once per epoch'
+            )
+        else:
+            message = (
+                f"{self.plateau} has had no metric, but {self.last_epoch + 1} steps: call update_plateau(value) after "
+                "every evaluation, as step() passes no metric. Lightning does so if configure_optimizers returns "
+                '{"scheduler": scheduler, "monitor": ..., "reduce_on_plateau": True} as "lr_scheduler"'
+            )
+        warnings.warn(message, stacklevel=1)  # in this module: studies, and many users, ignore Lightning's
+
     def _check_schedule_moves(self) -> None:
         """Raise ValueError if a plateau gets metrics while the schedule that it multiplies is never stepped."""
         has_begun = getattr(self.optimizer, "_opt_called", False)  # set by torch, for its check of the order of calls
@@ -257,6 +309,38 @@ class ScheduleLR(LRScheduler):
                 'both if configure_optimizers returns [optimizer], [{"scheduler": scheduler, "interval": "step"}, '
                 '{"scheduler": scheduler, "monitor": ..., "reduce_on_plateau": True}]'
             )
+
+
+class _Updates:
+    """Counts the updates of an optimizer, for all its schedulers.
+
+    It refers to no optimizer, so it keeps none alive; a copy of an optimizer has its own. The step of a subclass may
+    call the hooks again, by calling the step of its base class: that is one update. The updates of an optimizer that
+    lacks torch's hooks, because it wraps another one, are not counted.
+    """
+
+    _of: ClassVar[WeakKeyDictionary[torch.optim.Optimizer, "_Updates"]] = WeakKeyDictionary()
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._is_open = False
+
+    @classmethod
+    def of(cls, optimizer: torch.optim.Optimizer) -> "_Updates":
+        """Return the counter of an optimizer, a new one if it has none yet."""
+        if (counter := cls._of.get(optimizer)) is None:
+            counter = cls._of[optimizer] = cls()
+            if hasattr(optimizer, "_optimizer_step_post_hooks"):
+                optimizer.register_step_pre_hook(counter._begin)
+                optimizer.register_step_post_hook(counter._end)
+        return counter
+
+    def _begin(self, *_: Any) -> None:
+        self._is_open = True
+
+    def _end(self, *_: Any) -> None:
+        self.count += self._is_open
+        self._is_open = False
 
 
 def scheduled_values(groups: Iterable[Mapping[str, Any]]) -> dict[str, float]:

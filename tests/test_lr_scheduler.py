@@ -1,12 +1,14 @@
 """`ScheduleLR`, alone and compared with torch's schedulers."""
 
 import copy
+import gc
 import io
 import json
 import math
 import pickle
 import random
 import re
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -337,3 +339,100 @@ def test_a_part_of_torchs_sequence_may_begin_at_0():
     parts = [ScheduleLR(target, Constant()), ScheduleLR(target, warmup(Constant(), 4))]
     scheduler = torch.optim.lr_scheduler.SequentialLR(target, parts, [2])
     assert lrs(scheduler, 8) == pytest.approx([0.1, 0.1, 0.0, 0.025, 0.05, 0.075, 0.1, 0.1], rel=1e-12)
+
+
+class OfABaseClass(torch.optim.SGD):
+    """Calls the step of its base class, so torch calls the hooks of a step twice."""
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        return super().step(closure)
+
+
+class Wrapping(torch.optim.Optimizer):
+    """Has no hooks, as it does not initialize its base class."""
+
+    def __init__(self, inner: torch.optim.Optimizer) -> None:
+        self.inner, self.param_groups = inner, inner.param_groups
+
+    def step(self, closure: Any = None) -> None:
+        self.inner.step()
+
+
+def test_several_updates_between_two_steps_give_one_warning_for_each_scheduler():
+    target = optimizer(0.1)
+    schedulers = [ScheduleLR(target, CosineDecay(decay_steps=steps)) for steps in (8, 9)]
+    for updates in (1, 2, 3):
+        for _ in range(updates):
+            target.step()
+        for scheduler in schedulers:
+            if updates == 2:
+                with pytest.warns(UserWarning, match=rf"2 updates since .* {re.escape(str(scheduler.schedule))} are"):
+                    scheduler.step()
+            else:
+                scheduler.step()
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: OfABaseClass([nn.Parameter(torch.ones(1))], lr=0.1),
+        lambda: Wrapping(optimizer(0.1)),
+        lambda: torch.optim.LBFGS([nn.Parameter(torch.ones(1))], lr=0.1),
+    ],
+    ids=["of a base class", "wrapping", "with a closure"],
+)
+@pytest.mark.parametrize("failing", [False, True])
+def test_an_update_counts_once_whatever_its_optimizer_calls(build: Callable[[], Any], failing: bool):
+    target = build()
+    scheduler = ScheduleLR(target, CosineDecay(decay_steps=8))
+
+    def closure() -> torch.Tensor:
+        target.zero_grad()
+        loss = sum(parameter.square().sum() for group in target.param_groups for parameter in group["params"])
+        loss.backward()
+        return loss
+
+    def fail() -> None:
+        raise KeyError
+
+    for _ in range(3):
+        if failing and not isinstance(target, Wrapping):
+            with pytest.raises(KeyError):
+                target.step(fail)
+        target.step(closure)
+        scheduler.step()
+
+
+@pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step")
+def test_steps_that_are_skipped_or_restored_give_no_warning():
+    schedule = CosineDecay(decay_steps=8)
+    scheduler = ScheduleLR(optimizer(0.1), schedule)
+    lrs(scheduler, 1)
+    state = scheduler.state_dict()
+    for go_on in (lambda: scheduler.load_state_dict(state), lambda: scheduler.step(4), scheduler.advance):
+        for _ in range(3):
+            scheduler.optimizer.step()
+        go_on()
+        lrs(scheduler, 1)
+    scheduler.step()  # an update that a GradScaler skipped
+    later = ScheduleLR(scheduler.optimizer, schedule)
+    lrs(later, 1)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))])
+def test_a_copy_counts_the_updates_of_its_own_optimizer(copied: Callable[[ScheduleLR], ScheduleLR]):
+    scheduler = ScheduleLR(optimizer(0.1), CosineDecay(decay_steps=8))
+    other = copied(scheduler)
+    for _ in range(2):
+        scheduler.optimizer.step()
+    lrs(other, 2)
+    with pytest.warns(UserWarning, match="made 2 updates"):
+        scheduler.step()
+    for _ in range(3):
+        other.optimizer.step()
+    with pytest.warns(UserWarning, match="made 3 updates"):
+        other.step()
+    reference = weakref.ref(other.optimizer)
+    del other
+    gc.collect()
+    assert reference() is None

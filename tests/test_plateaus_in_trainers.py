@@ -25,6 +25,7 @@ from lightning_modules import (
     SGD,
     Adam,
     Classifier,
+    Constant,
     CosineDecay,
     ExponentialDecay,
     FusedClassifier,
@@ -335,6 +336,27 @@ def test_a_schedule_without_a_plateau_gets_no_metric():
 
     with pytest.raises(ValueError, match="takes no metric: only a Plateau does"):
         fit(Own(configure))
+
+
+def alone(schedule: Any, **options: Any) -> Callable[[torch.optim.Optimizer], Any]:
+    return lambda optimizer: ([optimizer], [{"scheduler": ScheduleLR(optimizer, schedule), **options}])
+
+
+def test_a_schedule_that_lightning_steps_once_per_epoch_gives_one_warning():
+    with pytest.warns(UserWarning, match=r'made 6 updates .* CosineDecay\(.* "interval": "step"}') as warned:
+        fit(Own(alone(CosineDecay(decay_steps=30))))
+    assert len([each for each in warned if "ScheduleLR" in str(each.message)]) == 1
+
+
+def test_a_plateau_that_lightning_steps_without_a_metric_gives_one_warning():
+    with pytest.warns(UserWarning, match=r'Plateau\(.* no metric, but 2 steps.* "reduce_on_plateau": True') as warned:
+        fit(Own(alone(Plateau(), monitor="val_loss")))
+    assert len([each for each in warned if "no metric" in str(each.message)]) == 1
+
+
+@pytest.mark.parametrize("schedule", [Constant(), Plateau(monitor="val_loss")], ids=["constant", "plateau"])
+def test_a_schedule_that_does_not_depend_on_the_step_may_be_stepped_once_per_epoch(schedule: Any):
+    fit(WithUpdates(alone(schedule)))
 
 
 def test_a_backbone_that_is_unfrozen_later_has_the_lrs_that_it_has_with_torchs_scheduler(tmp_path: Path):

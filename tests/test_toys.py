@@ -550,3 +550,17 @@ def test_the_terminal_names_a_plateau_that_gets_no_metric_from_its_module(tmp_pa
     train(on_a_plateau(tmp_path, "Base"), channel)
     (note,) = channel.notes
     assert note.startswith("trial #0 has a Plateau that got no metric and changed nothing")
+
+
+@pytest.mark.parametrize("model", ["Base", "SteppedPerEpoch", "LambdaSteppedPerEpoch"])
+@pytest.mark.parametrize("schedule", [{"name": "constant"}, {"name": "cosine", "decay_steps": 30}])
+@pytest.mark.filterwarnings("ignore:the optimizer has made 6 updates")
+def test_the_terminal_names_a_schedule_that_its_module_steps_once_per_epoch(
+    model: str, schedule: dict[str, Any], tmp_path: Path
+):
+    trial, channel = assignment(tmp_path, model), Answers()
+    values = {**trial.config.values(), "schedule": schedule}
+    assert train(replace(trial, config=TrialConfig.from_values(values)), channel).state == "complete"
+    is_wrong = model != "Base" and schedule["name"] == "cosine"
+    assert len(channel.notes) == is_wrong
+    assert all(note.startswith("trial #0 steps its schedule once per epoch") for note in channel.notes)

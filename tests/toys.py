@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import Accuracy
 
@@ -390,6 +390,18 @@ class ByLightningToTorch(Base):
         optimizer = self.optimizer(self.parameters())
         scheduler = ReduceLROnPlateau(optimizer, factor=0.5, patience=0, threshold=10.0, threshold_mode="abs")
         return {"optimizer": optimizer, "lr_scheduler": scheduler, "monitor": "val_loss"}
+
+
+class SteppedPerEpoch(Base):
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(self.parameters())
+        return [optimizer], [ScheduleLR(optimizer, self.schedule)]
+
+
+class LambdaSteppedPerEpoch(Base):
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(self.parameters())
+        return [optimizer], [LambdaLR(optimizer, self.schedule)]
 
 
 class ByPlateauUpdates(Base):

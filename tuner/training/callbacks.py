@@ -1,16 +1,17 @@
-"""Callbacks that the tuner adds to a Lightning training: lr log, plateaus and divergence."""
+"""Callbacks that the tuner adds to a Lightning training: lr log, schedulers, plateaus and divergence."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 
-from lightning_modules import PlateauState, ScheduleLR
+from lightning_modules import Constant, PlateauState, Schedule, ScheduleLR
 from lightning_modules.lr_scheduler import scheduled_values
 from tuner.training.history import History
 
-__all__ = ["DivergenceStop", "LrLog", "PlateauResume"]
+__all__ = ["DivergenceStop", "IntervalCheck", "LrLog", "PlateauResume"]
 
 
 class LrLog(pl.Callback):
@@ -72,6 +73,36 @@ class PlateauResume(pl.Callback):
                     "has a Plateau that got no metric and changed nothing: let the module's configure_callbacks return "
                     "[lightning_modules.PlateauUpdates()], or call update_plateau"
                 )
+
+
+class IntervalCheck(pl.Callback):
+    """Reports a schedule in a user's module that Lightning will step once per epoch instead of once per update.
+
+    Args:
+        note: Called with messages for the user.
+    """
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self._note = note
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Look at the intervals of the schedulers; Lightning steps none in a module with manual optimization."""
+        if not module.automatic_optimization or trainer.num_training_batches <= trainer.accumulate_grad_batches:
+            return
+        for config in trainer.lr_scheduler_configs:
+            if config.interval == "epoch" and not config.reduce_on_plateau and _depends_on_step(config.scheduler):
+                self._note(
+                    "steps its schedule once per epoch, but the lengths of schedules are in updates of the optimizer: "
+                    'let configure_optimizers return {"scheduler": scheduler, "interval": "step"} as "lr_scheduler"'
+                )
+
+
+def _depends_on_step(scheduler: Any) -> bool:
+    """Return whether a scheduler sets the lr of a schedule that is not constant."""
+    given = [scheduler.schedule] if isinstance(scheduler, ScheduleLR) else []
+    if isinstance(scheduler, LambdaLR):
+        given = [each for each in cast(Any, scheduler.lr_lambdas) if isinstance(each, Schedule)]
+    return any(schedule != Constant() for schedule in given)
 
 
 class DivergenceStop(pl.Callback):

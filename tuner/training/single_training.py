@@ -12,7 +12,7 @@ from tuner.files import DiskFullError
 from tuner.protocol import Assignment, Channel, TrialResult
 from tuner.training import distributed
 from tuner.training.build import build_averaging, build_callbacks, build_data, build_module, build_trainer, network_of
-from tuner.training.callbacks import DivergenceStop, LrLog, PlateauResume
+from tuner.training.callbacks import DivergenceStop, IntervalCheck, LrLog, PlateauResume
 from tuner.training.history import History
 from tuner.training.outcome import commit_result, disk_full_result, failed_result, lost_a_process, result_of_training
 from tuner.training.reporter import reporter_of
@@ -77,6 +77,7 @@ def fit(
     else:
         callbacks += [
             LrLog(history),
+            IntervalCheck(noted(assignment, channel)),
             PlateauResume(noted(assignment, channel)),
             EvaluationWeights(build_averaging(config)),
         ]
