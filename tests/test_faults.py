@@ -321,3 +321,10 @@ def test_files_of_a_study_are_readable_by_their_owner_only(undisturbed: StudyFol
     for path in (undisturbed.path / ".tuner").rglob("*"):
         inside_private = any(parent.stat().st_mode & 0o077 == 0 for parent in path.parents if ".tuner" in str(parent))
         assert inside_private or path.stat().st_mode & 0o077 == 0, path
+
+
+def test_a_study_ends_as_usual_where_scikit_learn_cannot_be_imported(folder: StudyFolder):
+    (folder.path / "sklearn.py").write_text('raise ValueError("numpy.dtype size changed")')
+    output = folder.run("--trials", "10", "--fuse", "8", "--per-device", "1")
+    assert "Traceback" not in output
+    folder.check(trials=10, epochs=EPOCHS, steps=STEPS)
