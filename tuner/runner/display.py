@@ -317,28 +317,34 @@ class Display:
         """Return how much of the budget is used, how much there is, and both as text."""
         allowance, final, part = self._config.allowance, self._config.final, self._part
         if part:
-            running = sum(int(part.each * line.share) for line in self._running.values()) if part.each > 1 else 0
-            self._used = max(self._used, part.before + part.each * self._finished + running)
-            finals = pluralize(self._finished, f"final {self._config.kind.noun}")
-            return self._used, part.total, f"{self._used}/{part.total} {part.unit}, {finals} done"
+            used, finals = self._count_used(), pluralize(self._finished, f"final {self._config.kind.noun}")
+            return used, part.total, f"{used}/{part.total} {part.unit}, {finals} done"
         trials = self._config.trials + (final.trainings if final else 0)
         if allowance is None:
             return self._finished, trials, f"{self._finished}/{trials} trials"
-        whole = self._config.whole_allowance or allowance
-        done = self._spent + sum(line.used(allowance) for line in self._running.values())
-        self._used = max(self._used, done)  # a trial that continues has not reported yet
-        if self._trials_bind(allowance):
-            used = pluralize(self._used, allowance.unit.removesuffix("s"))
-            return self._finished, trials, f"{self._finished}/{trials} trials, {used} done"
-        counted = f"{self._used}/{whole.amount} {allowance.unit}, {pluralize(self._finished, 'trial')} done"
-        return self._used, whole.amount, counted
+        whole, used = self._config.whole_allowance or allowance, self._count_used()
+        if self._trials_bind(allowance, used):
+            amount = pluralize(used, allowance.unit.removesuffix("s"))
+            return self._finished, trials, f"{self._finished}/{trials} trials, {amount} done"
+        return used, whole.amount, f"{used}/{whole.amount} {allowance.unit}, {pluralize(self._finished, 'trial')} done"
 
-    def _trials_bind(self, allowance: Allowance) -> bool:
+    def _count_used(self) -> int:
+        """Return how much of the allowance is used, or of the part of it that final runs have."""
+        lines, part, allowance = self._running.values(), self._part, self._config.allowance
+        if part:
+            running = sum(int(part.each * line.share) for line in lines) if part.each > 1 else 0
+            used = part.before + part.each * self._finished + running
+        else:
+            used = self._spent + sum(line.used(allowance) for line in lines) if allowance else 0
+        self._used = max(self._used, used)  # a trial that continues has not reported yet
+        return self._used
+
+    def _trials_bind(self, allowance: Allowance, used: int) -> bool:
         """Return whether the number of trials ends the study before its allowance does, as far as is known."""
         config = self._config
         if not config.limits_trials or config.fewest_trials == config.trials:
             return config.limits_trials
-        return (self._finished + self._shares) / config.trials > self._used / allowance.amount
+        return (self._finished + self._shares) / config.trials > used / allowance.amount
 
     @property
     def _shares(self) -> float:
@@ -354,10 +360,10 @@ class Display:
         if config.allowance is None or config.whole_allowance is None:
             left = trials + last
         else:
-            self._progress()  # sets what is used
             longest, by_trials = config.allowance.longest, trials / done if done else math.inf
-            done = (self._used - (self._used_before or 0)) / longest
-            left = (config.whole_allowance.amount - self._used) / longest
+            used = self._count_used()
+            done = (used - (self._used_before or 0)) / longest
+            left = (config.whole_allowance.amount - used) / longest
             if config.limits_trials:
                 left = min(left, by_trials * done + last)
         if done < 0.5:
