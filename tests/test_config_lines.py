@@ -229,6 +229,22 @@ BAD_LINES = {
         ("  optimizer:", "  optimizer: {name: torch.optim:NAdam, eps: abc}"),
         ["9: trial.optimizer.eps: <number> (got \"abc\")."],
     ),
+    "a number in quotes": (
+        ("  optimizer:", '  optimizer: {name: adam, initial_lr: "1e-2"}'),
+        ['9: trial.optimizer.initial_lr: <number> (got "1e-2"). In quotes it is text: write 1e-2.'],
+    ),
+    "a number in quotes where a list belongs": (
+        ("  model:", '  model: {name: mnist_cnn, channels: "8"}'),
+        ['8: trial.model.channels: <list> of 3 whole numbers (got "8").'],
+    ),
+    "a number in quotes that is out of range": (
+        ("budget:", 'budget: {trials: "0"}'),
+        [f'3: budget.trials: {MANY} (got "0").'],
+    ),
+    "a number in quotes in another section": (
+        ("budget:", 'budget: {trials: "10"}'),
+        [f'3: budget.trials: {MANY} (got "10"). In quotes it is text: write 10.'],
+    ),
     "an optimizer of torch that refuses a value": (
         ("  optimizer:", "  optimizer: {name: torch.optim:NAdam, eps: -1}"),
         ["9: trial.optimizer: Invalid epsilon value: -1."],

@@ -15,7 +15,7 @@ BAD_ENTRIES = {
     "a bound that is no number": (
         "optimizer.initial_lr: {low: abc, high: '0.1'}",
         ['optimizer.initial_lr.low: <number> (got "abc").',
-         'optimizer.initial_lr.high: <number> (got "0.1").'],
+         'optimizer.initial_lr.high: <number> (got "0.1"). In quotes it is text: write 0.1.'],
     ),
     "a logarithm of zero": (
         "optimizer.initial_lr: {low: 0, high: 1, log: true}",

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from lightning_modules.schedules import InSteps
+from tuner.config.yaml_reader import quotes_advice
 from tuner.text import shown
 
 __all__ = [
@@ -124,10 +125,14 @@ def check_value(hint: Any, value: Any, *, resolved: bool = False) -> str | None:
         value: The value.
         resolved: Whether a length must be in steps, and not in epochs or percent.
     """
+
+    def fits(other: Any) -> bool:
+        return check_value(hint, other, resolved=resolved) is None
+
     try:
         _read(hint, value if resolved else map_lengths(hint, value, lambda length: 1))
     except ValidationError as error:
-        return f"{_rule(hint, error)} (got {shown(value)}).{_near_choice(hint, value)}"
+        return f"{_rule(hint, error)} (got {shown(value)}).{_near_choice(hint, value) or quotes_advice(value, fits)}"
     except Exception as error:  # checks of a user's type can raise anything
         return f"{type(error).__name__}: {error} (got {shown(value)})."
     return None

@@ -6,6 +6,7 @@ from typing import Any
 
 from tuner.config.document import Keys
 from tuner.config.search_space import Choices, Range, Scalar
+from tuner.config.yaml_reader import quotes_advice
 from tuner.text import shown
 
 __all__ = ["MAX_CHOICES", "parse_spec"]
@@ -53,7 +54,8 @@ def _form_faults(raw: Mapping[str, Any], integer: bool) -> Iterator[tuple[Keys, 
         elif key != "step":
             yield (key,), "required."
     if not isinstance(raw.get("log", False), bool):
-        yield ("log",), f"must be true or false (got {shown(raw['log'])})."
+        advice = quotes_advice(raw["log"], lambda plain: isinstance(plain, bool))
+        yield ("log",), f"must be true or false (got {shown(raw['log'])}).{advice}"
 
 
 def _prior_faults(raw: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
@@ -78,7 +80,8 @@ def _prior_faults(raw: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
 
 def _number_fault(number: Any, integer: bool) -> str | None:
     if isinstance(number, bool) or not isinstance(number, int | float):
-        return f"must be a number (got {shown(number)})."
+        advice = quotes_advice(number, lambda plain: _number_fault(plain, integer) is None)
+        return f"must be a number (got {shown(number)}).{advice}"
     if integer and not isinstance(number, int):
         return f"must be a whole number here (got {shown(number)})."
     if abs(number) >= (MAX_WHOLE if integer else MAX_NUMBER):

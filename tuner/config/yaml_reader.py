@@ -17,7 +17,7 @@ from tuner.config.document import COMMAND_LINE, NO_LINE, Document, Keys
 from tuner.errors import BadInputError
 from tuner.text import cut
 
-__all__ = ["as_document", "as_yaml", "override", "read_document", "read_value"]
+__all__ = ["as_document", "as_yaml", "override", "quotes_advice", "read_document", "read_value"]
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
@@ -268,6 +268,28 @@ class _Reader:
         if odd := _ODD.search(text):
             message = f"the character U+{ord(odd[0]):04X} is not allowed."
             self._note(path, message, self._index, spoils=True)
+
+
+def quotes_advice(value: Any, fits: Callable[[Any], bool]) -> str:
+    """Return advice on a value that fits once its quotes are removed; nothing on another.
+
+    Args:
+        value: Text, or a list with text in it.
+        fits: Returns whether a value is accepted.
+
+    >>> quotes_advice("1e-2", lambda value: value == 0.01)
+    ' In quotes it is text: write 1e-2.'
+    """
+    plain = _without_quotes(value)
+    if plain == value or not fits(plain):
+        return ""
+    return f" In quotes it is text: write {value if isinstance(value, str) else 'it without quotes'}."
+
+
+def _without_quotes(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_quotes(item) for item in value]
+    return _meaning(value) if isinstance(value, str) else value
 
 
 def _meaning(text: str) -> Any:
