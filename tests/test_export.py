@@ -22,6 +22,7 @@ from tuner.errors import StudyFailedError
 from tuner.export import main as export
 from tuner.followup.model_card import copy_modules
 from tuner.followup.script import training_script
+from tuner.training.lightning_cli import unannotated
 
 BARE = """\
 import os, runpy, sys
@@ -250,3 +251,23 @@ def test_a_script_builds_nested_schedules_and_optimizers_of_torch():
     assert names["schedule"] == Warmup(steps=10, schedule=CosineDecay(decay_steps=100))
     compile(script, "train.py", "exec")
     assert Adam.__name__ not in script.replace("NAdam", "")
+
+
+@pytest.mark.parametrize(
+    ("model", "missing"),
+    [
+        ("tests.toys:Base", ["optimizer", "schedule"]),
+        ("examples.plain_module:PlainModule", []),
+        ("mlp", []),
+    ],
+)
+def test_arguments_that_lightning_cli_cannot_build_are_those_without_a_type(model: str, missing: list[str]):
+    values = {
+        "data": {"name": "iris"},
+        "model": {"name": model, **({"inputs": 4} if model == "mlp" else {})},
+        "optimizer": {"name": "adam", "initial_lr": 0.01},
+        "schedule": {"name": "constant"},
+        "trainer": {"max_epochs": 1},
+        "seed": 0,
+    }
+    assert unannotated(TrialConfig.from_values(values)) == missing

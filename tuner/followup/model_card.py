@@ -19,7 +19,7 @@ from tuner.storage.reader import Trial
 from tuner.storage.stored_study import StoredStudy
 from tuner.storage.trial_ends import end_of, setup_of, value_of
 from tuner.text import format_interval, format_metric, format_objective, join_names, pluralize
-from tuner.training.lightning_cli import lightning_config
+from tuner.training.lightning_cli import lightning_config, unannotated
 from tuner.training.results import MODEL_FILE
 
 __all__ = ["copy_modules", "write_model"]
@@ -64,7 +64,7 @@ model.eval()
 | file | content |
 |---|---|
 | `{weights}` | the weights after {epoch}, without code |
-| `{config}` | every value of the trial; `python -m lightning_modules fit --config {config}` trains it again |
+| `{config}` | every value of the trial; `python -m lightning_modules fit --config {config}` trains it again{unless} |
 | `{table}` | the lr of every step |
 | `{script}` | the training; it writes its weights to `trained.ckpt` |{copies}
 
@@ -121,6 +121,15 @@ def write_model(folder: Path, past: StoredStudy, trial: Trial, rates: Sequence[t
     card = _card(past, trial, values, tested, config, setup, title, copies, warning, is_retrained)
     (folder / CARD).write_text(card, encoding="utf-8")
     return [*filter(None, (warning.removesuffix("."), difference))]
+
+
+def _unless(config: TrialConfig) -> str:
+    """Return on what condition LightningCLI can train the trial, if its own module does not meet it."""
+    if not (missing := unannotated(config)):
+        return ""
+    types = {"optimizer": "Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]", "schedule": "Schedule"}
+    needed = join_names([f"`{key}: {types[key]}`" for key in missing])
+    return f" once `__init__` of `{config.model.name}` has type annotations: {needed}"
 
 
 def _warning(past: StoredStudy, trial: Trial, is_retrained: bool) -> str:
@@ -231,6 +240,7 @@ def _card(
         setup=", ".join(f"{key} {value}" for key, value in setup.items()) or "versions that were not recorded",
         weights=WEIGHTS,
         config=CONFIG,
+        unless=_unless(config),
         table=TABLE,
         script=SCRIPT,
     )

@@ -14,7 +14,7 @@ from tuner.config.study import Objective
 from tuner.config.trial import TrialConfig
 from tuner.training.build import trainer_arguments
 
-__all__ = ["as_trained", "lightning_config", "needs_evaluation_weights"]
+__all__ = ["as_trained", "lightning_config", "needs_evaluation_weights", "unannotated"]
 
 _KINDS = ("model", "optimizer")
 
@@ -76,6 +76,18 @@ def as_trained(config: TrialConfig, setup: Mapping[str, Any], epochs: int = 0) -
         length = {"max_epochs": epochs} if trainer.max_epochs else {"max_steps": epochs * trainer.val_check_interval}
         changes |= {"max_time": None, **length}
     return dataclasses.replace(config, trainer=dataclasses.replace(trainer, **changes))
+
+
+def unannotated(config: TrialConfig) -> list[str]:
+    """Return those of `optimizer` and `schedule` that the ``__init__`` of a trial's own LightningModule leaves untyped.
+
+    LightningCLI builds only arguments with a type annotation; others stay mappings.
+    """
+    if not registry.is_module(config.model.name):
+        return []
+    parameters = inspect.signature(registry.resolve("model", config.model.name)).parameters
+    untyped = (inspect.Parameter.empty, Any, "Any")
+    return [key for key in ("optimizer", "schedule") if key in parameters and parameters[key].annotation in untyped]
 
 
 def needs_evaluation_weights(config: TrialConfig) -> bool:
