@@ -378,3 +378,19 @@ def test_a_study_that_cannot_train_is_refused_before_it_begins(folder: StudyFold
     output = folder.call("--rehearse", study=write("Raises"), expect=2)
     assert "trial with tests.toys:Raises: ValueError" in output
     assert not folder.directory("s").exists()
+
+
+class BrokenData(toys.ToyData):
+    def train_dataloader(self) -> Any:
+        inputs, labels = toys.table(96, 0).tensors
+        inputs = inputs.clone()
+        inputs[3, 2] = torch.nan
+        return DataLoader(TensorDataset(inputs, labels), self.batch_size)
+
+
+def test_numbers_in_the_data_that_are_not_finite_are_named(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(toys, "BrokenData", BrokenData, raising=False)
+    _, notes = rehearsed(write(data="BrokenData"), tmp_path)
+    assert "tests.toys:BrokenData has NaN or infinite values in its first training batches" in notes

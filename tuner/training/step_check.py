@@ -1,6 +1,7 @@
 """The check of a run's first batch, and the time of its steps."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -16,12 +17,12 @@ __all__ = ["StepCheck"]
 class StepCheck(pl.Callback):
     """Times the steps of a run, counts its parameters, and checks the batches and outputs of a `Classifier`.
 
-    It also records whether the data module has test data.
+    It also records whether the data module has test data, and whether all numbers in the batches are finite.
     """
 
     def __init__(self) -> None:
         self.parameters, self.seconds = 0, 0.0
-        self.has_test_data = True
+        self.has_test_data, self.is_finite = True, True
         self._began = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -35,6 +36,9 @@ class StepCheck(pl.Callback):
         Raises:
             ValueError: If they do not fit together.
         """
+        parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else [batch]
+        tensors = [part for part in parts if isinstance(part, torch.Tensor) and part.is_floating_point()]
+        self.is_finite &= all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
         if type(module) is Classifier and trainer.global_step == 0 and batch_idx == 0:
             inputs, labels = _pair(batch, module.task)
             with torch.no_grad(), trainer.precision_plugin.forward_context():
