@@ -23,6 +23,7 @@ from tuner.interrupts import exit_at_once, on_interrupt
 from tuner.protocol import Handler, Slot
 from tuner.runner import rehearsal as rehearsal_module
 from tuner.runner.rehearsal import MOST_NETWORKS, Rehearsal, networks, rehearse
+from tuner.training.step_check import StepCheck
 
 Write = Callable[..., str]
 
@@ -394,3 +395,12 @@ def test_numbers_in_the_data_that_are_not_finite_are_named(
     monkeypatch.setattr(toys, "BrokenData", BrokenData, raising=False)
     _, notes = rehearsed(write(data="BrokenData"), tmp_path)
     assert "tests.toys:BrokenData has NaN or infinite values in its first training batches" in notes
+
+
+def test_batches_of_a_layout_that_torch_cannot_check_are_accepted():
+    check, module = StepCheck(), nn.Linear(2, 2)
+    for batch in (torch.eye(2).to_sparse(), {"x": torch.eye(2).to_sparse_csr()}, (torch.ones(2), None)):
+        check.on_train_batch_start(None, module, batch, 0)
+    assert check.is_finite
+    check.on_train_batch_start(None, module, (torch.tensor([0.0, torch.inf]),), 1)
+    assert not check.is_finite

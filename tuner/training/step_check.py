@@ -38,7 +38,7 @@ class StepCheck(pl.Callback):
         """
         parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else [batch]
         tensors = [part for part in parts if isinstance(part, torch.Tensor) and part.is_floating_point()]
-        self.is_finite &= all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+        self.is_finite &= all(map(_is_finite, tensors))
         if type(module) is Classifier and trainer.global_step == 0 and batch_idx == 0:
             inputs, labels = _pair(batch, module.task)
             with torch.no_grad(), trainer.precision_plugin.forward_context():
@@ -57,6 +57,14 @@ class StepCheck(pl.Callback):
             torch.cuda.synchronize(module.device)
         taken = time.perf_counter() - self._began
         self.seconds = min(self.seconds or taken, taken)
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """Return whether all numbers are finite; true of a layout or type for which torch cannot say, such as sparse."""
+    try:
+        return bool(torch.isfinite(tensor).all())
+    except RuntimeError:
+        return True
 
 
 def _pair(batch: Any, task: Task) -> tuple[torch.Tensor, torch.Tensor]:
