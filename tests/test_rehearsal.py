@@ -399,7 +399,7 @@ def test_numbers_in_the_data_that_are_not_finite_are_named(
 
 def test_batches_of_a_layout_that_torch_cannot_check_are_accepted():
     check, module = StepCheck(), nn.Linear(2, 2)
-    for batch in (torch.eye(2).to_sparse(), {"x": torch.eye(2).to_sparse_csr()}, (torch.ones(2), None)):
+    for batch in (torch.eye(2).to_sparse(), {"x": torch.eye(2).to_sparse()}, (torch.ones(2), None)):
         check.on_train_batch_start(None, module, batch, 0)
     assert check.is_finite
     check.on_train_batch_start(None, module, (torch.tensor([0.0, torch.inf]),), 1)
