@@ -326,7 +326,7 @@ def test_a_value_of_the_type_is_taken(hint: Any, value: Any) -> None:
         (int, 1.5, "<whole number> (got 1.5)."),
         (int, 2.0, "<whole number> (got 2.0)."),
         (int, True, "<whole number> (got true)."),
-        (int, "1", '<whole number> (got "1").'),
+        (int, "1", '<whole number> (got "1"). In quotes it is text: write 1.'),
         (int, None, "<whole number> (got null)."),
         (float, "abc", '<number> (got "abc").'),
         (float, False, "<number> (got false)."),
