@@ -51,6 +51,7 @@ __all__ = [
     "CHAMPION_TAG",
     "LATER_TAG",
     "METRIC_TAG",
+    "PARAGRAPH",
     "REVIEWED_TAG",
     "STUDY_ID_TAG",
     "STUDY_TAG",
@@ -80,6 +81,7 @@ VERSION_TAG = "tuner.trial"
 """Tag of a version of a registered model: the trial that the network comes from."""
 
 PARAGRAPH = "\n\n"
+"""Separates the first paragraph of the description of a run with `LATER_TAG` from the rest."""
 
 
 def find_parent(

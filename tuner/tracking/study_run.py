@@ -34,6 +34,7 @@ from tuner.tracking.reader import (
     CHAMPION_TAG,
     LATER_TAG,
     METRIC_TAG,
+    PARAGRAPH,
     STUDY_ID_TAG,
     STUDY_TAG,
     experiment_of_study,
@@ -197,7 +198,7 @@ class StudyRun:
         page = runs_page(self.experiment_id, later.info.run_id)
         text = f"**An earlier study of this name, from another database.** [The later one]({page})"
         self._client.set_tag(
-            run_id, MLFLOW_RUN_NOTE, fitting(f"{text}\n\n{tags.get(MLFLOW_RUN_NOTE, '')}", LONGEST_TAG)
+            run_id, MLFLOW_RUN_NOTE, fitting(f"{text}{PARAGRAPH}{tags.get(MLFLOW_RUN_NOTE, '')}", LONGEST_TAG)
         )
         self._client.set_tag(run_id, LATER_TAG, later.info.run_id)
         self._client.update_run(run_id, name=storable(f"{self._config.name}, begun {began}"))
