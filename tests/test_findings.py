@@ -130,6 +130,19 @@ def test_families_of_which_no_trial_was_trained_to_its_end_are_named():
     assert "was stopped within" not in text_of(*trials[:1], *trials[3:])
 
 
+def test_many_trials_that_diverge_are_named_with_their_lrs():
+    lr = "optimizer.initial_lr"
+    stable = [replace(trial(number), params={lr: 0.01 * (number + 1)}) for number in range(2)]
+    lost = [replace(trial(number, state="diverged"), params={lr: value}) for number, value in ((2, 3.0), (3, 0.5))]
+    assert text_of(*stable, *lost).splitlines()[-1] == (
+        "2 of 4 trials diverged, at an initial_lr of 0.5 to 3; the highest that did not is 0.02. "
+        "Search lower values of initial_lr; if those runs diverge as well, look for NaN in the data."
+    )
+    assert "1 of 1 trial diverged, at an initial_lr of 3. Search lower" in text_of(lost[0], trial(1, state="failed"))
+    assert "1 of 1 trial diverged. Lower initial_lr; if" in text_of(replace(lost[0], params={}))
+    assert "Search lower" not in text_of(*stable, lost[0])
+
+
 def test_a_loss_has_no_such_error_and_the_smaller_one_wins():
     text = text_of(
         trial(0, value=0.3),

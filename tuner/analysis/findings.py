@@ -315,7 +315,27 @@ def _tied(record: StudyRecord, error: float) -> list[TrialRecord]:
 
 def open_questions(record: StudyRecord) -> list[str]:
     """Return sentences about what the trials do not show."""
-    return [*filter(None, (_different_code(record), never_tried(record), stopped_families(record), at_edge(record)))]
+    found = (_different_code, _diverged, never_tried, stopped_families, at_edge)
+    return [*filter(None, (sentence(record) for sentence in found))]
+
+
+def _diverged(record: StudyRecord) -> str:
+    """Return how many trials diverged and at which lrs, if they are at least half of the trials that did not fail."""
+    trained = [trial for trial in record.trials if trial.state != "failed"]
+    diverged = [trial for trial in trained if trial.state == "diverged"]
+    if record.of_function or not diverged or 2 * len(diverged) < len(trained):
+        return ""
+    lrs, others = (
+        sorted(trial.params[INITIAL_LR] for trial in trials if INITIAL_LR in trial.params)
+        for trials in (diverged, [trial for trial in trained if trial not in diverged])
+    )
+    text = f"{len(diverged)} of {pluralize(len(trained), 'trial')} diverged"
+    lower = "Search lower values of initial_lr" if lrs else "Lower initial_lr"
+    if lrs:
+        between = format_value(lrs[0]) if len(lrs) == 1 else f"{format_value(lrs[0])} to {format_value(lrs[-1])}"
+        text += f", at an initial_lr of {between}"
+        text += f"; the highest that did not is {format_value(others[-1])}" if others else ""
+    return f"{text}. {lower}; if those runs diverge as well, look for NaN in the data."
 
 
 def _different_code(record: StudyRecord) -> str:
