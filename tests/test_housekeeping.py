@@ -98,6 +98,15 @@ def show_all(arguments: list[str]) -> int:
     return main(arguments[:2])
 
 
+def test_deleting_a_confirmation_says_where_its_result_is_still_shown(own: StudyFolder):
+    printed = own.command(delete, "short-confirm", "--yes").splitlines()
+    assert printed == [
+        "short shows its result in MLflow until short is run or confirmed again",
+        "short-confirm is deleted",
+    ]
+    assert own.optuna(NAMES) == [("short",)]
+
+
 @pytest.mark.parametrize("place", ["runs deleted", "folder emptied", "deleted in Optuna"])
 def test_a_deletion_that_was_killed_can_be_repeated(own: StudyFolder, place: str, monkeypatch: pytest.MonkeyPatch):
     kill(own, place, "tuner.delete", "short", "--yes", monkeypatch=monkeypatch)

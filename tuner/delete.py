@@ -47,6 +47,8 @@ def _run(options: argparse.Namespace) -> int:
         if not confirmed(f"Delete {join_names(texts, 10)}, with weights and records in MLflow?", options.yes):
             return 1
         stores.delete(studies)
+        if original := stores.original_of(studies[-1]):
+            print(f"{original} shows its result in MLflow until {original} is run or confirmed again")  # noqa: T201
     print(f"{options.name} is deleted")  # noqa: T201
     return 0
 

@@ -61,6 +61,10 @@ class Housekeeping:
             raise BadInputError([f'study "{name}" was created by another program; change it there.'])
         return [*(each for each in self._studies.values() if each.confirms == found.identifier), found]
 
+    def original_of(self, study: ListedStudy) -> str:
+        """Return the name of the study to which a confirmation or final runs belong; empty if there is none."""
+        return next((each.name for each in self._studies.values() if each.identifier == study.confirms != ""), "")
+
     def delete(self, studies: Sequence[ListedStudy]) -> None:
         """Delete studies that `study` returned.
 
